@@ -1,0 +1,91 @@
+"""Errors of the control plane: one table from class to exit code, HTTP status and title. Pure."""
+
+from __future__ import annotations
+
+
+class DuplexdError(Exception):
+    """Something a caller is told: `str()` is one line that says what to do."""
+
+    exit_code = 1
+    http_status = 500
+    title = "failed"
+
+
+class UsageError(DuplexdError):
+    """The command or request itself is wrong."""
+
+    exit_code = 2
+    http_status = 400
+    title = "bad request"
+
+
+class NotFoundError(DuplexdError):
+    """No such volume, group or lease."""
+
+    exit_code = 3
+    http_status = 404
+    title = "not found"
+
+
+class ForbiddenError(DuplexdError):
+    """The caller may not do this."""
+
+    exit_code = 4
+    http_status = 403
+    title = "no permission"
+
+
+class WrongStateError(DuplexdError):
+    """Not possible in the present state."""
+
+    exit_code = 5
+    http_status = 409
+    title = "wrong state"
+
+
+class ConfigurationError(DuplexdError):
+    """The configuration file is wrong: file and key are in the text."""
+
+    exit_code = 6
+    http_status = 422
+    title = "bad configuration"
+
+
+class UnreachableError(DuplexdError):
+    """The daemon does not answer."""
+
+    exit_code = 7
+    http_status = 503
+    title = "daemon not reachable"
+
+
+class TimedOutError(DuplexdError):
+    """It took longer than the caller allowed."""
+
+    exit_code = 8
+    http_status = 504
+    title = "timed out"
+
+
+class LeaseLostError(DuplexdError):
+    """The hold ended before the command: the verdict is void."""
+
+    exit_code = 9
+    http_status = 410
+    title = "lease lost or verdict void"
+
+
+class DamageError(DuplexdError):
+    """The journal is damaged where it was known to be durable."""
+
+    exit_code = 1
+    http_status = 500
+    title = "journal damaged"
+
+
+class LimitError(DuplexdError):
+    """A named limit was met."""
+
+    exit_code = 1
+    http_status = 429
+    title = "limit reached"

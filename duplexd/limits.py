@@ -1,0 +1,37 @@
+"""Every limit and time-out, by name, with its unit. Each is met by a test."""
+
+from __future__ import annotations
+
+from duplexd.units import KIB, MIB
+
+# Volumes
+VOLUME_ALIGNMENT_BYTES = 4096
+VOLUMES_MAX = 4096
+
+# Write path
+INLINE_BATCH_BYTES_MAX = 192 * KIB  # a batch up to this is done in the event loop; a larger one in threads
+INLINE_ZERO_BYTES_MAX = 1 * MIB  # zeroes and trims up to this are done in the event loop
+BATCH_BYTES_MAX = 8 * MIB
+RECORD_BYTES_MAX = 1 * MIB  # a longer WRITE becomes several records
+QUEUED_BYTES_MAX = 256 * MIB  # payloads that wait (held, or behind a batch), all connections; beyond it sockets are not read
+
+# Journal
+JOURNAL_SIZE_BYTES_MIN = 16 * MIB
+JOURNAL_SEGMENTS = 16
+SEGMENT_BYTES_MAX = 64 * MIB
+CHECKPOINT_INTERVAL_S = 20.0
+SYNC_INTERVAL_S = 1.0
+
+# Pairs
+CHANGE_GRAIN_BYTES_MIN = 64 * KIB
+CHANGE_GRAINS_MAX = 1 << 20  # a volume's change map has at most this many grains
+REGION_BYTES_MIN = 16 * MIB
+REGIONS_MAX = 4096
+FOLLOWER_CHUNK_BYTES = 4 * MIB
+FOLLOWER_FINAL_BYTES = 128 * KIB  # lag at which a follower is brought to the tail within the event loop
+ASYNC_LAG_BYTES_MAX = 64 * MIB
+
+# Holds
+HOLD_SECONDS_DEFAULT = 2.0
+HOLD_SECONDS_MAX = 20.0  # Linux's NBD client may give up at 30 s
+LEASES_MAX = 256

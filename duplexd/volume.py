@@ -1,0 +1,100 @@
+"""What the NBD server and the write path say to each other: `Volume`, `Change`, `Client`, `Backend`.
+
+The server turns requests into `Change` objects and hands over all those of one wake-up at once; the write path answers each exactly once
+through `Client.finished`, unless the client has gone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Kinds of change. The first three are also the kinds of journal records.
+WRITE, ZERO, TRIM, FLUSH = 1, 2, 3, 4
+
+
+class Change:
+    """One WRITE, WRITE_ZEROES, TRIM or FLUSH of a client, from parsing to reply.
+
+    `data` is the payload of a WRITE (`length` bytes), else empty. During `Backend.submit` it may be a view of the receive buffer;
+    whoever keeps the change beyond that call must first call `own`. `error` is an errno, 0 for success, valid in `Client.finished`.
+    """
+
+    __slots__ = ("allocate", "client", "cookie", "data", "error", "fua", "kind", "length", "offset", "sequence", "volume")
+
+    def __init__(
+        self,
+        client: Client,
+        cookie: int,
+        volume: Volume,
+        kind: int,
+        offset: int,
+        length: int,
+        data: bytes | bytearray | memoryview = b"",
+        fua: bool = False,
+        allocate: bool = False,
+    ) -> None:
+        self.client = client
+        self.cookie = cookie
+        self.volume = volume
+        self.kind = kind
+        self.offset = offset
+        self.length = length
+        self.data = data
+        self.fua = fua
+        self.allocate = allocate  # WRITE_ZEROES with NO_HOLE: the range stays allocated
+        self.sequence = 0
+        self.error = 0
+
+    def own(self) -> None:
+        """Copy the payload out of the receive buffer, unless it is ours already."""
+        if type(self.data) is memoryview:
+            self.data = bytes(self.data)
+
+
+class Client(Protocol):
+    """A connection, as the write path sees it."""
+
+    def finished(self, change: Change) -> None:
+        """Queue the reply of a change. May be called during `Backend.submit`, or later from the loop."""
+
+    def flush_replies(self) -> None:
+        """Send what `finished` queued. Called once after one or more `finished` that came outside of `Backend.submit`."""
+
+
+class Volume(Protocol):
+    """What a client sees as an NBD export. Sizes and offsets in bytes."""
+
+    name: str
+    size: int
+    connections: int  # kept by the server
+
+    def read_cached(self, offset: int, buffer: memoryview) -> bool:
+        """Fill `buffer` without blocking; False if that is not possible. Raises OSError."""
+
+
+class Backend(Protocol):
+    """The write path as the NBD server sees it. All methods are called from the event loop."""
+
+    def volume(self, name: str) -> Volume | None:
+        """The volume of that name; "" is the default export."""
+
+    def volume_names(self) -> list[str]:
+        """Every volume, in the order of the configuration."""
+
+    def submit(self, changes: list[Change]) -> None:
+        """Take the changes of one wake-up of one client, in order of arrival. Ranges are valid, lengths are > 0.
+
+        Those that can be done at once are finished before this returns. The others own their payload when it returns.
+        """
+
+    def flush(self, change: Change) -> None:
+        """Finish `change` (kind FLUSH) when every change replied to before this call survives a power cut."""
+
+    def read(self, volume: Volume, offset: int, buffer: memoryview, done: Callable[[int], None]) -> None:
+        """Fill `buffer` in a worker thread, then call `done(errno)` in the loop (0: success)."""
+
+    def disconnected(self, client: Client) -> None:
+        """Drop the client's changes that have not started: they were never acknowledged and never will be."""
