@@ -1,0 +1,213 @@
+"""The client's half of NBD without I/O: bytes in, replies out; what to send is queued.
+
+    client = NbdClient("data")                  # or NbdClient("", list_exports=True)
+    replies = client.receive(bytes_from_peer)   # [] while haggling
+    send(client.data_to_send())                 # after each receive and after each request
+    if client.ready: cookie = client.write(0, b"...")   # its reply carries the cookie
+
+States: GREETING -> HAGGLING -> READY -> CLOSED; a client that lists goes HAGGLING -> CLOSED. See `_STEPS`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from duplexd.nbd import constants as c
+from duplexd.nbd import messages as m
+from duplexd.nbd.messages import ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+GREETING, HAGGLING, READY, CLOSED = "GREETING", "HAGGLING", "READY", "CLOSED"
+
+
+class RefusedError(Exception):
+    """The server refused the option; `code` is its REP_ERR_* number."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text or f"the server refused the export with error {code - c.REP_FLAG_ERROR}")
+        self.code = code
+
+
+class Reply:
+    """The reply to the request of that cookie: `error` is an errno (0: success), `data` what a READ returned."""
+
+    __slots__ = ("cookie", "data", "error")
+
+    def __init__(self, cookie: int, error: int, data: bytes) -> None:
+        self.cookie = cookie
+        self.error = error
+        self.data = data
+
+
+class NbdClient:
+    """One connection. `receive` raises ProtocolError or RefusedError; the connection is of no use after either."""
+
+    def __init__(self, export: str = "", *, list_exports: bool = False) -> None:
+        self.export = export
+        self.size = 0
+        self.flags = 0
+        self.block_sizes = (1, c.BLOCK_BYTES_PREFERRED, c.PAYLOAD_BYTES_ADVERTISED)
+        self.exports: list[str] = []
+        self._option = c.OPT_LIST if list_exports else c.OPT_GO
+        self._state = GREETING
+        self._input = bytearray()
+        self._output: list[bytes | bytearray | memoryview] = []
+        self._read_lengths: dict[int, int] = {}  # cookie -> length of the READ, 0 for other requests
+        self._next_cookie = 1
+
+    @property
+    def ready(self) -> bool:
+        """Requests may be sent."""
+        return self._state == READY
+
+    @property
+    def closed(self) -> bool:
+        """Nothing more is to come: the exports are listed, or `disconnect` was called and all replies are in."""
+        return self._state == CLOSED and not self._read_lengths
+
+    @property
+    def in_flight(self) -> int:
+        """Requests without a reply so far."""
+        return len(self._read_lengths)
+
+    def data_to_send(self) -> bytes:
+        """What was queued since the last call."""
+        data = b"".join(self._output)
+        self._output.clear()
+        return data
+
+    def receive(self, data: bytes | bytearray | memoryview) -> list[Reply]:
+        """Take bytes of the server, in pieces of any size; the replies that are complete with them."""
+        self._input += data
+        replies: list[Reply] = []
+        while (step := self._STEPS[self._state](self, replies)) > 0:
+            del self._input[:step]
+        return replies
+
+    # Requests: each returns its cookie.
+
+    def read(self, offset: int, length: int) -> int:
+        """Ask for `length` bytes."""
+        return self._request(0, c.CMD_READ, offset, length, read_length=length)
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview, *, fua: bool = False) -> int:
+        """Write `data`, which must not change until `data_to_send` was called."""
+        cookie = self._request(c.CMD_FLAG_FUA if fua else 0, c.CMD_WRITE, offset, len(data))
+        self._output.append(data)
+        return cookie
+
+    def write_zeroes(self, offset: int, length: int, *, fua: bool = False, no_hole: bool = False) -> int:
+        """Write zeroes; with `no_hole` the range stays allocated."""
+        flags = (c.CMD_FLAG_FUA if fua else 0) | (c.CMD_FLAG_NO_HOLE if no_hole else 0)
+        return self._request(flags, c.CMD_WRITE_ZEROES, offset, length)
+
+    def trim(self, offset: int, length: int, *, fua: bool = False) -> int:
+        """Tell that the range is not needed any more."""
+        return self._request(c.CMD_FLAG_FUA if fua else 0, c.CMD_TRIM, offset, length)
+
+    def flush(self) -> int:
+        """Everything replied to so far shall survive a power cut once this is replied to."""
+        return self._request(0, c.CMD_FLUSH, 0, 0)
+
+    def disconnect(self) -> None:
+        """Say good-bye; replies of requests in flight still come."""
+        if self._state == READY:
+            self._output.append(m.request(0, c.CMD_DISC, 0, 0, 0))
+        self._state = CLOSED
+
+    def _request(self, flags: int, command: int, offset: int, length: int, read_length: int = 0) -> int:
+        if self._state != READY:
+            raise ProtocolError("a request outside of transmission")
+        cookie = self._next_cookie
+        self._next_cookie += 1
+        self._output.append(m.request(flags, command, cookie, offset, length))
+        self._read_lengths[cookie] = read_length
+        return cookie
+
+    # Steps: how many bytes of input were used up; 0: more are needed.
+
+    def _greeting(self, _replies: list[Reply]) -> int:
+        if len(self._input) < m.GREETING.size:
+            return 0
+        magic, option_magic, flags = m.GREETING.unpack_from(self._input)
+        if magic != c.INIT_MAGIC or option_magic != c.OPTION_MAGIC:
+            raise ProtocolError("the peer is not a newstyle NBD server")
+        if not flags & c.FLAG_FIXED_NEWSTYLE:
+            raise ProtocolError("the server does not speak fixed newstyle")
+        data = b"" if self._option == c.OPT_LIST else m.go_data(self.export, [c.INFO_BLOCK_SIZE])
+        self._output += [m.CLIENT_FLAGS.pack(flags & (c.FLAG_FIXED_NEWSTYLE | c.FLAG_NO_ZEROES)), m.option(self._option, data)]
+        self._state = HAGGLING
+        return m.GREETING.size
+
+    def _haggling(self, _replies: list[Reply]) -> int:
+        if len(self._input) < m.OPTION_REPLY.size:
+            return 0
+        magic, option, reply, length = m.OPTION_REPLY.unpack_from(self._input)
+        if magic != c.OPTION_REPLY_MAGIC or option != self._option or length > c.OPTION_BYTES_MAX:
+            raise ProtocolError("a bad option reply")
+        end = m.OPTION_REPLY.size + length
+        if len(self._input) < end:
+            return 0
+        self._option_reply(reply, bytes(self._input[m.OPTION_REPLY.size : end]))
+        return end
+
+    def _option_reply(self, reply: int, data: bytes) -> None:
+        if reply & c.REP_FLAG_ERROR:
+            raise RefusedError(reply, data.decode("utf-8", "replace"))
+        if reply == c.REP_ACK:
+            self._acknowledged()
+        elif reply == c.REP_INFO and self._option == c.OPT_GO:
+            self._information(data)
+        elif reply == c.REP_SERVER and self._option == c.OPT_LIST:
+            self._export(data)
+        else:
+            raise ProtocolError(f"unexpected option reply {reply}")
+
+    def _acknowledged(self) -> None:
+        if self._option == c.OPT_LIST:
+            self._output.append(m.option(c.OPT_ABORT))
+            self._state = CLOSED
+            return
+        if not self.flags & c.FLAG_HAS_FLAGS:
+            raise ProtocolError("the server did not describe the export")
+        self._state = READY
+
+    def _information(self, data: bytes) -> None:
+        kind = m.U16.unpack_from(data)[0] if len(data) >= m.U16.size else -1
+        if kind == c.INFO_EXPORT and len(data) == m.INFO_EXPORT_DATA.size:
+            _, self.size, self.flags = m.INFO_EXPORT_DATA.unpack(data)
+        elif kind == c.INFO_BLOCK_SIZE and len(data) == m.INFO_BLOCK_SIZE_DATA.size:
+            self.block_sizes = m.INFO_BLOCK_SIZE_DATA.unpack(data)[1:]
+        elif kind in (-1, c.INFO_EXPORT, c.INFO_BLOCK_SIZE):
+            raise ProtocolError("an information of the wrong length")
+
+    def _export(self, data: bytes) -> None:
+        length = m.U32.unpack_from(data)[0] if len(data) >= m.U32.size else len(data)
+        if m.U32.size + length > len(data):
+            raise ProtocolError("a list entry of the wrong length")
+        self.exports.append(data[m.U32.size : m.U32.size + length].decode("utf-8", "replace"))
+
+    def _reply(self, replies: list[Reply]) -> int:
+        if len(self._input) < m.SIMPLE_REPLY.size:
+            return 0
+        magic, error, cookie = m.SIMPLE_REPLY.unpack_from(self._input)
+        if magic != c.SIMPLE_REPLY_MAGIC or cookie not in self._read_lengths:
+            raise ProtocolError("a bad reply")
+        end = m.SIMPLE_REPLY.size + (0 if error else self._read_lengths[cookie])
+        if len(self._input) < end:
+            return 0
+        del self._read_lengths[cookie]
+        replies.append(Reply(cookie, error, bytes(self._input[m.SIMPLE_REPLY.size : end])))
+        return end
+
+    def _closed(self, replies: list[Reply]) -> int:
+        return self._reply(replies) if self._read_lengths else len(self._input)
+
+    _STEPS: ClassVar[dict[str, Callable[[NbdClient, list[Reply]], int]]] = {
+        GREETING: _greeting,
+        HAGGLING: _haggling,
+        READY: _reply,
+        CLOSED: _closed,
+    }

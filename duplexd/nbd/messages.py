@@ -1,0 +1,108 @@
+"""Every fixed message of the NBD protocol, packed and unpacked. Big-endian throughout.
+
+| message | bytes | fields |
+|---|---|---|
+| greeting | 18 | INIT_MAGIC u64, OPTION_MAGIC u64, handshake flags u16 |
+| client flags | 4 | flags u32 |
+| option | 16 + length | OPTION_MAGIC u64, option u32, length u32, data |
+| option reply | 20 + length | OPTION_REPLY_MAGIC u64, option u32, reply u32, length u32, data |
+| export, after EXPORT_NAME | 10 (+ 124 zeroes) | size u64, transmission flags u16 |
+| request | 28 (+ length for WRITE) | REQUEST_MAGIC u32, command flags u16, command u16, cookie u64, offset u64, length u32 |
+| simple reply | 16 (+ length for READ) | SIMPLE_REPLY_MAGIC u32, error u32, cookie u64 |
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from duplexd.nbd.constants import (
+    INFO_BLOCK_SIZE,
+    INFO_EXPORT,
+    INIT_MAGIC,
+    OPTION_MAGIC,
+    OPTION_REPLY_MAGIC,
+    REP_SERVER,
+    REPLY_TEXT_BYTES_MAX,
+    REQUEST_MAGIC,
+    SIMPLE_REPLY_MAGIC,
+)
+
+GREETING = Struct(">QQH")
+CLIENT_FLAGS = Struct(">I")
+OPTION = Struct(">QII")
+OPTION_REPLY = Struct(">QIII")
+EXPORT = Struct(">QH")
+REQUEST = Struct(">IHHQQI")
+SIMPLE_REPLY = Struct(">IIQ")
+INFO_EXPORT_DATA = Struct(">HQH")
+INFO_BLOCK_SIZE_DATA = Struct(">HIII")
+U16 = Struct(">H")
+U32 = Struct(">I")
+
+EXPORT_ZEROES = bytes(124)
+
+
+class ProtocolError(Exception):
+    """The peer broke the protocol: the connection can only be closed."""
+
+
+def greeting(flags: int) -> bytes:
+    """What a server says first."""
+    return GREETING.pack(INIT_MAGIC, OPTION_MAGIC, flags)
+
+
+def option(number: int, data: bytes = b"") -> bytes:
+    """One option of a client."""
+    return OPTION.pack(OPTION_MAGIC, number, len(data)) + data
+
+
+def option_reply(number: int, reply: int, data: bytes = b"") -> bytes:
+    """One reply of a server to option `number`."""
+    return OPTION_REPLY.pack(OPTION_REPLY_MAGIC, number, reply, len(data)) + data
+
+
+def option_error(number: int, reply: int, text: str) -> bytes:
+    """A refusal with a line for people, cut so that every client can read it."""
+    return option_reply(number, reply, short_text(text))
+
+
+def list_entry(number: int, name: str) -> bytes:
+    """One export in the answer to LIST."""
+    encoded = name.encode()
+    return option_reply(number, REP_SERVER, U32.pack(len(encoded)) + encoded)
+
+
+def info_export(size: int, flags: int) -> bytes:
+    """Data of INFO_EXPORT."""
+    return INFO_EXPORT_DATA.pack(INFO_EXPORT, size, flags)
+
+
+def info_block_size(minimum: int, preferred: int, maximum: int) -> bytes:
+    """Data of INFO_BLOCK_SIZE."""
+    return INFO_BLOCK_SIZE_DATA.pack(INFO_BLOCK_SIZE, minimum, preferred, maximum)
+
+
+def info_text(kind: int, text: str) -> bytes:
+    """Data of INFO_NAME or INFO_DESCRIPTION."""
+    return U16.pack(kind) + short_text(text)
+
+
+def go_data(name: str, kinds: list[int]) -> bytes:
+    """Data of GO or INFO: an export name and the information asked for."""
+    encoded = name.encode()
+    return U32.pack(len(encoded)) + encoded + U16.pack(len(kinds)) + b"".join(U16.pack(kind) for kind in kinds)
+
+
+def request(flags: int, command: int, cookie: int, offset: int, length: int) -> bytes:
+    """The 28 bytes of a request."""
+    return REQUEST.pack(REQUEST_MAGIC, flags, command, cookie, offset, length)
+
+
+def simple_reply(error: int, cookie: int) -> bytes:
+    """The 16 bytes of a simple reply."""
+    return SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, error, cookie)
+
+
+def short_text(text: str) -> bytes:
+    """UTF-8 of at most REPLY_TEXT_BYTES_MAX bytes, not cut within a character."""
+    return text.encode("utf-8", "replace")[:REPLY_TEXT_BYTES_MAX].decode("utf-8", "ignore").encode()
