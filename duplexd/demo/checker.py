@@ -1,0 +1,121 @@
+"""Is a set of secondary images a state that really existed? Pure: images in, findings out.
+
+Compared with what the client recorded, for a cut that was asked for at moment `asked` and reported done at moment `done`:
+
+- **missing**: a record acknowledged before `asked` is not there;
+- **too new**: a record issued after `done` is there;
+- **broken**: a record is there, but one that it depends on is not: the one it names, its predecessor in its chain, or the last record
+  of any writer that was acknowledged before it was issued;
+- **torn**: a block is neither empty nor one whole record in its own slot.
+
+A record counts as there when its slot holds it or a newer one: the newer one was written over it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from duplexd.demo.record import RECORD_BYTES, Place, Placement, Record, TornError, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from duplexd.demo.history import History
+
+EXAMPLES_MAX = 3
+
+
+@dataclass(slots=True)
+class Findings:
+    """Counts, and the first few cases of each in words."""
+
+    records: int = 0
+    missing: int = 0
+    too_new: int = 0
+    broken: int = 0
+    torn: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    @property
+    def consistent(self) -> bool:
+        """True if nothing at all was found."""
+        return not (self.missing or self.too_new or self.broken or self.torn)
+
+    def note(self, kind: str, text: str) -> None:
+        """Count a case; keep the first of its kind as examples."""
+        count = getattr(self, kind) + 1
+        setattr(self, kind, count)
+        if count <= EXAMPLES_MAX:
+            self.examples.append(f"{kind.replace('_', ' ')}: {text}")
+
+
+def check(placement: Placement, images: Sequence[bytes], history: History, asked: int, done: int) -> Findings:
+    """Check the images (one a volume, at least `placement.volume_bytes` long) of one cut."""
+    findings = Findings()
+    found = _read(placement, images, findings)
+    findings.records = len(found)
+    for writer in range(placement.writers):
+        _check_missing(placement, found, writer, history.acknowledged_before(writer, asked), findings)
+    for place, record in found.items():
+        if record.number > history.issued_before(record.writer, done):
+            findings.note("too_new", f"{_name(record.writer, record.number)} on {_where(place)} was issued after the cut was done")
+        for writer, number in sorted(_dependencies(record, history)):
+            if not _there(placement, found, writer, number):
+                findings.note(
+                    "broken",
+                    f"{_name(record.writer, record.number)} is there, {_name(writer, number)} on "
+                    f"{_where(placement.place(writer, number))} is not",
+                )
+    return findings
+
+
+def _read(placement: Placement, images: Sequence[bytes], findings: Findings) -> dict[Place, Record]:
+    found = {}
+    for place in _places(placement):
+        try:
+            record = parse(images[place.volume][place.offset : place.offset + RECORD_BYTES])
+        except TornError as error:
+            findings.note("torn", f"{_where(place)}: {error}")
+            continue
+        if record is None:
+            continue
+        if record.writer >= placement.writers or record.number < 1 or placement.place(record.writer, record.number) != place:
+            findings.note("torn", f"{_where(place)}: holds {_name(record.writer, record.number)}, which belongs elsewhere")
+            continue
+        found[place] = record
+    return found
+
+
+def _places(placement: Placement) -> Iterator[Place]:
+    for volume in range(placement.volumes):
+        for offset in range(0, placement.volume_bytes, RECORD_BYTES):
+            yield Place(volume, offset)
+
+
+def _check_missing(placement: Placement, found: Mapping[Place, Record], writer: int, newest: int, findings: Findings) -> None:
+    """Each of the writer's slots must hold at least the last record up to `newest` that went there."""
+    for number in range(max(1, newest - placement.period + 1), newest + 1):
+        if not _there(placement, found, writer, number):
+            place = placement.place(writer, number)
+            findings.note("missing", f"{_name(writer, number)} on {_where(place)} was acknowledged before the cut")
+
+
+def _dependencies(record: Record, history: History) -> set[tuple[int, int]]:
+    issued = history.issued_at(record.writer, record.number)
+    depends = {(writer, history.acknowledged_before(writer, issued)) for writer in range(history.writers)}
+    depends |= {(record.writer, record.number - 1), (record.named_writer, record.named_number)}
+    return {(writer, number) for writer, number in depends if number}
+
+
+def _there(placement: Placement, found: Mapping[Place, Record], writer: int, number: int) -> bool:
+    record = found.get(placement.place(writer, number))
+    return record is not None and record.number >= number
+
+
+def _name(writer: int, number: int) -> str:
+    return f"record {number} of writer {writer}"
+
+
+def _where(place: Place) -> str:
+    return f"volume {place.volume} at {place.offset}"

@@ -1,0 +1,85 @@
+"""The asyncio client against a real server that is not ours."""
+
+import asyncio
+import errno
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from duplexd.demo.nbd import NbdConnection
+
+
+@pytest.fixture
+async def address(tmp_path: Path) -> AsyncIterator[str]:
+    """A server with 1 MiB of memory that refuses writes while the file `fail` exists."""
+    socket = tmp_path / "nbd.sock"
+    options = ["error-pread-rate=0", "error-pwrite=EIO", "error-pwrite-rate=100%", f"error-file={tmp_path / 'fail'}"]
+    process = await asyncio.create_subprocess_exec(
+        "nbdkit", "--foreground", "--exit-with-parent", "--unix", str(socket), "--filter=error", "memory", "1M", *options
+    )
+    while not socket.exists():  # noqa: ASYNC110 - another process makes it
+        await asyncio.sleep(0.01)
+    yield f"nbd+unix:///?socket={socket}"
+    if process.returncode is None:
+        process.terminate()
+    await process.wait()
+
+
+async def test_many_requests_in_flight_come_back_to_their_callers(address: str) -> None:
+    async with await NbdConnection.open(address) as nbd:
+        assert nbd.size == 1 << 20
+        await asyncio.gather(*(nbd.write(n * 4096, bytes([n]) * 4096, fua=n % 2 == 0) for n in range(64)))
+        await nbd.flush()
+        blocks = await asyncio.gather(*(nbd.read(n * 4096, 4096) for n in range(64)))
+        assert [set(block) for block in blocks] == [{n} for n in range(64)]
+
+
+async def test_zeroes_and_trim_are_served(address: str) -> None:
+    async with await NbdConnection.open(address) as nbd:
+        await nbd.write(0, b"x" * 8192)
+        await nbd.write_zeroes(0, 4096, fua=True, no_hole=True)
+        await nbd.trim(4096, 4096)
+        assert await nbd.read(0, 4096) == bytes(4096)
+
+
+async def test_refused_request_raises_its_errno_and_the_connection_goes_on(address: str, tmp_path: Path) -> None:
+    async with await NbdConnection.open(address) as nbd:
+        (tmp_path / "fail").touch()
+        with pytest.raises(OSError, match="error") as caught:
+            await nbd.write(0, b"x" * 512)
+        assert caught.value.errno == errno.EIO
+        (tmp_path / "fail").unlink()
+        await nbd.write(0, b"x" * 512)
+        assert await nbd.read(0, 512) == b"x" * 512
+
+
+async def test_server_that_is_not_nbd_is_refused(tmp_path: Path) -> None:
+    async def talk(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 ready for mail or something else that is long enough\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_unix_server(talk, tmp_path / "mail.sock")
+    with pytest.raises(ConnectionError, match="not a newstyle NBD server"):
+        await NbdConnection.open(f"nbd+unix:///data?socket={tmp_path / 'mail.sock'}")
+    server.close()
+    await server.wait_closed()
+
+
+async def test_requests_fail_when_the_connection_is_lost(address: str) -> None:
+    nbd = await NbdConnection.open(address)
+    nbd.abort()
+    await asyncio.sleep(0)
+    with pytest.raises(ConnectionError, match="lost"):
+        await nbd.read(0, 4096)
+    await nbd.close()
+
+
+async def test_waiting_requests_fail_when_the_server_goes(address: str) -> None:
+    nbd = await NbdConnection.open(address)
+    reads = [asyncio.ensure_future(nbd.read(0, 4096)) for _ in range(3)]
+    await asyncio.sleep(0)
+    nbd.abort()
+    results = await asyncio.gather(*reads, return_exceptions=True)
+    assert all(isinstance(result, ConnectionError) for result in results)
