@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from duplexd.units import KIB, MIB
+from duplexd.units import KIB, MIB, TIB
 
 # Volumes
 VOLUME_ALIGNMENT_BYTES = 4096
 VOLUMES_MAX = 4096
+VOLUME_BYTES_MAX = 1 << 60  # 1 EiB: offsets and their sums stay far from 63 bits
 
 # Write path
 INLINE_BATCH_BYTES_MAX = 192 * KIB  # a batch up to this is done in the event loop; a larger one in threads
@@ -17,6 +18,7 @@ QUEUED_BYTES_MAX = 256 * MIB  # payloads that wait (held, or behind a batch), al
 
 # Journal
 JOURNAL_SIZE_BYTES_MIN = 16 * MIB
+JOURNAL_SIZE_BYTES_MAX = 4 * TIB
 JOURNAL_SEGMENTS = 16
 SEGMENT_BYTES_MAX = 64 * MIB
 CHECKPOINT_INTERVAL_S = 20.0
@@ -35,3 +37,19 @@ ASYNC_LAG_BYTES_MAX = 64 * MIB
 HOLD_SECONDS_DEFAULT = 2.0
 HOLD_SECONDS_MAX = 20.0  # Linux's NBD client may give up at 30 s
 LEASES_MAX = 256
+
+# Configuration
+SOCKET_PATH_BYTES_MAX = 107  # sun_path holds 108 with its NUL
+
+# Control plane
+CONTROL_BODY_BYTES_MAX = 1 * MIB  # a request's body
+CONTROL_DRAIN_BYTES_MAX = 16 * MIB  # of a body that is too large, read and dropped so that the answer arrives
+CONTROL_HEADER_BYTES_MAX = 64 * KIB
+CONTROL_CONNECTIONS_MAX = 320  # every lease has a connection; the rest is for commands
+CONTROL_REQUEST_SECONDS_MAX = 10.0  # from the first byte of a request to its last
+CONTROL_STOP_SECONDS_MAX = 1  # running answers may take this long when the daemon stops
+EVENTS_QUEUED_MAX = 1024  # events that wait for one listener; beyond it the listener is disconnected
+HEARTBEAT_SECONDS = 0.25  # a hold's stream has a line at least this often
+PROGRESS_SECONDS = 0.25
+NAME_CHARACTERS_MAX = 255
+TAG_CHARACTERS_MAX = 200

@@ -1,0 +1,141 @@
+"""The configuration file: TOML in, a checked `Config` out, or `ConfigurationError` with one line for each mistake.
+
+Every line reads `FILE: key.of.the.value: what is wrong; what would be right`. Relative paths are relative to the file. What only the machine can
+tell (an image of another size, a directory that is missing) is looked at in `duplexd.preflight`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictStr, ValidationError, ValidationInfo
+
+from duplexd import limits
+from duplexd.config_rules import absolute_path, check_listen, check_name, check_together, check_volume_size, explain
+from duplexd.errors import ConfigurationError
+from duplexd.units import GIB, format_size, parse_size
+
+
+def _base(info: ValidationInfo) -> Path:
+    base = info.context["base"] if info.context else Path.cwd()
+    assert isinstance(base, Path)
+    return base
+
+
+def _path(value: object, info: ValidationInfo) -> Path:
+    return absolute_path(value, _base(info))
+
+
+def _socket(value: object, info: ValidationInfo) -> Path:
+    return Path(check_listen(f"unix:{absolute_path(value, _base(info))}", _base(info))[5:])
+
+
+def _listen(value: object, info: ValidationInfo) -> str:
+    return check_listen(value, _base(info))
+
+
+def _journal_size(value: Any) -> int:
+    size = parse_size(value)
+    low, high = limits.JOURNAL_SIZE_BYTES_MIN, limits.JOURNAL_SIZE_BYTES_MAX
+    if not low <= size <= high:
+        raise ValueError(f"{value!r} is too {'small' if size < low else 'big'}; write {format_size(low)} to {format_size(high)}")
+    return size
+
+
+Name = Annotated[str, BeforeValidator(check_name)]
+FilePath = Annotated[Path, BeforeValidator(_path)]
+
+
+class Section(BaseModel):
+    """A table of the file: unknown keys are errors, values never change once checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ControllerConfig(Section):
+    """`[controller]`: one ordering domain, one journal."""
+
+    name: Name = Field(examples=['"alpha"'])
+    state_dir: FilePath = Field(examples=['"/var/lib/duplexd/alpha"'])
+    journal_size: Annotated[int, BeforeValidator(_journal_size)] = Field(default=GIB, examples=['"1GiB"'])
+
+
+class NbdConfig(Section):
+    """`[nbd]`: where clients connect. `listen` holds `unix:/absolute/path` and `tcp:HOST:PORT`."""
+
+    listen: list[Annotated[str, BeforeValidator(_listen)]] = Field(
+        min_length=1, examples=['["unix:/run/duplexd/alpha/nbd.sock", "tcp:127.0.0.1:10809"]']
+    )
+    insecure: StrictBool = Field(default=False, examples=["true"])
+
+
+class ControlConfig(Section):
+    """`[control]`: where duplexctl connects."""
+
+    socket: Annotated[Path, BeforeValidator(_socket)] = Field(
+        default=Path("/run/duplexd/control.sock"), examples=['"/run/duplexd/alpha/control.sock"']
+    )
+    group: StrictStr | None = Field(default=None, min_length=1, examples=['"duplexd"'])
+
+
+class VolumeConfig(Section):
+    """`[volumes.NAME]`: a volume and its legs. Without a secondary it is SIMPLEX."""
+
+    size: Annotated[int, BeforeValidator(check_volume_size)] = Field(examples=['"10GiB"'])
+    primary: FilePath = Field(examples=['"/srv/a/data.img"'])
+    secondary: FilePath | None = Field(default=None, examples=['"/srv/b/data.img"'])
+    mode: Literal["sync", "async"] = Field(default="sync", examples=['"sync"'])
+
+
+class GroupConfig(Section):
+    """`[groups.NAME]`: volumes that are cut together."""
+
+    volumes: list[StrictStr] = Field(min_length=1, examples=['["data", "wal"]'])
+
+
+class Config(Section):
+    """The whole file. `source` is its absolute path, to read it again on reload."""
+
+    source: Path
+    controller: ControllerConfig
+    nbd: NbdConfig
+    control: ControlConfig = ControlConfig()
+    volumes: dict[Name, VolumeConfig] = Field(default_factory=dict)
+    groups: dict[Name, GroupConfig] = Field(default_factory=dict)
+
+
+def load(path: str | Path) -> Config:
+    """Read and check a configuration file. Raises ConfigurationError."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}; give the configuration with --config FILE") from None
+    except ValueError:
+        raise ConfigurationError(f"{str(path)!r}: not a file name; give the configuration with --config FILE") from None
+    try:
+        return parse(data.decode(), path)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigurationError(f"{path}: line {line}: not UTF-8; save the file as UTF-8 text") from None
+
+
+def parse(text: str, path: str | Path) -> Config:
+    """Check the text of a configuration file that lies (or would lie) at `path`. Raises ConfigurationError."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path}: not TOML: {error}") from None
+    except RecursionError:
+        raise ConfigurationError(f"{path}: not TOML that can be read: nested too deeply") from None
+    source = Path(path).absolute()
+    if "source" in raw:
+        raise ConfigurationError(f"{path}: source: unknown key; remove it")
+    try:
+        config = Config.model_validate({**raw, "source": source}, context={"base": source.parent})
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(f"{path}: {line}" for line in explain(error, Config))) from None
+    if problems := check_together(config):
+        raise ConfigurationError("\n".join(f"{path}: {line}" for line in problems))
+    return config

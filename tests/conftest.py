@@ -1,0 +1,47 @@
+"""Fixtures that every kind of test may use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.daemon import Daemon, DaemonFiles
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+
+@pytest.fixture
+def make_files(tmp_path: Path) -> Callable[..., DaemonFiles]:
+    """Writes a configuration: `make_files(volumes={"data": "8MiB"}, groups={"db": ["data"]}, mode=..., tcp_port=...)`."""
+
+    def make(volumes: Mapping[str, str | int] | None = None, directory: Path | None = None, **fields: Any) -> DaemonFiles:
+        return DaemonFiles(directory or tmp_path, {"data": "8MiB"} if volumes is None else volumes, **fields).write()
+
+    return make
+
+
+@pytest.fixture
+def start_daemon(make_files: Callable[..., DaemonFiles]) -> Iterator[Callable[..., Daemon]]:
+    """Starts a daemon on `files` (default: one 8 MiB pair called data) and returns when it is ready."""
+    started: list[Daemon] = []
+
+    def start(files: DaemonFiles | None = None, ready: bool = True, **fields: Any) -> Daemon:
+        daemon = Daemon(files or make_files(), **fields)
+        started.append(daemon)
+        return daemon.start(ready)
+
+    yield start
+    for daemon in started:
+        daemon.kill()
+        print(f"--- {daemon.log_path}\n{daemon.log()[-8000:]}")  # shown when the test failed
+    for daemon in started:
+        assert "Traceback (most recent call last)" not in daemon.log(), f"a daemon logged a traceback\n{daemon.log()[-8000:]}"
+
+
+@pytest.fixture
+def daemon(start_daemon: Callable[..., Daemon]) -> Daemon:
+    """A ready daemon with one 8 MiB pair called data."""
+    return start_daemon()

@@ -1,0 +1,247 @@
+"""A real daemon for tests: its files, its process, its control socket.
+
+    def test_something(make_files, start_daemon):
+        files = make_files(volumes={"data": "8MiB", "wal": "8MiB"}, groups={"db": ["data", "wal"]})
+        daemon = start_daemon(files)
+        status, body = daemon.request("GET", "/v1/status")
+        assert daemon.stop() == 0
+        daemon.start()
+
+The fixtures (tests/conftest.py) end every process they started, by its pid, and fail the test if a daemon logged a traceback.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS = 30.0
+STOP_SECONDS = 30.0
+
+
+def environment() -> dict[str, str]:
+    """The environment of a child that runs this checkout's duplexd, with nothing of a surrounding service manager."""
+    clean = {
+        name: text for name, text in os.environ.items() if name not in {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "DUPLEXD_SOCKET"}
+    }
+    return {**clean, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody uses at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class DaemonFiles:
+    """A configuration file and what it names. Change an attribute and call `write` to change the file."""
+
+    directory: Path
+    volumes: Mapping[str, str | int]
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    mode: str = "sync"
+    secondary: bool = True
+    journal_size: str | int = "16MiB"
+    tcp_port: int | None = None
+    name: str = "test"
+    extra: str = ""  # TOML put at the end
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "duplexd.toml"
+
+    @property
+    def state_dir(self) -> Path:
+        return self.directory / "state"
+
+    @property
+    def nbd_socket(self) -> Path:
+        return self.directory / "nbd.sock"
+
+    @property
+    def control_socket(self) -> Path:
+        return self.directory / "ctl.sock"
+
+    def primary(self, volume: str) -> Path:
+        return self.directory / "a" / f"{volume}.img"
+
+    def secondary_of(self, volume: str) -> Path:
+        return self.directory / "b" / f"{volume}.img"
+
+    def uri(self, volume: str = "", tcp: bool = False) -> str:
+        """The NBD URI of a volume, as libnbd, qemu and fio take it."""
+        if tcp:
+            return f"nbd://127.0.0.1:{self.tcp_port}/{quote(volume)}"
+        return f"nbd+unix:///{quote(volume)}?socket={quote(str(self.nbd_socket))}"
+
+    def text(self) -> str:
+        listen = [f"unix:{self.nbd_socket}"] + ([f"tcp:127.0.0.1:{self.tcp_port}"] if self.tcp_port else [])
+        lines = [
+            "[controller]",
+            f'name = "{self.name}"',
+            f'state_dir = "{self.state_dir}"',
+            f"journal_size = {json.dumps(self.journal_size)}",
+        ]
+        lines += ["[nbd]", f"listen = {json.dumps(listen)}", "[control]", f'socket = "{self.control_socket}"']
+        for volume, size in self.volumes.items():
+            lines += [f'[volumes."{volume}"]', f"size = {json.dumps(size)}", f'primary = "{self.primary(volume)}"']
+            if self.secondary:
+                lines += [f'secondary = "{self.secondary_of(volume)}"', f'mode = "{self.mode}"']
+        for group, members in self.groups.items():
+            lines += [f'[groups."{group}"]', f"volumes = {json.dumps(list(members))}"]
+        return "\n".join([*lines, self.extra, ""])
+
+    def write(self) -> DaemonFiles:
+        for name in ("a", "b"):
+            (self.directory / name).mkdir(exist_ok=True)
+        self.config.write_text(self.text())
+        return self
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path, timeout: float = 30.0) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        try:
+            self.sock.connect(str(self._path))
+        except OSError:
+            self.close()
+            raise
+
+
+class DaemonError(AssertionError):
+    """The daemon did not do what the test relies on; the text holds the end of its log."""
+
+
+class Daemon:
+    """One `duplexd run` process, and the next one after a restart."""
+
+    def __init__(self, files: DaemonFiles, arguments: Sequence[str] = (), env: Mapping[str, str] | None = None) -> None:
+        self.files = files
+        self.arguments = list(arguments)
+        self.env = dict(env or {})
+        self.log_path = files.directory / "daemon.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def log(self) -> str:
+        """Everything that this daemon, and those before it on these files, wrote to stderr."""
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
+    def start(self, ready: bool = True) -> Daemon:
+        """Start the process; with `ready`, return when it says that it is."""
+        assert not self.running
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "duplexd", "run", "--config", str(self.files.config), *self.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**environment(), **self.env},
+                cwd=self.files.directory,
+            )
+        if ready:
+            self.wait_ready()
+        return self
+
+    def wait_ready(self, seconds: float = START_SECONDS) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if not self.running:
+                raise DaemonError(f"the daemon ended with {self.process and self.process.returncode}\n{self.log()[-4000:]}")
+            try:
+                if self.request("GET", "/readyz", timeout=5.0)[0] == 200:
+                    return
+            except (OSError, http.client.HTTPException):
+                pass
+            time.sleep(0.02)
+        raise DaemonError(f"the daemon was not ready after {seconds} s\n{self.log()[-4000:]}")
+
+    def request(self, method: str, path: str, body: object = None, timeout: float = 30.0) -> tuple[int, Any]:
+        """One request on the control socket: (status, JSON), or the text if it is not JSON."""
+        connection = UnixConnection(self.files.control_socket, timeout)
+        try:
+            headers = {"Content-Type": "application/json"} if body is not None else {}
+            connection.request(method, path, json.dumps(body) if body is not None else None, headers)
+            response = connection.getresponse()
+            data = response.read().decode()
+        finally:
+            connection.close()
+        try:
+            return response.status, json.loads(data)
+        except ValueError:
+            return response.status, data
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self, seconds: float = STOP_SECONDS) -> int:
+        assert self.process is not None
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise DaemonError(f"the daemon did not end within {seconds} s\n{self.log()[-4000:]}") from None
+
+    def stop(self, seconds: float = STOP_SECONDS) -> int:
+        """SIGTERM; the exit status."""
+        self.signal(signal.SIGTERM)
+        return self.wait(seconds)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        if self.running:
+            self.signal(signal.SIGKILL)
+        if self.process is not None:
+            self.process.wait()
+
+    def wait_log(self, text: str, seconds: float = 10.0) -> str:
+        """The first line logged that contains `text`."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for line in self.log().splitlines():
+                if text in line:
+                    return line
+            time.sleep(0.02)
+        raise DaemonError(f"{text!r} was not logged within {seconds} s\n{self.log()[-4000:]}")
+
+
+def run_duplexd(*arguments: str, timeout: float = 60.0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """One `duplexd` command to its end."""
+    command = [sys.executable, "-m", "duplexd", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment(), cwd=cwd or ROOT, check=False)
+
+
+def run_duplexctl(files: DaemonFiles, *arguments: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+    """One `duplexctl` command, on the control socket of `files`, to its end."""
+    command = [sys.executable, "-c", "from duplexd.ctl.cli import main; main()", "--socket", str(files.control_socket), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment(), cwd=ROOT, check=False)
