@@ -1,0 +1,100 @@
+# duplexd. `make help` lists what there is. Nothing here needs more than make, a shell and Python 3.11 or newer: the rest is set up.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The first interpreter that is new enough; `make setup PYTHON=...` takes another one.
+PYTHON := $(shell for p in python3.11 python3 python3.12 python3.13 python3.14 /usr/bin/python3; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v "$$p" && break; done)
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+WORKERS := 2
+ARGS :=
+
+# What the tests use beside Python: real NBD clients and servers, a virtual machine, a file system to put in it.
+PACKAGES := nbdkit nbd-client nbd-server qemu-utils qemu-system-x86 libnbd-bin python3-libnbd fio fuse3 busybox-static cpio e2fsprogs \
+	systemd util-linux procps kmod
+# Debian's Python comes without what makes a virtual environment.
+VENV_PACKAGES := python3-venv
+
+.PHONY: help
+help: ## this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# ----------------------------------------------------------------------------------------------------------- setting up
+
+$(BIN)/python:
+	@[ -n "$(PYTHON)" ] || { echo "duplexd needs Python 3.11 or newer; install it, or say where it is: make setup PYTHON=/path/to/python" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || $(MAKE) --no-print-directory apt-install WANTED="$(VENV_PACKAGES)"
+	@rm -rf $(VENV)
+	"$(PYTHON)" -m venv $(VENV)
+
+# Two stamps: what runs duplexd, and what works on it. The first is all that demo and run need.
+$(VENV)/.runtime: pyproject.toml duplexd/__init__.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml duplexd/__init__.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/.runtime
+
+.PHONY: setup apt apt-install
+setup: $(VENV)/.dev ## makes .venv with the project and its tools, once
+
+apt: ## installs the Debian packages that the tests use, if any is missing
+	@$(MAKE) --no-print-directory apt-install WANTED="$(PACKAGES)"
+	@apt-cache policy linux-image-cloud-amd64 2>/dev/null | grep -q 'Candidate: [0-9]' || $(SUDO) apt-get -qq update
+
+apt-install:
+	@missing=; for p in $(WANTED); do \
+		dpkg-query -W -f '$${db:Status-Status}' "$$p" 2>/dev/null | grep -qx installed || missing="$$missing $$p"; done; \
+	[ -z "$$missing" ] && exit 0; \
+	command -v apt-get >/dev/null || { echo "not a Debian system: install what these packages hold:$$missing" >&2; exit 1; }; \
+	echo "installing:$$missing"; \
+	$(SUDO) apt-get -qq update; \
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null
+
+# -------------------------------------------------------------------------------------------------------------- running
+
+.PHONY: demo run
+demo: $(VENV)/.runtime ## four volumes written to, suspended ten times and checked: under a minute
+	@$(BIN)/duplexd demo $(ARGS)
+
+run: $(VENV)/.runtime ## a daemon in the foreground with configs/duplexd.toml, data under ./var
+	@mkdir -p var
+	@exec $(BIN)/duplexd run --config configs/duplexd.toml $(ARGS)
+
+# ------------------------------------------------------------------------------------------------------------- checking
+
+.PHONY: test test-long check format bench cover clean
+test: $(VENV)/.dev apt ## the tests, without the long sweeps
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not long" $(ARGS)
+
+test-long: $(VENV)/.dev apt ## the long sweeps
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --timeout 3600 -m long $(ARGS)
+
+check: $(VENV)/.dev ## format, lint, types, import rules: what CI runs
+	$(BIN)/ruff format --check --diff .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(VENV)/.dev ## puts the code into shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev apt ## duplexd beside nbdkit and qemu-storage-daemon
+	$(BIN)/python -m tests.bench $(ARGS)
+
+cover: $(VENV)/.dev apt ## which lines and branches the tests reach
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q -m "not long and not vm" $(ARGS)
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
+
+clean: ## removes what make made, but not ./var
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
