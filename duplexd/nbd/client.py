@@ -147,7 +147,7 @@ class NbdClient:
         magic, option, reply, length = m.OPTION_REPLY.unpack_from(self._input)
         if magic != c.OPTION_REPLY_MAGIC or option != self._option or length > c.OPTION_BYTES_MAX:
             raise ProtocolError("a bad option reply")
-        end = m.OPTION_REPLY.size + length
+        end: int = m.OPTION_REPLY.size + length
         if len(self._input) < end:
             return 0
         self._option_reply(reply, bytes(self._input[m.OPTION_REPLY.size : end]))

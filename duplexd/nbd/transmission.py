@@ -1,0 +1,174 @@
+"""The server's half of transmission, without I/O: parsing requests in place, and judging them.
+
+`Receiver` owns the receive buffer. Who reads a socket fills `buffer()` and calls `received(count)`, which returns every request that is
+complete. Payloads are views of the buffer, valid until `buffer` is called again; a payload that is large and not complete gets memory of
+its own, which the socket then fills directly.
+
+`refusal` is a pure function of a request and its export: a refused request has been parsed all the same, with its payload.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from duplexd.nbd import constants as c
+from duplexd.nbd.messages import REQUEST
+
+_HEADER = REQUEST.size
+_unpack = REQUEST.unpack_from
+
+Request = tuple[int, int, int, int, int, "memoryview | bytearray | None"]
+"""Command flags, command, cookie, offset, length, payload (None unless WRITE; None for a WRITE whose payload is skipped)."""
+
+LARGE_PAYLOAD_BYTES = 64 << 10  # an incomplete payload over this gets memory of its own
+RECEIVE_BYTES_MIN = 2 * LARGE_PAYLOAD_BYTES
+
+
+class Receiver:
+    """Receive buffer and parser of one connection.
+
+    `broken` is set by a bad magic, `ended` by DISC: requests before it are returned, what follows is ignored.
+    `large` is the length of the payload that is being received into memory of its own, else 0.
+    """
+
+    __slots__ = ("_buffer", "_end", "_filled", "_header", "_payload", "_skip", "_start", "broken", "ended", "large")
+
+    def __init__(self, size: int) -> None:
+        self.broken = False
+        self.ended = False
+        self.large = 0
+        self._buffer = memoryview(bytearray(max(size, RECEIVE_BYTES_MIN)))
+        self._start = 0
+        self._end = 0
+        self._skip = 0  # bytes of a payload nobody wants
+        self._header = (0, 0, 0, 0)
+        self._payload = bytearray()
+        self._filled = 0
+
+    def buffer(self) -> memoryview:
+        """Where the next bytes belong; never empty. Views returned before are invalid from now on."""
+        if self.large:
+            return memoryview(self._payload)[self._filled :]
+        start, end = self._start, self._end
+        if start == end:
+            self._start = self._end = 0
+            return self._buffer
+        if start and len(self._buffer) - end < LARGE_PAYLOAD_BYTES:
+            self._buffer[: end - start] = self._buffer[start:end]
+            self._start, self._end = 0, end - start
+        return self._buffer[self._end :]
+
+    def received(self, count: int) -> list[Request]:
+        """Take `count` bytes that were put into `buffer()`; the requests that are complete with them, in order."""
+        requests: list[Request] = []
+        if self.large:
+            self._filled += count
+            if self._filled == self.large:
+                self._finish_large(requests)
+            return requests
+        self._end += count
+        if self._skip:
+            skipped = min(self._skip, self._end - self._start)
+            self._skip -= skipped
+            self._start += skipped
+        if self.broken or self.ended:
+            self._start = self._end
+        else:
+            self._parse(requests)
+        return requests
+
+    def _parse(self, requests: list[Request]) -> None:
+        buffer, position, end = self._buffer, self._start, self._end
+        append = requests.append
+        while end - position >= _HEADER:
+            magic, flags, command, cookie, offset, length = _unpack(buffer, position)
+            if magic != c.REQUEST_MAGIC:
+                self.broken = True
+                position = end
+                break
+            payload_start = position + _HEADER
+            if command == c.CMD_WRITE:
+                position_after = payload_start + length
+                if position_after > end:
+                    position = self._incomplete(requests, position, (flags, cookie, offset, length))
+                    break
+                append((flags, command, cookie, offset, length, buffer[payload_start:position_after]))
+                position = position_after
+                continue
+            append((flags, command, cookie, offset, length, None))
+            position = payload_start
+            if command == c.CMD_DISC:
+                self.ended = True
+                position = end
+                break
+        self._start = position
+
+    def _incomplete(self, requests: list[Request], position: int, header: tuple[int, int, int, int]) -> int:
+        """A WRITE whose payload is still coming: wait, give it its own memory, or skip it. Returns the new position."""
+        flags, cookie, offset, length = header
+        if length <= LARGE_PAYLOAD_BYTES:
+            return position
+        here = self._buffer[position + _HEADER : self._end]
+        if length > c.PAYLOAD_BYTES_MAX:
+            self._skip = length - len(here)
+            requests.append((flags, c.CMD_WRITE, cookie, offset, length, None))
+        else:
+            self.large = length
+            self._header = header
+            self._payload = bytearray(length)
+            self._payload[: len(here)] = here
+            self._filled = len(here)
+        return self._end
+
+    def _finish_large(self, requests: list[Request]) -> None:
+        flags, cookie, offset, length = self._header
+        requests.append((flags, c.CMD_WRITE, cookie, offset, length, self._payload))
+        self.large = 0
+        self._payload = bytearray()
+
+
+_UNKNOWN = -1
+_FLAGS_ALLOWED = {
+    c.CMD_READ: c.CMD_FLAG_FUA,
+    c.CMD_WRITE: c.CMD_FLAG_FUA,
+    c.CMD_FLUSH: c.CMD_FLAG_FUA,
+    c.CMD_TRIM: c.CMD_FLAG_FUA,
+    c.CMD_WRITE_ZEROES: c.CMD_FLAG_FUA | c.CMD_FLAG_NO_HOLE,
+}
+_PAST_THE_END = {c.CMD_READ: c.EINVAL, c.CMD_TRIM: c.EINVAL, c.CMD_WRITE: c.ENOSPC, c.CMD_WRITE_ZEROES: c.ENOSPC}
+_TOO_LONG = {c.CMD_READ: c.EOVERFLOW, c.CMD_WRITE: c.EINVAL}
+
+
+def refusal(flags: int, command: int, offset: int, length: int, size: int, export_flags: int) -> int:
+    """The wire error a request deserves on an export of `size` bytes, 0 if it can be served. DISC is not asked about."""
+    allowed = _FLAGS_ALLOWED.get(command, _UNKNOWN)
+    if allowed == _UNKNOWN or flags & ~allowed:
+        return c.EINVAL
+    if command == c.CMD_FLUSH:
+        return 0
+    if export_flags & c.FLAG_READ_ONLY and command != c.CMD_READ:
+        return c.EPERM
+    if offset + length > size:  # ints do not wrap around
+        return _PAST_THE_END[command]
+    if length > c.PAYLOAD_BYTES_MAX:
+        return _TOO_LONG.get(command, 0)
+    return 0
+
+
+_WIRE_ERRORS = {
+    0: 0,
+    errno.EPERM: c.EPERM,
+    errno.EACCES: c.EPERM,
+    errno.EROFS: c.EPERM,
+    errno.ENOMEM: c.ENOMEM,
+    errno.EINVAL: c.EINVAL,
+    errno.ENOSPC: c.ENOSPC,
+    errno.EDQUOT: c.ENOSPC,
+    errno.EFBIG: c.ENOSPC,
+    errno.ESHUTDOWN: c.ESHUTDOWN,
+}
+
+
+def wire_error(number: int) -> int:
+    """The NBD error for an errno of this machine; EIO for all that have none."""
+    return _WIRE_ERRORS.get(number, c.EIO)
