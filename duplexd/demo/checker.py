@@ -40,7 +40,12 @@ class Findings:
     @property
     def consistent(self) -> bool:
         """True if nothing at all was found."""
-        return not (self.missing or self.too_new or self.broken or self.torn)
+        return self.faults == 0
+
+    @property
+    def faults(self) -> int:
+        """All that was found."""
+        return self.missing + self.too_new + self.broken + self.torn
 
     def note(self, kind: str, text: str) -> None:
         """Count a case; keep the first of its kind as examples."""

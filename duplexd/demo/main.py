@@ -1,0 +1,170 @@
+"""`duplexd demo`: a daemon in a temporary directory, dependent writers, ten group cuts beside ten naive splits, then 1,000 pairs at once.
+
+Everything runs in a temporary directory and is stopped and removed at the end, whatever ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from duplexd.demo.daemon import DaemonError, DaemonProcess
+from duplexd.demo.record import Placement
+from duplexd.demo.scene import Scene
+from duplexd.demo.show import Row, Table, say
+from duplexd.units import KIB, MIB, format_size
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from duplexd.demo.scene import Cut
+
+NAMES = ["data", "index", "log", "blobs"]
+PLACEMENT = Placement(writers=8, volumes=len(NAMES), slots=64)
+VOLUME_BYTES = 64 * MIB
+JOURNAL_BYTES = 64 * MIB
+ROUNDS = 10
+WRITING_SECONDS = 0.3
+
+MANY = 1000
+MANY_PLACEMENT = Placement(writers=4, volumes=16, slots=8)
+MANY_VOLUME_BYTES = 256 * KIB
+MANY_WRITING_SECONDS = 1.0
+
+NEXT_STEPS = """
+Do it yourself
+  start a daemon:          make run                  (configs/duplexd.toml, data under ./var)
+  mount one of its volumes, as root:
+                           modprobe nbd
+                           nbd-client -unix var/nbd.sock /dev/nbd0 -name data -block-size 4096
+                           mkfs.ext4 /dev/nbd0 && mount /dev/nbd0 /mnt
+  then try, with -s var/control.sock:
+                           duplexctl status --watch
+                           duplexctl suspend db --tag before-upgrade
+                           duplexctl resync db --wait
+"""
+
+
+@dataclass(slots=True)
+class Totals:
+    """What decides about the exit status."""
+
+    group_faults: int = 0
+    naive_faults: int = 0
+    pause_s: float = 0.0
+
+
+def main(rounds: int = ROUNDS, pairs: int = MANY) -> int:
+    """Run the demo; its exit status: 0, or 1 if a group cut was found broken or the naive split never was."""
+    try:
+        return asyncio.run(_main(rounds, pairs))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        say("\nStopped; everything of the demo is removed.")
+        return 130
+    except (DaemonError, OSError) as error:
+        print(f"duplexd demo: {error}", file=sys.stderr)
+        return 1
+
+
+async def _main(rounds: int, pairs: int) -> int:
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    totals = Totals()
+    await _rounds(rounds, totals)
+    await _many(pairs, totals)
+    say(NEXT_STEPS.rstrip())
+    if totals.group_faults:
+        say("\nFAILED: a group cut was found broken.")
+    elif not totals.naive_faults:
+        say("\nFAILED: the naive split was never found broken, so the checker proves nothing.")
+    return 1 if totals.group_faults or not totals.naive_faults else 0
+
+
+@contextlib.asynccontextmanager
+async def _daemon(names: list[str], size: int, journal_size: int) -> AsyncIterator[DaemonProcess]:
+    directory = Path(tempfile.mkdtemp(prefix="duplexd-demo-"))
+    daemon = DaemonProcess(directory / "d", names, size, journal_size)
+    try:
+        await daemon.start()
+        yield daemon
+    finally:
+        try:
+            await daemon.stop()
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+async def _rounds(rounds: int, totals: Totals) -> None:
+    async with _daemon(NAMES, VOLUME_BYTES, JOURNAL_BYTES) as daemon:
+        say(
+            f"{len(NAMES)} volumes ({', '.join(NAMES)}), each a pair of images, all in one group; served on a Unix socket and 127.0.0.1:{daemon.port}."
+        )
+        say(
+            f"{PLACEMENT.writers} writers go round all volumes. A record is issued only after the records that it depends on, mostly on other"
+        )
+        say("volumes, were acknowledged. They never stop. Ten times the group is suspended in one step, and ten times one volume after the")
+        say("other; each time the secondaries, which a backup would read, are checked for records whose dependencies are not there.\n")
+        async with Scene(daemon, PLACEMENT) as scene:
+            usual_s = await scene.write_for(WRITING_SECONDS)
+            with Table() as table:
+                for number in range(1, rounds + 1):
+                    table.add(await _round(scene, number, totals))
+            written = scene.workload.history.acknowledged
+        say(
+            f"\n{written} records written, no error. Longest wait of a write: {totals.pause_s * 1e3:.1f} ms at a group cut, {usual_s * 1e3:.1f} ms with no cut."
+        )
+
+
+async def _round(scene: Scene, number: int, totals: Totals) -> Row:
+    await scene.write_for(WRITING_SECONDS)
+    cut = await scene.cut_group(f"demo {number}")
+    _count(cut, totals)
+    await scene.write_for(WRITING_SECONDS)
+    changed = await scene.changed_bytes()
+    copied = await scene.resync()
+    await scene.write_for(WRITING_SECONDS)
+    naive = await scene.cut_one_by_one(f"naive {number}")
+    totals.naive_faults += naive.findings.broken
+    await scene.resync()
+    return Row(
+        cut=str(cut.results[0]["cut"]),
+        pause_ms=cut.pause_s * 1e3,
+        held_ms=cut.held_s * 1e3,
+        writes_held=cut.writes_held,
+        verdict=cut.verdict,
+        group_broken=cut.findings.broken,
+        group_faults=cut.findings.faults,
+        naive_broken=naive.findings.broken,
+        changed=format_size(changed),
+        copied=format_size(copied),
+    )
+
+
+def _count(cut: Cut, totals: Totals) -> None:
+    totals.pause_s = max(totals.pause_s, cut.pause_s)
+    if not cut.findings.consistent or cut.verdict != "consistent":
+        totals.group_faults += 1
+        for example in cut.findings.examples:
+            say(f"  {example}")
+
+
+async def _many(pairs: int, totals: Totals) -> None:
+    names = [f"v{number:04}" for number in range(pairs)]
+    async with _daemon(names, MANY_VOLUME_BYTES, JOURNAL_BYTES) as daemon, Scene(daemon, MANY_PLACEMENT) as scene:
+        usual_s = await scene.write_for(MANY_WRITING_SECONDS)
+        cut = await scene.cut_group()
+        _count(cut, totals)
+        found = "every dependency is there" if cut.findings.consistent else f"{cut.findings.faults} faults"
+        say(f"\n{pairs} pairs in one group, cut in one step while {MANY_PLACEMENT.writers} writers write: {found}; verdict {cut.verdict}.")
+        say(
+            f"Longest wait of a write: {cut.pause_s * 1e3:.1f} ms by the client, {cut.held_s * 1e3:.1f} ms by the daemon; {usual_s * 1e3:.1f} ms with no cut."
+        )
+        say(f"The command returned after {cut.command_s * 1e3:.0f} ms, when all secondaries were durable.")

@@ -1,0 +1,80 @@
+"""`duplexd demo` does what the README says, and leaves nothing behind."""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from duplexd.demo import main as demo
+from duplexd.demo.checker import Findings
+from duplexd.demo.scene import Cut, Scene
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+async def _start(tmp_path: Path) -> asyncio.subprocess.Process:
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "duplexd", "demo", env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+
+
+async def test_demo_finds_no_group_cut_broken_and_the_naive_split_broken_within_a_minute(tmp_path: Path) -> None:
+    process = await _start(tmp_path)
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    text = output.decode()
+    assert process.returncode == 0, text
+    rows = re.findall(r"^ *\d+ +([\d.]+) / ([\d.]+) +\d+ +consistent +(\d+) +(\d+) +", text, re.MULTILINE)
+    assert len(rows) == 10, text
+    assert all(group == "0" for _, _, group, _ in rows), text
+    assert any(int(naive) > 0 for *_, naive in rows), text
+    assert "1000 pairs in one group" in text
+    assert "nbd-client" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_interrupted_demo_stops_its_daemon_and_removes_its_files(tmp_path: Path, number: signal.Signals) -> None:
+    process = await _start(tmp_path)
+    assert process.stdout is not None
+    async with asyncio.timeout(40):
+        while not re.match(rb" *\d+ +[\d.]+ / ", await process.stdout.readline()):
+            pass
+        directory = next(tmp_path.iterdir())
+        process.send_signal(number)
+        await process.communicate()
+    assert process.returncode == 130
+    assert list(tmp_path.iterdir()) == []
+    assert not _processes_with(str(directory))
+
+
+@pytest.mark.parametrize(("group_broken", "naive_broken", "status"), [(0, 5, 0), (1, 5, 1), (0, 0, 1)])
+def test_exit_status_says_whether_the_checker_proved_anything(
+    monkeypatch: pytest.MonkeyPatch, group_broken: int, naive_broken: int, status: int
+) -> None:
+    def planted(broken: int) -> object:
+        async def cut(_: Scene, tag: str = "") -> Cut:
+            hold = {"seconds_max": 0.0, "writes_held": 0}
+            return Cut(Findings(broken=broken), [{"verdict": "consistent", "cut": "1", "hold": hold}], 0.0, 0.0)
+
+        return cut
+
+    monkeypatch.setattr(Scene, "cut_group", planted(group_broken))
+    monkeypatch.setattr(Scene, "cut_one_by_one", planted(naive_broken))
+    assert demo.main(rounds=1, pairs=16) == status
+
+
+def _processes_with(text: str) -> list[str]:
+    commands = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if text in command:
+            commands.append(command)
+    return commands
