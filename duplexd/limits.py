@@ -53,3 +53,17 @@ HEARTBEAT_SECONDS = 0.25  # a hold's stream has a line at least this often
 PROGRESS_SECONDS = 0.25
 NAME_CHARACTERS_MAX = 255
 TAG_CHARACTERS_MAX = 200
+
+# NBD server
+CONNECTIONS_MAX = 4096  # over all listeners; further ones are closed at once
+HANDSHAKE_SECONDS_MAX = 10.0
+HANDSHAKE_OPTIONS_MAX = 5 * VOLUMES_MAX  # a client that lists asks about each export
+CLOSE_SECONDS_MAX = 10.0  # for a client to take its last replies
+CONNECTION_RECEIVE_BYTES = 256 * KIB
+CONNECTION_IN_FLIGHT_BYTES_MAX = 64 * MIB  # payloads of one connection that wait; beyond it no further WRITE is taken from it
+CONNECTION_IN_FLIGHT_REQUESTS_MAX = 16384
+CONNECTION_READ_BYTES_MAX = 64 * MIB  # reads of one connection in worker threads
+READ_BYTES_MAX = 256 * MIB  # the same over all connections
+CONNECTION_UNSENT_BYTES_MAX = 4 * MIB  # replies the client does not take; beyond it nothing more is read for it
+INLINE_READ_BYTES_MAX = 256 * KIB  # longer reads are done in worker threads
+REPLY_BUFFER_BYTES = 512 * KIB
