@@ -1,0 +1,85 @@
+"""The event hub: the controller's events, to any number of listeners, none of which may slow it down."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from duplexd.limits import EVENTS_QUEUED_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    Event = dict[str, Any]
+
+
+class Listener:
+    """One reader of events: gets every event in order, or is cut off.
+
+    `on_overflow` is called, once, when more than `limit` events wait; after that the iteration ends as soon as it is asked again.
+    """
+
+    __slots__ = ("_closed", "_limit", "_on_overflow", "_queue", "_wake", "overflowed")
+
+    def __init__(self, on_overflow: Callable[[], None], limit: int = EVENTS_QUEUED_MAX) -> None:
+        self._queue: deque[Event] = deque()
+        self._wake = asyncio.Event()
+        self._closed = False
+        self._limit = limit
+        self._on_overflow = on_overflow
+        self.overflowed = False
+
+    def put(self, event: Event) -> None:
+        if self._closed:
+            return
+        if len(self._queue) >= self._limit:
+            self.overflowed = True
+            self._queue.clear()  # it will not be sent: a listener must never miss one and go on
+            self.close()
+            self._on_overflow()
+            return
+        self._queue.append(event)
+        self._wake.set()
+
+    def close(self) -> None:
+        """End the iteration once what is queued has been read."""
+        self._closed = True
+        self._wake.set()
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        while True:
+            while self._queue:
+                yield self._queue.popleft()
+            if self._closed:
+                return
+            self._wake.clear()
+            await self._wake.wait()
+
+
+class EventHub:
+    """Hands each event of the controller to all listeners, in the loop, in the order in which they happened."""
+
+    def __init__(self) -> None:
+        self.listeners: set[Listener] = set()
+        self.overflows = 0
+
+    def publish(self, event: Event) -> None:
+        for listener in tuple(self.listeners):
+            listener.put(event)
+            if listener.overflowed:
+                self.overflows += 1
+                self.listeners.discard(listener)
+
+    def subscribe(self, on_overflow: Callable[[], None], limit: int = EVENTS_QUEUED_MAX) -> Listener:
+        listener = Listener(on_overflow, limit)
+        self.listeners.add(listener)
+        return listener
+
+    def unsubscribe(self, listener: Listener) -> None:
+        self.listeners.discard(listener)
+
+    def close(self) -> None:
+        """End every listener's stream, after what it has yet to read."""
+        for listener in self.listeners:
+            listener.close()

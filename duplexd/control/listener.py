@@ -1,0 +1,67 @@
+"""The control socket in the file system: taken over only from a dead daemon, never from a living one or from a file."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import socket
+import stat
+from typing import TYPE_CHECKING
+
+from duplexd.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MODE = 0o660
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            return True  # it exists and does something: not ours to remove
+        return True
+
+
+def _group_id(group: str) -> int:
+    try:
+        return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise ConfigurationError(f"control.group: no group {group!r} on this machine; create it with `groupadd {group}`") from None
+
+
+def _check_free(path: Path) -> None:
+    """Refuse a path that something else uses; a dead socket is left for the rename to replace."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise ConfigurationError(f"control.socket: {path} exists and is not a socket; remove it or name another path")
+        if _answers(path):
+            raise ConfigurationError(f"control.socket: another daemon answers at {path}; stop it or name another path")
+
+
+def bind(path: Path, group: str | None) -> socket.socket:
+    """A bound socket at `path`, with its mode and group set before the path exists. Raises ConfigurationError."""
+    group_id = -1 if group is None else _group_id(group)
+    _check_free(path)
+    staging = path.with_name(f".{path.name[:16]}.{os.getpid()}")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging.unlink(missing_ok=True)
+        sock.bind(str(staging))
+        staging.chmod(MODE)
+        if group_id >= 0:
+            os.chown(staging, -1, group_id)
+        staging.rename(path)
+    except OSError as error:
+        sock.close()
+        staging.unlink(missing_ok=True)
+        raise ConfigurationError(f"control.socket: cannot listen at {path}: {error.strerror or error}") from None
+    sock.setblocking(False)
+    return sock

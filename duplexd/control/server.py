@@ -1,0 +1,130 @@
+"""The control socket's server: uvicorn, in the daemon's own loop, on a Unix socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from duplexd.control import listener
+from duplexd.control.actions import Actions
+from duplexd.control.connection import ControlProtocol
+from duplexd.control.routes import Context, application
+from duplexd.limits import CONTROL_HEADER_BYTES_MAX, CONTROL_STOP_SECONDS_MAX
+from duplexd.observe.metrics import LoopLag, Scrape
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+    from typing import Protocol
+
+    from prometheus_client.core import Metric
+
+    from duplexd.control.actions import Controller
+
+    class ControlSettings(Protocol):
+        socket: Path
+        group: str | None
+
+    class Settings(Protocol):
+        """`[control]` of the configuration."""
+
+        @property
+        def control(self) -> Any: ...
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn without signal handlers and without its ten wake-ups a second."""
+
+    def __init__(self, config: uvicorn.Config, sock: socket.socket) -> None:
+        super().__init__(config)
+        self._sock = sock
+        self.stop_asked = asyncio.Event()
+        self.listening = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+
+        def protocol() -> asyncio.Protocol:
+            return ControlProtocol(self.config, self.server_state, {}, loop)
+
+        self.servers = [await loop.create_unix_server(protocol, sock=self._sock, backlog=self.config.backlog)]  # type: ignore[list-item]
+        self.started = True
+        self.listening.set()
+
+    async def main_loop(self) -> None:
+        await self.stop_asked.wait()
+
+
+class ControlServer:
+    """Serves the control socket from `start` to `stop`. `config` is the daemon's configuration, `extra_metrics` give more families at scrape time."""
+
+    def __init__(
+        self,
+        controller: Controller,
+        config: Settings,
+        extra_metrics: Iterable[Callable[[], Iterable[Metric]]] | None = None,
+    ) -> None:
+        settings: ControlSettings = config.control
+        self._path = settings.socket
+        self._group = settings.group
+        self.actions = Actions(controller)
+        self._lag = LoopLag()
+        self._controller = controller
+        scrape = Scrape(controller, self._lag, tuple(extra_metrics or ()))
+        self._app = application(Context(self.actions, scrape.prepare, self._ready))
+        self._server: _Uvicorn | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._inode = 0
+
+    def _ready(self) -> bool:
+        return self._server is not None and not self.actions.stopping and bool(getattr(self._controller, "ready", True))
+
+    async def start(self) -> None:
+        """Listen. Raises ConfigurationError when the socket cannot be had."""
+        sock = listener.bind(self._path, self._group)
+        self._inode = self._path.stat().st_ino
+        config = uvicorn.Config(
+            self._app,
+            loop="none",
+            http=ControlProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="error",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            h11_max_incomplete_event_size=CONTROL_HEADER_BYTES_MAX,
+            timeout_graceful_shutdown=CONTROL_STOP_SECONDS_MAX,
+        )
+        self._server = _Uvicorn(config, sock)
+        self._task = asyncio.create_task(self._server.serve(), name="control")
+        listening = asyncio.ensure_future(self._server.listening.wait())
+        await asyncio.wait((listening, self._task), return_when=asyncio.FIRST_COMPLETED)
+        listening.cancel()
+        if self._task.done():
+            self._task.result()
+        self._lag.start()
+
+    async def stop(self) -> None:
+        """Release every hold (`stopping`), end the streams, let running commands answer for a moment, and remove the socket."""
+        self.actions.stop()
+        self._lag.stop()
+        if self._server is None or self._task is None:
+            return
+        with contextlib.suppress(OSError):
+            if self._path.stat().st_ino == self._inode:
+                self._path.unlink()
+        self._server.stop_asked.set()
+        await self._task
+        self.actions.detach()
+        self._server = None

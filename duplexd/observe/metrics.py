@@ -1,0 +1,170 @@
+"""Figures for Prometheus: plain ints and lists of ints, read when someone scrapes. Nothing here costs anything per request."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+import duplexd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from prometheus_client.core import Metric
+
+    Source = Callable[[], Iterable[Metric]]
+
+STATES = ("SIMPLEX", "PENDING", "DUPLEX", "SUSPENDED")
+SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+class Histogram:
+    """Counts by upper bound: `counts[i]` values were <= `bounds[i]` and above the bound before; the last count is of the rest."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float] = SECONDS) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+def family(name: str, text: str, *rows: tuple[dict[str, str], Any]) -> HistogramMetricFamily:
+    """A histogram family of anything with `bounds`, `counts` and `total` (see Histogram); a row is (labels, histogram)."""
+    labels = tuple(rows[0][0]) if rows else ()
+    metric = HistogramMetricFamily(name, text, labels=labels)
+    for values, histogram in rows:
+        counts, total = list(histogram.counts), histogram.total
+        running, buckets = 0, []
+        for bound, count in zip((*histogram.bounds, "+Inf"), counts, strict=True):
+            running += count
+            buckets.append((str(bound), running))
+        metric.add_metric([values[label] for label in labels], buckets, total)
+    return metric
+
+
+class LoopLag:
+    """How late the event loop comes to what was due: what a client's request may have to wait besides its own work."""
+
+    INTERVAL_SECONDS = 0.5
+
+    def __init__(self) -> None:
+        self.histogram = Histogram()
+        self.last_seconds = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_at(loop.time() + self.INTERVAL_SECONDS, self._tick, loop.time() + self.INTERVAL_SECONDS)
+
+    def _tick(self, due: float) -> None:
+        self.last_seconds = max(0.0, asyncio.get_running_loop().time() - due)
+        self.histogram.observe(self.last_seconds)
+        self.start()
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def controller_metrics(status: dict[str, Any]) -> Iterator[Metric]:
+    """What the status says, as metrics."""
+    controller, volumes = status["controller"], status["volumes"]
+    journal = controller["journal"]
+    yield GaugeMetricFamily("duplexd_sequence", "last sequence number given out", controller["sequence"])
+    yield GaugeMetricFamily("duplexd_journal_used_bytes", "bytes of the journal that are needed", journal["used_bytes"])
+    yield GaugeMetricFamily("duplexd_journal_size_bytes", "size of the journal", journal["size_bytes"])
+    yield GaugeMetricFamily("duplexd_leases", "holds that last", len(status["leases"]))
+    state = GaugeMetricFamily("duplexd_pair_state", "1 for the state that the pair is in", labels=("volume", "state"))
+    gauges = {
+        "held": GaugeMetricFamily("duplexd_volume_held", "1 while writes wait", labels=("volume",)),
+        "connections": GaugeMetricFamily("duplexd_nbd_connections", "NBD connections", labels=("volume",)),
+        "changed_bytes": GaugeMetricFamily("duplexd_changed_bytes", "what a resync would copy", labels=("volume",)),
+        "size": GaugeMetricFamily("duplexd_volume_size_bytes", "size of the volume", labels=("volume",)),
+    }
+    lag = GaugeMetricFamily("duplexd_secondary_lag_bytes", "changes that the secondary has yet to take over", labels=("volume",))
+    for volume in volumes:
+        name = volume["name"]
+        for each in STATES:
+            state.add_metric((name, each), volume["state"] == each)
+        for key, gauge in gauges.items():
+            gauge.add_metric((name,), volume.get(key) or 0)
+        lag.add_metric((name,), (volume.get("secondary") or {}).get("lag_bytes") or 0)
+    yield from (state, lag, *gauges.values())
+
+
+def process_metrics(lag: LoopLag) -> Iterator[Metric]:
+    info = GaugeMetricFamily("duplexd_info", "always 1", labels=("version",))
+    info.add_metric((duplexd.__version__,), 1)
+    yield info
+    yield family("duplexd_event_loop_lag_seconds", "how late the event loop was", ({}, lag.histogram))
+
+
+# Counters and histograms that the controller may have as attributes of `metrics`: attribute, name, text
+COUNTERS = (
+    ("cuts", "duplexd_cuts_total", "cuts made"),
+    ("cuts_void", "duplexd_cuts_void_total", "cuts whose verdict was void"),
+    ("holds", "duplexd_holds_total", "holds begun"),
+    ("holds_lost", "duplexd_holds_lost_total", "holds that ended before their owner ended them"),
+    ("writes_held", "duplexd_writes_held_total", "changes that waited for a hold"),
+    ("journal_bytes", "duplexd_journal_bytes_total", "bytes written to the journal"),
+    ("journal_records", "duplexd_journal_records_total", "records written to the journal"),
+    ("journal_syncs", "duplexd_journal_fsyncs_total", "syncs of the journal"),
+    ("checkpoints", "duplexd_checkpoints_total", "checkpoints"),
+    ("copied_bytes", "duplexd_copied_bytes_total", "bytes copied to secondaries"),
+    ("secondary_errors", "duplexd_secondary_errors_total", "errors of secondaries, each of which suspended a pair"),
+)
+HISTOGRAMS = (
+    ("hold_seconds", "duplexd_hold_seconds", "how long holds lasted"),
+    ("pause_seconds", "duplexd_cut_pause_seconds", "how long writes waited for a cut"),
+    ("journal_fsync_seconds", "duplexd_journal_fsync_duration_seconds", "how long a sync of the journal took"),
+)
+
+
+def counted_metrics(counts: object) -> Iterator[Metric]:
+    """Counters and histograms that `counts` has; those that it does not have are left out."""
+    for attribute, name, text in COUNTERS:
+        value = getattr(counts, attribute, None)
+        if value is not None:
+            yield CounterMetricFamily(name, text, value)
+    for attribute, name, text in HISTOGRAMS:
+        histogram = getattr(counts, attribute, None)
+        if histogram is not None:
+            yield family(name, text, ({}, histogram))
+
+
+class _Collected:
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+class Scrape:
+    """A scrape: `prepare` copies the figures (in the loop), what it returns formats them (in any thread)."""
+
+    def __init__(self, controller: Any, lag: LoopLag, sources: Sequence[Source] = ()) -> None:
+        self._controller = controller
+        self._lag = lag
+        self._sources = sources
+
+    def _collect(self) -> Iterator[Metric]:
+        yield from process_metrics(self._lag)
+        yield from controller_metrics(self._controller.status())
+        yield from counted_metrics(getattr(self._controller, "metrics", None))
+        for source in self._sources:
+            yield from source()
+
+    def prepare(self) -> Callable[[], bytes]:
+        registry = CollectorRegistry()
+        registry.register(_Collected(list(self._collect())))
+        return lambda: generate_latest(registry)

@@ -1,0 +1,206 @@
+"""A controller without a journal: volumes are names with a state, holds are real timers. For tests of what stands on a controller."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+from duplexd.errors import LeaseLostError, NotFoundError, WrongStateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Json = dict[str, Any]
+
+
+class FakeLease:
+    def __init__(self, lease_id: str, volumes: list[str], hold_s: float, owner: str) -> None:
+        self.id = lease_id
+        self.volumes = volumes
+        self.hold_s = hold_s
+        self.owner = owner
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.lost = False
+        self.deadline = time.monotonic() + hold_s
+
+
+class FakeController:
+    """`drain_s`: how long a quiesce takes; `differs`: volumes whose legs differ; `broken`: volumes whose resync fails."""
+
+    def __init__(self, volumes: list[str] | None = None, groups: dict[str, list[str]] | None = None) -> None:
+        self.name = "fake"
+        self.volumes = {name: "DUPLEX" for name in volumes or ["data", "wal", "other"]}
+        self.groups = {"db": ["data", "wal"]} if groups is None else groups
+        self.listeners: list[Callable[[Json], None]] = []
+        self.leases: dict[str, FakeLease] = {}
+        self.sequence = 0
+        self.cuts: dict[str, str] = {}
+        self.drain_s = 0.0
+        self.resync_s = 0.0
+        self.verify_steps = 2
+        self.differs: set[str] = set()
+        self.broken: set[str] = set()
+        self.void = False
+        self.bug = False
+        self.cancelled: list[str] = []
+        self.released_at: dict[str, float] = {}
+
+    def emit(self, event: str, **fields: Any) -> None:
+        self.sequence += 1
+        for listener in list(self.listeners):
+            listener({"event": event, "time": time.time(), "sequence": self.sequence, **fields})
+
+    def status(self) -> Json:
+        if self.bug:
+            raise RuntimeError("planted")
+        held = {name for lease in self.leases.values() if not lease.ended.done() for name in lease.volumes}
+        return {
+            "controller": {
+                "name": self.name,
+                "sequence": self.sequence,
+                "journal": {"used_bytes": 4096, "size_bytes": 1 << 24, "oldest_sequence": 1},
+            },
+            "volumes": [self._volume(name, name in held) for name in self.volumes],
+            "groups": [
+                {"name": name, "volumes": volumes, "state": self.volumes[volumes[0]] if volumes else None}
+                for name, volumes in self.groups.items()
+            ],
+            "leases": [
+                {
+                    "id": lease.id,
+                    "volumes": lease.volumes,
+                    "owner": lease.owner,
+                    "hold_s": lease.hold_s,
+                    "remaining_s": max(0.0, lease.deadline - time.monotonic()),
+                }
+                for lease in self.leases.values()
+                if not lease.ended.done()
+            ],
+        }
+
+    def _volume(self, name: str, held: bool) -> Json:
+        secondary = {"usable": True, "as_of_sequence": self.sequence, "as_of_time": None, "cut": self.cuts.get(name), "lag_bytes": 0}
+        state = self.volumes[name]
+        return {
+            "name": name,
+            "size": 1 << 20,
+            "state": state,
+            "reason": "by command" if state == "SUSPENDED" else None,
+            "held": held,
+            "mode": "sync",
+            "connections": 1,
+            "sequence": self.sequence,
+            "secondary": None if state == "SIMPLEX" else secondary,
+            "changed_bytes": 0,
+            "copy": None if state != "PENDING" else {"done_bytes": 1, "total_bytes": 2, "eta_s": 1.0},
+        }
+
+    def resolve(self, targets: list[str]) -> list[str]:
+        names: dict[str, None] = {}
+        for target in targets:
+            if target in self.groups:
+                names.update(dict.fromkeys(self.groups[target]))
+            elif target in self.volumes:
+                names[target] = None
+            else:
+                raise NotFoundError(f"no volume or group {target!r}; `duplexctl status` lists them")
+        return list(names)
+
+    async def quiesce(self, names: list[str], hold_s: float, owner: str) -> FakeLease:
+        for lease in self.leases.values():
+            if not lease.ended.done() and set(lease.volumes) & set(names):
+                raise WrongStateError(f"lease {lease.id} already holds {', '.join(names)}; release it first")
+        try:
+            await asyncio.sleep(self.drain_s)
+        except asyncio.CancelledError:
+            self.cancelled.append("quiesce")
+            raise
+        lease = FakeLease(f"L{len(self.leases) + 1}", names, hold_s, owner)
+        self.leases[lease.id] = lease
+        asyncio.get_running_loop().call_later(hold_s, self._end, lease, "deadline")
+        self.emit("held", volumes=names, lease=lease.id)
+        return lease
+
+    def _end(self, lease: FakeLease, reason: str) -> bool:
+        if lease.ended.done():
+            return False
+        lease.lost = reason not in {"released", "suspended"}
+        lease.ended.set_result(reason)
+        self.released_at[lease.id] = time.monotonic()
+        self.emit("hold ended", volumes=lease.volumes, lease=lease.id, reason=reason)
+        return True
+
+    def release(self, lease_id: str, reason: str = "released") -> bool:
+        if lease_id not in self.leases:
+            raise NotFoundError(f"no lease {lease_id!r}; `duplexctl status` lists the leases that last")
+        return self._end(self.leases[lease_id], reason)
+
+    async def suspend(self, names: list[str], tag: str = "", lease_id: str | None = None) -> Json:
+        if lease_id is not None:
+            lease = self.leases.get(lease_id)
+            if lease is None or lease.lost:
+                raise LeaseLostError(f"lease {lease_id!r} has ended; nothing was cut; quiesce again")
+        states = {self.volumes[name] for name in names}
+        if states - {"DUPLEX", "SUSPENDED"} or len(states) > 1:
+            raise WrongStateError(f"{', '.join(names)}: not all DUPLEX; `duplexctl resync` brings them there")
+        already = states == {"SUSPENDED"}
+        self.sequence += 1
+        for name in names:
+            self.volumes[name] = "SUSPENDED"
+            self.cuts[name] = f"c{self.sequence}"
+        if lease_id is not None:
+            self._end(self.leases[lease_id], "suspended")
+        self.emit("suspended", volumes=names)
+        return {
+            "verdict": "void" if self.void else "consistent",
+            "cut": f"c{self.sequence}",
+            "tag": tag,
+            "controllers": {self.name: self.sequence},
+            "volumes": names,
+            "hold": {"seconds_max": 0.001, "writes_held": 3},
+            "already": already,
+        }
+
+    async def resync(self, names: list[str]) -> Json:
+        if any(self.volumes[name] == "SIMPLEX" for name in names):
+            raise WrongStateError("a SIMPLEX volume has no secondary to resync; add one to the configuration")
+        rows = [{"name": name, "how": "already" if self.volumes[name] == "DUPLEX" else "journal"} for name in names]
+        for name in names:
+            if self.volumes[name] != "DUPLEX":
+                self.volumes[name] = "PENDING"
+        return {"job": 1, "volumes": rows}
+
+    async def resync_wait(self, names: list[str]) -> Json:
+        try:
+            await asyncio.sleep(self.resync_s)
+        except asyncio.CancelledError:
+            self.cancelled.append("resync_wait")
+            raise
+        rows = []
+        for name in names:
+            self.volumes[name] = "SUSPENDED" if name in self.broken else "DUPLEX"
+            reason = "secondary error" if name in self.broken else None
+            rows.append({"name": name, "state": self.volumes[name], "reason": reason, "copied_bytes": 0})
+        self.emit("resynced", volumes=names)
+        return {"volumes": rows}
+
+    async def verify(self, names: list[str], progress: Callable[[str, int, int], None] | None = None) -> Json:
+        try:
+            for step in range(self.verify_steps):
+                if progress:
+                    progress(names[0], step, self.verify_steps)
+                await asyncio.sleep(0.01)
+        except asyncio.CancelledError:
+            self.cancelled.append("verify")
+            raise
+        rows = [
+            {
+                "name": name,
+                "equal": name not in self.differs,
+                "compared_bytes": 1 << 20,
+                "first_difference": 7 if name in self.differs else None,
+            }
+            for name in names
+        ]
+        return {"volumes": rows, "equal": not self.differs.intersection(names)}
