@@ -1,0 +1,106 @@
+"""Opening and creating images so that nobody else has them: the daemon twice, one file as two legs, a mounted device."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+
+FILE_MODE = 0o640
+_FLAGS = os.O_RDWR | os.O_CLOEXEC
+_ZEROES = bytes(1 << 20)
+
+
+def measure(fd: int) -> int:
+    """Bytes of an open file or block device. Does not depend on the position, nor matter to it."""
+    return os.lseek(fd, 0, os.SEEK_END)
+
+
+def open_locked(path: str) -> tuple[int, bool]:
+    """`(descriptor, is a block device)` of an existing image. OSError EBUSY if somebody has it."""
+    mode = os.stat(path).st_mode
+    is_block = stat.S_ISBLK(mode)
+    if not is_block and not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "neither a regular file nor a block device", path)
+    try:
+        # O_EXCL: the kernel refuses a device that is mounted, or that another opener claimed under another name
+        fd = os.open(path, _FLAGS | (os.O_EXCL if is_block else 0))
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise in_use(path) from None
+        raise
+    try:
+        lock(fd, path)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd, is_block
+
+
+def lock(fd: int, path: str) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise in_use(path) from None
+
+
+def in_use(path: str) -> OSError:
+    return OSError(errno.EBUSY, "in use already: by another process, or as another image of this one", path)
+
+
+def create_locked(path: str, size: int, allocate: bool) -> int:
+    """A descriptor of a new file of `size` zeroes, which appears under its name only when it is whole and durable."""
+    above = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if os.path.lexists(path):
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        fd, temporary = _nameless(above, path)
+        try:
+            _fill(fd, path, size, allocate)
+            _name(fd, temporary, path)
+        except OSError:
+            os.close(fd)
+            raise
+        finally:
+            if temporary is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary)
+        os.fsync(above)
+    finally:
+        os.close(above)
+    return fd
+
+
+def _nameless(above: int, path: str) -> tuple[int, str | None]:
+    """A new file without a name, so that a crash leaves nothing; where that cannot be, one with a temporary name."""
+    try:
+        return os.open(f"/proc/self/fd/{above}", os.O_TMPFILE | _FLAGS, FILE_MODE), None
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
+            raise
+    temporary = f"{path}.{os.getpid()}.new"
+    return os.open(temporary, _FLAGS | os.O_CREAT | os.O_EXCL, FILE_MODE), temporary
+
+
+def _fill(fd: int, path: str, size: int, allocate: bool) -> None:
+    lock(fd, path)
+    os.truncate(fd, size)
+    offset = 0
+    while allocate and offset < size:
+        offset += os.pwrite(fd, memoryview(_ZEROES)[: size - offset], offset)
+    os.fsync(fd)
+
+
+def _name(fd: int, temporary: str | None, path: str) -> None:
+    if temporary is None:
+        # a directory descriptor makes Python use linkat, which can follow the link in /proc; the paths are as they are
+        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
+        return
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        os.rename(temporary, path)  # a file system without hard links: the name was free a moment ago

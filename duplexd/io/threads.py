@@ -1,0 +1,105 @@
+"""Worker threads: blocking calls leave the event loop here, and their results come back to it in bursts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from queue import SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+
+class Workers(Protocol):
+    """Runs blocking calls elsewhere. All methods are called from the event loop's thread."""
+
+    def submit(self, call: Callable[[], T], done: Callable[[T | None, BaseException | None], None]) -> None:
+        """Run `call` in a worker, then `done(result, error)` in the loop: later, never within this call.
+
+        Calls start in the order of submission; with more than one worker they overlap and may end in any order.
+        """
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """The result of `call`. A cancelled waiter does not stop the call."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Finish what was submitted, call every `done`, end the threads. Nothing may be submitted afterwards."""
+
+
+class ThreadWorkers:
+    """`Workers` on `count` threads of its own. Completions of one burst cost one wake-up of the loop."""
+
+    __slots__ = ("_calls", "_closed", "_completions", "_loop", "_threads", "_woken")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str, count: int) -> None:
+        self._loop = loop
+        self._calls: SimpleQueue[tuple[Callable[[], Any], Callable[[Any, BaseException | None], None]] | None] = SimpleQueue()
+        self._completions: deque[tuple[Callable[[Any, BaseException | None], None], Any, BaseException | None]] = deque()
+        self._woken = False
+        self._closed = False
+        self._threads = [Thread(target=self._work, name=f"{name}-{number}") for number in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, call: Callable[[], T], done: Callable[[T | None, BaseException | None], None]) -> None:
+        if self._closed:
+            raise RuntimeError("the workers are closed")
+        self._calls.put((call, done))
+
+    async def run(self, call: Callable[[], T]) -> T:
+        future: asyncio.Future[T] = self._loop.create_future()
+
+        def done(result: Any, error: BaseException | None) -> None:
+            if future.cancelled():
+                return
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        self.submit(call, done)
+        return await future
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for _ in self._threads:
+            self._calls.put(None)
+        for thread in self._threads:
+            thread.join()
+        while self._completions:
+            self._deliver()
+
+    def _work(self) -> None:
+        take, finished = self._calls.get, self._completions.append
+        while (item := take()) is not None:
+            call, done = item
+            try:
+                finished((done, call(), None))
+            except BaseException as error:  # noqa: BLE001  whatever it is, it belongs to whoever submitted the call
+                finished((done, None, error))
+            del item, call, done  # nothing of it is kept while this thread waits for the next
+            if not self._woken:
+                self._woken = True
+                with contextlib.suppress(RuntimeError):  # the loop is closed: close() delivers
+                    self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        # Lowered before the queue is looked at: whoever appends after that look finds it lowered and wakes the loop again.
+        self._woken = False
+        completions = self._completions
+        try:
+            for _ in range(len(completions)):
+                done, result, error = completions.popleft()
+                done(result, error)
+        except BaseException:
+            if completions:
+                self._loop.call_soon(self._deliver)
+            raise
