@@ -1,0 +1,167 @@
+"""The Linux kernel's own NBD client, with ext4 on two volumes of one group, while the host suspends, resyncs and quiesces that group."""
+
+from __future__ import annotations
+
+import filecmp
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.daemon import free_port, run_duplexctl
+from tests.vm.checker import check_cut, check_dependencies
+from tests.vm.guest_volumes import GuestVolumes
+from tests.vm.images import read_images
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.support.daemon import Daemon, DaemonFiles
+    from tests.vm.machine import Machine
+
+    Connect = Callable[[int], GuestVolumes]  # with so many connections a volume
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(180)]
+
+VOLUMES = ["tables", "log"]  # in the order in which the writer uses them
+SUSPENDS = 3
+QUIESCE_SECONDS = 5
+NAIVE_TRIES = 4
+
+
+@pytest.fixture
+def daemon(make_files: Callable[..., DaemonFiles], start_daemon: Callable[[DaemonFiles], Daemon]) -> Daemon:
+    files = make_files(volumes=dict.fromkeys(VOLUMES, "64MiB"), groups={"db": VOLUMES}, journal_size="64MiB", tcp_port=free_port())
+    return start_daemon(files)
+
+
+@pytest.fixture
+def connect(machine: Machine, daemon: Daemon) -> Iterator[Connect]:
+    """Connects the guest; takes its devices away again however the test ends, so that the next one finds them free."""
+
+    def connected(connections: int) -> GuestVolumes:
+        port = daemon.files.tcp_port
+        assert port
+        volumes = GuestVolumes(machine, port, VOLUMES, connections)
+        volumes.connect()
+        volumes.make_file_systems()
+        volumes.start_writer()
+        volumes.wait_for_files(2)
+        return volumes
+
+    yield connected
+    machine.run(GuestVolumes(machine, 0, VOLUMES).clean_up_command())
+
+
+@pytest.mark.parametrize("connections", [1, 2])
+def test_group_suspended_while_linux_writes(connect: Connect, daemon: Daemon, tmp_path: Path, connections: int) -> None:
+    volumes = connect(connections)
+    for round_number in range(SUSPENDS):
+        before = volumes.wait_for_files(2)
+        result = suspend(daemon, "db")
+        after = volumes.progress()
+        assert result["verdict"] == "consistent"
+        scratch = tmp_path / f"suspend-{round_number}"
+        scratch.mkdir()
+        files = read_images(secondaries(daemon), scratch)
+        assert check_cut(files, before.fsynced, after.issued) == []
+        volumes.wait_for_files(2)  # the application goes on
+        assert_standing_still(daemon, scratch)
+        resync(daemon, "db")
+    written = volumes.stop_writer()
+    assert min(written.fsynced.values()) > 4 * SUSPENDS
+    assert volumes.trouble() == []
+    volumes.unmount()
+    volumes.disconnect()
+    assert_legs_identical(daemon)
+    assert check_cut(read_images(secondaries(daemon), tmp_path), written.fsynced, written.issued) == []
+
+
+def test_linux_waits_out_a_quiesce_and_still_reads(connect: Connect, daemon: Daemon, tmp_path: Path) -> None:
+    volumes = connect(1)
+    results: list[int] = []
+    holder = threading.Thread(target=hold, args=(daemon, results))
+    holder.start()
+    wait_until_held(daemon)
+    start = volumes.progress()
+    deadline = time.monotonic() + QUIESCE_SECONDS - 1.5
+    while time.monotonic() < deadline:
+        for device in range(len(VOLUMES)):
+            volumes.read_directly(device)
+        time.sleep(0.2)
+    assert sum(volumes.progress().fsynced.values()) <= sum(start.fsynced.values()) + 1, "writes went on during the hold"
+    holder.join(QUIESCE_SECONDS + 10)
+    assert results == [0]
+    volumes.wait_for_files(2)
+    written = volumes.stop_writer()
+    assert volumes.trouble() == []
+    volumes.unmount()
+    volumes.disconnect()
+    assert_legs_identical(daemon)
+    assert check_cut(read_images(secondaries(daemon), tmp_path), written.fsynced, written.issued) == []
+
+
+def test_splitting_one_volume_after_the_other_is_found_out(connect: Connect, daemon: Daemon, tmp_path: Path) -> None:
+    """The negative control: the same checks on what people did before there were group cuts."""
+    volumes = connect(1)
+    findings = []
+    for attempt in range(NAIVE_TRIES):
+        suspend(daemon, VOLUMES[0])
+        volumes.wait_for_files(1)
+        suspend(daemon, VOLUMES[1])
+        scratch = tmp_path / f"split-{attempt}"
+        scratch.mkdir()
+        findings = check_dependencies(read_images(secondaries(daemon), scratch))
+        resync(daemon, "db")
+        if findings:
+            break
+    volumes.stop_writer()
+    assert volumes.trouble() == []
+    assert findings, "no broken dependency was found: the checker proves nothing"
+
+
+def secondaries(daemon: Daemon) -> dict[str, Path]:
+    return {name: daemon.files.secondary_of(name) for name in VOLUMES}
+
+
+def suspend(daemon: Daemon, target: str) -> dict[str, object]:
+    status, result = daemon.request("POST", "/v1/suspend", {"targets": [target], "tag": "while Linux writes"})
+    assert status == 200, result
+    assert isinstance(result, dict)
+    return result
+
+
+def resync(daemon: Daemon, target: str) -> None:
+    done = run_duplexctl(daemon.files, "resync", target, "--wait")
+    assert done.returncode == 0, done.stderr
+    assert states(daemon) == dict.fromkeys(VOLUMES, "DUPLEX")
+
+
+def states(daemon: Daemon) -> dict[str, str]:
+    return {volume["name"]: volume["state"] for volume in daemon.request("GET", "/v1/status")[1]["volumes"]}
+
+
+def hold(daemon: Daemon, results: list[int]) -> None:
+    """Hold the group while a command of `QUIESCE_SECONDS` runs; adds the exit status to `results`."""
+    arguments = ["quiesce", "db", "--hold", str(2 * QUIESCE_SECONDS), "--", "sleep", str(QUIESCE_SECONDS)]
+    results.append(run_duplexctl(daemon.files, *arguments).returncode)
+
+
+def wait_until_held(daemon: Daemon) -> None:
+    deadline = time.monotonic() + QUIESCE_SECONDS
+    while not all(volume["held"] for volume in daemon.request("GET", "/v1/status")[1]["volumes"]):
+        assert time.monotonic() < deadline, "the hold did not begin"
+        time.sleep(0.02)
+
+
+def assert_standing_still(daemon: Daemon, scratch: Path) -> None:
+    for name, secondary in secondaries(daemon).items():
+        assert filecmp.cmp(secondary, scratch / f"{name}.origin", shallow=False), f"the suspended secondary of {name} was written to"
+
+
+def assert_legs_identical(daemon: Daemon) -> None:
+    assert states(daemon) == dict.fromkeys(VOLUMES, "DUPLEX")
+    for name, secondary in secondaries(daemon).items():
+        assert filecmp.cmp(daemon.files.primary(name), secondary, shallow=False), f"the legs of {name} differ"
