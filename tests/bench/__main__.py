@@ -1,0 +1,99 @@
+"""`python -m tests.bench [--rounds N] [--quick] [--json FILE]`: the benchmark; `make bench` runs it.
+
+All servers run at the same time on one file system, one is loaded at a time, in turns: a ratio compares measures that are seconds apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from duplexd.units import GIB, MIB
+from tests.bench.groups import LARGE_VOLUMES, measure_cuts, measure_large
+from tests.bench.loads import FILL, LOADS
+from tests.bench.report import Results, describe_cut, summarize, table
+from tests.bench.servers import SERVERS, Server, peak_rss_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+VOLUME_BYTES = 256 * MIB
+FREE_BYTES_MIN = 8 * GIB
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run it all; print the tables, write the JSON."""
+    options = _options(arguments)
+    seconds = 0.5 if options.quick else options.seconds
+    rounds = 1 if options.quick else options.rounds
+    directory = Path(tempfile.mkdtemp(prefix="duplexd-bench-", dir=options.directory))
+    try:
+        if shutil.disk_usage(directory).free < FREE_BYTES_MIN:
+            raise SystemExit(f"{directory}: needs {FREE_BYTES_MIN // GIB} GiB free; choose another place with --directory")
+        results = _measure(directory, options, rounds, seconds)
+        if "duplexd" in options.servers and not options.loads:
+            results |= _measure_groups(directory, options.quick, seconds)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    Path(options.json).write_text(json.dumps(results, indent=1) + "\n")
+    print(f"\nwritten to {options.json}")
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="how often each load runs on each server (default: 5)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of one run (default: 2)")
+    parser.add_argument("--quick", action="store_true", help="one short round: to see that it works, not for figures")
+    parser.add_argument("--json", default="bench.json", metavar="FILE", help="where to write the figures (default: bench.json)")
+    parser.add_argument("--directory", default=None, help="where the images lie (default: the temporary directory)")
+    parser.add_argument("--servers", nargs="+", default=list(SERVERS), choices=SERVERS, help="which servers to run")
+    parser.add_argument("--loads", default="", metavar="TEXT", help="only the loads whose name contains TEXT, and no group cuts")
+    return parser.parse_args(arguments)
+
+
+def _measure(directory: Path, options: argparse.Namespace, rounds: int, seconds: float) -> dict[str, Any]:
+    loads = [load for load in LOADS if options.loads in load.name]
+    measures: Results = {load.name: {name: [] for name in options.servers} for load in loads}
+    with contextlib.ExitStack() as stack:
+        servers: list[Server] = [stack.enter_context(SERVERS[name](directory / name, VOLUME_BYTES)) for name in options.servers]
+        for server in servers:
+            FILL.run(server, VOLUME_BYTES / (100 * MIB))
+        for number in range(rounds):
+            for load in loads:
+                for server in servers[number % len(servers) :] + servers[: number % len(servers)]:
+                    measures[load.name][server.name].append(load.run(server, seconds))
+                print(f"round {number + 1}/{rounds}: {load.name}: " + _last(measures[load.name]), flush=True)
+        rss = {server.name: peak_rss_bytes(server.pid) for server in servers}
+    summary = summarize(measures)
+    print(f"\nmedians of {rounds} rounds of {seconds} s; x: duplexd's figure by the other's\n", *table(summary, options.servers), sep="\n")
+    print("peak RSS: " + ", ".join(f"{name} {value / MIB:.0f} MiB" for name, value in rss.items()), flush=True)
+    return {**_machine(), "rounds": rounds, "seconds": seconds, "loads": summary, "peak_rss_bytes": rss}
+
+
+def _last(servers: dict[str, list[Any]]) -> str:
+    return ", ".join(f"{name} {measures[-1].per_second:,.0f}/s" for name, measures in servers.items())
+
+
+def _measure_groups(directory: Path, quick: bool, seconds: float) -> dict[str, Any]:
+    cuts = [measure_cuts(directory / f"cuts-{volumes}", volumes, 3 if quick else 15) for volumes in (16, 1000)]
+    for figures in cuts:
+        print(describe_cut(figures), flush=True)
+    large = measure_large(directory / "large", seconds)
+    print(f"peak RSS with {LARGE_VOLUMES} volumes of 1 TiB: {large / MIB:.0f} MiB", flush=True)
+    return {"cuts": cuts, "peak_rss_bytes_64_volumes_of_1_tib": large}
+
+
+def _machine() -> dict[str, Any]:
+    return {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "machine": platform.platform(), "cpus": os.cpu_count()}
+
+
+if __name__ == "__main__":
+    main()
