@@ -5,7 +5,7 @@ from __future__ import annotations
 import filecmp
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Connect = Callable[[int], GuestVolumes]  # with so many connections a volume
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.vm, pytest.mark.xdist_group("vm"), pytest.mark.timeout(180)]
 
 VOLUMES = ["tables", "log"]  # in the order in which the writer uses them
 SUSPENDS = 3
@@ -58,6 +58,7 @@ def connect(machine: Machine, daemon: Daemon) -> Iterator[Connect]:
 @pytest.mark.parametrize("connections", [1, 2])
 def test_group_suspended_while_linux_writes(connect: Connect, daemon: Daemon, tmp_path: Path, connections: int) -> None:
     volumes = connect(connections)
+    assert [volume["connections"] for volume in status(daemon)] == [connections] * len(VOLUMES)
     for round_number in range(SUSPENDS):
         before = volumes.wait_for_files(2)
         result = suspend(daemon, "db")
@@ -68,6 +69,7 @@ def test_group_suspended_while_linux_writes(connect: Connect, daemon: Daemon, tm
         files = read_images(secondaries(daemon), scratch)
         assert check_cut(files, before.fsynced, after.issued) == []
         volumes.wait_for_files(2)  # the application goes on
+        volumes.trim()
         assert_standing_still(daemon, scratch)
         resync(daemon, "db")
     written = volumes.stop_writer()
@@ -127,8 +129,8 @@ def secondaries(daemon: Daemon) -> dict[str, Path]:
 
 
 def suspend(daemon: Daemon, target: str) -> dict[str, object]:
-    status, result = daemon.request("POST", "/v1/suspend", {"targets": [target], "tag": "while Linux writes"})
-    assert status == 200, result
+    code, result = daemon.request("POST", "/v1/suspend", {"targets": [target], "tag": "while Linux writes"})
+    assert code == 200, result
     assert isinstance(result, dict)
     return result
 
@@ -136,11 +138,20 @@ def suspend(daemon: Daemon, target: str) -> dict[str, object]:
 def resync(daemon: Daemon, target: str) -> None:
     done = run_duplexctl(daemon.files, "resync", target, "--wait")
     assert done.returncode == 0, done.stderr
-    assert states(daemon) == dict.fromkeys(VOLUMES, "DUPLEX")
+    assert states(daemon) == ["DUPLEX"] * len(VOLUMES)
 
 
-def states(daemon: Daemon) -> dict[str, str]:
-    return {volume["name"]: volume["state"] for volume in daemon.request("GET", "/v1/status")[1]["volumes"]}
+def status(daemon: Daemon) -> list[dict[str, Any]]:
+    """The volumes, as the daemon reports them."""
+    code, body = daemon.request("GET", "/v1/status")
+    assert code == 200, body
+    volumes = body["volumes"]
+    assert [volume["name"] for volume in volumes] == VOLUMES
+    return volumes  # type: ignore[no-any-return]
+
+
+def states(daemon: Daemon) -> list[str]:
+    return [volume["state"] for volume in status(daemon)]
 
 
 def hold(daemon: Daemon, results: list[int]) -> None:
@@ -151,7 +162,7 @@ def hold(daemon: Daemon, results: list[int]) -> None:
 
 def wait_until_held(daemon: Daemon) -> None:
     deadline = time.monotonic() + QUIESCE_SECONDS
-    while not all(volume["held"] for volume in daemon.request("GET", "/v1/status")[1]["volumes"]):
+    while not all(volume["held"] for volume in status(daemon)):
         assert time.monotonic() < deadline, "the hold did not begin"
         time.sleep(0.02)
 
@@ -162,6 +173,6 @@ def assert_standing_still(daemon: Daemon, scratch: Path) -> None:
 
 
 def assert_legs_identical(daemon: Daemon) -> None:
-    assert states(daemon) == dict.fromkeys(VOLUMES, "DUPLEX")
+    assert states(daemon) == ["DUPLEX"] * len(VOLUMES)
     for name, secondary in secondaries(daemon).items():
         assert filecmp.cmp(daemon.files.primary(name), secondary, shallow=False), f"the legs of {name} differ"
