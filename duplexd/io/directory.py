@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -79,6 +80,7 @@ def replace_file(path: str, data: bytes) -> None:
             os.close(fd)
         os.rename(temporary, path)
     except OSError:
-        os.unlink(temporary)
+        with contextlib.suppress(OSError):  # the error that counts is the first
+            os.unlink(temporary)
         raise
     sync(parent(path))

@@ -60,6 +60,7 @@ def create_locked(path: str, size: int, allocate: bool) -> int:
         try:
             _fill(fd, path, size, allocate)
             _name(fd, temporary, path)
+            os.fsync(above)
         except OSError:
             os.close(fd)
             raise
@@ -67,7 +68,6 @@ def create_locked(path: str, size: int, allocate: bool) -> int:
             if temporary is not None:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(temporary)
-        os.fsync(above)
     finally:
         os.close(above)
     return fd
@@ -76,6 +76,7 @@ def create_locked(path: str, size: int, allocate: bool) -> int:
 def _nameless(above: int, path: str) -> tuple[int, str | None]:
     """A new file without a name, so that a crash leaves nothing; where that cannot be, one with a temporary name."""
     try:
+        # by way of /proc, so that one without /proc, where no name could be given to it later, is found out here
         return os.open(f"/proc/self/fd/{above}", os.O_TMPFILE | _FLAGS, FILE_MODE), None
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):

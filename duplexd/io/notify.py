@@ -1,60 +1,58 @@
-"""What systemd is told: the notification protocol of sd_notify(3), and the watchdog of sd_watchdog_enabled(3). No-ops where nobody listens."""
+"""systemd: readiness and status, the watchdog's interval, sockets that were opened for us (sd_notify(3), sd_listen_fds(3))."""
 
 from __future__ import annotations
 
 import os
 import socket
-import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, MutableMapping
+
+_FIRST_FD = 3
 
 
-class Notifier:
-    """Datagrams to the service manager. Sending never blocks and never raises: a service must run without its manager too."""
+def notify(state: str, environment: Mapping[str, str] = os.environ) -> bool:
+    """Send lines such as `READY=1` or `STATUS=...` to the service manager. False if there is none, or it does not listen."""
+    address = environment.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return False
+    if address[0] == "@":
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as peer:
+            peer.settimeout(1.0)
+            peer.connect(address)
+            peer.sendall(state.encode())
+    except OSError:
+        return False
+    return True
 
-    __slots__ = ("_address", "_socket", "watchdog_s")
 
-    def __init__(self, environment: Mapping[str, str] | None = None, pid: int | None = None) -> None:
-        env = os.environ if environment is None else environment
-        address = env.get("NOTIFY_SOCKET", "")
-        self._address = f"\0{address[1:]}" if address.startswith("@") else address
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) if address[:1] in {"@", "/"} else None
-        if self._socket is not None:
-            self._socket.setblocking(False)
-        self.watchdog_s = self._watchdog(env, os.getpid() if pid is None else pid)
+def watchdog_interval_s(environment: Mapping[str, str] = os.environ) -> float | None:
+    """Send `WATCHDOG=1` at least this often, or None: half of what the manager waits."""
+    microseconds = _number(environment.get("WATCHDOG_USEC"))
+    owner = environment.get("WATCHDOG_PID")
+    if not microseconds or (owner is not None and _number(owner) != os.getpid()):
+        return None
+    return microseconds / 2e6
 
-    @staticmethod
-    def _watchdog(env: Mapping[str, str], pid: int) -> float:
-        """Seconds within which WATCHDOG=1 is expected; 0 if it is not."""
-        interval_us, wanted_pid = env.get("WATCHDOG_USEC", ""), env.get("WATCHDOG_PID", "")
-        if not interval_us.isdecimal() or (wanted_pid and wanted_pid != str(pid)):
-            return 0.0
-        return int(interval_us) / 1e6
 
-    def send(self, *lines: str) -> bool:
-        """One datagram of `NAME=value` lines. False if nobody took it."""
-        if self._socket is None:
-            return False
-        text = "\n".join(line.replace("\n", " ") for line in lines)
-        try:
-            self._socket.sendto(text.encode(errors="replace"), self._address)
-        except OSError:
-            return False
-        return True
+def listening_sockets(environment: MutableMapping[str, str] = os.environ) -> list[tuple[str, socket.socket]]:
+    """`(name, socket)` for each socket the manager passed to this process; taken once, children do not get them."""
+    owner = _number(environment.pop("LISTEN_PID", None))
+    count = _number(environment.pop("LISTEN_FDS", None))
+    names = environment.pop("LISTEN_FDNAMES", "").split(":")
+    if owner != os.getpid() or not count:
+        return []
+    found = []
+    for number in range(count):
+        fd = _FIRST_FD + number
+        os.set_inheritable(fd, False)
+        name = names[number] if number < len(names) else ""
+        found.append((name or "unknown", socket.socket(fileno=fd)))
+    return found
 
-    def ready(self, status: str) -> None:
-        self.send("READY=1", f"STATUS={status}")
 
-    def reloading(self) -> None:
-        self.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", "STATUS=reading the configuration again")
-
-    def starting(self, status: str, more_s: float) -> None:
-        """Still starting, and alive: the manager is to wait `more_s` seconds from now."""
-        self.send(f"STATUS={status}", f"EXTEND_TIMEOUT_USEC={int(more_s * 1e6)}")
-
-    def close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isascii() and text.isdigit() else None
