@@ -15,6 +15,7 @@ INLINE_ZERO_BYTES_MAX = 1 * MIB  # zeroes and trims up to this are done in the e
 BATCH_BYTES_MAX = 8 * MIB
 RECORD_BYTES_MAX = 1 * MIB  # a longer WRITE becomes several records
 QUEUED_BYTES_MAX = 256 * MIB  # payloads that wait (held, or behind a batch), all connections; beyond it sockets are not read
+WORKER_THREADS = 4  # disk threads; they only read, write and sync
 
 # Journal
 JOURNAL_SIZE_BYTES_MIN = 16 * MIB

@@ -1,0 +1,5 @@
+"""`python -m duplexd` is `duplexd`."""
+
+from duplexd.daemon import main
+
+main()

@@ -1,0 +1,59 @@
+"""Logging: one line for each change of state, none for each request. JSON on stderr under a service manager, readable on a terminal."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Any, TextIO
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from structlog.typing import EventDict, Processor, WrappedLogger
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def configure(level: str = "info", stream: TextIO | None = None) -> None:
+    """Send structlog and the standard library's logging to `stream` (stderr): JSON lines, or a console layout if it is a terminal."""
+    out = sys.stderr if stream is None else stream
+    shared: Sequence[Processor] = (
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    )
+    layout: Sequence[Processor]
+    if out.isatty():
+        layout = (structlog.dev.ConsoleRenderer(colors=True),)
+    else:
+        layout = (structlog.processors.dict_tracebacks, _plain_values, structlog.processors.JSONRenderer())
+    structlog.configure(
+        processors=[*shared, *layout],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        logger_factory=structlog.WriteLoggerFactory(out),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *layout]
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=max(LEVELS[level], logging.WARNING), force=True)
+
+
+def _plain_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Paths and other objects as text, so that a value can never make a line fail."""
+    return {key: _plain(value) for key, value in event.items()}
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    return str(value)

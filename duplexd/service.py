@@ -1,0 +1,197 @@
+"""The daemon's life: lock, recover, listen, say ready, reload on SIGHUP, drain and stop on SIGTERM.
+
+    start:  lock state_dir -> controller (recovery) -> NBD listeners -> control socket -> READY
+    stop:   STOPPING -> control socket (holds end, void) -> NBD listeners (drain) -> controller (sync, checkpoint) -> unlock
+
+A stop during recovery gives recovery up where it is: it can be done again at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+import uvloop
+
+from duplexd import __version__
+from duplexd import config as configuration
+from duplexd.control.server import ControlServer
+from duplexd.controller import Controller
+from duplexd.errors import DuplexdError
+from duplexd.io.disk import RealDisk
+from duplexd.io.notify import Notifier
+from duplexd.io.threads import ThreadWorkers
+from duplexd.limits import WORKER_THREADS
+from duplexd.server.listeners import Listeners
+from duplexd.startup import StateLock, in_file, raise_open_files, refuse_fixed, refuse_problems
+
+if TYPE_CHECKING:
+    from duplexd.config import Config
+
+UMASK = 0o027
+START_EXTENSION_SECONDS = 60.0  # how long systemd is told to wait on, each time recovery is seen to be alive
+
+
+class Service:
+    """One running daemon. `run` returns when it has stopped."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._log = structlog.get_logger("duplexd")
+        self._notify = Notifier()
+        self._stop = asyncio.Event()
+        self._reload = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. Raises DuplexdError or OSError if it cannot start."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop_on, number)
+        loop.add_signal_handler(signal.SIGHUP, self._reload.set)
+        refuse_problems(self.config)
+        lock = StateLock(self.config)
+        workers = ThreadWorkers(loop, "disk", WORKER_THREADS)
+        try:
+            await self._serve(workers)
+        finally:
+            workers.close()
+            lock.close()
+            self._notify.close()
+
+    def _stop_on(self, number: int) -> None:
+        self._log.info("stopping", signal=signal.Signals(number).name)
+        self._stop.set()
+
+    async def _serve(self, workers: ThreadWorkers) -> None:
+        self._log.info(
+            "starting", controller=self.config.controller.name, volumes=len(self.config.volumes), version=__version__, pid=os.getpid()
+        )
+        controller = Controller(self.config, RealDisk(), RealClock(), workers, on_progress=self._progress)
+        if not await self._recover(controller, workers):
+            return
+        listeners = Listeners(controller, self.config.nbd.listen)
+        control = ControlServer(controller, self.config)
+        try:
+            await listeners.start()
+            await control.start()
+            self._log.info("ready", listen=self.config.nbd.listen, control=self.config.control.socket)
+            self._notify.ready(self._status())
+            await self._until_stopped(controller, listeners, workers)
+        finally:
+            self._notify.send("STOPPING=1", "STATUS=draining")
+            await control.stop()
+            await listeners.stop()
+            await controller.stop()
+            self._log.info("stopped")
+
+    def _status(self) -> str:
+        return f"serving {len(self.config.volumes)} volumes"
+
+    # ------------------------------------------------------------------------------------------------------ recovery
+
+    def _progress(self, text: str) -> None:
+        self._log.info("recovery", progress=text)
+        self._notify.starting(text, START_EXTENSION_SECONDS)
+
+    async def _recover(self, controller: Controller, workers: ThreadWorkers) -> bool:
+        """False if it was told to stop meanwhile. The service manager waits as long as the disk thread answers."""
+        recovery = asyncio.create_task(controller.start(), name="recovery")
+        stopped = asyncio.create_task(self._stop.wait(), name="stop")
+        try:
+            while not recovery.done() and not stopped.done():
+                await asyncio.wait((recovery, stopped), timeout=START_EXTENSION_SECONDS / 4, return_when=asyncio.FIRST_COMPLETED)
+                if not recovery.done() and await answers(workers, START_EXTENSION_SECONDS / 4):
+                    self._notify.starting("recovering", START_EXTENSION_SECONDS)
+        finally:
+            stopped.cancel()
+        if recovery.done():
+            recovery.result()
+            return True
+        recovery.cancel()
+        await asyncio.gather(recovery, return_exceptions=True)
+        self._log.warning("stopped during recovery; it starts again where it began")
+        return False
+
+    # ------------------------------------------------------------------------------------------------------- serving
+
+    async def _until_stopped(self, controller: Controller, listeners: Listeners, workers: ThreadWorkers) -> None:
+        tasks = [
+            asyncio.create_task(self._reload_forever(controller, listeners), name="reload"),
+            asyncio.create_task(self._watchdog(workers), name="watchdog"),
+        ]
+        stopped = asyncio.create_task(self._stop.wait(), name="stop")
+        try:
+            done, _ = await asyncio.wait((*tasks, stopped), return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in (*tasks, stopped):
+                task.cancel()
+            await asyncio.gather(*tasks, stopped, return_exceptions=True)
+
+    async def _watchdog(self, workers: ThreadWorkers) -> None:
+        interval_s = self._notify.watchdog_s
+        if not interval_s:
+            await asyncio.Event().wait()
+        while True:
+            if await answers(workers, interval_s / 4):
+                self._notify.send("WATCHDOG=1")
+            else:
+                self._log.error("the disk threads do not answer", seconds=interval_s / 4)
+            await asyncio.sleep(interval_s / 4)
+
+    # -------------------------------------------------------------------------------------------------------- reload
+
+    async def _reload_forever(self, controller: Controller, listeners: Listeners) -> None:
+        while True:
+            await self._reload.wait()
+            self._reload.clear()
+            self._notify.reloading()
+            try:
+                changes = await self._reload_once(controller, listeners)
+            except (DuplexdError, OSError) as error:
+                self._log.error("reload refused, nothing changed", problems=str(error).splitlines())
+            else:
+                self._log.info("reloaded", changes=changes)
+            self._notify.ready(self._status())
+
+    async def _reload_once(self, controller: Controller, listeners: Listeners) -> list[str]:
+        """What changed. Raises DuplexdError with nothing changed."""
+        new = configuration.load(self.config.source)
+        refuse_fixed(self.config, new)
+        refuse_problems(new)
+        # New addresses are bound first: that can fail, and be undone. What is gone is closed last.
+        added = [listen for listen in new.nbd.listen if listen not in self.config.nbd.listen]
+        removed = [listen for listen in self.config.nbd.listen if listen not in new.nbd.listen]
+        with in_file(new):
+            await listeners.update([*self.config.nbd.listen, *added])
+            try:
+                changes = await controller.reload(new)
+            except DuplexdError:
+                await listeners.update(list(self.config.nbd.listen))
+                raise
+            await listeners.update(list(new.nbd.listen))
+        self.config = new
+        return [*changes, *(f"listening on {listen}" for listen in added), *(f"no longer listening on {listen}" for listen in removed)]
+
+
+async def answers(workers: ThreadWorkers, seconds: float) -> bool:
+    """Whether a disk thread does something within `seconds`."""
+    try:
+        async with asyncio.timeout(seconds):
+            await workers.run(time.monotonic)
+    except TimeoutError:
+        return False
+    return True
+
+
+def run(config: Config) -> None:
+    """Serve `config` until told to stop. Raises DuplexdError or OSError if that is not possible."""
+    os.umask(UMASK)
+    raise_open_files()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, in_file(config):
+        runner.run(Service(config).run())

@@ -1,0 +1,81 @@
+"""What must be right before and around serving: permissions, the lock on the state directory, what may not change while running."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import resource
+from typing import TYPE_CHECKING
+
+from duplexd import preflight
+from duplexd.errors import ConfigurationError, ForbiddenError, WrongStateError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from duplexd.config import Config
+
+
+@contextlib.contextmanager
+def in_file(config: Config) -> Iterator[None]:
+    """ConfigurationErrors from below name the key only: put the file's name in front."""
+    try:
+        yield
+    except ConfigurationError as error:
+        prefix = f"{config.source}: "
+        lines = [line if line.startswith(prefix) else prefix + line for line in str(error).splitlines()]
+        raise ConfigurationError("\n".join(lines)) from error
+
+
+def refuse_fixed(old: Config, new: Config) -> None:
+    """Raise ConfigurationError for every value of [controller] and [control] that differs: these need a restart."""
+    changed = []
+    for section in ("controller", "control"):
+        before, after = getattr(old, section), getattr(new, section)
+        for key in type(before).model_fields:
+            if getattr(before, key) != getattr(after, key):
+                told = f"was {str(getattr(before, key))!r}, is now {str(getattr(after, key))!r}"
+                changed.append(f"{new.source}: {section}.{key}: {told}: cannot change while the daemon runs; restart it")
+    if changed:
+        raise ConfigurationError("\n".join(changed))
+
+
+def refuse_problems(config: Config) -> None:
+    """Raise what `preflight` found: ForbiddenError if nothing but permissions is missing, else ConfigurationError."""
+    if found := preflight.look(config):
+        text = "\n".join(f"{config.source}: {problem.line}" for problem in found)
+        raise ForbiddenError(text) if all(problem.forbidden for problem in found) else ConfigurationError(text)
+
+
+def raise_open_files() -> None:
+    """Allow as many open files as the machine lets us: two images a volume, a socket a connection."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+class StateLock:
+    """One daemon for one state directory: the lock ends with the process, however that ends."""
+
+    def __init__(self, config: Config) -> None:
+        path = config.controller.state_dir
+        try:
+            path.mkdir(mode=0o750, parents=True, exist_ok=True)
+            self._fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        except PermissionError as error:
+            raise ForbiddenError(f"{config.source}: controller.state_dir: {error.filename!r} cannot be written: {error.strerror}") from None
+        except OSError as error:
+            raise ConfigurationError(f"{config.source}: controller.state_dir: {str(path)!r}: {error.strerror}") from None
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(self._fd, 20, 0).decode(errors="replace").strip()
+            os.close(self._fd)
+            told = f"{config.source}: controller.state_dir: {str(path)!r} is in use by another duplexd, process {owner or 'unknown'}"
+            raise WrongStateError(f"{told}; stop that one first, or give this one a state_dir of its own") from None
+        os.truncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def close(self) -> None:
+        os.close(self._fd)
