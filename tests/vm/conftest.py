@@ -1,4 +1,4 @@
-"""One virtual machine for all tests of this directory: booting takes longer than most of them."""
+"""One virtual machine for the tests of a module: booting takes longer than most of them. A wider scope might outlive the machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     with Machine(tmp_path_factory.mktemp("machine")) as booted:
         yield booted

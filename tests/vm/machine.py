@@ -24,7 +24,7 @@ MEMORY_MIB = 512
 PROCESSORS = 2  # a second NBD connection is only used by a second processor
 BOOT_TIMEOUT_S = 60.0
 COMMAND_TIMEOUT_S = 30.0
-LIFETIME_S = 300
+LIFETIME_S = 600
 STOP_TIMEOUT_S = 10.0
 CONSOLE_TAIL_LINES = 25
 
@@ -132,5 +132,5 @@ def _qemu_command(image: Path, initramfs: Path, console: Path, lifetime_s: int) 
         *("-accel", "tcg", "-smp", str(PROCESSORS), "-m", str(MEMORY_MIB), "-no-user-config", "-nodefaults", "-no-reboot"),
         *("-display", "none", "-serial", f"file:{console}", "-serial", "stdio"),
         *("-kernel", str(image), "-initrd", str(initramfs), "-append", arguments),
-        *("-nic", "user,model=virtio-net-pci"),
+        *("-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="),  # no boot ROM: nothing boots from the network
     ]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Connect = Callable[[int], GuestVolumes]  # with so many connections a volume
 
-pytestmark = [pytest.mark.vm, pytest.mark.xdist_group("vm"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(180)]
 
 VOLUMES = ["tables", "log"]  # in the order in which the writer uses them
 SUSPENDS = 3
