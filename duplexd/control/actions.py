@@ -92,9 +92,12 @@ class Actions:
         lease = await self.controller.quiesce(names, hold_s, f"uid {peer.uid} pid {peer.pid}")
         self.holds[lease.id] = lease
         lease.ended.add_done_callback(lambda _: self.holds.pop(lease.id, None))
-        if self.stopping:
-            self.controller.release(lease.id, "stopping")
+        self._end_if_stopping(lease)
         return lease
+
+    def _end_if_stopping(self, lease: Lease) -> None:
+        if self.stopping:  # it began while the writes drained
+            self.controller.release(lease.id, "stopping")
 
     def release(self, peer: Peer, lease_id: str) -> Json:
         """End a hold as its owner wants it. Any state; one that had ended already is no error, an unknown one is."""

@@ -102,6 +102,6 @@ class ControlProtocol(H11Protocol):
             (b"content-length", str(len(body)).encode()),
             (b"connection", b"close"),
         ]
-        output = self.conn.send(h11.Response(status_code=status, headers=head, reason=b"")) or b""
-        self.transport.write(output + (self.conn.send(h11.Data(data=body)) or b"") + (self.conn.send(h11.EndOfMessage()) or b""))
+        events = (h11.Response(status_code=status, headers=head, reason=b""), h11.Data(data=body), h11.EndOfMessage())
+        self.transport.write(b"".join(map(self.conn.send, events)))
         self.transport.close()

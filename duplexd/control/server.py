@@ -49,13 +49,13 @@ class _Uvicorn(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
         loop = asyncio.get_running_loop()
 
         def protocol() -> asyncio.Protocol:
             return ControlProtocol(self.config, self.server_state, {}, loop)
 
-        self.servers = [await loop.create_unix_server(protocol, sock=self._sock, backlog=self.config.backlog)]  # type: ignore[list-item]
+        self.servers = [await loop.create_unix_server(protocol, sock=self._sock, backlog=self.config.backlog)]
         self.started = True
         self.listening.set()
 

@@ -30,7 +30,7 @@ class FakeController:
 
     def __init__(self, volumes: list[str] | None = None, groups: dict[str, list[str]] | None = None) -> None:
         self.name = "fake"
-        self.volumes = {name: "DUPLEX" for name in volumes or ["data", "wal", "other"]}
+        self.volumes = dict.fromkeys(volumes or ["data", "wal", "other"], "DUPLEX")
         self.groups = {"db": ["data", "wal"]} if groups is None else groups
         self.listeners: list[Callable[[Json], None]] = []
         self.leases: dict[str, FakeLease] = {}

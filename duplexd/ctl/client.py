@@ -1,0 +1,118 @@
+"""HTTP over the control socket, with the standard library: a command is asked, a stream is read line by line."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from duplexd.errors import (
+    ConfigurationError,
+    DuplexdError,
+    ForbiddenError,
+    LeaseLostError,
+    NotFoundError,
+    TimedOutError,
+    UnreachableError,
+    UsageError,
+    WrongStateError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    Json = dict[str, Any]
+
+_CLASSES: tuple[type[DuplexdError], ...] = (
+    UsageError,
+    NotFoundError,
+    ForbiddenError,
+    WrongStateError,
+    ConfigurationError,
+    UnreachableError,
+    TimedOutError,
+    LeaseLostError,
+)
+_BY_EXIT_CODE = {error.exit_code: error for error in _CLASSES}
+
+
+def error_of(problem: Json) -> DuplexdError:
+    """The error that a problem of the daemon stands for."""
+    error = _BY_EXIT_CODE.get(problem.get("exit_code", 1), DuplexdError)
+    return error(problem.get("detail") or problem.get("title") or "the daemon gave no reason; see its log")
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout_s: float | None) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class Client:
+    """The daemon behind `path`. `timeout_s`: how long it may keep silent; None: for ever. Every failure is a DuplexdError."""
+
+    def __init__(self, path: str, timeout_s: float | None = None) -> None:
+        self.path = path
+        self.timeout_s = timeout_s
+
+    def call(self, method: str, path: str, body: Json | None = None) -> Json:
+        """One request, one object."""
+        with self._answer(method, path, body) as response, self._translated():
+            value: Json = json.loads(response.read())
+            return value
+
+    @contextmanager
+    def stream(self, method: str, path: str, body: Json | None = None) -> Iterator[Iterator[Json]]:
+        """The lines of an answer, as they come; leaving the block closes the connection. A line `failed` is raised as its error."""
+        with self._answer(method, path, body) as response:
+            yield self._lines(response)
+
+    def _lines(self, response: http.client.HTTPResponse) -> Iterator[Json]:
+        while True:
+            with self._translated():
+                text = response.readline()
+                if not text.endswith(b"\n"):
+                    return
+                line: Json = json.loads(text)
+            if line.get("event") == "failed":
+                raise error_of(line["problem"])
+            yield line
+
+    @contextmanager
+    def _answer(self, method: str, path: str, body: Json | None) -> Iterator[http.client.HTTPResponse]:
+        connection = _Connection(self.path, self.timeout_s)
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Connection": "close"} | ({} if body is None else {"Content-Type": "application/json"})
+        try:
+            with self._translated():
+                connection.request(method, path, data, headers)
+                response = connection.getresponse()
+                if response.status >= 300:
+                    raise error_of(json.loads(response.read()))
+            yield response
+        finally:
+            connection.close()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError:
+            hint = "it may still be done; see `duplexctl status`, or allow more with --timeout"
+            raise TimedOutError(f"no answer within {self.timeout_s:g} s; {hint}") from None
+        except PermissionError:
+            hint = f"become a member of the group that owns it (`ls -l {self.path}`) or use sudo"
+            raise ForbiddenError(f"may not open {self.path}; {hint}") from None
+        except (FileNotFoundError, ConnectionRefusedError):
+            hint = "start it with `duplexd run --config FILE`, or name its socket with --socket or DUPLEXD_SOCKET"
+            raise UnreachableError(f"no daemon answers at {self.path}; {hint}") from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            hint = "see its log (`journalctl -u 'duplexd@*'`)"
+            raise UnreachableError(f"the daemon at {self.path} broke off: {str(error) or type(error).__name__}; {hint}") from None

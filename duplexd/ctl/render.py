@@ -1,0 +1,213 @@
+"""What people see: plain text, and tables in colour where there is a terminal. Rows are computed apart from how they are drawn."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from duplexd.units import format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Json = dict[str, Any]
+    Row = tuple[str, ...]
+
+COLUMNS: Row = ("VOLUME", "SIZE", "STATE", "REASON", "CLIENTS", "SECONDARY", "CHANGED", "COPY")
+_STYLES = {"DUPLEX": "green", "SUSPENDED": "yellow", "PENDING": "magenta", "SIMPLEX": "dim"}
+_RESERVED_LINES = 6  # controller, header, what was left out, a blank line, the prompt
+
+
+def on_terminal() -> bool:
+    """Is the output for a person, in colour?"""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def screen_lines() -> int:
+    return shutil.get_terminal_size((80, 40)).lines
+
+
+def secondary_text(volume: Json) -> str:
+    secondary = volume.get("secondary")
+    if not secondary:
+        return "-"
+    if not secondary.get("usable"):
+        return "not usable"
+    if volume["state"] == "SUSPENDED":
+        return f"at cut {secondary['cut']}" if secondary.get("cut") is not None else f"at {secondary.get('as_of_sequence')}"
+    lag = secondary.get("lag_bytes") or 0
+    return f"{format_size(lag)} behind" if lag else "current"
+
+
+def copy_text(copy: Json | None) -> str:
+    """`42 % of 1.0 GiB, 12 s left`."""
+    if not copy:
+        return "-"
+    total = copy.get("total_bytes") or 0
+    text = f"{100 * copy['done_bytes'] // total if total else 100} % of {format_size(total)}"
+    eta = copy.get("eta_s")
+    return text if eta is None else f"{text}, {eta:.0f} s left"
+
+
+def volume_row(volume: Json) -> Row:
+    state = volume["state"] + (" held" if volume.get("held") else "")
+    changed = volume.get("changed_bytes") or 0
+    return (
+        volume["name"],
+        format_size(volume["size"]),
+        state,
+        volume.get("reason") or "-",
+        str(volume.get("connections", 0)),
+        secondary_text(volume),
+        format_size(changed) if changed else "-",
+        copy_text(volume.get("copy")),
+    )
+
+
+def remarkable(volume: Json) -> bool:
+    """Is there more to say of it than that all is well?"""
+    return bool(volume["state"] != "DUPLEX" or volume.get("held") or volume.get("copy"))
+
+
+def _choose(volumes: list[Json], room: int) -> tuple[list[Json], list[str]]:
+    """The volumes that get a row, and a sentence about the others: the unremarkable ones are left out first."""
+    if len(volumes) <= room:
+        return volumes, []
+    shown = [volume for volume in volumes if remarkable(volume)][:room]
+    names = {volume["name"] for volume in shown}
+    counts = Counter(volume["state"] for volume in volumes if volume["name"] not in names)
+    rest = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    return shown, [f"{sum(counts.values())} of {len(volumes)} volumes not listed ({rest}); name one, or use --all"]
+
+
+def head_line(status: Json) -> str:
+    controller = status["controller"]
+    journal = controller["journal"]
+    used = f"{format_size(journal['used_bytes'])} of {format_size(journal['size_bytes'])}"
+    return f"controller {controller['name']}, sequence {controller['sequence']}, journal {used} from {journal['oldest_sequence']}"
+
+
+def group_lines(status: Json, room: int) -> list[str]:
+    lines = []
+    for group in status["groups"]:
+        members = group["volumes"]
+        names = " ".join(members[:6]) + (f" ... ({len(members)} volumes)" if len(members) > 6 else "")
+        lines.append(f"group {group['name']}: {group.get('state') or '-'}: {names}")
+    return _fit(lines, room, "groups")
+
+
+def lease_lines(status: Json, room: int) -> list[str]:
+    lines = [
+        f"lease {lease['id']}: {len(lease.get('volumes', ()))} volumes held, {lease.get('remaining_s') or 0:.1f} s left, owner {lease.get('owner')}"
+        for lease in status["leases"]
+    ]
+    return _fit(lines, room, "leases")
+
+
+def _fit(lines: list[str], room: int, what: str) -> list[str]:
+    return lines if len(lines) <= room else [*lines[: room - 1], f"{len(lines) - room + 1} more {what}; use --all"]
+
+
+class StatusView:
+    """A status cut down to a screen of `lines` lines (None: whole)."""
+
+    def __init__(self, status: Json, lines: int | None) -> None:
+        whole = lines is None
+        lines = lines or 0
+        self.head = head_line(status)
+        self.tail = group_lines(status, 1 << 30 if whole else max(2, lines // 4))
+        self.tail += lease_lines(status, 1 << 30 if whole else max(2, lines // 6))
+        room = 1 << 30 if whole else max(1, lines - _RESERVED_LINES - len(self.tail))
+        chosen, left_out = _choose(status["volumes"], room)
+        self.rows = [volume_row(volume) for volume in chosen]
+        self.tail = left_out + self.tail
+
+    def text(self) -> str:
+        return "\n".join([self.head, *(table_text(COLUMNS, self.rows) if self.rows else []), *self.tail])
+
+    def renderable(self) -> Any:
+        """For rich."""
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in COLUMNS:
+            table.add_column(column, justify="right" if column in {"SIZE", "CHANGED", "CLIENTS"} else "left", no_wrap=column != "REASON")
+        for row in self.rows:
+            table.add_row(*(Text(cell, style=_STYLES.get(cell.split()[0], "") if index == 2 else "") for index, cell in enumerate(row)))
+        return Group(Text(self.head, style="bold"), *([table] if self.rows else []), *(Text(line) for line in self.tail))
+
+
+def table_text(columns: Row, rows: Sequence[Row]) -> list[str]:
+    """Columns in plain text."""
+    widths = [max(len(row[index]) for row in [columns, *rows]) for index in range(len(columns))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [columns, *rows]]
+
+
+def show_status(status: Json, whole: bool) -> None:
+    view = StatusView(status, None if whole else screen_lines())
+    if on_terminal():
+        from rich.console import Console
+
+        Console().print(view.renderable())
+    else:
+        print(view.text(), flush=True)
+
+
+def suspended_text(result: Json) -> str:
+    """One line about a cut."""
+    places = ", ".join(f"{name} at {sequence}" for name, sequence in result["controllers"].items())
+    hold = result["hold"]
+    names = [volume["name"] if isinstance(volume, dict) else str(volume) for volume in result["volumes"]]
+    what = " ".join(names[:6]) + (f" ... ({len(names)} volumes)" if len(names) > 6 else "")
+    state = "already suspended" if result.get("already") else "suspended"
+    tag = f", tag {result['tag']!r}" if result.get("tag") else ""
+    pause = f"writes waited {1000 * hold['seconds_max']:.1f} ms at most, {hold['writes_held']} were held"
+    return f"{state} {what}: {result['verdict']}, cut {result['cut']} ({places}){tag}; {pause}"
+
+
+_HOW = {
+    "journal": "resync by journal",
+    "map": "resync by change map",
+    "copy": "full copy",
+    "already": "already DUPLEX or on its way",
+}
+
+
+def resync_text(result: Json) -> str:
+    return "\n".join(f"{row['name']}: {_HOW.get(row['how'], row['how'])}" for row in result["volumes"])
+
+
+def resync_done_text(row: Json) -> str:
+    reason = f" ({row['reason']})" if row.get("reason") else ""
+    return f"{row['name']}: {row['state']}{reason}, {format_size(row.get('copied_bytes') or 0)} copied"
+
+
+def verified_text(row: Json) -> str:
+    compared = format_size(row.get("compared_bytes") or 0)
+    if row["equal"]:
+        return f"{row['name']}: the legs are equal ({compared} compared)"
+    return f"{row['name']}: THE LEGS DIFFER, first at byte {row.get('first_difference')} ({compared} compared)"
+
+
+def event_text(event: Json) -> str:
+    """One line about an event, with whatever it has."""
+    if event["event"] == "state":
+        return head_line(event["status"])
+    fields = {key: value for key, value in event.items() if key not in {"event", "time", "volumes"} and value is not None}
+    volumes = event.get("volumes") or []
+    if volumes:
+        fields["volumes"] = ",".join(map(str, volumes[:6])) + (f",... ({len(volumes)})" if len(volumes) > 6 else "")
+    return " ".join([_clock(event.get("time")), event["event"], *(f"{key}={value}" for key, value in fields.items())]).strip()
+
+
+def _clock(moment: object) -> str:
+    if isinstance(moment, int | float):
+        from datetime import UTC, datetime
+
+        return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return str(moment or "")
