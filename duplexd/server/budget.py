@@ -1,0 +1,61 @@
+"""Bytes that may wait, over all connections; and who waits for room."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Waiter(Protocol):
+    """A connection that stopped for want of room."""
+
+    def resume(self) -> None:
+        """Try again. If there is still no room, wait again."""
+
+
+class Budget:
+    """`used` of `limit_bytes`. Users ask `full` before they take more, so `used` may pass the limit by one wake-up's worth each.
+
+    `call_soon` runs a function from the loop, so that room is never handed out within the call that made it.
+    """
+
+    __slots__ = ("_call_soon", "_scheduled", "_waiters", "limit_bytes", "used")
+
+    def __init__(self, limit_bytes: int, call_soon: Callable[[Callable[[], None]], object]) -> None:
+        self.limit_bytes = limit_bytes
+        self.used = 0
+        self._call_soon = call_soon
+        self._scheduled = False
+        self._waiters: dict[Waiter, None] = {}  # in order of arrival
+
+    @property
+    def full(self) -> bool:
+        """No more may be taken."""
+        return self.used >= self.limit_bytes
+
+    def fits(self, length: int) -> bool:
+        """There is room for `length` bytes; a single request larger than the limit has room when nothing else is there."""
+        return self.used == 0 or self.used + length <= self.limit_bytes
+
+    def add(self, delta: int) -> None:
+        """Take (or, if negative, give back) bytes."""
+        self.used += delta
+        if delta < 0 and self._waiters and not self._scheduled:
+            self._scheduled = True
+            self._call_soon(self._wake)
+
+    def wait(self, waiter: Waiter) -> None:
+        """`waiter.resume` is called once when bytes were given back."""
+        self._waiters[waiter] = None
+
+    def forget(self, waiter: Waiter) -> None:
+        """The waiter has gone."""
+        self._waiters.pop(waiter, None)
+
+    def _wake(self) -> None:
+        self._scheduled = False
+        waiters, self._waiters = self._waiters, {}
+        for waiter in waiters:
+            waiter.resume()

@@ -1,0 +1,47 @@
+"""Notices that a client has gone while its socket is not read.
+
+A connection over its limits is not read, so its end would go unseen, and a held change must not outlive its connection.
+"""
+
+from __future__ import annotations
+
+import select
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+
+class HangupWatch:
+    """Calls back once for each watched socket whose other side has closed. One epoll set, itself watched by the loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[], None]] = {}
+        loop.add_reader(self._epoll.fileno(), self._ready)
+
+    def watch(self, fd: int, callback: Callable[[], None]) -> None:
+        """`unwatch` must come before the socket is closed."""
+        if fd not in self._callbacks:
+            self._epoll.register(fd, select.EPOLLRDHUP)  # errors and hang-ups are always reported
+        self._callbacks[fd] = callback
+
+    def unwatch(self, fd: int) -> None:
+        """Forget the socket, watched or not."""
+        if self._callbacks.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def close(self) -> None:
+        """Stop watching everything."""
+        self._loop.remove_reader(self._epoll.fileno())
+        self._callbacks.clear()
+        self._epoll.close()
+
+    def _ready(self) -> None:
+        for fd, _events in self._epoll.poll(0):
+            callback = self._callbacks.get(fd)
+            self.unwatch(fd)
+            if callback is not None:
+                callback()
