@@ -1,0 +1,321 @@
+"""A disk in memory that forgets: `SimDisk` stands in for `RealDisk`, crashes on demand, and is the same again for the same seed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+from random import Random
+from typing import TYPE_CHECKING
+
+from tests.sim.faults import Fault, Faults, no_space
+from tests.sim.image import Image
+
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import Callable, Sequence
+
+    from duplexd.io.disk import Data
+
+
+class PowerCut(BaseException):
+    """The process is dead. Not an Exception, so that nothing in the code under test can handle it."""
+
+
+class SimFile:
+    """See `duplexd.io.disk.File`. Dead, as everything the process had open, after a crash."""
+
+    def __init__(self, disk: SimDisk, path: str, image: Image) -> None:
+        self.path = path
+        self.size = image.size
+        self.is_block = False
+        self.can_punch = True
+        self._disk = disk
+        self._image = image
+        self._life = disk.lives
+        self._closed = False
+
+    def read(self, offset: int, length: int) -> bytes:
+        self._check(offset, length)
+        self._disk.meet("read", self.path)
+        return bytes(self._image.current[offset : offset + length])
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        buffer[:] = self.read(offset, len(buffer))
+
+    def read_cached(self, offset: int, buffer: memoryview) -> bool:
+        self._check(offset, len(buffer))
+        if self._disk.rng.random() < self._disk.cold:
+            return False
+        buffer[:] = self.read(offset, len(buffer))
+        return True
+
+    def write(self, offset: int, data: Data) -> None:
+        self._put("write", offset, bytes(data))
+
+    def writev(self, offset: int, buffers: Sequence[Data], nbytes: int) -> None:
+        data = b"".join(buffers)
+        assert len(data) == nbytes, f"writev of {len(data)} bytes was said to have {nbytes}"
+        self._put("writev", offset, data)
+
+    def zero(self, offset: int, length: int, punch: bool) -> None:
+        self._put("zero", offset, bytes(length), punch)
+
+    def reserve(self, offset: int, length: int) -> None:
+        self._check(offset, length)
+        self._disk.step("reserve", self.path)
+        if self._disk.faults.full(self.path) and self._image.room_before(offset, length) < length:
+            raise no_space(self.path)
+        self._image.allocate(offset, length)
+
+    def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
+        self._check(offset, length)
+        return self._image.extents(offset, length)
+
+    def sync(self) -> None:
+        self._check(0, 0)
+        with self._disk.atomic("sync", self.path, failed=lambda: self._image.sync_fails(self._disk.rng)) as happens:
+            if happens:
+                self._image.sync()
+
+    def close(self) -> None:
+        if not self._closed and self._life == self._disk.lives:
+            self._image.opened = False
+        self._closed = True
+
+    def _put(self, operation: str, offset: int, data: bytes, punch: bool = False) -> None:
+        self._check(offset, len(data))
+        torn = self._disk.step(operation, self.path, dying=lambda: self._image.start(offset, data))
+        if torn is not None:
+            self._image.write(offset, data[: self._disk.rng.randrange(max(len(data), 1))])
+            raise torn.raised(self.path)
+        if punch:
+            self._image.punch(offset, len(data))
+            return
+        room = len(data)
+        if self._disk.faults.full(self.path):
+            room = self._image.room_before(offset, len(data))
+        self._image.write(offset, data[:room])
+        if room < len(data):
+            raise no_space(self.path)
+
+    def _check(self, offset: int, length: int) -> None:
+        if self._life != self._disk.lives or self._disk.dead:
+            raise PowerCut(f"{self.path}: used by a process that is dead")
+        if self._closed:
+            raise OSError(errno.EBADF, "closed", self.path)
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise OSError(errno.EIO, "past the end", self.path)
+
+
+class _Atomic:
+    """An operation that a crash lets happen whole or not at all."""
+
+    def __init__(self, disk: SimDisk, operation: str, path: str, failed: Callable[[], None] | None) -> None:
+        self._disk = disk
+        self._operation = operation
+        self._path = path
+        self._failed = failed
+        self._cut: PowerCut | None = None
+
+    def __enter__(self) -> bool:
+        try:
+            self._disk.step(self._operation, self._path)
+        except PowerCut as cut:
+            if not self._disk.struck:
+                raise
+            self._cut = cut
+            return self._disk.rng.random() < 0.5
+        except OSError:
+            if self._failed is not None:
+                self._failed()
+            raise
+        return True
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if self._cut is not None:
+            raise self._cut from None
+
+
+class SimDisk:
+    """See `duplexd.io.disk.Disk`. All chance comes from `seed`.
+
+    `before(operation, path)` is called before each operation that changes anything, and may raise `PowerCut`. From then on, or from the
+    operation that `cut_at` names, everything raises `PowerCut` until `crash` brings up the machine again for the next process.
+    """
+
+    def __init__(self, seed: int = 0, cold: float = 0.1) -> None:
+        self.rng = Random(seed)
+        self.cold = cold  # how often `read_cached` finds nothing
+        self.faults = Faults()
+        self.before: Callable[[str, str], None] | None = None
+        self.on_dead: Callable[[], None] | None = None
+        self.operations = 0  # that changed something, in all
+        self.lives = 0  # crashes so far
+        self.boots = 0  # power cuts so far
+        self.dead = False
+        self.struck = False  # the cut came in the middle of the operation, not before it
+        self._cut_at: int | None = None
+        self._images: dict[str, Image] = {}
+        self._directories = {"/", ""}
+
+    # What the code under test calls
+
+    def open(self, path: str) -> SimFile:
+        image = self._image(path)
+        self.meet("open", path)
+        if image.opened:
+            raise OSError(errno.EBUSY, "in use already", path)
+        image.opened = True
+        return SimFile(self, path, image)
+
+    def create(self, path: str, size: int, allocate: bool = False) -> SimFile:
+        image = Image(size, allocate)
+        with self.atomic("create", path) as happens:
+            if self.exists(path):
+                raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+            if allocate and self.faults.full(path):
+                raise no_space(path)
+            if happens:
+                self._make_directories(posixpath.dirname(_normal(path)))
+                self._images[_normal(path)] = image
+        image.opened = True
+        return SimFile(self, path, image)
+
+    def exists(self, path: str) -> bool:
+        return _normal(path) in self._images or _normal(path) in self._directories
+
+    def size(self, path: str) -> int:
+        return self._image(path).size
+
+    def list(self, path: str) -> builtins.list[str]:
+        above = _normal(path)
+        if above not in self._directories:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        names = {posixpath.basename(name) for name in (*self._images, *self._directories) if posixpath.dirname(name) == above}
+        return sorted(names - {""})
+
+    def make_directory(self, path: str) -> None:
+        with self.atomic("make_directory", path) as happens:
+            if _normal(path) in self._images:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+            if happens:
+                self._make_directories(_normal(path))
+
+    def remove(self, path: str) -> None:
+        self._image(path)
+        with self.atomic("remove", path) as happens:
+            if happens:
+                del self._images[_normal(path)]
+
+    def read_file(self, path: str) -> bytes:
+        image = self._image(path)
+        self.meet("read_file", path)
+        return bytes(image.current)
+
+    def replace_file(self, path: str, data: bytes) -> None:
+        if posixpath.dirname(_normal(path)) not in self._directories:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        with self.atomic("replace_file", path) as happens:
+            if self.faults.full(path):
+                raise no_space(path)
+            if happens:
+                self._images[_normal(path)] = Image.of(bytes(data))
+
+    # What a test calls
+
+    def crash(self, power: bool) -> None:
+        """Kill the process, and the machine too if `power`. Open files are dead; the disk is what the next process finds.
+
+        Without `power` everything written is there still (though not synced). With it each un-synced sector holds what it
+        held at some moment since its last sync. Whatever was about to fail still is.
+        """
+        self.lives += 1
+        self.boots += power
+        self.dead = self.struck = False
+        self._cut_at = None
+        for image in self._images.values():
+            if power:
+                image.cut_power(self.rng)
+            else:
+                image.kill(self.rng)
+
+    def cut_at(self, operations: int) -> None:
+        """Die in the middle of the `operations`-th changing operation from now (1: the next one)."""
+        self._cut_at = self.operations + operations
+
+    def boot_id(self) -> str:
+        return f"boot-{self.boots}"
+
+    def fail(self, path: str, error: int, after: int = 0, operation: str | None = None, times: int | None = None) -> None:
+        """Let operations on `path`, or below it, fail once `after` more went well: `times` times, or until `heal`."""
+        self.faults.add(path, Fault(error, operation, after, times))
+
+    def tear(self, path: str, error: int = errno.EIO, after: int = 0) -> None:
+        """Let one write put down a part of its data, then fail."""
+        self.faults.add(path, Fault(error, None, after, 1, torn=True))
+
+    def full(self, path: str) -> None:
+        """No space for `path`, or below it, that is not allocated yet."""
+        self.faults.fill(path)
+
+    def heal(self, path: str) -> None:
+        self.faults.heal(path)
+
+    def unsynced(self, path: str) -> int:
+        """How many writes of a file a power cut could take back."""
+        return len(self._image(path).pending)
+
+    # What files call
+
+    def step(self, operation: str, path: str, dying: Callable[[], None] | None = None) -> Fault | None:
+        """Before anything changes: die if it is time, `dying` first; fail if that is due. A fault that is returned tears the write."""
+        if self.dead:
+            raise PowerCut(f"{operation} {path}: after the cut")
+        if self.before is not None:
+            try:
+                self.before(operation, path)
+            except PowerCut:
+                self._die()
+                raise
+        self.operations += 1
+        if self.operations == self._cut_at:
+            self.struck = True
+            if dying is not None:
+                dying()
+            self._die()
+            raise PowerCut(f"{operation} {path}: operation {self.operations}")
+        return self.meet(operation, path, torn=dying is not None)
+
+    def meet(self, operation: str, path: str, torn: bool = False) -> Fault | None:
+        """Fail if that is due. Faults that tear wait for a write."""
+        if self.dead:
+            raise PowerCut(f"{operation} {path}: after the cut")
+        fault = self.faults.due(operation, path, is_write=torn)
+        if fault is None or fault.torn:
+            return fault
+        raise fault.raised(path)
+
+    def atomic(self, operation: str, path: str, failed: Callable[[], None] | None = None) -> _Atomic:
+        """`with disk.atomic(...) as happens`: true unless the crash comes first; `failed` runs when an error is due."""
+        return _Atomic(self, operation, path, failed)
+
+    def _die(self) -> None:
+        self.dead = True
+        if self.on_dead is not None:
+            self.on_dead()
+
+    def _image(self, path: str) -> Image:
+        image = self._images.get(_normal(path))
+        if image is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return image
+
+    def _make_directories(self, path: str) -> None:
+        while path not in self._directories and path:
+            self._directories.add(path)
+            path = posixpath.dirname(path)
+
+
+def _normal(path: str) -> str:
+    return posixpath.normpath(path) if path else ""

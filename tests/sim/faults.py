@@ -1,0 +1,71 @@
+"""What goes wrong on a simulated disk, when, and where: errors, torn writes, no space."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Fault:
+    """`after` calls go well, then `times` calls fail (None: all of them). A torn write puts down a part before it fails."""
+
+    error: int
+    operation: str | None  # None: any
+    after: int
+    times: int | None
+    torn: bool = False
+
+    def strikes(self, operation: str, is_write: bool) -> bool:
+        if self.torn and not is_write:
+            return False
+        if self.operation is not None and self.operation != operation:
+            return False
+        if self.after > 0:
+            self.after -= 1
+            return False
+        if self.times is None:
+            return True
+        self.times -= 1
+        return self.times >= 0
+
+    def raised(self, path: str) -> OSError:
+        return OSError(self.error, os.strerror(self.error), path)
+
+
+class Faults:
+    """Faults by path. A path stands for itself and everything below it."""
+
+    def __init__(self) -> None:
+        self._faults: dict[str, list[Fault]] = {}
+        self._full: set[str] = set()
+
+    def add(self, path: str, fault: Fault) -> None:
+        self._faults.setdefault(path, []).append(fault)
+
+    def fill(self, path: str) -> None:
+        self._full.add(path)
+
+    def heal(self, path: str) -> None:
+        self._faults.pop(path, None)
+        self._full.discard(path)
+
+    def due(self, operation: str, path: str, is_write: bool) -> Fault | None:
+        for above, faults in self._faults.items():
+            if covers(above, path):
+                for fault in faults:
+                    if fault.strikes(operation, is_write):
+                        return fault
+        return None
+
+    def full(self, path: str) -> bool:
+        return any(covers(above, path) for above in self._full)
+
+
+def covers(above: str, path: str) -> bool:
+    return path == above or path.startswith(above.rstrip("/") + "/")
+
+
+def no_space(path: str) -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
