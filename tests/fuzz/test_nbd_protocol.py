@@ -1,0 +1,95 @@
+"""Random bytes, and good conversations with random damage, on the pure halves: only documented errors, never another exception."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+
+import pytest
+
+from duplexd.nbd import constants as c
+from duplexd.nbd import messages as m
+from duplexd.nbd.client import NbdClient, RefusedError
+from duplexd.nbd.handshake import CLIENT_FLAGS, CLOSED, HAGGLING, TRANSMISSION
+from duplexd.nbd.messages import ProtocolError
+from duplexd.nbd.transmission import Receiver, refusal
+from tests.unit.nbd.wire import MemoryServer, haggle, put
+
+SEEDS = range(300)
+WIRE_ERRORS = {0, c.EPERM, c.EIO, c.ENOMEM, c.EINVAL, c.ENOSPC, c.EOVERFLOW, c.ENOTSUP, c.ESHUTDOWN}
+GOOD_HANDSHAKE = (
+    m.CLIENT_FLAGS.pack(3)
+    + m.option(c.OPT_LIST)
+    + m.option(c.OPT_INFO, m.go_data("data", [3]))
+    + m.option(c.OPT_GO, m.go_data("data", [1, 2, 3]))
+)
+GOOD_REQUESTS = b"".join(
+    m.request(flags, command, cookie, cookie * 512, 512) + (bytes(512) if command == c.CMD_WRITE else b"")
+    for cookie, (flags, command) in enumerate([(0, 0), (0, 1), (1, 1), (0, 3), (2, 6), (1, 4), (0, 0)])
+)
+
+
+def damaged(data: bytes, chance: random.Random) -> bytes:
+    """Some bytes changed, a piece taken out or doubled."""
+    result = bytearray(data)
+    for _ in range(chance.randrange(1, 6)):
+        where = chance.randrange(len(result))
+        kind = chance.randrange(3)
+        if kind == 0:
+            result[where] = chance.randrange(256)
+        elif kind == 1:
+            del result[where : where + chance.randrange(1, 8)]
+        else:
+            result[where:where] = result[where : where + chance.randrange(1, 40)]
+        if not result:
+            break
+    return bytes(result)
+
+
+def input_of(good: bytes, seed: int) -> bytes:
+    """Noise for even seeds, damage for odd ones."""
+    chance = random.Random(seed)
+    return chance.randbytes(chance.randrange(1, 3000)) if seed % 2 == 0 else damaged(good, chance)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_handshake(seed: int) -> None:
+    handshake, answer = haggle(input_of(GOOD_HANDSHAKE, seed), [random.Random(seed).randrange(1, 50) for _ in range(20)])
+    assert handshake.state in {CLIENT_FLAGS, HAGGLING, TRANSMISSION, CLOSED}
+    assert len(answer) < 1 << 20
+    assert bool(handshake.reason) == (handshake.state == CLOSED)
+    assert (handshake.export is not None) == (handshake.state == TRANSMISSION)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_haggling_noise_after_good_flags(seed: int) -> None:
+    chance = random.Random(seed)
+    data = m.CLIENT_FLAGS.pack(3) + b"".join(m.option(chance.randrange(14), chance.randbytes(chance.randrange(30))) for _ in range(50))
+    handshake, _ = haggle(data)
+    assert handshake.state in {HAGGLING, TRANSMISSION, CLOSED}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_transmission(seed: int) -> None:
+    receiver = Receiver(0)
+    for flags, command, _cookie, offset, length, payload in put(receiver, input_of(GOOD_REQUESTS, seed)):
+        error = refusal(flags, command, offset, length, 1 << 20, 0)
+        assert error in WIRE_ERRORS
+        if command == c.CMD_WRITE:
+            assert payload is None or len(payload) == length
+            assert payload is not None or error
+        else:
+            assert payload is None
+    assert len(receiver.buffer()) > 0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_client(seed: int) -> None:
+    server = MemoryServer()
+    good = server.greeting() + server.receive(m.CLIENT_FLAGS.pack(3) + m.option(c.OPT_GO, m.go_data("data", [3])))
+    client = NbdClient("data")
+    with contextlib.suppress(ProtocolError, RefusedError):
+        client.receive(input_of(good, seed))
+        if client.ready:
+            client.read(0, 100)
+            client.receive(random.Random(seed).randbytes(200))

@@ -1,0 +1,179 @@
+"""The client's half, against the server's half over a fake wire, and against servers that misbehave."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from duplexd.nbd import constants as c
+from duplexd.nbd import messages as m
+from duplexd.nbd.client import NbdClient, RefusedError
+from duplexd.nbd.messages import ProtocolError
+from tests.unit.nbd.wire import FLAGS, MemoryServer, talk
+
+
+def connected(export: str = "data") -> tuple[NbdClient, MemoryServer]:
+    client, server = NbdClient(export), MemoryServer()
+    talk(client, server)
+    assert client.ready
+    return client, server
+
+
+def greeted(*, list_exports: bool = False) -> NbdClient:
+    client = NbdClient("data", list_exports=list_exports)
+    client.receive(m.greeting(3))
+    client.data_to_send()
+    return client
+
+
+def test_go_tells_size_flags_and_block_sizes() -> None:
+    client, _ = connected()
+    assert (client.size, client.flags, client.block_sizes) == (1 << 20, FLAGS, (1, 4096, 32 << 20))
+
+
+def test_list_then_good_bye() -> None:
+    client, server = NbdClient(list_exports=True), MemoryServer()
+    talk(client, server)
+    assert client.exports == ["data", "wal"]
+    assert client.closed
+    assert server.handshake.reason == "aborted by the client"
+
+
+def test_unknown_export_is_refused_with_the_servers_words() -> None:
+    with pytest.raises(RefusedError, match="no export 'nope'") as raised:
+        talk(NbdClient("nope"), MemoryServer())
+    assert raised.value.code == c.REP_ERR_UNKNOWN
+
+
+def test_refusal_without_words() -> None:
+    with pytest.raises(RefusedError, match="error 2"):
+        greeted().receive(m.option_reply(c.OPT_GO, c.REP_ERR_POLICY))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 100), st.integers(1, 100), st.lists(st.tuples(st.integers(0, 999), st.binary(min_size=1, max_size=300)), max_size=8))
+def test_fragments_change_nothing(to_client: int, to_server: int, writes: list[tuple[int, bytes]]) -> None:
+    client, server = NbdClient("data"), MemoryServer()
+    talk(client, server, to_client, to_server)
+    expected = bytearray(2000)
+    for offset, data in writes:
+        client.write(offset, data)
+        expected[offset : offset + len(data)] = data
+    cookie = client.read(0, len(expected))
+    replies = {reply.cookie: reply for reply in talk(client, server, to_client, to_server)}
+    assert [reply.error for reply in replies.values()] == [0] * (len(writes) + 1)
+    assert replies[cookie].data == expected
+
+
+def test_every_command_arrives_with_its_flags() -> None:
+    client, server = connected()
+    cookies = [
+        client.write(0, b"abc", fua=True),
+        client.write_zeroes(0, 10, fua=True, no_hole=True),
+        client.trim(5, 6, fua=True),
+        client.flush(),
+        client.write_zeroes(1, 2),
+        client.trim(3, 4),
+    ]
+    assert client.in_flight == 6
+    assert [reply.cookie for reply in talk(client, server)] == cookies
+    assert client.in_flight == 0
+    assert [(flags, command, offset, length) for flags, command, _, offset, length, _ in server.seen] == [
+        (1, c.CMD_WRITE, 0, 3),
+        (3, c.CMD_WRITE_ZEROES, 0, 10),
+        (1, c.CMD_TRIM, 5, 6),
+        (0, c.CMD_FLUSH, 0, 0),
+        (0, c.CMD_WRITE_ZEROES, 1, 2),
+        (0, c.CMD_TRIM, 3, 4),
+    ]
+
+
+def test_failed_read_has_no_data() -> None:
+    client, server = connected()
+    client.read(1 << 20, 1)
+    client.read(0, 2)
+    assert [(reply.error, reply.data) for reply in talk(client, server)] == [(c.EINVAL, b""), (0, b"\0\0")]
+
+
+def test_replies_in_flight_still_come_after_good_bye() -> None:
+    client, server = connected()
+    client.read(0, 4)
+    client.disconnect()
+    before = client.closed
+    (reply,) = client.receive(server.receive(client.data_to_send()))
+    assert reply.data == bytes(4)
+    assert (before, client.closed) == (False, True)
+    assert client.receive(b"junk") == []
+    assert server.receiver.ended
+
+
+def test_good_bye_before_transmission_says_nothing() -> None:
+    client = greeted()
+    client.disconnect()
+    assert client.data_to_send() == b""
+    assert client.closed
+
+
+@pytest.mark.parametrize("state", ["fresh", "haggling", "closed"])
+def test_requests_outside_of_transmission_are_a_mistake(state: str) -> None:
+    client = {"fresh": NbdClient, "haggling": greeted, "closed": lambda: connected()[0]}[state]()
+    if state == "closed":
+        client.disconnect()
+    with pytest.raises(ProtocolError):
+        client.flush()
+
+
+INFO, SERVER, ACK = c.REP_INFO, c.REP_SERVER, c.REP_ACK
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        m.option_reply(c.OPT_GO, ACK),  # without describing the export
+        m.option_reply(c.OPT_LIST, ACK),  # to an option that was not sent
+        m.option_reply(c.OPT_GO, SERVER, m.U32.pack(0)),
+        m.option_reply(c.OPT_GO, 99),
+        m.option_reply(c.OPT_GO, INFO, b"\0"),
+        m.option_reply(c.OPT_GO, INFO, m.info_export(1, 1)[:-1]),
+        m.option_reply(c.OPT_GO, INFO, m.info_block_size(1, 2, 3) + b"x"),
+        m.OPTION_REPLY.pack(1, c.OPT_GO, ACK, 0),
+        m.OPTION_REPLY.pack(c.OPTION_REPLY_MAGIC, c.OPT_GO, ACK, c.OPTION_BYTES_MAX + 1),
+    ],
+)
+def test_bad_answers_to_go_are_told(answer: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        greeted().receive(answer)
+
+
+@pytest.mark.parametrize("entry", [b"", b"\0\0\0", m.U32.pack(2) + b"x"])
+def test_bad_list_entries_are_told(entry: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        greeted(list_exports=True).receive(m.option_reply(c.OPT_LIST, SERVER, entry))
+
+
+def test_information_nobody_asked_for_is_ignored() -> None:
+    client = greeted()
+    client.receive(m.option_reply(c.OPT_GO, INFO, m.info_text(c.INFO_NAME, "x")))
+    client.receive(m.option_reply(c.OPT_GO, INFO, m.info_export(7, 1)) + m.option_reply(c.OPT_GO, ACK))
+    assert (client.ready, client.size) == (True, 7)
+
+
+@pytest.mark.parametrize("greeting", [b"SSH-2.0-OpenSSH_9.2p1", m.greeting(2), m.GREETING.pack(c.INIT_MAGIC, 0x420281861253, 0)])
+def test_other_servers_are_noticed(greeting: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        NbdClient("data").receive(greeting)
+
+
+@pytest.mark.parametrize("answer", [bytes(16), m.simple_reply(0, 77)])
+def test_bad_replies_are_told(answer: bytes) -> None:
+    client, _ = connected()
+    client.flush()
+    with pytest.raises(ProtocolError):
+        client.receive(answer)
+
+
+def test_no_zeroes_is_only_asked_for_when_offered() -> None:
+    client = NbdClient("data")
+    client.receive(m.greeting(1))
+    assert client.data_to_send().startswith(m.CLIENT_FLAGS.pack(1))

@@ -1,0 +1,170 @@
+"""Parsing requests in place, and judging them."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from duplexd.nbd import constants as c
+from duplexd.nbd import messages as m
+from duplexd.nbd.transmission import LARGE_PAYLOAD_BYTES, RECEIVE_BYTES_MIN, Receiver, refusal, wire_error
+from tests.unit.nbd.wire import pieces, put
+
+SIZE = 1 << 20
+BIG = 1 << 40
+
+
+def write(cookie: int, payload: bytes, offset: int = 0) -> bytes:
+    return m.request(0, c.CMD_WRITE, cookie, offset, len(payload)) + payload
+
+
+def test_many_requests_of_one_buffer() -> None:
+    data = m.request(0, c.CMD_READ, 1, 512, 100) + write(2, b"abc", 7) + m.request(1, c.CMD_FLUSH, 3, 0, 0)
+    assert put(Receiver(0), data) == [(0, 0, 1, 512, 100, None), (0, 1, 2, 7, 3, bytearray(b"abc")), (1, 3, 3, 0, 0, None)]
+
+
+def test_small_payload_is_a_view_of_the_receive_buffer() -> None:
+    receiver = Receiver(0)
+    data = write(1, b"abc")
+    receiver.buffer()[: len(data)] = data
+    ((*_, payload),) = receiver.received(len(data))
+    assert type(payload) is memoryview
+    assert bytes(payload) == b"abc"
+
+
+def test_large_payload_is_received_into_its_own_memory() -> None:
+    receiver = Receiver(0)
+    payload = bytes(range(256)) * (4 * LARGE_PAYLOAD_BYTES // 256)
+    header = m.request(0, c.CMD_WRITE, 1, 0, len(payload))
+    assert put(receiver, header + payload[:5]) == []
+    assert receiver.large == len(payload)
+    assert len(receiver.buffer()) == len(payload) - 5
+    receiver.buffer()[:] = payload[5:]
+    ((*_, own),) = receiver.received(len(payload) - 5)
+    assert type(own) is bytearray
+    assert own == payload
+    assert receiver.large == 0
+
+
+def test_payload_too_long_is_skipped_and_the_stream_stays_in_step() -> None:
+    receiver = Receiver(0)
+    length = c.PAYLOAD_BYTES_MAX + 1
+    assert put(receiver, m.request(0, c.CMD_WRITE, 1, 0, length) + b"x" * 10) == [(0, 1, 1, 0, length, None)]
+    left, chunk = length - 10, bytes(1 << 20)
+    while left:
+        count = min(left, len(chunk))
+        assert put(receiver, chunk[:count]) == []
+        left -= count
+    assert put(receiver, m.request(0, c.CMD_FLUSH, 2, 0, 0)) == [(0, 3, 2, 0, 0, None)]
+    assert not receiver.broken
+
+
+def test_bad_magic_breaks_but_what_came_before_counts() -> None:
+    receiver = Receiver(0)
+    assert put(receiver, m.request(0, c.CMD_FLUSH, 1, 0, 0) + bytes(28) + m.request(0, c.CMD_FLUSH, 2, 0, 0)) == [(0, 3, 1, 0, 0, None)]
+    assert receiver.broken
+    assert put(receiver, m.request(0, c.CMD_FLUSH, 3, 0, 0)) == []
+
+
+def test_nothing_counts_after_disc_with_any_offset_and_length() -> None:
+    receiver = Receiver(0)
+    disc = m.request(0, c.CMD_DISC, 9, (1 << 64) - 1, (1 << 32) - 1)
+    assert put(receiver, disc + bytes(100)) == [(0, 2, 9, (1 << 64) - 1, (1 << 32) - 1, None)]
+    assert receiver.ended
+    assert not receiver.broken
+    assert put(receiver, bytes(RECEIVE_BYTES_MIN * 2)) == []
+
+
+COMMANDS = st.one_of(
+    st.builds(
+        m.request, st.integers(0, 31), st.sampled_from([0, 3, 4, 5, 6, 7, 99]), st.integers(0, 9), st.integers(0, 99), st.integers(0, 99)
+    ),
+    st.builds(lambda size: write(5, b"w" * size), st.integers(0, 200)),
+    st.builds(
+        lambda size: write(6, b"y" * size),
+        st.sampled_from([LARGE_PAYLOAD_BYTES - 28, LARGE_PAYLOAD_BYTES, LARGE_PAYLOAD_BYTES + 1, 150_000]),
+    ),
+    st.just(bytes(28)),
+    st.just(m.request(0, c.CMD_DISC, 0, 0, 0)),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(COMMANDS, max_size=12), st.lists(st.sampled_from([1, 7, 27, 28, 29, 1000, 65536, 70_000]), max_size=40))
+@example([write(1, b"a" * 65_536)] * 5, [65_536] * 4)
+def test_fragments_change_nothing(commands: list[bytes], sizes: list[int]) -> None:
+    data = b"".join(commands)
+    whole = Receiver(1 << 20)
+    expected = put(whole, data)
+    cut = Receiver(0)
+    assert [request for piece in pieces(data, sizes) for request in put(cut, piece)] == expected
+    assert (cut.broken, cut.ended) == (whole.broken, whole.ended)
+
+
+@pytest.mark.parametrize(
+    ("command", "error"),
+    [(c.CMD_READ, c.EINVAL), (c.CMD_WRITE, c.ENOSPC), (c.CMD_TRIM, c.EINVAL), (c.CMD_WRITE_ZEROES, c.ENOSPC)],
+)
+@pytest.mark.parametrize(("offset", "length"), [(SIZE, 1), (SIZE - 1, 2), (0, SIZE + 1), ((1 << 64) - 1, 1), ((1 << 64) - 4096, 4096)])
+def test_past_the_end_and_wrap_around(command: int, error: int, offset: int, length: int) -> None:
+    assert refusal(0, command, offset, length, SIZE, 0) == error
+
+
+@pytest.mark.parametrize("command", [c.CMD_READ, c.CMD_WRITE, c.CMD_TRIM, c.CMD_WRITE_ZEROES])
+def test_up_to_the_end_is_fine(command: int) -> None:
+    assert refusal(0, command, SIZE - 1, 1, SIZE, 0) == 0
+    assert refusal(0, command, SIZE, 0, SIZE, 0) == 0
+
+
+@pytest.mark.parametrize("command", [c.CMD_READ, c.CMD_WRITE, c.CMD_FLUSH, c.CMD_TRIM, c.CMD_WRITE_ZEROES])
+def test_fua_is_accepted_everywhere(command: int) -> None:
+    assert refusal(c.CMD_FLAG_FUA, command, 0, 1, SIZE, 0) == 0
+
+
+@pytest.mark.parametrize("command", [c.CMD_READ, c.CMD_WRITE, c.CMD_FLUSH, c.CMD_TRIM, c.CMD_WRITE_ZEROES])
+@pytest.mark.parametrize("flag", [1 << bit for bit in range(1, 16)])
+def test_unknown_flags_are_refused(command: int, flag: int) -> None:
+    expected = 0 if (command, flag) == (c.CMD_WRITE_ZEROES, c.CMD_FLAG_NO_HOLE) else c.EINVAL
+    assert refusal(flag, command, 0, 1, SIZE, 0) == expected
+
+
+@pytest.mark.parametrize("command", [c.CMD_CACHE, c.CMD_BLOCK_STATUS, 8, 65535])
+def test_unknown_commands_are_refused(command: int) -> None:
+    assert refusal(0, command, 0, 1, SIZE, 0) == c.EINVAL
+
+
+def test_too_long() -> None:
+    length = c.PAYLOAD_BYTES_MAX + 1
+    assert refusal(0, c.CMD_READ, 0, length, BIG, 0) == c.EOVERFLOW
+    assert refusal(0, c.CMD_WRITE, 0, length, BIG, 0) == c.EINVAL
+    assert refusal(0, c.CMD_TRIM, 0, (1 << 32) - 512, BIG, 0) == 0
+    assert refusal(0, c.CMD_WRITE_ZEROES, 0, (1 << 32) - 512, BIG, 0) == 0
+    assert refusal(0, c.CMD_READ, 0, c.PAYLOAD_BYTES_MAX, BIG, 0) == 0
+
+
+def test_read_only() -> None:
+    errors = {command: refusal(0, command, 0, 1, SIZE, c.FLAG_READ_ONLY) for command in (0, 1, 3, 4, 6)}
+    assert errors == {c.CMD_READ: 0, c.CMD_WRITE: c.EPERM, c.CMD_FLUSH: 0, c.CMD_TRIM: c.EPERM, c.CMD_WRITE_ZEROES: c.EPERM}
+
+
+def test_flush_ignores_offset_and_length() -> None:
+    assert refusal(0, c.CMD_FLUSH, BIG, 1, SIZE, 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [
+        (0, 0),
+        (errno.EROFS, c.EPERM),
+        (errno.EDQUOT, c.ENOSPC),
+        (errno.ENOSPC, c.ENOSPC),
+        (errno.EIO, c.EIO),
+        (errno.ENODEV, c.EIO),
+        (99999, c.EIO),
+    ],
+)
+def test_wire_errors_are_only_those_of_the_protocol(number: int, error: int) -> None:
+    assert wire_error(number) == error

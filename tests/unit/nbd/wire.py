@@ -1,0 +1,123 @@
+"""A fake wire: the client's half against the server's half, in memory, with fragments of any size."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from duplexd.nbd import constants as c
+from duplexd.nbd import messages as m
+from duplexd.nbd.handshake import TRANSMISSION, Export, Handshake
+from duplexd.nbd.transmission import RECEIVE_BYTES_MIN, Receiver, refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from duplexd.nbd.client import NbdClient, Reply
+    from duplexd.nbd.transmission import Request
+
+FLAGS = c.FLAG_HAS_FLAGS | c.FLAG_SEND_FLUSH | c.FLAG_SEND_FUA | c.FLAG_SEND_TRIM | c.FLAG_SEND_WRITE_ZEROES | c.FLAG_CAN_MULTI_CONN
+OPTIONS_MAX = 100
+
+
+class FakeExports:
+    """Exports by name; the first is the default."""
+
+    def __init__(self, *exports: Export) -> None:
+        self.exports = {
+            export.name: export for export in exports or (Export("data", 1 << 20, FLAGS, "the data"), Export("wal", 4096, FLAGS))
+        }
+
+    def find(self, name: str) -> Export | None:
+        return self.exports.get(name) if name else next(iter(self.exports.values()))
+
+    def names(self) -> list[str]:
+        return list(self.exports)
+
+
+def pieces(data: bytes, sizes: Iterable[int]) -> Iterator[bytes]:
+    """`data` cut into pieces of these sizes, the last takes the rest."""
+    for size in sizes:
+        if not data:
+            return
+        yield data[:size]
+        data = data[size:]
+    if data:
+        yield data
+
+
+def haggle(data: bytes, sizes: Iterable[int] = (), options_max: int = OPTIONS_MAX) -> tuple[Handshake, bytes]:
+    """A server's handshake fed with `data`; its replies joined."""
+    handshake = Handshake(FakeExports(), options_max)
+    answer = b""
+    for piece in pieces(data, sizes):
+        handshake.receive(piece)
+        while (replies := handshake.advance()) is not None:
+            answer += b"".join(replies)
+    return handshake, answer
+
+
+def put(receiver: Receiver, data: bytes) -> list[Request]:
+    """Fill the receive buffer as a socket would; payloads are copied, since their views do not last."""
+    requests: list[Request] = []
+    while data:
+        buffer = receiver.buffer()
+        count = min(len(buffer), len(data))
+        buffer[:count] = data[:count]
+        data = data[count:]
+        for *fields, payload in receiver.received(count):
+            requests.append((*fields, None if payload is None else bytearray(payload)))  # type: ignore[arg-type]
+    return requests
+
+
+class MemoryServer:
+    """A whole server on the pure halves: one volume in memory."""
+
+    def __init__(self) -> None:
+        self.handshake = Handshake(FakeExports(), OPTIONS_MAX)
+        self.receiver = Receiver(RECEIVE_BYTES_MIN)
+        self.image = bytearray(1 << 20)
+        self.seen: list[Request] = []
+
+    def greeting(self) -> bytes:
+        return self.handshake.greeting()
+
+    def receive(self, data: bytes) -> bytes:
+        if self.handshake.state == TRANSMISSION:
+            return self._serve(data)
+        self.handshake.receive(data)
+        answer = b""
+        while (replies := self.handshake.advance()) is not None:
+            answer += b"".join(replies)
+        if self.handshake.state == TRANSMISSION:
+            answer += self._serve(self.handshake.rest())
+        return answer
+
+    def _serve(self, data: bytes) -> bytes:
+        requests = put(self.receiver, data)
+        self.seen += requests
+        return b"".join(self._reply(request) for request in requests if request[1] != c.CMD_DISC)
+
+    def _reply(self, request: Request) -> bytes:
+        flags, command, cookie, offset, length, payload = request
+        assert self.handshake.export is not None
+        error = refusal(flags, command, offset, length, self.handshake.export.size, self.handshake.export.flags)
+        if error:
+            return m.simple_reply(error, cookie)
+        if command == c.CMD_READ:
+            return m.simple_reply(0, cookie) + self.image[offset : offset + length]
+        if command in {c.CMD_WRITE, c.CMD_WRITE_ZEROES, c.CMD_TRIM}:
+            self.image[offset : offset + length] = payload or bytes(length)
+        return m.simple_reply(0, cookie)
+
+
+def talk(client: NbdClient, server: MemoryServer, to_client: int = 1 << 30, to_server: int = 1 << 30) -> list[Reply]:
+    """Carry bytes both ways, in pieces of these sizes, until both are quiet."""
+    replies: list[Reply] = []
+    waiting = server.greeting() if not client.ready else b""
+    while True:
+        for start in range(0, len(waiting), to_client):
+            replies += client.receive(waiting[start : start + to_client])
+        request = client.data_to_send()
+        waiting = b"".join(server.receive(request[start : start + to_server]) for start in range(0, len(request), to_server))
+        if not waiting:
+            return replies
