@@ -157,6 +157,9 @@ class Dispatch:
                 if length <= inline_max and end > len(reply_buffer):
                     self._send(position)
                     reply_buffer, position, end = self._server.reply_buffer, 0, _HEADER + length
+                    if self.write_paused:
+                        self.backlog = [request, *requests]
+                        break
                 try:
                     cached = length <= inline_max and read_cached(offset, reply_buffer[position + _HEADER : end])
                 except OSError as failure:

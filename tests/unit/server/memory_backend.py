@@ -32,10 +32,10 @@ class MemoryVolume:
         self.error = 0
 
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
-        if self.error:
-            raise OSError(self.error, "as the test wants it")
         if self.cold:
             return False
+        if self.error:
+            raise OSError(self.error, "as the test wants it")
         buffer[:] = self.data[offset : offset + len(buffer)]
         return True
 
