@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class DuplexdError(Exception):
-    """Something a caller is told: `str()` is one line that says what to do."""
+    """It failed for another reason: `str()` is one line that says what to do."""
 
     exit_code = 1
     http_status = 500
