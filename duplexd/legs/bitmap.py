@@ -113,7 +113,9 @@ class ChangeMap:
 
         Whole grains, as many as `max_bytes` holds but at least one; only the volume's end cuts the last one short.
         """
-        first = self._find_set(start_offset >> self._shift) if self._count else None
+        if self._count == 0 or start_offset >= self.size_bytes:  # the last grain holds offsets past the end too: not again
+            return None
+        first = self._find_set(start_offset >> self._shift)
         if first is None:
             return None
         stop = self._find_clear(first + 1, min(self._grains, first + max(max_bytes >> self._shift, 1)))
