@@ -8,7 +8,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from duplexd.control.actions import Peer
 from duplexd.control.problems import problem
@@ -87,11 +87,12 @@ class ControlProtocol(H11Protocol):
 
     def _check_idle(self) -> None:
         """Drop a connection that has not managed to send a request for a whole period."""
-        idle = self.cycle is None or self.cycle.response_complete
-        if idle and self._seen is self.cycle:
+        cycle: RequestResponseCycle | None = self.cycle
+        idle = cycle is None or cycle.response_complete
+        if idle and self._seen is cycle:
             self.transport.abort()
             return
-        self._seen = self.cycle
+        self._seen = cycle
         self._timer = self.loop.call_later(CONTROL_REQUEST_SECONDS_MAX, self._check_idle)
 
     def _answer(self, status: int, detail: str) -> None:
@@ -102,6 +103,6 @@ class ControlProtocol(H11Protocol):
             (b"content-length", str(len(body)).encode()),
             (b"connection", b"close"),
         ]
-        events = (h11.Response(status_code=status, headers=head, reason=b""), h11.Data(data=body), h11.EndOfMessage())
-        self.transport.write(b"".join(map(self.conn.send, events)))
+        output = self.conn.send(h11.Response(status_code=status, headers=head, reason=b""))
+        self.transport.write(output + self.conn.send(h11.Data(data=body)) + self.conn.send(h11.EndOfMessage()))
         self.transport.close()

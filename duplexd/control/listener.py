@@ -36,32 +36,34 @@ def _group_id(group: str) -> int:
         raise ConfigurationError(f"control.group: no group {group!r} on this machine; create it with `groupadd {group}`") from None
 
 
-def _check_free(path: Path) -> None:
-    """Refuse a path that something else uses; a dead socket is left for the rename to replace."""
+def _make_free(path: Path) -> None:
+    """Remove a dead socket; refuse a path that something else uses."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise ConfigurationError(f"control.socket: {path} exists and is not a socket; remove it or name another path")
         if _answers(path):
             raise ConfigurationError(f"control.socket: another daemon answers at {path}; stop it or name another path")
+        path.unlink()
 
 
 def bind(path: Path, group: str | None) -> socket.socket:
-    """A bound socket at `path`, with its mode and group set before the path exists. Raises ConfigurationError."""
+    """A bound socket at `path`, with its mode and group set before it listens. Raises ConfigurationError."""
     group_id = -1 if group is None else _group_id(group)
-    _check_free(path)
-    staging = path.with_name(f".{path.name[:16]}.{os.getpid()}")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    bound = False
     try:
+        _make_free(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        staging.unlink(missing_ok=True)
-        sock.bind(str(staging))
-        staging.chmod(MODE)
-        if group_id >= 0:
-            os.chown(staging, -1, group_id)
-        staging.rename(path)
-    except OSError as error:
+        sock.bind(str(path))
+        bound = True
+        os.chown(path, -1, group_id)
+        path.chmod(MODE)
+    except (OSError, ConfigurationError) as error:
         sock.close()
-        staging.unlink(missing_ok=True)
+        if bound:
+            path.unlink(missing_ok=True)
+        if isinstance(error, ConfigurationError):
+            raise
         raise ConfigurationError(f"control.socket: cannot listen at {path}: {error.strerror or error}") from None
     sock.setblocking(False)
     return sock

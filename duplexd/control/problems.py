@@ -67,3 +67,7 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
 
 async def on_bug(_request: Request, error: Exception) -> JSONResponse:
     return respond(500, f"unexpected {type(error).__name__}; the daemon's log has the details")
+
+
+async def on_gone(_request: Request, _error: Exception) -> JSONResponse:
+    return respond(400, "the request was broken off")  # nobody reads it

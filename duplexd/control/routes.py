@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -201,6 +202,7 @@ def application(context: Context) -> Starlette:
         exception_handlers={
             DuplexdError: problems.on_duplexd_error,
             HTTPException: problems.on_http_error,
+            ClientDisconnect: problems.on_gone,
             Exception: problems.on_bug,
         },
     )

@@ -11,7 +11,8 @@ import uvicorn
 from duplexd.control import listener
 from duplexd.control.actions import Actions
 from duplexd.control.connection import ControlProtocol
-from duplexd.control.routes import Context, application
+from duplexd.control.routes import Context
+from duplexd.control.routes import application as make_application
 from duplexd.limits import CONTROL_HEADER_BYTES_MAX, CONTROL_STOP_SECONDS_MAX
 from duplexd.observe.metrics import LoopLag, Scrape
 
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
         @property
         def control(self) -> Any: ...
+
+
+FLUSH_SECONDS = 0.2  # for what was answered to reach its reader
 
 
 class _Uvicorn(uvicorn.Server):
@@ -62,6 +66,26 @@ class _Uvicorn(uvicorn.Server):
     async def main_loop(self) -> None:
         await self.stop_asked.wait()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
+        """Let running answers end for a moment, then cancel them; no connection is left open."""
+        state, loop = self.server_state, asyncio.get_running_loop()
+        for server in self.servers:
+            server.close()
+        for connection in tuple(state.connections):
+            connection.shutdown()
+        if state.tasks:
+            await asyncio.wait(tuple(state.tasks), timeout=CONTROL_STOP_SECONDS_MAX)
+        left = tuple(state.tasks)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        deadline = loop.time() + FLUSH_SECONDS
+        while state.connections and loop.time() < deadline:  # noqa: ASYNC110 - uvicorn tells of it in no other way
+            await asyncio.sleep(0.005)
+        for connection in tuple(state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)
+
 
 class ControlServer:
     """Serves the control socket from `start` to `stop`. `config` is the daemon's configuration, `extra_metrics` give more families at scrape time."""
@@ -79,7 +103,7 @@ class ControlServer:
         self._lag = LoopLag()
         self._controller = controller
         scrape = Scrape(controller, self._lag, tuple(extra_metrics or ()))
-        self._app = application(Context(self.actions, scrape.prepare, self._ready))
+        self.application = make_application(Context(self.actions, scrape.prepare, self._ready))
         self._server: _Uvicorn | None = None
         self._task: asyncio.Task[None] | None = None
         self._inode = 0
@@ -92,7 +116,7 @@ class ControlServer:
         sock = listener.bind(self._path, self._group)
         self._inode = self._path.stat().st_ino
         config = uvicorn.Config(
-            self._app,
+            self.application,
             loop="none",
             http=ControlProtocol,
             ws="none",
@@ -104,7 +128,6 @@ class ControlServer:
             server_header=False,
             date_header=False,
             h11_max_incomplete_event_size=CONTROL_HEADER_BYTES_MAX,
-            timeout_graceful_shutdown=CONTROL_STOP_SECONDS_MAX,
         )
         self._server = _Uvicorn(config, sock)
         self._task = asyncio.create_task(self._server.serve(), name="control")

@@ -80,7 +80,9 @@ def complete_target(context: click.Context, _parameter: click.Parameter, incompl
 
 
 def targets(required: bool = True) -> Callable[[F], F]:
-    return click.argument("targets", nargs=-1, required=required, metavar="TARGET..." if required else "[TARGET...]", shell_complete=complete_target)
+    return click.argument(
+        "targets", nargs=-1, required=required, metavar="TARGET..." if required else "[TARGET...]", shell_complete=complete_target
+    )
 
 
 class WithCommand(click.Command):

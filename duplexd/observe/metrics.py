@@ -168,3 +168,22 @@ class Scrape:
         registry = CollectorRegistry()
         registry.register(_Collected(list(self._collect())))
         return lambda: generate_latest(registry)
+
+
+def nbd_metrics(server: Any) -> Source:
+    """What the NBD server counts (`server/traffic.py`), as a source for Scrape."""
+
+    def source() -> Iterator[Metric]:
+        requests = CounterMetricFamily("duplexd_nbd_requests_total", "requests taken", labels=("volume", "op"))
+        sizes = CounterMetricFamily("duplexd_nbd_bytes_total", "bytes of those requests", labels=("volume", "op"))
+        errors = CounterMetricFamily("duplexd_nbd_errors_total", "requests answered with an error", labels=("volume", "cause"))
+        for volume, traffic in list(server.traffic.items()):
+            for operation, (count, size) in traffic.by_operation().items():
+                requests.add_metric((volume, operation), count)
+                sizes.add_metric((volume, operation), size)
+            errors.add_metric((volume, "request"), traffic.refused)
+            errors.add_metric((volume, "storage"), traffic.failed)
+        yield from (requests, sizes, errors)
+        yield CounterMetricFamily("duplexd_nbd_connections_refused_total", "connections beyond the limit", server.connections_refused)
+
+    return source

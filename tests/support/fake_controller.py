@@ -43,6 +43,9 @@ class FakeController:
         self.broken: set[str] = set()
         self.void = False
         self.bug = False
+        self.ready = True
+        self.metrics: Any = None
+        self.hold_scale = 1.0  # how much of the asked time a hold lasts
         self.cancelled: list[str] = []
         self.released_at: dict[str, float] = {}
 
@@ -118,7 +121,7 @@ class FakeController:
             raise
         lease = FakeLease(f"L{len(self.leases) + 1}", names, hold_s, owner)
         self.leases[lease.id] = lease
-        asyncio.get_running_loop().call_later(hold_s, self._end, lease, "deadline")
+        asyncio.get_running_loop().call_later(hold_s * self.hold_scale, self._end, lease, "deadline")
         self.emit("held", volumes=names, lease=lease.id)
         return lease
 

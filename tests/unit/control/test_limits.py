@@ -1,0 +1,72 @@
+"""What the connections of the control socket may cost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.control import connection, routes
+
+if TYPE_CHECKING:
+    import socket
+
+    from tests.support.control_plane import ControlPlane
+
+
+def read_all(sock: socket.socket) -> bytes:
+    data = b""
+    while more := sock.recv(65536):
+        data += more
+    return data
+
+
+def test_connections_beyond_the_limit_are_told_so(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "CONTROL_CONNECTIONS_MAX", 4)
+    crowd = [plane.connect() for _ in range(4)]
+    time.sleep(0.05)
+    with plane.connect() as one_more:
+        head, _, body = read_all(one_more).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503")
+    assert json.loads(body)["exit_code"] == 7
+    for sock in crowd:
+        sock.close()
+    time.sleep(0.05)
+    assert plane.ask("GET", "/healthz")[0] == 200
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /hea"])
+def test_a_connection_that_sends_no_whole_request_is_dropped(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr(connection, "CONTROL_REQUEST_SECONDS_MAX", 0.2)
+    with plane.connect() as sock:
+        sock.sendall(sent)
+        begun = time.monotonic()
+        with contextlib.suppress(ConnectionResetError):
+            read_all(sock)
+        assert time.monotonic() - begun < 2
+
+
+def test_a_body_that_does_not_come_is_a_time_out(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "CONTROL_REQUEST_SECONDS_MAX", 0.2)
+    with plane.connect() as sock:
+        sock.sendall(b"POST /v1/suspend HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")
+        head, _, body = read_all(sock).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408")
+    assert json.loads(body)["exit_code"] == 8
+
+
+def test_a_hold_does_not_count_as_idle(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "CONTROL_REQUEST_SECONDS_MAX", 0.1)
+    lines = list(plane.lines("POST", "/v1/quiesce", {"targets": ["db"], "hold_s": 0.5}))
+    assert lines[-1]["reason"] == "deadline"
+
+
+def test_a_header_beyond_the_limit_is_refused(plane: ControlPlane) -> None:
+    with plane.connect() as sock:
+        sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 70_000)
+        head, _, body = read_all(sock).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400")
+    assert json.loads(body)["exit_code"] == 2

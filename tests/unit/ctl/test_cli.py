@@ -1,0 +1,248 @@
+"""duplexctl against a live control socket: every command, every exit code, --json everywhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import pytest
+
+from duplexd import errors
+from duplexd.control import models
+from duplexd.ctl.cli import cli, run
+from duplexd.ctl.client import error_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support.control_plane import ControlPlane
+
+    Ctl = Callable[..., tuple[int, str, str]]
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def ctl(plane: ControlPlane, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Ctl:
+    """Runs a command line: (exit code, stdout, stderr)."""
+    monkeypatch.setenv("DUPLEXD_SOCKET", str(plane.path))
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        capfd.readouterr()
+        try:
+            code = run(list(arguments))
+        except SystemExit as ended:  # click ends the process itself when it completes
+            code = int(ended.code or 0)
+        text = capfd.readouterr()
+        return code, "".join(line for line in text.out.splitlines(True) if "[info" not in line and "[warning" not in line), text.err
+
+    return call
+
+
+def test_status_in_text_and_json(ctl: Ctl) -> None:
+    code, out, _ = ctl("status")
+    assert code == 0
+    assert re.search(r"^data +1\.0 MiB +DUPLEX", out, re.MULTILINE)
+    code, out, _ = ctl("status", "db", "--json")
+    assert [volume.name for volume in models.Status.model_validate_json(out).volumes] == ["data", "wal"]
+    assert ctl("--json", "status", "db")[1] == out
+
+
+def test_suspend_resync_and_verify(ctl: Ctl) -> None:
+    code, out, _ = ctl("suspend", "db", "--tag", "nightly", "--json")
+    assert (code, models.Suspended.model_validate_json(out).tag) == (0, "nightly")
+    code, out, _ = ctl("suspend", "db")
+    assert (code, out.startswith("already suspended data wal: consistent")) == (0, True)
+    code, out, _ = ctl("resync", "db", "--json")
+    assert (code, models.ResyncStarted.model_validate_json(out).volumes[0].how) == (0, "journal")
+    code, out, _ = ctl("resync", "db", "--wait")
+    assert (code, "data: DUPLEX, 0 B copied" in out) == (0, True)
+    code, out, _ = ctl("resync", "db", "--wait", "--json")
+    assert models.ResyncDone.model_validate_json(out.splitlines()[-1]).ok
+    code, out, _ = ctl("verify", "db", "--json")
+    assert (code, models.Verified.model_validate_json(out).equal) == (0, True)
+
+
+def test_legs_that_differ_are_exit_code_1(ctl: Ctl, plane: ControlPlane) -> None:
+    plane.controller.differs = {"wal"}
+    code, out, err = ctl("verify", "db")
+    assert code == 1
+    assert "data: the legs are equal" in out
+    assert "wal: THE LEGS DIFFER, first at byte 7" in out
+    assert "differ" in err
+
+
+def test_a_resync_that_fails_is_exit_code_1_and_named(ctl: Ctl, plane: ControlPlane) -> None:
+    plane.controller.broken = {"wal"}
+    ctl("suspend", "db")
+    code, out, err = ctl("resync", "db", "--wait")
+    assert code == 1
+    assert "wal: SUSPENDED (secondary error)" in out
+    assert "wal" in err
+
+
+def test_events_end_after_the_present_state(ctl: Ctl) -> None:
+    code, out, _ = ctl("events", "--json")
+    lines = [models.Event.model_validate_json(line) for line in out.splitlines()]
+    assert (code, [line.event for line in lines]) == (0, ["state", "synced"])
+
+
+def test_completion_scripts_and_names(ctl: Ctl, monkeypatch: pytest.MonkeyPatch, plane: ControlPlane) -> None:
+    for shell in ("bash", "zsh", "fish"):
+        code, out, _ = ctl("completion", shell)
+        assert (code, "_DUPLEXCTL_COMPLETE" in out) == (0, True)
+    assert json.loads(ctl("completion", "zsh", "--json")[1])["shell"] == "zsh"
+    monkeypatch.setenv("_DUPLEXCTL_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    for word, names in (("d", ["db", "data"]), ("o", ["other"]), ("x", [])):
+        monkeypatch.setenv("COMP_WORDS", f"duplexctl suspend {word}")
+        assert ctl()[1].split() == [f"plain,{name}" for name in names]
+    plane.stop()
+    assert ctl()[1].split() == []
+
+
+def test_not_found_is_3_and_json_has_the_problem(ctl: Ctl) -> None:
+    for arguments in (
+        ["status", "x"],
+        ["suspend", "x"],
+        ["quiesce", "x"],
+        ["resync", "x"],
+        ["resync", "--wait", "x"],
+        ["verify", "x"],
+        ["release", "x"],
+    ):
+        code, out, err = ctl(*arguments, "--json")
+        assert code == 3
+        assert models.Problem.model_validate_json(out).exit_code == 3
+        assert "'x'" in err
+
+
+def test_wrong_state_is_5(ctl: Ctl, plane: ControlPlane) -> None:
+    plane.controller.volumes["data"] = "SIMPLEX"
+    assert ctl("suspend", "db")[0] == 5
+    assert ctl("resync", "db", "--wait")[0] == 5
+
+
+def test_unreachable_is_7_and_says_what_to_do(ctl: Ctl, tmp_path: Path) -> None:
+    code, _, err = ctl("--socket", str(tmp_path / "no.sock"), "status")
+    assert (code, "duplexd run --config" in err) == (7, True)
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "dead.sock"))
+    assert ctl("status", "--socket", str(tmp_path / "dead.sock"))[0] == 7
+
+
+def test_a_daemon_that_is_silent_is_8(ctl: Ctl, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "s.sock"))
+        silent.listen()
+        code, _, err = ctl("status", "--socket", str(tmp_path / "s.sock"), "--timeout", "0.2")
+    assert (code, "--timeout" in err) == (8, True)
+
+
+def test_a_void_verdict_and_a_lost_lease_are_9(ctl: Ctl, plane: ControlPlane) -> None:
+    assert ctl("suspend", "db", "--lease", "L9")[0] == 9
+    plane.controller.void = True
+    code, out, err = ctl("suspend", "db")
+    assert code == 9
+    assert "void" in out
+    assert "consistent" not in out + err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["suspend"],
+        ["status", "--nonsense"],
+        ["quiesce", "db", "--hold", "0"],
+        ["quiesce", "db", "--hold", "21"],
+        ["quiesce", "db", "--"],
+        ["quiesce", "--", "true"],
+        ["completion", "csh"],
+        ["status", "--timeout", "-1"],
+    ],
+)
+def test_usage_is_2(ctl: Ctl, arguments: list[str]) -> None:
+    code, _, err = ctl(*arguments)
+    assert (code, "Usage:" in err) == (2, True)
+
+
+def test_every_exit_code_of_a_problem_becomes_that_error() -> None:
+    for value in vars(errors).values():
+        if isinstance(value, type) and issubclass(value, errors.DuplexdError):
+            assert error_of({"exit_code": value.exit_code, "detail": "x"}).exit_code == value.exit_code
+
+
+def test_every_command_has_json_and_a_help_text() -> None:
+    assert isinstance(cli, click.Group)
+    wanted = {"status", "quiesce", "suspend", "release", "resync", "events", "verify", "completion"}
+    assert wanted <= set(cli.commands)
+    for name, command in cli.commands.items():
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {"--json", "--socket", "--timeout"} <= options, name
+        assert command.help, name
+
+
+def test_the_manual_names_every_command_option_and_exit_code() -> None:
+    manual = (ROOT / "docs" / "cli.md").read_text()
+    assert isinstance(cli, click.Group)
+    for name, command in cli.commands.items():
+        section = manual.partition(f"### {name}\n")[2].partition("\n### ")[0]
+        assert section, name
+        for parameter in command.params:
+            if isinstance(parameter, click.Option) and parameter.opts[0] not in {"--json", "--socket", "--timeout"}:
+                assert f"`{parameter.opts[0]}" in section, (name, parameter.opts)
+    for value in vars(errors).values():
+        if isinstance(value, type) and issubclass(value, errors.DuplexdError) and value.exit_code > 1:
+            assert f"| {value.exit_code} | {value.title} |" in manual
+
+
+def test_it_starts_without_the_daemons_libraries() -> None:
+    code = "import sys; import duplexd.ctl.cli; print([m for m in ('pydantic', 'starlette', 'uvicorn', 'rich', 'asyncio') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert out.stdout.strip() == "[]"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(plane: ControlPlane) -> None:
+    command = f"{sys.executable} -c 'from duplexd.ctl.cli import main; main()' --socket {plane.path} events --json --follow | head -1"
+    result = subprocess.run(["bash", "-c", f"timeout 5 {command}"], capture_output=True, text=True, cwd=ROOT, check=False, timeout=20)
+    assert json.loads(result.stdout)["event"] == "state"
+    assert "Traceback" not in result.stderr
+
+
+def _pty_run(arguments: list[str]) -> Any:
+    import pty  # noqa: PLC0415
+
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from duplexd.ctl.cli import main; main()", *arguments], stdout=child, stderr=child, cwd=ROOT
+    )
+    import os  # noqa: PLC0415
+
+    os.close(child)
+    data = b""
+    try:
+        while more := os.read(parent, 4096):
+            data += more
+    except OSError:
+        pass
+    os.close(parent)
+    return process.wait(20), data.decode()
+
+
+def test_on_a_terminal_there_are_tables_and_bars(plane: ControlPlane) -> None:
+    plane.controller.resync_s = 0.8
+    code, text = _pty_run(["--socket", str(plane.path), "status"])
+    assert code == 0
+    assert "\x1b[" in text
+    assert "DUPLEX" in text
+    assert plane.ask("POST", "/v1/suspend", {"targets": ["db"]})[0] == 200
+    code, text = _pty_run(["--socket", str(plane.path), "resync", "db", "--wait"])
+    assert code == 0
+    assert "━" in text

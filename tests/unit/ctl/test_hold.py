@@ -1,0 +1,158 @@
+"""`duplexctl quiesce` as a process: what it holds, what it returns, and what its death does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.support.control_plane import ControlPlane
+
+    Start = Callable[..., subprocess.Popen[str]]
+
+ROOT = Path(__file__).resolve().parents[3]
+MAIN = [sys.executable, "-c", "from duplexd.ctl.cli import main; main()"]
+RELEASE_SECONDS_MAX = 0.1
+
+
+@pytest.fixture
+def start(plane: ControlPlane) -> Iterator[Start]:
+    """Starts a duplexctl of its own process group; ended with the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(*arguments: str) -> subprocess.Popen[str]:
+        environment = os.environ | {"DUPLEXD_SOCKET": str(plane.path), "PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen(
+            [*MAIN, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, process_group=0
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=20)
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize(("command", "status"), [("exit 0", 0), ("exit 3", 3), ("exit 9", 9), ("kill -TERM $$", 128 + 15)])
+def test_the_commands_status_is_returned_and_the_hold_released(start: Start, plane: ControlPlane, command: str, status: int) -> None:
+    code, _, err = finish(start("quiesce", "db", "--hold", "10", "--", "sh", "-c", command))
+    assert (code, err) == (status, "")
+    assert plane.controller.leases["L1"].ended.result() == "released"
+
+
+def test_the_command_is_told_the_lease_and_runs_within_the_hold(start: Start, plane: ControlPlane) -> None:
+    code, out, _ = finish(
+        start("quiesce", "db", "--hold", "10", "--json", "--", sys.executable, "-c", "import os; print(os.environ['DUPLEXD_LEASE'])")
+    )
+    assert code == 0
+    lease, end = out.splitlines()
+    assert lease == "L1"
+    assert json.loads(end) == {"lease": "L1", "status": 0, "verdict": "consistent", "reason": "released"}
+
+
+def test_a_command_may_suspend_by_the_lease(start: Start, plane: ControlPlane) -> None:
+    inner = f'{sys.executable} -c "from duplexd.ctl.cli import main; main()" suspend db --lease "$DUPLEXD_LEASE"'
+    code, out, err = finish(start("quiesce", "db", "--hold", "10", "--", "sh", "-c", inner))
+    assert (code, err) == (0, "")
+    assert "consistent" in out
+    assert plane.controller.leases["L1"].ended.result() == "suspended"
+
+
+def test_a_hold_that_ended_before_the_command_is_9_though_the_command_succeeded(start: Start) -> None:
+    code, _, err = finish(start("quiesce", "db", "--hold", "0.2", "--", "sleep", "0.6"))
+    assert code == 9
+    assert "deadline" in err
+
+
+def test_a_daemon_that_stops_during_the_command_is_9(start: Start, plane: ControlPlane) -> None:
+    process = start("quiesce", "db", "--hold", "10", "--", "sleep", "1")
+    wait_for(lambda: plane.controller.leases)
+    plane.stop()
+    code, _, err = finish(process)
+    assert code == 9
+    assert "stopping" in err
+
+
+def test_a_command_that_cannot_be_run_releases_at_once(start: Start, plane: ControlPlane, tmp_path: Path) -> None:
+    assert finish(start("quiesce", "db", "--", "no-such-command"))[0] == 127
+    (tmp_path / "plain").write_text("")
+    assert finish(start("quiesce", "db", "--", str(tmp_path / "plain")))[0] == 126
+    assert [lease.ended.result() for lease in plane.controller.leases.values()] == ["released", "released"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--", "sleep", "5"]])
+def test_an_owner_killed_with_minus_9_releases_within_100_ms_and_void(start: Start, plane: ControlPlane, arguments: list[str]) -> None:
+    process = start("quiesce", "db", "--hold", "10", *arguments)
+    wait_for(lambda: plane.controller.leases)
+    time.sleep(0.1)
+    killed_at = time.monotonic()
+    process.kill()
+    wait_for(lambda: "L1" in plane.controller.released_at)
+    assert plane.controller.released_at["L1"] - killed_at < RELEASE_SECONDS_MAX
+    assert plane.controller.leases["L1"].lost
+    os.killpg(process.pid, signal.SIGTERM) if arguments else None  # the command it left behind
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_in_the_foreground_an_interrupt_releases(start: Start, plane: ControlPlane, number: signal.Signals) -> None:
+    process = start("quiesce", "db", "--hold", "10", "--json")
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["lease"]["id"] == "L1"
+    process.send_signal(number)
+    code, out, err = finish(process)
+    assert (code, err) == (0, "")
+    assert json.loads(out)["reason"] == "released"
+    assert not plane.controller.leases["L1"].lost
+
+
+def test_in_the_foreground_a_deadline_is_9_and_a_release_is_0(start: Start, plane: ControlPlane) -> None:
+    assert finish(start("quiesce", "db", "--hold", "0.2"))[0] == 9
+    process = start("quiesce", "db", "--hold", "10")
+    wait_for(lambda: len(plane.controller.leases) == 2)
+    assert plane.ask("DELETE", "/v1/leases/L2")[1]["released"]
+    assert finish(process)[0] == 0
+
+
+def test_ctrl_c_while_a_command_runs_ends_the_command_first(start: Start, plane: ControlPlane) -> None:
+    script = "import signal, sys, time\ntry:\n time.sleep(20)\nexcept KeyboardInterrupt:\n time.sleep(0.3); sys.exit(4)"
+    process = start("quiesce", "db", "--hold", "10", "--", sys.executable, "-c", script)
+    wait_for(lambda: plane.controller.leases)
+    time.sleep(0.4)
+    interrupted_at = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    assert finish(process)[0] == 4
+    assert plane.controller.released_at["L1"] - interrupted_at > 0.25
+    assert plane.controller.leases["L1"].ended.result() == "released"
+
+
+def test_an_interrupt_while_writes_drain_holds_nothing(start: Start, plane: ControlPlane) -> None:
+    plane.controller.drain_s = 10.0
+    process = start("quiesce", "db", "--hold", "10")
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    assert finish(process)[0] == 130
+    wait_for(lambda: plane.controller.cancelled == ["quiesce"])

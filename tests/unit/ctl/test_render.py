@@ -1,0 +1,99 @@
+"""Status and other texts for people."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from duplexd.ctl import render
+from tests.support.fake_controller import FakeController
+
+
+def status_of(count: int) -> dict[str, Any]:
+    names = [f"vol{number:04}" for number in range(count)]
+    return FakeController(names, {f"g{number}": names[number : number + 2] for number in range(0, count, 20)}).status()
+
+
+def test_a_small_status_lists_every_volume() -> None:
+    text = render.StatusView(status_of(5), 24).text()
+    assert all(f"vol000{number}" in text for number in range(5))
+    assert "not listed" not in text
+
+
+@pytest.mark.parametrize("lines", [12, 24, 50])
+def test_a_thousand_volumes_fit_one_screen_and_are_counted(lines: int) -> None:
+    text = render.StatusView(status_of(1000), lines).text()
+    assert len(text.splitlines()) < lines
+    assert "1000 of 1000 volumes not listed (1000 DUPLEX); name one, or use --all" in text
+
+
+def test_of_a_thousand_volumes_those_that_are_not_well_are_listed() -> None:
+    status = status_of(1000)
+    status["volumes"][700] |= {"state": "SUSPENDED", "reason": "secondary error"}
+    status["volumes"][800]["held"] = True
+    text = render.StatusView(status, 24).text()
+    assert "vol0700" in text
+    assert "secondary error" in text
+    assert "vol0800" in text
+    assert "998 of 1000" in text
+
+
+def test_more_troubles_than_lines_still_fit() -> None:
+    status = status_of(1000)
+    for volume in status["volumes"]:
+        volume["state"] = "SUSPENDED"
+    view = render.StatusView(status, 24)
+    assert len(view.text().splitlines()) < 24
+    assert f"{1000 - len(view.rows)} SUSPENDED" in view.text()
+
+
+def test_all_means_all() -> None:
+    assert len(render.StatusView(status_of(1000), None).rows) == 1000
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"state": "SUSPENDED", "secondary": {"usable": True, "cut": "c7", "lag_bytes": 0}}, "at cut c7"),
+        ({"state": "DUPLEX", "secondary": {"usable": True, "lag_bytes": 2048}}, "2.0 KiB behind"),
+        ({"state": "PENDING", "secondary": {"usable": False}}, "not usable"),
+        ({"state": "SIMPLEX", "secondary": None}, "-"),
+    ],
+)
+def test_what_is_said_of_a_secondary(change: dict[str, Any], text: str) -> None:
+    assert render.secondary_text(status_of(1)["volumes"][0] | change) == text
+
+
+def test_a_copy_says_how_far_and_how_long() -> None:
+    assert render.copy_text({"done_bytes": 1 << 20, "total_bytes": 4 << 20, "eta_s": 12.3}) == "25 % of 4.0 MiB, 12 s left"
+    assert render.copy_text({"done_bytes": 0, "total_bytes": 0, "eta_s": None}) == "100 % of 0 B"
+
+
+def test_the_table_in_colour_has_the_same_words_as_the_text() -> None:
+    status = status_of(3)
+    status["volumes"][1] |= {"state": "SUSPENDED", "reason": "[by command]"}  # not markup
+    out = io.StringIO()
+    Console(file=out, width=160).print(render.StatusView(status, 24).renderable())
+    assert out.getvalue().split() == render.StatusView(status, 24).text().split()
+
+
+def test_a_void_cut_is_never_called_consistent() -> None:
+    result = {
+        "verdict": "void",
+        "cut": "c1",
+        "tag": "",
+        "controllers": {"a": 7},
+        "volumes": ["d"],
+        "hold": {"seconds_max": 0, "writes_held": 0},
+    }
+    text = render.suspended_text(result)
+    assert "void" in text
+    assert "consistent" not in text
+
+
+def test_an_event_of_unknown_shape_is_shown_whole() -> None:
+    text = render.event_text({"event": "novelty", "time": 0, "sequence": 4, "volumes": ["a", "b"], "odd": {"x": 1}})
+    assert text == "1970-01-01T00:00:00.000000Z novelty sequence=4 odd={'x': 1} volumes=a,b"
