@@ -88,7 +88,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, _error: Exception | None) -> None:
         """The transport is closed."""
         self._drop()
-        self._handshake = None
+        self._handshake = self._receiver = self._dispatch = None  # a cycle; the buffers must not wait for the collector
         if self._timer is not None:
             self._timer.cancel()
         self._server.hangups.unwatch(self._fd)

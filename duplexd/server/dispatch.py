@@ -178,6 +178,9 @@ class Dispatch:
                         break
                     self.payload_bytes += length
                 changes.append(Change(self, cookie, volume, WRITE, offset, length, payload or b"", flags & c.CMD_FLAG_FUA != 0))
+            elif command == c.CMD_FLUSH:  # its offset and length mean nothing
+                self._without_range(request, 0, changes)
+                continue
             else:
                 changes.append(self._without_payload(request))
             request_counts[command] += 1

@@ -1,15 +1,16 @@
 """A write path in memory: volumes are bytearrays, changes can be held, storage can be made to fail, reads can be made slow.
 
-Run as a program it serves volumes until it is stopped: `python -m tests.unit.server.memory_backend SOCKET NAME=BYTES...`.
+Run as a program it serves volumes until it is stopped: `python -m tests.unit.server.memory_backend ADDRESS... NAME=BYTES...`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import mmap
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from duplexd.server.listeners import Listeners
 from duplexd.volume import FLUSH, WRITE
@@ -27,7 +28,7 @@ class MemoryVolume:
         self.name = name
         self.size = size
         self.connections = 0
-        self.data = memoryview(bytearray(size))
+        self.data = memoryview(mmap.mmap(-1, size))  # zeroes that cost nothing until they are touched
         self.cold = False
         self.error = 0
 
@@ -116,7 +117,7 @@ class MemoryBackend:
 
 async def _serve(listen: list[str], volumes: dict[str, int]) -> None:
     backend = MemoryBackend(volumes)
-    backend.batches = _Forgetful()
+    backend.batches, backend.gone = _Forgetful(), _Forgetful()
     listeners = Listeners(backend, listen)
     await listeners.start()
     print(" ".join(listeners.addresses), flush=True)
@@ -127,9 +128,9 @@ async def _serve(listen: list[str], volumes: dict[str, int]) -> None:
     await listeners.stop()
 
 
-class _Forgetful(list["list[Change]"]):
-    def append(self, _item: list[Change]) -> None:
-        """A long run must not keep every batch."""
+class _Forgetful(list[Any]):
+    def append(self, _item: object) -> None:
+        """A long run must not keep everything it saw."""
 
 
 def main(arguments: list[str]) -> None:

@@ -147,6 +147,15 @@ async def test_unknown_commands_and_flags_get_einval(connect: Connect) -> None:
     assert answer == b"".join(m.simple_reply(c.EINVAL, cookie) for cookie in (1, 2, 3))
 
 
+async def test_flush_with_offset_and_length_is_a_flush(connect: Connect, backend: MemoryBackend) -> None:
+    peer = await connect()
+    assert (await peer.reply(peer.nbd.write(0, b"precious"))).error == 0
+    await peer.send(m.request(0, c.CMD_FLUSH, 99, 0, 4096))
+    assert await peer.receive() == m.simple_reply(0, 99)
+    assert backend.flushes == 1
+    assert bytes(backend.volumes["data"].data[:8]) == b"precious"
+
+
 async def test_bad_magic_closes_after_the_replies_before_it(connect: Connect) -> None:
     peer = await connect()
     await peer.send(m.request(0, c.CMD_READ, 1, 0, 4) + bytes(28))

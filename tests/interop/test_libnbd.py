@@ -1,0 +1,139 @@
+"""nbdinfo, nbdcopy, nbdsh."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.interop.conftest import VOLUMES, digest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.interop.conftest import Client, NbdServer
+
+
+def test_nbdinfo_tells_what_is_offered(nbd_server: NbdServer, transport: str, client: Client) -> None:
+    (export,) = json.loads(client("nbdinfo", "--json", nbd_server.uri("data", transport)))["exports"]
+    expected = {
+        "export-name": "data",
+        "export-size": VOLUMES["data"],
+        "is_rotational": False,
+        "is_read_only": False,
+        "can_cache": False,
+        "can_df": False,
+        "can_fast_zero": False,
+        "can_flush": True,
+        "can_fua": True,
+        "can_multi_conn": True,
+        "can_trim": True,
+        "can_zero": True,
+        "block_size_minimum": 1,
+        "block_size_preferred": 4096,
+        "block_size_maximum": 32 << 20,
+    }
+    assert {name: export[name] for name in expected} == expected
+
+
+def test_nbdinfo_lists_every_volume(nbd_server: NbdServer, transport: str, client: Client) -> None:
+    exports = json.loads(client("nbdinfo", "--json", "--list", nbd_server.uri("", transport)))["exports"]
+    assert {export["export-name"]: export["export-size"] for export in exports} == VOLUMES
+
+
+def test_nbdinfo_asks_about_multi_conn(nbd_server: NbdServer, transport: str, client: Client) -> None:
+    client("nbdinfo", "--can", "multi-conn", nbd_server.uri("data", transport))
+    client("nbdinfo", "--can", "df", nbd_server.uri("data", transport), status=2)
+
+
+def test_nbdinfo_map_is_told_that_there_are_no_contexts(nbd_server: NbdServer, transport: str, client: Client) -> None:
+    told = client("nbdinfo", "--map", nbd_server.uri("data", transport), status=1)
+    assert 'does not support metadata context "base:allocation"' in told
+
+
+def test_unknown_volume_is_an_error_with_its_name(nbd_server: NbdServer, transport: str, client: Client) -> None:
+    assert "No such file or directory for export: nope" in client("nbdinfo", nbd_server.uri("nope", transport), status=1)
+
+
+def test_nbdcopy_both_ways(nbd_server: NbdServer, transport: str, client: Client, image: Path, tmp_path: Path) -> None:
+    uri = nbd_server.uri("data", transport)
+    client("nbdcopy", "--flush", image, uri)
+    client("nbdcopy", "--connections=4", "--requests=64", uri, tmp_path / "out.raw")
+    assert digest(tmp_path / "out.raw") == digest(image)
+
+
+LEGACY = """
+h.set_handshake_flags({flags})
+h.connect_uri("{uri}")
+assert h.get_size() == {size}, h.get_size()
+h.pwrite(b"x" * 4096, 8192, nbd.CMD_FLAG_FUA)
+assert h.pread(4096, 8192) == b"x" * 4096
+h.shutdown()
+"""
+
+
+@pytest.mark.parametrize("flags", ["0", "nbd.HANDSHAKE_FLAG_NO_ZEROES", "nbd.HANDSHAKE_FLAG_FIXED_NEWSTYLE"])
+def test_old_handshakes(nbd_server: NbdServer, transport: str, client: Client, flags: str) -> None:
+    code = LEGACY.format(flags=flags, uri=nbd_server.uri("data", transport), size=VOLUMES["data"])
+    client("nbdsh", "-c", code)
+
+
+HAGGLING = """
+h.set_opt_mode(True)
+h.connect_uri("{uri}")
+names = []
+h.opt_list(lambda name, description: names.append(name))
+assert sorted(names) == ["data", "wal"], names
+h.set_export_name("nope")
+try:
+    h.opt_info()
+    raise SystemExit("nope was found")
+except nbd.Error:
+    pass
+h.set_export_name("wal")
+h.opt_info()
+assert h.get_size() == {size}
+h.opt_go()
+assert h.pread(4096, 0) == bytes(4096)
+"""
+
+
+def test_long_haggling(nbd_server: NbdServer, transport: str, client: Client) -> None:
+    client("nbdsh", "-c", HAGGLING.format(uri=nbd_server.uri("data", transport), size=VOLUMES["wal"]))
+
+
+STRICT_OFF = """
+import errno
+h.set_strict_mode(0)
+h.connect_uri("{uri}")
+size = h.get_size()
+
+def refused(number, action, *arguments):
+    try:
+        action(*arguments)
+        raise SystemExit("not refused: %r" % (arguments,))
+    except nbd.Error as error:
+        assert error.errnum == number, (error.errnum, number, arguments)
+
+refused(errno.ENOSPC, h.pwrite, b"x" * 4096, size)
+refused(errno.ENOSPC, h.pwrite, b"x" * 4096, size - 1)
+refused(errno.ENOSPC, h.zero, 4096, size)
+refused(errno.EINVAL, h.pread, 4096, size)
+refused(errno.EINVAL, h.trim, 4096, size)
+refused(errno.EINVAL, h.cache, 4096, 0)
+refused(errno.EINVAL, h.zero, 4096, 0, nbd.CMD_FLAG_FAST_ZERO)
+refused(errno.EINVAL, h.pwrite, b"x", 0, 1 << 9)
+h.pread(1, size - 1)
+h.flush(nbd.CMD_FLAG_FUA)
+h.pwrite(b"abc", 5)
+assert h.pread(5, 4) == b"\\0abc\\0"
+h.zero(4096, 0, nbd.CMD_FLAG_NO_HOLE)
+h.trim(4096, 0)
+h.pwrite(b"z" * (32 << 20), 1 << 20)
+assert h.pread(32 << 20, 1 << 20) == b"z" * (32 << 20)
+"""
+
+
+def test_wrong_requests_get_the_errno_of_the_specification(nbd_server: NbdServer, transport: str, client: Client) -> None:
+    client("nbdsh", "-c", STRICT_OFF.format(uri=nbd_server.uri("data", transport)))
