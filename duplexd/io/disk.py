@@ -54,7 +54,10 @@ class File(Protocol):
         """
 
     def extents(self, offset: int, length: int, /) -> list[tuple[int, int, bool]]:
-        """`(offset, length, is_data)` in order, covering the range exactly; all data where holes are unknown."""
+        """`(offset, length, is_data)` in order, covering the range exactly. What is not data reads as zeroes, allocated or not.
+
+        Where holes cannot be told all is data.
+        """
 
     def sync(self) -> None:
         """Everything written before this call survives a power cut. An OSError is final: what was lost is not known."""
@@ -85,7 +88,7 @@ class Disk(Protocol):
         """The names in a directory, sorted."""
 
     def make_directory(self, path: str, /) -> None:
-        """The directory and its parents; nothing if it is there."""
+        """The directory and its parents; nothing if it is there. OSError ENOTDIR if something else is in the way."""
 
     def remove(self, path: str, /) -> None:
         """Remove a file, durably."""

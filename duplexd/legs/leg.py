@@ -41,7 +41,10 @@ class Leg(Protocol):
         """See to it that a following write of the range cannot meet ENOSPC. Raises ENOSPC with the content as it was."""
 
     def extents(self, offset: int, length: int, /) -> list[tuple[int, int, bool]]:
-        """`(offset, length, is_data)` in order, covering the range exactly."""
+        """`(offset, length, is_data)` in order, covering the range exactly. What is not data reads as zeroes, allocated or not.
+
+        Where holes cannot be told all is data.
+        """
 
     def sync(self) -> None:
         """Everything written before this call survives a power cut. An error is final."""

@@ -197,8 +197,6 @@ class SimDisk:
 
     def make_directory(self, path: str) -> None:
         with self.atomic("make_directory", path) as happens:
-            if _normal(path) in self._images:
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
             if happens:
                 self._make_directories(_normal(path))
 
@@ -312,9 +310,11 @@ class SimDisk:
         return image
 
     def _make_directories(self, path: str) -> None:
-        while path not in self._directories and path:
+        if path in self._images:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+        if path not in self._directories:
+            self._make_directories(posixpath.dirname(path))
             self._directories.add(path)
-            path = posixpath.dirname(path)
 
 
 def _normal(path: str) -> str:

@@ -128,7 +128,7 @@ def test_zeroed_range_reads_as_zeroes_and_its_neighbours_stay(file: File, punch:
     assert read(file, 0, SIZE) == b"\xff" * offset + bytes(length) + b"\xff" * (SIZE - offset - length)
 
 
-def test_punching_leaves_a_hole_and_zeroing_keeps_the_space(file: File) -> None:
+def test_punching_leaves_a_hole(file: File) -> None:
     file.write(0, b"\xff" * SIZE)
     file.zero(65536, 131072, True)
     assert file.can_punch
@@ -202,5 +202,8 @@ def test_directories_are_made_with_their_parents_listed_and_emptied(disk: Disk, 
         disk.remove(directory + "/a")
     with pytest.raises(FileNotFoundError):
         disk.list(directory + "/z")
-    with pytest.raises(FileExistsError):
-        disk.make_directory(directory + "/b")
+    for below in ("", "/c", "/c/d"):
+        with pytest.raises(NotADirectoryError):
+            disk.make_directory(directory + "/b" + below)
+    with pytest.raises(NotADirectoryError):
+        disk.create(directory + "/b/c", 1)
