@@ -143,6 +143,7 @@ async def post_verify(context: Context, request: Request) -> Lasting:
 
 
 async def get_events(context: Context, request: Request) -> Lasting:
+    await read_body(request)  # a body that makes no sense here is no reason to cut the client off
     link = link_of(request)
     return lines_answer(lines.event_lines(context.actions, link, flag(request, "follow", True)), link)
 

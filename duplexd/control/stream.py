@@ -76,6 +76,7 @@ def lines_answer(lines: Lines, link: Link) -> Lasting:
             await send({"type": "http.response.body", "body": encode(last) + b"\n", "more_body": True})
         if not started:
             await _start(send, LINES_TYPE)
+        link.streaming = False  # before the last byte: the next request may follow it at once
         await send({"type": "http.response.body", "body": b""})
 
     return Lasting(write, link)
@@ -87,6 +88,7 @@ def object_answer(value: Coroutine[Any, Any, Json], link: Link) -> Lasting:
     async def write(send: Send) -> None:
         body = encode(await value)
         await _start(send, "application/json")
+        link.streaming = False
         await send({"type": "http.response.body", "body": body})
 
     return Lasting(write, link)

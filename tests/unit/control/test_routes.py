@@ -176,3 +176,14 @@ def test_commands_are_logged_with_the_peer_and_reading_is_not(plane: ControlPlan
     assert "suspend" in text
     assert "uid" in text
     assert "pid" in text
+
+
+def test_requests_may_follow_a_stream_on_the_same_connection_at_once(plane: ControlPlane) -> None:
+    with plane.connect() as sock:
+        for _ in range(50):
+            sock.sendall(b"GET /v1/events?follow=false HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc")
+            data = b""
+            while not data.endswith(b"0\r\n\r\n"):
+                more = sock.recv(65536)
+                assert more, data
+                data += more

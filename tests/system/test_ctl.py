@@ -1,0 +1,82 @@
+"""duplexctl with a real daemon."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.control import models
+from tests.support.daemon import ROOT, environment, run_duplexctl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support.daemon import Daemon, DaemonFiles
+
+MAIN = [sys.executable, "-c", "from duplexd.ctl.cli import main; main()"]
+
+
+@pytest.fixture
+def pair_daemon(make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]) -> Daemon:
+    return start_daemon(make_files(volumes={"data": "8MiB", "wal": "8MiB"}, groups={"db": ["data", "wal"]}))
+
+
+def test_a_backup_from_end_to_end(pair_daemon: Daemon) -> None:
+    files = pair_daemon.files
+    done = run_duplexctl(files, "suspend", "db", "--tag", "nightly", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert models.Suspended.model_validate_json(done.stdout).verdict == "consistent"
+    assert "SUSPENDED" in run_duplexctl(files, "status", "db").stdout
+    assert run_duplexctl(files, "suspend", "db").stdout.startswith("already suspended")
+    done = run_duplexctl(files, "resync", "db", "--wait", "--json")
+    assert done.returncode == 0
+    assert models.ResyncDone.model_validate_json(done.stdout.splitlines()[-1]).ok
+    assert models.Verified.model_validate_json(run_duplexctl(files, "verify", "db", "--json").stdout).equal
+    lines = run_duplexctl(files, "events", "--json").stdout.splitlines()
+    assert [models.Event.model_validate_json(line).event for line in lines] == ["state", "synced"]
+
+
+def test_the_patents_sequence_quiesce_suspend_signal(pair_daemon: Daemon) -> None:
+    inner = f'{sys.executable} -c "from duplexd.ctl.cli import main; main()" --socket {pair_daemon.files.control_socket} '
+    inner += 'suspend db --lease "$DUPLEXD_LEASE"'
+    done = run_duplexctl(pair_daemon.files, "quiesce", "db", "--hold", "10", "--", "sh", "-c", inner)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "consistent" in done.stdout
+
+
+def test_a_hold_lost_before_its_command_ended_is_9(pair_daemon: Daemon) -> None:
+    assert run_duplexctl(pair_daemon.files, "quiesce", "db", "--hold", "0.2", "--", "sleep", "0.5").returncode == 9
+    assert run_duplexctl(pair_daemon.files, "quiesce", "db", "--hold", "5", "--", "sh", "-c", "exit 3").returncode == 3
+
+
+def test_an_owner_killed_with_minus_9_releases_within_100_ms(pair_daemon: Daemon) -> None:
+    command = [*MAIN, "--socket", str(pair_daemon.files.control_socket), "quiesce", "db", "--hold", "15"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(), cwd=ROOT) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline().startswith(b"lease ")
+        leases = pair_daemon.request("GET", "/v1/status")[1]["leases"]
+        assert len(leases) == 1
+        killed_at = time.monotonic()
+        os.kill(owner.pid, 9)
+        while pair_daemon.request("GET", "/v1/status")[1]["leases"]:
+            assert time.monotonic() - killed_at < 0.1
+    assert run_duplexctl(pair_daemon.files, "suspend", "db", "--lease", leases[0]["id"]).returncode == 9
+    assert run_duplexctl(pair_daemon.files, "suspend", "db").returncode == 0
+
+
+def test_exit_codes(pair_daemon: Daemon, make_files: Callable[..., DaemonFiles]) -> None:
+    files = pair_daemon.files
+    assert run_duplexctl(files, "status", "nope").returncode == 3
+    assert run_duplexctl(files, "release", "nope").returncode == 3
+    assert run_duplexctl(files, "nope").returncode == 2
+    assert run_duplexctl(files, "suspend", "data").returncode == 0
+    mixed = run_duplexctl(files, "suspend", "db")
+    assert mixed.returncode == 5
+    assert mixed.stderr.startswith("duplexctl: ")
+    assert pair_daemon.stop() == 0
+    assert run_duplexctl(files, "status").returncode == 7
