@@ -119,9 +119,13 @@ class DaemonProcess:
             raise DaemonError(f"{method} {path}: {problem.get('detail') or problem}")
         return answer
 
-    def _is_ready(self) -> bool:
+    def raise_if_ended(self, cause: Exception | None = None) -> None:
+        """Raise DaemonError with the end of its log if it is not running any more."""
         if self._process is not None and self._process.poll() is not None:
-            raise DaemonError(f"the daemon ended with status {self._process.returncode}\n{self._log()}")
+            raise DaemonError(f"the daemon ended with status {self._process.returncode}\n{self._log()}") from cause
+
+    def _is_ready(self) -> bool:
+        self.raise_if_ended()
         try:
             self._call("GET", "/readyz", None)
         except (OSError, DaemonError, http.client.HTTPException, ValueError):

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import uvloop
+
 from duplexd.demo.daemon import DaemonError, DaemonProcess
 from duplexd.demo.record import Placement
 from duplexd.demo.scene import Scene
@@ -45,10 +47,10 @@ Do it yourself
                            modprobe nbd
                            nbd-client -unix var/nbd.sock /dev/nbd0 -name data -block-size 4096
                            mkfs.ext4 /dev/nbd0 && mount /dev/nbd0 /mnt
-  then try, with -s var/control.sock:
-                           duplexctl status --watch
-                           duplexctl suspend db --tag before-upgrade
-                           duplexctl resync db --wait
+  then try these three:    export DUPLEXD_SOCKET=var/control.sock
+                           .venv/bin/duplexctl status --watch
+                           .venv/bin/duplexctl suspend db --tag before-upgrade
+                           .venv/bin/duplexctl resync db --wait
 """
 
 
@@ -64,7 +66,8 @@ class Totals:
 def main(rounds: int = ROUNDS, pairs: int = MANY) -> int:
     """Run the demo; its exit status: 0, or 1 if a group cut was found broken or the naive split never was."""
     try:
-        return asyncio.run(_main(rounds, pairs))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_main(rounds, pairs))
     except (KeyboardInterrupt, asyncio.CancelledError):
         say("\nStopped; everything of the demo is removed.")
         return 130
@@ -94,7 +97,11 @@ async def _daemon(names: list[str], size: int, journal_size: int) -> AsyncIterat
     daemon = DaemonProcess(directory / "d", names, size, journal_size)
     try:
         await daemon.start()
-        yield daemon
+        try:
+            yield daemon
+        except OSError as error:
+            daemon.raise_if_ended(error)
+            raise
     finally:
         try:
             await daemon.stop()
@@ -102,16 +109,22 @@ async def _daemon(names: list[str], size: int, journal_size: int) -> AsyncIterat
             shutil.rmtree(directory, ignore_errors=True)
 
 
+def _explanation(port: int, rounds: int) -> str:
+    return f"""
+{len(NAMES)} volumes ({", ".join(NAMES)}) of {format_size(VOLUME_BYTES)}, each a pair of images, all in one
+group, served on a Unix socket and on 127.0.0.1:{port}. {PLACEMENT.writers} writers go round the
+volumes without a stop. A record is issued only when the records that it depends
+on, most of them on other volumes, are acknowledged. Meanwhile, {rounds} times each:
+  group cut    the whole group is suspended in one step
+  one by one   each volume is suspended by itself, one after the other
+Each time the secondaries, which a backup would read, are searched for broken
+dependencies: records that are there while one that they depend on is not.
+"""
+
+
 async def _rounds(rounds: int, totals: Totals) -> None:
     async with _daemon(NAMES, VOLUME_BYTES, JOURNAL_BYTES) as daemon:
-        say(
-            f"{len(NAMES)} volumes ({', '.join(NAMES)}), each a pair of images, all in one group; served on a Unix socket and 127.0.0.1:{daemon.port}."
-        )
-        say(
-            f"{PLACEMENT.writers} writers go round all volumes. A record is issued only after the records that it depends on, mostly on other"
-        )
-        say("volumes, were acknowledged. They never stop. Ten times the group is suspended in one step, and ten times one volume after the")
-        say("other; each time the secondaries, which a backup would read, are checked for records whose dependencies are not there.\n")
+        say(_explanation(daemon.port, rounds))
         async with Scene(daemon, PLACEMENT) as scene:
             usual_s = await scene.write_for(WRITING_SECONDS)
             with Table() as table:

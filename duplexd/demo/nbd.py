@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from duplexd.nbd.client import NbdClient, RefusedError, Reply
 from duplexd.nbd.messages import ProtocolError
@@ -45,16 +45,18 @@ class NbdConnection(asyncio.Protocol):
             raise ValueError(f"{uri}: this client speaks no TLS")
         loop = asyncio.get_running_loop()
         self = cls(uri.export)
-        async with asyncio.timeout(CONNECT_SECONDS_MAX):
-            if uri.socket:
-                await loop.create_unix_connection(lambda: self, uri.socket)
-            else:
-                await loop.create_connection(lambda: self, uri.host, uri.port)
-            try:
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS_MAX):
+                if uri.socket:
+                    await loop.create_unix_connection(lambda: self, uri.socket)
+                else:
+                    await loop.create_connection(lambda: self, uri.host, uri.port)
                 await self._ready
-            except BaseException:
-                self.abort()
-                raise
+        except BaseException as error:
+            self.abort()
+            if isinstance(error, TimeoutError):
+                raise TimeoutError(f"{uri}: no answer within {CONNECT_SECONDS_MAX:.0f} s") from None
+            raise
         return self
 
     async def __aenter__(self) -> Self:
@@ -122,9 +124,7 @@ class NbdConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio."""
-        if not isinstance(transport, asyncio.Transport):
-            raise TypeError("not a stream transport")
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""

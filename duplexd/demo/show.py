@@ -10,15 +10,16 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table as RichTable
 
+# Title in three lines, and width: 79 characters in all.
 _COLUMNS = (
-    ("cut", 6),
-    ("write pause, ms\n(client / daemon)", 17),
-    ("writes\nheld", 6),
-    ("verdict", 10),
-    ("group cut:\nbroken dependencies", 19),
-    ("one by one:\nbroken dependencies", 19),
-    ("changed", 9),
-    ("copied by\nthe resync", 10),
+    (("", "", "cut"), 4),
+    (("write pause", "client / daemon", "ms"), 15),
+    (("", "writes", "held"), 6),
+    (("", "", "verdict"), 10),
+    (("broken:", "group", "cut"), 7),
+    (("broken:", "one by", "one"), 7),
+    (("", "bytes", "changed"), 8),
+    (("copied", "by the", "resync"), 8),
 )
 
 
@@ -40,7 +41,7 @@ class Row:
     def cells(self) -> list[str]:
         """Texts in the order of the columns."""
         pause = f"{self.pause_ms:.1f} / {self.held_ms:.1f}"
-        group = str(self.group_broken) if self.group_faults == self.group_broken else f"{self.group_broken} ({self.group_faults} faults)"
+        group = str(self.group_broken) if self.group_faults == self.group_broken else f"{self.group_faults} faults"
         return [self.cut, pause, str(self.writes_held), self.verdict, group, str(self.naive_broken), self.changed, self.copied]
 
 
@@ -60,8 +61,8 @@ class Table:
         if sys.stdout.isatty():
             self._open()
         else:
-            for line in range(2):
-                self._plain([title.split("\n")[line] if "\n" in title else ("", title)[line] for title, _ in _COLUMNS])
+            for line in range(3):
+                self._plain([title[line] for title, _ in _COLUMNS])
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -83,9 +84,9 @@ class Table:
         from rich.live import Live
         from rich.table import Table as RichTable
 
-        self._rich = RichTable()
-        for title, _ in _COLUMNS:
-            self._rich.add_column(title, justify="right")
+        self._rich = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for title, width in _COLUMNS:
+            self._rich.add_column("\n".join(title), justify="right", no_wrap=True, min_width=width)
         self._live = Live(self._rich, auto_refresh=False)
         self._live.start(refresh=True)
 

@@ -39,7 +39,9 @@ class Workload:
         """Let each writer's record in flight be acknowledged, then return. Raises what a writer met."""
         self._stopping = True
         tasks, self._tasks = self._tasks, []
-        await asyncio.gather(*tasks)
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
 
     def check(self) -> None:
         """Raise what a writer met, if one has ended."""

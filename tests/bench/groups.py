@@ -6,6 +6,8 @@ import asyncio
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import uvloop
+
 from duplexd.demo.daemon import DaemonProcess
 from duplexd.demo.record import Placement
 from duplexd.demo.scene import Scene
@@ -23,7 +25,8 @@ LARGE_VOLUMES = 64
 
 def measure_cuts(directory: Path, volumes: int, cuts: int) -> dict[str, Any]:
     """Medians and maxima of `cuts` group cuts of that many volumes, in ms, while writers write. Raises if one is not consistent."""
-    return asyncio.run(_measure_cuts(directory, volumes, cuts))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_measure_cuts(directory, volumes, cuts))
 
 
 async def _measure_cuts(directory: Path, volumes: int, cuts: int) -> dict[str, Any]:

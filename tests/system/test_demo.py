@@ -42,8 +42,10 @@ async def test_interrupted_demo_stops_its_daemon_and_removes_its_files(tmp_path:
     process = await _start(tmp_path)
     assert process.stdout is not None
     async with asyncio.timeout(40):
-        while not re.match(rb" *\d+ +[\d.]+ / ", await process.stdout.readline()):
-            pass
+        line = b"begin"
+        while line and not re.match(rb" *\d+ +[\d.]+ / ", line):
+            line = await process.stdout.readline()
+        assert line, "it ended before the first cut"
         directory = next(tmp_path.iterdir())
         process.send_signal(number)
         await process.communicate()
