@@ -24,10 +24,14 @@ class Lease(Protocol):
     """A hold, as the controller hands it out."""
 
     id: str
-    volumes: list[str]
     hold_s: float
     ended: asyncio.Future[str]
-    lost: bool
+
+    @property
+    def volumes(self) -> list[str]: ...
+
+    @property
+    def lost(self) -> bool: ...
 
 
 class Controller(Protocol):
@@ -81,7 +85,7 @@ class Actions:
         }
 
     async def quiesce(self, peer: Peer, targets: list[str], hold_s: float) -> Lease:
-        """Hold the targets' writes; returns when those under way are answered. Any state; not while another lease holds one of them.
+        """Hold the targets' writes; returns when those under way are answered. Any state; holds may overlap: a write waits for all of them.
 
         A cancellation leaves nothing held. The caller must call `owner_gone` when the owner is.
         """

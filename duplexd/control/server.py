@@ -103,6 +103,8 @@ class ControlServer:
         self._lag = LoopLag()
         self._controller = controller
         scrape = Scrape(controller, self._lag, tuple(extra_metrics or ()))
+        self._figures = scrape.figures
+        controller.listeners.append(self._figures.note)
         self.application = make_application(Context(self.actions, scrape.prepare, self._ready))
         self._server: _Uvicorn | None = None
         self._task: asyncio.Task[None] | None = None
@@ -150,4 +152,6 @@ class ControlServer:
         self._server.stop_asked.set()
         await self._task
         self.actions.detach()
+        if self._figures.note in self._controller.listeners:
+            self._controller.listeners.remove(self._figures.note)
         self._server = None

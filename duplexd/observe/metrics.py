@@ -7,7 +7,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, SummaryMetricFamily
 
 import duplexd
 
@@ -108,37 +108,60 @@ def process_metrics(lag: LoopLag) -> Iterator[Metric]:
     yield family("duplexd_event_loop_lag_seconds", "how late the event loop was", ({}, lag.histogram))
 
 
-# Counters and histograms that the controller may have as attributes of `metrics`: attribute, name, text
+class EventFigures:
+    """What the controller's events add up to. `note` is one of its listeners: a dict look-up or two, per event and not per request."""
+
+    def __init__(self) -> None:
+        self.events: dict[str, int] = {}
+        self.hold_seconds = Histogram()
+        self.cut_wait_seconds = Histogram()
+        self.void = 0
+
+    def note(self, event: dict[str, Any]) -> None:
+        name = event["event"]
+        self.events[name] = self.events.get(name, 0) + 1
+        self.void += event.get("verdict") == "void"
+        if "held_s" in event:
+            self.hold_seconds.observe(event["held_s"])
+        if isinstance(hold := event.get("hold"), dict):
+            self.cut_wait_seconds.observe(hold.get("seconds_max") or 0.0)
+
+    def metrics(self) -> Iterator[Metric]:
+        events = CounterMetricFamily("duplexd_events_total", "events, which /v1/events tells of", labels=("event",))
+        for name, count in list(self.events.items()):
+            events.add_metric((name,), count)
+        yield events
+        yield CounterMetricFamily("duplexd_void_total", "holds and cuts whose verdict was void", self.void)
+        yield family("duplexd_hold_seconds", "how long holds lasted", ({}, self.hold_seconds))
+        yield family("duplexd_cut_wait_seconds", "the longest that a write waited for each cut", ({}, self.cut_wait_seconds))
+
+
+# Plain numbers that the controller or its parts keep: path of the attribute, name, text. What is not there is left out.
 COUNTERS = (
-    ("cuts", "duplexd_cuts_total", "cuts made"),
-    ("cuts_void", "duplexd_cuts_void_total", "cuts whose verdict was void"),
-    ("holds", "duplexd_holds_total", "holds begun"),
-    ("holds_lost", "duplexd_holds_lost_total", "holds that ended before their owner ended them"),
-    ("writes_held", "duplexd_writes_held_total", "changes that waited for a hold"),
-    ("journal_bytes", "duplexd_journal_bytes_total", "bytes written to the journal"),
-    ("journal_records", "duplexd_journal_records_total", "records written to the journal"),
-    ("journal_syncs", "duplexd_journal_fsyncs_total", "syncs of the journal"),
-    ("checkpoints", "duplexd_checkpoints_total", "checkpoints"),
-    ("copied_bytes", "duplexd_copied_bytes_total", "bytes copied to secondaries"),
-    ("secondary_errors", "duplexd_secondary_errors_total", "errors of secondaries, each of which suspended a pair"),
-)
-HISTOGRAMS = (
-    ("hold_seconds", "duplexd_hold_seconds", "how long holds lasted"),
-    ("pause_seconds", "duplexd_cut_pause_seconds", "how long writes waited for a cut"),
-    ("journal_fsync_seconds", "duplexd_journal_fsync_duration_seconds", "how long a sync of the journal took"),
+    ("batches", "duplexd_batches_total", "batches written to the journal"),
+    ("changes_by_threads", "duplexd_changes_by_threads_total", "changes done in worker threads, the others in the event loop"),
+    ("holds.cuts", "duplexd_cuts_total", "cuts asked for"),
+    ("holds.lost", "duplexd_holds_lost_total", "holds that ended before their owner ended them"),
+    ("maintenance.checkpoints", "duplexd_checkpoints_total", "checkpoints"),
+    ("jobs.copied_bytes", "duplexd_copied_bytes_total", "bytes copied to secondaries"),
 )
 
 
-def counted_metrics(counts: object) -> Iterator[Metric]:
-    """Counters and histograms that `counts` has; those that it does not have are left out."""
-    for attribute, name, text in COUNTERS:
-        value = getattr(counts, attribute, None)
+def counted_metrics(controller: object) -> Iterator[Metric]:
+    """Counters that the controller keeps."""
+    for path, name, text in COUNTERS:
+        value = _at(controller, path)
         if value is not None:
             yield CounterMetricFamily(name, text, value)
-    for attribute, name, text in HISTOGRAMS:
-        histogram = getattr(counts, attribute, None)
-        if histogram is not None:
-            yield family(name, text, ({}, histogram))
+    syncs, seconds = _at(controller, "flusher.syncs"), _at(controller, "flusher.sync_seconds")
+    if syncs is not None and seconds is not None:
+        yield SummaryMetricFamily("duplexd_journal_fsync_duration_seconds", "syncs of the journal", syncs, seconds)
+
+
+def _at(value: object, path: str) -> Any:
+    for name in path.split("."):
+        value = getattr(value, name, None)
+    return value
 
 
 class _Collected:
@@ -156,11 +179,13 @@ class Scrape:
         self._controller = controller
         self._lag = lag
         self._sources = sources
+        self.figures = EventFigures()
 
     def _collect(self) -> Iterator[Metric]:
         yield from process_metrics(self._lag)
         yield from controller_metrics(self._controller.status())
-        yield from counted_metrics(getattr(self._controller, "metrics", None))
+        yield from counted_metrics(self._controller)
+        yield from self.figures.metrics()
         for source in self._sources:
             yield from source()
 

@@ -44,7 +44,6 @@ class FakeController:
         self.void = False
         self.bug = False
         self.ready = True
-        self.metrics: Any = None
         self.hold_scale = 1.0  # how much of the asked time a hold lasts
         self.cancelled: list[str] = []
         self.released_at: dict[str, float] = {}

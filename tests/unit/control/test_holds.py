@@ -106,7 +106,7 @@ def test_an_owner_that_goes_while_writes_drain_holds_nothing(plane: ControlPlane
     assert plane.ask("GET", "/v1/status")[1]["leases"] == []
 
 
-def test_a_held_volume_cannot_be_held_again(plane: ControlPlane) -> None:
+def test_a_hold_that_the_controller_refuses_is_a_problem_and_not_a_stream(plane: ControlPlane) -> None:
     _answer, lease = hold(plane)
     status, problem = plane.ask("POST", "/v1/quiesce", {"targets": ["data"]})
     assert (status, problem["exit_code"]) == (409, 5)
