@@ -13,9 +13,11 @@ VOLUME_BYTES_MAX = 1 << 60  # 1 EiB: offsets and their sums stay far from 63 bit
 INLINE_BATCH_BYTES_MAX = 192 * KIB  # a batch up to this is done in the event loop; a larger one in threads
 INLINE_ZERO_BYTES_MAX = 1 * MIB  # zeroes and trims up to this are done in the event loop
 BATCH_BYTES_MAX = 8 * MIB
+MARKER_RESERVE_BYTES = 2 * MIB  # room that batches leave in the journal for markers
 RECORD_BYTES_MAX = 1 * MIB  # a longer WRITE becomes several records
 QUEUED_BYTES_MAX = 256 * MIB  # payloads that wait (held, or behind a batch), all connections; beyond it sockets are not read
 WORKER_THREADS = 4  # disk threads; they only read, write and sync
+JOURNAL_THREADS = 2  # one batch and one sync at a time
 
 # Journal
 JOURNAL_SIZE_BYTES_MIN = 16 * MIB
@@ -31,6 +33,7 @@ CHANGE_GRAINS_MAX = 1 << 20  # a volume's change map has at most this many grain
 REGION_BYTES_MIN = 16 * MIB
 REGIONS_MAX = 4096
 FOLLOWER_CHUNK_BYTES = 4 * MIB
+COPIED_MARK_BYTES = 64 * MIB  # progress of a copy is made durable this often
 FOLLOWER_FINAL_BYTES = 128 * KIB  # lag at which a follower is brought to the tail within the event loop
 ASYNC_LAG_BYTES_MAX = 64 * MIB
 

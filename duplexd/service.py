@@ -12,7 +12,7 @@ import asyncio
 import os
 import signal
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import uvloop
@@ -22,10 +22,11 @@ from duplexd import config as configuration
 from duplexd.control.server import ControlServer
 from duplexd.controller import Controller
 from duplexd.errors import DuplexdError
+from duplexd.io.clock import RealClock
 from duplexd.io.disk import RealDisk
-from duplexd.io.notify import Notifier
+from duplexd.io.notify import notify, watchdog_interval_s
 from duplexd.io.threads import ThreadWorkers
-from duplexd.limits import WORKER_THREADS
+from duplexd.limits import JOURNAL_THREADS, WORKER_THREADS
 from duplexd.server.listeners import Listeners
 from duplexd.startup import StateLock, in_file, raise_open_files, refuse_fixed, refuse_problems
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 UMASK = 0o027
 START_EXTENSION_SECONDS = 60.0  # how long systemd is told to wait on, each time recovery is seen to be alive
+EVENT_LEVELS = {"controller-failed": "error", "primary-error": "error", "resync-failed": "error", "copied": "debug"}
 
 
 class Service:
@@ -42,7 +44,6 @@ class Service:
     def __init__(self, config: Config) -> None:
         self.config = config
         self._log = structlog.get_logger("duplexd")
-        self._notify = Notifier()
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
 
@@ -54,23 +55,23 @@ class Service:
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         refuse_problems(self.config)
         lock = StateLock(self.config)
-        workers = ThreadWorkers(loop, "disk", WORKER_THREADS)
+        workers = Threads(loop)
         try:
             await self._serve(workers)
         finally:
             workers.close()
             lock.close()
-            self._notify.close()
 
     def _stop_on(self, number: int) -> None:
         self._log.info("stopping", signal=signal.Signals(number).name)
         self._stop.set()
 
-    async def _serve(self, workers: ThreadWorkers) -> None:
+    async def _serve(self, workers: Threads) -> None:
         self._log.info(
             "starting", controller=self.config.controller.name, volumes=len(self.config.volumes), version=__version__, pid=os.getpid()
         )
-        controller = Controller(self.config, RealDisk(), RealClock(), workers, on_progress=self._progress)
+        controller = Controller(self.config, RealDisk(), RealClock(), workers.disk, self._progress, workers.journal)
+        controller.listeners.append(self._log_event)
         if not await self._recover(controller, workers):
             return
         listeners = Listeners(controller, self.config.nbd.listen)
@@ -79,33 +80,36 @@ class Service:
             await listeners.start()
             await control.start()
             self._log.info("ready", listen=self.config.nbd.listen, control=self.config.control.socket)
-            self._notify.ready(self._status())
+            notify(f"READY=1\nSTATUS=serving {len(self.config.volumes)} volumes")
             await self._until_stopped(controller, listeners, workers)
         finally:
-            self._notify.send("STOPPING=1", "STATUS=draining")
+            notify("STOPPING=1\nSTATUS=draining")
             await control.stop()
             await listeners.stop()
             await controller.stop()
             self._log.info("stopped")
 
-    def _status(self) -> str:
-        return f"serving {len(self.config.volumes)} volumes"
+    def _log_event(self, event: dict[str, Any]) -> None:
+        """Every change of state is a line of the log."""
+        fields = {key: value for key, value in event.items() if key not in {"event", "time"}}
+        level = EVENT_LEVELS.get(event["event"], "info")
+        getattr(self._log, level)(event["event"], **fields)
 
     # ------------------------------------------------------------------------------------------------------ recovery
 
     def _progress(self, text: str) -> None:
         self._log.info("recovery", progress=text)
-        self._notify.starting(text, START_EXTENSION_SECONDS)
+        still_starting(text)
 
-    async def _recover(self, controller: Controller, workers: ThreadWorkers) -> bool:
+    async def _recover(self, controller: Controller, workers: Threads) -> bool:
         """False if it was told to stop meanwhile. The service manager waits as long as the disk thread answers."""
         recovery = asyncio.create_task(controller.start(), name="recovery")
         stopped = asyncio.create_task(self._stop.wait(), name="stop")
         try:
             while not recovery.done() and not stopped.done():
                 await asyncio.wait((recovery, stopped), timeout=START_EXTENSION_SECONDS / 4, return_when=asyncio.FIRST_COMPLETED)
-                if not recovery.done() and await answers(workers, START_EXTENSION_SECONDS / 4):
-                    self._notify.starting("recovering", START_EXTENSION_SECONDS)
+                if not recovery.done() and await workers.answer(START_EXTENSION_SECONDS / 4):
+                    still_starting("recovering")
         finally:
             stopped.cancel()
         if recovery.done():
@@ -118,7 +122,7 @@ class Service:
 
     # ------------------------------------------------------------------------------------------------------- serving
 
-    async def _until_stopped(self, controller: Controller, listeners: Listeners, workers: ThreadWorkers) -> None:
+    async def _until_stopped(self, controller: Controller, listeners: Listeners, workers: Threads) -> None:
         tasks = [
             asyncio.create_task(self._reload_forever(controller, listeners), name="reload"),
             asyncio.create_task(self._watchdog(workers), name="watchdog"),
@@ -133,16 +137,18 @@ class Service:
                 task.cancel()
             await asyncio.gather(*tasks, stopped, return_exceptions=True)
 
-    async def _watchdog(self, workers: ThreadWorkers) -> None:
-        interval_s = self._notify.watchdog_s
+    async def _watchdog(self, workers: Threads) -> None:
+        """Tell the service manager that the loop and the disk threads answer, as long as they do."""
+        interval_s = watchdog_interval_s()
         if not interval_s:
             await asyncio.Event().wait()
+            return
         while True:
-            if await answers(workers, interval_s / 4):
-                self._notify.send("WATCHDOG=1")
+            if await workers.answer(interval_s / 2):
+                notify("WATCHDOG=1")
             else:
-                self._log.error("the disk threads do not answer", seconds=interval_s / 4)
-            await asyncio.sleep(interval_s / 4)
+                self._log.error("the disk threads do not answer", seconds=interval_s / 2)
+            await asyncio.sleep(interval_s / 2)
 
     # -------------------------------------------------------------------------------------------------------- reload
 
@@ -150,14 +156,14 @@ class Service:
         while True:
             await self._reload.wait()
             self._reload.clear()
-            self._notify.reloading()
+            notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}\nSTATUS=reading the configuration again")
             try:
                 changes = await self._reload_once(controller, listeners)
             except (DuplexdError, OSError) as error:
                 self._log.error("reload refused, nothing changed", problems=str(error).splitlines())
             else:
                 self._log.info("reloaded", changes=changes)
-            self._notify.ready(self._status())
+            notify(f"READY=1\nSTATUS=serving {len(self.config.volumes)} volumes")
 
     async def _reload_once(self, controller: Controller, listeners: Listeners) -> list[str]:
         """What changed. Raises DuplexdError with nothing changed."""
@@ -179,14 +185,31 @@ class Service:
         return [*changes, *(f"listening on {listen}" for listen in added), *(f"no longer listening on {listen}" for listen in removed)]
 
 
-async def answers(workers: ThreadWorkers, seconds: float) -> bool:
-    """Whether a disk thread does something within `seconds`."""
-    try:
-        async with asyncio.timeout(seconds):
-            await workers.run(time.monotonic)
-    except TimeoutError:
-        return False
-    return True
+class Threads:
+    """The daemon's worker threads: what copies and reads never delays what writes and syncs the journal."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.disk = ThreadWorkers(loop, "disk", WORKER_THREADS)
+        self.journal = ThreadWorkers(loop, "journal", JOURNAL_THREADS)
+
+    async def answer(self, seconds: float) -> bool:
+        """Whether a thread of each kind does something within `seconds`."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.journal.run(time.monotonic)
+                await self.disk.run(time.monotonic)
+        except TimeoutError:
+            return False
+        return True
+
+    def close(self) -> None:
+        self.journal.close()
+        self.disk.close()
+
+
+def still_starting(status: str) -> None:
+    """The service manager is to wait on: this is getting on."""
+    notify(f"STATUS={status}\nEXTEND_TIMEOUT_USEC={int(START_EXTENSION_SECONDS * 1e6)}")
 
 
 def run(config: Config) -> None:

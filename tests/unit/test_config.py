@@ -85,7 +85,7 @@ def test_relative_paths_are_relative_to_the_file(good: Config, tmp_path: Path, m
 
 def test_values_do_not_change_once_checked(good: Config) -> None:
     with pytest.raises(ValueError, match="frozen"):
-        good.controller.name = "beta"
+        good.controller.name = "beta"  # type: ignore[misc]
 
 
 def test_defaults(tmp_path: Path) -> None:
