@@ -75,6 +75,10 @@ class GuestVolumes(NamedTuple):
         for name in self.names:
             self.machine.run(f"fstrim /mnt/{name}")
 
+    def write_bulk(self, size_mib: int) -> None:
+        """Write (again) one large file on the first volume and fsync it."""
+        self.machine.run(f"dd if=/dev/urandom of=/mnt/{self.names[0]}/bulk bs=1M count={size_mib} conv=fsync 2>&1", timeout_s=60)
+
     def read_directly(self, device: int) -> None:
         """Read the end of a volume past the guest's page cache.
 
