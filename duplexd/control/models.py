@@ -5,7 +5,7 @@ Imports nothing of the controller: duplexctl and other clients may use this modu
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -73,14 +73,26 @@ class Journal(Answer):
 class ControllerStatus(Answer):
     name: str
     sequence: int = Field(description="the last sequence number given out")
+    synced: int | None = Field(None, description="the number up to which the journal is known to survive a power cut")
+    failed: str | None = Field(None, description="why no change is taken any more, until a restart")
     journal: Journal
+
+
+class Cut(Answer):
+    """The point that a suspended secondary stands at."""
+
+    id: str
+    sequence: int
+    time: float
+    tag: str = ""
+    verdict: Verdict | None = Field(None, description="null: the secondaries are still being brought there and made durable")
 
 
 class Secondary(Answer):
     usable: bool = Field(description="false: its bytes are of no moment in time, and the other fields say nothing")
     as_of_sequence: int | None = Field(None, description="it holds exactly the changes up to this number")
-    as_of_time: str | float | None = Field(None, description="when that was")
-    cut: str | int | None = Field(None, description="id of the cut it stands at")
+    as_of_time: float | None = Field(None, description="when that was")
+    cut: Cut | None = Field(None, description="the cut it stands at; null unless SUSPENDED")
     lag_bytes: Bytes = Field(0, description="changes it has yet to take over from the journal")
 
 
@@ -172,10 +184,10 @@ class Suspended(Answer):
     """POST /v1/suspend: the secondaries are durable and readable where they lie."""
 
     verdict: Verdict
-    cut: str | int = Field(description="id of the cut")
+    cut: str = Field(description="id of the cut")
     tag: str = ""
     controllers: dict[str, int] = Field(description="name of each controller, and the sequence number of the cut there")
-    volumes: list[Any] = Field(description="the volumes that were cut")
+    volumes: list[str] = Field(description="the volumes that were cut")
     hold: HoldFigures
     already: bool = Field(False, description="all of them stood at this cut before the command")
 
@@ -190,7 +202,7 @@ class ResyncVolume(Answer):
 class ResyncStarted(Answer):
     """POST /v1/resync."""
 
-    job: str | int
+    job: str
     volumes: list[ResyncVolume]
 
 
@@ -254,7 +266,7 @@ class Event(Answer):
     """A line of GET /v1/events: first `state` (with the whole status), then `synced`, then changes as they happen."""
 
     event: str
-    time: str | float | None = None
+    time: float | None = None
     sequence: int | None = None
     volume: str | None = None
     volumes: list[str] | None = None

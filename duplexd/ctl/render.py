@@ -37,9 +37,17 @@ def secondary_text(volume: Json) -> str:
     if not secondary.get("usable"):
         return "not usable"
     if volume["state"] == "SUSPENDED":
-        return f"at cut {secondary['cut']}" if secondary.get("cut") is not None else f"at {secondary.get('as_of_sequence')}"
+        return cut_text(secondary.get("cut")) or f"at {secondary.get('as_of_sequence')}"
     lag = secondary.get("lag_bytes") or 0
     return f"{format_size(lag)} behind" if lag else "current"
+
+
+def cut_text(cut: Json | None) -> str:
+    """`cut 9f2c.. (nightly)`; a cut that is void is never shown without that word."""
+    if cut is None:
+        return ""
+    verdict = {"consistent": "", "void": "VOID ", None: "not yet durable, "}.get(cut["verdict"], f"{cut['verdict']} ")
+    return f"{verdict}cut {cut['id']}" + (f" ({cut['tag']})" if cut.get("tag") else "")
 
 
 def copy_text(copy: Json | None) -> str:
@@ -87,7 +95,8 @@ def head_line(status: Json) -> str:
     controller = status["controller"]
     journal = controller["journal"]
     used = f"{format_size(journal['used_bytes'])} of {format_size(journal['size_bytes'])}"
-    return f"controller {controller['name']}, sequence {controller['sequence']}, journal {used} from {journal['oldest_sequence']}"
+    failed = f"FAILED: {controller['failed']}: " if controller.get("failed") else ""
+    return f"{failed}controller {controller['name']}, sequence {controller['sequence']}, journal {used} from {journal['oldest_sequence']}"
 
 
 def group_lines(status: Json, room: int) -> list[str]:
@@ -162,7 +171,7 @@ def suspended_text(result: Json) -> str:
     """One line about a cut."""
     places = ", ".join(f"{name} at {sequence}" for name, sequence in result["controllers"].items())
     hold = result["hold"]
-    names = [volume["name"] if isinstance(volume, dict) else str(volume) for volume in result["volumes"]]
+    names = result["volumes"]
     what = " ".join(names[:6]) + (f" ... ({len(names)} volumes)" if len(names) > 6 else "")
     state = "already suspended" if result.get("already") else "suspended"
     tag = f", tag {result['tag']!r}" if result.get("tag") else ""

@@ -82,8 +82,10 @@ class FakeController:
         }
 
     def _volume(self, name: str, held: bool) -> Json:
-        secondary = {"usable": True, "as_of_sequence": self.sequence, "as_of_time": None, "cut": self.cuts.get(name), "lag_bytes": 0}
+        secondary = {"usable": True, "as_of_sequence": self.sequence, "as_of_time": None, "cut": self._cut(name), "lag_bytes": 0}
         state = self.volumes[name]
+        if state == "DUPLEX":
+            secondary["cut"] = None
         return {
             "name": name,
             "size": 1 << 20,
@@ -97,6 +99,11 @@ class FakeController:
             "changed_bytes": 0,
             "copy": None if state != "PENDING" else {"done_bytes": 1, "total_bytes": 2, "eta_s": 1.0},
         }
+
+    def _cut(self, name: str) -> Json | None:
+        cut_id = self.cuts.get(name)
+        verdict = "void" if self.void else "consistent"
+        return None if cut_id is None else {"id": cut_id, "sequence": 1, "time": 1.0, "tag": "", "verdict": verdict}
 
     def resolve(self, targets: list[str]) -> list[str]:
         names: dict[str, None] = {}
@@ -171,7 +178,7 @@ class FakeController:
         for name in names:
             if self.volumes[name] != "DUPLEX":
                 self.volumes[name] = "PENDING"
-        return {"job": 1, "volumes": rows}
+        return {"job": "j1", "volumes": rows}
 
     async def resync_wait(self, names: list[str]) -> Json:
         try:

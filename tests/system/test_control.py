@@ -54,6 +54,7 @@ def test_the_status_fits_its_model_in_every_state(pair_daemon: Daemon) -> None:
     assert secondary is not None
     assert secondary.usable
     assert secondary.cut is not None
+    assert secondary.cut.verdict == "consistent"
 
 
 def test_suspend_resync_verify(pair_daemon: Daemon) -> None:

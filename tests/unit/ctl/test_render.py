@@ -11,6 +11,8 @@ from rich.console import Console
 from duplexd.ctl import render
 from tests.support.fake_controller import FakeController
 
+CUT = {"id": "c7", "sequence": 7, "time": 1.0, "tag": "", "verdict": "consistent"}
+
 
 def status_of(count: int) -> dict[str, Any]:
     names = [f"vol{number:04}" for number in range(count)]
@@ -57,7 +59,11 @@ def test_all_means_all() -> None:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"state": "SUSPENDED", "secondary": {"usable": True, "cut": "c7", "lag_bytes": 0}}, "at cut c7"),
+        ({"state": "SUSPENDED", "secondary": {"usable": True, "cut": CUT}}, "cut c7"),
+        ({"state": "SUSPENDED", "secondary": {"usable": True, "cut": CUT | {"tag": "nightly"}}}, "cut c7 (nightly)"),
+        ({"state": "SUSPENDED", "secondary": {"usable": True, "cut": CUT | {"verdict": "void"}}}, "VOID cut c7"),
+        ({"state": "SUSPENDED", "secondary": {"usable": True, "cut": CUT | {"verdict": None}}}, "not yet durable, cut c7"),
+        ({"state": "SUSPENDED", "secondary": {"usable": True, "cut": None, "as_of_sequence": 12}}, "at 12"),
         ({"state": "DUPLEX", "secondary": {"usable": True, "lag_bytes": 2048}}, "2.0 KiB behind"),
         ({"state": "PENDING", "secondary": {"usable": False}}, "not usable"),
         ({"state": "SIMPLEX", "secondary": None}, "-"),
@@ -97,3 +103,9 @@ def test_a_void_cut_is_never_called_consistent() -> None:
 def test_an_event_of_unknown_shape_is_shown_whole() -> None:
     text = render.event_text({"event": "novelty", "time": 0, "sequence": 4, "volumes": ["a", "b"], "odd": {"x": 1}})
     assert text == "1970-01-01T00:00:00.000000Z novelty sequence=4 odd={'x': 1} volumes=a,b"
+
+
+def test_a_controller_that_failed_says_so_first() -> None:
+    status = status_of(1)
+    status["controller"]["failed"] = "the journal could not be synced"
+    assert render.head_line(status).startswith("FAILED: the journal could not be synced")
