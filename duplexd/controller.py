@@ -1,0 +1,528 @@
+"""The controller: one journal, one sequence, many pairs. The write path from a change to its acknowledgement.
+
+One batch runs at a time. What needs the journal to itself (a marker, a change of state) is a *step*: it runs in the event loop, between
+two batches. Everything a step does is therefore one point of the sequence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections import deque
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from duplexd import overview, verification, volumes
+from duplexd.batch import Batch, Joined, parts, perform, record_bytes
+from duplexd.errors import DuplexdError, NotFoundError
+from duplexd.group import Holds
+from duplexd.limits import BATCH_BYTES_MAX, INLINE_BATCH_BYTES_MAX, INLINE_ZERO_BYTES_MAX, MARKER_RESERVE_BYTES, RECORD_BYTES_MAX
+from duplexd.maintenance import Maintenance
+from duplexd.pair import state
+from duplexd.pair.ledger import Ledger, pack_map
+from duplexd.pair.resync import Jobs
+from duplexd.recovery import Recovery
+from duplexd.volume import TRIM, WRITE, Change, Client
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from duplexd.config import Config
+    from duplexd.flusher import Flusher
+    from duplexd.io.clock import Clock
+    from duplexd.io.disk import Disk
+    from duplexd.io.threads import Workers
+    from duplexd.journal.segment import Ring
+    from duplexd.journal.writer import Writer
+    from duplexd.pair.gate import Lease
+    from duplexd.pair.pair import Pair
+
+T = TypeVar("T")
+
+
+class Controller:
+    """Implements `volume.Backend`; `control.actions` is the other user. All methods are called from the event loop.
+
+    `workers` do what may block for long; `journal_workers` run batches and journal syncs, so that these never queue behind a copy.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        disk: Disk,
+        clock: Clock,
+        workers: Workers,
+        on_progress: Callable[[str], None] | None = None,
+        journal_workers: Workers | None = None,
+    ) -> None:
+        self.config = config
+        self.name: str = config.controller.name
+        self.disk = disk
+        self.clock = clock
+        self.workers = workers
+        self.journal_workers = journal_workers or workers
+        self.on_progress = on_progress or (lambda _text: None)
+        self.ledger = Ledger()
+        self.pairs: dict[str, Pair] = {}  # what is configured, in that order
+        self.groups: dict[str, list[str]] = {}
+        self.listeners: list[Callable[[dict[str, Any]], None]] = []
+        self.ring: Ring  # these three are given by recovery
+        self.writer: Writer
+        self.flusher: Flusher
+        self.failed = ""  # why no change is taken any more; final
+        self.refusing = 0  # errno with which changes are refused because the journal has no room, 0 if it has
+        self.holds = Holds(self)
+        self.jobs = Jobs(self)
+        self.maintenance = Maintenance(self)
+        self._busy = False
+        self._queue: deque[Change] = deque()
+        self._steps: deque[Callable[[], None]] = deque()
+        self._submitter: Client | None = None
+        self.batches = 0
+        self.changes_by_threads = 0
+
+    # ------------------------------------------------------------------------------------------------- start, stop, reload
+
+    async def start(self) -> None:
+        """Recover, then serve. Raises DuplexdError or OSError; nothing that was acknowledged is lost by trying again."""
+        await Recovery(self).run()
+        self.maintenance.start()
+        self.jobs.start()
+
+    async def stop(self) -> None:
+        """Release holds, finish what runs, sync everything, close. What is still queued was never acknowledged."""
+        self.holds.stop()
+        await self.jobs.stop()
+        while self._queue and not self.failed and not self.refusing:
+            await self.step(lambda: None)
+            await asyncio.sleep(0.001)
+        await self.maintenance.stop()
+        for pair in self.ledger.pairs.values():
+            overview.close_legs(pair)
+        self.ring.close()
+
+    async def reload(self, config: Config) -> list[str]:
+        """Take over a new configuration; says what changed. Raises ConfigurationError, with nothing changed."""
+        return await volumes.reload(self, config)
+
+    # ---------------------------------------------------------------------------------------------------- the NBD server's
+
+    @property
+    def volumes(self) -> dict[str, Pair]:
+        """The configured volumes by name."""
+        return self.pairs
+
+    @property
+    def sequence(self) -> int:
+        """The number of the last record."""
+        return self.writer.written
+
+    def volume(self, name: str) -> Pair | None:
+        """See `Backend`: "" is the first volume."""
+        return next(iter(self.pairs.values()), None) if name == "" else self.pairs.get(name)
+
+    def volume_names(self) -> list[str]:
+        """See `Backend`."""
+        return list(self.pairs)
+
+    def submit(self, changes: list[Change]) -> None:
+        """See `Backend`."""
+        self._submitter = changes[0].client
+        try:
+            if self._busy or self._queue or self.holds.leases or self.jobs.behind():
+                self._wait(changes)
+                self._pump()
+            else:
+                self._start(changes)
+        finally:
+            self._submitter = None
+
+    def flush(self, change: Change) -> None:
+        """See `Backend`."""
+
+        def done(error: int) -> None:
+            change.error = error
+            self._answer([change])
+
+        self._submitter = change.client
+        self.flusher.wait(self.writer.written, done)
+        self._submitter = None
+
+    def read(self, volume: Any, offset: int, buffer: memoryview, done: Callable[[int], None]) -> None:
+        """See `Backend`."""
+
+        def finished(_result: None, error: BaseException | None) -> None:
+            done(0 if error is None else (isinstance(error, OSError) and error.errno) or errno.EIO)
+
+        self.workers.submit(lambda: volume.primary.read_into(offset, buffer), finished)
+
+    def disconnected(self, client: Client) -> None:
+        """See `Backend`."""
+
+        def theirs(change: Change) -> bool:
+            owner = change.client
+            return owner is client or (type(owner) is Joined and owner.origin is client)
+
+        self._queue = deque(change for change in self._queue if not theirs(change))
+        for lease in self.holds.leases.values():
+            for pair in lease.pairs:
+                pair.waiting = [change for change in pair.waiting if not theirs(change)]
+
+    # ----------------------------------------------------------------------------------------------------------- the queue
+
+    def _wait(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            change.own()
+            self._enqueue(change)
+
+    def _enqueue(self, change: Change) -> None:
+        pair: Any = change.volume
+        if pair.holds:
+            self.holds.waits(pair, change)
+        else:
+            self._queue.extend(parts(change))
+
+    def resume(self, changes: list[Change]) -> None:
+        """Take changes that a gate held, in their order; a volume that another lease holds keeps its own."""
+        for change in changes:
+            self._enqueue(change)
+        self._pump()
+
+    def _pump(self) -> None:
+        while self._queue and not self._busy and not self.jobs.behind():
+            taken = [self._queue.popleft()]
+            size, limit = record_bytes(taken), self._batch_bytes_max()
+            while self._queue and (size := size + record_bytes([self._queue[0]])) <= limit:
+                taken.append(self._queue.popleft())
+            if not self._start(taken):
+                return
+
+    def _batch_bytes_max(self) -> int:
+        return min(BATCH_BYTES_MAX, self.writer.segment.size // 2)
+
+    def kick(self) -> None:
+        """Something that held batches back may have gone."""
+        self._pump()
+
+    # --------------------------------------------------------------------------------------------------------- one batch
+
+    def _start(self, changes: list[Change]) -> bool:
+        """Run a batch, or put it back at the head of the queue and return False."""
+        if self.failed or self.refusing:
+            self._refuse(changes, errno.EIO if self.failed else self.refusing)
+            return True
+        size = record_bytes(changes)
+        if size > INLINE_BATCH_BYTES_MAX:
+            for change in changes:
+                change.own()
+            changes = [part for change in changes for part in parts(change)]
+        too_big = len(changes) > 1 and size > self._batch_bytes_max()
+        if too_big or not self.writer.room(size + MARKER_RESERVE_BYTES, RECORD_BYTES_MAX):
+            return self._postpone(changes, too_big)
+        heavy, regions = size > INLINE_BATCH_BYTES_MAX, self._mark_regions(changes)
+        if any(change.kind == TRIM and not change.volume.can_trim for change in changes):  # type: ignore[attr-defined]
+            changes = self._without_trims(changes)
+        heavy = heavy or bool(regions) or any(change.kind != WRITE and change.length > INLINE_ZERO_BYTES_MAX for change in changes)
+        batch = Batch(changes, regions, int(self.clock.wall() * 1e6))
+        self.batches += 1
+        if heavy:
+            for change in changes:
+                change.own()
+            self._busy = True
+            self.changes_by_threads += len(changes)
+            self.journal_workers.submit(
+                lambda: perform(batch, self.writer, self.group_of), lambda _none, error: self._performed_elsewhere(batch, error)
+            )
+            return True
+        try:
+            perform(batch, self.writer, self.group_of)
+        except OSError as error:
+            self._performed(batch, error)
+        else:
+            self._performed(batch, None)
+        return True
+
+    def _postpone(self, changes: list[Change], too_big: bool) -> bool:
+        for change in changes:
+            change.own()
+        self._queue.extendleft(reversed([part for change in changes for part in parts(change)]))
+        if too_big:
+            self._soon(self._pump)  # it is taken in several batches
+        else:
+            self.maintenance.want_space()
+        return False
+
+    def _soon(self, call: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_soon(call)
+
+    def _mark_regions(self, changes: list[Change]) -> dict[int, list[int]]:
+        fresh: dict[int, list[int]] = {}
+        for change in changes:
+            pair: Any = change.volume
+            pair.primary_dirty = True
+            if pair.secondary is None:
+                continue
+            if pair.mirrors:
+                pair.secondary_dirty = True
+            for region in pair.regions_of(change.offset, change.length):
+                pair.touched.add(region)
+                if region not in pair.regions:
+                    known = fresh.setdefault(pair.id, [])
+                    if region not in known:
+                        known.append(region)
+        return fresh
+
+    def _without_trims(self, changes: list[Change]) -> list[Change]:
+        """Trims that can't do the same to both legs do nothing: content after a trim is undefined, but equal."""
+        ignored = [change for change in changes if change.kind == TRIM and not change.volume.can_trim]  # type: ignore[attr-defined]
+        self._answer(ignored)
+        return [change for change in changes if change not in ignored]
+
+    def _performed_elsewhere(self, batch: Batch, error: BaseException | None) -> None:
+        if error is not None and not isinstance(error, OSError):
+            raise error
+        self._performed(batch, error)
+        self._run_steps()
+        self._pump()
+
+    def _performed(self, batch: Batch, error: OSError | None) -> None:
+        """The batch is in the journal and on the legs, or, with an error, nowhere. `_busy` ends here."""
+        self._busy = False
+        if error is not None:
+            self._journal_refused(error)
+            self._refuse(batch.changes, error.errno or errno.EIO)
+            return
+        if batch.regions:
+            self.ledger.apply(batch.regions_sequence, batch.time_us, batch.marker())
+        track = self.ledger.track
+        for change in batch.changes:
+            pair: Any = change.volume
+            if pair.state != state.DUPLEX and pair.tracks:
+                track(pair, change.kind, change.offset, change.length)
+        try:
+            for failure in batch.failures:
+                self._secondary_failed(batch, failure.pair, failure.sequence, failure.error, failure.torn)
+            if batch.primary_errors:
+                self._compensate(batch)
+        except OSError as journal_error:
+            self._journal_refused(journal_error, final=True)
+        self._acknowledge(batch.changes)
+        self.maintenance.written()
+        self.jobs.written()
+
+    def _acknowledge(self, changes: list[Change]) -> None:
+        ready = changes
+        if any(change.fua for change in changes):
+            ready = [change for change in changes if not change.fua or change.error]
+            durable = [change for change in changes if change.fua and not change.error]
+
+            def done(error: int) -> None:
+                for change in durable:
+                    change.error = error
+                self._answer(durable)
+
+            self.flusher.wait(self.writer.written, done)
+        self._answer(ready)
+
+    def _answer(self, changes: list[Change]) -> None:
+        others: dict[Client, None] = {}
+        submitter = self._submitter
+        for change in changes:
+            client = change.client
+            client.finished(change)
+            if client is not submitter:
+                others[client] = None
+        for client in others:
+            if type(client) is not Joined or client.origin is not submitter:
+                client.flush_replies()
+
+    def _refuse(self, changes: list[Change], error: int) -> None:
+        for change in changes:
+            change.error = error
+        self._answer(changes)
+
+    # ------------------------------------------------------------------------------------------------------------- steps
+
+    def when_idle(self, call: Callable[[], None]) -> None:
+        """Run `call` between two batches: now if none runs."""
+        if self._busy:
+            self._steps.append(call)
+        else:
+            call()
+
+    async def step(self, call: Callable[[], T]) -> T:
+        """The result of `call`, run between two batches."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def run() -> None:
+            try:
+                result = call()
+            except Exception as error:  # noqa: BLE001  it is the caller's
+                if not future.done():
+                    future.set_exception(error)
+            else:
+                if not future.done():
+                    future.set_result(result)
+
+        self.when_idle(run)
+        return await future
+
+    def _run_steps(self) -> None:
+        while self._steps and not self._busy:
+            self._steps.popleft()()
+
+    def mark(self, marker: dict[str, Any]) -> int:
+        """Write a marker and fold it: within a step only. Returns its number. Raises OSError if the journal does not take it."""
+        time_us = int(self.clock.wall() * 1e6)
+        try:
+            sequence = self.writer.append_marker(marker, time_us)
+            self.writer.write()
+        except OSError as error:
+            self._journal_refused(error)
+            raise
+        self.ledger.apply(sequence, time_us, marker)
+        self.maintenance.written()
+        return sequence
+
+    async def durable(self, sequence: int) -> None:
+        """Wait until record `sequence` survives a power cut. Raises DuplexdError if the journal can't be synced."""
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.flusher.wait(sequence, lambda error: None if future.done() else future.set_result(error))
+        if await future:
+            raise DuplexdError(f"the journal could not be synced; {self.failed or 'restart the daemon'}")
+
+    # ------------------------------------------------------------------------------------------------------------ trouble
+
+    def group_of(self, pair: Pair) -> set[Pair]:
+        """The pair and all that share a group with it, as far as they are DUPLEX."""
+        names = {name for group in pair.groups for name in self.groups.get(group, [])}
+        members = {self.pairs[name] for name in names if name in self.pairs}
+        return {pair} | {member for member in members if member.state == state.DUPLEX}
+
+    def _secondary_failed(self, batch: Batch, pair: Pair, sequence: int, error: OSError, torn: bool) -> None:
+        members = self.group_of(pair)
+        missed = {member: overview.changes_after(member, batch.changes, sequence - 1) for member in members if member.mirrors}
+        self.freeze(members, pair, sequence - 1, error, {pair} if torn else set(), missed)
+
+    def freeze(self, members: set[Pair], failed: Pair, at: int, error: OSError, unusable: set[Pair], missed: dict[Pair, Any]) -> None:
+        """Suspend pairs because a secondary failed, all at number `at`; `missed` is what each missed since. Within a step only."""
+        cut_id = self.holds.new_cut_id()
+        for member in members:
+            if member.mirrors:
+                member.applied = at
+        self.mark(
+            {
+                "m": "fail", "id": cut_id, "at": at, "volumes": sorted(member.id for member in members), "failed": [failed.id],
+                "unusable": sorted(member.id for member in unusable), "error": str(error),
+                "missed": {str(member.id): pack_map(changed) for member, changed in missed.items() if changed.any()},
+            }
+        )  # fmt: skip
+        self.emit(
+            "suspended", volumes=[member.name for member in members], reason=state.BY_ERROR, cut=cut_id, failed=failed.name,
+            error=error.strerror or str(error), path=getattr(failed.secondary, "path", ""), at=at,
+        )  # fmt: skip
+
+    def _compensate(self, batch: Batch) -> None:
+        """A primary did not take a change that is in the journal: journal what the primary holds now, so that both agree."""
+        for change, error in batch.primary_errors:
+            pair: Any = change.volume
+            self.emit("primary-error", volume=pair.name, error=error.strerror or str(error), path=pair.primary.path)
+            for offset in range(change.offset, change.offset + change.length, RECORD_BYTES_MAX):
+                length = min(RECORD_BYTES_MAX, change.offset + change.length - offset)
+                data = bytearray(length)
+                try:
+                    pair.primary.read_into(offset, memoryview(data))
+                except OSError as unreadable:
+                    self.fail(f"{pair.primary.path}: neither takes a change nor can be read: {unreadable.strerror}")
+                    return
+                redo = Change(_NOBODY, 0, pair, WRITE, offset, length, data)
+                self._redo(redo)
+
+    def _redo(self, change: Change) -> None:
+        pair: Any = change.volume
+        again = Batch([change], {}, int(self.clock.wall() * 1e6))
+        perform(again, self.writer, self.group_of)
+        if pair.tracks:
+            self.ledger.track(pair, change.kind, change.offset, change.length)
+        for failure in again.failures:
+            self._secondary_failed(again, failure.pair, failure.sequence, failure.error, failure.torn)
+        # If the primary refuses its own content too, it holds it all the same: nothing is lost by it.
+
+    def _journal_refused(self, error: OSError, final: bool = False) -> None:
+        if error.errno == errno.ENOSPC and not final:
+            self.maintenance.no_space(error)
+        else:
+            self.fail(f"the journal could not be written: {error.strerror or error}")
+
+    def fail(self, why: str) -> None:
+        """Take no change any more: reads go on, changes and flushes get EIO. Only a restart, which recovers, ends this."""
+        if not self.failed:
+            self.failed = why
+            self.emit("controller-failed", error=why)
+        queued, self._queue = list(self._queue), deque()
+        self._refuse(queued, errno.EIO)
+
+    def refuse_queued(self, error: int) -> None:
+        """Answer all that waits for room in the journal."""
+        queued, self._queue = list(self._queue), deque()
+        self._refuse(queued, error)
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Tell everybody who listens."""
+        message = {"event": event, "time": self.clock.wall(), "sequence": self.writer.written, **fields}
+        for listener in list(self.listeners):
+            listener(message)
+
+    # ------------------------------------------------------------------------------------------------------ control plane's
+
+    def resolve(self, targets: list[str]) -> list[str]:
+        """The volumes that targets (volumes and groups) stand for, each once, in order. Raises NotFoundError."""
+        names: dict[str, None] = {}
+        for target in targets:
+            if target in self.pairs:
+                names[target] = None
+            elif target in self.groups:
+                names.update(dict.fromkeys(self.groups[target]))
+            else:
+                raise NotFoundError(f"{target!r}: no such volume or group; duplexctl status shows them")
+        return list(names)
+
+    def status(self) -> dict[str, Any]:
+        """Everything, in the shape that scripts rely on."""
+        return overview.status(self)
+
+    async def quiesce(self, names: list[str], hold_s: float, owner: str) -> Lease:
+        """Close the gates of these volumes; returns once nothing is in flight. See `group.Holds`."""
+        return await self.holds.quiesce([self.pairs[name] for name in names], hold_s, owner)
+
+    def release(self, lease_id: str, reason: str = "released") -> bool:
+        """End a hold; False if it had ended already. Raises NotFoundError."""
+        return self.holds.release(lease_id, reason)
+
+    async def suspend(self, names: list[str], tag: str = "", lease_id: str | None = None) -> dict[str, Any]:
+        """Cut. See `group.Holds.suspend`."""
+        return await self.holds.suspend([self.pairs[name] for name in names], tag, lease_id)
+
+    async def resync(self, names: list[str]) -> dict[str, Any]:
+        """Start bringing suspended pairs back to DUPLEX. See `pair.resync.Jobs`."""
+        return await self.jobs.resync([self.pairs[name] for name in names])
+
+    async def resync_wait(self, names: list[str]) -> dict[str, Any]:
+        """Wait until none of these volumes is PENDING."""
+        return await self.jobs.wait([self.pairs[name] for name in names])
+
+    async def verify(self, names: list[str], progress: Callable[[str, int, int], None] | None = None) -> dict[str, Any]:
+        """Compare the legs."""
+        return await verification.verify(self, [self.pairs[name] for name in names], progress)
+
+
+class _Nobody:
+    """The client of changes that the controller makes itself."""
+
+    def finished(self, change: Change) -> None:
+        """Nobody waits."""
+
+    def flush_replies(self) -> None:
+        """Nothing to send."""
+
+
+_NOBODY = _Nobody()

@@ -1,0 +1,146 @@
+"""The ring of segment files: which are in use, which are spare."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import TYPE_CHECKING
+
+from duplexd.errors import DamageError
+from duplexd.journal.format import (
+    RECORD_HEADER_BYTES,
+    SEGMENT_HEADER_BYTES,
+    SegmentHeader,
+    pack_segment_header,
+    unpack_record,
+    unpack_segment_header,
+)
+
+if TYPE_CHECKING:
+    from duplexd.io.disk import Disk, File
+
+
+class Segment:
+    """One segment file. `first` is the number of its first record, 0 while it has none; `end` is where the next record goes."""
+
+    __slots__ = ("end", "file", "first", "index", "size")
+
+    def __init__(self, file: File, index: int, size: int) -> None:
+        self.file = file
+        self.index = index
+        self.size = size
+        self.first = 0
+        self.end = SEGMENT_HEADER_BYTES
+
+
+class Ring:
+    """All segments of one journal, oldest first: `live` hold records, `spares` are ready to be written, in order of their index.
+
+    `grow` and `recycle` do I/O and may run in a worker thread; they only touch segments nobody else does. The lists change in the event loop.
+    """
+
+    def __init__(self, disk: Disk, directory: str, controller: bytes, segment_size: int, segments_max: int) -> None:
+        self.disk = disk
+        self.directory = directory
+        self.controller = controller
+        self.segment_size = segment_size
+        self.segments_max = segments_max
+        self.live: list[Segment] = []
+        self.spares: list[Segment] = []
+        self._next_index = 1
+        self._next_slot = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """What the journal may take on disk."""
+        return self.segment_size * self.segments_max
+
+    @property
+    def used_bytes(self) -> int:
+        """What the records in the journal take."""
+        return sum(segment.end for segment in list(self.live))
+
+    @property
+    def oldest(self) -> int:
+        """The number of the oldest record kept; 0 if there is none."""
+        return self.live[0].first if self.live else 0
+
+    def can_grow(self) -> bool:
+        """Whether another segment may be made."""
+        return len(self.live) + len(self.spares) < self.segments_max
+
+    def grow(self) -> Segment:
+        """Make a new segment, written with zeroes and durable. Raises OSError; nothing is left behind then."""
+        path = f"{self.directory}/{self._next_slot:04d}.seg"
+        try:
+            file = self.disk.create(path, self.segment_size, allocate=True)
+        except OSError:
+            if self.disk.exists(path):
+                self.disk.remove(path)
+            raise
+        self._next_slot += 1
+        return self._prepare(file)
+
+    def recycle(self, segment: Segment) -> Segment:
+        """Make a segment that nobody needs ready for its next use, durably."""
+        return self._prepare(segment.file)
+
+    def _prepare(self, file: File) -> Segment:
+        segment = Segment(file, self._next_index, self.segment_size)
+        self._next_index += 1
+        file.write(0, pack_segment_header(SegmentHeader(self.controller, segment.index, segment.size)))
+        file.sync()
+        return segment
+
+    def droppable(self, floor: int) -> Segment | None:
+        """The oldest segment, if all its records are numbered `floor` or less and it is not the one being written."""
+        if len(self.live) < 2 or self.live[1].first == 0 or self.live[1].first - 1 > floor:
+            return None
+        return self.live[0]
+
+    def find(self, sequence: int) -> Segment | None:
+        """The live segment that holds, or would hold, record `sequence`; None if the journal does not reach back that far."""
+        firsts = [segment.first for segment in self.live if segment.first]
+        place = bisect_right(firsts, sequence) - 1
+        return self.live[place] if place >= 0 else None
+
+    def open_existing(self) -> None:
+        """Find the segments on disk. Raises DamageError for a file that is not a segment of this controller."""
+        found: list[Segment] = []
+        for name in sorted(name for name in self.disk.list(self.directory) if name.endswith(".seg")):
+            path = f"{self.directory}/{name}"
+            self._next_slot = max(self._next_slot, int(name[:-4]) + 1)
+            if self.disk.size(path) < SEGMENT_HEADER_BYTES:
+                self.disk.remove(path)  # creation was cut short; nothing was ever written to it
+                continue
+            file = self.disk.open(path)
+            segment = self._read_header(file)
+            if segment is None:
+                file.close()
+                self.disk.remove(path)
+            else:
+                found.append(segment)
+        found.sort(key=lambda segment: segment.index)
+        self._next_index = found[-1].index + 1 if found else 1
+        self.live = found
+
+    def _read_header(self, file: File) -> Segment | None:
+        data = file.read(0, SEGMENT_HEADER_BYTES + RECORD_HEADER_BYTES)
+        header = unpack_segment_header(data)
+        if header is None:
+            if not any(data):
+                return None
+            raise DamageError(
+                f"{file.path}: the segment header is damaged; all changes in this segment are at risk. "
+                "Keep a copy of the state directory, then run: duplexd journal inspect DIRECTORY"
+            )
+        if header.controller != self.controller:
+            raise DamageError(f"{file.path}: belongs to another controller; move it away, or correct state_dir")
+        segment = Segment(file, header.number, header.size)
+        first = unpack_record(data, SEGMENT_HEADER_BYTES)
+        segment.first = first.sequence if first is not None else 0
+        return segment
+
+    def close(self) -> None:
+        """Close every file."""
+        for segment in self.live + self.spares:
+            segment.file.close()

@@ -1,0 +1,157 @@
+"""Appending records: numbers, chain, one `pwritev` for each batch."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from duplexd.journal.format import (
+    MARKER,
+    RECORD_HEADER_BYTES,
+    SEAL,
+    SEGMENT_HEADER_BYTES,
+    crc32c,
+    journal_number,
+    pack_marker,
+    pack_record,
+)
+
+if TYPE_CHECKING:
+    from duplexd.io.disk import File
+    from duplexd.journal.segment import Ring, Segment
+
+Buffer = bytes | bytearray | memoryview
+_ZERO_HEADER = bytes(RECORD_HEADER_BYTES)
+
+
+class Writer:
+    """The end of the journal.
+
+    `append` gives a record its number and collects it; `write` puts all collected records into the journal file (the page cache), or, on an
+    OSError, none: then their numbers were never given. Whoever acknowledges must have seen `write` return. Not thread-safe: one
+    caller at a time. A record is never split; a batch may run over into spare segments, so ask `room` first.
+    """
+
+    __slots__ = (
+        "_batch_start", "_buffers", "_bytes", "_journal", "_sync_from", "chain", "position", "ring", "segment", "sequence", "synced", "written",
+    )  # fmt: skip
+
+    def __init__(self, ring: Ring, sequence: int, chain: int) -> None:
+        """Go on after record `sequence`, whose crc is `chain`, at the end of the ring's last live segment."""
+        self.ring = ring
+        self.segment: Segment = ring.live[-1]
+        self.sequence = sequence
+        self.written = sequence  # the last number that is in the file; never ahead of what a reader may read
+        self.synced = 0
+        self.chain = chain
+        self.position = self.segment.end
+        self._journal = journal_number(ring.controller)
+        self._buffers: list[Buffer] = []
+        self._bytes = 0
+        self._sync_from = ring.live[0].index  # segments before this one are durable
+        self._batch_start = (self.segment, self.position, sequence, chain)
+
+    @property
+    def log_position(self) -> int:
+        """Bytes ever written, in a sense that grows with every record: for measuring how far a reader trails."""
+        return self.segment.index * self.segment.size + self.segment.end
+
+    def room(self, size_bytes: int, record_bytes_max: int) -> bool:
+        """Whether records of that size in all, none larger than `record_bytes_max`, are sure to fit."""
+        left = self.segment.size - self.position - RECORD_HEADER_BYTES
+        if size_bytes <= left:
+            return True
+        capacity = self.segment.size - SEGMENT_HEADER_BYTES - record_bytes_max - RECORD_HEADER_BYTES
+        return size_bytes <= len(self.ring.spares) * capacity
+
+    def append(self, kind: int, volume: int, offset: int, length: int, data: Buffer, flags: int, time_us: int) -> int:
+        """Collect a record and return its number. `data` must not change before `write` returns."""
+        size = len(data)
+        if self.position + size + 2 * RECORD_HEADER_BYTES > self.segment.size:
+            self._rotate(time_us)
+        self._collect(kind, volume, offset, length, data, size, flags, time_us)
+        return self.sequence
+
+    def append_marker(self, marker: dict[str, object], time_us: int) -> int:
+        """Collect a marker and return its number."""
+        return self.append(MARKER, 0, 0, 0, pack_marker(marker), 0, time_us)
+
+    def _collect(self, kind: int, volume: int, offset: int, length: int, data: Buffer, size: int, flags: int, time_us: int) -> None:
+        sequence = self.sequence + 1
+        if not self.segment.first:
+            self.segment.first = sequence
+        payload_crc = crc32c(data) if size else 0
+        header, crc = pack_record(
+            self.chain, payload_crc, sequence, self.synced, offset, length, time_us, volume, size, kind, flags, self._journal
+        )
+        self._buffers.append(header)
+        if size:
+            self._buffers.append(data)
+        self._bytes += RECORD_HEADER_BYTES + size
+        self.position += RECORD_HEADER_BYTES + size
+        self.chain = crc
+        self.sequence = sequence
+
+    def _rotate(self, time_us: int) -> None:
+        if not self.ring.spares:
+            self._roll_back()
+            raise OSError(errno.ENOSPC, "no spare segment in the journal")
+        self._collect(SEAL, 0, 0, 0, b"", 0, 0, time_us)
+        self._put()
+        spare = self.ring.spares.pop(0)
+        spare.first = self.sequence + 1
+        self.ring.live.append(spare)
+        self.segment = spare
+        self.position = SEGMENT_HEADER_BYTES
+
+    def _put(self) -> None:
+        if not self._buffers:
+            return
+        segment, start = self.segment, self.position - self._bytes
+        segment.file.writev(start, self._buffers, self._bytes)
+        segment.end = self.position
+        self._buffers = []
+        self._bytes = 0
+
+    def write(self) -> None:
+        """Write what was collected. On OSError the journal is as before the first `append` of this batch."""
+        try:
+            self._put()
+        except OSError:
+            self._roll_back()
+            raise
+        self.written = self.sequence
+        self._batch_start = (self.segment, self.position, self.sequence, self.chain)
+
+    def _roll_back(self) -> None:
+        segment, position, sequence, chain = self._batch_start
+        self._buffers = []
+        self._bytes = 0
+        while self.ring.live[-1] is not segment:
+            spare = self.ring.live.pop()
+            spare.first = 0
+            spare.end = SEGMENT_HEADER_BYTES
+            self.ring.spares.insert(0, spare)
+        self.segment, self.position, self.sequence, self.chain = segment, position, sequence, chain
+        segment.end = position
+        if position == SEGMENT_HEADER_BYTES:
+            segment.first = 0
+        segment.file.write(position, _ZERO_HEADER)  # nothing half-written may look like a record
+
+    def begin_sync(self) -> tuple[list[File], int, int]:
+        """The files to sync, what to tell `end_sync` afterwards: number and segment. Safe while another thread writes."""
+        sequence = self.written
+        segments = [segment for segment in list(self.ring.live) if segment.index >= self._sync_from]
+        return [segment.file for segment in segments], sequence, segments[-1].index
+
+    def end_sync(self, sequence: int, index: int) -> None:
+        """All files that `begin_sync` named were synced."""
+        self.synced = max(self.synced, sequence)
+        self._sync_from = max(self._sync_from, index)
+
+    def sync_now(self) -> None:
+        """Make all that is written durable, here and now."""
+        files, sequence, index = self.begin_sync()
+        for file in files:
+            file.sync()
+        self.end_sync(sequence, index)

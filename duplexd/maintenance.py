@@ -1,0 +1,241 @@
+"""What goes on beside the write path: checkpoints, room in the journal, syncs, reload."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+from typing import TYPE_CHECKING, Any
+
+from duplexd.errors import DuplexdError
+from duplexd.journal import checkpoint
+from duplexd.limits import CHECKPOINT_INTERVAL_S, SPARE_SEGMENTS, SYNC_INTERVAL_S
+from duplexd.pair import state
+
+if TYPE_CHECKING:
+    from duplexd.controller import Controller
+    from duplexd.pair.pair import Pair
+
+
+class Maintenance:
+    """One task that keeps spare segments ready and takes checkpoints."""
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+        self.copying = asyncio.Lock()  # a checkpoint and the copy of a run exclude each other
+        self._syncing = asyncio.Lock()
+        self._something = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._wanted = False  # a batch waits for room
+        self._checkpoint_position = 0
+        self._checkpoint_sequence = 0
+        self._checkpoint_time = 0.0
+        self._grow_error: OSError | None = None
+        self.replay_floor = 0  # a restart replays what comes after this number
+        self.checkpoints = 0
+
+    # ------------------------------------------------------------------------------------------------------ life and wake-ups
+
+    def start(self) -> None:
+        """Start the task."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="maintenance")
+
+    async def stop(self) -> None:
+        """End the task; say in the journal that all is in order."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        controller = self._controller
+        if controller.failed:
+            return
+        with contextlib.suppress(OSError, DuplexdError):
+            await controller.step(lambda: controller.mark({"m": "close"}))
+            await self.checkpoint()
+
+    def written(self) -> None:
+        """Something was appended."""
+        ring, writer = self._controller.ring, self._controller.writer
+        if len(ring.spares) < SPARE_SEGMENTS or writer.log_position - self._checkpoint_position > ring.size_bytes // 4:
+            self._something.set()
+
+    def want_space(self) -> None:
+        """A batch waits for room."""
+        self._wanted = True
+        self._something.set()
+
+    def no_space(self, error: OSError) -> None:
+        """The journal refused a write for lack of room."""
+        self._grow_error = error
+        self.want_space()
+
+    def space_may_be_free(self) -> None:
+        """Somebody needs less of the journal than before."""
+        if self._wanted:
+            self._something.set()
+
+    async def _run(self) -> None:
+        while not self._controller.failed:
+            timed_out = False
+            try:
+                async with asyncio.timeout(SYNC_INTERVAL_S):
+                    await self._something.wait()
+            except TimeoutError:
+                timed_out = True
+            self._something.clear()
+            try:
+                await self._once(timed_out)
+            except (OSError, DuplexdError) as error:
+                self._controller.emit("checkpoint-failed", error=str(error))
+                await asyncio.sleep(SYNC_INTERVAL_S)
+
+    async def _once(self, timed_out: bool) -> None:
+        controller = self._controller
+        writer = controller.writer
+        await self._make_space()
+        if writer.log_position - self._checkpoint_position > controller.ring.size_bytes // 4:
+            await self.checkpoint()
+        elif timed_out:
+            if writer.written > writer.synced:
+                await controller.durable(writer.written)
+            due = controller.clock.monotonic() - self._checkpoint_time > CHECKPOINT_INTERVAL_S
+            if due and writer.written > self._checkpoint_sequence:
+                await self.checkpoint()
+
+    # ------------------------------------------------------------------------------------------------------------- room
+
+    async def _make_space(self) -> None:
+        controller = self._controller
+        ring = controller.ring
+        tried_checkpoint = False
+        while len(ring.spares) < SPARE_SEGMENTS:
+            if ring.can_grow() and await self._grow():
+                continue
+            if await self._recycle():
+                continue
+            if tried_checkpoint or controller.writer.written == self._checkpoint_sequence:
+                break
+            tried_checkpoint = True
+            await self.checkpoint()
+        self._judge_space()
+
+    def _judge_space(self) -> None:
+        controller = self._controller
+        stuck = self._wanted and not controller.ring.spares and controller.jobs.floor() > self.replay_floor
+        was = controller.refusing
+        controller.refusing = (self._grow_error.errno or errno.ENOSPC) if stuck and self._grow_error is not None else 0
+        if controller.refusing and not was:
+            controller.emit("journal-full", error=str(self._grow_error))
+        elif was and not controller.refusing:
+            controller.emit("journal-has-room")
+        if controller.refusing:
+            controller.refuse_queued(controller.refusing)
+        elif controller.ring.spares:
+            self._wanted = False
+            controller.kick()
+
+    async def _grow(self) -> bool:
+        controller = self._controller
+        try:
+            segment = await controller.workers.run(controller.ring.grow)
+        except OSError as error:
+            self._grow_error = error
+            return False
+        self._grow_error = None
+        controller.ring.spares.append(segment)
+        controller.kick()
+        return True
+
+    async def _recycle(self) -> bool:
+        controller = self._controller
+        ring = controller.ring
+        segment = ring.droppable(min(self.replay_floor, controller.jobs.floor()))
+        if segment is None:
+            return False
+        ring.live.remove(segment)
+        ring.spares.append(await controller.workers.run(lambda: ring.recycle(segment)))
+        controller.kick()
+        return True
+
+    # ------------------------------------------------------------------------------------------------------ checkpoints, syncs
+
+    async def checkpoint(self) -> None:
+        """Make both legs durable up to now, and say so in the checkpoint file. Raises OSError, DuplexdError: the old one stays valid."""
+        controller = self._controller
+        async with self.copying, self._syncing:
+            saved, primaries, secondaries = await controller.step(self._snapshot)
+            await controller.durable(saved["sequence"])
+            await self._sync_primaries(primaries)
+            failures = await controller.workers.run(lambda: _sync_all(secondaries))
+            if failures:
+                await controller.step(lambda: self._secondaries_failed(failures))
+                return
+            path = f"{controller.config.controller.state_dir}/checkpoint"
+            await controller.workers.run(lambda: controller.disk.replace_file(path, checkpoint.pack(saved)))
+        self.replay_floor = replay_floor(saved)
+        self._checkpoint_sequence = saved["sequence"]
+        self._checkpoint_position = saved["index"] * controller.ring.segment_size + saved["offset"]
+        self._checkpoint_time = controller.clock.monotonic()
+        self.checkpoints += 1
+
+    def _snapshot(self) -> tuple[dict[str, Any], list[Pair], list[Pair]]:
+        controller = self._controller
+        writer = controller.writer
+        pairs = list(controller.pairs.values())
+        saved = {
+            "controller": controller.ring.controller.hex(), "segment_size": controller.ring.segment_size,
+            "sequence": writer.sequence, "chain": writer.chain, "index": writer.segment.index, "offset": writer.position,
+            **controller.ledger.snapshot(writer.sequence),
+        }  # fmt: skip
+        primaries = [pair for pair in pairs if pair.primary_dirty]
+        secondaries = [pair for pair in pairs if pair.secondary_dirty and pair.secondary is not None]
+        for pair in pairs:
+            pair.primary_dirty = pair.secondary_dirty = False
+            pair.regions, pair.touched = pair.touched, set()
+        return saved, primaries, secondaries
+
+    async def _sync_primaries(self, pairs: list[Pair]) -> None:
+        failures = await self._controller.workers.run(lambda: _sync_all(pairs, primary=True))
+        for pair, error in failures:
+            self._controller.fail(f"{pair.primary.path}: could not be synced: {error.strerror}; what it lost is in the journal: restart")
+            raise error
+
+    async def sync_secondaries(self, pairs: list[Pair]) -> None:
+        """Make these secondaries durable. One that fails is suspended, its cut void."""
+        async with self._syncing:
+            dirty = [pair for pair in pairs if pair.secondary_dirty and pair.secondary is not None]
+            for pair in dirty:
+                pair.secondary_dirty = False
+            failures = await self._controller.workers.run(lambda: _sync_all(dirty)) if dirty else []
+        if failures:
+            await self._controller.step(lambda: self._secondaries_failed(failures))
+
+    def _secondaries_failed(self, failures: list[tuple[Pair, OSError]]) -> None:
+        controller = self._controller
+        for pair, error in failures:
+            if not pair.usable and pair.state == state.SUSPENDED:
+                continue
+            members = controller.group_of(pair) if pair.state == state.DUPLEX else {pair}
+            at = pair.applied if pair.state == state.SUSPENDED else controller.writer.written
+            controller.freeze(members, pair, at, error, {pair}, {})
+
+
+def replay_floor(saved: dict[str, Any]) -> int:
+    """The number after which a restart from this checkpoint needs records."""
+    floor = int(saved["sequence"])
+    for pair in saved["pairs"]:
+        standing = pair["state"] == state.SUSPENDED and (not pair["usable"] or pair["cut"] is None or pair["applied"] >= pair["cut"][1])
+        if pair["state"] != state.SIMPLEX and not standing and not pair["removed"]:
+            floor = min(floor, int(pair["applied"]))
+    return floor
+
+
+def _sync_all(pairs: list[Pair], primary: bool = False) -> list[tuple[Pair, OSError]]:
+    failures: list[tuple[Pair, OSError]] = []
+    for pair in pairs:
+        leg = pair.primary if primary else pair.secondary
+        try:
+            if leg is not None:
+                leg.sync()
+        except OSError as error:
+            failures.append((pair, error))
+    return failures

@@ -1,0 +1,230 @@
+"""What the journal's markers say about pairs, folded into their states.
+
+The same code runs when a marker is written and when it is read again after a restart, so the two can't differ. Markers are JSON objects; `m` names them:
+
+    m         fields                                   what it says
+    open      boot, version                            a daemon started, on this boot of the machine
+    close                                              it stopped in order: everything before is on both legs
+    volume    id, name, size                           a new volume, SIMPLEX
+    remove    id                                       taken out of the configuration
+    attach    volumes                                  both images are new: DUPLEX
+    copy      volumes {id: map}, reason                what may differ is to be copied; unusable until then
+    copied    id, runs                                 these bytes were copied, durably
+    cut       id, tag, volumes                         SUSPENDED at this record
+    fail      id, at, volumes, unusable, failed, error, missed {id: map}    SUSPENDED at record `at`, earlier than this one
+    void      cut                                      the cut is not consistent
+    resync    job, how, volumes                        a resync began
+    abandon   job, volumes                             it ended without touching the secondaries
+    commit    job, at, count, volumes                  the staging log, of `count` records, holds all up to record `at`
+    settled   job, volumes                             it is applied, durably
+    equal     volumes                                  DUPLEX
+    missed    volumes {id: map}                        these may have changed, unseen
+    regions   volumes {id: [number]}                   these may differ after a power cut
+    detach    volumes                                  the secondary was taken out of the configuration: SIMPLEX
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from typing import TYPE_CHECKING, Any
+
+from duplexd.errors import DamageError
+from duplexd.legs.bitmap import ChangeMap
+from duplexd.pair import state
+from duplexd.pair.pair import Cut, Pair
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+CONSISTENT, VOID = "consistent", "void"
+UNCOMMITTED = "uncommitted"  # `Pair.staging` of a resync by map before its commit
+WRITE = 1
+
+
+def pack_map(changed: ChangeMap) -> str:
+    """A change map as text."""
+    return b64encode(changed.to_bytes()).decode()
+
+
+def unpack_map(text: str, pair: Pair) -> ChangeMap:
+    """A change map of that pair, from text."""
+    changed = ChangeMap(pair.size)
+    changed.merge(ChangeMap.from_bytes(b64decode(text)))
+    return changed
+
+
+class Ledger:
+    """All pairs, by number, and what is known of the controller's past."""
+
+    def __init__(self) -> None:
+        self.pairs: dict[int, Pair] = {}
+        self.boot = ""
+        self.closed = False
+        self._fold: dict[str, Callable[[int, int, dict[str, Any]], None]] = {
+            "open": self._open, "close": self._close, "volume": self._volume, "remove": self._remove, "attach": self._attach,
+            "copy": self._copy, "copied": self._copied, "cut": self._cut, "fail": self._fail, "void": self._void, "resync": self._resync,
+            "abandon": self._abandon, "commit": self._commit, "settled": self._settled, "equal": self._equal, "missed": self._missed,
+            "regions": self._regions, "detach": self._detach,
+        }  # fmt: skip
+
+    def next_id(self) -> int:
+        """A number no volume ever had."""
+        return max(self.pairs, default=0) + 1
+
+    def apply(self, sequence: int, time_us: int, marker: dict[str, Any]) -> None:
+        """Fold marker number `sequence`. Raises DamageError for one that does not fit the states, which no writer writes."""
+        try:
+            self._fold[marker["m"]](sequence, time_us, marker)
+        except (KeyError, ValueError, TypeError) as error:
+            raise DamageError(f"journal record {sequence}: the marker {marker!r} makes no sense here ({error!r})") from error
+
+    def track(self, pair: Pair, kind: int, offset: int, length: int) -> None:
+        """Note a change that the secondary does not get."""
+        if pair.changed is None:
+            pair.changed = ChangeMap(pair.size)
+        pair.changed.set(offset, length)
+        if kind == WRITE:
+            pair.tracked_bytes += length
+
+    def _of(self, numbers: Iterable[int | str]) -> list[Pair]:
+        return [self.pairs[int(number)] for number in numbers]
+
+    def _move(self, pair: Pair, event: str, reason: str) -> None:
+        after = state.after(pair.state, event)
+        if after is None:
+            raise ValueError(f"{event} of {pair.name}, which is {pair.state}")
+        pair.state = after
+        pair.reason = reason
+        pair.refresh()
+
+    def _open(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
+        self.boot = str(marker["boot"])
+        self.closed = False
+
+    def _close(self, _sequence: int, _time_us: int, _marker: dict[str, Any]) -> None:
+        self.closed = True
+
+    def _volume(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
+        self.pairs[marker["id"]] = Pair(marker["id"], marker["name"], marker["size"])
+
+    def _remove(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
+        self.pairs[marker["id"]].removed = True
+
+    def _attach(self, sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
+        for pair in self._of(marker["volumes"]):
+            self._move(pair, state.ATTACH, "")
+            pair.usable, pair.applied = True, sequence
+
+    def _copy(self, sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
+        for number, text in marker["volumes"].items():
+            pair = self.pairs[int(number)]
+            self._move(pair, state.COPY, marker["reason"])
+            pair.usable, pair.applied, pair.cut, pair.staging = False, sequence, None, ""
+            pair.changed = unpack_map(text, pair)
+            pair.tracked_bytes = 0
+
+    def _copied(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
+        changed = self.pairs[marker["id"]].changed
+        if changed is not None:
+            for offset, length in marker["runs"]:
+                changed.clear(offset, length)
+
+    def _cut(self, sequence: int, time_us: int, marker: dict[str, Any]) -> None:
+        cut = Cut(marker["id"], sequence, time_us, marker["tag"], CONSISTENT)
+        for pair in self._of(marker["volumes"]):
+            self._move(pair, state.SUSPEND, state.BY_COMMAND)
+            pair.cut, pair.changed, pair.tracked_bytes = cut, None, 0
+
+    def _fail(self, _sequence: int, time_us: int, marker: dict[str, Any]) -> None:
+        verdict = VOID if marker["unusable"] else CONSISTENT
+        cut = Cut(marker["id"], marker["at"], time_us, "", verdict)
+        for pair in self._of(marker["volumes"]):
+            self._move(pair, state.FAIL, state.BY_ERROR if pair.id in marker["failed"] else state.BY_GROUP)
+            pair.cut = cut
+            pair.usable = pair.usable and pair.id not in marker["unusable"]
+            pair.staging = ""
+            if str(pair.id) in marker["missed"]:
+                missed = unpack_map(marker["missed"][str(pair.id)], pair)
+                pair.tracked_bytes += missed.changed_bytes
+                pair.changed = self._merged(pair, missed)
+
+    def _void(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
+        for pair in self.pairs.values():
+            if pair.cut is not None and pair.cut.id == marker["cut"]:
+                pair.cut.verdict = VOID
+
+    def _resync(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
+        for pair in self._of(marker["volumes"]):
+            self._move(pair, state.RESYNC, state.RESYNCING)
+            pair.staging, pair.staged = (UNCOMMITTED if marker["how"] == "map" else ""), 0
+
+    def _abandon(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
+        for pair in self._of(marker["volumes"]):
+            self._move(pair, state.ABANDON, state.BY_COMMAND)
+            pair.staging = ""
+
+    def _commit(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
+        for pair in self._of(marker["volumes"]):
+            pair.staging, pair.staged, pair.applied = marker["job"], marker["count"], marker["at"]
+
+    def _settled(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
+        for pair in self._of(marker["volumes"]):
+            pair.staging = ""
+
+    def _equal(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
+        for pair in self._of(marker["volumes"]):
+            self._move(pair, state.EQUAL, "")
+            pair.usable, pair.cut, pair.changed, pair.tracked_bytes, pair.staging = True, None, None, 0, ""
+
+    def _missed(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
+        for number, text in marker["volumes"].items():
+            pair = self.pairs[int(number)]
+            pair.changed = self._merged(pair, unpack_map(text, pair))
+            pair.tracked_bytes += pair.size  # the journal does not have these: only the map will do
+
+    def _merged(self, pair: Pair, more: ChangeMap) -> ChangeMap:
+        if pair.changed is not None:
+            more.merge(pair.changed)
+        return more
+
+    def _regions(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
+        for number, regions in marker["volumes"].items():
+            self.pairs[int(number)].regions.update(regions)
+
+    def _detach(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
+        for pair in self._of(marker["volumes"]):
+            self._move(pair, state.DETACH, "")
+            pair.usable, pair.cut, pair.changed, pair.tracked_bytes, pair.staging = False, None, None, 0, ""
+            pair.regions.clear()
+
+    def snapshot(self, tail: int) -> dict[str, Any]:
+        """All of it, for a checkpoint at number `tail`. `applied` is only true once the secondaries were synced."""
+        return {"boot": self.boot, "closed": self.closed, "pairs": [self._pair_snapshot(pair, tail) for pair in self.pairs.values()]}
+
+    def _pair_snapshot(self, pair: Pair, tail: int) -> dict[str, Any]:
+        cut = pair.cut
+        return {
+            "id": pair.id, "name": pair.name, "size": pair.size, "removed": pair.removed, "state": pair.state, "reason": pair.reason,
+            "usable": pair.usable, "applied": tail if pair.mirrors else pair.applied, "tracked": pair.tracked_bytes,
+            "staging": pair.staging, "staged": pair.staged, "regions": sorted(pair.touched), "changed": None if pair.changed is None else pack_map(pair.changed),
+            "cut": None if cut is None else [cut.id, cut.sequence, cut.time_us, cut.tag, cut.verdict],
+        }  # fmt: skip
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """The reverse of `snapshot`. Raises DamageError."""
+        try:
+            self.boot, self.closed = snapshot["boot"], snapshot["closed"]
+            cuts: dict[str, Cut] = {}
+            for saved in snapshot["pairs"]:
+                pair = Pair(saved["id"], saved["name"], saved["size"])
+                pair.removed, pair.state, pair.reason = saved["removed"], saved["state"], saved["reason"]
+                pair.usable, pair.applied, pair.tracked_bytes = saved["usable"], saved["applied"], saved["tracked"]
+                pair.staging, pair.staged, pair.regions = saved["staging"], saved["staged"], set(saved["regions"])
+                if saved["changed"] is not None:
+                    pair.changed = unpack_map(saved["changed"], pair)
+                if saved["cut"] is not None:
+                    cut = Cut(*saved["cut"])
+                    pair.cut = cuts.setdefault(cut.id, cut)
+                self.pairs[pair.id] = pair
+        except (KeyError, ValueError, TypeError) as error:
+            raise DamageError(f"the checkpoint makes no sense ({error!r}); restore the state directory from a copy") from error

@@ -1,0 +1,386 @@
+"""Jobs: what brings secondaries to the tail of the journal, and keeps `async` ones there.
+
+A job is a task that alternates blocking calls in a worker (follow the journal, copy a run) with steps of the controller (markers). Stopped or
+killed at any point it leaves what recovery knows how to go on with; see ARCHITECTURE.md, "Copies and resync".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from duplexd.errors import DamageError, DuplexdError, WrongStateError
+from duplexd.limits import ASYNC_LAG_BYTES_MAX, COPIED_MARK_BYTES, FOLLOWER_CHUNK_BYTES, FOLLOWER_FINAL_BYTES
+from duplexd.pair import state
+from duplexd.pair.follower import Follower, SecondarySink, SinkError, copy_run
+from duplexd.pair.ledger import UNCOMMITTED, pack_map
+from duplexd.pair.staging import PIECE_BYTES_MAX, StagingSink, apply_staging, remove_staging
+from duplexd.pair.trail import Trail, backlog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from duplexd.controller import Controller
+    from duplexd.pair.pair import Pair
+
+JOURNAL, MAP, COPY, ALREADY = "journal", "map", "copy", "already"
+
+
+class Job:
+    """One resync or copy. `floor` is the number after which it still needs the journal."""
+
+    __slots__ = ("began", "cap", "floor", "follower", "how", "id", "pairs", "task", "whole")
+
+    def __init__(self, job_id: str, how: str, pairs: list[Pair], floor: int, began: float) -> None:
+        self.id = job_id
+        self.how = how
+        self.pairs = pairs
+        self.floor = floor
+        self.began = began
+        self.follower: Follower | None = None
+        self.cap = math.inf  # lag in bytes beyond which new changes wait
+        self.task: asyncio.Task[None] | None = None
+        self.whole = True  # whether the secondaries hold a state that existed, but for a torn change
+
+
+class Jobs:
+    """All jobs of a controller, and the follower of its `async` pairs."""
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+        self._watchers: list[asyncio.Future[None]] = []
+        self.running: dict[str, Job] = {}
+        self.trail = Trail(controller, self.moved)
+        self.copied_bytes = 0
+        self.again: list[Pair] = []  # resyncs that a restart cut short: given by recovery
+
+    @property
+    def staging_directory(self) -> str:
+        """Where staging logs lie."""
+        return f"{self._controller.config.controller.state_dir}/staging"
+
+    # -------------------------------------------------------------------------------------------------- seen from outside
+
+    def start(self) -> None:
+        """Go on with what was under way."""
+        self.trail.start()
+        self.adopt(list(self._controller.pairs.values()))
+        if self.again:
+            self._controller.when_idle(lambda: self._begin(self.again, []))
+
+    def adopt(self, pairs: list[Pair]) -> None:
+        """Take care of pairs that are new here: copy those that are PENDING, follow for those that are DUPLEX and `async`."""
+        self.trail.add([pair for pair in pairs if pair.mode == "async" and pair.state == state.DUPLEX])
+        pending = [pair for pair in pairs if pair.state == state.PENDING]
+        if pending:
+            self._launch(Job(secrets.token_hex(4), COPY, pending, min(pair.applied for pair in pending), self._now()))
+
+    async def stop(self) -> None:
+        """End all tasks; what they were at is in the journal."""
+        tasks = [job.task for job in self.running.values() if job.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.trail.stop()
+
+    def written(self) -> None:
+        """Something was appended."""
+        self.trail.wake()
+
+    def behind(self) -> bool:
+        """Whether a follower trails so far that new changes must wait for it."""
+        if self.trail.lag_bytes > ASYNC_LAG_BYTES_MAX:
+            return True
+        if not self.running:
+            return False
+        position = self._controller.writer.log_position
+        return any(job.follower is not None and job.follower.lag_bytes(position) > job.cap for job in self.running.values())
+
+    def _job_of(self, pair: Pair) -> Job | None:
+        return next((job for job in self.running.values() if pair in job.pairs), None)
+
+    def lag_bytes(self, pair: Pair) -> int:
+        """How many bytes of journal a secondary that is being followed for trails behind."""
+        if pair.state == state.DUPLEX:
+            return self.trail.lag_bytes
+        job = self._job_of(pair)
+        return job.follower.lag_bytes(self._controller.writer.log_position) if job is not None and job.follower is not None else 0
+
+    def began(self, pair: Pair) -> float | None:
+        """When the job that works on this pair began."""
+        job = self._job_of(pair)
+        return None if job is None else job.began
+
+    def floor(self) -> int:
+        """The number after which somebody still needs the journal."""
+        return min([job.floor for job in self.running.values()] + [self.trail.floor], default=1 << 62)
+
+    async def reached(self, pairs: list[Pair], sequence: int) -> None:
+        """Wait until the secondaries of suspended pairs stand at `sequence`, or something came in between."""
+        trailing = [pair for pair in pairs if pair.mode == "async"]
+        await self.until(
+            lambda: all(
+                pair.applied >= sequence or pair.cut is None or pair.cut.sequence != sequence or not pair.usable for pair in trailing
+            )
+        )
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        """Wait until `true()`; asked again whenever a job moves."""
+        while not true():
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._watchers.append(future)
+            await future
+
+    def moved(self) -> None:
+        """Something that `until` may wait for has happened."""
+        watchers, self._watchers = self._watchers, []
+        for future in watchers:
+            if not future.done():
+                future.set_result(None)
+        self._controller.kick()
+
+    def _now(self) -> float:
+        return self._controller.clock.monotonic()
+
+    async def resync(self, pairs: list[Pair]) -> dict[str, Any]:
+        """Start; says how for each volume. Raises WrongStateError for a volume without secondary, with nothing started."""
+        await self.until(lambda: not any(pair.cut is not None and pair.cut.id in self._controller.holds.unsettled for pair in pairs))
+        report: list[dict[str, str]] = []
+        await self._controller.step(lambda: self._begin(pairs, report))
+        return {"job": next(iter(self.running), ""), "volumes": report}
+
+    async def wait(self, pairs: list[Pair]) -> dict[str, Any]:
+        """Until none of the pairs is PENDING."""
+        await self.until(lambda: not any(pair.state == state.PENDING for pair in pairs))
+        return {
+            "volumes": [
+                {"name": pair.name, "state": pair.state, "reason": pair.reason, "copied_bytes": pair.copied_bytes} for pair in pairs
+            ]
+        }
+
+    # ---------------------------------------------------------------------------------------------------------- beginning
+
+    def _begin(self, pairs: list[Pair], report: list[dict[str, str]]) -> None:
+        simplex = [pair.name for pair in pairs if pair.state == state.SIMPLEX]
+        if simplex:
+            raise WrongStateError(f"{', '.join(simplex)}: SIMPLEX, there is no secondary to resync; give it one in the configuration")
+        todo = [pair for pair in pairs if pair.state == state.SUSPENDED]
+        usable = [pair for pair in todo if pair.usable]
+        how = self._how(usable)
+        report += [
+            {"name": pair.name, "how": ALREADY if pair not in todo else how if pair.usable else COPY, "state": pair.state} for pair in pairs
+        ]
+        for pair in todo:
+            pair.copied_bytes = 0
+        torn = [pair for pair in todo if not pair.usable]
+        if torn:
+            maps = {str(pair.id): pack_map(pair.changed) for pair in torn if pair.changed is not None}
+            self._controller.mark({"m": "copy", "volumes": maps, "reason": state.RESYNCING})
+            self._launch(Job(secrets.token_hex(4), COPY, torn, self._controller.writer.written, self._now()))
+        if usable:
+            job = Job(secrets.token_hex(4), how, usable, self._controller.writer.written, self._now())
+            self._controller.mark({"m": "resync", "job": job.id, "how": how, "volumes": [pair.id for pair in usable]})
+            if how == JOURNAL and any(pair.changed is not None for pair in usable):
+                job.floor = min(pair.applied for pair in usable)
+            self._launch(job)
+        if todo:
+            self._controller.emit("resync-started", volumes=[pair.name for pair in todo], how=how)
+
+    def _how(self, pairs: list[Pair]) -> str:
+        """By journal if it reaches back and copies no more than the map would."""
+        changed = [pair for pair in pairs if pair.changed is not None]
+        if not changed:
+            return JOURNAL
+        oldest = self._controller.ring.oldest
+        reaches = 0 < oldest <= min(pair.applied for pair in pairs) + 1
+        by_map = sum(pair.changed.changed_bytes for pair in changed if pair.changed is not None)
+        return JOURNAL if reaches and sum(pair.tracked_bytes for pair in changed) <= by_map else MAP
+
+    def _launch(self, job: Job) -> None:
+        self.running[job.id] = job
+        job.task = asyncio.get_running_loop().create_task(self._run(job), name=f"job {job.id}")
+
+    async def _run(self, job: Job) -> None:
+        controller = self._controller
+        try:
+            if job.how == MAP:
+                await self._stage(job)
+            elif job.how == COPY:
+                job.whole = False
+                await self._copy(job)
+            else:
+                job.follower = Follower(controller.ring, job.pairs, job.floor, SecondarySink())
+            await self._catch_up(job, list(job.pairs))
+        except SinkError as error:
+            await controller.step(partial(self._failed, job, error))
+        except (DamageError, DuplexdError, OSError, LookupError) as error:
+            await controller.step(partial(self._ended_early, job, error))
+        finally:
+            self.running.pop(job.id, None)
+            self.moved()
+
+    # --------------------------------------------------------------------------------------------------- following, copying
+
+    async def _follow(self, job: Job) -> None:
+        """One step along the journal."""
+        controller, follower = self._controller, job.follower
+        assert follower is not None
+        until = controller.writer.written
+        if follower.position < until:
+            self.copied_bytes += await controller.workers.run(lambda: follower.step(until, FOLLOWER_CHUNK_BYTES))
+            job.floor = follower.position
+            controller.maintenance.space_may_be_free()
+            self.moved()
+
+    async def _copy(self, job: Job) -> None:
+        """A first copy, or one of what may differ: straight to the secondary, which is unusable until it is done."""
+        job.follower = Follower(self._controller.ring, job.pairs, job.floor, SecondarySink())
+        for pair in list(job.pairs):
+            pair.copy_total = pair.changed.changed_bytes if pair.changed is not None else 0
+            pair.copy_done = 0
+            unmarked: list[tuple[int, int]] = []
+            while pair.changed is not None and (run := pair.changed.next_run(0, FOLLOWER_CHUNK_BYTES)) is not None:
+                async with self._controller.maintenance.copying:
+                    await self._copy_one(job, pair, *run)
+                unmarked.append(run)
+                if sum(length for _, length in unmarked) >= COPIED_MARK_BYTES:
+                    await self._mark_copied(pair, unmarked)
+                    unmarked = []
+                await self._follow(job)
+            await self._mark_copied(pair, unmarked)
+            await self._catch_up(job, [pair])
+
+    async def _copy_one(self, job: Job, pair: Pair, offset: int, length: int) -> None:
+        controller = self._controller
+        changed = pair.changed
+        assert job.follower is not None
+        assert changed is not None
+        sink = job.follower.sink
+        changed.clear(offset, length)  # before reading: a restart then copies it again, never too little
+        try:
+            copied = await controller.workers.run(partial(copy_run, sink, pair, offset, length))
+        except BaseException:
+            changed.set(offset, length)
+            raise
+        pair.copied_bytes += copied
+        self.copied_bytes += copied
+        pair.copy_done += length
+
+    async def _mark_copied(self, pair: Pair, runs: list[tuple[int, int]]) -> None:
+        if runs:
+            assert pair.secondary is not None
+            try:
+                await self._controller.workers.run(pair.secondary.sync)
+            except OSError as error:
+                raise SinkError(pair, 0, error) from error
+            await self._controller.step(lambda: self._controller.mark({"m": "copied", "id": pair.id, "runs": runs}))
+            self._controller.emit("copied", volume=pair.name, done_bytes=pair.copy_done, total_bytes=pair.copy_total)
+
+    async def _stage(self, job: Job) -> None:
+        """A resync by map: everything into the staging log, one commit, then to the secondaries."""
+        controller, directory = self._controller, self.staging_directory
+        maps = [(pair, pair.changed.copy()) for pair in job.pairs if pair.changed is not None]
+        sink = StagingSink(controller.disk, directory, job.id, controller.ring.segment_size)
+        job.follower = Follower(controller.ring, job.pairs, job.floor, sink)
+        for pair, todo in maps:
+            pair.copy_total, pair.copy_done = todo.changed_bytes, 0
+        try:
+            for pair, todo in maps:
+                offset = 0
+                while (run := todo.next_run(offset, PIECE_BYTES_MAX)) is not None:
+                    offset = run[0] + run[1]
+                    await controller.workers.run(partial(copy_run, sink, pair, *run))
+                    pair.copy_done += run[1]
+                    await self._follow(job)
+            copied_at = controller.writer.written
+            while job.follower.position < copied_at:
+                await self._follow(job)
+            await controller.workers.run(sink.finish)
+        except (SinkError, OSError) as error:
+            sink.close()
+            cause = error.error if isinstance(error, SinkError) else error
+            raise OSError(cause.errno, f"{directory}: {cause.strerror}") from error
+        await self._commit(job, sink.count)
+
+    async def _commit(self, job: Job, count: int) -> None:
+        controller, directory = self._controller, self.staging_directory
+        assert job.follower is not None
+        at = job.floor = job.follower.position
+        marker = {"m": "commit", "job": job.id, "at": at, "count": count, "volumes": [pair.id for pair in job.pairs]}
+        await controller.durable(await controller.step(lambda: controller.mark(marker)))
+        for pair in job.pairs:
+            pair.copied_bytes = 0
+        job.whole = False
+        pairs = {pair.id: pair for pair in job.pairs}
+        await controller.workers.run(lambda: apply_staging(controller.disk, directory, job.id, pairs, count, SecondarySink()))
+        await controller.maintenance.sync_secondaries(job.pairs)
+        job.whole = True
+        self.copied_bytes += sum(pair.copied_bytes for pair in job.pairs)
+        await controller.step(lambda: controller.mark({"m": "settled", "job": job.id, "volumes": [pair.id for pair in job.pairs]}))
+        job.follower = Follower(controller.ring, job.pairs, at, SecondarySink())
+        await controller.workers.run(lambda: remove_staging(controller.disk, directory, set(self.running) - {job.id}))
+
+    # ------------------------------------------------------------------------------------------------------------- the end
+
+    async def _catch_up(self, job: Job, pairs: list[Pair]) -> None:
+        """Follow to the tail; these pairs are DUPLEX then. New changes wait ever sooner, so that it ends under any load."""
+        controller = self._controller
+        first_tail, passed = controller.writer.written, 0.0
+        while True:
+            assert job.follower is not None
+            if job.follower.lag_bytes(controller.writer.log_position) <= FOLLOWER_FINAL_BYTES and await controller.step(
+                lambda: self._finish(job, pairs)
+            ):
+                break
+            await self._follow(job)
+            if job.follower.position >= first_tail:
+                passed = passed or self._now()
+                job.cap = max(ASYNC_LAG_BYTES_MAX / 2 ** ((self._now() - passed) * 2), FOLLOWER_FINAL_BYTES)
+        job.cap = math.inf
+        self.moved()
+
+    def _finish(self, job: Job, pairs: list[Pair]) -> bool:
+        controller, follower = self._controller, job.follower
+        assert follower is not None
+        follower.reach()
+        if follower.lag_bytes(controller.writer.log_position) > FOLLOWER_FINAL_BYTES:
+            return False
+        while follower.position < controller.writer.written:
+            follower.step(controller.writer.written, FOLLOWER_CHUNK_BYTES)
+        job.floor = follower.position
+        if job.how == COPY and not all(pair.changed is None or not pair.changed.any() for pair in pairs):
+            return False
+        sequence = controller.mark({"m": "equal", "volumes": [pair.id for pair in pairs]})
+        for pair in pairs:
+            pair.applied = sequence
+            pair.copy_done = pair.copy_total = 0
+            follower.pairs.pop(pair.id, None)
+            job.pairs.remove(pair)
+        self.trail.add([pair for pair in pairs if pair.mode == "async"])
+        controller.emit("duplex", volumes=[pair.name for pair in pairs], copied_bytes=sum(pair.copied_bytes for pair in pairs))
+        return True
+
+    def _failed(self, job: Job, error: SinkError) -> None:
+        """A secondary failed: the job's pairs stand where they are, at one number."""
+        controller = self._controller
+        at = job.follower.position if job.follower is not None and job.follower.sink.moves_secondary else job.floor
+        unusable = set(job.pairs) if not job.whole else {error.pair} if error.torn else set()
+        missed = {}
+        if job.how == COPY:
+            missed = backlog(controller.ring, job.pairs, at, controller.writer.written)
+        controller.freeze(set(job.pairs), error.pair, at, error.error, unusable, missed)
+
+    def _ended_early(self, job: Job, error: Exception) -> None:
+        """Not the secondary's fault. Untouched secondaries stand at their cut again."""
+        controller = self._controller
+        if job.pairs and job.pairs[0].staging == UNCOMMITTED:
+            controller.mark({"m": "abandon", "job": job.id, "volumes": [pair.id for pair in job.pairs]})
+            remove_staging(controller.disk, self.staging_directory, set(self.running) - {job.id})
+        else:
+            cause = error if isinstance(error, OSError) else OSError(str(error))
+            failed = job.pairs[0]
+            self._failed(job, SinkError(failed, 0, cause))
+        controller.emit("resync-failed", volumes=[pair.name for pair in job.pairs], error=str(error))

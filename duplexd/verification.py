@@ -1,0 +1,92 @@
+"""Comparing the legs of pairs while they are in use."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from duplexd.errors import WrongStateError
+from duplexd.pair import gate, state
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from duplexd.controller import Controller
+    from duplexd.legs.bitmap import ChangeMap
+    from duplexd.pair.pair import Pair
+
+PIECE_BYTES = 1 << 20
+RECHECK_HOLD_S = 5.0
+
+
+async def verify(controller: Controller, pairs: list[Pair], progress: Callable[[str, int, int], None] | None) -> dict[str, Any]:
+    """Compare: all of a DUPLEX pair; of a SUSPENDED one what did not change since its cut. Raises WrongStateError for others."""
+    wrong = [f"{pair.name} is {pair.state}" for pair in pairs if pair.state not in (state.DUPLEX, state.SUSPENDED)]
+    if wrong:
+        raise WrongStateError(f"only DUPLEX and SUSPENDED pairs can be compared: {', '.join(wrong)}")
+    results = [await _verify_one(controller, pair, progress) for pair in pairs]
+    return {"volumes": results, "equal": all(result["equal"] for result in results)}
+
+
+async def _verify_one(controller: Controller, pair: Pair, progress: Callable[[str, int, int], None] | None) -> dict[str, Any]:
+    compared, skipped, first = 0, 0, None
+    for offset in range(0, pair.size, PIECE_BYTES):
+        length = min(PIECE_BYTES, pair.size - offset)
+        different, looked = await controller.workers.run(partial(_compare, pair, offset, length))
+        if different is not None:
+            different, looked = await _recheck(controller, pair, offset, length)
+        compared += looked
+        skipped += length - looked
+        if first is None:
+            first = different
+        if progress is not None and (offset // PIECE_BYTES) % 64 == 0:
+            progress(pair.name, offset + length, pair.size)
+    if progress is not None:
+        progress(pair.name, pair.size, pair.size)
+    return {"name": pair.name, "equal": first is None, "compared_bytes": compared, "changed_bytes": skipped, "first_difference": first}
+
+
+async def _recheck(controller: Controller, pair: Pair, offset: int, length: int) -> tuple[int | None, int]:
+    """A difference may be a change on its way: look again with the volume held and its follower at the tail."""
+    lease = await controller.holds.quiesce([pair], RECHECK_HOLD_S, "verify")
+    try:
+        tail = controller.sequence
+        await controller.jobs.until(lambda: pair.mirrors or pair.state != state.DUPLEX or pair.applied >= tail or lease.lost)
+        return await controller.workers.run(lambda: _compare(pair, offset, length))
+    finally:
+        controller.holds.release(lease.id, gate.BY_OWNER)
+
+
+def _compare(pair: Pair, offset: int, length: int) -> tuple[int | None, int]:
+    """Where the legs first differ in this piece, or None; and how many bytes were looked at."""
+    assert pair.secondary is not None
+    if _is_hole(pair.primary, offset, length) and _is_hole(pair.secondary, offset, length):
+        return None, length
+    ours, theirs = bytearray(length), bytearray(length)
+    pair.primary.read_into(offset, memoryview(ours))
+    pair.secondary.read_into(offset, memoryview(theirs))
+    changed = pair.changed if pair.state == state.SUSPENDED else None
+    if changed is None or not changed.overlaps(offset, length):
+        return (None if ours == theirs else offset + _first_difference(ours, theirs)), length
+    return _compare_unchanged(changed, offset, ours, theirs)
+
+
+def _is_hole(leg: Any, offset: int, length: int) -> bool:
+    return not any(is_data for _, _, is_data in leg.extents(offset, length))
+
+
+def _compare_unchanged(changed: ChangeMap, offset: int, ours: bytearray, theirs: bytearray) -> tuple[int | None, int]:
+    first, looked = None, 0
+    step = min(changed.grain_bytes, PIECE_BYTES)
+    for at in range(0, len(ours), step):
+        if changed.overlaps(offset + at, min(step, len(ours) - at)):
+            continue
+        mine, other = ours[at : at + step], theirs[at : at + step]
+        looked += len(mine)
+        if first is None and mine != other:
+            first = offset + at + _first_difference(mine, other)
+    return first, looked
+
+
+def _first_difference(ours: bytearray, theirs: bytearray) -> int:
+    return next(place for place, (mine, other) in enumerate(zip(ours, theirs, strict=True)) if mine != other)
