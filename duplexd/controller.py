@@ -11,7 +11,7 @@ import errno
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from duplexd import overview, verification, volumes
+from duplexd import overview, provisioning, verification
 from duplexd.batch import Batch, Joined, parts, perform, record_bytes
 from duplexd.errors import DuplexdError, NotFoundError
 from duplexd.group import Holds
@@ -102,7 +102,7 @@ class Controller:
 
     async def reload(self, config: Config) -> list[str]:
         """Take over a new configuration; says what changed. Raises ConfigurationError, with nothing changed."""
-        return await volumes.reload(self, config)
+        return await provisioning.reload(self, config)
 
     # ---------------------------------------------------------------------------------------------------- the NBD server's
 

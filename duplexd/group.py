@@ -136,17 +136,11 @@ class Holds:
         began = controller.clock.monotonic()
         done = await controller.step(lambda: self._cut(pairs, tag, lease_id, cut_id or self.new_cut_id()))
         cut, already, lease, pause_s = done
-        if not already:
-            try:
-                await self._settle(pairs, cut)
-            except BaseException:
-                cut.verdict = VOID
-                raise
-            finally:
-                self.unsettled.discard(cut.id)
-                controller.jobs.moved()
-            if self._verdict(pairs, cut) == VOID and cut.verdict == CONSISTENT:
-                await self.make_void(cut.id)
+        if already:
+            await controller.jobs.until(lambda: cut.id not in self.unsettled)
+        else:
+            settling = asyncio.get_running_loop().create_task(self._settle(pairs, cut), name=f"settle {cut.id}")
+            await asyncio.shield(settling)  # a caller that goes away leaves no cut without a verdict
         result = {
             "verdict": self._verdict(pairs, cut), "cut": cut.id, "tag": cut.tag, "already": already,
             "controllers": {controller.name: cut.sequence}, "volumes": [pair.name for pair in pairs], "time": cut.time_us / 1e6,
@@ -176,15 +170,15 @@ class Holds:
             sequence = controller.mark({"m": "cut", "id": cut_id, "tag": tag, "volumes": [pair.id for pair in pairs]})
         except OSError as error:
             raise WrongStateError(f"the journal does not take the cut: {error.strerror or error}; nothing was suspended") from error
+        made = pairs[0].cut
+        assert made is not None
         for pair in mirrored:
             pair.applied = sequence
         self.unsettled.add(cut_id)
         if lease is not None:
             self._end(lease, gate.BY_SUSPEND)
         controller.jobs.written()
-        cut = pairs[0].cut
-        assert cut is not None
-        return cut, False, lease, controller.clock.monotonic() - began
+        return made, False, lease, controller.clock.monotonic() - began
 
     def _lease(self, lease_id: str, pairs: list[Pair]) -> Lease:
         lease = self.leases.get(lease_id)
@@ -210,13 +204,19 @@ class Holds:
         )  # fmt: skip
         raise WrongStateError(f"only pairs that are all DUPLEX can be suspended at one cut: {listed}{more}; {todo}")
 
-    async def _settle(self, pairs: list[Pair], cut: Any) -> None:
+    async def _settle(self, pairs: list[Pair], cut: Cut) -> None:
+        """Make the cut durable where it lies. If the journal fails here, its verdict stays unknown until recovery has proved it."""
         controller = self._controller
         await controller.durable(cut.sequence)
         await controller.jobs.reached(pairs, cut.sequence)
         await controller.maintenance.sync_secondaries(pairs)
+        if self._verdict(pairs, cut) == VOID and cut.verdict == CONSISTENT:
+            cut.verdict = VOID
+            await self.make_void(cut.id)
+        self.unsettled.discard(cut.id)
+        controller.jobs.moved()
 
-    def _verdict(self, pairs: list[Pair], cut: Any) -> str:
+    def _verdict(self, pairs: list[Pair], cut: Cut) -> str:
         stands = all(pair.usable and pair.cut is cut and pair.applied == cut.sequence for pair in pairs)
         return CONSISTENT if stands and cut.verdict == CONSISTENT else VOID
 

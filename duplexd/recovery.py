@@ -35,7 +35,7 @@ from duplexd.pair.follower import Follower, SecondarySink, SinkError, put
 from duplexd.pair.ledger import UNCOMMITTED, pack_map
 from duplexd.pair.staging import apply_staging, remove_staging
 from duplexd.units import format_size
-from duplexd.volumes import assign_groups, introduce, open_images
+from duplexd.provisioning import assign_groups, introduce, open_images
 
 if TYPE_CHECKING:
     from duplexd.controller import Controller

@@ -9,6 +9,7 @@ A stop during recovery gives recovery up where it is: it can be done again at an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -76,18 +77,18 @@ class Service:
             return
         listeners = Listeners(controller, self.config.nbd.listen)
         control = ControlServer(controller, self.config)
-        try:
-            await listeners.start()
+        async with contextlib.AsyncExitStack() as running:
+            running.callback(self._log.info, "stopped")
+            running.push_async_callback(controller.stop)
+            with in_file(self.config, "nbd.listen"):
+                await listeners.start()
+            running.push_async_callback(listeners.stop)
             await control.start()
+            running.push_async_callback(control.stop)
+            running.callback(notify, "STOPPING=1\nSTATUS=draining")
             self._log.info("ready", listen=self.config.nbd.listen, control=self.config.control.socket)
             notify(f"READY=1\nSTATUS=serving {len(self.config.volumes)} volumes")
             await self._until_stopped(controller, listeners, workers)
-        finally:
-            notify("STOPPING=1\nSTATUS=draining")
-            await control.stop()
-            await listeners.stop()
-            await controller.stop()
-            self._log.info("stopped")
 
     def _log_event(self, event: dict[str, Any]) -> None:
         """Every change of state is a line of the log."""
@@ -173,8 +174,9 @@ class Service:
         # New addresses are bound first: that can fail, and be undone. What is gone is closed last.
         added = [listen for listen in new.nbd.listen if listen not in self.config.nbd.listen]
         removed = [listen for listen in self.config.nbd.listen if listen not in new.nbd.listen]
-        with in_file(new):
+        with in_file(new, "nbd.listen"):
             await listeners.update([*self.config.nbd.listen, *added])
+        with in_file(new):
             try:
                 changes = await controller.reload(new)
             except DuplexdError:

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def in_file(config: Config) -> Iterator[None]:
-    """ConfigurationErrors from below name the key only: put the file's name in front."""
+def in_file(config: Config, key: str = "") -> Iterator[None]:
+    """ConfigurationErrors from below do not know the file's name, nor some the key: put them in front."""
     try:
         yield
     except ConfigurationError as error:
         prefix = f"{config.source}: "
-        lines = [line if line.startswith(prefix) else prefix + line for line in str(error).splitlines()]
+        under = f"{prefix}{key}: " if key else prefix
+        lines = [line if line.startswith(prefix) else under + line for line in str(error).splitlines()]
         raise ConfigurationError("\n".join(lines)) from error
 
 
