@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from duplexd.units import GIB, MIB
+from duplexd.units import GIB, KIB, MIB
 from tests.bench.groups import LARGE_VOLUMES, measure_cuts, measure_large
-from tests.bench.loads import FILL, LOADS
+from tests.bench.loads import LOADS, Load, fill
 from tests.bench.report import Results, describe_cut, summarize, table
 from tests.bench.servers import SERVERS, Server, peak_rss_bytes
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise SystemExit(f"{directory}: needs {FREE_BYTES_MIN // GIB} GiB free; choose another place with --directory")
         results = _measure(directory, options, rounds, seconds)
         if "duplexd" in options.servers and not options.loads:
-            results |= _measure_groups(directory, options.quick, seconds)
+            results |= _measure_groups(directory, options.quick)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     Path(options.json).write_text(json.dumps(results, indent=1) + "\n")
@@ -60,33 +60,45 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _measure(directory: Path, options: argparse.Namespace, rounds: int, seconds: float) -> dict[str, Any]:
-    loads = [load for load in LOADS if options.loads in load.name]
-    measures: Results = {load.name: {name: [] for name in options.servers} for load in loads}
-    with contextlib.ExitStack() as stack:
-        servers: list[Server] = [stack.enter_context(SERVERS[name](directory / name, VOLUME_BYTES)) for name in options.servers]
-        for server in servers:
-            FILL.run(server, VOLUME_BYTES / (100 * MIB))
-        for number in range(rounds):
-            for load in loads:
-                for server in servers[number % len(servers) :] + servers[: number % len(servers)]:
-                    measures[load.name][server.name].append(load.run(server, seconds))
-                print(f"round {number + 1}/{rounds}: {load.name}: " + _last(measures[load.name]), flush=True)
-        rss = {server.name: peak_rss_bytes(server.pid) for server in servers}
-    summary = summarize(measures)
+    results: Results = {}
+    rss = dict.fromkeys(options.servers, 0)
+    for filled in (4 * KIB, MIB):
+        loads = [load for load in LOADS if options.loads in load.name and load.filled == filled]
+        if not loads:
+            continue
+        with contextlib.ExitStack() as stack:
+            place = directory / f"filled-{filled}"
+            servers: list[Server] = [stack.enter_context(SERVERS[name](place / name, VOLUME_BYTES)) for name in options.servers]
+            for server in servers:
+                fill(server, filled)
+            results |= _run(servers, loads, rounds, seconds)
+            rss = {server.name: max(rss[server.name], peak_rss_bytes(server.pid)) for server in servers}
+        shutil.rmtree(place)
+    summary = summarize(results)
     print(f"\nmedians of {rounds} rounds of {seconds} s; x: duplexd's figure by the other's\n", *table(summary, options.servers), sep="\n")
     print("peak RSS: " + ", ".join(f"{name} {value / MIB:.0f} MiB" for name, value in rss.items()), flush=True)
     return {**_machine(), "rounds": rounds, "seconds": seconds, "loads": summary, "peak_rss_bytes": rss}
+
+
+def _run(servers: list[Server], loads: list[Load], rounds: int, seconds: float) -> Results:
+    measures: Results = {load.name: {server.name: [] for server in servers} for load in loads}
+    for number in range(rounds):
+        for load in loads:
+            for server in servers[number % len(servers) :] + servers[: number % len(servers)]:
+                measures[load.name][server.name].append(load.run(server, seconds))
+            print(f"round {number + 1}/{rounds}: {load.name}: " + _last(measures[load.name]), flush=True)
+    return measures
 
 
 def _last(servers: dict[str, list[Any]]) -> str:
     return ", ".join(f"{name} {measures[-1].per_second:,.0f}/s" for name, measures in servers.items())
 
 
-def _measure_groups(directory: Path, quick: bool, seconds: float) -> dict[str, Any]:
+def _measure_groups(directory: Path, quick: bool) -> dict[str, Any]:
     cuts = [measure_cuts(directory / f"cuts-{volumes}", volumes, 3 if quick else 15) for volumes in (16, 1000)]
     for figures in cuts:
         print(describe_cut(figures), flush=True)
-    large = measure_large(directory / "large", seconds)
+    large = measure_large(directory / "large")
     print(f"peak RSS with {LARGE_VOLUMES} volumes of 1 TiB: {large / MIB:.0f} MiB", flush=True)
     return {"cuts": cuts, "peak_rss_bytes_64_volumes_of_1_tib": large}
 

@@ -12,7 +12,7 @@ from duplexd.demo.daemon import DaemonProcess
 from duplexd.demo.record import Placement
 from duplexd.demo.scene import Scene
 from duplexd.units import KIB, MIB, TIB
-from tests.bench.loads import Load
+from tests.bench.loads import fio
 from tests.bench.servers import Server, peak_rss_bytes
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 PLACEMENT = Placement(writers=4, volumes=16, slots=4)
 JOURNAL_BYTES = 256 * MIB
 LARGE_VOLUMES = 64
+LARGE_VOLUMES_WRITTEN = 8
+LARGE_WRITES = 4000  # on each of them, twice: the second time all of them together stay within the journal
+LARGE_SECONDS_MAX = 60.0
 
 
 def measure_cuts(directory: Path, volumes: int, cuts: int) -> dict[str, Any]:
@@ -71,19 +74,19 @@ class _Large(Server):
         return self._daemon.pid
 
 
-def measure_large(directory: Path, seconds: float) -> int:
-    """Peak RSS in bytes with 64 volumes of 1 TiB: written at random, suspended, written again, brought back."""
-    return asyncio.run(_measure_large(directory, seconds))
+def measure_large(directory: Path) -> int:
+    """Peak RSS in bytes with 64 volumes of 1 TiB: some written at random, suspended, written again, brought back."""
+    return asyncio.run(_measure_large(directory))
 
 
-async def _measure_large(directory: Path, seconds: float) -> int:
+async def _measure_large(directory: Path) -> int:
     daemon = DaemonProcess(directory, [f"v{number:02}" for number in range(LARGE_VOLUMES)], TIB, JOURNAL_BYTES)
-    load = Load("4 KiB random write over 1 TiB", "randwrite", 4 * KIB, depth=32)
+    options = ["--rw=randwrite", "--bs=4k", "--iodepth=32", "--norandommap", "--randrepeat=0", f"--number_ios={LARGE_WRITES}"]
     try:
         await daemon.start()
         for step in range(2):
-            for name in daemon.names[:: LARGE_VOLUMES // 4]:
-                await asyncio.to_thread(load.run, _Large(daemon, name), seconds)
+            for name in daemon.names[:: LARGE_VOLUMES // LARGE_VOLUMES_WRITTEN]:
+                await asyncio.to_thread(fio, _Large(daemon, name), options, LARGE_SECONDS_MAX)
             if step == 0:
                 await daemon.call("POST", "/v1/suspend", {"targets": ["all"]})
         await daemon.call("POST", "/v1/resync", {"targets": ["all"], "wait": True})

@@ -76,6 +76,13 @@ class Server:
             self._process.terminate()
             self._process.wait()
 
+    def sync(self) -> None:
+        """Bring what it wrote to its files so far to the disk."""
+        for path in self.directory.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fdatasync(file.fileno())
+
     def _image(self, name: str) -> Path:
         path = self.directory / name
         with path.open("wb") as image:
