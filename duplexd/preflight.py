@@ -24,14 +24,24 @@ class Problem(NamedTuple):
     forbidden: bool = False
 
 
-def look(config: Config) -> list[Problem]:
-    """What would keep the daemon from serving this configuration, each as `dotted.key: what is wrong; what would be right`."""
+def look(config: Config, served: Config | None = None) -> list[Problem]:
+    """What would keep the daemon from serving this configuration, each as `dotted.key: what is wrong; what would be right`.
+
+    Images that a running daemon has open already, by the configuration `served`, are not looked at.
+    """
     found = [*_directory("controller.state_dir", config.controller.state_dir), *_group(config)]
+    in_use = leg_keys(served) if served is not None else {}
     for name, volume in config.volumes.items():
-        found += _image(f"volumes.{name}.primary", volume.primary, volume.size)
-        if volume.secondary is not None:
-            found += _image(f"volumes.{name}.secondary", volume.secondary, volume.size)
+        for key, path in (("primary", volume.primary), ("secondary", volume.secondary)):
+            if path is not None and in_use.get(path) != f"volumes.{name}.{key}":
+                found += _image(f"volumes.{name}.{key}", path, volume.size)
     return found
+
+
+def leg_keys(config: Config) -> dict[Path, str]:
+    """The key at which each image is named."""
+    keys = {volume.primary: f"volumes.{name}.primary" for name, volume in config.volumes.items()}
+    return keys | {volume.secondary: f"volumes.{name}.secondary" for name, volume in config.volumes.items() if volume.secondary}
 
 
 def _image(key: str, path: Path, size: int) -> Iterator[Problem]:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 UMASK = 0o027
 START_EXTENSION_SECONDS = 60.0  # how long systemd is told to wait on, each time recovery is seen to be alive
-EVENT_LEVELS = {"controller-failed": "error", "primary-error": "error", "resync-failed": "error", "copied": "debug"}
+EVENT_LEVELS = {"controller-failed": "error", "primary-error": "error", "resync-failed": "error", "copied": "debug", "reloaded": "debug"}
 
 
 class Service:
@@ -170,7 +170,7 @@ class Service:
         """What changed. Raises DuplexdError with nothing changed."""
         new = configuration.load(self.config.source)
         refuse_fixed(self.config, new)
-        refuse_problems(new)
+        refuse_problems(new, self.config)
         # New addresses are bound first: that can fail, and be undone. What is gone is closed last.
         added = [listen for listen in new.nbd.listen if listen not in self.config.nbd.listen]
         removed = [listen for listen in self.config.nbd.listen if listen not in new.nbd.listen]

@@ -25,7 +25,11 @@ def in_file(config: Config, key: str = "") -> Iterator[None]:
     except ConfigurationError as error:
         prefix = f"{config.source}: "
         under = f"{prefix}{key}: " if key else prefix
-        lines = [line if line.startswith(prefix) else under + line for line in str(error).splitlines()]
+        keys = {f"{path}: ": f"{prefix}{leg}: " for path, leg in preflight.leg_keys(config).items()}
+        lines = []
+        for line in str(error).splitlines():
+            about = next((start for start in keys if line.startswith(start)), None)
+            lines.append(line if line.startswith(prefix) else (keys[about] if about else under) + line)
         raise ConfigurationError("\n".join(lines)) from error
 
 
@@ -42,9 +46,9 @@ def refuse_fixed(old: Config, new: Config) -> None:
         raise ConfigurationError("\n".join(changed))
 
 
-def refuse_problems(config: Config) -> None:
-    """Raise what `preflight` found: ForbiddenError if nothing but permissions is missing, else ConfigurationError."""
-    if found := preflight.look(config):
+def refuse_problems(config: Config, served: Config | None = None) -> None:
+    """Raise what `preflight.look` found: ForbiddenError if nothing but permissions is missing, else ConfigurationError."""
+    if found := preflight.look(config, served):
         text = "\n".join(f"{config.source}: {problem.line}" for problem in found)
         raise ForbiddenError(text) if all(problem.forbidden for problem in found) else ConfigurationError(text)
 

@@ -1,0 +1,127 @@
+"""`duplexd check`, and what `run` says of the same mistakes: the machine's part of a configuration."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.daemon import DaemonFiles, run_duplexd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+def listing(directory: Path) -> list[tuple[str, int]]:
+    return sorted((str(path), path.lstat().st_mtime_ns) for path in directory.rglob("*"))
+
+
+def test_check_prints_a_summary_and_changes_nothing(make_files: Callable[..., DaemonFiles]) -> None:
+    files = make_files({"data": "8MiB", "wal": "4MiB"}, groups={"db": ["data", "wal"]})
+    before = listing(files.directory)
+    result = run_duplexd("check", "--config", str(files.config))
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert lines[0] == f"{files.config}: ok"
+    assert f"volume     data: 8.0 MiB, {files.primary('data')} -> {files.secondary_of('data')} (sync)" in lines
+    assert "group      db: data, wal" in lines
+    assert listing(files.directory) == before
+
+
+def test_check_as_json(make_files: Callable[..., DaemonFiles]) -> None:
+    files = make_files({"data": "8MiB"}, secondary=False)
+    good = run_duplexd("check", "--config", str(files.config), "--json")
+    body = json.loads(good.stdout)
+    assert (good.returncode, body["ok"], body["problems"]) == (0, True, [])
+    assert body["summary"]["volumes"]["data"] == {"size": 8 << 20, "primary": str(files.primary("data")), "secondary": None, "mode": None}
+    files.config.write_text("[controller]\n")
+    bad = run_duplexd("check", "--config", str(files.config), "--json")
+    body = json.loads(bad.stdout)
+    assert (bad.returncode, body["ok"], body["summary"], bad.stderr) == (6, False, None, "")
+    assert body["problems"][0].startswith(f"{files.config}: controller.name: is missing")
+
+
+def test_check_accepts_images_of_the_right_size(make_files: Callable[..., DaemonFiles]) -> None:
+    files = make_files()
+    for image in (files.primary("data"), files.secondary_of("data")):
+        with image.open("wb") as file:
+            file.truncate(8 << 20)
+    assert run_duplexd("check", "--config", str(files.config)).returncode == 0
+
+
+def wrong_size(files: DaemonFiles) -> str:
+    files.primary("data").write_bytes(b"x" * 5000)
+    return (
+        f"volumes.data.primary: '{files.primary('data')}' has 5000 bytes (4.9 KiB), the configuration says 8388608 (8.0 MiB); "
+        "images are never resized: correct the size or give another image"
+    )
+
+
+def a_directory(files: DaemonFiles) -> str:
+    files.secondary_of("data").mkdir()
+    return f"volumes.data.secondary: '{files.secondary_of('data')}' is a directory; give the path of an image"
+
+
+def a_fifo(files: DaemonFiles) -> str:
+    os.mkfifo(files.primary("data"))
+    return f"volumes.data.primary: '{files.primary('data')}' is neither a file nor a block device; give the path of an image"
+
+
+def no_directory(files: DaemonFiles) -> str:
+    (files.directory / "b").rmdir()
+    return f"volumes.data.secondary: there is no directory '{files.directory}/b' to create the image in; make it, or correct the path"
+
+
+def a_dangling_link(files: DaemonFiles) -> str:
+    files.primary("data").symlink_to(files.directory / "nowhere")
+    return f"volumes.data.primary: '{files.primary('data')}' is a link that leads nowhere; remove it or make what it leads to"
+
+
+def state_is_a_file(files: DaemonFiles) -> str:
+    files.state_dir.write_text("")
+    return f"controller.state_dir: '{files.state_dir}' is not a directory; correct the path"
+
+
+def no_such_group(files: DaemonFiles) -> str:
+    files.config.write_text(files.config.read_text().replace("[control]", '[control]\ngroup = "nobody-has-this"'))
+    return "control.group: there is no group 'nobody-has-this' on this machine; make it with: groupadd --system nobody-has-this"
+
+
+def wrong_in_the_file(files: DaemonFiles) -> str:
+    files.config.write_text(files.config.read_text().replace('"8MiB"', '"10 bananas"'))
+    return 'volumes.data.size: \'10 bananas\' is not a size; write for example "64MiB", "10GiB" or a number of bytes'
+
+
+MISTAKES = [wrong_size, a_directory, a_fifo, no_directory, a_dangling_link, state_is_a_file, no_such_group, wrong_in_the_file]
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
+def test_a_mistake_is_one_line_and_exit_code_6(
+    mistake: Callable[[DaemonFiles], str], command: str, make_files: Callable[..., DaemonFiles]
+) -> None:
+    files = make_files()
+    line = mistake(files)
+    before = listing(files.directory)
+    result = run_duplexd(command, "--config", str(files.config))
+    assert result.returncode == 6
+    assert result.stderr.splitlines() == [f"duplexd: {files.config}: {line}"]
+    assert result.stdout == ""
+    assert listing(files.directory) == before
+
+
+def test_every_mistake_has_a_line_of_its_own(make_files: Callable[..., DaemonFiles]) -> None:
+    files = make_files()
+    expected = [wrong_size(files), no_directory(files)]
+    result = run_duplexd("check", "--config", str(files.config))
+    assert result.stderr.splitlines() == [f"duplexd: {files.config}: {line}" for line in expected]
+
+
+def test_the_path_of_the_configuration_is_named_as_it_was_given(make_files: Callable[..., DaemonFiles]) -> None:
+    files = make_files()
+    wrong_size(files)
+    result = run_duplexd("check", "--config", "duplexd.toml", cwd=files.directory)
+    assert result.stderr.startswith("duplexd: duplexd.toml: volumes.data.primary: ")

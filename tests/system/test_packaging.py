@@ -1,0 +1,135 @@
+"""What comes along with the code: the unit, the container, the entry points, the documents."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import duplexd
+from duplexd.config import ControlConfig, ControllerConfig, GroupConfig, NbdConfig, VolumeConfig
+from duplexd.errors import ConfigurationError, ForbiddenError, UsageError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+ROOT = Path(__file__).resolve().parents[2]
+UNIT = ROOT / "systemd" / "duplexd@.service"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def systemd_analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
+    program = shutil.which("systemd-analyze")
+    assert program, "systemd-analyze is missing: install systemd"
+    return subprocess.run([program, "--no-pager", *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
+    unit = tmp_path / "duplexd@.service"
+    unit.write_text(UNIT.read_text().replace("ExecStart=/usr/bin/duplexd ", f"ExecStart={sys.executable} -m duplexd "))
+    result = systemd_analyze("verify", "--man=no", str(unit))
+    assert result.returncode == 0, result.stderr
+    assert str(unit) not in result.stderr, result.stderr
+
+
+def test_the_unit_is_hardened() -> None:
+    result = systemd_analyze("security", "--offline=true", "--threshold=20", str(UNIT))
+    assert result.returncode == 0, result.stdout
+    assert "OK" in result.stdout.splitlines()[-1]
+
+
+def settings() -> dict[str, str]:
+    return dict(line.split("=", 1) for line in UNIT.read_text().splitlines() if "=" in line and not line.startswith("#"))
+
+
+def test_the_unit_does_not_restart_what_a_person_must_correct() -> None:
+    codes = {UsageError.exit_code, ForbiddenError.exit_code, ConfigurationError.exit_code}
+    assert {int(code) for code in settings()["RestartPreventExitStatus"].split()} == codes
+    assert (settings()["Type"], settings()["Restart"]) == ("notify", "on-failure")
+    assert settings()["ExecReload"] == "/bin/kill -HUP $MAINPID"
+
+
+def test_the_unit_leaves_the_boot_id_readable() -> None:
+    assert "ProcSubset" not in settings()  # recovery asks /proc/sys whether the machine has booted since
+
+
+@pytest.mark.parametrize(("script", "target"), sorted(PROJECT["scripts"].items()))
+def test_the_programs_exist_and_know_their_version(script: str, target: str) -> None:
+    module, _, function = target.partition(":")
+    assert callable(getattr(import_module(module), function))
+    call = f"import sys; sys.argv[0] = {script!r}; from {module} import {function}; sys.exit({function}())"
+    result = subprocess.run([sys.executable, "-c", call, "--version"], capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
+    assert result.returncode == 0, result.stderr
+    assert script in result.stdout
+    assert duplexd.__version__ in result.stdout
+
+
+def test_what_is_imported_is_declared() -> None:
+    declared = {re.split(r"[<>=]", requirement)[0].replace("-", "_").lower() for requirement in PROJECT["dependencies"]}
+    imported: set[str] = set()
+    for path in (ROOT / "duplexd").rglob("*.py"):
+        imported |= set(re.findall(r"^\s*(?:from|import) ([a-z_0-9]+)", path.read_text(), re.MULTILINE))
+    third_party = {name for name in imported if name not in sys.stdlib_module_names and name not in {"duplexd", "pydantic_core"}}
+    assert third_party == declared
+
+
+def test_the_container_is_not_root_and_gets_signals() -> None:
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    users = [line.split()[1] for line in lines if line.startswith("USER ")]
+    assert users
+    assert users[-1] not in {"root", "0"}
+    for word in ("ENTRYPOINT", "CMD"):
+        assert [json.loads(line.removeprefix(word)) for line in lines if line.startswith(f"{word} ")]
+    health = [line for line in lines if line.startswith("HEALTHCHECK")]
+    assert json.loads(health[0].partition("CMD ")[2]) == ["duplexctl", "status"]
+    copied = [part for line in lines if line.startswith("COPY ") and "--from" not in line for part in line.split()[1:-1]]
+    assert all((ROOT / part).exists() for part in copied)
+    assert {f"!{part}" for part in copied} <= set((ROOT / ".dockerignore").read_text().splitlines())
+
+
+@pytest.mark.parametrize("document", sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]))
+def test_links_in_the_documents_lead_somewhere(document: str) -> None:
+    path = ROOT / document
+    for target in re.findall(r"\]\(([^)#]+)", path.read_text()):
+        if "://" not in target:
+            assert (path.parent / target).exists(), target
+
+
+def test_every_key_of_the_configuration_is_documented() -> None:
+
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    sections: dict[str, type[BaseModel]] = {
+        "controller": ControllerConfig,
+        "nbd": NbdConfig,
+        "control": ControlConfig,
+        "volumes.NAME": VolumeConfig,
+        "groups.NAME": GroupConfig,
+    }
+    keys = {f"{section}.{key}" for section, model in sections.items() for key in model.model_fields}
+    assert set(re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)) == keys
+
+
+def test_the_changelog_knows_this_version() -> None:
+    assert f"## [{duplexd.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_licence_is_the_whole_apache_licence() -> None:
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_make_help_lists_what_the_readme_names() -> None:
+    listed = subprocess.run(["make", "-s", "help"], capture_output=True, text=True, timeout=60, cwd=ROOT, check=True).stdout
+    targets = set(re.findall(r"^ {2}make ([a-z-]+)", listed, re.MULTILINE))
+    named = set(re.findall(r"`?make ([a-z-]+)`?(?: {2,}#|`)", (ROOT / "README.md").read_text()))
+    assert {"demo", "run", "test", "help"} <= named
+    assert named <= targets

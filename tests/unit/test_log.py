@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import structlog
+
+from duplexd.observe import log
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    structlog.reset_defaults()
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+
+
+def test_each_event_is_one_json_line_where_nobody_sits() -> None:
+    out = io.StringIO()
+    log.configure(stream=out)
+    structlog.get_logger("a").info("suspended", volumes=["x"], path=Path("/y"), text="two\nlines", nested={1: (Path("/z"),)})
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 1
+    line = json.loads(lines[0])
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {
+        "event": "suspended", "level": "info", "volumes": ["x"], "path": "/y", "text": "two\nlines", "nested": {"1": ["/z"]},
+    }  # fmt: skip
+
+
+def test_a_terminal_gets_lines_for_people() -> None:
+    out = Terminal()
+    log.configure(stream=out)
+    structlog.get_logger("a").warning("suspended", volume="x")
+    text = out.getvalue()
+    assert "suspended" in text
+    assert "\x1b[" in text
+    assert not text.startswith("{")
+
+
+def test_below_the_level_nothing_is_written() -> None:
+    out = io.StringIO()
+    log.configure("warning", out)
+    structlog.get_logger("a").info("quiet")
+    assert out.getvalue() == ""
+
+
+def test_the_standard_library_logs_in_the_same_way() -> None:
+    out = io.StringIO()
+    log.configure(stream=out)
+    logging.getLogger("asyncio").error("Task was destroyed: %s", 7)
+    line = json.loads(out.getvalue())
+    assert (line["event"], line["level"]) == ("Task was destroyed: 7", "error")
+
+
+def test_an_exception_is_one_line_too() -> None:
+    out = io.StringIO()
+    log.configure(stream=out)
+    try:
+        raise ValueError("no")
+    except ValueError:
+        logging.getLogger("asyncio").exception("it broke")
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 1
+    assert "ValueError" in lines[0]
