@@ -18,9 +18,10 @@ from duplexd.group import Holds
 from duplexd.limits import BATCH_BYTES_MAX, INLINE_BATCH_BYTES_MAX, INLINE_ZERO_BYTES_MAX, MARKER_RESERVE_BYTES, RECORD_BYTES_MAX
 from duplexd.maintenance import Maintenance
 from duplexd.pair import state
-from duplexd.pair.ledger import Ledger, pack_map
+from duplexd.pair.ledger import Ledger
 from duplexd.pair.resync import Jobs
 from duplexd.recovery import Recovery
+from duplexd.trouble import Trouble
 from duplexd.volume import TRIM, WRITE, Change, Client
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Controller:
         self.holds = Holds(self)
         self.jobs = Jobs(self)
         self.maintenance = Maintenance(self)
+        self.trouble = Trouble(self)
         self._busy = False
         self._queue: deque[Change] = deque()
         self._steps: deque[Callable[[], None]] = deque()
@@ -93,7 +95,7 @@ class Controller:
         self.holds.stop()
         await self.jobs.stop()
         while self._queue and not self.failed and not self.refusing:
-            await self.step(lambda: None)
+            await self.step(self._pump)
             await asyncio.sleep(0.001)
         await self.maintenance.stop()
         for pair in self.ledger.pairs.values():
@@ -181,6 +183,16 @@ class Controller:
         else:
             self._queue.extend(parts(change))
 
+    def withdraw(self, pairs: list[Pair]) -> None:
+        """Take the changes of volumes that are held now out of the queue, to their gates: they have not started."""
+        held = {pair.id for pair in pairs}
+        queued, self._queue = self._queue, deque()
+        for change in queued:
+            if change.volume.id in held:  # type: ignore[attr-defined]
+                self.holds.waits(change.volume, change)  # type: ignore[arg-type]
+            else:
+                self._queue.append(change)
+
     def resume(self, changes: list[Change]) -> None:
         """Take changes that a gate held, in their order; a volume that another lease holds keeps its own."""
         for change in changes:
@@ -230,11 +242,11 @@ class Controller:
             self._busy = True
             self.changes_by_threads += len(changes)
             self.journal_workers.submit(
-                lambda: perform(batch, self.writer, self.group_of), lambda _none, error: self._performed_elsewhere(batch, error)
+                lambda: perform(batch, self.writer, self.trouble.group_of), lambda _none, error: self._performed_elsewhere(batch, error)
             )
             return True
         try:
-            perform(batch, self.writer, self.group_of)
+            perform(batch, self.writer, self.trouble.group_of)
         except OSError as error:
             self._performed(batch, error)
         else:
@@ -279,6 +291,7 @@ class Controller:
 
     def _performed_elsewhere(self, batch: Batch, error: BaseException | None) -> None:
         if error is not None and not isinstance(error, OSError):
+            self.fail(f"a batch ended in an unexpected way: {error!r}")
             raise error
         self._performed(batch, error)
         self._run_steps()
@@ -288,7 +301,7 @@ class Controller:
         """The batch is in the journal and on the legs, or, with an error, nowhere. `_busy` ends here."""
         self._busy = False
         if error is not None:
-            self._journal_refused(error)
+            self.trouble.journal_refused(error)
             self._refuse(batch.changes, error.errno or errno.EIO)
             return
         if batch.regions:
@@ -299,12 +312,9 @@ class Controller:
             if pair.state != state.DUPLEX and pair.tracks:
                 track(pair, change.kind, change.offset, change.length)
         try:
-            for failure in batch.failures:
-                self._secondary_failed(batch, failure.pair, failure.sequence, failure.error, failure.torn)
-            if batch.primary_errors:
-                self._compensate(batch)
+            self.trouble.after(batch)
         except OSError as journal_error:
-            self._journal_refused(journal_error, final=True)
+            self.trouble.journal_refused(journal_error, final=True)
         self._acknowledge(batch.changes)
         self.maintenance.written()
         self.jobs.written()
@@ -366,6 +376,15 @@ class Controller:
         self.when_idle(run)
         return await future
 
+    async def work(self, call: Callable[[], T]) -> T:
+        """The result of `call`, run in a worker. A cancelled caller still waits for it to end: nothing may go on behind its back."""
+        running = asyncio.ensure_future(self.workers.run(call))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await asyncio.wait({running})
+            raise
+
     def _run_steps(self) -> None:
         while self._steps and not self._busy:
             self._steps.popleft()()
@@ -377,7 +396,7 @@ class Controller:
             sequence = self.writer.append_marker(marker, time_us)
             self.writer.write()
         except OSError as error:
-            self._journal_refused(error)
+            self.trouble.journal_refused(error)
             raise
         self.ledger.apply(sequence, time_us, marker)
         self.maintenance.written()
@@ -391,67 +410,6 @@ class Controller:
             raise DuplexdError(f"the journal could not be synced; {self.failed or 'restart the daemon'}")
 
     # ------------------------------------------------------------------------------------------------------------ trouble
-
-    def group_of(self, pair: Pair) -> set[Pair]:
-        """The pair and all that share a group with it, as far as they are DUPLEX."""
-        names = {name for group in pair.groups for name in self.groups.get(group, [])}
-        members = {self.pairs[name] for name in names if name in self.pairs}
-        return {pair} | {member for member in members if member.state == state.DUPLEX}
-
-    def _secondary_failed(self, batch: Batch, pair: Pair, sequence: int, error: OSError, torn: bool) -> None:
-        members = self.group_of(pair)
-        missed = {member: overview.changes_after(member, batch.changes, sequence - 1) for member in members if member.mirrors}
-        self.freeze(members, pair, sequence - 1, error, {pair} if torn else set(), missed)
-
-    def freeze(self, members: set[Pair], failed: Pair, at: int, error: OSError, unusable: set[Pair], missed: dict[Pair, Any]) -> None:
-        """Suspend pairs because a secondary failed, all at number `at`; `missed` is what each missed since. Within a step only."""
-        cut_id = self.holds.new_cut_id()
-        for member in members:
-            if member.mirrors:
-                member.applied = at
-        self.mark(
-            {
-                "m": "fail", "id": cut_id, "at": at, "volumes": sorted(member.id for member in members), "failed": [failed.id],
-                "unusable": sorted(member.id for member in unusable), "error": str(error),
-                "missed": {str(member.id): pack_map(changed) for member, changed in missed.items() if changed.any()},
-            }
-        )  # fmt: skip
-        self.emit(
-            "suspended", volumes=[member.name for member in members], reason=state.BY_ERROR, cut=cut_id, failed=failed.name,
-            error=error.strerror or str(error), path=getattr(failed.secondary, "path", ""), at=at,
-        )  # fmt: skip
-
-    def _compensate(self, batch: Batch) -> None:
-        """A primary did not take a change that is in the journal: journal what the primary holds now, so that both agree."""
-        for change, error in batch.primary_errors:
-            pair: Any = change.volume
-            self.emit("primary-error", volume=pair.name, error=error.strerror or str(error), path=pair.primary.path)
-            for offset in range(change.offset, change.offset + change.length, RECORD_BYTES_MAX):
-                length = min(RECORD_BYTES_MAX, change.offset + change.length - offset)
-                data = bytearray(length)
-                try:
-                    pair.primary.read_into(offset, memoryview(data))
-                except OSError as unreadable:
-                    self.fail(f"{pair.primary.path}: neither takes a change nor can be read: {unreadable.strerror}")
-                    return
-                redo = Change(_NOBODY, 0, pair, WRITE, offset, length, data)
-                self._redo(redo)
-
-    def _redo(self, change: Change) -> None:
-        pair: Any = change.volume
-        again = Batch([change], {}, int(self.clock.wall() * 1e6))
-        perform(again, self.writer, self.group_of)
-        if pair.tracks:
-            self.ledger.track(pair, change.kind, change.offset, change.length)
-        for failure in again.failures:
-            self._secondary_failed(again, failure.pair, failure.sequence, failure.error, failure.torn)
-        # If the primary refuses its own content too, it holds it all the same: nothing is lost by it.
-
-    def _journal_refused(self, error: OSError, final: bool = False) -> None:
-        if error.errno == errno.ENOSPC and not final:
-            self.maintenance.no_space(error)
-        else:
-            self.fail(f"the journal could not be written: {error.strerror or error}")
 
     def fail(self, why: str) -> None:
         """Take no change any more: reads go on, changes and flushes get EIO. Only a restart, which recovers, ends this."""
@@ -513,16 +471,3 @@ class Controller:
     async def verify(self, names: list[str], progress: Callable[[str, int, int], None] | None = None) -> dict[str, Any]:
         """Compare the legs."""
         return await verification.verify(self, [self.pairs[name] for name in names], progress)
-
-
-class _Nobody:
-    """The client of changes that the controller makes itself."""
-
-    def finished(self, change: Change) -> None:
-        """Nobody waits."""
-
-    def flush_replies(self) -> None:
-        """Nothing to send."""
-
-
-_NOBODY = _Nobody()

@@ -58,6 +58,7 @@ class Holds:
         self.leases[lease_id] = lease
         for pair in pairs:
             pair.holds += 1
+        self._controller.withdraw(pairs)
         lease.timer = loop.call_later(hold_s, self._end, lease, gate.DEADLINE).cancel
         self._controller.emit("quiesced", volumes=lease.volumes, lease=lease_id, owner=owner, hold_s=hold_s)
         try:

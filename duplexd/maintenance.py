@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from duplexd.errors import DuplexdError
 from duplexd.journal import checkpoint
+from duplexd.legs.bitmap import ChangeMap
 from duplexd.limits import CHECKPOINT_INTERVAL_S, SPARE_SEGMENTS, SYNC_INTERVAL_S
 from duplexd.pair import state
 
@@ -120,7 +121,8 @@ class Maintenance:
 
     def _judge_space(self) -> None:
         controller = self._controller
-        stuck = self._wanted and not controller.ring.spares and controller.jobs.floor() > self.replay_floor
+        pinned = controller.jobs.floor() < min(controller.writer.written, self.replay_floor + 1)
+        stuck = self._wanted and not controller.ring.spares and not pinned
         was = controller.refusing
         controller.refusing = (self._grow_error.errno or errno.ENOSPC) if stuck and self._grow_error is not None else 0
         if controller.refusing and not was:
@@ -136,7 +138,7 @@ class Maintenance:
     async def _grow(self) -> bool:
         controller = self._controller
         try:
-            segment = await controller.workers.run(controller.ring.grow)
+            segment = await controller.work(controller.ring.grow)
         except OSError as error:
             self._grow_error = error
             return False
@@ -152,7 +154,7 @@ class Maintenance:
         if segment is None:
             return False
         ring.live.remove(segment)
-        ring.spares.append(await controller.workers.run(lambda: ring.recycle(segment)))
+        ring.spares.append(await controller.work(lambda: ring.recycle(segment)))
         controller.kick()
         return True
 
@@ -165,12 +167,12 @@ class Maintenance:
             saved, primaries, secondaries = await controller.step(self._snapshot)
             await controller.durable(saved["sequence"])
             await self._sync_primaries(primaries)
-            failures = await controller.workers.run(lambda: _sync_all(secondaries))
+            failures = await controller.work(lambda: _sync_all(secondaries))
             if failures:
                 await controller.step(lambda: self._secondaries_failed(failures))
                 return
             path = f"{controller.config.controller.state_dir}/checkpoint"
-            await controller.workers.run(lambda: controller.disk.replace_file(path, checkpoint.pack(saved)))
+            await controller.work(lambda: controller.disk.replace_file(path, checkpoint.pack(saved)))
         self.replay_floor = replay_floor(saved)
         self._checkpoint_sequence = saved["sequence"]
         self._checkpoint_position = saved["index"] * controller.ring.segment_size + saved["offset"]
@@ -194,7 +196,7 @@ class Maintenance:
         return saved, primaries, secondaries
 
     async def _sync_primaries(self, pairs: list[Pair]) -> None:
-        failures = await self._controller.workers.run(lambda: _sync_all(pairs, primary=True))
+        failures = await self._controller.work(lambda: _sync_all(pairs, primary=True))
         for pair, error in failures:
             self._controller.fail(f"{pair.primary.path}: could not be synced: {error.strerror}; what it lost is in the journal: restart")
             raise error
@@ -205,7 +207,7 @@ class Maintenance:
             dirty = [pair for pair in pairs if pair.secondary_dirty and pair.secondary is not None]
             for pair in dirty:
                 pair.secondary_dirty = False
-            failures = await self._controller.workers.run(lambda: _sync_all(dirty)) if dirty else []
+            failures = await self._controller.work(lambda: _sync_all(dirty)) if dirty else []
         if failures:
             await self._controller.step(lambda: self._secondaries_failed(failures))
 
@@ -214,9 +216,11 @@ class Maintenance:
         for pair, error in failures:
             if not pair.usable and pair.state == state.SUSPENDED:
                 continue
-            members = controller.group_of(pair) if pair.state == state.DUPLEX else {pair}
+            members = controller.trouble.group_of(pair) if pair.state == state.DUPLEX else {pair}
             at = pair.applied if pair.state == state.SUSPENDED else controller.writer.written
-            controller.freeze(members, pair, at, error, {pair}, {})
+            lost = ChangeMap(pair.size)
+            lost.set_all()  # nobody knows what did not get to the disk
+            controller.trouble.freeze(members, pair, at, error, {pair}, {pair: lost})
 
 
 def replay_floor(saved: dict[str, Any]) -> int:

@@ -34,8 +34,8 @@ from duplexd.pair import state
 from duplexd.pair.follower import Follower, SecondarySink, SinkError, put
 from duplexd.pair.ledger import UNCOMMITTED, pack_map
 from duplexd.pair.staging import apply_staging, remove_staging
-from duplexd.units import format_size
 from duplexd.provisioning import assign_groups, introduce, open_images
+from duplexd.units import format_size
 
 if TYPE_CHECKING:
     from duplexd.controller import Controller
@@ -269,7 +269,7 @@ class Recovery:
             for pair in affected:
                 missed[pair] = ChangeMap(pair.size)
                 missed[pair].set_all()  # which part it missed is not worth finding out: comparing will tell
-            self._controller.freeze(affected, failed, at, error, unusable, missed)
+            self._controller.trouble.freeze(affected, failed, at, error, unusable, missed)
 
     def _tell_interrupted(self) -> None:
         controller = self._controller

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from duplexd.journal.format import FLAG_ALLOCATE, TRIM, WRITE, ZERO
 from duplexd.journal.reader import Reader
+from duplexd.pair import state
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,14 +134,15 @@ class Follower:
 
 
 def copy_run(sink: Sink, pair: Pair, offset: int, length: int) -> int:
-    """Copy a run of the primary to the sink; returns the bytes written. What is equal on the secondary is left alone.
+    """Copy a run of the primary to the sink; returns the bytes written. What is equal on the secondary is left alone,
+    but for a resync after its disk failed: then what can be read of it need not be what is on it.
 
     Raises SinkError if the sink fails; an OSError of the primary passes through.
     """
     data = bytearray(length)
     pair.primary.read_into(offset, memoryview(data))
     try:
-        if sink.moves_secondary:
+        if sink.moves_secondary and pair.reason != state.RESYNCING:
             assert pair.secondary is not None
             present = bytearray(length)
             pair.secondary.read_into(offset, memoryview(present))

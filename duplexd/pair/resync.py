@@ -213,7 +213,8 @@ class Jobs:
                 await self._copy(job)
             else:
                 job.follower = Follower(controller.ring, job.pairs, job.floor, SecondarySink())
-            await self._catch_up(job, list(job.pairs))
+            if job.pairs:
+                await self._catch_up(job, list(job.pairs))
         except SinkError as error:
             await controller.step(partial(self._failed, job, error))
         except (DamageError, DuplexdError, OSError, LookupError) as error:
@@ -230,7 +231,7 @@ class Jobs:
         assert follower is not None
         until = controller.writer.written
         if follower.position < until:
-            self.copied_bytes += await controller.workers.run(lambda: follower.step(until, FOLLOWER_CHUNK_BYTES))
+            self.copied_bytes += await controller.work(lambda: follower.step(until, FOLLOWER_CHUNK_BYTES))
             job.floor = follower.position
             controller.maintenance.space_may_be_free()
             self.moved()
@@ -261,7 +262,7 @@ class Jobs:
         sink = job.follower.sink
         changed.clear(offset, length)  # before reading: a restart then copies it again, never too little
         try:
-            copied = await controller.workers.run(partial(copy_run, sink, pair, offset, length))
+            copied = await controller.work(partial(copy_run, sink, pair, offset, length))
         except BaseException:
             changed.set(offset, length)
             raise
@@ -273,7 +274,7 @@ class Jobs:
         if runs:
             assert pair.secondary is not None
             try:
-                await self._controller.workers.run(pair.secondary.sync)
+                await self._controller.work(pair.secondary.sync)
             except OSError as error:
                 raise SinkError(pair, 0, error) from error
             await self._controller.step(lambda: self._controller.mark({"m": "copied", "id": pair.id, "runs": runs}))
@@ -292,13 +293,13 @@ class Jobs:
                 offset = 0
                 while (run := todo.next_run(offset, PIECE_BYTES_MAX)) is not None:
                     offset = run[0] + run[1]
-                    await controller.workers.run(partial(copy_run, sink, pair, *run))
+                    await controller.work(partial(copy_run, sink, pair, *run))
                     pair.copy_done += run[1]
                     await self._follow(job)
             copied_at = controller.writer.written
             while job.follower.position < copied_at:
                 await self._follow(job)
-            await controller.workers.run(sink.finish)
+            await controller.work(sink.finish)
         except (SinkError, OSError) as error:
             sink.close()
             cause = error.error if isinstance(error, SinkError) else error
@@ -315,13 +316,13 @@ class Jobs:
             pair.copied_bytes = 0
         job.whole = False
         pairs = {pair.id: pair for pair in job.pairs}
-        await controller.workers.run(lambda: apply_staging(controller.disk, directory, job.id, pairs, count, SecondarySink()))
+        await controller.work(lambda: apply_staging(controller.disk, directory, job.id, pairs, count, SecondarySink()))
         await controller.maintenance.sync_secondaries(job.pairs)
         job.whole = True
         self.copied_bytes += sum(pair.copied_bytes for pair in job.pairs)
         await controller.step(lambda: controller.mark({"m": "settled", "job": job.id, "volumes": [pair.id for pair in job.pairs]}))
         job.follower = Follower(controller.ring, job.pairs, at, SecondarySink())
-        await controller.workers.run(lambda: remove_staging(controller.disk, directory, set(self.running) - {job.id}))
+        await controller.work(lambda: remove_staging(controller.disk, directory, set(self.running) - {job.id}))
 
     # ------------------------------------------------------------------------------------------------------------- the end
 
@@ -371,7 +372,7 @@ class Jobs:
         missed = {}
         if job.how == COPY:
             missed = backlog(controller.ring, job.pairs, at, controller.writer.written)
-        controller.freeze(set(job.pairs), error.pair, at, error.error, unusable, missed)
+        controller.trouble.freeze(set(job.pairs), error.pair, at, error.error, unusable, missed)
 
     def _ended_early(self, job: Job, error: Exception) -> None:
         """Not the secondary's fault. Untouched secondaries stand at their cut again."""

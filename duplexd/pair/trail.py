@@ -94,7 +94,7 @@ class Trail:
         controller = self._controller
         until = controller.writer.written
         try:
-            await controller.workers.run(lambda: follower.step(until, FOLLOWER_CHUNK_BYTES))
+            await controller.work(lambda: follower.step(until, FOLLOWER_CHUNK_BYTES))
         except SinkError as error:
             failure = error
             await controller.step(lambda: self._failed(follower, failure))
@@ -112,11 +112,11 @@ class Trail:
     def _failed(self, follower: Follower, error: SinkError) -> None:
         """The failed pair, its group, and those that were on their way to the same cut: all stand at one number now."""
         controller = self._controller
-        members = controller.group_of(error.pair) | {
+        members = controller.trouble.group_of(error.pair) | {
             pair for pair in follower.pairs.values() if pair.state == state.SUSPENDED and pair.cut is error.pair.cut
         }
         members = {pair for pair in members if pair.id in follower.pairs}
         missed = backlog(controller.ring, members, follower.position, controller.writer.written)
-        controller.freeze(members, error.pair, follower.position, error.error, {error.pair} if error.torn else set(), missed)
+        controller.trouble.freeze(members, error.pair, follower.position, error.error, {error.pair} if error.torn else set(), missed)
         for pair in members:
             follower.pairs.pop(pair.id, None)
