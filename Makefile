@@ -64,7 +64,7 @@ demo: $(VENV)/.runtime ## four volumes written to, suspended ten times and check
 	@$(BIN)/duplexd demo $(ARGS)
 
 run: $(VENV)/.runtime ## a daemon in the foreground with configs/duplexd.toml, data under ./var
-	@mkdir -p var
+	@mkdir -p var/a var/b
 	@exec $(BIN)/duplexd run --config configs/duplexd.toml $(ARGS)
 
 # ------------------------------------------------------------------------------------------------------------- checking
