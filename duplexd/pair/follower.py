@@ -85,13 +85,14 @@ class Follower:
     methods, one caller at a time; any thread.
     """
 
-    __slots__ = ("_reader", "_ring", "pairs", "position", "sink")
+    __slots__ = ("_reader", "_ring", "counted_until", "pairs", "position", "sink")
 
-    def __init__(self, ring: Ring, pairs: Sequence[Pair], position: int, sink: Sink) -> None:
-        """Start after number `position`. Raises LookupError if the journal does not reach back that far."""
+    def __init__(self, ring: Ring, pairs: Sequence[Pair], position: int, sink: Sink, counted_until: int = 0) -> None:
+        """Start after number `position`. What comes after `counted_until` is new, and not counted as copied."""
         self.pairs = {pair.id: pair for pair in pairs}
         self.position = position
         self.sink = sink
+        self.counted_until = counted_until
         self._ring = ring
         self._reader: Reader | None = None
 
@@ -121,7 +122,8 @@ class Follower:
                     self._arrive(record.sequence - 1)
                     raise
                 applied_bytes += record.payload_length
-                pair.copied_bytes += record.payload_length
+                if record.sequence <= self.counted_until:
+                    pair.copied_bytes += record.payload_length
         if records:
             self._arrive(records[-1].sequence)
         return applied_bytes

@@ -212,7 +212,7 @@ class Jobs:
                 job.whole = False
                 await self._copy(job)
             else:
-                job.follower = Follower(controller.ring, job.pairs, job.floor, SecondarySink())
+                job.follower = Follower(controller.ring, job.pairs, job.floor, SecondarySink(), controller.writer.written)
             if job.pairs:
                 await self._catch_up(job, list(job.pairs))
         except SinkError as error:
@@ -293,7 +293,7 @@ class Jobs:
                 offset = 0
                 while (run := todo.next_run(offset, PIECE_BYTES_MAX)) is not None:
                     offset = run[0] + run[1]
-                    await controller.work(partial(copy_run, sink, pair, *run))
+                    pair.copied_bytes += await controller.work(partial(copy_run, sink, pair, *run))
                     pair.copy_done += run[1]
                     await self._follow(job)
             copied_at = controller.writer.written
@@ -312,8 +312,6 @@ class Jobs:
         at = job.floor = job.follower.position
         marker = {"m": "commit", "job": job.id, "at": at, "count": count, "volumes": [pair.id for pair in job.pairs]}
         await controller.durable(await controller.step(lambda: controller.mark(marker)))
-        for pair in job.pairs:
-            pair.copied_bytes = 0
         job.whole = False
         pairs = {pair.id: pair for pair in job.pairs}
         await controller.work(lambda: apply_staging(controller.disk, directory, job.id, pairs, count, SecondarySink()))

@@ -95,7 +95,6 @@ def apply_staging(disk: Disk, directory: str, job: str, pairs: dict[int, Pair], 
             pair = pairs.get(record.volume)
             if pair is not None:
                 put(sink, pair, record, buffer)
-                pair.copied_bytes += record.payload_length
     if sequence != count:
         raise DamageError(f"{directory}/{job}: the staging log ends at record {sequence} of {count}; resync these volumes anew")
 
