@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from duplexd.journal.segment import Ring, Segment
 
 Buffer = bytes | bytearray | memoryview
-_ZERO_HEADER = bytes(RECORD_HEADER_BYTES)
 
 
 class Writer:
@@ -97,7 +96,7 @@ class Writer:
             self._roll_back()
             raise OSError(errno.ENOSPC, "no spare segment in the journal")
         self._collect(SEAL, 0, 0, 0, b"", 0, 0, time_us)
-        self._put()
+        self._put_or_roll_back()
         spare = self.ring.spares.pop(0)
         spare.first = self.sequence + 1
         self.ring.live.append(spare)
@@ -115,34 +114,43 @@ class Writer:
 
     def write(self) -> None:
         """Write what was collected. On OSError the journal is as before the first `append` of this batch."""
+        self._put_or_roll_back()
+        self.written = self.sequence
+        self._batch_start = (self.segment, self.position, self.sequence, self.chain)
+
+    def _put_or_roll_back(self) -> None:
         try:
             self._put()
         except OSError:
             self._roll_back()
             raise
-        self.written = self.sequence
-        self._batch_start = (self.segment, self.position, self.sequence, self.chain)
 
     def _roll_back(self) -> None:
         segment, position, sequence, chain = self._batch_start
+        touched = [(segment, position, self._reach(segment))]
         self._buffers = []
-        self._bytes = 0
         while self.ring.live[-1] is not segment:
             spare = self.ring.live.pop()
+            touched.append((spare, SEGMENT_HEADER_BYTES, self._reach(spare)))
             spare.first = 0
             spare.end = SEGMENT_HEADER_BYTES
             self.ring.spares.insert(0, spare)
+        self._bytes = 0
         self.segment, self.position, self.sequence, self.chain = segment, position, sequence, chain
         segment.end = position
         if position == SEGMENT_HEADER_BYTES:
             segment.first = 0
-        segment.file.write(position, _ZERO_HEADER)  # nothing half-written may look like a record
+        _wipe(touched)
+
+    def _reach(self, segment: Segment) -> int:
+        """How far this batch may have written in a segment."""
+        return self.position if segment is self.segment else segment.end
 
     def begin_sync(self) -> tuple[list[File], int, int]:
         """The files to sync, what to tell `end_sync` afterwards: number and segment. Safe while another thread writes."""
-        sequence = self.written
-        segments = [segment for segment in list(self.ring.live) if segment.index >= self._sync_from]
-        return [segment.file for segment in segments], sequence, segments[-1].index
+        index, sequence = self._batch_start[0].index, self.written  # where a batch that is being written moved on to may be taken back
+        files = [segment.file for segment in list(self.ring.live) if segment.index >= self._sync_from]
+        return files, sequence, index
 
     def end_sync(self, sequence: int, index: int) -> None:
         """All files that `begin_sync` named were synced."""
@@ -155,3 +163,12 @@ class Writer:
         for file in files:
             file.sync()
         self.end_sync(sequence, index)
+
+
+def _wipe(touched: list[tuple[Segment, int, int]]) -> None:
+    """Nothing of a batch that was taken back may look like a record, now or behind shorter ones. Raises OSError EIO: then it may."""
+    try:
+        for segment, start, end in touched:
+            segment.file.write(start, bytes(end - start))
+    except OSError as error:
+        raise OSError(errno.EIO, f"{segment.file.path}: a batch that was refused could not be wiped: {error.strerror}") from error
