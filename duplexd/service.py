@@ -95,6 +95,8 @@ class Service:
         fields = {key: value for key, value in event.items() if key not in {"event", "time"}}
         level = EVENT_LEVELS.get(event["event"], "info")
         getattr(self._log, level)(event["event"], **fields)
+        if event["event"] == "controller-failed":
+            notify(f"STATUS=takes no changes: {event['error']}")
 
     # ------------------------------------------------------------------------------------------------------ recovery
 

@@ -38,6 +38,15 @@ def test_a_signal_ends_it_with_0_and_removes_the_sockets(daemon: Daemon, number:
     assert not daemon.files.control_socket.exists()
 
 
+def test_clients_that_say_nothing_do_not_hold_up_the_end(daemon: Daemon) -> None:
+    with socket.socket(socket.AF_UNIX) as nbd, socket.socket(socket.AF_UNIX) as control:
+        nbd.connect(str(daemon.files.nbd_socket))
+        control.connect(str(daemon.files.control_socket))
+        nbd.settimeout(10)
+        assert nbd.recv(8) == b"NBDMAGIC"
+        assert daemon.stop(seconds=4.0) == 0
+
+
 def test_it_starts_again_after_a_clean_stop_and_after_a_kill(daemon: Daemon) -> None:
     assert daemon.stop() == 0
     daemon.start()

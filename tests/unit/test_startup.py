@@ -10,9 +10,9 @@ import pytest
 
 from duplexd import preflight, startup
 from duplexd.config import Config, parse
-from duplexd.errors import ConfigurationError, ForbiddenError, WrongStateError
+from duplexd.errors import ConfigurationError, DamageError, ForbiddenError, WrongStateError
 from duplexd.preflight import Problem
-from duplexd.service import Threads
+from duplexd.service import Service, Threads
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,4 +99,44 @@ async def test_a_disk_thread_that_hangs_does_not_answer(kind: str) -> None:
         assert await threads.answer(5.0)
     finally:
         go_on.set()
+        threads.close()
+
+
+class Recovering:
+    """A controller whose recovery takes for ever."""
+
+    cancelled = False
+
+    async def start(self) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+
+
+async def test_a_stop_during_recovery_gives_recovery_up(tmp_path: Path) -> None:
+    service, controller = Service(config(tmp_path)), Recovering()
+    threads = Threads(asyncio.get_running_loop())
+    try:
+        recovery = asyncio.ensure_future(service._recover(controller, threads))  # type: ignore[arg-type]
+        await asyncio.sleep(0.01)
+        assert not recovery.done()
+        service._stop_on(15)
+        assert await asyncio.wait_for(recovery, 5.0) is False
+        assert controller.cancelled
+    finally:
+        threads.close()
+
+
+async def test_what_recovery_finds_ends_the_daemon(tmp_path: Path) -> None:
+    class Damaged:
+        async def start(self) -> None:
+            raise DamageError("here")
+
+    threads = Threads(asyncio.get_running_loop())
+    try:
+        with pytest.raises(DamageError, match="here"):
+            await Service(config(tmp_path))._recover(Damaged(), threads)  # type: ignore[arg-type]
+    finally:
         threads.close()
