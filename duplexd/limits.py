@@ -22,10 +22,10 @@ JOURNAL_THREADS = 2  # one batch and one sync at a time
 # Journal
 JOURNAL_SIZE_BYTES_MIN = 16 * MIB
 JOURNAL_SIZE_BYTES_MAX = 4 * TIB
-JOURNAL_SEGMENTS = 16
+JOURNAL_SEGMENTS = 16  # of a small journal; a large one has more, of the largest size
 SPARE_SEGMENTS = 2  # kept ready to be written
 SEGMENT_BYTES_MIN = 4 * MIB
-SEGMENT_BYTES_MAX = 64 * MIB
+SEGMENT_BYTES_MAX = 16 * MIB  # recovery holds a whole segment in memory
 CHECKPOINT_INTERVAL_S = 20.0
 SYNC_INTERVAL_S = 1.0
 

@@ -12,6 +12,7 @@ from duplexd.journal import checkpoint
 from duplexd.legs.bitmap import ChangeMap
 from duplexd.limits import CHECKPOINT_INTERVAL_S, SPARE_SEGMENTS, SYNC_INTERVAL_S
 from duplexd.pair import state
+from duplexd.pair.ledger import UNCOMMITTED
 
 if TYPE_CHECKING:
     from duplexd.controller import Controller
@@ -172,7 +173,7 @@ class Maintenance:
                 await controller.step(lambda: self._secondaries_failed(failures))
                 return
             path = f"{controller.config.controller.state_dir}/checkpoint"
-            await controller.work(lambda: controller.disk.replace_file(path, checkpoint.pack(saved)))
+            await controller.work(lambda: controller.disk.replace_file(path, checkpoint.pack(controller.ledger.pack_snapshot(saved))))
         self.replay_floor = replay_floor(saved)
         self._checkpoint_sequence = saved["sequence"]
         self._checkpoint_position = saved["index"] * controller.ring.segment_size + saved["offset"]
@@ -228,6 +229,7 @@ def replay_floor(saved: dict[str, Any]) -> int:
     floor = int(saved["sequence"])
     for pair in saved["pairs"]:
         standing = pair["state"] == state.SUSPENDED and (not pair["usable"] or pair["cut"] is None or pair["applied"] >= pair["cut"][1])
+        standing = standing or pair["staging"] == UNCOMMITTED  # a restart abandons that resync: it stands at its cut again
         if pair["state"] != state.SIMPLEX and not standing and not pair["removed"]:
             floor = min(floor, int(pair["applied"]))
     return floor

@@ -206,12 +206,18 @@ class Ledger:
         return {
             "id": pair.id, "name": pair.name, "size": pair.size, "removed": pair.removed, "state": pair.state, "reason": pair.reason,
             "usable": pair.usable, "applied": tail if pair.mirrors else pair.applied, "tracked": pair.tracked_bytes,
-            "staging": pair.staging, "staged": pair.staged, "regions": sorted(pair.touched), "changed": None if pair.changed is None else pack_map(pair.changed),
+            "staging": pair.staging, "staged": pair.staged, "regions": sorted(pair.touched), "changed": None if pair.changed is None else pair.changed.copy(),
             "cut": None if cut is None else [cut.id, cut.sequence, cut.time_us, cut.tag, cut.verdict],
         }  # fmt: skip
 
+    @staticmethod
+    def pack_snapshot(snapshot: dict[str, Any]) -> dict[str, Any]:
+        """The snapshot with its maps as text: what takes time of it, for a worker to do."""
+        pairs = [{**pair, "changed": None if pair["changed"] is None else pack_map(pair["changed"])} for pair in snapshot["pairs"]]
+        return {**snapshot, "pairs": pairs}
+
     def restore(self, snapshot: dict[str, Any]) -> None:
-        """The reverse of `snapshot`. Raises DamageError."""
+        """The reverse of `pack_snapshot`. Raises DamageError."""
         try:
             self.boot, self.closed = snapshot["boot"], snapshot["closed"]
             cuts: dict[str, Cut] = {}
