@@ -227,17 +227,45 @@ class Recovery:
     # ------------------------------------------------------------------------------------------------------- 4: tell the journal
 
     def _ensure_room(self) -> None:
+        """Room for what `_tell_journal` says. If all of the journal is still wanted, a checkpoint of the replayed state ends that."""
+        if not self._make_room(replay_floor(self._saved)):
+            self._checkpoint_replayed()
+            if not self._make_room(replay_floor(self._saved)):
+                directory = self._controller.ring.directory
+                raise DamageError(f"{directory}: the journal has no room for recovery; give it a larger journal_size and start again")
+
+    def _make_room(self, floor: int) -> bool:
         controller = self._controller
-        ring, floor = controller.ring, replay_floor(self._saved)
+        ring = controller.ring
         while not controller.writer.room(MARKER_RESERVE_BYTES * 2, RECORD_BYTES_MAX):
             if ring.can_grow():
                 ring.spares.append(ring.grow())
                 continue
             segment = ring.droppable(floor)
             if segment is None:
-                raise DamageError(f"{ring.directory}: the journal has no room for recovery; give it a larger journal_size and start again")
+                return False
             ring.live.remove(segment)
             ring.spares.append(ring.recycle(segment))
+        return True
+
+    def _checkpoint_replayed(self) -> None:
+        """The state at the end of the journal, as the replay left it: both legs durable, nothing told to the journal yet."""
+        controller = self._controller
+        writer, ledger = controller.writer, controller.ledger
+        failed = {pair for failure in self._failures for pair in failure[0]}
+        for pair in self._opened():
+            pair.primary.sync()
+            if pair.secondary is not None:
+                pair.secondary.sync()
+        position = {"sequence": writer.sequence, "chain": writer.chain, "index": writer.segment.index, "offset": writer.position}
+        state_now = ledger.snapshot(writer.sequence)
+        for saved in state_now["pairs"]:
+            pair = ledger.pairs[saved["id"]]
+            saved["applied"], saved["regions"] = pair.applied, sorted(pair.regions | pair.touched)
+            if pair.staging != UNCOMMITTED and pair not in failed:
+                saved["staging"] = ""  # it was applied, and what followed too
+        self._saved = {**self._saved, **position, **state_now}
+        controller.disk.replace_file(f"{self._directory}/checkpoint", checkpoint.pack(self._saved))
 
     def _tell_journal(self, same_boot: bool) -> None:
         controller = self._controller
