@@ -69,9 +69,8 @@ class Reader:
         return buffer, records
 
     def _next_segment(self) -> None:
-        live = list(self.ring.live)
-        place = live.index(self._segment) + 1
-        self._segment = live[place]
+        # The one that was just finished may have been dropped meanwhile: nobody needs it any more.
+        self._segment = next(segment for segment in list(self.ring.live) if segment.index > self._segment.index)
         self._position = SEGMENT_HEADER_BYTES
         self._sealed = False
 
