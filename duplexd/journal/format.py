@@ -110,6 +110,8 @@ def journal_number(controller: bytes) -> int:
 
 def unpack_segment_header(data: bytes) -> SegmentHeader | None:
     """The header, or None if these bytes are not one of this version."""
+    if len(data) < _SEGMENT.size:
+        return None
     magic, version, crc, controller, index, size = _SEGMENT.unpack_from(data)
     header = SegmentHeader(controller, index, size)
     if magic != SEGMENT_MAGIC or version != VERSION or crc != crc32c(_SEGMENT_BODY.pack(*header)):

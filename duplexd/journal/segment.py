@@ -81,14 +81,20 @@ class Ring:
         return self._prepare(file)
 
     def recycle(self, segment: Segment) -> Segment:
-        """Make a segment that nobody needs ready for its next use, durably."""
+        """Make a segment that nobody needs ready for its next use, durably. Raises OSError; the file is gone then."""
         return self._prepare(segment.file)
 
     def _prepare(self, file: File) -> Segment:
         segment = Segment(file, self._next_index, self.segment_size)
         self._next_index += 1
-        file.write(0, pack_segment_header(SegmentHeader(self.controller, segment.index, segment.size)))
-        file.sync()
+        try:
+            file.write(0, pack_segment_header(SegmentHeader(self.controller, segment.index, segment.size)))
+            file.sync()
+        except OSError:
+            file.close()
+            self.disk.remove(file.path)
+            self._next_index -= 1  # only now: no two files may have one index
+            raise
         return segment
 
     def droppable(self, floor: int) -> Segment | None:
@@ -108,13 +114,13 @@ class Ring:
         found: list[Segment] = []
         for name in sorted(name for name in self.disk.list(self.directory) if name.endswith(".seg")):
             path = f"{self.directory}/{name}"
+            if not name[:-4].isdecimal():
+                raise DamageError(f"{path}: not a segment of this journal; move it away")
             self._next_slot = max(self._next_slot, int(name[:-4]) + 1)
-            if self.disk.size(path) < SEGMENT_HEADER_BYTES:
-                self.disk.remove(path)  # creation was cut short; nothing was ever written to it
-                continue
             file = self.disk.open(path)
+            self.live.append(Segment(file, 0, file.size))  # so that `close` finds it, whatever comes
             segment = self._read_header(file)
-            if segment is None:
+            if segment is None:  # creation was cut short: nothing was ever written to it
                 file.close()
                 self.disk.remove(path)
             else:
@@ -124,13 +130,14 @@ class Ring:
         self.live = found
 
     def _read_header(self, file: File) -> Segment | None:
-        data = file.read(0, SEGMENT_HEADER_BYTES + RECORD_HEADER_BYTES)
+        data = file.read(0, min(SEGMENT_HEADER_BYTES + RECORD_HEADER_BYTES, file.size))
         header = unpack_segment_header(data)
-        if header is None:
-            if not any(data):
-                return None
+        if header is None and not any(data):
+            return None
+        if header is None or header.size != file.size:
+            what = "the segment header is damaged" if header is None else f"has {file.size} bytes, not the {header.size} it was made with"
             raise DamageError(
-                f"{file.path}: the segment header is damaged; all changes in this segment are at risk. "
+                f"{file.path}: {what}; all changes in this segment are at risk. "
                 "Keep a copy of the state directory, then run: duplexd journal inspect DIRECTORY"
             )
         if header.controller != self.controller:
