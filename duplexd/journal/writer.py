@@ -167,8 +167,8 @@ class Writer:
 
 def _wipe(touched: list[tuple[Segment, int, int]]) -> None:
     """Nothing of a batch that was taken back may look like a record, now or behind shorter ones. Raises OSError EIO: then it may."""
-    try:
-        for segment, start, end in touched:
+    for segment, start, end in touched:
+        try:
             segment.file.write(start, bytes(end - start))
-    except OSError as error:
-        raise OSError(errno.EIO, f"{segment.file.path}: a batch that was refused could not be wiped: {error.strerror}") from error
+        except OSError as error:
+            raise OSError(errno.EIO, f"{segment.file.path}: a batch that was refused could not be wiped: {error.strerror}") from error

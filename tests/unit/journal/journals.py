@@ -8,10 +8,11 @@ from duplexd.journal.format import SEGMENT_HEADER_BYTES, WRITE, Record
 from duplexd.journal.recover import Position, Tail, Walk
 from duplexd.journal.segment import Ring
 from duplexd.journal.writer import Writer
-from tests.sim.disk import SimDisk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from tests.sim.disk import SimDisk
 
 DIRECTORY = "/state/journal"
 CONTROLLER = bytes(range(16))

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.journal.format import RECORD_HEADER_BYTES, SEAL, SEGMENT_HEADER_BYTES, WRITE
-from duplexd.journal.segment import Ring
 from duplexd.journal.writer import Writer
 from tests.sim.disk import SimDisk
 from tests.unit.journal.journals import SEGMENT, append, new_ring, new_writer, path, reopen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from duplexd.journal.segment import Ring
 
 ROOM = SEGMENT - SEGMENT_HEADER_BYTES
 BIG = 1500  # only one of these fits into a segment
