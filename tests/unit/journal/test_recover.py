@@ -1,0 +1,218 @@
+"""Opening a journal: the same decisions as in `test_scan.py`, on real bytes; what is cut off is kept."""
+
+from __future__ import annotations
+
+import pytest
+
+from duplexd.errors import DamageError
+from duplexd.journal.format import RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES
+from duplexd.journal.recover import Position, Walk
+from tests.sim.disk import SimDisk
+from tests.unit.journal.journals import DIRECTORY, Found, append, existing, flip, new_writer, patch, path, reopen
+
+PAYLOADS = [bytes([place]) * 100 for place in range(5)]
+RECORD_BYTES = RECORD_HEADER_BYTES + 100
+BIG = 1500
+
+
+def at(number: int) -> int:
+    """Where record `number` of `PAYLOADS` begins."""
+    return SEGMENT_HEADER_BYTES + (number - 1) * RECORD_BYTES
+
+
+def journal(synced_after: int = 0) -> SimDisk:
+    """Five records in one segment; those behind number `synced_after` say that it was durable."""
+    disk = SimDisk()
+    writer = new_writer(disk)
+    append(writer, PAYLOADS[:synced_after])
+    if synced_after:
+        writer.sync_now()
+    append(writer, PAYLOADS[synced_after:])
+    return disk
+
+
+def torn_files(disk: SimDisk) -> list[str]:
+    return [name for name in disk.list(DIRECTORY) if name.endswith(".torn")]
+
+
+def assert_whole_from_now_on(disk: SimDisk, found: Found) -> None:
+    """What was cut off is gone for good: after new records, the end is just the end."""
+    kept = torn_files(disk)
+    for place in range(4):
+        append(found.writer(), [bytes([place])])
+        found = reopen(disk, same_boot=True)
+        assert found.payloads[-1] == bytes([place])
+        assert found.tail.torn == ""
+    assert torn_files(disk) == kept
+
+
+@pytest.mark.parametrize("same_boot", [True, False])
+def test_nothing_behind_the_last_record_is_the_end(same_boot: bool) -> None:
+    disk = journal()
+    found = reopen(disk, same_boot=same_boot)
+    assert (found.payloads, found.tail.sequence, found.tail.torn) == (PAYLOADS, 5, "")
+    assert torn_files(disk) == []
+    assert_whole_from_now_on(disk, found)
+
+
+@pytest.mark.parametrize("same_boot", [True, False])
+@pytest.mark.parametrize("place", [9, RECORD_HEADER_BYTES + 50], ids=["header", "payload"])
+def test_a_broken_last_record_is_torn_off_and_kept(same_boot: bool, place: int) -> None:
+    disk = journal()
+    flip(disk, path(0), at(5) + place)
+    broken = disk.read_file(path(0))[at(5) : at(5) + RECORD_BYTES]
+    found = reopen(disk, same_boot=same_boot)
+    assert (found.payloads, found.tail.torn) == (PAYLOADS[:4], f"{path(0)}.4.torn")
+    kept = disk.read_file(found.tail.torn)
+    assert kept == broken[: len(kept)]
+    assert len(kept) >= RECORD_HEADER_BYTES
+    assert not any(disk.read_file(path(0))[at(5) :])
+    assert_whole_from_now_on(disk, found)
+
+
+def test_later_records_behind_a_gap_are_damage_on_the_same_boot() -> None:
+    """Nothing that was written can be missing while the machine is up."""
+    disk = journal()
+    flip(disk, path(0), at(3))
+    before = disk.read_file(path(0))
+    with pytest.raises(DamageError, match=rf"{path(0)}: byte {at(3)}: record 3 .*inspect"):
+        reopen(disk, same_boot=True)
+    assert disk.read_file(path(0)) == before
+    assert torn_files(disk) == []
+
+
+def test_later_records_that_claim_nothing_are_torn_off_after_a_power_cut() -> None:
+    disk = journal()
+    flip(disk, path(0), at(3))
+    lost = disk.read_file(path(0))[at(3) : at(6)]
+    found = reopen(disk, same_boot=False)
+    assert found.payloads == PAYLOADS[:2]
+    assert disk.read_file(found.tail.torn) == lost
+    assert_whole_from_now_on(disk, found)
+
+
+@pytest.mark.parametrize("same_boot", [True, False])
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_gap_that_later_records_claim_to_be_durable_is_damage(same_boot: bool, number: int) -> None:
+    disk = journal(synced_after=3)
+    flip(disk, path(0), at(number))
+    with pytest.raises(DamageError, match=f"record {number} "):
+        reopen(disk, same_boot=same_boot)
+
+
+@pytest.mark.parametrize(("same_boot", "found"), [(True, None), (False, PAYLOADS[:3])])
+def test_a_gap_behind_what_is_claimed_durable_is_not_claimed(same_boot: bool, found: list[bytes] | None) -> None:
+    disk = journal(synced_after=3)
+    flip(disk, path(0), at(4))
+    if found is None:
+        with pytest.raises(DamageError):
+            reopen(disk, same_boot=same_boot)
+    else:
+        assert reopen(disk, same_boot=same_boot).payloads == found
+
+
+def test_a_claim_counts_even_if_the_payload_under_it_is_broken() -> None:
+    disk = journal(synced_after=4)
+    flip(disk, path(0), at(4))
+    flip(disk, path(0), at(5) + RECORD_HEADER_BYTES)
+    with pytest.raises(DamageError, match="record 4 "):
+        reopen(disk, same_boot=False)
+
+
+# ------------------------------------------------------------------------------------------------------------ several segments
+
+
+def long_journal(synced: bool) -> SimDisk:
+    """Three segments: 1 SEAL 3 SEAL 5 6."""
+    disk = SimDisk()
+    writer = new_writer(disk)
+    append(writer, [b"x" * BIG, b"y" * BIG, b"z" * BIG])
+    if synced:
+        writer.sync_now()
+    append(writer, [b"last"])
+    return disk
+
+
+def test_records_are_walked_over_segment_borders_from_any_checkpoint() -> None:
+    disk = long_journal(synced=True)
+    whole = reopen(disk)
+    assert whole.sequences == [1, 2, 3, 4, 5, 6]
+    for record in whole.records:
+        index = 1 + (record.sequence - 1) // 2
+        start = Position(record.sequence, record.crc, index, record.end)
+        assert reopen(disk, start).sequences == list(range(record.sequence + 1, 7))
+
+
+@pytest.mark.parametrize("same_boot", [True, False])
+def test_a_segment_that_is_missing_in_the_middle_is_damage(same_boot: bool) -> None:
+    disk = long_journal(synced=True)
+    disk.remove(path(1))
+    with pytest.raises(DamageError):
+        reopen(disk, same_boot=same_boot)
+
+
+@pytest.mark.parametrize("slot", [0, 2])
+def test_a_segment_that_is_missing_at_either_end_is_damage(slot: int) -> None:
+    disk = SimDisk()
+    append(new_writer(disk, segments=3), [b"x" * BIG, b"y" * BIG, b"z" * BIG])
+    disk.remove(path(slot))
+    with pytest.raises(DamageError, match="missing"):
+        reopen(disk)
+
+
+def test_after_a_power_cut_a_gap_takes_whole_segments_with_it_and_they_are_spare_again() -> None:
+    disk = long_journal(synced=False)
+    flip(disk, path(0), SEGMENT_HEADER_BYTES + RECORD_HEADER_BYTES + BIG + 5)  # the SEAL
+    found = reopen(disk, same_boot=False)
+    assert found.payloads == [b"x" * BIG]
+    assert [segment.index for segment in found.ring.live] == [1]
+    assert [segment.index for segment in found.ring.spares] == [2, 3, 4]
+    assert all(not any(disk.read_file(path(slot))[SEGMENT_HEADER_BYTES:]) for slot in (1, 2, 3))
+    assert_whole_from_now_on(disk, found)
+
+
+def test_a_gap_that_records_in_later_segments_claim_durable_is_damage() -> None:
+    disk = long_journal(synced=True)
+    flip(disk, path(0), SEGMENT_HEADER_BYTES + 100)
+    with pytest.raises(DamageError, match="record 1 "):
+        reopen(disk, same_boot=False)
+
+
+def test_segments_before_the_checkpoint_stay_live_for_followers() -> None:
+    disk = long_journal(synced=True)
+    last = reopen(disk).records[-1]
+    found = reopen(disk, Position(last.sequence, last.crc, 3, last.end))
+    assert [(segment.index, segment.first) for segment in found.ring.live] == [(1, 1), (2, 3), (3, 5)]
+    assert [segment.index for segment in found.ring.spares] == [4]
+
+
+def test_what_an_earlier_use_of_a_segment_left_is_not_found() -> None:
+    """Segment 1 comes round again: its old records lie behind the new ones."""
+    disk = SimDisk()
+    writer = new_writer(disk, segments=2)
+    append(writer, [b"old" * 30] * 5)
+    append(writer, [b"x" * BIG])
+    position = Position(writer.sequence, writer.chain, 2, writer.position)
+    ring = writer.ring
+    ring.spares.append(ring.recycle(ring.live.pop(0)))
+    append(writer, [b"y" * BIG, b"new"])
+    found = reopen(disk, position)
+    assert found.payloads[-2:] == [b"y" * BIG, b"new"]
+    assert found.tail.torn == ""
+    assert [segment.index for segment in found.ring.live] == [2, 3]
+
+
+def test_a_checkpoint_in_a_segment_that_is_missing_is_damage() -> None:
+    disk = journal()
+    with pytest.raises(DamageError, match=r"segment 9.*missing"):
+        Walk(existing(disk), Position(0, 0, 9, SEGMENT_HEADER_BYTES))
+
+
+def test_an_end_in_a_segment_without_records_is_gone_on_from() -> None:
+    """Killed between the SEAL and the first record of the next segment."""
+    disk = SimDisk()
+    append(new_writer(disk), [b"x" * BIG, b"y" * BIG])
+    patch(disk, path(1), SEGMENT_HEADER_BYTES, bytes(RECORD_HEADER_BYTES + BIG))
+    found = reopen(disk)
+    assert (found.sequences, [segment.index for segment in found.ring.live]) == ([1, 2], [1, 2])
+    assert_whole_from_now_on(disk, found)
