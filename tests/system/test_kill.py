@@ -1,0 +1,290 @@
+"""kill -9 at random moments, under load, in every state: nothing acknowledged is lost, secondaries stay prefixes, copies go on.
+
+A failure prints the seed of its scenario; `DUPLEXD_TEST_SEED=N` runs it again, as far as the machine lets the same moments return.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from duplexd.demo.nbd import NbdConnection
+from duplexd.io.disk import RealDisk
+from duplexd.journal.inspect import inspect
+from tests.support.blocks import BLOCK_BYTES, Blocks, check
+from tests.support.commands import call, hold, same_bytes, start_resync, suspend, volumes, wait_state, wait_until
+from tests.support.load import READ_BYTES, Load, grains_bytes, settle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.support.daemon import Daemon, DaemonFiles
+
+VOLUME_BYTES = 8 << 20
+NAMES = ("a", "b", "c")
+ASYNC_VOLUME = '[volumes.c]\nsize = "8MiB"\nprimary = "{0}/a/c.img"\nsecondary = "{0}/b/c.img"\nmode = "async"\n'
+JOURNALS = {"resync_by_journal": "64MiB", "resync_by_map": "32MiB"}  # elsewhere the smallest: it comes round every few seconds
+KILLS: dict[str, int] = {}
+RECOVERIES_S: list[float] = []
+REPEAT = int(os.environ.get("DUPLEXD_TEST_KILLS", "1"))  # the long sweep multiplies by this
+
+
+class Victim:
+    """A daemon that is killed again and again, and what its clients know."""
+
+    def __init__(self, daemon: Daemon, state: str, seed: int) -> None:
+        self.daemon = daemon
+        self.files = daemon.files
+        self.state = state
+        self.random = random.Random(seed)
+        self.models = {name: Blocks(VOLUME_BYTES) for name in NAMES}
+        self.kills = 0
+
+    def load(self, **fields: Any) -> Load:
+        return Load(self.files, self.models, self.random, **fields)
+
+    def kill(self) -> None:
+        """One kill."""
+        self.daemon.kill()
+        self.kills += 1
+        KILLS[self.state] = KILLS.get(self.state, 0) + 1
+
+    async def kill_after(self, most_s: float, load: Load) -> None:
+        """Kill within this time while the load goes on."""
+        await asyncio.sleep(self.random.uniform(0, most_s))
+        self.kill()
+        await load.lost()
+
+    async def restart(self) -> None:
+        """Start again, sometimes only after a kill during start and recovery; then read everything and check it."""
+        if self.random.random() < 0.15:
+            self.daemon.start(ready=False)
+            await asyncio.sleep(self.random.uniform(0.3, 0.8))
+            self.kill()
+        RECOVERIES_S.append(_timed(self.daemon.start))
+        await settle(self.files, self.models, f"after kill {self.kills} ({self.state})")
+
+    async def check_duplex(self) -> None:
+        """Every pair is DUPLEX, with legs that are equal, and nothing left to copy."""
+        found = await wait_state(self.daemon, "DUPLEX")
+        assert {volume["changed_bytes"] for volume in found.values()} == {0}
+        await wait_until(self.daemon, lambda now: now["c"]["secondary"]["lag_bytes"] == 0, "the async secondary is at the tail")
+        verified = await call(self.daemon, "POST", "/v1/verify", {"targets": NAMES})
+        assert verified["equal"], verified
+        for name in NAMES:
+            assert same_bytes(self.files.primary(name), self.files.secondary_of(name)), f"{name}: the legs differ after kill {self.kills}"
+
+    def secondaries(self) -> dict[str, bytes]:
+        """What the secondaries hold."""
+        return {name: self.files.secondary_of(name).read_bytes() for name in NAMES}
+
+    async def suspend(self) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """The cut and the images it left, which hold what the clients know for that moment."""
+        watches = {name: model.watch() for name, model in self.models.items()}
+        allowed = {name: watch.__enter__() for name, watch in watches.items()}
+        result = await suspend(self.daemon, *NAMES)
+        for watch in watches.values():
+            watch.__exit__(None, None, None)
+        images = self.secondaries()
+        for name, image in images.items():
+            check(image, allowed[name], f"secondary of {name} at its cut")
+        return result, images
+
+    async def check_suspended(self, cut: dict[str, Any], images: dict[str, bytes]) -> dict[str, Any]:
+        """Every secondary stands at the cut and holds what it held then."""
+        found = await volumes(self.daemon)
+        for name, volume in found.items():
+            assert (volume["state"], volume["reason"]) == ("SUSPENDED", "by command"), volume
+            secondary = volume["secondary"]
+            assert secondary["usable"], volume
+            assert (secondary["as_of_sequence"], secondary["cut"]["id"]) == (cut["controllers"]["test"], cut["cut"]), volume
+            assert secondary["cut"]["verdict"] == "consistent", volume
+            assert self.files.secondary_of(name).read_bytes() == images[name], f"the secondary of {name} moved after kill {self.kills}"
+        return found
+
+
+def _markers(files: DaemonFiles) -> list[dict[str, Any]]:
+    """The markers in the journal; with the daemon dead only."""
+    return [item["marker"] for item in inspect(RealDisk(), str(files.state_dir)) if item["type"] == "marker"]
+
+
+def _resync_reached(files: DaemonFiles) -> str:
+    """How far the last resync came: resync, commit, settled or equal; "" if the journal came round since."""
+    stages = [str(marker["m"]) for marker in _markers(files) if marker["m"] in {"resync", "commit", "settled", "equal"}]
+    return stages[-1] if stages else ""
+
+
+@pytest.fixture
+def victim(make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon], request: pytest.FixtureRequest) -> Iterator[Victim]:
+    seed = int(os.environ.get("DUPLEXD_TEST_SEED", "0")) or int.from_bytes(os.urandom(4), "little")
+    state = request.function.__name__.removeprefix("test_").removesuffix("_killed")
+    files = make_files(volumes={"a": VOLUME_BYTES, "b": VOLUME_BYTES}, groups={"db": ["a", "b"]}, journal_size=JOURNALS.get(state, "16MiB"))
+    files.extra = ASYNC_VOLUME.format(files.directory)
+    victim = Victim(start_daemon(files.write()), state, seed)
+    print(f"DUPLEXD_TEST_SEED={seed}")
+    yield victim
+    print(f"{state}: {victim.kills} kills")
+
+
+async def test_duplex_killed(victim: Victim) -> None:
+    for _ in range(26 * REPEAT):
+        async with victim.load(pause_s=victim.random.choice((0.0, 0.0, 0.01))) as load:
+            await victim.kill_after(0.4, load)
+        await victim.restart()
+        await victim.check_duplex()
+
+
+async def test_held_killed(victim: Victim) -> None:
+    for _ in range(12 * REPEAT):
+        targets = victim.random.choice((["db", "c"], ["a"], ["a", "c"]))
+        async with victim.load() as load:
+            await asyncio.sleep(victim.random.uniform(0, 0.1))
+            owner = await hold(victim.daemon, targets)
+            held = NAMES if "db" in targets else targets
+            allowed = {name: victim.models[name].allowed() for name in held}
+            await victim.kill_after(0.15, load)
+            owner.close()
+        await victim.restart()
+        status = await call(victim.daemon, "GET", "/v1/status")
+        assert status["leases"] == []
+        assert not any(volume["held"] for volume in status["volumes"])
+        for name in held:  # a change that was held was never started
+            check(victim.files.primary(name).read_bytes(), allowed[name], f"held volume {name}")
+        await victim.check_duplex()
+
+
+async def test_suspended_killed(victim: Victim) -> None:
+    for _ in range(5 * REPEAT):
+        async with victim.load() as load:
+            await asyncio.sleep(victim.random.uniform(0.05, 0.15))
+            for model in victim.models.values():
+                model.forget_touched()
+            cut, images = await victim.suspend()
+            await victim.kill_after(0.3, load)
+        await victim.restart()
+        found = await victim.check_suspended(cut, images)
+        for _ in range(3):
+            async with victim.load() as load:
+                await victim.kill_after(0.3, load)
+            await victim.restart()
+            found = await victim.check_suspended(cut, images)
+        for name, model in victim.models.items():  # of what was touched before the cut a little may count
+            assert found[name]["changed_bytes"] <= grains_bytes(model.touched), f"{name}: a kill made the change map grow"
+        copied = await call(victim.daemon, "POST", "/v1/resync", {"targets": NAMES})
+        assert {volume["how"] for volume in copied["volumes"]} <= {"journal", "map"}
+        await victim.check_duplex()
+
+
+async def test_resync_by_journal_killed(victim: Victim) -> None:
+    reached: list[str] = []
+    for _ in range(14 * REPEAT):
+        cut, images = await victim.suspend()
+        async with victim.load(scattered=True) as load:
+            await asyncio.sleep(victim.random.uniform(0, 0.15))
+            how = await start_resync(victim.daemon, *NAMES)
+            await victim.kill_after(0.06, load)
+        assert set(how.values()) == {"journal"}
+        reached.append(_resync_reached(victim.files))
+        await victim.restart()
+        if (await volumes(victim.daemon))["a"]["state"] == "SUSPENDED":
+            await victim.check_suspended(cut, images)
+            await start_resync(victim.daemon, *NAMES)
+        await victim.check_duplex()
+    print(f"killed when the journal had last said: {reached}")
+    assert reached.count("resync") >= 3, "too few kills fell into the resync"
+
+
+async def write_more_than_the_journal_holds(victim: Victim) -> None:
+    """Twice over: the journal then reaches back to no cut."""
+    for name in NAMES:
+        model = victim.models[name]
+        async with await NbdConnection.open(victim.files.uri(name)) as nbd:
+            for at in range(0, model.count, READ_BYTES // BLOCK_BYTES):
+                change = model.send(at, READ_BYTES // BLOCK_BYTES)
+                await nbd.write(at * BLOCK_BYTES, change.payload())
+                model.acknowledge(change)
+
+
+async def test_resync_by_map_killed(victim: Victim) -> None:
+    reached: list[str] = []
+    for _ in range(14 * REPEAT):
+        cut, images = await victim.suspend()
+        await write_more_than_the_journal_holds(victim)
+        await write_more_than_the_journal_holds(victim)
+        async with victim.load() as load:
+            how = await start_resync(victim.daemon, *NAMES)
+            await victim.kill_after(0.35, load)
+        assert set(how.values()) == {"map"}
+        reached.append(_resync_reached(victim.files))
+        if reached[-1] == "resync":
+            assert victim.secondaries() == images, "a resync by map touched a secondary before its commit"
+        await victim.restart()
+        if (await volumes(victim.daemon))["a"]["state"] == "SUSPENDED":
+            await victim.check_suspended(cut, images)
+            await start_resync(victim.daemon, *NAMES)
+        await victim.check_duplex()
+    print(f"killed when the journal had last said: {reached}")
+    assert reached.count("resync") >= 3, "too few kills fell before the commit"
+    assert reached.count("equal") < len(reached), "all kills came too late"
+
+
+async def test_first_copy_killed(make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]) -> None:
+    """The copy goes on after each kill: what was copied is not copied again."""
+    seed = int(os.environ.get("DUPLEXD_TEST_SEED", "0")) or int.from_bytes(os.urandom(4), "little")
+    print(f"DUPLEXD_TEST_SEED={seed}")
+    size, data_bytes = 320 << 20, 256 << 20
+    files = make_files(volumes={"big": size}, secondary=False)
+    _fill(files.primary("big"), size, data_bytes)
+    daemon = start_daemon(files)
+    daemon.stop()
+    files.secondary = True
+    files.write()
+    moments, model = random.Random(seed), Blocks(size)
+    kills, marked_bytes = 0, 0
+    daemon.start()
+    while kills < 14 * REPEAT and (await volumes(daemon))["big"]["state"] == "PENDING":
+        async with Load(files, {"big": model}, moments, pause_s=0.02) as load:
+            await asyncio.sleep(moments.uniform(0, 0.3))
+            daemon.kill()
+            await load.lost()
+        kills += 1
+        markers = _markers(files)
+        marked_bytes = max(marked_bytes, sum(length for marker in markers if marker["m"] == "copied" for _, length in marker["runs"]))
+        RECOVERIES_S.append(_timed(daemon.start))
+        found = await wait_until(daemon, lambda now: now["big"]["state"] == "DUPLEX" or now["big"]["copy"]["total_bytes"] > 0, "it goes on")
+        if found["big"]["state"] == "PENDING":
+            assert not found["big"]["secondary"]["usable"]
+            assert found["big"]["copy"]["total_bytes"] <= data_bytes - marked_bytes, "what was copied is copied again"
+    await wait_state(daemon, "DUPLEX")
+    KILLS["first copy"] = kills
+    print(f"first copy: {kills} kills, {marked_bytes >> 20} of {data_bytes >> 20} MiB were copied before the last one")
+    assert marked_bytes > 0
+    assert (await call(daemon, "POST", "/v1/verify", {"targets": ["big"]}))["equal"]
+    assert same_bytes(files.primary("big"), files.secondary_of("big"))
+
+
+def _fill(path: Path, size: int, data_bytes: int) -> None:
+    with path.open("wb") as file:
+        piece = os.urandom(1 << 20)
+        for number in range(data_bytes >> 20):
+            file.write(number.to_bytes(8, "little") + piece[8:])
+        file.truncate(size)
+
+
+def _timed(action: Callable[[], object]) -> float:
+    began = time.monotonic()
+    action()
+    return time.monotonic() - began
+
+
+def test_a_hundred_kills_were_made() -> None:
+    total, times = sum(KILLS.values()), sorted(RECOVERIES_S)
+    print(f"{total} kills: {KILLS}; start to ready: median {times[len(times) // 2]:.2f} s, longest {times[-1]:.2f} s")
+    assert total >= 100
+    assert times[-1] < 10
