@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from duplexd.units import KIB, MIB
-from tests.bench.servers import cpu_s
+from tests.bench.servers import JOURNAL_BYTES, cpu_s
 
 if TYPE_CHECKING:
     from tests.bench.servers import Server
@@ -93,12 +93,16 @@ def fio(server: Server, options: list[str], seconds_max: float) -> dict[str, Any
 
 
 def fill(server: Server, block: int) -> None:
-    """Write the whole volume once, in order, `block` bytes at a time.
+    """Write the whole volume in order, `block` bytes at a time, as often as it takes for duplexd's journal to have gone round once.
 
     The size matters later: ext4 keeps a large write as one large folio in the page cache, and an overwrite of 4 KiB in a folio of 1 MiB
     takes it 11 us, in one of 4 KiB 2.5 us. So each load finds the volume as written by requests about as large as its own.
     """
-    fio(server, ["--rw=write", f"--bs={block}", f"--iodepth={max(1, min(32, MIB // block))}"], FILL_SECONDS_MAX)
+    fio(
+        server,
+        ["--rw=write", f"--bs={block}", f"--iodepth={max(1, min(32, MIB // block))}", f"--loops={JOURNAL_BYTES // server.size + 1}"],
+        FILL_SECONDS_MAX,
+    )
     server.sync()
 
 

@@ -17,11 +17,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from duplexd.units import GIB
 from tests.support.daemon import Daemon, DaemonFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+JOURNAL_BYTES = GIB
 START_SECONDS_MAX = 30.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -163,7 +165,7 @@ class Duplexd(Server):
 
     def __init__(self, directory: Path, size: int) -> None:
         super().__init__(directory, size)
-        self.daemon = Daemon(DaemonFiles(directory, {"volume": size}, journal_size="1GiB"))
+        self.daemon = Daemon(DaemonFiles(directory, {"volume": size}, journal_size=JOURNAL_BYTES))
 
     @property
     def uri(self) -> str:
