@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from duplexd.errors import DamageError, UsageError, WrongStateError
+from duplexd.io.clock import RealClock
 from duplexd.io.disk import RealDisk
 from duplexd.journal.inspect import inspect
 
@@ -44,7 +45,7 @@ def _refuse_running(directory: Path) -> None:
 
 def _entries(directory: Path) -> Iterator[dict[str, Any]]:
     try:
-        yield from inspect(RealDisk(), str(directory))
+        yield from inspect(RealDisk(), str(directory), RealClock().boot_id())
     except FileNotFoundError as error:
         raise UsageError(f"{error.filename or directory}: no such file: {directory} is no state directory of duplexd") from None
     except DamageError as error:  # nothing more can be read: that is a verdict too
@@ -73,7 +74,9 @@ def _print_lines(entries: Iterator[dict[str, Any]]) -> dict[str, Any]:
             verdict = entry
         else:
             if entry["type"] == "checkpoint":
-                names = entry["volumes"]
+                names = dict(entry["volumes"])
+            elif entry["type"] == "marker" and entry["marker"].get("m") == "volume":
+                names[entry["marker"]["id"]] = entry["marker"]["name"]
             click.echo(_line(entry, names))
     where = f" at {verdict['path']} byte {verdict['offset']}" if verdict.get("path") else ""
     why = f": {verdict['why']}" if verdict.get("why") else ""

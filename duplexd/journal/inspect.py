@@ -1,112 +1,121 @@
-"""Reading a journal with the daemon stopped, and changing nothing."""
+"""Reading a journal with the daemon stopped, and changing nothing: the same walk and the same table as at the next start."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from duplexd.errors import DamageError
 from duplexd.journal import checkpoint
-from duplexd.journal.format import (
-    KIND_NAMES,
-    MARKER,
-    SEGMENT_HEADER_BYTES,
-    Record,
-    SegmentHeader,
-    journal_number,
-    unpack_marker,
-    unpack_record,
-    unpack_segment_header,
-)
-from duplexd.journal.scan import DAMAGE, END, TORN, Beyond, records
+from duplexd.journal.format import KIND_NAMES, MARKER, SEGMENT_HEADER_BYTES, Record, unpack_marker
+from duplexd.journal.recover import Position, Walk
+from duplexd.journal.scan import DAMAGE, END, TORN, records
+from duplexd.journal.segment import Ring
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from duplexd.io.disk import Disk
 
+WHY = {
+    END: "",
+    TORN: "what was begun behind the last whole record was never known to be durable: the next start cuts it off and keeps it aside",
+    DAMAGE: "record {} is missing or damaged, and it was known to be written: it and every change after it are at risk",
+}
 
-def inspect(disk: Disk, directory: str) -> Iterator[dict[str, Any]]:
-    """What is in the journal of a state directory, oldest first: objects with `type` segment, record, marker, and one `verdict` at the end.
 
-    The verdict: `end`, `torn` (the next start cuts the rest off and keeps it aside), or `damage`. Raises OSError, DamageError.
+def inspect(disk: Disk, directory: str, boot_id: str = "") -> Iterator[dict[str, Any]]:
+    """What is in the journal of a state directory, oldest first: objects with `type` checkpoint, segment, record, marker, at the end `verdict`.
+
+    The verdict is what the next start on boot `boot_id` of the machine would find: `end`, `torn` (it cuts the rest off and keeps it aside), or
+    `damage` (it stops). Raises OSError, and DamageError if there is no checkpoint to start from.
     """
     if not disk.exists(f"{directory}/checkpoint") and disk.exists(f"{directory}/../checkpoint"):
         directory = f"{directory}/.."
     path = f"{directory}/checkpoint"
     saved = checkpoint.unpack(disk.read_file(path), path)
     yield {"type": "checkpoint", "path": path, "sequence": saved["sequence"], "volumes": {p["id"]: p["name"] for p in saved["pairs"]}}
-    segments, broken = _segments(disk, f"{directory}/journal", bytes.fromhex(saved["controller"]))
-    if broken:
-        yield _verdict(DAMAGE, 0, broken, 0, "the segment header is damaged")
+    start = Position(saved["sequence"], saved["chain"], saved["index"], saved["offset"])
+    ring = Ring(_Untouched(disk), f"{directory}/journal", bytes.fromhex(saved["controller"]), saved["segment_size"], 0)  # type: ignore[arg-type]
+    boot, walk = str(saved["boot"]), None
+    try:
+        if disk.exists(ring.directory):
+            ring.open_existing()
+        if ring.live or start.sequence:
+            walk = Walk(ring, start)
+            for buffer, record in _all(ring, walk):
+                entry = _describe(record, buffer)
+                boot = _boot(entry) or boot
+                if record.start == SEGMENT_HEADER_BYTES:
+                    yield _segment(ring, record)
+                yield entry
+    except DamageError as error:
+        yield _verdict(DAMAGE, walk.sequence if walk else start.sequence, "", 0, str(error))
         return
-    yield from _walk(segments, saved)
+    if walk is None:
+        yield _verdict(END, 0, "", 0, "no journal was written yet")
+        return
+    verdict = walk.verdict(boot_id != "" and boot in {"", boot_id})
+    yield _verdict(verdict, walk.sequence, *walk.end, WHY[verdict].format(walk.sequence + 1))
 
 
-def _segments(disk: Disk, directory: str, controller: bytes) -> tuple[list[tuple[SegmentHeader, str, bytes]], str]:
-    found: list[tuple[SegmentHeader, str, bytes]] = []
-    for name in sorted(name for name in disk.list(directory) if name.endswith(".seg")):
-        path = f"{directory}/{name}"
-        data = disk.read_file(path)
-        if not any(data[:SEGMENT_HEADER_BYTES]):
-            continue
-        header = unpack_segment_header(data)
-        if header is None or header.controller != controller:
-            return found, path
-        found.append((header, path, data))
-    found.sort(key=lambda item: item[0].number)
-    return found, ""
-
-
-def _walk(segments: list[tuple[SegmentHeader, str, bytes]], saved: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    last: Record | None = None
-    end: tuple[str, int, bytes] | None = None
-    for place, (header, path, data) in enumerate(segments):
-        first = unpack_record(data, SEGMENT_HEADER_BYTES)
-        if first is None or (last is not None and first.sequence != last.sequence + 1):
-            if header.number >= saved["index"]:
-                end = end or (path, SEGMENT_HEADER_BYTES, data)
-            continue
-        yield {"type": "segment", "path": path, "index": header.number, "first_sequence": first.sequence}
-        at = SEGMENT_HEADER_BYTES
-        for record in records(data, at, first.sequence, first.chain):
-            last, at = record, record.end
-            yield _describe(record, data)
-        end = (path, at, data)
-        if place + 1 == len(segments):
-            break
-    sequence = last.sequence if last is not None else int(saved["sequence"])
-    yield _judge(segments, saved, sequence, end)
+def _all(ring: Ring, walk: Walk) -> Iterator[tuple[bytes, Record]]:
+    """The records before the checkpoint, as far as they are there, then those that a restart would read."""
+    for segment in ring.live:
+        if segment.index <= walk.start.index and segment.first:
+            buffer = segment.file.read(0, segment.size)
+            for record in records(buffer, SEGMENT_HEADER_BYTES, segment.first, segment.chain):
+                if record.sequence > walk.start.sequence:
+                    break
+                yield buffer, record
+    yield from walk
 
 
 def _describe(record: Record, data: bytes) -> dict[str, Any]:
-    common = {
-        "type": "record",
-        "sequence": record.sequence,
-        "kind": KIND_NAMES.get(record.kind, str(record.kind)),
-        "time": record.time_us / 1e6,
-    }
+    kind = KIND_NAMES.get(record.kind, str(record.kind))
+    common = {"type": "record", "sequence": record.sequence, "kind": kind, "time": record.time_us / 1e6}
     if record.kind == MARKER:
         return {**common, "type": "marker", "marker": unpack_marker(data[record.payload_start : record.end])}
     return {**common, "volume": record.volume, "offset": record.offset, "length": record.length}
 
 
-def _judge(
-    segments: list[tuple[SegmentHeader, str, bytes]], saved: dict[str, Any], sequence: int, end: tuple[str, int, bytes] | None
-) -> dict[str, Any]:
-    if end is None or sequence < saved["sequence"]:
-        return _verdict(DAMAGE, sequence, end[0] if end else "", end[1] if end else 0, "the journal ends before its checkpoint")
-    path, at, data = end
-    beyond = Beyond()
-    journal = journal_number(bytes.fromhex(saved["controller"]))
-    beyond.look(data, at, sequence + 1, journal)
-    for _, other, content in segments:
-        if other != path:
-            beyond.look(content, SEGMENT_HEADER_BYTES, sequence + 1, journal)
-    if beyond.synced > sequence:
-        return _verdict(DAMAGE, sequence, path, at, f"record {sequence + 1} is missing or damaged, and it was known to be durable")
-    if beyond.later or beyond.broken:
-        return _verdict(TORN, sequence, path, at, "something was begun behind the last whole record")
-    return _verdict(END, sequence, path, at, "")
+def _boot(entry: dict[str, Any]) -> str:
+    marker = entry.get("marker", {})
+    return str(marker["boot"]) if marker.get("m") == "open" else ""
+
+
+def _segment(ring: Ring, first: Record) -> dict[str, Any]:
+    segment = next(segment for segment in ring.live if segment.first == first.sequence)
+    return {"type": "segment", "path": segment.file.path, "index": segment.index, "first_sequence": first.sequence}
 
 
 def _verdict(verdict: str, sequence: int, path: str, offset: int, why: str) -> dict[str, Any]:
     return {"type": "verdict", "verdict": verdict, "sequence": sequence, "path": path, "offset": offset, "why": why}
+
+
+class _Untouched:
+    """As much of a disk as looking takes: nothing is locked, changed or removed, and only one segment is in memory at a time."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self.list = disk.list
+
+    def open(self, path: str) -> _Unlocked:
+        return _Unlocked(self._disk, path)
+
+    def remove(self, path: str) -> None:
+        """Not now."""
+
+
+class _Unlocked:
+    """A file that is only read."""
+
+    def __init__(self, disk: Disk, path: str) -> None:
+        self._disk = disk
+        self.path = path
+        self.size = disk.size(path)
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self._disk.read_file(self.path)[offset : offset + length]
+
+    def close(self) -> None:
+        """Nothing is open."""

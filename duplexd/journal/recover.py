@@ -91,16 +91,29 @@ class Walk:
             )
         self._segment, self._at = following, SEGMENT_HEADER_BYTES
 
+    @property
+    def end(self) -> tuple[str, int]:
+        """File and offset behind the last valid record."""
+        return self._segment.file.path, self._at
+
+    def verdict(self, same_boot: bool) -> str:
+        """How the journal ends, once all records were walked: END, TORN or DAMAGE. Changes nothing."""
+        return judge(self._look(self._segment.file.read(0, self._segment.size))[0], self.sequence, self.start.sequence, same_boot)
+
+    def _look(self, buffer: bytes) -> tuple[Beyond, int]:
+        """What lies behind the end, and how many bytes of it in this segment, whose content is `buffer`."""
+        beyond, journal = Beyond(), journal_number(self.ring.controller)
+        beyond.look(buffer, self._at, self.sequence + 1, journal)
+        length = beyond.length
+        for other in self._later_segments():
+            beyond.look(other.file.read(0, other.size), SEGMENT_HEADER_BYTES, self.sequence + 1, journal)
+        return beyond, length
+
     def close(self, same_boot: bool) -> Tail:
         """Judge the end. Raises DamageError; else later segments become spare and nothing after the end looks like a record."""
-        segment = self._segment
+        segment, later = self._segment, self._later_segments()
         buffer = segment.file.read(0, segment.size)
-        beyond = Beyond()
-        beyond.look(buffer, self._at, self.sequence + 1, journal_number(self.ring.controller))
-        length = beyond.length
-        later = self._later_segments()
-        for other in later:
-            beyond.look(other.file.read(0, other.size), SEGMENT_HEADER_BYTES, self.sequence + 1, journal_number(self.ring.controller))
+        beyond, length = self._look(buffer)
         verdict = judge(beyond, self.sequence, self.start.sequence, same_boot)
         if verdict == DAMAGE:
             raise DamageError(

@@ -20,15 +20,19 @@ if TYPE_CHECKING:
 
 
 class Segment:
-    """One segment file. `first` is the number of its first record, 0 while it has none; `end` is where the next record goes."""
+    """One segment file. `first` is the number of its first record, 0 while it has none; `end` is where the next record goes.
 
-    __slots__ = ("end", "file", "first", "index", "size")
+    `chain`, of a segment that a restart found, is what its first record says of the record before it.
+    """
+
+    __slots__ = ("chain", "end", "file", "first", "index", "size")
 
     def __init__(self, file: File, index: int, size: int) -> None:
         self.file = file
         self.index = index
         self.size = size
         self.first = 0
+        self.chain = 0
         self.end = SEGMENT_HEADER_BYTES
 
 
@@ -144,7 +148,8 @@ class Ring:
             raise DamageError(f"{file.path}: belongs to another controller; move it away, or correct state_dir")
         segment = Segment(file, header.number, header.size)
         first = unpack_record(data, SEGMENT_HEADER_BYTES)
-        segment.first = first.sequence if first is not None else 0
+        if first is not None:
+            segment.first, segment.chain = first.sequence, first.chain
         return segment
 
     def close(self) -> None:
