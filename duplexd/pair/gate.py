@@ -1,11 +1,13 @@
 """Leases: who holds which volumes, until when, and how it ended.
 
-state      event      next
-HELD       release    RELEASED   the owner let go
-HELD       use        RELEASED   a suspend took it: cut and release are one step
-HELD       lose       LOST       deadline, owner gone, daemon stopping: the verdict is void
-RELEASED   any        RELEASED
-LOST       any        LOST
+state      event        next
+HELD       released     RELEASED   the owner let go
+HELD       suspended    RELEASED   a suspend took it: cut and release are one step
+HELD       deadline     LOST       the verdict of a lost lease is void
+HELD       owner gone   LOST
+HELD       stopping     LOST       the daemon is
+RELEASED   any          RELEASED
+LOST       any          LOST
 """
 
 from __future__ import annotations
