@@ -238,9 +238,17 @@ class SimDisk:
             else:
                 image.kill(self.rng)
 
+    def die(self) -> None:
+        """Die now, between two operations."""
+        self._die()
+
     def cut_at(self, operations: int) -> None:
         """Die in the middle of the `operations`-th changing operation from now (1: the next one)."""
         self._cut_at = self.operations + operations
+
+    def content(self, path: str) -> bytes:
+        """What a reader of the file would see; no operation of its own."""
+        return bytes(self._image(path).current)
 
     def boot_id(self) -> str:
         return f"boot-{self.boots}"

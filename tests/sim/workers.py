@@ -62,6 +62,11 @@ class SimWorkers:
         self.submit(call, done)
         return await future
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way."""
+        return not self._waiting and not self._under_way
+
     def close(self) -> None:
         self._closed = True
         while self._fill():

@@ -1,0 +1,173 @@
+"""What must hold of a controller and its disk, whenever nothing is under way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from duplexd.pair import state
+from duplexd.pair.ledger import CONSISTENT, UNCOMMITTED
+from tests.sim.small import GRAIN_BYTES
+
+if TYPE_CHECKING:
+    from duplexd.pair.pair import Pair
+    from tests.sim.history import History
+    from tests.sim.machine import Machine
+
+
+class Cuts:
+    """What suspends have promised, until somebody asks for a resync; and what was called void."""
+
+    def __init__(self) -> None:
+        self.promised: dict[str, tuple[str, int]] = {}  # by volume: id and number of the cut
+        self.void: set[str] = set()
+
+    def returned(self, result: dict[str, Any]) -> None:
+        """A suspend told its verdict."""
+        if result["verdict"] != CONSISTENT:
+            self.void.add(result["cut"])
+            return
+        assert result["cut"] not in self.void, "a void cut was called consistent later"
+        for name in result["volumes"]:
+            self.promised[name] = (result["cut"], next(iter(result["controllers"].values())))
+
+    def forget(self, names: list[str]) -> None:
+        """The promise for these volumes ends."""
+        for name in names:
+            self.promised.pop(name, None)
+
+
+def primary_path(name: str) -> str:
+    return f"/a/{name}"
+
+
+def secondary_path(name: str) -> str:
+    return f"/b/{name}"
+
+
+def check_tail(machine: Machine, power: bool) -> None:
+    """Nothing is lost that was acknowledged; after a power cut, that was flushed."""
+    tail, promises = machine.history.tail, machine.promises
+    assert tail >= promises.flushed, f"flushed up to {promises.flushed}, but the journal ends at {tail} after a crash"
+    if power:
+        promises.acknowledged = min(promises.acknowledged, tail)
+    assert tail >= promises.acknowledged, f"acknowledged up to {promises.acknowledged}, but the journal ends at {tail} after a kill"
+
+
+def check_primaries(machine: Machine) -> None:
+    """Every primary is what the journal says, right after a recovery: or holds something of what a power cut took from the journal."""
+    history = machine.history
+    for name, pair in machine.controller.pairs.items():
+        actual = machine.disk.content(primary_path(name))
+        if pair.id not in history.bases:
+            history.bases[pair.id] = actual
+            history.lost.pop(pair.id, None)
+        problem = history.found(pair.id, actual)
+        assert not problem, f"primary of {name} after recovery: {problem}"
+
+
+def check_quiet(machine: Machine, cuts: Cuts) -> None:
+    """While no worker has anything: primaries hold all there is, usable secondaries exactly what they are said to."""
+    for name, pair in machine.controller.pairs.items():
+        if pair.id in machine.history.bases:
+            _same(machine.history, pair.id, 1 << 60, machine.disk.content(primary_path(name)), f"primary of {name}")
+    check_secondaries(machine, cuts)
+
+
+def check_secondaries(machine: Machine, cuts: Cuts) -> None:
+    """Promise 4: a usable secondary is the prefix of the history that status reports; cuts are where they were promised."""
+    controller = machine.controller
+    by_cut: dict[str, set[int]] = {}
+    for status in controller.status()["volumes"]:
+        name, secondary, pair = status["name"], status["secondary"], controller.pairs[status["name"]]
+        if secondary is None:
+            assert status["state"] == state.SIMPLEX
+            continue
+        assert secondary["usable"] == pair.usable
+        cut = secondary["cut"]
+        if cut is not None and cut["verdict"] == CONSISTENT:
+            assert cut["id"] not in cuts.void, f"{name}: void cut {cut['id']} is reported as consistent"
+        if secondary["usable"] and pair.staging in {"", UNCOMMITTED}:
+            as_of = secondary["as_of_sequence"]
+            what = f"secondary of {name} ({status['state']}, {status['reason']}, {pair.mode}) as of {as_of}"
+            _same(machine.history, pair.id, _exactly(as_of, controller.sequence), machine.disk.content(secondary_path(name)), what)
+            if cut is not None and _arrived(pair):
+                by_cut.setdefault(cut["id"], set()).add(as_of)
+        if name in cuts.promised:
+            _check_promise(name, status, cuts.promised[name])
+    for cut_id, numbers in by_cut.items():
+        assert len(numbers) == 1, f"members of cut {cut_id} stand at {sorted(numbers)}"
+
+
+def _arrived(pair: Pair) -> bool:
+    return pair.cut is not None and pair.applied >= pair.cut.sequence
+
+
+def _exactly(as_of: int, tail: int) -> float:
+    """What a power cut left behind the last number of a life counts as the present."""
+    return 1 << 60 if as_of == tail else as_of
+
+
+def _check_promise(name: str, status: dict[str, Any], promised: tuple[str, int]) -> None:
+    secondary = status["secondary"]
+    where = f"{name} was suspended, consistent, at {promised}; now {status['state']} ({status['reason']}) {secondary}"
+    assert status["state"] == state.SUSPENDED, where
+    assert secondary["usable"], where
+    assert secondary["as_of_sequence"] == promised[1], where
+    assert secondary["cut"]["verdict"] == CONSISTENT, where
+    assert (secondary["cut"]["id"], secondary["cut"]["sequence"]) == promised, where
+
+
+def check_equal(machine: Machine) -> None:
+    """At rest, both legs of DUPLEX pairs are the same."""
+    for name, pair in machine.controller.pairs.items():
+        if pair.state == state.DUPLEX:
+            assert machine.disk.content(primary_path(name)) == machine.disk.content(secondary_path(name)), f"the legs of {name} differ"
+
+
+def states(machine: Machine) -> dict[str, tuple[str, bool]]:
+    """State, and whether the secondary is usable, of every pair that has one."""
+    return {name: (pair.state, pair.usable) for name, pair in machine.controller.pairs.items() if pair.state != state.SIMPLEX}
+
+
+def check_kept(before: dict[str, tuple[str, bool]], after: dict[str, tuple[str, bool]]) -> None:
+    """A kill makes no secondary unusable, and takes no pair out of its state but a resync out of PENDING."""
+    for name, (was, usable) in before.items():
+        if not usable:
+            continue
+        now, still = after[name]
+        assert still, f"{name} was {was} and usable; after a kill it is {now} and is not"
+        assert now == was or was == state.PENDING, f"{name} was {was}, a kill made it {now}"
+
+
+def grains_bytes(machine: Machine, name: str, after: int, until: int) -> int:
+    """What changed of a volume in (after, until], rounded to grains."""
+    pair = machine.controller.pairs[name]
+    grains = {
+        grain
+        for entry in machine.history.changed_between(pair.id, after, until)
+        for grain in range(entry.offset // GRAIN_BYTES, -(-(entry.offset + len(entry.data)) // GRAIN_BYTES))
+    }
+    return len(grains) * GRAIN_BYTES
+
+
+def describe(machine: Machine) -> str:
+    """Every pair in a line, for the report of a failure."""
+    controller = getattr(machine, "controller", None)
+    if controller is None or not hasattr(controller, "writer"):
+        return "no controller"
+    lines = [
+        f"{pair.name}: {pair.state} {pair.reason} {pair.mode} usable={pair.usable} applied={pair.applied} "
+        f"cut={None if pair.cut is None else (pair.cut.id, pair.cut.sequence, pair.cut.verdict)} staging={pair.staging!r}"
+        for pair in controller.pairs.values()
+    ]
+    return "\n  ".join([f"tail {controller.sequence} synced {controller.writer.synced} {controller.failed}", *lines])
+
+
+def _same(history: History, volume: int, sequence: float, actual: bytes, what: str) -> None:
+    expected = history.content(volume, sequence)
+    if actual != expected:
+        place = next(at for at in range(len(expected)) if actual[at] != expected[at])
+        touched = [f"{entry.sequence:g}" for entry in history.entries if entry.volume == volume and entry.offset <= place < entry.offset + len(entry.data)]
+        raise AssertionError(f"{what}: byte {place} is {actual[place]}, not {expected[place]}; changes there: {' '.join(touched[-8:])}")
+
+

@@ -1,0 +1,120 @@
+"""Clients without sockets: they call the controller as the NBD server does, and remember what they were told."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from duplexd.volume import FLUSH, TRIM, WRITE, ZERO, Change
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from tests.sim.machine import Machine
+
+SECTOR = 512
+
+
+class Promises:
+    """What the clients of one controller were told, over all its lives."""
+
+    def __init__(self) -> None:
+        self.acknowledged = 0  # highest number of an acknowledged change
+        self.flushed = 0  # highest number acknowledged before an acknowledged flush was asked for
+        self.replies = 0
+        self.refused = 0
+
+
+class SimClient:
+    """One connection. `run` issues some changes, several at a time."""
+
+    def __init__(self, machine: Machine, rng: Random) -> None:
+        self._machine = machine
+        self._rng = rng
+        self._under_way: dict[int, tuple[Change, bytes, int]] = {}  # by cookie: with its payload, and what was acknowledged when it was issued
+        self._cookie = 0
+        self._gone = False
+        self._woken = asyncio.Event()
+
+    # As the write path sees a client
+
+    def finished(self, change: Change) -> None:
+        machine, promises = self._machine, self._machine.promises
+        if machine.disk.dead or self._gone:  # nobody hears it
+            return
+        _, payload, before = self._under_way.pop(change.cookie)
+        promises.replies += 1
+        if change.error:
+            promises.refused += 1
+            assert machine.may_refuse, f"a change was refused with {change.error}"
+        elif change.kind == FLUSH:
+            promises.flushed = max(promises.flushed, before)
+        else:
+            assert change.sequence > before, "a later change got an earlier number"
+            machine.check_journaled(change, payload)
+            promises.acknowledged = max(promises.acknowledged, change.sequence)
+            if change.fua:
+                promises.flushed = max(promises.flushed, before, change.sequence)
+        self._woken.set()
+
+    def flush_replies(self) -> None:
+        """Nothing is queued."""
+
+    # What it does
+
+    async def run(self, wakeups: int) -> None:
+        for _ in range(wakeups):
+            self._issue()
+            while len(self._under_way) > 6:
+                await self._progress()
+            if self._rng.random() < 0.3:
+                await asyncio.sleep(self._rng.choice((0, 0.001, 0.05, 0.4)))
+            if self._rng.random() < 0.04:
+                self.disconnect()
+                return
+        while self._under_way:
+            await self._progress()
+
+    def disconnect(self) -> None:
+        self._gone = True
+        self._under_way.clear()
+        self._machine.note("disconnect")
+        self._machine.controller.disconnected(self)
+
+    async def _progress(self) -> None:
+        self._woken.clear()
+        if self._under_way:
+            await self._woken.wait()
+
+    def _issue(self) -> None:
+        rng, controller = self._rng, self._machine.controller
+        if rng.random() < 0.2:
+            flush = self._change(FLUSH, rng.choice(controller.volume_names()))
+            controller.flush(flush)
+            return
+        buffer, changes = bytearray(), list[Change]()
+        for _ in range(rng.choice((1, 1, 2, 5))):
+            changes.append(self._change(rng.choice((WRITE, WRITE, WRITE, WRITE, ZERO, TRIM)), rng.choice(controller.volume_names())))
+            buffer += changes[-1].data
+        view, at = memoryview(buffer), 0
+        for change in changes:  # the payloads are views of the receive buffer, which is used again afterwards
+            if change.kind == WRITE:
+                change.data = view[at : at + change.length]
+                at += change.length
+        controller.submit(changes)
+        view[:] = b"\xee" * len(buffer)
+
+    def _change(self, kind: int, name: str) -> Change:
+        rng, volume = self._rng, self._machine.controller.volume(name)
+        assert volume is not None
+        length = SECTOR * rng.choice((1, 3, 8, 8, 8, 16, 40, 90)) + rng.choice((0, 0, 0, 100))
+        offset = min(SECTOR * int(volume.size / SECTOR * rng.random() ** 2) + rng.choice((0, 0, 0, 77)), volume.size - length)
+        self._cookie += 1
+        data = bytes([rng.randrange(1, 256)]) * length if kind == WRITE else b""
+        change = Change(
+            self, self._cookie, volume, kind, offset, length, data, fua=kind != FLUSH and rng.random() < 0.1, allocate=kind == ZERO and rng.random() < 0.3
+        )
+        promises = self._machine.promises
+        self._under_way[self._cookie] = (change, data, promises.acknowledged)
+        self._machine.note(f"{'?WZTF'[kind]} {name} {offset}+{length}{' fua' if change.fua else ''}")
+        return change

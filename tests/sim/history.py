@@ -1,0 +1,134 @@
+"""What the journal was told, kept by the test: each change by its number, so that a volume can be rebuilt as of any number."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from duplexd.journal.format import MARKER, TRIM, WRITE, ZERO, unpack_marker
+from duplexd.journal.recover import Walk
+from duplexd.journal.writer import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+EVERYTHING = 1 << 60
+
+
+@dataclass(slots=True)
+class Entry:
+    """A change, or, with `kind` MARKER, the birth of a volume. What a power cut left behind has a number between two."""
+
+    sequence: float
+    kind: int
+    volume: int
+    offset: int
+    data: bytes
+
+
+@dataclass(slots=True)
+class History:
+    """All lives of one controller. `lost` are changes that a crash took from the journal, by volume: the legs may hold some of them."""
+
+    entries: list[Entry] = field(default_factory=list)
+    bases: dict[int, bytes] = field(default_factory=dict)  # what a volume held when it was first seen
+    lost: dict[int, list[Entry]] = field(default_factory=dict)
+    tail: int = 0  # where the last recovery found the end of the journal
+    _pending: list[Entry] = field(default_factory=list)
+
+    def truncate(self, tail: int) -> None:
+        """Recovery found the journal's end at `tail`: later numbers will be given again."""
+        self.tail = tail
+        for entry in self.entries:
+            if entry.sequence > tail:
+                if entry.kind == MARKER:
+                    self.bases.pop(entry.volume, None)
+                else:
+                    self.lost.setdefault(entry.volume, []).append(entry)
+        self.entries = [entry for entry in self.entries if entry.sequence <= tail]
+
+    def content(self, volume: int, sequence: float = EVERYTHING) -> bytes:
+        """A volume as of a number."""
+        image = bytearray(self.bases[volume])
+        for entry in self.entries:
+            if entry.volume == volume and entry.sequence <= sequence and entry.kind != MARKER:
+                image[entry.offset : entry.offset + len(entry.data)] = entry.data
+        return bytes(image)
+
+    def found(self, volume: int, actual: bytes) -> str:
+        """Take over what recovery found on a primary; says what is wrong with it, if anything is.
+
+        It holds exactly what the journal has, but for what was lost with the journal's end: there it may hold any of that.
+        """
+        expected = self.content(volume)
+        lost = self.lost.pop(volume, [])
+        if actual == expected:
+            return ""
+        patched = bytearray(expected)
+        for place in (place for place in range(len(actual)) if actual[place] != expected[place]):
+            if not any(entry.offset <= place < entry.offset + len(entry.data) and entry.data[place - entry.offset] == actual[place] for entry in lost):
+                return f"byte {place} of volume {volume} is {actual[place]}, not {expected[place]} as of {self.tail}, nor of anything lost"
+            patched[place] = actual[place]
+        self.entries.append(Entry(self.tail + 0.5, WRITE, volume, 0, bytes(patched)))
+        return ""
+
+    def changed_between(self, volume: int, after: float, until: float) -> list[Entry]:
+        """The changes of a volume with numbers in (after, until]."""
+        return [entry for entry in self.entries if entry.volume == volume and after < entry.sequence <= until and entry.kind != MARKER]
+
+    # What the writer does
+
+    def _appended(self, sequence: int, kind: int, volume: int, offset: int, length: int, data: Any) -> None:
+        if kind == MARKER:
+            marker: Any = unpack_marker(bytes(data))
+            if marker["m"] == "volume":
+                self._pending.append(Entry(sequence, MARKER, int(marker["id"]), 0, b""))
+        elif kind in (WRITE, ZERO, TRIM):
+            self._pending.append(Entry(sequence, kind, volume, offset, bytes(data) if kind == WRITE else bytes(length)))
+
+    def _settle(self, kept: bool) -> None:
+        if kept:
+            self.entries += self._pending
+        self._pending = []
+
+    @contextmanager
+    def tapped(self) -> Iterator[None]:
+        """Listen to every writer, and to every recovery that finds the end of a journal."""
+        append, write, close = Writer.append, Writer.write, Walk.close
+
+        def tapped_append(writer: Writer, kind: int, volume: int, offset: int, length: int, data: Any, flags: int, time_us: int) -> int:
+            with self._outcome(at_once=False):
+                sequence = append(writer, kind, volume, offset, length, data, flags, time_us)
+            self._appended(sequence, kind, volume, offset, length, data)
+            return sequence
+
+        def tapped_write(writer: Writer) -> None:
+            with self._outcome(at_once=True):
+                write(writer)
+
+        def tapped_close(walk: Walk, same_boot: bool) -> Any:
+            tail = close(walk, same_boot)
+            self.truncate(tail.sequence)
+            return tail
+
+        with (
+            mock.patch.object(Writer, "append", tapped_append),
+            mock.patch.object(Writer, "write", tapped_write),
+            mock.patch.object(Walk, "close", tapped_close),
+        ):
+            yield
+
+    @contextmanager
+    def _outcome(self, at_once: bool) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            self._settle(kept=False)  # rolled back: those numbers were never given
+            raise
+        except BaseException:
+            self._settle(kept=True)  # died in it: recovery will tell
+            raise
+        if at_once:
+            self._settle(kept=True)

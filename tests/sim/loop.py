@@ -1,0 +1,64 @@
+"""An event loop whose time only passes when there is nothing else to do, so that a minute of a scenario takes milliseconds."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.sim.disk import SimDisk
+
+
+class HungError(AssertionError):
+    """The code under test went round more often than any scenario needs, or waits for nothing that could come."""
+
+
+class _Selector(selectors.DefaultSelector):
+    """Instead of waiting for files it lets the time pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1000.0
+        self.turns = 0
+        self.turns_max = 0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.turns += 1
+        if self.turns > self.turns_max:
+            raise HungError(f"after {self.turns} turns of the loop this has not ended")
+        if timeout is None:
+            raise HungError("everything waits, and nothing will ever come")
+        self.now += max(timeout, 0.0)
+        return []
+
+
+class SimLoop(asyncio.SelectorEventLoop):
+    """Each `limit` gives the code under test that many more turns."""
+
+    def __init__(self) -> None:
+        self._simulated = _Selector()
+        super().__init__(self._simulated)
+        self.troubles: list[str] = []  # what the loop was told of exceptions that nobody handled
+        self.set_exception_handler(lambda _loop, context: self.troubles.append(_describe(context)))
+
+    def time(self) -> float:
+        return self._simulated.now
+
+    def limit(self, turns: int) -> None:
+        self._simulated.turns_max = self._simulated.turns + turns
+
+
+def _describe(context: dict[str, Any]) -> str:
+    return f"{context.get('message')}: {context.get('exception')!r} in {context.get('task') or context.get('handle') or context.get('future')}"
+
+
+class SimClock:
+    """See `duplexd.io.clock.Clock`."""
+
+    def __init__(self, loop: SimLoop, disk: SimDisk) -> None:
+        self.monotonic = loop.time
+        self.boot_id = disk.boot_id
+
+    def wall(self) -> float:
+        return 1_700_000_000.0 + self.monotonic()

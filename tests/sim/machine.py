@@ -1,0 +1,176 @@
+"""A machine with a simulated disk on which a controller lives, dies and lives again."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections import deque
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+from duplexd.config import Config, ControllerConfig, GroupConfig, NbdConfig, VolumeConfig
+from duplexd.controller import Controller
+from duplexd.volume import TRIM, WRITE, ZERO
+from tests.sim.clients import Promises
+from tests.sim.disk import PowerCut, SimDisk
+from tests.sim.history import History
+from tests.sim.loop import SimClock, SimLoop
+from tests.sim.small import JOURNAL_BYTES
+from tests.sim.workers import SimWorkers
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from duplexd.volume import Change
+
+TURNS_MAX = 60_000
+
+
+class Died(Exception):  # noqa: N818  it is no error
+    """The process, or the machine, is gone; `Machine.crash` brings it up again."""
+
+
+class Machine:
+    """One disk, one controller after the other. All chance comes from `seed`."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = Random(seed)
+        self.disk = SimDisk(self.rng.randrange(1 << 30), cold=0.2)
+        self.history = History()
+        self.promises = Promises()
+        self.operations: deque[str] = deque(maxlen=60)
+        self.may_refuse = False  # whether the journal has met a full disk
+        self.volumes: dict[str, VolumeConfig] = {}
+        self.groups: dict[str, list[str]] = {}
+        self.controller: Controller
+        self.loop: SimLoop
+        self.workers: list[SimWorkers] = []
+
+    def note(self, what: str) -> None:
+        """Remember an operation, for the report of a failure."""
+        self.operations.append(what)
+
+    def config(self) -> Config:
+        """The configuration as it is now."""
+        return Config.model_construct(
+            source=Path("/etc/sim.toml"),
+            controller=ControllerConfig.model_construct(name="sim", state_dir=Path("/state"), journal_size=JOURNAL_BYTES),
+            nbd=NbdConfig.model_construct(listen=[]),
+            volumes=dict(self.volumes),
+            groups={name: GroupConfig.model_construct(volumes=list(members)) for name, members in self.groups.items()},
+        )
+
+    def add_volume(self, name: str, size: int, secondary: bool, mode: str) -> None:
+        """Configure a volume; it is there after the next start or reload."""
+        self.volumes[name] = VolumeConfig.model_construct(
+            size=size, primary=Path(f"/a/{name}"), secondary=Path(f"/b/{name}") if secondary else None, mode=mode
+        )
+
+    # ------------------------------------------------------------------------------------------------------------- one life
+
+    def live(self, life: Callable[[], Awaitable[None]]) -> None:
+        """Run `life` in a loop of its own, until it ends or the disk dies. Raises Died; HungError; what `life` raises."""
+        self.loop = loop = SimLoop()
+        loop.limit(TURNS_MAX)
+        tasks: set[asyncio.Task[object]] = set()
+
+        def remember(_loop: asyncio.AbstractEventLoop, coroutine: object, **fields: object) -> asyncio.Task[object]:
+            task: asyncio.Task[object] = asyncio.Task(coroutine, loop=loop, **fields)  # type: ignore[arg-type]
+            tasks.add(task)
+            return task
+
+        loop.set_task_factory(remember)  # type: ignore[arg-type]
+        self.workers = [SimWorkers(loop, self.rng, 3), SimWorkers(loop, self.rng, 2)]
+        self.disk.on_dead = loop.stop
+
+        async def main() -> None:
+            await life()
+
+        task = loop.create_task(main())
+        task.add_done_callback(lambda _: self.disk.dead or loop.stop())
+        try:
+            loop.run_forever()
+            if not self.disk.dead:
+                task.result()
+                _check_tasks(loop, tasks - {task})
+        finally:
+            self._bury(loop, tasks)
+        if self.disk.dead:
+            raise Died
+
+    def _bury(self, loop: SimLoop, tasks: set[asyncio.Task[object]]) -> None:
+        """End every task; whatever they still try meets a dead disk."""
+        was_dead, self.disk.dead, self.disk.on_dead = self.disk.dead, True, None
+        loop.set_task_factory(None)
+        for task in tasks:
+            task.cancel()
+        loop.limit(TURNS_MAX)
+        loop.run_until_complete(_all(tasks))
+        loop.close()
+        self.disk.dead = was_dead
+
+    async def start(self) -> None:
+        """A new controller on what the disk holds. Raises what `Controller.start` raises."""
+        self.controller = Controller(self.config(), self.disk, SimClock(self.loop, self.disk), self.workers[0], None, self.workers[1])
+        await self.controller.start()
+
+    async def until(self, true: Callable[[], bool], what: str) -> None:
+        """Wait, for a bounded time."""
+        for _ in range(4000):
+            if true():
+                return
+            await asyncio.sleep(0.02)
+        raise AssertionError(f"in 80 seconds this did not come: {what}")
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is in a worker's hands."""
+        return all(workers.idle for workers in self.workers)
+
+    def crash(self, power: bool) -> None:
+        """Bring the machine up again."""
+        self.note("POWER CUT" if power else "KILL")
+        self.disk.crash(power)
+
+    # -------------------------------------------------------------------------------------------------------------- one check
+
+    def check_journaled(self, change: Change, payload: bytes) -> None:
+        """An acknowledged change is in the journal, as it was issued; a long one with its last part at least."""
+        entries = self.history.entries
+        pair_id: int = change.volume.id  # type: ignore[attr-defined]
+        place = next(at for at in range(len(entries) - 1, -1, -1) if entries[at].sequence == change.sequence)
+        entry = entries[place]
+        end = change.offset + change.length
+        assert entry.volume == pair_id
+        assert entry.kind == change.kind
+        assert change.kind in {WRITE, ZERO, TRIM}
+        assert (entry.offset == change.offset or change.kind == WRITE) and entry.offset + len(entry.data) == end
+        if change.kind == WRITE:
+            assert entry.data == payload[entry.offset - change.offset :]
+
+
+async def _all(tasks: set[asyncio.Task[object]]) -> None:
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _check_tasks(loop: SimLoop, tasks: set[asyncio.Task[object]]) -> None:
+    """Nobody may die unseen."""
+    for task in tasks:
+        if task.done() and not task.cancelled() and getattr(task, "_log_traceback", False):
+            error = task.exception()
+            if error is not None and not isinstance(error, PowerCut):
+                raise AssertionError(f"{task.get_name()} ended with {error!r}, which nobody asked for") from error
+    assert not loop.troubles, loop.troubles
+
+
+def no_space(machine: Machine, path: str) -> None:
+    """Fill a directory."""
+    machine.note(f"full {path}")
+    machine.disk.full(path)
+
+
+def broken_sync(machine: Machine, path: str) -> None:
+    """Let the next sync of a file fail."""
+    machine.note(f"sync fails {path}")
+    machine.disk.fail(path, errno.EIO, operation="sync", times=1)

@@ -1,0 +1,291 @@
+"""A seeded scenario: several lives of one controller on one disk, with clients, an administrator, broken disks and crashes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from duplexd.errors import DuplexdError
+from duplexd.pair import state
+from duplexd.units import KIB
+from tests.sim import checks
+from tests.sim.checks import Cuts
+from tests.sim.clients import SimClient
+from tests.sim.disk import PowerCut
+from tests.sim.machine import Died, Machine, broken_sync, no_space
+from tests.sim.small import small_limits
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+CLIENTS = 3
+
+
+class Scenario:
+    """Lives until the last one, which ends with all pairs equal."""
+
+    def __init__(self, seed: int, faults: bool = True) -> None:
+        self.machine = Machine(seed)
+        self.rng = self.machine.rng
+        self.faults = faults and self.rng.random() < 0.5
+        self.cuts = Cuts()
+        self.power = False  # a power cut since the last recovery that came to its end
+        self.kept: dict[str, tuple[str, bool]] | None = None  # states before a kill that must not change them
+        self.resynced: dict[str, tuple[int, int]] = {}  # by volume: cut and begin of a resync whose copied bytes are watched
+        self._last = False
+        for number in range(self.rng.randint(2, 5)):
+            self._add_volume(f"v{number}")
+        self._regroup()
+
+    def _add_volume(self, name: str) -> None:
+        size = self.rng.choice((128, 256, 512)) * KIB
+        self.machine.add_volume(name, size, self.rng.random() < 0.85, self.rng.choice(("sync", "sync", "async")))
+
+    def _regroup(self) -> None:
+        names = list(self.machine.volumes)
+        self.machine.groups = {"all": names, "first": names[:2]} if self.rng.random() < 0.7 else {"first": names[:1]}
+
+    # --------------------------------------------------------------------------------------------------------------- lives
+
+    def run(self) -> None:
+        """All lives. Raises AssertionError, or what the code under test raised."""
+        with small_limits(), self.machine.history.tapped():
+            for _ in range(self.rng.randint(2, 5)):
+                self._live_and_die()
+            self._last = True
+            self.machine.disk.heal("/b")
+            for name in self.machine.volumes:
+                self.machine.disk.heal(checks.secondary_path(name))
+            self.machine.live(self._life)
+
+    def _live_and_die(self) -> None:
+        machine, rng = self.machine, self.rng
+        if rng.random() < 0.85:  # else it stops in order, or at a quiet moment
+            machine.disk.cut_at(rng.choice((rng.randint(1, 40), rng.randint(1, 250), rng.randint(1, 1500))))
+        power = rng.random() < 0.5
+        try:
+            machine.live(self._life)
+        except Died:
+            pass
+        else:
+            power = power and rng.random() < 0.5
+        self._note_states(power)
+        if not self.faults or rng.random() < 0.5:
+            self._heal()
+        machine.crash(power)
+
+    def _note_states(self, power: bool) -> None:
+        self.power = self.power or power
+        self.resynced.clear()
+        if self.power or self.faults:
+            self.kept = None
+
+    def _heal(self) -> None:
+        for name in self.machine.volumes:
+            self.machine.disk.heal(checks.secondary_path(name))
+        self.machine.disk.heal("/state/journal")
+
+    async def _life(self) -> None:
+        machine = self.machine
+        await machine.start()
+        machine.note(f"started at {machine.controller.sequence}, tail {machine.history.tail}")
+        checks.check_tail(machine, self.power)
+        checks.check_primaries(machine)
+        if not self.faults:
+            checks.check_secondaries(machine, self.cuts)
+        else:
+            self.cuts.promised.clear()
+            checks.check_secondaries(machine, self.cuts)
+        after = checks.states(machine)
+        if self.kept is not None:
+            checks.check_kept(self.kept, after)
+        self.power = False
+        self.kept = after
+        await (self._end() if self._last else self._busy())
+
+    async def _busy(self) -> None:
+        """Clients and the administrator at once."""
+        machine, rng = self.machine, self.rng
+        clients = [asyncio.ensure_future(self._client()) for _ in range(CLIENTS)]
+        for _ in range(rng.randint(4, 25)):
+            self.kept = None  # what the administrator asks for may be done, or not, when the crash comes
+            await self._administrate()
+            self.kept = checks.states(machine)
+        for client in clients:
+            await asyncio.wait_for(client, 200)
+        await self._rest()
+        if rng.random() < 0.3:
+            machine.note("stop")
+            await asyncio.wait_for(machine.controller.stop(), 100)
+        else:
+            machine.disk.die()
+
+    async def _client(self) -> None:
+        for _ in range(self.rng.randint(1, 3)):
+            await SimClient(self.machine, self.rng).run(self.rng.randint(1, 25))
+
+    async def _end(self) -> None:
+        """Bring all to DUPLEX: then all legs are equal."""
+        machine = self.machine
+        self.cuts.promised.clear()
+        await SimClient(machine, self.rng).run(5)
+        await self._rest()
+        names = [name for name, pair in machine.controller.pairs.items() if pair.state != state.SIMPLEX]
+        await machine.controller.resync(names)
+        await asyncio.wait_for(machine.controller.resync_wait(names), 200)
+        await self._rest()
+        for name in names:
+            pair = machine.controller.pairs[name]
+            assert pair.state == state.DUPLEX, f"{name} is {pair.state} ({pair.reason}) after a resync with nothing in its way"
+        checks.check_equal(machine)
+        result = await machine.controller.verify(names)
+        assert result["equal"], result
+        if names:
+            self.cuts.returned(await machine.controller.suspend(names))
+            assert self.cuts.promised, "a suspend with nothing in its way was void"
+            checks.check_secondaries(machine, self.cuts)
+        await asyncio.wait_for(machine.controller.stop(), 100)
+
+    async def _rest(self) -> None:
+        """Until followers are where they want to be and nothing is under way; then everything must be exact."""
+        machine = self.machine
+        controller = machine.controller
+
+        def settled() -> bool:
+            behind = any(
+                pair.mode == "async" and pair.usable and pair.applied < pair.limit(controller.sequence) and pair.state in {state.DUPLEX, state.SUSPENDED}
+                for pair in controller.pairs.values()
+            )
+            return machine.quiet and not behind
+
+        await machine.until(settled, f"rest\n  {checks.describe(machine)}")
+        checks.check_quiet(machine, self.cuts)
+
+    # ------------------------------------------------------------------------------------------------------- the administrator
+
+    async def _administrate(self) -> None:
+        rng, machine = self.rng, self.machine
+        actions: list[Callable[[], Awaitable[None]]] = [
+            self._suspend, self._suspend, self._held_suspend, self._hold, self._resync, self._resync, self._checkpoint, self._reload, self._look, self._look,
+        ]  # fmt: skip
+        if self.faults:
+            actions += [self._trouble, self._trouble, self._cure]
+        action = rng.choice(actions)
+        machine.note(action.__name__[1:])
+        try:
+            await asyncio.wait_for(action(), 150)
+        except TimeoutError:
+            raise AssertionError(f"{action.__name__} did not end in 150 seconds\n  {checks.describe(machine)}") from None
+        except DuplexdError as error:
+            machine.note(f"  {type(error).__name__}: {error}")
+        await asyncio.sleep(rng.choice((0, 0, 0.01, 0.3, 3)))
+
+    def _names(self) -> list[str]:
+        controller, rng = self.machine.controller, self.rng
+        targets = rng.choice((["all"], ["first"], rng.sample(list(controller.pairs), rng.randint(1, len(controller.pairs)))))
+        names = controller.resolve([target for target in targets if target in controller.groups or target in controller.pairs])
+        return [name for name in names if controller.pairs[name].state != state.SIMPLEX]
+
+    async def _suspend(self, lease: str | None = None, names: list[str] | None = None) -> None:
+        names = self._names() if names is None else names
+        result = await self.machine.controller.suspend(names, "tag", lease)
+        self.machine.note(f"  {result['verdict']} {result['cut']} at {result['controllers']} {names}")
+        self.cuts.returned(result)
+
+    async def _held_suspend(self) -> None:
+        names, rng = self._names(), self.rng
+        lease = await self.machine.controller.quiesce(names, rng.choice((0.05, 1.0, 5.0)), "sim")
+        await asyncio.sleep(rng.choice((0, 0.01, 0.2)))
+        await self._suspend(lease.id, names)
+
+    async def _hold(self) -> None:
+        rng, controller = self.rng, self.machine.controller
+        lease = await controller.quiesce(self._names(), rng.choice((0.05, 1.0)), "sim")
+        await asyncio.sleep(rng.choice((0, 0.01, 0.2)))
+        if rng.random() < 0.5:
+            controller.release(lease.id)
+        if rng.random() < 0.3:
+            await controller.holds.quiesce([controller.pairs[name] for name in self._names()], 0.5, "another")
+
+    async def _resync(self) -> None:
+        controller, names = self.machine.controller, self._names()
+        self.cuts.forget(names)
+        begun = {name: controller.pairs[name].applied for name in names if controller.pairs[name].state == state.SUSPENDED}
+        report = await controller.resync(names)
+        self.machine.note(f"  {[(entry['name'], entry['how']) for entry in report['volumes']]}")
+        if self.rng.random() < 0.6:
+            began_at = controller.sequence
+            await controller.resync_wait(names)
+            for name, cut in begun.items():
+                self._check_copied(name, cut, began_at)
+
+    def _check_copied(self, name: str, cut: int, began_at: int) -> None:
+        """No more than changed, in grains, and what was written meanwhile."""
+        machine = self.machine
+        pair = machine.controller.pairs[name]
+        if self.faults or pair.state != state.DUPLEX or any(entry.sequence % 1 for entry in machine.history.entries):
+            return
+        meanwhile = sum(len(entry.data) for entry in machine.history.changed_between(pair.id, began_at - 1, machine.controller.sequence))
+        bound = checks.grains_bytes(machine, name, cut, machine.controller.sequence) + meanwhile
+        assert pair.copied_bytes <= bound, f"{name}: copied {pair.copied_bytes} bytes where {bound} changed since {cut}"
+
+    async def _checkpoint(self) -> None:
+        await self.machine.controller.maintenance.checkpoint()
+
+    async def _look(self) -> None:
+        await asyncio.sleep(0.3)
+        machine = self.machine
+        if machine.quiet and not machine.controller._busy:  # noqa: SLF001
+            checks.check_secondaries(machine, self.cuts)
+
+    async def _reload(self) -> None:
+        machine, rng = self.machine, self.rng
+        simplex = [name for name, config in machine.volumes.items() if config.secondary is None]
+        if simplex and rng.random() < 0.6:
+            name = rng.choice(simplex)
+            old = machine.volumes[name]
+            machine.add_volume(name, old.size, True, old.mode)
+        elif len(machine.volumes) < 6:
+            self._add_volume(f"v{len(machine.volumes)}")
+        self._regroup()
+        before = set(machine.controller.pairs)
+        await machine.controller.reload(machine.config())
+        for name in set(machine.controller.pairs) - before:
+            pair = machine.controller.pairs[name]
+            machine.history.bases.setdefault(pair.id, bytes(pair.size))
+
+    # -------------------------------------------------------------------------------------------------------------- trouble
+
+    async def _trouble(self) -> None:
+        """Something goes wrong with a secondary, or the journal's disk is full."""
+        machine, rng = self.machine, self.rng
+        self.cuts.promised.clear()
+        path = checks.secondary_path(rng.choice(list(machine.volumes)))
+        kind = rng.choice(("full", "tear", "sync", "error", "journal"))
+        machine.note(f"  {kind} {path}")
+        if kind == "full":
+            no_space(machine, path)
+        elif kind == "tear":
+            machine.disk.tear(path, after=rng.randint(0, 5))
+        elif kind == "sync":
+            broken_sync(machine, path)
+        elif kind == "error":
+            machine.disk.fail(path, 5, after=rng.randint(0, 5), operation="write", times=rng.randint(1, 3))
+        else:
+            machine.may_refuse = True
+            no_space(machine, "/state/journal")
+
+    async def _cure(self) -> None:
+        self._heal()
+
+
+def run(seed: int) -> None:
+    """One seed; a failure names it, with the last operations."""
+    scenario = Scenario(seed)
+    try:
+        scenario.run()
+    except (Exception, PowerCut) as error:
+        operations = "\n    ".join(scenario.machine.operations)
+        raise AssertionError(
+            f"seed {seed}: {type(error).__name__}: {error}\n  {checks.describe(scenario.machine)}\n  last operations:\n    {operations}"
+        ) from error

@@ -1,0 +1,57 @@
+"""The named limits, so small that a scenario of a few hundred writes meets them: the ring wraps, batches go to threads, maps are used."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from unittest import mock
+
+import duplexd
+from duplexd.legs.bitmap import ChangeMap
+from duplexd.units import KIB
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+GRAIN_BYTES = 4 * KIB
+JOURNAL_BYTES = 320 * KIB
+
+LIMITS = {
+    "INLINE_BATCH_BYTES_MAX": 24 * KIB,
+    "INLINE_ZERO_BYTES_MAX": 32 * KIB,
+    "BATCH_BYTES_MAX": 40 * KIB,
+    "MARKER_RESERVE_BYTES": 8 * KIB,
+    "RECORD_BYTES_MAX": 12 * KIB,
+    "JOURNAL_SEGMENTS": 5,
+    "SEGMENT_BYTES_MIN": 16 * KIB,
+    "REGION_BYTES_MIN": 32 * KIB,
+    "FOLLOWER_CHUNK_BYTES": 16 * KIB,
+    "COPIED_MARK_BYTES": 48 * KIB,
+    "FOLLOWER_FINAL_BYTES": 8 * KIB,
+    "ASYNC_LAG_BYTES_MAX": 64 * KIB,
+    "PIECE_BYTES_MAX": 16 * KIB,
+}
+
+
+@contextmanager
+def small_limits() -> Iterator[None]:
+    """Change the limits wherever the write path uses them."""
+    modules = [importlib.import_module("duplexd.limits")]
+    for package in ("duplexd", "duplexd.journal", "duplexd.pair"):
+        path = importlib.import_module(package).__path__
+        modules += [importlib.import_module(f"{package}.{info.name}") for info in pkgutil.iter_modules(path) if _in_data_path(package, info.name)]
+    with mock.patch.object(ChangeMap.__init__, "__defaults__", (GRAIN_BYTES, 1 << 20)):
+        patches = [mock.patch.object(module, name, value) for module in modules for name, value in LIMITS.items() if hasattr(module, name)]
+        for patch in patches:
+            patch.start()
+        try:
+            yield
+        finally:
+            for patch in patches:
+                patch.stop()
+
+
+def _in_data_path(package: str, name: str) -> bool:
+    return package != duplexd.__name__ or name in {"batch", "controller", "flusher", "group", "maintenance", "recovery", "verification", "volumes"}

@@ -1,0 +1,23 @@
+"""The journal, pair and recovery code, unchanged, on a disk that forgets: seeded scenarios of several lives each."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sim.scenario import run
+
+SEEDS, CHUNK, LONG_SEEDS, LONG_CHUNK = 200, 10, 5000, 100
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+def test_crashes_lose_nothing_that_was_promised(first: int) -> None:
+    for seed in range(first, first + CHUNK):
+        run(seed)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("first", range(SEEDS, LONG_SEEDS, LONG_CHUNK))
+def test_crashes_lose_nothing_that_was_promised_long(first: int) -> None:
+    for seed in range(first, first + LONG_CHUNK):
+        run(seed)
