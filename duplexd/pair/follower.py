@@ -120,6 +120,7 @@ class Follower:
                     put(self.sink, pair, record, buffer)
                 except SinkError:
                     self._arrive(record.sequence - 1)
+                    self._reader = None  # it is ahead of that: what is left of this piece is read again for the other pairs
                     raise
                 applied_bytes += record.payload_length
                 if record.sequence <= self.counted_until:
