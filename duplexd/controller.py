@@ -400,6 +400,7 @@ class Controller:
             raise
         self.ledger.apply(sequence, time_us, marker)
         self.maintenance.written()
+        self.jobs.written()
         return sequence
 
     async def durable(self, sequence: int) -> None:
