@@ -33,7 +33,11 @@ class Reader:
 
     @property
     def log_position(self) -> int:
-        """Comparable with `Writer.log_position`."""
+        """Comparable with `Writer.log_position`: equal when everything was handed out, whatever space a sealed segment left unused."""
+        if self._sealed:
+            following = self._following()
+            if following is not None:
+                return following.index * following.size + SEGMENT_HEADER_BYTES
         return self._segment.index * self._segment.size + self._position
 
     def _skip_to(self, sequence: int) -> None:
@@ -70,9 +74,14 @@ class Reader:
 
     def _next_segment(self) -> None:
         # The one that was just finished may have been dropped meanwhile: nobody needs it any more.
-        self._segment = next(segment for segment in list(self.ring.live) if segment.index > self._segment.index)
+        following = self._following()
+        assert following is not None
+        self._segment = following
         self._position = SEGMENT_HEADER_BYTES
         self._sealed = False
+
+    def _following(self) -> Segment | None:
+        return next((segment for segment in list(self.ring.live) if segment.index > self._segment.index), None)
 
     def _parse(self, buffer: bytes, until: int) -> list[Record]:
         found: list[Record] = []

@@ -112,6 +112,17 @@ def test_log_position_trails_the_writers_by_what_is_left_to_read() -> None:
     assert lags[-1] == 0
 
 
+def test_nothing_is_left_to_read_behind_a_seal_whatever_the_segment_left_unused() -> None:
+    writer = new_writer(SimDisk())
+    append(writer, [b"x" * 500])
+    while len(writer.ring.live) == 1:
+        append(writer, [b"x" * (writer.segment.size - writer.position) if writer.segment.size - writer.position < 1500 else b"x" * 500])
+    reader = Reader(writer.ring, 1)
+    drain(reader, writer.ring.live[1].first - 1)
+    assert reader.sequence == writer.ring.live[1].first
+    assert reader.log_position == writer.ring.live[1].index * writer.segment.size + SEGMENT_HEADER_BYTES
+
+
 @pytest.mark.parametrize("place", [8, RECORD_HEADER_BYTES + 3])
 def test_damage_is_named_with_file_and_number(place: int) -> None:
     disk = SimDisk()
