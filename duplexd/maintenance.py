@@ -133,8 +133,10 @@ class Maintenance:
         if controller.refusing:
             controller.refuse_queued(controller.refusing)
         elif controller.ring.spares:
-            self._wanted = False
+            self._wanted, before = False, controller.writer.written
             controller.kick()
+            if self._wanted and controller.writer.written == before:
+                self._something.clear()  # too little room still: whoever gives some up will say so; asking again at once would stop them
 
     async def _grow(self) -> bool:
         controller = self._controller
