@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 CONSISTENT, VOID = "consistent", "void"
 UNCOMMITTED = "uncommitted"  # `Pair.staging` of a resync by map before its commit
 WRITE = 1
+ONLY_THE_MAP = 1 << 60  # in `Pair.tracked_bytes`: more than any map could stand for
 
 
 def pack_map(changed: ChangeMap) -> str:
@@ -153,10 +154,12 @@ class Ledger:
             if pair.cut is not None and pair.cut.id == marker["cut"]:
                 pair.cut.verdict = VOID
 
-    def _resync(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
+    def _resync(self, sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
         for pair in self._of(marker["volumes"]):
             self._move(pair, state.RESYNC, state.RESYNCING)
             pair.staging, pair.staged = (UNCOMMITTED if marker["how"] == "map" else ""), 0
+            if marker["how"] == "journal" and pair.changed is None:
+                pair.applied = sequence  # nothing of it changed since its cut
 
     def _abandon(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
         for pair in self._of(marker["volumes"]):
@@ -180,7 +183,7 @@ class Ledger:
         for number, text in marker["volumes"].items():
             pair = self.pairs[int(number)]
             pair.changed = self._merged(pair, unpack_map(text, pair))
-            pair.tracked_bytes += pair.size  # the journal does not have these: only the map will do
+            pair.tracked_bytes += ONLY_THE_MAP  # the journal does not have these
 
     def _merged(self, pair: Pair, more: ChangeMap) -> ChangeMap:
         if pair.changed is not None:

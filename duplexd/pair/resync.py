@@ -7,12 +7,14 @@ killed at any point it leaves what recovery knows how to go on with; see ARCHITE
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import secrets
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from duplexd.errors import DamageError, DuplexdError, WrongStateError
+from duplexd.legs.bitmap import ChangeMap
 from duplexd.limits import ASYNC_LAG_BYTES_MAX, COPIED_MARK_BYTES, FOLLOWER_CHUNK_BYTES, FOLLOWER_FINAL_BYTES
 from duplexd.pair import state
 from duplexd.pair.follower import Follower, SecondarySink, SinkError, copy_run
@@ -147,7 +149,8 @@ class Jobs:
 
     async def resync(self, pairs: list[Pair]) -> dict[str, Any]:
         """Start; says how for each volume. Raises WrongStateError for a volume without secondary, with nothing started."""
-        await self.until(lambda: not any(pair.cut is not None and pair.cut.id in self._controller.holds.unsettled for pair in pairs))
+        unsettled = self._controller.holds.unsettled
+        await self.until(lambda: not any((pair.cut is not None and pair.cut.id in unsettled) or self.trail.takes(pair) for pair in pairs))
         report: list[dict[str, str]] = []
         await self._controller.step(lambda: self._begin(pairs, report))
         return {"job": next(iter(self.running), ""), "volumes": report}
@@ -177,27 +180,29 @@ class Jobs:
             pair.copied_bytes = 0
         torn = [pair for pair in todo if not pair.usable]
         if torn:
-            maps = {str(pair.id): pack_map(pair.changed) for pair in torn if pair.changed is not None}
+            maps = {str(pair.id): pack_map(pair.changed if pair.changed is not None else ChangeMap(pair.size)) for pair in torn}
             self._controller.mark({"m": "copy", "volumes": maps, "reason": state.RESYNCING})
             self._launch(Job(secrets.token_hex(4), COPY, torn, self._controller.writer.written, self._now()))
         if usable:
             job = Job(secrets.token_hex(4), how, usable, self._controller.writer.written, self._now())
             self._controller.mark({"m": "resync", "job": job.id, "how": how, "volumes": [pair.id for pair in usable]})
-            if how == JOURNAL and any(pair.changed is not None for pair in usable):
+            if how == JOURNAL:  # a restart needs the journal from there too, until a checkpoint knows more
                 job.floor = min(pair.applied for pair in usable)
+                maintenance = self._controller.maintenance
+                maintenance.replay_floor = min(maintenance.replay_floor, job.floor)
             self._launch(job)
         if todo:
             self._controller.emit("resync-started", volumes=[pair.name for pair in todo], how=how)
 
     def _how(self, pairs: list[Pair]) -> str:
-        """By journal if it reaches back and copies no more than the map would."""
+        """By journal if it reaches back and copies of no volume more than the map would."""
         changed = [pair for pair in pairs if pair.changed is not None]
         if not changed:
             return JOURNAL
         oldest = self._controller.ring.oldest
-        reaches = 0 < oldest <= min(pair.applied for pair in pairs) + 1
-        by_map = sum(pair.changed.changed_bytes for pair in changed if pair.changed is not None)
-        return JOURNAL if reaches and sum(pair.tracked_bytes for pair in changed) <= by_map else MAP
+        reaches = 0 < oldest <= min(pair.applied for pair in changed) + 1
+        shorter = all(pair.tracked_bytes <= pair.changed.changed_bytes for pair in changed if pair.changed is not None)
+        return JOURNAL if reaches and shorter else MAP
 
     def _launch(self, job: Job) -> None:
         self.running[job.id] = job
@@ -229,6 +234,7 @@ class Jobs:
         """One step along the journal."""
         controller, follower = self._controller, job.follower
         assert follower is not None
+        _in_work(job, job.pairs)
         until = controller.writer.written
         if follower.position < until:
             self.copied_bytes += await controller.work(lambda: follower.step(until, FOLLOWER_CHUNK_BYTES))
@@ -311,15 +317,17 @@ class Jobs:
         assert job.follower is not None
         at = job.floor = job.follower.position
         marker = {"m": "commit", "job": job.id, "at": at, "count": count, "volumes": [pair.id for pair in job.pairs]}
+        job.whole = False  # from here on the journal may say that the secondaries are at `at`
         await controller.durable(await controller.step(lambda: controller.mark(marker)))
-        job.whole = False
         pairs = {pair.id: pair for pair in job.pairs}
         await controller.work(lambda: apply_staging(controller.disk, directory, job.id, pairs, count, SecondarySink()))
         await controller.maintenance.sync_secondaries(job.pairs)
         job.whole = True
         self.copied_bytes += sum(pair.copied_bytes for pair in job.pairs)
-        await controller.step(lambda: controller.mark({"m": "settled", "job": job.id, "volumes": [pair.id for pair in job.pairs]}))
+        _in_work(job, job.pairs)
+        settled = await controller.step(lambda: controller.mark({"m": "settled", "job": job.id, "volumes": [pair.id for pair in job.pairs]}))
         job.follower = Follower(controller.ring, job.pairs, at, SecondarySink())
+        await controller.durable(settled)  # until then a restart needs the staging log
         await controller.work(lambda: remove_staging(controller.disk, directory, set(self.running) - {job.id}))
 
     # ------------------------------------------------------------------------------------------------------------- the end
@@ -344,6 +352,7 @@ class Jobs:
     def _finish(self, job: Job, pairs: list[Pair]) -> bool:
         controller, follower = self._controller, job.follower
         assert follower is not None
+        _in_work(job, pairs)
         follower.reach()
         if follower.lag_bytes(controller.writer.log_position) > FOLLOWER_FINAL_BYTES:
             return False
@@ -383,3 +392,10 @@ class Jobs:
             failed = job.pairs[0]
             self._failed(job, SinkError(failed, 0, cause))
         controller.emit("resync-failed", volumes=[pair.name for pair in job.pairs], error=str(error))
+
+
+def _in_work(job: Job, pairs: list[Pair]) -> None:
+    """Raises SinkError if a pair was suspended behind the job's back, because its secondary could not be synced."""
+    for pair in pairs:
+        if pair.state != state.PENDING:
+            raise SinkError(pair, 0, OSError(errno.EIO, "the secondary could not be synced"))

@@ -68,6 +68,10 @@ class Trail:
             self._follower.pairs.update({pair.id: pair for pair in pairs})
         self.wake()
 
+    def takes(self, pair: Pair) -> bool:
+        """Whether a suspended pair is still on its way to its cut."""
+        return pair.state == state.SUSPENDED and self._follower is not None and pair.id in self._follower.pairs
+
     def wake(self) -> None:
         """There may be something to follow."""
         if self._follower is not None:
