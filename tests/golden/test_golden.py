@@ -1,0 +1,52 @@
+"""What every released version wrote is read by this one; and this one writes what its version number says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from duplexd.journal import checkpoint
+from duplexd.journal.format import VERSION
+from duplexd.pair.ledger import Ledger
+from tests.golden.make import STATE, files, unpack, write
+from tests.golden.read import read
+
+HERE = Path(__file__).parent
+VERSIONS = sorted(path.name for path in HERE.glob("v*"))
+
+
+def expected(version: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((HERE / version / "expected.json").read_text())
+    return found
+
+
+def test_there_are_files_of_every_version() -> None:
+    assert [f"v{number}" for number in range(1, VERSION + 1)] == VERSIONS
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_state_directory_of_every_version_is_read_as_it_was_written(version: str) -> None:
+    found = json.loads(json.dumps(read(unpack(HERE / version / "state.tar.xz"), STATE)))
+    for part, content in expected(version).items():
+        assert found[part] == content, part
+    assert found["verdict"] == "end"
+
+
+def test_the_present_version_is_written_byte_by_byte_as_before() -> None:
+    """If this fails the format has changed: raise its VERSION, read the old one too, and run `python -m tests.golden.make`."""
+    before, now = files(unpack(HERE / f"v{VERSION}" / "state.tar.xz")), files(write())
+    saved = [checkpoint.unpack(content.pop("checkpoint"), "checkpoint") for content in (before, now)]
+    assert saved[0] == saved[1]  # compressed: equal in what it says, not always in its bytes
+    assert list(before) == list(now)
+    assert [name for name in before if before[name] != now[name]] == []
+
+
+def test_every_marker_and_every_kind_is_in_it() -> None:
+    present = expected(f"v{VERSION}")
+    assert {record["kind"] for record in present["records"]} == {"write", "trim", "marker", "seal"}  # the zero lies before the checkpoint
+    text = b"".join(content for name, content in files(unpack(HERE / f"v{VERSION}" / "state.tar.xz")).items() if name.startswith("journal"))
+    assert [name for name in Ledger()._fold if f'{{"m":"{name}"'.encode() not in text] == []
+    assert present["shown"] == list(range(1, present["tail"][0] + 1))
