@@ -1,0 +1,79 @@
+"""A secondary that is new beside a primary with data: PENDING and unusable until it is equal, under load, sparse."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+from typing import TYPE_CHECKING, Any
+
+from tests.support.blocks import Blocks
+from tests.support.commands import call, same_bytes, volumes, wait_state
+from tests.support.daemon import run_duplexctl
+from tests.support.load import Load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.support.daemon import Daemon, DaemonFiles
+
+SIZE = 1 << 30
+DATA_BYTES = 256 << 20
+CLIENT_BYTES = 64 << 20  # the part at the start, empty before, that the client writes
+
+
+def _primary_with_data(path: Path) -> None:
+    """Data in every second MiB behind what the client writes."""
+    piece = os.urandom(1 << 20)
+    with path.open("wb") as file:
+        for number in range(DATA_BYTES >> 20):
+            file.seek(CLIENT_BYTES + (number << 21))
+            file.write(number.to_bytes(8, "little") + piece[8:])
+        file.truncate(SIZE)
+
+
+async def _copying(daemon: Daemon) -> dict[str, Any]:
+    while True:
+        volume = (await volumes(daemon))["data"]
+        assert volume["state"] == "PENDING", "the copy ended before the test looked"
+        if volume["copy"]["total_bytes"]:
+            return volume
+        await asyncio.sleep(0.005)
+
+
+async def test_first_copy(make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]) -> None:
+    files = make_files(volumes={"data": SIZE}, journal_size="64MiB")
+    _primary_with_data(files.primary("data"))
+    daemon = start_daemon(files)
+    volume = await _copying(daemon)
+    assert volume["copy"]["total_bytes"] == DATA_BYTES, "holes are not copied"
+    assert (volume["reason"], volume["secondary"]["usable"]) == ("first copy", False)
+    assert volume["secondary"]["as_of_sequence"] is None
+    assert volume["secondary"]["cut"] is None
+    models, done = {"data": Blocks(CLIENT_BYTES)}, []
+    async with Load(files, models, random.Random(3), pause_s=0.005) as load:
+        suspended = await asyncio.to_thread(run_duplexctl, files, "suspend", "data")
+        shown = await asyncio.to_thread(run_duplexctl, files, "--json", "status", "data")
+        assert suspended.returncode == 5, suspended
+        assert "PENDING" in suspended.stderr
+        told = json.loads(shown.stdout)["volumes"][0]
+        assert told["secondary"]["usable"] == (told["state"] == "DUPLEX")
+        while (volume := (await volumes(daemon))["data"])["state"] == "PENDING":
+            assert not volume["secondary"]["usable"]
+            done.append(volume["copy"]["done_bytes"])
+            await asyncio.sleep(0.01)
+        assert volume["state"] == "DUPLEX"
+        assert volume["secondary"]["usable"]
+        await load.stop()
+    assert done == sorted(done)
+    assert len(set(done)) > 2, f"progress was not seen to rise: {done}"
+    await wait_state(daemon, "DUPLEX")
+    with files.primary("data").open("rb") as file:
+        models["data"].settle(file.read(CLIENT_BYTES), "the part that the client wrote")
+    assert (await call(daemon, "POST", "/v1/verify", {"targets": ["data"]}))["equal"]
+    assert same_bytes(files.primary("data"), files.secondary_of("data"))
+    allocated = files.secondary_of("data").stat().st_blocks * 512
+    assert allocated <= files.primary("data").stat().st_blocks * 512 + (1 << 20), "what was a hole is none on the secondary"
+    assert allocated < SIZE // 2
