@@ -11,6 +11,8 @@ import json
 import os
 import platform
 import shutil
+import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -32,6 +34,7 @@ FREE_BYTES_MIN = 8 * GIB
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run it all; print the tables, write the JSON."""
     options = _options(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended and removed
     seconds = 0.5 if options.quick else options.seconds
     rounds = 1 if options.quick else options.rounds
     directory = Path(tempfile.mkdtemp(prefix="duplexd-bench-", dir=options.directory))
