@@ -38,6 +38,8 @@ from duplexd.provisioning import assign_groups, introduce, open_images
 from duplexd.units import format_size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from duplexd.controller import Controller
     from duplexd.journal.recover import Tail
     from duplexd.pair.pair import Pair
@@ -66,8 +68,9 @@ class Recovery:
         self._controller = controller
         self._directory = str(controller.config.controller.state_dir)
         self._legs: dict[str, tuple[Any, Any, bool, bool]] = {}
-        self._failures: list[tuple[set[Pair], Pair, int, OSError, bool]] = []
+        self._failures: list[tuple[Pair, OSError]] = []
         self._saved: dict[str, Any] = {}
+        self._grow_error: OSError | None = None
         self._unapplied: set[int] = set()  # volumes with records after the checkpoint
 
     async def run(self) -> None:
@@ -83,7 +86,7 @@ class Recovery:
         controller.writer = Writer(controller.ring, tail.sequence, tail.chain)
         controller.flusher = Flusher(controller.writer, controller.journal_workers, controller.clock, controller.fail)
         await workers.run(self._ensure_room)
-        await controller.step(lambda: self._tell_journal(same_boot))
+        await controller.step(lambda: self._tell_journal(same_boot, tail.sequence))
         await controller.durable(controller.writer.written)
         await workers.run(lambda: remove_staging(controller.disk, controller.jobs.staging_directory, set()))
         await controller.maintenance.checkpoint()
@@ -129,7 +132,7 @@ class Recovery:
         segment = min(max(size // JOURNAL_SEGMENTS, SEGMENT_BYTES_MIN), SEGMENT_BYTES_MAX) // 4096 * 4096
         fresh = {
             "controller": secrets.token_bytes(16).hex(), "segment_size": segment, "sequence": 0, "chain": 0, "index": 1,
-            "offset": SEGMENT_HEADER_BYTES, "boot": "", "closed": True, "pairs": [],
+            "offset": SEGMENT_HEADER_BYTES, "boot": self._controller.clock.boot_id(), "closed": True, "pairs": [],
         }  # fmt: skip
         disk.replace_file(path, checkpoint.pack(fresh))
 
@@ -178,11 +181,21 @@ class Recovery:
             count = next(iter(theirs.values())).staged
             try:
                 apply_staging(controller.disk, controller.jobs.staging_directory, job, theirs, count, SecondarySink())
+                self._sync_staged(theirs.values())
             except SinkError as error:
-                self._failures.append((set(theirs.values()), error.pair, error.pair.applied, error.error, True))
+                self._failures += [(pair, error.error) for pair in theirs.values()]
         if self._unapplied:
             self._replay_primaries({pair.id: pair for pair in pairs}, tail.sequence)
         self._replay_secondaries(names, tail.sequence)
+
+    def _sync_staged(self, pairs: Iterable[Pair]) -> None:
+        """What was staged survives a power cut before the journal says that the staging log is done with."""
+        for pair in pairs:
+            assert pair.secondary is not None
+            try:
+                pair.secondary.sync()
+            except OSError as error:
+                raise SinkError(pair, 0, error) from error
 
     def _replay_primaries(self, pairs: dict[int, Pair], tail: int) -> None:
         controller, sink = self._controller, PrimarySink()
@@ -202,25 +215,31 @@ class Recovery:
 
     def _replay_secondaries(self, pairs: list[Pair], tail: int) -> None:
         controller = self._controller
-        failed = {pair for failure in self._failures for pair in failure[0]}
-        todo = [pair for pair in pairs if pair not in failed and self._follows(pair, tail)]
+        failed = {pair for pair, _ in self._failures}
+        self._abandoned(pairs)
+        todo = [pair for pair in pairs if pair not in failed and pair.staging != UNCOMMITTED and self._follows(pair, tail)]
         if not todo:
             return
-        follower = Follower(controller.ring, todo, min(pair.applied for pair in todo), SecondarySink())
-        while follower.position < tail and follower.pairs:
+        self._follow(Follower(controller.ring, todo, min(pair.applied for pair in todo), SecondarySink()), tail)
+
+    def _abandoned(self, pairs: list[Pair]) -> None:
+        """A resync that was not committed leaves its secondaries at their cuts: some may have to be brought there."""
+        for pair in pairs:
+            if pair.staging == UNCOMMITTED and pair.cut is not None and pair.applied < pair.cut.sequence:
+                self._follow(Follower(self._controller.ring, [pair], pair.applied, SecondarySink()), pair.cut.sequence)
+
+    def _follow(self, follower: Follower, until: int) -> None:
+        """To the end, whatever becomes of single secondaries: one that fails may have been further before, so nothing is known of it."""
+        while follower.position < until and follower.pairs:
             try:
-                follower.step(tail, FOLLOWER_CHUNK_BYTES)
+                follower.step(until, FOLLOWER_CHUNK_BYTES)
             except SinkError as error:
-                members = {pair for pair in follower.pairs.values() if pair is error.pair or set(pair.groups) & set(error.pair.groups)}
-                self._failures.append((members, error.pair, follower.position, error.error, error.torn))
-                for pair in members:
-                    follower.pairs.pop(pair.id, None)
-            controller.on_progress(f"secondaries: {follower.position} of {tail}")
+                self._failures.append((error.pair, error.error))
+                del follower.pairs[error.pair.id]
+            self._controller.on_progress(f"secondaries: {follower.position} of {until}")
 
     def _follows(self, pair: Pair, tail: int) -> bool:
-        if pair.state == state.SIMPLEX or pair.staging == UNCOMMITTED:
-            return False
-        if pair.state == state.SUSPENDED and not pair.usable:
+        if pair.state == state.SIMPLEX or (pair.state == state.SUSPENDED and not pair.usable):
             return False
         return pair.applied < pair.limit(tail)
 
@@ -232,14 +251,22 @@ class Recovery:
             self._checkpoint_replayed()
             if not self._make_room(replay_floor(self._saved)):
                 directory = self._controller.ring.directory
+                if self._grow_error is not None:
+                    why = (
+                        f"{directory}: the journal can't get the room that it needs to start: {self._grow_error.strerror}; make space there"
+                    )
+                    raise OSError(self._grow_error.errno, why)
                 raise DamageError(f"{directory}: the journal has no room for recovery; give it a larger journal_size and start again")
 
     def _make_room(self, floor: int) -> bool:
         controller = self._controller
         ring = controller.ring
         while not controller.writer.room(MARKER_RESERVE_BYTES * 2, RECORD_BYTES_MAX):
-            if ring.can_grow():
-                ring.spares.append(ring.grow())
+            if ring.can_grow() and self._grow_error is None:
+                try:
+                    ring.spares.append(ring.grow())
+                except OSError as error:
+                    self._grow_error = error  # what is there already may do
                 continue
             segment = ring.droppable(floor)
             if segment is None:
@@ -252,7 +279,7 @@ class Recovery:
         """The state at the end of the journal, as the replay left it: both legs durable, nothing told to the journal yet."""
         controller = self._controller
         writer, ledger = controller.writer, controller.ledger
-        failed = {pair for failure in self._failures for pair in failure[0]}
+        failed = {pair for pair, _ in self._failures}
         for pair in self._opened():
             pair.primary.sync()
             if pair.secondary is not None:
@@ -265,9 +292,9 @@ class Recovery:
             if pair.staging != UNCOMMITTED and pair not in failed:
                 saved["staging"] = ""  # it was applied, and what followed too
         self._saved = {**self._saved, **position, **state_now}
-        controller.disk.replace_file(f"{self._directory}/checkpoint", checkpoint.pack(self._saved))
+        controller.disk.replace_file(f"{self._directory}/checkpoint", checkpoint.pack(ledger.pack_snapshot(self._saved)))
 
-    def _tell_journal(self, same_boot: bool) -> None:
+    def _tell_journal(self, same_boot: bool, tail: int) -> None:
         controller = self._controller
         known = {pair.name: pair for pair in controller.ledger.pairs.values() if not pair.removed}
         clean = controller.ledger.closed
@@ -275,7 +302,7 @@ class Recovery:
             if name in known:
                 controller.pairs[name] = introduce(controller, name, config, self._legs[name], known[name])
         assign_groups(controller, controller.config)
-        self._tell_failures()
+        self._tell_failures(tail)
         self._tell_interrupted()
         if not same_boot and not clean:
             self._tell_power_cut()
@@ -289,15 +316,16 @@ class Recovery:
         assign_groups(controller, controller.config)
         controller.mark({"m": "open", "boot": controller.clock.boot_id(), "version": 1})
 
-    def _tell_failures(self) -> None:
-        for members, failed, at, error, torn in self._failures:
-            affected = {pair for pair in members if pair.state != state.SIMPLEX}
-            unusable = {failed} if torn else set()
-            missed: dict[Pair, ChangeMap] = {}
-            for pair in affected:
-                missed[pair] = ChangeMap(pair.size)
-                missed[pair].set_all()  # which part it missed is not worth finding out: comparing will tell
-            self._controller.trouble.freeze(affected, failed, at, error, unusable, missed)
+    def _tell_failures(self, tail: int) -> None:
+        """Suspend what failed, unusable; with a DUPLEX pair those of its group, which all stand at the end of the journal."""
+        trouble = self._controller.trouble
+        for failed, error in self._failures:
+            if failed.state == state.SIMPLEX:
+                continue
+            members = trouble.group_of(failed) if failed.state == state.DUPLEX else {failed}
+            everything = ChangeMap(failed.size)
+            everything.set_all()  # which part it missed is not worth finding out: comparing will tell
+            trouble.freeze(members, failed, tail, error, {failed}, {failed: everything})
 
     def _tell_interrupted(self) -> None:
         controller = self._controller
