@@ -51,20 +51,31 @@ class Trouble:
 
     def _secondary_failed(self, batch: Batch, pair: Pair, sequence: int, error: OSError, torn: bool) -> None:
         members = self.group_of(pair)
-        missed = {member: overview.changes_after(member, batch.changes, sequence - 1) for member in members if member.mirrors}
+        missed = {member: overview.changes_after(member, batch.changes, sequence - 1) for member in members}
         self.freeze(members, pair, sequence - 1, error, {pair} if torn else set(), missed)
 
     def freeze(self, members: set[Pair], failed: Pair, at: int, error: OSError, unusable: set[Pair], missed: dict[Pair, Any]) -> None:
-        """Suspend pairs because a secondary failed, all at number `at`; `missed` is what each missed since. Within a step only."""
-        cut_id = self._controller.holds.new_cut_id()
+        """Suspend pairs because a secondary failed, all at number `at`; `missed` is what each missed since. Within a step only.
+
+        A follower may bring together pairs that came from different cuts: those that stand further already stay where they are.
+        """
+        ahead: dict[int, set[Pair]] = {}
         for member in members:
             if member.mirrors:
                 member.applied = at
+            elif member.usable and member not in unusable and member.applied > at:
+                ahead.setdefault(member.applied, set()).add(member)
+        self._freeze_at(members.difference(*ahead.values()), failed, at, error, unusable, missed)
+        for further, standing in ahead.items():
+            self._freeze_at(standing, failed, further, error, set(), missed)
+
+    def _freeze_at(self, members: set[Pair], failed: Pair, at: int, error: OSError, unusable: set[Pair], missed: dict[Pair, Any]) -> None:
+        cut_id = self._controller.holds.new_cut_id()
         self._controller.mark(
             {
                 "m": "fail", "id": cut_id, "at": at, "volumes": sorted(member.id for member in members), "failed": [failed.id],
                 "unusable": sorted(member.id for member in unusable), "error": str(error),
-                "missed": {str(member.id): pack_map(changed) for member, changed in missed.items() if changed.any()},
+                "missed": {str(member.id): pack_map(changed) for member, changed in missed.items() if member in members and changed.any()},
             }
         )  # fmt: skip
         self._controller.emit(

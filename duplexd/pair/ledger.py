@@ -140,8 +140,10 @@ class Ledger:
         verdict = VOID if marker["unusable"] else CONSISTENT
         cut = Cut(marker["id"], marker["at"], time_us, "", verdict)
         for pair in self._of(marker["volumes"]):
+            if pair.cut is not None and pair.state == state.SUSPENDED:
+                pair.cut.verdict = VOID  # a cut that lost a member stands for nothing
             self._move(pair, state.FAIL, state.BY_ERROR if pair.id in marker["failed"] else state.BY_GROUP)
-            pair.cut = cut
+            pair.cut, pair.applied = cut, min(pair.applied, cut.sequence)
             pair.usable = pair.usable and pair.id not in marker["unusable"]
             pair.staging = ""
             if str(pair.id) in marker["missed"]:

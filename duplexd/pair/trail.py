@@ -91,12 +91,12 @@ class Trail:
         while True:
             await self._something.wait()
             self._something.clear()
-            while self._follower is not None and self._follower.position < self._controller.writer.written:
+            while self._follower is not None and self._follower.position < self._controller.performed:
                 await self._step(self._follower)
 
     async def _step(self, follower: Follower) -> None:
         controller = self._controller
-        until = controller.writer.written
+        until = controller.performed
         try:
             await controller.work(lambda: follower.step(until, FOLLOWER_CHUNK_BYTES))
         except SinkError as error:
