@@ -76,6 +76,7 @@ class Controller:
         self.maintenance = Maintenance(self)
         self.trouble = Trouble(self)
         self._busy = False
+        self._before_batch = 0  # the last number when the batch began that runs in a worker
         self._queue: deque[Change] = deque()
         self._steps: deque[Callable[[], None]] = deque()
         self._submitter: Client | None = None
@@ -117,6 +118,14 @@ class Controller:
     def sequence(self) -> int:
         """The number of the last record."""
         return self.writer.written
+
+    @property
+    def performed(self) -> int:
+        """The last number up to which all changes are on the primaries: what lies beyond may be in the journal alone.
+
+        Who copies from a primary must not have followed the journal further, or would put older content over newer.
+        """
+        return self._before_batch if self._busy else self.writer.written
 
     def volume(self, name: str) -> Pair | None:
         """See `Backend`: "" is the first volume."""
@@ -239,7 +248,7 @@ class Controller:
         if heavy:
             for change in changes:
                 change.own()
-            self._busy = True
+            self._busy, self._before_batch = True, self.writer.written
             self.changes_by_threads += len(changes)
             self.journal_workers.submit(
                 lambda: perform(batch, self.writer, self.trouble.group_of), lambda _none, error: self._performed_elsewhere(batch, error)

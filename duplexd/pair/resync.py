@@ -230,17 +230,19 @@ class Jobs:
 
     # --------------------------------------------------------------------------------------------------- following, copying
 
-    async def _follow(self, job: Job) -> None:
-        """One step along the journal."""
+    async def _follow(self, job: Job) -> bool:
+        """One step along the journal, if there is one: never past what the primaries hold, for what is copied from them comes in between."""
         controller, follower = self._controller, job.follower
         assert follower is not None
         _in_work(job, job.pairs)
-        until = controller.writer.written
-        if follower.position < until:
-            self.copied_bytes += await controller.work(lambda: follower.step(until, FOLLOWER_CHUNK_BYTES))
-            job.floor = follower.position
-            controller.maintenance.space_may_be_free()
-            self.moved()
+        until = controller.performed
+        if follower.position >= until:
+            return False
+        self.copied_bytes += await controller.work(lambda: follower.step(until, FOLLOWER_CHUNK_BYTES))
+        job.floor = follower.position
+        controller.maintenance.space_may_be_free()
+        self.moved()
+        return True
 
     async def _copy(self, job: Job) -> None:
         """A first copy, or one of what may differ: straight to the secondary, which is unusable until it is done."""
@@ -302,7 +304,7 @@ class Jobs:
                     pair.copied_bytes += await controller.work(partial(copy_run, sink, pair, *run))
                     pair.copy_done += run[1]
                     await self._follow(job)
-            copied_at = controller.writer.written
+            copied_at = await controller.step(lambda: controller.performed)
             while job.follower.position < copied_at:
                 await self._follow(job)
             await controller.work(sink.finish)
@@ -325,7 +327,9 @@ class Jobs:
         job.whole = True
         self.copied_bytes += sum(pair.copied_bytes for pair in job.pairs)
         _in_work(job, job.pairs)
-        settled = await controller.step(lambda: controller.mark({"m": "settled", "job": job.id, "volumes": [pair.id for pair in job.pairs]}))
+        settled = await controller.step(
+            lambda: controller.mark({"m": "settled", "job": job.id, "volumes": [pair.id for pair in job.pairs]})
+        )
         job.follower = Follower(controller.ring, job.pairs, at, SecondarySink())
         await controller.durable(settled)  # until then a restart needs the staging log
         await controller.work(lambda: remove_staging(controller.disk, directory, set(self.running) - {job.id}))
@@ -342,7 +346,9 @@ class Jobs:
                 lambda: self._finish(job, pairs)
             ):
                 break
-            await self._follow(job)
+            if not await self._follow(job):
+                await controller.step(lambda: None)  # what there is belongs to a batch that is under way
+                await asyncio.sleep(0)
             if job.follower.position >= first_tail:
                 passed = passed or self._now()
                 job.cap = max(ASYNC_LAG_BYTES_MAX / 2 ** ((self._now() - passed) * 2), FOLLOWER_FINAL_BYTES)
