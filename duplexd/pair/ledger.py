@@ -158,10 +158,11 @@ class Ledger:
 
     def _resync(self, sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
         for pair in self._of(marker["volumes"]):
+            standing = pair.applied >= pair.limit(pair.applied)
             self._move(pair, state.RESYNC, state.RESYNCING)
             pair.staging, pair.staged = (UNCOMMITTED if marker["how"] == "map" else ""), 0
-            if marker["how"] == "journal" and pair.changed is None:
-                pair.applied = sequence  # nothing of it changed since its cut
+            if marker["how"] == "journal" and pair.changed is None and standing:
+                pair.applied = sequence  # it stands at its cut, and nothing of it changed since
 
     def _abandon(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
         for pair in self._of(marker["volumes"]):
