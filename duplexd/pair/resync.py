@@ -218,6 +218,7 @@ class Jobs:
                 await self._copy(job)
             else:
                 job.follower = Follower(controller.ring, job.pairs, job.floor, SecondarySink(), controller.writer.written)
+                await controller.durable(controller.writer.written)  # a cut that nobody knows was left must not be left
             if job.pairs:
                 await self._catch_up(job, list(job.pairs))
         except SinkError as error:
@@ -234,7 +235,7 @@ class Jobs:
         """One step along the journal, if there is one: never past what the primaries hold, for what is copied from them comes in between."""
         controller, follower = self._controller, job.follower
         assert follower is not None
-        _in_work(job, job.pairs)
+        _in_work(job.pairs)
         until = controller.performed
         if follower.position >= until:
             return False
@@ -326,7 +327,7 @@ class Jobs:
         await controller.maintenance.sync_secondaries(job.pairs)
         job.whole = True
         self.copied_bytes += sum(pair.copied_bytes for pair in job.pairs)
-        _in_work(job, job.pairs)
+        _in_work(job.pairs)
         settled = await controller.step(
             lambda: controller.mark({"m": "settled", "job": job.id, "volumes": [pair.id for pair in job.pairs]})
         )
@@ -358,7 +359,7 @@ class Jobs:
     def _finish(self, job: Job, pairs: list[Pair]) -> bool:
         controller, follower = self._controller, job.follower
         assert follower is not None
-        _in_work(job, pairs)
+        _in_work(pairs)
         follower.reach()
         if follower.lag_bytes(controller.writer.log_position) > FOLLOWER_FINAL_BYTES:
             return False
@@ -400,7 +401,7 @@ class Jobs:
         controller.emit("resync-failed", volumes=[pair.name for pair in job.pairs], error=str(error))
 
 
-def _in_work(job: Job, pairs: list[Pair]) -> None:
+def _in_work(pairs: list[Pair]) -> None:
     """Raises SinkError if a pair was suspended behind the job's back, because its secondary could not be synced."""
     for pair in pairs:
         if pair.state != state.PENDING:
