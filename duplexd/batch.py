@@ -38,13 +38,14 @@ class SecondaryFailure:
 class Batch:
     """What one step of the write path does, and what came of it."""
 
-    __slots__ = ("changes", "failures", "primary_errors", "regions", "regions_sequence", "time_us")
+    __slots__ = ("changes", "failures", "journaled", "primary_errors", "regions", "regions_sequence", "time_us")
 
     def __init__(self, changes: list[Change], regions: dict[int, list[int]], time_us: int) -> None:
         self.changes = changes
         self.regions = regions  # new dirty regions, by volume number: durable before any leg is touched
         self.regions_sequence = 0
         self.time_us = time_us
+        self.journaled = False  # it has its place in the journal: an error after that is not that it was refused
         self.failures: list[SecondaryFailure] = []
         self.primary_errors: list[tuple[Change, OSError]] = []
 
@@ -89,6 +90,7 @@ def _journal(batch: Batch, writer: Writer) -> None:
         flags = FLAG_ALLOCATE if change.allocate else 0
         change.sequence = append(change.kind, change.volume.id, change.offset, change.length, change.data, flags, time_us)  # type: ignore[attr-defined]
     writer.write()
+    batch.journaled = True
     if batch.regions:
         writer.sync_now()
 

@@ -211,13 +211,14 @@ class Controller:
     def _pump(self) -> None:
         while self._queue and not self._busy and not self.jobs.behind():
             taken = [self._queue.popleft()]
-            size, limit = record_bytes(taken), self._batch_bytes_max()
+            size, limit = record_bytes(taken), self.batch_bytes_max()
             while self._queue and (size := size + record_bytes([self._queue[0]])) <= limit:
                 taken.append(self._queue.popleft())
             if not self._start(taken):
                 return
 
-    def _batch_bytes_max(self) -> int:
+    def batch_bytes_max(self) -> int:
+        """What a batch takes in the journal at most."""
         return min(BATCH_BYTES_MAX, self.writer.segment.size // 2)
 
     def kick(self) -> None:
@@ -236,7 +237,7 @@ class Controller:
             for change in changes:
                 change.own()
             changes = [part for change in changes for part in parts(change)]
-        too_big = len(changes) > 1 and size > self._batch_bytes_max()
+        too_big = len(changes) > 1 and size > self.batch_bytes_max()
         if too_big or not self.writer.room(size + MARKER_RESERVE_BYTES, RECORD_BYTES_MAX):
             return self._postpone(changes, too_big)
         heavy, regions = size > INLINE_BATCH_BYTES_MAX, self._mark_regions(changes)
@@ -295,7 +296,7 @@ class Controller:
     def _without_trims(self, changes: list[Change]) -> list[Change]:
         """Trims that can't do the same to both legs do nothing: content after a trim is undefined, but equal."""
         ignored = [change for change in changes if change.kind == TRIM and not change.volume.can_trim]  # type: ignore[attr-defined]
-        self._answer(ignored)
+        self._acknowledge(ignored)
         return [change for change in changes if change not in ignored]
 
     def _performed_elsewhere(self, batch: Batch, error: BaseException | None) -> None:
@@ -310,7 +311,9 @@ class Controller:
         """The batch is in the journal and on the legs, or, with an error, nowhere. `_busy` ends here."""
         self._busy = False
         if error is not None:
-            self.trouble.journal_refused(error)
+            for number, regions in batch.regions.items():
+                self.ledger.pairs[number].touched.difference_update(regions)  # not marked: the next change there has to
+            self.trouble.journal_refused(error, final=batch.journaled)
             self._refuse(batch.changes, error.errno or errno.EIO)
             return
         if batch.regions:
@@ -400,7 +403,10 @@ class Controller:
 
     def mark(self, marker: dict[str, Any]) -> int:
         """Write a marker and fold it: within a step only. Returns its number. Raises OSError if the journal does not take it."""
+        if self.failed:
+            raise OSError(errno.EIO, self.failed)
         time_us = int(self.clock.wall() * 1e6)
+        self.ledger.check(marker)
         try:
             sequence = self.writer.append_marker(marker, time_us)
             self.writer.write()
@@ -425,6 +431,7 @@ class Controller:
         """Take no change any more: reads go on, changes and flushes get EIO. Only a restart, which recovers, ends this."""
         if not self.failed:
             self.failed = why
+            self.flusher.dead = True  # what a sync lost, the next one would not tell
             self.emit("controller-failed", error=why)
         queued, self._queue = list(self._queue), deque()
         self._refuse(queued, errno.EIO)

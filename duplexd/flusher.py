@@ -54,7 +54,7 @@ class Flusher:
             if error is not None:
                 self.dead = True
                 self._failed(f"the journal could not be synced: {error}")
-            else:
+            elif not self.dead:
                 self._writer.end_sync(sequence, index)
             self._wake()
 

@@ -28,7 +28,7 @@ from __future__ import annotations
 from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, Any
 
-from duplexd.errors import DamageError
+from duplexd.errors import DamageError, WrongStateError
 from duplexd.legs.bitmap import ChangeMap
 from duplexd.pair import state
 from duplexd.pair.pair import Cut, Pair
@@ -40,6 +40,12 @@ CONSISTENT, VOID = "consistent", "void"
 UNCOMMITTED = "uncommitted"  # `Pair.staging` of a resync by map before its commit
 WRITE = 1
 ONLY_THE_MAP = 1 << 60  # in `Pair.tracked_bytes`: more than any map could stand for
+
+# Markers that move pairs, and how
+_EVENTS = {
+    "attach": state.ATTACH, "copy": state.COPY, "cut": state.SUSPEND, "fail": state.FAIL, "resync": state.RESYNC, "abandon": state.ABANDON,
+    "equal": state.EQUAL, "detach": state.DETACH,
+}  # fmt: skip
 
 
 def pack_map(changed: ChangeMap) -> str:
@@ -78,6 +84,15 @@ class Ledger:
             self._fold[marker["m"]](sequence, time_us, marker)
         except (KeyError, ValueError, TypeError) as error:
             raise DamageError(f"journal record {sequence}: the marker {marker!r} makes no sense here ({error!r})") from error
+
+    def check(self, marker: dict[str, Any]) -> None:
+        """Before a marker is written: raises WrongStateError if it does not fit the states. What is in the journal stays there."""
+        event = _EVENTS.get(marker["m"])
+        if event is None:
+            return
+        for pair in self._of(marker["volumes"]):
+            if state.after(pair.state, event) is None:
+                raise WrongStateError(f"{pair.name} is {pair.state}: {event} is not possible")
 
     def track(self, pair: Pair, kind: int, offset: int, length: int) -> None:
         """Note a change that the secondary does not get."""
