@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from duplexd.errors import DuplexdError
 from duplexd.journal import checkpoint
 from duplexd.legs.bitmap import ChangeMap
-from duplexd.limits import CHECKPOINT_INTERVAL_S, SPARE_SEGMENTS, SYNC_INTERVAL_S
+from duplexd.limits import CHECKPOINT_INTERVAL_S, MARKER_RESERVE_BYTES, RECORD_BYTES_MAX, SPARE_SEGMENTS, SYNC_INTERVAL_S
 from duplexd.pair import state
 from duplexd.pair.ledger import UNCOMMITTED
 
@@ -117,26 +117,38 @@ class Maintenance:
             if tried_checkpoint or controller.writer.written == self._checkpoint_sequence:
                 break
             tried_checkpoint = True
-            await self.checkpoint()
+            try:
+                await self.checkpoint()
+            except OSError as error:  # whoever waits for room has to be told, also of this
+                self._grow_error = error
+                controller.emit("checkpoint-failed", error=str(error))
+                break
         self._judge_space()
 
     def _judge_space(self) -> None:
+        """Let batches that wait for room have it; if there is none, and nobody will give any up, changes are refused until there is."""
         controller = self._controller
-        pinned = controller.jobs.floor() < min(controller.writer.written, self.replay_floor + 1)
-        stuck = self._wanted and not controller.ring.spares and not pinned
         was = controller.refusing
+        if self._wanted and not was:
+            self._let_go_on()
+        pinned = controller.jobs.floor() < min(controller.writer.written, self.replay_floor + 1)
+        room = controller.writer.room(controller.batch_bytes_max() + MARKER_RESERVE_BYTES, RECORD_BYTES_MAX)
+        stuck = (self._wanted or was) and not room and not pinned
         controller.refusing = (self._grow_error.errno or errno.ENOSPC) if stuck and self._grow_error is not None else 0
         if controller.refusing and not was:
             controller.emit("journal-full", error=str(self._grow_error))
         elif was and not controller.refusing:
             controller.emit("journal-has-room")
+            self._let_go_on()
         if controller.refusing:
             controller.refuse_queued(controller.refusing)
-        elif controller.ring.spares:
-            self._wanted, before = False, controller.writer.written
-            controller.kick()
-            if self._wanted and controller.writer.written == before:
-                self._something.clear()  # too little room still: whoever gives some up will say so; asking again at once would stop them
+
+    def _let_go_on(self) -> None:
+        controller = self._controller
+        self._wanted, before = False, controller.writer.written
+        controller.kick()
+        if self._wanted and controller.writer.written == before:
+            self._something.clear()  # too little room still: whoever gives some up will say so; asking again at once would stop them
 
     async def _grow(self) -> bool:
         controller = self._controller
