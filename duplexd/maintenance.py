@@ -15,6 +15,8 @@ from duplexd.pair import state
 from duplexd.pair.ledger import UNCOMMITTED
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from duplexd.controller import Controller
     from duplexd.pair.pair import Pair
 
@@ -177,6 +179,9 @@ class Maintenance:
 
     async def checkpoint(self) -> None:
         """Make both legs durable up to now, and say so in the checkpoint file. Raises OSError, DuplexdError: the old one stays valid."""
+        await to_its_end(self._checkpoint())
+
+    async def _checkpoint(self) -> None:
         controller = self._controller
         async with self.copying, self._syncing:
             saved, primaries, secondaries = await controller.step(self._snapshot)
@@ -218,6 +223,9 @@ class Maintenance:
 
     async def sync_secondaries(self, pairs: list[Pair]) -> None:
         """Make these secondaries durable. One that fails is suspended, its cut void."""
+        await to_its_end(self._sync_secondaries(pairs))
+
+    async def _sync_secondaries(self, pairs: list[Pair]) -> None:
         async with self._syncing:
             dirty = [pair for pair in pairs if pair.secondary_dirty and pair.secondary is not None]
             for pair in dirty:
@@ -236,6 +244,18 @@ class Maintenance:
             lost = ChangeMap(pair.size)
             lost.set_all()  # nobody knows what did not get to the disk
             controller.trouble.freeze(members, pair, at, error, {pair}, {pair: lost})
+
+
+async def to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Do `work` to its end even if the caller is cancelled: legs count as clean from the moment their sync is planned."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # nobody is left to be told
+        raise
 
 
 def replay_floor(saved: dict[str, Any]) -> int:

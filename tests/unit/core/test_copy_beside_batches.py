@@ -7,7 +7,6 @@ import os
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-
 from duplexd import config, provisioning
 from duplexd.controller import Controller
 from duplexd.io.clock import RealClock
@@ -50,7 +49,7 @@ def test_a_copy_does_not_put_older_content_over_what_was_followed(tmp_path: Path
 
     def gated(disk: Any, path: str, size: int) -> tuple[Any, bool]:
         leg, created = open_leg(disk, path, size)
-        return (FaultLeg(leg, slow) if path.endswith("primary.img") else leg), created  # type: ignore[arg-type]
+        return (FaultLeg(leg, slow) if path.endswith("primary.img") else leg), created
 
     monkeypatch.setattr(provisioning, "open_leg", gated)
     (tmp_path / "primary.img").write_bytes(os.urandom(SIZE))
