@@ -46,7 +46,7 @@ class Sink(Protocol):
 
 
 class SecondarySink:
-    """The secondaries themselves."""
+    """The secondaries themselves. They are dirty only once something was written, or tried: a sync that runs meanwhile may not cover it."""
 
     moves_secondary = True
 
@@ -57,14 +57,18 @@ class SecondarySink:
             pair.secondary.reserve(offset, len(data))
         except OSError as error:
             raise UntouchedError(*error.args) from error
-        pair.secondary_dirty = True
-        pair.secondary.write(offset, data)
+        try:
+            pair.secondary.write(offset, data)
+        finally:
+            pair.secondary_dirty = True
 
     def zero(self, pair: Pair, offset: int, length: int, allocate: bool) -> None:
         """See `Sink`."""
         assert pair.secondary is not None
-        pair.secondary_dirty = True
-        pair.secondary.zero(offset, length, allocate)
+        try:
+            pair.secondary.zero(offset, length, allocate)
+        finally:
+            pair.secondary_dirty = True
 
 
 def put(sink: Sink, pair: Pair, record: Record, buffer: bytes) -> None:
