@@ -103,26 +103,30 @@ def _apply(leg: Any, change: Change) -> None:
 
 
 def _heal(pair: Any, change: Change) -> bool:
-    """Take what a failed change left on the secondary back to what the primary still has; True if the secondary is as before."""
+    """Take what a failed change left on the secondary back to what the primary still has; True if the secondary is as before, durably."""
+    healed = False
     try:
         for offset in range(change.offset, change.offset + change.length, RECORD_BYTES_MAX):
             length = min(RECORD_BYTES_MAX, change.offset + change.length - offset)
-            _heal_piece(pair, offset, length)
+            healed |= _heal_piece(pair, offset, length)
+        if healed:
+            pair.secondary.sync()
     except OSError:
         return False
     return True
 
 
-def _heal_piece(pair: Any, offset: int, length: int) -> None:
+def _heal_piece(pair: Any, offset: int, length: int) -> bool:
     before, now = bytearray(length), bytearray(length)
     pair.primary.read_into(offset, memoryview(before))
     pair.secondary.read_into(offset, memoryview(now))
     if before == now:
-        return
+        return False
     for at in range(0, length, _BLOCK_BYTES):
         piece = before[at : at + _BLOCK_BYTES]
         if piece != now[at : at + _BLOCK_BYTES]:
             pair.secondary.write(offset + at, piece)
+    return True
 
 
 class Joined:

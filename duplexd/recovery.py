@@ -298,6 +298,8 @@ class Recovery:
         controller = self._controller
         known = {pair.name: pair for pair in controller.ledger.pairs.values() if not pair.removed}
         clean = controller.ledger.closed
+        for pair in known.values():  # what a killed daemon wrote may not be on the disk yet, replayed or not
+            pair.primary_dirty, pair.secondary_dirty = True, pair.name in self._legs and self._legs[pair.name][1] is not None
         for name, config in controller.config.volumes.items():
             if name in known:
                 controller.pairs[name] = introduce(controller, name, config, self._legs[name], known[name])
