@@ -251,8 +251,14 @@ class Jobs:
         for pair in list(job.pairs):
             pair.copy_total = pair.changed.changed_bytes if pair.changed is not None else 0
             pair.copy_done = 0
-            unmarked: list[tuple[int, int]] = []
-            while pair.changed is not None and (run := pair.changed.next_run(0, FOLLOWER_CHUNK_BYTES)) is not None:
+            if pair.changed is not None:
+                await self._copy_changed(job, pair, pair.changed)
+            await self._catch_up(job, [pair])
+
+    async def _copy_changed(self, job: Job, pair: Pair, changed: ChangeMap) -> None:
+        unmarked: list[tuple[int, int]] = []
+        try:
+            while (run := changed.next_run(0, FOLLOWER_CHUNK_BYTES)) is not None:
                 async with self._controller.maintenance.copying:
                     await self._copy_one(job, pair, *run)
                 unmarked.append(run)
@@ -261,7 +267,10 @@ class Jobs:
                     unmarked = []
                 await self._follow(job)
             await self._mark_copied(pair, unmarked)
-            await self._catch_up(job, [pair])
+        except BaseException:
+            for offset, length in unmarked:  # not known to be durable
+                changed.set(offset, length)
+            raise
 
     async def _copy_one(self, job: Job, pair: Pair, offset: int, length: int) -> None:
         controller = self._controller
@@ -285,8 +294,15 @@ class Jobs:
             try:
                 await self._controller.work(pair.secondary.sync)
             except OSError as error:
+                if pair.changed is not None:
+                    pair.changed.set_all()  # nobody knows what did not get to the disk
                 raise SinkError(pair, 0, error) from error
-            await self._controller.step(lambda: self._controller.mark({"m": "copied", "id": pair.id, "runs": runs}))
+
+            def mark() -> None:
+                _in_work([pair])
+                self._controller.mark({"m": "copied", "id": pair.id, "runs": runs})
+
+            await self._controller.step(mark)
             self._controller.emit("copied", volume=pair.name, done_bytes=pair.copy_done, total_bytes=pair.copy_total)
 
     async def _stage(self, job: Job) -> None:
@@ -386,6 +402,9 @@ class Jobs:
         missed = {}
         if job.how == COPY:
             missed = backlog(controller.ring, job.pairs, at, controller.writer.written)
+            for pair, changed in missed.items():
+                if pair.changed is not None:
+                    changed.merge(pair.changed)
         controller.trouble.freeze(set(job.pairs), error.pair, at, error.error, unusable, missed)
 
     def _ended_early(self, job: Job, error: Exception) -> None:
