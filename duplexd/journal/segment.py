@@ -109,9 +109,10 @@ class Ring:
 
     def find(self, sequence: int) -> Segment | None:
         """The live segment that holds, or would hold, record `sequence`; None if the journal does not reach back that far."""
-        firsts = [segment.first for segment in self.live if segment.first]
+        live = list(self.live)  # a worker may ask while the loop drops the oldest: one list has to serve for both looks
+        firsts = [segment.first for segment in live if segment.first]
         place = bisect_right(firsts, sequence) - 1
-        return self.live[place] if place >= 0 else None
+        return live[place] if place >= 0 else None
 
     def open_existing(self) -> None:
         """Find the segments on disk. Raises DamageError for a file that is not a segment of this controller."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from typing import TYPE_CHECKING
 
+from duplexd.errors import DamageError
 from duplexd.journal.format import TRIM, WRITE, ZERO
 from duplexd.journal.reader import Reader
 from duplexd.legs.bitmap import ChangeMap
@@ -20,18 +22,22 @@ if TYPE_CHECKING:
     from duplexd.pair.pair import Pair
 
 _NOTHING = 1 << 62
+UNREADABLE = (DamageError, LookupError, OSError)  # what the journal may answer to a follower
 
 
 def backlog(ring: Ring, pairs: Iterable[Pair], position: int, until: int) -> dict[Pair, ChangeMap]:
-    """What records after number `position`, up to `until`, change of each pair."""
+    """What records after number `position`, up to `until`, change of each pair. If they can't be read, it may be anything."""
     changed = {pair.id: (pair, ChangeMap(pair.size)) for pair in pairs}
-    if position < until:
-        reader = Reader(ring, position + 1)
-        while reader.sequence <= until:
+    try:
+        reader = Reader(ring, position + 1) if position < until else None
+        while reader is not None and reader.sequence <= until:
             _, records = reader.read(until, FOLLOWER_CHUNK_BYTES)
             for record in records:
                 if record.volume in changed and record.kind in (WRITE, ZERO, TRIM):
                     changed[record.volume][1].set(record.offset, record.length)
+    except UNREADABLE:
+        for _, everything in changed.values():
+            everything.set_all()
     return dict(changed.values())
 
 
@@ -102,6 +108,9 @@ class Trail:
         except SinkError as error:
             failure = error
             await controller.step(lambda: self._failed(follower, failure))
+        except UNREADABLE as error:
+            why = error if isinstance(error, OSError) else OSError(errno.EIO, str(error))
+            await controller.step(lambda: self._lost_its_way(follower, why))
         self._let_go(follower)
         controller.maintenance.space_may_be_free()
         self._moved()
@@ -124,3 +133,12 @@ class Trail:
         controller.trouble.freeze(members, error.pair, follower.position, error.error, {error.pair} if error.torn else set(), missed)
         for pair in members:
             follower.pairs.pop(pair.id, None)
+
+    def _lost_its_way(self, follower: Follower, error: OSError) -> None:
+        """The journal can't be read any further: the secondaries stand where they are, or changes would wait for them for ever."""
+        controller, members = self._controller, set(follower.pairs.values())
+        if not members:
+            return
+        missed = backlog(controller.ring, members, follower.position, controller.writer.written)
+        controller.trouble.freeze(members, min(members, key=lambda pair: pair.id), follower.position, error, set(), missed)
+        follower.pairs.clear()
