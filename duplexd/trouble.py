@@ -71,13 +71,16 @@ class Trouble:
 
     def _freeze_at(self, members: set[Pair], failed: Pair, at: int, error: OSError, unusable: set[Pair], missed: dict[Pair, Any]) -> None:
         cut_id = self._controller.holds.new_cut_id()
-        self._controller.mark(
-            {
-                "m": "fail", "id": cut_id, "at": at, "volumes": sorted(member.id for member in members), "failed": [failed.id],
-                "unusable": sorted(member.id for member in unusable), "error": str(error),
-                "missed": {str(member.id): pack_map(changed) for member, changed in missed.items() if member in members and changed.any()},
-            }
-        )  # fmt: skip
+        marker = {
+            "m": "fail", "id": cut_id, "at": at, "volumes": sorted(member.id for member in members), "failed": [failed.id],
+            "unusable": sorted(member.id for member in unusable), "error": str(error),
+            "missed": {str(member.id): pack_map(changed) for member, changed in missed.items() if member in members and changed.any()},
+        }  # fmt: skip
+        try:
+            self._controller.mark(marker)
+        except OSError as refused:  # a secondary that may not go on, and can't be said to stand still
+            self.journal_refused(refused, final=True)
+            raise
         self._controller.emit(
             "suspended", volumes=[member.name for member in members], reason=state.BY_ERROR, cut=cut_id, failed=failed.name,
             error=error.strerror or str(error), path=getattr(failed.secondary, "path", ""), at=at,
