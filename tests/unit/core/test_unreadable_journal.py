@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 
-from duplexd.journal.reader import Reader
 from duplexd.pair import state
 from tests.unit.core.cores import running
 
@@ -33,24 +32,3 @@ def test_its_pairs_stand_still_and_nothing_waits_for_them() -> None:
             await core.until(core.equal)
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
-
-
-def test_a_reader_is_not_led_astray_by_a_segment_that_goes_meanwhile() -> None:
-    """`find` looks at one list: the ring may lose its oldest segment at any moment."""
-
-    async def scenario() -> None:
-        async with running() as core:
-            ring = core.controller.ring
-
-            class Shrinking(list):  # type: ignore[type-arg]
-                def __getitem__(self, place: object) -> object:
-                    raise AssertionError("looked at twice")
-
-            ring.live, kept = Shrinking(ring.live), ring.live
-            try:
-                reader = Reader(ring, 1)
-            finally:
-                ring.live = kept
-            assert reader.sequence == 1
-
-    asyncio.run(scenario())
