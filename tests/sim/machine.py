@@ -103,10 +103,12 @@ class Machine:
         """End every task; whatever they still try meets a dead disk."""
         was_dead, self.disk.dead, self.disk.on_dead = self.disk.dead, True, None
         loop.set_task_factory(None)
-        for task in tasks:
-            task.cancel()
         loop.limit(TURNS_MAX)
-        loop.run_until_complete(_all(tasks))
+        while tasks:  # what one that is cancelled begins is cancelled too
+            for task in tasks:
+                task.cancel()
+            loop.run_until_complete(_turns(3))
+            tasks = {task for task in asyncio.all_tasks(loop) if not task.done()}
         loop.close()
         self.disk.dead = was_dead
 
@@ -150,8 +152,9 @@ class Machine:
             assert entry.data == payload[entry.offset - change.offset :]
 
 
-async def _all(tasks: set[asyncio.Task[object]]) -> None:
-    await asyncio.gather(*tasks, return_exceptions=True)
+async def _turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
 
 
 def _check_tasks(loop: SimLoop, tasks: set[asyncio.Task[object]]) -> None:

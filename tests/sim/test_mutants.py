@@ -1,0 +1,183 @@
+"""The scenarios can fail: each of these mistakes in the code under test is found by one of a few seeds."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import pytest
+
+from duplexd import batch, recovery
+from duplexd.controller import Controller
+from duplexd.flusher import Flusher
+from duplexd.group import Holds
+from duplexd.journal.writer import Writer
+from duplexd.maintenance import Maintenance
+from duplexd.pair import resync
+from duplexd.pair.follower import Follower
+from duplexd.pair.ledger import Ledger
+from duplexd.pair.resync import Jobs
+from tests.sim.scenario import run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SEEDS_MAX = 150
+
+
+def secondaries_are_not_replayed(patch: Callable[..., None]) -> None:
+    patch(recovery.Recovery, "_replay_secondaries", lambda _self, _pairs, _tail: None)
+
+
+def primaries_are_not_replayed(patch: Callable[..., None]) -> None:
+    patch(recovery.Recovery, "_replay_primaries", lambda _self, _pairs, _tail: None)
+
+
+def legs_are_written_before_the_journal(patch: Callable[..., None]) -> None:
+    journal, apply = batch._journal, batch._apply  # noqa: SLF001
+
+    def first_the_legs(this: Any, writer: Writer) -> None:
+        for change in this.changes:
+            apply(change.volume.primary, change)
+        journal(this, writer)
+
+    patch(batch, "_journal", first_the_legs)
+
+
+def flushes_are_acknowledged_without_a_sync(patch: Callable[..., None]) -> None:
+    patch(Flusher, "wait", lambda _self, _sequence, done: done(0))
+
+
+def the_journal_is_never_synced(patch: Callable[..., None]) -> None:
+    patch(Writer, "begin_sync", lambda self: ([], self.written, self.segment.index))
+
+
+def regions_are_not_made_durable(patch: Callable[..., None]) -> None:
+    patch(Writer, "sync_now", lambda _self: None)
+
+
+def regions_are_not_marked(patch: Callable[..., None]) -> None:
+    mark = Controller._mark_regions  # noqa: SLF001
+
+    def forget(self: Controller, changes: Any) -> dict[int, list[int]]:
+        mark(self, changes)
+        return {}
+
+    patch(Controller, "_mark_regions", forget)
+
+
+def a_power_cut_is_not_noticed(patch: Callable[..., None]) -> None:
+    patch(recovery.Recovery, "_tell_power_cut", lambda _self: None)
+
+
+def a_cut_waits_for_nothing_and_lets_a_batch_in_between(patch: Callable[..., None]) -> None:
+    cut = Holds._cut  # noqa: SLF001
+
+    def late(self: Holds, pairs: Any, *rest: Any) -> Any:
+        result = cut(self, pairs, *rest)
+        for pair in pairs:
+            pair.mirrors = pair.mode == "sync" and pair.secondary is not None
+        return result
+
+    patch(Holds, "_cut", late)
+
+
+def what_is_staged_is_applied_before_its_commit(patch: Callable[..., None]) -> None:
+    commit = Jobs._commit  # noqa: SLF001
+
+    async def early(self: Jobs, job: Any, count: int) -> None:
+        controller = self._controller  # noqa: SLF001
+        pairs = {pair.id: pair for pair in job.pairs}
+        await controller.work(
+            lambda: resync.apply_staging(controller.disk, self.staging_directory, job.id, pairs, count, resync.SecondarySink())
+        )
+        await commit(self, job, count)
+
+    patch(Jobs, "_commit", early)
+
+
+def changes_of_suspended_pairs_are_not_tracked(patch: Callable[..., None]) -> None:
+    patch(Ledger, "track", lambda _self, _pair, _kind, _offset, _length: None)
+
+
+def secondaries_are_not_synced(patch: Callable[..., None]) -> None:
+    async def nothing(_self: Maintenance, _pairs: Any) -> None:
+        """As if they were clean."""
+
+    patch(Maintenance, "sync_secondaries", nothing)
+    patch(Maintenance, "_snapshot", _snapshot_without_secondaries(Maintenance._snapshot))  # noqa: SLF001
+
+
+def _snapshot_without_secondaries(snapshot: Callable[[Maintenance], Any]) -> Callable[[Maintenance], Any]:
+    def partial(self: Maintenance) -> Any:
+        saved, primaries, _secondaries = snapshot(self)
+        return saved, primaries, []
+
+    return partial
+
+
+def segments_are_dropped_while_somebody_needs_them(patch: Callable[..., None]) -> None:
+    patch(Jobs, "floor", lambda _self: 1 << 62)
+    patch(recovery, "replay_floor", lambda saved: saved["sequence"])
+    patch("duplexd.maintenance.replay_floor", lambda saved: saved["sequence"])
+
+
+def a_follower_that_met_an_error_skips(patch: Callable[..., None]) -> None:
+    step = Follower.step
+
+    def careless(self: Follower, until: int, size_bytes: int) -> int:
+        reader = self._reader  # noqa: SLF001
+        try:
+            return step(self, until, size_bytes)
+        except resync.SinkError:
+            self._reader = reader  # noqa: SLF001
+            raise
+
+    patch(Follower, "step", careless)
+
+
+def the_staging_log_goes_before_it_is_settled(patch: Callable[..., None]) -> None:
+    durable = Controller.durable
+
+    async def impatient(self: Controller, sequence: int) -> None:
+        if not any(job.how == resync.MAP and job.whole for job in self.jobs.running.values()):
+            await durable(self, sequence)
+
+    patch(Controller, "durable", impatient)
+
+
+MUTANTS = [
+    secondaries_are_not_replayed,
+    primaries_are_not_replayed,
+    legs_are_written_before_the_journal,
+    flushes_are_acknowledged_without_a_sync,
+    the_journal_is_never_synced,
+    regions_are_not_made_durable,
+    regions_are_not_marked,
+    a_power_cut_is_not_noticed,
+    a_cut_waits_for_nothing_and_lets_a_batch_in_between,
+    what_is_staged_is_applied_before_its_commit,
+    changes_of_suspended_pairs_are_not_tracked,
+    secondaries_are_not_synced,
+    segments_are_dropped_while_somebody_needs_them,
+    a_follower_that_met_an_error_skips,
+    the_staging_log_goes_before_it_is_settled,
+]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+def test_the_mistake_is_found(mutant: Callable[[Callable[..., None]], None]) -> None:
+    with ExitStack() as stack:
+
+        def patch(target: Any, name: Any, replacement: Any = None) -> None:
+            stack.enter_context(mock.patch(target, name) if isinstance(target, str) else mock.patch.object(target, name, replacement))
+
+        mutant(patch)
+        for seed in range(SEEDS_MAX):
+            try:
+                run(seed)
+            except AssertionError as failure:
+                print(f"found by seed {seed}: {str(failure).splitlines()[0]}")
+                return
+    pytest.fail(f"none of {SEEDS_MAX} seeds noticed")
