@@ -77,3 +77,6 @@ async def test_first_copy(make_files: Callable[..., DaemonFiles], start_daemon: 
     allocated = files.secondary_of("data").stat().st_blocks * 512
     assert allocated <= files.primary("data").stat().st_blocks * 512 + (1 << 20), "what was a hole is none on the secondary"
     assert allocated < SIZE // 2
+    assert daemon.stop() == 0
+    files.primary("data").unlink()  # large: not left behind for others to remove
+    files.secondary_of("data").unlink()

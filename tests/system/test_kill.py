@@ -32,7 +32,8 @@ ASYNC_VOLUME = '[volumes.c]\nsize = "8MiB"\nprimary = "{0}/a/c.img"\nsecondary =
 JOURNALS = {"resync_by_journal": "64MiB", "resync_by_map": "32MiB"}  # elsewhere the smallest: it comes round every few seconds
 KILLS: dict[str, int] = {}
 RECOVERIES_S: list[float] = []
-REPEAT = int(os.environ.get("DUPLEXD_TEST_KILLS", "1"))  # the long sweep multiplies by this
+TIMES = pytest.mark.parametrize("times", [1, pytest.param(8, marks=pytest.mark.long)])
+pytestmark = pytest.mark.timeout(1800)  # a busy machine is slow, and the long sweep is long
 
 
 class Victim:
@@ -132,16 +133,18 @@ def victim(make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., D
     print(f"{state}: {victim.kills} kills")
 
 
-async def test_duplex_killed(victim: Victim) -> None:
-    for _ in range(26 * REPEAT):
+@TIMES
+async def test_duplex_killed(victim: Victim, times: int) -> None:
+    for _ in range(26 * times):
         async with victim.load(pause_s=victim.random.choice((0.0, 0.0, 0.01))) as load:
             await victim.kill_after(0.4, load)
         await victim.restart()
         await victim.check_duplex()
 
 
-async def test_held_killed(victim: Victim) -> None:
-    for _ in range(12 * REPEAT):
+@TIMES
+async def test_held_killed(victim: Victim, times: int) -> None:
+    for _ in range(12 * times):
         targets = victim.random.choice((["db", "c"], ["a"], ["a", "c"]))
         async with victim.load() as load:
             await asyncio.sleep(victim.random.uniform(0, 0.1))
@@ -159,8 +162,9 @@ async def test_held_killed(victim: Victim) -> None:
         await victim.check_duplex()
 
 
-async def test_suspended_killed(victim: Victim) -> None:
-    for _ in range(5 * REPEAT):
+@TIMES
+async def test_suspended_killed(victim: Victim, times: int) -> None:
+    for _ in range(5 * times):
         async with victim.load() as load:
             await asyncio.sleep(victim.random.uniform(0.05, 0.15))
             for model in victim.models.values():
@@ -181,9 +185,10 @@ async def test_suspended_killed(victim: Victim) -> None:
         await victim.check_duplex()
 
 
-async def test_resync_by_journal_killed(victim: Victim) -> None:
+@TIMES
+async def test_resync_by_journal_killed(victim: Victim, times: int) -> None:
     reached: list[str] = []
-    for _ in range(14 * REPEAT):
+    for _ in range(14 * times):
         cut, images = await victim.suspend()
         async with victim.load(scattered=True) as load:
             await asyncio.sleep(victim.random.uniform(0, 0.15))
@@ -211,9 +216,10 @@ async def write_more_than_the_journal_holds(victim: Victim) -> None:
                 model.acknowledge(change)
 
 
-async def test_resync_by_map_killed(victim: Victim) -> None:
+@TIMES
+async def test_resync_by_map_killed(victim: Victim, times: int) -> None:
     reached: list[str] = []
-    for _ in range(14 * REPEAT):
+    for _ in range(14 * times):
         cut, images = await victim.suspend()
         await write_more_than_the_journal_holds(victim)
         await write_more_than_the_journal_holds(victim)
@@ -234,7 +240,8 @@ async def test_resync_by_map_killed(victim: Victim) -> None:
     assert reached.count("equal") < len(reached), "all kills came too late"
 
 
-async def test_first_copy_killed(make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]) -> None:
+@TIMES
+async def test_first_copy_killed(make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon], times: int) -> None:
     """The copy goes on after each kill: what was copied is not copied again."""
     seed = int(os.environ.get("DUPLEXD_TEST_SEED", "0")) or int.from_bytes(os.urandom(4), "little")
     print(f"DUPLEXD_TEST_SEED={seed}")
@@ -248,7 +255,7 @@ async def test_first_copy_killed(make_files: Callable[..., DaemonFiles], start_d
     moments, model = random.Random(seed), Blocks(size)
     kills, marked_bytes = 0, 0
     daemon.start()
-    while kills < 14 * REPEAT and (await volumes(daemon))["big"]["state"] == "PENDING":
+    while kills < 14 * times and (await volumes(daemon))["big"]["state"] == "PENDING":
         async with Load(files, {"big": model}, moments, pause_s=0.02) as load:
             await asyncio.sleep(moments.uniform(0, 0.3))
             daemon.kill()
@@ -267,6 +274,9 @@ async def test_first_copy_killed(make_files: Callable[..., DaemonFiles], start_d
     assert marked_bytes > 0
     assert (await call(daemon, "POST", "/v1/verify", {"targets": ["big"]}))["equal"]
     assert same_bytes(files.primary("big"), files.secondary_of("big"))
+    daemon.kill()
+    files.primary("big").unlink()  # large: not left behind for others to remove
+    files.secondary_of("big").unlink()
 
 
 def _fill(path: Path, size: int, data_bytes: int) -> None:
