@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from duplexd.errors import WrongStateError
+from duplexd.errors import TimedOutError, WrongStateError
 from duplexd.pair import gate, state
 
 if TYPE_CHECKING:
@@ -13,15 +14,18 @@ if TYPE_CHECKING:
 
     from duplexd.controller import Controller
     from duplexd.legs.bitmap import ChangeMap
+    from duplexd.pair.gate import Lease
     from duplexd.pair.pair import Pair
 
 PIECE_BYTES = 1 << 20
 RECHECK_HOLD_S = 5.0
+RECHECKS_MAX = 3
+COMPARABLE = (state.DUPLEX, state.SUSPENDED)
 
 
 async def verify(controller: Controller, pairs: list[Pair], progress: Callable[[str, int, int], None] | None) -> dict[str, Any]:
     """Compare: all of a DUPLEX pair; of a SUSPENDED one what did not change since its cut. Raises WrongStateError for others."""
-    wrong = [f"{pair.name} is {pair.state}" for pair in pairs if pair.state not in (state.DUPLEX, state.SUSPENDED)]
+    wrong = [f"{pair.name} is {pair.state}" for pair in pairs if pair.state not in COMPARABLE]
     if wrong:
         raise WrongStateError(f"only DUPLEX and SUSPENDED pairs can be compared: {', '.join(wrong)}")
     results = [await _verify_one(controller, pair, progress) for pair in pairs]
@@ -47,14 +51,37 @@ async def _verify_one(controller: Controller, pair: Pair, progress: Callable[[st
 
 
 async def _recheck(controller: Controller, pair: Pair, offset: int, length: int) -> tuple[int | None, int]:
-    """A difference may be a change on its way: look again with the volume held and its follower at the tail."""
-    lease = await controller.holds.quiesce([pair], RECHECK_HOLD_S, "verify")
+    """A difference may be a change on its way: look again with the volume held and its follower where it may go.
+
+    Raises WrongStateError if the pair is not to be compared any more, TimedOutError if its secondary trails too far behind.
+    """
+    for _ in range(RECHECKS_MAX):
+        lease = await controller.holds.quiesce([pair], RECHECK_HOLD_S, "verify")
+        try:
+            await _arrival(controller, pair, lease)
+            found = await controller.workers.run(lambda: _compare(pair, offset, length))
+            if pair.state not in COMPARABLE:
+                raise WrongStateError(f"{pair.name} became {pair.state} while it was compared; compare it when that is over")
+            if found[0] is None or not lease.lost:
+                return found
+        finally:
+            controller.holds.release(lease.id, gate.BY_OWNER)
+    raise TimedOutError(f"{pair.name}: its secondary trails too far behind to be compared; try again with less load, or suspend it first")
+
+
+async def _arrival(controller: Controller, pair: Pair, lease: Lease) -> None:
+    """Wait until the secondary holds all it may hold, or the hold is over."""
+    tail = controller.sequence
+
+    def there() -> bool:
+        return pair.mirrors or not pair.usable or pair.state not in COMPARABLE or pair.applied >= min(tail, pair.limit(tail))
+
+    waiting = asyncio.ensure_future(controller.jobs.until(there))
+    either: set[asyncio.Future[Any]] = {waiting, lease.ended}
     try:
-        tail = controller.sequence
-        await controller.jobs.until(lambda: pair.mirrors or pair.state != state.DUPLEX or pair.applied >= tail or lease.lost)
-        return await controller.workers.run(lambda: _compare(pair, offset, length))
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        controller.holds.release(lease.id, gate.BY_OWNER)
+        waiting.cancel()
 
 
 def _compare(pair: Pair, offset: int, length: int) -> tuple[int | None, int]:
