@@ -372,10 +372,12 @@ class Controller:
             call()
 
     async def step(self, call: Callable[[], T]) -> T:
-        """The result of `call`, run between two batches."""
+        """The result of `call`, run between two batches; not at all if the caller is cancelled before that."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
         def run() -> None:
+            if future.cancelled():
+                return
             try:
                 result = call()
             except Exception as error:  # noqa: BLE001  it is the caller's
@@ -435,6 +437,7 @@ class Controller:
             self.emit("controller-failed", error=why)
         queued, self._queue = list(self._queue), deque()
         self._refuse(queued, errno.EIO)
+        self.jobs.moved()  # whoever waits for a secondary waits for nothing
 
     def refuse_queued(self, error: int) -> None:
         """Answer all that waits for room in the journal."""

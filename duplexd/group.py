@@ -29,6 +29,7 @@ class Holds:
         self._ended: dict[str, Lease] = {}
         self._arrivals: dict[int, float] = {}  # when a held change came, by id()
         self.unsettled: set[str] = set()  # cuts whose secondaries are not yet known to be durable
+        self._settling: dict[str, asyncio.Task[None]] = {}  # what makes them so; one that failed stays, and tells whoever asks
         self.cuts = 0
         self.lost = 0
         self.held_seconds_max = 0.0
@@ -137,11 +138,11 @@ class Holds:
         began = controller.clock.monotonic()
         done = await controller.step(lambda: self._cut(pairs, tag, lease_id, cut_id or self.new_cut_id()))
         cut, already, lease, pause_s = done
-        if already:
-            await controller.jobs.until(lambda: cut.id not in self.unsettled)
-        else:
-            settling = asyncio.get_running_loop().create_task(self._settle(pairs, cut), name=f"settle {cut.id}")
+        settling = self._settling.get(cut.id)
+        if settling is not None:
             await asyncio.shield(settling)  # a caller that goes away leaves no cut without a verdict
+        elif already:  # by a freeze, perhaps: then nobody has made it durable yet
+            await self._settle(pairs, cut)
         result = {
             "verdict": self._verdict(pairs, cut), "cut": cut.id, "tag": cut.tag, "already": already,
             "controllers": {controller.name: cut.sequence}, "volumes": [pair.name for pair in pairs], "time": cut.time_us / 1e6,
@@ -176,6 +177,7 @@ class Holds:
         for pair in mirrored:
             pair.applied = sequence
         self.unsettled.add(cut_id)
+        self._settling[cut_id] = asyncio.get_running_loop().create_task(self._settle(pairs, made), name=f"settle {cut_id}")
         if lease is not None:
             self._end(lease, gate.BY_SUSPEND)
         controller.jobs.written()
@@ -208,13 +210,14 @@ class Holds:
     async def _settle(self, pairs: list[Pair], cut: Cut) -> None:
         """Make the cut durable where it lies. If the journal fails here, its verdict stays unknown until recovery has proved it."""
         controller = self._controller
-        await controller.durable(cut.sequence)
+        await controller.durable(controller.writer.written)  # the marker, which a freeze wrote later than where it stands
         await controller.jobs.reached(pairs, cut.sequence)
         await controller.maintenance.sync_secondaries(pairs)
         if self._verdict(pairs, cut) == VOID and cut.verdict == CONSISTENT:
             cut.verdict = VOID
             await self.make_void(cut.id)
         self.unsettled.discard(cut.id)
+        self._settling.pop(cut.id, None)
         controller.jobs.moved()
 
     def _verdict(self, pairs: list[Pair], cut: Cut) -> str:
@@ -225,6 +228,10 @@ class Holds:
         """Say in the journal that a cut is not consistent."""
 
         def mark() -> None:
-            self._controller.mark({"m": "void", "cut": cut_id})
+            try:
+                self._controller.mark({"m": "void", "cut": cut_id})
+            except OSError as refused:  # it must not be found consistent after a restart
+                self._controller.trouble.journal_refused(refused, final=True)
+                raise
 
         await self._controller.step(mark)

@@ -130,8 +130,10 @@ class Jobs:
         )
 
     async def until(self, true: Callable[[], bool]) -> None:
-        """Wait until `true()`; asked again whenever a job moves."""
+        """Wait until `true()`; asked again whenever a job moves. Raises DuplexdError once the controller has failed: then nothing moves."""
         while not true():
+            if self._controller.failed:
+                raise DuplexdError(f"{self._controller.failed}; restart the daemon")
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._watchers.append(future)
             await future
