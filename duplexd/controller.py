@@ -240,10 +240,11 @@ class Controller:
         too_big = len(changes) > 1 and size > self.batch_bytes_max()
         if too_big or not self.writer.room(size + MARKER_RESERVE_BYTES, RECORD_BYTES_MAX):
             return self._postpone(changes, too_big)
-        heavy, regions = size > INLINE_BATCH_BYTES_MAX, self._mark_regions(changes)
-        if any(change.kind == TRIM and not change.volume.can_trim for change in changes):  # type: ignore[attr-defined]
+        regions, rare = self._look_at(changes)
+        heavy = bool(regions) or size > INLINE_BATCH_BYTES_MAX
+        if rare:
             changes = self._without_trims(changes)
-        heavy = heavy or bool(regions) or any(change.kind != WRITE and change.length > INLINE_ZERO_BYTES_MAX for change in changes)
+            heavy = heavy or any(change.kind != WRITE and change.length > INLINE_ZERO_BYTES_MAX for change in changes)
         batch = Batch(changes, regions, int(self.clock.wall() * 1e6))
         self.batches += 1
         if heavy:
@@ -276,26 +277,33 @@ class Controller:
     def _soon(self, call: Callable[[], None]) -> None:
         asyncio.get_running_loop().call_soon(call)
 
-    def _mark_regions(self, changes: list[Change]) -> dict[int, list[int]]:
+    def _look_at(self, changes: list[Change]) -> tuple[dict[int, list[int]], bool]:
+        """What the batch makes dirty: the regions that are not known to be yet; and whether there is anything but WRITEs."""
         fresh: dict[int, list[int]] = {}
+        rare = False
         for change in changes:
             pair: Any = change.volume
             pair.primary_dirty = True
+            if change.kind != WRITE:
+                rare = True
             if pair.secondary is None:
                 continue
             if pair.mirrors:
                 pair.secondary_dirty = True
-            for region in pair.regions_of(change.offset, change.length):
+            first, last = change.offset >> pair.region_shift, (change.offset + change.length - 1) >> pair.region_shift
+            if first == last and first in pair.touched:
+                continue  # what is touched is open
+            for region in range(first, last + 1):
                 pair.touched.add(region)
-                if region not in pair.regions:
-                    known = fresh.setdefault(pair.id, [])
-                    if region not in known:
-                        known.append(region)
-        return fresh
+                if region not in pair.regions and region not in (known := fresh.setdefault(pair.id, [])):
+                    known.append(region)
+        return ({number: regions for number, regions in fresh.items() if regions} if fresh else fresh), rare
 
     def _without_trims(self, changes: list[Change]) -> list[Change]:
         """Trims that can't do the same to both legs do nothing: content after a trim is undefined, but equal."""
         ignored = [change for change in changes if change.kind == TRIM and not change.volume.can_trim]  # type: ignore[attr-defined]
+        if not ignored:
+            return changes
         self._acknowledge(ignored)
         return [change for change in changes if change not in ignored]
 

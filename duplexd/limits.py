@@ -10,7 +10,7 @@ VOLUMES_MAX = 4096
 VOLUME_BYTES_MAX = 1 << 60  # 1 EiB: offsets and their sums stay far from 63 bits
 
 # Write path
-INLINE_BATCH_BYTES_MAX = 192 * KIB  # a batch up to this is done in the event loop; a larger one in threads
+INLINE_BATCH_BYTES_MAX = 512 * KIB  # a batch up to this is done in the event loop; a larger one in threads
 INLINE_ZERO_BYTES_MAX = 1 * MIB  # zeroes and trims up to this are done in the event loop
 BATCH_BYTES_MAX = 8 * MIB
 MARKER_RESERVE_BYTES = 2 * MIB  # room that batches leave in the journal for markers
