@@ -15,7 +15,7 @@ from duplexd.pair import state
 from duplexd.pair.ledger import UNCOMMITTED
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import AsyncIterator, Coroutine
 
     from duplexd.controller import Controller
     from duplexd.pair.pair import Pair
@@ -220,6 +220,12 @@ class Maintenance:
         for pair, error in failures:
             self._controller.fail(f"{pair.primary.path}: could not be synced: {error.strerror}; what it lost is in the journal: restart")
             raise error
+
+    @contextlib.asynccontextmanager
+    async def standing_still(self) -> AsyncIterator[None]:
+        """Meanwhile no leg is synced, and none is copied to."""
+        async with self.copying, self._syncing:
+            yield
 
     async def sync_secondaries(self, pairs: list[Pair]) -> None:
         """Make these secondaries durable. One that fails is suspended, its cut void."""

@@ -99,6 +99,8 @@ def refuse_live(controller: Controller, config: Config) -> None:
                 problems.append(
                     f"volumes.{name}: can't be removed while clients use it ({pair.connections} connected); disconnect them first"
                 )
+            if pair.state == state.PENDING or (pair.cut is not None and pair.cut.id in controller.holds.unsettled):
+                problems.append(f"volumes.{name}: can't be removed while its secondary is on its way; wait until it stands, or is DUPLEX")
             continue
         fixed = [key for key in ("size", "primary", "mode") if getattr(new, key) != getattr(old[name], key)]
         problems += [f"volumes.{name}.{key}: can't be changed while running; stop the daemon first" for key in fixed]
@@ -116,11 +118,14 @@ async def reload(controller: Controller, config: Config) -> list[str]:
     try:
         for name, new in fresh.items():
             opened[name] = _open_fresh(controller, name, new)
+        if controller.pairs.keys() - config.volumes.keys():
+            await controller.maintenance.checkpoint()  # what was flushed to them is to survive a power cut, and nobody replays it later
+        async with controller.maintenance.standing_still(), controller.jobs.trail.stepping:  # nobody is at a leg that is about to be closed
+            changes = await controller.step(lambda: _switch(controller, config, opened))
     except Exception:
         for primary, secondary, *_ in opened.values():
             _close(primary, secondary)
         raise
-    changes = await controller.step(lambda: _switch(controller, config, opened))
     await controller.durable(controller.writer.written)
     await controller.maintenance.checkpoint()
     return changes
@@ -145,6 +150,18 @@ def _close(primary: Any, secondary: Any) -> None:
 
 
 def _switch(controller: Controller, config: Config, opened: dict[str, tuple[Any, Any, bool, bool]]) -> list[str]:
+    refuse_live(controller, config)  # again: clients may have come meanwhile
+    written = [name for name, pair in controller.pairs.items() if name not in config.volumes and pair.primary_dirty]
+    if written:
+        raise ConfigurationError(f"{config.source}: volumes.{written[0]}: was written to just now, so it can't be removed yet; try again")
+    try:
+        return _switch_over(controller, config, opened)
+    except Exception as error:
+        controller.fail(f"a reload could not be finished: {error}")  # half of it is in the journal
+        raise
+
+
+def _switch_over(controller: Controller, config: Config, opened: dict[str, tuple[Any, Any, bool, bool]]) -> list[str]:
     changes: list[str] = []
     for name, (primary, secondary, primary_new, secondary_new) in opened.items():
         known = controller.pairs.get(name)
@@ -154,6 +171,7 @@ def _switch(controller: Controller, config: Config, opened: dict[str, tuple[Any,
     for name in [name for name in controller.pairs if name not in config.volumes]:
         pair = controller.pairs.pop(name)
         controller.mark({"m": "remove", "id": pair.id})
+        controller.jobs.trail.forget(pair)
         _close(pair.primary, pair.secondary)
         changes.append(f"volume {name} removed")
     if {name: list(group.volumes) for name, group in config.groups.items()} != controller.groups:

@@ -50,6 +50,7 @@ class Trail:
         self._follower: Follower | None = None
         self._something = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self.stepping = asyncio.Lock()  # held while a worker may be at the secondaries
 
     def start(self) -> None:
         """Start the task."""
@@ -73,6 +74,12 @@ class Trail:
         else:
             self._follower.pairs.update({pair.id: pair for pair in pairs})
         self.wake()
+
+    def forget(self, pair: Pair) -> None:
+        """A pair that was removed. Not while `stepping` is held by the follower."""
+        if self._follower is not None:
+            self._follower.pairs.pop(pair.id, None)
+            self._let_go(self._follower)
 
     def takes(self, pair: Pair) -> bool:
         """Whether a suspended pair is still on its way to its cut."""
@@ -101,6 +108,11 @@ class Trail:
                 await self._step(self._follower)
 
     async def _step(self, follower: Follower) -> None:
+        async with self.stepping:
+            if self._follower is follower:
+                await self._follow(follower)
+
+    async def _follow(self, follower: Follower) -> None:
         controller = self._controller
         until = controller.performed
         try:
