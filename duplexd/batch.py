@@ -24,15 +24,15 @@ _BLOCK_BYTES = 4096
 
 
 class SecondaryFailure:
-    """A secondary that could not take change `sequence`. `torn`: part of that change may be on it."""
+    """A secondary that could not take change `sequence`. `torn`: part of that change may be on it; `lost`: older ones may not be."""
 
-    __slots__ = ("error", "pair", "sequence", "torn")
+    __slots__ = ("error", "lost", "pair", "sequence", "torn")
 
-    def __init__(self, pair: Pair, sequence: int, error: OSError, torn: bool) -> None:
+    def __init__(self, pair: Pair, sequence: int, error: OSError) -> None:
         self.pair = pair
         self.sequence = sequence
         self.error = error
-        self.torn = torn
+        self.torn = self.lost = False
 
 
 class Batch:
@@ -78,7 +78,7 @@ def perform(batch: Batch, writer: Writer, group_of: Callable[[Pair], set[Pair]])
                 else:
                     pair.secondary.zero(change.offset, change.length, change.allocate)
             except OSError as error:
-                batch.failures.append(SecondaryFailure(pair, change.sequence, error, not _heal(pair, change)))
+                batch.failures.append(_heal(SecondaryFailure(pair, change.sequence, error), change))
                 frozen |= group_of(pair)
         try:
             if change.kind == WRITE:
@@ -104,18 +104,22 @@ def _journal(batch: Batch, writer: Writer) -> None:
         writer.sync_now()
 
 
-def _heal(pair: Any, change: Change) -> bool:
-    """Take what a failed change left on the secondary back to what the primary still has; True if the secondary is as before, durably."""
-    healed = False
+def _heal(failure: SecondaryFailure, change: Change) -> SecondaryFailure:
+    """Take what a failed change left on the secondary back to what the primary still has, durably; says whether that went well."""
+    pair, healed = failure.pair, False
     try:
         for offset in range(change.offset, change.offset + change.length, RECORD_BYTES_MAX):
             length = min(RECORD_BYTES_MAX, change.offset + change.length - offset)
             healed |= _heal_piece(pair, offset, length)
-        if healed:
+    except OSError:
+        failure.torn = True
+        return failure
+    try:
+        if healed and pair.secondary is not None:
             pair.secondary.sync()
     except OSError:
-        return False
-    return True
+        failure.torn = failure.lost = True
+    return failure
 
 
 def _heal_piece(pair: Any, offset: int, length: int) -> bool:

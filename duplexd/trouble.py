@@ -13,6 +13,7 @@ from duplexd.pair.ledger import pack_map
 from duplexd.volume import WRITE, Change
 
 if TYPE_CHECKING:
+    from duplexd.batch import SecondaryFailure
     from duplexd.controller import Controller
     from duplexd.pair.pair import Pair
 
@@ -39,7 +40,7 @@ class Trouble:
     def after(self, batch: Batch) -> None:
         """Draw the consequences of what failed in a batch. Raises OSError if the journal does not take them."""
         for failure in batch.failures:
-            self._secondary_failed(batch, failure.pair, failure.sequence, failure.error, failure.torn)
+            self._secondary_failed(batch, failure)
         if batch.primary_errors:
             self._compensate(batch)
 
@@ -49,10 +50,13 @@ class Trouble:
         members = {self._controller.pairs[name] for name in names if name in self._controller.pairs}
         return {pair} | {member for member in members if member.state == state.DUPLEX}
 
-    def _secondary_failed(self, batch: Batch, pair: Pair, sequence: int, error: OSError, torn: bool) -> None:
+    def _secondary_failed(self, batch: Batch, failure: SecondaryFailure) -> None:
+        pair, sequence = failure.pair, failure.sequence
         members = self.group_of(pair)
         missed = {member: overview.changes_after(member, batch.changes, sequence - 1) for member in members}
-        self.freeze(members, pair, sequence - 1, error, {pair} if torn else set(), missed)
+        if failure.lost:
+            missed[pair].set_all()
+        self.freeze(members, pair, sequence - 1, failure.error, {pair} if failure.torn else set(), missed)
 
     def freeze(self, members: set[Pair], failed: Pair, at: int, error: OSError, unusable: set[Pair], missed: dict[Pair, Any]) -> None:
         """Suspend pairs because a secondary failed, all at number `at`; `missed` is what each missed since. Within a step only.
@@ -109,7 +113,7 @@ class Trouble:
         if pair.tracks:
             self._controller.ledger.track(pair, change.kind, change.offset, change.length)
         for failure in again.failures:
-            self._secondary_failed(again, failure.pair, failure.sequence, failure.error, failure.torn)
+            self._secondary_failed(again, failure)
         # If the primary refuses its own content too, it holds it all the same: nothing is lost by it.
 
     def journal_refused(self, error: OSError, final: bool = False) -> None:
