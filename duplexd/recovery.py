@@ -187,6 +187,7 @@ class Recovery:
         if self._unapplied:
             self._replay_primaries({pair.id: pair for pair in pairs}, tail.sequence)
         self._replay_secondaries(names, tail.sequence)
+        self._sync_replayed(names)
 
     def _sync_staged(self, pairs: Iterable[Pair]) -> None:
         """What was staged survives a power cut before the journal says that the staging log is done with."""
@@ -237,6 +238,16 @@ class Recovery:
                 self._failures.append((error.pair, error.error))
                 del follower.pairs[error.pair.id]
             self._controller.on_progress(f"secondaries: {follower.position} of {until}")
+
+    def _sync_replayed(self, pairs: list[Pair]) -> None:
+        """What the journal is told next may say that a secondary needs no older records any more, also after another power cut."""
+        failed = {pair for pair, _ in self._failures}
+        for pair in pairs:
+            if pair.secondary_dirty and pair.secondary is not None and pair not in failed:
+                try:
+                    pair.secondary.sync()
+                except OSError as error:
+                    self._failures.append((pair, error))
 
     def _follows(self, pair: Pair, tail: int) -> bool:
         if pair.state == state.SIMPLEX or (pair.state == state.SUSPENDED and not pair.usable):

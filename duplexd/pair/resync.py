@@ -154,6 +154,8 @@ class Jobs:
         unsettled = self._controller.holds.unsettled
         await self.until(lambda: not any((pair.cut is not None and pair.cut.id in unsettled) or self.trail.takes(pair) for pair in pairs))
         report: list[dict[str, str]] = []
+        # A resync leaves the cuts behind, and a restart does not go back to them: what a freeze left there has to be durable.
+        await self._controller.maintenance.sync_secondaries([pair for pair in pairs if pair.state == state.SUSPENDED])
         await self._controller.step(lambda: self._begin(pairs, report))
         return {"job": next(iter(self.running), ""), "volumes": report}
 
