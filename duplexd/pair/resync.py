@@ -74,8 +74,9 @@ class Jobs:
             self._controller.when_idle(lambda: self._begin(self.again, []))
 
     def adopt(self, pairs: list[Pair]) -> None:
-        """Take care of pairs that are new here: copy those that are PENDING, follow for those that are DUPLEX and `async`."""
+        """Take care of pairs that are new here: copy those that are PENDING, follow for those that are DUPLEX and `async`, or not at their cut."""
         self.trail.add([pair for pair in pairs if pair.mode == "async" and pair.state == state.DUPLEX])
+        self.trail.add([pair for pair in pairs if pair.state == state.SUSPENDED and pair.usable and pair.applied < pair.limit(0)])
         pending = [pair for pair in pairs if pair.state == state.PENDING]
         if pending:
             self._launch(Job(secrets.token_hex(4), COPY, pending, min(pair.applied for pair in pending), self._now()))
