@@ -41,7 +41,9 @@ def small_limits() -> Iterator[None]:
     modules = [importlib.import_module("duplexd.limits")]
     for package in ("duplexd", "duplexd.journal", "duplexd.pair"):
         path = importlib.import_module(package).__path__
-        modules += [importlib.import_module(f"{package}.{info.name}") for info in pkgutil.iter_modules(path) if _in_data_path(package, info.name)]
+        modules += [
+            importlib.import_module(f"{package}.{info.name}") for info in pkgutil.iter_modules(path) if _in_data_path(package, info.name)
+        ]
     with mock.patch.object(ChangeMap.__init__, "__defaults__", (GRAIN_BYTES, 1 << 20)):
         patches = [mock.patch.object(module, name, value) for module in modules for name, value in LIMITS.items() if hasattr(module, name)]
         for patch in patches:
@@ -54,4 +56,14 @@ def small_limits() -> Iterator[None]:
 
 
 def _in_data_path(package: str, name: str) -> bool:
-    return package != duplexd.__name__ or name in {"batch", "controller", "flusher", "group", "maintenance", "recovery", "verification", "volumes"}
+    return package != duplexd.__name__ or name in {
+        "batch",
+        "controller",
+        "flusher",
+        "group",
+        "maintenance",
+        "recovery",
+        "provisioning",
+        "trouble",
+        "verification",
+    }
