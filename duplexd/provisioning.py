@@ -33,6 +33,11 @@ def open_images(controller: Controller, config: VolumeConfig, name: str, known: 
             f"volumes.{name}.secondary: {secondary_path} is missing, but the pair was {known.state if known else ''}; "
             "put the image back, or leave `secondary` out, start, and then give a new one"
         )
+    if known is not None and had_secondary and secondary_path and known.secondary_path not in ("", secondary_path):
+        raise ConfigurationError(
+            f"volumes.{name}.secondary: the pair is {known.state} with {known.secondary_path}; nothing is known of {secondary_path}. "
+            "Put the old path back, or leave `secondary` out, start, and then give the new one: it gets a first copy"
+        )
     if secondary_path and not disk.exists(primary_path) and disk.exists(secondary_path):
         raise ConfigurationError(
             f"volumes.{name}: the secondary {secondary_path} exists, but the primary {primary_path} does not; a copy would erase it. "
@@ -105,7 +110,9 @@ def refuse_live(controller: Controller, config: Config) -> None:
         fixed = [key for key in ("size", "primary", "mode") if getattr(new, key) != getattr(old[name], key)]
         problems += [f"volumes.{name}.{key}: can't be changed while running; stop the daemon first" for key in fixed]
         if new.secondary != old[name].secondary and old[name].secondary is not None:
-            problems.append(f"volumes.{name}.secondary: can't be changed or removed while running; stop the daemon first")
+            problems.append(
+                f"volumes.{name}.secondary: can't be changed or removed while running; stop the daemon first, start it without, then add it"
+            )
     if problems:
         raise ConfigurationError("\n".join(f"{config.source}: {problem}" for problem in problems))
 

@@ -216,6 +216,7 @@ class Ledger:
         for pair in self._of(marker["volumes"]):
             self._move(pair, state.DETACH, "")
             pair.usable, pair.cut, pair.changed, pair.tracked_bytes, pair.staging = False, None, None, 0, ""
+            pair.secondary_path = ""
             pair.regions.clear()
 
     def snapshot(self, tail: int) -> dict[str, Any]:
@@ -229,6 +230,7 @@ class Ledger:
             "usable": pair.usable, "applied": tail if pair.mirrors else pair.applied, "tracked": pair.tracked_bytes,
             "staging": pair.staging, "staged": pair.staged, "regions": sorted(pair.touched), "changed": None if pair.changed is None else pair.changed.copy(),
             "cut": None if cut is None else [cut.id, cut.sequence, cut.time_us, cut.tag, cut.verdict],
+            **({"secondary": pair.secondary_path} if pair.secondary_path else {}),
         }  # fmt: skip
 
     @staticmethod
@@ -247,6 +249,7 @@ class Ledger:
                 pair.removed, pair.state, pair.reason = saved["removed"], saved["state"], saved["reason"]
                 pair.usable, pair.applied, pair.tracked_bytes = saved["usable"], saved["applied"], saved["tracked"]
                 pair.staging, pair.staged, pair.regions = saved["staging"], saved["staged"], set(saved["regions"])
+                pair.secondary_path = saved.get("secondary", "")  # left out where it is not known
                 if saved["changed"] is not None:
                     pair.changed = unpack_map(saved["changed"], pair)
                 if saved["cut"] is not None:

@@ -34,7 +34,7 @@ class Pair:
 
     __slots__ = (
         "applied", "changed", "connections", "copied_bytes", "copy_done", "copy_total", "cut", "groups", "holds", "id", "mirrors", "mode", "name",
-        "primary", "primary_dirty", "read_cached", "reason", "region_shift", "regions", "removed", "secondary", "secondary_dirty", "size",
+        "primary", "primary_dirty", "read_cached", "reason", "region_shift", "regions", "removed", "secondary", "secondary_dirty", "secondary_path", "size",
         "staged", "staging", "state", "touched", "tracked_bytes", "usable", "waiting",
     )  # fmt: skip
 
@@ -56,6 +56,7 @@ class Pair:
         self.staged = 0  # how many records that log has
         self.regions: set[int] = set()  # where the legs may differ after a power cut
         self.region_shift = region_bytes(size).bit_length() - 1
+        self.secondary_path = ""  # where the secondary was at the last checkpoint, and is now; "" if that is not known
 
         self.mode = "sync"
         self.groups: list[str] = []
@@ -75,6 +76,7 @@ class Pair:
         """Give the pair its images."""
         self.primary = primary
         self.secondary = secondary
+        self.secondary_path = secondary.path if secondary is not None else ""
         self.mode = mode
         self.read_cached = primary.read_cached
         self.refresh()

@@ -313,4 +313,4 @@ def test_what_is_known_is_all_that_a_pair_keeps() -> None:
         "connections", "copied_bytes", "copy_done", "copy_total", "groups", "holds", "mirrors", "mode", "primary", "primary_dirty", "read_cached",
         "region_shift", "secondary", "secondary_dirty", "touched", "waiting",
     }  # fmt: skip
-    assert set(Pair.__slots__) == of_this_run | {"regions"} | set(known(many().pair(1)))
+    assert set(Pair.__slots__) == of_this_run | {"regions", "secondary_path"} | set(known(many().pair(1)))
