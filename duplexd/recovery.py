@@ -176,7 +176,8 @@ class Recovery:
     def _replay(self, tail: Tail) -> None:
         controller, pairs = self._controller, self._opened()
         names = [pair for pair in pairs if pair.secondary is not None]
-        for segment in controller.ring.live:  # a killed daemon may have left it in the cache: no leg may get what the journal could still lose
+        # A killed daemon may have left the journal in the cache only: no leg may get what it could still lose.
+        for segment in controller.ring.live:
             segment.file.sync()
         for job in {pair.staging for pair in names} - {"", UNCOMMITTED}:
             theirs = {pair.id: pair for pair in names if pair.staging == job}

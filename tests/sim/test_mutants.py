@@ -14,10 +14,11 @@ from duplexd.flusher import Flusher
 from duplexd.group import Holds
 from duplexd.journal.writer import Writer
 from duplexd.maintenance import Maintenance
-from duplexd.pair import resync
+from duplexd.pair import follower, resync, staging
 from duplexd.pair.follower import Follower
 from duplexd.pair.ledger import Ledger
 from duplexd.pair.resync import Jobs
+from duplexd.volume import WRITE
 from tests.sim.scenario import run
 
 if TYPE_CHECKING:
@@ -35,11 +36,12 @@ def primaries_are_not_replayed(patch: Callable[..., None]) -> None:
 
 
 def legs_are_written_before_the_journal(patch: Callable[..., None]) -> None:
-    journal, apply = batch._journal, batch._apply  # noqa: SLF001
+    journal = batch._journal
 
     def first_the_legs(this: Any, writer: Writer) -> None:
         for change in this.changes:
-            apply(change.volume.primary, change)
+            if change.kind == WRITE:
+                change.volume.primary.write(change.offset, change.data)
         journal(this, writer)
 
     patch(batch, "_journal", first_the_legs)
@@ -58,13 +60,12 @@ def regions_are_not_made_durable(patch: Callable[..., None]) -> None:
 
 
 def regions_are_not_marked(patch: Callable[..., None]) -> None:
-    mark = Controller._mark_regions  # noqa: SLF001
+    mark = Controller._look_at
 
-    def forget(self: Controller, changes: Any) -> dict[int, list[int]]:
-        mark(self, changes)
-        return {}
+    def forget(self: Controller, changes: Any) -> tuple[dict[int, list[int]], bool]:
+        return {}, mark(self, changes)[1]
 
-    patch(Controller, "_mark_regions", forget)
+    patch(Controller, "_look_at", forget)
 
 
 def a_power_cut_is_not_noticed(patch: Callable[..., None]) -> None:
@@ -72,7 +73,7 @@ def a_power_cut_is_not_noticed(patch: Callable[..., None]) -> None:
 
 
 def a_cut_waits_for_nothing_and_lets_a_batch_in_between(patch: Callable[..., None]) -> None:
-    cut = Holds._cut  # noqa: SLF001
+    cut = Holds._cut
 
     def late(self: Holds, pairs: Any, *rest: Any) -> Any:
         result = cut(self, pairs, *rest)
@@ -84,13 +85,13 @@ def a_cut_waits_for_nothing_and_lets_a_batch_in_between(patch: Callable[..., Non
 
 
 def what_is_staged_is_applied_before_its_commit(patch: Callable[..., None]) -> None:
-    commit = Jobs._commit  # noqa: SLF001
+    commit = Jobs._commit
 
     async def early(self: Jobs, job: Any, count: int) -> None:
-        controller = self._controller  # noqa: SLF001
+        controller = self._controller
         pairs = {pair.id: pair for pair in job.pairs}
         await controller.work(
-            lambda: resync.apply_staging(controller.disk, self.staging_directory, job.id, pairs, count, resync.SecondarySink())
+            lambda: staging.apply_staging(controller.disk, self.staging_directory, job.id, pairs, count, follower.SecondarySink())
         )
         await commit(self, job, count)
 
@@ -106,7 +107,7 @@ def secondaries_are_not_synced(patch: Callable[..., None]) -> None:
         """As if they were clean."""
 
     patch(Maintenance, "sync_secondaries", nothing)
-    patch(Maintenance, "_snapshot", _snapshot_without_secondaries(Maintenance._snapshot))  # noqa: SLF001
+    patch(Maintenance, "_snapshot", _snapshot_without_secondaries(Maintenance._snapshot))
 
 
 def _snapshot_without_secondaries(snapshot: Callable[[Maintenance], Any]) -> Callable[[Maintenance], Any]:
@@ -127,11 +128,11 @@ def a_follower_that_met_an_error_skips(patch: Callable[..., None]) -> None:
     step = Follower.step
 
     def careless(self: Follower, until: int, size_bytes: int) -> int:
-        reader = self._reader  # noqa: SLF001
+        reader = self._reader
         try:
             return step(self, until, size_bytes)
-        except resync.SinkError:
-            self._reader = reader  # noqa: SLF001
+        except follower.SinkError:
+            self._reader = reader
             raise
 
     patch(Follower, "step", careless)
