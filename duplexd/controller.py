@@ -80,6 +80,7 @@ class Controller:
         self._queue: deque[Change] = deque()
         self._steps: deque[Callable[[], None]] = deque()
         self._submitter: Client | None = None
+        self._unreadable: set[int] = set()  # volumes whose primary could not be read somewhere
         self.batches = 0
         self.changes_by_threads = 0
 
@@ -159,12 +160,24 @@ class Controller:
         self._submitter = None
 
     def read(self, volume: Any, offset: int, buffer: memoryview, done: Callable[[int], None]) -> None:
-        """See `Backend`."""
+        """See `Backend`. What the primary can't read is read from the secondary, if that holds all there is."""
 
-        def finished(_result: None, error: BaseException | None) -> None:
+        def call() -> OSError | None:
+            try:
+                volume.primary.read_into(offset, buffer)
+            except OSError as unreadable:
+                if not volume.read_mirror(offset, buffer):
+                    raise
+                return unreadable
+            return None
+
+        def finished(unreadable: OSError | None, error: BaseException | None) -> None:
+            if unreadable is not None and volume.id not in self._unreadable:
+                self._unreadable.add(volume.id)  # once is enough: a client may read it ten thousand times a second
+                self.emit("primary-error", volume=volume.name, error=unreadable.strerror or str(unreadable), path=volume.primary.path)
             done(0 if error is None else (isinstance(error, OSError) and error.errno) or errno.EIO)
 
-        self.workers.submit(lambda: volume.primary.read_into(offset, buffer), finished)
+        self.workers.submit(call, finished)
 
     def disconnected(self, client: Client) -> None:
         """See `Backend`."""

@@ -85,6 +85,16 @@ class Pair:
         """Bring `mirrors` up to date after a change of state."""
         self.mirrors = self.state == DUPLEX and self.mode == "sync" and self.secondary is not None
 
+    def read_mirror(self, offset: int, buffer: memoryview) -> bool:
+        """Read from the secondary; False if it can't be read, or does not get every change in the same step, before and after."""
+        if not self.mirrors or self.secondary is None:
+            return False
+        try:
+            self.secondary.read_into(offset, buffer)
+        except OSError:
+            return False
+        return self.mirrors
+
     @property
     def tracks(self) -> bool:
         """Whether changes are noted in `changed`, because the secondary does not get them."""

@@ -9,7 +9,6 @@ wait only behind such a change: a hold stops nothing that fits the limits.
 
 from __future__ import annotations
 
-import errno
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -162,9 +161,8 @@ class Dispatch:
                         break
                 try:
                     cached = length <= inline_max and read_cached(offset, reply_buffer[position + _HEADER : end])
-                except OSError as failure:
-                    self._reply_read_error(cookie, failure)
-                    continue
+                except OSError:  # the worker may find it elsewhere
+                    cached = False
                 if cached:
                     _pack_into(reply_buffer, position, _MAGIC, 0, cookie)
                     position = end
@@ -292,7 +290,3 @@ class Dispatch:
             _pack_into(reply, 0, _MAGIC, 0, cookie)
             self._transport.write(reply)
         self.progressed()
-
-    def _reply_read_error(self, cookie: int, failure: OSError) -> None:
-        error = self._outcome("read", failure.errno or errno.EIO)
-        self._replies.append(_pack(_MAGIC, error, cookie))
