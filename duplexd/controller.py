@@ -323,6 +323,9 @@ class Controller:
     def _performed_elsewhere(self, batch: Batch, error: BaseException | None) -> None:
         if error is not None and not isinstance(error, OSError):
             self.fail(f"a batch ended in an unexpected way: {error!r}")
+            self._busy = False  # reads go on, and whoever waits is answered
+            self._refuse(batch.changes, errno.EIO)
+            self._run_steps()
             raise error
         self._performed(batch, error)
         self._run_steps()

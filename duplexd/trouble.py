@@ -10,7 +10,7 @@ from duplexd.batch import Batch, perform
 from duplexd.limits import RECORD_BYTES_MAX
 from duplexd.pair import state
 from duplexd.pair.ledger import pack_map
-from duplexd.volume import WRITE, Change
+from duplexd.volume import WRITE, ZERO, Change
 
 if TYPE_CHECKING:
     from duplexd.batch import SecondaryFailure
@@ -103,8 +103,8 @@ class Trouble:
                 except OSError as unreadable:
                     self._controller.fail(f"{pair.primary.path}: neither takes a change nor can be read: {unreadable.strerror}")
                     return
-                redo = Change(_NOBODY, 0, pair, WRITE, offset, length, data)
-                self._redo(redo)
+                zeroes = data.count(0) == length  # as in a hole that could not be filled: the journal may have no room for as many
+                self._redo(Change(_NOBODY, 0, pair, ZERO if zeroes else WRITE, offset, length, b"" if zeroes else data))
 
     def _redo(self, change: Change) -> None:
         pair: Any = change.volume

@@ -13,7 +13,7 @@ import secrets
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from duplexd.errors import DamageError, DuplexdError, WrongStateError
+from duplexd.errors import DuplexdError, WrongStateError
 from duplexd.legs.bitmap import ChangeMap
 from duplexd.limits import ASYNC_LAG_BYTES_MAX, COPIED_MARK_BYTES, FOLLOWER_CHUNK_BYTES, FOLLOWER_FINAL_BYTES
 from duplexd.pair import state
@@ -228,7 +228,7 @@ class Jobs:
                 await self._catch_up(job, list(job.pairs))
         except SinkError as error:
             await controller.step(partial(self._failed, job, error))
-        except (DamageError, DuplexdError, OSError, LookupError) as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, a pair that nobody works on must not stay PENDING
             await controller.step(partial(self._ended_early, job, error))
         finally:
             self.running.pop(job.id, None)
@@ -415,10 +415,11 @@ class Jobs:
     def _ended_early(self, job: Job, error: Exception) -> None:
         """Not the secondary's fault. Untouched secondaries stand at their cut again."""
         controller = self._controller
-        if job.pairs and job.pairs[0].staging == UNCOMMITTED:
-            controller.mark({"m": "abandon", "job": job.id, "volumes": [pair.id for pair in job.pairs]})
+        untouched = [pair for pair in job.pairs if pair.state == state.PENDING and pair.staging == UNCOMMITTED]
+        if untouched:
+            controller.mark({"m": "abandon", "job": job.id, "volumes": [pair.id for pair in untouched]})
             remove_staging(controller.disk, self.staging_directory, set(self.running) - {job.id})
-        else:
+        elif job.pairs:
             cause = error if isinstance(error, OSError) else OSError(str(error))
             failed = job.pairs[0]
             self._failed(job, SinkError(failed, 0, cause))
