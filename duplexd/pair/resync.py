@@ -416,7 +416,9 @@ class Jobs:
         """Not the secondary's fault. Untouched secondaries stand at their cut again."""
         controller = self._controller
         untouched = [pair for pair in job.pairs if pair.state == state.PENDING and pair.staging == UNCOMMITTED]
-        if untouched:
+        if job.how == JOURNAL and isinstance(error, DamageError | LookupError):
+            self._go_by_map(job, error)
+        elif untouched:
             controller.mark({"m": "abandon", "job": job.id, "volumes": [pair.id for pair in untouched]})
             remove_staging(controller.disk, self.staging_directory, set(self.running) - {job.id})
         elif job.pairs:
@@ -424,6 +426,14 @@ class Jobs:
             failed = job.pairs[0]
             self._failed(job, SinkError(failed, 0, cause))
         controller.emit("resync-failed", volumes=[pair.name for pair in job.pairs], error=str(error))
+
+    def _go_by_map(self, job: Job, error: Exception) -> None:
+        """The part of the journal that only these secondaries still wanted can't be read: their change maps stand for it."""
+        controller = self._controller
+        pairs, at = list(job.pairs), job.follower.position if job.follower is not None else job.floor
+        controller.trouble.freeze(set(pairs), pairs[0], at, OSError(errno.EIO, str(error)), set(), {})
+        controller.mark({"m": "missed", "volumes": {str(pair.id): pack_map(ChangeMap(pair.size)) for pair in pairs}})
+        self._begin(pairs, [])
 
 
 def _in_work(pairs: list[Pair]) -> None:
