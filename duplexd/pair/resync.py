@@ -13,7 +13,7 @@ import secrets
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from duplexd.errors import DuplexdError, WrongStateError
+from duplexd.errors import DamageError, DuplexdError, WrongStateError
 from duplexd.legs.bitmap import ChangeMap
 from duplexd.limits import ASYNC_LAG_BYTES_MAX, COPIED_MARK_BYTES, FOLLOWER_CHUNK_BYTES, FOLLOWER_FINAL_BYTES
 from duplexd.pair import state
