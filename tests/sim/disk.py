@@ -250,6 +250,12 @@ class SimDisk:
         """What a reader of the file would see; no operation of its own."""
         return bytes(self._image(path).current)
 
+    def flip(self, path: str, offset: int) -> None:
+        """Let the medium change a bit."""
+        image = self._image(path)
+        for content in (image.current, image.durable):
+            content[offset] ^= 0x10
+
     def boot_id(self) -> str:
         return f"boot-{self.boots}"
 

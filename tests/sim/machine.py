@@ -123,7 +123,12 @@ class Machine:
             if true():
                 return
             await asyncio.sleep(0.02)
-        raise AssertionError(f"in 80 seconds this did not come: {what}")
+        controller = self.controller
+        raise AssertionError(
+            f"in 80 seconds this did not come: {what}; {len(controller._queue)} queued, refusing {controller.refusing}, leases "  # noqa: SLF001
+            f"{list(controller.holds.leases)}, {len(controller.ring.spares)} spares, behind {controller.jobs.behind()}, jobs {controller.jobs.running}, "
+            f"floors {controller.maintenance.replay_floor} {controller.jobs.floor()}, quiet {self.quiet}"
+        )
 
     @property
     def quiet(self) -> bool:

@@ -110,8 +110,8 @@ class Scenario:
             self.kept = None  # what the administrator asks for may be done, or not, when the crash comes
             await self._administrate()
             self.kept = checks.states(machine)
-        for client in clients:
-            await asyncio.wait_for(client, 200)
+        await machine.until(lambda: all(client.done() for client in clients), "answers to all changes")
+        await asyncio.gather(*clients)
         await self._rest()
         if rng.random() < 0.3:
             machine.note("stop")
@@ -157,7 +157,7 @@ class Scenario:
             )
             return machine.quiet and not behind
 
-        await machine.until(settled, f"rest\n  {checks.describe(machine)}")
+        await machine.until(settled, "rest")
         checks.check_quiet(machine, self.cuts)
 
     # ------------------------------------------------------------------------------------------------------- the administrator
