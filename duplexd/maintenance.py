@@ -12,7 +12,7 @@ from duplexd.journal import checkpoint
 from duplexd.legs.bitmap import ChangeMap
 from duplexd.limits import CHECKPOINT_INTERVAL_S, MARKER_RESERVE_BYTES, RECORD_BYTES_MAX, SPARE_SEGMENTS, SYNC_INTERVAL_S
 from duplexd.pair import state
-from duplexd.pair.ledger import UNCOMMITTED
+from duplexd.pair.ledger import UNCOMMITTED, pack_map
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
@@ -243,12 +243,13 @@ class Maintenance:
     def _secondaries_failed(self, failures: list[tuple[Pair, OSError]]) -> None:
         controller = self._controller
         for pair, error in failures:
+            lost = ChangeMap(pair.size)
+            lost.set_all()  # nobody knows what did not get to the disk
             if not pair.usable and pair.state == state.SUSPENDED:
+                controller.mark({"m": "missed", "volumes": {str(pair.id): pack_map(lost)}})
                 continue
             members = controller.trouble.group_of(pair) if pair.state == state.DUPLEX else {pair}
             at = pair.applied if pair.state == state.SUSPENDED else controller.writer.written
-            lost = ChangeMap(pair.size)
-            lost.set_all()  # nobody knows what did not get to the disk
             controller.trouble.freeze(members, pair, at, error, {pair}, {pair: lost})
 
 
