@@ -227,12 +227,19 @@ class Jobs:
             if job.pairs:
                 await self._catch_up(job, list(job.pairs))
         except SinkError as error:
-            await controller.step(partial(self._failed, job, error))
+            await self._end(partial(self._failed, job, error))
         except Exception as error:  # noqa: BLE001  whatever it is, a pair that nobody works on must not stay PENDING
-            await controller.step(partial(self._ended_early, job, error))
+            await self._end(partial(self._ended_early, job, error))
         finally:
             self.running.pop(job.id, None)
             self.moved()
+
+    async def _end(self, consequences: Callable[[], None]) -> None:
+        try:
+            await self._controller.step(consequences)
+        except OSError:
+            if not self._controller.failed:  # then the journal says nothing of it, and the restart that has to come will find out
+                raise
 
     # --------------------------------------------------------------------------------------------------- following, copying
 
