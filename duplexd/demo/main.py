@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import sys
@@ -21,6 +22,7 @@ from duplexd.demo.daemon import DaemonError, DaemonProcess
 from duplexd.demo.record import Placement
 from duplexd.demo.scene import Scene
 from duplexd.demo.show import Row, Table, say
+from duplexd.limits import SOCKET_PATH_BYTES_MAX
 from duplexd.units import KIB, MIB, format_size
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from duplexd.demo.scene import Cut
 
+DEMO_PATH_BYTES = 48  # of a socket's path below the directory for temporary files
 NAMES = ["data", "index", "log", "blobs"]
 PLACEMENT = Placement(writers=8, volumes=len(NAMES), slots=64)
 VOLUME_BYTES = 64 * MIB
@@ -91,9 +94,14 @@ async def _main(rounds: int, pairs: int) -> int:
     return 1 if totals.group_faults or not totals.naive_faults else 0
 
 
+def _short_enough(directory: str) -> str:
+    """Where sockets can lie: their paths have a limit, which a deep directory for temporary files leaves no room for."""
+    return directory if len(os.fsencode(directory)) <= SOCKET_PATH_BYTES_MAX - DEMO_PATH_BYTES else "/tmp"  # noqa: S108
+
+
 @contextlib.asynccontextmanager
 async def _daemon(names: list[str], size: int, journal_size: int) -> AsyncIterator[DaemonProcess]:
-    directory = Path(tempfile.mkdtemp(prefix="duplexd-demo-"))
+    directory = Path(tempfile.mkdtemp(prefix="duplexd-demo-", dir=_short_enough(tempfile.gettempdir())))
     daemon = DaemonProcess(directory / "d", names, size, journal_size)
     try:
         await daemon.start()

@@ -6,13 +6,13 @@ import random
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from duplexd.nbd import constants as c
 from duplexd.nbd import messages as m
 from duplexd.nbd.client import NbdClient
 from tests.support.daemon import ROOT, environment
+from tests.support.sockets import wait_listening
 
 CONVERSATIONS = 600
 GROWTH_BYTES_MAX = 48 << 20
@@ -72,9 +72,7 @@ def test_noise_does_no_harm(tmp_path: Path) -> None:
         subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, env=environment()) as server,
     ):
         try:
-            deadline = time.monotonic() + 20
-            while not Path(path).exists() and time.monotonic() < deadline:
-                time.sleep(0.02)
+            wait_listening(path)
             chance = random.Random(20261123)
             for _ in range(CONVERSATIONS // 3):
                 converse(path, noise(chance))

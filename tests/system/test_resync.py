@@ -23,6 +23,8 @@ SIZE = 32 << 20
 LATE_BYTES = 8 << 20  # of changes that were on their way when the test looked
 MODES = pytest.mark.parametrize("mode", ["sync", "async"])
 
+EXTENT_TREE_BLOCKS = 64  # of 512 bytes: how a file system keeps book of the same holes may differ by this
+
 
 async def _equal(daemon: Daemon) -> None:
     verified = await call(daemon, "POST", "/v1/verify", {"targets": list(daemon.files.volumes)})
@@ -109,8 +111,8 @@ async def test_zeroes_and_trims_are_taken_over_without_copying(start: Callable[.
     done = (await resync(daemon, "data"))["data"]
     assert done["copied_bytes"] == 0
     await _equal(daemon)
-    blocks = {side.stat().st_blocks for side in (daemon.files.primary("data"), daemon.files.secondary_of("data"))}
-    assert len(blocks) == 1, f"a hole on one leg is none on the other: {blocks}"
+    blocks = [side.stat().st_blocks for side in (daemon.files.primary("data"), daemon.files.secondary_of("data"))]
+    assert abs(blocks[0] - blocks[1]) <= EXTENT_TREE_BLOCKS, f"a hole on one leg is none on the other: {blocks}"
 
 
 @pytest.mark.parametrize(("mode", "how"), [("sync", "journal"), ("async", "journal"), ("sync", "map"), ("async", "map")])

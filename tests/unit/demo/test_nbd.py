@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from duplexd.demo.nbd import NbdConnection
+from tests.support.sockets import wait_listening
 
 
 @pytest.fixture
@@ -18,8 +19,7 @@ async def address(tmp_path: Path) -> AsyncIterator[str]:
     process = await asyncio.create_subprocess_exec(
         "nbdkit", "--foreground", "--exit-with-parent", "--unix", str(socket), "--filter=error", "memory", "1M", *options
     )
-    while not socket.exists():  # noqa: ASYNC110 - another process makes it
-        await asyncio.sleep(0.01)
+    await asyncio.to_thread(wait_listening, str(socket))
     yield f"nbd+unix:///?socket={socket}"
     if process.returncode is None:
         process.terminate()
