@@ -136,7 +136,7 @@ def check_kept(before: dict[str, tuple[str, bool]], after: dict[str, tuple[str, 
             continue
         now, still = after[name]
         assert still, f"{name} was {was} and usable; after a kill it is {now} and is not"
-        assert now == was or was == state.PENDING, f"{name} was {was}, a kill made it {now}"
+        assert was in {now, state.PENDING}, f"{name} was {was}, a kill made it {now}"
 
 
 def grains_bytes(machine: Machine, name: str, after: int, until: int) -> int:
@@ -167,7 +167,9 @@ def _same(history: History, volume: int, sequence: float, actual: bytes, what: s
     expected = history.content(volume, sequence)
     if actual != expected:
         place = next(at for at in range(len(expected)) if actual[at] != expected[at])
-        touched = [f"{entry.sequence:g}" for entry in history.entries if entry.volume == volume and entry.offset <= place < entry.offset + len(entry.data)]
+        touched = [
+            f"{entry.sequence:g}"
+            for entry in history.entries
+            if entry.volume == volume and entry.offset <= place < entry.offset + len(entry.data)
+        ]
         raise AssertionError(f"{what}: byte {place} is {actual[place]}, not {expected[place]}; changes there: {' '.join(touched[-8:])}")
-
-

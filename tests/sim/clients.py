@@ -31,7 +31,9 @@ class SimClient:
     def __init__(self, machine: Machine, rng: Random) -> None:
         self._machine = machine
         self._rng = rng
-        self._under_way: dict[int, tuple[Change, bytes, int]] = {}  # by cookie: with its payload, and what was acknowledged when it was issued
+        self._under_way: dict[
+            int, tuple[Change, bytes, int]
+        ] = {}  # by cookie: with its payload, and what was acknowledged when it was issued
         self._cookie = 0
         self._gone = False
         self._woken = asyncio.Event()
@@ -112,7 +114,15 @@ class SimClient:
         self._cookie += 1
         data = bytes([rng.randrange(1, 256)]) * length if kind == WRITE else b""
         change = Change(
-            self, self._cookie, volume, kind, offset, length, data, fua=kind != FLUSH and rng.random() < 0.1, allocate=kind == ZERO and rng.random() < 0.3
+            self,
+            self._cookie,
+            volume,
+            kind,
+            offset,
+            length,
+            data,
+            fua=kind != FLUSH and rng.random() < 0.1,
+            allocate=kind == ZERO and rng.random() < 0.3,
         )
         promises = self._machine.promises
         self._under_way[self._cookie] = (change, data, promises.acknowledged)

@@ -36,11 +36,17 @@ class History:
     bases: dict[int, bytes] = field(default_factory=dict)  # what a volume held when it was first seen
     lost: dict[int, list[Entry]] = field(default_factory=dict)
     tail: int = 0  # where the last recovery found the end of the journal
+    refused: dict[float, Entry] = field(default_factory=dict)  # taken back, but a power cut may take that back
+    _given: set[float] = field(default_factory=set)  # all numbers that stand
     _pending: list[Entry] = field(default_factory=list)
 
     def truncate(self, tail: int) -> None:
         """Recovery found the journal's end at `tail`: later numbers will be given again."""
         self.tail = tail
+        self.entries += [entry for entry in self.refused.values() if entry.sequence <= tail and entry.sequence not in self._given]
+        self.entries.sort(key=lambda entry: entry.sequence)
+        self._given = {number for number in self._given if number <= tail} | {entry.sequence for entry in self.entries}
+        self.refused.clear()
         for entry in self.entries:
             if entry.sequence > tail:
                 if entry.kind == MARKER:
@@ -68,7 +74,10 @@ class History:
             return ""
         patched = bytearray(expected)
         for place in (place for place in range(len(actual)) if actual[place] != expected[place]):
-            if not any(entry.offset <= place < entry.offset + len(entry.data) and entry.data[place - entry.offset] == actual[place] for entry in lost):
+            if not any(
+                entry.offset <= place < entry.offset + len(entry.data) and entry.data[place - entry.offset] == actual[place]
+                for entry in lost
+            ):
                 return f"byte {place} of volume {volume} is {actual[place]}, not {expected[place]} as of {self.tail}, nor of anything lost"
             patched[place] = actual[place]
         self.entries.append(Entry(self.tail + 0.5, WRITE, volume, 0, bytes(patched)))
@@ -81,6 +90,8 @@ class History:
     # What the writer does
 
     def _appended(self, sequence: int, kind: int, volume: int, offset: int, length: int, data: Any) -> None:
+        if kind not in {WRITE, ZERO, TRIM}:
+            self._given.add(sequence)
         if kind == MARKER:
             marker: Any = unpack_marker(bytes(data))
             if marker["m"] == "volume":
@@ -91,6 +102,9 @@ class History:
     def _settle(self, kept: bool) -> None:
         if kept:
             self.entries += self._pending
+            self._given.update(entry.sequence for entry in self._pending)
+        else:
+            self.refused.update((entry.sequence, entry) for entry in self._pending)
         self._pending = []
 
     @contextmanager

@@ -7,7 +7,7 @@ import errno
 from collections import deque
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from duplexd.config import Config, ControllerConfig, GroupConfig, NbdConfig, VolumeConfig
 from duplexd.controller import Controller
@@ -61,7 +61,7 @@ class Machine:
             groups={name: GroupConfig.model_construct(volumes=list(members)) for name, members in self.groups.items()},
         )
 
-    def add_volume(self, name: str, size: int, secondary: bool, mode: str) -> None:
+    def add_volume(self, name: str, size: int, secondary: bool, mode: Literal["sync", "async"]) -> None:
         """Configure a volume; it is there after the next start or reload."""
         self.volumes[name] = VolumeConfig.model_construct(
             size=size, primary=Path(f"/a/{name}"), secondary=Path(f"/b/{name}") if secondary else None, mode=mode
@@ -88,7 +88,7 @@ class Machine:
             await life()
 
         task = loop.create_task(main())
-        task.add_done_callback(lambda _: self.disk.dead or loop.stop())
+        task.add_done_callback(lambda _: None if self.disk.dead else loop.stop())
         try:
             loop.run_forever()
             if not self.disk.dead:
@@ -125,7 +125,7 @@ class Machine:
             await asyncio.sleep(0.02)
         controller = self.controller
         raise AssertionError(
-            f"in 80 seconds this did not come: {what}; {len(controller._queue)} queued, refusing {controller.refusing}, leases "  # noqa: SLF001
+            f"in 80 seconds this did not come: {what}; {len(controller._queue)} queued, refusing {controller.refusing}, leases "
             f"{list(controller.holds.leases)}, {len(controller.ring.spares)} spares, behind {controller.jobs.behind()}, jobs {controller.jobs.running}, "
             f"floors {controller.maintenance.replay_floor} {controller.jobs.floor()}, quiet {self.quiet}"
         )
@@ -152,7 +152,8 @@ class Machine:
         assert entry.volume == pair_id
         assert entry.kind == change.kind
         assert change.kind in {WRITE, ZERO, TRIM}
-        assert (entry.offset == change.offset or change.kind == WRITE) and entry.offset + len(entry.data) == end
+        assert entry.offset == change.offset or change.kind == WRITE
+        assert entry.offset + len(entry.data) == end
         if change.kind == WRITE:
             assert entry.data == payload[entry.offset - change.offset :]
 

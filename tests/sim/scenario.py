@@ -71,7 +71,8 @@ class Scenario:
         self._note_states(power)
         if not self.faults or rng.random() < 0.5:
             self._heal()
-        machine.disk.heal("/state/journal")  # a start on a full disk may say so and end
+        for directory in ("/state/journal", "/state/staging"):
+            machine.disk.heal(directory)  # a start on a full disk may say so and end
         machine.crash(power)
 
     def _note_states(self, power: bool) -> None:
@@ -82,7 +83,8 @@ class Scenario:
     def _heal(self) -> None:
         for name in self.machine.volumes:
             self.machine.disk.heal(checks.secondary_path(name))
-        self.machine.disk.heal("/state/journal")
+        for directory in ("/state/journal", "/state/staging"):
+            self.machine.disk.heal(directory)
 
     async def _life(self) -> None:
         machine = self.machine
@@ -110,9 +112,13 @@ class Scenario:
             self.kept = None  # what the administrator asks for may be done, or not, when the crash comes
             await self._administrate()
             self.kept = checks.states(machine)
+            if machine.controller.failed:
+                machine.note("failed")
+                break
         await machine.until(lambda: all(client.done() for client in clients), "answers to all changes")
         await asyncio.gather(*clients)
-        await self._rest()
+        if not machine.controller.failed:
+            await self._rest()
         if rng.random() < 0.3:
             machine.note("stop")
             await asyncio.wait_for(machine.controller.stop(), 100)
@@ -152,7 +158,10 @@ class Scenario:
 
         def settled() -> bool:
             behind = any(
-                pair.mode == "async" and pair.usable and pair.applied < pair.limit(controller.sequence) and pair.state in {state.DUPLEX, state.SUSPENDED}
+                pair.mode == "async"
+                and pair.usable
+                and pair.applied < pair.limit(controller.sequence)
+                and pair.state in {state.DUPLEX, state.SUSPENDED}
                 for pair in controller.pairs.values()
             )
             return machine.quiet and not behind
@@ -175,7 +184,9 @@ class Scenario:
             await asyncio.wait_for(action(), 150)
         except TimeoutError:
             raise AssertionError(f"{action.__name__} did not end in 150 seconds\n  {checks.describe(machine)}") from None
-        except DuplexdError as error:
+        except (DuplexdError, OSError) as error:
+            if isinstance(error, OSError) and not machine.controller.failed:
+                raise
             machine.note(f"  {type(error).__name__}: {error}")
         await asyncio.sleep(rng.choice((0, 0, 0.01, 0.3, 3)))
 
@@ -234,7 +245,7 @@ class Scenario:
     async def _look(self) -> None:
         await asyncio.sleep(0.3)
         machine = self.machine
-        if machine.quiet and not machine.controller._busy:  # noqa: SLF001
+        if machine.quiet and not machine.controller._busy:
             checks.check_secondaries(machine, self.cuts)
 
     async def _reload(self) -> None:
@@ -260,7 +271,7 @@ class Scenario:
         machine, rng = self.machine, self.rng
         self.cuts.promised.clear()
         path = checks.secondary_path(rng.choice(list(machine.volumes)))
-        kind = rng.choice(("full", "tear", "sync", "error", "journal"))
+        kind = rng.choice(("full", "tear", "sync", "error", "journal", "dead", "staging", "torn journal"))
         machine.note(f"  {kind} {path}")
         if kind == "full":
             no_space(machine, path)
@@ -270,9 +281,17 @@ class Scenario:
             broken_sync(machine, path)
         elif kind == "error":
             machine.disk.fail(path, 5, after=rng.randint(0, 5), operation="write", times=rng.randint(1, 3))
-        else:
+        elif kind == "dead":
+            for operation in ("write", "zero", "reserve", "read", "sync"):
+                machine.disk.fail(path, 5, after=rng.randint(0, 5), operation=operation)
+        elif kind == "staging":
+            no_space(machine, "/state/staging")
+        elif kind == "journal":
             machine.may_refuse = True
             no_space(machine, "/state/journal")
+        else:
+            machine.may_refuse = True
+            machine.disk.tear("/state/journal", after=rng.randint(0, 30))
 
     async def _cure(self) -> None:
         self._heal()
