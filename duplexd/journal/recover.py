@@ -84,7 +84,7 @@ class Walk:
 
     def _next_segment(self) -> None:
         following = self._following()
-        if following is None:
+        if following is None or following.index != self._segment.index + 1:  # a spare one may lie behind the one that is missing
             raise DamageError(
                 f"{self.ring.directory}: segment {self._segment.index + 1} is missing; changes after {self.sequence} may be at risk. "
                 "Restore the segment file"

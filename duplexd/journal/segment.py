@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from duplexd.io.disk import Disk, File
 
 
+_CHUNK_BYTES = 1 << 20
+
+
+def _is_blank(file: File) -> bool:
+    """Whether there is nothing but zeroes in it: a segment that lost its first page only is damaged, not new."""
+    return not any(any(file.read(at, min(_CHUNK_BYTES, file.size - at))) for at in range(0, file.size, _CHUNK_BYTES))
+
+
 class Segment:
     """One segment file. `first` is the number of its first record, 0 while it has none; `end` is where the next record goes.
 
@@ -137,7 +145,7 @@ class Ring:
     def _read_header(self, file: File) -> Segment | None:
         data = file.read(0, min(SEGMENT_HEADER_BYTES + RECORD_HEADER_BYTES, file.size))
         header = unpack_segment_header(data)
-        if header is None and not any(data):
+        if header is None and _is_blank(file):
             return None
         if header is None or header.size != file.size:
             what = "the segment header is damaged" if header is None else f"has {file.size} bytes, not the {header.size} it was made with"

@@ -160,6 +160,25 @@ def test_a_segment_that_is_missing_at_either_end_is_damage(slot: int) -> None:
         reopen(disk)
 
 
+@pytest.mark.parametrize("same_boot", [True, False])
+def test_a_segment_that_is_missing_before_a_spare_one_is_damage(same_boot: bool) -> None:
+    """The last one with records: the spare behind it is not where the journal goes on."""
+    disk = SimDisk()
+    append(new_writer(disk, segments=4), [b"x" * BIG, b"y" * BIG, b"z" * BIG])
+    disk.remove(path(2))
+    with pytest.raises(DamageError, match="segment 3 is missing"):
+        reopen(disk, same_boot=same_boot)
+
+
+def test_a_segment_that_lost_its_first_page_is_damage_and_is_not_removed() -> None:
+    disk = SimDisk()
+    append(new_writer(disk, segments=4), [b"x" * BIG, b"y" * BIG])
+    patch(disk, path(1), 0, bytes(SEGMENT_HEADER_BYTES + RECORD_HEADER_BYTES))
+    with pytest.raises(DamageError, match="header is damaged"):
+        reopen(disk)
+    assert disk.exists(path(1))
+
+
 def test_after_a_power_cut_a_gap_takes_whole_segments_with_it_and_they_are_spare_again() -> None:
     disk = long_journal(synced=False)
     flip(disk, path(0), SEGMENT_HEADER_BYTES + RECORD_HEADER_BYTES + BIG + 5)  # the SEAL
