@@ -59,7 +59,7 @@ class Maintenance:
     def written(self) -> None:
         """Something was appended."""
         ring, writer = self._controller.ring, self._controller.writer
-        if len(ring.spares) < SPARE_SEGMENTS or writer.log_position - self._checkpoint_position > ring.size_bytes // 4:
+        if len(ring.spares) < SPARE_SEGMENTS or writer.log_position - self._checkpoint_position > ring.size_bytes // 2:
             self._something.set()
 
     def want_space(self) -> None:
@@ -96,7 +96,7 @@ class Maintenance:
         controller = self._controller
         writer = controller.writer
         await self._make_space()
-        if writer.log_position - self._checkpoint_position > controller.ring.size_bytes // 4:
+        if writer.log_position - self._checkpoint_position > controller.ring.size_bytes // 2:
             await self.checkpoint()
         elif timed_out:
             if writer.written > writer.synced:
