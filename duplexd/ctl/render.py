@@ -42,12 +42,17 @@ def secondary_text(volume: Json) -> str:
     return f"{format_size(lag)} behind" if lag else "current"
 
 
+def _printable(text: str) -> str:
+    """A tag may hold anything: nothing of it moves the cursor of whoever looks."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def cut_text(cut: Json | None) -> str:
     """`cut 9f2c.. (nightly)`; a cut that is void is never shown without that word."""
     if cut is None:
         return ""
     verdict = {"consistent": "", "void": "VOID ", None: "not yet durable, "}.get(cut["verdict"], f"{cut['verdict']} ")
-    return f"{verdict}cut {cut['id']}" + (f" ({cut['tag']})" if cut.get("tag") else "")
+    return f"{verdict}cut {cut['id']}" + (f" ({_printable(cut['tag'])})" if cut.get("tag") else "")
 
 
 def copy_text(copy: Json | None) -> str:

@@ -61,6 +61,7 @@ def test_all_means_all() -> None:
     [
         ({"state": "SUSPENDED", "secondary": {"usable": True, "cut": CUT}}, "cut c7"),
         ({"state": "SUSPENDED", "secondary": {"usable": True, "cut": CUT | {"tag": "nightly"}}}, "cut c7 (nightly)"),
+        ({"state": "SUSPENDED", "secondary": {"usable": True, "cut": CUT | {"tag": "ü\n\x1b[31m"}}}, "cut c7 (ü??[31m)"),
         ({"state": "SUSPENDED", "secondary": {"usable": True, "cut": CUT | {"verdict": "void"}}}, "VOID cut c7"),
         ({"state": "SUSPENDED", "secondary": {"usable": True, "cut": CUT | {"verdict": None}}}, "not yet durable, cut c7"),
         ({"state": "SUSPENDED", "secondary": {"usable": True, "cut": None, "as_of_sequence": 12}}, "at 12"),
