@@ -37,8 +37,11 @@ class Writing:
     def flush_replies(self) -> None:
         """Nothing is queued."""
 
+    def change(self, name: str, offset: int, data: bytes) -> Change:
+        return Change(self, 0, self._machine.controller.pairs[name], WRITE, offset, len(data), data)
+
     async def write(self, name: str, offset: int, data: bytes) -> None:
-        await self._ask(Change(self, 0, self._machine.controller.pairs[name], WRITE, offset, len(data), data))
+        await self._ask(self.change(name, offset, data))
 
     async def flush(self) -> None:
         await self._ask(Change(self, 0, next(iter(self._machine.controller.pairs.values())), FLUSH, 0, 0))

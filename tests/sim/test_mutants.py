@@ -14,8 +14,7 @@ from duplexd.flusher import Flusher
 from duplexd.group import Holds
 from duplexd.journal.writer import Writer
 from duplexd.maintenance import Maintenance
-from duplexd.pair import follower, resync, staging
-from duplexd.pair.follower import Follower
+from duplexd.pair import follower, staging
 from duplexd.pair.ledger import Ledger
 from duplexd.pair.resync import Jobs
 from duplexd.volume import WRITE
@@ -124,30 +123,6 @@ def segments_are_dropped_while_somebody_needs_them(patch: Callable[..., None]) -
     patch("duplexd.maintenance.replay_floor", lambda saved: saved["sequence"])
 
 
-def a_follower_that_met_an_error_skips(patch: Callable[..., None]) -> None:
-    step = Follower.step
-
-    def careless(self: Follower, until: int, size_bytes: int) -> int:
-        reader = self._reader
-        try:
-            return step(self, until, size_bytes)
-        except follower.SinkError:
-            self._reader = reader
-            raise
-
-    patch(Follower, "step", careless)
-
-
-def the_staging_log_goes_before_it_is_settled(patch: Callable[..., None]) -> None:
-    durable = Controller.durable
-
-    async def impatient(self: Controller, sequence: int) -> None:
-        if not any(job.how == resync.MAP and job.whole for job in self.jobs.running.values()):
-            await durable(self, sequence)
-
-    patch(Controller, "durable", impatient)
-
-
 MUTANTS = [
     secondaries_are_not_replayed,
     primaries_are_not_replayed,
@@ -162,8 +137,6 @@ MUTANTS = [
     changes_of_suspended_pairs_are_not_tracked,
     secondaries_are_not_synced,
     segments_are_dropped_while_somebody_needs_them,
-    a_follower_that_met_an_error_skips,
-    the_staging_log_goes_before_it_is_settled,
 ]
 
 
