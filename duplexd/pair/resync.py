@@ -263,15 +263,16 @@ class Jobs:
         for pair in list(job.pairs):
             pair.copy_total = pair.changed.changed_bytes if pair.changed is not None else 0
             pair.copy_done = 0
-            if pair.changed is not None:
-                await self._copy_changed(job, pair, pair.changed)
+            await self._copy_changed(job, pair)
             await self._catch_up(job, [pair])
 
-    async def _copy_changed(self, job: Job, pair: Pair, changed: ChangeMap) -> None:
+    async def _copy_changed(self, job: Job, pair: Pair) -> None:
+        """Copy what `pair.changed` says. The map is asked for anew each time: a failure behind the job's back puts another in its place."""
         unmarked: list[tuple[int, int]] = []
         try:
-            while (run := changed.next_run(0, FOLLOWER_CHUNK_BYTES)) is not None:
+            while pair.changed is not None and (run := pair.changed.next_run(0, FOLLOWER_CHUNK_BYTES)) is not None:
                 async with self._controller.maintenance.copying:
+                    _in_work([pair])
                     await self._copy_one(job, pair, *run)
                 unmarked.append(run)
                 if sum(length for _, length in unmarked) >= COPIED_MARK_BYTES:
@@ -280,21 +281,19 @@ class Jobs:
                 await self._follow(job)
             await self._mark_copied(pair, unmarked)
         except BaseException:
-            for offset, length in unmarked:  # not known to be durable
-                changed.set(offset, length)
+            _not_copied(pair, unmarked)  # not known to be durable
             raise
 
     async def _copy_one(self, job: Job, pair: Pair, offset: int, length: int) -> None:
         controller = self._controller
-        changed = pair.changed
         assert job.follower is not None
-        assert changed is not None
+        assert pair.changed is not None
         sink = job.follower.sink
-        changed.clear(offset, length)  # before reading: a restart then copies it again, never too little
+        pair.changed.clear(offset, length)  # before reading: a restart then copies it again, never too little
         try:
             copied = await controller.work(partial(copy_run, sink, pair, offset, length))
         except BaseException:
-            changed.set(offset, length)
+            _not_copied(pair, [(offset, length)])
             raise
         pair.copied_bytes += copied
         self.copied_bytes += copied
@@ -441,6 +440,12 @@ class Jobs:
         controller.trouble.freeze(set(pairs), pairs[0], at, OSError(errno.EIO, str(error)), set(), {})
         controller.mark({"m": "missed", "volumes": {str(pair.id): pack_map(ChangeMap(pair.size)) for pair in pairs}})
         self._begin(pairs, [])
+
+
+def _not_copied(pair: Pair, runs: list[tuple[int, int]]) -> None:
+    if pair.changed is not None:
+        for offset, length in runs:
+            pair.changed.set(offset, length)
 
 
 def _in_work(pairs: list[Pair]) -> None:
