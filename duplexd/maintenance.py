@@ -116,7 +116,7 @@ class Maintenance:
                 continue
             if await self._recycle():
                 continue
-            if tried_checkpoint or controller.writer.written == self._checkpoint_sequence:
+            if tried_checkpoint or not self._checkpoint_helps():
                 break
             tried_checkpoint = True
             try:
@@ -126,6 +126,11 @@ class Maintenance:
                 controller.emit("checkpoint-failed", error=str(error))
                 break
         self._judge_space()
+
+    def _checkpoint_helps(self) -> bool:
+        """Whether one would free anything: also without a new record, if a follower was behind at the last one and is not now."""
+        written = self._controller.writer.written
+        return replay_floor({"sequence": written, **self._controller.ledger.snapshot(written)}) > self.replay_floor
 
     def _judge_space(self) -> None:
         """Let batches that wait for room have it; if there is none, and nobody will give any up, changes are refused until there is."""
