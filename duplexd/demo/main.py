@@ -139,7 +139,7 @@ async def _rounds(rounds: int, totals: Totals) -> None:
                 for number in range(1, rounds + 1):
                     table.add(await _round(scene, number, totals))
             written = scene.workload.history.acknowledged
-        say("The resync copies what had changed, and what the writers write meanwhile.")
+        say("What the writers write while a resync runs is new: it is mirrored, not counted as copied.")
         say(f"\n{written} records written, no error. Longest wait of a write around a group cut:")
         say(f"{totals.pause_s * 1e3:.1f} ms; with no cut: {usual_s * 1e3:.1f} ms.")
 

@@ -7,12 +7,18 @@ import pytest
 from tests.sim.scenario import run
 
 SEEDS, CHUNK, LONG_SEEDS, LONG_CHUNK = 200, 10, 5000, 100
+FOUND = (709,)  # a sync that failed behind a copy's back: grains were forgotten
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
 def test_crashes_lose_nothing_that_was_promised(first: int) -> None:
     for seed in range(first, first + CHUNK):
         run(seed)
+
+
+@pytest.mark.parametrize("seed", FOUND)
+def test_what_a_long_sweep_once_found_stays_mended(seed: int) -> None:
+    run(seed)
 
 
 @pytest.mark.long
