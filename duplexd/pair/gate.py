@@ -1,13 +1,6 @@
-"""Leases: who holds which volumes, until when, and how it ended.
+"""Leases: who holds which volumes, until when, and how it ended. Pure.
 
-state      event        next
-HELD       released     RELEASED   the owner let go
-HELD       suspended    RELEASED   a suspend took it: cut and release are one step
-HELD       deadline     LOST       the verdict of a lost lease is void
-HELD       owner gone   LOST
-HELD       stopping     LOST       the daemon is
-RELEASED   any          RELEASED
-LOST       any          LOST
+`TRANSITIONS[state, reason]` is what a lease becomes when it ends for that reason; one that has ended stays as it is.
 """
 
 from __future__ import annotations
@@ -16,35 +9,65 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from duplexd.pair.pair import Pair
+    from duplexd.pair.waits import Waits
 
 HELD, RELEASED, LOST = "held", "released", "lost"
 
-BY_OWNER, BY_SUSPEND = "released", "suspended"
-DEADLINE, OWNER_GONE, STOPPING = "deadline", "owner gone", "stopping"
+BY_OWNER = "released"  # the owner let go
+BY_SUSPEND = "suspended"  # a suspend took it, or the gates were opened after the cut
+DEADLINE = "deadline"
+OWNER_GONE = "owner gone"
+STOPPING = "stopping"  # the daemon is
+ABORTED = "aborted"  # the group's cut was given up
 
-AFTER = {BY_OWNER: RELEASED, BY_SUSPEND: RELEASED, DEADLINE: LOST, OWNER_GONE: LOST, STOPPING: LOST}
+TRANSITIONS = {
+    (HELD, BY_OWNER): RELEASED,
+    (HELD, BY_SUSPEND): RELEASED,
+    (HELD, DEADLINE): LOST,  # the verdict of a lost lease is void
+    (HELD, OWNER_GONE): LOST,
+    (HELD, STOPPING): LOST,
+    (HELD, ABORTED): LOST,
+}
+REASONS = tuple(reason for _, reason in TRANSITIONS)
 
 
 class Lease:
-    """The owner of a hold over some pairs. `ended` gets the reason when it is over, `state` tells whether it was lost."""
+    """The owner of a hold over some pairs. `ended` gets the reason when it is over, `state` tells whether it was lost.
 
-    __slots__ = ("began", "deadline", "ended", "hold_s", "id", "owner", "pairs", "state", "timer", "wait_s_max", "writes_held")
+    `fence` is a number that no earlier lease of this controller had, not even before a restart; it rises when the lease is renewed, and
+    commands with an older one are refused. `cut_id` is the group's cut that it is held for, "" for none.
+    """
 
-    def __init__(self, lease_id: str, pairs: list[Pair], owner: str, hold_s: float, began: float, ended: asyncio.Future[str]) -> None:
+    __slots__ = (
+        "began", "cut_id", "deadline", "drained", "ended", "fence", "hold_s", "id", "owner", "pairs", "state", "timer", "waits",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        lease_id: str,
+        pairs: Sequence[Pair],
+        owner: str,
+        hold_s: float,
+        began: float,
+        ended: asyncio.Future[str] | None = None,
+        cut_id: str = "",
+    ) -> None:
         self.id = lease_id
         self.pairs = pairs
         self.owner = owner
         self.hold_s = hold_s
         self.began = began
         self.deadline = began + hold_s  # on the daemon's monotonic clock
+        self.drained: float | None = None  # when nothing was in flight any more
+        self.fence = 0
+        self.cut_id = cut_id
         self.state = HELD
         self.ended = ended
         self.timer: Callable[[], None] | None = None  # cancels the deadline's timer
-        self.writes_held = 0
-        self.wait_s_max = 0.0
+        self.waits: Waits | None = None  # of the writes that it held, once it has ended
 
     @property
     def volumes(self) -> list[str]:
@@ -57,13 +80,14 @@ class Lease:
         return self.state == LOST
 
     def end(self, reason: str) -> bool:
-        """Leave HELD for the state that `AFTER` gives; False if it had ended before."""
-        if self.state != HELD:
+        """Leave HELD for the state that the table gives; False if it had ended before."""
+        after = TRANSITIONS.get((self.state, reason))
+        if after is None:
             return False
-        self.state = AFTER[reason]
+        self.state = after
         if self.timer is not None:
             self.timer()
             self.timer = None
-        if not self.ended.done():
+        if self.ended is not None and not self.ended.done():
             self.ended.set_result(reason)
         return True

@@ -1,0 +1,1 @@
+"""Commands groups of volumes that are spread over several controllers: the coordinator, as a library."""
