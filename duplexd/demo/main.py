@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
+from duplexd.canary.record import Placement
 from duplexd.demo.daemon import DaemonError, DaemonProcess
-from duplexd.demo.record import Placement
 from duplexd.demo.scene import Scene
 from duplexd.demo.show import Row, Table, say
 from duplexd.limits import SOCKET_PATH_BYTES_MAX

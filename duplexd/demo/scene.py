@@ -9,15 +9,15 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from duplexd.demo.checker import Findings, check
-from duplexd.demo.nbd import NbdConnection
-from duplexd.demo.workload import Workload
+from duplexd.canary.checker import Findings, check
+from duplexd.canary.nbd import NbdConnection
+from duplexd.canary.workload import Workload
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from duplexd.canary.record import Placement
     from duplexd.demo.daemon import DaemonProcess
-    from duplexd.demo.record import Placement
 
 GROUP = "all"
 

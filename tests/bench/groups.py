@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
+from duplexd.canary.record import Placement
 from duplexd.demo.daemon import DaemonProcess
-from duplexd.demo.record import Placement
 from duplexd.demo.scene import Scene
 from duplexd.units import KIB, MIB, TIB
 from tests.bench.loads import fio

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from duplexd.demo.nbd import NbdConnection
+from duplexd.canary.nbd import NbdConnection
 from tests.support.blocks import BLOCK_BYTES, Blocks
 
 if TYPE_CHECKING:

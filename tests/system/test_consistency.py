@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from duplexd.canary.record import Placement
 from duplexd.demo.daemon import DaemonProcess
-from duplexd.demo.record import Placement
 from duplexd.demo.scene import Scene
 from duplexd.units import MIB
 

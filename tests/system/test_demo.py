@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from duplexd.canary.checker import Findings
 from duplexd.demo import main as demo
-from duplexd.demo.checker import Findings
 from duplexd.demo.scene import Cut, Scene
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.demo.nbd import NbdConnection
+from duplexd.canary.nbd import NbdConnection
 from duplexd.io.disk import RealDisk
 from duplexd.journal.inspect import inspect
 from tests.support.commands import call, lines, resync, same_bytes, start_resync, suspend, volumes, wait_until

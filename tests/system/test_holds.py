@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.demo.nbd import NbdConnection
+from duplexd.canary.nbd import NbdConnection
 from tests.support.commands import call, hold, resident_bytes, same_bytes, suspend, volumes, wait_until
 from tests.support.daemon import ROOT, environment, run_duplexctl
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from duplexd.demo.nbd import NbdConnection
+from duplexd.canary.nbd import NbdConnection
 from duplexd.io.disk import RealDisk
 from duplexd.journal.inspect import inspect
 from tests.support.blocks import BLOCK_BYTES, Blocks, check

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.demo.nbd import NbdConnection
+from duplexd.canary.nbd import NbdConnection
 from tests.support.blocks import BLOCK_BYTES, Blocks
 from tests.support.commands import call, resync, same_bytes, suspend, volumes
 from tests.support.load import Load, grains_bytes, settle

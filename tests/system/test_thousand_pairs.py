@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from duplexd.canary.record import Placement
 from duplexd.demo.daemon import DaemonProcess
-from duplexd.demo.record import Placement
 from duplexd.demo.scene import Scene
 from duplexd.units import KIB, MIB
 

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from duplexd.demo.checker import check
-from duplexd.demo.record import Placement, parse
-from duplexd.demo.workload import Workload
+from duplexd.canary.checker import check
+from duplexd.canary.record import Placement, parse
+from duplexd.canary.workload import Workload
 
 PLACEMENT = Placement(writers=3, volumes=4, slots=2)
 

@@ -16,12 +16,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from duplexd.demo.record import RECORD_BYTES, Place, Placement, Record, TornError, parse
+from duplexd.canary.record import RECORD_BYTES, Place, Placement, Record, TornError, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from duplexd.demo.history import History
+    from duplexd.canary.history import History
 
 EXAMPLES_MAX = 3
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from duplexd.demo.record import RECORD_BYTES, Placement, Record, TornError, pack, parse
+from duplexd.canary.record import RECORD_BYTES, Placement, Record, TornError, pack, parse
 
 
 def test_packed_record_comes_back() -> None:

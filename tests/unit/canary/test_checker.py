@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 import pytest
 
-from duplexd.demo.checker import EXAMPLES_MAX, Findings, check
-from duplexd.demo.history import History
-from duplexd.demo.record import RECORD_BYTES, Placement, Record, pack
+from duplexd.canary.checker import EXAMPLES_MAX, Findings, check
+from duplexd.canary.history import History
+from duplexd.canary.record import RECORD_BYTES, Placement, Record, pack
 
 PLACEMENT = Placement(writers=2, volumes=3, slots=2)
 

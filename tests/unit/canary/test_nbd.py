@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from duplexd.demo.nbd import NbdConnection
+from duplexd.canary.nbd import NbdConnection
 from tests.support.sockets import wait_listening
 
 

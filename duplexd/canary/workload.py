@@ -9,8 +9,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from duplexd.demo.history import History
-from duplexd.demo.record import Placement, Record, pack
+from duplexd.canary.history import History
+from duplexd.canary.record import Placement, Record, pack
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
