@@ -6,7 +6,7 @@ Which pair states an action is legal in is decided by the controller (`pair/stat
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
@@ -16,6 +16,8 @@ from duplexd.errors import WrongStateError
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
+
+    from duplexd.control.access import Peer
 
 Json = dict[str, Any]
 
@@ -50,14 +52,6 @@ class Controller(Protocol):
     async def verify(self, names: list[str], progress: Callable[[str, int, int], None] | None = None) -> Json: ...
 
 
-class Peer(NamedTuple):
-    """Who is at the other end of the socket, by the kernel's word; -1 where it does not say."""
-
-    uid: int = -1
-    gid: int = -1
-    pid: int = -1
-
-
 class Actions:
     """The controller's commands. `peer` is logged for each one that changes something; errors are those of `errors.py`."""
 
@@ -70,7 +64,8 @@ class Actions:
         controller.listeners.append(self.hub.publish)
 
     def _command(self, peer: Peer, command: str, **fields: object) -> None:
-        self._log.info("command", command=command, uid=peer.uid, gid=peer.gid, pid=peer.pid, **fields)
+        who = {"certificate": peer.name} if peer.name else {"uid": peer.uid, "gid": peer.gid, "pid": peer.pid}
+        self._log.info("command", command=command, **who, **fields)
 
     def status(self, targets: list[str] | None = None) -> Json:
         """The whole status, or of what `targets` name: their volumes, and the groups and leases that have any of them. Any state."""
@@ -93,7 +88,7 @@ class Actions:
             raise WrongStateError("the daemon is stopping; try again when it is back")
         names = self.controller.resolve(targets)
         self._command(peer, "quiesce", targets=targets, hold_s=hold_s)
-        lease = await self.controller.quiesce(names, hold_s, f"uid {peer.uid} pid {peer.pid}")
+        lease = await self.controller.quiesce(names, hold_s, peer.owner)
         self.holds[lease.id] = lease
         lease.ended.add_done_callback(lambda _: self.holds.pop(lease.id, None))
         self._end_if_stopping(lease)

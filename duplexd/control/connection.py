@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from duplexd.control.actions import Peer
+from duplexd.control.access import Peer, Role
 from duplexd.control.problems import problem
 from duplexd.limits import CONTROL_CONNECTIONS_MAX, CONTROL_REQUEST_SECONDS_MAX
 
@@ -42,7 +42,7 @@ def peer_of(transport: asyncio.BaseTransport) -> Peer:
     if sock is None or sock.family != socket.AF_UNIX:
         return Peer()
     pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return Peer(uid, gid, pid)
+    return Peer(uid, gid, pid, role=Role.OPERATE)
 
 
 class ControlProtocol(H11Protocol):

@@ -10,7 +10,8 @@ from duplexd.limits import HEARTBEAT_SECONDS, PROGRESS_SECONDS
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from duplexd.control.actions import Actions, Lease, Peer
+    from duplexd.control.access import Peer
+    from duplexd.control.actions import Actions, Lease
     from duplexd.control.connection import Link
     from duplexd.control.models import QuiesceRequest
 

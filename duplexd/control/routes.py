@@ -15,8 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from duplexd.control import lines, models, problems
-from duplexd.control.actions import Actions, Peer
+from duplexd.control import access, lines, models, problems
 from duplexd.control.connection import Link
 from duplexd.control.openapi import document
 from duplexd.control.stream import Lasting, encode, lines_answer, object_answer
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from starlette.requests import Request
+
+    from duplexd.control.actions import Actions
 
     Endpoint = Callable[["Context", Request], Awaitable[Any]]
 
@@ -58,10 +59,15 @@ class RouteEntry:
     query: dict[str, dict[str, Any]] = field(default_factory=dict)
     media_type: str = "application/json"
 
+    @property
+    def role(self) -> access.Role:
+        """What the caller must have."""
+        return access.needed(self.method, self.path, self.media_type)
+
 
 def link_of(request: Request) -> Link:
     link: Link | None = request.scope.get("state", {}).get("link")
-    return link or Link(Peer())
+    return link or Link(access.Peer())
 
 
 async def read_body(request: Request) -> bytes:
@@ -188,16 +194,17 @@ ROUTES: tuple[RouteEntry, ...] = (
 )
 
 
-def _bind(context: Context, endpoint: Endpoint) -> Callable[[Request], Awaitable[Any]]:
+def _bind(context: Context, entry: RouteEntry) -> Callable[[Request], Awaitable[Any]]:
     async def call(request: Request) -> Any:
-        return await endpoint(context, request)
+        access.check(link_of(request).peer, entry.role)
+        return await entry.endpoint(context, request)
 
     return call
 
 
 def application(context: Context) -> Starlette:
     """The ASGI application."""
-    routes = [Route(entry.path, _bind(context, entry.endpoint), methods=[entry.method]) for entry in ROUTES]
+    routes = [Route(entry.path, _bind(context, entry), methods=[entry.method]) for entry in ROUTES]
     app = Starlette(
         routes=routes,
         exception_handlers={
