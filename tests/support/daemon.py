@@ -60,6 +60,7 @@ class DaemonFiles:
     journal_size: str | int = "16MiB"
     tcp_port: int | None = None
     name: str = "test"
+    listen: Sequence[str] = ()  # further NBD addresses
     extra: str = ""  # TOML put at the end
 
     @property
@@ -91,7 +92,7 @@ class DaemonFiles:
         return f"nbd+unix:///{quote(volume)}?socket={quote(str(self.nbd_socket))}"
 
     def text(self) -> str:
-        listen = [f"unix:{self.nbd_socket}"] + ([f"tcp:127.0.0.1:{self.tcp_port}"] if self.tcp_port else [])
+        listen = [f"unix:{self.nbd_socket}", *([f"tcp:127.0.0.1:{self.tcp_port}"] if self.tcp_port else []), *self.listen]
         lines = [
             "[controller]",
             f'name = "{self.name}"',
@@ -138,9 +139,12 @@ class DaemonError(AssertionError):
 class Daemon:
     """One `duplexd run` process, and the next one after a restart."""
 
-    def __init__(self, files: DaemonFiles, arguments: Sequence[str] = (), env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, files: DaemonFiles, arguments: Sequence[str] = (), env: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
+    ) -> None:
         self.files = files
         self.arguments = list(arguments)
+        self.prefix = list(prefix)  # a command that runs the daemon, in its own process
         self.env = dict(env or {})
         self.log_path = files.directory / "daemon.log"
         self.process: subprocess.Popen[bytes] | None = None
@@ -163,7 +167,7 @@ class Daemon:
         assert not self.running
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "duplexd", "run", "--config", str(self.files.config), *self.arguments],
+                [*self.prefix, sys.executable, "-m", "duplexd", "run", "--config", str(self.files.config), *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
