@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 
 class DuplexdError(Exception):
     """It failed for another reason: `str()` is one line that says what to do."""
@@ -59,6 +64,12 @@ class UnreachableError(DuplexdError):
     title = "daemon not reachable"
 
 
+class UndecidedError(UnreachableError):
+    """A group was cut, and whether consistently is not known until a member answers: `duplexctl settle GROUP`."""
+
+    title = "outcome not known"
+
+
 class TimedOutError(DuplexdError):
     """It took longer than the caller allowed."""
 
@@ -89,3 +100,19 @@ class LimitError(DuplexdError):
     exit_code = 1
     http_status = 429
     title = "limit reached"
+
+
+_BY_EXIT_CODE: dict[int, type[DuplexdError]] = {
+    each.exit_code: each
+    for each in (
+        UsageError, NotFoundError, ForbiddenError, WrongStateError, ConfigurationError, UnreachableError, TimedOutError, LeaseLostError,
+    )
+}  # fmt: skip
+
+
+def error_of(problem: Mapping[str, Any], where: str = "") -> DuplexdError:
+    """The error that a daemon's problem document stands for; `where` is put before its text."""
+    code = problem.get("exit_code")
+    error = _BY_EXIT_CODE.get(code, DuplexdError) if isinstance(code, int) else DuplexdError
+    text = problem.get("detail") or problem.get("title") or "the daemon gave no reason; see its log"
+    return error(f"{where}: {text}" if where else str(text))

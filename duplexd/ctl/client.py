@@ -8,40 +8,12 @@ import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from duplexd.errors import (
-    ConfigurationError,
-    DuplexdError,
-    ForbiddenError,
-    LeaseLostError,
-    NotFoundError,
-    TimedOutError,
-    UnreachableError,
-    UsageError,
-    WrongStateError,
-)
+from duplexd.errors import ForbiddenError, TimedOutError, UnreachableError, error_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     Json = dict[str, Any]
-
-_CLASSES: tuple[type[DuplexdError], ...] = (
-    UsageError,
-    NotFoundError,
-    ForbiddenError,
-    WrongStateError,
-    ConfigurationError,
-    UnreachableError,
-    TimedOutError,
-    LeaseLostError,
-)
-_BY_EXIT_CODE = {error.exit_code: error for error in _CLASSES}
-
-
-def error_of(problem: Json) -> DuplexdError:
-    """The error that a problem of the daemon stands for."""
-    error = _BY_EXIT_CODE.get(problem.get("exit_code", 1), DuplexdError)
-    return error(problem.get("detail") or problem.get("title") or "the daemon gave no reason; see its log")
 
 
 class _Connection(http.client.HTTPConnection):

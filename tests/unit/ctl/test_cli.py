@@ -16,7 +16,6 @@ import pytest
 from duplexd import errors
 from duplexd.control import models
 from duplexd.ctl.cli import cli, run
-from duplexd.ctl.client import error_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -176,7 +175,7 @@ def test_usage_is_2(ctl: Ctl, arguments: list[str]) -> None:
 def test_every_exit_code_of_a_problem_becomes_that_error() -> None:
     for value in vars(errors).values():
         if isinstance(value, type) and issubclass(value, errors.DuplexdError):
-            assert error_of({"exit_code": value.exit_code, "detail": "x"}).exit_code == value.exit_code
+            assert errors.error_of({"exit_code": value.exit_code, "detail": "x"}).exit_code == value.exit_code
 
 
 def test_every_command_has_json_and_a_help_text() -> None:
