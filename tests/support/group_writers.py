@@ -1,0 +1,108 @@
+"""Dependent writers over volumes of several controllers, and what a cut of them all is found to be.
+
+Writers whose connection is lost connect again and write the same record again: a killed daemon is no error to them, and their chains go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from duplexd.canary.checker import Findings, check
+from duplexd.canary.nbd import NbdConnection
+from duplexd.canary.workload import Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Sequence
+    from typing import Self
+
+    from duplexd.canary.record import Placement
+    from tests.support.cluster import Cluster, Member
+
+T = TypeVar("T")
+PATIENCE_SECONDS = 60.0
+AGAIN_SECONDS = 0.02
+
+
+class Taken(NamedTuple):
+    """Between which moments of the writers' clock something happened."""
+
+    asked: int
+    done: int
+
+
+class GroupWriters:
+    """`placement.writers` writers that each go round all members. Use it as an async context manager."""
+
+    def __init__(self, cluster: Cluster, members: Sequence[Member], placement: Placement) -> None:
+        assert placement.volumes == len(members)
+        self.cluster = cluster
+        self.members = list(members)
+        self.placement = placement
+        self.workload = Workload(placement, self._write)
+        self.lost_connections = 0
+        self._connections: dict[tuple[int, int], NbdConnection] = {}
+
+    async def __aenter__(self) -> Self:
+        self.workload.start()
+        return self
+
+    async def __aexit__(self, kind: object, *_: object) -> None:
+        try:
+            await asyncio.wait_for(self.workload.stop(), None if kind is None else 1.0)
+        except TimeoutError:
+            pass  # the test has failed already, and its daemons may be gone
+        finally:
+            for connection in self._connections.values():
+                connection.abort()
+
+    async def write(self, records: int) -> None:
+        """Return when that many more are acknowledged. Raises what a writer met."""
+        wanted = self.workload.history.acknowledged + records
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self.workload.history.acknowledged < wanted:
+            self.workload.check()
+            assert time.monotonic() < deadline, f"the writers stand still at {self.workload.history.acknowledged} of {wanted} records"
+            await asyncio.sleep(AGAIN_SECONDS / 4)
+
+    async def during(self, work: Awaitable[T]) -> tuple[T, Taken]:
+        """The work's result, and when it was done."""
+        asked = self.workload.history.tick()
+        result = await work
+        return result, Taken(asked, self.workload.history.tick())
+
+    def images(self) -> list[bytes]:
+        """What a backup would read of each member."""
+        images = []
+        for member in self.members:
+            image = os.open(self.cluster.secondary(member), os.O_RDONLY)
+            try:
+                images.append(os.pread(image, self.placement.volume_bytes, 0))
+            finally:
+                os.close(image)
+        return images
+
+    async def grade(self, taken: Taken) -> Findings:
+        """What the secondaries, which stand at a cut made then, are found to be."""
+        images = await asyncio.to_thread(self.images)
+        return check(self.placement, images, self.workload.history, taken.asked, taken.done)
+
+    async def _write(self, writer: int, volume: int, offset: int, data: bytes) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                connection = self._connections.get((writer, volume))
+                if connection is None:
+                    connection = self._connections[writer, volume] = await NbdConnection.open(self.cluster.uri(self.members[volume]))
+                await connection.write(offset, data)
+            except (ConnectionError, FileNotFoundError, TimeoutError):
+                if time.monotonic() > deadline:
+                    raise
+                self.lost_connections += 1
+                if lost := self._connections.pop((writer, volume), None):
+                    lost.abort()
+                await asyncio.sleep(AGAIN_SECONDS)
+            else:
+                return
