@@ -13,7 +13,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictStr, ValidationError, ValidationInfo
 
 from duplexd import limits
-from duplexd.config_rules import absolute_path, check_listen, check_name, check_together, check_volume_size, explain
+from duplexd.config_rules import (
+    absolute_path,
+    check_hold_max,
+    check_host_port,
+    check_listen,
+    check_name,
+    check_together,
+    check_volume_size,
+    explain,
+)
 from duplexd.errors import ConfigurationError
 from duplexd.units import GIB, format_size, parse_size
 
@@ -46,6 +55,7 @@ def _journal_size(value: Any) -> int:
 
 Name = Annotated[str, BeforeValidator(check_name)]
 FilePath = Annotated[Path, BeforeValidator(_path)]
+CertificateName = Annotated[StrictStr, Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -60,6 +70,7 @@ class ControllerConfig(Section):
     name: Name = Field(examples=['"alpha"'])
     state_dir: FilePath = Field(examples=['"/var/lib/duplexd/alpha"'])
     journal_size: Annotated[int, BeforeValidator(_journal_size)] = Field(default=GIB, examples=['"1GiB"'])
+    hold_max: Annotated[float, BeforeValidator(check_hold_max)] = Field(default=limits.HOLD_SECONDS_DEFAULT, examples=["2.0"])
 
 
 class NbdConfig(Section):
@@ -71,6 +82,17 @@ class NbdConfig(Section):
     insecure: StrictBool = Field(default=False, examples=["true"])
 
 
+class TlsConfig(Section):
+    """`[control.tls]`: the same commands for other machines. A client shows a certificate that `client_ca` signed; its name decides its role."""
+
+    listen: list[Annotated[str, BeforeValidator(check_host_port)]] = Field(min_length=1, examples=['["0.0.0.0:10810"]'])
+    certificate: FilePath = Field(examples=['"server.pem"'])
+    key: FilePath = Field(examples=['"server.key"'])
+    client_ca: FilePath = Field(examples=['"clients.pem"'])
+    operate: list[CertificateName] = Field(default_factory=list, examples=['["backup.example"]'])
+    observe: list[CertificateName] = Field(default_factory=list, examples=['["monitor.example"]'])
+
+
 class ControlConfig(Section):
     """`[control]`: where duplexctl connects."""
 
@@ -78,6 +100,8 @@ class ControlConfig(Section):
         default=Path("/run/duplexd/control.sock"), examples=['"/run/duplexd/alpha/control.sock"']
     )
     group: StrictStr | None = Field(default=None, min_length=1, examples=['"duplexd"'])
+    group_role: Literal["observe", "operate"] = Field(default="operate", examples=['"operate"'])
+    tls: TlsConfig | None = Field(default=None, examples=['{ listen = ["0.0.0.0:10810"], ... }'])
 
 
 class VolumeConfig(Section):

@@ -8,7 +8,8 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_origin
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from duplexd.config import Config
 
 _NAME = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,127}")
+_PORT = re.compile("[0-9]{1,5}")
 _LISTEN_EXAMPLES = '"unix:/run/duplexd/nbd.sock" or "tcp:127.0.0.1:10809"'
 _WANTED = {
     "string_type": "text",
@@ -56,6 +58,16 @@ def check_volume_size(value: Any) -> int:
     return size
 
 
+def check_hold_max(value: Any) -> float:
+    """Seconds that writes may be held. Raises ValueError."""
+    most = limits.HOLD_SECONDS_MAX
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+        raise ValueError(
+            f"{value!r} is no time to hold writes; write seconds, more than 0 and at most {most:g}: Linux's NBD client gives up later"
+        )
+    return float(value)
+
+
 def absolute_path(value: object, base: Path) -> Path:
     """A path of the file, made absolute: relative ones start at the file's directory. Raises ValueError."""
     if not isinstance(value, str | Path) or not str(value):
@@ -73,12 +85,23 @@ def check_listen(value: Any, base: Path) -> str:
         if len(os.fsencode(path)) > limits.SOCKET_PATH_BYTES_MAX:
             raise ValueError(f"{path!r} is too long for a Unix socket; write at most {limits.SOCKET_PATH_BYTES_MAX} bytes")
         return f"unix:{path}"
-    host, _, port = rest.rpartition(":")
-    if kind != "tcp" or not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+    if kind != "tcp":
         raise ValueError(f"{value!r} is nothing to listen on; write {_LISTEN_EXAMPLES}")
+    return f"tcp:{_host_port(rest, value, _LISTEN_EXAMPLES, 'tcp:')}"
+
+
+def check_host_port(value: Any) -> str:
+    """`HOST:PORT`, an IPv6 address in brackets. Raises ValueError."""
+    return _host_port(value if isinstance(value, str) else "", value, '"127.0.0.1:10810" or "[::1]:10810"')
+
+
+def _host_port(text: str, value: Any, examples: str, kind: str = "") -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not _PORT.fullmatch(port) or not 0 < int(port) < 65536:
+        raise ValueError(f"{value!r} is nothing to listen on; write {examples}")
     if ":" in host and not re.fullmatch(r"\[[0-9A-Fa-f:.%a-z]+\]", host):
-        raise ValueError(f'{value!r}: an IPv6 address needs brackets; write for example "tcp:[::1]:{port}"')
-    return f"tcp:{host}:{int(port)}"
+        raise ValueError(f'{value!r}: an IPv6 address needs brackets; write for example "{kind}[::1]:{port}"')
+    return f"{host}:{int(port)}"
 
 
 def is_local(listen: str) -> bool:
@@ -97,11 +120,27 @@ def is_local(listen: str) -> bool:
 
 def check_together(config: Config) -> list[str]:
     """Mistakes that show only when several values are seen at once, as lines without the file's name."""
-    return [*_listeners(config), *_images(config), *_groups(config)]
+    return [*_remote(config), *_listeners(config), *_images(config), *_groups(config)]
+
+
+def _remote(config: Config) -> Iterator[str]:
+    tls = config.control.tls
+    if tls is None:
+        return
+    if not tls.operate and not tls.observe:
+        yield 'control.tls: nobody could come in; write for example operate = ["backup.example"] or observe = ["monitor.example"]'
+    for index, name in enumerate(tls.observe):
+        if name in tls.operate:
+            yield f"control.tls.observe[{index}]: {name!r} is in control.tls.operate too, which may do all of this; remove one"
+    for index, listen in enumerate(tls.listen):
+        if listen.lower() in (other.lower() for other in tls.listen[:index]):
+            yield f"control.tls.listen[{index}]: {listen!r} is listed twice; remove one"
 
 
 def _listeners(config: Config) -> Iterator[str]:
     seen = {f"unix:{os.path.realpath(config.control.socket)}": "control.socket"}
+    if config.control.tls is not None:
+        seen |= {f"tcp:{listen.lower()}": f"control.tls.listen[{index}]" for index, listen in enumerate(config.control.tls.listen)}
     for index, listen in enumerate(config.nbd.listen):
         key = f"nbd.listen[{index}]"
         same = f"unix:{os.path.realpath(listen[5:])}" if listen.startswith("unix:") else listen.lower()
@@ -134,6 +173,8 @@ def _images(config: Config) -> Iterator[str]:
         ("the file itself", config.source),
     ]
     others += [(f"nbd.listen[{n}]", Path(text[5:])) for n, text in enumerate(config.nbd.listen) if text.startswith("unix:")]
+    if (tls := config.control.tls) is not None:
+        others += [(f"control.tls.{key}", getattr(tls, key)) for key in ("certificate", "key", "client_ca")]
     seen = {_identity(path): what for what, path in others}
     state_dir = Path(os.path.realpath(config.controller.state_dir))
     for name, volume in config.volumes.items():
@@ -155,7 +196,7 @@ def _groups(config: Config) -> Iterator[str]:
             yield f"{key}: a volume has this name too; commands could not tell them apart: rename one"
         for index, member in enumerate(group.volumes):
             if member not in config.volumes:
-                yield f"{key}.volumes[{index}]: there is no volume {member!r}{_did_you_mean(member, list(config.volumes))}"
+                yield f"{key}.volumes[{index}]: there is no volume {member!r}{did_you_mean(member, list(config.volumes))}"
             if member in group.volumes[:index]:
                 yield f"{key}.volumes[{index}]: {member!r} is listed twice; remove one"
         modes: dict[str, str] = {}
@@ -193,7 +234,7 @@ def _reason(detail: ErrorDetails, model: type[BaseModel]) -> str:
     owner = _model_at(model, detail["loc"][:-1])
     if kind == "extra_forbidden":
         keys = [name for name in owner.model_fields if name != "source"] if owner else []
-        return f"unknown key{_did_you_mean(key, keys)}"
+        return f"unknown key{did_you_mean(key, keys)}"
     if kind in {"too_short", "string_too_short"}:
         return f"is empty; {_example(owner, key)}"
     if kind == "missing":
@@ -201,7 +242,8 @@ def _reason(detail: ErrorDetails, model: type[BaseModel]) -> str:
     return f"{value!r} is not {_WANTED.get(kind, 'right')}; {_example(owner, key)}"
 
 
-def _did_you_mean(word: str, choices: list[str]) -> str:
+def did_you_mean(word: str, choices: list[str]) -> str:
+    """`; did you mean ...?`, or the choices; empty if there are none."""
     close = difflib.get_close_matches(word, choices, 1, 0.6)
     if close:
         return f"; did you mean {close[0]!r}?"
@@ -219,13 +261,18 @@ def _example(owner: type[BaseModel] | None, key: str) -> str:
     return f"write a table [{key}]"
 
 
+def _table(annotation: Any) -> Any:
+    """What the table is in `table | None`; anything else as it is."""
+    return get_args(annotation)[0] if get_origin(annotation) in {UnionType, Union} else annotation
+
+
 def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:
     """The model that the table at `location` is checked with."""
     current: Any = model
     for part in location:
         if isinstance(current, type) and issubclass(current, BaseModel):
             field = current.model_fields.get(str(part))
-            current = field.annotation if field else None
+            current = _table(field.annotation) if field else None
         elif get_origin(current) is dict:
             current = get_args(current)[1]
         else:

@@ -41,8 +41,11 @@ ASYNC_LAG_BYTES_MAX = 64 * MIB
 
 # Holds
 HOLD_SECONDS_DEFAULT = 2.0
-HOLD_SECONDS_MAX = 20.0  # Linux's NBD client may give up at 30 s
+HOLD_SECONDS_MAX = 10.0  # Linux's NBD client may give up at 30 s
 LEASES_MAX = 256
+CUTS_KEPT_MAX = 512  # cuts that are remembered, with their verdicts; a forgotten one is never called consistent
+MEMBERS_MAX = 256  # controllers that take a cut together
+GROUP_PROTOCOL = 1  # what controllers and coordinators say to each other; raised when old and new do not understand each other
 
 # Configuration
 SOCKET_PATH_BYTES_MAX = 107  # sun_path holds 108 with its NUL
@@ -54,11 +57,28 @@ CONTROL_HEADER_BYTES_MAX = 64 * KIB
 CONTROL_CONNECTIONS_MAX = 320  # every lease has a connection; the rest is for commands
 CONTROL_REQUEST_SECONDS_MAX = 10.0  # from the first byte of a request to its last
 CONTROL_STOP_SECONDS_MAX = 1.0  # running answers may take this long when the daemon stops
+CONTROL_HANDSHAKES_MAX = 64  # TLS clients that have not shown a certificate yet; further ones wait to be accepted
+CONTROL_HANDSHAKE_SECONDS_MAX = 5.0
+CONTROL_PEER_SILENT_SECONDS_MAX = 10  # a machine at the other end of TLS that answers no packet for this long is gone
 EVENTS_QUEUED_MAX = 1024  # events that wait for one listener; beyond it the listener is disconnected
 HEARTBEAT_SECONDS = 0.25  # a hold's stream has a line at least this often
 PROGRESS_SECONDS = 0.25
+CUT_READ_BYTES_MAX = 1 * MIB  # of a suspended secondary, in one request
+GRADE_CHARACTERS_MAX = 400
 NAME_CHARACTERS_MAX = 255
 TAG_CHARACTERS_MAX = 200
+
+# Clients of the control plane
+CLIENT_BODY_BYTES_MAX = 64 * MIB  # of an answer
+CLIENT_CONNECT_SECONDS_MAX = 5.0
+CLIENT_ANSWER_SECONDS_MAX = 10.0  # an answer that takes no time takes no longer; of others, a sign of life this often
+SETTLE_SECONDS = 10.0  # members that did not answer are asked again for so long
+
+# Proof of a cut
+CERTIFICATE_BYTES_MAX = 64 * MIB
+PROOF_CHUNK_BYTES = 4 * MIB  # of an image, compared at a time
+PROOF_RANGES_MAX = 1 << 20  # ranges that are kept apart, over all volumes of a controller; beyond it less can be checked
+PROOF_TRIES = 5  # to read a journal that its daemon changes meanwhile
 
 # NBD server
 CONNECTIONS_MAX = 4096  # over all listeners; further ones are closed at once

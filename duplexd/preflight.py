@@ -8,6 +8,8 @@ import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
+from duplexd.control import tls
+from duplexd.errors import ConfigurationError, ForbiddenError
 from duplexd.units import format_size
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ def look(config: Config, served: Config | None = None) -> list[Problem]:
 
     Images that a running daemon has open already, by the configuration `served`, are not looked at.
     """
-    found = [*_directory("controller.state_dir", config.controller.state_dir), *_group(config)]
+    found = [*_directory("controller.state_dir", config.controller.state_dir), *_group(config), *_tls(config)]
     in_use = leg_keys(served) if served is not None else {}
     for name, volume in config.volumes.items():
         for key, path in (("primary", volume.primary), ("secondary", volume.secondary)):
@@ -106,3 +108,11 @@ def _group(config: Config) -> Iterator[Problem]:
         grp.getgrnam(name)
     except KeyError:
         yield Problem(f"control.group: there is no group {name!r} on this machine; make it with: groupadd --system {name}")
+
+
+def _tls(config: Config) -> Iterator[Problem]:
+    if config.control.tls is not None:
+        try:
+            tls.context(config.control.tls)
+        except (ConfigurationError, ForbiddenError) as error:
+            yield Problem(str(error), isinstance(error, ForbiddenError))

@@ -21,7 +21,7 @@ import uvloop
 
 from duplexd import __version__
 from duplexd import config as configuration
-from duplexd.control.server import ControlServer
+from duplexd.control.server import Admission, ControlServer
 from duplexd.controller import Controller
 from duplexd.errors import DuplexdError
 from duplexd.io.clock import RealClock
@@ -88,10 +88,13 @@ class Service:
             await control.start()
             running.push_async_callback(control.stop)
             running.callback(notify, "STOPPING=1\nSTATUS=draining")
-            self._log.info("ready", listen=self.config.nbd.listen, control=self.config.control.socket)
+            self._log.info("ready", listen=self.config.nbd.listen, control=self.config.control.socket, **self._remote())
             notify(f"READY=1\nSTATUS=serving {len(self.config.volumes)} volumes")
             calm_collector()
-            await self._until_stopped(controller, listeners, workers)
+            await self._until_stopped(controller, listeners, control, workers)
+
+    def _remote(self) -> dict[str, object]:
+        return {"control_tls": self.config.control.tls.listen} if self.config.control.tls else {}
 
     def _log_event(self, event: dict[str, Any]) -> None:
         """Every change of state is a line of the log."""
@@ -128,9 +131,9 @@ class Service:
 
     # ------------------------------------------------------------------------------------------------------- serving
 
-    async def _until_stopped(self, controller: Controller, listeners: Listeners, workers: Threads) -> None:
+    async def _until_stopped(self, controller: Controller, listeners: Listeners, control: ControlServer, workers: Threads) -> None:
         tasks = [
-            asyncio.create_task(self._reload_forever(controller, listeners), name="reload"),
+            asyncio.create_task(self._reload_forever(controller, listeners, control), name="reload"),
             asyncio.create_task(self._watchdog(workers), name="watchdog"),
         ]
         stopped = asyncio.create_task(self._stop.wait(), name="stop")
@@ -158,24 +161,26 @@ class Service:
 
     # -------------------------------------------------------------------------------------------------------- reload
 
-    async def _reload_forever(self, controller: Controller, listeners: Listeners) -> None:
+    async def _reload_forever(self, controller: Controller, listeners: Listeners, control: ControlServer) -> None:
         while True:
             await self._reload.wait()
             self._reload.clear()
             notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}\nSTATUS=reading the configuration again")
             try:
-                changes = await self._reload_once(controller, listeners)
+                changes = await self._reload_once(controller, listeners, control)
             except (DuplexdError, OSError) as error:
                 self._log.error("reload refused, nothing changed", problems=str(error).splitlines())
             else:
                 self._log.info("reloaded", changes=changes)
             notify(f"READY=1\nSTATUS=serving {len(self.config.volumes)} volumes")
 
-    async def _reload_once(self, controller: Controller, listeners: Listeners) -> list[str]:
+    async def _reload_once(self, controller: Controller, listeners: Listeners, control: ControlServer) -> list[str]:
         """What changed. Raises DuplexdError with nothing changed."""
         new = configuration.load(self.config.source)
         refuse_fixed(self.config, new)
         refuse_problems(new, self.config)
+        with in_file(new):
+            admission = Admission.of(new.control)
         # New addresses are bound first: that can fail, and be undone. What is gone is closed last.
         added = [listen for listen in new.nbd.listen if listen not in self.config.nbd.listen]
         removed = [listen for listen in self.config.nbd.listen if listen not in new.nbd.listen]
@@ -188,6 +193,9 @@ class Service:
                 await listeners.update(list(self.config.nbd.listen))
                 raise
             await listeners.update(list(new.nbd.listen))
+        control.admit(admission)
+        if new.control.tls is not None:
+            changes = [*changes, "certificates of control.tls read again"]
         self.config = new
         return [*changes, *(f"listening on {listen}" for listen in added), *(f"no longer listening on {listen}" for listen in removed)]
 

@@ -34,16 +34,23 @@ def in_file(config: Config, key: str = "") -> Iterator[None]:
 
 
 def refuse_fixed(old: Config, new: Config) -> None:
-    """Raise ConfigurationError for every value of [controller] and [control] that differs: these need a restart."""
+    """Raise ConfigurationError for every value of [controller] and [control] that differs and needs a restart."""
+    before, after = _fixed(old), _fixed(new)
     changed = []
-    for section in ("controller", "control"):
-        before, after = getattr(old, section), getattr(new, section)
-        for key in type(before).model_fields:
-            if getattr(before, key) != getattr(after, key):
-                told = f"was {str(getattr(before, key))!r}, is now {str(getattr(after, key))!r}"
-                changed.append(f"{new.source}: {section}.{key}: {told}: cannot change while the daemon runs; restart it")
+    for key, value in before.items():
+        if value != after[key]:
+            told = f"was {str(value)!r}, is now {str(after[key])!r}"
+            changed.append(f"{new.source}: {key}: {told}: cannot change while the daemon runs; restart it")
     if changed:
         raise ConfigurationError("\n".join(changed))
+
+
+def _fixed(config: Config) -> dict[str, object]:
+    """What stays as long as the daemon runs. Roles and certificates are not among it."""
+    control = config.control
+    fixed = {f"controller.{key}": getattr(config.controller, key) for key in type(config.controller).model_fields}
+    listen = control.tls.listen if control.tls else None
+    return {**fixed, "control.socket": control.socket, "control.group": control.group, "control.tls.listen": listen}
 
 
 def refuse_problems(config: Config, served: Config | None = None) -> None:

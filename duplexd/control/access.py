@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from duplexd.errors import ForbiddenError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    class TlsNames(Protocol):
+        """The lists of `[control.tls]`."""
+
+        @property
+        def operate(self) -> list[str]: ...
+        @property
+        def observe(self) -> list[str]: ...
+
+
 BYTES_TYPE = "application/octet-stream"  # the media type of a volume's contents
+NAMELESS = "without a name"
 
 
 class Role(IntEnum):
@@ -33,6 +46,38 @@ class Peer(NamedTuple):
         return f"certificate {self.name}" if self.name else f"uid {self.uid} pid {self.pid}"
 
 
+class Access:
+    """Which role a caller gets. Root and the daemon's own user always operate."""
+
+    def __init__(self, daemon_uid: int, group_role: str = "operate", tls: TlsNames | None = None) -> None:
+        self._owners = {0, daemon_uid}
+        self._group_role = Role[group_role.upper()]
+        self._names: dict[str, Role] = {}
+        if tls is not None:
+            self._names = dict.fromkeys(tls.observe, Role.OBSERVE) | dict.fromkeys(tls.operate, Role.OPERATE)
+
+    def local(self, uid: int, gid: int, pid: int) -> Peer:
+        """Whoever the file's mode let through to the Unix socket."""
+        return Peer(uid, gid, pid, role=Role.OPERATE if uid in self._owners else self._group_role)
+
+    def remote(self, certificate: Mapping[str, Any]) -> Peer:
+        """The holder of a certificate that was verified, as `ssl` describes it: the best role that one of its names has."""
+        names = tuple(names_of(certificate))
+        if not names:
+            return Peer(name=NAMELESS)
+        name = max(names, key=self._role_of)
+        return Peer(name=name, role=self._role_of(name))
+
+    def _role_of(self, name: str) -> Role:
+        return self._names.get(name, Role.NONE)
+
+
+def names_of(certificate: Mapping[str, Any]) -> Iterator[str]:
+    """The common names of the subject, then the DNS names, as they are written: a wildcard stands for nothing but itself."""
+    yield from (value for part in certificate.get("subject", ()) for kind, value in part if kind == "commonName" and value)
+    yield from (value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS" and value)
+
+
 def needed(method: str, path: str, media_type: str) -> Role:
     """The role that a route asks for: to change anything, or to read what volumes hold, takes OPERATE."""
     if path == "/healthz":
@@ -49,8 +94,5 @@ def check(peer: Peer, role: Role) -> None:
         who, remedy = f"client certificate {peer.name!r}", f"add the name to control.tls.{wanted} in the daemon's configuration"
     else:
         who, remedy = f"user {peer.uid}", 'ask as root or as the daemon\'s user, or set control.group_role = "operate"'
-    raise ForbiddenError(f"{who} has {_told(peer.role)}, this needs the role {wanted}: {remedy}, and restart it")
-
-
-def _told(role: Role) -> str:
-    return f"the role {role.name.lower()}" if role else "no role here"
+    has = f"the role {peer.role.name.lower()}" if peer.role else "no role here"
+    raise ForbiddenError(f"{who} has {has}, this needs the role {wanted}: {remedy}, and reload it")

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from duplexd.control.access import Peer, Role
+from duplexd.control.access import Access, Peer
 from duplexd.control.problems import problem
 from duplexd.limits import CONTROL_CONNECTIONS_MAX, CONTROL_REQUEST_SECONDS_MAX
 
 if TYPE_CHECKING:
     import asyncio
+
+    import uvicorn
+    from uvicorn.server import ServerState
 
 _UCRED = struct.Struct("3i")
 
@@ -36,13 +39,15 @@ class Link:
             self.transport.abort()
 
 
-def peer_of(transport: asyncio.BaseTransport) -> Peer:
-    """The credentials that the kernel noted when the peer connected."""
+def peer_of(transport: asyncio.BaseTransport, access: Access) -> Peer:
+    """By the certificate that TLS verified, or the credentials that the kernel noted when the peer connected."""
+    if certificate := transport.get_extra_info("peercert"):
+        return access.remote(certificate)
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family != socket.AF_UNIX:
         return Peer()
     pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return Peer(uid, gid, pid, role=Role.OPERATE)
+    return access.local(uid, gid, pid)
 
 
 class ControlProtocol(H11Protocol):
@@ -54,9 +59,13 @@ class ControlProtocol(H11Protocol):
     _timer: asyncio.TimerHandle | None = None
     _seen: object = None
 
+    def __init__(self, config: uvicorn.Config, state: ServerState, loop: asyncio.AbstractEventLoop, access: Access) -> None:
+        super().__init__(config, state, {}, loop)
+        self._access = access
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.link = Link(peer_of(transport), transport)
+        self.link = Link(peer_of(transport, self._access), transport)
         self.app_state = {**self.app_state, "link": self.link}
         if len(self.connections) > CONTROL_CONNECTIONS_MAX:
             self._answer(503, f"{CONTROL_CONNECTIONS_MAX} connections are open (CONTROL_CONNECTIONS_MAX); close some and try again")
@@ -83,6 +92,11 @@ class ControlProtocol(H11Protocol):
         if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
             self._answer(400, msg)
         else:
+            self.transport.abort()
+
+    def admit_again(self, access: Access) -> None:
+        """Drop the connection if its peer would be somebody else by now."""
+        if peer_of(self.transport, access) != self.link.peer:
             self.transport.abort()
 
     def _check_idle(self) -> None:

@@ -1,4 +1,4 @@
-"""The control socket in the file system: taken over only from a dead daemon, never from a living one or from a file."""
+"""Where the control plane listens: a socket in the file system, taken over only from a dead daemon, and TCP addresses for TLS."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from duplexd.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 MODE = 0o660
+BACKLOG = 128
 
 
 def _answers(path: Path) -> bool:
@@ -67,3 +69,27 @@ def bind(path: Path, group: str | None) -> socket.socket:
         raise ConfigurationError(f"control.socket: cannot listen at {path}: {error.strerror or error}") from None
     sock.setblocking(False)
     return sock
+
+
+def bind_tcp(listen: list[str]) -> list[socket.socket]:
+    """Listening sockets for `HOST:PORT`, one for each address that a host has. Raises ConfigurationError, and then listens nowhere."""
+    with contextlib.ExitStack() as undo:
+        sockets: list[socket.socket] = []
+        for index, text in enumerate(listen):
+            try:
+                for sock in _bind_host(text):
+                    undo.callback(sock.close)
+                    sockets.append(sock)
+            except OSError as error:
+                raise ConfigurationError(f"control.tls.listen[{index}]: cannot listen at {text!r}: {error.strerror or error}") from None
+        undo.pop_all()
+    return sockets
+
+
+def _bind_host(text: str) -> Iterator[socket.socket]:
+    host, _, port = text.rpartition(":")
+    found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, target in dict.fromkeys((family, target) for family, _, _, _, target in found):
+        sock = socket.create_server(target, family=family, backlog=BACKLOG)  # IPv6 alone, and an address that is still in TIME_WAIT
+        sock.setblocking(False)
+        yield sock

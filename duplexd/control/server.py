@@ -1,51 +1,66 @@
-"""The control socket's server: uvicorn, in the daemon's own loop, on a Unix socket."""
+"""The control socket's server: uvicorn, in the daemon's own loop, on a Unix socket and, if wanted, on TLS addresses."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+import os
+from typing import TYPE_CHECKING, NamedTuple
 
 import uvicorn
 
-from duplexd.control import listener
+from duplexd.control import listener, tls
+from duplexd.control.access import Access
 from duplexd.control.actions import Actions
 from duplexd.control.connection import ControlProtocol
-from duplexd.control.routes import Context
+from duplexd.control.remote import Remote
+from duplexd.control.requests import Context
 from duplexd.control.routes import application as make_application
 from duplexd.limits import CONTROL_HEADER_BYTES_MAX, CONTROL_STOP_SECONDS_MAX
 from duplexd.observe.metrics import LoopLag, Scrape
 
 if TYPE_CHECKING:
     import socket
+    import ssl
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
     from typing import Protocol
 
     from prometheus_client.core import Metric
 
+    from duplexd.config import ControlConfig
     from duplexd.control.actions import Controller
-
-    class ControlSettings(Protocol):
-        socket: Path
-        group: str | None
 
     class Settings(Protocol):
         """`[control]` of the configuration."""
 
         @property
-        def control(self) -> Any: ...
+        def control(self) -> ControlConfig: ...
 
 
 FLUSH_SECONDS = 0.2  # for what was answered to reach its reader
 
 
+class Admission(NamedTuple):
+    """Who comes in, and as what: the part of `[control]` that a reload may change."""
+
+    access: Access
+    context: ssl.SSLContext | None
+
+    @classmethod
+    def of(cls, settings: ControlConfig) -> Admission:
+        """Reads the certificates. Raises ConfigurationError or ForbiddenError."""
+        context = tls.context(settings.tls) if settings.tls is not None else None
+        return cls(Access(os.geteuid(), settings.group_role, settings.tls), context)
+
+
 class _Uvicorn(uvicorn.Server):
     """uvicorn without signal handlers and without its ten wake-ups a second."""
 
-    def __init__(self, config: uvicorn.Config, sock: socket.socket) -> None:
+    def __init__(self, config: uvicorn.Config, sock: socket.socket, tcp: list[socket.socket], admission: Admission) -> None:
         super().__init__(config)
         self._sock = sock
+        self._access = admission.access
+        self._remote = Remote(tcp, admission.context, self._connection) if admission.context else None
         self.stop_asked = asyncio.Event()
         self.listening = asyncio.Event()
 
@@ -55,13 +70,22 @@ class _Uvicorn(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
         loop = asyncio.get_running_loop()
-
-        def protocol() -> asyncio.Protocol:
-            return ControlProtocol(self.config, self.server_state, {}, loop)
-
-        self.servers = [await loop.create_unix_server(protocol, sock=self._sock, backlog=self.config.backlog)]
+        self.servers = [await loop.create_unix_server(self._connection, sock=self._sock, backlog=self.config.backlog)]
+        if self._remote:
+            self._remote.start()
         self.started = True
         self.listening.set()
+
+    def _connection(self) -> ControlProtocol:
+        return ControlProtocol(self.config, self.server_state, asyncio.get_running_loop(), self._access)
+
+    def admit(self, admission: Admission) -> None:
+        self._access = admission.access
+        if self._remote and admission.context:
+            self._remote.context = admission.context
+        for connection in tuple(self.server_state.connections):
+            if isinstance(connection, ControlProtocol):
+                connection.admit_again(admission.access)
 
     async def main_loop(self) -> None:
         await self.stop_asked.wait()
@@ -71,6 +95,8 @@ class _Uvicorn(uvicorn.Server):
         state, loop = self.server_state, asyncio.get_running_loop()
         for server in self.servers:
             server.close()
+        if self._remote:
+            await self._remote.close()
         for connection in tuple(state.connections):
             connection.shutdown()
         if state.tasks:
@@ -96,9 +122,8 @@ class ControlServer:
         config: Settings,
         extra_metrics: Iterable[Callable[[], Iterable[Metric]]] | None = None,
     ) -> None:
-        settings: ControlSettings = config.control
-        self._path = settings.socket
-        self._group = settings.group
+        self._settings = config.control
+        self._path = config.control.socket
         self.actions = Actions(controller)
         self._lag = LoopLag()
         self._controller = controller
@@ -114,8 +139,16 @@ class ControlServer:
         return self._server is not None and not self.actions.stopping and bool(getattr(self._controller, "ready", True))
 
     async def start(self) -> None:
-        """Listen. Raises ConfigurationError when the socket cannot be had."""
-        sock = listener.bind(self._path, self._group)
+        """Listen. Raises ConfigurationError when the socket or an address cannot be had, ForbiddenError for an unreadable certificate."""
+        settings = self._settings
+        admission = Admission.of(settings)
+        tcp = listener.bind_tcp(settings.tls.listen) if settings.tls else []
+        try:
+            sock = listener.bind(self._path, settings.group)
+        except BaseException:
+            for each in tcp:
+                each.close()
+            raise
         self._inode = self._path.stat().st_ino
         config = uvicorn.Config(
             self.application,
@@ -131,7 +164,7 @@ class ControlServer:
             date_header=False,
             h11_max_incomplete_event_size=CONTROL_HEADER_BYTES_MAX,
         )
-        self._server = _Uvicorn(config, sock)
+        self._server = _Uvicorn(config, sock, tcp, admission)
         self._task = asyncio.create_task(self._server.serve(), name="control")
         listening = asyncio.ensure_future(self._server.listening.wait())
         await asyncio.wait((listening, self._task), return_when=asyncio.FIRST_COMPLETED)
@@ -139,6 +172,11 @@ class ControlServer:
         if self._task.done():
             self._task.result()
         self._lag.start()
+
+    def admit(self, admission: Admission) -> None:
+        """Take these roles and certificates from now on. Connections that would be somebody else by them are dropped."""
+        if self._server is not None:
+            self._server.admit(admission)
 
     async def stop(self) -> None:
         """Release every hold (`stopping`), end the streams, let running commands answer for a moment, and remove the socket."""

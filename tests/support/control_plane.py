@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import uvloop
 
+from duplexd.config import ControlConfig
 from duplexd.control.server import ControlServer
 from tests.support.fake_controller import FakeController
 
@@ -25,8 +26,9 @@ T = TypeVar("T")
 class ControlPlane:
     """Started on construction, ended by `stop`. `call` and `run` act in its loop."""
 
-    def __init__(self, path: Path, controller: FakeController | None = None) -> None:
+    def __init__(self, path: Path, controller: FakeController | None = None, **settings: Any) -> None:
         self.path = path
+        self.settings = ControlConfig(socket=path, **settings)
         self.controller = controller or FakeController()
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="control plane", daemon=True)
@@ -35,7 +37,7 @@ class ControlPlane:
         self.stopped = False
 
     async def _start(self) -> ControlServer:
-        server = ControlServer(self.controller, SimpleNamespace(control=SimpleNamespace(socket=self.path, group=None)))
+        server = ControlServer(self.controller, SimpleNamespace(control=self.settings))
         await server.start()
         return server
 
