@@ -1,19 +1,22 @@
 """Is a set of secondary images a state that really existed? Pure: images in, findings out.
 
-Compared with what the client recorded, for a cut that was asked for at moment `asked` and reported done at moment `done`:
+Compared with what the client recorded, for a cut that was not made before moment `asked` and was made by moment `done`, in all or for each volume:
 
-- **missing**: a record acknowledged before `asked` is not there;
-- **too new**: a record issued after `done` is there;
+- **missing**: a record acknowledged before its volume's `asked` is not there;
+- **too new**: a record issued after its volume's `done` is there;
 - **broken**: a record is there, but one that it depends on is not: the one it names, its predecessor in its chain, or the last record
   of any writer that was acknowledged before it was issued;
 - **torn**: a block is neither empty nor one whole record in its own slot.
 
-A record counts as there when its slot holds it or a newer one: the newer one was written over it.
+A record counts as there when its slot holds it or a newer one: the newer one was written over it. Records of earlier epochs count as nothing,
+as long as their numbers are among those that were there when this epoch began (`earlier`: the newest of each epoch and writer). A newer one came
+since, by a canary that runs at the same time or out of a connection that broke: **late**. Then nothing can be said.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from duplexd.canary.record import RECORD_BYTES, Place, Placement, Record, TornError, parse
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from duplexd.canary.history import History
+
+    Moments = int | Sequence[int]  # one for all volumes, or one for each
 
 EXAMPLES_MAX = 3
 
@@ -35,6 +40,7 @@ class Findings:
     too_new: int = 0
     broken: int = 0
     torn: int = 0
+    late: int = 0  # no fault; but nothing was checked then
     examples: list[str] = field(default_factory=list)
 
     @property
@@ -55,15 +61,26 @@ class Findings:
             self.examples.append(f"{kind.replace('_', ' ')}: {text}")
 
 
-def check(placement: Placement, images: Sequence[bytes], history: History, asked: int, done: int) -> Findings:
+def check(
+    placement: Placement,
+    images: Sequence[bytes],
+    history: History,
+    asked: Moments,
+    done: Moments,
+    epoch: int = 0,
+    earlier: Mapping[tuple[int, int], int] = MappingProxyType({}),
+) -> Findings:
     """Check the images (one a volume, at least `placement.volume_bytes` long) of one cut."""
     findings = Findings()
-    found = _read(placement, images, findings)
+    found = _read(placement, images, epoch, earlier, findings)
+    if findings.late:
+        return findings
     findings.records = len(found)
+    asked, done = _each(asked, placement), _each(done, placement)
     for writer in range(placement.writers):
-        _check_missing(placement, found, writer, history.acknowledged_before(writer, asked), findings)
+        _check_missing(placement, found, writer, [history.acknowledged_before(writer, moment) for moment in asked], findings)
     for place, record in found.items():
-        if record.number > history.issued_before(record.writer, done):
+        if record.number > history.issued_before(record.writer, done[place.volume]):
             findings.note("too_new", f"{_name(record.writer, record.number)} on {_where(place)} was issued after the cut was done")
         for writer, number in sorted(_dependencies(record, history)):
             if not _there(placement, found, writer, number):
@@ -75,7 +92,9 @@ def check(placement: Placement, images: Sequence[bytes], history: History, asked
     return findings
 
 
-def _read(placement: Placement, images: Sequence[bytes], findings: Findings) -> dict[Place, Record]:
+def _read(
+    placement: Placement, images: Sequence[bytes], epoch: int, earlier: Mapping[tuple[int, int], int], findings: Findings
+) -> dict[Place, Record]:
     found = {}
     for place in _places(placement):
         try:
@@ -85,11 +104,19 @@ def _read(placement: Placement, images: Sequence[bytes], findings: Findings) -> 
             continue
         if record is None:
             continue
+        if record.epoch != epoch:
+            if record.number > earlier.get((record.epoch, record.writer), 0):
+                findings.note("late", f"{_name(record.writer, record.number)} of another epoch on {_where(place)}")
+            continue
         if record.writer >= placement.writers or record.number < 1 or placement.place(record.writer, record.number) != place:
             findings.note("torn", f"{_where(place)}: holds {_name(record.writer, record.number)}, which belongs elsewhere")
             continue
         found[place] = record
     return found
+
+
+def _each(moments: Moments, placement: Placement) -> Sequence[int]:
+    return [moments] * placement.volumes if isinstance(moments, int) else moments
 
 
 def _places(placement: Placement) -> Iterator[Place]:
@@ -98,11 +125,12 @@ def _places(placement: Placement) -> Iterator[Place]:
             yield Place(volume, offset)
 
 
-def _check_missing(placement: Placement, found: Mapping[Place, Record], writer: int, newest: int, findings: Findings) -> None:
-    """Each of the writer's slots must hold at least the last record up to `newest` that went there."""
-    for number in range(max(1, newest - placement.period + 1), newest + 1):
-        if not _there(placement, found, writer, number):
-            place = placement.place(writer, number)
+def _check_missing(placement: Placement, found: Mapping[Place, Record], writer: int, newest: Sequence[int], findings: Findings) -> None:
+    """Each of the writer's slots must hold at least the last record up to `newest`, of its volume, that went there."""
+    last = max(newest)
+    for number in range(max(1, last - placement.period + 1), last + 1):
+        place = placement.place(writer, number)
+        if number <= newest[place.volume] and not _there(placement, found, writer, number):
             findings.note("missing", f"{_name(writer, number)} on {_where(place)} was acknowledged before the cut")
 
 

@@ -1,7 +1,8 @@
 """What the client remembers of its own writes: when each record was issued and when it was acknowledged. Pure.
 
 Time is a logical clock: one counter over all writers, taken at every issue, acknowledgement and suspend. Each writer has one record in
-flight, so both times only ever rise along its chain.
+flight, so both times only ever rise along its chain. With `keep`, at least the last `keep` records of each writer are remembered and older ones
+are forgotten: of those nothing is claimed.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ from bisect import bisect_left
 
 
 class History:
-    """Issue and acknowledgement times of every record of every writer."""
+    """Issue and acknowledgement times of the records of every writer."""
 
-    __slots__ = ("_acknowledged", "_clock", "_issued", "newest")
+    __slots__ = ("_acknowledged", "_clock", "_forgotten", "_issued", "_keep", "newest")
 
-    def __init__(self, writers: int) -> None:
+    def __init__(self, writers: int, keep: int | None = None) -> None:
         self._clock = 0
+        self._keep = keep
         self._issued = [array("Q") for _ in range(writers)]
         self._acknowledged = [array("Q") for _ in range(writers)]
+        self._forgotten = [0] * writers  # records before the first of the arrays
         self.newest = (0, 0)  # (writer, number) of the record acknowledged last, number 0: none yet
 
     def tick(self) -> int:
@@ -28,26 +31,33 @@ class History:
 
     def issue(self, writer: int) -> int:
         """Note that the writer issues its next record now; its number."""
-        self._issued[writer].append(self.tick())
-        return len(self._issued[writer])
+        issued = self._issued[writer]
+        if self._keep and len(issued) > 2 * self._keep:
+            del issued[: self._keep], self._acknowledged[writer][: self._keep]
+            self._forgotten[writer] += self._keep
+        issued.append(self.tick())
+        return self._forgotten[writer] + len(issued)
 
     def acknowledge(self, writer: int) -> None:
         """Note that the writer's record in flight was acknowledged now."""
-        self._acknowledged[writer].append(self.tick())
-        self.newest = (writer, len(self._acknowledged[writer]))
+        acknowledged = self._acknowledged[writer]
+        acknowledged.append(self.tick())
+        self.newest = (writer, self._forgotten[writer] + len(acknowledged))
 
     def acknowledged_before(self, writer: int, moment: int) -> int:
-        """Number of the writer's last record acknowledged before `moment`; 0: none."""
-        return bisect_left(self._acknowledged[writer], moment)
+        """Number of the writer's last record acknowledged before `moment`; 0: none, or forgotten."""
+        index = bisect_left(self._acknowledged[writer], moment)
+        return self._forgotten[writer] + index if index else 0
 
     def issued_before(self, writer: int, moment: int) -> int:
-        """Number of the writer's last record issued before `moment`; 0: none."""
-        return bisect_left(self._issued[writer], moment)
+        """Number of the writer's last record issued before `moment`, or of the last one forgotten if that is newer; 0: none."""
+        return self._forgotten[writer] + bisect_left(self._issued[writer], moment)
 
     def issued_at(self, writer: int, number: int) -> int:
-        """When the record was issued; 0 if it never was."""
+        """When the record was issued; 0 if it never was, or that is forgotten."""
+        index = number - self._forgotten[writer] - 1
         issued = self._issued[writer]
-        return issued[number - 1] if number <= len(issued) else 0
+        return issued[index] if 0 <= index < len(issued) else 0
 
     @property
     def writers(self) -> int:
@@ -57,4 +67,4 @@ class History:
     @property
     def acknowledged(self) -> int:
         """Records acknowledged so far, all writers."""
-        return sum(map(len, self._acknowledged))
+        return sum(map(len, self._acknowledged)) + sum(self._forgotten)

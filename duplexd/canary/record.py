@@ -10,9 +10,11 @@ One record is one block of 4,096 bytes, little-endian:
 | 16 | 8 | number of the record in its writer's chain, from 1 |
 | 24 | 4 | writer of the record it names as its dependency |
 | 28 | 8 | number of that record; 0: it names none |
-| 36 | 4,060 | writer and number again and again, so that a mixture of two records shows |
+| 36 | 8 | epoch of the chain; 0 where there is only one |
+| 44 | 4,052 | writer and number again and again, so that a mixture of two records shows |
 
-A record depends on two others: its predecessor in its writer's chain (number - 1), and the one it names.
+A record depends on two others: its predecessor in its writer's chain (number - 1), and the one it names. Both are of its own epoch: chains
+that begin anew, from number 1, have another one, and say nothing of what was there before.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from fastcrc import crc32
 RECORD_BYTES = 4096
 MAGIC = b"DUPLXREC"
 _HEAD = struct.Struct("<8sI")
-_BODY = struct.Struct("<IQIQ")
+_BODY = struct.Struct("<IQIQQ")
 _FILL = struct.Struct("<IQ")
 _FILL_BYTES = RECORD_BYTES - _HEAD.size - _BODY.size
 _FILL_COUNT = -(-_FILL_BYTES // _FILL.size)
@@ -40,6 +42,7 @@ class Record(NamedTuple):
     number: int
     named_writer: int
     named_number: int
+    epoch: int = 0
 
 
 class TornError(ValueError):

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 class Workload:
     """All writers of one run. `write` is awaited for every record; an exception of it ends the run and is raised by `check` and `stop`."""
 
-    def __init__(self, placement: Placement, write: Write) -> None:
+    def __init__(self, placement: Placement, write: Write, *, epoch: int = 0, pause_s: float = 0.0, keep: int | None = None) -> None:
         self.placement = placement
-        self.history = History(placement.writers)
+        self.epoch = epoch
+        self.history = History(placement.writers, keep)
         self._write = write
+        self._pause_s = pause_s  # of each writer after each record
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
         self._in_flight: dict[int, float] = {}
@@ -49,6 +51,16 @@ class Workload:
             if task.done():
                 task.result()
 
+    @property
+    def running(self) -> bool:
+        """Whether all writers go on."""
+        return bool(self._tasks) and not any(task.done() for task in self._tasks)
+
+    @property
+    def waiting_s(self) -> float:
+        """How long the oldest write in flight has waited by now, in seconds. Not to be used together with `take_longest_s`."""
+        return time.perf_counter() - min(self._in_flight.values()) if self._in_flight else 0.0
+
     def take_longest_s(self) -> float:
         """The longest that a write waited for its reply since the last call, in seconds, those still in flight included."""
         now = time.perf_counter()
@@ -62,8 +74,10 @@ class Workload:
             named = self.history.newest
             number = self.history.issue(writer)
             place = self.placement.place(writer, number)
-            block = pack(Record(writer, number, *named))
+            block = pack(Record(writer, number, *named, self.epoch))
             self._in_flight[writer] = time.perf_counter()
             await self._write(writer, place.volume, place.offset, block)
             self.history.acknowledge(writer)
             self._longest_s = max(self._longest_s, time.perf_counter() - self._in_flight.pop(writer))
+            if self._pause_s:
+                await asyncio.sleep(self._pause_s)
