@@ -159,6 +159,11 @@ class Cluster:
         finally:
             connection.close()
 
+    def resync(self, controller: str, target: str = "here") -> None:
+        """Back to DUPLEX; returns when it is."""
+        lines = self.stream(controller, "POST", "/v1/resync", {"targets": [target], "wait": True})
+        assert lines[-1].get("ok"), f"{controller}: {lines}"
+
     def cut_states(self, cut: str) -> dict[str, str]:
         """What each controller that answers shows of a cut: its state, "" if it does not know it."""
         found = {}

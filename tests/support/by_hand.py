@@ -1,0 +1,69 @@
+"""A coordinator by hand: one request at a time, in whatever order a test wants, also in wrong ones."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from tests.support.daemon import UnixConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Self
+
+    from tests.support.cluster import Cluster
+
+ANSWER_SECONDS = 60.0
+
+
+class ByHand:
+    """One cut over all controllers of the cluster. Leaving the `with` closes the connections of its holds."""
+
+    def __init__(self, cluster: Cluster, targets: Sequence[str] = ("here",), hold_s: float = 5.0) -> None:
+        self._cluster = cluster
+        self._targets = list(targets)
+        self._hold_s = hold_s
+        self._streams: dict[str, UnixConnection] = {}
+        self.cut_id = secrets.token_hex(8)
+        self.leases: dict[str, dict[str, Any]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for stream in self._streams.values():
+            stream.close()
+
+    def close(self, controller: str) -> None:
+        """Close its gates."""
+        stream = self._streams[controller] = UnixConnection(self._cluster[controller].files.control_socket, ANSWER_SECONDS)
+        body = {"targets": self._targets, "hold_s": self._hold_s, "cut": self.cut_id}
+        stream.request("POST", "/v1/quiesce", json.dumps(body), {"Content-Type": "application/json"})
+        response = stream.getresponse()
+        assert response.status == 200, response.read()
+        self.leases[controller] = json.loads(response.readline())["lease"]
+
+    def cut(self, controller: str) -> dict[str, Any]:
+        """Make its cut."""
+        more = {"tag": "by hand", "group": "by hand", "members": list(self._cluster.daemons)}
+        return self._ask(controller, "", self._owner(controller) | more)
+
+    def open(self, controller: str) -> dict[str, Any]:
+        """Open its gates; its vote."""
+        return self._ask(controller, "/open", self._owner(controller))
+
+    def agree(self, controller: str) -> dict[str, Any]:
+        """Tell it that all are ready."""
+        return self._ask(controller, "/agree", {})
+
+    def abort(self, controller: str) -> dict[str, Any]:
+        """Ask it to give up; its vote."""
+        return self._ask(controller, "/abort", {})
+
+    def _owner(self, controller: str) -> dict[str, Any]:
+        lease = self.leases[controller]
+        return {"lease": lease["id"], "fence": lease["fence"]}
+
+    def _ask(self, controller: str, verb: str, body: dict[str, Any]) -> dict[str, Any]:
+        return self._cluster.ask(controller, "POST", f"/v1/cuts/{self.cut_id}{verb}", body)
