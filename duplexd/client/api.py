@@ -1,0 +1,288 @@
+"""The commands over groups of several controllers."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Self
+
+from duplexd.client import groups as group_file
+from duplexd.client import history, survey
+from duplexd.client.coordinator import Drive, need
+from duplexd.client.groups import ControllerEntry, Group, Groups
+from duplexd.client.hold import Hold, suspended
+from duplexd.client.http import Http
+from duplexd.client.results import Cut, Cuts, Released, Resynced, Settled, Status, Suspended, Verified, merge_holds
+from duplexd.config_rules import check_hold_max
+from duplexd.errors import NotFoundError, UndecidedError, UnreachableError, UsageError
+from duplexd.limits import CLIENT_ANSWER_SECONDS_MAX, SETTLE_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Json = dict[str, Any]
+
+_LOCAL = "local"
+_CALM_POLL_S = 0.05
+
+
+class Client:
+    """Commands groups of volumes that are spread over several controllers. Use it with `async with`; one event loop, many tasks.
+
+    Targets are names of groups of the file, or volumes and groups of one controller as `controller:target`; several targets stand for all of
+    them together. Errors are those of `duplexd.errors`. A cancelled command leaves no gate closed. `settle_s`: how long members that do not
+    answer are asked again for the outcome of a cut.
+    """
+
+    def __init__(self, groups: Groups, *, settle_s: float = SETTLE_SECONDS) -> None:
+        self.groups = groups
+        self.settle_s = settle_s
+        self._links: dict[str, Http] = {}
+
+    @classmethod
+    def open(cls, path: str | Path = group_file.DEFAULT_PATH, *, settle_s: float = SETTLE_SECONDS) -> Self:
+        """The groups of a file. Raises ConfigurationError."""
+        return cls(group_file.load(path), settle_s=settle_s)
+
+    @classmethod
+    def local(cls, socket: str | Path) -> Self:
+        """One controller of this machine; its volumes and groups are named as `local:target`."""
+        return cls(Groups(controllers={_LOCAL: ControllerEntry(socket=socket)}))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for link in self._links.values():
+            link.close()
+        self._links.clear()
+
+    # -------------------------------------------------------------------------------------------------------------- cutting
+
+    async def suspend(self, *targets: str, tag: str = "", hold_max: float | None = None) -> Suspended:
+        """Cut all targets at one point. `result.verdict` says whether that was achieved; a `void` result is not raised as an error.
+
+        Raises with nothing suspended if it can't be done; UndecidedError if a member that was cut does not answer any more.
+        """
+        group, hold_max_s = self._group(targets, hold_max)
+        links = self._links_of(group)
+        statuses = await self._calm(group, links)
+        if len(links) == 1:
+            return await self._suspend_alone(group, tag)
+        survey.check_members(statuses)
+        if (cut := survey.common_cut(statuses)) is not None:
+            return _already(group, cut, statuses)
+        survey.check_duplex(statuses)
+        await survey.measure(links, hold_max_s)
+        drive = Drive(secrets.token_hex(8), group, links, hold_max_s)
+        try:
+            await drive.close()
+            return await suspended(drive, tag, self.settle_s)
+        except asyncio.CancelledError:
+            await drive.give_up("the command was interrupted")
+            raise
+        finally:
+            await drive.end()
+
+    def quiesce(self, *targets: str, hold_max: float | None = None) -> Hold:
+        """Hold the writes of all targets: `async with client.quiesce("db") as hold`. See `Hold`."""
+        group, hold_max_s = self._group(targets, hold_max)
+
+        async def drive() -> Drive:
+            links = self._links_of(group)
+            statuses = await self._calm(group, links)
+            survey.check_members(statuses)
+            survey.check_duplex(statuses)
+            await survey.measure(links, hold_max_s)
+            return Drive(secrets.token_hex(8), group, links, hold_max_s)
+
+        return Hold(drive, self.settle_s)
+
+    async def release(self, target: str) -> Released:
+        """End the holds for cuts of a group, or that for one cut by its id, wherever it is held. Raises NotFoundError."""
+        is_group = self.groups.has(target)
+        group = self.groups.resolve([target]) if is_group else self._everything()
+        statuses, errors = await survey.try_status(self._links_of(group), group.members)
+        held = {cut for status in statuses.values() for cut in _held_cuts(status, everything=not is_group)}
+        cuts = held if is_group else held & {target}
+        if not cuts:
+            survey.raise_all(errors)
+            if is_group:
+                return Released({})
+            raise NotFoundError(f"{target!r}: no group, and no cut that any controller of the groups file holds for")
+        links = self._links_of(self._everything())
+        for cut in cuts:
+            asked = {name: link.call("POST", f"/v1/cuts/{cut}/release", {}, CLIENT_ANSWER_SECONDS_MAX) for name, link in links.items()}
+            survey.raise_all((await survey.gather(asked))[1])
+        return Released(dict.fromkeys(sorted(cuts), True))
+
+    # ------------------------------------------------------------------------------------------------------------- settling
+
+    async def settle(self, *targets: str) -> Settled:
+        """Find out, and tell every member, what became of cuts that a coordinator left undecided. Raises UndecidedError if it can't be known."""
+        group, _ = self._group(targets, None)
+        statuses, errors = await survey.try_status(self._links_of(group), group.members)
+        found = survey.undecided(statuses, group.name)
+        if not found:
+            survey.raise_all(errors)
+        return Settled(group.name, [await self._settle_cut(cut, members) for cut, members in found.items()])
+
+    async def _calm(self, group: Group, links: dict[str, Http]) -> dict[str, Json]:
+        """The status of all members, once no cut of these volumes is undecided or being made."""
+        statuses = await survey.ask_status(group, links)
+        survey.check_free(statuses)
+        found = survey.undecided(statuses, group.name)
+        if not found:
+            return statuses
+        for cut, members in found.items():
+            await self._settle_cut(cut, members)
+        return await survey.ask_status(group, links)
+
+    async def _settle_cut(self, cut: str, members: list[str]) -> Cut:
+        unknown = [name for name in members if name not in self.groups.controllers]
+        if unknown:
+            raise UndecidedError(
+                f"cut {cut} was taken together with {', '.join(unknown)}, which the groups file does not know; add it there, and run "
+                "`duplexctl settle GROUP`"
+            )
+        group = Group("", dict.fromkeys(members, ()))
+        links = self._links_of(group)
+        await self._let_stand(cut, links)
+        drive = Drive(cut, group, links)
+        try:
+            await drive.settle()
+            await drive.finish(self.settle_s)
+        finally:
+            await drive.end()
+        found, _ = await history.ask(links, cut)
+        whole = found.get(cut)
+        if drive.round.outcome is None or whole is None:
+            raise history.undecided_error(cut, drive.round.unreached, group.name)
+        return whole
+
+    async def _let_stand(self, cut: str, links: dict[str, Http]) -> None:
+        """A member whose secondaries are still on their way decides by itself, soon: to ask now would make the cut void."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.settle_s
+        while loop.time() < deadline:
+            found, _ = await history.ask(links, cut)
+            if cut not in found or "cut" not in found[cut].states.values():
+                return
+            await asyncio.sleep(_CALM_POLL_S)
+
+    # ------------------------------------------------------------------------------------------------------------ the others
+
+    async def status(self, *targets: str) -> Status:
+        """What every controller says, and how the groups stand. A controller that does not answer is in `unreachable`; without targets: all."""
+        names = list(targets) or list(self.groups.groups)
+        group = self.groups.resolve(targets) if targets else self._everything()
+        statuses, errors = await survey.try_status(self._links_of(group), group.members)
+        survey.raise_all({name: error for name, error in errors.items() if not isinstance(error, UnreachableError)})
+        groups = [history.group_state(self.groups.resolve([name]), statuses) for name in names if name in self.groups.groups]
+        return Status(groups, statuses, {name: str(error) for name, error in errors.items()})
+
+    async def cuts(self, *targets: str) -> Cuts:
+        """The cuts that the controllers of the targets (all, without targets) remember, oldest first."""
+        group = self.groups.resolve(targets) if targets else self._everything()
+        found, errors = await history.ask(self._links_of(group))
+        if len(errors) == len(group.members):
+            survey.raise_all(errors)
+        return Cuts(sorted(found.values(), key=lambda cut: cut.time), {name: str(error) for name, error in errors.items()})
+
+    async def resync(self, *targets: str, wait: bool = False, progress: Callable[[str, Json], None] | None = None) -> Resynced:
+        """Bring suspended secondaries back, with `wait` until all are DUPLEX or failed. `progress` gets (controller, line)."""
+        group, _ = self._group(targets, None)
+        links = self._links_of(group)
+        await self._calm(group, links)
+        work = self._resync_wait if wait else self._resync
+        rows, errors = await survey.gather({name: work(link, group.members[name], progress) for name, link in links.items()})
+        survey.raise_all(errors)
+        volumes = [row | {"name": f"{name}:{row['name']}"} for name, each in rows.items() for row in each]
+        return Resynced(volumes, wait, not wait or all(row["state"] == "DUPLEX" for row in volumes))
+
+    async def verify(self, *targets: str, progress: Callable[[str, Json], None] | None = None) -> Verified:
+        """Compare the legs. `progress` gets (controller, line)."""
+        group, _ = self._group(targets, None)
+        asked = {name: self._verify(link, group.members[name], progress) for name, link in self._links_of(group).items()}
+        rows, errors = await survey.gather(asked)
+        survey.raise_all(errors)
+        volumes = [row | {"name": f"{name}:{row['name']}"} for name, each in rows.items() for row in each]
+        return Verified(all(row["equal"] for row in volumes), volumes)
+
+    # ---------------------------------------------------------------------------------------------------------------- inside
+
+    def _group(self, targets: tuple[str, ...], hold_max: float | None) -> tuple[Group, float]:
+        group = self.groups.resolve(targets)
+        try:
+            return group, check_hold_max(group.hold_max if hold_max is None else hold_max)
+        except ValueError as error:
+            raise UsageError(f"hold_max: {error}") from None
+
+    def _everything(self) -> Group:
+        return Group("", dict.fromkeys(self.groups.controllers, ()))
+
+    def _links_of(self, group: Group) -> dict[str, Http]:
+        for name in group.members:
+            if name not in self._links:
+                self._links[name] = Http(name, self.groups.controllers[name])
+        return {name: self._links[name] for name in group.members}
+
+    async def _suspend_alone(self, group: Group, tag: str) -> Suspended:
+        """One journal orders everything: no hold is needed."""
+        ((name, link),) = self._links_of(group).items()
+        answer = await link.call("POST", "/v1/suspend", {"targets": list(group.members[name]), "tag": tag, "certificate": True})
+        verdict = need(answer, name, "verdict")
+        return Suspended(
+            verdict=verdict,
+            cut=need(answer, name, "cut"),
+            tag=answer.get("tag", ""),
+            group=group.name,
+            controllers=need(answer, name, "controllers"),
+            volumes=[f"{name}:{volume}" for volume in need(answer, name, "volumes")],
+            hold=merge_holds({name: answer.get("hold")}, group.hold_max),
+            why="" if verdict == "consistent" else f"{name}: see its events and its log",
+            already=answer.get("already", False),
+            members=answer.get("members", []),
+        )
+
+    async def _resync(self, link: Http, targets: tuple[str, ...], _progress: object) -> list[Json]:
+        answer = await link.call("POST", "/v1/resync", {"targets": list(targets)})
+        rows: list[Json] = need(answer, link.name, "volumes")
+        return rows
+
+    async def _resync_wait(self, link: Http, targets: tuple[str, ...], progress: Callable[[str, Json], None] | None) -> list[Json]:
+        how: dict[str, str] = {}
+        async with aclosing(link.lines("POST", "/v1/resync", {"targets": list(targets), "wait": True})) as lines:
+            async for line in lines:
+                if progress is not None:
+                    progress(link.name, line)
+                if line.get("event") == "started":
+                    how = {row["name"]: row["how"] for row in need(line, link.name, "volumes")}
+                elif line.get("event") == "done":
+                    return [row | {"how": how.get(row["name"])} for row in need(line, link.name, "volumes")]
+        raise UnreachableError(f"{link.name}: broke off before the resync ended; `duplexctl status` shows where it stands")
+
+    async def _verify(self, link: Http, targets: tuple[str, ...], progress: Callable[[str, Json], None] | None) -> list[Json]:
+        async with aclosing(link.lines("POST", "/v1/verify", {"targets": list(targets), "progress": True})) as lines:
+            async for line in lines:
+                if line.get("event") == "done":
+                    rows: list[Json] = need(line, link.name, "volumes")
+                    return rows
+                if progress is not None:
+                    progress(link.name, line)
+        raise UnreachableError(f"{link.name}: broke off before the comparison ended")
+
+
+def _held_cuts(status: Json, everything: bool) -> list[str]:
+    names = {volume["name"] for volume in status["volumes"]}
+    leases = [lease for lease in status.get("leases", ()) if everything or names.intersection(lease.get("volumes", ()))]
+    return [lease["cut"] for lease in leases if lease.get("cut")]
+
+
+def _already(group: Group, cut: Json, statuses: dict[str, Json]) -> Suspended:
+    sequences = {
+        name: volume["secondary"]["cut"]["sequence"] for name, status in statuses.items() for volume in status["volumes"]
+    }  # fmt: skip
+    return Suspended(cut["verdict"], cut["id"], cut.get("tag", ""), group.name, sequences, list(survey.volumes(statuses)), already=True)

@@ -1,0 +1,101 @@
+"""Cuts as their members know them, and how a group stands at a glance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from duplexd.client import survey
+from duplexd.client.coordinator import need
+from duplexd.client.results import Cut, GroupState
+from duplexd.errors import NotFoundError, UndecidedError
+from duplexd.limits import CLIENT_ANSWER_SECONDS_MAX
+from duplexd.pair.votes import CONSISTENT, NONE, VOID
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from duplexd.client.groups import Group
+    from duplexd.client.http import Http
+    from duplexd.errors import DuplexdError
+
+    Json = dict[str, Any]
+
+
+async def ask(links: Mapping[str, Http], cut: str = "") -> tuple[dict[str, Cut], dict[str, DuplexdError]]:
+    """The cuts, or this one, by id; and the errors of controllers that do not answer."""
+    answers, errors = await survey.gather({name: _ask_one(link, cut) for name, link in links.items()})
+    found: dict[str, dict[str, Json]] = {}
+    for name, cuts in answers.items():
+        for each in cuts:
+            found.setdefault(each["id"], {})[name] = each
+    return {cut_id: _merge(cut_id, known, answers) for cut_id, known in found.items()}, errors
+
+
+async def _ask_one(link: Http, cut: str) -> list[Json]:
+    if not cut:
+        answer = await link.call("GET", "/v1/cuts", timeout_s=CLIENT_ANSWER_SECONDS_MAX)
+        cuts: list[Json] = need(answer, link.name, "cuts")
+        return cuts
+    try:
+        return [await link.call("GET", f"/v1/cuts/{cut}", timeout_s=CLIENT_ANSWER_SECONDS_MAX)]
+    except NotFoundError:
+        return []
+
+
+def _merge(cut_id: str, known: dict[str, Json], asked: Mapping[str, object]) -> Cut:
+    first = next(iter(known.values()))
+    members = list(first.get("members") or known)
+    states: dict[str, str | None] = {
+        name: known[name]["state"] if name in known else (NONE if name in asked else None) for name in members
+    }  # fmt: skip
+    alone = not first.get("members")
+    return Cut(
+        cut_id,
+        first["verdict"] if alone else _verdict(states),
+        first.get("tag", ""),
+        first.get("group") or "",
+        first["time"],
+        {name: each["sequence"] for name, each in known.items()},
+        states,
+        members,
+        {name: each["canary"] for name, each in known.items() if each.get("canary")},
+    )
+
+
+def _verdict(states: Mapping[str, str | None]) -> str | None:
+    """What may be claimed already: void if one is, consistent once a member was told so."""
+    return CONSISTENT if CONSISTENT in states.values() and VOID not in states.values() else VOID if VOID in states.values() else None
+
+
+def group_state(group: Group, statuses: Mapping[str, Json]) -> GroupState:
+    """How a group stands. Never `consistent` unless all of it stands at one cut that all members know to be."""
+    members = [f"{controller}:{target}" for controller, targets in group.members.items() for target in targets]
+    if any(controller not in statuses for controller in group.members):
+        return GroupState(group.name, members, "UNKNOWN", None, None)
+    volumes = [volume for controller, targets in group.members.items() for volume in _volumes(statuses[controller], targets)]
+    states = {volume["state"] for volume in volumes}
+    if states != {"SUSPENDED"}:
+        return GroupState(group.name, members, states.pop() if len(states) == 1 else "MIXED", None, None)
+    cuts = [(volume.get("secondary") or {}).get("cut") or {} for volume in volumes]
+    ids = {cut.get("id") for cut in cuts}
+    if len(ids) > 1 or None in ids:
+        return GroupState(group.name, members, "MIXED", None, VOID)
+    verdicts = {cut.get("verdict") for cut in cuts} | {None if (volume["secondary"] or {}).get("usable") else VOID for volume in volumes}
+    whole = all(cut.get("verdict") == CONSISTENT for cut in cuts) and all(volume["secondary"].get("usable") for volume in volumes)
+    return GroupState(group.name, members, "SUSPENDED", ids.pop(), CONSISTENT if whole else VOID if VOID in verdicts else None)
+
+
+def _volumes(status: Json, targets: tuple[str, ...]) -> list[Json]:
+    """The volumes that targets of a controller mean, by its own status."""
+    groups = {group["name"]: group["volumes"] for group in status["groups"]}
+    names = {name for target in targets for name in groups.get(target, [target])}
+    return [volume for volume in status["volumes"] if volume["name"] in names]
+
+
+def undecided_error(cut: str, unreached: Mapping[str, str], group: str) -> UndecidedError:
+    """What to say when members that do not answer keep the outcome to themselves."""
+    who = "; ".join(unreached.values()) or "no member says what became of it"
+    return UndecidedError(
+        f"cut {cut} was made, but whether it is consistent can't be known until {' and '.join(unreached) or 'its members'} can be asked: {who}; "
+        f"then run `duplexctl settle {group or 'GROUP'}`"
+    )

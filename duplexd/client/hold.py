@@ -1,0 +1,137 @@
+"""A hold over a group: every gate closed and drained, until it is suspended, released or lost."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Self
+
+from duplexd.client import history
+from duplexd.client.protocol import HELD
+from duplexd.client.results import Suspended, merge_holds
+from duplexd.errors import WrongStateError
+from duplexd.pair.votes import VOID
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from types import TracebackType
+
+    from duplexd.client.coordinator import Drive
+
+
+async def suspended(drive: Drive, tag: str, settle_s: float) -> Suspended:
+    """Cut what `drive` holds. Raises UndecidedError if the outcome can't be known because a member does not answer."""
+    await drive.cut(tag)
+    await drive.finish(settle_s)
+    verdict = drive.round.outcome
+    if verdict is None:
+        raise history.undecided_error(drive.cut_id, drive.round.unreached, drive.group.name)
+    return Suspended(
+        verdict=verdict,
+        cut=drive.cut_id,
+        tag=tag,
+        group=drive.group.name,
+        controllers={name: made["sequence"] for name, made in drive.made.items()},
+        volumes=[f"{name}:{volume['name']}" for name, made in drive.made.items() for volume in made.get("volumes", ())],
+        hold=merge_holds(drive.holds, drive.hold_max_s),
+        phases=dict(drive.seconds),
+        why=(str(drive.error) if drive.error else "a member found its secondaries not to stand at the cut") if verdict == VOID else "",
+        untold=drive.round.untold,
+        members=list(drive.made.values()),
+    )
+
+
+class Hold:
+    """`async with client.quiesce("db") as hold`: within the block all writes of the group wait; reads are served, nothing fails.
+
+    Leaving the block releases. If the hold is lost (its time is over, a member went away), the block is cancelled where it waits, and
+    LeaseLostError is raised; nothing done under it counts.
+    """
+
+    def __init__(self, make: Callable[[], Awaitable[Drive]], settle_s: float) -> None:
+        self._make = make
+        self._settle_s = settle_s
+        self._drive: Drive | None = None
+        self._task: asyncio.Task[object] | None = None
+        self._cancelling = 0  # how often the task was cancelled by others
+        self._cancelled = False  # by this hold, as it was lost
+        self._over = False  # the caller has suspended or released it
+
+    async def __aenter__(self) -> Self:
+        self._drive = drive = await self._make()
+        try:
+            await drive.close()
+        except asyncio.CancelledError:
+            await drive.give_up("the command was interrupted")
+            raise
+        finally:
+            if drive.round.phase != HELD:
+                await drive.end()
+        self._task = asyncio.current_task()
+        self._cancelling = self._task.cancelling() if self._task else 0
+        drive.on_lost = self._lost
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        drive = self._held()
+        lost = not self._over and drive.round.phase != HELD
+        self._over = True
+        try:
+            await drive.release()
+        except asyncio.CancelledError:
+            await drive.give_up("the command was interrupted")
+            raise
+        finally:
+            await drive.end()
+        if lost and (kind is None or self._is_ours(kind)):
+            raise drive.lost from error
+
+    def _is_ours(self, kind: type[BaseException]) -> bool:
+        """Whether the block was cancelled by this hold, and by nobody else."""
+        if not self._cancelled or self._task is None or not issubclass(kind, asyncio.CancelledError):
+            return False
+        return self._task.uncancel() <= self._cancelling
+
+    def _lost(self) -> None:
+        if self._task is not None and not self._over:
+            self._cancelled = True
+            self._task.cancel()
+
+    def _held(self) -> Drive:
+        if self._drive is None:
+            raise WrongStateError("a hold is used with `async with`: nothing is held yet")
+        return self._drive
+
+    @property
+    def cut(self) -> str:
+        """The id of the cut that it is held for."""
+        return self._held().cut_id
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds until it ends by itself; 0 if it has ended."""
+        drive = self._held()
+        return max(0.0, drive.deadline - asyncio.get_running_loop().time()) if drive.round.phase == HELD else 0.0
+
+    async def renew(self, seconds: float) -> None:
+        """Let it last `seconds` from now, at most 10 s in all. Raises LeaseLostError if a member does not grant it: the hold is over then."""
+        await self._held().renew(seconds)
+
+    async def suspend(self, tag: str = "") -> Suspended:
+        """Cut at this point, open the gates, and decide. Raises LeaseLostError if it is lost already, UndecidedError."""
+        drive = self._held()
+        if drive.round.phase != HELD:
+            raise drive.lost
+        self._over = True  # from here on the outcome tells what became of it
+        try:
+            return await suspended(drive, tag, self._settle_s)
+        except asyncio.CancelledError:
+            await drive.give_up("the command was interrupted")
+            raise
+
+    async def release(self) -> None:
+        """Let go before the block ends."""
+        drive = self._held()
+        if drive.round.phase != HELD:
+            raise drive.lost
+        self._over = True
+        await drive.release()

@@ -1,0 +1,226 @@
+"""HTTP/1.1 to one controller: over its Unix socket, over TCP of this machine, or over TLS with a client certificate.
+
+Connections are kept and used again; as many requests run at a time as are made. Every failure is a DuplexdError whose text begins with the
+controller's name. A request is sent once: what became of one whose answer did not come is for the caller to find out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import ssl
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import h11
+
+from duplexd.errors import ConfigurationError, DuplexdError, ForbiddenError, TimedOutError, UnreachableError, error_of
+from duplexd.limits import CLIENT_BODY_BYTES_MAX, CLIENT_CONNECT_SECONDS_MAX, CONTROL_HEADER_BYTES_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
+
+    from duplexd.client.groups import ControllerEntry
+
+    Json = dict[str, Any]
+
+_RECEIVE_BYTES = 1 << 16
+_BROKEN = (OSError, EOFError, h11.RemoteProtocolError, h11.LocalProtocolError)
+
+
+class Connection:
+    """One connection: a request, its whole answer, then the next. Raises what the socket and h11 raise."""
+
+    __slots__ = ("_h11", "_host", "_reader", "_writer")
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._host = host
+        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=CONTROL_HEADER_BYTES_MAX)
+        sock: socket.socket = writer.get_extra_info("socket")
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    async def send(self, method: str, path: str, body: Json | None) -> int:
+        """Ask; the status of the answer, whose parts are then to be read."""
+        data = b"" if body is None else json.dumps(body).encode()
+        headers = [("Host", self._host), ("Content-Length", str(len(data)))]
+        headers += [("Content-Type", "application/json")] if data else []
+        parts = [self._h11.send(h11.Request(method=method, target=path, headers=headers))]
+        parts += [self._h11.send(h11.Data(data=data))] if data else []
+        parts.append(self._h11.send(h11.EndOfMessage()))
+        self._writer.write(b"".join(part for part in parts if part))
+        await self._writer.drain()
+        while not isinstance(event := await self._event(), h11.Response):
+            pass
+        return int(event.status_code)
+
+    async def part(self) -> bytes:
+        """The next part of the answer's body; empty at its end."""
+        while not isinstance(event := await self._event(), h11.EndOfMessage):
+            if isinstance(event, h11.Data) and event.data:
+                return bytes(event.data)
+        return b""
+
+    async def _event(self) -> Any:
+        while (event := self._h11.next_event()) is h11.NEED_DATA:
+            self._h11.receive_data(await self._reader.read(_RECEIVE_BYTES))
+        if isinstance(event, h11.ConnectionClosed):
+            raise EOFError("the connection was closed")
+        return event
+
+    def free(self) -> bool:
+        """Make ready for the next request; False if that is not possible."""
+        if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
+            self._h11.start_next_cycle()
+        return self._h11.our_state is h11.IDLE and not self._reader.at_eof() and not self._writer.is_closing()
+
+    def close(self) -> None:
+        """Drop it, and whatever is on its way."""
+        self._writer.transport.abort()
+
+
+class Http:
+    """A controller, by the name that the groups file gives it."""
+
+    def __init__(self, name: str, entry: ControllerEntry) -> None:
+        self.name = name
+        self.place = str(entry.socket or entry.url)
+        self._entry = entry
+        self._tls: ssl.SSLContext | None = None
+        self._idle: list[Connection] = []
+
+    async def call(self, method: str, path: str, body: Json | None = None, timeout_s: float | None = None) -> Json:
+        """One request, one object. After `timeout_s` of waiting TimedOutError is raised; what the request does goes on."""
+        async with self._asked(method, path, body, timeout_s) as connection:
+            return self._object(await self._whole(connection))
+
+    async def call_bytes(self, method: str, path: str, timeout_s: float | None = None) -> bytes:
+        """One request whose answer is not JSON."""
+        async with self._asked(method, path, None, timeout_s) as connection:
+            return await self._whole(connection)
+
+    async def lines(self, method: str, path: str, body: Json | None = None) -> AsyncGenerator[Json, None]:
+        """The lines of an answer as they come. Closing the generator closes the connection. A line `failed` is raised as its error."""
+        async with self._asked(method, path, body, None) as connection:
+            rest = b""
+            while part := await connection.part():
+                *whole, rest = (rest + part).split(b"\n")
+                if len(rest) > CLIENT_BODY_BYTES_MAX:
+                    raise self._strange("a line without an end")
+                for text in whole:
+                    line = self._object(text)
+                    if line.get("event") == "failed":
+                        raise error_of(line.get("problem", {}), self.name)
+                    yield line
+
+    async def warm(self, count: int) -> None:
+        """Have `count` connections open and unused."""
+        missing = count - len(self._idle)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._connect()) for _ in range(missing)]
+        self._idle += [task.result() for task in tasks]
+
+    def close(self) -> None:
+        """Close the connections that are not in use."""
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+
+    # ------------------------------------------------------------------------------------------------------------ inside
+
+    @asynccontextmanager
+    async def _asked(self, method: str, path: str, body: Json | None, timeout_s: float | None) -> AsyncIterator[Connection]:
+        connection: Connection | None = None
+        try:
+            async with asyncio.timeout(timeout_s):
+                connection = self._take() or await self._connect()
+                status = await connection.send(method, path, body)
+                if status >= 300:
+                    raise await self._refused(connection, status)
+                yield connection
+        except _BROKEN as error:
+            if isinstance(error, TimeoutError) and timeout_s is not None:
+                raise TimedOutError(f"{self.name}: no answer within {timeout_s:g} s at {self.place}; it may still be done") from None
+            raise UnreachableError(f"{self.name}: broke off at {self.place}: {str(error) or type(error).__name__}; see its log") from None
+        finally:
+            self._give_back(connection)
+
+    def _take(self) -> Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.free():
+                return connection
+            connection.close()
+        return None
+
+    def _give_back(self, connection: Connection | None) -> None:
+        if connection is None:
+            return
+        if connection.free():
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    async def _refused(self, connection: Connection, status: int) -> DuplexdError:
+        try:
+            return error_of(self._object(await self._whole(connection)), self.name)
+        except UnreachableError:
+            return UnreachableError(f"{self.name}: {self.place} answers with HTTP status {status} and no reason: is that a duplexd?")
+
+    async def _whole(self, connection: Connection) -> bytes:
+        body = bytearray()
+        while part := await connection.part():
+            body += part
+            if len(body) > CLIENT_BODY_BYTES_MAX:
+                raise self._strange(f"more than {CLIENT_BODY_BYTES_MAX} bytes (CLIENT_BODY_BYTES_MAX)")
+        return bytes(body)
+
+    def _object(self, data: bytes) -> Json:
+        with suppress(ValueError, RecursionError):
+            value = json.loads(data)
+            if isinstance(value, dict):
+                return value
+        raise self._strange("no JSON object")
+
+    def _strange(self, what: str) -> UnreachableError:
+        return UnreachableError(f"{self.name}: {self.place} answers with {what}: is that a duplexd?")
+
+    async def _connect(self) -> Connection:
+        try:
+            async with asyncio.timeout(CLIENT_CONNECT_SECONDS_MAX):
+                return await self._connected()
+        except TimeoutError:
+            reason = f"no connection within {CLIENT_CONNECT_SECONDS_MAX:g} s"
+        except ssl.SSLError as error:
+            reason = f"no TLS connection: {error.reason or error}; certificate, key and ca must be those that the controller takes"
+        except PermissionError:
+            raise ForbiddenError(
+                f"{self.name}: may not open {self.place}; become a member of the group that owns it, or use sudo"
+            ) from None
+        except OSError as error:
+            reason = error.strerror or str(error)
+        raise UnreachableError(f"{self.name}: no daemon answers at {self.place}: {reason}; start it, or correct the groups file") from None
+
+    async def _connected(self) -> Connection:
+        if self._entry.socket is not None:
+            return Connection(*await asyncio.open_unix_connection(self._entry.socket), "localhost")
+        parts = urlsplit(self._entry.url or "")
+        if parts.scheme == "https" and self._tls is None:
+            self._tls = self._context()
+        return Connection(*await asyncio.open_connection(parts.hostname, parts.port, ssl=self._tls), parts.netloc)
+
+    def _context(self) -> ssl.SSLContext:
+        entry = self._entry
+        assert entry.certificate is not None
+        try:
+            context = ssl.create_default_context(cafile=entry.ca)
+            context.minimum_version = ssl.TLSVersion.TLSv1_3
+            context.load_cert_chain(entry.certificate, entry.key)
+        except OSError as error:  # SSLError is one
+            what = f"certificate {entry.certificate}, key {entry.key}, ca {entry.ca}"
+            raise ConfigurationError(f"controllers.{self.name}: {what}: {error.strerror or error}; name files in PEM format") from None
+        return context

@@ -1,0 +1,166 @@
+"""What the coordinator answers. Volumes are named `controller:volume`; times are seconds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from duplexd.pair.waits import together, unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    Json = dict[str, Any]
+
+
+class Result:
+    """Base of all results."""
+
+    __slots__ = ()
+
+    def json(self) -> Json:
+        """As an object that JSON can hold."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+
+@dataclass(frozen=True)
+class Hold(Result):
+    """How long writes waited, over all members."""
+
+    seconds_max: float = 0.0
+    writes_held: int = 0
+    p50_s: float = 0.0
+    p99_s: float = 0.0
+    held_s: float = 0.0  # the longest that the gates of one member were closed
+    hold_max_s: float = 0.0
+    within_limit: bool = True
+    phases: dict[str, Json] = field(default_factory=dict)  # draining, held, cut: {seconds, writes}
+    volumes: list[Json] = field(default_factory=list)  # {name, count, max_s, p50_s, p99_s}
+
+
+@dataclass(frozen=True)
+class Suspended(Result):
+    """A suspend. Only if `verdict` is `consistent` are the secondaries of one moment, and then they are durable and readable where they lie.
+
+    `untold` names the members that have yet to be told the verdict (they did not answer any more); `duplexctl settle` tells them.
+    """
+
+    verdict: str  # "consistent" or "void"
+    cut: str
+    tag: str
+    group: str
+    controllers: dict[str, int]  # the sequence number of the cut on each
+    volumes: list[str]
+    hold: Hold = field(default_factory=Hold)
+    phases: dict[str, float] = field(default_factory=dict)  # closing, held, cutting, opening, settling: on the coordinator's clock
+    why: str = ""  # if void: what went wrong first
+    untold: list[str] = field(default_factory=list)
+    already: bool = False  # all of them stood at this cut before the command
+    members: list[Json] = field(default_factory=list)  # what each controller said of the cut it made
+
+
+@dataclass(frozen=True)
+class Cut(Result):
+    """A cut of a group, as its members know it. `verdict` is None while it is undecided."""
+
+    cut: str
+    verdict: str | None
+    tag: str
+    group: str
+    time: float
+    controllers: dict[str, int | None]
+    states: dict[str, str | None]  # of each member; None: it does not answer
+    members: list[str]
+    canary: dict[str, Json] = field(default_factory=dict)  # controller: what the canary found
+
+    @property
+    def untold(self) -> list[str]:
+        """Members that do not know the verdict, or do not answer."""
+        return [name for name in self.members if self.states.get(name) not in {"consistent", "void"}]
+
+
+@dataclass(frozen=True)
+class Cuts(Result):
+    """The cuts that controllers remember, newest last."""
+
+    cuts: list[Cut]
+    unreachable: dict[str, str] = field(default_factory=dict)  # controller: why
+
+
+@dataclass(frozen=True)
+class Settled(Result):
+    """What became of the cuts that were undecided."""
+
+    group: str
+    cuts: list[Cut]
+
+
+@dataclass(frozen=True)
+class GroupState(Result):
+    """A group at a glance. `verdict` is `consistent` only if all of it stands at one cut that every member knows to be consistent."""
+
+    name: str
+    members: list[str]
+    state: str  # that of all pairs, or MIXED, or UNKNOWN if a member does not answer
+    cut: str | None
+    verdict: str | None
+
+
+@dataclass(frozen=True)
+class Status(Result):
+    """The status documents of the controllers, cut down to what was asked for, and the groups."""
+
+    groups: list[GroupState]
+    controllers: dict[str, Json]
+    unreachable: dict[str, str]  # controller: why
+
+
+@dataclass(frozen=True)
+class Resynced(Result):
+    """A resync that was started, or, with `wait`, ended: `ok` if all are DUPLEX."""
+
+    volumes: list[Json]  # {name, how}; with wait {name, how, state, reason, copied_bytes}
+    waited: bool
+    ok: bool
+
+
+@dataclass(frozen=True)
+class Verified(Result):
+    """A comparison of the legs."""
+
+    equal: bool
+    volumes: list[Json]  # {name, equal, compared_bytes, first_difference}
+
+
+@dataclass(frozen=True)
+class Released(Result):
+    """Holds that were ended: cut id and whether any member held it."""
+
+    leases: dict[str, bool]
+
+
+def merge_holds(figures: Mapping[str, Json | None], hold_max_s: float) -> Hold:
+    """The figures of all members in one. A member that gave none adds none."""
+    known = {name: each for name, each in figures.items() if each}
+    waits = together(unpack(each.get("buckets", ()), each["seconds_max"]) for each in known.values())
+    longest = max((each["seconds_max"] for each in known.values()), default=0.0)
+    return Hold(
+        seconds_max=longest,
+        writes_held=sum(each["writes_held"] for each in known.values()),
+        p50_s=waits.quantile(0.5),
+        p99_s=waits.quantile(0.99),
+        held_s=max((each.get("held_s", 0.0) for each in known.values()), default=0.0),
+        hold_max_s=hold_max_s,
+        within_limit=longest <= hold_max_s and all(each.get("within_limit", True) for each in known.values()),
+        phases=_phases(each.get("phases", {}) for each in known.values()),
+        volumes=[volume | {"name": f"{name}:{volume['name']}"} for name, each in known.items() for volume in each.get("volumes", ())],
+    )
+
+
+def _phases(all_phases: Iterable[Mapping[str, Json]]) -> dict[str, Json]:
+    merged: dict[str, Json] = {}
+    for phases in all_phases:
+        for name, phase in phases.items():
+            seen = merged.setdefault(name, {"seconds": 0.0, "writes": 0})
+            merged[name] = {"seconds": max(seen["seconds"], phase["seconds"]), "writes": seen["writes"] + phase["writes"]}
+    return merged

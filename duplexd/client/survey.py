@@ -1,0 +1,172 @@
+"""What is asked and checked before any gate closes: does every member answer, soon enough, in the same protocol, with all pairs DUPLEX?"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from duplexd.client.coordinator import need
+from duplexd.errors import ConfigurationError, DuplexdError, TimedOutError, WrongStateError
+from duplexd.limits import CLIENT_ANSWER_SECONDS_MAX, GROUP_PROTOCOL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from duplexd.client.groups import Group
+    from duplexd.client.http import Http
+
+    Json = dict[str, Any]
+
+PHASES = 3  # CLOSE, CUT, OPEN: each is a round trip to all members
+_LISTED = 5
+
+
+async def gather(asked: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, DuplexdError]]:
+    """The results of coroutines by name, and the errors of those that failed. All run at once and are waited for."""
+    done = await asyncio.gather(*asked.values(), return_exceptions=True)
+    results, errors = {}, {}
+    for name, result in zip(asked, done, strict=True):
+        if isinstance(result, DuplexdError):
+            errors[name] = result
+        elif isinstance(result, BaseException):
+            raise result
+        else:
+            results[name] = result
+    return results, errors
+
+
+def raise_all(errors: Mapping[str, DuplexdError]) -> None:
+    """One error that says what all do; of the class of the first."""
+    if errors:
+        first = next(iter(errors.values()))
+        raise type(first)("; ".join(map(str, list(errors.values())[:_LISTED])))
+
+
+async def ask_status(group: Group, links: Mapping[str, Http]) -> dict[str, Json]:
+    """The status of the group's volumes on every member. Raises if one does not answer or does not know one of them."""
+    statuses, errors = await gather({name: _status(link, group.members[name]) for name, link in links.items()})
+    raise_all(errors)
+    return statuses
+
+
+async def try_status(links: Mapping[str, Http], targets: Mapping[str, Iterable[str]]) -> tuple[dict[str, Json], dict[str, DuplexdError]]:
+    """The same, with the errors of those that fail. No targets mean all volumes."""
+    return await gather({name: _status(link, targets[name]) for name, link in links.items()})
+
+
+async def _status(link: Http, targets: Iterable[str]) -> Json:
+    query = urlencode([("target", target) for target in targets])
+    status = await link.call("GET", "/v1/status" + ("?" + query if query else ""), timeout_s=CLIENT_ANSWER_SECONDS_MAX)
+    need(status, link.name, "controller", "name")
+    need(status, link.name, "volumes")
+    return status
+
+
+async def measure(links: Mapping[str, Http], hold_max_s: float) -> None:
+    """Open the connections that the cut needs, and see that its three phases fit in `hold_max_s`. Raises TimedOutError."""
+    raise_all((await gather({name: link.warm(2) for name, link in links.items()}))[1])
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    took: dict[str, float] = {}
+
+    async def ask(link: Http) -> None:
+        await link.call("GET", "/healthz", timeout_s=max(hold_max_s, 1.0))
+        took[link.name] = loop.time() - began
+
+    raise_all((await gather({name: ask(link) for name, link in links.items()}))[1])
+    needed = PHASES * max(took.values())
+    if needed > hold_max_s:
+        slowest = max(took, key=lambda name: took[name])
+        raise TimedOutError(
+            f"nothing was suspended: writes may wait {hold_max_s:g} s (hold_max), but {PHASES} round trips to all {len(links)} controllers take "
+            f"{needed:.3g} s, {slowest} being the slowest; allow more, up to 10 s, or make the group smaller"
+        )
+
+
+def check_members(statuses: Mapping[str, Json]) -> None:
+    """Are they different controllers, each the one that the groups file means, all of one protocol? Raises ConfigurationError, WrongStateError."""
+    seen: dict[str, str] = {}
+    for name, status in statuses.items():
+        real = status["controller"]["name"]
+        if real in seen:
+            raise ConfigurationError(
+                f"controllers.{name} and controllers.{seen[real]} of the groups file are the same controller, {real!r}; remove one, or correct where it is"
+            )
+        seen[real] = name
+    versions = {name: status["controller"].get("group_protocol") for name, status in statuses.items()}
+    if any(version != GROUP_PROTOCOL for version in versions.values()):
+        listed = ", ".join(f"{name}: {_version(status)}" for name, status in statuses.items())
+        raise WrongStateError(
+            f"these do not cut together ({listed}; this is group protocol {GROUP_PROTOCOL}); upgrade duplexd on "
+            f"{' and '.join(name for name, version in versions.items() if version != GROUP_PROTOCOL)}, or duplexctl here, to the same version"
+        )
+    for real, name in seen.items():
+        if real != name:
+            raise ConfigurationError(
+                f"controllers.{name} of the groups file leads to a controller that calls itself {real!r}; "
+                f"correct its socket or url, or write [controllers.{real}]"
+            )
+
+
+def _version(status: Json) -> str:
+    controller = status["controller"]
+    protocol = controller.get("group_protocol")
+    return (
+        f"duplexd {controller.get('version') or 'of an old version'}, {f'group protocol {protocol}' if protocol else 'no group protocol'}"
+    )
+
+
+def volumes(statuses: Mapping[str, Json]) -> dict[str, Json]:
+    """The status of every volume, as `controller:volume`."""
+    return {f"{name}:{volume['name']}": volume for name, status in statuses.items() for volume in status["volumes"]}
+
+
+def check_duplex(statuses: Mapping[str, Json]) -> None:
+    """Raises WrongStateError that names the pairs that are not DUPLEX."""
+    wrong = {name: volume for name, volume in volumes(statuses).items() if volume["state"] != "DUPLEX"}
+    if not wrong:
+        return
+    listed = [f"{name} is {volume['state']}" + (f" ({volume['reason']})" if volume.get("reason") else "") for name, volume in wrong.items()]
+    more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+    states = {volume["state"] for volume in wrong.values()}
+    todo = "wait until they are DUPLEX" if states == {"PENDING"} else "`duplexctl resync GROUP --wait` brings suspended pairs back"
+    if "SIMPLEX" in states:
+        todo = "a volume without secondary can't be suspended: take it out of the group"
+    raise WrongStateError(f"only pairs that are all DUPLEX can be suspended at one cut: {', '.join(listed[:_LISTED])}{more}; {todo}")
+
+
+def check_free(statuses: Mapping[str, Json]) -> None:
+    """Raises WrongStateError if some of these volumes are held for a cut."""
+    for name, status in statuses.items():
+        names = {volume["name"] for volume in status["volumes"]}
+        for lease in status.get("leases", ()):
+            if lease.get("cut") and names.intersection(lease.get("volumes", ())):
+                raise WrongStateError(
+                    f"another suspend of these volumes is under way ({name} holds for cut {lease['cut']}); try again when it is done"
+                )
+
+
+def common_cut(statuses: Mapping[str, Json]) -> Json | None:
+    """The cut that all of these volumes stand at, if it is one and consistent on every member."""
+    cuts = [_consistent_cut(volume) for volume in volumes(statuses).values()]
+    first = cuts[0] if cuts else None
+    return first if first is not None and all(cut is not None and cut["id"] == first["id"] for cut in cuts) else None
+
+
+def _consistent_cut(volume: Json) -> Json | None:
+    secondary = volume.get("secondary") or {}
+    cut: Json | None = secondary.get("cut") if volume["state"] == "SUSPENDED" and secondary.get("usable") else None
+    return cut if cut is not None and cut.get("verdict") == "consistent" else None
+
+
+def undecided(statuses: Mapping[str, Json], group_name: str = "") -> dict[str, list[str]]:
+    """Cuts of several controllers that were left without a verdict: id, and the controllers that take part."""
+    found: dict[str, list[str]] = {}
+    for name, status in statuses.items():
+        cuts = [volume["secondary"]["cut"] for volume in status["volumes"] if (volume.get("secondary") or {}).get("cut")]
+        cuts += [cut for cut in status.get("cuts", ()) if cut.get("group") == group_name]
+        for cut in cuts:
+            if cut.get("members") and cut.get("verdict") is None:
+                found.setdefault(cut["id"], cut["members"] or [name])
+    return found
