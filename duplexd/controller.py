@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from duplexd import overview, provisioning, verification
 from duplexd.batch import Batch, Joined, parts, perform, record_bytes
+from duplexd.cuts import Cuts
 from duplexd.errors import DuplexdError, NotFoundError
 from duplexd.group import Holds
 from duplexd.limits import BATCH_BYTES_MAX, INLINE_BATCH_BYTES_MAX, INLINE_ZERO_BYTES_MAX, MARKER_RESERVE_BYTES, RECORD_BYTES_MAX
@@ -72,6 +73,7 @@ class Controller:
         self.failed = ""  # why no change is taken any more; final
         self.refusing = 0  # errno with which changes are refused because the journal has no room, 0 if it has
         self.holds = Holds(self)
+        self.cuts = Cuts(self)
         self.jobs = Jobs(self)
         self.maintenance = Maintenance(self)
         self.trouble = Trouble(self)
@@ -89,6 +91,7 @@ class Controller:
     async def start(self) -> None:
         """Recover, then serve. Raises DuplexdError or OSError; nothing that was acknowledged is lost by trying again."""
         await Recovery(self).run()
+        self.holds.member.start = self.ledger.starts
         self.maintenance.start()
         self.jobs.start()
 
@@ -492,17 +495,24 @@ class Controller:
         """Everything, in the shape that scripts rely on."""
         return overview.status(self)
 
-    async def quiesce(self, names: list[str], hold_s: float, owner: str) -> Lease:
+    async def quiesce(self, names: list[str], hold_s: float | None, owner: str, cut_id: str = "") -> Lease:
         """Close the gates of these volumes; returns once nothing is in flight. See `group.Holds`."""
-        return await self.holds.quiesce([self.pairs[name] for name in names], hold_s, owner)
+        hold_s = self.config.controller.hold_max if hold_s is None else hold_s
+        return await self.holds.quiesce([self.pairs[name] for name in names], hold_s, owner, cut_id)
 
-    def release(self, lease_id: str, reason: str = "released") -> bool:
-        """End a hold; False if it had ended already. Raises NotFoundError."""
-        return self.holds.release(lease_id, reason)
+    def renew(self, lease_id: str, fence: int | None, hold_s: float) -> dict[str, Any]:
+        """Let a hold last longer. See `group.Holds`."""
+        return overview.lease_status(self.holds.renew(lease_id, fence, hold_s), self.clock.monotonic())
 
-    async def suspend(self, names: list[str], tag: str = "", lease_id: str | None = None) -> dict[str, Any]:
-        """Cut. See `group.Holds.suspend`."""
-        return await self.holds.suspend([self.pairs[name] for name in names], tag, lease_id)
+    def release(self, lease_id: str, reason: str = "released", fence: int | None = None) -> bool:
+        """End a hold; False if it had ended already. Raises NotFoundError, LeaseLostError."""
+        return self.holds.release(lease_id, reason, fence)
+
+    async def suspend(
+        self, names: list[str], tag: str = "", lease_id: str | None = None, fence: int | None = None, certificate: bool = False
+    ) -> dict[str, Any]:
+        """Cut. See `cuts.Cuts.suspend`."""
+        return await self.cuts.suspend([self.pairs[name] for name in names], tag, lease_id, fence, certificate)
 
     async def resync(self, names: list[str]) -> dict[str, Any]:
         """Start bringing suspended pairs back to DUPLEX. See `pair.resync.Jobs`."""

@@ -63,6 +63,7 @@ CONTROL_PEER_SILENT_SECONDS_MAX = 10  # a machine at the other end of TLS that a
 EVENTS_QUEUED_MAX = 1024  # events that wait for one listener; beyond it the listener is disconnected
 HEARTBEAT_SECONDS = 0.25  # a hold's stream has a line at least this often
 PROGRESS_SECONDS = 0.25
+CUT_READ_BYTES_DEFAULT = 64 * KIB
 CUT_READ_BYTES_MAX = 1 * MIB  # of a suspended secondary, in one request
 GRADE_CHARACTERS_MAX = 400
 NAME_CHARACTERS_MAX = 255

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from duplexd import __version__
 from duplexd.legs.bitmap import ChangeMap
+from duplexd.limits import GROUP_PROTOCOL
 from duplexd.pair import state
+from duplexd.pair.votes import CONSISTENT
 
 if TYPE_CHECKING:
     from duplexd.controller import Controller
-    from duplexd.pair.pair import Pair
+    from duplexd.pair.gate import Lease
+    from duplexd.pair.pair import Cut, Pair
     from duplexd.volume import Change
 
 
@@ -38,6 +42,10 @@ def status(controller: Controller) -> dict[str, Any]:
             "sequence": controller.sequence,
             "synced": controller.writer.synced,
             "failed": controller.failed or None,
+            "version": __version__,
+            "group_protocol": GROUP_PROTOCOL,
+            "hold_max_s": controller.config.controller.hold_max,
+            "nbd": list(controller.config.nbd.listen),
             "journal": {"used_bytes": ring.used_bytes, "size_bytes": ring.size_bytes, "oldest_sequence": ring.oldest},
         },
         "volumes": [volume(controller, pair) for pair in controller.pairs.values()],
@@ -45,14 +53,36 @@ def status(controller: Controller) -> dict[str, Any]:
             {"name": name, "volumes": members, "state": group_state([controller.pairs[member] for member in members])}
             for name, members in controller.groups.items()
         ],
-        "leases": [
-            {
-                "id": lease.id, "volumes": lease.volumes, "owner": lease.owner, "hold_s": lease.hold_s,
-                "remaining_s": max(0.0, lease.deadline - now),
-            }
-            for lease in controller.holds.leases.values()
-        ],
+        "leases": [lease_status(lease, now) for lease in controller.holds.leases.values()],
+        "cuts": [cut(controller, each) for each in controller.ledger.cuts.values() if each.verdict is None],
+    }
+
+
+def lease_status(lease: Lease, now: float) -> dict[str, Any]:
+    """One lease."""
+    return {
+        "id": lease.id, "volumes": lease.volumes, "owner": lease.owner, "hold_s": lease.hold_s, "fence": lease.fence, "cut": lease.cut_id or None,
+        "remaining_s": max(0.0, lease.deadline - now),
     }  # fmt: skip
+
+
+def cut(controller: Controller, cut: Cut) -> dict[str, Any]:
+    """One cut, whether secondaries stand at it or not."""
+    return {
+        "id": cut.id, "controller": controller.name, "state": cut.state, "verdict": _verdict(controller, cut), "sequence": cut.sequence,
+        "time": cut.time_us / 1e6, "tag": cut.tag, "group": cut.group or None, "members": list(cut.members),
+        "volumes": volumes_at(controller, cut), "canary": cut.grade, "hold": cut.hold,
+    }  # fmt: skip
+
+
+def volumes_at(controller: Controller, cut: Cut) -> list[str]:
+    """The volumes whose secondaries stand at a cut."""
+    return [pair.name for pair in controller.pairs.values() if pair.cut is cut and pair.state == state.SUSPENDED]
+
+
+def _verdict(controller: Controller, cut: Cut) -> str | None:
+    """`consistent` only once the secondaries are known to be durable there; `void` at once."""
+    return None if cut.verdict == CONSISTENT and cut.id in controller.cuts.unsettled else cut.verdict
 
 
 def group_state(pairs: list[Pair]) -> str:
@@ -101,8 +131,10 @@ def _cut(controller: Controller, pair: Pair) -> dict[str, Any] | None:
     cut = pair.cut
     if cut is None or pair.state != state.SUSPENDED:
         return None
-    known = cut.id not in controller.holds.unsettled
-    return {"id": cut.id, "sequence": cut.sequence, "time": cut.time_us / 1e6, "tag": cut.tag, "verdict": cut.verdict if known else None}
+    return {
+        "id": cut.id, "sequence": cut.sequence, "time": cut.time_us / 1e6, "tag": cut.tag, "verdict": _verdict(controller, cut),
+        "state": cut.state, "group": cut.group or None, "members": list(cut.members), "canary": cut.grade,
+    }  # fmt: skip
 
 
 def _copy(controller: Controller, pair: Pair) -> dict[str, Any] | None:

@@ -104,7 +104,7 @@ def refuse_live(controller: Controller, config: Config) -> None:
                 problems.append(
                     f"volumes.{name}: can't be removed while clients use it ({pair.connections} connected); disconnect them first"
                 )
-            if pair.state == state.PENDING or (pair.cut is not None and pair.cut.id in controller.holds.unsettled):
+            if pair.state == state.PENDING or (pair.cut is not None and pair.cut.id in controller.cuts.unsettled):
                 problems.append(f"volumes.{name}: can't be removed while its secondary is on its way; wait until it stands, or is DUPLEX")
             continue
         fixed = [key for key in ("size", "primary", "mode") if getattr(new, key) != getattr(old[name], key)]

@@ -330,6 +330,7 @@ class Recovery:
             if name not in known:
                 controller.pairs[name] = introduce(controller, name, config, self._legs[name], None)
         assign_groups(controller, controller.config)
+        controller.holds.member.restarted(list(controller.ledger.cuts))
         controller.mark({"m": "open", "boot": controller.clock.boot_id(), "version": 1})
 
     def _tell_failures(self, tail: int) -> None:

@@ -74,7 +74,7 @@ class Trouble:
             self._freeze_at(standing, failed, further, error, set(), missed)
 
     def _freeze_at(self, members: set[Pair], failed: Pair, at: int, error: OSError, unusable: set[Pair], missed: dict[Pair, Any]) -> None:
-        cut_id = self._controller.holds.new_cut_id()
+        cut_id = self._controller.cuts.new_id()
         marker = {
             "m": "fail", "id": cut_id, "at": at, "volumes": sorted(member.id for member in members), "failed": [failed.id],
             "unusable": sorted(member.id for member in unusable), "error": str(error),

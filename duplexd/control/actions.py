@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import structlog
 
 from duplexd.control.events import EventHub
-from duplexd.errors import WrongStateError
+from duplexd.errors import UsageError, WrongStateError
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
     from duplexd.control.access import Peer
+    from duplexd.control.models import CutRequest, GradeRequest
 
 Json = dict[str, Any]
 
@@ -27,6 +28,9 @@ class Lease(Protocol):
 
     id: str
     hold_s: float
+    fence: int
+    cut_id: str
+    deadline: float
     ended: asyncio.Future[str]
 
     @property
@@ -36,17 +40,36 @@ class Lease(Protocol):
     def lost(self) -> bool: ...
 
 
+class Cuts(Protocol):
+    """Cuts that a controller takes together with others, see `duplexd.cuts`."""
+
+    async def make(self, cut_id: str, lease_id: str, fence: int | None, tag: str, group: str, members: list[str]) -> Json: ...
+    async def open(self, cut_id: str, lease_id: str, fence: int | None) -> Json: ...
+    async def decide(self, cut_id: str, how: str) -> Json: ...
+    async def grade(self, cut_id: str, consistent: bool, records: int, detail: str) -> Json: ...
+    async def read(self, cut_id: str, name: str, offset: int, length: int) -> bytes: ...
+    def show(self, cut_id: str) -> Json: ...
+    def all(self) -> Json: ...
+    def release(self, cut_id: str) -> Json: ...
+
+
 class Controller(Protocol):
     """What the control plane needs of the controller. All of it is called in the event loop."""
 
     name: str
     listeners: list[Callable[[Json], None]]
 
+    @property
+    def cuts(self) -> Cuts: ...
+
     def status(self) -> Json: ...
     def resolve(self, targets: list[str]) -> list[str]: ...
-    async def quiesce(self, names: list[str], hold_s: float, owner: str) -> Lease: ...
-    def release(self, lease_id: str, reason: str = "released") -> bool: ...
-    async def suspend(self, names: list[str], tag: str = "", lease_id: str | None = None) -> Json: ...
+    async def quiesce(self, names: list[str], hold_s: float | None, owner: str, cut_id: str = "") -> Lease: ...
+    def renew(self, lease_id: str, fence: int | None, hold_s: float) -> Json: ...
+    def release(self, lease_id: str, reason: str = "released", fence: int | None = None) -> bool: ...
+    async def suspend(
+        self, names: list[str], tag: str = "", lease_id: str | None = None, fence: int | None = None, certificate: bool = False
+    ) -> Json: ...
     async def resync(self, names: list[str]) -> Json: ...
     async def resync_wait(self, names: list[str]) -> Json: ...
     async def verify(self, names: list[str], progress: Callable[[str, int, int], None] | None = None) -> Json: ...
@@ -79,7 +102,7 @@ class Actions:
             "leases": [lease for lease in status["leases"] if names.intersection(lease.get("volumes", ()))],
         }
 
-    async def quiesce(self, peer: Peer, targets: list[str], hold_s: float) -> Lease:
+    async def quiesce(self, peer: Peer, targets: list[str], hold_s: float | None, cut_id: str = "") -> Lease:
         """Hold the targets' writes; returns when those under way are answered. Any state; holds may overlap: a write waits for all of them.
 
         A cancellation leaves nothing held. The caller must call `owner_gone` when the owner is.
@@ -87,8 +110,8 @@ class Actions:
         if self.stopping:
             raise WrongStateError("the daemon is stopping; try again when it is back")
         names = self.controller.resolve(targets)
-        self._command(peer, "quiesce", targets=targets, hold_s=hold_s)
-        lease = await self.controller.quiesce(names, hold_s, peer.owner)
+        self._command(peer, "quiesce", targets=targets, hold_s=hold_s, cut=cut_id or None)
+        lease = await self.controller.quiesce(names, hold_s, peer.owner, cut_id)
         self.holds[lease.id] = lease
         lease.ended.add_done_callback(lambda _: self.holds.pop(lease.id, None))
         self._end_if_stopping(lease)
@@ -98,21 +121,60 @@ class Actions:
         if self.stopping:  # it began while the writes drained
             self.controller.release(lease.id, "stopping")
 
-    def release(self, peer: Peer, lease_id: str) -> Json:
+    def renew(self, peer: Peer, lease_id: str, fence: int | None, hold_s: float) -> Json:
+        """Let a hold last longer, under a new fencing number. A lease that has ended, or was renewed by another, is an error."""
+        self._command(peer, "renew", lease=lease_id, hold_s=hold_s)
+        return self.controller.renew(lease_id, fence, hold_s)
+
+    def release(self, peer: Peer, lease_id: str, fence: int | None = None) -> Json:
         """End a hold as its owner wants it. Any state; one that had ended already is no error, an unknown one is."""
         self._command(peer, "release", lease=lease_id)
-        return {"lease": lease_id, "released": self.controller.release(lease_id)}
+        return {"lease": lease_id, "released": self.controller.release(lease_id, fence=fence)}
 
     def owner_gone(self, lease: Lease) -> None:
         """End a hold whose owner went away: nothing done under it counts."""
         if self.controller.release(lease.id, "owner gone"):
             self._log.warning("hold ended", lease=lease.id, reason="owner gone", volumes=lease.volumes)
 
-    async def suspend(self, peer: Peer, targets: list[str], tag: str, lease_id: str | None) -> Json:
+    async def suspend(
+        self, peer: Peer, targets: list[str], tag: str, lease_id: str | None, fence: int | None = None, certificate: bool = False
+    ) -> Json:
         """Cut all targets at one point. Legal when all are DUPLEX, or all stand at the same cut already (`already`)."""
         names = self.controller.resolve(targets)
         self._command(peer, "suspend", targets=targets, tag=tag, lease=lease_id)
-        return await self.controller.suspend(names, tag, lease_id)
+        return await self.controller.suspend(names, tag, lease_id, fence, certificate)
+
+    async def make_cut(self, peer: Peer, cut_id: str, request: CutRequest) -> Json:
+        """Cut the volumes of a lease that is held for this cut, which other controllers take too. Legal while the lease is held."""
+        self._command(peer, "cut", cut=cut_id, lease=request.lease, tag=request.tag, group=request.group)
+        return await self.controller.cuts.make(cut_id, request.lease, request.fence, request.tag, request.group, request.members)
+
+    async def open_cut(self, peer: Peer, cut_id: str, lease_id: str, fence: int) -> Json:
+        """Open the gates after the cut; the answer is this controller's vote. Legal while the lease is held."""
+        self._command(peer, "open", cut=cut_id, lease=lease_id)
+        return await self.controller.cuts.open(cut_id, lease_id, fence)
+
+    async def decide_cut(self, peer: Peer, cut_id: str, how: str) -> Json:
+        """Abort, agree or refuse. Legality is the table of `pair/votes.py`. A cancellation changes nothing once it is marked."""
+        self._command(peer, how, cut=cut_id)
+        return await self.controller.cuts.decide(cut_id, how)
+
+    def release_cut(self, peer: Peer, cut_id: str) -> Json:
+        """End the hold for a cut that is not to be made. Any state; none is no error."""
+        self._command(peer, "release", cut=cut_id)
+        return self.controller.cuts.release(cut_id)
+
+    async def grade_cut(self, peer: Peer, cut_id: str, request: GradeRequest) -> Json:
+        """Keep what a canary found; a broken cut is void. Any state of the pairs; the cut must be known."""
+        self._command(peer, "grade", cut=cut_id, consistent=request.consistent)
+        return await self.controller.cuts.grade(cut_id, request.consistent, request.records, request.detail)
+
+    async def read_cut(self, cut_id: str, name: str, offset: int, length: int) -> bytes:
+        """Bytes of a secondary. Legal as long as it stands at that cut, durably."""
+        names = self.controller.resolve([name])
+        if names != [name]:
+            raise UsageError(f"{name!r} is a group; name a volume")
+        return await self.controller.cuts.read(cut_id, name, offset, length)
 
     async def resync(self, peer: Peer, targets: list[str]) -> Json:
         """Start bringing the secondaries back. Legal for SUSPENDED; nothing to do for DUPLEX and PENDING; not for SIMPLEX."""

@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 
 async def hold_lines(actions: Actions, peer: Peer, request: QuiesceRequest) -> Lines:
     """`held`, then `holding` every 0.25 s, then `ended`. Closing the generator earlier ends the hold: its owner is gone."""
-    lease = await actions.quiesce(peer, request.targets, request.hold_s)
-    deadline = asyncio.get_running_loop().time() + lease.hold_s
+    lease = await actions.quiesce(peer, request.targets, request.hold_s, request.cut or "")
+    loop = asyncio.get_running_loop()
     try:
-        yield {"event": "held", "lease": {"id": lease.id, "volumes": list(lease.volumes), "hold_s": lease.hold_s}}
+        first = {"id": lease.id, "volumes": list(lease.volumes), "hold_s": lease.hold_s, "fence": lease.fence, "cut": lease.cut_id or None}
+        yield {"event": "held", "lease": first}
         while not lease.ended.done():
             await asyncio.wait((lease.ended,), timeout=HEARTBEAT_SECONDS)
             if not lease.ended.done():
-                yield {"event": "holding", "remaining_s": round(max(0.0, deadline - asyncio.get_running_loop().time()), 3)}
+                yield {"event": "holding", "remaining_s": round(max(0.0, lease.deadline - loop.time()), 3)}
         yield {"event": "ended", "lease": lease.id, "reason": lease.ended.result(), "verdict": _verdict(lease)}
     finally:
         if not lease.ended.done():

@@ -9,7 +9,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from duplexd.limits import HOLD_SECONDS_DEFAULT, HOLD_SECONDS_MAX, NAME_CHARACTERS_MAX, TAG_CHARACTERS_MAX, VOLUMES_MAX
+from duplexd.limits import (
+    GRADE_CHARACTERS_MAX,
+    HOLD_SECONDS_MAX,
+    MEMBERS_MAX,
+    NAME_CHARACTERS_MAX,
+    TAG_CHARACTERS_MAX,
+    VOLUMES_MAX,
+)
 
 PairState = Literal["SIMPLEX", "PENDING", "DUPLEX", "SUSPENDED"]
 Verdict = Literal["consistent", "void"]
@@ -19,6 +26,11 @@ Targets = Annotated[
     Field(min_length=1, max_length=VOLUMES_MAX, description="names of volumes or groups; a group stands for its volumes"),
 ]
 Bytes = Annotated[int, Field(ge=0)]
+CutState = Literal["cut", "ready", "consistent", "void"]
+CUT_ID_PATTERN = "^[0-9a-f]{16}$"
+CutId = Annotated[str, Field(pattern=CUT_ID_PATTERN, description="id of a cut")]
+Fence = Annotated[int | None, Field(description="the lease's newest fencing number; with an older one the command is refused")]
+HoldSeconds = Annotated[float, Field(gt=0, le=HOLD_SECONDS_MAX)]
 
 
 class Request(BaseModel):
@@ -36,7 +48,8 @@ class QuiesceRequest(Request):
     """Hold the writes of the targets."""
 
     targets: Targets
-    hold_s: float = Field(HOLD_SECONDS_DEFAULT, gt=0, le=HOLD_SECONDS_MAX, description="the hold ends by itself after this many seconds")
+    hold_s: HoldSeconds | None = Field(None, description="the hold ends by itself after this many seconds; null: the controller's hold_max")
+    cut: CutId | None = Field(None, description="hold for this cut of a group of controllers; all must be DUPLEX")
 
 
 class SuspendRequest(Request):
@@ -45,6 +58,8 @@ class SuspendRequest(Request):
     targets: Targets
     tag: str = Field("", max_length=TAG_CHARACTERS_MAX, description="text that is kept with the cut")
     lease: Name | None = Field(None, description="the hold under which to cut; it ends with the cut")
+    fence: Fence = None
+    certificate: bool = Field(False, description="answer with what a certificate of the cut holds")
 
 
 class ResyncRequest(Request):
@@ -61,6 +76,42 @@ class VerifyRequest(Request):
     progress: bool = Field(False, description="answer with lines of progress; the last line is the result")
 
 
+class RenewRequest(Request):
+    """Let a hold last longer. It gets a new fencing number: whoever knows only the old one has lost it."""
+
+    hold_s: HoldSeconds = Field(description="from now on")
+    fence: Fence = None
+
+
+class CutRequest(Request):
+    """Make the cut of a group of controllers under a lease that is held for it. The gates stay closed."""
+
+    lease: Name
+    fence: int
+    tag: str = Field("", max_length=TAG_CHARACTERS_MAX, description="text that is kept with the cut")
+    group: str = Field("", max_length=NAME_CHARACTERS_MAX, description="name of the group, as the coordinator calls it")
+    members: list[Name] = Field(min_length=1, max_length=MEMBERS_MAX, description="names of all controllers that take the cut together")
+
+
+class OpenRequest(Request):
+    """Open the gates after the cut."""
+
+    lease: Name
+    fence: int
+
+
+class CutEmpty(Request):
+    """What a coordinator says of a cut; nothing but its name is needed."""
+
+
+class GradeRequest(Request):
+    """What a canary found on the secondaries of a cut."""
+
+    consistent: bool
+    records: int = Field(ge=0, description="records that it looked at")
+    detail: str = Field("", max_length=GRADE_CHARACTERS_MAX, description="the first things that it found")
+
+
 # Status
 
 
@@ -75,7 +126,19 @@ class ControllerStatus(Answer):
     sequence: int = Field(description="the last sequence number given out")
     synced: int | None = Field(None, description="the number up to which the journal is known to survive a power cut")
     failed: str | None = Field(None, description="why no change is taken any more, until a restart")
+    version: str | None = Field(None, description="of duplexd")
+    group_protocol: int | None = Field(None, description="of what controllers and coordinators say to each other")
+    hold_max_s: float | None = Field(None, description="how long its clients' writes may be held, as configured")
+    nbd: list[str] = Field(default_factory=list, description="where it listens for NBD clients")
     journal: Journal
+
+
+class Grade(Answer):
+    """What a canary found on the secondaries of a cut."""
+
+    consistent: bool
+    records: int
+    detail: str = ""
 
 
 class Cut(Answer):
@@ -85,7 +148,13 @@ class Cut(Answer):
     sequence: int
     time: float
     tag: str = ""
-    verdict: Verdict | None = Field(None, description="null: the secondaries are still being brought there and made durable")
+    verdict: Verdict | None = Field(
+        None, description="null: the secondaries are still being brought there, or the group's other controllers are not known to be ready"
+    )
+    state: CutState | None = Field(None, description="ready: this controller may decide no more, its coordinator will")
+    group: str | None = None
+    members: list[str] = Field(default_factory=list, description="controllers that take it together; empty: this one alone")
+    canary: Grade | None = None
 
 
 class Secondary(Answer):
@@ -128,6 +197,8 @@ class LeaseStatus(Answer):
     owner: str = ""
     hold_s: float
     remaining_s: float | None = None
+    fence: int | None = Field(None, description="fencing number: rises with each lease and each renewal, also over restarts")
+    cut: str | None = Field(None, description="the group's cut that it is held for")
 
 
 class Status(Answer):
@@ -137,6 +208,7 @@ class Status(Answer):
     volumes: list[VolumeStatus]
     groups: list[GroupStatus]
     leases: list[LeaseStatus]
+    cuts: list[CutStatus] = Field(default_factory=list, description="those of groups of controllers that are not decided")
 
 
 # Holds
@@ -175,9 +247,98 @@ class Released(Answer):
 # Suspend, resync, verify
 
 
+class HoldPhase(Answer):
+    seconds: float
+    writes: int = Field(description="how many began to wait in it")
+
+
+class HoldPhases(Answer):
+    """draining: the gates are closed, what was in flight ends; held: until the cut; cut: until the gates are open."""
+
+    draining: HoldPhase
+    held: HoldPhase
+    cut: HoldPhase
+
+
+class VolumeWaits(Answer):
+    name: str
+    count: int = Field(description="writes that waited")
+    max_s: float
+    p50_s: float
+    p99_s: float
+
+
 class HoldFigures(Answer):
+    """How long writes waited for a cut. Quantiles are good to 4.4 %."""
+
     seconds_max: float = Field(description="the longest that a write waited for the cut")
     writes_held: int
+    p50_s: float | None = None
+    p99_s: float | None = None
+    held_s: float | None = Field(None, description="how long the gates were closed")
+    hold_max_s: float | None = Field(None, description="how long they may be, as configured")
+    within_limit: bool | None = None
+    phases: HoldPhases | None = None
+    volumes: list[VolumeWaits] = Field(default_factory=list, description="those that had to wait")
+    buckets: list[list[int]] = Field(default_factory=list, description="[n, count] of waits of about 2**(n/16) microseconds")
+
+
+class CutJournal(Answer):
+    """Where a cut is in a controller's journal."""
+
+    directory: str = Field(description="the state directory")
+    identity: str = Field(description="of the journal, in hexadecimal")
+    crc: int | None = Field(None, description="check-sum of the cut's record, which stands for all records before it")
+    chain: int | None = Field(None, description="check-sum of the record before it")
+
+
+class CutVolume(Answer):
+    id: int = Field(description="number of the volume in the journal")
+    name: str
+    size: Bytes
+    primary: str
+    secondary: str
+
+
+class CutMade(Answer):
+    """POST /v1/cuts/CUT: the marker is in the journal, the gates are closed, nothing is decided."""
+
+    cut: str
+    controller: str
+    sequence: int
+    time: float
+    journal: CutJournal
+    volumes: list[CutVolume]
+
+
+class CutStatus(Answer):
+    """A cut, as this controller knows it."""
+
+    id: str
+    controller: str
+    state: CutState
+    verdict: Verdict | None = Field(description="null while it is not decided")
+    sequence: int
+    time: float
+    tag: str = ""
+    group: str | None = None
+    members: list[str] = Field(default_factory=list)
+    volumes: list[str] = Field(description="those whose secondaries stand at it")
+    canary: Grade | None = None
+    hold: HoldFigures | None = Field(None, description="null: it was made before the daemon was started")
+
+
+class CutList(Answer):
+    """GET /v1/cuts."""
+
+    cuts: list[CutStatus] = Field(description="the latest ones, oldest first")
+
+
+class CutReleased(Answer):
+    """POST /v1/cuts/CUT/release."""
+
+    lease: str | None = Field(description="the lease that was held for the cut; null if there was none")
+    released: bool
 
 
 class Suspended(Answer):
@@ -189,6 +350,7 @@ class Suspended(Answer):
     controllers: dict[str, int] = Field(description="name of each controller, and the sequence number of the cut there")
     volumes: list[str] = Field(description="the volumes that were cut")
     hold: HoldFigures
+    members: list[CutMade] = Field(default_factory=list, description="what a certificate holds, if it was asked for")
     already: bool = Field(False, description="all of them stood at this cut before the command")
 
 
@@ -299,4 +461,5 @@ class Health(Answer):
     status: str
 
 
+Status.model_rebuild()
 Failed.model_rebuild()

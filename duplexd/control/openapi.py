@@ -10,7 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 import duplexd
 from duplexd.control import problems
-from duplexd.control.models import Problem
+from duplexd.control.models import CUT_ID_PATTERN, Problem
 from duplexd.control.stream import LINES_TYPE
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     Json = dict[str, Any]
 
+PATH_SCHEMAS = {"cut": {"type": "string", "pattern": CUT_ID_PATTERN}}
 _REF = "#/components/schemas/{model}"
 
 
@@ -43,7 +44,7 @@ def _content(entry: RouteEntry) -> Json:
 
 def _parameters(entry: RouteEntry) -> list[Json]:
     path = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        {"name": name, "in": "path", "required": True, "schema": PATH_SCHEMAS.get(name, {"type": "string", "minLength": 1})}
         for name in re.findall(r"{(\w+)}", entry.path)
     ]
     return path + [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in entry.query.items()]

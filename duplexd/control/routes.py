@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -15,34 +13,22 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from duplexd.control import access, lines, models, problems
-from duplexd.control.connection import Link
+from duplexd.control import access, cuts, lines, models, problems
 from duplexd.control.openapi import document
-from duplexd.control.stream import Lasting, encode, lines_answer, object_answer
-from duplexd.errors import DuplexdError, UsageError
-from duplexd.limits import CONTROL_BODY_BYTES_MAX, CONTROL_DRAIN_BYTES_MAX, CONTROL_REQUEST_SECONDS_MAX
+from duplexd.control.requests import answer, flag, link_of, number, parse, read_body
+from duplexd.control.stream import Lasting, lines_answer, object_answer
+from duplexd.errors import DuplexdError
+from duplexd.limits import CUT_READ_BYTES_DEFAULT, CUT_READ_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from pydantic import BaseModel
     from starlette.requests import Request
 
-    from duplexd.control.actions import Actions
+    from duplexd.control.requests import Context
 
-    Endpoint = Callable[["Context", Request], Awaitable[Any]]
-
-M = TypeVar("M", bound=BaseModel)
-
-
-class Context:
-    """What the endpoints work with."""
-
-    __slots__ = ("actions", "metrics", "ready")
-
-    def __init__(self, actions: Actions, metrics: Callable[[], Callable[[], bytes]], ready: Callable[[], bool]) -> None:
-        self.actions = actions
-        self.metrics = metrics  # called in the loop; what it returns does the formatting, in a thread
-        self.ready = ready
+    Endpoint = Callable[[Context, Request], Awaitable[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,54 +51,6 @@ class RouteEntry:
         return access.needed(self.method, self.path, self.media_type)
 
 
-def link_of(request: Request) -> Link:
-    link: Link | None = request.scope.get("state", {}).get("link")
-    return link or Link(access.Peer())
-
-
-async def read_body(request: Request) -> bytes:
-    """The body, within its limits of size and time. A longer one is read to its end, or it would not see the answer."""
-    body = bytearray()
-    dropped = 0
-    try:
-        async with asyncio.timeout(CONTROL_REQUEST_SECONDS_MAX):
-            async for chunk in request.stream():
-                if len(body) + len(chunk) > CONTROL_BODY_BYTES_MAX or dropped:
-                    dropped += len(chunk)
-                    if dropped > CONTROL_DRAIN_BYTES_MAX:
-                        break
-                else:
-                    body += chunk
-    except TimeoutError:
-        detail = f"the request was not complete after {CONTROL_REQUEST_SECONDS_MAX:g} s (CONTROL_REQUEST_SECONDS_MAX)"
-        raise HTTPException(408, detail, {"connection": "close"}) from None
-    if dropped:
-        detail = f"the body is larger than {CONTROL_BODY_BYTES_MAX} bytes (CONTROL_BODY_BYTES_MAX)"
-        raise HTTPException(413, detail, {"connection": "close"})
-    return bytes(body)
-
-
-async def parse(request: Request, model: type[M]) -> M:
-    body = await read_body(request)
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        raise UsageError(problems.invalid(error)) from None
-
-
-def flag(request: Request, name: str, default: bool) -> bool:
-    text = request.query_params.get(name)
-    if text is None:
-        return default
-    if text not in {"true", "false"}:
-        raise UsageError(f"{name} is true or false")
-    return text == "true"
-
-
-def answer(value: dict[str, Any]) -> Response:
-    return Response(encode(value), media_type="application/json")
-
-
 async def get_status(context: Context, request: Request) -> Response:
     return answer(context.actions.status(request.query_params.getlist("target")))
 
@@ -125,11 +63,18 @@ async def post_quiesce(context: Context, request: Request) -> Lasting:
 
 async def post_suspend(context: Context, request: Request) -> Response:
     body = await parse(request, models.SuspendRequest)
-    return answer(await context.actions.suspend(link_of(request).peer, body.targets, body.tag, body.lease))
+    suspended = await context.actions.suspend(link_of(request).peer, body.targets, body.tag, body.lease, body.fence, body.certificate)
+    return answer(suspended)
+
+
+async def post_renew(context: Context, request: Request) -> Response:
+    body = await parse(request, models.RenewRequest)
+    return answer(context.actions.renew(link_of(request).peer, request.path_params["lease"], body.fence, body.hold_s))
 
 
 async def delete_lease(context: Context, request: Request) -> Response:
-    return answer(context.actions.release(link_of(request).peer, request.path_params["lease"]))
+    fence = number(request, "fence") if "fence" in request.query_params else None
+    return answer(context.actions.release(link_of(request).peer, request.path_params["lease"], fence))
 
 
 async def post_resync(context: Context, request: Request) -> Response | Lasting:
@@ -175,6 +120,11 @@ async def get_openapi(_context: Context, _request: Request) -> Response:
 
 _TARGET_QUERY = {"target": {"type": "array", "items": {"type": "string"}}}
 _FOLLOW_QUERY = {"follow": {"type": "boolean", "default": True}}
+_FENCE_QUERY = {"fence": {"type": "integer", "minimum": 0, "maximum": (1 << 63) - 1}}
+_RANGE_QUERY = {
+    "offset": {"type": "integer", "minimum": 0, "maximum": (1 << 63) - 1, "default": 0},
+    "length": {"type": "integer", "minimum": 1, "maximum": CUT_READ_BYTES_MAX, "default": CUT_READ_BYTES_DEFAULT},
+}
 _HOLD_LINES = (models.Held, models.Holding, models.HoldEnded, models.Failed)
 _RESYNC_LINES = (models.ResyncProgress, models.ResyncDone, models.Failed)
 _VERIFY_LINES = (models.VerifyProgress, models.Failed)
@@ -183,7 +133,25 @@ ROUTES: tuple[RouteEntry, ...] = (
     RouteEntry("GET", "/v1/status", get_status, "The status, or that of some targets", None, (models.Status,), (), _TARGET_QUERY),
     RouteEntry("POST", "/v1/quiesce", post_quiesce, "Hold writes; closing releases", models.QuiesceRequest, (), _HOLD_LINES),
     RouteEntry("POST", "/v1/suspend", post_suspend, "Cut at one point", models.SuspendRequest, (models.Suspended,)),
-    RouteEntry("DELETE", "/v1/leases/{lease}", delete_lease, "Release a hold", None, (models.Released,)),
+    RouteEntry("DELETE", "/v1/leases/{lease}", delete_lease, "Release a hold", None, (models.Released,), (), _FENCE_QUERY),
+    RouteEntry("POST", "/v1/leases/{lease}/renew", post_renew, "Hold on for longer", models.RenewRequest, (models.LeaseStatus,)),
+    RouteEntry("GET", "/v1/cuts", cuts.get_cuts, "The latest cuts", None, (models.CutList,)),
+    RouteEntry("GET", "/v1/cuts/{cut}", cuts.get_cut, "A cut", None, (models.CutStatus,)),
+    RouteEntry("POST", "/v1/cuts/{cut}", cuts.post_cut, "Cut under a lease, with others", models.CutRequest, (models.CutMade,)),
+    RouteEntry("POST", "/v1/cuts/{cut}/open", cuts.post_open, "Open the gates, then vote", models.OpenRequest, (models.CutStatus,)),
+    RouteEntry("POST", "/v1/cuts/{cut}/abort", cuts.post_abort, "Void unless ready", models.CutEmpty, (models.CutStatus,)),
+    RouteEntry("POST", "/v1/cuts/{cut}/agree", cuts.post_agree, "All members are ready", models.CutEmpty, (models.CutStatus,)),
+    RouteEntry("POST", "/v1/cuts/{cut}/refuse", cuts.post_refuse, "A member is void", models.CutEmpty, (models.CutStatus,)),
+    RouteEntry("POST", "/v1/cuts/{cut}/release", cuts.post_release, "Let go without a cut", models.CutEmpty, (models.CutReleased,)),
+    RouteEntry("POST", "/v1/cuts/{cut}/grade", cuts.post_grade, "Keep a canary's grade", models.GradeRequest, (models.CutStatus,)),
+    RouteEntry(
+        "GET",
+        "/v1/cuts/{cut}/volumes/{volume}",
+        cuts.get_contents,
+        "Bytes of a secondary at a cut",
+        query=_RANGE_QUERY,
+        media_type=access.BYTES_TYPE,
+    ),
     RouteEntry("POST", "/v1/resync", post_resync, "Bring secondaries back", models.ResyncRequest, (models.ResyncStarted,), _RESYNC_LINES),
     RouteEntry("POST", "/v1/verify", post_verify, "Compare the legs", models.VerifyRequest, (models.Verified,), _VERIFY_LINES),
     RouteEntry("GET", "/v1/events", get_events, "The state, then changes", None, (), (models.Event, models.Failed), _FOLLOW_QUERY),

@@ -14,7 +14,8 @@ from duplexd.errors import DamageError
 from duplexd.journal.format import crc32c
 
 MAGIC = b"DUPLEXCP"
-VERSION = 1
+VERSION = 2
+VERSIONS_READ = (1, 2)
 _HEAD = struct.Struct("<8sI")
 
 
@@ -31,7 +32,7 @@ def unpack(data: bytes, path: str) -> dict[str, Any]:
         body = data[_HEAD.size :]
         if magic == MAGIC and crc == crc32c(body):
             state = json.loads(zlib.decompress(body))
-            if state.get("version") == VERSION:
+            if state.get("version") in VERSIONS_READ:
                 return dict(state)
             raise DamageError(f"{path}: written by another version of duplexd (format {state.get('version')}); run that version")
     raise DamageError(

@@ -5,7 +5,7 @@ A segment is a file of fixed size: a header of 4,096 bytes, then records without
 Segment header
     offset  size  field
     0       8     magic "DUPLEXDJ"
-    8       4     version, 1
+    8       4     version, 2; 1 is read too: it knew no cuts of several controllers (markers, see `pair/ledger.py`)
     12      4     crc      CRC-32C of bytes 16 to 47
     16      16    controller, the identity of the controller that owns the journal
     32      8     index    place of the segment in the journal; never reused
@@ -43,7 +43,8 @@ from fastcrc import crc32
 
 SEGMENT_MAGIC = b"DUPLEXDJ"
 RECORD_MAGIC = b"DXR1"
-VERSION = 1
+VERSION = 2
+VERSIONS_READ = (1, 2)
 SEGMENT_HEADER_BYTES = 4096
 RECORD_HEADER_BYTES = 72
 
@@ -114,7 +115,7 @@ def unpack_segment_header(data: bytes) -> SegmentHeader | None:
         return None
     magic, version, crc, controller, index, size = _SEGMENT.unpack_from(data)
     header = SegmentHeader(controller, index, size)
-    if magic != SEGMENT_MAGIC or version != VERSION or crc != crc32c(_SEGMENT_BODY.pack(*header)):
+    if magic != SEGMENT_MAGIC or version not in VERSIONS_READ or crc != crc32c(_SEGMENT_BODY.pack(*header)):
         return None
     return header
 

@@ -83,6 +83,7 @@ def controller_metrics(status: dict[str, Any]) -> Iterator[Metric]:
     yield GaugeMetricFamily("duplexd_journal_used_bytes", "bytes of the journal that are needed", journal["used_bytes"])
     yield GaugeMetricFamily("duplexd_journal_size_bytes", "size of the journal", journal["size_bytes"])
     yield GaugeMetricFamily("duplexd_leases", "holds that last", len(status["leases"]))
+    yield GaugeMetricFamily("duplexd_cuts_undecided", "cuts of several controllers without a verdict", len(status.get("cuts", ())))
     state = GaugeMetricFamily("duplexd_pair_state", "1 for the state that the pair is in", labels=("volume", "state"))
     gauges = {
         "held": GaugeMetricFamily("duplexd_volume_held", "1 while writes wait", labels=("volume",)),
@@ -116,6 +117,8 @@ class EventFigures:
         self.hold_seconds = Histogram()
         self.cut_wait_seconds = Histogram()
         self.void = 0
+        self.grades = {"consistent": 0, "broken": 0}
+        self.graded_records = 0
 
     def note(self, event: dict[str, Any]) -> None:
         name = event["event"]
@@ -123,6 +126,9 @@ class EventFigures:
         self.void += event.get("verdict") == "void"
         if "held_s" in event:
             self.hold_seconds.observe(event["held_s"])
+        if event["event"] == "graded":
+            self.grades["consistent" if event.get("consistent") else "broken"] += 1
+            self.graded_records += event.get("records") or 0
         if isinstance(hold := event.get("hold"), dict):
             self.cut_wait_seconds.observe(hold.get("seconds_max") or 0.0)
 
@@ -131,6 +137,11 @@ class EventFigures:
         for name, count in list(self.events.items()):
             events.add_metric((name,), count)
         yield events
+        grades = CounterMetricFamily("duplexd_canary_grades_total", "cuts that a canary graded", labels=("result",))
+        for result, count in self.grades.items():
+            grades.add_metric((result,), count)
+        yield grades
+        yield CounterMetricFamily("duplexd_canary_records_total", "records that canaries looked at", self.graded_records)
         yield CounterMetricFamily("duplexd_void_total", "holds and cuts whose verdict was void", self.void)
         yield family("duplexd_hold_seconds", "how long holds lasted", ({}, self.hold_seconds))
         yield family("duplexd_cut_wait_seconds", "the longest that a write waited for each cut", ({}, self.cut_wait_seconds))
@@ -140,7 +151,7 @@ class EventFigures:
 COUNTERS = (
     ("batches", "duplexd_batches_total", "batches written to the journal"),
     ("changes_by_threads", "duplexd_changes_by_threads_total", "changes done in worker threads, the others in the event loop"),
-    ("holds.cuts", "duplexd_cuts_total", "cuts asked for"),
+    ("cuts.made", "duplexd_cuts_total", "cuts asked for"),
     ("holds.lost", "duplexd_holds_lost_total", "holds that ended before their owner ended them"),
     ("maintenance.checkpoints", "duplexd_checkpoints_total", "checkpoints"),
     ("jobs.copied_bytes", "duplexd_copied_bytes_total", "bytes copied to secondaries"),

@@ -31,6 +31,9 @@ TRANSITIONS = {
     (HELD, STOPPING): LOST,
     (HELD, ABORTED): LOST,
 }
+# What a held write meets: the gate closes, all are drained, the cut is made and the gate not yet opened
+DRAINING, HOLDING, CUTTING = "draining", "held", "cut"
+PHASES = (DRAINING, HOLDING, CUTTING)
 REASONS = tuple(reason for _, reason in TRANSITIONS)
 
 
@@ -42,7 +45,7 @@ class Lease:
     """
 
     __slots__ = (
-        "began", "cut_id", "deadline", "drained", "ended", "fence", "hold_s", "id", "owner", "pairs", "state", "timer", "waits",
+        "began", "cut_at", "cut_id", "deadline", "drained", "ended", "fence", "held_s", "hold_s", "id", "owner", "pairs", "phases", "state", "timer", "waited", "waits",
     )  # fmt: skip
 
     def __init__(
@@ -62,12 +65,16 @@ class Lease:
         self.began = began
         self.deadline = began + hold_s  # on the daemon's monotonic clock
         self.drained: float | None = None  # when nothing was in flight any more
+        self.cut_at: float | None = None  # when its cut was made
+        self.held_s = 0.0  # how long it lasted, once it has ended
         self.fence = 0
         self.cut_id = cut_id
         self.state = HELD
         self.ended = ended
         self.timer: Callable[[], None] | None = None  # cancels the deadline's timer
         self.waits: Waits | None = None  # of the writes that it held, once it has ended
+        self.waited: dict[str, Waits] = {}  # the same by volume
+        self.phases = dict.fromkeys(PHASES, 0)  # in which phase they came
 
     @property
     def volumes(self) -> list[str]:

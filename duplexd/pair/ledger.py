@@ -10,9 +10,12 @@ The same code runs when a marker is written and when it is read again after a re
     attach    volumes                                  both images are new: DUPLEX
     copy      volumes {id: map}, reason                what may differ is to be copied; unusable until then
     copied    id, runs                                 these bytes were copied, durably
-    cut       id, tag, volumes                         SUSPENDED at this record
+    cut       id, tag, volumes, group, members         SUSPENDED at this record; with `members`, the controllers that must all be ready
+    ready     cut                                      it was opened in order, and the secondaries stand there durably
+    agreed    cut                                      every member is ready: it is consistent
     fail      id, at, volumes, unusable, failed, error, missed {id: map}    SUSPENDED at record `at`, earlier than this one
-    void      cut                                      the cut is not consistent
+    void      cut                                      the cut is not consistent, or is not to be made
+    grade     cut, consistent, records, detail         what a canary found on the secondaries
     resync    job, how, volumes                        a resync began
     abandon   job, volumes                             it ended without touching the secondaries
     commit    job, at, count, volumes                  the staging log, of `count` records, holds all up to record `at`
@@ -30,13 +33,14 @@ from typing import TYPE_CHECKING, Any
 
 from duplexd.errors import DamageError, WrongStateError
 from duplexd.legs.bitmap import ChangeMap
-from duplexd.pair import state
+from duplexd.limits import CUTS_KEPT_MAX
+from duplexd.pair import state, votes
 from duplexd.pair.pair import Cut, Pair
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-CONSISTENT, VOID = "consistent", "void"
+CONSISTENT, VOID = votes.CONSISTENT, votes.VOID
 UNCOMMITTED = "uncommitted"  # `Pair.staging` of a resync by map before its commit
 WRITE = 1
 ONLY_THE_MAP = 1 << 60  # in `Pair.tracked_bytes`: more than any map could stand for
@@ -67,11 +71,13 @@ class Ledger:
         self.pairs: dict[int, Pair] = {}
         self.boot = ""
         self.closed = False
+        self.starts = 0
+        self.cuts: dict[str, Cut] = {}  # the latest, oldest first; those that secondaries stand at, and many more
         self._fold: dict[str, Callable[[int, int, dict[str, Any]], None]] = {
             "open": self._open, "close": self._close, "volume": self._volume, "remove": self._remove, "attach": self._attach,
-            "copy": self._copy, "copied": self._copied, "cut": self._cut, "fail": self._fail, "void": self._void, "resync": self._resync,
+            "copy": self._copy, "copied": self._copied, "cut": self._cut, "fail": self._fail, "void": self._vote, "resync": self._resync,
             "abandon": self._abandon, "commit": self._commit, "settled": self._settled, "equal": self._equal, "missed": self._missed,
-            "regions": self._regions, "detach": self._detach,
+            "regions": self._regions, "detach": self._detach, "ready": self._vote, "agreed": self._vote, "grade": self._grade,
         }  # fmt: skip
 
     def next_id(self) -> int:
@@ -116,6 +122,7 @@ class Ledger:
     def _open(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
         self.boot = str(marker["boot"])
         self.closed = False
+        self.starts += 1
 
     def _close(self, _sequence: int, _time_us: int, _marker: dict[str, Any]) -> None:
         self.closed = True
@@ -146,17 +153,56 @@ class Ledger:
                 changed.clear(offset, length)
 
     def _cut(self, sequence: int, time_us: int, marker: dict[str, Any]) -> None:
-        cut = Cut(marker["id"], sequence, time_us, marker["tag"], CONSISTENT)
+        members = marker.get("members", ())
+        cut = Cut(
+            marker["id"], sequence, time_us, marker["tag"], votes.CUT if members else CONSISTENT, marker.get("group", ""), members
+        )  # fmt: skip
         for pair in self._of(marker["volumes"]):
             self._move(pair, state.SUSPEND, state.BY_COMMAND)
             pair.cut, pair.changed, pair.tracked_bytes = cut, None, 0
+        self._remember(cut)
+
+    def cut(self, cut_id: str) -> Cut | None:
+        """The cut of that id, if it is remembered or a secondary stands at it."""
+        known = self.cuts.get(cut_id)
+        if known is None:
+            known = next((pair.cut for pair in self.pairs.values() if pair.cut is not None and pair.cut.id == cut_id), None)
+        return known
+
+    def state_of(self, cut_id: str) -> str:
+        """What the journal says of a cut, see `pair/votes.py`."""
+        cut = self.cut(cut_id)
+        return votes.NONE if cut is None else cut.state
+
+    def _remember(self, cut: Cut) -> None:
+        self.cuts[cut.id] = cut
+        while len(self.cuts) > CUTS_KEPT_MAX:  # what is void is forgotten last but for what is not decided
+            victims = [next((old for old in self.cuts.values() if old.state == wanted), None) for wanted in (CONSISTENT, VOID)]
+            del self.cuts[next((old.id for old in victims if old is not None), next(iter(self.cuts)))]
+
+    def _vote(self, sequence: int, time_us: int, marker: dict[str, Any]) -> None:
+        cut = self.cut(marker["cut"])
+        if cut is None:  # one that is not to be made, or that was forgotten
+            if marker["m"] == "void":
+                self._remember(Cut(marker["cut"], sequence, time_us, "", VOID))
+            return
+        after = votes.after(cut.state, votes.MARKERS[marker["m"]])
+        if after is None:
+            raise ValueError(f"cut {cut.id} is {cut.state}")
+        cut.state = after
+
+    def _grade(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
+        cut = self.cut(marker["cut"])
+        if cut is not None:
+            cut.grade = {key: marker[key] for key in ("consistent", "records", "detail")}
 
     def _fail(self, _sequence: int, time_us: int, marker: dict[str, Any]) -> None:
         verdict = VOID if marker["unusable"] else CONSISTENT
         cut = Cut(marker["id"], marker["at"], time_us, "", verdict)
+        self._remember(cut)
         for pair in self._of(marker["volumes"]):
             if pair.cut is not None and pair.state == state.SUSPENDED:
-                pair.cut.verdict = VOID  # a cut that lost a member stands for nothing
+                pair.cut.state = VOID  # a cut that lost a member stands for nothing
             self._move(pair, state.FAIL, state.BY_ERROR if pair.id in marker["failed"] else state.BY_GROUP)
             pair.cut, pair.applied = cut, min(pair.applied, cut.sequence)
             pair.usable = pair.usable and pair.id not in marker["unusable"]
@@ -165,11 +211,6 @@ class Ledger:
                 missed = unpack_map(marker["missed"][str(pair.id)], pair)
                 pair.tracked_bytes += missed.changed_bytes
                 pair.changed = self._merged(pair, missed)
-
-    def _void(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
-        for pair in self.pairs.values():
-            if pair.cut is not None and pair.cut.id == marker["cut"]:
-                pair.cut.verdict = VOID
 
     def _resync(self, sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
         for pair in self._of(marker["volumes"]):
@@ -221,7 +262,10 @@ class Ledger:
 
     def snapshot(self, tail: int) -> dict[str, Any]:
         """All of it, for a checkpoint at number `tail`. `applied` is only true once the secondaries were synced."""
-        return {"boot": self.boot, "closed": self.closed, "pairs": [self._pair_snapshot(pair, tail) for pair in self.pairs.values()]}
+        return {
+            "boot": self.boot, "closed": self.closed, "starts": self.starts, "cuts": [cut.pack() for cut in self.cuts.values()],
+            "pairs": [self._pair_snapshot(pair, tail) for pair in self.pairs.values()],
+        }  # fmt: skip
 
     def _pair_snapshot(self, pair: Pair, tail: int) -> dict[str, Any]:
         cut = pair.cut
@@ -229,7 +273,7 @@ class Ledger:
             "id": pair.id, "name": pair.name, "size": pair.size, "removed": pair.removed, "state": pair.state, "reason": pair.reason,
             "usable": pair.usable, "applied": tail if pair.mirrors else pair.applied, "tracked": pair.tracked_bytes,
             "staging": pair.staging, "staged": pair.staged, "regions": sorted(pair.touched), "changed": None if pair.changed is None else pair.changed.copy(),
-            "cut": None if cut is None else [cut.id, cut.sequence, cut.time_us, cut.tag, cut.verdict],
+            "cut": None if cut is None else cut.pack(),
             **({"secondary": pair.secondary_path} if pair.secondary_path else {}),
         }  # fmt: skip
 
@@ -243,7 +287,9 @@ class Ledger:
         """The reverse of `pack_snapshot`. Raises DamageError."""
         try:
             self.boot, self.closed = snapshot["boot"], snapshot["closed"]
-            cuts: dict[str, Cut] = {}
+            self.starts = snapshot.get("starts", 0)  # versions before groups of controllers left these two out
+            cuts = {cut.id: cut for cut in (Cut(*saved) for saved in snapshot.get("cuts", ()))}
+            self.cuts = dict(cuts)
             for saved in snapshot["pairs"]:
                 pair = Pair(saved["id"], saved["name"], saved["size"])
                 pair.removed, pair.state, pair.reason = saved["removed"], saved["state"], saved["reason"]

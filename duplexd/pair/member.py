@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from duplexd.errors import LeaseLostError, NotFoundError, UsageError, WrongStateError
-from duplexd.pair import gate, votes
+from duplexd.pair import votes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -2,28 +2,60 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from duplexd.limits import REGION_BYTES_MIN, REGIONS_MAX
+from duplexd.pair import votes
 from duplexd.pair.state import DUPLEX, PENDING, SIMPLEX, SUSPENDED
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from duplexd.legs.bitmap import ChangeMap
     from duplexd.legs.leg import Leg
     from duplexd.volume import Change
 
 
 class Cut:
-    """A marker at one position of the sequence: what a secondary stands at. `verdict` is None until it is known."""
+    """A marker at one position of the sequence: what a secondary stands at.
 
-    __slots__ = ("id", "sequence", "tag", "time_us", "verdict")
+    `state` is one of `pair/votes.py`; a cut of this controller alone is CONSISTENT or VOID at once. `members` names the controllers that take it together.
+    """
 
-    def __init__(self, cut_id: str, sequence: int, time_us: int, tag: str, verdict: str | None) -> None:
+    __slots__ = ("chain", "crc", "grade", "group", "hold", "id", "members", "sequence", "state", "tag", "time_us")
+
+    def __init__(
+        self,
+        cut_id: str,
+        sequence: int,
+        time_us: int,
+        tag: str,
+        state: str,
+        group: str = "",
+        members: Sequence[str] = (),
+        grade: dict[str, Any] | None = None,
+    ) -> None:
         self.id = cut_id
         self.sequence = sequence
         self.time_us = time_us
         self.tag = tag
-        self.verdict = verdict
+        self.state = state
+        self.group = group
+        self.members = tuple(members)
+        self.grade = grade  # what a canary found
+        # Of this run only: how long writes waited for it; the crc of its record, and of the record before that one
+        self.hold: dict[str, Any] | None = None
+        self.crc: int | None = None
+        self.chain: int | None = None
+
+    @property
+    def verdict(self) -> str | None:
+        """What may be claimed of it; None while that is not known."""
+        return votes.verdict(self.state)
+
+    def pack(self) -> list[Any]:
+        """For the checkpoint: the arguments that make it again."""
+        return [self.id, self.sequence, self.time_us, self.tag, self.state, self.group, list(self.members), self.grade]
 
 
 class Pair:

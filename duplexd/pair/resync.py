@@ -152,7 +152,7 @@ class Jobs:
 
     async def resync(self, pairs: list[Pair]) -> dict[str, Any]:
         """Start; says how for each volume. Raises WrongStateError for a volume without secondary, with nothing started."""
-        unsettled = self._controller.holds.unsettled
+        unsettled = self._controller.cuts.unsettled
         await self.until(lambda: not any((pair.cut is not None and pair.cut.id in unsettled) or self.trail.takes(pair) for pair in pairs))
         report: list[dict[str, str]] = []
         # A resync leaves the cuts behind, and a restart does not go back to them: what a freeze left there has to be durable.

@@ -47,7 +47,7 @@ class Waits:
         for bucket in sorted(self.buckets):
             seen += self.buckets[bucket]
             if seen >= wanted:
-                return min(self.max_s, _UNIT_S * 2.0 ** (bucket / _STEPS))
+                return min(self.max_s, _UNIT_S * float(2.0 ** (bucket / _STEPS)))
         return self.max_s
 
     def figures(self) -> dict[str, Any]:

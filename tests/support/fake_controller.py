@@ -15,14 +15,60 @@ Json = dict[str, Any]
 
 
 class FakeLease:
-    def __init__(self, lease_id: str, volumes: list[str], hold_s: float, owner: str) -> None:
+    def __init__(self, lease_id: str, volumes: list[str], hold_s: float, owner: str, cut_id: str = "") -> None:
         self.id = lease_id
+        self.fence = 1
+        self.cut_id = cut_id
         self.volumes = volumes
         self.hold_s = hold_s
         self.owner = owner
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.lost = False
         self.deadline = time.monotonic() + hold_s
+
+
+class FakeCuts:
+    """Cuts with other controllers: only what a refusal or an answer of the right shape needs."""
+
+    def __init__(self, controller: FakeController) -> None:
+        self._controller = controller
+        self.states: dict[str, str] = {}
+
+    async def make(self, cut_id: str, lease_id: str, fence: int | None, tag: str, group: str, members: list[str]) -> Json:
+        if lease_id not in self._controller.leases:
+            raise NotFoundError(f"no lease {lease_id!r}; `duplexctl status` lists the leases that last")
+        self.states[cut_id] = "cut"
+        journal = {"directory": "/state", "identity": "00", "crc": 1, "chain": 2}
+        return {"cut": cut_id, "controller": "fake", "sequence": 1, "time": 1.0, "journal": journal, "volumes": []}
+
+    async def open(self, cut_id: str, lease_id: str, fence: int | None) -> Json:
+        self._controller.release(lease_id, "suspended")
+        self.states[cut_id] = "ready"
+        return self.show(cut_id)
+
+    async def decide(self, cut_id: str, how: str) -> Json:
+        self.states[cut_id] = "consistent" if how == "agree" else "void"
+        return self.show(cut_id)
+
+    async def grade(self, cut_id: str, consistent: bool, records: int, detail: str) -> Json:
+        return self.show(cut_id)
+
+    async def read(self, cut_id: str, name: str, offset: int, length: int) -> bytes:
+        self.show(cut_id)
+        return bytes(length)
+
+    def show(self, cut_id: str) -> Json:
+        if cut_id not in self.states:
+            raise NotFoundError(f"{cut_id!r}: no such cut")
+        state = self.states[cut_id]
+        verdict = state if state in {"consistent", "void"} else None
+        return {"id": cut_id, "controller": "fake", "state": state, "verdict": verdict, "sequence": 1, "time": 1.0, "volumes": []}
+
+    def all(self) -> Json:
+        return {"cuts": [self.show(cut_id) for cut_id in self.states]}
+
+    def release(self, cut_id: str) -> Json:
+        return {"lease": None, "released": False}
 
 
 class FakeController:
@@ -35,7 +81,8 @@ class FakeController:
         self.listeners: list[Callable[[Json], None]] = []
         self.leases: dict[str, FakeLease] = {}
         self.sequence = 0
-        self.cuts: dict[str, str] = {}
+        self.cut_of: dict[str, str] = {}
+        self.cuts = FakeCuts(self)
         self.drain_s = 0.0
         self.resync_s = 0.0
         self.verify_steps = 2
@@ -101,7 +148,7 @@ class FakeController:
         }
 
     def _cut(self, name: str) -> Json | None:
-        cut_id = self.cuts.get(name)
+        cut_id = self.cut_of.get(name)
         verdict = "void" if self.void else "consistent"
         return None if cut_id is None else {"id": cut_id, "sequence": 1, "time": 1.0, "tag": "", "verdict": verdict}
 
@@ -116,7 +163,8 @@ class FakeController:
                 raise NotFoundError(f"no volume or group {target!r}; `duplexctl status` lists them")
         return list(names)
 
-    async def quiesce(self, names: list[str], hold_s: float, owner: str) -> FakeLease:
+    async def quiesce(self, names: list[str], hold_s: float | None, owner: str, cut_id: str = "") -> FakeLease:
+        hold_s = 2.0 if hold_s is None else hold_s
         for lease in self.leases.values():
             if not lease.ended.done() and set(lease.volumes) & set(names):
                 raise WrongStateError(f"lease {lease.id} already holds {', '.join(names)}; release it first")
@@ -125,7 +173,7 @@ class FakeController:
         except asyncio.CancelledError:
             self.cancelled.append("quiesce")
             raise
-        lease = FakeLease(f"L{len(self.leases) + 1}", names, hold_s, owner)
+        lease = FakeLease(f"L{len(self.leases) + 1}", names, hold_s, owner, cut_id)
         self.leases[lease.id] = lease
         asyncio.get_running_loop().call_later(hold_s * self.hold_scale, self._end, lease, "deadline")
         self.emit("held", volumes=names, lease=lease.id)
@@ -140,12 +188,29 @@ class FakeController:
         self.emit("hold ended", volumes=lease.volumes, lease=lease.id, reason=reason)
         return True
 
-    def release(self, lease_id: str, reason: str = "released") -> bool:
+    def renew(self, lease_id: str, fence: int | None, hold_s: float) -> Json:
+        if lease_id not in self.leases:
+            raise NotFoundError(f"no lease {lease_id!r}; `duplexctl status` lists the leases that last")
+        lease = self.leases[lease_id]
+        lease.fence += 1
+        lease.deadline = time.monotonic() + hold_s
+        return {
+            "id": lease.id,
+            "volumes": lease.volumes,
+            "owner": lease.owner,
+            "hold_s": hold_s,
+            "fence": lease.fence,
+            "remaining_s": hold_s,
+        }
+
+    def release(self, lease_id: str, reason: str = "released", fence: int | None = None) -> bool:
         if lease_id not in self.leases:
             raise NotFoundError(f"no lease {lease_id!r}; `duplexctl status` lists the leases that last")
         return self._end(self.leases[lease_id], reason)
 
-    async def suspend(self, names: list[str], tag: str = "", lease_id: str | None = None) -> Json:
+    async def suspend(
+        self, names: list[str], tag: str = "", lease_id: str | None = None, fence: int | None = None, certificate: bool = False
+    ) -> Json:
         if lease_id is not None:
             lease = self.leases.get(lease_id)
             if lease is None or lease.lost:
@@ -157,7 +222,7 @@ class FakeController:
         self.sequence += 1
         for name in names:
             self.volumes[name] = "SUSPENDED"
-            self.cuts[name] = f"c{self.sequence}"
+            self.cut_of[name] = f"c{self.sequence}"
         if lease_id is not None:
             self._end(self.leases[lease_id], "suspended")
         self.emit("suspended", volumes=names)

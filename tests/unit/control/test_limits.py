@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.control import connection, routes
+from duplexd.control import connection, requests
 
 if TYPE_CHECKING:
     import socket
@@ -50,7 +50,7 @@ def test_a_connection_that_sends_no_whole_request_is_dropped(plane: ControlPlane
 
 
 def test_a_body_that_does_not_come_is_a_time_out(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routes, "CONTROL_REQUEST_SECONDS_MAX", 0.2)
+    monkeypatch.setattr(requests, "CONTROL_REQUEST_SECONDS_MAX", 0.2)
     with plane.connect() as sock:
         sock.sendall(b"POST /v1/suspend HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")
         head, _, body = read_all(sock).partition(b"\r\n\r\n")

@@ -46,7 +46,7 @@ def test_a_histogram_counts_by_upper_bound() -> None:
 
 async def test_counters_of_the_controller_and_the_server_are_read() -> None:
     controller: Any = FakeController(["data"], {})
-    controller.holds = SimpleNamespace(cuts=3)
+    controller.cuts = SimpleNamespace(made=3)
     controller.flusher = SimpleNamespace(syncs=4, sync_seconds=0.5)
     traffic = Traffic()
     traffic.requests[1], traffic.byte_counts[1], traffic.failed = 5, 4096, 1
