@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.canary.record import Placement
+from duplexd.client import Client
 from tests.support.by_hand import ByHand
 from tests.support.cluster import THREE, Cluster, spread
 from tests.support.group_writers import GroupWriters
@@ -19,13 +20,40 @@ if TYPE_CHECKING:
     from duplexd.canary.checker import Findings
 
 PLACEMENT = Placement(writers=8, volumes=16, slots=2)
+SUSPENDS = 200
 WRONG_SUSPENDS = 8
+RECORDS_BETWEEN = 100
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     with Cluster(tmp_path, spread(PLACEMENT.volumes)) as cluster:
         yield cluster
+
+
+async def test_two_hundred_group_suspends_under_dependent_writers_break_none(cluster: Cluster) -> None:
+    """Each names the sequence of each controller, is consistent on all of them, and holds the writes for a moment only."""
+    groups = cluster.write_groups({"db": cluster.members})
+    points, waits = set(), []
+    async with Client.open(groups) as client, GroupWriters(cluster, cluster.members, PLACEMENT) as writers:
+        for number in range(SUSPENDS):
+            await writers.write(RECORDS_BETWEEN)
+            result, taken = await writers.during(client.suspend("db", tag=f"cut {number}"))
+            findings = await writers.grade(taken)
+            assert findings.consistent, (number, findings)
+            assert result.verdict == "consistent", (number, result)
+            assert set(cluster.cut_states(result.cut).values()) == {"consistent"}
+            assert not result.untold
+            assert findings.records == PLACEMENT.writers * PLACEMENT.period or number == 0
+            points.add(tuple(result.controllers[name] for name in THREE))
+            waits.append(result.hold.seconds_max)
+            await writers.write(RECORDS_BETWEEN)  # they go on while the secondaries stand still
+            assert (await writers.grade(taken)).consistent, "a suspended secondary moved"
+            assert (await client.resync("db", wait=True)).ok
+        assert writers.lost_connections == 0
+    waits.sort()
+    print(f"{SUSPENDS} suspends: writes waited {waits[len(waits) // 2] * 1e3:.1f} ms in the median, {waits[-1] * 1e3:.1f} ms at most")
+    assert len(points) == SUSPENDS, "some cuts are of one point"
 
 
 async def suspended(writers: GroupWriters, suspend: Callable[[], None]) -> Findings:
