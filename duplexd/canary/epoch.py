@@ -1,0 +1,131 @@
+"""One epoch: chains of dependent records over all volumes, from number 1 until a connection breaks.
+
+Which record a broken connection swallowed is not known, so nothing is written again and no chain is carried on: the next epoch begins anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from duplexd.canary.ground import check_reserved, newest_records
+from duplexd.canary.nbd import NbdConnection
+from duplexd.canary.record import RECORD_BYTES, Placement
+from duplexd.canary.workload import Workload
+from duplexd.errors import WrongStateError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Self
+
+    from duplexd.canary.history import History
+    from duplexd.canary.members import Volume
+
+WRITERS = 4
+SLOTS_MAX = 32  # of one writer on one volume: 512 KiB of each volume in all
+WRITE_SECONDS_MAX = 60.0  # a write that waits longer is taken for a lost connection; no hold lasts as long
+REMEMBERED_SECONDS = 300.0
+SOUNDINGS_MAX = 600
+STOP_SECONDS_MAX = 5.0
+_LOOK_SECONDS = 0.1
+
+
+class Epoch:
+    """The writers and what they know. Made by `open`; ended by `close`."""
+
+    def __init__(
+        self,
+        volumes: Sequence[Volume],
+        connections: list[NbdConnection],
+        placement: Placement,
+        earlier: dict[tuple[int, int], int],
+        rate: float,
+    ) -> None:
+        self.id = secrets.randbits(64)
+        self.placement = placement
+        self.earlier = earlier  # newest record of each other epoch and writer that was there when this one began
+        self._connections = connections
+        keep = max(2 * placement.period, int(rate * REMEMBERED_SECONDS / WRITERS))
+        self.workload = Workload(placement, self._write, epoch=self.id, pause_s=WRITERS / rate, keep=keep)
+        self._soundings = [deque[tuple[int, int]](maxlen=SOUNDINGS_MAX) for _ in range(1 + max(volume.member for volume in volumes))]
+
+    @classmethod
+    async def open(cls, volumes: Sequence[Volume], rate: float, overwrite: bool) -> Self:
+        """Connect to all volumes, look at what is there, clear the slots, begin. `rate`: records a second in all.
+
+        Raises OSError, and WrongStateError if a volume holds what must not be overwritten: then nothing was written.
+        """
+        connections: list[NbdConnection] = []
+        try:
+            for volume in volumes:
+                nbd = await NbdConnection.open(volume.uri)
+                connections.append(nbd)
+            placement = _placement(volumes, connections)
+            if not overwrite:
+                await asyncio.gather(*(check_reserved(nbd, volume.title) for nbd, volume in zip(connections, volumes, strict=True)))
+            found = await asyncio.gather(*(newest_records(nbd, placement.volume_bytes) for nbd in connections))
+            await asyncio.gather(*(nbd.write_zeroes(0, placement.volume_bytes) for nbd in connections))
+        except BaseException:
+            for nbd in connections:
+                nbd.abort()
+            raise
+        earlier: dict[tuple[int, int], int] = {}
+        for newest in found:
+            for key, number in newest.items():
+                earlier[key] = max(number, earlier.get(key, 0))
+        self = cls(volumes, connections, placement, earlier, rate)
+        self.workload.start()
+        return self
+
+    @property
+    def history(self) -> History:
+        """When each record was issued and acknowledged."""
+        return self.workload.history
+
+    @property
+    def running(self) -> bool:
+        """Whether no connection has broken yet."""
+        return self.workload.running
+
+    def sound(self, member: int, moment: int, sequence: int) -> None:
+        """Note that a controller, asked at `moment`, gave `sequence` as the last number that it had given out."""
+        self._soundings[member].append((moment, sequence))
+
+    def before(self, member: int, sequence: int) -> int | None:
+        """The last moment of this epoch that was certainly before the controller gave out the number after `sequence`; None: none is known."""
+        return max((moment for moment, last in self._soundings[member] if last <= sequence), default=None)
+
+    async def broken(self) -> str:
+        """Wait until a connection breaks; why."""
+        while True:
+            try:
+                self.workload.check()
+            except OSError as error:
+                return str(error)
+            if self.workload.waiting_s > WRITE_SECONDS_MAX:
+                return f"a write was not answered for {WRITE_SECONDS_MAX:g} s"
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def close(self) -> None:
+        """End in order if that is possible: what is in flight is answered."""
+        with suppress(OSError):
+            async with asyncio.timeout(STOP_SECONDS_MAX):
+                await self.workload.stop()
+                await asyncio.gather(*(nbd.close() for nbd in self._connections))
+        for nbd in self._connections:
+            nbd.abort()
+
+    async def _write(self, _writer: int, volume: int, offset: int, data: bytes) -> None:
+        await self._connections[volume].write(offset, data)
+
+
+def _placement(volumes: Sequence[Volume], connections: Sequence[NbdConnection]) -> Placement:
+    smallest = min(nbd.size for nbd in connections)
+    slots = min(SLOTS_MAX, smallest // (WRITERS * RECORD_BYTES))
+    if not slots:
+        title = next(volume.title for volume, nbd in zip(volumes, connections, strict=True) if nbd.size == smallest)
+        raise WrongStateError(f"{title} is too small for a canary: it needs {WRITERS * RECORD_BYTES} bytes at least, 1MiB is a good size")
+    return Placement(WRITERS, len(volumes), slots)

@@ -1,0 +1,101 @@
+"""What a canary watches: controllers, as it asks them, and the volumes that it writes to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from urllib.parse import quote
+
+from duplexd.errors import ConfigurationError, WrongStateError
+from duplexd.nbd.uri import NbdUri
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterable, Sequence
+
+    Json = dict[str, Any]
+
+ANSWER_SECONDS_MAX = 10.0
+GROUP_PROTOCOL = 1
+_EVERY_ADDRESS = {"0.0.0.0", "::"}
+_THIS_MACHINE = {"127.0.0.1", "::1", "localhost"}
+
+
+class Control(Protocol):
+    """A controller's HTTP interface, as `duplexd.client.http.Http` speaks it. Every failure is a DuplexdError."""
+
+    name: str
+
+    async def call(self, method: str, path: str, body: Json | None = None, timeout_s: float | None = None) -> Json: ...
+
+    async def call_bytes(self, method: str, path: str, timeout_s: float | None = None) -> bytes: ...
+
+    def lines(self, method: str, path: str, body: Json | None = None) -> AsyncGenerator[Json, None]: ...
+
+
+class Member(NamedTuple):
+    """A controller, where its NBD exports are, and the names of its volumes that the canary writes to."""
+
+    control: Control
+    address: NbdUri
+    volumes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the controller."""
+        return self.control.name
+
+
+class Volume(NamedTuple):
+    """One of all the members' volumes."""
+
+    member: int
+    name: str
+    title: str  # controller:volume
+    uri: NbdUri
+
+
+def volumes_of(members: Sequence[Member]) -> list[Volume]:
+    """All volumes, in the order in which the chains go round them."""
+    return [
+        Volume(index, name, f"{member.name}:{name}", NbdUri(name, member.address.socket, member.address.host, member.address.port))
+        for index, member in enumerate(members)
+        for name in member.volumes
+    ]
+
+
+async def find(control: Control, targets: Iterable[str], host: str | None, nbd: str | None) -> Member:
+    """Ask a controller for the volumes that `targets` name and for its NBD address. `host` is where it is (None: this machine).
+
+    `nbd` is an address to use instead of those that it listens on. Raises DuplexdError; WrongStateError if a volume has no secondary.
+    """
+    query = "&".join(f"target={quote(target)}" for target in targets)
+    status = await control.call("GET", f"/v1/status?{query}", timeout_s=ANSWER_SECONDS_MAX)
+    controller = status["controller"]
+    if controller.get("group_protocol") != GROUP_PROTOCOL:
+        raise WrongStateError(
+            f"{control.name}: its version {controller.get('version')} takes no part in groups; bring it to one version with the others"
+        )
+    for volume in status["volumes"]:
+        if volume["state"] == "SIMPLEX":
+            raise WrongStateError(f"{control.name}:{volume['name']} has no secondary, so there is nothing to grade; give it one")
+    return Member(
+        control, address(control.name, [nbd] if nbd else controller["nbd"], host), tuple(volume["name"] for volume in status["volumes"])
+    )
+
+
+def address(name: str, listen: Sequence[str], host: str | None) -> NbdUri:
+    """Where to connect to a controller that listens there. Raises ConfigurationError that says what to add."""
+    for text in listen:
+        kind, _, rest = text.partition(":")
+        if kind == "unix":
+            if host is None:
+                return NbdUri(socket=rest)
+            continue
+        where, _, port = rest.rpartition(":")
+        where = where.removeprefix("[").removesuffix("]")
+        if where in _EVERY_ADDRESS:
+            where = host or "localhost"
+        if host is None or where not in _THIS_MACHINE:
+            return NbdUri(host=where, port=int(port))
+    raise ConfigurationError(
+        f'controllers.{name}: its volumes cannot be reached from here (it listens on {", ".join(listen)}); add nbd = "tcp:HOST:PORT"'
+    )

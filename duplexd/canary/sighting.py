@@ -1,0 +1,71 @@
+"""A cut as a canary saw it from outside: what is certain about when it was made, on each controller.
+
+The suspend is done by somebody else, and news of it come late. Certain is only this:
+
+- a record **acknowledged before** a controller was asked for its status, whose answer gave a last sequence number not above the cut's, is before
+  the cut on that controller: it must be there;
+- a record **issued after** the controller's news of the cut had been read is after the cut on that controller: it must not be there;
+- a record that is there needs every record that was acknowledged before it was issued, on whichever volume. That takes no clock at all.
+
+Nothing is concluded from one controller's moments for another's volumes: that cuts are one point is what is to be found out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from duplexd.canary.epoch import Epoch
+    from duplexd.canary.members import Member, Volume
+
+    Json = dict[str, Any]
+
+DECIDED = {"ready", "consistent", "void"}
+
+
+class NotGradedError(Exception):
+    """Nothing can be said of a cut; why."""
+
+
+class Sighting:
+    """A cut, from the first news of it on."""
+
+    def __init__(self, cut: str, epoch: Epoch) -> None:
+        self.cut = cut
+        self.epoch = epoch  # that ran when it was first heard of
+        self._seen: dict[int, int] = {}  # by member: the moment at which the cut was known to have been made there
+        self._broken = False
+
+    def see(self, member: int) -> None:
+        """There are news of it from a member."""
+        if member not in self._seen:
+            self._seen[member] = self.epoch.history.tick()
+            self._broken |= not self.epoch.running
+
+    def moments(self, volumes: Sequence[Volume], answers: Sequence[Json]) -> tuple[list[int], list[int]]:
+        """For each volume: a moment certainly before the cut, and one certainly after it, given each member's answer about the cut.
+
+        Raises NotGradedError unless one epoch ran the whole time up to the cut, and had gone round all volumes before.
+        """
+        if self._broken:
+            raise NotGradedError("a connection of the canary broke before the cut was made everywhere")
+        before = [self.epoch.before(member, int(answer["sequence"])) for member, answer in enumerate(answers)]
+        asked = [moment for moment in before if moment is not None]
+        history = self.epoch.history
+        volumes_count = self.epoch.placement.volumes
+        if len(asked) < len(answers) or any(
+            history.acknowledged_before(writer, min(asked)) < volumes_count for writer in range(history.writers)
+        ):
+            raise NotGradedError("the canary had not yet written to all volumes when the cut was made")
+        return [asked[volume.member] for volume in volumes], [self._seen[volume.member] for volume in volumes]
+
+
+def check_whole(members: Sequence[Member], answers: Sequence[Json]) -> None:
+    """Raise NotGradedError unless all of the members' volumes stand at the cut, which is not void."""
+    for member, answer in zip(members, answers, strict=True):
+        if answer["state"] == "void":
+            raise NotGradedError(f"the cut is void: so says {member.name}")
+        if absent := [name for name in member.volumes if name not in answer["volumes"]]:
+            raise NotGradedError(f"{member.name}:{absent[0]} does not stand at the cut")

@@ -1,0 +1,215 @@
+"""Controllers of one event loop: real NBD servers on memory, what a canary asks of their HTTP interface, and cuts of every kind."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, Any
+
+from duplexd.canary.canary import Canary
+from duplexd.canary.members import Member
+from duplexd.errors import NotFoundError, UnreachableError, WrongStateError
+from duplexd.nbd.uri import NbdUri
+from duplexd.server.listeners import Listeners
+from tests.unit.server.memory_backend import MemoryBackend
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from pathlib import Path
+    from typing import Self
+
+    from duplexd.volume import Change
+
+    Json = dict[str, Any]
+
+VOLUME_BYTES = 1 << 20
+WAIT_SECONDS = 20.0
+RATE = 2000.0
+
+
+class _Counting(MemoryBackend):
+    def __init__(self, volumes: dict[str, int]) -> None:
+        super().__init__(volumes)
+        self.sequence = 0
+
+    def _apply(self, change: Change) -> None:
+        self.sequence += 1
+        super()._apply(change)
+
+
+class FakeController:
+    """A controller with volumes; as a `Control` it is what a canary asks. `down`: its HTTP interface does not answer."""
+
+    def __init__(self, name: str, directory: Path, volumes: dict[str, int]) -> None:
+        self.name = name
+        self.backend = _Counting(volumes)
+        self.address = NbdUri(socket=str(directory / f"{name}.sock"))
+        self.listeners = Listeners(self.backend, [f"unix:{self.address.socket}"])
+        self.cuts: dict[str, Json] = {}
+        self.images: dict[tuple[str, str], bytes] = {}  # by cut and volume: what its secondary holds
+        self.stands_at: dict[str, str] = {}  # volume: cut
+        self.grades: dict[str, Json] = {}
+        self.down = False
+        self._stopped = False
+        self._listening: list[asyncio.Queue[Json | None]] = []
+
+    def image(self, volume: str) -> bytes:
+        """What the volume holds now."""
+        return bytes(self.backend.volumes[volume].data)
+
+    def make_cut(self, cut: str, members: list[str], state: str = "ready") -> None:
+        """Suspend all volumes here, and tell those who listen."""
+        names = list(self.backend.volumes)
+        self.cuts[cut] = {"id": cut, "state": state, "sequence": self.backend.sequence, "members": members, "volumes": names}
+        for name in names:
+            self.images[cut, name] = self.image(name)
+            self.stands_at[name] = cut
+        self.emit({"event": "cut", "cut": cut, "volumes": names})
+
+    def emit(self, event: Json) -> None:
+        for queue in self._listening:
+            queue.put_nowait(event)
+
+    def hang_up(self) -> None:
+        """End every stream of events."""
+        for queue in self._listening:
+            queue.put_nowait(None)
+        self._listening.clear()
+
+    async def stop(self) -> None:
+        """End its NBD server."""
+        if not self._stopped:
+            self._stopped = True
+            await self.listeners.stop(1.0)
+
+    def status(self) -> Json:
+        volumes = [
+            {"name": name, "state": "DUPLEX", "secondary": {"cut": {"id": self.stands_at[name]} if name in self.stands_at else None}}
+            for name in self.backend.volumes
+        ]
+        return {"controller": {"name": self.name, "sequence": self.backend.sequence, "group_protocol": 1}, "volumes": volumes}
+
+    # Control
+
+    async def call(self, method: str, path: str, body: Json | None = None, timeout_s: float | None = None) -> Json:
+        self._check_up()
+        if path.startswith("/v1/status"):
+            return self.status()
+        match = re.fullmatch(r"/v1/cuts/(\w+)(/grade)?", path)
+        assert match, path
+        if match[1] not in self.cuts:
+            raise NotFoundError(f"{self.name}: no cut {match[1]}")
+        if match[2]:
+            assert body is not None
+            self.grades[match[1]] = body
+        return self.cuts[match[1]]
+
+    async def call_bytes(self, method: str, path: str, timeout_s: float | None = None) -> bytes:
+        self._check_up()
+        match = re.fullmatch(r"/v1/cuts/(\w+)/volumes/(\w+)\?offset=(\d+)&length=(\d+)", path)
+        assert match, path
+        if self.stands_at.get(match[2]) != match[1]:
+            raise WrongStateError(f"{self.name}: {match[2]} does not stand at {match[1]}")
+        return self.images[match[1], match[2]][int(match[3]) : int(match[3]) + int(match[4])]
+
+    async def lines(self, method: str, path: str, body: Json | None = None) -> AsyncGenerator[Json, None]:
+        self._check_up()
+        queue: asyncio.Queue[Json | None] = asyncio.Queue()
+        self._listening.append(queue)
+        try:
+            yield {"event": "state", "status": self.status()}
+            while (event := await queue.get()) is not None:
+                yield event
+        finally:
+            if queue in self._listening:
+                self._listening.remove(queue)
+
+    def _check_up(self) -> None:
+        if self.down:
+            raise UnreachableError(f"{self.name}: no daemon answers")
+
+
+class World:
+    """Controllers, and canaries over all their volumes. Use it as an async context manager."""
+
+    def __init__(self, directory: Path, controllers: int = 3, size: int = VOLUME_BYTES) -> None:
+        self.controllers = [FakeController(f"c{number}", directory, {"canary": size}) for number in range(controllers)]
+        self.names = [controller.name for controller in self.controllers]
+        self.reports: list[Json] = []
+        self.made = 0
+        self._canaries: list[tuple[asyncio.Event, asyncio.Task[None]]] = []
+
+    async def __aenter__(self) -> Self:
+        for controller in self.controllers:
+            await controller.listeners.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for stop, task in self._canaries:
+            stop.set()
+            if not task.done():
+                await task
+        for controller in self.controllers:
+            await controller.stop()
+
+    def canary(self, reports: list[Json] | None = None, overwrite: bool = False) -> Canary:
+        """One that is not running yet."""
+        members = [Member(controller, controller.address, tuple(controller.backend.volumes)) for controller in self.controllers]
+        return Canary(members, (self.reports if reports is None else reports).append, RATE, overwrite)
+
+    async def start(self, reports: list[Json] | None = None, overwrite: bool = False) -> Canary:
+        """A canary that runs, and has gone round all volumes several times."""
+        reports = self.reports if reports is None else reports
+        canary = self.canary(reports, overwrite)
+        stop = asyncio.Event()
+        self._canaries.append((stop, asyncio.create_task(canary.run(stop))))
+        await self.report("running", reports)
+        await self.write()
+        return canary
+
+    async def write(self) -> None:
+        """Let the canaries go round."""
+        before = [controller.backend.sequence for controller in self.controllers]
+        await _until(lambda: all(c.backend.sequence >= b + 20 for c, b in zip(self.controllers, before, strict=True)))
+        await asyncio.sleep(0.1)  # the controllers are sounded
+
+    async def report(self, event: str, reports: list[Json] | None = None, count: int = 1) -> Json:
+        """Wait for the report of that kind, or for the `count`th of them."""
+        reports = self.reports if reports is None else reports
+        await _until(lambda: sum(report["event"] == event for report in reports) >= count)
+        return [report for report in reports if report["event"] == event][count - 1]
+
+    async def grades(self) -> list[Json]:
+        """What each controller was told of the last cut, once all were."""
+        await _until(lambda: all(self.last in controller.grades for controller in self.controllers))
+        return [controller.grades[self.last] for controller in self.controllers]
+
+    @property
+    def last(self) -> str:
+        """Id of the last cut."""
+        return f"{self.made:016x}"
+
+    def cut(self, state: str = "ready") -> str:
+        """A cut of all at one point."""
+        self.made += 1
+        for controller in self.controllers:
+            controller.make_cut(self.last, self.names, state)
+        return self.last
+
+    async def naive_cut(self) -> str:
+        """A cut of one id, one controller after the other while the canary writes."""
+        self.made += 1
+        for controller in self.controllers:
+            controller.make_cut(self.last, self.names)
+            await self.write()
+        return self.last
+
+    def resync(self) -> None:
+        for controller in self.controllers:
+            controller.stands_at.clear()
+
+
+async def _until(true: Any) -> None:
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not true():  # noqa: ASYNC110 - whatever the test waits for
+            await asyncio.sleep(0.005)
