@@ -15,9 +15,9 @@ from urllib.parse import quote
 from duplexd.canary.checker import check
 from duplexd.canary.epoch import STOP_SECONDS_MAX, WRITERS, Epoch
 from duplexd.canary.members import ANSWER_SECONDS_MAX, volumes_of
-from duplexd.canary.sighting import DECIDED, NotGradedError, Sighting, check_whole
+from duplexd.canary.sighting import NotGradedError, Sighting, check_whole
 from duplexd.errors import DuplexdError, NotFoundError, UnreachableError, WrongStateError
-from duplexd.limits import GRADE_CHARACTERS_MAX
+from duplexd.limits import CANARY_RECORDS_PER_SECOND_DEFAULT, GRADE_CHARACTERS_MAX
 from duplexd.units import MIB
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     Json = dict[str, Any]
 
-RATE_PER_SECOND = 200.0
-RATE_PER_SECOND_MAX = 10_000.0
 SOUND_SECONDS = 0.5  # between two questions for a controller's status
 DECIDED_SECONDS_MAX = 60.0  # for all members to have promised or decided a cut
 TOLD_SECONDS_MAX = 60.0  # for a good grade to reach a controller; a bad one is told for as long as the canary runs
@@ -43,7 +41,11 @@ class Canary:
     """One canary. `report` gets what it has to say. Run it once, with `run`."""
 
     def __init__(
-        self, members: Sequence[Member], report: Callable[[Json], None], rate: float = RATE_PER_SECOND, overwrite: bool = False
+        self,
+        members: Sequence[Member],
+        report: Callable[[Json], None],
+        rate: float = CANARY_RECORDS_PER_SECOND_DEFAULT,
+        overwrite: bool = False,
     ) -> None:
         self.members = list(members)
         self.volumes = volumes_of(members)
@@ -208,7 +210,8 @@ class Canary:
         except DuplexdError as error:
             return str(error)
         sighting.see(number)
-        return answer if answer["state"] in DECIDED else f"{self.members[number].name} has not promised the cut"
+        decided = answer["state"] == "ready" or answer["verdict"] is not None
+        return answer if decided else f"{self.members[number].name} has not promised the cut"
 
     async def _read(self, volume: Volume, sighting: Sighting) -> bytes:
         """What the volume's secondary holds where the canary writes."""

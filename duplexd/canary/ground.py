@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING
 
 from duplexd.canary.record import MAGIC, RECORD_BYTES, TornError, parse
 from duplexd.errors import WrongStateError
+from duplexd.limits import CANARY_VOLUME_BYTES_MAX
 from duplexd.units import MIB, format_size
 
 if TYPE_CHECKING:
     from duplexd.canary.nbd import NbdConnection
 
-RESERVED_BYTES_MAX = 64 * MIB  # of a volume reserved for a canary: it is read as a whole
 _READ_BYTES = 1 * MIB
 _EMPTY = bytes(RECORD_BYTES)
 
 
 async def check_reserved(nbd: NbdConnection, title: str) -> None:
     """Return if the whole volume holds nothing but zeroes and records. Raises WrongStateError that says what to do."""
-    if nbd.size > RESERVED_BYTES_MAX:
+    if nbd.size > CANARY_VOLUME_BYTES_MAX:
         raise WrongStateError(
-            f"{title} has {format_size(nbd.size)}: a volume reserved for a canary has at most {format_size(RESERVED_BYTES_MAX)}; reserve a small one"
+            f"{title} has {format_size(nbd.size)}: a volume reserved for a canary has at most {format_size(CANARY_VOLUME_BYTES_MAX)}; reserve a small one"
         )
     for start in range(0, nbd.size, _READ_BYTES):
         data = await nbd.read(start, min(_READ_BYTES, nbd.size - start))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import quote
 
 from duplexd.errors import ConfigurationError, WrongStateError
+from duplexd.limits import GROUP_PROTOCOL
 from duplexd.nbd.uri import NbdUri
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     Json = dict[str, Any]
 
 ANSWER_SECONDS_MAX = 10.0
-GROUP_PROTOCOL = 1
 _EVERY_ADDRESS = {"0.0.0.0", "::"}
 _THIS_MACHINE = {"127.0.0.1", "::1", "localhost"}
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     Json = dict[str, Any]
 
-DECIDED = {"ready", "consistent", "void"}
-
 
 class NotGradedError(Exception):
     """Nothing can be said of a cut; why."""

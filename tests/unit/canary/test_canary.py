@@ -10,9 +10,9 @@ import pytest_asyncio
 
 from duplexd.canary import canary as module
 from duplexd.canary.epoch import SLOTS_MAX, WRITERS
-from duplexd.canary.ground import RESERVED_BYTES_MAX
 from duplexd.canary.record import RECORD_BYTES
 from duplexd.errors import UnreachableError, WrongStateError
+from duplexd.limits import CANARY_VOLUME_BYTES_MAX
 from tests.unit.canary.world import World
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ async def test_test_volumes_are_overwritten_when_asked(world: World) -> None:
 
 
 async def test_large_volume_is_not_taken_for_a_reserved_one(tmp_path: Path) -> None:
-    async with World(tmp_path, 1, RESERVED_BYTES_MAX + 4096) as world:
+    async with World(tmp_path, 1, CANARY_VOLUME_BYTES_MAX + 4096) as world:
         with pytest.raises(WrongStateError, match="reserve a small one"):
             await world.canary().run(asyncio.Event())
         assert world.controllers[0].backend.sequence == 0

@@ -60,7 +60,15 @@ class FakeController:
     def make_cut(self, cut: str, members: list[str], state: str = "ready") -> None:
         """Suspend all volumes here, and tell those who listen."""
         names = list(self.backend.volumes)
-        self.cuts[cut] = {"id": cut, "state": state, "sequence": self.backend.sequence, "members": members, "volumes": names}
+        self.cuts[cut] = {
+            "id": cut,
+            "state": state,
+            "verdict": None,
+            "sequence": self.backend.sequence,
+            "members": members,
+            "volumes": names,
+        }
+        self.cuts[cut]["verdict"] = state if state in {"consistent", "void"} else None
         for name in names:
             self.images[cut, name] = self.image(name)
             self.stands_at[name] = cut
