@@ -1,0 +1,81 @@
+"""The certificate of a cut: what a suspend claims, and where in the journals it is written, for `duplexctl verify-cut` to check later.
+
+Its fields are in docs/verify-cut.md. The check-sum in it tells an edited file from one that is as it was written; it is no signature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duplexd
+from duplexd.errors import DuplexdError, UsageError
+
+if TYPE_CHECKING:
+    from duplexd.client.results import Suspended
+
+    Json = dict[str, Any]
+
+VERSION = 1
+FILE_MODE = 0o640
+
+
+def make(result: Suspended) -> Json:
+    """The certificate of a suspend. Raises UsageError if the controllers did not say where in their journals the cut is."""
+    silent = sorted(set(result.controllers) - {str(member["controller"]) for member in result.members})
+    if silent or not result.members:
+        raise UsageError(
+            f"there is no certificate: {', '.join(silent) or 'no controller'} did not say where in its journal cut {result.cut} is"
+        )
+    body: Json = {
+        "version": VERSION, "written": datetime.now(UTC).isoformat(timespec="seconds"), "program": f"duplexd {duplexd.__version__}",
+        "group": result.group, "tag": result.tag, "cut": result.cut, "verdict": result.verdict, "why": result.why,
+        "hold": result.hold.json(), "phases": dict(result.phases), "controllers": [_member(member) for member in result.members],
+    }  # fmt: skip
+    return {"certificate": body, "sha256": _check_sum(body)}
+
+
+def _member(member: Json) -> Json:
+    return {
+        "name": member["controller"], "sequence": member["sequence"], "time": member["time"],
+        "journal": {key: member["journal"].get(key) for key in ("directory", "identity", "crc", "chain")},
+        "volumes": [{key: volume.get(key) for key in ("id", "name", "size", "primary", "secondary")} for volume in member["volumes"]],
+    }  # fmt: skip
+
+
+def _check_sum(body: Json) -> str:
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def write(path: str | Path, certificate: Json) -> None:
+    """Put a certificate into a file, durably: it is there whole, or what was there before. Raises DuplexdError."""
+    path = Path(path)
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with open(descriptor, "w", encoding="ascii") as file:
+                os.fchmod(descriptor, FILE_MODE)
+                file.write(json.dumps(certificate, indent=2, sort_keys=True, allow_nan=False) + "\n")
+                file.flush()
+                os.fsync(descriptor)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise DuplexdError(f"the certificate could not be written: {path}: {error.strerror}") from error
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

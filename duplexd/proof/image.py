@@ -1,0 +1,44 @@
+"""An image that is only read."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+
+class Image:
+    """A file or block device. Raises OSError if it can't be opened, or is neither."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe of that name must not stop us
+        status = os.fstat(self._fd)
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISBLK(status.st_mode):
+            self.close()
+            raise OSError(errno.EINVAL, "neither a regular file nor a block device", path)
+        self.identity = (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else (-1, status.st_rdev)
+        self.size = os.lseek(self._fd, 0, os.SEEK_END)
+
+    def read(self, start: int, end: int) -> bytes:
+        """The bytes of a range. Raises OSError if it does not reach that far."""
+        buffer = bytearray(end - start)
+        view, done = memoryview(buffer), 0
+        while done < len(buffer):
+            count = os.preadv(self._fd, [view[done:]], start + done)
+            if count == 0:
+                raise OSError(errno.EIO, "ends early", self.path)
+            done += count
+        return bytes(buffer)
+
+    def next_data(self, start: int) -> int:
+        """Where the next byte is that may be other than zero; the size if there is none. Where holes can't be told, `start`."""
+        if start >= self.size:
+            return self.size
+        try:
+            return os.lseek(self._fd, start, os.SEEK_DATA)
+        except OSError as error:
+            return self.size if error.errno == errno.ENXIO else start
+
+    def close(self) -> None:
+        os.close(self._fd)
