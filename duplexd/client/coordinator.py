@@ -214,7 +214,7 @@ class Drive:
         held = self._loop.time() - self._began
         waiting = ", ".join(sorted(self.round.open_requests))
         where = f"{phase}, no answer from {waiting}" if waiting else phase
-        hint = "a group that is this large or far away needs a longer hold_max, up to 10 s"
+        hint = "allow a longer hold_max, up to 10 s, if the group is that large or far away"
         self._lose(TimedOutError(f"after {held:.2f} s the gates had been closed for as long as they may be ({where}); {hint}"))
 
     # ---------------------------------------------------------------------------------------------------------------- requests

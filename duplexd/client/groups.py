@@ -105,7 +105,9 @@ class ControllerEntry(_Section):
             raise ValueError('needs one of the two; write socket = "/run/duplexd/alpha/control.sock" or url = ' + _URL_EXAMPLE)
         tls = self.url is not None and self.url.startswith("https:")
         if tls and self.certificate is None:
-            raise ValueError("https needs a client certificate, by which the controller knows who asks; write certificate = FILE (and key = FILE)")
+            raise ValueError(
+                "https needs a client certificate, by which the controller knows who asks; write certificate = FILE (and key = FILE)"
+            )
         if not tls and (self.certificate or self.key or self.ca):
             raise ValueError("certificate, key and ca are for https; remove them, or write url = " + _URL_EXAMPLE)
         return self

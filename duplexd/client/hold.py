@@ -25,18 +25,19 @@ async def suspended(drive: Drive, tag: str, settle_s: float) -> Suspended:
     verdict = drive.round.outcome
     if verdict is None:
         raise history.undecided_error(drive.cut_id, drive.round.unreached, drive.group.name)
+    made = {name: drive.made[name] for name in drive.group.members if name in drive.made}
     return Suspended(
         verdict=verdict,
         cut=drive.cut_id,
         tag=tag,
         group=drive.group.name,
-        controllers={name: made["sequence"] for name, made in drive.made.items()},
-        volumes=[f"{name}:{volume['name']}" for name, made in drive.made.items() for volume in made.get("volumes", ())],
+        controllers={name: each["sequence"] for name, each in made.items()},
+        volumes=[f"{name}:{volume['name']}" for name, each in made.items() for volume in each.get("volumes", ())],
         hold=merge_holds(drive.holds, drive.hold_max_s),
         phases=dict(drive.seconds),
         why=(str(drive.error) if drive.error else "a member found its secondaries not to stand at the cut") if verdict == VOID else "",
         untold=drive.round.untold,
-        members=list(drive.made.values()),
+        members=list(made.values()),
     )
 
 

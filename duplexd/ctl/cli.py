@@ -1,113 +1,52 @@
-"""duplexctl: the commands. Exit codes are those of errors.py; every command has --json, --socket and --timeout."""
+"""duplexctl: the commands. Exit codes are those of errors.py; every command has --json, --socket, --groups and --timeout.
+
+A target is of the daemon behind the socket, or of the groups file, whose commands are in `ctl/groups.py`: they are loaded only when needed.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any, TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import click
 
 import duplexd
 from duplexd.ctl import render
-from duplexd.ctl.client import Client
-from duplexd.errors import DuplexdError, LeaseLostError
+from duplexd.ctl.options import SHORT_TIMEOUT_S, Settings, WithCommand, common, targets
+from duplexd.errors import DuplexdError, LeaseLostError, NotFoundError, UnreachableError, UsageError
 from duplexd.limits import HOLD_SECONDS_DEFAULT, HOLD_SECONDS_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     Json = dict[str, Any]
-    F = TypeVar("F", bound=Callable[..., Any])
 
-DEFAULT_SOCKET = "/run/duplexd/control.sock"
-SHORT_TIMEOUT_S = 30.0  # of commands that are quick; the others wait until told otherwise
-COMPLETION_TIMEOUT_S = 0.5
 EXIT_INTERRUPTED = 130
+_HOLD = click.FloatRange(0.0, HOLD_SECONDS_MAX, min_open=True)
 
 
-class Settings:
-    """The options that every command has, from before or after its name."""
+class Commands(click.Group):
+    """The commands below, and those of other modules, which are imported when they are named."""
 
-    def __init__(self) -> None:
-        self.socket = DEFAULT_SOCKET
-        self.json = False
-        self.timeout_s: float | None = None
+    ELSEWHERE = {"canary": "duplexd.ctl.canary", "verify-cut": "duplexd.ctl.proof"}  # noqa: RUF012
 
-    def client(self, default_timeout_s: float | None = SHORT_TIMEOUT_S) -> Client:
-        return Client(self.socket, self.timeout_s or default_timeout_s)
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *self.ELSEWHERE])
 
-    def show(self, value: Json, text: str) -> None:
-        """The object with --json, else the text."""
-        click.echo(json.dumps(value) if self.json else text)
-
-
-def _set(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
-    def callback(context: click.Context, _parameter: click.Parameter, value: Any) -> None:
-        if value is not None and value is not False:
-            setattr(context.ensure_object(Settings), name, value)
-
-    return callback
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.ELSEWHERE:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(import_module(self.ELSEWHERE[cmd_name]), cmd_name.replace("-", "_"))
+        return command
 
 
-def common(top: bool = False) -> Callable[[F], F]:
-    """The options that every command has. Only at the top is the environment looked at, or it would win over what is said there."""
-
-    def decorate(function: F) -> F:
-        number = click.FloatRange(min=0.0, min_open=True)
-        for option in (
-            click.option("--timeout", type=number, metavar="SECONDS", expose_value=False, callback=_set("timeout_s"), is_eager=True,
-                         help="how long the daemon may keep silent (exit code 8)"),
-            click.option("--json", is_flag=True, expose_value=False, callback=_set("json"), is_eager=True, help="write JSON"),
-            click.option("--socket", metavar="PATH", expose_value=False, callback=_set("socket"), is_eager=True,
-                         envvar="DUPLEXD_SOCKET" if top else None, help=f"the daemon's control socket (DUPLEXD_SOCKET, else {DEFAULT_SOCKET})"),
-        ):  # fmt: skip
-            function = option(function)
-        return function
-
-    return decorate
-
-
-def complete_target(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Names of volumes and groups, asked of the daemon; none if it does not answer."""
-    settings = context.find_object(Settings) or Settings()
-    try:
-        status = Client(settings.socket, COMPLETION_TIMEOUT_S).call("GET", "/v1/status")
-    except DuplexdError:
-        return []
-    return [item["name"] for item in status["groups"] + status["volumes"] if item["name"].startswith(incomplete)]
-
-
-def targets(required: bool = True) -> Callable[[F], F]:
-    return click.argument(
-        "targets", nargs=-1, required=required, metavar="TARGET..." if required else "[TARGET...]", shell_complete=complete_target
-    )
-
-
-class WithCommand(click.Command):
-    """A command after whose arguments `-- CMD...` may stand; CMD is in `Context.meta[KEY]`."""
-
-    KEY = "duplexctl.command"
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if "--" in args:
-            place = args.index("--")
-            args, ctx.meta[self.KEY] = args[:place], args[place + 1 :]
-            if not ctx.meta[self.KEY] and not ctx.resilient_parsing:
-                raise click.UsageError("a command to run is missing after --", ctx)
-        return super().parse_args(ctx, args)
-
-    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        return [*super().collect_usage_pieces(ctx), "[-- CMD...]"]
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @common(top=True)
 @click.version_option(duplexd.__version__, prog_name="duplexctl", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """Command duplexd: a TARGET is a volume or a group."""
+    """Command duplexd: a TARGET is a volume or a group, of one daemon or, by the groups file, of several."""
     context.ensure_object(Settings)
 
 
@@ -120,6 +59,11 @@ def cli(context: click.Context) -> None:
 @click.pass_obj
 def status(settings: Settings, targets: tuple[str, ...], watch: bool, interval: float, whole: bool) -> None:
     """State of the volumes, groups and holds."""
+    if settings.of_groups(targets):
+        from duplexd.ctl import groups
+
+        groups.status(settings, targets, interval if watch else None, whole)
+        return
     client = settings.client()
     path = "/v1/status" + ("?" + urlencode([("target", target) for target in targets]) if targets else "")
     if watch:
@@ -135,21 +79,26 @@ def status(settings: Settings, targets: tuple[str, ...], watch: bool, interval: 
 
 
 @cli.command(cls=WithCommand)
-@click.option("--hold", "hold_s", type=click.FloatRange(0.0, HOLD_SECONDS_MAX, min_open=True), default=HOLD_SECONDS_DEFAULT,
-              show_default=True, metavar="SECONDS", help=f"the hold ends by itself after this long, at most {HOLD_SECONDS_MAX:g}")  # fmt: skip
+@click.option("--hold", "hold_s", type=_HOLD, metavar="SECONDS",
+              help=f"the hold ends by itself after this long, at most {HOLD_SECONDS_MAX:g}; else {HOLD_SECONDS_DEFAULT:g}, or the group's hold_max")  # fmt: skip
 @targets()
 @common()
 @click.pass_context
-def quiesce(context: click.Context, targets: tuple[str, ...], hold_s: float) -> None:
+def quiesce(context: click.Context, targets: tuple[str, ...], hold_s: float | None) -> None:
     """Hold writes while CMD runs, or until interrupted; reads go on, and no write fails.
 
     CMD finds the lease in DUPLEXD_LEASE. The exit code is CMD's, or 9 if the hold was lost before CMD ended.
     """
+    settings = context.ensure_object(Settings)
+    command: list[str] = context.meta.get(WithCommand.KEY, [])
+    if settings.of_groups(targets):
+        from duplexd.ctl import group_hold
+
+        context.exit(group_hold.quiesce(settings, targets, hold_s, command))
     from duplexd.ctl import hold
 
-    settings = context.ensure_object(Settings)
+    hold_s = hold_s or HOLD_SECONDS_DEFAULT
     body = {"targets": list(targets), "hold_s": hold_s}
-    command: list[str] = context.meta.get(WithCommand.KEY, [])
     if command:
         context.exit(hold.hold_while(settings.client(), body, command, lambda end: settings.show(end, "") if settings.json else None))
 
@@ -164,11 +113,27 @@ def quiesce(context: click.Context, targets: tuple[str, ...], hold_s: float) -> 
 @cli.command()
 @targets()
 @click.option("--tag", default="", help="text to keep with the cut")
-@click.option("--lease", help="the hold under which to cut; it ends with the cut")
+@click.option("--lease", help="the hold under which to cut; it ends with the cut. Of one controller only")
+@click.option(
+    "--hold-max", "hold_max_s", type=_HOLD, metavar="SECONDS", help="how long writes of a group may wait, instead of its hold_max"
+)
+@click.option("--certificate", type=click.Path(dir_okay=False), metavar="FILE", help="write a certificate of the cut, for verify-cut")
 @common()
 @click.pass_obj
-def suspend(settings: Settings, targets: tuple[str, ...], tag: str, lease: str | None) -> None:
+def suspend(
+    settings: Settings, targets: tuple[str, ...], tag: str, lease: str | None, hold_max_s: float | None, certificate: str | None
+) -> None:
     """Cut at one point: when it returns, the secondaries are durable and readable where they lie."""
+    of_groups = settings.of_groups(targets)
+    if lease and (of_groups or certificate):
+        raise UsageError("--lease is for targets of one controller, and without --certificate; a group is held and cut in one step")
+    if of_groups or certificate:
+        from duplexd.ctl import groups
+
+        groups.suspend(settings, targets, tag, hold_max_s, certificate, of_groups)
+        return
+    if hold_max_s is not None:
+        raise UsageError("--hold-max is for groups of several controllers; one controller needs no hold to cut")
     body = {"targets": list(targets), "tag": tag} | ({"lease": lease} if lease else {})
     result = settings.client(None).call("POST", "/v1/suspend", body)
     settings.show(result, render.suspended_text(result))
@@ -181,10 +146,23 @@ def suspend(settings: Settings, targets: tuple[str, ...], tag: str, lease: str |
 @common()
 @click.pass_obj
 def release(settings: Settings, lease: str) -> None:
-    """End a hold."""
+    """End a hold: a lease, or what is held for cuts of a group."""
     from duplexd.ctl import hold
 
-    result = hold.release(settings.client(), lease)
+    if settings.has_groups and settings.of_groups([lease]):
+        from duplexd.ctl import groups
+
+        groups.release(settings, lease)
+        return
+    try:
+        result = hold.release(settings.client(), lease)
+    except (NotFoundError, UnreachableError):
+        if not settings.has_groups:
+            raise
+        from duplexd.ctl import groups
+
+        groups.release(settings, lease)  # DUPLEXD_LEASE of a group's hold is the id of its cut
+        return
     settings.show(result, f"lease {lease}: " + ("released" if result["released"] else "had ended already"))
 
 
@@ -195,6 +173,11 @@ def release(settings: Settings, lease: str) -> None:
 @click.pass_obj
 def resync(settings: Settings, targets: tuple[str, ...], wait: bool) -> None:
     """Bring suspended secondaries back: copies only what changed."""
+    if settings.of_groups(targets):
+        from duplexd.ctl import groups
+
+        groups.resync(settings, targets, wait)
+        return
     body = {"targets": list(targets), "wait": wait}
     if not wait:
         result = settings.client().call("POST", "/v1/resync", body)
@@ -204,9 +187,7 @@ def resync(settings: Settings, targets: tuple[str, ...], wait: bool) -> None:
 
     with settings.client(None).stream("POST", "/v1/resync", body) as lines:
         done = watch_resync(lines, settings.json)
-    if not done["ok"]:
-        names = " ".join(row["name"] for row in done["volumes"] if row["state"] != "DUPLEX")
-        raise DuplexdError(f"not DUPLEX: {names}; `duplexctl status {names}` says why")
+    render.check_resynced(done)
 
 
 @cli.command()
@@ -214,7 +195,7 @@ def resync(settings: Settings, targets: tuple[str, ...], wait: bool) -> None:
 @common()
 @click.pass_obj
 def events(settings: Settings, follow: bool) -> None:
-    """The present state; with --follow, then every change of state."""
+    """The present state of one daemon; with --follow, then every change of state."""
     with settings.client(None if follow else SHORT_TIMEOUT_S).stream("GET", f"/v1/events?follow={'true' if follow else 'false'}") as lines:
         for line in lines:
             settings.show(line, render.event_text(line))
@@ -229,13 +210,41 @@ def events(settings: Settings, follow: bool) -> None:
 @click.pass_obj
 def verify(settings: Settings, targets: tuple[str, ...]) -> None:
     """Compare the legs: exit code 1 if any differ."""
+    if settings.of_groups(targets):
+        from duplexd.ctl import groups
+
+        groups.verify(settings, targets)
+        return
     from duplexd.ctl.watch import watch_verify
 
     with settings.client(None).stream("POST", "/v1/verify", {"targets": list(targets), "progress": True}) as lines:
         result = watch_verify(lines)
     settings.show(result, "\n".join(render.verified_text(row) for row in result["volumes"]))
-    if not result["equal"]:
-        raise DuplexdError("the legs differ; suspend and resync does not mend this: find out which leg is right first")
+    render.check_verified(result)
+
+
+@cli.command()
+@targets()
+@common()
+@click.pass_obj
+def settle(settings: Settings, targets: tuple[str, ...]) -> None:
+    """Find out what became of a group's cuts that were left undecided, and tell all members."""
+    if not settings.of_groups(targets):
+        raise UsageError("cuts of one controller are always decided; name a group of the groups file (--groups FILE)")
+    from duplexd.ctl import groups
+
+    groups.settle(settings, targets)
+
+
+@cli.command()
+@targets(required=False)
+@common()
+@click.pass_obj
+def cuts(settings: Settings, targets: tuple[str, ...]) -> None:
+    """The cuts that are remembered, with their verdicts."""
+    from duplexd.ctl import groups
+
+    groups.cuts(settings, targets, settings.of_groups(targets))
 
 
 @cli.command()

@@ -6,8 +6,9 @@ import os
 import shutil
 import sys
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from duplexd.errors import DuplexdError
 from duplexd.units import format_size
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def secondary_text(volume: Json) -> str:
     return f"{format_size(lag)} behind" if lag else "current"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """A tag may hold anything: nothing of it moves the cursor of whoever looks."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
@@ -52,7 +53,7 @@ def cut_text(cut: Json | None) -> str:
     if cut is None:
         return ""
     verdict = {"consistent": "", "void": "VOID ", None: "not yet durable, "}.get(cut["verdict"], f"{cut['verdict']} ")
-    return f"{verdict}cut {cut['id']}" + (f" ({_printable(cut['tag'])})" if cut.get("tag") else "")
+    return f"{verdict}cut {cut['id']}" + (f" ({printable(cut['tag'])})" if cut.get("tag") else "")
 
 
 def copy_text(copy: Json | None) -> str:
@@ -125,6 +126,13 @@ def _fit(lines: list[str], room: int, what: str) -> list[str]:
     return lines if len(lines) <= room else [*lines[: room - 1], f"{len(lines) - room + 1} more {what}; use --all"]
 
 
+class View(Protocol):
+    """What can be shown as plain text, and in colour."""
+
+    def text(self) -> str: ...
+    def renderable(self) -> Any: ...
+
+
 class StatusView:
     """A status cut down to a screen of `lines` lines (None: whole)."""
 
@@ -163,7 +171,11 @@ def table_text(columns: Row, rows: Sequence[Row]) -> list[str]:
 
 
 def show_status(status: Json, whole: bool) -> None:
-    view = StatusView(status, None if whole else screen_lines())
+    show(StatusView(status, None if whole else screen_lines()))
+
+
+def show(view: View) -> None:
+    """In colour where there is a terminal."""
     if on_terminal():
         from rich.console import Console
 
@@ -199,6 +211,23 @@ def resync_text(result: Json) -> str:
 def resync_done_text(row: Json) -> str:
     reason = f" ({row['reason']})" if row.get("reason") else ""
     return f"{row['name']}: {row['state']}{reason}, {format_size(row.get('copied_bytes') or 0)} copied"
+
+
+def resync_done_texts(result: Json) -> str:
+    return "\n".join(map(resync_done_text, result["volumes"]))
+
+
+def check_resynced(result: Json) -> None:
+    """Raises DuplexdError if a resync that was waited for failed."""
+    if not result["ok"]:
+        names = " ".join(row["name"] for row in result["volumes"] if row["state"] != "DUPLEX")
+        raise DuplexdError(f"not DUPLEX: {names}; `duplexctl status {names}` says why")
+
+
+def check_verified(result: Json) -> None:
+    """Raises DuplexdError if legs differ."""
+    if not result["equal"]:
+        raise DuplexdError("the legs differ; suspend and resync does not mend this: find out which leg is right first")
 
 
 def verified_text(row: Json) -> str:

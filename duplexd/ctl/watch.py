@@ -20,13 +20,19 @@ if TYPE_CHECKING:
     Show = Callable[[str, int, int], None]
 
 
-def watch_status(ask: Callable[[], Json], interval_s: float, as_json: bool, whole: bool) -> None:
+def watch_status(
+    ask: Callable[[], Json],
+    interval_s: float,
+    as_json: bool,
+    whole: bool,
+    view: Callable[[Json, int | None], render.View] = render.StatusView,
+) -> None:
     """Show what `ask` says every `interval_s`, in place on a terminal, until interrupted."""
     lines = None if whole else render.screen_lines
     if as_json or not render.on_terminal():
         while True:
             status = ask()
-            text = json.dumps(status) if as_json else render.StatusView(status, lines and lines()).text() + "\n"
+            text = json.dumps(status) if as_json else view(status, lines and lines()).text() + "\n"
             click.echo(text)
             sys.stdout.flush()
             time.sleep(interval_s)
@@ -34,7 +40,7 @@ def watch_status(ask: Callable[[], Json], interval_s: float, as_json: bool, whol
 
     with Live(auto_refresh=False, screen=True) as live:
         while True:
-            live.update(render.StatusView(ask(), lines and lines()).renderable(), refresh=True)
+            live.update(view(ask(), lines and lines()).renderable(), refresh=True)
             time.sleep(interval_s)
 
 
@@ -67,19 +73,20 @@ def watch_resync(lines: Iterable[Json], as_json: bool) -> Json:
     """Show the progress of a resync until its last line, which is returned."""
     with progress_bars() as show:
         for line in lines:
-            _show_resync_line(line, as_json, show)
+            show_resync_line(line, as_json, show)
             if line["event"] == "done":
                 return line
     raise _broken_off()
 
 
-def _show_resync_line(line: Json, as_json: bool, show: Show) -> None:
+def show_resync_line(line: Json, as_json: bool, show: Show) -> None:
+    """One line of a resync's stream."""
     if as_json:
         click.echo(json.dumps(line))
     elif line["event"] == "started":
         click.echo(render.resync_text(line))
     elif line["event"] == "done":
-        click.echo("\n".join(map(render.resync_done_text, line["volumes"])))
+        click.echo(render.resync_done_texts(line))
     else:
         running = [row for row in line["volumes"] if row["total_bytes"]]
         for row in running[:20]:

@@ -1,0 +1,151 @@
+"""The commands whose targets are of the groups file. Loaded only when one is used: asyncio and pydantic take their time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import uvloop
+
+from duplexd.client import Client, ControllerEntry, Groups
+from duplexd.ctl import render, render_groups
+from duplexd.ctl.watch import progress_bars, show_resync_line, watch_status
+from duplexd.errors import LeaseLostError, TimedOutError, UnreachableError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from duplexd.ctl.options import Settings
+
+    Json = dict[str, Any]
+
+T = TypeVar("T")
+
+
+def run(
+    settings: Settings, work: Callable[[Client], Awaitable[T]], client: Callable[[], Client] | None = None, stoppable: bool = True
+) -> T:
+    """Do `work` with a client of the groups file, or with `client()`. An interrupt cancels it: no gate stays closed."""
+    make = client or partial(Client.open, settings.groups)
+
+    async def stopped_by_signals() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        came: list[int] = []
+
+        def stop(number: int) -> None:
+            came.append(number)
+            task.cancel()
+
+        for number in (signal.SIGINT, signal.SIGTERM) if stoppable else ():
+            asyncio.get_running_loop().add_signal_handler(number, stop, number)
+        try:
+            async with asyncio.timeout(settings.timeout_s), make() as made:
+                return await work(made)
+        except asyncio.CancelledError:
+            if not came:
+                raise
+            raise click.exceptions.Exit(128 + came[0]) from None
+        except TimeoutError:
+            raise TimedOutError(
+                f"not done within {settings.timeout_s:g} s; no write waits any more; `duplexctl status` shows what was done, or allow more with --timeout"
+            ) from None
+
+    return uvloop.run(stopped_by_signals())
+
+
+def status(settings: Settings, targets: tuple[str, ...], interval_s: float | None, whole: bool) -> None:
+    """One table for each controller, one line for each group."""
+
+    def ask() -> Json:
+        return run(settings, lambda client: client.status(*targets)).json()
+
+    if interval_s is not None:
+        watch_status(ask, interval_s, settings.json, whole, render_groups.GroupsView)
+        return
+    found = ask()
+    if settings.json:
+        click.echo(json.dumps(found))
+    else:
+        render.show(render_groups.GroupsView(found, None if whole else render.screen_lines()))
+    if found["unreachable"]:
+        raise UnreachableError("; ".join(found["unreachable"].values()))
+
+
+def suspend(
+    settings: Settings, targets: tuple[str, ...], tag: str, hold_max_s: float | None, certificate: str | None, of_groups: bool
+) -> None:
+    """Cut; with `certificate`, write one. LeaseLostError if the verdict is void."""
+    if of_groups:
+        result = run(settings, lambda client: client.suspend(*targets, tag=tag, hold_max=hold_max_s))
+    else:
+        name = settings.client().call("GET", "/v1/status")["controller"]["name"]
+        here = Groups(controllers={name: ControllerEntry(socket=settings.socket)})
+        named = [f"{name}:{target}" for target in targets]
+        result = run(settings, lambda client: client.suspend(*named, tag=tag, hold_max=hold_max_s), lambda: Client(here))
+    settings.show(result.json(), render_groups.suspended_text(result))
+    if certificate is not None:
+        from duplexd.client import certificate as certificates
+
+        certificates.write(certificate, certificates.make(result))
+    if result.verdict != "consistent":
+        raise LeaseLostError(f"the verdict is void: these secondaries are of no one moment ({result.why}); resync, and suspend again")
+
+
+def release(settings: Settings, target: str) -> None:
+    """End the holds for cuts of a group, or for one cut by its id."""
+    result = run(settings, lambda client: client.release(target))
+    settings.show(result.json(), "\n".join(f"lease {lease}: released" for lease in result.leases) or f"{target}: nothing was held")
+
+
+def resync(settings: Settings, targets: tuple[str, ...], wait: bool) -> None:
+    """Bring secondaries back; DuplexdError if one failed."""
+    with progress_bars() as bars:
+
+        def show(controller: str, line: Json) -> None:
+            if line.get("event") == "progress" and not settings.json:
+                show_resync_line(render_groups.with_controller(controller, line), False, bars)
+
+        result = run(settings, lambda client: client.resync(*targets, wait=wait, progress=show))
+    text = render.resync_text if not wait else render.resync_done_texts
+    settings.show(result.json(), text(result.json()))
+    render.check_resynced(result.json())
+
+
+def verify(settings: Settings, targets: tuple[str, ...]) -> None:
+    """Compare legs; DuplexdError if some differ."""
+    with progress_bars() as bars:
+
+        def show(controller: str, line: Json) -> None:
+            bars(f"{controller}:{line['name']}", line["done_bytes"], line["total_bytes"])
+
+        result = run(settings, lambda client: client.verify(*targets, progress=show))
+    settings.show(result.json(), "\n".join(render.verified_text(row) for row in result.volumes))
+    render.check_verified(result.json())
+
+
+def settle(settings: Settings, targets: tuple[str, ...]) -> None:
+    """Decide what was left undecided."""
+    result = run(settings, lambda client: client.settle(*targets))
+    settings.show(result.json(), "\n".join(map(render_groups.settled_text, result.cuts)) or f"{result.group}: no cut is undecided")
+    untold = {name for cut in result.cuts for name in cut.untold}
+    if untold:
+        raise UnreachableError(f"{' and '.join(sorted(untold))} could not be told; run it again when they answer")
+
+
+def cuts(settings: Settings, targets: tuple[str, ...], of_groups: bool) -> None:
+    """The history of cuts, of one controller or of several."""
+    if of_groups:
+        found = run(settings, lambda client: client.cuts(*targets))
+    else:
+        here = Groups(controllers={"local": ControllerEntry(socket=settings.socket)})
+        found = run(settings, lambda client: client.cuts(), lambda: Client(here))
+    settings.show(found.json(), render_groups.cuts_text(found))
+    sys.stdout.flush()
+    if found.unreachable:
+        raise UnreachableError("; ".join(found.unreachable.values()))

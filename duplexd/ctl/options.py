@@ -1,0 +1,152 @@
+"""What the commands of duplexctl have in common: options, targets, and where a target is looked for."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from duplexd.ctl.client import Client
+from duplexd.errors import ConfigurationError, DuplexdError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Json = dict[str, Any]
+    F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_SOCKET = "/run/duplexd/control.sock"
+DEFAULT_GROUPS = "/etc/duplexd/groups.toml"
+SHORT_TIMEOUT_S = 30.0  # of commands that are quick; the others wait until told otherwise
+COMPLETION_TIMEOUT_S = 0.5
+_COMMAND_LINE = click.core.ParameterSource.COMMANDLINE
+
+
+class Settings:
+    """The options that every command has, from before or after its name."""
+
+    def __init__(self) -> None:
+        self.socket = DEFAULT_SOCKET
+        self.socket_source: object = None  # where it was named; None if it was not
+        self.groups = DEFAULT_GROUPS
+        self.groups_source: object = None
+        self.json = False
+        self.timeout_s: float | None = None
+
+    def client(self, default_timeout_s: float | None = SHORT_TIMEOUT_S) -> Client:
+        return Client(self.socket, self.timeout_s or default_timeout_s)
+
+    def show(self, value: Json, text: str) -> None:
+        """The object with --json, else the text."""
+        click.echo(json.dumps(value) if self.json else text)
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether there is a groups file to look into: one that was named, or the default one. Not if a socket was named beside the command."""
+        if self.socket_source is _COMMAND_LINE:
+            return False
+        return self.groups_source is not None or os.path.exists(self.groups)
+
+    def of_groups(self, targets: Sequence[str]) -> bool:
+        """Whether `targets` are those of the groups file; False: of the daemon behind `socket`. Raises UsageError if they are of both."""
+        if not self.has_groups:
+            return False
+        if not targets:
+            return self.socket_source is None
+        known = self._known(targets)
+        if self.groups_source is _COMMAND_LINE:
+            return True  # a name that it does not have is a mistake, not a volume of this machine
+        if known and len(known) < len(targets):
+            others = [target for target in targets if target not in known]
+            raise UsageError(
+                f"{' '.join(known)}: of the groups file, but {' '.join(others)} is not; name volumes there as controller:volume"
+            )
+        return bool(known)
+
+    def _known(self, targets: Sequence[str]) -> list[str]:
+        groups = self.group_names()
+        return [target for target in targets if target in groups or ":" in target]
+
+    def group_names(self) -> list[str]:
+        """The groups of the groups file, without a check of the rest of it. Raises ConfigurationError."""
+        import tomllib
+
+        try:
+            with open(self.groups, "rb") as file:
+                groups = tomllib.load(file).get("groups", {})
+        except OSError as error:
+            raise ConfigurationError(f"{self.groups}: cannot be read: {error.strerror}; name the groups file with --groups FILE") from None
+        except (ValueError, RecursionError) as error:
+            raise ConfigurationError(f"{self.groups}: not TOML: {error}") from None
+        return list(groups) if isinstance(groups, dict) else []
+
+
+def _set(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def callback(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+        if value is not None and value is not False:
+            settings = context.ensure_object(Settings)
+            setattr(settings, name, value)
+            if hasattr(settings, f"{name}_source"):
+                setattr(settings, f"{name}_source", context.get_parameter_source(parameter.name or ""))
+
+    return callback
+
+
+def common(top: bool = False) -> Callable[[F], F]:
+    """The options that every command has. Only at the top is the environment looked at, or it would win over what is said there."""
+
+    def decorate(function: F) -> F:
+        number = click.FloatRange(min=0.0, min_open=True)
+        for option in (
+            click.option("--timeout", type=number, metavar="SECONDS", expose_value=False, callback=_set("timeout_s"), is_eager=True,
+                         help="how long the daemon may keep silent (exit code 8); for a group, how long it may take in all"),
+            click.option("--json", is_flag=True, expose_value=False, callback=_set("json"), is_eager=True, help="write JSON"),
+            click.option("--groups", metavar="FILE", expose_value=False, callback=_set("groups"), is_eager=True,
+                         envvar="DUPLEXD_GROUPS" if top else None,
+                         help=f"groups of several controllers (DUPLEXD_GROUPS, else {DEFAULT_GROUPS} if there is one)"),
+            click.option("--socket", metavar="PATH", expose_value=False, callback=_set("socket"), is_eager=True,
+                         envvar="DUPLEXD_SOCKET" if top else None, help=f"the daemon's control socket (DUPLEXD_SOCKET, else {DEFAULT_SOCKET})"),
+        ):  # fmt: skip
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def complete_target(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names of groups of the groups file, and of volumes and groups, asked of the daemon; none if it does not answer."""
+    settings = context.find_object(Settings) or Settings()
+    names: list[str] = []
+    with suppress(DuplexdError):  # this is not the moment to complain
+        names += settings.group_names() if settings.has_groups else []
+    with suppress(DuplexdError):
+        status = Client(settings.socket, COMPLETION_TIMEOUT_S).call("GET", "/v1/status")
+        names += [item["name"] for item in status["groups"] + status["volumes"]]
+    return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
+
+
+def targets(required: bool = True) -> Callable[[F], F]:
+    """The argument TARGET..."""
+    return click.argument(
+        "targets", nargs=-1, required=required, metavar="TARGET..." if required else "[TARGET...]", shell_complete=complete_target
+    )
+
+
+class WithCommand(click.Command):
+    """A command after whose arguments `-- CMD...` may stand; CMD is in `Context.meta[KEY]`."""
+
+    KEY = "duplexctl.command"
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" in args:
+            place = args.index("--")
+            args, ctx.meta[self.KEY] = args[:place], args[place + 1 :]
+            if not ctx.meta[self.KEY] and not ctx.resilient_parsing:
+                raise click.UsageError("a command to run is missing after --", ctx)
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "[-- CMD...]"]

@@ -1,0 +1,111 @@
+"""What people see of groups over several controllers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from duplexd.ctl.render import StatusView, printable, table_text
+
+if TYPE_CHECKING:
+    from duplexd.client import Cut, Cuts, Suspended
+
+    Json = dict[str, Any]
+
+_LISTED = 6
+_MILLISECONDS = 1000
+
+
+def suspended_text(result: Suspended) -> str:
+    """A line about the cut, one about each controller, one about how long writes waited. Void is never called otherwise."""
+    names = result.volumes
+    what = " ".join(names[:_LISTED]) + (f" ... ({len(names)} volumes)" if len(names) > _LISTED else "")
+    state = "already suspended" if result.already else "suspended"
+    tag = f", tag {result.tag!r}" if result.tag else ""
+    lines = [f"{state} {result.group}: {result.verdict}, cut {result.cut}{tag}: {what or 'no volumes'}"]
+    lines += [f"  {name} at {sequence}" for name, sequence in result.controllers.items()]
+    if not result.already:
+        lines.append("  " + _hold_text(result))
+    if result.untold:
+        lines.append(f"  {' and '.join(result.untold)} could not be told yet: `duplexctl settle {result.group}`")
+    return "\n".join(lines)
+
+
+def _hold_text(result: Suspended) -> str:
+    hold = result.hold
+    waits = ", ".join(
+        f"{name} {_MILLISECONDS * value:.1f} ms" for name, value in (("max", hold.seconds_max), ("p50", hold.p50_s), ("p99", hold.p99_s))
+    )
+    limit = "within" if hold.within_limit else "OVER"
+    return f"writes waited {waits}; {hold.writes_held} were held; {limit} the limit of {hold.hold_max_s:g} s"
+
+
+def verdict_text(verdict: str | None) -> str:
+    """`consistent`, `VOID` or `undecided`."""
+    return {"void": "VOID", None: "undecided"}.get(verdict, str(verdict))
+
+
+def settled_text(cut: Cut) -> str:
+    """One line about a cut and its members."""
+    states = ", ".join(f"{name}: {state or ('not cut' if state == '' else 'not known')}" for name, state in cut.states.items())
+    return f"cut {cut.cut}: {verdict_text(cut.verdict)} ({states})"
+
+
+def cuts_text(cuts: Cuts) -> str:
+    """A table, newest last."""
+    rows = [
+        (
+            _clock(cut.time),
+            cut.cut,
+            verdict_text(cut.verdict),
+            printable(cut.group) or "-",
+            printable(cut.tag) or "-",
+            " ".join(f"{name}@{sequence}" for name, sequence in cut.controllers.items()),
+        )
+        for cut in cuts.cuts
+    ]
+    return "\n".join(table_text(("TIME", "CUT", "VERDICT", "GROUP", "TAG", "CONTROLLERS"), rows)) if rows else "no cuts"
+
+
+def _clock(moment: float) -> str:
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def group_text(group: Json) -> str:
+    """`group db: SUSPENDED: consistent, cut 9f2c..: alpha:data beta:wal`."""
+    members = group["members"]
+    names = " ".join(members[:_LISTED]) + (f" ... ({len(members)} members)" if len(members) > _LISTED else "")
+    verdict = ""
+    if group["state"] == "SUSPENDED":
+        verdict = f" {verdict_text(group['verdict'])}, cut {group['cut']}:"
+    elif group["verdict"] is not None:
+        verdict = f" {verdict_text(group['verdict'])}, not at one cut:"
+    return f"group {group['name']}: {group['state']}:{verdict} {names}"
+
+
+def with_controller(controller: str, line: Json) -> Json:
+    """A line of a stream with its volumes named `controller:volume`."""
+    return line | {"volumes": [row | {"name": f"{controller}:{row['name']}"} for row in line["volumes"]]}
+
+
+class GroupsView:
+    """A status of several controllers cut down to a screen of `lines` lines (None: whole)."""
+
+    def __init__(self, status: Json, lines: int | None) -> None:
+        count = max(1, len(status["controllers"]))
+        room = None if lines is None else max(_LISTED, (lines - len(status["groups"])) // count)
+        self.views = [StatusView(each, room) for each in status["controllers"].values()]
+        self.tail = [f"controller {name}: NOT REACHABLE: {why}" for name, why in status["unreachable"].items()]
+        self.tail += [group_text(group) for group in status["groups"]]
+
+    def text(self) -> str:
+        return "\n\n".join([view.text() for view in self.views] + (["\n".join(self.tail)] if self.tail else []))
+
+    def renderable(self) -> Any:
+        """For rich."""
+        from rich.console import Group
+        from rich.text import Text
+
+        parts = [part for view in self.views for part in (view.renderable(), Text(""))]
+        return Group(*parts, *(Text(line) for line in self.tail))
