@@ -58,6 +58,7 @@ CONTROL_CONNECTIONS_MAX = 320  # every lease has a connection; the rest is for c
 CONTROL_REQUEST_SECONDS_MAX = 10.0  # from the first byte of a request to its last
 CONTROL_STOP_SECONDS_MAX = 1.0  # running answers may take this long when the daemon stops
 CONTROL_HANDSHAKES_MAX = 64  # TLS clients that have not shown a certificate yet; further ones wait to be accepted
+CONTROL_HANDSHAKES_PER_SECOND_MAX = 50  # each costs the loop one or two milliseconds, and anybody can ask for one
 CONTROL_HANDSHAKE_SECONDS_MAX = 5.0
 CONTROL_PEER_SILENT_SECONDS_MAX = 10  # a machine at the other end of TLS that answers no packet for this long is gone
 EVENTS_QUEUED_MAX = 1024  # events that wait for one listener; beyond it the listener is disconnected

@@ -1,7 +1,7 @@
 """The TLS listener of the control plane: verified clients come in as connections like those of the Unix socket.
 
-Strangers are bounded before they are anybody: so many handshakes at once, so many seconds each. Those that come meanwhile wait in the
-kernel's queue, and cost nothing else.
+Strangers are bounded before they are anybody: so many handshakes at once and in a second, so many seconds each. Those that come meanwhile
+wait in the kernel's queue, and cost nothing else.
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from duplexd.limits import CONTROL_HANDSHAKE_SECONDS_MAX, CONTROL_HANDSHAKES_MAX, CONTROL_PEER_SILENT_SECONDS_MAX, CONTROL_STOP_SECONDS_MAX
+from duplexd.limits import (
+    CONTROL_HANDSHAKE_SECONDS_MAX,
+    CONTROL_HANDSHAKES_MAX,
+    CONTROL_HANDSHAKES_PER_SECOND_MAX,
+    CONTROL_PEER_SILENT_SECONDS_MAX,
+    CONTROL_STOP_SECONDS_MAX,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -66,6 +72,7 @@ class Remote:
                 await asyncio.sleep(ACCEPT_PAUSE_SECONDS)
             else:
                 self._run(self._shake_hands(client, address))
+                await asyncio.sleep(1 / CONTROL_HANDSHAKES_PER_SECOND_MAX)
 
     async def _shake_hands(self, client: socket.socket, address: tuple[str, int]) -> None:
         try:

@@ -29,9 +29,9 @@ class Certificates:
         self.key = directory / "server.key"
         self.renew_server()
 
-    def renew_server(self, *names: str) -> None:
+    def renew_server(self, *names: str, expires: datetime | None = None) -> None:
         """A new certificate and key for the server, for `names` or for this machine."""
-        issued = self.authority.issue_cert(*(names or ("localhost", HOST)))
+        issued = self.authority.issue_cert(*(names or ("localhost", HOST)), not_after=expires)
         self.certificate.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
         self.key.touch(mode=0o600)
         issued.private_key_pem.write_to_path(str(self.key))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import duplexd
-from duplexd.config import ControlConfig, ControllerConfig, GroupConfig, NbdConfig, VolumeConfig
+from duplexd.config import ControlConfig, ControllerConfig, GroupConfig, NbdConfig, TlsConfig, VolumeConfig
 from duplexd.errors import ConfigurationError, ForbiddenError, UsageError
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def test_every_key_of_the_configuration_is_documented() -> None:
         "controller": ControllerConfig,
         "nbd": NbdConfig,
         "control": ControlConfig,
+        "control.tls": TlsConfig,
         "volumes.NAME": VolumeConfig,
         "groups.NAME": GroupConfig,
     }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from duplexd.config import TlsConfig
 from duplexd.control.access import NAMELESS, Access, Peer, Role, check
 from duplexd.control.routes import ROUTES, RouteEntry
+from duplexd.control.server import Admission
 from duplexd.errors import ForbiddenError
 from tests.support.certificates import Certificates, ask
 from tests.support.control_plane import ControlPlane
@@ -17,6 +20,7 @@ from tests.support.daemon import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     Ask = Callable[[str, str], tuple[int, Any]]
 
@@ -86,6 +90,23 @@ def test_root_and_the_daemons_user_always_operate(uid: int) -> None:
 @pytest.mark.parametrize(("group_role", "role"), [("observe", Role.OBSERVE), ("operate", Role.OPERATE)])
 def test_others_who_reach_the_socket_have_the_role_of_the_group(group_role: str, role: Role) -> None:
     assert Access(1000, group_role).local(STRANGER, 7, 1) == Peer(STRANGER, 7, 1, role=role)
+
+
+@pytest.mark.parametrize(("group_role", "status"), [("observe", 403), ("operate", 200)])
+def test_the_kernel_says_who_asks_on_the_unix_socket(tmp_path: Path, group_role: str, status: int) -> None:
+    plane = ControlPlane(tmp_path / "c.sock")
+    other = STRANGER if os.geteuid() == 0 else None
+    plane.call(lambda: plane.server.admit(Admission(Access(0, group_role), None)))
+    for path in (tmp_path, plane.path):
+        path.chmod(0o777)
+
+    def curl(*arguments: str) -> int:
+        command = ["curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--unix-socket", plane.path.name, *arguments]
+        return int(subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, timeout=20, check=True, user=other, group=other).stdout)
+
+    assert curl("http://localhost/v1/status") == 200
+    assert curl("--json", '{"targets": ["db"]}', "http://localhost/v1/suspend") == status
+    plane.stop()
 
 
 def test_a_member_of_the_group_is_told_who_may() -> None:

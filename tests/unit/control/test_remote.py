@@ -187,6 +187,15 @@ def test_strangers_wait_for_places_and_take_none_from_the_unix_socket(tmp_path: 
     there.plane.stop()
 
 
+def test_handshakes_are_begun_so_often_and_no_more(there: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "CONTROL_HANDSHAKES_PER_SECOND_MAX", 20)
+    begun = time.monotonic()
+    for _ in range(5):
+        there.connect().close()
+    assert there.ask("GET", "/healthz")[0] == 200
+    assert time.monotonic() - begun >= 5 / 20
+
+
 def test_connections_beyond_the_limit_are_told_so(there: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "CONTROL_CONNECTIONS_MAX", 2)
     with there.plane.connect(), there.connect_tls():

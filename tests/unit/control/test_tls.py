@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -76,6 +77,12 @@ def test_a_mistake_is_one_line_with_its_key(case: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         tls.context(settings(certificates))
     assert str(caught.value) == problem.line
+
+
+def test_an_expired_certificate_of_the_daemon_does_not_keep_it_from_starting(tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path)
+    certificates.renew_server(expires=datetime.now(UTC) - timedelta(days=1))
+    assert look(config(certificates)) == []
 
 
 def test_a_file_that_may_not_be_read_is_a_matter_of_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
