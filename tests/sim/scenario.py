@@ -297,9 +297,9 @@ class Scenario:
         self._heal()
 
 
-def run(seed: int) -> None:
+def run(seed: int, kind: Callable[[int], Scenario] = Scenario) -> None:
     """One seed; a failure names it, with the last operations."""
-    scenario = Scenario(seed)
+    scenario = kind(seed)
     try:
         scenario.run()
     except (Exception, PowerCut) as error:

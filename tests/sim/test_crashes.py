@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.sim import together
 from tests.sim.scenario import run
 
 SEEDS, CHUNK, LONG_SEEDS, LONG_CHUNK = 200, 10, 5000, 100
@@ -14,6 +15,12 @@ FOUND = (709,)  # a sync that failed behind a copy's back: grains were forgotten
 def test_crashes_lose_nothing_that_was_promised(first: int) -> None:
     for seed in range(first, first + CHUNK):
         run(seed)
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+def test_what_a_member_of_a_group_promised_it_keeps(first: int) -> None:
+    for seed in range(first, first + CHUNK):
+        together.run(seed)
 
 
 @pytest.mark.parametrize("seed", FOUND)
@@ -27,3 +34,11 @@ def test_what_a_long_sweep_once_found_stays_mended(seed: int) -> None:
 def test_crashes_lose_nothing_that_was_promised_long(first: int) -> None:
     for seed in range(first, first + LONG_CHUNK):
         run(seed)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("first", range(SEEDS, LONG_SEEDS, LONG_CHUNK))
+def test_what_a_member_of_a_group_promised_it_keeps_long(first: int) -> None:
+    for seed in range(first, first + LONG_CHUNK):
+        together.run(seed)

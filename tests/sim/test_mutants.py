@@ -10,14 +10,16 @@ import pytest
 
 from duplexd import batch, recovery
 from duplexd.controller import Controller
+from duplexd.cuts import Cuts
 from duplexd.flusher import Flusher
-from duplexd.group import Holds
 from duplexd.journal.writer import Writer
 from duplexd.maintenance import Maintenance
-from duplexd.pair import follower, staging
+from duplexd.pair import follower, staging, votes
 from duplexd.pair.ledger import Ledger
+from duplexd.pair.member import Member
 from duplexd.pair.resync import Jobs
 from duplexd.volume import WRITE
+from tests.sim import together
 from tests.sim.scenario import run
 
 if TYPE_CHECKING:
@@ -72,15 +74,15 @@ def a_power_cut_is_not_noticed(patch: Callable[..., None]) -> None:
 
 
 def a_cut_waits_for_nothing_and_lets_a_batch_in_between(patch: Callable[..., None]) -> None:
-    cut = Holds._cut
+    cut = Cuts._cut
 
-    def late(self: Holds, pairs: Any, *rest: Any) -> Any:
+    def late(self: Cuts, pairs: Any, *rest: Any) -> Any:
         result = cut(self, pairs, *rest)
         for pair in pairs:
             pair.mirrors = pair.mode == "sync" and pair.secondary is not None
         return result
 
-    patch(Holds, "_cut", late)
+    patch(Cuts, "_cut", late)
 
 
 def what_is_staged_is_applied_before_its_commit(patch: Callable[..., None]) -> None:
@@ -123,6 +125,47 @@ def segments_are_dropped_while_somebody_needs_them(patch: Callable[..., None]) -
     patch("duplexd.maintenance.replay_floor", lambda saved: saved["sequence"])
 
 
+def a_restart_keeps_cuts_whose_leases_are_gone(patch: Callable[..., None]) -> None:
+    patch(Member, "restarted", lambda _self, _cuts: None)
+
+
+def a_vote_is_given_before_it_is_durable(patch: Callable[..., None]) -> None:
+    durable = Controller.durable
+
+    async def not_for_votes(self: Controller, sequence: int) -> None:
+        if not any(cut.state in {votes.READY, votes.CONSISTENT} and cut.members for cut in self.ledger.cuts.values()):
+            await durable(self, sequence)
+
+    patch(Controller, "durable", not_for_votes)
+
+
+def a_lost_hold_does_not_make_its_cut_void(patch: Callable[..., None]) -> None:
+    patch(Member, "lost", lambda _self, _cut: None)
+
+
+def a_vote_does_not_wait_for_the_secondaries(patch: Callable[..., None]) -> None:
+    async def nothing(self: Maintenance, pairs: Any) -> None:
+        """Syncs nothing."""
+
+    patch(Maintenance, "sync_secondaries", nothing)
+
+
+def a_restart_breaks_promises(patch: Callable[..., None]) -> None:
+    def all_void(self: Member, cut_ids: list[str]) -> None:
+        for cut_id in cut_ids:
+            if self._state_of(cut_id) in {votes.CUT, votes.READY}:
+                self._mark({"m": "void", "cut": cut_id})
+
+    patch(Member, "restarted", all_void)
+
+
+TOGETHER = [
+    a_restart_keeps_cuts_whose_leases_are_gone,
+    a_vote_is_given_before_it_is_durable,
+    a_lost_hold_does_not_make_its_cut_void,
+    a_vote_does_not_wait_for_the_secondaries,
+    a_restart_breaks_promises,
+]
 MUTANTS = [
     secondaries_are_not_replayed,
     primaries_are_not_replayed,
@@ -142,6 +185,15 @@ MUTANTS = [
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_the_mistake_is_found(mutant: Callable[[Callable[..., None]], None]) -> None:
+    _is_found(mutant, run)
+
+
+@pytest.mark.parametrize("mutant", TOGETHER, ids=lambda mutant: mutant.__name__)
+def test_the_mistake_of_a_member_is_found(mutant: Callable[[Callable[..., None]], None]) -> None:
+    _is_found(mutant, together.run)
+
+
+def _is_found(mutant: Callable[[Callable[..., None]], None], run: Callable[[int], None]) -> None:
     with ExitStack() as stack:
 
         def patch(target: Any, name: Any, replacement: Any = None) -> None:

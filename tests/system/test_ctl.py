@@ -55,7 +55,7 @@ def test_a_hold_lost_before_its_command_ended_is_9(pair_daemon: Daemon) -> None:
 
 
 def test_an_owner_killed_with_minus_9_releases_within_100_ms(pair_daemon: Daemon) -> None:
-    command = [*MAIN, "--socket", str(pair_daemon.files.control_socket), "quiesce", "db", "--hold", "15"]
+    command = [*MAIN, "--socket", str(pair_daemon.files.control_socket), "quiesce", "db", "--hold", "10"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(), cwd=ROOT) as owner:
         assert owner.stdout is not None
         assert owner.stdout.readline().startswith(b"lease ")

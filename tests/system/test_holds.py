@@ -76,7 +76,7 @@ def assert_lost(daemon: Daemon, lease: str) -> None:
 
 
 async def test_an_owner_that_is_killed_releases_at_once(pair_of_volumes: Daemon) -> None:
-    async with connect(pair_of_volumes, "one") as nbd, owner_of(pair_of_volumes, "one", "--hold", "15") as (process, lease):
+    async with connect(pair_of_volumes, "one") as nbd, owner_of(pair_of_volumes, "one", "--hold", "10") as (process, lease):
         write = asyncio.create_task(nbd.write(0, block(1)))
         await assert_waits(write)
         killed = time.monotonic()
