@@ -61,6 +61,20 @@ class ByHand:
         """Ask it to give up; its vote."""
         return self._ask(controller, "/abort", {})
 
+    def refused(self, controller: str, verb: str) -> int:
+        """The status of a command (cut, open, agree) that must fail."""
+        more = {"tag": "", "group": "by hand", "members": list(self._cluster.daemons)} if verb == "cut" else {}
+        body = {} if verb == "agree" else self._owner(controller) | more
+        path = f"/v1/cuts/{self.cut_id}" + ("" if verb == "cut" else f"/{verb}")
+        status, _ = self._cluster[controller].request("POST", path, body)
+        assert status >= 400, f"{controller} took a late {verb}"
+        return status
+
+    def gone(self, controller: str) -> bool:
+        """Whether its hold has ended."""
+        leases = self._cluster.ask(controller, "GET", "/v1/status")["leases"]
+        return self.leases[controller]["id"] not in {lease["id"] for lease in leases}
+
     def _owner(self, controller: str) -> dict[str, Any]:
         lease = self.leases[controller]
         return {"lease": lease["id"], "fence": lease["fence"]}

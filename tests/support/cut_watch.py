@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import defaultdict
 from http.client import HTTPException
@@ -69,6 +70,13 @@ class CutWatch:
         self._thread.join()
         if self.error is not None:
             raise self.error
+
+    async def looked_again(self) -> None:
+        """Return once every controller that lives was asked again."""
+        rounds = self.rounds
+        while self.rounds < rounds + 2:
+            assert self._thread.is_alive(), self.error
+            await asyncio.sleep(PAUSE_SECONDS)
 
     def _look(self) -> None:
         for name, daemon in self._cluster.daemons.items():

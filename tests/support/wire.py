@@ -4,8 +4,8 @@
         ...  # the coordinator is given wire.paths["alpha"] instead
 
 Every request and every answer is one message, as HTTP/1.1 counts them (of an answer that is a stream of lines, the first line is the message, the
-rest goes with it). `watch(message)` is called with each before it goes on; it may call `wire.cut(...)`, kill whom it likes, and returns whether
-this message goes on.
+rest goes with it). `watch(message)` is called with each before it goes on; it may call `wire.cut(...)` and kill whom it likes. If it returns
+False, the message is lost and its connection with it.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Wire:
         self._watch = watch
         self.paths = {member: directory / f"{member}.wire" for member in members}
         self.messages: list[Message] = []
+        self.cut_id = ""  # of the cut that the coordinator makes
         self._dead: set[str] = set()
         self._servers: list[asyncio.Server] = []
         self._streams: set[asyncio.StreamWriter] = set()
@@ -69,10 +70,6 @@ class Wire:
     def cut(self, *members: str) -> None:
         """From now on nothing goes through to these, or from them; connections stay, as when a cable is pulled."""
         self._dead |= set(members)
-
-    def mend(self) -> None:
-        """New connections go through again."""
-        self._dead.clear()
 
     def _serve(self, member: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -113,6 +110,7 @@ class Wire:
                 first = head.split(b"\r\n", 1)[0].decode()
                 if way == REQUEST:
                     verbs.append(verb_of(first))
+                    self.cut_id = _cut_of(first) or self.cut_id
                 length = _LENGTH.search(head)
                 data = head + (await source.readexactly(int(length[1])) if length else b"")
                 chunked = _CHUNKED.search(head) is not None
@@ -129,7 +127,7 @@ class Wire:
         if message.member not in self._dead:
             self.messages.append(numbered)
             if not self._watch(numbered):
-                self.cut(message.member)
+                raise ConnectionResetError
         await self._send(message.member, data, to)
 
     async def _send(self, member: str, data: bytes, to: asyncio.StreamWriter) -> None:
@@ -151,6 +149,11 @@ def verb_of(request_line: str) -> str:
     if method == "POST" and words[2] == "cuts":
         return words[4] if len(words) > 4 else "cut"
     return f"{method} {path}"
+
+
+def _cut_of(request_line: str) -> str:
+    words = request_line.split(" ")[1].split("/")
+    return words[3] if words[2:3] == ["cuts"] and len(words) > 3 else ""
 
 
 def _status(first: str) -> int:
