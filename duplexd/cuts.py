@@ -65,6 +65,10 @@ class Cuts:
         self.made += 1
         began = controller.clock.monotonic()
         cut, already, lease, pause_s = await controller.step(lambda: self._cut(pairs, tag, lease_id, fence))
+        if already and cut.members and cut.verdict is None:
+            raise WrongStateError(
+                f"they stand at cut {cut.id} of group {cut.group}, which its controllers have not decided; `duplexctl settle {cut.group}` does"
+            )
         settling = self._settling.get(cut.id)
         if settling is not None:
             await asyncio.shield(settling)  # a caller that goes away leaves no cut without a verdict
