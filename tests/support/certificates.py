@@ -61,9 +61,11 @@ class Certificates:
         return "\n".join(["[control.tls]", *lines])
 
 
-def open_answer(port: int, context: ssl.SSLContext, method: str, path: str, body: object = None) -> http.client.HTTPResponse:
+def open_answer(
+    port: int, context: ssl.SSLContext, method: str, path: str, body: object = None, host: str = HOST
+) -> http.client.HTTPResponse:
     """Send a request on a connection of its own; the answer's body is yet to be read. Close it with `with`."""
-    connection = http.client.HTTPSConnection(HOST, port, timeout=20, context=context)
+    connection = http.client.HTTPSConnection(host, port, timeout=20, context=context)
     try:
         connection.request(method, path, None if body is None else json.dumps(body), {"Connection": "close"})
         return connection.getresponse()

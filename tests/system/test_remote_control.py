@@ -10,17 +10,19 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from duplexd.limits import CONTROL_PEER_SILENT_SECONDS_MAX
 from tests.support.certificates import HOST, Certificates, ask, open_answer
 from tests.support.daemon import ROOT, Daemon, environment, free_port, run_duplexd
+from tests.support.netns import Network
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.support.daemon import DaemonFiles
 
@@ -28,16 +30,18 @@ BACKUP, MONITOR = "backup.example", "monitor.example"
 PAGE = ROOT / "docs" / "remote-control.md"
 SUSPEND = ("POST", "/v1/suspend", {"targets": ["data"]})
 
-# Takes a hold, says so, and reads no further: the test stops it then.
+# Follows the events, takes a hold, says so, and reads no further: the test stops it then.
 HOLDER = """
 import ssl, sys
 from tests.support.certificates import open_answer
-port, ca, client = int(sys.argv[1]), *sys.argv[2:]
+host, port, ca, client = sys.argv[1:]
 context = ssl.create_default_context(cafile=ca)
 context.load_cert_chain(client)
-with open_answer(port, context, "POST", "/v1/quiesce", {"targets": ["data"], "hold_s": 1.5}) as answer:
-    print(answer.readline().decode(), end="", flush=True)
-    sys.stdin.read()
+hold = {"targets": ["data"], "hold_s": 1.5}
+with open_answer(int(port), context, "GET", "/v1/events", None, host):
+    with open_answer(int(port), context, "POST", "/v1/quiesce", hold, host) as answer:
+        print(answer.readline().decode(), end="", flush=True)
+        sys.stdin.read()
 """
 
 
@@ -111,7 +115,7 @@ def test_a_stream_that_is_closed_ends_its_hold(served: Served) -> None:
 
 
 def test_a_stopped_client_keeps_no_hold_beyond_its_deadline(served: Served) -> None:
-    command = [sys.executable, "-c", HOLDER, str(served.port), str(served.certificates.client_ca), str(served.backup_file)]
+    command = [sys.executable, "-c", HOLDER, HOST, str(served.port), str(served.certificates.client_ca), str(served.backup_file)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), cwd=ROOT) as holder:
         try:
             assert holder.stdout
@@ -121,6 +125,37 @@ def test_a_stopped_client_keeps_no_hold_beyond_its_deadline(served: Served) -> N
             assert served.ask(served.backup, *SUSPEND)[1]["verdict"] == "consistent"
         finally:
             os.kill(holder.pid, signal.SIGKILL)
+
+
+def test_a_machine_that_is_cut_off_keeps_neither_hold_nor_connection(tmp_path: Path, make_files: Callable[..., DaemonFiles]) -> None:
+    (tmp_path / "tls").mkdir()
+    with Network(["client", "alpha"], delay_s=0.0, loss=0.0, seed=1) as network:
+        certificates, port, address = Certificates(tmp_path / "tls"), free_port(), network.address("alpha")
+        certificates.renew_server(address)
+        tls = certificates.toml(port, operate=(BACKUP,)).replace(HOST, address)
+        daemon = Daemon(make_files(extra=tls), prefix=network.inside("alpha"))
+        files = [str(certificates.client_ca), str(certificates.client(BACKUP))]
+        command = [*network.inside("client"), sys.executable, "-c", HOLDER, address, str(port), *files]
+        try:
+            daemon.start()
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), cwd=ROOT) as holder:
+                assert holder.stdout
+                assert json.loads(holder.stdout.readline())["event"] == "held"
+                assert established(daemon.pid, port) == 2  # the hold's and one that follows the events
+                network.cut_off("client")
+                eventually(lambda: daemon.request("GET", "/v1/status")[1]["leases"] == [])
+                eventually(lambda: established(daemon.pid, port) == 0, 3 * CONTROL_PEER_SILENT_SECONDS_MAX)
+                holder.kill()
+            assert daemon.stop() == 0
+        finally:
+            daemon.kill()
+    assert "Traceback" not in daemon.log()
+
+
+def established(pid: int, port: int) -> int:
+    """Connections that the kernel keeps at this port, in the network of the process."""
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[1].endswith(f":{port:04X}") and row[3] == "01" for row in rows)
 
 
 def test_a_reload_takes_a_renewed_certificate_and_other_names(served: Served) -> None:
