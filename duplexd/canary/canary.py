@@ -1,7 +1,8 @@
 """The canary: writes dependent records over all members the whole time, and grades each cut by what it finds on the secondaries.
 
 It is a client like any other: records go through NBD, news come as events, secondaries are read over HTTP, and the grade is given to every
-controller. A cut found broken becomes void on all of them. Reports are objects: `running`, `graded`, `not_graded`, `interrupted`, `not_told`.
+controller. A cut found broken becomes void on all of them. Reports are objects: `running` (from now on cuts are graded), `interrupted` (no more,
+until it runs again), `graded`, `not_graded`, `not_told` (a controller did not take a grade).
 """
 
 from __future__ import annotations
@@ -55,13 +56,13 @@ class Canary:
         self._overwrite = overwrite
         self._epoch: Epoch
         self._cuts: dict[str, Sighting | None] = {}  # None: was there before the canary
-        self._known = [asyncio.Event() for _ in members]  # what was there before is known
+        self._known = [False] * len(members)  # what was there before is known
         self._grading: set[asyncio.Task[None]] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set. Raises DuplexdError if it cannot begin, or must not write where it wrote before."""
         self._epoch = await self._open()
-        tasks = {asyncio.create_task(self._until(stop)), asyncio.create_task(self._epochs())}
+        tasks: set[asyncio.Task[Any]] = {asyncio.create_task(stop.wait()), asyncio.create_task(self._epochs())}
         for number in range(len(self.members)):
             tasks |= {asyncio.create_task(self._follow(number)), asyncio.create_task(self._sound(number))}
         try:
@@ -88,7 +89,11 @@ class Canary:
 
     async def _epochs(self) -> None:
         while True:
-            why = await self._epoch.broken()
+            announce = asyncio.create_task(self._announce(self._epoch))
+            try:
+                why = await self._epoch.broken()
+            finally:
+                announce.cancel()
             self._report({"event": "interrupted", "detail": why})
             await self._epoch.close()
             while True:
@@ -96,21 +101,12 @@ class Canary:
                     self._epoch = await self._open()
                     break
                 await asyncio.sleep(_AGAIN_SECONDS)
-            self._report(self._running())
 
-    async def _until(self, stop: asyncio.Event) -> None:
-        for known in self._known:
-            await known.wait()
-        self._report(self._running())
-        await stop.wait()
-
-    def _running(self) -> Json:
-        return {
-            "event": "running",
-            "volumes": [volume.title for volume in self.volumes],
-            "writers": WRITERS,
-            "records_per_second": self._rate,
-        }
+    async def _announce(self, epoch: Epoch) -> None:
+        while not (epoch.ready and all(self._known)):  # noqa: ASYNC110 - many things make it ready
+            await asyncio.sleep(_POLL_SECONDS)
+        titles = [volume.title for volume in self.volumes]
+        self._report({"event": "running", "volumes": titles, "writers": WRITERS, "records_per_second": self._rate})
 
     # --------------------------------------------------------------------------------------------------------- news of cuts
 
@@ -147,11 +143,11 @@ class Canary:
         for volume in status["volumes"]:
             cut = (volume.get("secondary") or {}).get("cut")
             if volume["name"] in self.members[number].volumes and cut:
-                if self._known[number].is_set():
+                if self._known[number]:
                     self._see(number, str(cut["id"]))
                 else:
                     self._cuts[str(cut["id"])] = None
-        self._known[number].set()
+        self._known[number] = True
 
     def _see(self, number: int, cut: str) -> None:
         if cut not in self._cuts:

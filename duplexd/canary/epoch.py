@@ -98,6 +98,15 @@ class Epoch:
         """The last moment of this epoch that was certainly before the controller gave out the number after `sequence`; None: none is known."""
         return max((moment for moment, last in self._soundings[member] if last <= sequence), default=None)
 
+    def gone_round(self, moment: int) -> bool:
+        """Whether every writer had written to every volume before `moment`."""
+        return all(self.history.acknowledged_before(writer, moment) >= self.placement.volumes for writer in range(self.placement.writers))
+
+    @property
+    def ready(self) -> bool:
+        """Whether a cut made from now on can be graded."""
+        return all(self._soundings) and self.gone_round(min(soundings[-1][0] for soundings in self._soundings))
+
     async def broken(self) -> str:
         """Wait until a connection breaks; why."""
         while True:

@@ -51,11 +51,7 @@ class Sighting:
             raise NotGradedError("a connection of the canary broke before the cut was made everywhere")
         before = [self.epoch.before(member, int(answer["sequence"])) for member, answer in enumerate(answers)]
         asked = [moment for moment in before if moment is not None]
-        history = self.epoch.history
-        volumes_count = self.epoch.placement.volumes
-        if len(asked) < len(answers) or any(
-            history.acknowledged_before(writer, min(asked)) < volumes_count for writer in range(history.writers)
-        ):
+        if len(asked) < len(answers) or not self.epoch.gone_round(min(asked)):
             raise NotGradedError("the canary had not yet written to all volumes when the cut was made")
         return [asked[volume.member] for volume in volumes], [self._seen[volume.member] for volume in volumes]
 

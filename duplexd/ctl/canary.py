@@ -67,10 +67,10 @@ def canary_targets(groups: Groups, name: str, overwrite: bool, path: str | Path)
         controller, _, volume = member.partition(":")
         reserved.setdefault(controller, []).append(volume)
     if missing := [controller for controller in group.members if controller not in reserved]:
-        wanted = ", ".join(f'"{controller}:canary"' for controller in missing)
+        wanted = ", ".join(f'"{volume}"' for volume in [*group.canary, *(f"{controller}:canary" for controller in missing)])
         raise ConfigurationError(
             f"{path}: groups.{name}.canary: no volume is reserved for a canary on {', '.join(missing)}; make a small volume there "
-            f"(1MiB, with a secondary), and add it: canary = [..., {wanted}]"
+            f"(1MiB, with a secondary), and name it: canary = [{wanted}]"
         )
     return reserved
 

@@ -13,7 +13,7 @@ from duplexd.canary.epoch import SLOTS_MAX, WRITERS
 from duplexd.canary.record import RECORD_BYTES
 from duplexd.errors import UnreachableError, WrongStateError
 from duplexd.limits import CANARY_VOLUME_BYTES_MAX
-from tests.unit.canary.world import World
+from tests.unit.canary.world import World, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -110,11 +110,8 @@ async def test_cut_that_was_there_before_is_left_alone(world: World) -> None:
     assert before not in {report.get("cut") for report in world.reports}
 
 
-async def test_cut_before_the_canary_has_gone_round_gets_no_grade(world: World) -> None:
-    for controller in world.controllers:
-        controller.backend.sequence = 1000  # so that only the soundings tell
-    task = asyncio.create_task(world.start())
-    await world.report("running")
+async def test_cut_before_the_canary_was_sounded_gets_no_grade(world: World) -> None:
+    await world.start()
     world.cut()
     for controller in world.controllers:
         controller.cuts[world.last]["sequence"] = 0
@@ -122,7 +119,21 @@ async def test_cut_before_the_canary_has_gone_round_gets_no_grade(world: World) 
     assert report["cut"] == world.last
     assert "had not yet written to all volumes" in report["detail"]
     assert not any(controller.grades for controller in world.controllers)
-    await task
+
+
+async def test_cut_before_the_canary_has_gone_round_gets_no_grade(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.controllers[2].backend.holding = True  # every chain waits there
+    starting = asyncio.create_task(world.start())
+    await until(lambda: len(world.controllers[2].backend.held) > 0)
+    world.controllers[2].backend.release()  # of the clearing of the slots
+    world.controllers[2].backend.holding = True
+    await until(lambda: len(world.controllers[2].backend.held) > 0)
+    await asyncio.sleep(0.2)
+    assert not world.reports
+    world.cut()
+    assert "had not yet written to all volumes" in (await world.report("not_graded"))["detail"]
+    world.controllers[2].backend.release()
+    await starting
 
 
 async def test_void_cut_gets_no_grade(world: World) -> None:

@@ -14,7 +14,7 @@ from duplexd.server.listeners import Listeners
 from tests.unit.server.memory_backend import MemoryBackend
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
     from typing import Self
 
@@ -178,18 +178,17 @@ class World:
     async def write(self) -> None:
         """Let the canaries go round."""
         before = [controller.backend.sequence for controller in self.controllers]
-        await _until(lambda: all(c.backend.sequence >= b + 20 for c, b in zip(self.controllers, before, strict=True)))
-        await asyncio.sleep(0.1)  # the controllers are sounded
+        await until(lambda: all(c.backend.sequence >= b + 20 for c, b in zip(self.controllers, before, strict=True)))
 
     async def report(self, event: str, reports: list[Json] | None = None, count: int = 1) -> Json:
         """Wait for the report of that kind, or for the `count`th of them."""
         reports = self.reports if reports is None else reports
-        await _until(lambda: sum(report["event"] == event for report in reports) >= count)
+        await until(lambda: sum(report["event"] == event for report in reports) >= count)
         return [report for report in reports if report["event"] == event][count - 1]
 
     async def grades(self) -> list[Json]:
         """What each controller was told of the last cut, once all were."""
-        await _until(lambda: all(self.last in controller.grades for controller in self.controllers))
+        await until(lambda: all(self.last in controller.grades for controller in self.controllers))
         return [controller.grades[self.last] for controller in self.controllers]
 
     @property
@@ -217,7 +216,8 @@ class World:
             controller.stands_at.clear()
 
 
-async def _until(true: Any) -> None:
+async def until(true: Callable[[], bool]) -> None:
+    """Wait until it is so."""
     async with asyncio.timeout(WAIT_SECONDS):
         while not true():  # noqa: ASYNC110 - whatever the test waits for
             await asyncio.sleep(0.005)
