@@ -76,6 +76,16 @@ class Hold:
         drive = self._held()
         lost = not self._over and drive.round.phase != HELD
         self._over = True
+        ours = kind is not None and self._is_ours(kind)
+        try:
+            await self._let_go(drive)
+        except asyncio.CancelledError as cancelled:  # perhaps by this hold, which was lost as the block ended
+            if ours or not self._is_ours(type(cancelled)):
+                raise
+        if lost and (kind is None or ours):
+            raise drive.lost from error
+
+    async def _let_go(self, drive: Drive) -> None:
         try:
             await drive.release()
         except asyncio.CancelledError:
@@ -83,8 +93,6 @@ class Hold:
             raise
         finally:
             await drive.end()
-        if lost and (kind is None or self._is_ours(kind)):
-            raise drive.lost from error
 
     def _is_ours(self, kind: type[BaseException]) -> bool:
         """Whether the block was cancelled by this hold, and by nobody else."""
@@ -115,7 +123,12 @@ class Hold:
 
     async def renew(self, seconds: float) -> None:
         """Let it last `seconds` from now, at most 10 s in all. Raises LeaseLostError if a member does not grant it: the hold is over then."""
-        await self._held().renew(seconds)
+        drive = self._held()
+        drive.on_lost = None  # the caller hears of it from here
+        try:
+            await drive.renew(seconds)
+        finally:
+            drive.on_lost = self._lost
 
     async def suspend(self, tag: str = "") -> Suspended:
         """Cut at this point, open the gates, and decide. Raises LeaseLostError if it is lost already, UndecidedError."""

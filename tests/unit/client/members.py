@@ -162,7 +162,7 @@ class FakeMember:
         try:
             while await self._one(connection, reader, writer):
                 connection.start_next_cycle()
-        except (ConnectionError, h11.RemoteProtocolError):
+        except (ConnectionError, h11.RemoteProtocolError, asyncio.CancelledError):
             pass
         finally:
             writer.close()

@@ -1,0 +1,210 @@
+"""The HTTP client: connections are used again, limits hold, and every failure is an error that names the controller."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from duplexd.client import ControllerEntry
+from duplexd.client.http import Http
+from duplexd.errors import ConfigurationError, DuplexdError, NotFoundError, TimedOutError, UnreachableError
+from tests.support.certificates import Certificates
+from tests.support.daemon import free_port
+from tests.unit.client.members import HANG_UP, SILENT, FakeMember, problem
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+@pytest.fixture
+async def member(tmp_path: Path) -> AsyncIterator[FakeMember]:
+    found = await FakeMember("alpha", tmp_path / "alpha.sock").start()
+    yield found
+    await found.stop()
+
+
+@pytest.fixture
+async def link(member: FakeMember) -> AsyncIterator[Http]:
+    found = Http("alpha", ControllerEntry(socket=member.path))
+    yield found
+    found.close()
+
+
+async def test_one_connection_serves_one_request_after_the_other(member: FakeMember, link: Http) -> None:
+    for _ in range(3):
+        assert (await link.call("GET", "/healthz")) == {"status": "ok"}
+    assert member.connections == 1
+    await asyncio.gather(*(link.call("GET", "/healthz") for _ in range(3)))
+    assert member.connections == 3
+
+
+async def test_a_connection_that_was_closed_meanwhile_is_not_used_again(member: FakeMember, link: Http) -> None:
+    await link.call("GET", "/healthz")
+    await member.stop()
+    await asyncio.sleep(0.01)
+    member.path.unlink(missing_ok=True)
+    await member.start()
+    assert (await link.call("GET", "/healthz")) == {"status": "ok"}
+
+
+async def test_a_problem_is_its_error(member: FakeMember, link: Http) -> None:
+    member.plant["status"] = problem(404, 3, "no such thing; look elsewhere")
+    with pytest.raises(NotFoundError, match=r"^alpha: no such thing; look elsewhere$"):
+        await link.call("GET", "/v1/status")
+    assert (await link.call("GET", "/healthz")) == {"status": "ok"}
+    assert member.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("planted", "kind", "text"),
+    [
+        (HANG_UP, UnreachableError, "broke off"),
+        ((200, b"no"), UnreachableError, "no JSON object"),
+        ((200, b"[]"), UnreachableError, "no JSON object"),
+        ((200, b"[" * 100_000), UnreachableError, "no JSON object"),
+        ((502, b"<html>"), UnreachableError, "status 502 and no reason"),
+        ((404, {"detail": "x", "exit_code": 99}), DuplexdError, "x"),
+        ((404, {"exit_code": []}), DuplexdError, "no reason"),
+    ],
+)
+async def test_rubbish_is_an_error_that_names_the_controller(member: FakeMember, link: Http, planted: Any, kind: type, text: str) -> None:
+    member.plant["status"] = planted
+    with pytest.raises(kind, match=f"^alpha: .*{text}"):
+        await link.call("GET", "/v1/status")
+
+
+async def test_silence_ends_with_its_time(member: FakeMember, link: Http) -> None:
+    member.plant["status"] = SILENT
+    with pytest.raises(TimedOutError, match=r"alpha: no answer within 0\.05 s"):
+        await link.call("GET", "/v1/status", timeout_s=0.05)
+
+
+async def test_an_answer_without_end_is_cut_off(member: FakeMember, link: Http, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("duplexd.client.http.CLIENT_BODY_BYTES_MAX", 1000)
+    member.plant["status"] = (200, b"x" * 1001)
+    with pytest.raises(UnreachableError, match=r"more than 1000 bytes \(CLIENT_BODY_BYTES_MAX\)"):
+        await link.call("GET", "/v1/status")
+    with pytest.raises(UnreachableError, match="a line without an end"):
+        await anext(link.lines("GET", "/v1/status"))
+
+
+async def test_what_is_no_http_is_told(tmp_path: Path) -> None:
+    async def rubbish(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-OpenSSH\r\n\r\n")
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_unix_server(rubbish, tmp_path / "r.sock")
+    link = Http("alpha", ControllerEntry(socket=tmp_path / "r.sock"))
+    with pytest.raises(UnreachableError, match=r"^alpha: broke off"):
+        await link.call("GET", "/v1/status")
+    server.close()
+    await server.wait_closed()
+
+
+async def test_lines_come_as_they_are_sent_and_closing_ends_the_connection(member: FakeMember, link: Http) -> None:
+    lines = link.lines("POST", "/v1/quiesce", {"targets": ["data"]})
+    assert (await anext(lines))["event"] == "held"
+    assert member.held
+    await lines.aclose()
+    assert member.lease is not None
+    assert await member.lease == "owner gone"
+
+
+async def test_a_line_that_failed_is_its_error(member: FakeMember, link: Http) -> None:
+    member.plant["status"] = (200, b'{"event":"started"}\n{"event":"failed","problem":{"exit_code":3,"detail":"gone"}}\n')
+    lines = link.lines("GET", "/v1/status")
+    assert await anext(lines) == {"event": "started"}
+    with pytest.raises(NotFoundError, match="alpha: gone"):
+        await anext(lines)
+
+
+async def test_connections_are_opened_beforehand(member: FakeMember, link: Http) -> None:
+    await link.warm(2)
+    await link.warm(2)
+    await asyncio.gather(link.call("GET", "/healthz"), link.call("GET", "/healthz"))
+    assert member.connections == 2
+
+
+async def test_nobody_there(tmp_path: Path) -> None:
+    with pytest.raises(UnreachableError, match=r"alpha: no daemon answers at .*none\.sock"):
+        await Http("alpha", ControllerEntry(socket=tmp_path / "none.sock")).call("GET", "/v1/status")
+    with pytest.raises(UnreachableError, match="alpha: no daemon answers at http://127"):
+        await Http("alpha", ControllerEntry(url=f"http://127.0.0.1:{free_port()}")).call("GET", "/v1/status")
+
+
+# ---------------------------------------------------------------------------------------------------------------- TLS
+
+
+class TlsMember(FakeMember):
+    """The same over TLS, for clients of `certificates` only."""
+
+    def __init__(self, certificates: Certificates, path: Path) -> None:
+        super().__init__("alpha", path)
+        self.certificates = certificates
+        self.port = free_port()
+
+    async def start(self) -> FakeMember:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.certificates.client_ca)
+        context.load_cert_chain(self.certificates.certificate, self.certificates.key)
+        context.verify_mode = ssl.CERT_REQUIRED
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=context)
+        return self
+
+    def entry(self, **fields: Any) -> ControllerEntry:
+        client = self.certificates.client("backup")
+        return ControllerEntry(
+            **{"url": f"https://localhost:{self.port}", "certificate": client, "ca": self.certificates.client_ca} | fields
+        )
+
+
+@pytest.fixture
+async def tls(tmp_path: Path) -> AsyncIterator[TlsMember]:
+    found = TlsMember(Certificates(tmp_path), tmp_path / "unused")
+    await found.start()
+    yield found
+    await found.stop()
+
+
+async def ask(entry: ControllerEntry) -> dict[str, Any]:
+    link = Http("alpha", entry)
+    try:
+        return await link.call("GET", "/healthz", timeout_s=10)
+    finally:
+        link.close()
+
+
+async def test_over_tls_with_a_client_certificate(tls: TlsMember) -> None:
+    assert await ask(tls.entry()) == {"status": "ok"}
+
+
+async def test_a_server_that_another_authority_vouches_for_is_not_trusted(tls: TlsMember, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = Certificates(tmp_path / "other")
+    with pytest.raises(UnreachableError, match=r"alpha: no daemon answers .*no TLS connection: CERTIFICATE_VERIFY_FAILED"):
+        await ask(tls.entry(ca=other.client_ca))
+
+
+async def test_a_client_that_another_authority_vouches_for_is_refused(tls: TlsMember, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UnreachableError, match=r"^alpha: "):
+        await ask(tls.entry(certificate=Certificates(tmp_path / "other").client("backup")))
+
+
+async def test_a_server_of_another_name_is_not_trusted(tls: TlsMember) -> None:
+    await tls.stop()
+    tls.certificates.renew_server("elsewhere.example")
+    await tls.start()
+    with pytest.raises(UnreachableError, match="no TLS connection"):
+        await ask(tls.entry())
+
+
+async def test_files_that_are_no_certificates_are_named(tls: TlsMember, tmp_path: Path) -> None:
+    (tmp_path / "empty.pem").write_text("")
+    for path in (tmp_path / "empty.pem", tmp_path / "none.pem"):
+        with pytest.raises(ConfigurationError, match=rf"controllers\.alpha: certificate .*{path.name}"):
+            await ask(tls.entry(certificate=path))
