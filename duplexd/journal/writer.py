@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Buffer = bytes | bytearray | memoryview
 
+_PAGE_BYTES = 4096
+_ZEROES = memoryview(bytes(_PAGE_BYTES))
+
 
 class Writer:
     """The end of the journal.
@@ -29,6 +32,9 @@ class Writer:
     `append` gives a record its number and collects it; `write` puts all collected records into the journal file (the page cache), or, on an
     OSError, none: then their numbers were never given. Whoever acknowledges must have seen `write` return. Not thread-safe: one
     caller at a time. A record is never split; a batch may run over into spare segments, so ask `room` first.
+
+    A batch is written up to the end of its last page, with zeroes: of a segment whose earlier use has left the page cache the rest of the page
+    would be read first, in the midst of the write, behind whatever is being synced.
     """
 
     __slots__ = (
@@ -107,7 +113,10 @@ class Writer:
         if not self._buffers:
             return
         segment, start = self.segment, self.position - self._bytes
-        segment.file.writev(start, self._buffers, self._bytes)
+        padding = min(-self.position % _PAGE_BYTES, segment.size - self.position)
+        if padding:
+            self._buffers.append(_ZEROES[:padding])
+        segment.file.writev(start, self._buffers, self._bytes + padding)
         segment.end = self.position
         self._buffers = []
         self._bytes = 0

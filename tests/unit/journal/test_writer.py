@@ -276,3 +276,15 @@ def test_a_journal_needs_a_spare_only_when_it_is_full() -> None:
     append(writer, [b"a" * 500, b"b" * 500])
     assert not ring.spares
     assert writer.written == 2
+
+
+def test_a_batch_is_written_to_the_end_of_its_last_page_and_the_next_goes_on_within_it() -> None:
+    disk = SimDisk()
+    ring = new_ring(disk, segment_size=4 * SEGMENT_HEADER_BYTES)
+    ring.live[0].file.write(SEGMENT_HEADER_BYTES, b"x" * SEGMENT_HEADER_BYTES)  # what an earlier use left
+    writer = Writer(ring, 0, 0)
+    append(writer, [b"a" * 100])
+    page = ring.live[0].file.read(SEGMENT_HEADER_BYTES, SEGMENT_HEADER_BYTES)
+    assert page[RECORD_HEADER_BYTES + 100 :] == bytes(SEGMENT_HEADER_BYTES - RECORD_HEADER_BYTES - 100)
+    append(writer, [b"b" * 100])
+    assert [bytes(payload) for payload in reopen(disk).payloads] == [b"a" * 100, b"b" * 100]
