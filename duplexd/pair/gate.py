@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
@@ -70,7 +70,7 @@ class Lease:
         self.fence = 0
         self.cut_id = cut_id
         self.state = HELD
-        self.ended = ended
+        self.ended: Any = ended  # None where nobody waits for it
         self.timer: Callable[[], None] | None = None  # cancels the deadline's timer
         self.waits: Waits | None = None  # of the writes that it held, once it has ended
         self.waited: dict[str, Waits] = {}  # the same by volume
