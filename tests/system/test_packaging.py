@@ -12,17 +12,20 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import pytest
 
 import duplexd
 from duplexd.config import ControlConfig, ControllerConfig, GroupConfig, NbdConfig, TlsConfig, VolumeConfig
-from duplexd.errors import ConfigurationError, ForbiddenError, UsageError
+from duplexd.ctl.cli import cli
+from duplexd.errors import ConfigurationError, ForbiddenError, TimedOutError, UnreachableError, UsageError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "systemd" / "duplexd@.service"
+UNITS = sorted((ROOT / "systemd").glob("*.service"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -32,22 +35,28 @@ def systemd_analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program, "--no-pager", *arguments], capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
-    unit = tmp_path / "duplexd@.service"
-    unit.write_text(UNIT.read_text().replace("ExecStart=/usr/bin/duplexd ", f"ExecStart={sys.executable} -m duplexd "))
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: str(path.name))
+def test_the_unit_is_one_that_systemd_takes(path: Path, tmp_path: Path) -> None:
+    unit = tmp_path / path.name
+    unit.write_text(
+        re.sub(
+            "^ExecStart=/usr/bin/duplexd|^ExecStart=/usr/bin/duplexctl", f"ExecStart={sys.executable}", path.read_text(), flags=re.MULTILINE
+        )
+    )
     result = systemd_analyze("verify", "--man=no", str(unit))
     assert result.returncode == 0, result.stderr
     assert str(unit) not in result.stderr, result.stderr
 
 
-def test_the_unit_is_hardened() -> None:
-    result = systemd_analyze("security", "--offline=true", "--threshold=20", str(UNIT))
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: str(path.name))
+def test_the_unit_is_hardened(path: Path) -> None:
+    result = systemd_analyze("security", "--offline=true", "--threshold=20", str(path))
     assert result.returncode == 0, result.stdout
     assert "OK" in result.stdout.splitlines()[-1]
 
 
-def settings() -> dict[str, str]:
-    return dict(line.split("=", 1) for line in UNIT.read_text().splitlines() if "=" in line and not line.startswith("#"))
+def settings(unit: Path = UNIT) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in unit.read_text().splitlines() if "=" in line and not line.startswith("#"))
 
 
 def test_the_unit_does_not_restart_what_a_person_must_correct() -> None:
@@ -55,6 +64,16 @@ def test_the_unit_does_not_restart_what_a_person_must_correct() -> None:
     assert {int(code) for code in settings()["RestartPreventExitStatus"].split()} == codes
     assert (settings()["Type"], settings()["Restart"]) == ("notify", "on-failure")
     assert settings()["ExecReload"] == "/bin/kill -HUP $MAINPID"
+
+
+def test_the_canarys_unit_tries_again_only_what_may_get_better() -> None:
+    unit = settings(ROOT / "systemd" / "duplexd-canary@.service")
+    again = {1, UnreachableError.exit_code, TimedOutError.exit_code}
+    assert {int(code) for code in unit["RestartPreventExitStatus"].split()} == set(range(1, 10)) - again
+    command = unit["ExecStart"].split()
+    assert command[0] == "/usr/bin/duplexctl"
+    assert cli.get_command(click.Context(cli), "canary") is not None
+    assert command[1:] == ["--json", "canary", "%i"]
 
 
 def test_the_unit_leaves_the_boot_id_readable() -> None:
