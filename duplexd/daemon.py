@@ -133,18 +133,20 @@ def _summary(settings: Config) -> dict[str, Any]:
         "journal_size": settings.controller.journal_size,
         "listen": list(settings.nbd.listen),
         "control": str(settings.control.socket),
+        "control_tls": list(settings.control.tls.listen) if settings.control.tls else [],
         "volumes": volumes,
         "groups": {name: list(group.volumes) for name, group in settings.groups.items()},
     }
 
 
 def _describe(settings: Config) -> str:
-    own = settings.controller
+    own, tls = settings.controller, settings.control.tls
+    control = [str(settings.control.socket), *(f"TLS {listen}" for listen in (tls.listen if tls else ()))]
     lines = [
         f"{settings.source}: ok",
         f"controller {own.name}: state in {own.state_dir}, journal {format_size(own.journal_size)}",
         f"NBD        {', '.join(settings.nbd.listen)}",
-        f"control    {settings.control.socket}",
+        f"control    {', '.join(control)}",
     ]
     for name, volume in settings.volumes.items():
         pair = f"{volume.primary} -> {volume.secondary} ({volume.mode})" if volume.secondary else f"{volume.primary}, no secondary"
