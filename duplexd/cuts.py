@@ -157,9 +157,7 @@ class Cuts:
         controller = self._controller
 
         def gates() -> None:
-            lease = controller.holds.member.may_open(lease_id, fence)
-            if lease.cut_id != cut_id:
-                raise UsageError(f"lease {lease_id} is held for cut {lease.cut_id}, not {cut_id}")
+            lease = controller.holds.member.may_open(cut_id, lease_id, fence)
             controller.holds.end(lease, gate.BY_SUSPEND)
             cut.hold = controller.holds.figures(lease)
 

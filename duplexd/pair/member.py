@@ -100,12 +100,14 @@ class Member:
         self._mark(marker)
         return lease
 
-    def may_open(self, lease_id: str, fence: int | None) -> Lease:
-        """The lease whose cut was made under it; the caller ends it with BY_SUSPEND in the same step."""
+    def may_open(self, cut_id: str, lease_id: str, fence: int | None) -> Lease:
+        """The lease under which this cut was made; the caller ends it with BY_SUSPEND in the same step."""
         lease = self.find(lease_id, fence)
-        if not lease.cut_id or self._state_of(lease.cut_id) != votes.CUT:
+        if lease.cut_id != cut_id:
+            raise UsageError(f"lease {lease_id} is held for cut {lease.cut_id or 'none'}, not {cut_id}")
+        if self._state_of(cut_id) != votes.CUT:
             raise WrongStateError(f"lease {lease_id} has no cut to open the gates after; release it, or cut first")
-        self.opened.add(lease.cut_id)
+        self.opened.add(cut_id)
         return lease
 
     def stood(self, cut_id: str, whole: bool) -> None:
