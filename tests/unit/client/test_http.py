@@ -93,17 +93,20 @@ async def test_an_answer_without_end_is_cut_off(member: FakeMember, link: Http, 
 
 
 async def test_what_is_no_http_is_told(tmp_path: Path) -> None:
+    done = asyncio.Event()
+
     async def rubbish(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"SSH-2.0-OpenSSH\r\n\r\n")
         await reader.read()
         writer.close()
+        done.set()
 
     server = await asyncio.start_unix_server(rubbish, tmp_path / "r.sock")
     link = Http("alpha", ControllerEntry(socket=tmp_path / "r.sock"))
     with pytest.raises(UnreachableError, match=r"^alpha: broke off"):
         await link.call("GET", "/v1/status")
+    await done.wait()
     server.close()
-    await server.wait_closed()
 
 
 async def test_lines_come_as_they_are_sent_and_closing_ends_the_connection(member: FakeMember, link: Http) -> None:
