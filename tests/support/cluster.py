@@ -62,11 +62,11 @@ class Cluster:
         size: str = "1MiB",
         journal_size: str = "16MiB",
         places: Mapping[str, Place] | None = None,
-        hold_max_s: float | None = None,
     ) -> None:
         self.directory = directory
         self.members = [Member(controller, volume) for controller, names in volumes.items() for volume in names]
         self.places = dict(places or {})
+        self.remote = ""  # what a groups file needs besides the URL of each controller that is on a network
         self.daemons: dict[str, Daemon] = {}
         for controller, names in volumes.items():
             place = self.places.get(controller)

@@ -51,7 +51,10 @@ class Sights:
 
 
 class CutWatch:
-    """Asks one controller after the other in a thread of its own, until the `with` ends. Daemons may be dead meanwhile."""
+    """Asks one controller after the other in a thread of its own, until the `with` ends. Daemons may be dead meanwhile.
+
+    Cuts that a controller made alone are no concern of the others.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -85,7 +88,8 @@ class CutWatch:
             except (OSError, HTTPException):
                 continue  # it is dead at the moment
             if status == 200:
-                self.sights.saw(name, {cut["id"]: cut["state"] for cut in answer["cuts"]})
+                alone = {cut["id"] for cut in answer["cuts"] if cut["state"] == votes.CONSISTENT and not cut["members"]}
+                self.sights.saw(name, {cut["id"]: cut["state"] for cut in answer["cuts"] if cut["id"] not in alone})
 
     def _run(self) -> None:
         try:

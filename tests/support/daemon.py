@@ -60,7 +60,7 @@ class DaemonFiles:
     journal_size: str | int = "16MiB"
     tcp_port: int | None = None
     name: str = "test"
-    listen: Sequence[str] = ()  # further NBD addresses
+    listen: Sequence[str] = ()  # further NBD addresses, which others may reach
     extra: str = ""  # TOML put at the end
 
     @property
@@ -99,7 +99,8 @@ class DaemonFiles:
             f'state_dir = "{self.state_dir}"',
             f"journal_size = {json.dumps(self.journal_size)}",
         ]
-        lines += ["[nbd]", f"listen = {json.dumps(listen)}", "[control]", f'socket = "{self.control_socket}"']
+        lines += ["[nbd]", f"listen = {json.dumps(listen)}", *(["insecure = true"] if self.listen else [])]
+        lines += ["[control]", f'socket = "{self.control_socket}"']
         for volume, size in self.volumes.items():
             lines += [f'[volumes."{volume}"]', f"size = {json.dumps(size)}", f'primary = "{self.primary(volume)}"']
             if self.secondary:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from duplexd.canary.checker import Findings, check
 from duplexd.canary.nbd import NbdConnection
@@ -16,10 +16,12 @@ from duplexd.canary.workload import Workload
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
+    from pathlib import Path
     from typing import Self
 
     from duplexd.canary.record import Placement
-    from tests.support.cluster import Cluster, Member
+    from duplexd.nbd.uri import NbdUri
+    from tests.support.cluster import Member
 
 T = TypeVar("T")
 PATIENCE_SECONDS = 60.0
@@ -33,12 +35,22 @@ class Taken(NamedTuple):
     done: int
 
 
+class Volumes(Protocol):
+    """Where volumes are served, and what is left of them; a cluster knows it."""
+
+    def uri(self, member: Member) -> NbdUri:
+        """Where a client finds the volume."""
+
+    def secondary(self, member: Member) -> Path:
+        """The image that a backup would read."""
+
+
 class GroupWriters:
     """`placement.writers` writers that each go round all members. Use it as an async context manager."""
 
-    def __init__(self, cluster: Cluster, members: Sequence[Member], placement: Placement) -> None:
+    def __init__(self, volumes: Volumes, members: Sequence[Member], placement: Placement) -> None:
         assert placement.volumes == len(members)
-        self.cluster = cluster
+        self.volumes = volumes
         self.members = list(members)
         self.placement = placement
         self.workload = Workload(placement, self._write)
@@ -77,7 +89,7 @@ class GroupWriters:
         """What a backup would read of each member."""
         images = []
         for member in self.members:
-            image = os.open(self.cluster.secondary(member), os.O_RDONLY)
+            image = os.open(self.volumes.secondary(member), os.O_RDONLY)
             try:
                 images.append(os.pread(image, self.placement.volume_bytes, 0))
             finally:
@@ -95,7 +107,7 @@ class GroupWriters:
             try:
                 connection = self._connections.get((writer, volume))
                 if connection is None:
-                    connection = self._connections[writer, volume] = await NbdConnection.open(self.cluster.uri(self.members[volume]))
+                    connection = self._connections[writer, volume] = await NbdConnection.open(self.volumes.uri(self.members[volume]))
                 await connection.write(offset, data)
             except (ConnectionError, FileNotFoundError, TimeoutError):
                 if time.monotonic() > deadline:

@@ -56,13 +56,13 @@ async def test_two_hundred_group_suspends_under_dependent_writers_break_none(clu
     assert len(points) == SUSPENDS, "some cuts are of one point"
 
 
-async def suspended(writers: GroupWriters, suspend: Callable[[], None]) -> Findings:
+async def suspended(cluster: Cluster, writers: GroupWriters, suspend: Callable[[], None]) -> Findings:
     """What the secondaries are found to be after this; they are all DUPLEX again then."""
     await writers.write(300)
     _, taken = await writers.during(asyncio.to_thread(suspend))
     findings = await writers.grade(taken)
     await writers.write(PLACEMENT.period)
-    await asyncio.gather(*(asyncio.to_thread(writers.cluster.resync, name) for name in THREE))
+    await asyncio.gather(*(asyncio.to_thread(cluster.resync, name) for name in THREE))
     return findings
 
 
@@ -71,7 +71,7 @@ async def broken_by(cluster: Cluster, suspend: Callable[[], None]) -> int:
     broken = 0
     async with GroupWriters(cluster, cluster.members, PLACEMENT) as writers:
         for _ in range(WRONG_SUSPENDS):
-            findings = await suspended(writers, suspend)
+            findings = await suspended(cluster, writers, suspend)
             assert (findings.torn, findings.missing, findings.too_new) == (0, 0, 0), findings
             broken += findings.broken
     print(f"{broken} broken dependencies in {WRONG_SUSPENDS} suspends")
