@@ -11,6 +11,11 @@ from urllib.parse import urlsplit
 
 import click
 
+from duplexd.canary.canary import Canary
+from duplexd.canary.members import find
+from duplexd.client import groups as group_file
+from duplexd.client.groups import ControllerEntry, Groups
+from duplexd.client.http import Http
 from duplexd.ctl.options import Settings, common
 from duplexd.errors import ConfigurationError, LeaseLostError, UsageError
 from duplexd.limits import CANARY_RECORDS_PER_SECOND_DEFAULT, CANARY_RECORDS_PER_SECOND_MAX
@@ -19,8 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from duplexd.canary.members import Member
-    from duplexd.client.groups import ControllerEntry, Groups
-    from duplexd.client.http import Http
 
     Json = dict[str, Any]
 
@@ -36,9 +39,6 @@ _LOCAL = "local"
 @click.pass_obj
 def canary(settings: Settings, group: str, rate: float, overwrite: bool) -> int:
     """Write dependent records to reserved volumes of a group the whole time, and grade each cut by what its secondaries hold."""
-    from duplexd.client import groups as group_file
-    from duplexd.client.groups import ControllerEntry, Groups
-
     if settings.of_groups([group]):
         groups = group_file.load(settings.groups)
     elif overwrite:
@@ -76,9 +76,6 @@ def canary_targets(groups: Groups, name: str, overwrite: bool, path: str | Path)
 
 
 async def _run(groups: Groups, targets: dict[str, list[str]], show: Callable[[Json], None], rate: float, overwrite: bool) -> int:
-    from duplexd.canary.canary import Canary
-    from duplexd.client.http import Http
-
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -94,8 +91,6 @@ async def _run(groups: Groups, targets: dict[str, list[str]], show: Callable[[Js
 
 
 async def _member(link: Http, entry: ControllerEntry, targets: list[str]) -> Member:
-    from duplexd.canary.members import find
-
     host = urlsplit(entry.url).hostname if entry.url else None
     return await find(link, targets, host, entry.nbd)
 

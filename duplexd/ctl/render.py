@@ -53,7 +53,17 @@ def cut_text(cut: Json | None) -> str:
     if cut is None:
         return ""
     verdict = {"consistent": "", "void": "VOID ", None: "not yet durable, "}.get(cut["verdict"], f"{cut['verdict']} ")
-    return f"{verdict}cut {cut['id']}" + (f" ({printable(cut['tag'])})" if cut.get("tag") else "")
+    graded = graded_text([cut["canary"]] if cut.get("canary") else [])
+    return (
+        f"{verdict}cut {cut['id']}" + (f" ({printable(cut['tag'])})" if cut.get("tag") else "") + (f", canary: {graded}" if graded else "")
+    )
+
+
+def graded_text(grades: list[Json]) -> str:
+    """What canaries found on the secondaries of a cut, in a word; nothing if none looked."""
+    if not grades:
+        return ""
+    return "consistent" if all(grade["consistent"] for grade in grades) else "BROKEN"
 
 
 def copy_text(copy: Json | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from duplexd.ctl.render import StatusView, printable, table_text
+from duplexd.ctl.render import StatusView, graded_text, printable, table_text
 
 if TYPE_CHECKING:
     from duplexd.client import Cut, Cuts, Suspended
@@ -59,11 +59,12 @@ def cuts_text(cuts: Cuts) -> str:
             verdict_text(cut.verdict),
             printable(cut.group) or "-",
             printable(cut.tag) or "-",
+            graded_text(list(cut.canary.values())) or "-",
             " ".join(f"{name}@{sequence}" for name, sequence in cut.controllers.items()),
         )
         for cut in cuts.cuts
     ]
-    return "\n".join(table_text(("TIME", "CUT", "VERDICT", "GROUP", "TAG", "CONTROLLERS"), rows)) if rows else "no cuts"
+    return "\n".join(table_text(("TIME", "CUT", "VERDICT", "GROUP", "TAG", "CANARY", "CONTROLLERS"), rows)) if rows else "no cuts"
 
 
 def _clock(moment: float) -> str:

@@ -133,3 +133,40 @@ def test_record_in_the_slot_of_another_is_torn(run: Run) -> None:
     run.images[volume][offset : offset + RECORD_BYTES] = pack(run.records[1])
     moment = run.history.tick()
     assert run.check(moment, moment).torn == 1
+
+
+def test_each_volume_has_its_own_moments(run: Run) -> None:
+    run.write(6)
+    early = run.history.tick()
+    frozen = [bytes(image) for image in run.images]
+    run.write(12)
+    late = run.history.tick()
+    images = [frozen[0], bytes(run.images[1]), bytes(run.images[2])]
+    own = check(PLACEMENT, images, run.history, [early, late, late], [early, late, late])
+    assert (own.missing, own.too_new) == (0, 0)
+    assert own.broken > 0
+    assert check(PLACEMENT, images, run.history, [late] * 3, [late] * 3).missing == 4
+    assert check(PLACEMENT, images, run.history, [early] * 3, [early] * 3).too_new == 8
+
+
+def test_records_of_earlier_epochs_count_as_nothing(run: Run) -> None:
+    run.put(Record(0, 2, 0, 1, epoch=7))
+    run.write(12)
+    run.put(Record(1, 5, 0, 4, epoch=7))
+    moment = run.history.tick()
+    images = [bytes(image) for image in run.images]
+    findings = check(PLACEMENT, images, run.history, moment, moment, 0, {(7, 0): 2, (7, 1): 5})
+    assert findings.records == 11
+    assert findings.missing == 1
+    assert findings.broken == 2  # its successor is there, and one that names it
+
+
+def test_record_of_another_epoch_that_came_since_stops_the_check(run: Run) -> None:
+    run.write(12)
+    run.put(Record(1, 5, 0, 4, epoch=7))
+    moment = run.history.tick()
+    images = [bytes(image) for image in run.images]
+    for earlier in ({}, {(7, 1): 4}, {(7, 0): 9}, {(8, 1): 9}):
+        findings = check(PLACEMENT, images, run.history, moment, moment, 0, earlier)
+        assert (findings.late, findings.faults) == (1, 0)
+        assert findings.examples == ["late: record 5 of writer 1 of another epoch on volume 2 at 12288"]

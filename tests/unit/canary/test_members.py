@@ -1,0 +1,94 @@
+"""Where a canary finds the volumes of a controller."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from duplexd.canary.members import Member, address, find, volumes_of
+from duplexd.errors import ConfigurationError, WrongStateError
+from duplexd.nbd.uri import NbdUri
+
+if TYPE_CHECKING:
+    from duplexd.canary.members import Control
+
+UNIX, TCP, EVERY = "unix:/run/n.sock", "tcp:10.0.0.7:10809", "tcp:0.0.0.0:10810"
+
+
+@pytest.mark.parametrize(
+    ("listen", "host", "found"),
+    [
+        ([TCP, UNIX], None, NbdUri(host="10.0.0.7", port=10809)),
+        ([UNIX, TCP], None, NbdUri(socket="/run/n.sock")),
+        (["tcp:127.0.0.1:10809"], None, NbdUri(host="127.0.0.1", port=10809)),
+        ([EVERY], None, NbdUri(host="localhost", port=10810)),
+        ([UNIX, TCP], "beta.example", NbdUri(host="10.0.0.7", port=10809)),
+        ([UNIX, EVERY], "beta.example", NbdUri(host="beta.example", port=10810)),
+        (["tcp:127.0.0.1:10809", "tcp:[::]:10809"], "beta.example", NbdUri(host="beta.example", port=10809)),
+        (["tcp:[fd00::7]:10809"], "beta.example", NbdUri(host="fd00::7", port=10809)),
+    ],
+)
+def test_first_address_that_leads_there_is_taken(listen: list[str], host: str | None, found: NbdUri) -> None:
+    assert address("beta", listen, host) == found
+
+
+@pytest.mark.parametrize(
+    ("listen", "host"),
+    [([], None), ([UNIX], "beta.example"), (["tcp:127.0.0.1:10809"], "beta.example"), ([EVERY], "localhost")],
+)
+def test_controller_that_cannot_be_reached_is_an_error_that_says_what_to_add(listen: list[str], host: str | None) -> None:
+    with pytest.raises(ConfigurationError, match=r'controllers.beta: .* add nbd = "tcp:HOST:PORT"'):
+        address("beta", listen, host)
+
+
+class _Status:
+    name = "beta"
+
+    def __init__(self, protocol: int | None = 1, state: str = "DUPLEX") -> None:
+        self.path = ""
+        self._status = {
+            "controller": {"name": "beta", "version": "0", "group_protocol": protocol, "nbd": [UNIX]},
+            "volumes": [{"name": "a b", "state": "DUPLEX"}, {"name": "wal", "state": state}],
+        }
+
+    async def call(self, _method: str, path: str, **_: Any) -> dict[str, Any]:
+        self.path = path
+        return self._status
+
+
+async def test_volumes_and_address_are_asked_of_the_controller() -> None:
+    control = _Status()
+    member = await find(cast("Control", control), ["a b", "logs"], None, None)
+    assert control.path == "/v1/status?target=a%20b&target=logs"
+    assert (member.name, member.volumes) == ("beta", ("a b", "wal"))
+    assert [(volume.title, str(volume.uri)) for volume in volumes_of([member])] == [
+        ("beta:a b", "nbd+unix:///a%20b?socket=/run/n.sock"),
+        ("beta:wal", "nbd+unix:///wal?socket=/run/n.sock"),
+    ]
+
+
+async def test_address_of_the_groups_file_wins() -> None:
+    member = await find(cast("Control", _Status()), ["wal"], "beta.example", "tcp:nbd.example:1")
+    assert member.address == NbdUri(host="nbd.example", port=1)
+
+
+@pytest.mark.parametrize("protocol", [None, 2])
+async def test_controller_of_another_version_is_refused(protocol: int | None) -> None:
+    with pytest.raises(WrongStateError, match="bring it to one version"):
+        await find(cast("Control", _Status(protocol)), ["wal"], None, None)
+
+
+async def test_volume_without_a_secondary_is_refused() -> None:
+    with pytest.raises(WrongStateError, match="beta:wal has no secondary"):
+        await find(cast("Control", _Status(state="SIMPLEX")), ["wal"], None, None)
+
+
+def test_chains_go_round_the_volumes_of_all_members() -> None:
+    one, two = (cast("Control", _Status()) for _ in range(2))
+    members = [Member(one, NbdUri(socket="/a"), ("x", "y")), Member(two, NbdUri(socket="/b"), ("z",))]
+    assert [(volume.member, volume.name, volume.uri.socket) for volume in volumes_of(members)] == [
+        (0, "x", "/a"),
+        (0, "y", "/a"),
+        (1, "z", "/b"),
+    ]
