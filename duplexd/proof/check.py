@@ -34,17 +34,18 @@ def check(document: Document, state_dirs: Mapping[str, str], images: Mapping[tup
         report.void.append(f"the certificate itself says {document.verdict}")
     for member in document.members:
         ours = {volume: path for (name, volume), path in images.items() if name == member.name}
-        report.controllers.append(_check_member(document, member, state_dirs.get(member.name, member.directory), ours))
+        report.controllers.append(_check_member(document, member, state_dirs.get(member.name, ""), ours))
     return report
 
 
-def _check_member(document: Document, member: CertifiedMember, state_dir: str, images: Mapping[str, str]) -> MemberReport:
+def _check_member(document: Document, member: CertifiedMember, given: str, images: Mapping[str, str]) -> MemberReport:
+    state_dir = given or member.directory
     for _ in range(PROOF_TRIES):
         report = MemberReport(member.name)
         try:
             directory = journal_directory(state_dir)
             report.journal = str(directory)
-            _Member(document, member, directory, images, report).check()
+            _Member(document, member, directory, bool(given), images, report).check()
         except RecycledError:
             continue
         except NotFoundError as error:
@@ -61,12 +62,13 @@ def _check_member(document: Document, member: CertifiedMember, state_dir: str, i
 
 
 class _Member:
-    """One controller, while it is checked."""
+    """One controller, while it is checked. `given`: its journal was named by hand, so the certificate's paths may be those of another machine."""
 
     def __init__(
-        self, document: Document, member: CertifiedMember, directory: Path, images: Mapping[str, str], report: MemberReport
+        self, document: Document, member: CertifiedMember, directory: Path, given: bool, images: Mapping[str, str], report: MemberReport
     ) -> None:
         self.document = document
+        self.given = given
         self.member = member
         self.images = images
         self.report = report
@@ -76,18 +78,24 @@ class _Member:
 
     def check(self) -> None:
         if self.walk.controller != self.member.identity:
-            self._contradict(f"{self.report.journal}: the journal of another controller than the certificate's")
+            self._another_journal(f"{self.report.journal}: the journal of another controller than the certificate's")
             return
         self._follow()
         self._check_end()
         if self._find_record():
             self._check_record()
-            self._check_votes()
             self._check_volumes()
+            self._check_votes()  # last: the journal was read on meanwhile
 
     def _contradict(self, text: str) -> None:
         self.report.contradictions.append(text)
         self.report.record = CONTRADICTED
+
+    def _another_journal(self, text: str) -> None:
+        if self.given:
+            self._contradict(text)
+        else:  # that of this machine: the certificate may speak of another's
+            self.report.unchecked.append(f"{text}; if it is of another machine, say with --state-dir where it is here")
 
     # ------------------------------------------------------------------------------------------------------- the journal
 
@@ -178,7 +186,7 @@ class _Member:
     # ------------------------------------------------------------------------------------------------------ the volumes
 
     def _check_volumes(self) -> None:
-        checks = [VolumeCheck(self.story.volumes[volume.id], self.images.get(volume.name, "")) for volume in self.member.volumes]
+        checks = [VolumeCheck(self.story.volumes[each.id], self.images.get(each.name, ""), not self.given) for each in self.member.volumes]
         self.report.volumes = [each.row for each in checks]
         try:
             check_all(checks, self.walk, self._follow, self._primary_doubt())
@@ -187,11 +195,13 @@ class _Member:
                 each.close()
         for each in checks:
             if each.wrong:
-                self._contradict(each.wrong)
+                self.report.contradictions.append(each.wrong)
 
     def _primary_doubt(self) -> str:
         """Why primaries may hold what the journal does not have, or lack what it has; "" if they can't."""
+        if self.given:
+            return "where the primary of a journal given with --state-dir is, nothing says"
         boot, closed = self._boot()
         if closed or (boot and boot == past.boot_id()):
             return ""
-        return "the machine was started since the daemon ran, so the primary says nothing; start the daemon, or give this machine's journal"
+        return "the machine was started since the daemon ran, so the primary says nothing; start the daemon"

@@ -21,16 +21,16 @@ _CHANGED_SINCE = "changed since the cut, and the journal has nothing older of it
 
 
 class VolumeCheck:
-    """One volume. `given` is another place of its secondary, "" for the certificate's. `wrong` is the first contradiction."""
+    """One volume. `given` is a place of its secondary, "" for the certificate's, if that `counts`. `wrong` is the first contradiction."""
 
-    def __init__(self, story: VolumeStory, given: str) -> None:
+    def __init__(self, story: VolumeStory, given: str, counts: bool) -> None:
         volume = story.volume
         self.story = story
-        self.row = VolumeReport(volume.name, volume.size, given or volume.secondary)
+        self.row = VolumeReport(volume.name, volume.size, given or (volume.secondary if counts else ""))
         self.wrong = ""
         self.contents: Contents | None = None
         self._images: list[Image] = []
-        self._copy = bool(given) and not _same_file(given, volume.secondary)
+        self._copy = bool(given) and not (counts and _same_file(given, volume.secondary))
 
     @property
     def stands(self) -> bool:
@@ -42,6 +42,9 @@ class VolumeCheck:
         self.row.stands = self.story.standing not in {GONE, ""}
         if not self.stands:
             self.give_up(self.story.why or "the cut does not have it")
+            return
+        if not self.row.secondary:
+            self.give_up("nothing says where the secondary is here; do it with --image")
             return
         image = self._open(self.row.secondary, "secondary")
         if image is not None and image.size != self.row.size:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.proof import past
+from duplexd.proof import document, past
+from duplexd.proof.check import check
 from duplexd.proof.report import CONFIRMED, CONTRADICTED, DROPPED, FOUND, REFUTED, UNCHECKED
-from tests.unit.proof.world import BLOCK, CUT, SIZE, World, fill, flip, only, poke, verify
+from tests.unit.proof.world import BLOCK, CUT, SIZE, World, certificate, fill, flip, only, poke, save, verify
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,7 +61,7 @@ def test_without_later_changes_every_byte_is_checked(tmp_path: Path) -> None:
 def test_a_byte_that_changed_on_the_secondary_is_found(tmp_path: Path, world: World, place: int) -> None:
     flip(world.secondary, place)
     report = verify(tmp_path, world)
-    assert (report.outcome, report.is_void) == (REFUTED, False)
+    assert (report.outcome, report.is_void, only(report).record) == (REFUTED, False, FOUND)
     assert f"{world.secondary}: byte {place} " in only(report).contradictions[0]
 
 
@@ -117,6 +118,20 @@ def test_a_journal_that_ends_before_the_cut(tmp_path: Path) -> None:
     assert "ends at record 1, before the cut (2)" in only(verify(tmp_path, world)).contradictions[0]
 
 
+def test_a_torn_tail_from_before_the_machine_was_started_is_no_damage(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.mark({"m": "open", "boot": "another", "version": 1})
+    world.cut()
+    torn = world.ring.live[0].end
+    world.write(0, fill(1))
+    world.write(0, fill(2))
+    flip(tmp_path / world.ring.live[0].file.path, torn + 200)
+    assert verify(tmp_path, world).outcome == CONFIRMED
+    world.writer.synced = world.writer.sequence
+    world.write(0, fill(3))
+    assert "missing or damaged" in only(verify(tmp_path, world)).contradictions[0], "a later record says that it was durable"
+
+
 def test_a_segment_that_is_missing_in_between(tmp_path: Path, world: World) -> None:
     for number in range(40):
         world.write(number * BLOCK, fill(number))
@@ -155,10 +170,29 @@ def test_a_cut_in_the_middle_of_many_segments(tmp_path: Path) -> None:
 def test_the_journal_of_another_controller(tmp_path: Path, world: World) -> None:
     other = World(tmp_path, "beta")
     other.cut()
-    member = world.member()
-    member["journal"] |= {"directory": str(other.state_dir)}
-    report = verify(tmp_path, world, controllers=[member])
+    good = document.read(save(tmp_path, certificate(world.member())))
+    report = check(good, {"alpha": str(other.state_dir)}, {})
     assert (report.outcome, "journal of another controller" in only(report).contradictions[0]) == (REFUTED, True)
+    member = world.member()
+    member["journal"] |= {"directory": str(other.state_dir)}  # as of two machines on which they have the same path
+    report = verify(tmp_path, world, controllers=[member])
+    assert (report.outcome, "say with --state-dir" in only(report).unchecked[0]) == (UNCHECKED, True)
+
+
+def test_with_a_journal_from_elsewhere_the_paths_of_this_machine_say_nothing(tmp_path: Path, world: World) -> None:
+    good, moved, backup = document.read(save(tmp_path, certificate(world.member()))), tmp_path / "moved", tmp_path / "backup.img"
+    shutil.move(world.state_dir, moved)
+    shutil.copyfile(world.secondary, backup)
+    for leg in (world.primary, world.secondary):
+        poke(leg, 0, fill(77, SIZE))  # another controller's
+    report = check(good, {"alpha": str(moved)}, {})
+    row = only(report).volumes[0]
+    assert (report.outcome, row.checked_bytes, "--image" in row.unchecked[0]) == (CONFIRMED, 0, True)
+    images = {("alpha", "data"): str(backup)}
+    report = check(good, {"alpha": str(moved)}, images)
+    assert (report.outcome, only(report).volumes[0].checked_bytes) == (CONFIRMED, 4 * BLOCK)
+    flip(backup, 0)
+    assert check(good, {"alpha": str(moved)}, images).outcome == REFUTED
 
 
 @pytest.mark.parametrize("field", ["crc", "chain"])
