@@ -118,11 +118,12 @@ class Http:
                     yield line
 
     async def warm(self, count: int) -> None:
-        """Have `count` connections open and unused."""
-        missing = count - len(self._idle)
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._connect()) for _ in range(missing)]
-        self._idle += [task.result() for task in tasks]
+        """Have `count` connections open and unused. Raises UnreachableError and others."""
+        made = await asyncio.gather(*(self._connect() for _ in range(count - len(self._idle))), return_exceptions=True)
+        self._idle += [each for each in made if isinstance(each, Connection)]
+        for each in made:
+            if isinstance(each, BaseException):
+                raise each
 
     def close(self) -> None:
         """Close the connections that are not in use."""
