@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from duplexd.client.coordinator import need
-from duplexd.errors import ConfigurationError, DuplexdError, TimedOutError, WrongStateError
+from duplexd.errors import ConfigurationError, DuplexdError, NotFoundError, TimedOutError, WrongStateError
 from duplexd.limits import CLIENT_ANSWER_SECONDS_MAX, GROUP_PROTOCOL
 
 if TYPE_CHECKING:
@@ -45,7 +45,9 @@ def raise_all(errors: Mapping[str, DuplexdError]) -> None:
 
 async def ask_status(group: Group, links: Mapping[str, Http]) -> dict[str, Json]:
     """The status of the group's volumes on every member. Raises if one does not answer or does not know one of them."""
-    statuses, errors = await gather({name: _status(link, group.members[name]) for name, link in links.items()})
+    statuses, errors = await try_status(links, group.members)
+    if any(isinstance(error, NotFoundError) for error in errors.values()):  # perhaps because it is another controller
+        check_members((await try_status(links, dict.fromkeys(links, ())))[0])
     raise_all(errors)
     return statuses
 
@@ -85,7 +87,12 @@ async def measure(links: Mapping[str, Http], hold_max_s: float) -> None:
 
 
 def check_members(statuses: Mapping[str, Json]) -> None:
-    """Are they different controllers, each the one that the groups file means, all of one protocol? Raises ConfigurationError, WrongStateError."""
+    """Are they different controllers, each the one that the groups file means, all of one protocol? Raises ConfigurationError, WrongStateError.
+
+    One alone may be of any version and name.
+    """
+    if len(statuses) < 2:
+        return
     seen: dict[str, str] = {}
     for name, status in statuses.items():
         real = status["controller"]["name"]

@@ -1,0 +1,259 @@
+"""duplexctl on groups of three real daemons: each command once, and each error."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.cluster import Cluster, spread
+from tests.support.daemon import ROOT, environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+MAIN = [sys.executable, "-c", "from duplexd.ctl.cli import main; main()"]
+SECONDS = 60.0
+
+
+class Ctl:
+    """duplexctl with the groups file of a cluster."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.groups = cluster.write_groups({"db": cluster.members, "one": cluster.members[:1]})
+
+    def command(self, *arguments: str) -> list[str]:
+        return [*MAIN, "--groups", str(self.groups), *arguments]
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command(*arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+            cwd=ROOT,
+            process_group=0,
+        )
+
+    def __call__(self, *arguments: str, code: int = 0) -> str:
+        """Its output, or its complaint if another exit code than 0 is expected."""
+        done = subprocess.run(
+            self.command(*arguments), capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=SECONDS, check=False
+        )
+        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done.stdout if code == 0 else done.stderr
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self(*arguments, "--json"))
+
+    @property
+    def leases(self) -> int:
+        return sum(len(self.cluster.ask(name, "GET", "/v1/status")["leases"]) for name in self.cluster.daemons)
+
+    def bring_back(self) -> None:
+        """All daemons run, all pairs are DUPLEX."""
+        for name, daemon in self.cluster.daemons.items():
+            if not daemon.running:
+                daemon.start()
+            self.cluster.resync(name)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster(tmp_path_factory.mktemp("cluster"), spread(6)) as started:
+        yield started
+
+
+@pytest.fixture
+def ctl(cluster: Cluster) -> Ctl:
+    found = Ctl(cluster)
+    found.bring_back()
+    return found
+
+
+def wait_for(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_backup_from_end_to_end(ctl: Ctl) -> None:
+    assert "group db: DUPLEX: alpha:a00 alpha:a03 beta:b01" in ctl("status", "db")
+    text = ctl("suspend", "db", "--tag", "nightly")
+    assert text.startswith("suspended db: consistent, cut ")
+    assert "\n  alpha at " in text
+    assert "; within the limit of 2 s" in text
+    assert ctl("suspend", "db").startswith("already suspended db: consistent")
+    status = ctl.json("status", "db")
+    (group,) = status["groups"]
+    assert (group["state"], group["verdict"]) == ("SUSPENDED", "consistent")
+    assert f"group db: SUSPENDED: consistent, cut {group['cut']}: " in ctl("status")
+    assert ctl.json("verify", "db")["equal"]
+    assert "beta:b01: DUPLEX, " in ctl("resync", "db", "--wait")
+    history = ctl("cuts", "db")
+    assert f"{group['cut']}  consistent  db     nightly" in history
+    assert ctl("settle", "db") == "db: no cut is undecided\n"
+
+
+def test_suspend_says_everything_as_json_and_writes_a_certificate(ctl: Ctl, tmp_path: Path) -> None:
+    result = ctl.json("suspend", "db", "--certificate", str(tmp_path / "cut.json"), "--hold-max", "5")
+    assert (result["verdict"], set(result["controllers"]), result["hold"]["hold_max_s"]) == ("consistent", {"alpha", "beta", "gamma"}, 5.0)
+    assert result["volumes"] == ["alpha:a00", "alpha:a03", "beta:b01", "beta:b04", "gamma:g02", "gamma:g05"]
+    assert set(result["phases"]) == {"closing", "held", "cutting", "opening", "settling"}
+    certificate = json.loads((tmp_path / "cut.json").read_text())
+    assert certificate["certificate"]["cut"] == result["cut"]
+    assert ctl.cluster.cut_states(result["cut"]) == dict.fromkeys(ctl.cluster.daemons, "consistent")
+
+
+def test_a_group_of_one_controller_needs_no_hold(ctl: Ctl, tmp_path: Path) -> None:
+    result = ctl.json("suspend", "one", "--certificate", str(tmp_path / "cut.json"))
+    assert (result["verdict"], list(result["controllers"]), result["phases"]) == ("consistent", ["alpha"], {})
+    assert (tmp_path / "cut.json").exists()
+    result = ctl.json("suspend", "beta:here")
+    assert (result["verdict"], result["volumes"]) == ("consistent", ["beta:b01", "beta:b04"])
+
+
+def test_volumes_named_on_the_command_line_are_cut_together(ctl: Ctl) -> None:
+    result = ctl.json("suspend", "alpha:a00", "gamma:here")
+    assert (result["verdict"], result["volumes"]) == ("consistent", ["alpha:a00", "gamma:g02", "gamma:g05"])
+    assert "group db: MIXED:" in ctl("status", "db")
+    assert "alpha:a00 is SUSPENDED (by command)" in ctl("suspend", "db", code=5)
+
+
+def test_a_command_runs_while_all_is_held(ctl: Ctl) -> None:
+    status = f"{sys.executable} -m duplexd.ctl.cli --groups {ctl.groups} status --json"
+    out = ctl("quiesce", "db", "--", "sh", "-c", f"echo $DUPLEXD_LEASE; {status}")
+    lease, text = out.splitlines()
+    held = json.loads(text)["controllers"]
+    assert {each["cut"] for status in held.values() for each in status["leases"]} == {lease}
+    assert all(volume["held"] for status in held.values() for volume in status["volumes"])
+    assert ctl.leases == 0
+    ctl("quiesce", "db", "--", "sh", "-c", "exit 3", code=3)
+    ctl("quiesce", "db", "--", "no-such-command", code=127)
+
+
+def test_a_hold_that_ends_before_its_command_is_9(ctl: Ctl) -> None:
+    assert "the hold of db was lost" in ctl("quiesce", "db", "--hold", "0.3", "--", "sleep", "1", code=9)
+
+
+def test_in_the_foreground_an_interrupt_or_a_release_ends_the_hold(ctl: Ctl) -> None:
+    with ctl.start("quiesce", "db", "--hold", "10") as owner:
+        assert owner.stdout is not None
+        assert "held for" in owner.stdout.readline()
+        assert ctl.leases == 3
+        owner.send_signal(signal.SIGINT)
+        assert "released" in owner.communicate(timeout=20)[0]
+        assert owner.returncode == 0
+    assert ctl.leases == 0
+    with ctl.start("quiesce", "db", "--hold", "10") as owner:
+        assert owner.stdout is not None
+        lease = owner.stdout.readline().split()[1].rstrip(":")
+        assert ctl("release", "db") == f"lease {lease}: released\n"
+        owner.communicate(timeout=20)
+        assert owner.returncode == 9
+
+
+def test_an_owner_killed_with_minus_9_leaves_no_gate_closed(ctl: Ctl) -> None:
+    with ctl.start("quiesce", "db", "--hold", "10") as owner:
+        assert owner.stdout is not None
+        assert "held for" in owner.stdout.readline()
+        owner.kill()
+    wait_for(lambda: ctl.leases == 0)
+    assert ctl("suspend", "db").startswith("suspended db: consistent")
+
+
+def test_another_suspend_under_way_is_refused(ctl: Ctl) -> None:
+    with ctl.start("quiesce", "db", "--hold", "10") as owner:
+        assert owner.stdout is not None
+        owner.stdout.readline()
+        assert "another suspend of these volumes is under way" in ctl("suspend", "db", code=5)
+        owner.send_signal(signal.SIGTERM)
+        owner.communicate(timeout=20)
+
+
+def test_a_controller_that_is_down(ctl: Ctl) -> None:
+    ctl.cluster["beta"].kill()
+    assert "beta: no daemon answers at" in ctl("suspend", "db", code=7)
+    done = subprocess.run(ctl.command("status"), capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=SECONDS, check=False)
+    assert done.returncode == 7
+    assert "controller beta: NOT REACHABLE" in done.stdout
+    assert "group db: UNKNOWN:" in done.stdout
+
+
+def test_a_member_stopped_in_mid_suspend_is_void_or_undecided_and_told_later(ctl: Ctl) -> None:
+    beta = ctl.cluster["beta"]
+    os.kill(beta.pid, signal.SIGSTOP)
+    try:
+        error = ctl("--timeout", "2", "suspend", "db", code=8)
+        assert "no write waits any more" in error
+    finally:
+        os.kill(beta.pid, signal.SIGCONT)
+    assert ctl("suspend", "db").startswith("suspended db: consistent")
+
+
+def test_what_is_not_there(ctl: Ctl) -> None:
+    assert "no group 'dbs' in the groups file; did you mean 'db'?" in ctl("suspend", "dbs", code=3)
+    assert "no controller 'alfa'" in ctl("suspend", "alfa:a00", code=3)
+    assert "alpha: 'zzz': no such volume or group" in ctl("suspend", "alpha:zzz", "beta:b01", code=3)
+    assert "no cut that any controller" in ctl("release", "0" * 16, code=3)
+
+
+def test_wrong_use(ctl: Ctl) -> None:
+    assert "--lease is for targets of one controller" in ctl("suspend", "db", "--lease", "x", code=2)
+    ctl.groups.write_text(ctl.groups.read_text() + "hold_mix = 1\n")
+    assert "groups.one.hold_mix: unknown key; did you mean 'hold_max'?" in ctl("suspend", "db", code=6)
+    ctl.groups.write_text("[")
+    assert "not TOML" in ctl("status", code=6)
+    ctl.groups.unlink()
+    assert "cannot be read" in ctl("status", code=6)
+
+
+def test_sockets_that_lead_to_one_controller_or_to_another(ctl: Ctl, tmp_path: Path) -> None:
+    sockets = ctl.cluster.sockets()
+    swapped = sockets | {"alpha": sockets["beta"], "beta": sockets["alpha"]}
+    ctl.groups = ctl.cluster.write_groups({"db": [ctl.cluster.members[0], ctl.cluster.members[-1]]}, sockets=swapped)
+    assert "calls itself 'beta'" in ctl("suspend", "db", code=6)
+    assert "calls itself 'beta'" in ctl("suspend", "alpha:here", "gamma:here", code=6)
+    ctl.groups.write_text(
+        f'[controllers.a]\nsocket = "{sockets["alpha"]}"\n[controllers.b]\nsocket = "{sockets["alpha"].parent}/./ctl.sock"\n'
+    )
+    link = tmp_path / "link.sock"
+    link.symlink_to(sockets["alpha"])
+    ctl.groups.write_text(f'[controllers.a]\nsocket = "{sockets["alpha"]}"\n[controllers.b]\nsocket = "{link}"\n')
+    assert "are the same controller, 'alpha'" in ctl("suspend", "a:a00", "b:a03", code=6)
+
+
+def test_a_socket_on_the_command_line_means_that_daemon(ctl: Ctl) -> None:
+    socket = str(ctl.cluster.sockets()["alpha"])
+    assert json.loads(ctl("--socket", socket, "status", "--json"))["controller"]["name"] == "alpha"
+    assert ctl("--socket", socket, "suspend", "here").startswith("suspended a00 a03: consistent")
+    assert "  consistent  " in ctl("--socket", socket, "cuts")
+    assert "name a group of the groups file" in ctl("--socket", socket, "settle", "here", code=2)
+
+
+def test_a_groups_file_of_the_environment_does_not_hide_the_daemon(ctl: Ctl) -> None:
+    sockets = ctl.cluster.sockets()
+    env = environment() | {"DUPLEXD_GROUPS": str(ctl.groups), "DUPLEXD_SOCKET": str(sockets["gamma"])}
+
+    def run(*arguments: str) -> dict[str, Any]:
+        done = subprocess.run([*MAIN, *arguments, "--json"], capture_output=True, text=True, env=env, cwd=ROOT, timeout=SECONDS, check=True)
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    assert run("status")["controller"]["name"] == "gamma"
+    assert run("status", "here")["controller"]["name"] == "gamma"
+    assert set(run("status", "db")["controllers"]) == {"alpha", "beta", "gamma"}
+    assert set(run("status", "alpha:here")["controllers"]) == {"alpha"}
+    done = subprocess.run([*MAIN, "status", "db", "here"], capture_output=True, text=True, env=env, cwd=ROOT, timeout=SECONDS, check=False)
+    assert (done.returncode, "name volumes there as controller:volume" in done.stderr) == (2, True)
