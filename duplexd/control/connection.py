@@ -12,7 +12,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from duplexd.control.access import Access, Peer
 from duplexd.control.problems import problem
-from duplexd.limits import CONTROL_CONNECTIONS_MAX, CONTROL_REQUEST_SECONDS_MAX
+from duplexd.limits import CONTROL_CONNECTIONS_MAX, CONTROL_HEADER_BYTES_MAX, CONTROL_REQUEST_SECONDS_MAX
 
 if TYPE_CHECKING:
     import asyncio
@@ -50,6 +50,17 @@ def peer_of(transport: asyncio.BaseTransport, access: Access) -> Peer:
     return access.local(uid, gid, pid)
 
 
+class AnswersInOnePiece(h11.Connection):
+    """The head of an answer goes out together with what follows it: one write, and the client is woken once. Gates are closed meanwhile."""
+
+    _head = b""
+
+    def send(self, event: Any) -> Any:
+        output = self._head + (super().send(event) or b"")
+        self._head = output if type(event) is h11.Response else b""
+        return b"" if self._head else output
+
+
 class ControlProtocol(H11Protocol):
     """uvicorn's h11 protocol plus: a limit on connections, a time limit on requests, and no bytes after a stream has begun.
 
@@ -61,6 +72,7 @@ class ControlProtocol(H11Protocol):
 
     def __init__(self, config: uvicorn.Config, state: ServerState, loop: asyncio.AbstractEventLoop, access: Access) -> None:
         super().__init__(config, state, {}, loop)
+        self.conn = AnswersInOnePiece(h11.SERVER, CONTROL_HEADER_BYTES_MAX)
         self._access = access
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
