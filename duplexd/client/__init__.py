@@ -1,7 +1,8 @@
 """Commands groups of volumes that are spread over several controllers: the coordinator, as a library.
 
-async with Client.open("/etc/duplexd/groups.toml") as client:
-result = await client.suspend("db", tag="nightly")
+Example:
+    async with Client.open("/etc/duplexd/groups.toml") as client:
+        result = await client.suspend("db", tag="nightly")
 """
 
 from __future__ import annotations
