@@ -211,17 +211,26 @@ class Canary:
 
     async def _read(self, volume: Volume, sighting: Sighting) -> bytes:
         """What the volume's secondary holds where the canary writes."""
-        control = self.members[volume.member].control
         pieces = []
-        for offset in range(0, end := sighting.epoch.placement.volume_bytes, _READ_BYTES_MAX):
-            path = (
-                f"/v1/cuts/{sighting.cut}/volumes/{quote(volume.name, safe='')}?offset={offset}&length={min(_READ_BYTES_MAX, end - offset)}"
-            )
-            try:
-                pieces.append(await control.call_bytes("GET", path, timeout_s=ANSWER_SECONDS_MAX))
-            except DuplexdError as error:
-                raise NotGradedError(f"the secondary of {volume.title} cannot be read: {error}") from None
+        try:
+            for offset in range(0, end := sighting.epoch.placement.volume_bytes, _READ_BYTES_MAX):
+                pieces.append(await self._piece(volume, sighting.cut, offset, min(_READ_BYTES_MAX, end - offset)))
+        except DuplexdError as error:
+            raise NotGradedError(f"the secondary of {volume.title} cannot be read: {error}") from None
         return b"".join(pieces)
+
+    async def _piece(self, volume: Volume, cut: str, offset: int, length: int) -> bytes:
+        control = self.members[volume.member].control
+        path = f"/v1/cuts/{cut}/volumes/{quote(volume.name, safe='')}?offset={offset}&length={length}"
+        deadline = asyncio.get_running_loop().time() + DECIDED_SECONDS_MAX
+        while True:
+            try:
+                return await control.call_bytes("GET", path, timeout_s=ANSWER_SECONDS_MAX)
+            except WrongStateError:  # it has moved on, or is just being made durable
+                answer = await control.call("GET", f"/v1/cuts/{cut}", timeout_s=ANSWER_SECONDS_MAX)
+                if volume.name not in answer["volumes"] or asyncio.get_running_loop().time() > deadline:
+                    raise
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def _tell(self, member: Member, cut: str, grade: Json) -> None:
         """Give a controller the grade; a bad one until it has it."""

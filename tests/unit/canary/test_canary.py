@@ -165,9 +165,22 @@ async def test_cut_without_one_of_the_volumes_gets_no_grade(world: World) -> Non
 
 async def test_secondary_that_moves_on_before_it_is_read_gives_no_grade(world: World) -> None:
     await world.start()
+    for controller in world.controllers:
+        controller.unsettled.add(f"{1:016x}")
     world.cut()
+    await asyncio.sleep(0.2)
+    assert not [report for report in world.reports if "cut" in report]
     world.controllers[0].stands_at.clear()
-    assert "cannot be read" in (await world.report("not_graded"))["detail"]
+    assert "the secondary of c0:canary cannot be read" in (await world.report("not_graded"))["detail"]
+
+
+async def test_secondary_that_is_not_durable_yet_is_waited_for(world: World) -> None:
+    await world.start()
+    world.controllers[1].unsettled.add(f"{1:016x}")
+    world.cut()
+    await asyncio.sleep(0.2)
+    world.controllers[1].unsettled.clear()
+    assert all(grade["consistent"] for grade in await world.grades())
 
 
 async def test_lost_connection_begins_anew_and_claims_nothing(world: World) -> None:

@@ -48,6 +48,7 @@ class FakeController:
         self.cuts: dict[str, Json] = {}
         self.images: dict[tuple[str, str], bytes] = {}  # by cut and volume: what its secondary holds
         self.stands_at: dict[str, str] = {}  # volume: cut
+        self.unsettled: set[str] = set()  # cuts that cannot be read yet
         self.grades: dict[str, Json] = {}
         self.down = False
         self._stopped = False
@@ -110,13 +111,14 @@ class FakeController:
         if match[2]:
             assert body is not None
             self.grades[match[1]] = body
-        return self.cuts[match[1]]
+        cut = self.cuts[match[1]]
+        return {**cut, "volumes": [name for name in cut["volumes"] if self.stands_at.get(name) == match[1]]}
 
     async def call_bytes(self, method: str, path: str, timeout_s: float | None = None) -> bytes:
         self._check_up()
         match = re.fullmatch(r"/v1/cuts/(\w+)/volumes/(\w+)\?offset=(\d+)&length=(\d+)", path)
         assert match, path
-        if self.stands_at.get(match[2]) != match[1]:
+        if self.stands_at.get(match[2]) != match[1] or match[1] in self.unsettled:
             raise WrongStateError(f"{self.name}: {match[2]} does not stand at {match[1]}")
         return self.images[match[1], match[2]][int(match[3]) : int(match[3]) + int(match[4])]
 
