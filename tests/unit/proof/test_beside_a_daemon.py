@@ -165,3 +165,17 @@ def test_an_image_is_compared_in_pieces(tmp_path: Path, monkeypatch: pytest.Monk
     assert largest == [3 * BLOCK]
     flip(world.secondary, SIZE - 1)
     assert verify(tmp_path, world).outcome == REFUTED
+
+
+def test_a_sparse_terabyte_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tebibyte = 1 << 40
+    monkeypatch.setattr("tests.unit.proof.world.SIZE", tebibyte)
+    world = World(tmp_path)
+    world.attach()
+    world.write(tebibyte - BLOCK, fill(1))
+    world.cut()
+    world.write(tebibyte // 2, fill(2))
+    report = verify(tmp_path, world)
+    assert (report.complete, only(report).volumes[0].checked_bytes) == (True, tebibyte)
+    poke(world.secondary, 3 * (tebibyte // 4), b"\1")
+    assert f"byte {3 * (tebibyte // 4)} " in only(verify(tmp_path, world)).contradictions[0]

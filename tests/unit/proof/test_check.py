@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from duplexd.journal.format import SEGMENT_HEADER_BYTES, crc32c, pack_record, unpack_record
 from duplexd.proof import document, past
 from duplexd.proof.check import check
 from duplexd.proof.report import CONFIRMED, CONTRADICTED, DROPPED, FOUND, REFUTED, UNCHECKED
@@ -103,6 +104,24 @@ def test_a_byte_that_changed_in_the_journal_is_found_before_and_after_the_cut(tm
     report = verify(tmp_path, world)
     assert (report.outcome, only(report).record) == (REFUTED, CONTRADICTED)
     assert "missing or damaged" in only(report).contradictions[0]
+
+
+def test_a_record_that_was_put_in_the_place_of_another_breaks_the_chain(tmp_path: Path, world: World) -> None:
+    path = tmp_path / world.ring.live[0].file.path
+    data = path.read_bytes()
+    first = unpack_record(data, SEGMENT_HEADER_BYTES)
+    assert first is not None
+    old = unpack_record(data, first.end)
+    assert old is not None
+    payload = fill(8)
+    header, _ = pack_record(
+        old.chain, crc32c(payload), old.sequence, old.synced, old.offset, old.length, old.time_us, old.volume, len(payload), old.kind, old.flags,
+        old.journal,
+    )  # fmt: skip
+    poke(path, old.start, header + payload)
+    for leg in (world.primary, world.secondary):
+        poke(leg, old.offset, payload)  # all else would agree
+    assert "missing or damaged" in only(verify(tmp_path, world)).contradictions[0]
 
 
 def test_a_lost_end_that_was_known_to_be_durable_is_found(tmp_path: Path, world: World) -> None:
@@ -344,9 +363,12 @@ def test_images_that_are_not_here(tmp_path: Path, world: World) -> None:
     assert "the secondary can't be read" in only(report).volumes[0].unchecked[0]
 
 
-def test_a_primary_that_is_the_secondary_proves_nothing(tmp_path: Path, world: World) -> None:
+def test_a_primary_that_is_the_secondary_proves_nothing(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.cut()
+    assert only(verify(tmp_path, world)).volumes[0].by_primary_bytes == SIZE
     row = only(verify(tmp_path, world, images={("alpha", "data"): str(world.primary)})).volumes[0]
-    assert row.by_primary_bytes == 0
+    assert (row.checked_bytes, "the same image" in row.unchecked[0]) == (0, True)
 
 
 def test_after_a_power_cut_only_the_journal_speaks(tmp_path: Path, world: World) -> None:
