@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from duplexd.units import GIB, KIB, MIB
-from tests.bench.groups import LARGE_VOLUMES, measure_cuts, measure_large
+from tests.bench.controllers import SHAPES, measure_pause
 from tests.bench.loads import LOADS, Load, fill
-from tests.bench.report import Results, describe_cut, summarize, table
+from tests.bench.memory import LARGE_VOLUMES, measure_large
+from tests.bench.report import Results, describe_pause, summarize, table
 from tests.bench.servers import SERVERS, Server, peak_rss_bytes
 
 if TYPE_CHECKING:
@@ -98,12 +99,15 @@ def _last(servers: dict[str, list[Any]]) -> str:
 
 
 def _measure_groups(directory: Path, quick: bool) -> dict[str, Any]:
-    cuts = [measure_cuts(directory / f"cuts-{volumes}", volumes, 3 if quick else 15) for volumes in (16, 1000)]
-    for figures in cuts:
-        print(describe_cut(figures), flush=True)
+    pauses = []
+    for shape in SHAPES:
+        place = directory / f"pause-{shape.controllers}-{shape.volumes}"
+        pauses.append(measure_pause(place, shape._replace(suspends=2) if quick else shape))
+        print(*describe_pause(pauses[-1]), sep="\n", flush=True)
+        shutil.rmtree(place)
     large = measure_large(directory / "large")
     print(f"peak RSS with {LARGE_VOLUMES} volumes of 1 TiB: {large / MIB:.0f} MiB", flush=True)
-    return {"cuts": cuts, "peak_rss_bytes_64_volumes_of_1_tib": large}
+    return {"pauses": pauses, "peak_rss_bytes_64_volumes_of_1_tib": large}
 
 
 def _machine() -> dict[str, Any]:

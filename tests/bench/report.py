@@ -50,12 +50,23 @@ def table(loads: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]
     ]
 
 
-def describe_cut(figures: Mapping[str, Any]) -> str:
-    """A line for one group size."""
-    ours, daemon, command = figures["client_pause_ms"], figures["daemon_pause_ms"], figures["command_ms"]
-    usual = figures["longest_write_without_cut_ms"]
-    return (
-        f"group cut, {figures['volumes']} volumes, {figures['cuts']} times (median / max, ms): write pause {ours['median']:.1f} / {ours['max']:.1f} "
-        f"by the client, {daemon['median']:.1f} / {daemon['max']:.1f} by the daemon; longest write without a cut {usual['median']:.1f} / "
-        f"{usual['max']:.1f}; command {command['median']:.0f} / {command['max']:.0f}; peak RSS {figures['peak_rss_bytes'] / MIB:.0f} MiB"
+def describe_pause(pause: Mapping[str, Any]) -> list[str]:
+    """Lines for one number and size of controllers."""
+    wait, usual = _three(pause["suspend_wait_ms"]), _three(pause["suspend_usual_wait_ms"])
+    first = (
+        f"{pause['controllers']} x {pause['volumes']} volumes suspended {pause['suspends']} times, ms (p50 / p99 / max): write pause "
+        f"{_three(pause['suspend_pause_ms'])} by the daemons; longest write {wait} by the clients, {usual} without a suspend; "
+        f"command {_three(pause['suspend_command_ms'], 0)}; peak RSS {pause['peak_rss_bytes'] / MIB:.0f} MiB"
     )
+    if "plain_pause_ms" not in pause:
+        return [first]
+    added = [pause[f"suspend_{name}_ms"]["p50"] - pause[f"plain_{name}_ms"]["p50"] for name in ("pause", "wait")]
+    second = (
+        f"    by the controller's own command: write pause {_three(pause['plain_pause_ms'])}; longest write {_three(pause['plain_wait_ms'])}; "
+        f"the coordinator adds (p50) {added[0]:+.2f}, {added[1]:+.2f}"
+    )
+    return [first, second]
+
+
+def _three(figures: Mapping[str, float], digits: int = 2) -> str:
+    return " / ".join(f"{figures[name]:.{digits}f}" for name in ("p50", "p99", "max"))
