@@ -232,7 +232,7 @@ class Client:
     async def _suspend_alone(self, group: Group, tag: str) -> Suspended:
         """One journal orders everything: no hold is needed."""
         ((name, link),) = self._links_of(group).items()
-        answer = await link.call("POST", "/v1/suspend", {"targets": list(group.members[name]), "tag": tag, "certificate": True})
+        answer = await link.call_patiently("POST", "/v1/suspend", {"targets": list(group.members[name]), "tag": tag, "certificate": True})
         verdict = need(answer, name, "verdict")
         return Suspended(
             verdict=verdict,

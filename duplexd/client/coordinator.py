@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -68,13 +69,13 @@ class Drive:
         self._changed = asyncio.Event()
         self._bug: BaseException | None = None
         self._phase = ""
-        self._since = self._began = self._loop.time()
+        self._since = self._began = monotonic()
 
     # ---------------------------------------------------------------------------------------------------------- what is wanted
 
     async def close(self) -> None:
         """Close all gates. Afterwards they are held, or nothing is and the error is raised."""
-        self._began = self._loop.time()
+        self._began = monotonic()
         self._expire_in(self.hold_max_s)
         self._send(self.round.close())
         await self._until(HELD, DONE)
@@ -109,18 +110,18 @@ class Drive:
 
     async def finish(self, seconds: float) -> None:
         """Ask members that did not answer again, for so long."""
-        deadline = self._loop.time() + seconds
-        while self.round.untold and self._loop.time() < deadline:
+        deadline = monotonic() + seconds
+        while self.round.untold and monotonic() < deadline:
             await asyncio.sleep(SETTLE_PAUSE_S)
             await self.settle()
 
     async def renew(self, seconds: float) -> None:
         """Let the hold last `seconds` from now. Raises LeaseLostError if a member does not grant that: the hold is over then."""
-        now = self._loop.time()
+        now = monotonic()
         if seconds <= 0 or now + seconds > self._began + HOLD_SECONDS_MAX:
             raise UsageError(f"a hold lasts at most {HOLD_SECONDS_MAX:g} s in all: clients give up on writes that wait longer")
         try:
-            async with asyncio.timeout_at(self.deadline):
+            async with asyncio.timeout(self.deadline - now):
                 leases = await asyncio.gather(*(self._renew(member, seconds) for member in self._links))
         except (DuplexdError, TimeoutError) as error:
             self._lose(LeaseLostError(f"the hold could not be renewed: {str(error) or 'no answer before it ended'}"))
@@ -128,7 +129,7 @@ class Drive:
         if self.round.phase != HELD:
             raise self.lost
         self._leases = dict(zip(self._links, leases, strict=True))
-        self._expire_in(now + seconds - self._loop.time())
+        self._expire_in(now + seconds - monotonic())
 
     async def end(self) -> None:
         """Close every stream, and with it what is still held there. Afterwards nothing runs."""
@@ -172,7 +173,7 @@ class Drive:
 
     def _send(self, sends: list[Send]) -> None:
         """Send these; `round` has just been told something, so its phase may be another."""
-        now = self._loop.time()
+        now = monotonic()
         if self.round.phase != self._phase:
             if self._phase in _TIMED:
                 name = _TIMED[self._phase]
@@ -206,12 +207,12 @@ class Drive:
     def _expire_in(self, seconds: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self.deadline = self._loop.time() + seconds
+        self.deadline = monotonic() + seconds
         self._timer = self._loop.call_later(seconds, self._expire)
 
     def _expire(self) -> None:
         phase = self.round.phase
-        held = self._loop.time() - self._began
+        held = monotonic() - self._began
         waiting = ", ".join(sorted(self.round.open_requests))
         where = f"{phase}, no answer from {waiting}" if waiting else phase
         hint = "allow a longer hold_max, up to 10 s, if the group is that large or far away"
@@ -258,16 +259,8 @@ class Drive:
         self.made[member] = made
 
     async def _open(self, member: str) -> str:
-        """Answered when the secondaries are durable, which takes as long as it takes: the member must only give a sign of life."""
-        link = self._links[member]
-        opened = asyncio.ensure_future(link.call("POST", self._path("open"), self._lease(member)))
-        try:
-            while not (await asyncio.wait((opened,), timeout=CLIENT_ANSWER_SECONDS_MAX))[0]:
-                await link.call("GET", "/healthz", timeout_s=CLIENT_ANSWER_SECONDS_MAX)
-            answer = opened.result()
-        finally:
-            opened.cancel()
-            await asyncio.gather(opened, return_exceptions=True)
+        """The gates open at once; the answer comes when the secondaries are durable, which takes as long as it takes."""
+        answer = await self._links[member].call_patiently("POST", self._path("open"), self._lease(member))
         self.holds[member] = answer.get("hold")
         return str(need(answer, member, "state"))
 

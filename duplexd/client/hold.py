@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import TYPE_CHECKING, Self
 
 from duplexd.client import history
@@ -119,7 +120,7 @@ class Hold:
     def remaining_s(self) -> float:
         """Seconds until it ends by itself; 0 if it has ended."""
         drive = self._held()
-        return max(0.0, drive.deadline - asyncio.get_running_loop().time()) if drive.round.phase == HELD else 0.0
+        return max(0.0, drive.deadline - monotonic()) if drive.round.phase == HELD else 0.0
 
     async def renew(self, seconds: float) -> None:
         """Let it last `seconds` from now, at most 10 s in all. Raises LeaseLostError if a member does not grant it: the hold is over then."""

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import h11
 
 from duplexd.errors import ConfigurationError, DuplexdError, ForbiddenError, TimedOutError, UnreachableError, error_of
-from duplexd.limits import CLIENT_BODY_BYTES_MAX, CLIENT_CONNECT_SECONDS_MAX, CONTROL_HEADER_BYTES_MAX
+from duplexd.limits import CLIENT_ANSWER_SECONDS_MAX, CLIENT_BODY_BYTES_MAX, CLIENT_CONNECT_SECONDS_MAX, CONTROL_HEADER_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -97,6 +97,17 @@ class Http:
         """One request, one object. After `timeout_s` of waiting TimedOutError is raised; what the request does goes on."""
         async with self._asked(method, path, body, timeout_s) as connection:
             return self._object(await self._whole(connection))
+
+    async def call_patiently(self, method: str, path: str, body: Json | None = None) -> Json:
+        """The same for a request that takes as long as it takes: meanwhile the controller must give signs of life. Raises as `call` does."""
+        asked = asyncio.ensure_future(self.call(method, path, body))
+        try:
+            while not (await asyncio.wait((asked,), timeout=CLIENT_ANSWER_SECONDS_MAX))[0]:
+                await self.call("GET", "/healthz", timeout_s=CLIENT_ANSWER_SECONDS_MAX)
+            return asked.result()
+        finally:
+            asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
 
     async def call_bytes(self, method: str, path: str, timeout_s: float | None = None) -> bytes:
         """One request whose answer is not JSON."""

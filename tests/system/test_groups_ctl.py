@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +18,6 @@ from tests.support.daemon import ROOT, environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 MAIN = [sys.executable, "-c", "from duplexd.ctl.cli import main; main()"]
 SECONDS = 60.0
@@ -200,6 +200,27 @@ def test_a_member_stopped_in_mid_suspend_is_void_or_undecided_and_told_later(ctl
     finally:
         os.kill(beta.pid, signal.SIGCONT)
     assert ctl("suspend", "db").startswith("suspended db: consistent")
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has a handler for this signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+def test_terminated_while_a_controller_does_not_answer(ctl: Ctl) -> None:
+    beta = ctl.cluster["beta"]
+    os.kill(beta.pid, signal.SIGSTOP)
+    try:
+        with ctl.start("suspend", "db") as command:
+            wait_for(lambda: catches(command.pid, signal.SIGTERM))
+            command.send_signal(signal.SIGTERM)
+            _, error = command.communicate(timeout=20)
+            assert (command.returncode, error) == (143, "")
+    finally:
+        os.kill(beta.pid, signal.SIGCONT)
+    assert ctl.leases == 0
 
 
 def test_what_is_not_there(ctl: Ctl) -> None:

@@ -83,6 +83,22 @@ async def test_silence_ends_with_its_time(member: FakeMember, link: Http) -> Non
         await link.call("GET", "/v1/status", timeout_s=0.05)
 
 
+async def test_a_long_answer_is_waited_for_as_long_as_there_are_signs_of_life(
+    member: FakeMember, link: Http, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("duplexd.client.http.CLIENT_ANSWER_SECONDS_MAX", 0.05)
+
+    async def slow() -> None:
+        await asyncio.sleep(0.3)
+
+    member.plant["status"] = slow
+    assert (await link.call_patiently("GET", "/v1/status"))["controller"]["name"] == "alpha"
+    assert member.asked.count("healthz") > 2
+    member.plant |= {"status": SILENT, "healthz": SILENT}
+    with pytest.raises(TimedOutError, match=r"alpha: no answer within 0\.05 s"):
+        await link.call_patiently("GET", "/v1/status")
+
+
 async def test_an_answer_without_end_is_cut_off(member: FakeMember, link: Http, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("duplexd.client.http.CLIENT_BODY_BYTES_MAX", 1000)
     member.plant["status"] = (200, b"x" * 1001)

@@ -6,8 +6,10 @@ import pytest
 
 from duplexd.client.groups import Groups, parse
 from duplexd.ctl.canary import canary_targets, report_text
+from duplexd.ctl.cli import run
 from duplexd.ctl.render import cut_text
 from duplexd.errors import ConfigurationError, NotFoundError
+from duplexd.limits import CANARY_RECORDS_PER_SECOND_MAX
 
 CONTROLLERS = "".join(f'[controllers.{name}]\nsocket = "/run/{name}.sock"\n' for name in ("alpha", "beta"))
 GROUP = '[groups.db]\nmembers = ["alpha:data", "beta:wal", "beta:more"]\n'
@@ -40,6 +42,12 @@ def test_all_volumes_are_written_to_only_when_asked() -> None:
 def test_unknown_group_is_not_found() -> None:
     with pytest.raises(NotFoundError):
         canary_targets(groups(""), "dbx", True, "groups.toml")
+
+
+@pytest.mark.parametrize("rate", ["0", f"{CANARY_RECORDS_PER_SECOND_MAX + 1}", "nan"])
+def test_rate_has_limits(rate: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["canary", "db", "--rate", rate]) == 2
+    assert "--rate" in capsys.readouterr().err
 
 
 def test_each_report_is_one_line() -> None:

@@ -1,0 +1,177 @@
+"""Where duplexctl looks for a target, and what it shows of groups."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.core import ParameterSource
+from rich.console import Console
+
+from duplexd.client import Cut, Cuts, HoldFigures, Suspended
+from duplexd.ctl import options, render_groups
+from duplexd.ctl.cli import run
+from duplexd.errors import ConfigurationError, UsageError
+from tests.support.fake_controller import FakeController
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.control_plane import ControlPlane
+
+FILE = '[controllers.alpha]\nsocket = "c.sock"\n[groups.db]\nmembers = ["alpha:data"]\n[groups.all]\nmembers = ["alpha:wal"]\n'
+
+
+@pytest.fixture
+def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The groups file at its default place."""
+    path = tmp_path / "groups.toml"
+    path.write_text(FILE)
+    monkeypatch.setattr(options, "DEFAULT_GROUPS", str(path))
+    return path
+
+
+def settings(**sources: object) -> options.Settings:
+    found = options.Settings()
+    for name, value in sources.items():
+        setattr(found, name, value)
+    found.groups = options.DEFAULT_GROUPS
+    return found
+
+
+COMMAND_LINE, ENVIRONMENT = ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT
+
+
+@pytest.mark.parametrize(
+    ("sources", "targets", "of_groups"),
+    [
+        ({}, ["db"], True),
+        ({}, ["alpha:data"], True),
+        ({}, ["data"], False),
+        ({}, [], True),
+        ({"socket_source": ENVIRONMENT}, [], False),
+        ({"socket_source": ENVIRONMENT}, ["db"], True),
+        ({"socket_source": COMMAND_LINE}, ["db"], False),
+        ({"socket_source": COMMAND_LINE}, [], False),
+        ({"groups_source": ENVIRONMENT}, ["data"], False),
+        ({"groups_source": COMMAND_LINE}, ["data"], True),
+    ],
+)
+def test_where_a_target_is_looked_for(groups: Path, sources: dict[str, object], targets: list[str], of_groups: bool) -> None:
+    assert settings(**sources).of_groups(targets) is of_groups
+
+
+def test_without_a_groups_file_all_is_local(groups: Path) -> None:
+    groups.unlink()
+    assert not settings().of_groups(["alpha:data"])
+    assert not settings().of_groups([])
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        settings(groups_source=ENVIRONMENT).of_groups(["data"])
+
+
+def test_targets_of_both_are_refused(groups: Path) -> None:
+    with pytest.raises(UsageError, match=r"db: of the groups file, but data is not; name volumes there as controller:volume"):
+        settings().of_groups(["db", "data"])
+
+
+def test_completion_knows_the_groups(
+    groups: Path, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DUPLEXD_SOCKET", str(plane.path))
+    monkeypatch.setenv("_DUPLEXCTL_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    for word, names in (("d", ["db", "data"]), ("a", ["all"])):
+        monkeypatch.setenv("COMP_WORDS", f"duplexctl suspend {word}")
+        with pytest.raises(SystemExit):
+            run([])
+        assert capfd.readouterr().out.split() == [f"plain,{name}" for name in names]
+
+
+def result(**fields: Any) -> Suspended:
+    hold = HoldFigures(seconds_max=0.0068, writes_held=41, p50_s=0.0034, p99_s=0.0067, hold_max_s=2.0, within_limit=True)
+    base: dict[str, Any] = {
+        "verdict": "consistent", "cut": "c7", "tag": "nightly", "group": "db", "controllers": {"alpha": 418, "beta": 77},
+        "volumes": ["alpha:data", "beta:wal"], "hold": hold,
+    }  # fmt: skip
+    return Suspended(**base | fields)
+
+
+def test_a_suspend_in_words() -> None:
+    assert render_groups.suspended_text(result()).splitlines() == [
+        "suspended db: consistent, cut c7, tag 'nightly': alpha:data beta:wal",
+        "  alpha at 418",
+        "  beta at 77",
+        "  writes waited max 6.8 ms, p50 3.4 ms, p99 6.7 ms; 41 were held; within the limit of 2 s",
+    ]
+    assert "already suspended db: consistent" in render_groups.suspended_text(result(already=True))
+    assert "beta could not be told yet: `duplexctl settle db`" in render_groups.suspended_text(result(untold=["beta"]))
+    over = HoldFigures(seconds_max=3.0, hold_max_s=2.0, within_limit=False)
+    assert "OVER the limit of 2 s" in render_groups.suspended_text(result(hold=over))
+
+
+def test_a_void_cut_is_never_called_consistent() -> None:
+    text = render_groups.suspended_text(result(verdict="void", why="beta: gone"))
+    assert "void" in text
+    assert "consistent" not in text
+
+
+@pytest.mark.parametrize(
+    ("group", "text"),
+    [
+        ({"state": "DUPLEX", "cut": None, "verdict": None}, "group db: DUPLEX: alpha:data"),
+        ({"state": "SUSPENDED", "cut": "c7", "verdict": "consistent"}, "group db: SUSPENDED: consistent, cut c7: alpha:data"),
+        ({"state": "SUSPENDED", "cut": "c7", "verdict": "void"}, "group db: SUSPENDED: VOID, cut c7: alpha:data"),
+        ({"state": "SUSPENDED", "cut": "c7", "verdict": None}, "group db: SUSPENDED: undecided, cut c7: alpha:data"),
+        ({"state": "MIXED", "cut": None, "verdict": "void"}, "group db: MIXED: VOID, not at one cut: alpha:data"),
+    ],
+)
+def test_a_group_in_one_line(group: dict[str, Any], text: str) -> None:
+    assert render_groups.group_text({"name": "db", "members": ["alpha:data"]} | group) == text
+
+
+def test_the_history_is_a_table_in_which_void_is_void() -> None:
+    cuts = [
+        Cut("c1", "consistent", "nightly", "db", 0.0, {"alpha": 5, "beta": 7}, {}, ["alpha", "beta"]),
+        Cut("c2", "void", "\x1b[31m", "db", 1.0, {"alpha": 9}, {}, ["alpha", "beta"]),
+        Cut("c3", None, "", "", 2.0, {"alpha": 9}, {}, ["alpha", "beta"]),
+    ]
+    assert render_groups.cuts_text(Cuts(cuts)).splitlines() == [
+        "TIME                  CUT  VERDICT     GROUP  TAG      CANARY  CONTROLLERS",
+        "1970-01-01T00:00:00Z  c1   consistent  db     nightly  -       alpha@5 beta@7",
+        "1970-01-01T00:00:01Z  c2   VOID        db     ?[31m    -       alpha@9",
+        "1970-01-01T00:00:02Z  c3   undecided   -      -        -       alpha@9",
+    ]
+    assert render_groups.cuts_text(Cuts([])) == "no cuts"
+
+
+def test_a_settled_cut_says_what_each_member_knows() -> None:
+    cut = Cut("c1", "void", "", "db", 0.0, {}, {"alpha": "void", "beta": "", "gamma": None}, ["alpha", "beta", "gamma"])
+    assert render_groups.settled_text(cut) == "cut c1: VOID (alpha: void, beta: not cut, gamma: not known)"
+    assert cut.untold == ["beta", "gamma"]
+
+
+def test_the_status_of_several_controllers_in_text_and_colour() -> None:
+    status = {
+        "controllers": {"alpha": FakeController().status(), "gamma": FakeController().status()},
+        "unreachable": {"beta": "no daemon answers"},
+        "groups": [{"name": "db", "members": ["alpha:data", "beta:wal"], "state": "UNKNOWN", "cut": None, "verdict": None}],
+    }
+    view = render_groups.GroupsView(status, 40)
+    text = view.text()
+    assert text.count("controller fake") == 2
+    assert text.splitlines()[-2:] == ["controller beta: NOT REACHABLE: no daemon answers", "group db: UNKNOWN: alpha:data beta:wal"]
+    out = io.StringIO()
+    Console(file=out, width=160).print(view.renderable())
+    assert out.getvalue().split() == text.split()
+
+
+def test_a_certificate_of_one_controller_needs_no_groups_file(
+    plane: ControlPlane, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run(["--socket", str(plane.path), "suspend", "nope", "--certificate", str(tmp_path / "c.json"), "--json"]) == 3
+    assert json.loads(capfd.readouterr().out.splitlines()[-1])["exit_code"] == 3
+    assert not (tmp_path / "c.json").exists()
+    assert run(["--socket", str(plane.path), "suspend", "db", "--hold-max", "1"]) == 2
+    assert run(["--socket", str(plane.path), "suspend", "db", "--lease", "x", "--certificate", "y"]) == 2
