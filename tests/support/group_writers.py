@@ -48,12 +48,12 @@ class Volumes(Protocol):
 class GroupWriters:
     """`placement.writers` writers that each go round all members. Use it as an async context manager."""
 
-    def __init__(self, volumes: Volumes, members: Sequence[Member], placement: Placement) -> None:
+    def __init__(self, volumes: Volumes, members: Sequence[Member], placement: Placement, pause_s: float = 0.0) -> None:
         assert placement.volumes == len(members)
         self.volumes = volumes
         self.members = list(members)
         self.placement = placement
-        self.workload = Workload(placement, self._write)
+        self.workload = Workload(placement, self._write, pause_s=pause_s)
         self.lost_connections = 0
         self._connections: dict[tuple[int, int], NbdConnection] = {}
 

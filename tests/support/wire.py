@@ -63,9 +63,12 @@ class Wire:
             server.close()
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        ended = await asyncio.gather(*self._tasks, return_exceptions=True)
         for stream in self._streams:
             stream.transport.abort()
+        for result in ended:
+            if isinstance(result, Exception):
+                raise result
 
     def cut(self, *members: str) -> None:
         """From now on nothing goes through to these, or from them; connections stay, as when a cable is pulled."""
@@ -94,13 +97,15 @@ class Wire:
             asyncio.create_task(self._carry(member, ANSWER, below, writer, verbs)),
         )
         try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            ended, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-        for stream in (writer, to_below):  # one side went away: so does the other
-            stream.transport.abort()
+            for stream in (writer, to_below):  # one side went away: so does the other
+                stream.transport.abort()
+        for way in ended:
+            way.result()  # raises what `watch` raised
 
     async def _carry(self, member: str, way: str, source: asyncio.StreamReader, to: asyncio.StreamWriter, verbs: list[str]) -> None:
         """Until one side has gone away."""
