@@ -15,7 +15,7 @@ from duplexd.client.hold import Hold, suspended
 from duplexd.client.http import Http
 from duplexd.client.results import Cut, Cuts, Released, Resynced, Settled, Status, Suspended, Verified, merge_holds
 from duplexd.config_rules import check_hold_max
-from duplexd.errors import NotFoundError, UndecidedError, UnreachableError, UsageError
+from duplexd.errors import NotFoundError, UndecidedError, UnreachableError, UsageError, WrongStateError
 from duplexd.limits import CLIENT_ANSWER_SECONDS_MAX, SETTLE_SECONDS
 
 if TYPE_CHECKING:
@@ -68,9 +68,9 @@ class Client:
         """
         group, hold_max_s = self._group(targets, hold_max)
         links = self._links_of(group)
-        statuses = await self._calm(group, links)
         if len(links) == 1:
             return await self._suspend_alone(group, tag)
+        statuses = await self._calm(group, links)
         survey.check_members(statuses)
         if (cut := survey.common_cut(statuses)) is not None:
             return _already(group, cut, statuses)
@@ -230,9 +230,14 @@ class Client:
         return {name: self._links[name] for name in group.members}
 
     async def _suspend_alone(self, group: Group, tag: str) -> Suspended:
-        """One journal orders everything: no hold is needed."""
+        """One journal orders everything: no hold is needed. Nothing is asked first: while a daemon tells the state of 1,000 volumes, writes wait."""
         ((name, link),) = self._links_of(group).items()
-        answer = await link.call_patiently("POST", "/v1/suspend", {"targets": list(group.members[name]), "tag": tag, "certificate": True})
+        body = {"targets": list(group.members[name]), "tag": tag, "certificate": True}
+        try:
+            answer = await link.call_patiently("POST", "/v1/suspend", body)
+        except WrongStateError:
+            await self._calm(group, {name: link})  # they may stand at a cut of several controllers that was left undecided
+            answer = await link.call_patiently("POST", "/v1/suspend", body)
         verdict = need(answer, name, "verdict")
         return Suspended(
             verdict=verdict,
