@@ -97,6 +97,6 @@ INLINE_READ_BYTES_MAX = 256 * KIB  # longer reads are done in worker threads
 REPLY_BUFFER_BYTES = 512 * KIB
 
 # Canary
-CANARY_RECORDS_PER_SECOND_DEFAULT = 200.0
-CANARY_RECORDS_PER_SECOND_MAX = 10_000.0
+CANARY_RECORDS_PER_SECOND_DEFAULT = 200
+CANARY_RECORDS_PER_SECOND_MAX = 10_000
 CANARY_VOLUME_BYTES_MAX = 64 * MIB  # of a volume reserved for it, which it reads as a whole before it writes

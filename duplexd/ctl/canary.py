@@ -32,12 +32,12 @@ _LOCAL = "local"
 
 @click.command()
 @click.argument("group", metavar="GROUP")
-@click.option("--rate", type=click.FloatRange(1.0, CANARY_RECORDS_PER_SECOND_MAX), default=CANARY_RECORDS_PER_SECOND_DEFAULT, show_default=True, metavar="N",
+@click.option("--rate", type=click.IntRange(1, CANARY_RECORDS_PER_SECOND_MAX), default=CANARY_RECORDS_PER_SECOND_DEFAULT, show_default=True, metavar="N",
               help="records a second, over all volumes together")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="write to ALL volumes of the group and destroy what they hold: for test volumes only")
 @common()
 @click.pass_obj
-def canary(settings: Settings, group: str, rate: float, overwrite: bool) -> int:
+def canary(settings: Settings, group: str, rate: int, overwrite: bool) -> int:
     """Write dependent records to reserved volumes of a group the whole time, and grade each cut by what its secondaries hold."""
     if settings.of_groups([group]):
         groups = group_file.load(settings.groups)
@@ -75,7 +75,7 @@ def canary_targets(groups: Groups, name: str, overwrite: bool, path: str | Path)
     return reserved
 
 
-async def _run(groups: Groups, targets: dict[str, list[str]], show: Callable[[Json], None], rate: float, overwrite: bool) -> int:
+async def _run(groups: Groups, targets: dict[str, list[str]], show: Callable[[Json], None], rate: int, overwrite: bool) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
