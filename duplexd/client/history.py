@@ -80,9 +80,9 @@ def group_state(group: Group, statuses: Mapping[str, Json]) -> GroupState:
     ids = {cut.get("id") for cut in cuts}
     if len(ids) > 1 or None in ids:
         return GroupState(group.name, members, "MIXED", None, VOID)
-    verdicts = {cut.get("verdict") for cut in cuts} | {None if (volume["secondary"] or {}).get("usable") else VOID for volume in volumes}
-    whole = all(cut.get("verdict") == CONSISTENT for cut in cuts) and all(volume["secondary"].get("usable") for volume in volumes)
-    return GroupState(group.name, members, "SUSPENDED", ids.pop(), CONSISTENT if whole else VOID if VOID in verdicts else None)
+    verdicts = {cut.get("verdict") if volume["secondary"].get("usable") else VOID for cut, volume in zip(cuts, volumes, strict=True)}
+    verdict = VOID if VOID in verdicts else CONSISTENT if verdicts == {CONSISTENT} else None
+    return GroupState(group.name, members, "SUSPENDED", ids.pop(), verdict)
 
 
 def _volumes(status: Json, targets: tuple[str, ...]) -> list[Json]:

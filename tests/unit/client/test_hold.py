@@ -80,6 +80,7 @@ async def test_a_hold_that_was_lost_unnoticed_is_told_at_the_end(tmp_path: Path,
             await work()
 
 
+@pytest.mark.usefixtures("unmeasured")
 async def test_its_time_is_over(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, controllers):
         with pytest.raises(LeaseLostError, match=r"after 0\.[1-9].* s"):
@@ -119,16 +120,16 @@ async def test_cancelled_while_the_gates_close_nothing_stays_held(tmp_path: Path
         assert not alpha.held
 
 
+@pytest.mark.usefixtures("unmeasured")
 async def test_renewed_it_lasts_longer_under_new_fences(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, controllers):
-        async with client.quiesce("db", hold_max=0.3) as hold:
-            await asyncio.sleep(0.2)
-            await hold.renew(2.0)
-            assert hold.remaining_s > 1.5
-            await asyncio.sleep(0.2)
+        async with client.quiesce("db", hold_max=0.5) as hold:
+            await hold.renew(5.0)
+            assert hold.remaining_s > 3
+            await asyncio.sleep(0.6)
             result = await hold.suspend()
         assert result.verdict == "consistent"
-        assert [member.bodies["renew"] for member in controllers] == [{"hold_s": 2.0, "fence": 7}] * 2
+        assert [member.bodies["renew"] for member in controllers] == [{"hold_s": 5.0, "fence": 7}] * 2
         assert [member.bodies["open"]["fence"] for member in controllers] == [8, 8]
 
 

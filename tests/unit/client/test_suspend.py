@@ -137,6 +137,7 @@ async def test_a_member_that_can_not_be_told_is_named(tmp_path: Path) -> None:
         assert list(beta.states.values()) == ["consistent"]
 
 
+@pytest.mark.usefixtures("unmeasured")
 async def test_a_group_that_is_held_too_long_is_given_up_before_its_leases_end(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, (alpha, beta)):
         beta.plant["quiesce"] = SILENT
@@ -146,6 +147,7 @@ async def test_a_group_that_is_held_too_long_is_given_up_before_its_leases_end(t
         assert alpha.states == {}
 
 
+@pytest.mark.usefixtures("unmeasured")
 async def test_a_cut_that_takes_too_long_is_void(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, (alpha, beta)):
         beta.plant["cut"] = SILENT

@@ -1,0 +1,149 @@
+"""Cuts that a coordinator left undecided, and commands that touch no cut."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.client import Client
+from duplexd.errors import UndecidedError, UnreachableError, UsageError
+from tests.unit.client.members import HANG_UP, FakeMember, members, problem
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CUT = "c" * 16
+
+
+def left(controllers: list[FakeMember], *states: str, named: list[str] | None = None) -> None:
+    """A coordinator was killed when the members were in these states."""
+    for member, state in zip(controllers, states, strict=True):
+        member.bodies["cut"] = {"members": named or [each.name for each in controllers]}
+        if state:
+            member.states[CUT], member.cut = state, CUT
+            member.volumes = dict.fromkeys(member.volumes, "SUSPENDED")
+
+
+def states(controllers: list[FakeMember]) -> list[str]:
+    return [member.states.get(CUT, "") for member in controllers]
+
+
+@pytest.mark.parametrize(
+    ("before", "verdict"),
+    [
+        (("ready", "ready"), "consistent"),
+        (("ready", "consistent"), "consistent"),
+        (("ready", ""), "void"),
+        (("ready", "void"), "void"),
+    ],
+)
+async def test_the_outcome_follows_from_what_the_members_know(tmp_path: Path, before: tuple[str, str], verdict: str) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, controllers):
+        left(controllers, *before)
+        (cut,) = (await client.settle("db")).cuts
+        assert (cut.cut, cut.verdict, cut.untold) == (CUT, verdict, [])
+        assert states(controllers) == [verdict, verdict]
+
+
+async def test_a_member_that_is_still_bringing_its_secondaries_there_is_waited_for(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, controllers):
+        left(controllers, "ready", "cut")
+        asyncio.get_running_loop().call_later(0.2, controllers[1].states.update, {CUT: "ready"})
+        (cut,) = (await client.settle("db")).cuts
+        assert cut.verdict == "consistent"
+
+
+async def test_a_member_that_never_gets_there_makes_it_void(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha", "beta", settle_s=0.2) as (client, controllers):
+        left(controllers, "ready", "cut")
+        (cut,) = (await client.settle("db")).cuts
+        assert cut.verdict == "void"
+
+
+@pytest.mark.parametrize("command", ["suspend", "resync"])
+async def test_suspend_and_resync_settle_first(tmp_path: Path, command: str) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, controllers):
+        left(controllers, "ready", "ready")
+        for member in controllers:
+            member.plant["resync"] = (200, {"volumes": [{"name": "data", "how": "journal"}]})
+        await getattr(client, command)("db")
+        assert states(controllers) == ["consistent", "consistent"]
+
+
+async def test_a_promise_that_nobody_can_be_asked_for_stays_open(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha", "beta", settle_s=0.2) as (client, controllers):
+        left(controllers, "ready", "ready")
+        controllers[1].plant |= dict.fromkeys(("status", "show", "abort", "agree"), HANG_UP)
+        with pytest.raises(UndecidedError, match=f"cut {CUT} was made, but .* until beta can be asked"):
+            await client.settle("db")
+        assert states(controllers) == ["ready", "ready"]
+
+
+async def test_a_member_that_the_groups_file_does_not_know_can_not_be_asked(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, controllers):
+        left(controllers, "ready", "ready", named=["alpha", "beta", "gamma"])
+        with pytest.raises(UndecidedError, match="taken together with gamma, which the groups file does not know"):
+            await client.settle("db")
+        assert states(controllers) == ["ready", "ready"]
+
+
+async def test_nothing_undecided_but_somebody_does_not_answer(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, controllers):
+        controllers[1].plant["status"] = HANG_UP
+        with pytest.raises(UnreachableError, match="beta"):
+            await client.settle("db")
+
+
+async def test_the_history_of_several_controllers(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, controllers):
+        left(controllers, "consistent", "ready")
+        for member in controllers:
+            member.plant["cuts"] = (200, {"cuts": [member._cut_status(CUT)]})
+        (cut,) = (await client.cuts()).cuts
+        assert (cut.verdict, cut.states, cut.untold) == ("consistent", {"alpha": "consistent", "beta": "ready"}, ["beta"])
+        controllers[1].plant["cuts"] = HANG_UP
+        found = await client.cuts("db")
+        assert (list(found.unreachable), found.cuts[0].states) == (["beta"], {"alpha": "consistent", "beta": None})
+        controllers[0].plant["cuts"] = HANG_UP
+        with pytest.raises(UnreachableError):
+            await client.cuts("db")
+
+
+async def test_one_controller_by_its_socket(tmp_path: Path) -> None:
+    member = await FakeMember("alpha", tmp_path / "a.sock").start()
+    async with Client.local(tmp_path / "a.sock") as client:
+        assert list((await client.status("local:data")).controllers) == ["local"]
+        member.plant["suspend"] = (
+            200,
+            {"verdict": "consistent", "cut": CUT, "controllers": {"alpha": 5}, "volumes": ["data"], "hold": None},
+        )
+        result = await client.suspend("local:data")
+        assert (result.controllers, result.volumes, result.phases) == ({"alpha": 5}, ["local:data"], {})
+        assert member.bodies["suspend"] == {"targets": ["data"], "tag": "", "certificate": True}
+    await member.stop()
+
+
+async def test_resync_and_verify_name_volumes_by_their_controller(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, (alpha, beta)):
+        row = {"name": "data", "state": "DUPLEX", "copied_bytes": 7}
+        started = b'{"event":"started","volumes":[{"name":"data","how":"journal"}]}\n'
+        alpha.plant["resync"] = (200, started + b'{"event":"done","volumes":[{"name":"data","state":"DUPLEX","copied_bytes":7}]}\n')
+        beta.plant["resync"] = (200, started + b'{"event":"done","volumes":[{"name":"data","state":"SUSPENDED","copied_bytes":0}]}\n')
+        seen: list[str] = []
+        result = await client.resync("db", wait=True, progress=lambda name, line: seen.append(f"{name} {line['event']}"))
+        assert result.volumes[0] == row | {"name": "alpha:data", "how": "journal"}
+        assert (result.ok, sorted(seen)) == (False, ["alpha done", "alpha started", "beta done", "beta started"])
+        for member in (alpha, beta):
+            member.plant["verify"] = (200, b'{"event":"done","volumes":[{"name":"data","equal":true}]}\n')
+        assert (await client.verify("db")).volumes == [{"name": "alpha:data", "equal": True}, {"name": "beta:data", "equal": True}]
+        beta.plant["verify"] = (200, b'{"event":"progress","name":"data","done_bytes":0,"total_bytes":1}\n')
+        with pytest.raises(UnreachableError, match="beta: broke off before the comparison ended"):
+            await client.verify("db")
+        beta.plant["resync"] = (200, started)
+        with pytest.raises(UnreachableError, match="beta: broke off before the resync ended"):
+            await client.resync("db", wait=True)
+        beta.plant["verify"] = problem(400, 2, "no")
+        with pytest.raises(UsageError, match="beta: no"):
+            await client.verify("db")
