@@ -8,7 +8,7 @@ from duplexd import __version__
 from duplexd.legs.bitmap import ChangeMap
 from duplexd.limits import GROUP_PROTOCOL
 from duplexd.pair import state
-from duplexd.pair.votes import CONSISTENT
+from duplexd.pair.votes import CONSISTENT, CUT, READY
 
 if TYPE_CHECKING:
     from duplexd.controller import Controller
@@ -69,7 +69,7 @@ def lease_status(lease: Lease, now: float) -> dict[str, Any]:
 def cut(controller: Controller, cut: Cut) -> dict[str, Any]:
     """One cut, whether secondaries stand at it or not."""
     return {
-        "id": cut.id, "controller": controller.name, "state": cut.state, "verdict": _verdict(controller, cut), "sequence": cut.sequence,
+        "id": cut.id, "controller": controller.name, "state": _vote(controller, cut), "verdict": _verdict(controller, cut), "sequence": cut.sequence,
         "time": cut.time_us / 1e6, "tag": cut.tag, "group": cut.group or None, "members": list(cut.members),
         "volumes": volumes_at(controller, cut), "canary": cut.grade, "hold": cut.hold,
     }  # fmt: skip
@@ -78,6 +78,11 @@ def cut(controller: Controller, cut: Cut) -> dict[str, Any]:
 def volumes_at(controller: Controller, cut: Cut) -> list[str]:
     """The volumes whose secondaries stand at a cut."""
     return [pair.name for pair in controller.pairs.values() if pair.cut is cut and pair.state == state.SUSPENDED]
+
+
+def _vote(controller: Controller, cut: Cut) -> str:
+    """`ready` only once that is known to be durable: whoever asks may take it for a promise."""
+    return CUT if cut.state == READY and cut.id in controller.cuts.unsettled else cut.state
 
 
 def _verdict(controller: Controller, cut: Cut) -> str | None:
@@ -133,7 +138,7 @@ def _cut(controller: Controller, pair: Pair) -> dict[str, Any] | None:
         return None
     return {
         "id": cut.id, "sequence": cut.sequence, "time": cut.time_us / 1e6, "tag": cut.tag, "verdict": _verdict(controller, cut),
-        "state": cut.state, "group": cut.group or None, "members": list(cut.members), "canary": cut.grade,
+        "state": _vote(controller, cut), "group": cut.group or None, "members": list(cut.members), "canary": cut.grade,
     }  # fmt: skip
 
 

@@ -186,3 +186,19 @@ async def test_a_secondary_is_read_only_as_long_as_it_stands_there() -> None:
         await core.controller.resync(["data"])
         with pytest.raises(WrongStateError, match="does not stand at cut"):
             await core.controller.cuts.read(CUT, "data", 100, 10)
+
+
+async def test_a_vote_is_shown_only_once_it_is_durable() -> None:
+    async with running(TWO) as core:
+        lease = await made(core)
+        shown: list[str] = []
+        durable = core.controller.durable
+
+        async def look(sequence: int) -> None:
+            shown.append(core.controller.cuts.show(CUT)["state"])
+            await durable(sequence)
+
+        core.controller.durable = look  # type: ignore[method-assign]
+        vote = await core.controller.cuts.open(CUT, lease.id, lease.fence)
+        assert core.controller.ledger.state_of(CUT) == votes.READY
+        assert (shown, vote["state"]) == (["cut", "cut"], "ready")
