@@ -78,7 +78,9 @@ class Settings:
             with open(self.groups, "rb") as file:
                 groups = tomllib.load(file).get("groups", {})
         except OSError as error:
-            raise ConfigurationError(f"{self.groups}: cannot be read: {error.strerror}; name the groups file with --groups FILE") from None
+            raise ConfigurationError(
+                f"{self.groups}: cannot be read: {error.strerror}; name another with --groups FILE, or a daemon with --socket PATH"
+            ) from None
         except (ValueError, RecursionError) as error:
             raise ConfigurationError(f"{self.groups}: not TOML: {error}") from None
         return list(groups) if isinstance(groups, dict) else []

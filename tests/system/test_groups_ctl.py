@@ -106,6 +106,16 @@ def test_a_backup_from_end_to_end(ctl: Ctl) -> None:
     assert ctl("settle", "db") == "db: no cut is undecided\n"
 
 
+def test_status_again_and_again(ctl: Ctl) -> None:
+    with ctl.start("status", "db", "--watch", "--interval", "0.1", "--json") as watch:
+        assert watch.stdout is not None
+        for _ in range(3):
+            assert json.loads(watch.stdout.readline())["groups"][0]["state"] == "DUPLEX"
+        watch.send_signal(signal.SIGINT)
+        _, error = watch.communicate(timeout=20)
+        assert (watch.returncode, error) == (130, "")
+
+
 def test_suspend_says_everything_as_json_and_writes_a_certificate(ctl: Ctl, tmp_path: Path) -> None:
     result = ctl.json("suspend", "db", "--certificate", str(tmp_path / "cut.json"), "--hold-max", "5")
     assert (result["verdict"], set(result["controllers"]), result["hold"]["hold_max_s"]) == ("consistent", {"alpha", "beta", "gamma"}, 5.0)

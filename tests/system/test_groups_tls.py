@@ -1,0 +1,69 @@
+"""A group of which one controller is here and one is reached over TLS, by clients of both roles."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.client import Client, ControllerEntry, GroupEntry, Groups
+from duplexd.errors import ForbiddenError, UnreachableError
+from tests.support.certificates import Certificates
+from tests.support.daemon import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.support.daemon import Daemon, DaemonFiles
+
+    MakeGroups = Callable[[str], Groups]
+
+
+@pytest.fixture
+def make_groups(tmp_path: Path, make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]) -> MakeGroups:
+    """The group as a client of this common name sees it."""
+    for name in ("certificates", "alpha", "beta"):
+        (tmp_path / name).mkdir()
+    certificates = Certificates(tmp_path / "certificates")
+    port = free_port()
+    alpha = make_files(directory=tmp_path / "alpha", name="alpha")
+    beta = make_files(directory=tmp_path / "beta", name="beta", extra=certificates.toml(port, operate=("backup",), observe=("monitor",)))
+    for files in (alpha, beta):
+        start_daemon(files)
+
+    def make(common_name: str) -> Groups:
+        far = ControllerEntry(url=f"https://localhost:{port}", certificate=certificates.client(common_name), ca=certificates.client_ca)
+        return Groups(
+            controllers={"alpha": ControllerEntry(socket=alpha.control_socket), "beta": far},
+            groups={"db": GroupEntry(members=["alpha:data", "beta:data"])},
+        )
+
+    return make
+
+
+async def test_over_tls_and_a_socket_at_one_point(make_groups: MakeGroups) -> None:
+    async with Client(make_groups("backup")) as client:
+        result = await client.suspend("db")
+        assert (result.verdict, list(result.controllers)) == ("consistent", ["alpha", "beta"])
+        assert (await client.verify("db")).equal
+        assert (await client.resync("db", wait=True)).ok
+        async with client.quiesce("db") as hold:
+            await hold.renew(1.0)
+            assert (await hold.suspend()).verdict == "consistent"
+
+
+async def test_who_may_only_observe_sees_and_suspends_nothing(make_groups: MakeGroups) -> None:
+    async with Client(make_groups("monitor")) as client:
+        assert (await client.status("db")).groups[0].state == "DUPLEX"
+        with pytest.raises(ForbiddenError, match="nothing was suspended: beta: "):
+            await client.suspend("db")
+        status = await client.status("db")
+        assert [volume["state"] for each in status.controllers.values() for volume in each["volumes"]] == ["DUPLEX", "DUPLEX"]
+        assert not any(each["leases"] for each in status.controllers.values())
+
+
+async def test_who_is_not_known_sees_nothing(make_groups: MakeGroups) -> None:
+    async with Client(make_groups("stranger")) as client:
+        with pytest.raises((ForbiddenError, UnreachableError), match="beta: "):
+            await client.suspend("db")
