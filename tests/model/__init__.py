@@ -43,8 +43,9 @@ No clock is part of it: a deadline may pass at any moment, which is worse than a
 or ever, are one (weak bisimulation; a test compares with and without). What a coordinator is told between two things that it does is one step. A
 request that can't change anything any more is dropped.
 
-**What it found out**, beside that the protocol holds: either of its two barriers (all closed before one is cut; all cut before one is opened) is enough for cuts to be consistent, as
-long as each member cuts under its own lease and closes no gate before what is in flight is done. Opening upon the own cut would be safe; so would be losing a lease after it. Both are kept:
-with both, even an answer before all is drained does no harm, and a lost hold is void because that is promised, not because it had to be. What is not safe,
-`mistakes.py` has: neither barrier, or one barrier without drain or without leases.
+**What it found out**, beside that the protocol holds: either of its two barriers (all closed before one is cut; all cut before one is opened) is enough
+for cuts to be consistent, as long as each member cuts under its own lease and answers CLOSE only when nothing is in flight. So opening each gate upon its own
+cut would be safe, and so would be losing a lease after its cut. Both barriers are kept: with the first, even an answer before all is drained does
+no harm; a lost hold makes void because that is promised, not because it must. What is not safe is in `mistakes.py`: no barrier at all, the second one
+alone with answers before all is drained, and cuts under leases that are no longer held.
 """
