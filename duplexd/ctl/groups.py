@@ -25,11 +25,10 @@ if TYPE_CHECKING:
     Json = dict[str, Any]
 
 T = TypeVar("T")
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def run(
-    settings: Settings, work: Callable[[Client], Awaitable[T]], client: Callable[[], Client] | None = None, stoppable: bool = True
-) -> T:
+def run(settings: Settings, work: Callable[[Client], Awaitable[T]], client: Callable[[], Client] | None = None) -> T:
     """Do `work` with a client of the groups file, or with `client()`. An interrupt cancels it: no gate stays closed."""
     make = client or partial(Client.open, settings.groups)
 
@@ -42,7 +41,7 @@ def run(
             came.append(number)
             task.cancel()
 
-        for number in (signal.SIGINT, signal.SIGTERM) if stoppable else ():
+        for number in _SIGNALS:
             asyncio.get_running_loop().add_signal_handler(number, stop, number)
         try:
             async with asyncio.timeout(settings.timeout_s), make() as made:
@@ -56,7 +55,12 @@ def run(
                 f"not done within {settings.timeout_s:g} s; no write waits any more; `duplexctl status` shows what was done, or allow more with --timeout"
             ) from None
 
-    return uvloop.run(stopped_by_signals())
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        return uvloop.run(stopped_by_signals())
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)  # the loop leaves its own there
 
 
 def status(settings: Settings, targets: tuple[str, ...], interval_s: float | None, whole: bool) -> None:
