@@ -188,7 +188,7 @@ class Cuts:
         member = controller.holds.member
 
         def step() -> tuple[str, str]:
-            if how == votes.ABORT:
+            if how != votes.AGREE:  # nobody needs that hold any more
                 controller.holds.release_cut(cut_id, gate.ABORTED)
             before = controller.ledger.state_of(cut_id)
             call = {votes.ABORT: member.abort, votes.AGREE: member.agree, votes.REFUSE: member.refuse}[how]

@@ -125,7 +125,7 @@ class Member:
         return self._decide(cut_id, votes.AGREE, "agreed")
 
     def refuse(self, cut_id: str) -> str:
-        """Some member is VOID: the state it has then."""
+        """Some member is VOID: the state it has then. The caller has ended its lease."""
         return self._decide(cut_id, votes.REFUSE, "void")
 
     def _decide(self, cut_id: str, event: str, marker: str) -> str:

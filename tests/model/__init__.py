@@ -21,7 +21,8 @@ covered, for either cut); power cuts, after which a journal has what was synced;
 **What must hold in each state.**
 
     alone                 a cut that is undecided is held, is being settled, or was promised; a lost hold is never ready; void stays void; every closed gate
-                          is opened by its deadline alone, without a message; a command of an older fencing number is refused; who refuses changes nothing
+                          is opened by its deadline alone, without a message; a command of an older fencing number is refused; who refuses changes
+                          nothing; a cut that is given up holds no writes
     one outcome           no member shows consistent while another is neither ready nor consistent
     sequence-consistent   a cut that a member calls consistent has no write without those that it depends on
     known                 what a coordinator knows as the outcome is contradicted by no member

@@ -108,6 +108,10 @@ def _wrong(local: Local, kind: type[Member], world: World) -> str:
             for late in (Running.cut, Running.open):
                 if run(local, kind, late, OURS) is not None:
                     return f"the command of an older fencing number was taken: {late.__name__}"
+    for told in (Running.abort, Running.refuse):
+        done = run(local, kind, told, OURS)
+        if done is not None and _ours(done[1]):
+            return f"writes are held for a cut that is given up: {told.__name__}"
     return ""
 
 

@@ -135,6 +135,7 @@ class Running:
         return self.member.agree(cut)
 
     def refuse(self, cut: str) -> str:
+        self._release(cut, gate.ABORTED)
         return self.member.refuse(cut)
 
     def _release(self, cut: str, reason: str) -> None:
