@@ -84,6 +84,7 @@ class FakeController:
         self.cut_of: dict[str, str] = {}
         self.cuts = FakeCuts(self)
         self.drain_s = 0.0
+        self.draining = 0  # holds that were begun
         self.resync_s = 0.0
         self.verify_steps = 2
         self.differs: set[str] = set()
@@ -168,6 +169,7 @@ class FakeController:
         for lease in self.leases.values():
             if not lease.ended.done() and set(lease.volumes) & set(names):
                 raise WrongStateError(f"lease {lease.id} already holds {', '.join(names)}; release it first")
+        self.draining += 1
         try:
             await asyncio.sleep(self.drain_s)
         except asyncio.CancelledError:

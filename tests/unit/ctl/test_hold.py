@@ -137,11 +137,11 @@ def test_in_the_foreground_a_deadline_is_9_and_a_release_is_0(start: Start, plan
     assert finish(process)[0] == 0
 
 
-def test_ctrl_c_while_a_command_runs_ends_the_command_first(start: Start, plane: ControlPlane) -> None:
-    script = "import signal, sys, time\ntry:\n time.sleep(20)\nexcept KeyboardInterrupt:\n time.sleep(0.3); sys.exit(4)"
+def test_ctrl_c_while_a_command_runs_ends_the_command_first(start: Start, plane: ControlPlane, tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    script = f"import pathlib, sys, time\ntry:\n pathlib.Path({str(ready)!r}).touch(); time.sleep(20)\nexcept KeyboardInterrupt:\n time.sleep(0.3); sys.exit(4)"
     process = start("quiesce", "db", "--hold", "10", "--", sys.executable, "-c", script)
-    wait_for(lambda: plane.controller.leases)
-    time.sleep(0.4)
+    wait_for(ready.exists)
     interrupted_at = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
     assert finish(process)[0] == 4
@@ -152,7 +152,7 @@ def test_ctrl_c_while_a_command_runs_ends_the_command_first(start: Start, plane:
 def test_an_interrupt_while_writes_drain_holds_nothing(start: Start, plane: ControlPlane) -> None:
     plane.controller.drain_s = 10.0
     process = start("quiesce", "db", "--hold", "10")
-    time.sleep(0.5)
+    wait_for(lambda: plane.controller.draining)
     process.send_signal(signal.SIGINT)
     assert finish(process)[0] == 130
     wait_for(lambda: plane.controller.cancelled == ["quiesce"])
