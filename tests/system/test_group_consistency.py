@@ -23,6 +23,7 @@ PLACEMENT = Placement(writers=8, volumes=16, slots=2)
 SUSPENDS = 200
 WRONG_SUSPENDS = 8
 RECORDS_BETWEEN = 100
+PAUSE_S = 0.001  # of a writer after each record: the machine has three daemons to run, too
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ async def test_two_hundred_group_suspends_under_dependent_writers_break_none(clu
     """Each names the sequence of each controller, is consistent on all of them, and holds the writes for a moment only."""
     groups = cluster.write_groups({"db": cluster.members})
     points, waits = set(), []
-    async with Client.open(groups) as client, GroupWriters(cluster, cluster.members, PLACEMENT) as writers:
+    async with Client.open(groups) as client, GroupWriters(cluster, cluster.members, PLACEMENT, PAUSE_S) as writers:
         for number in range(SUSPENDS):
             await writers.write(RECORDS_BETWEEN)
             result, taken = await writers.during(client.suspend("db", tag=f"cut {number}"))
@@ -69,7 +70,7 @@ async def suspended(cluster: Cluster, writers: GroupWriters, suspend: Callable[[
 async def broken_by(cluster: Cluster, suspend: Callable[[], None]) -> int:
     """How many dependencies are broken in some suspends of this kind. Nothing else is found: each controller by itself is right."""
     broken = 0
-    async with GroupWriters(cluster, cluster.members, PLACEMENT) as writers:
+    async with GroupWriters(cluster, cluster.members, PLACEMENT, PAUSE_S) as writers:
         for _ in range(WRONG_SUSPENDS):
             findings = await suspended(cluster, writers, suspend)
             assert (findings.torn, findings.missing, findings.too_new) == (0, 0, 0), findings
