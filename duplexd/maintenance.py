@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 
 class Maintenance:
-    """One task that keeps spare segments ready and takes checkpoints."""
+    """One task that keeps spare segments ready, and has checkpoints taken beside that: they take as long as the legs' disks do, or a suspend
+    whose secondaries are being synced, and changes must not run out of room meanwhile.
+    """
 
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
@@ -30,6 +32,7 @@ class Maintenance:
         self._syncing = asyncio.Lock()
         self._something = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._beside: asyncio.Task[None] | None = None  # takes a checkpoint
         self._wanted = False  # a batch waits for room
         self._checkpoint_position = 0
         self._checkpoint_sequence = 0
@@ -46,9 +49,10 @@ class Maintenance:
 
     async def stop(self) -> None:
         """End the task; say in the journal that all is in order."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        tasks = [task for task in (self._task, self._beside) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         controller = self._controller
         if controller.failed:
             return
@@ -58,9 +62,14 @@ class Maintenance:
 
     def written(self) -> None:
         """Something was appended."""
-        ring, writer = self._controller.ring, self._controller.writer
-        if len(ring.spares) < SPARE_SEGMENTS or writer.log_position - self._checkpoint_position > ring.size_bytes // 2:
+        ring = self._controller.ring
+        if len(ring.spares) < SPARE_SEGMENTS or (self._half_used() and self._beside is None):
             self._something.set()
+
+    def _half_used(self) -> bool:
+        """Whether half of the journal was written since the last checkpoint."""
+        ring = self._controller.ring
+        return self._controller.writer.log_position - self._checkpoint_position > ring.size_bytes // 2
 
     def want_space(self) -> None:
         """A batch waits for room."""
@@ -96,14 +105,28 @@ class Maintenance:
         controller = self._controller
         writer = controller.writer
         await self._make_space()
-        if writer.log_position - self._checkpoint_position > controller.ring.size_bytes // 2:
-            await self.checkpoint()
+        if self._half_used():
+            self._begin_checkpoint()
         elif timed_out:
             if writer.written > writer.synced:
                 await controller.durable(writer.written)
             due = controller.clock.monotonic() - self._checkpoint_time > CHECKPOINT_INTERVAL_S
             if due and writer.written > self._checkpoint_sequence:
-                await self.checkpoint()
+                self._begin_checkpoint()
+
+    def _begin_checkpoint(self) -> None:
+        if self._beside is None:
+            self._beside = asyncio.get_running_loop().create_task(self._checkpoint_beside(), name="checkpoint")
+
+    async def _checkpoint_beside(self) -> None:
+        try:
+            await self.checkpoint()
+        except (OSError, DuplexdError) as error:
+            self._controller.emit("checkpoint-failed", error=str(error))
+            await asyncio.sleep(SYNC_INTERVAL_S)
+        finally:
+            self._beside = None
+            self._something.set()
 
     # ------------------------------------------------------------------------------------------------------------- room
 
@@ -115,6 +138,9 @@ class Maintenance:
             if ring.can_grow() and await self._grow():
                 continue
             if await self._recycle():
+                continue
+            if self._beside is not None:
+                await asyncio.wait({self._beside})
                 continue
             if tried_checkpoint or not self._checkpoint_helps():
                 break

@@ -152,6 +152,8 @@ async def test_time_limits_of_maintenance_are_kept() -> None:
         core.clock.now += limits.CHECKPOINT_INTERVAL_S + 1
         await core.write("data", 0, b"y")
         await maintenance._once(timed_out=True)
+        assert maintenance._beside is not None
+        await maintenance._beside
         assert maintenance.checkpoints == before + 1
         core.clock.now += limits.CHECKPOINT_INTERVAL_S + 1
         await maintenance._once(timed_out=True)
