@@ -156,14 +156,16 @@ class Cuts:
         """Open the gates of a lease whose cut was made; then bring the secondaries there, and vote. Raises LeaseLostError and others."""
         controller = self._controller
 
-        def gates() -> None:
+        def gates() -> asyncio.Task[None] | None:
             lease = controller.holds.member.may_open(cut_id, lease_id, fence)
             controller.holds.end(lease, gate.BY_SUSPEND)
             cut.hold = controller.holds.figures(lease)
+            return self._settling.get(cut_id)
 
         cut = self.find(cut_id)
-        await controller.step(gates)
-        await asyncio.shield(self._settling[cut_id])
+        settling = await controller.step(gates)
+        if settling is not None:
+            await asyncio.shield(settling)
         return overview.cut(controller, cut)
 
     def hold_ended(self, lease: Lease) -> None:
