@@ -124,14 +124,15 @@ def test_suspends_over_a_slow_and_lossy_network_break_none(network: Network, clu
     assert not watch.sights.contradictions
 
 
-def wait_held(cluster: Cluster, held: bool, names: list[str]) -> None:
-    """Return once one of these holds something, or none does; or, for the former, when it has not come for a while."""
+def wait_held(cluster: Cluster, held: bool, names: list[str]) -> bool:
+    """True once one of these holds something, or none does. False if the former has not come for a while; the latter must."""
     deadline = time.monotonic() + (5.0 if held else PATIENCE_SECONDS)
     while any(cluster.ask(name, "GET", "/v1/status")["leases"] for name in names) != held:
         if time.monotonic() > deadline:
             assert held, "a gate is still closed"
-            return
+            return False
         time.sleep(0.002)
+    return True
 
 
 class Trouble:
@@ -141,10 +142,11 @@ class Trouble:
         self._network = network
         self._cluster = cluster
         self._random = random.Random(seed)
+        self.struck = 0  # how often gates were closed then
 
     def strike(self, fate: str) -> None:
         """A host is cut off and joined again, or a member is killed and started again."""
-        wait_held(self._cluster, True, list(THREE))
+        self.struck += wait_held(self._cluster, True, list(THREE))
         time.sleep(self._random.uniform(0, 0.06))
         if fate == "client cut off":
             self._cut_off("client")
@@ -180,6 +182,7 @@ def test_hosts_cut_off_and_members_killed_during_suspends(network: Network, clus
                 outcomes.append(check(cluster, report))
                 print(f"{fates[len(outcomes) - 1]}: {outcomes[-1]}")
     assert len(outcomes) == len(fates)
+    assert trouble.struck > len(fates) // 2
     assert not watch.sights.contradictions
 
 
