@@ -48,17 +48,14 @@ class Coordinator:
         await self._process.wait()
 
     async def suspend(self, how: str = "suspend") -> dict[str, Any]:
-        """Suspend the group; the result. Raises RuntimeError if it is not consistent."""
-        result = await self._ask(how)
-        if result.get("verdict") != "consistent":
-            raise RuntimeError(f"a suspend under load is not consistent: {result}")
-        return result
+        """Suspend the group; the result."""
+        return await self._ask(how)
 
     async def resync(self) -> None:
         """Return when all pairs are DUPLEX."""
         result = await self._ask("resync")
         if not result.get("ok"):
-            raise RuntimeError(f"the resync failed: {result}")
+            raise RuntimeError("not all pairs came back from a resync")
 
     async def _ask(self, what: str) -> dict[str, Any]:
         assert self._process.stdin is not None

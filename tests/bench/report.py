@@ -54,7 +54,7 @@ def describe_pause(pause: Mapping[str, Any]) -> list[str]:
     """Lines for one number and size of controllers."""
     wait, usual = _three(pause["suspend_wait_ms"]), _three(pause["suspend_usual_wait_ms"])
     first = (
-        f"{pause['controllers']} x {pause['volumes']} volumes suspended {pause['suspends']} times, ms (p50 / p99 / max): write pause "
+        f"{pause['controllers']} x {pause['volumes']} volumes suspended {pause['suspends']} times, {pause['void']} void, ms (p50 / p99 / max): write pause "
         f"{_three(pause['suspend_pause_ms'])} by the daemons; longest write {wait} by the clients, {usual} without a suspend; "
         f"command {_three(pause['suspend_command_ms'], 0)}; peak RSS {pause['peak_rss_bytes'] / MIB:.0f} MiB"
     )

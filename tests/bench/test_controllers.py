@@ -22,7 +22,7 @@ def test_one_controller_is_also_suspended_by_its_own_command(tmp_path: Path) -> 
     assert 0 < pause["suspend_pause_ms"]["p50"] < pause["suspend_command_ms"]["p50"]
     assert 0 < pause["plain_pause_ms"]["p50"] < pause["plain_command_ms"]["p50"]
     first, second = describe_pause(pause)
-    assert first.startswith("1 x 2 volumes suspended 1 times, ms (p50 / p99 / max): write pause ")
+    assert first.startswith("1 x 2 volumes suspended 1 times, 0 void, ms (p50 / p99 / max): write pause ")
     assert "the coordinator adds (p50) " in second
     assert json.loads(json.dumps(pause)) == pause
 
