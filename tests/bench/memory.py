@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
-from duplexd.demo.daemon import DaemonProcess
+from duplexd.demo.daemon import DaemonError, DaemonProcess
 from duplexd.units import MIB, TIB
 from tests.bench.loads import fio
 from tests.bench.servers import Server, peak_rss_bytes
@@ -57,4 +58,7 @@ async def _measure_large(directory: Path) -> int:
         await daemon.call("POST", "/v1/resync", {"targets": ["all"], "wait": True})
         return peak_rss_bytes(daemon.pid)
     finally:
-        await daemon.stop()
+        with contextlib.suppress(
+            DaemonError
+        ):  # a slow disk may have much to sync; it is killed then, and its images are thrown away anyway
+            await daemon.stop()
