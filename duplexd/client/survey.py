@@ -168,12 +168,17 @@ def _consistent_cut(volume: Json) -> Json | None:
 
 
 def undecided(statuses: Mapping[str, Json], group_name: str = "") -> dict[str, list[str]]:
-    """Cuts of several controllers that were left without a verdict: id, and the controllers that take part."""
-    found: dict[str, list[str]] = {}
+    """Cuts of several controllers without one verdict: id, and the controllers that take part.
+
+    They were left undecided; or void on one member (its secondary failed, a canary told it alone) and consistent on another.
+    """
+    members: dict[str, list[str]] = {}
+    verdicts: dict[str, set[str | None]] = {}
     for name, status in statuses.items():
         cuts = [volume["secondary"]["cut"] for volume in status["volumes"] if (volume.get("secondary") or {}).get("cut")]
         cuts += [cut for cut in status.get("cuts", ()) if cut.get("group") == group_name]
         for cut in cuts:
-            if cut.get("members") and cut.get("verdict") is None:
-                found.setdefault(cut["id"], cut["members"] or [name])
-    return found
+            if cut.get("members"):
+                members[cut["id"]] = cut["members"]
+                verdicts.setdefault(cut["id"], set()).add(cut.get("verdict"))
+    return {cut: members[cut] for cut, known in verdicts.items() if None in known or len(known) > 1}

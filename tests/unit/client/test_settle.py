@@ -37,6 +37,7 @@ def states(controllers: list[FakeMember]) -> list[str]:
         (("ready", "consistent"), "consistent"),
         (("ready", ""), "void"),
         (("ready", "void"), "void"),
+        (("consistent", "void"), "void"),  # a secondary failed, or a canary told one member alone
     ],
 )
 async def test_the_outcome_follows_from_what_the_members_know(tmp_path: Path, before: tuple[str, str], verdict: str) -> None:
