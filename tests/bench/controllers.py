@@ -98,7 +98,8 @@ async def _suspend_often(cluster: Cluster, shape: Shape) -> tuple[dict[str, list
         TimedWriters(cluster, written, Placement(WRITERS, len(written), SLOTS)) as writers,
     ):
         for number in range(shape.suspends + 1):
-            for how in ONE_CONTROLLER if shape.controllers == 1 else ONE_CONTROLLER[:1]:
+            commands = ONE_CONTROLLER if shape.controllers == 1 else ONE_CONTROLLER[:1]
+            for how in commands[:: 1 if number % 2 else -1]:
                 verdict, sample = await _suspend(coordinator, writers, how, window_s)
                 void += verdict != "consistent"
                 window_s = max(WINDOW_SECONDS_MIN, sample["command"])
