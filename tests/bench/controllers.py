@@ -42,7 +42,7 @@ class Shape(NamedTuple):
     suspends: int
 
 
-SHAPES = (Shape(1, 16, 20), Shape(1, 1000, 20), Shape(3, 16, 60), Shape(16, 64, 20))
+SHAPES = (Shape(1, 16, 20), Shape(1, 1000, 20), Shape(3, 16, 100), Shape(16, 64, 20))
 
 
 class TimedWriters(GroupWriters):
