@@ -97,6 +97,7 @@ class Cuts:
                 controller.holds.end(lease, gate.BY_SUSPEND)
             return first, True, lease, 0.0
         self.check_states(pairs)
+        controller.holds.member.refuse_overlap(pairs)
         cut = self._mark(pairs, {"m": "cut", "id": self.new_id(), "tag": tag, "volumes": [pair.id for pair in pairs]}, controller.mark)
         self._start_settling(pairs, cut)
         if lease is not None:

@@ -174,7 +174,7 @@ def undecided(statuses: Mapping[str, Json], group_name: str = "") -> dict[str, l
     """
     members: dict[str, list[str]] = {}
     verdicts: dict[str, set[str | None]] = {}
-    for name, status in statuses.items():
+    for status in statuses.values():
         cuts = [volume["secondary"]["cut"] for volume in status["volumes"] if (volume.get("secondary") or {}).get("cut")]
         cuts += [cut for cut in status.get("cuts", ()) if cut.get("group") == group_name]
         for cut in cuts:

@@ -12,9 +12,10 @@ from duplexd.errors import LeaseLostError, NotFoundError, UsageError, WrongState
 from duplexd.pair import votes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from duplexd.pair.gate import Lease
+    from duplexd.pair.pair import Pair
 
 FENCES_OF_A_START = 1 << 32
 _ENDED_KEPT = 1024
@@ -42,11 +43,15 @@ class Member:
             state = self._state_of(lease.cut_id)
             if state != votes.NONE:
                 raise LeaseLostError(f"cut {lease.cut_id} is {state} here already; begin a new one")
-            for other in self.leases.values():
-                if other.cut_id and not set(other.pairs).isdisjoint(lease.pairs):
-                    raise WrongStateError(f"another suspend of these volumes is under way (lease {other.id}); try again when it is done")
+            self.refuse_overlap(lease.pairs)
         self._renumber(lease)
         self.leases[lease.id] = lease
+
+    def refuse_overlap(self, pairs: Sequence[Pair]) -> None:
+        """Raises WrongStateError if some of these pairs are held for a group's cut: nobody else may take them out of it."""
+        for other in self.leases.values():
+            if other.cut_id and not set(other.pairs).isdisjoint(pairs):
+                raise WrongStateError(f"another suspend of these volumes is under way (lease {other.id}); try again when it is done")
 
     def _renumber(self, lease: Lease) -> None:
         self._fence += 1

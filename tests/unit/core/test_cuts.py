@@ -135,6 +135,8 @@ async def test_two_group_cuts_of_the_same_volumes_do_not_run_at_the_same_time() 
         await closed(core, "data")
         with pytest.raises(WrongStateError, match="another suspend"):
             await closed(core, cut_id="00000000000000bb")
+        with pytest.raises(WrongStateError, match="another suspend"):
+            await core.controller.suspend(["data", "wal"])
         await closed(core, "wal", cut_id="00000000000000bb")
 
 
