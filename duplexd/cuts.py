@@ -16,7 +16,7 @@ from duplexd.pair import gate, state, votes
 from duplexd.pair.ledger import CONSISTENT, VOID
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from duplexd.controller import Controller
     from duplexd.pair.gate import Lease
@@ -80,7 +80,7 @@ class Cuts:
             "verdict": verdict, "cut": cut.id, "tag": cut.tag,
             "already": already, "controllers": {controller.name: cut.sequence}, "volumes": [pair.name for pair in pairs],
             "time": cut.time_us / 1e6, "hold": hold, "seconds": controller.clock.monotonic() - began,
-            **({"members": [self._made(pairs, cut)]} if certificate else {}),
+            **({"members": [self._made(cut) | {"volumes": _images(pairs)}]} if certificate else {}),
         }  # fmt: skip
         if not already:
             cut.hold = hold
@@ -137,7 +137,7 @@ class Cuts:
         """Cut all pairs of a lease that is held for this cut. The gates stay closed; the cut stays undecided. Raises LeaseLostError and others."""
         controller = self._controller
 
-        def cut() -> dict[str, Any]:
+        def cut() -> tuple[dict[str, Any], list[str]]:
             holds = controller.holds
             pairs = list(holds.member.find(lease_id, fence).pairs)
             self.check_states(pairs)
@@ -147,27 +147,27 @@ class Cuts:
             made = self._mark(pairs, marker, lambda marker: holds.member.cut(lease_id, fence, marker))
             holds.leases[lease_id].cut_at = controller.clock.monotonic()
             self.made += 1
-            return self._made(pairs, made)
+            return self._made(made), [pair.name for pair in pairs]
 
-        result = await controller.step(cut)
-        controller.emit("cut", cut=cut_id, tag=tag, group=group, volumes=[volume["name"] for volume in result["volumes"]])
+        result, names = await controller.step(cut)
+        controller.emit("cut", cut=cut_id, tag=tag, group=group, volumes=names)
         return result
 
     async def open(self, cut_id: str, lease_id: str, fence: int | None) -> dict[str, Any]:
         """Open the gates of a lease whose cut was made; then bring the secondaries there, and vote. Raises LeaseLostError and others."""
         controller = self._controller
 
-        def gates() -> asyncio.Task[None] | None:
+        def gates() -> tuple[Lease, asyncio.Task[None] | None]:
             lease = controller.holds.member.may_open(cut_id, lease_id, fence)
             controller.holds.end(lease, gate.BY_SUSPEND)
             cut.hold = controller.holds.figures(lease)
-            return self._settling.get(cut_id)
+            return lease, self._settling.get(cut_id)
 
         cut = self.find(cut_id)
-        settling = await controller.step(gates)
+        lease, settling = await controller.step(gates)
         if settling is not None:
             await asyncio.shield(settling)
-        return overview.cut(controller, cut)
+        return overview.cut(controller, cut) | {"images": _images(lease.pairs)}
 
     def hold_ended(self, lease: Lease) -> None:
         """The hold of a cut that was made is over: the secondaries are brought there, whatever becomes of it."""
@@ -304,8 +304,8 @@ class Cuts:
             **together,
         )  # fmt: skip
 
-    def _made(self, pairs: list[Pair], cut: Cut) -> dict[str, Any]:
-        """What a certificate holds of this controller."""
+    def _made(self, cut: Cut) -> dict[str, Any]:
+        """What a certificate holds of this controller, but for the images: writes wait while this is told."""
         controller = self._controller
         return {
             "cut": cut.id, "controller": controller.name, "sequence": cut.sequence, "time": cut.time_us / 1e6,
@@ -313,8 +313,11 @@ class Cuts:
                 "directory": str(controller.config.controller.state_dir), "identity": controller.ring.controller.hex(),
                 "crc": cut.crc, "chain": cut.chain,
             },
-            "volumes": [
-                {"id": pair.id, "name": pair.name, "size": pair.size, "primary": pair.primary.path, "secondary": pair.secondary_path}
-                for pair in pairs
-            ],
         }  # fmt: skip
+
+
+def _images(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    return [
+        {"id": pair.id, "name": pair.name, "size": pair.size, "primary": pair.primary.path, "secondary": pair.secondary_path}
+        for pair in pairs
+    ]

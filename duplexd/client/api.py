@@ -61,15 +61,17 @@ class Client:
 
     # -------------------------------------------------------------------------------------------------------------- cutting
 
-    async def suspend(self, *targets: str, tag: str = "", hold_max: float | None = None) -> Suspended:
+    async def suspend(self, *targets: str, tag: str = "", hold_max: float | None = None, certificate: bool = False) -> Suspended:
         """Cut all targets at one point. `result.verdict` says whether that was achieved; a `void` result is not raised as an error.
+
+        With `certificate` the result of a group on one controller holds what `client.certificate.make` needs, too; that of others always does.
 
         Raises with nothing suspended if it can't be done; UndecidedError if a member that was cut does not answer any more.
         """
         group, hold_max_s = self._group(targets, hold_max)
         links = self._links_of(group)
         if len(links) == 1:
-            return await self._suspend_alone(group, tag)
+            return await self._suspend_alone(group, tag, certificate)
         statuses = await self._calm(group, links)
         survey.check_members(statuses)
         if (cut := survey.common_cut(statuses)) is not None:
@@ -229,10 +231,10 @@ class Client:
                 self._links[name] = Http(name, self.groups.controllers[name])
         return {name: self._links[name] for name in group.members}
 
-    async def _suspend_alone(self, group: Group, tag: str) -> Suspended:
+    async def _suspend_alone(self, group: Group, tag: str, certificate: bool) -> Suspended:
         """One journal orders everything: no hold is needed. Nothing is asked first: while a daemon tells the state of 1,000 volumes, writes wait."""
         ((name, link),) = self._links_of(group).items()
-        body = {"targets": list(group.members[name]), "tag": tag, "certificate": True}
+        body = {"targets": list(group.members[name]), "tag": tag, "certificate": certificate}
         try:
             answer = await link.call_patiently("POST", "/v1/suspend", body)
         except WrongStateError:

@@ -71,6 +71,11 @@ class Drive:
         self._phase = ""
         self._since = self._began = monotonic()
 
+    @property
+    def volumes(self) -> list[str]:
+        """What is held, or was."""
+        return [f"{member}:{volume}" for member, lease in self._leases.items() for volume in lease.get("volumes", ())]
+
     # ---------------------------------------------------------------------------------------------------------- what is wanted
 
     async def close(self) -> None:
@@ -256,12 +261,13 @@ class Drive:
         }
         made = await self._links[member].call("POST", self._path(), body)
         need(made, member, "sequence")
-        self.made[member] = made
+        self.made[member] = made | {"volumes": []}
 
     async def _open(self, member: str) -> str:
         """The gates open at once; the answer comes when the secondaries are durable, which takes as long as it takes."""
         answer = await self._links[member].call_patiently("POST", self._path("open"), self._lease(member))
         self.holds[member] = answer.get("hold")
+        self.made[member] |= {"volumes": answer.get("images", [])}
         return str(need(answer, member, "state"))
 
     async def _release(self, member: str) -> None:

@@ -33,7 +33,7 @@ async def suspended(drive: Drive, tag: str, settle_s: float) -> Suspended:
         tag=tag,
         group=drive.group.name,
         controllers={name: each["sequence"] for name, each in made.items()},
-        volumes=[f"{name}:{volume['name']}" for name, each in made.items() for volume in each.get("volumes", ())],
+        volumes=drive.volumes,
         hold=merge_holds(drive.holds, drive.hold_max_s),
         phases=dict(drive.seconds),
         why=(str(drive.error) if drive.error else "a member found its secondaries not to stand at the cut") if verdict == VOID else "",

@@ -308,6 +308,11 @@ class CutMade(Answer):
     sequence: int
     time: float
     journal: CutJournal
+
+
+class CutProof(CutMade):
+    """What a certificate holds of a controller."""
+
     volumes: list[CutVolume]
 
 
@@ -326,6 +331,7 @@ class CutStatus(Answer):
     volumes: list[str] = Field(description="those whose secondaries stand at it")
     canary: Grade | None = None
     hold: HoldFigures | None = Field(None, description="null: it was made before the daemon was started")
+    images: list[CutVolume] = Field(default_factory=list, description="where what was cut lies; in the answer of open only")
 
 
 class CutList(Answer):
@@ -350,7 +356,7 @@ class Suspended(Answer):
     controllers: dict[str, int] = Field(description="name of each controller, and the sequence number of the cut there")
     volumes: list[str] = Field(description="the volumes that were cut")
     hold: HoldFigures
-    members: list[CutMade] = Field(default_factory=list, description="what a certificate holds, if it was asked for")
+    members: list[CutProof] = Field(default_factory=list, description="what a certificate holds, if it was asked for")
     already: bool = Field(False, description="all of them stood at this cut before the command")
 
 

@@ -86,12 +86,16 @@ def suspend(
 ) -> None:
     """Cut; with `certificate`, write one. LeaseLostError if the verdict is void."""
     if of_groups:
-        result = run(settings, lambda client: client.suspend(*targets, tag=tag, hold_max=hold_max_s))
+        result = run(settings, lambda client: client.suspend(*targets, tag=tag, hold_max=hold_max_s, certificate=certificate is not None))
     else:
         name = settings.client().call("GET", "/v1/status")["controller"]["name"]
         here = Groups(controllers={name: ControllerEntry(socket=settings.socket)})
         named = [f"{name}:{target}" for target in targets]
-        result = run(settings, lambda client: client.suspend(*named, tag=tag, hold_max=hold_max_s), lambda: Client(here))
+        result = run(
+            settings,
+            lambda client: client.suspend(*named, tag=tag, hold_max=hold_max_s, certificate=certificate is not None),
+            lambda: Client(here),
+        )
     settings.show(result.json(), render_groups.suspended_text(result))
     if certificate is not None:
         from duplexd.client import certificate as certificates

@@ -134,12 +134,11 @@ class FakeMember:
                 "sequence": 5,
                 "time": 1.0,
                 "journal": {},
-                "volumes": [{"name": n} for n in self.volumes],
             }
         assert what == "open"
         self.end("suspended")
         self.states[cut] = votes.READY
-        return 200, self._cut_status(cut)
+        return 200, self._cut_status(cut) | {"images": [{"name": name} for name in self.volumes]}
 
     # ---------------------------------------------------------------------------------------------------------------- HTTP
 
@@ -201,7 +200,7 @@ class FakeMember:
 
     async def _hold(self, connection: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         self.lease = lease = asyncio.get_running_loop().create_future()
-        line = {"event": "held", "lease": {"id": "L", "fence": self.fence}}
+        line = {"event": "held", "lease": {"id": "L", "fence": self.fence, "volumes": list(self.volumes)}}
         await self._write(connection, writer, h11.Response(status_code=200, headers=[]), self._line(line))
         gone = asyncio.ensure_future(reader.read())
         await asyncio.wait((gone, lease), return_when=asyncio.FIRST_COMPLETED)

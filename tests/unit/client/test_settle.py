@@ -122,7 +122,7 @@ async def test_one_controller_by_its_socket(tmp_path: Path) -> None:
         )
         result = await client.suspend("local:data")
         assert (result.controllers, result.volumes, result.phases) == ({"alpha": 5}, ["local:data"], {})
-        assert member.bodies["suspend"] == {"targets": ["data"], "tag": "", "certificate": True}
+        assert member.bodies["suspend"] == {"targets": ["data"], "tag": "", "certificate": False}
     await member.stop()
 
 
