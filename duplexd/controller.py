@@ -190,9 +190,7 @@ class Controller:
             return owner is client or (type(owner) is Joined and owner.origin is client)
 
         self._queue = deque(change for change in self._queue if not theirs(change))
-        for lease in self.holds.leases.values():
-            for pair in lease.pairs:
-                pair.waiting = [change for change in pair.waiting if not theirs(change)]
+        self.holds.forget(theirs)
 
     # ----------------------------------------------------------------------------------------------------------- the queue
 
@@ -219,10 +217,14 @@ class Controller:
                 self._queue.append(change)
 
     def resume(self, changes: list[Change]) -> None:
-        """Take changes that a gate held, in their order; a volume that another lease holds keeps its own."""
+        """Take changes that a gate held, in their order; a volume that another lease holds keeps its own.
+
+        They go on once the step is over in which the gate was opened: it may have more to say to the journal.
+        """
         for change in changes:
             self._enqueue(change)
-        self._pump()
+        if changes:
+            self._soon(self._pump)
 
     def _pump(self) -> None:
         while self._queue and not self._busy and not self.jobs.behind():
@@ -432,6 +434,8 @@ class Controller:
 
     def mark(self, marker: dict[str, Any]) -> int:
         """Write a marker and fold it: within a step only. Returns its number. Raises OSError if the journal does not take it."""
+        if self._busy:
+            raise RuntimeError(f"the marker {marker['m']!r} is not within a step: a batch has the journal")
         if self.failed:
             raise OSError(errno.EIO, self.failed)
         time_us = int(self.clock.wall() * 1e6)

@@ -145,9 +145,10 @@ class Cuts:
                 "m": "cut", "id": cut_id, "tag": tag, "volumes": [pair.id for pair in pairs], "group": group, "members": members,
             }  # fmt: skip
             made = self._mark(pairs, marker, lambda marker: holds.member.cut(lease_id, fence, marker))
+            made.names = [pair.name for pair in pairs]
             holds.leases[lease_id].cut_at = controller.clock.monotonic()
             self.made += 1
-            return self._made(made), [pair.name for pair in pairs]
+            return self._made(made), made.names
 
         result, names = await controller.step(cut)
         controller.emit("cut", cut=cut_id, tag=tag, group=group, volumes=names)
@@ -173,15 +174,14 @@ class Cuts:
         """The hold of a cut that was made is over: the secondaries are brought there, whatever becomes of it."""
         controller = self._controller
         cut = controller.ledger.cut(lease.cut_id)
-        if cut is None or cut.state != votes.CUT:
+        if cut is None:
             return
         self._start_settling(list(lease.pairs), cut)
 
         def lost() -> None:
             with contextlib.suppress(OSError):  # then the controller has failed, and a restart finds no promise
                 self._must(lambda: controller.holds.member.lost(cut.id))
-            if cut.state == VOID:
-                self._tell_suspended(cut, lease.volumes, VOID)
+            self._tell_verdict(cut)
 
         controller.when_idle(lost)
 
@@ -201,7 +201,7 @@ class Cuts:
         cut = self.find(cut_id)
         await controller.durable(controller.writer.written)
         if before not in {votes.NONE, after}:
-            self._tell_suspended(cut, overview.volumes_at(controller, cut), cut.verdict)
+            self._tell_verdict(cut)
         return overview.cut(controller, cut)
 
     def release(self, cut_id: str) -> dict[str, Any]:
@@ -215,7 +215,7 @@ class Cuts:
 
     def all(self) -> dict[str, Any]:
         """All that are remembered, oldest first."""
-        return {"cuts": [overview.cut(self._controller, each) for each in self._controller.ledger.cuts.values()]}
+        return {"cuts": overview.cuts(self._controller, self._controller.ledger.cuts.values())}
 
     def find(self, cut_id: str) -> Cut:
         """The cut of that id. Raises NotFoundError."""
@@ -277,6 +277,7 @@ class Cuts:
         if cut.members:
             await controller.step(lambda: self._must(lambda: controller.holds.member.stood(cut.id, stands)))
             await controller.durable(controller.writer.written)
+            self._tell_verdict(cut)
         elif not stands and cut.verdict == CONSISTENT:
             await controller.step(lambda: self._must(lambda: controller.mark({"m": "void", "cut": cut.id})))
         self.unsettled.discard(cut.id)
@@ -295,6 +296,12 @@ class Cuts:
             raise
 
     # ------------------------------------------------------------------------------------------------------------------- telling
+
+    def _tell_verdict(self, cut: Cut) -> None:
+        """The event of a cut of several controllers, as soon as its verdict is known, and when it changes."""
+        if cut.verdict is not None and cut.told != cut.verdict:
+            cut.told = cut.verdict
+            self._tell_suspended(cut, cut.names or overview.cut(self._controller, cut)["volumes"], cut.verdict)
 
     def _tell_suspended(self, cut: Cut, volumes: list[str], verdict: str | None) -> None:
         together = {"group": cut.group, "members": list(cut.members)} if cut.members else {}

@@ -14,6 +14,8 @@ from duplexd.pair.member import Member
 from duplexd.pair.waits import Waits, by_name, together
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from duplexd.controller import Controller
     from duplexd.pair.gate import Lease
     from duplexd.pair.pair import Pair
@@ -90,6 +92,14 @@ class Holds:
         """A change meets a closed gate."""
         pair.waiting.append(change)
         self._arrivals[id(change)] = self._controller.clock.monotonic()
+
+    def forget(self, gone: Callable[[Change], bool]) -> None:
+        """Drop the waiting changes of a client that has gone."""
+        for pair in {pair for lease in self.leases.values() for pair in lease.pairs}:
+            for change in pair.waiting:
+                if gone(change):
+                    self._arrivals.pop(id(change), None)
+            pair.waiting = [change for change in pair.waiting if not gone(change)]
 
     def release(self, lease_id: str, reason: str, fence: int | None = None) -> bool:
         """End a hold; False if it had ended. Raises NotFoundError for a lease that never was, LeaseLostError for one that is another's."""

@@ -11,6 +11,8 @@ from duplexd.pair import state
 from duplexd.pair.votes import CONSISTENT, CUT, READY
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from duplexd.controller import Controller
     from duplexd.pair.gate import Lease
     from duplexd.pair.pair import Cut, Pair
@@ -54,7 +56,7 @@ def status(controller: Controller) -> dict[str, Any]:
             for name, members in controller.groups.items()
         ],
         "leases": [lease_status(lease, now) for lease in controller.holds.leases.values()],
-        "cuts": [cut(controller, each) for each in controller.ledger.cuts.values() if each.verdict is None],
+        "cuts": cuts(controller, [each for each in controller.ledger.cuts.values() if each.verdict is None]),
     }
 
 
@@ -66,18 +68,26 @@ def lease_status(lease: Lease, now: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def cut(controller: Controller, cut: Cut) -> dict[str, Any]:
-    """One cut, whether secondaries stand at it or not."""
+def cuts(controller: Controller, wanted: Iterable[Cut]) -> list[dict[str, Any]]:
+    """Cuts, whether secondaries stand at them or not."""
+    standing: dict[str, list[str]] = {}
+    for pair in controller.pairs.values():
+        if pair.cut is not None and pair.state == state.SUSPENDED:
+            standing.setdefault(pair.cut.id, []).append(pair.name)
+    return [_one_cut(controller, each, standing.get(each.id, [])) for each in wanted]
+
+
+def cut(controller: Controller, wanted: Cut) -> dict[str, Any]:
+    """One cut."""
+    return cuts(controller, [wanted])[0]
+
+
+def _one_cut(controller: Controller, cut: Cut, volumes: list[str]) -> dict[str, Any]:
     return {
         "id": cut.id, "controller": controller.name, "state": _vote(controller, cut), "verdict": _verdict(controller, cut), "sequence": cut.sequence,
         "time": cut.time_us / 1e6, "tag": cut.tag, "group": cut.group or None, "members": list(cut.members),
-        "volumes": volumes_at(controller, cut), "canary": cut.grade, "hold": cut.hold,
+        "volumes": volumes, "canary": cut.grade, "hold": cut.hold,
     }  # fmt: skip
-
-
-def volumes_at(controller: Controller, cut: Cut) -> list[str]:
-    """The volumes whose secondaries stand at a cut."""
-    return [pair.name for pair in controller.pairs.values() if pair.cut is cut and pair.state == state.SUSPENDED]
 
 
 def _vote(controller: Controller, cut: Cut) -> str:

@@ -176,9 +176,9 @@ class Ledger:
 
     def _remember(self, cut: Cut) -> None:
         self.cuts[cut.id] = cut
-        while len(self.cuts) > CUTS_KEPT_MAX:  # what is void is forgotten last but for what is not decided
-            victims = [next((old for old in self.cuts.values() if old.state == wanted), None) for wanted in (CONSISTENT, VOID)]
-            del self.cuts[next((old.id for old in victims if old is not None), next(iter(self.cuts)))]
+        if len(self.cuts) > CUTS_KEPT_MAX:  # one that secondaries stand at is known by their pairs
+            oldest = next((old.id for old in self.cuts.values() if old.verdict is not None), next(iter(self.cuts)))
+            del self.cuts[oldest]
 
     def _vote(self, sequence: int, time_us: int, marker: dict[str, Any]) -> None:
         cut = self.cut(marker["cut"])

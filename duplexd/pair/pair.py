@@ -22,7 +22,7 @@ class Cut:
     `state` is one of `pair/votes.py`; a cut of this controller alone is CONSISTENT or VOID at once. `members` names the controllers that take it together.
     """
 
-    __slots__ = ("chain", "crc", "grade", "group", "hold", "id", "members", "sequence", "state", "tag", "time_us")
+    __slots__ = ("chain", "crc", "grade", "group", "hold", "id", "members", "names", "sequence", "state", "tag", "time_us", "told")
 
     def __init__(
         self,
@@ -43,7 +43,9 @@ class Cut:
         self.group = group
         self.members = tuple(members)
         self.grade = grade  # what a canary found
-        # Of this run only: how long writes waited for it; the crc of its record, and of the record before that one
+        # Of this run only: its volumes, the verdict that was told, how long writes waited for it, the crc of its record and of the one before that
+        self.names: list[str] = []
+        self.told: str | None = None
         self.hold: dict[str, Any] | None = None
         self.crc: int | None = None
         self.chain: int | None = None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from duplexd.errors import LeaseLostError, NotFoundError, UsageError, WrongStateError
+from duplexd.limits import CUTS_KEPT_MAX
 from duplexd.pair import gate, votes
 from tests.unit.core.cores import Core, running
 
@@ -204,3 +206,78 @@ async def test_a_vote_is_shown_only_once_it_is_durable() -> None:
         vote = await core.controller.cuts.open(CUT, lease.id, lease.fence)
         assert core.controller.ledger.state_of(CUT) == votes.READY
         assert (shown, vote["state"]) == (["cut", "cut"], "ready")
+
+
+@pytest.mark.parametrize("how", [votes.ABORT, votes.REFUSE])
+@pytest.mark.parametrize("cut", [True, False])
+async def test_what_a_decision_says_to_the_journal_is_never_beside_a_batch(how: str, cut: bool) -> None:
+    """The gates open in the same step: a heavy batch of what they held takes the journal to a worker."""
+    async with running(TWO) as core:
+        lease = await closed(core)
+        held = core.send("data", 0, b"the first to its region")
+        if cut:
+            await core.controller.cuts.make(CUT, lease.id, lease.fence, "", "db", MEMBERS)
+        beside: list[tuple[str, bool]] = []
+        mark = core.controller.mark
+
+        def note(marker: dict[str, Any]) -> int:
+            beside.append((marker["m"], core.controller._busy))
+            return mark(marker)
+
+        core.controller.holds.member._mark = note
+        assert (await core.controller.cuts.decide(CUT, how))["state"] == "void"
+        assert await core.answer(held) == 0
+        assert beside == [("void", False)]
+
+
+async def test_a_marker_beside_a_batch_is_a_bug_that_is_told() -> None:
+    async with running(TWO) as core:
+        core.controller._busy = True
+        try:
+            with pytest.raises(RuntimeError, match="not within a step"):
+                core.controller.mark({"m": "void", "cut": CUT})
+        finally:
+            core.controller._busy = False
+
+
+@pytest.mark.parametrize("reason", [gate.DEADLINE, gate.BY_OWNER])
+async def test_a_cut_that_is_void_while_it_is_held_lets_resync_go_on(reason: str) -> None:
+    async with running(TWO) as core:
+        lease = await made(core)
+        await core.controller.cuts.grade(CUT, False, 1, "broken")
+        core.controller.release(lease.id, reason)
+        await core.controller.resync(list(TWO))
+        done = await asyncio.wait_for(core.controller.resync_wait(list(TWO)), 20)
+        assert {volume["state"] for volume in done["volumes"]} == {"DUPLEX"}
+        assert not core.controller.cuts.unsettled
+
+
+async def test_the_event_of_a_cut_that_a_secondary_made_void() -> None:
+    async with running(TWO) as core:
+        leg = core.secondary("wal")
+        await core.write("wal", 0, b"x")
+        lease = await made(core)
+        leg.fail("sync")
+        await core.controller.cuts.open(CUT, lease.id, lease.fence)
+        await core.controller.cuts.decide(CUT, votes.REFUSE)
+        told = [event for event in core.named("suspended") if event["cut"] == CUT]
+        assert [(event["verdict"], event["volumes"]) for event in told] == [("void", ["data", "wal"])]
+
+
+async def test_what_a_client_left_behind_is_not_remembered() -> None:
+    async with running(TWO) as core:
+        await closed(core)
+        core.send("data", 0, b"held")
+        core.controller.disconnected(core.peer)
+        assert (core.controller.holds._arrivals, core.pair().waiting) == ({}, [])
+
+
+async def test_the_latest_cuts_are_remembered_and_the_undecided_ones() -> None:
+    async with running(TWO) as core:
+        await ready(core)
+        for number in range(CUTS_KEPT_MAX + 10):
+            await core.controller.cuts.decide(f"{number:016x}", votes.ABORT)
+        known = list(core.controller.ledger.cuts)
+        assert len(known) == CUTS_KEPT_MAX
+        assert known[0] == CUT
+        assert known[-1] == f"{CUTS_KEPT_MAX + 9:016x}"
