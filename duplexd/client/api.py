@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from duplexd.client import groups as group_file
 from duplexd.client import history, survey
-from duplexd.client.coordinator import Drive, need
+from duplexd.client.answers import need
+from duplexd.client.coordinator import Drive
 from duplexd.client.groups import ControllerEntry, Group, Groups
 from duplexd.client.hold import Hold, suspended
 from duplexd.client.http import Http
@@ -126,6 +127,7 @@ class Client:
         """Find out, and tell every member, what became of cuts that a coordinator left undecided. Raises UndecidedError if it can't be known."""
         group, _ = self._group(targets, None)
         statuses, errors = await survey.try_status(self._links_of(group), group.members)
+        survey.check_names(statuses)
         found = survey.undecided(statuses, group.name)
         if not found:
             survey.raise_all(errors)

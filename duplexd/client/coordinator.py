@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from duplexd.client import protocol
+from duplexd.client.answers import check_sender, need
 from duplexd.client.protocol import CUTTING, DONE, HELD, OPENING, RELEASING, RESOLVING, Round, Send
 from duplexd.errors import DuplexdError, LeaseLostError, TimedOutError, UnreachableError, UsageError
 from duplexd.limits import CLIENT_ANSWER_SECONDS_MAX, HOLD_SECONDS_MAX, NAME_CHARACTERS_MAX
@@ -34,16 +35,6 @@ _TIMED = {
     RESOLVING: "settling",
     RELEASING: "releasing",
 }
-
-
-def need(answer: Json, member: str, *keys: str) -> Any:
-    """A value of an answer that is there in every version that takes cuts with others. Raises UnreachableError."""
-    value: Any = answer
-    for key in keys:
-        if not isinstance(value, dict) or key not in value:
-            raise UnreachableError(f"{member}: an answer has no {'.'.join(keys)}; is that a duplexd of this version?")
-        value = value[key]
-    return value
 
 
 class Drive:
@@ -260,12 +251,14 @@ class Drive:
             "members": list(self._links),
         }
         made = await self._links[member].call("POST", self._path(), body)
+        self._check_sender(made, member)
         need(made, member, "sequence")
         self.made[member] = made | {"volumes": []}
 
     async def _open(self, member: str) -> str:
         """The gates open at once; the answer comes when the secondaries are durable, which takes as long as it takes."""
         answer = await self._links[member].call_patiently("POST", self._path("open"), self._lease(member))
+        self._check_sender(answer, member)
         self.holds[member] = answer.get("hold")
         self.made[member] |= {"volumes": answer.get("images", [])}
         return str(need(answer, member, "state"))
@@ -285,12 +278,17 @@ class Drive:
 
     async def _tell(self, member: str, what: str) -> str:
         answer = await self._links[member].call("POST", self._path(what), {}, CLIENT_ANSWER_SECONDS_MAX)
+        self._check_sender(answer, member)
         return str(need(answer, member, "state"))
 
     async def _renew(self, member: str, seconds: float) -> Json:
         lease = self._lease(member)
         path = f"/v1/leases/{quote(lease['lease'], safe='')}/renew"
         return await self._links[member].call("POST", path, {"hold_s": seconds, "fence": lease["fence"]})
+
+    def _check_sender(self, answer: Json, member: str) -> None:
+        if len(self._links) > 1:  # one alone may be of any name
+            check_sender(answer, member)
 
     def _lease(self, member: str) -> Json:
         lease = self._leases[member]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from duplexd.client import survey
-from duplexd.client.coordinator import need
+from duplexd.client.answers import check_sender, need
 from duplexd.client.results import Cut, GroupState
 from duplexd.errors import NotFoundError, UndecidedError
 from duplexd.limits import CLIENT_ANSWER_SECONDS_MAX
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 async def ask(links: Mapping[str, Http], cut: str = "") -> tuple[dict[str, Cut], dict[str, DuplexdError]]:
     """The cuts, or this one, by id; and the errors of controllers that do not answer."""
-    answers, errors = await survey.gather({name: _ask_one(link, cut) for name, link in links.items()})
+    answers, errors = await survey.gather({name: _ask_one(link, cut, len(links) == 1) for name, link in links.items()})
     found: dict[str, dict[str, Json]] = {}
     for name, cuts in answers.items():
         for each in cuts:
@@ -31,15 +31,17 @@ async def ask(links: Mapping[str, Http], cut: str = "") -> tuple[dict[str, Cut],
     return {cut_id: _merge(cut_id, known, answers) for cut_id, known in found.items()}, errors
 
 
-async def _ask_one(link: Http, cut: str) -> list[Json]:
-    if not cut:
-        answer = await link.call("GET", "/v1/cuts", timeout_s=CLIENT_ANSWER_SECONDS_MAX)
-        cuts: list[Json] = need(answer, link.name, "cuts")
-        return cuts
+async def _ask_one(link: Http, cut: str, of_any_name: bool) -> list[Json]:
+    path = f"/v1/cuts/{cut}" if cut else "/v1/cuts"
     try:
-        return [await link.call("GET", f"/v1/cuts/{cut}", timeout_s=CLIENT_ANSWER_SECONDS_MAX)]
+        answer = await link.call("GET", path, timeout_s=CLIENT_ANSWER_SECONDS_MAX)
     except NotFoundError:
         return []
+    cuts: list[Json] = [answer] if cut else need(answer, link.name, "cuts")
+    if not of_any_name:
+        for each in cuts:
+            check_sender(each, link.name)
+    return cuts
 
 
 def _merge(cut_id: str, known: dict[str, Json], asked: Mapping[str, object]) -> Cut:

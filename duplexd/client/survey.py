@@ -7,7 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from duplexd.client.coordinator import need
+from duplexd.client.answers import need
 from duplexd.errors import ConfigurationError, DuplexdError, NotFoundError, TimedOutError, WrongStateError
 from duplexd.limits import CLIENT_ANSWER_SECONDS_MAX, GROUP_PROTOCOL
 
@@ -45,11 +45,12 @@ def raise_all(errors: Mapping[str, DuplexdError]) -> None:
 
 
 async def ask_status(group: Group, links: Mapping[str, Http]) -> dict[str, Json]:
-    """The status of the group's volumes on every member. Raises if one does not answer or does not know one of them."""
+    """The status of the group's volumes on every member. Raises if one does not answer, is another, or does not know one of them."""
     statuses, errors = await try_status(links, group.members)
     if any(isinstance(error, NotFoundError) for error in errors.values()):  # perhaps because it is another controller
-        check_members((await try_status(links, dict.fromkeys(links, ())))[0])
+        check_names((await try_status(links, dict.fromkeys(links, ())))[0])
     raise_all(errors)
+    check_names(statuses)
     return statuses
 
 
@@ -87,10 +88,22 @@ async def measure(links: Mapping[str, Http], hold_max_s: float) -> None:
 
 
 def check_members(statuses: Mapping[str, Json]) -> None:
-    """Are they different controllers, each the one that the groups file means, all of one protocol? Raises ConfigurationError, WrongStateError.
+    """Are they the controllers that the groups file means, all of one protocol? Raises ConfigurationError, WrongStateError.
 
     One alone may be of any version and name.
     """
+    check_names(statuses)
+    versions = {name: status["controller"].get("group_protocol") for name, status in statuses.items()}
+    if len(statuses) > 1 and any(version != GROUP_PROTOCOL for version in versions.values()):
+        listed = ", ".join(f"{name}: {_version(status)}" for name, status in statuses.items())
+        raise WrongStateError(
+            f"these do not cut together ({listed}; this is group protocol {GROUP_PROTOCOL}); upgrade duplexd on "
+            f"{' and '.join(name for name, version in versions.items() if version != GROUP_PROTOCOL)}, or duplexctl here, to the same version"
+        )
+
+
+def check_names(statuses: Mapping[str, Json]) -> None:
+    """Are they different controllers, each the one that the groups file means? Raises ConfigurationError. One alone may be of any name."""
     if len(statuses) < 2:
         return
     seen: dict[str, str] = {}
@@ -101,13 +114,6 @@ def check_members(statuses: Mapping[str, Json]) -> None:
                 f"controllers.{name} and controllers.{seen[real]} of the groups file are the same controller, {real!r}; remove one, or correct where it is"
             )
         seen[real] = name
-    versions = {name: status["controller"].get("group_protocol") for name, status in statuses.items()}
-    if any(version != GROUP_PROTOCOL for version in versions.values()):
-        listed = ", ".join(f"{name}: {_version(status)}" for name, status in statuses.items())
-        raise WrongStateError(
-            f"these do not cut together ({listed}; this is group protocol {GROUP_PROTOCOL}); upgrade duplexd on "
-            f"{' and '.join(name for name, version in versions.items() if version != GROUP_PROTOCOL)}, or duplexctl here, to the same version"
-        )
     for real, name in seen.items():
         if real != name:
             raise ConfigurationError(

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.client import Client
-from duplexd.errors import UndecidedError, UnreachableError, UsageError
-from tests.unit.client.members import HANG_UP, FakeMember, members, problem
+from duplexd.client import Client, ControllerEntry, GroupEntry, Groups
+from duplexd.errors import ConfigurationError, UndecidedError, UnreachableError, UsageError
+from tests.unit.client.members import HANG_UP, FakeMember, after, members, problem
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -148,3 +148,46 @@ async def test_resync_and_verify_name_volumes_by_their_controller(tmp_path: Path
         beta.plant["verify"] = problem(400, 2, "no")
         with pytest.raises(UsageError, match="beta: no"):
             await client.verify("db")
+
+
+@pytest.mark.parametrize("command", ["settle", "suspend", "resync"])
+@pytest.mark.parametrize("asked", ["db", "alpha:data"])
+async def test_a_promise_counts_for_nobody_else(tmp_path: Path, command: str, asked: str) -> None:
+    """The address of beta, a reused port of ssh -L say, leads to alpha; beta itself is void."""
+    alpha = await FakeMember("alpha", tmp_path / "alpha.sock").start()
+    alpha.plant |= {"suspend": problem(409, 5, "not decided"), "resync": (200, {"volumes": []})}
+    (tmp_path / "beta.sock").symlink_to(alpha.path)
+    groups = Groups(
+        controllers={name: ControllerEntry(socket=tmp_path / f"{name}.sock") for name in ("alpha", "beta")},
+        groups={"db": GroupEntry(members=["alpha:data", "beta:data"])},
+    )
+    left([alpha], "ready", named=["alpha", "beta"])
+    async with Client(groups, settle_s=0.2) as client:
+        with pytest.raises(
+            ConfigurationError if asked == "db" else UndecidedError, match=r"same controller|beta of .* leads to .* itself 'alpha'"
+        ):
+            await getattr(client, command)(asked)
+    await alpha.stop()
+    assert states([alpha]) == ["ready"]
+
+
+async def test_what_another_controller_says_is_not_the_members_word(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha", "beta", settle_s=0.2) as (client, controllers):
+        left(controllers, "void", "ready")
+        controllers[0].plant["status"] = (200, controllers[0].status())
+        controllers[1].plant["status"] = (200, controllers[1].status())
+        for member in controllers:
+            member.name = "alpha"  # the tunnel was opened anew
+        (cut,) = (await client.settle("db")).cuts
+        assert (cut.verdict, cut.untold) == ("void", ["beta"])
+
+
+@pytest.mark.parametrize(("what", "verdict"), [("cut", "void"), ("open", "consistent")])
+async def test_an_answer_of_another_controller_is_none_and_the_member_is_asked_again(tmp_path: Path, what: str, verdict: str) -> None:
+    async with members(tmp_path, "alpha", "beta", settle_s=0.2) as (client, (alpha, beta)):
+        beta.plant[what] = after(lambda: setattr(beta, "name", "alpha"))
+        beta.plant["abort"] = after(lambda: setattr(beta, "name", "beta"))
+        result = await client.suspend("db")
+        assert result.verdict == verdict
+        assert "abort" in beta.asked
+        assert alpha.states == beta.states == {result.cut: verdict}
