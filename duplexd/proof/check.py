@@ -40,6 +40,7 @@ def check(document: Document, state_dirs: Mapping[str, str], images: Mapping[tup
 
 def _check_member(document: Document, member: CertifiedMember, given: str, images: Mapping[str, str]) -> MemberReport:
     state_dir = given or member.directory
+    void: list[str] = []
     for _ in range(PROOF_TRIES):
         report = MemberReport(member.name)
         try:
@@ -47,6 +48,7 @@ def _check_member(document: Document, member: CertifiedMember, given: str, image
             report.journal = str(directory)
             _Member(document, member, directory, bool(given), images, report).check()
         except RecycledError:
+            void = report.void or void
             continue
         except NotFoundError as error:
             report.unchecked.append(str(error))
@@ -56,7 +58,7 @@ def _check_member(document: Document, member: CertifiedMember, given: str, image
         except OSError as error:
             report.unchecked.append(f"{error.filename or report.journal}: {error.strerror}")
         return report
-    report = MemberReport(member.name)
+    report = MemberReport(member.name, void=void)
     report.unchecked.append(f"{state_dir}: the journal is used again faster than it can be read; try when there is less load")
     return report
 
@@ -75,17 +77,23 @@ class _Member:
         self.past = past.read(directory)  # before the journal: that has at least as much then
         self.walk = Walk(directory)
         self.story = Story(document.cut, member.sequence, member.volumes, PROOF_RANGES_MAX)
+        if self.past is not None:
+            standing = [volume for volume, cut in self.past.standing.items() if cut == document.cut and volume in self.story.volumes]
+            self.story.remember(self.past.sequence, standing)
 
     def check(self) -> None:
         if self.walk.controller != self.member.identity:
             self._another_journal(f"{self.report.journal}: the journal of another controller than the certificate's")
             return
-        self._follow()
-        self._check_end()
-        if self._find_record():
-            self._check_record()
-            self._check_volumes()
-            self._check_votes()  # last: the journal was read on meanwhile
+        try:
+            self._follow()
+            self._check_end()
+            if self._find_record():
+                self._check_record()
+                self._check_volumes()
+                self._check_votes()  # last: the journal was read on meanwhile
+        finally:
+            self._check_void()  # whatever else is gone or can't be read
 
     def _contradict(self, text: str) -> None:
         self.report.contradictions.append(text)
@@ -164,11 +172,16 @@ class _Member:
         if names:
             self._contradict(f"{where} does not cut {', '.join(names)}")
 
+    def _check_void(self) -> None:
+        """By what is left of the journal, and by the checkpoint: a marker that was recycled before it was read is in the newest."""
+        if self.story.void:
+            self.report.void.append(self.story.void)
+        elif any(known is not None and self.document.cut in known.void for known in (self.past, past.read(self.walk.directory))):
+            self.report.void.append("the checkpoint says that the cut is void")
+
     def _check_votes(self) -> None:
         story, marker, names = self.story, self.story.marker, {member.name for member in self.document.members}
         self.report.ready, self.report.agreed = bool(story.ready_at), bool(story.agreed_at)
-        if story.void:
-            self.report.void.append(story.void)
         if not story.made_at:
             return
         members = {str(name) for name in marker.get("members") or ()}

@@ -51,7 +51,12 @@ class Story:
         self.boot: str | None = None  # of the daemon that wrote last; None if the journal does not say
         self.closed = False
         self.volumes = {volume.id: VolumeStory(volume, sequence) for volume in volumes}
+        self._stood: tuple[int, list[int]] = (0, [])
         self._ranges_max = max(ranges_max // max(len(volumes), 1), 16)
+
+    def remember(self, sequence: int, volumes: list[int]) -> None:
+        """By the checkpoint these stood at the cut at number `sequence`: it counts if the journal no longer has the cut."""
+        self._stood = (sequence, volumes)
 
     def change(self, record: Record) -> None:
         """A WRITE, ZERO or TRIM."""
@@ -64,6 +69,7 @@ class Story:
     def tell(self, record: Record, marker: dict[str, Any]) -> None:
         """A marker."""
         name, number = str(marker.get("m")), record.sequence
+        self._recall(number)
         self._made(name, number, marker)
         self._votes(name, number, marker)
         if name == "open":
@@ -75,6 +81,13 @@ class Story:
                 self._before(story, name, number)
             else:
                 self._since(story, name, number, marker)
+
+    def _recall(self, number: int) -> None:
+        sequence, volumes = self._stood
+        if volumes and number > sequence:
+            for volume in volumes if self.record is None else ():
+                self.volumes[volume].standing = STANDS
+            self._stood = (0, [])
 
     def _named(self, marker: dict[str, Any]) -> list[VolumeStory]:
         numbers = marker.get("volumes", [marker.get("id")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,20 @@ import pytest
 from duplexd.journal.format import SEGMENT_HEADER_BYTES, crc32c, pack_record, unpack_record
 from duplexd.proof import document, past
 from duplexd.proof.check import check
-from duplexd.proof.report import CONFIRMED, CONTRADICTED, DROPPED, FOUND, REFUTED, UNCHECKED
-from tests.unit.proof.world import BLOCK, CUT, SIZE, World, certificate, fill, flip, only, poke, save, verify
+from duplexd.proof.report import ABSENT, CONFIRMED, CONTRADICTED, DROPPED, FOUND, REFUTED, UNCHECKED
+from duplexd.proof.segments import RecycledError
+from duplexd.proof.walk import Walk
+from tests.unit.proof.world import BLOCK, CUT, SIZE, World, certificate, fill, flip, only, poke, remembered, save, verify
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from duplexd.proof.report import Report
+
+
+VOID, AGREED = {"m": "void", "cut": CUT}, {"m": "agreed", "cut": CUT}
+FAIL = {"m": "fail", "id": "e" * 16, "at": 3, "volumes": [1], "unusable": [1], "failed": [1], "error": "", "missed": {}}
+RESYNC = {"m": "resync", "job": "1", "how": "journal", "volumes": [1]}
 
 
 @pytest.fixture
@@ -245,8 +255,78 @@ def test_a_void_marker_anywhere_after_the_cut(tmp_path: Path, world: World) -> N
 
 
 def test_a_secondary_that_failed_at_the_cut_makes_it_void(tmp_path: Path, world: World) -> None:
-    world.mark({"m": "fail", "id": "e" * 16, "at": 3, "volumes": [1], "unusable": [1], "failed": [1], "error": "", "missed": {}})
+    world.mark(FAIL)
     assert verify(tmp_path, world).is_void
+
+
+@pytest.fixture
+def pair_of_worlds(tmp_path: Path) -> tuple[World, World]:
+    """Two controllers that were cut together; then the first one needs the space: its journal will drop the cut."""
+    alpha, beta = World(tmp_path, "alpha"), World(tmp_path, "beta")
+    for each in (alpha, beta):
+        each.cut(["alpha", "beta"])
+    for number in range(40):
+        alpha.write(number * BLOCK, fill(number + 1))
+    return alpha, beta
+
+
+def records_and_void(report: Report) -> list[tuple[str, bool]]:
+    return [(member.record, bool(member.void)) for member in report.controllers]
+
+
+def test_a_void_marker_counts_where_the_cut_itself_was_dropped(tmp_path: Path, pair_of_worlds: tuple[World, World]) -> None:
+    alpha, beta = pair_of_worlds
+    alpha.mark(VOID)
+    alpha.drop_oldest()
+    report = verify(tmp_path, alpha, beta)
+    assert (report.outcome, report.is_void) == (REFUTED, True)
+    assert records_and_void(report) == [(DROPPED, True), (FOUND, False)]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_void_marker_that_was_dropped_itself_is_in_the_checkpoint(
+    tmp_path: Path, pair_of_worlds: tuple[World, World], version: int
+) -> None:
+    alpha, beta = pair_of_worlds
+    alpha.drop_oldest()
+    for markers, void in ((AGREED, {**VOID, "cut": "f" * 16}), False), ((VOID,), True):
+        ledger = remembered(*markers)
+        if version == 1:
+            del ledger["cuts"]  # it had those that secondaries stood at
+        alpha.save_checkpoint(past.boot_id(), ledger=ledger)
+        report = verify(tmp_path, alpha, beta)
+        assert (report.outcome, report.is_void) == (REFUTED if void else CONFIRMED, void)
+        assert records_and_void(report) == [(DROPPED, void), (FOUND, False)]
+
+
+@pytest.mark.parametrize(("since", "void"), [((AGREED,), True), ((AGREED, RESYNC), False)])
+def test_a_secondary_that_failed_at_a_cut_that_was_dropped(
+    tmp_path: Path, pair_of_worlds: tuple[World, World], since: tuple[dict[str, object], ...], void: bool
+) -> None:
+    alpha, beta = pair_of_worlds
+    alpha.drop_oldest()
+    alpha.save_checkpoint(past.boot_id(), ledger=remembered(*since))
+    assert verify(tmp_path, alpha, beta).outcome == CONFIRMED
+    alpha.mark(FAIL)
+    assert records_and_void(verify(tmp_path, alpha, beta)) == [(DROPPED, void), (FOUND, False)]
+
+
+def test_a_void_marker_counts_where_nothing_else_can_be_read(
+    tmp_path: Path, pair_of_worlds: tuple[World, World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alpha, beta = pair_of_worlds
+    alpha.mark(VOID)
+    for trouble in (OSError(errno.EIO, "Input/output error"), RecycledError()):
+        with monkeypatch.context() as patch:
+            patch.setattr(Walk, "durable_beyond", lambda walk, trouble=trouble: raise_for(walk, alpha, trouble))
+            report = verify(tmp_path, alpha, beta)
+        assert (report.outcome, records_and_void(report)) == (REFUTED, [(ABSENT, True), (FOUND, False)])
+        assert report.controllers[0].unchecked
+
+
+def raise_for(walk: Walk, world: World, trouble: Exception) -> None:
+    if walk.directory == world.state_dir / "journal":
+        raise trouble
 
 
 def test_a_certificate_that_says_void(tmp_path: Path, world: World) -> None:

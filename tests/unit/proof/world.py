@@ -10,6 +10,7 @@ from duplexd.journal import checkpoint
 from duplexd.journal.format import SEGMENT_HEADER_BYTES, TRIM, WRITE, ZERO
 from duplexd.journal.segment import Ring
 from duplexd.journal.writer import Writer
+from duplexd.pair.ledger import Ledger
 from duplexd.proof import document, past
 from duplexd.proof.check import check
 
@@ -107,8 +108,8 @@ class World:
         segment = self.ring.live.pop(0)
         self.ring.spares.append(self.ring.recycle(segment))
 
-    def save_checkpoint(self, boot: str, closed: bool = False) -> None:
-        state = {"sequence": self.writer.sequence, "boot": boot, "closed": closed}
+    def save_checkpoint(self, boot: str, closed: bool = False, ledger: dict[str, Any] | None = None) -> None:
+        state = {**(ledger or {}), "sequence": self.writer.sequence, "boot": boot, "closed": closed}
         (self.state_dir / "checkpoint").write_bytes(checkpoint.pack(state))
 
     # What a certificate says of it
@@ -124,6 +125,19 @@ class World:
                 for volume, number in self.ids.items()
             ],
         } | changes  # fmt: skip
+
+
+def remembered(*markers: dict[str, Any]) -> dict[str, Any]:
+    """What a daemon's checkpoint says after its pair was cut together with another controller's, and after these markers."""
+    ledger = Ledger()
+    told: list[dict[str, Any]] = [
+        {"m": "volume", "id": 1, "name": "data", "size": SIZE}, {"m": "attach", "volumes": [1]},
+        {"m": "cut", "id": CUT, "tag": "nightly", "volumes": [1], "group": "db", "members": ["alpha", "beta"]}, {"m": "ready", "cut": CUT},
+        *markers,
+    ]  # fmt: skip
+    for number, marker in enumerate(told, 1):
+        ledger.apply(number, 1_000_000, marker)
+    return Ledger.pack_snapshot(ledger.snapshot(len(told)))
 
 
 def poke(path: Path, offset: int, data: bytes) -> None:
