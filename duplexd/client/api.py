@@ -8,13 +8,14 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Self
 
 from duplexd.client import groups as group_file
-from duplexd.client import history, survey
+from duplexd.client import outcomes, survey
 from duplexd.client.answers import need
 from duplexd.client.coordinator import Drive
 from duplexd.client.groups import ControllerEntry, Group, Groups
 from duplexd.client.hold import Hold, suspended
 from duplexd.client.http import Http
 from duplexd.client.results import Cut, Cuts, Released, Resynced, Settled, Status, Suspended, Verified, merge_holds
+from duplexd.client.standing import group_state
 from duplexd.config_rules import check_hold_max
 from duplexd.errors import NotFoundError, UndecidedError, UnreachableError, UsageError, WrongStateError
 from duplexd.limits import CLIENT_ANSWER_SECONDS_MAX, SETTLE_SECONDS
@@ -160,10 +161,10 @@ class Client:
             await drive.finish(self.settle_s)
         finally:
             await drive.end()
-        found, _ = await history.ask(links, cut)
+        found, _ = await outcomes.ask(links, cut)
         whole = found.get(cut)
         if drive.round.outcome is None or whole is None:
-            raise history.undecided_error(cut, drive.round.unreached, group.name)
+            raise outcomes.undecided_error(cut, drive.round.unreached, group.name)
         return whole
 
     async def _let_stand(self, cut: str, links: dict[str, Http]) -> None:
@@ -171,7 +172,7 @@ class Client:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.settle_s
         while loop.time() < deadline:
-            found, _ = await history.ask(links, cut)
+            found, _ = await outcomes.ask(links, cut)
             if cut not in found or "cut" not in found[cut].states.values():
                 return
             await asyncio.sleep(_CALM_POLL_S)
@@ -184,13 +185,13 @@ class Client:
         group = self.groups.resolve(targets) if targets else self._everything()
         statuses, errors = await survey.try_status(self._links_of(group), group.members)
         survey.raise_all({name: error for name, error in errors.items() if not isinstance(error, UnreachableError)})
-        groups = [history.group_state(self.groups.resolve([name]), statuses) for name in names if name in self.groups.groups]
+        groups = [group_state(self.groups.resolve([name]), statuses) for name in names if name in self.groups.groups]
         return Status(groups, statuses, {name: str(error) for name, error in errors.items()})
 
     async def cuts(self, *targets: str) -> Cuts:
         """The cuts that the controllers of the targets (all, without targets) remember, oldest first."""
         group = self.groups.resolve(targets) if targets else self._everything()
-        found, errors = await history.ask(self._links_of(group))
+        found, errors = await outcomes.ask(self._links_of(group))
         if len(errors) == len(group.members):
             survey.raise_all(errors)
         return Cuts(sorted(found.values(), key=lambda cut: cut.time), {name: str(error) for name, error in errors.items()})

@@ -6,7 +6,7 @@ import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING, Self
 
-from duplexd.client import history
+from duplexd.client import outcomes
 from duplexd.client.protocol import HELD
 from duplexd.client.results import Suspended, merge_holds
 from duplexd.errors import WrongStateError
@@ -25,7 +25,7 @@ async def suspended(drive: Drive, tag: str, settle_s: float) -> Suspended:
     await drive.finish(settle_s)
     verdict = drive.round.outcome
     if verdict is None:
-        raise history.undecided_error(drive.cut_id, drive.round.unreached, drive.group.name)
+        raise outcomes.undecided_error(drive.cut_id, drive.round.unreached, drive.group.name)
     made = {name: drive.made[name] for name in drive.group.members if name in drive.made}
     return Suspended(
         verdict=verdict,

@@ -1,4 +1,4 @@
-"""Cuts as their members know them, and how a group stands at a glance."""
+"""Cuts as their members know them, and what to say when that is not enough."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from duplexd.client import survey
 from duplexd.client.answers import check_sender, need
-from duplexd.client.results import Cut, GroupState
+from duplexd.client.results import Cut
 from duplexd.errors import NotFoundError, UndecidedError
 from duplexd.limits import CLIENT_ANSWER_SECONDS_MAX
 from duplexd.pair.votes import CONSISTENT, NONE, VOID
@@ -14,7 +14,6 @@ from duplexd.pair.votes import CONSISTENT, NONE, VOID
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from duplexd.client.groups import Group
     from duplexd.client.http import Http
     from duplexd.errors import DuplexdError
 
@@ -67,31 +66,6 @@ def _merge(cut_id: str, known: dict[str, Json], asked: Mapping[str, object]) -> 
 def _verdict(states: Mapping[str, str | None]) -> str | None:
     """What may be claimed already: void if one is, consistent once a member was told so."""
     return CONSISTENT if CONSISTENT in states.values() and VOID not in states.values() else VOID if VOID in states.values() else None
-
-
-def group_state(group: Group, statuses: Mapping[str, Json]) -> GroupState:
-    """How a group stands. Never `consistent` unless all of it stands at one cut that all members know to be."""
-    members = [f"{controller}:{target}" for controller, targets in group.members.items() for target in targets]
-    if any(controller not in statuses for controller in group.members):
-        return GroupState(group.name, members, "UNKNOWN", None, None)
-    volumes = [volume for controller, targets in group.members.items() for volume in _volumes(statuses[controller], targets)]
-    states = {volume["state"] for volume in volumes}
-    if states != {"SUSPENDED"}:
-        return GroupState(group.name, members, states.pop() if len(states) == 1 else "MIXED", None, None)
-    cuts = [(volume.get("secondary") or {}).get("cut") or {} for volume in volumes]
-    ids = {cut.get("id") for cut in cuts}
-    if len(ids) > 1 or None in ids:
-        return GroupState(group.name, members, "MIXED", None, VOID)
-    verdicts = {cut.get("verdict") if volume["secondary"].get("usable") else VOID for cut, volume in zip(cuts, volumes, strict=True)}
-    verdict = VOID if VOID in verdicts else CONSISTENT if verdicts == {CONSISTENT} else None
-    return GroupState(group.name, members, "SUSPENDED", ids.pop(), verdict)
-
-
-def _volumes(status: Json, targets: tuple[str, ...]) -> list[Json]:
-    """The volumes that targets of a controller mean, by its own status."""
-    groups = {group["name"]: group["volumes"] for group in status["groups"]}
-    names = {name for target in targets for name in groups.get(target, [target])}
-    return [volume for volume in status["volumes"] if volume["name"] in names]
 
 
 def undecided_error(cut: str, unreached: Mapping[str, str], group: str) -> UndecidedError:
