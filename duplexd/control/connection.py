@@ -16,6 +16,7 @@ from duplexd.limits import CONTROL_CONNECTIONS_MAX, CONTROL_HEADER_BYTES_MAX, CO
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     import uvicorn
     from uvicorn.server import ServerState
@@ -70,14 +71,14 @@ class ControlProtocol(H11Protocol):
     _timer: asyncio.TimerHandle | None = None
     _seen: object = None
 
-    def __init__(self, config: uvicorn.Config, state: ServerState, loop: asyncio.AbstractEventLoop, access: Access) -> None:
+    def __init__(self, config: uvicorn.Config, state: ServerState, loop: asyncio.AbstractEventLoop, access: Callable[[], Access]) -> None:
         super().__init__(config, state, {}, loop)
         self.conn = AnswersInOnePiece(h11.SERVER, CONTROL_HEADER_BYTES_MAX)
         self._access = access
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.link = Link(peer_of(transport, self._access), transport)
+        self.link = Link(peer_of(transport, self._access()), transport)  # by the table of now: a reload may have come during the handshake
         self.app_state = {**self.app_state, "link": self.link}
         if len(self.connections) > CONTROL_CONNECTIONS_MAX:
             self._answer(503, f"{CONTROL_CONNECTIONS_MAX} connections are open (CONTROL_CONNECTIONS_MAX); close some and try again")

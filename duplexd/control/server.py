@@ -77,7 +77,7 @@ class _Uvicorn(uvicorn.Server):
         self.listening.set()
 
     def _connection(self) -> ControlProtocol:
-        return ControlProtocol(self.config, self.server_state, asyncio.get_running_loop(), self._access)
+        return ControlProtocol(self.config, self.server_state, asyncio.get_running_loop(), lambda: self._access)
 
     def admit(self, admission: Admission) -> None:
         self._access = admission.access

@@ -10,7 +10,7 @@ import ssl
 import time
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
@@ -272,6 +272,34 @@ def test_a_name_that_lost_its_role_loses_its_connection(there: Remote) -> None:
         there.admit(operate=["else.example"])
         assert ended(client.sock)
     assert there.ask("POST", "/v1/suspend", {"targets": ["db"]})[0] == 403
+
+
+def test_a_name_that_lost_its_role_during_the_handshake_does_not_get_it(there: Remote) -> None:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = there.backup.wrap_bio(incoming, outgoing, server_hostname=HOST)
+    with there.connect() as sock:
+
+        def receive() -> None:
+            sock.sendall(outgoing.read())
+            data = sock.recv(1 << 16)
+            assert data
+            incoming.write(data)
+
+        with pytest.raises(ssl.SSLWantReadError):
+            client.do_handshake()
+        receive()  # the server has begun, and waits for the certificate
+        there.admit(operate=["else.example"])
+        insist(client.do_handshake, receive)
+        client.write(b"GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 403 " in insist(client.read, receive).splitlines()[0]
+
+
+def insist(step: Callable[[], Any], receive: Callable[[], None]) -> Any:
+    """Do it, with as much more from the other side as it takes."""
+    while True:
+        with contextlib.suppress(ssl.SSLWantReadError):
+            return step()
+        receive()
 
 
 def test_a_name_that_keeps_its_role_keeps_its_connection(there: Remote) -> None:
