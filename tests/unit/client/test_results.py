@@ -12,7 +12,7 @@ import pytest
 
 from duplexd.client import results
 from duplexd.client.groups import Group
-from duplexd.client.history import group_state
+from duplexd.client.standing import group_state
 from duplexd.pair.waits import Waits
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "json-groups.md").read_text()
