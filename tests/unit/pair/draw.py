@@ -48,10 +48,16 @@ MEANINGS = [
     ("PENDING", state.FIRST_COPY, "the secondary is new: unusable until the copy is done"),
     ("PENDING", state.POWER_CUT, "the legs may differ where they were written last: unusable until that is made equal"),
     ("PENDING", state.RESYNCING, "on the way from its cut to the present; usable, unless its cut was void because it was torn"),
-    ("SUSPENDED", state.BY_COMMAND, "`duplexctl suspend`"),
+    ("SUSPENDED", state.BY_COMMAND, "`duplexctl suspend`, of this controller or of a group over several"),
     ("SUSPENDED", state.BY_ERROR, "its secondary failed"),
     ("SUSPENDED", state.BY_GROUP, "the secondary of another pair of its group failed: all of them stand at one cut"),
 ]
+
+CUTS = """\
+
+A pair that is SUSPENDED by command stands at its cut; whether that cut is `consistent`, `void`, or not decided yet is the cut's own state. Those of a cut that several
+controllers take together are in [groups.md](groups.md).
+"""
 
 
 def comments() -> dict[str, str]:
@@ -86,7 +92,7 @@ def matrix() -> str:
 
 def document() -> str:
     reasons = "".join(f"| {of} | `{reason}` | {meaning} |\n" for of, reason, meaning in MEANINGS)
-    return HEAD + diagram() + MIDDLE + matrix() + REASONS + reasons
+    return HEAD + diagram() + MIDDLE + matrix() + REASONS + reasons + CUTS
 
 
 if __name__ == "__main__":
