@@ -5,11 +5,13 @@ A segment is a file of fixed size: a header of 4,096 bytes, then records without
 Segment header
     offset  size  field
     0       8     magic "DUPLEXDJ"
-    8       4     version, 2; 1 is read too: it knew no cuts of several controllers (markers, see `pair/ledger.py`)
+    8       4     version, 2
     12      4     crc      CRC-32C of bytes 16 to 47
     16      16    controller, the identity of the controller that owns the journal
     32      8     index    place of the segment in the journal; never reused
     40      8     size     of the file, bytes
+
+Version 1 is read, too: it knew no cuts of several controllers (markers, see `pair/ledger.py`).
 
 Record header, followed by `payload_length` bytes
     offset  size  field
