@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any, Self
 from duplexd.client import groups as group_file
 from duplexd.client import outcomes, survey
 from duplexd.client.answers import need
-from duplexd.client.coordinator import Drive
+from duplexd.client.coordinator import SETTLE_PAUSE_S, Drive
 from duplexd.client.groups import ControllerEntry, Group, Groups
 from duplexd.client.hold import Hold, suspended
 from duplexd.client.http import Http
 from duplexd.client.results import Cut, Cuts, Released, Resynced, Settled, Status, Suspended, Verified, merge_holds
 from duplexd.client.standing import group_state
 from duplexd.config_rules import check_hold_max
-from duplexd.errors import NotFoundError, UndecidedError, UnreachableError, UsageError, WrongStateError
+from duplexd.errors import DuplexdError, NotFoundError, UndecidedError, UnreachableError, UsageError, WrongStateError
 from duplexd.limits import CLIENT_ANSWER_SECONDS_MAX, SETTLE_SECONDS
+from duplexd.pair.votes import CUT, VOID
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +36,7 @@ class Client:
 
     Targets are names of groups of the file, or volumes and groups of one controller as `controller:target`; several targets stand for all of
     them together. Errors are those of `duplexd.errors`. A cancelled command leaves no gate closed. `settle_s`: how long members that do not
-    answer are asked again for the outcome of a cut.
+    answer are asked again for the outcome of a cut; those that are still making their secondaries durable are waited for.
     """
 
     def __init__(self, groups: Groups, *, settle_s: float = SETTLE_SECONDS) -> None:
@@ -125,34 +126,53 @@ class Client:
     # ------------------------------------------------------------------------------------------------------------- settling
 
     async def settle(self, *targets: str) -> Settled:
-        """Find out, and tell every member, what became of cuts that a coordinator left undecided. Raises UndecidedError if it can't be known."""
+        """Find out, and tell every member, what became of cuts that a coordinator left undecided.
+
+        Raises UndecidedError if it can't be known of one; that of the others is found out all the same.
+        """
         group, _ = self._group(targets, None)
         statuses, errors = await survey.try_status(self._links_of(group), group.members)
         survey.check_names(statuses)
         found = survey.undecided(statuses, group.name)
         if not found:
             survey.raise_all(errors)
-        return Settled(group.name, [await self._settle_cut(cut, members) for cut, members in found.items()])
+        cuts, undecided = await self._settle_all(found, group.name)
+        survey.raise_all(undecided)
+        return Settled(group.name, cuts)
 
     async def _calm(self, group: Group, links: dict[str, Http]) -> dict[str, Json]:
-        """The status of all members, once no cut of these volumes is undecided or being made."""
+        """The status of all members, once these volumes stand at no cut that is undecided or being made. Raises UndecidedError."""
         statuses = await survey.ask_status(group, links)
         survey.check_free(statuses)
-        found = survey.undecided(statuses, group.name)
+        found = survey.undecided(statuses)
         if not found:
             return statuses
-        for cut, members in found.items():
-            await self._settle_cut(cut, members)
+        _, undecided = await self._settle_all(found, group.name)
+        for error in undecided.values():
+            raise UndecidedError(
+                f"{error}; or, if that will never be, `duplexctl resync {group.name} --wait` gives the cut up: then suspend"
+            )
         return await survey.ask_status(group, links)
 
-    async def _settle_cut(self, cut: str, members: list[str]) -> Cut:
+    async def _settle_all(self, cuts: dict[str, list[str]], group: str) -> tuple[list[Cut], dict[str, DuplexdError]]:
+        """What became of each, and why that can't be known of the others, by id."""
+        settled: list[Cut] = []
+        undecided: dict[str, DuplexdError] = {}
+        for cut, members in cuts.items():
+            try:
+                settled.append(await self._settle_cut(cut, members, group))
+            except UndecidedError as error:
+                undecided[cut] = error
+        return settled, undecided
+
+    async def _settle_cut(self, cut: str, members: list[str], group_name: str) -> Cut:
         unknown = [name for name in members if name not in self.groups.controllers]
         if unknown:
             raise UndecidedError(
                 f"cut {cut} was taken together with {', '.join(unknown)}, which the groups file does not know; add it there, and run "
-                "`duplexctl settle GROUP`"
+                f"`duplexctl settle {group_name}`"
             )
-        group = Group("", dict.fromkeys(members, ()))
+        group = Group(group_name, dict.fromkeys(members, ()))
         links = self._links_of(group)
         await self._let_stand(cut, links)
         drive = Drive(cut, group, links)
@@ -168,14 +188,25 @@ class Client:
         return whole
 
     async def _let_stand(self, cut: str, links: dict[str, Http]) -> None:
-        """A member whose secondaries are still on their way decides by itself, soon: to ask now would make the cut void."""
+        """While a member's lease lasts, or its secondaries are on their way, it decides by itself; to ask it to would make the cut void.
+
+        However long its disks take. One whose journal has failed decides nothing any more.
+        """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.settle_s
-        while loop.time() < deadline:
+        pause_s, look_at = _CALM_POLL_S, loop.time() + self.settle_s
+        while True:
             found, _ = await outcomes.ask(links, cut)
-            if cut not in found or "cut" not in found[cut].states.values():
+            states = found[cut].states if cut in found else {}
+            deciding = {name: links[name] for name, state in states.items() if state == CUT}
+            if not deciding or VOID in states.values():
                 return
-            await asyncio.sleep(_CALM_POLL_S)
+            if loop.time() >= look_at:
+                statuses, _ = await survey.try_status(deciding, dict.fromkeys(deciding, ()))
+                if all(status["controller"].get("failed") for status in statuses.values()):
+                    return
+                look_at = loop.time() + self.settle_s
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, SETTLE_PAUSE_S)
 
     # ------------------------------------------------------------------------------------------------------------ the others
 
@@ -197,15 +228,21 @@ class Client:
         return Cuts(sorted(found.values(), key=lambda cut: cut.time), {name: str(error) for name, error in errors.items()})
 
     async def resync(self, *targets: str, wait: bool = False, progress: Callable[[str, Json], None] | None = None) -> Resynced:
-        """Bring suspended secondaries back, with `wait` until all are DUPLEX or failed. `progress` gets (controller, line)."""
+        """Bring suspended secondaries back, with `wait` until all are DUPLEX or failed. `progress` gets (controller, line).
+
+        Members are told first what became of the cut they stand at. One of which that can't be known is given up, with a warning in the result.
+        """
         group, _ = self._group(targets, None)
         links = self._links_of(group)
-        await self._calm(group, links)
+        statuses = await survey.ask_status(group, links)
+        survey.check_free(statuses)
+        _, undecided = await self._settle_all(survey.undecided(statuses), group.name)
         work = self._resync_wait if wait else self._resync
         rows, errors = await survey.gather({name: work(link, group.members[name], progress) for name, link in links.items()})
         survey.raise_all(errors)
         volumes = [row | {"name": f"{name}:{row['name']}"} for name, each in rows.items() for row in each]
-        return Resynced(volumes, wait, not wait or all(row["state"] == "DUPLEX" for row in volumes))
+        warnings = [f"secondaries gave up a cut of which nobody knows whether it is consistent: {error}" for error in undecided.values()]
+        return Resynced(volumes, wait, not wait or all(row["state"] == "DUPLEX" for row in volumes), warnings)
 
     async def verify(self, *targets: str, progress: Callable[[str, Json], None] | None = None) -> Verified:
         """Compare the legs. `progress` gets (controller, line)."""

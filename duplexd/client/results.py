@@ -122,6 +122,7 @@ class Resynced(Result):
     volumes: list[Json]  # {name, how}; with wait {name, how, state, reason, copied_bytes}
     waited: bool
     ok: bool
+    warnings: list[str] = field(default_factory=list)  # cuts that were given up without knowing whether they are consistent
 
 
 @dataclass(frozen=True)

@@ -173,16 +173,16 @@ def _consistent_cut(volume: Json) -> Json | None:
     return cut if cut is not None and cut.get("verdict") == "consistent" else None
 
 
-def undecided(statuses: Mapping[str, Json], group_name: str = "") -> dict[str, list[str]]:
+def undecided(statuses: Mapping[str, Json], group_name: str | None = None) -> dict[str, list[str]]:
     """Cuts of several controllers without one verdict: id, and the controllers that take part.
 
-    They were left undecided; or void on one member (its secondary failed, a canary told it alone) and consistent on another.
+    Those that these volumes stand at; with `group_name` also those of that group that no volume stands at any more. They were left undecided; or void on one member (its secondary failed, a canary told it alone) and consistent on another.
     """
     members: dict[str, list[str]] = {}
     verdicts: dict[str, set[str | None]] = {}
     for status in statuses.values():
         cuts = [volume["secondary"]["cut"] for volume in status["volumes"] if (volume.get("secondary") or {}).get("cut")]
-        cuts += [cut for cut in status.get("cuts", ()) if cut.get("group") == group_name]
+        cuts += [cut for cut in status.get("cuts", ()) if group_name is not None and cut.get("group") == group_name]
         for cut in cuts:
             if cut.get("members"):
                 members[cut["id"]] = cut["members"]

@@ -120,6 +120,8 @@ def resync(settings: Settings, targets: tuple[str, ...], wait: bool) -> None:
                 show_resync_line(render_groups.with_controller(controller, line), False, bars)
 
         result = run(settings, lambda client: client.resync(*targets, wait=wait, progress=show))
+    for warning in result.warnings:
+        click.echo(f"duplexctl: warning: {warning}", err=True)
     text = render.resync_text if not wait else render.resync_done_texts
     settings.show(result.json(), text(result.json()))
     render.check_resynced(result.json())

@@ -86,7 +86,8 @@ class FakeMember:
             }
             for name, state in self.volumes.items()
         ]
-        return {"controller": self.controller, "volumes": volumes, "groups": [], "leases": [], "cuts": []}
+        undecided = [self._cut_status(each) for each, state in self.states.items() if votes.verdict(state) is None]
+        return {"controller": self.controller, "volumes": volumes, "groups": [], "leases": [], "cuts": undecided}
 
     def _cut_status(self, cut: str) -> Json:
         state = self.states[cut]
@@ -102,7 +103,7 @@ class FakeMember:
         members = self.bodies.get("cut", {}).get("members", [])
         return {
             "id": cut, "controller": self.name, "state": state, "verdict": votes.verdict(state), "sequence": 5, "time": 1.0, "tag": "", "group": "db",
-            "members": members, "volumes": list(self.volumes), "canary": None, "hold": hold,
+            "members": members, "volumes": [name for name, state in self.volumes.items() if state == "SUSPENDED"], "canary": None, "hold": hold,
         }  # fmt: skip
 
     def answer(self, what: str, cut: str, body: Json) -> tuple[int, Json]:

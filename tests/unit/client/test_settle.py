@@ -48,19 +48,28 @@ async def test_the_outcome_follows_from_what_the_members_know(tmp_path: Path, be
         assert states(controllers) == [verdict, verdict]
 
 
-async def test_a_member_that_is_still_bringing_its_secondaries_there_is_waited_for(tmp_path: Path) -> None:
-    async with members(tmp_path, "alpha", "beta") as (client, controllers):
+async def test_a_member_that_is_still_bringing_its_secondaries_there_is_waited_for_however_long(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha", "beta", settle_s=0.1) as (client, controllers):
         left(controllers, "ready", "cut")
-        asyncio.get_running_loop().call_later(0.2, controllers[1].states.update, {CUT: "ready"})
+        asyncio.get_running_loop().call_later(0.6, controllers[1].states.update, {CUT: "ready"})
         (cut,) = (await client.settle("db")).cuts
         assert cut.verdict == "consistent"
 
 
-async def test_a_member_that_never_gets_there_makes_it_void(tmp_path: Path) -> None:
-    async with members(tmp_path, "alpha", "beta", settle_s=0.2) as (client, controllers):
-        left(controllers, "ready", "cut")
+async def test_where_one_is_void_the_others_are_not_waited_for(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, controllers):
+        left(controllers, "void", "cut")
         (cut,) = (await client.settle("db")).cuts
-        assert cut.verdict == "void"
+        assert (cut.verdict, states(controllers)) == ("void", ["void", "void"])
+
+
+async def test_a_member_whose_journal_failed_before_it_was_ready_is_not_waited_for(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha", "beta", settle_s=0.1) as (client, controllers):
+        left(controllers, "ready", "cut")
+        controllers[1].controller["failed"] = "the journal could not be synced"
+        controllers[1].plant["abort"] = problem(500, 1, "the journal could not be synced")
+        with pytest.raises(UndecidedError, match="until beta can be asked: beta: the journal could not be synced"):
+            await client.settle("db")
 
 
 @pytest.mark.parametrize("command", ["suspend", "resync"])
@@ -88,6 +97,37 @@ async def test_a_member_that_the_groups_file_does_not_know_can_not_be_asked(tmp_
         with pytest.raises(UndecidedError, match="taken together with gamma, which the groups file does not know"):
             await client.settle("db")
         assert states(controllers) == ["ready", "ready"]
+
+
+@pytest.mark.parametrize("stands", [True, False])
+async def test_a_member_that_is_gone_for_good_blocks_its_group_no_longer_than_until_a_resync(tmp_path: Path, stands: bool) -> None:
+    """Beta burnt down when all were ready; gamma took its place in the group."""
+    async with members(tmp_path, "alpha", "gamma", settle_s=0.1) as (client, (alpha, gamma)):
+        left([alpha], "ready", named=["alpha", "beta"])
+        for member in (alpha, gamma):
+            member.plant["resync"] = (200, {"volumes": [{"name": "data", "how": "journal"}]})
+        if stands:
+            with pytest.raises(UndecidedError, match=r"with beta, which .* or, if that will never be, `duplexctl resync db --wait` gives"):
+                await client.suspend("db")
+            (warning,) = (await client.resync("db")).warnings
+            assert f"nobody knows whether it is consistent: cut {CUT} was taken together with beta" in warning
+        alpha.volumes["data"] = "DUPLEX"  # it was resynced
+        assert (await client.resync("db")).warnings == []
+        with pytest.raises(UndecidedError, match=f"cut {CUT} was taken together with beta"):
+            await client.settle("db")
+        result = await client.suspend("db")
+        assert (result.verdict, alpha.states) == ("consistent", {CUT: "ready", result.cut: "consistent"})
+
+
+async def test_one_undecidable_cut_does_not_keep_another_from_being_settled(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha", "beta", settle_s=0.1) as (client, controllers):
+        left(controllers, "ready", "ready")
+        status = controllers[0].status()
+        status["volumes"][0]["secondary"]["cut"] |= {"id": "d" * 16, "members": ["alpha", "gone"]}
+        controllers[0].plant["status"] = (200, status)
+        with pytest.raises(UndecidedError, match=r"d{16} was taken together with gone"):
+            await client.settle("db")
+        assert states(controllers) == ["consistent", "consistent"]
 
 
 async def test_nothing_undecided_but_somebody_does_not_answer(tmp_path: Path) -> None:
@@ -150,9 +190,18 @@ async def test_resync_and_verify_name_volumes_by_their_controller(tmp_path: Path
             await client.verify("db")
 
 
-@pytest.mark.parametrize("command", ["settle", "suspend", "resync"])
-@pytest.mark.parametrize("asked", ["db", "alpha:data"])
-async def test_a_promise_counts_for_nobody_else(tmp_path: Path, command: str, asked: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "target", "error"),
+    [
+        ("settle", "db", ConfigurationError),
+        ("suspend", "db", ConfigurationError),
+        ("resync", "db", ConfigurationError),
+        ("settle", "alpha:data", UndecidedError),
+        ("suspend", "alpha:data", UndecidedError),
+        ("resync", "alpha:data", None),
+    ],
+)
+async def test_a_promise_counts_for_nobody_else(tmp_path: Path, command: str, target: str, error: type[Exception] | None) -> None:
     """The address of beta, a reused port of ssh -L say, leads to alpha; beta itself is void."""
     alpha = await FakeMember("alpha", tmp_path / "alpha.sock").start()
     alpha.plant |= {"suspend": problem(409, 5, "not decided"), "resync": (200, {"volumes": []})}
@@ -163,10 +212,12 @@ async def test_a_promise_counts_for_nobody_else(tmp_path: Path, command: str, as
     )
     left([alpha], "ready", named=["alpha", "beta"])
     async with Client(groups, settle_s=0.2) as client:
-        with pytest.raises(
-            ConfigurationError if asked == "db" else UndecidedError, match=r"same controller|beta of .* leads to .* itself 'alpha'"
-        ):
-            await getattr(client, command)(asked)
+        call = getattr(client, command)(target)
+        if error is None:
+            assert "controllers.beta of the groups file leads to" in (await call).warnings[0]
+        else:
+            with pytest.raises(error, match=r"same controller|controllers\.beta of the groups file leads to .* itself 'alpha'"):
+                await call
     await alpha.stop()
     assert states([alpha]) == ["ready"]
 

@@ -10,7 +10,7 @@ import pytest
 from click.core import ParameterSource
 from rich.console import Console
 
-from duplexd.client import Cut, Cuts, HoldFigures, Suspended
+from duplexd.client import Client, Cut, Cuts, HoldFigures, Resynced, Suspended
 from duplexd.ctl import options, render_groups
 from duplexd.ctl.cli import run
 from duplexd.errors import ConfigurationError, UsageError
@@ -175,3 +175,20 @@ def test_a_certificate_of_one_controller_needs_no_groups_file(
     assert not (tmp_path / "c.json").exists()
     assert run(["--socket", str(plane.path), "suspend", "db", "--hold-max", "1"]) == 2
     assert run(["--socket", str(plane.path), "suspend", "db", "--lease", "x", "--certificate", "y"]) == 2
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, command: str, found: object) -> None:
+    """What the coordinator answers to `command`."""
+
+    async def answer(*_: object, **__: object) -> object:
+        return found
+
+    monkeypatch.setattr(Client, command, answer)
+
+
+def test_a_cut_that_a_resync_gave_up_is_warned_of(
+    groups: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers(monkeypatch, "resync", Resynced([{"name": "alpha:data", "how": "journal"}], False, True, ["cut c1 was given up"]))
+    assert run(["--groups", str(groups), "resync", "db"]) == 0
+    assert capsys.readouterr().err == "duplexctl: warning: cut c1 was given up\n"
