@@ -48,6 +48,7 @@ class Drive:
         self.tag = ""
         self.made: dict[str, Json] = {}  # what members said of the cut they made
         self.holds: dict[str, Json | None] = {}
+        self._standing: dict[str, list[str]] = {}  # the volumes that stood at the cut when a member was last heard of
         self.error: DuplexdError | None = None  # the first
         self.seconds: dict[str, float] = {}  # by phase
         self.deadline = 0.0
@@ -65,7 +66,12 @@ class Drive:
     @property
     def volumes(self) -> list[str]:
         """What is held, or was."""
-        return [f"{member}:{volume}" for member, lease in self._leases.items() for volume in lease.get("volumes", ())]
+        return [f"{member}:{volume}" for member in self._links for volume in self._leases.get(member, {}).get("volumes", ())]
+
+    @property
+    def left(self) -> list[str]:
+        """Volumes that were cut, and whose secondaries stood there no longer when their member was last heard of."""
+        return [name for name in self.volumes if name.partition(":")[2] not in self._standing.get(name.partition(":")[0], ())]
 
     # ---------------------------------------------------------------------------------------------------------- what is wanted
 
@@ -259,6 +265,7 @@ class Drive:
         """The gates open at once; the answer comes when the secondaries are durable, which takes as long as it takes."""
         answer = await self._links[member].call_patiently("POST", self._path("open"), self._lease(member))
         self._check_sender(answer, member)
+        self._standing[member] = need(answer, member, "volumes")
         self.holds[member] = answer.get("hold")
         self.made[member] |= {"volumes": answer.get("images", [])}
         return str(need(answer, member, "state"))
@@ -279,6 +286,7 @@ class Drive:
     async def _tell(self, member: str, what: str) -> str:
         answer = await self._links[member].call("POST", self._path(what), {}, CLIENT_ANSWER_SECONDS_MAX)
         self._check_sender(answer, member)
+        self._standing[member] = need(answer, member, "volumes")
         return str(need(answer, member, "state"))
 
     async def _renew(self, member: str, seconds: float) -> Json:

@@ -62,7 +62,7 @@ async def test_who_may_only_observe_sees_and_suspends_nothing(make_groups: MakeG
         status = await client.status("db")
         assert [volume["state"] for each in status.controllers.values() for volume in each["volumes"]] == ["DUPLEX", "DUPLEX"]
         async with asyncio.timeout(5):  # a request that was on its way may have been answered after the release: its connection is gone
-            while any(each["leases"] for each in (await client.status("db")).controllers.values()):
+            while any(each["leases"] for each in (await client.status("db")).controllers.values()):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
 
