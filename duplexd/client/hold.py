@@ -26,6 +26,7 @@ async def suspended(drive: Drive, tag: str, settle_s: float) -> Suspended:
     verdict = drive.round.outcome
     if verdict is None:
         raise outcomes.undecided_error(drive.cut_id, drive.round.unreached, drive.group.name)
+    left = drive.left if verdict != VOID else []
     made = {name: drive.made[name] for name in drive.group.members if name in drive.made}
     return Suspended(
         verdict=verdict,
@@ -36,10 +37,17 @@ async def suspended(drive: Drive, tag: str, settle_s: float) -> Suspended:
         volumes=drive.volumes,
         hold=merge_holds(drive.holds, drive.hold_max_s),
         phases=dict(drive.seconds),
-        why=(str(drive.error) if drive.error else "a member found its secondaries not to stand at the cut") if verdict == VOID else "",
+        why=_why(drive, verdict, left),
+        left=left,
         untold=drive.round.untold,
         members=list(made.values()),
     )
+
+
+def _why(drive: Drive, verdict: str, left: list[str]) -> str:
+    if verdict == VOID:
+        return str(drive.error) if drive.error else "a member found its secondaries not to stand at the cut"
+    return f"{' '.join(left)} stood at the cut, and left it before the suspend was done: somebody resynced" if left else ""
 
 
 class Hold:

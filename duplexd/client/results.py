@@ -42,7 +42,7 @@ class Hold(Result):
 class Suspended(Result):
     """A suspend. Only if `verdict` is `consistent` are the secondaries of one moment, and then they are durable and readable where they lie.
 
-    `untold` names the members that have yet to be told the verdict (they did not answer any more); `duplexctl settle` tells them.
+    Except for those in `left`, which somebody resynced before the suspend was done: they stood at the cut, and have moved on. `untold` names the members that have yet to be told the verdict (they did not answer any more); `duplexctl settle` tells them.
     """
 
     verdict: str  # "consistent" or "void"
@@ -53,7 +53,8 @@ class Suspended(Result):
     volumes: list[str]
     hold: Hold = field(default_factory=Hold)
     phases: dict[str, float] = field(default_factory=dict)  # closing, held, cutting, opening, settling: on the coordinator's clock
-    why: str = ""  # if void: what went wrong first
+    why: str = ""  # if void: what went wrong first; if some have left: which
+    left: list[str] = field(default_factory=list)
     untold: list[str] = field(default_factory=list)
     already: bool = False  # all of them stood at this cut before the command
     members: list[Json] = field(default_factory=list)  # what each controller said of the cut it made

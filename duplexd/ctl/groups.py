@@ -103,6 +103,10 @@ def suspend(
         certificates.write(certificate, certificates.make(result))
     if result.verdict != "consistent":
         raise LeaseLostError(f"the verdict is void: these secondaries are of no one moment ({result.why}); resync, and suspend again")
+    if result.left:
+        raise LeaseLostError(
+            f"the cut was consistent, but not all secondaries stand at it any more ({result.why}); resync, and suspend again"
+        )
 
 
 def release(settings: Settings, target: str) -> None:

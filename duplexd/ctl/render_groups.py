@@ -25,6 +25,8 @@ def suspended_text(result: Suspended) -> str:
     lines += [f"  {name} at {sequence}" for name, sequence in result.controllers.items()]
     if not result.already:
         lines.append("  " + _hold_text(result))
+    if result.left:
+        lines.append(f"  NOT there any more: {' '.join(result.left)}")
     if result.untold:
         lines.append(f"  {' and '.join(result.untold)} could not be told yet: `duplexctl settle {result.group}`")
     return "\n".join(lines)

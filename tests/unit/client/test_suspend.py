@@ -33,7 +33,7 @@ def phases(member: FakeMember) -> list[str]:
 async def test_one_request_for_each_member_and_phase(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha", "beta", "gamma") as (client, controllers):
         result = await client.suspend("db", tag="nightly")
-    assert (result.verdict, result.untold, result.why) == ("consistent", [], "")
+    assert (result.verdict, result.untold, result.left, result.why) == ("consistent", [], [], "")
     assert result.controllers == {"alpha": 5, "beta": 5, "gamma": 5}
     assert result.volumes == ["alpha:data", "beta:data", "gamma:data"]
     assert [made["controller"] for made in result.members] == ["alpha", "beta", "gamma"]
@@ -102,6 +102,22 @@ async def test_a_hold_that_is_lost_between_close_and_cut_is_void_everywhere(tmp_
         result = await client.suspend("db")
         assert result.verdict == "void"
         assert set(alpha.states.values()) | set(beta.states.values()) == {"void"}
+
+
+async def test_a_secondary_that_was_resynced_between_ready_and_agree_is_not_passed_off_as_readable(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, (_, beta)):
+        beta.plant["agree"] = after(lambda: beta.volumes.update(data="DUPLEX"))
+        result = await client.suspend("db")
+    assert (result.verdict, result.left) == ("consistent", ["beta:data"])
+    assert result.why.startswith("beta:data stood at the cut, and left it")
+
+
+async def test_a_void_cut_leaves_nothing_to_be_left(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, (_, beta)):
+        beta.plant["open"] = problem(410, 9, "too late")
+        beta.plant["abort"] = after(lambda: beta.volumes.update(data="DUPLEX"))
+        result = await client.suspend("db")
+    assert (result.verdict, result.left, result.why) == ("void", [], "beta: too late")
 
 
 async def test_a_member_that_goes_silent_with_its_promise_given_leaves_the_outcome_open(tmp_path: Path) -> None:

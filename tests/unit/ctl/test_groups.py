@@ -192,3 +192,15 @@ def test_a_cut_that_a_resync_gave_up_is_warned_of(
     answers(monkeypatch, "resync", Resynced([{"name": "alpha:data", "how": "journal"}], False, True, ["cut c1 was given up"]))
     assert run(["--groups", str(groups), "resync", "db"]) == 0
     assert capsys.readouterr().err == "duplexctl: warning: cut c1 was given up\n"
+
+
+def test_a_suspend_whose_secondaries_moved_on_fails(
+    groups: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers(monkeypatch, "suspend", result(left=["beta:wal"], why="beta:wal left it"))
+    assert run(["--groups", str(groups), "suspend", "db"]) == 9
+    out, err = capsys.readouterr()
+    assert "  NOT there any more: beta:wal\n" in out
+    assert "the cut was consistent, but not all secondaries stand at it any more (beta:wal left it); resync" in err
+    answers(monkeypatch, "suspend", result())
+    assert run(["--groups", str(groups), "suspend", "db"]) == 0
