@@ -295,13 +295,13 @@ class Client:
         )
 
     async def _resync(self, link: Http, targets: tuple[str, ...], _progress: object) -> list[Json]:
-        answer = await link.call("POST", "/v1/resync", {"targets": list(targets)})
+        answer = await link.call_patiently("POST", "/v1/resync", {"targets": list(targets)})
         rows: list[Json] = need(answer, link.name, "volumes")
         return rows
 
     async def _resync_wait(self, link: Http, targets: tuple[str, ...], progress: Callable[[str, Json], None] | None) -> list[Json]:
         how: dict[str, str] = {}
-        async with aclosing(link.lines("POST", "/v1/resync", {"targets": list(targets), "wait": True})) as lines:
+        async with aclosing(link.lines_patiently("POST", "/v1/resync", {"targets": list(targets), "wait": True})) as lines:
             async for line in lines:
                 if progress is not None:
                     progress(link.name, line)
@@ -312,7 +312,7 @@ class Client:
         raise UnreachableError(f"{link.name}: broke off before the resync ended; `duplexctl status` shows where it stands")
 
     async def _verify(self, link: Http, targets: tuple[str, ...], progress: Callable[[str, Json], None] | None) -> list[Json]:
-        async with aclosing(link.lines("POST", "/v1/verify", {"targets": list(targets), "progress": True})) as lines:
+        async with aclosing(link.lines_patiently("POST", "/v1/verify", {"targets": list(targets), "progress": True})) as lines:
             async for line in lines:
                 if line.get("event") == "done":
                     rows: list[Json] = need(line, link.name, "volumes")

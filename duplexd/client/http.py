@@ -10,8 +10,8 @@ import asyncio
 import json
 import socket
 import ssl
-from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from contextlib import aclosing, asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import h11
@@ -20,12 +20,13 @@ from duplexd.errors import ConfigurationError, DuplexdError, ForbiddenError, Tim
 from duplexd.limits import CLIENT_ANSWER_SECONDS_MAX, CLIENT_BODY_BYTES_MAX, CLIENT_CONNECT_SECONDS_MAX, CONTROL_HEADER_BYTES_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 
     from duplexd.client.groups import ControllerEntry
 
     Json = dict[str, Any]
 
+T = TypeVar("T")
 _RECEIVE_BYTES = 1 << 16
 _BROKEN = (OSError, EOFError, h11.RemoteProtocolError, h11.LocalProtocolError)
 
@@ -100,7 +101,20 @@ class Http:
 
     async def call_patiently(self, method: str, path: str, body: Json | None = None) -> Json:
         """The same for a request that takes as long as it takes: meanwhile the controller must give signs of life. Raises as `call` does."""
-        asked = asyncio.ensure_future(self.call(method, path, body))
+        return await self._patiently(self.call(method, path, body))
+
+    async def lines_patiently(self, method: str, path: str, body: Json | None = None) -> AsyncGenerator[Json, None]:
+        """As `lines`, from a controller that must give signs of life while no line comes."""
+        async with aclosing(self.lines(method, path, body)) as lines:
+
+            async def another() -> Json | None:
+                return await anext(lines, None)
+
+            while (line := await self._patiently(another())) is not None:
+                yield line
+
+    async def _patiently(self, work: Coroutine[Any, Any, T]) -> T:
+        asked = asyncio.ensure_future(work)
         try:
             while not (await asyncio.wait((asked,), timeout=CLIENT_ANSWER_SECONDS_MAX))[0]:
                 await self.call("GET", "/healthz", timeout_s=CLIENT_ANSWER_SECONDS_MAX)

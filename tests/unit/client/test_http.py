@@ -99,6 +99,23 @@ async def test_a_long_answer_is_waited_for_as_long_as_there_are_signs_of_life(
         await link.call_patiently("GET", "/v1/status")
 
 
+async def test_a_stream_may_pause_as_long_as_there_are_signs_of_life(
+    member: FakeMember, link: Http, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("duplexd.client.http.CLIENT_ANSWER_SECONDS_MAX", 0.05)
+
+    async def slow() -> tuple[int, bytes]:
+        await asyncio.sleep(0.3)
+        return 200, b'{"event":"a"}\n{"event":"b"}\n'
+
+    member.plant["verify"] = slow
+    assert [line["event"] async for line in link.lines_patiently("POST", "/v1/verify")] == ["a", "b"]
+    assert member.asked.count("healthz") > 2
+    member.plant |= {"verify": SILENT, "healthz": SILENT}
+    with pytest.raises(TimedOutError, match=r"alpha: no answer within 0\.05 s"):
+        await anext(link.lines_patiently("POST", "/v1/verify"))
+
+
 async def test_an_answer_without_end_is_cut_off(member: FakeMember, link: Http, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("duplexd.client.http.CLIENT_BODY_BYTES_MAX", 1000)
     member.plant["status"] = (200, b"x" * 1001)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.client import Client, ControllerEntry, GroupEntry, Groups
-from duplexd.errors import ConfigurationError, UndecidedError, UnreachableError, UsageError
-from tests.unit.client.members import HANG_UP, FakeMember, after, members, problem
+from duplexd.errors import ConfigurationError, TimedOutError, UndecidedError, UnreachableError, UsageError
+from tests.unit.client.members import HANG_UP, SILENT, FakeMember, after, members, problem
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -242,3 +242,16 @@ async def test_an_answer_of_another_controller_is_none_and_the_member_is_asked_a
         assert result.verdict == verdict
         assert "abort" in beta.asked
         assert alpha.states == beta.states == {result.cut: verdict}
+
+
+@pytest.mark.parametrize(("command", "options"), [("resync", {}), ("resync", {"wait": True}), ("verify", {})])
+async def test_a_daemon_that_was_stopped_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, options: dict[str, bool]
+) -> None:
+    monkeypatch.setattr("duplexd.client.http.CLIENT_ANSWER_SECONDS_MAX", 0.05)
+    async with members(tmp_path, "alpha", "beta") as (client, (alpha, beta)):
+        alpha.plant[command] = (200, b'{"event":"done","volumes":[]}\n' if command == "verify" or options else {"volumes": []})
+        beta.plant |= {command: SILENT, "healthz": SILENT}
+        async with asyncio.timeout(5):
+            with pytest.raises(TimedOutError, match=r"beta: no answer within 0\.05 s"):
+                await getattr(client, command)("db", **options)
