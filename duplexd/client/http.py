@@ -10,11 +10,12 @@ import asyncio
 import json
 import socket
 import ssl
+from collections import deque
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-import h11
+import httptools
 
 from duplexd.errors import ConfigurationError, DuplexdError, ForbiddenError, TimedOutError, UnreachableError, error_of
 from duplexd.limits import CLIENT_ANSWER_SECONDS_MAX, CLIENT_BODY_BYTES_MAX, CLIENT_CONNECT_SECONDS_MAX, CONTROL_HEADER_BYTES_MAX
@@ -28,56 +29,83 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _RECEIVE_BYTES = 1 << 16
-_BROKEN = (OSError, EOFError, h11.RemoteProtocolError, h11.LocalProtocolError)
+_BROKEN = (OSError, EOFError, httptools.HttpParserError)
 
 
 class Connection:
-    """One connection: a request, its whole answer, then the next. Raises what the socket and h11 raise."""
+    """One connection: a request, its whole answer, then the next. Raises what the socket and httptools raise.
 
-    __slots__ = ("_h11", "_host", "_reader", "_writer")
+    A request is a few bytes that are put together here: gates are closed while coordinators write and parse.
+    """
+
+    __slots__ = ("_complete", "_head_bytes", "_head_done", "_host", "_keep", "_parser", "_parts", "_reader", "_writer")
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str) -> None:
         self._reader = reader
         self._writer = writer
         self._host = host
-        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=CONTROL_HEADER_BYTES_MAX)
+        self._complete = self._keep = True
+        self._head_done = False
+        self._head_bytes = 0
+        self._parts: deque[bytes] = deque()
+        self._parser = httptools.HttpResponseParser(self)
         sock: socket.socket = writer.get_extra_info("socket")
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     async def send(self, method: str, path: str, body: Json | None) -> int:
-        """Ask; the status of the answer, whose parts are then to be read."""
+        """Ask; the status of the answer, whose parts are then to be read. `path` is quoted already."""
+        assert path.isascii(), path
+        assert path.isprintable(), path
+        assert " " not in path, path
         data = b"" if body is None else json.dumps(body).encode()
-        headers = [("Host", self._host), ("Content-Length", str(len(data)))]
-        headers += [("Content-Type", "application/json")] if data else []
-        parts = [self._h11.send(h11.Request(method=method, target=path, headers=headers))]
-        parts += [self._h11.send(h11.Data(data=data))] if data else []
-        parts.append(self._h11.send(h11.EndOfMessage()))
-        self._writer.write(b"".join(part for part in parts if part))
+        kind = "Content-Type: application/json\r\n" if data else ""
+        head = f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\n{kind}Content-Length: {len(data)}\r\n\r\n"
+        self._complete = self._keep = self._head_done = False
+        self._head_bytes = 0
+        self._parts.clear()
+        self._parser = httptools.HttpResponseParser(self)
+        self._writer.write(head.encode("ascii") + data)
         await self._writer.drain()
-        while not isinstance(event := await self._event(), h11.Response):
-            pass
-        return int(event.status_code)
+        while not self._head_done:
+            self._head_bytes += await self._more()
+        return self._parser.get_status_code()
 
     async def part(self) -> bytes:
         """The next part of the answer's body; empty at its end."""
-        while not isinstance(event := await self._event(), h11.EndOfMessage):
-            if isinstance(event, h11.Data) and event.data:
-                return bytes(event.data)
-        return b""
+        while not self._parts and not self._complete:
+            await self._more()
+        return self._parts.popleft() if self._parts else b""
 
-    async def _event(self) -> Any:
-        while (event := self._h11.next_event()) is h11.NEED_DATA:
-            self._h11.receive_data(await self._reader.read(_RECEIVE_BYTES))
-        if isinstance(event, h11.ConnectionClosed):
+    async def _more(self) -> int:
+        if self._head_bytes > CONTROL_HEADER_BYTES_MAX:
+            raise httptools.HttpParserError("the head of the answer has no end")
+        data = await self._reader.read(_RECEIVE_BYTES)
+        if not data:
             raise EOFError("the connection was closed")
-        return event
+        self._parser.feed_data(data)
+        return len(data)
+
+    def on_message_begin(self) -> None:
+        """See httptools."""
+        if self._complete:
+            raise httptools.HttpParserError("more than one answer")
+
+    def on_headers_complete(self) -> None:
+        """See httptools."""
+        self._head_done = True
+
+    def on_body(self, body: bytes) -> None:
+        """See httptools."""
+        self._parts.append(body)
+
+    def on_message_complete(self) -> None:
+        """See httptools."""
+        self._complete, self._keep = True, self._parser.should_keep_alive()
 
     def free(self) -> bool:
-        """Make ready for the next request; False if that is not possible."""
-        if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
-            self._h11.start_next_cycle()
-        return self._h11.our_state is h11.IDLE and not self._reader.at_eof() and not self._writer.is_closing()
+        """Whether it is ready for the next request."""
+        return self._complete and self._keep and not self._reader.at_eof() and not self._writer.is_closing()
 
     def close(self) -> None:
         """Drop it, and whatever is on its way."""
