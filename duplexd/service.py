@@ -99,8 +99,8 @@ class Service:
     def _log_event(self, event: dict[str, Any]) -> None:
         """Every change of state is a line of the log."""
         fields = {key: value for key, value in event.items() if key not in {"event", "time"}}
-        level = EVENT_LEVELS.get(event["event"], "info")
-        getattr(self._log, level)(event["event"], **fields)
+        log = getattr(self._log, EVENT_LEVELS.get(event["event"], "info"))
+        asyncio.get_running_loop().call_soon(lambda: log(event["event"], **fields))  # behind the answer that somebody waits for
         if event["event"] == "controller-failed":
             notify(f"STATUS=takes no changes: {event['error']}")
 

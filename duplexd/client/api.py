@@ -80,8 +80,9 @@ class Client:
         if (cut := survey.common_cut(statuses)) is not None:
             return _already(group, cut, statuses)
         survey.check_duplex(statuses)
-        await survey.measure(links, hold_max_s)
-        drive = Drive(secrets.token_hex(8), group, links, hold_max_s)
+        cut_id = secrets.token_hex(8)
+        await survey.measure(links, hold_max_s, cut_id)
+        drive = Drive(cut_id, group, links, hold_max_s)
         try:
             await drive.close()
             return await suspended(drive, tag, self.settle_s)
@@ -100,8 +101,9 @@ class Client:
             statuses = await self._calm(group, links)
             survey.check_members(statuses)
             survey.check_duplex(statuses)
-            await survey.measure(links, hold_max_s)
-            return Drive(secrets.token_hex(8), group, links, hold_max_s)
+            cut_id = secrets.token_hex(8)
+            await survey.measure(links, hold_max_s, cut_id)
+            return Drive(cut_id, group, links, hold_max_s)
 
         return Hold(drive, self.settle_s)
 

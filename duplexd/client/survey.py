@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Json = dict[str, Any]
 
 PHASES = 3  # CLOSE, CUT, OPEN: each is a round trip to all members
+REHEARSALS = 2
 _LISTED = 5
 
 
@@ -67,8 +68,11 @@ async def _status(link: Http, targets: Iterable[str]) -> Json:
     return status
 
 
-async def measure(links: Mapping[str, Http], hold_max_s: float) -> None:
-    """Open the connections that the cut needs, and see that its three phases fit in `hold_max_s`. Raises TimedOutError."""
+async def measure(links: Mapping[str, Http], hold_max_s: float, cut: str) -> None:
+    """Open the connections that the cut needs, and see that its three phases fit in `hold_max_s`. Raises TimedOutError, ForbiddenError.
+
+    Then rehearse: to let go of what is not held yet takes the same role and the same code as all that follows while writes wait.
+    """
     raise_all((await gather({name: link.warm(2) for name, link in links.items()}))[1])
     began = monotonic()
     took: dict[str, float] = {}
@@ -85,6 +89,9 @@ async def measure(links: Mapping[str, Http], hold_max_s: float) -> None:
             f"nothing was suspended: writes may wait {hold_max_s:g} s (hold_max), but {PHASES} round trips to all {len(links)} controllers take "
             f"{needed:.3g} s, {slowest} being the slowest; allow more, up to 10 s, or make the group smaller"
         )
+    for _ in range(REHEARSALS):
+        release = {name: link.call("POST", f"/v1/cuts/{cut}/release", {}, max(hold_max_s, 1.0)) for name, link in links.items()}
+        raise_all((await gather(release))[1])
 
 
 def check_members(statuses: Mapping[str, Json]) -> None:

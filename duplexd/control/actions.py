@@ -5,6 +5,7 @@ Which pair states an action is legal in is decided by the controller (`pair/stat
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +15,6 @@ from duplexd.control.events import EventHub
 from duplexd.errors import UsageError, WrongStateError
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
     from duplexd.control.access import Peer
@@ -88,7 +88,8 @@ class Actions:
 
     def _command(self, peer: Peer, command: str, **fields: object) -> None:
         who = {"certificate": peer.name} if peer.name else {"uid": peer.uid, "gid": peer.gid, "pid": peer.pid}
-        self._log.info("command", command=command, **who, **fields)
+        # Behind the answer, where that can be: writes wait for some of them.
+        asyncio.get_running_loop().call_soon(lambda: self._log.info("command", command=command, **who, **fields))
 
     def status(self, targets: list[str] | None = None) -> Json:
         """The whole status, or of what `targets` name: their volumes, and the groups and leases that have any of them. Any state."""
@@ -160,9 +161,11 @@ class Actions:
         return await self.controller.cuts.decide(cut_id, how)
 
     def release_cut(self, peer: Peer, cut_id: str) -> Json:
-        """End the hold for a cut that is not to be made. Any state; none is no error."""
-        self._command(peer, "release", cut=cut_id)
-        return self.controller.cuts.release(cut_id)
+        """End the hold for a cut that is not to be made. Any state; none is no error: coordinators rehearse with it."""
+        released = self.controller.cuts.release(cut_id)
+        if released["released"]:
+            self._command(peer, "release", cut=cut_id)
+        return released
 
     async def grade_cut(self, peer: Peer, cut_id: str, request: GradeRequest) -> Json:
         """Keep what a canary found; a broken cut is void. Any state of the pairs; the cut must be known."""

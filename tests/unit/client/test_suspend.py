@@ -27,7 +27,7 @@ PHASES = ["quiesce", "cut", "open", "agree"]
 
 
 def phases(member: FakeMember) -> list[str]:
-    return [what for what in member.asked if what not in {"status", "healthz"}]
+    return [what for what in member.asked if what not in {"status", "healthz", "rehearsal"}]
 
 
 async def test_one_request_for_each_member_and_phase(tmp_path: Path) -> None:
