@@ -65,7 +65,7 @@ def volumes_of(members: Sequence[Member]) -> list[Volume]:
 async def find(control: Control, targets: Iterable[str], host: str | None, nbd: str | None) -> Member:
     """Ask a controller for the volumes that `targets` name and for its NBD address. `host` is where it is (None: this machine).
 
-    `nbd` is an address to use instead of those that it listens on. Raises DuplexdError; WrongStateError if a volume has no secondary.
+    `nbd` is the address to use, as it stands, instead of those that it listens on: a tunnel's end may be here. Raises DuplexdError; WrongStateError if a volume has no secondary.
     """
     query = "&".join(f"target={quote(target)}" for target in targets)
     status = await control.call("GET", f"/v1/status?{query}", timeout_s=ANSWER_SECONDS_MAX)
@@ -78,24 +78,31 @@ async def find(control: Control, targets: Iterable[str], host: str | None, nbd: 
         if volume["state"] == "SIMPLEX":
             raise WrongStateError(f"{control.name}:{volume['name']} has no secondary, so there is nothing to grade; give it one")
     return Member(
-        control, address(control.name, [nbd] if nbd else controller["nbd"], host), tuple(volume["name"] for volume in status["volumes"])
+        control,
+        _uri(nbd) if nbd else address(control.name, controller["nbd"], host),
+        tuple(volume["name"] for volume in status["volumes"]),
     )
 
 
 def address(name: str, listen: Sequence[str], host: str | None) -> NbdUri:
     """Where to connect to a controller that listens there. Raises ConfigurationError that says what to add."""
-    for text in listen:
-        kind, _, rest = text.partition(":")
-        if kind == "unix":
+    for uri in map(_uri, listen):
+        if uri.socket:
             if host is None:
-                return NbdUri(socket=rest)
+                return uri
             continue
-        where, _, port = rest.rpartition(":")
-        where = where.removeprefix("[").removesuffix("]")
-        if where in _EVERY_ADDRESS:
-            where = host or "localhost"
+        where = (host or "localhost") if uri.host in _EVERY_ADDRESS else uri.host
         if host is None or where not in _THIS_MACHINE:
-            return NbdUri(host=where, port=int(port))
+            return NbdUri(host=where, port=uri.port)
     raise ConfigurationError(
         f'controllers.{name}: its volumes cannot be reached from here (it listens on {", ".join(listen)}); add nbd = "tcp:HOST:PORT"'
     )
+
+
+def _uri(text: str) -> NbdUri:
+    """Of `unix:PATH` or `tcp:HOST:PORT`."""
+    kind, _, rest = text.partition(":")
+    if kind == "unix":
+        return NbdUri(socket=rest)
+    host, _, port = rest.rpartition(":")
+    return NbdUri(host=host.removeprefix("[").removesuffix("]"), port=int(port))

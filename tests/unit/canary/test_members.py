@@ -68,9 +68,18 @@ async def test_volumes_and_address_are_asked_of_the_controller() -> None:
     ]
 
 
-async def test_address_of_the_groups_file_wins() -> None:
-    member = await find(cast("Control", _Status()), ["wal"], "beta.example", "tcp:nbd.example:1")
-    assert member.address == NbdUri(host="nbd.example", port=1)
+@pytest.mark.parametrize(
+    ("nbd", "found"),
+    [
+        ("tcp:nbd.example:1", NbdUri(host="nbd.example", port=1)),
+        ("tcp:127.0.0.1:10809", NbdUri(host="127.0.0.1", port=10809)),
+        ("tcp:[::1]:10809", NbdUri(host="::1", port=10809)),
+        ("unix:/tmp/tunnel.sock", NbdUri(socket="/tmp/tunnel.sock")),
+    ],
+)
+async def test_address_of_the_groups_file_is_taken_as_it_stands_for_a_tunnel_may_end_here(nbd: str, found: NbdUri) -> None:
+    member = await find(cast("Control", _Status()), ["wal"], "beta.example", nbd)
+    assert member.address == found
 
 
 @pytest.mark.parametrize("protocol", [None, 2])
