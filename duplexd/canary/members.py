@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import quote
 
-from duplexd.errors import ConfigurationError, WrongStateError
+from duplexd.errors import ConfigurationError, NotFoundError, WrongStateError
 from duplexd.limits import GROUP_PROTOCOL
 from duplexd.nbd.uri import NbdUri
 
@@ -65,7 +67,7 @@ def volumes_of(members: Sequence[Member]) -> list[Volume]:
 async def find(control: Control, targets: Iterable[str], host: str | None, nbd: str | None) -> Member:
     """Ask a controller for the volumes that `targets` name and for its NBD address. `host` is where it is (None: this machine).
 
-    `nbd` is the address to use, as it stands, instead of those that it listens on: a tunnel's end may be here. Raises DuplexdError; WrongStateError if a volume has no secondary.
+    `nbd` is the address to use, as it stands, instead of those that it listens on: a tunnel's end may be here. Raises DuplexdError; WrongStateError if a volume has no secondary, ForbiddenError if what volumes hold may not be read.
     """
     query = "&".join(f"target={quote(target)}" for target in targets)
     status = await control.call("GET", f"/v1/status?{query}", timeout_s=ANSWER_SECONDS_MAX)
@@ -77,11 +79,19 @@ async def find(control: Control, targets: Iterable[str], host: str | None, nbd: 
     for volume in status["volumes"]:
         if volume["state"] == "SIMPLEX":
             raise WrongStateError(f"{control.name}:{volume['name']} has no secondary, so there is nothing to grade; give it one")
+    await _check_permission(control, status["volumes"][0]["name"])
     return Member(
         control,
         _uri(nbd) if nbd else address(control.name, controller["nbd"], host),
         tuple(volume["name"] for volume in status["volumes"]),
     )
+
+
+async def _check_permission(control: Control, volume: str) -> None:
+    """Raise ForbiddenError unless the controller lets us read volumes, which takes the role that grading takes. Asks for a cut that nobody made."""
+    with suppress(NotFoundError):
+        path = f"/v1/cuts/{secrets.token_hex(8)}/volumes/{quote(volume, safe='')}"
+        await control.call_bytes("GET", path, timeout_s=ANSWER_SECONDS_MAX)
 
 
 def address(name: str, listen: Sequence[str], host: str | None) -> NbdUri:

@@ -17,9 +17,10 @@ from duplexd.canary.nbd import NbdConnection
 from duplexd.canary.record import MAGIC, RECORD_BYTES
 from duplexd.client import Client
 from tests.support.by_hand import ByHand
+from tests.support.certificates import Certificates
 from tests.support.cluster import THREE, Cluster, Member
 from tests.support.commands import suspend
-from tests.support.daemon import ROOT, environment
+from tests.support.daemon import ROOT, environment, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -229,6 +230,25 @@ def test_group_without_reserved_volumes_is_told_what_to_add(cluster: Cluster) ->
     refused = run("--groups", str(groups), "db")
     assert refused.returncode == 6
     assert 'canary = ["alpha:canary", "beta:canary", "gamma:canary"]' in refused.stderr
+
+
+def test_who_may_only_observe_is_refused_at_once_and_nothing_is_written(
+    tmp_path: Path, make_files: Callable[..., Any], start_daemon: Callable[..., Daemon]
+) -> None:
+    certificates, port = Certificates(tmp_path), free_port()
+    files = make_files(volumes={"data": "1MiB", "canary": "1MiB"}, extra=certificates.toml(port, ("backup",), ("monitor",)))
+    daemon = start_daemon(files)
+    groups = tmp_path / "groups.toml"
+    groups.write_text(
+        f'[controllers.alpha]\nurl = "https://localhost:{port}"\nnbd = "unix:{files.nbd_socket}"\n'
+        f'certificate = "{certificates.client("monitor")}"\nca = "{certificates.client_ca}"\n'
+        '[groups.db]\nmembers = ["alpha:data"]\ncanary = ["alpha:canary"]\n'
+    )
+    refused = run("--groups", str(groups), "db")
+    assert (refused.returncode, refused.stdout) == (4, "")
+    assert "client certificate 'monitor' has the role observe, this needs the role operate" in refused.stderr
+    assert not any(files.primary("canary").read_bytes())
+    assert daemon.request("GET", "/v1/cuts")[1] == {"cuts": []}
 
 
 async def test_test_volumes_of_one_controller_are_written_to_when_asked(

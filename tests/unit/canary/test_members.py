@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from duplexd.canary.members import Member, address, find, volumes_of
-from duplexd.errors import ConfigurationError, WrongStateError
+from duplexd.errors import ConfigurationError, DuplexdError, ForbiddenError, NotFoundError, WrongStateError
 from duplexd.nbd.uri import NbdUri
 
 if TYPE_CHECKING:
@@ -45,8 +46,9 @@ def test_controller_that_cannot_be_reached_is_an_error_that_says_what_to_add(lis
 class _Status:
     name = "beta"
 
-    def __init__(self, protocol: int | None = 1, state: str = "DUPLEX") -> None:
-        self.path = ""
+    def __init__(self, protocol: int | None = 1, state: str = "DUPLEX", reading: type[DuplexdError] = NotFoundError) -> None:
+        self.path = self.read = ""
+        self._reading = reading
         self._status = {
             "controller": {"name": "beta", "version": "0", "group_protocol": protocol, "nbd": [UNIX]},
             "volumes": [{"name": "a b", "state": "DUPLEX"}, {"name": "wal", "state": state}],
@@ -55,6 +57,10 @@ class _Status:
     async def call(self, _method: str, path: str, **_: Any) -> dict[str, Any]:
         self.path = path
         return self._status
+
+    async def call_bytes(self, _method: str, path: str, **_: Any) -> bytes:
+        self.read = path
+        raise self._reading("beta: why")
 
 
 async def test_volumes_and_address_are_asked_of_the_controller() -> None:
@@ -91,6 +97,13 @@ async def test_controller_of_another_version_is_refused(protocol: int | None) ->
 async def test_volume_without_a_secondary_is_refused() -> None:
     with pytest.raises(WrongStateError, match="beta:wal has no secondary"):
         await find(cast("Control", _Status(state="SIMPLEX")), ["wal"], None, None)
+
+
+async def test_who_may_not_read_what_volumes_hold_is_refused_before_anything_is_written() -> None:
+    control = _Status(reading=ForbiddenError)
+    with pytest.raises(ForbiddenError):
+        await find(cast("Control", control), ["a b"], None, None)
+    assert re.fullmatch(r"/v1/cuts/[0-9a-f]{16}/volumes/a%20b", control.read)
 
 
 def test_chains_go_round_the_volumes_of_all_members() -> None:
