@@ -86,7 +86,7 @@ def test_a_pipelined_request_behind_a_hold_does_not_hide_that_the_owner_died(pla
     body = json.dumps({"targets": ["db"], "hold_s": 10}).encode()
     request = b"POST /v1/quiesce HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     sock.sendall(request + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")  # in one piece: both are read at once
-    time.sleep(0.1)
+    wait_for(lambda: bool(plane.controller.leases), 5.0)
     died_at = time.monotonic()
     sock.close()
     wait_for(lambda: not plane.server.actions.holds)
