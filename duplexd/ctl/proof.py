@@ -91,5 +91,8 @@ def _volume(volume: VolumeReport) -> str:
     if volume.checked_bytes == 0:
         return f"nothing of {format_size(volume.size)} checked"
     by = f"{format_size(volume.by_journal_bytes)} by the journal, {format_size(volume.by_primary_bytes)} by the primary"
-    checked = "all" if not volume.unchecked_bytes else f"all but {format_size(volume.unchecked_bytes)}"
+    if volume.checked_bytes < volume.size // 2:
+        checked = format_size(volume.checked_bytes)
+    else:
+        checked = f"all but {format_size(volume.unchecked_bytes)}" if volume.unchecked_bytes else "all"
     return f"{checked} of {format_size(volume.size)} checked ({by})"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Contents:
-    """One volume's secondary. `wrong` tells the first contradiction; after that nothing more is looked at."""
+    """One volume's secondary. `wrong` tells the first contradiction; after that nothing more is looked at, and the piece it is in does not count."""
 
     def __init__(self, story: VolumeStory, secondary: Image, ranges_max: int) -> None:
         self.story = story
@@ -51,6 +51,8 @@ class Contents:
                 self._expect(start, buffer[payload : payload + end - start], record.sequence)
             elif record.kind != TRIM:
                 self._expect_zeroes(start, end, f"record {record.sequence} made it zero")
+            if self.wrong:
+                return
             if record.kind != TRIM:  # what is read after a trim is not defined, only that both legs read the same
                 self.proved.add(start, end)
             self._seen.add(start, end)
@@ -58,14 +60,18 @@ class Contents:
 
     def meet_blank(self) -> None:
         """What no record changed since the images were new."""
-        if not self.story.blank or not self.whole or self.wrong:
-            return
-        try:
-            for start, end in self._seen.missing(0, self.size):
-                self._expect_zeroes(start, end, "nothing was ever written there before the cut")
-                self.proved.add(start, end)
-        except OSError as error:
-            self._can_not_read(error)
+        if self.story.blank and self.whole and not self.wrong:
+            try:
+                self._meet_blank()
+            except OSError as error:
+                self._can_not_read(error)
+
+    def _meet_blank(self) -> None:
+        for start, end in self._seen.missing(0, self.size):
+            self._expect_zeroes(start, end, "nothing was ever written there before the cut")
+            if self.wrong:
+                return
+            self.proved.add(start, end)
 
     def _can_not_read(self, error: OSError) -> None:
         self.unreadable, self.whole = f"{self.secondary.path}: {error.strerror}", False
@@ -92,7 +98,7 @@ class Contents:
     def compare(self, primary: Image, follow: Callable[[], bool]) -> None:
         """With the primary, piece by piece. `follow` brings the story up to date after a piece was read; False ends it."""
         position, after = 0, self.story.after
-        while position < self.size and not self.wrong:
+        while position < self.size:
             data = min(primary.next_data(position), self.secondary.next_data(position), self.size)
             end = min(data + PROOF_CHUNK_BYTES, self.size)
             read = [(start, primary.read(start, stop), self.secondary.read(start, stop)) for start, stop in after.missing(data, end)]
@@ -100,6 +106,8 @@ class Contents:
                 return
             for start, expected, present in read:
                 self._compare(start, expected, present)
+            if self.wrong:
+                return
             for start, stop in after.missing(position, end):
                 self.by_primary_bytes += stop - start
                 self.by_primary_alone_bytes += self.proved.missing_bytes(start, stop)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from duplexd.proof.walk import Walk
 
 _CHANGED_SINCE = "changed since the cut, and the journal has nothing older of it"
+_STOPPED = "the check of this volume stopped at what contradicts the certificate"
 
 
 class VolumeCheck:
@@ -110,6 +111,8 @@ def check_all(checks: Sequence[VolumeCheck], walk: Walk, follow: Callable[[], No
         if each.contents is not None and not each.stands:
             each.give_up(each.story.why)  # it moved while it was looked at
         each.count()
+        if each.wrong and each.row.unchecked_bytes:
+            each.row.unchecked.append(_STOPPED)
 
 
 def _by_journal(checks: Sequence[VolumeCheck], walk: Walk) -> None:
@@ -136,7 +139,7 @@ def _by_primary(check: VolumeCheck, follow: Callable[[], None], doubt: str) -> N
         except OSError as error:
             doubt = f"{error.filename or primary.path}: {error.strerror}"
         else:
-            doubt = _CHANGED_SINCE
+            doubt = "" if contents.wrong else _CHANGED_SINCE
     if doubt and contents.checked_bytes < check.row.size:
         check.row.unchecked.append(doubt)
 

@@ -96,6 +96,16 @@ def test_a_change_that_went_to_the_secondary_only_is_found(tmp_path: Path, world
     assert "the primary holds something else" in only(verify(tmp_path, world)).contradictions[0]
 
 
+@pytest.mark.parametrize(("place", "checked"), [(8 * BLOCK - 1, 4 * BLOCK), (0, 3 * BLOCK)])
+def test_what_was_not_looked_at_after_a_contradiction_did_not_change_since_the_cut(
+    tmp_path: Path, world: World, place: int, checked: int
+) -> None:
+    flip(world.secondary, place)
+    (row,) = only(verify(tmp_path, world)).volumes
+    assert row.unchecked == ["the check of this volume stopped at what contradicts the certificate"]
+    assert (row.checked_bytes, row.by_journal_bytes, row.by_primary_bytes) == (checked, checked, 0)
+
+
 def test_a_secondary_of_another_size(tmp_path: Path, world: World) -> None:
     with world.secondary.open("r+b") as file:
         file.truncate(SIZE - BLOCK)

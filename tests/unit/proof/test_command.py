@@ -51,6 +51,20 @@ def test_bytes_that_differ_are_1(path: str, world: World, capsys: pytest.Capture
     assert f"WRONG: {world.secondary}: byte 5 is not as it was" in out
 
 
+@pytest.mark.parametrize(
+    ("place", "checked"),
+    [(5, "nothing of 1.0 MiB checked"), (100 * 4096, "4.0 KiB of 1.0 MiB checked (4.0 KiB by the journal, 0 B by the primary)")],
+)
+def test_after_a_contradiction_it_says_how_little_was_checked_and_why(
+    path: str, world: World, capsys: pytest.CaptureFixture[str], place: int, checked: str
+) -> None:
+    flip(world.secondary, place)
+    assert verify(capsys, path)[1].splitlines()[-2:] == [
+        f"  data: {checked}",
+        "    not checked: the check of this volume stopped at what contradicts the certificate",
+    ]
+
+
 def test_void_is_9(path: str, world: World, capsys: pytest.CaptureFixture[str]) -> None:
     world.mark({"m": "void", "cut": CUT})
     code, out, _ = verify(capsys, path)
