@@ -42,6 +42,7 @@ class Client:
     def __init__(self, groups: Groups, *, settle_s: float = SETTLE_SECONDS) -> None:
         self.groups = groups
         self.settle_s = settle_s
+        self._any_name = False  # whether controllers may have other names than `groups` gives them
         self._links: dict[str, Http] = {}
 
     @classmethod
@@ -52,7 +53,9 @@ class Client:
     @classmethod
     def local(cls, socket: str | Path) -> Self:
         """One controller of this machine; its volumes and groups are named as `local:target`."""
-        return cls(Groups(controllers={_LOCAL: ControllerEntry(socket=socket)}))
+        client = cls(Groups(controllers={_LOCAL: ControllerEntry(socket=socket)}))
+        client._any_name = True
+        return client
 
     async def __aenter__(self) -> Self:
         return self
@@ -111,18 +114,21 @@ class Client:
         """End the holds for cuts of a group, or that for one cut by its id, wherever it is held. Raises NotFoundError."""
         is_group = self.groups.has(target)
         group = self.groups.resolve([target]) if is_group else self._everything()
-        statuses, errors = await survey.try_status(self._links_of(group), group.members)
+        asked = self._links_of(group)
+        statuses, errors = await survey.try_status(asked, group.members)
+        survey.check_names(statuses, asked)
         held = {cut for status in statuses.values() for cut in _held_cuts(status, everything=not is_group)}
         cuts = held if is_group else held & {target}
         if not cuts:
+            await survey.identify(asked)  # perhaps it is another controller that does not know the volumes
             survey.raise_all(errors)
             if is_group:
                 return Released({})
             raise NotFoundError(f"{target!r}: no group, and no cut that any controller of the groups file holds for")
         links = self._links_of(self._everything())
         for cut in cuts:
-            asked = {name: link.call("POST", f"/v1/cuts/{cut}/release", {}, CLIENT_ANSWER_SECONDS_MAX) for name, link in links.items()}
-            survey.raise_all((await survey.gather(asked))[1])
+            told = {name: link.call("POST", f"/v1/cuts/{cut}/release", {}, CLIENT_ANSWER_SECONDS_MAX) for name, link in links.items()}
+            survey.raise_all((await survey.gather(told))[1])
         return Released(dict.fromkeys(sorted(cuts), True))
 
     # ------------------------------------------------------------------------------------------------------------- settling
@@ -133,10 +139,12 @@ class Client:
         Raises UndecidedError if it can't be known of one; that of the others is found out all the same.
         """
         group, _ = self._group(targets, None)
-        statuses, errors = await survey.try_status(self._links_of(group), group.members)
-        survey.check_names(statuses)
+        links = self._links_of(group)
+        statuses, errors = await survey.try_status(links, group.members)
+        survey.check_names(statuses, links)
         found = survey.undecided(statuses, group.name)
-        if not found:
+        if not found and errors:
+            await survey.identify(links)  # perhaps it is another controller that does not know the volumes
             survey.raise_all(errors)
         cuts, undecided = await self._settle_all(found, group.name)
         survey.raise_all(undecided)
@@ -216,15 +224,21 @@ class Client:
         """What every controller says, and how the groups stand. A controller that does not answer is in `unreachable`; without targets: all."""
         names = list(targets) or list(self.groups.groups)
         group = self.groups.resolve(targets) if targets else self._everything()
-        statuses, errors = await survey.try_status(self._links_of(group), group.members)
-        survey.raise_all({name: error for name, error in errors.items() if not isinstance(error, UnreachableError)})
+        links = self._links_of(group)
+        statuses, errors = await survey.try_status(links, group.members)
+        survey.check_names(statuses, links)
+        if wrong := {name: error for name, error in errors.items() if not isinstance(error, UnreachableError)}:
+            await survey.identify(links)  # perhaps it is another controller that does not know it
+            survey.raise_all(wrong)
         groups = [group_state(self.groups.resolve([name]), statuses) for name in names if name in self.groups.groups]
         return Status(groups, statuses, {name: str(error) for name, error in errors.items()})
 
     async def cuts(self, *targets: str) -> Cuts:
         """The cuts that the controllers of the targets (all, without targets) remember, oldest first."""
         group = self.groups.resolve(targets) if targets else self._everything()
-        found, errors = await outcomes.ask(self._links_of(group))
+        links = self._links_of(group)
+        await survey.identify(links)
+        found, errors = await outcomes.ask(links)
         if len(errors) == len(group.members):
             survey.raise_all(errors)
         return Cuts(sorted(found.values(), key=lambda cut: cut.time), {name: str(error) for name, error in errors.items()})
@@ -249,7 +263,9 @@ class Client:
     async def verify(self, *targets: str, progress: Callable[[str, Json], None] | None = None) -> Verified:
         """Compare the legs. `progress` gets (controller, line)."""
         group, _ = self._group(targets, None)
-        asked = {name: self._verify(link, group.members[name], progress) for name, link in self._links_of(group).items()}
+        links = self._links_of(group)
+        survey.raise_all(await survey.identify(links))
+        asked = {name: self._verify(link, group.members[name], progress) for name, link in links.items()}
         rows, errors = await survey.gather(asked)
         survey.raise_all(errors)
         volumes = [row | {"name": f"{name}:{row['name']}"} for name, each in rows.items() for row in each]
@@ -270,12 +286,14 @@ class Client:
     def _links_of(self, group: Group) -> dict[str, Http]:
         for name in group.members:
             if name not in self._links:
-                self._links[name] = Http(name, self.groups.controllers[name])
+                self._links[name] = Http(name, self.groups.controllers[name], self._any_name)
         return {name: self._links[name] for name in group.members}
 
     async def _suspend_alone(self, group: Group, tag: str, certificate: bool) -> Suspended:
-        """One journal orders everything: no hold is needed. Nothing is asked first: while a daemon tells the state of 1,000 volumes, writes wait."""
-        ((name, link),) = self._links_of(group).items()
+        """One journal orders everything: no hold is needed. Only its name is asked first: while a daemon tells the state of 1,000 volumes, writes wait."""
+        links = self._links_of(group)
+        ((name, link),) = links.items()
+        survey.raise_all(await survey.identify(links))
         body = {"targets": list(group.members[name]), "tag": tag, "certificate": certificate}
         try:
             answer = await link.call_patiently("POST", "/v1/suspend", body)

@@ -113,10 +113,11 @@ class Connection:
 
 
 class Http:
-    """A controller, by the name that the groups file gives it."""
+    """A controller, by the name that the groups file gives it. With `any_name` it may call itself as it likes."""
 
-    def __init__(self, name: str, entry: ControllerEntry) -> None:
+    def __init__(self, name: str, entry: ControllerEntry, any_name: bool = False) -> None:
         self.name = name
+        self.any_name = any_name
         self.place = str(entry.socket or entry.url)
         self._entry = entry
         self._tls: ssl.SSLContext | None = None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 async def ask(links: Mapping[str, Http], cut: str = "") -> tuple[dict[str, Cut], dict[str, DuplexdError]]:
     """The cuts, or this one, by id; and the errors of controllers that do not answer."""
-    answers, errors = await survey.gather({name: _ask_one(link, cut, len(links) == 1) for name, link in links.items()})
+    answers, errors = await survey.gather({name: _ask_one(link, cut) for name, link in links.items()})
     found: dict[str, dict[str, Json]] = {}
     for name, cuts in answers.items():
         for each in cuts:
@@ -30,14 +30,14 @@ async def ask(links: Mapping[str, Http], cut: str = "") -> tuple[dict[str, Cut],
     return {cut_id: _merge(cut_id, known, answers) for cut_id, known in found.items()}, errors
 
 
-async def _ask_one(link: Http, cut: str, of_any_name: bool) -> list[Json]:
+async def _ask_one(link: Http, cut: str) -> list[Json]:
     path = f"/v1/cuts/{cut}" if cut else "/v1/cuts"
     try:
         answer = await link.call("GET", path, timeout_s=CLIENT_ANSWER_SECONDS_MAX)
     except NotFoundError:
         return []
     cuts: list[Json] = [answer] if cut else need(answer, link.name, "cuts")
-    if not of_any_name:
+    if not link.any_name:
         for each in cuts:
             check_sender(each, link.name)
     return cuts

@@ -49,9 +49,9 @@ async def ask_status(group: Group, links: Mapping[str, Http]) -> dict[str, Json]
     """The status of the group's volumes on every member. Raises if one does not answer, is another, or does not know one of them."""
     statuses, errors = await try_status(links, group.members)
     if any(isinstance(error, NotFoundError) for error in errors.values()):  # perhaps because it is another controller
-        check_names((await try_status(links, dict.fromkeys(links, ())))[0])
+        check_names((await try_status(links, dict.fromkeys(links, ())))[0], links)
     raise_all(errors)
-    check_names(statuses)
+    check_names(statuses, links)
     return statuses
 
 
@@ -66,6 +66,20 @@ async def _status(link: Http, targets: Iterable[str]) -> Json:
     need(status, link.name, "controller", "name")
     need(status, link.name, "volumes")
     return status
+
+
+async def identify(links: Mapping[str, Http]) -> dict[str, DuplexdError]:
+    """Are they who the groups file says? Costs them next to nothing. Raises ConfigurationError; returns why others could not be asked."""
+    names, errors = await gather({name: _identity(link) for name, link in links.items() if not link.any_name})
+    check_names(names, links)
+    return errors
+
+
+async def _identity(link: Http) -> Json:
+    answer = await link.call("GET", "/healthz", timeout_s=CLIENT_ANSWER_SECONDS_MAX)
+    if "controller" not in answer:  # of a version that says it there only
+        return await link.call("GET", "/v1/status", timeout_s=CLIENT_ANSWER_SECONDS_MAX)
+    return {"controller": {"name": answer["controller"]}}
 
 
 async def measure(links: Mapping[str, Http], hold_max_s: float, cut: str) -> None:
@@ -95,11 +109,7 @@ async def measure(links: Mapping[str, Http], hold_max_s: float, cut: str) -> Non
 
 
 def check_members(statuses: Mapping[str, Json]) -> None:
-    """Are they the controllers that the groups file means, all of one protocol? Raises ConfigurationError, WrongStateError.
-
-    One alone may be of any version and name.
-    """
-    check_names(statuses)
+    """Are they all of one protocol? Raises WrongStateError. One alone may be of any version."""
     versions = {name: status["controller"].get("group_protocol") for name, status in statuses.items()}
     if len(statuses) > 1 and any(version != GROUP_PROTOCOL for version in versions.values()):
         listed = ", ".join(f"{name}: {_version(status)}" for name, status in statuses.items())
@@ -109,13 +119,13 @@ def check_members(statuses: Mapping[str, Json]) -> None:
         )
 
 
-def check_names(statuses: Mapping[str, Json]) -> None:
-    """Are they different controllers, each the one that the groups file means? Raises ConfigurationError. One alone may be of any name."""
-    if len(statuses) < 2:
-        return
+def check_names(statuses: Mapping[str, Json], links: Mapping[str, Http]) -> None:
+    """Are they different controllers, each the one that the groups file means? Raises ConfigurationError."""
     seen: dict[str, str] = {}
     for name, status in statuses.items():
-        real = status["controller"]["name"]
+        if links[name].any_name:
+            continue
+        real = need(status, name, "controller", "name")
         if real in seen:
             raise ConfigurationError(
                 f"controllers.{name} and controllers.{seen[real]} of the groups file are the same controller, {real!r}; remove one, or correct where it is"

@@ -465,6 +465,7 @@ class Health(Answer):
     """GET /healthz and /readyz."""
 
     status: str
+    controller: str | None = Field(None, description="its name; of /healthz")
 
 
 Status.model_rebuild()

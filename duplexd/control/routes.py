@@ -104,8 +104,8 @@ async def get_metrics(context: Context, _request: Request) -> Response:
     return Response(body, media_type="text/plain; version=1.0.0; charset=utf-8")
 
 
-async def get_healthz(_context: Context, _request: Request) -> Response:
-    return JSONResponse({"status": "ok"})
+async def get_healthz(context: Context, _request: Request) -> Response:
+    return JSONResponse({"status": "ok", "controller": context.actions.controller.name})
 
 
 async def get_readyz(context: Context, _request: Request) -> Response:

@@ -157,8 +157,7 @@ def cuts(settings: Settings, targets: tuple[str, ...], of_groups: bool) -> None:
     if of_groups:
         found = run(settings, lambda client: client.cuts(*targets))
     else:
-        here = Groups(controllers={"local": ControllerEntry(socket=settings.socket)})
-        found = run(settings, lambda client: client.cuts(), lambda: Client(here))
+        found = run(settings, lambda client: client.cuts(), lambda: Client.local(settings.socket))
     settings.show(found.json(), render_groups.cuts_text(found))
     sys.stdout.flush()
     if found.unreachable:

@@ -110,7 +110,7 @@ class FakeMember:
         if what == "status":
             return 200, self.status()
         if what == "healthz":
-            return 200, {"status": "ok"}
+            return 200, {"status": "ok", "controller": self.controller["name"]}
         if what == "renew":
             self.fence += 1
             return 200, {"id": "L", "fence": self.fence, "hold_s": body["hold_s"]}

@@ -295,19 +295,9 @@ async def test_a_void_outcome_of_a_lost_lease_is_an_error_before_the_cut(tmp_pat
             await task
 
 
-ALONE = {"verdict": "consistent", "cut": "c1", "controllers": {"alpha": 5}, "volumes": ["data"], "hold": None}
-
-
-async def test_a_controller_alone_is_asked_for_nothing_but_the_suspend(tmp_path: Path) -> None:
-    async with members(tmp_path, "alpha") as (client, controllers):
-        controllers[0].plant["suspend"] = (200, ALONE)
-        assert (await client.suspend("db")).verdict == "consistent"
-    assert controllers[0].asked == ["suspend"]
-
-
 async def test_a_controller_alone_that_refuses_is_asked_why_and_once_more(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha") as (client, controllers):
         controllers[0].plant["suspend"] = problem(409, 5, "they stand at a cut that is not decided")
         with pytest.raises(WrongStateError, match="not decided"):
             await client.suspend("db")
-    assert controllers[0].asked == ["suspend", "status", "suspend"]
+    assert controllers[0].asked == ["healthz", "suspend", "status", "suspend"]
