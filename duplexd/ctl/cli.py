@@ -6,6 +6,7 @@ A target is of the daemon behind the socket, or of the groups file, whose comman
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -15,14 +16,14 @@ import click
 
 import duplexd
 from duplexd.ctl import render
-from duplexd.ctl.options import SHORT_TIMEOUT_S, Settings, WithCommand, common, targets
+from duplexd.ctl.options import SHORT_TIMEOUT_S, Settings, StoppedError, WithCommand, common, targets
 from duplexd.errors import DuplexdError, LeaseLostError, NotFoundError, UnreachableError, UsageError
 from duplexd.limits import HOLD_SECONDS_DEFAULT, HOLD_SECONDS_MAX
 
 if TYPE_CHECKING:
     Json = dict[str, Any]
 
-EXIT_INTERRUPTED = 130
+HTTP_INTERRUPTED = 499  # what no server says: the client went away
 _HOLD = click.FloatRange(0.0, HOLD_SECONDS_MAX, min_open=True)
 
 
@@ -69,11 +70,12 @@ def status(settings: Settings, targets: tuple[str, ...], watch: bool, interval: 
     if watch:
         from duplexd.ctl.watch import watch_status
 
+        settings.wrote = True  # it ends with an interrupt, which is no problem
         watch_status(lambda: client.call("GET", path), interval, settings.json, whole)
         return
     answer = client.call("GET", path)
     if settings.json:
-        click.echo(json.dumps(answer))
+        settings.answer(answer, "")
     else:
         render.show_status(answer, whole)
 
@@ -100,14 +102,14 @@ def quiesce(context: click.Context, targets: tuple[str, ...], hold_s: float | No
     hold_s = hold_s or HOLD_SECONDS_DEFAULT
     body = {"targets": list(targets), "hold_s": hold_s}
     if command:
-        context.exit(hold.hold_while(settings.client(), body, command, lambda end: settings.show(end, "") if settings.json else None))
+        context.exit(hold.hold_while(settings.client(), body, command, lambda end: settings.answer(end, "") if settings.json else None))
 
     def held(line: Json) -> None:
         lease = line["lease"]
         settings.show(line, f"lease {lease['id']}: {' '.join(targets)} held for {hold_s:g} s; ctrl-C releases")
         sys.stdout.flush()
 
-    hold.hold_here(settings.client(), body, held, lambda end: settings.show(end, f"lease {end['lease']}: {end['reason']}"))
+    hold.hold_here(settings.client(), body, held, lambda end: settings.answer(end, f"lease {end['lease']}: {end['reason']}"))
 
 
 @cli.command()
@@ -136,7 +138,7 @@ def suspend(
         raise UsageError("--hold-max is for groups of several controllers; one controller needs no hold to cut")
     body = {"targets": list(targets), "tag": tag} | ({"lease": lease} if lease else {})
     result = settings.client(None).call("POST", "/v1/suspend", body)
-    settings.show(result, render.suspended_text(result))
+    settings.answer(result, render.suspended_text(result))
     if result["verdict"] != "consistent":
         raise LeaseLostError("the verdict is void: these secondaries are of no one moment; resync, and suspend again")
 
@@ -187,6 +189,7 @@ def resync(settings: Settings, targets: tuple[str, ...], wait: bool) -> None:
 
     with settings.client(None).stream("POST", "/v1/resync", body) as lines:
         done = watch_resync(lines, settings.json)
+    settings.answered = True  # with its last line
     render.check_resynced(done)
 
 
@@ -219,7 +222,7 @@ def verify(settings: Settings, targets: tuple[str, ...]) -> None:
 
     with settings.client(None).stream("POST", "/v1/verify", {"targets": list(targets), "progress": True}) as lines:
         result = watch_verify(lines)
-    settings.show(result, "\n".join(render.verified_text(row) for row in result["volumes"]))
+    settings.answer(result, "\n".join(render.verified_text(row) for row in result["volumes"]))
     render.check_verified(result)
 
 
@@ -261,26 +264,42 @@ def completion(settings: Settings, shell: str) -> None:
     settings.show({"shell": shell, "script": source}, source)
 
 
-def _fail(error: DuplexdError, as_json: bool) -> int:
-    if as_json:
-        problem = {"title": error.title, "status": error.http_status, "detail": str(error), "exit_code": error.exit_code}
-        click.echo(json.dumps({"type": "urn:duplexd:problem:" + error.title.replace(" ", "-")} | problem))
-    click.echo(f"duplexctl: {error}", err=True)
-    return error.exit_code
+def _problem(title: str, http_status: int, detail: str, exit_code: int) -> int:
+    """Write it to stdout; the exit code."""
+    problem = {"title": title, "status": http_status, "detail": detail, "exit_code": exit_code}
+    click.echo(json.dumps({"type": "urn:duplexd:problem:" + title.replace(" ", "-")} | problem))
+    return exit_code
+
+
+def _interrupted(error: Exception | KeyboardInterrupt, settings: Settings) -> int:
+    stopped = error if isinstance(error, StoppedError) else StoppedError(signal.SIGINT)
+    if settings.json and not settings.wrote:
+        _problem("interrupted", HTTP_INTERRUPTED, str(stopped), stopped.exit_code)
+    return stopped.exit_code
+
+
+def _wants_json(arguments: list[str]) -> bool:
+    """Of a command line that could not be understood: CMD of `quiesce` aside."""
+    return "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run a command line; its exit code."""
+    """Run a command line; its exit code. With --json there is one answer on stdout, or a problem, which may end a stream."""
     settings = Settings()
     try:
         result = cli.main(arguments, "duplexctl", standalone_mode=False, obj=settings)
     except DuplexdError as error:
-        return _fail(error, settings.json)
+        if settings.json and not settings.answered:
+            _problem(error.title, error.http_status, str(error), error.exit_code)
+        click.echo(f"duplexctl: {error}", err=True)
+        return error.exit_code
     except click.ClickException as error:
+        if _wants_json(sys.argv[1:] if arguments is None else arguments):
+            _problem(UsageError.title, UsageError.http_status, error.format_message(), error.exit_code)
         error.show()
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        return EXIT_INTERRUPTED
+    except (KeyboardInterrupt, click.Abort, StoppedError) as error:
+        return _interrupted(error, settings)
     return result if isinstance(result, int) else 0
 
 

@@ -46,7 +46,7 @@ async def _until_stopped(client: Client, settings: Settings, targets: Sequence[s
         settings.show(line, f"lease {hold.cut}: {' '.join(targets)} held for {hold.remaining_s:.3g} s; ctrl-C releases")
         sys.stdout.flush()
         await stopped.wait()
-    settings.show({"lease": hold.cut, "verdict": "consistent", "reason": "released"}, f"lease {hold.cut}: released")
+    settings.answer({"lease": hold.cut, "verdict": "consistent", "reason": "released"}, f"lease {hold.cut}: released")
     return 0
 
 
@@ -84,5 +84,5 @@ async def _while_it_runs(
         raise
     status = status if status >= 0 else 128 - status
     if settings.json:
-        settings.show({"lease": hold.cut, "status": status, "verdict": "consistent", "reason": "released"}, "")
+        settings.answer({"lease": hold.cut, "status": status, "verdict": "consistent", "reason": "released"}, "")
     return status

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import sys
 from functools import partial
@@ -14,6 +13,7 @@ import uvloop
 
 from duplexd.client import Client, ControllerEntry, Groups
 from duplexd.ctl import render, render_groups
+from duplexd.ctl.options import StoppedError
 from duplexd.ctl.watch import progress_bars, show_resync_line, watch_status
 from duplexd.errors import LeaseLostError, TimedOutError, UnreachableError
 
@@ -49,7 +49,7 @@ def run(settings: Settings, work: Callable[[Client], Awaitable[T]], client: Call
         except asyncio.CancelledError:
             if not came:
                 raise
-            raise click.exceptions.Exit(128 + came[0]) from None
+            raise StoppedError(came[0]) from None
         except TimeoutError:
             raise TimedOutError(
                 f"not done within {settings.timeout_s:g} s; no write waits any more; `duplexctl status` shows what was done, or allow more with --timeout"
@@ -70,11 +70,12 @@ def status(settings: Settings, targets: tuple[str, ...], interval_s: float | Non
         return run(settings, lambda client: client.status(*targets)).json()
 
     if interval_s is not None:
+        settings.wrote = True  # it ends with an interrupt, which is no problem
         watch_status(ask, interval_s, settings.json, whole, render_groups.GroupsView)
         return
     found = ask()
     if settings.json:
-        click.echo(json.dumps(found))
+        settings.answer(found, "")
     else:
         render.show(render_groups.GroupsView(found, None if whole else render.screen_lines()))
     if found["unreachable"]:
@@ -96,7 +97,7 @@ def suspend(
             lambda client: client.suspend(*named, tag=tag, hold_max=hold_max_s, certificate=certificate is not None),
             lambda: Client(here),
         )
-    settings.show(result.json(), render_groups.suspended_text(result))
+    settings.answer(result.json(), render_groups.suspended_text(result))
     if certificate is not None:
         from duplexd.client import certificate as certificates
 
@@ -112,7 +113,7 @@ def suspend(
 def release(settings: Settings, target: str) -> None:
     """End the holds for cuts of a group, or for one cut by its id."""
     result = run(settings, lambda client: client.release(target))
-    settings.show(result.json(), "\n".join(f"lease {lease}: released" for lease in result.leases) or f"{target}: nothing was held")
+    settings.answer(result.json(), "\n".join(f"lease {lease}: released" for lease in result.leases) or f"{target}: nothing was held")
 
 
 def resync(settings: Settings, targets: tuple[str, ...], wait: bool) -> None:
@@ -127,7 +128,7 @@ def resync(settings: Settings, targets: tuple[str, ...], wait: bool) -> None:
     for warning in result.warnings:
         click.echo(f"duplexctl: warning: {warning}", err=True)
     text = render.resync_text if not wait else render.resync_done_texts
-    settings.show(result.json(), text(result.json()))
+    settings.answer(result.json(), text(result.json()))
     render.check_resynced(result.json())
 
 
@@ -139,14 +140,14 @@ def verify(settings: Settings, targets: tuple[str, ...]) -> None:
             bars(f"{controller}:{line['name']}", line["done_bytes"], line["total_bytes"])
 
         result = run(settings, lambda client: client.verify(*targets, progress=show))
-    settings.show(result.json(), "\n".join(render.verified_text(row) for row in result.volumes))
+    settings.answer(result.json(), "\n".join(render.verified_text(row) for row in result.volumes))
     render.check_verified(result.json())
 
 
 def settle(settings: Settings, targets: tuple[str, ...]) -> None:
     """Decide what was left undecided."""
     result = run(settings, lambda client: client.settle(*targets))
-    settings.show(result.json(), "\n".join(map(render_groups.settled_text, result.cuts)) or f"{result.group}: no cut is undecided")
+    settings.answer(result.json(), "\n".join(map(render_groups.settled_text, result.cuts)) or f"{result.group}: no cut is undecided")
     untold = {name for cut in result.cuts for name in cut.untold}
     if untold:
         raise UnreachableError(f"{' and '.join(sorted(untold))} could not be told; run it again when they answer")
@@ -158,7 +159,7 @@ def cuts(settings: Settings, targets: tuple[str, ...], of_groups: bool) -> None:
         found = run(settings, lambda client: client.cuts(*targets))
     else:
         found = run(settings, lambda client: client.cuts(), lambda: Client.local(settings.socket))
-    settings.show(found.json(), render_groups.cuts_text(found))
+    settings.answer(found.json(), render_groups.cuts_text(found))
     sys.stdout.flush()
     if found.unreachable:
         raise UnreachableError("; ".join(found.unreachable.values()))

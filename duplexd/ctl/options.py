@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +26,14 @@ COMPLETION_TIMEOUT_S = 0.5
 _COMMAND_LINE = click.core.ParameterSource.COMMANDLINE
 
 
+class StoppedError(Exception):
+    """A signal ended the command, and all that it held is let go."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+
+
 class Settings:
     """The options that every command has, from before or after its name."""
 
@@ -35,13 +44,21 @@ class Settings:
         self.groups_source: object = None
         self.json = False
         self.timeout_s: float | None = None
+        self.wrote = False  # anything of what was asked for
+        self.answered = False  # all of it
 
     def client(self, default_timeout_s: float | None = SHORT_TIMEOUT_S) -> Client:
         return Client(self.socket, self.timeout_s or default_timeout_s)
 
     def show(self, value: Json, text: str) -> None:
-        """The object with --json, else the text."""
+        """The object with --json, else the text. There may be more of them, and a problem as the last one."""
+        self.wrote = True
         click.echo(json.dumps(value) if self.json else text)
+
+    def answer(self, value: Json, text: str) -> None:
+        """The same for what is the whole answer, or its last line: with --json, no other object follows."""
+        self.show(value, text)
+        self.answered = True
 
     @property
     def has_groups(self) -> bool:

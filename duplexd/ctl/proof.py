@@ -34,7 +34,7 @@ def verify_cut(settings: Settings, file: str, state_dirs: tuple[str, ...], image
 
     found = document.read(file)
     report = check(found, _state_dirs(found, state_dirs), _images(found, images))
-    settings.show(report.json(), "\n".join(printable(line) for line in _lines(report)))
+    settings.answer(report.json(), "\n".join(printable(line) for line in _lines(report)))
     if report.is_void:
         raise LeaseLostError("the cut is void: these secondaries are of no one moment; resync, and suspend again")
     if report.outcome == "refuted":

@@ -153,6 +153,41 @@ def test_a_void_verdict_and_a_lost_lease_are_9(ctl: Ctl, plane: ControlPlane) ->
     assert "consistent" not in out + err
 
 
+def test_with_json_a_bad_result_stands_alone(ctl: Ctl, plane: ControlPlane) -> None:
+    plane.controller.void = True
+    code, out, err = ctl("suspend", "db", "--json")
+    assert (code, json.loads(out)["verdict"], "void" in err) == (9, "void", True)
+    plane.controller.differs = {"wal"}
+    code, out, err = ctl("verify", "db", "--json")
+    assert (code, json.loads(out)["equal"], "differ" in err) == (1, False, True)
+    plane.controller.broken = {"wal"}
+    code, out, _ = ctl("resync", "db", "--wait", "--json")
+    assert (code, json.loads(out.splitlines()[-1])["event"]) == (1, "done")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--json", "nonsense"], ["suspend", "--json"], ["status", "--nonsense", "--json"], ["quiesce", "--json", "--"]]
+)
+def test_with_json_a_usage_error_is_a_problem_on_stdout(ctl: Ctl, arguments: list[str]) -> None:
+    code, out, err = ctl(*arguments)
+    assert (code, models.Problem.model_validate_json(out).exit_code, "Usage:" in err) == (2, 2, True)
+    assert ctl("quiesce", "--", "cat", "--json")[1] == ""
+
+
+def test_with_json_an_interrupted_command_is_a_problem_unless_it_only_watched(ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("duplexd.ctl.watch.time.sleep", interrupt)
+    code, out, _ = ctl("status", "--watch", "--json")
+    assert (code, "volumes" in json.loads(out)) == (130, True)
+    monkeypatch.setattr("duplexd.ctl.client.Client.call", interrupt)
+    code, out, _ = ctl("status", "--json")
+    problem = models.Problem.model_validate_json(out)
+    assert (code, problem.exit_code, problem.title) == (130, 130, "interrupted")
+    assert ctl("status")[1] == ""
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -51,6 +51,12 @@ def test_bytes_that_differ_are_1(path: str, world: World, capsys: pytest.Capture
     assert f"WRONG: {world.secondary}: byte 5 is not as it was" in out
 
 
+def test_with_json_a_refuted_cut_is_one_object(path: str, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    flip(world.secondary, 5)
+    code, out, _ = verify(capsys, path, "--json")
+    assert (code, json.loads(out)["outcome"]) == (1, "refuted")
+
+
 @pytest.mark.parametrize(
     ("place", "checked"),
     [(5, "nothing of 1.0 MiB checked"), (100 * 4096, "4.0 KiB of 1.0 MiB checked (4.0 KiB by the journal, 0 B by the primary)")],
