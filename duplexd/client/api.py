@@ -12,7 +12,7 @@ from duplexd.client import outcomes, survey
 from duplexd.client.answers import need
 from duplexd.client.coordinator import SETTLE_PAUSE_S, Drive
 from duplexd.client.groups import ControllerEntry, Group, Groups
-from duplexd.client.hold import Hold, suspended
+from duplexd.client.hold import Hold, check_tag, suspended
 from duplexd.client.http import Http
 from duplexd.client.results import Cut, Cuts, Released, Resynced, Settled, Status, Suspended, Verified, merge_holds
 from duplexd.client.standing import group_state
@@ -74,6 +74,7 @@ class Client:
 
         Raises with nothing suspended if it can't be done; UndecidedError if a member that was cut does not answer any more.
         """
+        check_tag(tag)
         group, hold_max_s = self._group(targets, hold_max)
         links = self._links_of(group)
         if len(links) == 1:

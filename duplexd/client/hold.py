@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Self
 from duplexd.client import outcomes
 from duplexd.client.protocol import HELD
 from duplexd.client.results import Suspended, merge_holds
-from duplexd.errors import WrongStateError
+from duplexd.errors import UsageError, WrongStateError
+from duplexd.limits import TAG_CHARACTERS_MAX
 from duplexd.pair.votes import VOID
 
 if TYPE_CHECKING:
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from duplexd.client.coordinator import Drive
+
+
+def check_tag(tag: str) -> str:
+    """A text that every controller takes with a cut. To be asked before anything is held: a cut that is refused is void. Raises UsageError."""
+    if len(tag) > TAG_CHARACTERS_MAX:
+        raise UsageError(f"a tag of {len(tag)} characters is too long; write at most {TAG_CHARACTERS_MAX} (TAG_CHARACTERS_MAX)")
+    if any("\ud800" <= character <= "\udfff" for character in tag):
+        raise UsageError("the tag is not UTF-8 text; write it in UTF-8")
+    return tag
 
 
 async def suspended(drive: Drive, tag: str, settle_s: float) -> Suspended:
@@ -140,7 +150,11 @@ class Hold:
             drive.on_lost = self._lost
 
     async def suspend(self, tag: str = "") -> Suspended:
-        """Cut at this point, open the gates, and decide. Raises LeaseLostError if it is lost already, UndecidedError."""
+        """Cut at this point, open the gates, and decide. Raises LeaseLostError if it is lost already, UndecidedError.
+
+        UsageError for a tag that is too long, or no text: the hold goes on.
+        """
+        check_tag(tag)
         drive = self._held()
         if drive.round.phase != HELD:
             raise drive.lost

@@ -301,3 +301,26 @@ async def test_a_controller_alone_that_refuses_is_asked_why_and_once_more(tmp_pa
         with pytest.raises(WrongStateError, match="not decided"):
             await client.suspend("db")
     assert controllers[0].asked == ["healthz", "suspend", "status", "suspend"]
+
+
+BAD_TAGS = {"too long": "x" * 201, "no UTF-8": "\udcff"}
+
+
+@pytest.mark.parametrize("tag", BAD_TAGS.values(), ids=BAD_TAGS)
+async def test_a_tag_that_no_controller_would_take_is_refused_before_anything_is_asked(tmp_path: Path, tag: str) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, controllers):
+        for targets in (["db"], ["alpha:data"]):
+            with pytest.raises(UsageError, match="tag"):
+                await client.suspend(*targets, tag=tag)
+        assert [member.asked for member in controllers] == [[], []]
+
+
+@pytest.mark.parametrize("tag", BAD_TAGS.values(), ids=BAD_TAGS)
+async def test_a_hold_survives_such_a_tag(tmp_path: Path, tag: str) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, controllers):
+        async with client.quiesce("db") as hold:
+            with pytest.raises(UsageError, match="tag"):
+                await hold.suspend(tag)
+            assert all(member.held for member in controllers)
+            result = await hold.suspend("x" * 200)
+        assert result.verdict == "consistent"

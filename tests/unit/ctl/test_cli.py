@@ -188,6 +188,12 @@ def test_with_json_an_interrupted_command_is_a_problem_unless_it_only_watched(ct
     assert ctl("status")[1] == ""
 
 
+@pytest.mark.parametrize("tag", ["x" * 201, "\udcff"], ids=["too long", "no UTF-8"])
+def test_a_bad_tag_is_2_and_suspends_nothing(ctl: Ctl, plane: ControlPlane, tag: str) -> None:
+    assert ctl("suspend", "db", "--tag", tag)[0] == 2
+    assert set(plane.controller.volumes.values()) == {"DUPLEX"}
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
