@@ -5,6 +5,7 @@ Its fields are in docs/verify-cut.md. The check-sum in it tells an edited file f
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -51,6 +52,20 @@ def _member(member: Json) -> Json:
 def _check_sum(body: Json) -> str:
     canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def check_place(path: str | Path) -> None:
+    """Could a certificate be put there? To be asked before the cut that it is about. Raises UsageError."""
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(descriptor)
+        Path(temporary).unlink()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"no certificate could be written: {path}: {reason}; name a file in a directory that you may write to") from None
 
 
 def write(path: str | Path, certificate: Json) -> None:

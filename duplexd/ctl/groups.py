@@ -15,7 +15,7 @@ from duplexd.client import Client, ControllerEntry, Groups
 from duplexd.ctl import render, render_groups
 from duplexd.ctl.options import StoppedError
 from duplexd.ctl.watch import progress_bars, show_resync_line, watch_status
-from duplexd.errors import LeaseLostError, TimedOutError, UnreachableError
+from duplexd.errors import LeaseLostError, TimedOutError, UnreachableError, WrongStateError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -85,7 +85,11 @@ def status(settings: Settings, targets: tuple[str, ...], interval_s: float | Non
 def suspend(
     settings: Settings, targets: tuple[str, ...], tag: str, hold_max_s: float | None, certificate: str | None, of_groups: bool
 ) -> None:
-    """Cut; with `certificate`, write one. LeaseLostError if the verdict is void."""
+    """Cut; with `certificate`, write one. LeaseLostError if the verdict is void, WrongStateError if there is no certificate of an old cut."""
+    from duplexd.client import certificate as certificates
+
+    if certificate is not None:
+        certificates.check_place(certificate)
     if of_groups:
         result = run(settings, lambda client: client.suspend(*targets, tag=tag, hold_max=hold_max_s, certificate=certificate is not None))
     else:
@@ -99,8 +103,10 @@ def suspend(
         )
     settings.answer(result.json(), render_groups.suspended_text(result))
     if certificate is not None:
-        from duplexd.client import certificate as certificates
-
+        if result.already:
+            raise WrongStateError(
+                "already suspended: a certificate is written only by the suspend that makes the cut; resync and suspend again"
+            )
         certificates.write(certificate, certificates.make(result))
     if result.verdict != "consistent":
         raise LeaseLostError(f"the verdict is void: these secondaries are of no one moment ({result.why}); resync, and suspend again")

@@ -130,6 +130,10 @@ def test_a_group_of_one_controller_needs_no_hold(ctl: Ctl, tmp_path: Path) -> No
     result = ctl.json("suspend", "one", "--certificate", str(tmp_path / "cut.json"))
     assert (result["verdict"], list(result["controllers"]), result["phases"]) == ("consistent", ["alpha"], {})
     assert (tmp_path / "cut.json").exists()
+    assert "already suspended: a certificate is written only by" in ctl(
+        "suspend", "one", "--certificate", str(tmp_path / "again.json"), code=5
+    )
+    assert not (tmp_path / "again.json").exists()
     result = ctl.json("suspend", "beta:here")
     assert (result["verdict"], result["volumes"]) == ("consistent", ["beta:b01", "beta:b04"])
 

@@ -204,3 +204,30 @@ def test_a_suspend_whose_secondaries_moved_on_fails(
     assert "the cut was consistent, but not all secondaries stand at it any more (beta:wal left it); resync" in err
     answers(monkeypatch, "suspend", result())
     assert run(["--groups", str(groups), "suspend", "db"]) == 0
+
+
+@pytest.mark.parametrize("where", ["", "none/cut.json", "groups.toml/cut.json"])
+@pytest.mark.parametrize("target", ["fake:db", "db"])
+def test_a_certificate_that_could_not_be_written_is_2_before_anything_is_suspended(
+    tmp_path: Path, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], where: str, target: str
+) -> None:
+    (tmp_path / "groups.toml").write_text('[controllers.fake]\nsocket = "c.sock"\n')
+    monkeypatch.setattr(options, "DEFAULT_GROUPS", str(tmp_path / "groups.toml"))
+    monkeypatch.setenv("DUPLEXD_SOCKET", str(plane.path))
+    assert run(["suspend", target, "--certificate", str(tmp_path / where)]) == 2
+    assert "certificate" in capfd.readouterr().err
+    assert set(plane.controller.volumes.values()) == {"DUPLEX"}
+
+
+def test_of_what_is_suspended_already_no_certificate_is_written(
+    tmp_path: Path, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DUPLEXD_SOCKET", str(plane.path))
+    assert run(["suspend", "db"]) == 0
+    capfd.readouterr()
+    assert run(["suspend", "db", "--certificate", str(tmp_path / "cut.json"), "--json"]) == 5
+    said = capfd.readouterr()
+    (line,) = [line for line in said.out.splitlines() if line.startswith("{")]
+    assert json.loads(line)["already"]
+    assert "already suspended: a certificate is written only by the suspend that makes the cut" in said.err
+    assert not (tmp_path / "cut.json").exists()
