@@ -16,6 +16,7 @@ import click
 
 import duplexd
 from duplexd.ctl import render
+from duplexd.ctl.entry import wants_json
 from duplexd.ctl.options import SHORT_TIMEOUT_S, Settings, StoppedError, WithCommand, common, targets
 from duplexd.errors import DuplexdError, LeaseLostError, NotFoundError, UnreachableError, UsageError
 from duplexd.limits import HOLD_SECONDS_DEFAULT, HOLD_SECONDS_MAX
@@ -278,11 +279,6 @@ def _interrupted(error: Exception | KeyboardInterrupt, settings: Settings) -> in
     return stopped.exit_code
 
 
-def _wants_json(arguments: list[str]) -> bool:
-    """Of a command line that could not be understood: CMD of `quiesce` aside."""
-    return "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
-
-
 def run(arguments: list[str] | None = None) -> int:
     """Run a command line; its exit code. With --json there is one answer on stdout, or a problem, which may end a stream."""
     settings = Settings()
@@ -294,7 +290,7 @@ def run(arguments: list[str] | None = None) -> int:
         click.echo(f"duplexctl: {error}", err=True)
         return error.exit_code
     except click.ClickException as error:
-        if _wants_json(sys.argv[1:] if arguments is None else arguments):
+        if wants_json(sys.argv[1:] if arguments is None else arguments):
             _problem(UsageError.title, UsageError.http_status, error.format_message(), error.exit_code)
         error.show()
         return error.exit_code

@@ -1,0 +1,41 @@
+"""Where duplexctl begins: an interrupt ends it quietly from the first moment, also while the rest is being imported. Imports next to nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import NoReturn
+
+EXIT_INTERRUPTED = 130
+_PROBLEM = b'{"type": "urn:duplexd:problem:interrupted", "title": "interrupted", "status": 499, "detail": "interrupted by SIGINT", "exit_code": 130}\n'
+
+
+def wants_json(arguments: list[str]) -> bool:
+    """Does a command line that was not understood yet ask for JSON? CMD of `quiesce` aside."""
+    return "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
+
+
+def _end(*_: object) -> NoReturn:
+    if wants_json(sys.argv[1:]):
+        os.write(1, _PROBLEM)
+    os._exit(EXIT_INTERRUPTED)  # an exception would be seen, or lost, by whatever is being imported
+
+
+def main() -> None:
+    """Run the process's command line and exit."""
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not if it is ignored, as in the background
+    if ours:
+        signal.signal(signal.SIGINT, _end)
+    from duplexd.ctl import cli
+
+    try:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        cli.main()
+    except KeyboardInterrupt:  # before the command began, or after it had ended
+        sys.exit(EXIT_INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Where duplexctl begins: an interrupt that comes while it is still being imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from duplexd.ctl import cli
+
+ROOT = Path(__file__).resolve().parents[3]
+INTERRUPTED_WHILE_IMPORTED = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == MODULE:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+from duplexd.ctl.entry import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["duplexd.ctl.cli", "click", "duplexd.ctl.client"])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_an_interrupt_during_the_imports_says_nothing_but_what_json_promises(module: str, as_json: bool) -> None:
+    command = [sys.executable, "-c", INTERRUPTED_WHILE_IMPORTED.replace("MODULE", repr(module)), "status", *(["--json"] if as_json else [])]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=30)
+    assert (done.returncode, done.stderr) == (130, "")
+    assert (json.loads(done.stdout) if as_json else done.stdout) == (_of_a_running_command() if as_json else "")
+
+
+def _of_a_running_command() -> object:
+    """What the command itself says when it is interrupted."""
+    with pytest.MonkeyPatch.context() as patch:
+        said: list[str] = []
+
+        def interrupt(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr("duplexd.ctl.options.Settings.client", interrupt)
+        patch.setattr("click.echo", lambda text="", **_: said.append(text))
+        assert cli.run(["--socket", "none", "status", "--json"]) == 130
+    return json.loads("".join(said))
+
+
+def test_an_ignored_interrupt_stays_ignored() -> None:
+    script = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)" + INTERRUPTED_WHILE_IMPORTED.replace("MODULE", repr("click"))
+    done = subprocess.run([sys.executable, "-c", script, "--version"], capture_output=True, text=True, cwd=ROOT, check=False, timeout=30)
+    assert (done.returncode, done.stdout.startswith("duplexctl ")) == (0, True)
+
+
+def test_the_program_begins_there() -> None:
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["duplexctl"] == "duplexd.ctl.entry:main"
