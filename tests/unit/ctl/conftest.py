@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.support.control_plane import ControlPlane
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def plane(tmp_path: Path) -> Iterator[ControlPlane]:
-    control = ControlPlane(tmp_path / "c.sock")
-    yield control
-    control.stop()
+    with capture_logs():  # else they would get between what duplexctl writes to the same stdout
+        control = ControlPlane(tmp_path / "c.sock")
+        yield control
+        control.stop()

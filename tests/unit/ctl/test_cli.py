@@ -39,7 +39,7 @@ def ctl(plane: ControlPlane, capfd: pytest.CaptureFixture[str], monkeypatch: pyt
         except SystemExit as ended:  # click ends the process itself when it completes
             code = int(ended.code or 0)
         text = capfd.readouterr()
-        return code, "".join(line for line in text.out.splitlines(True) if "[info" not in line and "[warning" not in line), text.err
+        return code, text.out, text.err
 
     return call
 
