@@ -29,7 +29,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _RECEIVE_BYTES = 1 << 16
+_OTHER_NAME = {62, 64}  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
+_UNKNOWN_ISSUER = {2, 18, 19, 20, 21}  # X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT and the like, X509_V_ERR_*_SELF_SIGNED_*
 _BROKEN = (OSError, EOFError, httptools.HttpParserError)
+
+
+def _distrust(error: ssl.SSLCertVerificationError) -> str:
+    """Why the controller's certificate is not taken, and what to look at."""
+    if error.verify_code in _OTHER_NAME:
+        return f"the controller's certificate is for another name ({error.verify_message}); write url with a name that it has"
+    hint = "ca must name the authority that signed it" if error.verify_code in _UNKNOWN_ISSUER else "renew it, or set the clocks"
+    return f"the controller's certificate is not trusted ({error.verify_message}); {hint}"
 
 
 class Connection:
@@ -250,6 +260,8 @@ class Http:
                 return await self._connected()
         except TimeoutError:
             reason = f"no connection within {CLIENT_CONNECT_SECONDS_MAX:g} s"
+        except ssl.SSLCertVerificationError as error:
+            reason = f"no TLS connection: {_distrust(error)}"
         except ssl.SSLError as error:
             reason = f"no TLS connection: {error.reason or error}; certificate, key and ca must be those that the controller takes"
         except PermissionError:

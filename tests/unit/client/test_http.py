@@ -221,7 +221,7 @@ async def test_over_tls_with_a_client_certificate(tls: TlsMember) -> None:
 async def test_a_server_that_another_authority_vouches_for_is_not_trusted(tls: TlsMember, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     other = Certificates(tmp_path / "other")
-    with pytest.raises(UnreachableError, match=r"alpha: no daemon answers .*no TLS connection: CERTIFICATE_VERIFY_FAILED"):
+    with pytest.raises(UnreachableError, match=r"alpha: no daemon answers .*no TLS connection: .* not trusted .*; ca must name"):
         await ask(tls.entry(ca=other.client_ca))
 
 
@@ -235,7 +235,7 @@ async def test_a_server_of_another_name_is_not_trusted(tls: TlsMember) -> None:
     await tls.stop()
     tls.certificates.renew_server("elsewhere.example")
     await tls.start()
-    with pytest.raises(UnreachableError, match="no TLS connection"):
+    with pytest.raises(UnreachableError, match=r"no TLS connection: .* is for another name \(.*localhost.*\); write url"):
         await ask(tls.entry())
 
 
