@@ -102,9 +102,10 @@ class GroupState(Result):
 
     name: str
     members: list[str]
-    state: str  # that of all pairs, or MIXED, or UNKNOWN if a member does not answer
+    state: str  # that of all pairs, or MIXED, or UNKNOWN if a member does not answer or has not all of its volumes
     cut: str | None
     verdict: str | None
+    missing: list[str] = field(default_factory=list)  # members that their controllers do not have
 
 
 @dataclass(frozen=True)

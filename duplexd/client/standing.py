@@ -20,6 +20,10 @@ def group_state(group: Group, statuses: Mapping[str, Json]) -> GroupState:
     members = [f"{controller}:{target}" for controller, targets in group.members.items() for target in targets]
     if any(controller not in statuses for controller in group.members):
         return GroupState(group.name, members, "UNKNOWN", None, None)
+    if missing := [
+        f"{controller}:{target}" for controller, targets in group.members.items() for target in _missing(statuses[controller], targets)
+    ]:
+        return GroupState(group.name, members, "UNKNOWN", None, None, missing)
     volumes = [volume for controller, targets in group.members.items() for volume in _volumes(statuses[controller], targets)]
     states = {volume["state"] for volume in volumes}
     if states != {"SUSPENDED"}:
@@ -31,6 +35,11 @@ def group_state(group: Group, statuses: Mapping[str, Json]) -> GroupState:
     verdicts = {cut.get("verdict") if volume["secondary"].get("usable") else VOID for cut, volume in zip(cuts, volumes, strict=True)}
     verdict = VOID if VOID in verdicts else CONSISTENT if verdicts == {CONSISTENT} else None
     return GroupState(group.name, members, "SUSPENDED", ids.pop(), verdict)
+
+
+def _missing(status: Json, targets: tuple[str, ...]) -> list[str]:
+    known = {each["name"] for each in [*status["groups"], *status["volumes"]]}
+    return [target for target in targets if target not in known]
 
 
 def _volumes(status: Json, targets: tuple[str, ...]) -> list[Json]:

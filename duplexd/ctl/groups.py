@@ -15,7 +15,7 @@ from duplexd.client import Client, ControllerEntry, Groups
 from duplexd.ctl import render, render_groups
 from duplexd.ctl.options import StoppedError
 from duplexd.ctl.watch import progress_bars, show_resync_line, watch_status
-from duplexd.errors import LeaseLostError, TimedOutError, UnreachableError, WrongStateError
+from duplexd.errors import LeaseLostError, NotFoundError, TimedOutError, UnreachableError, WrongStateError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -80,6 +80,8 @@ def status(settings: Settings, targets: tuple[str, ...], interval_s: float | Non
         render.show(render_groups.GroupsView(found, None if whole else render.screen_lines()))
     if found["unreachable"]:
         raise UnreachableError("; ".join(found["unreachable"].values()))
+    if missing := [f"{member} (of {group['name']})" for group in found["groups"] for member in group["missing"]]:
+        raise NotFoundError(f"{', '.join(missing)}: no such volume or group there; correct the groups file")
 
 
 def suspend(

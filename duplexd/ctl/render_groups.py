@@ -84,7 +84,8 @@ def group_text(group: Json) -> str:
         verdict = f" {verdict_text(group['verdict'])}, cut {group['cut']}:"
     elif group["verdict"] is not None:
         verdict = f" {verdict_text(group['verdict'])}, not at one cut:"
-    return f"group {group['name']}: {group['state']}:{verdict} {names}"
+    missing = f" (not there: {' '.join(group['missing'])})" if group.get("missing") else ""
+    return f"group {group['name']}: {group['state']}:{verdict} {names}{missing}"
 
 
 def with_controller(controller: str, line: Json) -> Json:

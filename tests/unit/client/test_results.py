@@ -89,3 +89,9 @@ def test_a_group_of_a_controller_stands_for_its_volumes() -> None:
         "beta": {"volumes": [volume("b")], "groups": []},
     }
     assert group_state(Group("db", {"alpha": ("here",), "beta": ("b",)}), statuses).verdict == "consistent"
+
+
+def test_a_group_with_a_member_that_its_controller_does_not_have_is_unknown() -> None:
+    statuses = {"alpha": {"volumes": [volume("a")], "groups": []}}
+    found = group_state(Group("db", {"alpha": ("a", "b")}), statuses)
+    assert (found.state, found.cut, found.verdict, found.missing) == ("UNKNOWN", None, None, ["alpha:b"])

@@ -230,3 +230,13 @@ def test_of_what_is_suspended_already_no_certificate_is_written(
     assert json.loads(said.out)["already"]
     assert "already suspended: a certificate is written only by the suspend that makes the cut" in said.err
     assert not (tmp_path / "cut.json").exists()
+
+
+def test_a_status_with_a_member_that_is_not_there_is_3(
+    tmp_path: Path, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "groups.toml").write_text('[controllers.fake]\nsocket = "c.sock"\n[groups.db]\nmembers = ["fake:data", "fake:nix"]\n')
+    assert run(["--groups", str(tmp_path / "groups.toml"), "status"]) == 3
+    said = capfd.readouterr()
+    assert said.out.splitlines()[-1] == "group db: UNKNOWN: fake:data fake:nix (not there: fake:nix)"
+    assert "fake:nix (of db): no such volume" in said.err
