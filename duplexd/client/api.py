@@ -79,13 +79,14 @@ class Client:
         links = self._links_of(group)
         if len(links) == 1:
             return await self._suspend_alone(group, tag, certificate)
-        statuses = await self._calm(group, links)
-        survey.check_members(statuses)
-        if (cut := survey.common_cut(statuses)) is not None:
-            return _already(group, cut, statuses)
-        survey.check_duplex(statuses)
         cut_id = secrets.token_hex(8)
-        await survey.measure(links, hold_max_s, cut_id)
+        with survey.nothing_suspended():
+            statuses = await self._calm(group, links)
+            survey.check_members(statuses)
+            if (cut := survey.common_cut(statuses)) is not None:
+                return _already(group, cut, statuses)
+            survey.check_duplex(statuses)
+            await survey.measure(links, hold_max_s, cut_id)
         drive = Drive(cut_id, group, links, hold_max_s)
         try:
             await drive.close()
@@ -102,11 +103,12 @@ class Client:
 
         async def drive() -> Drive:
             links = self._links_of(group)
-            statuses = await self._calm(group, links)
-            survey.check_members(statuses)
-            survey.check_duplex(statuses)
             cut_id = secrets.token_hex(8)
-            await survey.measure(links, hold_max_s, cut_id)
+            with survey.nothing_suspended():
+                statuses = await self._calm(group, links)
+                survey.check_members(statuses)
+                survey.check_duplex(statuses)
+                await survey.measure(links, hold_max_s, cut_id)
             return Drive(cut_id, group, links, hold_max_s)
 
         return Hold(drive, self.settle_s)
@@ -223,7 +225,7 @@ class Client:
 
     async def status(self, *targets: str) -> Status:
         """What every controller says, and how the groups stand. A controller that does not answer is in `unreachable`; without targets: all."""
-        names = list(targets) or list(self.groups.groups)
+        names = list(dict.fromkeys(targets)) or list(self.groups.groups)
         group = self.groups.resolve(targets) if targets else self._everything()
         links = self._links_of(group)
         statuses, errors = await survey.try_status(links, group.members)
@@ -294,7 +296,8 @@ class Client:
         """One journal orders everything: no hold is needed. Only its name is asked first: while a daemon tells the state of 1,000 volumes, writes wait."""
         links = self._links_of(group)
         ((name, link),) = links.items()
-        survey.raise_all(await survey.identify(links))
+        with survey.nothing_suspended():
+            survey.raise_all(await survey.identify(links))
         body = {"targets": list(group.members[name]), "tag": tag, "certificate": certificate}
         try:
             answer = await link.call_patiently("POST", "/v1/suspend", body)

@@ -217,7 +217,8 @@ class Drive:
         held = monotonic() - self._began
         waiting = ", ".join(sorted(self.round.open_requests))
         where = f"{phase}, no answer from {waiting}" if waiting else phase
-        hint = "allow a longer hold_max, up to 10 s, if the group is that large or far away"
+        what = "what is done meanwhile takes that long" if phase == HELD else "the group is that large or far away"
+        hint = f"allow a longer hold_max (--hold, --hold-max), up to 10 s, if {what}"
         self._lose(TimedOutError(f"after {held:.2f} s the gates had been closed for as long as they may be ({where}); {hint}"))
 
     # ---------------------------------------------------------------------------------------------------------------- requests

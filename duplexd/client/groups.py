@@ -151,6 +151,7 @@ class Groups(_Section):
             raise UsageError("name at least one group, or volumes as controller:volume")
         members: dict[str, dict[str, None]] = {}
         entries = []
+        targets = list(dict.fromkeys(targets))
         for target in targets:
             entry = self.groups.get(target)
             if entry is not None:

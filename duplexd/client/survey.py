@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from duplexd.client.answers import need
-from duplexd.errors import ConfigurationError, DuplexdError, NotFoundError, TimedOutError, WrongStateError
+from duplexd.errors import ConfigurationError, DuplexdError, NotFoundError, TimedOutError, UndecidedError, UnreachableError, WrongStateError
 from duplexd.limits import CLIENT_ANSWER_SECONDS_MAX, GROUP_PROTOCOL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from duplexd.client.groups import Group
     from duplexd.client.http import Http
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 PHASES = 3  # CLOSE, CUT, OPEN: each is a round trip to all members
 REHEARSALS = 2
 _LISTED = 5
+_NOTHING = "nothing was suspended"
 
 
 async def gather(asked: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, DuplexdError]]:
@@ -82,6 +84,17 @@ async def _identity(link: Http) -> Json:
     return {"controller": {"name": answer["controller"]}}
 
 
+@contextmanager
+def nothing_suspended() -> Iterator[None]:
+    """Says so if a controller does not answer in the block."""
+    try:
+        yield
+    except (UnreachableError, TimedOutError) as error:
+        if isinstance(error, UndecidedError) or str(error).startswith(_NOTHING):
+            raise
+        raise type(error)(f"{_NOTHING}: {error}") from None
+
+
 async def measure(links: Mapping[str, Http], hold_max_s: float, cut: str) -> None:
     """Open the connections that the cut needs, and see that its three phases fit in `hold_max_s`. Raises TimedOutError, ForbiddenError.
 
@@ -100,7 +113,7 @@ async def measure(links: Mapping[str, Http], hold_max_s: float, cut: str) -> Non
     if needed > hold_max_s:
         slowest = max(took, key=lambda name: took[name])
         raise TimedOutError(
-            f"nothing was suspended: writes may wait {hold_max_s:g} s (hold_max), but {PHASES} round trips to all {len(links)} controllers take "
+            f"{_NOTHING}: writes may wait {hold_max_s:g} s (hold_max), but {PHASES} round trips to all {len(links)} controllers take "
             f"{needed:.3g} s, {slowest} being the slowest; allow more, up to 10 s, or make the group smaller"
         )
     for _ in range(REHEARSALS):

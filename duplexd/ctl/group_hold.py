@@ -77,9 +77,10 @@ async def _while_it_runs(
             _on_signals(pass_on)
             child = await _start(command, hold.cut)
             status = await child.wait() if isinstance(child, asyncio.subprocess.Process) else child
-    except LeaseLostError as error:
+    except LeaseLostError:
         if isinstance(child, asyncio.subprocess.Process):
-            print(f"duplexctl: {error}", file=sys.stderr, flush=True)
+            if child.returncode is None:
+                print(f"duplexctl: the hold is lost; {command[0]} is still running", file=sys.stderr, flush=True)
             await child.wait()
         raise
     status = status if status >= 0 else 128 - status

@@ -120,3 +120,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         groups.load(tmp_path / "latin")
     with pytest.raises(ConfigurationError, match="not a file name"):
         groups.load("a\0b")
+
+
+def test_a_target_named_twice_counts_once() -> None:
+    assert groups.parse(GROUP, "/g").resolve(["db", "db"]).name == "db"

@@ -164,3 +164,10 @@ async def test_release_of_a_group_from_elsewhere(tmp_path: Path) -> None:
         assert (await client.release("db")).leases == {"c" * 16: True}
         assert (await client.release("c" * 16)).leases == {"c" * 16: True}
         assert alpha.asked.count("release") == beta.asked.count("release") == 2
+
+
+async def test_a_block_that_takes_too_long_is_told_so(tmp_path: Path, unmeasured: None) -> None:
+    async with members(tmp_path, "alpha", "beta", hold_max=0.3) as (client, _):
+        with pytest.raises(LeaseLostError, match=r"allow a longer hold_max .* if what is done meanwhile takes that long"):
+            async with client.quiesce("db"):
+                await asyncio.sleep(60)

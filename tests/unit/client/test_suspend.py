@@ -268,8 +268,13 @@ async def test_one_controller_down(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, (alpha, beta)):
         await beta.stop()
         beta.path.unlink()
-        with pytest.raises(UnreachableError, match="beta: no daemon answers at"):
+        with pytest.raises(UnreachableError, match=r"^nothing was suspended: beta: no daemon answers at"):
             await client.suspend("db")
+        with pytest.raises(UnreachableError, match=r"^nothing was suspended: beta: "):
+            await client.suspend("beta:data")
+        with pytest.raises(UnreachableError, match=r"^nothing was suspended: beta: "):
+            async with client.quiesce("db"):
+                raise AssertionError("held")
         assert phases(alpha) == []
         status = await client.status("db")
         assert (list(status.unreachable), [group.state for group in status.groups]) == (["beta"], ["UNKNOWN"])
