@@ -157,6 +157,7 @@ def release(settings: Settings, lease: str) -> None:
 
         groups.release(settings, lease)
         return
+    settings.not_in_groups = ""  # a lease is no target
     try:
         result = hold.release(settings.client(), lease)
     except (NotFoundError, UnreachableError):
@@ -262,6 +263,8 @@ def completion(settings: Settings, shell: str) -> None:
     found = get_completion_class(shell)
     assert found is not None
     source = found(cli, {}, "duplexctl", "_DUPLEXCTL_COMPLETE").source()
+    if shell == "bash":
+        source = 'COMP_WORDBREAKS="${COMP_WORDBREAKS//:}"  # controller:volume is one word\n' + source
     settings.show({"shell": shell, "script": source}, source)
 
 
@@ -285,9 +288,10 @@ def run(arguments: list[str] | None = None) -> int:
     try:
         result = cli.main(arguments, "duplexctl", standalone_mode=False, obj=settings)
     except DuplexdError as error:
+        text = str(error) + (settings.not_in_groups if isinstance(error, NotFoundError | UnreachableError) else "")
         if settings.json and not settings.answered:
-            _problem(error.title, error.http_status, str(error), error.exit_code)
-        click.echo(f"duplexctl: {error}", err=True)
+            _problem(error.title, error.http_status, text, error.exit_code)
+        click.echo(f"duplexctl: {text}", err=True)
         return error.exit_code
     except click.ClickException as error:
         if wants_json(sys.argv[1:] if arguments is None else arguments):

@@ -46,6 +46,7 @@ class Settings:
         self.timeout_s: float | None = None
         self.wrote = False  # anything of what was asked for
         self.answered = False  # all of it
+        self.not_in_groups = ""  # what to add if the daemon does not know a target either
 
     def client(self, default_timeout_s: float | None = SHORT_TIMEOUT_S) -> Client:
         return Client(self.socket, self.timeout_s or default_timeout_s)
@@ -81,6 +82,8 @@ class Settings:
             raise UsageError(
                 f"{' '.join(known)}: of the groups file, but {' '.join(others)} is not; name volumes there as controller:volume"
             )
+        if not known:
+            self.not_in_groups = f"; {self.groups} has no group {' '.join(map(repr, targets))} either"
         return bool(known)
 
     def _known(self, targets: Sequence[str]) -> list[str]:
@@ -89,18 +92,22 @@ class Settings:
 
     def group_names(self) -> list[str]:
         """The groups of the groups file, without a check of the rest of it. Raises ConfigurationError."""
+        return list(self.groups_table("groups"))
+
+    def groups_table(self, name: str) -> Json:
+        """One of the two tables of the groups file, unchecked. Raises ConfigurationError."""
         import tomllib
 
         try:
             with open(self.groups, "rb") as file:
-                groups = tomllib.load(file).get("groups", {})
+                table = tomllib.load(file).get(name, {})
         except OSError as error:
             raise ConfigurationError(
                 f"{self.groups}: cannot be read: {error.strerror}; name another with --groups FILE, or a daemon with --socket PATH"
             ) from None
         except (ValueError, RecursionError) as error:
             raise ConfigurationError(f"{self.groups}: not TOML: {error}") from None
-        return list(groups) if isinstance(groups, dict) else []
+        return table if isinstance(table, dict) else {}
 
 
 def _set(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
@@ -138,20 +145,47 @@ def common(top: bool = False) -> Callable[[F], F]:
 def complete_target(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Names of groups of the groups file, and of volumes and groups, asked of the daemon; none if it does not answer."""
     settings = context.find_object(Settings) or Settings()
-    names: list[str] = []
-    with suppress(DuplexdError):  # this is not the moment to complain
-        names += settings.group_names() if settings.has_groups else []
-    with suppress(DuplexdError):
-        status = Client(settings.socket, COMPLETION_TIMEOUT_S).call("GET", "/v1/status")
-        names += [item["name"] for item in status["groups"] + status["volumes"]]
+    controller, colon, _ = incomplete.partition(":")
+    if colon:
+        names = [f"{controller}:{name}" for name in _names_at(_socket_of(settings, controller))]
+    else:
+        names = [*complete_group(context, _parameter, incomplete), *_names_at(settings.socket)]
     return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
+
+
+def complete_group(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names of groups of the groups file."""
+    settings = context.find_object(Settings) or Settings()
+    with suppress(DuplexdError):  # this is not the moment to complain
+        return [name for name in settings.group_names() if name.startswith(incomplete)] if settings.has_groups else []
+    return []
+
+
+def _socket_of(settings: Settings, controller: str) -> str:
+    """Where a controller of the groups file answers on this machine; empty if it does not. Others are not asked: that takes too long."""
+    with suppress(DuplexdError):
+        entry = settings.groups_table("controllers").get(controller) if settings.has_groups else None
+        if isinstance(entry, dict) and isinstance(entry.get("socket"), str):
+            return os.path.join(os.path.dirname(os.path.abspath(settings.groups)), entry["socket"])
+    return ""
+
+
+def _names_at(path: str) -> list[str]:
+    """What the daemon behind a socket has; nothing if it does not answer."""
+    with suppress(DuplexdError):
+        status = Client(path, COMPLETION_TIMEOUT_S).call("GET", "/v1/status") if path else {"groups": [], "volumes": []}
+        return [item["name"] for item in status["groups"] + status["volumes"]]
+    return []
 
 
 def targets(required: bool = True) -> Callable[[F], F]:
     """The argument TARGET..."""
-    return click.argument(
-        "targets", nargs=-1, required=required, metavar="TARGET..." if required else "[TARGET...]", shell_complete=complete_target
-    )
+
+    def once(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(values))
+
+    metavar = "TARGET..." if required else "[TARGET...]"
+    return click.argument("targets", nargs=-1, required=required, metavar=metavar, shell_complete=complete_target, callback=once)
 
 
 class WithCommand(click.Command):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     Json = dict[str, Any]
 
 _LISTED = 6
+_TAG_CHARACTERS = 24
 _MILLISECONDS = 1000
 
 
@@ -60,13 +61,17 @@ def cuts_text(cuts: Cuts) -> str:
             cut.cut,
             verdict_text(cut.verdict),
             printable(cut.group) or "-",
-            printable(cut.tag) or "-",
+            _short(printable(cut.tag)) or "-",
             graded_text(list(cut.canary.values())) or "-",
             " ".join(f"{name}@{sequence}" for name, sequence in cut.controllers.items()),
         )
         for cut in cuts.cuts
     ]
     return "\n".join(table_text(("TIME", "CUT", "VERDICT", "GROUP", "TAG", "CANARY", "CONTROLLERS"), rows)) if rows else "no cuts"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _TAG_CHARACTERS else text[: _TAG_CHARACTERS - 3] + "..."
 
 
 def _clock(moment: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -89,6 +90,44 @@ def test_completion_knows_the_groups(
         assert capfd.readouterr().out.split() == [f"plain,{name}" for name in names]
 
 
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("duplexctl suspend alpha:d", ["alpha:db", "alpha:data"]),
+        ("duplexctl suspend beta:d", []),
+        ("duplexctl canary d", ["db"]),
+        ("duplexctl canary x", []),
+    ],
+)
+def test_completion_knows_what_a_controller_has_and_that_a_canary_is_of_a_group(
+    groups: Path, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], line: str, names: list[str]
+) -> None:
+    monkeypatch.setenv("DUPLEXD_SOCKET", "/none")
+    monkeypatch.setenv("_DUPLEXCTL_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    monkeypatch.setenv("COMP_WORDS", line)
+    with pytest.raises(SystemExit):
+        run([])
+    assert capfd.readouterr().out.split() == [f"plain,{name}" for name in names]
+
+
+def test_completion_in_bash_takes_a_controllers_volume_for_one_word(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["completion", "bash"]) == 0
+    script = capfd.readouterr().out
+    shell = ["bash", "-c", 'COMP_WORDBREAKS=" :="; ' + script + '\necho "[$COMP_WORDBREAKS]"']
+    assert subprocess.run(shell, capture_output=True, text=True, check=True).stdout == "[ =]\n"
+
+
+def test_a_name_that_neither_the_daemon_nor_the_groups_file_has(
+    groups: Path, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DUPLEXD_SOCKET", str(plane.path))
+    assert run(["suspend", "bd", "bd"]) == 3
+    assert capfd.readouterr().err.rstrip().endswith(f"{groups} has no group 'bd' either")
+    assert run(["suspend", "bd", "--socket", str(plane.path)]) == 3
+    assert "groups.toml" not in capfd.readouterr().err
+
+
 def result(**fields: Any) -> Suspended:
     hold = HoldFigures(seconds_max=0.0068, writes_held=41, p50_s=0.0034, p99_s=0.0067, hold_max_s=2.0, within_limit=True)
     base: dict[str, Any] = {
@@ -129,6 +168,11 @@ def test_a_void_cut_is_never_called_consistent() -> None:
 )
 def test_a_group_in_one_line(group: dict[str, Any], text: str) -> None:
     assert render_groups.group_text({"name": "db", "members": ["alpha:data"]} | group) == text
+
+
+def test_a_long_tag_does_not_make_the_history_unreadable() -> None:
+    text = render_groups.cuts_text(Cuts([Cut("c1", "consistent", "x" * 200, "db", 0.0, {"alpha": 5}, {}, ["alpha"])]))
+    assert " " + "x" * 21 + "... " in text
 
 
 def test_the_history_is_a_table_in_which_void_is_void() -> None:
