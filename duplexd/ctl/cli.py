@@ -22,6 +22,8 @@ from duplexd.errors import DuplexdError, LeaseLostError, NotFoundError, Unreacha
 from duplexd.limits import HOLD_SECONDS_DEFAULT, HOLD_SECONDS_MAX
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     Json = dict[str, Any]
 
 HTTP_INTERRUPTED = 499  # what no server says: the client went away
@@ -275,17 +277,23 @@ def _problem(title: str, http_status: int, detail: str, exit_code: int) -> int:
     return exit_code
 
 
-def _interrupted(error: Exception | KeyboardInterrupt, settings: Settings) -> int:
+def _interrupted(error: Exception | KeyboardInterrupt, settings: Settings, arguments: list[str]) -> int:
     stopped = error if isinstance(error, StoppedError) else StoppedError(signal.SIGINT)
-    if settings.json and not settings.wrote:
+    if wants_json(arguments) and not settings.wrote:  # perhaps they were not understood yet
         _problem("interrupted", HTTP_INTERRUPTED, str(stopped), stopped.exit_code)
     return stopped.exit_code
 
 
-def run(arguments: list[str] | None = None) -> int:
-    """Run a command line; its exit code. With --json there is one answer on stdout, or a problem, which may end a stream."""
+def run(arguments: list[str] | None = None, begin: Callable[[], object] | None = None) -> int:
+    """Run a command line; its exit code. With --json there is one answer on stdout, or a problem, which may end a stream.
+
+    `begin` is called where a KeyboardInterrupt is caught from then on.
+    """
     settings = Settings()
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        if begin is not None:
+            begin()
         result = cli.main(arguments, "duplexctl", standalone_mode=False, obj=settings)
     except DuplexdError as error:
         text = str(error) + (settings.not_in_groups if isinstance(error, NotFoundError | UnreachableError) else "")
@@ -294,19 +302,19 @@ def run(arguments: list[str] | None = None) -> int:
         click.echo(f"duplexctl: {text}", err=True)
         return error.exit_code
     except click.ClickException as error:
-        if wants_json(sys.argv[1:] if arguments is None else arguments):
+        if wants_json(arguments):
             _problem(UsageError.title, UsageError.http_status, error.format_message(), error.exit_code)
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort, StoppedError) as error:
-        return _interrupted(error, settings)
+        return _interrupted(error, settings, arguments)
     return result if isinstance(result, int) else 0
 
 
-def main() -> None:
-    """Run the process's command line and exit."""
+def main(begin: Callable[[], object] | None = None) -> None:
+    """Run the process's command line and exit. `begin`: see `run`."""
     try:
-        code = run()
+        code = run(None, begin)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output has seen enough
         sys.stdout = None

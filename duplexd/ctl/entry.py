@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import NoReturn
 
 EXIT_INTERRUPTED = 130
 _PROBLEM = b'{"type": "urn:duplexd:problem:interrupted", "title": "interrupted", "status": 499, "detail": "interrupted by SIGINT", "exit_code": 130}\n'
@@ -16,7 +15,7 @@ def wants_json(arguments: list[str]) -> bool:
     return "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
 
 
-def _end(*_: object) -> NoReturn:
+def _end(*_: object) -> None:
     if wants_json(sys.argv[1:]):
         os.write(1, _PROBLEM)
     os._exit(EXIT_INTERRUPTED)  # an exception would be seen, or lost, by whatever is being imported
@@ -30,10 +29,8 @@ def main() -> None:
     from duplexd.ctl import cli
 
     try:
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        cli.main()
-    except KeyboardInterrupt:  # before the command began, or after it had ended
+        cli.main((lambda: signal.signal(signal.SIGINT, signal.default_int_handler)) if ours else None)
+    except KeyboardInterrupt:  # after the command had ended
         sys.exit(EXIT_INTERRUPTED)
 
 

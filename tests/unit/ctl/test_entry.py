@@ -58,3 +58,12 @@ def test_an_ignored_interrupt_stays_ignored() -> None:
 
 def test_the_program_begins_there() -> None:
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["duplexctl"] == "duplexd.ctl.entry:main"
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_an_interrupt_as_the_command_begins(as_json: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    def begin() -> None:
+        raise KeyboardInterrupt
+
+    assert cli.run(["status", *(["--json"] if as_json else [])], begin) == 130
+    assert ("interrupted" in capfd.readouterr().out) is as_json
