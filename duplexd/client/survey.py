@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from duplexd.client.answers import need
-from duplexd.errors import ConfigurationError, DuplexdError, NotFoundError, TimedOutError, UndecidedError, UnreachableError, WrongStateError
+from duplexd.errors import (
+    ConfigurationError,
+    DuplexdError,
+    ForbiddenError,
+    NotFoundError,
+    TimedOutError,
+    UndecidedError,
+    UnreachableError,
+    WrongStateError,
+)
 from duplexd.limits import CLIENT_ANSWER_SECONDS_MAX, GROUP_PROTOCOL
 
 if TYPE_CHECKING:
@@ -86,10 +95,10 @@ async def _identity(link: Http) -> Json:
 
 @contextmanager
 def nothing_suspended() -> Iterator[None]:
-    """Says so if a controller does not answer in the block."""
+    """Says so if a controller does not answer in the block, or not to this one."""
     try:
         yield
-    except (UnreachableError, TimedOutError) as error:
+    except (UnreachableError, ForbiddenError, TimedOutError) as error:
         if isinstance(error, UndecidedError) or str(error).startswith(_NOTHING):
             raise
         raise type(error)(f"{_NOTHING}: {error}") from None
