@@ -426,6 +426,8 @@ class Controller:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
             await asyncio.wait({running})
+            if not running.cancelled():
+                running.exception()  # nobody is left to be told
             raise
 
     def _run_steps(self) -> None:

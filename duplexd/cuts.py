@@ -265,6 +265,7 @@ class Cuts:
 
     def _start_settling(self, pairs: list[Pair], cut: Cut) -> None:
         task = asyncio.get_running_loop().create_task(self._settle(pairs, cut), name=f"settle {cut.id}")
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())  # one that failed tells whoever asks, if anybody does
         self._settling[cut.id] = task
 
     async def _settle(self, pairs: list[Pair], cut: Cut) -> None:

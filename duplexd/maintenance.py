@@ -39,6 +39,7 @@ class Maintenance:
         self._checkpoint_time = 0.0
         self._grow_error: OSError | None = None
         self.replay_floor = 0  # a restart replays what comes after this number
+        self._kept_from = 1 << 62  # the same for what was begun since the last snapshot was taken
         self.checkpoints = 0
 
     # ------------------------------------------------------------------------------------------------------ life and wake-ups
@@ -70,6 +71,11 @@ class Maintenance:
         """Whether half of the journal was written since the last checkpoint."""
         ring = self._controller.ring
         return self._controller.writer.log_position - self._checkpoint_position > ring.size_bytes // 2
+
+    def keep_from(self, number: int) -> None:
+        """A restart needs what comes after this number, too: until a checkpoint whose snapshot was taken later is complete."""
+        self._kept_from = min(self._kept_from, number)
+        self.replay_floor = min(self.replay_floor, number)
 
     def want_space(self) -> None:
         """A batch waits for room."""
@@ -224,7 +230,7 @@ class Maintenance:
                 return
             path = f"{controller.config.controller.state_dir}/checkpoint"
             await controller.work(lambda: controller.disk.replace_file(path, checkpoint.pack(controller.ledger.pack_snapshot(saved))))
-        self.replay_floor = replay_floor(saved)
+        self.replay_floor = min(replay_floor(saved), self._kept_from)
         self._checkpoint_sequence = saved["sequence"]
         self._checkpoint_position = saved["index"] * controller.ring.segment_size + saved["offset"]
         self._checkpoint_time = controller.clock.monotonic()
@@ -233,6 +239,7 @@ class Maintenance:
     def _snapshot(self) -> tuple[dict[str, Any], list[Pair], list[Pair]]:
         controller = self._controller
         writer = controller.writer
+        self._kept_from = 1 << 62
         pairs = list(controller.pairs.values())
         saved = {
             "controller": controller.ring.controller.hex(), "segment_size": controller.ring.segment_size,

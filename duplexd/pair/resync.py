@@ -193,8 +193,7 @@ class Jobs:
             self._controller.mark({"m": "resync", "job": job.id, "how": how, "volumes": [pair.id for pair in usable]})
             if how == JOURNAL:  # a restart needs the journal from there too, until a checkpoint knows more
                 job.floor = min(pair.applied for pair in usable)
-                maintenance = self._controller.maintenance
-                maintenance.replay_floor = min(maintenance.replay_floor, job.floor)
+                self._controller.maintenance.keep_from(job.floor)
             self._launch(job)
         if todo:
             self._controller.emit("resync-started", volumes=[pair.name for pair in todo], how=how)

@@ -36,6 +36,13 @@ def test_crashes_lose_nothing_that_was_promised_long(first: int) -> None:
         run(seed)
 
 
+# What a worker met after its caller was cancelled, and a cut that nobody waited for, were told to nobody; a checkpoint that was complete only after
+# a resync had begun let go of the journal that a restart needed
+@pytest.mark.parametrize("seed", [498, 2155, 2640, 3542])
+def test_what_a_long_sweep_once_found_of_a_member_stays_mended(seed: int) -> None:
+    together.run(seed)
+
+
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("first", range(SEEDS, LONG_SEEDS, LONG_CHUNK))

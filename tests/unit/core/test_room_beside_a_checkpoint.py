@@ -10,6 +10,8 @@ from tests.unit.core.cores import MIB, running
 if TYPE_CHECKING:
     import pytest
 
+    from duplexd.pair.pair import Pair
+
 WRITTEN = 40  # of 48 that there is room for; a checkpoint is due at 24
 
 
@@ -42,3 +44,22 @@ async def test_a_checkpoint_that_fails_is_told_and_tried_again(monkeypatch: pyte
         while maintenance.checkpoints == before:  # noqa: ASYNC110 - in its own time
             await asyncio.sleep(0.01)
         assert [event["event"] for event in core.events].count("checkpoint-failed") == 1
+
+
+async def test_what_was_begun_since_the_snapshot_keeps_the_journal_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resync by journal: a restart would begin with the checkpoint's pairs at their cut, and walk on from there."""
+    async with running() as core:
+        await core.write("data", 0, b"x")
+        maintenance = core.controller.maintenance
+        sync = maintenance._sync_primaries
+
+        async def meanwhile(pairs: list[Pair]) -> None:
+            maintenance.keep_from(2)
+            await sync(pairs)
+
+        monkeypatch.setattr(maintenance, "_sync_primaries", meanwhile)
+        await maintenance.checkpoint()
+        assert maintenance.replay_floor == 2
+        monkeypatch.undo()
+        await maintenance.checkpoint()
+        assert maintenance.replay_floor > 2
