@@ -14,6 +14,7 @@ import click
 from duplexd.canary.canary import Canary
 from duplexd.canary.members import find
 from duplexd.client import groups as group_file
+from duplexd.client import survey
 from duplexd.client.groups import ControllerEntry, Groups
 from duplexd.client.http import Http
 from duplexd.ctl.options import Settings, common, complete_group
@@ -79,8 +80,9 @@ async def _run(groups: Groups, targets: dict[str, list[str]], show: Callable[[Js
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    links = {name: Http(name, groups.controllers[name]) for name in targets}
+    links = {name: Http(name, groups.controllers[name], any_name=name == _LOCAL) for name in targets}
     try:
+        survey.raise_all(await survey.identify(links))
         members = await asyncio.gather(*(_member(links[name], groups.controllers[name], names) for name, names in targets.items()))
         running = Canary(members, show, rate, overwrite)
         await running.run(stop)
