@@ -240,9 +240,9 @@ def test_who_may_only_observe_is_refused_at_once_and_nothing_is_written(
     daemon = start_daemon(files)
     groups = tmp_path / "groups.toml"
     groups.write_text(
-        f'[controllers.alpha]\nurl = "https://localhost:{port}"\nnbd = "unix:{files.nbd_socket}"\n'
+        f'[controllers.test]\nurl = "https://localhost:{port}"\nnbd = "unix:{files.nbd_socket}"\n'
         f'certificate = "{certificates.client("monitor")}"\nca = "{certificates.client_ca}"\n'
-        '[groups.db]\nmembers = ["alpha:data"]\ncanary = ["alpha:canary"]\n'
+        '[groups.db]\nmembers = ["test:data"]\ncanary = ["test:canary"]\n'
     )
     refused = run("--groups", str(groups), "db")
     assert (refused.returncode, refused.stdout) == (4, "")
