@@ -170,6 +170,7 @@ def test_commands_are_logged_with_who_gave_them(pair_daemon: Daemon) -> None:
     pair_daemon.request("POST", "/v1/suspend", {"targets": ["db"]})
     line = json.loads(pair_daemon.wait_log('"command": "suspend"'))
     assert {"uid", "gid", "pid"} <= set(line)
+    pair_daemon.wait_log('"event": "suspended"')  # the last line of it
     before = pair_daemon.log()
     pair_daemon.request("GET", "/v1/status")
     time.sleep(0.1)

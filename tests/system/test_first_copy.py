@@ -53,17 +53,23 @@ async def test_first_copy(make_files: Callable[..., DaemonFiles], start_daemon: 
     assert volume["secondary"]["as_of_sequence"] is None
     assert volume["secondary"]["cut"] is None
     models, done = {"data": Blocks(CLIENT_BYTES)}, []
+
+    async def watch() -> dict[str, Any]:
+        while (volume := (await volumes(daemon))["data"])["state"] == "PENDING":
+            assert not volume["secondary"]["usable"]
+            done.append(volume["copy"]["done_bytes"])
+            await asyncio.sleep(0.01)
+        return volume
+
     async with Load(files, models, random.Random(3), pause_s=0.005) as load:
+        watching = asyncio.create_task(watch())
         suspended = await asyncio.to_thread(run_duplexctl, files, "suspend", "data")
         shown = await asyncio.to_thread(run_duplexctl, files, "--json", "status", "data")
         assert suspended.returncode == 5, suspended
         assert "PENDING" in suspended.stderr
         told = json.loads(shown.stdout)["volumes"][0]
         assert told["secondary"]["usable"] == (told["state"] == "DUPLEX")
-        while (volume := (await volumes(daemon))["data"])["state"] == "PENDING":
-            assert not volume["secondary"]["usable"]
-            done.append(volume["copy"]["done_bytes"])
-            await asyncio.sleep(0.01)
+        volume = await watching
         assert volume["state"] == "DUPLEX"
         assert volume["secondary"]["usable"]
         await load.stop()
