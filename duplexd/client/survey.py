@@ -215,7 +215,8 @@ def _consistent_cut(volume: Json) -> Json | None:
 def undecided(statuses: Mapping[str, Json], group_name: str | None = None) -> dict[str, list[str]]:
     """Cuts of several controllers without one verdict: id, and the controllers that take part.
 
-    Those that these volumes stand at; with `group_name` also those of that group that no volume stands at any more. They were left undecided; or void on one member (its secondary failed, a canary told it alone) and consistent on another.
+    Those that these volumes stand at; with `group_name` also those of that group that no volume stands at any more. They were left undecided; or
+    void on one member (its secondary failed, a canary told it alone) and consistent on another.
     """
     members: dict[str, list[str]] = {}
     verdicts: dict[str, set[str | None]] = {}
