@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from duplexd import overview
 from duplexd.errors import NotFoundError, UsageError, WrongStateError
+from duplexd.limits import CUT_FIGURES_KEPT_MAX
 from duplexd.pair import gate, state, votes
 from duplexd.pair.ledger import CONSISTENT, VOID
 
@@ -30,6 +32,7 @@ class Cuts:
         self._controller = controller
         self.unsettled: set[str] = set()  # cuts whose secondaries are not yet known to be durable
         self._settling: dict[str, asyncio.Task[None]] = {}  # what makes them so; one that failed stays, and tells whoever asks
+        self._figured: deque[Cut] = deque()  # whose figures are kept, oldest first
         self.made = 0
 
     def new_id(self) -> str:
@@ -83,7 +86,7 @@ class Cuts:
             **({"members": [self._made(cut) | {"volumes": _images(pairs)}]} if certificate else {}),
         }  # fmt: skip
         if not already:
-            cut.hold = hold
+            self._keep_figures(cut, hold)
             self._tell_suspended(cut, result["volumes"], verdict)
         return result
 
@@ -161,7 +164,7 @@ class Cuts:
         def gates() -> tuple[Lease, asyncio.Task[None] | None]:
             lease = controller.holds.member.may_open(cut_id, lease_id, fence)
             controller.holds.end(lease, gate.BY_SUSPEND)
-            cut.hold = controller.holds.figures(lease)
+            self._keep_figures(cut, controller.holds.figures(lease))
             return lease, self._settling.get(cut_id)
 
         cut = self.find(cut_id)
@@ -297,6 +300,14 @@ class Cuts:
             raise
 
     # ------------------------------------------------------------------------------------------------------------------- telling
+
+    def _keep_figures(self, cut: Cut, figures: dict[str, Any]) -> None:
+        """Of the latest cuts only: figures have an entry for each volume that had to wait."""
+        cut.hold = figures
+        self._figured.append(cut)
+        if len(self._figured) > CUT_FIGURES_KEPT_MAX:
+            oldest = self._figured.popleft()
+            oldest.hold, oldest.names = None, []
 
     def _tell_verdict(self, cut: Cut) -> None:
         """The event of a cut of several controllers, as soon as its verdict is known, and when it changes."""

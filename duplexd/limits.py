@@ -44,6 +44,7 @@ HOLD_SECONDS_DEFAULT = 2.0
 HOLD_SECONDS_MAX = 10.0  # Linux's NBD client may give up at 30 s
 LEASES_MAX = 256
 CUTS_KEPT_MAX = 512  # cuts that are remembered, with their verdicts; a forgotten one is never called consistent
+CUT_FIGURES_KEPT_MAX = 16  # of them, those of which is known how long writes waited
 MEMBERS_MAX = 256  # controllers that take a cut together
 GROUP_PROTOCOL = 1  # what controllers and coordinators say to each other; raised when old and new do not understand each other
 

@@ -330,7 +330,7 @@ class CutStatus(Answer):
     members: list[str] = Field(default_factory=list)
     volumes: list[str] = Field(description="those whose secondaries stand at it")
     canary: Grade | None = None
-    hold: HoldFigures | None = Field(None, description="null: it was made before the daemon was started")
+    hold: HoldFigures | None = Field(None, description="null: it was made before the daemon was started, or many were made since")
     images: list[CutVolume] = Field(default_factory=list, description="where what was cut lies; in the answer of open only")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from duplexd.errors import LeaseLostError, NotFoundError, UsageError, WrongStateError
-from duplexd.limits import CUTS_KEPT_MAX
+from duplexd.limits import CUT_FIGURES_KEPT_MAX, CUTS_KEPT_MAX
 from duplexd.pair import gate, votes
 from tests.unit.core.cores import Core, running
 
@@ -281,3 +281,13 @@ async def test_the_latest_cuts_are_remembered_and_the_undecided_ones() -> None:
         assert len(known) == CUTS_KEPT_MAX
         assert known[0] == CUT
         assert known[-1] == f"{CUTS_KEPT_MAX + 9:016x}"
+
+
+async def test_how_long_writes_waited_is_kept_of_the_latest_cuts_only() -> None:
+    async with running(TWO) as core:
+        for _ in range(CUT_FIGURES_KEPT_MAX + 2):
+            await core.controller.suspend(["data"])
+            await core.controller.resync(["data"])
+            await core.controller.resync_wait(["data"])
+        kept = [cut["hold"] is not None for cut in core.controller.cuts.all()["cuts"]]
+        assert kept == [False] * 2 + [True] * CUT_FIGURES_KEPT_MAX
