@@ -15,7 +15,7 @@ from duplexd import overview, provisioning, verification
 from duplexd.batch import Batch, Joined, parts, perform, record_bytes
 from duplexd.cuts import Cuts
 from duplexd.errors import DuplexdError, NotFoundError
-from duplexd.group import Holds
+from duplexd.holds import Holds
 from duplexd.limits import BATCH_BYTES_MAX, INLINE_BATCH_BYTES_MAX, INLINE_ZERO_BYTES_MAX, MARKER_RESERVE_BYTES, RECORD_BYTES_MAX
 from duplexd.maintenance import Maintenance
 from duplexd.pair import state
@@ -502,12 +502,12 @@ class Controller:
         return overview.status(self)
 
     async def quiesce(self, names: list[str], hold_s: float | None, owner: str, cut_id: str = "") -> Lease:
-        """Close the gates of these volumes; returns once nothing is in flight. See `group.Holds`."""
+        """Close the gates of these volumes; returns once nothing is in flight. See `holds.Holds`."""
         hold_s = self.config.controller.hold_max if hold_s is None else hold_s
         return await self.holds.quiesce([self.pairs[name] for name in names], hold_s, owner, cut_id)
 
     def renew(self, lease_id: str, fence: int | None, hold_s: float) -> dict[str, Any]:
-        """Let a hold last longer. See `group.Holds`."""
+        """Let a hold last longer. See `holds.Holds`."""
         return overview.lease_status(self.holds.renew(lease_id, fence, hold_s), self.clock.monotonic())
 
     def release(self, lease_id: str, reason: str = "released", fence: int | None = None) -> bool:

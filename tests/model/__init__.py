@@ -4,7 +4,7 @@ The model is the real code: `duplexd/pair/member.py` with `gate.py` and `votes.p
 one thing, and read back as a value; what stands between them here (messages, the application, what dies) is all that is modelled.
 
     explorer.py       breadth first, and the shortest way to a state that must not be
-    local.py          a member as a value; every input it can get, composed as `group.py` and `cuts.py` do it
+    local.py          a member as a value; every input it can get, composed as `holds.py` and `cuts.py` do it
     graph.py          all that one member can do; what it promises alone; which of its states can't be told apart
     coordinators.py   a `Round` as a value; what it may do next
     whole.py          all together: messages, writes

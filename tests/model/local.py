@@ -1,6 +1,6 @@
 """One member, as a value: what its journal says, which leases it has. `Running` makes a real `Member` of it, runs one input, and reads it back.
 
-The composition is that of `group.py` and `cuts.py`: what they do in one step of the loop is one input here, what they do in two is two.
+The composition is that of `holds.py` and `cuts.py`: what they do in one step of the loop is one input here, what they do in two is two.
 """
 
 from __future__ import annotations
