@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from duplexd.control.access import Peer
-    from duplexd.control.models import CutRequest, GradeRequest
+    from duplexd.control.models.requests import CutRequest, GradeRequest
 
 Json = dict[str, Any]
 

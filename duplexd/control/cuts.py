@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
-from duplexd.control import access, models
+from duplexd.control import access
+from duplexd.control.models.requests import CutEmpty, CutRequest, GradeRequest, OpenRequest
 from duplexd.control.requests import Context, answer, link_of, number, parse
 from duplexd.errors import UsageError
 from duplexd.limits import CUT_READ_BYTES_DEFAULT, CUT_READ_BYTES_MAX
@@ -32,17 +33,17 @@ async def get_cut(context: Context, request: Request) -> Response:
 
 
 async def post_cut(context: Context, request: Request) -> Response:
-    body = await parse(request, models.CutRequest)
+    body = await parse(request, CutRequest)
     return answer(await context.actions.make_cut(link_of(request).peer, _cut_id(request), body))
 
 
 async def post_open(context: Context, request: Request) -> Response:
-    body = await parse(request, models.OpenRequest)
+    body = await parse(request, OpenRequest)
     return answer(await context.actions.open_cut(link_of(request).peer, _cut_id(request), body.lease, body.fence))
 
 
 async def _decide(context: Context, request: Request, how: str) -> Response:
-    await parse(request, models.CutEmpty)
+    await parse(request, CutEmpty)
     return answer(await context.actions.decide_cut(link_of(request).peer, _cut_id(request), how))
 
 
@@ -59,12 +60,12 @@ async def post_refuse(context: Context, request: Request) -> Response:
 
 
 async def post_release(context: Context, request: Request) -> Response:
-    await parse(request, models.CutEmpty)
+    await parse(request, CutEmpty)
     return answer(context.actions.release_cut(link_of(request).peer, _cut_id(request)))
 
 
 async def post_grade(context: Context, request: Request) -> Response:
-    body = await parse(request, models.GradeRequest)
+    body = await parse(request, GradeRequest)
     return answer(await context.actions.grade_cut(link_of(request).peer, _cut_id(request), body))
 
 

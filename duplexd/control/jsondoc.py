@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from duplexd.control import models
+from pydantic import BaseModel
+
+from duplexd.control.models import base, cuts, lines, requests, status
 from duplexd.control.routes import ROUTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pydantic import BaseModel
-
 HEAD = """# JSON
 
 What `duplexctl --json` prints and the control socket (HTTP/1.1 over a Unix socket) sends. This page is written from the models in
-`duplexd/control/models.py`; the daemon's `/openapi.json` says the same to programs.
+`duplexd/control/models/`; the daemon's `/openapi.json` says the same to programs.
 
 Rules: every output is an object, or one object a line (`application/x-ndjson`). Objects may gain fields: ignore those you do not know. Requests must
 not have unknown fields. Sizes and offsets are bytes, times are seconds; a `time` is seconds since 1970 (UTC). Errors are `Problem` objects
@@ -77,6 +77,13 @@ def _link(model: type[BaseModel]) -> str:
     return f"[{model.__name__}](#{model.__name__.lower()})"
 
 
+def _models() -> Iterator[type[BaseModel]]:
+    """All of them, each where it is defined."""
+    for module in (requests, status, cuts, lines, base):
+        defined = (value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__)
+        yield from (model for model in defined if issubclass(model, BaseModel) and model not in {base.Request, base.Answer})
+
+
 def page() -> str:
     """The whole page."""
     parts = [HEAD, "## Routes\n", "| route | request | answer | lines |\n|---|---|---|---|"]
@@ -86,9 +93,8 @@ def page() -> str:
             f"| `{entry.method} {entry.path}` | {_link(entry.body) if entry.body else ''} | {answers} | {', '.join(map(_link, entry.lines))} |"
         )
     parts += ["", "## Objects\n"]
-    for model in vars(models).values():
-        if isinstance(model, type) and issubclass(model, models.Request | models.Answer) and model not in {models.Request, models.Answer}:
-            parts += _section(model)
+    for model in _models():
+        parts += _section(model)
     return "\n".join(parts).rstrip() + "\n"
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from duplexd.control.access import Peer
     from duplexd.control.actions import Actions, Lease
     from duplexd.control.connection import Link
-    from duplexd.control.models import QuiesceRequest
+    from duplexd.control.models.requests import QuiesceRequest
 
     Json = dict[str, Any]
     Lines = AsyncGenerator[Json, None]

@@ -10,7 +10,8 @@ from pydantic.json_schema import models_json_schema
 
 import duplexd
 from duplexd.control import problems
-from duplexd.control.models import CUT_ID_PATTERN, Problem
+from duplexd.control.models.base import Problem
+from duplexd.control.models.requests import CUT_ID_PATTERN
 from duplexd.control.stream import LINES_TYPE
 
 if TYPE_CHECKING:

@@ -13,7 +13,33 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from duplexd.control import access, cuts, lines, models, problems
+from duplexd.control import access, cuts, lines, problems
+from duplexd.control.models.cuts import CutList, CutMade, CutReleased, CutStatus, Suspended
+from duplexd.control.models.lines import (
+    Event,
+    Failed,
+    Held,
+    HoldEnded,
+    Holding,
+    Released,
+    ResyncDone,
+    ResyncProgress,
+    ResyncStarted,
+    Verified,
+    VerifyProgress,
+)
+from duplexd.control.models.requests import (
+    CutEmpty,
+    CutRequest,
+    GradeRequest,
+    OpenRequest,
+    QuiesceRequest,
+    RenewRequest,
+    ResyncRequest,
+    SuspendRequest,
+    VerifyRequest,
+)
+from duplexd.control.models.status import Health, LeaseStatus, Status
 from duplexd.control.openapi import document
 from duplexd.control.requests import answer, flag, link_of, number, parse, read_body
 from duplexd.control.stream import Lasting, lines_answer, object_answer
@@ -26,6 +52,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from starlette.requests import Request
 
+    from duplexd.control.models import base
     from duplexd.control.requests import Context
 
     Endpoint = Callable[[Context, Request], Awaitable[Any]]
@@ -39,7 +66,7 @@ class RouteEntry:
     path: str
     endpoint: Endpoint
     summary: str
-    body: type[models.Request] | None = None
+    body: type[base.Request] | None = None
     answers: tuple[type[BaseModel], ...] = ()
     lines: tuple[type[BaseModel], ...] = ()
     query: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -56,19 +83,19 @@ async def get_status(context: Context, request: Request) -> Response:
 
 
 async def post_quiesce(context: Context, request: Request) -> Lasting:
-    body = await parse(request, models.QuiesceRequest)
+    body = await parse(request, QuiesceRequest)
     link = link_of(request)
     return lines_answer(lines.hold_lines(context.actions, link.peer, body), link)
 
 
 async def post_suspend(context: Context, request: Request) -> Response:
-    body = await parse(request, models.SuspendRequest)
+    body = await parse(request, SuspendRequest)
     suspended = await context.actions.suspend(link_of(request).peer, body.targets, body.tag, body.lease, body.fence, body.certificate)
     return answer(suspended)
 
 
 async def post_renew(context: Context, request: Request) -> Response:
-    body = await parse(request, models.RenewRequest)
+    body = await parse(request, RenewRequest)
     return answer(context.actions.renew(link_of(request).peer, request.path_params["lease"], body.fence, body.hold_s))
 
 
@@ -78,7 +105,7 @@ async def delete_lease(context: Context, request: Request) -> Response:
 
 
 async def post_resync(context: Context, request: Request) -> Response | Lasting:
-    body = await parse(request, models.ResyncRequest)
+    body = await parse(request, ResyncRequest)
     link = link_of(request)
     if body.wait:
         return lines_answer(lines.resync_lines(context.actions, link.peer, body.targets), link)
@@ -86,7 +113,7 @@ async def post_resync(context: Context, request: Request) -> Response | Lasting:
 
 
 async def post_verify(context: Context, request: Request) -> Lasting:
-    body = await parse(request, models.VerifyRequest)
+    body = await parse(request, VerifyRequest)
     link = link_of(request)
     if body.progress:
         return lines_answer(lines.verify_lines(context.actions, body.targets), link)
@@ -125,25 +152,25 @@ _RANGE_QUERY = {
     "offset": {"type": "integer", "minimum": 0, "maximum": (1 << 63) - 1, "default": 0},
     "length": {"type": "integer", "minimum": 1, "maximum": CUT_READ_BYTES_MAX, "default": CUT_READ_BYTES_DEFAULT},
 }
-_HOLD_LINES = (models.Held, models.Holding, models.HoldEnded, models.Failed)
-_RESYNC_LINES = (models.ResyncProgress, models.ResyncDone, models.Failed)
-_VERIFY_LINES = (models.VerifyProgress, models.Failed)
+_HOLD_LINES = (Held, Holding, HoldEnded, Failed)
+_RESYNC_LINES = (ResyncProgress, ResyncDone, Failed)
+_VERIFY_LINES = (VerifyProgress, Failed)
 
 ROUTES: tuple[RouteEntry, ...] = (
-    RouteEntry("GET", "/v1/status", get_status, "The status, or that of some targets", None, (models.Status,), (), _TARGET_QUERY),
-    RouteEntry("POST", "/v1/quiesce", post_quiesce, "Hold writes; closing releases", models.QuiesceRequest, (), _HOLD_LINES),
-    RouteEntry("POST", "/v1/suspend", post_suspend, "Cut at one point", models.SuspendRequest, (models.Suspended,)),
-    RouteEntry("DELETE", "/v1/leases/{lease}", delete_lease, "Release a hold", None, (models.Released,), (), _FENCE_QUERY),
-    RouteEntry("POST", "/v1/leases/{lease}/renew", post_renew, "Hold on for longer", models.RenewRequest, (models.LeaseStatus,)),
-    RouteEntry("GET", "/v1/cuts", cuts.get_cuts, "The latest cuts", None, (models.CutList,)),
-    RouteEntry("GET", "/v1/cuts/{cut}", cuts.get_cut, "A cut", None, (models.CutStatus,)),
-    RouteEntry("POST", "/v1/cuts/{cut}", cuts.post_cut, "Cut under a lease, with others", models.CutRequest, (models.CutMade,)),
-    RouteEntry("POST", "/v1/cuts/{cut}/open", cuts.post_open, "Open the gates, then vote", models.OpenRequest, (models.CutStatus,)),
-    RouteEntry("POST", "/v1/cuts/{cut}/abort", cuts.post_abort, "Void unless ready", models.CutEmpty, (models.CutStatus,)),
-    RouteEntry("POST", "/v1/cuts/{cut}/agree", cuts.post_agree, "All members are ready", models.CutEmpty, (models.CutStatus,)),
-    RouteEntry("POST", "/v1/cuts/{cut}/refuse", cuts.post_refuse, "A member is void", models.CutEmpty, (models.CutStatus,)),
-    RouteEntry("POST", "/v1/cuts/{cut}/release", cuts.post_release, "Let go without a cut", models.CutEmpty, (models.CutReleased,)),
-    RouteEntry("POST", "/v1/cuts/{cut}/grade", cuts.post_grade, "Keep a canary's grade", models.GradeRequest, (models.CutStatus,)),
+    RouteEntry("GET", "/v1/status", get_status, "The status, or that of some targets", None, (Status,), (), _TARGET_QUERY),
+    RouteEntry("POST", "/v1/quiesce", post_quiesce, "Hold writes; closing releases", QuiesceRequest, (), _HOLD_LINES),
+    RouteEntry("POST", "/v1/suspend", post_suspend, "Cut at one point", SuspendRequest, (Suspended,)),
+    RouteEntry("DELETE", "/v1/leases/{lease}", delete_lease, "Release a hold", None, (Released,), (), _FENCE_QUERY),
+    RouteEntry("POST", "/v1/leases/{lease}/renew", post_renew, "Hold on for longer", RenewRequest, (LeaseStatus,)),
+    RouteEntry("GET", "/v1/cuts", cuts.get_cuts, "The latest cuts", None, (CutList,)),
+    RouteEntry("GET", "/v1/cuts/{cut}", cuts.get_cut, "A cut", None, (CutStatus,)),
+    RouteEntry("POST", "/v1/cuts/{cut}", cuts.post_cut, "Cut under a lease, with others", CutRequest, (CutMade,)),
+    RouteEntry("POST", "/v1/cuts/{cut}/open", cuts.post_open, "Open the gates, then vote", OpenRequest, (CutStatus,)),
+    RouteEntry("POST", "/v1/cuts/{cut}/abort", cuts.post_abort, "Void unless ready", CutEmpty, (CutStatus,)),
+    RouteEntry("POST", "/v1/cuts/{cut}/agree", cuts.post_agree, "All members are ready", CutEmpty, (CutStatus,)),
+    RouteEntry("POST", "/v1/cuts/{cut}/refuse", cuts.post_refuse, "A member is void", CutEmpty, (CutStatus,)),
+    RouteEntry("POST", "/v1/cuts/{cut}/release", cuts.post_release, "Let go without a cut", CutEmpty, (CutReleased,)),
+    RouteEntry("POST", "/v1/cuts/{cut}/grade", cuts.post_grade, "Keep a canary's grade", GradeRequest, (CutStatus,)),
     RouteEntry(
         "GET",
         "/v1/cuts/{cut}/volumes/{volume}",
@@ -152,12 +179,12 @@ ROUTES: tuple[RouteEntry, ...] = (
         query=_RANGE_QUERY,
         media_type=access.BYTES_TYPE,
     ),
-    RouteEntry("POST", "/v1/resync", post_resync, "Bring secondaries back", models.ResyncRequest, (models.ResyncStarted,), _RESYNC_LINES),
-    RouteEntry("POST", "/v1/verify", post_verify, "Compare the legs", models.VerifyRequest, (models.Verified,), _VERIFY_LINES),
-    RouteEntry("GET", "/v1/events", get_events, "The state, then changes", None, (), (models.Event, models.Failed), _FOLLOW_QUERY),
+    RouteEntry("POST", "/v1/resync", post_resync, "Bring secondaries back", ResyncRequest, (ResyncStarted,), _RESYNC_LINES),
+    RouteEntry("POST", "/v1/verify", post_verify, "Compare the legs", VerifyRequest, (Verified,), _VERIFY_LINES),
+    RouteEntry("GET", "/v1/events", get_events, "The state, then changes", None, (), (Event, Failed), _FOLLOW_QUERY),
     RouteEntry("GET", "/metrics", get_metrics, "Figures for Prometheus", media_type="text/plain"),
-    RouteEntry("GET", "/healthz", get_healthz, "The daemon answers", None, (models.Health,)),
-    RouteEntry("GET", "/readyz", get_readyz, "The daemon serves volumes", None, (models.Health,)),
+    RouteEntry("GET", "/healthz", get_healthz, "The daemon answers", None, (Health,)),
+    RouteEntry("GET", "/readyz", get_readyz, "The daemon serves volumes", None, (Health,)),
     RouteEntry("GET", "/openapi.json", get_openapi, "This document"),
 )
 

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from duplexd.control import models
+from duplexd.control.models.base import Problem
+from duplexd.control.models.cuts import Suspended
+from duplexd.control.models.lines import Event, Held, HoldEnded, ResyncDone, ResyncStarted, Verified
+from duplexd.control.models.status import Status
 from tests.support.daemon import UnixConnection
 
 if TYPE_CHECKING:
@@ -34,13 +37,13 @@ def hold(daemon: Daemon, hold_s: float = 10.0) -> tuple[UnixConnection, http.cli
     connection.request("POST", "/v1/quiesce", json.dumps({"targets": ["db"], "hold_s": hold_s}))
     answer = connection.getresponse()
     assert answer.status == 200, answer.read()
-    return connection, answer, models.Held.model_validate_json(answer.readline()).lease.id
+    return connection, answer, Held.model_validate_json(answer.readline()).lease.id
 
 
-def status(daemon: Daemon) -> models.Status:
+def status(daemon: Daemon) -> Status:
     code, body = daemon.request("GET", "/v1/status")
     assert code == 200
-    return models.Status.model_validate(body)
+    return Status.model_validate(body)
 
 
 def test_the_status_fits_its_model_in_every_state(pair_daemon: Daemon) -> None:
@@ -59,14 +62,14 @@ def test_the_status_fits_its_model_in_every_state(pair_daemon: Daemon) -> None:
 
 def test_suspend_resync_verify(pair_daemon: Daemon) -> None:
     code, body = pair_daemon.request("POST", "/v1/suspend", {"targets": ["db"], "tag": "nightly"})
-    cut = models.Suspended.model_validate(body)
+    cut = Suspended.model_validate(body)
     assert (code, cut.verdict, cut.tag, cut.already, list(cut.controllers)) == (200, "consistent", "nightly", False, ["test"])
-    again = models.Suspended.model_validate(pair_daemon.request("POST", "/v1/suspend", {"targets": ["db"]})[1])
+    again = Suspended.model_validate(pair_daemon.request("POST", "/v1/suspend", {"targets": ["db"]})[1])
     assert (again.already, again.cut) == (True, cut.cut)
     lines = pair_daemon.request("POST", "/v1/resync", {"targets": ["db"], "wait": True})[1].splitlines()
-    assert models.ResyncDone.model_validate_json(lines[-1]).ok
-    assert models.Verified.model_validate(pair_daemon.request("POST", "/v1/verify", {"targets": ["db", "alone"]})[1]).equal
-    restarted = models.ResyncStarted.model_validate(pair_daemon.request("POST", "/v1/resync", {"targets": ["db"]})[1])
+    assert ResyncDone.model_validate_json(lines[-1]).ok
+    assert Verified.model_validate(pair_daemon.request("POST", "/v1/verify", {"targets": ["db", "alone"]})[1]).equal
+    restarted = ResyncStarted.model_validate(pair_daemon.request("POST", "/v1/resync", {"targets": ["db"]})[1])
     assert {volume.how for volume in restarted.volumes} == {"already"}
 
 
@@ -74,12 +77,12 @@ def test_a_hold_by_its_owner_its_deadline_and_its_suspend(pair_daemon: Daemon) -
     connection, answer, lease = hold(pair_daemon)
     assert [volume.held for volume in status(pair_daemon).volumes] == [True, True, False]
     assert pair_daemon.request("DELETE", f"/v1/leases/{lease}")[1]["released"]
-    ended = models.HoldEnded.model_validate_json(answer.read().splitlines()[-1])
+    ended = HoldEnded.model_validate_json(answer.read().splitlines()[-1])
     assert (ended.reason, ended.verdict) == ("released", "consistent")
     connection.close()
 
     connection, answer, lease = hold(pair_daemon, 0.4)
-    ended = models.HoldEnded.model_validate_json(answer.read().splitlines()[-1])
+    ended = HoldEnded.model_validate_json(answer.read().splitlines()[-1])
     assert (ended.reason, ended.verdict) == ("deadline", "void")
     code, problem = pair_daemon.request("POST", "/v1/suspend", {"targets": ["db"], "lease": lease})
     assert (code, problem["exit_code"]) == (410, 9)
@@ -88,7 +91,7 @@ def test_a_hold_by_its_owner_its_deadline_and_its_suspend(pair_daemon: Daemon) -
     connection, answer, lease = hold(pair_daemon)
     code, body = pair_daemon.request("POST", "/v1/suspend", {"targets": ["db"], "lease": lease})
     assert (code, body["verdict"]) == (200, "consistent")
-    assert models.HoldEnded.model_validate_json(answer.read().splitlines()[-1]).verdict == "consistent"
+    assert HoldEnded.model_validate_json(answer.read().splitlines()[-1]).verdict == "consistent"
     connection.close()
 
 
@@ -105,7 +108,7 @@ def test_an_owner_that_goes_away_releases_within_100_ms(pair_daemon: Daemon) -> 
 def test_stopping_the_daemon_ends_a_hold_void(pair_daemon: Daemon) -> None:
     connection, answer, _ = hold(pair_daemon)
     pair_daemon.signal(signal.SIGTERM)
-    ended = models.HoldEnded.model_validate_json(answer.read().splitlines()[-1])
+    ended = HoldEnded.model_validate_json(answer.read().splitlines()[-1])
     assert (ended.reason, ended.verdict) == ("stopping", "void")
     connection.close()
     assert pair_daemon.wait() == 0
@@ -116,11 +119,11 @@ def test_events_tell_of_a_suspend_and_a_hold(pair_daemon: Daemon) -> None:
     connection = UnixConnection(pair_daemon.files.control_socket, 5.0)
     connection.request("GET", "/v1/events")
     answer = connection.getresponse()
-    first = models.Event.model_validate_json(answer.readline())
+    first = Event.model_validate_json(answer.readline())
     assert (first.event, first.status is not None) == ("state", True)
-    assert models.Event.model_validate_json(answer.readline()).event == "synced"
+    assert Event.model_validate_json(answer.readline()).event == "synced"
     assert pair_daemon.request("POST", "/v1/suspend", {"targets": ["db"]})[0] == 200
-    event = models.Event.model_validate_json(answer.readline())
+    event = Event.model_validate_json(answer.readline())
     assert set(event.volumes or [event.volume or ""]) & {"data", "wal"}
     assert event.time is not None
     connection.close()
@@ -142,7 +145,7 @@ def test_events_tell_of_a_suspend_and_a_hold(pair_daemon: Daemon) -> None:
 )
 def test_errors_have_their_codes(daemon: Daemon, method: str, path: str, body: Any, code: int | None, exit_code: int | None) -> None:
     found, problem = daemon.request(method, path, body)
-    assert found == models.Problem.model_validate(problem).status
+    assert found == Problem.model_validate(problem).status
     if code is not None:
         assert (found, problem["exit_code"]) == (code, exit_code)
     else:

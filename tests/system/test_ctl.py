@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.control import models
+from duplexd.control.models.cuts import Suspended
+from duplexd.control.models.lines import Event, ResyncDone, Verified
 from tests.support.daemon import ROOT, environment, run_duplexctl
 
 if TYPE_CHECKING:
@@ -30,15 +31,15 @@ def test_a_backup_from_end_to_end(pair_daemon: Daemon) -> None:
     files = pair_daemon.files
     done = run_duplexctl(files, "suspend", "db", "--tag", "nightly", "--json")
     assert (done.returncode, done.stderr) == (0, "")
-    assert models.Suspended.model_validate_json(done.stdout).verdict == "consistent"
+    assert Suspended.model_validate_json(done.stdout).verdict == "consistent"
     assert "SUSPENDED" in run_duplexctl(files, "status", "db").stdout
     assert run_duplexctl(files, "suspend", "db").stdout.startswith("already suspended")
     done = run_duplexctl(files, "resync", "db", "--wait", "--json")
     assert done.returncode == 0
-    assert models.ResyncDone.model_validate_json(done.stdout.splitlines()[-1]).ok
-    assert models.Verified.model_validate_json(run_duplexctl(files, "verify", "db", "--json").stdout).equal
+    assert ResyncDone.model_validate_json(done.stdout.splitlines()[-1]).ok
+    assert Verified.model_validate_json(run_duplexctl(files, "verify", "db", "--json").stdout).equal
     lines = run_duplexctl(files, "events", "--json").stdout.splitlines()
-    assert [models.Event.model_validate_json(line).event for line in lines] == ["state", "synced"]
+    assert [Event.model_validate_json(line).event for line in lines] == ["state", "synced"]
 
 
 def test_the_patents_sequence_quiesce_suspend_signal(pair_daemon: Daemon) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from duplexd.control import models
+from duplexd.control.models.lines import Held, HoldEnded, Holding
 
 if TYPE_CHECKING:
     import http.client
@@ -23,7 +23,7 @@ RELEASE_SECONDS_MAX = 0.1
 def hold(plane: ControlPlane, hold_s: float = 10.0) -> tuple[http.client.HTTPResponse, str]:
     answer = plane.open("POST", "/v1/quiesce", {"targets": ["db"], "hold_s": hold_s})
     assert answer.status == 200
-    return answer, models.Held.model_validate_json(answer.readline()).lease.id
+    return answer, Held.model_validate_json(answer.readline()).lease.id
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 2.0) -> None:
@@ -36,8 +36,8 @@ def wait_for(condition: Callable[[], object], seconds: float = 2.0) -> None:
 def test_a_hold_has_heartbeats_and_ends_void_at_its_deadline(plane: ControlPlane) -> None:
     lines = list(plane.lines("POST", "/v1/quiesce", {"targets": ["db"], "hold_s": 0.6}))
     assert [line["event"] for line in lines] == ["held", "holding", "holding", "ended"]
-    assert models.Holding.model_validate(lines[1]).remaining_s == pytest.approx(0.35, abs=0.1)
-    ended = models.HoldEnded.model_validate(lines[-1])
+    assert Holding.model_validate(lines[1]).remaining_s == pytest.approx(0.35, abs=0.1)
+    ended = HoldEnded.model_validate(lines[-1])
     assert (ended.reason, ended.verdict) == ("deadline", "void")
 
 

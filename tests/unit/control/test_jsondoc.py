@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from duplexd.control import jsondoc, models
+from duplexd.control import jsondoc
+from duplexd.control.models.status import VolumeStatus
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "json.md"
 
@@ -15,5 +16,5 @@ def test_the_page_is_up_to_date() -> None:
 
 def test_the_page_names_every_field_of_the_status() -> None:
     section = jsondoc.page().partition("### VolumeStatus\n")[2].partition("\n### ")[0]
-    for name, field in models.VolumeStatus.model_fields.items():
+    for name, field in VolumeStatus.model_fields.items():
         assert f"| `{field.alias or name}` |" in section

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import ValidationError
 
-from duplexd.control import models
+from duplexd.control.models.lines import Released
+from duplexd.control.models.requests import QuiesceRequest, ResyncRequest, SuspendRequest, VerifyRequest
 from duplexd.limits import HOLD_SECONDS_MAX, NAME_CHARACTERS_MAX, TAG_CHARACTERS_MAX, VOLUMES_MAX
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-REQUESTS = (models.QuiesceRequest, models.SuspendRequest, models.ResyncRequest, models.VerifyRequest)
+REQUESTS = (QuiesceRequest, SuspendRequest, ResyncRequest, VerifyRequest)
 
 
 @pytest.mark.parametrize("model", REQUESTS)
@@ -32,15 +33,15 @@ def test_targets_beyond_their_limits_are_refused(model: type[BaseModel], targets
 @pytest.mark.parametrize("hold_s", [0, -1, HOLD_SECONDS_MAX + 0.1, float("nan"), float("inf"), "soon"])
 def test_a_hold_that_is_not_a_time_or_too_long_is_refused(hold_s: Any) -> None:
     with pytest.raises(ValidationError, match="hold_s"):
-        models.QuiesceRequest(targets=["a"], hold_s=hold_s)
+        QuiesceRequest(targets=["a"], hold_s=hold_s)
 
 
 def test_a_tag_beyond_its_limit_is_refused() -> None:
-    models.SuspendRequest(targets=["a"], tag="x" * TAG_CHARACTERS_MAX)
+    SuspendRequest(targets=["a"], tag="x" * TAG_CHARACTERS_MAX)
     with pytest.raises(ValidationError, match="tag"):
-        models.SuspendRequest(targets=["a"], tag="x" * (TAG_CHARACTERS_MAX + 1))
+        SuspendRequest(targets=["a"], tag="x" * (TAG_CHARACTERS_MAX + 1))
 
 
 def test_an_answer_keeps_fields_that_this_version_does_not_know() -> None:
-    answer = models.Released.model_validate({"lease": "L1", "released": True, "later": [1]})
+    answer = Released.model_validate({"lease": "L1", "released": True, "later": [1]})
     assert answer.model_dump() == {"lease": "L1", "released": True, "later": [1]}

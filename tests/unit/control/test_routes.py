@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from starlette.routing import Route
 
-from duplexd.control import models
+from duplexd.control.models.base import Problem
+from duplexd.control.models.cuts import Suspended
+from duplexd.control.models.lines import Event, ResyncDone, ResyncProgress, ResyncStarted, Verified, VerifyProgress
+from duplexd.control.models.status import Status
 from duplexd.control.routes import ROUTES
 from duplexd.limits import CONTROL_BODY_BYTES_MAX
 
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
 def check_problem(answer: tuple[int, Any], status: int, exit_code: int, text: str) -> None:
     assert answer[0] == status
-    problem = models.Problem.model_validate(answer[1])
+    problem = Problem.model_validate(answer[1])
     assert (problem.status, problem.exit_code) == (status, exit_code)
     assert text in problem.detail
     assert "\n" not in problem.detail
@@ -27,7 +30,7 @@ def check_problem(answer: tuple[int, Any], status: int, exit_code: int, text: st
 def test_status_fits_its_model(plane: ControlPlane) -> None:
     plane.controller.volumes |= {"alone": "SIMPLEX", "new": "PENDING"}
     code, body = plane.ask("GET", "/v1/status")
-    status = models.Status.model_validate(body)
+    status = Status.model_validate(body)
     assert code == 200
     assert [volume.name for volume in status.volumes] == ["data", "wal", "other", "alone", "new"]
     assert status.volumes[3].secondary is None
@@ -44,15 +47,15 @@ def test_status_of_targets_has_their_volumes_and_groups_only(plane: ControlPlane
 
 
 def test_suspend_twice_says_already(plane: ControlPlane) -> None:
-    first = models.Suspended.model_validate(plane.ask("POST", "/v1/suspend", {"targets": ["db"], "tag": "x"})[1])
-    second = models.Suspended.model_validate(plane.ask("POST", "/v1/suspend", {"targets": ["db"]})[1])
+    first = Suspended.model_validate(plane.ask("POST", "/v1/suspend", {"targets": ["db"], "tag": "x"})[1])
+    second = Suspended.model_validate(plane.ask("POST", "/v1/suspend", {"targets": ["db"]})[1])
     assert (first.already, first.tag, first.verdict) == (False, "x", "consistent")
     assert second.already
 
 
 def test_resync_starts_and_returns(plane: ControlPlane) -> None:
     plane.ask("POST", "/v1/suspend", {"targets": ["data"]})
-    answer = models.ResyncStarted.model_validate(plane.ask("POST", "/v1/resync", {"targets": ["db"]})[1])
+    answer = ResyncStarted.model_validate(plane.ask("POST", "/v1/resync", {"targets": ["db"]})[1])
     assert {volume.name: volume.how for volume in answer.volumes} == {"data": "journal", "wal": "already"}
 
 
@@ -61,37 +64,37 @@ def test_resync_with_wait_streams_until_done(plane: ControlPlane) -> None:
     plane.ask("POST", "/v1/suspend", {"targets": ["db"]})
     lines = list(plane.lines("POST", "/v1/resync", {"targets": ["db"], "wait": True}))
     assert [line["event"] for line in lines] == ["started", "progress", "progress", "done"]
-    models.ResyncStarted.model_validate(lines[0])
-    assert models.ResyncProgress.model_validate(lines[1]).volumes[0].total_bytes == 2
-    assert models.ResyncDone.model_validate(lines[-1]).ok
+    ResyncStarted.model_validate(lines[0])
+    assert ResyncProgress.model_validate(lines[1]).volumes[0].total_bytes == 2
+    assert ResyncDone.model_validate(lines[-1]).ok
 
 
 def test_a_resync_that_fails_ends_with_done_and_not_ok(plane: ControlPlane) -> None:
     plane.controller.broken = {"wal"}
     plane.ask("POST", "/v1/suspend", {"targets": ["db"]})
-    done = models.ResyncDone.model_validate(list(plane.lines("POST", "/v1/resync", {"targets": ["db"], "wait": True}))[-1])
+    done = ResyncDone.model_validate(list(plane.lines("POST", "/v1/resync", {"targets": ["db"], "wait": True}))[-1])
     assert not done.ok
     assert done.volumes[1].reason == "secondary error"
 
 
 def test_verify_as_an_object_and_as_lines(plane: ControlPlane) -> None:
     plane.controller.differs = {"wal"}
-    whole = models.Verified.model_validate(plane.ask("POST", "/v1/verify", {"targets": ["db"]})[1])
+    whole = Verified.model_validate(plane.ask("POST", "/v1/verify", {"targets": ["db"]})[1])
     lines = list(plane.lines("POST", "/v1/verify", {"targets": ["db"], "progress": True}))
-    assert models.Verified.model_validate(lines[-1]).volumes == whole.volumes
+    assert Verified.model_validate(lines[-1]).volumes == whole.volumes
     assert not whole.equal
     assert whole.volumes[1].first_difference == 7
-    assert [models.VerifyProgress.model_validate(line).name for line in lines[:-1]] == ["data"]
+    assert [VerifyProgress.model_validate(line).name for line in lines[:-1]] == ["data"]
 
 
 def test_events_are_the_state_then_synced_then_changes(plane: ControlPlane) -> None:
     lines = plane.lines("GET", "/v1/events")
-    state = models.Event.model_validate(next(lines))
+    state = Event.model_validate(next(lines))
     assert state.event == "state"
     assert state.status is not None
     assert next(lines) == {"event": "synced"}
     plane.ask("POST", "/v1/suspend", {"targets": ["db"]})
-    assert models.Event.model_validate(next(lines)).volumes == ["data", "wal"]
+    assert Event.model_validate(next(lines)).volumes == ["data", "wal"]
 
 
 def test_events_without_follow_end_after_synced(plane: ControlPlane) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from duplexd.control.models import Status
+from duplexd.control.models.status import Status
 from tests.unit.core.cores import SIZE, Core, running
 
 CONTROLLER = {"name", "sequence", "journal"}

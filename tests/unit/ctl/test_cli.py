@@ -14,7 +14,10 @@ import click
 import pytest
 
 from duplexd import errors
-from duplexd.control import models
+from duplexd.control.models.base import Problem
+from duplexd.control.models.cuts import Suspended
+from duplexd.control.models.lines import Event, ResyncDone, ResyncStarted, Verified
+from duplexd.control.models.status import Status
 from duplexd.ctl.cli import cli, run
 
 if TYPE_CHECKING:
@@ -49,23 +52,23 @@ def test_status_in_text_and_json(ctl: Ctl) -> None:
     assert code == 0
     assert re.search(r"^data +1\.0 MiB +DUPLEX", out, re.MULTILINE)
     code, out, _ = ctl("status", "db", "--json")
-    assert [volume.name for volume in models.Status.model_validate_json(out).volumes] == ["data", "wal"]
+    assert [volume.name for volume in Status.model_validate_json(out).volumes] == ["data", "wal"]
     assert ctl("--json", "status", "db")[1] == out
 
 
 def test_suspend_resync_and_verify(ctl: Ctl) -> None:
     code, out, _ = ctl("suspend", "db", "--tag", "nightly", "--json")
-    assert (code, models.Suspended.model_validate_json(out).tag) == (0, "nightly")
+    assert (code, Suspended.model_validate_json(out).tag) == (0, "nightly")
     code, out, _ = ctl("suspend", "db")
     assert (code, out.startswith("already suspended data wal: consistent")) == (0, True)
     code, out, _ = ctl("resync", "db", "--json")
-    assert (code, models.ResyncStarted.model_validate_json(out).volumes[0].how) == (0, "journal")
+    assert (code, ResyncStarted.model_validate_json(out).volumes[0].how) == (0, "journal")
     code, out, _ = ctl("resync", "db", "--wait")
     assert (code, "data: DUPLEX, 0 B copied" in out) == (0, True)
     code, out, _ = ctl("resync", "db", "--wait", "--json")
-    assert models.ResyncDone.model_validate_json(out.splitlines()[-1]).ok
+    assert ResyncDone.model_validate_json(out.splitlines()[-1]).ok
     code, out, _ = ctl("verify", "db", "--json")
-    assert (code, models.Verified.model_validate_json(out).equal) == (0, True)
+    assert (code, Verified.model_validate_json(out).equal) == (0, True)
 
 
 def test_legs_that_differ_are_exit_code_1(ctl: Ctl, plane: ControlPlane) -> None:
@@ -88,7 +91,7 @@ def test_a_resync_that_fails_is_exit_code_1_and_named(ctl: Ctl, plane: ControlPl
 
 def test_events_end_after_the_present_state(ctl: Ctl) -> None:
     code, out, _ = ctl("events", "--json")
-    lines = [models.Event.model_validate_json(line) for line in out.splitlines()]
+    lines = [Event.model_validate_json(line) for line in out.splitlines()]
     assert (code, [line.event for line in lines]) == (0, ["state", "synced"])
 
 
@@ -118,7 +121,7 @@ def test_not_found_is_3_and_json_has_the_problem(ctl: Ctl) -> None:
     ):
         code, out, err = ctl(*arguments, "--json")
         assert code == 3
-        assert models.Problem.model_validate_json(out).exit_code == 3
+        assert Problem.model_validate_json(out).exit_code == 3
         assert "'x'" in err
 
 
@@ -170,7 +173,7 @@ def test_with_json_a_bad_result_stands_alone(ctl: Ctl, plane: ControlPlane) -> N
 )
 def test_with_json_a_usage_error_is_a_problem_on_stdout(ctl: Ctl, arguments: list[str]) -> None:
     code, out, err = ctl(*arguments)
-    assert (code, models.Problem.model_validate_json(out).exit_code, "Usage:" in err) == (2, 2, True)
+    assert (code, Problem.model_validate_json(out).exit_code, "Usage:" in err) == (2, 2, True)
     assert ctl("quiesce", "--", "cat", "--json")[1] == ""
 
 
@@ -183,7 +186,7 @@ def test_with_json_an_interrupted_command_is_a_problem_unless_it_only_watched(ct
     assert (code, "volumes" in json.loads(out)) == (130, True)
     monkeypatch.setattr("duplexd.ctl.client.Client.call", interrupt)
     code, out, _ = ctl("status", "--json")
-    problem = models.Problem.model_validate_json(out)
+    problem = Problem.model_validate_json(out)
     assert (code, problem.exit_code, problem.title) == (130, 130, "interrupted")
     assert ctl("status")[1] == ""
 
