@@ -53,6 +53,13 @@ def _journal_size(value: Any) -> int:
     return size
 
 
+def _copy_rate(value: Any) -> int:
+    rate = parse_size(value)
+    if rate < limits.COPY_RATE_BYTES_MIN:
+        raise ValueError(f"{value!r} a second is too slow to get anywhere; write at least {format_size(limits.COPY_RATE_BYTES_MIN)}")
+    return rate
+
+
 Name = Annotated[str, BeforeValidator(check_name)]
 FilePath = Annotated[Path, BeforeValidator(_path)]
 CertificateName = Annotated[StrictStr, Field(min_length=1)]
@@ -71,6 +78,7 @@ class ControllerConfig(Section):
     state_dir: FilePath = Field(examples=['"/var/lib/duplexd/alpha"'])
     journal_size: Annotated[int, BeforeValidator(_journal_size)] = Field(default=GIB, examples=['"1GiB"'])
     hold_max: Annotated[float, BeforeValidator(check_hold_max)] = Field(default=limits.HOLD_SECONDS_DEFAULT, examples=["2.0"])
+    copy_rate: Annotated[int, BeforeValidator(_copy_rate)] | None = Field(default=None, examples=['"100MiB"'])
 
 
 class NbdConfig(Section):

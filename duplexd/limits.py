@@ -36,6 +36,8 @@ REGION_BYTES_MIN = 16 * MIB
 REGIONS_MAX = 4096
 FOLLOWER_CHUNK_BYTES = 4 * MIB
 COPIED_MARK_BYTES = 64 * MIB  # progress of a copy is made durable this often
+COPY_RATE_BYTES_MIN = 64 * KIB  # a second
+COPY_PAUSE_SECONDS_MAX = 0.05  # how long a copy that waits for its pace does not look at the journal
 FOLLOWER_FINAL_BYTES = 128 * KIB  # lag at which a follower is brought to the tail within the event loop
 ASYNC_LAG_BYTES_MAX = 64 * MIB
 

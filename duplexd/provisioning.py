@@ -12,6 +12,7 @@ from duplexd.legs.bitmap import ChangeMap
 from duplexd.legs.open import open_leg
 from duplexd.pair import state
 from duplexd.pair.ledger import pack_map
+from duplexd.units import format_size
 
 if TYPE_CHECKING:
     from duplexd.config import Config, VolumeConfig
@@ -183,6 +184,9 @@ def _switch_over(controller: Controller, config: Config, opened: dict[str, tuple
         changes.append(f"volume {name} removed")
     if {name: list(group.volumes) for name, group in config.groups.items()} != controller.groups:
         changes.append("groups changed")
+    before, rate = controller.config.controller.copy_rate, config.controller.copy_rate
+    if before != rate:
+        changes.append("copies go as fast as they can" if rate is None else f"copies go at {format_size(rate)} a second at most")
     controller.config = config
     assign_groups(controller, config)
     controller.jobs.adopt([controller.pairs[name] for name in opened])

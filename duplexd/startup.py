@@ -46,9 +46,9 @@ def refuse_fixed(old: Config, new: Config) -> None:
 
 
 def _fixed(config: Config) -> dict[str, object]:
-    """What stays as long as the daemon runs. Roles and certificates are not among it."""
+    """What stays as long as the daemon runs. Roles, certificates and how fast copies go are not among it."""
     control = config.control
-    fixed = {f"controller.{key}": getattr(config.controller, key) for key in type(config.controller).model_fields}
+    fixed = {f"controller.{key}": getattr(config.controller, key) for key in type(config.controller).model_fields if key != "copy_rate"}
     listen = control.tls.listen if control.tls else None
     return {**fixed, "control.socket": control.socket, "control.group": control.group, "control.tls.listen": listen}
 

@@ -154,7 +154,7 @@ COUNTERS = (
     ("cuts.made", "duplexd_cuts_total", "cuts asked for"),
     ("holds.lost", "duplexd_holds_lost_total", "holds that ended before their owner ended them"),
     ("maintenance.checkpoints", "duplexd_checkpoints_total", "checkpoints"),
-    ("jobs.copied_bytes", "duplexd_copied_bytes_total", "bytes copied to secondaries"),
+    ("jobs.copying.copied_bytes", "duplexd_copied_bytes_total", "bytes copied to secondaries"),
 )
 
 

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from duplexd.errors import DamageError, DuplexdError, WrongStateError
 from duplexd.legs.bitmap import ChangeMap
-from duplexd.limits import ASYNC_LAG_BYTES_MAX, COPIED_MARK_BYTES, FOLLOWER_CHUNK_BYTES, FOLLOWER_FINAL_BYTES
+from duplexd.limits import ASYNC_LAG_BYTES_MAX, FOLLOWER_CHUNK_BYTES, FOLLOWER_FINAL_BYTES
 from duplexd.pair import state
-from duplexd.pair.follower import Follower, SecondarySink, SinkError, copy_run
+from duplexd.pair.copying import Copying, Job, in_work
+from duplexd.pair.follower import Follower, SecondarySink, SinkError
 from duplexd.pair.ledger import UNCOMMITTED, pack_map
-from duplexd.pair.staging import PIECE_BYTES_MAX, StagingSink, apply_staging, remove_staging
+from duplexd.pair.staging import apply_staging, remove_staging
 from duplexd.pair.trail import Trail, backlog
 
 if TYPE_CHECKING:
@@ -31,23 +32,6 @@ if TYPE_CHECKING:
 JOURNAL, MAP, COPY, ALREADY = "journal", "map", "copy", "already"
 
 
-class Job:
-    """One resync or copy. `floor` is the number after which it still needs the journal."""
-
-    __slots__ = ("began", "cap", "floor", "follower", "how", "id", "pairs", "task", "whole")
-
-    def __init__(self, job_id: str, how: str, pairs: list[Pair], floor: int, began: float) -> None:
-        self.id = job_id
-        self.how = how
-        self.pairs = pairs
-        self.floor = floor
-        self.began = began
-        self.follower: Follower | None = None
-        self.cap = math.inf  # lag in bytes beyond which new changes wait
-        self.task: asyncio.Task[None] | None = None
-        self.whole = True  # whether the secondaries hold a state that existed, but for a torn change
-
-
 class Jobs:
     """All jobs of a controller, and the follower of its `async` pairs."""
 
@@ -56,7 +40,7 @@ class Jobs:
         self._watchers: list[asyncio.Future[None]] = []
         self.running: dict[str, Job] = {}
         self.trail = Trail(controller, self.moved)
-        self.copied_bytes = 0
+        self.copying = Copying(controller, self.moved)
         self.again: list[Pair] = []  # resyncs that a restart cut short: given by recovery
 
     @property
@@ -216,7 +200,7 @@ class Jobs:
         controller = self._controller
         try:
             if job.how == MAP:
-                await self._stage(job)
+                await self._commit(job, await self.copying.stage(job, self.staging_directory))
             elif job.how == COPY:
                 job.whole = False
                 await self._copy(job)
@@ -240,21 +224,7 @@ class Jobs:
             if not self._controller.failed:  # then the journal says nothing of it, and the restart that has to come will find out
                 raise
 
-    # --------------------------------------------------------------------------------------------------- following, copying
-
-    async def _follow(self, job: Job) -> bool:
-        """One step along the journal, if there is one: never past what the primaries hold, for what is copied from them comes in between."""
-        controller, follower = self._controller, job.follower
-        assert follower is not None
-        _in_work(job.pairs)
-        until = controller.performed
-        if follower.position >= until:
-            return False
-        self.copied_bytes += await controller.work(lambda: follower.step(until, FOLLOWER_CHUNK_BYTES))
-        job.floor = follower.position
-        controller.maintenance.space_may_be_free()
-        self.moved()
-        return True
+    # ------------------------------------------------------------------------------------------------------------- the end
 
     async def _copy(self, job: Job) -> None:
         """A first copy, or one of what may differ: straight to the secondary, which is unusable until it is done."""
@@ -262,84 +232,8 @@ class Jobs:
         for pair in list(job.pairs):
             pair.copy_total = pair.changed.changed_bytes if pair.changed is not None else 0
             pair.copy_done = 0
-            await self._copy_changed(job, pair)
+            await self.copying.changed(job, pair)
             await self._catch_up(job, [pair])
-
-    async def _copy_changed(self, job: Job, pair: Pair) -> None:
-        """Copy what `pair.changed` says. The map is asked for anew each time: a failure behind the job's back puts another in its place."""
-        unmarked: list[tuple[int, int]] = []
-        try:
-            while pair.changed is not None and (run := pair.changed.next_run(0, FOLLOWER_CHUNK_BYTES)) is not None:
-                async with self._controller.maintenance.copying:
-                    _in_work([pair])
-                    await self._copy_one(job, pair, *run)
-                unmarked.append(run)
-                if sum(length for _, length in unmarked) >= COPIED_MARK_BYTES:
-                    await self._mark_copied(pair, unmarked)
-                    unmarked = []
-                await self._follow(job)
-            await self._mark_copied(pair, unmarked)
-        except BaseException:
-            _not_copied(pair, unmarked)  # not known to be durable
-            raise
-
-    async def _copy_one(self, job: Job, pair: Pair, offset: int, length: int) -> None:
-        controller = self._controller
-        assert job.follower is not None
-        assert pair.changed is not None
-        sink = job.follower.sink
-        pair.changed.clear(offset, length)  # before reading: a restart then copies it again, never too little
-        try:
-            copied = await controller.work(partial(copy_run, sink, pair, offset, length))
-        except BaseException:
-            _not_copied(pair, [(offset, length)])
-            raise
-        pair.copied_bytes += copied
-        self.copied_bytes += copied
-        pair.copy_done += length
-
-    async def _mark_copied(self, pair: Pair, runs: list[tuple[int, int]]) -> None:
-        if runs:
-            assert pair.secondary is not None
-            try:
-                await self._controller.work(pair.secondary.sync)
-            except OSError as error:
-                if pair.changed is not None:
-                    pair.changed.set_all()  # nobody knows what did not get to the disk
-                raise SinkError(pair, 0, error) from error
-
-            def mark() -> None:
-                _in_work([pair])
-                self._controller.mark({"m": "copied", "id": pair.id, "runs": runs})
-
-            await self._controller.step(mark)
-            self._controller.emit("copied", volume=pair.name, done_bytes=pair.copy_done, total_bytes=pair.copy_total)
-
-    async def _stage(self, job: Job) -> None:
-        """A resync by map: everything into the staging log, one commit, then to the secondaries."""
-        controller, directory = self._controller, self.staging_directory
-        maps = [(pair, pair.changed.copy()) for pair in job.pairs if pair.changed is not None]
-        sink = StagingSink(controller.disk, directory, job.id, controller.ring.segment_size)
-        job.follower = Follower(controller.ring, job.pairs, job.floor, sink)
-        for pair, todo in maps:
-            pair.copy_total, pair.copy_done = todo.changed_bytes, 0
-        try:
-            for pair, todo in maps:
-                offset = 0
-                while (run := todo.next_run(offset, PIECE_BYTES_MAX)) is not None:
-                    offset = run[0] + run[1]
-                    pair.copied_bytes += await controller.work(partial(copy_run, sink, pair, *run))
-                    pair.copy_done += run[1]
-                    await self._follow(job)
-            copied_at = await controller.step(lambda: controller.performed)
-            while job.follower.position < copied_at:
-                await self._follow(job)
-            await controller.work(sink.finish)
-        except (SinkError, OSError) as error:
-            sink.close()
-            cause = error.error if isinstance(error, SinkError) else error
-            raise OSError(cause.errno, f"{directory}: {cause.strerror}") from error
-        await self._commit(job, sink.count)
 
     async def _commit(self, job: Job, count: int) -> None:
         controller, directory = self._controller, self.staging_directory
@@ -352,16 +246,14 @@ class Jobs:
         await controller.work(lambda: apply_staging(controller.disk, directory, job.id, pairs, count, SecondarySink()))
         await controller.maintenance.sync_secondaries(job.pairs)
         job.whole = True
-        self.copied_bytes += sum(pair.copied_bytes for pair in job.pairs)
-        _in_work(job.pairs)
+        self.copying.copied_bytes += sum(pair.copied_bytes for pair in job.pairs)
+        in_work(job.pairs)
         settled = await controller.step(
             lambda: controller.mark({"m": "settled", "job": job.id, "volumes": [pair.id for pair in job.pairs]})
         )
         job.follower = Follower(controller.ring, job.pairs, at, SecondarySink())
         await controller.durable(settled)  # until then a restart needs the staging log
         await controller.work(lambda: remove_staging(controller.disk, directory, set(self.running) - {job.id}))
-
-    # ------------------------------------------------------------------------------------------------------------- the end
 
     async def _catch_up(self, job: Job, pairs: list[Pair]) -> None:
         """Follow to the tail; these pairs are DUPLEX then. New changes wait ever sooner, so that it ends under any load."""
@@ -373,7 +265,7 @@ class Jobs:
                 lambda: self._finish(job, pairs)
             ):
                 break
-            if not await self._follow(job):
+            if not await self.copying.follow(job):
                 await controller.step(lambda: None)  # what there is belongs to a batch that is under way
                 await asyncio.sleep(0)
             if job.follower.position >= first_tail:
@@ -385,7 +277,7 @@ class Jobs:
     def _finish(self, job: Job, pairs: list[Pair]) -> bool:
         controller, follower = self._controller, job.follower
         assert follower is not None
-        _in_work(pairs)
+        in_work(pairs)
         follower.reach()
         if follower.lag_bytes(controller.writer.log_position) > FOLLOWER_FINAL_BYTES:
             return False
@@ -439,16 +331,3 @@ class Jobs:
         controller.trouble.freeze(set(pairs), pairs[0], at, OSError(errno.EIO, str(error)), set(), {})
         controller.mark({"m": "missed", "volumes": {str(pair.id): pack_map(ChangeMap(pair.size)) for pair in pairs}})
         self._begin(pairs, [])
-
-
-def _not_copied(pair: Pair, runs: list[tuple[int, int]]) -> None:
-    if pair.changed is not None:
-        for offset, length in runs:
-            pair.changed.set(offset, length)
-
-
-def _in_work(pairs: list[Pair]) -> None:
-    """Raises SinkError if a pair was suspended behind the job's back, because its secondary could not be synced."""
-    for pair in pairs:
-        if pair.state != state.PENDING:
-            raise SinkError(pair, 0, OSError(errno.EIO, "the secondary could not be synced"))

@@ -58,6 +58,7 @@ class DaemonFiles:
     mode: str = "sync"
     secondary: bool = True
     journal_size: str | int = "16MiB"
+    copy_rate: str | None = None
     tcp_port: int | None = None
     name: str = "test"
     listen: Sequence[str] = ()  # further NBD addresses, which others may reach
@@ -98,6 +99,7 @@ class DaemonFiles:
             f'name = "{self.name}"',
             f'state_dir = "{self.state_dir}"',
             f"journal_size = {json.dumps(self.journal_size)}",
+            *([f'copy_rate = "{self.copy_rate}"'] if self.copy_rate else []),
         ]
         lines += ["[nbd]", f"listen = {json.dumps(listen)}", *(["insecure = true"] if self.listen else [])]
         lines += ["[control]", f'socket = "{self.control_socket}"']

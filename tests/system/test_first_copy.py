@@ -6,10 +6,11 @@ import asyncio
 import json
 import os
 import random
+import signal
 from typing import TYPE_CHECKING, Any
 
 from tests.support.blocks import Blocks
-from tests.support.commands import call, same_bytes, volumes, wait_state
+from tests.support.commands import call, same_bytes, volumes, wait_state, wait_until
 from tests.support.daemon import run_duplexctl
 from tests.support.load import Load
 
@@ -34,6 +35,14 @@ def _primary_with_data(path: Path) -> None:
         file.truncate(SIZE)
 
 
+def _at_full_speed(daemon: Daemon) -> None:
+    """Lift the limit that let the copy last as long as the test had to look at it."""
+    daemon.files.copy_rate = None
+    daemon.files.write()
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_log("copies go as fast as they can")
+
+
 async def _copying(daemon: Daemon) -> dict[str, Any]:
     while True:
         volume = (await volumes(daemon))["data"]
@@ -45,6 +54,8 @@ async def _copying(daemon: Daemon) -> dict[str, Any]:
 
 async def test_first_copy(make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]) -> None:
     files = make_files(volumes={"data": SIZE}, journal_size="64MiB")
+    files.copy_rate = "2MiB"  # two minutes
+    files.write()
     _primary_with_data(files.primary("data"))
     daemon = start_daemon(files)
     volume = await _copying(daemon)
@@ -68,13 +79,15 @@ async def test_first_copy(make_files: Callable[..., DaemonFiles], start_daemon: 
         assert suspended.returncode == 5, suspended
         assert "PENDING" in suspended.stderr
         told = json.loads(shown.stdout)["volumes"][0]
-        assert told["secondary"]["usable"] == (told["state"] == "DUPLEX")
+        assert (told["state"], told["secondary"]["usable"]) == ("PENDING", False)
+        await wait_until(daemon, lambda _volumes: len(set(done)) > 2, "the progress of the copy rises")
+        assert done[-1] < DATA_BYTES
+        _at_full_speed(daemon)
         volume = await watching
         assert volume["state"] == "DUPLEX"
         assert volume["secondary"]["usable"]
         await load.stop()
     assert done == sorted(done)
-    assert len(set(done)) > 2, f"progress was not seen to rise: {done}"
     await wait_state(daemon, "DUPLEX")
     with files.primary("data").open("rb") as file:
         models["data"].settle(file.read(CLIENT_BYTES), "the part that the client wrote")

@@ -135,6 +135,12 @@ CASES = {
     "size small and odd": ('"8MiB"', '"1KiB"', "volumes.data.size: '1KiB' is not a multiple of 4096 bytes; write 4096 or 4096"),
     "size a float": ('"8MiB"', "8.0", "volumes.data.size: 8.0 is not a size"),
     "size too big": ('"8MiB"', '"2000000TiB"', "volumes.data.size: '2000000TiB' is too big; write at most 1152921504606846976"),
+    "copy rate too low": (
+        'journal_size = "64MiB"',
+        'copy_rate = "1KiB"',
+        "controller.copy_rate: '1KiB' a second is too slow to get anywhere; write at least 64.0 KiB",
+    ),
+    "copy rate no size": ('journal_size = "64MiB"', 'copy_rate = "fast"', "controller.copy_rate: 'fast' is not a size"),
     "journal too small": ('"64MiB"', '"1MiB"', "controller.journal_size: '1MiB' is too small; write 16.0 MiB to 4.0 TiB"),
     "journal too big": ('"64MiB"', '"5TiB"', "controller.journal_size: '5TiB' is too big; write 16.0 MiB to 4.0 TiB"),
     "journal no size": ('"64MiB"', '"much"', "controller.journal_size: 'much' is not a size"),
