@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,6 @@ from duplexd.client import ControllerEntry
 from duplexd.client.http import Http
 from duplexd.errors import ConfigurationError, DuplexdError, NotFoundError, TimedOutError, UnreachableError
 from tests.support.certificates import Certificates
-from tests.support.daemon import free_port
 from tests.unit.client.members import HANG_UP, SILENT, FakeMember, problem
 
 if TYPE_CHECKING:
@@ -169,11 +169,17 @@ async def test_connections_are_opened_beforehand(member: FakeMember, link: Http)
 async def test_nobody_there(tmp_path: Path) -> None:
     with pytest.raises(UnreachableError, match=r"alpha: no daemon answers at .*none\.sock"):
         await Http("alpha", ControllerEntry(socket=tmp_path / "none.sock")).call("GET", "/v1/status")
-    with pytest.raises(UnreachableError, match="alpha: no daemon answers at http://127"):
-        await Http("alpha", ControllerEntry(url=f"http://127.0.0.1:{free_port()}")).call("GET", "/v1/status")
+    with socket.socket() as deaf:  # the port is taken, so that nobody else listens there
+        deaf.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        with pytest.raises(UnreachableError, match="alpha: no daemon answers at http://127"):
+            await Http("alpha", ControllerEntry(url=url)).call("GET", "/v1/status")
 
 
 # ---------------------------------------------------------------------------------------------------------------- TLS
+
+
+PATIENCE_SECONDS = 60.0
 
 
 class TlsMember(FakeMember):
@@ -182,13 +188,14 @@ class TlsMember(FakeMember):
     def __init__(self, certificates: Certificates, path: Path) -> None:
         super().__init__("alpha", path)
         self.certificates = certificates
-        self.port = free_port()
+        self.port = 0
 
     async def start(self) -> FakeMember:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.certificates.client_ca)
         context.load_cert_chain(self.certificates.certificate, self.certificates.key)
         context.verify_mode = ssl.CERT_REQUIRED
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=context)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", ssl=context, ssl_handshake_timeout=PATIENCE_SECONDS)
+        self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     def entry(self, **fields: Any) -> ControllerEntry:
@@ -199,7 +206,8 @@ class TlsMember(FakeMember):
 
 
 @pytest.fixture
-async def tls(tmp_path: Path) -> AsyncIterator[TlsMember]:
+async def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TlsMember]:
+    monkeypatch.setattr("duplexd.client.http.CLIENT_CONNECT_SECONDS_MAX", PATIENCE_SECONDS)
     found = TlsMember(Certificates(tmp_path), tmp_path / "unused")
     await found.start()
     yield found
@@ -209,7 +217,7 @@ async def tls(tmp_path: Path) -> AsyncIterator[TlsMember]:
 async def ask(entry: ControllerEntry) -> dict[str, Any]:
     link = Http("alpha", entry)
     try:
-        return await link.call("GET", "/healthz", timeout_s=10)
+        return await link.call("GET", "/healthz", timeout_s=PATIENCE_SECONDS)
     finally:
         link.close()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from duplexd import config
 from duplexd.controller import Controller
@@ -13,11 +13,14 @@ from duplexd.legs.fault import FaultLeg
 from duplexd.volume import FLUSH, TRIM, WRITE, ZERO, Change
 from tests.sim.disk import SimDisk
 from tests.sim.workers import SimWorkers
+from tests.unit.loops import PatientLoop
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 
     from duplexd.pair.pair import Pair
+
+T = TypeVar("T")
 
 MIB = 1 << 20
 SIZE = 4 * MIB
@@ -175,3 +178,9 @@ async def running(
         yield core
     finally:
         await core.controller.stop()
+
+
+def run(scenario: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run` in the time of `PatientLoop`: for tests of several lives."""
+    with asyncio.Runner(loop_factory=PatientLoop) as runner:
+        return runner.run(scenario)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from duplexd import config
 from duplexd.errors import ConfigurationError
 from duplexd.pair import state
-from tests.unit.core.cores import SIZE, Core, new_disk
+from tests.unit.core.cores import SIZE, Core, new_disk, run
 
 if TYPE_CHECKING:
     from tests.sim.disk import SimDisk
@@ -44,12 +43,12 @@ def test_it_is_not_taken_for_the_one_that_was_equal() -> None:
         assert await core.write("data", 0, DATA) == 0
         await core.controller.stop()
 
-    asyncio.run(first())
+    run(first())
     disk.create("/b/other.img", SIZE).close()
     with pytest.raises(ConfigurationError, match=r"nothing is known of /b/other\.img"):
-        asyncio.run(_live(disk, "/b/other.img"))
+        run(_live(disk, "/b/other.img"))
 
-    assert asyncio.run(_live(disk, "/b/data.img")).states() == {"data": state.DUPLEX}
-    assert asyncio.run(_live(disk, "")).states() == {"data": state.SIMPLEX}
-    assert asyncio.run(_live(disk, "/b/other.img")).states() == {"data": state.DUPLEX}
+    assert run(_live(disk, "/b/data.img")).states() == {"data": state.DUPLEX}
+    assert run(_live(disk, "")).states() == {"data": state.SIMPLEX}
+    assert run(_live(disk, "/b/other.img")).states() == {"data": state.DUPLEX}
     assert disk.read_file("/b/other.img")[: len(DATA)] == DATA

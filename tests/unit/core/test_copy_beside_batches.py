@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 SIZE = 8 * MIB
 AT = 5 * MIB  # in the second piece that is copied
+PATIENCE_SECONDS = 60.0
 
 
 class _Client:
@@ -42,10 +43,10 @@ def test_a_copy_does_not_put_older_content_over_what_was_followed(tmp_path: Path
 
     def slow(operation: str) -> None:
         if operation == "read_into":
-            may_copy.wait(10)
+            may_copy.wait(PATIENCE_SECONDS)
         elif operation == "write":
             writing.set()
-            may_write.wait(10)
+            may_write.wait(PATIENCE_SECONDS)
 
     def gated(disk: Any, path: str, size: int) -> tuple[Any, bool]:
         leg, created = open_leg(disk, path, size)
@@ -68,12 +69,12 @@ def test_a_copy_does_not_put_older_content_over_what_was_followed(tmp_path: Path
             await controller.start()
             pair, client = controller.pairs["data"], _Client()
             controller.submit([Change(client, 0, pair, WRITE, AT, MIB, os.urandom(MIB))])
-            await loop.run_in_executor(None, writing.wait, 10)
+            assert await loop.run_in_executor(None, writing.wait, PATIENCE_SECONDS)
             may_copy.set()  # the change is in the journal, and nowhere else
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.5)  # a copy that does not wait for it gets there meanwhile
             may_write.set()
             await client.answered.wait()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 await controller.resync_wait(["data"])
             assert pair.state == "DUPLEX"
             await controller.stop()

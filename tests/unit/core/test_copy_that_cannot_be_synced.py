@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 
 from duplexd.pair import state
-from tests.unit.core.cores import SIZE, Core, new_disk, running, settings
+from tests.unit.core.cores import SIZE, Core, new_disk, run, running, settings
 
 CONTENT = bytes(range(1, 251)) * (SIZE // 250 + 1)
 
@@ -38,6 +37,6 @@ def test_the_next_resync_copies_all_of_it_again() -> None:
         assert core.equal()
         await core.controller.stop()
 
-    asyncio.run(copy_twice())
+    run(copy_twice())
     disk.crash(power=True)
-    asyncio.run(start())
+    run(start())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from tests.unit.core.cores import SIZE, Core, new_disk, running, settings
+from tests.unit.core.cores import SIZE, Core, new_disk, run, running, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,9 +33,9 @@ def _survives(give_up: Callable[[Core], asyncio.Task[None]], turns: int) -> bool
         await core.controller.stop()
         return images
 
-    asyncio.run(first())
+    run(first())
     disk.crash(power=True)
-    primary, secondary = asyncio.run(second())
+    primary, secondary = run(second())
     return primary[: len(DATA)] == DATA and primary == secondary and len(primary) == SIZE
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from duplexd.errors import ConfigurationError
 from duplexd.pair import state
-from tests.unit.core.cores import Core, new_disk, running, settings
+from tests.unit.core.cores import Core, new_disk, run, running, settings
 
 DATA = b"\x77" * 8192
 BOTH = {"data": "sync", "log": "sync"}
@@ -34,7 +34,7 @@ def test_no_leg_is_closed_while_it_is_being_synced_or_written(mode: str) -> None
             await core.until(core.equal)
 
     for turns in range(0, 24, 2):
-        asyncio.run(asyncio.wait_for(scenario(turns), 20))
+        run(asyncio.wait_for(scenario(turns), 20))
 
 
 def test_what_was_flushed_to_a_removed_volume_survives_a_power_cut() -> None:
@@ -47,7 +47,7 @@ def test_what_was_flushed_to_a_removed_volume_survives_a_power_cut() -> None:
         assert await core.flush("log") == 0
         await core.controller.reload(settings({"data": "sync"}))
 
-    asyncio.run(scenario())  # and it is not stopped in order
+    run(scenario())  # and it is not stopped in order
     disk.crash(power=True)
     assert disk.read_file("/a/log.img")[: 2 * len(DATA)] == 2 * DATA
 
@@ -65,7 +65,7 @@ def test_a_client_that_comes_while_the_legs_are_synced_keeps_its_volume() -> Non
             assert await core.write("log", 0, DATA[::-1]) == 0
             core.pair("log").connections -= 1
 
-    asyncio.run(asyncio.wait_for(scenario(), 20))
+    run(asyncio.wait_for(scenario(), 20))
 
 
 def test_a_secondary_on_its_way_keeps_the_volume() -> None:
@@ -76,4 +76,4 @@ def test_a_secondary_on_its_way_keeps_the_volume() -> None:
                 await core.controller.reload(settings({"data": "sync"}))
             core.pair("log").state = state.DUPLEX
 
-    asyncio.run(asyncio.wait_for(scenario(), 20))
+    run(asyncio.wait_for(scenario(), 20))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from duplexd.pair import state
 from duplexd.recovery import Recovery
-from tests.unit.core.cores import Core, new_disk, running, settings
+from tests.unit.core.cores import Core, new_disk, run, running, settings
 
 if TYPE_CHECKING:
     import pytest
@@ -35,11 +35,11 @@ def test_recovery_syncs_before_it_tells_the_journal(monkeypatch: pytest.MonkeyPa
         await core.controller.start()
         await core.controller.stop()
 
-    asyncio.run(write())
+    run(write())
     assert disk._images["/b/data.img"].pending
     disk.crash(power=False)
     monkeypatch.setattr(Recovery, "_tell_journal", told)
-    asyncio.run(start())
+    run(start())
     assert pending == [0]
 
 
@@ -55,4 +55,4 @@ def test_a_resync_of_pairs_that_a_freeze_left_syncs_them_first() -> None:
             await core.controller.resync(["log"])
             assert not image.pending
 
-    asyncio.run(asyncio.wait_for(scenario(), 20))
+    run(asyncio.wait_for(scenario(), 20))

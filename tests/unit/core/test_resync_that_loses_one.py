@@ -6,7 +6,7 @@ import asyncio
 import errno
 
 from duplexd.pair import state
-from tests.unit.core.cores import running
+from tests.unit.core.cores import run, running
 
 DATA = b"\x21" * 4096
 
@@ -30,4 +30,4 @@ def test_it_ends_for_all_of_them() -> None:
             assert other.cut.sequence == other.applied
 
     for lost in ("data", "log"):
-        asyncio.run(asyncio.wait_for(scenario(lost), 20))
+        run(asyncio.wait_for(scenario(lost), 20))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from duplexd.pair.trail import Trail
-from tests.unit.core.cores import MIB, running
+from tests.unit.core.cores import MIB, run, running
 
 
 def test_changes_go_on_once_the_follower_has_caught_up() -> None:
@@ -25,4 +25,4 @@ def test_changes_go_on_once_the_follower_has_caught_up() -> None:
                 assert await core.answer(change) == 0
             assert not controller.failed
 
-    asyncio.run(asyncio.wait_for(scenario(), 60))
+    run(asyncio.wait_for(scenario(), 60))

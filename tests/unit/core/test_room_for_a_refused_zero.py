@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 
-from tests.unit.core.cores import MIB, running
+from tests.unit.core.cores import MIB, run, running
 
 SIZE = 64 * MIB
 
@@ -22,7 +22,7 @@ def test_it_is_refused_and_nothing_else_is() -> None:
             assert core.image("data", "a")[5 * MIB] == 0x99
             assert await core.write("data", 0, b"\x98" * 4096) == 0
 
-    asyncio.run(asyncio.wait_for(scenario(), 60))
+    run(asyncio.wait_for(scenario(), 60))
 
 
 def test_a_batch_that_ends_in_an_unexpected_way_is_answered() -> None:
@@ -40,4 +40,4 @@ def test_a_batch_that_ends_in_an_unexpected_way_is_answered() -> None:
             assert core.controller.failed
             await core.controller.step(lambda: None)
 
-    asyncio.run(asyncio.wait_for(scenario(), 20))
+    run(asyncio.wait_for(scenario(), 20))

@@ -6,7 +6,7 @@ import asyncio
 import errno
 
 from duplexd.pair import state
-from tests.unit.core.cores import running
+from tests.unit.core.cores import run, running
 
 DATA = b"\x33" * 4096
 
@@ -31,4 +31,4 @@ def test_its_pairs_stand_still_and_nothing_waits_for_them() -> None:
             assert await core.write("data", 0, DATA[::-1]) == 0
             await core.until(core.equal)
 
-    asyncio.run(asyncio.wait_for(scenario(), 20))
+    run(asyncio.wait_for(scenario(), 20))

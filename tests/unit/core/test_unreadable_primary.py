@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 
 import pytest
 
-from tests.unit.core.cores import Core, running
+from tests.unit.core.cores import Core, run, running
 
 DATA = bytes(range(256)) * 16
 
@@ -31,7 +30,7 @@ def test_a_mirrored_secondary_answers_and_the_trouble_is_told_once() -> None:
             assert [event["volume"] for event in core.named("primary-error")] == ["data"]
             primary.heal()
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 @pytest.mark.parametrize("stale", [True, False])
@@ -50,4 +49,4 @@ def test_a_secondary_that_stands_still_or_fails_too_does_not(stale: bool) -> Non
             primary.heal()
             secondary.heal()
 
-    asyncio.run(scenario())
+    run(scenario())

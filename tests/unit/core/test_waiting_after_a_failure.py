@@ -9,7 +9,7 @@ import pytest
 
 from duplexd.errors import DuplexdError
 from duplexd.pair import state
-from tests.unit.core.cores import Core, running
+from tests.unit.core.cores import Core, run, running
 
 DATA = b"\x44" * 4096
 
@@ -33,7 +33,7 @@ def test_a_second_suspend_and_a_resync_are_refused_when_the_first_cut_was_never_
             with pytest.raises(DuplexdError):
                 await core.controller.resync(["data"])
 
-    asyncio.run(asyncio.wait_for(scenario(), 20))
+    run(asyncio.wait_for(scenario(), 20))
 
 
 def test_who_waits_for_a_copy_is_told() -> None:
@@ -46,7 +46,7 @@ def test_who_waits_for_a_copy_is_told() -> None:
             with pytest.raises(DuplexdError, match="the journal is gone"):
                 await waiting
 
-    asyncio.run(asyncio.wait_for(scenario(), 20))
+    run(asyncio.wait_for(scenario(), 20))
 
 
 def test_a_suspend_that_was_cancelled_before_its_step_cuts_nothing() -> None:
@@ -63,4 +63,4 @@ def test_a_suspend_that_was_cancelled_before_its_step_cuts_nothing() -> None:
             await core.controller.suspend(["data"])
             await core.controller.resync(["data"])
 
-    asyncio.run(asyncio.wait_for(scenario(), 20))
+    run(asyncio.wait_for(scenario(), 20))
