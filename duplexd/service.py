@@ -60,7 +60,7 @@ class Service:
         lock = StateLock(self.config)
         workers = Threads(loop)
         try:
-            await self._serve(workers)
+            await self._serve(workers, lock)
         finally:
             workers.close()
             lock.close()
@@ -69,7 +69,7 @@ class Service:
         self._log.info("stopping", signal=signal.Signals(number).name)
         self._stop.set()
 
-    async def _serve(self, workers: Threads) -> None:
+    async def _serve(self, workers: Threads, lock: StateLock) -> None:
         self._log.info(
             "starting", controller=self.config.controller.name, volumes=len(self.config.volumes), version=__version__, pid=os.getpid()
         )
@@ -77,6 +77,7 @@ class Service:
         controller.listeners.append(self._log_event)
         if not await self._recover(controller, workers):
             return
+        lock.serving()
         listeners = Listeners(controller, self.config.nbd.listen)
         control = ControlServer(controller, self.config)
         async with contextlib.AsyncExitStack() as running:

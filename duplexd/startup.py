@@ -68,7 +68,10 @@ def raise_open_files() -> None:
 
 
 class StateLock:
-    """One daemon for one state directory: the lock ends with the process, however that ends."""
+    """One daemon for one state directory: the lock ends with the process, however that ends.
+
+    The file says which process has it, or had it last, and then, once its recovery is over, `serving`: `verify-cut` reads that.
+    """
 
     def __init__(self, config: Config) -> None:
         path = config.controller.state_dir
@@ -82,12 +85,17 @@ class StateLock:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = os.pread(self._fd, 20, 0).decode(errors="replace").strip()
+            owner = os.pread(self._fd, 20, 0).decode(errors="replace").partition("\n")[0]
             os.close(self._fd)
             told = f"{config.source}: controller.state_dir: {str(path)!r} is in use by another duplexd, process {owner or 'unknown'}"
             raise WrongStateError(f"{told}; stop that one first, or give this one a state_dir of its own") from None
         os.truncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        self._owner = f"{os.getpid()}\n".encode()
+        os.pwrite(self._fd, self._owner, 0)
+
+    def serving(self) -> None:
+        """Recovery is over: from now on the images are as the journal says."""
+        os.pwrite(self._fd, b"serving\n", len(self._owner))
 
     def close(self) -> None:
         os.close(self._fd)

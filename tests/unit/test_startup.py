@@ -29,8 +29,22 @@ def test_the_lock_is_held_once_and_names_its_owner(tmp_path: Path) -> None:
     first = startup.StateLock(config(tmp_path))
     with pytest.raises(WrongStateError, match=f"in use by another duplexd, process {os.getpid()}; stop that one first"):
         startup.StateLock(config(tmp_path))
+    first.serving()
+    with pytest.raises(WrongStateError, match=f"process {os.getpid()}; stop"):
+        startup.StateLock(config(tmp_path))
     first.close()
     startup.StateLock(config(tmp_path)).close()
+
+
+def test_the_lock_says_whether_recovery_is_over_also_when_its_owner_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "lock"
+    lock = startup.StateLock(config(tmp_path))
+    assert path.read_text() == f"{os.getpid()}\n"
+    lock.serving()
+    lock.close()
+    assert path.read_text() == f"{os.getpid()}\nserving\n"
+    startup.StateLock(config(tmp_path)).close()
+    assert path.read_text() == f"{os.getpid()}\n", "the next one has to recover first"
 
 
 def test_a_state_directory_that_cannot_be_is_named(tmp_path: Path) -> None:
