@@ -10,39 +10,13 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictStr, ValidationError, ValidationInfo
+from pydantic import BeforeValidator, Field, StrictBool, StrictStr, ValidationError
 
 from duplexd import limits
-from duplexd.config_rules import (
-    absolute_path,
-    check_hold_max,
-    check_host_port,
-    check_listen,
-    check_name,
-    check_together,
-    check_volume_size,
-    explain,
-)
+from duplexd.config_fields import FilePath, ListenAddress, Name, Section, SocketPath
+from duplexd.config_rules import check_hold_max, check_host_port, check_together, check_volume_size, explain
 from duplexd.errors import ConfigurationError
 from duplexd.units import GIB, format_size, parse_size
-
-
-def _base(info: ValidationInfo) -> Path:
-    base = info.context["base"] if info.context else Path.cwd()
-    assert isinstance(base, Path)
-    return base
-
-
-def _path(value: object, info: ValidationInfo) -> Path:
-    return absolute_path(value, _base(info))
-
-
-def _socket(value: object, info: ValidationInfo) -> Path:
-    return Path(check_listen(f"unix:{absolute_path(value, _base(info))}", _base(info))[5:])
-
-
-def _listen(value: object, info: ValidationInfo) -> str:
-    return check_listen(value, _base(info))
 
 
 def _journal_size(value: Any) -> int:
@@ -60,15 +34,7 @@ def _copy_rate(value: Any) -> int:
     return rate
 
 
-Name = Annotated[str, BeforeValidator(check_name)]
-FilePath = Annotated[Path, BeforeValidator(_path)]
 CertificateName = Annotated[StrictStr, Field(min_length=1)]
-
-
-class Section(BaseModel):
-    """A table of the file: unknown keys are errors, values never change once checked."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ControllerConfig(Section):
@@ -84,9 +50,7 @@ class ControllerConfig(Section):
 class NbdConfig(Section):
     """`[nbd]`: where clients connect. `listen` holds `unix:/absolute/path` and `tcp:HOST:PORT`."""
 
-    listen: list[Annotated[str, BeforeValidator(_listen)]] = Field(
-        min_length=1, examples=['["unix:/run/duplexd/alpha/nbd.sock", "tcp:127.0.0.1:10809"]']
-    )
+    listen: list[ListenAddress] = Field(min_length=1, examples=['["unix:/run/duplexd/alpha/nbd.sock", "tcp:127.0.0.1:10809"]'])
     insecure: StrictBool = Field(default=False, examples=["true"])
 
 
@@ -104,9 +68,7 @@ class TlsConfig(Section):
 class ControlConfig(Section):
     """`[control]`: where duplexctl connects."""
 
-    socket: Annotated[Path, BeforeValidator(_socket)] = Field(
-        default=Path("/run/duplexd/control.sock"), examples=['"/run/duplexd/alpha/control.sock"']
-    )
+    socket: SocketPath = Field(default=Path("/run/duplexd/control.sock"), examples=['"/run/duplexd/alpha/control.sock"'])
     group: StrictStr | None = Field(default=None, min_length=1, examples=['"duplexd"'])
     group_role: Literal["observe", "operate"] = Field(default="operate", examples=['"operate"'])
     tls: TlsConfig | None = Field(default=None, examples=['{ listen = ["0.0.0.0:10810"], ... }'])

@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, ValidationError, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, StrictStr, ValidationError, model_validator
 
-from duplexd.config_rules import absolute_path, check_hold_max, check_listen, check_name, did_you_mean, explain
+from duplexd.config_fields import FilePath, ListenAddress, Name, Section, SocketPath
+from duplexd.config_rules import check_hold_max, did_you_mean, explain
 from duplexd.errors import ConfigurationError, NotFoundError, UsageError
 from duplexd.limits import HOLD_SECONDS_DEFAULT, MEMBERS_MAX
 
@@ -36,22 +37,6 @@ if TYPE_CHECKING:
 
 DEFAULT_PATH = "/etc/duplexd/groups.toml"
 _URL_EXAMPLE = '"https://beta.example:10810"'
-
-
-def _base(info: ValidationInfo) -> Path:
-    return Path(info.context["base"]) if info.context else Path.cwd()
-
-
-def _path(value: object, info: ValidationInfo) -> Path:
-    return absolute_path(value, _base(info))
-
-
-def _socket(value: object, info: ValidationInfo) -> Path:
-    return Path(check_listen(f"unix:{absolute_path(value, _base(info))}", _base(info))[5:])
-
-
-def _listen(value: object, info: ValidationInfo) -> str:
-    return check_listen(value, _base(info))
 
 
 def _is_this_machine(host: str) -> bool:
@@ -81,23 +66,15 @@ def _url(value: object) -> str:
     return text
 
 
-Name = Annotated[str, BeforeValidator(check_name)]
-FilePath = Annotated[Path, BeforeValidator(_path)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ControllerEntry(_Section):
+class ControllerEntry(Section):
     """`[controllers.NAME]`: where a controller answers: on a socket of this machine, or at a URL."""
 
-    socket: Annotated[Path, BeforeValidator(_socket)] | None = Field(default=None, examples=['"/run/duplexd/alpha/control.sock"'])
+    socket: SocketPath | None = Field(default=None, examples=['"/run/duplexd/alpha/control.sock"'])
     url: Annotated[str, BeforeValidator(_url)] | None = Field(default=None, examples=[_URL_EXAMPLE])
     certificate: FilePath | None = Field(default=None, examples=['"/etc/duplexd/client.pem"'])
     key: FilePath | None = Field(default=None, examples=['"/etc/duplexd/client.key"'])
     ca: FilePath | None = Field(default=None, examples=['"/etc/duplexd/ca.pem"'])
-    nbd: Annotated[str, BeforeValidator(_listen)] | None = Field(default=None, examples=['"tcp:beta.example:10809"'])
+    nbd: ListenAddress | None = Field(default=None, examples=['"tcp:beta.example:10809"'])
 
     @model_validator(mode="after")
     def _check(self) -> ControllerEntry:
@@ -113,7 +90,7 @@ class ControllerEntry(_Section):
         return self
 
 
-class GroupEntry(_Section):
+class GroupEntry(Section):
     """`[groups.NAME]`: volumes, or groups of a controller, that are cut at one point."""
 
     members: list[StrictStr] = Field(min_length=1, examples=['["alpha:data", "beta:wal"]'])
@@ -135,7 +112,7 @@ class Group:
         return tuple(self.members)
 
 
-class Groups(_Section):
+class Groups(Section):
     """The whole file, or the same made of objects."""
 
     controllers: dict[Name, ControllerEntry] = Field(min_length=1)
