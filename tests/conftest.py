@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,13 @@ from tests.support.daemon import Daemon, DaemonFiles
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interrupts_count() -> None:
+    """Processes that tests start can be interrupted, even if these tests were started in the background of a shell, which ignores SIGINT."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
