@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from duplexd.ctl.groups import run
-from duplexd.ctl.hold import EXIT_NO_COMMAND, EXIT_NOT_EXECUTABLE, LEASE_VARIABLE
+from duplexd.ctl.hold import LEASE_VARIABLE, cannot_run
 from duplexd.errors import LeaseLostError
 
 if TYPE_CHECKING:
@@ -54,12 +54,8 @@ async def _start(command: Sequence[str], lease: str) -> asyncio.subprocess.Proce
     """The process, or the exit code that says why there is none."""
     try:
         return await asyncio.create_subprocess_exec(*command, env={**os.environ, LEASE_VARIABLE: lease})
-    except FileNotFoundError:
-        print(f"duplexctl: no command {command[0]!r}", file=sys.stderr)
-        return EXIT_NO_COMMAND
     except OSError as error:
-        print(f"duplexctl: cannot run {command[0]!r}: {error.strerror}", file=sys.stderr)
-        return EXIT_NOT_EXECUTABLE
+        return cannot_run(command, error)
 
 
 async def _while_it_runs(

@@ -100,6 +100,15 @@ def _handlers(handler: Callable[[int, FrameType | None], None]) -> Iterator[None
             signal.signal(number, old)
 
 
+def cannot_run(command: Sequence[str], error: OSError) -> int:
+    """Say why the command did not start; the exit code, as a shell has it."""
+    if isinstance(error, FileNotFoundError):
+        print(f"duplexctl: no command {command[0]!r}", file=sys.stderr)
+        return EXIT_NO_COMMAND
+    print(f"duplexctl: cannot run {command[0]!r}: {error.strerror}", file=sys.stderr)
+    return EXIT_NOT_EXECUTABLE
+
+
 def _run_command(hold: Hold, command: Sequence[str]) -> int:
     """Run it to its end; SIGTERM is passed on to it, SIGINT it gets from the terminal itself."""
     child: subprocess.Popen[bytes] | None = None
@@ -111,12 +120,8 @@ def _run_command(hold: Hold, command: Sequence[str]) -> int:
     with _handlers(pass_on):
         try:
             child = subprocess.Popen(list(command), env={**os.environ, LEASE_VARIABLE: hold.lease_id})
-        except FileNotFoundError:
-            print(f"duplexctl: no command {command[0]!r}", file=sys.stderr)
-            return EXIT_NO_COMMAND
         except OSError as error:
-            print(f"duplexctl: cannot run {command[0]!r}: {error.strerror}", file=sys.stderr)
-            return EXIT_NOT_EXECUTABLE
+            return cannot_run(command, error)
         status = child.wait()
     return status if status >= 0 else 128 - status
 
