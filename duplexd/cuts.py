@@ -186,7 +186,7 @@ class Cuts:
                 self._must(lambda: controller.holds.member.lost(cut.id))
             self._tell_verdict(cut)
 
-        controller.when_idle(lost)
+        controller.batches.when_idle(lost)
 
     async def decide(self, cut_id: str, how: str) -> dict[str, Any]:
         """What a coordinator knows or asks: `how` is one of `pair.votes.ABORT`, AGREE, REFUSE. Returns once the answer is durable."""

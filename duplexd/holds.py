@@ -58,7 +58,7 @@ class Holds:
         self.member.close(lease)
         for pair in pairs:
             pair.holds += 1
-        self._controller.withdraw(pairs)
+        self._controller.batches.withdraw(pairs)
         self._start_timer(lease, hold_s)
         self._controller.emit("quiesced", volumes=lease.volumes, lease=lease.id, owner=owner, hold_s=hold_s, **_cut_field(lease))
         try:
@@ -121,7 +121,7 @@ class Holds:
             return False
         now = self._controller.clock.monotonic()
         freed, waited = self._open(lease)
-        self._controller.resume(freed)  # first of all: the figures can wait, the writes have waited
+        self._controller.batches.resume(freed)  # first of all: the figures can wait, the writes have waited
         if lease.cut_id and lease.cut_at is not None:
             self._controller.cuts.hold_ended(lease)
         self._count(lease, waited, now)

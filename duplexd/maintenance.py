@@ -171,7 +171,7 @@ class Maintenance:
         if self._wanted and not was:
             self._let_go_on()
         pinned = controller.jobs.floor() < min(controller.writer.written, self.replay_floor + 1)
-        room = controller.writer.room(controller.batch_bytes_max() + MARKER_RESERVE_BYTES, RECORD_BYTES_MAX)
+        room = controller.writer.room(controller.batches.bytes_max() + MARKER_RESERVE_BYTES, RECORD_BYTES_MAX)
         stuck = (self._wanted or was) and not room and not pinned
         controller.refusing = (self._grow_error.errno or errno.ENOSPC) if stuck and self._grow_error is not None else 0
         if controller.refusing and not was:
@@ -180,12 +180,12 @@ class Maintenance:
             controller.emit("journal-has-room")
             self._let_go_on()
         if controller.refusing:
-            controller.refuse_queued(controller.refusing)
+            controller.batches.refuse_queued(controller.refusing)
 
     def _let_go_on(self) -> None:
         controller = self._controller
         self._wanted, before = False, controller.writer.written
-        controller.kick()
+        controller.batches.kick()
         if self._wanted and controller.writer.written == before:
             self._something.clear()  # too little room still: whoever gives some up will say so; asking again at once would stop them
 
@@ -198,7 +198,7 @@ class Maintenance:
             return False
         self._grow_error = None
         controller.ring.spares.append(segment)
-        controller.kick()
+        controller.batches.kick()
         return True
 
     async def _recycle(self) -> bool:
@@ -209,7 +209,7 @@ class Maintenance:
             return False
         ring.live.remove(segment)
         ring.spares.append(await controller.work(lambda: ring.recycle(segment)))
-        controller.kick()
+        controller.batches.kick()
         return True
 
     # ------------------------------------------------------------------------------------------------------ checkpoints, syncs

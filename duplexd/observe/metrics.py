@@ -149,8 +149,8 @@ class EventFigures:
 
 # Plain numbers that the controller or its parts keep: path of the attribute, name, text. What is not there is left out.
 COUNTERS = (
-    ("batches", "duplexd_batches_total", "batches written to the journal"),
-    ("changes_by_threads", "duplexd_changes_by_threads_total", "changes done in worker threads, the others in the event loop"),
+    ("batches.begun", "duplexd_batches_total", "batches written to the journal"),
+    ("batches.changes_by_threads", "duplexd_changes_by_threads_total", "changes done in worker threads, the others in the event loop"),
     ("cuts.made", "duplexd_cuts_total", "cuts asked for"),
     ("holds.lost", "duplexd_holds_lost_total", "holds that ended before their owner ended them"),
     ("maintenance.checkpoints", "duplexd_checkpoints_total", "checkpoints"),

@@ -58,7 +58,7 @@ class Copying:
         controller, follower = self._controller, job.follower
         assert follower is not None
         in_work(job.pairs)
-        until = controller.performed
+        until = controller.batches.performed
         if follower.position >= until:
             return False
         self.copied_bytes += await controller.work(lambda: follower.step(until, FOLLOWER_CHUNK_BYTES))
@@ -148,7 +148,7 @@ class Copying:
                     pair.copied_bytes += await controller.work(partial(copy_run, sink, pair, *run))
                     pair.copy_done += run[1]
                     await self._go_on(job, run[1])
-            copied_at = await controller.step(lambda: controller.performed)
+            copied_at = await controller.step(lambda: controller.batches.performed)
             while job.follower.position < copied_at:
                 await self.follow(job)
             await controller.work(sink.finish)

@@ -55,7 +55,7 @@ class Jobs:
         self.trail.start()
         self.adopt(list(self._controller.pairs.values()))
         if self.again:
-            self._controller.when_idle(lambda: self._begin(self.again, []))
+            self._controller.batches.when_idle(lambda: self._begin(self.again, []))
 
     def adopt(self, pairs: list[Pair]) -> None:
         """Take care of pairs that are new here: copy those that are PENDING, follow for those that are DUPLEX and `async`, or not at their cut."""
@@ -129,7 +129,7 @@ class Jobs:
         for future in watchers:
             if not future.done():
                 future.set_result(None)
-        self._controller.kick()
+        self._controller.batches.kick()
 
     def _now(self) -> float:
         return self._controller.clock.monotonic()

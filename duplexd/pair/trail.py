@@ -104,7 +104,7 @@ class Trail:
         while True:
             await self._something.wait()
             self._something.clear()
-            while self._follower is not None and self._follower.position < self._controller.performed:
+            while self._follower is not None and self._follower.position < self._controller.batches.performed:
                 await self._step(self._follower)
 
     async def _step(self, follower: Follower) -> None:
@@ -114,7 +114,7 @@ class Trail:
 
     async def _follow(self, follower: Follower) -> None:
         controller = self._controller
-        until = controller.performed
+        until = controller.batches.performed
         try:
             await controller.work(lambda: follower.step(until, FOLLOWER_CHUNK_BYTES))
         except SinkError as error:

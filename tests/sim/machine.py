@@ -125,7 +125,7 @@ class Machine:
             await asyncio.sleep(0.02)
         controller = self.controller
         raise AssertionError(
-            f"in 80 seconds this did not come: {what}; {len(controller._queue)} queued, refusing {controller.refusing}, leases "
+            f"in 80 seconds this did not come: {what}; {len(controller.batches.queue)} queued, refusing {controller.refusing}, leases "
             f"{list(controller.holds.leases)}, {len(controller.ring.spares)} spares, behind {controller.jobs.behind()}, jobs {controller.jobs.running}, "
             f"floors {controller.maintenance.replay_floor} {controller.jobs.floor()}, quiet {self.quiet}"
         )

@@ -245,7 +245,7 @@ class Scenario:
     async def _look(self) -> None:
         await asyncio.sleep(0.3)
         machine = self.machine
-        if machine.quiet and not machine.controller._busy:
+        if machine.quiet and not machine.controller.batches.busy:
             checks.check_secondaries(machine, self.cuts)
 
     async def _reload(self) -> None:

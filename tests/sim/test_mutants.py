@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 
 from duplexd import batch, recovery
+from duplexd.batches import Batches
 from duplexd.controller import Controller
 from duplexd.cuts import Cuts
 from duplexd.flusher import Flusher
@@ -61,12 +62,12 @@ def regions_are_not_made_durable(patch: Callable[..., None]) -> None:
 
 
 def regions_are_not_marked(patch: Callable[..., None]) -> None:
-    mark = Controller._look_at
+    mark = Batches._look_at
 
-    def forget(self: Controller, changes: Any) -> tuple[dict[int, list[int]], bool]:
+    def forget(self: Batches, changes: Any) -> tuple[dict[int, list[int]], bool]:
         return {}, mark(self, changes)[1]
 
-    patch(Controller, "_look_at", forget)
+    patch(Batches, "_look_at", forget)
 
 
 def a_power_cut_is_not_noticed(patch: Callable[..., None]) -> None:

@@ -221,7 +221,7 @@ async def test_what_a_decision_says_to_the_journal_is_never_beside_a_batch(how: 
         mark = core.controller.mark
 
         def note(marker: dict[str, Any]) -> int:
-            beside.append((marker["m"], core.controller._busy))
+            beside.append((marker["m"], core.controller.batches.busy))
             return mark(marker)
 
         core.controller.holds.member._mark = note
@@ -232,12 +232,12 @@ async def test_what_a_decision_says_to_the_journal_is_never_beside_a_batch(how: 
 
 async def test_a_marker_beside_a_batch_is_a_bug_that_is_told() -> None:
     async with running(TWO) as core:
-        core.controller._busy = True
+        core.controller.batches.busy = True
         try:
             with pytest.raises(RuntimeError, match="not within a step"):
                 core.controller.mark({"m": "void", "cut": CUT})
         finally:
-            core.controller._busy = False
+            core.controller.batches.busy = False
 
 
 @pytest.mark.parametrize("reason", [gate.DEADLINE, gate.BY_OWNER])

@@ -20,18 +20,18 @@ def records(core: Core) -> list[dict[str, object]]:
 async def test_a_batch_of_more_than_inline_batch_bytes_max_goes_to_a_worker(over: int, by_threads: int) -> None:
     async with running(size=8 * MIB) as core:
         await core.write("data", 0, b"opens the region")  # which takes a worker, whatever its size
-        before = core.controller.changes_by_threads
+        before = core.controller.batches.changes_by_threads
         await core.write("data", 0, bytes(limits.INLINE_BATCH_BYTES_MAX - 72 + over))
-        assert core.controller.changes_by_threads - before == by_threads
+        assert core.controller.batches.changes_by_threads - before == by_threads
 
 
 @pytest.mark.parametrize(("length", "by_threads"), [(limits.INLINE_ZERO_BYTES_MAX, 0), (limits.INLINE_ZERO_BYTES_MAX + 4096, 1)])
 async def test_zeroes_of_more_than_inline_zero_bytes_max_go_to_a_worker(length: int, by_threads: int) -> None:
     async with running() as core:
         await core.write("data", 0, b"opens the region")
-        before = core.controller.changes_by_threads
+        before = core.controller.batches.changes_by_threads
         await core.zero("data", 0, length)
-        assert core.controller.changes_by_threads - before == by_threads
+        assert core.controller.batches.changes_by_threads - before == by_threads
 
 
 async def test_a_write_of_more_than_record_bytes_max_is_several_records_and_one_answer() -> None:
@@ -46,15 +46,15 @@ async def test_a_write_of_more_than_record_bytes_max_is_several_records_and_one_
 
 async def test_no_batch_is_larger_than_batch_bytes_max_or_half_a_segment() -> None:
     async with running(journal="64MiB") as core:
-        assert core.controller.batch_bytes_max() == min(limits.BATCH_BYTES_MAX, core.controller.ring.segment_size // 2)
+        assert core.controller.batches.bytes_max() == min(limits.BATCH_BYTES_MAX, core.controller.ring.segment_size // 2)
         lease = await core.controller.quiesce(["data"], 5.0, "me")
         changes = [core.send("data", 0, bytes([place]) * MIB) for place in range(12)]
-        before = core.controller.batches
+        before = core.controller.batches.begun
         core.controller.release(lease.id)
         for change in changes:
             await core.answer(change)
-        per_batch = core.controller.batch_bytes_max() // (MIB + 72)
-        assert core.controller.batches - before >= 12 // max(per_batch, 1)
+        per_batch = core.controller.batches.bytes_max() // (MIB + 72)
+        assert core.controller.batches.begun - before >= 12 // max(per_batch, 1)
 
 
 async def test_batches_leave_marker_reserve_bytes_for_markers() -> None:
@@ -136,7 +136,7 @@ async def test_more_than_async_lag_bytes_max_makes_changes_wait(monkeypatch: pyt
             change = core.send("data", 0, b"waits")
             await core.turns()
             assert change not in core.peer.answers
-        core.controller.kick()
+        core.controller.batches.kick()
         assert await core.answer(change) == 0
 
 

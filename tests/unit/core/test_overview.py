@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 from duplexd.control.models.status import Status
+from duplexd.observe.metrics import COUNTERS
 from tests.unit.core.cores import SIZE, Core, running
 
 CONTROLLER = {"name", "sequence", "journal"}
@@ -115,3 +117,11 @@ async def test_a_failed_controller_says_so() -> None:
     async with running() as core:
         core.controller.fail("the reason")
         assert core.controller.status()["controller"]["failed"] == "the reason"
+
+
+async def test_a_controller_keeps_every_figure_that_the_metrics_read() -> None:
+    async with running() as core:
+        assert await core.write("data", 0, b"x" * 512) == 0
+        figures = {name: attrgetter(path)(core.controller) for path, name, _text in COUNTERS}
+        assert {name for name, value in figures.items() if type(value) is not int} == set()
+        assert figures["duplexd_batches_total"] == 1

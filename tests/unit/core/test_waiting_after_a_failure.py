@@ -52,13 +52,13 @@ def test_who_waits_for_a_copy_is_told() -> None:
 def test_a_suspend_that_was_cancelled_before_its_step_cuts_nothing() -> None:
     async def scenario() -> None:
         async with running() as core:
-            core.controller._busy = True
+            core.controller.batches.busy = True
             suspending = asyncio.ensure_future(core.controller.suspend(["data"]))
             await core.turns()
             suspending.cancel()
             await asyncio.gather(suspending, return_exceptions=True)
-            core.controller._busy = False
-            core.controller._run_steps()
+            core.controller.batches.busy = False
+            core.controller.batches._run_steps()
             assert core.states() == {"data": state.DUPLEX}
             await core.controller.suspend(["data"])
             await core.controller.resync(["data"])
