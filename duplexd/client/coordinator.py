@@ -238,8 +238,8 @@ class Drive:
                     if line.get("event") == "held":
                         held.set_result(need(line, member, "lease"))
                     elif line.get("event") == "ended":
-                        if need(line, member, "verdict") == "consistent":
-                            return
+                        if need(line, member, "verdict") == "consistent" and self.round.phase == OPENING:
+                            return  # opened in order; before that somebody else released it, unless `_lose` finds that this one did
                         reason = str(line.get("reason"))
         except DuplexdError as error:
             if not held.done():
