@@ -65,7 +65,7 @@ def open_answer(
     port: int, context: ssl.SSLContext, method: str, path: str, body: object = None, host: str = HOST
 ) -> http.client.HTTPResponse:
     """Send a request on a connection of its own; the answer's body is yet to be read. Close it with `with`."""
-    connection = http.client.HTTPSConnection(host, port, timeout=20, context=context)
+    connection = http.client.HTTPSConnection(host, port, timeout=60, context=context)
     try:
         connection.request(method, path, None if body is None else json.dumps(body), {"Connection": "close"})
         return connection.getresponse()

@@ -41,11 +41,16 @@ def environment() -> dict[str, str]:
     return {**clean, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
 
 
+_kept: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody uses at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of 127.0.0.1 for a listener with SO_REUSEADDR. Nobody else is given it while this process lives: it stays bound here, too."""
+    keeper = socket.socket()
+    keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    keeper.bind(("127.0.0.1", 0))
+    _kept.append(keeper)
+    return int(keeper.getsockname()[1])
 
 
 @dataclass

@@ -6,7 +6,6 @@ Writers whose connection is lost connect again and write the same record again: 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
@@ -89,11 +88,8 @@ class GroupWriters:
         """What a backup would read of each member."""
         images = []
         for member in self.members:
-            image = os.open(self.volumes.secondary(member), os.O_RDONLY)
-            try:
-                images.append(os.pread(image, self.placement.volume_bytes, 0))
-            finally:
-                os.close(image)
+            with open(self.volumes.secondary(member), "rb") as image:
+                images.append(image.read(self.placement.volume_bytes))
         return images
 
     async def grade(self, taken: Taken) -> Findings:

@@ -102,7 +102,7 @@ def test_the_kernel_says_who_asks_on_the_unix_socket(tmp_path: Path, group_role:
 
     def curl(*arguments: str) -> int:
         command = ["curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--unix-socket", plane.path.name, *arguments]
-        return int(subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, timeout=20, check=True, user=other, group=other).stdout)
+        return int(subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, timeout=100, check=True, user=other, group=other).stdout)
 
     assert curl("http://localhost/v1/status") == 200
     assert curl("--json", '{"targets": ["db"]}', "http://localhost/v1/suspend") == status

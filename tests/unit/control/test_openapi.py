@@ -29,7 +29,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
     path: Path = tmp_path_factory.mktemp("openapi") / "c.sock"
     plane = ControlPlane(path)
     plane.controller.hold_scale = 0.005
-    with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(path)), base_url="http://localhost", timeout=10) as made:
+    with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(path)), base_url="http://localhost", timeout=60) as made:
         yield made
     plane.stop()
 
