@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import os
+import pty
 import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +33,8 @@ if TYPE_CHECKING:
     Ctl = Callable[..., tuple[int, str, str]]
 
 ROOT = Path(__file__).resolve().parents[3]
+MAIN = [sys.executable, "-c", "from duplexd.ctl.cli import main; main()"]
+PATIENCE_SECONDS = 100.0
 
 
 @pytest.fixture
@@ -260,39 +267,50 @@ def test_it_starts_without_the_daemons_libraries() -> None:
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(plane: ControlPlane) -> None:
-    command = f"{sys.executable} -c 'from duplexd.ctl.cli import main; main()' --socket {plane.path} events --json --follow | head -1"
-    result = subprocess.run(["bash", "-c", f"timeout 5 {command}"], capture_output=True, text=True, cwd=ROOT, check=False, timeout=20)
-    assert json.loads(result.stdout)["event"] == "state"
-    assert "Traceback" not in result.stderr
+    command = [*MAIN, "--socket", str(plane.path), "events", "--json", "--follow"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["event"] == "state"
+    process.stdout.close()
+    process.stdout = None
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:  # it notices as it writes the next one
+        plane.call(lambda: plane.controller.emit("noise"))
+        time.sleep(0.02)
+    process.kill()
+    assert process.communicate()[1] == b""
+    assert process.returncode == 1
 
 
-def _pty_run(arguments: list[str]) -> Any:
-    import pty  # noqa: PLC0415
-
+def _pty_run(arguments: list[str], expected: str = "", then: Callable[[], None] = lambda: None) -> tuple[int, str]:
+    """Run duplexctl on a terminal; call `then` once it has written what is expected."""
     parent, child = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from duplexd.ctl.cli import main; main()", *arguments], stdout=child, stderr=child, cwd=ROOT
-    )
-    import os  # noqa: PLC0415
-
+    process = subprocess.Popen([*MAIN, *arguments], stdout=child, stderr=child, cwd=ROOT)
     os.close(child)
-    data = b""
-    try:
+    data, waiting = b"", True
+    with contextlib.suppress(OSError):  # that is how a terminal ends
         while more := os.read(parent, 4096):
             data += more
-    except OSError:
-        pass
+            if waiting and expected.encode() in data:
+                waiting = False
+                then()
     os.close(parent)
-    return process.wait(20), data.decode()
+    return process.wait(PATIENCE_SECONDS), data.decode()
 
 
-def test_on_a_terminal_there_are_tables_and_bars(plane: ControlPlane) -> None:
-    plane.controller.resync_s = 0.8
+def test_on_a_terminal_there_are_tables_and_bars(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
     code, text = _pty_run(["--socket", str(plane.path), "status"])
     assert code == 0
     assert "\x1b[" in text
     assert "DUPLEX" in text
     assert plane.ask("POST", "/v1/suspend", {"targets": ["db"]})[0] == 200
-    code, text = _pty_run(["--socket", str(plane.path), "resync", "db", "--wait"])
+    copied, resync_wait = asyncio.Event(), plane.controller.resync_wait
+
+    async def copying(names: list[str]) -> Any:
+        await copied.wait()
+        return await resync_wait(names)
+
+    monkeypatch.setattr(plane.controller, "resync_wait", copying)
+    code, text = _pty_run(["--socket", str(plane.path), "resync", "db", "--wait"], "━", lambda: plane.call(copied.set))
     assert code == 0
     assert "━" in text

@@ -31,7 +31,7 @@ main()
 @pytest.mark.parametrize("as_json", [False, True])
 def test_an_interrupt_during_the_imports_says_nothing_but_what_json_promises(module: str, as_json: bool) -> None:
     command = [sys.executable, "-c", INTERRUPTED_WHILE_IMPORTED.replace("MODULE", repr(module)), "status", *(["--json"] if as_json else [])]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=100)
     assert (done.returncode, done.stderr) == (130, "")
     assert (json.loads(done.stdout) if as_json else done.stdout) == (_of_a_running_command() if as_json else "")
 
@@ -52,7 +52,7 @@ def _of_a_running_command() -> object:
 
 def test_an_ignored_interrupt_stays_ignored() -> None:
     script = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)" + INTERRUPTED_WHILE_IMPORTED.replace("MODULE", repr("click"))
-    done = subprocess.run([sys.executable, "-c", script, "--version"], capture_output=True, text=True, cwd=ROOT, check=False, timeout=30)
+    done = subprocess.run([sys.executable, "-c", script, "--version"], capture_output=True, text=True, cwd=ROOT, check=False, timeout=100)
     assert (done.returncode, done.stdout.startswith("duplexctl ")) == (0, True)
 
 
