@@ -84,6 +84,8 @@ CERTIFICATE_BYTES_MAX = 64 * MIB
 PROOF_CHUNK_BYTES = 4 * MIB  # of an image, compared at a time
 PROOF_RANGES_MAX = 1 << 20  # ranges that are kept apart, over all volumes of a controller; beyond it less can be checked
 PROOF_TRIES = 5  # to read a journal that its daemon changes meanwhile
+PROOF_START_SECONDS_MAX = 5.0  # for a daemon that is starting to come to its end with it
+PROOF_PLACES_MAX = 16  # of a volume, where it is not as it was at the cut, that are told one by one; the rest is counted
 
 # NBD server
 CONNECTIONS_MAX = 4096  # over all listeners; further ones are closed at once

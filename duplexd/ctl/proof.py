@@ -39,8 +39,12 @@ def verify_cut(settings: Settings, file: str, state_dirs: tuple[str, ...], image
         raise LeaseLostError("the cut is void: these secondaries are of no one moment; resync, and suspend again")
     if report.outcome == "refuted":
         raise DuplexdError("what is here contradicts the certificate; do not rely on these secondaries before you know why")
+    if report.undecided:
+        raise WrongStateError("it can't be told now: a daemon has not come to the end of its start; try again when it serves")
     if report.outcome == "unchecked":
-        raise WrongStateError("nothing could be checked: no journal on this machine has the cut; say with --state-dir where one is")
+        raise WrongStateError(
+            "nothing could be checked: no journal that can be read on this machine has the cut; say with --state-dir where one is"
+        )
     if complete and not report.complete:
         raise WrongStateError("not everything could be checked; what could be agrees")
 
@@ -75,6 +79,7 @@ def _lines(report: Report) -> Iterator[str]:
     for member in report.controllers:
         yield f"{member.name}: {_record(member)}"
         yield from (f"  WRONG: {text}" for text in member.contradictions + member.void)
+        yield from (f"  not as at the cut, but a daemon is starting, or was ended while it did: {text}" for text in member.undecided)
         yield from (f"  not checked: {text}" for text in member.unchecked)
         for volume in member.volumes:
             yield f"  {volume.name}: {_volume(volume)}"
@@ -88,11 +93,12 @@ def _record(member: MemberReport) -> str:
 
 
 def _volume(volume: VolumeReport) -> str:
+    wrong = f"; {format_size(volume.wrong_bytes)} WRONG" if volume.wrong_bytes else ""
     if volume.checked_bytes == 0:
-        return f"nothing of {format_size(volume.size)} checked"
+        return f"nothing of {format_size(volume.size)} is right{wrong}" if wrong else f"nothing of {format_size(volume.size)} checked"
     by = f"{format_size(volume.by_journal_bytes)} by the journal, {format_size(volume.by_primary_bytes)} by the primary"
     if volume.checked_bytes < volume.size // 2:
         checked = format_size(volume.checked_bytes)
     else:
-        checked = f"all but {format_size(volume.unchecked_bytes)}" if volume.unchecked_bytes else "all"
-    return f"{checked} of {format_size(volume.size)} checked ({by})"
+        checked = f"all but {format_size(volume.size - volume.checked_bytes)}" if volume.checked_bytes < volume.size else "all"
+    return f"{checked} of {format_size(volume.size)} {'right' if wrong else 'checked'} ({by}){wrong}"

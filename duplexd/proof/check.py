@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from duplexd.errors import DamageError, NotFoundError
 from duplexd.journal.format import MARKER, unpack_marker
-from duplexd.limits import PROOF_RANGES_MAX, PROOF_TRIES
+from duplexd.limits import PROOF_RANGES_MAX, PROOF_START_SECONDS_MAX, PROOF_TRIES
 from duplexd.proof import past
 from duplexd.proof.report import CONTRADICTED, DROPPED, FOUND, MemberReport, Report
 from duplexd.proof.segments import RecycledError, journal_directory
@@ -15,7 +17,7 @@ from duplexd.proof.volumes import VolumeCheck, check_all
 from duplexd.proof.walk import Walk
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from duplexd.proof.document import CertifiedMember, Document
@@ -39,17 +41,54 @@ def check(document: Document, state_dirs: Mapping[str, str], images: Mapping[tup
 
 
 def _check_member(document: Document, member: CertifiedMember, given: str, images: Mapping[str, str]) -> MemberReport:
-    state_dir = given or member.directory
-    void: list[str] = []
+    """Again, if the daemon was started meanwhile or used the journal again, and once it has started if that makes a difference."""
+    deadline = time.monotonic() + PROOF_START_SECONDS_MAX
+    checked = _Member(document, member, given, images)
     for _ in range(PROOF_TRIES):
-        report = MemberReport(member.name)
+        with suppress(RecycledError):
+            checked.check(deadline)
+            if not checked.moved:
+                return checked.report
+        checked = _Member(document, member, given, images, checked.report.void)
+    with suppress(RecycledError):
+        checked.check(0.0, trusting=False)
+        return checked.report
+    report = MemberReport(member.name, void=checked.report.void)
+    report.unchecked.append(f"{checked.state_dir}: the journal is used again faster than it can be read; try when there is less load")
+    return report
+
+
+class _Member:
+    """One controller, while it is checked. `given`: where its journal was said to be by hand, so the certificate's paths may be those of another
+    machine. `void` is what was found before. Afterwards `moved` says that a daemon was started meanwhile, and that this matters.
+    """
+
+    def __init__(
+        self, document: Document, member: CertifiedMember, given: str, images: Mapping[str, str], void: Sequence[str] = ()
+    ) -> None:
+        self.document = document
+        self.given = bool(given)
+        self.state_dir = given or member.directory
+        self.member = member
+        self.images = images
+        self.report = MemberReport(member.name, void=list(void))
+        self.moved = False
+        self.story = Story(document.cut, member.sequence, member.volumes, PROOF_RANGES_MAX)
+        self.past: past.Past | None = None
+        self.directory: Path
+        self.walk: Walk
+        self._trusting = True  # nobody writes to images, or has left off half-way, what they hold already
+
+    def check(self, deadline: float, trusting: bool = True) -> None:
+        """All of it, into `report`; waits until the deadline for a daemon that is starting. Raises RecycledError: nothing counts but `void`.
+
+        Without `trusting`, what a starting daemon may be changing is left undecided.
+        """
+        report = self.report
         try:
-            directory = journal_directory(state_dir)
-            report.journal = str(directory)
-            _Member(document, member, directory, bool(given), images, report).check()
-        except RecycledError:
-            void = report.void or void
-            continue
+            self.directory = journal_directory(self.state_dir)
+            report.journal = str(self.directory)
+            self._check(deadline, trusting)
         except NotFoundError as error:
             report.unchecked.append(str(error))
         except DamageError as error:
@@ -57,43 +96,35 @@ def _check_member(document: Document, member: CertifiedMember, given: str, image
             report.contradictions.append(str(error))
         except OSError as error:
             report.unchecked.append(f"{error.filename or report.journal}: {error.strerror}")
-        return report
-    report = MemberReport(member.name, void=void)
-    report.unchecked.append(f"{state_dir}: the journal is used again faster than it can be read; try when there is less load")
-    return report
 
-
-class _Member:
-    """One controller, while it is checked. `given`: its journal was named by hand, so the certificate's paths may be those of another machine."""
-
-    def __init__(
-        self, document: Document, member: CertifiedMember, directory: Path, given: bool, images: Mapping[str, str], report: MemberReport
-    ) -> None:
-        self.document = document
-        self.given = given
-        self.member = member
-        self.images = images
-        self.report = report
-        self.past = past.read(directory)  # before the journal: that has at least as much then
-        self.walk = Walk(directory)
-        self.story = Story(document.cut, member.sequence, member.volumes, PROOF_RANGES_MAX)
+    def _check(self, deadline: float, trusting: bool) -> None:
+        self.past = past.read(self.directory)  # before the journal: that has at least as much then
+        replayed = any(self._replays_from(volume.id) < self.member.sequence for volume in self.member.volumes)
+        start = past.await_start(self.directory, deadline) if replayed else None
+        self._trusting = start is None or (start.over and trusting)
         if self.past is not None:
-            standing = [volume for volume, cut in self.past.standing.items() if cut == document.cut and volume in self.story.volumes]
+            standing = [volume for volume, cut in self.past.standing.items() if cut == self.document.cut and volume in self.story.volumes]
             self.story.remember(self.past.sequence, standing)
+        try:
+            self._check_journal()
+        finally:
+            self._check_void()  # whatever else is gone or can't be read
+            self.moved = start is not None and self._trusting and past.latest_start(self.directory) != start
 
-    def check(self) -> None:
+    def _check_journal(self) -> None:
+        self.walk = Walk(self.directory)
         if self.walk.controller != self.member.identity:
             self._another_journal(f"{self.report.journal}: the journal of another controller than the certificate's")
             return
-        try:
-            self._follow()
-            self._check_end()
-            if self._find_record():
-                self._check_record()
-                self._check_volumes()
-                self._check_votes()  # last: the journal was read on meanwhile
-        finally:
-            self._check_void()  # whatever else is gone or can't be read
+        self._follow()
+        self._check_end()
+        if self._find_record():
+            self._check_record()
+            self._check_volumes()
+            self._check_votes()  # last: the journal was read on meanwhile
+
+    def _replays_from(self, volume: int) -> int:
+        return self.past.replays_from(volume) if self.past is not None else 0
 
     def _contradict(self, text: str) -> None:
         self.report.contradictions.append(text)
@@ -175,9 +206,12 @@ class _Member:
     def _check_void(self) -> None:
         """By what is left of the journal, and by the checkpoint: a marker that was recycled before it was read is in the newest."""
         if self.story.void:
-            self.report.void.append(self.story.void)
-        elif any(known is not None and self.document.cut in known.void for known in (self.past, past.read(self.walk.directory))):
-            self.report.void.append("the checkpoint says that the cut is void")
+            self.report.void = [self.story.void]
+        elif any(known is not None and self._void_by(known) for known in (self.past, past.read(self.directory))):
+            self.report.void = ["the checkpoint says that the cut is void"]
+
+    def _void_by(self, known: past.Past) -> bool:
+        return known.controller == self.member.identity.hex() and self.document.cut in known.void
 
     def _check_votes(self) -> None:
         story, marker, names = self.story, self.story.marker, {member.name for member in self.document.members}
@@ -199,7 +233,16 @@ class _Member:
     # ------------------------------------------------------------------------------------------------------ the volumes
 
     def _check_volumes(self) -> None:
-        checks = [VolumeCheck(self.story.volumes[each.id], self.images.get(each.name, ""), not self.given) for each in self.member.volumes]
+        trusting = self._trusting and not self._booted_since()
+        checks = [
+            VolumeCheck(
+                self.story.volumes[each.id],
+                self.images.get(each.name, ""),
+                not self.given,
+                None if trusting else self._replays_from(each.id),
+            )
+            for each in self.member.volumes
+        ]
         self.report.volumes = [each.row for each in checks]
         try:
             check_all(checks, self.walk, self._follow, self._primary_doubt())
@@ -207,13 +250,20 @@ class _Member:
             for each in checks:
                 each.close()
         for each in checks:
-            if each.wrong:
-                self.report.contradictions.append(each.wrong)
+            self.report.contradictions += each.wrong
+            self.report.undecided += each.undecided
+
+    def _booted_since(self) -> bool:
+        """Whether the machine was, since a daemon ran that did not stop in order: the next one has to bring the images to what the journal says."""
+        boot, closed = self._boot()
+        return not closed and (not boot or boot != past.boot_id())
 
     def _primary_doubt(self) -> str:
         """Why primaries may hold what the journal does not have, or lack what it has; "" if they can't."""
         if self.given:
             return "where the primary of a journal given with --state-dir is, nothing says"
+        if not self._trusting:
+            return "a daemon was starting, or was ended while it did: what it writes to the primary is not there for certain; try again when it serves"
         boot, closed = self._boot()
         if closed or (boot and boot == past.boot_id()):
             return ""

@@ -20,12 +20,14 @@ class VolumeReport:
     by_journal_bytes: int = 0  # hold what the journal says that they held at the cut
     by_primary_bytes: int = 0  # equal the primary, which was not changed there since the cut
     checked_bytes: int = 0
+    wrong_bytes: int = 0  # are not as they were at the cut
+    undecided_bytes: int = 0  # are not now, but a daemon that is starting may still bring them there
     unchecked: list[str] = field(default_factory=list)  # why the other bytes could not be checked
 
     @property
     def unchecked_bytes(self) -> int:
-        """What nothing spoke for."""
-        return self.size - self.checked_bytes
+        """What nothing spoke for, nor against."""
+        return self.size - self.checked_bytes - self.wrong_bytes
 
 
 @dataclass
@@ -42,6 +44,7 @@ class MemberReport:
     volumes: list[VolumeReport] = field(default_factory=list)
     contradictions: list[str] = field(default_factory=list)
     void: list[str] = field(default_factory=list)
+    undecided: list[str] = field(default_factory=list)  # what would contradict, were a daemon not about to change it
     unchecked: list[str] = field(default_factory=list)
 
 
@@ -63,10 +66,17 @@ class Report:
 
     @property
     def outcome(self) -> str:
-        """REFUTED if anything contradicts the certificate; CONFIRMED if the cut's record was found and nothing does; else UNCHECKED."""
+        """REFUTED if anything contradicts the certificate; CONFIRMED if the cut's record was found and nothing does, or may; else UNCHECKED."""
         if self.is_void or self.contradictions or any(member.contradictions for member in self.controllers):
             return REFUTED
+        if self.undecided:
+            return UNCHECKED
         return CONFIRMED if any(member.record == FOUND for member in self.controllers) else UNCHECKED
+
+    @property
+    def undecided(self) -> bool:
+        """Whether there is anything that only a later check can tell."""
+        return any(member.undecided for member in self.controllers)
 
     @property
     def complete(self) -> bool:

@@ -18,20 +18,25 @@ if TYPE_CHECKING:
     from duplexd.proof.walk import Walk
 
 _CHANGED_SINCE = "changed since the cut, and the journal has nothing older of it"
-_STOPPED = "the check of this volume stopped at what contradicts the certificate"
+_STOPPED = "this volume is wrong in so many places that its check stopped"
 
 
 class VolumeCheck:
-    """One volume. `given` is a place of its secondary, "" for the certificate's, if that `counts`. `wrong` is the first contradiction."""
+    """One volume. `given` is a place of its secondary, "" for the certificate's, if that `counts`. `wrong` are the contradictions.
 
-    def __init__(self, story: VolumeStory, given: str, counts: bool) -> None:
+    `replays_from`: see `Contents`; of no matter for a copy, to which no daemon writes.
+    """
+
+    def __init__(self, story: VolumeStory, given: str, counts: bool, replays_from: int | None) -> None:
         volume = story.volume
         self.story = story
         self.row = VolumeReport(volume.name, volume.size, given or (volume.secondary if counts else ""))
-        self.wrong = ""
+        self.wrong: list[str] = []
+        self.undecided: list[str] = []
         self.contents: Contents | None = None
         self._images: list[Image] = []
         self._copy = bool(given) and not (counts and _same_file(given, volume.secondary))
+        self._replays_from = None if self._copy else replays_from
 
     @property
     def stands(self) -> bool:
@@ -49,9 +54,9 @@ class VolumeCheck:
             return
         image = self._open(self.row.secondary, "secondary")
         if image is not None and image.size != self.row.size:
-            self.wrong = f"{image.path}: has {image.size} bytes, the volume {self.row.size}"
+            self.wrong = [f"{image.path}: has {image.size} bytes, the volume {self.row.size}"]
         elif image is not None:
-            self.contents = Contents(self.story, image, ranges_max)
+            self.contents = Contents(self.story, image, ranges_max, self._replays_from)
 
     def open_primary(self) -> Image | None:
         """The primary, if it is another image and of the same size."""
@@ -88,9 +93,13 @@ class VolumeCheck:
         contents, row = self.contents, self.row
         if contents is None:
             return
-        self.wrong = contents.wrong
+        self.wrong = list(contents.wrong.tell(row.secondary))
+        self.undecided = list(contents.undecided.tell(row.secondary))
+        row.wrong_bytes, row.undecided_bytes = contents.wrong.ranges.total_bytes, contents.undecided.ranges.total_bytes
         row.by_journal_bytes, row.by_primary_bytes = contents.proved.total_bytes, contents.by_primary_bytes
         row.checked_bytes = contents.checked_bytes
+        if contents.stopped:
+            row.unchecked.append(_STOPPED)
 
     def close(self) -> None:
         for image in self._images:
@@ -103,7 +112,7 @@ def check_all(checks: Sequence[VolumeCheck], walk: Walk, follow: Callable[[], No
         each.open(PROOF_RANGES_MAX // len(checks))
     _by_journal(checks, walk)
     for each in checks:
-        if each.contents is not None and not each.contents.wrong:
+        if each.contents is not None and not each.contents.stopped and not each.contents.unreadable:
             _by_primary(each, follow, primary_doubt)
     follow()
     for each in checks:
@@ -111,8 +120,6 @@ def check_all(checks: Sequence[VolumeCheck], walk: Walk, follow: Callable[[], No
         if each.contents is not None and not each.stands:
             each.give_up(each.story.why)  # it moved while it was looked at
         each.count()
-        if each.wrong and each.row.unchecked_bytes:
-            each.row.unchecked.append(_STOPPED)
 
 
 def _by_journal(checks: Sequence[VolumeCheck], walk: Walk) -> None:
@@ -121,7 +128,7 @@ def _by_journal(checks: Sequence[VolumeCheck], walk: Walk) -> None:
         meet_all(walk, contents)
     for each in checks:
         if each.contents is not None and each.contents.unreadable:
-            each.give_up(each.contents.unreadable)
+            each.row.unchecked.append(each.contents.unreadable)
 
 
 def _by_primary(check: VolumeCheck, follow: Callable[[], None], doubt: str) -> None:
@@ -139,8 +146,8 @@ def _by_primary(check: VolumeCheck, follow: Callable[[], None], doubt: str) -> N
         except OSError as error:
             doubt = f"{error.filename or primary.path}: {error.strerror}"
         else:
-            doubt = "" if contents.wrong else _CHANGED_SINCE
-    if doubt and contents.checked_bytes < check.row.size:
+            doubt = "" if contents.stopped else _CHANGED_SINCE
+    if doubt and contents.checked_bytes + contents.wrong.ranges.total_bytes < check.row.size:
         check.row.unchecked.append(doubt)
 
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.journal.format import SEGMENT_HEADER_BYTES, crc32c, pack_record, unpack_record
+from duplexd.limits import PROOF_PLACES_MAX
 from duplexd.proof import document, past
 from duplexd.proof.check import check
+from duplexd.proof.image import Image
 from duplexd.proof.report import ABSENT, CONFIRMED, CONTRADICTED, DROPPED, FOUND, REFUTED, UNCHECKED
 from duplexd.proof.segments import RecycledError
 from duplexd.proof.walk import Walk
@@ -96,14 +98,66 @@ def test_a_change_that_went_to_the_secondary_only_is_found(tmp_path: Path, world
     assert "the primary holds something else" in only(verify(tmp_path, world)).contradictions[0]
 
 
-@pytest.mark.parametrize(("place", "checked"), [(8 * BLOCK - 1, 4 * BLOCK), (0, 3 * BLOCK)])
-def test_what_was_not_looked_at_after_a_contradiction_did_not_change_since_the_cut(
-    tmp_path: Path, world: World, place: int, checked: int
+def test_all_places_that_are_wrong_are_told_and_the_rest_is_checked_all_the_same(tmp_path: Path, world: World) -> None:
+    poke(world.secondary, BLOCK + 10, bytes([255]) * 90)  # by the journal
+    poke(world.secondary, 3 * BLOCK + 7, b"\1")
+    poke(world.secondary, 7 * BLOCK + 100, b"\1" * 2 * BLOCK)  # by the primary; over a range that was trimmed
+    report = verify(tmp_path, world)
+    (row,) = only(report).volumes
+    assert [text.removeprefix(f"{world.secondary}: ").partition(" not as ")[0] for text in only(report).contradictions] == [
+        f"bytes {BLOCK + 10} to {BLOCK + 99} are", f"byte {3 * BLOCK + 7} is", f"bytes {7 * BLOCK + 100} to {9 * BLOCK + 99} are",
+    ]  # fmt: skip
+    assert ["record 3 wrote" in only(report).contradictions[0], "record 5 made it zero" in only(report).contradictions[1]] == [True, True]
+    assert (row.wrong_bytes, row.by_journal_bytes, row.unchecked_bytes) == (91 + 2 * BLOCK, 4 * BLOCK - 91, BLOCK)
+    assert row.checked_bytes == SIZE - BLOCK - row.wrong_bytes
+
+
+def test_of_many_wrong_places_the_first_are_told_and_the_rest_is_counted(tmp_path: Path, world: World) -> None:
+    for number in range(100):
+        flip(world.secondary, (100 + number) * BLOCK)
+    contradictions = only(verify(tmp_path, world)).contradictions
+    assert len(contradictions) == PROOF_PLACES_MAX + 1
+    assert [f"byte {(100 + number) * BLOCK} " in contradictions[number] for number in range(PROOF_PLACES_MAX)] == [True] * PROOF_PLACES_MAX
+    assert contradictions[-1] == f"{world.secondary}: the same in {100 - PROOF_PLACES_MAX} more places; 100 bytes in all"
+
+
+def test_a_volume_that_is_wrong_everywhere_is_one_place(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("duplexd.proof.contents.PROOF_CHUNK_BYTES", 3 * BLOCK)
+    poke(world.secondary, 60 * BLOCK, fill(1, SIZE - 60 * BLOCK))
+    (text,) = only(verify(tmp_path, world)).contradictions
+    assert f"bytes {60 * BLOCK} to {SIZE - 1} are not as they were at the cut" in text
+
+
+def test_a_volume_that_is_wrong_in_more_places_than_the_limit_is_not_looked_at_to_its_end(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flip(world.secondary, place)
-    (row,) = only(verify(tmp_path, world)).volumes
-    assert row.unchecked == ["the check of this volume stopped at what contradicts the certificate"]
-    assert (row.checked_bytes, row.by_journal_bytes, row.by_primary_bytes) == (checked, checked, 0)
+    for number in range(SIZE // BLOCK):
+        flip(world.secondary, number * BLOCK)
+    monkeypatch.setattr("duplexd.proof.volumes.PROOF_RANGES_MAX", 20)
+    monkeypatch.setattr("duplexd.proof.contents.PROOF_CHUNK_BYTES", 8 * BLOCK)
+    report = verify(tmp_path, world)
+    (row,) = only(report).volumes
+    assert (report.outcome, 20 < row.wrong_bytes < 40, row.unchecked) == (
+        REFUTED, True, ["this volume is wrong in so many places that its check stopped"],
+    )  # fmt: skip
+    assert row.checked_bytes < SIZE // 2
+
+
+def test_what_is_wrong_counts_where_the_rest_of_the_secondary_cannot_be_read(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Image.read
+
+    def read(image: Image, start: int, end: int) -> bytes:
+        if image.path == str(world.secondary) and start < BLOCK:
+            raise OSError(errno.EIO, "Input/output error", image.path)
+        return whole(image, start, end)
+
+    monkeypatch.setattr(Image, "read", read)
+    report = verify(tmp_path, world)
+    assert (report.outcome, only(report).volumes[0].unchecked) == (CONFIRMED, [f"{world.secondary}: Input/output error"])
+    flip(world.secondary, 2 * BLOCK + 100)
+    assert verify(tmp_path, world).outcome == REFUTED
 
 
 def test_a_secondary_of_another_size(tmp_path: Path, world: World) -> None:
@@ -181,6 +235,28 @@ def test_a_segment_that_is_missing_in_between(tmp_path: Path, world: World) -> N
 def test_a_damaged_segment_header(tmp_path: Path, world: World) -> None:
     flip(tmp_path / world.ring.live[0].file.path, 20)
     assert "header is damaged" in only(verify(tmp_path, world)).contradictions[0]
+
+
+@pytest.mark.parametrize("damage", ["header", "record", "all"])
+def test_a_cut_that_the_checkpoint_knows_to_be_void_is_void_where_the_journal_is_damaged(tmp_path: Path, damage: str) -> None:
+    world = World(tmp_path)
+    world.cut(["alpha", "beta"])
+    for number in range(40):
+        world.write(number * BLOCK, fill(number))
+    world.save_checkpoint(past.boot_id(), ledger=remembered(VOID))
+    path = tmp_path / world.ring.live[0].file.path
+    if damage == "all":
+        poke(path, 0, b"x" * SEGMENT_HEADER_BYTES * 2)
+    else:
+        flip(path, 20 if damage == "header" else SEGMENT_HEADER_BYTES + 100)
+    report = verify(tmp_path, world)
+    assert (report.outcome, report.is_void, only(report).record) == (REFUTED, True, CONTRADICTED)
+    assert only(report).contradictions, "the damage is told, too"
+
+
+def test_the_checkpoint_of_another_controller_makes_nothing_void(tmp_path: Path, world: World) -> None:
+    world.save_checkpoint(past.boot_id(), ledger={**remembered(VOID), "controller": "ab" * 16})
+    assert verify(tmp_path, world).outcome == CONFIRMED
 
 
 def test_a_journal_that_dropped_the_cut_says_nothing(tmp_path: Path, world: World) -> None:

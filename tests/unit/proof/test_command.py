@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from duplexd.ctl.cli import run
-from tests.unit.proof.world import CUT, World, certificate, fill, flip, save
+from tests.unit.proof.world import CUT, World, certificate, fill, flip, poke, save
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,16 +59,33 @@ def test_with_json_a_refuted_cut_is_one_object(path: str, world: World, capsys: 
 
 @pytest.mark.parametrize(
     ("place", "checked"),
-    [(5, "nothing of 1.0 MiB checked"), (100 * 4096, "4.0 KiB of 1.0 MiB checked (4.0 KiB by the journal, 0 B by the primary)")],
+    [
+        (5, "all but 1 B of 1.0 MiB right (4.0 KiB by the journal, 1.0 MiB by the primary); 1 B WRONG"),
+        (100 * 4096, "all but 1 B of 1.0 MiB right (4.0 KiB by the journal, 1.0 MiB by the primary); 1 B WRONG"),
+    ],
 )
-def test_after_a_contradiction_it_says_how_little_was_checked_and_why(
+def test_after_a_contradiction_the_rest_is_checked_all_the_same(
     path: str, world: World, capsys: pytest.CaptureFixture[str], place: int, checked: str
 ) -> None:
     flip(world.secondary, place)
-    assert verify(capsys, path)[1].splitlines()[-2:] == [
-        f"  data: {checked}",
-        "    not checked: the check of this volume stopped at what contradicts the certificate",
-    ]
+    lines = verify(capsys, path)[1].splitlines()
+    assert [lines[-1], sum("WRONG: " in line for line in lines)] == [f"  data: {checked}", 1]
+
+
+def test_a_volume_of_which_nothing_is_right(path: str, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    poke(world.secondary, 0, fill(9, 1 << 20))
+    assert verify(capsys, path)[1].splitlines()[-1] == "  data: nothing of 1.0 MiB is right; 1.0 MiB WRONG"
+
+
+def test_what_a_daemon_that_is_starting_may_be_changing_is_5(
+    path: str, world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("duplexd.proof.check.PROOF_START_SECONDS_MAX", 0.0)
+    world.lock("17")
+    flip(world.secondary, 5)
+    code, out, err = verify(capsys, path)
+    assert (code, "try again when it serves" in err, out.splitlines()[0]) == (5, True, f"cut {CUT} of db: unchecked")
+    assert f"a daemon is starting, or was ended while it did: {world.secondary}: byte 5 is not as it was" in out
 
 
 def test_void_is_9(path: str, world: World, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,7 +125,7 @@ def test_json_says_all_of_it(path: str, world: World, capsys: pytest.CaptureFixt
     assert (member["name"], member["record"], member["first_sequence"], member["last_sequence"]) == ("alpha", "found", 1, 3)
     assert member["volumes"][0] == {
         "name": "data", "size": 1 << 20, "secondary": str(world.secondary), "stands": True, "by_journal_bytes": 4096,
-        "by_primary_bytes": 1 << 20, "checked_bytes": 1 << 20, "unchecked": [], "unchecked_bytes": 0,
+        "by_primary_bytes": 1 << 20, "checked_bytes": 1 << 20, "wrong_bytes": 0, "undecided_bytes": 0, "unchecked": [], "unchecked_bytes": 0,
     }  # fmt: skip
 
 

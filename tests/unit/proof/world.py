@@ -109,8 +109,18 @@ class World:
         self.ring.spares.append(self.ring.recycle(segment))
 
     def save_checkpoint(self, boot: str, closed: bool = False, ledger: dict[str, Any] | None = None) -> None:
-        state = {**(ledger or {}), "sequence": self.writer.sequence, "boot": boot, "closed": closed}
+        state = {
+            "controller": self.ring.controller.hex(),
+            **(ledger or {}),
+            "sequence": self.writer.sequence,
+            "boot": boot,
+            "closed": closed,
+        }
         (self.state_dir / "checkpoint").write_bytes(checkpoint.pack(state))
+
+    def lock(self, text: str) -> None:
+        """As a daemon that starts: its process id, then `serving` once it has recovered."""
+        (self.state_dir / "lock").write_text(text)
 
     # What a certificate says of it
 
