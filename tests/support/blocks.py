@@ -62,6 +62,7 @@ class Blocks:
         self.count = size // BLOCK_BYTES
         self.changes = 0
         self.acknowledged = 0
+        self.written = 0  # of those acknowledged, the ones that are neither zeroes nor trims
         self.touched: set[int] = set()  # blocks changed since `forget_touched`
         self._tick = 0
         self._version = 0
@@ -86,6 +87,7 @@ class Blocks:
         """Its reply came."""
         self._tick += 1
         self.acknowledged += 1
+        self.written += change.version > 0
         for block, entry in enumerate(change.entries, change.first):
             entry.acknowledged = self._tick
             self._entries[block] = [other for other in self._entries[block] if not 0 < other.acknowledged < entry.sent or other is entry]

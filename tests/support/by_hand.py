@@ -6,6 +6,7 @@ import json
 import secrets
 from typing import TYPE_CHECKING, Any
 
+from duplexd.limits import HOLD_SECONDS_MAX
 from tests.support.daemon import UnixConnection
 
 if TYPE_CHECKING:
@@ -14,13 +15,11 @@ if TYPE_CHECKING:
 
     from tests.support.cluster import Cluster
 
-ANSWER_SECONDS = 60.0
-
 
 class ByHand:
     """One cut over all controllers of the cluster. Leaving the `with` closes the connections of its holds."""
 
-    def __init__(self, cluster: Cluster, targets: Sequence[str] = ("here",), hold_s: float = 5.0) -> None:
+    def __init__(self, cluster: Cluster, targets: Sequence[str] = ("here",), hold_s: float = HOLD_SECONDS_MAX) -> None:
         self._cluster = cluster
         self._targets = list(targets)
         self._hold_s = hold_s
@@ -37,12 +36,18 @@ class ByHand:
 
     def close(self, controller: str) -> None:
         """Close its gates."""
-        stream = self._streams[controller] = UnixConnection(self._cluster[controller].files.control_socket, ANSWER_SECONDS)
+        stream = self._streams[controller] = UnixConnection(self._cluster[controller].files.control_socket)
         body = {"targets": self._targets, "hold_s": self._hold_s, "cut": self.cut_id}
         stream.request("POST", "/v1/quiesce", json.dumps(body), {"Content-Type": "application/json"})
         response = stream.getresponse()
         assert response.status == 200, response.read()
         self.leases[controller] = json.loads(response.readline())["lease"]
+
+    def renew(self, controller: str, hold_s: float) -> None:
+        """Hold on for so long from now."""
+        lease = self.leases[controller]
+        body = {"fence": lease["fence"], "hold_s": hold_s}
+        self.leases[controller] = self._cluster.ask(controller, "POST", f"/v1/leases/{lease['id']}/renew", body)
 
     def cut(self, controller: str) -> dict[str, Any]:
         """Make its cut."""

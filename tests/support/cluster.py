@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 PORT = 10809
 CONTROL_PORT = 10810
-STREAM_SECONDS = 60.0
 THREE = ("alpha", "beta", "gamma")
 
 
@@ -152,7 +151,7 @@ class Cluster:
 
     def stream(self, controller: str, method: str, path: str, body: object = None) -> list[dict[str, Any]]:
         """All lines of an answer that is a stream of them."""
-        connection = UnixConnection(self.daemons[controller].files.control_socket, STREAM_SECONDS)
+        connection = UnixConnection(self.daemons[controller].files.control_socket)
         try:
             connection.request(method, path, json.dumps(body), {"Content-Type": "application/json"})
             return [json.loads(line) for line in connection.getresponse().read().splitlines()]

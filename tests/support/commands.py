@@ -8,7 +8,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from tests.support.daemon import UnixConnection
+from tests.support.daemon import PATIENCE_SECONDS, UnixConnection
 
 if TYPE_CHECKING:
     import http.client
@@ -18,12 +18,11 @@ if TYPE_CHECKING:
     from tests.support.daemon import Daemon
 
 Json = dict[str, Any]
-WAIT_SECONDS = 60.0
 
 
 async def call(daemon: Daemon, method: str, path: str, body: object = None) -> Json:
     """One request that succeeds."""
-    status, answer = await asyncio.to_thread(daemon.request, method, path, body, WAIT_SECONDS)
+    status, answer = await asyncio.to_thread(daemon.request, method, path, body)
     assert status == 200, f"{method} {path} {body}: {status} {answer}\n{daemon.log()[-4000:]}"
     assert isinstance(answer, dict)
     return answer
@@ -34,7 +33,9 @@ async def volumes(daemon: Daemon) -> dict[str, Json]:
     return {volume["name"]: volume for volume in (await call(daemon, "GET", "/v1/status"))["volumes"]}
 
 
-async def wait_until(daemon: Daemon, true: Callable[[dict[str, Json]], bool], what: str, seconds: float = WAIT_SECONDS) -> dict[str, Json]:
+async def wait_until(
+    daemon: Daemon, true: Callable[[dict[str, Json]], bool], what: str, seconds: float = PATIENCE_SECONDS
+) -> dict[str, Json]:
     """Ask for the status until it is so."""
     deadline = time.monotonic() + seconds
     while True:
@@ -70,7 +71,7 @@ async def lines(daemon: Daemon, method: str, path: str, body: object = None) -> 
     """A whole stream of lines."""
 
     def read() -> list[Json]:
-        connection = UnixConnection(daemon.files.control_socket, WAIT_SECONDS)
+        connection = UnixConnection(daemon.files.control_socket)
         try:
             connection.request(method, path, json.dumps(body) if body is not None else None, {"Content-Type": "application/json"})
             response = connection.getresponse()
@@ -94,7 +95,7 @@ class HoldStream:
     """The owner of a hold, as a connection of this process."""
 
     def __init__(self, daemon: Daemon, targets: Iterable[str], hold_s: float) -> None:
-        self._connection = UnixConnection(daemon.files.control_socket, WAIT_SECONDS)
+        self._connection = UnixConnection(daemon.files.control_socket)
         self._connection.request("POST", "/v1/quiesce", json.dumps({"targets": list(targets), "hold_s": hold_s}))
         self._response: http.client.HTTPResponse = self._connection.getresponse()
         assert self._response.status == 200, self._response.read()

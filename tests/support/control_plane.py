@@ -60,8 +60,8 @@ class ControlPlane:
 
     def connect(self, timeout_s: float = 60.0) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.connect(str(self.path))  # which waits its turn, as a socket with a time-out would not
         sock.settimeout(timeout_s)
-        sock.connect(str(self.path))
         return sock
 
     def open(self, method: str, path: str, body: object = None, raw: bytes | None = None) -> http.client.HTTPResponse:

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 30.0
-STOP_SECONDS = 30.0
+PATIENCE_SECONDS = 120.0  # for what must come, however busy the machine is
 
 
 def environment() -> dict[str, str]:
@@ -126,15 +125,15 @@ class DaemonFiles:
 class UnixConnection(http.client.HTTPConnection):
     """HTTP over a Unix socket."""
 
-    def __init__(self, path: Path, timeout: float = 30.0) -> None:
+    def __init__(self, path: Path, timeout: float = PATIENCE_SECONDS) -> None:
         super().__init__("localhost", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
         try:
-            self.sock.connect(str(self._path))
+            self.sock.connect(str(self._path))  # which waits its turn, as a socket with a time-out would not
+            self.sock.settimeout(self.timeout)
         except OSError:
             self.close()
             raise
@@ -186,20 +185,20 @@ class Daemon:
             self.wait_ready()
         return self
 
-    def wait_ready(self, seconds: float = START_SECONDS) -> None:
+    def wait_ready(self, seconds: float = PATIENCE_SECONDS) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if not self.running:
                 raise DaemonError(f"the daemon ended with {self.process and self.process.returncode}\n{self.log()[-4000:]}")
             try:
-                if self.request("GET", "/readyz", timeout=5.0)[0] == 200:
+                if self.request("GET", "/readyz")[0] == 200:
                     return
             except (OSError, http.client.HTTPException):
                 pass
             time.sleep(0.02)
         raise DaemonError(f"the daemon was not ready after {seconds} s\n{self.log()[-4000:]}")
 
-    def request(self, method: str, path: str, body: object = None, timeout: float = 30.0) -> tuple[int, Any]:
+    def request(self, method: str, path: str, body: object = None, timeout: float = PATIENCE_SECONDS) -> tuple[int, Any]:
         """One request on the control socket: (status, JSON), or the text if it is not JSON."""
         connection = UnixConnection(self.files.control_socket, timeout)
         try:
@@ -217,14 +216,14 @@ class Daemon:
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
-    def wait(self, seconds: float = STOP_SECONDS) -> int:
+    def wait(self, seconds: float = PATIENCE_SECONDS) -> int:
         assert self.process is not None
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise DaemonError(f"the daemon did not end within {seconds} s\n{self.log()[-4000:]}") from None
 
-    def stop(self, seconds: float = STOP_SECONDS) -> int:
+    def stop(self, seconds: float = PATIENCE_SECONDS) -> int:
         """SIGTERM; the exit status."""
         self.signal(signal.SIGTERM)
         return self.wait(seconds)
@@ -236,24 +235,28 @@ class Daemon:
         if self.process is not None:
             self.process.wait()
 
-    def wait_log(self, text: str, seconds: float = 10.0) -> str:
-        """The first line logged that contains `text`."""
+    def lines(self) -> list[str]:
+        """The lines of the log that are written to their ends."""
+        return self.log().split("\n")[:-1]
+
+    def wait_log(self, *texts: str, after: int = 0, seconds: float = PATIENCE_SECONDS) -> str:
+        """The first line logged, after so many, that contains one of `texts`."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            for line in self.log().splitlines():
-                if text in line:
+            for line in self.lines()[after:]:
+                if any(text in line for text in texts):
                     return line
             time.sleep(0.02)
-        raise DaemonError(f"{text!r} was not logged within {seconds} s\n{self.log()[-4000:]}")
+        raise DaemonError(f"{' or '.join(texts)} was not logged within {seconds} s\n{self.log()[-4000:]}")
 
 
-def run_duplexd(*arguments: str, timeout: float = 60.0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run_duplexd(*arguments: str, timeout: float = PATIENCE_SECONDS, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """One `duplexd` command to its end."""
     command = [sys.executable, "-m", "duplexd", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment(), cwd=cwd or ROOT, check=False)
 
 
-def run_duplexctl(files: DaemonFiles, *arguments: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+def run_duplexctl(files: DaemonFiles, *arguments: str, timeout: float = PATIENCE_SECONDS) -> subprocess.CompletedProcess[str]:
     """One `duplexctl` command, on the control socket of `files`, to its end."""
     command = [sys.executable, "-c", "from duplexd.ctl.cli import main; main()", "--socket", str(files.control_socket), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment(), cwd=ROOT, check=False)

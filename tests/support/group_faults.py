@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from duplexd.client import Client
 from duplexd.pair import votes
 from tests.support import coordinator
+from tests.support.daemon import PATIENCE_SECONDS
 from tests.support.wire import Message, Wire
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     Process = subprocess.Popen[bytes]
 
-END_SECONDS = 60.0
 POLL_SECONDS = 0.005
 LOST = "the message is lost"
 
@@ -92,7 +92,7 @@ class Attempt:
                         await asyncio.sleep(POLL_SECONDS)
                     if self.struck is not None:
                         await then(process)
-                    output, _ = await asyncio.to_thread(process.communicate, timeout=END_SECONDS)
+                    output, _ = await asyncio.to_thread(process.communicate, timeout=PATIENCE_SECONDS)
                 finally:
                     process.kill()
         self.messages, self.cut = wire.messages, wire.cut_id

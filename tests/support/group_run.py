@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from duplexd.canary.record import Placement
 from duplexd.client import Client
-from duplexd.errors import DuplexdError
+from duplexd.errors import DuplexdError, UnreachableError
 from duplexd.nbd.uri import NbdUri, parse_uri
 from tests.support.cluster import Member
+from tests.support.daemon import PATIENCE_SECONDS
 from tests.support.group_writers import GroupWriters
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 WRITERS, SLOTS = 8, 2
-PATIENCE_SECONDS = 60.0
 AGAIN_SECONDS = 0.2
 GROUP = "db"
 
@@ -63,26 +63,33 @@ async def until_done(command: Callable[[], Awaitable[T]]) -> T:
         await asyncio.sleep(AGAIN_SECONDS)
 
 
+async def cuts(client: Client) -> list[Any]:
+    """What all members say of the group's cuts. Raises DuplexdError if one of them does not answer."""
+    found = await client.cuts(GROUP)
+    if found.unreachable:
+        raise UnreachableError(str(found.unreachable))
+    return list(found.cuts)
+
+
 async def one_point(client: Client) -> dict[str, Any]:
     """A group suspend: its cut, and what all members say of it in the end."""
-    before = {cut.cut for cut in (await until_done(lambda: client.cuts(GROUP))).cuts}
+    before = {cut.cut for cut in await until_done(lambda: cuts(client))}
     said: dict[str, Any] = {}
     try:
         said = {"verdict": (await client.suspend(GROUP)).verdict}
     except DuplexdError as error:
         said = {"error": str(error)}
     await until_done(lambda: client.settle(GROUP))
-    found = await until_done(lambda: client.cuts(GROUP))
-    assert not found.unreachable, found
-    made = [cut for cut in found.cuts if cut.cut not in before]
+    made = [cut for cut in await until_done(lambda: cuts(client)) if cut.cut not in before]
     assert len(made) <= 1, made
     return said | {"states": made[0].states if made else {}, "cut": made[0].cut if made else "", "outcome": made[0].verdict if made else ""}
 
 
-async def one_after_the_other(client: Client, controllers: list[str]) -> dict[str, Any]:
-    """No group suspend at all."""
+async def one_after_the_other(client: Client, writers: GroupWriters, controllers: list[str]) -> dict[str, Any]:
+    """No group suspend at all: between two of its commands the writers come by everywhere."""
     for controller in controllers:
-        await client.suspend(f"{controller}:here")
+        await until_done(lambda: client.suspend(f"{controller}:here"))  # noqa: B023 - awaited here
+        await writers.go_round()
     return {"outcome": "naive"}
 
 
@@ -96,7 +103,7 @@ async def main(plan: dict[str, Any]) -> None:
             await writers.write(plan["records"])
             say({"event": "suspending"})
             naive = number >= plan["suspends"]
-            report, taken = await writers.during(one_after_the_other(client, controllers) if naive else one_point(client))
+            report, taken = await writers.during(one_after_the_other(client, writers, controllers) if naive else one_point(client))
             if report["outcome"] in {"consistent", "naive"}:
                 findings = await writers.grade(taken)
                 report |= {"broken": findings.broken, "faults": findings.faults, "examples": findings.examples}

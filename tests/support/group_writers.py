@@ -6,15 +6,17 @@ Writers whose connection is lost connect again and write the same record again: 
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from duplexd.canary.checker import Findings, check
 from duplexd.canary.nbd import NbdConnection
 from duplexd.canary.workload import Workload
+from tests.support.daemon import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
     from typing import Self
 
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from tests.support.cluster import Member
 
 T = TypeVar("T")
-PATIENCE_SECONDS = 60.0
 AGAIN_SECONDS = 0.02
 
 
@@ -42,6 +43,12 @@ class Volumes(Protocol):
 
     def secondary(self, member: Member) -> Path:
         """The image that a backup would read."""
+
+
+def lost_connection(error: OSError) -> bool:
+    """Whether nobody answers for the moment; not what a server answers."""
+    unreachable = {errno.EHOSTUNREACH, errno.ENETUNREACH}
+    return isinstance(error, ConnectionError | FileNotFoundError | TimeoutError) or error.errno in unreachable
 
 
 class GroupWriters:
@@ -72,10 +79,27 @@ class GroupWriters:
     async def write(self, records: int) -> None:
         """Return when that many more are acknowledged. Raises what a writer met."""
         wanted = self.workload.history.acknowledged + records
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while self.workload.history.acknowledged < wanted:
+        await self._until(lambda: self.workload.history.acknowledged >= wanted)
+
+    async def go_round(self) -> None:
+        """Return when each writer has written to all of its slots since. Raises what a writer met."""
+        history, now = self.workload.history, self.workload.history.tick()
+        before = [history.issued_before(writer, now) for writer in range(history.writers)]
+
+        def round_once() -> bool:
+            now = history.tick()
+            return all(history.acknowledged_before(w, now) >= number + self.placement.period for w, number in enumerate(before))
+
+        await self._until(round_once)
+
+    async def _until(self, true: Callable[[], bool]) -> None:
+        """Raises AssertionError if nothing at all is written for long."""
+        seen, deadline = 0, 0.0
+        while not true():
             self.workload.check()
-            assert time.monotonic() < deadline, f"the writers stand still at {self.workload.history.acknowledged} of {wanted} records"
+            if seen != self.workload.history.acknowledged or not deadline:
+                seen, deadline = self.workload.history.acknowledged, time.monotonic() + PATIENCE_SECONDS
+            assert time.monotonic() < deadline, f"the writers stand still at {seen} records"
             await asyncio.sleep(AGAIN_SECONDS / 4)
 
     async def during(self, work: Awaitable[T]) -> tuple[T, Taken]:
@@ -105,8 +129,8 @@ class GroupWriters:
                 if connection is None:
                     connection = self._connections[writer, volume] = await NbdConnection.open(self.volumes.uri(self.members[volume]))
                 await connection.write(offset, data)
-            except (ConnectionError, FileNotFoundError, TimeoutError):
-                if time.monotonic() > deadline:
+            except OSError as error:
+                if not (lost_connection(error) and time.monotonic() < deadline):
                     raise
                 self.lost_connections += 1
                 if lost := self._connections.pop((writer, volume), None):

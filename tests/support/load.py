@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tests.support.daemon import DaemonFiles
 
 READ_BYTES = 1 << 20
+LOOK_SECONDS = 0.002
 LONG_BLOCKS = 640  # 2.5 MiB: several records, done in threads
 
 
@@ -73,6 +74,16 @@ class Load:
     async def lost(self) -> None:
         """Wait until all connections are lost. Raises the first other error."""
         await asyncio.gather(*self._tasks)
+
+    async def wrote(self, count: int) -> None:
+        """Return once on each volume that many more WRITEs were acknowledged. Raises what a writer met."""
+        wanted = {name: model.written + count for name, model in self._models.items()}
+        while any(model.written < wanted[name] for name, model in self._models.items()):
+            for task in self._tasks:
+                if task.done():
+                    task.result()
+                    raise AssertionError("a connection was lost")
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def _write(self, connection: NbdConnection, model: Blocks) -> None:
         clock = asyncio.get_running_loop().time

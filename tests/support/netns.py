@@ -16,13 +16,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from tests.support import relay
-from tests.support.daemon import ROOT, environment
+from tests.support.daemon import PATIENCE_SECONDS, ROOT, environment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Self
-
-END_SECONDS = 20.0
 
 
 class Network:
@@ -55,7 +53,7 @@ class Network:
         process = self._process
         if process is None:
             return
-        process.communicate(timeout=END_SECONDS)
+        process.communicate(timeout=PATIENCE_SECONDS)
 
     def address(self, host: str) -> str:
         """Its IPv4 address."""
@@ -89,7 +87,7 @@ class Network:
         assert self._process is not None
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        assert line, f"the relay ended: {self._process.wait(END_SECONDS)}"
+        assert line, f"the relay ended: {self._process.wait(PATIENCE_SECONDS)}"
         answer = json.loads(line)
         assert isinstance(answer, dict)
         return answer

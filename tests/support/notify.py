@@ -7,6 +7,8 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
+from tests.support.daemon import PATIENCE_SECONDS
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -24,7 +26,7 @@ class ServiceManager:
         watchdog = {"WATCHDOG_USEC": str(int(watchdog_s * 1e6))} if watchdog_s else {}
         return {"NOTIFY_SOCKET": str(self.path), **watchdog}
 
-    def wait(self, line: str, seconds: float = 20.0, count: int = 1) -> None:
+    def wait(self, line: str, seconds: float = PATIENCE_SECONDS, count: int = 1) -> None:
         """Return when `count` messages have a line that begins with `line`. Raises AssertionError."""
         deadline = time.monotonic() + seconds
         while len(self.having(line)) < count:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import socket
 import time
 
+from tests.support.daemon import PATIENCE_SECONDS
 
-def wait_listening(path: str, seconds: float = 20.0) -> None:
+
+def wait_listening(path: str, seconds: float = PATIENCE_SECONDS) -> None:
     """Returns once a connection to the Unix socket is taken. Raises OSError if that does not come."""
     deadline = time.monotonic() + seconds
     while True:
