@@ -280,10 +280,12 @@ class Cuts:
         stands = self._stands(pairs, cut)
         if cut.members:
             await controller.step(lambda: self._must(lambda: controller.holds.member.stood(cut.id, stands)))
-            await controller.durable(controller.writer.written)
-            self._tell_verdict(cut)
         elif not stands and cut.verdict == CONSISTENT:
             await controller.step(lambda: self._must(lambda: controller.mark({"m": "void", "cut": cut.id})))
+        if cut.members or not stands:
+            await controller.durable(controller.writer.written)  # what is told of it now stays so, also where a freeze made it void
+        if cut.members:
+            self._tell_verdict(cut)
         self.unsettled.discard(cut.id)
         self._settling.pop(cut.id, None)
         controller.jobs.moved()

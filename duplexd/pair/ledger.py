@@ -190,6 +190,10 @@ class Ledger:
         if after is None:
             raise ValueError(f"cut {cut.id} is {cut.state}")
         cut.state = after
+        if after == votes.READY:  # a restart has nothing to bring there, and must not: somebody may be reading it
+            for pair in self.pairs.values():
+                if pair.cut is cut and pair.state == state.SUSPENDED and pair.usable:
+                    pair.applied = max(pair.applied, cut.sequence)
 
     def _grade(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
         cut = self.cut(marker["cut"])
