@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -120,11 +119,8 @@ class Scene:
         """What a backup would read: the images where they lie."""
         images = []
         for name in self.names:
-            image = os.open(self.daemon.secondary(name), os.O_RDONLY)
-            try:
-                images.append(os.pread(image, self.placement.volume_bytes, 0))
-            finally:
-                os.close(image)
+            with open(self.daemon.secondary(name), "rb") as image:
+                images.append(image.read(self.placement.volume_bytes))
         return images
 
     async def _write(self, writer: int, volume: int, offset: int, data: bytes) -> None:
