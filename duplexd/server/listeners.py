@@ -102,10 +102,10 @@ class Listeners:
                 connection.abort()
         if left:
             log.warning("NBD clients were cut off", connections=len(left))
-            await self._all_gone(seconds)
+            await self._all_gone(None)  # an abort takes a turn of the loop, however long that is
         server.close()
 
-    async def _all_gone(self, seconds: float) -> None:
+    async def _all_gone(self, seconds: float | None) -> None:
         server = self.server
         async with asyncio.timeout(seconds):
             while server.connections:

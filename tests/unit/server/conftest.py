@@ -10,7 +10,7 @@ import uvloop
 
 from duplexd.server.listeners import Listeners
 from tests.unit.server.memory_backend import MemoryBackend
-from tests.unit.server.peer import Peer
+from tests.unit.server.peer import PATIENCE_SECONDS, Peer
 
 if TYPE_CHECKING:
     import asyncio
@@ -35,7 +35,7 @@ async def listeners(backend: MemoryBackend, tmp_path: Path) -> AsyncIterator[Lis
     listeners = Listeners(backend, [f"unix:{tmp_path}/nbd.sock", "tcp:127.0.0.1:0"])
     await listeners.start()
     yield listeners
-    await listeners.stop(1.0)
+    await listeners.stop(PATIENCE_SECONDS)
     assert [volume.connections for volume in backend.volumes.values()] == [0, 0]
     assert listeners.server.waiting.used == 0
     assert listeners.server.reading.used == 0

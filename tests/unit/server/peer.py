@@ -12,7 +12,7 @@ from duplexd.server.addresses import UnixAddress, parse_address
 if TYPE_CHECKING:
     from duplexd.nbd.client import Reply
 
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 60.0
 
 
 class Peer:
@@ -34,10 +34,13 @@ class Peer:
             await self._loop.sock_connect(self._sock, where)
 
     async def go(self, export: str) -> None:
-        """Haggle until requests may be sent."""
+        """Haggle until requests may be sent. Raises ConnectionError if the server closes."""
         self.nbd = NbdClient(export)
         while not self.nbd.ready:
-            self.nbd.receive(await self.receive())
+            data = await self.receive()
+            if not data:
+                raise ConnectionResetError
+            self.nbd.receive(data)
             await self.send()
 
     async def send(self, data: bytes = b"") -> None:

@@ -216,6 +216,7 @@ async def test_no_more_requests_are_taken_beyond_their_number(
         for _ in range(10):
             peer.nbd.trim(0, 512)
         await peer.send()
+        await eventually(lambda: len(backend.held) >= 10)
         await asyncio.sleep(0.02)
     assert len(backend.held) == 10
     backend.release()
