@@ -19,7 +19,7 @@ from duplexd.client.standing import group_state
 from duplexd.config_rules import check_hold_max
 from duplexd.errors import DuplexdError, NotFoundError, UndecidedError, UnreachableError, UsageError, WrongStateError
 from duplexd.limits import CLIENT_ANSWER_SECONDS_MAX, SETTLE_SECONDS
-from duplexd.pair.votes import CUT, VOID
+from duplexd.pair.votes import CUT, NONE, VOID
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,12 +146,24 @@ class Client:
         statuses, errors = await survey.try_status(links, group.members)
         survey.check_names(statuses, links)
         found = survey.undecided(statuses, group.name)
+        found |= await self._contradicted({cut: each for cut, each in survey.standing(statuses).items() if cut not in found})
         if not found and errors:
             await survey.identify(links)  # perhaps it is another controller that does not know the volumes
             survey.raise_all(errors)
         cuts, undecided = await self._settle_all(found, group.name)
         survey.raise_all(undecided)
         return Settled(group.name, cuts)
+
+    async def _contradicted(self, cuts: dict[str, list[str]]) -> dict[str, list[str]]:
+        """Those of these cuts that are void on a member, perhaps one where no volume stands at them any more, and not on all."""
+        found: dict[str, list[str]] = {}
+        for cut, members in cuts.items():
+            known = [name for name in members if name in self.groups.controllers]
+            asked, _ = await outcomes.ask(self._links_of(Group("", dict.fromkeys(known, ()))), cut)
+            states = {asked[cut].states.get(name) for name in known} - {NONE, None} if cut in asked else set()
+            if VOID in states and len(states) > 1:
+                found[cut] = members
+        return found
 
     async def _calm(self, group: Group, links: dict[str, Http]) -> dict[str, Json]:
         """The status of all members, once these volumes stand at no cut that is undecided or being made. Raises UndecidedError."""

@@ -228,3 +228,9 @@ def undecided(statuses: Mapping[str, Json], group_name: str | None = None) -> di
                 members[cut["id"]] = cut["members"]
                 verdicts.setdefault(cut["id"], set()).add(cut.get("verdict"))
     return {cut: members[cut] for cut, known in verdicts.items() if None in known or len(known) > 1}
+
+
+def standing(statuses: Mapping[str, Json]) -> dict[str, list[str]]:
+    """Cuts of several controllers that some of these volumes stand at: id, and the controllers that take part."""
+    cuts = [(volume.get("secondary") or {}).get("cut") or {} for volume in volumes(statuses).values()]
+    return {cut["id"]: cut["members"] for cut in cuts if cut.get("members")}
