@@ -104,13 +104,13 @@ async def test_a_disk_thread_that_hangs_does_not_answer(kind: str) -> None:
     threads = Threads(asyncio.get_running_loop())
     go_on = threading.Event()
     try:
-        assert await threads.answer(5.0)
+        assert await threads.answer(60.0)
         waiting = [asyncio.ensure_future(getattr(threads, kind).run(go_on.wait)) for _ in range(8)]
         await asyncio.sleep(0)  # now they are submitted
         assert not await threads.answer(0.05)
         go_on.set()
         await asyncio.gather(*waiting)
-        assert await threads.answer(5.0)
+        assert await threads.answer(60.0)
     finally:
         go_on.set()
         threads.close()
@@ -137,7 +137,7 @@ async def test_a_stop_during_recovery_gives_recovery_up(tmp_path: Path) -> None:
         await asyncio.sleep(0.01)
         assert not recovery.done()
         service._stop_on(15)
-        assert await asyncio.wait_for(recovery, 5.0) is False
+        assert await asyncio.wait_for(recovery, 60.0) is False
         assert controller.cancelled
     finally:
         threads.close()

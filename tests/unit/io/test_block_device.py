@@ -27,9 +27,9 @@ loop_devices = pytest.mark.skipif(not os.access("/dev/loop-control", os.W_OK), r
 def device(tmp_path: Path) -> Iterator[str]:
     image = tmp_path / "image"
     image.write_bytes(b"\xff" * SIZE)
-    made = subprocess.run(["losetup", "--find", "--show", str(image)], capture_output=True, text=True, check=True, timeout=30)
+    made = subprocess.run(["losetup", "--find", "--show", str(image)], capture_output=True, text=True, check=True, timeout=100)
     yield made.stdout.strip()
-    subprocess.run(["losetup", "--detach", made.stdout.strip()], check=True, timeout=30)
+    subprocess.run(["losetup", "--detach", made.stdout.strip()], check=True, timeout=100)
 
 
 @loop_devices

@@ -21,7 +21,7 @@ def test_notify_reaches_the_service_manager(tmp_path: Path, abstract: bool) -> N
     name = f"duplexd-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind("\0" + name if abstract else name)
-        manager.settimeout(10)
+        manager.settimeout(60)
         assert notify("READY=1\nSTATUS=serving", {"NOTIFY_SOCKET": "@" + name if abstract else name})
         assert manager.recv(1000) == b"READY=1\nSTATUS=serving"
 
@@ -70,7 +70,7 @@ def test_sockets_are_taken_from_the_manager_once_and_only_if_meant_for_us(owner:
             capture_output=True,
             text=True,
             check=True,
-            timeout=30,
+            timeout=100,
         )
     expected = f"nbd {ports[0]} False\nunknown {ports[1]} False\n[]\n" if owner == "mine" else "[]\n"
     assert done.stdout == expected

@@ -109,10 +109,19 @@ def test_without_nowait_only_a_file_system_in_memory_is_read_in_the_loop(file: F
     assert len(flagged) == 1, "asked once, remembered"
 
 
-def test_file_systems_in_memory_are_told_from_others(file: File, tmp_path: Path) -> None:
-    with tempfile.TemporaryFile(dir="/dev/shm") as in_memory, (tmp_path / "x").open("w") as on_disk:
+def test_file_systems_in_memory_are_told_from_others() -> None:
+    with tempfile.TemporaryFile(dir="/dev/shm") as in_memory, open("/proc/self/status", "rb") as elsewhere:
         assert machine.in_memory(in_memory.fileno())
-        assert not machine.in_memory(on_disk.fileno())
+        assert not machine.in_memory(elsewhere.fileno())
+
+
+@pytest.mark.parametrize(("kind", "memory"), [("ext4", False), ("xfs", False), ("overlay", False), ("tmpfs", True), ("ramfs", True)])
+def test_a_file_system_is_known_by_its_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, memory: bool) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"22 1 0:21 / /proc rw,relatime shared:5 - proc proc rw\n27 22 8:1 / / rw shared:1 - {kind} /dev/sda1 rw\n")
+    monkeypatch.setattr(machine, "Path", lambda _path: mounts)
+    look = machine._device_in_memory.__wrapped__  # what it remembers is of the real machine
+    assert [look(os.makedev(8, 1)), look(os.makedev(0, 21)), look(os.makedev(8, 2))] == [memory, False, False]
 
 
 @pytest.mark.parametrize("unsupported", [{fallocate.PUNCH_HOLE}, {fallocate.ZERO_RANGE}, {fallocate.PUNCH_HOLE, fallocate.ZERO_RANGE}])
@@ -175,7 +184,7 @@ def test_another_process_is_kept_out_until_this_one_closes(path: str, file: File
     program = f"from duplexd.io.disk import RealDisk; RealDisk().open({path!r})"
 
     def run() -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30)
+        return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=100)
 
     refused = run()
     assert refused.returncode == 1

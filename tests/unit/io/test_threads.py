@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     Run = Callable[[Coroutine[Any, Any, None]], None]
 
 BURST = 2000
+PATIENCE_SECONDS = 60.0
 
 
 @asynccontextmanager
@@ -61,7 +63,7 @@ def test_every_call_is_done_once_in_the_loop_with_its_own_result(run: Run, count
             for number in range(BURST):
                 workers.submit(lambda number=number: (number, threading.get_ident()), finished)  # type: ignore[misc]
             assert not done, "never within submit"
-            await asyncio.wait_for(all_done.wait(), 30)
+            await asyncio.wait_for(all_done.wait(), PATIENCE_SECONDS)
         assert done == Counter(range(BURST))
 
     run(scenario())
@@ -99,7 +101,7 @@ def test_an_error_goes_to_who_submitted_the_call_and_the_worker_lives_on(run: Ru
                     arrived.set()
 
                 workers.submit(fails, finished)
-                await asyncio.wait_for(arrived.wait(), 30)
+                await asyncio.wait_for(arrived.wait(), PATIENCE_SECONDS)
                 assert [type(error) for error in errors] == [kind]
             assert await workers.run(lambda: 7) == 7
             with pytest.raises(OSError, match="no"):
@@ -155,7 +157,7 @@ def test_close_after_the_loop_has_gone_still_finishes() -> None:
     gate, finished = threading.Event(), []
 
     def call() -> int:
-        gate.wait(30)
+        gate.wait(PATIENCE_SECONDS)
         return 1
 
     workers.submit(call, lambda result, _error: finished.append(result))
@@ -169,7 +171,7 @@ def test_a_cancelled_waiter_does_not_disturb(run: Run) -> None:
     async def scenario() -> None:
         gate = threading.Event()
         async with workers_of(1) as workers:
-            waiting = asyncio.ensure_future(workers.run(lambda: gate.wait(30)))
+            waiting = asyncio.ensure_future(workers.run(lambda: gate.wait(PATIENCE_SECONDS)))
             await asyncio.sleep(0)
             waiting.cancel()
             gate.set()
@@ -193,31 +195,44 @@ def test_an_idle_worker_keeps_nothing_of_the_last_call(run: Run) -> None:
 
             await workers.run(call)
             del call, payload
-            await asyncio.sleep(0.05)
-            gc.collect()
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while kept() is not None and time.monotonic() < deadline:  # the worker lets go when it is scheduled again
+                await asyncio.sleep(0.01)
+                gc.collect()
             assert kept() is None
 
     run(scenario())
 
 
 def test_an_operation_costs_far_less_than_an_executors(run: Run) -> None:
+    """By the CPU's time, on the same machine at the same moment: a thirtieth is usual."""
+
+    async def ours(workers: ThreadWorkers) -> None:
+        left, all_done = 1000, asyncio.Event()
+
+        def finished(_result: None, _error: BaseException | None) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                all_done.set()
+
+        for _ in range(1000):
+            workers.submit(lambda: None, finished)
+        await all_done.wait()
+
+    async def theirs(executor: ThreadPoolExecutor) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.gather(*(loop.run_in_executor(executor, lambda: None) for _ in range(1000)))
+
+    async def cost_s(work: Coroutine[Any, Any, None]) -> float:
+        began = time.process_time()
+        await work
+        return time.process_time() - began
+
     async def scenario() -> None:
-        async with workers_of(1) as workers:
-            best = 1.0
-            for _ in range(5):
-                left, all_done = 1000, asyncio.Event()
-
-                def finished(_result: None, _error: BaseException | None, all_done: asyncio.Event = all_done) -> None:
-                    nonlocal left
-                    left -= 1
-                    if not left:
-                        all_done.set()
-
-                began = time.process_time()
-                for _ in range(1000):
-                    workers.submit(lambda: None, finished)
-                await all_done.wait()
-                best = min(best, (time.process_time() - began) / 1000)
-            assert best < 45e-6, f"{best * 1e6:.1f} us of CPU an operation"
+        with ThreadPoolExecutor(1) as executor:
+            async with workers_of(1) as workers:
+                costs = [(await cost_s(ours(workers)), await cost_s(theirs(executor))) for _ in range(5)]
+        assert min(cost for cost, _ in costs) < min(cost for _, cost in costs) / 2, costs
 
     run(scenario())
