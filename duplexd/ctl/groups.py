@@ -104,7 +104,9 @@ def suspend(
             lambda: Client(here),
         )
     settings.answer(result.json(), render_groups.suspended_text(result))
-    if certificate is not None:
+    if certificate is not None and (
+        result.members or result.verdict == "consistent"
+    ):  # of a cut that nobody made there is nothing to write
         if result.already:
             raise WrongStateError(
                 "already suspended: a certificate is written only by the suspend that makes the cut; resync and suspend again"

@@ -276,6 +276,15 @@ def test_of_what_is_suspended_already_no_certificate_is_written(
     assert not (tmp_path / "cut.json").exists()
 
 
+def test_a_cut_that_no_controller_made_is_void_and_not_a_wrong_use(
+    tmp_path: Path, groups: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers(monkeypatch, "suspend", result(verdict="void", why="alpha: the lease ended before", controllers={}, members=[]))
+    assert run(["--groups", str(groups), "suspend", "db", "--certificate", str(tmp_path / "cut.json")]) == 9
+    assert "the verdict is void" in capsys.readouterr().err
+    assert not (tmp_path / "cut.json").exists()
+
+
 def test_a_status_with_a_member_that_is_not_there_is_3(
     tmp_path: Path, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
