@@ -58,9 +58,10 @@ def small_limits() -> Iterator[None]:
 def _in_data_path(package: str, name: str) -> bool:
     return package != duplexd.__name__ or name in {
         "batch",
+        "batches",
         "controller",
         "flusher",
-        "group",
+        "holds",
         "maintenance",
         "recovery",
         "provisioning",
