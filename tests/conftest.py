@@ -6,12 +6,17 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.daemon import Daemon, DaemonFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
+
+
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # it may be busy, or hang for a while
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session", autouse=True)
