@@ -1,0 +1,276 @@
+"""`verify-cut` beside a daemon that writes, checkpoints, recycles, resyncs, is killed and starts again: right, or "could not check" and why."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import shutil
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import pytest
+
+from duplexd.canary.nbd import NbdConnection
+from duplexd.proof import document, past
+from duplexd.proof.check import check
+from duplexd.proof.report import CONFIRMED, DROPPED, FOUND, REFUTED, UNCHECKED
+from duplexd.units import MIB
+from tests.support.daemon import ROOT, environment, run_duplexctl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from duplexd.proof.report import Report
+    from tests.support.daemon import Daemon, DaemonFiles
+
+BLOCK = 4096
+SIZE = 4 * MIB
+MARKED = SIZE - BLOCK  # the block that only the test itself writes to
+VOLUMES = ("data", "wal")
+WAIT_SECONDS = 120.0
+ROUNDS = 6
+
+# A daemon that dies in front of the write to an image whose number is its first argument
+DIES = """
+import os, sys
+from duplexd.io.realfile import RealFile
+left, whole = int(sys.argv.pop(1)), RealFile.write
+
+def write(self, offset, data):
+    global left
+    if self.path.endswith(".img"):
+        left -= 1
+        if left < 0:
+            os._exit(77)
+    whole(self, offset, data)
+
+RealFile.write = write
+from duplexd.daemon import main
+main()
+"""
+
+
+class Certified(NamedTuple):
+    """A certificate, a copy of its secondary with one byte changed that was written right before the cut, and whether the cut is void."""
+
+    path: str
+    spoilt: str
+    void: bool
+
+
+def suspend(files: DaemonFiles, path: Path) -> int:
+    done = run_duplexctl(files, "suspend", "db", "--certificate", str(path))
+    assert done.returncode == 0, done.stderr
+    return document.read(str(path)).members[0].sequence
+
+
+def verify(path: str, **images: str) -> Report:
+    return check(document.read(path), {}, {("test", volume): image for volume, image in images.items()})
+
+
+# Killed in the midst of a recovery
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_what_a_recovery_left_half_way_refutes_nothing_and_the_next_one_puts_it_right(
+    make_files: Callable[..., DaemonFiles],
+    start_daemon: Callable[..., Daemon],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+) -> None:
+    monkeypatch.setattr("duplexd.proof.check.PROOF_START_SECONDS_MAX", 0.0)  # nobody goes on with it
+    files = make_files(volumes={"data": SIZE}, groups={"db": ["data"]}, mode=mode)
+    daemon = start_daemon(files)
+    path = tmp_path / "cut.json"
+    await written_and_cut_since_the_checkpoint(daemon, path)
+    images = [files.primary("data"), files.secondary_of("data")]
+    for number in (0, 1, 5, 6, 7, 9, 11):  # of six changes, to the primary, then to the secondary
+        die_in_recovery(files, number)
+        report = verify(str(path))
+        there = [image.read_bytes()[MARKED] for image in images]
+        assert there == ([number or 6, 6] if number <= 6 else [6, number - 6]), "the change that it had come to"
+        assert report.controllers[0].contradictions == []
+        assert report.outcome == (CONFIRMED if there[1] == 6 else UNCHECKED), "of the primary nothing is concluded"
+    daemon.start()
+    assert verify(str(path)).outcome == CONFIRMED
+
+
+def die_in_recovery(files: DaemonFiles, number: int) -> None:
+    """In front of that write to an image."""
+    command = [sys.executable, "-c", DIES, str(number), "run", "--config", str(files.config)]
+    died = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, timeout=WAIT_SECONDS, check=False)
+    assert died.returncode == 77, died.stderr
+
+
+async def written_and_cut_since_the_checkpoint(daemon: Daemon, path: Path) -> None:
+    """One block with six changes, a cut, and no daemon; and its checkpoint is older than all of them."""
+    while True:
+        async with await NbdConnection.open(daemon.files.uri("data")) as nbd:
+            for byte in range(1, 7):
+                await nbd.write(MARKED, bytes([byte]) * BLOCK)
+        sequence = await asyncio.to_thread(suspend, daemon.files, path)
+        daemon.kill()
+        known = past.read(daemon.files.state_dir / "journal")
+        assert known is not None
+        if known.sequence < sequence - 6:
+            return
+        daemon.start()  # so slow that it was time for one
+        assert run_duplexctl(daemon.files, "resync", "db", "--wait").returncode == 0
+
+
+# All at once
+
+
+class Writers:
+    """Changes of all kinds, of a few places again and again, also after each restart. As many as they were granted: the journal must not
+    go round before a cut was checked, however slow that is, and has to at some time, however slow they are.
+    """
+
+    def __init__(self, files: DaemonFiles) -> None:
+        self._files = files
+        self._granted_bytes = 0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [asyncio.create_task(self._run(volume, random.Random(number))) for number, volume in enumerate(VOLUMES)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        ended = [task for task in self._tasks if task.done()]
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        assert not ended, "a writer stopped by itself"
+
+    def grant(self, nbytes: int) -> None:
+        self._granted_bytes += nbytes
+
+    async def written(self) -> None:
+        """Wait until all that was granted is in the journal."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            while self._granted_bytes > 0:  # noqa: ASYNC110 - several tasks count
+                await asyncio.sleep(0.005)
+
+    async def _run(self, volume: str, rng: random.Random) -> None:
+        while True:
+            with contextlib.suppress(OSError):
+                async with await NbdConnection.open(self._files.uri(volume)) as nbd:
+                    while True:
+                        await self._change(nbd, rng)
+            await asyncio.sleep(0.02)
+
+    async def _change(self, nbd: NbdConnection, rng: random.Random) -> None:
+        if self._granted_bytes <= 0:
+            await asyncio.sleep(0.005)
+            return
+        offset, length, kind = rng.randrange(128) * 512, rng.randrange(1, 64) * 512, rng.randrange(10)
+        if kind < 2:
+            await (nbd.trim(offset, length) if kind else nbd.write_zeroes(offset, length))
+        else:
+            await nbd.write(offset, rng.randbytes(length))
+            self._granted_bytes -= length
+
+
+class Checking:
+    """A thread that checks all certificates again and again. `laps` counts how often it has been through them."""
+
+    def __init__(self) -> None:
+        self.certified: list[Certified] = []
+        self.laps = 0
+        self.wrong: list[Any] = []
+        self.seen: set[tuple[str, str, bool]] = set()  # outcome, record, spoilt
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    async def lap(self, count: int = 1) -> None:
+        """Wait until each certificate that is known by now was checked."""
+        wanted = self.laps + 1 + count
+        async with asyncio.timeout(WAIT_SECONDS):
+            while self.laps < wanted and self._thread.is_alive():  # noqa: ASYNC110 - a thread counts
+                await asyncio.sleep(0.01)
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                for certified in list(self.certified):
+                    self._judge(certified, verify(certified.path), spoilt=False)
+                    self._judge(certified, verify(certified.path, data=certified.spoilt), spoilt=True)
+                self.laps += 1
+                self._stop.wait(0.01)
+        except BaseException as error:  # noqa: BLE001 - the test tells it
+            self.wrong.append(repr(error))
+
+    def _judge(self, certified: Certified, report: Report, spoilt: bool) -> None:
+        (member,) = report.controllers
+        self.seen.add((report.outcome, member.record, spoilt))
+        if certified.void:
+            right = report.is_void
+        elif report.outcome == REFUTED:
+            right = spoilt and not report.is_void and all(certified.spoilt in text for text in member.contradictions)
+        elif report.outcome == CONFIRMED:  # of a copy that is spoilt only if no witness was left
+            right = member.record == FOUND and (not spoilt or member.volumes[0].unchecked_bytes >= BLOCK)
+        else:
+            right = bool(member.undecided or member.unchecked)
+        if not right:
+            self.wrong.append((certified, report))
+
+
+async def test_every_answer_is_right_whatever_the_daemon_does_meanwhile(
+    make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    files = make_files(volumes=dict.fromkeys(VOLUMES, SIZE), groups={"db": list(VOLUMES)}, journal_size="32MiB")
+    daemon = start_daemon(files)
+    with Checking() as checking:
+        async with Writers(files) as writers:
+            for number in range(ROUNDS):
+                writers.grant(2 * MIB)
+                checking.certified.append(await certify(daemon, tmp_path / f"{number}.json", number, void=number % 3 == 2))
+                await checking.lap()
+                await restart(daemon, kill=number % 2 == 0)
+                await checking.lap()
+                writers.grant(8 * MIB)
+                done = await asyncio.to_thread(run_duplexctl, files, "resync", "db", "--wait")
+                assert done.returncode == 0, done.stderr
+                assert not checking.wrong
+            await writers.written()
+            await checking.lap()
+    assert not checking.wrong
+    assert {(CONFIRMED, FOUND, False), (REFUTED, FOUND, True), (UNCHECKED, DROPPED, False)} <= checking.seen
+
+
+async def certify(daemon: Daemon, path: Path, number: int, void: bool) -> Certified:
+    files = daemon.files
+    async with await NbdConnection.open(files.uri("data")) as nbd:
+        await nbd.write(MARKED, bytes([number + 1]) * BLOCK)
+    await asyncio.to_thread(suspend, files, path)
+    spoilt = path.with_suffix(".img")
+    shutil.copyfile(files.secondary_of("data"), spoilt)
+    with spoilt.open("r+b") as file:
+        file.seek(MARKED)
+        file.write(b"\xee")
+    if void:
+        grade = {"consistent": False, "records": 1, "detail": "broken"}
+        status, _ = await asyncio.to_thread(daemon.request, "POST", f"/v1/cuts/{document.read(str(path)).cut}/grade", grade)
+        assert status == 200
+    return Certified(str(path), str(spoilt), void)
+
+
+async def restart(daemon: Daemon, kill: bool) -> None:
+    if kill:
+        await asyncio.to_thread(daemon.kill)
+    else:
+        assert await asyncio.to_thread(daemon.stop) == 0
+    await asyncio.to_thread(daemon.start)
