@@ -184,7 +184,7 @@ class Cuts:
         def lost() -> None:
             with contextlib.suppress(OSError):  # then the controller has failed, and a restart finds no promise
                 self._must(lambda: controller.holds.member.lost(cut.id))
-            self._tell_verdict(cut)
+            self.tell_verdict(cut)
 
         controller.batches.when_idle(lost)
 
@@ -204,7 +204,7 @@ class Cuts:
         cut = self.find(cut_id)
         await controller.durable(controller.writer.written)
         if before not in {votes.NONE, after}:
-            self._tell_verdict(cut)
+            self.tell_verdict(cut)
         return overview.cut(controller, cut)
 
     def release(self, cut_id: str) -> dict[str, Any]:
@@ -285,7 +285,7 @@ class Cuts:
         if cut.members or not stands:
             await controller.durable(controller.writer.written)  # what is told of it now stays so, also where a freeze made it void
         if cut.members:
-            self._tell_verdict(cut)
+            self.tell_verdict(cut)
         self.unsettled.discard(cut.id)
         self._settling.pop(cut.id, None)
         controller.jobs.moved()
@@ -311,7 +311,7 @@ class Cuts:
             oldest = self._figured.popleft()
             oldest.hold, oldest.names = None, []
 
-    def _tell_verdict(self, cut: Cut) -> None:
+    def tell_verdict(self, cut: Cut) -> None:
         """The event of a cut of several controllers, as soon as its verdict is known, and when it changes."""
         if cut.verdict is not None and cut.told != cut.verdict:
             cut.told = cut.verdict

@@ -80,6 +80,7 @@ class Trouble:
             "unusable": sorted(member.id for member in unusable), "error": str(error),
             "missed": {str(member.id): pack_map(changed) for member, changed in missed.items() if member in members and changed.any()},
         }  # fmt: skip
+        left = {member.cut for member in members if member.cut is not None and member.cut.members and member.state == state.SUSPENDED}
         try:
             self._controller.mark(marker)
         except OSError as refused:  # a secondary that may not go on, and can't be said to stand still
@@ -89,6 +90,8 @@ class Trouble:
             "suspended", volumes=[member.name for member in members], reason=state.BY_ERROR, cut=cut_id, failed=failed.name,
             error=error.strerror or str(error), path=getattr(failed.secondary, "path", ""), at=at,
         )  # fmt: skip
+        for cut in left:  # they are void now, whatever was told of them
+            self._controller.cuts.tell_verdict(cut)
 
     def _compensate(self, batch: Batch) -> None:
         """A primary did not take a change that is in the journal: journal what the primary holds now, so that both agree."""

@@ -291,3 +291,15 @@ async def test_how_long_writes_waited_is_kept_of_the_latest_cuts_only() -> None:
             await core.controller.resync_wait(["data"])
         kept = [cut["hold"] is not None for cut in core.controller.cuts.all()["cuts"]]
         assert kept == [False] * 2 + [True] * CUT_FIGURES_KEPT_MAX
+
+
+async def test_a_consistent_cut_that_a_failing_secondary_made_void_later_is_told_again() -> None:
+    async with running(TWO) as core:
+        await ready(core)
+        await core.controller.cuts.decide(CUT, votes.AGREE)
+        core.secondary("wal").fail("sync")
+        core.pair("wal").secondary_dirty = True  # as after a start: what a killed daemon wrote may not be on the disk
+        await core.controller.maintenance.sync_secondaries([core.pair("wal")])
+        assert core.controller.cuts.show(CUT)["verdict"] == "void"
+        told = [event for event in core.named("suspended") if event["cut"] == CUT]
+        assert [event["verdict"] for event in told] == ["consistent", "void"]
