@@ -59,6 +59,7 @@ def _url(value: object) -> str:
         or not port
         or text.rstrip("/") != f"{parts.scheme}://{parts.netloc}"
         or "@" in text
+        or not (text.isascii() and text.isprintable() and " " not in text)  # it goes into the head of each request
     ):
         raise ValueError(f"{value!r} is not where a controller answers; write for example {_URL_EXAMPLE}")
     if parts.scheme == "http" and not _is_this_machine(host):

@@ -75,6 +75,8 @@ def test_what_is_not_there(targets: list[str], kind: type[Exception], text: str)
         ('[controllers.a]\nurl = "https://b:1/x"', "controllers.a.url: 'https://b:1/x' is not where"),
         ('[controllers.a]\nurl = "https://u@b:1"', "controllers.a.url: 'https://u@b:1' is not where"),
         ('[controllers.a]\nurl = "https://b:99999"', "controllers.a.url: 'https://b:99999' is not where"),
+        ('[controllers.a]\nurl = "https://bücher:1"', "controllers.a.url: 'https://bücher:1' is not where"),
+        ('[controllers.a]\nurl = "https://b c:1"', "controllers.a.url: 'https://b c:1' is not where"),
         ('[controllers.a]\nurl = 7', "controllers.a.url: 7 is not where"),
         ('[controllers."a:b"]\nsocket = "x"', "controllers.a:b: 'a:b' is not a name"),
         ('[controllers.a]\nsocket = "x"\nnbd = "x"', "controllers.a.nbd: 'x' is nothing to listen on"),
