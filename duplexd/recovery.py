@@ -330,7 +330,8 @@ class Recovery:
             if name not in known:
                 controller.pairs[name] = introduce(controller, name, config, self._legs[name], None)
         assign_groups(controller, controller.config)
-        controller.holds.member.restarted(list(controller.ledger.cuts))
+        stood_at = [pair.cut.id for pair in controller.ledger.pairs.values() if pair.cut is not None]
+        controller.holds.member.restarted([*controller.ledger.cuts, *stood_at])
         controller.mark({"m": "open", "boot": controller.clock.boot_id(), "version": 1})
 
     def _tell_failures(self, tail: int) -> None:

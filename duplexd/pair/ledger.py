@@ -177,7 +177,7 @@ class Ledger:
     def _remember(self, cut: Cut) -> None:
         self.cuts[cut.id] = cut
         if len(self.cuts) > CUTS_KEPT_MAX:  # one that secondaries stand at is known by their pairs
-            oldest = next((old.id for old in self.cuts.values() if old.verdict is not None), next(iter(self.cuts)))
+            oldest = next((old.id for old in self.cuts.values() if old.verdict is not None and old is not cut), next(iter(self.cuts)))
             del self.cuts[oldest]
 
     def _vote(self, sequence: int, time_us: int, marker: dict[str, Any]) -> None:
