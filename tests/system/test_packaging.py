@@ -38,11 +38,7 @@ def systemd_analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: str(path.name))
 def test_the_unit_is_one_that_systemd_takes(path: Path, tmp_path: Path) -> None:
     unit = tmp_path / path.name
-    unit.write_text(
-        re.sub(
-            "^ExecStart=/usr/bin/duplexd|^ExecStart=/usr/bin/duplexctl", f"ExecStart={sys.executable}", path.read_text(), flags=re.MULTILINE
-        )
-    )
+    unit.write_text(re.sub("^ExecStart=(duplexd|duplexctl)\\b", f"ExecStart={sys.executable}", path.read_text(), flags=re.MULTILINE))
     result = systemd_analyze("verify", "--man=no", str(unit))
     assert result.returncode == 0, result.stderr
     assert str(unit) not in result.stderr, result.stderr
@@ -71,13 +67,19 @@ def test_the_canarys_unit_tries_again_only_what_may_get_better() -> None:
     again = {1, UnreachableError.exit_code, TimedOutError.exit_code}
     assert {int(code) for code in unit["RestartPreventExitStatus"].split()} == set(range(1, 10)) - again
     command = unit["ExecStart"].split()
-    assert command[0] == "/usr/bin/duplexctl"
+    assert command[0] == "duplexctl"
     assert cli.get_command(click.Context(cli), "canary") is not None
     assert command[1:] == ["--json", "canary", "%i"]
 
 
 def test_the_unit_leaves_the_boot_id_readable() -> None:
     assert "ProcSubset" not in settings()  # recovery asks /proc/sys whether the machine has booted since
+
+
+def test_the_unit_lets_the_daemon_see_who_sends_commands_and_give_its_socket_a_group() -> None:
+    assert "PrivateUsers" not in settings()  # the kernel would give every user's number as that of nobody
+    filters = [line.partition("=")[2] for line in UNIT.read_text().splitlines() if line.startswith("SystemCallFilter=")]
+    assert "@chown" in filters[-1].split()  # the last word, after what @privileged takes away
 
 
 @pytest.mark.parametrize(("script", "target"), sorted(PROJECT["scripts"].items()))
