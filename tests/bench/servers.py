@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 JOURNAL_BYTES = GIB
-START_SECONDS_MAX = 30.0
+START_SECONDS_MAX = 120.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 

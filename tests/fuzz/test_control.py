@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.control_plane import ControlPlane
+from tests.support.daemon import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 SEEDS = range(6)
 ROUNDS = 60
 GROWTH_BYTES_MAX = 8 << 20
 
-BODY = json.dumps({"targets": ["db"], "hold_s": 5}).encode()
+BODY = json.dumps({"targets": ["db"], "hold_s": 10}).encode()
 WHOLE = [
     b"GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n",
     b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -55,6 +56,14 @@ def rss_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
+def eventually(holds: Callable[[], bool]) -> None:
+    """It may hear late that somebody has gone."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 @pytest.fixture
 def plane(tmp_path: Path) -> Iterator[ControlPlane]:
     control = ControlPlane(tmp_path / "c.sock")
@@ -75,11 +84,8 @@ def throw(plane: ControlPlane, chance: random.Random, rounds: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_rubbish_never_stops_it_nor_holds_anything(plane: ControlPlane, seed: int, caplog: pytest.LogCaptureFixture) -> None:
     throw(plane, random.Random(seed), ROUNDS)
-    time.sleep(0.1)
-    status, body = plane.ask("GET", "/v1/status")
-    assert status == 200
-    assert body["leases"] == [], f"seed {seed}"
-    assert plane.server.actions.hub.listeners == set()
+    eventually(lambda: plane.ask("GET", "/v1/status")[1]["leases"] == [] and not plane.server.actions.hub.listeners)
+    assert "deadline" not in {lease.ended.result() for lease in plane.controller.leases.values()}, f"seed {seed}: nobody saw its owner go"
     assert not [record for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}], f"seed {seed}"
 
 
@@ -88,6 +94,10 @@ def test_rubbish_does_not_make_it_grow(plane: ControlPlane) -> None:
     gc.collect()
     before = rss_bytes()
     throw(plane, random.Random(99), 450)
-    gc.collect()
-    assert rss_bytes() - before < GROWTH_BYTES_MAX
+
+    def no_larger() -> bool:
+        gc.collect()
+        return rss_bytes() - before < GROWTH_BYTES_MAX
+
+    eventually(no_larger)
     assert plane.ask("GET", "/healthz")[0] == 200

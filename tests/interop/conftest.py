@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.support.daemon import Daemon, DaemonFiles
 
 VOLUMES = {"data": 64 << 20, "wal": 8 << 20}
-CLIENT_SECONDS_MAX = 90
+CLIENT_SECONDS_MAX = 300
 
 
 class NbdServer(Protocol):

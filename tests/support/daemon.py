@@ -240,14 +240,20 @@ class Daemon:
         return self.log().split("\n")[:-1]
 
     def wait_log(self, *texts: str, after: int = 0, seconds: float = PATIENCE_SECONDS) -> str:
-        """The first line logged, after so many, that contains one of `texts`."""
+        """The first line logged, after so many, that contains all of `texts`."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             for line in self.lines()[after:]:
-                if any(text in line for text in texts):
+                if all(text in line for text in texts):
                     return line
             time.sleep(0.02)
-        raise DaemonError(f"{' or '.join(texts)} was not logged within {seconds} s\n{self.log()[-4000:]}")
+        raise DaemonError(f"{' and '.join(texts)} was not logged within {seconds} s\n{self.log()[-4000:]}")
+
+    def hold_ended(self, lease: str) -> dict[str, Any]:
+        """What is logged of the end of a hold: `reason`, `held_s` and more. Returns when it is."""
+        ended = json.loads(self.wait_log(f'"lease": "{lease}"', '"event": "released"'))
+        assert isinstance(ended, dict)
+        return ended
 
 
 def run_duplexd(*arguments: str, timeout: float = PATIENCE_SECONDS, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -1,11 +1,16 @@
-"""Waiting until somebody listens: a Unix socket's file is there a moment before anyone does."""
+"""Waiting until somebody listens (a Unix socket's file is there a moment before anyone does), and talking NBD with whoever does."""
 
 from __future__ import annotations
 
 import socket
 import time
+from typing import TYPE_CHECKING
 
+from duplexd.nbd.client import NbdClient
 from tests.support.daemon import PATIENCE_SECONDS
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def wait_listening(path: str, seconds: float = PATIENCE_SECONDS) -> None:
@@ -21,3 +26,40 @@ def wait_listening(path: str, seconds: float = PATIENCE_SECONDS) -> None:
                 time.sleep(0.02)
             else:
                 return
+
+
+class Talk:
+    """A connection of a good client to an export, its handshake done. Close it."""
+
+    def __init__(self, path: str | Path, export: str) -> None:
+        self._client = NbdClient(export)
+        self._socket = socket.socket(socket.AF_UNIX)
+        try:
+            self._socket.connect(str(path))
+            self._socket.settimeout(PATIENCE_SECONDS)
+            while not self._client.ready:
+                self._client.receive(self._received())
+                self._socket.sendall(self._client.data_to_send())
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self, offset: int, length: int) -> bytes:
+        """The bytes. Raises OSError if the server refuses."""
+        self._client.read(offset, length)
+        self._socket.sendall(self._client.data_to_send())
+        while not (replies := self._client.receive(self._received())):
+            pass
+        if replies[0].error:
+            raise OSError(replies[0].error, "refused")
+        return replies[0].data
+
+    def close(self) -> None:
+        """Without a word."""
+        self._socket.close()
+
+    def _received(self) -> bytes:
+        data = self._socket.recv(1 << 16)
+        if not data:
+            raise ConnectionError("the server hung up")
+        return data

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import subprocess
 from pathlib import Path
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from tests.support.daemon import Daemon, DaemonFiles
 
 SIZE = 16 << 20
+WRITES = 50  # on each volume, at least
 
 
 @pytest.fixture
@@ -60,11 +60,11 @@ async def test_pairs_on_block_devices(files: DaemonFiles, start_daemon: Callable
     await wait_state(daemon, "DUPLEX")  # existing devices are compared first: nobody knows that they are equal
     models, moments = {"devices": Blocks(SIZE), "mixed": Blocks(SIZE)}, random.Random(4)
     async with Load(files, models, moments, pause_s=0.005) as load:
-        await asyncio.sleep(0.4)
+        await load.wrote(WRITES)
         for model in models.values():
             model.forget_touched()
         cut = await suspend(daemon, "all")
-        await asyncio.sleep(0.4)
+        await load.wrote(WRITES)
         await load.stop()
     changed = {name: volume["changed_bytes"] for name, volume in (await volumes(daemon)).items()}
     for name, model in models.items():
@@ -73,7 +73,7 @@ async def test_pairs_on_block_devices(files: DaemonFiles, start_daemon: Callable
     done = await resync(daemon, "all")
     assert all(0 < done[name]["copied_bytes"] <= changed[name] for name in done)
     async with Load(files, models, moments) as load:
-        await asyncio.sleep(0.3)
+        await load.wrote(WRITES)
         daemon.kill()
         await load.lost()
     daemon.start()

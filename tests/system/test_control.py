@@ -7,7 +7,6 @@ import json
 import random
 import signal
 import socket
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -95,13 +94,12 @@ def test_a_hold_by_its_owner_its_deadline_and_its_suspend(pair_daemon: Daemon) -
     connection.close()
 
 
-def test_an_owner_that_goes_away_releases_within_100_ms(pair_daemon: Daemon) -> None:
+def test_an_owner_that_goes_away_releases_at_once(pair_daemon: Daemon) -> None:
     connection, answer, lease = hold(pair_daemon)
-    closed_at = time.monotonic()
     answer.close()
     connection.close()
-    while any(volume.held for volume in status(pair_daemon).volumes):
-        assert time.monotonic() - closed_at < 0.1
+    assert pair_daemon.hold_ended(lease)["reason"] == "owner gone"
+    assert not any(volume.held for volume in status(pair_daemon).volumes)
     assert pair_daemon.request("POST", "/v1/suspend", {"targets": ["db"], "lease": lease})[1]["exit_code"] == 9
 
 
@@ -116,7 +114,7 @@ def test_stopping_the_daemon_ends_a_hold_void(pair_daemon: Daemon) -> None:
 
 
 def test_events_tell_of_a_suspend_and_a_hold(pair_daemon: Daemon) -> None:
-    connection = UnixConnection(pair_daemon.files.control_socket, 5.0)
+    connection = UnixConnection(pair_daemon.files.control_socket)
     connection.request("GET", "/v1/events")
     answer = connection.getresponse()
     first = Event.model_validate_json(answer.readline())
@@ -173,8 +171,8 @@ def test_commands_are_logged_with_who_gave_them(pair_daemon: Daemon) -> None:
     pair_daemon.request("POST", "/v1/suspend", {"targets": ["db"]})
     line = json.loads(pair_daemon.wait_log('"command": "suspend"'))
     assert {"uid", "gid", "pid"} <= set(line)
-    pair_daemon.wait_log('"event": "suspended"')  # the last line of it
-    before = pair_daemon.log()
+    before = len(pair_daemon.lines())
     pair_daemon.request("GET", "/v1/status")
-    time.sleep(0.1)
-    assert pair_daemon.log() == before
+    pair_daemon.request("POST", "/v1/resync", {"targets": ["db"]})
+    pair_daemon.wait_log('"command": "resync"', after=before)
+    assert not [line for line in pair_daemon.lines()[before:] if "status" in line]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -51,21 +50,21 @@ def test_the_patents_sequence_quiesce_suspend_signal(pair_daemon: Daemon) -> Non
 
 
 def test_a_hold_lost_before_its_command_ended_is_9(pair_daemon: Daemon) -> None:
-    assert run_duplexctl(pair_daemon.files, "quiesce", "db", "--hold", "0.2", "--", "sleep", "0.5").returncode == 9
-    assert run_duplexctl(pair_daemon.files, "quiesce", "db", "--hold", "5", "--", "sh", "-c", "exit 3").returncode == 3
+    until_lost = f"until grep -q released {pair_daemon.log_path}; do sleep 0.02; done"
+    assert run_duplexctl(pair_daemon.files, "quiesce", "db", "--hold", "0.2", "--", "sh", "-c", until_lost).returncode == 9
+    assert run_duplexctl(pair_daemon.files, "quiesce", "db", "--hold", "10", "--", "sh", "-c", "exit 3").returncode == 3
 
 
-def test_an_owner_killed_with_minus_9_releases_within_100_ms(pair_daemon: Daemon) -> None:
+def test_an_owner_killed_with_minus_9_releases_at_once(pair_daemon: Daemon) -> None:
     command = [*MAIN, "--socket", str(pair_daemon.files.control_socket), "quiesce", "db", "--hold", "10"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(), cwd=ROOT) as owner:
         assert owner.stdout is not None
         assert owner.stdout.readline().startswith(b"lease ")
         leases = pair_daemon.request("GET", "/v1/status")[1]["leases"]
         assert len(leases) == 1
-        killed_at = time.monotonic()
         os.kill(owner.pid, 9)
-        while pair_daemon.request("GET", "/v1/status")[1]["leases"]:
-            assert time.monotonic() - killed_at < 0.1
+    assert pair_daemon.hold_ended(leases[0]["id"])["reason"] == "owner gone"
+    assert pair_daemon.request("GET", "/v1/status")[1]["leases"] == []
     assert run_duplexctl(pair_daemon.files, "suspend", "db", "--lease", leases[0]["id"]).returncode == 9
     assert run_duplexctl(pair_daemon.files, "suspend", "db").returncode == 0
 
