@@ -175,7 +175,9 @@ def volumes(statuses: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def check_duplex(statuses: Mapping[str, Json]) -> None:
-    """Raises WrongStateError that names the pairs that are not DUPLEX."""
+    """Raises WrongStateError that names the pairs that are not DUPLEX, or the controllers that can't cut them any more."""
+    if failed := {name: why for name, status in statuses.items() if (why := status["controller"].get("failed"))}:
+        raise WrongStateError("; ".join(f"{name}: takes no changes any more: {why}; restart it" for name, why in failed.items()))
     wrong = {name: volume for name, volume in volumes(statuses).items() if volume["state"] != "DUPLEX"}
     if not wrong:
         return
