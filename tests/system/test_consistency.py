@@ -1,5 +1,6 @@
 """Fifty group suspends under dependent writers are consistent, each; the naive split, checked in the same way, is not."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,16 +10,20 @@ from duplexd.canary.record import Placement
 from duplexd.demo.daemon import DaemonProcess
 from duplexd.demo.scene import Scene
 from duplexd.units import MIB
+from tests.support.daemon import free_port
 
 VOLUMES = 16
 PLACEMENT = Placement(writers=8, volumes=VOLUMES, slots=4)
 CUTS = 50
+RECORDS = 200  # between two commands, at least
 NAIVE_CUTS = 5
+NAIVE_CUTS_MAX = 100
 
 
 @pytest.fixture
 async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     daemon = DaemonProcess(tmp_path / "d", [f"v{number:02}" for number in range(VOLUMES)], 4 * MIB, 64 * MIB)
+    daemon.port = free_port()
     try:
         await daemon.start()
         async with Scene(daemon, PLACEMENT) as scene:
@@ -27,36 +32,53 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
         await daemon.stop()
 
 
+async def write(scene: Scene, records: int = RECORDS) -> None:
+    """Return when that many more are acknowledged."""
+    wanted = scene.workload.history.acknowledged + records
+    while scene.workload.history.acknowledged < wanted:
+        scene.workload.check()
+        await asyncio.sleep(0.002)
+
+
+async def go_round(scene: Scene) -> None:
+    """Return when every slot holds a record."""
+    history = scene.workload.history
+    while any(history.acknowledged_before(writer, history.tick()) < PLACEMENT.period for writer in range(PLACEMENT.writers)):
+        scene.workload.check()
+        await asyncio.sleep(0.002)
+
+
 async def test_every_group_suspend_under_dependent_writers_is_sequence_consistent(scene: Scene) -> None:
     records_cut = set()
     for number in range(CUTS):
-        await scene.write_for(0.1)
+        await write(scene)
         before = scene.workload.history.acknowledged
         cut = await scene.cut_group(f"cut {number}")
         assert cut.findings.consistent, (number, cut.findings)
         assert cut.verdict == "consistent"
         assert cut.findings.records == PLACEMENT.writers * PLACEMENT.period or number == 0
-        await scene.write_for(0.05)
-        assert scene.workload.history.acknowledged > before, "the writers stand still while the group is suspended"
+        await write(scene)  # they go on while the group is suspended
+        await go_round(scene)
         records_cut.add(before)
         await scene.resync()
     assert len(records_cut) == CUTS, "the cuts are all of one moment"
 
 
 async def test_suspended_secondaries_stand_still_while_the_writers_go_on(scene: Scene) -> None:
-    await scene.write_for(0.2)
+    await go_round(scene)
     await scene.cut_group()
     before = scene.read_secondaries()
-    await scene.write_for(0.3)
+    await write(scene, 2 * PLACEMENT.writers * PLACEMENT.period)
     assert scene.read_secondaries() == before
 
 
 async def test_naive_split_under_the_same_writers_breaks_dependencies(scene: Scene) -> None:
-    broken = 0
-    for number in range(NAIVE_CUTS):
-        await scene.write_for(0.1)
+    broken = number = 0
+    while number < NAIVE_CUTS or not broken:
+        number += 1
+        assert number <= NAIVE_CUTS_MAX, "it breaks none"
+        await write(scene)
         cut = await scene.cut_one_by_one(f"naive {number}")
         assert cut.findings.torn == 0
         broken += cut.findings.broken
         await scene.resync()
-    assert broken > 0

@@ -15,7 +15,7 @@ from duplexd.canary.nbd import NbdConnection
 from duplexd.io.disk import RealDisk
 from duplexd.journal.inspect import inspect
 from tests.support.commands import call, lines, resync, same_bytes, start_resync, suspend, volumes, wait_until
-from tests.support.daemon import run_duplexd
+from tests.support.daemon import PATIENCE_SECONDS, run_duplexd
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -144,7 +144,7 @@ async def equal(daemon: Daemon) -> None:
 async def refused(nbd: NbdConnection, number: int, place: int) -> bool:
     """Write once; whether it was refused for lack of space. Any other error is raised."""
     try:
-        await asyncio.wait_for(nbd.write(place * LENGTH, payload(number, LENGTH)), 20)
+        await asyncio.wait_for(nbd.write(place * LENGTH, payload(number, LENGTH)), PATIENCE_SECONDS)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -177,7 +177,7 @@ async def test_under_the_journal(start: Callable[..., Daemon], small_disk: Calla
             assert await nbd.read(place * LENGTH, 8) == newest[place].to_bytes(8, "little"), "a refused write is there"
         daemon.wait_log("journal-full")
         ballast.unlink()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while await refused(nbd, 3000, 0):
             assert time.monotonic() < deadline, "there is space, but writes are refused still"
             await asyncio.sleep(0.1)

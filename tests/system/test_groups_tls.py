@@ -9,8 +9,9 @@ import pytest
 
 from duplexd.client import Client, ControllerEntry, GroupEntry, Groups
 from duplexd.errors import ForbiddenError, UnreachableError
+from duplexd.limits import HOLD_SECONDS_MAX
 from tests.support.certificates import Certificates
-from tests.support.daemon import free_port
+from tests.support.daemon import PATIENCE_SECONDS, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +38,7 @@ def make_groups(tmp_path: Path, make_files: Callable[..., DaemonFiles], start_da
         far = ControllerEntry(url=f"https://localhost:{port}", certificate=certificates.client(common_name), ca=certificates.client_ca)
         return Groups(
             controllers={"alpha": ControllerEntry(socket=alpha.control_socket), "beta": far},
-            groups={"db": GroupEntry(members=["alpha:data", "beta:data"])},
+            groups={"db": GroupEntry(members=["alpha:data", "beta:data"], hold_max=HOLD_SECONDS_MAX)},
         )
 
     return make
@@ -50,7 +51,7 @@ async def test_over_tls_and_a_socket_at_one_point(make_groups: MakeGroups) -> No
         assert (await client.verify("db")).equal
         assert (await client.resync("db", wait=True)).ok
         async with client.quiesce("db") as hold:
-            await hold.renew(1.0)
+            await hold.renew(9.0)
             assert (await hold.suspend()).verdict == "consistent"
 
 
@@ -61,7 +62,9 @@ async def test_who_may_only_observe_sees_and_suspends_nothing(make_groups: MakeG
             await client.suspend("db")
         status = await client.status("db")
         assert [volume["state"] for each in status.controllers.values() for volume in each["volumes"]] == ["DUPLEX", "DUPLEX"]
-        async with asyncio.timeout(5):  # a request that was on its way may have been answered after the release: its connection is gone
+        async with asyncio.timeout(
+            PATIENCE_SECONDS
+        ):  # a request that was on its way may have been answered after the release: its connection is gone
             while any(each["leases"] for each in (await client.status("db")).controllers.values()):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 

@@ -15,7 +15,7 @@ import pytest
 
 from duplexd.canary.nbd import NbdConnection
 from tests.support.commands import call, hold, resident_bytes, same_bytes, suspend, volumes, wait_until
-from tests.support.daemon import ROOT, environment, run_duplexctl
+from tests.support.daemon import PATIENCE_SECONDS, ROOT, environment, run_duplexctl
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from tests.support.daemon import Daemon, DaemonFiles
 
 BLOCK = 4096
-RELEASE_SECONDS_MAX = 0.1
-SLACK_SECONDS = 0.3  # for a busy machine; the figure is printed
+EARLY_SECONDS = 0.01  # so much may a timer of the loop come before its time
 MEMORY_BYTES_MAX = 64 << 20
+UNTIL_LOST = "until grep -q released LOG; do sleep 0.02; done"
+HOLD_SECONDS = 5.0
+READS = 100
 
 
 @pytest.fixture
@@ -81,22 +83,20 @@ async def test_an_owner_that_is_killed_releases_at_once(pair_of_volumes: Daemon)
         await assert_waits(write)
         killed = time.monotonic()
         process.send_signal(signal.SIGKILL)
-        await asyncio.wait_for(write, 5)
-        took = time.monotonic() - killed
-        print(f"owner killed: the held write was answered after {took * 1e3:.1f} ms")
-        assert took < RELEASE_SECONDS_MAX + SLACK_SECONDS
+        await asyncio.wait_for(write, PATIENCE_SECONDS)
+        print(f"owner killed: the held write was answered after {(time.monotonic() - killed) * 1e3:.1f} ms")
+        assert pair_of_volumes.hold_ended(lease)["reason"] == "owner gone"
         assert_lost(pair_of_volumes, lease)
-    released = pair_of_volumes.wait_log("owner gone")
-    assert released
 
 
 async def test_a_deadline_releases_and_voids(pair_of_volumes: Daemon) -> None:
     async with connect(pair_of_volumes, "one") as nbd, owner_of(pair_of_volumes, "db", "--hold", "0.5") as (process, lease):
-        began = time.monotonic()
-        await asyncio.wait_for(nbd.write(0, block(1)), 5)
-        print(f"hold of 0.5 s: the held write was answered after {(time.monotonic() - began) * 1e3:.0f} ms")
-        assert 0.2 < time.monotonic() - began < 0.5 + SLACK_SECONDS + RELEASE_SECONDS_MAX
-        assert await asyncio.to_thread(process.wait, 10) == 9
+        await asyncio.wait_for(nbd.write(0, block(1)), PATIENCE_SECONDS)
+        ended = pair_of_volumes.hold_ended(lease)
+        print(f"hold of 0.5 s: it lasted {ended['held_s'] * 1e3:.0f} ms, {ended['writes_held']} writes waited")
+        assert (ended["reason"], ended["verdict"]) == ("deadline", "void")
+        assert ended["held_s"] > 0.5 - EARLY_SECONDS
+        assert await asyncio.to_thread(process.wait, PATIENCE_SECONDS) == 9
         assert_lost(pair_of_volumes, lease)
 
 
@@ -106,7 +106,7 @@ async def test_a_stop_answers_what_was_held(pair_of_volumes: Daemon) -> None:
         writes = [asyncio.create_task(nbd.write(number * BLOCK, block(number + 1))) for number in range(50)]
         await assert_waits(writes[0])
         code = asyncio.create_task(asyncio.to_thread(pair_of_volumes.stop))
-        await asyncio.wait_for(asyncio.gather(*writes), 10)
+        await asyncio.wait_for(asyncio.gather(*writes), PATIENCE_SECONDS)
         assert await code == 0
         last = owner.last()
         assert (last["event"], last["reason"], last["verdict"]) == ("ended", "stopping", "void")
@@ -124,12 +124,13 @@ async def test_reads_and_flushes_are_answered_during_a_hold(pair_of_volumes: Dae
         tasks = [asyncio.create_task(change) for change in changes]
         await assert_waits(tasks[0])
         for connection in (nbd, other):
-            await asyncio.wait_for(connection.flush(), 2)
-            assert await asyncio.wait_for(connection.read(0, BLOCK), 2) == block(1), "a read shows what was not acknowledged"
+            await connection.flush()
+            assert await connection.read(0, BLOCK) == block(1), "a read shows what was not acknowledged"
         async with connect(pair_of_volumes, "two") as elsewhere:
-            await asyncio.wait_for(elsewhere.write(0, block(9)), 2)
+            await elsewhere.write(0, block(9))
+        assert not any(task.done() for task in tasks), "they waited for the end of the hold"
         owner.close()
-        await asyncio.wait_for(asyncio.gather(*tasks), 5)
+        await asyncio.wait_for(asyncio.gather(*tasks), PATIENCE_SECONDS)
         assert await nbd.read(0, BLOCK) == block(3)
 
 
@@ -146,7 +147,7 @@ async def test_a_held_change_dies_with_its_connection(pair_of_volumes: Daemon) -
         await wait_until(pair_of_volumes, lambda now: now["one"]["connections"] == 1, "the first connection is gone")
         await assert_waits(newer)
         owner.close()
-        await asyncio.wait_for(newer, 5)
+        await asyncio.wait_for(newer, PATIENCE_SECONDS)
         assert await second.read(0, BLOCK) == block(2)
         assert await second.read(BLOCK, BLOCK) == bytes(BLOCK), "a change of a connection that is gone was made"
     await suspend(pair_of_volumes, "one")
@@ -167,7 +168,7 @@ async def test_overlapping_changes_keep_their_order_of_arrival_over_connections(
             await asyncio.sleep(0)
             await connection.read(1 << 20, 512)  # its answer shows that the server has seen what came before it
         owner.close()
-        await asyncio.wait_for(asyncio.gather(*tasks), 5)
+        await asyncio.wait_for(asyncio.gather(*tasks), PATIENCE_SECONDS)
         data = await one.read(0, 40 * BLOCK)
     assert [data[at * BLOCK] for at in range(40)] == [39 - at for at in range(40)]
     assert same_bytes(pair_of_volumes.files.primary("one"), pair_of_volumes.files.secondary_of("one"))
@@ -186,8 +187,8 @@ async def test_the_sequence_of_the_patent_with_one_lease(pair_of_volumes: Daemon
             assert done.returncode == 0, done
             result = json.loads(done.stdout)
             assert (result["verdict"], result["hold"]["writes_held"]) == ("consistent", 2)
-            await asyncio.wait_for(asyncio.gather(*held), 5)
-            assert await asyncio.to_thread(process.wait, 10) == 0, "the owner is told that its hold did its work"
+            await asyncio.wait_for(asyncio.gather(*held), PATIENCE_SECONDS)
+            assert await asyncio.to_thread(process.wait, PATIENCE_SECONDS) == 0, "the owner is told that its hold did its work"
         found = await volumes(pair_of_volumes)
         assert {volume["secondary"]["as_of_sequence"] for volume in found.values()} == {result["controllers"]["test"]}
         for name in ("one", "two"):
@@ -197,26 +198,25 @@ async def test_the_sequence_of_the_patent_with_one_lease(pair_of_volumes: Daemon
 
 async def test_two_leases_one_after_the_other(pair_of_volumes: Daemon) -> None:
     """A suspend takes one lease. It refuses volumes that this lease does not hold, and cuts those it holds while another lease goes on."""
-    async with (
-        owner_of(pair_of_volumes, "one", "--hold", "10") as (_, first),
-        owner_of(pair_of_volumes, "two", "--hold", "10") as (_, second),
-    ):
-        both = await asyncio.to_thread(run_duplexctl, pair_of_volumes.files, "suspend", "db", "--lease", first)
+    first, second = await hold(pair_of_volumes, ["one"]), await hold(pair_of_volumes, ["two"])
+    with contextlib.closing(first), contextlib.closing(second):
+        both = await asyncio.to_thread(run_duplexctl, pair_of_volumes.files, "suspend", "db", "--lease", first.lease)
         assert both.returncode == 2, both
         assert "two" in both.stderr
-        cut = await suspend(pair_of_volumes, "one", lease=first)
+        cut = await suspend(pair_of_volumes, "one", lease=first.lease)
         assert (await volumes(pair_of_volumes))["two"]["held"]
-        later = await suspend(pair_of_volumes, "two", lease=second)
+        later = await suspend(pair_of_volumes, "two", lease=second.lease)
         assert cut["controllers"]["test"] < later["controllers"]["test"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "status"),
-    [(["true"], 0), (["sh", "-c", "exit 7"], 7), (["/no/such/command"], 127), (["/etc/passwd"], 126), (["sleep", "3"], 9)],
+    [(["true"], 0), (["sh", "-c", "exit 7"], 7), (["/no/such/command"], 127), (["/etc/passwd"], 126), (["sh", "-c", UNTIL_LOST], 9)],
 )
 def test_quiesce_with_a_command(pair_of_volumes: Daemon, arguments: list[str], status: int) -> None:
     hold_s = "0.3" if status == 9 else "10"
-    done = run_duplexctl(pair_of_volumes.files, "quiesce", "db", "--hold", hold_s, "--", *arguments)
+    words = [word.replace("LOG", str(pair_of_volumes.log_path)) for word in arguments]
+    done = run_duplexctl(pair_of_volumes.files, "quiesce", "db", "--hold", hold_s, "--", *words)
     assert done.returncode == status, done
     assert not pair_of_volumes.request("GET", "/v1/status")[1]["leases"]
 
@@ -238,26 +238,24 @@ async def test_five_seconds_under_fio(make_files: Callable[..., DaemonFiles], st
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=daemon.files.directory,
     )  # fmt: skip
     try:
-        await asyncio.sleep(1.0)
+        await wait_until(daemon, lambda now: now["data"]["sequence"] > 100, "fio writes")
         before, longest, reads = resident_bytes(daemon.pid), 0.0, 0
         async with connect(daemon, "data") as nbd:
-            owner, end = await hold(daemon, ["data"], 8.0), time.monotonic() + 5.0
+            owner, end = await hold(daemon, ["data"]), time.monotonic() + HOLD_SECONDS
             writing = asyncio.create_task(nbd.write(60 << 20, block(1)))
-            while time.monotonic() < end:
+            while time.monotonic() < end or reads < READS:
                 began = time.monotonic()
                 await nbd.read((reads * 37 % 48) << 20, BLOCK)
                 longest, reads = max(longest, time.monotonic() - began), reads + 1
                 await asyncio.sleep(0.005)
-            assert not writing.done()
+            assert not writing.done(), "the reads waited for the end of the hold"
             grown = resident_bytes(daemon.pid) - before
             owner.close()
-            await asyncio.wait_for(writing, 5)
-        output, _ = await asyncio.wait_for(fio.communicate(), 60)
+            await asyncio.wait_for(writing, PATIENCE_SECONDS)
+        output, _ = await asyncio.wait_for(fio.communicate(), 2 * PATIENCE_SECONDS)
         print(f"5 s under fio: {reads} reads, the slowest {longest * 1e3:.1f} ms; memory grew by {grown >> 10} KiB")
         assert fio.returncode == 0, output.decode()
         assert b"err= 0" in output, output.decode()
-        assert longest < 1.0
-        assert reads > 100
         assert grown < MEMORY_BYTES_MAX
     finally:
         if fio.returncode is None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from duplexd.canary.nbd import NbdConnection
 from tests.support.blocks import BLOCK_BYTES, Blocks
 from tests.support.commands import call, resync, same_bytes, suspend, volumes
+from tests.support.daemon import PATIENCE_SECONDS
 from tests.support.load import Load, grains_bytes, settle
 
 if TYPE_CHECKING:
@@ -120,17 +121,20 @@ async def test_under_continuous_load_it_ends(start: Callable[..., Daemon], mode:
     daemon = start(mode=mode, journal_size="64MiB" if how == "journal" else "16MiB")
     models = {"data": Blocks(SIZE)}
     moments = random.Random(2)
-    async with Load(daemon.files, models, moments, connections=3, depth=6, scattered=how == "journal") as load:
-        await asyncio.sleep(0.2)
+    pace: dict[str, Any] = (
+        {"scattered": True, "pause_s": 0.01} if how == "journal" else {}
+    )  # however fast the machine is, the map would not be shorter
+    async with Load(daemon.files, models, moments, connections=3, depth=6, **pace) as load:
+        await load.wrote(100)
         models["data"].forget_touched()
         await suspend(daemon, "data")
         at_the_cut = load.payload_bytes
         while load.payload_bytes - at_the_cut < (2 << 20 if how == "journal" else 24 << 20):  # noqa: ASYNC110 - no event tells
             await asyncio.sleep(0.01)
         changed, at_the_start = grains_bytes(models["data"].touched), load.payload_bytes
-        done = (await asyncio.wait_for(resync(daemon, "data"), 30))["data"]
+        done = (await asyncio.wait_for(resync(daemon, "data"), PATIENCE_SECONDS))["data"]
         meanwhile = load.payload_bytes - at_the_start
-        await asyncio.sleep(0.1)
+        await load.wrote(10)
         await load.stop()
     print(f"{mode} by {how}: copied {done['copied_bytes']}, changed {changed} before and wrote {meanwhile} meanwhile", end="; ")
     print(f"a reply took {load.longest_s * 1e3:.0f} ms at most")
