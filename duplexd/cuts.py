@@ -280,6 +280,9 @@ class Cuts:
         stands = self._stands(pairs, cut)
         if cut.members:
             await controller.step(lambda: self._must(lambda: controller.holds.member.stood(cut.id, stands)))
+        elif stands and cut.id in self.unsettled:
+            with contextlib.suppress(OSError):  # without it a restart writes there what is there already, while somebody may be reading
+                await controller.step(lambda: controller.mark({"m": "stood", "cut": cut.id}))
         elif not stands and cut.verdict == CONSISTENT:
             await controller.step(lambda: self._must(lambda: controller.mark({"m": "void", "cut": cut.id})))
         if cut.members or not stands:

@@ -11,6 +11,7 @@ The same code runs when a marker is written and when it is read again after a re
     copy      volumes {id: map}, reason                what may differ is to be copied; unusable until then
     copied    id, runs                                 these bytes were copied, durably
     cut       id, tag, volumes, group, members         SUSPENDED at this record; with `members`, the controllers that must all be ready
+    stood     cut                                      the secondaries stand there durably: of a cut of this controller alone
     ready     cut                                      it was opened in order, and the secondaries stand there durably
     agreed    cut                                      every member is ready: it is consistent
     fail      id, at, volumes, unusable, failed, error, missed {id: map}    SUSPENDED at record `at`, earlier than this one
@@ -77,7 +78,7 @@ class Ledger:
             "open": self._open, "close": self._close, "volume": self._volume, "remove": self._remove, "attach": self._attach,
             "copy": self._copy, "copied": self._copied, "cut": self._cut, "fail": self._fail, "void": self._vote, "resync": self._resync,
             "abandon": self._abandon, "commit": self._commit, "settled": self._settled, "equal": self._equal, "missed": self._missed,
-            "regions": self._regions, "detach": self._detach, "ready": self._vote, "agreed": self._vote, "grade": self._grade,
+            "regions": self._regions, "detach": self._detach, "stood": self._stood, "ready": self._vote, "agreed": self._vote, "grade": self._grade,
         }  # fmt: skip
 
     def next_id(self) -> int:
@@ -190,10 +191,19 @@ class Ledger:
         if after is None:
             raise ValueError(f"cut {cut.id} is {cut.state}")
         cut.state = after
-        if after == votes.READY:  # a restart has nothing to bring there, and must not: somebody may be reading it
-            for pair in self.pairs.values():
-                if pair.cut is cut and pair.state == state.SUSPENDED and pair.usable:
-                    pair.applied = max(pair.applied, cut.sequence)
+        if after == votes.READY:
+            self._arrived(cut)
+
+    def _stood(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
+        cut = self.cut(marker["cut"])
+        if cut is not None:
+            self._arrived(cut)
+
+    def _arrived(self, cut: Cut) -> None:
+        """A restart has nothing to bring to the secondaries that stand there, and must not: somebody may be reading them."""
+        for pair in self.pairs.values():
+            if pair.cut is cut and pair.state == state.SUSPENDED and pair.usable:
+                pair.applied = max(pair.applied, cut.sequence)
 
     def _grade(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
         cut = self.cut(marker["cut"])

@@ -107,6 +107,7 @@ def write() -> SimDisk:
     mark("remove", id=4)
     mark("attach", volumes=[5])
     mark("cut", id="cafe000000000003", tag="", volumes=[5])
+    mark("stood", cut="cafe000000000003")
     mark("resync", job="decaf000", how="map", volumes=[5])
     mark("abandon", job="decaf000", volumes=[5])
     mark("resync", job="decaf001", how="map", volumes=[5])

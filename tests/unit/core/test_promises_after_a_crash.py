@@ -72,3 +72,27 @@ def test_secondaries_that_were_promised_are_not_written_to_by_a_restart() -> Non
 
     run(ready())
     assert run(again()) == []
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_nor_are_those_that_one_controller_has_suspended(mode: str) -> None:
+    disk, volumes = new_disk(), {"data": mode}
+
+    async def suspended() -> None:
+        core = Core(disk, settings(volumes))
+        await core.controller.start()
+        await core.write("data", 0, b"first")
+        await core.write("data", 0, b"second")
+        assert (await core.controller.suspend(["data"]))["verdict"] == "consistent"
+        await core.write("data", 0, b"later")
+        await crash(core, power=False)
+
+    async def again() -> list[str]:
+        written: list[str] = []
+        disk.before = lambda operation, path: written.append(path) if path.startswith("/b/") and operation in WRITES else None
+        async with running(volumes, disk=disk) as core:
+            assert core.image("data", "b")[:6] == b"second"
+        return written
+
+    run(suspended())
+    assert run(again()) == []
