@@ -14,6 +14,7 @@ import pytest
 from duplexd.canary.checker import Findings
 from duplexd.demo import main as demo
 from duplexd.demo.scene import Cut, Scene
+from tests.support.daemon import PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,7 +51,7 @@ async def test_demo_finds_no_group_cut_broken_and_the_naive_split_broken(tmp_pat
 async def test_interrupted_demo_stops_its_daemon_and_removes_its_files(tmp_path: Path, number: signal.Signals) -> None:
     process = await _start(tmp_path)
     assert process.stdout is not None
-    async with asyncio.timeout(100):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         line = b"begin"
         while line and not re.match(rb" *\d+ +[\d.]+ / ", line):
             line = await process.stdout.readline()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from duplexd.canary.record import Placement
 from duplexd.client import Client
+from duplexd.limits import HOLD_SECONDS_MAX
 from tests.support.by_hand import ByHand
 from tests.support.cluster import THREE, Cluster, spread
+from tests.support.daemon import PATIENCE_SECONDS
 from tests.support.group_writers import GroupWriters
 
 if TYPE_CHECKING:
@@ -23,7 +26,11 @@ PLACEMENT = Placement(writers=8, volumes=16, slots=2)
 SUSPENDS = 200
 WRONG_SUSPENDS = 8
 RECORDS_BETWEEN = 100
+END_OF_TIME = 1 << 62  # of the writers' clock
+GOING_ROUND = (PLACEMENT.writers + 1) * PLACEMENT.period  # records; no writer can have been left out then
 PAUSE_S = 0.001  # of a writer after each record: the machine has three daemons to run, too
+
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture
@@ -34,7 +41,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 async def test_two_hundred_group_suspends_under_dependent_writers_break_none(cluster: Cluster) -> None:
     """Each names the sequence of each controller, is consistent on all of them, and holds the writes for a moment only."""
-    groups = cluster.write_groups({"db": cluster.members})
+    groups = cluster.write_groups({"db": cluster.members}, HOLD_SECONDS_MAX)
     points, waits = set(), []
     async with Client.open(groups) as client, GroupWriters(cluster, cluster.members, PLACEMENT, PAUSE_S) as writers:
         for number in range(SUSPENDS):
@@ -48,7 +55,7 @@ async def test_two_hundred_group_suspends_under_dependent_writers_break_none(clu
             assert findings.records == PLACEMENT.writers * PLACEMENT.period or number == 0
             points.add(tuple(result.controllers[name] for name in THREE))
             waits.append(result.hold.seconds_max)
-            await writers.write(RECORDS_BETWEEN)  # they go on while the secondaries stand still
+            await (writers.write(RECORDS_BETWEEN) if number else writers.go_round())  # they go on while the secondaries stand still
             assert (await writers.grade(taken)).consistent, "a suspended secondary moved"
             assert (await client.resync("db", wait=True)).ok
         assert writers.lost_connections == 0
@@ -67,12 +74,31 @@ async def suspended(cluster: Cluster, writers: GroupWriters, suspend: Callable[[
     return findings
 
 
-async def broken_by(cluster: Cluster, suspend: Callable[[], None]) -> int:
+def wait_for(true: Callable[[], bool]) -> None:
+    """In a thread beside the writers."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def under_way(writers: GroupWriters) -> list[str]:
+    """The controller from which each writer waits for a reply at this moment, "" if it waits for none."""
+    history = writers.workload.history
+    numbers = [history.issued_before(writer, END_OF_TIME) for writer in range(history.writers)]
+    done = [history.acknowledged_before(writer, END_OF_TIME) for writer in range(history.writers)]
+    return [
+        writers.members[PLACEMENT.place(writer, number).volume].controller if number > done[writer] else ""
+        for writer, number in enumerate(numbers)
+    ]
+
+
+async def broken_by(cluster: Cluster, suspend: Callable[[GroupWriters], None]) -> int:
     """How many dependencies are broken in some suspends of this kind. Nothing else is found: each controller by itself is right."""
     broken = 0
     async with GroupWriters(cluster, cluster.members, PLACEMENT, PAUSE_S) as writers:
         for _ in range(WRONG_SUSPENDS):
-            findings = await suspended(cluster, writers, suspend)
+            findings = await suspended(cluster, writers, lambda: suspend(writers))
             assert (findings.torn, findings.missing, findings.too_new) == (0, 0, 0), findings
             broken += findings.broken
     print(f"{broken} broken dependencies in {WRONG_SUSPENDS} suspends")
@@ -80,22 +106,28 @@ async def broken_by(cluster: Cluster, suspend: Callable[[], None]) -> int:
 
 
 async def test_suspending_controller_after_controller_breaks_dependencies(cluster: Cluster) -> None:
-    def naive() -> None:
+    """Between two of them the writers come by everywhere."""
+
+    def naive(writers: GroupWriters) -> None:
         for name in THREE:
             cluster.ask(name, "POST", "/v1/suspend", {"targets": ["here"]})
+            seen = writers.workload.history.acknowledged
+            wait_for(lambda: writers.workload.history.acknowledged > seen + GOING_ROUND)  # noqa: B023 - waited for here
 
     assert await broken_by(cluster, naive) > WRONG_SUSPENDS
 
 
 async def test_opening_one_before_the_last_is_closed_breaks_dependencies(cluster: Cluster) -> None:
-    """Each is cut while it is held, and ready in the end: only the order is wrong."""
+    """Each is cut while it is held, and ready in the end: only the order is wrong. All writers waited at the one, and some got on to the other."""
 
-    def hasty() -> None:
+    def hasty(writers: GroupWriters) -> None:
         with ByHand(cluster) as hand:
             hand.close("alpha")
+            wait_for(lambda: set(under_way(writers)) == {"alpha"})
             hand.close("gamma")
             hand.cut("alpha")
             assert hand.open("alpha")["state"] == "ready"
+            wait_for(lambda: "gamma" in under_way(writers))  # they come to it by way of beta
             hand.close("beta")
             for name in ("beta", "gamma"):
                 hand.cut(name)
@@ -105,7 +137,7 @@ async def test_opening_one_before_the_last_is_closed_breaks_dependencies(cluster
 
 
 async def test_close_all_cut_all_open_all_breaks_none(cluster: Cluster) -> None:
-    def in_order() -> None:
+    def in_order(_: GroupWriters) -> None:
         with ByHand(cluster) as hand:
             for step in (hand.close, hand.cut, hand.open, hand.agree):
                 for name in THREE:

@@ -244,7 +244,7 @@ def test_terminated_while_a_controller_does_not_answer(ctl: Ctl) -> None:
             assert (command.returncode, error) == (143, "")
     finally:
         os.kill(beta.pid, signal.SIGCONT)
-    assert ctl.leases == 0
+    wait_for(lambda: ctl.leases == 0)
 
 
 def test_what_is_not_there(ctl: Ctl) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from duplexd.limits import CONTROL_PEER_SILENT_SECONDS_MAX
 from tests.support.certificates import HOST, Certificates, ask, open_answer
-from tests.support.daemon import ROOT, Daemon, environment, free_port, run_duplexd
+from tests.support.daemon import PATIENCE_SECONDS, ROOT, Daemon, environment, free_port, run_duplexd
 from tests.support.netns import Network
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ SUSPEND = ("POST", "/v1/suspend", {"targets": ["data"]})
 HOLDER = """
 import ssl, sys
 from tests.support.certificates import open_answer
-host, port, ca, client = sys.argv[1:]
+host, port, ca, client, hold_s = sys.argv[1:]
 context = ssl.create_default_context(cafile=ca)
 context.load_cert_chain(client)
-hold = {"targets": ["data"], "hold_s": 1.5}
+hold = {"targets": ["data"], "hold_s": float(hold_s)}
 with open_answer(int(port), context, "GET", "/v1/events", None, host):
     with open_answer(int(port), context, "POST", "/v1/quiesce", hold, host) as answer:
         print(answer.readline().decode(), end="", flush=True)
@@ -68,7 +68,7 @@ class Served:
         eventually(lambda: self.daemon.log().count('"reloaded"') > before)
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 10.0) -> None:
+def eventually(holds: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline
@@ -103,19 +103,17 @@ def test_an_observer_changes_nothing(served: Served) -> None:
 
 
 def test_a_stream_that_is_closed_ends_its_hold(served: Served) -> None:
-    with open_answer(served.port, served.backup, "POST", "/v1/quiesce", {"targets": ["data"], "hold_s": 9}) as answer:
+    with open_answer(served.port, served.backup, "POST", "/v1/quiesce", {"targets": ["data"], "hold_s": 10}) as answer:
         held = json.loads(answer.readline())
         assert held["event"] == "held"
         (lease,) = served.daemon.request("GET", "/v1/status")[1]["leases"]
         assert (lease["id"], lease["owner"]) == (held["lease"]["id"], f"certificate {BACKUP}")
-    begun = time.monotonic()
-    eventually(lambda: served.daemon.request("GET", "/v1/status")[1]["leases"] == [])
-    assert time.monotonic() - begun < 8  # not by its deadline
-    assert json.loads(served.daemon.wait_log('"owner gone"'))["lease"] == held["lease"]["id"]
+    assert served.daemon.hold_ended(held["lease"]["id"])["reason"] == "owner gone"
+    assert served.daemon.request("GET", "/v1/status")[1]["leases"] == []
 
 
 def test_a_stopped_client_keeps_no_hold_beyond_its_deadline(served: Served) -> None:
-    command = [sys.executable, "-c", HOLDER, HOST, str(served.port), str(served.certificates.client_ca), str(served.backup_file)]
+    command = [sys.executable, "-c", HOLDER, HOST, str(served.port), str(served.certificates.client_ca), str(served.backup_file), "1.5"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), cwd=ROOT) as holder:
         try:
             assert holder.stdout
@@ -134,7 +132,7 @@ def test_a_machine_that_is_cut_off_keeps_neither_hold_nor_connection(tmp_path: P
         certificates.renew_server(address)
         tls = certificates.toml(port, operate=(BACKUP,)).replace(HOST, address)
         daemon = Daemon(make_files(extra=tls), prefix=network.inside("alpha"))
-        files = [str(certificates.client_ca), str(certificates.client(BACKUP))]
+        files = [str(certificates.client_ca), str(certificates.client(BACKUP)), "5"]
         command = [*network.inside("client"), sys.executable, "-c", HOLDER, address, str(port), *files]
         try:
             daemon.start()
@@ -144,7 +142,7 @@ def test_a_machine_that_is_cut_off_keeps_neither_hold_nor_connection(tmp_path: P
                 assert established(daemon.pid, port) == 2  # the hold's and one that follows the events
                 network.cut_off("client")
                 eventually(lambda: daemon.request("GET", "/v1/status")[1]["leases"] == [])
-                eventually(lambda: established(daemon.pid, port) == 0, 3 * CONTROL_PEER_SILENT_SECONDS_MAX)
+                eventually(lambda: established(daemon.pid, port) == 0, CONTROL_PEER_SILENT_SECONDS_MAX + PATIENCE_SECONDS)
                 holder.kill()
             assert daemon.stop() == 0
         finally:
@@ -160,7 +158,10 @@ def established(pid: int, port: int) -> int:
 
 def test_a_reload_takes_a_renewed_certificate_and_other_names(served: Served) -> None:
     def shown() -> bytes | None:
-        with socket.create_connection((HOST, served.port), 10) as plain, served.backup.wrap_socket(plain, server_hostname=HOST) as sock:
+        with (
+            socket.create_connection((HOST, served.port), PATIENCE_SECONDS) as plain,
+            served.backup.wrap_socket(plain, server_hostname=HOST) as sock,
+        ):
             return sock.getpeercert(binary_form=True)
 
     before = shown()
@@ -212,7 +213,9 @@ def blocks(kind: str) -> list[str]:
 def shell(text: str, directory: Path) -> str:
     """What a block of the page prints, run as it stands there."""
     env = {**environment(), "CURL_HOME": str(directory)}
-    done = subprocess.run(["bash", "-euc", text], cwd=directory, env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        ["bash", "-euc", text], cwd=directory, env=env, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
