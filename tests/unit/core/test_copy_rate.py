@@ -9,7 +9,7 @@ import pytest
 
 from duplexd.limits import FOLLOWER_CHUNK_BYTES
 from duplexd.pair import state
-from tests.unit.core.cores import Core, new_disk, settings
+from tests.unit.core.cores import Core, new_disk, run, settings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -83,7 +83,7 @@ def test_a_first_copy_takes_its_time(during: Callable[[Core], Awaitable[None]]) 
         assert core.equal()
         await core.controller.stop()
 
-    asyncio.run(asyncio.wait_for(copy(), 60))
+    run(asyncio.wait_for(copy(), 60))
 
 
 def test_a_controller_stops_while_its_copy_waits() -> None:
@@ -100,5 +100,5 @@ def test_a_controller_stops_while_its_copy_waits() -> None:
         assert core.equal()
         await core.controller.stop()
 
-    core = asyncio.run(asyncio.wait_for(stop(), 60))
-    asyncio.run(asyncio.wait_for(again(core.disk), 60))
+    core = run(asyncio.wait_for(stop(), 60))
+    run(asyncio.wait_for(again(core.disk), 60))
