@@ -58,6 +58,7 @@ CONTROL_BODY_BYTES_MAX = 1 * MIB  # a request's body
 CONTROL_DRAIN_BYTES_MAX = 16 * MIB  # of a body that is too large, read and dropped so that the answer arrives
 CONTROL_HEADER_BYTES_MAX = 64 * KIB
 CONTROL_CONNECTIONS_MAX = 320  # every lease has a connection; the rest is for commands
+CONTROL_LOCAL_CONNECTIONS_MIN = 32  # of them, those that clients over TLS leave to the Unix socket
 CONTROL_REQUEST_SECONDS_MAX = 10.0  # from the first byte of a request to its last
 CONTROL_STOP_SECONDS_MAX = 1.0  # running answers may take this long when the daemon stops
 CONTROL_HANDSHAKES_MAX = 64  # TLS clients that have not shown a certificate yet; further ones wait to be accepted

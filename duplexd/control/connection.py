@@ -12,7 +12,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from duplexd.control.access import Access, Peer
 from duplexd.control.problems import problem
-from duplexd.limits import CONTROL_CONNECTIONS_MAX, CONTROL_HEADER_BYTES_MAX, CONTROL_REQUEST_SECONDS_MAX
+from duplexd.limits import CONTROL_CONNECTIONS_MAX, CONTROL_HEADER_BYTES_MAX, CONTROL_LOCAL_CONNECTIONS_MIN, CONTROL_REQUEST_SECONDS_MAX
 
 if TYPE_CHECKING:
     import asyncio
@@ -80,8 +80,9 @@ class ControlProtocol(H11Protocol):
         super().connection_made(transport)
         self.link = Link(peer_of(transport, self._access()), transport)  # by the table of now: a reload may have come during the handshake
         self.app_state = {**self.app_state, "link": self.link}
-        if len(self.connections) > CONTROL_CONNECTIONS_MAX:
-            self._answer(503, f"{CONTROL_CONNECTIONS_MAX} connections are open (CONTROL_CONNECTIONS_MAX); close some and try again")
+        limit = CONTROL_CONNECTIONS_MAX - (CONTROL_LOCAL_CONNECTIONS_MIN if self.link.peer.name else 0)  # over TLS everybody has a name
+        if len(self.connections) > limit:
+            self._answer(503, f"{limit} connections are open (CONTROL_CONNECTIONS_MAX); close some and try again")
         else:
             self._timer = self.loop.call_later(CONTROL_REQUEST_SECONDS_MAX, self._check_idle)
 

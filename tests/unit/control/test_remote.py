@@ -187,6 +187,7 @@ def test_a_slow_handshake_is_broken_off(there: Remote, monkeypatch: pytest.Monke
 def test_strangers_wait_for_places_and_take_none_from_the_unix_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "CONTROL_HANDSHAKES_MAX", 2)
     monkeypatch.setattr(connection, "CONTROL_CONNECTIONS_MAX", 2)
+    monkeypatch.setattr(connection, "CONTROL_LOCAL_CONNECTIONS_MIN", 0)
     there = Remote(tmp_path)
     strangers = [there.connect() for _ in range(6)]
     assert there.plane.ask("GET", "/healthz")[0] == 200
@@ -207,12 +208,24 @@ def test_handshakes_are_begun_so_often_and_no_more(there: Remote, monkeypatch: p
 
 def test_connections_beyond_the_limit_are_told_so(there: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "CONTROL_CONNECTIONS_MAX", 2)
+    monkeypatch.setattr(connection, "CONTROL_LOCAL_CONNECTIONS_MIN", 0)
     with there.plane.connect(), there.connect_tls():
         there.wait_for_connections(2)
         with there.connect_tls() as one_more:
             assert one_more.recv(100).startswith(b"HTTP/1.1 503")
     there.wait_for_connections(0)
     assert there.ask("GET", "/healthz")[0] == 200
+
+
+def test_clients_over_tls_leave_room_for_the_unix_socket(there: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "CONTROL_CONNECTIONS_MAX", 3)
+    monkeypatch.setattr(connection, "CONTROL_LOCAL_CONNECTIONS_MIN", 1)
+    with there.connect_tls(), there.connect_tls():
+        there.wait_for_connections(2)
+        with there.connect_tls() as one_more:
+            assert one_more.recv(100).startswith(b"HTTP/1.1 503")
+        there.wait_for_connections(2)
+        assert there.plane.ask("GET", "/healthz")[0] == 200
 
 
 def test_a_connection_that_sends_no_request_is_dropped(there: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
