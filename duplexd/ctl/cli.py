@@ -130,6 +130,10 @@ def suspend(
 ) -> None:
     """Cut at one point: when it returns, the secondaries are durable and readable where they lie."""
     of_groups = settings.of_groups(targets)
+    if lease == "":
+        raise UsageError(
+            '--lease is empty; is "$DUPLEXD_LEASE" set? It is where `quiesce -- CMD` runs CMD. Without --lease nothing has to be held'
+        )
     if lease and (of_groups or certificate):
         raise UsageError("--lease is for targets of one controller, and without --certificate; a group is held and cut in one step")
     if of_groups or certificate:

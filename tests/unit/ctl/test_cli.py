@@ -96,6 +96,12 @@ def test_a_resync_that_fails_is_exit_code_1_and_named(ctl: Ctl, plane: ControlPl
     assert "wal" in err
 
 
+def test_an_empty_lease_is_2_and_nothing_is_suspended(ctl: Ctl, plane: ControlPlane) -> None:
+    code, _, err = ctl("suspend", "db", "--lease", "")
+    assert (code, "$DUPLEXD_LEASE" in err) == (2, True)
+    assert set(plane.controller.volumes.values()) == {"DUPLEX"}
+
+
 def test_events_end_after_the_present_state(ctl: Ctl) -> None:
     code, out, _ = ctl("events", "--json")
     lines = [Event.model_validate_json(line) for line in out.splitlines()]
