@@ -6,6 +6,7 @@ gone from the archive), lists of our own are fetched into the cache directory.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import lzma
 import os
@@ -49,7 +50,9 @@ def cache_directory() -> Path:
 def kernel(cache: Path, unpack_into: Path) -> Kernel:
     """The kernel and its modules, unpacked into `unpack_into`; the package comes from `cache`, or from apt the first time."""
     cache.mkdir(parents=True, exist_ok=True)
-    package = _cached_package(cache) or _fetch_package(cache)
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # others may fetch it at this moment
+        package = _cached_package(cache) or _fetch_package(cache)
     return _unpack(package, unpack_into)
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from tests.vm.machine import Machine
 
+pytestmark = pytest.mark.timeout(900)  # the first use of the machine boots it
+
 VOLUMES = ["tables", "log"]
 BLOCK_BYTES = 1024
 

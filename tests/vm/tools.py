@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-TOOL_TIMEOUT_S = 120.0
+TOOL_TIMEOUT_S = 600.0
 PACKAGES = {
     "apt-cache": "apt",
     "apt-get": "apt",
