@@ -36,14 +36,16 @@ if TYPE_CHECKING:
     Process = subprocess.Popen[bytes]
     Strike = Callable[[Wire, Message, Process], str | None]
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1800)
 
 LANES = 4  # groups of the same controllers: while one waits for its holds to end, the others go on
-HOLD_MAX_S = 1.0
+HOLD_MAX_S = 1.0  # at first: a machine that is too slow for it gets more
+TRIES_MAX = 6
 PLACEMENT = Placement(writers=3, volumes=len(THREE), slots=2)
 ALL_PAIRS = Placement(writers=8, volumes=16, slots=2)
 PAUSE_S = 0.002  # of a writer after each record: here they need not be many
 STRUCK = "struck"
+SHORT_S = 0.1
 
 
 def kill(_wire: Wire, _message: Message, process: Process) -> None:
@@ -98,10 +100,16 @@ async def undisturbed(lane: Lane) -> list[Message]:
     async def nothing(_: Process) -> None:
         raise AssertionError
 
-    attempt = Attempt(lane, lambda *_: None)
-    await attempt.run(nothing)
-    assert await attempt.judge() == votes.CONSISTENT, attempt
-    await lane.resync()
+    for _ in range(TRIES_MAX):
+        attempt = Attempt(lane, lambda *_: None)
+        await attempt.run(nothing)
+        outcome = await attempt.judge()
+        await lane.resync()
+        if outcome == votes.CONSISTENT:
+            break
+        lane.be_patient()
+    else:
+        raise AssertionError("not one was consistent")
     first = next(message for message in attempt.messages if message.verb == "close")
     return attempt.messages[first.number - 1 :]
 
@@ -122,6 +130,8 @@ async def test_coordinator_fails_between_any_two_messages(cluster: Cluster, tmp_
     async with lanes_of(cluster, tmp_path / "lanes", LANES) as lanes:
         with CutWatch(cluster) as watch:
             messages = await undisturbed(lanes[0])
+            for lane in lanes:
+                lane.hold_max_s = lanes[0].hold_max_s
             points = iter(messages)
 
             async def once(lane: Lane, point: Message) -> None:
@@ -146,6 +156,10 @@ async def test_coordinator_fails_between_any_two_messages(cluster: Cluster, tmp_
                     await once(lane, point)
 
             await asyncio.gather(*(work(lane) for lane in lanes))
+            for _ in range(TRIES_MAX):
+                if not outcomes[votes.CONSISTENT]:  # not one came to its end within its hold
+                    lanes[0].be_patient()
+                    await once(lanes[0], messages[-1])
             await restart_all(cluster)
             await watch.looked_again()
     print(f"{fate}: {len(messages)} points, {dict(outcomes)}, {refused} late commands refused; looked {watch.rounds} times")
@@ -212,19 +226,27 @@ async def struck_by_death(lane: Lane, victim: str, verb: str, way: str, then: st
         await asyncio.to_thread(daemon.start)
         await lane.write_everywhere()
 
-    attempt = Attempt(lane, strike)
-    await attempt.run(come_back)
-    assert attempt.struck, attempt
-    return await attempt.judge()
+    for _ in range(TRIES_MAX):
+        attempt = Attempt(lane, strike)
+        await attempt.run(come_back)
+        outcome = await attempt.judge()
+        if attempt.struck:
+            return outcome
+        assert outcome != votes.CONSISTENT, attempt  # it did not come so far: the hold was over
+        await lane.resync()
+        lane.be_patient()
+    raise AssertionError("not one came so far")
 
 
 async def test_late_commands_are_refused_and_the_group_is_void(cluster: Cluster) -> None:
     """A coordinator that slept through its holds: on one member before the cut, on two after it."""
-    with CutWatch(cluster) as watch, ByHand(cluster, ["lane0"], hold_s=0.3) as hand:
+    with CutWatch(cluster) as watch, ByHand(cluster, ["lane0"]) as hand:
         for name in THREE:
             await asyncio.to_thread(hand.close, name)
         for name in ("alpha", "beta"):
             await asyncio.to_thread(hand.cut, name)
+        for name in THREE:
+            await asyncio.to_thread(hand.renew, name, SHORT_S)
         for name in THREE:
             while not await asyncio.to_thread(hand.gone, name):  # noqa: ASYNC110 - another process lets go
                 await asyncio.sleep(0.01)

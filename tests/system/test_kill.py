@@ -16,6 +16,7 @@ import pytest
 from duplexd.canary.nbd import NbdConnection
 from duplexd.io.disk import RealDisk
 from duplexd.journal.inspect import inspect
+from duplexd.limits import COPIED_MARK_BYTES
 from tests.support.blocks import BLOCK_BYTES, Blocks, check
 from tests.support.commands import call, hold, same_bytes, start_resync, suspend, volumes, wait_state, wait_until
 from tests.support.load import READ_BYTES, Load, grains_bytes, settle
@@ -35,6 +36,9 @@ TESTS_HERE = 6
 KILLS: dict[str, int] = {}
 RECOVERIES_S: list[float] = []
 TIMES = pytest.mark.parametrize("times", [1, pytest.param(8, marks=pytest.mark.long)])
+SCATTERED = 800  # blocks of each volume: cheaper to copy by journal than by map, and enough of them to be killed meanwhile
+IN_RESYNC_MIN = 3
+TRIES_MAX = 200
 pytestmark = pytest.mark.timeout(1800)  # a busy machine is slow, and the long sweep is long
 
 
@@ -200,22 +204,39 @@ async def test_suspended_killed(victim: Victim, times: int) -> None:
 
 @TIMES
 async def test_resync_by_journal_killed(victim: Victim, times: int) -> None:
+    """Sooner, the faster the machine is: until enough of the kills fell into the resync."""
     reached: list[str] = []
-    for _ in range(14 * times):
+    most_s = 0.06
+    while len(reached) < 14 * times or reached.count("resync") < IN_RESYNC_MIN:
+        assert len(reached) < TRIES_MAX, "too few kills fell into the resync"
         cut, images = await victim.suspend()
-        async with victim.load(scattered=True) as load:
+        await write_scattered(victim)
+        async with victim.load(scattered=True, pause_s=0.02) as load:
             await asyncio.sleep(victim.random.uniform(0, 0.15))
             how = await start_resync(victim.daemon, *NAMES)
-            await victim.kill_after(0.06, load)
+            await victim.kill_after(most_s, load)
         assert set(how.values()) == {"journal"}
         reached.append(_resync_reached(victim.files))
+        most_s = min(most_s * 1.5, 0.06) if reached[-1] == "resync" else most_s / 2
         await victim.restart()
         if (await volumes(victim.daemon))["a"]["state"] == "SUSPENDED":
             await victim.check_suspended(cut, images)
             await start_resync(victim.daemon, *NAMES)
         await victim.check_duplex()
     print(f"killed when the journal had last said: {reached}")
-    assert reached.count("resync") >= 3, "too few kills fell into the resync"
+
+
+async def write_scattered(victim: Victim) -> None:
+    """Single blocks, anywhere."""
+    for name in NAMES:
+        model = victim.models[name]
+        blocks = victim.random.sample(range(model.count), SCATTERED)
+        async with await NbdConnection.open(victim.files.uri(name)) as nbd:
+            for at in range(0, SCATTERED, 32):
+                changes = [model.send(block, 1) for block in blocks[at : at + 32]]
+                await asyncio.gather(*(nbd.write(change.first * BLOCK_BYTES, change.payload()) for change in changes))
+                for change in changes:
+                    model.acknowledge(change)
 
 
 async def write_more_than_the_journal_holds(victim: Victim) -> None:
@@ -231,8 +252,10 @@ async def write_more_than_the_journal_holds(victim: Victim) -> None:
 
 @TIMES
 async def test_resync_by_map_killed(victim: Victim, times: int) -> None:
+    """Every second time the copy has a limit that keeps it from its end until the kill; until enough of the kills fell into it."""
     reached: list[str] = []
-    for _ in range(14 * times):
+    while len(reached) < 14 * times or reached.count("resync") < IN_RESYNC_MIN:
+        assert len(reached) < TRIES_MAX, "too few kills fell before the commit"
         cut, images = await victim.suspend()
         await write_more_than_the_journal_holds(victim)
         await write_more_than_the_journal_holds(victim)
@@ -243,14 +266,14 @@ async def test_resync_by_map_killed(victim: Victim, times: int) -> None:
         reached.append(_resync_reached(victim.files))
         if reached[-1] == "resync":
             assert victim.secondaries() == images, "a resync by map touched a secondary before its commit"
+        victim.files.copy_rate = None if len(reached) % 2 else "16MiB"
+        victim.files.write()
         await victim.restart()
         if (await volumes(victim.daemon))["a"]["state"] == "SUSPENDED":
             await victim.check_suspended(cut, images)
             await start_resync(victim.daemon, *NAMES)
         await victim.check_duplex()
     print(f"killed when the journal had last said: {reached}")
-    assert reached.count("resync") >= 3, "too few kills fell before the commit"
-    assert reached.count("equal") < len(reached), "all kills came too late"
 
 
 @TIMES
@@ -267,20 +290,27 @@ async def test_first_copy_killed(make_files: Callable[..., DaemonFiles], start_d
     files.write()
     moments, model = random.Random(seed), Blocks(size)
     kills, marked_bytes = 0, 0
+    _with_rate(files, kills)
     daemon.start()
     while kills < 14 * times and (await volumes(daemon))["big"]["state"] == "PENDING":
         async with Load(files, {"big": model}, moments, pause_s=0.02) as load:
+            if _goes_far(kills):
+                await wait_until(daemon, _remembered, "a mark")
             await asyncio.sleep(moments.uniform(0, 0.3))
             daemon.kill()
             await load.lost()
         kills += 1
         markers = _markers(files)
         marked_bytes = max(marked_bytes, sum(length for marker in markers if marker["m"] == "copied" for _, length in marker["runs"]))
+        _with_rate(files, kills)
         RECOVERIES_S.append(_timed(daemon.start))
         found = await wait_until(daemon, lambda now: now["big"]["state"] == "DUPLEX" or now["big"]["copy"]["total_bytes"] > 0, "it goes on")
         if found["big"]["state"] == "PENDING":
             assert not found["big"]["secondary"]["usable"]
             assert found["big"]["copy"]["total_bytes"] <= data_bytes - marked_bytes, "what was copied is copied again"
+    _with_rate(files, None)
+    daemon.kill()
+    daemon.start()
     await wait_state(daemon, "DUPLEX")
     KILLS["first copy"] = kills
     print(f"first copy: {kills} kills, {marked_bytes >> 20} of {data_bytes >> 20} MiB were copied before the last one")
@@ -290,6 +320,21 @@ async def test_first_copy_killed(make_files: Callable[..., DaemonFiles], start_d
     daemon.kill()
     files.primary("big").unlink()  # large: not left behind for others to remove
     files.secondary_of("big").unlink()
+
+
+def _goes_far(kills: int) -> bool:
+    """Whether the copy gets on, before the next kill, so far that it is remembered: twice in all."""
+    return kills in {3, 8}
+
+
+def _remembered(now: dict[str, Any]) -> bool:
+    return bool(now["big"]["state"] == "DUPLEX" or now["big"]["copy"]["done_bytes"] > COPIED_MARK_BYTES)
+
+
+def _with_rate(files: DaemonFiles, kills: int | None) -> None:
+    """How fast it may copy from the next start on: so slowly that it is not over before the kill."""
+    files.copy_rate = None if kills is None else "64MiB" if _goes_far(kills) else "2MiB"
+    files.write()
 
 
 def _fill(path: Path, size: int, data_bytes: int) -> None:
