@@ -17,7 +17,7 @@ import click
 import duplexd
 from duplexd.ctl import render
 from duplexd.ctl.entry import wants_json
-from duplexd.ctl.options import SHORT_TIMEOUT_S, Settings, StoppedError, WithCommand, common, targets
+from duplexd.ctl.options import SHORT_TIMEOUT_S, Seconds, Settings, StoppedError, WithCommand, common, targets
 from duplexd.errors import DuplexdError, LeaseLostError, NotFoundError, UnreachableError, UsageError
 from duplexd.limits import HOLD_SECONDS_DEFAULT, HOLD_SECONDS_MAX
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Json = dict[str, Any]
 
 HTTP_INTERRUPTED = 499  # what no server says: the client went away
-_HOLD = click.FloatRange(0.0, HOLD_SECONDS_MAX, min_open=True)
+_HOLD = Seconds(maximum=HOLD_SECONDS_MAX)
 
 
 class Commands(click.Group):
@@ -57,7 +57,7 @@ def cli(context: click.Context) -> None:
 @cli.command()
 @targets(required=False)
 @click.option("--watch", is_flag=True, help="show it again and again, until interrupted")
-@click.option("--interval", type=click.FloatRange(min=0.1), default=1.0, metavar="SECONDS", help="with --watch")
+@click.option("--interval", type=Seconds(0.1), default=1.0, metavar="SECONDS", help="with --watch")
 @click.option("--all", "whole", is_flag=True, help="every volume, even if it takes more than a screen")
 @common()
 @click.pass_obj

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 from contextlib import suppress
@@ -23,7 +24,28 @@ DEFAULT_SOCKET = "/run/duplexd/control.sock"
 DEFAULT_GROUPS = "/etc/duplexd/groups.toml"
 SHORT_TIMEOUT_S = 30.0  # of commands that are quick; the others wait until told otherwise
 COMPLETION_TIMEOUT_S = 0.5
+_SECONDS_MAX = 1_000_000.0  # eleven days: more than that the socket's time-out can't hold
 _COMMAND_LINE = click.core.ParameterSource.COMMANDLINE
+
+
+class Seconds(click.ParamType[Any, float]):
+    """A time that can be waited: above 0 or from `minimum` on, up to `maximum` seconds. `nan` is none."""
+
+    name = "seconds"
+
+    def __init__(self, minimum: float = 0.0, maximum: float = _SECONDS_MAX) -> None:
+        self.minimum = minimum
+        self.maximum = maximum
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
+        if not (self.minimum <= seconds <= self.maximum and seconds > 0.0):
+            least = f"from {self.minimum:g} on" if self.minimum else "above 0"
+            self.fail(f"{value!r} is no time; write a number of seconds {least}, at most {self.maximum:,g}", param, ctx)
+        return seconds
 
 
 class StoppedError(Exception):
@@ -125,9 +147,8 @@ def common(top: bool = False) -> Callable[[F], F]:
     """The options that every command has. Only at the top is the environment looked at, or it would win over what is said there."""
 
     def decorate(function: F) -> F:
-        number = click.FloatRange(min=0.0, min_open=True)
         for option in (
-            click.option("--timeout", type=number, metavar="SECONDS", expose_value=False, callback=_set("timeout_s"), is_eager=True,
+            click.option("--timeout", type=Seconds(), metavar="SECONDS", expose_value=False, callback=_set("timeout_s"), is_eager=True,
                          help="how long the daemon may keep silent (exit code 8); for a group, how long it may take in all"),
             click.option("--json", is_flag=True, expose_value=False, callback=_set("json"), is_eager=True, help="write JSON"),
             click.option("--groups", metavar="FILE", expose_value=False, callback=_set("groups"), is_eager=True,

@@ -102,6 +102,17 @@ def test_an_empty_lease_is_2_and_nothing_is_suspended(ctl: Ctl, plane: ControlPl
     assert set(plane.controller.volumes.values()) == {"DUPLEX"}
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-1", "0", "1e300", "2e6", "x"])
+@pytest.mark.parametrize("arguments", [["status", "--timeout"], ["status", "--watch", "--interval"], ["quiesce", "db", "--hold"]])
+def test_a_time_that_can_not_be_waited_is_2(ctl: Ctl, arguments: list[str], value: str) -> None:
+    code, _, err = ctl(*arguments, value)
+    assert (code, f"'{arguments[-1]}': '{value}' is no time; write a number of seconds" in err) == (2, True)
+
+
+def test_the_longest_time_can_be_waited(ctl: Ctl) -> None:
+    assert ctl("--timeout", "1e6", "status")[0] == 0
+
+
 def test_events_end_after_the_present_state(ctl: Ctl) -> None:
     code, out, _ = ctl("events", "--json")
     lines = [Event.model_validate_json(line) for line in out.splitlines()]
