@@ -230,8 +230,11 @@ def resync_done_texts(result: Json) -> str:
 def check_resynced(result: Json) -> None:
     """Raises DuplexdError if a resync that was waited for failed."""
     if not result["ok"]:
-        names = " ".join(row["name"] for row in result["volumes"] if row["state"] != "DUPLEX")
-        raise DuplexdError(f"not DUPLEX: {names}; `duplexctl status {names}` says why")
+        failed = [row for row in result["volumes"] if row["state"] != "DUPLEX"]
+        names = " ".join(row["name"] for row in failed)
+        errors = "; ".join(dict.fromkeys(row["error"] for row in failed if row.get("error")))
+        why = f": {errors}; put that right and resync again" if errors else f"; `duplexctl status {names}` says why"
+        raise DuplexdError(f"not DUPLEX: {names}{why}")
 
 
 def check_verified(result: Json) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.limits import COPIED_MARK_BYTES, COPY_PAUSE_SECONDS_MAX, FOLLOWER_CHUNK_BYTES
 from duplexd.pair import state
-from duplexd.pair.follower import Follower, SinkError, copy_run
+from duplexd.pair.follower import Follower, SinkError, UntouchedError, copy_run
 from duplexd.pair.pace import Pace
 from duplexd.pair.staging import PIECE_BYTES_MAX, StagingSink
 
@@ -155,6 +155,8 @@ class Copying:
         except (SinkError, OSError) as error:
             sink.close()
             cause = error.error if isinstance(error, SinkError) else error
+            if isinstance(cause, UntouchedError):  # it names the secondary
+                raise cause from error
             raise OSError(cause.errno, f"{directory}: {cause.strerror}") from error
         return sink.count
 

@@ -41,6 +41,7 @@ class Jobs:
         self.running: dict[str, Job] = {}
         self.trail = Trail(controller, self.moved)
         self.copying = Copying(controller, self.moved)
+        self.errors: dict[Pair, str] = {}  # why the last resync of a pair failed
         self.again: list[Pair] = []  # resyncs that a restart cut short: given by recovery
 
     @property
@@ -149,7 +150,14 @@ class Jobs:
         await self.until(lambda: not any(pair.state == state.PENDING for pair in pairs))
         return {
             "volumes": [
-                {"name": pair.name, "state": pair.state, "reason": pair.reason, "copied_bytes": pair.copied_bytes} for pair in pairs
+                {
+                    "name": pair.name,
+                    "state": pair.state,
+                    "reason": pair.reason,
+                    "copied_bytes": pair.copied_bytes,
+                    "error": self.errors.get(pair),
+                }
+                for pair in pairs
             ]
         }
 
@@ -167,6 +175,7 @@ class Jobs:
         ]
         for pair in todo:
             pair.copied_bytes = 0
+            self.errors.pop(pair, None)
         torn = [pair for pair in todo if not pair.usable]
         if torn:
             maps = {str(pair.id): pack_map(pair.changed if pair.changed is not None else ChangeMap(pair.size)) for pair in torn}
@@ -299,6 +308,7 @@ class Jobs:
     def _failed(self, job: Job, error: SinkError) -> None:
         """A secondary failed: the job's pairs stand where they are, at one number."""
         controller = self._controller
+        self._tell(job, f"{error.pair.name}: {error.error.strerror or error.error}")
         at = job.follower.position if job.follower is not None and job.follower.sink.moves_secondary else job.floor
         unusable = set(job.pairs) if not job.whole else {error.pair} if error.torn else set()
         missed = {}
@@ -309,9 +319,13 @@ class Jobs:
                     changed.merge(pair.changed)
         controller.trouble.freeze(set(job.pairs), error.pair, at, error.error, unusable, missed)
 
+    def _tell(self, job: Job, error: str) -> None:
+        self.errors |= dict.fromkeys(job.pairs, error)
+
     def _ended_early(self, job: Job, error: Exception) -> None:
         """Not the secondary's fault. Untouched secondaries stand at their cut again."""
         controller = self._controller
+        self._tell(job, getattr(error, "strerror", None) or str(error))
         untouched = [pair for pair in job.pairs if pair.state == state.PENDING and pair.staging == UNCOMMITTED]
         if job.how == JOURNAL and isinstance(error, DamageError | LookupError):
             self._go_by_map(job, error)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from duplexd.errors import DamageError
 from duplexd.journal.format import FLAG_ALLOCATE, RECORD_HEADER_BYTES, WRITE, ZERO, crc32c, pack_record
 from duplexd.journal.scan import records
-from duplexd.pair.follower import put
+from duplexd.pair.follower import UntouchedError, put
 
 if TYPE_CHECKING:
     from duplexd.io.disk import Disk, File
@@ -22,7 +22,10 @@ PIECE_BYTES_MAX = 4 << 20
 
 
 class StagingSink:
-    """Writes a staging log. Blocking; one caller at a time. OSError (no space) ends the job, not the pair."""
+    """Writes a staging log. Blocking; one caller at a time. OSError (no space) ends the job, not the pair.
+
+    The room that the secondaries will need is taken beforehand: once the log counts, a full disk would leave them half-way.
+    """
 
     moves_secondary = False
 
@@ -37,11 +40,14 @@ class StagingSink:
         disk.make_directory(directory)
 
     def write(self, pair: Pair, offset: int, data: Buffer) -> None:
-        """See `Sink`."""
+        """See `Sink`. Raises UntouchedError if the secondary has no room for it."""
+        _reserve(pair, offset, len(data))
         self._append(WRITE, pair, offset, len(data), data, 0)
 
     def zero(self, pair: Pair, offset: int, length: int, allocate: bool) -> None:
-        """See `Sink`."""
+        """See `Sink`. Raises UntouchedError if the secondary has no room for it."""
+        if allocate:
+            _reserve(pair, offset, length)
         self._append(ZERO, pair, offset, length, b"", FLAG_ALLOCATE if allocate else 0)
 
     def _append(self, kind: int, pair: Pair, offset: int, length: int, data: Buffer, flags: int) -> None:
@@ -73,6 +79,14 @@ class StagingSink:
         for file in self._files:
             file.close()
         self._files = []
+
+
+def _reserve(pair: Pair, offset: int, length: int) -> None:
+    if pair.secondary is not None:
+        try:
+            pair.secondary.reserve(offset, length)
+        except OSError as error:
+            raise UntouchedError(error.errno, f"{pair.secondary.path}: no room for what changed: {error.strerror}") from error
 
 
 def _files_of(disk: Disk, directory: str, job: str) -> list[str]:

@@ -74,6 +74,7 @@ class ResyncDoneVolume(Answer):
     state: PairState
     reason: str | None = None
     copied_bytes: Bytes = 0
+    error: str | None = Field(None, description="why it is not DUPLEX, if the resync failed")
 
 
 class ResyncDone(Answer):
