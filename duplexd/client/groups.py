@@ -159,11 +159,13 @@ class Groups(Section):
 def load(path: str | Path) -> Groups:
     """Read and check a groups file. Raises ConfigurationError."""
     try:
-        text = Path(path).read_text("utf-8")
+        text = Path(path).read_bytes().decode()
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}; name the groups file with --groups FILE") from None
-    except ValueError:
-        raise ConfigurationError(f"{path}: not UTF-8 text, or not a file name; save the file as UTF-8") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path}: not UTF-8 text; save the file as UTF-8") from None
+    except ValueError as error:
+        raise ConfigurationError(f"{str(path)!r}: no name of a file: {error}") from None
     return parse(text, path)
 
 

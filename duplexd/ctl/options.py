@@ -127,8 +127,10 @@ class Settings:
             raise ConfigurationError(
                 f"{self.groups}: cannot be read: {error.strerror}; name another with --groups FILE, or a daemon with --socket PATH"
             ) from None
+        except UnicodeDecodeError:
+            raise ConfigurationError(f"{self.groups}: not UTF-8 text; save the file as UTF-8") from None
         except (ValueError, RecursionError) as error:
-            raise ConfigurationError(f"{self.groups}: not TOML: {error}") from None
+            raise ConfigurationError(f"{self.groups}: not TOML: {str(error) or 'nested too deeply'}") from None
         return table if isinstance(table, dict) else {}
 
 

@@ -285,6 +285,19 @@ def test_a_cut_that_no_controller_made_is_void_and_not_a_wrong_use(
     assert not (tmp_path / "cut.json").exists()
 
 
+@pytest.mark.parametrize("data", [b"[groups.db]\nmembers = ['\xff']", b"[groups.db", b"a = " + 100_000 * b"["])
+def test_a_groups_file_that_can_not_be_read_is_told_alike_by_every_command(
+    groups: Path, capsys: pytest.CaptureFixture[str], data: bytes
+) -> None:
+    groups.write_bytes(data)
+    said = set()
+    for command in (["status"], ["status", "db"], ["suspend", "db"], ["canary", "db"]):
+        assert run(["--groups", str(groups), *command]) == 6
+        said.add(capsys.readouterr().err)
+    assert len(said) == 1
+    assert next(iter(said)).startswith(f"duplexctl: {groups}: not ")
+
+
 def test_a_status_with_a_member_that_is_not_there_is_3(
     tmp_path: Path, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
