@@ -165,7 +165,7 @@ def load(path: str | Path) -> Groups:
     except UnicodeDecodeError:
         raise ConfigurationError(f"{path}: not UTF-8 text; save the file as UTF-8") from None
     except ValueError as error:
-        raise ConfigurationError(f"{str(path)!r}: no name of a file: {error}") from None
+        raise ConfigurationError(f"{str(path)!r}: not a file name: {error}") from None
     return parse(text, path)
 
 
