@@ -17,12 +17,11 @@ from tests.vm.kernel import cache_directory, kernel
 from tests.vm.tools import MachineError, tool
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 HOST_ADDRESS = "10.0.2.2"
-MEMORY_MIB = 512
 PROCESSORS = 2  # a second NBD connection is only used by a second processor
-BOOT_TIMEOUT_S = 300.0
 COMMAND_TIMEOUT_S = 180.0
 LIFETIME_S = 1800
 STOP_TIMEOUT_S = 60.0
@@ -36,21 +35,32 @@ class Outcome(NamedTuple):
     output: str
 
 
+class Root(NamedTuple):
+    """What a guest runs: its file system is unpacked into its memory."""
+
+    write: Callable[[Path, list[Path]], None]  # makes the archive; given the kernel's modules
+    memory_mib: int
+    boot_timeout_s: float
+
+
+INITRAMFS = Root(write_initramfs, memory_mib=512, boot_timeout_s=300)
+
+
 class Machine:
     """A running guest. One caller at a time; a command that met its time-out goes on in the guest, and the next one waits for it."""
 
-    def __init__(self, directory: Path, lifetime_s: int = LIFETIME_S) -> None:
-        """Boot; returns when the guest takes commands. `directory` gets the boot files and the kernel's console."""
+    def __init__(self, directory: Path, root: Root = INITRAMFS, lifetime_s: int = LIFETIME_S) -> None:
+        """Boot with `root`; returns when the guest takes commands. `directory` gets the boot files and the kernel's console."""
         self._console = directory / "console.log"
         self._received = b""
         self._commands = 0
         image, modules = kernel(cache_directory(), directory / "kernel")
-        write_initramfs(directory / "initramfs", modules)
-        command = _qemu_command(image, directory / "initramfs", self._console, lifetime_s)
+        root.write(directory / "initramfs", modules)
+        command = _qemu_command(image, directory / "initramfs", root.memory_mib, self._console, lifetime_s)
         with (directory / "qemu.log").open("wb") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
         try:
-            self._lines_until("#ready", time.monotonic() + BOOT_TIMEOUT_S, "booting")
+            self._lines_until("#ready", time.monotonic() + root.boot_timeout_s, "booting")
         except BaseException:
             self.stop()
             raise
@@ -124,12 +134,12 @@ class Machine:
         return line.decode(errors="replace").rstrip("\r")
 
 
-def _qemu_command(image: Path, initramfs: Path, console: Path, lifetime_s: int) -> list[str]:
+def _qemu_command(image: Path, initramfs: Path, memory_mib: int, console: Path, lifetime_s: int) -> list[str]:
     """First serial port: the kernel's console, to a file. Second: the commands, on qemu's standard input and output."""
     arguments = f"console=ttyS0 panic=-1 mitigations=off nowatchdog lifetime_s={lifetime_s}"
     return [
         *(tool("timeout"), "--kill-after=5", str(lifetime_s), tool("qemu-system-x86_64")),
-        *("-accel", "tcg", "-smp", str(PROCESSORS), "-m", str(MEMORY_MIB), "-no-user-config", "-nodefaults", "-no-reboot"),
+        *("-accel", "tcg", "-smp", str(PROCESSORS), "-m", str(memory_mib), "-no-user-config", "-nodefaults", "-no-reboot"),
         *("-display", "none", "-serial", f"file:{console}", "-serial", "stdio"),
         *("-kernel", str(image), "-initrd", str(initramfs), "-append", arguments),
         *("-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="),  # no boot ROM: nothing boots from the network

@@ -1,0 +1,120 @@
+"""A guest in which systemd is the first process: Debian's package as it is installed here, a few programs, duplexd, and this source tree's pages."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.support.daemon import ROOT
+from tests.vm.cpio import Archive
+from tests.vm.python_tree import add_python
+from tests.vm.tools import MachineError, run_tool, tool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+SOURCE = "root/duplexd"  # where the guest has this source tree: what one unpacks before installing
+PROGRAMS = (
+    "busybox",
+    "curl",
+    "dash",
+    "install",
+    "kill",
+    "nbdcopy",
+    "nologin",
+    "setpriv",
+    "useradd",
+)  # busybox stands in for what is not named here
+GUEST_FILES = Path(__file__).parent / "guest_systemd"
+DIRECTORIES = ("dev", "proc", "sys", "run", "tmp", "home", "srv", "var/lib", "var/log", "usr/local/bin", "etc/systemd/system")
+MERGED = ("bin", "sbin", "lib", "lib64")  # each of them is a link into /usr
+
+ETC = {
+    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+    "etc/group": "root:x:0:\ntty:x:5:\ndisk:x:6:\nsystemd-journal:x:101:\nnogroup:x:65534:\n",
+    "etc/os-release": "ID=guest\nNAME=guest\n",
+    "etc/machine-id": "d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0\n",
+    "etc/hosts": "127.0.0.1 localhost\n",
+    "etc/login.defs": "USERGROUPS_ENAB yes\nSYS_UID_MIN 100\nSYS_UID_MAX 999\nSYS_GID_MIN 100\nSYS_GID_MAX 999\nUID_MIN 1000\nGID_MIN 1000\n",
+}
+
+
+def write_systemd_root(target: Path, _modules: Iterable[Path]) -> None:
+    """Write the archive. No modules: everything that this guest uses is built into the kernel."""
+    with target.open("wb") as file:
+        archive = Archive(file)
+        archive.directory(".")
+        archive.link("usr/bin/sh", "dash")
+        archive.link("etc/systemd/system/getty.target", "/dev/null")  # nobody logs in
+        for name in MERGED:
+            archive.link(name, f"usr/{name}")
+            archive.directory(f"usr/{name}")
+        for directory in DIRECTORIES:
+            archive.directory(directory)
+        for path, text in ETC.items():
+            archive.file(path, text.encode(), 0o644)
+        for script in GUEST_FILES.iterdir():
+            archive.file(_place(script), script.read_bytes(), 0o644 if script.suffix else 0o755)
+        archive.link("etc/systemd/system/multi-user.target.wants/commands.service", "/etc/systemd/system/commands.service")
+        binaries = [*_add_systemd(archive), *_add_programs(archive), *add_python(archive)]
+        _add_libraries(archive, binaries)
+        _add_sources(archive)
+        archive.end()
+
+
+def _place(script: Path) -> str:
+    if script.name == "init":
+        return "init"
+    return f"etc/systemd/system/{script.name}" if script.suffix == ".service" else f"usr/bin/{script.name}"
+
+
+def _add_systemd(archive: Archive) -> list[Path]:
+    """The files of the package, less its manuals; returns the programs among them."""
+    binaries = []
+    for line in run_tool("dpkg", "-L", "systemd").splitlines():
+        path = Path(line)
+        if line.startswith("/usr/share/") or (path.is_dir() and not path.is_symlink()):
+            continue
+        if path.is_symlink():
+            archive.link(_merged(line), str(path.readlink()))
+        elif path.is_file():
+            archive.file(_merged(line), path.read_bytes(), path.stat().st_mode & 0o777)
+            binaries += [path] if _is_elf(path) else []
+    return binaries
+
+
+def _add_programs(archive: Archive) -> list[Path]:
+    programs = [Path(tool(name)) for name in PROGRAMS]
+    for path in programs:
+        archive.file(_merged(str(path)), path.read_bytes())
+    return programs
+
+
+def _add_libraries(archive: Archive, binaries: list[Path]) -> None:
+    """Each under its own name in the directory where every loader looks, wherever it lies here."""
+    done = subprocess.run([tool("ldd"), *map(str, binaries)], capture_output=True, text=True, check=False)
+    for line in done.stdout.splitlines():
+        name, _, rest = line.strip().partition(" => ")
+        if rest.startswith("not found"):
+            raise MachineError(f"a library is missing here: {line}")
+        if rest.startswith("/"):
+            archive.file(f"usr/lib/x86_64-linux-gnu/{Path(name).name}", Path(rest.rpartition(" (")[0]).read_bytes())
+        elif name.startswith("/lib64/") and " (" in name:
+            archive.file(f"usr{name.rpartition(' (')[0]}", Path(name.rpartition(" (")[0]).read_bytes())
+
+
+def _add_sources(archive: Archive) -> None:
+    for directory in ("configs", "docs", "systemd"):
+        for file in (ROOT / directory).iterdir():
+            archive.file(f"{SOURCE}/{directory}/{file.name}", file.read_bytes(), 0o644)
+
+
+def _merged(path: str) -> str:
+    relative = path.lstrip("/")
+    return f"usr/{relative}" if relative.split("/")[0] in MERGED else relative
+
+
+def _is_elf(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"\x7fELF"
