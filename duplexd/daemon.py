@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from duplexd import __version__
+from duplexd.descriptors import open_standard
 from duplexd.errors import ConfigurationError, DuplexdError, ForbiddenError
 from duplexd.units import format_size
 
@@ -24,6 +25,7 @@ _JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one J
 
 def main() -> NoReturn:
     """The entry point: turns errors into a line on stderr and an exit code."""
+    open_standard()
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:

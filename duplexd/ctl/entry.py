@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 
+from duplexd.descriptors import open_standard
+
 EXIT_INTERRUPTED = 130
 _PROBLEM = b'{"type": "urn:duplexd:problem:interrupted", "title": "interrupted", "status": 499, "detail": "interrupted by SIGINT", "exit_code": 130}\n'
 
@@ -23,6 +25,7 @@ def _end(*_: object) -> None:
 
 def main() -> None:
     """Run the process's command line and exit."""
+    open_standard()
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not if it is ignored, as in the background
     if ours:
         signal.signal(signal.SIGINT, _end)

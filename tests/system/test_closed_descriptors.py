@@ -1,0 +1,31 @@
+"""duplexd started without standard input, output and error: nothing that is printed gets into what it opens."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from tests.support.daemon import PATIENCE_SECONDS, ROOT, environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support.daemon import Daemon
+
+WITHOUT = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
+
+
+def test_a_daemon_serves_and_stops(start_daemon: Callable[..., Daemon]) -> None:
+    daemon = start_daemon(prefix=WITHOUT)
+    opened = {os.readlink(f"/proc/{daemon.pid}/fd/{number}") for number in range(3)}
+    assert opened == {os.devnull}
+    assert daemon.request("POST", "/v1/suspend", {"targets": ["data"]})[0] == 200
+    assert daemon.stop() == 0
+    assert not any(daemon.files.primary("data").read_bytes())
+
+
+def test_a_mistake_has_its_exit_code() -> None:
+    command = [*WITHOUT, sys.executable, "-m", "duplexd", "check", "--config", "/none"]
+    assert subprocess.run(command, env=environment(), cwd=ROOT, timeout=PATIENCE_SECONDS, check=False).returncode == 6
