@@ -40,11 +40,12 @@ class _Entry:
 
 
 class Change:
-    """A change on its way. `version` is 0 for zeroes and trims."""
+    """A change on its way. `version` is 0 for zeroes and trims. One that `may_keep` is a trim of what may not be able to: it zeroes, or does nothing."""
 
-    __slots__ = ("count", "entries", "first", "version")
+    __slots__ = ("count", "entries", "first", "may_keep", "version")
 
-    def __init__(self, first: int, count: int, version: int, entries: list[_Entry]) -> None:
+    def __init__(self, first: int, count: int, version: int, entries: list[_Entry], may_keep: bool) -> None:
+        self.may_keep = may_keep
         self.first = first
         self.count = count
         self.version = version
@@ -69,7 +70,7 @@ class Blocks:
         self._entries: list[list[_Entry]] = [[_Entry(0, 0)] for _ in range(self.count)]
         self._watched: list[list[set[int]]] = []
 
-    def send(self, first: int, count: int, zero: bool = False) -> Change:
+    def send(self, first: int, count: int, zero: bool = False, may_keep: bool = False) -> Change:
         """A change that is about to be sent."""
         self._tick += 1
         self._version += not zero
@@ -81,7 +82,7 @@ class Blocks:
             for watched in self._watched:
                 watched[block].add(version)
         self.touched.update(range(first, first + count))
-        return Change(first, count, version, entries)
+        return Change(first, count, version, entries, may_keep)
 
     def acknowledge(self, change: Change) -> None:
         """Its reply came."""
@@ -90,6 +91,8 @@ class Blocks:
         self.written += change.version > 0
         for block, entry in enumerate(change.entries, change.first):
             entry.acknowledged = self._tick
+            if change.may_keep:
+                continue
             self._entries[block] = [other for other in self._entries[block] if not 0 < other.acknowledged < entry.sent or other is entry]
 
     def forget_touched(self) -> set[int]:

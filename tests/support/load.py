@@ -36,6 +36,7 @@ class Load:
         depth: int = 4,
         pause_s: float = 0.0,
         scattered: bool = False,
+        trims_zero: bool = True,
     ) -> None:
         self._files = files
         self._models = models
@@ -44,6 +45,7 @@ class Load:
         self._depth = depth
         self._pause_s = pause_s
         self._scattered = scattered  # single blocks, anywhere: cheaper to resync by journal than by map
+        self._trims_zero = trims_zero  # not where a device may be unable to: then they leave the content as it is
         self._open: list[NbdConnection] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -110,9 +112,10 @@ class Load:
         hot_now = random.random() < 0.5 and not self._scattered
         first = random.randrange((hot if hot_now else model.count) - count + 1)
         zero = kind > 0.85
-        change = model.send(first, count, zero)
+        trim = kind > 0.95
+        change = model.send(first, count, zero, may_keep=trim and not self._trims_zero)
         offset, length = first * BLOCK_BYTES, count * BLOCK_BYTES
-        if kind > 0.95:
+        if trim:
             await connection.trim(offset, length)
         elif zero:
             await connection.write_zeroes(offset, length, fua=kind < 0.86, no_hole=random.random() < 0.5)
