@@ -73,6 +73,11 @@ class Drive:
         """Volumes that were cut, and whose secondaries stood there no longer when their member was last heard of."""
         return [name for name in self.volumes if name.partition(":")[2] not in self._standing.get(name.partition(":")[0], ())]
 
+    @property
+    def nothing_cut(self) -> bool:
+        """Whether no member made its cut, by what all of them say in the end."""
+        return not (self.made or self.round.untold or any(self._standing.values()))
+
     # ---------------------------------------------------------------------------------------------------------- what is wanted
 
     async def close(self) -> None:
@@ -91,10 +96,12 @@ class Drive:
         await self._until(DONE)
 
     async def release(self) -> None:
-        """Let go without a cut, if it is held."""
+        """Let go without a cut, if it is held. Raises LeaseLostError if a member says that it had ended before; the others have let go, too."""
         self._send(self.round.release())
         if self.round.phase == RELEASING:
             await self._until(DONE)
+            if isinstance(self.error, LeaseLostError):
+                raise self.lost
 
     async def give_up(self, why: str) -> None:
         """Open every gate, whatever has been done; members that promised a cut are told what became of it. Takes no longer than a hold may."""
@@ -241,6 +248,7 @@ class Drive:
                         if need(line, member, "verdict") == "consistent" and self.round.phase == OPENING:
                             return  # opened in order; before that somebody else released it, unless `_lose` finds that this one did
                         reason = str(line.get("reason"))
+                        reason = "released by somebody else" if reason == "released" else reason
         except DuplexdError as error:
             if not held.done():
                 held.set_exception(error)
@@ -273,7 +281,9 @@ class Drive:
 
     async def _release(self, member: str) -> None:
         # a member that does not answer for so long has let go by itself
-        await self._links[member].call("POST", self._path("release"), {}, self.hold_max_s)
+        answer = await self._links[member].call("POST", self._path("release"), {}, self.hold_max_s)
+        if not need(answer, member, "released"):
+            self.error = self.error or LeaseLostError(f"{member}: the hold had ended before")
 
     async def _abort(self, member: str) -> str:
         return await self._tell(member, "abort")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from duplexd.client import outcomes
 from duplexd.client.protocol import HELD
 from duplexd.client.results import Suspended, merge_holds
-from duplexd.errors import UsageError, WrongStateError
+from duplexd.errors import LeaseLostError, UsageError, WrongStateError
 from duplexd.limits import TAG_CHARACTERS_MAX
 from duplexd.pair.votes import VOID
 
@@ -98,6 +98,8 @@ class Hold:
         ours = kind is not None and self._is_ours(kind)
         try:
             await self._let_go(drive)
+        except LeaseLostError:  # lost, as it turns out now
+            lost = True
         except asyncio.CancelledError as cancelled:  # perhaps by this hold, which was lost as the block ended
             if ours or not self._is_ours(type(cancelled)):
                 raise
@@ -150,7 +152,7 @@ class Hold:
             drive.on_lost = self._lost
 
     async def suspend(self, tag: str = "") -> Suspended:
-        """Cut at this point, open the gates, and decide. Raises LeaseLostError if it is lost already, UndecidedError.
+        """Cut at this point, open the gates, and decide. Raises LeaseLostError if it was lost before any member made its cut, UndecidedError.
 
         UsageError for a tag that is too long, or no text: the hold goes on.
         """
@@ -160,13 +162,16 @@ class Hold:
             raise drive.lost
         self._over = True  # from here on the outcome tells what became of it
         try:
-            return await suspended(drive, tag, self._settle_s)
+            result = await suspended(drive, tag, self._settle_s)
         except asyncio.CancelledError:
             await drive.give_up("the command was interrupted")
             raise
+        if isinstance(drive.error, LeaseLostError) and drive.nothing_cut:
+            raise drive.lost
+        return result
 
     async def release(self) -> None:
-        """Let go before the block ends."""
+        """Let go before the block ends. Raises LeaseLostError if it is lost already."""
         drive = self._held()
         if drive.round.phase != HELD:
             raise drive.lost

@@ -25,6 +25,7 @@ LEASE_VARIABLE = "DUPLEXD_LEASE"
 RELEASE_TIMEOUT_S = 5.0
 EXIT_NOT_EXECUTABLE = 126
 EXIT_NO_COMMAND = 127
+_RELEASED = "released"
 
 
 class Interrupted(BaseException):
@@ -48,9 +49,10 @@ class Hold:
         self.lease_id: str = first["lease"]["id"]
         self.ended: Json | None = None
         self._over = threading.Event()
+        self._ours = False  # whether it was this process that released it
 
-    def watch(self, when_lost: Callable[[str], None]) -> None:
-        """Follow the hold in a thread of its own; `when_lost` is called there, as soon as it is lost."""
+    def watch(self, when_ended: Callable[[], None]) -> None:
+        """Follow the hold in a thread of its own; `when_ended` is called there, as soon as it has."""
 
         def follow() -> None:
             with contextlib.suppress(DuplexdError):  # the daemon went away, and the hold with it: there is no `ended` line
@@ -58,8 +60,7 @@ class Hold:
                     if line.get("event") == "ended":
                         self.ended = line
             self._over.set()
-            if self.lost:
-                when_lost(self.reason)
+            when_ended()
 
         threading.Thread(target=follow, name="hold", daemon=True).start()
 
@@ -73,20 +74,28 @@ class Hold:
         return self._over.is_set() and (self.ended is None or self.ended["verdict"] != "consistent")
 
     @property
+    def taken(self) -> bool:
+        """Has somebody else released it? A suspend under the lease is no release."""
+        return self.ended is not None and self.ended["reason"] == _RELEASED and not self._ours
+
+    @property
     def reason(self) -> str:
+        if self.taken:
+            return "released by somebody else"
         return self.ended["reason"] if self.ended else "the daemon went away"
 
     def release(self) -> None:
-        """End it and wait for the word that it ended; afterwards `lost` is final."""
+        """End it and wait for the word that it ended; afterwards `lost` and `taken` are final."""
+        self._ours = True
         with contextlib.suppress(DuplexdError):
-            release(self._client, self.lease_id)
+            self._ours = release(self._client, self.lease_id)["released"]  # else it had ended before
         if not self._over.wait(RELEASE_TIMEOUT_S):
             self.ended = None
             self._over.set()
 
 
 def _lost_error(hold: Hold) -> LeaseLostError:
-    hint = "nothing done under it counts; quiesce again, with a longer --hold or less to do"
+    hint = "nothing done under it counts; quiesce again" + ("" if hold.taken else ", with a longer --hold or less to do")
     return LeaseLostError(f"the hold {hold.lease_id} was lost ({hold.reason}); {hint}")
 
 
@@ -131,27 +140,29 @@ def hold_while(client: Client, body: Json, command: Sequence[str], on_end: Calla
     with client.stream("POST", "/v1/quiesce", body) as lines:
         hold = Hold(client, lines)
 
-        def warn(reason: str) -> None:
-            print(f"duplexctl: the hold {hold.lease_id} is lost: {reason}", file=sys.stderr, flush=True)
+        def warn() -> None:
+            if hold.lost or hold.taken:
+                print(f"duplexctl: the hold {hold.lease_id} is lost: {hold.reason}", file=sys.stderr, flush=True)
 
         hold.watch(warn)
         status = _run_command(hold, command)
         hold.release()
-    on_end({"lease": hold.lease_id, "status": status, "verdict": "void" if hold.lost else "consistent", "reason": hold.reason})
-    if hold.lost:
+    lost = hold.lost or hold.taken
+    on_end({"lease": hold.lease_id, "status": status, "verdict": "void" if lost else "consistent", "reason": hold.reason})
+    if lost:
         raise _lost_error(hold)
     return status
 
 
 def hold_here(client: Client, body: Json, on_held: Callable[[Json], None], on_end: Callable[[Json], None]) -> None:
-    """Hold until SIGINT or SIGTERM (then release), or until the hold ends. LeaseLostError if it was lost."""
+    """Hold until SIGINT or SIGTERM (then release), or until the hold ends, by whomever. LeaseLostError if it was lost."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise Interrupted
 
     with client.stream("POST", "/v1/quiesce", body) as lines:
         hold = Hold(client, lines)
-        hold.watch(lambda _reason: None)
+        hold.watch(lambda: None)
         try:
             with _handlers(interrupt):
                 on_held(hold.first)

@@ -169,6 +169,24 @@ def test_a_hold_that_ends_before_its_command_is_9(ctl: Ctl) -> None:
     assert rest.count("the hold of db was lost") == 1
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["of the group", "on one member"])
+def test_a_hold_that_somebody_else_releases_before_its_command_is_9_and_told_at_once(ctl: Ctl, whole: bool) -> None:
+    with ctl.start("quiesce", "db", "--hold", "10", "--", "sh", "-c", "echo runs; read line") as owner:
+        assert owner.stdout is not None
+        assert owner.stderr is not None
+        assert owner.stdout.readline() == "runs\n"
+        if whole:
+            ctl("release", "db")
+        else:
+            (lease,) = ctl.cluster.ask("beta", "GET", "/v1/status")["leases"]
+            ctl("--socket", str(ctl.cluster.sockets()["beta"]), "release", lease["id"])
+        assert "sh is still running" in owner.stderr.readline()
+        wait_for(lambda: ctl.leases == 0)
+        _, error = owner.communicate("go on\n", timeout=PATIENCE_SECONDS)
+    assert owner.returncode == 9
+    assert "released by somebody else; nothing was suspended" in error
+
+
 def test_in_the_foreground_an_interrupt_or_a_release_ends_the_hold(ctl: Ctl) -> None:
     with ctl.start("quiesce", "db", "--hold", "10") as owner:
         assert owner.stdout is not None

@@ -134,6 +134,22 @@ def test_a_hold_that_ended_before_the_command_is_9_though_the_command_succeeded(
     assert "deadline" in err
 
 
+def test_a_hold_that_somebody_else_releases_during_the_command_is_9(start: Start, plane: ControlPlane, command: Command) -> None:
+    process = start("--json", "quiesce", "db", "--hold", "10", "--", *command.line)
+    command.wait()
+    assert plane.ask("DELETE", "/v1/leases/L1")[1]["released"]
+    assert lost(process).endswith("is lost: released by somebody else\n")
+    command.end()
+    code, out, err = finish(process)
+    assert (code, json.loads(out)) == (9, {"lease": "L1", "status": 0, "verdict": "void", "reason": "released by somebody else"})
+    assert "the hold L1 was lost (released by somebody else)" in err
+
+
+def test_a_hold_that_the_command_itself_releases_before_its_end_is_9(start: Start, plane: ControlPlane) -> None:
+    inner = f'{sys.executable} -c "from duplexd.ctl.cli import main; main()" release "$DUPLEXD_LEASE"'
+    assert finish(start("quiesce", "db", "--hold", "10", "--", "sh", "-c", inner))[0] == 9
+
+
 def test_a_daemon_that_stops_during_the_command_is_9(start: Start, plane: ControlPlane, command: Command) -> None:
     process = start("quiesce", "db", "--hold", "10", "--", *command.line)
     command.wait()
