@@ -52,10 +52,14 @@ async def test_a_block_that_waited_for_nothing_is_told_at_its_end(tmp_path: Path
 
 async def test_an_error_of_the_block_is_told_even_if_the_hold_was_lost_unnoticed(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha", "beta", hold_max=10.0) as (client, (_, beta)):
-        with pytest.raises(ZeroDivisionError):
+
+        async def work() -> None:
             async with client.quiesce("db"):
                 beta.end("released")
                 raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await work()
 
 
 async def test_released_once_more_by_its_owner_it_is_lost(tmp_path: Path) -> None:
@@ -72,6 +76,6 @@ async def test_released_everywhere_nothing_is_cut_and_suspend_says_so(tmp_path: 
         async with client.quiesce("db") as hold:
             for member in controllers:
                 member.end("released")
-            with pytest.raises(LeaseLostError, match="the hold of db was lost: .*; nothing was suspended"):
+            with pytest.raises(LeaseLostError, match=r"the hold of db was lost: .*; nothing was suspended"):
                 await hold.suspend()
         assert all(set(member.volumes.values()) == {"DUPLEX"} for member in controllers)
