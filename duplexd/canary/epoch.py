@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from duplexd.canary.members import Volume
 
 WRITERS = 4
+BURST_RECORDS_MAX = 16  # one round over all volumes, and the first one again, if they are not more
 SLOTS_MAX = 32  # of one writer on one volume: 512 KiB of each volume in all
 WRITE_SECONDS_MAX = 60.0  # a write that waits longer is taken for a lost connection; no hold lasts as long
 REMEMBERED_SECONDS = 300.0
@@ -49,7 +50,8 @@ class Epoch:
         self.earlier = earlier  # newest record of each other epoch and writer that was there when this one began
         self._connections = connections
         keep = max(2 * placement.period, int(rate * REMEMBERED_SECONDS / WRITERS))
-        self.workload = Workload(placement, self._write, epoch=self.id, pause_s=WRITERS / rate, keep=keep)
+        burst = min(placement.volumes + 1, BURST_RECORDS_MAX)
+        self.workload = Workload(placement, self._write, epoch=self.id, pause_s=WRITERS / rate, keep=keep, burst=burst)
         self._soundings = [deque[tuple[int, int]](maxlen=SOUNDINGS_MAX) for _ in range(1 + max(volume.member for volume in volumes))]
 
     @classmethod

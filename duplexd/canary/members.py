@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from contextlib import suppress
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import quote
 
@@ -56,12 +57,17 @@ class Volume(NamedTuple):
 
 
 def volumes_of(members: Sequence[Member]) -> list[Volume]:
-    """All volumes, in the order in which the chains go round them."""
-    return [
-        Volume(index, name, f"{member.name}:{name}", NbdUri(name, member.address.socket, member.address.host, member.address.port))
-        for index, member in enumerate(members)
-        for name in member.volumes
-    ]
+    """All volumes, in the order in which the chains go round them: from member to member, for what is between two of them is to be found out."""
+    turns = zip_longest(
+        *(
+            [
+                Volume(index, name, f"{member.name}:{name}", NbdUri(name, member.address.socket, member.address.host, member.address.port))
+                for name in member.volumes
+            ]
+            for index, member in enumerate(members)
+        )
+    )
+    return [volume for turn in turns for volume in turn if volume is not None]
 
 
 async def find(control: Control, targets: Iterable[str], host: str | None, nbd: str | None) -> Member:

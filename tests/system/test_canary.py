@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
+from duplexd.canary.epoch import WRITERS
 from duplexd.canary.nbd import NbdConnection
-from duplexd.canary.record import MAGIC, RECORD_BYTES
+from duplexd.canary.record import MAGIC, RECORD_BYTES, parse
 from duplexd.client import Client
 from tests.support.by_hand import ByHand
 from tests.support.certificates import Certificates
@@ -34,6 +35,7 @@ WAIT_SECONDS = 60.0
 SUSPENDS = 5
 SLOTS = 128  # on each volume
 RATE = "2000"
+HOLD_SECONDS = 10.0  # no hold is lost because the machine hangs for a while
 
 
 class CanaryProcess:
@@ -41,20 +43,26 @@ class CanaryProcess:
 
     def __init__(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "duplexd.ctl.cli", "--json", "canary", "--rate", RATE, *arguments]
-        self.process = subprocess.Popen(command, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True)
         self.reports: list[Json] = []
         self._reader = threading.Thread(target=self._read)
 
     def __enter__(self) -> Self:
         self._reader.start()
-        self.wait("running")
+        try:
+            self.wait("running")
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.communicate()
+        self.process.wait()
         self._reader.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -96,7 +104,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 @pytest.fixture
 def groups(cluster: Cluster) -> str:
-    path = cluster.write_groups({"db": [Member(name, "data") for name in THREE]})
+    path = cluster.write_groups({"db": [Member(name, "data") for name in THREE]}, HOLD_SECONDS)
     path.write_text(path.read_text() + f"canary = {json.dumps([f'{name}:canary' for name in THREE])}\n")
     return str(path)
 
@@ -121,6 +129,24 @@ def wait_full(cluster: Cluster) -> None:
             return
         time.sleep(0.05)
     raise AssertionError("the canary does not go round")
+
+
+def wait_written(cluster: Cluster, name: str) -> None:
+    """Until the canary has written to a controller's volume again: more than what had waited there."""
+    before = cluster.ask(name, "GET", "/v1/status")["controller"]["sequence"]
+    deadline = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < deadline:
+        if cluster.ask(name, "GET", "/v1/status")["controller"]["sequence"] > before + 20:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"nothing is written to {name}")
+
+
+def oldest_record(image: Path) -> int:
+    """Where the record of the first writer with the lowest number is: one that others have been built on."""
+    data = image.read_bytes()
+    found = [(parse(data[at : at + RECORD_BYTES]), at) for at in range(0, SLOTS // WRITERS * RECORD_BYTES, RECORD_BYTES)]
+    return min((record.number, at) for record, at in found if record is not None)[1]
 
 
 def check_void_for_ever(cluster: Cluster, cut: str) -> None:
@@ -162,12 +188,13 @@ async def test_group_suspends_are_graded_in_status_events_and_metrics(cluster: C
 
 def test_coordinator_that_opens_too_early_is_found_out_and_its_cut_is_void_for_ever(cluster: Cluster, groups: str) -> None:
     """Every controller is ready, and is told that all are: only the order of the commands was wrong."""
-    with CanaryProcess("--groups", groups, "db") as canary, ByHand(cluster) as hand:
-        for name in THREE:
+    with CanaryProcess("--groups", groups, "db") as canary, ByHand(cluster, hold_s=HOLD_SECONDS) as hand:
+        for number, name in enumerate(THREE):
             hand.close(name)
             hand.cut(name)
             assert hand.open(name)["state"] == "ready"
-            time.sleep(0.2)
+            for each in (*THREE[number:], *THREE[:number]):  # here first: what is written elsewhere after that depends on it
+                wait_written(cluster, each)
         for name in THREE:
             assert hand.agree(name)["state"] in {"consistent", "void"}
         report = canary.verdict_on(hand.cut_id)
@@ -188,14 +215,16 @@ async def test_lost_record_on_one_secondary_is_found(cluster: Cluster, groups: s
             canary.process.send_signal(signal.SIGSTOP)
             result = await client.suspend("db")
             assert result.verdict == "consistent"
-            with cluster.secondary(Member("gamma", "canary")).open("r+b") as image:
-                image.seek(7 * RECORD_BYTES)
+            secondary = cluster.secondary(Member("gamma", "canary"))
+            place = oldest_record(secondary)
+            with secondary.open("r+b") as image:
+                image.seek(place)
                 image.write(bytes(RECORD_BYTES))
             canary.process.send_signal(signal.SIGCONT)
             report = await asyncio.to_thread(canary.verdict_on, result.cut)
         await asyncio.to_thread(told, cluster, result.cut)
         assert not report["consistent"]
-        assert f"on gamma:canary at {7 * RECORD_BYTES}" in report["detail"]
+        assert f"on gamma:canary at {place}" in report["detail"]
     await asyncio.to_thread(check_void_for_ever, cluster, result.cut)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import random
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from duplexd.canary.nbd import NbdConnection
+from duplexd.units import MIB
 from tests.support.daemon import ROOT, environment, run_duplexctl
+from tests.support.granted_writers import Writers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from tests.support.daemon import Daemon, DaemonFiles
 
 BLOCK = 4096
-SIZE = 8 << 20
+SIZE = 8 * MIB
 VOLUMES = ("data", "wal")
 
 
@@ -57,31 +58,12 @@ async def write(files: DaemonFiles, places: range, byte: int, volume: str = "dat
 
 
 @contextlib.asynccontextmanager
-async def writers(*files: DaemonFiles) -> AsyncIterator[None]:
-    """Random writes, zeroes and trims to all volumes meanwhile."""
-
-    async def change(uri: str, rng: random.Random) -> None:
-        async with await NbdConnection.open(uri) as nbd:
-            while True:
-                offset, length = rng.randrange(SIZE // 512 - 64) * 512, rng.randrange(1, 64) * 512
-                kind = rng.randrange(10)
-                if kind == 0:
-                    await nbd.write_zeroes(offset, length)
-                elif kind == 1:
-                    await nbd.trim(offset, length)
-                else:
-                    await nbd.write(offset, rng.randbytes(length))
-                await asyncio.sleep(0.002)
-
-    tasks = [asyncio.create_task(change(each.uri(volume), random.Random(hash(volume)))) for each in files for volume in VOLUMES]
-    try:
-        await asyncio.sleep(0.5)
-        yield
-        assert not any(task.done() for task in tasks), "a writer stopped by itself"
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+async def load(*files: DaemonFiles) -> AsyncIterator[Writers]:
+    """Changes to all volumes meanwhile, also before; no more than the journals hold."""
+    async with Writers(files, SIZE) as writers:
+        writers.grant(32 * MIB)
+        await writers.written(left=30 * MIB)
+        yield writers
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
@@ -90,9 +72,10 @@ async def test_a_cut_under_load_is_confirmed_while_the_load_goes_on_and_after_it
 ) -> None:
     files = make_files(volumes=dict.fromkeys(VOLUMES, SIZE), groups={"db": list(VOLUMES)}, journal_size="256MiB", mode=mode)
     daemon = start_daemon(files)
-    async with writers(files):
+    async with load(files) as writers:
         result = await asyncio.to_thread(suspend, files, path)
         for _ in range(2):
+            writers.grant(16 * MIB)
             code, found = await asyncio.to_thread(verify, files, path)
             assert (code, found["outcome"], found["cut"]) == (0, "confirmed", result["cut"]), found
             assert all(volume["checked_bytes"] > SIZE // 2 and volume["stands"] for volume in found["controllers"][0]["volumes"])
@@ -198,10 +181,11 @@ async def test_a_group_of_three_controllers(
     groups = tmp_path / "groups.toml"
     lines = [f'[controllers.{name}]\nsocket = "{files.control_socket}"\n' for name, files in every.items()]
     members = json.dumps([f"{name}:{volume}" for name in names for volume in VOLUMES])
-    groups.write_text("".join(lines) + f"[groups.db]\nmembers = {members}\n")
+    groups.write_text("".join(lines) + f"[groups.db]\nmembers = {members}\nhold_max = 10\n")
     some = every["alpha"]
-    async with writers(*every.values()):
+    async with load(*every.values()) as writers:
         result = await asyncio.to_thread(_suspend_group, groups, path)
+        writers.grant(16 * MIB)
         code, found = await asyncio.to_thread(verify, some, path)
     assert (code, found["outcome"], found["group"], found["cut"]) == (0, "confirmed", "db", result["cut"]), found
     assert [(member["name"], member["record"], member["ready"], member["agreed"]) for member in found["controllers"]] == [

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import random
 import shutil
 import subprocess
 import sys
@@ -19,6 +17,7 @@ from duplexd.proof.check import check
 from duplexd.proof.report import CONFIRMED, DROPPED, FOUND, REFUTED, UNCHECKED
 from duplexd.units import MIB
 from tests.support.daemon import ROOT, environment, run_duplexctl
+from tests.support.granted_writers import Writers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +30,7 @@ BLOCK = 4096
 SIZE = 4 * MIB
 MARKED = SIZE - BLOCK  # the block that only the test itself writes to
 VOLUMES = ("data", "wal")
+REACH = 96 * 1024  # a few places are changed again and again
 WAIT_SECONDS = 120.0
 ROUNDS = 6
 
@@ -126,56 +126,6 @@ async def written_and_cut_since_the_checkpoint(daemon: Daemon, path: Path) -> No
 # All at once
 
 
-class Writers:
-    """Changes of all kinds, of a few places again and again, also after each restart. As many as they were granted: the journal must not
-    go round before a cut was checked, however slow that is, and has to at some time, however slow they are.
-    """
-
-    def __init__(self, files: DaemonFiles) -> None:
-        self._files = files
-        self._granted_bytes = 0
-        self._tasks: list[asyncio.Task[None]] = []
-
-    async def __aenter__(self) -> Self:
-        self._tasks = [asyncio.create_task(self._run(volume, random.Random(number))) for number, volume in enumerate(VOLUMES)]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        ended = [task for task in self._tasks if task.done()]
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        assert not ended, "a writer stopped by itself"
-
-    def grant(self, nbytes: int) -> None:
-        self._granted_bytes += nbytes
-
-    async def written(self) -> None:
-        """Wait until all that was granted is in the journal."""
-        async with asyncio.timeout(WAIT_SECONDS):
-            while self._granted_bytes > 0:  # noqa: ASYNC110 - several tasks count
-                await asyncio.sleep(0.005)
-
-    async def _run(self, volume: str, rng: random.Random) -> None:
-        while True:
-            with contextlib.suppress(OSError):
-                async with await NbdConnection.open(self._files.uri(volume)) as nbd:
-                    while True:
-                        await self._change(nbd, rng)
-            await asyncio.sleep(0.02)
-
-    async def _change(self, nbd: NbdConnection, rng: random.Random) -> None:
-        if self._granted_bytes <= 0:
-            await asyncio.sleep(0.005)
-            return
-        offset, length, kind = rng.randrange(128) * 512, rng.randrange(1, 64) * 512, rng.randrange(10)
-        if kind < 2:
-            await (nbd.trim(offset, length) if kind else nbd.write_zeroes(offset, length))
-        else:
-            await nbd.write(offset, rng.randbytes(length))
-            self._granted_bytes -= length
-
-
 class Checking:
     """A thread that checks all certificates again and again. `laps` counts how often it has been through them."""
 
@@ -234,7 +184,7 @@ async def test_every_answer_is_right_whatever_the_daemon_does_meanwhile(
     files = make_files(volumes=dict.fromkeys(VOLUMES, SIZE), groups={"db": list(VOLUMES)}, journal_size="32MiB")
     daemon = start_daemon(files)
     with Checking() as checking:
-        async with Writers(files) as writers:
+        async with Writers([files], REACH) as writers:
             for number in range(ROUNDS):
                 writers.grant(2 * MIB)
                 checking.certified.append(await certify(daemon, tmp_path / f"{number}.json", number, void=number % 3 == 2))

@@ -106,11 +106,13 @@ async def test_who_may_not_read_what_volumes_hold_is_refused_before_anything_is_
     assert re.fullmatch(r"/v1/cuts/[0-9a-f]{16}/volumes/a%20b", control.read)
 
 
-def test_chains_go_round_the_volumes_of_all_members() -> None:
+def test_chains_go_round_the_volumes_of_all_members_from_one_member_to_the_next() -> None:
     one, two = (cast("Control", _Status()) for _ in range(2))
-    members = [Member(one, NbdUri(socket="/a"), ("x", "y")), Member(two, NbdUri(socket="/b"), ("z",))]
+    members = [Member(one, NbdUri(socket="/a"), ("x", "y", "w")), Member(two, NbdUri(socket="/b"), ("z", "v"))]
     assert [(volume.member, volume.name, volume.uri.socket) for volume in volumes_of(members)] == [
         (0, "x", "/a"),
-        (0, "y", "/a"),
         (1, "z", "/b"),
+        (0, "y", "/a"),
+        (1, "v", "/b"),
+        (0, "w", "/a"),
     ]
