@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -18,6 +19,7 @@ import duplexd
 from duplexd.ctl import render
 from duplexd.ctl.entry import wants_json
 from duplexd.ctl.options import SHORT_TIMEOUT_S, Seconds, Settings, StoppedError, WithCommand, common, targets
+from duplexd.ctl.output import OutputError, complain, put
 from duplexd.errors import DuplexdError, LeaseLostError, NotFoundError, UnreachableError, UsageError
 from duplexd.limits import HOLD_SECONDS_DEFAULT, HOLD_SECONDS_MAX
 
@@ -79,7 +81,8 @@ def status(settings: Settings, targets: tuple[str, ...], watch: bool, interval: 
     answer = client.call("GET", path)
     if settings.json:
         settings.answer(answer, "")
-    else:
+        return
+    with settings.answering():
         render.show_status(answer, whole)
 
 
@@ -110,7 +113,6 @@ def quiesce(context: click.Context, targets: tuple[str, ...], hold_s: float | No
     def held(line: Json) -> None:
         lease = line["lease"]
         settings.show(line, f"lease {lease['id']}: {' '.join(targets)} held for {hold_s:g} s; ctrl-C releases")
-        sys.stdout.flush()
 
     hold.hold_here(settings.client(), body, held, lambda end: settings.answer(end, f"lease {end['lease']}: {end['reason']}"))
 
@@ -145,7 +147,8 @@ def suspend(
         raise UsageError("--hold-max is for groups of several controllers; one controller needs no hold to cut")
     body = {"targets": list(targets), "tag": tag} | ({"lease": lease} if lease else {})
     result = settings.client(None).call("POST", "/v1/suspend", body)
-    settings.answer(result, render.suspended_text(result))
+    text = render.suspended_text(result)
+    settings.answer(result, text, done=text)
     if result["verdict"] != "consistent":
         raise LeaseLostError("the verdict is void: these secondaries are of no one moment; resync, and suspend again")
 
@@ -173,7 +176,8 @@ def release(settings: Settings, lease: str) -> None:
 
         groups.release(settings, lease)  # DUPLEXD_LEASE of a group's hold is the id of its cut
         return
-    settings.show(result, f"lease {lease}: " + ("released" if result["released"] else "had ended already"))
+    text = f"lease {lease}: " + ("released" if result["released"] else "had ended already")
+    settings.answer(result, text, done=text)
 
 
 @cli.command()
@@ -191,10 +195,11 @@ def resync(settings: Settings, targets: tuple[str, ...], wait: bool) -> None:
     body = {"targets": list(targets), "wait": wait}
     if not wait:
         result = settings.client().call("POST", "/v1/resync", body)
-        settings.show(result, render.resync_text(result))
+        settings.answer(result, render.resync_text(result), done="the resync has begun")
         return
     from duplexd.ctl.watch import watch_resync
 
+    settings.done = "the resync has begun"
     with settings.client(None).stream("POST", "/v1/resync", body) as lines:
         done = watch_resync(lines, settings.json)
     settings.answered = True  # with its last line
@@ -210,7 +215,6 @@ def events(settings: Settings, follow: bool) -> None:
     with settings.client(None if follow else SHORT_TIMEOUT_S).stream("GET", f"/v1/events?follow={'true' if follow else 'false'}") as lines:
         for line in lines:
             settings.show(line, render.event_text(line))
-            sys.stdout.flush()
     if follow:
         raise DuplexdError("the daemon ended the stream of events: it stopped, or this reader was too slow; run the command again")
 
@@ -274,11 +278,11 @@ def completion(settings: Settings, shell: str) -> None:
     settings.show({"shell": shell, "script": source}, source)
 
 
-def _problem(title: str, http_status: int, detail: str, exit_code: int) -> int:
-    """Write it to stdout; the exit code."""
+def _problem(title: str, http_status: int, detail: str, exit_code: int) -> None:
+    """Write it to stdout, if that can be."""
     problem = {"title": title, "status": http_status, "detail": detail, "exit_code": exit_code}
-    click.echo(json.dumps({"type": "urn:duplexd:problem:" + title.replace(" ", "-")} | problem))
-    return exit_code
+    with suppress(OutputError):
+        put(json.dumps({"type": "urn:duplexd:problem:" + title.replace(" ", "-")} | problem))
 
 
 def _interrupted(error: Exception | KeyboardInterrupt, settings: Settings, arguments: list[str]) -> int:
@@ -288,41 +292,56 @@ def _interrupted(error: Exception | KeyboardInterrupt, settings: Settings, argum
     return stopped.exit_code
 
 
-def run(arguments: list[str] | None = None, begin: Callable[[], object] | None = None) -> int:
-    """Run a command line; its exit code. With --json there is one answer on stdout, or a problem, which may end a stream.
-
-    `begin` is called where a KeyboardInterrupt is caught from then on.
-    """
-    settings = Settings()
-    arguments = sys.argv[1:] if arguments is None else arguments
+def _attempt(settings: Settings, arguments: list[str], begin: Callable[[], object] | None) -> int:
     try:
         if begin is not None:
             begin()
         result = cli.main(arguments, "duplexctl", standalone_mode=False, obj=settings)
+    except OutputError as error:
+        settings.unwritten = error
+        return error.exit_code
     except DuplexdError as error:
         text = str(error) + (settings.not_in_groups if isinstance(error, NotFoundError | UnreachableError) else "")
         if settings.json and not settings.answered:
             _problem(error.title, error.http_status, text, error.exit_code)
-        click.echo(f"duplexctl: {text}", err=True)
+        complain(text)
         return error.exit_code
     except click.ClickException as error:
         if wants_json(arguments):
             _problem(UsageError.title, UsageError.http_status, error.format_message(), error.exit_code)
-        error.show()
+        with suppress(OSError):
+            error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort, StoppedError) as error:
         return _interrupted(error, settings, arguments)
+    except OSError as error:  # of what click writes by itself, as help
+        settings.unwritten = OutputError(error)
+        return OutputError.exit_code
     return result if isinstance(result, int) else 0
+
+
+def run(arguments: list[str] | None = None, begin: Callable[[], object] | None = None) -> int:
+    """Run a command line; its exit code. With --json there is one answer on stdout, or a problem, which may end a stream.
+
+    Where the answer could not be written stderr says so, and what is done all the same; another failure keeps its exit code.
+    `begin` is called where a KeyboardInterrupt is caught from then on.
+    """
+    settings = Settings()
+    code = _attempt(settings, sys.argv[1:] if arguments is None else arguments, begin)
+    if settings.unwritten is None:
+        return code
+    if settings.done or not settings.unwritten.unread:
+        complain(f"{settings.unwritten}" + (f"; this is done: {settings.done}" if settings.done else ""))
+    return code or settings.unwritten.exit_code
 
 
 def main(begin: Callable[[], object] | None = None) -> None:
     """Run the process's command line and exit. `begin`: see `run`."""
+    code = run(None, begin)
     try:
-        code = run(None, begin)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output has seen enough
+    except OSError:  # told already; the interpreter must not try again at its end
         sys.stdout = None
-        code = 1
     sys.exit(code)
 
 

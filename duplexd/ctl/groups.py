@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import click
 import uvloop
 
 from duplexd.client import Client, ControllerEntry, Groups
 from duplexd.ctl import render, render_groups
 from duplexd.ctl.options import StoppedError
+from duplexd.ctl.output import complain
 from duplexd.ctl.watch import progress_bars, show_resync_line, watch_status
 from duplexd.errors import LeaseLostError, NotFoundError, TimedOutError, UnreachableError, WrongStateError
 
@@ -74,10 +73,11 @@ def status(settings: Settings, targets: tuple[str, ...], interval_s: float | Non
         watch_status(ask, interval_s, settings.json, whole, render_groups.GroupsView)
         return
     found = ask()
-    if settings.json:
-        settings.answer(found, "")
-    else:
-        render.show(render_groups.GroupsView(found, None if whole else render.screen_lines()))
+    with settings.answering():
+        if settings.json:
+            settings.show(found, "")
+        else:
+            render.show(render_groups.GroupsView(found, None if whole else render.screen_lines()))
     if found["unreachable"]:
         raise UnreachableError("; ".join(found["unreachable"].values()))
     if missing := [f"{member} (of {group['name']})" for group in found["groups"] for member in group["missing"]]:
@@ -103,7 +103,8 @@ def suspend(
             lambda client: client.suspend(*named, tag=tag, hold_max=hold_max_s, certificate=certificate is not None),
             lambda: Client(here),
         )
-    settings.answer(result.json(), render_groups.suspended_text(result))
+    text = render_groups.suspended_text(result)
+    settings.answer(result.json(), text, done=text)
     if certificate is not None and (
         result.members or result.verdict == "consistent"
     ):  # of a cut that nobody made there is nothing to write
@@ -123,7 +124,8 @@ def suspend(
 def release(settings: Settings, target: str) -> None:
     """End the holds for cuts of a group, or for one cut by its id."""
     result = run(settings, lambda client: client.release(target))
-    settings.answer(result.json(), "\n".join(f"lease {lease}: released" for lease in result.leases) or f"{target}: nothing was held")
+    text = "\n".join(f"lease {lease}: released" for lease in result.leases) or f"{target}: nothing was held"
+    settings.answer(result.json(), text, done=text)
 
 
 def resync(settings: Settings, targets: tuple[str, ...], wait: bool) -> None:
@@ -134,11 +136,12 @@ def resync(settings: Settings, targets: tuple[str, ...], wait: bool) -> None:
             if line.get("event") == "progress" and not settings.json:
                 show_resync_line(render_groups.with_controller(controller, line), False, bars)
 
+        settings.done = "the resync has begun"
         result = run(settings, lambda client: client.resync(*targets, wait=wait, progress=show))
     for warning in result.warnings:
-        click.echo(f"duplexctl: warning: {warning}", err=True)
+        complain(f"warning: {warning}")
     text = render.resync_text if not wait else render.resync_done_texts
-    settings.answer(result.json(), text(result.json()))
+    settings.answer(result.json(), text(result.json()), done="all that was to be resynced " + ("was" if wait else "is on its way"))
     render.check_resynced(result.json())
 
 
@@ -157,7 +160,8 @@ def verify(settings: Settings, targets: tuple[str, ...]) -> None:
 def settle(settings: Settings, targets: tuple[str, ...]) -> None:
     """Decide what was left undecided."""
     result = run(settings, lambda client: client.settle(*targets))
-    settings.answer(result.json(), "\n".join(map(render_groups.settled_text, result.cuts)) or f"{result.group}: no cut is undecided")
+    text = "\n".join(map(render_groups.settled_text, result.cuts)) or f"{result.group}: no cut is undecided"
+    settings.answer(result.json(), text, done=text)
     untold = {name for cut in result.cuts for name in cut.untold}
     if untold:
         raise UnreachableError(f"{' and '.join(sorted(untold))} could not be told; run it again when they answer")
@@ -170,6 +174,5 @@ def cuts(settings: Settings, targets: tuple[str, ...], of_groups: bool) -> None:
     else:
         found = run(settings, lambda client: client.cuts(), lambda: Client.local(settings.socket))
     settings.answer(found.json(), render_groups.cuts_text(found))
-    sys.stdout.flush()
     if found.unreachable:
         raise UnreachableError("; ".join(found.unreachable.values()))

@@ -6,16 +6,17 @@ import json
 import math
 import os
 import signal
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from duplexd.ctl.client import Client
+from duplexd.ctl.output import OutputError, put
 from duplexd.errors import ConfigurationError, DuplexdError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     Json = dict[str, Any]
     F = TypeVar("F", bound=Callable[..., Any])
@@ -68,19 +69,30 @@ class Settings:
         self.timeout_s: float | None = None
         self.wrote = False  # anything of what was asked for
         self.answered = False  # all of it
+        self.unwritten: OutputError | None = None  # why the answer is not there, though the command went on
+        self.done = ""  # what the command has changed, if its answer is not there to tell it
         self.not_in_groups = ""  # what to add if the daemon does not know a target either
 
     def client(self, default_timeout_s: float | None = SHORT_TIMEOUT_S) -> Client:
         return Client(self.socket, self.timeout_s or default_timeout_s)
 
     def show(self, value: Json, text: str) -> None:
-        """The object with --json, else the text. There may be more of them, and a problem as the last one."""
+        """The object with --json, else the text. There may be more of them, and a problem as the last one. Raises OutputError."""
         self.wrote = True
-        click.echo(json.dumps(value) if self.json else text)
+        put(json.dumps(value) if self.json else text)
 
-    def answer(self, value: Json, text: str) -> None:
+    def answer(self, value: Json, text: str, done: str = "") -> None:
         """The same for what is the whole answer, or its last line: with --json, no other object follows."""
-        self.show(value, text)
+        with self.answering(done):
+            self.show(value, text)
+
+    @contextmanager
+    def answering(self, done: str = "") -> Iterator[None]:
+        """Within, the whole answer is written. A command does not fail half-way because that fails: `run` says so at its end, and what is `done`."""
+        try:
+            yield
+        except OutputError as error:
+            self.unwritten, self.done = error, done.partition("\n")[0]
         self.answered = True
 
     @property

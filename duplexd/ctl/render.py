@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Protocol
 
+from duplexd.ctl.output import put, writing
 from duplexd.errors import DuplexdError
 from duplexd.units import format_size
 
@@ -185,13 +186,14 @@ def show_status(status: Json, whole: bool) -> None:
 
 
 def show(view: View) -> None:
-    """In colour where there is a terminal."""
-    if on_terminal():
-        from rich.console import Console
+    """In colour where there is a terminal. Raises OutputError."""
+    if not on_terminal():
+        put(view.text())
+        return
+    from rich.console import Console
 
+    with writing():
         Console().print(view.renderable())
-    else:
-        print(view.text(), flush=True)
 
 
 def suspended_text(result: Json) -> str:

@@ -8,9 +8,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from duplexd.ctl import render
+from duplexd.ctl.output import put, writing
 from duplexd.errors import UnreachableError
 
 if TYPE_CHECKING:
@@ -33,14 +32,15 @@ def watch_status(
         while True:
             status = ask()
             text = json.dumps(status) if as_json else view(status, lines and lines()).text() + "\n"
-            click.echo(text)
-            sys.stdout.flush()
+            put(text)
             time.sleep(interval_s)
     from rich.live import Live
 
     with Live(auto_refresh=False, screen=True) as live:
         while True:
-            live.update(view(ask(), lines and lines()).renderable(), refresh=True)
+            shown = view(ask(), lines and lines()).renderable()
+            with writing():
+                live.update(shown, refresh=True)
             time.sleep(interval_s)
 
 
@@ -82,19 +82,18 @@ def watch_resync(lines: Iterable[Json], as_json: bool) -> Json:
 def show_resync_line(line: Json, as_json: bool, show: Show) -> None:
     """One line of a resync's stream."""
     if as_json:
-        click.echo(json.dumps(line))
+        put(json.dumps(line))
     elif line["event"] == "started":
-        click.echo(render.resync_text(line))
+        put(render.resync_text(line))
     elif line["event"] == "done":
-        click.echo(render.resync_done_texts(line))
+        put(render.resync_done_texts(line))
     else:
         running = [row for row in line["volumes"] if row["total_bytes"]]
         for row in running[:20]:
             show(row["name"], row["done_bytes"], row["total_bytes"])
         if running and not sys.stderr.isatty():
             done, total = sum(row["done_bytes"] for row in running), sum(row["total_bytes"] for row in running)
-            click.echo(f"copying {len(running)} volumes: {render.copy_text({'done_bytes': done, 'total_bytes': total})}")
-    sys.stdout.flush()
+            put(f"copying {len(running)} volumes: {render.copy_text({'done_bytes': done, 'total_bytes': total})}")
 
 
 def watch_verify(lines: Iterable[Json]) -> Json:

@@ -1,0 +1,43 @@
+"""Where duplexctl writes. Output may fail as any file does: whoever reads has gone, the disk is full."""
+
+from __future__ import annotations
+
+import errno
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import click
+
+from duplexd.errors import DuplexdError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class OutputError(DuplexdError):
+    """Standard output takes nothing more. `unread`: whoever read it has gone, and may have seen enough."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"the output could not be written: {error.strerror or error}")
+        self.unread = error.errno == errno.EPIPE
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Within, nothing is done but to write to stdout. Raises OutputError."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(error) from None
+
+
+def put(text: str) -> None:
+    """A line, or several, to stdout at once. Raises OutputError."""
+    with writing():
+        click.echo(text)
+
+
+def complain(text: str) -> None:
+    """A line to stderr; where that takes nothing, there is nobody to tell."""
+    with suppress(OSError):
+        click.echo(f"duplexctl: {text}", err=True)
