@@ -233,7 +233,7 @@ class _Member:
     # ------------------------------------------------------------------------------------------------------ the volumes
 
     def _check_volumes(self) -> None:
-        trusting = self._trusting and not self._booted_since()
+        trusting = self.story.arrived or (self._trusting and not self._booted_since())
         checks = [
             VolumeCheck(
                 self.story.volumes[each.id],

@@ -47,6 +47,7 @@ class Story:
         self.record: Record | None = None  # number `sequence`
         self.marker: dict[str, Any] = {}
         self.made_at = self.ready_at = self.agreed_at = 0
+        self.stood_at = 0  # of a cut of this controller alone, what `ready_at` is of one of several
         self.void = ""  # why the cut is void
         self.boot: str | None = None  # of the daemon that wrote last; None if the journal does not say
         self.closed = False
@@ -82,6 +83,11 @@ class Story:
             else:
                 self._since(story, name, number, marker)
 
+    @property
+    def arrived(self) -> bool:
+        """Whether the journal says that the secondaries stood at the cut, durably: no start of the daemon writes to them after that."""
+        return bool(self.ready_at or self.stood_at)
+
     def _recall(self, number: int) -> None:
         sequence, volumes = self._stood
         if volumes and number > sequence:
@@ -108,6 +114,8 @@ class Story:
             self.void = self.void or f"record {number} says that the cut is void"
         elif name == "ready":
             self.ready_at = number
+        elif name == "stood":
+            self.stood_at = number
         elif name == "agreed":
             self.agreed_at = number
 

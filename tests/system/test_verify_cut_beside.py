@@ -76,7 +76,7 @@ def verify(path: str, **images: str) -> Report:
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
-async def test_what_a_recovery_left_half_way_refutes_nothing_and_the_next_one_puts_it_right(
+async def test_a_primary_that_a_recovery_left_half_way_refutes_nothing_and_the_next_one_puts_it_right(
     make_files: Callable[..., DaemonFiles],
     start_daemon: Callable[..., Daemon],
     tmp_path: Path,
@@ -89,13 +89,12 @@ async def test_what_a_recovery_left_half_way_refutes_nothing_and_the_next_one_pu
     path = tmp_path / "cut.json"
     await written_and_cut_since_the_checkpoint(daemon, path)
     images = [files.primary("data"), files.secondary_of("data")]
-    for number in (0, 1, 5, 6, 7, 9, 11):  # of six changes, to the primary, then to the secondary
+    for number in (0, 1, 5):  # of six changes
         die_in_recovery(files, number)
         report = verify(str(path))
         there = [image.read_bytes()[MARKED] for image in images]
-        assert there == ([number or 6, 6] if number <= 6 else [6, number - 6]), "the change that it had come to"
-        assert report.controllers[0].contradictions == []
-        assert report.outcome == (CONFIRMED if there[1] == 6 else UNCHECKED), "of the primary nothing is concluded"
+        assert there == [number or 6, 6], "the change that it had come to; the secondary stays as it is"
+        assert (report.outcome, report.controllers[0].volumes[0].by_primary_bytes) == (CONFIRMED, 0), "of the primary nothing is concluded"
     daemon.start()
     assert verify(str(path)).outcome == CONFIRMED
 

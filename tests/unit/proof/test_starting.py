@@ -12,7 +12,7 @@ from duplexd.proof import check as check_module
 from duplexd.proof import past
 from duplexd.proof.report import CONFIRMED, REFUTED, UNCHECKED
 from tests.unit.proof.test_beside_a_daemon import before_read
-from tests.unit.proof.world import BLOCK, SIZE, World, fill, only, poke, remembered, verify
+from tests.unit.proof.world import BLOCK, CUT, SIZE, World, fill, only, poke, remembered, verify
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,6 +71,21 @@ def test_a_cut_that_the_checkpoint_has_is_checked_whatever_starts(tmp_path: Path
     assert verify(tmp_path, world).complete
     poke(world.secondary, BLOCK, fill(1))
     assert verify(tmp_path, world).outcome == REFUTED
+
+
+@pytest.mark.parametrize("name", ["stood", "ready"])
+def test_a_secondary_that_stood_at_the_cut_durably_is_written_to_by_no_start(tmp_path: Path, world: World, name: str) -> None:
+    world.mark({"m": name, "cut": "f" * 16})
+    world.lock(STARTING)
+    poke(world.primary, BLOCK, fill(1))
+    poke(world.secondary, BLOCK, fill(1))
+    assert verify(tmp_path, world).outcome == UNCHECKED, "another cut's"
+    world.mark({"m": name, "cut": CUT})
+    report = verify(tmp_path, world)
+    assert (report.outcome, only(report).undecided) == (REFUTED, [])
+    poke(world.secondary, BLOCK, fill(2))
+    report = verify(tmp_path, world)
+    assert (report.outcome, only(report).volumes[0].by_primary_bytes) == (CONFIRMED, 0), "the primary is written to, and is not asked"
 
 
 def test_a_secondary_that_was_behind_at_the_checkpoint_is_brought_to_the_cut_by_a_start(tmp_path: Path, world: World) -> None:
