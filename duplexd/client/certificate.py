@@ -9,7 +9,9 @@ import errno
 import hashlib
 import json
 import os
+import stat
 import tempfile
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,11 +58,9 @@ def _check_sum(body: Json) -> str:
 
 def check_place(path: str | Path) -> None:
     """Could a certificate be put there? To be asked before the cut that it is about. Raises UsageError."""
-    path = Path(path)
     try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        place = _place(path)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{place.name}.", dir=place.parent)
         os.close(descriptor)
         Path(temporary).unlink()
     except (OSError, ValueError) as error:
@@ -70,22 +70,33 @@ def check_place(path: str | Path) -> None:
 
 def write(path: str | Path, certificate: Json) -> None:
     """Put a certificate into a file, durably: it is there whole, or what was there before. Raises DuplexdError."""
-    path = Path(path)
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        place = _place(path)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{place.name}.", dir=place.parent)
         try:
             with open(descriptor, "w", encoding="ascii") as file:
                 os.fchmod(descriptor, FILE_MODE)
                 file.write(json.dumps(certificate, indent=2, sort_keys=True, allow_nan=False) + "\n")
                 file.flush()
                 os.fsync(descriptor)
-            Path(temporary).replace(path)
+            Path(temporary).replace(place)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-        _sync_directory(path.parent)
+        _sync_directory(place.parent)
     except OSError as error:
         raise DuplexdError(f"the certificate could not be written: {path}: {error.strerror}") from error
+
+
+def _place(path: str | Path) -> Path:
+    """The file that `path` names, or a symbolic link there. Raises OSError for what is there and is no file: a device or a pipe would be gone."""
+    with suppress(FileNotFoundError):
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "Not a regular file")
+    return Path(os.path.realpath(path))
 
 
 def _sync_directory(directory: Path) -> None:

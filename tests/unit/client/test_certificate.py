@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,55 @@ def test_a_file_that_can_not_be_written_leaves_the_old_one_and_nothing_else(tmp_
     assert (path.read_text(), os.listdir(tmp_path)) == ("old", ["cut.json"])
     with pytest.raises(DuplexdError, match="No such file"):
         certificate.write(tmp_path / "nowhere" / "x", certificate.make(RESULT))
+
+
+def something_else(path: Path, kind: str) -> None:
+    """What is there, and no file."""
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))  # as /dev/null
+    elif kind == "socket":
+        os.mknod(path, stat.S_IFSOCK | 0o666)
+    else:
+        path.mkdir()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket", "directory"])
+@pytest.mark.parametrize("link", [False, True])
+def test_what_is_no_file_is_refused_before_the_cut_and_stays(tmp_path: Path, kind: str, link: bool) -> None:
+    path = thing = tmp_path / "thing"
+    something_else(thing, kind)
+    before = thing.lstat()
+    if link:
+        path = tmp_path / "link"
+        path.symlink_to(thing)
+    with pytest.raises(UsageError, match="directory" if kind == "directory" else "Not a regular file"):
+        certificate.check_place(path)
+    with pytest.raises(DuplexdError, match="could not be written"):
+        certificate.write(path, certificate.make(RESULT))
+    assert (thing.lstat().st_ino, thing.lstat().st_mode, path.is_symlink()) == (before.st_ino, before.st_mode, link)
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_symbolic_link_leads_to_the_file_that_is_written(tmp_path: Path, exists: bool) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    file, link = tmp_path / "elsewhere" / "cut.json", tmp_path / "link"
+    if exists:
+        file.write_text("old")
+    link.symlink_to("elsewhere/cut.json")
+    certificate.check_place(link)
+    certificate.write(link, certificate.make(RESULT))
+    assert link.is_symlink()
+    assert document.read(str(file)).intact
+
+
+def test_a_symbolic_link_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "astray").symlink_to("none/cut.json")
+    for name in ("loop", "astray"):
+        with pytest.raises(UsageError, match="no certificate could be written"):
+            certificate.check_place(tmp_path / name)
 
 
 def test_the_same_cut_has_one_canonical_form() -> None:
