@@ -17,7 +17,7 @@ from duplexd.client.http import Http
 from duplexd.client.results import Cut, Cuts, Released, Resynced, Settled, Status, Suspended, Verified, merge_holds
 from duplexd.client.standing import group_state
 from duplexd.config_rules import check_hold_max
-from duplexd.errors import DuplexdError, NotFoundError, UndecidedError, UnreachableError, UsageError, WrongStateError
+from duplexd.errors import DuplexdError, NotFoundError, TimedOutError, UndecidedError, UnreachableError, UsageError, WrongStateError
 from duplexd.limits import CLIENT_ANSWER_SECONDS_MAX, SETTLE_SECONDS
 from duplexd.pair.votes import CUT, NONE, VOID
 
@@ -236,17 +236,26 @@ class Client:
     # ------------------------------------------------------------------------------------------------------------ the others
 
     async def status(self, *targets: str) -> Status:
-        """What every controller says, and how the groups stand. A controller that does not answer is in `unreachable`; without targets: all."""
+        """What every controller says, and how the groups stand. One that does not answer, not to you, or is another, is in `unreachable`.
+
+        Without targets: all. Raises NotFoundError; ForbiddenError and others if there is nobody else.
+        """
         names = list(dict.fromkeys(targets)) or list(self.groups.groups)
         group = self.groups.resolve(targets) if targets else self._everything()
         links = self._links_of(group)
         statuses, errors = await survey.try_status(links, group.members)
-        survey.check_names(statuses, links)
-        if wrong := {name: error for name, error in errors.items() if not isinstance(error, UnreachableError)}:
-            await survey.identify(links)  # perhaps it is another controller that does not know it
-            survey.raise_all(wrong)
+        unknown = [name for name, error in errors.items() if isinstance(error, NotFoundError)]
+        called, _ = await survey.ask_names({name: links[name] for name in unknown})  # perhaps it is another that does not know it
+        errors |= survey.misplaced(statuses | called, links)
+        statuses = {name: status for name, status in statuses.items() if name not in errors}
+        survey.raise_all({name: error for name, error in errors.items() if isinstance(error, NotFoundError)})
+        codes = {
+            name: UnreachableError.exit_code if isinstance(error, TimedOutError) else error.exit_code for name, error in errors.items()
+        }
+        if not statuses:
+            survey.raise_all({name: error for name, error in errors.items() if codes[name] != UnreachableError.exit_code})
         groups = [group_state(self.groups.resolve([name]), statuses) for name in names if name in self.groups.groups]
-        return Status(groups, statuses, {name: str(error) for name, error in errors.items()})
+        return Status(groups, statuses, {name: str(error) for name, error in errors.items()}, codes)
 
     async def cuts(self, *targets: str) -> Cuts:
         """The cuts that the controllers of the targets (all, without targets) remember, oldest first."""

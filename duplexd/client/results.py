@@ -115,6 +115,7 @@ class Status(Result):
     groups: list[GroupState]
     controllers: dict[str, Json]
     unreachable: dict[str, str]  # controller: why
+    exit_codes: dict[str, int] = field(default_factory=dict)  # controller: of which kind that is
 
 
 @dataclass(frozen=True)

@@ -81,15 +81,20 @@ async def _status(link: Http, targets: Iterable[str]) -> Json:
 
 async def identify(links: Mapping[str, Http]) -> dict[str, DuplexdError]:
     """Are they who the groups file says? Costs them next to nothing. Raises ConfigurationError; returns why others could not be asked."""
-    names, errors = await gather({name: _identity(link) for name, link in links.items() if not link.any_name})
+    names, errors = await ask_names(links)
     check_names(names, links)
     return errors
+
+
+async def ask_names(links: Mapping[str, Http]) -> tuple[dict[str, Json], dict[str, DuplexdError]]:
+    """What they call themselves, as much of their status as `misplaced` needs; and the errors of those that fail."""
+    return await gather({name: _identity(link) for name, link in links.items() if not link.any_name})
 
 
 async def _identity(link: Http) -> Json:
     answer = await link.call("GET", "/healthz", timeout_s=CLIENT_ANSWER_SECONDS_MAX)
     if "controller" not in answer:  # of a version that says it there only
-        return await link.call("GET", "/v1/status", timeout_s=CLIENT_ANSWER_SECONDS_MAX)
+        return await _status(link, ())
     return {"controller": {"name": answer["controller"]}}
 
 
@@ -143,22 +148,29 @@ def check_members(statuses: Mapping[str, Json]) -> None:
 
 def check_names(statuses: Mapping[str, Json], links: Mapping[str, Http]) -> None:
     """Are they different controllers, each the one that the groups file means? Raises ConfigurationError."""
-    seen: dict[str, str] = {}
-    for name, status in statuses.items():
-        if links[name].any_name:
+    for error in misplaced(statuses, links).values():
+        raise error
+
+
+def misplaced(statuses: Mapping[str, Json], links: Mapping[str, Http]) -> dict[str, ConfigurationError]:
+    """Those that are another controller than the groups file means: nothing that they say counts."""
+    names = {name: need(status, name, "controller", "name") for name, status in statuses.items() if not links[name].any_name}
+    errors = {}
+    for name, real in names.items():
+        if real == name:
             continue
-        real = need(status, name, "controller", "name")
-        if real in seen:
-            raise ConfigurationError(
-                f"controllers.{name} and controllers.{seen[real]} of the groups file are the same controller, {real!r}; remove one, or correct where it is"
+        if twins := [other for other in names if other != name and names[other] == real]:
+            why = (
+                f"controllers.{name} and controllers.{twins[0]} of the groups file are the same controller, {real!r}; "
+                "remove one, or correct where it is"
             )
-        seen[real] = name
-    for real, name in seen.items():
-        if real != name:
-            raise ConfigurationError(
+        else:
+            why = (
                 f"controllers.{name} of the groups file leads to a controller that calls itself {real!r}; "
                 f"correct its socket or url, or write [controllers.{real}]"
             )
+        errors[name] = ConfigurationError(why)
+    return errors
 
 
 def _version(status: Json) -> str:

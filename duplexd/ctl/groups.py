@@ -14,7 +14,7 @@ from duplexd.ctl import render, render_groups
 from duplexd.ctl.options import StoppedError
 from duplexd.ctl.output import complain
 from duplexd.ctl.watch import progress_bars, show_resync_line, watch_status
-from duplexd.errors import LeaseLostError, NotFoundError, TimedOutError, UnreachableError, WrongStateError
+from duplexd.errors import LeaseLostError, NotFoundError, TimedOutError, UnreachableError, WrongStateError, error_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -78,8 +78,10 @@ def status(settings: Settings, targets: tuple[str, ...], interval_s: float | Non
             settings.show(found, "")
         else:
             render.show(render_groups.GroupsView(found, None if whole else render.screen_lines()))
-    if found["unreachable"]:
-        raise UnreachableError("; ".join(found["unreachable"].values()))
+    if codes := found["exit_codes"]:
+        silent = UnreachableError.exit_code
+        code = silent if silent in codes.values() else next(iter(codes.values()))
+        raise error_of({"exit_code": code, "detail": "; ".join(found["unreachable"].values())})
     if missing := [f"{member} (of {group['name']})" for group in found["groups"] for member in group["missing"]]:
         raise NotFoundError(f"{', '.join(missing)}: no such volume or group there; correct the groups file")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from duplexd.ctl.render import StatusView, graded_text, printable, table_text
+from duplexd.errors import UnreachableError, error_of
 
 if TYPE_CHECKING:
     from duplexd.client import Cut, Cuts, Suspended
@@ -93,6 +94,12 @@ def group_text(group: Json) -> str:
     return f"group {group['name']}: {group['state']}:{verdict} {names}{missing}"
 
 
+def _absent_text(controller: str, why: str, exit_code: int) -> str:
+    """Why there is nothing to show of a controller."""
+    title = "not reachable" if exit_code == UnreachableError.exit_code else error_of({"exit_code": exit_code}).title
+    return f"controller {controller}: {title.upper()}: {why.removeprefix(f'{controller}: ')}"
+
+
 def with_controller(controller: str, line: Json) -> Json:
     """A line of a stream with its volumes named `controller:volume`."""
     return line | {"volumes": [row | {"name": f"{controller}:{row['name']}"} for row in line["volumes"]]}
@@ -105,7 +112,7 @@ class GroupsView:
         count = max(1, len(status["controllers"]))
         room = None if lines is None else max(_LISTED, (lines - len(status["groups"])) // count)
         self.views = [StatusView(each, room) for each in status["controllers"].values()]
-        self.tail = [f"controller {name}: NOT REACHABLE: {why}" for name, why in status["unreachable"].items()]
+        self.tail = [_absent_text(name, why, status["exit_codes"][name]) for name, why in status["unreachable"].items()]
         self.tail += [group_text(group) for group in status["groups"]]
 
     def text(self) -> str:

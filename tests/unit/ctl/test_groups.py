@@ -11,7 +11,7 @@ import pytest
 from click.core import ParameterSource
 from rich.console import Console
 
-from duplexd.client import Client, Cut, Cuts, HoldFigures, Resynced, Suspended
+from duplexd.client import Client, Cut, Cuts, HoldFigures, Resynced, Status, Suspended
 from duplexd.ctl import options, render_groups
 from duplexd.ctl.cli import run
 from duplexd.errors import ConfigurationError, UsageError
@@ -199,13 +199,18 @@ def test_a_settled_cut_says_what_each_member_knows() -> None:
 def test_the_status_of_several_controllers_in_text_and_colour() -> None:
     status = {
         "controllers": {"alpha": FakeController().status(), "gamma": FakeController().status()},
-        "unreachable": {"beta": "no daemon answers"},
+        "unreachable": {"beta": "beta: no daemon answers", "delta": "delta: it needs the role observe"},
+        "exit_codes": {"beta": 7, "delta": 4},
         "groups": [{"name": "db", "members": ["alpha:data", "beta:wal"], "state": "UNKNOWN", "cut": None, "verdict": None}],
     }
     view = render_groups.GroupsView(status, 40)
     text = view.text()
     assert text.count("controller fake") == 2
-    assert text.splitlines()[-2:] == ["controller beta: NOT REACHABLE: no daemon answers", "group db: UNKNOWN: alpha:data beta:wal"]
+    assert text.splitlines()[-3:] == [
+        "controller beta: NOT REACHABLE: no daemon answers",
+        "controller delta: NO PERMISSION: it needs the role observe",
+        "group db: UNKNOWN: alpha:data beta:wal",
+    ]
     out = io.StringIO()
     Console(file=out, width=160).print(view.renderable())
     assert out.getvalue().split() == text.split()
@@ -306,3 +311,28 @@ def test_a_status_with_a_member_that_is_not_there_is_3(
     said = capfd.readouterr()
     assert said.out.splitlines()[-1] == "group db: UNKNOWN: fake:data fake:nix (not there: fake:nix)"
     assert "fake:nix (of db): no such volume" in said.err
+
+
+@pytest.mark.parametrize(
+    ("codes", "exit_code"),
+    [({"beta": 4}, 4), ({"beta": 6}, 6), ({"beta": 7}, 7), ({"beta": 6, "delta": 7}, 7), ({"beta": 4, "delta": 6}, 4)],
+)
+@pytest.mark.parametrize("json_too", [[], ["--json"]], ids=["text", "json"])
+def test_a_status_without_some_controllers_shows_the_others_and_says_why(
+    groups: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    codes: dict[str, int],
+    exit_code: int,
+    json_too: list[str],
+) -> None:
+    why = {name: f"{name}: because" for name in codes}
+    answers(monkeypatch, "status", Status([], {"alpha": FakeController().status()}, why, codes))
+    assert run(["--groups", str(groups), *json_too, "status"]) == exit_code
+    said = capsys.readouterr()
+    assert said.err == f"duplexctl: {'; '.join(why.values())}\n"
+    if json_too:
+        assert json.loads(said.out)["unreachable"] == why
+    else:
+        assert said.out.startswith("controller fake")
+        assert said.out.count(": because") == len(codes)
