@@ -152,13 +152,12 @@ async def often_seen(volumes: int, rate: int, split_s: float, burst: int, monkey
     return seen * 100 // cuts
 
 
-@pytest.mark.parametrize(
-    ("volumes", "rate", "split_s", "at_least", "at_an_even_pace"),
-    [(2, 200, 0.010, 45, 40), (3, 200, 0.010, 30, 30), (3, 1000, 0.003, 60, 40)],
-)
-async def test_cuts_a_few_milliseconds_apart_show_as_often_as_its_page_says(
-    volumes: int, rate: int, split_s: float, at_least: int, at_an_even_pace: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("volumes", "rate", "split_s", "often"), [(2, 200, 0.010, 50), (3, 200, 0.010, 36), (3, 500, 0.003, 24)])
+async def test_cuts_a_few_milliseconds_apart_show_more_often_in_bursts_than_at_an_even_pace(
+    volumes: int, rate: int, split_s: float, often: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert await often_seen(volumes, rate, split_s, volumes + 1, monkeypatch) >= at_least
-    assert await often_seen(volumes, rate, split_s, 1, monkeypatch) < at_an_even_pace
-    assert await often_seen(volumes, rate, 0.0, volumes + 1, monkeypatch, 10) == 0
+    """docs/canary.md has such figures, of 200 cuts."""
+    in_bursts = await often_seen(volumes, rate, split_s, volumes + 1, monkeypatch)
+    evenly = await often_seen(volumes, rate, split_s, 1, monkeypatch)
+    assert (in_bursts >= often, evenly < often) == (True, True), (in_bursts, evenly)
+    assert await often_seen(volumes, rate, 0.0, volumes + 1, monkeypatch, cuts=10) == 0
