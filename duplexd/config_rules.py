@@ -244,7 +244,7 @@ def _reason(detail: ErrorDetails, model: type[BaseModel]) -> str:
 
 def did_you_mean(word: str, choices: list[str]) -> str:
     """`; did you mean ...?`, or the choices; empty if there are none."""
-    close = difflib.get_close_matches(word, choices, 1, 0.6)
+    close = difflib.get_close_matches(word, choices, 1, 0.5)
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; write one of: {', '.join(choices[:12])}{' ...' if len(choices) > 12 else ''}" if choices else ""

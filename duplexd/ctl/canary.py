@@ -40,7 +40,7 @@ _LOCAL = "local"
 @click.pass_obj
 def canary(settings: Settings, group: str, rate: int, overwrite: bool) -> int:
     """Write dependent records to reserved volumes of a group the whole time, and grade each cut by what its secondaries hold."""
-    if settings.of_groups([group]):
+    if settings.of_groups([group]) if overwrite else settings.group_is_meant([group]):
         groups = group_file.load(settings.groups)
     elif overwrite:
         groups, group = Groups(controllers={_LOCAL: ControllerEntry(socket=Path(settings.socket))}), f"{_LOCAL}:{group}"

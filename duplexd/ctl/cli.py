@@ -166,7 +166,7 @@ def release(settings: Settings, lease: str) -> None:
 
         groups.release(settings, lease)
         return
-    settings.not_in_groups = ""  # a lease is no target
+    settings.not_in_groups = ()  # a lease is no target
     try:
         result = hold.release(settings.client(), lease)
     except (NotFoundError, UnreachableError):
@@ -244,7 +244,7 @@ def verify(settings: Settings, targets: tuple[str, ...]) -> None:
 @click.pass_obj
 def settle(settings: Settings, targets: tuple[str, ...]) -> None:
     """Find out what became of a group's cuts that were left undecided, and tell all members."""
-    if not settings.of_groups(targets):
+    if not settings.group_is_meant(targets):
         raise UsageError("cuts of one controller are always decided; name a group of the groups file (--groups FILE)")
     from duplexd.ctl import groups
 
@@ -292,6 +292,13 @@ def _interrupted(error: Exception | KeyboardInterrupt, settings: Settings, argum
     return stopped.exit_code
 
 
+def _failed(error: DuplexdError, settings: Settings) -> int:
+    if settings.json and not settings.answered:
+        _problem(error.title, error.http_status, str(error), error.exit_code)
+    complain(str(error))
+    return error.exit_code
+
+
 def _attempt(settings: Settings, arguments: list[str], begin: Callable[[], object] | None) -> int:
     try:
         if begin is not None:
@@ -301,11 +308,7 @@ def _attempt(settings: Settings, arguments: list[str], begin: Callable[[], objec
         settings.unwritten = error
         return error.exit_code
     except DuplexdError as error:
-        text = str(error) + (settings.not_in_groups if isinstance(error, NotFoundError | UnreachableError) else "")
-        if settings.json and not settings.answered:
-            _problem(error.title, error.http_status, text, error.exit_code)
-        complain(text)
-        return error.exit_code
+        return _failed(settings.explained(error), settings)
     except click.ClickException as error:
         if wants_json(arguments):
             _problem(UsageError.title, UsageError.http_status, error.format_message(), error.exit_code)

@@ -13,7 +13,7 @@ import click
 
 from duplexd.ctl.client import Client
 from duplexd.ctl.output import OutputError, put
-from duplexd.errors import ConfigurationError, DuplexdError, UsageError
+from duplexd.errors import ConfigurationError, DuplexdError, NotFoundError, UnreachableError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -71,7 +71,7 @@ class Settings:
         self.answered = False  # all of it
         self.unwritten: OutputError | None = None  # why the answer is not there, though the command went on
         self.done = ""  # what the command has changed, if its answer is not there to tell it
-        self.not_in_groups = ""  # what to add if the daemon does not know a target either
+        self.not_in_groups: tuple[str, ...] = ()  # targets that the groups file does not have
 
     def client(self, default_timeout_s: float | None = SHORT_TIMEOUT_S) -> Client:
         return Client(self.socket, self.timeout_s or default_timeout_s)
@@ -117,8 +117,27 @@ class Settings:
                 f"{' '.join(known)}: of the groups file, but {' '.join(others)} is not; name volumes there as controller:volume"
             )
         if not known:
-            self.not_in_groups = f"; {self.groups} has no group {' '.join(map(repr, targets))} either"
+            self.not_in_groups = tuple(targets)
         return bool(known)
+
+    def explained(self, error: DuplexdError) -> DuplexdError:
+        """With what the groups file says of targets that the daemon does not know. Where nobody named a daemon, and there is none, that is all."""
+        if not self.not_in_groups or not isinstance(error, NotFoundError | UnreachableError):
+            return error
+        from difflib import get_close_matches
+
+        close = [name for target in self.not_in_groups for name in get_close_matches(target, self.group_names(), 1, 0.5)]
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        missing = f"{self.groups} has no group {' '.join(map(repr, self.not_in_groups))}"
+        if isinstance(error, UnreachableError) and self.groups_source and not self.socket_source and not os.path.exists(self.socket):
+            return NotFoundError(f"{missing}{hint}; if it is a volume of this machine: {error}")
+        return type(error)(f"{error}; {missing} either{hint}")
+
+    def group_is_meant(self, targets: Sequence[str]) -> bool:
+        """As `of_groups`, for what only groups of the file can do: a name that it does not have is a mistake."""
+        meant = self.of_groups(targets) or bool(self.not_in_groups)
+        self.not_in_groups = ()
+        return meant
 
     def _known(self, targets: Sequence[str]) -> list[str]:
         groups = self.group_names()

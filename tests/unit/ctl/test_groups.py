@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -123,9 +124,47 @@ def test_a_name_that_neither_the_daemon_nor_the_groups_file_has(
 ) -> None:
     monkeypatch.setenv("DUPLEXD_SOCKET", str(plane.path))
     assert run(["suspend", "bd", "bd"]) == 3
-    assert capfd.readouterr().err.rstrip().endswith(f"{groups} has no group 'bd' either")
-    assert run(["suspend", "bd", "--socket", str(plane.path)]) == 3
+    assert capfd.readouterr().err.rstrip().endswith(f"{groups} has no group 'bd' either; did you mean 'db'?")
+    assert run(["suspend", "xyz", "--socket", str(plane.path)]) == 3
     assert "groups.toml" not in capfd.readouterr().err
+    assert run(["suspend", "xyz"]) == 3
+    assert capfd.readouterr().err.rstrip().endswith(f"{groups} has no group 'xyz' either")
+
+
+@pytest.mark.parametrize("command", ["status", "quiesce", "suspend", "resync", "verify", "settle", "canary"])
+def test_a_group_that_the_named_file_does_not_have_is_3_where_no_daemon_is(
+    groups: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], command: str
+) -> None:
+    monkeypatch.delenv("DUPLEXD_SOCKET", raising=False)
+    monkeypatch.setattr(options, "DEFAULT_SOCKET", str(groups.parent / "none.sock"))
+    monkeypatch.setenv("DUPLEXD_GROUPS", str(groups))
+    assert run([command, "bd"]) == 3
+    said = capfd.readouterr().err
+    assert said.count("no group 'bd'") == 1
+    assert "did you mean 'db'?" in said
+
+
+@pytest.mark.parametrize("how", ["no groups file was named", "a daemon was named", "a daemon was there"])
+def test_a_daemon_that_may_have_that_name_and_does_not_answer_is_7(
+    groups: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], how: str
+) -> None:
+    path = groups.parent / "none.sock"
+    monkeypatch.delenv("DUPLEXD_SOCKET", raising=False)
+    monkeypatch.setattr(options, "DEFAULT_SOCKET", str(path))
+    if how == "a daemon was named":
+        monkeypatch.setenv("DUPLEXD_SOCKET", str(path))
+    if how == "a daemon was there":
+        with socket.socket(socket.AF_UNIX) as left_behind:
+            left_behind.bind(str(path))
+    if how != "no groups file was named":
+        monkeypatch.setenv("DUPLEXD_GROUPS", str(groups))
+    assert run(["suspend", "bd"]) == 7
+    assert "has no group 'bd' either; did you mean 'db'?" in capfd.readouterr().err
+
+
+def test_a_name_mistyped_in_a_file_named_on_the_command_line_is_3_for_a_canary_too(groups: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["--groups", str(groups), "canary", "bd"]) == 3
+    assert "did you mean 'db'?" in capfd.readouterr().err
 
 
 def result(**fields: Any) -> Suspended:
