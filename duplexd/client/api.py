@@ -6,24 +6,28 @@ import asyncio
 import secrets
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
 
 from duplexd.client import groups as group_file
 from duplexd.client import outcomes, survey
+from duplexd.client.alone import suspend_alone
 from duplexd.client.answers import need
 from duplexd.client.coordinator import SETTLE_PAUSE_S, Drive
 from duplexd.client.groups import ControllerEntry, Group, Groups
-from duplexd.client.hold import Hold, check_tag, suspended
+from duplexd.client.hold import Hold, check_tag, close, suspended
 from duplexd.client.http import Http
-from duplexd.client.results import Cut, Cuts, Released, Resynced, Settled, Status, Suspended, Verified, merge_holds
+from duplexd.client.results import Cut, Cuts, Released, Resynced, Settled, Status, Suspended, Verified
 from duplexd.client.standing import group_state
 from duplexd.config_rules import check_hold_max
-from duplexd.errors import DuplexdError, NotFoundError, TimedOutError, UndecidedError, UnreachableError, UsageError, WrongStateError
+from duplexd.errors import DuplexdError, NotFoundError, TimedOutError, UndecidedError, UnreachableError, UsageError
 from duplexd.limits import CLIENT_ANSWER_SECONDS_MAX, SETTLE_SECONDS
 from duplexd.pair.votes import CUT, NONE, VOID
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from duplexd.client.hold import OnCut
 
     Json = dict[str, Any]
 
@@ -67,18 +71,24 @@ class Client:
 
     # -------------------------------------------------------------------------------------------------------------- cutting
 
-    async def suspend(self, *targets: str, tag: str = "", hold_max: float | None = None, certificate: bool = False) -> Suspended:
+    async def suspend(
+        self, *targets: str, tag: str = "", hold_max: float | None = None, certificate: bool = False, on_cut: OnCut | None = None
+    ) -> Suspended:
         """Cut all targets at one point. `result.verdict` says whether that was achieved; a `void` result is not raised as an error.
 
         With `certificate` the result of a group on one controller holds what `client.certificate.make` needs, too; that of others always does.
 
         Raises with nothing suspended if it can't be done; UndecidedError if a member that was cut does not answer any more.
+
+        `on_cut` gets the result before anything else is waited for. If the command is cancelled, it gets what became of the cut if one was
+        made or may have been: a result, or an UndecidedError.
         """
         check_tag(tag)
         group, hold_max_s = self._group(targets, hold_max)
         links = self._links_of(group)
         if len(links) == 1:
-            return await self._suspend_alone(group, tag, certificate)
+            (link,) = links.values()
+            return await suspend_alone(link, group, tag, certificate, lambda: self._calm(group, links), on_cut)
         cut_id = secrets.token_hex(8)
         with survey.nothing_suspended():
             statuses = await self._calm(group, links)
@@ -89,11 +99,8 @@ class Client:
             await survey.measure(links, hold_max_s, cut_id)
         drive = Drive(cut_id, group, links, hold_max_s)
         try:
-            await drive.close()
-            return await suspended(drive, tag, self.settle_s)
-        except asyncio.CancelledError:
-            await drive.give_up("the command was interrupted")
-            raise
+            await close(drive)
+            return await suspended(drive, tag, self.settle_s, on_cut)
         finally:
             await drive.end()
 
@@ -127,12 +134,20 @@ class Client:
             survey.raise_all(errors)
             if is_group:
                 return Released({})
-            raise NotFoundError(f"{target!r}: no group, and no cut that any controller of the groups file holds for")
+            await self._check_ended(target, asked)
+            return Released({target: False})
         links = self._links_of(self._everything())
         for cut in cuts:
             told = {name: link.call("POST", f"/v1/cuts/{cut}/release", {}, CLIENT_ANSWER_SECONDS_MAX) for name, link in links.items()}
             survey.raise_all((await survey.gather(told))[1])
         return Released(dict.fromkeys(sorted(cuts), True))
+
+    async def _check_ended(self, cut: str, links: dict[str, Http]) -> None:
+        """Does any controller know a hold for this cut that has ended? Raises NotFoundError."""
+        told, errors = await survey.gather({name: link.call("DELETE", f"/v1/leases/{quote(cut, safe='')}", None, CLIENT_ANSWER_SECONDS_MAX) for name, link in links.items()})
+        if not told:
+            survey.raise_all({name: error for name, error in errors.items() if not isinstance(error, NotFoundError)})
+            raise NotFoundError(f"{cut!r}: no group, and no cut that any controller of the groups file holds for")
 
     # ------------------------------------------------------------------------------------------------------------- settling
 
@@ -312,32 +327,6 @@ class Client:
             if name not in self._links:
                 self._links[name] = Http(name, self.groups.controllers[name], self._any_name)
         return {name: self._links[name] for name in group.members}
-
-    async def _suspend_alone(self, group: Group, tag: str, certificate: bool) -> Suspended:
-        """One journal orders everything: no hold is needed. Only its name is asked first: while a daemon tells the state of 1,000 volumes, writes wait."""
-        links = self._links_of(group)
-        ((name, link),) = links.items()
-        with survey.nothing_suspended():
-            survey.raise_all(await survey.identify(links))
-        body = {"targets": list(group.members[name]), "tag": tag, "certificate": certificate}
-        try:
-            answer = await link.call_patiently("POST", "/v1/suspend", body)
-        except WrongStateError:
-            await self._calm(group, {name: link})  # they may stand at a cut of several controllers that was left undecided
-            answer = await link.call_patiently("POST", "/v1/suspend", body)
-        verdict = need(answer, name, "verdict")
-        return Suspended(
-            verdict=verdict,
-            cut=need(answer, name, "cut"),
-            tag=answer.get("tag", ""),
-            group=group.name,
-            controllers=need(answer, name, "controllers"),
-            volumes=[f"{name}:{volume}" for volume in need(answer, name, "volumes")],
-            hold=merge_holds({name: answer.get("hold")}, group.hold_max),
-            why="" if verdict == "consistent" else f"{name}: see its events and its log",
-            already=answer.get("already", False),
-            members=answer.get("members", []),
-        )
 
     async def _resync(self, link: Http, targets: tuple[str, ...], _progress: object) -> list[Json]:
         answer = await link.call_patiently("POST", "/v1/resync", {"targets": list(targets)})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from duplexd.client import outcomes
 from duplexd.client.protocol import HELD
 from duplexd.client.results import Suspended, merge_holds
-from duplexd.errors import LeaseLostError, UsageError, WrongStateError
+from duplexd.errors import LeaseLostError, UndecidedError, UsageError, WrongStateError
 from duplexd.limits import TAG_CHARACTERS_MAX
 from duplexd.pair.votes import VOID
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from duplexd.client.coordinator import Drive
+
+    OnCut = Callable[[Suspended | UndecidedError], object]
+
+_INTERRUPTED = "the command was interrupted"
 
 
 def check_tag(tag: str) -> str:
@@ -29,10 +33,44 @@ def check_tag(tag: str) -> str:
     return tag
 
 
-async def suspended(drive: Drive, tag: str, settle_s: float) -> Suspended:
-    """Cut what `drive` holds. Raises UndecidedError if the outcome can't be known because a member does not answer."""
-    await drive.cut(tag)
-    await drive.finish(settle_s)
+async def close(drive: Drive) -> None:
+    """Close all gates. A cancelled one leaves none closed."""
+    try:
+        await drive.close()
+    except asyncio.CancelledError:
+        await drive.give_up(_INTERRUPTED)
+        raise
+
+
+async def suspended(drive: Drive, tag: str, settle_s: float, on_cut: OnCut | None = None) -> Suspended:
+    """Cut what `drive` holds. Raises UndecidedError if the outcome can't be known because a member does not answer.
+
+    `on_cut` is called before anything else is awaited. A cancelled one opens the gates, and tells `on_cut` what became of the cut, if there is one.
+    """
+    try:
+        await drive.cut(tag)
+        await drive.finish(settle_s)
+    except asyncio.CancelledError:
+        try:
+            await drive.give_up(_INTERRUPTED)
+        finally:
+            if on_cut is not None and not drive.nothing_cut:
+                on_cut(_outcome(drive))
+        raise
+    found = _result(drive)
+    if on_cut is not None:
+        on_cut(found)
+    return found
+
+
+def _outcome(drive: Drive) -> Suspended | UndecidedError:
+    try:
+        return _result(drive)
+    except UndecidedError as error:
+        return error
+
+
+def _result(drive: Drive) -> Suspended:
     verdict = drive.round.outcome
     if verdict is None:
         raise outcomes.undecided_error(drive.cut_id, drive.round.unreached, drive.group.name)
@@ -41,7 +79,7 @@ async def suspended(drive: Drive, tag: str, settle_s: float) -> Suspended:
     return Suspended(
         verdict=verdict,
         cut=drive.cut_id,
-        tag=tag,
+        tag=drive.tag,
         group=drive.group.name,
         controllers={name: each["sequence"] for name, each in made.items()},
         volumes=drive.volumes,
@@ -79,10 +117,7 @@ class Hold:
     async def __aenter__(self) -> Self:
         self._drive = drive = await self._make()
         try:
-            await drive.close()
-        except asyncio.CancelledError:
-            await drive.give_up("the command was interrupted")
-            raise
+            await close(drive)
         finally:
             if drive.round.phase != HELD:
                 await drive.end()
@@ -110,7 +145,7 @@ class Hold:
         try:
             await drive.release()
         except asyncio.CancelledError:
-            await drive.give_up("the command was interrupted")
+            await drive.give_up(_INTERRUPTED)
             raise
         finally:
             await drive.end()
@@ -161,11 +196,7 @@ class Hold:
         if drive.round.phase != HELD:
             raise drive.lost
         self._over = True  # from here on the outcome tells what became of it
-        try:
-            result = await suspended(drive, tag, self._settle_s)
-        except asyncio.CancelledError:
-            await drive.give_up("the command was interrupted")
-            raise
+        result = await suspended(drive, tag, self._settle_s)
         if isinstance(drive.error, LeaseLostError) and drive.nothing_cut:
             raise drive.lost
         return result

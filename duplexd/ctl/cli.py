@@ -139,14 +139,18 @@ def suspend(
     if lease and (of_groups or certificate):
         raise UsageError("--lease is for targets of one controller, and without --certificate; a group is held and cut in one step")
     if of_groups or certificate:
-        from duplexd.ctl import groups
+        from duplexd.ctl import group_suspend
 
-        groups.suspend(settings, targets, tag, hold_max_s, certificate, of_groups)
+        group_suspend.suspend(settings, targets, tag, hold_max_s, certificate, of_groups)
         return
     if hold_max_s is not None:
         raise UsageError("--hold-max is for groups of several controllers; one controller needs no hold to cut")
     body = {"targets": list(targets), "tag": tag} | ({"lease": lease} if lease else {})
-    result = settings.client(None).call("POST", "/v1/suspend", body)
+    try:
+        result = settings.client(None).call("POST", "/v1/suspend", body)
+    except KeyboardInterrupt:
+        named = " ".join(targets)
+        raise StoppedError(signal.SIGINT, f"{named} may be suspended all the same: `duplexctl status {named}`") from None
     text = render.suspended_text(result)
     settings.answer(result, text, done=text)
     if result["verdict"] != "consistent":
@@ -289,6 +293,8 @@ def _interrupted(error: Exception | KeyboardInterrupt, settings: Settings, argum
     stopped = error if isinstance(error, StoppedError) else StoppedError(signal.SIGINT)
     if wants_json(arguments) and not settings.wrote:  # perhaps they were not understood yet
         _problem("interrupted", HTTP_INTERRUPTED, str(stopped), stopped.exit_code)
+    if stopped.left:
+        complain(str(stopped))
     return stopped.exit_code
 
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import uvloop
 
-from duplexd.client import Client, ControllerEntry, Groups
+from duplexd.client import Client
 from duplexd.ctl import render, render_groups
 from duplexd.ctl.options import StoppedError
 from duplexd.ctl.output import complain
 from duplexd.ctl.watch import progress_bars, show_resync_line, watch_status
-from duplexd.errors import LeaseLostError, NotFoundError, TimedOutError, UnreachableError, WrongStateError, error_of
+from duplexd.errors import NotFoundError, TimedOutError, UnreachableError, error_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -84,43 +84,6 @@ def status(settings: Settings, targets: tuple[str, ...], interval_s: float | Non
         raise error_of({"exit_code": code, "detail": "; ".join(found["unreachable"].values())})
     if missing := [f"{member} (of {group['name']})" for group in found["groups"] for member in group["missing"]]:
         raise NotFoundError(f"{', '.join(missing)}: no such volume or group there; correct the groups file")
-
-
-def suspend(
-    settings: Settings, targets: tuple[str, ...], tag: str, hold_max_s: float | None, certificate: str | None, of_groups: bool
-) -> None:
-    """Cut; with `certificate`, write one. LeaseLostError if the verdict is void, WrongStateError if there is no certificate of an old cut."""
-    from duplexd.client import certificate as certificates
-
-    if certificate is not None:
-        certificates.check_place(certificate)
-    if of_groups:
-        result = run(settings, lambda client: client.suspend(*targets, tag=tag, hold_max=hold_max_s, certificate=certificate is not None))
-    else:
-        name = settings.client().call("GET", "/v1/status")["controller"]["name"]
-        here = Groups(controllers={name: ControllerEntry(socket=settings.socket)})
-        named = [f"{name}:{target}" for target in targets]
-        result = run(
-            settings,
-            lambda client: client.suspend(*named, tag=tag, hold_max=hold_max_s, certificate=certificate is not None),
-            lambda: Client(here),
-        )
-    text = render_groups.suspended_text(result)
-    settings.answer(result.json(), text, done=text)
-    if certificate is not None and (
-        result.members or result.verdict == "consistent"
-    ):  # of a cut that nobody made there is nothing to write
-        if result.already:
-            raise WrongStateError(
-                "already suspended: a certificate is written only by the suspend that makes the cut; resync and suspend again"
-            )
-        certificates.write(certificate, certificates.make(result))
-    if result.verdict != "consistent":
-        raise LeaseLostError(f"the verdict is void: these secondaries are of no one moment ({result.why}); resync, and suspend again")
-    if result.left:
-        raise LeaseLostError(
-            f"the cut was consistent, but not all secondaries stand at it any more ({result.why}); resync, and suspend again"
-        )
 
 
 def release(settings: Settings, target: str) -> None:

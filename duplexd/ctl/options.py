@@ -50,10 +50,12 @@ class Seconds(click.ParamType[Any, float]):
 
 
 class StoppedError(Exception):
-    """A signal ended the command, and all that it held is let go."""
+    """A signal ended the command, and all that it held is let go. `left`: what it leaves behind all the same, and what to do about it."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(f"interrupted by {signal.Signals(number).name}")
+    def __init__(self, number: int, left: str = "") -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name}" + (f"; {left}" if left else ""))
+        self.number = number
+        self.left = left
         self.exit_code = 128 + number
 
 

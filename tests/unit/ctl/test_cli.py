@@ -96,6 +96,18 @@ def test_a_resync_that_fails_is_exit_code_1_and_named(ctl: Ctl, plane: ControlPl
     assert "wal" in err
 
 
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_an_interrupted_suspend_says_that_it_may_be_done(ctl: Ctl, monkeypatch: pytest.MonkeyPatch, more: list[str]) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("duplexd.ctl.client.Client.call", interrupt)
+    code, out, err = ctl("suspend", "data", "wal", *more)
+    text = "interrupted by SIGINT; data wal may be suspended all the same: `duplexctl status data wal`"
+    assert (code, err) == (130, f"duplexctl: {text}\n")
+    assert (json.loads(out)["detail"] if more else out) == (text if more else "")
+
+
 def test_an_empty_lease_is_2_and_nothing_is_suspended(ctl: Ctl, plane: ControlPlane) -> None:
     code, _, err = ctl("suspend", "db", "--lease", "")
     assert (code, "$DUPLEXD_LEASE" in err) == (2, True)
