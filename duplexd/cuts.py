@@ -83,6 +83,7 @@ class Cuts:
             "verdict": verdict, "cut": cut.id, "tag": cut.tag,
             "already": already, "controllers": {controller.name: cut.sequence}, "volumes": [pair.name for pair in pairs],
             "time": cut.time_us / 1e6, "hold": hold, "seconds": controller.clock.monotonic() - began,
+            "why": (cut.why or None) if verdict == VOID else None,
             **({"members": [self._made(cut) | {"volumes": _images(pairs)}]} if certificate else {}),
         }  # fmt: skip
         if not already:

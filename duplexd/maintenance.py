@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from duplexd.errors import DuplexdError
 from duplexd.journal import checkpoint
 from duplexd.legs.bitmap import ChangeMap
+from duplexd.legs.place import lost_image
 from duplexd.limits import CHECKPOINT_INTERVAL_S, MARKER_RESERVE_BYTES, RECORD_BYTES_MAX, SPARE_SEGMENTS, SYNC_INTERVAL_S
 from duplexd.pair import state
 from duplexd.pair.ledger import UNCOMMITTED, pack_map
@@ -222,9 +223,10 @@ class Maintenance:
         controller = self._controller
         async with self.copying, self._syncing:
             saved, primaries, secondaries = await controller.step(self._snapshot)
+            following = [pair for pair in controller.pairs.values() if pair.state == state.DUPLEX]
             await controller.durable(saved["sequence"])
             await self._sync_primaries(primaries)
-            failures = await controller.work(lambda: _sync_all(secondaries))
+            failures = await controller.work(lambda: _lost(following) + _sync_all(secondaries))
             if failures:
                 await controller.step(lambda: self._secondaries_failed(failures))
                 return
@@ -266,7 +268,7 @@ class Maintenance:
             yield
 
     async def sync_secondaries(self, pairs: list[Pair]) -> None:
-        """Make these secondaries durable. One that fails is suspended, its cut void."""
+        """Make these secondaries durable, where they are looked for. One that fails, or lies there no more, is suspended, its cut void."""
         await to_its_end(self._sync_secondaries(pairs))
 
     async def _sync_secondaries(self, pairs: list[Pair]) -> None:
@@ -274,7 +276,8 @@ class Maintenance:
             dirty = [pair for pair in pairs if pair.secondary_dirty and pair.secondary is not None]
             for pair in dirty:
                 pair.secondary_dirty = False
-            failures = await self._controller.work(lambda: _sync_all(dirty)) if dirty else []
+            usable = [pair for pair in pairs if pair.usable]
+            failures = await self._controller.work(lambda: _lost(usable) + _sync_all(dirty))
         if failures:
             await self._controller.step(lambda: self._secondaries_failed(failures))
 
@@ -312,6 +315,11 @@ def replay_floor(saved: dict[str, Any]) -> int:
         if pair["state"] != state.SIMPLEX and not standing and not pair["removed"]:
             floor = min(floor, int(pair["applied"]))
     return floor
+
+
+def _lost(pairs: list[Pair]) -> list[tuple[Pair, OSError]]:
+    """Whose secondaries do not lie any more where they are looked for."""
+    return [(pair, error) for pair in pairs if (error := lost_image(pair.secondary)) is not None]
 
 
 def _sync_all(pairs: list[Pair], primary: bool = False) -> list[tuple[Pair, OSError]]:

@@ -86,7 +86,7 @@ def _one_cut(controller: Controller, cut: Cut, volumes: list[str]) -> dict[str, 
     return {
         "id": cut.id, "controller": controller.name, "state": _vote(controller, cut), "verdict": _verdict(controller, cut), "sequence": cut.sequence,
         "time": cut.time_us / 1e6, "tag": cut.tag, "group": cut.group or None, "members": list(cut.members),
-        "volumes": volumes, "canary": cut.grade, "hold": cut.hold,
+        "volumes": volumes, "canary": cut.grade, "why": cut.why or None, "hold": cut.hold,
     }  # fmt: skip
 
 
@@ -148,7 +148,7 @@ def _cut(controller: Controller, pair: Pair) -> dict[str, Any] | None:
         return None
     return {
         "id": cut.id, "sequence": cut.sequence, "time": cut.time_us / 1e6, "tag": cut.tag, "verdict": _verdict(controller, cut),
-        "state": _vote(controller, cut), "group": cut.group or None, "members": list(cut.members), "canary": cut.grade,
+        "state": _vote(controller, cut), "group": cut.group or None, "members": list(cut.members), "canary": cut.grade, "why": cut.why or None,
     }  # fmt: skip
 
 

@@ -77,7 +77,7 @@ class Trouble:
         cut_id = self._controller.cuts.new_id()
         marker = {
             "m": "fail", "id": cut_id, "at": at, "volumes": sorted(member.id for member in members), "failed": [failed.id],
-            "unusable": sorted(member.id for member in unusable), "error": str(error),
+            "unusable": sorted(member.id for member in unusable), "error": _told(error, failed),
             "missed": {str(member.id): pack_map(changed) for member, changed in missed.items() if member in members and changed.any()},
         }  # fmt: skip
         left = {member.cut for member in members if member.cut is not None and member.cut.members and member.state == state.SUSPENDED}
@@ -125,3 +125,9 @@ class Trouble:
             self._controller.maintenance.no_space(error)
         else:
             self._controller.fail(f"the journal could not be written: {error.strerror or error}")
+
+
+def _told(error: OSError, failed: Pair) -> str:
+    """What failed, with where: an error has its path or not, as whoever raised it."""
+    why, path = error.strerror or str(error), getattr(failed.secondary, "path", "")
+    return why if path in why else f"{path}: {why}"

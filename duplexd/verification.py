@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from duplexd.errors import TimedOutError, WrongStateError
+from duplexd.legs.place import misplaced
 from duplexd.pair import gate, state
 
 if TYPE_CHECKING:
@@ -24,7 +25,10 @@ COMPARABLE = (state.DUPLEX, state.SUSPENDED)
 
 
 async def verify(controller: Controller, pairs: list[Pair], progress: Callable[[str, int, int], None] | None) -> dict[str, Any]:
-    """Compare: all of a DUPLEX pair; of a SUSPENDED one what did not change since its cut. Raises WrongStateError for others."""
+    """Compare: all of a DUPLEX pair; of a SUSPENDED one what did not change since its cut. Raises WrongStateError for others.
+
+    Legs whose paths lead to other images than those in use are not equal, whatever these hold.
+    """
     wrong = [f"{pair.name} is {pair.state}" for pair in pairs if pair.state not in COMPARABLE]
     if wrong:
         raise WrongStateError(f"only DUPLEX and SUSPENDED pairs can be compared: {', '.join(wrong)}")
@@ -34,6 +38,7 @@ async def verify(controller: Controller, pairs: list[Pair], progress: Callable[[
 
 async def _verify_one(controller: Controller, pair: Pair, progress: Callable[[str, int, int], None] | None) -> dict[str, Any]:
     compared, skipped, first = 0, 0, None
+    why = await controller.workers.run(lambda: misplaced(pair.primary) or misplaced(pair.secondary))
     for offset in range(0, pair.size, PIECE_BYTES):
         length = min(PIECE_BYTES, pair.size - offset)
         different, looked = await controller.workers.run(partial(_compare, pair, offset, length))
@@ -47,7 +52,10 @@ async def _verify_one(controller: Controller, pair: Pair, progress: Callable[[st
             progress(pair.name, offset + length, pair.size)
     if progress is not None:
         progress(pair.name, pair.size, pair.size)
-    return {"name": pair.name, "equal": first is None, "compared_bytes": compared, "changed_bytes": skipped, "first_difference": first}
+    return {
+        "name": pair.name, "equal": first is None and not why, "compared_bytes": compared, "changed_bytes": skipped,
+        "first_difference": first, "why": why or None,
+    }  # fmt: skip
 
 
 async def _recheck(controller: Controller, pair: Pair, offset: int, length: int) -> tuple[int | None, int]:

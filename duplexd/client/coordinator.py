@@ -277,6 +277,8 @@ class Drive:
         self._standing[member] = need(answer, member, "volumes")
         self.holds[member] = answer.get("hold")
         self.made[member] |= {"volumes": answer.get("images", [])}
+        if answer.get("why"):
+            self.error = self.error or LeaseLostError(f"{member}: {answer['why']}")
         return str(need(answer, member, "state"))
 
     async def _release(self, member: str) -> None:

@@ -154,7 +154,8 @@ def suspend(
     text = render.suspended_text(result)
     settings.answer(result, text, done=text)
     if result["verdict"] != "consistent":
-        raise LeaseLostError("the verdict is void: these secondaries are of no one moment; resync, and suspend again")
+        why = f" ({result['why']})" if result.get("why") else ""
+        raise LeaseLostError(f"the verdict is void: these secondaries are of no one moment{why}; resync, and suspend again")
 
 
 @cli.command()

@@ -242,13 +242,15 @@ def check_resynced(result: Json) -> None:
 def check_verified(result: Json) -> None:
     """Raises DuplexdError if legs differ."""
     if not result["equal"]:
-        raise DuplexdError("the legs differ; suspend and resync does not mend this: find out which leg is right first")
+        raise DuplexdError("the legs differ; suspend and resync does not mend this: find out which leg is right first (docs/operations.md)")
 
 
 def verified_text(row: Json) -> str:
     compared = format_size(row.get("compared_bytes") or 0)
     if row["equal"]:
         return f"{row['name']}: the legs are equal ({compared} compared)"
+    if row.get("why"):
+        return f"{row['name']}: NOT EQUAL: {row['why']}"
     return f"{row['name']}: THE LEGS DIFFER, first at byte {row.get('first_difference')} ({compared} compared)"
 
 

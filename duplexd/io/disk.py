@@ -62,6 +62,9 @@ class File(Protocol):
     def sync(self) -> None:
         """Everything written before this call survives a power cut. An OSError is final: what was lost is not known."""
 
+    def in_place(self) -> bool:
+        """Whether `path` leads to this file still. It does not once the file was deleted, moved or replaced, or if that can't be looked up."""
+
     def close(self) -> None:
         """Give up file and lock. Does not sync."""
 

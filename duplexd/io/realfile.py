@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from typing import TYPE_CHECKING
 
 from duplexd.io.fallocate import KEEP_SIZE, PUNCH_HOLE, UNSUPPORTED, ZERO_RANGE, fallocate
@@ -168,6 +169,16 @@ class RealFile:
 
     def sync(self) -> None:
         os.fdatasync(self._fd)
+
+    def in_place(self) -> bool:
+        try:
+            there = os.stat(self.path)
+        except OSError:
+            return False
+        ours = os.fstat(self._fd)
+        if self.is_block:  # another node may name the same device
+            return stat.S_ISBLK(there.st_mode) and there.st_rdev == ours.st_rdev
+        return os.path.samestat(there, ours)
 
     def close(self) -> None:
         """Gives up the lock too. Harmless when closed already."""

@@ -102,6 +102,9 @@ class FaultLeg:
         self._meet("sync")
         self._leg.sync()
 
+    def in_place(self) -> bool:
+        return self._leg.in_place()
+
     def close(self) -> None:
         self._leg.close()
 

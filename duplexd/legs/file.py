@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 class FileLeg:
     """See `Leg`. Owns the file. The file's own methods serve where they can, so that `leg.write` costs one call."""
 
-    __slots__ = ("_file", "close", "extents", "is_block", "path", "read_cached", "read_into", "reserve", "size", "sync", "write")
+    __slots__ = (
+        "_file", "close", "extents", "in_place", "is_block", "path", "read_cached", "read_into", "reserve", "size", "sync", "write",
+    )  # fmt: skip
 
     def __init__(self, file: File) -> None:
         self._file = file
@@ -24,6 +26,7 @@ class FileLeg:
         self.reserve = file.reserve
         self.extents = file.extents
         self.sync = file.sync
+        self.in_place = file.in_place
         self.close = file.close
 
     @property

@@ -49,6 +49,9 @@ class Leg(Protocol):
     def sync(self) -> None:
         """Everything written before this call survives a power cut. An error is final."""
 
+    def in_place(self) -> bool:
+        """Whether `path` leads to this image still: not once it was deleted, moved or replaced."""
+
     def close(self) -> None:
         """Give up the image. Does not sync."""
 

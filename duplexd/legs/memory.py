@@ -49,6 +49,9 @@ class MemoryLeg:
         self._end(0, 0)
         self.syncs += 1
 
+    def in_place(self) -> bool:
+        return not self.closed
+
     def close(self) -> None:
         self.closed = True
 

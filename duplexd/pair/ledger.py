@@ -213,10 +213,11 @@ class Ledger:
     def _fail(self, _sequence: int, time_us: int, marker: dict[str, Any]) -> None:
         verdict = VOID if marker["unusable"] else CONSISTENT
         cut = Cut(marker["id"], marker["at"], time_us, "", verdict)
+        cut.why = marker.get("error", "")
         self._remember(cut)
         for pair in self._of(marker["volumes"]):
             if pair.cut is not None and pair.state == state.SUSPENDED:
-                pair.cut.state = VOID  # a cut that lost a member stands for nothing
+                pair.cut.state, pair.cut.why = VOID, cut.why  # a cut that lost a member stands for nothing
             self._move(pair, state.FAIL, state.BY_ERROR if pair.id in marker["failed"] else state.BY_GROUP)
             pair.cut, pair.applied = cut, min(pair.applied, cut.sequence)
             pair.usable = pair.usable and pair.id not in marker["unusable"]

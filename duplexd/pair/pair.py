@@ -22,7 +22,7 @@ class Cut:
     `state` is one of `pair/votes.py`; a cut of this controller alone is CONSISTENT or VOID at once. `members` names the controllers that take it together.
     """
 
-    __slots__ = ("chain", "crc", "grade", "group", "hold", "id", "members", "names", "sequence", "state", "tag", "time_us", "told")
+    __slots__ = ("chain", "crc", "grade", "group", "hold", "id", "members", "names", "sequence", "state", "tag", "time_us", "told", "why")
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class Cut:
         self.hold: dict[str, Any] | None = None
         self.crc: int | None = None
         self.chain: int | None = None
+        self.why = ""  # which secondary's failure made it void, or made it at all
 
     @property
     def verdict(self) -> str | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from duplexd.errors import DamageError, DuplexdError, WrongStateError
 from duplexd.legs.bitmap import ChangeMap
+from duplexd.legs.place import lost_image
 from duplexd.limits import ASYNC_LAG_BYTES_MAX, FOLLOWER_CHUNK_BYTES, FOLLOWER_FINAL_BYTES
 from duplexd.pair import state
 from duplexd.pair.copying import Copying, Job, in_work
@@ -136,12 +137,18 @@ class Jobs:
         return self._controller.clock.monotonic()
 
     async def resync(self, pairs: list[Pair]) -> dict[str, Any]:
-        """Start; says how for each volume. Raises WrongStateError for a volume without secondary, with nothing started."""
+        """Start; says how for each volume. Raises WrongStateError for a volume without secondary, or whose secondary's path leads to another image,
+        with nothing started.
+        """
         unsettled = self._controller.cuts.unsettled
         await self.until(lambda: not any((pair.cut is not None and pair.cut.id in unsettled) or self.trail.takes(pair) for pair in pairs))
         report: list[dict[str, str]] = []
         # A resync leaves the cuts behind, and a restart does not go back to them: what a freeze left there has to be durable.
-        await self._controller.maintenance.sync_secondaries([pair for pair in pairs if pair.state == state.SUSPENDED])
+        suspended = [pair for pair in pairs if pair.state == state.SUSPENDED]
+        await self._controller.maintenance.sync_secondaries(suspended)
+        lost = await self._controller.work(lambda: [str(error.strerror) for pair in suspended if (error := lost_image(pair.secondary))])
+        if lost:
+            raise WrongStateError(lost[0] + (f" (and {len(lost) - 1} more)" if len(lost) > 1 else "") + "; nothing was started")
         await self._controller.step(lambda: self._begin(pairs, report))
         return {"job": next(iter(self.running), ""), "volumes": report}
 

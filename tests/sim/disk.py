@@ -78,6 +78,10 @@ class SimFile:
             if happens:
                 self._image.sync()
 
+    def in_place(self) -> bool:
+        self._check(0, 0)
+        return self._disk.is_at(self.path, self._image)
+
     def close(self) -> None:
         if not self._closed and self._life == self._disk.lives:
             self._image.opened = False
@@ -250,6 +254,14 @@ class SimDisk:
         """What a reader of the file would see; no operation of its own."""
         return bytes(self._image(path).current)
 
+    def take(self, path: str) -> Image:
+        """Move a file out of everybody's sight, open as it is."""
+        return self._images.pop(_normal(path))
+
+    def give(self, path: str, image: Image) -> None:
+        """Put at `path` what was taken, instead of whatever is there."""
+        self._images[_normal(path)] = image
+
     def flip(self, path: str, offset: int) -> None:
         """Let the medium change a bit."""
         image = self._image(path)
@@ -311,6 +323,10 @@ class SimDisk:
     def atomic(self, operation: str, path: str, failed: Callable[[], None] | None = None) -> _Atomic:
         """`with disk.atomic(...) as happens`: true unless the crash comes first; `failed` runs when an error is due."""
         return _Atomic(self, operation, path, failed)
+
+    def is_at(self, path: str, image: Image) -> bool:
+        """Whether that path leads to that image."""
+        return self._images.get(_normal(path)) is image
 
     def _die(self) -> None:
         self.dead = True

@@ -29,6 +29,7 @@ class Cut(Answer):
     group: str | None = None
     members: list[str] = Field(default_factory=list, description="controllers that take it together; empty: this one alone")
     canary: Grade | None = None
+    why: str | None = Field(None, description="the failure of a secondary that made it void, or made it; null also after a restart")
 
 
 class HoldPhase(Answer):
@@ -114,6 +115,7 @@ class CutStatus(Answer):
     members: list[str] = Field(default_factory=list)
     volumes: list[str] = Field(description="those whose secondaries stand at it")
     canary: Grade | None = None
+    why: str | None = Field(None, description="the failure of a secondary that made it void, or made it; null also after a restart")
     hold: HoldFigures | None = Field(None, description="null: it was made before the daemon was started, or many were made since")
     images: list[CutVolume] = Field(default_factory=list, description="where what was cut lies; in the answer of open only")
 
@@ -139,6 +141,7 @@ class Suspended(Answer):
     tag: str = ""
     controllers: dict[str, int] = Field(description="name of each controller, and the sequence number of the cut there")
     volumes: list[str] = Field(description="the volumes that were cut")
+    why: str | None = Field(None, description="if void: what failed, if that is known")
     hold: HoldFigures
     members: list[CutProof] = Field(default_factory=list, description="what a certificate holds, if it was asked for")
     already: bool = Field(False, description="all of them stood at this cut before the command")

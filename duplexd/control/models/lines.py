@@ -99,6 +99,7 @@ class VerifiedVolume(Answer):
     equal: bool
     compared_bytes: Bytes
     first_difference: int | None = Field(None, description="offset of the first byte that differs")
+    why: str | None = Field(None, description="what else is wrong: an image is not the one that its path leads to")
 
 
 class Verified(Answer):

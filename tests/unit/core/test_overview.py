@@ -64,7 +64,7 @@ async def test_a_suspended_secondary_is_as_of_its_cut() -> None:
         assert (secondary["as_of_sequence"], secondary["as_of_time"]) == (sequence, cut_at)
         assert secondary["cut"] == {
             "id": result["cut"], "sequence": sequence, "time": cut_at, "tag": "nightly", "verdict": "consistent", "state": "consistent",
-            "group": None, "members": [], "canary": None,
+            "group": None, "members": [], "canary": None, "why": None,
         }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,21 @@ def test_device_is_written_zeroed_and_read_at_any_offset(device: str) -> None:
     expected[30001:30010] = b"unaligned"
     file.sync()
     assert file.read(0, SIZE) == expected
+    file.close()
+
+
+@loop_devices
+def test_device_is_in_place_under_any_node_of_it(device: str, tmp_path: Path) -> None:
+    link = tmp_path / "disk"
+    link.symlink_to(device)
+    file = RealDisk().open(str(link))
+    assert file.in_place()
+    link.unlink()
+    os.mknod(link, 0o600 | stat.S_IFBLK, os.stat(device).st_rdev)
+    assert file.in_place()
+    link.unlink()
+    link.write_bytes(bytes(SIZE))
+    assert not file.in_place()
     file.close()
 
 

@@ -305,3 +305,20 @@ def test_exists_does_not_guess(tmp_path: Path) -> None:
     with pytest.raises(OSError) as caught:
         RealDisk().exists(str(tmp_path / ("n" * 300)))
     assert caught.value.errno == errno.ENAMETOOLONG
+
+
+def test_file_knows_whether_its_path_leads_to_it(file: File, path: str, tmp_path: Path) -> None:
+    assert file.in_place()
+    os.rename(path, tmp_path / "elsewhere")
+    assert not file.in_place()
+    (tmp_path / "a.img").write_bytes(bytes(SIZE))
+    assert not file.in_place()
+    os.rename(tmp_path / "elsewhere", path)
+    assert file.in_place()
+    os.link(path, tmp_path / "same")
+    os.symlink(tmp_path / "same", tmp_path / "link")
+    os.rename(tmp_path / "link", path)
+    assert file.in_place()
+    os.rename(tmp_path, tmp_path.with_name("moved"))
+    assert not file.in_place()
+    os.rename(tmp_path.with_name("moved"), tmp_path)

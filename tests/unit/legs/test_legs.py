@@ -14,6 +14,7 @@ from duplexd.legs.fault import FaultLeg
 from duplexd.legs.file import FileLeg
 from duplexd.legs.memory import MemoryLeg
 from duplexd.legs.open import open_leg
+from duplexd.legs.place import misplaced
 from tests.sim.disk import SimDisk
 
 if TYPE_CHECKING:
@@ -211,3 +212,16 @@ def test_a_disk_that_fails_is_no_configuration_error() -> None:
     with pytest.raises(OSError) as caught:
         open_leg(disk, "/a.img", SIZE)
     assert caught.value.errno == errno.EIO
+
+
+def test_leg_that_nobody_moved_lies_where_it_should(leg: Leg) -> None:
+    assert leg.in_place()
+    assert misplaced(leg) == ""
+
+
+def test_leg_that_was_replaced_says_which_path_leads_elsewhere() -> None:
+    disk = SimDisk()
+    leg = FaultLeg(FileLeg(disk.create("/a.img", SIZE)))
+    disk.replace_file("/a.img", bytes(SIZE))
+    assert misplaced(leg).startswith("/a.img: ")
+    assert misplaced(None) == ""
