@@ -16,7 +16,7 @@ ARGS :=
 
 # What the tests use beside Python: real NBD clients and servers, a virtual machine, a file system to put in it.
 PACKAGES := mount nbdkit nbd-client nbd-server qemu-utils qemu-system-x86 qemu-system-common libnbd-bin python3-libnbd fio fuse3 busybox-static cpio e2fsprogs \
-	systemd util-linux procps kmod iproute2 curl openssl
+	systemd passwd login util-linux procps kmod iproute2 curl openssl
 # Debian's Python comes without what makes a virtual environment.
 VENV_PACKAGES := python3-venv
 

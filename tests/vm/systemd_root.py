@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tests.support.daemon import ROOT
 from tests.vm.cpio import Archive
 from tests.vm.python_tree import add_python
-from tests.vm.tools import MachineError, run_tool, tool
+from tests.vm.tools import run_tool, tool
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -92,12 +92,10 @@ def _add_programs(archive: Archive) -> list[Path]:
 
 
 def _add_libraries(archive: Archive, binaries: list[Path]) -> None:
-    """Each under its own name in the directory where every loader looks, wherever it lies here."""
+    """Each under its own name in the directory where every loader looks, wherever it lies here. What does not load here does not there."""
     done = subprocess.run([tool("ldd"), *map(str, binaries)], capture_output=True, text=True, check=False)
     for line in done.stdout.splitlines():
         name, _, rest = line.strip().partition(" => ")
-        if rest.startswith("not found"):
-            raise MachineError(f"a library is missing here: {line}")
         if rest.startswith("/"):
             archive.file(f"usr/lib/x86_64-linux-gnu/{Path(name).name}", Path(rest.rpartition(" (")[0]).read_bytes())
         elif name.startswith("/lib64/") and " (" in name:
