@@ -32,6 +32,7 @@ _RECEIVE_BYTES = 1 << 16
 _OTHER_NAME = {62, 64}  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 _UNKNOWN_ISSUER = {2, 18, 19, 20, 21}  # X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT and the like, X509_V_ERR_*_SELF_SIGNED_*
 _BROKEN = (OSError, EOFError, httptools.HttpParserError)
+_NBD_GREETING = b"NBDMAGIC"  # the first that an NBD server says, to whoever comes
 
 
 def _distrust(error: ssl.SSLCertVerificationError) -> str:
@@ -40,6 +41,10 @@ def _distrust(error: ssl.SSLCertVerificationError) -> str:
         return f"the controller's certificate is for another name ({error.verify_message}); write url with a name that it has"
     hint = "ca must name the authority that signed it" if error.verify_code in _UNKNOWN_ISSUER else "renew it, or set the clocks"
     return f"the controller's certificate is not trusted ({error.verify_message}); {hint}"
+
+
+class _NbdError(Exception):
+    """It speaks NBD."""
 
 
 class Connection:
@@ -93,6 +98,8 @@ class Connection:
         data = await self._reader.read(_RECEIVE_BYTES)
         if not data:
             raise EOFError("the connection was closed")
+        if data.startswith(_NBD_GREETING):
+            raise _NbdError
         self._parser.feed_data(data)
         return len(data)
 
@@ -207,6 +214,8 @@ class Http:
                 if status >= 300:
                     raise await self._refused(connection, status)
                 yield connection
+        except _NbdError:
+            raise UnreachableError(f"{self.name}: {self.place} is an NBD socket; write where its control socket is") from None
         except _BROKEN as error:
             if isinstance(error, TimeoutError) and timeout_s is not None:
                 raise TimedOutError(f"{self.name}: no answer within {timeout_s:g} s at {self.place}; it may still be done") from None

@@ -16,7 +16,23 @@ if TYPE_CHECKING:
     Json = dict[str, Any]
 
 
+_NBD_GREETING = b"NBDMAGIC"  # the first that an NBD server says, to whoever comes
+
+
+class _NbdError(Exception):
+    """It speaks NBD."""
+
+
+class _Response(http.client.HTTPResponse):
+    def begin(self) -> None:
+        if self.fp.peek(len(_NBD_GREETING)).startswith(_NBD_GREETING):
+            raise _NbdError
+        super().begin()
+
+
 class _Connection(http.client.HTTPConnection):
+    response_class = _Response
+
     def __init__(self, path: str, timeout_s: float | None) -> None:
         super().__init__("localhost", timeout=timeout_s)
         self._path = path
@@ -85,6 +101,8 @@ class Client:
         except (FileNotFoundError, ConnectionRefusedError):
             hint = "start it with `duplexd run --config FILE`, or name its socket with --socket or DUPLEXD_SOCKET"
             raise UnreachableError(f"no daemon answers at {self.path}; {hint}") from None
+        except _NbdError:
+            raise UnreachableError(f"{self.path} is an NBD socket; name the daemon's control socket") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             hint = "see its log (`journalctl -u 'duplexd@*'`)"
             raise UnreachableError(f"the daemon at {self.path} broke off: {str(error) or type(error).__name__}; {hint}") from None

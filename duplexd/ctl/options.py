@@ -14,6 +14,7 @@ import click
 from duplexd.ctl.client import Client
 from duplexd.ctl.output import OutputError, put
 from duplexd.errors import ConfigurationError, DuplexdError, NotFoundError, UnreachableError, UsageError
+from duplexd.limits import SOCKET_PATH_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -47,6 +48,22 @@ class Seconds(click.ParamType[Any, float]):
             least = f"from {self.minimum:g} on" if self.minimum else "above 0"
             self.fail(f"{value!r} is no time; write a number of seconds {least}, at most {self.maximum:,g}", param, ctx)
         return seconds
+
+
+class SocketName(click.ParamType[Any, str]):
+    """A path that a Unix socket can have."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        path = os.path.abspath(value)
+        if not value or len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
+            self.fail(
+                f"{value!r} is no path of a socket; write one that has, as an absolute path, at most {SOCKET_PATH_BYTES_MAX} bytes",
+                param,
+                ctx,
+            )
+        return str(value)
 
 
 class StoppedError(Exception):
@@ -189,7 +206,7 @@ def common(top: bool = False) -> Callable[[F], F]:
             click.option("--groups", metavar="FILE", expose_value=False, callback=_set("groups"), is_eager=True,
                          envvar="DUPLEXD_GROUPS" if top else None,
                          help=f"groups of several controllers (DUPLEXD_GROUPS, else {DEFAULT_GROUPS} if there is one)"),
-            click.option("--socket", metavar="PATH", expose_value=False, callback=_set("socket"), is_eager=True,
+            click.option("--socket", type=SocketName(), metavar="PATH", expose_value=False, callback=_set("socket"), is_eager=True,
                          envvar="DUPLEXD_SOCKET" if top else None, help=f"the daemon's control socket (DUPLEXD_SOCKET, else {DEFAULT_SOCKET})"),
         ):  # fmt: skip
             function = option(function)

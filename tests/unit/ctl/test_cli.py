@@ -11,6 +11,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -173,6 +174,31 @@ def test_unreachable_is_7_and_says_what_to_do(ctl: Ctl, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / "dead.sock"))
     assert ctl("status", "--socket", str(tmp_path / "dead.sock"))[0] == 7
+
+
+@pytest.mark.parametrize("path", ["", "/tmp/" + 110 * "x", "x/" * 60])
+@pytest.mark.parametrize("arguments", [["status"], ["cuts"], ["canary", "db", "--overwrite"], ["suspend", "db", "--certificate", "c.json"]])
+def test_a_path_that_no_socket_can_have_is_2(ctl: Ctl, arguments: list[str], path: str) -> None:
+    code, _, err = ctl("--socket", path, *arguments)
+    assert (code, f"'{path}' is no path of a socket" in err) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["status", "cuts"])
+def test_a_socket_that_speaks_nbd_is_called_so(ctl: Ctl, tmp_path: Path, command: str) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "nbd.sock"))
+        server.listen()
+
+        def greet() -> None:
+            with server.accept()[0] as client:
+                client.sendall(b"NBDMAGICIHAVEOPT\x00\x03")
+                client.recv(1)
+
+        greeter = threading.Thread(target=greet)
+        greeter.start()
+        code, _, err = ctl("--socket", str(tmp_path / "nbd.sock"), command)
+        greeter.join()
+    assert (code, "nbd.sock is an NBD socket; " in err) == (7, True)
 
 
 def test_a_daemon_that_is_silent_is_8(ctl: Ctl, tmp_path: Path) -> None:
