@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from duplexd.errors import LimitError, UsageError
-from duplexd.limits import HOLD_SECONDS_MAX, LEASES_MAX
+from duplexd.limits import CUTS_KEPT_MAX, HOLD_SECONDS_MAX, LEASES_MAX
 from duplexd.pair import gate
 from duplexd.pair.ledger import VOID
 from duplexd.pair.member import Member
@@ -29,6 +30,7 @@ class Holds:
         self._controller = controller
         self.member = Member(controller.ledger.state_of, controller.mark)
         self._arrivals: dict[int, float] = {}  # when a held change came, by id()
+        self._ended_cuts: deque[str] = deque(maxlen=CUTS_KEPT_MAX)  # what ended holds were for
         self.lost = 0
         self.held_seconds_max = 0.0
 
@@ -102,8 +104,11 @@ class Holds:
             pair.waiting = [change for change in pair.waiting if not gone(change)]
 
     def release(self, lease_id: str, reason: str, fence: int | None = None) -> bool:
-        """End a hold; False if it had ended. Raises NotFoundError for a lease that never was, LeaseLostError for one that is another's."""
-        if lease_id in self.member.ended:
+        """End a hold; False if it had ended, whether its id is given or that of the cut it was for.
+
+        Raises NotFoundError for a lease that never was, LeaseLostError for one that is another's.
+        """
+        if lease_id in self.member.ended or lease_id in self._ended_cuts:
             return False
         return self.end(self.member.find(lease_id, fence), reason)
 
@@ -119,6 +124,8 @@ class Holds:
         """Open the gates of a lease, unless they are open. A cut that was to be made under it is void if it was not opened in order."""
         if not self.member.end(lease, reason):
             return False
+        if lease.cut_id:
+            self._ended_cuts.append(lease.cut_id)
         now = self._controller.clock.monotonic()
         freed, waited = self._open(lease)
         self._controller.batches.resume(freed)  # first of all: the figures can wait, the writes have waited

@@ -121,7 +121,7 @@ class Client:
         return Hold(drive, self.settle_s)
 
     async def release(self, target: str) -> Released:
-        """End the holds for cuts of a group, or that for one cut by its id, wherever it is held. Raises NotFoundError."""
+        """End the holds for cuts of a group, or that for one cut by its id, wherever it is held: one that had ended is no error. Raises NotFoundError."""
         is_group = self.groups.has(target)
         group = self.groups.resolve([target]) if is_group else self._everything()
         asked = self._links_of(group)
@@ -134,20 +134,23 @@ class Client:
             survey.raise_all(errors)
             if is_group:
                 return Released({})
-            await self._check_ended(target, asked)
-            return Released({target: False})
+            return await self._release_unseen(target, asked)
         links = self._links_of(self._everything())
         for cut in cuts:
             told = {name: link.call("POST", f"/v1/cuts/{cut}/release", {}, CLIENT_ANSWER_SECONDS_MAX) for name, link in links.items()}
             survey.raise_all((await survey.gather(told))[1])
         return Released(dict.fromkeys(sorted(cuts), True))
 
-    async def _check_ended(self, cut: str, links: dict[str, Http]) -> None:
-        """Does any controller know a hold for this cut that has ended? Raises NotFoundError."""
-        told, errors = await survey.gather({name: link.call("DELETE", f"/v1/leases/{quote(cut, safe='')}", None, CLIENT_ANSWER_SECONDS_MAX) for name, link in links.items()})
+    async def _release_unseen(self, lease: str, links: dict[str, Http]) -> Released:
+        """End a hold that no status shows: it has ended, or is held for no cut. Raises NotFoundError if no controller knows it."""
+        path = f"/v1/leases/{quote(lease, safe='')}"
+        told, errors = await survey.gather(
+            {name: link.call("DELETE", path, None, CLIENT_ANSWER_SECONDS_MAX) for name, link in links.items()}
+        )
         if not told:
             survey.raise_all({name: error for name, error in errors.items() if not isinstance(error, NotFoundError)})
-            raise NotFoundError(f"{cut!r}: no group, and no cut that any controller of the groups file holds for")
+            raise NotFoundError(f"{lease!r}: no group, and no cut that any controller of the groups file holds for")
+        return Released({lease: any(each["released"] for each in told.values())})
 
     # ------------------------------------------------------------------------------------------------------------- settling
 

@@ -138,7 +138,7 @@ class Verified(Result):
 
 @dataclass(frozen=True)
 class Released(Result):
-    """Holds that were ended: cut id and whether any member held it."""
+    """Holds that were ended: cut id, and whether any member held it still."""
 
     leases: dict[str, bool]
 

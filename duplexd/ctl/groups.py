@@ -89,7 +89,7 @@ def status(settings: Settings, targets: tuple[str, ...], interval_s: float | Non
 def release(settings: Settings, target: str) -> None:
     """End the holds for cuts of a group, or for one cut by its id."""
     result = run(settings, lambda client: client.release(target))
-    text = "\n".join(f"lease {lease}: released" for lease in result.leases) or f"{target}: nothing was held"
+    text = "\n".join(render_groups.released_text(*each) for each in result.leases.items()) or f"{target}: nothing was held"
     settings.answer(result.json(), text, done=text)
 
 

@@ -54,6 +54,11 @@ def settled_text(cut: Cut) -> str:
     return f"cut {cut.cut}: {verdict_text(cut.verdict)} ({states})"
 
 
+def released_text(lease: str, released: bool) -> str:
+    """One line about a hold."""
+    return f"lease {lease}: " + ("released" if released else "had ended already")
+
+
 def cuts_text(cuts: Cuts) -> str:
     """A table, newest last."""
     rows = [

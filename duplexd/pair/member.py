@@ -58,13 +58,18 @@ class Member:
         lease.fence = self.start * FENCES_OF_A_START + self._fence
 
     def find(self, lease_id: str, fence: int | None) -> Lease:
-        """The lease, if it is held and `fence` (where given) is its newest. Raises LeaseLostError, NotFoundError."""
+        """The lease, if it is held and `fence` (where given) is its newest. Raises LeaseLostError, NotFoundError, UsageError."""
         lease = self.leases.get(lease_id)
         if lease is None:
             if lease_id in self.ended:
                 why = self.ended[lease_id]
             elif fence is not None and fence <= self.start * FENCES_OF_A_START:
                 why = "the daemon was started again since"
+            elif any(held.cut_id == lease_id for held in self.leases.values()):
+                raise UsageError(
+                    f"{lease_id} is the cut that a group is held for, and no lease: only whoever holds it can cut it; "
+                    "`duplexctl suspend GROUP` holds and cuts in one step"
+                )
             else:
                 raise NotFoundError(f"{lease_id!r}: no such lease; duplexctl status shows those that hold")
             raise LeaseLostError(f"lease {lease_id} ended before ({why}): verdict void, nothing was suspended; quiesce again")

@@ -150,6 +150,7 @@ def test_a_command_runs_while_all_is_held(ctl: Ctl) -> None:
     status = f"{sys.executable} -m duplexd.ctl.cli --groups {ctl.groups} status --json"
     out = ctl("quiesce", "db", "--", "sh", "-c", f"echo $DUPLEXD_LEASE; {status}")
     lease, text = out.splitlines()
+    assert ctl("release", lease) == f"lease {lease}: had ended already\n"
     held = json.loads(text)["controllers"]
     assert {each["cut"] for status in held.values() for each in status["leases"]} == {lease}
     assert all(volume["held"] for status in held.values() for volume in status["volumes"])

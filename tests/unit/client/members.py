@@ -36,6 +36,7 @@ class FakeMember:
         self.controller: Json = {"name": name, "version": "0.1.0", "group_protocol": 1, "hold_max_s": 2.0, "nbd": []}
         self.states: dict[str, str] = {}
         self.cut = ""
+        self.ended_for: set[str] = set()
         self.tellers: list[list[str]] = []
         self.plant: dict[str, Any] = {}
         self.asked: list[str] = []
@@ -118,6 +119,8 @@ class FakeMember:
             held = self.held
             self.end("released")
             return 200, {"lease": "L", "released": held}
+        if what == "unlease":
+            return (200, {"lease": cut, "released": False}) if cut in self.ended_for else problem(404, 3, "no such lease")
         if what == "show":
             return (200, self._cut_status(cut)) if cut in self.states else problem(404, 3, "no such cut")
         if what in EVENTS:
@@ -148,6 +151,8 @@ class FakeMember:
         parts = path.partition("?")[0].strip("/").split("/")
         if parts[0] != "v1":
             return parts[0], ""
+        if method == "DELETE":
+            return "unlease", parts[-1]
         if parts[1] == "cuts" and len(parts) > 2:
             return (parts[3] if len(parts) > 3 else "cut" if method == "POST" else "show"), parts[2]
         return parts[-1], ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.errors import LeaseLostError, UsageError, WrongStateError
+from duplexd.errors import ForbiddenError, LeaseLostError, NotFoundError, UsageError, WrongStateError
 from tests.unit.client.members import HANG_UP, SILENT, members, problem, until
 
 if TYPE_CHECKING:
@@ -164,6 +164,17 @@ async def test_release_of_a_group_from_elsewhere(tmp_path: Path) -> None:
         assert (await client.release("db")).leases == {"c" * 16: True}
         assert (await client.release("c" * 16)).leases == {"c" * 16: True}
         assert alpha.asked.count("release") == beta.asked.count("release") == 2
+
+
+async def test_release_of_a_hold_that_has_ended_is_no_error_and_of_none_is_one(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, (alpha, beta)):
+        beta.ended_for.add("c" * 16)
+        assert (await client.release("c" * 16)).leases == {"c" * 16: False}
+        with pytest.raises(NotFoundError, match="no cut that any controller"):
+            await client.release("d" * 16)
+        alpha.plant["unlease"] = problem(403, 4, "it needs the role operate")
+        with pytest.raises(ForbiddenError, match="the role operate"):
+            await client.release("d" * 16)
 
 
 async def test_a_block_that_takes_too_long_is_told_so(tmp_path: Path, unmeasured: None) -> None:

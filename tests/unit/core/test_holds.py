@@ -257,3 +257,21 @@ async def test_stopping_ends_every_hold_and_answers_what_waited() -> None:
     assert (lease.state, await lease.ended) == (gate.LOST, gate.STOPPING)
     assert change in core.peer.answers
     assert change.error == 0
+
+
+async def test_a_hold_for_a_groups_cut_that_has_ended_is_known_by_the_cut_too() -> None:
+    async with running(TWO) as core:
+        cut = "00000000000000aa"
+        lease = await core.controller.quiesce(list(TWO), 2.0, "me", cut)
+        core.controller.release(lease.id)
+        assert not core.controller.release(cut)
+        with pytest.raises(NotFoundError):
+            core.controller.release("00000000000000bb")
+
+
+async def test_a_cut_that_is_held_for_is_no_lease_to_suspend_by() -> None:
+    async with running(TWO) as core:
+        await core.controller.quiesce(list(TWO), 2.0, "me", "00000000000000aa")
+        with pytest.raises(UsageError, match="00000000000000aa is the cut that a group is held for, and no lease"):
+            await core.controller.suspend(list(TWO), lease_id="00000000000000aa")
+        assert core.controller.holds.leases
