@@ -137,7 +137,9 @@ def suspend(
             '--lease is empty; is "$DUPLEXD_LEASE" set? It is where `quiesce -- CMD` runs CMD. Without --lease nothing has to be held'
         )
     if lease and (of_groups or certificate):
-        raise UsageError("--lease is for targets of one controller, and without --certificate; a group is held and cut in one step")
+        raise UsageError(
+            "--lease is for targets of one controller, named at its socket (--socket PATH), and without --certificate; what the groups file names is held and cut in one step"
+        )
     if of_groups or certificate:
         from duplexd.ctl import group_suspend
 

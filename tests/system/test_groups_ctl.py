@@ -274,7 +274,8 @@ def test_what_is_not_there(ctl: Ctl) -> None:
 
 
 def test_wrong_use(ctl: Ctl) -> None:
-    assert "--lease is for targets of one controller" in ctl("suspend", "db", "--lease", "x", code=2)
+    for group in ("db", "one"):
+        assert "--lease is for targets of one controller, named at its socket" in ctl("suspend", group, "--lease", "x", code=2)
     ctl.groups.write_text(ctl.groups.read_text() + "hold_mix = 1\n")
     assert "groups.one.hold_mix: unknown key; did you mean 'hold_max'?" in ctl("suspend", "db", code=6)
     ctl.groups.write_text("[")
