@@ -242,7 +242,7 @@ def check_resynced(result: Json) -> None:
 def check_verified(result: Json) -> None:
     """Raises DuplexdError if legs differ."""
     if not result["equal"]:
-        raise DuplexdError("the legs differ; suspend and resync does not mend this: find out which leg is right first (docs/operations.md)")
+        raise DuplexdError("the legs differ; suspend and resync does not mend this: docs/operations.md, 'Legs that differ', says what does")
 
 
 def verified_text(row: Json) -> str:

@@ -22,4 +22,4 @@ def lost_image(leg: Leg | None) -> OSError | None:
     return OSError(errno.ESTALE, f"{found}; {MEND}") if found else None
 
 
-MEND = "put it back and resync, or put any of its size there, restart the daemon and resync: all of it is copied"
+MEND = "put it back and resync, or put any image of its size there, restart the daemon and resync: all of it is copied"
