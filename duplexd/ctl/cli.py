@@ -241,7 +241,7 @@ def verify(settings: Settings, targets: tuple[str, ...]) -> None:
 
     with settings.client(None).stream("POST", "/v1/verify", {"targets": list(targets), "progress": True}) as lines:
         result = watch_verify(lines)
-    settings.answer(result, "\n".join(render.verified_text(row) for row in result["volumes"]))
+    settings.answer(result, render.verified_texts(result))
     render.check_verified(result)
 
 

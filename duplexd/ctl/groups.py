@@ -118,7 +118,7 @@ def verify(settings: Settings, targets: tuple[str, ...]) -> None:
             bars(f"{controller}:{line['name']}", line["done_bytes"], line["total_bytes"])
 
         result = run(settings, lambda client: client.verify(*targets, progress=show))
-    settings.answer(result.json(), "\n".join(render.verified_text(row) for row in result.volumes))
+    settings.answer(result.json(), render.verified_texts(result.json()))
     render.check_verified(result.json())
 
 

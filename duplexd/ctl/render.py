@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 COLUMNS: Row = ("VOLUME", "SIZE", "STATE", "REASON", "CLIENTS", "SECONDARY", "CHANGED", "COPY")
 _STYLES = {"DUPLEX": "green", "SUSPENDED": "yellow", "PENDING": "magenta", "SIMPLEX": "dim"}
+LISTED_MAX = 20  # volumes of a command of which each is told; of more, those that went wrong are, and the others counted
 _RESERVED_LINES = 6  # controller, header, what was left out, a blank line, the prompt
 
 
@@ -216,8 +217,16 @@ _HOW = {
 }
 
 
+def _volumes(count: int) -> str:
+    return "1 volume" if count == 1 else f"{count} volumes"
+
+
 def resync_text(result: Json) -> str:
-    return "\n".join(f"{row['name']}: {_HOW.get(row['how'], row['how'])}" for row in result["volumes"])
+    rows = result["volumes"]
+    if len(rows) <= LISTED_MAX:
+        return "\n".join(f"{row['name']}: {_HOW.get(row['how'], row['how'])}" for row in rows)
+    counts = Counter(row["how"] for row in rows)
+    return "\n".join(f"{_volumes(count)}: {_HOW.get(how, how)}" for how, count in counts.items())
 
 
 def resync_done_text(row: Json) -> str:
@@ -226,7 +235,12 @@ def resync_done_text(row: Json) -> str:
 
 
 def resync_done_texts(result: Json) -> str:
-    return "\n".join(map(resync_done_text, result["volumes"]))
+    rows = result["volumes"]
+    if len(rows) <= LISTED_MAX:
+        return "\n".join(map(resync_done_text, rows))
+    failed = [row for row in rows if row["state"] != "DUPLEX"]
+    copied = sum(row.get("copied_bytes") or 0 for row in rows if row["state"] == "DUPLEX")
+    return "\n".join([*map(resync_done_text, failed), f"{_volumes(len(rows) - len(failed))}: DUPLEX, {format_size(copied)} copied"])
 
 
 def check_resynced(result: Json) -> None:
@@ -252,6 +266,18 @@ def verified_text(row: Json) -> str:
     if row.get("why"):
         return f"{row['name']}: NOT EQUAL: {row['why']}"
     return f"{row['name']}: THE LEGS DIFFER, first at byte {row.get('first_difference')} ({compared} compared)"
+
+
+def verified_texts(result: Json) -> str:
+    """A line for each volume; if they are many, for those that are not equal, and one about the others."""
+    rows = result["volumes"]
+    if len(rows) <= LISTED_MAX:
+        return "\n".join(map(verified_text, rows))
+    equal = [row for row in rows if row["equal"]]
+    compared = format_size(sum(row.get("compared_bytes") or 0 for row in equal))
+    return "\n".join(
+        [verified_text(row) for row in rows if not row["equal"]] + [f"{_volumes(len(equal))}: the legs are equal ({compared} compared)"]
+    )
 
 
 def event_text(event: Json) -> str:

@@ -110,3 +110,28 @@ def test_a_controller_that_failed_says_so_first() -> None:
     status = status_of(1)
     status["controller"]["failed"] = "the journal could not be synced"
     assert render.head_line(status).startswith("FAILED: the journal could not be synced")
+
+
+def test_of_many_legs_those_that_differ_are_told_and_the_others_counted() -> None:
+    rows = [
+        {"name": f"v{number}", "equal": number not in {7, 8}, "compared_bytes": 1 << 20, "first_difference": 5} for number in range(500)
+    ]
+    rows[8]["why"] = "/b/v8.img: gone"
+    assert render.verified_texts({"volumes": rows}).splitlines() == [
+        "v7: THE LEGS DIFFER, first at byte 5 (1.0 MiB compared)",
+        "v8: NOT EQUAL: /b/v8.img: gone",
+        "498 volumes: the legs are equal (498.0 MiB compared)",
+    ]
+    assert len(render.verified_texts({"volumes": rows[: render.LISTED_MAX]}).splitlines()) == render.LISTED_MAX
+
+
+def test_of_many_resyncs_those_that_failed_are_told_and_the_others_counted() -> None:
+    rows = [{"name": f"v{number}", "how": "map" if number else "copy", "state": "DUPLEX", "copied_bytes": 1 << 20} for number in range(500)]
+    rows[3] |= {"state": "SUSPENDED", "reason": "by secondary error"}
+    assert render.resync_text({"volumes": rows}) == "1 volume: full copy\n499 volumes: resync by change map"
+    assert render.resync_done_texts({"volumes": rows}).splitlines() == [
+        "v3: SUSPENDED (by secondary error), 1.0 MiB copied",
+        "499 volumes: DUPLEX, 499.0 MiB copied",
+    ]
+    few = {"volumes": rows[: render.LISTED_MAX]}
+    assert len(render.resync_text(few).splitlines()) == len(render.resync_done_texts(few).splitlines()) == render.LISTED_MAX
