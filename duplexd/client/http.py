@@ -28,11 +28,16 @@ if TYPE_CHECKING:
     Json = dict[str, Any]
 
 T = TypeVar("T")
+MAY_BE_DONE = "; it may still be done"  # what a request changes whose answer did not come
 _RECEIVE_BYTES = 1 << 16
 _OTHER_NAME = {62, 64}  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 _UNKNOWN_ISSUER = {2, 18, 19, 20, 21}  # X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT and the like, X509_V_ERR_*_SELF_SIGNED_*
 _BROKEN = (OSError, EOFError, httptools.HttpParserError)
 _NBD_GREETING = b"NBDMAGIC"  # the first that an NBD server says, to whoever comes
+
+
+def _doubt(method: str) -> str:
+    return MAY_BE_DONE if method != "GET" else ""
 
 
 def _distrust(error: ssl.SSLCertVerificationError) -> str:
@@ -147,7 +152,7 @@ class Http:
 
     async def call_patiently(self, method: str, path: str, body: Json | None = None) -> Json:
         """The same for a request that takes as long as it takes: meanwhile the controller must give signs of life. Raises as `call` does."""
-        return await self._patiently(self.call(method, path, body))
+        return await self._patiently(self.call(method, path, body), _doubt(method))
 
     async def lines_patiently(self, method: str, path: str, body: Json | None = None) -> AsyncGenerator[Json, None]:
         """As `lines`, from a controller that must give signs of life while no line comes."""
@@ -156,15 +161,17 @@ class Http:
             async def another() -> Json | None:
                 return await anext(lines, None)
 
-            while (line := await self._patiently(another())) is not None:
+            while (line := await self._patiently(another(), _doubt(method))) is not None:
                 yield line
 
-    async def _patiently(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _patiently(self, work: Coroutine[Any, Any, T], doubt: str) -> T:
         asked = asyncio.ensure_future(work)
         try:
             while not (await asyncio.wait((asked,), timeout=CLIENT_ANSWER_SECONDS_MAX))[0]:
                 await self.call("GET", "/healthz", timeout_s=CLIENT_ANSWER_SECONDS_MAX)
             return asked.result()
+        except TimedOutError as error:
+            raise TimedOutError(str(error).removesuffix(doubt) + doubt) from None
         finally:
             asked.cancel()
             await asyncio.gather(asked, return_exceptions=True)
@@ -218,7 +225,7 @@ class Http:
             raise UnreachableError(f"{self.name}: {self.place} is an NBD socket; write where its control socket is") from None
         except _BROKEN as error:
             if isinstance(error, TimeoutError) and timeout_s is not None:
-                raise TimedOutError(f"{self.name}: no answer within {timeout_s:g} s at {self.place}; it may still be done") from None
+                raise TimedOutError(f"{self.name}: no answer within {timeout_s:g} s at {self.place}{_doubt(method)}") from None
             raise UnreachableError(f"{self.name}: broke off at {self.place}: {str(error) or type(error).__name__}; see its log") from None
         finally:
             self._give_back(connection)

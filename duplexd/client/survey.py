@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from duplexd.client.answers import need
+from duplexd.client.http import MAY_BE_DONE
 from duplexd.errors import (
     ConfigurationError,
     DuplexdError,
@@ -106,7 +107,7 @@ def nothing_suspended() -> Iterator[None]:
     except (UnreachableError, ForbiddenError, TimedOutError) as error:
         if isinstance(error, UndecidedError) or str(error).startswith(_NOTHING):
             raise
-        raise type(error)(f"{_NOTHING}: {error}") from None
+        raise type(error)(f"{_NOTHING}: {str(error).removesuffix(MAY_BE_DONE)}") from None
 
 
 async def measure(links: Mapping[str, Http], hold_max_s: float, cut: str) -> None:

@@ -52,7 +52,7 @@ class Client:
 
     def call(self, method: str, path: str, body: Json | None = None) -> Json:
         """One request, one object."""
-        with self._answer(method, path, body) as response, self._translated():
+        with self._answer(method, path, body) as response, self._translated(method):
             value: Json = json.loads(response.read())
             return value
 
@@ -60,11 +60,11 @@ class Client:
     def stream(self, method: str, path: str, body: Json | None = None) -> Iterator[Iterator[Json]]:
         """The lines of an answer, as they come; leaving the block closes the connection. A line `failed` is raised as its error."""
         with self._answer(method, path, body) as response:
-            yield self._lines(response)
+            yield self._lines(response, method)
 
-    def _lines(self, response: http.client.HTTPResponse) -> Iterator[Json]:
+    def _lines(self, response: http.client.HTTPResponse, method: str) -> Iterator[Json]:
         while True:
-            with self._translated():
+            with self._translated(method):
                 text = response.readline()
                 if not text.endswith(b"\n"):
                     return
@@ -79,7 +79,7 @@ class Client:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Connection": "close"} | ({} if body is None else {"Content-Type": "application/json"})
         try:
-            with self._translated():
+            with self._translated(method):
                 connection.request(method, path, data, headers)
                 response = connection.getresponse()
                 if response.status >= 300:
@@ -89,12 +89,12 @@ class Client:
             connection.close()
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated(self, method: str) -> Iterator[None]:
         try:
             yield
         except TimeoutError:
-            hint = "it may still be done; see `duplexctl status`, or allow more with --timeout"
-            raise TimedOutError(f"no answer within {self.timeout_s:g} s; {hint}") from None
+            hint = "it may still be done; see `duplexctl status`, or" if method != "GET" else "see its log, or"
+            raise TimedOutError(f"no answer within {self.timeout_s:g} s; {hint} allow more with --timeout") from None
         except PermissionError:
             hint = f"become a member of the group that owns it (`ls -l {self.path}`) or use sudo"
             raise ForbiddenError(f"may not open {self.path}; {hint}") from None

@@ -78,9 +78,11 @@ async def test_rubbish_is_an_error_that_names_the_controller(member: FakeMember,
 
 
 async def test_silence_ends_with_its_time(member: FakeMember, link: Http) -> None:
-    member.plant["status"] = SILENT
-    with pytest.raises(TimedOutError, match=r"alpha: no answer within 0\.05 s"):
+    member.plant["status"] = member.plant["resync"] = SILENT
+    with pytest.raises(TimedOutError, match=r"alpha: no answer within 0\.05 s at [^;]*$"):
         await link.call("GET", "/v1/status", timeout_s=0.05)
+    with pytest.raises(TimedOutError, match=r"alpha: no answer within 0\.05 s at .*; it may still be done$"):
+        await link.call("POST", "/v1/resync", timeout_s=0.05)
 
 
 async def test_a_long_answer_is_waited_for_as_long_as_there_are_signs_of_life(
@@ -95,8 +97,11 @@ async def test_a_long_answer_is_waited_for_as_long_as_there_are_signs_of_life(
     assert (await link.call_patiently("GET", "/v1/status"))["controller"]["name"] == "alpha"
     assert member.asked.count("healthz") > 2
     member.plant |= {"status": SILENT, "healthz": SILENT}
-    with pytest.raises(TimedOutError, match=r"alpha: no answer within 0\.05 s"):
+    with pytest.raises(TimedOutError, match=r"alpha: no answer within 0\.05 s at [^;]*$"):
         await link.call_patiently("GET", "/v1/status")
+    member.plant["resync"] = SILENT
+    with pytest.raises(TimedOutError, match=r"alpha: no answer within 0\.05 s at .*; it may still be done$"):
+        await link.call_patiently("POST", "/v1/resync")
 
 
 async def test_a_stream_may_pause_as_long_as_there_are_signs_of_life(

@@ -280,6 +280,15 @@ async def test_one_controller_down(tmp_path: Path) -> None:
         assert (list(status.unreachable), [group.state for group in status.groups]) == (["beta"], ["UNKNOWN"])
 
 
+@pytest.mark.parametrize("what", ["status", "healthz", "release"])
+async def test_one_controller_that_hangs_before_anything_is_closed(tmp_path: Path, what: str) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, (alpha, beta)):
+        beta.plant[what] = SILENT
+        with pytest.raises(TimedOutError, match=r"^nothing was suspended: beta: no answer within [0-9]+ s at [^;]*$"):
+            await client.suspend("db")
+        assert phases(alpha) == []
+
+
 async def test_unknown_groups_and_controllers(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, _):
         with pytest.raises(NotFoundError, match="no group 'dbs' in the groups file; did you mean 'db'"):
