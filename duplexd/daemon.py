@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -48,8 +49,9 @@ def main() -> NoReturn:
 
 
 def _fail(text: str, code: int) -> NoReturn:
-    for line in text.splitlines():
-        click.echo(f"duplexd: {line}", err=True)
+    with contextlib.suppress(OSError):  # where stderr takes nothing, the exit code says it
+        for line in text.splitlines():
+            click.echo(f"duplexd: {line}", err=True)
     sys.exit(code)
 
 

@@ -1,4 +1,7 @@
-"""duplexd started without standard input, output and error: nothing that is printed gets into what it opens."""
+"""duplexd started without standard input, output and error: nothing that is printed gets into what it opens.
+
+Or with a log that takes nothing: it serves all the same.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
+
+import pytest
 
 from tests.support.daemon import PATIENCE_SECONDS, ROOT, environment
 
@@ -15,6 +20,7 @@ if TYPE_CHECKING:
     from tests.support.daemon import Daemon
 
 WITHOUT = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
+FULL = ["sh", "-c", 'exec "$@" >/dev/full 2>&1', "sh"]
 
 
 def test_a_daemon_serves_and_stops(start_daemon: Callable[..., Daemon]) -> None:
@@ -26,6 +32,14 @@ def test_a_daemon_serves_and_stops(start_daemon: Callable[..., Daemon]) -> None:
     assert not any(daemon.files.primary("data").read_bytes())
 
 
-def test_a_mistake_has_its_exit_code() -> None:
-    command = [*WITHOUT, sys.executable, "-m", "duplexd", "check", "--config", "/none"]
+def test_a_daemon_whose_log_takes_nothing_serves_and_stops(start_daemon: Callable[..., Daemon]) -> None:
+    daemon = start_daemon(prefix=FULL)
+    for path, more in (("suspend", {}), ("resync", {}), ("quiesce", {"hold_s": 0.1})):
+        assert daemon.request("POST", f"/v1/{path}", {"targets": ["data"], **more})[0] == 200
+    assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("prefix", [WITHOUT, FULL])
+def test_a_mistake_has_its_exit_code(prefix: list[str]) -> None:
+    command = [*prefix, sys.executable, "-m", "duplexd", "check", "--config", "/none"]
     assert subprocess.run(command, env=environment(), cwd=ROOT, timeout=PATIENCE_SECONDS, check=False).returncode == 6

@@ -29,6 +29,23 @@ def as_before() -> Iterator[None]:
     logging.root.setLevel(level)
 
 
+def test_a_log_that_can_not_be_written_stops_nothing() -> None:
+    class Full(io.StringIO):
+        tried = 0
+
+        def write(self, _text: str) -> int:
+            Full.tried += 1
+            raise OSError(28, "No space left on device")
+
+        def flush(self) -> None:
+            raise BrokenPipeError
+
+    log.configure(stream=Full())
+    structlog.get_logger("a").info("suspended")
+    logging.getLogger("b").warning("slow")
+    assert Full.tried > 1
+
+
 def test_each_event_is_one_json_line_where_nobody_sits() -> None:
     out = io.StringIO()
     log.configure(stream=out)
