@@ -15,6 +15,9 @@ from duplexd.units import format_size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.console import Console
+    from rich.text import Text
+
     Json = dict[str, Any]
     Row = tuple[str, ...]
 
@@ -29,8 +32,16 @@ def on_terminal() -> bool:
     return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def screen_lines() -> int:
-    return shutil.get_terminal_size((80, 40)).lines
+def screen_lines() -> int | None:
+    """How many lines the reader has; None: as many as there are, for it is no screen."""
+    return shutil.get_terminal_size((80, 40)).lines if sys.stdout.isatty() else None
+
+
+def console(stderr: bool = False) -> Console:
+    """Where to draw. With NO_COLOR nothing is bold either."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, color_system=None if os.environ.get("NO_COLOR") else "auto")
 
 
 def secondary_text(volume: Json) -> str:
@@ -142,7 +153,9 @@ class View(Protocol):
     """What can be shown as plain text, and in colour."""
 
     def text(self) -> str: ...
-    def renderable(self) -> Any: ...
+
+    def renderable(self, watched: bool = False) -> Any:
+        """For rich. `watched`: a screen that can't be scrolled, whatever its size, loses volumes first."""
 
 
 class StatusView:
@@ -162,18 +175,31 @@ class StatusView:
     def text(self) -> str:
         return "\n".join([self.head, *(table_text(COLUMNS, self.rows) if self.rows else []), *self.tail])
 
-    def renderable(self) -> Any:
-        """For rich."""
+    def renderable(self, watched: bool = False) -> Any:
+        """See `View`."""
         from rich.console import Group
         from rich.table import Table
-        from rich.text import Text
 
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in COLUMNS:
-            table.add_column(column, justify="right" if column in {"SIZE", "CHANGED", "CLIENTS"} else "left", no_wrap=column != "REASON")
+            table.add_column(
+                column, justify="right" if column in {"SIZE", "CHANGED", "CLIENTS"} else "left", no_wrap=watched or column != "REASON"
+            )
         for row in self.rows:
-            table.add_row(*(Text(cell, style=_STYLES.get(cell.split()[0], "") if index == 2 else "") for index, cell in enumerate(row)))
-        return Group(Text(self.head, style="bold"), *([table] if self.rows else []), *(Text(line) for line in self.tail))
+            table.add_row(*(line_of(cell, False, _STYLES.get(cell.split()[0], "") if index == 2 else "") for index, cell in enumerate(row)))
+        head, tables, tail = (
+            line_of(self.head, watched, "bold"),
+            [table] if self.rows else [],
+            [line_of(line, watched) for line in self.tail],
+        )
+        return Group(head, *tail, *tables) if watched else Group(head, *tables, *tail)
+
+
+def line_of(text: str, watched: bool, style: str = "") -> Text:
+    """A line, for rich; one that is watched is cut off at the edge of the screen: it must not push others out at the bottom."""
+    from rich.text import Text
+
+    return Text(text, style=style, no_wrap=watched, overflow="ellipsis" if watched else None)
 
 
 def table_text(columns: Row, rows: Sequence[Row]) -> list[str]:
@@ -191,10 +217,9 @@ def show(view: View) -> None:
     if not on_terminal():
         put(view.text())
         return
-    from rich.console import Console
-
+    shown = view.renderable()
     with writing():
-        Console().print(view.renderable())
+        console().print(shown)
 
 
 def suspended_text(result: Json) -> str:

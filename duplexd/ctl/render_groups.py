@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from duplexd.ctl.render import StatusView, graded_text, printable, table_text
+from duplexd.ctl.render import StatusView, graded_text, line_of, printable, table_text
 from duplexd.errors import UnreachableError, error_of
 
 if TYPE_CHECKING:
@@ -123,10 +123,10 @@ class GroupsView:
     def text(self) -> str:
         return "\n\n".join([view.text() for view in self.views] + (["\n".join(self.tail)] if self.tail else []))
 
-    def renderable(self) -> Any:
-        """For rich."""
+    def renderable(self, watched: bool = False) -> Any:
+        """See `View`."""
         from rich.console import Group
-        from rich.text import Text
 
-        parts = [part for view in self.views for part in (view.renderable(), Text(""))]
-        return Group(*parts, *(Text(line) for line in self.tail))
+        parts = [part for view in self.views for part in (view.renderable(watched), line_of("", watched))]
+        tail = [line_of(line, watched) for line in self.tail]
+        return Group(*tail, line_of("", watched), *parts) if watched else Group(*parts, *tail)

@@ -36,9 +36,9 @@ def watch_status(
             time.sleep(interval_s)
     from rich.live import Live
 
-    with Live(auto_refresh=False, screen=True) as live:
+    with Live(console=render.console(), auto_refresh=False, screen=True) as live:
         while True:
-            shown = view(ask(), lines and lines()).renderable()
+            shown = view(ask(), lines and lines()).renderable(watched=True)
             with writing():
                 live.update(shown, refresh=True)
             time.sleep(interval_s)
@@ -50,11 +50,10 @@ def progress_bars() -> Iterator[Show]:
     if not sys.stderr.isatty():
         yield lambda _name, _done, _total: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(True), TransferSpeedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    with Progress(*columns, console=render.console(stderr=True), transient=True) as bars:
         tasks: dict[str, Any] = {}
 
         def show(name: str, done: int, total: int) -> None:

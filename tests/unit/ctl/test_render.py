@@ -9,9 +9,12 @@ import pytest
 from rich.console import Console
 
 from duplexd.ctl import render
+from duplexd.ctl.render_groups import GroupsView
 from tests.support.fake_controller import FakeController
 
 CUT = {"id": "c7", "sequence": 7, "time": 1.0, "tag": "", "verdict": "consistent"}
+
+GROUP = {"name": "all", "members": ["a:x", "b:y", "c:z"], "state": "SUSPENDED", "verdict": "consistent", "cut": "0123456789abcdef"}
 
 
 def status_of(count: int) -> dict[str, Any]:
@@ -135,3 +138,42 @@ def test_of_many_resyncs_those_that_failed_are_told_and_the_others_counted() -> 
     ]
     few = {"volumes": rows[: render.LISTED_MAX]}
     assert len(render.resync_text(few).splitlines()) == len(render.resync_done_texts(few).splitlines()) == render.LISTED_MAX
+
+
+def drawn(view: render.View, width: int, height: int) -> list[str]:
+    """What a screen of that size shows of a view that is watched."""
+    console = Console(file=io.StringIO(), width=width, height=height)
+    lines = console.render_lines(view.renderable(watched=True), pad=False)
+    return ["".join(segment.text for segment in line) for line in lines][:height]
+
+
+@pytest.mark.parametrize(("width", "height"), [(60, 12), (40, 10), (200, 30)])
+def test_a_small_screen_that_is_watched_shows_the_groups(width: int, height: int) -> None:
+    status = FakeController([f"volume-with-a-name-{number}" for number in range(50)], {"db": ["volume-with-a-name-1"], "web": []}).status()
+    for volume in status["volumes"]:
+        volume |= {"state": "SUSPENDED", "reason": "by secondary error"}
+    shown = drawn(render.StatusView(status, height), width, height)
+    assert shown[0].startswith("controller fake")
+    assert any(line.startswith("group db: ") for line in shown)
+    assert any(line.startswith("group web: ") for line in shown)
+    several = {"controllers": dict.fromkeys("abc", status), "unreachable": {}, "exit_codes": {}, "groups": [GROUP]}
+    assert drawn(GroupsView(several, height), width, height)[0].startswith("group all: SUSPENDED")
+
+
+def test_what_is_no_screen_gets_every_volume(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LINES", "10")
+    render.show_status(status_of(100), whole=False)
+    out = capsys.readouterr().out
+    assert "vol0099" in out
+    assert "not listed" not in out
+
+
+@pytest.mark.parametrize(("no_color", "escapes"), [("", True), ("1", False)])
+def test_without_colour_nothing_is_bold_either(no_color: str, escapes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    console = render.console()
+    console.file = out = io.StringIO()
+    console.print(render.StatusView(status_of(3), 24).renderable())
+    assert ("\x1b" in out.getvalue()) == escapes
