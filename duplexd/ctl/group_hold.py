@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from typing import TYPE_CHECKING
 
 from duplexd.ctl.groups import run
 from duplexd.ctl.hold import LEASE_VARIABLE, cannot_run
+from duplexd.ctl.output import complain
 from duplexd.errors import LeaseLostError
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ async def _until_stopped(client: Client, settings: Settings, targets: Sequence[s
         _on_signals(lambda _number: stopped.set())
         line = {"event": "held", "lease": {"id": hold.cut, "cut": hold.cut, "hold_s": hold.remaining_s}}
         settings.show(line, f"lease {hold.cut}: {' '.join(targets)} held for {hold.remaining_s:.3g} s; ctrl-C releases")
-        sys.stdout.flush()
         await stopped.wait()
     settings.answer({"lease": hold.cut, "verdict": "consistent", "reason": "released"}, f"lease {hold.cut}: released")
     return 0
@@ -76,7 +75,7 @@ async def _while_it_runs(
     except LeaseLostError:
         if isinstance(child, asyncio.subprocess.Process):
             if child.returncode is None:
-                print(f"duplexctl: the hold is lost; {command[0]} is still running", file=sys.stderr, flush=True)
+                complain(f"the hold is lost; {command[0]} is still running")
             await child.wait()
         raise
     status = status if status >= 0 else 128 - status

@@ -6,11 +6,11 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import threading
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from duplexd.ctl.output import complain
 from duplexd.errors import DuplexdError, LeaseLostError, UnreachableError
 
 if TYPE_CHECKING:
@@ -112,9 +112,9 @@ def _handlers(handler: Callable[[int, FrameType | None], None]) -> Iterator[None
 def cannot_run(command: Sequence[str], error: OSError) -> int:
     """Say why the command did not start; the exit code, as a shell has it."""
     if isinstance(error, FileNotFoundError):
-        print(f"duplexctl: no command {command[0]!r}", file=sys.stderr)
+        complain(f"no command {command[0]!r}")
         return EXIT_NO_COMMAND
-    print(f"duplexctl: cannot run {command[0]!r}: {error.strerror}", file=sys.stderr)
+    complain(f"cannot run {command[0]!r}: {error.strerror}")
     return EXIT_NOT_EXECUTABLE
 
 
@@ -142,7 +142,7 @@ def hold_while(client: Client, body: Json, command: Sequence[str], on_end: Calla
 
         def warn() -> None:
             if hold.lost or hold.taken:
-                print(f"duplexctl: the hold {hold.lease_id} is lost: {hold.reason}", file=sys.stderr, flush=True)
+                complain(f"the hold {hold.lease_id} is lost: {hold.reason}")
 
         hold.watch(warn)
         status = _run_command(hold, command)

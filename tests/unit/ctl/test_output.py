@@ -104,3 +104,5 @@ def test_a_full_stderr_changes_no_exit_code(plane: ControlPlane, full: int) -> N
     assert ctl(subprocess.DEVNULL, "--socket", str(plane.path), "suspend", "none", err=full)[0] == 3
     assert ctl(subprocess.DEVNULL, "suspend", err=full)[0] == 2
     assert ctl(full, "--socket", str(plane.path), "suspend", "db", err=full)[0] == 1
+    assert ctl(full, "--socket", str(plane.path), "quiesce", "db", "--", "/none", err=full)[0] == 127
+    assert ctl(full, "--socket", str(plane.path), "quiesce", "db", "--", "/", err=full)[0] == 126
