@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from duplexd.errors import ConfigurationError, DuplexdError, ForbiddenError, TimedOutError, UnreachableError, error_of
+from duplexd.client import tls
+from duplexd.errors import DuplexdError, ForbiddenError, TimedOutError, UnreachableError, error_of
 from duplexd.limits import CLIENT_ANSWER_SECONDS_MAX, CLIENT_BODY_BYTES_MAX, CLIENT_CONNECT_SECONDS_MAX, CONTROL_HEADER_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -293,17 +294,5 @@ class Http:
             return Connection(*await asyncio.open_unix_connection(self._entry.socket), "localhost")
         parts = urlsplit(self._entry.url or "")
         if parts.scheme == "https" and self._tls is None:
-            self._tls = self._context()
+            self._tls = tls.context(self.name, self._entry)
         return Connection(*await asyncio.open_connection(parts.hostname, parts.port, ssl=self._tls), parts.netloc)
-
-    def _context(self) -> ssl.SSLContext:
-        entry = self._entry
-        assert entry.certificate is not None
-        try:
-            context = ssl.create_default_context(cafile=entry.ca)
-            context.minimum_version = ssl.TLSVersion.TLSv1_3
-            context.load_cert_chain(entry.certificate, entry.key)
-        except OSError as error:  # SSLError is one
-            what = f"certificate {entry.certificate}, key {entry.key}, ca {entry.ca}"
-            raise ConfigurationError(f"controllers.{self.name}: {what}: {error.strerror or error}; name files in PEM format") from None
-        return context

@@ -40,6 +40,7 @@ class Certificates:
         """Key and certificate of a client with this common name, in one file."""
         issued = (authority or self.authority).issue_cert(*filter(None, [alternative]), common_name=name or None, not_after=expires)
         path = self.directory / f"client-{len(list(self.directory.iterdir()))}.pem"
+        path.touch(mode=0o600)
         issued.private_key_and_cert_chain_pem.write_to_path(str(path))
         return path
 

@@ -255,5 +255,5 @@ async def test_a_server_of_another_name_is_not_trusted(tls: TlsMember) -> None:
 async def test_files_that_are_no_certificates_are_named(tls: TlsMember, tmp_path: Path) -> None:
     (tmp_path / "empty.pem").write_text("")
     for path in (tmp_path / "empty.pem", tmp_path / "none.pem"):
-        with pytest.raises(ConfigurationError, match=rf"controllers\.alpha: certificate .*{path.name}"):
+        with pytest.raises(ConfigurationError, match=rf"^controllers\.alpha\.certificate: .*{path.name}"):
             await ask(tls.entry(certificate=path))
