@@ -199,7 +199,7 @@ def line_of(text: str, watched: bool, style: str = "") -> Text:
     """A line, for rich; one that is watched is cut off at the edge of the screen: it must not push others out at the bottom."""
     from rich.text import Text
 
-    return Text(text, style=style, no_wrap=watched, overflow="ellipsis" if watched else None)
+    return Text(text, style=style, no_wrap=watched or None, overflow="ellipsis" if watched else None)
 
 
 def table_text(columns: Row, rows: Sequence[Row]) -> list[str]:
