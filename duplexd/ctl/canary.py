@@ -17,7 +17,7 @@ from duplexd.client import groups as group_file
 from duplexd.client import survey
 from duplexd.client.groups import ControllerEntry, Groups
 from duplexd.client.http import Http
-from duplexd.ctl.options import Settings, common, complete_group
+from duplexd.ctl.options import Name, Settings, common, complete_group
 from duplexd.errors import ConfigurationError, LeaseLostError, UsageError
 from duplexd.limits import CANARY_RECORDS_PER_SECOND_DEFAULT, CANARY_RECORDS_PER_SECOND_MAX
 
@@ -32,7 +32,7 @@ _LOCAL = "local"
 
 
 @click.command()
-@click.argument("group", metavar="GROUP", shell_complete=complete_group)
+@click.argument("group", type=Name(), metavar="GROUP", shell_complete=complete_group)
 @click.option("--rate", type=click.IntRange(1, CANARY_RECORDS_PER_SECOND_MAX), default=CANARY_RECORDS_PER_SECOND_DEFAULT, show_default=True, metavar="N",
               help="records a second, over all volumes together")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="write to ALL volumes of the group and destroy what they hold: for test volumes only")

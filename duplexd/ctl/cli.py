@@ -18,7 +18,7 @@ import click
 import duplexd
 from duplexd.ctl import render
 from duplexd.ctl.entry import wants_json
-from duplexd.ctl.options import SHORT_TIMEOUT_S, Seconds, Settings, StoppedError, WithCommand, common, targets
+from duplexd.ctl.options import SHORT_TIMEOUT_S, Name, Seconds, Settings, StoppedError, WithCommand, common, targets
 from duplexd.ctl.output import OutputError, complain, put
 from duplexd.errors import DuplexdError, LeaseLostError, NotFoundError, UnreachableError, UsageError
 from duplexd.limits import HOLD_SECONDS_DEFAULT, HOLD_SECONDS_MAX
@@ -120,7 +120,7 @@ def quiesce(context: click.Context, targets: tuple[str, ...], hold_s: float | No
 @cli.command()
 @targets()
 @click.option("--tag", default="", help="text to keep with the cut")
-@click.option("--lease", help="the hold under which to cut; it ends with the cut. Of one controller only")
+@click.option("--lease", type=Name(), metavar="LEASE", help="the hold under which to cut; it ends with the cut. Of one controller only")
 @click.option(
     "--hold-max", "hold_max_s", type=_HOLD, metavar="SECONDS", help="how long writes of a group may wait, instead of its hold_max"
 )
@@ -161,7 +161,7 @@ def suspend(
 
 
 @cli.command()
-@click.argument("lease")
+@click.argument("lease", type=Name())
 @common()
 @click.pass_obj
 def release(settings: Settings, lease: str) -> None:

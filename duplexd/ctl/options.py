@@ -50,6 +50,17 @@ class Seconds(click.ParamType[Any, float]):
         return seconds
 
 
+class Name(click.ParamType[Any, str]):
+    """What a controller may know something by: UTF-8 text, or no request could name it."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            self.fail(f"{os.fsencode(value)!r} is not UTF-8 text", param, ctx)
+        return str(value)
+
+
 class SocketName(click.ParamType[Any, str]):
     """A path that a Unix socket can have."""
 
@@ -258,7 +269,9 @@ def targets(required: bool = True) -> Callable[[F], F]:
         return tuple(dict.fromkeys(values))
 
     metavar = "TARGET..." if required else "[TARGET...]"
-    return click.argument("targets", nargs=-1, required=required, metavar=metavar, shell_complete=complete_target, callback=once)
+    return click.argument(
+        "targets", type=Name(), nargs=-1, required=required, metavar=metavar, shell_complete=complete_target, callback=once
+    )
 
 
 class WithCommand(click.Command):
