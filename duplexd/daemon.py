@@ -61,7 +61,7 @@ def cli() -> None:
     """Serves block volumes over NBD, mirrors them, and suspends them all at one point."""
 
 
-@cli.command()
+@cli.command(short_help="Serve the configured volumes until SIGTERM.")
 @_CONFIG_OPTION
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
 def run(config_path: str, log_level: str) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _LOCAL = "local"
 
 
-@click.command()
+@click.command(short_help="Write dependent records through NBD; grade each cut by them.")
 @click.argument("group", type=Name(), metavar="GROUP", shell_complete=complete_group)
 @click.option("--rate", type=click.IntRange(1, CANARY_RECORDS_PER_SECOND_MAX), default=CANARY_RECORDS_PER_SECOND_DEFAULT, show_default=True, metavar="N",
               help="records a second, over all volumes together")  # fmt: skip

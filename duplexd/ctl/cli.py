@@ -86,7 +86,7 @@ def status(settings: Settings, targets: tuple[str, ...], watch: bool, interval: 
         render.show_status(answer, whole)
 
 
-@cli.command(cls=WithCommand)
+@cli.command(cls=WithCommand, short_help="Hold writes while CMD runs, or until interrupted.")
 @click.option("--hold", "hold_s", type=_HOLD, metavar="SECONDS",
               help=f"the hold ends by itself after this long, at most {HOLD_SECONDS_MAX:g}; else {HOLD_SECONDS_DEFAULT:g}, or the group's hold_max")  # fmt: skip
 @targets()
@@ -117,7 +117,7 @@ def quiesce(context: click.Context, targets: tuple[str, ...], hold_s: float | No
     hold.hold_here(settings.client(), body, held, lambda end: settings.answer(end, f"lease {end['lease']}: {end['reason']}"))
 
 
-@cli.command()
+@cli.command(short_help="Cut at one point; the secondaries stand there, durably.")
 @targets()
 @click.option("--tag", default="", help="text to keep with the cut")
 @click.option("--lease", type=Name(), metavar="LEASE", help="the hold under which to cut; it ends with the cut. Of one controller only")
@@ -213,7 +213,7 @@ def resync(settings: Settings, targets: tuple[str, ...], wait: bool) -> None:
     render.check_resynced(done)
 
 
-@cli.command()
+@cli.command(short_help="The present state of one daemon; --follow: every change.")
 @click.option("--follow", is_flag=True, help="go on with changes as they happen, until interrupted")
 @common()
 @click.pass_obj
@@ -245,7 +245,7 @@ def verify(settings: Settings, targets: tuple[str, ...]) -> None:
     render.check_verified(result)
 
 
-@cli.command()
+@cli.command(short_help="Find out what became of cuts that were left undecided.")
 @targets()
 @common()
 @click.pass_obj
@@ -269,7 +269,7 @@ def cuts(settings: Settings, targets: tuple[str, ...]) -> None:
     groups.cuts(settings, targets, settings.of_groups(targets))
 
 
-@cli.command()
+@cli.command(short_help="Print a script for the shell.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @common()
 @click.pass_obj

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from duplexd.proof.report import MemberReport, Report, VolumeReport
 
 
-@click.command("verify-cut")
+@click.command("verify-cut", short_help="Check a certificate against journals and images.")
 @click.argument("file", metavar="FILE")
 @click.option(
     "--state-dir", "state_dirs", multiple=True, metavar="NAME=DIR", help="where the state directory of a controller is, or a copy of it"

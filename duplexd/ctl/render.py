@@ -230,8 +230,8 @@ def suspended_text(result: Json) -> str:
     what = " ".join(names[:6]) + (f" ... ({len(names)} volumes)" if len(names) > 6 else "")
     state = "already suspended" if result.get("already") else "suspended"
     tag = f", tag {result['tag']!r}" if result.get("tag") else ""
-    pause = f"writes waited {1000 * hold['seconds_max']:.1f} ms at most, {hold['writes_held']} were held"
-    return f"{state} {what}: {result['verdict']}, cut {result['cut']} ({places}){tag}; {pause}"
+    pause = f"; writes waited {1000 * hold['seconds_max']:.1f} ms at most, {hold['writes_held']} were held"
+    return f"{state} {what}: {result['verdict']}, cut {result['cut']} ({places}){tag}{'' if result.get('already') else pause}"
 
 
 _HOW = {

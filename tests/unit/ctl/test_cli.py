@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
+from click.testing import CliRunner
 
-from duplexd import errors
+from duplexd import daemon, errors
 from duplexd.control.models.base import Problem
 from duplexd.control.models.cuts import Suspended
 from duplexd.control.models.lines import Event, ResyncDone, ResyncStarted, Verified
@@ -371,3 +372,10 @@ def test_on_a_terminal_there_are_tables_and_bars(plane: ControlPlane, monkeypatc
     code, text = _pty_run(["--socket", str(plane.path), "resync", "db", "--wait"], "━", lambda: plane.call(copied.set))
     assert code == 0
     assert "━" in text
+
+
+@pytest.mark.parametrize("program", [cli, daemon.cli])
+def test_help_says_what_each_command_does_to_the_end(program: click.Group) -> None:
+    lines = CliRunner().invoke(program, ["--help"], terminal_width=80).output.partition("Commands:\n")[2].splitlines()
+    assert len(lines) == len(program.list_commands(click.Context(program)))
+    assert not [line for line in lines if line.endswith("...")]

@@ -104,6 +104,15 @@ def test_a_void_cut_is_never_called_consistent() -> None:
     assert "consistent" not in text
 
 
+def test_what_was_suspended_already_kept_nobody_waiting() -> None:
+    result = {
+        "verdict": "consistent", "cut": "c1", "tag": "", "controllers": {"a": 7}, "volumes": ["d"], "already": True,
+        "hold": {"seconds_max": 0, "writes_held": 0},
+    }  # fmt: skip
+    assert render.suspended_text(result) == "already suspended d: consistent, cut c1 (a at 7)"
+    assert render.suspended_text(result | {"already": False}).endswith("; writes waited 0.0 ms at most, 0 were held")
+
+
 def test_an_event_of_unknown_shape_is_shown_whole() -> None:
     text = render.event_text({"event": "novelty", "time": 0, "sequence": 4, "volumes": ["a", "b"], "odd": {"x": 1}})
     assert text == "1970-01-01T00:00:00.000000Z novelty sequence=4 odd={'x': 1} volumes=a,b"
