@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from duplexd.ctl.groups import run
 from duplexd.ctl.hold import LEASE_VARIABLE, cannot_run
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from duplexd.client import Client
+    from duplexd.client.hold import Hold
     from duplexd.ctl.options import Settings
+
+    Json = dict[str, Any]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -40,11 +43,18 @@ def _on_signals(act: Callable[[int], None]) -> None:
 
 async def _until_stopped(client: Client, settings: Settings, targets: Sequence[str], hold_max_s: float | None) -> int:
     stopped = asyncio.Event()
-    async with client.quiesce(*targets, hold_max=hold_max_s) as hold:
-        _on_signals(lambda _number: stopped.set())
-        line = {"event": "held", "lease": {"id": hold.cut, "cut": hold.cut, "hold_s": hold.remaining_s}}
-        settings.show(line, f"lease {hold.cut}: {' '.join(targets)} held for {hold.remaining_s:.3g} s; ctrl-C releases")
-        await stopped.wait()
+    hold, held = client.quiesce(*targets, hold_max=hold_max_s), False
+    try:
+        async with hold:
+            held = True
+            _on_signals(lambda _number: stopped.set())
+            line = {"event": "held", "lease": {"id": hold.cut, "cut": hold.cut, "hold_s": hold.remaining_s}}
+            settings.show(line, f"lease {hold.cut}: {' '.join(targets)} held for {hold.remaining_s:.3g} s; ctrl-C releases")
+            await stopped.wait()
+    except LeaseLostError as lost:
+        if held:
+            _answer_end(settings, hold, {}, lost)
+        raise
     settings.answer({"lease": hold.cut, "verdict": "consistent", "reason": "released"}, f"lease {hold.cut}: released")
     return 0
 
@@ -67,18 +77,29 @@ async def _while_it_runs(
         if isinstance(child, asyncio.subprocess.Process) and child.returncode is None and number == signal.SIGTERM:
             child.send_signal(number)
 
+    hold = client.quiesce(*targets, hold_max=hold_max_s)
     try:
-        async with client.quiesce(*targets, hold_max=hold_max_s) as hold:
+        async with hold:
             _on_signals(pass_on)
             child = await _start(command, hold.cut)
             status = await child.wait() if isinstance(child, asyncio.subprocess.Process) else child
-    except LeaseLostError:
-        if isinstance(child, asyncio.subprocess.Process):
-            if child.returncode is None:
-                complain(f"the hold is lost; {command[0]} is still running")
-            await child.wait()
+    except LeaseLostError as lost:
+        if child is None:  # it was never held
+            raise
+        if isinstance(child, asyncio.subprocess.Process) and child.returncode is None:
+            complain(f"the hold is lost; {command[0]} is still running")
+        status = await child.wait() if isinstance(child, asyncio.subprocess.Process) else child
+        _answer_end(settings, hold, {"status": _as_exit_code(status)}, lost)
         raise
-    status = status if status >= 0 else 128 - status
+    _answer_end(settings, hold, {"status": _as_exit_code(status)})
+    return _as_exit_code(status)
+
+
+def _as_exit_code(status: int) -> int:
+    return status if status >= 0 else 128 - status
+
+
+def _answer_end(settings: Settings, hold: Hold, status: Json, lost: LeaseLostError | None = None) -> None:
+    """With --json how it ended: what CMD returned is told, too, if the hold was lost."""
     if settings.json:
-        settings.answer({"lease": hold.cut, "status": status, "verdict": "consistent", "reason": "released"}, "")
-    return status
+        settings.answer({"lease": hold.cut, **status, "verdict": "void" if lost else "consistent", "reason": str(lost or "released")}, "")

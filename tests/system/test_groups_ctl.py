@@ -172,7 +172,7 @@ def test_a_hold_that_ends_before_its_command_is_9(ctl: Ctl) -> None:
 
 @pytest.mark.parametrize("whole", [True, False], ids=["of the group", "on one member"])
 def test_a_hold_that_somebody_else_releases_before_its_command_is_9_and_told_at_once(ctl: Ctl, whole: bool) -> None:
-    with ctl.start("quiesce", "db", "--hold", "10", "--", "sh", "-c", "echo runs; read line") as owner:
+    with ctl.start("--json", "quiesce", "db", "--hold", "10", "--", "sh", "-c", "echo runs; read line; exit 3") as owner:
         assert owner.stdout is not None
         assert owner.stderr is not None
         assert owner.stdout.readline() == "runs\n"
@@ -183,9 +183,12 @@ def test_a_hold_that_somebody_else_releases_before_its_command_is_9_and_told_at_
             ctl("--socket", str(ctl.cluster.sockets()["beta"]), "release", lease["id"])
         assert "sh is still running" in owner.stderr.readline()
         wait_for(lambda: ctl.leases == 0)
-        _, error = owner.communicate("go on\n", timeout=PATIENCE_SECONDS)
+        out, error = owner.communicate("go on\n", timeout=PATIENCE_SECONDS)
     assert owner.returncode == 9
     assert "released by somebody else; nothing was suspended" in error
+    end = json.loads(out)
+    assert (set(end), end["status"], end["verdict"]) == ({"lease", "status", "verdict", "reason"}, 3, "void")
+    assert "released by somebody else" in end["reason"]
 
 
 def test_in_the_foreground_an_interrupt_or_a_release_ends_the_hold(ctl: Ctl) -> None:
@@ -197,12 +200,12 @@ def test_in_the_foreground_an_interrupt_or_a_release_ends_the_hold(ctl: Ctl) -> 
         assert "released" in owner.communicate(timeout=PATIENCE_SECONDS)[0]
         assert owner.returncode == 0
     assert ctl.leases == 0
-    with ctl.start("quiesce", "db", "--hold", "10") as owner:
+    with ctl.start("--json", "quiesce", "db", "--hold", "10") as owner:
         assert owner.stdout is not None
-        lease = owner.stdout.readline().split()[1].rstrip(":")
+        lease = json.loads(owner.stdout.readline())["lease"]["id"]
         assert ctl("release", "db") == f"lease {lease}: released\n"
-        owner.communicate(timeout=PATIENCE_SECONDS)
-        assert owner.returncode == 9
+        end = json.loads(owner.communicate(timeout=PATIENCE_SECONDS)[0])
+        assert (owner.returncode, set(end), end["lease"], end["verdict"]) == (9, {"lease", "verdict", "reason"}, lease, "void")
 
 
 def test_an_owner_killed_with_minus_9_leaves_no_gate_closed(ctl: Ctl) -> None:
