@@ -253,7 +253,7 @@ class Drive:
             if not held.done():
                 held.set_exception(error)
                 return
-            reason = str(error)
+            reason = str(error).removeprefix(f"{member}: ")
         if held.done():
             self._lose(LeaseLostError(f"{member}: the hold was lost: {reason}"))
         else:

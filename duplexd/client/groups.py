@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 DEFAULT_PATH = "/etc/duplexd/groups.toml"
-_URL_EXAMPLE = '"https://beta.example:10810"'
+_URL_EXAMPLE = '"https://HOST:10810"'
 
 
 def _is_this_machine(host: str) -> bool:
@@ -70,17 +70,17 @@ def _url(value: object) -> str:
 class ControllerEntry(Section):
     """`[controllers.NAME]`: where a controller answers: on a socket of this machine, or at a URL."""
 
-    socket: SocketPath | None = Field(default=None, examples=['"/run/duplexd/alpha/control.sock"'])
+    socket: SocketPath | None = Field(default=None, examples=['"/run/duplexd/NAME/control.sock"'])
     url: Annotated[str, BeforeValidator(_url)] | None = Field(default=None, examples=[_URL_EXAMPLE])
     certificate: FilePath | None = Field(default=None, examples=['"/etc/duplexd/client.pem"'])
     key: FilePath | None = Field(default=None, examples=['"/etc/duplexd/client.key"'])
     ca: FilePath | None = Field(default=None, examples=['"/etc/duplexd/ca.pem"'])
-    nbd: ListenAddress | None = Field(default=None, examples=['"tcp:beta.example:10809"'])
+    nbd: ListenAddress | None = Field(default=None, examples=['"tcp:HOST:10809"'])
 
     @model_validator(mode="after")
     def _check(self) -> ControllerEntry:
         if (self.socket is None) == (self.url is None):
-            raise ValueError('needs one of the two; write socket = "/run/duplexd/alpha/control.sock" or url = ' + _URL_EXAMPLE)
+            raise ValueError('needs one of the two; write socket = "/run/duplexd/NAME/control.sock" or url = ' + _URL_EXAMPLE)
         tls = self.url is not None and self.url.startswith("https:")
         if tls and self.certificate is None:
             raise ValueError(

@@ -64,7 +64,7 @@ def test_what_is_not_there(targets: list[str], kind: type[Exception], text: str)
     [
         ("", 'controllers: is missing; write a table [controllers]'),
         ("[controllers]", 'controllers: is empty; write a table [controllers]'),
-        ("[controllers.a]", 'controllers.a: needs one of the two; write socket = "/run/duplexd/alpha/control.sock" or url = "https://beta.example:10810"'),
+        ("[controllers.a]", 'controllers.a: needs one of the two; write socket = "/run/duplexd/NAME/control.sock" or url = "https://HOST:10810"'),
         ('[controllers.a]\nsocket = "x"\nurl = "http://localhost:1"', "controllers.a: needs one of the two"),
         ('[controllers.a]\nsockt = "x"\nsocket = "x"', "controllers.a.sockt: unknown key; did you mean 'socket'?"),
         ('[controllers.a]\nurl = "https://b:1"', "controllers.a: https needs a client certificate"),

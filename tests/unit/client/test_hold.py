@@ -182,3 +182,17 @@ async def test_a_block_that_takes_too_long_is_told_so(tmp_path: Path, unmeasured
         with pytest.raises(LeaseLostError, match=r"allow a longer hold_max .* if what is done meanwhile takes that long"):
             async with client.quiesce("db"):
                 await asyncio.sleep(60)
+
+
+async def test_a_member_that_breaks_off_is_named_once(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, (_, beta)):
+
+        async def work() -> None:
+            async with client.quiesce("db"):
+                beta.end(HANG_UP)
+                await asyncio.sleep(60)
+
+        with pytest.raises(
+            LeaseLostError, match=r"^the hold of db was lost: beta: the hold was lost: broke off at [^;]*; see its log; nothing"
+        ):
+            await work()
