@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 from unittest import mock
 
@@ -37,17 +37,14 @@ LIMITS = {
 @contextmanager
 def small_limits() -> Iterator[None]:
     """Change the limits in every module that uses them."""
-    modules = [importlib.import_module("duplexd.limits")]
+    modules = []
     for package in ("duplexd", "duplexd.journal", "duplexd.pair"):
         path = importlib.import_module(package).__path__
         names = [info.name for info in pkgutil.iter_modules(path) if not info.ispkg and info.name != "__main__"]  # which would run it
         modules += [importlib.import_module(f"{package}.{name}") for name in names]
-    with mock.patch.object(ChangeMap.__init__, "__defaults__", (GRAIN_BYTES, 1 << 20)):
-        patches = [mock.patch.object(module, name, value) for module in modules for name, value in LIMITS.items() if hasattr(module, name)]
-        for patch in patches:
-            patch.start()
-        try:
-            yield
-        finally:
-            for patch in patches:
-                patch.stop()
+    with ExitStack() as patched:
+        patched.enter_context(mock.patch.object(ChangeMap.__init__, "__defaults__", (GRAIN_BYTES, 1 << 20)))
+        for module in modules:
+            for name in LIMITS.keys() & vars(module).keys():
+                patched.enter_context(mock.patch.object(module, name, LIMITS[name]))
+        yield
