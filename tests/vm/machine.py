@@ -121,10 +121,11 @@ class Machine:
     def _next_line(self, deadline: float, doing: str) -> str:
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
+        waiting = select.poll()  # select.select takes none above 1023
+        waiting.register(descriptor, select.POLLIN)
         while b"\n" not in self._received:
             remaining_s = deadline - time.monotonic()
-            readable = remaining_s > 0 and select.select([descriptor], [], [], remaining_s)[0]
-            if not readable:
+            if remaining_s <= 0 or not waiting.poll(remaining_s * 1000):
                 raise MachineError(f"in the guest: {doing}: time-out\n{self.console_tail()}")
             data = os.read(descriptor, 1 << 16)
             if not data:

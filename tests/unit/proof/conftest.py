@@ -9,7 +9,14 @@ import pytest
 from tests.unit.proof.world import BLOCK, World, fill, poke
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _journals_are_closed() -> Iterator[None]:
+    yield
+    World.close_all()
 
 
 @pytest.fixture

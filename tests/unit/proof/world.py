@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from duplexd.io.disk import RealDisk
 from duplexd.journal import checkpoint
@@ -32,7 +32,10 @@ def fill(byte: int, length: int = BLOCK) -> bytes:
 class World:
     """Changes go to the journal, the primary and, before the cut, the secondary."""
 
+    running: ClassVar[list[World]] = []
+
     def __init__(self, directory: Path, name: str = "alpha", volumes: tuple[str, ...] = ("data",), segments: int = 8) -> None:
+        self.running.append(self)
         self.name = name
         self.directory = directory / name
         (self.directory / "state" / "journal").mkdir(parents=True)
@@ -117,6 +120,12 @@ class World:
             "closed": closed,
         }
         (self.state_dir / "checkpoint").write_bytes(checkpoint.pack(state))
+
+    @classmethod
+    def close_all(cls) -> None:
+        """Close their journals."""
+        while cls.running:
+            cls.running.pop().ring.close()
 
     def lock(self, text: str) -> None:
         """As a daemon that starts: its process id, then `serving` once it has recovered."""
