@@ -237,6 +237,27 @@ def test_a_controller_that_is_down(ctl: Ctl) -> None:
     assert "group db: UNKNOWN:" in done.stdout
 
 
+def test_a_controller_that_hangs_does_not_hide_the_others(ctl: Ctl) -> None:
+    gamma = ctl.cluster["gamma"]
+    os.kill(gamma.pid, signal.SIGSTOP)
+    try:
+        done = subprocess.run(
+            ctl.command("--json", "status", "db"),
+            capture_output=True,
+            text=True,
+            env=environment(),
+            cwd=ROOT,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+    finally:
+        os.kill(gamma.pid, signal.SIGCONT)
+    assert (done.returncode, done.stderr.startswith("duplexctl: gamma: no answer within ")) == (7, True), done
+    status = json.loads(done.stdout)
+    assert (list(status["controllers"]), list(status["unreachable"]), status["exit_codes"]) == (["alpha", "beta"], ["gamma"], {"gamma": 7})
+    assert status["groups"][0]["state"] == "UNKNOWN"
+
+
 def test_a_member_stopped_in_mid_suspend_is_void_or_undecided_and_told_later(ctl: Ctl) -> None:
     beta = ctl.cluster["beta"]
     os.kill(beta.pid, signal.SIGSTOP)
