@@ -65,6 +65,7 @@ demo: $(VENV)/.runtime ## four volumes written to, suspended ten times and check
 
 run: $(VENV)/.runtime ## a daemon in the foreground with configs/duplexd.toml, data under ./var
 	@mkdir -p var/a var/b
+	@[ ! -t 2 ] || echo "In another terminal: $(BIN)/duplexctl --socket var/control.sock status; README.md goes on from there. Ctrl-C ends it." >&2
 	@exec $(BIN)/duplexd run --config configs/duplexd.toml $(ARGS)
 
 # ------------------------------------------------------------------------------------------------------------- checking

@@ -89,7 +89,7 @@ class Service:
             await control.start()
             running.push_async_callback(control.stop)
             running.callback(notify, "STOPPING=1\nSTATUS=draining")
-            self._log.info("ready", listen=self.config.nbd.listen, control=self.config.control.socket, **self._remote())
+            self._log.info("ready", listen=self.config.nbd.listen, control=str(self.config.control.socket), **self._remote())
             notify(f"READY=1\nSTATUS=serving {len(self.config.volumes)} volumes")
             calm_collector()
             await self._until_stopped(controller, listeners, control, workers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -44,7 +45,7 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
     )
     layout: Sequence[Processor]
     if out.isatty():
-        layout = (structlog.dev.ConsoleRenderer(colors=True),)
+        layout = (structlog.dev.ConsoleRenderer(colors=not os.environ.get("NO_COLOR")),)
     else:
         layout = (structlog.processors.dict_tracebacks, _plain_values, structlog.processors.JSONRenderer())
     structlog.configure(

@@ -16,6 +16,8 @@ import click
 import pytest
 
 import duplexd
+from duplexd import config
+from duplexd.client import groups
 from duplexd.config import ControlConfig, ControllerConfig, GroupConfig, NbdConfig, TlsConfig, VolumeConfig
 from duplexd.ctl.cli import cli
 from duplexd.errors import ConfigurationError, ForbiddenError, TimedOutError, UnreachableError, UsageError
@@ -155,3 +157,23 @@ def test_make_help_lists_what_the_readme_names() -> None:
     named = set(re.findall(r"`?make ([a-z-]+)`?(?: {2,}#|`)", (ROOT / "README.md").read_text()))
     assert {"demo", "run", "test", "help"} <= named
     assert named <= targets
+
+
+def test_the_groups_file_of_the_tour_is_one_for_make_run(tmp_path: Path) -> None:
+    (line,) = re.findall(r"^ +(printf .*) > var/groups.toml$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    (tmp_path / "var").mkdir()
+    (tmp_path / "configs").mkdir()
+    shutil.copy(ROOT / "configs/duplexd.toml", tmp_path / "configs")
+    daemon = config.load(tmp_path / "configs/duplexd.toml")
+    subprocess.run(["sh", "-c", f"{line} > var/groups.toml"], cwd=tmp_path, check=True, timeout=60)
+    found = groups.load(tmp_path / "var/groups.toml")
+    assert {name: entry.socket for name, entry in found.controllers.items()} == {daemon.controller.name: daemon.control.socket}
+    assert found.resolve(["all"]).members == {daemon.controller.name: tuple(daemon.volumes)}
+
+
+def test_make_run_says_on_a_terminal_what_to_try_next() -> None:
+    printed = subprocess.run(["make", "-n", "run"], capture_output=True, text=True, timeout=60, cwd=ROOT, check=True).stdout
+    (hint,) = [line for line in printed.splitlines() if "another terminal" in line]
+    socket = tomllib.loads((ROOT / "configs/duplexd.toml").read_text())["control"]["socket"].removeprefix("../")
+    assert f"duplexctl --socket {socket} status" in hint
+    assert subprocess.run(["sh", "-c", hint], capture_output=True, timeout=60, check=True).stderr == b""

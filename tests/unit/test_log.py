@@ -59,7 +59,17 @@ def test_each_event_is_one_json_line_where_nobody_sits() -> None:
     }  # fmt: skip
 
 
-def test_a_terminal_gets_lines_for_people() -> None:
+def test_a_terminal_that_wants_no_colour_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    out = Terminal()
+    log.configure(stream=out)
+    structlog.get_logger("a").warning("suspended", volume="x")
+    assert "suspended" in out.getvalue()
+    assert "\x1b" not in out.getvalue()
+
+
+def test_a_terminal_gets_lines_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
     out = Terminal()
     log.configure(stream=out)
     structlog.get_logger("a").warning("suspended", volume="x")
