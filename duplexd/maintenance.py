@@ -224,8 +224,13 @@ class Maintenance:
         async with self.copying, self._syncing:
             saved, primaries, secondaries = await controller.step(self._snapshot)
             following = [pair for pair in controller.pairs.values() if pair.state == state.DUPLEX]
-            await controller.durable(saved["sequence"])
-            await self._sync_primaries(primaries)
+            try:
+                await controller.durable(saved["sequence"])
+                await self._sync_primaries(primaries)
+            except BaseException:
+                for pair in secondaries:
+                    pair.secondary_dirty = True  # a suspend that waits beside this has to sync them itself
+                raise
             failures = await controller.work(lambda: _lost(following) + _sync_all(secondaries))
             if failures:
                 await controller.step(lambda: self._secondaries_failed(failures))
@@ -250,8 +255,11 @@ class Maintenance:
         }  # fmt: skip
         primaries = [pair for pair in pairs if pair.primary_dirty]
         secondaries = [pair for pair in pairs if pair.secondary_dirty and pair.secondary is not None]
+        for pair in primaries:
+            pair.primary_dirty = False
+        for pair in secondaries:  # and no others: meanwhile a follower, in its thread, may have written to one that was clean
+            pair.secondary_dirty = False
         for pair in pairs:
-            pair.primary_dirty = pair.secondary_dirty = False
             pair.regions, pair.touched = pair.touched, set()
         return saved, primaries, secondaries
 

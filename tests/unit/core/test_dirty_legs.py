@@ -1,0 +1,58 @@
+"""What was written to a secondary counts as not durable until it was synced, whatever comes in between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from duplexd.errors import DuplexdError
+from duplexd.pair.pair import Pair
+from tests.unit.core.cores import new_disk, run, running
+
+TWO = {"data": "async", "wal": "async"}
+
+
+async def test_what_a_follower_writes_while_a_checkpoint_begins_is_synced_by_the_next_one() -> None:
+    """Followers write in threads: also between two instructions of the loop."""
+    async with running(TWO) as core:
+        await core.controller.maintenance.checkpoint()
+        leg, data = core.secondary("data"), core.pair("data")
+
+        class Meanwhile(Pair):
+            __slots__ = ()
+
+            @property
+            def secondary_dirty(self) -> bool:
+                data.secondary_dirty = True  # the other thread has its turn
+                return False
+
+            @secondary_dirty.setter
+            def secondary_dirty(self, _dirty: bool) -> None: ...
+
+        wal = core.pair("wal")
+        wal.__class__ = Meanwhile
+        await core.controller.maintenance.checkpoint()
+        wal.__class__ = Pair
+        await core.controller.maintenance.checkpoint()
+        assert leg.calls["sync"] > 0
+
+
+def test_a_consistent_suspend_is_durable_beside_a_checkpoint_that_fails() -> None:
+    async def suspended(turns: int) -> bool | None:
+        """Whether the secondary was synced; None if the suspend did not say that it was."""
+        async with running(disk=new_disk()) as core:
+            primary, secondary = core.faulty()
+            assert secondary is not None
+            assert await core.write("data", 0, b"something") == 0
+            primary.fail("sync")
+            task = asyncio.ensure_future(core.controller.maintenance.checkpoint())
+            await core.turns(turns)
+            said = False
+            with contextlib.suppress(DuplexdError):
+                said = (await core.controller.suspend(["data"]))["verdict"] == "consistent"
+            await asyncio.gather(task, return_exceptions=True)
+            return secondary.calls["sync"] > 0 if said else None
+
+    found = [run(suspended(turns)) for turns in range(40)]
+    assert True in found
+    assert False not in found
