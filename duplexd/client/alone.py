@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from duplexd.client import survey
 from duplexd.client.answers import need
 from duplexd.client.results import Suspended, merge_holds
-from duplexd.errors import UndecidedError, UnreachableError, WrongStateError
+from duplexd.errors import TimedOutError, UndecidedError, UnreachableError, WrongStateError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -46,7 +46,7 @@ async def suspend_alone(
 
 
 def _unknown(asked: asyncio.Future[Suspended]) -> bool:
-    return not asked.done() or isinstance(asked.exception(), UnreachableError)
+    return not asked.done() or isinstance(asked.exception(), UnreachableError | TimedOutError)
 
 
 async def _ask(

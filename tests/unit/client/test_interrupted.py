@@ -167,6 +167,17 @@ async def test_but_not_for_ever(tmp_path: Path, answer: str | None) -> None:
     assert "alpha: may be suspended all the same: `duplexctl status db`" in str(suspend.undecided)
 
 
+async def test_one_controller_that_falls_silent_is_told_as_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("duplexd.client.http.CLIENT_ANSWER_SECONDS_MAX", 0.3)
+    async with members(tmp_path, "alpha") as (client, (alpha,)):
+        slow(alpha, None)
+        suspend = Told(client)
+        await until(lambda: "suspend" in alpha.asked)
+        alpha.plant["healthz"] = SILENT
+        await suspend.cancel()
+    assert "alpha: may be suspended all the same: `duplexctl status db`" in str(suspend.undecided)
+
+
 async def test_one_controller_that_refuses_leaves_nothing_to_tell(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha") as (client, (alpha,)):
         gate = slow(alpha, (404, {"title": "not found", "status": 404, "detail": "no volume", "exit_code": 3}))
