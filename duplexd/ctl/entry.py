@@ -18,9 +18,11 @@ def wants_json(arguments: list[str]) -> bool:
 
 
 def _end(*_: object) -> None:
-    if wants_json(sys.argv[1:]):
-        os.write(1, _PROBLEM)
-    os._exit(EXIT_INTERRUPTED)  # an exception would be seen, or lost, by whatever is being imported
+    try:
+        if wants_json(sys.argv[1:]):
+            os.write(1, _PROBLEM)
+    finally:  # an exception, also one of that, would be seen, or lost, by whatever is being imported
+        os._exit(EXIT_INTERRUPTED)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -67,3 +68,24 @@ def test_an_interrupt_as_the_command_begins(as_json: bool, capfd: pytest.Capture
 
     assert cli.run(["status", *(["--json"] if as_json else [])], begin) == 130
     assert ("interrupted" in capfd.readouterr().out) is as_json
+
+
+@pytest.mark.parametrize("output", ["/dev/full", "pipe"])
+def test_an_interrupt_during_the_imports_ends_it_also_where_nothing_can_be_written(output: str) -> None:
+    script = INTERRUPTED_WHILE_IMPORTED.replace("MODULE", repr("click"))
+    reader, writer = os.pipe() if output == "pipe" else (-1, os.open(output, os.O_WRONLY))
+    if reader >= 0:
+        os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", script, "status", "--json"],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            check=False,
+            timeout=100,
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (130, "")
