@@ -200,7 +200,7 @@ def test_check_finds_a_key_that_everyone_can_read(make_files: Callable[..., Daem
     certificates.key.chmod(0o644)
     found = run_duplexd("check", "--config", str(files.config))
     assert found.returncode == 6
-    assert f"{files.config}: control.tls.key: '{certificates.key}' can be read by everyone" in found.stderr
+    assert f"{files.config}: control.tls.key: '{certificates.key}' holds the key and can be read by everyone" in found.stderr
 
 
 # ------------------------------------------------------------------------------------------------------------- the page

@@ -78,7 +78,7 @@ MISTAKES: dict[str, tuple[Callable[[Files], None], str]] = {
     "a key with a passphrase": (locked, r"key: '\S+/client\.key' wants a passphrase, and nobody is asked for it; .* openssl pkey -in "),
     "a key that everyone can read": (
         open_to_all,
-        r"key: '\S+/client\.key' holds the key and can be read by everyone .*\(mode 0644\); .*chmod 600",
+        r"key: '\S+/client\.key' holds the key and can be read by everyone .*\(mode 0644\); .*chmod o= ",
     ),
 }
 
@@ -119,5 +119,5 @@ def test_a_key_that_may_not_be_read_is_no_permission(tmp_path: Path, monkeypatch
         return read(path)
 
     monkeypatch.setattr(type(files.key), "read_bytes", refuse)
-    with pytest.raises(ForbiddenError, match=r"^controllers\.beta\.key: '\S+/client\.key' cannot be read by you"):
+    with pytest.raises(ForbiddenError, match=r"^controllers\.beta\.key: '\S+/client\.key' cannot be read by this user"):
         files.context()

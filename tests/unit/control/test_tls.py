@@ -45,8 +45,8 @@ MISTAKES: dict[str, tuple[Callable[[Certificates], object], str]] = {
     "no key": (lambda it: it.key.unlink(), "key: {dir}/server.key' cannot be read: No such file or directory"),
     "key is no PEM": (lambda it: it.key.write_text(""), "key: {dir}/server.key' does not hold a private key as PEM text"),
     "key of another": (other_key, "key: {dir}/server.key' is not the key of the certificate {dir}/server.pem'; give the two that belong"),
-    "key with a passphrase": (locked, "key: {dir}/server.key' wants a passphrase, and nobody is there to give it; write it without: openssl pkey"),
-    "key for everyone": (lambda it: it.key.chmod(0o644), "key: {dir}/server.key' can be read by everyone on this machine (mode 0644); make a new"),
+    "key with a passphrase": (locked, "key: {dir}/server.key' wants a passphrase, and nobody is asked for it; write it without: openssl pkey"),
+    "key for everyone": (lambda it: it.key.chmod(0o644), "key: {dir}/server.key' holds the key and can be read by everyone on this machine (mode 0644); make a new"),
     "no authority": (lambda it: it.client_ca.unlink(), "client_ca: {dir}/clients.pem' cannot be read: No such file or directory"),
     "authority is no PEM": (lambda it: it.client_ca.write_text("x"), "client_ca: {dir}/clients.pem' does not hold a certificate as PEM text"),
     "authority is garbled": (lambda it: garbled(it.client_ca), "client_ca: {dir}/clients.pem' cannot be used: "),
@@ -95,7 +95,7 @@ def test_a_file_that_may_not_be_read_is_a_matter_of_permission(tmp_path: Path, m
         return read(path)
 
     monkeypatch.setattr(type(certificates.key), "read_bytes", refuse)
-    line = f"control.tls.key: '{certificates.key}' cannot be read by the daemon's user; change its owner, group or mode"
+    line = f"control.tls.key: '{certificates.key}' cannot be read by this user; change its owner, group or mode"
     assert look(config(certificates)) == [Problem(line, forbidden=True)]
     with pytest.raises(ForbiddenError):
         tls.context(settings(certificates))
