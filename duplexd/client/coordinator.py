@@ -198,7 +198,7 @@ class Drive:
         try:
             state = await self._requests[send.request](self, send.member)
         except DuplexdError as error:
-            if self.round.open_requests.get(send.member) == send.request:
+            if self.round.open_requests.get(send.member) == send.request != protocol.RELEASE:  # who can't be asked to let go does by itself
                 self.error = self.error or error
             self._send(self.round.failed(send.member, send.request, str(error)))
         else:

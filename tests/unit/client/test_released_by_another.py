@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.errors import LeaseLostError
-from tests.unit.client.members import members
+from tests.unit.client.members import HANG_UP, members, problem
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +48,24 @@ async def test_a_block_that_waited_for_nothing_is_told_at_its_end(tmp_path: Path
             async with client.quiesce("db"):
                 beta.end("released")
         assert not alpha.held
+
+
+@pytest.mark.parametrize("trouble", [HANG_UP, problem(500, 1, "no")])
+async def test_it_is_told_also_if_another_member_does_not_answer_then(tmp_path: Path, trouble: object) -> None:
+    async with members(tmp_path, "alpha", "beta", hold_max=10.0) as (client, (alpha, beta)):
+
+        async def after_that() -> str | None:
+            await asyncio.sleep(0.2)
+            return None
+
+        async def work() -> None:
+            async with client.quiesce("db"):
+                alpha.plant["release"] = trouble
+                beta.plant["release"] = after_that
+                beta.end("released")
+
+        with pytest.raises(LeaseLostError, match="the hold of db was lost: beta: "):
+            await work()
 
 
 async def test_an_error_of_the_block_is_told_even_if_the_hold_was_lost_unnoticed(tmp_path: Path) -> None:
