@@ -254,11 +254,9 @@ class Maintenance:
             **controller.ledger.snapshot(writer.sequence),
         }  # fmt: skip
         primaries = [pair for pair in pairs if pair.primary_dirty]
-        secondaries = [pair for pair in pairs if pair.secondary_dirty and pair.secondary is not None]
+        secondaries = _take_dirty(pairs)
         for pair in primaries:
             pair.primary_dirty = False
-        for pair in secondaries:  # and no others: meanwhile a follower, in its thread, may have written to one that was clean
-            pair.secondary_dirty = False
         for pair in pairs:
             pair.regions, pair.touched = pair.touched, set()
         return saved, primaries, secondaries
@@ -281,9 +279,7 @@ class Maintenance:
 
     async def _sync_secondaries(self, pairs: list[Pair]) -> None:
         async with self._syncing:
-            dirty = [pair for pair in pairs if pair.secondary_dirty and pair.secondary is not None]
-            for pair in dirty:
-                pair.secondary_dirty = False
+            dirty = await self._controller.step(lambda: _take_dirty(pairs))
             usable = [pair for pair in pairs if pair.usable]
             failures = await self._controller.work(lambda: _lost(usable) + _sync_all(dirty))
         if failures:
@@ -328,6 +324,14 @@ def replay_floor(saved: dict[str, Any]) -> int:
 def _lost(pairs: list[Pair]) -> list[tuple[Pair, OSError]]:
     """Whose secondaries do not lie any more where they are looked for."""
     return [(pair, error) for pair in pairs if (error := lost_image(pair.secondary)) is not None]
+
+
+def _take_dirty(pairs: list[Pair]) -> list[Pair]:
+    """Those whose secondaries are to be synced, clean from now on. Within a step: a batch that is under way may write after the sync."""
+    dirty = [pair for pair in pairs if pair.secondary_dirty and pair.secondary is not None]
+    for pair in dirty:  # and no others: meanwhile a follower, in its thread, may have written to one that was clean
+        pair.secondary_dirty = False
+    return dirty
 
 
 def _sync_all(pairs: list[Pair], primary: bool = False) -> list[tuple[Pair, OSError]]:

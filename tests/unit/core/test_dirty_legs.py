@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import TYPE_CHECKING, Any
 
 from duplexd.errors import DuplexdError
 from duplexd.pair.pair import Pair
 from tests.unit.core.cores import new_disk, run, running
+
+if TYPE_CHECKING:
+    import pytest
 
 TWO = {"data": "async", "wal": "async"}
 
@@ -56,3 +60,30 @@ def test_a_consistent_suspend_is_durable_beside_a_checkpoint_that_fails() -> Non
     found = [run(suspended(turns)) for turns in range(40)]
     assert True in found
     assert False not in found
+
+
+async def test_a_sync_beside_a_batch_does_not_make_clean_what_that_writes_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A suspend of pairs that stand at a cut may meet a resync, and then clients that write again."""
+    async with running() as core:
+        pair, workers, later = core.pair(), core.controller.journal_workers, list[Any]()
+        monkeypatch.setattr(core.controller, "journal_workers", Slow(later))
+        change = core.send("data", 0, b"\x5a")
+        await core.until(lambda: bool(later))
+        sync = asyncio.ensure_future(core.controller.maintenance.sync_secondaries([pair]))
+        await core.turns()
+        leg = core.secondary()
+        monkeypatch.setattr(core.controller, "journal_workers", workers)
+        workers.submit(*later[0])
+        await core.answer(change)
+        await sync
+        assert pair.secondary_dirty or leg.calls["sync"] > 0
+
+
+class Slow:
+    """Workers that begin nothing."""
+
+    def __init__(self, later: list[Any]) -> None:
+        self._later = later
+
+    def submit(self, *work: Any) -> None:
+        self._later.append(work)
