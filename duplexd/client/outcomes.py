@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 async def ask(links: Mapping[str, Http], cut: str = "") -> tuple[dict[str, Cut], dict[str, DuplexdError]]:
-    """The cuts, or this one, by id; and the errors of controllers that do not answer."""
+    """The cuts, or this one, by id; and the errors of controllers that do not answer. One that may have any name goes by its own, as in the cuts."""
     answers, errors = await survey.gather({name: _ask_one(link, cut) for name, link in links.items()})
     found: dict[str, dict[str, Json]] = {}
     for name, cuts in answers.items():
         for each in cuts:
-            found.setdefault(each["id"], {})[name] = each
+            found.setdefault(each["id"], {})[each["controller"] if links[name].any_name else name] = each
     return {cut_id: _merge(cut_id, known, answers) for cut_id, known in found.items()}, errors
 
 

@@ -166,6 +166,17 @@ async def test_one_controller_by_its_socket(tmp_path: Path) -> None:
     await member.stop()
 
 
+@pytest.mark.parametrize("state", ["consistent", "void"])
+async def test_one_controller_by_its_socket_says_itself_what_became_of_a_groups_cut(tmp_path: Path, state: str) -> None:
+    async with members(tmp_path, "alpha", "beta") as (_, controllers):
+        left(controllers, state, state)
+        alpha = controllers[0]
+        alpha.plant["cuts"] = (200, {"cuts": [alpha._cut_status(CUT)]})
+        async with Client.local(alpha.path) as client:
+            (cut,) = (await client.cuts()).cuts
+        assert (cut.verdict, cut.states, list(cut.controllers)) == (state, {"alpha": state, "beta": None}, ["alpha"])
+
+
 async def test_resync_and_verify_name_volumes_by_their_controller(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, (alpha, beta)):
         row = {"name": "data", "state": "DUPLEX", "copied_bytes": 7}
