@@ -280,6 +280,8 @@ def check_resynced(result: Json) -> None:
 
 def check_verified(result: Json) -> None:
     """Raises DuplexdError if legs differ."""
+    if any(row.get("why") for row in result["volumes"]):
+        raise DuplexdError("an image is not where it is looked for: docs/operations.md, 'When something fails', says what mends that")
     if not result["equal"]:
         raise DuplexdError("the legs differ; suspend and resync does not mend this: docs/operations.md, 'Legs that differ', says what does")
 

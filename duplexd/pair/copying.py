@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 class Job:
     """One resync or copy. `floor` is the number after which it still needs the journal."""
 
-    __slots__ = ("began", "cap", "floor", "follower", "how", "id", "pairs", "task", "whole")
+    __slots__ = ("began", "cap", "floor", "follower", "how", "id", "pairs", "reasons", "task", "whole")
 
     def __init__(self, job_id: str, how: str, pairs: list[Pair], floor: int, began: float) -> None:
         self.id = job_id
         self.how = how
         self.pairs = pairs
+        self.reasons = {str(pair.id): pair.reason for pair in pairs}  # why they stood at their cuts
         self.floor = floor
         self.began = began
         self.follower: Follower | None = None

@@ -18,7 +18,7 @@ The same code runs when a marker is written and when it is read again after a re
     void      cut                                      the cut is not consistent, or is not to be made
     grade     cut, consistent, records, detail         what a canary found on the secondaries
     resync    job, how, volumes                        a resync began
-    abandon   job, volumes                             it ended without touching the secondaries
+    abandon   job, volumes, reasons {id: reason}       it ended without touching the secondaries: they stand as before
     commit    job, at, count, volumes                  the staging log, of `count` records, holds all up to record `at`
     settled   job, volumes                             it is applied, durably
     equal     volumes                                  DUPLEX
@@ -237,7 +237,7 @@ class Ledger:
 
     def _abandon(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
         for pair in self._of(marker["volumes"]):
-            self._move(pair, state.ABANDON, state.BY_COMMAND)
+            self._move(pair, state.ABANDON, marker.get("reasons", {}).get(str(pair.id), state.BY_COMMAND))
             pair.staging = ""
 
     def _commit(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:

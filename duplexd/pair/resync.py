@@ -337,7 +337,7 @@ class Jobs:
         if job.how == JOURNAL and isinstance(error, DamageError | LookupError):
             self._go_by_map(job, error)
         elif untouched:
-            controller.mark({"m": "abandon", "job": job.id, "volumes": [pair.id for pair in untouched]})
+            controller.mark({"m": "abandon", "job": job.id, "volumes": [pair.id for pair in untouched], "reasons": job.reasons})
             remove_staging(controller.disk, self.staging_directory, set(self.running) - {job.id})
         elif job.pairs:
             cause = error if isinstance(error, OSError) else OSError(str(error))

@@ -36,6 +36,7 @@ def test_an_image_that_was_replaced_is_noticed_and_mended(
     compared = run_duplexctl(files, "verify", "db")
     assert compared.returncode == 1
     assert f"wal: NOT EQUAL: {image}: " in compared.stdout
+    assert "'When something fails'" in compared.stderr
     suspended = run_duplexctl(files, "suspend", "db")
     assert suspended.returncode == 9, suspended
     assert "suspended data wal: void" in suspended.stdout

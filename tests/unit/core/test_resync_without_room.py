@@ -44,3 +44,20 @@ def test_the_secondary_still_stands_at_its_cut() -> None:
             assert core.equal()
 
     asyncio.run(resync())
+
+
+def test_a_pair_that_a_failure_suspended_is_still_told_as_such() -> None:
+    async def resync() -> None:
+        async with running(journal=JOURNAL) as core:
+            secondary, pair = core.secondary(), core.pair()
+            secondary.fail("write", errno.ENOSPC, times=1)
+            await core.write("data", 0, b"no room")
+            assert (pair.state, pair.reason, pair.usable) == (state.SUSPENDED, state.BY_ERROR, True)
+            for _ in range(8):
+                await core.write("data", 0, b"\x5a" * SIZE)
+            secondary.fail("reserve", errno.ENOSPC)
+            assert (await core.controller.resync(["data"]))["volumes"][0]["how"] == MAP
+            (told,) = (await core.controller.resync_wait(["data"]))["volumes"]
+            assert (told["state"], told["reason"]) == (state.SUSPENDED, state.BY_ERROR)
+
+    asyncio.run(resync())
