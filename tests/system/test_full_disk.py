@@ -152,6 +152,13 @@ async def refused(nbd: NbdConnection, number: int, place: int) -> bool:
     return False
 
 
+def fill_up(ballast: Path) -> None:
+    """Take what is left of a disk."""
+    with contextlib.suppress(OSError), ballast.open("ab", buffering=0) as file:
+        while file.write(bytes(BLOCK)):
+            pass
+
+
 async def test_under_the_journal(start: Callable[..., Daemon], small_disk: Callable[[str, int], SmallDisk]) -> None:
     """With three segments where four are allowed the ring comes round all the same; without a byte left writes are refused, reads go on."""
     disk = small_disk("state", 13 * MIB)
@@ -162,13 +169,12 @@ async def test_under_the_journal(start: Callable[..., Daemon], small_disk: Calla
         for number in range(1, 600):  # 37 MiB
             assert not await refused(nbd, number, number % 128), "three segments are enough to come round"
             newest[number % 128] = number
-        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
-            while file.write(bytes(BLOCK)):
-                pass
+        fill_up(ballast)
         number, refusals = 1000, 0
         while refusals < 3:  # no checkpoint can be written, so that no segment is free again
             number += 1
             assert number < 2000, "a full disk was not noticed"
+            fill_up(ballast)  # a checkpoint that was under way has given back the one before it
             if await refused(nbd, number, number % 128):
                 refusals += 1
             else:
