@@ -148,11 +148,18 @@ def suspend(
     if hold_max_s is not None:
         raise UsageError("--hold-max is for groups of several controllers; one controller needs no hold to cut")
     body = {"targets": list(targets), "tag": tag} | ({"lease": lease} if lease else {})
+
+    def stop(number: int) -> None:
+        settings.interrupts.act = None  # a second one is not to end it before this is told
+        settings.interrupts.came.append(number)
+        named = " ".join(targets)
+        raise StoppedError(number, f"{named} may be suspended all the same: `duplexctl status {named}`")
+
+    settings.interrupts.begin(stop, ignored=False)
     try:
         result = settings.client(None).call("POST", "/v1/suspend", body)
-    except KeyboardInterrupt:
-        named = " ".join(targets)
-        raise StoppedError(signal.SIGINT, f"{named} may be suspended all the same: `duplexctl status {named}`") from None
+    finally:
+        settings.interrupts.act = None  # from here on there is an answer, or an error, to write
     text = render.suspended_text(result)
     settings.answer(result, text, done=text)
     if result["verdict"] != "consistent":
@@ -339,12 +346,19 @@ def run(arguments: list[str] | None = None, begin: Callable[[], object] | None =
     `begin` is called where a KeyboardInterrupt is caught from then on.
     """
     settings = Settings()
-    code = _attempt(settings, sys.argv[1:] if arguments is None else arguments, begin)
-    if settings.unwritten is None:
+    try:
+        code = _attempt(settings, sys.argv[1:] if arguments is None else arguments, begin)
+        if settings.unwritten is not None:
+            if settings.done or not settings.unwritten.unread:
+                complain(f"{settings.unwritten}" + (f"; this is done: {settings.done}" if settings.done else ""))
+            code = code or settings.unwritten.exit_code
+        if settings.interrupts.came and not code:
+            stopped = StoppedError(settings.interrupts.came[0], "all was done before that")
+            complain(str(stopped))
+            code = stopped.exit_code
         return code
-    if settings.done or not settings.unwritten.unread:
-        complain(f"{settings.unwritten}" + (f"; this is done: {settings.done}" if settings.done else ""))
-    return code or settings.unwritten.exit_code
+    finally:
+        settings.interrupts.end()
 
 
 def main(begin: Callable[[], object] | None = None) -> None:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     Json = dict[str, Any]
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
 
 def quiesce(settings: Settings, targets: Sequence[str], hold_max_s: float | None, command: Sequence[str]) -> int:
     """Hold; the exit code. LeaseLostError if the hold was lost."""
@@ -35,10 +33,10 @@ def quiesce(settings: Settings, targets: Sequence[str], hold_max_s: float | None
     return run(settings, held)
 
 
-def _on_signals(act: Callable[[int], None]) -> None:
+def _on_signals(settings: Settings, act: Callable[[int], None]) -> None:
     """From now on; until then an interrupt gives up as that of any command does."""
-    for number in _SIGNALS:
-        asyncio.get_running_loop().add_signal_handler(number, act, number)
+    loop = asyncio.get_running_loop()
+    settings.interrupts.act = lambda number: loop.call_soon_threadsafe(act, number)
 
 
 async def _until_stopped(client: Client, settings: Settings, targets: Sequence[str], hold_max_s: float | None) -> int:
@@ -47,7 +45,7 @@ async def _until_stopped(client: Client, settings: Settings, targets: Sequence[s
     try:
         async with hold:
             held = True
-            _on_signals(lambda _number: stopped.set())
+            _on_signals(settings, lambda _number: stopped.set())
             line = {"event": "held", "lease": {"id": hold.cut, "cut": hold.cut, "hold_s": hold.remaining_s}}
             settings.show(line, f"lease {hold.cut}: {' '.join(targets)} held for {hold.remaining_s:.3g} s; ctrl-C releases")
             await stopped.wait()
@@ -80,7 +78,7 @@ async def _while_it_runs(
     hold = client.quiesce(*targets, hold_max=hold_max_s)
     try:
         async with hold:
-            _on_signals(pass_on)
+            _on_signals(settings, pass_on)
             child = await _start(command, hold.cut)
             status = await child.wait() if isinstance(child, asyncio.subprocess.Process) else child
     except LeaseLostError as lost:

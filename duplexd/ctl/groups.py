@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,42 +23,42 @@ if TYPE_CHECKING:
     Json = dict[str, Any]
 
 T = TypeVar("T")
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run(settings: Settings, work: Callable[[Client], Awaitable[T]], client: Callable[[], Client] | None = None) -> T:
-    """Do `work` with a client of the groups file, or with `client()`. An interrupt cancels it: no gate stays closed."""
-    make = client or partial(Client.open, settings.groups)
+    """Do `work` with a client of the groups file, or with `client()`. An interrupt cancels it: no gate stays closed.
+
+    One that comes later, when it is done, is remembered until the command has written its answer.
+    """
+    make, interrupts = client or partial(Client.open, settings.groups), settings.interrupts
 
     async def stopped_by_signals() -> T:
-        task = asyncio.current_task()
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
         assert task is not None
-        came: list[int] = []
 
         def stop(number: int) -> None:
-            came.append(number)
-            task.cancel()
+            interrupts.came.append(number)
+            loop.call_soon_threadsafe(task.cancel)
 
-        for number in _SIGNALS:
-            asyncio.get_running_loop().add_signal_handler(number, stop, number)
+        interrupts.act = stop
         try:
+            if interrupts.came:
+                raise asyncio.CancelledError
             async with asyncio.timeout(settings.timeout_s), make() as made:
                 return await work(made)
         except asyncio.CancelledError:
-            if not came:
+            if not interrupts.came:
                 raise
-            raise StoppedError(came[0]) from None
+            raise StoppedError(interrupts.came[0]) from None
         except TimeoutError:
             raise TimedOutError(
                 f"not done within {settings.timeout_s:g} s; no write waits any more; `duplexctl status` shows what was done, or allow more with --timeout"
             ) from None
+        finally:
+            interrupts.act = None
 
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-    try:
-        return uvloop.run(stopped_by_signals())
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)  # the loop leaves its own there
+    interrupts.begin()
+    return uvloop.run(stopped_by_signals())
 
 
 def status(settings: Settings, targets: tuple[str, ...], interval_s: float | None, whole: bool) -> None:
@@ -70,7 +69,15 @@ def status(settings: Settings, targets: tuple[str, ...], interval_s: float | Non
 
     if interval_s is not None:
         settings.wrote = True  # it ends with an interrupt, which is no problem
-        watch_status(ask, interval_s, settings.json, whole, render_groups.GroupsView)
+
+        def ask_again() -> Json:
+            found = ask()
+            settings.interrupts.end()  # until it asks again they end it at once
+            if settings.interrupts.came:
+                raise StoppedError(settings.interrupts.came[0])
+            return found
+
+        watch_status(ask_again, interval_s, settings.json, whole, render_groups.GroupsView)
         return
     found = ask()
     with settings.answering():

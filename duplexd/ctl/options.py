@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from duplexd.ctl.client import Client
+from duplexd.ctl.interrupts import Interrupts
 from duplexd.ctl.output import OutputError, put
 from duplexd.errors import ConfigurationError, DuplexdError, NotFoundError, UnreachableError, UsageError
 from duplexd.limits import SOCKET_PATH_BYTES_MAX
@@ -102,6 +103,7 @@ class Settings:
         self.unwritten: OutputError | None = None  # why the answer is not there, though the command went on
         self.done = ""  # what the command has changed, if its answer is not there to tell it
         self.not_in_groups: tuple[str, ...] = ()  # targets that the groups file does not have
+        self.interrupts = Interrupts()  # what begins them leaves their end to `run`, after the last word
 
     def client(self, default_timeout_s: float | None = SHORT_TIMEOUT_S) -> Client:
         return Client(self.socket, self.timeout_s or default_timeout_s)

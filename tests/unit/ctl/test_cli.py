@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from duplexd.control.models.cuts import Suspended
 from duplexd.control.models.lines import Event, ResyncDone, ResyncStarted, Verified
 from duplexd.control.models.status import Status
 from duplexd.ctl.cli import cli, run
+from duplexd.ctl.render import suspended_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,16 +100,46 @@ def test_a_resync_that_fails_is_exit_code_1_and_named(ctl: Ctl, plane: ControlPl
     assert "wal" in err
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("more", [[], ["--json"]])
-def test_an_interrupted_suspend_says_that_it_may_be_done(ctl: Ctl, monkeypatch: pytest.MonkeyPatch, more: list[str]) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("duplexd.ctl.client.Client.call", interrupt)
+def test_an_interrupted_suspend_says_that_it_may_be_done(
+    ctl: Ctl, monkeypatch: pytest.MonkeyPatch, more: list[str], number: signal.Signals
+) -> None:
+    monkeypatch.setattr("duplexd.ctl.client.Client.call", lambda *_: signal.raise_signal(number))
+    before = signal.getsignal(number)
     code, out, err = ctl("suspend", "data", "wal", *more)
-    text = "interrupted by SIGINT; data wal may be suspended all the same: `duplexctl status data wal`"
-    assert (code, err) == (130, f"duplexctl: {text}\n")
+    text = f"interrupted by {number.name}; data wal may be suspended all the same: `duplexctl status data wal`"
+    assert (code, err) == (128 + number, f"duplexctl: {text}\n")
     assert (json.loads(out)["detail"] if more else out) == (text if more else "")
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_an_interrupt_once_a_suspend_is_done_does_not_lose_the_answer(
+    ctl: Ctl, monkeypatch: pytest.MonkeyPatch, more: list[str], number: signal.Signals
+) -> None:
+    def text(found: dict[str, Any]) -> str:
+        signal.raise_signal(number)
+        return suspended_text(found)
+
+    monkeypatch.setattr("duplexd.ctl.render.suspended_text", text)
+    code, out, err = ctl("suspend", "db", *more)
+    assert (code, err) == (128 + number, f"duplexctl: interrupted by {number.name}; all was done before that\n")
+    assert json.loads(out)["verdict"] == "consistent" if more else out.startswith("suspended data wal: consistent")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_as_an_error_of_a_suspend_is_told_does_not_lose_it(
+    ctl: Ctl, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    def explained(_: object, error: errors.DuplexdError) -> errors.DuplexdError:
+        signal.raise_signal(number)
+        return error
+
+    monkeypatch.setattr("duplexd.ctl.options.Settings.explained", explained)
+    code, _, err = ctl("suspend", "none")
+    assert (code, "'none'" in err) == (3, True)
 
 
 def test_an_empty_lease_is_2_and_nothing_is_suspended(ctl: Ctl, plane: ControlPlane) -> None:

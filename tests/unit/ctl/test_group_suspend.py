@@ -6,18 +6,21 @@ import asyncio
 import json
 import os
 import signal
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import uvloop
 
 from duplexd.client import Client, Suspended
 from duplexd.client import certificate as certificates
+from duplexd.ctl import groups
 from duplexd.ctl.cli import run
 from duplexd.errors import DuplexdError, UndecidedError
 from duplexd.proof import document
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from pathlib import Path
 
 MEMBER: dict[str, Any] = {
@@ -116,6 +119,39 @@ def test_interrupted_once_the_cut_is_made_it_is_told_and_certified(
         assert said.out.startswith(f"suspended db: {found.verdict}, cut 0123456789abcdef")
     assert said.err.startswith(f"duplexctl: interrupted by {signal.Signals(number).name}; cut 0123456789abcdef was made {text}")
     assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("more", [[], ["--json"]])
+@pytest.mark.parametrize(("found", "code"), [(CONSISTENT, 0), (VOID, 9), (UndecidedError("cut c1 was made, but ..."), 7)])
+def test_interrupted_between_the_end_of_the_loop_and_the_answer(
+    ctl: Ctl,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+    more: list[str],
+    found: Suspended | UndecidedError,
+    code: int,
+) -> None:
+    def stopped_as_it_ends(work: Coroutine[object, object, object]) -> object:
+        try:
+            return uvloop.run(work)
+        finally:
+            signal.raise_signal(number)
+
+    before = signal.getsignal(number)
+    monkeypatch.setattr(groups, "uvloop", SimpleNamespace(run=stopped_as_it_ends))
+    assert ctl(found, *more) == (code or 128 + number)
+    said = capsys.readouterr()
+    answer = json.loads(said.out) if more else {"verdict": said.out, "detail": said.err}
+    if isinstance(found, UndecidedError):
+        assert "cut c1 was made, but ..." in answer["detail"]
+    else:
+        assert found.verdict in answer["verdict"]
+        assert ctl.holds(found.verdict)
+    if not code:
+        assert said.err == f"duplexctl: interrupted by {number.name}; all was done before that\n"
+    assert signal.getsignal(number) == before
 
 
 def test_out_of_time_once_the_cut_is_made_it_is_told_and_certified(ctl: Ctl, capsys: pytest.CaptureFixture[str]) -> None:
