@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 import tempfile
 from contextlib import suppress
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 FILE_MODE = 0o640
+_DESCRIPTORS = re.compile(r"/proc/\d+(/task/\d+)?/fd")
+_LINKS_MAX = 40  # as the kernel follows
 
 
 def make(result: Suspended) -> Json:
@@ -89,7 +92,12 @@ def write(path: str | Path, certificate: Json) -> None:
 
 
 def _place(path: str | Path) -> Path:
-    """The file that `path` names, or a symbolic link there. Raises OSError for what is there and is no file: a device or a pipe would be gone."""
+    """The file that `path` names, or a symbolic link there. Raises OSError for what is there and is no file: a device or a pipe would be gone.
+
+    And for what this process has open: whoever redirected its output does not mean that file to be replaced.
+    """
+    if _leads_through_descriptors(path):
+        raise OSError(errno.EINVAL, "It is what a descriptor has open, not the name of a file")
     with suppress(FileNotFoundError):
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
@@ -97,6 +105,20 @@ def _place(path: str | Path) -> Path:
         if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, "Not a regular file")
     return Path(os.path.realpath(path))
+
+
+def _leads_through_descriptors(path: str | Path) -> bool:
+    """As /dev/stdout, /dev/fd/1 and symbolic links to them do. A file in a directory that is open does not."""
+    for _ in range(_LINKS_MAX):
+        directory, name = os.path.split(path)
+        directory = os.path.realpath(directory)
+        if _DESCRIPTORS.fullmatch(directory):
+            return True
+        path = os.path.join(directory, name)
+        if not os.path.islink(path):
+            return False
+        path = os.path.join(directory, os.readlink(path))
+    return False  # nobody can open that
 
 
 def _sync_directory(directory: Path) -> None:

@@ -129,6 +129,32 @@ def test_a_link_to_a_device_is_refused_and_stays(tmp_path: Path) -> None:
             os.close(descriptor)
 
 
+@pytest.mark.parametrize("through", ["/dev/fd/{}", "/proc/self/fd/{}", "/proc/thread-self/fd/{}", "/dev/../dev/fd/{}"])
+@pytest.mark.parametrize("link", [False, True])
+def test_a_file_that_is_open_already_is_refused_and_stays(tmp_path: Path, through: str, link: bool) -> None:
+    (tmp_path / "out").write_text("what was written before")
+    with (tmp_path / "out").open("a") as out:
+        path = through.format(out.fileno())
+        if link:
+            (tmp_path / "link").symlink_to(path)
+            path = str(tmp_path / "link")
+        with pytest.raises(UsageError, match="a descriptor has open"):
+            certificate.check_place(path)
+        with pytest.raises(DuplexdError, match="could not be written"):
+            certificate.write(path, certificate.make(RESULT))
+    assert (tmp_path / "out").read_text() == "what was written before"
+
+
+def test_standard_output_is_refused_and_a_file_in_a_directory_that_is_open_is_not(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a descriptor has open"):
+        certificate.check_place("/dev/stdout")
+    directory = os.open(tmp_path, os.O_RDONLY)
+    try:
+        certificate.check_place(f"/dev/fd/{directory}/cut.json")
+    finally:
+        os.close(directory)
+
+
 @pytest.mark.parametrize("exists", [False, True])
 def test_a_symbolic_link_leads_to_the_file_that_is_written(tmp_path: Path, exists: bool) -> None:
     (tmp_path / "elsewhere").mkdir()
