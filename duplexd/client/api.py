@@ -69,6 +69,11 @@ class Client:
             link.close()
         self._links.clear()
 
+    @property
+    def silent(self) -> list[str]:
+        """Controllers that did not answer when they were last asked, by their names."""
+        return [name for name, link in self._links.items() if link.silent]
+
     # -------------------------------------------------------------------------------------------------------------- cutting
 
     async def suspend(

@@ -142,6 +142,7 @@ class Http:
         self.name = name
         self.any_name = any_name
         self.place = str(entry.socket or entry.url)
+        self.silent = False  # whether the last request that came to its end, or was given up, got no answer
         self._entry = entry
         self._tls: ssl.SSLContext | None = None
         self._idle: list[Connection] = []
@@ -215,10 +216,13 @@ class Http:
     @asynccontextmanager
     async def _asked(self, method: str, path: str, body: Json | None, timeout_s: float | None) -> AsyncIterator[Connection]:
         connection: Connection | None = None
+        answered = False
         try:
             async with asyncio.timeout(timeout_s):
                 connection = self._take() or await self._connect()
                 status = await connection.send(method, path, body)
+                answered = True
+                self.silent = False
                 if status >= 300:
                     raise await self._refused(connection, status)
                 yield connection
@@ -229,6 +233,7 @@ class Http:
                 raise TimedOutError(f"{self.name}: no answer within {timeout_s:g} s at {self.place}{_doubt(method)}") from None
             raise UnreachableError(f"{self.name}: broke off at {self.place}: {str(error) or type(error).__name__}; see its log") from None
         finally:
+            self.silent = self.silent or not answered
             self._give_back(connection)
 
     def _take(self) -> Connection | None:

@@ -40,19 +40,23 @@ def run(settings: Settings, work: Callable[[Client], Awaitable[T]], client: Call
             interrupts.came.append(number)
             loop.call_soon_threadsafe(task.cancel)
 
-        interrupts.act = stop
+        interrupts.act, silent = stop, ""
         try:
             if interrupts.came:
                 raise asyncio.CancelledError
             async with asyncio.timeout(settings.timeout_s), make() as made:
-                return await work(made)
+                try:
+                    return await work(made)
+                finally:
+                    silent = ", ".join(made.silent)
         except asyncio.CancelledError:
             if not interrupts.came:
                 raise
             raise StoppedError(interrupts.came[0]) from None
         except TimeoutError:
+            who = f", no answer from {silent}" if silent else ""
             raise TimedOutError(
-                f"not done within {settings.timeout_s:g} s; no write waits any more; `duplexctl status` shows what was done, or allow more with --timeout"
+                f"not done within {settings.timeout_s:g} s{who}; no write waits any more; `duplexctl status` shows what was done, or allow more with --timeout"
             ) from None
         finally:
             interrupts.act = None

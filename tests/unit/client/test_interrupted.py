@@ -198,3 +198,16 @@ async def test_who_asked_for_nothing_does_not_wait(tmp_path: Path) -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert asyncio.get_running_loop().time() - began < 1.0
+
+
+@pytest.mark.parametrize("what", ["status", "quiesce", "cut"])
+async def test_out_of_time_it_is_known_who_has_not_answered(tmp_path: Path, what: str) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, (_, beta)):
+        beta.plant[what] = beta.plant["healthz"] = beta.plant["release"] = beta.plant["abort"] = SILENT
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await client.suspend("db")
+        assert client.silent == ["beta"]
+        beta.plant.clear()
+        await client.status()
+        assert client.silent == []

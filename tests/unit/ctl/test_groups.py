@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import socket
@@ -375,3 +376,16 @@ def test_a_status_without_some_controllers_shows_the_others_and_says_why(
     else:
         assert said.out.startswith("controller fake")
         assert said.out.count(": because") == len(codes)
+
+
+def test_out_of_time_it_says_who_has_not_answered(
+    groups: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def suspend(client: Client, *_: str, **__: object) -> None:
+        monkeypatch.setattr(type(client), "silent", ["alpha", "beta"])
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr(Client, "suspend", suspend)
+    assert run(["--groups", str(groups), "--timeout", "0.01", "suspend", "db"]) == 8
+    said = "duplexctl: not done within 0.01 s, no answer from alpha, beta; no write waits any more; "
+    assert capsys.readouterr().err.startswith(said)
