@@ -6,6 +6,7 @@ import os
 import sys
 
 _NAMES = ("stdin", "stdout", "stderr")
+opened: set[int] = set()  # those that were closed when the program began: nobody reads what goes there
 
 
 def open_standard() -> None:
@@ -19,6 +20,7 @@ def open_standard() -> None:
             got = os.open(os.devnull, mode)  # the lowest number that is free: this one
             assert got == number, got
             os.set_inheritable(number, True)
+            opened.add(number)
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 

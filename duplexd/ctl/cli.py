@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 import click
 
 import duplexd
+from duplexd import descriptors
 from duplexd.ctl import render
 from duplexd.ctl.entry import wants_json
 from duplexd.ctl.options import SHORT_TIMEOUT_S, Name, Seconds, Settings, StoppedError, WithCommand, common, targets
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     Json = dict[str, Any]
 
 HTTP_INTERRUPTED = 499  # what no server says: the client went away
+_STDOUT = 1
 _HOLD = Seconds(maximum=HOLD_SECONDS_MAX)
 
 
@@ -99,6 +101,8 @@ def quiesce(context: click.Context, targets: tuple[str, ...], hold_s: float | No
     """
     settings = context.ensure_object(Settings)
     command: list[str] = context.meta.get(WithCommand.KEY, [])
+    if not command and _STDOUT in descriptors.opened:
+        raise DuplexdError("nothing was held: the lease could not be told, for stdout is closed; open it, or name a command after --")
     if settings.of_groups(targets):
         from duplexd.ctl import group_hold
 

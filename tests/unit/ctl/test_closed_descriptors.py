@@ -55,3 +55,10 @@ def test_a_command_runs_under_a_hold_and_has_all_three(plane: ControlPlane, clos
 def test_an_error_has_its_exit_code(plane: ControlPlane, closed: str) -> None:
     done = run_without(closed, "--socket", str(plane.path), "suspend", "none")
     assert (done.returncode, "none" in done.stderr) == (3, "2" not in closed)
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+def test_what_is_held_until_an_interrupt_is_not_held_where_the_lease_can_not_be_told(plane: ControlPlane, closed: str) -> None:
+    plane.controller.hold_scale = 0.001  # else it ends soon
+    done = run_without(closed, "--socket", str(plane.path), "quiesce", "db", "--hold", "10")
+    assert (done.returncode, "nothing was held" in done.stderr) == ((1, "2" not in closed) if "1" in closed else (9, False))
