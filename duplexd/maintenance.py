@@ -222,18 +222,8 @@ class Maintenance:
     async def _checkpoint(self) -> None:
         controller = self._controller
         async with self.copying, self._syncing:
-            saved, primaries, secondaries = await controller.step(self._snapshot)
-            following = [pair for pair in controller.pairs.values() if pair.state == state.DUPLEX]
-            try:
-                await controller.durable(saved["sequence"])
-                await self._sync_primaries(primaries)
-            except BaseException:
-                for pair in secondaries:
-                    pair.secondary_dirty = True  # a suspend that waits beside this has to sync them itself
-                raise
-            failures = await controller.work(lambda: _lost(following) + _sync_all(secondaries))
-            if failures:
-                await controller.step(lambda: self._secondaries_failed(failures))
+            saved = await self._legs_durable() or await self._legs_durable()  # without those that failed the first time
+            if saved is None:
                 return
             path = f"{controller.config.controller.state_dir}/checkpoint"
             await controller.work(lambda: controller.disk.replace_file(path, checkpoint.pack(controller.ledger.pack_snapshot(saved))))
@@ -242,6 +232,23 @@ class Maintenance:
         self._checkpoint_position = saved["index"] * controller.ring.segment_size + saved["offset"]
         self._checkpoint_time = controller.clock.monotonic()
         self.checkpoints += 1
+
+    async def _legs_durable(self) -> dict[str, Any] | None:
+        """Sync all that a checkpoint stands for; returns what it says. None if secondaries failed: they were suspended, so it would say otherwise."""
+        controller = self._controller
+        saved, primaries, secondaries = await controller.step(self._snapshot)
+        following = [pair for pair in controller.pairs.values() if pair.state == state.DUPLEX]
+        try:
+            await controller.durable(saved["sequence"])
+            await self._sync_primaries(primaries)
+        except BaseException:
+            for pair in secondaries:
+                pair.secondary_dirty = True  # a suspend that waits beside this has to sync them itself
+            raise
+        failures = await controller.work(lambda: _lost(following) + _sync_all(secondaries))
+        if failures:
+            await controller.step(lambda: self._secondaries_failed(failures))
+        return None if failures else saved
 
     def _snapshot(self) -> tuple[dict[str, Any], list[Pair], list[Pair]]:
         controller = self._controller

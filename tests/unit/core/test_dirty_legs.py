@@ -87,3 +87,18 @@ class Slow:
 
     def submit(self, *work: Any) -> None:
         self._later.append(work)
+
+
+async def test_a_checkpoint_that_finds_a_failed_secondary_is_taken_without_it() -> None:
+    """Whoever needs it for room in the journal would go without, and changes be refused."""
+    async with running({"data": "sync", "wal": "sync"}) as core:
+        maintenance, pair = core.controller.maintenance, core.pair()
+        secondary = core.secondary()
+        await core.write("data", 0, b"something")
+        await core.write("wal", 0, b"something")
+        before, floor = maintenance.checkpoints, maintenance.replay_floor
+        secondary.fail("sync")
+        await maintenance.checkpoint()
+        assert (pair.state, pair.usable) == ("SUSPENDED", False)
+        assert maintenance.checkpoints == before + 1
+        assert maintenance.replay_floor > floor
