@@ -1,5 +1,5 @@
 """`python -m duplexd` is `duplexd`."""
 
-from duplexd.daemon import main
+from duplexd.daemon.program import main
 
 main()

@@ -13,9 +13,9 @@ from duplexd.errors import TimedOutError, UndecidedError, UnreachableError, Wron
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from duplexd.client.groups import Group
     from duplexd.client.hold import OnCut
     from duplexd.client.http import Http
+    from duplexd.config.groups_file import Group
 
     Json = dict[str, Any]
 

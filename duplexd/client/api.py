@@ -8,20 +8,20 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
-from duplexd.client import groups as group_file
 from duplexd.client import outcomes, survey
 from duplexd.client.alone import suspend_alone
 from duplexd.client.answers import need
 from duplexd.client.coordinator import SETTLE_PAUSE_S, Drive
-from duplexd.client.groups import ControllerEntry, Group, Groups
 from duplexd.client.hold import Hold, check_tag, close, suspended
 from duplexd.client.http import Http
 from duplexd.client.results import Cut, Cuts, Released, Resynced, Settled, Status, Suspended, Verified
 from duplexd.client.standing import group_state
-from duplexd.config_rules import check_hold_max
+from duplexd.config import groups_file as group_file
+from duplexd.config.groups_file import ControllerEntry, Group, Groups
+from duplexd.config.rules import check_hold_max
+from duplexd.core.votes import CUT, NONE, VOID
 from duplexd.errors import DuplexdError, NotFoundError, TimedOutError, UndecidedError, UnreachableError, UsageError
 from duplexd.limits import CLIENT_ANSWER_SECONDS_MAX, SETTLE_SECONDS
-from duplexd.pair.votes import CUT, NONE, VOID
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,8 +21,8 @@ from duplexd.limits import CLIENT_ANSWER_SECONDS_MAX, HOLD_SECONDS_MAX, NAME_CHA
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
-    from duplexd.client.groups import Group
     from duplexd.client.http import Http
+    from duplexd.config.groups_file import Group
 
     Json = dict[str, Any]
 

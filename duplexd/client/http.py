@@ -24,7 +24,7 @@ from duplexd.limits import CLIENT_ANSWER_SECONDS_MAX, CLIENT_BODY_BYTES_MAX, CLI
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 
-    from duplexd.client.groups import ControllerEntry
+    from duplexd.config.groups_file import ControllerEntry
 
     Json = dict[str, Any]
 

@@ -9,7 +9,7 @@
     DONE
 
 What goes wrong before the first CUT leads to RELEASING: nothing was cut. What goes wrong after it, be it that an answer did not come, leads to
-RESOLVING: there the members' votes decide (`pair/votes.py`), never this coordinator's memory, so another one may do the same at the same time,
+RESOLVING: there the members' votes decide (`core/votes.py`), never this coordinator's memory, so another one may do the same at the same time,
 and a later one finishes what this one began.
 """
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.pair.votes import CONSISTENT, CUT, NONE, READY, VOID
+from duplexd.core.votes import CONSISTENT, CUT, NONE, READY, VOID
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from duplexd.pair.waits import together, unpack
+from duplexd.core.waits import together, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

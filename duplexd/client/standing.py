@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from duplexd.client.results import GroupState
-from duplexd.pair.votes import CONSISTENT, VOID
+from duplexd.core.votes import CONSISTENT, VOID
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from duplexd.client.groups import Group
+    from duplexd.config.groups_file import Group
 
     Json = dict[str, Any]
 

@@ -25,8 +25,8 @@ from duplexd.limits import CLIENT_ANSWER_SECONDS_MAX, GROUP_PROTOCOL
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from duplexd.client.groups import Group
     from duplexd.client.http import Http
+    from duplexd.config.groups_file import Group
 
     Json = dict[str, Any]
 

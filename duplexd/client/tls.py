@@ -6,10 +6,10 @@ import ssl
 from typing import TYPE_CHECKING
 
 from duplexd.errors import ConfigurationError
-from duplexd.tls_files import CERTIFICATE, PRIVATE_KEY, load_own, pem, reason, refuse_open_key
+from duplexd.net.tls_files import CERTIFICATE, PRIVATE_KEY, load_own, pem, reason, refuse_open_key
 
 if TYPE_CHECKING:
-    from duplexd.client.groups import ControllerEntry
+    from duplexd.config.groups_file import ControllerEntry
 
 
 def context(name: str, entry: ControllerEntry) -> ssl.SSLContext:

@@ -11,7 +11,7 @@ Segment header
     32      8     index    place of the segment in the journal; never reused
     40      8     size     of the file, bytes
 
-Version 1 is read, too: it knew no cuts of several controllers (markers, see `pair/ledger.py`).
+Version 1 is read, too: it knew no cuts of several controllers (markers, see `core/ledger.py`).
 
 Record header, followed by `payload_length` bytes
     offset  size  field

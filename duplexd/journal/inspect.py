@@ -14,7 +14,7 @@ from duplexd.journal.segment import Ring
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from duplexd.io.disk import Disk
+    from duplexd.runtime.disk import Disk
 
 WHY = {
     END: "",

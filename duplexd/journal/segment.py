@@ -16,7 +16,7 @@ from duplexd.journal.format import (
 )
 
 if TYPE_CHECKING:
-    from duplexd.io.disk import Disk, File
+    from duplexd.runtime.disk import Disk, File
 
 
 _CHUNK_BYTES = 1 << 20

@@ -5,20 +5,11 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from duplexd.journal.format import (
-    MARKER,
-    RECORD_HEADER_BYTES,
-    SEAL,
-    SEGMENT_HEADER_BYTES,
-    crc32c,
-    journal_number,
-    pack_marker,
-    pack_record,
-)
+from duplexd.journal.format import MARKER, RECORD_HEADER_BYTES, SEAL, SEGMENT_HEADER_BYTES, crc32c, journal_number, pack_marker, pack_record
 
 if TYPE_CHECKING:
-    from duplexd.io.disk import File
     from duplexd.journal.segment import Ring, Segment
+    from duplexd.runtime.disk import File
 
 Buffer = bytes | bytearray | memoryview
 

@@ -14,8 +14,8 @@ from asyncio.subprocess import PIPE
 from typing import TYPE_CHECKING, Any
 
 from duplexd.client import Client
-from duplexd.client.groups import load
 from duplexd.client.http import Http
+from duplexd.config.groups_file import load
 from tests.support.daemon import ROOT, environment
 
 if TYPE_CHECKING:

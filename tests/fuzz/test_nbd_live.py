@@ -51,7 +51,7 @@ def converse(path: str, data: bytes) -> None:
 
 def test_noise_does_no_harm(tmp_path: Path) -> None:
     path = f"{tmp_path}/nbd.sock"
-    command = [sys.executable, "-m", "tests.unit.server.memory_backend", f"unix:{path}", f"data={64 << 20}"]
+    command = [sys.executable, "-m", "tests.unit.nbd_server.memory_backend", f"unix:{path}", f"data={64 << 20}"]
     with (
         (tmp_path / "log").open("wb") as log,
         subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, env=environment()) as server,

@@ -12,14 +12,14 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+from duplexd.core.change_map import ChangeMap
+from duplexd.core.ledger import Ledger, pack_map
+from duplexd.core.pair import Pair
 from duplexd.journal import checkpoint
 from duplexd.journal.format import FLAG_ALLOCATE, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES, TRIM, VERSION, WRITE, ZERO
 from duplexd.journal.segment import Ring
 from duplexd.journal.writer import Writer
-from duplexd.legs.bitmap import ChangeMap
-from duplexd.pair.ledger import Ledger, pack_map
-from duplexd.pair.pair import Pair
-from duplexd.pair.staging import StagingSink
+from duplexd.replication.staging import StagingSink
 from tests.golden.read import read
 from tests.sim.disk import SimDisk
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from duplexd.core.ledger import Ledger
 from duplexd.journal import checkpoint
 from duplexd.journal.format import KIND_NAMES, MARKER, TRIM, WRITE, ZERO, Record, unpack_marker
 from duplexd.journal.inspect import inspect
 from duplexd.journal.recover import Position, Walk
 from duplexd.journal.segment import Ring
-from duplexd.pair.ledger import Ledger
-from duplexd.pair.staging import apply_staging
-from tests.unit.pair.ledgers import known
+from duplexd.replication.staging import apply_staging
+from tests.unit.core.ledgers import known
 
 if TYPE_CHECKING:
-    from duplexd.io.disk import Disk
-    from duplexd.pair.pair import Pair
+    from duplexd.core.pair import Pair
+    from duplexd.runtime.disk import Disk
 
 
 class _Collected:

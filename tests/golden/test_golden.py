@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from duplexd.core.ledger import Ledger
 from duplexd.journal import checkpoint
 from duplexd.journal.format import VERSION
-from duplexd.pair.ledger import Ledger
 from tests.golden.make import STATE, files, unpack, write
 from tests.golden.read import read
 

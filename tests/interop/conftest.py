@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from duplexd.nbd.uri import NbdUri
-from duplexd.server.addresses import TcpAddress, parse_address
+from duplexd.net.addresses import TcpAddress, parse_address
 from tests.support.daemon import ROOT, environment, free_port
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def nbd_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NbdSe
 def serve_memory(tmp_path: Path) -> Callable[[], Iterator[Served]]:
     def serve() -> Iterator[Served]:
         arguments = [f"unix:{tmp_path}/nbd.sock", "tcp:127.0.0.1:0", *(f"{name}={size}" for name, size in VOLUMES.items())]
-        command = [sys.executable, "-m", "tests.unit.server.memory_backend", *arguments]
+        command = [sys.executable, "-m", "tests.unit.nbd_server.memory_backend", *arguments]
         with (
             (tmp_path / "server.log").open("wb") as log,
             subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment(), cwd=ROOT) as process,

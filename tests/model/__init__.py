@@ -1,6 +1,6 @@
 """The protocol of a cut over several controllers, in every order in which it can go.
 
-The model is the real code: `duplexd/pair/member.py` with `gate.py` and `votes.py`, and `duplexd/client/protocol.py`. Each is made from a value, told
+The model is the real code: `duplexd/core/member.py` with `gate.py` and `votes.py`, and `duplexd/client/protocol.py`. Each is made from a value, told
 one thing, and read back as a value; what stands between them here (messages, the application, what dies) is all that is modelled.
 
     explorer.py       breadth first, and the shortest way to a state that must not be

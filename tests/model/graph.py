@@ -9,14 +9,14 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.pair import votes
+from duplexd.core import votes
 from tests.model.explorer import ViolationError, explore
 from tests.model.local import NAMES, OTHER, OURS, REQUESTS, Local, Running, World, by_itself, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from duplexd.pair.member import Member
+    from duplexd.core.member import Member
 
 _SEEN = {*NAMES, "drained", "stood", "clock stepped"}  # inputs that others have a part in; all else is a member's own affair
 _ANSWERS_ARE_VOTES = {"abort", "agree", "refuse", "stood"}

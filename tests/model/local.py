@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from duplexd.core import gate, votes
+from duplexd.core.gate import Lease
+from duplexd.core.pair import Pair
 from duplexd.errors import DuplexdError
-from duplexd.pair import gate, votes
-from duplexd.pair.gate import Lease
-from duplexd.pair.pair import Pair
 from tests.model.explorer import ViolationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from duplexd.pair.member import Member
+    from duplexd.core.member import Member
 
 OURS, OTHER = "a", "b"  # the cut that is looked at; one that others want of the same pairs
 AGAIN = "+"  # the lease that a copy of the same CLOSE was given

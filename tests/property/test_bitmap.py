@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from duplexd.legs.bitmap import CHUNK_BITS, ChangeMap
+from duplexd.core.change_map import CHUNK_BITS, ChangeMap
 
 GRAIN = 8
 SIZE = GRAIN * (2 * CHUNK_BITS + 100) + 3

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from duplexd.pair import state
-from duplexd.pair.ledger import UNCOMMITTED, Ledger
-from duplexd.volume import WRITE
-from tests.unit.pair.ledgers import GRAIN, SIZE, everything, packed, packed_snapshot
+from duplexd.backend import WRITE
+from duplexd.core import state
+from duplexd.core.ledger import UNCOMMITTED, Ledger
+from tests.unit.core.ledgers import GRAIN, SIZE, everything, packed, packed_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from duplexd.pair.pair import Pair
+    from duplexd.core.pair import Pair
 
 PAIRS = 3
 grain_lists = st.lists(st.integers(0, SIZE // GRAIN - 1), max_size=3)

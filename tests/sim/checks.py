@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from duplexd.pair import state
-from duplexd.pair.ledger import CONSISTENT, UNCOMMITTED
+from duplexd.core import state
+from duplexd.core.ledger import CONSISTENT, UNCOMMITTED
 from tests.sim.small import GRAIN_BYTES
 
 if TYPE_CHECKING:
-    from duplexd.pair.pair import Pair
+    from duplexd.core.pair import Pair
     from tests.sim.history import History
     from tests.sim.machine import Machine
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from duplexd.volume import FLUSH, TRIM, WRITE, ZERO, Change
+from duplexd.backend import FLUSH, TRIM, WRITE, ZERO, Change
 
 if TYPE_CHECKING:
     from random import Random

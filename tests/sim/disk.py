@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import builtins
     from collections.abc import Callable, Sequence
 
-    from duplexd.io.disk import Data
+    from duplexd.runtime.disk import Data
 
 
 class PowerCut(BaseException):
@@ -23,7 +23,7 @@ class PowerCut(BaseException):
 
 
 class SimFile:
-    """See `duplexd.io.disk.File`. Dead, as everything the process had open, after a crash."""
+    """See `duplexd.runtime.disk.File`. Dead, as everything the process had open, after a crash."""
 
     def __init__(self, disk: SimDisk, path: str, image: Image) -> None:
         self.path = path
@@ -142,7 +142,7 @@ class _Atomic:
 
 
 class SimDisk:
-    """See `duplexd.io.disk.Disk`. All chance comes from `seed`.
+    """See `duplexd.runtime.disk.Disk`. All chance comes from `seed`.
 
     `before(operation, path)` is called before each operation that changes anything, and may raise `PowerCut`. From then on, or from the
     operation that `cut_at` names, everything raises `PowerCut` until `crash` brings up the machine again for the next process.

@@ -56,7 +56,7 @@ def _describe(context: dict[str, Any]) -> str:
 
 
 class SimClock:
-    """See `duplexd.io.clock.Clock`."""
+    """See `duplexd.runtime.clock.Clock`."""
 
     def __init__(self, loop: SimLoop, disk: SimDisk) -> None:
         self.monotonic = loop.time

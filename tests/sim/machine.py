@@ -9,9 +9,9 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Literal
 
-from duplexd.config import Config, ControllerConfig, GroupConfig, NbdConfig, VolumeConfig
-from duplexd.controller import Controller
-from duplexd.volume import TRIM, WRITE, ZERO
+from duplexd.backend import TRIM, WRITE, ZERO
+from duplexd.config.daemon_file import Config, ControllerConfig, GroupConfig, NbdConfig, VolumeConfig
+from duplexd.engine.controller import Controller
 from tests.sim.clients import Promises
 from tests.sim.disk import PowerCut, SimDisk
 from tests.sim.history import History
@@ -22,7 +22,7 @@ from tests.sim.workers import SimWorkers
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from duplexd.volume import Change
+    from duplexd.backend import Change
 
 TURNS_MAX = 60_000
 

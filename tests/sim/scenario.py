@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from duplexd.core import state
 from duplexd.errors import DuplexdError
-from duplexd.pair import state
 from duplexd.units import KIB
 from tests.sim import checks
 from tests.sim.checks import Cuts

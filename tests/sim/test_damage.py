@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from duplexd.backend import FLUSH, WRITE, Change
+from duplexd.core import state
 from duplexd.errors import DamageError
 from duplexd.journal import checkpoint
-from duplexd.pair import state
 from duplexd.units import KIB
-from duplexd.volume import FLUSH, WRITE, Change
 from tests.sim import checks
 from tests.sim.checks import Cuts
 from tests.sim.machine import Died, Machine

@@ -8,10 +8,11 @@ from unittest import mock
 
 import pytest
 
-from duplexd.controller import Controller
+from duplexd.core import state
+from duplexd.engine.controller import Controller
 from duplexd.errors import DamageError
-from duplexd.pair import resync, state
-from duplexd.pair.follower import Follower, SinkError
+from duplexd.replication import resync
+from duplexd.replication.follower import Follower, SinkError
 from duplexd.units import KIB
 from tests.sim import checks
 from tests.sim.checks import Cuts

@@ -8,18 +8,20 @@ from unittest import mock
 
 import pytest
 
-from duplexd import batch, recovery
-from duplexd.batches import Batches
-from duplexd.controller import Controller
-from duplexd.cuts import Cuts
-from duplexd.flusher import Flusher
+from duplexd.backend import WRITE
+from duplexd.core import votes
+from duplexd.core.ledger import Ledger
+from duplexd.core.member import Member
+from duplexd.engine import apply as batch
+from duplexd.engine import recovery
+from duplexd.engine.controller import Controller
+from duplexd.engine.cuts import Cuts
+from duplexd.engine.maintenance import Maintenance
+from duplexd.engine.write_path import Batches
+from duplexd.journal.group_commit import Flusher
 from duplexd.journal.writer import Writer
-from duplexd.maintenance import Maintenance
-from duplexd.pair import follower, staging, votes
-from duplexd.pair.ledger import Ledger
-from duplexd.pair.member import Member
-from duplexd.pair.resync import Jobs
-from duplexd.volume import WRITE
+from duplexd.replication import follower, staging
+from duplexd.replication.resync import Jobs
 from tests.sim import together
 from tests.sim.scenario import run
 
@@ -123,7 +125,7 @@ def _snapshot_without_secondaries(snapshot: Callable[[Maintenance], Any]) -> Cal
 def segments_are_dropped_while_somebody_needs_them(patch: Callable[..., None]) -> None:
     patch(Jobs, "floor", lambda _self: 1 << 62)
     patch(recovery, "replay_floor", lambda saved: saved["sequence"])
-    patch("duplexd.maintenance.replay_floor", lambda saved: saved["sequence"])
+    patch("duplexd.engine.maintenance.replay_floor", lambda saved: saved["sequence"])
 
 
 def a_restart_keeps_cuts_whose_leases_are_gone(patch: Callable[..., None]) -> None:

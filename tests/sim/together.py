@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from duplexd.core import state, votes
 from duplexd.errors import DuplexdError, LeaseLostError
-from duplexd.pair import state, votes
 from tests.sim import scenario
 from tests.sim.scenario import Scenario
 
 if TYPE_CHECKING:
-    from duplexd.pair.gate import Lease
+    from duplexd.core.gate import Lease
 
 # What a cut may be found as, by what was said of it before the crash. Anything may be void once a secondary has failed.
 LATER = {

@@ -26,7 +26,7 @@ class _Job:
 
 
 class SimWorkers:
-    """See `duplexd.io.threads.Workers`. Up to `count` calls are under way at once (1: strictly one after the other).
+    """See `duplexd.runtime.threads.Workers`. Up to `count` calls are under way at once (1: strictly one after the other).
 
     Each turn of the loop at most one of those, picked at random, gets on: its call takes effect, or later its `done` is called.
     A call that meets a `PowerCut` ends it all: the process is dead, nothing is ever done again.

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import uvloop
 
-from duplexd.config import ControlConfig
-from duplexd.control.server import ControlServer
+from duplexd.api.server import ControlServer
+from duplexd.config.daemon_file import ControlConfig
 from tests.support.fake_controller import FakeController
 
 if TYPE_CHECKING:

@@ -264,5 +264,5 @@ def run_duplexd(*arguments: str, timeout: float = PATIENCE_SECONDS, cwd: Path | 
 
 def run_duplexctl(files: DaemonFiles, *arguments: str, timeout: float = PATIENCE_SECONDS) -> subprocess.CompletedProcess[str]:
     """One `duplexctl` command, on the control socket of `files`, to its end."""
-    command = [sys.executable, "-c", "from duplexd.ctl.cli import main; main()", "--socket", str(files.control_socket), *arguments]
+    command = [sys.executable, "-c", "from duplexd.duplexctl.cli import main; main()", "--socket", str(files.control_socket), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment(), cwd=ROOT, check=False)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from duplexd.client import Client
+from duplexd.core import votes
 from duplexd.limits import HOLD_SECONDS_MAX
-from duplexd.pair import votes
 from tests.support import coordinator
 from tests.support.daemon import PATIENCE_SECONDS
 from tests.support.wire import Message, Wire

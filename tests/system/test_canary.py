@@ -42,7 +42,7 @@ class CanaryProcess:
     """`duplexctl --json canary ...`, and what it has said so far. Use it as a context manager."""
 
     def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "duplexd.ctl.cli", "--json", "canary", "--rate", RATE, *arguments]
+        command = [sys.executable, "-m", "duplexd.duplexctl.cli", "--json", "canary", "--rate", RATE, *arguments]
         self.process = subprocess.Popen(command, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True)
         self.reports: list[Json] = []
         self._reader = threading.Thread(target=self._read)
@@ -301,5 +301,5 @@ def test_volumes_of_one_controller_are_not_written_to_unasked(daemon: Daemon) ->
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """A canary that does not come to run."""
-    command = [sys.executable, "-m", "duplexd.ctl.cli", "canary", *arguments]
+    command = [sys.executable, "-m", "duplexd.duplexctl.cli", "canary", *arguments]
     return subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=WAIT_SECONDS, check=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.proof import document
+from duplexd.verify_cut import document
 from tests.support.daemon import PATIENCE_SECONDS, ROOT, environment, run_duplexctl
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tests.support.daemon import Daemon, DaemonFiles
 
-MAIN = [sys.executable, "-m", "duplexd.ctl.entry"]
+MAIN = [sys.executable, "-m", "duplexd.duplexctl.entry"]
 
 
 @pytest.mark.parametrize(("nowhere", "code"), [('"$@" >/dev/full', 1), ('"$@" >&-', 0), ('"$@" | exec true', 0)])

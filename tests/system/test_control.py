@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from duplexd.control.models.base import Problem
-from duplexd.control.models.cuts import Suspended
-from duplexd.control.models.lines import Event, Held, HoldEnded, ResyncDone, ResyncStarted, Verified
-from duplexd.control.models.status import Status
+from duplexd.api.models.base import Problem
+from duplexd.api.models.cuts import Suspended
+from duplexd.api.models.lines import Event, Held, HoldEnded, ResyncDone, ResyncStarted, Verified
+from duplexd.api.models.status import Status
 from tests.support.daemon import UnixConnection
 
 if TYPE_CHECKING:

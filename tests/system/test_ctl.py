@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.control.models.cuts import Suspended
-from duplexd.control.models.lines import Event, ResyncDone, Verified
+from duplexd.api.models.cuts import Suspended
+from duplexd.api.models.lines import Event, ResyncDone, Verified
 from tests.support.daemon import ROOT, environment, run_duplexctl
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.support.daemon import Daemon, DaemonFiles
 
-MAIN = [sys.executable, "-c", "from duplexd.ctl.cli import main; main()"]
+MAIN = [sys.executable, "-c", "from duplexd.duplexctl.cli import main; main()"]
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_backup_from_end_to_end(pair_daemon: Daemon) -> None:
 
 
 def test_the_patents_sequence_quiesce_suspend_signal(pair_daemon: Daemon) -> None:
-    inner = f'{sys.executable} -c "from duplexd.ctl.cli import main; main()" --socket {pair_daemon.files.control_socket} '
+    inner = f'{sys.executable} -c "from duplexd.duplexctl.cli import main; main()" --socket {pair_daemon.files.control_socket} '
     inner += 'suspend db --lease "$DUPLEXD_LEASE"'
     done = run_duplexctl(pair_daemon.files, "quiesce", "db", "--hold", "10", "--", "sh", "-c", inner)
     assert (done.returncode, done.stderr) == (0, "")

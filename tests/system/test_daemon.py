@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.server.listeners import STOP_SECONDS_DEFAULT
+from duplexd.nbd_server.listeners import STOP_SECONDS_DEFAULT
 from tests.support.daemon import PATIENCE_SECONDS, Daemon, DaemonFiles, environment, run_duplexd
 from tests.support.notify import ServiceManager
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.canary.nbd import NbdConnection
-from duplexd.io.disk import RealDisk
 from duplexd.journal.inspect import inspect
+from duplexd.runtime.disk import RealDisk
 from tests.support.commands import call, lines, resync, same_bytes, start_resync, suspend, volumes, wait_until
 from tests.support.daemon import PATIENCE_SECONDS, run_duplexd
 

@@ -20,7 +20,7 @@ from tests.support.daemon import PATIENCE_SECONDS, ROOT, environment
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-MAIN = [sys.executable, "-c", "from duplexd.ctl.cli import main; main()"]
+MAIN = [sys.executable, "-c", "from duplexd.duplexctl.cli import main; main()"]
 
 
 class Ctl:
@@ -147,7 +147,7 @@ def test_volumes_named_on_the_command_line_are_cut_together(ctl: Ctl) -> None:
 
 
 def test_a_command_runs_while_all_is_held(ctl: Ctl) -> None:
-    status = f"{sys.executable} -m duplexd.ctl.cli --groups {ctl.groups} status --json"
+    status = f"{sys.executable} -m duplexd.duplexctl.cli --groups {ctl.groups} status --json"
     out = ctl("quiesce", "db", "--", "sh", "-c", f"echo $DUPLEXD_LEASE; {status}")
     lease, text = out.splitlines()
     assert ctl("release", lease) == f"lease {lease}: had ended already\n"

@@ -41,7 +41,7 @@ def block(fill: int) -> bytes:
 
 def start_duplexctl(files: DaemonFiles, *arguments: str) -> subprocess.Popen[str]:
     """A duplexctl that stays in the foreground."""
-    command = [sys.executable, "-c", "from duplexd.ctl.cli import main; main()", "--socket", str(files.control_socket), *arguments]
+    command = [sys.executable, "-c", "from duplexd.duplexctl.cli import main; main()", "--socket", str(files.control_socket), *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), cwd=ROOT)
 
 
@@ -222,7 +222,7 @@ def test_quiesce_with_a_command(pair_of_volumes: Daemon, arguments: list[str], s
 
 
 def test_a_command_under_quiesce_can_suspend_by_the_lease(pair_of_volumes: Daemon) -> None:
-    script = f'{sys.executable} -c "from duplexd.ctl.cli import main; main()" suspend db --lease "$DUPLEXD_LEASE"'
+    script = f'{sys.executable} -c "from duplexd.duplexctl.cli import main; main()" suspend db --lease "$DUPLEXD_LEASE"'
     environment_script = f"DUPLEXD_SOCKET={pair_of_volumes.files.control_socket} {script}"
     done = run_duplexctl(pair_of_volumes.files, "quiesce", "db", "--hold", "10", "--", "sh", "-c", environment_script)
     assert done.returncode == 0, done

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from duplexd.canary.nbd import NbdConnection
-from duplexd.io.disk import RealDisk
 from duplexd.journal.inspect import inspect
 from duplexd.limits import COPIED_MARK_BYTES
+from duplexd.runtime.disk import RealDisk
 from tests.support.blocks import BLOCK_BYTES, Blocks, check
 from tests.support.commands import call, hold, same_bytes, start_resync, suspend, volumes, wait_state, wait_until
 from tests.support.load import READ_BYTES, Load, grains_bytes, settle

@@ -16,10 +16,10 @@ import click
 import pytest
 
 import duplexd
-from duplexd import config
-from duplexd.client import groups
-from duplexd.config import ControlConfig, ControllerConfig, GroupConfig, NbdConfig, TlsConfig, VolumeConfig
-from duplexd.ctl.cli import cli
+from duplexd.config import daemon_file as config
+from duplexd.config import groups_file as groups
+from duplexd.config.daemon_file import ControlConfig, ControllerConfig, GroupConfig, NbdConfig, TlsConfig, VolumeConfig
+from duplexd.duplexctl.cli import cli
 from duplexd.errors import ConfigurationError, ForbiddenError, TimedOutError, UnreachableError, UsageError
 
 if TYPE_CHECKING:

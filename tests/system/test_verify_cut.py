@@ -206,7 +206,7 @@ async def test_a_group_of_three_controllers(
 
 
 def _suspend_group(groups: Path, path: str) -> dict[str, Any]:
-    command = [sys.executable, "-c", "from duplexd.ctl.cli import main; main()", "--groups", str(groups)]
+    command = [sys.executable, "-c", "from duplexd.duplexctl.cli import main; main()", "--groups", str(groups)]
     command += ["suspend", "db", "--tag", "nightly", "--certificate", path, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment(), cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import pytest
 
 from duplexd.canary.nbd import NbdConnection
-from duplexd.proof import document, past
-from duplexd.proof.check import check
-from duplexd.proof.report import CONFIRMED, DROPPED, FOUND, REFUTED, UNCHECKED
 from duplexd.units import MIB
+from duplexd.verify_cut import document, past
+from duplexd.verify_cut.check import check
+from duplexd.verify_cut.report import CONFIRMED, DROPPED, FOUND, REFUTED, UNCHECKED
 from tests.support.daemon import ROOT, environment, run_duplexctl
 from tests.support.granted_writers import Writers
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from duplexd.proof.report import Report
+    from duplexd.verify_cut.report import Report
     from tests.support.daemon import Daemon, DaemonFiles
 
 BLOCK = 4096
@@ -37,7 +37,7 @@ ROUNDS = 6
 # A daemon that dies in front of the write to an image whose number is its first argument
 DIES = """
 import os, sys
-from duplexd.io.realfile import RealFile
+from duplexd.runtime.realfile import RealFile
 left, whole = int(sys.argv.pop(1)), RealFile.write
 
 def write(self, offset, data):
@@ -83,7 +83,7 @@ async def test_a_primary_that_a_recovery_left_half_way_refutes_nothing_and_the_n
     monkeypatch: pytest.MonkeyPatch,
     mode: str,
 ) -> None:
-    monkeypatch.setattr("duplexd.proof.check.PROOF_START_SECONDS_MAX", 0.0)  # nobody goes on with it
+    monkeypatch.setattr("duplexd.verify_cut.check.PROOF_START_SECONDS_MAX", 0.0)  # nobody goes on with it
     files = make_files(volumes={"data": SIZE}, groups={"db": ["data"]}, mode=mode)
     daemon = start_daemon(files)
     path = tmp_path / "cut.json"

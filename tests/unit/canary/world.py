@@ -10,15 +10,15 @@ from duplexd.canary.canary import Canary
 from duplexd.canary.members import Member
 from duplexd.errors import NotFoundError, UnreachableError, WrongStateError
 from duplexd.nbd.uri import NbdUri
-from duplexd.server.listeners import Listeners
-from tests.unit.server.memory_backend import MemoryBackend
+from duplexd.nbd_server.listeners import Listeners
+from tests.unit.nbd_server.memory_backend import MemoryBackend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
     from typing import Self
 
-    from duplexd.volume import Change
+    from duplexd.backend import Change
 
     Json = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""Controllers that answer by the tables of `pair/votes.py`, in the test's own loop; what one answers instead can be planted."""
+"""Controllers that answer by the tables of `core/votes.py`, in the test's own loop; what one answers instead can be planted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import h11
 
 from duplexd.client import Client, ControllerEntry, GroupEntry, Groups
-from duplexd.pair import votes
+from duplexd.core import votes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -13,7 +13,7 @@ import pytest
 from duplexd.client import certificate
 from duplexd.client.results import Hold, Suspended
 from duplexd.errors import DuplexdError, UsageError
-from duplexd.proof import document
+from duplexd.verify_cut import document
 
 if TYPE_CHECKING:
     from pathlib import Path

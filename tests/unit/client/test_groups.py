@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.client import groups
+from duplexd.config import groups_file as groups
 from duplexd.errors import ConfigurationError, NotFoundError, UsageError
 from duplexd.limits import MEMBERS_MAX
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from duplexd.client import results
-from duplexd.client.groups import Group
 from duplexd.client.standing import group_state
-from duplexd.pair.waits import Waits
+from duplexd.config.groups_file import Group
+from duplexd.core.waits import Waits
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "json-groups.md").read_text()
 CLASSES = [each for each in vars(results).values() if dataclasses.is_dataclass(each) and isinstance(each, type)]

@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat, load_pem_private_key
 
 from duplexd.client import tls
-from duplexd.client.groups import ControllerEntry
+from duplexd.config.groups_file import ControllerEntry
 from duplexd.errors import ConfigurationError, ForbiddenError
 from tests.support.certificates import Certificates
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.client.groups import ControllerEntry
 from duplexd.client.http import Http
+from duplexd.config.groups_file import ControllerEntry
 from duplexd.errors import UnreachableError
 
 if TYPE_CHECKING:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from duplexd import batches, limits
+from duplexd import limits
+from duplexd.engine import write_path as batches
 from tests.sim.small import LIMITS, small_limits
 
 

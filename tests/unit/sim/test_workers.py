@@ -14,7 +14,7 @@ from tests.sim.workers import SimWorkers
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from duplexd.io.threads import Workers
+    from duplexd.runtime.threads import Workers
 
 
 def history(seed: int, count: int, calls: int = 12) -> list[str]:

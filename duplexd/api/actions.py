@@ -1,0 +1,211 @@
+"""The only door into the controller: everything the control socket can ask for, with who asked.
+
+Which pair states an action is legal in is decided by the controller (`core/state.py`); here it is documented.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+
+from duplexd.api.events import EventHub
+from duplexd.errors import UsageError, WrongStateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from duplexd.api.access import Peer
+    from duplexd.api.models.requests import CutRequest, GradeRequest
+
+Json = dict[str, Any]
+
+
+class Lease(Protocol):
+    """A hold, as the controller hands it out."""
+
+    id: str
+    hold_s: float
+    fence: int
+    cut_id: str
+    deadline: float
+    ended: asyncio.Future[str]
+
+    @property
+    def volumes(self) -> list[str]: ...
+
+    @property
+    def lost(self) -> bool: ...
+
+
+class Cuts(Protocol):
+    """Cuts that a controller takes together with others, see `duplexd.cuts`."""
+
+    async def make(self, cut_id: str, lease_id: str, fence: int | None, tag: str, group: str, members: list[str]) -> Json: ...
+    async def open(self, cut_id: str, lease_id: str, fence: int | None) -> Json: ...
+    async def decide(self, cut_id: str, how: str) -> Json: ...
+    async def grade(self, cut_id: str, consistent: bool, records: int, detail: str) -> Json: ...
+    async def read(self, cut_id: str, name: str, offset: int, length: int) -> bytes: ...
+    def show(self, cut_id: str) -> Json: ...
+    def all(self) -> Json: ...
+    def release(self, cut_id: str) -> Json: ...
+
+
+class Controller(Protocol):
+    """What the control plane needs of the controller. All of it is called in the event loop."""
+
+    name: str
+    listeners: list[Callable[[Json], None]]
+
+    @property
+    def cuts(self) -> Cuts: ...
+
+    def status(self) -> Json: ...
+    def resolve(self, targets: list[str]) -> list[str]: ...
+    async def quiesce(self, names: list[str], hold_s: float | None, owner: str, cut_id: str = "") -> Lease: ...
+    def renew(self, lease_id: str, fence: int | None, hold_s: float) -> Json: ...
+    def release(self, lease_id: str, reason: str = "released", fence: int | None = None) -> bool: ...
+    async def suspend(
+        self, names: list[str], tag: str = "", lease_id: str | None = None, fence: int | None = None, certificate: bool = False
+    ) -> Json: ...
+    async def resync(self, names: list[str]) -> Json: ...
+    async def resync_wait(self, names: list[str]) -> Json: ...
+    async def verify(self, names: list[str], progress: Callable[[str, int, int], None] | None = None) -> Json: ...
+
+
+class Actions:
+    """The controller's commands. `peer` is logged for each one that changes something; errors are those of `errors.py`."""
+
+    def __init__(self, controller: Controller) -> None:
+        self.controller = controller
+        self.hub = EventHub()
+        self.holds: dict[str, Lease] = {}
+        self.stopping = False
+        self._log = structlog.get_logger("duplexd.api")
+        controller.listeners.append(self.hub.publish)
+
+    def _command(self, peer: Peer, command: str, **fields: object) -> None:
+        who = {"certificate": peer.name} if peer.name else {"uid": peer.uid, "gid": peer.gid, "pid": peer.pid}
+        # Behind the answer, where that can be: writes wait for some of them.
+        asyncio.get_running_loop().call_soon(lambda: self._log.info("command", command=command, **who, **fields))
+
+    def status(self, targets: list[str] | None = None) -> Json:
+        """The whole status, or of what `targets` name: their volumes, and the groups and leases that have any of them. Any state."""
+        status = self.controller.status()
+        if not targets:
+            return status
+        names = set(self.controller.resolve(targets))
+        return status | {
+            "volumes": [volume for volume in status["volumes"] if volume["name"] in names],
+            "groups": [group for group in status["groups"] if names.intersection(group["volumes"])],
+            "leases": [lease for lease in status["leases"] if names.intersection(lease.get("volumes", ()))],
+        }
+
+    async def quiesce(self, peer: Peer, targets: list[str], hold_s: float | None, cut_id: str = "") -> Lease:
+        """Hold the targets' writes; returns when those under way are answered. Any state; holds may overlap: a write waits for all of them.
+
+        A cancellation leaves nothing held. The caller must call `owner_gone` when the owner is.
+        """
+        if self.stopping:
+            raise WrongStateError("the daemon is stopping; try again when it is back")
+        names = self.controller.resolve(targets)
+        self._command(peer, "quiesce", targets=targets, hold_s=hold_s, cut=cut_id or None)
+        lease = await self.controller.quiesce(names, hold_s, peer.owner, cut_id)
+        self.holds[lease.id] = lease
+        lease.ended.add_done_callback(lambda _: self.holds.pop(lease.id, None))
+        self._end_if_stopping(lease)
+        return lease
+
+    def _end_if_stopping(self, lease: Lease) -> None:
+        if self.stopping:  # it began while the writes drained
+            self.controller.release(lease.id, "stopping")
+
+    def renew(self, peer: Peer, lease_id: str, fence: int | None, hold_s: float) -> Json:
+        """Let a hold last longer, under a new fencing number. A lease that has ended, or was renewed by another, is an error."""
+        self._command(peer, "renew", lease=lease_id, hold_s=hold_s)
+        return self.controller.renew(lease_id, fence, hold_s)
+
+    def release(self, peer: Peer, lease_id: str, fence: int | None = None) -> Json:
+        """End a hold as its owner wants it. Any state; one that had ended already is no error, an unknown one is."""
+        self._command(peer, "release", lease=lease_id)
+        return {"lease": lease_id, "released": self.controller.release(lease_id, fence=fence)}
+
+    def owner_gone(self, lease: Lease) -> None:
+        """End a hold whose owner went away: nothing done under it counts."""
+        if self.controller.release(lease.id, "owner gone"):
+            self._log.warning("hold ended", lease=lease.id, reason="owner gone", volumes=lease.volumes)
+
+    async def suspend(
+        self, peer: Peer, targets: list[str], tag: str, lease_id: str | None, fence: int | None = None, certificate: bool = False
+    ) -> Json:
+        """Cut all targets at one point. Legal when all are DUPLEX, or all stand at the same cut already (`already`)."""
+        names = self.controller.resolve(targets)
+        self._command(peer, "suspend", targets=targets, tag=tag, lease=lease_id)
+        return await self.controller.suspend(names, tag, lease_id, fence, certificate)
+
+    async def make_cut(self, peer: Peer, cut_id: str, request: CutRequest) -> Json:
+        """Cut the volumes of a lease that is held for this cut, which other controllers take too. Legal while the lease is held."""
+        self._command(peer, "cut", cut=cut_id, lease=request.lease, tag=request.tag, group=request.group)
+        return await self.controller.cuts.make(cut_id, request.lease, request.fence, request.tag, request.group, request.members)
+
+    async def open_cut(self, peer: Peer, cut_id: str, lease_id: str, fence: int) -> Json:
+        """Open the gates after the cut; the answer is this controller's vote. Legal while the lease is held."""
+        self._command(peer, "open", cut=cut_id, lease=lease_id)
+        return await self.controller.cuts.open(cut_id, lease_id, fence)
+
+    async def decide_cut(self, peer: Peer, cut_id: str, how: str) -> Json:
+        """Abort, agree or refuse. Legality is the table of `core/votes.py`. A cancellation changes nothing once it is marked."""
+        self._command(peer, how, cut=cut_id)
+        return await self.controller.cuts.decide(cut_id, how)
+
+    def release_cut(self, peer: Peer, cut_id: str) -> Json:
+        """End the hold for a cut that is not to be made. Any state; none is no error: coordinators rehearse with it."""
+        released = self.controller.cuts.release(cut_id)
+        if released["released"]:
+            self._command(peer, "release", cut=cut_id)
+        return released
+
+    async def grade_cut(self, peer: Peer, cut_id: str, request: GradeRequest) -> Json:
+        """Keep what a canary found; a broken cut is void. Any state of the pairs; the cut must be known."""
+        self._command(peer, "grade", cut=cut_id, consistent=request.consistent)
+        return await self.controller.cuts.grade(cut_id, request.consistent, request.records, request.detail)
+
+    async def read_cut(self, cut_id: str, name: str, offset: int, length: int) -> bytes:
+        """Bytes of a secondary. Legal as long as it stands at that cut, durably."""
+        names = self.controller.resolve([name])
+        if names != [name]:
+            raise UsageError(f"{name!r} is a group; name a volume")
+        return await self.controller.cuts.read(cut_id, name, offset, length)
+
+    async def resync(self, peer: Peer, targets: list[str]) -> Json:
+        """Start bringing the secondaries back. Legal for SUSPENDED; nothing to do for DUPLEX and PENDING; not for SIMPLEX."""
+        names = self.controller.resolve(targets)
+        self._command(peer, "resync", targets=targets)
+        return await self.controller.resync(names)
+
+    async def resync_wait(self, targets: list[str]) -> Json:
+        """Wait for a resync that was started. A cancellation only ends the waiting."""
+        return await self.controller.resync_wait(self.controller.resolve(targets))
+
+    async def verify(self, targets: list[str], progress: Callable[[str, int, int], None] | None = None) -> Json:
+        """Compare the legs, each secondary with what it ought to hold. Legal for DUPLEX and SUSPENDED. A cancellation stops it."""
+        return await self.controller.verify(self.controller.resolve(targets), progress)
+
+    def present_state(self) -> Json:
+        """The event that a new listener gets first."""
+        status = self.controller.status()
+        return {"event": "state", "time": time.time(), "sequence": status["controller"]["sequence"], "status": status}
+
+    def stop(self) -> None:
+        """End every hold (`stopping`) and every stream of events; take no new hold."""
+        self.stopping = True
+        for lease_id in tuple(self.holds):
+            self.controller.release(lease_id, "stopping")
+        self.hub.close()
+
+    def detach(self) -> None:
+        """Listen to the controller no longer."""
+        if self.hub.publish in self.controller.listeners:
+            self.controller.listeners.remove(self.hub.publish)

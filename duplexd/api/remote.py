@@ -1,0 +1,111 @@
+"""The TLS listener of the control plane: verified clients come in as connections like those of the Unix socket.
+
+Strangers are bounded before they are anybody: so many handshakes at once and in a second, so many seconds each. Those that come meanwhile
+wait in the kernel's queue, and cost nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+import structlog
+
+from duplexd.limits import (
+    CONTROL_HANDSHAKE_SECONDS_MAX,
+    CONTROL_HANDSHAKES_MAX,
+    CONTROL_HANDSHAKES_PER_SECOND_MAX,
+    CONTROL_PEER_SILENT_SECONDS_MAX,
+    CONTROL_STOP_SECONDS_MAX,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+ACCEPT_PAUSE_SECONDS = 0.1  # after an accept that failed: no descriptors left, mostly
+KEEPALIVE_PROBES = 3
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.api")
+
+
+class Remote:
+    """Accepts on bound sockets from `start` to `close`. `context` may be replaced: it is for handshakes that begin later."""
+
+    def __init__(self, sockets: list[socket.socket], context: ssl.SSLContext, factory: Callable[[], asyncio.Protocol]) -> None:
+        self.context = context
+        self._sockets = sockets
+        self._factory = factory
+        self._places = asyncio.Semaphore(CONTROL_HANDSHAKES_MAX)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        for sock in self._sockets:
+            self._run(self._accept_forever(sock))
+
+    async def close(self) -> None:
+        """Accept nobody, break off handshakes. Connections stay."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for sock in self._sockets:
+            sock.close()
+
+    def _run(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work, name="control over TLS")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _accept_forever(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._places.acquire()
+            try:
+                client, address = await loop.sock_accept(sock)
+            except BaseException as error:
+                self._places.release()
+                if not isinstance(error, OSError):
+                    raise
+                log.error("cannot accept a control connection", error=error.strerror or str(error))
+                await asyncio.sleep(ACCEPT_PAUSE_SECONDS)
+            else:
+                self._run(self._shake_hands(client, address))
+                await asyncio.sleep(1 / CONTROL_HANDSHAKES_PER_SECOND_MAX)
+
+    async def _shake_hands(self, client: socket.socket, address: tuple[str, int]) -> None:
+        try:
+            watch_for_silence(client)
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._factory,
+                client,
+                ssl=self.context,
+                ssl_handshake_timeout=CONTROL_HANDSHAKE_SECONDS_MAX,
+                ssl_shutdown_timeout=CONTROL_STOP_SECONDS_MAX,
+            )
+        except OSError as error:  # TLS errors and time-outs are
+            log.info("control client refused", address=f"{address[0]} port {address[1]}", reason=reason(error))
+        finally:
+            self._places.release()
+
+
+def reason(error: OSError) -> str:
+    """Why a handshake failed, in the words of OpenSSL: `certificate has expired`, `peer did not return a certificate`."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.lower().replace("_", " ")
+    return error.strerror or str(error) or type(error).__name__
+
+
+def watch_for_silence(sock: socket.socket) -> None:
+    """Lines go out at once; a peer that answers nothing any more is noticed, whether or not there is something to send."""
+    seconds = CONTROL_PEER_SILENT_SECONDS_MAX
+    with contextlib.suppress(OSError):  # it may be gone already
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds // 2)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, seconds // 2 // KEEPALIVE_PROBES))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, seconds * 1000)

@@ -1,0 +1,38 @@
+"""What fields of the configuration and of the groups file have in common. Relative paths start at the `base` of the validation's context."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo
+
+from duplexd.config.rules import absolute_path, check_listen, check_name
+
+
+def _base(info: ValidationInfo) -> Path:
+    return Path(info.context["base"]) if info.context else Path.cwd()
+
+
+def _path(value: object, info: ValidationInfo) -> Path:
+    return absolute_path(value, _base(info))
+
+
+def _socket(value: object, info: ValidationInfo) -> Path:
+    return Path(check_listen(f"unix:{absolute_path(value, _base(info))}", _base(info))[5:])
+
+
+def _listen(value: object, info: ValidationInfo) -> str:
+    return check_listen(value, _base(info))
+
+
+Name = Annotated[str, BeforeValidator(check_name)]
+FilePath = Annotated[Path, BeforeValidator(_path)]
+SocketPath = Annotated[Path, BeforeValidator(_socket)]
+ListenAddress = Annotated[str, BeforeValidator(_listen)]
+
+
+class Section(BaseModel):
+    """A table of the file: unknown keys are errors, values never change once checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)

@@ -1,0 +1,99 @@
+"""`duplexd journal inspect`: what `journal.inspect` finds, as lines for people or one JSON object, whatever the size of the journal."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from duplexd.errors import DamageError, UsageError, WrongStateError
+from duplexd.journal.inspect import inspect
+from duplexd.runtime.clock import RealClock
+from duplexd.runtime.disk import RealDisk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+DAMAGE_EXIT_CODE = DamageError.exit_code
+
+
+def show(directory: Path, as_json: bool) -> int:
+    """Print the journal of a state directory; the exit code: 0, or that of DamageError if the next start would refuse it."""
+    if not directory.is_dir():
+        raise UsageError(f"{directory}: no such directory; give the state_dir of a controller")
+    _refuse_running(directory)
+    entries = _entries(directory)
+    verdict = _print_json(entries) if as_json else _print_lines(entries)
+    return DAMAGE_EXIT_CODE if verdict["verdict"] == "damage" else 0
+
+
+def _refuse_running(directory: Path) -> None:
+    """A journal that is being written looks torn: the daemon must be stopped."""
+    for lock in (directory / "lock", directory.parent / "lock"):
+        with contextlib.suppress(FileNotFoundError), lock.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise WrongStateError(f"{directory}: a duplexd is using it; stop the daemon first, or look at a copy") from None
+            return
+
+
+def _entries(directory: Path) -> Iterator[dict[str, Any]]:
+    try:
+        yield from inspect(RealDisk(), str(directory), RealClock().boot_id())
+    except FileNotFoundError as error:
+        raise UsageError(f"{error.filename or directory}: no such file: {directory} is no state directory of duplexd") from None
+    except DamageError as error:  # nothing more can be read: that is a verdict too
+        yield {"type": "verdict", "verdict": "damage", "why": str(error)}
+
+
+def _print_json(entries: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    verdict: dict[str, Any] = {}
+    separator = '{"entries": [\n'
+    for entry in entries:
+        if entry["type"] == "verdict":
+            verdict = entry
+        else:
+            click.echo(f"{separator}{json.dumps(entry, default=str)}", nl=False)
+            separator = ",\n"
+    opened = separator.startswith(",")
+    click.echo(("\n" if opened else separator) + f'], "verdict": {json.dumps(verdict, default=str)}}}')
+    return verdict
+
+
+def _print_lines(entries: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    verdict: dict[str, Any] = {}
+    names: dict[int, str] = {}
+    for entry in entries:
+        if entry["type"] == "verdict":
+            verdict = entry
+        else:
+            if entry["type"] == "checkpoint":
+                names = dict(entry["volumes"])
+            elif entry["type"] == "marker" and entry["marker"].get("m") == "volume":
+                names[entry["marker"]["id"]] = entry["marker"]["name"]
+            click.echo(_line(entry, names))
+    where = f" at {verdict['path']} byte {verdict['offset']}" if verdict.get("path") else ""
+    why = f": {verdict['why']}" if verdict.get("why") else ""
+    last = f", last record {verdict['sequence']}" if "sequence" in verdict else ""
+    click.echo(f"verdict     {verdict['verdict']}{last}{where}{why}")
+    return verdict
+
+
+def _line(entry: dict[str, Any], names: dict[int, str]) -> str:
+    kind = entry["type"]
+    if kind == "checkpoint":
+        return f"checkpoint  {entry['path']}: up to {entry['sequence']}; volumes {', '.join(names.values()) or 'none'}"
+    if kind == "segment":
+        return f"segment     {entry['path']}: number {entry['index']}, from {entry['first_sequence']}"
+    when = datetime.fromtimestamp(entry["time"], UTC).isoformat(timespec="milliseconds")
+    start = f"{entry['sequence']:>11} {when}"
+    if kind == "marker":
+        return f"{start} marker {json.dumps(entry['marker'], default=str)}"
+    volume = names.get(entry["volume"], f"#{entry['volume']}")
+    return f"{start} {entry['kind']:<6} {volume} offset {entry['offset']} length {entry['length']}"

@@ -1,0 +1,292 @@
+"""Requests of one connection: judged, turned into changes and reads, answered.
+
+One wake-up brings many requests: all its changes go to the write path in one `Backend.submit`, all its replies into one write. Requests of
+one wake-up have no order among them in NBD; they are taken as they come, except that reads served from memory overtake changes.
+
+What cannot be taken now (a limit is met, or the client does not take its replies) stays in the backlog, and the socket is not read. Reads
+wait only behind such a change: a hold stops nothing that fits the limits.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from duplexd import limits
+from duplexd.backend import FLUSH, TRIM, WRITE, ZERO, Change
+from duplexd.nbd import constants as c
+from duplexd.nbd.messages import SIMPLE_REPLY
+from duplexd.nbd.transmission import refusal, wire_error
+from duplexd.nbd_server.server import EXPORT_FLAGS
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterator
+
+    from duplexd.backend import Volume
+    from duplexd.nbd.transmission import Request
+    from duplexd.nbd_server.budget import Budget
+    from duplexd.nbd_server.server import Server
+
+_MAGIC = c.SIMPLE_REPLY_MAGIC
+_HEADER = SIMPLE_REPLY.size
+_pack = SIMPLE_REPLY.pack
+_pack_into = SIMPLE_REPLY.pack_into
+
+
+class Dispatch:
+    """The `Client` of the write path. `progressed` is called from within `flush_replies` and when a read is done: something may move on."""
+
+    __slots__ = (
+        "_counted",
+        "_replies",
+        "_server",
+        "_traffic",
+        "_transport",
+        "_volume",
+        "backlog",
+        "dropped",
+        "ended",
+        "in_flight",
+        "payload_bytes",
+        "progressed",
+        "read_bytes",
+        "write_paused",
+    )
+
+    def __init__(self, server: Server, volume: Volume, transport: asyncio.Transport, progressed: Callable[[], None]) -> None:
+        self.backlog: list[Request] = []
+        self.dropped = False  # the client has gone
+        self.ended = False  # DISC came
+        self.in_flight = 0  # changes, flushes and reads without a reply
+        self.payload_bytes = 0  # of changes in flight, and of a large payload that is being received
+        self.read_bytes = 0  # being read in worker threads
+        self.write_paused = False
+        self.progressed = progressed
+        self._counted = 0  # part of payload_bytes that the server's budget knows
+        self._replies: list[bytes] = []
+        self._server = server
+        self._traffic = server.traffic_of(volume)
+        self._transport = transport
+        self._volume = volume
+
+    def serve(self, requests: list[Request]) -> None:
+        """Take the requests of one wake-up, or the backlog again."""
+        self.backlog = []
+        if self.write_paused or self.in_flight >= limits.CONNECTION_IN_FLIGHT_REQUESTS_MAX:
+            self.backlog = requests
+            return
+        changes: list[Change] = []
+        position = self._take(iter(requests), changes)
+        if changes:
+            self._submit(changes)
+        self._send(position)
+        if self.payload_bytes != self._counted:
+            self._count()
+
+    def reserve(self, length: int) -> bool:
+        """Room for a large payload that is about to be received; it counts from now on."""
+        if self.payload_bytes and self.payload_bytes + length > limits.CONNECTION_IN_FLIGHT_BYTES_MAX:
+            return False
+        if not self._server.waiting.fits(length):
+            return False
+        self.payload_bytes += length
+        self._count()
+        return True
+
+    def drop(self) -> None:
+        """The client has gone: whatever has not started is dropped, no reply will be sent."""
+        if self.dropped:
+            return
+        self.dropped = True
+        self._server.waiting.forget(self)
+        self._server.reading.forget(self)
+        self.backlog = []
+        self._server.backend.disconnected(self)
+        self._replies.clear()
+        self.payload_bytes = 0
+        self._count()
+
+    # Client
+
+    def finished(self, change: Change) -> None:
+        """Queue the reply of a change."""
+        error = change.error
+        if error or self._server.failing:
+            error = self._outcome("change", error)
+        self.in_flight -= 1
+        if change.kind == WRITE:
+            self.payload_bytes -= change.length
+        self._replies.append(_pack(_MAGIC, error, change.cookie))
+
+    def flush_replies(self) -> None:
+        """Send what was queued outside of `serve`."""
+        if self.dropped:
+            self._replies.clear()
+            self.payload_bytes = 0
+            return
+        self._send(0)
+        self._count()
+        self.progressed()
+
+    # Waiter of the budgets
+
+    def resume(self) -> None:
+        """There may be room again."""
+        self.progressed()
+
+    # Inside of a wake-up
+
+    def _take(self, requests: Iterator[Request], changes: list[Change]) -> int:
+        """Take requests until there are none or one has to wait. Returns how much of the reply buffer is filled."""
+        volume, traffic = self._volume, self._traffic
+        size, read_cached = volume.size, volume.read_cached
+        request_counts, byte_counts = traffic.requests, traffic.byte_counts
+        full = self.payload_bytes >= limits.CONNECTION_IN_FLIGHT_BYTES_MAX or self._server.waiting.full
+        inline_max = limits.INLINE_READ_BYTES_MAX
+        reply_buffer, position = self._server.reply_buffer, 0
+        for request in requests:
+            flags, command, cookie, offset, length, payload = request
+            error = refusal(flags, command, offset, length, size, EXPORT_FLAGS)
+            if error or not length:
+                self._without_range(request, error, changes)
+                continue
+            if command == c.CMD_READ:
+                end = position + _HEADER + length
+                if length <= inline_max and end > len(reply_buffer):
+                    self._send(position)
+                    reply_buffer, position, end = self._server.reply_buffer, 0, _HEADER + length
+                    if self.write_paused:
+                        self.backlog = [request, *requests]
+                        break
+                try:
+                    cached = length <= inline_max and read_cached(offset, reply_buffer[position + _HEADER : end])
+                except OSError:  # the worker may find it elsewhere
+                    cached = False
+                if cached:
+                    _pack_into(reply_buffer, position, _MAGIC, 0, cookie)
+                    position = end
+                elif not self._start_read(cookie, offset, length):
+                    self._wait(request, requests, self._server.reading)
+                    break
+            elif command == c.CMD_WRITE:
+                if type(payload) is memoryview:  # memory of its own was counted when it was reserved
+                    if full:
+                        self._wait(request, requests, self._server.waiting)
+                        break
+                    self.payload_bytes += length
+                changes.append(Change(self, cookie, volume, WRITE, offset, length, payload or b"", flags & c.CMD_FLAG_FUA != 0))
+            elif command == c.CMD_FLUSH:  # its offset and length mean nothing
+                self._without_range(request, 0, changes)
+                continue
+            else:
+                changes.append(self._without_payload(request))
+            request_counts[command] += 1
+            byte_counts[command] += length
+        return position
+
+    def _wait(self, request: Request, rest: Iterator[Request], budget: Budget) -> None:
+        self.backlog = [request, *rest]
+        budget.wait(self)
+
+    def _without_range(self, request: Request, error: int, changes: list[Change]) -> None:
+        """A refused request, one of length 0, FLUSH or DISC."""
+        _flags, command, cookie, _offset, length, payload = request
+        if command == c.CMD_DISC:
+            self.ended = True
+            return
+        if type(payload) is bytearray:
+            self.payload_bytes -= length
+        if error:
+            self._traffic.refused += 1
+        else:
+            self._traffic.requests[command] += 1
+            if command == c.CMD_FLUSH:
+                self._flush(cookie, changes)
+                return
+        self._replies.append(_pack(_MAGIC, error, cookie))
+
+    def _without_payload(self, request: Request) -> Change:
+        flags, command, cookie, offset, length, _payload = request
+        kind = TRIM if command == c.CMD_TRIM else ZERO
+        fua, allocate = flags & c.CMD_FLAG_FUA != 0, flags & c.CMD_FLAG_NO_HOLE != 0
+        return Change(self, cookie, self._volume, kind, offset, length, b"", fua, allocate)
+
+    def _flush(self, cookie: int, changes: list[Change]) -> None:
+        """What came before goes first: one sync is then good for it, too."""
+        if changes:
+            self._submit(changes.copy())
+            changes.clear()
+        self.in_flight += 1
+        self._server.backend.flush(Change(self, cookie, self._volume, FLUSH, 0, 0))
+
+    def _submit(self, changes: list[Change]) -> None:
+        self.in_flight += len(changes)
+        self._server.backend.submit(changes)
+
+    def _send(self, position: int) -> None:
+        """Send the filled part of the reply buffer, and the queued replies."""
+        transport = self._transport
+        if self._replies:
+            replies = b"".join(self._replies)
+            self._replies.clear()
+            end = position + len(replies)
+            if not position or end > len(self._server.reply_buffer):
+                transport.write(replies)
+            else:
+                self._server.reply_buffer[position:end] = replies
+                position = end
+        if not position:
+            return
+        filled = self._server.reply_buffer[:position]
+        if transport.get_write_buffer_size():
+            transport.write(bytes(filled))
+            return
+        transport.write(filled)
+        if transport.get_write_buffer_size():
+            self._server.fresh_reply_buffer()
+
+    def _count(self) -> None:
+        """Tell the budget of all connections."""
+        if self.payload_bytes != self._counted:
+            delta, self._counted = self.payload_bytes - self._counted, self.payload_bytes
+            self._server.waiting.add(delta)
+
+    def _outcome(self, what: str, number: int) -> int:
+        """Note an errno of the storage, or that there was none; the error for the wire."""
+        if number:
+            self._server.storage_failed(self._volume, what, number)
+        else:
+            self._server.storage_recovered(self._volume, what)
+        return wire_error(number)
+
+    # Reads in worker threads
+
+    def _start_read(self, cookie: int, offset: int, length: int) -> bool:
+        """False if too much is being read already, or the client takes no replies."""
+        if self.write_paused or (self.read_bytes and self.read_bytes + length > limits.CONNECTION_READ_BYTES_MAX):
+            return False
+        if not self._server.reading.fits(length):
+            return False
+        reply = bytearray(_HEADER + length)
+        self.in_flight += 1
+        self.read_bytes += length
+        self._server.reading.add(length)
+        done = partial(self._read_done, cookie, reply)
+        self._server.backend.read(self._volume, offset, memoryview(reply)[_HEADER:], done)
+        return True
+
+    def _read_done(self, cookie: int, reply: bytearray, number: int) -> None:
+        length = len(reply) - _HEADER
+        self.in_flight -= 1
+        self.read_bytes -= length
+        self._server.reading.add(-length)
+        if self.dropped:
+            return
+        error = self._outcome("read", number) if number or self._server.failing else 0
+        if error:
+            self._transport.write(_pack(_MAGIC, error, cookie))
+        else:
+            _pack_into(reply, 0, _MAGIC, 0, cookie)
+            self._transport.write(reply)
+        self.progressed()

@@ -1,0 +1,164 @@
+"""A follower: what applies journal records, in order, to secondaries; or to a staging log that stands for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from duplexd.core import state
+from duplexd.journal.format import FLAG_ALLOCATE, TRIM, WRITE, ZERO
+from duplexd.journal.reader import Reader
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from duplexd.core.pair import Pair
+    from duplexd.journal.format import Record
+    from duplexd.journal.segment import Ring
+
+Buffer = bytes | bytearray | memoryview
+
+
+class UntouchedError(OSError):
+    """A secondary refused a change before any of it was written."""
+
+
+class SinkError(Exception):
+    """A change could not be applied. `sequence` is its number (0: a copied grain); everything before it was applied."""
+
+    def __init__(self, pair: Pair, sequence: int, error: OSError) -> None:
+        super().__init__(f"{pair.name}: {error}")
+        self.pair = pair
+        self.sequence = sequence
+        self.error = error
+        self.torn = not isinstance(error, UntouchedError)
+
+
+class Sink(Protocol):
+    """Where a follower puts changes. Calls raise OSError."""
+
+    moves_secondary: bool  # whether what is put here is on the secondary
+
+    def write(self, pair: Pair, offset: int, data: Buffer) -> None:
+        """A WRITE."""
+
+    def zero(self, pair: Pair, offset: int, length: int, allocate: bool) -> None:
+        """A WRITE_ZEROES or a TRIM."""
+
+
+class SecondarySink:
+    """The secondaries themselves. They are dirty only once something was written, or tried: a sync that runs meanwhile may not cover it."""
+
+    moves_secondary = True
+
+    def write(self, pair: Pair, offset: int, data: Buffer) -> None:
+        """See `Sink`. A full disk is met before anything is written, so that the secondary stays whole."""
+        assert pair.secondary is not None
+        try:
+            pair.secondary.reserve(offset, len(data))
+        except OSError as error:
+            raise UntouchedError(*error.args) from error
+        try:
+            pair.secondary.write(offset, data)
+        finally:
+            pair.secondary_dirty = True
+
+    def zero(self, pair: Pair, offset: int, length: int, allocate: bool) -> None:
+        """See `Sink`."""
+        assert pair.secondary is not None
+        try:
+            pair.secondary.zero(offset, length, allocate)
+        finally:
+            pair.secondary_dirty = True
+
+
+def put(sink: Sink, pair: Pair, record: Record, buffer: bytes) -> None:
+    """Apply one record, whose payload lies in `buffer`. Raises SinkError."""
+    try:
+        if record.kind == WRITE:
+            sink.write(pair, record.offset, memoryview(buffer)[record.payload_start : record.end])
+        else:
+            sink.zero(pair, record.offset, record.length, bool(record.flags & FLAG_ALLOCATE))
+    except OSError as error:
+        raise SinkError(pair, record.sequence, error) from error
+
+
+class Follower:
+    """Walks the journal for a set of pairs. `position` is the last number that it has dealt with.
+
+    A record is applied if it is one of the pairs', lies after what the pair holds already, and not beyond the pair's cut. Blocking
+    methods, one caller at a time; any thread.
+    """
+
+    __slots__ = ("_reader", "_ring", "counted_until", "pairs", "position", "sink")
+
+    def __init__(self, ring: Ring, pairs: Sequence[Pair], position: int, sink: Sink, counted_until: int = 0) -> None:
+        """Start after number `position`. What comes after `counted_until` is new, and not counted as copied."""
+        self.pairs = {pair.id: pair for pair in pairs}
+        self.position = position
+        self.sink = sink
+        self.counted_until = counted_until
+        self._ring = ring
+        self._reader: Reader | None = None
+
+    def lag_bytes(self, log_position: int) -> int:
+        """How many bytes of journal lie between here and the writer."""
+        return log_position - self._reader.log_position if self._reader is not None else 0
+
+    def reach(self) -> None:
+        """Find the place in the journal. Raises LookupError."""
+        if self._reader is None:
+            self._reader = Reader(self._ring, self.position + 1)
+
+    def step(self, until: int, size_bytes: int) -> int:
+        """Deal with some records up to number `until`; returns how many bytes were applied. Raises SinkError, DamageError."""
+        if self.position >= until:
+            return 0
+        self.reach()
+        assert self._reader is not None
+        buffer, records = self._reader.read(until, size_bytes)
+        applied_bytes, pairs = 0, self.pairs
+        for record in records:
+            pair = pairs.get(record.volume)
+            if pair is not None and record.kind in (WRITE, ZERO, TRIM) and pair.applied < record.sequence <= pair.limit(until):
+                try:
+                    put(self.sink, pair, record, buffer)
+                except SinkError:
+                    self._arrive(record.sequence - 1)
+                    self._reader = None  # it is ahead of that: what is left of this piece is read again for the other pairs
+                    raise
+                applied_bytes += record.payload_length
+                if record.sequence <= self.counted_until:
+                    pair.copied_bytes += record.payload_length
+        if records:
+            self._arrive(records[-1].sequence)
+        return applied_bytes
+
+    def _arrive(self, sequence: int) -> None:
+        self.position = sequence
+        if self.sink.moves_secondary:
+            for pair in list(self.pairs.values()):
+                pair.applied = max(pair.applied, min(sequence, pair.limit(sequence)))
+
+
+def copy_run(sink: Sink, pair: Pair, offset: int, length: int) -> int:
+    """Copy a run of the primary to the sink; returns the bytes written. What is equal on the secondary is left alone,
+    but for a resync after its disk failed: then what can be read of it need not be what is on it.
+
+    Raises SinkError if the sink fails; an OSError of the primary passes through.
+    """
+    data = bytearray(length)
+    pair.primary.read_into(offset, memoryview(data))
+    try:
+        if sink.moves_secondary and pair.reason != state.RESYNCING:
+            assert pair.secondary is not None
+            present = bytearray(length)
+            pair.secondary.read_into(offset, memoryview(present))
+            if present == data:
+                return 0
+        if data == bytes(length):
+            sink.zero(pair, offset, length, False)
+            return 0
+        sink.write(pair, offset, data)
+    except OSError as error:
+        raise SinkError(pair, 0, error) from error
+    return length

@@ -1,0 +1,187 @@
+"""A `File` on the operating system: positional reads and writes, holes, one `fdatasync`."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from duplexd.runtime.fallocate import KEEP_SIZE, PUNCH_HOLE, UNSUPPORTED, ZERO_RANGE, fallocate
+from duplexd.runtime.machine import in_memory, punches
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from duplexd.runtime.disk import Data
+
+IOV_MAX = 1024
+BLOCK_ALIGNMENT_BYTES = 4096  # block devices zero whole logical blocks; whole pages keep the page cache out of it
+_ZEROES = bytes(1 << 20)
+_NOWAIT = os.RWF_NOWAIT
+
+
+class RealFile:
+    """See `duplexd.runtime.disk.File`. Owns the descriptor; every method may be called from any thread."""
+
+    __slots__ = ("_alignment", "_fd", "_nowait", "_punches", "_reserves", "_zeroes", "is_block", "path", "size")
+
+    def __init__(self, fd: int, path: str, size: int, is_block: bool) -> None:
+        self._fd = fd
+        self.path = path
+        self.size = size
+        self.is_block = is_block
+        self._alignment = BLOCK_ALIGNMENT_BYTES if is_block else 1
+        self._nowait = True
+        self._punches = punches(fd, size, is_block)
+        self._zeroes = True
+        self._reserves = not is_block
+
+    @property
+    def can_punch(self) -> bool:
+        """Whether `zero(..., punch=True)` gives space back."""
+        return self._punches
+
+    def read(self, offset: int, length: int) -> bytes:
+        buffer = bytearray(length)
+        self.read_into(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        done = os.preadv(self._fd, [buffer], offset)
+        while done < len(buffer):
+            count = os.preadv(self._fd, [buffer[done:]], offset + done)
+            if count == 0:
+                raise OSError(errno.EIO, "read past the end", self.path)
+            done += count
+
+    def read_cached(self, offset: int, buffer: memoryview) -> bool:
+        if not self._nowait:
+            return self._read_in_memory(offset, buffer)
+        try:
+            return os.preadv(self._fd, [buffer], offset, _NOWAIT) == len(buffer)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+            self._nowait = False
+            return self._read_in_memory(offset, buffer)
+
+    def _read_in_memory(self, offset: int, buffer: memoryview) -> bool:
+        """No RWF_NOWAIT here: where the file system lives in memory a plain read does not block either."""
+        if not in_memory(self._fd):
+            return False
+        self.read_into(offset, buffer)
+        return True
+
+    def write(self, offset: int, data: Data) -> None:
+        length = len(data)
+        if offset + length > self.size:
+            raise OSError(errno.EIO, "write past the end", self.path)
+        done = os.pwrite(self._fd, data, offset)
+        if done != length:
+            self._write_rest([data], offset, done)
+
+    def writev(self, offset: int, buffers: Sequence[Data], nbytes: int) -> None:
+        if offset + nbytes > self.size:
+            raise OSError(errno.EIO, "write past the end", self.path)
+        done = os.pwritev(self._fd, buffers if len(buffers) <= IOV_MAX else buffers[:IOV_MAX], offset)
+        if done != nbytes:
+            self._write_rest(buffers, offset, done)
+
+    def _write_rest(self, buffers: Sequence[Data], offset: int, done: int) -> None:
+        """Go on after a short write: skip `done` bytes of `buffers`, write what is left from `offset + done` on."""
+        rest = [memoryview(buffer).cast("B") for buffer in buffers]
+        index, skip = 0, done
+        offset += done
+        while True:
+            while index < len(rest) and skip >= len(rest[index]):
+                skip -= len(rest[index])
+                index += 1
+            if index == len(rest):
+                return
+            rest[index] = rest[index][skip:]
+            skip = os.pwritev(self._fd, rest[index : index + IOV_MAX], offset)
+            if skip == 0:
+                raise OSError(errno.EIO, "the kernel wrote nothing", self.path)
+            offset += skip
+
+    def zero(self, offset: int, length: int, punch: bool) -> None:
+        if offset + length > self.size:
+            raise OSError(errno.EIO, "write past the end", self.path)
+        alignment = self._alignment
+        start = -(-offset // alignment) * alignment
+        end = (offset + length) // alignment * alignment
+        if start >= end:
+            self._write_zeroes(offset, length)
+            return
+        self._write_zeroes(offset, start - offset)
+        if not self._zero_aligned(start, end - start, punch):
+            self._write_zeroes(start, end - start)
+        self._write_zeroes(end, offset + length - end)
+
+    def _zero_aligned(self, offset: int, length: int, punch: bool) -> bool:
+        if punch and self._punches:
+            self._punches = fallocate(self._fd, PUNCH_HOLE | KEEP_SIZE, offset, length)
+            if self._punches:
+                return True
+        if self._zeroes:
+            self._zeroes = fallocate(self._fd, ZERO_RANGE | KEEP_SIZE, offset, length)
+        return self._zeroes
+
+    def _write_zeroes(self, offset: int, length: int) -> None:
+        end = offset + length
+        while offset < end:
+            piece = min(len(_ZEROES), end - offset)
+            self.write(offset, memoryview(_ZEROES)[:piece])
+            offset += piece
+
+    def reserve(self, offset: int, length: int) -> None:
+        if self._reserves and length > 0:
+            self._reserves = fallocate(self._fd, KEEP_SIZE, offset, length)
+
+    def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
+        if self.is_block:
+            return [(offset, length, True)]
+        found: list[tuple[int, int, bool]] = []
+        end = offset + length
+        while offset < end:
+            data = min(self._seek(offset, os.SEEK_DATA, end), end)
+            if data > offset:
+                found.append((offset, data - offset, False))
+            if data < end:
+                hole = min(self._seek(data, os.SEEK_HOLE, end), end)
+                found.append((data, hole - data, True))
+                data = hole
+            offset = data
+        return found
+
+    def _seek(self, offset: int, whence: int, end: int) -> int:
+        try:
+            return os.lseek(self._fd, offset, whence)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # no data from here on
+                return end
+            if error.errno in UNSUPPORTED or error.errno == errno.EINVAL:
+                return offset if whence == os.SEEK_DATA else end
+            raise
+
+    def sync(self) -> None:
+        os.fdatasync(self._fd)
+
+    def in_place(self) -> bool:
+        try:
+            there = os.stat(self.path)
+        except OSError:
+            return False
+        ours = os.fstat(self._fd)
+        if self.is_block:  # another node may name the same device
+            return stat.S_ISBLK(there.st_mode) and there.st_rdev == ours.st_rdev
+        return os.path.samestat(there, ours)
+
+    def close(self) -> None:
+        """Gives up the lock too. Harmless when closed already."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)

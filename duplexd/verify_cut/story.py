@@ -1,0 +1,147 @@
+"""What a journal's markers say of one cut and of its volumes, read by the list in docs/journal.md and by nothing else. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from duplexd.journal.format import TRIM, WRITE, ZERO, Record
+from duplexd.verify_cut.ranges import Ranges
+
+if TYPE_CHECKING:
+    from duplexd.verify_cut.document import CertifiedVolume
+
+STANDS, LEAVING, GONE = "stands", "leaving", "gone"
+CHANGES = (WRITE, ZERO, TRIM)
+_POWER_CUT = "power cut"
+
+# Markers after which nothing older in the journal says what a volume holds: the rest may have been changed by what the journal does not have
+_FORGETTING = ("volume", "attach", "copy", "missed", "detach", "remove")
+
+
+class VolumeStory:
+    """One volume, before the cut and since."""
+
+    __slots__ = ("after", "blank", "cut_sequence", "floor", "primary_doubt", "standing", "volume", "why")
+
+    def __init__(self, volume: CertifiedVolume, cut_sequence: int) -> None:
+        self.volume = volume
+        self.cut_sequence = cut_sequence
+        self.floor = 0  # what records up to this number say is of no use
+        self.blank = False  # it held nothing but zeroes at `floor`
+        self.after = Ranges()  # changed since the cut
+        self.standing = ""  # whether the secondary is where the cut left it
+        self.why = ""  # it is not
+        self.primary_doubt = ""  # why the primary may hold what the journal does not have; "" if it can't
+
+    def leave(self, why: str) -> None:
+        """The secondary has moved on."""
+        self.standing, self.why = GONE, self.why or why
+
+
+class Story:
+    """Fed with every record of a journal, in order. `marker` is the one that made the cut, `made_at` its number, 0 until it was met."""
+
+    def __init__(self, cut_id: str, sequence: int, volumes: tuple[CertifiedVolume, ...], ranges_max: int) -> None:
+        self.cut_id = cut_id
+        self.sequence = sequence
+        self.record: Record | None = None  # number `sequence`
+        self.marker: dict[str, Any] = {}
+        self.made_at = self.ready_at = self.agreed_at = 0
+        self.stood_at = 0  # of a cut of this controller alone, what `ready_at` is of one of several
+        self.void = ""  # why the cut is void
+        self.boot: str | None = None  # of the daemon that wrote last; None if the journal does not say
+        self.closed = False
+        self.volumes = {volume.id: VolumeStory(volume, sequence) for volume in volumes}
+        self._stood: tuple[int, list[int]] = (0, [])
+        self._ranges_max = max(ranges_max // max(len(volumes), 1), 16)
+
+    def remember(self, sequence: int, volumes: list[int]) -> None:
+        """By the checkpoint these stood at the cut at number `sequence`: it counts if the journal no longer has the cut."""
+        self._stood = (sequence, volumes)
+
+    def change(self, record: Record) -> None:
+        """A WRITE, ZERO or TRIM."""
+        story = self.volumes.get(record.volume)
+        if story is not None and record.sequence > self.sequence:
+            story.after.add(record.offset, record.offset + record.length)
+            if len(story.after) > self._ranges_max:
+                story.after.coarsen(self._ranges_max // 2, story.volume.size)
+
+    def tell(self, record: Record, marker: dict[str, Any]) -> None:
+        """A marker."""
+        name, number = str(marker.get("m")), record.sequence
+        self._recall(number)
+        self._made(name, number, marker)
+        self._votes(name, number, marker)
+        if name == "open":
+            self.boot, self.closed = str(marker["boot"]), False
+        elif name == "close":
+            self.closed = True
+        for story in self._named(marker):
+            if number <= self.sequence:
+                self._before(story, name, number)
+            else:
+                self._since(story, name, number, marker)
+
+    @property
+    def arrived(self) -> bool:
+        """Whether the journal says that the secondaries stood at the cut, durably: no start of the daemon writes to them after that."""
+        return bool(self.ready_at or self.stood_at)
+
+    def _recall(self, number: int) -> None:
+        sequence, volumes = self._stood
+        if volumes and number > sequence:
+            for volume in volumes if self.record is None else ():
+                self.volumes[volume].standing = STANDS
+            self._stood = (0, [])
+
+    def _named(self, marker: dict[str, Any]) -> list[VolumeStory]:
+        numbers = marker.get("volumes", [marker.get("id")])
+        return [self.volumes[int(number)] for number in numbers if isinstance(number, int | str) and _is_one_of(number, self.volumes)]
+
+    def _made(self, name: str, number: int, marker: dict[str, Any]) -> None:
+        by_command = name == "cut" and number == self.sequence
+        by_freeze = name == "fail" and marker.get("at") == self.sequence
+        if marker.get("id") == self.cut_id and (by_command or by_freeze):
+            self.marker, self.made_at = marker, number
+            for story in self._named(marker):
+                story.standing = STANDS
+
+    def _votes(self, name: str, number: int, marker: dict[str, Any]) -> None:
+        if marker.get("cut") != self.cut_id:
+            return
+        if name == "void":
+            self.void = self.void or f"record {number} says that the cut is void"
+        elif name == "ready":
+            self.ready_at = number
+        elif name == "stood":
+            self.stood_at = number
+        elif name == "agreed":
+            self.agreed_at = number
+
+    def _before(self, story: VolumeStory, name: str, number: int) -> None:
+        if name in _FORGETTING:
+            story.floor, story.blank = number, name == "attach"
+
+    def _since(self, story: VolumeStory, name: str, number: int, marker: dict[str, Any]) -> None:
+        if name in {"missed", "remove"} or (name == "copy" and marker.get("reason") == _POWER_CUT):
+            story.primary_doubt = "the journal says that the primary may hold changes that it does not have"
+        if name == "fail" and story.standing == STANDS and marker.get("id") != self.cut_id:
+            self.void = self.void or f"record {number}: the secondary of {story.volume.name}, or one of its group, failed at the cut"
+        if name == "abandon" and story.standing == LEAVING:
+            story.standing = STANDS
+        elif name == "resync" and marker.get("how") == "map" and story.standing == STANDS:
+            story.standing = LEAVING  # it is not touched before the commit
+        elif name in _LEAVING and (name != "fail" or marker.get("id") != self.cut_id):
+            story.leave(_LEAVING[name])
+
+
+_LEAVING = {
+    "resync": "it was resynced since", "commit": "it was resynced since", "equal": "it was resynced since", "copy": "it was copied anew since",
+    "fail": "it failed since", "detach": "it was taken out of the configuration since", "attach": "it was given anew since",
+    "remove": "the volume was taken out of the configuration since",
+}  # fmt: skip
+
+
+def _is_one_of(number: int | str, volumes: dict[int, VolumeStory]) -> bool:
+    return str(number).isdecimal() and int(number) in volumes

@@ -1,0 +1,124 @@
+"""A leg that fails on demand, over another leg: errors, torn writes, delays."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from duplexd.images.leg import Leg
+    from duplexd.runtime.disk import Data
+
+Operation = Literal["read_into", "read_cached", "write", "zero", "reserve", "extents", "sync"]
+OPERATIONS: tuple[Operation, ...] = get_args(Operation)
+
+
+class _Fault:
+    """`after` calls go well, then `times` calls meet it (None: all of them)."""
+
+    __slots__ = ("after", "error", "times", "torn")
+
+    def __init__(self, error: int, after: int, times: int | None, torn: bool) -> None:
+        self.error = error
+        self.after = after
+        self.times = times
+        self.torn = torn
+
+    def strikes(self) -> bool:
+        if self.after > 0:
+            self.after -= 1
+            return False
+        if self.times is None:
+            return True
+        self.times -= 1
+        return self.times >= 0
+
+
+class FaultLeg:
+    """See `Leg`. Passes everything on to `leg` until told otherwise; `calls` counts by operation, failed calls too.
+
+    `delay(operation)` is called before each operation, in the caller's thread: it may sleep.
+    """
+
+    __slots__ = ("_faults", "_leg", "calls", "delay", "is_block", "path", "size")
+
+    def __init__(self, leg: Leg, delay: Callable[[Operation], None] | None = None) -> None:
+        self._leg = leg
+        self._faults: dict[Operation, _Fault] = {}
+        self.path = leg.path
+        self.size = leg.size
+        self.is_block = leg.is_block
+        self.delay = delay
+        self.calls: dict[Operation, int] = dict.fromkeys(OPERATIONS, 0)
+
+    @property
+    def can_punch(self) -> bool:
+        return self._leg.can_punch
+
+    def fail(self, operation: Operation, error: int = errno.EIO, after: int = 0, times: int | None = None) -> None:
+        """Let `operation` fail with `error` once `after` more calls have gone well, `times` times or for ever."""
+        self._faults[operation] = _Fault(error, after, times, torn=False)
+
+    def tear(self, error: int = errno.EIO, after: int = 0, times: int | None = 1) -> None:
+        """Let a write put down only its first half, then fail with `error`."""
+        self._faults["write"] = _Fault(error, after, times, torn=True)
+
+    def heal(self) -> None:
+        """From now on nothing fails."""
+        self._faults.clear()
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        self._meet("read_into")
+        self._leg.read_into(offset, buffer)
+
+    def read_cached(self, offset: int, buffer: memoryview) -> bool:
+        self._meet("read_cached")
+        return self._leg.read_cached(offset, buffer)
+
+    def write(self, offset: int, data: Data) -> None:
+        fault = self._due("write")
+        if fault is not None:
+            if fault.torn:
+                self._leg.write(offset, memoryview(data)[: len(data) // 2])
+            self._raise(fault)
+        self._leg.write(offset, data)
+
+    def zero(self, offset: int, length: int, allocate: bool) -> None:
+        self._meet("zero")
+        self._leg.zero(offset, length, allocate)
+
+    def reserve(self, offset: int, length: int) -> None:
+        self._meet("reserve")
+        self._leg.reserve(offset, length)
+
+    def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
+        self._meet("extents")
+        return self._leg.extents(offset, length)
+
+    def sync(self) -> None:
+        self._meet("sync")
+        self._leg.sync()
+
+    def in_place(self) -> bool:
+        return self._leg.in_place()
+
+    def close(self) -> None:
+        self._leg.close()
+
+    def _meet(self, operation: Operation) -> None:
+        fault = self._due(operation)
+        if fault is not None:
+            self._raise(fault)
+
+    def _due(self, operation: Operation) -> _Fault | None:
+        self.calls[operation] += 1
+        if self.delay is not None:
+            self.delay(operation)
+        fault = self._faults.get(operation)
+        return fault if fault is not None and fault.strikes() else None
+
+    def _raise(self, fault: _Fault) -> None:
+        raise OSError(fault.error, os.strerror(fault.error), self.path)

@@ -1,0 +1,63 @@
+"""A leg in memory, for tests and trials: it holds what it was given until it is closed."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from duplexd.runtime.disk import Data
+
+
+class MemoryLeg:
+    """See `Leg`. `data` is the content; `syncs` counts `sync` calls."""
+
+    __slots__ = ("closed", "data", "is_block", "path", "size", "syncs")
+
+    can_punch = True
+
+    def __init__(self, size: int, path: str = "memory") -> None:
+        self.path = path
+        self.size = size
+        self.is_block = False
+        self.data = bytearray(size)
+        self.syncs = 0
+        self.closed = False
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        end = self._end(offset, len(buffer))
+        buffer[:] = memoryview(self.data)[offset:end]
+
+    def read_cached(self, offset: int, buffer: memoryview) -> bool:
+        self.read_into(offset, buffer)
+        return True
+
+    def write(self, offset: int, data: Data) -> None:
+        self.data[offset : self._end(offset, len(data))] = data
+
+    def zero(self, offset: int, length: int, allocate: bool) -> None:
+        self.data[offset : self._end(offset, length)] = bytes(length)
+
+    def reserve(self, offset: int, length: int) -> None:
+        self._end(offset, length)
+
+    def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
+        self._end(offset, length)
+        return [(offset, length, True)] if length else []
+
+    def sync(self) -> None:
+        self._end(0, 0)
+        self.syncs += 1
+
+    def in_place(self) -> bool:
+        return not self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _end(self, offset: int, length: int) -> int:
+        if self.closed:
+            raise OSError(errno.EBADF, "closed", self.path)
+        if offset < 0 or offset + length > self.size:
+            raise OSError(errno.EIO, "past the end", self.path)
+        return offset + length

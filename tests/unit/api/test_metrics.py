@@ -1,0 +1,83 @@
+"""/metrics: what stands there is what was counted."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from duplexd.api.metrics import Histogram, LoopLag, Scrape, nbd_metrics
+from duplexd.nbd_server.traffic import Traffic
+from tests.support.fake_controller import FakeController
+
+if TYPE_CHECKING:
+    from tests.support.control_plane import ControlPlane
+
+
+def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for metric in text_string_to_metric_families(text)
+        for sample in metric.samples
+    }
+
+
+def test_the_socket_serves_what_prometheus_can_read(plane: ControlPlane) -> None:
+    plane.controller.volumes["data"] = "SUSPENDED"
+    with plane.open("GET", "/metrics") as answer:
+        assert answer.headers["content-type"].startswith("text/plain")
+        found = samples(answer.read().decode())
+    assert found["duplexd_pair_state", (("state", "SUSPENDED"), ("volume", "data"))] == 1
+    assert found["duplexd_pair_state", (("state", "DUPLEX"), ("volume", "data"))] == 0
+    assert found["duplexd_pair_state", (("state", "DUPLEX"), ("volume", "wal"))] == 1
+    assert found["duplexd_journal_size_bytes", ()] == 1 << 24
+    assert found["duplexd_event_loop_lag_seconds_count", ()] >= 0
+
+
+def test_a_histogram_counts_by_upper_bound() -> None:
+    histogram = Histogram((0.1, 1.0))
+    for value in (0.05, 0.1, 0.5, 7.0):
+        histogram.observe(value)
+    assert (histogram.counts, histogram.total) == ([2, 1, 1], 7.65)
+
+
+async def test_counters_of_the_controller_and_the_server_are_read() -> None:
+    controller: Any = FakeController(["data"], {})
+    controller.cuts = SimpleNamespace(made=3)
+    controller.flusher = SimpleNamespace(syncs=4, sync_seconds=0.5)
+    traffic = Traffic()
+    traffic.requests[1], traffic.byte_counts[1], traffic.failed = 5, 4096, 1
+    server = SimpleNamespace(traffic={"data": traffic}, connections_refused=2)
+    found = samples(Scrape(controller, LoopLag(), [nbd_metrics(server)]).prepare()().decode())
+    assert found["duplexd_cuts_total", ()] == 3
+    assert found["duplexd_journal_fsync_duration_seconds_count", ()] == 4
+    assert found["duplexd_journal_fsync_duration_seconds_sum", ()] == 0.5
+    assert found["duplexd_nbd_requests_total", (("op", "write"), ("volume", "data"))] == 5
+    assert found["duplexd_nbd_bytes_total", (("op", "write"), ("volume", "data"))] == 4096
+    assert found["duplexd_nbd_errors_total", (("cause", "storage"), ("volume", "data"))] == 1
+    assert found["duplexd_nbd_connections_refused_total", ()] == 2
+
+
+async def test_events_add_up() -> None:
+    scrape = Scrape(FakeController(["data"], {}), LoopLag())
+    scrape.figures.note({"event": "released", "held_s": 0.3, "verdict": "void"})
+    scrape.figures.note({"event": "suspended", "hold": {"seconds_max": 0.002, "writes_held": 1}, "verdict": "consistent"})
+    scrape.figures.note({"event": "suspended", "hold": {"seconds_max": 0.002, "writes_held": 1}})
+    found = samples(scrape.prepare()().decode())
+    assert found["duplexd_events_total", (("event", "suspended"),)] == 2
+    assert found["duplexd_void_total", ()] == 1
+    assert [found["duplexd_hold_seconds_bucket", (("le", bound),)] for bound in ("0.25", "0.5")] == [0, 1]
+    assert found["duplexd_cut_wait_seconds_count", ()] == 2
+
+
+async def test_a_loop_that_was_blocked_shows_in_the_lag() -> None:
+    lag = LoopLag()
+    lag.INTERVAL_SECONDS = 0.02
+    lag.start()
+    time.sleep(0.2)  # noqa: ASYNC251 - the loop is to be blocked
+    await asyncio.sleep(0.01)
+    lag.stop()
+    assert lag.last_seconds > 0.1 or max(i for i, n in enumerate(lag.histogram.counts) if n) >= 9

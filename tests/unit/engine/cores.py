@@ -1,0 +1,186 @@
+"""A whole controller on a simulated disk, with legs that fail on demand, and a client that remembers its answers."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from random import Random
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from duplexd.backend import FLUSH, TRIM, WRITE, ZERO, Change
+from duplexd.config import daemon_file as config
+from duplexd.engine.controller import Controller
+from tests.sim.disk import SimDisk
+from tests.sim.workers import SimWorkers
+from tests.support.fault_leg import FaultLeg
+from tests.unit.loops import PatientLoop
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+
+    from duplexd.core.pair import Pair
+
+T = TypeVar("T")
+
+MIB = 1 << 20
+SIZE = 4 * MIB
+
+
+class HandClock:
+    """Time that goes on by `pass_`."""
+
+    def __init__(self, disk: SimDisk) -> None:
+        self._disk = disk
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wall(self) -> float:
+        return 1_795_000_000.0 + self.now
+
+    def boot_id(self) -> str:
+        return self._disk.boot_id()
+
+
+class Peer:
+    """A connection: what was answered, in order."""
+
+    def __init__(self) -> None:
+        self.answers: list[Change] = []
+        self.flushes = 0
+
+    def finished(self, change: Change) -> None:
+        self.answers.append(change)
+
+    def flush_replies(self) -> None:
+        self.flushes += 1
+
+
+class Core:
+    """A controller that runs, its disk, its events."""
+
+    def __init__(self, disk: SimDisk, settings: config.Config, workers: int = 2) -> None:
+        self.disk = disk
+        self.clock = HandClock(disk)
+        self.workers = SimWorkers(asyncio.get_running_loop(), Random(1), workers)
+        self.controller = Controller(settings, disk, self.clock, self.workers)
+        self.events: list[dict[str, Any]] = []
+        self.controller.listeners.append(self.events.append)
+        self.peer = Peer()
+
+    def pair(self, name: str = "data") -> Pair:
+        return self.controller.pairs[name]
+
+    def faulty(self, name: str = "data") -> tuple[FaultLeg, FaultLeg | None]:
+        """Legs that can be told to fail: primary, secondary."""
+        pair = self.pair(name)
+        primary, secondary = FaultLeg(pair.primary), FaultLeg(pair.secondary) if pair.secondary is not None else None
+        pair.set_legs(primary, secondary, pair.mode)
+        return primary, secondary
+
+    def secondary(self, name: str = "data") -> FaultLeg:
+        _, leg = self.faulty(name)
+        assert leg is not None
+        return leg
+
+    def change(self, kind: int, name: str, offset: int, length: int, data: bytes = b"", **flags: bool) -> Change:
+        return Change(self.peer, 0, self.pair(name), kind, offset, length, data, **flags)
+
+    def send(self, name: str, offset: int, data: bytes, **flags: bool) -> Change:
+        """Submit one WRITE."""
+        change = self.change(WRITE, name, offset, len(data), data, **flags)
+        self.controller.submit([change])
+        return change
+
+    async def write(self, name: str, offset: int, data: bytes, **flags: bool) -> int:
+        """A WRITE and its errno."""
+        return await self.answer(self.send(name, offset, data, **flags))
+
+    async def zero(self, name: str, offset: int, length: int, kind: int = ZERO) -> int:
+        change = self.change(kind, name, offset, length)
+        self.controller.submit([change])
+        return await self.answer(change)
+
+    async def trim(self, name: str, offset: int, length: int) -> int:
+        return await self.zero(name, offset, length, TRIM)
+
+    async def flush(self, name: str = "data") -> int:
+        change = self.change(FLUSH, name, 0, 0)
+        self.controller.flush(change)
+        return await self.answer(change)
+
+    async def answer(self, change: Change) -> int:
+        await self.until(lambda: change in self.peer.answers)
+        return change.error
+
+    async def until(self, true: Callable[[], bool], turns: int = 20_000) -> None:
+        """Let the loop run until it is true."""
+        for _ in range(turns):
+            if true():
+                return
+            await asyncio.sleep(0)
+        raise AssertionError("it did not come true")
+
+    async def turns(self, count: int = 50) -> None:
+        for _ in range(count):
+            await asyncio.sleep(0)
+
+    def image(self, name: str, side: str) -> bytes:
+        return self.disk.read_file(f"/{side}/{name}.img")
+
+    def equal(self, name: str = "data") -> bool:
+        return self.image(name, "a") == self.image(name, "b")
+
+    def named(self, event: str) -> list[dict[str, Any]]:
+        return [entry for entry in self.events if entry["event"] == event]
+
+    def states(self) -> dict[str, str]:
+        return {name: pair.state for name, pair in self.controller.pairs.items()}
+
+
+def settings(
+    volumes: Mapping[str, str] | None = None, groups: Mapping[str, list[str]] | None = None, size: int = SIZE, journal: str = "32MiB"
+) -> config.Config:
+    """Volumes by name with their mode ("" has no secondary)."""
+    lines = [
+        "[controller]",
+        'name = "alpha"',
+        'state_dir = "/state"',
+        f'journal_size = "{journal}"',
+        "[nbd]",
+        'listen = ["unix:/nbd.sock"]',
+    ]
+    for name, mode in (volumes if volumes is not None else {"data": "sync"}).items():
+        lines += [f"[volumes.{name}]", f"size = {size}", f'primary = "/a/{name}.img"']
+        lines += [f'secondary = "/b/{name}.img"', f'mode = "{mode}"'] if mode else []
+    for name, members in (groups or {}).items():
+        lines += [f"[groups.{name}]", f"volumes = {members!r}".replace("'", '"')]
+    return config.parse("\n".join(lines), "/duplexd.toml")
+
+
+def new_disk() -> SimDisk:
+    disk = SimDisk(1)
+    disk.make_directory("/a")
+    disk.make_directory("/b")
+    return disk
+
+
+@asynccontextmanager
+async def running(
+    volumes: Mapping[str, str] | None = None, groups: Mapping[str, list[str]] | None = None, disk: SimDisk | None = None, size: int = SIZE,
+    journal: str = "32MiB",
+) -> AsyncIterator[Core]:  # fmt: skip
+    """A started controller; stopped at the end."""
+    core = Core(disk or new_disk(), settings(volumes, groups, size, journal))
+    await core.controller.start()
+    try:
+        yield core
+    finally:
+        await core.controller.stop()
+
+
+def run(scenario: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run` in the time of `PatientLoop`: for tests of several lives."""
+    with asyncio.Runner(loop_factory=PatientLoop) as runner:
+        return runner.run(scenario)

@@ -1,0 +1,156 @@
+"""Comparing legs: planted differences are found, changes on their way are not, changed grains are skipped."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.engine.verify import PIECE_BYTES
+from duplexd.errors import TimedOutError, WrongStateError
+from duplexd.replication.async_follower import Trail
+from tests.unit.engine.cores import SIZE, Core, running
+
+if TYPE_CHECKING:
+    from duplexd.replication.follower import Follower
+
+GRAIN = 64 << 10
+
+
+def plant(core: Core, offset: int, name: str = "data") -> None:
+    """Change a byte of the secondary behind everybody's back."""
+    leg = core.pair(name).secondary
+    assert leg is not None
+    leg.write(offset, b"\xee")
+
+
+async def test_equal_legs_are_equal() -> None:
+    async with running({"data": "sync", "wal": "sync"}) as core:
+        await core.write("data", 12345, b"something")
+        result = await core.controller.verify(["data", "wal"])
+        assert result["equal"]
+        assert [(volume["name"], volume["equal"], volume["compared_bytes"]) for volume in result["volumes"]] == [
+            ("data", True, SIZE),
+            ("wal", True, SIZE),
+        ]
+
+
+@pytest.mark.parametrize("offset", [0, 1, PIECE_BYTES - 1, PIECE_BYTES, 2 * PIECE_BYTES + 777, SIZE - 1])
+async def test_a_planted_difference_is_found_where_it_is(offset: int) -> None:
+    async with running({"data": "sync", "wal": "sync"}) as core:
+        plant(core, offset)
+        result = await core.controller.verify(["data", "wal"])
+        assert not result["equal"]
+        assert [volume["first_difference"] for volume in result["volumes"]] == [offset, None]
+        assert not core.controller.holds.leases
+
+
+async def test_of_several_differences_the_first_is_told() -> None:
+    async with running() as core:
+        plant(core, 3 * PIECE_BYTES)
+        plant(core, PIECE_BYTES + 5)
+        assert (await core.controller.verify(["data"]))["volumes"][0]["first_difference"] == PIECE_BYTES + 5
+
+
+async def test_what_changed_since_the_cut_is_skipped_and_the_rest_is_not() -> None:
+    async with running() as core:
+        await core.controller.suspend(["data"])
+        await core.write("data", 3 * GRAIN + 5, b"changed")
+        (volume,) = (await core.controller.verify(["data"]))["volumes"]
+        assert (volume["equal"], volume["changed_bytes"], volume["compared_bytes"]) == (True, GRAIN, SIZE - GRAIN)
+        plant(core, 3 * GRAIN + 100)
+        assert (await core.controller.verify(["data"]))["equal"]
+        plant(core, 4 * GRAIN)
+        assert (await core.controller.verify(["data"]))["volumes"][0]["first_difference"] == 4 * GRAIN
+
+
+async def test_changes_on_their_way_to_an_async_secondary_are_waited_for() -> None:
+    async with running({"data": "async"}) as core:
+        for place in range(30):
+            core.send("data", place * 4096, bytes([place + 1]) * 4096)
+        assert (await core.controller.verify(["data"]))["equal"]
+
+
+async def test_a_pair_on_its_way_to_its_cut_is_waited_for_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running({"data": "async"}) as core:
+        step, go_on = Trail._step, asyncio.Event()
+
+        async def slowly(trail: Trail, follower: Follower) -> None:
+            await go_on.wait()
+            await step(trail, follower)
+
+        monkeypatch.setattr(Trail, "_step", slowly)
+        await core.write("data", 0, b"on its way")
+        suspending = asyncio.ensure_future(core.controller.suspend(["data"]))
+        await core.until(lambda: core.pair().state == "SUSPENDED")
+        verifying = asyncio.ensure_future(core.controller.verify(["data"]))
+        await core.turns(200)
+        early = verifying.done()
+        go_on.set()
+        assert (await verifying)["equal"]
+        assert not early
+        assert (await suspending)["verdict"] == "consistent"
+
+
+async def test_a_secondary_that_does_not_arrive_is_not_called_different(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("duplexd.engine.verify.RECHECK_HOLD_S", 0.02)
+    async with running({"data": "async"}) as core:
+        step, go_on = Trail._step, asyncio.Event()
+
+        async def never(trail: Trail, follower: Follower) -> None:
+            await go_on.wait()
+            await step(trail, follower)
+
+        monkeypatch.setattr(Trail, "_step", never)
+        await core.write("data", 0, b"on its way")
+        try:
+            with pytest.raises(TimedOutError, match="data: its secondary trails"):
+                await core.controller.verify(["data"])
+        finally:
+            go_on.set()
+        assert not core.controller.holds.leases
+
+
+async def test_a_pair_that_is_resynced_meanwhile_is_not_called_different() -> None:
+    async with running() as core:
+        await core.controller.suspend(["data"])
+        for place in range(8):
+            await core.write("data", place * 500_000, b"changed")
+        verifying = asyncio.ensure_future(core.controller.verify(["data"]))
+        await core.controller.resync(["data"])
+        outcome: object = (await asyncio.gather(verifying, return_exceptions=True))[0]
+        assert isinstance(outcome, WrongStateError) or (isinstance(outcome, dict) and outcome["equal"]), outcome
+        await core.controller.resync_wait(["data"])
+        assert (await core.controller.verify(["data"]))["equal"]
+
+
+async def test_a_difference_under_load_is_still_found() -> None:
+    async with running() as core:
+        plant(core, 2 * PIECE_BYTES)
+        going = True
+
+        async def load() -> None:
+            while going:
+                await core.write("data", 0, b"load" * 100)
+                await asyncio.sleep(0)
+
+        task = asyncio.ensure_future(load())
+        result = await core.controller.verify(["data"])
+        going = False
+        await task
+        assert result["volumes"][0]["first_difference"] == 2 * PIECE_BYTES
+
+
+async def test_only_pairs_whose_secondary_stands_for_something_are_compared() -> None:
+    async with running({"data": "sync", "alone": ""}) as core:
+        with pytest.raises(WrongStateError, match="alone is SIMPLEX"):
+            await core.controller.verify(["data", "alone"])
+
+
+async def test_progress_ends_at_the_size() -> None:
+    async with running() as core:
+        told: list[tuple[str, int, int]] = []
+        await core.controller.verify(["data"], lambda name, done, total: told.append((name, done, total)))
+        assert told[-1] == ("data", SIZE, SIZE)
+        assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)

@@ -1,0 +1,60 @@
+"""A server in the test's own uvloop, on a backend in memory, with clients over real sockets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+import uvloop
+
+from duplexd.nbd_server.listeners import Listeners
+from tests.unit.nbd_server.memory_backend import MemoryBackend
+from tests.unit.nbd_server.peer import PATIENCE_SECONDS, Peer
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+VOLUME_BYTES = 64 << 20
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop that the daemon runs on."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+def backend() -> MemoryBackend:
+    return MemoryBackend({"data": VOLUME_BYTES, "wal": 1 << 20})
+
+
+@pytest_asyncio.fixture
+async def listeners(backend: MemoryBackend, tmp_path: Path) -> AsyncIterator[Listeners]:
+    listeners = Listeners(backend, [f"unix:{tmp_path}/nbd.sock", "tcp:127.0.0.1:0"])
+    await listeners.start()
+    yield listeners
+    await listeners.stop(PATIENCE_SECONDS)
+    assert [volume.connections for volume in backend.volumes.values()] == [0, 0]
+    assert listeners.server.waiting.used == 0
+    assert listeners.server.reading.used == 0
+
+
+@pytest_asyncio.fixture(params=["unix", "tcp"])
+async def connect(request: pytest.FixtureRequest, listeners: Listeners) -> AsyncIterator[Callable[..., Awaitable[Peer]]]:
+    """Connects a client; every test runs over Unix and TCP."""
+    (address,) = [address for address in listeners.addresses if address.startswith(request.param)]
+    peers: list[Peer] = []
+
+    async def connect_one(export: str | None = "data") -> Peer:
+        peer = Peer(address)
+        peers.append(peer)
+        await peer.open()
+        if export is not None:
+            await peer.go(export)
+        return peer
+
+    yield connect_one
+    for peer in peers:
+        peer.close()

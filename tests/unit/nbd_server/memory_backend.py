@@ -1,0 +1,146 @@
+"""A write path in memory: volumes are bytearrays, changes can be held, storage can be made to fail, reads can be made slow.
+
+Run as a program it serves volumes until it is stopped: `python -m tests.unit.nbd_server.memory_backend ADDRESS... NAME=BYTES...`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import mmap
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from duplexd.backend import FLUSH, WRITE
+from duplexd.nbd_server.listeners import Listeners
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from duplexd.backend import Change, Client, Volume
+
+
+class MemoryVolume:
+    """`cold`: reads are not served from memory. `error`: errno of every read."""
+
+    def __init__(self, name: str, size: int) -> None:
+        self.name = name
+        self.size = size
+        self.connections = 0
+        self.data = memoryview(mmap.mmap(-1, size))  # zeroes that cost nothing until they are touched
+        self.cold = False
+        self.error = 0
+
+    def read_cached(self, offset: int, buffer: memoryview) -> bool:
+        if self.cold:
+            return False
+        if self.error:
+            raise OSError(self.error, "as the test wants it")
+        buffer[:] = self.data[offset : offset + len(buffer)]
+        return True
+
+
+class MemoryBackend:
+    """`held` changes wait for `release`; `error` is the errno that every change gets; `log` is what was asked for, in order."""
+
+    def __init__(self, volumes: dict[str, int]) -> None:
+        self.volumes = {name: MemoryVolume(name, size) for name, size in volumes.items()}
+        self.holding = False
+        self.held: list[Change] = []
+        self.batches: list[list[Change]] = []
+        self.flushes = 0
+        self.gone: list[Client] = []
+        self.error = 0
+        self.reads: list[Callable[[], None]] = []  # reads of cold volumes that wait for `finish_reads`
+        self.reads_wait = False
+
+    def volume(self, name: str) -> Volume | None:
+        return self.volumes.get(name) if name else next(iter(self.volumes.values()), None)
+
+    def volume_names(self) -> list[str]:
+        return list(self.volumes)
+
+    def submit(self, changes: list[Change]) -> None:
+        self.batches.append(changes)
+        if self.holding:
+            for change in changes:
+                change.own()
+            self.held += changes
+            return
+        for change in changes:
+            self._apply(change)
+
+    def flush(self, change: Change) -> None:
+        self.flushes += 1
+        change.error = self.error
+        change.client.finished(change)
+
+    def read(self, volume: Volume, offset: int, buffer: memoryview, done: Callable[[int], None]) -> None:
+        def finish() -> None:
+            stored = self.volumes[volume.name]
+            buffer[:] = stored.data[offset : offset + len(buffer)]
+            done(stored.error)
+
+        if self.reads_wait:
+            self.reads.append(finish)
+        else:
+            asyncio.get_running_loop().call_soon(finish)
+
+    def disconnected(self, client: Client) -> None:
+        self.gone.append(client)
+        self.held = [change for change in self.held if change.client is not client]
+
+    def release(self) -> None:
+        """Apply what is held, answer, and hold no longer."""
+        self.holding = False
+        held, self.held = self.held, []
+        clients = {change.client: None for change in held}
+        for change in held:
+            self._apply(change)
+        for client in clients:
+            client.flush_replies()
+
+    def finish_reads(self) -> None:
+        """Answer the reads that wait."""
+        reads, self.reads = self.reads, []
+        for read in reads:
+            read()
+
+    def _apply(self, change: Change) -> None:
+        if not self.error and change.kind != FLUSH:
+            data = change.data if change.kind == WRITE else bytes(change.length)
+            self.volumes[change.volume.name].data[change.offset : change.offset + change.length] = data
+        change.error = self.error
+        change.client.finished(change)
+
+
+async def _serve(listen: list[str], volumes: dict[str, int]) -> None:
+    backend = MemoryBackend(volumes)
+    backend.batches, backend.gone = _Forgetful(), _Forgetful()
+    listeners = Listeners(backend, listen)
+    await listeners.start()
+    print(" ".join(listeners.addresses), flush=True)
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    await stopped.wait()
+    await listeners.stop()
+
+
+class _Forgetful(list[Any]):
+    def append(self, _item: object) -> None:
+        """A long run must not keep everything it saw."""
+
+
+def main(arguments: list[str]) -> None:
+    import uvloop  # noqa: PLC0415
+
+    listen = [argument for argument in arguments if argument.startswith(("unix:", "tcp:"))]
+    volumes = dict(argument.split("=") for argument in arguments if "=" in argument)
+    with contextlib.suppress(KeyboardInterrupt):
+        uvloop.run(_serve(listen, {name: int(size) for name, size in volumes.items()}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

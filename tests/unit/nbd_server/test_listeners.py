@@ -1,0 +1,253 @@
+"""Where the server listens, whom it lets in, and how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd import limits
+from duplexd.errors import ConfigurationError
+from duplexd.nbd import constants as c
+from duplexd.nbd import messages as m
+from duplexd.nbd_server.listeners import Listeners
+from duplexd.net.addresses import TcpAddress, UnixAddress, parse_address
+from tests.unit.nbd_server.peer import PATIENCE_SECONDS, Peer, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from tests.unit.nbd_server.memory_backend import MemoryBackend
+
+    Connect = Callable[..., Awaitable[Peer]]
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("unix:/run/nbd.sock", UnixAddress("/run/nbd.sock")),
+        ("tcp:127.0.0.1:10809", TcpAddress("127.0.0.1", 10809)),
+        ("tcp:[::1]:0", TcpAddress("::1", 0)),
+        ("tcp:localhost:1", TcpAddress("localhost", 1)),
+    ],
+)
+def test_addresses_are_read_and_written(text: str, address: UnixAddress | TcpAddress) -> None:
+    assert parse_address(text) == address
+    assert str(address) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "unix:", "unix", "tcp:", "tcp:10809", "tcp::10809", "tcp:h:", "tcp:h:x", "tcp:h:65536", "tcp:h:-1", "udp:h:1"]
+)
+def test_bad_addresses_are_named(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="write"):
+        parse_address(text)
+
+
+async def test_socket_is_for_owner_and_group(listeners: Listeners, tmp_path: Path) -> None:
+    assert stat.S_IMODE((tmp_path / "nbd.sock").stat().st_mode) == 0o660
+
+
+async def test_stop_removes_the_socket(backend: MemoryBackend, tmp_path: Path) -> None:
+    listeners = Listeners(backend, [f"unix:{tmp_path}/s"])
+    await listeners.start()
+    assert (tmp_path / "s").exists()
+    await listeners.stop()
+    assert not (tmp_path / "s").exists()
+
+
+async def test_stop_leaves_the_socket_of_another(backend: MemoryBackend, tmp_path: Path) -> None:
+    listeners = Listeners(backend, [f"unix:{tmp_path}/s"])
+    await listeners.start()
+    (tmp_path / "s").rename(tmp_path / "old")
+    (tmp_path / "s").write_text("another's")
+    await listeners.stop()
+    assert (tmp_path / "s").exists()
+
+
+async def test_stale_socket_is_taken_over(backend: MemoryBackend, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(f"{tmp_path}/s")
+    listeners = Listeners(backend, [f"unix:{tmp_path}/s"])
+    await listeners.start()
+    peer = Peer(f"unix:{tmp_path}/s")
+    await peer.open()
+    await peer.go("data")
+    peer.close()
+    await listeners.stop()
+
+
+async def test_served_socket_is_not_taken_over(listeners: Listeners, backend: MemoryBackend, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="another process serves"):
+        await Listeners(backend, [f"unix:{tmp_path}/nbd.sock"]).start()
+
+
+async def test_file_that_is_no_socket_stays(backend: MemoryBackend, tmp_path: Path) -> None:
+    (tmp_path / "s").write_text("precious")
+    with pytest.raises(ConfigurationError, match="not a socket"):
+        await Listeners(backend, [f"unix:{tmp_path}/s"]).start()
+    assert (tmp_path / "s").read_text() == "precious"
+
+
+@pytest.mark.parametrize("text", ["unix:/nowhere/at/all/s", "unix:" + "x" * 200, "tcp:192.0.2.1:0", "tcp:no.such.host.invalid:0"])
+async def test_addresses_that_cannot_be_bound_are_named(backend: MemoryBackend, text: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        await Listeners(backend, [text]).start()
+    assert text in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+async def test_failed_start_listens_nowhere(backend: MemoryBackend, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError):
+        await Listeners(backend, [f"unix:{tmp_path}/s", "tcp:127.0.0.1:0", "unix:/nowhere/at/all/s"]).start()
+    assert not (tmp_path / "s").exists()
+
+
+async def test_port_in_use_is_refused(listeners: Listeners, backend: MemoryBackend) -> None:
+    (address,) = [address for address in listeners.addresses if address.startswith("tcp:")]
+    assert not address.endswith(":0")
+    with pytest.raises(ConfigurationError, match="in use"):
+        await Listeners(backend, [address]).start()
+
+
+async def test_ipv6(backend: MemoryBackend) -> None:
+    listeners = Listeners(backend, ["tcp:[::1]:0"])
+    await listeners.start()
+    (address,) = listeners.addresses
+    assert address.startswith("tcp:[::1]:")
+    await listeners.stop()
+
+
+async def test_update_changes_listeners_and_keeps_connections(backend: MemoryBackend, tmp_path: Path) -> None:
+    old, kept, new = (f"unix:{tmp_path}/{name}" for name in ("old", "kept", "new"))
+    listeners = Listeners(backend, [old, kept])
+    await listeners.start()
+    peer = Peer(old)
+    await peer.open()
+    await peer.go("data")
+    await listeners.update([kept, new])
+    assert sorted(listeners.addresses) == sorted([kept, new])
+    assert not (tmp_path / "old").exists()
+    assert (await peer.reply(peer.nbd.read(0, 4))).data == bytes(4)
+    peer.close()
+    await listeners.stop()
+
+
+async def test_failed_update_changes_nothing(listeners: Listeners, tmp_path: Path) -> None:
+    before = listeners.addresses
+    with pytest.raises(ConfigurationError):
+        await listeners.update([f"unix:{tmp_path}/new", "unix:/nowhere/at/all/s"])
+    assert listeners.addresses == before
+    assert not (tmp_path / "new").exists()
+
+
+async def test_stop_waits_for_what_is_in_flight(connect: Connect, listeners: Listeners, backend: MemoryBackend) -> None:
+    peer, idle, haggling = await connect(), await connect(), await connect(None)
+    backend.holding = True
+    cookie = peer.nbd.write(0, b"x")
+    await peer.send()
+    await eventually(lambda: backend.held)
+    stopping = asyncio.create_task(listeners.stop(PATIENCE_SECONDS))
+    assert await idle.closed()
+    assert await haggling.closed()
+    assert not stopping.done()
+    backend.release()
+    assert (await peer.reply(cookie)).error == 0
+    await stopping
+    assert await peer.closed()
+    await listeners.start()  # so that the fixture finds a started server
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.05])
+async def test_stop_cuts_off_at_its_deadline(connect: Connect, listeners: Listeners, backend: MemoryBackend, seconds: float) -> None:
+    peer = await connect()
+    backend.holding = True
+    peer.nbd.write(0, b"x")
+    await peer.send()
+    await eventually(lambda: backend.held)
+    await listeners.stop(seconds)
+    assert backend.held == []
+    assert await peer.closed()
+    await listeners.start()
+
+
+async def test_handshake_has_a_time_limit_and_transmission_has_none(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def in_time(seconds: float) -> Peer:
+        monkeypatch.setattr(limits, "HANDSHAKE_SECONDS_MAX", seconds)
+        try:
+            return await connect()
+        except ConnectionError:  # the machine did not make it
+            return await in_time(10 * seconds)
+
+    done = await in_time(0.1)
+    slow = await connect(None)
+    assert await slow.closed()  # which comes after the time of `done` is over, too
+    assert (await done.reply(done.nbd.read(0, 4))).data == bytes(4)
+
+
+async def test_connections_beyond_the_limit_are_closed(connect: Connect, listeners: Listeners, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CONNECTIONS_MAX", 2)
+    peers = [await connect(), await connect()]
+    for _ in range(3):
+        assert await (await connect(None)).closed()
+    assert listeners.server.connections_refused == 3
+    assert (await peers[0].reply(peers[0].nbd.read(0, 4))).data == bytes(4)
+    peers[0].close()
+    await eventually(lambda: len(listeners.server.connections) == 1)
+    await connect()
+
+
+async def test_options_beyond_the_limit_close(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "HANDSHAKE_OPTIONS_MAX", 5)
+    peer = await connect(None)
+    await peer.send(m.CLIENT_FLAGS.pack(3) + 6 * m.option(c.OPT_LIST))
+    assert await peer.closed()
+
+
+async def test_client_that_never_reads_its_list_is_not_read(
+    connect: Connect, listeners: Listeners, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "CONNECTION_UNSENT_BYTES_MAX", 65_536)
+    peer = await connect(None)
+    await peer.send(m.CLIENT_FLAGS.pack(3))
+    asked = asyncio.create_task(peer.send(m.option(c.OPT_LIST) * 15_000 + m.option(c.OPT_ABORT)))
+    await asyncio.sleep(0.1)
+    answer = 0
+    while data := await peer.receive():
+        answer += len(data)
+    await asked
+    entries = len(m.list_entry(c.OPT_LIST, "data") + m.list_entry(c.OPT_LIST, "wal") + m.option_reply(c.OPT_LIST, c.REP_ACK))
+    assert answer == len(m.greeting(3)) + 15_000 * entries + len(m.option_reply(c.OPT_ABORT, c.REP_ACK))
+
+
+async def test_volume_taken_away_during_the_handshake_closes(
+    connect: Connect, backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = iter([backend.volumes["data"], None])
+    monkeypatch.setattr(backend, "volume", lambda _name: next(found))
+    peer = await connect(None)
+    await peer.send(m.CLIENT_FLAGS.pack(3) + m.option(c.OPT_GO, m.go_data("data", [])))
+    assert await peer.closed()
+
+
+async def test_random_bytes_neither_stop_the_server_nor_leak(connect: Connect, listeners: Listeners, backend: MemoryBackend) -> None:
+    chance = random.Random(20261123)
+    go = m.CLIENT_FLAGS.pack(3) + m.option(c.OPT_GO, m.go_data("data", []))
+    files = len(os.listdir("/proc/self/fd"))
+    for turn in range(150):
+        peer = await connect(None)
+        noise = chance.randbytes(chance.randrange(1, 5000))
+        header = m.request(chance.randrange(4), chance.randrange(9), turn, chance.randrange(1 << 27), chance.randrange(1 << 17))
+        await peer.send([noise, go + noise, go + header + noise][turn % 3])
+        peer.close()
+    await eventually(lambda: not listeners.server.connections)
+    assert listeners.server.waiting.used == listeners.server.reading.used == 0
+    assert len(os.listdir("/proc/self/fd")) <= files
+    peer = await connect()
+    assert (await peer.reply(peer.nbd.flush())).error == 0

@@ -1,0 +1,228 @@
+"""What requests do, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.backend import FLUSH, TRIM, WRITE, ZERO
+from duplexd.nbd import constants as c
+from duplexd.nbd import messages as m
+from tests.unit.nbd_server.peer import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from duplexd.nbd_server.listeners import Listeners
+    from tests.unit.nbd_server.memory_backend import MemoryBackend
+    from tests.unit.nbd_server.peer import Peer
+
+    Connect = Callable[..., Awaitable[Peer]]
+
+
+async def test_changes_of_one_wake_up_are_one_batch_in_order(connect: Connect, backend: MemoryBackend) -> None:
+    peer = await connect()
+    expected = []
+    for index in range(50):
+        peer.nbd.write(index * 512, bytes([index]) * 512)
+        expected.append((WRITE, index * 512, 512))
+    peer.nbd.write_zeroes(0, 4096)
+    peer.nbd.trim(4096, 4096)
+    replies = await peer.replies(52)
+    assert {reply.error for reply in replies.values()} == {0}
+    changes = [(change.kind, change.offset, change.length) for batch in backend.batches for change in batch]
+    assert changes == [*expected, (ZERO, 0, 4096), (TRIM, 4096, 4096)]
+    assert len(backend.batches) <= 3  # what one send carries may arrive in a few pieces, never one by one
+    assert backend.volumes["data"].data[8192:8704] == bytes([16]) * 512
+
+
+async def test_requests_behind_go_are_served(connect: Connect) -> None:
+    peer = await connect(None)
+    await peer.receive()
+    go = m.CLIENT_FLAGS.pack(3) + m.option(c.OPT_GO, m.go_data("data", []))
+    await peer.send(go + m.request(0, c.CMD_READ, 7, 0, 4))
+    answer = b""
+    while not answer.endswith(m.simple_reply(0, 7) + bytes(4)):
+        answer += await peer.receive()
+
+
+async def test_flags_become_fields_of_the_change(connect: Connect, backend: MemoryBackend) -> None:
+    peer = await connect()
+    peer.nbd.write(0, b"x", fua=True)
+    peer.nbd.write(1, b"x")
+    peer.nbd.write_zeroes(2, 1, fua=True, no_hole=True)
+    peer.nbd.write_zeroes(3, 1)
+    peer.nbd.trim(4, 1, fua=True)
+    await peer.replies(5)
+    changes = [change for batch in backend.batches for change in batch]
+    assert [(change.fua, change.allocate) for change in changes] == [
+        (True, False),
+        (False, False),
+        (True, True),
+        (False, False),
+        (True, False),
+    ]
+
+
+async def test_flush_comes_after_the_changes_before_it(connect: Connect, backend: MemoryBackend) -> None:
+    peer = await connect()
+    peer.nbd.write(0, b"x")
+    cookie = peer.nbd.flush()
+    peer.nbd.write(1, b"y")
+    assert (await peer.replies(3))[cookie].error == 0
+    assert backend.flushes == 1
+    assert len(backend.batches) >= 2
+    assert all(change.kind != FLUSH for batch in backend.batches for change in batch)
+
+
+@pytest.mark.parametrize("length", [65_536, 200_000, 262_144, 1 << 20, 32 << 20])
+async def test_payloads_of_any_size_arrive_whole(connect: Connect, backend: MemoryBackend, length: int) -> None:
+    peer = await connect()
+    payload = bytes(range(251)) * (length // 251 + 1)
+    peer.nbd.write(4096, payload[:length])
+    peer.nbd.write(0, b"behind")
+    assert {reply.error for reply in (await peer.replies(2)).values()} == {0}
+    assert backend.volumes["data"].data[4096 : 4096 + length] == payload[:length]
+    assert bytes(backend.volumes["data"].data[:6]) == b"behind"
+    cookie = peer.nbd.read(4096, length)
+    assert (await peer.reply(cookie)).data == payload[:length]
+
+
+async def test_more_reads_than_the_reply_buffer_holds(connect: Connect, backend: MemoryBackend) -> None:
+    peer = await connect()
+    backend.volumes["data"].data[: 40 << 16] = b"".join(bytes([index]) * 65_536 for index in range(40))
+    cookies = [peer.nbd.read(index << 16, 65_536) for index in range(40)]
+    replies = await peer.replies(40)
+    assert [replies[cookie].data[0] for cookie in cookies] == list(range(40))
+    assert {len(reply.data) for reply in replies.values()} == {65_536}
+
+
+async def test_cold_reads_are_answered_as_they_finish(connect: Connect, backend: MemoryBackend) -> None:
+    peer = await connect()
+    backend.volumes["data"].data[:4] = b"cold"
+    backend.volumes["data"].cold = True
+    backend.reads_wait = True
+    slow = peer.nbd.read(0, 4)
+    quick = peer.nbd.flush()
+    assert (await peer.reply(quick)).error == 0
+    backend.finish_reads()
+    assert (await peer.reply(slow)).data == b"cold"
+
+
+async def test_length_zero_succeeds_without_a_change(connect: Connect, backend: MemoryBackend) -> None:
+    peer = await connect()
+    cookies = {peer.nbd.read(0, 0), peer.nbd.write(0, b""), peer.nbd.trim(0, 0), peer.nbd.write_zeroes(0, 0)}
+    assert {cookie: reply.error for cookie, reply in (await peer.replies(4)).items()} == dict.fromkeys(cookies, 0)
+    assert backend.batches == []
+
+
+async def test_refused_requests_keep_the_stream_in_step(connect: Connect, backend: MemoryBackend, listeners: Listeners) -> None:
+    peer = await connect("wal")
+    end = 1 << 20
+    refused = [
+        (peer.nbd.write(end, b"x" * 1000), c.ENOSPC),
+        (peer.nbd.write(end - 1, b"x" * 200_000), c.ENOSPC),
+        (peer.nbd.write_zeroes(end - 1, 2), c.ENOSPC),
+        (peer.nbd.read(end, 1), c.EINVAL),
+        (peer.nbd.trim(end, 1), c.EINVAL),
+    ]
+    good = peer.nbd.read(0, 10)
+    replies = await peer.replies(6)
+    assert [replies[cookie].error for cookie, _ in refused] == [error for _, error in refused]
+    assert replies[good].data == bytes(10)
+    assert backend.batches == []
+    assert listeners.server.traffic["wal"].refused == 5
+    assert listeners.server.waiting.used == 0
+
+
+async def test_unknown_commands_and_flags_get_einval(connect: Connect) -> None:
+    peer = await connect()
+    await peer.send(m.request(0, 99, 1, 0, 1) + m.request(1 << 9, c.CMD_READ, 2, 0, 1) + m.request(0, c.CMD_CACHE, 3, 0, 1))
+    answer = b""
+    while len(answer) < 48:
+        answer += await peer.receive()
+    assert answer == b"".join(m.simple_reply(c.EINVAL, cookie) for cookie in (1, 2, 3))
+
+
+async def test_flush_with_offset_and_length_is_a_flush(connect: Connect, backend: MemoryBackend) -> None:
+    peer = await connect()
+    assert (await peer.reply(peer.nbd.write(0, b"precious"))).error == 0
+    await peer.send(m.request(0, c.CMD_FLUSH, 99, 0, 4096))
+    assert await peer.receive() == m.simple_reply(0, 99)
+    assert backend.flushes == 1
+    assert bytes(backend.volumes["data"].data[:8]) == b"precious"
+
+
+async def test_bad_magic_closes_after_the_replies_before_it(connect: Connect) -> None:
+    peer = await connect()
+    await peer.send(m.request(0, c.CMD_READ, 1, 0, 4) + bytes(28))
+    assert await peer.receive() == m.simple_reply(0, 1) + bytes(4)
+    assert await peer.closed()
+
+
+async def test_storage_errors_become_wire_errors_and_are_counted(connect: Connect, backend: MemoryBackend, listeners: Listeners) -> None:
+    peer = await connect()
+    backend.error = errno.EDQUOT
+    assert (await peer.reply(peer.nbd.write(0, b"x"))).error == c.ENOSPC
+    assert (await peer.reply(peer.nbd.write(0, b"x"))).error == c.ENOSPC
+    assert listeners.server.failing == {("data", "change"): errno.EDQUOT}
+    assert listeners.server.traffic["data"].failed == 2
+    backend.error = 0
+    assert (await peer.reply(peer.nbd.write(0, b"x"))).error == 0
+    assert listeners.server.failing == {}
+
+
+@pytest.mark.parametrize("cold", [False, True])
+async def test_failed_reads_get_their_errno(connect: Connect, backend: MemoryBackend, listeners: Listeners, cold: bool) -> None:
+    peer = await connect()
+    volume = backend.volumes["data"]
+    if cold:
+        volume.cold = True
+    volume.error = errno.ENODEV
+    assert (await peer.reply(peer.nbd.read(0, 4096))).error == c.EIO
+    assert listeners.server.failing == {("data", "read"): errno.ENODEV}
+    volume.error = 0
+    reply = await peer.reply(peer.nbd.read(0, 4096))
+    assert (reply.error, len(reply.data)) == (0, 4096)
+
+
+async def test_traffic_counts_requests_and_bytes_by_operation(connect: Connect, listeners: Listeners) -> None:
+    peer = await connect()
+    peer.nbd.write(0, b"x" * 700)
+    peer.nbd.read(0, 4096)
+    peer.nbd.read(0, 300_000)
+    peer.nbd.flush()
+    peer.nbd.trim(0, 512)
+    peer.nbd.write_zeroes(0, 1024)
+    await peer.replies(6)
+    assert listeners.server.traffic["data"].by_operation() == {
+        "read": (2, 304_096),
+        "write": (1, 700),
+        "flush": (1, 0),
+        "trim": (1, 512),
+        "write_zeroes": (1, 1024),
+    }
+
+
+async def test_connections_are_counted(connect: Connect, backend: MemoryBackend) -> None:
+    peers = [await connect(), await connect(), await connect("wal")]
+    assert [volume.connections for volume in backend.volumes.values()] == [2, 1]
+    peers[0].close()
+    await eventually(lambda: backend.volumes["data"].connections == 1)
+
+
+async def test_many_clients_at_once(connect: Connect, backend: MemoryBackend) -> None:
+    peers = [await connect() for _ in range(20)]
+
+    async def work(index: int, peer: Peer) -> None:
+        for turn in range(20):
+            offset = (index * 20 + turn) * 4096
+            peer.nbd.write(offset, bytes([index]) * 4096)
+            await peer.replies(1)
+            assert (await peer.reply(peer.nbd.read(offset, 4096))).data == bytes([index]) * 4096
+
+    await asyncio.gather(*(work(index, peer) for index, peer in enumerate(peers)))
+    assert sum(len(batch) for batch in backend.batches) == 400

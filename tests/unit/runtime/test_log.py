@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import structlog
+
+from duplexd.runtime import log
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    structlog.reset_defaults()
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+
+
+def test_a_log_that_can_not_be_written_stops_nothing() -> None:
+    class Full(io.StringIO):
+        tried = 0
+
+        def write(self, _text: str) -> int:
+            Full.tried += 1
+            raise OSError(28, "No space left on device")
+
+        def flush(self) -> None:
+            raise BrokenPipeError
+
+    log.configure(stream=Full())
+    structlog.get_logger("a").info("suspended")
+    logging.getLogger("b").warning("slow")
+    assert Full.tried > 1
+
+
+def test_each_event_is_one_json_line_where_nobody_sits() -> None:
+    out = io.StringIO()
+    log.configure(stream=out)
+    structlog.get_logger("a").info("suspended", volumes=["x"], path=Path("/y"), text="two\nlines", nested={1: (Path("/z"),)})
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 1
+    line = json.loads(lines[0])
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {
+        "event": "suspended", "level": "info", "volumes": ["x"], "path": "/y", "text": "two\nlines", "nested": {"1": ["/z"]},
+    }  # fmt: skip
+
+
+def test_a_terminal_that_wants_no_colour_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    out = Terminal()
+    log.configure(stream=out)
+    structlog.get_logger("a").warning("suspended", volume="x")
+    assert "suspended" in out.getvalue()
+    assert "\x1b" not in out.getvalue()
+
+
+def test_a_terminal_gets_lines_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    out = Terminal()
+    log.configure(stream=out)
+    structlog.get_logger("a").warning("suspended", volume="x")
+    text = out.getvalue()
+    assert "suspended" in text
+    assert "\x1b[" in text
+    assert not text.startswith("{")
+
+
+def test_below_the_level_nothing_is_written() -> None:
+    out = io.StringIO()
+    log.configure("warning", out)
+    structlog.get_logger("a").info("quiet")
+    assert out.getvalue() == ""
+
+
+def test_the_standard_library_logs_in_the_same_way() -> None:
+    out = io.StringIO()
+    log.configure(stream=out)
+    logging.getLogger("asyncio").error("Task was destroyed: %s", 7)
+    line = json.loads(out.getvalue())
+    assert (line["event"], line["level"]) == ("Task was destroyed: 7", "error")
+
+
+def test_an_exception_is_one_line_too() -> None:
+    out = io.StringIO()
+    log.configure(stream=out)
+    try:
+        raise ValueError("no")
+    except ValueError:
+        logging.getLogger("asyncio").exception("it broke")
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 1
+    assert "ValueError" in lines[0]

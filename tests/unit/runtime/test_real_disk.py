@@ -1,0 +1,324 @@
+"""`RealDisk` where the operating system does not do what it is asked to at once."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from duplexd.runtime import fallocate, locked, machine, realfile
+from duplexd.runtime.disk import RealDisk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from duplexd.runtime.disk import File
+
+SIZE = 3 << 20
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "a.img")
+
+
+@pytest.fixture
+def file(path: str) -> Iterator[File]:
+    file = RealDisk().create(path, SIZE)
+    yield file
+    file.close()
+
+
+def short(at_most: int) -> Callable[..., int]:
+    """`os.pwrite` and `os.pwritev` that write no more than `at_most` bytes a time."""
+    pwrite = os.pwrite
+
+    def write(fd: int, data: Any, offset: int) -> int:
+        joined = b"".join(data) if isinstance(data, list) else bytes(data)
+        return pwrite(fd, joined[:at_most], offset)
+
+    return write
+
+
+@pytest.mark.parametrize("at_most", [1, 7, 100, 4096])
+def test_short_writes_are_continued_where_they_stopped(file: File, monkeypatch: pytest.MonkeyPatch, at_most: int) -> None:
+    buffers = [bytes([number]) * (number * 3) for number in range(40)]
+    whole = b"".join(buffers)
+    monkeypatch.setattr(os, "pwritev", short(at_most))
+    monkeypatch.setattr(os, "pwrite", short(at_most))
+    file.write(10, whole)
+    file.writev(9000, buffers, len(whole))
+    assert file.read(10, len(whole)) == whole
+    assert file.read(9000, len(whole)) == whole
+
+
+def test_a_write_that_gets_nowhere_is_an_error_not_a_loop(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "pwrite", lambda *_: 0)
+    monkeypatch.setattr(os, "pwritev", lambda *_: 0)
+    with pytest.raises(OSError, match="wrote nothing"):
+        file.write(0, b"abc")
+
+
+def test_short_reads_are_continued(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write(50, bytes(range(200)))
+    preadv = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: preadv(fd, [buffers[0][:13]], offset))
+    assert file.read(50, 200) == bytes(range(200))
+
+
+def test_a_cold_read_says_no_and_a_broken_one_raises(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = memoryview(bytearray(4))
+
+    def fails(code: int) -> Callable[..., int]:
+        def preadv(*_: object) -> int:
+            raise OSError(code, os.strerror(code))
+
+        return preadv
+
+    monkeypatch.setattr(os, "preadv", fails(errno.EAGAIN))
+    assert not file.read_cached(0, buffer)
+    monkeypatch.setattr(os, "preadv", lambda *_: 3)
+    assert not file.read_cached(0, buffer)
+    monkeypatch.setattr(os, "preadv", fails(errno.EIO))
+    with pytest.raises(OSError):
+        file.read_cached(0, buffer)
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_without_nowait_only_a_file_system_in_memory_is_read_in_the_loop(file: File, monkeypatch: pytest.MonkeyPatch, memory: bool) -> None:
+    file.write(0, b"data")
+    preadv, flagged = os.preadv, []
+
+    def refuses(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
+        if flags:
+            flagged.append(flags)
+            raise OSError(errno.EOPNOTSUPP, "no")
+        return preadv(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", refuses)
+    monkeypatch.setattr(realfile, "in_memory", lambda _fd: memory)
+    buffer = bytearray(4)
+    assert [file.read_cached(0, memoryview(buffer)) for _ in range(3)] == [memory] * 3
+    assert buffer == (b"data" if memory else bytes(4))
+    assert len(flagged) == 1, "asked once, remembered"
+
+
+def test_file_systems_in_memory_are_told_from_others() -> None:
+    with tempfile.TemporaryFile(dir="/dev/shm") as in_memory, open("/proc/self/status", "rb") as elsewhere:
+        assert machine.in_memory(in_memory.fileno())
+        assert not machine.in_memory(elsewhere.fileno())
+
+
+@pytest.mark.parametrize(("kind", "memory"), [("ext4", False), ("xfs", False), ("overlay", False), ("tmpfs", True), ("ramfs", True)])
+def test_a_file_system_is_known_by_its_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, memory: bool) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"22 1 0:21 / /proc rw,relatime shared:5 - proc proc rw\n27 22 8:1 / / rw shared:1 - {kind} /dev/sda1 rw\n")
+    monkeypatch.setattr(machine, "Path", lambda _path: mounts)
+    look = machine._device_in_memory.__wrapped__  # what it remembers is of the real machine
+    assert [look(os.makedev(8, 1)), look(os.makedev(0, 21)), look(os.makedev(8, 2))] == [memory, False, False]
+
+
+@pytest.mark.parametrize("unsupported", [{fallocate.PUNCH_HOLE}, {fallocate.ZERO_RANGE}, {fallocate.PUNCH_HOLE, fallocate.ZERO_RANGE}])
+@pytest.mark.parametrize("punch", [True, False])
+def test_zero_falls_back_to_what_the_file_system_can(
+    path: str, monkeypatch: pytest.MonkeyPatch, unsupported: set[int], punch: bool
+) -> None:
+    asked = []
+
+    def partly(fd: int, mode: int, offset: int, length: int) -> bool:
+        asked.append(mode)
+        return not any(mode & bit for bit in unsupported) and fallocate.fallocate(fd, mode, offset, length)
+
+    monkeypatch.setattr(machine, "fallocate", partly)
+    monkeypatch.setattr(realfile, "fallocate", partly)
+    file = RealDisk().create(path, SIZE)
+    assert file.can_punch == (fallocate.PUNCH_HOLE not in unsupported)
+    file.write(0, b"\xff" * SIZE)
+    for _ in range(2):
+        file.zero(1000, SIZE - 2000, punch)
+    assert file.read(0, SIZE) == b"\xff" * 1000 + bytes(SIZE - 2000) + b"\xff" * 1000
+    for bit in unsupported:
+        assert sum(bool(mode & bit) for mode in asked) <= 1, "asked once, remembered"
+    if not punch:
+        assert os.stat(path).st_blocks * 512 >= SIZE, "the space is kept"
+    file.close()
+
+
+def test_the_probe_for_holes_changes_nothing_and_leaves_nothing(tmp_path: Path, path: str) -> None:
+    RealDisk().create(path, SIZE, allocate=True).close()
+    before = (os.stat(path).st_size, os.stat(path).st_blocks)
+    file = RealDisk().open(path)
+    assert file.can_punch
+    assert (os.stat(path).st_size, os.stat(path).st_blocks) == before
+    assert os.listdir(tmp_path) == ["a.img"]
+    file.close()
+
+
+def test_fallocate_raises_what_is_not_a_missing_ability(tmp_path: Path) -> None:
+    with (tmp_path / "x").open("wb") as file, pytest.raises(OSError) as caught:
+        fallocate.fallocate(file.fileno(), fallocate.KEEP_SIZE, 0, 0)
+    assert caught.value.errno == errno.EINVAL
+    with (tmp_path / "x").open("rb") as file, pytest.raises(OSError) as caught:
+        fallocate.fallocate(file.fileno(), fallocate.KEEP_SIZE, 0, 4096)
+    assert caught.value.errno == errno.EBADF
+
+
+def test_reserve_without_space_raises_and_leaves_the_content() -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        file = RealDisk().create(directory + "/a.img", 1 << 45)
+        file.write(5000, b"here")
+        with pytest.raises(OSError) as caught:
+            file.reserve(0, 1 << 45)  # more than any tmpfs has: refused before anything is taken
+        assert caught.value.errno == errno.ENOSPC
+        assert file.read(4990, 20) == bytes(10) + b"here" + bytes(6)
+        file.close()
+
+
+def test_another_process_is_kept_out_until_this_one_closes(path: str, file: File) -> None:
+    program = f"from duplexd.runtime.disk import RealDisk; RealDisk().open({path!r})"
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=100)
+
+    refused = run()
+    assert refused.returncode == 1
+    assert f"in use already: by another process, or as another image of this one: {path!r}" in refused.stderr
+    file.close()
+    assert run().returncode == 0
+
+
+def test_one_file_by_two_names_is_refused(tmp_path: Path, path: str, file: File) -> None:
+    os.symlink(path, tmp_path / "symbolic")
+    os.link(path, tmp_path / "hard")
+    for other in ("symbolic", "hard"):
+        with pytest.raises(OSError, match="in use already"):
+            RealDisk().open(str(tmp_path / other))
+
+
+@pytest.mark.parametrize("kind", ["directory", "fifo", "character device"])
+def test_only_files_and_block_devices_are_opened(tmp_path: Path, kind: str) -> None:
+    path = {"directory": str(tmp_path), "fifo": str(tmp_path / "fifo"), "character device": "/dev/null"}[kind]
+    if kind == "fifo":
+        os.mkfifo(path)
+    with pytest.raises(OSError, match="neither a regular file nor a block device"):
+        RealDisk().open(path)
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("step", ["_fill", "_name"])
+def test_a_create_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool, step: str) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(locked, step, fails)
+    if named:
+        without_nameless_files(monkeypatch)
+    with pytest.raises(OSError, match="full"):
+        RealDisk().create(str(tmp_path / "b.img"), SIZE)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_create_where_files_need_a_name_from_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    without_nameless_files(monkeypatch)
+    if not links:
+
+        def refuses(*_: object) -> None:
+            raise OSError(errno.EPERM, "no hard links here")
+
+        monkeypatch.setattr(os, "link", refuses)
+    file = RealDisk().create(str(tmp_path / "b.img"), SIZE)
+    assert os.listdir(tmp_path) == ["b.img"]
+    assert file.read(0, SIZE) == bytes(SIZE)
+    with pytest.raises(OSError, match="in use already"):
+        RealDisk().open(str(tmp_path / "b.img"))
+    file.close()
+
+
+def without_nameless_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    really_open = os.open
+
+    def refuses(path: str, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "no nameless files")
+        return really_open(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", refuses)
+
+
+def test_create_does_not_follow_a_dangling_link(tmp_path: Path) -> None:
+    os.symlink(tmp_path / "elsewhere", tmp_path / "b.img")
+    with pytest.raises(FileExistsError):
+        RealDisk().create(str(tmp_path / "b.img"), SIZE)
+    assert os.listdir(tmp_path) == ["b.img"]
+
+
+def test_replace_file_that_fails_keeps_the_old_content_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / "checkpoint")
+    RealDisk().replace_file(path, b"old")
+
+    def fails(_fd: int) -> None:
+        raise OSError(errno.EIO, "the disk is gone")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError, match="the disk is gone"):
+        RealDisk().replace_file(path, b"new")
+    assert RealDisk().read_file(path) == b"old"
+    assert os.listdir(tmp_path) == ["checkpoint"]
+
+
+def test_what_is_made_durable_and_in_which_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def synced(fd: int) -> None:
+        events.append("sync " + os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), tmp_path))
+        fsync(fd)
+
+    def renamed(old: str, new: str) -> None:
+        events.append("rename")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "rename", renamed)
+    RealDisk().replace_file(str(tmp_path / "checkpoint"), b"x")
+    assert events == ["sync checkpoint.tmp", "rename", "sync ."]
+    events.clear()
+    RealDisk().create(str(tmp_path / "d/e/a.img"), 10).close()
+    assert events[:2] == ["sync .", "sync d"]
+    assert events[-1] == "sync d/e"
+    assert len(events) == 4, "the file itself is synced before it gets its name"
+    events.clear()
+    RealDisk().remove(str(tmp_path / "d/e/a.img"))
+    assert events == ["sync d/e"]
+
+
+def test_exists_does_not_guess(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert not RealDisk().exists(str(tmp_path / "file" / "below"))
+    with pytest.raises(OSError) as caught:
+        RealDisk().exists(str(tmp_path / ("n" * 300)))
+    assert caught.value.errno == errno.ENAMETOOLONG
+
+
+def test_file_knows_whether_its_path_leads_to_it(file: File, path: str, tmp_path: Path) -> None:
+    assert file.in_place()
+    os.rename(path, tmp_path / "elsewhere")
+    assert not file.in_place()
+    (tmp_path / "a.img").write_bytes(bytes(SIZE))
+    assert not file.in_place()
+    os.rename(tmp_path / "elsewhere", path)
+    assert file.in_place()
+    os.link(path, tmp_path / "same")
+    os.symlink(tmp_path / "same", tmp_path / "link")
+    os.rename(tmp_path / "link", path)
+    assert file.in_place()
+    os.rename(tmp_path, tmp_path.with_name("moved"))
+    assert not file.in_place()
+    os.rename(tmp_path.with_name("moved"), tmp_path)

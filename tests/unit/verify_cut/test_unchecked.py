@@ -1,0 +1,109 @@
+"""What cannot be checked, and is said to be so."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.verify_cut import past
+from duplexd.verify_cut.report import CONFIRMED, REFUTED
+from tests.unit.verify_cut.world import BLOCK, SIZE, World, fill, flip, only, poke, verify
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize(
+    "marker", [{"m": "resync", "job": "j", "how": "journal", "volumes": [1]}, {"m": "detach", "volumes": [1]}, {"m": "remove", "id": 1}]
+)
+def test_a_secondary_that_moved_on_is_not_looked_at(tmp_path: Path, world: World, marker: dict[str, object]) -> None:
+    world.mark(marker)
+    poke(world.secondary, 0, fill(5))
+    report = verify(tmp_path, world)
+    row = only(report).volumes[0]
+    assert (report.outcome, row.stands, row.checked_bytes, len(row.unchecked)) == (CONFIRMED, False, 0, 1)
+    assert not report.complete
+
+
+def test_a_resync_by_map_leaves_the_secondary_alone_until_its_commit(tmp_path: Path, world: World) -> None:
+    world.mark({"m": "resync", "job": "j", "how": "map", "volumes": [1]})
+    assert only(verify(tmp_path, world)).volumes[0].stands
+    world.mark({"m": "abandon", "job": "j", "volumes": [1]})
+    assert only(verify(tmp_path, world)).volumes[0].stands
+    world.mark({"m": "resync", "job": "j", "how": "map", "volumes": [1]})
+    world.mark({"m": "commit", "job": "j", "at": 3, "count": 1, "volumes": [1]})
+    assert not only(verify(tmp_path, world)).volumes[0].stands
+
+
+def test_a_copy_of_the_secondary_can_be_checked_after_a_resync(tmp_path: Path, world: World) -> None:
+    backup = tmp_path / "backup.img"
+    shutil.copyfile(world.secondary, backup)
+    world.mark({"m": "resync", "job": "j", "how": "journal", "volumes": [1]})
+    poke(world.secondary, 0, fill(5))
+    images = {("alpha", "data"): str(backup)}
+    assert only(verify(tmp_path, world, images=images)).volumes[0].unchecked_bytes == BLOCK
+    flip(backup, 40 * BLOCK)
+    assert verify(tmp_path, world, images=images).outcome == REFUTED
+
+
+def test_images_that_are_not_here(tmp_path: Path, world: World) -> None:
+    world.primary.unlink()
+    row = only(verify(tmp_path, world)).volumes[0]
+    assert (row.checked_bytes, "the primary can't be read" in row.unchecked[0]) == (4 * BLOCK, True)
+    world.secondary.unlink()
+    report = verify(tmp_path, world)
+    assert (report.outcome, only(report).volumes[0].checked_bytes) == (CONFIRMED, 0)
+    assert "the secondary can't be read" in only(report).volumes[0].unchecked[0]
+
+
+def test_a_primary_that_is_the_secondary_proves_nothing(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.cut()
+    assert only(verify(tmp_path, world)).volumes[0].by_primary_bytes == SIZE
+    row = only(verify(tmp_path, world, images={("alpha", "data"): str(world.primary)})).volumes[0]
+    assert (row.checked_bytes, "the same image" in row.unchecked[0]) == (0, True)
+
+
+def test_after_a_power_cut_only_the_journal_speaks(tmp_path: Path, world: World) -> None:
+    flip(world.primary, 40 * BLOCK)  # a change that the journal lost
+    world.mark({"m": "missed", "volumes": {"1": ""}})
+    report = verify(tmp_path, world)
+    assert (report.outcome, only(report).volumes[0].by_primary_bytes, only(report).volumes[0].checked_bytes) == (CONFIRMED, 0, 4 * BLOCK)
+
+
+def test_a_machine_that_was_started_since_says_nothing_of_its_primaries(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.mark({"m": "open", "boot": "another", "version": 1})
+    world.write(0, fill(1))
+    world.cut()
+    flip(world.primary, 40 * BLOCK)
+    assert only(verify(tmp_path, world)).volumes[0].checked_bytes == BLOCK
+    world.mark({"m": "close"})
+    assert verify(tmp_path, world).outcome == REFUTED, "it stopped in order: the primary is as the journal says"
+
+
+def test_the_boot_is_taken_from_the_checkpoint_if_the_journal_does_not_reach_back_to_it(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    for number in range(40):
+        world.write(number * BLOCK, fill(1))
+    world.drop_oldest()
+    world.cut()
+    world.save_checkpoint("another")
+    assert only(verify(tmp_path, world)).volumes[0].by_primary_bytes == 0
+    world.save_checkpoint(past.boot_id())
+    assert only(verify(tmp_path, world)).volumes[0].by_primary_bytes == SIZE
+
+
+@pytest.mark.parametrize("marker", [{"m": "copy", "volumes": {"1": ""}, "reason": "power cut"}, {"m": "missed", "volumes": {"1": ""}}])
+def test_records_from_before_a_power_cut_do_not_speak_for_content(tmp_path: Path, marker: dict[str, object]) -> None:
+    world = World(tmp_path)
+    world.write(0, fill(1))
+    world.mark(marker)
+    for leg in (world.primary, world.secondary):
+        poke(leg, 0, fill(2))  # a change that the journal lost, and a copy took over
+    world.write(BLOCK, fill(3))
+    world.cut()
+    report = verify(tmp_path, world)
+    assert (report.outcome, only(report).volumes[0].by_journal_bytes) == (CONFIRMED, BLOCK)
