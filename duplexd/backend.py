@@ -22,7 +22,19 @@ class Change:
     whoever keeps the change beyond that call must first call `own`. `error` is an errno, 0 for success, valid in `Client.finished`.
     """
 
-    __slots__ = ("allocate", "client", "cookie", "data", "error", "fua", "kind", "length", "offset", "sequence", "volume")
+    __slots__ = (
+        "allocate",
+        "client",
+        "cookie",
+        "data",
+        "error",
+        "fua",
+        "kind",
+        "length",
+        "offset",
+        "sequence",
+        "volume",
+    )
 
     def __init__(
         self,
@@ -93,7 +105,9 @@ class Backend(Protocol):
     def flush(self, change: Change) -> None:
         """Finish `change` (kind FLUSH) when every change replied to before this call survives a power cut."""
 
-    def read(self, volume: Volume, offset: int, buffer: memoryview, done: Callable[[int], None]) -> None:
+    def read(
+        self, volume: Volume, offset: int, buffer: memoryview, done: Callable[[int], None]
+    ) -> None:
         """Fill `buffer` in a worker thread, then call `done(errno)` in the loop (0: success)."""
 
     def disconnected(self, client: Client) -> None:

@@ -10,12 +10,16 @@ VOLUMES_MAX = 4096
 VOLUME_BYTES_MAX = 1 << 60  # 1 EiB: offsets and their sums stay far from 63 bits
 
 # Write path
-INLINE_BATCH_BYTES_MAX = 512 * KIB  # a batch up to this is done in the event loop; a larger one in threads
+INLINE_BATCH_BYTES_MAX = (
+    512 * KIB
+)  # a batch up to this is done in the event loop; a larger one in threads
 INLINE_ZERO_BYTES_MAX = 1 * MIB  # zeroes and trims up to this are done in the event loop
 BATCH_BYTES_MAX = 8 * MIB
 MARKER_RESERVE_BYTES = 2 * MIB  # room that batches leave in the journal for markers
 RECORD_BYTES_MAX = 1 * MIB  # a longer WRITE becomes several records
-QUEUED_BYTES_MAX = 256 * MIB  # payloads that wait (held, or behind a batch), all connections; beyond it sockets are not read
+QUEUED_BYTES_MAX = (
+    256 * MIB
+)  # payloads that wait (held, or behind a batch), all connections; beyond it sockets are not read
 WORKER_THREADS = 4  # disk threads; they only read, write and sync
 JOURNAL_THREADS = 2  # one batch and one sync at a time
 
@@ -37,15 +41,21 @@ REGIONS_MAX = 4096
 FOLLOWER_CHUNK_BYTES = 4 * MIB
 COPIED_MARK_BYTES = 64 * MIB  # progress of a copy is made durable this often
 COPY_RATE_BYTES_MIN = 64 * KIB  # a second
-COPY_PAUSE_SECONDS_MAX = 0.05  # how long a copy that waits for its pace does not look at the journal
-FOLLOWER_FINAL_BYTES = 128 * KIB  # lag at which a follower is brought to the tail within the event loop
+COPY_PAUSE_SECONDS_MAX = (
+    0.05  # how long a copy that waits for its pace does not look at the journal
+)
+FOLLOWER_FINAL_BYTES = (
+    128 * KIB
+)  # lag at which a follower is brought to the tail within the event loop
 ASYNC_LAG_BYTES_MAX = 64 * MIB
 
 # Holds
 HOLD_SECONDS_DEFAULT = 2.0
 HOLD_SECONDS_MAX = 10.0  # Linux's NBD client may give up at 30 s
 LEASES_MAX = 256
-CUTS_KEPT_MAX = 512  # cuts that are remembered, with their verdicts; a forgotten one is never called consistent
+CUTS_KEPT_MAX = (
+    512  # cuts that are remembered, with their verdicts; a forgotten one is never called consistent
+)
 CUT_FIGURES_KEPT_MAX = 16  # of them, those of which is known how long writes waited
 MEMBERS_MAX = 256  # controllers that take a cut together
 GROUP_PROTOCOL = 1  # what controllers and coordinators say to each other; raised when old and new do not understand each other
@@ -55,17 +65,27 @@ SOCKET_PATH_BYTES_MAX = 107  # sun_path holds 108 with its NUL
 
 # Control plane
 CONTROL_BODY_BYTES_MAX = 1 * MIB  # a request's body
-CONTROL_DRAIN_BYTES_MAX = 16 * MIB  # of a body that is too large, read and dropped so that the answer arrives
+CONTROL_DRAIN_BYTES_MAX = (
+    16 * MIB
+)  # of a body that is too large, read and dropped so that the answer arrives
 CONTROL_HEADER_BYTES_MAX = 64 * KIB
 CONTROL_CONNECTIONS_MAX = 320  # every lease has a connection; the rest is for commands
 CONTROL_LOCAL_CONNECTIONS_MIN = 32  # of them, those that clients over TLS leave to the Unix socket
 CONTROL_REQUEST_SECONDS_MAX = 10.0  # from the first byte of a request to its last
 CONTROL_STOP_SECONDS_MAX = 1.0  # running answers may take this long when the daemon stops
-CONTROL_HANDSHAKES_MAX = 64  # TLS clients that have not shown a certificate yet; further ones wait to be accepted
-CONTROL_HANDSHAKES_PER_SECOND_MAX = 50  # each costs the loop one or two milliseconds, and anybody can ask for one
+CONTROL_HANDSHAKES_MAX = (
+    64  # TLS clients that have not shown a certificate yet; further ones wait to be accepted
+)
+CONTROL_HANDSHAKES_PER_SECOND_MAX = (
+    50  # each costs the loop one or two milliseconds, and anybody can ask for one
+)
 CONTROL_HANDSHAKE_SECONDS_MAX = 5.0
-CONTROL_PEER_SILENT_SECONDS_MAX = 10  # a machine at the other end of TLS that answers no packet for this long is gone
-EVENTS_QUEUED_MAX = 1024  # events that wait for one listener; beyond it the listener is disconnected
+CONTROL_PEER_SILENT_SECONDS_MAX = (
+    10  # a machine at the other end of TLS that answers no packet for this long is gone
+)
+EVENTS_QUEUED_MAX = (
+    1024  # events that wait for one listener; beyond it the listener is disconnected
+)
 HEARTBEAT_SECONDS = 0.25  # a hold's stream has a line at least this often
 PROGRESS_SECONDS = 0.25
 CUT_READ_BYTES_DEFAULT = 64 * KIB
@@ -77,13 +97,17 @@ TAG_CHARACTERS_MAX = 200
 # Clients of the control plane
 CLIENT_BODY_BYTES_MAX = 64 * MIB  # of an answer
 CLIENT_CONNECT_SECONDS_MAX = 5.0
-CLIENT_ANSWER_SECONDS_MAX = 10.0  # an answer that takes no time takes no longer; of others, a sign of life this often
+CLIENT_ANSWER_SECONDS_MAX = (
+    10.0  # an answer that takes no time takes no longer; of others, a sign of life this often
+)
 SETTLE_SECONDS = 10.0  # members that did not answer are asked again for so long
 
 # Proof of a cut
 CERTIFICATE_BYTES_MAX = 64 * MIB
 PROOF_CHUNK_BYTES = 4 * MIB  # of an image, compared at a time
-PROOF_RANGES_MAX = 1 << 20  # ranges that are kept apart, over all volumes of a controller; beyond it less can be checked
+PROOF_RANGES_MAX = (
+    1 << 20
+)  # ranges that are kept apart, over all volumes of a controller; beyond it less can be checked
 PROOF_TRIES = 5  # to read a journal that its daemon changes meanwhile
 PROOF_START_SECONDS_MAX = 5.0  # for a daemon that is starting to come to its end with it
 PROOF_PLACES_MAX = 16  # of a volume, where it is not as it was at the cut, that are told one by one; the rest is counted
@@ -94,15 +118,21 @@ HANDSHAKE_SECONDS_MAX = 10.0
 HANDSHAKE_OPTIONS_MAX = 5 * VOLUMES_MAX  # a client that lists asks about each export
 CLOSE_SECONDS_MAX = 10.0  # for a client to take its last replies
 CONNECTION_RECEIVE_BYTES = 256 * KIB
-CONNECTION_IN_FLIGHT_BYTES_MAX = 64 * MIB  # payloads of one connection that wait; beyond it no further WRITE is taken from it
+CONNECTION_IN_FLIGHT_BYTES_MAX = (
+    64 * MIB
+)  # payloads of one connection that wait; beyond it no further WRITE is taken from it
 CONNECTION_IN_FLIGHT_REQUESTS_MAX = 16384
 CONNECTION_READ_BYTES_MAX = 64 * MIB  # reads of one connection in worker threads
 READ_BYTES_MAX = 256 * MIB  # the same over all connections
-CONNECTION_UNSENT_BYTES_MAX = 4 * MIB  # replies the client does not take; beyond it nothing more is read for it
+CONNECTION_UNSENT_BYTES_MAX = (
+    4 * MIB
+)  # replies the client does not take; beyond it nothing more is read for it
 INLINE_READ_BYTES_MAX = 256 * KIB  # longer reads are done in worker threads
 REPLY_BUFFER_BYTES = 512 * KIB
 
 # Canary
 CANARY_RECORDS_PER_SECOND_DEFAULT = 200
 CANARY_RECORDS_PER_SECOND_MAX = 10_000
-CANARY_VOLUME_BYTES_MAX = 64 * MIB  # of a volume reserved for it, which it reads as a whole before it writes
+CANARY_VOLUME_BYTES_MAX = (
+    64 * MIB
+)  # of a volume reserved for it, which it reads as a whole before it writes

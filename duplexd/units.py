@@ -6,7 +6,18 @@ import re
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
-_FACTORS = {"": 1, "B": 1, "KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": TIB, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
+_FACTORS = {
+    "": 1,
+    "B": 1,
+    "KIB": KIB,
+    "MIB": MIB,
+    "GIB": GIB,
+    "TIB": TIB,
+    "K": KIB,
+    "M": MIB,
+    "G": GIB,
+    "T": TIB,
+}
 _SIZE = re.compile(r"\s*([0-9]{1,20})(?:\.([0-9]{1,20}))?\s*([A-Za-z]*)\s*")
 
 
@@ -19,12 +30,16 @@ def parse_size(text: int | str) -> int:
     match = _SIZE.fullmatch(text)
     factor = _FACTORS.get(match[3].upper()) if match else None
     if match is None or factor is None:
-        raise ValueError(f'{text!r} is not a size; write for example "64MiB", "10GiB" or a number of bytes')
+        raise ValueError(
+            f'{text!r} is not a size; write for example "64MiB", "10GiB" or a number of bytes'
+        )
     fraction = match[2] or ""
     scale: int = 10 ** len(fraction)
     size, rest = divmod(int(match[1] + fraction) * factor, scale)
     if rest:
-        raise ValueError(f"{text!r} is not a whole number of bytes; write for example {size} or {size + 1}")
+        raise ValueError(
+            f"{text!r} is not a whole number of bytes; write for example {size} or {size + 1}"
+        )
     return size
 
 

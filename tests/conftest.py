@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # it may be busy, or hang for a while
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)  # it may be busy, or hang for a while
 settings.load_profile("any machine")
 
 
@@ -30,8 +32,12 @@ def interrupts_count() -> None:
 def make_files(tmp_path: Path) -> Callable[..., DaemonFiles]:
     """Writes a configuration: `make_files(volumes={"data": "8MiB"}, groups={"db": ["data"]}, mode=..., tcp_port=...)`."""
 
-    def make(volumes: Mapping[str, str | int] | None = None, directory: Path | None = None, **fields: Any) -> DaemonFiles:
-        return DaemonFiles(directory or tmp_path, {"data": "8MiB"} if volumes is None else volumes, **fields).write()
+    def make(
+        volumes: Mapping[str, str | int] | None = None, directory: Path | None = None, **fields: Any
+    ) -> DaemonFiles:
+        return DaemonFiles(
+            directory or tmp_path, {"data": "8MiB"} if volumes is None else volumes, **fields
+        ).write()
 
     return make
 
@@ -51,7 +57,9 @@ def start_daemon(make_files: Callable[..., DaemonFiles]) -> Iterator[Callable[..
         daemon.kill()
         print(f"--- {daemon.log_path}\n{daemon.log()[-8000:]}")  # shown when the test failed
     for daemon in started:
-        assert "Traceback (most recent call last)" not in daemon.log(), f"a daemon logged a traceback\n{daemon.log()[-8000:]}"
+        assert "Traceback (most recent call last)" not in daemon.log(), (
+            f"a daemon logged a traceback\n{daemon.log()[-8000:]}"
+        )
 
 
 @pytest.fixture

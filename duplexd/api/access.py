@@ -49,12 +49,16 @@ class Peer(NamedTuple):
 class Access:
     """Which role a caller gets. Root and the daemon's own user always operate."""
 
-    def __init__(self, daemon_uid: int, group_role: str = "operate", tls: TlsNames | None = None) -> None:
+    def __init__(
+        self, daemon_uid: int, group_role: str = "operate", tls: TlsNames | None = None
+    ) -> None:
         self._owners = {0, daemon_uid}
         self._group_role = Role[group_role.upper()]
         self._names: dict[str, Role] = {}
         if tls is not None:
-            self._names = dict.fromkeys(tls.observe, Role.OBSERVE) | dict.fromkeys(tls.operate, Role.OPERATE)
+            self._names = dict.fromkeys(tls.observe, Role.OBSERVE) | dict.fromkeys(
+                tls.operate, Role.OPERATE
+            )
 
     def local(self, uid: int, gid: int, pid: int) -> Peer:
         """Whoever the file's mode let through to the Unix socket."""
@@ -74,8 +78,15 @@ class Access:
 
 def names_of(certificate: Mapping[str, Any]) -> Iterator[str]:
     """The common names of the subject, then the DNS names, as they are written: a wildcard stands for nothing but itself."""
-    yield from (value for part in certificate.get("subject", ()) for kind, value in part if kind == "commonName" and value)
-    yield from (value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS" and value)
+    yield from (
+        value
+        for part in certificate.get("subject", ())
+        for kind, value in part
+        if kind == "commonName" and value
+    )
+    yield from (
+        value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS" and value
+    )
 
 
 def needed(method: str, path: str, media_type: str) -> Role:
@@ -91,8 +102,14 @@ def check(peer: Peer, role: Role) -> None:
         return
     wanted = role.name.lower()
     if peer.name:
-        who, remedy = f"client certificate {peer.name!r}", f"add the name to control.tls.{wanted} in the daemon's configuration"
+        who, remedy = (
+            f"client certificate {peer.name!r}",
+            f"add the name to control.tls.{wanted} in the daemon's configuration",
+        )
     else:
-        who, remedy = f"user {peer.uid}", 'ask as root or as the daemon\'s user, or set control.group_role = "operate"'
+        who, remedy = (
+            f"user {peer.uid}",
+            'ask as root or as the daemon\'s user, or set control.group_role = "operate"',
+        )
     has = f"the role {peer.role.name.lower()}" if peer.role else "no role here"
     raise ForbiddenError(f"{who} has {has}, this needs the role {wanted}: {remedy}, and reload it")

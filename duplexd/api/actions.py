@@ -43,7 +43,15 @@ class Lease(Protocol):
 class Cuts(Protocol):
     """Cuts that a controller takes together with others, see `duplexd.cuts`."""
 
-    async def make(self, cut_id: str, lease_id: str, fence: int | None, tag: str, group: str, members: list[str]) -> Json: ...
+    async def make(
+        self,
+        cut_id: str,
+        lease_id: str,
+        fence: int | None,
+        tag: str,
+        group: str,
+        members: list[str],
+    ) -> Json: ...
     async def open(self, cut_id: str, lease_id: str, fence: int | None) -> Json: ...
     async def decide(self, cut_id: str, how: str) -> Json: ...
     async def grade(self, cut_id: str, consistent: bool, records: int, detail: str) -> Json: ...
@@ -64,15 +72,26 @@ class Controller(Protocol):
 
     def status(self) -> Json: ...
     def resolve(self, targets: list[str]) -> list[str]: ...
-    async def quiesce(self, names: list[str], hold_s: float | None, owner: str, cut_id: str = "") -> Lease: ...
+    async def quiesce(
+        self, names: list[str], hold_s: float | None, owner: str, cut_id: str = ""
+    ) -> Lease: ...
     def renew(self, lease_id: str, fence: int | None, hold_s: float) -> Json: ...
-    def release(self, lease_id: str, reason: str = "released", fence: int | None = None) -> bool: ...
+    def release(
+        self, lease_id: str, reason: str = "released", fence: int | None = None
+    ) -> bool: ...
     async def suspend(
-        self, names: list[str], tag: str = "", lease_id: str | None = None, fence: int | None = None, certificate: bool = False
+        self,
+        names: list[str],
+        tag: str = "",
+        lease_id: str | None = None,
+        fence: int | None = None,
+        certificate: bool = False,
     ) -> Json: ...
     async def resync(self, names: list[str]) -> Json: ...
     async def resync_wait(self, names: list[str]) -> Json: ...
-    async def verify(self, names: list[str], progress: Callable[[str, int, int], None] | None = None) -> Json: ...
+    async def verify(
+        self, names: list[str], progress: Callable[[str, int, int], None] | None = None
+    ) -> Json: ...
 
 
 class Actions:
@@ -87,9 +106,15 @@ class Actions:
         controller.listeners.append(self.hub.publish)
 
     def _command(self, peer: Peer, command: str, **fields: object) -> None:
-        who = {"certificate": peer.name} if peer.name else {"uid": peer.uid, "gid": peer.gid, "pid": peer.pid}
+        who = (
+            {"certificate": peer.name}
+            if peer.name
+            else {"uid": peer.uid, "gid": peer.gid, "pid": peer.pid}
+        )
         # Behind the answer, where that can be: writes wait for some of them.
-        asyncio.get_running_loop().call_soon(lambda: self._log.info("command", command=command, **who, **fields))
+        asyncio.get_running_loop().call_soon(
+            lambda: self._log.info("command", command=command, **who, **fields)
+        )
 
     def status(self, targets: list[str] | None = None) -> Json:
         """The whole status, or of what `targets` name: their volumes, and the groups and leases that have any of them. Any state."""
@@ -100,10 +125,14 @@ class Actions:
         return status | {
             "volumes": [volume for volume in status["volumes"] if volume["name"] in names],
             "groups": [group for group in status["groups"] if names.intersection(group["volumes"])],
-            "leases": [lease for lease in status["leases"] if names.intersection(lease.get("volumes", ()))],
+            "leases": [
+                lease for lease in status["leases"] if names.intersection(lease.get("volumes", ()))
+            ],
         }
 
-    async def quiesce(self, peer: Peer, targets: list[str], hold_s: float | None, cut_id: str = "") -> Lease:
+    async def quiesce(
+        self, peer: Peer, targets: list[str], hold_s: float | None, cut_id: str = ""
+    ) -> Lease:
         """Hold the targets' writes; returns when those under way are answered. Any state; holds may overlap: a write waits for all of them.
 
         A cancellation leaves nothing held. The caller must call `owner_gone` when the owner is.
@@ -135,10 +164,18 @@ class Actions:
     def owner_gone(self, lease: Lease) -> None:
         """End a hold whose owner went away: nothing done under it counts."""
         if self.controller.release(lease.id, "owner gone"):
-            self._log.warning("hold ended", lease=lease.id, reason="owner gone", volumes=lease.volumes)
+            self._log.warning(
+                "hold ended", lease=lease.id, reason="owner gone", volumes=lease.volumes
+            )
 
     async def suspend(
-        self, peer: Peer, targets: list[str], tag: str, lease_id: str | None, fence: int | None = None, certificate: bool = False
+        self,
+        peer: Peer,
+        targets: list[str],
+        tag: str,
+        lease_id: str | None,
+        fence: int | None = None,
+        certificate: bool = False,
     ) -> Json:
         """Cut all targets at one point. Legal when all are DUPLEX, or all stand at the same cut already (`already`)."""
         names = self.controller.resolve(targets)
@@ -147,8 +184,12 @@ class Actions:
 
     async def make_cut(self, peer: Peer, cut_id: str, request: CutRequest) -> Json:
         """Cut the volumes of a lease that is held for this cut, which other controllers take too. Legal while the lease is held."""
-        self._command(peer, "cut", cut=cut_id, lease=request.lease, tag=request.tag, group=request.group)
-        return await self.controller.cuts.make(cut_id, request.lease, request.fence, request.tag, request.group, request.members)
+        self._command(
+            peer, "cut", cut=cut_id, lease=request.lease, tag=request.tag, group=request.group
+        )
+        return await self.controller.cuts.make(
+            cut_id, request.lease, request.fence, request.tag, request.group, request.members
+        )
 
     async def open_cut(self, peer: Peer, cut_id: str, lease_id: str, fence: int) -> Json:
         """Open the gates after the cut; the answer is this controller's vote. Legal while the lease is held."""
@@ -170,7 +211,9 @@ class Actions:
     async def grade_cut(self, peer: Peer, cut_id: str, request: GradeRequest) -> Json:
         """Keep what a canary found; a broken cut is void. Any state of the pairs; the cut must be known."""
         self._command(peer, "grade", cut=cut_id, consistent=request.consistent)
-        return await self.controller.cuts.grade(cut_id, request.consistent, request.records, request.detail)
+        return await self.controller.cuts.grade(
+            cut_id, request.consistent, request.records, request.detail
+        )
 
     async def read_cut(self, cut_id: str, name: str, offset: int, length: int) -> bytes:
         """Bytes of a secondary. Legal as long as it stands at that cut, durably."""
@@ -189,14 +232,21 @@ class Actions:
         """Wait for a resync that was started. A cancellation only ends the waiting."""
         return await self.controller.resync_wait(self.controller.resolve(targets))
 
-    async def verify(self, targets: list[str], progress: Callable[[str, int, int], None] | None = None) -> Json:
+    async def verify(
+        self, targets: list[str], progress: Callable[[str, int, int], None] | None = None
+    ) -> Json:
         """Compare the legs, each secondary with what it ought to hold. Legal for DUPLEX and SUSPENDED. A cancellation stops it."""
         return await self.controller.verify(self.controller.resolve(targets), progress)
 
     def present_state(self) -> Json:
         """The event that a new listener gets first."""
         status = self.controller.status()
-        return {"event": "state", "time": time.time(), "sequence": status["controller"]["sequence"], "status": status}
+        return {
+            "event": "state",
+            "time": time.time(),
+            "sequence": status["controller"]["sequence"],
+            "status": status,
+        }
 
     def stop(self) -> None:
         """End every hold (`stopping`) and every stream of events; take no new hold."""

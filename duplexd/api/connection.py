@@ -12,7 +12,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from duplexd.api.access import Access, Peer
 from duplexd.api.problems import problem
-from duplexd.limits import CONTROL_CONNECTIONS_MAX, CONTROL_HEADER_BYTES_MAX, CONTROL_LOCAL_CONNECTIONS_MIN, CONTROL_REQUEST_SECONDS_MAX
+from duplexd.limits import (
+    CONTROL_CONNECTIONS_MAX,
+    CONTROL_HEADER_BYTES_MAX,
+    CONTROL_LOCAL_CONNECTIONS_MIN,
+    CONTROL_REQUEST_SECONDS_MAX,
+)
 
 if TYPE_CHECKING:
     import asyncio
@@ -32,7 +37,9 @@ class Link:
     def __init__(self, peer: Peer, transport: asyncio.Transport | None = None) -> None:
         self.peer = peer
         self.transport = transport
-        self.streaming = False  # a stream of lines is being sent: the client has nothing more to say
+        self.streaming = (
+            False  # a stream of lines is being sent: the client has nothing more to say
+        )
 
     def abort(self) -> None:
         """Drop the connection and what is still queued for it."""
@@ -47,7 +54,9 @@ def peer_of(transport: asyncio.BaseTransport, access: Access) -> Peer:
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family != socket.AF_UNIX:
         return Peer()
-    pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    pid, uid, gid = _UCRED.unpack(
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    )
     return access.local(uid, gid, pid)
 
 
@@ -71,18 +80,31 @@ class ControlProtocol(H11Protocol):
     _timer: asyncio.TimerHandle | None = None
     _seen: object = None
 
-    def __init__(self, config: uvicorn.Config, state: ServerState, loop: asyncio.AbstractEventLoop, access: Callable[[], Access]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        state: ServerState,
+        loop: asyncio.AbstractEventLoop,
+        access: Callable[[], Access],
+    ) -> None:
         super().__init__(config, state, {}, loop)
         self.conn = AnswersInOnePiece(h11.SERVER, CONTROL_HEADER_BYTES_MAX)
         self._access = access
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.link = Link(peer_of(transport, self._access()), transport)  # by the table of now: a reload may have come during the handshake
+        self.link = Link(
+            peer_of(transport, self._access()), transport
+        )  # by the table of now: a reload may have come during the handshake
         self.app_state = {**self.app_state, "link": self.link}
-        limit = CONTROL_CONNECTIONS_MAX - (CONTROL_LOCAL_CONNECTIONS_MIN if self.link.peer.name else 0)  # over TLS everybody has a name
+        limit = CONTROL_CONNECTIONS_MAX - (
+            CONTROL_LOCAL_CONNECTIONS_MIN if self.link.peer.name else 0
+        )  # over TLS everybody has a name
         if len(self.connections) > limit:
-            self._answer(503, f"{limit} connections are open (CONTROL_CONNECTIONS_MAX); close some and try again")
+            self._answer(
+                503,
+                f"{limit} connections are open (CONTROL_CONNECTIONS_MAX); close some and try again",
+            )
         else:
             self._timer = self.loop.call_later(CONTROL_REQUEST_SECONDS_MAX, self._check_idle)
 
@@ -132,5 +154,7 @@ class ControlProtocol(H11Protocol):
             (b"connection", b"close"),
         ]
         output = self.conn.send(h11.Response(status_code=status, headers=head, reason=b""))
-        self.transport.write(output + self.conn.send(h11.Data(data=body)) + self.conn.send(h11.EndOfMessage()))
+        self.transport.write(
+            output + self.conn.send(h11.Data(data=body)) + self.conn.send(h11.EndOfMessage())
+        )
         self.transport.close()

@@ -39,7 +39,11 @@ async def post_cut(context: Context, request: Request) -> Response:
 
 async def post_open(context: Context, request: Request) -> Response:
     body = await parse(request, OpenRequest)
-    return answer(await context.actions.open_cut(link_of(request).peer, _cut_id(request), body.lease, body.fence))
+    return answer(
+        await context.actions.open_cut(
+            link_of(request).peer, _cut_id(request), body.lease, body.fence
+        )
+    )
 
 
 async def _decide(context: Context, request: Request, how: str) -> Response:
@@ -73,5 +77,7 @@ async def get_contents(context: Context, request: Request) -> Response:
     offset, length = number(request, "offset", 0), number(request, "length", CUT_READ_BYTES_DEFAULT)
     if not 0 < length <= CUT_READ_BYTES_MAX:
         raise UsageError(f"length is 1 to {CUT_READ_BYTES_MAX} bytes (CUT_READ_BYTES_MAX)")
-    data = await context.actions.read_cut(_cut_id(request), request.path_params["volume"], offset, length)
+    data = await context.actions.read_cut(
+        _cut_id(request), request.path_params["volume"], offset, length
+    )
     return Response(data, media_type=access.BYTES_TYPE)

@@ -71,7 +71,9 @@ class EventHub:
                 self.overflows += 1
                 self.listeners.discard(listener)
 
-    def subscribe(self, on_overflow: Callable[[], None], limit: int = EVENTS_QUEUED_MAX) -> Listener:
+    def subscribe(
+        self, on_overflow: Callable[[], None], limit: int = EVENTS_QUEUED_MAX
+    ) -> Listener:
         listener = Listener(on_overflow, limit)
         self.listeners.add(listener)
         return listener

@@ -30,16 +30,27 @@ not have unknown fields. Sizes and offsets are bytes, times are seconds; a `time
 def _type(schema: dict[str, Any]) -> str:
     """A JSON schema in a few characters: `text`, `list of VolumeStatus`, `"a" or "b"`, `... or null`."""
     if "$ref" in schema:
-        return f"[{schema['$ref'].rpartition('/')[2]}](#{schema['$ref'].rpartition('/')[2].lower()})"
+        return (
+            f"[{schema['$ref'].rpartition('/')[2]}](#{schema['$ref'].rpartition('/')[2].lower()})"
+        )
     if "enum" in schema or "const" in schema:
-        return " or ".join(f"`{json.dumps(value)}`" for value in schema.get("enum", [schema.get("const")]))
+        return " or ".join(
+            f"`{json.dumps(value)}`" for value in schema.get("enum", [schema.get("const")])
+        )
     if "anyOf" in schema:
         return " or ".join(dict.fromkeys(_type(part) for part in schema["anyOf"]))
     if schema.get("type") == "array":
         return f"list of {_type(schema['items'])}"
     if schema.get("type") == "object" and isinstance(schema.get("additionalProperties"), dict):
         return f"object of {_type(schema['additionalProperties'])}"
-    names = {"string": "text", "integer": "integer", "number": "number", "boolean": "boolean", "null": "null", "object": "object"}
+    names = {
+        "string": "text",
+        "integer": "integer",
+        "number": "number",
+        "boolean": "boolean",
+        "null": "null",
+        "object": "object",
+    }
     return names.get(schema.get("type", ""), "anything")
 
 
@@ -51,7 +62,9 @@ def _limits(schema: dict[str, Any]) -> str:
         "maxItems": "at most {}",
     }
     words |= {"exclusiveMinimum": "above {}", "maximum": "at most {}"}
-    return ", ".join(text.format(f"{schema[key]:g}") for key, text in words.items() if key in schema)
+    return ", ".join(
+        text.format(f"{schema[key]:g}") for key, text in words.items() if key in schema
+    )
 
 
 def _rows(model: type[BaseModel]) -> Iterator[str]:
@@ -80,8 +93,16 @@ def _link(model: type[BaseModel]) -> str:
 def _models() -> Iterator[type[BaseModel]]:
     """All of them, each where it is defined."""
     for module in (requests, status, cuts, lines, base):
-        defined = (value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__)
-        yield from (model for model in defined if issubclass(model, BaseModel) and model not in {base.Request, base.Answer})
+        defined = (
+            value
+            for value in vars(module).values()
+            if isinstance(value, type) and value.__module__ == module.__name__
+        )
+        yield from (
+            model
+            for model in defined
+            if issubclass(model, BaseModel) and model not in {base.Request, base.Answer}
+        )
 
 
 def page() -> str:

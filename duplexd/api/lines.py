@@ -24,13 +24,27 @@ async def hold_lines(actions: Actions, peer: Peer, request: QuiesceRequest) -> L
     lease = await actions.quiesce(peer, request.targets, request.hold_s, request.cut or "")
     loop = asyncio.get_running_loop()
     try:
-        first = {"id": lease.id, "volumes": list(lease.volumes), "hold_s": lease.hold_s, "fence": lease.fence, "cut": lease.cut_id or None}
+        first = {
+            "id": lease.id,
+            "volumes": list(lease.volumes),
+            "hold_s": lease.hold_s,
+            "fence": lease.fence,
+            "cut": lease.cut_id or None,
+        }
         yield {"event": "held", "lease": first}
         while not lease.ended.done():
             await asyncio.wait((lease.ended,), timeout=HEARTBEAT_SECONDS)
             if not lease.ended.done():
-                yield {"event": "holding", "remaining_s": round(max(0.0, lease.deadline - loop.time()), 3)}
-        yield {"event": "ended", "lease": lease.id, "reason": lease.ended.result(), "verdict": _verdict(lease)}
+                yield {
+                    "event": "holding",
+                    "remaining_s": round(max(0.0, lease.deadline - loop.time()), 3),
+                }
+        yield {
+            "event": "ended",
+            "lease": lease.id,
+            "reason": lease.ended.result(),
+            "verdict": _verdict(lease),
+        }
     finally:
         if not lease.ended.done():
             actions.owner_gone(lease)
@@ -53,7 +67,10 @@ async def resync_lines(actions: Actions, peer: Peer, targets: list[str]) -> Line
                 last = progress
                 yield {"event": "progress", "volumes": progress}
         result = waiting.result()
-        yield {"event": "done", "ok": all(volume["state"] == "DUPLEX" for volume in result["volumes"])} | result
+        yield {
+            "event": "done",
+            "ok": all(volume["state"] == "DUPLEX" for volume in result["volumes"]),
+        } | result
     finally:
         waiting.cancel()
 
@@ -81,7 +98,12 @@ async def verify_lines(actions: Actions, targets: list[str]) -> Lines:
             for name, (done, total) in list(latest.items()):
                 if shown.get(name) != (done, total):
                     shown[name] = (done, total)
-                    yield {"event": "progress", "name": name, "done_bytes": done, "total_bytes": total}
+                    yield {
+                        "event": "progress",
+                        "name": name,
+                        "done_bytes": done,
+                        "total_bytes": total,
+                    }
         yield {"event": "done"} | verifying.result()
     finally:
         if not verifying.done():

@@ -35,16 +35,22 @@ def _group_id(group: str) -> int:
     try:
         return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
     except KeyError:
-        raise ConfigurationError(f"control.group: no group {group!r} on this machine; create it with `groupadd {group}`") from None
+        raise ConfigurationError(
+            f"control.group: no group {group!r} on this machine; create it with `groupadd {group}`"
+        ) from None
 
 
 def _make_free(path: Path) -> None:
     """Remove a dead socket; refuse a path that something else uses."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise ConfigurationError(f"control.socket: {path} exists and is not a socket; remove it or name another path")
+            raise ConfigurationError(
+                f"control.socket: {path} exists and is not a socket; remove it or name another path"
+            )
         if _answers(path):
-            raise ConfigurationError(f"control.socket: another daemon answers at {path}; stop it or name another path")
+            raise ConfigurationError(
+                f"control.socket: another daemon answers at {path}; stop it or name another path"
+            )
         path.unlink()
 
 
@@ -66,7 +72,9 @@ def bind(path: Path, group: str | None) -> socket.socket:
             path.unlink(missing_ok=True)
         if isinstance(error, ConfigurationError):
             raise
-        raise ConfigurationError(f"control.socket: cannot listen at {path}: {error.strerror or error}") from None
+        raise ConfigurationError(
+            f"control.socket: cannot listen at {path}: {error.strerror or error}"
+        ) from None
     sock.setblocking(False)
     return sock
 
@@ -81,15 +89,21 @@ def bind_tcp(listen: list[str]) -> list[socket.socket]:
                     undo.callback(sock.close)
                     sockets.append(sock)
             except OSError as error:
-                raise ConfigurationError(f"control.tls.listen[{index}]: cannot listen at {text!r}: {error.strerror or error}") from None
+                raise ConfigurationError(
+                    f"control.tls.listen[{index}]: cannot listen at {text!r}: {error.strerror or error}"
+                ) from None
         undo.pop_all()
     return sockets
 
 
 def _bind_host(text: str) -> Iterator[socket.socket]:
     host, _, port = text.rpartition(":")
-    found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    found = socket.getaddrinfo(
+        host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
     for family, target in dict.fromkeys((family, target) for family, _, _, _, target in found):
-        sock = socket.create_server(target, family=family, backlog=BACKLOG)  # IPv6 alone, and an address that is still in TIME_WAIT
+        sock = socket.create_server(
+            target, family=family, backlog=BACKLOG
+        )  # IPv6 alone, and an address that is still in TIME_WAIT
         sock.setblocking(False)
         yield sock

@@ -7,7 +7,12 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, SummaryMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    SummaryMetricFamily,
+)
 
 import duplexd
 
@@ -19,7 +24,25 @@ if TYPE_CHECKING:
     Source = Callable[[], Iterable[Metric]]
 
 STATES = ("SIMPLEX", "PENDING", "DUPLEX", "SUSPENDED")
-SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+SECONDS = (
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+)
 
 
 class Histogram:
@@ -63,7 +86,9 @@ class LoopLag:
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_at(loop.time() + self.INTERVAL_SECONDS, self._tick, loop.time() + self.INTERVAL_SECONDS)
+        self._timer = loop.call_at(
+            loop.time() + self.INTERVAL_SECONDS, self._tick, loop.time() + self.INTERVAL_SECONDS
+        )
 
     def _tick(self, due: float) -> None:
         self.last_seconds = max(0.0, asyncio.get_running_loop().time() - due)
@@ -79,19 +104,41 @@ def controller_metrics(status: dict[str, Any]) -> Iterator[Metric]:
     """What the status says, as metrics."""
     controller, volumes = status["controller"], status["volumes"]
     journal = controller["journal"]
-    yield GaugeMetricFamily("duplexd_sequence", "last sequence number given out", controller["sequence"])
-    yield GaugeMetricFamily("duplexd_journal_used_bytes", "bytes of the journal that are needed", journal["used_bytes"])
-    yield GaugeMetricFamily("duplexd_journal_size_bytes", "size of the journal", journal["size_bytes"])
+    yield GaugeMetricFamily(
+        "duplexd_sequence", "last sequence number given out", controller["sequence"]
+    )
+    yield GaugeMetricFamily(
+        "duplexd_journal_used_bytes", "bytes of the journal that are needed", journal["used_bytes"]
+    )
+    yield GaugeMetricFamily(
+        "duplexd_journal_size_bytes", "size of the journal", journal["size_bytes"]
+    )
     yield GaugeMetricFamily("duplexd_leases", "holds that last", len(status["leases"]))
-    yield GaugeMetricFamily("duplexd_cuts_undecided", "cuts of several controllers without a verdict", len(status.get("cuts", ())))
-    state = GaugeMetricFamily("duplexd_pair_state", "1 for the state that the pair is in", labels=("volume", "state"))
+    yield GaugeMetricFamily(
+        "duplexd_cuts_undecided",
+        "cuts of several controllers without a verdict",
+        len(status.get("cuts", ())),
+    )
+    state = GaugeMetricFamily(
+        "duplexd_pair_state", "1 for the state that the pair is in", labels=("volume", "state")
+    )
     gauges = {
         "held": GaugeMetricFamily("duplexd_volume_held", "1 while writes wait", labels=("volume",)),
-        "connections": GaugeMetricFamily("duplexd_nbd_connections", "NBD connections", labels=("volume",)),
-        "changed_bytes": GaugeMetricFamily("duplexd_changed_bytes", "what a resync would copy", labels=("volume",)),
-        "size": GaugeMetricFamily("duplexd_volume_size_bytes", "size of the volume", labels=("volume",)),
+        "connections": GaugeMetricFamily(
+            "duplexd_nbd_connections", "NBD connections", labels=("volume",)
+        ),
+        "changed_bytes": GaugeMetricFamily(
+            "duplexd_changed_bytes", "what a resync would copy", labels=("volume",)
+        ),
+        "size": GaugeMetricFamily(
+            "duplexd_volume_size_bytes", "size of the volume", labels=("volume",)
+        ),
     }
-    lag = GaugeMetricFamily("duplexd_secondary_lag_bytes", "changes that the secondary has yet to take over", labels=("volume",))
+    lag = GaugeMetricFamily(
+        "duplexd_secondary_lag_bytes",
+        "changes that the secondary has yet to take over",
+        labels=("volume",),
+    )
     for volume in volumes:
         name = volume["name"]
         for each in STATES:
@@ -106,7 +153,9 @@ def process_metrics(lag: LoopLag) -> Iterator[Metric]:
     info = GaugeMetricFamily("duplexd_info", "always 1", labels=("version",))
     info.add_metric((duplexd.__version__,), 1)
     yield info
-    yield family("duplexd_event_loop_lag_seconds", "how late the event loop was", ({}, lag.histogram))
+    yield family(
+        "duplexd_event_loop_lag_seconds", "how late the event loop was", ({}, lag.histogram)
+    )
 
 
 class EventFigures:
@@ -133,24 +182,40 @@ class EventFigures:
             self.cut_wait_seconds.observe(hold.get("seconds_max") or 0.0)
 
     def metrics(self) -> Iterator[Metric]:
-        events = CounterMetricFamily("duplexd_events_total", "events, which /v1/events tells of", labels=("event",))
+        events = CounterMetricFamily(
+            "duplexd_events_total", "events, which /v1/events tells of", labels=("event",)
+        )
         for name, count in list(self.events.items()):
             events.add_metric((name,), count)
         yield events
-        grades = CounterMetricFamily("duplexd_canary_grades_total", "cuts that a canary graded", labels=("result",))
+        grades = CounterMetricFamily(
+            "duplexd_canary_grades_total", "cuts that a canary graded", labels=("result",)
+        )
         for result, count in self.grades.items():
             grades.add_metric((result,), count)
         yield grades
-        yield CounterMetricFamily("duplexd_canary_records_total", "records that canaries looked at", self.graded_records)
-        yield CounterMetricFamily("duplexd_void_total", "holds and cuts whose verdict was void", self.void)
+        yield CounterMetricFamily(
+            "duplexd_canary_records_total", "records that canaries looked at", self.graded_records
+        )
+        yield CounterMetricFamily(
+            "duplexd_void_total", "holds and cuts whose verdict was void", self.void
+        )
         yield family("duplexd_hold_seconds", "how long holds lasted", ({}, self.hold_seconds))
-        yield family("duplexd_cut_wait_seconds", "the longest that a write waited for each cut", ({}, self.cut_wait_seconds))
+        yield family(
+            "duplexd_cut_wait_seconds",
+            "the longest that a write waited for each cut",
+            ({}, self.cut_wait_seconds),
+        )
 
 
 # Plain numbers that the controller or its parts keep: path of the attribute, name, text. What is not there is left out.
 COUNTERS = (
     ("batches.begun", "duplexd_batches_total", "batches written to the journal"),
-    ("batches.changes_by_threads", "duplexd_changes_by_threads_total", "changes done in worker threads, the others in the event loop"),
+    (
+        "batches.changes_by_threads",
+        "duplexd_changes_by_threads_total",
+        "changes done in worker threads, the others in the event loop",
+    ),
     ("cuts.made", "duplexd_cuts_total", "cuts asked for"),
     ("holds.lost", "duplexd_holds_lost_total", "holds that ended before their owner ended them"),
     ("maintenance.checkpoints", "duplexd_checkpoints_total", "checkpoints"),
@@ -166,7 +231,9 @@ def counted_metrics(controller: object) -> Iterator[Metric]:
             yield CounterMetricFamily(name, text, value)
     syncs, seconds = _at(controller, "flusher.syncs"), _at(controller, "flusher.sync_seconds")
     if syncs is not None and seconds is not None:
-        yield SummaryMetricFamily("duplexd_journal_fsync_duration_seconds", "syncs of the journal", syncs, seconds)
+        yield SummaryMetricFamily(
+            "duplexd_journal_fsync_duration_seconds", "syncs of the journal", syncs, seconds
+        )
 
 
 def _at(value: object, path: str) -> Any:
@@ -210,9 +277,17 @@ def nbd_metrics(server: Any) -> Source:
     """What the NBD server counts (`server/traffic.py`), as a source for Scrape."""
 
     def source() -> Iterator[Metric]:
-        requests = CounterMetricFamily("duplexd_nbd_requests_total", "requests taken", labels=("volume", "op"))
-        sizes = CounterMetricFamily("duplexd_nbd_bytes_total", "bytes of those requests", labels=("volume", "op"))
-        errors = CounterMetricFamily("duplexd_nbd_errors_total", "requests answered with an error", labels=("volume", "cause"))
+        requests = CounterMetricFamily(
+            "duplexd_nbd_requests_total", "requests taken", labels=("volume", "op")
+        )
+        sizes = CounterMetricFamily(
+            "duplexd_nbd_bytes_total", "bytes of those requests", labels=("volume", "op")
+        )
+        errors = CounterMetricFamily(
+            "duplexd_nbd_errors_total",
+            "requests answered with an error",
+            labels=("volume", "cause"),
+        )
         for volume, traffic in list(server.traffic.items()):
             for operation, (count, size) in traffic.by_operation().items():
                 requests.add_metric((volume, operation), count)
@@ -220,6 +295,10 @@ def nbd_metrics(server: Any) -> Source:
             errors.add_metric((volume, "request"), traffic.refused)
             errors.add_metric((volume, "storage"), traffic.failed)
         yield from (requests, sizes, errors)
-        yield CounterMetricFamily("duplexd_nbd_connections_refused_total", "connections beyond the limit", server.connections_refused)
+        yield CounterMetricFamily(
+            "duplexd_nbd_connections_refused_total",
+            "connections beyond the limit",
+            server.connections_refused,
+        )
 
     return source

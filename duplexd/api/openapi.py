@@ -39,16 +39,32 @@ def _content(entry: RouteEntry) -> Json:
         content["application/json"] = {"schema": _any(entry.answers)}
     if entry.lines:
         # what a line may be; the answer is any number of them, each ended by \n
-        content[LINES_TYPE] = {"schema": {"type": "string"}, "itemSchema": _any(entry.lines), "x-line": _any(entry.lines)}
-    return content or {entry.media_type: {"schema": {"type": "object" if entry.media_type.endswith("json") else "string"}}}
+        content[LINES_TYPE] = {
+            "schema": {"type": "string"},
+            "itemSchema": _any(entry.lines),
+            "x-line": _any(entry.lines),
+        }
+    return content or {
+        entry.media_type: {
+            "schema": {"type": "object" if entry.media_type.endswith("json") else "string"}
+        }
+    }
 
 
 def _parameters(entry: RouteEntry) -> list[Json]:
     path = [
-        {"name": name, "in": "path", "required": True, "schema": PATH_SCHEMAS.get(name, {"type": "string", "minLength": 1})}
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": PATH_SCHEMAS.get(name, {"type": "string", "minLength": 1}),
+        }
         for name in re.findall(r"{(\w+)}", entry.path)
     ]
-    return path + [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in entry.query.items()]
+    return path + [
+        {"name": name, "in": "query", "required": False, "schema": schema}
+        for name, schema in entry.query.items()
+    ]
 
 
 def _operation(entry: RouteEntry) -> Json:
@@ -57,13 +73,19 @@ def _operation(entry: RouteEntry) -> Json:
         "summary": entry.summary,
         "responses": {
             "200": {"description": "done", "content": _content(entry)},
-            "default": {"description": "any error", "content": {problems.MEDIA_TYPE: {"schema": _ref(Problem)}}},
+            "default": {
+                "description": "any error",
+                "content": {problems.MEDIA_TYPE: {"schema": _ref(Problem)}},
+            },
         },
     }
     if parameters := _parameters(entry):
         operation["parameters"] = parameters
     if entry.body:
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(entry.body)}}}
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": _ref(entry.body)}},
+        }
     return operation
 
 
@@ -71,7 +93,9 @@ def _operation(entry: RouteEntry) -> Json:
 def document(routes: tuple[RouteEntry, ...]) -> Json:
     """The whole document."""
     paths: Json = {}
-    models: set[type[BaseModel]] = {Problem}.union(*(entry.answers + entry.lines for entry in routes))
+    models: set[type[BaseModel]] = {Problem}.union(
+        *(entry.answers + entry.lines for entry in routes)
+    )
     models |= {entry.body for entry in routes if entry.body}
     for entry in routes:
         paths.setdefault(entry.path, {})[entry.method.lower()] = _operation(entry)

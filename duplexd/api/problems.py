@@ -21,7 +21,9 @@ MEDIA_TYPE = "application/problem+json"
 _EXIT_CODES = {400: 2, 404: 3, 405: 2, 408: 8, 413: 2, 503: 7}
 
 
-def problem(status: int, detail: str, title: str | None = None, exit_code: int | None = None) -> dict[str, Any]:
+def problem(
+    status: int, detail: str, title: str | None = None, exit_code: int | None = None
+) -> dict[str, Any]:
     """A problem by HTTP status; title and exit code follow from it unless given."""
     title = title or HTTPStatus(status).phrase.lower()
     return {
@@ -62,7 +64,11 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
         404: f"no {request.url.path} here; /openapi.json lists what there is",
         405: f"{request.method} is not for {request.url.path}; /openapi.json lists what is",
     }
-    return respond(status, details.get(status, str(getattr(error, "detail", error))), getattr(error, "headers", None))
+    return respond(
+        status,
+        details.get(status, str(getattr(error, "detail", error))),
+        getattr(error, "headers", None),
+    )
 
 
 async def on_bug(_request: Request, error: Exception) -> JSONResponse:

@@ -34,7 +34,12 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.api")
 class Remote:
     """Accepts on bound sockets from `start` to `close`. `context` may be replaced: it is for handshakes that begin later."""
 
-    def __init__(self, sockets: list[socket.socket], context: ssl.SSLContext, factory: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(
+        self,
+        sockets: list[socket.socket],
+        context: ssl.SSLContext,
+        factory: Callable[[], asyncio.Protocol],
+    ) -> None:
         self.context = context
         self._sockets = sockets
         self._factory = factory
@@ -85,7 +90,11 @@ class Remote:
                 ssl_shutdown_timeout=CONTROL_STOP_SECONDS_MAX,
             )
         except OSError as error:  # TLS errors and time-outs are
-            log.info("control client refused", address=f"{address[0]} port {address[1]}", reason=reason(error))
+            log.info(
+                "control client refused",
+                address=f"{address[0]} port {address[1]}",
+                reason=reason(error),
+            )
         finally:
             self._places.release()
 
@@ -106,6 +115,8 @@ def watch_for_silence(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds // 2)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, seconds // 2 // KEEPALIVE_PROBES))
+        sock.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, seconds // 2 // KEEPALIVE_PROBES)
+        )
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, seconds * 1000)

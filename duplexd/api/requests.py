@@ -13,7 +13,11 @@ from duplexd.api import access, problems
 from duplexd.api.connection import Link
 from duplexd.api.stream import encode
 from duplexd.errors import UsageError
-from duplexd.limits import CONTROL_BODY_BYTES_MAX, CONTROL_DRAIN_BYTES_MAX, CONTROL_REQUEST_SECONDS_MAX
+from duplexd.limits import (
+    CONTROL_BODY_BYTES_MAX,
+    CONTROL_DRAIN_BYTES_MAX,
+    CONTROL_REQUEST_SECONDS_MAX,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,9 +34,16 @@ class Context:
 
     __slots__ = ("actions", "metrics", "ready")
 
-    def __init__(self, actions: Actions, metrics: Callable[[], Callable[[], bytes]], ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        actions: Actions,
+        metrics: Callable[[], Callable[[], bytes]],
+        ready: Callable[[], bool],
+    ) -> None:
         self.actions = actions
-        self.metrics = metrics  # called in the loop; what it returns does the formatting, in a thread
+        self.metrics = (
+            metrics  # called in the loop; what it returns does the formatting, in a thread
+        )
         self.ready = ready
 
 

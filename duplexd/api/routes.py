@@ -90,18 +90,26 @@ async def post_quiesce(context: Context, request: Request) -> Lasting:
 
 async def post_suspend(context: Context, request: Request) -> Response:
     body = await parse(request, SuspendRequest)
-    suspended = await context.actions.suspend(link_of(request).peer, body.targets, body.tag, body.lease, body.fence, body.certificate)
+    suspended = await context.actions.suspend(
+        link_of(request).peer, body.targets, body.tag, body.lease, body.fence, body.certificate
+    )
     return answer(suspended)
 
 
 async def post_renew(context: Context, request: Request) -> Response:
     body = await parse(request, RenewRequest)
-    return answer(context.actions.renew(link_of(request).peer, request.path_params["lease"], body.fence, body.hold_s))
+    return answer(
+        context.actions.renew(
+            link_of(request).peer, request.path_params["lease"], body.fence, body.hold_s
+        )
+    )
 
 
 async def delete_lease(context: Context, request: Request) -> Response:
     fence = number(request, "fence") if "fence" in request.query_params else None
-    return answer(context.actions.release(link_of(request).peer, request.path_params["lease"], fence))
+    return answer(
+        context.actions.release(link_of(request).peer, request.path_params["lease"], fence)
+    )
 
 
 async def post_resync(context: Context, request: Request) -> Response | Lasting:
@@ -123,7 +131,9 @@ async def post_verify(context: Context, request: Request) -> Lasting:
 async def get_events(context: Context, request: Request) -> Lasting:
     await read_body(request)  # a body that makes no sense here is no reason to cut the client off
     link = link_of(request)
-    return lines_answer(lines.event_lines(context.actions, link, flag(request, "follow", True)), link)
+    return lines_answer(
+        lines.event_lines(context.actions, link, flag(request, "follow", True)), link
+    )
 
 
 async def get_metrics(context: Context, _request: Request) -> Response:
@@ -150,27 +160,111 @@ _FOLLOW_QUERY = {"follow": {"type": "boolean", "default": True}}
 _FENCE_QUERY = {"fence": {"type": "integer", "minimum": 0, "maximum": (1 << 63) - 1}}
 _RANGE_QUERY = {
     "offset": {"type": "integer", "minimum": 0, "maximum": (1 << 63) - 1, "default": 0},
-    "length": {"type": "integer", "minimum": 1, "maximum": CUT_READ_BYTES_MAX, "default": CUT_READ_BYTES_DEFAULT},
+    "length": {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": CUT_READ_BYTES_MAX,
+        "default": CUT_READ_BYTES_DEFAULT,
+    },
 }
 _HOLD_LINES = (Held, Holding, HoldEnded, Failed)
 _RESYNC_LINES = (ResyncProgress, ResyncDone, Failed)
 _VERIFY_LINES = (VerifyProgress, Failed)
 
 ROUTES: tuple[RouteEntry, ...] = (
-    RouteEntry("GET", "/v1/status", get_status, "The status, or that of some targets", None, (Status,), (), _TARGET_QUERY),
-    RouteEntry("POST", "/v1/quiesce", post_quiesce, "Hold writes; closing releases", QuiesceRequest, (), _HOLD_LINES),
-    RouteEntry("POST", "/v1/suspend", post_suspend, "Cut at one point", SuspendRequest, (Suspended,)),
-    RouteEntry("DELETE", "/v1/leases/{lease}", delete_lease, "Release a hold", None, (Released,), (), _FENCE_QUERY),
-    RouteEntry("POST", "/v1/leases/{lease}/renew", post_renew, "Hold on for longer", RenewRequest, (LeaseStatus,)),
+    RouteEntry(
+        "GET",
+        "/v1/status",
+        get_status,
+        "The status, or that of some targets",
+        None,
+        (Status,),
+        (),
+        _TARGET_QUERY,
+    ),
+    RouteEntry(
+        "POST",
+        "/v1/quiesce",
+        post_quiesce,
+        "Hold writes; closing releases",
+        QuiesceRequest,
+        (),
+        _HOLD_LINES,
+    ),
+    RouteEntry(
+        "POST", "/v1/suspend", post_suspend, "Cut at one point", SuspendRequest, (Suspended,)
+    ),
+    RouteEntry(
+        "DELETE",
+        "/v1/leases/{lease}",
+        delete_lease,
+        "Release a hold",
+        None,
+        (Released,),
+        (),
+        _FENCE_QUERY,
+    ),
+    RouteEntry(
+        "POST",
+        "/v1/leases/{lease}/renew",
+        post_renew,
+        "Hold on for longer",
+        RenewRequest,
+        (LeaseStatus,),
+    ),
     RouteEntry("GET", "/v1/cuts", cuts.get_cuts, "The latest cuts", None, (CutList,)),
     RouteEntry("GET", "/v1/cuts/{cut}", cuts.get_cut, "A cut", None, (CutStatus,)),
-    RouteEntry("POST", "/v1/cuts/{cut}", cuts.post_cut, "Cut under a lease, with others", CutRequest, (CutMade,)),
-    RouteEntry("POST", "/v1/cuts/{cut}/open", cuts.post_open, "Open the gates, then vote", OpenRequest, (CutStatus,)),
-    RouteEntry("POST", "/v1/cuts/{cut}/abort", cuts.post_abort, "Void unless ready", CutEmpty, (CutStatus,)),
-    RouteEntry("POST", "/v1/cuts/{cut}/agree", cuts.post_agree, "All members are ready", CutEmpty, (CutStatus,)),
-    RouteEntry("POST", "/v1/cuts/{cut}/refuse", cuts.post_refuse, "A member is void", CutEmpty, (CutStatus,)),
-    RouteEntry("POST", "/v1/cuts/{cut}/release", cuts.post_release, "Let go without a cut", CutEmpty, (CutReleased,)),
-    RouteEntry("POST", "/v1/cuts/{cut}/grade", cuts.post_grade, "Keep a canary's grade", GradeRequest, (CutStatus,)),
+    RouteEntry(
+        "POST",
+        "/v1/cuts/{cut}",
+        cuts.post_cut,
+        "Cut under a lease, with others",
+        CutRequest,
+        (CutMade,),
+    ),
+    RouteEntry(
+        "POST",
+        "/v1/cuts/{cut}/open",
+        cuts.post_open,
+        "Open the gates, then vote",
+        OpenRequest,
+        (CutStatus,),
+    ),
+    RouteEntry(
+        "POST", "/v1/cuts/{cut}/abort", cuts.post_abort, "Void unless ready", CutEmpty, (CutStatus,)
+    ),
+    RouteEntry(
+        "POST",
+        "/v1/cuts/{cut}/agree",
+        cuts.post_agree,
+        "All members are ready",
+        CutEmpty,
+        (CutStatus,),
+    ),
+    RouteEntry(
+        "POST",
+        "/v1/cuts/{cut}/refuse",
+        cuts.post_refuse,
+        "A member is void",
+        CutEmpty,
+        (CutStatus,),
+    ),
+    RouteEntry(
+        "POST",
+        "/v1/cuts/{cut}/release",
+        cuts.post_release,
+        "Let go without a cut",
+        CutEmpty,
+        (CutReleased,),
+    ),
+    RouteEntry(
+        "POST",
+        "/v1/cuts/{cut}/grade",
+        cuts.post_grade,
+        "Keep a canary's grade",
+        GradeRequest,
+        (CutStatus,),
+    ),
     RouteEntry(
         "GET",
         "/v1/cuts/{cut}/volumes/{volume}",
@@ -179,9 +273,34 @@ ROUTES: tuple[RouteEntry, ...] = (
         query=_RANGE_QUERY,
         media_type=access.BYTES_TYPE,
     ),
-    RouteEntry("POST", "/v1/resync", post_resync, "Bring secondaries back", ResyncRequest, (ResyncStarted,), _RESYNC_LINES),
-    RouteEntry("POST", "/v1/verify", post_verify, "Compare the legs", VerifyRequest, (Verified,), _VERIFY_LINES),
-    RouteEntry("GET", "/v1/events", get_events, "The state, then changes", None, (), (Event, Failed), _FOLLOW_QUERY),
+    RouteEntry(
+        "POST",
+        "/v1/resync",
+        post_resync,
+        "Bring secondaries back",
+        ResyncRequest,
+        (ResyncStarted,),
+        _RESYNC_LINES,
+    ),
+    RouteEntry(
+        "POST",
+        "/v1/verify",
+        post_verify,
+        "Compare the legs",
+        VerifyRequest,
+        (Verified,),
+        _VERIFY_LINES,
+    ),
+    RouteEntry(
+        "GET",
+        "/v1/events",
+        get_events,
+        "The state, then changes",
+        None,
+        (),
+        (Event, Failed),
+        _FOLLOW_QUERY,
+    ),
     RouteEntry("GET", "/metrics", get_metrics, "Figures for Prometheus", media_type="text/plain"),
     RouteEntry("GET", "/healthz", get_healthz, "The daemon answers", None, (Health,)),
     RouteEntry("GET", "/readyz", get_readyz, "The daemon serves volumes", None, (Health,)),

@@ -56,11 +56,19 @@ class Admission(NamedTuple):
 class _Uvicorn(uvicorn.Server):
     """uvicorn without signal handlers and without its ten wake-ups a second."""
 
-    def __init__(self, config: uvicorn.Config, sock: socket.socket, tcp: list[socket.socket], admission: Admission) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        sock: socket.socket,
+        tcp: list[socket.socket],
+        admission: Admission,
+    ) -> None:
         super().__init__(config)
         self._sock = sock
         self._access = admission.access
-        self._remote = Remote(tcp, admission.context, self._connection) if admission.context else None
+        self._remote = (
+            Remote(tcp, admission.context, self._connection) if admission.context else None
+        )
         self.stop_asked = asyncio.Event()
         self.listening = asyncio.Event()
 
@@ -70,14 +78,20 @@ class _Uvicorn(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
         loop = asyncio.get_running_loop()
-        self.servers = [await loop.create_unix_server(self._connection, sock=self._sock, backlog=self.config.backlog)]
+        self.servers = [
+            await loop.create_unix_server(
+                self._connection, sock=self._sock, backlog=self.config.backlog
+            )
+        ]
         if self._remote:
             self._remote.start()
         self.started = True
         self.listening.set()
 
     def _connection(self) -> ControlProtocol:
-        return ControlProtocol(self.config, self.server_state, asyncio.get_running_loop(), lambda: self._access)
+        return ControlProtocol(
+            self.config, self.server_state, asyncio.get_running_loop(), lambda: self._access
+        )
 
     def admit(self, admission: Admission) -> None:
         self._access = admission.access
@@ -136,7 +150,11 @@ class ControlServer:
         self._inode = 0
 
     def _ready(self) -> bool:
-        return self._server is not None and not self.actions.stopping and bool(getattr(self._controller, "ready", True))
+        return (
+            self._server is not None
+            and not self.actions.stopping
+            and bool(getattr(self._controller, "ready", True))
+        )
 
     async def start(self) -> None:
         """Listen. Raises ConfigurationError when the socket or an address cannot be had, ForbiddenError for an unreadable certificate."""

@@ -68,12 +68,20 @@ def lines_answer(lines: Lines, link: Link) -> Lasting:
                     if not started:
                         await _start(send, LINES_TYPE)
                         started = True
-                    await send({"type": "http.response.body", "body": encode(line) + b"\n", "more_body": True})
+                    await send(
+                        {
+                            "type": "http.response.body",
+                            "body": encode(line) + b"\n",
+                            "more_body": True,
+                        }
+                    )
         except DuplexdError as error:
             if not started:
                 raise
             last = {"event": "failed", "problem": problem_of(error)}
-            await send({"type": "http.response.body", "body": encode(last) + b"\n", "more_body": True})
+            await send(
+                {"type": "http.response.body", "body": encode(last) + b"\n", "more_body": True}
+            )
         if not started:
             await _start(send, LINES_TYPE)
         link.streaming = False  # before the last byte: the next request may follow it at once
@@ -95,7 +103,13 @@ def object_answer(value: Coroutine[Any, Any, Json], link: Link) -> Lasting:
 
 
 async def _start(send: Send, media_type: str) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", media_type.encode())]})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-type", media_type.encode())],
+        }
+    )
 
 
 async def _disconnected(receive: Receive) -> None:

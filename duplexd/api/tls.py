@@ -40,5 +40,7 @@ def context(files: TlsFiles) -> ssl.SSLContext:
     try:
         made.load_verify_locations(cadata=authorities.decode("ascii", "replace"))
     except ssl.SSLError as error:
-        raise ConfigurationError(f"control.tls.client_ca: {str(files.client_ca)!r} cannot be used: {reason(error)}") from None
+        raise ConfigurationError(
+            f"control.tls.client_ca: {str(files.client_ca)!r} cannot be used: {reason(error)}"
+        ) from None
     return made

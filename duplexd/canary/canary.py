@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 SOUND_SECONDS = 0.5  # between two questions for a controller's status
 DECIDED_SECONDS_MAX = 60.0  # for all members to have promised or decided a cut
-TOLD_SECONDS_MAX = 60.0  # for a good grade to reach a controller; a bad one is told for as long as the canary runs
+TOLD_SECONDS_MAX = (
+    60.0  # for a good grade to reach a controller; a bad one is told for as long as the canary runs
+)
 CUTS_REMEMBERED_MAX = 1024
 _AGAIN_SECONDS = 0.5
 _POLL_SECONDS = 0.1
@@ -62,9 +64,15 @@ class Canary:
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set. Raises DuplexdError if it cannot begin, or must not write where it wrote before."""
         self._epoch = await self._open()
-        tasks: set[asyncio.Task[Any]] = {asyncio.create_task(stop.wait()), asyncio.create_task(self._epochs())}
+        tasks: set[asyncio.Task[Any]] = {
+            asyncio.create_task(stop.wait()),
+            asyncio.create_task(self._epochs()),
+        }
         for number in range(len(self.members)):
-            tasks |= {asyncio.create_task(self._follow(number)), asyncio.create_task(self._sound(number))}
+            tasks |= {
+                asyncio.create_task(self._follow(number)),
+                asyncio.create_task(self._sound(number)),
+            }
         try:
             ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in ended:
@@ -106,7 +114,14 @@ class Canary:
         while not (epoch.ready and all(self._known)):  # noqa: ASYNC110 - many things make it ready
             await asyncio.sleep(_POLL_SECONDS)
         titles = [volume.title for volume in self.volumes]
-        self._report({"event": "running", "volumes": titles, "writers": WRITERS, "records_per_second": self._rate})
+        self._report(
+            {
+                "event": "running",
+                "volumes": titles,
+                "writers": WRITERS,
+                "records_per_second": self._rate,
+            }
+        )
 
     # --------------------------------------------------------------------------------------------------------- news of cuts
 
@@ -114,7 +129,9 @@ class Canary:
         """Read the controller's events for as long as it runs; begin again when it is back."""
         while True:
             with suppress(DuplexdError):
-                async with aclosing(self.members[number].control.lines("GET", "/v1/events")) as lines:
+                async with aclosing(
+                    self.members[number].control.lines("GET", "/v1/events")
+                ) as lines:
                     async for line in lines:
                         self._event(number, line)
             await asyncio.sleep(_AGAIN_SECONDS)
@@ -122,7 +139,9 @@ class Canary:
     def _event(self, number: int, line: Json) -> None:
         if line["event"] == "state":
             self._status(number, line["status"])
-        elif line["event"] in {"cut", "suspended"} and set(line.get("volumes") or ()) & set(self.members[number].volumes):
+        elif line["event"] in {"cut", "suspended"} and set(line.get("volumes") or ()) & set(
+            self.members[number].volumes
+        ):
             self._see(number, str(line["cut"]))
 
     async def _sound(self, number: int) -> None:
@@ -169,7 +188,11 @@ class Canary:
             self._report({"event": "not_graded", "cut": sighting.cut, "detail": str(why)})
             return
         self.broken_cuts += not findings.consistent
-        grade = {"consistent": findings.consistent, "records": findings.records, "detail": _detail(findings, self.volumes)}
+        grade = {
+            "consistent": findings.consistent,
+            "records": findings.records,
+            "detail": _detail(findings, self.volumes),
+        }
         self._report({"event": "graded", "cut": sighting.cut, **grade})
         await asyncio.gather(*(self._tell(member, sighting.cut, grade) for member in self.members))
 
@@ -179,19 +202,27 @@ class Canary:
         asked, done = sighting.moments(self.volumes, answers)
         epoch = sighting.epoch
         images = await asyncio.gather(*(self._read(volume, sighting) for volume in self.volumes))
-        findings = check(epoch.placement, images, epoch.history, asked, done, epoch.id, epoch.earlier)
+        findings = check(
+            epoch.placement, images, epoch.history, asked, done, epoch.id, epoch.earlier
+        )
         if findings.late:
-            raise NotGradedError(f"another canary writes to the same volumes, or a broken connection did so late: {findings.examples[0]}")
+            raise NotGradedError(
+                f"another canary writes to the same volumes, or a broken connection did so late: {findings.examples[0]}"
+            )
         return findings
 
     async def _decided(self, sighting: Sighting, first: int) -> list[Json]:
         """What each member says of the cut, once all have promised or decided it."""
         deadline = asyncio.get_running_loop().time() + DECIDED_SECONDS_MAX
         while True:
-            answers = await asyncio.gather(*(self._ask(number, sighting) for number in range(len(self.members))))
+            answers = await asyncio.gather(
+                *(self._ask(number, sighting) for number in range(len(self.members)))
+            )
             answer = answers[first]
             if not isinstance(answer, str) and max(1, len(answer["members"])) < len(self.members):
-                raise NotGradedError("not all controllers that the canary writes to take part in the cut")
+                raise NotGradedError(
+                    "not all controllers that the canary writes to take part in the cut"
+                )
             decided = [answer for answer in answers if not isinstance(answer, str)]
             if len(decided) == len(answers):
                 return decided
@@ -202,7 +233,9 @@ class Canary:
     async def _ask(self, number: int, sighting: Sighting) -> Json | str:
         """The member's answer about a cut that it has promised or decided; else why there is none."""
         try:
-            answer = await self.members[number].control.call("GET", f"/v1/cuts/{sighting.cut}", timeout_s=ANSWER_SECONDS_MAX)
+            answer = await self.members[number].control.call(
+                "GET", f"/v1/cuts/{sighting.cut}", timeout_s=ANSWER_SECONDS_MAX
+            )
         except DuplexdError as error:
             return str(error)
         sighting.see(number)
@@ -214,21 +247,32 @@ class Canary:
         pieces = []
         try:
             for offset in range(0, end := sighting.epoch.placement.volume_bytes, _READ_BYTES_MAX):
-                pieces.append(await self._piece(volume, sighting.cut, offset, min(_READ_BYTES_MAX, end - offset)))
+                pieces.append(
+                    await self._piece(
+                        volume, sighting.cut, offset, min(_READ_BYTES_MAX, end - offset)
+                    )
+                )
         except DuplexdError as error:
-            raise NotGradedError(f"the secondary of {volume.title} cannot be read: {error}") from None
+            raise NotGradedError(
+                f"the secondary of {volume.title} cannot be read: {error}"
+            ) from None
         return b"".join(pieces)
 
     async def _piece(self, volume: Volume, cut: str, offset: int, length: int) -> bytes:
         control = self.members[volume.member].control
-        path = f"/v1/cuts/{cut}/volumes/{quote(volume.name, safe='')}?offset={offset}&length={length}"
+        path = (
+            f"/v1/cuts/{cut}/volumes/{quote(volume.name, safe='')}?offset={offset}&length={length}"
+        )
         deadline = asyncio.get_running_loop().time() + DECIDED_SECONDS_MAX
         while True:
             try:
                 return await control.call_bytes("GET", path, timeout_s=ANSWER_SECONDS_MAX)
             except WrongStateError:  # it has moved on, or is just being made durable
                 answer = await control.call("GET", f"/v1/cuts/{cut}", timeout_s=ANSWER_SECONDS_MAX)
-                if volume.name not in answer["volumes"] or asyncio.get_running_loop().time() > deadline:
+                if (
+                    volume.name not in answer["volumes"]
+                    or asyncio.get_running_loop().time() > deadline
+                ):
                     raise
             await asyncio.sleep(_POLL_SECONDS)
 
@@ -237,7 +281,9 @@ class Canary:
         deadline = asyncio.get_running_loop().time() + TOLD_SECONDS_MAX
         while True:
             try:
-                await member.control.call("POST", f"/v1/cuts/{cut}/grade", grade, timeout_s=ANSWER_SECONDS_MAX)
+                await member.control.call(
+                    "POST", f"/v1/cuts/{cut}/grade", grade, timeout_s=ANSWER_SECONDS_MAX
+                )
             except (NotFoundError, WrongStateError) as error:  # it became void, or is forgotten
                 self._report({"event": "not_told", "cut": cut, "detail": str(error)})
                 return
@@ -253,4 +299,6 @@ class Canary:
 def _detail(findings: Findings, volumes: Sequence[Volume]) -> str:
     """The first findings in words, with the volumes' names."""
     text = "; ".join(findings.examples)
-    return re.sub(r"\bvolume (\d+)", lambda match: volumes[int(match[1])].title, text)[:GRADE_CHARACTERS_MAX]
+    return re.sub(r"\bvolume (\d+)", lambda match: volumes[int(match[1])].title, text)[
+        :GRADE_CHARACTERS_MAX
+    ]

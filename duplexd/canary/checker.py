@@ -78,10 +78,19 @@ def check(
     findings.records = len(found)
     asked, done = _each(asked, placement), _each(done, placement)
     for writer in range(placement.writers):
-        _check_missing(placement, found, writer, [history.acknowledged_before(writer, moment) for moment in asked], findings)
+        _check_missing(
+            placement,
+            found,
+            writer,
+            [history.acknowledged_before(writer, moment) for moment in asked],
+            findings,
+        )
     for place, record in found.items():
         if record.number > history.issued_before(record.writer, done[place.volume]):
-            findings.note("too_new", f"{_name(record.writer, record.number)} on {_where(place)} was issued after the cut was done")
+            findings.note(
+                "too_new",
+                f"{_name(record.writer, record.number)} on {_where(place)} was issued after the cut was done",
+            )
         for writer, number in sorted(_dependencies(record, history)):
             if not _there(placement, found, writer, number):
                 findings.note(
@@ -93,7 +102,11 @@ def check(
 
 
 def _read(
-    placement: Placement, images: Sequence[bytes], epoch: int, earlier: Mapping[tuple[int, int], int], findings: Findings
+    placement: Placement,
+    images: Sequence[bytes],
+    epoch: int,
+    earlier: Mapping[tuple[int, int], int],
+    findings: Findings,
 ) -> dict[Place, Record]:
     found = {}
     for place in _places(placement):
@@ -106,10 +119,20 @@ def _read(
             continue
         if record.epoch != epoch:
             if record.number > earlier.get((record.epoch, record.writer), 0):
-                findings.note("late", f"{_name(record.writer, record.number)} of another epoch on {_where(place)}")
+                findings.note(
+                    "late",
+                    f"{_name(record.writer, record.number)} of another epoch on {_where(place)}",
+                )
             continue
-        if record.writer >= placement.writers or record.number < 1 or placement.place(record.writer, record.number) != place:
-            findings.note("torn", f"{_where(place)}: holds {_name(record.writer, record.number)}, which belongs elsewhere")
+        if (
+            record.writer >= placement.writers
+            or record.number < 1
+            or placement.place(record.writer, record.number) != place
+        ):
+            findings.note(
+                "torn",
+                f"{_where(place)}: holds {_name(record.writer, record.number)}, which belongs elsewhere",
+            )
             continue
         found[place] = record
     return found
@@ -125,18 +148,29 @@ def _places(placement: Placement) -> Iterator[Place]:
             yield Place(volume, offset)
 
 
-def _check_missing(placement: Placement, found: Mapping[Place, Record], writer: int, newest: Sequence[int], findings: Findings) -> None:
+def _check_missing(
+    placement: Placement,
+    found: Mapping[Place, Record],
+    writer: int,
+    newest: Sequence[int],
+    findings: Findings,
+) -> None:
     """Each of the writer's slots must hold at least the last record up to `newest`, of its volume, that went there."""
     last = max(newest)
     for number in range(max(1, last - placement.period + 1), last + 1):
         place = placement.place(writer, number)
         if number <= newest[place.volume] and not _there(placement, found, writer, number):
-            findings.note("missing", f"{_name(writer, number)} on {_where(place)} was acknowledged before the cut")
+            findings.note(
+                "missing",
+                f"{_name(writer, number)} on {_where(place)} was acknowledged before the cut",
+            )
 
 
 def _dependencies(record: Record, history: History) -> set[tuple[int, int]]:
     issued = history.issued_at(record.writer, record.number)
-    depends = {(writer, history.acknowledged_before(writer, issued)) for writer in range(history.writers)}
+    depends = {
+        (writer, history.acknowledged_before(writer, issued)) for writer in range(history.writers)
+    }
     depends |= {(record.writer, record.number - 1), (record.named_writer, record.named_number)}
     return {(writer, number) for writer, number in depends if number}
 

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 WRITERS = 4
 BURST_RECORDS_MAX = 16  # one round over all volumes, and the first one again, if they are not more
 SLOTS_MAX = 32  # of one writer on one volume: 512 KiB of each volume in all
-WRITE_SECONDS_MAX = 60.0  # a write that waits longer is taken for a lost connection; no hold lasts as long
+WRITE_SECONDS_MAX = (
+    60.0  # a write that waits longer is taken for a lost connection; no hold lasts as long
+)
 REMEMBERED_SECONDS = 300.0
 SOUNDINGS_MAX = 600
 STOP_SECONDS_MAX = 5.0
@@ -51,8 +53,13 @@ class Epoch:
         self._connections = connections
         keep = max(2 * placement.period, int(rate * REMEMBERED_SECONDS / WRITERS))
         burst = min(placement.volumes + 1, BURST_RECORDS_MAX)
-        self.workload = Workload(placement, self._write, epoch=self.id, pause_s=WRITERS / rate, keep=keep, burst=burst)
-        self._soundings = [deque[tuple[int, int]](maxlen=SOUNDINGS_MAX) for _ in range(1 + max(volume.member for volume in volumes))]
+        self.workload = Workload(
+            placement, self._write, epoch=self.id, pause_s=WRITERS / rate, keep=keep, burst=burst
+        )
+        self._soundings = [
+            deque[tuple[int, int]](maxlen=SOUNDINGS_MAX)
+            for _ in range(1 + max(volume.member for volume in volumes))
+        ]
 
     @classmethod
     async def open(cls, volumes: Sequence[Volume], rate: float, overwrite: bool) -> Self:
@@ -67,9 +74,18 @@ class Epoch:
                 connections.append(nbd)
             placement = _placement(volumes, connections)
             if not overwrite:
-                await asyncio.gather(*(check_reserved(nbd, volume.title) for nbd, volume in zip(connections, volumes, strict=True)))
-            found = await asyncio.gather(*(newest_records(nbd, placement.volume_bytes) for nbd in connections))
-            await asyncio.gather(*(nbd.write_zeroes(0, placement.volume_bytes) for nbd in connections))
+                await asyncio.gather(
+                    *(
+                        check_reserved(nbd, volume.title)
+                        for nbd, volume in zip(connections, volumes, strict=True)
+                    )
+                )
+            found = await asyncio.gather(
+                *(newest_records(nbd, placement.volume_bytes) for nbd in connections)
+            )
+            await asyncio.gather(
+                *(nbd.write_zeroes(0, placement.volume_bytes) for nbd in connections)
+            )
         except BaseException:
             for nbd in connections:
                 nbd.abort()
@@ -98,16 +114,23 @@ class Epoch:
 
     def before(self, member: int, sequence: int) -> int | None:
         """The last moment of this epoch that was certainly before the controller gave out the number after `sequence`; None: none is known."""
-        return max((moment for moment, last in self._soundings[member] if last <= sequence), default=None)
+        return max(
+            (moment for moment, last in self._soundings[member] if last <= sequence), default=None
+        )
 
     def gone_round(self, moment: int) -> bool:
         """Whether every writer had written to every volume before `moment`."""
-        return all(self.history.acknowledged_before(writer, moment) >= self.placement.volumes for writer in range(self.placement.writers))
+        return all(
+            self.history.acknowledged_before(writer, moment) >= self.placement.volumes
+            for writer in range(self.placement.writers)
+        )
 
     @property
     def ready(self) -> bool:
         """Whether a cut made from now on can be graded."""
-        return all(self._soundings) and self.gone_round(min(soundings[-1][0] for soundings in self._soundings))
+        return all(self._soundings) and self.gone_round(
+            min(soundings[-1][0] for soundings in self._soundings)
+        )
 
     async def broken(self) -> str:
         """Wait until a connection breaks; why."""
@@ -137,6 +160,12 @@ def _placement(volumes: Sequence[Volume], connections: Sequence[NbdConnection]) 
     smallest = min(nbd.size for nbd in connections)
     slots = min(SLOTS_MAX, smallest // (WRITERS * RECORD_BYTES))
     if not slots:
-        title = next(volume.title for volume, nbd in zip(volumes, connections, strict=True) if nbd.size == smallest)
-        raise WrongStateError(f"{title} is too small for a canary: it needs {WRITERS * RECORD_BYTES} bytes at least, 1MiB is a good size")
+        title = next(
+            volume.title
+            for volume, nbd in zip(volumes, connections, strict=True)
+            if nbd.size == smallest
+        )
+        raise WrongStateError(
+            f"{title} is too small for a canary: it needs {WRITERS * RECORD_BYTES} bytes at least, 1MiB is a good size"
+        )
     return Placement(WRITERS, len(volumes), slots)

@@ -27,11 +27,15 @@ class Control(Protocol):
 
     name: str
 
-    async def call(self, method: str, path: str, body: Json | None = None, timeout_s: float | None = None) -> Json: ...
+    async def call(
+        self, method: str, path: str, body: Json | None = None, timeout_s: float | None = None
+    ) -> Json: ...
 
     async def call_bytes(self, method: str, path: str, timeout_s: float | None = None) -> bytes: ...
 
-    def lines(self, method: str, path: str, body: Json | None = None) -> AsyncGenerator[Json, None]: ...
+    def lines(
+        self, method: str, path: str, body: Json | None = None
+    ) -> AsyncGenerator[Json, None]: ...
 
 
 class Member(NamedTuple):
@@ -61,7 +65,12 @@ def volumes_of(members: Sequence[Member]) -> list[Volume]:
     turns = zip_longest(
         *(
             [
-                Volume(index, name, f"{member.name}:{name}", NbdUri(name, member.address.socket, member.address.host, member.address.port))
+                Volume(
+                    index,
+                    name,
+                    f"{member.name}:{name}",
+                    NbdUri(name, member.address.socket, member.address.host, member.address.port),
+                )
                 for name in member.volumes
             ]
             for index, member in enumerate(members)
@@ -70,7 +79,9 @@ def volumes_of(members: Sequence[Member]) -> list[Volume]:
     return [volume for turn in turns for volume in turn if volume is not None]
 
 
-async def find(control: Control, targets: Iterable[str], host: str | None, nbd: str | None) -> Member:
+async def find(
+    control: Control, targets: Iterable[str], host: str | None, nbd: str | None
+) -> Member:
     """Ask a controller for the volumes that `targets` name and for its NBD address. `host` is where it is (None: this machine).
 
     `nbd` is the address to use, as it stands, instead of those that it listens on: a tunnel's end may be here. Raises DuplexdError; WrongStateError if a volume has no secondary, ForbiddenError if what volumes hold may not be read.
@@ -84,7 +95,9 @@ async def find(control: Control, targets: Iterable[str], host: str | None, nbd: 
         )
     for volume in status["volumes"]:
         if volume["state"] == "SIMPLEX":
-            raise WrongStateError(f"{control.name}:{volume['name']} has no secondary, so there is nothing to grade; give it one")
+            raise WrongStateError(
+                f"{control.name}:{volume['name']} has no secondary, so there is nothing to grade; give it one"
+            )
     await _check_permission(control, status["volumes"][0]["name"])
     return Member(
         control,

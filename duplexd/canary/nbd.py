@@ -83,7 +83,9 @@ class NbdConnection(asyncio.Protocol):
         """Return when the write is acknowledged; with `fua`, when it survives a power cut."""
         await self._send(self._client.write(offset, data, fua=fua))
 
-    async def write_zeroes(self, offset: int, length: int, *, fua: bool = False, no_hole: bool = False) -> None:
+    async def write_zeroes(
+        self, offset: int, length: int, *, fua: bool = False, no_hole: bool = False
+    ) -> None:
         """As `write`, with zeroes that are not sent."""
         await self._send(self._client.write_zeroes(offset, length, fua=fua, no_hole=no_hole))
 

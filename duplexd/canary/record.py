@@ -97,4 +97,6 @@ class Placement:
     def place(self, writer: int, number: int) -> Place:
         """Where record `number` (from 1) of `writer` goes."""
         lap, step = divmod(number - 1, self.volumes)
-        return Place((writer + step) % self.volumes, (writer * self.slots + lap % self.slots) * RECORD_BYTES)
+        return Place(
+            (writer + step) % self.volumes, (writer * self.slots + lap % self.slots) * RECORD_BYTES
+        )

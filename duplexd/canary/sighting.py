@@ -33,7 +33,9 @@ class Sighting:
     def __init__(self, cut: str, epoch: Epoch) -> None:
         self.cut = cut
         self.epoch = epoch  # that ran when it was first heard of
-        self._seen: dict[int, int] = {}  # by member: the moment at which the cut was known to have been made there
+        self._seen: dict[
+            int, int
+        ] = {}  # by member: the moment at which the cut was known to have been made there
         self._broken = False
 
     def see(self, member: int) -> None:
@@ -42,18 +44,29 @@ class Sighting:
             self._seen[member] = self.epoch.history.tick()
             self._broken |= not self.epoch.running
 
-    def moments(self, volumes: Sequence[Volume], answers: Sequence[Json]) -> tuple[list[int], list[int]]:
+    def moments(
+        self, volumes: Sequence[Volume], answers: Sequence[Json]
+    ) -> tuple[list[int], list[int]]:
         """For each volume: a moment certainly before the cut, and one certainly after it, given each member's answer about the cut.
 
         Raises NotGradedError unless one epoch ran the whole time up to the cut, and had gone round all volumes before.
         """
         if self._broken:
-            raise NotGradedError("a connection of the canary broke before the cut was made everywhere")
-        before = [self.epoch.before(member, int(answer["sequence"])) for member, answer in enumerate(answers)]
+            raise NotGradedError(
+                "a connection of the canary broke before the cut was made everywhere"
+            )
+        before = [
+            self.epoch.before(member, int(answer["sequence"]))
+            for member, answer in enumerate(answers)
+        ]
         asked = [moment for moment in before if moment is not None]
         if len(asked) < len(answers) or not self.epoch.gone_round(min(asked)):
-            raise NotGradedError("the canary had not yet written to all volumes when the cut was made")
-        return [asked[volume.member] for volume in volumes], [self._seen[volume.member] for volume in volumes]
+            raise NotGradedError(
+                "the canary had not yet written to all volumes when the cut was made"
+            )
+        return [asked[volume.member] for volume in volumes], [
+            self._seen[volume.member] for volume in volumes
+        ]
 
 
 def check_whole(members: Sequence[Member], answers: Sequence[Json]) -> None:

@@ -21,7 +21,9 @@ from duplexd.canary.record import Placement, Record, pack
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    Write = Callable[[int, int, int, bytes], Awaitable[None]]  # writer, volume, offset, data: returns when acknowledged
+    Write = Callable[
+        [int, int, int, bytes], Awaitable[None]
+    ]  # writer, volume, offset, data: returns when acknowledged
 
 _JITTER = 0.25  # of the time between two bursts, either way: else what comes at regular moments could fall between them each time
 
@@ -49,7 +51,9 @@ class Workload:
         self._write = write
         self._clock = clock
         self._burst = burst
-        self._turn_s = pause_s * burst / placement.writers  # from the beginning of one to that of the next
+        self._turn_s = (
+            pause_s * burst / placement.writers
+        )  # from the beginning of one to that of the next
         self._next_turn = 0.0
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
@@ -59,7 +63,9 @@ class Workload:
     def start(self) -> None:
         """Let all writers run as tasks of this loop."""
         self._stopping.clear()
-        self._tasks = [asyncio.create_task(self._run(writer)) for writer in range(self.placement.writers)]
+        self._tasks = [
+            asyncio.create_task(self._run(writer)) for writer in range(self.placement.writers)
+        ]
 
     async def stop(self) -> None:
         """Let each writer's record in flight be acknowledged, then return. Raises what a writer met."""

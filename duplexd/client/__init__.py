@@ -9,7 +9,17 @@ from __future__ import annotations
 
 from duplexd.client.api import Client
 from duplexd.client.hold import Hold
-from duplexd.client.results import Cut, Cuts, GroupState, Released, Resynced, Settled, Status, Suspended, Verified
+from duplexd.client.results import (
+    Cut,
+    Cuts,
+    GroupState,
+    Released,
+    Resynced,
+    Settled,
+    Status,
+    Suspended,
+    Verified,
+)
 from duplexd.client.results import Hold as HoldFigures
 from duplexd.config.groups_file import ControllerEntry, Group, GroupEntry, Groups
 

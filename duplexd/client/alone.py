@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 
 async def suspend_alone(
-    link: Http, group: Group, tag: str, certificate: bool, calm: Callable[[], Awaitable[object]], on_cut: OnCut | None
+    link: Http,
+    group: Group,
+    tag: str,
+    certificate: bool,
+    calm: Callable[[], Awaitable[object]],
+    on_cut: OnCut | None,
 ) -> Suspended:
     """Only its name is asked first: while a daemon tells the state of 1,000 volumes, writes wait. `calm` settles what stands at an old cut.
 
@@ -38,7 +43,11 @@ async def suspend_alone(
                 await asyncio.wait((asked,), timeout=max(group.hold_max, 1.0))
             finally:
                 if _unknown(asked):
-                    on_cut(UndecidedError(f"{link.name}: may be suspended all the same: `duplexctl status {group.name}`"))
+                    on_cut(
+                        UndecidedError(
+                            f"{link.name}: may be suspended all the same: `duplexctl status {group.name}`"
+                        )
+                    )
         raise
     finally:
         asked.cancel()
@@ -50,7 +59,12 @@ def _unknown(asked: asyncio.Future[Suspended]) -> bool:
 
 
 async def _ask(
-    link: Http, group: Group, tag: str, certificate: bool, calm: Callable[[], Awaitable[object]], on_cut: OnCut | None
+    link: Http,
+    group: Group,
+    tag: str,
+    certificate: bool,
+    calm: Callable[[], Awaitable[object]],
+    on_cut: OnCut | None,
 ) -> Suspended:
     body = {"targets": list(group.members[link.name]), "tag": tag, "certificate": certificate}
     try:
@@ -74,7 +88,9 @@ def _result(name: str, group: Group, answer: Json) -> Suspended:
         controllers=need(answer, name, "controllers"),
         volumes=[f"{name}:{volume}" for volume in need(answer, name, "volumes")],
         hold=merge_holds({name: answer.get("hold")}, group.hold_max),
-        why="" if verdict == "consistent" else f"{name}: {answer.get('why') or 'see its events and its log'}",
+        why=""
+        if verdict == "consistent"
+        else f"{name}: {answer.get('why') or 'see its events and its log'}",
         already=answer.get("already", False),
         members=answer.get("members", []),
     )

@@ -12,7 +12,9 @@ def need(answer: dict[str, Any], member: str, *keys: str) -> Any:
     value: Any = answer
     for key in keys:
         if not isinstance(value, dict) or key not in value:
-            raise UnreachableError(f"{member}: an answer has no {'.'.join(keys)}; is that a duplexd of this version?")
+            raise UnreachableError(
+                f"{member}: an answer has no {'.'.join(keys)}; is that a duplexd of this version?"
+            )
         value = value[key]
     return value
 

@@ -14,13 +14,29 @@ from duplexd.client.answers import need
 from duplexd.client.coordinator import SETTLE_PAUSE_S, Drive
 from duplexd.client.hold import Hold, check_tag, close, suspended
 from duplexd.client.http import Http
-from duplexd.client.results import Cut, Cuts, Released, Resynced, Settled, Status, Suspended, Verified
+from duplexd.client.results import (
+    Cut,
+    Cuts,
+    Released,
+    Resynced,
+    Settled,
+    Status,
+    Suspended,
+    Verified,
+)
 from duplexd.client.standing import group_state
 from duplexd.config import groups_file as group_file
 from duplexd.config.groups_file import ControllerEntry, Group, Groups
 from duplexd.config.rules import check_hold_max
 from duplexd.core.votes import CUT, NONE, VOID
-from duplexd.errors import DuplexdError, NotFoundError, TimedOutError, UndecidedError, UnreachableError, UsageError
+from duplexd.errors import (
+    DuplexdError,
+    NotFoundError,
+    TimedOutError,
+    UndecidedError,
+    UnreachableError,
+    UsageError,
+)
 from duplexd.limits import CLIENT_ANSWER_SECONDS_MAX, SETTLE_SECONDS
 
 if TYPE_CHECKING:
@@ -50,7 +66,9 @@ class Client:
         self._links: dict[str, Http] = {}
 
     @classmethod
-    def open(cls, path: str | Path = group_file.DEFAULT_PATH, *, settle_s: float = SETTLE_SECONDS) -> Self:
+    def open(
+        cls, path: str | Path = group_file.DEFAULT_PATH, *, settle_s: float = SETTLE_SECONDS
+    ) -> Self:
         """The groups of a file. Raises ConfigurationError."""
         return cls(group_file.load(path), settle_s=settle_s)
 
@@ -77,7 +95,12 @@ class Client:
     # -------------------------------------------------------------------------------------------------------------- cutting
 
     async def suspend(
-        self, *targets: str, tag: str = "", hold_max: float | None = None, certificate: bool = False, on_cut: OnCut | None = None
+        self,
+        *targets: str,
+        tag: str = "",
+        hold_max: float | None = None,
+        certificate: bool = False,
+        on_cut: OnCut | None = None,
     ) -> Suspended:
         """Cut all targets at one point. `result.verdict` says whether that was achieved; a `void` result is not raised as an error.
 
@@ -93,7 +116,9 @@ class Client:
         links = self._links_of(group)
         if len(links) == 1:
             (link,) = links.values()
-            return await suspend_alone(link, group, tag, certificate, lambda: self._calm(group, links), on_cut)
+            return await suspend_alone(
+                link, group, tag, certificate, lambda: self._calm(group, links), on_cut
+            )
         cut_id = secrets.token_hex(8)
         with survey.nothing_suspended():
             statuses = await self._calm(group, links)
@@ -132,17 +157,26 @@ class Client:
         asked = self._links_of(group)
         statuses, errors = await survey.try_status(asked, group.members)
         survey.check_names(statuses, asked)
-        held = {cut for status in statuses.values() for cut in _held_cuts(status, everything=not is_group)}
+        held = {
+            cut
+            for status in statuses.values()
+            for cut in _held_cuts(status, everything=not is_group)
+        }
         cuts = held if is_group else held & {target}
         if not cuts:
-            await survey.identify(asked)  # perhaps it is another controller that does not know the volumes
+            await survey.identify(
+                asked
+            )  # perhaps it is another controller that does not know the volumes
             survey.raise_all(errors)
             if is_group:
                 return Released({})
             return await self._release_unseen(target, asked)
         links = self._links_of(self._everything())
         for cut in cuts:
-            told = {name: link.call("POST", f"/v1/cuts/{cut}/release", {}, CLIENT_ANSWER_SECONDS_MAX) for name, link in links.items()}
+            told = {
+                name: link.call("POST", f"/v1/cuts/{cut}/release", {}, CLIENT_ANSWER_SECONDS_MAX)
+                for name, link in links.items()
+            }
             survey.raise_all((await survey.gather(told))[1])
         return Released(dict.fromkeys(sorted(cuts), True))
 
@@ -150,11 +184,22 @@ class Client:
         """End a hold that no status shows: it has ended, or is held for no cut. Raises NotFoundError if no controller knows it."""
         path = f"/v1/leases/{quote(lease, safe='')}"
         told, errors = await survey.gather(
-            {name: link.call("DELETE", path, None, CLIENT_ANSWER_SECONDS_MAX) for name, link in links.items()}
+            {
+                name: link.call("DELETE", path, None, CLIENT_ANSWER_SECONDS_MAX)
+                for name, link in links.items()
+            }
         )
         if not told:
-            survey.raise_all({name: error for name, error in errors.items() if not isinstance(error, NotFoundError)})
-            raise NotFoundError(f"{lease!r}: no group, and no cut that any controller of the groups file holds for")
+            survey.raise_all(
+                {
+                    name: error
+                    for name, error in errors.items()
+                    if not isinstance(error, NotFoundError)
+                }
+            )
+            raise NotFoundError(
+                f"{lease!r}: no group, and no cut that any controller of the groups file holds for"
+            )
         return Released({lease: any(each["released"] for each in told.values())})
 
     # ------------------------------------------------------------------------------------------------------------- settling
@@ -169,9 +214,13 @@ class Client:
         statuses, errors = await survey.try_status(links, group.members)
         survey.check_names(statuses, links)
         found = survey.undecided(statuses, group.name)
-        found |= await self._contradicted({cut: each for cut, each in survey.standing(statuses).items() if cut not in found})
+        found |= await self._contradicted(
+            {cut: each for cut, each in survey.standing(statuses).items() if cut not in found}
+        )
         if not found and errors:
-            await survey.identify(links)  # perhaps it is another controller that does not know the volumes
+            await survey.identify(
+                links
+            )  # perhaps it is another controller that does not know the volumes
             survey.raise_all(errors)
         cuts, undecided = await self._settle_all(found, group.name)
         survey.raise_all(undecided)
@@ -183,7 +232,11 @@ class Client:
         for cut, members in cuts.items():
             known = [name for name in members if name in self.groups.controllers]
             asked, _ = await outcomes.ask(self._links_of(Group("", dict.fromkeys(known, ()))), cut)
-            states = {asked[cut].states.get(name) for name in known} - {NONE, None} if cut in asked else set()
+            states = (
+                {asked[cut].states.get(name) for name in known} - {NONE, None}
+                if cut in asked
+                else set()
+            )
             if VOID in states and len(states) > 1:
                 found[cut] = members
         return found
@@ -202,7 +255,9 @@ class Client:
             )
         return await survey.ask_status(group, links)
 
-    async def _settle_all(self, cuts: dict[str, list[str]], group: str) -> tuple[list[Cut], dict[str, DuplexdError]]:
+    async def _settle_all(
+        self, cuts: dict[str, list[str]], group: str
+    ) -> tuple[list[Cut], dict[str, DuplexdError]]:
         """What became of each, and why that can't be known of the others, by id."""
         settled: list[Cut] = []
         undecided: dict[str, DuplexdError] = {}
@@ -268,16 +323,33 @@ class Client:
         links = self._links_of(group)
         statuses, errors = await survey.try_status(links, group.members)
         unknown = [name for name, error in errors.items() if isinstance(error, NotFoundError)]
-        called, _ = await survey.ask_names({name: links[name] for name in unknown})  # perhaps it is another that does not know it
+        called, _ = await survey.ask_names(
+            {name: links[name] for name in unknown}
+        )  # perhaps it is another that does not know it
         errors |= survey.misplaced(statuses | called, links)
         statuses = {name: status for name, status in statuses.items() if name not in errors}
-        survey.raise_all({name: error for name, error in errors.items() if isinstance(error, NotFoundError)})
+        survey.raise_all(
+            {name: error for name, error in errors.items() if isinstance(error, NotFoundError)}
+        )
         codes = {
-            name: UnreachableError.exit_code if isinstance(error, TimedOutError) else error.exit_code for name, error in errors.items()
+            name: UnreachableError.exit_code
+            if isinstance(error, TimedOutError)
+            else error.exit_code
+            for name, error in errors.items()
         }
         if not statuses:
-            survey.raise_all({name: error for name, error in errors.items() if codes[name] != UnreachableError.exit_code})
-        groups = [group_state(self.groups.resolve([name]), statuses) for name in names if name in self.groups.groups]
+            survey.raise_all(
+                {
+                    name: error
+                    for name, error in errors.items()
+                    if codes[name] != UnreachableError.exit_code
+                }
+            )
+        groups = [
+            group_state(self.groups.resolve([name]), statuses)
+            for name in names
+            if name in self.groups.groups
+        ]
         return Status(groups, statuses, {name: str(error) for name, error in errors.items()}, codes)
 
     async def cuts(self, *targets: str) -> Cuts:
@@ -288,9 +360,14 @@ class Client:
         found, errors = await outcomes.ask(links)
         if len(errors) == len(group.members):
             survey.raise_all(errors)
-        return Cuts(sorted(found.values(), key=lambda cut: cut.time), {name: str(error) for name, error in errors.items()})
+        return Cuts(
+            sorted(found.values(), key=lambda cut: cut.time),
+            {name: str(error) for name, error in errors.items()},
+        )
 
-    async def resync(self, *targets: str, wait: bool = False, progress: Callable[[str, Json], None] | None = None) -> Resynced:
+    async def resync(
+        self, *targets: str, wait: bool = False, progress: Callable[[str, Json], None] | None = None
+    ) -> Resynced:
         """Bring suspended secondaries back, with `wait` until all are DUPLEX or failed. `progress` gets (controller, line).
 
         Members are told first what became of the cut they stand at. One of which that can't be known is given up, with a warning in the result.
@@ -301,21 +378,36 @@ class Client:
         survey.check_free(statuses)
         _, undecided = await self._settle_all(survey.undecided(statuses), group.name)
         work = self._resync_wait if wait else self._resync
-        rows, errors = await survey.gather({name: work(link, group.members[name], progress) for name, link in links.items()})
+        rows, errors = await survey.gather(
+            {name: work(link, group.members[name], progress) for name, link in links.items()}
+        )
         survey.raise_all(errors)
-        volumes = [row | {"name": f"{name}:{row['name']}"} for name, each in rows.items() for row in each]
-        warnings = [f"secondaries gave up a cut of which nobody knows whether it is consistent: {error}" for error in undecided.values()]
-        return Resynced(volumes, wait, not wait or all(row["state"] == "DUPLEX" for row in volumes), warnings)
+        volumes = [
+            row | {"name": f"{name}:{row['name']}"} for name, each in rows.items() for row in each
+        ]
+        warnings = [
+            f"secondaries gave up a cut of which nobody knows whether it is consistent: {error}"
+            for error in undecided.values()
+        ]
+        return Resynced(
+            volumes, wait, not wait or all(row["state"] == "DUPLEX" for row in volumes), warnings
+        )
 
-    async def verify(self, *targets: str, progress: Callable[[str, Json], None] | None = None) -> Verified:
+    async def verify(
+        self, *targets: str, progress: Callable[[str, Json], None] | None = None
+    ) -> Verified:
         """Compare the legs. `progress` gets (controller, line)."""
         group, _ = self._group(targets, None)
         links = self._links_of(group)
         survey.raise_all(await survey.identify(links))
-        asked = {name: self._verify(link, group.members[name], progress) for name, link in links.items()}
+        asked = {
+            name: self._verify(link, group.members[name], progress) for name, link in links.items()
+        }
         rows, errors = await survey.gather(asked)
         survey.raise_all(errors)
-        volumes = [row | {"name": f"{name}:{row['name']}"} for name, each in rows.items() for row in each]
+        volumes = [
+            row | {"name": f"{name}:{row['name']}"} for name, each in rows.items() for row in each
+        ]
         return Verified(all(row["equal"] for row in volumes), volumes)
 
     # ---------------------------------------------------------------------------------------------------------------- inside
@@ -341,20 +433,33 @@ class Client:
         rows: list[Json] = need(answer, link.name, "volumes")
         return rows
 
-    async def _resync_wait(self, link: Http, targets: tuple[str, ...], progress: Callable[[str, Json], None] | None) -> list[Json]:
+    async def _resync_wait(
+        self, link: Http, targets: tuple[str, ...], progress: Callable[[str, Json], None] | None
+    ) -> list[Json]:
         how: dict[str, str] = {}
-        async with aclosing(link.lines_patiently("POST", "/v1/resync", {"targets": list(targets), "wait": True})) as lines:
+        async with aclosing(
+            link.lines_patiently("POST", "/v1/resync", {"targets": list(targets), "wait": True})
+        ) as lines:
             async for line in lines:
                 if progress is not None:
                     progress(link.name, line)
                 if line.get("event") == "started":
                     how = {row["name"]: row["how"] for row in need(line, link.name, "volumes")}
                 elif line.get("event") == "done":
-                    return [row | {"how": how.get(row["name"])} for row in need(line, link.name, "volumes")]
-        raise UnreachableError(f"{link.name}: broke off before the resync ended; `duplexctl status` shows where it stands")
+                    return [
+                        row | {"how": how.get(row["name"])}
+                        for row in need(line, link.name, "volumes")
+                    ]
+        raise UnreachableError(
+            f"{link.name}: broke off before the resync ended; `duplexctl status` shows where it stands"
+        )
 
-    async def _verify(self, link: Http, targets: tuple[str, ...], progress: Callable[[str, Json], None] | None) -> list[Json]:
-        async with aclosing(link.lines_patiently("POST", "/v1/verify", {"targets": list(targets), "progress": True})) as lines:
+    async def _verify(
+        self, link: Http, targets: tuple[str, ...], progress: Callable[[str, Json], None] | None
+    ) -> list[Json]:
+        async with aclosing(
+            link.lines_patiently("POST", "/v1/verify", {"targets": list(targets), "progress": True})
+        ) as lines:
             async for line in lines:
                 if line.get("event") == "done":
                     rows: list[Json] = need(line, link.name, "volumes")
@@ -366,7 +471,11 @@ class Client:
 
 def _held_cuts(status: Json, everything: bool) -> list[str]:
     names = {volume["name"] for volume in status["volumes"]}
-    leases = [lease for lease in status.get("leases", ()) if everything or names.intersection(lease.get("volumes", ()))]
+    leases = [
+        lease
+        for lease in status.get("leases", ())
+        if everything or names.intersection(lease.get("volumes", ()))
+    ]
     return [lease["cut"] for lease in leases if lease.get("cut")]
 
 
@@ -374,4 +483,12 @@ def _already(group: Group, cut: Json, statuses: dict[str, Json]) -> Suspended:
     sequences = {
         name: volume["secondary"]["cut"]["sequence"] for name, status in statuses.items() for volume in status["volumes"]
     }  # fmt: skip
-    return Suspended(cut["verdict"], cut["id"], cut.get("tag", ""), group.name, sequences, list(survey.volumes(statuses)), already=True)
+    return Suspended(
+        cut["verdict"],
+        cut["id"],
+        cut.get("tag", ""),
+        group.name,
+        sequences,
+        list(survey.volumes(statuses)),
+        already=True,
+    )

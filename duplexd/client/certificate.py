@@ -33,7 +33,9 @@ _LINKS_MAX = 40  # as the kernel follows
 
 def make(result: Suspended) -> Json:
     """The certificate of a suspend. Raises UsageError if the controllers did not say where in their journals the cut is."""
-    silent = sorted(set(result.controllers) - {str(member["controller"]) for member in result.members})
+    silent = sorted(
+        set(result.controllers) - {str(member["controller"]) for member in result.members}
+    )
     if silent or not result.members:
         raise UsageError(
             f"there is no certificate: {', '.join(silent) or 'no controller'} did not say where in its journal cut {result.cut} is"
@@ -68,7 +70,9 @@ def check_place(path: str | Path) -> None:
         Path(temporary).unlink()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"no certificate could be written: {path}: {reason}; name a file in a directory that you may write to") from None
+        raise UsageError(
+            f"no certificate could be written: {path}: {reason}; name a file in a directory that you may write to"
+        ) from None
 
 
 def write(path: str | Path, certificate: Json) -> None:
@@ -79,7 +83,9 @@ def write(path: str | Path, certificate: Json) -> None:
         try:
             with open(descriptor, "w", encoding="ascii") as file:
                 os.fchmod(descriptor, FILE_MODE)
-                file.write(json.dumps(certificate, indent=2, sort_keys=True, allow_nan=False) + "\n")
+                file.write(
+                    json.dumps(certificate, indent=2, sort_keys=True, allow_nan=False) + "\n"
+                )
                 file.flush()
                 os.fsync(descriptor)
             Path(temporary).replace(place)
@@ -88,7 +94,9 @@ def write(path: str | Path, certificate: Json) -> None:
             raise
         _sync_directory(place.parent)
     except OSError as error:
-        raise DuplexdError(f"the certificate could not be written: {path}: {error.strerror}") from error
+        raise DuplexdError(
+            f"the certificate could not be written: {path}: {error.strerror}"
+        ) from error
 
 
 def _place(path: str | Path) -> Path:

@@ -40,7 +40,9 @@ _TIMED = {
 class Drive:
     """One cut of a group over `links`, its members. `on_lost` is called when it is lost while the caller has it held."""
 
-    def __init__(self, cut: str, group: Group, links: Mapping[str, Http], hold_max_s: float = 0.0) -> None:
+    def __init__(
+        self, cut: str, group: Group, links: Mapping[str, Http], hold_max_s: float = 0.0
+    ) -> None:
         self.cut_id = cut
         self.group = group
         self.hold_max_s = hold_max_s
@@ -48,7 +50,9 @@ class Drive:
         self.tag = ""
         self.made: dict[str, Json] = {}  # what members said of the cut they made
         self.holds: dict[str, Json | None] = {}
-        self._standing: dict[str, list[str]] = {}  # the volumes that stood at the cut when a member was last heard of
+        self._standing: dict[
+            str, list[str]
+        ] = {}  # the volumes that stood at the cut when a member was last heard of
         self.error: DuplexdError | None = None  # the first
         self.seconds: dict[str, float] = {}  # by phase
         self.deadline = 0.0
@@ -66,12 +70,20 @@ class Drive:
     @property
     def volumes(self) -> list[str]:
         """What is held, or was."""
-        return [f"{member}:{volume}" for member in self._links for volume in self._leases.get(member, {}).get("volumes", ())]
+        return [
+            f"{member}:{volume}"
+            for member in self._links
+            for volume in self._leases.get(member, {}).get("volumes", ())
+        ]
 
     @property
     def left(self) -> list[str]:
         """Volumes that were cut, and whose secondaries stood there no longer when their member was last heard of."""
-        return [name for name in self.volumes if name.partition(":")[2] not in self._standing.get(name.partition(":")[0], ())]
+        return [
+            name
+            for name in self.volumes
+            if name.partition(":")[2] not in self._standing.get(name.partition(":")[0], ())
+        ]
 
     @property
     def nothing_cut(self) -> bool:
@@ -128,12 +140,20 @@ class Drive:
         """Let the hold last `seconds` from now. Raises LeaseLostError if a member does not grant that: the hold is over then."""
         now = monotonic()
         if seconds <= 0 or now + seconds > self._began + HOLD_SECONDS_MAX:
-            raise UsageError(f"a hold lasts at most {HOLD_SECONDS_MAX:g} s in all: clients give up on writes that wait longer")
+            raise UsageError(
+                f"a hold lasts at most {HOLD_SECONDS_MAX:g} s in all: clients give up on writes that wait longer"
+            )
         try:
             async with asyncio.timeout(self.deadline - now):
-                leases = await asyncio.gather(*(self._renew(member, seconds) for member in self._links))
+                leases = await asyncio.gather(
+                    *(self._renew(member, seconds) for member in self._links)
+                )
         except (DuplexdError, TimeoutError) as error:
-            self._lose(LeaseLostError(f"the hold could not be renewed: {str(error) or 'no answer before it ended'}"))
+            self._lose(
+                LeaseLostError(
+                    f"the hold could not be renewed: {str(error) or 'no answer before it ended'}"
+                )
+            )
             raise self.lost from None
         if self.round.phase != HELD:
             raise self.lost
@@ -158,7 +178,9 @@ class Drive:
     @property
     def lost(self) -> LeaseLostError:
         """Why the hold is no more."""
-        return LeaseLostError(f"the hold of {self.group.name} was lost: {self.error or 'it was released'}; nothing was suspended")
+        return LeaseLostError(
+            f"the hold of {self.group.name} was lost: {self.error or 'it was released'}; nothing was suspended"
+        )
 
     # ----------------------------------------------------------------------------------------------------------------- driving
 
@@ -198,7 +220,9 @@ class Drive:
         try:
             state = await self._requests[send.request](self, send.member)
         except DuplexdError as error:
-            if self.round.open_requests.get(send.member) == send.request != protocol.RELEASE:  # who can't be asked to let go does by itself
+            if (
+                self.round.open_requests.get(send.member) == send.request != protocol.RELEASE
+            ):  # who can't be asked to let go does by itself
                 self.error = self.error or error
             self._send(self.round.failed(send.member, send.request, str(error)))
         else:
@@ -224,9 +248,17 @@ class Drive:
         held = monotonic() - self._began
         waiting = ", ".join(sorted(self.round.open_requests))
         where = f"{phase}, no answer from {waiting}" if waiting else phase
-        what = "what is done meanwhile takes that long" if phase == HELD else "the group is that large or far away"
+        what = (
+            "what is done meanwhile takes that long"
+            if phase == HELD
+            else "the group is that large or far away"
+        )
         hint = f"allow a longer hold_max (--hold, --hold-max), up to 10 s, if {what}"
-        self._lose(TimedOutError(f"after {held:.2f} s the gates had been closed for as long as they may be ({where}); {hint}"))
+        self._lose(
+            TimedOutError(
+                f"after {held:.2f} s the gates had been closed for as long as they may be ({where}); {hint}"
+            )
+        )
 
     # ---------------------------------------------------------------------------------------------------------------- requests
 
@@ -237,7 +269,11 @@ class Drive:
 
     async def _follow(self, member: str, held: asyncio.Future[Json]) -> None:
         """Read a hold's stream until it ends: the hold lasts exactly as long."""
-        body = {"targets": list(self.group.members[member]), "hold_s": self.hold_max_s, "cut": self.cut_id}
+        body = {
+            "targets": list(self.group.members[member]),
+            "hold_s": self.hold_max_s,
+            "cut": self.cut_id,
+        }
         reason = "its connection ended"
         try:
             async with aclosing(self._links[member].lines("POST", "/v1/quiesce", body)) as lines:
@@ -245,7 +281,10 @@ class Drive:
                     if line.get("event") == "held":
                         held.set_result(need(line, member, "lease"))
                     elif line.get("event") == "ended":
-                        if need(line, member, "verdict") == "consistent" and self.round.phase == OPENING:
+                        if (
+                            need(line, member, "verdict") == "consistent"
+                            and self.round.phase == OPENING
+                        ):
                             return  # opened in order; before that somebody else released it, unless `_lose` finds that this one did
                         reason = str(line.get("reason"))
                         reason = "released by somebody else" if reason == "released" else reason
@@ -257,7 +296,9 @@ class Drive:
         if held.done():
             self._lose(LeaseLostError(f"{member}: the hold was lost: {reason}"))
         else:
-            held.set_exception(UnreachableError(f"{member}: broke off before the hold began; see its log"))
+            held.set_exception(
+                UnreachableError(f"{member}: broke off before the hold began; see its log")
+            )
 
     async def _cut(self, member: str) -> None:
         body = self._lease(member) | {
@@ -272,7 +313,9 @@ class Drive:
 
     async def _open(self, member: str) -> str:
         """The gates open at once; the answer comes when the secondaries are durable, which takes as long as it takes."""
-        answer = await self._links[member].call_patiently("POST", self._path("open"), self._lease(member))
+        answer = await self._links[member].call_patiently(
+            "POST", self._path("open"), self._lease(member)
+        )
         self._check_sender(answer, member)
         self._standing[member] = need(answer, member, "volumes")
         self.holds[member] = answer.get("hold")
@@ -297,7 +340,9 @@ class Drive:
         return await self._tell(member, "refuse")
 
     async def _tell(self, member: str, what: str) -> str:
-        answer = await self._links[member].call("POST", self._path(what), {}, CLIENT_ANSWER_SECONDS_MAX)
+        answer = await self._links[member].call(
+            "POST", self._path(what), {}, CLIENT_ANSWER_SECONDS_MAX
+        )
         self._check_sender(answer, member)
         self._standing[member] = need(answer, member, "volumes")
         return str(need(answer, member, "state"))
@@ -305,7 +350,9 @@ class Drive:
     async def _renew(self, member: str, seconds: float) -> Json:
         lease = self._lease(member)
         path = f"/v1/leases/{quote(lease['lease'], safe='')}/renew"
-        return await self._links[member].call("POST", path, {"hold_s": seconds, "fence": lease["fence"]})
+        return await self._links[member].call(
+            "POST", path, {"hold_s": seconds, "fence": lease["fence"]}
+        )
 
     def _check_sender(self, answer: Json, member: str) -> None:
         if len(self._links) > 1:  # one alone may be of any name

@@ -27,7 +27,9 @@ _INTERRUPTED = "the command was interrupted"
 def check_tag(tag: str) -> str:
     """A text that every controller takes with a cut. To be asked before anything is held: a cut that is refused is void. Raises UsageError."""
     if len(tag) > TAG_CHARACTERS_MAX:
-        raise UsageError(f"a tag of {len(tag)} characters is too long; write at most {TAG_CHARACTERS_MAX} (TAG_CHARACTERS_MAX)")
+        raise UsageError(
+            f"a tag of {len(tag)} characters is too long; write at most {TAG_CHARACTERS_MAX} (TAG_CHARACTERS_MAX)"
+        )
     if any("\ud800" <= character <= "\udfff" for character in tag):
         raise UsageError("the tag is not UTF-8 text; write it in UTF-8")
     return tag
@@ -42,7 +44,9 @@ async def close(drive: Drive) -> None:
         raise
 
 
-async def suspended(drive: Drive, tag: str, settle_s: float, on_cut: OnCut | None = None) -> Suspended:
+async def suspended(
+    drive: Drive, tag: str, settle_s: float, on_cut: OnCut | None = None
+) -> Suspended:
     """Cut what `drive` holds. Raises UndecidedError if the outcome can't be known because a member does not answer.
 
     `on_cut` is called before anything else is awaited. A cancelled one opens the gates, and tells `on_cut` what became of the cut, if there is one.
@@ -94,8 +98,16 @@ def _result(drive: Drive) -> Suspended:
 
 def _why(drive: Drive, verdict: str, left: list[str]) -> str:
     if verdict == VOID:
-        return str(drive.error) if drive.error else "a member found its secondaries not to stand at the cut"
-    return f"{' '.join(left)} stood at the cut, and left it before the suspend was done: somebody resynced" if left else ""
+        return (
+            str(drive.error)
+            if drive.error
+            else "a member found its secondaries not to stand at the cut"
+        )
+    return (
+        f"{' '.join(left)} stood at the cut, and left it before the suspend was done: somebody resynced"
+        if left
+        else ""
+    )
 
 
 class Hold:
@@ -126,7 +138,12 @@ class Hold:
         drive.on_lost = self._lost
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         drive = self._held()
         lost = not self._over and drive.round.phase != HELD
         self._over = True
@@ -135,7 +152,9 @@ class Hold:
             await self._let_go(drive)
         except LeaseLostError:  # lost, as it turns out now
             lost = True
-        except asyncio.CancelledError as cancelled:  # perhaps by this hold, which was lost as the block ended
+        except (
+            asyncio.CancelledError
+        ) as cancelled:  # perhaps by this hold, which was lost as the block ended
             if ours or not self._is_ours(type(cancelled)):
                 raise
         if lost and (kind is None or ours):
@@ -152,7 +171,11 @@ class Hold:
 
     def _is_ours(self, kind: type[BaseException]) -> bool:
         """Whether the block was cancelled by this hold, and by nobody else."""
-        if not self._cancelled or self._task is None or not issubclass(kind, asyncio.CancelledError):
+        if (
+            not self._cancelled
+            or self._task is None
+            or not issubclass(kind, asyncio.CancelledError)
+        ):
             return False
         return self._task.uncancel() <= self._cancelling
 

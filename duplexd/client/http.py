@@ -19,7 +19,12 @@ import httptools
 
 from duplexd.client import tls
 from duplexd.errors import DuplexdError, ForbiddenError, TimedOutError, UnreachableError, error_of
-from duplexd.limits import CLIENT_ANSWER_SECONDS_MAX, CLIENT_BODY_BYTES_MAX, CLIENT_CONNECT_SECONDS_MAX, CONTROL_HEADER_BYTES_MAX
+from duplexd.limits import (
+    CLIENT_ANSWER_SECONDS_MAX,
+    CLIENT_BODY_BYTES_MAX,
+    CLIENT_CONNECT_SECONDS_MAX,
+    CONTROL_HEADER_BYTES_MAX,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
@@ -32,7 +37,13 @@ T = TypeVar("T")
 MAY_BE_DONE = "; it may still be done"  # what a request changes whose answer did not come
 _RECEIVE_BYTES = 1 << 16
 _OTHER_NAME = {62, 64}  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
-_UNKNOWN_ISSUER = {2, 18, 19, 20, 21}  # X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT and the like, X509_V_ERR_*_SELF_SIGNED_*
+_UNKNOWN_ISSUER = {
+    2,
+    18,
+    19,
+    20,
+    21,
+}  # X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT and the like, X509_V_ERR_*_SELF_SIGNED_*
 _BROKEN = (OSError, EOFError, httptools.HttpParserError)
 _NBD_GREETING = b"NBDMAGIC"  # the first that an NBD server says, to whoever comes
 
@@ -45,7 +56,11 @@ def _distrust(error: ssl.SSLCertVerificationError) -> str:
     """Why the controller's certificate is not taken, and what to look at."""
     if error.verify_code in _OTHER_NAME:
         return f"the controller's certificate is for another name ({error.verify_message}); write url with a name that it has"
-    hint = "ca must name the authority that signed it" if error.verify_code in _UNKNOWN_ISSUER else "renew it, or set the clocks"
+    hint = (
+        "ca must name the authority that signed it"
+        if error.verify_code in _UNKNOWN_ISSUER
+        else "renew it, or set the clocks"
+    )
     return f"the controller's certificate is not trusted ({error.verify_message}); {hint}"
 
 
@@ -59,9 +74,21 @@ class Connection:
     A request is a few bytes that are put together here: gates are closed while coordinators write and parse.
     """
 
-    __slots__ = ("_complete", "_head_bytes", "_head_done", "_host", "_keep", "_parser", "_parts", "_reader", "_writer")
+    __slots__ = (
+        "_complete",
+        "_head_bytes",
+        "_head_done",
+        "_host",
+        "_keep",
+        "_parser",
+        "_parts",
+        "_reader",
+        "_writer",
+    )
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str
+    ) -> None:
         self._reader = reader
         self._writer = writer
         self._host = host
@@ -128,7 +155,12 @@ class Connection:
 
     def free(self) -> bool:
         """Whether it is ready for the next request."""
-        return self._complete and self._keep and not self._reader.at_eof() and not self._writer.is_closing()
+        return (
+            self._complete
+            and self._keep
+            and not self._reader.at_eof()
+            and not self._writer.is_closing()
+        )
 
     def close(self) -> None:
         """Drop it, and whatever is on its way."""
@@ -142,12 +174,16 @@ class Http:
         self.name = name
         self.any_name = any_name
         self.place = str(entry.socket or entry.url)
-        self.silent = False  # whether the last request that came to its end, or was given up, got no answer
+        self.silent = (
+            False  # whether the last request that came to its end, or was given up, got no answer
+        )
         self._entry = entry
         self._tls: ssl.SSLContext | None = None
         self._idle: list[Connection] = []
 
-    async def call(self, method: str, path: str, body: Json | None = None, timeout_s: float | None = None) -> Json:
+    async def call(
+        self, method: str, path: str, body: Json | None = None, timeout_s: float | None = None
+    ) -> Json:
         """One request, one object. After `timeout_s` of waiting TimedOutError is raised; what the request does goes on."""
         async with self._asked(method, path, body, timeout_s) as connection:
             return self._object(await self._whole(connection))
@@ -156,7 +192,9 @@ class Http:
         """The same for a request that takes as long as it takes: meanwhile the controller must give signs of life. Raises as `call` does."""
         return await self._patiently(self.call(method, path, body), _doubt(method))
 
-    async def lines_patiently(self, method: str, path: str, body: Json | None = None) -> AsyncGenerator[Json, None]:
+    async def lines_patiently(
+        self, method: str, path: str, body: Json | None = None
+    ) -> AsyncGenerator[Json, None]:
         """As `lines`, from a controller that must give signs of life while no line comes."""
         async with aclosing(self.lines(method, path, body)) as lines:
 
@@ -183,7 +221,9 @@ class Http:
         async with self._asked(method, path, None, timeout_s) as connection:
             return await self._whole(connection)
 
-    async def lines(self, method: str, path: str, body: Json | None = None) -> AsyncGenerator[Json, None]:
+    async def lines(
+        self, method: str, path: str, body: Json | None = None
+    ) -> AsyncGenerator[Json, None]:
         """The lines of an answer as they come. Closing the generator closes the connection. A line `failed` is raised as its error."""
         async with self._asked(method, path, body, None) as connection:
             rest = b""
@@ -199,7 +239,9 @@ class Http:
 
     async def warm(self, count: int) -> None:
         """Have `count` connections open and unused. Raises UnreachableError and others."""
-        made = await asyncio.gather(*(self._connect() for _ in range(count - len(self._idle))), return_exceptions=True)
+        made = await asyncio.gather(
+            *(self._connect() for _ in range(count - len(self._idle))), return_exceptions=True
+        )
         self._idle += [each for each in made if isinstance(each, Connection)]
         for each in made:
             if isinstance(each, BaseException):
@@ -214,7 +256,9 @@ class Http:
     # ------------------------------------------------------------------------------------------------------------ inside
 
     @asynccontextmanager
-    async def _asked(self, method: str, path: str, body: Json | None, timeout_s: float | None) -> AsyncIterator[Connection]:
+    async def _asked(
+        self, method: str, path: str, body: Json | None, timeout_s: float | None
+    ) -> AsyncIterator[Connection]:
         connection: Connection | None = None
         answered = False
         try:
@@ -227,11 +271,17 @@ class Http:
                     raise await self._refused(connection, status)
                 yield connection
         except _NbdError:
-            raise UnreachableError(f"{self.name}: {self.place} is an NBD socket; write where its control socket is") from None
+            raise UnreachableError(
+                f"{self.name}: {self.place} is an NBD socket; write where its control socket is"
+            ) from None
         except _BROKEN as error:
             if isinstance(error, TimeoutError) and timeout_s is not None:
-                raise TimedOutError(f"{self.name}: no answer within {timeout_s:g} s at {self.place}{_doubt(method)}") from None
-            raise UnreachableError(f"{self.name}: broke off at {self.place}: {str(error) or type(error).__name__}; see its log") from None
+                raise TimedOutError(
+                    f"{self.name}: no answer within {timeout_s:g} s at {self.place}{_doubt(method)}"
+                ) from None
+            raise UnreachableError(
+                f"{self.name}: broke off at {self.place}: {str(error) or type(error).__name__}; see its log"
+            ) from None
         finally:
             self.silent = self.silent or not answered
             self._give_back(connection)
@@ -256,14 +306,18 @@ class Http:
         try:
             return error_of(self._object(await self._whole(connection)), self.name)
         except UnreachableError:
-            return UnreachableError(f"{self.name}: {self.place} answers with HTTP status {status} and no reason: is that a duplexd?")
+            return UnreachableError(
+                f"{self.name}: {self.place} answers with HTTP status {status} and no reason: is that a duplexd?"
+            )
 
     async def _whole(self, connection: Connection) -> bytes:
         body = bytearray()
         while part := await connection.part():
             body += part
             if len(body) > CLIENT_BODY_BYTES_MAX:
-                raise self._strange(f"more than {CLIENT_BODY_BYTES_MAX} bytes (CLIENT_BODY_BYTES_MAX)")
+                raise self._strange(
+                    f"more than {CLIENT_BODY_BYTES_MAX} bytes (CLIENT_BODY_BYTES_MAX)"
+                )
         return bytes(body)
 
     def _object(self, data: bytes) -> Json:
@@ -274,7 +328,9 @@ class Http:
         raise self._strange("no JSON object")
 
     def _strange(self, what: str) -> UnreachableError:
-        return UnreachableError(f"{self.name}: {self.place} answers with {what}: is that a duplexd?")
+        return UnreachableError(
+            f"{self.name}: {self.place} answers with {what}: is that a duplexd?"
+        )
 
     async def _connect(self) -> Connection:
         try:
@@ -292,7 +348,9 @@ class Http:
             ) from None
         except OSError as error:
             reason = error.strerror or str(error)
-        raise UnreachableError(f"{self.name}: no daemon answers at {self.place}: {reason}; start it, or correct the groups file") from None
+        raise UnreachableError(
+            f"{self.name}: no daemon answers at {self.place}: {reason}; start it, or correct the groups file"
+        ) from None
 
     async def _connected(self) -> Connection:
         if self._entry.socket is not None:
@@ -300,4 +358,6 @@ class Http:
         parts = urlsplit(self._entry.url or "")
         if parts.scheme == "https" and self._tls is None:
             self._tls = tls.context(self.name, self._entry)
-        return Connection(*await asyncio.open_connection(parts.hostname, parts.port, ssl=self._tls), parts.netloc)
+        return Connection(
+            *await asyncio.open_connection(parts.hostname, parts.port, ssl=self._tls), parts.netloc
+        )

@@ -20,13 +20,19 @@ if TYPE_CHECKING:
     Json = dict[str, Any]
 
 
-async def ask(links: Mapping[str, Http], cut: str = "") -> tuple[dict[str, Cut], dict[str, DuplexdError]]:
+async def ask(
+    links: Mapping[str, Http], cut: str = ""
+) -> tuple[dict[str, Cut], dict[str, DuplexdError]]:
     """The cuts, or this one, by id; and the errors of controllers that do not answer. One that may have any name goes by its own, as in the cuts."""
-    answers, errors = await survey.gather({name: _ask_one(link, cut) for name, link in links.items()})
+    answers, errors = await survey.gather(
+        {name: _ask_one(link, cut) for name, link in links.items()}
+    )
     found: dict[str, dict[str, Json]] = {}
     for name, cuts in answers.items():
         for each in cuts:
-            found.setdefault(each["id"], {})[each["controller"] if links[name].any_name else name] = each
+            found.setdefault(each["id"], {})[
+                each["controller"] if links[name].any_name else name
+            ] = each
     return {cut_id: _merge(cut_id, known, answers) for cut_id, known in found.items()}, errors
 
 
@@ -65,7 +71,13 @@ def _merge(cut_id: str, known: dict[str, Json], asked: Mapping[str, object]) -> 
 
 def _verdict(states: Mapping[str, str | None]) -> str | None:
     """What may be claimed already: void if one is, consistent once a member was told so."""
-    return CONSISTENT if CONSISTENT in states.values() and VOID not in states.values() else VOID if VOID in states.values() else None
+    return (
+        CONSISTENT
+        if CONSISTENT in states.values() and VOID not in states.values()
+        else VOID
+        if VOID in states.values()
+        else None
+    )
 
 
 def undecided_error(cut: str, unreached: Mapping[str, str], group: str) -> UndecidedError:

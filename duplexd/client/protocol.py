@@ -25,7 +25,15 @@ if TYPE_CHECKING:
 CLOSE, CUT_ALL, OPEN, RELEASE = "close", "cut", "open", "release"
 ABORT, AGREE, REFUSE = "abort", "agree", "refuse"
 
-CLOSING, HELD, CUTTING, OPENING, RELEASING, RESOLVING, DONE = "closing", "held", "cutting", "opening", "releasing", "resolving", "done"
+CLOSING, HELD, CUTTING, OPENING, RELEASING, RESOLVING, DONE = (
+    "closing",
+    "held",
+    "cutting",
+    "opening",
+    "releasing",
+    "resolving",
+    "done",
+)
 _NEXT = {CLOSING: HELD, CUTTING: OPENING, OPENING: RESOLVING, RELEASING: DONE}
 _REQUESTS = {CLOSING: CLOSE, CUTTING: CUT_ALL, OPENING: OPEN, RELEASING: RELEASE}
 
@@ -148,7 +156,11 @@ class Round:
 
     def _resolving(self) -> list[Send]:
         self.phase = RESOLVING
-        wanted = {member: request for member, request in resolve(self.known).items() if member not in self.unreached}
+        wanted = {
+            member: request
+            for member, request in resolve(self.known).items()
+            if member not in self.unreached
+        }
         if not wanted:
             self.phase = DONE
         return self._send(wanted)

@@ -52,12 +52,16 @@ class Suspended(Result):
     controllers: dict[str, int]  # the sequence number of the cut on each
     volumes: list[str]
     hold: Hold = field(default_factory=Hold)
-    phases: dict[str, float] = field(default_factory=dict)  # closing, held, cutting, opening, settling: on the coordinator's clock
+    phases: dict[str, float] = field(
+        default_factory=dict
+    )  # closing, held, cutting, opening, settling: on the coordinator's clock
     why: str = ""  # if void: what went wrong first; if some have left: which
     left: list[str] = field(default_factory=list)
     untold: list[str] = field(default_factory=list)
     already: bool = False  # all of them stood at this cut before the command
-    members: list[Json] = field(default_factory=list)  # what each controller said of the cut it made
+    members: list[Json] = field(
+        default_factory=list
+    )  # what each controller said of the cut it made
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,9 @@ class Cut(Result):
     @property
     def untold(self) -> list[str]:
         """Members that do not know the verdict, or do not answer."""
-        return [name for name in self.members if self.states.get(name) not in {"consistent", "void"}]
+        return [
+            name for name in self.members if self.states.get(name) not in {"consistent", "void"}
+        ]
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,9 @@ class Resynced(Result):
     volumes: list[Json]  # {name, how}; with wait {name, how, state, reason, copied_bytes}
     waited: bool
     ok: bool
-    warnings: list[str] = field(default_factory=list)  # cuts that were given up without knowing whether they are consistent
+    warnings: list[str] = field(
+        default_factory=list
+    )  # cuts that were given up without knowing whether they are consistent
 
 
 @dataclass(frozen=True)
@@ -146,7 +154,9 @@ class Released(Result):
 def merge_holds(figures: Mapping[str, Json | None], hold_max_s: float) -> Hold:
     """The figures of all members in one. A member that gave none adds none."""
     known = {name: each for name, each in figures.items() if each}
-    waits = together(unpack(each.get("buckets", ()), each["seconds_max"]) for each in known.values())
+    waits = together(
+        unpack(each.get("buckets", ()), each["seconds_max"]) for each in known.values()
+    )
     longest = max((each["seconds_max"] for each in known.values()), default=0.0)
     return Hold(
         seconds_max=longest,
@@ -155,9 +165,14 @@ def merge_holds(figures: Mapping[str, Json | None], hold_max_s: float) -> Hold:
         p99_s=waits.quantile(0.99),
         held_s=max((each.get("held_s", 0.0) for each in known.values()), default=0.0),
         hold_max_s=hold_max_s,
-        within_limit=longest <= hold_max_s and all(each.get("within_limit", True) for each in known.values()),
+        within_limit=longest <= hold_max_s
+        and all(each.get("within_limit", True) for each in known.values()),
         phases=_phases(each.get("phases", {}) for each in known.values()),
-        volumes=[volume | {"name": f"{name}:{volume['name']}"} for name, each in known.items() for volume in each.get("volumes", ())],
+        volumes=[
+            volume | {"name": f"{name}:{volume['name']}"}
+            for name, each in known.items()
+            for volume in each.get("volumes", ())
+        ],
     )
 
 
@@ -166,5 +181,8 @@ def _phases(all_phases: Iterable[Mapping[str, Json]]) -> dict[str, Json]:
     for phases in all_phases:
         for name, phase in phases.items():
             seen = merged.setdefault(name, {"seconds": 0.0, "writes": 0})
-            merged[name] = {"seconds": max(seen["seconds"], phase["seconds"]), "writes": seen["writes"] + phase["writes"]}
+            merged[name] = {
+                "seconds": max(seen["seconds"], phase["seconds"]),
+                "writes": seen["writes"] + phase["writes"],
+            }
     return merged

@@ -17,22 +17,37 @@ if TYPE_CHECKING:
 
 def group_state(group: Group, statuses: Mapping[str, Json]) -> GroupState:
     """How a group stands. Never `consistent` unless all of it stands at one cut that all members know to be."""
-    members = [f"{controller}:{target}" for controller, targets in group.members.items() for target in targets]
+    members = [
+        f"{controller}:{target}"
+        for controller, targets in group.members.items()
+        for target in targets
+    ]
     if any(controller not in statuses for controller in group.members):
         return GroupState(group.name, members, "UNKNOWN", None, None)
     if missing := [
-        f"{controller}:{target}" for controller, targets in group.members.items() for target in _missing(statuses[controller], targets)
+        f"{controller}:{target}"
+        for controller, targets in group.members.items()
+        for target in _missing(statuses[controller], targets)
     ]:
         return GroupState(group.name, members, "UNKNOWN", None, None, missing)
-    volumes = [volume for controller, targets in group.members.items() for volume in _volumes(statuses[controller], targets)]
+    volumes = [
+        volume
+        for controller, targets in group.members.items()
+        for volume in _volumes(statuses[controller], targets)
+    ]
     states = {volume["state"] for volume in volumes}
     if states != {"SUSPENDED"}:
-        return GroupState(group.name, members, states.pop() if len(states) == 1 else "MIXED", None, None)
+        return GroupState(
+            group.name, members, states.pop() if len(states) == 1 else "MIXED", None, None
+        )
     cuts = [(volume.get("secondary") or {}).get("cut") or {} for volume in volumes]
     ids = {cut.get("id") for cut in cuts}
     if len(ids) > 1 or None in ids:
         return GroupState(group.name, members, "MIXED", None, VOID)
-    verdicts = {cut.get("verdict") if volume["secondary"].get("usable") else VOID for cut, volume in zip(cuts, volumes, strict=True)}
+    verdicts = {
+        cut.get("verdict") if volume["secondary"].get("usable") else VOID
+        for cut, volume in zip(cuts, volumes, strict=True)
+    }
     verdict = VOID if VOID in verdicts else CONSISTENT if verdicts == {CONSISTENT} else None
     return GroupState(group.name, members, "SUSPENDED", ids.pop(), verdict)
 

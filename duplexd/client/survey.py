@@ -60,21 +60,27 @@ def raise_all(errors: Mapping[str, DuplexdError]) -> None:
 async def ask_status(group: Group, links: Mapping[str, Http]) -> dict[str, Json]:
     """The status of the group's volumes on every member. Raises if one does not answer, is another, or does not know one of them."""
     statuses, errors = await try_status(links, group.members)
-    if any(isinstance(error, NotFoundError) for error in errors.values()):  # perhaps because it is another controller
+    if any(
+        isinstance(error, NotFoundError) for error in errors.values()
+    ):  # perhaps because it is another controller
         check_names((await try_status(links, dict.fromkeys(links, ())))[0], links)
     raise_all(errors)
     check_names(statuses, links)
     return statuses
 
 
-async def try_status(links: Mapping[str, Http], targets: Mapping[str, Iterable[str]]) -> tuple[dict[str, Json], dict[str, DuplexdError]]:
+async def try_status(
+    links: Mapping[str, Http], targets: Mapping[str, Iterable[str]]
+) -> tuple[dict[str, Json], dict[str, DuplexdError]]:
     """The same, with the errors of those that fail. No targets mean all volumes."""
     return await gather({name: _status(link, targets[name]) for name, link in links.items()})
 
 
 async def _status(link: Http, targets: Iterable[str]) -> Json:
     query = urlencode([("target", target) for target in targets])
-    status = await link.call("GET", "/v1/status" + ("?" + query if query else ""), timeout_s=CLIENT_ANSWER_SECONDS_MAX)
+    status = await link.call(
+        "GET", "/v1/status" + ("?" + query if query else ""), timeout_s=CLIENT_ANSWER_SECONDS_MAX
+    )
     need(status, link.name, "controller", "name")
     need(status, link.name, "volumes")
     return status
@@ -89,7 +95,9 @@ async def identify(links: Mapping[str, Http]) -> dict[str, DuplexdError]:
 
 async def ask_names(links: Mapping[str, Http]) -> tuple[dict[str, Json], dict[str, DuplexdError]]:
     """What they call themselves, as much of their status as `misplaced` needs; and the errors of those that fail."""
-    return await gather({name: _identity(link) for name, link in links.items() if not link.any_name})
+    return await gather(
+        {name: _identity(link) for name, link in links.items() if not link.any_name}
+    )
 
 
 async def _identity(link: Http) -> Json:
@@ -132,13 +140,18 @@ async def measure(links: Mapping[str, Http], hold_max_s: float, cut: str) -> Non
             f"{needed:.3g} s, {slowest} being the slowest; allow more, up to 10 s, or make the group smaller"
         )
     for _ in range(REHEARSALS):
-        release = {name: link.call("POST", f"/v1/cuts/{cut}/release", {}, max(hold_max_s, 1.0)) for name, link in links.items()}
+        release = {
+            name: link.call("POST", f"/v1/cuts/{cut}/release", {}, max(hold_max_s, 1.0))
+            for name, link in links.items()
+        }
         raise_all((await gather(release))[1])
 
 
 def check_members(statuses: Mapping[str, Json]) -> None:
     """Are they all of one protocol? Raises WrongStateError. One alone may be of any version."""
-    versions = {name: status["controller"].get("group_protocol") for name, status in statuses.items()}
+    versions = {
+        name: status["controller"].get("group_protocol") for name, status in statuses.items()
+    }
     if len(statuses) > 1 and any(version != GROUP_PROTOCOL for version in versions.values()):
         listed = ", ".join(f"{name}: {_version(status)}" for name, status in statuses.items())
         raise WrongStateError(
@@ -153,9 +166,15 @@ def check_names(statuses: Mapping[str, Json], links: Mapping[str, Http]) -> None
         raise error
 
 
-def misplaced(statuses: Mapping[str, Json], links: Mapping[str, Http]) -> dict[str, ConfigurationError]:
+def misplaced(
+    statuses: Mapping[str, Json], links: Mapping[str, Http]
+) -> dict[str, ConfigurationError]:
     """Those that are another controller than the groups file means: nothing that they say counts."""
-    names = {name: need(status, name, "controller", "name") for name, status in statuses.items() if not links[name].any_name}
+    names = {
+        name: need(status, name, "controller", "name")
+        for name, status in statuses.items()
+        if not links[name].any_name
+    }
     errors = {}
     for name, real in names.items():
         if real == name:
@@ -177,30 +196,52 @@ def misplaced(statuses: Mapping[str, Json], links: Mapping[str, Http]) -> dict[s
 def _version(status: Json) -> str:
     controller = status["controller"]
     protocol = controller.get("group_protocol")
-    return (
-        f"duplexd {controller.get('version') or 'of an old version'}, {f'group protocol {protocol}' if protocol else 'no group protocol'}"
-    )
+    return f"duplexd {controller.get('version') or 'of an old version'}, {f'group protocol {protocol}' if protocol else 'no group protocol'}"
 
 
 def volumes(statuses: Mapping[str, Json]) -> dict[str, Json]:
     """The status of every volume, as `controller:volume`."""
-    return {f"{name}:{volume['name']}": volume for name, status in statuses.items() for volume in status["volumes"]}
+    return {
+        f"{name}:{volume['name']}": volume
+        for name, status in statuses.items()
+        for volume in status["volumes"]
+    }
 
 
 def check_duplex(statuses: Mapping[str, Json]) -> None:
     """Raises WrongStateError that names the pairs that are not DUPLEX, or the controllers that can't cut them any more."""
-    if failed := {name: why for name, status in statuses.items() if (why := status["controller"].get("failed"))}:
-        raise WrongStateError("; ".join(f"{name}: takes no changes any more: {why}; restart it" for name, why in failed.items()))
-    wrong = {name: volume for name, volume in volumes(statuses).items() if volume["state"] != "DUPLEX"}
+    if failed := {
+        name: why
+        for name, status in statuses.items()
+        if (why := status["controller"].get("failed"))
+    }:
+        raise WrongStateError(
+            "; ".join(
+                f"{name}: takes no changes any more: {why}; restart it"
+                for name, why in failed.items()
+            )
+        )
+    wrong = {
+        name: volume for name, volume in volumes(statuses).items() if volume["state"] != "DUPLEX"
+    }
     if not wrong:
         return
-    listed = [f"{name} is {volume['state']}" + (f" ({volume['reason']})" if volume.get("reason") else "") for name, volume in wrong.items()]
+    listed = [
+        f"{name} is {volume['state']}" + (f" ({volume['reason']})" if volume.get("reason") else "")
+        for name, volume in wrong.items()
+    ]
     more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
     states = {volume["state"] for volume in wrong.values()}
-    todo = "wait until they are DUPLEX" if states == {"PENDING"} else "`duplexctl resync GROUP --wait` brings suspended pairs back"
+    todo = (
+        "wait until they are DUPLEX"
+        if states == {"PENDING"}
+        else "`duplexctl resync GROUP --wait` brings suspended pairs back"
+    )
     if "SIMPLEX" in states:
         todo = "a volume without secondary can't be suspended: take it out of the group"
-    raise WrongStateError(f"only pairs that are all DUPLEX can be suspended at one cut: {', '.join(listed[:_LISTED])}{more}; {todo}")
+    raise WrongStateError(
+        f"only pairs that are all DUPLEX can be suspended at one cut: {', '.join(listed[:_LISTED])}{more}; {todo}"
+    )
 
 
 def check_free(statuses: Mapping[str, Json]) -> None:
@@ -218,12 +259,18 @@ def common_cut(statuses: Mapping[str, Json]) -> Json | None:
     """The cut that all of these volumes stand at, if it is one and consistent on every member."""
     cuts = [_consistent_cut(volume) for volume in volumes(statuses).values()]
     first = cuts[0] if cuts else None
-    return first if first is not None and all(cut is not None and cut["id"] == first["id"] for cut in cuts) else None
+    return (
+        first
+        if first is not None and all(cut is not None and cut["id"] == first["id"] for cut in cuts)
+        else None
+    )
 
 
 def _consistent_cut(volume: Json) -> Json | None:
     secondary = volume.get("secondary") or {}
-    cut: Json | None = secondary.get("cut") if volume["state"] == "SUSPENDED" and secondary.get("usable") else None
+    cut: Json | None = (
+        secondary.get("cut") if volume["state"] == "SUSPENDED" and secondary.get("usable") else None
+    )
     return cut if cut is not None and cut.get("verdict") == "consistent" else None
 
 
@@ -236,8 +283,16 @@ def undecided(statuses: Mapping[str, Json], group_name: str | None = None) -> di
     members: dict[str, list[str]] = {}
     verdicts: dict[str, set[str | None]] = {}
     for status in statuses.values():
-        cuts = [volume["secondary"]["cut"] for volume in status["volumes"] if (volume.get("secondary") or {}).get("cut")]
-        cuts += [cut for cut in status.get("cuts", ()) if group_name is not None and cut.get("group") == group_name]
+        cuts = [
+            volume["secondary"]["cut"]
+            for volume in status["volumes"]
+            if (volume.get("secondary") or {}).get("cut")
+        ]
+        cuts += [
+            cut
+            for cut in status.get("cuts", ())
+            if group_name is not None and cut.get("group") == group_name
+        ]
         for cut in cuts:
             if cut.get("members"):
                 members[cut["id"]] = cut["members"]
@@ -247,5 +302,7 @@ def undecided(statuses: Mapping[str, Json], group_name: str | None = None) -> di
 
 def standing(statuses: Mapping[str, Json]) -> dict[str, list[str]]:
     """Cuts of several controllers that some of these volumes stand at: id, and the controllers that take part."""
-    cuts = [(volume.get("secondary") or {}).get("cut") or {} for volume in volumes(statuses).values()]
+    cuts = [
+        (volume.get("secondary") or {}).get("cut") or {} for volume in volumes(statuses).values()
+    ]
     return {cut["id"]: cut["members"] for cut in cuts if cut.get("members")}

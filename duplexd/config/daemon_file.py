@@ -14,7 +14,13 @@ from pydantic import BeforeValidator, Field, StrictBool, StrictStr, ValidationEr
 
 from duplexd import limits
 from duplexd.config.fields import FilePath, ListenAddress, Name, Section, SocketPath
-from duplexd.config.rules import check_hold_max, check_host_port, check_together, check_volume_size, explain
+from duplexd.config.rules import (
+    check_hold_max,
+    check_host_port,
+    check_together,
+    check_volume_size,
+    explain,
+)
 from duplexd.errors import ConfigurationError
 from duplexd.units import GIB, format_size, parse_size
 
@@ -23,14 +29,18 @@ def _journal_size(value: Any) -> int:
     size = parse_size(value)
     low, high = limits.JOURNAL_SIZE_BYTES_MIN, limits.JOURNAL_SIZE_BYTES_MAX
     if not low <= size <= high:
-        raise ValueError(f"{value!r} is too {'small' if size < low else 'big'}; write {format_size(low)} to {format_size(high)}")
+        raise ValueError(
+            f"{value!r} is too {'small' if size < low else 'big'}; write {format_size(low)} to {format_size(high)}"
+        )
     return size
 
 
 def _copy_rate(value: Any) -> int:
     rate = parse_size(value)
     if rate < limits.COPY_RATE_BYTES_MIN:
-        raise ValueError(f"{value!r} a second is too slow to get anywhere; write at least {format_size(limits.COPY_RATE_BYTES_MIN)}")
+        raise ValueError(
+            f"{value!r} a second is too slow to get anywhere; write at least {format_size(limits.COPY_RATE_BYTES_MIN)}"
+        )
     return rate
 
 
@@ -42,22 +52,32 @@ class ControllerConfig(Section):
 
     name: Name = Field(examples=['"alpha"'])
     state_dir: FilePath = Field(examples=['"/var/lib/duplexd/alpha"'])
-    journal_size: Annotated[int, BeforeValidator(_journal_size)] = Field(default=GIB, examples=['"1GiB"'])
-    hold_max: Annotated[float, BeforeValidator(check_hold_max)] = Field(default=limits.HOLD_SECONDS_DEFAULT, examples=["2.0"])
-    copy_rate: Annotated[int, BeforeValidator(_copy_rate)] | None = Field(default=None, examples=['"100MiB"'])
+    journal_size: Annotated[int, BeforeValidator(_journal_size)] = Field(
+        default=GIB, examples=['"1GiB"']
+    )
+    hold_max: Annotated[float, BeforeValidator(check_hold_max)] = Field(
+        default=limits.HOLD_SECONDS_DEFAULT, examples=["2.0"]
+    )
+    copy_rate: Annotated[int, BeforeValidator(_copy_rate)] | None = Field(
+        default=None, examples=['"100MiB"']
+    )
 
 
 class NbdConfig(Section):
     """`[nbd]`: where clients connect. `listen` holds `unix:/absolute/path` and `tcp:HOST:PORT`."""
 
-    listen: list[ListenAddress] = Field(min_length=1, examples=['["unix:/run/duplexd/alpha/nbd.sock", "tcp:127.0.0.1:10809"]'])
+    listen: list[ListenAddress] = Field(
+        min_length=1, examples=['["unix:/run/duplexd/alpha/nbd.sock", "tcp:127.0.0.1:10809"]']
+    )
     insecure: StrictBool = Field(default=False, examples=["true"])
 
 
 class TlsConfig(Section):
     """`[control.tls]`: the same commands for other machines. A client shows a certificate that `client_ca` signed; its name decides its role."""
 
-    listen: list[Annotated[str, BeforeValidator(check_host_port)]] = Field(min_length=1, examples=['["0.0.0.0:10810"]'])
+    listen: list[Annotated[str, BeforeValidator(check_host_port)]] = Field(
+        min_length=1, examples=['["0.0.0.0:10810"]']
+    )
     certificate: FilePath = Field(examples=['"server.pem"'])
     key: FilePath = Field(examples=['"server.key"'])
     client_ca: FilePath = Field(examples=['"clients.pem"'])
@@ -68,7 +88,9 @@ class TlsConfig(Section):
 class ControlConfig(Section):
     """`[control]`: where duplexctl connects."""
 
-    socket: SocketPath = Field(default=Path("/run/duplexd/control.sock"), examples=['"/run/duplexd/alpha/control.sock"'])
+    socket: SocketPath = Field(
+        default=Path("/run/duplexd/control.sock"), examples=['"/run/duplexd/alpha/control.sock"']
+    )
     group: StrictStr | None = Field(default=None, min_length=1, examples=['"duplexd"'])
     group_role: Literal["observe", "operate"] = Field(default="operate", examples=['"operate"'])
     tls: TlsConfig | None = Field(default=None, examples=['{ listen = ["0.0.0.0:10810"], ... }'])
@@ -105,14 +127,20 @@ def load(path: str | Path) -> Config:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}; give the configuration with --config FILE") from None
+        raise ConfigurationError(
+            f"{path}: cannot be read: {error.strerror}; give the configuration with --config FILE"
+        ) from None
     except ValueError:
-        raise ConfigurationError(f"{str(path)!r}: not a file name; give the configuration with --config FILE") from None
+        raise ConfigurationError(
+            f"{str(path)!r}: not a file name; give the configuration with --config FILE"
+        ) from None
     try:
         return parse(data.decode(), path)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigurationError(f"{path}: line {line}: not UTF-8; save the file as UTF-8 text") from None
+        raise ConfigurationError(
+            f"{path}: line {line}: not UTF-8; save the file as UTF-8 text"
+        ) from None
 
 
 def parse(text: str, path: str | Path) -> Config:
@@ -129,7 +157,9 @@ def parse(text: str, path: str | Path) -> Config:
     try:
         config = Config.model_validate({**raw, "source": source}, context={"base": source.parent})
     except ValidationError as error:
-        raise ConfigurationError("\n".join(f"{path}: {line}" for line in explain(error, Config))) from None
+        raise ConfigurationError(
+            "\n".join(f"{path}: {line}" for line in explain(error, Config))
+        ) from None
     if problems := check_together(config):
         raise ConfigurationError("\n".join(f"{path}: {line}" for line in problems))
     return config

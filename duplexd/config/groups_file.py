@@ -59,11 +59,17 @@ def _url(value: object) -> str:
         or not port
         or text.rstrip("/") != f"{parts.scheme}://{parts.netloc}"
         or "@" in text
-        or not (text.isascii() and text.isprintable() and " " not in text)  # it goes into the head of each request
+        or not (
+            text.isascii() and text.isprintable() and " " not in text
+        )  # it goes into the head of each request
     ):
-        raise ValueError(f"{value!r} is not where a controller answers; write for example {_URL_EXAMPLE}")
+        raise ValueError(
+            f"{value!r} is not where a controller answers; write for example {_URL_EXAMPLE}"
+        )
     if parts.scheme == "http" and not _is_this_machine(host):
-        raise ValueError(f"{value!r} goes to another machine without encryption; write https://, or http://localhost:PORT with ssh -L")
+        raise ValueError(
+            f"{value!r} goes to another machine without encryption; write https://, or http://localhost:PORT with ssh -L"
+        )
     return text
 
 
@@ -80,14 +86,19 @@ class ControllerEntry(Section):
     @model_validator(mode="after")
     def _check(self) -> ControllerEntry:
         if (self.socket is None) == (self.url is None):
-            raise ValueError('needs one of the two; write socket = "/run/duplexd/NAME/control.sock" or url = ' + _URL_EXAMPLE)
+            raise ValueError(
+                'needs one of the two; write socket = "/run/duplexd/NAME/control.sock" or url = '
+                + _URL_EXAMPLE
+            )
         tls = self.url is not None and self.url.startswith("https:")
         if tls and self.certificate is None:
             raise ValueError(
                 "https needs a client certificate, by which the controller knows who asks; write certificate = FILE (and key = FILE)"
             )
         if not tls and (self.certificate or self.key or self.ca):
-            raise ValueError("certificate, key and ca are for https; remove them, or write url = " + _URL_EXAMPLE)
+            raise ValueError(
+                "certificate, key and ca are for https; remove them, or write url = " + _URL_EXAMPLE
+            )
         return self
 
 
@@ -95,8 +106,12 @@ class GroupEntry(Section):
     """`[groups.NAME]`: volumes, or groups of a controller, that are cut at one point."""
 
     members: list[StrictStr] = Field(min_length=1, examples=['["alpha:data", "beta:wal"]'])
-    hold_max: Annotated[float, BeforeValidator(check_hold_max)] = Field(default=HOLD_SECONDS_DEFAULT, examples=["2.0"])
-    canary: list[StrictStr] = Field(default_factory=list, examples=['["alpha:canary", "beta:canary"]'])
+    hold_max: Annotated[float, BeforeValidator(check_hold_max)] = Field(
+        default=HOLD_SECONDS_DEFAULT, examples=["2.0"]
+    )
+    canary: list[StrictStr] = Field(
+        default_factory=list, examples=['["alpha:canary", "beta:canary"]']
+    )
 
 
 @dataclass(frozen=True)
@@ -121,7 +136,9 @@ class Groups(Section):
 
     def has(self, target: str) -> bool:
         """Whether `target` is a group of the file, or names one of its controllers (`alpha:data`)."""
-        return target in self.groups or (target.partition(":")[0] in self.controllers and ":" in target)
+        return target in self.groups or (
+            target.partition(":")[0] in self.controllers and ":" in target
+        )
 
     def resolve(self, targets: Sequence[str]) -> Group:
         """The volumes that all `targets` together mean. Raises NotFoundError, UsageError."""
@@ -148,7 +165,9 @@ class Groups(Section):
         controller, colon, name = member.partition(":")
         if not colon or not name:
             hint = did_you_mean(member, list(self.groups))
-            raise NotFoundError(f"no group {member!r} in the groups file{hint}; a volume is named controller:volume")
+            raise NotFoundError(
+                f"no group {member!r} in the groups file{hint}; a volume is named controller:volume"
+            )
         if controller not in self.controllers:
             raise NotFoundError(
                 f"{member}: no controller {controller!r} in the groups file{did_you_mean(controller, list(self.controllers))}"
@@ -161,7 +180,9 @@ def load(path: str | Path) -> Groups:
     try:
         text = Path(path).read_bytes().decode()
     except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}; name the groups file with --groups FILE") from None
+        raise ConfigurationError(
+            f"{path}: cannot be read: {error.strerror}; name the groups file with --groups FILE"
+        ) from None
     except UnicodeDecodeError:
         raise ConfigurationError(f"{path}: not UTF-8 text; save the file as UTF-8") from None
     except ValueError as error:
@@ -178,7 +199,9 @@ def parse(text: str, path: str | Path) -> Groups:
     try:
         groups = Groups.model_validate(raw, context={"base": Path(path).absolute().parent})
     except ValidationError as error:
-        raise ConfigurationError("\n".join(f"{path}: {line}" for line in explain(error, Groups))) from None
+        raise ConfigurationError(
+            "\n".join(f"{path}: {line}" for line in explain(error, Groups))
+        ) from None
     if problems := list(_check_together(groups)):
         raise ConfigurationError("\n".join(f"{path}: {line}" for line in problems))
     return groups

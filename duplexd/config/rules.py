@@ -41,7 +41,9 @@ _WANTED = {
 def check_name(value: Any) -> str:
     """A name of a controller, volume or group. Raises ValueError."""
     if not isinstance(value, str) or not _NAME.fullmatch(value) or value in {".", ".."}:
-        raise ValueError(f"{value!r} is not a name; write 1 to 128 letters, digits, '.', '_' or '-', not '-' first")
+        raise ValueError(
+            f"{value!r} is not a name; write 1 to 128 letters, digits, '.', '_' or '-', not '-' first"
+        )
     return value
 
 
@@ -54,7 +56,9 @@ def check_volume_size(value: Any) -> int:
     if size > most:
         raise ValueError(f"{value!r} is too big; write at most {most} ({format_size(most)})")
     if size % unit:
-        raise ValueError(f"{value!r} is not a multiple of {unit} bytes; write {size // unit * unit or unit} or {(size // unit + 1) * unit}")
+        raise ValueError(
+            f"{value!r} is not a multiple of {unit} bytes; write {size // unit * unit or unit} or {(size // unit + 1) * unit}"
+        )
     return size
 
 
@@ -83,7 +87,9 @@ def check_listen(value: Any, base: Path) -> str:
     if kind == "unix" and rest:
         path = str(absolute_path(rest, base))
         if len(os.fsencode(path)) > limits.SOCKET_PATH_BYTES_MAX:
-            raise ValueError(f"{path!r} is too long for a Unix socket; write at most {limits.SOCKET_PATH_BYTES_MAX} bytes")
+            raise ValueError(
+                f"{path!r} is too long for a Unix socket; write at most {limits.SOCKET_PATH_BYTES_MAX} bytes"
+            )
         return f"unix:{path}"
     if kind != "tcp":
         raise ValueError(f"{value!r} is nothing to listen on; write {_LISTEN_EXAMPLES}")
@@ -92,7 +98,9 @@ def check_listen(value: Any, base: Path) -> str:
 
 def check_host_port(value: Any) -> str:
     """`HOST:PORT`, an IPv6 address in brackets. Raises ValueError."""
-    return _host_port(value if isinstance(value, str) else "", value, '"127.0.0.1:10810" or "[::1]:10810"')
+    return _host_port(
+        value if isinstance(value, str) else "", value, '"127.0.0.1:10810" or "[::1]:10810"'
+    )
 
 
 def _host_port(text: str, value: Any, examples: str, kind: str = "") -> str:
@@ -100,7 +108,9 @@ def _host_port(text: str, value: Any, examples: str, kind: str = "") -> str:
     if not host or not _PORT.fullmatch(port) or not 0 < int(port) < 65536:
         raise ValueError(f"{value!r} is nothing to listen on; write {examples}")
     if ":" in host and not re.fullmatch(r"\[[0-9A-Fa-f:.%a-z]+\]", host):
-        raise ValueError(f'{value!r}: an IPv6 address needs brackets; write for example "{kind}[::1]:{port}"')
+        raise ValueError(
+            f'{value!r}: an IPv6 address needs brackets; write for example "{kind}[::1]:{port}"'
+        )
     return f"{host}:{int(port)}"
 
 
@@ -140,10 +150,15 @@ def _remote(config: Config) -> Iterator[str]:
 def _listeners(config: Config) -> Iterator[str]:
     seen = {f"unix:{os.path.realpath(config.control.socket)}": "control.socket"}
     if config.control.tls is not None:
-        seen |= {f"tcp:{listen.lower()}": f"control.tls.listen[{index}]" for index, listen in enumerate(config.control.tls.listen)}
+        seen |= {
+            f"tcp:{listen.lower()}": f"control.tls.listen[{index}]"
+            for index, listen in enumerate(config.control.tls.listen)
+        }
     for index, listen in enumerate(config.nbd.listen):
         key = f"nbd.listen[{index}]"
-        same = f"unix:{os.path.realpath(listen[5:])}" if listen.startswith("unix:") else listen.lower()
+        same = (
+            f"unix:{os.path.realpath(listen[5:])}" if listen.startswith("unix:") else listen.lower()
+        )
         if same in seen:
             yield f"{key}: {listen!r} is used twice: {seen[same]} has it too; remove one"
         seen.setdefault(same, key)
@@ -160,7 +175,11 @@ def _identity(path: Path) -> tuple[object, ...]:
         status = path.stat()
     except (OSError, ValueError):
         return (os.path.realpath(path),)
-    return ("device", status.st_rdev) if stat.S_ISBLK(status.st_mode) else (status.st_dev, status.st_ino)
+    return (
+        ("device", status.st_rdev)
+        if stat.S_ISBLK(status.st_mode)
+        else (status.st_dev, status.st_ino)
+    )
 
 
 def _images(config: Config) -> Iterator[str]:
@@ -172,9 +191,15 @@ def _images(config: Config) -> Iterator[str]:
         ("control.socket", config.control.socket),
         ("the file itself", config.source),
     ]
-    others += [(f"nbd.listen[{n}]", Path(text[5:])) for n, text in enumerate(config.nbd.listen) if text.startswith("unix:")]
+    others += [
+        (f"nbd.listen[{n}]", Path(text[5:]))
+        for n, text in enumerate(config.nbd.listen)
+        if text.startswith("unix:")
+    ]
     if (tls := config.control.tls) is not None:
-        others += [(f"control.tls.{key}", getattr(tls, key)) for key in ("certificate", "key", "client_ca")]
+        others += [
+            (f"control.tls.{key}", getattr(tls, key)) for key in ("certificate", "key", "client_ca")
+        ]
     seen = {_identity(path): what for what, path in others}
     state_dir = Path(os.path.realpath(config.controller.state_dir))
     for name, volume in config.volumes.items():
@@ -184,7 +209,10 @@ def _images(config: Config) -> Iterator[str]:
             key, identity = f"volumes.{name}.{leg}", _identity(path)
             if identity in seen:
                 yield f"{key}: {str(path)!r} is used twice: {seen[identity]} has it too; give every leg an image of its own"
-            elif Path(os.path.realpath(path)).is_relative_to(state_dir / "journal") or os.path.realpath(path) == f"{state_dir}/checkpoint":
+            elif (
+                Path(os.path.realpath(path)).is_relative_to(state_dir / "journal")
+                or os.path.realpath(path) == f"{state_dir}/checkpoint"
+            ):
                 yield f"{key}: {str(path)!r} is where the journal lives; put the image outside of controller.state_dir"
             seen.setdefault(identity, key)
 
@@ -247,7 +275,11 @@ def did_you_mean(word: str, choices: list[str]) -> str:
     close = difflib.get_close_matches(word, choices, 1, 0.5)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; write one of: {', '.join(choices[:12])}{' ...' if len(choices) > 12 else ''}" if choices else ""
+    return (
+        f"; write one of: {', '.join(choices[:12])}{' ...' if len(choices) > 12 else ''}"
+        if choices
+        else ""
+    )
 
 
 def _example(owner: type[BaseModel] | None, key: str) -> str:

@@ -41,7 +41,12 @@ class ChangeMap:
 
     __slots__ = ("_chunks", "_count", "_grains", "_shift", "grain_bytes", "size_bytes")
 
-    def __init__(self, size_bytes: int, grain_bytes_min: int = CHANGE_GRAIN_BYTES_MIN, grains_max: int = CHANGE_GRAINS_MAX) -> None:
+    def __init__(
+        self,
+        size_bytes: int,
+        grain_bytes_min: int = CHANGE_GRAIN_BYTES_MIN,
+        grains_max: int = CHANGE_GRAINS_MAX,
+    ) -> None:
         self._prepare(size_bytes, grain_shift(size_bytes, grain_bytes_min, grains_max))
 
     def _prepare(self, size_bytes: int, shift: int) -> None:
@@ -113,12 +118,16 @@ class ChangeMap:
 
         Whole grains, as many as `max_bytes` holds but at least one; only the volume's end cuts the last one short.
         """
-        if self._count == 0 or start_offset >= self.size_bytes:  # the last grain holds offsets past the end too: not again
+        if (
+            self._count == 0 or start_offset >= self.size_bytes
+        ):  # the last grain holds offsets past the end too: not again
             return None
         first = self._find_set(start_offset >> self._shift)
         if first is None:
             return None
-        stop = self._find_clear(first + 1, min(self._grains, first + max(max_bytes >> self._shift, 1)))
+        stop = self._find_clear(
+            first + 1, min(self._grains, first + max(max_bytes >> self._shift, 1))
+        )
         offset = first << self._shift
         return offset, min(stop << self._shift, self.size_bytes) - offset
 
@@ -134,13 +143,20 @@ class ChangeMap:
     def copy(self) -> ChangeMap:
         twin = self._like(self.size_bytes, self._shift)
         twin._count = self._count
-        twin._chunks = {index: chunk if chunk is _FULL else chunk.copy() for index, chunk in self._chunks.items()}
+        twin._chunks = {
+            index: chunk if chunk is _FULL else chunk.copy()
+            for index, chunk in self._chunks.items()
+        }
         return twin
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ChangeMap):
             return NotImplemented
-        return (self.size_bytes, self._shift, self._chunks) == (other.size_bytes, other._shift, other._chunks)
+        return (self.size_bytes, self._shift, self._chunks) == (
+            other.size_bytes,
+            other._shift,
+            other._chunks,
+        )
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -158,7 +174,9 @@ class ChangeMap:
             header = unpack.decompress(data, _HEADER.size)
             map_, chunks = cls._from_header(header)
             length = chunks * (_INDEX.size + _CHUNK_BYTES)
-            body = unpack.decompress(unpack.unconsumed_tail, length + 1)  # one more: longer than said is an error, not a bomb
+            body = unpack.decompress(
+                unpack.unconsumed_tail, length + 1
+            )  # one more: longer than said is an error, not a bomb
         except zlib.error as error:
             raise ValueError(f"the change map cannot be unpacked: {error}") from None
         if len(body) != length or not unpack.eof or unpack.unused_data:
@@ -182,10 +200,19 @@ class ChangeMap:
         last = -1
         for place in range(0, len(body), _INDEX.size + _CHUNK_BYTES):
             (index,) = _INDEX.unpack_from(body, place)
-            bits = bitarray(body[place + _INDEX.size : place + _INDEX.size + _CHUNK_BYTES], endian="little")
+            bits = bitarray(
+                body[place + _INDEX.size : place + _INDEX.size + _CHUNK_BYTES], endian="little"
+            )
             inside = self._grains - (index << _CHUNK_SHIFT)
-            if index <= last or inside <= 0 or not bits.any() or (inside < CHUNK_BITS and bits.find(1, inside) >= 0):
-                raise ValueError("the change map names grains out of order, none, or past the end of its volume")
+            if (
+                index <= last
+                or inside <= 0
+                or not bits.any()
+                or (inside < CHUNK_BITS and bits.find(1, inside) >= 0)
+            ):
+                raise ValueError(
+                    "the change map names grains out of order, none, or past the end of its volume"
+                )
             self._put(index, bits, bits.count())
             last = index
 

@@ -73,7 +73,9 @@ class Ledger:
         self.boot = ""
         self.closed = False
         self.starts = 0
-        self.cuts: dict[str, Cut] = {}  # the latest, oldest first; those that secondaries stand at, and many more
+        self.cuts: dict[
+            str, Cut
+        ] = {}  # the latest, oldest first; those that secondaries stand at, and many more
         self._fold: dict[str, Callable[[int, int, dict[str, Any]], None]] = {
             "open": self._open, "close": self._close, "volume": self._volume, "remove": self._remove, "attach": self._attach,
             "copy": self._copy, "copied": self._copied, "cut": self._cut, "fail": self._fail, "void": self._vote, "resync": self._resync,
@@ -90,7 +92,9 @@ class Ledger:
         try:
             self._fold[marker["m"]](sequence, time_us, marker)
         except (KeyError, ValueError, TypeError) as error:
-            raise DamageError(f"journal record {sequence}: the marker {marker!r} makes no sense here ({error!r})") from error
+            raise DamageError(
+                f"journal record {sequence}: the marker {marker!r} makes no sense here ({error!r})"
+            ) from error
 
     def check(self, marker: dict[str, Any]) -> None:
         """Before a marker is written: raises WrongStateError if it does not fit the states. What is in the journal stays there."""
@@ -167,7 +171,14 @@ class Ledger:
         """The cut of that id, if it is remembered or a secondary stands at it."""
         known = self.cuts.get(cut_id)
         if known is None:
-            known = next((pair.cut for pair in self.pairs.values() if pair.cut is not None and pair.cut.id == cut_id), None)
+            known = next(
+                (
+                    pair.cut
+                    for pair in self.pairs.values()
+                    if pair.cut is not None and pair.cut.id == cut_id
+                ),
+                None,
+            )
         return known
 
     def state_of(self, cut_id: str) -> str:
@@ -178,7 +189,14 @@ class Ledger:
     def _remember(self, cut: Cut) -> None:
         self.cuts[cut.id] = cut
         if len(self.cuts) > CUTS_KEPT_MAX:  # one that secondaries stand at is known by their pairs
-            oldest = next((old.id for old in self.cuts.values() if old.verdict is not None and old is not cut), next(iter(self.cuts)))
+            oldest = next(
+                (
+                    old.id
+                    for old in self.cuts.values()
+                    if old.verdict is not None and old is not cut
+                ),
+                next(iter(self.cuts)),
+            )
             del self.cuts[oldest]
 
     def _vote(self, sequence: int, time_us: int, marker: dict[str, Any]) -> None:
@@ -217,8 +235,13 @@ class Ledger:
         self._remember(cut)
         for pair in self._of(marker["volumes"]):
             if pair.cut is not None and pair.state == state.SUSPENDED:
-                pair.cut.state, pair.cut.why = VOID, cut.why  # a cut that lost a member stands for nothing
-            self._move(pair, state.FAIL, state.BY_ERROR if pair.id in marker["failed"] else state.BY_GROUP)
+                pair.cut.state, pair.cut.why = (
+                    VOID,
+                    cut.why,
+                )  # a cut that lost a member stands for nothing
+            self._move(
+                pair, state.FAIL, state.BY_ERROR if pair.id in marker["failed"] else state.BY_GROUP
+            )
             pair.cut, pair.applied = cut, min(pair.applied, cut.sequence)
             pair.usable = pair.usable and pair.id not in marker["unusable"]
             pair.staging = ""
@@ -237,7 +260,9 @@ class Ledger:
 
     def _abandon(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
         for pair in self._of(marker["volumes"]):
-            self._move(pair, state.ABANDON, marker.get("reasons", {}).get(str(pair.id), state.BY_COMMAND))
+            self._move(
+                pair, state.ABANDON, marker.get("reasons", {}).get(str(pair.id), state.BY_COMMAND)
+            )
             pair.staging = ""
 
     def _commit(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
@@ -251,7 +276,13 @@ class Ledger:
     def _equal(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
         for pair in self._of(marker["volumes"]):
             self._move(pair, state.EQUAL, "")
-            pair.usable, pair.cut, pair.changed, pair.tracked_bytes, pair.staging = True, None, None, 0, ""
+            pair.usable, pair.cut, pair.changed, pair.tracked_bytes, pair.staging = (
+                True,
+                None,
+                None,
+                0,
+                "",
+            )
 
     def _missed(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
         for number, text in marker["volumes"].items():
@@ -271,7 +302,13 @@ class Ledger:
     def _detach(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
         for pair in self._of(marker["volumes"]):
             self._move(pair, state.DETACH, "")
-            pair.usable, pair.cut, pair.changed, pair.tracked_bytes, pair.staging = False, None, None, 0, ""
+            pair.usable, pair.cut, pair.changed, pair.tracked_bytes, pair.staging = (
+                False,
+                None,
+                None,
+                0,
+                "",
+            )
             pair.secondary_path = ""
             pair.regions.clear()
 
@@ -295,21 +332,38 @@ class Ledger:
     @staticmethod
     def pack_snapshot(snapshot: dict[str, Any]) -> dict[str, Any]:
         """The snapshot with its maps as text: what takes time of it, for a worker to do."""
-        pairs = [{**pair, "changed": None if pair["changed"] is None else pack_map(pair["changed"])} for pair in snapshot["pairs"]]
+        pairs = [
+            {**pair, "changed": None if pair["changed"] is None else pack_map(pair["changed"])}
+            for pair in snapshot["pairs"]
+        ]
         return {**snapshot, "pairs": pairs}
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """The reverse of `pack_snapshot`. Raises DamageError."""
         try:
             self.boot, self.closed = snapshot["boot"], snapshot["closed"]
-            self.starts = snapshot.get("starts", 0)  # versions before groups of controllers left these two out
+            self.starts = snapshot.get(
+                "starts", 0
+            )  # versions before groups of controllers left these two out
             cuts = {cut.id: cut for cut in (Cut(*saved) for saved in snapshot.get("cuts", ()))}
             self.cuts = dict(cuts)
             for saved in snapshot["pairs"]:
                 pair = Pair(saved["id"], saved["name"], saved["size"])
-                pair.removed, pair.state, pair.reason = saved["removed"], saved["state"], saved["reason"]
-                pair.usable, pair.applied, pair.tracked_bytes = saved["usable"], saved["applied"], saved["tracked"]
-                pair.staging, pair.staged, pair.regions = saved["staging"], saved["staged"], set(saved["regions"])
+                pair.removed, pair.state, pair.reason = (
+                    saved["removed"],
+                    saved["state"],
+                    saved["reason"],
+                )
+                pair.usable, pair.applied, pair.tracked_bytes = (
+                    saved["usable"],
+                    saved["applied"],
+                    saved["tracked"],
+                )
+                pair.staging, pair.staged, pair.regions = (
+                    saved["staging"],
+                    saved["staged"],
+                    set(saved["regions"]),
+                )
                 pair.secondary_path = saved.get("secondary", "")  # left out where it is not known
                 if saved["changed"] is not None:
                     pair.changed = unpack_map(saved["changed"], pair)
@@ -318,4 +372,6 @@ class Ledger:
                     pair.cut = cuts.setdefault(cut.id, cut)
                 self.pairs[pair.id] = pair
         except (KeyError, ValueError, TypeError) as error:
-            raise DamageError(f"the checkpoint makes no sense ({error!r}); restore the state directory from a copy") from error
+            raise DamageError(
+                f"the checkpoint makes no sense ({error!r}); restore the state directory from a copy"
+            ) from error

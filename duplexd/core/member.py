@@ -26,7 +26,9 @@ class Member:
 
     __slots__ = ("_fence", "_mark", "_state_of", "ended", "leases", "opened", "start")
 
-    def __init__(self, state_of: Callable[[str], str], mark: Callable[[dict[str, Any]], object]) -> None:
+    def __init__(
+        self, state_of: Callable[[str], str], mark: Callable[[dict[str, Any]], object]
+    ) -> None:
         self._state_of = state_of
         self._mark = mark
         self.leases: dict[str, Lease] = {}  # HELD
@@ -51,7 +53,9 @@ class Member:
         """Raises WrongStateError if some of these pairs are held for a group's cut: nobody else may take them out of it."""
         for other in self.leases.values():
             if other.cut_id and not set(other.pairs).isdisjoint(pairs):
-                raise WrongStateError(f"another suspend of these volumes is under way (lease {other.id}); try again when it is done")
+                raise WrongStateError(
+                    f"another suspend of these volumes is under way (lease {other.id}); try again when it is done"
+                )
 
     def _renumber(self, lease: Lease) -> None:
         self._fence += 1
@@ -71,10 +75,16 @@ class Member:
                     "`duplexctl suspend GROUP` holds and cuts in one step"
                 )
             else:
-                raise NotFoundError(f"{lease_id!r}: no such lease; duplexctl status shows those that hold")
-            raise LeaseLostError(f"lease {lease_id} ended before ({why}): verdict void, nothing was suspended; quiesce again")
+                raise NotFoundError(
+                    f"{lease_id!r}: no such lease; duplexctl status shows those that hold"
+                )
+            raise LeaseLostError(
+                f"lease {lease_id} ended before ({why}): verdict void, nothing was suspended; quiesce again"
+            )
         if fence is not None and fence != lease.fence:
-            raise LeaseLostError(f"lease {lease_id} was renewed by another (fence {lease.fence}, not {fence}); it is not yours any more")
+            raise LeaseLostError(
+                f"lease {lease_id} was renewed by another (fence {lease.fence}, not {fence}); it is not yours any more"
+            )
         return lease
 
     def renew(self, lease_id: str, fence: int | None) -> Lease:
@@ -104,7 +114,9 @@ class Member:
         """Make the cut of `marker` (see `core/ledger.py`) while its lease is held."""
         lease = self.find(lease_id, fence)
         if lease.cut_id != marker["id"]:
-            raise UsageError(f"lease {lease_id} is not held for cut {marker['id']}; quiesce with the cut's id")
+            raise UsageError(
+                f"lease {lease_id} is not held for cut {marker['id']}; quiesce with the cut's id"
+            )
         if self._state_of(lease.cut_id) != votes.NONE:
             raise WrongStateError(f"cut {lease.cut_id} is there already")
         self._mark(marker)
@@ -114,9 +126,13 @@ class Member:
         """The lease under which this cut was made; the caller ends it with BY_SUSPEND in the same step."""
         lease = self.find(lease_id, fence)
         if lease.cut_id != cut_id:
-            raise UsageError(f"lease {lease_id} is held for cut {lease.cut_id or 'none'}, not {cut_id}")
+            raise UsageError(
+                f"lease {lease_id} is held for cut {lease.cut_id or 'none'}, not {cut_id}"
+            )
         if self._state_of(cut_id) != votes.CUT:
-            raise WrongStateError(f"lease {lease_id} has no cut to open the gates after; release it, or cut first")
+            raise WrongStateError(
+                f"lease {lease_id} has no cut to open the gates after; release it, or cut first"
+            )
         self.opened.add(cut_id)
         return lease
 
@@ -142,7 +158,9 @@ class Member:
         before = self._state_of(cut_id)
         after = votes.after(before, event)
         if after is None:
-            raise WrongStateError(f"cut {cut_id} is {before or 'not known'} here: {event} is not possible")
+            raise WrongStateError(
+                f"cut {cut_id} is {before or 'not known'} here: {event} is not possible"
+            )
         if after != before:
             self._mark({"m": marker, "cut": cut_id})
         return after

@@ -22,7 +22,22 @@ class Cut:
     `state` is one of `core/votes.py`; a cut of this controller alone is CONSISTENT or VOID at once. `members` names the controllers that take it together.
     """
 
-    __slots__ = ("chain", "crc", "grade", "group", "hold", "id", "members", "names", "sequence", "state", "tag", "time_us", "told", "why")
+    __slots__ = (
+        "chain",
+        "crc",
+        "grade",
+        "group",
+        "hold",
+        "id",
+        "members",
+        "names",
+        "sequence",
+        "state",
+        "tag",
+        "time_us",
+        "told",
+        "why",
+    )
 
     def __init__(
         self,
@@ -58,7 +73,16 @@ class Cut:
 
     def pack(self) -> list[Any]:
         """For the checkpoint: the arguments that make it again."""
-        return [self.id, self.sequence, self.time_us, self.tag, self.state, self.group, list(self.members), self.grade]
+        return [
+            self.id,
+            self.sequence,
+            self.time_us,
+            self.tag,
+            self.state,
+            self.group,
+            list(self.members),
+            self.grade,
+        ]
 
 
 class Pair:
@@ -87,7 +111,9 @@ class Pair:
         self.cut: Cut | None = None
         self.changed: ChangeMap | None = None
         self.tracked_bytes = 0  # written since the cut, counting each write
-        self.staging = ""  # UNCOMMITTED, or the job whose committed staging log is not yet known to be applied
+        self.staging = (
+            ""  # UNCOMMITTED, or the job whose committed staging log is not yet known to be applied
+        )
         self.staged = 0  # how many records that log has
         self.regions: set[int] = set()  # where the legs may differ after a power cut
         self.region_shift = region_bytes(size).bit_length() - 1

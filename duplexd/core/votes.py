@@ -17,7 +17,9 @@ NONE, CUT, READY, CONSISTENT, VOID = "", "cut", "ready", "consistent", "void"
 STATES = (NONE, CUT, READY, CONSISTENT, VOID)
 
 MAKE = "make"  # the cut's marker, under a lease that lasts
-STAND = "stand"  # the hold lasted until it was opened, and the secondaries stand at the cut, durably
+STAND = (
+    "stand"  # the hold lasted until it was opened, and the secondaries stand at the cut, durably
+)
 LOSE = "lose"  # the lease was lost, the controller restarted, a secondary failed
 ABORT = "abort"  # a coordinator asks: void, unless it was promised already
 AGREE = "agree"  # a coordinator knows that every member is READY

@@ -52,7 +52,12 @@ class Waits:
 
     def figures(self) -> dict[str, Any]:
         """`count`, `max_s`, `p50_s`, `p99_s`."""
-        return {"count": self.count, "max_s": self.max_s, "p50_s": self.quantile(0.5), "p99_s": self.quantile(0.99)}
+        return {
+            "count": self.count,
+            "max_s": self.max_s,
+            "p50_s": self.quantile(0.5),
+            "p99_s": self.quantile(0.99),
+        }
 
     def pack(self) -> list[list[int]]:
         """[bucket, count], for `unpack` on another machine; `max_s` goes beside it."""

@@ -39,7 +39,9 @@ def _refuse_running(directory: Path) -> None:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise WrongStateError(f"{directory}: a duplexd is using it; stop the daemon first, or look at a copy") from None
+                raise WrongStateError(
+                    f"{directory}: a duplexd is using it; stop the daemon first, or look at a copy"
+                ) from None
             return
 
 
@@ -47,7 +49,9 @@ def _entries(directory: Path) -> Iterator[dict[str, Any]]:
     try:
         yield from inspect(RealDisk(), str(directory), RealClock().boot_id())
     except FileNotFoundError as error:
-        raise UsageError(f"{error.filename or directory}: no such file: {directory} is no state directory of duplexd") from None
+        raise UsageError(
+            f"{error.filename or directory}: no such file: {directory} is no state directory of duplexd"
+        ) from None
     except DamageError as error:  # nothing more can be read: that is a verdict too
         yield {"type": "verdict", "verdict": "damage", "why": str(error)}
 
@@ -62,7 +66,9 @@ def _print_json(entries: Iterator[dict[str, Any]]) -> dict[str, Any]:
             click.echo(f"{separator}{json.dumps(entry, default=str)}", nl=False)
             separator = ",\n"
     opened = separator.startswith(",")
-    click.echo(("\n" if opened else separator) + f'], "verdict": {json.dumps(verdict, default=str)}}}')
+    click.echo(
+        ("\n" if opened else separator) + f'], "verdict": {json.dumps(verdict, default=str)}}}'
+    )
     return verdict
 
 
@@ -90,7 +96,9 @@ def _line(entry: dict[str, Any], names: dict[int, str]) -> str:
     if kind == "checkpoint":
         return f"checkpoint  {entry['path']}: up to {entry['sequence']}; volumes {', '.join(names.values()) or 'none'}"
     if kind == "segment":
-        return f"segment     {entry['path']}: number {entry['index']}, from {entry['first_sequence']}"
+        return (
+            f"segment     {entry['path']}: number {entry['index']}, from {entry['first_sequence']}"
+        )
     when = datetime.fromtimestamp(entry["time"], UTC).isoformat(timespec="milliseconds")
     start = f"{entry['sequence']:>11} {when}"
     if kind == "marker":

@@ -31,7 +31,11 @@ def look(config: Config, served: Config | None = None) -> list[Problem]:
 
     Images that a running daemon has open already, by the configuration `served`, are not looked at.
     """
-    found = [*_directory("controller.state_dir", config.controller.state_dir), *_group(config), *_tls(config)]
+    found = [
+        *_directory("controller.state_dir", config.controller.state_dir),
+        *_group(config),
+        *_tls(config),
+    ]
     in_use = leg_keys(served) if served is not None else {}
     for name, volume in config.volumes.items():
         for key, path in (("primary", volume.primary), ("secondary", volume.secondary)):
@@ -43,7 +47,11 @@ def look(config: Config, served: Config | None = None) -> list[Problem]:
 def leg_keys(config: Config) -> dict[Path, str]:
     """The key at which each image is named."""
     keys = {volume.primary: f"volumes.{name}.primary" for name, volume in config.volumes.items()}
-    return keys | {volume.secondary: f"volumes.{name}.secondary" for name, volume in config.volumes.items() if volume.secondary}
+    return keys | {
+        volume.secondary: f"volumes.{name}.secondary"
+        for name, volume in config.volumes.items()
+        if volume.secondary
+    }
 
 
 def _image(key: str, path: Path, size: int) -> Iterator[Problem]:
@@ -53,14 +61,22 @@ def _image(key: str, path: Path, size: int) -> Iterator[Problem]:
         yield from _new_image(key, path)
         return
     except OSError as error:
-        yield Problem(f"{key}: {str(path)!r} cannot be looked at: {error.strerror}", error.errno == errno.EACCES)
+        yield Problem(
+            f"{key}: {str(path)!r} cannot be looked at: {error.strerror}",
+            error.errno == errno.EACCES,
+        )
         return
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISBLK(status.st_mode):
-        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "neither a file nor a block device"
+        kind = (
+            "a directory" if stat.S_ISDIR(status.st_mode) else "neither a file nor a block device"
+        )
         yield Problem(f"{key}: {str(path)!r} is {kind}; give the path of an image")
         return
     if not os.access(path, os.R_OK | os.W_OK):
-        yield Problem(f"{key}: {str(path)!r} cannot be read and written by user {os.geteuid()}; change its owner or mode", forbidden=True)
+        yield Problem(
+            f"{key}: {str(path)!r} cannot be read and written by user {os.geteuid()}; change its owner or mode",
+            forbidden=True,
+        )
         return
     try:
         actual = _size(path)
@@ -69,7 +85,9 @@ def _image(key: str, path: Path, size: int) -> Iterator[Problem]:
         return
     if actual != size:
         told = f"{actual} bytes ({format_size(actual)}), the configuration says {size} ({format_size(size)})"
-        yield Problem(f"{key}: {str(path)!r} has {told}; images are never resized: correct the size or give another image")
+        yield Problem(
+            f"{key}: {str(path)!r} has {told}; images are never resized: correct the size or give another image"
+        )
 
 
 def _size(path: Path) -> int:
@@ -82,11 +100,18 @@ def _size(path: Path) -> int:
 
 def _new_image(key: str, path: Path) -> Iterator[Problem]:
     if path.is_symlink():
-        yield Problem(f"{key}: {str(path)!r} is a link that leads nowhere; remove it or make what it leads to")
+        yield Problem(
+            f"{key}: {str(path)!r} is a link that leads nowhere; remove it or make what it leads to"
+        )
     elif not path.parent.is_dir():
-        yield Problem(f"{key}: there is no directory {str(path.parent)!r} to create the image in; make it, or correct the path")
+        yield Problem(
+            f"{key}: there is no directory {str(path.parent)!r} to create the image in; make it, or correct the path"
+        )
     elif not os.access(path.parent, os.W_OK | os.X_OK):
-        yield Problem(f"{key}: {str(path.parent)!r} cannot be written by user {os.geteuid()}; change its owner or mode", forbidden=True)
+        yield Problem(
+            f"{key}: {str(path.parent)!r} cannot be written by user {os.geteuid()}; change its owner or mode",
+            forbidden=True,
+        )
 
 
 def _directory(key: str, path: Path) -> Iterator[Problem]:
@@ -97,7 +122,10 @@ def _directory(key: str, path: Path) -> Iterator[Problem]:
     if not nearest.is_dir():
         yield Problem(f"{key}: {str(nearest)!r} is not a directory; correct the path")
     elif not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):
-        yield Problem(f"{key}: {str(nearest)!r} cannot be written by user {os.geteuid()}; change its owner or mode", forbidden=True)
+        yield Problem(
+            f"{key}: {str(nearest)!r} cannot be written by user {os.geteuid()}; change its owner or mode",
+            forbidden=True,
+        )
 
 
 def _group(config: Config) -> Iterator[Problem]:
@@ -107,7 +135,9 @@ def _group(config: Config) -> Iterator[Problem]:
     try:
         grp.getgrnam(name)
     except KeyError:
-        yield Problem(f"control.group: there is no group {name!r} on this machine; make it with: groupadd --system {name}")
+        yield Problem(
+            f"control.group: there is no group {name!r} on this machine; make it with: groupadd --system {name}"
+        )
 
 
 def _tls(config: Config) -> Iterator[Problem]:

@@ -20,7 +20,9 @@ from duplexd.units import format_size
 if TYPE_CHECKING:
     from duplexd.config.daemon_file import Config
 
-_CONFIG_OPTION = click.option("--config", "config_path", metavar="FILE", required=True, help="The configuration, a TOML file.")
+_CONFIG_OPTION = click.option(
+    "--config", "config_path", metavar="FILE", required=True, help="The configuration, a TOML file."
+)
 _JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
@@ -39,7 +41,9 @@ def main() -> NoReturn:
     except DuplexdError as error:
         _fail(str(error), error.exit_code)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: the interpreter must not try again at its end
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # nobody reads: the interpreter must not try again at its end
         sys.exit(1)
     except OSError as error:
         about = f"{error.filename}: " if error.filename else ""
@@ -63,7 +67,12 @@ def cli() -> None:
 
 @cli.command(short_help="Serve the configured volumes until SIGTERM.")
 @_CONFIG_OPTION
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+)
 def run(config_path: str, log_level: str) -> None:
     """Serve the configured volumes until SIGTERM; SIGHUP reads the file again."""
     from duplexd.config import daemon_file as config
@@ -89,7 +98,16 @@ def check(config_path: str, as_json: bool) -> None:
     except ConfigurationError as error:
         settings, problems = None, str(error).splitlines()
     if as_json:
-        click.echo(json.dumps({"ok": not problems, "problems": problems, "summary": _summary(settings) if settings else None}, indent=2))
+        click.echo(
+            json.dumps(
+                {
+                    "ok": not problems,
+                    "problems": problems,
+                    "summary": _summary(settings) if settings else None,
+                },
+                indent=2,
+            )
+        )
     elif settings and not problems:
         click.echo(_describe(settings))
     if problems:
@@ -99,8 +117,16 @@ def check(config_path: str, as_json: bool) -> None:
 
 
 @cli.command()
-@click.option("--rounds", type=click.IntRange(1, 1000), help="How many times the group is suspended.  [default: 10]")
-@click.option("--pairs", type=click.IntRange(16, 4096), help="Pairs of the last part, which cuts them all at once.  [default: 1000]")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, 1000),
+    help="How many times the group is suspended.  [default: 10]",
+)
+@click.option(
+    "--pairs",
+    type=click.IntRange(16, 4096),
+    help="Pairs of the last part, which cuts them all at once.  [default: 1000]",
+)
 def demo(rounds: int | None, pairs: int | None) -> None:
     """Write to four volumes, suspend them ten times, check every cut."""
     from duplexd.demo import main as program
@@ -147,7 +173,10 @@ def _summary(settings: Config) -> dict[str, Any]:
 
 def _describe(settings: Config) -> str:
     own, tls = settings.controller, settings.control.tls
-    control = [str(settings.control.socket), *(f"TLS {listen}" for listen in (tls.listen if tls else ()))]
+    control = [
+        str(settings.control.socket),
+        *(f"TLS {listen}" for listen in (tls.listen if tls else ())),
+    ]
     lines = [
         f"{settings.source}: ok",
         f"controller {own.name}: state in {own.state_dir}, journal {format_size(own.journal_size)}",
@@ -155,7 +184,13 @@ def _describe(settings: Config) -> str:
         f"control    {', '.join(control)}",
     ]
     for name, volume in settings.volumes.items():
-        pair = f"{volume.primary} -> {volume.secondary} ({volume.mode})" if volume.secondary else f"{volume.primary}, no secondary"
+        pair = (
+            f"{volume.primary} -> {volume.secondary} ({volume.mode})"
+            if volume.secondary
+            else f"{volume.primary}, no secondary"
+        )
         lines.append(f"volume     {name}: {format_size(volume.size)}, {pair}")
-    lines += [f"group      {name}: {', '.join(group.volumes)}" for name, group in settings.groups.items()]
+    lines += [
+        f"group      {name}: {', '.join(group.volumes)}" for name, group in settings.groups.items()
+    ]
     return "\n".join(lines)

@@ -22,7 +22,13 @@ import uvloop
 from duplexd import __version__
 from duplexd.api.server import Admission, ControlServer
 from duplexd.config import daemon_file as configuration
-from duplexd.daemon.startup import StateLock, in_file, raise_open_files, refuse_fixed, refuse_problems
+from duplexd.daemon.startup import (
+    StateLock,
+    in_file,
+    raise_open_files,
+    refuse_fixed,
+    refuse_problems,
+)
 from duplexd.engine.controller import Controller
 from duplexd.errors import DuplexdError
 from duplexd.limits import JOURNAL_THREADS, WORKER_THREADS
@@ -37,8 +43,16 @@ if TYPE_CHECKING:
 
 UMASK = 0o027
 GC_ALLOCATIONS = 20_000  # between two looks of the cycle collector: it is there for rare cycles, not for the write path
-START_EXTENSION_SECONDS = 60.0  # how long systemd is told to wait on, each time recovery is seen to be alive
-EVENT_LEVELS = {"controller-failed": "error", "primary-error": "error", "resync-failed": "error", "copied": "debug", "reloaded": "debug"}
+START_EXTENSION_SECONDS = (
+    60.0  # how long systemd is told to wait on, each time recovery is seen to be alive
+)
+EVENT_LEVELS = {
+    "controller-failed": "error",
+    "primary-error": "error",
+    "resync-failed": "error",
+    "copied": "debug",
+    "reloaded": "debug",
+}
 
 
 class Service:
@@ -71,9 +85,15 @@ class Service:
 
     async def _serve(self, workers: Threads, lock: StateLock) -> None:
         self._log.info(
-            "starting", controller=self.config.controller.name, volumes=len(self.config.volumes), version=__version__, pid=os.getpid()
+            "starting",
+            controller=self.config.controller.name,
+            volumes=len(self.config.volumes),
+            version=__version__,
+            pid=os.getpid(),
         )
-        controller = Controller(self.config, RealDisk(), RealClock(), workers.disk, self._progress, workers.journal)
+        controller = Controller(
+            self.config, RealDisk(), RealClock(), workers.disk, self._progress, workers.journal
+        )
         controller.listeners.append(self._log_event)
         if not await self._recover(controller, workers):
             return
@@ -89,7 +109,12 @@ class Service:
             await control.start()
             running.push_async_callback(control.stop)
             running.callback(notify, "STOPPING=1\nSTATUS=draining")
-            self._log.info("ready", listen=self.config.nbd.listen, control=str(self.config.control.socket), **self._remote())
+            self._log.info(
+                "ready",
+                listen=self.config.nbd.listen,
+                control=str(self.config.control.socket),
+                **self._remote(),
+            )
             notify(f"READY=1\nSTATUS=serving {len(self.config.volumes)} volumes")
             calm_collector()
             await self._until_stopped(controller, listeners, control, workers)
@@ -101,7 +126,9 @@ class Service:
         """Every change of state is a line of the log."""
         fields = {key: value for key, value in event.items() if key not in {"event", "time"}}
         log = getattr(self._log, EVENT_LEVELS.get(event["event"], "info"))
-        asyncio.get_running_loop().call_soon(lambda: log(event["event"], **fields))  # behind the answer that somebody waits for
+        asyncio.get_running_loop().call_soon(
+            lambda: log(event["event"], **fields)
+        )  # behind the answer that somebody waits for
         if event["event"] == "controller-failed":
             notify(f"STATUS=takes no changes: {event['error']}")
 
@@ -117,7 +144,11 @@ class Service:
         stopped = asyncio.create_task(self._stop.wait(), name="stop")
         try:
             while not recovery.done() and not stopped.done():
-                await asyncio.wait((recovery, stopped), timeout=START_EXTENSION_SECONDS / 4, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    (recovery, stopped),
+                    timeout=START_EXTENSION_SECONDS / 4,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
                 if not recovery.done() and await workers.answer(START_EXTENSION_SECONDS / 4):
                     still_starting("recovering")
         finally:
@@ -132,9 +163,13 @@ class Service:
 
     # ------------------------------------------------------------------------------------------------------- serving
 
-    async def _until_stopped(self, controller: Controller, listeners: Listeners, control: ControlServer, workers: Threads) -> None:
+    async def _until_stopped(
+        self, controller: Controller, listeners: Listeners, control: ControlServer, workers: Threads
+    ) -> None:
         tasks = [
-            asyncio.create_task(self._reload_forever(controller, listeners, control), name="reload"),
+            asyncio.create_task(
+                self._reload_forever(controller, listeners, control), name="reload"
+            ),
             asyncio.create_task(self._watchdog(workers), name="watchdog"),
         ]
         stopped = asyncio.create_task(self._stop.wait(), name="stop")
@@ -162,11 +197,15 @@ class Service:
 
     # -------------------------------------------------------------------------------------------------------- reload
 
-    async def _reload_forever(self, controller: Controller, listeners: Listeners, control: ControlServer) -> None:
+    async def _reload_forever(
+        self, controller: Controller, listeners: Listeners, control: ControlServer
+    ) -> None:
         while True:
             await self._reload.wait()
             self._reload.clear()
-            notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}\nSTATUS=reading the configuration again")
+            notify(
+                f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}\nSTATUS=reading the configuration again"
+            )
             try:
                 changes = await self._reload_once(controller, listeners, control)
             except (DuplexdError, OSError) as error:
@@ -175,7 +214,9 @@ class Service:
                 self._log.info("reloaded", changes=changes)
             notify(f"READY=1\nSTATUS=serving {len(self.config.volumes)} volumes")
 
-    async def _reload_once(self, controller: Controller, listeners: Listeners, control: ControlServer) -> list[str]:
+    async def _reload_once(
+        self, controller: Controller, listeners: Listeners, control: ControlServer
+    ) -> list[str]:
         """What changed. Raises DuplexdError with nothing changed."""
         new = configuration.load(self.config.source)
         refuse_fixed(self.config, new)
@@ -198,7 +239,11 @@ class Service:
         if new.control.tls is not None:
             changes = [*changes, "certificates of control.tls read again"]
         self.config = new
-        return [*changes, *(f"listening on {listen}" for listen in added), *(f"no longer listening on {listen}" for listen in removed)]
+        return [
+            *changes,
+            *(f"listening on {listen}" for listen in added),
+            *(f"no longer listening on {listen}" for listen in removed),
+        ]
 
 
 class Threads:

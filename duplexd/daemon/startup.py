@@ -29,7 +29,9 @@ def in_file(config: Config, key: str = "") -> Iterator[None]:
         lines = []
         for line in str(error).splitlines():
             about = next((start for start in keys if line.startswith(start)), None)
-            lines.append(line if line.startswith(prefix) else (keys[about] if about else under) + line)
+            lines.append(
+                line if line.startswith(prefix) else (keys[about] if about else under) + line
+            )
         raise ConfigurationError("\n".join(lines)) from error
 
 
@@ -40,7 +42,9 @@ def refuse_fixed(old: Config, new: Config) -> None:
     for key, value in before.items():
         if value != after[key]:
             told = f"was {str(value)!r}, is now {str(after[key])!r}"
-            changed.append(f"{new.source}: {key}: {told}: cannot change while the daemon runs; restart it")
+            changed.append(
+                f"{new.source}: {key}: {told}: cannot change while the daemon runs; restart it"
+            )
     if changed:
         raise ConfigurationError("\n".join(changed))
 
@@ -48,16 +52,29 @@ def refuse_fixed(old: Config, new: Config) -> None:
 def _fixed(config: Config) -> dict[str, object]:
     """What stays as long as the daemon runs. Roles, certificates and how fast copies go are not among it."""
     control = config.control
-    fixed = {f"controller.{key}": getattr(config.controller, key) for key in type(config.controller).model_fields if key != "copy_rate"}
+    fixed = {
+        f"controller.{key}": getattr(config.controller, key)
+        for key in type(config.controller).model_fields
+        if key != "copy_rate"
+    }
     listen = control.tls.listen if control.tls else None
-    return {**fixed, "control.socket": control.socket, "control.group": control.group, "control.tls.listen": listen}
+    return {
+        **fixed,
+        "control.socket": control.socket,
+        "control.group": control.group,
+        "control.tls.listen": listen,
+    }
 
 
 def refuse_problems(config: Config, served: Config | None = None) -> None:
     """Raise what `preflight.look` found: ForbiddenError if nothing but permissions is missing, else ConfigurationError."""
     if found := preflight.look(config, served):
         text = "\n".join(f"{config.source}: {problem.line}" for problem in found)
-        raise ForbiddenError(text) if all(problem.forbidden for problem in found) else ConfigurationError(text)
+        raise (
+            ForbiddenError(text)
+            if all(problem.forbidden for problem in found)
+            else ConfigurationError(text)
+        )
 
 
 def raise_open_files() -> None:
@@ -79,16 +96,22 @@ class StateLock:
             path.mkdir(mode=0o750, parents=True, exist_ok=True)
             self._fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except PermissionError as error:
-            raise ForbiddenError(f"{config.source}: controller.state_dir: {error.filename!r} cannot be written: {error.strerror}") from None
+            raise ForbiddenError(
+                f"{config.source}: controller.state_dir: {error.filename!r} cannot be written: {error.strerror}"
+            ) from None
         except OSError as error:
-            raise ConfigurationError(f"{config.source}: controller.state_dir: {str(path)!r}: {error.strerror}") from None
+            raise ConfigurationError(
+                f"{config.source}: controller.state_dir: {str(path)!r}: {error.strerror}"
+            ) from None
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = os.pread(self._fd, 20, 0).decode(errors="replace").partition("\n")[0]
             os.close(self._fd)
             told = f"{config.source}: controller.state_dir: {str(path)!r} is in use by another duplexd, process {owner or 'unknown'}"
-            raise WrongStateError(f"{told}; stop that one first, or give this one a state_dir of its own") from None
+            raise WrongStateError(
+                f"{told}; stop that one first, or give this one a state_dir of its own"
+            ) from None
         os.truncate(self._fd, 0)
         self._owner = f"{os.getpid()}\n".encode()
         os.pwrite(self._fd, self._owner, 0)

@@ -63,7 +63,11 @@ class DaemonProcess:
 
     def uri(self, name: str, tcp: bool = False) -> NbdUri:
         """Where a client finds the volume."""
-        return NbdUri(name, host="127.0.0.1", port=self.port) if tcp else NbdUri(name, socket=str(self.directory / "nbd.sock"))
+        return (
+            NbdUri(name, host="127.0.0.1", port=self.port)
+            if tcp
+            else NbdUri(name, socket=str(self.directory / "nbd.sock"))
+        )
 
     async def start(self) -> None:
         """Start it; return when it serves. Raises DaemonError."""
@@ -77,7 +81,11 @@ class DaemonProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={name: text for name, text in os.environ.items() if name not in _SERVICE_VARIABLES},
+                env={
+                    name: text
+                    for name, text in os.environ.items()
+                    if name not in _SERVICE_VARIABLES
+                },
                 start_new_session=True,  # Ctrl-C on the terminal is for us, we end it then
             )
         try:
@@ -85,7 +93,9 @@ class DaemonProcess:
                 while not await asyncio.to_thread(self._is_ready):  # noqa: ASYNC110 - another process gets ready
                     await asyncio.sleep(_POLL_SECONDS)
         except TimeoutError:
-            raise DaemonError(f"the daemon was not ready after {START_SECONDS_MAX:.0f} s\n{self._log()}") from None
+            raise DaemonError(
+                f"the daemon was not ready after {START_SECONDS_MAX:.0f} s\n{self._log()}"
+            ) from None
 
     async def stop(self) -> None:
         """SIGTERM, then SIGKILL if that was not enough. Does nothing if it has ended."""
@@ -96,7 +106,9 @@ class DaemonProcess:
         try:
             await asyncio.shield(asyncio.to_thread(process.wait, STOP_SECONDS_MAX))
         except subprocess.TimeoutExpired:
-            raise DaemonError(f"the daemon did not stop within {STOP_SECONDS_MAX:.0f} s\n{self._log()}") from None
+            raise DaemonError(
+                f"the daemon did not stop within {STOP_SECONDS_MAX:.0f} s\n{self._log()}"
+            ) from None
         finally:
             process.kill()
             process.wait()
@@ -108,7 +120,12 @@ class DaemonProcess:
     def _call(self, method: str, path: str, body: object) -> dict[str, Any]:
         connection = _UnixHttp(self.directory / "control.sock")
         try:
-            connection.request(method, path, None if body is None else json.dumps(body), {"Content-Type": "application/json"})
+            connection.request(
+                method,
+                path,
+                None if body is None else json.dumps(body),
+                {"Content-Type": "application/json"},
+            )
             response = connection.getresponse()
             lines = response.read().splitlines()
         finally:
@@ -122,7 +139,9 @@ class DaemonProcess:
     def raise_if_ended(self, cause: Exception | None = None) -> None:
         """Raise DaemonError with the end of its log if it is not running any more."""
         if self._process is not None and self._process.poll() is not None:
-            raise DaemonError(f"the daemon ended with status {self._process.returncode}\n{self._log()}") from cause
+            raise DaemonError(
+                f"the daemon ended with status {self._process.returncode}\n{self._log()}"
+            ) from cause
 
     def _is_ready(self) -> bool:
         self.raise_if_ended()
@@ -137,10 +156,20 @@ class DaemonProcess:
 
     def _config(self) -> str:
         listen = [f"unix:{self.directory / 'nbd.sock'}", f"tcp:127.0.0.1:{self.port}"]
-        lines = ["[controller]", 'name = "demo"', 'state_dir = "state"', f"journal_size = {self._journal_size}"]
+        lines = [
+            "[controller]",
+            'name = "demo"',
+            'state_dir = "state"',
+            f"journal_size = {self._journal_size}",
+        ]
         lines += ["[nbd]", f"listen = {json.dumps(listen)}", "[control]", 'socket = "control.sock"']
         for name in self.names:
-            lines += [f"[volumes.{name}]", f"size = {self._size}", f'primary = "a/{name}.img"', f'secondary = "b/{name}.img"']
+            lines += [
+                f"[volumes.{name}]",
+                f"size = {self._size}",
+                f'primary = "a/{name}.img"',
+                f'secondary = "b/{name}.img"',
+            ]
         return "\n".join([*lines, "[groups.all]", f"volumes = {json.dumps(self.names)}", ""])
 
 

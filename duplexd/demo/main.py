@@ -96,12 +96,18 @@ async def _main(rounds: int, pairs: int) -> int:
 
 def _short_enough(directory: str) -> str:
     """Where sockets can lie: their paths have a limit, which a deep directory for temporary files leaves no room for."""
-    return directory if len(os.fsencode(directory)) <= SOCKET_PATH_BYTES_MAX - DEMO_PATH_BYTES else "/tmp"  # noqa: S108
+    return (
+        directory
+        if len(os.fsencode(directory)) <= SOCKET_PATH_BYTES_MAX - DEMO_PATH_BYTES
+        else "/tmp"
+    )  # noqa: S108
 
 
 @contextlib.asynccontextmanager
 async def _daemon(names: list[str], size: int, journal_size: int) -> AsyncIterator[DaemonProcess]:
-    directory = Path(tempfile.mkdtemp(prefix="duplexd-demo-", dir=_short_enough(tempfile.gettempdir())))
+    directory = Path(
+        tempfile.mkdtemp(prefix="duplexd-demo-", dir=_short_enough(tempfile.gettempdir()))
+    )
     daemon = DaemonProcess(directory / "d", names, size, journal_size)
     try:
         await daemon.start()
@@ -139,7 +145,9 @@ async def _rounds(rounds: int, totals: Totals) -> None:
                 for number in range(1, rounds + 1):
                     table.add(await _round(scene, number, totals))
             written = scene.workload.history.acknowledged
-        say("What the writers write while a resync runs is new: it is mirrored, not counted as copied.")
+        say(
+            "What the writers write while a resync runs is new: it is mirrored, not counted as copied."
+        )
         say(f"\n{written} records written, no error. Longest wait of a write around a group cut:")
         say(f"{totals.pause_s * 1e3:.1f} ms; with no cut: {usual_s * 1e3:.1f} ms.")
 
@@ -179,13 +187,20 @@ def _count(cut: Cut, totals: Totals) -> None:
 
 async def _many(pairs: int, totals: Totals) -> None:
     names = [f"v{number:04}" for number in range(pairs)]
-    async with _daemon(names, MANY_VOLUME_BYTES, JOURNAL_BYTES) as daemon, Scene(daemon, MANY_PLACEMENT) as scene:
+    async with (
+        _daemon(names, MANY_VOLUME_BYTES, JOURNAL_BYTES) as daemon,
+        Scene(daemon, MANY_PLACEMENT) as scene,
+    ):
         usual_s = await scene.write_for(MANY_WRITING_SECONDS)
         cut = await scene.cut_group()
         _count(cut, totals)
         found = "0 broken" if cut.findings.consistent else f"{cut.findings.faults} faults"
-        say(f"\n{pairs} pairs in one group, cut in one step while {MANY_PLACEMENT.writers} writers write: {found}, {cut.verdict}.")
+        say(
+            f"\n{pairs} pairs in one group, cut in one step while {MANY_PLACEMENT.writers} writers write: {found}, {cut.verdict}."
+        )
         say(
             f"Write pause {cut.pause_s * 1e3:.1f} ms (client) / {cut.held_s * 1e3:.1f} ms (daemon); longest wait with no cut: {usual_s * 1e3:.1f} ms."
         )
-        say(f"The command returned after {cut.command_s * 1e3:.0f} ms, when all secondaries were durable.")
+        say(
+            f"The command returned after {cut.command_s * 1e3:.0f} ms, when all secondaries were durable."
+        )

@@ -33,7 +33,11 @@ class Cut:
     @property
     def verdict(self) -> str:
         """What the daemon claims: `consistent` or `void`."""
-        return "consistent" if all(result["verdict"] == "consistent" for result in self.results) else "void"
+        return (
+            "consistent"
+            if all(result["verdict"] == "consistent" for result in self.results)
+            else "void"
+        )
 
     @property
     def held_s(self) -> float:
@@ -60,7 +64,9 @@ class Scene:
         try:
             for writer in range(self.placement.writers):
                 addresses = [self.daemon.uri(name, tcp=writer % 2 == 1) for name in self.names]
-                self._connections.append([await NbdConnection.open(address) for address in addresses])
+                self._connections.append(
+                    [await NbdConnection.open(address) for address in addresses]
+                )
         except BaseException:
             self._abort()
             raise
@@ -107,7 +113,10 @@ class Scene:
         history = self.workload.history
         self.workload.take_longest_s()
         asked, began = history.tick(), time.perf_counter()
-        results = [await self.daemon.call("POST", "/v1/suspend", {"targets": targets, "tag": tag}) for targets in steps]
+        results = [
+            await self.daemon.call("POST", "/v1/suspend", {"targets": targets, "tag": tag})
+            for targets in steps
+        ]
         done, ended = history.tick(), time.perf_counter()
         pause_s = self.workload.take_longest_s()
         images = await asyncio.to_thread(self.read_secondaries)

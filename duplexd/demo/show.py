@@ -41,8 +41,21 @@ class Row:
     def cells(self) -> list[str]:
         """Texts in the order of the columns."""
         pause = f"{self.pause_ms:.1f} / {self.held_ms:.1f}"
-        group = str(self.group_broken) if self.group_faults == self.group_broken else f"{self.group_faults} faults"
-        return [self.cut, pause, str(self.writes_held), self.verdict, group, str(self.naive_broken), self.changed, self.copied]
+        group = (
+            str(self.group_broken)
+            if self.group_faults == self.group_broken
+            else f"{self.group_faults} faults"
+        )
+        return [
+            self.cut,
+            pause,
+            str(self.writes_held),
+            self.verdict,
+            group,
+            str(self.naive_broken),
+            self.changed,
+            self.copied,
+        ]
 
 
 def say(text: str) -> None:

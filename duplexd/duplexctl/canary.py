@@ -35,7 +35,11 @@ _LOCAL = "local"
 @click.argument("group", type=Name(), metavar="GROUP", shell_complete=complete_group)
 @click.option("--rate", type=click.IntRange(1, CANARY_RECORDS_PER_SECOND_MAX), default=CANARY_RECORDS_PER_SECOND_DEFAULT, show_default=True, metavar="N",
               help="records a second, over all volumes together")  # fmt: skip
-@click.option("--overwrite", is_flag=True, help="write to ALL volumes of the group and destroy what they hold: for test volumes only")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="write to ALL volumes of the group and destroy what they hold: for test volumes only",
+)
 @common()
 @click.pass_obj
 def canary(settings: Settings, group: str, rate: int, overwrite: bool) -> int:
@@ -43,9 +47,14 @@ def canary(settings: Settings, group: str, rate: int, overwrite: bool) -> int:
     if settings.of_groups([group]) if overwrite else settings.group_is_meant([group]):
         groups = group_file.load(settings.groups)
     elif overwrite:
-        groups, group = Groups(controllers={_LOCAL: ControllerEntry(socket=Path(settings.socket))}), f"{_LOCAL}:{group}"
+        groups, group = (
+            Groups(controllers={_LOCAL: ControllerEntry(socket=Path(settings.socket))}),
+            f"{_LOCAL}:{group}",
+        )
     else:
-        raise UsageError(f"{group} is no group of {settings.groups}: only there volumes are reserved for a canary; see docs/canary.md")
+        raise UsageError(
+            f"{group} is no group of {settings.groups}: only there volumes are reserved for a canary; see docs/canary.md"
+        )
     targets = canary_targets(groups, group, overwrite, settings.groups)
 
     def show(report: Json) -> None:
@@ -55,7 +64,9 @@ def canary(settings: Settings, group: str, rate: int, overwrite: bool) -> int:
     return LeaseLostError.exit_code if broken else 0
 
 
-def canary_targets(groups: Groups, name: str, overwrite: bool, path: str | Path) -> dict[str, list[str]]:
+def canary_targets(
+    groups: Groups, name: str, overwrite: bool, path: str | Path
+) -> dict[str, list[str]]:
     """What to write to, by controller: the volumes reserved for it, or with `overwrite` all of the group's.
 
     Raises NotFoundError; ConfigurationError unless each controller of the group has a reserved volume.
@@ -68,7 +79,10 @@ def canary_targets(groups: Groups, name: str, overwrite: bool, path: str | Path)
         controller, _, volume = member.partition(":")
         reserved.setdefault(controller, []).append(volume)
     if missing := [controller for controller in group.members if controller not in reserved]:
-        wanted = ", ".join(f'"{volume}"' for volume in [*group.canary, *(f"{controller}:canary" for controller in missing)])
+        wanted = ", ".join(
+            f'"{volume}"'
+            for volume in [*group.canary, *(f"{controller}:canary" for controller in missing)]
+        )
         raise ConfigurationError(
             f"{path}: groups.{name}.canary: no volume is reserved for a canary on {', '.join(missing)}; make a small volume there "
             f"(1MiB, with a secondary), and name it: canary = [{wanted}]"
@@ -76,14 +90,27 @@ def canary_targets(groups: Groups, name: str, overwrite: bool, path: str | Path)
     return reserved
 
 
-async def _run(groups: Groups, targets: dict[str, list[str]], show: Callable[[Json], None], rate: int, overwrite: bool) -> int:
+async def _run(
+    groups: Groups,
+    targets: dict[str, list[str]],
+    show: Callable[[Json], None],
+    rate: int,
+    overwrite: bool,
+) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    links = {name: Http(name, groups.controllers[name], any_name=name == _LOCAL) for name in targets}
+    links = {
+        name: Http(name, groups.controllers[name], any_name=name == _LOCAL) for name in targets
+    }
     try:
         survey.raise_all(await survey.identify(links))
-        members = await asyncio.gather(*(_member(links[name], groups.controllers[name], names) for name, names in targets.items()))
+        members = await asyncio.gather(
+            *(
+                _member(links[name], groups.controllers[name], names)
+                for name, names in targets.items()
+            )
+        )
         running = Canary(members, show, rate, overwrite)
         await running.run(stop)
     finally:
@@ -107,7 +134,11 @@ def report_text(report: Json) -> str:
             return f"interrupted: {detail}; the chains begin anew"
         case "graded":
             found = f"{report['records']} records"
-            return f"cut {report['cut']}: " + (f"consistent ({found})" if report["consistent"] else f"BROKEN, now void ({found}): {detail}")
+            return f"cut {report['cut']}: " + (
+                f"consistent ({found})"
+                if report["consistent"]
+                else f"BROKEN, now void ({found}): {detail}"
+            )
         case "not_graded":
             return f"cut {report['cut']}: not graded: {detail}"
         case _:

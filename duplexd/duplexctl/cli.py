@@ -18,7 +18,16 @@ import click
 import duplexd
 from duplexd.duplexctl import render
 from duplexd.duplexctl.entry import wants_json
-from duplexd.duplexctl.options import SHORT_TIMEOUT_S, Name, Seconds, Settings, StoppedError, WithCommand, common, targets
+from duplexd.duplexctl.options import (
+    SHORT_TIMEOUT_S,
+    Name,
+    Seconds,
+    Settings,
+    StoppedError,
+    WithCommand,
+    common,
+    targets,
+)
 from duplexd.duplexctl.output import OutputError, complain, put
 from duplexd.errors import DuplexdError, LeaseLostError, NotFoundError, UnreachableError, UsageError
 from duplexd.limits import HOLD_SECONDS_DEFAULT, HOLD_SECONDS_MAX
@@ -45,7 +54,9 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.ELSEWHERE:
             return super().get_command(ctx, cmd_name)
-        command: click.Command = getattr(import_module(self.ELSEWHERE[cmd_name]), cmd_name.replace("-", "_"))
+        command: click.Command = getattr(
+            import_module(self.ELSEWHERE[cmd_name]), cmd_name.replace("-", "_")
+        )
         return command
 
 
@@ -62,10 +73,14 @@ def cli(context: click.Context) -> None:
 @targets(required=False)
 @click.option("--watch", is_flag=True, help="show it again and again, until interrupted")
 @click.option("--interval", type=Seconds(0.1), default=1.0, metavar="SECONDS", help="with --watch")
-@click.option("--all", "whole", is_flag=True, help="every volume, even if it takes more than a screen")
+@click.option(
+    "--all", "whole", is_flag=True, help="every volume, even if it takes more than a screen"
+)
 @common()
 @click.pass_obj
-def status(settings: Settings, targets: tuple[str, ...], watch: bool, interval: float, whole: bool) -> None:
+def status(
+    settings: Settings, targets: tuple[str, ...], watch: bool, interval: float, whole: bool
+) -> None:
     """State of the volumes, groups and holds."""
     if settings.of_groups(targets):
         from duplexd.duplexctl import groups
@@ -73,7 +88,9 @@ def status(settings: Settings, targets: tuple[str, ...], watch: bool, interval: 
         groups.status(settings, targets, interval if watch else None, whole)
         return
     client = settings.client()
-    path = "/v1/status" + ("?" + urlencode([("target", target) for target in targets]) if targets else "")
+    path = "/v1/status" + (
+        "?" + urlencode([("target", target) for target in targets]) if targets else ""
+    )
     if watch:
         from duplexd.duplexctl.watch import watch_status
 
@@ -102,7 +119,9 @@ def quiesce(context: click.Context, targets: tuple[str, ...], hold_s: float | No
     settings = context.ensure_object(Settings)
     command: list[str] = context.meta.get(WithCommand.KEY, [])
     if not command and _STDOUT in descriptors.opened:
-        raise DuplexdError("nothing was held: the lease could not be told, for stdout is closed; open it, or name a command after --")
+        raise DuplexdError(
+            "nothing was held: the lease could not be told, for stdout is closed; open it, or name a command after --"
+        )
     if settings.of_groups(targets):
         from duplexd.duplexctl import group_hold
 
@@ -112,27 +131,60 @@ def quiesce(context: click.Context, targets: tuple[str, ...], hold_s: float | No
     hold_s = hold_s or HOLD_SECONDS_DEFAULT
     body = {"targets": list(targets), "hold_s": hold_s}
     if command:
-        context.exit(hold.hold_while(settings.client(), body, command, lambda end: settings.answer(end, "") if settings.json else None))
+        context.exit(
+            hold.hold_while(
+                settings.client(),
+                body,
+                command,
+                lambda end: settings.answer(end, "") if settings.json else None,
+            )
+        )
 
     def held(line: Json) -> None:
         lease = line["lease"]
-        settings.show(line, f"lease {lease['id']}: {' '.join(targets)} held for {hold_s:g} s; ctrl-C releases")
+        settings.show(
+            line, f"lease {lease['id']}: {' '.join(targets)} held for {hold_s:g} s; ctrl-C releases"
+        )
 
-    hold.hold_here(settings.client(), body, held, lambda end: settings.answer(end, f"lease {end['lease']}: {end['reason']}"))
+    hold.hold_here(
+        settings.client(),
+        body,
+        held,
+        lambda end: settings.answer(end, f"lease {end['lease']}: {end['reason']}"),
+    )
 
 
 @cli.command(short_help="Cut at one point; the secondaries stand there, durably.")
 @targets()
 @click.option("--tag", default="", help="text to keep with the cut")
-@click.option("--lease", type=Name(), metavar="LEASE", help="the hold under which to cut; it ends with the cut. Of one controller only")
 @click.option(
-    "--hold-max", "hold_max_s", type=_HOLD, metavar="SECONDS", help="how long writes of a group may wait, instead of its hold_max"
+    "--lease",
+    type=Name(),
+    metavar="LEASE",
+    help="the hold under which to cut; it ends with the cut. Of one controller only",
 )
-@click.option("--certificate", type=click.Path(dir_okay=False), metavar="FILE", help="write a certificate of the cut, for verify-cut")
+@click.option(
+    "--hold-max",
+    "hold_max_s",
+    type=_HOLD,
+    metavar="SECONDS",
+    help="how long writes of a group may wait, instead of its hold_max",
+)
+@click.option(
+    "--certificate",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="write a certificate of the cut, for verify-cut",
+)
 @common()
 @click.pass_obj
 def suspend(
-    settings: Settings, targets: tuple[str, ...], tag: str, lease: str | None, hold_max_s: float | None, certificate: str | None
+    settings: Settings,
+    targets: tuple[str, ...],
+    tag: str,
+    lease: str | None,
+    hold_max_s: float | None,
+    certificate: str | None,
 ) -> None:
     """Cut at one point: when it returns, the secondaries are durable and readable where they lie."""
     of_groups = settings.of_groups(targets)
@@ -150,14 +202,18 @@ def suspend(
         group_suspend.suspend(settings, targets, tag, hold_max_s, certificate, of_groups)
         return
     if hold_max_s is not None:
-        raise UsageError("--hold-max is for groups of several controllers; one controller needs no hold to cut")
+        raise UsageError(
+            "--hold-max is for groups of several controllers; one controller needs no hold to cut"
+        )
     body = {"targets": list(targets), "tag": tag} | ({"lease": lease} if lease else {})
 
     def stop(number: int) -> None:
         settings.interrupts.act = None  # a second one is not to end it before this is told
         settings.interrupts.came.append(number)
         named = " ".join(targets)
-        raise StoppedError(number, f"{named} may be suspended all the same: `duplexctl status {named}`")
+        raise StoppedError(
+            number, f"{named} may be suspended all the same: `duplexctl status {named}`"
+        )
 
     settings.interrupts.begin(stop, ignored=False)
     try:
@@ -168,7 +224,9 @@ def suspend(
     settings.answer(result, text, done=text)
     if result["verdict"] != "consistent":
         why = f" ({result['why']})" if result.get("why") else ""
-        raise LeaseLostError(f"the verdict is void: these secondaries are of no one moment{why}; resync, and suspend again")
+        raise LeaseLostError(
+            f"the verdict is void: these secondaries are of no one moment{why}; resync, and suspend again"
+        )
 
 
 @cli.command()
@@ -230,11 +288,15 @@ def resync(settings: Settings, targets: tuple[str, ...], wait: bool) -> None:
 @click.pass_obj
 def events(settings: Settings, follow: bool) -> None:
     """The present state of one daemon; with --follow, then every change of state."""
-    with settings.client(None if follow else SHORT_TIMEOUT_S).stream("GET", f"/v1/events?follow={'true' if follow else 'false'}") as lines:
+    with settings.client(None if follow else SHORT_TIMEOUT_S).stream(
+        "GET", f"/v1/events?follow={'true' if follow else 'false'}"
+    ) as lines:
         for line in lines:
             settings.show(line, render.event_text(line))
     if follow:
-        raise DuplexdError("the daemon ended the stream of events: it stopped, or this reader was too slow; run the command again")
+        raise DuplexdError(
+            "the daemon ended the stream of events: it stopped, or this reader was too slow; run the command again"
+        )
 
 
 @cli.command()
@@ -250,7 +312,9 @@ def verify(settings: Settings, targets: tuple[str, ...]) -> None:
         return
     from duplexd.duplexctl.watch import watch_verify
 
-    with settings.client(None).stream("POST", "/v1/verify", {"targets": list(targets), "progress": True}) as lines:
+    with settings.client(None).stream(
+        "POST", "/v1/verify", {"targets": list(targets), "progress": True}
+    ) as lines:
         result = watch_verify(lines)
     settings.answer(result, render.verified_texts(result))
     render.check_verified(result)
@@ -263,7 +327,9 @@ def verify(settings: Settings, targets: tuple[str, ...]) -> None:
 def settle(settings: Settings, targets: tuple[str, ...]) -> None:
     """Find out what became of a group's cuts that were left undecided, and tell all members."""
     if not settings.group_is_meant(targets):
-        raise UsageError("cuts of one controller are always decided; name a group of the groups file (--groups FILE)")
+        raise UsageError(
+            "cuts of one controller are always decided; name a group of the groups file (--groups FILE)"
+        )
     from duplexd.duplexctl import groups
 
     groups.settle(settings, targets)
@@ -292,7 +358,9 @@ def completion(settings: Settings, shell: str) -> None:
     assert found is not None
     source = found(cli, {}, "duplexctl", "_DUPLEXCTL_COMPLETE").source()
     if shell == "bash":
-        source = 'COMP_WORDBREAKS="${COMP_WORDBREAKS//:}"  # controller:volume is one word\n' + source
+        source = (
+            'COMP_WORDBREAKS="${COMP_WORDBREAKS//:}"  # controller:volume is one word\n' + source
+        )
     settings.show({"shell": shell, "script": source}, source)
 
 
@@ -303,7 +371,9 @@ def _problem(title: str, http_status: int, detail: str, exit_code: int) -> None:
         put(json.dumps({"type": "urn:duplexd:problem:" + title.replace(" ", "-")} | problem))
 
 
-def _interrupted(error: Exception | KeyboardInterrupt, settings: Settings, arguments: list[str]) -> int:
+def _interrupted(
+    error: Exception | KeyboardInterrupt, settings: Settings, arguments: list[str]
+) -> int:
     stopped = error if isinstance(error, StoppedError) else StoppedError(signal.SIGINT)
     if wants_json(arguments) and not settings.wrote:  # perhaps they were not understood yet
         _problem("interrupted", HTTP_INTERRUPTED, str(stopped), stopped.exit_code)
@@ -331,7 +401,9 @@ def _attempt(settings: Settings, arguments: list[str], begin: Callable[[], objec
         return _failed(settings.explained(error), settings)
     except click.ClickException as error:
         if wants_json(arguments):
-            _problem(UsageError.title, UsageError.http_status, error.format_message(), error.exit_code)
+            _problem(
+                UsageError.title, UsageError.http_status, error.format_message(), error.exit_code
+            )
         with suppress(OSError):
             error.show()
         return error.exit_code
@@ -354,7 +426,10 @@ def run(arguments: list[str] | None = None, begin: Callable[[], object] | None =
         code = _attempt(settings, sys.argv[1:] if arguments is None else arguments, begin)
         if settings.unwritten is not None:
             if settings.done or not settings.unwritten.unread:
-                complain(f"{settings.unwritten}" + (f"; this is done: {settings.done}" if settings.done else ""))
+                complain(
+                    f"{settings.unwritten}"
+                    + (f"; this is done: {settings.done}" if settings.done else "")
+                )
             code = code or settings.unwritten.exit_code
         if settings.interrupts.came and not code:
             stopped = StoppedError(settings.interrupts.came[0], "all was done before that")

@@ -74,10 +74,14 @@ class Client:
             yield line
 
     @contextmanager
-    def _answer(self, method: str, path: str, body: Json | None) -> Iterator[http.client.HTTPResponse]:
+    def _answer(
+        self, method: str, path: str, body: Json | None
+    ) -> Iterator[http.client.HTTPResponse]:
         connection = _Connection(self.path, self.timeout_s)
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Connection": "close"} | ({} if body is None else {"Content-Type": "application/json"})
+        headers = {"Connection": "close"} | (
+            {} if body is None else {"Content-Type": "application/json"}
+        )
         try:
             with self._translated(method):
                 connection.request(method, path, data, headers)
@@ -93,8 +97,14 @@ class Client:
         try:
             yield
         except TimeoutError:
-            hint = "it may still be done; see `duplexctl status`, or" if method != "GET" else "see its log, or"
-            raise TimedOutError(f"no answer within {self.timeout_s:g} s; {hint} allow more with --timeout") from None
+            hint = (
+                "it may still be done; see `duplexctl status`, or"
+                if method != "GET"
+                else "see its log, or"
+            )
+            raise TimedOutError(
+                f"no answer within {self.timeout_s:g} s; {hint} allow more with --timeout"
+            ) from None
         except PermissionError:
             hint = f"become a member of the group that owns it (`ls -l {self.path}`) or use sudo"
             raise ForbiddenError(f"may not open {self.path}; {hint}") from None
@@ -102,7 +112,11 @@ class Client:
             hint = "start it with `duplexd run --config FILE`, or name its socket with --socket or DUPLEXD_SOCKET"
             raise UnreachableError(f"no daemon answers at {self.path}; {hint}") from None
         except _NbdError:
-            raise UnreachableError(f"{self.path} is an NBD socket; name the daemon's control socket") from None
+            raise UnreachableError(
+                f"{self.path} is an NBD socket; name the daemon's control socket"
+            ) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             hint = "see its log (`journalctl -u 'duplexd@*'`)"
-            raise UnreachableError(f"the daemon at {self.path} broke off: {str(error) or type(error).__name__}; {hint}") from None
+            raise UnreachableError(
+                f"the daemon at {self.path} broke off: {str(error) or type(error).__name__}; {hint}"
+            ) from None

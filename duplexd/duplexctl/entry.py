@@ -28,13 +28,17 @@ def _end(*_: object) -> None:
 def main() -> None:
     """Run the process's command line and exit."""
     open_standard()
-    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not if it is ignored, as in the background
+    ours = (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )  # not if it is ignored, as in the background
     if ours:
         signal.signal(signal.SIGINT, _end)
     from duplexd.duplexctl import cli
 
     try:
-        cli.main((lambda: signal.signal(signal.SIGINT, signal.default_int_handler)) if ours else None)
+        cli.main(
+            (lambda: signal.signal(signal.SIGINT, signal.default_int_handler)) if ours else None
+        )
     except KeyboardInterrupt:  # after the command had ended
         sys.exit(EXIT_INTERRUPTED)
 

@@ -11,14 +11,25 @@ from duplexd.duplexctl import render_groups
 from duplexd.duplexctl.groups import run
 from duplexd.duplexctl.options import StoppedError
 from duplexd.duplexctl.output import complain
-from duplexd.errors import DuplexdError, LeaseLostError, TimedOutError, UndecidedError, WrongStateError
+from duplexd.errors import (
+    DuplexdError,
+    LeaseLostError,
+    TimedOutError,
+    UndecidedError,
+    WrongStateError,
+)
 
 if TYPE_CHECKING:
     from duplexd.duplexctl.options import Settings
 
 
 def suspend(
-    settings: Settings, targets: tuple[str, ...], tag: str, hold_max_s: float | None, certificate: str | None, of_groups: bool
+    settings: Settings,
+    targets: tuple[str, ...],
+    tag: str,
+    hold_max_s: float | None,
+    certificate: str | None,
+    of_groups: bool,
 ) -> None:
     """Cut; with `certificate`, write one. LeaseLostError if the verdict is void, WrongStateError if there is no certificate of an old cut."""
     if certificate is not None:
@@ -31,7 +42,13 @@ def suspend(
         targets, make = tuple(f"{name}:{target}" for target in targets), lambda: Client(here)
 
     async def cut(client: Client) -> Suspended:
-        return await client.suspend(*targets, tag=tag, hold_max=hold_max_s, certificate=certificate is not None, on_cut=outcome.known)
+        return await client.suspend(
+            *targets,
+            tag=tag,
+            hold_max=hold_max_s,
+            certificate=certificate is not None,
+            on_cut=outcome.known,
+        )
 
     try:
         result = run(settings, cut, make)
@@ -52,7 +69,9 @@ class _Outcome:
         self._found = found
         if self._certificate is None or isinstance(found, UndecidedError) or found.already:
             return
-        if found.members or found.verdict == "consistent":  # of a cut that nobody made there is nothing to write
+        if (
+            found.members or found.verdict == "consistent"
+        ):  # of a cut that nobody made there is nothing to write
             self._uncertified = _certify(self._certificate, found)
 
     def tell(self, settings: Settings, result: Suspended) -> None:
@@ -80,13 +99,19 @@ class _Outcome:
                 left += f": {fault}"
         if not left:
             raise error
-        raise (StoppedError(error.number, left) if isinstance(error, StoppedError) else TimedOutError(f"{error}; {left}"))
+        raise (
+            StoppedError(error.number, left)
+            if isinstance(error, StoppedError)
+            else TimedOutError(f"{error}; {left}")
+        )
 
 
 def _fault(result: Suspended) -> DuplexdError | None:
     """Why its secondaries are not to be read as they are."""
     if result.verdict != "consistent":
-        return LeaseLostError(f"the verdict is void: these secondaries are of no one moment ({result.why}); resync, and suspend again")
+        return LeaseLostError(
+            f"the verdict is void: these secondaries are of no one moment ({result.why}); resync, and suspend again"
+        )
     if result.left:
         return LeaseLostError(
             f"the cut was consistent, but not all secondaries stand at it any more ({result.why}); resync, and suspend again"
@@ -101,7 +126,9 @@ def _certify(path: str, result: Suspended) -> DuplexdError | None:
         try:
             certificates.write(path, certificate)
         except DuplexdError as error:
-            return DuplexdError(f"{error}; it is the next line, save that:\n{json.dumps(certificate)}")
+            return DuplexdError(
+                f"{error}; it is the next line, save that:\n{json.dumps(certificate)}"
+            )
     except DuplexdError as error:
         return error
     return None

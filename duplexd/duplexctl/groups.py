@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def run(settings: Settings, work: Callable[[Client], Awaitable[T]], client: Callable[[], Client] | None = None) -> T:
+def run(
+    settings: Settings,
+    work: Callable[[Client], Awaitable[T]],
+    client: Callable[[], Client] | None = None,
+) -> T:
     """Do `work` with a client of the groups file, or with `client()`. An interrupt cancels it: no gate stays closed.
 
     One that comes later, when it is done, is remembered until the command has written its answer.
@@ -65,7 +69,9 @@ def run(settings: Settings, work: Callable[[Client], Awaitable[T]], client: Call
     return uvloop.run(stopped_by_signals())
 
 
-def status(settings: Settings, targets: tuple[str, ...], interval_s: float | None, whole: bool) -> None:
+def status(
+    settings: Settings, targets: tuple[str, ...], interval_s: float | None, whole: bool
+) -> None:
     """One table for each controller, one line for each group."""
 
     def ask() -> Json:
@@ -93,14 +99,21 @@ def status(settings: Settings, targets: tuple[str, ...], interval_s: float | Non
         silent = UnreachableError.exit_code
         code = silent if silent in codes.values() else next(iter(codes.values()))
         raise error_of({"exit_code": code, "detail": "; ".join(found["unreachable"].values())})
-    if missing := [f"{member} (of {group['name']})" for group in found["groups"] for member in group["missing"]]:
-        raise NotFoundError(f"{', '.join(missing)}: no such volume or group there; correct the groups file")
+    if missing := [
+        f"{member} (of {group['name']})" for group in found["groups"] for member in group["missing"]
+    ]:
+        raise NotFoundError(
+            f"{', '.join(missing)}: no such volume or group there; correct the groups file"
+        )
 
 
 def release(settings: Settings, target: str) -> None:
     """End the holds for cuts of a group, or for one cut by its id."""
     result = run(settings, lambda client: client.release(target))
-    text = "\n".join(render_groups.released_text(*each) for each in result.leases.items()) or f"{target}: nothing was held"
+    text = (
+        "\n".join(render_groups.released_text(*each) for each in result.leases.items())
+        or f"{target}: nothing was held"
+    )
     settings.answer(result.json(), text, done=text)
 
 
@@ -117,7 +130,11 @@ def resync(settings: Settings, targets: tuple[str, ...], wait: bool) -> None:
     for warning in result.warnings:
         complain(f"warning: {warning}")
     text = render.resync_text if not wait else render.resync_done_texts
-    settings.answer(result.json(), text(result.json()), done="all that was to be resynced " + ("was" if wait else "is on its way"))
+    settings.answer(
+        result.json(),
+        text(result.json()),
+        done="all that was to be resynced " + ("was" if wait else "is on its way"),
+    )
     render.check_resynced(result.json())
 
 
@@ -136,11 +153,16 @@ def verify(settings: Settings, targets: tuple[str, ...]) -> None:
 def settle(settings: Settings, targets: tuple[str, ...]) -> None:
     """Decide what was left undecided."""
     result = run(settings, lambda client: client.settle(*targets))
-    text = "\n".join(map(render_groups.settled_text, result.cuts)) or f"{result.group}: no cut is undecided"
+    text = (
+        "\n".join(map(render_groups.settled_text, result.cuts))
+        or f"{result.group}: no cut is undecided"
+    )
     settings.answer(result.json(), text, done=text)
     untold = {name for cut in result.cuts for name in cut.untold}
     if untold:
-        raise UnreachableError(f"{' and '.join(sorted(untold))} could not be told; run it again when they answer")
+        raise UnreachableError(
+            f"{' and '.join(sorted(untold))} could not be told; run it again when they answer"
+        )
 
 
 def cuts(settings: Settings, targets: tuple[str, ...], of_groups: bool) -> None:

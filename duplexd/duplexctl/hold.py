@@ -44,7 +44,9 @@ class Hold:
         self._lines = lines
         first = next(lines, None)
         if first is None or first.get("event") != "held":
-            raise UnreachableError(f"the daemon at {client.path} broke off before the hold began; see its log")
+            raise UnreachableError(
+                f"the daemon at {client.path} broke off before the hold began; see its log"
+            )
         self.first = first
         self.lease_id: str = first["lease"]["id"]
         self.ended: Json | None = None
@@ -55,7 +57,9 @@ class Hold:
         """Follow the hold in a thread of its own; `when_ended` is called there, as soon as it has."""
 
         def follow() -> None:
-            with contextlib.suppress(DuplexdError):  # the daemon went away, and the hold with it: there is no `ended` line
+            with contextlib.suppress(
+                DuplexdError
+            ):  # the daemon went away, and the hold with it: there is no `ended` line
                 for line in self._lines:
                     if line.get("event") == "ended":
                         self.ended = line
@@ -88,14 +92,18 @@ class Hold:
         """End it and wait for the word that it ended; afterwards `lost` and `taken` are final."""
         self._ours = True
         with contextlib.suppress(DuplexdError):
-            self._ours = release(self._client, self.lease_id)["released"]  # else it had ended before
+            self._ours = release(self._client, self.lease_id)[
+                "released"
+            ]  # else it had ended before
         if not self._over.wait(RELEASE_TIMEOUT_S):
             self.ended = None
             self._over.set()
 
 
 def _lost_error(hold: Hold) -> LeaseLostError:
-    hint = "nothing done under it counts; quiesce again" + ("" if hold.taken else ", with a longer --hold or less to do")
+    hint = "nothing done under it counts; quiesce again" + (
+        "" if hold.taken else ", with a longer --hold or less to do"
+    )
     return LeaseLostError(f"the hold {hold.lease_id} was lost ({hold.reason}); {hint}")
 
 
@@ -128,14 +136,18 @@ def _run_command(hold: Hold, command: Sequence[str]) -> int:
 
     with _handlers(pass_on):
         try:
-            child = subprocess.Popen(list(command), env={**os.environ, LEASE_VARIABLE: hold.lease_id})
+            child = subprocess.Popen(
+                list(command), env={**os.environ, LEASE_VARIABLE: hold.lease_id}
+            )
         except OSError as error:
             return cannot_run(command, error)
         status = child.wait()
     return status if status >= 0 else 128 - status
 
 
-def hold_while(client: Client, body: Json, command: Sequence[str], on_end: Callable[[Json], None]) -> int:
+def hold_while(
+    client: Client, body: Json, command: Sequence[str], on_end: Callable[[Json], None]
+) -> int:
     """Hold, run `command`, release; its status. LeaseLostError if the hold was lost before it ended. `on_end` gets what happened."""
     with client.stream("POST", "/v1/quiesce", body) as lines:
         hold = Hold(client, lines)
@@ -148,13 +160,22 @@ def hold_while(client: Client, body: Json, command: Sequence[str], on_end: Calla
         status = _run_command(hold, command)
         hold.release()
     lost = hold.lost or hold.taken
-    on_end({"lease": hold.lease_id, "status": status, "verdict": "void" if lost else "consistent", "reason": hold.reason})
+    on_end(
+        {
+            "lease": hold.lease_id,
+            "status": status,
+            "verdict": "void" if lost else "consistent",
+            "reason": hold.reason,
+        }
+    )
     if lost:
         raise _lost_error(hold)
     return status
 
 
-def hold_here(client: Client, body: Json, on_held: Callable[[Json], None], on_end: Callable[[Json], None]) -> None:
+def hold_here(
+    client: Client, body: Json, on_held: Callable[[Json], None], on_end: Callable[[Json], None]
+) -> None:
     """Hold until SIGINT or SIGTERM (then release), or until the hold ends, by whomever. LeaseLostError if it was lost."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -169,6 +190,12 @@ def hold_here(client: Client, body: Json, on_held: Callable[[Json], None], on_en
                 hold.wait()
         except Interrupted:
             hold.release()
-    on_end({"lease": hold.lease_id, "verdict": "void" if hold.lost else "consistent", "reason": hold.reason})
+    on_end(
+        {
+            "lease": hold.lease_id,
+            "verdict": "void" if hold.lost else "consistent",
+            "reason": hold.reason,
+        }
+    )
     if hold.lost:
         raise _lost_error(hold)

@@ -14,7 +14,13 @@ import click
 from duplexd.duplexctl.client import Client
 from duplexd.duplexctl.interrupts import Interrupts
 from duplexd.duplexctl.output import OutputError, put
-from duplexd.errors import ConfigurationError, DuplexdError, NotFoundError, UnreachableError, UsageError
+from duplexd.errors import (
+    ConfigurationError,
+    DuplexdError,
+    NotFoundError,
+    UnreachableError,
+    UsageError,
+)
 from duplexd.limits import SOCKET_PATH_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -40,14 +46,20 @@ class Seconds(click.ParamType[Any, float]):
         self.minimum = minimum
         self.maximum = maximum
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
         try:
             seconds = float(value)
         except ValueError:
             seconds = math.nan
         if not (self.minimum <= seconds <= self.maximum and seconds > 0.0):
             least = f"from {self.minimum:g} on" if self.minimum else "above 0"
-            self.fail(f"{value!r} is no time; write a number of seconds {least}, at most {self.maximum:,g}", param, ctx)
+            self.fail(
+                f"{value!r} is no time; write a number of seconds {least}, at most {self.maximum:,g}",
+                param,
+                ctx,
+            )
         return seconds
 
 
@@ -82,7 +94,9 @@ class StoppedError(Exception):
     """A signal ended the command, and all that it held is let go. `left`: what it leaves behind all the same, and what to do about it."""
 
     def __init__(self, number: int, left: str = "") -> None:
-        super().__init__(f"interrupted by {signal.Signals(number).name}" + (f"; {left}" if left else ""))
+        super().__init__(
+            f"interrupted by {signal.Signals(number).name}" + (f"; {left}" if left else "")
+        )
         self.number = number
         self.left = left
         self.exit_code = 128 + number
@@ -100,10 +114,14 @@ class Settings:
         self.timeout_s: float | None = None
         self.wrote = False  # anything of what was asked for
         self.answered = False  # all of it
-        self.unwritten: OutputError | None = None  # why the answer is not there, though the command went on
+        self.unwritten: OutputError | None = (
+            None  # why the answer is not there, though the command went on
+        )
         self.done = ""  # what the command has changed, if its answer is not there to tell it
         self.not_in_groups: tuple[str, ...] = ()  # targets that the groups file does not have
-        self.interrupts = Interrupts()  # what begins them leaves their end to `run`, after the last word
+        self.interrupts = (
+            Interrupts()
+        )  # what begins them leaves their end to `run`, after the last word
 
     def client(self, default_timeout_s: float | None = SHORT_TIMEOUT_S) -> Client:
         return Client(self.socket, self.timeout_s or default_timeout_s)
@@ -158,10 +176,19 @@ class Settings:
             return error
         from difflib import get_close_matches
 
-        close = [name for target in self.not_in_groups for name in get_close_matches(target, self.group_names(), 1, 0.5)]
+        close = [
+            name
+            for target in self.not_in_groups
+            for name in get_close_matches(target, self.group_names(), 1, 0.5)
+        ]
         hint = f"; did you mean {close[0]!r}?" if close else ""
         missing = f"{self.groups} has no group {' '.join(map(repr, self.not_in_groups))}"
-        if isinstance(error, UnreachableError) and self.groups_source and not self.socket_source and not os.path.exists(self.socket):
+        if (
+            isinstance(error, UnreachableError)
+            and self.groups_source
+            and not self.socket_source
+            and not os.path.exists(self.socket)
+        ):
             return NotFoundError(f"{missing}{hint}; if it is a volume of this machine: {error}")
         return type(error)(f"{error}; {missing} either{hint}")
 
@@ -191,9 +218,13 @@ class Settings:
                 f"{self.groups}: cannot be read: {error.strerror}; name another with --groups FILE, or a daemon with --socket PATH"
             ) from None
         except UnicodeDecodeError:
-            raise ConfigurationError(f"{self.groups}: not UTF-8 text; save the file as UTF-8") from None
+            raise ConfigurationError(
+                f"{self.groups}: not UTF-8 text; save the file as UTF-8"
+            ) from None
         except (ValueError, RecursionError) as error:
-            raise ConfigurationError(f"{self.groups}: not TOML: {str(error) or 'nested too deeply'}") from None
+            raise ConfigurationError(
+                f"{self.groups}: not TOML: {str(error) or 'nested too deeply'}"
+            ) from None
         return table if isinstance(table, dict) else {}
 
 
@@ -203,7 +234,9 @@ def _set(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
             settings = context.ensure_object(Settings)
             setattr(settings, name, value)
             if hasattr(settings, f"{name}_source"):
-                setattr(settings, f"{name}_source", context.get_parameter_source(parameter.name or ""))
+                setattr(
+                    settings, f"{name}_source", context.get_parameter_source(parameter.name or "")
+                )
 
     return callback
 
@@ -228,7 +261,9 @@ def common(top: bool = False) -> Callable[[F], F]:
     return decorate
 
 
-def complete_target(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+def complete_target(
+    context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[str]:
     """Names of groups of the groups file, and of volumes and groups, asked of the daemon; none if it does not answer."""
     settings = context.find_object(Settings) or Settings()
     controller, colon, _ = incomplete.partition(":")
@@ -239,18 +274,26 @@ def complete_target(context: click.Context, _parameter: click.Parameter, incompl
     return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
 
 
-def complete_group(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+def complete_group(
+    context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[str]:
     """Names of groups of the groups file."""
     settings = context.find_object(Settings) or Settings()
     with suppress(DuplexdError):  # this is not the moment to complain
-        return [name for name in settings.group_names() if name.startswith(incomplete)] if settings.has_groups else []
+        return (
+            [name for name in settings.group_names() if name.startswith(incomplete)]
+            if settings.has_groups
+            else []
+        )
     return []
 
 
 def _socket_of(settings: Settings, controller: str) -> str:
     """Where a controller of the groups file answers on this machine; empty if it does not. Others are not asked: that takes too long."""
     with suppress(DuplexdError):
-        entry = settings.groups_table("controllers").get(controller) if settings.has_groups else None
+        entry = (
+            settings.groups_table("controllers").get(controller) if settings.has_groups else None
+        )
         if isinstance(entry, dict) and isinstance(entry.get("socket"), str):
             return os.path.join(os.path.dirname(os.path.abspath(settings.groups)), entry["socket"])
     return ""
@@ -259,7 +302,11 @@ def _socket_of(settings: Settings, controller: str) -> str:
 def _names_at(path: str) -> list[str]:
     """What the daemon behind a socket has; nothing if it does not answer."""
     with suppress(DuplexdError):
-        status = Client(path, COMPLETION_TIMEOUT_S).call("GET", "/v1/status") if path else {"groups": [], "volumes": []}
+        status = (
+            Client(path, COMPLETION_TIMEOUT_S).call("GET", "/v1/status")
+            if path
+            else {"groups": [], "volumes": []}
+        )
         return [item["name"] for item in status["groups"] + status["volumes"]]
     return []
 
@@ -267,12 +314,20 @@ def _names_at(path: str) -> list[str]:
 def targets(required: bool = True) -> Callable[[F], F]:
     """The argument TARGET..."""
 
-    def once(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    def once(
+        _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+    ) -> tuple[str, ...]:
         return tuple(dict.fromkeys(values))
 
     metavar = "TARGET..." if required else "[TARGET...]"
     return click.argument(
-        "targets", type=Name(), nargs=-1, required=required, metavar=metavar, shell_complete=complete_target, callback=once
+        "targets",
+        type=Name(),
+        nargs=-1,
+        required=required,
+        metavar=metavar,
+        shell_complete=complete_target,
+        callback=once,
     )
 
 

@@ -21,13 +21,31 @@ if TYPE_CHECKING:
 @click.command("verify-cut", short_help="Check a certificate against journals and images.")
 @click.argument("file", metavar="FILE")
 @click.option(
-    "--state-dir", "state_dirs", multiple=True, metavar="NAME=DIR", help="where the state directory of a controller is, or a copy of it"
+    "--state-dir",
+    "state_dirs",
+    multiple=True,
+    metavar="NAME=DIR",
+    help="where the state directory of a controller is, or a copy of it",
 )
-@click.option("--image", "images", multiple=True, metavar="NAME:VOLUME=PATH", help="where the secondary of a volume is, or a copy of it")
-@click.option("--complete", is_flag=True, help="fail (5) if there is anything that could not be checked")
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    metavar="NAME:VOLUME=PATH",
+    help="where the secondary of a volume is, or a copy of it",
+)
+@click.option(
+    "--complete", is_flag=True, help="fail (5) if there is anything that could not be checked"
+)
 @common()
 @click.pass_obj
-def verify_cut(settings: Settings, file: str, state_dirs: tuple[str, ...], images: tuple[str, ...], complete: bool) -> None:
+def verify_cut(
+    settings: Settings,
+    file: str,
+    state_dirs: tuple[str, ...],
+    images: tuple[str, ...],
+    complete: bool,
+) -> None:
     """Check a certificate that suspend wrote against the journals and images on this machine. Daemons may run, or not."""
     from duplexd.verify_cut import document
     from duplexd.verify_cut.check import check
@@ -36,11 +54,17 @@ def verify_cut(settings: Settings, file: str, state_dirs: tuple[str, ...], image
     report = check(found, _state_dirs(found, state_dirs), _images(found, images))
     settings.answer(report.json(), "\n".join(printable(line) for line in _lines(report)))
     if report.is_void:
-        raise LeaseLostError("the cut is void: these secondaries are of no one moment; resync, and suspend again")
+        raise LeaseLostError(
+            "the cut is void: these secondaries are of no one moment; resync, and suspend again"
+        )
     if report.outcome == "refuted":
-        raise DuplexdError("what is here contradicts the certificate; do not rely on these secondaries before you know why")
+        raise DuplexdError(
+            "what is here contradicts the certificate; do not rely on these secondaries before you know why"
+        )
     if report.undecided:
-        raise WrongStateError("it can't be told now: a daemon has not come to the end of its start; try again when it serves")
+        raise WrongStateError(
+            "it can't be told now: a daemon has not come to the end of its start; try again when it serves"
+        )
     if report.outcome == "unchecked":
         raise WrongStateError(
             "nothing could be checked: no journal that can be read on this machine has the cut; say with --state-dir where one is"
@@ -55,7 +79,11 @@ def _state_dirs(document: Document, texts: tuple[str, ...]) -> dict[str, str]:
 
 
 def _images(document: Document, texts: tuple[str, ...]) -> dict[tuple[str, str], str]:
-    volumes = {f"{member.name}:{volume.name}": (member.name, volume.name) for member in document.members for volume in member.volumes}
+    volumes = {
+        f"{member.name}:{volume.name}": (member.name, volume.name)
+        for member in document.members
+        for volume in member.volumes
+    }
     return {volumes[name]: path for name, path in _assignments("--image", texts, set(volumes))}
 
 
@@ -64,7 +92,9 @@ def _assignments(option: str, texts: tuple[str, ...], names: set[str]) -> Iterat
         name = next((name for name in names if text.startswith(f"{name}=")), None)
         if name is None:
             known = printable(", ".join(sorted(names)))
-            raise UsageError(f"{option} {text}: write NAME=PATH, where NAME is one of the certificate's: {known}")
+            raise UsageError(
+                f"{option} {text}: write NAME=PATH, where NAME is one of the certificate's: {known}"
+            )
         yield name, text[len(name) + 1 :]
 
 
@@ -73,13 +103,18 @@ def _assignments(option: str, texts: tuple[str, ...], names: set[str]) -> Iterat
 
 def _lines(report: Report) -> Iterator[str]:
     group = f" of {report.group}" if report.group else ""
-    outcome = "VOID" if report.is_void else "REFUTED" if report.outcome == "refuted" else report.outcome
+    outcome = (
+        "VOID" if report.is_void else "REFUTED" if report.outcome == "refuted" else report.outcome
+    )
     yield f"cut {report.cut}{group}: {outcome}"
     yield from (f"  WRONG: {text}" for text in report.contradictions + report.void)
     for member in report.controllers:
         yield f"{member.name}: {_record(member)}"
         yield from (f"  WRONG: {text}" for text in member.contradictions + member.void)
-        yield from (f"  not as at the cut, but a daemon is starting, or was ended while it did: {text}" for text in member.undecided)
+        yield from (
+            f"  not as at the cut, but a daemon is starting, or was ended while it did: {text}"
+            for text in member.undecided
+        )
         yield from (f"  not checked: {text}" for text in member.unchecked)
         for volume in member.volumes:
             yield f"  {volume.name}: {_volume(volume)}"
@@ -87,18 +122,34 @@ def _lines(report: Report) -> Iterator[str]:
 
 
 def _record(member: MemberReport) -> str:
-    reach = f"the journal has records {member.first_sequence} to {member.last_sequence}" if member.last_sequence else "no journal was read"
-    votes = "".join(f", {name}" for name, said in (("ready", member.ready), ("agreed", member.agreed)) if said)
+    reach = (
+        f"the journal has records {member.first_sequence} to {member.last_sequence}"
+        if member.last_sequence
+        else "no journal was read"
+    )
+    votes = "".join(
+        f", {name}" for name, said in (("ready", member.ready), ("agreed", member.agreed)) if said
+    )
     return f"the cut's record is {'as certified' if member.record == 'found' else member.record}; {reach}{votes}"
 
 
 def _volume(volume: VolumeReport) -> str:
     wrong = f"; {format_size(volume.wrong_bytes)} WRONG" if volume.wrong_bytes else ""
     if volume.checked_bytes == 0:
-        return f"nothing of {format_size(volume.size)} is right{wrong}" if wrong else f"nothing of {format_size(volume.size)} checked"
+        return (
+            f"nothing of {format_size(volume.size)} is right{wrong}"
+            if wrong
+            else f"nothing of {format_size(volume.size)} checked"
+        )
     by = f"{format_size(volume.by_journal_bytes)} by the journal, {format_size(volume.by_primary_bytes)} by the primary"
     if volume.checked_bytes < volume.size // 2:
         checked = format_size(volume.checked_bytes)
     else:
-        checked = f"all but {format_size(volume.size - volume.checked_bytes)}" if volume.checked_bytes < volume.size else "all"
-    return f"{checked} of {format_size(volume.size)} {'right' if wrong else 'checked'} ({by}){wrong}"
+        checked = (
+            f"all but {format_size(volume.size - volume.checked_bytes)}"
+            if volume.checked_bytes < volume.size
+            else "all"
+        )
+    return (
+        f"{checked} of {format_size(volume.size)} {'right' if wrong else 'checked'} ({by}){wrong}"
+    )

@@ -65,10 +65,14 @@ def cut_text(cut: Json | None) -> str:
     """`cut 9f2c.. (nightly)`; a cut that is void is never shown without that word."""
     if cut is None:
         return ""
-    verdict = {"consistent": "", "void": "VOID ", None: "not yet durable, "}.get(cut["verdict"], f"{cut['verdict']} ")
+    verdict = {"consistent": "", "void": "VOID ", None: "not yet durable, "}.get(
+        cut["verdict"], f"{cut['verdict']} "
+    )
     graded = graded_text([cut["canary"]] if cut.get("canary") else [])
     return (
-        f"{verdict}cut {cut['id']}" + (f" ({printable(cut['tag'])})" if cut.get("tag") else "") + (f", canary: {graded}" if graded else "")
+        f"{verdict}cut {cut['id']}"
+        + (f" ({printable(cut['tag'])})" if cut.get("tag") else "")
+        + (f", canary: {graded}" if graded else "")
     )
 
 
@@ -117,7 +121,9 @@ def _choose(volumes: list[Json], room: int) -> tuple[list[Json], list[str]]:
     names = {volume["name"] for volume in shown}
     counts = Counter(volume["state"] for volume in volumes if volume["name"] not in names)
     rest = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-    return shown, [f"{sum(counts.values())} of {len(volumes)} volumes not listed ({rest}); name one, or use --all"]
+    return shown, [
+        f"{sum(counts.values())} of {len(volumes)} volumes not listed ({rest}); name one, or use --all"
+    ]
 
 
 def head_line(status: Json) -> str:
@@ -132,7 +138,9 @@ def group_lines(status: Json, room: int) -> list[str]:
     lines = []
     for group in status["groups"]:
         members = group["volumes"]
-        names = " ".join(members[:6]) + (f" ... ({len(members)} volumes)" if len(members) > 6 else "")
+        names = " ".join(members[:6]) + (
+            f" ... ({len(members)} volumes)" if len(members) > 6 else ""
+        )
         lines.append(f"group {group['name']}: {group.get('state') or '-'}: {names}")
     return _fit(lines, room, "groups")
 
@@ -146,7 +154,11 @@ def lease_lines(status: Json, room: int) -> list[str]:
 
 
 def _fit(lines: list[str], room: int, what: str) -> list[str]:
-    return lines if len(lines) <= room else [*lines[: room - 1], f"{len(lines) - room + 1} more {what}; use --all"]
+    return (
+        lines
+        if len(lines) <= room
+        else [*lines[: room - 1], f"{len(lines) - room + 1} more {what}; use --all"]
+    )
 
 
 class View(Protocol):
@@ -173,7 +185,9 @@ class StatusView:
         self.tail = left_out + self.tail
 
     def text(self) -> str:
-        return "\n".join([self.head, *(table_text(COLUMNS, self.rows) if self.rows else []), *self.tail])
+        return "\n".join(
+            [self.head, *(table_text(COLUMNS, self.rows) if self.rows else []), *self.tail]
+        )
 
     def renderable(self, watched: bool = False) -> Any:
         """See `View`."""
@@ -183,10 +197,17 @@ class StatusView:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in COLUMNS:
             table.add_column(
-                column, justify="right" if column in {"SIZE", "CHANGED", "CLIENTS"} else "left", no_wrap=watched or column != "REASON"
+                column,
+                justify="right" if column in {"SIZE", "CHANGED", "CLIENTS"} else "left",
+                no_wrap=watched or column != "REASON",
             )
         for row in self.rows:
-            table.add_row(*(line_of(cell, False, _STYLES.get(cell.split()[0], "") if index == 2 else "") for index, cell in enumerate(row)))
+            table.add_row(
+                *(
+                    line_of(cell, False, _STYLES.get(cell.split()[0], "") if index == 2 else "")
+                    for index, cell in enumerate(row)
+                )
+            )
         head, tables, tail = (
             line_of(self.head, watched, "bold"),
             [table] if self.rows else [],
@@ -199,13 +220,18 @@ def line_of(text: str, watched: bool, style: str = "") -> Text:
     """A line, for rich; one that is watched is cut off at the edge of the screen: it must not push others out at the bottom."""
     from rich.text import Text
 
-    return Text(text, style=style, no_wrap=watched or None, overflow="ellipsis" if watched else None)
+    return Text(
+        text, style=style, no_wrap=watched or None, overflow="ellipsis" if watched else None
+    )
 
 
 def table_text(columns: Row, rows: Sequence[Row]) -> list[str]:
     """Columns in plain text."""
     widths = [max(len(row[index]) for row in [columns, *rows]) for index in range(len(columns))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [columns, *rows]]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in [columns, *rows]
+    ]
 
 
 def show_status(status: Json, whole: bool) -> None:
@@ -256,7 +282,9 @@ def resync_text(result: Json) -> str:
 
 def resync_done_text(row: Json) -> str:
     reason = f" ({row['reason']})" if row.get("reason") else ""
-    return f"{row['name']}: {row['state']}{reason}, {format_size(row.get('copied_bytes') or 0)} copied"
+    return (
+        f"{row['name']}: {row['state']}{reason}, {format_size(row.get('copied_bytes') or 0)} copied"
+    )
 
 
 def resync_done_texts(result: Json) -> str:
@@ -265,7 +293,12 @@ def resync_done_texts(result: Json) -> str:
         return "\n".join(map(resync_done_text, rows))
     failed = [row for row in rows if row["state"] != "DUPLEX"]
     copied = sum(row.get("copied_bytes") or 0 for row in rows if row["state"] == "DUPLEX")
-    return "\n".join([*map(resync_done_text, failed), f"{_volumes(len(rows) - len(failed))}: DUPLEX, {format_size(copied)} copied"])
+    return "\n".join(
+        [
+            *map(resync_done_text, failed),
+            f"{_volumes(len(rows) - len(failed))}: DUPLEX, {format_size(copied)} copied",
+        ]
+    )
 
 
 def check_resynced(result: Json) -> None:
@@ -274,16 +307,24 @@ def check_resynced(result: Json) -> None:
         failed = [row for row in result["volumes"] if row["state"] != "DUPLEX"]
         names = " ".join(row["name"] for row in failed)
         errors = "; ".join(dict.fromkeys(row["error"] for row in failed if row.get("error")))
-        why = f": {errors}; put that right and resync again" if errors else f"; `duplexctl status {names}` says why"
+        why = (
+            f": {errors}; put that right and resync again"
+            if errors
+            else f"; `duplexctl status {names}` says why"
+        )
         raise DuplexdError(f"not DUPLEX: {names}{why}")
 
 
 def check_verified(result: Json) -> None:
     """Raises DuplexdError if legs differ."""
     if any(row.get("why") for row in result["volumes"]):
-        raise DuplexdError("an image is not where it is looked for: docs/operations.md, 'When something fails', says what mends that")
+        raise DuplexdError(
+            "an image is not where it is looked for: docs/operations.md, 'When something fails', says what mends that"
+        )
     if not result["equal"]:
-        raise DuplexdError("the legs differ; suspend and resync does not mend this: docs/operations.md, 'Legs that differ', says what does")
+        raise DuplexdError(
+            "the legs differ; suspend and resync does not mend this: docs/operations.md, 'Legs that differ', says what does"
+        )
 
 
 def verified_text(row: Json) -> str:
@@ -303,7 +344,8 @@ def verified_texts(result: Json) -> str:
     equal = [row for row in rows if row["equal"]]
     compared = format_size(sum(row.get("compared_bytes") or 0 for row in equal))
     return "\n".join(
-        [verified_text(row) for row in rows if not row["equal"]] + [f"{_volumes(len(equal))}: the legs are equal ({compared} compared)"]
+        [verified_text(row) for row in rows if not row["equal"]]
+        + [f"{_volumes(len(equal))}: the legs are equal ({compared} compared)"]
     )
 
 
@@ -311,11 +353,23 @@ def event_text(event: Json) -> str:
     """One line about an event, with whatever it has."""
     if event["event"] == "state":
         return head_line(event["status"])
-    fields = {key: value for key, value in event.items() if key not in {"event", "time", "volumes"} and value is not None}
+    fields = {
+        key: value
+        for key, value in event.items()
+        if key not in {"event", "time", "volumes"} and value is not None
+    }
     volumes = event.get("volumes") or []
     if volumes:
-        fields["volumes"] = ",".join(map(str, volumes[:6])) + (f",... ({len(volumes)})" if len(volumes) > 6 else "")
-    return " ".join([_clock(event.get("time")), event["event"], *(f"{key}={value}" for key, value in fields.items())]).strip()
+        fields["volumes"] = ",".join(map(str, volumes[:6])) + (
+            f",... ({len(volumes)})" if len(volumes) > 6 else ""
+        )
+    return " ".join(
+        [
+            _clock(event.get("time")),
+            event["event"],
+            *(f"{key}={value}" for key, value in fields.items()),
+        ]
+    ).strip()
 
 
 def _clock(moment: object) -> str:

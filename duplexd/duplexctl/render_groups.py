@@ -20,24 +20,31 @@ _MILLISECONDS = 1000
 def suspended_text(result: Suspended) -> str:
     """A line about the cut, one about each controller, one about how long writes waited. Void is never called otherwise."""
     names = result.volumes
-    what = " ".join(names[:_LISTED]) + (f" ... ({len(names)} volumes)" if len(names) > _LISTED else "")
+    what = " ".join(names[:_LISTED]) + (
+        f" ... ({len(names)} volumes)" if len(names) > _LISTED else ""
+    )
     state = "already suspended" if result.already else "suspended"
     tag = f", tag {result.tag!r}" if result.tag else ""
-    lines = [f"{state} {result.group}: {result.verdict}, cut {result.cut}{tag}: {what or 'no volumes'}"]
+    lines = [
+        f"{state} {result.group}: {result.verdict}, cut {result.cut}{tag}: {what or 'no volumes'}"
+    ]
     lines += [f"  {name} at {sequence}" for name, sequence in result.controllers.items()]
     if not result.already:
         lines.append("  " + _hold_text(result))
     if result.left:
         lines.append(f"  NOT there any more: {' '.join(result.left)}")
     if result.untold:
-        lines.append(f"  {' and '.join(result.untold)} could not be told yet: `duplexctl settle {result.group}`")
+        lines.append(
+            f"  {' and '.join(result.untold)} could not be told yet: `duplexctl settle {result.group}`"
+        )
     return "\n".join(lines)
 
 
 def _hold_text(result: Suspended) -> str:
     hold = result.hold
     waits = ", ".join(
-        f"{name} {_MILLISECONDS * value:.1f} ms" for name, value in (("max", hold.seconds_max), ("p50", hold.p50_s), ("p99", hold.p99_s))
+        f"{name} {_MILLISECONDS * value:.1f} ms"
+        for name, value in (("max", hold.seconds_max), ("p50", hold.p50_s), ("p99", hold.p99_s))
     )
     limit = "within" if hold.within_limit else "OVER"
     return f"writes waited {waits}; {hold.writes_held} were held; {limit} the limit of {hold.hold_max_s:g} s"
@@ -50,7 +57,10 @@ def verdict_text(verdict: str | None) -> str:
 
 def settled_text(cut: Cut) -> str:
     """One line about a cut and its members."""
-    states = ", ".join(f"{name}: {state or ('not cut' if state == '' else 'not known')}" for name, state in cut.states.items())
+    states = ", ".join(
+        f"{name}: {state or ('not cut' if state == '' else 'not known')}"
+        for name, state in cut.states.items()
+    )
     return f"cut {cut.cut}: {verdict_text(cut.verdict)} ({states})"
 
 
@@ -73,7 +83,13 @@ def cuts_text(cuts: Cuts) -> str:
         )
         for cut in cuts.cuts
     ]
-    return "\n".join(table_text(("TIME", "CUT", "VERDICT", "GROUP", "TAG", "CANARY", "CONTROLLERS"), rows)) if rows else "no cuts"
+    return (
+        "\n".join(
+            table_text(("TIME", "CUT", "VERDICT", "GROUP", "TAG", "CANARY", "CONTROLLERS"), rows)
+        )
+        if rows
+        else "no cuts"
+    )
 
 
 def _short(text: str) -> str:
@@ -89,7 +105,9 @@ def _clock(moment: float) -> str:
 def group_text(group: Json) -> str:
     """`group db: SUSPENDED: consistent, cut 9f2c..: alpha:data beta:wal`."""
     members = group["members"]
-    names = " ".join(members[:_LISTED]) + (f" ... ({len(members)} members)" if len(members) > _LISTED else "")
+    names = " ".join(members[:_LISTED]) + (
+        f" ... ({len(members)} members)" if len(members) > _LISTED else ""
+    )
     verdict = ""
     if group["state"] == "SUSPENDED":
         verdict = f" {verdict_text(group['verdict'])}, cut {group['cut']}:"
@@ -101,13 +119,19 @@ def group_text(group: Json) -> str:
 
 def _absent_text(controller: str, why: str, exit_code: int) -> str:
     """Why there is nothing to show of a controller."""
-    title = "not reachable" if exit_code == UnreachableError.exit_code else error_of({"exit_code": exit_code}).title
+    title = (
+        "not reachable"
+        if exit_code == UnreachableError.exit_code
+        else error_of({"exit_code": exit_code}).title
+    )
     return f"controller {controller}: {title.upper()}: {why.removeprefix(f'{controller}: ')}"
 
 
 def with_controller(controller: str, line: Json) -> Json:
     """A line of a stream with its volumes named `controller:volume`."""
-    return line | {"volumes": [row | {"name": f"{controller}:{row['name']}"} for row in line["volumes"]]}
+    return line | {
+        "volumes": [row | {"name": f"{controller}:{row['name']}"} for row in line["volumes"]]
+    }
 
 
 class GroupsView:
@@ -117,16 +141,23 @@ class GroupsView:
         count = max(1, len(status["controllers"]))
         room = None if lines is None else max(_LISTED, (lines - len(status["groups"])) // count)
         self.views = [StatusView(each, room) for each in status["controllers"].values()]
-        self.tail = [_absent_text(name, why, status["exit_codes"][name]) for name, why in status["unreachable"].items()]
+        self.tail = [
+            _absent_text(name, why, status["exit_codes"][name])
+            for name, why in status["unreachable"].items()
+        ]
         self.tail += [group_text(group) for group in status["groups"]]
 
     def text(self) -> str:
-        return "\n\n".join([view.text() for view in self.views] + (["\n".join(self.tail)] if self.tail else []))
+        return "\n\n".join(
+            [view.text() for view in self.views] + (["\n".join(self.tail)] if self.tail else [])
+        )
 
     def renderable(self, watched: bool = False) -> Any:
         """See `View`."""
         from rich.console import Group
 
-        parts = [part for view in self.views for part in (view.renderable(watched), line_of("", watched))]
+        parts = [
+            part for view in self.views for part in (view.renderable(watched), line_of("", watched))
+        ]
         tail = [line_of(line, watched) for line in self.tail]
         return Group(*tail, line_of("", watched), *parts) if watched else Group(*parts, *tail)

@@ -50,9 +50,22 @@ def progress_bars() -> Iterator[Show]:
     if not sys.stderr.isatty():
         yield lambda _name, _done, _total: None
         return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(True), TransferSpeedColumn(), TimeRemainingColumn()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=render.console(stderr=True), transient=True) as bars:
         tasks: dict[str, Any] = {}
 
@@ -65,7 +78,9 @@ def progress_bars() -> Iterator[Show]:
 
 
 def _broken_off() -> UnreachableError:
-    return UnreachableError("the daemon broke off before the end; `duplexctl status` shows where it stands")
+    return UnreachableError(
+        "the daemon broke off before the end; `duplexctl status` shows where it stands"
+    )
 
 
 def watch_resync(lines: Iterable[Json], as_json: bool) -> Json:
@@ -91,8 +106,13 @@ def show_resync_line(line: Json, as_json: bool, show: Show) -> None:
         for row in running[:20]:
             show(row["name"], row["done_bytes"], row["total_bytes"])
         if running and not sys.stderr.isatty():
-            done, total = sum(row["done_bytes"] for row in running), sum(row["total_bytes"] for row in running)
-            put(f"copying {len(running)} volumes: {render.copy_text({'done_bytes': done, 'total_bytes': total})}")
+            done, total = (
+                sum(row["done_bytes"] for row in running),
+                sum(row["total_bytes"] for row in running),
+            )
+            put(
+                f"copying {len(running)} volumes: {render.copy_text({'done_bytes': done, 'total_bytes': total})}"
+            )
 
 
 def watch_verify(lines: Iterable[Json]) -> Json:

@@ -38,20 +38,35 @@ class SecondaryFailure:
 class Batch:
     """What one step of the write path does, and what came of it."""
 
-    __slots__ = ("changes", "failures", "journaled", "primary_errors", "regions", "regions_sequence", "time_us")
+    __slots__ = (
+        "changes",
+        "failures",
+        "journaled",
+        "primary_errors",
+        "regions",
+        "regions_sequence",
+        "time_us",
+    )
 
     def __init__(self, changes: list[Change], regions: dict[int, list[int]], time_us: int) -> None:
         self.changes = changes
-        self.regions = regions  # new dirty regions, by volume number: durable before any leg is touched
+        self.regions = (
+            regions  # new dirty regions, by volume number: durable before any leg is touched
+        )
         self.regions_sequence = 0
         self.time_us = time_us
-        self.journaled = False  # it has its place in the journal: an error after that is not that it was refused
+        self.journaled = (
+            False  # it has its place in the journal: an error after that is not that it was refused
+        )
         self.failures: list[SecondaryFailure] = []
         self.primary_errors: list[tuple[Change, OSError]] = []
 
     def marker(self) -> dict[str, Any]:
         """The journal marker that opens `regions`."""
-        return {"m": "regions", "volumes": {str(number): regions for number, regions in self.regions.items()}}
+        return {
+            "m": "regions",
+            "volumes": {str(number): regions for number, regions in self.regions.items()},
+        }
 
 
 def record_bytes(changes: list[Change]) -> int:
@@ -97,7 +112,9 @@ def _journal(batch: Batch, writer: Writer) -> None:
     append = writer.append
     for change in batch.changes:
         flags = FLAG_ALLOCATE if change.allocate else 0
-        change.sequence = append(change.kind, change.volume.id, change.offset, change.length, change.data, flags, time_us)  # type: ignore[attr-defined]
+        change.sequence = append(
+            change.kind, change.volume.id, change.offset, change.length, change.data, flags, time_us
+        )  # type: ignore[attr-defined]
     writer.write()
     batch.journaled = True
     if batch.regions:
@@ -167,6 +184,15 @@ def parts(change: Change) -> list[Change]:
     pieces: list[Change] = []
     for at in range(0, change.length, RECORD_BYTES_MAX):
         length = min(RECORD_BYTES_MAX, change.length - at)
-        piece = Change(joined, 0, change.volume, WRITE, change.offset + at, length, view[at : at + length].toreadonly(), change.fua)
+        piece = Change(
+            joined,
+            0,
+            change.volume,
+            WRITE,
+            change.offset + at,
+            length,
+            view[at : at + length].toreadonly(),
+            change.fua,
+        )
         pieces.append(piece)
     return pieces

@@ -65,7 +65,9 @@ class Controller:
         self.writer: Writer
         self.flusher: Flusher
         self.failed = ""  # why no change is taken any more; final
-        self.refusing = 0  # errno with which changes are refused because the journal has no room, 0 if it has
+        self.refusing = (
+            0  # errno with which changes are refused because the journal has no room, 0 if it has
+        )
         self.batches = Batches(self)
         self.holds = Holds(self)
         self.cuts = Cuts(self)
@@ -73,7 +75,9 @@ class Controller:
         self.maintenance = Maintenance(self)
         self.trouble = Trouble(self)
         self._unreadable: set[int] = set()  # volumes whose primary could not be read somewhere
-        self.submit = self.batches.submit  # see `Backend`; bound here, they cost no call more than there
+        self.submit = (
+            self.batches.submit
+        )  # see `Backend`; bound here, they cost no call more than there
         self.flush = self.batches.flush
         self.disconnected = self.batches.disconnected
 
@@ -122,7 +126,9 @@ class Controller:
         """See `Backend`."""
         return list(self.pairs)
 
-    def read(self, volume: Any, offset: int, buffer: memoryview, done: Callable[[int], None]) -> None:
+    def read(
+        self, volume: Any, offset: int, buffer: memoryview, done: Callable[[int], None]
+    ) -> None:
         """See `Backend`. What the primary can't read is read from the secondary, if that holds all there is."""
 
         def call() -> OSError | None:
@@ -136,8 +142,15 @@ class Controller:
 
         def finished(unreadable: OSError | None, error: BaseException | None) -> None:
             if unreadable is not None and volume.id not in self._unreadable:
-                self._unreadable.add(volume.id)  # once is enough: a client may read it ten thousand times a second
-                self.emit("primary-error", volume=volume.name, error=unreadable.strerror or str(unreadable), path=volume.primary.path)
+                self._unreadable.add(
+                    volume.id
+                )  # once is enough: a client may read it ten thousand times a second
+                self.emit(
+                    "primary-error",
+                    volume=volume.name,
+                    error=unreadable.strerror or str(unreadable),
+                    path=volume.primary.path,
+                )
             done(0 if error is None else (isinstance(error, OSError) and error.errno) or errno.EIO)
 
         self.workers.submit(call, finished)
@@ -177,7 +190,9 @@ class Controller:
     def mark(self, marker: dict[str, Any]) -> int:
         """Write a marker and fold it: within a step only. Returns its number. Raises OSError if the journal does not take it."""
         if self.batches.busy:
-            raise RuntimeError(f"the marker {marker['m']!r} is not within a step: a batch has the journal")
+            raise RuntimeError(
+                f"the marker {marker['m']!r} is not within a step: a batch has the journal"
+            )
         if self.failed:
             raise OSError(errno.EIO, self.failed)
         time_us = int(self.clock.wall() * 1e6)
@@ -196,9 +211,13 @@ class Controller:
     async def durable(self, sequence: int) -> None:
         """Wait until record `sequence` survives a power cut. Raises DuplexdError if the journal can't be synced."""
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self.flusher.wait(sequence, lambda error: None if future.done() else future.set_result(error))
+        self.flusher.wait(
+            sequence, lambda error: None if future.done() else future.set_result(error)
+        )
         if await future:
-            raise DuplexdError(f"the journal could not be synced; {self.failed or 'restart the daemon'}")
+            raise DuplexdError(
+                f"the journal could not be synced; {self.failed or 'restart the daemon'}"
+            )
 
     # ------------------------------------------------------------------------------------------------------------ trouble
 
@@ -213,7 +232,12 @@ class Controller:
 
     def emit(self, event: str, **fields: Any) -> None:
         """Tell everybody who listens."""
-        message = {"event": event, "time": self.clock.wall(), "sequence": self.writer.written, **fields}
+        message = {
+            "event": event,
+            "time": self.clock.wall(),
+            "sequence": self.writer.written,
+            **fields,
+        }
         for listener in list(self.listeners):
             listener(message)
 
@@ -228,31 +252,44 @@ class Controller:
             elif target in self.groups:
                 names.update(dict.fromkeys(self.groups[target]))
             else:
-                raise NotFoundError(f"{target!r}: no such volume or group; duplexctl status shows them")
+                raise NotFoundError(
+                    f"{target!r}: no such volume or group; duplexctl status shows them"
+                )
         return list(names)
 
     def status(self) -> dict[str, Any]:
         """Everything, in the shape that scripts rely on."""
         return overview.status(self)
 
-    async def quiesce(self, names: list[str], hold_s: float | None, owner: str, cut_id: str = "") -> Lease:
+    async def quiesce(
+        self, names: list[str], hold_s: float | None, owner: str, cut_id: str = ""
+    ) -> Lease:
         """Close the gates of these volumes; returns once nothing is in flight. See `holds.Holds`."""
         hold_s = self.config.controller.hold_max if hold_s is None else hold_s
         return await self.holds.quiesce([self.pairs[name] for name in names], hold_s, owner, cut_id)
 
     def renew(self, lease_id: str, fence: int | None, hold_s: float) -> dict[str, Any]:
         """Let a hold last longer. See `holds.Holds`."""
-        return overview.lease_status(self.holds.renew(lease_id, fence, hold_s), self.clock.monotonic())
+        return overview.lease_status(
+            self.holds.renew(lease_id, fence, hold_s), self.clock.monotonic()
+        )
 
     def release(self, lease_id: str, reason: str = "released", fence: int | None = None) -> bool:
         """End a hold; False if it had ended already. Raises NotFoundError, LeaseLostError."""
         return self.holds.release(lease_id, reason, fence)
 
     async def suspend(
-        self, names: list[str], tag: str = "", lease_id: str | None = None, fence: int | None = None, certificate: bool = False
+        self,
+        names: list[str],
+        tag: str = "",
+        lease_id: str | None = None,
+        fence: int | None = None,
+        certificate: bool = False,
     ) -> dict[str, Any]:
         """Cut. See `cuts.Cuts.suspend`."""
-        return await self.cuts.suspend([self.pairs[name] for name in names], tag, lease_id, fence, certificate)
+        return await self.cuts.suspend(
+            [self.pairs[name] for name in names], tag, lease_id, fence, certificate
+        )
 
     async def resync(self, names: list[str]) -> dict[str, Any]:
         """Start bringing suspended pairs back to DUPLEX. See `pair.resync.Jobs`."""
@@ -262,6 +299,8 @@ class Controller:
         """Wait until none of these volumes is PENDING."""
         return await self.jobs.wait([self.pairs[name] for name in names])
 
-    async def verify(self, names: list[str], progress: Callable[[str, int, int], None] | None = None) -> dict[str, Any]:
+    async def verify(
+        self, names: list[str], progress: Callable[[str, int, int], None] | None = None
+    ) -> dict[str, Any]:
         """Compare the legs."""
         return await verification.verify(self, [self.pairs[name] for name in names], progress)

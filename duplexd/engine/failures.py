@@ -53,12 +53,25 @@ class Trouble:
     def _secondary_failed(self, batch: Batch, failure: SecondaryFailure) -> None:
         pair, sequence = failure.pair, failure.sequence
         members = self.group_of(pair)
-        missed = {member: overview.changes_after(member, batch.changes, sequence - 1) for member in members}
+        missed = {
+            member: overview.changes_after(member, batch.changes, sequence - 1)
+            for member in members
+        }
         if failure.lost:
             missed[pair].set_all()
-        self.freeze(members, pair, sequence - 1, failure.error, {pair} if failure.torn else set(), missed)
+        self.freeze(
+            members, pair, sequence - 1, failure.error, {pair} if failure.torn else set(), missed
+        )
 
-    def freeze(self, members: set[Pair], failed: Pair, at: int, error: OSError, unusable: set[Pair], missed: dict[Pair, Any]) -> None:
+    def freeze(
+        self,
+        members: set[Pair],
+        failed: Pair,
+        at: int,
+        error: OSError,
+        unusable: set[Pair],
+        missed: dict[Pair, Any],
+    ) -> None:
         """Suspend pairs because a secondary failed, all at number `at`; `missed` is what each missed since. Within a step only.
 
         A follower may bring together pairs that came from different cuts: those that stand further already stay where they are.
@@ -73,17 +86,31 @@ class Trouble:
         for further, standing in ahead.items():
             self._freeze_at(standing, failed, further, error, set(), missed)
 
-    def _freeze_at(self, members: set[Pair], failed: Pair, at: int, error: OSError, unusable: set[Pair], missed: dict[Pair, Any]) -> None:
+    def _freeze_at(
+        self,
+        members: set[Pair],
+        failed: Pair,
+        at: int,
+        error: OSError,
+        unusable: set[Pair],
+        missed: dict[Pair, Any],
+    ) -> None:
         cut_id = self._controller.cuts.new_id()
         marker = {
             "m": "fail", "id": cut_id, "at": at, "volumes": sorted(member.id for member in members), "failed": [failed.id],
             "unusable": sorted(member.id for member in unusable), "error": _told(error, failed),
             "missed": {str(member.id): pack_map(changed) for member, changed in missed.items() if member in members and changed.any()},
         }  # fmt: skip
-        left = {member.cut for member in members if member.cut is not None and member.cut.members and member.state == state.SUSPENDED}
+        left = {
+            member.cut
+            for member in members
+            if member.cut is not None and member.cut.members and member.state == state.SUSPENDED
+        }
         try:
             self._controller.mark(marker)
-        except OSError as refused:  # a secondary that may not go on, and can't be said to stand still
+        except (
+            OSError
+        ) as refused:  # a secondary that may not go on, and can't be said to stand still
             self.journal_refused(refused, final=True)
             raise
         self._controller.emit(
@@ -97,17 +124,36 @@ class Trouble:
         """A primary did not take a change that is in the journal: journal what the primary holds now, so that both agree."""
         for change, error in batch.primary_errors:
             pair: Any = change.volume
-            self._controller.emit("primary-error", volume=pair.name, error=error.strerror or str(error), path=pair.primary.path)
+            self._controller.emit(
+                "primary-error",
+                volume=pair.name,
+                error=error.strerror or str(error),
+                path=pair.primary.path,
+            )
             for offset in range(change.offset, change.offset + change.length, RECORD_BYTES_MAX):
                 length = min(RECORD_BYTES_MAX, change.offset + change.length - offset)
                 data = bytearray(length)
                 try:
                     pair.primary.read_into(offset, memoryview(data))
                 except OSError as unreadable:
-                    self._controller.fail(f"{pair.primary.path}: neither takes a change nor can be read: {unreadable.strerror}")
+                    self._controller.fail(
+                        f"{pair.primary.path}: neither takes a change nor can be read: {unreadable.strerror}"
+                    )
                     return
-                zeroes = data.count(0) == length  # as in a hole that could not be filled: the journal may have no room for as many
-                self._redo(Change(_NOBODY, 0, pair, ZERO if zeroes else WRITE, offset, length, b"" if zeroes else data))
+                zeroes = (
+                    data.count(0) == length
+                )  # as in a hole that could not be filled: the journal may have no room for as many
+                self._redo(
+                    Change(
+                        _NOBODY,
+                        0,
+                        pair,
+                        ZERO if zeroes else WRITE,
+                        offset,
+                        length,
+                        b"" if zeroes else data,
+                    )
+                )
 
     def _redo(self, change: Change) -> None:
         pair: Any = change.volume

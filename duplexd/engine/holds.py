@@ -39,7 +39,9 @@ class Holds:
         """Those that hold."""
         return self.member.leases
 
-    async def quiesce(self, pairs: list[Pair], hold_s: float, owner: str, cut_id: str = "") -> Lease:
+    async def quiesce(
+        self, pairs: list[Pair], hold_s: float, owner: str, cut_id: str = ""
+    ) -> Lease:
         """Close the gates: from now on changes wait. Returns when none is in flight. The lease ends at its deadline at the latest.
 
         With `cut_id` it is held for that cut of a group. Raises UsageError, LimitError, WrongStateError, LeaseLostError with nothing held.
@@ -52,17 +54,34 @@ class Holds:
                 f"a hold lasts more than 0 and at most {HOLD_SECONDS_MAX:g} seconds: clients give up on requests that wait longer"
             )
         if len(self.leases) >= LEASES_MAX:
-            raise LimitError(f"there are {LEASES_MAX} leases already (LEASES_MAX); release one first")
+            raise LimitError(
+                f"there are {LEASES_MAX} leases already (LEASES_MAX); release one first"
+            )
         if cut_id:
             self._controller.cuts.check_states(pairs)
         loop = asyncio.get_running_loop()
-        lease = gate.Lease(secrets.token_hex(8), pairs, owner, hold_s, self._controller.clock.monotonic(), loop.create_future(), cut_id)
+        lease = gate.Lease(
+            secrets.token_hex(8),
+            pairs,
+            owner,
+            hold_s,
+            self._controller.clock.monotonic(),
+            loop.create_future(),
+            cut_id,
+        )
         self.member.close(lease)
         for pair in pairs:
             pair.holds += 1
         self._controller.batches.withdraw(pairs)
         self._start_timer(lease, hold_s)
-        self._controller.emit("quiesced", volumes=lease.volumes, lease=lease.id, owner=owner, hold_s=hold_s, **_cut_field(lease))
+        self._controller.emit(
+            "quiesced",
+            volumes=lease.volumes,
+            lease=lease.id,
+            owner=owner,
+            hold_s=hold_s,
+            **_cut_field(lease),
+        )
         try:
             await self._controller.step(lambda: None)
         except asyncio.CancelledError:
@@ -72,7 +91,9 @@ class Holds:
         return lease
 
     def _start_timer(self, lease: Lease, seconds: float) -> None:
-        lease.timer = asyncio.get_running_loop().call_later(seconds, self.end, lease, gate.DEADLINE).cancel
+        lease.timer = (
+            asyncio.get_running_loop().call_later(seconds, self.end, lease, gate.DEADLINE).cancel
+        )
 
     def renew(self, lease_id: str, fence: int | None, hold_s: float) -> Lease:
         """Let a hold last `hold_s` from now, under a new fencing number. Raises UsageError, LeaseLostError, NotFoundError."""
@@ -128,7 +149,9 @@ class Holds:
             self._ended_cuts.append(lease.cut_id)
         now = self._controller.clock.monotonic()
         freed, waited = self._open(lease)
-        self._controller.batches.resume(freed)  # first of all: the figures can wait, the writes have waited
+        self._controller.batches.resume(
+            freed
+        )  # first of all: the figures can wait, the writes have waited
         if lease.cut_id and lease.cut_at is not None:
             self._controller.cuts.hold_ended(lease)
         self._count(lease, waited, now)
@@ -182,7 +205,10 @@ class Holds:
             waits, waited, phases, held_s = lease.waits, lease.waited, lease.phases, lease.held_s
             ended = lease.began + held_s
             marks = [lease.began, lease.drained or ended, lease.cut_at or ended, ended]
-            spans = {name: end - begin for name, begin, end in zip(gate.PHASES, marks, marks[1:], strict=False)}
+            spans = {
+                name: end - begin
+                for name, begin, end in zip(gate.PHASES, marks, marks[1:], strict=False)
+            }
         return {
             "seconds_max": waits.max_s if waits.count else pause_s, "writes_held": waits.count,
             "p50_s": waits.quantile(0.5), "p99_s": waits.quantile(0.99),

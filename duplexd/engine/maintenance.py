@@ -13,7 +13,13 @@ from duplexd.core.ledger import UNCOMMITTED, pack_map
 from duplexd.errors import DuplexdError
 from duplexd.images.place import lost_image
 from duplexd.journal import checkpoint
-from duplexd.limits import CHECKPOINT_INTERVAL_S, MARKER_RESERVE_BYTES, RECORD_BYTES_MAX, SPARE_SEGMENTS, SYNC_INTERVAL_S
+from duplexd.limits import (
+    CHECKPOINT_INTERVAL_S,
+    MARKER_RESERVE_BYTES,
+    RECORD_BYTES_MAX,
+    SPARE_SEGMENTS,
+    SYNC_INTERVAL_S,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
@@ -71,7 +77,9 @@ class Maintenance:
     def _half_used(self) -> bool:
         """Whether half of the journal was written since the last checkpoint."""
         ring = self._controller.ring
-        return self._controller.writer.log_position - self._checkpoint_position > ring.size_bytes // 2
+        return (
+            self._controller.writer.log_position - self._checkpoint_position > ring.size_bytes // 2
+        )
 
     def keep_from(self, number: int) -> None:
         """A restart needs what comes after this number, too: until a checkpoint whose snapshot was taken later is complete."""
@@ -123,7 +131,9 @@ class Maintenance:
 
     def _begin_checkpoint(self) -> None:
         if self._beside is None:
-            self._beside = asyncio.get_running_loop().create_task(self._checkpoint_beside(), name="checkpoint")
+            self._beside = asyncio.get_running_loop().create_task(
+                self._checkpoint_beside(), name="checkpoint"
+            )
 
     async def _checkpoint_beside(self) -> None:
         try:
@@ -163,7 +173,10 @@ class Maintenance:
     def _checkpoint_helps(self) -> bool:
         """Whether one would free anything: also without a new record, if a follower was behind at the last one and is not now."""
         written = self._controller.writer.written
-        return replay_floor({"sequence": written, **self._controller.ledger.snapshot(written)}) > self.replay_floor
+        return (
+            replay_floor({"sequence": written, **self._controller.ledger.snapshot(written)})
+            > self.replay_floor
+        )
 
     def _judge_space(self) -> None:
         """Let batches that wait for room have it; if there is none, and nobody will give any up, changes are refused until there is."""
@@ -172,9 +185,15 @@ class Maintenance:
         if self._wanted and not was:
             self._let_go_on()
         pinned = controller.jobs.floor() < min(controller.writer.written, self.replay_floor + 1)
-        room = controller.writer.room(controller.batches.bytes_max() + MARKER_RESERVE_BYTES, RECORD_BYTES_MAX)
+        room = controller.writer.room(
+            controller.batches.bytes_max() + MARKER_RESERVE_BYTES, RECORD_BYTES_MAX
+        )
         stuck = (self._wanted or was) and not room and not pinned
-        controller.refusing = (self._grow_error.errno or errno.ENOSPC) if stuck and self._grow_error is not None else 0
+        controller.refusing = (
+            (self._grow_error.errno or errno.ENOSPC)
+            if stuck and self._grow_error is not None
+            else 0
+        )
         if controller.refusing and not was:
             controller.emit("journal-full", error=str(self._grow_error))
         elif was and not controller.refusing:
@@ -222,11 +241,17 @@ class Maintenance:
     async def _checkpoint(self) -> None:
         controller = self._controller
         async with self.copying, self._syncing:
-            saved = await self._legs_durable() or await self._legs_durable()  # without those that failed the first time
+            saved = (
+                await self._legs_durable() or await self._legs_durable()
+            )  # without those that failed the first time
             if saved is None:
                 return
             path = f"{controller.config.controller.state_dir}/checkpoint"
-            await controller.work(lambda: controller.disk.replace_file(path, checkpoint.pack(controller.ledger.pack_snapshot(saved))))
+            await controller.work(
+                lambda: controller.disk.replace_file(
+                    path, checkpoint.pack(controller.ledger.pack_snapshot(saved))
+                )
+            )
         self.replay_floor = min(replay_floor(saved), self._kept_from)
         self._checkpoint_sequence = saved["sequence"]
         self._checkpoint_position = saved["index"] * controller.ring.segment_size + saved["offset"]
@@ -243,7 +268,9 @@ class Maintenance:
             await self._sync_primaries(primaries)
         except BaseException:
             for pair in secondaries:
-                pair.secondary_dirty = True  # a suspend that waits beside this has to sync them itself
+                pair.secondary_dirty = (
+                    True  # a suspend that waits beside this has to sync them itself
+                )
             raise
         failures = await controller.work(lambda: _lost(following) + _sync_all(secondaries))
         if failures:
@@ -271,7 +298,9 @@ class Maintenance:
     async def _sync_primaries(self, pairs: list[Pair]) -> None:
         failures = await self._controller.work(lambda: _sync_all(pairs, primary=True))
         for pair, error in failures:
-            self._controller.fail(f"{pair.primary.path}: could not be synced: {error.strerror}; what it lost is in the journal: restart")
+            self._controller.fail(
+                f"{pair.primary.path}: could not be synced: {error.strerror}; what it lost is in the journal: restart"
+            )
             raise error
 
     @contextlib.asynccontextmanager
@@ -321,8 +350,12 @@ def replay_floor(saved: dict[str, Any]) -> int:
     """The number after which a restart from this checkpoint needs records."""
     floor = int(saved["sequence"])
     for pair in saved["pairs"]:
-        standing = pair["state"] == state.SUSPENDED and (not pair["usable"] or pair["cut"] is None or pair["applied"] >= pair["cut"][1])
-        standing = standing or pair["staging"] == UNCOMMITTED  # a restart abandons that resync: it stands at its cut again
+        standing = pair["state"] == state.SUSPENDED and (
+            not pair["usable"] or pair["cut"] is None or pair["applied"] >= pair["cut"][1]
+        )
+        standing = (
+            standing or pair["staging"] == UNCOMMITTED
+        )  # a restart abandons that resync: it stands at its cut again
         if pair["state"] != state.SIMPLEX and not standing and not pair["removed"]:
             floor = min(floor, int(pair["applied"]))
     return floor
@@ -336,7 +369,9 @@ def _lost(pairs: list[Pair]) -> list[tuple[Pair, OSError]]:
 def _take_dirty(pairs: list[Pair]) -> list[Pair]:
     """Those whose secondaries are to be synced, clean from now on. Within a step: a batch that is under way may write after the sync."""
     dirty = [pair for pair in pairs if pair.secondary_dirty and pair.secondary is not None]
-    for pair in dirty:  # and no others: meanwhile a follower, in its thread, may have written to one that was clean
+    for pair in (
+        dirty
+    ):  # and no others: meanwhile a follower, in its thread, may have written to one that was clean
         pair.secondary_dirty = False
     return dirty
 

@@ -84,11 +84,15 @@ class Recovery:
             self._close()
             raise
         controller.writer = Writer(controller.ring, tail.sequence, tail.chain)
-        controller.flusher = Flusher(controller.writer, controller.journal_workers, controller.clock, controller.fail)
+        controller.flusher = Flusher(
+            controller.writer, controller.journal_workers, controller.clock, controller.fail
+        )
         await workers.run(self._ensure_room)
         await controller.step(lambda: self._tell_journal(same_boot, tail.sequence))
         await controller.durable(controller.writer.written)
-        await workers.run(lambda: remove_staging(controller.disk, controller.jobs.staging_directory, set()))
+        await workers.run(
+            lambda: remove_staging(controller.disk, controller.jobs.staging_directory, set())
+        )
         await controller.maintenance.checkpoint()
         if tail.torn:
             controller.emit("torn-tail", kept=tail.torn)
@@ -113,13 +117,21 @@ class Recovery:
         saved = self._saved = checkpoint.unpack(disk.read_file(path), path)
         controller.ledger.restore(saved)
         segments = max(controller.config.controller.journal_size // saved["segment_size"], 4)
-        controller.ring = Ring(disk, journal, bytes.fromhex(saved["controller"]), saved["segment_size"], segments)
+        controller.ring = Ring(
+            disk, journal, bytes.fromhex(saved["controller"]), saved["segment_size"], segments
+        )
         controller.ring.open_existing()
         if not controller.ring.live and saved["sequence"] == 0:
             controller.ring.live.append(controller.ring.grow())
-        walk = Walk(controller.ring, Position(saved["sequence"], saved["chain"], saved["index"], saved["offset"]))
+        walk = Walk(
+            controller.ring,
+            Position(saved["sequence"], saved["chain"], saved["index"], saved["offset"]),
+        )
         self._fold(walk)
-        same_boot = controller.ledger.boot in {"", controller.clock.boot_id()} and controller.clock.boot_id() != ""
+        same_boot = (
+            controller.ledger.boot in {"", controller.clock.boot_id()}
+            and controller.clock.boot_id() != ""
+        )
         return walk.close(same_boot), same_boot
 
     def _create(self, path: str, journal: str) -> None:
@@ -129,7 +141,9 @@ class Recovery:
                 f"{path}: the checkpoint is missing, but there is a journal; the states of all pairs are at risk. Restore it from a copy, "
                 "or move the state directory away and copy the pairs anew"
             )
-        segment = min(max(size // JOURNAL_SEGMENTS, SEGMENT_BYTES_MIN), SEGMENT_BYTES_MAX) // 4096 * 4096
+        segment = (
+            min(max(size // JOURNAL_SEGMENTS, SEGMENT_BYTES_MIN), SEGMENT_BYTES_MAX) // 4096 * 4096
+        )
         fresh = {
             "controller": secrets.token_bytes(16).hex(), "segment_size": segment, "sequence": 0, "chain": 0, "index": 1,
             "offset": SEGMENT_HEADER_BYTES, "boot": self._controller.clock.boot_id(), "closed": True, "pairs": [],
@@ -141,7 +155,11 @@ class Recovery:
         ledger, done_bytes = controller.ledger, 0
         for buffer, record in walk:
             if record.kind == MARKER:
-                ledger.apply(record.sequence, record.time_us, unpack_marker(memoryview(buffer)[record.payload_start : record.end]))
+                ledger.apply(
+                    record.sequence,
+                    record.time_us,
+                    unpack_marker(memoryview(buffer)[record.payload_start : record.end]),
+                )
             elif record.kind in (WRITE, ZERO, TRIM):
                 pair = ledger.pairs[record.volume]
                 self._unapplied.add(record.volume)
@@ -158,7 +176,9 @@ class Recovery:
         controller = self._controller
         known = {pair.name: pair for pair in controller.ledger.pairs.values() if not pair.removed}
         for name, pair in known.items():
-            if name not in controller.config.volumes and (pair.id in self._unapplied or pair.staging not in ("", UNCOMMITTED)):
+            if name not in controller.config.volumes and (
+                pair.id in self._unapplied or pair.staging not in ("", UNCOMMITTED)
+            ):
                 raise ConfigurationError(
                     f"volumes.{name}: is missing in the configuration, but the journal has changes for it that are not on its images yet; "
                     "put it back, start and stop the daemon once, then remove it"
@@ -171,7 +191,11 @@ class Recovery:
     # -------------------------------------------------------------------------------------------------------------- 3: replay
 
     def _opened(self) -> list[Pair]:
-        return [pair for pair in self._controller.ledger.pairs.values() if not pair.removed and pair.name in self._legs]
+        return [
+            pair
+            for pair in self._controller.ledger.pairs.values()
+            if not pair.removed and pair.name in self._legs
+        ]
 
     def _replay(self, tail: Tail) -> None:
         controller, pairs = self._controller, self._opened()
@@ -183,7 +207,14 @@ class Recovery:
             theirs = {pair.id: pair for pair in names if pair.staging == job}
             count = next(iter(theirs.values())).staged
             try:
-                apply_staging(controller.disk, controller.jobs.staging_directory, job, theirs, count, SecondarySink())
+                apply_staging(
+                    controller.disk,
+                    controller.jobs.staging_directory,
+                    job,
+                    theirs,
+                    count,
+                    SecondarySink(),
+                )
                 self._sync_staged(theirs.values())
             except SinkError as error:
                 self._failures += [(pair, error.error) for pair in theirs.values()]
@@ -213,7 +244,8 @@ class Recovery:
                         put(sink, pair, record, buffer)
                     except SinkError as error:
                         raise OSError(
-                            error.error.errno, f"{pair.primary.path}: recovery can't write to it: {error.error.strerror}"
+                            error.error.errno,
+                            f"{pair.primary.path}: recovery can't write to it: {error.error.strerror}",
                         ) from error
             controller.on_progress(f"primaries: {reader.sequence - 1} of {tail}")
 
@@ -221,16 +253,30 @@ class Recovery:
         controller = self._controller
         failed = {pair for pair, _ in self._failures}
         self._abandoned(pairs)
-        todo = [pair for pair in pairs if pair not in failed and pair.staging != UNCOMMITTED and self._follows(pair, tail)]
+        todo = [
+            pair
+            for pair in pairs
+            if pair not in failed and pair.staging != UNCOMMITTED and self._follows(pair, tail)
+        ]
         if not todo:
             return
-        self._follow(Follower(controller.ring, todo, min(pair.applied for pair in todo), SecondarySink()), tail)
+        self._follow(
+            Follower(controller.ring, todo, min(pair.applied for pair in todo), SecondarySink()),
+            tail,
+        )
 
     def _abandoned(self, pairs: list[Pair]) -> None:
         """A resync that was not committed leaves its secondaries at their cuts: some may have to be brought there."""
         for pair in pairs:
-            if pair.staging == UNCOMMITTED and pair.cut is not None and pair.applied < pair.cut.sequence:
-                self._follow(Follower(self._controller.ring, [pair], pair.applied, SecondarySink()), pair.cut.sequence)
+            if (
+                pair.staging == UNCOMMITTED
+                and pair.cut is not None
+                and pair.applied < pair.cut.sequence
+            ):
+                self._follow(
+                    Follower(self._controller.ring, [pair], pair.applied, SecondarySink()),
+                    pair.cut.sequence,
+                )
 
     def _follow(self, follower: Follower, until: int) -> None:
         """To the end, whatever becomes of single secondaries: one that fails may have been further before, so nothing is known of it."""
@@ -266,11 +312,11 @@ class Recovery:
             if not self._make_room(replay_floor(self._saved)):
                 directory = self._controller.ring.directory
                 if self._grow_error is not None:
-                    why = (
-                        f"{directory}: the journal can't get the room that it needs to start: {self._grow_error.strerror}; make space there"
-                    )
+                    why = f"{directory}: the journal can't get the room that it needs to start: {self._grow_error.strerror}; make space there"
                     raise OSError(self._grow_error.errno, why)
-                raise DamageError(f"{directory}: the journal has no room for recovery; give it a larger journal_size and start again")
+                raise DamageError(
+                    f"{directory}: the journal has no room for recovery; give it a larger journal_size and start again"
+                )
 
     def _make_room(self, floor: int) -> bool:
         controller = self._controller
@@ -298,7 +344,12 @@ class Recovery:
             pair.primary.sync()
             if pair.secondary is not None:
                 pair.secondary.sync()
-        position = {"sequence": writer.sequence, "chain": writer.chain, "index": writer.segment.index, "offset": writer.position}
+        position = {
+            "sequence": writer.sequence,
+            "chain": writer.chain,
+            "index": writer.segment.index,
+            "offset": writer.position,
+        }
         state_now = ledger.snapshot(writer.sequence)
         for saved in state_now["pairs"]:
             pair = ledger.pairs[saved["id"]]
@@ -306,17 +357,26 @@ class Recovery:
             if pair.staging != UNCOMMITTED and pair not in failed:
                 saved["staging"] = ""  # it was applied, and what followed too
         self._saved = {**self._saved, **position, **state_now}
-        controller.disk.replace_file(f"{self._directory}/checkpoint", checkpoint.pack(ledger.pack_snapshot(self._saved)))
+        controller.disk.replace_file(
+            f"{self._directory}/checkpoint", checkpoint.pack(ledger.pack_snapshot(self._saved))
+        )
 
     def _tell_journal(self, same_boot: bool, tail: int) -> None:
         controller = self._controller
         known = {pair.name: pair for pair in controller.ledger.pairs.values() if not pair.removed}
         clean = controller.ledger.closed
-        for pair in known.values():  # what a killed daemon wrote may not be on the disk yet, replayed or not
-            pair.primary_dirty, pair.secondary_dirty = True, pair.name in self._legs and self._legs[pair.name][1] is not None
+        for pair in (
+            known.values()
+        ):  # what a killed daemon wrote may not be on the disk yet, replayed or not
+            pair.primary_dirty, pair.secondary_dirty = (
+                True,
+                pair.name in self._legs and self._legs[pair.name][1] is not None,
+            )
         for name, config in controller.config.volumes.items():
             if name in known:
-                controller.pairs[name] = introduce(controller, name, config, self._legs[name], known[name])
+                controller.pairs[name] = introduce(
+                    controller, name, config, self._legs[name], known[name]
+                )
         assign_groups(controller, controller.config)
         self._tell_failures(tail)
         self._tell_interrupted()
@@ -330,7 +390,9 @@ class Recovery:
             if name not in known:
                 controller.pairs[name] = introduce(controller, name, config, self._legs[name], None)
         assign_groups(controller, controller.config)
-        stood_at = [pair.cut.id for pair in controller.ledger.pairs.values() if pair.cut is not None]
+        stood_at = [
+            pair.cut.id for pair in controller.ledger.pairs.values() if pair.cut is not None
+        ]
         controller.holds.member.restarted([*controller.ledger.cuts, *stood_at])
         controller.mark({"m": "open", "boot": controller.clock.boot_id(), "version": 1})
 
@@ -347,7 +409,11 @@ class Recovery:
 
     def _tell_interrupted(self) -> None:
         controller = self._controller
-        halfway = [pair for pair in controller.pairs.values() if pair.state == state.PENDING and pair.staging == UNCOMMITTED]
+        halfway = [
+            pair
+            for pair in controller.pairs.values()
+            if pair.state == state.PENDING and pair.staging == UNCOMMITTED
+        ]
         if halfway:
             controller.mark({"m": "abandon", "job": "", "volumes": [pair.id for pair in halfway]})
             controller.jobs.again = halfway
@@ -378,7 +444,11 @@ class Recovery:
     def _tell_arrived(self) -> None:
         """Resyncs that recovery has brought to the tail."""
         controller = self._controller
-        arrived = [pair for pair in controller.pairs.values() if pair.state == state.PENDING and pair.usable]
+        arrived = [
+            pair
+            for pair in controller.pairs.values()
+            if pair.state == state.PENDING and pair.usable
+        ]
         if arrived:
             sequence = controller.mark({"m": "equal", "volumes": [pair.id for pair in arrived]})
             for pair in arrived:

@@ -48,15 +48,25 @@ def status(controller: Controller) -> dict[str, Any]:
             "group_protocol": GROUP_PROTOCOL,
             "hold_max_s": controller.config.controller.hold_max,
             "nbd": list(controller.config.nbd.listen),
-            "journal": {"used_bytes": ring.used_bytes, "size_bytes": ring.size_bytes, "oldest_sequence": ring.oldest},
+            "journal": {
+                "used_bytes": ring.used_bytes,
+                "size_bytes": ring.size_bytes,
+                "oldest_sequence": ring.oldest,
+            },
         },
         "volumes": [volume(controller, pair) for pair in controller.pairs.values()],
         "groups": [
-            {"name": name, "volumes": members, "state": group_state([controller.pairs[member] for member in members])}
+            {
+                "name": name,
+                "volumes": members,
+                "state": group_state([controller.pairs[member] for member in members]),
+            }
             for name, members in controller.groups.items()
         ],
         "leases": [lease_status(lease, now) for lease in controller.holds.leases.values()],
-        "cuts": cuts(controller, [each for each in controller.ledger.cuts.values() if each.verdict is None]),
+        "cuts": cuts(
+            controller, [each for each in controller.ledger.cuts.values() if each.verdict is None]
+        ),
     }
 
 
@@ -97,12 +107,20 @@ def _vote(controller: Controller, cut: Cut) -> str:
 
 def _verdict(controller: Controller, cut: Cut) -> str | None:
     """`consistent` only once the secondaries are known to be durable there; `void` at once."""
-    return None if cut.verdict == CONSISTENT and cut.id in controller.cuts.unsettled else cut.verdict
+    return (
+        None if cut.verdict == CONSISTENT and cut.id in controller.cuts.unsettled else cut.verdict
+    )
 
 
 def group_state(pairs: list[Pair]) -> str:
     """The state that all pairs share, or MIXED. Suspended pairs share it only at one cut."""
-    states = {(pair.state, pair.cut.sequence if pair.cut is not None and pair.state == state.SUSPENDED else 0) for pair in pairs}
+    states = {
+        (
+            pair.state,
+            pair.cut.sequence if pair.cut is not None and pair.state == state.SUSPENDED else 0,
+        )
+        for pair in pairs
+    }
     return next(iter(states))[0] if len(states) == 1 else "MIXED"
 
 

@@ -24,19 +24,25 @@ RECHECKS_MAX = 3
 COMPARABLE = (state.DUPLEX, state.SUSPENDED)
 
 
-async def verify(controller: Controller, pairs: list[Pair], progress: Callable[[str, int, int], None] | None) -> dict[str, Any]:
+async def verify(
+    controller: Controller, pairs: list[Pair], progress: Callable[[str, int, int], None] | None
+) -> dict[str, Any]:
     """Compare: all of a DUPLEX pair; of a SUSPENDED one what did not change since its cut. Raises WrongStateError for others.
 
     Legs whose paths lead to other images than those in use are not equal, whatever these hold.
     """
     wrong = [f"{pair.name} is {pair.state}" for pair in pairs if pair.state not in COMPARABLE]
     if wrong:
-        raise WrongStateError(f"only DUPLEX and SUSPENDED pairs can be compared: {', '.join(wrong)}")
+        raise WrongStateError(
+            f"only DUPLEX and SUSPENDED pairs can be compared: {', '.join(wrong)}"
+        )
     results = [await _verify_one(controller, pair, progress) for pair in pairs]
     return {"volumes": results, "equal": all(result["equal"] for result in results)}
 
 
-async def _verify_one(controller: Controller, pair: Pair, progress: Callable[[str, int, int], None] | None) -> dict[str, Any]:
+async def _verify_one(
+    controller: Controller, pair: Pair, progress: Callable[[str, int, int], None] | None
+) -> dict[str, Any]:
     compared, skipped, first = 0, 0, None
     why = await controller.workers.run(lambda: misplaced(pair.primary) or misplaced(pair.secondary))
     for offset in range(0, pair.size, PIECE_BYTES):
@@ -58,7 +64,9 @@ async def _verify_one(controller: Controller, pair: Pair, progress: Callable[[st
     }  # fmt: skip
 
 
-async def _recheck(controller: Controller, pair: Pair, offset: int, length: int) -> tuple[int | None, int]:
+async def _recheck(
+    controller: Controller, pair: Pair, offset: int, length: int
+) -> tuple[int | None, int]:
     """A difference may be a change on its way: look again with the volume held and its follower where it may go.
 
     Raises WrongStateError if the pair is not to be compared any more, TimedOutError if its secondary trails too far behind.
@@ -69,12 +77,16 @@ async def _recheck(controller: Controller, pair: Pair, offset: int, length: int)
             await _arrival(controller, pair, lease)
             found = await controller.workers.run(lambda: _compare(pair, offset, length))
             if pair.state not in COMPARABLE:
-                raise WrongStateError(f"{pair.name} became {pair.state} while it was compared; compare it when that is over")
+                raise WrongStateError(
+                    f"{pair.name} became {pair.state} while it was compared; compare it when that is over"
+                )
             if found[0] is None or not lease.lost:
                 return found
         finally:
             controller.holds.release(lease.id, gate.BY_OWNER)
-    raise TimedOutError(f"{pair.name}: its secondary trails too far behind to be compared; try again with less load, or suspend it first")
+    raise TimedOutError(
+        f"{pair.name}: its secondary trails too far behind to be compared; try again with less load, or suspend it first"
+    )
 
 
 async def _arrival(controller: Controller, pair: Pair, lease: Lease) -> None:
@@ -82,7 +94,12 @@ async def _arrival(controller: Controller, pair: Pair, lease: Lease) -> None:
     tail = controller.sequence
 
     def there() -> bool:
-        return pair.mirrors or not pair.usable or pair.state not in COMPARABLE or pair.applied >= min(tail, pair.limit(tail))
+        return (
+            pair.mirrors
+            or not pair.usable
+            or pair.state not in COMPARABLE
+            or pair.applied >= min(tail, pair.limit(tail))
+        )
 
     waiting = asyncio.ensure_future(controller.jobs.until(there))
     either: set[asyncio.Future[Any]] = {waiting, lease.ended}
@@ -110,7 +127,9 @@ def _is_hole(leg: Any, offset: int, length: int) -> bool:
     return not any(is_data for _, _, is_data in leg.extents(offset, length))
 
 
-def _compare_unchanged(changed: ChangeMap, offset: int, ours: bytearray, theirs: bytearray) -> tuple[int | None, int]:
+def _compare_unchanged(
+    changed: ChangeMap, offset: int, ours: bytearray, theirs: bytearray
+) -> tuple[int | None, int]:
     first, looked = None, 0
     step = min(changed.grain_bytes, PIECE_BYTES)
     for at in range(0, len(ours), step):
@@ -124,4 +143,6 @@ def _compare_unchanged(changed: ChangeMap, offset: int, ours: bytearray, theirs:
 
 
 def _first_difference(ours: bytearray, theirs: bytearray) -> int:
-    return next(place for place, (mine, other) in enumerate(zip(ours, theirs, strict=True)) if mine != other)
+    return next(
+        place for place, (mine, other) in enumerate(zip(ours, theirs, strict=True)) if mine != other
+    )

@@ -20,21 +20,35 @@ if TYPE_CHECKING:
     from duplexd.engine.controller import Controller
 
 
-def open_images(controller: Controller, config: VolumeConfig, name: str, known: Pair | None) -> tuple[Any, Any, bool, bool]:
+def open_images(
+    controller: Controller, config: VolumeConfig, name: str, known: Pair | None
+) -> tuple[Any, Any, bool, bool]:
     """The legs of a volume, and which of them were created just now. Raises ConfigurationError, with nothing left open."""
     disk = controller.disk
-    primary_path, secondary_path = str(config.primary), str(config.secondary) if config.secondary else ""
+    primary_path, secondary_path = (
+        str(config.primary),
+        str(config.secondary) if config.secondary else "",
+    )
     if known is not None and known.size != config.size:
-        raise ConfigurationError(f"volumes.{name}.size: the volume has {known.size} bytes, not {config.size}; a volume can't be resized")
+        raise ConfigurationError(
+            f"volumes.{name}.size: the volume has {known.size} bytes, not {config.size}; a volume can't be resized"
+        )
     if known is not None and not disk.exists(primary_path):
-        raise ConfigurationError(f"volumes.{name}.primary: {primary_path} is missing, but the volume was in use; put the image back")
+        raise ConfigurationError(
+            f"volumes.{name}.primary: {primary_path} is missing, but the volume was in use; put the image back"
+        )
     had_secondary = known is not None and known.state != state.SIMPLEX
     if secondary_path and had_secondary and not disk.exists(secondary_path):
         raise ConfigurationError(
             f"volumes.{name}.secondary: {secondary_path} is missing, but the pair was {known.state if known else ''}; "
             "put the image back, or leave `secondary` out, start, and then give a new one"
         )
-    if known is not None and had_secondary and secondary_path and known.secondary_path not in ("", secondary_path):
+    if (
+        known is not None
+        and had_secondary
+        and secondary_path
+        and known.secondary_path not in ("", secondary_path)
+    ):
         raise ConfigurationError(
             f"volumes.{name}.secondary: the pair is {known.state} with {known.secondary_path}; nothing is known of {secondary_path}. "
             "Put the old path back, or leave `secondary` out, start, and then give the new one: it gets a first copy"
@@ -55,7 +69,13 @@ def open_images(controller: Controller, config: VolumeConfig, name: str, known: 
     return primary, secondary, primary_new, secondary_new
 
 
-def introduce(controller: Controller, name: str, config: VolumeConfig, legs: tuple[Any, Any, bool, bool], known: Pair | None) -> Pair:
+def introduce(
+    controller: Controller,
+    name: str,
+    config: VolumeConfig,
+    legs: tuple[Any, Any, bool, bool],
+    known: Pair | None,
+) -> Pair:
     """Tell the journal what is new about a volume whose images are open. Within a step, once the journal can be written."""
     primary, secondary, primary_new, secondary_new = legs
     pair = known
@@ -71,7 +91,13 @@ def introduce(controller: Controller, name: str, config: VolumeConfig, legs: tup
             controller.mark({"m": "attach", "volumes": [pair.id]})
         else:
             changed = first_copy_map(pair, secondary_new)
-            controller.mark({"m": "copy", "volumes": {str(pair.id): pack_map(changed)}, "reason": state.FIRST_COPY})
+            controller.mark(
+                {
+                    "m": "copy",
+                    "volumes": {str(pair.id): pack_map(changed)},
+                    "reason": state.FIRST_COPY,
+                }
+            )
     return pair
 
 
@@ -105,11 +131,22 @@ def refuse_live(controller: Controller, config: Config) -> None:
                 problems.append(
                     f"volumes.{name}: can't be removed while clients use it ({pair.connections} connected); disconnect them first"
                 )
-            if pair.state == state.PENDING or (pair.cut is not None and pair.cut.id in controller.cuts.unsettled):
-                problems.append(f"volumes.{name}: can't be removed while its secondary is on its way; wait until it stands, or is DUPLEX")
+            if pair.state == state.PENDING or (
+                pair.cut is not None and pair.cut.id in controller.cuts.unsettled
+            ):
+                problems.append(
+                    f"volumes.{name}: can't be removed while its secondary is on its way; wait until it stands, or is DUPLEX"
+                )
             continue
-        fixed = [key for key in ("size", "primary", "mode") if getattr(new, key) != getattr(old[name], key)]
-        problems += [f"volumes.{name}.{key}: can't be changed while running; stop the daemon first" for key in fixed]
+        fixed = [
+            key
+            for key in ("size", "primary", "mode")
+            if getattr(new, key) != getattr(old[name], key)
+        ]
+        problems += [
+            f"volumes.{name}.{key}: can't be changed while running; stop the daemon first"
+            for key in fixed
+        ]
         if new.secondary != old[name].secondary and old[name].secondary is not None:
             problems.append(
                 f"volumes.{name}.secondary: can't be changed or removed while running; stop the daemon first, start it without, then add it"
@@ -121,14 +158,21 @@ def refuse_live(controller: Controller, config: Config) -> None:
 async def reload(controller: Controller, config: Config) -> list[str]:
     """See `Controller.reload`."""
     refuse_live(controller, config)
-    fresh = {name: new for name, new in config.volumes.items() if _needs_images(controller, name, new)}
+    fresh = {
+        name: new for name, new in config.volumes.items() if _needs_images(controller, name, new)
+    }
     opened: dict[str, tuple[Any, Any, bool, bool]] = {}
     try:
         for name, new in fresh.items():
             opened[name] = _open_fresh(controller, name, new)
         if controller.pairs.keys() - config.volumes.keys():
-            await controller.maintenance.checkpoint()  # what was flushed to them is to survive a power cut, and nobody replays it later
-        async with controller.maintenance.standing_still(), controller.jobs.trail.stepping:  # nobody is at a leg that is about to be closed
+            await (
+                controller.maintenance.checkpoint()
+            )  # what was flushed to them is to survive a power cut, and nobody replays it later
+        async with (
+            controller.maintenance.standing_still(),
+            controller.jobs.trail.stepping,
+        ):  # nobody is at a leg that is about to be closed
             changes = await controller.step(lambda: _switch(controller, config, opened))
     except Exception:
         for primary, secondary, *_ in opened.values():
@@ -140,10 +184,14 @@ async def reload(controller: Controller, config: Config) -> list[str]:
 
 
 def _needs_images(controller: Controller, name: str, new: VolumeConfig) -> bool:
-    return name not in controller.pairs or (new.secondary is not None and controller.pairs[name].secondary is None)
+    return name not in controller.pairs or (
+        new.secondary is not None and controller.pairs[name].secondary is None
+    )
 
 
-def _open_fresh(controller: Controller, name: str, new: VolumeConfig) -> tuple[Any, Any, bool, bool]:
+def _open_fresh(
+    controller: Controller, name: str, new: VolumeConfig
+) -> tuple[Any, Any, bool, bool]:
     known = controller.pairs.get(name)
     if known is None:
         return open_images(controller, new, name, None)
@@ -157,11 +205,19 @@ def _close(primary: Any, secondary: Any) -> None:
             leg.close()
 
 
-def _switch(controller: Controller, config: Config, opened: dict[str, tuple[Any, Any, bool, bool]]) -> list[str]:
+def _switch(
+    controller: Controller, config: Config, opened: dict[str, tuple[Any, Any, bool, bool]]
+) -> list[str]:
     refuse_live(controller, config)  # again: clients may have come meanwhile
-    written = [name for name, pair in controller.pairs.items() if name not in config.volumes and pair.primary_dirty]
+    written = [
+        name
+        for name, pair in controller.pairs.items()
+        if name not in config.volumes and pair.primary_dirty
+    ]
     if written:
-        raise ConfigurationError(f"{config.source}: volumes.{written[0]}: was written to just now, so it can't be removed yet; try again")
+        raise ConfigurationError(
+            f"{config.source}: volumes.{written[0]}: was written to just now, so it can't be removed yet; try again"
+        )
     try:
         return _switch_over(controller, config, opened)
     except Exception as error:
@@ -169,7 +225,9 @@ def _switch(controller: Controller, config: Config, opened: dict[str, tuple[Any,
         raise
 
 
-def _switch_over(controller: Controller, config: Config, opened: dict[str, tuple[Any, Any, bool, bool]]) -> list[str]:
+def _switch_over(
+    controller: Controller, config: Config, opened: dict[str, tuple[Any, Any, bool, bool]]
+) -> list[str]:
     changes: list[str] = []
     for name, (primary, secondary, primary_new, secondary_new) in opened.items():
         known = controller.pairs.get(name)
@@ -186,7 +244,11 @@ def _switch_over(controller: Controller, config: Config, opened: dict[str, tuple
         changes.append("groups changed")
     before, rate = controller.config.controller.copy_rate, config.controller.copy_rate
     if before != rate:
-        changes.append("copies go as fast as they can" if rate is None else f"copies go at {format_size(rate)} a second at most")
+        changes.append(
+            "copies go as fast as they can"
+            if rate is None
+            else f"copies go at {format_size(rate)} a second at most"
+        )
     controller.config = config
     assign_groups(controller, config)
     controller.jobs.adopt([controller.pairs[name] for name in opened])

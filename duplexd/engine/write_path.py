@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 from duplexd.backend import TRIM, WRITE, Change, Client
 from duplexd.core import state
 from duplexd.engine.apply import Batch, Joined, parts, perform, record_bytes
-from duplexd.limits import BATCH_BYTES_MAX, INLINE_BATCH_BYTES_MAX, INLINE_ZERO_BYTES_MAX, MARKER_RESERVE_BYTES, RECORD_BYTES_MAX
+from duplexd.limits import (
+    BATCH_BYTES_MAX,
+    INLINE_BATCH_BYTES_MAX,
+    INLINE_ZERO_BYTES_MAX,
+    MARKER_RESERVE_BYTES,
+    RECORD_BYTES_MAX,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -40,7 +46,12 @@ class Batches:
         """See `Backend`."""
         self._submitter = changes[0].client
         try:
-            if self.busy or self.queue or self._controller.holds.leases or self._controller.jobs.behind():
+            if (
+                self.busy
+                or self.queue
+                or self._controller.holds.leases
+                or self._controller.jobs.behind()
+            ):
                 self._wait(changes)
                 self.kick()
             else:
@@ -150,7 +161,9 @@ class Batches:
         heavy = bool(regions) or size > INLINE_BATCH_BYTES_MAX
         if rare:
             changes = self._without_trims(changes)
-            heavy = heavy or any(change.kind != WRITE and change.length > INLINE_ZERO_BYTES_MAX for change in changes)
+            heavy = heavy or any(
+                change.kind != WRITE and change.length > INLINE_ZERO_BYTES_MAX for change in changes
+            )
         batch = Batch(changes, regions, int(controller.clock.wall() * 1e6))
         self.begun += 1
         if heavy:
@@ -197,18 +210,27 @@ class Batches:
                 continue
             if pair.mirrors:
                 pair.secondary_dirty = True
-            first, last = change.offset >> pair.region_shift, (change.offset + change.length - 1) >> pair.region_shift
+            first, last = (
+                change.offset >> pair.region_shift,
+                (change.offset + change.length - 1) >> pair.region_shift,
+            )
             if first == last and first in pair.touched:
                 continue  # what is touched is open
             for region in range(first, last + 1):
                 pair.touched.add(region)
-                if region not in pair.regions and region not in (known := fresh.setdefault(pair.id, [])):
+                if region not in pair.regions and region not in (
+                    known := fresh.setdefault(pair.id, [])
+                ):
                     known.append(region)
-        return ({number: regions for number, regions in fresh.items() if regions} if fresh else fresh), rare
+        return (
+            {number: regions for number, regions in fresh.items() if regions} if fresh else fresh
+        ), rare
 
     def _without_trims(self, changes: list[Change]) -> list[Change]:
         """Trims that can't do the same to both legs do nothing: content after a trim is undefined, but equal."""
-        ignored = [change for change in changes if change.kind == TRIM and not change.volume.can_trim]  # type: ignore[attr-defined]
+        ignored = [
+            change for change in changes if change.kind == TRIM and not change.volume.can_trim
+        ]  # type: ignore[attr-defined]
         if not ignored:
             return changes
         self._acknowledge(ignored)
@@ -231,7 +253,9 @@ class Batches:
         self.busy = False
         if error is not None:
             for number, regions in batch.regions.items():
-                controller.ledger.pairs[number].touched.difference_update(regions)  # not marked: the next change there has to
+                controller.ledger.pairs[number].touched.difference_update(
+                    regions
+                )  # not marked: the next change there has to
             controller.trouble.journal_refused(error, final=batch.journaled)
             self._refuse(batch.changes, error.errno or errno.EIO)
             return

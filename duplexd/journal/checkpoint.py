@@ -21,7 +21,9 @@ _HEAD = struct.Struct("<8sI")
 
 def pack(state: dict[str, Any]) -> bytes:
     """The file's content."""
-    body = zlib.compress(json.dumps({"version": VERSION, **state}, separators=(",", ":")).encode(), 1)
+    body = zlib.compress(
+        json.dumps({"version": VERSION, **state}, separators=(",", ":")).encode(), 1
+    )
     return _HEAD.pack(MAGIC, crc32c(body)) + body
 
 
@@ -34,7 +36,9 @@ def unpack(data: bytes, path: str) -> dict[str, Any]:
             state = json.loads(zlib.decompress(body))
             if state.get("version") in VERSIONS_READ:
                 return dict(state)
-            raise DamageError(f"{path}: written by another version of duplexd (format {state.get('version')}); run that version")
+            raise DamageError(
+                f"{path}: written by another version of duplexd (format {state.get('version')}); run that version"
+            )
     raise DamageError(
         f"{path}: the checkpoint is damaged; pair states and change maps are at risk. "
         "Restore it from a copy, or move the state directory away and copy the pairs anew"

@@ -117,7 +117,11 @@ def unpack_segment_header(data: bytes) -> SegmentHeader | None:
         return None
     magic, version, crc, controller, index, size = _SEGMENT.unpack_from(data)
     header = SegmentHeader(controller, index, size)
-    if magic != SEGMENT_MAGIC or version not in VERSIONS_READ or crc != crc32c(_SEGMENT_BODY.pack(*header)):
+    if (
+        magic != SEGMENT_MAGIC
+        or version not in VERSIONS_READ
+        or crc != crc32c(_SEGMENT_BODY.pack(*header))
+    ):
         return None
     return header
 
@@ -137,7 +141,20 @@ def pack_record(
     journal: int,
 ) -> tuple[bytes, int]:
     """A record header and its crc."""
-    body = _BODY.pack(chain, payload_crc, sequence, synced, offset, length, time_us, volume, payload_length, kind, flags, journal)
+    body = _BODY.pack(
+        chain,
+        payload_crc,
+        sequence,
+        synced,
+        offset,
+        length,
+        time_us,
+        volume,
+        payload_length,
+        kind,
+        flags,
+        journal,
+    )
     crc = crc32c(body)
     return _HEAD.pack(RECORD_MAGIC, crc) + body, crc
 
@@ -147,15 +164,50 @@ def unpack_record(buffer: bytes | bytearray | memoryview, start: int) -> Record 
     if start + RECORD_HEADER_BYTES > len(buffer):
         return None
     fields = _RECORD.unpack_from(buffer, start)
-    magic, crc, chain, payload_crc, sequence, synced, offset, length, time_us, volume, payload_length, kind, flags, journal = fields
-    if magic != RECORD_MAGIC or crc != crc32c(memoryview(buffer)[start + 8 : start + RECORD_HEADER_BYTES]):
+    (
+        magic,
+        crc,
+        chain,
+        payload_crc,
+        sequence,
+        synced,
+        offset,
+        length,
+        time_us,
+        volume,
+        payload_length,
+        kind,
+        flags,
+        journal,
+    ) = fields
+    if magic != RECORD_MAGIC or crc != crc32c(
+        memoryview(buffer)[start + 8 : start + RECORD_HEADER_BYTES]
+    ):
         return None
-    return Record(sequence, kind, flags, volume, offset, length, payload_length, payload_crc, synced, time_us, crc, chain, journal, start)
+    return Record(
+        sequence,
+        kind,
+        flags,
+        volume,
+        offset,
+        length,
+        payload_length,
+        payload_crc,
+        synced,
+        time_us,
+        crc,
+        chain,
+        journal,
+        start,
+    )
 
 
 def payload_is_whole(buffer: bytes | bytearray | memoryview, record: Record) -> bool:
     """Whether the payload is all there and its check-sum is right."""
-    return record.end <= len(buffer) and crc32c(memoryview(buffer)[record.payload_start : record.end]) == record.payload_crc
+    return (
+        record.end <= len(buffer)
+        and crc32c(memoryview(buffer)[record.payload_start : record.end]) == record.payload_crc
+    )
 
 
 def pack_marker(marker: dict[str, object]) -> bytes:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 class Flusher:
     """Syncs the journal when somebody needs it, one sync at a time. A sync that failed is final: everyone gets EIO from then on."""
 
-    def __init__(self, writer: Writer, workers: Workers, clock: Clock, failed: Callable[[str], None]) -> None:
+    def __init__(
+        self, writer: Writer, workers: Workers, clock: Clock, failed: Callable[[str], None]
+    ) -> None:
         self._writer = writer
         self._workers = workers
         self._clock = clock

@@ -33,9 +33,20 @@ def inspect(disk: Disk, directory: str, boot_id: str = "") -> Iterator[dict[str,
         directory = f"{directory}/.."
     path = f"{directory}/checkpoint"
     saved = checkpoint.unpack(disk.read_file(path), path)
-    yield {"type": "checkpoint", "path": path, "sequence": saved["sequence"], "volumes": {p["id"]: p["name"] for p in saved["pairs"]}}
+    yield {
+        "type": "checkpoint",
+        "path": path,
+        "sequence": saved["sequence"],
+        "volumes": {p["id"]: p["name"] for p in saved["pairs"]},
+    }
     start = Position(saved["sequence"], saved["chain"], saved["index"], saved["offset"])
-    ring = Ring(_Untouched(disk), f"{directory}/journal", bytes.fromhex(saved["controller"]), saved["segment_size"], 0)  # type: ignore[arg-type]
+    ring = Ring(
+        _Untouched(disk),
+        f"{directory}/journal",
+        bytes.fromhex(saved["controller"]),
+        saved["segment_size"],
+        0,
+    )  # type: ignore[arg-type]
     boot, walk = str(saved["boot"]), None
     try:
         if disk.exists(ring.directory):
@@ -72,9 +83,18 @@ def _all(ring: Ring, walk: Walk) -> Iterator[tuple[bytes, Record]]:
 
 def _describe(record: Record, data: bytes) -> dict[str, Any]:
     kind = KIND_NAMES.get(record.kind, str(record.kind))
-    common = {"type": "record", "sequence": record.sequence, "kind": kind, "time": record.time_us / 1e6}
+    common = {
+        "type": "record",
+        "sequence": record.sequence,
+        "kind": kind,
+        "time": record.time_us / 1e6,
+    }
     if record.kind == MARKER:
-        return {**common, "type": "marker", "marker": unpack_marker(data[record.payload_start : record.end])}
+        return {
+            **common,
+            "type": "marker",
+            "marker": unpack_marker(data[record.payload_start : record.end]),
+        }
     return {**common, "volume": record.volume, "offset": record.offset, "length": record.length}
 
 
@@ -85,11 +105,23 @@ def _boot(entry: dict[str, Any]) -> str:
 
 def _segment(ring: Ring, first: Record) -> dict[str, Any]:
     segment = next(segment for segment in ring.live if segment.first == first.sequence)
-    return {"type": "segment", "path": segment.file.path, "index": segment.index, "first_sequence": first.sequence}
+    return {
+        "type": "segment",
+        "path": segment.file.path,
+        "index": segment.index,
+        "first_sequence": first.sequence,
+    }
 
 
 def _verdict(verdict: str, sequence: int, path: str, offset: int, why: str) -> dict[str, Any]:
-    return {"type": "verdict", "verdict": verdict, "sequence": sequence, "path": path, "offset": offset, "why": why}
+    return {
+        "type": "verdict",
+        "verdict": verdict,
+        "sequence": sequence,
+        "path": path,
+        "offset": offset,
+        "why": why,
+    }
 
 
 class _Untouched:

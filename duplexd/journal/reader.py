@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from duplexd.errors import DamageError
-from duplexd.journal.format import RECORD_HEADER_BYTES, SEAL, SEGMENT_HEADER_BYTES, Record, payload_is_whole, unpack_record
+from duplexd.journal.format import (
+    RECORD_HEADER_BYTES,
+    SEAL,
+    SEGMENT_HEADER_BYTES,
+    Record,
+    payload_is_whole,
+    unpack_record,
+)
 
 if TYPE_CHECKING:
     from duplexd.journal.segment import Ring, Segment
@@ -81,7 +88,10 @@ class Reader:
         self._sealed = False
 
     def _following(self) -> Segment | None:
-        return next((segment for segment in list(self.ring.live) if segment.index > self._segment.index), None)
+        return next(
+            (segment for segment in list(self.ring.live) if segment.index > self._segment.index),
+            None,
+        )
 
     def _parse(self, buffer: bytes, until: int) -> list[Record]:
         found: list[Record] = []

@@ -76,7 +76,11 @@ class Walk:
     def _sealed_by_start(self) -> bool:
         """Whether the checkpoint itself stands right behind a SEAL."""
         following = self._following()
-        return self.sequence == self.start.sequence and following is not None and following.first == self.sequence + 1
+        return (
+            self.sequence == self.start.sequence
+            and following is not None
+            and following.first == self.sequence + 1
+        )
 
     def _following(self) -> Segment | None:
         place = self.ring.live.index(self._segment) + 1
@@ -84,7 +88,9 @@ class Walk:
 
     def _next_segment(self) -> None:
         following = self._following()
-        if following is None or following.index != self._segment.index + 1:  # a spare one may lie behind the one that is missing
+        if (
+            following is None or following.index != self._segment.index + 1
+        ):  # a spare one may lie behind the one that is missing
             raise DamageError(
                 f"{self.ring.directory}: segment {self._segment.index + 1} is missing; changes after {self.sequence} may be at risk. "
                 "Restore the segment file"
@@ -98,7 +104,12 @@ class Walk:
 
     def verdict(self, same_boot: bool) -> str:
         """How the journal ends, once all records were walked: END, TORN or DAMAGE. Changes nothing."""
-        return judge(self._look(self._segment.file.read(0, self._segment.size))[0], self.sequence, self.start.sequence, same_boot)
+        return judge(
+            self._look(self._segment.file.read(0, self._segment.size))[0],
+            self.sequence,
+            self.start.sequence,
+            same_boot,
+        )
 
     def _look(self, buffer: bytes) -> tuple[Beyond, int]:
         """What lies behind the end, and how many bytes of it in this segment, whose content is `buffer`."""
@@ -106,7 +117,9 @@ class Walk:
         beyond.look(buffer, self._at, self.sequence + 1, journal)
         length = beyond.length
         for other in self._later_segments():
-            beyond.look(other.file.read(0, other.size), SEGMENT_HEADER_BYTES, self.sequence + 1, journal)
+            beyond.look(
+                other.file.read(0, other.size), SEGMENT_HEADER_BYTES, self.sequence + 1, journal
+            )
         return beyond, length
 
     def close(self, same_boot: bool) -> Tail:
@@ -134,7 +147,10 @@ class Walk:
         segment, disk = self._segment, self.ring.disk
         kept = f"{segment.file.path}.{self.sequence}.torn"
         disk.replace_file(kept, buffer[self._at : self._at + max(length, 1)])
-        for scrubbed, start in [(segment, self._at), *((other, SEGMENT_HEADER_BYTES) for other in later)]:
+        for scrubbed, start in [
+            (segment, self._at),
+            *((other, SEGMENT_HEADER_BYTES) for other in later),
+        ]:
             scrubbed.file.write(start, bytes(scrubbed.size - start))
             scrubbed.file.sync()
         return kept

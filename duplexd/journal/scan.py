@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from duplexd.journal.format import RECORD_HEADER_BYTES, RECORD_MAGIC, Record, payload_is_whole, unpack_record
+from duplexd.journal.format import (
+    RECORD_HEADER_BYTES,
+    RECORD_MAGIC,
+    Record,
+    payload_is_whole,
+    unpack_record,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +25,12 @@ def records(buffer: bytes | memoryview, start: int, sequence: int, chain: int) -
     """The valid records from `start` on: the first must have number `sequence` and follow the record of crc `chain`."""
     while True:
         record = unpack_record(buffer, start)
-        if record is None or record.sequence != sequence or record.chain != chain or not payload_is_whole(buffer, record):
+        if (
+            record is None
+            or record.sequence != sequence
+            or record.chain != chain
+            or not payload_is_whole(buffer, record)
+        ):
             return
         yield record
         start, sequence, chain = record.end, sequence + 1, record.crc

@@ -24,7 +24,10 @@ _CHUNK_BYTES = 1 << 20
 
 def _is_blank(file: File) -> bool:
     """Whether there is nothing but zeroes in it: a segment that lost its first page only is damaged, not new."""
-    return not any(any(file.read(at, min(_CHUNK_BYTES, file.size - at))) for at in range(0, file.size, _CHUNK_BYTES))
+    return not any(
+        any(file.read(at, min(_CHUNK_BYTES, file.size - at)))
+        for at in range(0, file.size, _CHUNK_BYTES)
+    )
 
 
 class Segment:
@@ -50,7 +53,9 @@ class Ring:
     `grow` and `recycle` do I/O and may run in a worker thread; they only touch segments nobody else does. The lists change in the event loop.
     """
 
-    def __init__(self, disk: Disk, directory: str, controller: bytes, segment_size: int, segments_max: int) -> None:
+    def __init__(
+        self, disk: Disk, directory: str, controller: bytes, segment_size: int, segments_max: int
+    ) -> None:
         self.disk = disk
         self.directory = directory
         self.controller = controller
@@ -100,7 +105,9 @@ class Ring:
         segment = Segment(file, self._next_index, self.segment_size)
         self._next_index += 1
         try:
-            file.write(0, pack_segment_header(SegmentHeader(self.controller, segment.index, segment.size)))
+            file.write(
+                0, pack_segment_header(SegmentHeader(self.controller, segment.index, segment.size))
+            )
             file.sync()
         except OSError:
             file.close()
@@ -117,7 +124,9 @@ class Ring:
 
     def find(self, sequence: int) -> Segment | None:
         """The live segment that holds, or would hold, record `sequence`; None if the journal does not reach back that far."""
-        live = list(self.live)  # a worker may ask while the loop drops the oldest: one list has to serve for both looks
+        live = list(
+            self.live
+        )  # a worker may ask while the loop drops the oldest: one list has to serve for both looks
         firsts = [segment.first for segment in live if segment.first]
         place = bisect_right(firsts, sequence) - 1
         return live[place] if place >= 0 else None
@@ -125,13 +134,17 @@ class Ring:
     def open_existing(self) -> None:
         """Find the segments on disk. Raises DamageError for a file that is not a segment of this controller."""
         found: list[Segment] = []
-        for name in sorted(name for name in self.disk.list(self.directory) if name.endswith(".seg")):
+        for name in sorted(
+            name for name in self.disk.list(self.directory) if name.endswith(".seg")
+        ):
             path = f"{self.directory}/{name}"
             if not name[:-4].isdecimal():
                 raise DamageError(f"{path}: not a segment of this journal; move it away")
             self._next_slot = max(self._next_slot, int(name[:-4]) + 1)
             file = self.disk.open(path)
-            self.live.append(Segment(file, 0, file.size))  # so that `close` finds it, whatever comes
+            self.live.append(
+                Segment(file, 0, file.size)
+            )  # so that `close` finds it, whatever comes
             segment = self._read_header(file)
             if segment is None:  # creation was cut short: nothing was ever written to it
                 file.close()
@@ -148,13 +161,19 @@ class Ring:
         if header is None and _is_blank(file):
             return None
         if header is None or header.size != file.size:
-            what = "the segment header is damaged" if header is None else f"has {file.size} bytes, not the {header.size} it was made with"
+            what = (
+                "the segment header is damaged"
+                if header is None
+                else f"has {file.size} bytes, not the {header.size} it was made with"
+            )
             raise DamageError(
                 f"{file.path}: {what}; all changes in this segment are at risk. "
                 "Keep a copy of the state directory, then run: duplexd journal inspect DIRECTORY"
             )
         if header.controller != self.controller:
-            raise DamageError(f"{file.path}: belongs to another controller; move it away, or correct state_dir")
+            raise DamageError(
+                f"{file.path}: belongs to another controller; move it away, or correct state_dir"
+            )
         segment = Segment(file, header.number, header.size)
         first = unpack_record(data, SEGMENT_HEADER_BYTES)
         if first is not None:

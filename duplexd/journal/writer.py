@@ -5,7 +5,16 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from duplexd.journal.format import MARKER, RECORD_HEADER_BYTES, SEAL, SEGMENT_HEADER_BYTES, crc32c, journal_number, pack_marker, pack_record
+from duplexd.journal.format import (
+    MARKER,
+    RECORD_HEADER_BYTES,
+    SEAL,
+    SEGMENT_HEADER_BYTES,
+    crc32c,
+    journal_number,
+    pack_marker,
+    pack_record,
+)
 
 if TYPE_CHECKING:
     from duplexd.journal.segment import Ring, Segment
@@ -37,7 +46,9 @@ class Writer:
         self.ring = ring
         self.segment: Segment = ring.live[-1]
         self.sequence = sequence
-        self.written = sequence  # the last number that is in the file; never ahead of what a reader may read
+        self.written = (
+            sequence  # the last number that is in the file; never ahead of what a reader may read
+        )
         self.synced = 0
         self.chain = chain
         self.position = self.segment.end
@@ -60,7 +71,16 @@ class Writer:
         capacity = self.segment.size - SEGMENT_HEADER_BYTES - record_bytes_max - RECORD_HEADER_BYTES
         return size_bytes <= len(self.ring.spares) * capacity
 
-    def append(self, kind: int, volume: int, offset: int, length: int, data: Buffer, flags: int, time_us: int) -> int:
+    def append(
+        self,
+        kind: int,
+        volume: int,
+        offset: int,
+        length: int,
+        data: Buffer,
+        flags: int,
+        time_us: int,
+    ) -> int:
         """Collect a record and return its number. `data` must not change before `write` returns."""
         size = len(data)
         if self.position + size + 2 * RECORD_HEADER_BYTES > self.segment.size:
@@ -72,13 +92,34 @@ class Writer:
         """Collect a marker and return its number."""
         return self.append(MARKER, 0, 0, 0, pack_marker(marker), 0, time_us)
 
-    def _collect(self, kind: int, volume: int, offset: int, length: int, data: Buffer, size: int, flags: int, time_us: int) -> None:
+    def _collect(
+        self,
+        kind: int,
+        volume: int,
+        offset: int,
+        length: int,
+        data: Buffer,
+        size: int,
+        flags: int,
+        time_us: int,
+    ) -> None:
         sequence = self.sequence + 1
         if not self.segment.first:
             self.segment.first = sequence
         payload_crc = crc32c(data) if size else 0
         header, crc = pack_record(
-            self.chain, payload_crc, sequence, self.synced, offset, length, time_us, volume, size, kind, flags, self._journal
+            self.chain,
+            payload_crc,
+            sequence,
+            self.synced,
+            offset,
+            length,
+            time_us,
+            volume,
+            size,
+            kind,
+            flags,
+            self._journal,
         )
         self._buffers.append(header)
         if size:
@@ -148,8 +189,13 @@ class Writer:
 
     def begin_sync(self) -> tuple[list[File], int, int]:
         """The files to sync, what to tell `end_sync` afterwards: number and segment. Safe while another thread writes."""
-        index, sequence = self._batch_start[0].index, self.written  # where a batch that is being written moved on to may be taken back
-        files = [segment.file for segment in list(self.ring.live) if segment.index >= self._sync_from]
+        index, sequence = (
+            self._batch_start[0].index,
+            self.written,
+        )  # where a batch that is being written moved on to may be taken back
+        files = [
+            segment.file for segment in list(self.ring.live) if segment.index >= self._sync_from
+        ]
         return files, sequence, index
 
     def end_sync(self, sequence: int, index: int) -> None:
@@ -171,4 +217,7 @@ def _wipe(touched: list[tuple[Segment, int, int]]) -> None:
         try:
             segment.file.write(start, bytes(end - start))
         except OSError as error:
-            raise OSError(errno.EIO, f"{segment.file.path}: a batch that was refused could not be wiped: {error.strerror}") from error
+            raise OSError(
+                errno.EIO,
+                f"{segment.file.path}: a batch that was refused could not be wiped: {error.strerror}",
+            ) from error

@@ -26,7 +26,9 @@ class RefusedError(Exception):
     """The server refused the option; `code` is its REP_ERR_* number."""
 
     def __init__(self, code: int, text: str) -> None:
-        super().__init__(text or f"the server refused the export with error {code - c.REP_FLAG_ERROR}")
+        super().__init__(
+            text or f"the server refused the export with error {code - c.REP_FLAG_ERROR}"
+        )
         self.code = code
 
 
@@ -54,7 +56,9 @@ class NbdClient:
         self._state = GREETING
         self._input = bytearray()
         self._output: list[bytes | bytearray | memoryview] = []
-        self._read_lengths: dict[int, int] = {}  # cookie -> length of the READ, 0 for other requests
+        self._read_lengths: dict[
+            int, int
+        ] = {}  # cookie -> length of the READ, 0 for other requests
         self._next_cookie = 1
 
     @property
@@ -98,7 +102,9 @@ class NbdClient:
         self._output.append(data)
         return cookie
 
-    def write_zeroes(self, offset: int, length: int, *, fua: bool = False, no_hole: bool = False) -> int:
+    def write_zeroes(
+        self, offset: int, length: int, *, fua: bool = False, no_hole: bool = False
+    ) -> int:
         """Write zeroes; with `no_hole` the range stays allocated."""
         flags = (c.CMD_FLAG_FUA if fua else 0) | (c.CMD_FLAG_NO_HOLE if no_hole else 0)
         return self._request(flags, c.CMD_WRITE_ZEROES, offset, length)
@@ -117,7 +123,9 @@ class NbdClient:
             self._output.append(m.request(0, c.CMD_DISC, 0, 0, 0))
         self._state = CLOSED
 
-    def _request(self, flags: int, command: int, offset: int, length: int, read_length: int = 0) -> int:
+    def _request(
+        self, flags: int, command: int, offset: int, length: int, read_length: int = 0
+    ) -> int:
         if self._state != READY:
             raise ProtocolError("a request outside of transmission")
         cookie = self._next_cookie
@@ -137,7 +145,10 @@ class NbdClient:
         if not flags & c.FLAG_FIXED_NEWSTYLE:
             raise ProtocolError("the server does not speak fixed newstyle")
         data = b"" if self._option == c.OPT_LIST else m.go_data(self.export, [c.INFO_BLOCK_SIZE])
-        self._output += [m.CLIENT_FLAGS.pack(flags & (c.FLAG_FIXED_NEWSTYLE | c.FLAG_NO_ZEROES)), m.option(self._option, data)]
+        self._output += [
+            m.CLIENT_FLAGS.pack(flags & (c.FLAG_FIXED_NEWSTYLE | c.FLAG_NO_ZEROES)),
+            m.option(self._option, data),
+        ]
         self._state = HAGGLING
         return m.GREETING.size
 

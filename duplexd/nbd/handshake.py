@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 # States
 CLIENT_FLAGS, HAGGLING, TRANSMISSION, CLOSED = "CLIENT_FLAGS", "HAGGLING", "TRANSMISSION", "CLOSED"
 # Events
-FLAGS_TAKEN, ANSWERED, EXPORT_CHOSEN, ABORTED, BROKEN = "FLAGS_TAKEN", "ANSWERED", "EXPORT_CHOSEN", "ABORTED", "BROKEN"
+FLAGS_TAKEN, ANSWERED, EXPORT_CHOSEN, ABORTED, BROKEN = (
+    "FLAGS_TAKEN",
+    "ANSWERED",
+    "EXPORT_CHOSEN",
+    "ABORTED",
+    "BROKEN",
+)
 
 TRANSITIONS = {
     (CLIENT_FLAGS, FLAGS_TAKEN): HAGGLING,
@@ -148,7 +154,10 @@ class Handshake:
         if data:
             return self._refuse(number, c.REP_ERR_INVALID, "LIST takes no data")
         self._become(ANSWERED)
-        return [*(m.list_entry(number, name) for name in self._exports.names()), m.option_reply(number, c.REP_ACK)]
+        return [
+            *(m.list_entry(number, name) for name in self._exports.names()),
+            m.option_reply(number, c.REP_ACK),
+        ]
 
     def _export_name(self, _number: int, data: bytes) -> list[bytes]:
         name = decode_name(data)
@@ -157,7 +166,9 @@ class Handshake:
             return self._break("EXPORT_NAME names no export")
         self.export = export
         self._become(EXPORT_CHOSEN)
-        return [m.EXPORT.pack(export.size, export.flags) + (m.EXPORT_ZEROES if self._zeroes else b"")]
+        return [
+            m.EXPORT.pack(export.size, export.flags) + (m.EXPORT_ZEROES if self._zeroes else b"")
+        ]
 
     def _info(self, number: int, data: bytes) -> list[bytes]:
         """INFO and GO differ only in what comes after success."""
@@ -167,13 +178,18 @@ class Handshake:
         name, kinds = asked
         export = self._exports.find(name)
         if export is None:
-            return self._refuse(number, c.REP_ERR_UNKNOWN, f"no export {name!r}; LIST shows what there is")
+            return self._refuse(
+                number, c.REP_ERR_UNKNOWN, f"no export {name!r}; LIST shows what there is"
+            )
         if number == c.OPT_GO:
             self.export = export
             self._become(EXPORT_CHOSEN)
         else:
             self._become(ANSWERED)
-        answers = [m.option_reply(number, c.REP_INFO, information) for information in describe(export, kinds)]
+        answers = [
+            m.option_reply(number, c.REP_INFO, information)
+            for information in describe(export, kinds)
+        ]
         return [*answers, m.option_reply(number, c.REP_ACK)]
 
     _OPTIONS: ClassVar[dict[int, Callable[[Handshake, int, bytes], list[bytes]]]] = {
@@ -217,7 +233,11 @@ def describe(export: Export, kinds: set[int]) -> list[bytes]:
     """Information replies: INFO_EXPORT always, the others if asked; unknown kinds are ignored."""
     answers = [m.info_export(export.size, export.flags)]
     if c.INFO_BLOCK_SIZE in kinds:
-        answers.append(m.info_block_size(c.BLOCK_BYTES_MIN, c.BLOCK_BYTES_PREFERRED, c.PAYLOAD_BYTES_ADVERTISED))
+        answers.append(
+            m.info_block_size(
+                c.BLOCK_BYTES_MIN, c.BLOCK_BYTES_PREFERRED, c.PAYLOAD_BYTES_ADVERTISED
+            )
+        )
     if c.INFO_NAME in kinds:
         answers.append(m.info_text(c.INFO_NAME, export.name))
     if c.INFO_DESCRIPTION in kinds and export.description:

@@ -90,7 +90,12 @@ def info_text(kind: int, text: str) -> bytes:
 def go_data(name: str, kinds: list[int]) -> bytes:
     """Data of GO or INFO: an export name and the information asked for."""
     encoded = name.encode()
-    return U32.pack(len(encoded)) + encoded + U16.pack(len(kinds)) + b"".join(U16.pack(kind) for kind in kinds)
+    return (
+        U32.pack(len(encoded))
+        + encoded
+        + U16.pack(len(kinds))
+        + b"".join(U16.pack(kind) for kind in kinds)
+    )
 
 
 def request(flags: int, command: int, cookie: int, offset: int, length: int) -> bytes:

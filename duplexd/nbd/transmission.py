@@ -31,7 +31,18 @@ class Receiver:
     `large` is the length of the payload that is being received into memory of its own, else 0.
     """
 
-    __slots__ = ("_buffer", "_end", "_filled", "_header", "_payload", "_skip", "_start", "broken", "ended", "large")
+    __slots__ = (
+        "_buffer",
+        "_end",
+        "_filled",
+        "_header",
+        "_payload",
+        "_skip",
+        "_start",
+        "broken",
+        "ended",
+        "large",
+    )
 
     def __init__(self, size: int) -> None:
         self.broken = False
@@ -92,7 +103,9 @@ class Receiver:
                 if position_after > end:
                     position = self._incomplete(requests, position, (flags, cookie, offset, length))
                     break
-                append((flags, command, cookie, offset, length, buffer[payload_start:position_after]))
+                append(
+                    (flags, command, cookie, offset, length, buffer[payload_start:position_after])
+                )
                 position = position_after
                 continue
             append((flags, command, cookie, offset, length, None))
@@ -103,7 +116,9 @@ class Receiver:
                 break
         self._start = position
 
-    def _incomplete(self, requests: list[Request], position: int, header: tuple[int, int, int, int]) -> int:
+    def _incomplete(
+        self, requests: list[Request], position: int, header: tuple[int, int, int, int]
+    ) -> int:
         """A WRITE whose payload is still coming: wait, give it its own memory, or skip it. Returns the new position."""
         flags, cookie, offset, length = header
         if length <= LARGE_PAYLOAD_BYTES:
@@ -135,11 +150,18 @@ _FLAGS_ALLOWED = {
     c.CMD_TRIM: c.CMD_FLAG_FUA,
     c.CMD_WRITE_ZEROES: c.CMD_FLAG_FUA | c.CMD_FLAG_NO_HOLE,
 }
-_PAST_THE_END = {c.CMD_READ: c.EINVAL, c.CMD_TRIM: c.EINVAL, c.CMD_WRITE: c.ENOSPC, c.CMD_WRITE_ZEROES: c.ENOSPC}
+_PAST_THE_END = {
+    c.CMD_READ: c.EINVAL,
+    c.CMD_TRIM: c.EINVAL,
+    c.CMD_WRITE: c.ENOSPC,
+    c.CMD_WRITE_ZEROES: c.ENOSPC,
+}
 _TOO_LONG = {c.CMD_READ: c.EOVERFLOW, c.CMD_WRITE: c.EINVAL}
 
 
-def refusal(flags: int, command: int, offset: int, length: int, size: int, export_flags: int) -> int:
+def refusal(
+    flags: int, command: int, offset: int, length: int, size: int, export_flags: int
+) -> int:
     """The wire error a request deserves on an export of `size` bytes, 0 if it can be served. DISC is not asked about."""
     allowed = _FLAGS_ALLOWED.get(command, _UNKNOWN)
     if allowed == _UNKNOWN or flags & ~allowed:

@@ -10,7 +10,12 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from duplexd.nbd.constants import DEFAULT_PORT
 
-SCHEMES = {"nbd": (False, False), "nbds": (True, False), "nbd+unix": (False, True), "nbds+unix": (True, True)}  # (TLS, Unix)
+SCHEMES = {
+    "nbd": (False, False),
+    "nbds": (True, False),
+    "nbd+unix": (False, True),
+    "nbds+unix": (True, True),
+}  # (TLS, Unix)
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,9 @@ def parse_uri(text: str) -> NbdUri:
     """Raises ValueError that says what would be right."""
     parts = urlsplit(text)
     if parts.scheme not in SCHEMES:
-        raise ValueError(f"{text!r} is not an NBD address; write nbd://HOST:PORT/VOLUME or nbd+unix:///VOLUME?socket=PATH")
+        raise ValueError(
+            f"{text!r} is not an NBD address; write nbd://HOST:PORT/VOLUME or nbd+unix:///VOLUME?socket=PATH"
+        )
     tls, unix = SCHEMES[parts.scheme]
     export = unquote(parts.path.removeprefix("/"))
     sockets = parse_qs(parts.query).get("socket", [])
@@ -50,4 +57,9 @@ def parse_uri(text: str) -> NbdUri:
         port = parts.port
     except ValueError:
         raise ValueError(f"{text!r} has a bad port") from None
-    return NbdUri(export, host=parts.hostname or "localhost", port=DEFAULT_PORT if port is None else port, tls=tls)
+    return NbdUri(
+        export,
+        host=parts.hostname or "localhost",
+        port=DEFAULT_PORT if port is None else port,
+        tls=tls,
+    )

@@ -66,7 +66,10 @@ class Connection(asyncio.BufferedProtocol):
         server = self._server
         if len(server.connections) >= limits.CONNECTIONS_MAX:
             if not server.connections_refused:
-                log.warning("too many NBD connections, further ones are closed", connections=len(server.connections))
+                log.warning(
+                    "too many NBD connections, further ones are closed",
+                    connections=len(server.connections),
+                )
             server.connections_refused += 1
             self._transport.abort()
             return
@@ -88,14 +91,20 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, _error: Exception | None) -> None:
         """The transport is closed."""
         self._drop()
-        self._handshake = self._receiver = self._dispatch = None  # a cycle; the buffers must not wait for the collector
+        self._handshake = self._receiver = self._dispatch = (
+            None  # a cycle; the buffers must not wait for the collector
+        )
         if self._timer is not None:
             self._timer.cancel()
         self._server.hangups.unwatch(self._fd)
         self._server.disconnected(self)
         if self.volume is not None:
             self.volume.connections -= 1
-            log.info("NBD client disconnected", volume=self.volume.name, connections=self.volume.connections)
+            log.info(
+                "NBD client disconnected",
+                volume=self.volume.name,
+                connections=self.volume.connections,
+            )
             self.volume = None
 
     def stop(self) -> None:
@@ -142,7 +151,13 @@ class Connection(asyncio.BufferedProtocol):
             self._reserved = False  # the change counts it from now on
         if requests:
             dispatch.serve(requests)
-        if dispatch.backlog or dispatch.ended or receiver.large or receiver.broken or dispatch.write_paused:
+        if (
+            dispatch.backlog
+            or dispatch.ended
+            or receiver.large
+            or receiver.broken
+            or dispatch.write_paused
+        ):
             self._adjust()
 
     def _haggle(self, count: int) -> None:
@@ -176,7 +191,9 @@ class Connection(asyncio.BufferedProtocol):
         rest = handshake.rest()
         self._handshake, self._input = None, memoryview(b"")
         self._dispatch = Dispatch(self._server, volume, self._transport, self._progressed)
-        self._receiver = Receiver(max(limits.CONNECTION_RECEIVE_BYTES, len(rest) + RECEIVE_BYTES_MIN))
+        self._receiver = Receiver(
+            max(limits.CONNECTION_RECEIVE_BYTES, len(rest) + RECEIVE_BYTES_MIN)
+        )
         self._receiver.buffer()[: len(rest)] = rest
         self.buffer_updated(len(rest))
 
@@ -199,7 +216,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def _progressed(self) -> None:
         """Go on soon, if anything waits; not at once, for this may be called from within the write path."""
-        if not self._scheduled and (not self._transport.is_reading() or self._stopping or self._ended()):
+        if not self._scheduled and (
+            not self._transport.is_reading() or self._stopping or self._ended()
+        ):
             self._scheduled = True
             self._server.loop.call_soon(self._resume)
 
@@ -221,12 +240,20 @@ class Connection(asyncio.BufferedProtocol):
         if receiver is None or dispatch is None or dispatch.dropped or self._transport.is_closing():
             return
         if receiver.broken:
-            log.info("NBD client broke the protocol: bad request magic", volume=self.volume and self.volume.name)
+            log.info(
+                "NBD client broke the protocol: bad request magic",
+                volume=self.volume and self.volume.name,
+            )
             self._drop()
             self._close()
         elif (dispatch.ended or self._stopping) and not dispatch.backlog and not dispatch.in_flight:
             self._close()
-        elif self._stopping or dispatch.backlog or dispatch.write_paused or not self._has_room(receiver, dispatch):
+        elif (
+            self._stopping
+            or dispatch.backlog
+            or dispatch.write_paused
+            or not self._has_room(receiver, dispatch)
+        ):
             self._transport.pause_reading()
             self._server.hangups.watch(self._fd, self.abort)
         else:

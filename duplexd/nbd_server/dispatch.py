@@ -54,12 +54,20 @@ class Dispatch:
         "write_paused",
     )
 
-    def __init__(self, server: Server, volume: Volume, transport: asyncio.Transport, progressed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        server: Server,
+        volume: Volume,
+        transport: asyncio.Transport,
+        progressed: Callable[[], None],
+    ) -> None:
         self.backlog: list[Request] = []
         self.dropped = False  # the client has gone
         self.ended = False  # DISC came
         self.in_flight = 0  # changes, flushes and reads without a reply
-        self.payload_bytes = 0  # of changes in flight, and of a large payload that is being received
+        self.payload_bytes = (
+            0  # of changes in flight, and of a large payload that is being received
+        )
         self.read_bytes = 0  # being read in worker threads
         self.write_paused = False
         self.progressed = progressed
@@ -86,7 +94,10 @@ class Dispatch:
 
     def reserve(self, length: int) -> bool:
         """Room for a large payload that is about to be received; it counts from now on."""
-        if self.payload_bytes and self.payload_bytes + length > limits.CONNECTION_IN_FLIGHT_BYTES_MAX:
+        if (
+            self.payload_bytes
+            and self.payload_bytes + length > limits.CONNECTION_IN_FLIGHT_BYTES_MAX
+        ):
             return False
         if not self._server.waiting.fits(length):
             return False
@@ -142,7 +153,9 @@ class Dispatch:
         volume, traffic = self._volume, self._traffic
         size, read_cached = volume.size, volume.read_cached
         request_counts, byte_counts = traffic.requests, traffic.byte_counts
-        full = self.payload_bytes >= limits.CONNECTION_IN_FLIGHT_BYTES_MAX or self._server.waiting.full
+        full = (
+            self.payload_bytes >= limits.CONNECTION_IN_FLIGHT_BYTES_MAX or self._server.waiting.full
+        )
         inline_max = limits.INLINE_READ_BYTES_MAX
         reply_buffer, position = self._server.reply_buffer, 0
         for request in requests:
@@ -160,7 +173,9 @@ class Dispatch:
                         self.backlog = [request, *requests]
                         break
                 try:
-                    cached = length <= inline_max and read_cached(offset, reply_buffer[position + _HEADER : end])
+                    cached = length <= inline_max and read_cached(
+                        offset, reply_buffer[position + _HEADER : end]
+                    )
                 except OSError:  # the worker may find it elsewhere
                     cached = False
                 if cached:
@@ -170,12 +185,25 @@ class Dispatch:
                     self._wait(request, requests, self._server.reading)
                     break
             elif command == c.CMD_WRITE:
-                if type(payload) is memoryview:  # memory of its own was counted when it was reserved
+                if (
+                    type(payload) is memoryview
+                ):  # memory of its own was counted when it was reserved
                     if full:
                         self._wait(request, requests, self._server.waiting)
                         break
                     self.payload_bytes += length
-                changes.append(Change(self, cookie, volume, WRITE, offset, length, payload or b"", flags & c.CMD_FLAG_FUA != 0))
+                changes.append(
+                    Change(
+                        self,
+                        cookie,
+                        volume,
+                        WRITE,
+                        offset,
+                        length,
+                        payload or b"",
+                        flags & c.CMD_FLAG_FUA != 0,
+                    )
+                )
             elif command == c.CMD_FLUSH:  # its offset and length mean nothing
                 self._without_range(request, 0, changes)
                 continue
@@ -264,7 +292,9 @@ class Dispatch:
 
     def _start_read(self, cookie: int, offset: int, length: int) -> bool:
         """False if too much is being read already, or the client takes no replies."""
-        if self.write_paused or (self.read_bytes and self.read_bytes + length > limits.CONNECTION_READ_BYTES_MAX):
+        if self.write_paused or (
+            self.read_bytes and self.read_bytes + length > limits.CONNECTION_READ_BYTES_MAX
+        ):
             return False
         if not self._server.reading.fits(length):
             return False

@@ -54,7 +54,11 @@ class Listeners:
     @property
     def addresses(self) -> list[str]:
         """What was bound, with the real port where the configuration says 0."""
-        return [str(endpoint.address) for endpoints in self._endpoints.values() for endpoint in endpoints]
+        return [
+            str(endpoint.address)
+            for endpoints in self._endpoints.values()
+            for endpoint in endpoints
+        ]
 
     async def start(self) -> None:
         """Bind and serve. Raises ConfigurationError, and then listens nowhere."""
@@ -120,9 +124,13 @@ class Listeners:
             return Connection(server)
 
         if isinstance(address, UnixAddress):
-            acceptor = await server.loop.create_unix_server(connect, sock=sock, backlog=sockets.LISTEN_BACKLOG)
+            acceptor = await server.loop.create_unix_server(
+                connect, sock=sock, backlog=sockets.LISTEN_BACKLOG
+            )
         else:
-            acceptor = await server.loop.create_server(connect, sock=sock, backlog=sockets.LISTEN_BACKLOG)
+            acceptor = await server.loop.create_server(
+                connect, sock=sock, backlog=sockets.LISTEN_BACKLOG
+            )
         log.info("listening for NBD clients", address=str(address))
         return Endpoint(address, inode, acceptor)
 

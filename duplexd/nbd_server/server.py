@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from duplexd.backend import Backend, Volume
     from duplexd.nbd_server.connection import Connection
 
-EXPORT_FLAGS = c.FLAG_HAS_FLAGS | c.FLAG_SEND_FLUSH | c.FLAG_SEND_FUA | c.FLAG_SEND_TRIM | c.FLAG_SEND_WRITE_ZEROES | c.FLAG_CAN_MULTI_CONN
+EXPORT_FLAGS = (
+    c.FLAG_HAS_FLAGS
+    | c.FLAG_SEND_FLUSH
+    | c.FLAG_SEND_FUA
+    | c.FLAG_SEND_TRIM
+    | c.FLAG_SEND_WRITE_ZEROES
+    | c.FLAG_CAN_MULTI_CONN
+)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
 
@@ -33,12 +40,18 @@ class Server:
         self.connections: set[Connection] = set()
         self.connections_refused = 0
         self.idle = asyncio.Event()  # set whenever the last connection has gone
-        self.waiting = Budget(limits.QUEUED_BYTES_MAX, loop.call_soon)  # payloads of changes that wait
+        self.waiting = Budget(
+            limits.QUEUED_BYTES_MAX, loop.call_soon
+        )  # payloads of changes that wait
         self.reading = Budget(limits.READ_BYTES_MAX, loop.call_soon)  # reads in worker threads
         self.hangups = HangupWatch(loop)
         self.traffic: dict[str, Traffic] = {}  # by name of the volume
-        self.failing: dict[tuple[str, str], int] = {}  # (volume, "read" or "change") -> errno of the last answer
-        self.reply_buffer = memoryview(bytearray(limits.REPLY_BUFFER_BYTES))  # used by one connection at a time, within one call
+        self.failing: dict[
+            tuple[str, str], int
+        ] = {}  # (volume, "read" or "change") -> errno of the last answer
+        self.reply_buffer = memoryview(
+            bytearray(limits.REPLY_BUFFER_BYTES)
+        )  # used by one connection at a time, within one call
 
     # Exports, for the handshake
 

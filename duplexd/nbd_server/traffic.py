@@ -26,4 +26,7 @@ class Traffic:
 
     def by_operation(self) -> dict[str, tuple[int, int]]:
         """Operation -> (requests, bytes)."""
-        return {name: (self.requests[number], self.byte_counts[number]) for name, number in OPERATIONS.items()}
+        return {
+            name: (self.requests[number], self.byte_counts[number])
+            for name, number in OPERATIONS.items()
+        }

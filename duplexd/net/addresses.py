@@ -25,7 +25,9 @@ class TcpAddress:
     port: int
 
     def __str__(self) -> str:
-        return f"tcp:[{self.host}]:{self.port}" if ":" in self.host else f"tcp:{self.host}:{self.port}"
+        return (
+            f"tcp:[{self.host}]:{self.port}" if ":" in self.host else f"tcp:{self.host}:{self.port}"
+        )
 
 
 def parse_address(text: str) -> UnixAddress | TcpAddress:
@@ -35,6 +37,15 @@ def parse_address(text: str) -> UnixAddress | TcpAddress:
         return UnixAddress(rest)
     host, colon, port = rest.rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if kind == "tcp" and colon and host and port.isascii() and port.isdigit() and int(port) < 1 << 16:
+    if (
+        kind == "tcp"
+        and colon
+        and host
+        and port.isascii()
+        and port.isdigit()
+        and int(port) < 1 << 16
+    ):
         return TcpAddress(host, int(port))
-    raise ConfigurationError(f'cannot listen on "{text}"; write "unix:/PATH", "tcp:HOST:PORT" or "tcp:[IPV6]:PORT"')
+    raise ConfigurationError(
+        f'cannot listen on "{text}"; write "unix:/PATH", "tcp:HOST:PORT" or "tcp:[IPV6]:PORT"'
+    )

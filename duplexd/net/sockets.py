@@ -34,7 +34,9 @@ def bind_unix(path: str) -> socket.socket:
     remove_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        os.fchmod(sock.fileno(), UNIX_SOCKET_MODE)  # Linux gives the mode to the file that bind makes
+        os.fchmod(
+            sock.fileno(), UNIX_SOCKET_MODE
+        )  # Linux gives the mode to the file that bind makes
         sock.bind(path)
         os.chmod(path, UNIX_SOCKET_MODE)
         sock.listen(LISTEN_BACKLOG)
@@ -66,7 +68,9 @@ def remove_stale(path: str) -> None:
 
 def bind_tcp(address: TcpAddress) -> list[socket.socket]:
     """With port 0, one socket only."""
-    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    found = socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
     targets = list(dict.fromkeys((family, target) for family, _, _, _, target in found))
     sockets: list[socket.socket] = []
     try:

@@ -22,9 +22,13 @@ def pem(named: str, path: Path, marker: bytes, wanted: str) -> bytes:
     try:
         data = path.read_bytes()
     except PermissionError:
-        raise ForbiddenError(f"{named}: {str(path)!r} cannot be read by this user; change its owner, group or mode") from None
+        raise ForbiddenError(
+            f"{named}: {str(path)!r} cannot be read by this user; change its owner, group or mode"
+        ) from None
     except OSError as error:
-        raise ConfigurationError(f"{named}: {str(path)!r} cannot be read: {error.strerror}") from None
+        raise ConfigurationError(
+            f"{named}: {str(path)!r} cannot be read: {error.strerror}"
+        ) from None
     if marker not in data:
         raise ConfigurationError(f"{named}: {str(path)!r} does not hold {wanted} as PEM text")
     return data
@@ -38,7 +42,9 @@ def refuse_open_key(named: str, path: Path) -> None:
         raise ConfigurationError(f"{named}: {told}; make a new key, and: chmod o= {path}")
 
 
-def load_own(context: ssl.SSLContext, named: str, certificate: Path, named_key: str, key: Path) -> None:
+def load_own(
+    context: ssl.SSLContext, named: str, certificate: Path, named_key: str, key: Path
+) -> None:
     """Give the context its certificate and key."""
     asked = False
 

@@ -58,7 +58,11 @@ class Trail:
 
     async def stop(self) -> None:
         """Bring the secondaries to the tail, or their cut, and end."""
-        while self._follower is not None and self._follower.position < self._controller.writer.written and not self._controller.failed:
+        while (
+            self._follower is not None
+            and self._follower.position < self._controller.writer.written
+            and not self._controller.failed
+        ):
             self._something.set()
             await asyncio.sleep(0.005)
         if self._task is not None:
@@ -70,7 +74,9 @@ class Trail:
         if not pairs:
             return
         if self._follower is None:
-            self._follower = Follower(self._controller.ring, pairs, min(pair.applied for pair in pairs), SecondarySink())
+            self._follower = Follower(
+                self._controller.ring, pairs, min(pair.applied for pair in pairs), SecondarySink()
+            )
         else:
             self._follower.pairs.update({pair.id: pair for pair in pairs})
         self.wake()
@@ -83,7 +89,11 @@ class Trail:
 
     def takes(self, pair: Pair) -> bool:
         """Whether a suspended pair is still on its way to its cut."""
-        return pair.state == state.SUSPENDED and self._follower is not None and pair.id in self._follower.pairs
+        return (
+            pair.state == state.SUSPENDED
+            and self._follower is not None
+            and pair.id in self._follower.pairs
+        )
 
     def wake(self) -> None:
         """There may be something to follow."""
@@ -93,7 +103,11 @@ class Trail:
     @property
     def lag_bytes(self) -> int:
         """How far it trails, in bytes of journal."""
-        return self._follower.lag_bytes(self._controller.writer.log_position) if self._follower is not None else 0
+        return (
+            self._follower.lag_bytes(self._controller.writer.log_position)
+            if self._follower is not None
+            else 0
+        )
 
     @property
     def floor(self) -> int:
@@ -104,7 +118,10 @@ class Trail:
         while True:
             await self._something.wait()
             self._something.clear()
-            while self._follower is not None and self._follower.position < self._controller.batches.performed:
+            while (
+                self._follower is not None
+                and self._follower.position < self._controller.batches.performed
+            ):
                 await self._step(self._follower)
 
     async def _step(self, follower: Follower) -> None:
@@ -129,7 +146,9 @@ class Trail:
 
     def _let_go(self, follower: Follower) -> None:
         for pair in list(follower.pairs.values()):
-            if pair.state != state.DUPLEX and (pair.state != state.SUSPENDED or pair.applied >= pair.limit(_NOTHING)):
+            if pair.state != state.DUPLEX and (
+                pair.state != state.SUSPENDED or pair.applied >= pair.limit(_NOTHING)
+            ):
                 del follower.pairs[pair.id]
         if not follower.pairs:
             self._follower = None
@@ -138,11 +157,20 @@ class Trail:
         """The failed pair, its group, and those that were on their way to the same cut: all stand at one number now."""
         controller = self._controller
         members = controller.trouble.group_of(error.pair) | {
-            pair for pair in follower.pairs.values() if pair.state == state.SUSPENDED and pair.cut is error.pair.cut
+            pair
+            for pair in follower.pairs.values()
+            if pair.state == state.SUSPENDED and pair.cut is error.pair.cut
         }
         members = {pair for pair in members if pair.id in follower.pairs}
         missed = backlog(controller.ring, members, follower.position, controller.writer.written)
-        controller.trouble.freeze(members, error.pair, follower.position, error.error, {error.pair} if error.torn else set(), missed)
+        controller.trouble.freeze(
+            members,
+            error.pair,
+            follower.position,
+            error.error,
+            {error.pair} if error.torn else set(),
+            missed,
+        )
         for pair in members:
             follower.pairs.pop(pair.id, None)
 
@@ -152,5 +180,7 @@ class Trail:
         if not members:
             return
         missed = backlog(controller.ring, members, follower.position, controller.writer.written)
-        controller.trouble.freeze(members, min(members, key=lambda pair: pair.id), follower.position, error, set(), missed)
+        controller.trouble.freeze(
+            members, min(members, key=lambda pair: pair.id), follower.position, error, set(), missed
+        )
         follower.pairs.clear()

@@ -27,7 +27,18 @@ if TYPE_CHECKING:
 class Job:
     """One resync or copy. `floor` is the number after which it still needs the journal."""
 
-    __slots__ = ("began", "cap", "floor", "follower", "how", "id", "pairs", "reasons", "task", "whole")
+    __slots__ = (
+        "began",
+        "cap",
+        "floor",
+        "follower",
+        "how",
+        "id",
+        "pairs",
+        "reasons",
+        "task",
+        "whole",
+    )
 
     def __init__(self, job_id: str, how: str, pairs: list[Pair], floor: int, began: float) -> None:
         self.id = job_id
@@ -39,7 +50,9 @@ class Job:
         self.follower: Follower | None = None
         self.cap = math.inf  # lag in bytes beyond which new changes wait
         self.task: asyncio.Task[None] | None = None
-        self.whole = True  # whether the secondaries hold a state that existed, but for a torn change
+        self.whole = (
+            True  # whether the secondaries hold a state that existed, but for a torn change
+        )
 
 
 class Copying:
@@ -62,7 +75,9 @@ class Copying:
         until = controller.batches.performed
         if follower.position >= until:
             return False
-        self.copied_bytes += await controller.work(lambda: follower.step(until, FOLLOWER_CHUNK_BYTES))
+        self.copied_bytes += await controller.work(
+            lambda: follower.step(until, FOLLOWER_CHUNK_BYTES)
+        )
         job.floor = follower.position
         controller.maintenance.space_may_be_free()
         self._moved()
@@ -72,7 +87,10 @@ class Copying:
         """Copy what `pair.changed` says. The map is asked for anew each time: a failure behind the job's back puts another in its place."""
         unmarked: list[tuple[int, int]] = []
         try:
-            while pair.changed is not None and (run := pair.changed.next_run(0, FOLLOWER_CHUNK_BYTES)) is not None:
+            while (
+                pair.changed is not None
+                and (run := pair.changed.next_run(0, FOLLOWER_CHUNK_BYTES)) is not None
+            ):
                 async with self._controller.maintenance.copying:
                     in_work([pair])
                     await self._one(job, pair, *run)
@@ -91,7 +109,9 @@ class Copying:
         assert job.follower is not None
         assert pair.changed is not None
         sink = job.follower.sink
-        pair.changed.clear(offset, length)  # before reading: a restart then copies it again, never too little
+        pair.changed.clear(
+            offset, length
+        )  # before reading: a restart then copies it again, never too little
         try:
             copied = await controller.work(partial(copy_run, sink, pair, offset, length))
         except BaseException:
@@ -116,7 +136,9 @@ class Copying:
                 self._controller.mark({"m": "copied", "id": pair.id, "runs": runs})
 
             await self._controller.step(mark)
-            self._controller.emit("copied", volume=pair.name, done_bytes=pair.copy_done, total_bytes=pair.copy_total)
+            self._controller.emit(
+                "copied", volume=pair.name, done_bytes=pair.copy_done, total_bytes=pair.copy_total
+            )
 
     async def _go_on(self, job: Job, copied_bytes: int) -> None:
         """Along the journal, after so much was copied; as often as there is time until the next run may be."""

@@ -91,7 +91,9 @@ class Follower:
 
     __slots__ = ("_reader", "_ring", "counted_until", "pairs", "position", "sink")
 
-    def __init__(self, ring: Ring, pairs: Sequence[Pair], position: int, sink: Sink, counted_until: int = 0) -> None:
+    def __init__(
+        self, ring: Ring, pairs: Sequence[Pair], position: int, sink: Sink, counted_until: int = 0
+    ) -> None:
         """Start after number `position`. What comes after `counted_until` is new, and not counted as copied."""
         self.pairs = {pair.id: pair for pair in pairs}
         self.position = position
@@ -119,7 +121,11 @@ class Follower:
         applied_bytes, pairs = 0, self.pairs
         for record in records:
             pair = pairs.get(record.volume)
-            if pair is not None and record.kind in (WRITE, ZERO, TRIM) and pair.applied < record.sequence <= pair.limit(until):
+            if (
+                pair is not None
+                and record.kind in (WRITE, ZERO, TRIM)
+                and pair.applied < record.sequence <= pair.limit(until)
+            ):
                 try:
                     put(self.sink, pair, record, buffer)
                 except SinkError:

@@ -26,5 +26,7 @@ class Pace:
         return self._owed_bytes / rate if rate else 0.0
 
     def _settle(self, now: float, rate: int | None) -> None:
-        self._owed_bytes = max(0.0, self._owed_bytes - (now - self._settled_at) * rate) if rate else 0.0
+        self._owed_bytes = (
+            max(0.0, self._owed_bytes - (now - self._settled_at) * rate) if rate else 0.0
+        )
         self._settled_at = now

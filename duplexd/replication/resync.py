@@ -61,11 +61,27 @@ class Jobs:
 
     def adopt(self, pairs: list[Pair]) -> None:
         """Take care of pairs that are new here: copy those that are PENDING, follow for those that are DUPLEX and `async`, or not at their cut."""
-        self.trail.add([pair for pair in pairs if pair.mode == "async" and pair.state == state.DUPLEX])
-        self.trail.add([pair for pair in pairs if pair.state == state.SUSPENDED and pair.usable and pair.applied < pair.limit(0)])
+        self.trail.add(
+            [pair for pair in pairs if pair.mode == "async" and pair.state == state.DUPLEX]
+        )
+        self.trail.add(
+            [
+                pair
+                for pair in pairs
+                if pair.state == state.SUSPENDED and pair.usable and pair.applied < pair.limit(0)
+            ]
+        )
         pending = [pair for pair in pairs if pair.state == state.PENDING]
         if pending:
-            self._launch(Job(secrets.token_hex(4), COPY, pending, min(pair.applied for pair in pending), self._now()))
+            self._launch(
+                Job(
+                    secrets.token_hex(4),
+                    COPY,
+                    pending,
+                    min(pair.applied for pair in pending),
+                    self._now(),
+                )
+            )
 
     async def stop(self) -> None:
         """End all tasks; what they were at is in the journal."""
@@ -86,7 +102,10 @@ class Jobs:
         if not self.running:
             return False
         position = self._controller.writer.log_position
-        return any(job.follower is not None and job.follower.lag_bytes(position) > job.cap for job in self.running.values())
+        return any(
+            job.follower is not None and job.follower.lag_bytes(position) > job.cap
+            for job in self.running.values()
+        )
 
     def _job_of(self, pair: Pair) -> Job | None:
         return next((job for job in self.running.values() if pair in job.pairs), None)
@@ -96,7 +115,11 @@ class Jobs:
         if pair.state == state.DUPLEX:
             return self.trail.lag_bytes
         job = self._job_of(pair)
-        return job.follower.lag_bytes(self._controller.writer.log_position) if job is not None and job.follower is not None else 0
+        return (
+            job.follower.lag_bytes(self._controller.writer.log_position)
+            if job is not None and job.follower is not None
+            else 0
+        )
 
     def began(self, pair: Pair) -> float | None:
         """When the job that works on this pair began."""
@@ -105,14 +128,20 @@ class Jobs:
 
     def floor(self) -> int:
         """The number after which somebody still needs the journal."""
-        return min([job.floor for job in self.running.values()] + [self.trail.floor], default=1 << 62)
+        return min(
+            [job.floor for job in self.running.values()] + [self.trail.floor], default=1 << 62
+        )
 
     async def reached(self, pairs: list[Pair], sequence: int) -> None:
         """Wait until the secondaries of suspended pairs stand at `sequence`, or something came in between."""
         trailing = [pair for pair in pairs if pair.mode == "async"]
         await self.until(
             lambda: all(
-                pair.applied >= sequence or pair.cut is None or pair.cut.sequence != sequence or not pair.usable for pair in trailing
+                pair.applied >= sequence
+                or pair.cut is None
+                or pair.cut.sequence != sequence
+                or not pair.usable
+                for pair in trailing
             )
         )
 
@@ -141,14 +170,29 @@ class Jobs:
         with nothing started.
         """
         unsettled = self._controller.cuts.unsettled
-        await self.until(lambda: not any((pair.cut is not None and pair.cut.id in unsettled) or self.trail.takes(pair) for pair in pairs))
+        await self.until(
+            lambda: (
+                not any(
+                    (pair.cut is not None and pair.cut.id in unsettled) or self.trail.takes(pair)
+                    for pair in pairs
+                )
+            )
+        )
         report: list[dict[str, str]] = []
         # A resync leaves the cuts behind, and a restart does not go back to them: what a freeze left there has to be durable.
         suspended = [pair for pair in pairs if pair.state == state.SUSPENDED]
         await self._controller.maintenance.sync_secondaries(suspended)
-        lost = await self._controller.work(lambda: [str(error.strerror) for pair in suspended if (error := lost_image(pair.secondary))])
+        lost = await self._controller.work(
+            lambda: [
+                str(error.strerror) for pair in suspended if (error := lost_image(pair.secondary))
+            ]
+        )
         if lost:
-            raise WrongStateError(lost[0] + (f" (and {len(lost) - 1} more)" if len(lost) > 1 else "") + "; nothing was started")
+            raise WrongStateError(
+                lost[0]
+                + (f" (and {len(lost) - 1} more)" if len(lost) > 1 else "")
+                + "; nothing was started"
+            )
         await self._controller.step(lambda: self._begin(pairs, report))
         return {"job": next(iter(self.running), ""), "volumes": report}
 
@@ -173,25 +217,45 @@ class Jobs:
     def _begin(self, pairs: list[Pair], report: list[dict[str, str]]) -> None:
         simplex = [pair.name for pair in pairs if pair.state == state.SIMPLEX]
         if simplex:
-            raise WrongStateError(f"{', '.join(simplex)}: SIMPLEX, there is no secondary to resync; give it one in the configuration")
+            raise WrongStateError(
+                f"{', '.join(simplex)}: SIMPLEX, there is no secondary to resync; give it one in the configuration"
+            )
         todo = [pair for pair in pairs if pair.state == state.SUSPENDED]
         usable = [pair for pair in todo if pair.usable]
         how = self._how(usable)
         report += [
-            {"name": pair.name, "how": ALREADY if pair not in todo else how if pair.usable else COPY, "state": pair.state} for pair in pairs
+            {
+                "name": pair.name,
+                "how": ALREADY if pair not in todo else how if pair.usable else COPY,
+                "state": pair.state,
+            }
+            for pair in pairs
         ]
         for pair in todo:
             pair.copied_bytes = 0
             self.errors.pop(pair, None)
         torn = [pair for pair in todo if not pair.usable]
         if torn:
-            maps = {str(pair.id): pack_map(pair.changed if pair.changed is not None else ChangeMap(pair.size)) for pair in torn}
+            maps = {
+                str(pair.id): pack_map(
+                    pair.changed if pair.changed is not None else ChangeMap(pair.size)
+                )
+                for pair in torn
+            }
             self._controller.mark({"m": "copy", "volumes": maps, "reason": state.RESYNCING})
-            self._launch(Job(secrets.token_hex(4), COPY, torn, self._controller.writer.written, self._now()))
+            self._launch(
+                Job(secrets.token_hex(4), COPY, torn, self._controller.writer.written, self._now())
+            )
         if usable:
-            job = Job(secrets.token_hex(4), how, usable, self._controller.writer.written, self._now())
-            self._controller.mark({"m": "resync", "job": job.id, "how": how, "volumes": [pair.id for pair in usable]})
-            if how == JOURNAL:  # a restart needs the journal from there too, until a checkpoint knows more
+            job = Job(
+                secrets.token_hex(4), how, usable, self._controller.writer.written, self._now()
+            )
+            self._controller.mark(
+                {"m": "resync", "job": job.id, "how": how, "volumes": [pair.id for pair in usable]}
+            )
+            if (
+                how == JOURNAL
+            ):  # a restart needs the journal from there too, until a checkpoint knows more
                 job.floor = min(pair.applied for pair in usable)
                 self._controller.maintenance.keep_from(job.floor)
             self._launch(job)
@@ -205,7 +269,11 @@ class Jobs:
             return JOURNAL
         oldest = self._controller.ring.oldest
         reaches = 0 < oldest <= min(pair.applied for pair in changed) + 1
-        shorter = all(pair.tracked_bytes <= pair.changed.changed_bytes for pair in changed if pair.changed is not None)
+        shorter = all(
+            pair.tracked_bytes <= pair.changed.changed_bytes
+            for pair in changed
+            if pair.changed is not None
+        )
         return JOURNAL if reaches and shorter else MAP
 
     def _launch(self, job: Job) -> None:
@@ -221,8 +289,16 @@ class Jobs:
                 job.whole = False
                 await self._copy(job)
             else:
-                job.follower = Follower(controller.ring, job.pairs, job.floor, SecondarySink(), controller.writer.written)
-                await controller.durable(controller.writer.written)  # a cut that nobody knows was left must not be left
+                job.follower = Follower(
+                    controller.ring,
+                    job.pairs,
+                    job.floor,
+                    SecondarySink(),
+                    controller.writer.written,
+                )
+                await controller.durable(
+                    controller.writer.written
+                )  # a cut that nobody knows was left must not be left
             if job.pairs:
                 await self._catch_up(job, list(job.pairs))
         except SinkError as error:
@@ -255,21 +331,33 @@ class Jobs:
         controller, directory = self._controller, self.staging_directory
         assert job.follower is not None
         at = job.floor = job.follower.position
-        marker = {"m": "commit", "job": job.id, "at": at, "count": count, "volumes": [pair.id for pair in job.pairs]}
+        marker = {
+            "m": "commit",
+            "job": job.id,
+            "at": at,
+            "count": count,
+            "volumes": [pair.id for pair in job.pairs],
+        }
         job.whole = False  # from here on the journal may say that the secondaries are at `at`
         await controller.durable(await controller.step(lambda: controller.mark(marker)))
         pairs = {pair.id: pair for pair in job.pairs}
-        await controller.work(lambda: apply_staging(controller.disk, directory, job.id, pairs, count, SecondarySink()))
+        await controller.work(
+            lambda: apply_staging(controller.disk, directory, job.id, pairs, count, SecondarySink())
+        )
         await controller.maintenance.sync_secondaries(job.pairs)
         job.whole = True
         self.copying.copied_bytes += sum(pair.copied_bytes for pair in job.pairs)
         in_work(job.pairs)
         settled = await controller.step(
-            lambda: controller.mark({"m": "settled", "job": job.id, "volumes": [pair.id for pair in job.pairs]})
+            lambda: controller.mark(
+                {"m": "settled", "job": job.id, "volumes": [pair.id for pair in job.pairs]}
+            )
         )
         job.follower = Follower(controller.ring, job.pairs, at, SecondarySink())
         await controller.durable(settled)  # until then a restart needs the staging log
-        await controller.work(lambda: remove_staging(controller.disk, directory, set(self.running) - {job.id}))
+        await controller.work(
+            lambda: remove_staging(controller.disk, directory, set(self.running) - {job.id})
+        )
 
     async def _catch_up(self, job: Job, pairs: list[Pair]) -> None:
         """Follow to the tail; these pairs are DUPLEX then. New changes wait ever sooner, so that it ends under any load."""
@@ -277,16 +365,20 @@ class Jobs:
         first_tail, passed = controller.writer.written, 0.0
         while True:
             assert job.follower is not None
-            if job.follower.lag_bytes(controller.writer.log_position) <= FOLLOWER_FINAL_BYTES and await controller.step(
-                lambda: self._finish(job, pairs)
-            ):
+            if job.follower.lag_bytes(
+                controller.writer.log_position
+            ) <= FOLLOWER_FINAL_BYTES and await controller.step(lambda: self._finish(job, pairs)):
                 break
             if not await self.copying.follow(job):
-                await controller.step(lambda: None)  # what there is belongs to a batch that is under way
+                await controller.step(
+                    lambda: None
+                )  # what there is belongs to a batch that is under way
                 await asyncio.sleep(0)
             if job.follower.position >= first_tail:
                 passed = passed or self._now()
-                job.cap = max(ASYNC_LAG_BYTES_MAX / 2 ** ((self._now() - passed) * 2), FOLLOWER_FINAL_BYTES)
+                job.cap = max(
+                    ASYNC_LAG_BYTES_MAX / 2 ** ((self._now() - passed) * 2), FOLLOWER_FINAL_BYTES
+                )
         job.cap = math.inf
         self.moved()
 
@@ -300,7 +392,9 @@ class Jobs:
         while follower.position < controller.writer.written:
             follower.step(controller.writer.written, FOLLOWER_CHUNK_BYTES)
         job.floor = follower.position
-        if job.how == COPY and not all(pair.changed is None or not pair.changed.any() for pair in pairs):
+        if job.how == COPY and not all(
+            pair.changed is None or not pair.changed.any() for pair in pairs
+        ):
             return False
         sequence = controller.mark({"m": "equal", "volumes": [pair.id for pair in pairs]})
         for pair in pairs:
@@ -309,14 +403,22 @@ class Jobs:
             follower.pairs.pop(pair.id, None)
             job.pairs.remove(pair)
         self.trail.add([pair for pair in pairs if pair.mode == "async"])
-        controller.emit("duplex", volumes=[pair.name for pair in pairs], copied_bytes=sum(pair.copied_bytes for pair in pairs))
+        controller.emit(
+            "duplex",
+            volumes=[pair.name for pair in pairs],
+            copied_bytes=sum(pair.copied_bytes for pair in pairs),
+        )
         return True
 
     def _failed(self, job: Job, error: SinkError) -> None:
         """A secondary failed: the job's pairs stand where they are, at one number."""
         controller = self._controller
         self._tell(job, f"{error.pair.name}: {error.error.strerror or error.error}")
-        at = job.follower.position if job.follower is not None and job.follower.sink.moves_secondary else job.floor
+        at = (
+            job.follower.position
+            if job.follower is not None and job.follower.sink.moves_secondary
+            else job.floor
+        )
         unusable = set(job.pairs) if not job.whole else {error.pair} if error.torn else set()
         missed = {}
         if job.how == COPY:
@@ -333,22 +435,45 @@ class Jobs:
         """Not the secondary's fault. Untouched secondaries stand at their cut again."""
         controller = self._controller
         self._tell(job, getattr(error, "strerror", None) or str(error))
-        untouched = [pair for pair in job.pairs if pair.state == state.PENDING and pair.staging == UNCOMMITTED]
+        untouched = [
+            pair
+            for pair in job.pairs
+            if pair.state == state.PENDING and pair.staging == UNCOMMITTED
+        ]
         if job.how == JOURNAL and isinstance(error, DamageError | LookupError):
             self._go_by_map(job, error)
         elif untouched:
-            controller.mark({"m": "abandon", "job": job.id, "volumes": [pair.id for pair in untouched], "reasons": job.reasons})
+            controller.mark(
+                {
+                    "m": "abandon",
+                    "job": job.id,
+                    "volumes": [pair.id for pair in untouched],
+                    "reasons": job.reasons,
+                }
+            )
             remove_staging(controller.disk, self.staging_directory, set(self.running) - {job.id})
         elif job.pairs:
             cause = error if isinstance(error, OSError) else OSError(str(error))
             failed = job.pairs[0]
             self._failed(job, SinkError(failed, 0, cause))
-        controller.emit("resync-failed", volumes=[pair.name for pair in job.pairs], error=str(error))
+        controller.emit(
+            "resync-failed", volumes=[pair.name for pair in job.pairs], error=str(error)
+        )
 
     def _go_by_map(self, job: Job, error: Exception) -> None:
         """The part of the journal that only these secondaries still wanted can't be read: their change maps stand for it."""
         controller = self._controller
-        pairs, at = list(job.pairs), job.follower.position if job.follower is not None else job.floor
-        controller.trouble.freeze(set(pairs), pairs[0], at, OSError(errno.EIO, str(error)), set(), {})
-        controller.mark({"m": "missed", "volumes": {str(pair.id): pack_map(ChangeMap(pair.size)) for pair in pairs}})
+        pairs, at = (
+            list(job.pairs),
+            job.follower.position if job.follower is not None else job.floor,
+        )
+        controller.trouble.freeze(
+            set(pairs), pairs[0], at, OSError(errno.EIO, str(error)), set(), {}
+        )
+        controller.mark(
+            {
+                "m": "missed",
+                "volumes": {str(pair.id): pack_map(ChangeMap(pair.size)) for pair in pairs},
+            }
+        )
         self._begin(pairs, [])

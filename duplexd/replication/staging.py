@@ -9,7 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from duplexd.errors import DamageError
-from duplexd.journal.format import FLAG_ALLOCATE, RECORD_HEADER_BYTES, WRITE, ZERO, crc32c, pack_record
+from duplexd.journal.format import (
+    FLAG_ALLOCATE,
+    RECORD_HEADER_BYTES,
+    WRITE,
+    ZERO,
+    crc32c,
+    pack_record,
+)
 from duplexd.journal.scan import records
 from duplexd.replication.follower import UntouchedError, put
 
@@ -50,14 +57,29 @@ class StagingSink:
             _reserve(pair, offset, length)
         self._append(ZERO, pair, offset, length, b"", FLAG_ALLOCATE if allocate else 0)
 
-    def _append(self, kind: int, pair: Pair, offset: int, length: int, data: Buffer, flags: int) -> None:
+    def _append(
+        self, kind: int, pair: Pair, offset: int, length: int, data: Buffer, flags: int
+    ) -> None:
         need = RECORD_HEADER_BYTES + len(data)
         if self._position + need > self._file_bytes:
             path = f"{self._stem}-{len(self._files):04d}.stg"
             self._files.append(self._disk.create(path, self._file_bytes))
             self._position = 0
         crc = crc32c(data) if len(data) else 0
-        header, next_chain = pack_record(self._chain, crc, self._sequence + 1, 0, offset, length, 0, pair.id, len(data), kind, flags, 0)
+        header, next_chain = pack_record(
+            self._chain,
+            crc,
+            self._sequence + 1,
+            0,
+            offset,
+            length,
+            0,
+            pair.id,
+            len(data),
+            kind,
+            flags,
+            0,
+        )
         self._files[-1].writev(self._position, [header, data], need)
         self._position += need
         self._sequence += 1
@@ -86,16 +108,24 @@ def _reserve(pair: Pair, offset: int, length: int) -> None:
         try:
             pair.secondary.reserve(offset, length)
         except OSError as error:
-            raise UntouchedError(error.errno, f"{pair.secondary.path}: no room for what changed: {error.strerror}") from error
+            raise UntouchedError(
+                error.errno, f"{pair.secondary.path}: no room for what changed: {error.strerror}"
+            ) from error
 
 
 def _files_of(disk: Disk, directory: str, job: str) -> list[str]:
     if not disk.exists(directory):
         return []
-    return [f"{directory}/{name}" for name in sorted(disk.list(directory)) if name.startswith(f"{job}-") and name.endswith(".stg")]
+    return [
+        f"{directory}/{name}"
+        for name in sorted(disk.list(directory))
+        if name.startswith(f"{job}-") and name.endswith(".stg")
+    ]
 
 
-def apply_staging(disk: Disk, directory: str, job: str, pairs: dict[int, Pair], count: int, sink: Sink) -> None:
+def apply_staging(
+    disk: Disk, directory: str, job: str, pairs: dict[int, Pair], count: int, sink: Sink
+) -> None:
     """Put a whole staging log of `count` records on the secondaries. Raises SinkError, and DamageError if it is not whole."""
     sequence, chain = 0, 0
     for path in _files_of(disk, directory, job):
@@ -110,7 +140,9 @@ def apply_staging(disk: Disk, directory: str, job: str, pairs: dict[int, Pair], 
             if pair is not None:
                 put(sink, pair, record, buffer)
     if sequence != count:
-        raise DamageError(f"{directory}/{job}: the staging log ends at record {sequence} of {count}; resync these volumes anew")
+        raise DamageError(
+            f"{directory}/{job}: the staging log ends at record {sequence} of {count}; resync these volumes anew"
+        )
 
 
 def remove_staging(disk: Disk, directory: str, keep: set[str]) -> None:

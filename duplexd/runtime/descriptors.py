@@ -6,7 +6,9 @@ import os
 import sys
 
 _NAMES = ("stdin", "stdout", "stderr")
-opened: set[int] = set()  # those that were closed when the program began: nobody reads what goes there
+opened: set[int] = (
+    set()
+)  # those that were closed when the program began: nobody reads what goes there
 
 
 def open_standard() -> None:

@@ -10,7 +10,9 @@ import stat
 
 FILE_MODE = 0o640
 _FLAGS = os.O_RDWR | os.O_CLOEXEC
-_ZEROES = bytes(1 << 16)  # the size of these writes is the size of the folios that later writes meet: large ones are slow for small writes
+_ZEROES = bytes(
+    1 << 16
+)  # the size of these writes is the size of the folios that later writes meet: large ones are slow for small writes
 
 
 def measure(fd: int) -> int:
@@ -47,7 +49,9 @@ def lock(fd: int, path: str) -> None:
 
 
 def in_use(path: str) -> OSError:
-    return OSError(errno.EBUSY, "in use already: by another process, or as another image of this one", path)
+    return OSError(
+        errno.EBUSY, "in use already: by another process, or as another image of this one", path
+    )
 
 
 def create_locked(path: str, size: int, allocate: bool) -> int:
@@ -104,4 +108,6 @@ def _name(fd: int, temporary: str | None, path: str) -> None:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
             raise
-        os.rename(temporary, path)  # a file system without hard links: the name was free a moment ago
+        os.rename(
+            temporary, path
+        )  # a file system without hard links: the name was free a moment ago

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
     from structlog.typing import EventDict, Processor, WrappedLogger
 
-LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
 
 
 class _Patient:
@@ -47,7 +52,11 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
     if out.isatty():
         layout = (structlog.dev.ConsoleRenderer(colors=not os.environ.get("NO_COLOR")),)
     else:
-        layout = (structlog.processors.dict_tracebacks, _plain_values, structlog.processors.JSONRenderer())
+        layout = (
+            structlog.processors.dict_tracebacks,
+            _plain_values,
+            structlog.processors.JSONRenderer(),
+        )
     structlog.configure(
         processors=[*shared, *layout],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
@@ -57,7 +66,8 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
     handler = logging.StreamHandler(patient)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *layout]
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *layout],
         )
     )
     logging.basicConfig(handlers=[handler], level=max(LEVELS[level], logging.WARNING), force=True)

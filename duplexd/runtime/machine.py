@@ -28,7 +28,10 @@ def queue_punches(device: int, sys: Path = Path("/sys/dev/block")) -> bool:
     node = (sys / f"{os.major(device)}:{os.minor(device)}").resolve()
     for queue in (node / "queue", node.parent / "queue"):  # a partition's queue is its disk's
         try:
-            return all(int((queue / name).read_text()) > 0 for name in ("discard_max_bytes", "write_zeroes_max_bytes"))
+            return all(
+                int((queue / name).read_text()) > 0
+                for name in ("discard_max_bytes", "write_zeroes_max_bytes")
+            )
         except (OSError, ValueError):
             continue
     return False

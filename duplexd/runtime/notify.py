@@ -38,7 +38,9 @@ def watchdog_interval_s(environment: Mapping[str, str] = os.environ) -> float | 
     return microseconds / 2e6
 
 
-def listening_sockets(environment: MutableMapping[str, str] = os.environ) -> list[tuple[str, socket.socket]]:
+def listening_sockets(
+    environment: MutableMapping[str, str] = os.environ,
+) -> list[tuple[str, socket.socket]]:
     """`(name, socket)` for each socket the manager passed to this process; taken once, children do not get them."""
     owner = _number(environment.pop("LISTEN_PID", None))
     count = _number(environment.pop("LISTEN_FDS", None))

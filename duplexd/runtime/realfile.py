@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from duplexd.runtime.disk import Data
 
 IOV_MAX = 1024
-BLOCK_ALIGNMENT_BYTES = 4096  # block devices zero whole logical blocks; whole pages keep the page cache out of it
+BLOCK_ALIGNMENT_BYTES = (
+    4096  # block devices zero whole logical blocks; whole pages keep the page cache out of it
+)
 _ZEROES = bytes(1 << 20)
 _NOWAIT = os.RWF_NOWAIT
 
@@ -24,7 +26,17 @@ _NOWAIT = os.RWF_NOWAIT
 class RealFile:
     """See `duplexd.runtime.disk.File`. Owns the descriptor; every method may be called from any thread."""
 
-    __slots__ = ("_alignment", "_fd", "_nowait", "_punches", "_reserves", "_zeroes", "is_block", "path", "size")
+    __slots__ = (
+        "_alignment",
+        "_fd",
+        "_nowait",
+        "_punches",
+        "_reserves",
+        "_zeroes",
+        "is_block",
+        "path",
+        "size",
+    )
 
     def __init__(self, fd: int, path: str, size: int, is_block: bool) -> None:
         self._fd = fd
@@ -86,7 +98,9 @@ class RealFile:
     def writev(self, offset: int, buffers: Sequence[Data], nbytes: int) -> None:
         if offset + nbytes > self.size:
             raise OSError(errno.EIO, "write past the end", self.path)
-        done = os.pwritev(self._fd, buffers if len(buffers) <= IOV_MAX else buffers[:IOV_MAX], offset)
+        done = os.pwritev(
+            self._fd, buffers if len(buffers) <= IOV_MAX else buffers[:IOV_MAX], offset
+        )
         if done != nbytes:
             self._write_rest(buffers, offset, done)
 

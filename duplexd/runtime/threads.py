@@ -18,7 +18,9 @@ T = TypeVar("T")
 class Workers(Protocol):
     """Runs blocking calls elsewhere. All methods are called from the event loop's thread."""
 
-    def submit(self, call: Callable[[], T], done: Callable[[T | None, BaseException | None], None]) -> None:
+    def submit(
+        self, call: Callable[[], T], done: Callable[[T | None, BaseException | None], None]
+    ) -> None:
         """Run `call` in a worker, then `done(result, error)` in the loop: later, never within this call.
 
         Calls start in the order of submission; with more than one worker they overlap and may end in any order.
@@ -39,15 +41,23 @@ class ThreadWorkers:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str, count: int) -> None:
         self._loop = loop
-        self._calls: SimpleQueue[tuple[Callable[[], Any], Callable[[Any, BaseException | None], None]] | None] = SimpleQueue()
-        self._completions: deque[tuple[Callable[[Any, BaseException | None], None], Any, BaseException | None]] = deque()
+        self._calls: SimpleQueue[
+            tuple[Callable[[], Any], Callable[[Any, BaseException | None], None]] | None
+        ] = SimpleQueue()
+        self._completions: deque[
+            tuple[Callable[[Any, BaseException | None], None], Any, BaseException | None]
+        ] = deque()
         self._woken = False
         self._closed = False
-        self._threads = [Thread(target=self._work, name=f"{name}-{number}") for number in range(count)]
+        self._threads = [
+            Thread(target=self._work, name=f"{name}-{number}") for number in range(count)
+        ]
         for thread in self._threads:
             thread.start()
 
-    def submit(self, call: Callable[[], T], done: Callable[[T | None, BaseException | None], None]) -> None:
+    def submit(
+        self, call: Callable[[], T], done: Callable[[T | None, BaseException | None], None]
+    ) -> None:
         if self._closed:
             raise RuntimeError("the workers are closed")
         self._calls.put((call, done))

@@ -23,24 +23,32 @@ if TYPE_CHECKING:
     from duplexd.verify_cut.document import CertifiedMember, Document
 
 
-def check(document: Document, state_dirs: Mapping[str, str], images: Mapping[tuple[str, str], str]) -> Report:
+def check(
+    document: Document, state_dirs: Mapping[str, str], images: Mapping[tuple[str, str], str]
+) -> Report:
     """Check all controllers whose state directory is here: where the certificate says, or where `state_dirs` (by controller) does.
 
     `images` (by controller and volume) are other places of secondaries: copies of them may be checked even after a resync.
     """
     report = Report(document.cut, document.group, document.verdict)
     if not document.intact:
-        report.contradictions.append("the certificate was changed after it was written: its check-sum is not that of its content")
+        report.contradictions.append(
+            "the certificate was changed after it was written: its check-sum is not that of its content"
+        )
         return report
     if document.verdict != "consistent":
         report.void.append(f"the certificate itself says {document.verdict}")
     for member in document.members:
         ours = {volume: path for (name, volume), path in images.items() if name == member.name}
-        report.controllers.append(_check_member(document, member, state_dirs.get(member.name, ""), ours))
+        report.controllers.append(
+            _check_member(document, member, state_dirs.get(member.name, ""), ours)
+        )
     return report
 
 
-def _check_member(document: Document, member: CertifiedMember, given: str, images: Mapping[str, str]) -> MemberReport:
+def _check_member(
+    document: Document, member: CertifiedMember, given: str, images: Mapping[str, str]
+) -> MemberReport:
     """Again, if the daemon was started meanwhile or used the journal again, and once it has started if that makes a difference."""
     deadline = time.monotonic() + PROOF_START_SECONDS_MAX
     checked = _Member(document, member, given, images)
@@ -54,7 +62,9 @@ def _check_member(document: Document, member: CertifiedMember, given: str, image
         checked.check(0.0, trusting=False)
         return checked.report
     report = MemberReport(member.name, void=checked.report.void)
-    report.unchecked.append(f"{checked.state_dir}: the journal is used again faster than it can be read; try when there is less load")
+    report.unchecked.append(
+        f"{checked.state_dir}: the journal is used again faster than it can be read; try when there is less load"
+    )
     return report
 
 
@@ -64,7 +74,12 @@ class _Member:
     """
 
     def __init__(
-        self, document: Document, member: CertifiedMember, given: str, images: Mapping[str, str], void: Sequence[str] = ()
+        self,
+        document: Document,
+        member: CertifiedMember,
+        given: str,
+        images: Mapping[str, str],
+        void: Sequence[str] = (),
     ) -> None:
         self.document = document
         self.given = bool(given)
@@ -77,7 +92,9 @@ class _Member:
         self.past: past.Past | None = None
         self.directory: Path
         self.walk: Walk
-        self._trusting = True  # nobody writes to images, or has left off half-way, what they hold already
+        self._trusting = (
+            True  # nobody writes to images, or has left off half-way, what they hold already
+        )
 
     def check(self, deadline: float, trusting: bool = True) -> None:
         """All of it, into `report`; waits until the deadline for a daemon that is starting. Raises RecycledError: nothing counts but `void`.
@@ -99,22 +116,32 @@ class _Member:
 
     def _check(self, deadline: float, trusting: bool) -> None:
         self.past = past.read(self.directory)  # before the journal: that has at least as much then
-        replayed = any(self._replays_from(volume.id) < self.member.sequence for volume in self.member.volumes)
+        replayed = any(
+            self._replays_from(volume.id) < self.member.sequence for volume in self.member.volumes
+        )
         start = past.await_start(self.directory, deadline) if replayed else None
         self._trusting = start is None or (start.over and trusting)
         if self.past is not None:
-            standing = [volume for volume, cut in self.past.standing.items() if cut == self.document.cut and volume in self.story.volumes]
+            standing = [
+                volume
+                for volume, cut in self.past.standing.items()
+                if cut == self.document.cut and volume in self.story.volumes
+            ]
             self.story.remember(self.past.sequence, standing)
         try:
             self._check_journal()
         finally:
             self._check_void()  # whatever else is gone or can't be read
-            self.moved = start is not None and self._trusting and past.latest_start(self.directory) != start
+            self.moved = (
+                start is not None and self._trusting and past.latest_start(self.directory) != start
+            )
 
     def _check_journal(self) -> None:
         self.walk = Walk(self.directory)
         if self.walk.controller != self.member.identity:
-            self._another_journal(f"{self.report.journal}: the journal of another controller than the certificate's")
+            self._another_journal(
+                f"{self.report.journal}: the journal of another controller than the certificate's"
+            )
             return
         self._follow()
         self._check_end()
@@ -134,7 +161,9 @@ class _Member:
         if self.given:
             self._contradict(text)
         else:  # that of this machine: the certificate may speak of another's
-            self.report.unchecked.append(f"{text}; if it is of another machine, say with --state-dir where it is here")
+            self.report.unchecked.append(
+                f"{text}; if it is of another machine, say with --state-dir where it is here"
+            )
 
     # ------------------------------------------------------------------------------------------------------- the journal
 
@@ -148,9 +177,13 @@ class _Member:
                 story.change(record)
             elif record.kind == MARKER:
                 try:
-                    story.tell(record, unpack_marker(memoryview(buffer)[record.payload_start : record.end]))
+                    story.tell(
+                        record, unpack_marker(memoryview(buffer)[record.payload_start : record.end])
+                    )
                 except (AssertionError, ValueError, KeyError, TypeError) as error:
-                    raise DamageError(f"{self.walk.place}: marker {record.sequence} makes no sense ({error!r})") from error
+                    raise DamageError(
+                        f"{self.walk.place}: marker {record.sequence} makes no sense ({error!r})"
+                    ) from error
         self.report.first_sequence, self.report.last_sequence = self.walk.first, self.walk.sequence
 
     def _check_end(self) -> None:
@@ -159,7 +192,9 @@ class _Member:
         later = walk.durable_beyond()
         known = max(durable, later[1] if later is not None else 0)
         if known > walk.sequence or (later is not None and self._same_boot()):
-            raise DamageError(f"{walk.place}: record {walk.sequence + 1} is missing or damaged; records after it are there, or were")
+            raise DamageError(
+                f"{walk.place}: record {walk.sequence + 1} is missing or damaged; records after it are there, or were"
+            )
 
     def _same_boot(self) -> bool:
         return self._boot()[0] == past.boot_id() != ""
@@ -175,11 +210,15 @@ class _Member:
     def _find_record(self) -> bool:
         sequence, walk = self.member.sequence, self.walk
         if walk.sequence < sequence:
-            self._contradict(f"{walk.place}: the journal ends at record {walk.sequence}, before the cut ({sequence})")
+            self._contradict(
+                f"{walk.place}: the journal ends at record {walk.sequence}, before the cut ({sequence})"
+            )
             return False
         if walk.first > sequence:
             self.report.record = DROPPED
-            self.report.unchecked.append(f"the journal reaches back to record {walk.first} only; the cut ({sequence}) was dropped")
+            self.report.unchecked.append(
+                f"the journal reaches back to record {walk.first} only; the cut ({sequence}) was dropped"
+            )
             return False
         return True
 
@@ -189,16 +228,22 @@ class _Member:
         where = f"record {member.sequence}"
         self.report.record = FOUND
         if member.crc is not None and record.crc != member.crc:
-            self._contradict(f"{where} has check-sum {record.crc:08x}, the certificate {member.crc:08x}")
+            self._contradict(
+                f"{where} has check-sum {record.crc:08x}, the certificate {member.crc:08x}"
+            )
         if member.chain is not None and record.chain != member.chain:
-            self._contradict(f"the record before {where} has check-sum {record.chain:08x}, the certificate {member.chain:08x}")
+            self._contradict(
+                f"the record before {where} has check-sum {record.chain:08x}, the certificate {member.chain:08x}"
+            )
         if member.crc is None:
             self.report.unchecked.append("the certificate has no check-sum of the record")
         if not story.made_at:
             self._contradict(f"{where} does not make cut {self.document.cut}")
             return
         if story.marker.get("tag", "") != self.document.tag:
-            self._contradict(f"{where} has the tag {story.marker.get('tag')!r}, the certificate {self.document.tag!r}")
+            self._contradict(
+                f"{where} has the tag {story.marker.get('tag')!r}, the certificate {self.document.tag!r}"
+            )
         names = [volume.name for volume in member.volumes if not story.volumes[volume.id].standing]
         if names:
             self._contradict(f"{where} does not cut {', '.join(names)}")
@@ -207,26 +252,37 @@ class _Member:
         """By what is left of the journal, and by the checkpoint: a marker that was recycled before it was read is in the newest."""
         if self.story.void:
             self.report.void = [self.story.void]
-        elif any(known is not None and self._void_by(known) for known in (self.past, past.read(self.directory))):
+        elif any(
+            known is not None and self._void_by(known)
+            for known in (self.past, past.read(self.directory))
+        ):
             self.report.void = ["the checkpoint says that the cut is void"]
 
     def _void_by(self, known: past.Past) -> bool:
         return known.controller == self.member.identity.hex() and self.document.cut in known.void
 
     def _check_votes(self) -> None:
-        story, marker, names = self.story, self.story.marker, {member.name for member in self.document.members}
+        story, marker, names = (
+            self.story,
+            self.story.marker,
+            {member.name for member in self.document.members},
+        )
         self.report.ready, self.report.agreed = bool(story.ready_at), bool(story.agreed_at)
         if not story.made_at:
             return
         members = {str(name) for name in marker.get("members") or ()}
         if not members and len(names) > 1:
-            self._contradict(f"record {story.made_at} cuts this controller alone, the certificate has {len(names)}")
+            self._contradict(
+                f"record {story.made_at} cuts this controller alone, the certificate has {len(names)}"
+            )
         elif members and members != names:
             self._contradict(
                 f"record {story.made_at} cuts {', '.join(sorted(members))} together, the certificate has {', '.join(sorted(names))}"
             )
         elif members and marker.get("group") != self.document.group:
-            self._contradict(f"record {story.made_at} cuts group {marker.get('group')!r}, the certificate has {self.document.group!r}")
+            self._contradict(
+                f"record {story.made_at} cuts group {marker.get('group')!r}, the certificate has {self.document.group!r}"
+            )
         if members and not story.ready_at and not story.void:
             self._contradict("the journal does not say that the secondaries ever stood at the cut")
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from duplexd.journal.format import SEGMENT_HEADER_BYTES, TRIM, WRITE, Record, payload_is_whole, unpack_record
+from duplexd.journal.format import (
+    SEGMENT_HEADER_BYTES,
+    TRIM,
+    WRITE,
+    Record,
+    payload_is_whole,
+    unpack_record,
+)
 from duplexd.limits import PROOF_CHUNK_BYTES
 from duplexd.verify_cut.places import Places
 from duplexd.verify_cut.ranges import Ranges
@@ -26,7 +33,9 @@ class Contents:
     that: what records after that number say is on it in the end, so where it is not there now nothing is known: `undecided`.
     """
 
-    def __init__(self, story: VolumeStory, secondary: Image, ranges_max: int, replays_from: int | None = None) -> None:
+    def __init__(
+        self, story: VolumeStory, secondary: Image, ranges_max: int, replays_from: int | None = None
+    ) -> None:
         self.story = story
         self.secondary = secondary
         self.size = story.volume.size
@@ -58,14 +67,23 @@ class Contents:
 
     def _meet(self, record: Record, buffer: bytes) -> None:
         places = self.wrong if record.sequence <= self._settled else self.undecided
-        for start, end in self._seen.missing(record.offset, min(record.offset + record.length, self.size)):
+        for start, end in self._seen.missing(
+            record.offset, min(record.offset + record.length, self.size)
+        ):
             if record.kind == WRITE:
                 payload = record.payload_start + start - record.offset
                 why = f"record {record.sequence} wrote something else there, and nothing after it before the cut"
-                places.compare(start, buffer[payload : payload + end - start], self.secondary.read(start, end), why)
+                places.compare(
+                    start,
+                    buffer[payload : payload + end - start],
+                    self.secondary.read(start, end),
+                    why,
+                )
             elif record.kind != TRIM:
                 self._expect_zeroes(start, end, f"record {record.sequence} made it zero", places)
-            if record.kind != TRIM:  # what is read after a trim is not defined, only that both legs read the same
+            if (
+                record.kind != TRIM
+            ):  # what is read after a trim is not defined, only that both legs read the same
                 self._prove(start, end, places)
             self._seen.add(start, end)
         self.whole = len(self._seen) + len(self.proved) <= self._ranges_max
@@ -80,7 +98,9 @@ class Contents:
 
     def _meet_blank(self) -> None:
         for start, end in self._seen.missing(0, self.size):
-            self._expect_zeroes(start, end, "nothing was ever written there before the cut", self.wrong)
+            self._expect_zeroes(
+                start, end, "nothing was ever written there before the cut", self.wrong
+            )
             self._prove(start, end, self.wrong)
 
     def _prove(self, start: int, end: int, places: Places) -> None:
@@ -106,7 +126,10 @@ class Contents:
         while position < self.size and not self.stopped:
             data = min(primary.next_data(position), self.secondary.next_data(position), self.size)
             end = min(data + PROOF_CHUNK_BYTES, self.size)
-            read = [(start, primary.read(start, stop), self.secondary.read(start, stop)) for start, stop in after.missing(data, end)]
+            read = [
+                (start, primary.read(start, stop), self.secondary.read(start, stop))
+                for start, stop in after.missing(data, end)
+            ]
             if not follow():
                 return
             for start, expected, present in read:
@@ -119,9 +142,16 @@ class Contents:
         if expected == present:
             return
         why = "the primary holds something else there, and the journal has no change of it since"
-        for start, end in self.story.after.missing(base, base + len(expected)):  # the journal may have grown since it was read
+        for start, end in self.story.after.missing(
+            base, base + len(expected)
+        ):  # the journal may have grown since it was read
             for begin, stop in self.wrong.ranges.missing(start, end):
-                self.wrong.compare(begin, expected[begin - base : stop - base], present[begin - base : stop - base], why)
+                self.wrong.compare(
+                    begin,
+                    expected[begin - base : stop - base],
+                    present[begin - base : stop - base],
+                    why,
+                )
 
     def _agree(self, start: int, stop: int) -> None:
         for begin, end in self.wrong.ranges.missing(start, stop):
@@ -131,7 +161,10 @@ class Contents:
     @property
     def checked_bytes(self) -> int:
         """What anything spoke for, and nothing against."""
-        return sum(self.wrong.ranges.missing_bytes(start, end) for start, end in self.proved) + self.by_primary_alone_bytes
+        return (
+            sum(self.wrong.ranges.missing_bytes(start, end) for start, end in self.proved)
+            + self.by_primary_alone_bytes
+        )
 
 
 def meet_all(walk: Walk, contents: dict[int, Contents]) -> None:
@@ -157,7 +190,9 @@ def _backwards(buffer: bytes, first: int, last: int) -> Iterator[Record]:
     """Records of a segment, which the walk has found good, from number `last` or its end back to its first."""
     starts: list[int] = []
     at = SEGMENT_HEADER_BYTES
-    while (record := unpack_record(buffer, at)) is not None and record.sequence == first + len(starts) <= last:
+    while (record := unpack_record(buffer, at)) is not None and record.sequence == first + len(
+        starts
+    ) <= last:
         if not payload_is_whole(buffer, record):
             break
         starts.append(at)

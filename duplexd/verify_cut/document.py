@@ -59,28 +59,47 @@ def read(path: str) -> Document:
         outer = json.loads(data)
         body = outer["certificate"]
         if body["version"] != VERSION:
-            raise UsageError(f"{path}: a certificate of version {body['version']!r}; this program knows version {VERSION}")
+            raise UsageError(
+                f"{path}: a certificate of version {body['version']!r}; this program knows version {VERSION}"
+            )
         return _document(body, outer.get("sha256") == check_sum(body))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UsageError(f"{path}: not a certificate of a cut ({type(error).__name__}: {error})") from error
+        raise UsageError(
+            f"{path}: not a certificate of a cut ({type(error).__name__}: {error})"
+        ) from error
 
 
 def check_sum(body: dict[str, Any]) -> str:
     """SHA-256 of the content as JSON without spaces, keys sorted, all but ASCII escaped."""
-    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    ).hexdigest()
 
 
 def _document(body: dict[str, Any], intact: bool) -> Document:
     members = tuple(_member(entry) for entry in body["controllers"])
     if not members or len({member.name for member in members}) != len(members):
         raise ValueError("it names no controllers, or one twice")
-    return Document(str(body["cut"]), str(body.get("group") or ""), str(body.get("tag") or ""), str(body["verdict"]), members, intact)
+    return Document(
+        str(body["cut"]),
+        str(body.get("group") or ""),
+        str(body.get("tag") or ""),
+        str(body["verdict"]),
+        members,
+        intact,
+    )
 
 
 def _member(entry: dict[str, Any]) -> CertifiedMember:
     journal = entry["journal"]
     volumes = tuple(
-        CertifiedVolume(int(row["id"]), str(row["name"]), int(row["size"]), str(row.get("primary") or ""), str(row.get("secondary") or ""))
+        CertifiedVolume(
+            int(row["id"]),
+            str(row["name"]),
+            int(row["size"]),
+            str(row.get("primary") or ""),
+            str(row.get("secondary") or ""),
+        )
         for row in entry["volumes"]
     )
     identity = bytes.fromhex(journal["identity"])

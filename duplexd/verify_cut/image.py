@@ -12,12 +12,16 @@ class Image:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe of that name must not stop us
+        self._fd = os.open(
+            path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+        )  # a pipe of that name must not stop us
         status = os.fstat(self._fd)
         if not stat.S_ISREG(status.st_mode) and not stat.S_ISBLK(status.st_mode):
             self.close()
             raise OSError(errno.EINVAL, "neither a regular file nor a block device", path)
-        self.identity = (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else (-1, status.st_rdev)
+        self.identity = (
+            (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else (-1, status.st_rdev)
+        )
         self.size = os.lseek(self._fd, 0, os.SEEK_END)
 
     def read(self, start: int, end: int) -> bytes:

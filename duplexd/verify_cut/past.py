@@ -63,12 +63,19 @@ def read(directory: Path) -> Past | None:
 
 
 def _void(state: dict[str, Any]) -> frozenset[str]:
-    cuts = [*state.get("cuts", ()), *(pair["cut"] for pair in state.get("pairs", ()) if pair["cut"])]
+    cuts = [
+        *state.get("cuts", ()),
+        *(pair["cut"] for pair in state.get("pairs", ()) if pair["cut"]),
+    ]
     return frozenset(str(cut[_CUT_ID]) for cut in cuts if cut[_CUT_STATE] == "void")
 
 
 def _standing(pairs: list[dict[str, Any]]) -> dict[int, str]:
-    return {int(pair["id"]): str(pair["cut"][_CUT_ID]) for pair in pairs if pair["cut"] and pair["state"] == "SUSPENDED"}
+    return {
+        int(pair["id"]): str(pair["cut"][_CUT_ID])
+        for pair in pairs
+        if pair["cut"] and pair["state"] == "SUSPENDED"
+    }
 
 
 def latest_start(directory: Path) -> Start:
@@ -79,7 +86,9 @@ def latest_start(directory: Path) -> Start:
                 status, text = path.stat(), file.read(_LOCK_BYTES_MAX)
         except FileNotFoundError:
             continue
-        return Start(text.decode(errors="replace"), (status.st_ino, status.st_mtime_ns, status.st_ctime_ns))
+        return Start(
+            text.decode(errors="replace"), (status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+        )
     return Start("", ())
 
 

@@ -51,7 +51,11 @@ class Places:
     def tell(self, path: str) -> Iterator[str]:
         """In words: each that was kept, in order of place, and how many there are besides."""
         for start, end, why in sorted(self.kept):
-            which = f"byte {start} is not as it was" if end == start + 1 else f"bytes {start} to {end - 1} are not as they were"
+            which = (
+                f"byte {start} is not as it was"
+                if end == start + 1
+                else f"bytes {start} to {end - 1} are not as they were"
+            )
             yield f"{path}: {which} at the cut: {why}"
         if self.count > len(self.kept):
             yield f"{path}: the same in {self.count - len(self.kept)} more places; {self.ranges.total_bytes} bytes in all"

@@ -21,7 +21,9 @@ class VolumeReport:
     by_primary_bytes: int = 0  # equal the primary, which was not changed there since the cut
     checked_bytes: int = 0
     wrong_bytes: int = 0  # are not as they were at the cut
-    undecided_bytes: int = 0  # are not now, but a daemon that is starting may still bring them there
+    undecided_bytes: int = (
+        0  # are not now, but a daemon that is starting may still bring them there
+    )
     unchecked: list[str] = field(default_factory=list)  # why the other bytes could not be checked
 
     @property
@@ -44,7 +46,9 @@ class MemberReport:
     volumes: list[VolumeReport] = field(default_factory=list)
     contradictions: list[str] = field(default_factory=list)
     void: list[str] = field(default_factory=list)
-    undecided: list[str] = field(default_factory=list)  # what would contradict, were a daemon not about to change it
+    undecided: list[str] = field(
+        default_factory=list
+    )  # what would contradict, were a daemon not about to change it
     unchecked: list[str] = field(default_factory=list)
 
 
@@ -67,11 +71,17 @@ class Report:
     @property
     def outcome(self) -> str:
         """REFUTED if anything contradicts the certificate; CONFIRMED if the cut's record was found and nothing does, or may; else UNCHECKED."""
-        if self.is_void or self.contradictions or any(member.contradictions for member in self.controllers):
+        if (
+            self.is_void
+            or self.contradictions
+            or any(member.contradictions for member in self.controllers)
+        ):
             return REFUTED
         if self.undecided:
             return UNCHECKED
-        return CONFIRMED if any(member.record == FOUND for member in self.controllers) else UNCHECKED
+        return (
+            CONFIRMED if any(member.record == FOUND for member in self.controllers) else UNCHECKED
+        )
 
     @property
     def undecided(self) -> bool:
@@ -87,7 +97,12 @@ class Report:
 
     def json(self) -> dict[str, Any]:
         """As an object that JSON can hold."""
-        value = {"outcome": self.outcome, "is_void": self.is_void, "complete": self.complete, **asdict(self)}
+        value = {
+            "outcome": self.outcome,
+            "is_void": self.is_void,
+            "complete": self.complete,
+            **asdict(self),
+        }
         for member, shown in zip(self.controllers, value["controllers"], strict=True):
             for volume, row in zip(member.volumes, shown["volumes"], strict=True):
                 row["unchecked_bytes"] = volume.unchecked_bytes

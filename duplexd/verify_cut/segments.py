@@ -66,7 +66,9 @@ def journal_directory(state_dir: str) -> Path:
 
 def find(directory: Path) -> list[Segment]:
     """All segments in order of their places. Raises DamageError for one that does not say where it belongs, and OSError."""
-    found = [segment for path in sorted(directory.glob("*.seg")) if (segment := _look(path)) is not None]
+    found = [
+        segment for path in sorted(directory.glob("*.seg")) if (segment := _look(path)) is not None
+    ]
     _check_one_owner(found)
     return sorted(found, key=lambda segment: segment.number)
 
@@ -80,7 +82,9 @@ def _look(path: Path) -> Segment | None:
                 header = unpack_segment_header(data)
                 if header is not None:
                     return Segment(path, header.number, header.controller)
-                if not any(data) and not any(os.pread(file.fileno(), 1 << 16, SEGMENT_HEADER_BYTES)):
+                if not any(data) and not any(
+                    os.pread(file.fileno(), 1 << 16, SEGMENT_HEADER_BYTES)
+                ):
                     return None
         except FileNotFoundError:
             return None
@@ -90,4 +94,6 @@ def _look(path: Path) -> Segment | None:
 
 def _check_one_owner(segments: Sequence[Segment]) -> None:
     if segments and any(segment.controller != segments[0].controller for segment in segments):
-        raise DamageError(f"{segments[0].path.parent}: the segments belong to different controllers")
+        raise DamageError(
+            f"{segments[0].path.parent}: the segments belong to different controllers"
+        )

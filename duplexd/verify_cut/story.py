@@ -21,7 +21,16 @@ _FORGETTING = ("volume", "attach", "copy", "missed", "detach", "remove")
 class VolumeStory:
     """One volume, before the cut and since."""
 
-    __slots__ = ("after", "blank", "cut_sequence", "floor", "primary_doubt", "standing", "volume", "why")
+    __slots__ = (
+        "after",
+        "blank",
+        "cut_sequence",
+        "floor",
+        "primary_doubt",
+        "standing",
+        "volume",
+        "why",
+    )
 
     def __init__(self, volume: CertifiedVolume, cut_sequence: int) -> None:
         self.volume = volume
@@ -31,7 +40,9 @@ class VolumeStory:
         self.after = Ranges()  # changed since the cut
         self.standing = ""  # whether the secondary is where the cut left it
         self.why = ""  # it is not
-        self.primary_doubt = ""  # why the primary may hold what the journal does not have; "" if it can't
+        self.primary_doubt = (
+            ""  # why the primary may hold what the journal does not have; "" if it can't
+        )
 
     def leave(self, why: str) -> None:
         """The secondary has moved on."""
@@ -41,7 +52,9 @@ class VolumeStory:
 class Story:
     """Fed with every record of a journal, in order. `marker` is the one that made the cut, `made_at` its number, 0 until it was met."""
 
-    def __init__(self, cut_id: str, sequence: int, volumes: tuple[CertifiedVolume, ...], ranges_max: int) -> None:
+    def __init__(
+        self, cut_id: str, sequence: int, volumes: tuple[CertifiedVolume, ...], ranges_max: int
+    ) -> None:
         self.cut_id = cut_id
         self.sequence = sequence
         self.record: Record | None = None  # number `sequence`
@@ -49,7 +62,9 @@ class Story:
         self.made_at = self.ready_at = self.agreed_at = 0
         self.stood_at = 0  # of a cut of this controller alone, what `ready_at` is of one of several
         self.void = ""  # why the cut is void
-        self.boot: str | None = None  # of the daemon that wrote last; None if the journal does not say
+        self.boot: str | None = (
+            None  # of the daemon that wrote last; None if the journal does not say
+        )
         self.closed = False
         self.volumes = {volume.id: VolumeStory(volume, sequence) for volume in volumes}
         self._stood: tuple[int, list[int]] = (0, [])
@@ -97,7 +112,11 @@ class Story:
 
     def _named(self, marker: dict[str, Any]) -> list[VolumeStory]:
         numbers = marker.get("volumes", [marker.get("id")])
-        return [self.volumes[int(number)] for number in numbers if isinstance(number, int | str) and _is_one_of(number, self.volumes)]
+        return [
+            self.volumes[int(number)]
+            for number in numbers
+            if isinstance(number, int | str) and _is_one_of(number, self.volumes)
+        ]
 
     def _made(self, name: str, number: int, marker: dict[str, Any]) -> None:
         by_command = name == "cut" and number == self.sequence
@@ -125,9 +144,14 @@ class Story:
 
     def _since(self, story: VolumeStory, name: str, number: int, marker: dict[str, Any]) -> None:
         if name in {"missed", "remove"} or (name == "copy" and marker.get("reason") == _POWER_CUT):
-            story.primary_doubt = "the journal says that the primary may hold changes that it does not have"
+            story.primary_doubt = (
+                "the journal says that the primary may hold changes that it does not have"
+            )
         if name == "fail" and story.standing == STANDS and marker.get("id") != self.cut_id:
-            self.void = self.void or f"record {number}: the secondary of {story.volume.name}, or one of its group, failed at the cut"
+            self.void = (
+                self.void
+                or f"record {number}: the secondary of {story.volume.name}, or one of its group, failed at the cut"
+            )
         if name == "abandon" and story.standing == LEAVING:
             story.standing = STANDS
         elif name == "resync" and marker.get("how") == "map" and story.standing == STANDS:

@@ -27,10 +27,14 @@ class VolumeCheck:
     `replays_from`: see `Contents`; of no matter for a copy, to which no daemon writes.
     """
 
-    def __init__(self, story: VolumeStory, given: str, counts: bool, replays_from: int | None) -> None:
+    def __init__(
+        self, story: VolumeStory, given: str, counts: bool, replays_from: int | None
+    ) -> None:
         volume = story.volume
         self.story = story
-        self.row = VolumeReport(volume.name, volume.size, given or (volume.secondary if counts else ""))
+        self.row = VolumeReport(
+            volume.name, volume.size, given or (volume.secondary if counts else "")
+        )
         self.wrong: list[str] = []
         self.undecided: list[str] = []
         self.contents: Contents | None = None
@@ -64,10 +68,14 @@ class VolumeCheck:
         if image is None or self.contents is None:
             return None
         if image.size != self.row.size:
-            self.row.unchecked.append(f"{image.path}: the primary has {image.size} bytes, the volume {self.row.size}")
+            self.row.unchecked.append(
+                f"{image.path}: the primary has {image.size} bytes, the volume {self.row.size}"
+            )
             return None
         if image.identity == self.contents.secondary.identity:
-            self.row.unchecked.append(f"{image.path}: the primary is the same image as the secondary")
+            self.row.unchecked.append(
+                f"{image.path}: the primary is the same image as the secondary"
+            )
             return None
         return image
 
@@ -95,8 +103,14 @@ class VolumeCheck:
             return
         self.wrong = list(contents.wrong.tell(row.secondary))
         self.undecided = list(contents.undecided.tell(row.secondary))
-        row.wrong_bytes, row.undecided_bytes = contents.wrong.ranges.total_bytes, contents.undecided.ranges.total_bytes
-        row.by_journal_bytes, row.by_primary_bytes = contents.proved.total_bytes, contents.by_primary_bytes
+        row.wrong_bytes, row.undecided_bytes = (
+            contents.wrong.ranges.total_bytes,
+            contents.undecided.ranges.total_bytes,
+        )
+        row.by_journal_bytes, row.by_primary_bytes = (
+            contents.proved.total_bytes,
+            contents.by_primary_bytes,
+        )
         row.checked_bytes = contents.checked_bytes
         if contents.stopped:
             row.unchecked.append(_STOPPED)
@@ -106,7 +120,9 @@ class VolumeCheck:
             image.close()
 
 
-def check_all(checks: Sequence[VolumeCheck], walk: Walk, follow: Callable[[], None], primary_doubt: str) -> None:
+def check_all(
+    checks: Sequence[VolumeCheck], walk: Walk, follow: Callable[[], None], primary_doubt: str
+) -> None:
     """Check the contents of all. `follow` reads on in the journal, which brings the stories up to date. Raises as `Walk` does."""
     for each in checks:
         each.open(PROOF_RANGES_MAX // len(checks))

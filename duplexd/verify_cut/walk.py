@@ -9,7 +9,15 @@ import time
 from typing import TYPE_CHECKING
 
 from duplexd.errors import DamageError
-from duplexd.journal.format import RECORD_MAGIC, SEAL, SEGMENT_HEADER_BYTES, Record, journal_number, payload_is_whole, unpack_record
+from duplexd.journal.format import (
+    RECORD_MAGIC,
+    SEAL,
+    SEGMENT_HEADER_BYTES,
+    Record,
+    journal_number,
+    payload_is_whole,
+    unpack_record,
+)
 from duplexd.limits import PROOF_TRIES
 from duplexd.verify_cut import segments
 from duplexd.verify_cut.segments import RecycledError, Segment
@@ -35,7 +43,9 @@ class Walk:
         self.directory = directory
         self.controller = found[0].controller
         self.first = self.sequence = 0
-        self.visited: list[tuple[Segment, int]] = []  # each segment with the number of its first record
+        self.visited: list[
+            tuple[Segment, int]
+        ] = []  # each segment with the number of its first record
         self._number = journal_number(self.controller)
         self._segment = found[0]
         self._at = SEGMENT_HEADER_BYTES
@@ -68,7 +78,11 @@ class Walk:
 
     def _next(self) -> tuple[bytes, list[Record]]:
         if self._sealed:
-            self._segment, self._at, self._sealed = self._following(self._segment.number + 1), SEGMENT_HEADER_BYTES, False
+            self._segment, self._at, self._sealed = (
+                self._following(self._segment.number + 1),
+                SEGMENT_HEADER_BYTES,
+                False,
+            )
         buffer = self._segment.read(self._at, _PIECE_BYTES)
         found = self._parse(buffer)
         if not found and (long := unpack_record(buffer, 0)) is not None and long.end > len(buffer):
@@ -84,13 +98,17 @@ class Walk:
                 return segment
         if not self._segment.current():
             raise RecycledError
-        raise DamageError(f"{self.directory}: segment {index}, with the records after number {self.sequence}, is missing")
+        raise DamageError(
+            f"{self.directory}: segment {index}, with the records after number {self.sequence}, is missing"
+        )
 
     def _parse(self, buffer: bytes) -> list[Record]:
         found: list[Record] = []
         start, sequence, chain = 0, self.sequence, self._chain
         while (record := unpack_record(buffer, start)) is not None:
-            follows = record.journal == self._number and (not sequence or (record.sequence, record.chain) == (sequence + 1, chain))
+            follows = record.journal == self._number and (
+                not sequence or (record.sequence, record.chain) == (sequence + 1, chain)
+            )
             if not follows or not payload_is_whole(buffer, record):
                 break
             found.append(record)
@@ -104,7 +122,11 @@ class Walk:
             self.visited.append((self._segment, found[0].sequence))
         self.first = self.first or found[0].sequence
         self._at += found[-1].end
-        self.sequence, self._chain, self._sealed = found[-1].sequence, found[-1].crc, found[-1].kind == SEAL
+        self.sequence, self._chain, self._sealed = (
+            found[-1].sequence,
+            found[-1].crc,
+            found[-1].kind == SEAL,
+        )
 
     def _look_beyond(self) -> tuple[int, int] | None:
         found: tuple[int, int] | None = None
@@ -121,6 +143,9 @@ class Walk:
                     and record.sequence > self.sequence + 1
                     and payload_is_whole(buffer, record)
                 ):
-                    found = (found[0] if found else record.sequence, max(found[1] if found else 0, record.synced))
+                    found = (
+                        found[0] if found else record.sequence,
+                        max(found[1] if found else 0, record.synced),
+                    )
                 at += len(RECORD_MAGIC)
         return found

@@ -79,12 +79,20 @@ class TimedWriters(GroupWriters):
 
 def measure_pause(directory: Path, shape: Shape) -> dict[str, Any]:
     """The figures of a shape, in ms; `void`: how many suspends were. Raises RuntimeError if one that is not is found to be broken."""
-    names = {f"c{number:02}": [f"v{volume:04}" for volume in range(shape.volumes)] for number in range(shape.controllers)}
+    names = {
+        f"c{number:02}": [f"v{volume:04}" for volume in range(shape.volumes)]
+        for number in range(shape.controllers)
+    }
     with Cluster(directory, names, size=VOLUME_SIZE, journal_size="64MiB") as cluster:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             series, void = runner.run(_suspend_often(cluster, shape))
         rss = max(peak_rss_bytes(daemon.pid) for daemon in cluster.daemons.values())
-    return {**shape._asdict(), "void": void, "peak_rss_bytes": rss, **{name: figures(values) for name, values in series.items()}}
+    return {
+        **shape._asdict(),
+        "void": void,
+        "peak_rss_bytes": rss,
+        **{name: figures(values) for name, values in series.items()},
+    }
 
 
 async def _suspend_often(cluster: Cluster, shape: Shape) -> tuple[dict[str, list[float]], int]:
@@ -103,14 +111,18 @@ async def _suspend_often(cluster: Cluster, shape: Shape) -> tuple[dict[str, list
                 verdict, sample = await _suspend(coordinator, writers, how, window_s)
                 void += verdict != "consistent"
                 window_s = max(WINDOW_SECONDS_MIN, sample["command"])
-                for name, seconds in sample.items() if number else ():  # the first opens connections and images for the first time
+                for name, seconds in (
+                    sample.items() if number else ()
+                ):  # the first opens connections and images for the first time
                     series[f"{how}_{name}_ms"].append(seconds * 1e3)
                 await coordinator.resync()
         writers.write_on()
     return series, void
 
 
-async def _suspend(coordinator: Coordinator, writers: TimedWriters, how: str, window_s: float) -> tuple[str, dict[str, float]]:
+async def _suspend(
+    coordinator: Coordinator, writers: TimedWriters, how: str, window_s: float
+) -> tuple[str, dict[str, float]]:
     """One suspend: its verdict, and seconds; before it, the writers are watched for `window_s`, afterwards they rest."""
     writers.write_on()
     await asyncio.sleep(WARM_UP_SECONDS)
@@ -125,8 +137,17 @@ async def _suspend(coordinator: Coordinator, writers: TimedWriters, how: str, wi
     findings = await writers.grade(taken)
     if result["verdict"] == "consistent" and not findings.consistent:
         raise RuntimeError(f"a suspend under load is broken: {findings}")
-    phases = {name: result["phases"][name] for name in ("closing", "cutting") if name in result.get("phases", {})}
-    waits = {"pause": result["hold"]["seconds_max"], "wait": longest_s, "usual_wait": usual_s, "command": command_s}
+    phases = {
+        name: result["phases"][name]
+        for name in ("closing", "cutting")
+        if name in result.get("phases", {})
+    }
+    waits = {
+        "pause": result["hold"]["seconds_max"],
+        "wait": longest_s,
+        "usual_wait": usual_s,
+        "command": command_s,
+    }
     return result["verdict"], waits | phases
 
 

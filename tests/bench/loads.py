@@ -54,12 +54,22 @@ class Load:
         """Load the server for about that long."""
         server.sync()  # nobody pays for what a run before left in the page cache
         before = cpu_s(server.pid)
-        requests, elapsed_s = self._flushes(server, seconds) if self.flush else self._fio(server, seconds)
+        requests, elapsed_s = (
+            self._flushes(server, seconds) if self.flush else self._fio(server, seconds)
+        )
         return Measure(requests / elapsed_s, (cpu_s(server.pid) - before) / requests * 1e6)
 
     def _fio(self, server: Server, seconds: float) -> tuple[int, float]:
-        options = [f"--rw={self.rw}", f"--bs={self.block}", f"--iodepth={self.depth}", "--norandommap", "--randrepeat=0"]
-        job = fio(server, [*options, "--time_based", f"--runtime={seconds * 1e3:.0f}ms"], 60 + seconds * 3)
+        options = [
+            f"--rw={self.rw}",
+            f"--bs={self.block}",
+            f"--iodepth={self.depth}",
+            "--norandommap",
+            "--randrepeat=0",
+        ]
+        job = fio(
+            server, [*options, "--time_based", f"--runtime={seconds * 1e3:.0f}ms"], 60 + seconds * 3
+        )
         side = job["read" if "read" in self.rw else "write"]
         return side["total_ios"], side["runtime"] / 1e3
 
@@ -69,11 +79,30 @@ class Load:
         probe_s = self._bench(server, count, 0)
         count = max(count, int(count * seconds / probe_s))
         with ThreadPoolExecutor(self.clients) as pool:
-            times = list(pool.map(lambda client: self._bench(server, count, client * server.size // self.clients), range(self.clients)))
+            times = list(
+                pool.map(
+                    lambda client: self._bench(server, count, client * server.size // self.clients),
+                    range(self.clients),
+                )
+            )
         return count * self.clients, max(times)
 
     def _bench(self, server: Server, count: int, offset: int) -> float:
-        command = ["qemu-img", "bench", "-f", "raw", "-t", "none", "-w", "-c", str(count), "-d", "1", "-s", str(self.block)]
+        command = [
+            "qemu-img",
+            "bench",
+            "-f",
+            "raw",
+            "-t",
+            "none",
+            "-w",
+            "-c",
+            str(count),
+            "-d",
+            "1",
+            "-s",
+            str(self.block),
+        ]
         command += ["-o", str(offset), "--flush-interval=1", server.uri]
         result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
         match = _COMPLETED.search(result.stdout)
@@ -84,8 +113,22 @@ class Load:
 
 def fio(server: Server, options: list[str], seconds_max: float) -> dict[str, Any]:
     """One job over the whole volume; what fio says of it."""
-    command = ["fio", "--name=bench", "--ioengine=nbd", f"--uri={server.uri}", f"--size={server.size}", "--thread", *options]
-    result = subprocess.run([*command, "--output-format=json"], check=True, capture_output=True, text=True, timeout=seconds_max)
+    command = [
+        "fio",
+        "--name=bench",
+        "--ioengine=nbd",
+        f"--uri={server.uri}",
+        f"--size={server.size}",
+        "--thread",
+        *options,
+    ]
+    result = subprocess.run(
+        [*command, "--output-format=json"],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=seconds_max,
+    )
     job: dict[str, Any] = json.loads(result.stdout[result.stdout.index("{") :])["jobs"][0]
     if job["error"]:
         raise RuntimeError(f"fio met error {job['error']} on {server.name}")
@@ -100,7 +143,12 @@ def fill(server: Server, block: int) -> None:
     """
     fio(
         server,
-        ["--rw=write", f"--bs={block}", f"--iodepth={max(1, min(32, MIB // block))}", f"--loops={JOURNAL_BYTES // server.size + 1}"],
+        [
+            "--rw=write",
+            f"--bs={block}",
+            f"--iodepth={max(1, min(32, MIB // block))}",
+            f"--loops={JOURNAL_BYTES // server.size + 1}",
+        ],
         FILL_SECONDS_MAX,
     )
     server.sync()

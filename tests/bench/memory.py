@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 JOURNAL_BYTES = 256 * MIB
 LARGE_VOLUMES = 64
 LARGE_VOLUMES_WRITTEN = 8
-LARGE_WRITES = 4000  # on each of them, twice: the second time all of them together stay within the journal
+LARGE_WRITES = (
+    4000  # on each of them, twice: the second time all of them together stay within the journal
+)
 LARGE_SECONDS_MAX = 60.0
 
 
@@ -46,8 +48,17 @@ def measure_large(directory: Path) -> int:
 
 
 async def _measure_large(directory: Path) -> int:
-    daemon = DaemonProcess(directory, [f"v{number:02}" for number in range(LARGE_VOLUMES)], TIB, JOURNAL_BYTES)
-    options = ["--rw=randwrite", "--bs=4k", "--iodepth=32", "--norandommap", "--randrepeat=0", f"--number_ios={LARGE_WRITES}"]
+    daemon = DaemonProcess(
+        directory, [f"v{number:02}" for number in range(LARGE_VOLUMES)], TIB, JOURNAL_BYTES
+    )
+    options = [
+        "--rw=randwrite",
+        "--bs=4k",
+        "--iodepth=32",
+        "--norandommap",
+        "--randrepeat=0",
+        f"--number_ios={LARGE_WRITES}",
+    ]
     try:
         await daemon.start()
         for step in range(2):

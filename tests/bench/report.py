@@ -20,11 +20,17 @@ def summarize(results: Results) -> list[dict[str, Any]]:
 
 
 def _summarize_load(load: Load, servers: Mapping[str, Sequence[Measure]]) -> dict[str, Any]:
-    values = {name: [load.value(measure) for measure in measures] for name, measures in servers.items()}
+    values = {
+        name: [load.value(measure) for measure in measures] for name, measures in servers.items()
+    }
     summary: dict[str, Any] = {"load": load.name, "unit": load.unit, "servers": {}, "ratios": {}}
     for name, series in values.items():
         cpu = median(measure.cpu_us for measure in servers[name])
-        summary["servers"][name] = {"median": median(series), "rounds": series, "cpu_us_per_request": cpu}
+        summary["servers"][name] = {
+            "median": median(series),
+            "rounds": series,
+            "cpu_us_per_request": cpu,
+        }
         if name != "duplexd" and "duplexd" in values:
             pairs = zip(values["duplexd"], series, strict=True)
             summary["ratios"][name] = median(ours / theirs for ours, theirs in pairs)
@@ -34,17 +40,26 @@ def _summarize_load(load: Load, servers: Mapping[str, Sequence[Measure]]) -> dic
 def table(loads: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
     """Lines: figures per server, ratios of duplexd to the others, CPU per request."""
     others = [name for name in names if name != "duplexd"]
-    titles = ["", "", *names, *(f"x {name}" for name in others), *(f"CPU us {name}" for name in names)]
+    titles = [
+        "",
+        "",
+        *names,
+        *(f"x {name}" for name in others),
+        *(f"CPU us {name}" for name in names),
+    ]
     rows = [titles]
     for entry in loads:
         figures = [f"{entry['servers'][name]['median']:,.0f}" for name in names]
-        ratios = [f"{entry['ratios'][name]:.2f}" if name in entry["ratios"] else "-" for name in others]
+        ratios = [
+            f"{entry['ratios'][name]:.2f}" if name in entry["ratios"] else "-" for name in others
+        ]
         cpu = [f"{entry['servers'][name]['cpu_us_per_request']:.1f}" for name in names]
         rows.append([entry["load"], entry["unit"], *figures, *ratios, *cpu])
     widths = [max(len(row[column]) for row in rows) for column in range(len(titles))]
     return [
         "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows
     ]
@@ -60,7 +75,10 @@ def describe_pause(pause: Mapping[str, Any]) -> list[str]:
     )
     if "plain_pause_ms" not in pause:
         return [first]
-    added = [pause[f"suspend_{name}_ms"]["p50"] - pause[f"plain_{name}_ms"]["p50"] for name in ("pause", "wait")]
+    added = [
+        pause[f"suspend_{name}_ms"]["p50"] - pause[f"plain_{name}_ms"]["p50"]
+        for name in ("pause", "wait")
+    ]
     second = (
         f"    by the controller's own command: write pause {_three(pause['plain_pause_ms'])}; longest write {_three(pause['plain_wait_ms'])}; "
         f"the coordinator adds (p50) {added[0]:+.2f}, {added[1]:+.2f}"

@@ -93,7 +93,9 @@ class Server:
 
     def _run(self, *command: str) -> None:
         with (self.directory / "log").open("wb") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
 
     def _wait(self, ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_SECONDS_MAX
@@ -101,7 +103,9 @@ class Server:
             assert self._process is not None
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
-                raise RuntimeError(f"{self.name} did not start: {(self.directory / 'log').read_text(errors='replace')[-2000:]}")
+                raise RuntimeError(
+                    f"{self.name} did not start: {(self.directory / 'log').read_text(errors='replace')[-2000:]}"
+                )
             time.sleep(0.02)
 
 
@@ -109,7 +113,15 @@ class Nbdkit(Server):
     name = "nbdkit"
 
     def start(self) -> None:
-        self._run("nbdkit", "--foreground", "--exit-with-parent", "--unix", str(self.socket), "file", str(self._image("primary.img")))
+        self._run(
+            "nbdkit",
+            "--foreground",
+            "--exit-with-parent",
+            "--unix",
+            str(self.socket),
+            "file",
+            str(self._image("primary.img")),
+        )
         self._wait(self.socket.exists)
 
 
@@ -124,11 +136,19 @@ class QemuMirror(Server):
         monitor = self.directory / "qmp.sock"
         command = ["qemu-storage-daemon"]
         for name in ("primary", "secondary"):
-            command += ["--blockdev", f"driver=file,node-name={name}-file,filename={self._image(f'{name}.img')},discard=unmap"]
+            command += [
+                "--blockdev",
+                f"driver=file,node-name={name}-file,filename={self._image(f'{name}.img')},discard=unmap",
+            ]
             command += ["--blockdev", f"driver=raw,node-name={name},file={name}-file"]
         command += ["--nbd-server", f"addr.type=unix,addr.path={self.socket}"]
         command += ["--export", "type=nbd,id=export,node-name=primary,name=primary,writable=on"]
-        command += ["--chardev", f"socket,id=qmp,path={monitor},server=on,wait=off", "--monitor", "chardev=qmp"]
+        command += [
+            "--chardev",
+            f"socket,id=qmp,path={monitor},server=on,wait=off",
+            "--monitor",
+            "chardev=qmp",
+        ]
         self._run(*command)
         self._wait(lambda: monitor.exists() and self.socket.exists())
         self._mirror(monitor)
@@ -136,13 +156,21 @@ class QemuMirror(Server):
     @staticmethod
     def _mirror(monitor: Path) -> None:
         """Start the mirror job; return when it follows every write."""
-        arguments = {"job-id": "mirror", "device": "primary", "target": "secondary", "sync": "full", "copy-mode": "write-blocking"}
+        arguments = {
+            "job-id": "mirror",
+            "device": "primary",
+            "target": "secondary",
+            "sync": "full",
+            "copy-mode": "write-blocking",
+        }
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(START_SECONDS_MAX)
             connection.connect(str(monitor))
             stream = connection.makefile("rw")
 
-            def execute(command: str, arguments: dict[str, str] | None = None, until: str = "return") -> dict[str, Any]:
+            def execute(
+                command: str, arguments: dict[str, str] | None = None, until: str = "return"
+            ) -> dict[str, Any]:
                 stream.write(json.dumps({"execute": command, "arguments": arguments or {}}) + "\n")
                 stream.flush()
                 for line in stream:
@@ -156,7 +184,9 @@ class QemuMirror(Server):
             execute("qmp_capabilities")
             execute("blockdev-mirror", arguments, until="BLOCK_JOB_READY")
             jobs = execute("query-block-jobs")["return"]
-            if not any(job["device"] == "mirror" and job.get("actively-synced", True) for job in jobs):
+            if not any(
+                job["device"] == "mirror" and job.get("actively-synced", True) for job in jobs
+            ):
                 raise RuntimeError(f"the mirror does not follow: {jobs}")
 
 

@@ -11,7 +11,11 @@ def test_ratio_is_the_median_of_the_rounds_not_the_ratio_of_the_medians() -> Non
     ours = [Measure(100.0, 5.0), Measure(10.0, 6.0), Measure(300.0, 7.0)]
     theirs = [Measure(50.0, 9.0), Measure(1.0, 9.0), Measure(100.0, 9.0)]
     (summary,) = summarize({RANDOM.name: {"duplexd": ours, "qemu": theirs}})
-    assert summary["servers"]["duplexd"] == {"median": 100.0, "rounds": [100.0, 10.0, 300.0], "cpu_us_per_request": 6.0}
+    assert summary["servers"]["duplexd"] == {
+        "median": 100.0,
+        "rounds": [100.0, 10.0, 300.0],
+        "cpu_us_per_request": 6.0,
+    }
     assert summary["ratios"] == {"qemu": 3.0}
 
 

@@ -29,7 +29,8 @@ WHOLE = [
     b"POST /v1/quiesce HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY,
     b'POST /v1/suspend HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"tar\r\n0\r\n\r\n',
     b"DELETE /v1/leases/%00%ff HTTP/1.1\r\nHost: x\r\n\r\n",
-    b"GET /v1/status?target=%s HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n" % (b"%41" * 500),
+    b"GET /v1/status?target=%s HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n"
+    % (b"%41" * 500),
     b"POST /v1/verify HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
     b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
     b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -82,11 +83,22 @@ def throw(plane: ControlPlane, chance: random.Random, rounds: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_rubbish_never_stops_it_nor_holds_anything(plane: ControlPlane, seed: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_rubbish_never_stops_it_nor_holds_anything(
+    plane: ControlPlane, seed: int, caplog: pytest.LogCaptureFixture
+) -> None:
     throw(plane, random.Random(seed), ROUNDS)
-    eventually(lambda: plane.ask("GET", "/v1/status")[1]["leases"] == [] and not plane.server.actions.hub.listeners)
-    assert "deadline" not in {lease.ended.result() for lease in plane.controller.leases.values()}, f"seed {seed}: nobody saw its owner go"
-    assert not [record for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}], f"seed {seed}"
+    eventually(
+        lambda: (
+            plane.ask("GET", "/v1/status")[1]["leases"] == []
+            and not plane.server.actions.hub.listeners
+        )
+    )
+    assert "deadline" not in {lease.ended.result() for lease in plane.controller.leases.values()}, (
+        f"seed {seed}: nobody saw its owner go"
+    )
+    assert not [record for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}], (
+        f"seed {seed}"
+    )
 
 
 def test_rubbish_does_not_make_it_grow(plane: ControlPlane) -> None:

@@ -31,8 +31,16 @@ def descriptors(pid: int) -> int:
 def noise(chance: random.Random) -> bytes:
     """Bytes alone, behind a good handshake, behind a plausible request, or a plausible option."""
     data = chance.randbytes(chance.randrange(1, 20_000))
-    request = m.request(chance.randrange(4), chance.randrange(9), 1, chance.randrange(1 << 26), chance.randrange(1 << 27))
-    option = m.CLIENT_FLAGS.pack(3) + m.OPTION.pack(c.OPTION_MAGIC, chance.randrange(14), chance.randrange(200))
+    request = m.request(
+        chance.randrange(4),
+        chance.randrange(9),
+        1,
+        chance.randrange(1 << 26),
+        chance.randrange(1 << 27),
+    )
+    option = m.CLIENT_FLAGS.pack(3) + m.OPTION.pack(
+        c.OPTION_MAGIC, chance.randrange(14), chance.randrange(200)
+    )
     return chance.choice([data, GO + data, GO + request + data, option + data])
 
 
@@ -51,7 +59,13 @@ def converse(path: str, data: bytes) -> None:
 
 def test_noise_does_no_harm(tmp_path: Path) -> None:
     path = f"{tmp_path}/nbd.sock"
-    command = [sys.executable, "-m", "tests.unit.nbd_server.memory_backend", f"unix:{path}", f"data={64 << 20}"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.unit.nbd_server.memory_backend",
+        f"unix:{path}",
+        f"data={64 << 20}",
+    ]
     with (
         (tmp_path / "log").open("wb") as log,
         subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, env=environment()) as server,
@@ -67,9 +81,19 @@ def test_noise_does_no_harm(tmp_path: Path) -> None:
             with closing(Talk(path, "data")) as good:
                 assert good.read(0, 4096) is not None
             assert server.poll() is None
-            deadline = time.monotonic() + PATIENCE_SECONDS  # it may hear late that somebody has gone
-            while resident_bytes(server.pid) - resident >= GROWTH_BYTES_MAX or descriptors(server.pid) > open_files:
-                assert time.monotonic() < deadline, (resident, resident_bytes(server.pid), open_files, descriptors(server.pid))
+            deadline = (
+                time.monotonic() + PATIENCE_SECONDS
+            )  # it may hear late that somebody has gone
+            while (
+                resident_bytes(server.pid) - resident >= GROWTH_BYTES_MAX
+                or descriptors(server.pid) > open_files
+            ):
+                assert time.monotonic() < deadline, (
+                    resident,
+                    resident_bytes(server.pid),
+                    open_files,
+                    descriptors(server.pid),
+                )
                 time.sleep(0.02)
         finally:
             server.terminate()

@@ -24,8 +24,11 @@ GOOD_HANDSHAKE = (
     + m.option(c.OPT_GO, m.go_data("data", [1, 2, 3]))
 )
 GOOD_REQUESTS = b"".join(
-    m.request(flags, command, cookie, cookie * 512, 512) + (bytes(512) if command == c.CMD_WRITE else b"")
-    for cookie, (flags, command) in enumerate([(0, 0), (0, 1), (1, 1), (0, 3), (2, 6), (1, 4), (0, 0)])
+    m.request(flags, command, cookie, cookie * 512, 512)
+    + (bytes(512) if command == c.CMD_WRITE else b"")
+    for cookie, (flags, command) in enumerate(
+        [(0, 0), (0, 1), (1, 1), (0, 3), (2, 6), (1, 4), (0, 0)]
+    )
 )
 
 
@@ -54,7 +57,9 @@ def input_of(good: bytes, seed: int) -> bytes:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_handshake(seed: int) -> None:
-    handshake, answer = haggle(input_of(GOOD_HANDSHAKE, seed), [random.Random(seed).randrange(1, 50) for _ in range(20)])
+    handshake, answer = haggle(
+        input_of(GOOD_HANDSHAKE, seed), [random.Random(seed).randrange(1, 50) for _ in range(20)]
+    )
     assert handshake.state in {CLIENT_FLAGS, HAGGLING, TRANSMISSION, CLOSED}
     assert len(answer) < 1 << 20
     assert bool(handshake.reason) == (handshake.state == CLOSED)
@@ -64,7 +69,9 @@ def test_handshake(seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_haggling_noise_after_good_flags(seed: int) -> None:
     chance = random.Random(seed)
-    data = m.CLIENT_FLAGS.pack(3) + b"".join(m.option(chance.randrange(14), chance.randbytes(chance.randrange(30))) for _ in range(50))
+    data = m.CLIENT_FLAGS.pack(3) + b"".join(
+        m.option(chance.randrange(14), chance.randbytes(chance.randrange(30))) for _ in range(50)
+    )
     handshake, _ = haggle(data)
     assert handshake.state in {HAGGLING, TRANSMISSION, CLOSED}
 
@@ -72,7 +79,9 @@ def test_haggling_noise_after_good_flags(seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_transmission(seed: int) -> None:
     receiver = Receiver(0)
-    for flags, command, _cookie, offset, length, payload in put(receiver, input_of(GOOD_REQUESTS, seed)):
+    for flags, command, _cookie, offset, length, payload in put(
+        receiver, input_of(GOOD_REQUESTS, seed)
+    ):
         error = refusal(flags, command, offset, length, 1 << 20, 0)
         assert error in WIRE_ERRORS
         if command == c.CMD_WRITE:
@@ -86,7 +95,9 @@ def test_transmission(seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_client(seed: int) -> None:
     server = MemoryServer()
-    good = server.greeting() + server.receive(m.CLIENT_FLAGS.pack(3) + m.option(c.OPT_GO, m.go_data("data", [3])))
+    good = server.greeting() + server.receive(
+        m.CLIENT_FLAGS.pack(3) + m.option(c.OPT_GO, m.go_data("data", [3]))
+    )
     client = NbdClient("data")
     with contextlib.suppress(ProtocolError, RefusedError):
         client.receive(input_of(good, seed))

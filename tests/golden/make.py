@@ -16,7 +16,15 @@ from duplexd.core.change_map import ChangeMap
 from duplexd.core.ledger import Ledger, pack_map
 from duplexd.core.pair import Pair
 from duplexd.journal import checkpoint
-from duplexd.journal.format import FLAG_ALLOCATE, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES, TRIM, VERSION, WRITE, ZERO
+from duplexd.journal.format import (
+    FLAG_ALLOCATE,
+    RECORD_HEADER_BYTES,
+    SEGMENT_HEADER_BYTES,
+    TRIM,
+    VERSION,
+    WRITE,
+    ZERO,
+)
 from duplexd.journal.segment import Ring
 from duplexd.journal.writer import Writer
 from duplexd.replication.staging import StagingSink
@@ -51,7 +59,9 @@ class Author:
         self.ledger.apply(sequence, self._time_us, json.loads(json.dumps({"m": m, **fields})))
         return sequence
 
-    def change(self, kind: int, volume: int, offset: int, length: int, data: bytes = b"", flags: int = 0) -> None:
+    def change(
+        self, kind: int, volume: int, offset: int, length: int, data: bytes = b"", flags: int = 0
+    ) -> None:
         self._time_us += 1000
         self.writer.append(kind, volume, offset, length, data, flags, self._time_us)
         self.writer.write()
@@ -100,7 +110,16 @@ def write() -> SimDisk:
     at = author.writer.sequence
     mark("commit", job=JOB, at=at, count=2, volumes=[1, 2])
     mark("equal", volumes=[3])
-    mark("fail", id="cafe000000000002", at=at, volumes=[3], unusable=[3], failed=[3], error="Input/output error", missed={"3": some_map(0)})
+    mark(
+        "fail",
+        id="cafe000000000002",
+        at=at,
+        volumes=[3],
+        unusable=[3],
+        failed=[3],
+        error="Input/output error",
+        missed={"3": some_map(0)},
+    )
     mark("missed", volumes={"3": some_map(900_000)})
     mark("attach", volumes=[4])
     mark("detach", volumes=[4])
@@ -114,7 +133,9 @@ def write() -> SimDisk:
     mark("commit", job="decaf001", at=author.writer.sequence, count=0, volumes=[5])
     mark("settled", job="decaf001", volumes=[5])
     mark("equal", volumes=[5])
-    mark("cut", id="cafe000000000004", tag="alle", volumes=[5], group="db", members=["alpha", "beta"])
+    mark(
+        "cut", id="cafe000000000004", tag="alle", volumes=[5], group="db", members=["alpha", "beta"]
+    )
     mark("ready", cut="cafe000000000004")
     mark("agreed", cut="cafe000000000004")
     mark("grade", cut="cafe000000000004", consistent=True, records=42, detail="")
@@ -141,7 +162,12 @@ def write_staging(disk: SimDisk) -> None:
 def files(disk: SimDisk) -> dict[str, bytes]:
     """Every file of the state directory, by its path within."""
     directories = ["", "journal/", "staging/"]
-    paths = [above + name for above in directories for name in disk.list(f"{STATE}/{above}") if f"{name}/" not in directories]
+    paths = [
+        above + name
+        for above in directories
+        for name in disk.list(f"{STATE}/{above}")
+        if f"{name}/" not in directories
+    ]
     return {path: disk.read_file(f"{STATE}/{path}") for path in paths}
 
 

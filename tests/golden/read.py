@@ -39,7 +39,9 @@ def read(disk: Disk, directory: str) -> dict[str, Any]:
     saved = checkpoint.unpack(disk.read_file(f"{directory}/checkpoint"), "checkpoint")
     ledger = Ledger()
     ledger.restore(saved)
-    ring = Ring(disk, f"{directory}/journal", bytes.fromhex(saved["controller"]), saved["segment_size"], 4)
+    ring = Ring(
+        disk, f"{directory}/journal", bytes.fromhex(saved["controller"]), saved["segment_size"], 4
+    )
     ring.open_existing()
     walk = Walk(ring, Position(saved["sequence"], saved["chain"], saved["index"], saved["offset"]))
     records = [_fold(ledger, record, buffer) for buffer, record in walk]
@@ -63,10 +65,22 @@ def _fold(ledger: Ledger, record: Record, buffer: bytes) -> dict[str, Any]:
         ledger.apply(record.sequence, record.time_us, unpack_marker(payload))
     elif record.kind in {WRITE, ZERO, TRIM} and ledger.pairs[record.volume].tracks:
         ledger.track(ledger.pairs[record.volume], record.kind, record.offset, record.length)
-    shown = {name: value for name, value in record._asdict().items() if name not in {"payload_crc", "payload_length"}}
-    return {**shown, "kind": KIND_NAMES[record.kind], "payload": unpack_marker(payload) if record.kind == MARKER else payload.hex()}
+    shown = {
+        name: value
+        for name, value in record._asdict().items()
+        if name not in {"payload_crc", "payload_length"}
+    }
+    return {
+        **shown,
+        "kind": KIND_NAMES[record.kind],
+        "payload": unpack_marker(payload) if record.kind == MARKER else payload.hex(),
+    }
 
 
 def _plain(pair: Pair) -> dict[str, Any]:
     seen = known(pair)
-    return {**seen, "cut": None if seen["cut"] is None else list(seen["cut"]), "regions": sorted(pair.regions)}
+    return {
+        **seen,
+        "cut": None if seen["cut"] is None else list(seen["cut"]),
+        "regions": sorted(pair.regions),
+    }

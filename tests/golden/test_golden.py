@@ -38,7 +38,9 @@ def test_a_state_directory_of_every_version_is_read_as_it_was_written(version: s
 def test_the_present_version_is_written_byte_by_byte_as_before() -> None:
     """If this fails the format has changed: raise its VERSION, read the old one too, and run `python -m tests.golden.make`."""
     before, now = files(unpack(HERE / f"v{VERSION}" / "state.tar.xz")), files(write())
-    saved = [checkpoint.unpack(content.pop("checkpoint"), "checkpoint") for content in (before, now)]
+    saved = [
+        checkpoint.unpack(content.pop("checkpoint"), "checkpoint") for content in (before, now)
+    ]
     assert saved[0] == saved[1]  # compressed: equal in what it says, not always in its bytes
     assert list(before) == list(now)
     assert [name for name in before if before[name] != now[name]] == []
@@ -46,7 +48,16 @@ def test_the_present_version_is_written_byte_by_byte_as_before() -> None:
 
 def test_every_marker_and_every_kind_is_in_it() -> None:
     present = expected(f"v{VERSION}")
-    assert {record["kind"] for record in present["records"]} == {"write", "trim", "marker", "seal"}  # the zero lies before the checkpoint
-    text = b"".join(content for name, content in files(unpack(HERE / f"v{VERSION}" / "state.tar.xz")).items() if name.startswith("journal"))
+    assert {record["kind"] for record in present["records"]} == {
+        "write",
+        "trim",
+        "marker",
+        "seal",
+    }  # the zero lies before the checkpoint
+    text = b"".join(
+        content
+        for name, content in files(unpack(HERE / f"v{VERSION}" / "state.tar.xz")).items()
+        if name.startswith("journal")
+    )
     assert [name for name in Ledger()._fold if f'{{"m":"{name}"'.encode() not in text] == []
     assert present["shown"] == list(range(1, present["tail"][0] + 1))

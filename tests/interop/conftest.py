@@ -46,7 +46,11 @@ class Served:
 
     def uri(self, volume: str, transport: str) -> str:
         """`transport` is unix or tcp."""
-        return str(NbdUri(volume, self.socket) if transport == "unix" else NbdUri(volume, host="127.0.0.1", port=self.port))
+        return str(
+            NbdUri(volume, self.socket)
+            if transport == "unix"
+            else NbdUri(volume, host="127.0.0.1", port=self.port)
+        )
 
 
 @pytest.fixture(params=["unix", "tcp"])
@@ -64,11 +68,17 @@ def nbd_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NbdSe
 @pytest.fixture
 def serve_memory(tmp_path: Path) -> Callable[[], Iterator[Served]]:
     def serve() -> Iterator[Served]:
-        arguments = [f"unix:{tmp_path}/nbd.sock", "tcp:127.0.0.1:0", *(f"{name}={size}" for name, size in VOLUMES.items())]
+        arguments = [
+            f"unix:{tmp_path}/nbd.sock",
+            "tcp:127.0.0.1:0",
+            *(f"{name}={size}" for name, size in VOLUMES.items()),
+        ]
         command = [sys.executable, "-m", "tests.unit.nbd_server.memory_backend", *arguments]
         with (
             (tmp_path / "server.log").open("wb") as log,
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment(), cwd=ROOT) as process,
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, env=environment(), cwd=ROOT
+            ) as process,
         ):
             assert process.stdout is not None
             line = ""
@@ -86,14 +96,18 @@ def serve_memory(tmp_path: Path) -> Callable[[], Iterator[Served]]:
 
 
 @pytest.fixture
-def serve_daemon(make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]) -> Callable[[], Iterator[Served]]:
+def serve_daemon(
+    make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
+) -> Callable[[], Iterator[Served]]:
     def serve() -> Iterator[Served]:
         files = make_files(volumes=VOLUMES, tcp_port=free_port(), journal_size="64MiB")
         daemon = start_daemon(files)
         yield Served(str(files.nbd_socket), files.tcp_port or 0)
         assert daemon.stop() == 0
         for volume in VOLUMES:
-            assert digest(files.primary(volume)) == digest(files.secondary_of(volume)), f"the legs of {volume} differ"
+            assert digest(files.primary(volume)) == digest(files.secondary_of(volume)), (
+                f"the legs of {volume} differ"
+            )
 
     return serve
 
@@ -118,7 +132,9 @@ def client(tmp_path: Path) -> Client:
             [str(word) for word in command],
             capture_output=True, text=True, timeout=CLIENT_SECONDS_MAX, cwd=tmp_path, env=env, check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
-        assert done.returncode == status, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == status, (
+            f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
         return done.stdout + done.stderr
 
     return run

@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     from tests.interop.conftest import Client, NbdServer
 
 
-def test_nbdinfo_tells_what_is_offered(nbd_server: NbdServer, transport: str, client: Client) -> None:
-    (export,) = json.loads(client("nbdinfo", "--json", nbd_server.uri("data", transport)))["exports"]
+def test_nbdinfo_tells_what_is_offered(
+    nbd_server: NbdServer, transport: str, client: Client
+) -> None:
+    (export,) = json.loads(client("nbdinfo", "--json", nbd_server.uri("data", transport)))[
+        "exports"
+    ]
     expected = {
         "export-name": "data",
         "export-size": VOLUMES["data"],
@@ -38,25 +42,37 @@ def test_nbdinfo_tells_what_is_offered(nbd_server: NbdServer, transport: str, cl
 
 
 def test_nbdinfo_lists_every_volume(nbd_server: NbdServer, transport: str, client: Client) -> None:
-    exports = json.loads(client("nbdinfo", "--json", "--list", nbd_server.uri("", transport)))["exports"]
+    exports = json.loads(client("nbdinfo", "--json", "--list", nbd_server.uri("", transport)))[
+        "exports"
+    ]
     assert {export["export-name"]: export["export-size"] for export in exports} == VOLUMES
 
 
-def test_nbdinfo_asks_about_multi_conn(nbd_server: NbdServer, transport: str, client: Client) -> None:
+def test_nbdinfo_asks_about_multi_conn(
+    nbd_server: NbdServer, transport: str, client: Client
+) -> None:
     client("nbdinfo", "--can", "multi-conn", nbd_server.uri("data", transport))
     client("nbdinfo", "--can", "df", nbd_server.uri("data", transport), status=2)
 
 
-def test_nbdinfo_map_is_told_that_there_are_no_contexts(nbd_server: NbdServer, transport: str, client: Client) -> None:
+def test_nbdinfo_map_is_told_that_there_are_no_contexts(
+    nbd_server: NbdServer, transport: str, client: Client
+) -> None:
     told = client("nbdinfo", "--map", nbd_server.uri("data", transport), status=1)
     assert 'does not support metadata context "base:allocation"' in told
 
 
-def test_unknown_volume_is_an_error_with_its_name(nbd_server: NbdServer, transport: str, client: Client) -> None:
-    assert "No such file or directory for export: nope" in client("nbdinfo", nbd_server.uri("nope", transport), status=1)
+def test_unknown_volume_is_an_error_with_its_name(
+    nbd_server: NbdServer, transport: str, client: Client
+) -> None:
+    assert "No such file or directory for export: nope" in client(
+        "nbdinfo", nbd_server.uri("nope", transport), status=1
+    )
 
 
-def test_nbdcopy_both_ways(nbd_server: NbdServer, transport: str, client: Client, image: Path, tmp_path: Path) -> None:
+def test_nbdcopy_both_ways(
+    nbd_server: NbdServer, transport: str, client: Client, image: Path, tmp_path: Path
+) -> None:
     uri = nbd_server.uri("data", transport)
     client("nbdcopy", "--flush", image, uri)
     client("nbdcopy", "--connections=4", "--requests=64", uri, tmp_path / "out.raw")
@@ -73,7 +89,9 @@ h.shutdown()
 """
 
 
-@pytest.mark.parametrize("flags", ["0", "nbd.HANDSHAKE_FLAG_NO_ZEROES", "nbd.HANDSHAKE_FLAG_FIXED_NEWSTYLE"])
+@pytest.mark.parametrize(
+    "flags", ["0", "nbd.HANDSHAKE_FLAG_NO_ZEROES", "nbd.HANDSHAKE_FLAG_FIXED_NEWSTYLE"]
+)
 def test_old_handshakes(nbd_server: NbdServer, transport: str, client: Client, flags: str) -> None:
     code = LEGACY.format(flags=flags, uri=nbd_server.uri("data", transport), size=VOLUMES["data"])
     client("nbdsh", "-c", code)
@@ -100,7 +118,9 @@ assert h.pread(4096, 0) == bytes(4096)
 
 
 def test_long_haggling(nbd_server: NbdServer, transport: str, client: Client) -> None:
-    client("nbdsh", "-c", HAGGLING.format(uri=nbd_server.uri("data", transport), size=VOLUMES["wal"]))
+    client(
+        "nbdsh", "-c", HAGGLING.format(uri=nbd_server.uri("data", transport), size=VOLUMES["wal"])
+    )
 
 
 STRICT_OFF = """
@@ -135,5 +155,7 @@ assert h.pread(32 << 20, 1 << 20) == b"z" * (32 << 20)
 """
 
 
-def test_wrong_requests_get_the_errno_of_the_specification(nbd_server: NbdServer, transport: str, client: Client) -> None:
+def test_wrong_requests_get_the_errno_of_the_specification(
+    nbd_server: NbdServer, transport: str, client: Client
+) -> None:
     client("nbdsh", "-c", STRICT_OFF.format(uri=nbd_server.uri("data", transport)))

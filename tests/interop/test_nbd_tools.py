@@ -17,7 +17,9 @@ def test_nbd_client_lists_every_volume(nbd_server: NbdServer, client: Client) ->
     assert {"data", "wal"} <= set(told.split())
 
 
-def test_through_nbdkit(nbd_server: NbdServer, transport: str, client: Client, image: Path, tmp_path: Path) -> None:
+def test_through_nbdkit(
+    nbd_server: NbdServer, transport: str, client: Client, image: Path, tmp_path: Path
+) -> None:
     uri = nbd_server.uri("data", transport)
     commands = f'nbdcopy --flush "{image}" "$uri" && nbdcopy "$uri" "{tmp_path}/out.raw"'
     client(

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from tests.interop.conftest import Client, NbdServer
 
 
-def test_qemu_img_convert_both_ways(nbd_server: NbdServer, transport: str, client: Client, image: Path, tmp_path: Path) -> None:
+def test_qemu_img_convert_both_ways(
+    nbd_server: NbdServer, transport: str, client: Client, image: Path, tmp_path: Path
+) -> None:
     uri = nbd_server.uri("data", transport)
     client("qemu-img", "convert", "-f", "raw", "-O", "qcow2", image, tmp_path / "in.qcow2")
     client("qemu-img", "convert", "-n", "-O", "raw", "-W", "-m", "8", tmp_path / "in.qcow2", uri)
@@ -24,21 +26,55 @@ def test_qemu_img_convert_both_ways(nbd_server: NbdServer, transport: str, clien
 
 def test_qemu_img_knows_size_and_map(nbd_server: NbdServer, transport: str, client: Client) -> None:
     uri = nbd_server.uri("data", transport)
-    assert json.loads(client("qemu-img", "info", "--output=json", "-f", "raw", uri))["virtual-size"] == VOLUMES["data"]
+    assert (
+        json.loads(client("qemu-img", "info", "--output=json", "-f", "raw", uri))["virtual-size"]
+        == VOLUMES["data"]
+    )
     extents = json.loads(client("qemu-img", "map", "--output=json", "-f", "raw", uri))
     assert sum(extent["length"] for extent in extents) == VOLUMES["data"]
 
 
 def test_qemu_img_bench_with_flushes(nbd_server: NbdServer, transport: str, client: Client) -> None:
     uri = nbd_server.uri("data", transport)
-    assert "Run completed" in client("qemu-img", "bench", "-f", "raw", "-t", "none", "-w", "-c", "5000", "-d", "32", "-s", "4096", uri)
     assert "Run completed" in client(
-        "qemu-img", "bench", "-f", "raw", "-t", "none", "-w", "-c", "100", "-d", "1", "--flush-interval=1", uri
+        "qemu-img",
+        "bench",
+        "-f",
+        "raw",
+        "-t",
+        "none",
+        "-w",
+        "-c",
+        "5000",
+        "-d",
+        "32",
+        "-s",
+        "4096",
+        uri,
     )
-    assert "Run completed" in client("qemu-img", "bench", "-f", "raw", "-t", "none", "-c", "500", "-d", "8", "-s", "1048576", uri)
+    assert "Run completed" in client(
+        "qemu-img",
+        "bench",
+        "-f",
+        "raw",
+        "-t",
+        "none",
+        "-w",
+        "-c",
+        "100",
+        "-d",
+        "1",
+        "--flush-interval=1",
+        uri,
+    )
+    assert "Run completed" in client(
+        "qemu-img", "bench", "-f", "raw", "-t", "none", "-c", "500", "-d", "8", "-s", "1048576", uri
+    )
 
 
-def test_qemu_io_writes_zeroes_discards_and_flushes(nbd_server: NbdServer, transport: str, client: Client) -> None:
+def test_qemu_io_writes_zeroes_discards_and_flushes(
+    nbd_server: NbdServer, transport: str, client: Client
+) -> None:
     commands = [
         "write -P 0x22 1M 64k",
         "write -f -P 0x33 2M 4k",
@@ -60,20 +96,38 @@ def test_qemu_io_writes_zeroes_discards_and_flushes(nbd_server: NbdServer, trans
         "map",
     ]
     arguments = [word for command in commands for word in ("-c", command)]
-    told = client("qemu-io", "-f", "raw", "-t", "none", *arguments, nbd_server.uri("data", transport))
+    told = client(
+        "qemu-io", "-f", "raw", "-t", "none", *arguments, nbd_server.uri("data", transport)
+    )
     assert "verification failed" not in told
     assert "error" not in told.lower()
     assert told.count("read ") == 7
 
 
-def test_qemu_io_finds_a_wrong_pattern(nbd_server: NbdServer, transport: str, client: Client) -> None:
+def test_qemu_io_finds_a_wrong_pattern(
+    nbd_server: NbdServer, transport: str, client: Client
+) -> None:
     """The negative control of the test above."""
-    told = client("qemu-io", "-f", "raw", "-c", "write -P 1 0 4k", "-c", "read -P 2 0 4k", nbd_server.uri("data", transport), status=1)
+    told = client(
+        "qemu-io",
+        "-f",
+        "raw",
+        "-c",
+        "write -P 1 0 4k",
+        "-c",
+        "read -P 2 0 4k",
+        nbd_server.uri("data", transport),
+        status=1,
+    )
     assert "verification failed" in told
 
 
 def test_qemu_nbd_lists_every_volume(nbd_server: NbdServer, transport: str, client: Client) -> None:
-    where = ["-k", nbd_server.socket] if transport == "unix" else ["-b", "127.0.0.1", "-p", str(nbd_server.port)]
+    where = (
+        ["-k", nbd_server.socket]
+        if transport == "unix"
+        else ["-b", "127.0.0.1", "-p", str(nbd_server.port)]
+    )
     told = client("qemu-nbd", "--list", *where)
     assert "exports available: 2" in told
     assert "export: 'data'" in told

@@ -84,9 +84,13 @@ def _round(kind: type[Round], phase: str, views: tuple[View, ...]) -> Round:
     members = MEMBERS[: len(views)]
     told = kind(members)
     told.phase = phase
-    told.open_requests = {name: view.awaited for name, view in zip(members, views, strict=True) if view.awaited}
+    told.open_requests = {
+        name: view.awaited for name, view in zip(members, views, strict=True) if view.awaited
+    }
     told.known = {name: view.known for name, view in zip(members, views, strict=True)}
-    told.unreached = {name: "no answer" for name, view in zip(members, views, strict=True) if view.unreached}
+    told.unreached = {
+        name: "no answer" for name, view in zip(members, views, strict=True) if view.unreached
+    }
     return told
 
 
@@ -97,6 +101,8 @@ def _step(text: str, told: Round, before: tuple[View, ...], sends: list[protocol
     views = []
     for name, view, bits in zip(MEMBERS, before, sent, strict=False):
         awaited = told.open_requests.get(name, "")
-        answer = view.answer if awaited and awaited == view.awaited and not bits & BIT[awaited] else None
+        answer = (
+            view.answer if awaited and awaited == view.awaited and not bits & BIT[awaited] else None
+        )
         views.append(View(awaited, answer, told.known[name], name in told.unreached))
     return Step(text, told.phase, tuple(views), tuple(sent))

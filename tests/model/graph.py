@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
     from duplexd.core.member import Member
 
-_SEEN = {*NAMES, "drained", "stood", "clock stepped"}  # inputs that others have a part in; all else is a member's own affair
+_SEEN = {
+    *NAMES,
+    "drained",
+    "stood",
+    "clock stepped",
+}  # inputs that others have a part in; all else is a member's own affair
 _ANSWERS_ARE_VOTES = {"abort", "agree", "refuse", "stood"}
 
 
@@ -39,7 +44,13 @@ class Behaviour(NamedTuple):
     states: int  # before they were put in classes
 
 
-def behaviour(kind: type[Member], world: World, answers_before_sync: bool = False, alone: bool = True, merge: bool = True) -> Behaviour:
+def behaviour(
+    kind: type[Member],
+    world: World,
+    answers_before_sync: bool = False,
+    alone: bool = True,
+    merge: bool = True,
+) -> Behaviour:
     """Runs `kind`, a `Member`, through all it can meet. With `alone`, raises ViolationError if it breaks a promise that is its own."""
     cuts = (OURS, OTHER) if world.others else (OURS,)
     first = Local(("",) * len(cuts), ("",) * len(cuts))
@@ -50,8 +61,13 @@ def behaviour(kind: type[Member], world: World, answers_before_sync: bool = Fals
         return [after for _, _, after in edges[local]]
 
     def steps(way: list[Local]) -> list[str]:
-        names = [next(name for name, _, after in edges[before] if after == then) for before, then in pairwise(way)]
-        return [f"  {name:22} {_shown(local)}" for name, local in zip(["", *names], way, strict=True)]
+        names = [
+            next(name for name, _, after in edges[before] if after == then)
+            for before, then in pairwise(way)
+        ]
+        return [
+            f"  {name:22} {_shown(local)}" for name, local in zip(["", *names], way, strict=True)
+        ]
 
     explore(first, successors, lambda local: _wrong(local, kind, world) if alone else "", steps)
     if (
@@ -63,20 +79,26 @@ def behaviour(kind: type[Member], world: World, answers_before_sync: bool = Fals
     for local in edges:  # in order of first reach: that of `first` is 0
         number.setdefault(classes[local], len(number))
     whole: list[Local] = []
-    by_class: list[dict[Edge, None]] = []  # of all in it: what one can do at once, another can after a step of its own
+    by_class: list[
+        dict[Edge, None]
+    ] = []  # of all in it: what one can do at once, another can after a step of its own
     for local, out in edges.items():
         at = number[classes[local]]
         if at == len(whole):
             whole.append(local)
             by_class.append({})
         by_class[at] |= {
-            edge: None for name, answer, after in out if (edge := Edge(name, answer, number[classes[after]])).answer or edge.after != at
+            edge: None
+            for name, answer, after in out
+            if (edge := Edge(name, answer, number[classes[after]])).answer or edge.after != at
         }
     merged = [list(out) for out in by_class]
     return Behaviour(whole, merged, _alive(merged), len(edges))
 
 
-def _edges(local: Local, kind: type[Member], world: World, answers_before_sync: bool) -> Iterator[tuple[str, str, Local]]:
+def _edges(
+    local: Local, kind: type[Member], world: World, answers_before_sync: bool
+) -> Iterator[tuple[str, str, Local]]:
     inputs = [(name, request, OURS) for name, request in REQUESTS.items()]
     for name, call, argument in (*inputs, *by_itself(local, world)):
         done = run(local, kind, call, argument)
@@ -118,12 +140,24 @@ def _wrong(local: Local, kind: type[Member], world: World) -> str:
 def _lost_is_never_ready(edges: dict[Local, list[tuple[str, str, Local]]]) -> None:
     """A hold that was lost after its cut makes it void."""
     ready = {local for local in edges if local.vote in {votes.READY, votes.CONSISTENT}}
-    while more := {local for local, out in edges.items() if local not in ready and any(after in ready for _, _, after in out)}:
+    while more := {
+        local
+        for local, out in edges.items()
+        if local not in ready and any(after in ready for _, _, after in out)
+    }:
         ready |= more
     for local, out in edges.items():
         for name, _, after in out:
-            if local.vote == votes.CUT and name == "deadline" and _ours(local) and not _ours(after) and after in ready:
-                raise ViolationError(f"a hold that was lost can still become ready: {_shown(local)}; {name}: {_shown(after)}")
+            if (
+                local.vote == votes.CUT
+                and name == "deadline"
+                and _ours(local)
+                and not _ours(after)
+                and after in ready
+            ):
+                raise ViolationError(
+                    f"a hold that was lost can still become ready: {_shown(local)}; {name}: {_shown(after)}"
+                )
 
 
 def _ours(local: Local) -> bool:
@@ -132,35 +166,58 @@ def _ours(local: Local) -> bool:
 
 def _shown(local: Local) -> str:
     held = ", ".join(f"lease {each.id} fence {each.fence}" for each in local.leases) or "no lease"
-    return f"{local.vote or 'none'}, {held}" + "".join(f", {name}" for name in ("opened", "losing", "stepped") if getattr(local, name))
+    return f"{local.vote or 'none'}, {held}" + "".join(
+        f", {name}" for name in ("opened", "losing", "stepped") if getattr(local, name)
+    )
 
 
 def _classes(edges: dict[Local, list[tuple[str, str, Local]]]) -> dict[Local, int]:
     """Number of the class of each: the coarsest partition in which members of one class can do the same, own steps in between left aside."""
-    own = {local: [after for name, _, after in out if name not in _SEEN] for local, out in edges.items()}
-    soon = {local: explore(local, own.__getitem__, lambda _: "", lambda _: []) for local in edges}  # after own steps, or none
+    own = {
+        local: [after for name, _, after in out if name not in _SEEN]
+        for local, out in edges.items()
+    }
+    soon = {
+        local: explore(local, own.__getitem__, lambda _: "", lambda _: []) for local in edges
+    }  # after own steps, or none
     asked = {
         local: {(name, answer, after) for before in soon[local] for name, answer, after in edges[before] if name in _SEEN and (answer or after != before)}
         for local in edges
     }  # fmt: skip
     numbers: dict[object, int] = {}
-    classes = {local: numbers.setdefault((local.vote, local.closed), len(numbers)) for local in edges}
+    classes = {
+        local: numbers.setdefault((local.vote, local.closed), len(numbers)) for local in edges
+    }
     while True:
         count, numbers = len(numbers), {}
-        soon_classes = {local: frozenset(classes[after] for after in soon[local]) for local in edges}
+        soon_classes = {
+            local: frozenset(classes[after] for after in soon[local]) for local in edges
+        }
         refined: dict[Local, int] = {}
         for local in edges:
-            kinds = {(name, answer, each) for name, answer, after in asked[local] for each in soon_classes[after]}
-            refined[local] = numbers.setdefault((classes[local], soon_classes[local], frozenset(kinds)), len(numbers))
+            kinds = {
+                (name, answer, each)
+                for name, answer, after in asked[local]
+                for each in soon_classes[after]
+            }
+            refined[local] = numbers.setdefault(
+                (classes[local], soon_classes[local], frozenset(kinds)), len(numbers)
+            )
         classes = refined
         if len(numbers) == count:
             return classes
 
 
 def _alive(edges: list[list[Edge]]) -> list[frozenset[str]]:
-    alive = [frozenset(edge.name for edge in out if edge.name in REQUESTS and edge.after != at) for at, out in enumerate(edges)]
+    alive = [
+        frozenset(edge.name for edge in out if edge.name in REQUESTS and edge.after != at)
+        for at, out in enumerate(edges)
+    ]
     while True:
-        more = [known.union(*(alive[edge.after] for edge in out)) for known, out in zip(alive, edges, strict=True)]
+        more = [
+            known.union(*(alive[edge.after] for edge in out))
+            for known, out in zip(alive, edges, strict=True)
+        ]
         if more == alive:
             return alive
         alive = more

@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 OURS, OTHER = "a", "b"  # the cut that is looked at; one that others want of the same pairs
 AGAIN = "+"  # the lease that a copy of the same CLOSE was given
 _PAIRS = [Pair(1, "data", 4096)]
-_FENCES = {OURS: 0, OTHER: 1, OURS + AGAIN: 2, OTHER + AGAIN: 3}  # each lease has its own; one that is renewed gets a newer one
+_FENCES = {
+    OURS: 0,
+    OTHER: 1,
+    OURS + AGAIN: 2,
+    OTHER + AGAIN: 3,
+}  # each lease has its own; one that is renewed gets a newer one
 _RENEWED = 10
 
 
@@ -42,7 +47,9 @@ class Local(NamedTuple):
     leases: tuple[Held, ...] = ()
     ended: tuple[str, ...] = ()
     opened: tuple[str, ...] = ()
-    losing: tuple[str, ...] = ()  # a lease with a cut has ended, the step that says so in the journal is yet to come
+    losing: tuple[
+        str, ...
+    ] = ()  # a lease with a cut has ended, the step that says so in the journal is yet to come
     stepped: bool = False  # its wall clock was set back
 
     @property
@@ -86,7 +93,10 @@ class Running:
     @property
     def local(self) -> Local:
         """As a value again."""
-        held = sorted(Held(each.id, each.cut_id, each.fence, each.drained is not None) for each in self.member.leases.values())
+        held = sorted(
+            Held(each.id, each.cut_id, each.fence, each.drained is not None)
+            for each in self.member.leases.values()
+        )
         return Local(
             tuple(self.votes.values()), tuple(self.durable.values()), tuple(held), tuple(sorted(self.member.ended)),
             tuple(sorted(self.member.opened)), tuple(sorted(self.losing)), self.stepped,
@@ -185,7 +195,12 @@ class Running:
 
     def killed(self, _cut: str) -> str:
         """By kill -9, and started again: leases and all that is not in the journal are gone."""
-        self.member.leases, self.member.ended, self.member.opened, self.losing = {}, {}, set(), set()
+        self.member.leases, self.member.ended, self.member.opened, self.losing = (
+            {},
+            {},
+            set(),
+            set(),
+        )
         self.member.restarted([cut for cut, state in self.votes.items() if state != votes.NONE])
         return ""
 
@@ -227,7 +242,9 @@ class World(NamedTuple):
     clocks: bool = False  # are set
 
 
-def by_itself(local: Local, world: World) -> Iterator[tuple[str, Callable[[Running, str], str], str]]:
+def by_itself(
+    local: Local, world: World
+) -> Iterator[tuple[str, Callable[[Running, str], str], str]]:
     """(name, input, argument): what can happen without a request of the coordinators looked at."""
     for held in local.leases:
         yield "deadline", Running.deadline, held.id
@@ -257,21 +274,31 @@ def by_itself(local: Local, world: World) -> Iterator[tuple[str, Callable[[Runni
         yield "other close", Running.close_again, OTHER
 
 
-def run(local: Local, kind: type[Member], call: Callable[[Running, str], str], argument: str) -> tuple[str, Local] | None:
+def run(
+    local: Local, kind: type[Member], call: Callable[[Running, str], str], argument: str
+) -> tuple[str, Local] | None:
     """(answer, the member afterwards), or None if it refused. A refusal changes nothing."""
     running = Running(local, kind)
     try:
         answer = call(running, argument)
     except DuplexdError:
         if running.local != local:
-            raise ViolationError(f"{call.__name__} was refused, and changed {local} into {running.local}") from None
+            raise ViolationError(
+                f"{call.__name__} was refused, and changed {local} into {running.local}"
+            ) from None
         return None
     return answer, _forget_others(running.local)
 
 
 def _forget_others(local: Local) -> Local:
     """Once the other cut has no lease here, another one may be wanted: nothing of the old one bears on the cut that is looked at."""
-    if len(local.votes) == 1 or OTHER in {*(held.cut for held in local.leases), *local.opened, *local.losing}:
+    if len(local.votes) == 1 or OTHER in {
+        *(held.cut for held in local.leases),
+        *local.opened,
+        *local.losing,
+    }:
         return local
     ours = tuple(lease for lease in local.ended if not lease.startswith(OTHER))
-    return local._replace(votes=(local.vote, votes.NONE), durable=(local.durable[0], votes.NONE), ended=ours)
+    return local._replace(
+        votes=(local.vote, votes.NONE), durable=(local.durable[0], votes.NONE), ended=ours
+    )

@@ -240,7 +240,9 @@ def agree_if_one_is_ready(
 
     def hasty(known: Mapping[str, str | None]) -> dict[str, str]:
         if votes.READY in known.values() and votes.VOID not in known.values():
-            return {member: protocol.AGREE for member, state in known.items() if state == votes.READY}
+            return {
+                member: protocol.AGREE for member, state in known.items() if state == votes.READY
+            }
         return resolve(known)
 
     return hasty

@@ -43,7 +43,9 @@ class Properties:
     def wrong(self, members: tuple[int, ...], known: Known, broken: bool) -> str:
         """`members` are classes, `known` what each coordinator knows of their votes; `broken`: the cut has b, and not a, which b depends on."""
         shown = self.votes(members)
-        return next(filter(None, (check(members, shown, known, broken) for check in self._checks)), "")
+        return next(
+            filter(None, (check(members, shown, known, broken) for check in self._checks)), ""
+        )
 
     def votes(self, members: tuple[int, ...]) -> Votes:
         """What these members show."""

@@ -61,22 +61,37 @@ def test_one_after_the_other() -> None:
 
 
 def test_gates_opened_before_the_last_is_cut() -> None:
-    scenario = Scenario(members=2, rounds=mistakes.OpensAllUponTheFirstCut, kind=mistakes.OpensBeforeItHasCut)
+    scenario = Scenario(
+        members=2, rounds=mistakes.OpensAllUponTheFirstCut, kind=mistakes.OpensBeforeItHasCut
+    )
     found(scenario._replace(only=SEQUENCE_CONSISTENT), BROKEN)
 
 
 def test_cutting_before_all_are_drained() -> None:
-    found(Scenario(members=2, rounds=mistakes.CutsUponItsOwnClose, answers_before_drained=True), BROKEN)
+    found(
+        Scenario(members=2, rounds=mistakes.CutsUponItsOwnClose, answers_before_drained=True),
+        BROKEN,
+    )
 
 
 def test_no_fencing() -> None:
-    steps = found(Scenario(members=2, kind=mistakes.TakesLeasesThatEnded, only=SEQUENCE_CONSISTENT), BROKEN)
+    steps = found(
+        Scenario(members=2, kind=mistakes.TakesLeasesThatEnded, only=SEQUENCE_CONSISTENT), BROKEN
+    )
     opened = next(at for at, step in enumerate(steps) if "is acknowledged, after the cut" in step)
     assert any("takes open" in step for step in steps[opened:]), "a late command was taken"
 
 
 def test_wall_clocks() -> None:
-    steps = found(Scenario(members=2, kind=mistakes.AsksTheWallClock, world=World(clocks=True), only=SEQUENCE_CONSISTENT), BROKEN)
+    steps = found(
+        Scenario(
+            members=2,
+            kind=mistakes.AsksTheWallClock,
+            world=World(clocks=True),
+            only=SEQUENCE_CONSISTENT,
+        ),
+        BROKEN,
+    )
     assert any("clock stepped" in step for step in steps)
 
 
@@ -89,14 +104,22 @@ def test_the_wall_clock_is_a_mistake_only_if_it_is_set() -> None:
 
 @pytest.mark.parametrize("settlers", [0, 1])
 def test_a_member_that_breaks_its_promise_after_a_while(settlers: int) -> None:
-    found(Scenario(members=2, settlers=settlers, kind=mistakes.BreaksItsPromise, only=ONE_OUTCOME), DIFFER)
+    found(
+        Scenario(members=2, settlers=settlers, kind=mistakes.BreaksItsPromise, only=ONE_OUTCOME),
+        DIFFER,
+    )
 
 
 def test_an_abort_of_an_unknown_cut_that_is_forgotten() -> None:
     scenario = Scenario(members=2, kind=mistakes.ForgetsAborts)
-    steps = found(scenario._replace(only=KNOWN), "coordinator 1 knows the outcome as void, and a member shows another")
+    steps = found(
+        scenario._replace(only=KNOWN),
+        "coordinator 1 knows the outcome as void, and a member shows another",
+    )
     aborted = next(at for at, step in enumerate(steps) if "takes abort of coordinator 1" in step)
-    assert any("takes close" in step or "takes cut" in step for step in steps[aborted:]), "a late command did it"
+    assert any("takes close" in step or "takes cut" in step for step in steps[aborted:]), (
+        "a late command did it"
+    )
     found(scenario._replace(only=ONE_OUTCOME), DIFFER)
     found(scenario._replace(only=SETTLED), "settling does not settle it")
 
@@ -113,7 +136,10 @@ def test_agreeing_before_all_are_ready() -> None:
 
 
 def test_answers_before_the_journal_is_synced() -> None:
-    steps = found(Scenario(members=2, world=World(power=True), answers_before_sync=True), "knows the outcome as consistent")
+    steps = found(
+        Scenario(members=2, world=World(power=True), answers_before_sync=True),
+        "knows the outcome as consistent",
+    )
     assert any("power cut" in step for step in steps)
 
 
@@ -128,7 +154,9 @@ def test_answers_before_the_journal_is_synced() -> None:
         (mistakes.promises_are_aborted, "knows the outcome as consistent"),
     ],
 )
-def test_a_line_of_the_table_of_votes(change: Callable[[dict[tuple[str, str], str]], None], what: str) -> None:
+def test_a_line_of_the_table_of_votes(
+    change: Callable[[dict[tuple[str, str], str]], None], what: str
+) -> None:
     with mock.patch.dict(votes.TRANSITIONS):
         change(votes.TRANSITIONS)
         found(Scenario(members=2), what)

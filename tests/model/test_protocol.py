@@ -15,14 +15,23 @@ pytestmark = pytest.mark.timeout(900)  # they compute, and the machine may be bu
 def explored(scenario: Scenario) -> Model:
     model = Model(scenario)
     count = model.run()
-    print(f"{count} states; a member has {model.behaviour.states}, in {len(model.behaviour.locals)} classes")
+    print(
+        f"{count} states; a member has {model.behaviour.states}, in {len(model.behaviour.locals)} classes"
+    )
     return model
 
 
 def test_a_coordinator_and_one_that_settles_the_same_cut() -> None:
     seen = explored(Scenario()).properties.seen()
-    assert {(state,) * 3 for state in (NONE, CUT, READY, CONSISTENT, VOID)} <= seen, "the model gets nowhere"
-    assert {(CONSISTENT, CONSISTENT, READY), (READY, READY, VOID), (CUT, READY, READY), (NONE, NONE, CUT)} <= seen
+    assert {(state,) * 3 for state in (NONE, CUT, READY, CONSISTENT, VOID)} <= seen, (
+        "the model gets nowhere"
+    )
+    assert {
+        (CONSISTENT, CONSISTENT, READY),
+        (READY, READY, VOID),
+        (CUT, READY, READY),
+        (NONE, NONE, CUT),
+    } <= seen
 
 
 def test_others_want_another_cut_of_the_same_pairs() -> None:

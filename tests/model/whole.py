@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 
 # The two writes of the application: `b` is issued once `a` is acknowledged
 NOTHING, A_WAITS, A_AFTER, B_WAITS, B_BEFORE = range(5)
-_WRITES = ("", "a is under way", "a is acknowledged, after the cut", "b is under way", "b, which depends on a, is before the cut")
+_WRITES = (
+    "",
+    "a is under way",
+    "a is acknowledged, after the cut",
+    "b is under way",
+    "b, which depends on a, is before the cut",
+)
 _PLACES = ("{0}", "{1}", "{2}")
 _NAMES = ("alpha", "beta", "gamma")
 
@@ -74,8 +80,12 @@ class Model:
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
         alone = scenario.only in {"", ALONE}
-        self.behaviour = behaviour(scenario.kind, scenario.world, scenario.answers_before_sync, alone, scenario.merge)
-        self.properties = Properties(self.behaviour, scenario.settler_rounds, scenario.world, scenario.only)
+        self.behaviour = behaviour(
+            scenario.kind, scenario.world, scenario.answers_before_sync, alone, scenario.merge
+        )
+        self.properties = Properties(
+            self.behaviour, scenario.settler_rounds, scenario.world, scenario.only
+        )
         self._kinds = [scenario.rounds] + [scenario.settler_rounds] * scenario.settlers
         self._seats: list[Seat] = []
         self._numbers: dict[Seat, int] = {}
@@ -104,7 +114,9 @@ class Model:
         """Every next state."""
         return [self._in_order(*then) for _, _, then in self._next(whole)]
 
-    def _next(self, whole: Whole) -> Iterator[tuple[str, str, tuple[int, tuple[str, ...], list[int]]]]:
+    def _next(
+        self, whole: Whole
+    ) -> Iterator[tuple[str, str, tuple[int, tuple[str, ...], list[int]]]]:
         """(who, what happens there, the state afterwards); members are named by their place: {0}, {1}, {2}."""
         writes, phases, seats = whole
         for at, seat in enumerate(seats):
@@ -116,11 +128,19 @@ class Model:
                 yield _PLACES[at], text, (then, phases, [*seats[:at], after, *seats[at + 1 :]])
         for which in range(len(phases)):
             for text, phase, told in self._told_all(which, phases[which], seats):
-                yield f"coordinator {which}", text, (writes, (*phases[:which], phase, *phases[which + 1 :]), told)
+                yield (
+                    f"coordinator {which}",
+                    text,
+                    (writes, (*phases[:which], phase, *phases[which + 1 :]), told),
+                )
 
     def _in_order(self, writes: int, phases: tuple[str, ...], seats: list[int]) -> Whole:
         """As a state: without the writes where the cut is void, for it stays so, and need not be consistent."""
-        if writes and not self.scenario.world.power and any(self._local(seat).vote == votes.VOID for seat in seats):
+        if (
+            writes
+            and not self.scenario.world.power
+            and any(self._local(seat).vote == votes.VOID for seat in seats)
+        ):
             writes = NOTHING
             seats = [self._number(self._seats[seat]._replace(writing=False)) for seat in seats]
         return Whole(writes, phases, tuple(sorted(seats)))
@@ -147,7 +167,11 @@ class Model:
         """What may happen at a member, whatever the others do."""
         if number not in self._moves:
             moves = self._member_moves(self._seats[number])
-            self._moves[number] = [(text, after) for text, after in ((text, self._number(seat)) for text, seat in moves) if after != number]
+            self._moves[number] = [
+                (text, after)
+                for text, after in ((text, self._number(seat)) for text, seat in moves)
+                if after != number
+            ]
         return self._moves[number]
 
     def _member_moves(self, seat: Seat) -> Iterator[tuple[str, Seat]]:
@@ -156,7 +180,10 @@ class Model:
             if name in BIT:
                 for who, channel in enumerate(seat.channels):
                     if channel.sent & BIT[name]:
-                        yield f"takes {name} of coordinator {who}", _answered(moved, who, name, answer)
+                        yield (
+                            f"takes {name} of coordinator {who}",
+                            _answered(moved, who, name, answer),
+                        )
             elif name == "drained":
                 if not seat.writing or self.scenario.answers_before_drained:
                     yield "is drained", _answered(moved, 0, "close", answer)
@@ -165,21 +192,28 @@ class Model:
             else:
                 yield name, moved
 
-    def _told_all(self, which: int, phase: str, seats: tuple[int, ...]) -> list[tuple[str, str, list[int]]]:
+    def _told_all(
+        self, which: int, phase: str, seats: tuple[int, ...]
+    ) -> list[tuple[str, str, list[int]]]:
         """(what, the phase then, the seats then): what a coordinator may do."""
         key = (which, phase, seats)
         if key not in self._steps:
             self._steps[key] = list(self._steps_of(*key))
         return self._steps[key]
 
-    def _steps_of(self, which: int, phase: str, numbers: tuple[int, ...]) -> Iterator[tuple[str, str, list[int]]]:
+    def _steps_of(
+        self, which: int, phase: str, numbers: tuple[int, ...]
+    ) -> Iterator[tuple[str, str, list[int]]]:
         seats = [self._seats[number] for number in numbers]
         views = tuple(seat.channels[which].view for seat in seats)
         known = (which, phase, views)
         if known not in self._rounds:
             self._rounds[known] = coordinators.steps(self._kinds[which], phase, views)
         for step in self._rounds[known]:
-            after = [self._told(number, which, bits, view) for number, bits, view in zip(numbers, step.sends, step.views, strict=True)]
+            after = [
+                self._told(number, which, bits, view)
+                for number, bits, view in zip(numbers, step.sends, step.views, strict=True)
+            ]
             yield step.text, step.phase, after
 
     def _told(self, number: int, which: int, bits: int, view: View) -> int:
@@ -187,7 +221,9 @@ class Model:
         key = (number, which, bits, view)
         if key not in self._after_steps:
             seat = self._seats[number]
-            self._after_steps[key] = self._number(_with_channel(seat, which, Channel(seat.channels[which].sent | bits, view)))
+            self._after_steps[key] = self._number(
+                _with_channel(seat, which, Channel(seat.channels[which].sent | bits, view))
+            )
         return self._after_steps[key]
 
     def _number(self, seat: Seat) -> int:
@@ -197,7 +233,11 @@ class Model:
             alive = self.behaviour.alive[seat.member]
             channels = []
             for channel in seat.channels:
-                wanted = {name for name in NAMES if channel.sent & BIT[name] and (name in alive or name == channel.view.awaited)}
+                wanted = {
+                    name
+                    for name in NAMES
+                    if channel.sent & BIT[name] and (name in alive or name == channel.view.awaited)
+                }
                 channels.append(Channel(sum(BIT[name] for name in wanted), channel.view))
             plain = seat._replace(channels=tuple(channels))
             if plain not in self._numbers:
@@ -212,8 +252,13 @@ class Model:
     def wrong(self, whole: Whole) -> str:
         """What must never be, and is; "" if all is well."""
         seats = [self._seats[number] for number in whole.seats]
-        known = [tuple(seat.channels[who].view.known for seat in seats) for who in range(len(whole.phases))]
-        return self.properties.wrong(tuple(seat.member for seat in seats), known, whole.writes == B_BEFORE)
+        known = [
+            tuple(seat.channels[who].view.known for seat in seats)
+            for who in range(len(whole.phases))
+        ]
+        return self.properties.wrong(
+            tuple(seat.member for seat in seats), known, whole.writes == B_BEFORE
+        )
 
     # ------------------------------------------------------------------------------------------------------------------ telling
 
@@ -222,14 +267,23 @@ class Model:
         names = list(_NAMES)[: self.scenario.members]
         lines = [f"  {'coordinator 0: asks all to close':72} {self._shown(way[0], names)}"]
         for before, after in pairwise(way):
-            who, text, then = next(each for each in self._next(before) if self._in_order(*each[2]) == after)
+            who, text, then = next(
+                each for each in self._next(before) if self._in_order(*each[2]) == after
+            )
             what = f"{who}: {text}".format(*names)
-            names = [names[at] for at in sorted(range(len(names)), key=lambda at: self._as_kept(after, then[2][at]))]
+            names = [
+                names[at]
+                for at in sorted(
+                    range(len(names)), key=lambda at: self._as_kept(after, then[2][at])
+                )
+            ]
             lines.append(f"  {what:72} {self._shown(after, names)}")
         return lines
 
     def _as_kept(self, whole: Whole, seat: int) -> int:
-        return seat if seat in whole.seats else self._number(self._seats[seat]._replace(writing=False))
+        return (
+            seat if seat in whole.seats else self._number(self._seats[seat]._replace(writing=False))
+        )
 
     def _shown(self, whole: Whole, names: list[str]) -> str:
         shown = []
@@ -242,7 +296,9 @@ class Model:
 def _answered(seat: Seat, who: int, name: str, answer: str) -> Seat:
     """`seat` after a request has arrived and, perhaps, was answered: only the first answer to what is awaited counts."""
     channel = seat.channels[who]
-    sent = channel.sent & ~BIT["close"] if name == "close" else channel.sent  # a second lease would have another id
+    sent = (
+        channel.sent & ~BIT["close"] if name == "close" else channel.sent
+    )  # a second lease would have another id
     view = channel.view
     if answer and view.awaited == name and view.answer is None:
         view = view._replace(answer=answer)

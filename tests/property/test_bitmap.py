@@ -16,10 +16,18 @@ SIZE = GRAIN * (2 * CHUNK_BITS + 100) + 3
 GRAINS = 2 * CHUNK_BITS + 101
 
 edges = st.sampled_from([0, GRAIN * CHUNK_BITS, 2 * GRAIN * CHUNK_BITS, SIZE - 1])
-offsets = st.one_of(st.integers(0, SIZE - 1), st.builds(lambda edge, by: min(max(edge + by, 0), SIZE - 1), edges, st.integers(-20, 20)))
+offsets = st.one_of(
+    st.integers(0, SIZE - 1),
+    st.builds(lambda edge, by: min(max(edge + by, 0), SIZE - 1), edges, st.integers(-20, 20)),
+)
 lengths = st.one_of(st.integers(1, 40), st.integers(1, SIZE))
 ranges = st.builds(lambda offset, length: (offset, min(length, SIZE - offset)), offsets, lengths)
-steps = st.lists(st.tuples(st.sampled_from(["set", "clear", "clear_grain", "set_all", "merge", "store"]), ranges), max_size=12)
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["set", "clear", "clear_grain", "set_all", "merge", "store"]), ranges
+    ),
+    max_size=12,
+)
 
 
 def fresh() -> ChangeMap:
@@ -35,7 +43,9 @@ def covered(offset: int, length: int) -> set[int]:
     return set(range(-(-offset // GRAIN), stop))
 
 
-def apply(changed: ChangeMap, model: set[int], verb: str, offset: int, length: int) -> tuple[ChangeMap, set[int]]:
+def apply(
+    changed: ChangeMap, model: set[int], verb: str, offset: int, length: int
+) -> tuple[ChangeMap, set[int]]:
     if verb == "set":
         changed.set(offset, length)
         return changed, model | touched(offset, length)
@@ -65,20 +75,26 @@ def runs(changed: ChangeMap, max_bytes: int) -> list[tuple[int, int]]:
 
 
 @given(steps, ranges)
-def test_change_map_agrees_with_a_set_of_grains(steps: list[tuple[str, tuple[int, int]]], asked: tuple[int, int]) -> None:
+def test_change_map_agrees_with_a_set_of_grains(
+    steps: list[tuple[str, tuple[int, int]]], asked: tuple[int, int]
+) -> None:
     changed, model = fresh(), set[int]()
     for verb, (offset, length) in steps:
         changed, model = apply(changed, model, verb, offset, length)
         assert (changed.count, changed.any()) == (len(model), bool(model))
         found = runs(changed, 1 << 60)
         assert {grain for run in found for grain in touched(*run)} == model
-        assert all(sum(one) < other[0] for one, other in pairwise(found)), "each run is as long as it can be"
+        assert all(sum(one) < other[0] for one, other in pairwise(found)), (
+            "each run is as long as it can be"
+        )
         assert changed.changed_bytes == sum(length for _, length in found)
     assert changed.overlaps(*asked) == bool(touched(*asked) & model)
 
 
 @given(st.lists(ranges, max_size=5), st.integers(1, 100 * GRAIN))
-def test_bounded_runs_are_whole_grains_and_find_the_same(written: list[tuple[int, int]], max_bytes: int) -> None:
+def test_bounded_runs_are_whole_grains_and_find_the_same(
+    written: list[tuple[int, int]], max_bytes: int
+) -> None:
     changed, model = fresh(), set[int]()
     for offset, length in written:
         changed.set(offset, min(length, 5000))
@@ -86,7 +102,10 @@ def test_bounded_runs_are_whole_grains_and_find_the_same(written: list[tuple[int
     found = runs(changed, max_bytes)
     assert {grain for run in found for grain in touched(*run)} == model
     assert all(length <= max(max_bytes, GRAIN) for _, length in found)
-    assert all(offset % GRAIN == 0 and (length % GRAIN == 0 or offset + length == SIZE) for offset, length in found)
+    assert all(
+        offset % GRAIN == 0 and (length % GRAIN == 0 or offset + length == SIZE)
+        for offset, length in found
+    )
 
 
 @given(st.binary(max_size=200), st.booleans())
@@ -96,7 +115,9 @@ def test_stored_bytes_are_read_or_refused_and_nothing_else(junk: bytes, packed: 
 
 
 @given(st.lists(ranges, min_size=1, max_size=4), st.data())
-def test_a_damaged_map_is_refused_or_still_a_map(written: list[tuple[int, int]], data: st.DataObject) -> None:
+def test_a_damaged_map_is_refused_or_still_a_map(
+    written: list[tuple[int, int]], data: st.DataObject
+) -> None:
     changed = fresh()
     for offset, length in written:
         changed.set(offset, length)

@@ -10,9 +10,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from duplexd.errors import DamageError
-from duplexd.journal.format import RECORD_HEADER_BYTES, SEAL, SEGMENT_HEADER_BYTES, WRITE, crc32c, journal_number, pack_record
+from duplexd.journal.format import (
+    RECORD_HEADER_BYTES,
+    SEAL,
+    SEGMENT_HEADER_BYTES,
+    WRITE,
+    crc32c,
+    journal_number,
+    pack_record,
+)
 from tests.sim.disk import SimDisk
-from tests.unit.journal.journals import CONTROLLER, SEGMENT, append, flip, new_writer, patch, path, reopen
+from tests.unit.journal.journals import (
+    CONTROLLER,
+    SEGMENT,
+    append,
+    flip,
+    new_writer,
+    patch,
+    path,
+    reopen,
+)
 
 if TYPE_CHECKING:
     from duplexd.journal.format import Record
@@ -20,7 +37,9 @@ if TYPE_CHECKING:
 
 SEGMENTS = 4
 
-payloads = st.one_of(st.binary(max_size=40), st.integers(0, 700).map(lambda length: b"\xa5" * length))
+payloads = st.one_of(
+    st.binary(max_size=40), st.integers(0, 700).map(lambda length: b"\xa5" * length)
+)
 batches = st.lists(st.lists(payloads, min_size=1, max_size=4), min_size=1, max_size=6)
 
 
@@ -33,10 +52,14 @@ def foreign(first: int, journal: int, synced: int) -> bytes:
 
 copies = st.tuples(st.integers(0, 400), st.integers(0, 600)).map(lambda span: ("copy", span))
 strangers = st.builds(foreign, st.integers(0, 1 << 40), st.integers(0, 99), st.integers(0, 1 << 40))
-nested = st.lists(st.one_of(copies, strangers, st.binary(max_size=30), st.just(b"DXR1")), min_size=1, max_size=8)
+nested = st.lists(
+    st.one_of(copies, strangers, st.binary(max_size=30), st.just(b"DXR1")), min_size=1, max_size=8
+)
 
 
-def write(disk: SimDisk, plan: list[list[bytes]], syncs: bool = False) -> tuple[Writer, list[bytes]]:
+def write(
+    disk: SimDisk, plan: list[list[bytes]], syncs: bool = False
+) -> tuple[Writer, list[bytes]]:
     """Append batches while there is room; what was appended."""
     writer, done = new_writer(disk, SEGMENTS), list[bytes]()
     for batch in plan:
@@ -54,12 +77,16 @@ def data_of(records: list[Record], found: list[bytes]) -> list[bytes]:
 
 @given(plan=batches, cut=st.floats(0, 1), same_boot=st.booleans())
 @settings(max_examples=150, deadline=None)
-def test_a_journal_that_is_cut_at_any_byte_is_a_prefix(plan: list[list[bytes]], cut: float, same_boot: bool) -> None:
+def test_a_journal_that_is_cut_at_any_byte_is_a_prefix(
+    plan: list[list[bytes]], cut: float, same_boot: bool
+) -> None:
     disk = SimDisk()
     writer, done = write(disk, plan)
     used = [(segment.file.path, segment.end) for segment in writer.ring.live]
     reach = kept = round(cut * sum(end - SEGMENT_HEADER_BYTES for _, end in used))
-    ends = list(accumulate(RECORD_HEADER_BYTES + record.payload_length for record in reopen(disk).records))
+    ends = list(
+        accumulate(RECORD_HEADER_BYTES + record.payload_length for record in reopen(disk).records)
+    )
     for name, end in used:
         keep = min(reach, end - SEGMENT_HEADER_BYTES)
         reach -= keep
@@ -74,13 +101,20 @@ def test_a_journal_that_is_cut_at_any_byte_is_a_prefix(plan: list[list[bytes]], 
 
 @given(plan=batches, data=st.data())
 @settings(max_examples=200, deadline=None)
-def test_any_flipped_bit_of_what_is_known_to_be_durable_is_damage(plan: list[list[bytes]], data: st.DataObject) -> None:
+def test_any_flipped_bit_of_what_is_known_to_be_durable_is_damage(
+    plan: list[list[bytes]], data: st.DataObject
+) -> None:
     disk = SimDisk()
     writer, _ = write(disk, plan, syncs=True)
     durable = [(segment.file.path, segment.end) for segment in writer.ring.live]
     append(writer, [b"knows it"])
     name, end = data.draw(st.sampled_from(durable))
-    offset = data.draw(st.one_of(st.integers(0, 47), st.integers(SEGMENT_HEADER_BYTES, max(end - 1, SEGMENT_HEADER_BYTES))))
+    offset = data.draw(
+        st.one_of(
+            st.integers(0, 47),
+            st.integers(SEGMENT_HEADER_BYTES, max(end - 1, SEGMENT_HEADER_BYTES)),
+        )
+    )
     flip(disk, name, offset, data.draw(st.integers(0, 7)))
     with pytest.raises(DamageError):
         reopen(disk, same_boot=data.draw(st.booleans()))
@@ -88,7 +122,9 @@ def test_any_flipped_bit_of_what_is_known_to_be_durable_is_damage(plan: list[lis
 
 @given(plan=batches, place=st.floats(0, 1), bit=st.integers(0, 7), same_boot=st.booleans())
 @settings(max_examples=100, deadline=None)
-def test_a_flipped_bit_behind_the_end_changes_nothing(plan: list[list[bytes]], place: float, bit: int, same_boot: bool) -> None:
+def test_a_flipped_bit_behind_the_end_changes_nothing(
+    plan: list[list[bytes]], place: float, bit: int, same_boot: bool
+) -> None:
     disk = SimDisk()
     writer, done = write(disk, plan)
     last = writer.ring.live[-1]
@@ -102,13 +138,18 @@ def test_a_flipped_bit_behind_the_end_changes_nothing(plan: list[list[bytes]], p
 @given(plan=batches, payload=nested, cut=st.integers(1, 200), same_boot=st.booleans())
 @settings(max_examples=200, deadline=None)
 def test_a_journal_in_a_payload_is_not_mistaken_for_records(
-    plan: list[list[bytes]], payload: list[bytes | tuple[str, tuple[int, int]]], cut: int, same_boot: bool
+    plan: list[list[bytes]],
+    payload: list[bytes | tuple[str, tuple[int, int]]],
+    cut: int,
+    same_boot: bool,
 ) -> None:
     """A volume may hold a copy of any journal, also of the very one its changes go to; the last record is torn in the middle of it."""
     disk = SimDisk()
     writer, done = write(disk, plan[:2])
     own = disk.read_file(path(0))[SEGMENT_HEADER_BYTES:]
-    inner = b"".join(own[piece[1][0] : sum(piece[1])] if isinstance(piece, tuple) else piece for piece in payload)
+    inner = b"".join(
+        own[piece[1][0] : sum(piece[1])] if isinstance(piece, tuple) else piece for piece in payload
+    )
     if not writer.room(len(inner) + RECORD_HEADER_BYTES, len(inner) + RECORD_HEADER_BYTES):
         return
     append(writer, [inner])

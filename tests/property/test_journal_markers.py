@@ -86,20 +86,28 @@ def tell(plan: list[tuple[int, int, list[int]]]) -> tuple[Ledger, list[Callable[
     for sequence, (choice, members, grains) in enumerate(plan, PAIRS + 1):
         chosen = [pair for pair in ledger.pairs.values() if members & (1 << (pair.id - 1))]
         possible = [
-            (name, pairs, fields) for name, may, fields in candidates(ledger, sequence, grains) if (pairs := [p for p in chosen if may(p)])
+            (name, pairs, fields)
+            for name, may, fields in candidates(ledger, sequence, grains)
+            if (pairs := [p for p in chosen if may(p)])
         ]
         if possible and choice % 4:
             name, pairs, fields = possible[choice % len(possible)]
             do(marker(sequence, m=name, **fields(pairs)))
         for pair in chosen:
             if not choice % 4 and pair.tracks and grains:
-                do(lambda target, number=pair.id, grain=grains[0]: target.track(target.pairs[number], WRITE, grain * GRAIN, 512))  # type: ignore[misc]
+                do(
+                    lambda target, number=pair.id, grain=grains[0]: target.track(
+                        target.pairs[number], WRITE, grain * GRAIN, 512
+                    )
+                )  # type: ignore[misc]
     return ledger, done
 
 
 @given(plan=st.lists(steps, max_size=25), place=st.floats(0, 1))
 @settings(max_examples=200, deadline=None)
-def test_a_checkpoint_anywhere_changes_nothing(plan: list[tuple[int, int, list[int]]], place: float) -> None:
+def test_a_checkpoint_anywhere_changes_nothing(
+    plan: list[tuple[int, int, list[int]]], place: float
+) -> None:
     whole, done = tell(plan)
     middle = round(place * len(done))
     before = Ledger()
@@ -111,7 +119,9 @@ def test_a_checkpoint_anywhere_changes_nothing(plan: list[tuple[int, int, list[i
         step(after)
     assert everything(after) == everything(whole)
     for number, pair in after.pairs.items():
-        assert pair.regions <= whole.pairs[number].regions, "a checkpoint closes regions, it opens none"
+        assert pair.regions <= whole.pairs[number].regions, (
+            "a checkpoint closes regions, it opens none"
+        )
 
 
 @given(plan=st.lists(steps, max_size=40))
@@ -124,6 +134,8 @@ def test_what_holds_of_every_pair_at_every_step(plan: list[tuple[int, int, list[
         for pair in ledger.pairs.values():
             assert pair.state in state.STATES
             assert pair.state != state.SIMPLEX or not pair.usable
-            assert pair.state != state.DUPLEX or (pair.usable and pair.changed is None and pair.cut is None)
+            assert pair.state != state.DUPLEX or (
+                pair.usable and pair.changed is None and pair.cut is None
+            )
             assert pair.state != state.SUSPENDED or pair.cut is not None
             assert pair.staging == "" or pair.state == state.PENDING

@@ -47,10 +47,14 @@ def secondary_path(name: str) -> str:
 def check_tail(machine: Machine, power: bool) -> None:
     """Nothing is lost that was acknowledged; after a power cut, that was flushed."""
     tail, promises = machine.history.tail, machine.promises
-    assert tail >= promises.flushed, f"flushed up to {promises.flushed}, but the journal ends at {tail} after a crash"
+    assert tail >= promises.flushed, (
+        f"flushed up to {promises.flushed}, but the journal ends at {tail} after a crash"
+    )
     if power:
         promises.acknowledged = min(promises.acknowledged, tail)
-    assert tail >= promises.acknowledged, f"acknowledged up to {promises.acknowledged}, but the journal ends at {tail} after a kill"
+    assert tail >= promises.acknowledged, (
+        f"acknowledged up to {promises.acknowledged}, but the journal ends at {tail} after a kill"
+    )
 
 
 def check_primaries(machine: Machine) -> None:
@@ -69,7 +73,13 @@ def check_quiet(machine: Machine, cuts: Cuts) -> None:
     """While no worker has anything: primaries hold all there is, usable secondaries exactly what they are said to."""
     for name, pair in machine.controller.pairs.items():
         if pair.id in machine.history.bases:
-            _same(machine.history, pair.id, 1 << 60, machine.disk.content(primary_path(name)), f"primary of {name}")
+            _same(
+                machine.history,
+                pair.id,
+                1 << 60,
+                machine.disk.content(primary_path(name)),
+                f"primary of {name}",
+            )
     check_secondaries(machine, cuts)
 
 
@@ -78,18 +88,30 @@ def check_secondaries(machine: Machine, cuts: Cuts) -> None:
     controller = machine.controller
     by_cut: dict[str, set[int]] = {}
     for status in controller.status()["volumes"]:
-        name, secondary, pair = status["name"], status["secondary"], controller.pairs[status["name"]]
+        name, secondary, pair = (
+            status["name"],
+            status["secondary"],
+            controller.pairs[status["name"]],
+        )
         if secondary is None:
             assert status["state"] == state.SIMPLEX
             continue
         assert secondary["usable"] == pair.usable
         cut = secondary["cut"]
         if cut is not None and cut["verdict"] == CONSISTENT:
-            assert cut["id"] not in cuts.void, f"{name}: void cut {cut['id']} is reported as consistent"
+            assert cut["id"] not in cuts.void, (
+                f"{name}: void cut {cut['id']} is reported as consistent"
+            )
         if secondary["usable"] and pair.staging in {"", UNCOMMITTED}:
             as_of = secondary["as_of_sequence"]
             what = f"secondary of {name} ({status['state']}, {status['reason']}, {pair.mode}) as of {as_of}"
-            _same(machine.history, pair.id, _exactly(as_of, controller.sequence), machine.disk.content(secondary_path(name)), what)
+            _same(
+                machine.history,
+                pair.id,
+                _exactly(as_of, controller.sequence),
+                machine.disk.content(secondary_path(name)),
+                what,
+            )
             if cut is not None and _arrived(pair):
                 by_cut.setdefault(cut["id"], set()).add(as_of)
         if name in cuts.promised:
@@ -121,12 +143,18 @@ def check_equal(machine: Machine) -> None:
     """At rest, both legs of DUPLEX pairs are the same."""
     for name, pair in machine.controller.pairs.items():
         if pair.state == state.DUPLEX:
-            assert machine.disk.content(primary_path(name)) == machine.disk.content(secondary_path(name)), f"the legs of {name} differ"
+            assert machine.disk.content(primary_path(name)) == machine.disk.content(
+                secondary_path(name)
+            ), f"the legs of {name} differ"
 
 
 def states(machine: Machine) -> dict[str, tuple[str, bool]]:
     """State, and whether the secondary is usable, of every pair that has one."""
-    return {name: (pair.state, pair.usable) for name, pair in machine.controller.pairs.items() if pair.state != state.SIMPLEX}
+    return {
+        name: (pair.state, pair.usable)
+        for name, pair in machine.controller.pairs.items()
+        if pair.state != state.SIMPLEX
+    }
 
 
 def check_kept(before: dict[str, tuple[str, bool]], after: dict[str, tuple[str, bool]]) -> None:
@@ -145,7 +173,9 @@ def grains_bytes(machine: Machine, name: str, after: int, until: int) -> int:
     grains = {
         grain
         for entry in machine.history.changed_between(pair.id, after, until)
-        for grain in range(entry.offset // GRAIN_BYTES, -(-(entry.offset + len(entry.data)) // GRAIN_BYTES))
+        for grain in range(
+            entry.offset // GRAIN_BYTES, -(-(entry.offset + len(entry.data)) // GRAIN_BYTES)
+        )
     }
     return len(grains) * GRAIN_BYTES
 
@@ -160,7 +190,12 @@ def describe(machine: Machine) -> str:
         f"cut={None if pair.cut is None else (pair.cut.id, pair.cut.sequence, pair.cut.verdict)} staging={pair.staging!r}"
         for pair in controller.pairs.values()
     ]
-    return "\n  ".join([f"tail {controller.sequence} synced {controller.writer.synced} {controller.failed}", *lines])
+    return "\n  ".join(
+        [
+            f"tail {controller.sequence} synced {controller.writer.synced} {controller.failed}",
+            *lines,
+        ]
+    )
 
 
 def _same(history: History, volume: int, sequence: float, actual: bytes, what: str) -> None:
@@ -172,4 +207,6 @@ def _same(history: History, volume: int, sequence: float, actual: bytes, what: s
             for entry in history.entries
             if entry.volume == volume and entry.offset <= place < entry.offset + len(entry.data)
         ]
-        raise AssertionError(f"{what}: byte {place} is {actual[place]}, not {expected[place]}; changes there: {' '.join(touched[-8:])}")
+        raise AssertionError(
+            f"{what}: byte {place} is {actual[place]}, not {expected[place]}; changes there: {' '.join(touched[-8:])}"
+        )

@@ -96,10 +96,17 @@ class SimClient:
             return
         buffer, changes = bytearray(), list[Change]()
         for _ in range(rng.choice((1, 1, 2, 5))):
-            changes.append(self._change(rng.choice((WRITE, WRITE, WRITE, WRITE, ZERO, TRIM)), rng.choice(controller.volume_names())))
+            changes.append(
+                self._change(
+                    rng.choice((WRITE, WRITE, WRITE, WRITE, ZERO, TRIM)),
+                    rng.choice(controller.volume_names()),
+                )
+            )
             buffer += changes[-1].data
         view, at = memoryview(buffer), 0
-        for change in changes:  # the payloads are views of the receive buffer, which is used again afterwards
+        for change in (
+            changes
+        ):  # the payloads are views of the receive buffer, which is used again afterwards
             if change.kind == WRITE:
                 change.data = view[at : at + change.length]
                 at += change.length
@@ -110,7 +117,10 @@ class SimClient:
         rng, volume = self._rng, self._machine.controller.volume(name)
         assert volume is not None
         length = SECTOR * rng.choice((1, 3, 8, 8, 8, 16, 40, 90)) + rng.choice((0, 0, 0, 100))
-        offset = min(SECTOR * int(volume.size / SECTOR * rng.random() ** 2) + rng.choice((0, 0, 0, 77)), volume.size - length)
+        offset = min(
+            SECTOR * int(volume.size / SECTOR * rng.random() ** 2) + rng.choice((0, 0, 0, 77)),
+            volume.size - length,
+        )
         self._cookie += 1
         data = bytes([rng.randrange(1, 256)]) * length if kind == WRITE else b""
         change = Change(
@@ -126,5 +136,7 @@ class SimClient:
         )
         promises = self._machine.promises
         self._under_way[self._cookie] = (change, data, promises.acknowledged)
-        self._machine.note(f"{'?WZTF'[kind]} {name} {offset}+{length}{' fua' if change.fua else ''}")
+        self._machine.note(
+            f"{'?WZTF'[kind]} {name} {offset}+{length}{' fua' if change.fua else ''}"
+        )
         return change

@@ -74,7 +74,9 @@ class SimFile:
 
     def sync(self) -> None:
         self._check(0, 0)
-        with self._disk.atomic("sync", self.path, failed=lambda: self._image.sync_fails(self._disk.rng)) as happens:
+        with self._disk.atomic(
+            "sync", self.path, failed=lambda: self._image.sync_fails(self._disk.rng)
+        ) as happens:
             if happens:
                 self._image.sync()
 
@@ -115,7 +117,9 @@ class SimFile:
 class _Atomic:
     """An operation that a crash lets happen whole or not at all."""
 
-    def __init__(self, disk: SimDisk, operation: str, path: str, failed: Callable[[], None] | None) -> None:
+    def __init__(
+        self, disk: SimDisk, operation: str, path: str, failed: Callable[[], None] | None
+    ) -> None:
         self._disk = disk
         self._operation = operation
         self._path = path
@@ -196,7 +200,11 @@ class SimDisk:
         above = _normal(path)
         if above not in self._directories:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        names = {posixpath.basename(name) for name in (*self._images, *self._directories) if posixpath.dirname(name) == above}
+        names = {
+            posixpath.basename(name)
+            for name in (*self._images, *self._directories)
+            if posixpath.dirname(name) == above
+        }
         return sorted(names - {""})
 
     def make_directory(self, path: str) -> None:
@@ -271,7 +279,14 @@ class SimDisk:
     def boot_id(self) -> str:
         return f"boot-{self.boots}"
 
-    def fail(self, path: str, error: int, after: int = 0, operation: str | None = None, times: int | None = None) -> None:
+    def fail(
+        self,
+        path: str,
+        error: int,
+        after: int = 0,
+        operation: str | None = None,
+        times: int | None = None,
+    ) -> None:
         """Let operations on `path`, or below it, fail once `after` more went well: `times` times, or until `heal`."""
         self.faults.add(path, Fault(error, operation, after, times))
 
@@ -292,7 +307,9 @@ class SimDisk:
 
     # What files call
 
-    def step(self, operation: str, path: str, dying: Callable[[], None] | None = None) -> Fault | None:
+    def step(
+        self, operation: str, path: str, dying: Callable[[], None] | None = None
+    ) -> Fault | None:
         """Before anything changes: die if it is time, `dying` first; fail if that is due. A fault that is returned tears the write."""
         if self.dead:
             raise PowerCut(f"{operation} {path}: after the cut")
@@ -320,7 +337,9 @@ class SimDisk:
             return fault
         raise fault.raised(path)
 
-    def atomic(self, operation: str, path: str, failed: Callable[[], None] | None = None) -> _Atomic:
+    def atomic(
+        self, operation: str, path: str, failed: Callable[[], None] | None = None
+    ) -> _Atomic:
         """`with disk.atomic(...) as happens`: true unless the crash comes first; `failed` runs when an error is due."""
         return _Atomic(self, operation, path, failed)
 

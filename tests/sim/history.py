@@ -33,19 +33,29 @@ class History:
     """All lives of one controller. `lost` are changes that a crash took from the journal, by volume: the legs may hold some of them."""
 
     entries: list[Entry] = field(default_factory=list)
-    bases: dict[int, bytes] = field(default_factory=dict)  # what a volume held when it was first seen
+    bases: dict[int, bytes] = field(
+        default_factory=dict
+    )  # what a volume held when it was first seen
     lost: dict[int, list[Entry]] = field(default_factory=dict)
     tail: int = 0  # where the last recovery found the end of the journal
-    refused: dict[float, Entry] = field(default_factory=dict)  # taken back, but a power cut may take that back
+    refused: dict[float, Entry] = field(
+        default_factory=dict
+    )  # taken back, but a power cut may take that back
     _given: set[float] = field(default_factory=set)  # all numbers that stand
     _pending: list[Entry] = field(default_factory=list)
 
     def truncate(self, tail: int) -> None:
         """Recovery found the journal's end at `tail`: later numbers will be given again."""
         self.tail = tail
-        self.entries += [entry for entry in self.refused.values() if entry.sequence <= tail and entry.sequence not in self._given]
+        self.entries += [
+            entry
+            for entry in self.refused.values()
+            if entry.sequence <= tail and entry.sequence not in self._given
+        ]
         self.entries.sort(key=lambda entry: entry.sequence)
-        self._given = {number for number in self._given if number <= tail} | {entry.sequence for entry in self.entries}
+        self._given = {number for number in self._given if number <= tail} | {
+            entry.sequence for entry in self.entries
+        }
         self.refused.clear()
         for entry in self.entries:
             if entry.sequence > tail:
@@ -75,7 +85,8 @@ class History:
         patched = bytearray(expected)
         for place in (place for place in range(len(actual)) if actual[place] != expected[place]):
             if not any(
-                entry.offset <= place < entry.offset + len(entry.data) and entry.data[place - entry.offset] == actual[place]
+                entry.offset <= place < entry.offset + len(entry.data)
+                and entry.data[place - entry.offset] == actual[place]
                 for entry in lost
             ):
                 return f"byte {place} of volume {volume} is {actual[place]}, not {expected[place]} as of {self.tail}, nor of anything lost"
@@ -85,11 +96,17 @@ class History:
 
     def changed_between(self, volume: int, after: float, until: float) -> list[Entry]:
         """The changes of a volume with numbers in (after, until]."""
-        return [entry for entry in self.entries if entry.volume == volume and after < entry.sequence <= until and entry.kind != MARKER]
+        return [
+            entry
+            for entry in self.entries
+            if entry.volume == volume and after < entry.sequence <= until and entry.kind != MARKER
+        ]
 
     # What the writer does
 
-    def _appended(self, sequence: int, kind: int, volume: int, offset: int, length: int, data: Any) -> None:
+    def _appended(
+        self, sequence: int, kind: int, volume: int, offset: int, length: int, data: Any
+    ) -> None:
         if kind not in {WRITE, ZERO, TRIM}:
             self._given.add(sequence)
         if kind == MARKER:
@@ -97,7 +114,11 @@ class History:
             if marker["m"] == "volume":
                 self._pending.append(Entry(sequence, MARKER, int(marker["id"]), 0, b""))
         elif kind in (WRITE, ZERO, TRIM):
-            self._pending.append(Entry(sequence, kind, volume, offset, bytes(data) if kind == WRITE else bytes(length)))
+            self._pending.append(
+                Entry(
+                    sequence, kind, volume, offset, bytes(data) if kind == WRITE else bytes(length)
+                )
+            )
 
     def _settle(self, kept: bool) -> None:
         if kept:
@@ -112,7 +133,16 @@ class History:
         """Listen to every writer, and to every recovery that finds the end of a journal."""
         append, write, close = Writer.append, Writer.write, Walk.close
 
-        def tapped_append(writer: Writer, kind: int, volume: int, offset: int, length: int, data: Any, flags: int, time_us: int) -> int:
+        def tapped_append(
+            writer: Writer,
+            kind: int,
+            volume: int,
+            offset: int,
+            length: int,
+            data: Any,
+            flags: int,
+            time_us: int,
+        ) -> int:
             with self._outcome(at_once=False):
                 sequence = append(writer, kind, volume, offset, length, data, flags, time_us)
             self._appended(sequence, kind, volume, offset, length, data)

@@ -26,7 +26,9 @@ class Image:
         self.pending: list[tuple[int, bytes]] = []
         self.opened = False
         self._allocated = set(range(-(-size // PAGE))) if allocated else set[int]()
-        self._doomed: list[tuple[int, int]] = []  # a failed sync gave these up: readers see them, the medium never will
+        self._doomed: list[
+            tuple[int, int]
+        ] = []  # a failed sync gave these up: readers see them, the medium never will
         self._in_flight: tuple[int, bytes] | None = None
 
     @classmethod
@@ -112,7 +114,14 @@ class Image:
             for sector, start, piece in _pieces(offset, data):
                 history.setdefault(sector, []).append((number, start, piece))
         for sector, writes in history.items():
-            upto = max((place + 1 for place, (number, _, _) in enumerate(writes) if survives(number, sector)), default=0)
+            upto = max(
+                (
+                    place + 1
+                    for place, (number, _, _) in enumerate(writes)
+                    if survives(number, sector)
+                ),
+                default=0,
+            )
             for _, start, piece in writes[:upto]:
                 self.durable[start : start + len(piece)] = piece
         self.pending.clear()

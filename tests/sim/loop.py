@@ -50,9 +50,7 @@ class SimLoop(asyncio.SelectorEventLoop):
 
 
 def _describe(context: dict[str, Any]) -> str:
-    return (
-        f"{context.get('message')}: {context.get('exception')!r} in {context.get('task') or context.get('handle') or context.get('future')}"
-    )
+    return f"{context.get('message')}: {context.get('exception')!r} in {context.get('task') or context.get('handle') or context.get('future')}"
 
 
 class SimClock:

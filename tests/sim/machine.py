@@ -10,7 +10,13 @@ from random import Random
 from typing import TYPE_CHECKING, Literal
 
 from duplexd.backend import TRIM, WRITE, ZERO
-from duplexd.config.daemon_file import Config, ControllerConfig, GroupConfig, NbdConfig, VolumeConfig
+from duplexd.config.daemon_file import (
+    Config,
+    ControllerConfig,
+    GroupConfig,
+    NbdConfig,
+    VolumeConfig,
+)
 from duplexd.engine.controller import Controller
 from tests.sim.clients import Promises
 from tests.sim.disk import PowerCut, SimDisk
@@ -55,16 +61,26 @@ class Machine:
         """The configuration as it is now."""
         return Config.model_construct(
             source=Path("/etc/sim.toml"),
-            controller=ControllerConfig.model_construct(name="sim", state_dir=Path("/state"), journal_size=JOURNAL_BYTES),
+            controller=ControllerConfig.model_construct(
+                name="sim", state_dir=Path("/state"), journal_size=JOURNAL_BYTES
+            ),
             nbd=NbdConfig.model_construct(listen=[]),
             volumes=dict(self.volumes),
-            groups={name: GroupConfig.model_construct(volumes=list(members)) for name, members in self.groups.items()},
+            groups={
+                name: GroupConfig.model_construct(volumes=list(members))
+                for name, members in self.groups.items()
+            },
         )
 
-    def add_volume(self, name: str, size: int, secondary: bool, mode: Literal["sync", "async"]) -> None:
+    def add_volume(
+        self, name: str, size: int, secondary: bool, mode: Literal["sync", "async"]
+    ) -> None:
         """Configure a volume; it is there after the next start or reload."""
         self.volumes[name] = VolumeConfig.model_construct(
-            size=size, primary=Path(f"/a/{name}"), secondary=Path(f"/b/{name}") if secondary else None, mode=mode
+            size=size,
+            primary=Path(f"/a/{name}"),
+            secondary=Path(f"/b/{name}") if secondary else None,
+            mode=mode,
         )
 
     # ------------------------------------------------------------------------------------------------------------- one life
@@ -75,7 +91,9 @@ class Machine:
         loop.limit(TURNS_MAX)
         tasks: set[asyncio.Task[object]] = set()
 
-        def remember(_loop: asyncio.AbstractEventLoop, coroutine: object, **fields: object) -> asyncio.Task[object]:
+        def remember(
+            _loop: asyncio.AbstractEventLoop, coroutine: object, **fields: object
+        ) -> asyncio.Task[object]:
             task: asyncio.Task[object] = asyncio.Task(coroutine, loop=loop, **fields)  # type: ignore[arg-type]
             tasks.add(task)
             return task
@@ -114,7 +132,14 @@ class Machine:
 
     async def start(self) -> None:
         """A new controller on what the disk holds. Raises what `Controller.start` raises."""
-        self.controller = Controller(self.config(), self.disk, SimClock(self.loop, self.disk), self.workers[0], None, self.workers[1])
+        self.controller = Controller(
+            self.config(),
+            self.disk,
+            SimClock(self.loop, self.disk),
+            self.workers[0],
+            None,
+            self.workers[1],
+        )
         await self.controller.start()
 
     async def until(self, true: Callable[[], bool], what: str) -> None:
@@ -146,7 +171,9 @@ class Machine:
         """An acknowledged change is in the journal, as it was issued; a long one with its last part at least."""
         entries = self.history.entries
         pair_id: int = change.volume.id  # type: ignore[attr-defined]
-        place = next(at for at in range(len(entries) - 1, -1, -1) if entries[at].sequence == change.sequence)
+        place = next(
+            at for at in range(len(entries) - 1, -1, -1) if entries[at].sequence == change.sequence
+        )
         entry = entries[place]
         end = change.offset + change.length
         assert entry.volume == pair_id
@@ -169,7 +196,9 @@ def _check_tasks(loop: SimLoop, tasks: set[asyncio.Task[object]]) -> None:
         if task.done() and not task.cancelled() and getattr(task, "_log_traceback", False):
             error = task.exception()
             if error is not None and not isinstance(error, PowerCut):
-                raise AssertionError(f"{task.get_name()} ended with {error!r}, which nobody asked for") from error
+                raise AssertionError(
+                    f"{task.get_name()} ended with {error!r}, which nobody asked for"
+                ) from error
     assert not loop.troubles, loop.troubles
 
 

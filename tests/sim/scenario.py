@@ -30,7 +30,9 @@ class Scenario:
         self.faults = faults and self.rng.random() < 0.5
         self.cuts = Cuts()
         self.power = False  # a power cut since the last recovery that came to its end
-        self.kept: dict[str, tuple[str, bool]] | None = None  # states before a kill that must not change them
+        self.kept: dict[str, tuple[str, bool]] | None = (
+            None  # states before a kill that must not change them
+        )
         self._last = False
         for number in range(self.rng.randint(2, 5)):
             self._add_volume(f"v{number}")
@@ -38,11 +40,15 @@ class Scenario:
 
     def _add_volume(self, name: str) -> None:
         size = self.rng.choice((128, 256, 512)) * KIB
-        self.machine.add_volume(name, size, self.rng.random() < 0.85, self.rng.choice(("sync", "sync", "async")))
+        self.machine.add_volume(
+            name, size, self.rng.random() < 0.85, self.rng.choice(("sync", "sync", "async"))
+        )
 
     def _regroup(self) -> None:
         names = list(self.machine.volumes)
-        self.machine.groups = {"all": names, "first": names[:2]} if self.rng.random() < 0.7 else {"first": names[:1]}
+        self.machine.groups = (
+            {"all": names, "first": names[:2]} if self.rng.random() < 0.7 else {"first": names[:1]}
+        )
 
     # --------------------------------------------------------------------------------------------------------------- lives
 
@@ -60,7 +66,9 @@ class Scenario:
     def _live_and_die(self) -> None:
         machine, rng = self.machine, self.rng
         if rng.random() < 0.85:  # else it stops in order, or at a quiet moment
-            machine.disk.cut_at(rng.choice((rng.randint(1, 40), rng.randint(1, 250), rng.randint(1, 1500))))
+            machine.disk.cut_at(
+                rng.choice((rng.randint(1, 40), rng.randint(1, 250), rng.randint(1, 1500)))
+            )
         power = rng.random() < 0.5
         try:
             machine.live(self._life)
@@ -109,13 +117,17 @@ class Scenario:
         machine, rng = self.machine, self.rng
         clients = [asyncio.ensure_future(self._client()) for _ in range(CLIENTS)]
         for _ in range(rng.randint(4, 25)):
-            self.kept = None  # what the administrator asks for may be done, or not, when the crash comes
+            self.kept = (
+                None  # what the administrator asks for may be done, or not, when the crash comes
+            )
             await self._administrate()
             self.kept = checks.states(machine)
             if machine.controller.failed:
                 machine.note("failed")
                 break
-        await machine.until(lambda: all(client.done() for client in clients), "answers to all changes")
+        await machine.until(
+            lambda: all(client.done() for client in clients), "answers to all changes"
+        )
         await asyncio.gather(*clients)
         if not machine.controller.failed:
             await self._rest()
@@ -135,13 +147,17 @@ class Scenario:
         self.cuts.promised.clear()
         await SimClient(machine, self.rng).run(5)
         await self._rest()
-        names = [name for name, pair in machine.controller.pairs.items() if pair.state != state.SIMPLEX]
+        names = [
+            name for name, pair in machine.controller.pairs.items() if pair.state != state.SIMPLEX
+        ]
         await machine.controller.resync(names)
         await asyncio.wait_for(machine.controller.resync_wait(names), 200)
         await self._rest()
         for name in names:
             pair = machine.controller.pairs[name]
-            assert pair.state == state.DUPLEX, f"{name} is {pair.state} ({pair.reason}) after a resync with nothing in its way"
+            assert pair.state == state.DUPLEX, (
+                f"{name} is {pair.state} ({pair.reason}) after a resync with nothing in its way"
+            )
         checks.check_equal(machine)
         result = await machine.controller.verify(names)
         assert result["equal"], result
@@ -183,7 +199,9 @@ class Scenario:
         try:
             await asyncio.wait_for(action(), 150)
         except TimeoutError:
-            raise AssertionError(f"{action.__name__} did not end in 150 seconds\n  {checks.describe(machine)}") from None
+            raise AssertionError(
+                f"{action.__name__} did not end in 150 seconds\n  {checks.describe(machine)}"
+            ) from None
         except (DuplexdError, OSError) as error:
             if isinstance(error, OSError) and not machine.controller.failed:
                 raise
@@ -192,14 +210,28 @@ class Scenario:
 
     def _names(self) -> list[str]:
         controller, rng = self.machine.controller, self.rng
-        targets = rng.choice((["all"], ["first"], rng.sample(list(controller.pairs), rng.randint(1, len(controller.pairs)))))
-        names = controller.resolve([target for target in targets if target in controller.groups or target in controller.pairs])
+        targets = rng.choice(
+            (
+                ["all"],
+                ["first"],
+                rng.sample(list(controller.pairs), rng.randint(1, len(controller.pairs))),
+            )
+        )
+        names = controller.resolve(
+            [
+                target
+                for target in targets
+                if target in controller.groups or target in controller.pairs
+            ]
+        )
         return [name for name in names if controller.pairs[name].state != state.SIMPLEX]
 
     async def _suspend(self, lease: str | None = None, names: list[str] | None = None) -> None:
         names = self._names() if names is None else names
         result = await self.machine.controller.suspend(names, "tag", lease)
-        self.machine.note(f"  {result['verdict']} {result['cut']} at {result['controllers']} {names}")
+        self.machine.note(
+            f"  {result['verdict']} {result['cut']} at {result['controllers']} {names}"
+        )
         self.cuts.returned(result)
 
     async def _held_suspend(self) -> None:
@@ -215,12 +247,18 @@ class Scenario:
         if rng.random() < 0.5:
             controller.release(lease.id)
         if rng.random() < 0.3:
-            await controller.holds.quiesce([controller.pairs[name] for name in self._names()], 0.5, "another")
+            await controller.holds.quiesce(
+                [controller.pairs[name] for name in self._names()], 0.5, "another"
+            )
 
     async def _resync(self) -> None:
         controller, names = self.machine.controller, self._names()
         self.cuts.forget(names)
-        begun = {name: controller.pairs[name].applied for name in names if controller.pairs[name].state == state.SUSPENDED}
+        begun = {
+            name: controller.pairs[name].applied
+            for name in names
+            if controller.pairs[name].state == state.SUSPENDED
+        }
         report = await controller.resync(names)
         self.machine.note(f"  {[(entry['name'], entry['how']) for entry in report['volumes']]}")
         if self.rng.random() < 0.6:
@@ -235,9 +273,16 @@ class Scenario:
         pair = machine.controller.pairs[name]
         if self.faults or pair.state != state.DUPLEX or machine.disk.boots:
             return
-        meanwhile = sum(len(entry.data) for entry in machine.history.changed_between(pair.id, began_at - 1, machine.controller.sequence))
+        meanwhile = sum(
+            len(entry.data)
+            for entry in machine.history.changed_between(
+                pair.id, began_at - 1, machine.controller.sequence
+            )
+        )
         bound = checks.grains_bytes(machine, name, cut, machine.controller.sequence) + meanwhile
-        assert pair.copied_bytes <= bound, f"{name}: copied {pair.copied_bytes} bytes where {bound} changed since {cut}"
+        assert pair.copied_bytes <= bound, (
+            f"{name}: copied {pair.copied_bytes} bytes where {bound} changed since {cut}"
+        )
 
     async def _checkpoint(self) -> None:
         await self.machine.controller.maintenance.checkpoint()
@@ -271,7 +316,9 @@ class Scenario:
         machine, rng = self.machine, self.rng
         self.cuts.promised.clear()
         path = checks.secondary_path(rng.choice(list(machine.volumes)))
-        kind = rng.choice(("full", "tear", "sync", "error", "journal", "dead", "staging", "torn journal"))
+        kind = rng.choice(
+            ("full", "tear", "sync", "error", "journal", "dead", "staging", "torn journal")
+        )
         machine.note(f"  {kind} {path}")
         if kind == "full":
             no_space(machine, path)
@@ -280,7 +327,9 @@ class Scenario:
         elif kind == "sync":
             broken_sync(machine, path)
         elif kind == "error":
-            machine.disk.fail(path, 5, after=rng.randint(0, 5), operation="write", times=rng.randint(1, 3))
+            machine.disk.fail(
+                path, 5, after=rng.randint(0, 5), operation="write", times=rng.randint(1, 3)
+            )
         elif kind == "dead":
             for operation in ("write", "zero", "reserve", "read", "sync"):
                 machine.disk.fail(path, 5, after=rng.randint(0, 5), operation=operation)

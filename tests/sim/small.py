@@ -38,12 +38,25 @@ LIMITS = {
 def small_limits() -> Iterator[None]:
     """Change the limits in every module that uses them."""
     modules = []
-    for package in ("duplexd", "duplexd.engine", "duplexd.journal", "duplexd.core", "duplexd.replication", "duplexd.nbd_server"):
+    for package in (
+        "duplexd",
+        "duplexd.engine",
+        "duplexd.journal",
+        "duplexd.core",
+        "duplexd.replication",
+        "duplexd.nbd_server",
+    ):
         path = importlib.import_module(package).__path__
-        names = [info.name for info in pkgutil.iter_modules(path) if not info.ispkg and info.name != "__main__"]  # which would run it
+        names = [
+            info.name
+            for info in pkgutil.iter_modules(path)
+            if not info.ispkg and info.name != "__main__"
+        ]  # which would run it
         modules += [importlib.import_module(f"{package}.{name}") for name in names]
     with ExitStack() as patched:
-        patched.enter_context(mock.patch.object(ChangeMap.__init__, "__defaults__", (GRAIN_BYTES, 1 << 20)))
+        patched.enter_context(
+            mock.patch.object(ChangeMap.__init__, "__defaults__", (GRAIN_BYTES, 1 << 20))
+        )
         for module in modules:
             for name in LIMITS.keys() & vars(module).keys():
                 patched.enter_context(mock.patch.object(module, name, LIMITS[name]))

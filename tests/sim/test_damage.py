@@ -44,7 +44,9 @@ class Writing:
         await self._ask(self.change(name, offset, data))
 
     async def flush(self) -> None:
-        await self._ask(Change(self, 0, next(iter(self._machine.controller.pairs.values())), FLUSH, 0, 0))
+        await self._ask(
+            Change(self, 0, next(iter(self._machine.controller.pairs.values())), FLUSH, 0, 0)
+        )
 
     async def _ask(self, change: Change) -> None:
         before, controller = self.answers, self._machine.controller
@@ -100,10 +102,14 @@ def test_a_record_before_the_last(machine: Machine, place: int, power: bool) -> 
     kill_after(machine, some_changes, power)
     begins = replay_begins(machine)
     machine.disk.flip(SEGMENT, begins + place)
-    with pytest.raises(DamageError, match=rf"{SEGMENT}: byte \d+: record \d+ is missing or damaged") as raised:
+    with pytest.raises(
+        DamageError, match=rf"{SEGMENT}: byte \d+: record \d+ is missing or damaged"
+    ) as raised:
         start_again(machine)
     byte = int(str(raised.value).split("byte ")[1].split(":")[0])
-    assert byte <= begins + place < byte + 5000, "the place that is named is that of the damaged record"
+    assert byte <= begins + place < byte + 5000, (
+        "the place that is named is that of the damaged record"
+    )
 
 
 @pytest.mark.parametrize("place", [0, 9, 40, -1])

@@ -39,7 +39,9 @@ def cut_short(how: str, operation: int, power: bool, variant: int) -> bool:
         for name in ("data", "wal"):
             await writing.write(name, 8192, b"a" * 4096)
         cuts.returned(await machine.controller.suspend(["data", "wal"]))
-        for number in range(4 if how == resync.MAP else 1):  # the same again and again: the map is shorter than the journal
+        for number in range(
+            4 if how == resync.MAP else 1
+        ):  # the same again and again: the map is shorter than the journal
             await writing.write("data", 8192, bytes([number + 1]) * 4096)
             await writing.write("wal", 16384, bytes([number + 1]) * 4096)
         await writing.flush()
@@ -60,7 +62,13 @@ def cut_short(how: str, operation: int, power: bool, variant: int) -> bool:
         checks.check_secondaries(machine, cuts)
         await machine.controller.resync(["data", "wal"])
         await machine.controller.resync_wait(["data", "wal"])
-        await machine.until(lambda: machine.quiet and machine.controller.jobs.lag_bytes(machine.controller.pairs["wal"]) == 0, "rest")
+        await machine.until(
+            lambda: (
+                machine.quiet
+                and machine.controller.jobs.lag_bytes(machine.controller.pairs["wal"]) == 0
+            ),
+            "rest",
+        )
         assert {pair.state for pair in machine.controller.pairs.values()} == {state.DUPLEX}
         checks.check_quiet(machine, cuts)
         checks.check_equal(machine)
@@ -99,7 +107,10 @@ def test_a_staging_log_that_goes_too_early_is_found() -> None:
         if not any(job.how == resync.MAP and job.whole for job in self.jobs.running.values()):
             await durable(self, sequence)
 
-    with mock.patch.object(Controller, "durable", impatient), pytest.raises(DamageError, match="staging log ends"):
+    with (
+        mock.patch.object(Controller, "durable", impatient),
+        pytest.raises(DamageError, match="staging log ends"),
+    ):
         sweep(resync.MAP, True, range(30))
 
 
@@ -115,8 +126,16 @@ def pairs_that_share_a_follower() -> None:
         await writing.write("broken", 0, b"a" * 512)
         await machine.until(lambda: controller.jobs.trail.lag_bytes == 0 and machine.quiet, "rest")
         machine.disk.fail(checks.secondary_path("broken"), errno.EIO, operation="write")
-        changes = [("broken", b"b" * 512), *(("sound", bytes([number]) * 512) for number in range(1, 9))]
-        controller.submit([writing.change(name, 1024 * number, data) for number, (name, data) in enumerate(changes)])
+        changes = [
+            ("broken", b"b" * 512),
+            *(("sound", bytes([number]) * 512) for number in range(1, 9)),
+        ]
+        controller.submit(
+            [
+                writing.change(name, 1024 * number, data)
+                for number, (name, data) in enumerate(changes)
+            ]
+        )
         await machine.until(lambda: controller.jobs.trail.lag_bytes == 0 and machine.quiet, "rest")
         assert controller.pairs["broken"].state == state.SUSPENDED
         assert controller.pairs["sound"].state == state.DUPLEX
@@ -143,5 +162,8 @@ def test_a_follower_that_skips_after_an_error_is_found() -> None:
             self._reader = reader
             raise
 
-    with mock.patch.object(Follower, "step", careless), pytest.raises(AssertionError, match=r"sound|rest|loop"):
+    with (
+        mock.patch.object(Follower, "step", careless),
+        pytest.raises(AssertionError, match=r"sound|rest|loop"),
+    ):
         pairs_that_share_a_follower()

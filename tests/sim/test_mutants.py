@@ -95,7 +95,14 @@ def what_is_staged_is_applied_before_its_commit(patch: Callable[..., None]) -> N
         controller = self._controller
         pairs = {pair.id: pair for pair in job.pairs}
         await controller.work(
-            lambda: staging.apply_staging(controller.disk, self.staging_directory, job.id, pairs, count, follower.SecondarySink())
+            lambda: staging.apply_staging(
+                controller.disk,
+                self.staging_directory,
+                job.id,
+                pairs,
+                count,
+                follower.SecondarySink(),
+            )
         )
         await commit(self, job, count)
 
@@ -114,7 +121,9 @@ def secondaries_are_not_synced(patch: Callable[..., None]) -> None:
     patch(Maintenance, "_snapshot", _snapshot_without_secondaries(Maintenance._snapshot))
 
 
-def _snapshot_without_secondaries(snapshot: Callable[[Maintenance], Any]) -> Callable[[Maintenance], Any]:
+def _snapshot_without_secondaries(
+    snapshot: Callable[[Maintenance], Any],
+) -> Callable[[Maintenance], Any]:
     def partial(self: Maintenance) -> Any:
         saved, primaries, _secondaries = snapshot(self)
         return saved, primaries, []
@@ -136,7 +145,10 @@ def a_vote_is_given_before_it_is_durable(patch: Callable[..., None]) -> None:
     durable = Controller.durable
 
     async def not_for_votes(self: Controller, sequence: int) -> None:
-        if not any(cut.state in {votes.READY, votes.CONSISTENT} and cut.members for cut in self.ledger.cuts.values()):
+        if not any(
+            cut.state in {votes.READY, votes.CONSISTENT} and cut.members
+            for cut in self.ledger.cuts.values()
+        ):
             await durable(self, sequence)
 
     patch(Controller, "durable", not_for_votes)
@@ -200,7 +212,11 @@ def _is_found(mutant: Callable[[Callable[..., None]], None], run: Callable[[int]
     with ExitStack() as stack:
 
         def patch(target: Any, name: Any, replacement: Any = None) -> None:
-            stack.enter_context(mock.patch(target, name) if isinstance(target, str) else mock.patch.object(target, name, replacement))
+            stack.enter_context(
+                mock.patch(target, name)
+                if isinstance(target, str)
+                else mock.patch.object(target, name, replacement)
+            )
 
         mutant(patch)
         for seed in range(SEEDS_MAX):

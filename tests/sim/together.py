@@ -48,7 +48,9 @@ class Together(Scenario):
                 assert found != votes.CUT, f"cut {cut_id} outlived the lease that it was made under"
                 continue
             may_be = LATER[said] | ({votes.VOID} if self.faults else set())
-            assert found in may_be, f"cut {cut_id} was {said or 'not made'} before the crash and is {found or 'unknown'} after it"
+            assert found in may_be, (
+                f"cut {cut_id} was {said or 'not made'} before the crash and is {found or 'unknown'} after it"
+            )
         await controller.durable(controller.writer.written)  # only what is durable is said
         self.said = {cut_id: ledger.state_of(cut_id) for cut_id in self.said}
 
@@ -105,7 +107,9 @@ class Together(Scenario):
         if rng.random() < 0.15:
             controller.release(lease.id, "deadline")
             await asyncio.sleep(1)
-            assert controller.failed or controller.ledger.state_of(cut_id) == votes.VOID, f"cut {cut_id} outlived its lease"
+            assert controller.failed or controller.ledger.state_of(cut_id) == votes.VOID, (
+                f"cut {cut_id} outlived its lease"
+            )
         if rng.random() < 0.2:
             await self._look_between(lease)
         result = await controller.cuts.open(cut_id, lease.id, lease.fence)
@@ -115,7 +119,9 @@ class Together(Scenario):
 
     async def _look_between(self, lease: Lease) -> None:
         await asyncio.sleep(0.05)
-        assert lease.state != "held" or all(pair.holds for pair in lease.pairs), "a gate opened while its lease is held"
+        assert lease.state != "held" or all(pair.holds for pair in lease.pairs), (
+            "a gate opened while its lease is held"
+        )
 
     async def _say(self, cut_id: str, event: str) -> str:
         before = self.said.get(cut_id)
@@ -125,7 +131,9 @@ class Together(Scenario):
         if before == votes.VOID:
             assert result["state"] == votes.VOID
         if result["verdict"] == votes.CONSISTENT and result["volumes"]:
-            self.cuts.returned({**result, "cut": cut_id, "controllers": {"sim": result["sequence"]}})
+            self.cuts.returned(
+                {**result, "cut": cut_id, "controllers": {"sim": result["sequence"]}}
+            )
         return str(result["state"])
 
 

@@ -42,7 +42,9 @@ class SimWorkers:
         self._waiting: deque[_Job] = deque()
         self._under_way: list[_Job] = []
 
-    def submit(self, call: Callable[[], T], done: Callable[[T | None, BaseException | None], None]) -> None:
+    def submit(
+        self, call: Callable[[], T], done: Callable[[T | None, BaseException | None], None]
+    ) -> None:
         if self._closed:
             raise RuntimeError("the workers are closed")
         self._waiting.append(_Job(call, done))

@@ -44,7 +44,9 @@ class Change:
 
     __slots__ = ("count", "entries", "first", "may_keep", "version")
 
-    def __init__(self, first: int, count: int, version: int, entries: list[_Entry], may_keep: bool) -> None:
+    def __init__(
+        self, first: int, count: int, version: int, entries: list[_Entry], may_keep: bool
+    ) -> None:
         self.may_keep = may_keep
         self.first = first
         self.count = count
@@ -53,7 +55,9 @@ class Change:
 
     def payload(self) -> bytes:
         """What a WRITE sends."""
-        return b"".join(content(self.version, block) for block in range(self.first, self.first + self.count))
+        return b"".join(
+            content(self.version, block) for block in range(self.first, self.first + self.count)
+        )
 
 
 class Blocks:
@@ -93,13 +97,19 @@ class Blocks:
             entry.acknowledged = self._tick
             if change.may_keep:
                 continue
-            self._entries[block] = [other for other in self._entries[block] if not 0 < other.acknowledged < entry.sent or other is entry]
+            self._entries[block] = [
+                other
+                for other in self._entries[block]
+                if not 0 < other.acknowledged < entry.sent or other is entry
+            ]
 
     def forget_touched(self) -> set[int]:
         """The blocks changed since the last call; those with a change on its way will count again."""
         touched = self.touched
         self.touched = {
-            block for block, entries in enumerate(self._entries) if any(entry.sent and not entry.acknowledged for entry in entries)
+            block
+            for block, entries in enumerate(self._entries)
+            if any(entry.sent and not entry.acknowledged for entry in entries)
         }
         return touched
 
@@ -127,7 +137,10 @@ def check(data: bytes, allowed: list[set[int]], what: str) -> list[int]:
     """The version of each block of an image. AssertionError, naming the first wrong blocks, if one is not among those allowed."""
     assert len(data) == len(allowed) * BLOCK_BYTES, f"{what}: {len(data)} bytes"
     view = memoryview(data)
-    found = [version_of(view[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES], block) for block in range(len(allowed))]
+    found = [
+        version_of(view[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES], block)
+        for block in range(len(allowed))
+    ]
     wrong = [
         f"block {block} holds {version if version >= 0 else 'no whole version'}, allowed {sorted(versions)}"
         for block, (version, versions) in enumerate(zip(found, allowed, strict=True))

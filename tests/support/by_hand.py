@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 class ByHand:
     """One cut over all controllers of the cluster. Leaving the `with` closes the connections of its holds."""
 
-    def __init__(self, cluster: Cluster, targets: Sequence[str] = ("here",), hold_s: float = HOLD_SECONDS_MAX) -> None:
+    def __init__(
+        self, cluster: Cluster, targets: Sequence[str] = ("here",), hold_s: float = HOLD_SECONDS_MAX
+    ) -> None:
         self._cluster = cluster
         self._targets = list(targets)
         self._hold_s = hold_s
@@ -36,9 +38,13 @@ class ByHand:
 
     def close(self, controller: str) -> None:
         """Close its gates."""
-        stream = self._streams[controller] = UnixConnection(self._cluster[controller].files.control_socket)
+        stream = self._streams[controller] = UnixConnection(
+            self._cluster[controller].files.control_socket
+        )
         body = {"targets": self._targets, "hold_s": self._hold_s, "cut": self.cut_id}
-        stream.request("POST", "/v1/quiesce", json.dumps(body), {"Content-Type": "application/json"})
+        stream.request(
+            "POST", "/v1/quiesce", json.dumps(body), {"Content-Type": "application/json"}
+        )
         response = stream.getresponse()
         assert response.status == 200, response.read()
         self.leases[controller] = json.loads(response.readline())["lease"]
@@ -47,7 +53,9 @@ class ByHand:
         """Hold on for so long from now."""
         lease = self.leases[controller]
         body = {"fence": lease["fence"], "hold_s": hold_s}
-        self.leases[controller] = self._cluster.ask(controller, "POST", f"/v1/leases/{lease['id']}/renew", body)
+        self.leases[controller] = self._cluster.ask(
+            controller, "POST", f"/v1/leases/{lease['id']}/renew", body
+        )
 
     def cut(self, controller: str) -> dict[str, Any]:
         """Make its cut."""
@@ -68,7 +76,11 @@ class ByHand:
 
     def refused(self, controller: str, verb: str) -> int:
         """The status of a command (cut, open, agree) that must fail."""
-        more = {"tag": "", "group": "by hand", "members": list(self._cluster.daemons)} if verb == "cut" else {}
+        more = (
+            {"tag": "", "group": "by hand", "members": list(self._cluster.daemons)}
+            if verb == "cut"
+            else {}
+        )
         body = {} if verb == "agree" else self._owner(controller) | more
         path = f"/v1/cuts/{self.cut_id}" + ("" if verb == "cut" else f"/{verb}")
         status, _ = self._cluster[controller].request("POST", path, body)

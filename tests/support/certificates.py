@@ -36,9 +36,17 @@ class Certificates:
         self.key.touch(mode=0o600)
         issued.private_key_pem.write_to_path(str(self.key))
 
-    def client(self, name: str, authority: trustme.CA | None = None, expires: datetime | None = None, alternative: str = "") -> Path:
+    def client(
+        self,
+        name: str,
+        authority: trustme.CA | None = None,
+        expires: datetime | None = None,
+        alternative: str = "",
+    ) -> Path:
         """Key and certificate of a client with this common name, in one file."""
-        issued = (authority or self.authority).issue_cert(*filter(None, [alternative]), common_name=name or None, not_after=expires)
+        issued = (authority or self.authority).issue_cert(
+            *filter(None, [alternative]), common_name=name or None, not_after=expires
+        )
         path = self.directory / f"client-{len(list(self.directory.iterdir()))}.pem"
         path.touch(mode=0o600)
         issued.private_key_and_cert_chain_pem.write_to_path(str(path))
@@ -51,31 +59,56 @@ class Certificates:
             made.load_cert_chain(client)
         return made
 
-    def settings(self, port: int, operate: tuple[str, ...] = (), observe: tuple[str, ...] = ()) -> dict[str, Any]:
+    def settings(
+        self, port: int, operate: tuple[str, ...] = (), observe: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
         """The keys of `[control.tls]`."""
-        files = {"certificate": str(self.certificate), "key": str(self.key), "client_ca": str(self.client_ca)}
-        return {"listen": [f"{HOST}:{port}"], **files, "operate": list(operate), "observe": list(observe)}
+        files = {
+            "certificate": str(self.certificate),
+            "key": str(self.key),
+            "client_ca": str(self.client_ca),
+        }
+        return {
+            "listen": [f"{HOST}:{port}"],
+            **files,
+            "operate": list(operate),
+            "observe": list(observe),
+        }
 
     def toml(self, port: int, operate: tuple[str, ...] = (), observe: tuple[str, ...] = ()) -> str:
         """The table `[control.tls]`."""
-        lines = [f"{key} = {json.dumps(value)}" for key, value in self.settings(port, operate, observe).items()]
+        lines = [
+            f"{key} = {json.dumps(value)}"
+            for key, value in self.settings(port, operate, observe).items()
+        ]
         return "\n".join(["[control.tls]", *lines])
 
 
 def open_answer(
-    port: int, context: ssl.SSLContext, method: str, path: str, body: object = None, host: str = HOST
+    port: int,
+    context: ssl.SSLContext,
+    method: str,
+    path: str,
+    body: object = None,
+    host: str = HOST,
 ) -> http.client.HTTPResponse:
     """Send a request on a connection of its own; the answer's body is yet to be read. Close it with `with`."""
     connection = http.client.HTTPSConnection(host, port, timeout=60, context=context)
     try:
-        connection.request(method, path, None if body is None else json.dumps(body), {"Connection": "close"})
+        connection.request(
+            method, path, None if body is None else json.dumps(body), {"Connection": "close"}
+        )
         return connection.getresponse()
     finally:
         connection.close()  # the answer keeps the socket until it is closed itself
 
 
-def ask(port: int, context: ssl.SSLContext, method: str, path: str, body: object = None) -> tuple[int, Any]:
+def ask(
+    port: int, context: ssl.SSLContext, method: str, path: str, body: object = None
+) -> tuple[int, Any]:
     """(status, body), parsed if it is one JSON object."""
     with open_answer(port, context, method, path, body) as answer:
         data = answer.read()
-    return answer.status, json.loads(data) if data and answer.headers.get_content_type() in JSON_TYPES else data
+    return answer.status, json.loads(
+        data
+    ) if data and answer.headers.get_content_type() in JSON_TYPES else data

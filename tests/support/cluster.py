@@ -46,7 +46,9 @@ class Place(NamedTuple):
 def spread(volumes: int, controllers: Sequence[str] = THREE) -> dict[str, list[str]]:
     """That many volumes, dealt out to the controllers."""
     return {
-        controller: [f"{controller[0]}{number:02}" for number in range(first, volumes, len(controllers))]
+        controller: [
+            f"{controller[0]}{number:02}" for number in range(first, volumes, len(controllers))
+        ]
         for first, controller in enumerate(controllers)
     }
 
@@ -63,9 +65,13 @@ class Cluster:
         places: Mapping[str, Place] | None = None,
     ) -> None:
         self.directory = directory
-        self.members = [Member(controller, volume) for controller, names in volumes.items() for volume in names]
+        self.members = [
+            Member(controller, volume) for controller, names in volumes.items() for volume in names
+        ]
         self.places = dict(places or {})
-        self.remote = ""  # what a groups file needs besides the URL of each controller that is on a network
+        self.remote = (
+            ""  # what a groups file needs besides the URL of each controller that is on a network
+        )
         self.daemons: dict[str, Daemon] = {}
         for controller, names in volumes.items():
             place = self.places.get(controller)
@@ -101,7 +107,9 @@ class Cluster:
             log = daemon.log()
             if kind is not None:
                 print(f"--- {daemon.log_path}\n{log[-4000:]}")
-            assert kind is not None or "Traceback (most recent call last)" not in log, f"a daemon logged a traceback\n{log[-8000:]}"
+            assert kind is not None or "Traceback (most recent call last)" not in log, (
+                f"a daemon logged a traceback\n{log[-8000:]}"
+            )
 
     def end(self) -> None:
         """Kill all; by their ids."""
@@ -121,7 +129,9 @@ class Cluster:
 
     def sockets(self) -> dict[str, Path]:
         """The control sockets."""
-        return {controller: daemon.files.control_socket for controller, daemon in self.daemons.items()}
+        return {
+            controller: daemon.files.control_socket for controller, daemon in self.daemons.items()
+        }
 
     def write_groups(
         self,
@@ -135,9 +145,17 @@ class Cluster:
         lines = []
         for controller, socket in (sockets or self.sockets()).items():
             lines += [f"[controllers.{controller}]"]
-            lines += [f'url = "https://{self.places[controller].address}:{CONTROL_PORT}"', remote] if remote else [f'socket = "{socket}"']
+            lines += (
+                [f'url = "https://{self.places[controller].address}:{CONTROL_PORT}"', remote]
+                if remote
+                else [f'socket = "{socket}"']
+            )
         for group, members in groups.items():
-            lines += [f"[groups.{group}]", f"members = {json.dumps([str(member) for member in members])}", f"hold_max = {hold_max_s}"]
+            lines += [
+                f"[groups.{group}]",
+                f"members = {json.dumps([str(member) for member in members])}",
+                f"hold_max = {hold_max_s}",
+            ]
         path = path or self.directory / "groups.toml"
         path.write_text("\n".join([*lines, ""]))
         return path
@@ -149,7 +167,9 @@ class Cluster:
         assert isinstance(answer, dict)
         return answer
 
-    def stream(self, controller: str, method: str, path: str, body: object = None) -> list[dict[str, Any]]:
+    def stream(
+        self, controller: str, method: str, path: str, body: object = None
+    ) -> list[dict[str, Any]]:
         """All lines of an answer that is a stream of them."""
         connection = UnixConnection(self.daemons[controller].files.control_socket)
         try:

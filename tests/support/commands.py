@@ -30,11 +30,16 @@ async def call(daemon: Daemon, method: str, path: str, body: object = None) -> J
 
 async def volumes(daemon: Daemon) -> dict[str, Json]:
     """The status of every volume, by name."""
-    return {volume["name"]: volume for volume in (await call(daemon, "GET", "/v1/status"))["volumes"]}
+    return {
+        volume["name"]: volume for volume in (await call(daemon, "GET", "/v1/status"))["volumes"]
+    }
 
 
 async def wait_until(
-    daemon: Daemon, true: Callable[[dict[str, Json]], bool], what: str, seconds: float = PATIENCE_SECONDS
+    daemon: Daemon,
+    true: Callable[[dict[str, Json]], bool],
+    what: str,
+    seconds: float = PATIENCE_SECONDS,
 ) -> dict[str, Json]:
     """Ask for the status until it is so."""
     deadline = time.monotonic() + seconds
@@ -42,21 +47,36 @@ async def wait_until(
         found = await volumes(daemon)
         if true(found):
             return found
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}: {found}\n{daemon.log()[-4000:]}"
+        assert time.monotonic() < deadline, (
+            f"not within {seconds} s: {what}: {found}\n{daemon.log()[-4000:]}"
+        )
         await asyncio.sleep(0.01)
 
 
-async def wait_state(daemon: Daemon, state: str, names: Iterable[str] | None = None) -> dict[str, Json]:
+async def wait_state(
+    daemon: Daemon, state: str, names: Iterable[str] | None = None
+) -> dict[str, Json]:
     """Until these volumes, or all, are in a state."""
     wanted = None if names is None else set(names)
     return await wait_until(
-        daemon, lambda found: all(volume["state"] == state for name, volume in found.items() if wanted is None or name in wanted), state
+        daemon,
+        lambda found: all(
+            volume["state"] == state
+            for name, volume in found.items()
+            if wanted is None or name in wanted
+        ),
+        state,
     )
 
 
 async def suspend(daemon: Daemon, *targets: str, lease: str | None = None) -> Json:
     """A cut; checks that it is consistent."""
-    result = await call(daemon, "POST", "/v1/suspend", {"targets": targets, "lease": lease} if lease else {"targets": targets})
+    result = await call(
+        daemon,
+        "POST",
+        "/v1/suspend",
+        {"targets": targets, "lease": lease} if lease else {"targets": targets},
+    )
     assert result["verdict"] == "consistent", result
     return result
 
@@ -73,7 +93,12 @@ async def lines(daemon: Daemon, method: str, path: str, body: object = None) -> 
     def read() -> list[Json]:
         connection = UnixConnection(daemon.files.control_socket)
         try:
-            connection.request(method, path, json.dumps(body) if body is not None else None, {"Content-Type": "application/json"})
+            connection.request(
+                method,
+                path,
+                json.dumps(body) if body is not None else None,
+                {"Content-Type": "application/json"},
+            )
             response = connection.getresponse()
             return [json.loads(line) for line in response.read().splitlines()]
         finally:
@@ -88,7 +113,9 @@ async def resync(daemon: Daemon, *targets: str) -> dict[str, Json]:
     assert found[-1]["event"] == "done", found
     assert found[-1]["ok"], f"{found}\n{daemon.log()[-4000:]}"
     how = {volume["name"]: volume["how"] for volume in found[0]["volumes"]}
-    return {volume["name"]: {**volume, "how": how[volume["name"]]} for volume in found[-1]["volumes"]}
+    return {
+        volume["name"]: {**volume, "how": how[volume["name"]]} for volume in found[-1]["volumes"]
+    }
 
 
 class HoldStream:
@@ -96,7 +123,9 @@ class HoldStream:
 
     def __init__(self, daemon: Daemon, targets: Iterable[str], hold_s: float) -> None:
         self._connection = UnixConnection(daemon.files.control_socket)
-        self._connection.request("POST", "/v1/quiesce", json.dumps({"targets": list(targets), "hold_s": hold_s}))
+        self._connection.request(
+            "POST", "/v1/quiesce", json.dumps({"targets": list(targets), "hold_s": hold_s})
+        )
         self._response: http.client.HTTPResponse = self._connection.getresponse()
         assert self._response.status == 200, self._response.read()
         first = json.loads(self._response.readline())

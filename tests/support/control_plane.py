@@ -26,12 +26,16 @@ T = TypeVar("T")
 class ControlPlane:
     """Started on construction, ended by `stop`. `call` and `run` act in its loop."""
 
-    def __init__(self, path: Path, controller: FakeController | None = None, **settings: Any) -> None:
+    def __init__(
+        self, path: Path, controller: FakeController | None = None, **settings: Any
+    ) -> None:
         self.path = path
         self.settings = ControlConfig(socket=path, **settings)
         self.controller = controller or FakeController()
         self._loop = uvloop.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="control plane", daemon=True)
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="control plane", daemon=True
+        )
         self._thread.start()
         self.server: ControlServer = self.run(self._start())
         self.stopped = False
@@ -64,7 +68,9 @@ class ControlPlane:
         sock.settimeout(timeout_s)
         return sock
 
-    def open(self, method: str, path: str, body: object = None, raw: bytes | None = None) -> http.client.HTTPResponse:
+    def open(
+        self, method: str, path: str, body: object = None, raw: bytes | None = None
+    ) -> http.client.HTTPResponse:
         """Send a request on a connection of its own; the answer's body is yet to be read."""
         connection = http.client.HTTPConnection("localhost")
         connection.sock = self.connect()
@@ -72,7 +78,9 @@ class ControlPlane:
         connection.request(method, path, data, {"Connection": "close"})
         return connection.getresponse()
 
-    def ask(self, method: str, path: str, body: object = None, raw: bytes | None = None) -> tuple[int, Any]:
+    def ask(
+        self, method: str, path: str, body: object = None, raw: bytes | None = None
+    ) -> tuple[int, Any]:
         """(status, parsed body)."""
         with self.open(method, path, body, raw) as answer:
             return answer.status, json.loads(answer.read())

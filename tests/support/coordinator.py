@@ -27,7 +27,9 @@ SETTLE_SECONDS = 2.0  # a member that is dead or cut off does not come back whil
 def start(groups: Path, group: str = "db") -> subprocess.Popen[bytes]:
     """The process, at work."""
     command = [sys.executable, "-m", "tests.support.coordinator", str(groups), group]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment(), cwd=ROOT)
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment(), cwd=ROOT
+    )
 
 
 async def suspend(groups: str, group: str) -> int:

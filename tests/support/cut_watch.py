@@ -27,14 +27,20 @@ class Sights:
     """
 
     def __init__(self) -> None:
-        self.states: dict[str, dict[str, str]] = defaultdict(dict)  # cut: {controller: the state it showed last}
+        self.states: dict[str, dict[str, str]] = defaultdict(
+            dict
+        )  # cut: {controller: the state it showed last}
         self.contradictions: list[str] = []
 
     def saw(self, controller: str, shown: Mapping[str, str]) -> None:
         """A controller's cuts and their states. A cut that it does not show is in state NONE."""
         for cut in {**self.states, **shown}:
             state = shown.get(cut, votes.NONE)
-            if cut in shown or controller in self.states[cut] or votes.CONSISTENT in self.states[cut].values():
+            if (
+                cut in shown
+                or controller in self.states[cut]
+                or votes.CONSISTENT in self.states[cut].values()
+            ):
                 self._check(cut, controller, state)
                 self.states[cut][controller] = state
 
@@ -88,8 +94,15 @@ class CutWatch:
             except (OSError, HTTPException):
                 continue  # it is dead at the moment
             if status == 200:
-                alone = {cut["id"] for cut in answer["cuts"] if cut["state"] == votes.CONSISTENT and not cut["members"]}
-                self.sights.saw(name, {cut["id"]: cut["state"] for cut in answer["cuts"] if cut["id"] not in alone})
+                alone = {
+                    cut["id"]
+                    for cut in answer["cuts"]
+                    if cut["state"] == votes.CONSISTENT and not cut["members"]
+                }
+                self.sights.saw(
+                    name,
+                    {cut["id"]: cut["state"] for cut in answer["cuts"] if cut["id"] not in alone},
+                )
 
     def _run(self) -> None:
         try:

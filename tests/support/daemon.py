@@ -35,7 +35,9 @@ PATIENCE_SECONDS = 120.0  # for what must come, however busy the machine is
 def environment() -> dict[str, str]:
     """The environment of a child that runs this checkout's duplexd, with nothing of a surrounding service manager."""
     clean = {
-        name: text for name, text in os.environ.items() if name not in {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "DUPLEXD_SOCKET"}
+        name: text
+        for name, text in os.environ.items()
+        if name not in {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "DUPLEXD_SOCKET"}
     }
     return {**clean, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
 
@@ -97,7 +99,11 @@ class DaemonFiles:
         return f"nbd+unix:///{quote(volume)}?socket={quote(str(self.nbd_socket))}"
 
     def text(self) -> str:
-        listen = [f"unix:{self.nbd_socket}", *([f"tcp:127.0.0.1:{self.tcp_port}"] if self.tcp_port else []), *self.listen]
+        listen = [
+            f"unix:{self.nbd_socket}",
+            *([f"tcp:127.0.0.1:{self.tcp_port}"] if self.tcp_port else []),
+            *self.listen,
+        ]
         lines = [
             "[controller]",
             f'name = "{self.name}"',
@@ -105,10 +111,18 @@ class DaemonFiles:
             f"journal_size = {json.dumps(self.journal_size)}",
             *([f'copy_rate = "{self.copy_rate}"'] if self.copy_rate else []),
         ]
-        lines += ["[nbd]", f"listen = {json.dumps(listen)}", *(["insecure = true"] if self.listen else [])]
+        lines += [
+            "[nbd]",
+            f"listen = {json.dumps(listen)}",
+            *(["insecure = true"] if self.listen else []),
+        ]
         lines += ["[control]", f'socket = "{self.control_socket}"']
         for volume, size in self.volumes.items():
-            lines += [f'[volumes."{volume}"]', f"size = {json.dumps(size)}", f'primary = "{self.primary(volume)}"']
+            lines += [
+                f'[volumes."{volume}"]',
+                f"size = {json.dumps(size)}",
+                f'primary = "{self.primary(volume)}"',
+            ]
             if self.secondary:
                 lines += [f'secondary = "{self.secondary_of(volume)}"', f'mode = "{self.mode}"']
         for group, members in self.groups.items():
@@ -132,7 +146,9 @@ class UnixConnection(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self.sock.connect(str(self._path))  # which waits its turn, as a socket with a time-out would not
+            self.sock.connect(
+                str(self._path)
+            )  # which waits its turn, as a socket with a time-out would not
             self.sock.settimeout(self.timeout)
         except OSError:
             self.close()
@@ -147,7 +163,11 @@ class Daemon:
     """One `duplexd run` process, and the next one after a restart."""
 
     def __init__(
-        self, files: DaemonFiles, arguments: Sequence[str] = (), env: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
+        self,
+        files: DaemonFiles,
+        arguments: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.files = files
         self.arguments = list(arguments)
@@ -174,7 +194,16 @@ class Daemon:
         assert not self.running
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.prefix, sys.executable, "-m", "duplexd", "run", "--config", str(self.files.config), *self.arguments],
+                [
+                    *self.prefix,
+                    sys.executable,
+                    "-m",
+                    "duplexd",
+                    "run",
+                    "--config",
+                    str(self.files.config),
+                    *self.arguments,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -189,7 +218,9 @@ class Daemon:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if not self.running:
-                raise DaemonError(f"the daemon ended with {self.process and self.process.returncode}\n{self.log()[-4000:]}")
+                raise DaemonError(
+                    f"the daemon ended with {self.process and self.process.returncode}\n{self.log()[-4000:]}"
+                )
             try:
                 if self.request("GET", "/readyz")[0] == 200:
                     return
@@ -198,12 +229,16 @@ class Daemon:
             time.sleep(0.02)
         raise DaemonError(f"the daemon was not ready after {seconds} s\n{self.log()[-4000:]}")
 
-    def request(self, method: str, path: str, body: object = None, timeout: float = PATIENCE_SECONDS) -> tuple[int, Any]:
+    def request(
+        self, method: str, path: str, body: object = None, timeout: float = PATIENCE_SECONDS
+    ) -> tuple[int, Any]:
         """One request on the control socket: (status, JSON), or the text if it is not JSON."""
         connection = UnixConnection(self.files.control_socket, timeout)
         try:
             headers = {"Content-Type": "application/json"} if body is not None else {}
-            connection.request(method, path, json.dumps(body) if body is not None else None, headers)
+            connection.request(
+                method, path, json.dumps(body) if body is not None else None, headers
+            )
             response = connection.getresponse()
             data = response.read().decode()
         finally:
@@ -221,7 +256,9 @@ class Daemon:
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise DaemonError(f"the daemon did not end within {seconds} s\n{self.log()[-4000:]}") from None
+            raise DaemonError(
+                f"the daemon did not end within {seconds} s\n{self.log()[-4000:]}"
+            ) from None
 
     def stop(self, seconds: float = PATIENCE_SECONDS) -> int:
         """SIGTERM; the exit status."""
@@ -247,7 +284,9 @@ class Daemon:
                 if all(text in line for text in texts):
                     return line
             time.sleep(0.02)
-        raise DaemonError(f"{' and '.join(texts)} was not logged within {seconds} s\n{self.log()[-4000:]}")
+        raise DaemonError(
+            f"{' and '.join(texts)} was not logged within {seconds} s\n{self.log()[-4000:]}"
+        )
 
     def hold_ended(self, lease: str) -> dict[str, Any]:
         """What is logged of the end of a hold: `reason`, `held_s` and more. Returns when it is."""
@@ -256,13 +295,40 @@ class Daemon:
         return ended
 
 
-def run_duplexd(*arguments: str, timeout: float = PATIENCE_SECONDS, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run_duplexd(
+    *arguments: str, timeout: float = PATIENCE_SECONDS, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """One `duplexd` command to its end."""
     command = [sys.executable, "-m", "duplexd", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment(), cwd=cwd or ROOT, check=False)
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment(),
+        cwd=cwd or ROOT,
+        check=False,
+    )
 
 
-def run_duplexctl(files: DaemonFiles, *arguments: str, timeout: float = PATIENCE_SECONDS) -> subprocess.CompletedProcess[str]:
+def run_duplexctl(
+    files: DaemonFiles, *arguments: str, timeout: float = PATIENCE_SECONDS
+) -> subprocess.CompletedProcess[str]:
     """One `duplexctl` command, on the control socket of `files`, to its end."""
-    command = [sys.executable, "-c", "from duplexd.duplexctl.cli import main; main()", "--socket", str(files.control_socket), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment(), cwd=ROOT, check=False)
+    command = [
+        sys.executable,
+        "-c",
+        "from duplexd.duplexctl.cli import main; main()",
+        "--socket",
+        str(files.control_socket),
+        *arguments,
+    ]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment(),
+        cwd=ROOT,
+        check=False,
+    )

@@ -15,7 +15,9 @@ Json = dict[str, Any]
 
 
 class FakeLease:
-    def __init__(self, lease_id: str, volumes: list[str], hold_s: float, owner: str, cut_id: str = "") -> None:
+    def __init__(
+        self, lease_id: str, volumes: list[str], hold_s: float, owner: str, cut_id: str = ""
+    ) -> None:
         self.id = lease_id
         self.fence = 1
         self.cut_id = cut_id
@@ -34,12 +36,29 @@ class FakeCuts:
         self._controller = controller
         self.states: dict[str, str] = {}
 
-    async def make(self, cut_id: str, lease_id: str, fence: int | None, tag: str, group: str, members: list[str]) -> Json:
+    async def make(
+        self,
+        cut_id: str,
+        lease_id: str,
+        fence: int | None,
+        tag: str,
+        group: str,
+        members: list[str],
+    ) -> Json:
         if lease_id not in self._controller.leases:
-            raise NotFoundError(f"no lease {lease_id!r}; `duplexctl status` lists the leases that last")
+            raise NotFoundError(
+                f"no lease {lease_id!r}; `duplexctl status` lists the leases that last"
+            )
         self.states[cut_id] = "cut"
         journal = {"directory": "/state", "identity": "00", "crc": 1, "chain": 2}
-        return {"cut": cut_id, "controller": "fake", "sequence": 1, "time": 1.0, "journal": journal, "volumes": []}
+        return {
+            "cut": cut_id,
+            "controller": "fake",
+            "sequence": 1,
+            "time": 1.0,
+            "journal": journal,
+            "volumes": [],
+        }
 
     async def open(self, cut_id: str, lease_id: str, fence: int | None) -> Json:
         self._controller.release(lease_id, "suspended")
@@ -62,7 +81,15 @@ class FakeCuts:
             raise NotFoundError(f"{cut_id!r}: no such cut")
         state = self.states[cut_id]
         verdict = state if state in {"consistent", "void"} else None
-        return {"id": cut_id, "controller": "fake", "state": state, "verdict": verdict, "sequence": 1, "time": 1.0, "volumes": []}
+        return {
+            "id": cut_id,
+            "controller": "fake",
+            "state": state,
+            "verdict": verdict,
+            "sequence": 1,
+            "time": 1.0,
+            "volumes": [],
+        }
 
     def all(self) -> Json:
         return {"cuts": [self.show(cut_id) for cut_id in self.states]}
@@ -74,7 +101,9 @@ class FakeCuts:
 class FakeController:
     """`drain_s`: how long a quiesce takes; `differs`: volumes whose legs differ; `broken`: volumes whose resync fails."""
 
-    def __init__(self, volumes: list[str] | None = None, groups: dict[str, list[str]] | None = None) -> None:
+    def __init__(
+        self, volumes: list[str] | None = None, groups: dict[str, list[str]] | None = None
+    ) -> None:
         self.name = "fake"
         self.volumes = dict.fromkeys(volumes or ["data", "wal", "other"], "DUPLEX")
         self.groups = {"db": ["data", "wal"]} if groups is None else groups
@@ -104,7 +133,12 @@ class FakeController:
     def status(self) -> Json:
         if self.bug:
             raise RuntimeError("planted")
-        held = {name for lease in self.leases.values() if not lease.ended.done() for name in lease.volumes}
+        held = {
+            name
+            for lease in self.leases.values()
+            if not lease.ended.done()
+            for name in lease.volumes
+        }
         return {
             "controller": {
                 "name": self.name,
@@ -113,7 +147,11 @@ class FakeController:
             },
             "volumes": [self._volume(name, name in held) for name in self.volumes],
             "groups": [
-                {"name": name, "volumes": volumes, "state": self.volumes[volumes[0]] if volumes else None}
+                {
+                    "name": name,
+                    "volumes": volumes,
+                    "state": self.volumes[volumes[0]] if volumes else None,
+                }
                 for name, volumes in self.groups.items()
             ],
             "leases": [
@@ -130,7 +168,13 @@ class FakeController:
         }
 
     def _volume(self, name: str, held: bool) -> Json:
-        secondary = {"usable": True, "as_of_sequence": self.sequence, "as_of_time": None, "cut": self._cut(name), "lag_bytes": 0}
+        secondary = {
+            "usable": True,
+            "as_of_sequence": self.sequence,
+            "as_of_time": None,
+            "cut": self._cut(name),
+            "lag_bytes": 0,
+        }
         state = self.volumes[name]
         if state == "DUPLEX":
             secondary["cut"] = None
@@ -145,13 +189,19 @@ class FakeController:
             "sequence": self.sequence,
             "secondary": None if state == "SIMPLEX" else secondary,
             "changed_bytes": 0,
-            "copy": None if state != "PENDING" else {"done_bytes": 1, "total_bytes": 2, "eta_s": 1.0},
+            "copy": None
+            if state != "PENDING"
+            else {"done_bytes": 1, "total_bytes": 2, "eta_s": 1.0},
         }
 
     def _cut(self, name: str) -> Json | None:
         cut_id = self.cut_of.get(name)
         verdict = "void" if self.void else "consistent"
-        return None if cut_id is None else {"id": cut_id, "sequence": 1, "time": 1.0, "tag": "", "verdict": verdict}
+        return (
+            None
+            if cut_id is None
+            else {"id": cut_id, "sequence": 1, "time": 1.0, "tag": "", "verdict": verdict}
+        )
 
     def resolve(self, targets: list[str]) -> list[str]:
         names: dict[str, None] = {}
@@ -164,11 +214,15 @@ class FakeController:
                 raise NotFoundError(f"no volume or group {target!r}; `duplexctl status` lists them")
         return list(names)
 
-    async def quiesce(self, names: list[str], hold_s: float | None, owner: str, cut_id: str = "") -> FakeLease:
+    async def quiesce(
+        self, names: list[str], hold_s: float | None, owner: str, cut_id: str = ""
+    ) -> FakeLease:
         hold_s = 2.0 if hold_s is None else hold_s
         for lease in self.leases.values():
             if not lease.ended.done() and set(lease.volumes) & set(names):
-                raise WrongStateError(f"lease {lease.id} already holds {', '.join(names)}; release it first")
+                raise WrongStateError(
+                    f"lease {lease.id} already holds {', '.join(names)}; release it first"
+                )
         self.draining += 1
         try:
             await asyncio.sleep(self.drain_s)
@@ -177,7 +231,9 @@ class FakeController:
             raise
         lease = FakeLease(f"L{len(self.leases) + 1}", names, hold_s, owner, cut_id)
         self.leases[lease.id] = lease
-        asyncio.get_running_loop().call_later(hold_s * self.hold_scale, self._end, lease, "deadline")
+        asyncio.get_running_loop().call_later(
+            hold_s * self.hold_scale, self._end, lease, "deadline"
+        )
         self.emit("held", volumes=names, lease=lease.id)
         return lease
 
@@ -192,7 +248,9 @@ class FakeController:
 
     def renew(self, lease_id: str, fence: int | None, hold_s: float) -> Json:
         if lease_id not in self.leases:
-            raise NotFoundError(f"no lease {lease_id!r}; `duplexctl status` lists the leases that last")
+            raise NotFoundError(
+                f"no lease {lease_id!r}; `duplexctl status` lists the leases that last"
+            )
         lease = self.leases[lease_id]
         lease.fence += 1
         lease.deadline = time.monotonic() + hold_s
@@ -207,19 +265,30 @@ class FakeController:
 
     def release(self, lease_id: str, reason: str = "released", fence: int | None = None) -> bool:
         if lease_id not in self.leases:
-            raise NotFoundError(f"no lease {lease_id!r}; `duplexctl status` lists the leases that last")
+            raise NotFoundError(
+                f"no lease {lease_id!r}; `duplexctl status` lists the leases that last"
+            )
         return self._end(self.leases[lease_id], reason)
 
     async def suspend(
-        self, names: list[str], tag: str = "", lease_id: str | None = None, fence: int | None = None, certificate: bool = False
+        self,
+        names: list[str],
+        tag: str = "",
+        lease_id: str | None = None,
+        fence: int | None = None,
+        certificate: bool = False,
     ) -> Json:
         if lease_id is not None:
             lease = self.leases.get(lease_id)
             if lease is None or lease.lost:
-                raise LeaseLostError(f"lease {lease_id!r} has ended; nothing was cut; quiesce again")
+                raise LeaseLostError(
+                    f"lease {lease_id!r} has ended; nothing was cut; quiesce again"
+                )
         states = {self.volumes[name] for name in names}
         if states - {"DUPLEX", "SUSPENDED"} or len(states) > 1:
-            raise WrongStateError(f"{', '.join(names)}: not all DUPLEX; `duplexctl resync` brings them there")
+            raise WrongStateError(
+                f"{', '.join(names)}: not all DUPLEX; `duplexctl resync` brings them there"
+            )
         already = states == {"SUSPENDED"}
         self.sequence += 1
         for name in names:
@@ -240,8 +309,13 @@ class FakeController:
 
     async def resync(self, names: list[str]) -> Json:
         if any(self.volumes[name] == "SIMPLEX" for name in names):
-            raise WrongStateError("a SIMPLEX volume has no secondary to resync; add one to the configuration")
-        rows = [{"name": name, "how": "already" if self.volumes[name] == "DUPLEX" else "journal"} for name in names]
+            raise WrongStateError(
+                "a SIMPLEX volume has no secondary to resync; add one to the configuration"
+            )
+        rows = [
+            {"name": name, "how": "already" if self.volumes[name] == "DUPLEX" else "journal"}
+            for name in names
+        ]
         for name in names:
             if self.volumes[name] != "DUPLEX":
                 self.volumes[name] = "PENDING"
@@ -257,11 +331,15 @@ class FakeController:
         for name in names:
             self.volumes[name] = "SUSPENDED" if name in self.broken else "DUPLEX"
             reason = "secondary error" if name in self.broken else None
-            rows.append({"name": name, "state": self.volumes[name], "reason": reason, "copied_bytes": 0})
+            rows.append(
+                {"name": name, "state": self.volumes[name], "reason": reason, "copied_bytes": 0}
+            )
         self.emit("resynced", volumes=names)
         return {"volumes": rows}
 
-    async def verify(self, names: list[str], progress: Callable[[str, int, int], None] | None = None) -> Json:
+    async def verify(
+        self, names: list[str], progress: Callable[[str, int, int], None] | None = None
+    ) -> Json:
         try:
             for step in range(self.verify_steps):
                 if progress:

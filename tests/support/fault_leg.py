@@ -58,7 +58,9 @@ class FaultLeg:
     def can_punch(self) -> bool:
         return self._leg.can_punch
 
-    def fail(self, operation: Operation, error: int = errno.EIO, after: int = 0, times: int | None = None) -> None:
+    def fail(
+        self, operation: Operation, error: int = errno.EIO, after: int = 0, times: int | None = None
+    ) -> None:
         """Let `operation` fail with `error` once `after` more calls have gone well, `times` times or for ever."""
         self._faults[operation] = _Fault(error, after, times, torn=False)
 

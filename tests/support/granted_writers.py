@@ -28,7 +28,10 @@ class Writers:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        self._tasks = [asyncio.create_task(self._run(uri, random.Random(number))) for number, uri in enumerate(self._uris)]
+        self._tasks = [
+            asyncio.create_task(self._run(uri, random.Random(number)))
+            for number, uri in enumerate(self._uris)
+        ]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -50,7 +53,9 @@ class Writers:
 
     async def _run(self, uri: str, rng: random.Random) -> None:
         while True:
-            with contextlib.suppress(ConnectionError, FileNotFoundError):  # not what the daemon refuses
+            with contextlib.suppress(
+                ConnectionError, FileNotFoundError
+            ):  # not what the daemon refuses
                 async with await NbdConnection.open(uri) as nbd:
                     while True:
                         await self._change(nbd, rng)
@@ -60,7 +65,11 @@ class Writers:
         if self._granted_bytes <= 0:
             await asyncio.sleep(0.005)
             return
-        offset, length, kind = rng.randrange(self._reach // 512 - 64) * 512, rng.randrange(1, 64) * 512, rng.randrange(10)
+        offset, length, kind = (
+            rng.randrange(self._reach // 512 - 64) * 512,
+            rng.randrange(1, 64) * 512,
+            rng.randrange(10),
+        )
         if kind < 2:
             await (nbd.trim(offset, length) if kind else nbd.write_zeroes(offset, length))
         else:

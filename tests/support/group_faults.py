@@ -50,16 +50,22 @@ class Lane:
     def write_groups(self, name: str, wire: Wire | None = None) -> Path:
         """A groups file, for a coordinator behind the wire or for one that is not."""
         sockets = wire.paths if wire else None
-        return self.cluster.write_groups({self.group: self.writers.members}, self.hold_max_s, sockets, path=self.directory / name)
+        return self.cluster.write_groups(
+            {self.group: self.writers.members}, self.hold_max_s, sockets, path=self.directory / name
+        )
 
     async def resync(self) -> None:
         """All DUPLEX, whatever they were."""
-        asked = [(controller, target) for controller in self.cluster.daemons for target in self.targets]
+        asked = [
+            (controller, target) for controller in self.cluster.daemons for target in self.targets
+        ]
         await asyncio.gather(*(asyncio.to_thread(self.cluster.resync, *each) for each in asked))
 
     async def write_everywhere(self) -> None:
         """Return once so much was written that no volume can have been left out: every gate is open."""
-        await self.writers.write((self.writers.placement.writers + 1) * self.writers.placement.period)
+        await self.writers.write(
+            (self.writers.placement.writers + 1) * self.writers.placement.period
+        )
 
 
 @dataclass
@@ -67,7 +73,9 @@ class Attempt:
     """A group suspend by a coordinator in a process of its own, behind a wire."""
 
     lane: Lane
-    strike: Callable[[Wire, Message, Process], str | None]  # given each message until it strikes, which is when it returns something
+    strike: Callable[
+        [Wire, Message, Process], str | None
+    ]  # given each message until it strikes, which is when it returns something
     struck: Message | None = None
     messages: list[Message] = field(default_factory=list)
     cut: str = ""
@@ -91,13 +99,17 @@ class Attempt:
             return True
 
         async with Wire(self.lane.cluster.sockets(), self.lane.directory, watch) as wire:
-            with coordinator.start(self.lane.write_groups("wired.toml", wire), self.lane.group) as process:
+            with coordinator.start(
+                self.lane.write_groups("wired.toml", wire), self.lane.group
+            ) as process:
                 try:
                     while self.struck is None and process.poll() is None:  # noqa: ASYNC110 - another process ends
                         await asyncio.sleep(POLL_SECONDS)
                     if self.struck is not None:
                         await then(process)
-                    output, _ = await asyncio.to_thread(process.communicate, timeout=PATIENCE_SECONDS)
+                    output, _ = await asyncio.to_thread(
+                        process.communicate, timeout=PATIENCE_SECONDS
+                    )
                 finally:
                     process.kill()
         self.messages, self.cut = wire.messages, wire.cut_id
@@ -106,10 +118,18 @@ class Attempt:
     async def judge(self) -> str:
         """Have another coordinator settle it, and check what all members say then: CONSISTENT, VOID, or NONE if nothing was cut."""
         await self.settle()
-        self.states = await asyncio.to_thread(self.lane.cluster.cut_states, self.cut) if self.cut else {}
+        self.states = (
+            await asyncio.to_thread(self.lane.cluster.cut_states, self.cut) if self.cut else {}
+        )
         said = set(self.states.values()) or {votes.NONE}
         assert said == {votes.CONSISTENT} or said <= {votes.NONE, votes.VOID}, self
-        outcome = votes.CONSISTENT if votes.CONSISTENT in said else votes.VOID if votes.VOID in said else votes.NONE
+        outcome = (
+            votes.CONSISTENT
+            if votes.CONSISTENT in said
+            else votes.VOID
+            if votes.VOID in said
+            else votes.NONE
+        )
         assert self.result.get("verdict") in {None, outcome}, self
         if outcome == votes.CONSISTENT:
             assert self.taken is not None

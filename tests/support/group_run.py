@@ -38,8 +38,12 @@ class Places:
     """The volumes of the plan."""
 
     def __init__(self, members: list[list[str]]) -> None:
-        self._uris = {Member(controller, volume): parse_uri(uri) for controller, volume, uri, _ in members}
-        self._secondaries = {Member(controller, volume): Path(path) for controller, volume, _, path in members}
+        self._uris = {
+            Member(controller, volume): parse_uri(uri) for controller, volume, uri, _ in members
+        }
+        self._secondaries = {
+            Member(controller, volume): Path(path) for controller, volume, _, path in members
+        }
         self.members = list(self._uris)
 
     def uri(self, member: Member) -> NbdUri:
@@ -82,10 +86,16 @@ async def one_point(client: Client) -> dict[str, Any]:
     await until_done(lambda: client.settle(GROUP))
     made = [cut for cut in await until_done(lambda: cuts(client)) if cut.cut not in before]
     assert len(made) <= 1, made
-    return said | {"states": made[0].states if made else {}, "cut": made[0].cut if made else "", "outcome": made[0].verdict if made else ""}
+    return said | {
+        "states": made[0].states if made else {},
+        "cut": made[0].cut if made else "",
+        "outcome": made[0].verdict if made else "",
+    }
 
 
-async def one_after_the_other(client: Client, writers: GroupWriters, controllers: list[str]) -> dict[str, Any]:
+async def one_after_the_other(
+    client: Client, writers: GroupWriters, controllers: list[str]
+) -> dict[str, Any]:
     """No group suspend at all: between two of its commands the writers come by everywhere."""
     for controller in controllers:
         await until_done(lambda: client.suspend(f"{controller}:here"))  # noqa: B023 - awaited here
@@ -98,17 +108,32 @@ async def main(plan: dict[str, Any]) -> None:
     places = Places(plan["members"])
     controllers = list(dict.fromkeys(member.controller for member in places.members))
     placement = Placement(WRITERS, len(places.members), SLOTS)
-    async with Client.open(plan["groups"]) as client, GroupWriters(places, places.members, placement) as writers:
+    async with (
+        Client.open(plan["groups"]) as client,
+        GroupWriters(places, places.members, placement) as writers,
+    ):
         for number in range(plan["suspends"] + plan["naive"]):
             await writers.write(plan["records"])
             say({"event": "suspending"})
             naive = number >= plan["suspends"]
-            report, taken = await writers.during(one_after_the_other(client, writers, controllers) if naive else one_point(client))
+            report, taken = await writers.during(
+                one_after_the_other(client, writers, controllers) if naive else one_point(client)
+            )
             if report["outcome"] in {"consistent", "naive"}:
                 findings = await writers.grade(taken)
-                report |= {"broken": findings.broken, "faults": findings.faults, "examples": findings.examples}
+                report |= {
+                    "broken": findings.broken,
+                    "faults": findings.faults,
+                    "examples": findings.examples,
+                }
             await until_done(lambda: client.resync(GROUP, wait=True))
-            say({"event": "suspended", **report, "acknowledged": writers.workload.history.acknowledged})
+            say(
+                {
+                    "event": "suspended",
+                    **report,
+                    "acknowledged": writers.workload.history.acknowledged,
+                }
+            )
 
 
 def say(line: dict[str, Any]) -> None:

@@ -48,13 +48,22 @@ class Volumes(Protocol):
 def lost_connection(error: OSError) -> bool:
     """Whether nobody answers for the moment; not what a server answers."""
     unreachable = {errno.EHOSTUNREACH, errno.ENETUNREACH}
-    return isinstance(error, ConnectionError | FileNotFoundError | TimeoutError) or error.errno in unreachable
+    return (
+        isinstance(error, ConnectionError | FileNotFoundError | TimeoutError)
+        or error.errno in unreachable
+    )
 
 
 class GroupWriters:
     """`placement.writers` writers that each go round all members. Use it as an async context manager."""
 
-    def __init__(self, volumes: Volumes, members: Sequence[Member], placement: Placement, pause_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        volumes: Volumes,
+        members: Sequence[Member],
+        placement: Placement,
+        pause_s: float = 0.0,
+    ) -> None:
         assert placement.volumes == len(members)
         self.volumes = volumes
         self.members = list(members)
@@ -88,7 +97,10 @@ class GroupWriters:
 
         def round_once() -> bool:
             now = history.tick()
-            return all(history.acknowledged_before(w, now) >= number + self.placement.period for w, number in enumerate(before))
+            return all(
+                history.acknowledged_before(w, now) >= number + self.placement.period
+                for w, number in enumerate(before)
+            )
 
         await self._until(round_once)
 
@@ -98,7 +110,10 @@ class GroupWriters:
         while not true():
             self.workload.check()
             if seen != self.workload.history.acknowledged or not deadline:
-                seen, deadline = self.workload.history.acknowledged, time.monotonic() + PATIENCE_SECONDS
+                seen, deadline = (
+                    self.workload.history.acknowledged,
+                    time.monotonic() + PATIENCE_SECONDS,
+                )
             assert time.monotonic() < deadline, f"the writers stand still at {seen} records"
             await asyncio.sleep(AGAIN_SECONDS / 4)
 
@@ -127,7 +142,9 @@ class GroupWriters:
             try:
                 connection = self._connections.get((writer, volume))
                 if connection is None:
-                    connection = self._connections[writer, volume] = await NbdConnection.open(self.volumes.uri(self.members[volume]))
+                    connection = self._connections[writer, volume] = await NbdConnection.open(
+                        self.volumes.uri(self.members[volume])
+                    )
                 await connection.write(offset, data)
             except OSError as error:
                 if not (lost_connection(error) and time.monotonic() < deadline):

@@ -44,8 +44,12 @@ class Load:
         self._connections = connections
         self._depth = depth
         self._pause_s = pause_s
-        self._scattered = scattered  # single blocks, anywhere: cheaper to resync by journal than by map
-        self._trims_zero = trims_zero  # not where a device may be unable to: then they leave the content as it is
+        self._scattered = (
+            scattered  # single blocks, anywhere: cheaper to resync by journal than by map
+        )
+        self._trims_zero = (
+            trims_zero  # not where a device may be unable to: then they leave the content as it is
+        )
         self._open: list[NbdConnection] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -57,7 +61,9 @@ class Load:
             for _ in range(self._connections):
                 connection = await NbdConnection.open(self._files.uri(name))
                 self._open.append(connection)
-                self._tasks += [asyncio.create_task(self._write(connection, model)) for _ in range(self._depth)]
+                self._tasks += [
+                    asyncio.create_task(self._write(connection, model)) for _ in range(self._depth)
+                ]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -107,7 +113,13 @@ class Load:
             return
         if self._scattered:
             kind = min(kind + 0.04, 0.99)
-        count = 1 if self._scattered else min(LONG_BLOCKS, model.count) if kind < 0.04 else random.choice((1, 1, 1, 2, 4, 16))
+        count = (
+            1
+            if self._scattered
+            else min(LONG_BLOCKS, model.count)
+            if kind < 0.04
+            else random.choice((1, 1, 1, 2, 4, 16))
+        )
         hot = max(model.count // 16, count)
         hot_now = random.random() < 0.5 and not self._scattered
         first = random.randrange((hot if hot_now else model.count) - count + 1)
@@ -118,7 +130,9 @@ class Load:
         if trim:
             await connection.trim(offset, length)
         elif zero:
-            await connection.write_zeroes(offset, length, fua=kind < 0.86, no_hole=random.random() < 0.5)
+            await connection.write_zeroes(
+                offset, length, fua=kind < 0.86, no_hole=random.random() < 0.5
+            )
         else:
             self.payload_bytes += length
             await connection.write(offset, change.payload(), fua=kind > 0.84)
@@ -128,7 +142,10 @@ class Load:
 async def read_all(files: DaemonFiles, volume: str) -> bytes:
     """A whole volume, through NBD."""
     async with await NbdConnection.open(files.uri(volume)) as nbd:
-        pieces = [await nbd.read(at, min(READ_BYTES, nbd.size - at)) for at in range(0, nbd.size, READ_BYTES)]
+        pieces = [
+            await nbd.read(at, min(READ_BYTES, nbd.size - at))
+            for at in range(0, nbd.size, READ_BYTES)
+        ]
     return b"".join(pieces)
 
 

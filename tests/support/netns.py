@@ -26,9 +26,18 @@ if TYPE_CHECKING:
 class Network:
     """`delay_s` is what a frame takes from one host to any other, one way; `loss` the probability that it never arrives."""
 
-    def __init__(self, hosts: Sequence[str], delay_s: float, loss: float, seed: int, as_root: bool | None = None) -> None:
+    def __init__(
+        self,
+        hosts: Sequence[str],
+        delay_s: float,
+        loss: float,
+        seed: int,
+        as_root: bool | None = None,
+    ) -> None:
         self._hosts = list(hosts)
-        self._plan = json.dumps({"hosts": self._hosts, "delay_s": delay_s, "loss": loss, "seed": seed})
+        self._plan = json.dumps(
+            {"hosts": self._hosts, "delay_s": delay_s, "loss": loss, "seed": seed}
+        )
         self._as_root = os.geteuid() == 0 if as_root is None else as_root
         self._pids: dict[str, int] = {}
         self._process: subprocess.Popen[bytes] | None = None
@@ -36,7 +45,16 @@ class Network:
     def __enter__(self) -> Self:
         user = [] if self._as_root else ["--user", "--map-root-user"]
         self._process = subprocess.Popen(
-            ["unshare", *user, "--net", "--", sys.executable, "-m", "tests.support.relay", self._plan],
+            [
+                "unshare",
+                *user,
+                "--net",
+                "--",
+                sys.executable,
+                "-m",
+                "tests.support.relay",
+                self._plan,
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment(),

@@ -34,11 +34,17 @@ class ServiceManager:
             try:
                 self.messages.append(self._socket.recv(65536).decode())
             except TimeoutError:
-                raise AssertionError(f"{line!r} came {len(self.having(line))} times in {seconds} s; what came: {self.messages}") from None
+                raise AssertionError(
+                    f"{line!r} came {len(self.having(line))} times in {seconds} s; what came: {self.messages}"
+                ) from None
 
     def having(self, line: str) -> list[int]:
         """The places of the messages that have such a line."""
-        return [place for place, message in enumerate(self.messages) if any(part.startswith(line) for part in message.splitlines())]
+        return [
+            place
+            for place, message in enumerate(self.messages)
+            if any(part.startswith(line) for part in message.splitlines())
+        ]
 
     def take_all(self) -> None:
         """Take what has come already."""

@@ -48,7 +48,9 @@ def _whole_checksums(interface: str) -> None:
     """Have the kernel put checksums, and so whole segments, into frames: nobody after the relay would."""
     value = array.array("I", [_ETHTOOL_STXCSUM, 0])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        fcntl.ioctl(sock, _SIOCETHTOOL, struct.pack("16sP", interface.encode(), value.buffer_info()[0]))
+        fcntl.ioctl(
+            sock, _SIOCETHTOOL, struct.pack("16sP", interface.encode(), value.buffer_info()[0])
+        )
 
 
 class Host:
@@ -59,7 +61,11 @@ class Host:
         self.mac = MAC_PREFIX + bytes([number + 1])
         self.apart = False
         here, there = f"h{number}", f"p{number}"
-        self.holder = subprocess.Popen(["unshare", "--net", "sh", "-c", "echo; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.holder = subprocess.Popen(
+            ["unshare", "--net", "sh", "-c", "echo; exec cat"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
         assert self.holder.stdout is not None
         self.holder.stdout.readline()  # it is in its namespace
         _ip("link", "add", here, "type", "veth", "peer", "name", there)
@@ -67,7 +73,9 @@ class Host:
         _ip("link", "set", there, "netns", str(self.holder.pid))
         inside = f"ip link set {there} name eth0 address {self.mac.hex(':')} && ip addr add {address(number)}/24 dev eth0"
         inside += " && ip link set lo up && ip link set eth0 up"
-        subprocess.run(["nsenter", "--target", str(self.holder.pid), "--net", "sh", "-c", inside], check=True)
+        subprocess.run(
+            ["nsenter", "--target", str(self.holder.pid), "--net", "sh", "-c", inside], check=True
+        )
         _ip("link", "set", here, "up")
         self.cable = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
         self.cable.bind((here, 0))
@@ -129,7 +137,15 @@ class Relay:
             to_all = data[0] & 1
             for host in self._hosts:
                 if host is not source and (to_all or host.mac == data[:6]):
-                    self._forward(Frame(time.monotonic() + self._delay_s, self.passed + self.lost, data, host, source))
+                    self._forward(
+                        Frame(
+                            time.monotonic() + self._delay_s,
+                            self.passed + self.lost,
+                            data,
+                            host,
+                            source,
+                        )
+                    )
 
     def _forward(self, frame: Frame) -> None:
         if self._random.random() < self._loss:

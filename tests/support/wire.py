@@ -41,7 +41,9 @@ class Message(NamedTuple):
 class Wire:
     """Unix sockets at `paths`, one for each member, all on one clock of messages."""
 
-    def __init__(self, members: Mapping[str, Path], directory: Path, watch: Callable[[Message], bool]) -> None:
+    def __init__(
+        self, members: Mapping[str, Path], directory: Path, watch: Callable[[Message], bool]
+    ) -> None:
         self._members = members
         self._watch = watch
         self.paths = {member: directory / f"{member}.wire" for member in members}
@@ -81,7 +83,9 @@ class Wire:
 
         return accept
 
-    async def _connection(self, member: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _connection(
+        self, member: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self._streams.add(writer)
         if member in self._dead:
             await asyncio.Event().wait()
@@ -107,7 +111,14 @@ class Wire:
         for way in ended:
             way.result()  # raises what `watch` raised
 
-    async def _carry(self, member: str, way: str, source: asyncio.StreamReader, to: asyncio.StreamWriter, verbs: list[str]) -> None:
+    async def _carry(
+        self,
+        member: str,
+        way: str,
+        source: asyncio.StreamReader,
+        to: asyncio.StreamWriter,
+        verbs: list[str],
+    ) -> None:
         """Until one side has gone away."""
         with contextlib.suppress(asyncio.IncompleteReadError, OSError):
             while True:
@@ -121,7 +132,17 @@ class Wire:
                 chunked = _CHUNKED.search(head) is not None
                 if chunked:
                     data += await _chunk(source)
-                await self._pass(Message(0, member, way, verbs[-1] if way == REQUEST else verbs.pop(0), _status(first)), data, to)
+                await self._pass(
+                    Message(
+                        0,
+                        member,
+                        way,
+                        verbs[-1] if way == REQUEST else verbs.pop(0),
+                        _status(first),
+                    ),
+                    data,
+                    to,
+                )
                 while chunked:
                     data = await _chunk(source)
                     await self._send(member, data, to)

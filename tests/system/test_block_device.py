@@ -31,8 +31,12 @@ def loop_device(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         image = tmp_path / f"{name}.backing"
         with image.open("wb") as file:
             file.truncate(SIZE)
-        done = subprocess.run(["losetup", "--find", "--show", str(image)], check=False, capture_output=True, text=True)
-        assert done.returncode == 0, f"no loop device (this test needs root and loop devices): {done.stderr}"
+        done = subprocess.run(
+            ["losetup", "--find", "--show", str(image)], check=False, capture_output=True, text=True
+        )
+        assert done.returncode == 0, (
+            f"no loop device (this test needs root and loop devices): {done.stderr}"
+        )
         made.append(done.stdout.strip())
         return Path(made[-1])
 
@@ -42,7 +46,9 @@ def loop_device(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 
 @pytest.fixture
-def files(make_files: Callable[..., DaemonFiles], loop_device: Callable[[str], Path]) -> DaemonFiles:
+def files(
+    make_files: Callable[..., DaemonFiles], loop_device: Callable[[str], Path]
+) -> DaemonFiles:
     """One pair on two devices; another with a device beside a file."""
     files = make_files(volumes={}, journal_size="32MiB")
     one, two, three = (loop_device(name) for name in ("one", "two", "three"))
@@ -55,9 +61,13 @@ def files(make_files: Callable[..., DaemonFiles], loop_device: Callable[[str], P
     return files
 
 
-async def test_pairs_on_block_devices(files: DaemonFiles, start_daemon: Callable[..., Daemon]) -> None:
+async def test_pairs_on_block_devices(
+    files: DaemonFiles, start_daemon: Callable[..., Daemon]
+) -> None:
     daemon = start_daemon(files)
-    await wait_state(daemon, "DUPLEX")  # existing devices are compared first: nobody knows that they are equal
+    await wait_state(
+        daemon, "DUPLEX"
+    )  # existing devices are compared first: nobody knows that they are equal
     models, moments = {"devices": Blocks(SIZE), "mixed": Blocks(SIZE)}, random.Random(4)
     async with Load(files, models, moments, pause_s=0.005, trims_zero=False) as load:
         await load.wrote(WRITES)
@@ -72,7 +82,9 @@ async def test_pairs_on_block_devices(files: DaemonFiles, start_daemon: Callable
     assert cut["verdict"] == "consistent"
     done = await resync(daemon, "all")
     assert all(0 < done[name]["copied_bytes"] <= changed[name] for name in done)
-    async with Load(files, models, moments, trims_zero=False) as load:  # the devices' own files may be on a tmpfs
+    async with Load(
+        files, models, moments, trims_zero=False
+    ) as load:  # the devices' own files may be on a tmpfs
         await load.wrote(WRITES)
         daemon.kill()
         await load.lost()

@@ -42,8 +42,19 @@ class CanaryProcess:
     """`duplexctl --json canary ...`, and what it has said so far. Use it as a context manager."""
 
     def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "duplexd.duplexctl.cli", "--json", "canary", "--rate", RATE, *arguments]
-        self.process = subprocess.Popen(command, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        command = [
+            sys.executable,
+            "-m",
+            "duplexd.duplexctl.cli",
+            "--json",
+            "canary",
+            "--rate",
+            RATE,
+            *arguments,
+        ]
+        self.process = subprocess.Popen(
+            command, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
         self.reports: list[Json] = []
         self._reader = threading.Thread(target=self._read)
 
@@ -105,7 +116,9 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 @pytest.fixture
 def groups(cluster: Cluster) -> str:
     path = cluster.write_groups({"db": [Member(name, "data") for name in THREE]}, HOLD_SECONDS)
-    path.write_text(path.read_text() + f"canary = {json.dumps([f'{name}:canary' for name in THREE])}\n")
+    path.write_text(
+        path.read_text() + f"canary = {json.dumps([f'{name}:canary' for name in THREE])}\n"
+    )
     return str(path)
 
 
@@ -125,7 +138,11 @@ def wait_full(cluster: Cluster) -> None:
     deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:
         images = [cluster[name].files.primary("canary").read_bytes() for name in THREE]
-        if all(image[at : at + len(MAGIC)] == MAGIC for image in images for at in range(0, SLOTS * RECORD_BYTES, RECORD_BYTES)):
+        if all(
+            image[at : at + len(MAGIC)] == MAGIC
+            for image in images
+            for at in range(0, SLOTS * RECORD_BYTES, RECORD_BYTES)
+        ):
             return
         time.sleep(0.05)
     raise AssertionError("the canary does not go round")
@@ -145,7 +162,10 @@ def wait_written(cluster: Cluster, name: str) -> None:
 def oldest_record(image: Path) -> int:
     """Where the record of the first writer with the lowest number is: one that others have been built on."""
     data = image.read_bytes()
-    found = [(parse(data[at : at + RECORD_BYTES]), at) for at in range(0, SLOTS // WRITERS * RECORD_BYTES, RECORD_BYTES)]
+    found = [
+        (parse(data[at : at + RECORD_BYTES]), at)
+        for at in range(0, SLOTS // WRITERS * RECORD_BYTES, RECORD_BYTES)
+    ]
     return min((record.number, at) for record, at in found if record is not None)[1]
 
 
@@ -153,12 +173,18 @@ def check_void_for_ever(cluster: Cluster, cut: str) -> None:
     """On all members, after a restart too."""
     for _ in range(2):
         for shown in told(cluster, cut):
-            assert (shown["state"], shown["verdict"], shown["canary"]["consistent"]) == ("void", "void", False), shown
+            assert (shown["state"], shown["verdict"], shown["canary"]["consistent"]) == (
+                "void",
+                "void",
+                False,
+            ), shown
         cluster["beta"].kill()
         cluster["beta"].start()
 
 
-async def test_group_suspends_are_graded_in_status_events_and_metrics(cluster: Cluster, groups: str) -> None:
+async def test_group_suspends_are_graded_in_status_events_and_metrics(
+    cluster: Cluster, groups: str
+) -> None:
     records = 0
     report: Json = {}
     with CanaryProcess("--groups", groups, "db") as canary:
@@ -171,7 +197,9 @@ async def test_group_suspends_are_graded_in_status_events_and_metrics(cluster: C
                 assert report["consistent"], report
                 grade = {"consistent": True, "records": report["records"], "detail": ""}
                 records += report["records"]
-                assert [shown["canary"] for shown in await asyncio.to_thread(told, cluster, result.cut)] == [grade] * 3
+                assert [
+                    shown["canary"] for shown in await asyncio.to_thread(told, cluster, result.cut)
+                ] == [grade] * 3
                 (volume,) = cluster.ask("beta", "GET", "/v1/status?target=canary")["volumes"]
                 assert volume["secondary"]["cut"]["canary"] == grade
                 assert volume["secondary"]["cut"]["verdict"] == "consistent"
@@ -186,14 +214,22 @@ async def test_group_suspends_are_graded_in_status_events_and_metrics(cluster: C
         assert f"duplexd_canary_records_total {records}.0" in metrics
 
 
-def test_coordinator_that_opens_too_early_is_found_out_and_its_cut_is_void_for_ever(cluster: Cluster, groups: str) -> None:
+def test_coordinator_that_opens_too_early_is_found_out_and_its_cut_is_void_for_ever(
+    cluster: Cluster, groups: str
+) -> None:
     """Every controller is ready, and is told that all are: only the order of the commands was wrong."""
-    with CanaryProcess("--groups", groups, "db") as canary, ByHand(cluster, hold_s=HOLD_SECONDS) as hand:
+    with (
+        CanaryProcess("--groups", groups, "db") as canary,
+        ByHand(cluster, hold_s=HOLD_SECONDS) as hand,
+    ):
         for number, name in enumerate(THREE):
             hand.close(name)
             hand.cut(name)
             assert hand.open(name)["state"] == "ready"
-            for each in (*THREE[number:], *THREE[:number]):  # here first: what is written elsewhere after that depends on it
+            for each in (
+                *THREE[number:],
+                *THREE[:number],
+            ):  # here first: what is written elsewhere after that depends on it
                 wait_written(cluster, each)
         for name in THREE:
             assert hand.agree(name)["state"] in {"consistent", "void"}
@@ -240,11 +276,17 @@ async def test_it_survives_a_controller_that_is_killed(cluster: Cluster, groups:
                 report = await asyncio.to_thread(canary.verdict_on, result.cut)
                 assert (report["event"], report["consistent"]) == ("graded", True), report
                 assert (await client.resync("db", wait=True)).ok
-        assert {report["event"] for report in canary.reports} == {"running", "interrupted", "graded"}
+        assert {report["event"] for report in canary.reports} == {
+            "running",
+            "interrupted",
+            "graded",
+        }
         assert canary.stop() == 0
 
 
-async def test_volume_that_holds_something_else_is_not_touched(cluster: Cluster, groups: str) -> None:
+async def test_volume_that_holds_something_else_is_not_touched(
+    cluster: Cluster, groups: str
+) -> None:
     async with await NbdConnection.open(cluster.uri(Member("beta", "canary"))) as nbd:
         await nbd.write(512 * 1024 + 4096, b"somebody's data")
     before = [cluster[name].files.primary("canary").read_bytes() for name in THREE]
@@ -265,7 +307,10 @@ def test_who_may_only_observe_is_refused_at_once_and_nothing_is_written(
     tmp_path: Path, make_files: Callable[..., Any], start_daemon: Callable[..., Daemon]
 ) -> None:
     certificates, port = Certificates(tmp_path), free_port()
-    files = make_files(volumes={"data": "1MiB", "canary": "1MiB"}, extra=certificates.toml(port, ("backup",), ("monitor",)))
+    files = make_files(
+        volumes={"data": "1MiB", "canary": "1MiB"},
+        extra=certificates.toml(port, ("backup",), ("monitor",)),
+    )
     daemon = start_daemon(files)
     groups = tmp_path / "groups.toml"
     groups.write_text(
@@ -275,7 +320,10 @@ def test_who_may_only_observe_is_refused_at_once_and_nothing_is_written(
     )
     refused = run("--groups", str(groups), "db")
     assert (refused.returncode, refused.stdout) == (4, "")
-    assert "client certificate 'monitor' has the role observe, this needs the role operate" in refused.stderr
+    assert (
+        "client certificate 'monitor' has the role observe, this needs the role operate"
+        in refused.stderr
+    )
     assert not any(files.primary("canary").read_bytes())
     assert daemon.request("GET", "/v1/cuts")[1] == {"cuts": []}
 
@@ -283,7 +331,11 @@ def test_who_may_only_observe_is_refused_at_once_and_nothing_is_written(
 async def test_test_volumes_of_one_controller_are_written_to_when_asked(
     make_files: Callable[..., Any], start_daemon: Callable[..., Daemon]
 ) -> None:
-    daemon = start_daemon(make_files(volumes={"data": "1MiB", "wal": "2MiB"}, groups={"db": ["data", "wal"]}, mode="async"))
+    daemon = start_daemon(
+        make_files(
+            volumes={"data": "1MiB", "wal": "2MiB"}, groups={"db": ["data", "wal"]}, mode="async"
+        )
+    )
     async with await NbdConnection.open(daemon.files.uri("wal")) as nbd:
         await nbd.write(0, b"\xa5" * 65536)
     with CanaryProcess("--socket", str(daemon.files.control_socket), "--overwrite", "db") as canary:
@@ -302,4 +354,12 @@ def test_volumes_of_one_controller_are_not_written_to_unasked(daemon: Daemon) ->
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """A canary that does not come to run."""
     command = [sys.executable, "-m", "duplexd.duplexctl.cli", "canary", *arguments]
-    return subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=WAIT_SECONDS, check=False)
+    return subprocess.run(
+        command,
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_SECONDS,
+        check=False,
+    )

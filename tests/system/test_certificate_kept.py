@@ -19,18 +19,45 @@ if TYPE_CHECKING:
 MAIN = [sys.executable, "-m", "duplexd.duplexctl.entry"]
 
 
-@pytest.mark.parametrize(("nowhere", "code"), [('"$@" >/dev/full', 1), ('"$@" >&-', 0), ('"$@" | exec true', 0)])
+@pytest.mark.parametrize(
+    ("nowhere", "code"), [('"$@" >/dev/full', 1), ('"$@" >&-', 0), ('"$@" | exec true', 0)]
+)
 @pytest.mark.parametrize("of_groups", [False, True])
 def test_nobody_takes_the_answer(
-    make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon], nowhere: str, code: int, of_groups: bool
+    make_files: Callable[..., DaemonFiles],
+    start_daemon: Callable[..., Daemon],
+    nowhere: str,
+    code: int,
+    of_groups: bool,
 ) -> None:
     files = make_files(groups={"db": ["data"]})
     start_daemon(files)
     groups, certificate = files.directory / "groups.toml", files.directory / "cut.json"
-    groups.write_text(f'[controllers.test]\nsocket = "{files.control_socket}"\n[groups.db]\nmembers = ["test:db"]\n')
+    groups.write_text(
+        f'[controllers.test]\nsocket = "{files.control_socket}"\n[groups.db]\nmembers = ["test:db"]\n'
+    )
     where = ["--groups", str(groups)] if of_groups else ["--socket", str(files.control_socket)]
-    command = ["sh", "-c", nowhere, "sh", *MAIN, *where, "suspend", "db", "--certificate", str(certificate)]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=environment(), cwd=ROOT, timeout=PATIENCE_SECONDS, check=False)
+    command = [
+        "sh",
+        "-c",
+        nowhere,
+        "sh",
+        *MAIN,
+        *where,
+        "suspend",
+        "db",
+        "--certificate",
+        str(certificate),
+    ]
+    done = subprocess.run(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        cwd=ROOT,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
     assert (done.returncode, "Traceback" in done.stderr) == (code, False)
     found = document.read(str(certificate))
     assert (found.intact, found.verdict) == (True, "consistent")

@@ -32,7 +32,9 @@ def test_a_daemon_serves_and_stops(start_daemon: Callable[..., Daemon]) -> None:
     assert not any(daemon.files.primary("data").read_bytes())
 
 
-def test_a_daemon_whose_log_takes_nothing_serves_and_stops(start_daemon: Callable[..., Daemon]) -> None:
+def test_a_daemon_whose_log_takes_nothing_serves_and_stops(
+    start_daemon: Callable[..., Daemon],
+) -> None:
     daemon = start_daemon(prefix=FULL)
     for path, more in (("suspend", {}), ("resync", {}), ("quiesce", {"hold_s": 0.1})):
         assert daemon.request("POST", f"/v1/{path}", {"targets": ["data"], **more})[0] == 200
@@ -42,4 +44,9 @@ def test_a_daemon_whose_log_takes_nothing_serves_and_stops(start_daemon: Callabl
 @pytest.mark.parametrize("prefix", [WITHOUT, FULL])
 def test_a_mistake_has_its_exit_code(prefix: list[str]) -> None:
     command = [*prefix, sys.executable, "-m", "duplexd", "check", "--config", "/none"]
-    assert subprocess.run(command, env=environment(), cwd=ROOT, timeout=PATIENCE_SECONDS, check=False).returncode == 6
+    assert (
+        subprocess.run(
+            command, env=environment(), cwd=ROOT, timeout=PATIENCE_SECONDS, check=False
+        ).returncode
+        == 6
+    )

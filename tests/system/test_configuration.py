@@ -26,7 +26,10 @@ def test_check_prints_a_summary_and_changes_nothing(make_files: Callable[..., Da
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
     assert lines[0] == f"{files.config}: ok"
-    assert f"volume     data: 8.0 MiB, {files.primary('data')} -> {files.secondary_of('data')} (sync)" in lines
+    assert (
+        f"volume     data: 8.0 MiB, {files.primary('data')} -> {files.secondary_of('data')} (sync)"
+        in lines
+    )
     assert "group      db: data, wal" in lines
     assert listing(files.directory) == before
 
@@ -36,7 +39,12 @@ def test_check_as_json(make_files: Callable[..., DaemonFiles]) -> None:
     good = run_duplexd("check", "--config", str(files.config), "--json")
     body = json.loads(good.stdout)
     assert (good.returncode, body["ok"], body["problems"]) == (0, True, [])
-    assert body["summary"]["volumes"]["data"] == {"size": 8 << 20, "primary": str(files.primary("data")), "secondary": None, "mode": None}
+    assert body["summary"]["volumes"]["data"] == {
+        "size": 8 << 20,
+        "primary": str(files.primary("data")),
+        "secondary": None,
+        "mode": None,
+    }
     files.config.write_text("[controller]\n")
     bad = run_duplexd("check", "--config", str(files.config), "--json")
     body = json.loads(bad.stdout)
@@ -86,7 +94,9 @@ def state_is_a_file(files: DaemonFiles) -> str:
 
 
 def no_such_group(files: DaemonFiles) -> str:
-    files.config.write_text(files.config.read_text().replace("[control]", '[control]\ngroup = "nobody-has-this"'))
+    files.config.write_text(
+        files.config.read_text().replace("[control]", '[control]\ngroup = "nobody-has-this"')
+    )
     return "control.group: there is no group 'nobody-has-this' on this machine; make it with: groupadd --system nobody-has-this"
 
 
@@ -95,7 +105,16 @@ def wrong_in_the_file(files: DaemonFiles) -> str:
     return 'volumes.data.size: \'10 bananas\' is not a size; write for example "64MiB", "10GiB" or a number of bytes'
 
 
-MISTAKES = [wrong_size, a_directory, a_fifo, no_directory, a_dangling_link, state_is_a_file, no_such_group, wrong_in_the_file]
+MISTAKES = [
+    wrong_size,
+    a_directory,
+    a_fifo,
+    no_directory,
+    a_dangling_link,
+    state_is_a_file,
+    no_such_group,
+    wrong_in_the_file,
+]
 
 
 @pytest.mark.parametrize("command", ["check", "run"])
@@ -120,7 +139,9 @@ def test_every_mistake_has_a_line_of_its_own(make_files: Callable[..., DaemonFil
     assert result.stderr.splitlines() == [f"duplexd: {files.config}: {line}" for line in expected]
 
 
-def test_the_path_of_the_configuration_is_named_as_it_was_given(make_files: Callable[..., DaemonFiles]) -> None:
+def test_the_path_of_the_configuration_is_named_as_it_was_given(
+    make_files: Callable[..., DaemonFiles],
+) -> None:
     files = make_files()
     wrong_size(files)
     result = run_duplexd("check", "--config", "duplexd.toml", cwd=files.directory)

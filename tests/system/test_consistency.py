@@ -22,7 +22,9 @@ NAIVE_CUTS_MAX = 100
 
 @pytest.fixture
 async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
-    daemon = DaemonProcess(tmp_path / "d", [f"v{number:02}" for number in range(VOLUMES)], 4 * MIB, 64 * MIB)
+    daemon = DaemonProcess(
+        tmp_path / "d", [f"v{number:02}" for number in range(VOLUMES)], 4 * MIB, 64 * MIB
+    )
     daemon.port = free_port()
     try:
         await daemon.start()
@@ -43,12 +45,17 @@ async def write(scene: Scene, records: int = RECORDS) -> None:
 async def go_round(scene: Scene) -> None:
     """Return when every slot holds a record."""
     history = scene.workload.history
-    while any(history.acknowledged_before(writer, history.tick()) < PLACEMENT.period for writer in range(PLACEMENT.writers)):
+    while any(
+        history.acknowledged_before(writer, history.tick()) < PLACEMENT.period
+        for writer in range(PLACEMENT.writers)
+    ):
         scene.workload.check()
         await asyncio.sleep(0.002)
 
 
-async def test_every_group_suspend_under_dependent_writers_is_sequence_consistent(scene: Scene) -> None:
+async def test_every_group_suspend_under_dependent_writers_is_sequence_consistent(
+    scene: Scene,
+) -> None:
     records_cut = set()
     for number in range(CUTS):
         await write(scene)

@@ -26,12 +26,18 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def pair_daemon(make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]) -> Daemon:
-    files = make_files(volumes={"data": "8MiB", "wal": "8MiB", "alone": "4MiB"}, groups={"db": ["data", "wal"]})
+def pair_daemon(
+    make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
+) -> Daemon:
+    files = make_files(
+        volumes={"data": "8MiB", "wal": "8MiB", "alone": "4MiB"}, groups={"db": ["data", "wal"]}
+    )
     return start_daemon(files)
 
 
-def hold(daemon: Daemon, hold_s: float = 10.0) -> tuple[UnixConnection, http.client.HTTPResponse, str]:
+def hold(
+    daemon: Daemon, hold_s: float = 10.0
+) -> tuple[UnixConnection, http.client.HTTPResponse, str]:
     connection = UnixConnection(daemon.files.control_socket)
     connection.request("POST", "/v1/quiesce", json.dumps({"targets": ["db"], "hold_s": hold_s}))
     answer = connection.getresponse()
@@ -62,13 +68,27 @@ def test_the_status_fits_its_model_in_every_state(pair_daemon: Daemon) -> None:
 def test_suspend_resync_verify(pair_daemon: Daemon) -> None:
     code, body = pair_daemon.request("POST", "/v1/suspend", {"targets": ["db"], "tag": "nightly"})
     cut = Suspended.model_validate(body)
-    assert (code, cut.verdict, cut.tag, cut.already, list(cut.controllers)) == (200, "consistent", "nightly", False, ["test"])
-    again = Suspended.model_validate(pair_daemon.request("POST", "/v1/suspend", {"targets": ["db"]})[1])
+    assert (code, cut.verdict, cut.tag, cut.already, list(cut.controllers)) == (
+        200,
+        "consistent",
+        "nightly",
+        False,
+        ["test"],
+    )
+    again = Suspended.model_validate(
+        pair_daemon.request("POST", "/v1/suspend", {"targets": ["db"]})[1]
+    )
     assert (again.already, again.cut) == (True, cut.cut)
-    lines = pair_daemon.request("POST", "/v1/resync", {"targets": ["db"], "wait": True})[1].splitlines()
+    lines = pair_daemon.request("POST", "/v1/resync", {"targets": ["db"], "wait": True})[
+        1
+    ].splitlines()
     assert ResyncDone.model_validate_json(lines[-1]).ok
-    assert Verified.model_validate(pair_daemon.request("POST", "/v1/verify", {"targets": ["db", "alone"]})[1]).equal
-    restarted = ResyncStarted.model_validate(pair_daemon.request("POST", "/v1/resync", {"targets": ["db"]})[1])
+    assert Verified.model_validate(
+        pair_daemon.request("POST", "/v1/verify", {"targets": ["db", "alone"]})[1]
+    ).equal
+    restarted = ResyncStarted.model_validate(
+        pair_daemon.request("POST", "/v1/resync", {"targets": ["db"]})[1]
+    )
     assert {volume.how for volume in restarted.volumes} == {"already"}
 
 
@@ -100,7 +120,12 @@ def test_an_owner_that_goes_away_releases_at_once(pair_daemon: Daemon) -> None:
     connection.close()
     assert pair_daemon.hold_ended(lease)["reason"] == "owner gone"
     assert not any(volume.held for volume in status(pair_daemon).volumes)
-    assert pair_daemon.request("POST", "/v1/suspend", {"targets": ["db"], "lease": lease})[1]["exit_code"] == 9
+    assert (
+        pair_daemon.request("POST", "/v1/suspend", {"targets": ["db"], "lease": lease})[1][
+            "exit_code"
+        ]
+        == 9
+    )
 
 
 def test_stopping_the_daemon_ends_a_hold_void(pair_daemon: Daemon) -> None:
@@ -141,7 +166,9 @@ def test_events_tell_of_a_suspend_and_a_hold(pair_daemon: Daemon) -> None:
         ("POST", "/v1/nope", {}, 404, 3),
     ],
 )
-def test_errors_have_their_codes(daemon: Daemon, method: str, path: str, body: Any, code: int | None, exit_code: int | None) -> None:
+def test_errors_have_their_codes(
+    daemon: Daemon, method: str, path: str, body: Any, code: int | None, exit_code: int | None
+) -> None:
     found, problem = daemon.request(method, path, body)
     assert found == Problem.model_validate(problem).status
     if code is not None:
@@ -153,7 +180,12 @@ def test_errors_have_their_codes(daemon: Daemon, method: str, path: str, body: A
 def test_prometheus_can_read_the_metrics(pair_daemon: Daemon) -> None:
     text = pair_daemon.request("GET", "/metrics")[1]
     names = {metric.name for metric in text_string_to_metric_families(text)}
-    assert {"duplexd_pair_state", "duplexd_sequence", "duplexd_journal_used_bytes", "duplexd_event_loop_lag_seconds"} <= names
+    assert {
+        "duplexd_pair_state",
+        "duplexd_sequence",
+        "duplexd_journal_used_bytes",
+        "duplexd_event_loop_lag_seconds",
+    } <= names
 
 
 def test_random_bytes_do_not_stop_the_daemon(pair_daemon: Daemon) -> None:

@@ -22,8 +22,12 @@ MAIN = [sys.executable, "-c", "from duplexd.duplexctl.cli import main; main()"]
 
 
 @pytest.fixture
-def pair_daemon(make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]) -> Daemon:
-    return start_daemon(make_files(volumes={"data": "8MiB", "wal": "8MiB"}, groups={"db": ["data", "wal"]}))
+def pair_daemon(
+    make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
+) -> Daemon:
+    return start_daemon(
+        make_files(volumes={"data": "8MiB", "wal": "8MiB"}, groups={"db": ["data", "wal"]})
+    )
 
 
 def test_a_backup_from_end_to_end(pair_daemon: Daemon) -> None:
@@ -44,19 +48,39 @@ def test_a_backup_from_end_to_end(pair_daemon: Daemon) -> None:
 def test_the_patents_sequence_quiesce_suspend_signal(pair_daemon: Daemon) -> None:
     inner = f'{sys.executable} -c "from duplexd.duplexctl.cli import main; main()" --socket {pair_daemon.files.control_socket} '
     inner += 'suspend db --lease "$DUPLEXD_LEASE"'
-    done = run_duplexctl(pair_daemon.files, "quiesce", "db", "--hold", "10", "--", "sh", "-c", inner)
+    done = run_duplexctl(
+        pair_daemon.files, "quiesce", "db", "--hold", "10", "--", "sh", "-c", inner
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert "consistent" in done.stdout
 
 
 def test_a_hold_lost_before_its_command_ended_is_9(pair_daemon: Daemon) -> None:
     until_lost = f"until grep -q released {pair_daemon.log_path}; do sleep 0.02; done"
-    assert run_duplexctl(pair_daemon.files, "quiesce", "db", "--hold", "0.2", "--", "sh", "-c", until_lost).returncode == 9
-    assert run_duplexctl(pair_daemon.files, "quiesce", "db", "--hold", "10", "--", "sh", "-c", "exit 3").returncode == 3
+    assert (
+        run_duplexctl(
+            pair_daemon.files, "quiesce", "db", "--hold", "0.2", "--", "sh", "-c", until_lost
+        ).returncode
+        == 9
+    )
+    assert (
+        run_duplexctl(
+            pair_daemon.files, "quiesce", "db", "--hold", "10", "--", "sh", "-c", "exit 3"
+        ).returncode
+        == 3
+    )
 
 
 def test_an_owner_killed_with_minus_9_releases_at_once(pair_daemon: Daemon) -> None:
-    command = [*MAIN, "--socket", str(pair_daemon.files.control_socket), "quiesce", "db", "--hold", "10"]
+    command = [
+        *MAIN,
+        "--socket",
+        str(pair_daemon.files.control_socket),
+        "quiesce",
+        "db",
+        "--hold",
+        "10",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(), cwd=ROOT) as owner:
         assert owner.stdout is not None
         assert owner.stdout.readline().startswith(b"lease ")
@@ -65,7 +89,10 @@ def test_an_owner_killed_with_minus_9_releases_at_once(pair_daemon: Daemon) -> N
         os.kill(owner.pid, 9)
     assert pair_daemon.hold_ended(leases[0]["id"])["reason"] == "owner gone"
     assert pair_daemon.request("GET", "/v1/status")[1]["leases"] == []
-    assert run_duplexctl(pair_daemon.files, "suspend", "db", "--lease", leases[0]["id"]).returncode == 9
+    assert (
+        run_duplexctl(pair_daemon.files, "suspend", "db", "--lease", leases[0]["id"]).returncode
+        == 9
+    )
     assert run_duplexctl(pair_daemon.files, "suspend", "db").returncode == 0
 
 

@@ -33,7 +33,9 @@ def manager(tmp_path: Path) -> Iterator[ServiceManager]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_with_0_and_removes_the_sockets(daemon: Daemon, number: signal.Signals) -> None:
+def test_a_signal_ends_it_with_0_and_removes_the_sockets(
+    daemon: Daemon, number: signal.Signals
+) -> None:
     assert daemon.files.nbd_socket.is_socket()
     assert daemon.files.control_socket.is_socket()
     daemon.signal(number)
@@ -84,7 +86,9 @@ def test_a_second_daemon_on_the_same_state_is_refused(daemon: Daemon, tmp_path: 
     other = tmp_path / "other"
     other.mkdir()
     files = DaemonFiles(other, {"x": "8MiB"}).write()
-    files.config.write_text(files.config.read_text().replace(str(files.state_dir), str(daemon.files.state_dir)))
+    files.config.write_text(
+        files.config.read_text().replace(str(files.state_dir), str(daemon.files.state_dir))
+    )
     result = run_duplexd("run", "--config", str(files.config))
     assert result.returncode == 5
     assert result.stderr.splitlines()[-1] == (
@@ -103,7 +107,9 @@ def test_a_second_daemon_on_the_same_image_is_refused(daemon: Daemon, tmp_path: 
     files.config.write_text(files.config.read_text().replace(str(files.primary("data")), image))
     result = run_duplexd("run", "--config", str(files.config))
     assert result.returncode == 6
-    assert result.stderr.splitlines()[-1].startswith(f"duplexd: {files.config}: volumes.data.primary: {image}: ")
+    assert result.stderr.splitlines()[-1].startswith(
+        f"duplexd: {files.config}: volumes.data.primary: {image}: "
+    )
     assert "Traceback" not in result.stderr
 
 
@@ -154,14 +160,32 @@ def unprivileged() -> list[str]:
 
 
 @pytest.mark.parametrize("place", ["controller.state_dir", "volumes.data.primary"])
-def test_what_may_not_be_written_ends_it_with_4(place: str, make_files: Callable[..., DaemonFiles], tmp_path: Path) -> None:
+def test_what_may_not_be_written_ends_it_with_4(
+    place: str, make_files: Callable[..., DaemonFiles], tmp_path: Path
+) -> None:
     files = make_files()
     locked = files.directory / "locked"
     locked.mkdir(mode=0o500)
     victim = files.state_dir if place == "controller.state_dir" else files.primary("data")
     files.config.write_text(files.config.read_text().replace(f'"{victim}"', f'"{locked / "x"}"'))
-    command = [*unprivileged(), sys.executable, "-m", "duplexd", "run", "--config", str(files.config)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=environment(), cwd=tmp_path, check=False)
+    command = [
+        *unprivileged(),
+        sys.executable,
+        "-m",
+        "duplexd",
+        "run",
+        "--config",
+        str(files.config),
+    ]
+    result = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        env=environment(),
+        cwd=tmp_path,
+        check=False,
+    )
     assert result.returncode == 4, result.stderr
     assert result.stderr.splitlines()[-1] == (
         f"duplexd: {files.config}: {place}: '{locked}' cannot be written by user {os.geteuid()}; change its owner or mode"
@@ -172,7 +196,9 @@ def test_what_may_not_be_written_ends_it_with_4(place: str, make_files: Callable
 
 
 def test_the_service_manager_hears_of_recovery_ready_watchdog_and_stop(
-    make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon], manager: ServiceManager
+    make_files: Callable[..., DaemonFiles],
+    start_daemon: Callable[..., Daemon],
+    manager: ServiceManager,
 ) -> None:
     daemon = start_daemon(make_files(), ready=False, env=manager.environment(watchdog_s=2.0))
     manager.wait("READY=1")
@@ -187,7 +213,9 @@ def test_the_service_manager_hears_of_recovery_ready_watchdog_and_stop(
 
 
 def test_recovery_asks_the_service_manager_for_time(
-    make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon], manager: ServiceManager
+    make_files: Callable[..., DaemonFiles],
+    start_daemon: Callable[..., Daemon],
+    manager: ServiceManager,
 ) -> None:
     daemon = start_daemon(make_files(), env=manager.environment())
     manager.wait("READY=1")
@@ -204,7 +232,9 @@ def test_recovery_asks_the_service_manager_for_time(
 
 
 def test_a_reload_is_told_to_the_service_manager(
-    make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon], manager: ServiceManager
+    make_files: Callable[..., DaemonFiles],
+    start_daemon: Callable[..., Daemon],
+    manager: ServiceManager,
 ) -> None:
     daemon = start_daemon(make_files(), env=manager.environment())
     manager.wait("READY=1")
@@ -223,7 +253,10 @@ def test_a_journal_is_inspected_once_the_daemon_is_stopped(daemon: Daemon) -> No
     state = str(daemon.files.state_dir)
     refused = run_duplexd("journal", "inspect", state)
     assert (refused.returncode, refused.stdout) == (5, "")
-    assert refused.stderr == f"duplexd: {state}: a duplexd is using it; stop the daemon first, or look at a copy\n"
+    assert (
+        refused.stderr
+        == f"duplexd: {state}: a duplexd is using it; stop the daemon first, or look at a copy\n"
+    )
     assert daemon.request("POST", "/v1/suspend", {"targets": ["data"], "tag": "nightly"})[0] == 200
     assert daemon.stop() == 0
     for directory in (state, f"{state}/journal"):
@@ -233,9 +266,15 @@ def test_a_journal_is_inspected_once_the_daemon_is_stopped(daemon: Daemon) -> No
     result = run_duplexd("journal", "inspect", state, "--json")
     found = json.loads(result.stdout)
     assert (result.returncode, found["verdict"]["verdict"]) == (0, "end")
-    numbers = [entry["sequence"] for entry in found["entries"] if entry["type"] in {"record", "marker"}]
+    numbers = [
+        entry["sequence"] for entry in found["entries"] if entry["type"] in {"record", "marker"}
+    ]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
-    assert [entry["marker"]["tag"] for entry in found["entries"] if entry.get("marker", {}).get("m") == "cut"] == ["nightly"]
+    assert [
+        entry["marker"]["tag"]
+        for entry in found["entries"]
+        if entry.get("marker", {}).get("m") == "cut"
+    ] == ["nightly"]
 
 
 def test_damage_in_a_journal_is_a_verdict_and_stops_the_daemon(daemon: Daemon) -> None:

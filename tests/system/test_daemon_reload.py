@@ -68,7 +68,9 @@ def test_listeners_come_and_go(daemon: Daemon) -> None:
     with closing(Talk(files.nbd_socket, "data")) as old:
         assert reload(daemon)["changes"] == [f"listening on tcp:127.0.0.1:{files.tcp_port}"]
         assert greeting(("127.0.0.1", files.tcp_port)) == b"NBDMAGIC"
-        files.config.write_text(files.config.read_text().replace(f'"unix:{files.nbd_socket}", ', ""))
+        files.config.write_text(
+            files.config.read_text().replace(f'"unix:{files.nbd_socket}", ', "")
+        )
         assert reload(daemon)["changes"] == [f"no longer listening on unix:{files.nbd_socket}"]
         assert not files.nbd_socket.exists()
         assert old.read(0, 4096) == bytes(4096), "a connection stays"
@@ -87,7 +89,9 @@ REFUSED: dict[str, tuple[str, str, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_change_that_cannot_be_made_is_refused_by_name_and_nothing_changes(case: str, daemon: Daemon) -> None:
+def test_a_change_that_cannot_be_made_is_refused_by_name_and_nothing_changes(
+    case: str, daemon: Daemon
+) -> None:
     old, new, key = REFUSED[case]
     files = daemon.files
     files.volumes = {"data": "8MiB", "wal": "4MiB"}  # this one could be made
@@ -130,7 +134,9 @@ def test_a_file_that_is_gone_is_refused(daemon: Daemon) -> None:
     assert daemon.request("GET", "/readyz")[0] == 200
 
 
-def test_signals_in_a_row_are_no_trouble(daemon: Daemon, make_files: Callable[..., DaemonFiles]) -> None:
+def test_signals_in_a_row_are_no_trouble(
+    daemon: Daemon, make_files: Callable[..., DaemonFiles]
+) -> None:
     for _ in range(20):
         daemon.signal(signal.SIGHUP)
     assert reload(daemon)["event"] == "reloaded"

@@ -29,7 +29,13 @@ def tmp_path() -> Iterator[Path]:
 async def _start(tmp_path: Path) -> asyncio.subprocess.Process:
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "duplexd", "demo", env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        sys.executable,
+        "-m",
+        "duplexd",
+        "demo",
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
     )
 
 
@@ -38,7 +44,9 @@ async def test_demo_finds_no_group_cut_broken_and_the_naive_split_broken(tmp_pat
     output, _ = await process.communicate()
     text = output.decode()
     assert process.returncode == 0, text
-    rows = re.findall(r"^ *\d+ +([\d.]+) / ([\d.]+) +\d+ +consistent +(\d+) +(\d+) +", text, re.MULTILINE)
+    rows = re.findall(
+        r"^ *\d+ +([\d.]+) / ([\d.]+) +\d+ +consistent +(\d+) +(\d+) +", text, re.MULTILINE
+    )
     assert len(rows) == 10, text
     assert all(group == "0" for _, _, group, _ in rows), text
     assert any(int(naive) > 0 for *_, naive in rows), text
@@ -48,7 +56,9 @@ async def test_demo_finds_no_group_cut_broken_and_the_naive_split_broken(tmp_pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_interrupted_demo_stops_its_daemon_and_removes_its_files(tmp_path: Path, number: signal.Signals) -> None:
+async def test_interrupted_demo_stops_its_daemon_and_removes_its_files(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     process = await _start(tmp_path)
     assert process.stdout is not None
     async with asyncio.timeout(PATIENCE_SECONDS):
@@ -64,14 +74,21 @@ async def test_interrupted_demo_stops_its_daemon_and_removes_its_files(tmp_path:
     assert not _processes_with(str(directory))
 
 
-@pytest.mark.parametrize(("group_broken", "naive_broken", "status"), [(0, 5, 0), (1, 5, 1), (0, 0, 1)])
+@pytest.mark.parametrize(
+    ("group_broken", "naive_broken", "status"), [(0, 5, 0), (1, 5, 1), (0, 0, 1)]
+)
 def test_exit_status_says_whether_the_checker_proved_anything(
     monkeypatch: pytest.MonkeyPatch, group_broken: int, naive_broken: int, status: int
 ) -> None:
     def planted(broken: int) -> object:
         async def cut(_: Scene, tag: str = "") -> Cut:
             hold = {"seconds_max": 0.0, "writes_held": 0}
-            return Cut(Findings(broken=broken), [{"verdict": "consistent", "cut": "1", "hold": hold}], 0.0, 0.0)
+            return Cut(
+                Findings(broken=broken),
+                [{"verdict": "consistent", "cut": "1", "hold": hold}],
+                0.0,
+                0.0,
+            )
 
         return cut
 

@@ -52,7 +52,9 @@ async def _copying(daemon: Daemon) -> dict[str, Any]:
         await asyncio.sleep(0.005)
 
 
-async def test_first_copy(make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]) -> None:
+async def test_first_copy(
+    make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
+) -> None:
     files = make_files(volumes={"data": SIZE}, journal_size="64MiB")
     files.copy_rate = "2MiB"  # two minutes
     files.write()
@@ -80,7 +82,9 @@ async def test_first_copy(make_files: Callable[..., DaemonFiles], start_daemon: 
         assert "PENDING" in suspended.stderr
         told = json.loads(shown.stdout)["volumes"][0]
         assert (told["state"], told["secondary"]["usable"]) == ("PENDING", False)
-        await wait_until(daemon, lambda _volumes: len(set(done)) > 2, "the progress of the copy rises")
+        await wait_until(
+            daemon, lambda _volumes: len(set(done)) > 2, "the progress of the copy rises"
+        )
         assert done[-1] < DATA_BYTES
         _at_full_speed(daemon)
         volume = await watching
@@ -94,7 +98,9 @@ async def test_first_copy(make_files: Callable[..., DaemonFiles], start_daemon: 
     assert (await call(daemon, "POST", "/v1/verify", {"targets": ["data"]}))["equal"]
     assert same_bytes(files.primary("data"), files.secondary_of("data"))
     allocated = files.secondary_of("data").stat().st_blocks * 512
-    assert allocated <= files.primary("data").stat().st_blocks * 512 + (1 << 20), "what was a hole is none on the secondary"
+    assert allocated <= files.primary("data").stat().st_blocks * 512 + (1 << 20), (
+        "what was a hole is none on the secondary"
+    )
     assert allocated < SIZE // 2
     assert daemon.stop() == 0
     files.primary("data").unlink()  # large: not left behind for others to remove

@@ -14,7 +14,16 @@ import pytest
 from duplexd.canary.nbd import NbdConnection
 from duplexd.journal.inspect import inspect
 from duplexd.runtime.disk import RealDisk
-from tests.support.commands import call, lines, resync, same_bytes, start_resync, suspend, volumes, wait_until
+from tests.support.commands import (
+    call,
+    lines,
+    resync,
+    same_bytes,
+    start_resync,
+    suspend,
+    volumes,
+    wait_until,
+)
 from tests.support.daemon import PATIENCE_SECONDS, run_duplexd
 
 if TYPE_CHECKING:
@@ -51,7 +60,9 @@ class SmallDisk:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[[str, int], SmallDisk]]:
+def small_disk(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Callable[[str, int], SmallDisk]]:
     """`small_disk("b", bytes)` mounts a disk of that size at that place, before the daemon starts."""
     made: list[SmallDisk] = []
 
@@ -66,12 +77,22 @@ def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Calla
 
 @pytest.fixture
 def start(
-    make_files: Callable[..., DaemonFiles], small_disk: Callable[[str, int], SmallDisk], start_daemon: Callable[..., Daemon]
+    make_files: Callable[..., DaemonFiles],
+    small_disk: Callable[[str, int], SmallDisk],
+    start_daemon: Callable[..., Daemon],
 ) -> Callable[..., Daemon]:
     """A daemon on two pairs in a group. Depends on the disks, so that it has ended when they are unmounted."""
 
     def start(**fields: object) -> Daemon:
-        return start_daemon(make_files(**{"volumes": {"one": SIZE, "two": SIZE}, "groups": {"db": ["one", "two"]}, **fields}))
+        return start_daemon(
+            make_files(
+                **{
+                    "volumes": {"one": SIZE, "two": SIZE},
+                    "groups": {"db": ["one", "two"]},
+                    **fields,
+                }
+            )
+        )
 
     return start
 
@@ -92,7 +113,10 @@ def payload(number: int, length: int) -> bytes:
 async def write_in_turn(daemon: Daemon, count: int, length: int) -> list[tuple[str, int, bytes]]:
     """Writes to both volumes in turn, one at a time, each to a place of its own. Returns them in order; an error is raised."""
     history: list[tuple[str, int, bytes]] = []
-    async with await NbdConnection.open(daemon.files.uri("one")) as one, await NbdConnection.open(daemon.files.uri("two")) as two:
+    async with (
+        await NbdConnection.open(daemon.files.uri("one")) as one,
+        await NbdConnection.open(daemon.files.uri("two")) as two,
+    ):
         for number in range(count):
             name, connection = (("one", one), ("two", two))[number % 2]
             history.append((name, number // 2 * length, payload(number + 1, length)))
@@ -101,12 +125,21 @@ async def write_in_turn(daemon: Daemon, count: int, length: int) -> list[tuple[s
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
-async def test_under_the_secondary(start: Callable[..., Daemon], small_disk: Callable[[str, int], SmallDisk], mode: str) -> None:
+async def test_under_the_secondary(
+    start: Callable[..., Daemon], small_disk: Callable[[str, int], SmallDisk], mode: str
+) -> None:
     disk = small_disk("b", 6 * MIB)
     daemon = start(mode=mode, journal_size="64MiB")
     history = await write_in_turn(daemon, 200, LENGTH)  # 12.5 MiB; the application sees no error
-    found = await wait_until(daemon, lambda now: {volume["state"] for volume in now.values()} == {"SUSPENDED"}, "both are suspended")
-    assert sorted(volume["reason"] for volume in found.values()) == ["by group freeze", "by secondary error"]
+    found = await wait_until(
+        daemon,
+        lambda now: {volume["state"] for volume in now.values()} == {"SUSPENDED"},
+        "both are suspended",
+    )
+    assert sorted(volume["reason"] for volume in found.values()) == [
+        "by group freeze",
+        "by secondary error",
+    ]
     assert len({volume["secondary"]["cut"]["id"] for volume in found.values()}) == 1
     (at,) = {volume["secondary"]["as_of_sequence"] for volume in found.values()}
     assert all(volume["secondary"]["usable"] for volume in found.values())
@@ -130,12 +163,18 @@ async def test_under_the_secondary(start: Callable[..., Daemon], small_disk: Cal
 
 def sequence_of_write(daemon: Daemon, count: int) -> int:
     """The number of the `count`-th WRITE in the journal."""
-    writes = [item["sequence"] for item in inspect(RealDisk(), str(daemon.files.state_dir)) if item.get("kind") == "write"]
+    writes = [
+        item["sequence"]
+        for item in inspect(RealDisk(), str(daemon.files.state_dir))
+        if item.get("kind") == "write"
+    ]
     return int(writes[count - 1])
 
 
 async def equal(daemon: Daemon) -> None:
-    await wait_until(daemon, lambda now: {volume["state"] for volume in now.values()} == {"DUPLEX"}, "DUPLEX")
+    await wait_until(
+        daemon, lambda now: {volume["state"] for volume in now.values()} == {"DUPLEX"}, "DUPLEX"
+    )
     assert (await call(daemon, "POST", "/v1/verify", {"targets": ["db"]}))["equal"]
     for name in daemon.files.volumes:
         assert same_bytes(daemon.files.primary(name), daemon.files.secondary_of(name)), name
@@ -159,7 +198,9 @@ def fill_up(ballast: Path) -> None:
             pass
 
 
-async def test_under_the_journal(start: Callable[..., Daemon], small_disk: Callable[[str, int], SmallDisk]) -> None:
+async def test_under_the_journal(
+    start: Callable[..., Daemon], small_disk: Callable[[str, int], SmallDisk]
+) -> None:
     """With three segments where four are allowed the ring comes round all the same; without a byte left writes are refused, reads go on."""
     disk = small_disk("state", 13 * MIB)
     daemon = start()
@@ -167,7 +208,9 @@ async def test_under_the_journal(start: Callable[..., Daemon], small_disk: Calla
     ballast = disk.path / "ballast"
     async with await NbdConnection.open(daemon.files.uri("one")) as nbd:
         for number in range(1, 600):  # 37 MiB
-            assert not await refused(nbd, number, number % 128), "three segments are enough to come round"
+            assert not await refused(nbd, number, number % 128), (
+                "three segments are enough to come round"
+            )
             newest[number % 128] = number
         fill_up(ballast)
         number, refusals = 1000, 0
@@ -180,7 +223,9 @@ async def test_under_the_journal(start: Callable[..., Daemon], small_disk: Calla
             else:
                 newest[number % 128] = number
             place = number % 128
-            assert await nbd.read(place * LENGTH, 8) == newest[place].to_bytes(8, "little"), "a refused write is there"
+            assert await nbd.read(place * LENGTH, 8) == newest[place].to_bytes(8, "little"), (
+                "a refused write is there"
+            )
         daemon.wait_log("journal-full")
         ballast.unlink()
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -195,12 +240,16 @@ async def test_under_the_journal(start: Callable[..., Daemon], small_disk: Calla
     daemon.start()
     async with await NbdConnection.open(daemon.files.uri("one")) as nbd:
         for place, number in newest.items():
-            assert await nbd.read(place * LENGTH, LENGTH) == payload(number, LENGTH), f"place {place}"
+            assert await nbd.read(place * LENGTH, LENGTH) == payload(number, LENGTH), (
+                f"place {place}"
+            )
     await equal(daemon)
 
 
 def test_a_journal_that_cannot_start_says_where_space_is_missing(
-    start: Callable[..., Daemon], small_disk: Callable[[str, int], SmallDisk], make_files: Callable[..., DaemonFiles]
+    start: Callable[..., Daemon],
+    small_disk: Callable[[str, int], SmallDisk],
+    make_files: Callable[..., DaemonFiles],
 ) -> None:
     small_disk("state", 9 * MIB)
     done = run_duplexd("run", "--config", str(make_files().config))
@@ -210,7 +259,9 @@ def test_a_journal_that_cannot_start_says_where_space_is_missing(
     assert "make space" in line
 
 
-async def test_under_the_primary(start: Callable[..., Daemon], small_disk: Callable[[str, int], SmallDisk]) -> None:
+async def test_under_the_primary(
+    start: Callable[..., Daemon], small_disk: Callable[[str, int], SmallDisk]
+) -> None:
     """The client is told, and the legs stay equal: both hold the refused write, or neither."""
     disk = small_disk("a", 6 * MIB)
     daemon = start(journal_size="64MiB")
@@ -226,7 +277,9 @@ async def test_under_the_primary(start: Callable[..., Daemon], small_disk: Calla
     await equal(daemon)
 
 
-async def test_under_the_staging_log(start: Callable[..., Daemon], small_disk: Callable[[str, int], SmallDisk]) -> None:
+async def test_under_the_staging_log(
+    start: Callable[..., Daemon], small_disk: Callable[[str, int], SmallDisk]
+) -> None:
     """A resync by map that has no room says so; the secondary stands at its cut, untouched, and can be had later."""
     disk = small_disk("state", 20 * MIB)
     daemon = start(journal_size="16MiB")
@@ -238,12 +291,21 @@ async def test_under_the_staging_log(start: Callable[..., Daemon], small_disk: C
     assert set((await start_resync(daemon, "db")).values()) == {"map"}
     line = daemon.wait_log("resync-failed")
     assert "No space left" in line, line
-    found = await wait_until(daemon, lambda now: {volume["state"] for volume in now.values()} == {"SUSPENDED"}, "SUSPENDED again")
+    found = await wait_until(
+        daemon,
+        lambda now: {volume["state"] for volume in now.values()} == {"SUSPENDED"},
+        "SUSPENDED again",
+    )
     for name, volume in found.items():
         assert volume["secondary"]["usable"]
-        assert (volume["secondary"]["cut"]["id"], volume["secondary"]["as_of_sequence"]) == (cut["cut"], cut["controllers"]["test"])
+        assert (volume["secondary"]["cut"]["id"], volume["secondary"]["as_of_sequence"]) == (
+            cut["cut"],
+            cut["controllers"]["test"],
+        )
         assert daemon.files.secondary_of(name).read_bytes() == standing[name]
-    assert not list((daemon.files.state_dir / "staging").glob("*.stg")), "the part of the staging log was left behind"
+    assert not list((daemon.files.state_dir / "staging").glob("*.stg")), (
+        "the part of the staging log was left behind"
+    )
     await write_in_turn(daemon, 10, LENGTH)
     disk.resize(128 * MIB)
     await resync(daemon, "db")

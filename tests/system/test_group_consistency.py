@@ -27,7 +27,9 @@ SUSPENDS = 200
 WRONG_SUSPENDS = 8
 RECORDS_BETWEEN = 100
 END_OF_TIME = 1 << 62  # of the writers' clock
-GOING_ROUND = (PLACEMENT.writers + 1) * PLACEMENT.period  # records; no writer can have been left out then
+GOING_ROUND = (
+    PLACEMENT.writers + 1
+) * PLACEMENT.period  # records; no writer can have been left out then
 PAUSE_S = 0.001  # of a writer after each record: the machine has three daemons to run, too
 
 pytestmark = pytest.mark.timeout(1200)
@@ -39,11 +41,16 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield cluster
 
 
-async def test_two_hundred_group_suspends_under_dependent_writers_break_none(cluster: Cluster) -> None:
+async def test_two_hundred_group_suspends_under_dependent_writers_break_none(
+    cluster: Cluster,
+) -> None:
     """Each names the sequence of each controller, is consistent on all of them, and holds the writes for a moment only."""
     groups = cluster.write_groups({"db": cluster.members}, HOLD_SECONDS_MAX)
     points, waits = set(), []
-    async with Client.open(groups) as client, GroupWriters(cluster, cluster.members, PLACEMENT, PAUSE_S) as writers:
+    async with (
+        Client.open(groups) as client,
+        GroupWriters(cluster, cluster.members, PLACEMENT, PAUSE_S) as writers,
+    ):
         for number in range(SUSPENDS):
             await writers.write(RECORDS_BETWEEN)
             result, taken = await writers.during(client.suspend("db", tag=f"cut {number}"))
@@ -55,16 +62,22 @@ async def test_two_hundred_group_suspends_under_dependent_writers_break_none(clu
             assert findings.records == PLACEMENT.writers * PLACEMENT.period or number == 0
             points.add(tuple(result.controllers[name] for name in THREE))
             waits.append(result.hold.seconds_max)
-            await (writers.write(RECORDS_BETWEEN) if number else writers.go_round())  # they go on while the secondaries stand still
+            await (
+                writers.write(RECORDS_BETWEEN) if number else writers.go_round()
+            )  # they go on while the secondaries stand still
             assert (await writers.grade(taken)).consistent, "a suspended secondary moved"
             assert (await client.resync("db", wait=True)).ok
         assert writers.lost_connections == 0
     waits.sort()
-    print(f"{SUSPENDS} suspends: writes waited {waits[len(waits) // 2] * 1e3:.1f} ms in the median, {waits[-1] * 1e3:.1f} ms at most")
+    print(
+        f"{SUSPENDS} suspends: writes waited {waits[len(waits) // 2] * 1e3:.1f} ms in the median, {waits[-1] * 1e3:.1f} ms at most"
+    )
     assert len(points) == SUSPENDS, "some cuts are of one point"
 
 
-async def suspended(cluster: Cluster, writers: GroupWriters, suspend: Callable[[], None]) -> Findings:
+async def suspended(
+    cluster: Cluster, writers: GroupWriters, suspend: Callable[[], None]
+) -> Findings:
     """What the secondaries are found to be after this; they are all DUPLEX again then."""
     await writers.write(300)
     _, taken = await writers.during(asyncio.to_thread(suspend))
@@ -88,7 +101,9 @@ def under_way(writers: GroupWriters) -> list[str]:
     numbers = [history.issued_before(writer, END_OF_TIME) for writer in range(history.writers)]
     done = [history.acknowledged_before(writer, END_OF_TIME) for writer in range(history.writers)]
     return [
-        writers.members[PLACEMENT.place(writer, number).volume].controller if number > done[writer] else ""
+        writers.members[PLACEMENT.place(writer, number).volume].controller
+        if number > done[writer]
+        else ""
         for writer, number in enumerate(numbers)
     ]
 

@@ -64,7 +64,12 @@ def cut_off_all(wire: Wire, _message: Message, _process: Process) -> None:
     wire.cut(*THREE)
 
 
-FATES = {"killed": kill, "stopped": stop, "cut off from one": cut_off_one, "cut off from all": cut_off_all}
+FATES = {
+    "killed": kill,
+    "stopped": stop,
+    "cut off from one": cut_off_one,
+    "cut off from all": cut_off_all,
+}
 
 
 @contextlib.asynccontextmanager
@@ -73,14 +78,27 @@ async def lanes_of(cluster: Cluster, directory: Path, count: int) -> AsyncIterat
     async with contextlib.AsyncExitStack() as stack:
         lanes = []
         for name in sorted({member.volume for member in cluster.members})[:count]:
-            writers = GroupWriters(cluster, [Member(controller, name) for controller in THREE], PLACEMENT, PAUSE_S)
-            lanes.append(Lane(cluster, await stack.enter_async_context(writers), directory / name, [name], HOLD_MAX_S, name))
+            writers = GroupWriters(
+                cluster, [Member(controller, name) for controller in THREE], PLACEMENT, PAUSE_S
+            )
+            lanes.append(
+                Lane(
+                    cluster,
+                    await stack.enter_async_context(writers),
+                    directory / name,
+                    [name],
+                    HOLD_MAX_S,
+                    name,
+                )
+            )
         yield lanes
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    with Cluster(tmp_path, {name: [f"lane{number}" for number in range(LANES)] for name in THREE}) as cluster:
+    with Cluster(
+        tmp_path, {name: [f"lane{number}" for number in range(LANES)] for name in THREE}
+    ) as cluster:
         yield cluster
 
 
@@ -122,7 +140,9 @@ async def restart_all(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("to_its_end", [False, pytest.param(True, marks=pytest.mark.long)])
 @pytest.mark.parametrize("fate", FATES)
-async def test_coordinator_fails_between_any_two_messages(cluster: Cluster, tmp_path: Path, fate: str, to_its_end: bool) -> None:
+async def test_coordinator_fails_between_any_two_messages(
+    cluster: Cluster, tmp_path: Path, fate: str, to_its_end: bool
+) -> None:
     """One that is cut off would try for long: it is killed once all gates are open, or, `to_its_end`, may say what it believes."""
     outcomes: Counter[str] = Counter()
     refused = 0
@@ -162,7 +182,9 @@ async def test_coordinator_fails_between_any_two_messages(cluster: Cluster, tmp_
                     await once(lanes[0], messages[-1])
             await restart_all(cluster)
             await watch.looked_again()
-    print(f"{fate}: {len(messages)} points, {dict(outcomes)}, {refused} late commands refused; looked {watch.rounds} times")
+    print(
+        f"{fate}: {len(messages)} points, {dict(outcomes)}, {refused} late commands refused; looked {watch.rounds} times"
+    )
     assert not watch.sights.contradictions
     assert outcomes[votes.CONSISTENT], "none came late enough"
     assert outcomes[votes.VOID], "none came while it mattered"
@@ -178,8 +200,18 @@ PHASES: dict[
     "after its cut": ("cut", ANSWER, STRUCK, {votes.VOID}),
     "after its cut, of which nobody heard": ("cut", ANSWER, LOST, {votes.VOID}),
     "before it opens": ("open", REQUEST, STRUCK, {votes.VOID}),
-    "once it is ready": ("open", ANSWER, STRUCK, {votes.CONSISTENT, votes.VOID}),  # void if another was not ready yet
-    "once it is ready, of which nobody heard": ("open", ANSWER, LOST, {votes.CONSISTENT, votes.VOID}),
+    "once it is ready": (
+        "open",
+        ANSWER,
+        STRUCK,
+        {votes.CONSISTENT, votes.VOID},
+    ),  # void if another was not ready yet
+    "once it is ready, of which nobody heard": (
+        "open",
+        ANSWER,
+        LOST,
+        {votes.CONSISTENT, votes.VOID},
+    ),
     "before it is told": ("agree", REQUEST, STRUCK, {votes.CONSISTENT}),
     "once it is told": ("agree", ANSWER, STRUCK, {votes.CONSISTENT}),
 }
@@ -253,7 +285,9 @@ async def test_late_commands_are_refused_and_the_group_is_void(cluster: Cluster)
         assert [hand.refused(name, "open") for name in ("alpha", "beta")] == [410, 410]
         assert hand.refused("gamma", "cut") == 410
         assert hand.refused("gamma", "agree") == 409
-        assert {name: hand.agree(name)["state"] for name in ("alpha", "beta")} == dict.fromkeys(("alpha", "beta"), "void")
+        assert {name: hand.agree(name)["state"] for name in ("alpha", "beta")} == dict.fromkeys(
+            ("alpha", "beta"), "void"
+        )
         assert {name: hand.abort(name)["state"] for name in THREE} == dict.fromkeys(THREE, "void")
         await restart_all(cluster)
         assert cluster.cut_states(hand.cut_id) == dict.fromkeys(THREE, "void")

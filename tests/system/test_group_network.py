@@ -53,7 +53,11 @@ def cluster(tmp_path: Path, network: Network) -> Iterator[Cluster]:
     """Commanded over TLS."""
     certificates = Certificates(tmp_path)
     certificates.renew_server(*(network.address(name) for name in THREE))
-    files = {"certificate": certificates.certificate, "key": certificates.key, "client_ca": certificates.client_ca}
+    files = {
+        "certificate": certificates.certificate,
+        "key": certificates.key,
+        "client_ca": certificates.client_ca,
+    }
     lines = [f'{key} = "{path}"' for key, path in files.items()]
     places = {}
     for name in THREE:
@@ -62,20 +66,45 @@ def cluster(tmp_path: Path, network: Network) -> Iterator[Cluster]:
         places[name] = Place(network.address(name), network.inside(name), tls)
     with Cluster(tmp_path, spread(VOLUMES), places=places) as cluster:
         client = certificates.client(CLIENT)
-        cluster.remote = f'certificate = "{client}"\nkey = "{client}"\nca = "{certificates.client_ca}"'
+        cluster.remote = (
+            f'certificate = "{client}"\nkey = "{client}"\nca = "{certificates.client_ca}"'
+        )
         yield cluster
 
 
 class Run:
     """`tests.support.group_run` on the client's host."""
 
-    def __init__(self, network: Network, cluster: Cluster, hold_max_s: float, suspends: int, naive: int = 0) -> None:
+    def __init__(
+        self, network: Network, cluster: Cluster, hold_max_s: float, suspends: int, naive: int = 0
+    ) -> None:
         groups = cluster.write_groups({"db": cluster.members}, hold_max_s, remote=cluster.remote)
-        members = [[*member, str(cluster.uri(member)), str(cluster.secondary(member))] for member in cluster.members]
+        members = [
+            [*member, str(cluster.uri(member)), str(cluster.secondary(member))]
+            for member in cluster.members
+        ]
         path = cluster.directory / "plan.json"
-        path.write_text(json.dumps({"members": members, "groups": str(groups), "suspends": suspends, "naive": naive, "records": RECORDS}))
-        command = [*network.inside("client"), sys.executable, "-m", "tests.support.group_run", str(path)]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment(), cwd=ROOT)
+        path.write_text(
+            json.dumps(
+                {
+                    "members": members,
+                    "groups": str(groups),
+                    "suspends": suspends,
+                    "naive": naive,
+                    "records": RECORDS,
+                }
+            )
+        )
+        command = [
+            *network.inside("client"),
+            sys.executable,
+            "-m",
+            "tests.support.group_run",
+            str(path),
+        ]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment(), cwd=ROOT
+        )
 
     def __enter__(self) -> Iterator[dict[str, Any]]:
         return self._lines()
@@ -104,7 +133,9 @@ def check(cluster: Cluster, report: dict[str, Any]) -> str:
 
 
 @TIMES
-def test_suspends_over_a_slow_and_lossy_network_break_none(network: Network, cluster: Cluster, times: int) -> None:
+def test_suspends_over_a_slow_and_lossy_network_break_none(
+    network: Network, cluster: Cluster, times: int
+) -> None:
     suspends, naive = 25 * times, 5
     outcomes: list[str] = []
     broken = 0
@@ -117,7 +148,9 @@ def test_suspends_over_a_slow_and_lossy_network_break_none(network: Network, clu
             else:
                 outcomes.append(check(cluster, report))
     frames = network.frames()
-    print(f"{suspends} suspends, {outcomes.count('consistent')} consistent; {broken} broken by {naive} naive ones; {frames}")
+    print(
+        f"{suspends} suspends, {outcomes.count('consistent')} consistent; {broken} broken by {naive} naive ones; {frames}"
+    )
     assert len(outcomes) == suspends
     assert outcomes.count("consistent") > suspends // 2
     assert broken > 0
@@ -171,12 +204,17 @@ class Trouble:
 
 
 @TIMES
-def test_hosts_cut_off_and_members_killed_during_suspends(network: Network, cluster: Cluster, times: int) -> None:
+def test_hosts_cut_off_and_members_killed_during_suspends(
+    network: Network, cluster: Cluster, times: int
+) -> None:
     """Every gate opens in time, and afterwards all members say the same of the cut, which is right."""
     fates = ["client cut off", "member cut off", "member killed"] * 2 * times
     trouble = Trouble(network, cluster, times)
     struck = False
-    with CutWatch(cluster) as watch, Run(network, cluster, SHORT_HOLD_MAX_S, SUSPENDS_MAX * len(fates)) as lines:
+    with (
+        CutWatch(cluster) as watch,
+        Run(network, cluster, SHORT_HOLD_MAX_S, SUSPENDS_MAX * len(fates)) as lines,
+    ):
         for report in lines:
             if report["event"] == "suspending":
                 struck = trouble.strike(fates[0])

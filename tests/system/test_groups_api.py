@@ -25,7 +25,8 @@ PAGE = ROOT / "docs" / "python-api.md"
 def examples(page: str) -> list[tuple[int, str]]:
     """(line, code) of each block of Python."""
     return [
-        (page.count("\n", 0, found.start(1)), found[1]) for found in re.finditer(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+        (page.count("\n", 0, found.start(1)), found[1])
+        for found in re.finditer(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     ]
 
 
@@ -37,7 +38,11 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 # The page's holds are as short as holds should be; a machine that tests run on may sleep for longer.
-PATIENT = {"hold_max=2.0": "hold_max=9.0", "hold.renew(1.0)": "hold.renew(9.0)", "hold_max=0.2": "hold_max=4.0"}
+PATIENT = {
+    "hold_max=2.0": "hold_max=9.0",
+    "hold.renew(1.0)": "hold.renew(9.0)",
+    "hold_max=0.2": "hold_max=4.0",
+}
 
 
 async def run(code: str, cluster: Cluster, line: int, names: dict[str, Any]) -> None:
@@ -53,7 +58,9 @@ async def run(code: str, cluster: Cluster, line: int, names: dict[str, Any]) -> 
         await work
 
 
-async def test_every_example_of_the_page_does_what_it_says(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_every_example_of_the_page_does_what_it_says(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = examples(PAGE.read_text())
     assert len(found) > 6
     names: dict[str, Any] = {}

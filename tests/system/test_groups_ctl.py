@@ -28,7 +28,9 @@ class Ctl:
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
-        self.groups = cluster.write_groups({"db": cluster.members, "one": cluster.members[:1]}, HOLD_SECONDS_MAX)
+        self.groups = cluster.write_groups(
+            {"db": cluster.members, "one": cluster.members[:1]}, HOLD_SECONDS_MAX
+        )
 
     def command(self, *arguments: str) -> list[str]:
         return [*MAIN, "--groups", str(self.groups), *arguments]
@@ -48,9 +50,17 @@ class Ctl:
     def __call__(self, *arguments: str, code: int = 0) -> str:
         """Its output, or its complaint if another exit code than 0 is expected."""
         done = subprocess.run(
-            self.command(*arguments), capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=PATIENCE_SECONDS, check=False
+            self.command(*arguments),
+            capture_output=True,
+            text=True,
+            env=environment(),
+            cwd=ROOT,
+            timeout=PATIENCE_SECONDS,
+            check=False,
         )
-        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == code, (
+            f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
         assert "Traceback" not in done.stderr
         return done.stdout if code == 0 else done.stderr
 
@@ -59,7 +69,10 @@ class Ctl:
 
     @property
     def leases(self) -> int:
-        return sum(len(self.cluster.ask(name, "GET", "/v1/status")["leases"]) for name in self.cluster.daemons)
+        return sum(
+            len(self.cluster.ask(name, "GET", "/v1/status")["leases"])
+            for name in self.cluster.daemons
+        )
 
     def bring_back(self) -> None:
         """All daemons run, all pairs are DUPLEX."""
@@ -118,9 +131,22 @@ def test_status_again_and_again(ctl: Ctl) -> None:
 
 
 def test_suspend_says_everything_as_json_and_writes_a_certificate(ctl: Ctl, tmp_path: Path) -> None:
-    result = ctl.json("suspend", "db", "--certificate", str(tmp_path / "cut.json"), "--hold-max", "9")
-    assert (result["verdict"], set(result["controllers"]), result["hold"]["hold_max_s"]) == ("consistent", {"alpha", "beta", "gamma"}, 9.0)
-    assert result["volumes"] == ["alpha:a00", "alpha:a03", "beta:b01", "beta:b04", "gamma:g02", "gamma:g05"]
+    result = ctl.json(
+        "suspend", "db", "--certificate", str(tmp_path / "cut.json"), "--hold-max", "9"
+    )
+    assert (result["verdict"], set(result["controllers"]), result["hold"]["hold_max_s"]) == (
+        "consistent",
+        {"alpha", "beta", "gamma"},
+        9.0,
+    )
+    assert result["volumes"] == [
+        "alpha:a00",
+        "alpha:a03",
+        "beta:b01",
+        "beta:b04",
+        "gamma:g02",
+        "gamma:g05",
+    ]
     assert set(result["phases"]) == {"closing", "held", "cutting", "opening", "settling"}
     certificate = json.loads((tmp_path / "cut.json").read_text())
     assert certificate["certificate"]["cut"] == result["cut"]
@@ -129,7 +155,11 @@ def test_suspend_says_everything_as_json_and_writes_a_certificate(ctl: Ctl, tmp_
 
 def test_a_group_of_one_controller_needs_no_hold(ctl: Ctl, tmp_path: Path) -> None:
     result = ctl.json("suspend", "one", "--certificate", str(tmp_path / "cut.json"))
-    assert (result["verdict"], list(result["controllers"]), result["phases"]) == ("consistent", ["alpha"], {})
+    assert (result["verdict"], list(result["controllers"]), result["phases"]) == (
+        "consistent",
+        ["alpha"],
+        {},
+    )
     assert (tmp_path / "cut.json").exists()
     assert "already suspended: a certificate is written only by" in ctl(
         "suspend", "one", "--certificate", str(tmp_path / "again.json"), code=5
@@ -141,7 +171,10 @@ def test_a_group_of_one_controller_needs_no_hold(ctl: Ctl, tmp_path: Path) -> No
 
 def test_volumes_named_on_the_command_line_are_cut_together(ctl: Ctl) -> None:
     result = ctl.json("suspend", "alpha:a00", "gamma:here")
-    assert (result["verdict"], result["volumes"]) == ("consistent", ["alpha:a00", "gamma:g02", "gamma:g05"])
+    assert (result["verdict"], result["volumes"]) == (
+        "consistent",
+        ["alpha:a00", "gamma:g02", "gamma:g05"],
+    )
     assert "group db: MIXED:" in ctl("status", "db")
     assert "alpha:a00 is SUSPENDED (by command)" in ctl("suspend", "db", code=5)
 
@@ -171,8 +204,12 @@ def test_a_hold_that_ends_before_its_command_is_9(ctl: Ctl) -> None:
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["of the group", "on one member"])
-def test_a_hold_that_somebody_else_releases_before_its_command_is_9_and_told_at_once(ctl: Ctl, whole: bool) -> None:
-    with ctl.start("--json", "quiesce", "db", "--hold", "10", "--", "sh", "-c", "echo runs; read line; exit 3") as owner:
+def test_a_hold_that_somebody_else_releases_before_its_command_is_9_and_told_at_once(
+    ctl: Ctl, whole: bool
+) -> None:
+    with ctl.start(
+        "--json", "quiesce", "db", "--hold", "10", "--", "sh", "-c", "echo runs; read line; exit 3"
+    ) as owner:
         assert owner.stdout is not None
         assert owner.stderr is not None
         assert owner.stdout.readline() == "runs\n"
@@ -187,7 +224,11 @@ def test_a_hold_that_somebody_else_releases_before_its_command_is_9_and_told_at_
     assert owner.returncode == 9
     assert "released by somebody else; nothing was suspended" in error
     end = json.loads(out)
-    assert (set(end), end["status"], end["verdict"]) == ({"lease", "status", "verdict", "reason"}, 3, "void")
+    assert (set(end), end["status"], end["verdict"]) == (
+        {"lease", "status", "verdict", "reason"},
+        3,
+        "void",
+    )
     assert "released by somebody else" in end["reason"]
 
 
@@ -205,7 +246,12 @@ def test_in_the_foreground_an_interrupt_or_a_release_ends_the_hold(ctl: Ctl) -> 
         lease = json.loads(owner.stdout.readline())["lease"]["id"]
         assert ctl("release", "db") == f"lease {lease}: released\n"
         end = json.loads(owner.communicate(timeout=PATIENCE_SECONDS)[0])
-        assert (owner.returncode, set(end), end["lease"], end["verdict"]) == (9, {"lease", "verdict", "reason"}, lease, "void")
+        assert (owner.returncode, set(end), end["lease"], end["verdict"]) == (
+            9,
+            {"lease", "verdict", "reason"},
+            lease,
+            "void",
+        )
 
 
 def test_an_owner_killed_with_minus_9_leaves_no_gate_closed(ctl: Ctl) -> None:
@@ -230,7 +276,13 @@ def test_a_controller_that_is_down(ctl: Ctl) -> None:
     ctl.cluster["beta"].kill()
     assert "beta: no daemon answers at" in ctl("suspend", "db", code=7)
     done = subprocess.run(
-        ctl.command("status"), capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=PATIENCE_SECONDS, check=False
+        ctl.command("status"),
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=ROOT,
+        timeout=PATIENCE_SECONDS,
+        check=False,
     )
     assert done.returncode == 7
     assert "controller beta: NOT REACHABLE" in done.stdout
@@ -252,9 +304,16 @@ def test_a_controller_that_hangs_does_not_hide_the_others(ctl: Ctl) -> None:
         )
     finally:
         os.kill(gamma.pid, signal.SIGCONT)
-    assert (done.returncode, done.stderr.startswith("duplexctl: gamma: no answer within ")) == (7, True), done
+    assert (done.returncode, done.stderr.startswith("duplexctl: gamma: no answer within ")) == (
+        7,
+        True,
+    ), done
     status = json.loads(done.stdout)
-    assert (list(status["controllers"]), list(status["unreachable"]), status["exit_codes"]) == (["alpha", "beta"], ["gamma"], {"gamma": 7})
+    assert (list(status["controllers"]), list(status["unreachable"]), status["exit_codes"]) == (
+        ["alpha", "beta"],
+        ["gamma"],
+        {"gamma": 7},
+    )
     assert status["groups"][0]["state"] == "UNKNOWN"
 
 
@@ -293,15 +352,21 @@ def test_terminated_while_a_controller_does_not_answer(ctl: Ctl) -> None:
 def test_what_is_not_there(ctl: Ctl) -> None:
     assert "no group 'dbs' in the groups file; did you mean 'db'?" in ctl("suspend", "dbs", code=3)
     assert "no controller 'alfa'" in ctl("suspend", "alfa:a00", code=3)
-    assert "alpha: 'zzz': no such volume or group" in ctl("suspend", "alpha:zzz", "beta:b01", code=3)
+    assert "alpha: 'zzz': no such volume or group" in ctl(
+        "suspend", "alpha:zzz", "beta:b01", code=3
+    )
     assert "no cut that any controller" in ctl("release", "0" * 16, code=3)
 
 
 def test_wrong_use(ctl: Ctl) -> None:
     for group in ("db", "one"):
-        assert "--lease is for targets of one controller, named at its socket" in ctl("suspend", group, "--lease", "x", code=2)
+        assert "--lease is for targets of one controller, named at its socket" in ctl(
+            "suspend", group, "--lease", "x", code=2
+        )
     ctl.groups.write_text(ctl.groups.read_text() + "hold_mix = 1\n")
-    assert "groups.one.hold_mix: unknown key; did you mean 'hold_max'?" in ctl("suspend", "db", code=6)
+    assert "groups.one.hold_mix: unknown key; did you mean 'hold_max'?" in ctl(
+        "suspend", "db", code=6
+    )
     ctl.groups.write_text("[")
     assert "not TOML" in ctl("status", code=6)
     ctl.groups.unlink()
@@ -311,7 +376,9 @@ def test_wrong_use(ctl: Ctl) -> None:
 def test_sockets_that_lead_to_one_controller_or_to_another(ctl: Ctl, tmp_path: Path) -> None:
     sockets = ctl.cluster.sockets()
     swapped = sockets | {"alpha": sockets["beta"], "beta": sockets["alpha"]}
-    ctl.groups = ctl.cluster.write_groups({"db": [ctl.cluster.members[0], ctl.cluster.members[-1]]}, sockets=swapped)
+    ctl.groups = ctl.cluster.write_groups(
+        {"db": [ctl.cluster.members[0], ctl.cluster.members[-1]]}, sockets=swapped
+    )
     assert "calls itself 'beta'" in ctl("suspend", "db", code=6)
     assert "calls itself 'beta'" in ctl("suspend", "alpha:here", "gamma:here", code=6)
     ctl.groups.write_text(
@@ -319,7 +386,9 @@ def test_sockets_that_lead_to_one_controller_or_to_another(ctl: Ctl, tmp_path: P
     )
     link = tmp_path / "link.sock"
     link.symlink_to(sockets["alpha"])
-    ctl.groups.write_text(f'[controllers.a]\nsocket = "{sockets["alpha"]}"\n[controllers.b]\nsocket = "{link}"\n')
+    ctl.groups.write_text(
+        f'[controllers.a]\nsocket = "{sockets["alpha"]}"\n[controllers.b]\nsocket = "{link}"\n'
+    )
     assert "are the same controller, 'alpha'" in ctl("suspend", "a:a00", "b:a03", code=6)
 
 
@@ -333,11 +402,20 @@ def test_a_socket_on_the_command_line_means_that_daemon(ctl: Ctl) -> None:
 
 def test_a_groups_file_of_the_environment_does_not_hide_the_daemon(ctl: Ctl) -> None:
     sockets = ctl.cluster.sockets()
-    env = environment() | {"DUPLEXD_GROUPS": str(ctl.groups), "DUPLEXD_SOCKET": str(sockets["gamma"])}
+    env = environment() | {
+        "DUPLEXD_GROUPS": str(ctl.groups),
+        "DUPLEXD_SOCKET": str(sockets["gamma"]),
+    }
 
     def run(*arguments: str) -> dict[str, Any]:
         done = subprocess.run(
-            [*MAIN, *arguments, "--json"], capture_output=True, text=True, env=env, cwd=ROOT, timeout=PATIENCE_SECONDS, check=True
+            [*MAIN, *arguments, "--json"],
+            capture_output=True,
+            text=True,
+            env=env,
+            cwd=ROOT,
+            timeout=PATIENCE_SECONDS,
+            check=True,
         )
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
@@ -347,6 +425,12 @@ def test_a_groups_file_of_the_environment_does_not_hide_the_daemon(ctl: Ctl) -> 
     assert set(run("status", "db")["controllers"]) == {"alpha", "beta", "gamma"}
     assert set(run("status", "alpha:here")["controllers"]) == {"alpha"}
     done = subprocess.run(
-        [*MAIN, "status", "db", "here"], capture_output=True, text=True, env=env, cwd=ROOT, timeout=PATIENCE_SECONDS, check=False
+        [*MAIN, "status", "db", "here"],
+        capture_output=True,
+        text=True,
+        env=env,
+        cwd=ROOT,
+        timeout=PATIENCE_SECONDS,
+        check=False,
     )
     assert (done.returncode, "name volumes there as controller:volume" in done.stderr) == (2, True)

@@ -23,22 +23,34 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def make_groups(tmp_path: Path, make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]) -> MakeGroups:
+def make_groups(
+    tmp_path: Path, make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
+) -> MakeGroups:
     """The group as a client of this common name sees it."""
     for name in ("certificates", "alpha", "beta"):
         (tmp_path / name).mkdir()
     certificates = Certificates(tmp_path / "certificates")
     port = free_port()
     alpha = make_files(directory=tmp_path / "alpha", name="alpha")
-    beta = make_files(directory=tmp_path / "beta", name="beta", extra=certificates.toml(port, operate=("backup",), observe=("monitor",)))
+    beta = make_files(
+        directory=tmp_path / "beta",
+        name="beta",
+        extra=certificates.toml(port, operate=("backup",), observe=("monitor",)),
+    )
     for files in (alpha, beta):
         start_daemon(files)
 
     def make(common_name: str) -> Groups:
-        far = ControllerEntry(url=f"https://localhost:{port}", certificate=certificates.client(common_name), ca=certificates.client_ca)
+        far = ControllerEntry(
+            url=f"https://localhost:{port}",
+            certificate=certificates.client(common_name),
+            ca=certificates.client_ca,
+        )
         return Groups(
             controllers={"alpha": ControllerEntry(socket=alpha.control_socket), "beta": far},
-            groups={"db": GroupEntry(members=["alpha:data", "beta:data"], hold_max=HOLD_SECONDS_MAX)},
+            groups={
+                "db": GroupEntry(members=["alpha:data", "beta:data"], hold_max=HOLD_SECONDS_MAX)
+            },
         )
 
     return make
@@ -61,7 +73,9 @@ async def test_who_may_only_observe_sees_and_suspends_nothing(make_groups: MakeG
         with pytest.raises(ForbiddenError, match="nothing was suspended: beta: "):
             await client.suspend("db")
         status = await client.status("db")
-        assert [volume["state"] for each in status.controllers.values() for volume in each["volumes"]] == ["DUPLEX", "DUPLEX"]
+        assert [
+            volume["state"] for each in status.controllers.values() for volume in each["volumes"]
+        ] == ["DUPLEX", "DUPLEX"]
         async with asyncio.timeout(
             PATIENCE_SECONDS
         ):  # a request that was on its way may have been answered after the release: its connection is gone

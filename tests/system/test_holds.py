@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.canary.nbd import NbdConnection
-from tests.support.commands import call, hold, resident_bytes, same_bytes, suspend, volumes, wait_until
+from tests.support.commands import (
+    call,
+    hold,
+    resident_bytes,
+    same_bytes,
+    suspend,
+    volumes,
+    wait_until,
+)
 from tests.support.daemon import PATIENCE_SECONDS, ROOT, environment, run_duplexctl
 
 if TYPE_CHECKING:
@@ -31,8 +39,12 @@ READS = 100
 
 
 @pytest.fixture
-def pair_of_volumes(make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]) -> Daemon:
-    return start_daemon(make_files(volumes={"one": "8MiB", "two": "8MiB"}, groups={"db": ["one", "two"]}))
+def pair_of_volumes(
+    make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
+) -> Daemon:
+    return start_daemon(
+        make_files(volumes={"one": "8MiB", "two": "8MiB"}, groups={"db": ["one", "two"]})
+    )
 
 
 def block(fill: int) -> bytes:
@@ -41,12 +53,28 @@ def block(fill: int) -> bytes:
 
 def start_duplexctl(files: DaemonFiles, *arguments: str) -> subprocess.Popen[str]:
     """A duplexctl that stays in the foreground."""
-    command = [sys.executable, "-c", "from duplexd.duplexctl.cli import main; main()", "--socket", str(files.control_socket), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), cwd=ROOT)
+    command = [
+        sys.executable,
+        "-c",
+        "from duplexd.duplexctl.cli import main; main()",
+        "--socket",
+        str(files.control_socket),
+        *arguments,
+    ]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        cwd=ROOT,
+    )
 
 
 @contextlib.asynccontextmanager
-async def owner_of(daemon: Daemon, *arguments: str) -> AsyncIterator[tuple[subprocess.Popen[str], str]]:
+async def owner_of(
+    daemon: Daemon, *arguments: str
+) -> AsyncIterator[tuple[subprocess.Popen[str], str]]:
     """A `duplexctl quiesce` process that holds, and its lease."""
     process = start_duplexctl(daemon.files, "--json", "quiesce", *arguments)
     try:
@@ -74,26 +102,38 @@ def assert_lost(daemon: Daemon, lease: str) -> None:
     late = run_duplexctl(daemon.files, "suspend", "one", "--lease", lease)
     assert late.returncode == 9, late
     assert "void" in late.stderr
-    assert run_duplexctl(daemon.files, "--json", "status", "one").stdout.count('"DUPLEX"') >= 1, "nothing was suspended"
+    assert run_duplexctl(daemon.files, "--json", "status", "one").stdout.count('"DUPLEX"') >= 1, (
+        "nothing was suspended"
+    )
 
 
 async def test_an_owner_that_is_killed_releases_at_once(pair_of_volumes: Daemon) -> None:
-    async with connect(pair_of_volumes, "one") as nbd, owner_of(pair_of_volumes, "one", "--hold", "10") as (process, lease):
+    async with (
+        connect(pair_of_volumes, "one") as nbd,
+        owner_of(pair_of_volumes, "one", "--hold", "10") as (process, lease),
+    ):
         write = asyncio.create_task(nbd.write(0, block(1)))
         await assert_waits(write)
         killed = time.monotonic()
         process.send_signal(signal.SIGKILL)
         await asyncio.wait_for(write, PATIENCE_SECONDS)
-        print(f"owner killed: the held write was answered after {(time.monotonic() - killed) * 1e3:.1f} ms")
+        print(
+            f"owner killed: the held write was answered after {(time.monotonic() - killed) * 1e3:.1f} ms"
+        )
         assert pair_of_volumes.hold_ended(lease)["reason"] == "owner gone"
         assert_lost(pair_of_volumes, lease)
 
 
 async def test_a_deadline_releases_and_voids(pair_of_volumes: Daemon) -> None:
-    async with connect(pair_of_volumes, "one") as nbd, owner_of(pair_of_volumes, "db", "--hold", "0.5") as (process, lease):
+    async with (
+        connect(pair_of_volumes, "one") as nbd,
+        owner_of(pair_of_volumes, "db", "--hold", "0.5") as (process, lease),
+    ):
         await asyncio.wait_for(nbd.write(0, block(1)), PATIENCE_SECONDS)
         ended = pair_of_volumes.hold_ended(lease)
-        print(f"hold of 0.5 s: it lasted {ended['held_s'] * 1e3:.0f} ms, {ended['writes_held']} writes waited")
+        print(
+            f"hold of 0.5 s: it lasted {ended['held_s'] * 1e3:.0f} ms, {ended['writes_held']} writes waited"
+        )
         assert (ended["reason"], ended["verdict"]) == ("deadline", "void")
         assert ended["held_s"] > 0.5 - EARLY_SECONDS
         assert await asyncio.to_thread(process.wait, PATIENCE_SECONDS) == 9
@@ -103,7 +143,10 @@ async def test_a_deadline_releases_and_voids(pair_of_volumes: Daemon) -> None:
 async def test_a_stop_answers_what_was_held(pair_of_volumes: Daemon) -> None:
     async with connect(pair_of_volumes, "one") as nbd:
         owner = await hold(pair_of_volumes, ["db"])
-        writes = [asyncio.create_task(nbd.write(number * BLOCK, block(number + 1))) for number in range(50)]
+        writes = [
+            asyncio.create_task(nbd.write(number * BLOCK, block(number + 1)))
+            for number in range(50)
+        ]
         await assert_waits(writes[0])
         code = asyncio.create_task(asyncio.to_thread(pair_of_volumes.stop))
         await asyncio.wait_for(asyncio.gather(*writes), PATIENCE_SECONDS)
@@ -120,12 +163,19 @@ async def test_reads_and_flushes_are_answered_during_a_hold(pair_of_volumes: Dae
     async with connect(pair_of_volumes, "one") as nbd, connect(pair_of_volumes, "one") as other:
         await nbd.write(0, block(1))
         owner = await hold(pair_of_volumes, ["one"])
-        changes = [nbd.write(0, block(2)), nbd.write_zeroes(8192, BLOCK), nbd.trim(16384, BLOCK), nbd.write(0, block(3), fua=True)]
+        changes = [
+            nbd.write(0, block(2)),
+            nbd.write_zeroes(8192, BLOCK),
+            nbd.trim(16384, BLOCK),
+            nbd.write(0, block(3), fua=True),
+        ]
         tasks = [asyncio.create_task(change) for change in changes]
         await assert_waits(tasks[0])
         for connection in (nbd, other):
             await connection.flush()
-            assert await connection.read(0, BLOCK) == block(1), "a read shows what was not acknowledged"
+            assert await connection.read(0, BLOCK) == block(1), (
+                "a read shows what was not acknowledged"
+            )
         async with connect(pair_of_volumes, "two") as elsewhere:
             await elsewhere.write(0, block(9))
         assert not any(task.done() for task in tasks), "they waited for the end of the hold"
@@ -138,40 +188,59 @@ async def test_a_held_change_dies_with_its_connection(pair_of_volumes: Daemon) -
     async with connect(pair_of_volumes, "one") as second:
         first = await NbdConnection.open(pair_of_volumes.files.uri("one"))
         owner = await hold(pair_of_volumes, ["one"])
-        stale = [asyncio.create_task(first.write(0, block(1))), asyncio.create_task(first.write(0, bytes([1]) * (3 << 20)))]
+        stale = [
+            asyncio.create_task(first.write(0, block(1))),
+            asyncio.create_task(first.write(0, bytes([1]) * (3 << 20))),
+        ]
         await assert_waits(stale[0])
         first.abort()
         lost = await asyncio.gather(*stale, return_exceptions=True)
         assert [type(error) for error in lost] == [ConnectionError] * 2
         newer = asyncio.create_task(second.write(0, block(2)))
-        await wait_until(pair_of_volumes, lambda now: now["one"]["connections"] == 1, "the first connection is gone")
+        await wait_until(
+            pair_of_volumes,
+            lambda now: now["one"]["connections"] == 1,
+            "the first connection is gone",
+        )
         await assert_waits(newer)
         owner.close()
         await asyncio.wait_for(newer, PATIENCE_SECONDS)
         assert await second.read(0, BLOCK) == block(2)
-        assert await second.read(BLOCK, BLOCK) == bytes(BLOCK), "a change of a connection that is gone was made"
+        assert await second.read(BLOCK, BLOCK) == bytes(BLOCK), (
+            "a change of a connection that is gone was made"
+        )
     await suspend(pair_of_volumes, "one")
-    assert pair_of_volumes.files.secondary_of("one").read_bytes() == block(2) + bytes((8 << 20) - BLOCK)
+    assert pair_of_volumes.files.secondary_of("one").read_bytes() == block(2) + bytes(
+        (8 << 20) - BLOCK
+    )
     pair_of_volumes.kill()  # the journal must not bring it back
     pair_of_volumes.start()
     async with connect(pair_of_volumes, "one") as third:
         assert await third.read(0, 2 * BLOCK) == block(2) + bytes(BLOCK)
 
 
-async def test_overlapping_changes_keep_their_order_of_arrival_over_connections(pair_of_volumes: Daemon) -> None:
+async def test_overlapping_changes_keep_their_order_of_arrival_over_connections(
+    pair_of_volumes: Daemon,
+) -> None:
     async with connect(pair_of_volumes, "one") as one, connect(pair_of_volumes, "one") as other:
         owner = await hold(pair_of_volumes, ["one"])
         tasks = []
         for fill in range(1, 40):
             connection = (one, other)[fill % 2]
-            tasks.append(asyncio.create_task(connection.write(0, bytes([fill]) * (BLOCK * (40 - fill)))))
+            tasks.append(
+                asyncio.create_task(connection.write(0, bytes([fill]) * (BLOCK * (40 - fill))))
+            )
             await asyncio.sleep(0)
-            await connection.read(1 << 20, 512)  # its answer shows that the server has seen what came before it
+            await connection.read(
+                1 << 20, 512
+            )  # its answer shows that the server has seen what came before it
         owner.close()
         await asyncio.wait_for(asyncio.gather(*tasks), PATIENCE_SECONDS)
         data = await one.read(0, 40 * BLOCK)
     assert [data[at * BLOCK] for at in range(40)] == [39 - at for at in range(40)]
-    assert same_bytes(pair_of_volumes.files.primary("one"), pair_of_volumes.files.secondary_of("one"))
+    assert same_bytes(
+        pair_of_volumes.files.primary("one"), pair_of_volumes.files.secondary_of("one")
+    )
 
 
 async def test_the_sequence_of_the_patent_with_one_lease(pair_of_volumes: Daemon) -> None:
@@ -181,16 +250,25 @@ async def test_the_sequence_of_the_patent_with_one_lease(pair_of_volumes: Daemon
         await one.write(0, block(1))
         await two.write(0, block(1))
         async with owner_of(pair_of_volumes, "one", "two", "--hold", "10") as (process, lease):
-            held = [asyncio.create_task(one.write(0, block(2))), asyncio.create_task(two.write(0, block(2)))]
+            held = [
+                asyncio.create_task(one.write(0, block(2))),
+                asyncio.create_task(two.write(0, block(2))),
+            ]
             await assert_waits(held[0])
-            done = await asyncio.to_thread(run_duplexctl, files, "--json", "suspend", "one", "two", "--lease", lease)
+            done = await asyncio.to_thread(
+                run_duplexctl, files, "--json", "suspend", "one", "two", "--lease", lease
+            )
             assert done.returncode == 0, done
             result = json.loads(done.stdout)
             assert (result["verdict"], result["hold"]["writes_held"]) == ("consistent", 2)
             await asyncio.wait_for(asyncio.gather(*held), PATIENCE_SECONDS)
-            assert await asyncio.to_thread(process.wait, PATIENCE_SECONDS) == 0, "the owner is told that its hold did its work"
+            assert await asyncio.to_thread(process.wait, PATIENCE_SECONDS) == 0, (
+                "the owner is told that its hold did its work"
+            )
         found = await volumes(pair_of_volumes)
-        assert {volume["secondary"]["as_of_sequence"] for volume in found.values()} == {result["controllers"]["test"]}
+        assert {volume["secondary"]["as_of_sequence"] for volume in found.values()} == {
+            result["controllers"]["test"]
+        }
         for name in ("one", "two"):
             assert files.secondary_of(name).read_bytes()[:BLOCK] == block(1)
             assert files.primary(name).read_bytes()[:BLOCK] == block(2)
@@ -200,7 +278,9 @@ async def test_two_leases_one_after_the_other(pair_of_volumes: Daemon) -> None:
     """A suspend takes one lease. It refuses volumes that this lease does not hold, and cuts those it holds while another lease goes on."""
     first, second = await hold(pair_of_volumes, ["one"]), await hold(pair_of_volumes, ["two"])
     with contextlib.closing(first), contextlib.closing(second):
-        both = await asyncio.to_thread(run_duplexctl, pair_of_volumes.files, "suspend", "db", "--lease", first.lease)
+        both = await asyncio.to_thread(
+            run_duplexctl, pair_of_volumes.files, "suspend", "db", "--lease", first.lease
+        )
         assert both.returncode == 2, both
         assert "two" in both.stderr
         cut = await suspend(pair_of_volumes, "one", lease=first.lease)
@@ -211,7 +291,13 @@ async def test_two_leases_one_after_the_other(pair_of_volumes: Daemon) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "status"),
-    [(["true"], 0), (["sh", "-c", "exit 7"], 7), (["/no/such/command"], 127), (["/etc/passwd"], 126), (["sh", "-c", UNTIL_LOST], 9)],
+    [
+        (["true"], 0),
+        (["sh", "-c", "exit 7"], 7),
+        (["/no/such/command"], 127),
+        (["/etc/passwd"], 126),
+        (["sh", "-c", UNTIL_LOST], 9),
+    ],
 )
 def test_quiesce_with_a_command(pair_of_volumes: Daemon, arguments: list[str], status: int) -> None:
     hold_s = "0.3" if status == 9 else "10"
@@ -224,12 +310,18 @@ def test_quiesce_with_a_command(pair_of_volumes: Daemon, arguments: list[str], s
 def test_a_command_under_quiesce_can_suspend_by_the_lease(pair_of_volumes: Daemon) -> None:
     script = f'{sys.executable} -c "from duplexd.duplexctl.cli import main; main()" suspend db --lease "$DUPLEXD_LEASE"'
     environment_script = f"DUPLEXD_SOCKET={pair_of_volumes.files.control_socket} {script}"
-    done = run_duplexctl(pair_of_volumes.files, "quiesce", "db", "--hold", "10", "--", "sh", "-c", environment_script)
+    done = run_duplexctl(
+        pair_of_volumes.files, "quiesce", "db", "--hold", "10", "--", "sh", "-c", environment_script
+    )
     assert done.returncode == 0, done
-    assert {volume["state"] for volume in pair_of_volumes.request("GET", "/v1/status")[1]["volumes"]} == {"SUSPENDED"}
+    assert {
+        volume["state"] for volume in pair_of_volumes.request("GET", "/v1/status")[1]["volumes"]
+    } == {"SUSPENDED"}
 
 
-async def test_five_seconds_under_fio(make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]) -> None:
+async def test_five_seconds_under_fio(
+    make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
+) -> None:
     """No I/O error, reads served throughout, memory bounded."""
     daemon = start_daemon(make_files(volumes={"data": "64MiB"}, journal_size="64MiB"))
     fio = await asyncio.create_subprocess_exec(
@@ -253,7 +345,9 @@ async def test_five_seconds_under_fio(make_files: Callable[..., DaemonFiles], st
             owner.close()
             await asyncio.wait_for(writing, PATIENCE_SECONDS)
         output, _ = await asyncio.wait_for(fio.communicate(), 2 * PATIENCE_SECONDS)
-        print(f"5 s under fio: {reads} reads, the slowest {longest * 1e3:.1f} ms; memory grew by {grown >> 10} KiB")
+        print(
+            f"5 s under fio: {reads} reads, the slowest {longest * 1e3:.1f} ms; memory grew by {grown >> 10} KiB"
+        )
         assert fio.returncode == 0, output.decode()
         assert b"err= 0" in output, output.decode()
         assert grown < MEMORY_BYTES_MAX

@@ -18,7 +18,16 @@ from duplexd.journal.inspect import inspect
 from duplexd.limits import COPIED_MARK_BYTES
 from duplexd.runtime.disk import RealDisk
 from tests.support.blocks import BLOCK_BYTES, Blocks, check
-from tests.support.commands import call, hold, same_bytes, start_resync, suspend, volumes, wait_state, wait_until
+from tests.support.commands import (
+    call,
+    hold,
+    same_bytes,
+    start_resync,
+    suspend,
+    volumes,
+    wait_state,
+    wait_until,
+)
 from tests.support.load import READ_BYTES, Load, grains_bytes, settle
 
 if TYPE_CHECKING:
@@ -30,7 +39,10 @@ if TYPE_CHECKING:
 VOLUME_BYTES = 8 << 20
 NAMES = ("a", "b", "c")
 ASYNC_VOLUME = '[volumes.c]\nsize = "8MiB"\nprimary = "{0}/a/c.img"\nsecondary = "{0}/b/c.img"\nmode = "async"\n'
-JOURNALS = {"resync_by_journal": "64MiB", "resync_by_map": "32MiB"}  # elsewhere the smallest: it comes round every few seconds
+JOURNALS = {
+    "resync_by_journal": "64MiB",
+    "resync_by_map": "32MiB",
+}  # elsewhere the smallest: it comes round every few seconds
 KILLS_MIN = 100
 TESTS_HERE = 6
 KILLS: dict[str, int] = {}
@@ -48,8 +60,13 @@ def _count(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     total, times = sum(KILLS.values()), sorted(RECOVERIES_S)
     if times:
-        print(f"{total} kills: {KILLS}; start to ready: median {times[len(times) // 2]:.2f} s, longest {times[-1]:.2f} s")
-    if len({item.nodeid for item in request.session.items if item.path == request.path}) >= TESTS_HERE:
+        print(
+            f"{total} kills: {KILLS}; start to ready: median {times[len(times) // 2]:.2f} s, longest {times[-1]:.2f} s"
+        )
+    if (
+        len({item.nodeid for item in request.session.items if item.path == request.path})
+        >= TESTS_HERE
+    ):
         assert total >= KILLS_MIN
 
 
@@ -92,11 +109,17 @@ class Victim:
         """Every pair is DUPLEX, with legs that are equal, and nothing left to copy."""
         found = await wait_state(self.daemon, "DUPLEX")
         assert {volume["changed_bytes"] for volume in found.values()} == {0}
-        await wait_until(self.daemon, lambda now: now["c"]["secondary"]["lag_bytes"] == 0, "the async secondary is at the tail")
+        await wait_until(
+            self.daemon,
+            lambda now: now["c"]["secondary"]["lag_bytes"] == 0,
+            "the async secondary is at the tail",
+        )
         verified = await call(self.daemon, "POST", "/v1/verify", {"targets": NAMES})
         assert verified["equal"], verified
         for name in NAMES:
-            assert same_bytes(self.files.primary(name), self.files.secondary_of(name)), f"{name}: the legs differ after kill {self.kills}"
+            assert same_bytes(self.files.primary(name), self.files.secondary_of(name)), (
+                f"{name}: the legs differ after kill {self.kills}"
+            )
 
     def secondaries(self) -> dict[str, bytes]:
         """What the secondaries hold."""
@@ -114,35 +137,58 @@ class Victim:
             check(image, allowed[name], f"secondary of {name} at its cut")
         return result, images
 
-    async def check_suspended(self, cut: dict[str, Any], images: dict[str, bytes]) -> dict[str, Any]:
+    async def check_suspended(
+        self, cut: dict[str, Any], images: dict[str, bytes]
+    ) -> dict[str, Any]:
         """Every secondary stands at the cut and holds what it held then."""
         found = await volumes(self.daemon)
         for name, volume in found.items():
             assert (volume["state"], volume["reason"]) == ("SUSPENDED", "by command"), volume
             secondary = volume["secondary"]
             assert secondary["usable"], volume
-            assert (secondary["as_of_sequence"], secondary["cut"]["id"]) == (cut["controllers"]["test"], cut["cut"]), volume
+            assert (secondary["as_of_sequence"], secondary["cut"]["id"]) == (
+                cut["controllers"]["test"],
+                cut["cut"],
+            ), volume
             assert secondary["cut"]["verdict"] == "consistent", volume
-            assert self.files.secondary_of(name).read_bytes() == images[name], f"the secondary of {name} moved after kill {self.kills}"
+            assert self.files.secondary_of(name).read_bytes() == images[name], (
+                f"the secondary of {name} moved after kill {self.kills}"
+            )
         return found
 
 
 def _markers(files: DaemonFiles) -> list[dict[str, Any]]:
     """The markers in the journal; with the daemon dead only."""
-    return [item["marker"] for item in inspect(RealDisk(), str(files.state_dir)) if item["type"] == "marker"]
+    return [
+        item["marker"]
+        for item in inspect(RealDisk(), str(files.state_dir))
+        if item["type"] == "marker"
+    ]
 
 
 def _resync_reached(files: DaemonFiles) -> str:
     """How far the last resync came: resync, commit, settled or equal; "" if the journal came round since."""
-    stages = [str(marker["m"]) for marker in _markers(files) if marker["m"] in {"resync", "commit", "settled", "equal"}]
+    stages = [
+        str(marker["m"])
+        for marker in _markers(files)
+        if marker["m"] in {"resync", "commit", "settled", "equal"}
+    ]
     return stages[-1] if stages else ""
 
 
 @pytest.fixture
-def victim(make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon], request: pytest.FixtureRequest) -> Iterator[Victim]:
+def victim(
+    make_files: Callable[..., DaemonFiles],
+    start_daemon: Callable[..., Daemon],
+    request: pytest.FixtureRequest,
+) -> Iterator[Victim]:
     seed = int(os.environ.get("DUPLEXD_TEST_SEED", "0")) or int.from_bytes(os.urandom(4), "little")
     state = request.function.__name__.removeprefix("test_").removesuffix("_killed")
-    files = make_files(volumes={"a": VOLUME_BYTES, "b": VOLUME_BYTES}, groups={"db": ["a", "b"]}, journal_size=JOURNALS.get(state, "16MiB"))
+    files = make_files(
+        volumes={"a": VOLUME_BYTES, "b": VOLUME_BYTES},
+        groups={"db": ["a", "b"]},
+        journal_size=JOURNALS.get(state, "16MiB"),
+    )
     files.extra = ASYNC_VOLUME.format(files.directory)
     victim = Victim(start_daemon(files.write()), state, seed)
     print(f"DUPLEXD_TEST_SEED={seed}")
@@ -195,8 +241,13 @@ async def test_suspended_killed(victim: Victim, times: int) -> None:
                 await victim.kill_after(0.3, load)
             await victim.restart()
             found = await victim.check_suspended(cut, images)
-        for name, model in victim.models.items():  # of what was touched before the cut a little may count
-            assert found[name]["changed_bytes"] <= grains_bytes(model.touched), f"{name}: a kill made the change map grow"
+        for (
+            name,
+            model,
+        ) in victim.models.items():  # of what was touched before the cut a little may count
+            assert found[name]["changed_bytes"] <= grains_bytes(model.touched), (
+                f"{name}: a kill made the change map grow"
+            )
         copied = await call(victim.daemon, "POST", "/v1/resync", {"targets": NAMES})
         assert {volume["how"] for volume in copied["volumes"]} <= {"journal", "map"}
         await victim.check_duplex()
@@ -234,7 +285,9 @@ async def write_scattered(victim: Victim) -> None:
         async with await NbdConnection.open(victim.files.uri(name)) as nbd:
             for at in range(0, SCATTERED, 32):
                 changes = [model.send(block, 1) for block in blocks[at : at + 32]]
-                await asyncio.gather(*(nbd.write(change.first * BLOCK_BYTES, change.payload()) for change in changes))
+                await asyncio.gather(
+                    *(nbd.write(change.first * BLOCK_BYTES, change.payload()) for change in changes)
+                )
                 for change in changes:
                     model.acknowledge(change)
 
@@ -265,7 +318,9 @@ async def test_resync_by_map_killed(victim: Victim, times: int) -> None:
         assert set(how.values()) == {"map"}
         reached.append(_resync_reached(victim.files))
         if reached[-1] == "resync":
-            assert victim.secondaries() == images, "a resync by map touched a secondary before its commit"
+            assert victim.secondaries() == images, (
+                "a resync by map touched a secondary before its commit"
+            )
         victim.files.copy_rate = None if len(reached) % 2 else "16MiB"
         victim.files.write()
         await victim.restart()
@@ -277,7 +332,9 @@ async def test_resync_by_map_killed(victim: Victim, times: int) -> None:
 
 
 @TIMES
-async def test_first_copy_killed(make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon], times: int) -> None:
+async def test_first_copy_killed(
+    make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon], times: int
+) -> None:
     """The copy goes on after each kill: what was copied is not copied again."""
     seed = int(os.environ.get("DUPLEXD_TEST_SEED", "0")) or int.from_bytes(os.urandom(4), "little")
     print(f"DUPLEXD_TEST_SEED={seed}")
@@ -301,19 +358,35 @@ async def test_first_copy_killed(make_files: Callable[..., DaemonFiles], start_d
             await load.lost()
         kills += 1
         markers = _markers(files)
-        marked_bytes = max(marked_bytes, sum(length for marker in markers if marker["m"] == "copied" for _, length in marker["runs"]))
+        marked_bytes = max(
+            marked_bytes,
+            sum(
+                length
+                for marker in markers
+                if marker["m"] == "copied"
+                for _, length in marker["runs"]
+            ),
+        )
         _with_rate(files, kills)
         RECOVERIES_S.append(_timed(daemon.start))
-        found = await wait_until(daemon, lambda now: now["big"]["state"] == "DUPLEX" or now["big"]["copy"]["total_bytes"] > 0, "it goes on")
+        found = await wait_until(
+            daemon,
+            lambda now: now["big"]["state"] == "DUPLEX" or now["big"]["copy"]["total_bytes"] > 0,
+            "it goes on",
+        )
         if found["big"]["state"] == "PENDING":
             assert not found["big"]["secondary"]["usable"]
-            assert found["big"]["copy"]["total_bytes"] <= data_bytes - marked_bytes, "what was copied is copied again"
+            assert found["big"]["copy"]["total_bytes"] <= data_bytes - marked_bytes, (
+                "what was copied is copied again"
+            )
     _with_rate(files, None)
     daemon.kill()
     daemon.start()
     await wait_state(daemon, "DUPLEX")
     KILLS["first copy"] = kills
-    print(f"first copy: {kills} kills, {marked_bytes >> 20} of {data_bytes >> 20} MiB were copied before the last one")
+    print(
+        f"first copy: {kills} kills, {marked_bytes >> 20} of {data_bytes >> 20} MiB were copied before the last one"
+    )
     assert marked_bytes > 0
     assert (await call(daemon, "POST", "/v1/verify", {"targets": ["big"]}))["equal"]
     assert same_bytes(files.primary("big"), files.secondary_of("big"))
@@ -328,7 +401,9 @@ def _goes_far(kills: int) -> bool:
 
 
 def _remembered(now: dict[str, Any]) -> bool:
-    return bool(now["big"]["state"] == "DUPLEX" or now["big"]["copy"]["done_bytes"] > COPIED_MARK_BYTES)
+    return bool(
+        now["big"]["state"] == "DUPLEX" or now["big"]["copy"]["done_bytes"] > COPIED_MARK_BYTES
+    )
 
 
 def _with_rate(files: DaemonFiles, kills: int | None) -> None:

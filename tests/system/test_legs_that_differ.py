@@ -40,7 +40,10 @@ def _damage(daemon: Daemon, image: Path) -> None:
         file.seek(AT)
         file.write(b"\xee")
     found = run_duplexctl(daemon.files, "verify", "db")
-    assert (found.returncode, f"wal: THE LEGS DIFFER, first at byte {AT}" in found.stdout) == (1, True), found
+    assert (found.returncode, f"wal: THE LEGS DIFFER, first at byte {AT}" in found.stdout) == (
+        1,
+        True,
+    ), found
 
 
 def _mended(daemon: Daemon) -> None:
@@ -85,7 +88,10 @@ def test_the_primary_was_deleted(daemon: Daemon) -> None:
     files = daemon.files
     files.primary("wal").unlink()
     found = run_duplexctl(files, "verify", "db")
-    assert (found.returncode, f"wal: NOT EQUAL: {files.primary('wal')}: " in found.stdout) == (1, True), found
+    assert (found.returncode, f"wal: NOT EQUAL: {files.primary('wal')}: " in found.stdout) == (
+        1,
+        True,
+    ), found
     assert daemon.stop() == 0
     shutil.copy(files.secondary_of("wal"), files.primary("wal"))
     daemon.start()

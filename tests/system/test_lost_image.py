@@ -18,7 +18,16 @@ SIZE = 8 << 20
 
 
 def _write(files: DaemonFiles, name: str, pattern: int) -> None:
-    command = ["qemu-io", "-f", "raw", "-c", f"write -P {pattern} 4096 65536", "-c", "flush", files.uri(name)]
+    command = [
+        "qemu-io",
+        "-f",
+        "raw",
+        "-c",
+        f"write -P {pattern} 4096 65536",
+        "-c",
+        "flush",
+        files.uri(name),
+    ]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
 
 

@@ -18,9 +18,22 @@ import pytest
 import duplexd
 from duplexd.config import daemon_file as config
 from duplexd.config import groups_file as groups
-from duplexd.config.daemon_file import ControlConfig, ControllerConfig, GroupConfig, NbdConfig, TlsConfig, VolumeConfig
+from duplexd.config.daemon_file import (
+    ControlConfig,
+    ControllerConfig,
+    GroupConfig,
+    NbdConfig,
+    TlsConfig,
+    VolumeConfig,
+)
 from duplexd.duplexctl.cli import cli
-from duplexd.errors import ConfigurationError, ForbiddenError, TimedOutError, UnreachableError, UsageError
+from duplexd.errors import (
+    ConfigurationError,
+    ForbiddenError,
+    TimedOutError,
+    UnreachableError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -34,13 +47,22 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 def systemd_analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
     program = shutil.which("systemd-analyze")
     assert program, "systemd-analyze is missing: install systemd"
-    return subprocess.run([program, "--no-pager", *arguments], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        [program, "--no-pager", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: str(path.name))
 def test_the_unit_is_one_that_systemd_takes(path: Path, tmp_path: Path) -> None:
     unit = tmp_path / path.name
-    unit.write_text(re.sub("^ExecStart=(duplexd|duplexctl)\\b", f"ExecStart={sys.executable}", path.read_text(), flags=re.MULTILINE))
+    unit.write_text(
+        re.sub(
+            "^ExecStart=(duplexd|duplexctl)\\b",
+            f"ExecStart={sys.executable}",
+            path.read_text(),
+            flags=re.MULTILINE,
+        )
+    )
     result = systemd_analyze("verify", "--man=no", str(unit))
     assert result.returncode == 0, result.stderr
     assert str(unit) not in result.stderr, result.stderr
@@ -54,7 +76,11 @@ def test_the_unit_is_hardened(path: Path) -> None:
 
 
 def settings(unit: Path = UNIT) -> dict[str, str]:
-    return dict(line.split("=", 1) for line in unit.read_text().splitlines() if "=" in line and not line.startswith("#"))
+    return dict(
+        line.split("=", 1)
+        for line in unit.read_text().splitlines()
+        if "=" in line and not line.startswith("#")
+    )
 
 
 def test_the_unit_does_not_restart_what_a_person_must_correct() -> None:
@@ -67,7 +93,9 @@ def test_the_unit_does_not_restart_what_a_person_must_correct() -> None:
 def test_the_canarys_unit_tries_again_only_what_may_get_better() -> None:
     unit = settings(ROOT / "systemd" / "duplexd-canary@.service")
     again = {1, UnreachableError.exit_code, TimedOutError.exit_code}
-    assert {int(code) for code in unit["RestartPreventExitStatus"].split()} == set(range(1, 10)) - again
+    assert {int(code) for code in unit["RestartPreventExitStatus"].split()} == set(
+        range(1, 10)
+    ) - again
     command = unit["ExecStart"].split()
     assert command[0] == "duplexctl"
     assert cli.get_command(click.Context(cli), "canary") is not None
@@ -75,12 +103,20 @@ def test_the_canarys_unit_tries_again_only_what_may_get_better() -> None:
 
 
 def test_the_unit_leaves_the_boot_id_readable() -> None:
-    assert "ProcSubset" not in settings()  # recovery asks /proc/sys whether the machine has booted since
+    assert (
+        "ProcSubset" not in settings()
+    )  # recovery asks /proc/sys whether the machine has booted since
 
 
 def test_the_unit_lets_the_daemon_see_who_sends_commands_and_give_its_socket_a_group() -> None:
-    assert "PrivateUsers" not in settings()  # the kernel would give every user's number as that of nobody
-    filters = [line.partition("=")[2] for line in UNIT.read_text().splitlines() if line.startswith("SystemCallFilter=")]
+    assert (
+        "PrivateUsers" not in settings()
+    )  # the kernel would give every user's number as that of nobody
+    filters = [
+        line.partition("=")[2]
+        for line in UNIT.read_text().splitlines()
+        if line.startswith("SystemCallFilter=")
+    ]
     assert "@chown" in filters[-1].split()  # the last word, after what @privileged takes away
 
 
@@ -89,18 +125,34 @@ def test_the_programs_exist_and_know_their_version(script: str, target: str) -> 
     module, _, function = target.partition(":")
     assert callable(getattr(import_module(module), function))
     call = f"import sys; sys.argv[0] = {script!r}; from {module} import {function}; sys.exit({function}())"
-    result = subprocess.run([sys.executable, "-c", call, "--version"], capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", call, "--version"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+        check=False,
+    )
     assert result.returncode == 0, result.stderr
     assert script in result.stdout
     assert duplexd.__version__ in result.stdout
 
 
 def test_what_is_imported_is_declared() -> None:
-    declared = {re.split(r"[<>=]", requirement)[0].replace("-", "_").lower() for requirement in PROJECT["dependencies"]}
+    declared = {
+        re.split(r"[<>=]", requirement)[0].replace("-", "_").lower()
+        for requirement in PROJECT["dependencies"]
+    }
     imported: set[str] = set()
     for path in (ROOT / "duplexd").rglob("*.py"):
-        imported |= set(re.findall(r"^\s*(?:from|import) ([a-z_0-9]+)", path.read_text(), re.MULTILINE))
-    third_party = {name for name in imported if name not in sys.stdlib_module_names and name not in {"duplexd", "pydantic_core"}}
+        imported |= set(
+            re.findall(r"^\s*(?:from|import) ([a-z_0-9]+)", path.read_text(), re.MULTILINE)
+        )
+    third_party = {
+        name
+        for name in imported
+        if name not in sys.stdlib_module_names and name not in {"duplexd", "pydantic_core"}
+    }
     assert third_party == declared
 
 
@@ -110,15 +162,27 @@ def test_the_container_is_not_root_and_gets_signals() -> None:
     assert users
     assert users[-1] not in {"root", "0"}
     for word in ("ENTRYPOINT", "CMD"):
-        assert [json.loads(line.removeprefix(word)) for line in lines if line.startswith(f"{word} ")]
+        assert [
+            json.loads(line.removeprefix(word)) for line in lines if line.startswith(f"{word} ")
+        ]
     health = [line for line in lines if line.startswith("HEALTHCHECK")]
     assert json.loads(health[0].partition("CMD ")[2]) == ["duplexctl", "status"]
-    copied = [part for line in lines if line.startswith("COPY ") and "--from" not in line for part in line.split()[1:-1]]
+    copied = [
+        part
+        for line in lines
+        if line.startswith("COPY ") and "--from" not in line
+        for part in line.split()[1:-1]
+    ]
     assert all((ROOT / part).exists() for part in copied)
     assert {f"!{part}" for part in copied} <= set((ROOT / ".dockerignore").read_text().splitlines())
 
 
-@pytest.mark.parametrize("document", sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]))
+@pytest.mark.parametrize(
+    "document",
+    sorted(
+        path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    ),
+)
 def test_links_in_the_documents_lead_somewhere(document: str) -> None:
     path = ROOT / document
     for target in re.findall(r"\]\(([^)#]+)", path.read_text()):
@@ -152,7 +216,9 @@ def test_the_licence_is_the_whole_apache_licence() -> None:
 
 
 def test_make_help_lists_what_the_readme_names() -> None:
-    listed = subprocess.run(["make", "-s", "help"], capture_output=True, text=True, timeout=60, cwd=ROOT, check=True).stdout
+    listed = subprocess.run(
+        ["make", "-s", "help"], capture_output=True, text=True, timeout=60, cwd=ROOT, check=True
+    ).stdout
     targets = set(re.findall(r"^ {2}make ([a-z-]+)", listed, re.MULTILINE))
     named = set(re.findall(r"`?make ([a-z-]+)`?(?: {2,}#|`)", (ROOT / "README.md").read_text()))
     assert {"demo", "run", "test", "help"} <= named
@@ -160,20 +226,31 @@ def test_make_help_lists_what_the_readme_names() -> None:
 
 
 def test_the_groups_file_of_the_tour_is_one_for_make_run(tmp_path: Path) -> None:
-    (line,) = re.findall(r"^ +(printf .*) > var/groups.toml$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    (line,) = re.findall(
+        r"^ +(printf .*) > var/groups.toml$", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
     (tmp_path / "var").mkdir()
     (tmp_path / "configs").mkdir()
     shutil.copy(ROOT / "configs/duplexd.toml", tmp_path / "configs")
     daemon = config.load(tmp_path / "configs/duplexd.toml")
     subprocess.run(["sh", "-c", f"{line} > var/groups.toml"], cwd=tmp_path, check=True, timeout=60)
     found = groups.load(tmp_path / "var/groups.toml")
-    assert {name: entry.socket for name, entry in found.controllers.items()} == {daemon.controller.name: daemon.control.socket}
+    assert {name: entry.socket for name, entry in found.controllers.items()} == {
+        daemon.controller.name: daemon.control.socket
+    }
     assert found.resolve(["all"]).members == {daemon.controller.name: tuple(daemon.volumes)}
 
 
 def test_make_run_says_on_a_terminal_what_to_try_next() -> None:
-    printed = subprocess.run(["make", "-n", "run"], capture_output=True, text=True, timeout=60, cwd=ROOT, check=True).stdout
+    printed = subprocess.run(
+        ["make", "-n", "run"], capture_output=True, text=True, timeout=60, cwd=ROOT, check=True
+    ).stdout
     (hint,) = [line for line in printed.splitlines() if "another terminal" in line]
-    socket = tomllib.loads((ROOT / "configs/duplexd.toml").read_text())["control"]["socket"].removeprefix("../")
+    socket = tomllib.loads((ROOT / "configs/duplexd.toml").read_text())["control"][
+        "socket"
+    ].removeprefix("../")
     assert f"duplexctl --socket {socket} status" in hint
-    assert subprocess.run(["sh", "-c", hint], capture_output=True, timeout=60, check=True).stderr == b""
+    assert (
+        subprocess.run(["sh", "-c", hint], capture_output=True, timeout=60, check=True).stderr
+        == b""
+    )

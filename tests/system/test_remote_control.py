@@ -56,7 +56,9 @@ class Served:
         self.backup = certificates.context(self.backup_file)
         self.monitor = certificates.context(certificates.client(MONITOR))
 
-    def ask(self, context: ssl.SSLContext, method: str, path: str, body: object = None) -> tuple[int, Any]:
+    def ask(
+        self, context: ssl.SSLContext, method: str, path: str, body: object = None
+    ) -> tuple[int, Any]:
         return ask(self.port, context, method, path, body)
 
     def configure(self, **names: tuple[str, ...]) -> None:
@@ -76,7 +78,9 @@ def eventually(holds: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> 
 
 
 @pytest.fixture
-def served(tmp_path: Path, make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]) -> Served:
+def served(
+    tmp_path: Path, make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
+) -> Served:
     (tmp_path / "tls").mkdir()
     certificates, port = Certificates(tmp_path / "tls"), free_port()
     extra = certificates.toml(port, operate=(BACKUP,), observe=(MONITOR,))
@@ -98,12 +102,16 @@ def test_an_operator_suspends_and_an_observer_sees_it(served: Served) -> None:
 def test_an_observer_changes_nothing(served: Served) -> None:
     status, problem = served.ask(served.monitor, *SUSPEND)
     assert (status, problem["exit_code"]) == (403, 4)
-    assert problem["detail"].startswith(f"client certificate {MONITOR!r} has the role observe, this needs the role operate: ")
+    assert problem["detail"].startswith(
+        f"client certificate {MONITOR!r} has the role observe, this needs the role operate: "
+    )
     assert served.ask(served.monitor, "GET", "/v1/status")[1]["volumes"][0]["state"] == "DUPLEX"
 
 
 def test_a_stream_that_is_closed_ends_its_hold(served: Served) -> None:
-    with open_answer(served.port, served.backup, "POST", "/v1/quiesce", {"targets": ["data"], "hold_s": 10}) as answer:
+    with open_answer(
+        served.port, served.backup, "POST", "/v1/quiesce", {"targets": ["data"], "hold_s": 10}
+    ) as answer:
         held = json.loads(answer.readline())
         assert held["event"] == "held"
         (lease,) = served.daemon.request("GET", "/v1/status")[1]["leases"]
@@ -113,8 +121,19 @@ def test_a_stream_that_is_closed_ends_its_hold(served: Served) -> None:
 
 
 def test_a_stopped_client_keeps_no_hold_beyond_its_deadline(served: Served) -> None:
-    command = [sys.executable, "-c", HOLDER, HOST, str(served.port), str(served.certificates.client_ca), str(served.backup_file), "1.5"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), cwd=ROOT) as holder:
+    command = [
+        sys.executable,
+        "-c",
+        HOLDER,
+        HOST,
+        str(served.port),
+        str(served.certificates.client_ca),
+        str(served.backup_file),
+        "1.5",
+    ]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), cwd=ROOT
+    ) as holder:
         try:
             assert holder.stdout
             assert json.loads(holder.stdout.readline())["event"] == "held"
@@ -125,24 +144,45 @@ def test_a_stopped_client_keeps_no_hold_beyond_its_deadline(served: Served) -> N
             os.kill(holder.pid, signal.SIGKILL)
 
 
-def test_a_machine_that_is_cut_off_keeps_neither_hold_nor_connection(tmp_path: Path, make_files: Callable[..., DaemonFiles]) -> None:
+def test_a_machine_that_is_cut_off_keeps_neither_hold_nor_connection(
+    tmp_path: Path, make_files: Callable[..., DaemonFiles]
+) -> None:
     (tmp_path / "tls").mkdir()
     with Network(["client", "alpha"], delay_s=0.0, loss=0.0, seed=1) as network:
-        certificates, port, address = Certificates(tmp_path / "tls"), free_port(), network.address("alpha")
+        certificates, port, address = (
+            Certificates(tmp_path / "tls"),
+            free_port(),
+            network.address("alpha"),
+        )
         certificates.renew_server(address)
         tls = certificates.toml(port, operate=(BACKUP,)).replace(HOST, address)
         daemon = Daemon(make_files(extra=tls), prefix=network.inside("alpha"))
         files = [str(certificates.client_ca), str(certificates.client(BACKUP)), "5"]
-        command = [*network.inside("client"), sys.executable, "-c", HOLDER, address, str(port), *files]
+        command = [
+            *network.inside("client"),
+            sys.executable,
+            "-c",
+            HOLDER,
+            address,
+            str(port),
+            *files,
+        ]
         try:
             daemon.start()
-            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), cwd=ROOT) as holder:
+            with subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), cwd=ROOT
+            ) as holder:
                 assert holder.stdout
                 assert json.loads(holder.stdout.readline())["event"] == "held"
-                assert established(daemon.pid, port) == 2  # the hold's and one that follows the events
+                assert (
+                    established(daemon.pid, port) == 2
+                )  # the hold's and one that follows the events
                 network.cut_off("client")
                 eventually(lambda: daemon.request("GET", "/v1/status")[1]["leases"] == [])
-                eventually(lambda: established(daemon.pid, port) == 0, CONTROL_PEER_SILENT_SECONDS_MAX + PATIENCE_SECONDS)
+                eventually(
+                    lambda: established(daemon.pid, port) == 0,
+                    CONTROL_PEER_SILENT_SECONDS_MAX + PATIENCE_SECONDS,
+                )
                 holder.kill()
             assert daemon.stop() == 0
         finally:
@@ -181,7 +221,9 @@ def test_a_reload_with_a_broken_certificate_changes_nothing(served: Served) -> N
     assert served.ask(served.monitor, "GET", "/v1/status")[0] == 200
 
 
-def test_a_port_in_use_keeps_the_daemon_from_starting(make_files: Callable[..., DaemonFiles], tmp_path: Path) -> None:
+def test_a_port_in_use_keeps_the_daemon_from_starting(
+    make_files: Callable[..., DaemonFiles], tmp_path: Path
+) -> None:
     (tmp_path / "tls").mkdir()
     certificates = Certificates(tmp_path / "tls")
     with socket.create_server((HOST, 0)) as other:
@@ -189,10 +231,15 @@ def test_a_port_in_use_keeps_the_daemon_from_starting(make_files: Callable[..., 
         files = make_files(extra=certificates.toml(port, operate=(BACKUP,)))
         ended = run_duplexd("run", "--config", str(files.config))
     assert ended.returncode == 6
-    assert f"duplexd: {files.config}: control.tls.listen[0]: cannot listen at '{HOST}:{port}': Address already in use" in ended.stderr
+    assert (
+        f"duplexd: {files.config}: control.tls.listen[0]: cannot listen at '{HOST}:{port}': Address already in use"
+        in ended.stderr
+    )
 
 
-def test_check_finds_a_key_that_everyone_can_read(make_files: Callable[..., DaemonFiles], tmp_path: Path) -> None:
+def test_check_finds_a_key_that_everyone_can_read(
+    make_files: Callable[..., DaemonFiles], tmp_path: Path
+) -> None:
     (tmp_path / "tls").mkdir()
     certificates = Certificates(tmp_path / "tls")
     files = make_files(extra=certificates.toml(free_port(), operate=(BACKUP,)))
@@ -200,7 +247,10 @@ def test_check_finds_a_key_that_everyone_can_read(make_files: Callable[..., Daem
     certificates.key.chmod(0o644)
     found = run_duplexd("check", "--config", str(files.config))
     assert found.returncode == 6
-    assert f"{files.config}: control.tls.key: '{certificates.key}' holds the key and can be read by everyone" in found.stderr
+    assert (
+        f"{files.config}: control.tls.key: '{certificates.key}' holds the key and can be read by everyone"
+        in found.stderr
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- the page
@@ -214,7 +264,13 @@ def shell(text: str, directory: Path) -> str:
     """What a block of the page prints, run as it stands there."""
     env = {**environment(), "CURL_HOME": str(directory)}
     done = subprocess.run(
-        ["bash", "-euc", text], cwd=directory, env=env, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+        ["bash", "-euc", text],
+        cwd=directory,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -228,12 +284,18 @@ def test_the_commands_of_the_page_do_what_it_says(
     shell(make, tmp_path)
     assert '"0.0.0.0:10810"' in settings
     daemon = start_daemon(make_files(extra=settings.replace("0.0.0.0:10810", f"{HOST}:{port}")))
-    status, cut = (json.loads(line) for line in shell(use.replace("\ncurl", "\necho; curl"), tmp_path).splitlines())
+    status, cut = (
+        json.loads(line)
+        for line in shell(use.replace("\ncurl", "\necho; curl"), tmp_path).splitlines()
+    )
     assert status["controller"]["name"] == "test"
     assert cut["verdict"] == "consistent"
     # a server's certificate is none for a client, and plain HTTP gets nowhere
     url = "https://alpha.example:10810/healthz"
-    for command in (f"curl --cacert ca.pem --cert server.pem --key server.key {url}", f"curl {url.replace('https', 'http')}"):
+    for command in (
+        f"curl --cacert ca.pem --cert server.pem --key server.key {url}",
+        f"curl {url.replace('https', 'http')}",
+    ):
         assert shell(f"{command} || echo refused", tmp_path) == "refused\n"
     daemon.wait_log('"unsuitable certificate purpose"')
     daemon.wait_log('"http request"')

@@ -24,7 +24,9 @@ SIZE = 32 << 20
 LATE_BYTES = 8 << 20  # of changes that were on their way when the test looked
 MODES = pytest.mark.parametrize("mode", ["sync", "async"])
 
-EXTENT_TREE_BLOCKS = 64  # of 512 bytes: how a file system keeps book of the same holes may differ by this
+EXTENT_TREE_BLOCKS = (
+    64  # of 512 bytes: how a file system keeps book of the same holes may differ by this
+)
 
 
 async def _equal(daemon: Daemon) -> None:
@@ -39,13 +41,19 @@ async def _write(daemon: Daemon, blocks: Sequence[int], rounds: int = 1, fill: i
         for number in range(rounds):
             data = bytes([(fill + number) % 255 + 1]) * BLOCK_BYTES
             for at in range(0, len(blocks), 32):
-                await asyncio.gather(*(nbd.write(block * BLOCK_BYTES, data) for block in blocks[at : at + 32]))
+                await asyncio.gather(
+                    *(nbd.write(block * BLOCK_BYTES, data) for block in blocks[at : at + 32])
+                )
 
 
 @pytest.fixture
-def start(make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]) -> Callable[..., Daemon]:
+def start(
+    make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
+) -> Callable[..., Daemon]:
     def start(**fields: object) -> Daemon:
-        return start_daemon(make_files(volumes={"data": SIZE}, **{"journal_size": "64MiB", **fields}))
+        return start_daemon(
+            make_files(volumes={"data": SIZE}, **{"journal_size": "64MiB", **fields})
+        )
 
     return start
 
@@ -62,7 +70,9 @@ async def test_nothing_changed_nothing_is_copied(start: Callable[..., Daemon], m
 
 
 @MODES
-async def test_by_journal_no_more_is_copied_than_was_written(start: Callable[..., Daemon], mode: str) -> None:
+async def test_by_journal_no_more_is_copied_than_was_written(
+    start: Callable[..., Daemon], mode: str
+) -> None:
     daemon = start(mode=mode)
     await _write(daemon, range(0, SIZE // BLOCK_BYTES, 16))
     await suspend(daemon, "data")
@@ -75,7 +85,9 @@ async def test_by_journal_no_more_is_copied_than_was_written(start: Callable[...
 
 
 @MODES
-async def test_by_map_no_more_is_copied_than_the_grains_that_changed(start: Callable[..., Daemon], mode: str) -> None:
+async def test_by_map_no_more_is_copied_than_the_grains_that_changed(
+    start: Callable[..., Daemon], mode: str
+) -> None:
     daemon = start(mode=mode, journal_size="16MiB")
     await suspend(daemon, "data")
     half = range(SIZE // BLOCK_BYTES // 2)
@@ -90,7 +102,9 @@ async def test_by_map_no_more_is_copied_than_the_grains_that_changed(start: Call
 
 
 @MODES
-async def test_a_block_written_ten_thousand_times_costs_its_grain(start: Callable[..., Daemon], mode: str) -> None:
+async def test_a_block_written_ten_thousand_times_costs_its_grain(
+    start: Callable[..., Daemon], mode: str
+) -> None:
     daemon = start(mode=mode)
     await suspend(daemon, "data")
     await _write(daemon, [5], rounds=10_000)
@@ -101,7 +115,9 @@ async def test_a_block_written_ten_thousand_times_costs_its_grain(start: Callabl
 
 
 @MODES
-async def test_zeroes_and_trims_are_taken_over_without_copying(start: Callable[..., Daemon], mode: str) -> None:
+async def test_zeroes_and_trims_are_taken_over_without_copying(
+    start: Callable[..., Daemon], mode: str
+) -> None:
     daemon = start(mode=mode)
     await _write(daemon, range(1024))
     await suspend(daemon, "data")
@@ -112,12 +128,21 @@ async def test_zeroes_and_trims_are_taken_over_without_copying(start: Callable[.
     done = (await resync(daemon, "data"))["data"]
     assert done["copied_bytes"] == 0
     await _equal(daemon)
-    blocks = [side.stat().st_blocks for side in (daemon.files.primary("data"), daemon.files.secondary_of("data"))]
-    assert abs(blocks[0] - blocks[1]) <= EXTENT_TREE_BLOCKS, f"a hole on one leg is none on the other: {blocks}"
+    blocks = [
+        side.stat().st_blocks
+        for side in (daemon.files.primary("data"), daemon.files.secondary_of("data"))
+    ]
+    assert abs(blocks[0] - blocks[1]) <= EXTENT_TREE_BLOCKS, (
+        f"a hole on one leg is none on the other: {blocks}"
+    )
 
 
-@pytest.mark.parametrize(("mode", "how"), [("sync", "journal"), ("async", "journal"), ("sync", "map"), ("async", "map")])
-async def test_under_continuous_load_it_ends(start: Callable[..., Daemon], mode: str, how: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "how"), [("sync", "journal"), ("async", "journal"), ("sync", "map"), ("async", "map")]
+)
+async def test_under_continuous_load_it_ends(
+    start: Callable[..., Daemon], mode: str, how: str
+) -> None:
     daemon = start(mode=mode, journal_size="64MiB" if how == "journal" else "16MiB")
     models = {"data": Blocks(SIZE)}
     moments = random.Random(2)
@@ -136,7 +161,10 @@ async def test_under_continuous_load_it_ends(start: Callable[..., Daemon], mode:
         meanwhile = load.payload_bytes - at_the_start
         await load.wrote(10)
         await load.stop()
-    print(f"{mode} by {how}: copied {done['copied_bytes']}, changed {changed} before and wrote {meanwhile} meanwhile", end="; ")
+    print(
+        f"{mode} by {how}: copied {done['copied_bytes']}, changed {changed} before and wrote {meanwhile} meanwhile",
+        end="; ",
+    )
     print(f"a reply took {load.longest_s * 1e3:.0f} ms at most")
     assert done["how"] == how
     assert done["copied_bytes"] <= changed + meanwhile + LATE_BYTES

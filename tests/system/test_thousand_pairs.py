@@ -15,7 +15,9 @@ RECORDS = 500  # between two cuts, at least
 
 
 async def test_thousand_pairs_are_cut_at_one_sequence_number_under_load(tmp_path: Path) -> None:
-    daemon = DaemonProcess(tmp_path / "d", [f"v{number:04}" for number in range(PAIRS)], 256 * KIB, 64 * MIB)
+    daemon = DaemonProcess(
+        tmp_path / "d", [f"v{number:04}" for number in range(PAIRS)], 256 * KIB, 64 * MIB
+    )
     daemon.port = free_port()
     try:
         await daemon.start()
@@ -28,10 +30,14 @@ async def test_thousand_pairs_are_cut_at_one_sequence_number_under_load(tmp_path
                 status = await daemon.call("GET", "/v1/status")
                 sequence = cut.results[0]["controllers"][status["controller"]["name"]]
                 pause = f"pause {cut.pause_s * 1e3:.1f} ms by the client, {cut.held_s * 1e3:.1f} ms by the daemon"
-                print(f"{PAIRS} pairs cut at {sequence}: {pause}; command {cut.command_s * 1e3:.0f} ms")
+                print(
+                    f"{PAIRS} pairs cut at {sequence}: {pause}; command {cut.command_s * 1e3:.0f} ms"
+                )
                 assert cut.findings.consistent, cut.findings
                 assert {volume["state"] for volume in status["volumes"]} == {"SUSPENDED"}
-                assert {volume["secondary"]["as_of_sequence"] for volume in status["volumes"]} == {sequence}
+                assert {volume["secondary"]["as_of_sequence"] for volume in status["volumes"]} == {
+                    sequence
+                }
                 assert len(status["volumes"]) == PAIRS
                 await scene.resync()
     finally:

@@ -30,7 +30,9 @@ VOLUMES = ("data", "wal")
 
 @pytest.fixture
 def daemon(make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]) -> Daemon:
-    return start_daemon(make_files(volumes=dict.fromkeys(VOLUMES, SIZE), groups={"db": list(VOLUMES)}))
+    return start_daemon(
+        make_files(volumes=dict.fromkeys(VOLUMES, SIZE), groups={"db": list(VOLUMES)})
+    )
 
 
 @pytest.fixture
@@ -45,7 +47,9 @@ def verify(files: DaemonFiles, path: str, *arguments: str) -> tuple[int, dict[st
 
 
 def suspend(files: DaemonFiles, path: str, *arguments: str) -> dict[str, Any]:
-    done = run_duplexctl(files, *arguments, "suspend", "db", "--tag", "nightly", "--certificate", path, "--json")
+    done = run_duplexctl(
+        files, *arguments, "suspend", "db", "--tag", "nightly", "--certificate", path, "--json"
+    )
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[0])
     return result
@@ -68,9 +72,17 @@ async def load(*files: DaemonFiles) -> AsyncIterator[Writers]:
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
 async def test_a_cut_under_load_is_confirmed_while_the_load_goes_on_and_after_it_and_after_a_restart(
-    make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon], path: str, mode: str
+    make_files: Callable[..., DaemonFiles],
+    start_daemon: Callable[..., Daemon],
+    path: str,
+    mode: str,
 ) -> None:
-    files = make_files(volumes=dict.fromkeys(VOLUMES, SIZE), groups={"db": list(VOLUMES)}, journal_size="256MiB", mode=mode)
+    files = make_files(
+        volumes=dict.fromkeys(VOLUMES, SIZE),
+        groups={"db": list(VOLUMES)},
+        journal_size="256MiB",
+        mode=mode,
+    )
     daemon = start_daemon(files)
     async with load(files) as writers:
         result = await asyncio.to_thread(suspend, files, path)
@@ -78,7 +90,10 @@ async def test_a_cut_under_load_is_confirmed_while_the_load_goes_on_and_after_it
             writers.grant(16 * MIB)
             code, found = await asyncio.to_thread(verify, files, path)
             assert (code, found["outcome"], found["cut"]) == (0, "confirmed", result["cut"]), found
-            assert all(volume["checked_bytes"] > SIZE // 2 and volume["stands"] for volume in found["controllers"][0]["volumes"])
+            assert all(
+                volume["checked_bytes"] > SIZE // 2 and volume["stands"]
+                for volume in found["controllers"][0]["volumes"]
+            )
     daemon.kill()
     assert verify(files, path)[0] == 0, "with no daemon"
     daemon.start()
@@ -97,7 +112,11 @@ async def test_what_became_of_a_secondary_since_is_found(daemon: Daemon, path: s
     secondary = files.secondary_of("data")
     whole = secondary.read_bytes()
     assert whole[:BLOCK] == b"\1" * BLOCK
-    for place, byte in ((5, 2), (40 * BLOCK, 2), (SIZE - 1, 1)):  # as written after the cut; as never written; where nothing ever was
+    for place, byte in (
+        (5, 2),
+        (40 * BLOCK, 2),
+        (SIZE - 1, 1),
+    ):  # as written after the cut; as never written; where nothing ever was
         with secondary.open("r+b") as file:
             file.seek(place)
             file.write(bytes([byte]))
@@ -120,7 +139,12 @@ async def test_after_a_resync_only_the_record_is_confirmed_and_a_backup_can_stil
     assert run_duplexctl(files, "resync", "db", "--wait").returncode == 0
     code, found = verify(files, path)
     row = found["controllers"][0]["volumes"][0]
-    assert (code, row["stands"], row["checked_bytes"], row["unchecked"]) == (0, False, 0, ["it was resynced since"])
+    assert (code, row["stands"], row["checked_bytes"], row["unchecked"]) == (
+        0,
+        False,
+        0,
+        ["it was resynced since"],
+    )
     assert verify(files, path, "--complete")[0] == 5
     images = ("--image", f"test:data={backup}")
     assert verify(files, path, *images)[1]["controllers"][0]["volumes"][0]["unchecked_bytes"] == 0
@@ -129,7 +153,9 @@ async def test_after_a_resync_only_the_record_is_confirmed_and_a_backup_can_stil
     assert verify(files, path, *images)[0] == 1
 
 
-async def test_a_journal_that_went_on_without_the_cut_is_not_guessed_at(daemon: Daemon, path: str) -> None:
+async def test_a_journal_that_went_on_without_the_cut_is_not_guessed_at(
+    daemon: Daemon, path: str
+) -> None:
     files = daemon.files
     suspend(files, path)
     async with await NbdConnection.open(files.uri("data")) as nbd:
@@ -142,7 +168,11 @@ async def test_a_journal_that_went_on_without_the_cut_is_not_guessed_at(daemon: 
 
 
 def test_a_damaged_journal_an_edited_certificate_and_another_controller(
-    daemon: Daemon, path: str, tmp_path: Path, make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
+    daemon: Daemon,
+    path: str,
+    tmp_path: Path,
+    make_files: Callable[..., DaemonFiles],
+    start_daemon: Callable[..., Daemon],
 ) -> None:
     files = daemon.files
     result = suspend(files, path)
@@ -157,7 +187,11 @@ def test_a_damaged_journal_an_edited_certificate_and_another_controller(
     assert verify(files, path)[0] == 0
 
     (tmp_path / "other").mkdir()
-    other = make_files(directory=tmp_path / "other", volumes=dict.fromkeys(VOLUMES, SIZE), groups={"db": list(VOLUMES)})
+    other = make_files(
+        directory=tmp_path / "other",
+        volumes=dict.fromkeys(VOLUMES, SIZE),
+        groups={"db": list(VOLUMES)},
+    )
     start_daemon(other)
     suspend(other, str(tmp_path / "other.json"))
     code, found = verify(files, path, "--state-dir", f"test={other.state_dir}")
@@ -166,20 +200,35 @@ def test_a_damaged_journal_an_edited_certificate_and_another_controller(
     text = (tmp_path / "cut.json").read_text()
     (tmp_path / "cut.json").write_text(text.replace('"nightly"', '"weekly"'))
     code, found = verify(files, path)
-    assert (code, found["controllers"], "was changed" in found["contradictions"][0]) == (1, [], True)
+    assert (code, found["controllers"], "was changed" in found["contradictions"][0]) == (
+        1,
+        [],
+        True,
+    )
 
 
 async def test_a_group_of_three_controllers(
-    tmp_path: Path, path: str, make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
+    tmp_path: Path,
+    path: str,
+    make_files: Callable[..., DaemonFiles],
+    start_daemon: Callable[..., Daemon],
 ) -> None:
     names = ("alpha", "beta", "gamma")
     every: dict[str, DaemonFiles] = {}
     for name in names:
         (tmp_path / name).mkdir()
-        every[name] = make_files(directory=tmp_path / name, volumes=dict.fromkeys(VOLUMES, SIZE), name=name, journal_size="256MiB")
+        every[name] = make_files(
+            directory=tmp_path / name,
+            volumes=dict.fromkeys(VOLUMES, SIZE),
+            name=name,
+            journal_size="256MiB",
+        )
     daemons = [start_daemon(files) for files in every.values()]
     groups = tmp_path / "groups.toml"
-    lines = [f'[controllers.{name}]\nsocket = "{files.control_socket}"\n' for name, files in every.items()]
+    lines = [
+        f'[controllers.{name}]\nsocket = "{files.control_socket}"\n'
+        for name, files in every.items()
+    ]
     members = json.dumps([f"{name}:{volume}" for name in names for volume in VOLUMES])
     groups.write_text("".join(lines) + f"[groups.db]\nmembers = {members}\nhold_max = 10\n")
     some = every["alpha"]
@@ -187,28 +236,68 @@ async def test_a_group_of_three_controllers(
         result = await asyncio.to_thread(_suspend_group, groups, path)
         writers.grant(16 * MIB)
         code, found = await asyncio.to_thread(verify, some, path)
-    assert (code, found["outcome"], found["group"], found["cut"]) == (0, "confirmed", "db", result["cut"]), found
-    assert [(member["name"], member["record"], member["ready"], member["agreed"]) for member in found["controllers"]] == [
-        (name, "found", True, True) for name in names
-    ]
-    assert {member["name"]: member["volumes"][0]["stands"] for member in found["controllers"]} == dict.fromkeys(names, True)
+    assert (code, found["outcome"], found["group"], found["cut"]) == (
+        0,
+        "confirmed",
+        "db",
+        result["cut"],
+    ), found
+    assert [
+        (member["name"], member["record"], member["ready"], member["agreed"])
+        for member in found["controllers"]
+    ] == [(name, "found", True, True) for name in names]
+    assert {
+        member["name"]: member["volumes"][0]["stands"] for member in found["controllers"]
+    } == dict.fromkeys(names, True)
 
     shutil.move(every["beta"].state_dir, tmp_path / "beta.moved")  # as on another machine
     code, found = verify(some, path)
-    assert (code, found["outcome"], found["complete"], found["controllers"][1]["record"]) == (0, "confirmed", False, "absent")
-    assert verify(some, path, "--state-dir", f"beta={tmp_path / 'beta.moved'}")[1]["controllers"][1]["record"] == "found"
+    assert (code, found["outcome"], found["complete"], found["controllers"][1]["record"]) == (
+        0,
+        "confirmed",
+        False,
+        "absent",
+    )
+    assert (
+        verify(some, path, "--state-dir", f"beta={tmp_path / 'beta.moved'}")[1]["controllers"][1][
+            "record"
+        ]
+        == "found"
+    )
     shutil.move(tmp_path / "beta.moved", every["beta"].state_dir)
 
-    status, _ = daemons[2].request("POST", f"/v1/cuts/{result['cut']}/grade", {"consistent": False, "records": 1, "detail": "broken"})
+    status, _ = daemons[2].request(
+        "POST",
+        f"/v1/cuts/{result['cut']}/grade",
+        {"consistent": False, "records": 1, "detail": "broken"},
+    )
     assert status == 200
     code, found = verify(some, path)
-    assert (code, found["is_void"], "says that the cut is void" in found["controllers"][2]["void"][0]) == (9, True, True)
+    assert (
+        code,
+        found["is_void"],
+        "says that the cut is void" in found["controllers"][2]["void"][0],
+    ) == (9, True, True)
 
 
 def _suspend_group(groups: Path, path: str) -> dict[str, Any]:
-    command = [sys.executable, "-c", "from duplexd.duplexctl.cli import main; main()", "--groups", str(groups)]
+    command = [
+        sys.executable,
+        "-c",
+        "from duplexd.duplexctl.cli import main; main()",
+        "--groups",
+        str(groups),
+    ]
     command += ["suspend", "db", "--tag", "nightly", "--certificate", path, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment(), cwd=ROOT, check=False)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(),
+        cwd=ROOT,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[0])
     return result

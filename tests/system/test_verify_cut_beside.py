@@ -69,7 +69,9 @@ def suspend(files: DaemonFiles, path: Path) -> int:
 
 
 def verify(path: str, **images: str) -> Report:
-    return check(document.read(path), {}, {("test", volume): image for volume, image in images.items()})
+    return check(
+        document.read(path), {}, {("test", volume): image for volume, image in images.items()}
+    )
 
 
 # Killed in the midst of a recovery
@@ -83,7 +85,9 @@ async def test_a_primary_that_a_recovery_left_half_way_refutes_nothing_and_the_n
     monkeypatch: pytest.MonkeyPatch,
     mode: str,
 ) -> None:
-    monkeypatch.setattr("duplexd.verify_cut.check.PROOF_START_SECONDS_MAX", 0.0)  # nobody goes on with it
+    monkeypatch.setattr(
+        "duplexd.verify_cut.check.PROOF_START_SECONDS_MAX", 0.0
+    )  # nobody goes on with it
     files = make_files(volumes={"data": SIZE}, groups={"db": ["data"]}, mode=mode)
     daemon = start_daemon(files)
     path = tmp_path / "cut.json"
@@ -93,8 +97,13 @@ async def test_a_primary_that_a_recovery_left_half_way_refutes_nothing_and_the_n
         die_in_recovery(files, number)
         report = verify(str(path))
         there = [image.read_bytes()[MARKED] for image in images]
-        assert there == [number or 6, 6], "the change that it had come to; the secondary stays as it is"
-        assert (report.outcome, report.controllers[0].volumes[0].by_primary_bytes) == (CONFIRMED, 0), "of the primary nothing is concluded"
+        assert there == [number or 6, 6], (
+            "the change that it had come to; the secondary stays as it is"
+        )
+        assert (report.outcome, report.controllers[0].volumes[0].by_primary_bytes) == (
+            CONFIRMED,
+            0,
+        ), "of the primary nothing is concluded"
     daemon.start()
     assert verify(str(path)).outcome == CONFIRMED
 
@@ -102,7 +111,9 @@ async def test_a_primary_that_a_recovery_left_half_way_refutes_nothing_and_the_n
 def die_in_recovery(files: DaemonFiles, number: int) -> None:
     """In front of that write to an image."""
     command = [sys.executable, "-c", DIES, str(number), "run", "--config", str(files.config)]
-    died = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, timeout=WAIT_SECONDS, check=False)
+    died = subprocess.run(
+        command, env=environment(), cwd=ROOT, capture_output=True, timeout=WAIT_SECONDS, check=False
+    )
     assert died.returncode == 77, died.stderr
 
 
@@ -156,7 +167,9 @@ class Checking:
             while not self._stop.is_set():
                 for certified in list(self.certified):
                     self._judge(certified, verify(certified.path), spoilt=False)
-                    self._judge(certified, verify(certified.path, data=certified.spoilt), spoilt=True)
+                    self._judge(
+                        certified, verify(certified.path, data=certified.spoilt), spoilt=True
+                    )
                 self.laps += 1
                 self._stop.wait(0.01)
         except BaseException as error:  # noqa: BLE001 - the test tells it
@@ -168,9 +181,15 @@ class Checking:
         if certified.void:
             right = report.is_void
         elif report.outcome == REFUTED:
-            right = spoilt and not report.is_void and all(certified.spoilt in text for text in member.contradictions)
+            right = (
+                spoilt
+                and not report.is_void
+                and all(certified.spoilt in text for text in member.contradictions)
+            )
         elif report.outcome == CONFIRMED:  # of a copy that is spoilt only if no witness was left
-            right = member.record == FOUND and (not spoilt or member.volumes[0].unchecked_bytes >= BLOCK)
+            right = member.record == FOUND and (
+                not spoilt or member.volumes[0].unchecked_bytes >= BLOCK
+            )
         else:
             right = bool(member.undecided or member.unchecked)
         if not right:
@@ -180,13 +199,17 @@ class Checking:
 async def test_every_answer_is_right_whatever_the_daemon_does_meanwhile(
     make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon], tmp_path: Path
 ) -> None:
-    files = make_files(volumes=dict.fromkeys(VOLUMES, SIZE), groups={"db": list(VOLUMES)}, journal_size="32MiB")
+    files = make_files(
+        volumes=dict.fromkeys(VOLUMES, SIZE), groups={"db": list(VOLUMES)}, journal_size="32MiB"
+    )
     daemon = start_daemon(files)
     with Checking() as checking:
         async with Writers([files], REACH) as writers:
             for number in range(ROUNDS):
                 writers.grant(2 * MIB)
-                checking.certified.append(await certify(daemon, tmp_path / f"{number}.json", number, void=number % 3 == 2))
+                checking.certified.append(
+                    await certify(daemon, tmp_path / f"{number}.json", number, void=number % 3 == 2)
+                )
                 await checking.lap()
                 await restart(daemon, kill=number % 2 == 0)
                 await checking.lap()
@@ -197,7 +220,11 @@ async def test_every_answer_is_right_whatever_the_daemon_does_meanwhile(
             await writers.written()
             await checking.lap()
     assert not checking.wrong
-    assert {(CONFIRMED, FOUND, False), (REFUTED, FOUND, True), (UNCHECKED, DROPPED, False)} <= checking.seen
+    assert {
+        (CONFIRMED, FOUND, False),
+        (REFUTED, FOUND, True),
+        (UNCHECKED, DROPPED, False),
+    } <= checking.seen
 
 
 async def certify(daemon: Daemon, path: Path, number: int, void: bool) -> Certified:
@@ -212,7 +239,9 @@ async def certify(daemon: Daemon, path: Path, number: int, void: bool) -> Certif
         file.write(b"\xee")
     if void:
         grade = {"consistent": False, "records": 1, "detail": "broken"}
-        status, _ = await asyncio.to_thread(daemon.request, "POST", f"/v1/cuts/{document.read(str(path)).cut}/grade", grade)
+        status, _ = await asyncio.to_thread(
+            daemon.request, "POST", f"/v1/cuts/{document.read(str(path)).cut}/grade", grade
+        )
         assert status == 200
     return Certified(str(path), str(spoilt), void)
 

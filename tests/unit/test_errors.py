@@ -13,12 +13,20 @@ CODES = ROOT / "docs" / "exit-codes.md"
 
 
 def classes() -> list[type[DuplexdError]]:
-    found = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, DuplexdError)]
+    found = [
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, DuplexdError)
+    ]
     return sorted(found, key=lambda each: (each.exit_code, each.http_status, each.title))
 
 
 def table() -> list[str]:
-    lines = ["| exit code | HTTP status | title | meaning |", "|---|---|---|---|", "| 0 | 200 | ok | It was done, or was so already. |"]
+    lines = [
+        "| exit code | HTTP status | title | meaning |",
+        "|---|---|---|---|",
+        "| 0 | 200 | ok | It was done, or was so already. |",
+    ]
     for each in classes():
         meaning = (each.__doc__ or "").splitlines()[0]
         lines.append(f"| {each.exit_code} | {each.http_status} | {each.title} | {meaning} |")

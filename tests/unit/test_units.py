@@ -29,7 +29,21 @@ def test_a_size_is_read(text: int | str, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "10 bananas", "-5MiB", "5MB", "MiB", "1e3", "0x10", "1,5GiB", "1.GiB", "٣MiB", "9" * 400, "9" * 400 + ".0"]
+    "text",
+    [
+        "",
+        "10 bananas",
+        "-5MiB",
+        "5MB",
+        "MiB",
+        "1e3",
+        "0x10",
+        "1,5GiB",
+        "1.GiB",
+        "٣MiB",
+        "9" * 400,
+        "9" * 400 + ".0",
+    ],
 )
 def test_what_is_no_size_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="is not a size; write for example"):
@@ -43,7 +57,9 @@ def test_other_types_are_refused(value: object) -> None:
 
 
 def test_a_part_of_a_byte_is_refused_with_its_neighbours() -> None:
-    with pytest.raises(ValueError, match=r"'0\.1KiB' is not a whole number of bytes; write for example 102 or 103"):
+    with pytest.raises(
+        ValueError, match=r"'0\.1KiB' is not a whole number of bytes; write for example 102 or 103"
+    ):
         parse_size("0.1KiB")
 
 

@@ -50,13 +50,19 @@ def check_cut(files: Files, fsynced: dict[str, int], issued: dict[str, int]) -> 
     suspend had returned: nothing beyond it may be there.
     """
     lost = [
-        Finding(LOST, f"{volume}/{number} was fsynced before the suspend and is {_state(files, volume, number)}")
+        Finding(
+            LOST,
+            f"{volume}/{number} was fsynced before the suspend and is {_state(files, volume, number)}",
+        )
         for volume in files
         for number in range(1, fsynced[volume] + 1)
         if not _whole(files, volume, number)
     ]
     late = [
-        Finding(LATE, f"{volume}/{number} was begun after the suspend and is {_state(files, volume, number)}")
+        Finding(
+            LATE,
+            f"{volume}/{number} was begun after the suspend and is {_state(files, volume, number)}",
+        )
         for volume, contents in files.items()
         for number in sorted(contents)
         if number > issued[volume]
@@ -67,12 +73,18 @@ def check_cut(files: Files, fsynced: dict[str, int], issued: dict[str, int]) -> 
 def check_dependencies(files: Files) -> list[Finding]:
     """Findings about files that are not whole although a later one exists, which was begun only when they were fsynced."""
     volumes = list(files)
-    last = max(((number, position) for position, volume in enumerate(volumes) for number in files[volume]), default=None)
+    last = max(
+        ((number, position) for position, volume in enumerate(volumes) for number in files[volume]),
+        default=None,
+    )
     if last is None:
         return []
     latest = f"{volumes[last[1]]}/{last[0]}"
     return [
-        Finding(DEPENDENCY, f"{latest} exists, but {volume}/{number}, on which it depends, is {_state(files, volume, number)}")
+        Finding(
+            DEPENDENCY,
+            f"{latest} exists, but {volume}/{number}, on which it depends, is {_state(files, volume, number)}",
+        )
         for number in range(1, last[0] + 1)
         for position, volume in enumerate(volumes)
         if (number, position) < last and not _whole(files, volume, number)

@@ -17,7 +17,10 @@ PROGRESS_TIMEOUT_S = 240.0
 POLL_INTERVAL_S = 0.1
 
 # What Linux logs when a block device or the file system on it is in trouble.
-TROUBLE = re.compile(r"error|fail|abort|read-only|timed out|stuck|blocked for|dead connection|lost|corrupt", re.IGNORECASE)
+TROUBLE = re.compile(
+    r"error|fail|abort|read-only|timed out|stuck|blocked for|dead connection|lost|corrupt",
+    re.IGNORECASE,
+)
 
 
 class GuestVolumes(NamedTuple):
@@ -32,7 +35,9 @@ class GuestVolumes(NamedTuple):
         """Connect each volume as /dev/nbdN."""
         self.machine.run("dmesg -c >/dev/null")
         for device, name in enumerate(self.names):
-            self.machine.run(f"nbd-client -N {name} -C {self.connections} {HOST_ADDRESS} {self.port} /dev/nbd{device}")
+            self.machine.run(
+                f"nbd-client -N {name} -C {self.connections} {HOST_ADDRESS} {self.port} /dev/nbd{device}"
+            )
 
     def make_file_systems(self) -> None:
         """mkfs.ext4 on all of them at a time, then mount."""
@@ -44,7 +49,9 @@ class GuestVolumes(NamedTuple):
     def start_writer(self) -> None:
         """Write numbered files, see guest/writer."""
         self.machine.run("rm -f /run/writer.*")
-        self.machine.run(f"(setsid writer {' '.join(self.names)} >/dev/null 2>&1; echo $? >/run/writer.status) >/dev/null 2>&1 &")
+        self.machine.run(
+            f"(setsid writer {' '.join(self.names)} >/dev/null 2>&1; echo $? >/run/writer.status) >/dev/null 2>&1 &"
+        )
 
     def progress(self) -> Progress:
         """How far the writer is at this moment."""
@@ -59,14 +66,20 @@ class GuestVolumes(NamedTuple):
             if all(now.fsynced[name] >= start.fsynced[name] + more for name in self.names):
                 return now
             time.sleep(POLL_INTERVAL_S)
-        raise MachineError(f"the guest's writer stands still at {self.progress()}:\n{self.machine.run('cat /run/writer.*; dmesg | tail')}")
+        raise MachineError(
+            f"the guest's writer stands still at {self.progress()}:\n{self.machine.run('cat /run/writer.*; dmesg | tail')}"
+        )
 
     def stop_writer(self) -> Progress:
         """Let the writer end after the files it is at; returns what it has written. Raises MachineError if it had failed."""
-        self.machine.run("touch /run/writer.stop; while [ ! -e /run/writer.status ]; do sleep 0.1; done")
+        self.machine.run(
+            "touch /run/writer.stop; while [ ! -e /run/writer.status ]; do sleep 0.1; done"
+        )
         status = self.machine.run("cat /run/writer.status").strip()
         if status != "0":
-            raise MachineError(f"the guest's writer failed:\n{self.machine.run('cat /run/writer.error; dmesg | tail')}")
+            raise MachineError(
+                f"the guest's writer failed:\n{self.machine.run('cat /run/writer.error; dmesg | tail')}"
+            )
         return self.progress()
 
     def trim(self) -> None:
@@ -76,7 +89,9 @@ class GuestVolumes(NamedTuple):
 
     def write_bulk(self, size_mib: int) -> None:
         """Write (again) one large file on the first volume and fsync it."""
-        self.machine.run(f"dd if=/dev/urandom of=/mnt/{self.names[0]}/bulk bs=1M count={size_mib} conv=fsync 2>&1")
+        self.machine.run(
+            f"dd if=/dev/urandom of=/mnt/{self.names[0]}/bulk bs=1M count={size_mib} conv=fsync 2>&1"
+        )
 
     def read_directly(self, device: int) -> None:
         """Read the end of a volume past the guest's page cache.
@@ -100,7 +115,9 @@ class GuestVolumes(NamedTuple):
     def disconnect(self) -> None:
         """Disconnect all devices; returns when the kernel has let go of them."""
         for device in range(len(self.names)):
-            self.machine.run(f"nbd-client -d /dev/nbd{device}; while [ -e /sys/block/nbd{device}/pid ]; do sleep 0.1; done")
+            self.machine.run(
+                f"nbd-client -d /dev/nbd{device}; while [ -e /sys/block/nbd{device}/pid ]; do sleep 0.1; done"
+            )
 
     def clean_up_command(self) -> str:
         """Whatever state the guest is in: no writer, nothing connected, nothing mounted."""

@@ -33,7 +33,9 @@ def replay_and_check(image: Path) -> None:
     """Replay the journal as mounting would, repair nothing, then let fsck look at all of it."""
     run_tool("e2fsck", "-y", "-E", "journal_only", image)
     features = run_tool("dumpe2fs", "-h", image)
-    if "needs_recovery" in features:  # fsck -n would skip the journal, and look at an older state than the one that counts
+    if (
+        "needs_recovery" in features
+    ):  # fsck -n would skip the journal, and look at an older state than the one that counts
         raise MachineError(f"{image}: the journal was not replayed\n{features}")
     run_tool("fsck.ext4", "-fn", image)
 

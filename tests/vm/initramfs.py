@@ -12,7 +12,20 @@ from tests.vm.tools import MachineError, tool
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-DIRECTORIES = ("dev", "proc", "sys", "run", "tmp", "etc", "mnt", "bin", "sbin", "usr/bin", "usr/sbin", "modules")
+DIRECTORIES = (
+    "dev",
+    "proc",
+    "sys",
+    "run",
+    "tmp",
+    "etc",
+    "mnt",
+    "bin",
+    "sbin",
+    "usr/bin",
+    "usr/sbin",
+    "modules",
+)
 PROGRAMS = {"nbd-client": "sbin/nbd-client", "mkfs.ext4": "sbin/mkfs.ext4", "e2fsck": "sbin/e2fsck"}
 GUEST_SCRIPTS = Path(__file__).parent / "guest"
 
@@ -23,9 +36,16 @@ def write_initramfs(target: Path, modules: Iterable[Path]) -> None:
     files["bin/busybox"] = Path(tool("busybox"))
     for program in list(files.values()):
         files |= {str(library).lstrip("/"): library for library in _libraries(program)}
-    files |= {f"modules/{order:02d}-{module.name}.ko": module for order, module in enumerate(modules)}
-    files |= {script.name if script.name == "init" else f"bin/{script.name}": script for script in GUEST_SCRIPTS.iterdir()}
-    if Path("/etc/mke2fs.conf").exists():  # without it mkfs.ext4 makes another kind of file system than users get
+    files |= {
+        f"modules/{order:02d}-{module.name}.ko": module for order, module in enumerate(modules)
+    }
+    files |= {
+        script.name if script.name == "init" else f"bin/{script.name}": script
+        for script in GUEST_SCRIPTS.iterdir()
+    }
+    if Path(
+        "/etc/mke2fs.conf"
+    ).exists():  # without it mkfs.ext4 makes another kind of file system than users get
         files["etc/mke2fs.conf"] = Path("/etc/mke2fs.conf")
     with target.open("wb") as file:
         archive = Archive(file)

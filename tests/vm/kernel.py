@@ -85,7 +85,14 @@ def _update_own_lists(cache: Path) -> list[str]:
     lists, archives = cache / "apt" / "lists", cache / "apt" / "cache"
     for directory in (lists / "partial", archives / "archives" / "partial"):
         directory.mkdir(parents=True, exist_ok=True)
-    options = ["-o", f"Dir::State::Lists={lists}", "-o", f"Dir::Cache={archives}", "-o", "APT::Sandbox::User="]
+    options = [
+        "-o",
+        f"Dir::State::Lists={lists}",
+        "-o",
+        f"Dir::Cache={archives}",
+        "-o",
+        "APT::Sandbox::User=",
+    ]
     run_tool("apt-get", *options, "-q", "update")
     return options
 
@@ -93,7 +100,16 @@ def _update_own_lists(cache: Path) -> list[str]:
 def _download(cache: Path, options: list[str]) -> Path:
     name = _package_name(options)
     with tempfile.TemporaryDirectory(dir=cache) as scratch:
-        run_tool("apt-get", *options, "-o", "APT::Sandbox::User=", "-q", "download", name, cwd=Path(scratch))
+        run_tool(
+            "apt-get",
+            *options,
+            "-o",
+            "APT::Sandbox::User=",
+            "-q",
+            "download",
+            name,
+            cwd=Path(scratch),
+        )
         fetched = next(Path(scratch).glob("*.deb"), None)
         if fetched is None:
             raise MachineError(f"apt-get download {name} left no package behind")
@@ -109,14 +125,18 @@ def _package_name(options: list[str]) -> str:
         kind, _, name = line.strip().partition(": ")
         if kind == "Depends" and name.startswith("linux-image-"):
             return name
-    raise MachineError(f"apt does not say what {META_PACKAGE} depends on; is an amd64 Debian archive configured?\n{output}")
+    raise MachineError(
+        f"apt does not say what {META_PACKAGE} depends on; is an amd64 Debian archive configured?\n{output}"
+    )
 
 
 def _unpack(package: Path, directory: Path) -> Kernel:
     """Take the kernel image and `MODULES` out of the package, and nothing else."""
     directory.mkdir(parents=True, exist_ok=True)
     found: dict[str, Path] = {}
-    with subprocess.Popen([tool("dpkg-deb"), "--fsys-tarfile", str(package)], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [tool("dpkg-deb"), "--fsys-tarfile", str(package)], stdout=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
             for member in archive:
@@ -125,11 +145,15 @@ def _unpack(package: Path, directory: Path) -> Kernel:
                 if name and content:
                     data = content.read()
                     found[name] = directory / name
-                    found[name].write_bytes(lzma.decompress(data) if member.name.endswith(".xz") else data)
+                    found[name].write_bytes(
+                        lzma.decompress(data) if member.name.endswith(".xz") else data
+                    )
         process.stdout.read()  # what follows the archive's end: closing the pipe early would be an error to dpkg-deb
     missing = [name for name in ("vmlinuz", *MODULES) if name not in found]
     if process.returncode or missing:
-        raise MachineError(f"{package}: dpkg-deb ended with {process.returncode}; not found in it: {', '.join(missing) or 'nothing'}")
+        raise MachineError(
+            f"{package}: dpkg-deb ended with {process.returncode}; not found in it: {', '.join(missing) or 'nothing'}"
+        )
     return Kernel(found["vmlinuz"], [found[name] for name in MODULES])
 
 

@@ -49,16 +49,26 @@ INITRAMFS = Root(write_initramfs, memory_mib=512, boot_timeout_s=300)
 class Machine:
     """A running guest. One caller at a time; a command that met its time-out goes on in the guest, and the next one waits for it."""
 
-    def __init__(self, directory: Path, root: Root = INITRAMFS, lifetime_s: int = LIFETIME_S) -> None:
+    def __init__(
+        self, directory: Path, root: Root = INITRAMFS, lifetime_s: int = LIFETIME_S
+    ) -> None:
         """Boot with `root`; returns when the guest takes commands. `directory` gets the boot files and the kernel's console."""
         self._console = directory / "console.log"
         self._received = b""
         self._commands = 0
         image, modules = kernel(cache_directory(), directory / "kernel")
         root.write(directory / "initramfs", modules)
-        command = _qemu_command(image, directory / "initramfs", root.memory_mib, self._console, lifetime_s)
+        command = _qemu_command(
+            image, directory / "initramfs", root.memory_mib, self._console, lifetime_s
+        )
         with (directory / "qemu.log").open("wb") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
         try:
             self._lines_until("#ready", time.monotonic() + root.boot_timeout_s, "booting")
         except BaseException:
@@ -69,7 +79,9 @@ class Machine:
         """Run a shell command line to its end; returns its output. Raises MachineError if its status is not 0."""
         status, output = self.outcome(command, timeout_s)
         if status != 0:
-            raise MachineError(f"in the guest: {command}: exit status {status}\n{output}\n{self.console_tail()}")
+            raise MachineError(
+                f"in the guest: {command}: exit status {status}\n{output}\n{self.console_tail()}"
+            )
         return output
 
     def outcome(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S) -> Outcome:
@@ -83,13 +95,19 @@ class Machine:
             self._process.stdin.write(f"{self._commands} {command}\n".encode())
             self._process.stdin.flush()
         except OSError as error:
-            raise MachineError(f"in the guest: {command}: the machine is gone ({error})\n{self.console_tail()}") from error
+            raise MachineError(
+                f"in the guest: {command}: the machine is gone ({error})\n{self.console_tail()}"
+            ) from error
         end, lines = self._lines_until(f"#end {self._commands} ", deadline, command)
-        return Outcome(int(end.split()[2]), "\n".join(line[1:] for line in lines if line.startswith("|")))
+        return Outcome(
+            int(end.split()[2]), "\n".join(line[1:] for line in lines if line.startswith("|"))
+        )
 
     def console_tail(self) -> str:
         """The last lines of the guest's console, for error messages."""
-        lines = self._console.read_text(errors="replace").splitlines() if self._console.exists() else []
+        lines = (
+            self._console.read_text(errors="replace").splitlines() if self._console.exists() else []
+        )
         return "\n".join(["the guest's console ends with:", *lines[-CONSOLE_TAIL_LINES:]])
 
     def stop(self) -> None:
@@ -129,19 +147,38 @@ class Machine:
                 raise MachineError(f"in the guest: {doing}: time-out\n{self.console_tail()}")
             data = os.read(descriptor, 1 << 16)
             if not data:
-                raise MachineError(f"in the guest: {doing}: the machine ended\n{self.console_tail()}")
+                raise MachineError(
+                    f"in the guest: {doing}: the machine ended\n{self.console_tail()}"
+                )
             self._received += data
         line, _, self._received = self._received.partition(b"\n")
         return line.decode(errors="replace").rstrip("\r")
 
 
-def _qemu_command(image: Path, initramfs: Path, memory_mib: int, console: Path, lifetime_s: int) -> list[str]:
+def _qemu_command(
+    image: Path, initramfs: Path, memory_mib: int, console: Path, lifetime_s: int
+) -> list[str]:
     """First serial port: the kernel's console, to a file. Second: the commands, on qemu's standard input and output."""
     arguments = f"console=ttyS0 panic=-1 mitigations=off nowatchdog lifetime_s={lifetime_s}"
     return [
         *(tool("timeout"), "--kill-after=5", str(lifetime_s), tool("qemu-system-x86_64")),
-        *("-accel", "tcg", "-smp", str(PROCESSORS), "-m", str(memory_mib), "-no-user-config", "-nodefaults", "-no-reboot"),
+        *(
+            "-accel",
+            "tcg",
+            "-smp",
+            str(PROCESSORS),
+            "-m",
+            str(memory_mib),
+            "-no-user-config",
+            "-nodefaults",
+            "-no-reboot",
+        ),
         *("-display", "none", "-serial", f"file:{console}", "-serial", "stdio"),
         *("-kernel", str(image), "-initrd", str(initramfs), "-append", arguments),
-        *("-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="),  # no boot ROM: nothing boots from the network
+        *(
+            "-netdev",
+            "user,id=net",
+            "-device",
+            "virtio-net-pci,netdev=net,romfile=",
+        ),  # no boot ROM: nothing boots from the network
     ]

@@ -46,7 +46,9 @@ LEFT_OUT = {
 }
 LEFT_OUT_PREFIXES = ("config-", "_tkinter.", "_test", "_ctypes_test")
 
-_UNCHECKED_HASH = (1).to_bytes(4, "little") + bytes(8)  # compiled code that is taken as it is, whatever the time of its source
+_UNCHECKED_HASH = (1).to_bytes(4, "little") + bytes(
+    8
+)  # compiled code that is taken as it is, whatever the time of its source
 
 
 def interpreter() -> Path:
@@ -57,7 +59,11 @@ def interpreter() -> Path:
 def add_python(archive: Archive) -> list[Path]:
     """Adds all of it, but not the shared libraries; returns the programs and modules that need some."""
     archive.file(f"usr/bin/{VERSION}", interpreter().read_bytes())
-    archive.file(f"{ENVIRONMENT}/pyvenv.cfg", b"home = /usr/bin\ninclude-system-site-packages = false\n", 0o644)
+    archive.file(
+        f"{ENVIRONMENT}/pyvenv.cfg",
+        b"home = /usr/bin\ninclude-system-site-packages = false\n",
+        0o644,
+    )
     archive.link(f"{ENVIRONMENT}/bin/python", f"/usr/bin/{VERSION}")
     for name, target in PROJECT["scripts"].items():
         archive.file(f"{ENVIRONMENT}/bin/{name}", _script(*target.split(":")))
@@ -99,7 +105,9 @@ def _distributions(requirements: Iterable[str]) -> set[str]:
     while waiting:
         requirement = Requirement(waiting.pop())
         name = re.sub(r"[-_.]+", "-", requirement.name).lower()
-        if name not in found and (requirement.marker is None or requirement.marker.evaluate({"extra": ""})):
+        if name not in found and (
+            requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        ):
             found.add(name)
             waiting += distribution(name).requires or ()
     return found

@@ -23,7 +23,9 @@ UNPACKED_ALREADY = "python3 -m venv"  # the one line of the page that needs a ne
 
 def commands_of(page: str, heading: str) -> list[str]:
     """The indented lines under a heading of one of our pages: what it tells people to type."""
-    section = (ROOT / "docs" / page).read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    section = (
+        (ROOT / "docs" / page).read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    )
     lines = [line.strip() for line in section.splitlines() if line.startswith("    ")]
     if not lines:
         raise MachineError(f"docs/{page} has no commands under {heading!r}")
@@ -41,7 +43,9 @@ class Services(NamedTuple):
 
     def write(self, path: str, text: str) -> None:
         """Make a file."""
-        self.machine.run(f"printf '%b' {shlex.quote(text.encode('unicode_escape').decode())} >{path}")
+        self.machine.run(
+            f"printf '%b' {shlex.quote(text.encode('unicode_escape').decode())} >{path}"
+        )
 
     def start(self, unit: str) -> None:
         """`systemctl start`: returns when the unit is up."""
@@ -64,13 +68,17 @@ class Services(NamedTuple):
 
     def get(self, controller: str, path: str) -> Any:
         """The answer of a controller's control socket."""
-        return json.loads(self.machine.run(f"curl -sS --fail-with-body {curl_target(controller, path)}"))
+        return json.loads(
+            self.machine.run(f"curl -sS --fail-with-body {curl_target(controller, path)}")
+        )
 
     def volumes(self, controller: str) -> dict[str, dict[str, Any]]:
         """The status of each volume."""
         return {volume["name"]: volume for volume in self.get(controller, "/v1/status")["volumes"]}
 
-    def wait(self, what: str, reached: Callable[[], bool], timeout_s: float = COMMAND_TIMEOUT_S) -> None:
+    def wait(
+        self, what: str, reached: Callable[[], bool], timeout_s: float = COMMAND_TIMEOUT_S
+    ) -> None:
         """Poll until `reached`. Raises MachineError, with what failed and the journal's end."""
         deadline = time.monotonic() + timeout_s
         while not reached():
@@ -83,7 +91,9 @@ class Services(NamedTuple):
     def post(self, controller: str, path: str, body: dict[str, Any]) -> Any:
         """A command to a controller's control socket."""
         return json.loads(
-            self.machine.run(f"curl -sS --fail-with-body {curl_target(controller, path)} --json {shlex.quote(json.dumps(body))}")
+            self.machine.run(
+                f"curl -sS --fail-with-body {curl_target(controller, path)} --json {shlex.quote(json.dumps(body))}"
+            )
         )
 
     def wait_active(self, unit: str, restarts: int) -> None:

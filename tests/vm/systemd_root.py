@@ -27,7 +27,19 @@ PROGRAMS = (
     "useradd",
 )  # busybox stands in for what is not named here
 GUEST_FILES = Path(__file__).parent / "guest_systemd"
-DIRECTORIES = ("dev", "proc", "sys", "run", "tmp", "home", "srv", "var/lib", "var/log", "usr/local/bin", "etc/systemd/system")
+DIRECTORIES = (
+    "dev",
+    "proc",
+    "sys",
+    "run",
+    "tmp",
+    "home",
+    "srv",
+    "var/lib",
+    "var/log",
+    "usr/local/bin",
+    "etc/systemd/system",
+)
 MERGED = ("bin", "sbin", "lib", "lib64")  # each of them is a link into /usr
 
 ETC = {
@@ -56,7 +68,10 @@ def write_systemd_root(target: Path, _modules: Iterable[Path]) -> None:
             archive.file(path, text.encode(), 0o644)
         for script in GUEST_FILES.iterdir():
             archive.file(_place(script), script.read_bytes(), 0o644 if script.suffix else 0o755)
-        archive.link("etc/systemd/system/multi-user.target.wants/commands.service", "/etc/systemd/system/commands.service")
+        archive.link(
+            "etc/systemd/system/multi-user.target.wants/commands.service",
+            "/etc/systemd/system/commands.service",
+        )
         binaries = [*_add_systemd(archive), *_add_programs(archive), *add_python(archive)]
         _add_libraries(archive, binaries)
         _add_sources(archive)
@@ -66,7 +81,11 @@ def write_systemd_root(target: Path, _modules: Iterable[Path]) -> None:
 def _place(script: Path) -> str:
     if script.name == "init":
         return "init"
-    return f"etc/systemd/system/{script.name}" if script.suffix == ".service" else f"usr/bin/{script.name}"
+    return (
+        f"etc/systemd/system/{script.name}"
+        if script.suffix == ".service"
+        else f"usr/bin/{script.name}"
+    )
 
 
 def _add_systemd(archive: Archive) -> list[Path]:
@@ -93,13 +112,20 @@ def _add_programs(archive: Archive) -> list[Path]:
 
 def _add_libraries(archive: Archive, binaries: list[Path]) -> None:
     """Each under its own name in the directory where every loader looks, wherever it lies here. What does not load here does not there."""
-    done = subprocess.run([tool("ldd"), *map(str, binaries)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [tool("ldd"), *map(str, binaries)], capture_output=True, text=True, check=False
+    )
     for line in done.stdout.splitlines():
         name, _, rest = line.strip().partition(" => ")
         if rest.startswith("/"):
-            archive.file(f"usr/lib/x86_64-linux-gnu/{Path(name).name}", Path(rest.rpartition(" (")[0]).read_bytes())
+            archive.file(
+                f"usr/lib/x86_64-linux-gnu/{Path(name).name}",
+                Path(rest.rpartition(" (")[0]).read_bytes(),
+            )
         elif name.startswith("/lib64/") and " (" in name:
-            archive.file(f"usr{name.rpartition(' (')[0]}", Path(name.rpartition(" (")[0]).read_bytes())
+            archive.file(
+                f"usr{name.rpartition(' (')[0]}", Path(name.rpartition(" (")[0]).read_bytes()
+            )
 
 
 def _add_sources(archive: Archive) -> None:

@@ -41,9 +41,17 @@ def mode() -> str:
 
 
 @pytest.fixture
-def daemon(make_files: Callable[..., DaemonFiles], start_daemon: Callable[[DaemonFiles], Daemon], mode: str) -> Daemon:
+def daemon(
+    make_files: Callable[..., DaemonFiles], start_daemon: Callable[[DaemonFiles], Daemon], mode: str
+) -> Daemon:
     sizes = dict.fromkeys(VOLUMES, "64MiB")
-    files = make_files(volumes=sizes, groups={"db": VOLUMES}, mode=mode, journal_size=f"{JOURNAL_MIB}MiB", tcp_port=free_port())
+    files = make_files(
+        volumes=sizes,
+        groups={"db": VOLUMES},
+        mode=mode,
+        journal_size=f"{JOURNAL_MIB}MiB",
+        tcp_port=free_port(),
+    )
     return start_daemon(files)
 
 
@@ -66,10 +74,14 @@ def connect(machine: Machine, daemon: Daemon) -> Iterator[Connect]:
 
 
 @pytest.mark.parametrize(("connections", "mode"), [(2, "sync"), (1, "async")])
-def test_group_suspended_while_linux_writes(connect: Connect, daemon: Daemon, tmp_path: Path, connections: int) -> None:
+def test_group_suspended_while_linux_writes(
+    connect: Connect, daemon: Daemon, tmp_path: Path, connections: int
+) -> None:
     volumes = connect(connections)
     wanted, deadline = [connections] * len(VOLUMES), time.monotonic() + PATIENCE_SECONDS
-    while (found := [volume["connections"] for volume in status(daemon)]) != wanted:  # the guest goes on with the first of them
+    while (
+        found := [volume["connections"] for volume in status(daemon)]
+    ) != wanted:  # the guest goes on with the first of them
         assert time.monotonic() < deadline, found
         time.sleep(0.05)
     for round_number in range(SUSPENDS):
@@ -84,7 +96,9 @@ def test_group_suspended_while_linux_writes(connect: Connect, daemon: Daemon, tm
         volumes.wait_for_files(2)  # the application goes on
         volumes.trim()
         if round_number == 1:
-            volumes.write_bulk(JOURNAL_MIB + 8)  # more than the journal holds: the resync goes by the change map
+            volumes.write_bulk(
+                JOURNAL_MIB + 8
+            )  # more than the journal holds: the resync goes by the change map
         assert_standing_still(daemon, scratch)
         resync(daemon, "db")
     assert "map" in resync_ways(daemon)
@@ -94,10 +108,14 @@ def test_group_suspended_while_linux_writes(connect: Connect, daemon: Daemon, tm
     volumes.unmount()
     volumes.disconnect()
     assert_legs_become_identical(daemon)
-    assert check_cut(read_images(secondaries(daemon), tmp_path), written.fsynced, written.issued) == []
+    assert (
+        check_cut(read_images(secondaries(daemon), tmp_path), written.fsynced, written.issued) == []
+    )
 
 
-def test_linux_waits_out_a_quiesce_and_still_reads(connect: Connect, daemon: Daemon, tmp_path: Path) -> None:
+def test_linux_waits_out_a_quiesce_and_still_reads(
+    connect: Connect, daemon: Daemon, tmp_path: Path
+) -> None:
     volumes = connect(1)
     for attempt in range(QUIESCES_MAX):
         if quiesced(volumes, daemon, tmp_path / f"over-{attempt}"):
@@ -111,10 +129,14 @@ def test_linux_waits_out_a_quiesce_and_still_reads(connect: Connect, daemon: Dae
     volumes.unmount()
     volumes.disconnect()
     assert_legs_become_identical(daemon)
-    assert check_cut(read_images(secondaries(daemon), tmp_path), written.fsynced, written.issued) == []
+    assert (
+        check_cut(read_images(secondaries(daemon), tmp_path), written.fsynced, written.issued) == []
+    )
 
 
-def test_splitting_one_volume_after_the_other_is_found_out(connect: Connect, daemon: Daemon, tmp_path: Path) -> None:
+def test_splitting_one_volume_after_the_other_is_found_out(
+    connect: Connect, daemon: Daemon, tmp_path: Path
+) -> None:
     """The negative control: the same checks on what people did before there were group cuts."""
     volumes = connect(1)
     findings = []
@@ -138,7 +160,9 @@ def secondaries(daemon: Daemon) -> dict[str, Path]:
 
 
 def suspend(daemon: Daemon, target: str) -> dict[str, object]:
-    code, result = daemon.request("POST", "/v1/suspend", {"targets": [target], "tag": "while Linux writes"})
+    code, result = daemon.request(
+        "POST", "/v1/suspend", {"targets": [target], "tag": "while Linux writes"}
+    )
     assert code == 200, result
     assert isinstance(result, dict)
     return result
@@ -190,13 +214,24 @@ def quiesced(volumes: GuestVolumes, daemon: Daemon, over: Path) -> bool:
         holder.join()
     if not seen:
         return False
-    assert sum(end.fsynced.values()) <= sum(start.fsynced.values()) + 1, "writes went on during the hold"
+    assert sum(end.fsynced.values()) <= sum(start.fsynced.values()) + 1, (
+        "writes went on during the hold"
+    )
     return results == [0]
 
 
 def hold(daemon: Daemon, over: Path, results: list[int]) -> None:
     """Hold the group until this file exists; adds the exit status to `results`."""
-    arguments = ["quiesce", "db", "--hold", str(HOLD_SECONDS_MAX), "--", "sh", "-c", f"until [ -e {over} ]; do sleep 0.05; done"]
+    arguments = [
+        "quiesce",
+        "db",
+        "--hold",
+        str(HOLD_SECONDS_MAX),
+        "--",
+        "sh",
+        "-c",
+        f"until [ -e {over} ]; do sleep 0.05; done",
+    ]
     results.append(run_duplexctl(daemon.files, *arguments).returncode)
 
 
@@ -209,7 +244,9 @@ def wait_until_held(daemon: Daemon) -> None:
 
 def assert_standing_still(daemon: Daemon, scratch: Path) -> None:
     for name, secondary in secondaries(daemon).items():
-        assert filecmp.cmp(secondary, scratch / f"{name}.origin", shallow=False), f"the suspended secondary of {name} was written to"
+        assert filecmp.cmp(secondary, scratch / f"{name}.origin", shallow=False), (
+            f"the suspended secondary of {name} was written to"
+        )
 
 
 def assert_legs_become_identical(daemon: Daemon) -> None:
@@ -220,4 +257,6 @@ def assert_legs_become_identical(daemon: Daemon) -> None:
         time.sleep(0.05)
     assert states(daemon) == ["DUPLEX"] * len(VOLUMES)
     for name, secondary in secondaries(daemon).items():
-        assert filecmp.cmp(daemon.files.primary(name), secondary, shallow=False), f"the legs of {name} differ"
+        assert filecmp.cmp(daemon.files.primary(name), secondary, shallow=False), (
+            f"the legs of {name} differ"
+        )

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.vm import kernel
-from tests.vm.checker import DEPENDENCY, LATE, LOST, Files, Progress, check_cut, check_dependencies, content
+from tests.vm.checker import (
+    DEPENDENCY,
+    LATE,
+    LOST,
+    Files,
+    Progress,
+    check_cut,
+    check_dependencies,
+    content,
+)
 from tests.vm.images import read_images, replay_and_check
 from tests.vm.tools import MachineError, run_tool, tool
 
@@ -23,7 +32,10 @@ BLOCK_BYTES = 1024
 
 
 def written(tables: int, log: int) -> Files:
-    return {"tables": {n: content("tables", n) for n in range(1, tables + 1)}, "log": {n: content("log", n) for n in range(1, log + 1)}}
+    return {
+        "tables": {n: content("tables", n) for n in range(1, tables + 1)},
+        "log": {n: content("log", n) for n in range(1, log + 1)},
+    }
 
 
 def both(number: int) -> dict[str, int]:
@@ -49,8 +61,18 @@ def test_a_fsynced_file_that_is_missing_is_lost() -> None:
     assert rules(written(6, 6), 7, 9) == {LOST}
 
 
-@pytest.mark.parametrize("damaged", [b"", content("log", 3)[:-1], content("log", 4)[: len(content("log", 3))], content("log", 3) + b"x"])
-def test_a_fsynced_file_of_other_content_is_lost_and_breaks_what_depends_on_it(damaged: bytes) -> None:
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"",
+        content("log", 3)[:-1],
+        content("log", 4)[: len(content("log", 3))],
+        content("log", 3) + b"x",
+    ],
+)
+def test_a_fsynced_file_of_other_content_is_lost_and_breaks_what_depends_on_it(
+    damaged: bytes,
+) -> None:
     files = written(7, 7)
     files["log"][3] = damaged
     assert rules(files, 7, 7) == {LOST, DEPENDENCY}
@@ -68,7 +90,9 @@ def test_a_file_without_the_one_it_depends_on_is_found(tables: int, log: int) ->
 
 
 def test_progress_is_read_from_the_end_of_the_log() -> None:
-    progress = Progress.of_log("fsynced log 8\nissued tables 9\nfsynced tables 9\nissued log 9\n", VOLUMES)
+    progress = Progress.of_log(
+        "fsynced log 8\nissued tables 9\nfsynced tables 9\nissued log 9\n", VOLUMES
+    )
     assert progress == ({"tables": 9, "log": 9}, {"tables": 9, "log": 8})
 
 
@@ -94,7 +118,9 @@ def test_what_only_the_journal_holds_is_read(tmp_path: Path) -> None:
     image = file_system(tmp_path, {1: content("tables", 1)[:BLOCK_BYTES]})
     block = run_tool("debugfs", "-R", "bmap /1 0", image).split()[-1]
     (tmp_path / "block").write_bytes(content("log", 1)[:BLOCK_BYTES])
-    (tmp_path / "commands").write_text(f"journal_open\njournal_write -b {block} {tmp_path / 'block'}\njournal_close\n")
+    (tmp_path / "commands").write_text(
+        f"journal_open\njournal_write -b {block} {tmp_path / 'block'}\njournal_close\n"
+    )
     run_tool("debugfs", "-w", "-f", tmp_path / "commands", image)
     assert "needs_recovery" in run_tool("dumpe2fs", "-h", image)
     assert read_images({"log": image}, tmp_path) == {"log": {1: content("log", 1)[:BLOCK_BYTES]}}
@@ -102,12 +128,16 @@ def test_what_only_the_journal_holds_is_read(tmp_path: Path) -> None:
 
 def test_a_damaged_file_system_is_found(tmp_path: Path) -> None:
     image = file_system(tmp_path, {1: content("tables", 1)})
-    run_tool("debugfs", "-w", "-R", "clri /1", image)  # the directory now names an inode that is not there
+    run_tool(
+        "debugfs", "-w", "-R", "clri /1", image
+    )  # the directory now names an inode that is not there
     with pytest.raises(MachineError, match=r"fsck\.ext4"):
         replay_and_check(image)
 
 
-def test_a_missing_program_is_a_failure_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_program_is_a_failure_that_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("tests.vm.tools.SEARCH_PATH", "/nonexistent")
     with pytest.raises(MachineError, match="apt-get install nbd-client"):
         tool("nbd-client")
@@ -125,7 +155,10 @@ def test_a_damaged_package_in_the_cache_is_not_used(tmp_path: Path) -> None:
 
 @pytest.mark.vm
 def test_a_command_in_the_guest_gives_its_output_and_status(machine: Machine) -> None:
-    assert machine.outcome("echo out; echo err >&2; printf '#end 1 0'; exit 3") == (3, "out\nerr\n#end 1 0")
+    assert machine.outcome("echo out; echo err >&2; printf '#end 1 0'; exit 3") == (
+        3,
+        "out\nerr\n#end 1 0",
+    )
     with pytest.raises(MachineError, match="exit status 1"):
         machine.run("false")
 

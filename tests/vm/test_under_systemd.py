@@ -65,12 +65,18 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     """Installed and started by the commands of docs/operations.md."""
     with Machine(tmp_path_factory.mktemp("systemd"), ROOT, LIFETIME_S) as machine:
         services = Services(machine)
-        services.run(f'sed -i -E \'s/"[0-9]+[GT]iB"/"16MiB"/\' /{SOURCE}/configs/example-database.toml')
+        services.run(
+            f'sed -i -E \'s/"[0-9]+[GT]iB"/"16MiB"/\' /{SOURCE}/configs/example-database.toml'
+        )
         for command in commands_of("operations.md", "Under systemd"):
             services.run(command)
-        assert services.get("db", "/readyz") == {"status": "ready"}  # as soon as systemctl had returned
+        assert services.get("db", "/readyz") == {
+            "status": "ready"
+        }  # as soon as systemctl had returned
         services.run(f"systemctl start --no-block {UNKNOWN}")
-        services.run("useradd -G duplexd operator1 && useradd stranger && dd if=/dev/urandom of=/tmp/written bs=1M count=4")
+        services.run(
+            "useradd -G duplexd operator1 && useradd stranger && dd if=/dev/urandom of=/tmp/written bs=1M count=4"
+        )
         yield services
 
 
@@ -80,7 +86,9 @@ def services(guest: Services) -> Services:
     return guest
 
 
-def test_it_tells_systemd_its_status_and_everything_lies_where_the_pages_say(services: Services) -> None:
+def test_it_tells_systemd_its_status_and_everything_lies_where_the_pages_say(
+    services: Services,
+) -> None:
     assert services.properties(UNIT, "ActiveState", "SubState", "StatusText") == {
         "ActiveState": "active",
         "SubState": "running",
@@ -98,7 +106,9 @@ def test_it_tells_systemd_its_status_and_everything_lies_where_the_pages_say(ser
     assert dict(zip(places, found, strict=True)) == places
 
 
-def test_members_of_the_group_command_it_and_are_known_by_their_number_and_others_are_not_let_in(services: Services) -> None:
+def test_members_of_the_group_command_it_and_are_known_by_their_number_and_others_are_not_let_in(
+    services: Services,
+) -> None:
     hold = f'curl -sS --fail-with-body {curl_target("db", "/v1/quiesce")} --json \'{{"targets":["log"],"hold_s":1}}\''
     as_user = "setpriv --reuid {0} --regid {0} --init-groups"
     services.run(f"{as_user.format('operator1')} {hold}")
@@ -110,7 +120,9 @@ def test_members_of_the_group_command_it_and_are_known_by_their_number_and_other
 
 def test_a_write_a_suspend_and_a_resync_work_inside_the_sandbox(services: Services) -> None:
     services.run(f"nbdcopy --flush /tmp/written {uri('db', 'tables')}")
-    result = json.loads(services.run(f"duplexctl --socket {CONTROL} --json suspend database --tag nightly"))
+    result = json.loads(
+        services.run(f"duplexctl --socket {CONTROL} --json suspend database --tag nightly")
+    )
     assert result["verdict"] == "consistent"
     services.run("cmp -n 4194304 /tmp/written /srv/mirror/tables.img")
     assert {services.volumes("db")[name]["state"] for name in GROUP} == {"SUSPENDED"}
@@ -124,7 +136,10 @@ def test_reload_takes_what_is_new_and_refuses_what_is_wrong(services: Services) 
     services.run("cp /etc/duplexd/db.toml /tmp/good.toml && echo nonsense >>/etc/duplexd/db.toml")
     refused = len(services.journal(UNIT, "reload refused, nothing changed"))
     services.run(f"systemctl reload {UNIT}")
-    services.wait("the refusal", lambda: len(services.journal(UNIT, "reload refused, nothing changed")) > refused)
+    services.wait(
+        "the refusal",
+        lambda: len(services.journal(UNIT, "reload refused, nothing changed")) > refused,
+    )
     services.run("mv /tmp/good.toml /etc/duplexd/db.toml")
     services.wait_properties(UNIT, SERVING_FIVE)
     assert "canary" in services.volumes("db")
@@ -133,7 +148,10 @@ def test_reload_takes_what_is_new_and_refuses_what_is_wrong(services: Services) 
 
 def test_killed_or_hung_it_is_started_again_and_has_lost_nothing(services: Services) -> None:
     services.run(f"mkdir -p /run/systemd/system/{UNIT}.service.d && systemctl reset-failed {UNIT}")
-    services.write(f"/run/systemd/system/{UNIT}.service.d/watchdog.conf", f"[Service]\nWatchdogSec={WATCHDOG_S}s\n")
+    services.write(
+        f"/run/systemd/system/{UNIT}.service.d/watchdog.conf",
+        f"[Service]\nWatchdogSec={WATCHDOG_S}s\n",
+    )
     services.run("systemctl daemon-reload")
     before = int(services.properties(UNIT, "NRestarts")["NRestarts"])
     services.run(f"nbdcopy /tmp/written {uri('db', 'log')}")  # acknowledged, not flushed
@@ -142,7 +160,10 @@ def test_killed_or_hung_it_is_started_again_and_has_lost_nothing(services: Servi
     assert_log_is_what_was_written(services)
 
     fed = services.properties(UNIT, "WatchdogTimestampMonotonic")
-    services.wait("a watchdog that is fed", lambda: services.properties(UNIT, "WatchdogTimestampMonotonic") != fed)
+    services.wait(
+        "a watchdog that is fed",
+        lambda: services.properties(UNIT, "WatchdogTimestampMonotonic") != fed,
+    )
     process = services.properties(UNIT, "MainPID", "NRestarts")
     assert process["NRestarts"] == str(before + 1)
     services.run(f"kill -STOP {process['MainPID']}")
@@ -151,7 +172,9 @@ def test_killed_or_hung_it_is_started_again_and_has_lost_nothing(services: Servi
     assert_log_is_what_was_written(services)
 
 
-def test_the_canary_waits_for_controllers_and_grades_what_both_of_them_cut(services: Services) -> None:
+def test_the_canary_waits_for_controllers_and_grades_what_both_of_them_cut(
+    services: Services,
+) -> None:
     canary = "duplexd-canary@db"
     add_canary_volume(services)
     services.write("/etc/duplexd/beta.toml", BETA)
@@ -159,18 +182,29 @@ def test_the_canary_waits_for_controllers_and_grades_what_both_of_them_cut(servi
     for command in commands_of("canary.md", "Reserving volumes"):
         if "systemd" in command or "systemctl" in command:
             services.run(command)
-    services.wait("a canary that tries again", lambda: services.properties(canary, "NRestarts") != {"NRestarts": "0"})
+    services.wait(
+        "a canary that tries again",
+        lambda: services.properties(canary, "NRestarts") != {"NRestarts": "0"},
+    )
     services.start("duplexd@beta")
     services.wait("a canary that writes", lambda: bool(services.journal(canary, "running")))
     for controller in ("db", "beta"):
         wait_for_records(services, controller)
     result = json.loads(services.run("duplexctl --json suspend db --tag graded"))
     assert (result["verdict"], set(result["controllers"])) == ("consistent", {"db", "beta"})
-    services.wait("a grade", lambda: bool(services.journal(canary, "graded") or services.journal(canary, "not_graded")))
+    services.wait(
+        "a grade",
+        lambda: bool(services.journal(canary, "graded") or services.journal(canary, "not_graded")),
+    )
     assert services.journal(canary, "not_graded") == []
-    assert [(grade["cut"], grade["consistent"]) for grade in services.journal(canary, "graded")] == [(result["cut"], True)]
+    assert [
+        (grade["cut"], grade["consistent"]) for grade in services.journal(canary, "graded")
+    ] == [(result["cut"], True)]
     services.post("db", "/v1/resync", {"targets": ["database", "canary"]})
-    services.wait("pairs as before", lambda: {services.volumes("db")[name]["state"] for name in GROUP} == {"DUPLEX"})
+    services.wait(
+        "pairs as before",
+        lambda: {services.volumes("db")[name]["state"] for name in GROUP} == {"DUPLEX"},
+    )
     for unit in (canary, "duplexd@beta"):
         services.run(f"systemctl stop {unit}")
         assert services.properties(unit, "ActiveState", "Result", "ExecMainStatus") == {
@@ -181,7 +215,14 @@ def test_the_canary_waits_for_controllers_and_grades_what_both_of_them_cut(servi
 
 
 def test_what_a_person_must_correct_is_not_tried_again(guest: Services) -> None:
-    guest.wait_properties(UNKNOWN, {"ActiveState": "failed", "ExecMainStatus": str(ConfigurationError.exit_code), "NRestarts": "0"})
+    guest.wait_properties(
+        UNKNOWN,
+        {
+            "ActiveState": "failed",
+            "ExecMainStatus": str(ConfigurationError.exit_code),
+            "NRestarts": "0",
+        },
+    )
 
 
 def test_stop_ends_it_cleanly(services: Services) -> None:
@@ -209,9 +250,14 @@ def add_canary_volume(services: Services) -> None:
 def wait_for_records(services: Services, controller: str) -> None:
     """Until the canary has written some there."""
     start = services.volumes(controller)["canary"]["sequence"]
-    services.wait(f"records on {controller}", lambda: services.volumes(controller)["canary"]["sequence"] > start + 50)
+    services.wait(
+        f"records on {controller}",
+        lambda: services.volumes(controller)["canary"]["sequence"] > start + 50,
+    )
 
 
 def assert_log_is_what_was_written(services: Services) -> None:
-    services.run(f"nbdcopy {uri('db', 'log')} /tmp/read && cmp -n 4194304 /tmp/written /tmp/read && rm /tmp/read")
+    services.run(
+        f"nbdcopy {uri('db', 'log')} /tmp/read && cmp -n 4194304 /tmp/written /tmp/read && rm /tmp/read"
+    )
     services.run("cmp /srv/fast/log.img /srv/mirror/log.img")

@@ -35,7 +35,9 @@ PACKAGES = {
     "timeout": "coreutils",
     "useradd": "passwd",
 }
-SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"])
+SEARCH_PATH = os.pathsep.join(
+    [os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"]
+)
 
 
 class MachineError(Exception):
@@ -50,7 +52,9 @@ def tool(name: str) -> str:
     return path
 
 
-def run_tool(name: str, *arguments: str | Path, ok: tuple[int, ...] = (0,), cwd: Path | None = None) -> str:
+def run_tool(
+    name: str, *arguments: str | Path, ok: tuple[int, ...] = (0,), cwd: Path | None = None
+) -> str:
     """Run a host program to its end; returns what it printed. Raises MachineError for any other exit status than `ok`."""
     command = [tool(name), *map(str, arguments)]
     environment = dict(os.environ, LC_ALL="C", PATH=SEARCH_PATH)

@@ -23,13 +23,21 @@ class Cut(Answer):
     time: float
     tag: str = ""
     verdict: Verdict | None = Field(
-        None, description="null: the secondaries are still being brought there, or the group's other controllers are not known to be ready"
+        None,
+        description="null: the secondaries are still being brought there, or the group's other controllers are not known to be ready",
     )
-    state: CutState | None = Field(None, description="ready: this controller may decide no more, its coordinator will")
+    state: CutState | None = Field(
+        None, description="ready: this controller may decide no more, its coordinator will"
+    )
     group: str | None = None
-    members: list[str] = Field(default_factory=list, description="controllers that take it together; empty: this one alone")
+    members: list[str] = Field(
+        default_factory=list, description="controllers that take it together; empty: this one alone"
+    )
     canary: Grade | None = None
-    why: str | None = Field(None, description="the failure of a secondary that made it void, or made it; null also after a restart")
+    why: str | None = Field(
+        None,
+        description="the failure of a secondary that made it void, or made it; null also after a restart",
+    )
 
 
 class HoldPhase(Answer):
@@ -65,7 +73,9 @@ class HoldFigures(Answer):
     within_limit: bool | None = None
     phases: HoldPhases | None = None
     volumes: list[VolumeWaits] = Field(default_factory=list, description="those that had to wait")
-    buckets: list[list[int]] = Field(default_factory=list, description="[n, count] of waits of about 2**(n/16) microseconds")
+    buckets: list[list[int]] = Field(
+        default_factory=list, description="[n, count] of waits of about 2**(n/16) microseconds"
+    )
 
 
 class CutJournal(Answer):
@@ -73,7 +83,9 @@ class CutJournal(Answer):
 
     directory: str = Field(description="the state directory")
     identity: str = Field(description="of the journal, in hexadecimal")
-    crc: int | None = Field(None, description="check-sum of the cut's record, which stands for all records before it")
+    crc: int | None = Field(
+        None, description="check-sum of the cut's record, which stands for all records before it"
+    )
     chain: int | None = Field(None, description="check-sum of the record before it")
 
 
@@ -115,9 +127,16 @@ class CutStatus(Answer):
     members: list[str] = Field(default_factory=list)
     volumes: list[str] = Field(description="those whose secondaries stand at it")
     canary: Grade | None = None
-    why: str | None = Field(None, description="the failure of a secondary that made it void, or made it; null also after a restart")
-    hold: HoldFigures | None = Field(None, description="null: it was made before the daemon was started, or many were made since")
-    images: list[CutVolume] = Field(default_factory=list, description="where what was cut lies; in the answer of open only")
+    why: str | None = Field(
+        None,
+        description="the failure of a secondary that made it void, or made it; null also after a restart",
+    )
+    hold: HoldFigures | None = Field(
+        None, description="null: it was made before the daemon was started, or many were made since"
+    )
+    images: list[CutVolume] = Field(
+        default_factory=list, description="where what was cut lies; in the answer of open only"
+    )
 
 
 class CutList(Answer):
@@ -129,7 +148,9 @@ class CutList(Answer):
 class CutReleased(Answer):
     """POST /v1/cuts/CUT/release."""
 
-    lease: str | None = Field(description="the lease that was held for the cut; null if there was none")
+    lease: str | None = Field(
+        description="the lease that was held for the cut; null if there was none"
+    )
     released: bool
 
 
@@ -139,9 +160,13 @@ class Suspended(Answer):
     verdict: Verdict
     cut: str = Field(description="id of the cut")
     tag: str = ""
-    controllers: dict[str, int] = Field(description="name of each controller, and the sequence number of the cut there")
+    controllers: dict[str, int] = Field(
+        description="name of each controller, and the sequence number of the cut there"
+    )
     volumes: list[str] = Field(description="the volumes that were cut")
     why: str | None = Field(None, description="if void: what failed, if that is known")
     hold: HoldFigures
-    members: list[CutProof] = Field(default_factory=list, description="what a certificate holds, if it was asked for")
+    members: list[CutProof] = Field(
+        default_factory=list, description="what a certificate holds, if it was asked for"
+    )
     already: bool = Field(False, description="all of them stood at this cut before the command")

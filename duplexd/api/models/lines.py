@@ -30,7 +30,9 @@ class HoldEnded(Answer):
     event: Literal["ended"]
     lease: str
     reason: str = Field(description="released, suspended, deadline, owner gone, stopping, ...")
-    verdict: Verdict = Field(description="void: it ended before its owner ended it, and nothing done under it may be relied on")
+    verdict: Verdict = Field(
+        description="void: it ended before its owner ended it, and nothing done under it may be relied on"
+    )
 
 
 class Released(Answer):
@@ -99,7 +101,9 @@ class VerifiedVolume(Answer):
     equal: bool
     compared_bytes: Bytes
     first_difference: int | None = Field(None, description="offset of the first byte that differs")
-    why: str | None = Field(None, description="what else is wrong: an image is not the one that its path leads to")
+    why: str | None = Field(
+        None, description="what else is wrong: an image is not the one that its path leads to"
+    )
 
 
 class Verified(Answer):

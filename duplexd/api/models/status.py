@@ -17,18 +17,28 @@ class Journal(Answer):
 class ControllerStatus(Answer):
     name: str
     sequence: int = Field(description="the last sequence number given out")
-    synced: int | None = Field(None, description="the number up to which the journal is known to survive a power cut")
+    synced: int | None = Field(
+        None, description="the number up to which the journal is known to survive a power cut"
+    )
     failed: str | None = Field(None, description="why no change is taken any more, until a restart")
     version: str | None = Field(None, description="of duplexd")
-    group_protocol: int | None = Field(None, description="of what controllers and coordinators say to each other")
-    hold_max_s: float | None = Field(None, description="how long its clients' writes may be held, as configured")
+    group_protocol: int | None = Field(
+        None, description="of what controllers and coordinators say to each other"
+    )
+    hold_max_s: float | None = Field(
+        None, description="how long its clients' writes may be held, as configured"
+    )
     nbd: list[str] = Field(default_factory=list, description="where it listens for NBD clients")
     journal: Journal
 
 
 class Secondary(Answer):
-    usable: bool = Field(description="false: its bytes are of no moment in time, and the other fields say nothing")
-    as_of_sequence: int | None = Field(None, description="it holds exactly the changes up to this number")
+    usable: bool = Field(
+        description="false: its bytes are of no moment in time, and the other fields say nothing"
+    )
+    as_of_sequence: int | None = Field(
+        None, description="it holds exactly the changes up to this number"
+    )
     as_of_time: float | None = Field(None, description="when that was")
     cut: Cut | None = Field(None, description="the cut it stands at; null unless SUSPENDED")
     lag_bytes: Bytes = Field(0, description="changes it has yet to take over from the journal")
@@ -50,7 +60,9 @@ class VolumeStatus(Answer):
     connections: int = Field(0, description="NBD connections")
     sequence: int = Field(0, description="number of its last change")
     secondary: Secondary | None = Field(None, description="null for SIMPLEX")
-    changed_bytes: Bytes = Field(0, description="what a resync would have to copy, rounded up to whole grains")
+    changed_bytes: Bytes = Field(
+        0, description="what a resync would have to copy, rounded up to whole grains"
+    )
     copy_: Copy | None = Field(None, alias="copy", description="a first copy or resync that runs")
 
 
@@ -66,7 +78,10 @@ class LeaseStatus(Answer):
     owner: str = ""
     hold_s: float
     remaining_s: float | None = None
-    fence: int | None = Field(None, description="fencing number: rises with each lease and each renewal, also over restarts")
+    fence: int | None = Field(
+        None,
+        description="fencing number: rises with each lease and each renewal, also over restarts",
+    )
     cut: str | None = Field(None, description="the group's cut that it is held for")
 
 
@@ -77,7 +92,9 @@ class Status(Answer):
     volumes: list[VolumeStatus]
     groups: list[GroupStatus]
     leases: list[LeaseStatus]
-    cuts: list[CutStatus] = Field(default_factory=list, description="those of groups of controllers that are not decided")
+    cuts: list[CutStatus] = Field(
+        default_factory=list, description="those of groups of controllers that are not decided"
+    )
 
 
 class Health(Answer):

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     Ask = Callable[[str, str], tuple[int, Any]]
 
 NAMES = {"operate": "backup.example", "observe": "monitor.example", "none": "stranger.example"}
-BY_ROUTE = pytest.mark.parametrize("route", ROUTES, ids=[f"{route.method} {route.path}" for route in ROUTES])
+BY_ROUTE = pytest.mark.parametrize(
+    "route", ROUTES, ids=[f"{route.method} {route.path}" for route in ROUTES]
+)
 STRANGER = 54321  # a user id that is neither root's nor the daemon's
 
 
@@ -39,14 +41,18 @@ def callers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ask]
 
     def caller(role: str) -> Ask:
         context = certificates.context(certificates.client(NAMES[role]))
-        return lambda method, path: ask(port, context, method, path, {} if method == "POST" else None)
+        return lambda method, path: ask(
+            port, context, method, path, {} if method == "POST" else None
+        )
 
     yield {role: caller(role) for role in NAMES}
     plane.stop()
 
 
 def path_of(route: RouteEntry) -> str:
-    return re.sub("{.*?}", "x", route.path) + ("?follow=false" if route.path == "/v1/events" else "")
+    return re.sub("{.*?}", "x", route.path) + (
+        "?follow=false" if route.path == "/v1/events" else ""
+    )
 
 
 def may(role: str, route: RouteEntry) -> bool:
@@ -58,19 +64,28 @@ def may(role: str, route: RouteEntry) -> bool:
 
 @BY_ROUTE
 @pytest.mark.parametrize("role", NAMES)
-def test_each_role_may_do_what_it_is_for_and_no_more(callers: dict[str, Ask], role: str, route: RouteEntry) -> None:
+def test_each_role_may_do_what_it_is_for_and_no_more(
+    callers: dict[str, Ask], role: str, route: RouteEntry
+) -> None:
     status, answer = callers[role](route.method, path_of(route))
     assert (status != 403) == may(role, route), answer
     if status == 403:
         needed = "observe" if route.method == "GET" and may("observe", route) else "operate"
         assert (answer["status"], answer["exit_code"], answer["title"]) == (403, 4, "no permission")
         has = "no role here" if role == "none" else f"the role {role}"
-        remedy = f"add the name to control.tls.{needed} in the daemon's configuration, and reload it"
-        assert answer["detail"] == f"client certificate {NAMES[role]!r} has {has}, this needs the role {needed}: {remedy}"
+        remedy = (
+            f"add the name to control.tls.{needed} in the daemon's configuration, and reload it"
+        )
+        assert (
+            answer["detail"]
+            == f"client certificate {NAMES[role]!r} has {has}, this needs the role {needed}: {remedy}"
+        )
 
 
 @pytest.mark.parametrize(("role", "status"), [("none", 403), ("observe", 200)])
-def test_a_head_request_needs_what_the_get_does(callers: dict[str, Ask], role: str, status: int) -> None:
+def test_a_head_request_needs_what_the_get_does(
+    callers: dict[str, Ask], role: str, status: int
+) -> None:
     assert callers[role]("HEAD", "/metrics")[0] == status
 
 
@@ -87,13 +102,19 @@ def test_root_and_the_daemons_user_always_operate(uid: int) -> None:
     assert Access(1000, "observe").local(uid, 7, 1).role is Role.OPERATE
 
 
-@pytest.mark.parametrize(("group_role", "role"), [("observe", Role.OBSERVE), ("operate", Role.OPERATE)])
-def test_others_who_reach_the_socket_have_the_role_of_the_group(group_role: str, role: Role) -> None:
+@pytest.mark.parametrize(
+    ("group_role", "role"), [("observe", Role.OBSERVE), ("operate", Role.OPERATE)]
+)
+def test_others_who_reach_the_socket_have_the_role_of_the_group(
+    group_role: str, role: Role
+) -> None:
     assert Access(1000, group_role).local(STRANGER, 7, 1) == Peer(STRANGER, 7, 1, role=role)
 
 
 @pytest.mark.parametrize(("group_role", "status"), [("observe", 403), ("operate", 200)])
-def test_the_kernel_says_who_asks_on_the_unix_socket(tmp_path: Path, group_role: str, status: int) -> None:
+def test_the_kernel_says_who_asks_on_the_unix_socket(
+    tmp_path: Path, group_role: str, status: int
+) -> None:
     plane = ControlPlane(tmp_path / "c.sock")
     other = STRANGER if os.geteuid() == 0 else None
     plane.call(lambda: plane.server.admit(Admission(Access(0, group_role), None)))
@@ -101,8 +122,28 @@ def test_the_kernel_says_who_asks_on_the_unix_socket(tmp_path: Path, group_role:
         path.chmod(0o777)
 
     def curl(*arguments: str) -> int:
-        command = ["curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--unix-socket", plane.path.name, *arguments]
-        return int(subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, timeout=100, check=True, user=other, group=other).stdout)
+        command = [
+            "curl",
+            "--silent",
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%{http_code}",
+            "--unix-socket",
+            plane.path.name,
+            *arguments,
+        ]
+        return int(
+            subprocess.run(
+                command,
+                cwd=tmp_path,
+                stdout=subprocess.PIPE,
+                timeout=100,
+                check=True,
+                user=other,
+                group=other,
+            ).stdout
+        )
 
     assert curl("http://localhost/v1/status") == 200
     assert curl("--json", '{"targets": ["db"]}', "http://localhost/v1/suspend") == status
@@ -112,8 +153,13 @@ def test_the_kernel_says_who_asks_on_the_unix_socket(tmp_path: Path, group_role:
 def test_a_member_of_the_group_is_told_who_may() -> None:
     with pytest.raises(ForbiddenError) as caught:
         check(Access(0, "observe").local(STRANGER, 7, 1), Role.OPERATE)
-    remedy = 'ask as root or as the daemon\'s user, or set control.group_role = "operate", and reload it'
-    assert str(caught.value) == f"user {STRANGER} has the role observe, this needs the role operate: {remedy}"
+    remedy = (
+        'ask as root or as the daemon\'s user, or set control.group_role = "operate", and reload it'
+    )
+    assert (
+        str(caught.value)
+        == f"user {STRANGER} has the role observe, this needs the role operate: {remedy}"
+    )
 
 
 def test_a_connection_of_nobody_may_nothing() -> None:
@@ -125,13 +171,18 @@ def test_a_connection_of_nobody_may_nothing() -> None:
 
 
 def tls(**names: list[str]) -> TlsConfig:
-    return TlsConfig(**{"listen": ["127.0.0.1:1"], "certificate": "/c", "key": "/k", "client_ca": "/a", **names})
+    return TlsConfig(
+        **{"listen": ["127.0.0.1:1"], "certificate": "/c", "key": "/k", "client_ca": "/a", **names}
+    )
 
 
 def described(*common: str, dns: tuple[str, ...] = (), mail: str = "") -> dict[str, Any]:
     """A certificate as `ssl` describes it."""
     subject = ((("organizationName", "op"),), *((("commonName", name),) for name in common))
-    return {"subject": subject, "subjectAltName": (*(("DNS", name) for name in dns), *((("email", mail),) if mail else ()))}
+    return {
+        "subject": subject,
+        "subjectAltName": (*(("DNS", name) for name in dns), *((("email", mail),) if mail else ())),
+    }
 
 
 @pytest.mark.parametrize(

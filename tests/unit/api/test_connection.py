@@ -9,7 +9,10 @@ from duplexd.api.connection import AnswersInOnePiece
 
 def asked(method: str = "GET") -> AnswersInOnePiece:
     client, server = h11.Connection(h11.CLIENT), AnswersInOnePiece(h11.SERVER)
-    server.receive_data(client.send(h11.Request(method=method, target="/", headers=[("Host", "x")])) + client.send(h11.EndOfMessage()))
+    server.receive_data(
+        client.send(h11.Request(method=method, target="/", headers=[("Host", "x")]))
+        + client.send(h11.EndOfMessage())
+    )
     assert type(server.next_event()) is h11.Request
     return server
 
@@ -30,4 +33,8 @@ def test_an_answer_without_a_body_goes_out_at_its_end() -> None:
 
 
 def test_what_comes_before_the_answer_does_not_wait() -> None:
-    assert asked().send(h11.InformationalResponse(status_code=100, headers=[])).startswith(b"HTTP/1.1 100")
+    assert (
+        asked()
+        .send(h11.InformationalResponse(status_code=100, headers=[]))
+        .startswith(b"HTTP/1.1 100")
+    )

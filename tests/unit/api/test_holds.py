@@ -52,7 +52,9 @@ def test_a_hold_ends_void_at_its_deadline(plane: ControlPlane) -> None:
     assert (ended.reason, ended.verdict) == ("deadline", "void")
 
 
-def test_a_hold_has_heartbeats_that_say_how_long_it_lasts(plane: ControlPlane, unhurried: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hold_has_heartbeats_that_say_how_long_it_lasts(
+    plane: ControlPlane, unhurried: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lines, "HEARTBEAT_SECONDS", 0.02)
     heard = plane.lines("POST", "/v1/quiesce", {"targets": ["db"], "hold_s": 10})
     lease = next(heard)["lease"]["id"]
@@ -78,7 +80,9 @@ def test_a_suspend_by_the_lease_ends_the_hold_and_not_void(plane: ControlPlane) 
     assert (last["reason"], last["verdict"]) == ("suspended", "consistent")
 
 
-def test_closing_the_connection_releases_at_once_and_loses_the_lease(plane: ControlPlane, unhurried: None) -> None:
+def test_closing_the_connection_releases_at_once_and_loses_the_lease(
+    plane: ControlPlane, unhurried: None
+) -> None:
     answer, lease = hold(plane)
     answer.close()
     wait_for(lambda: lease in plane.controller.released_at)
@@ -87,11 +91,17 @@ def test_closing_the_connection_releases_at_once_and_loses_the_lease(plane: Cont
     assert plane.ask("POST", "/v1/suspend", {"targets": ["db"], "lease": lease})[0] == 410
 
 
-@pytest.mark.parametrize("extra", [b"x", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", b"\0" * 100_000])
-def test_an_owner_that_sends_more_and_dies_is_noticed_as_well(plane: ControlPlane, unhurried: None, extra: bytes) -> None:
+@pytest.mark.parametrize(
+    "extra", [b"x", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", b"\0" * 100_000]
+)
+def test_an_owner_that_sends_more_and_dies_is_noticed_as_well(
+    plane: ControlPlane, unhurried: None, extra: bytes
+) -> None:
     sock = plane.connect()
     body = json.dumps({"targets": ["db"], "hold_s": 10}).encode()
-    sock.sendall(b"POST /v1/quiesce HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    sock.sendall(
+        b"POST /v1/quiesce HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    )
     assert b"held" in sock.recv(4096)
     with contextlib.suppress(BrokenPipeError):  # it is cut off on the first bytes
         sock.sendall(extra)
@@ -100,11 +110,17 @@ def test_an_owner_that_sends_more_and_dies_is_noticed_as_well(plane: ControlPlan
     assert plane.controller.leases["L1"].ended.result() == "owner gone"
 
 
-def test_a_pipelined_request_behind_a_hold_does_not_hide_that_the_owner_died(plane: ControlPlane, unhurried: None) -> None:
+def test_a_pipelined_request_behind_a_hold_does_not_hide_that_the_owner_died(
+    plane: ControlPlane, unhurried: None
+) -> None:
     sock = plane.connect()
     body = json.dumps({"targets": ["db"], "hold_s": 10}).encode()
-    request = b"POST /v1/quiesce HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-    sock.sendall(request + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")  # in one piece: both are read at once
+    request = (
+        b"POST /v1/quiesce HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    )
+    sock.sendall(
+        request + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    )  # in one piece: both are read at once
     wait_for(lambda: plane.controller.leases)
     sock.close()
     wait_for(lambda: not plane.server.actions.holds)
@@ -116,14 +132,18 @@ def test_an_owner_that_goes_while_writes_drain_holds_nothing(plane: ControlPlane
     plane.controller.drain_s = NEVER_SECONDS
     sock = plane.connect()
     body = json.dumps({"targets": ["db"], "hold_s": 10}).encode()
-    sock.sendall(b"POST /v1/quiesce HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    sock.sendall(
+        b"POST /v1/quiesce HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    )
     wait_for(lambda: plane.controller.draining)
     sock.close()
     wait_for(lambda: plane.controller.cancelled == ["quiesce"])
     assert plane.ask("GET", "/v1/status")[1]["leases"] == []
 
 
-def test_a_hold_that_the_controller_refuses_is_a_problem_and_not_a_stream(plane: ControlPlane, unhurried: None) -> None:
+def test_a_hold_that_the_controller_refuses_is_a_problem_and_not_a_stream(
+    plane: ControlPlane, unhurried: None
+) -> None:
     _answer, lease = hold(plane)
     status, problem = plane.ask("POST", "/v1/quiesce", {"targets": ["data"]})
     assert (status, problem["exit_code"]) == (409, 5)
@@ -153,7 +173,9 @@ def test_stopping_does_not_wait_for_a_resync_or_a_verify(plane: ControlPlane) ->
     verify.close()
 
 
-def test_a_verify_whose_reader_went_away_is_stopped(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_verify_whose_reader_went_away_is_stopped(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plane.controller.verify_steps = ENDLESS_STEPS
     verify, begun = plane.controller.verify, threading.Event()
 
@@ -166,7 +188,9 @@ def test_a_verify_whose_reader_went_away_is_stopped(plane: ControlPlane, monkeyp
         plane.controller.cancelled.clear()
         sock = plane.connect()
         body = json.dumps({"targets": ["db"], "progress": progress}).encode()
-        sock.sendall(b"POST /v1/verify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        sock.sendall(
+            b"POST /v1/verify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )
         assert begun.wait(PATIENCE_SECONDS)
         begun.clear()
         sock.close()
@@ -193,7 +217,9 @@ def test_a_reader_of_events_that_cannot_keep_up_is_disconnected(plane: ControlPl
     sock.close()
     assert not received.endswith(b"0\r\n\r\n")  # not the end of a whole answer
     numbers = [
-        json.loads(line)["sequence"] for line in received.split(b"\r\n") if line.startswith(b'{"event":"noise"') and line.endswith(b"}\n")
+        json.loads(line)["sequence"]
+        for line in received.split(b"\r\n")
+        if line.startswith(b'{"event":"noise"') and line.endswith(b"}\n")
     ]
     assert numbers == list(range(1, len(numbers) + 1))  # what it got has no gap
     assert plane.ask("GET", "/healthz")[0] == 200

@@ -38,7 +38,9 @@ def wait_for_connections(plane: ControlPlane, count: int) -> None:
         time.sleep(0.002)
 
 
-def test_connections_beyond_the_limit_are_told_so(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connections_beyond_the_limit_are_told_so(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connection, "CONTROL_CONNECTIONS_MAX", 4)
     monkeypatch.setattr(connection, "CONTROL_REQUEST_SECONDS_MAX", PATIENCE_SECONDS)
     crowd = [plane.connect() for _ in range(4)]
@@ -52,8 +54,12 @@ def test_connections_beyond_the_limit_are_told_so(plane: ControlPlane, monkeypat
     assert plane.ask("GET", "/healthz")[0] == 200
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /hea"])
-def test_a_connection_that_sends_no_whole_request_is_dropped(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /hea"]
+)
+def test_a_connection_that_sends_no_whole_request_is_dropped(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
     monkeypatch.setattr(connection, "CONTROL_REQUEST_SECONDS_MAX", 0.2)
     with plane.connect() as sock:
         with contextlib.suppress(BrokenPipeError):  # it may be dropped already
@@ -62,7 +68,9 @@ def test_a_connection_that_sends_no_whole_request_is_dropped(plane: ControlPlane
     wait_for_connections(plane, 0)
 
 
-def test_a_body_that_does_not_come_is_a_time_out(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_does_not_come_is_a_time_out(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(requests, "CONTROL_REQUEST_SECONDS_MAX", 0.2)
     with plane.connect() as sock:
         sock.sendall(b"POST /v1/suspend HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")

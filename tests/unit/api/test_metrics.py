@@ -64,12 +64,20 @@ async def test_counters_of_the_controller_and_the_server_are_read() -> None:
 async def test_events_add_up() -> None:
     scrape = Scrape(FakeController(["data"], {}), LoopLag())
     scrape.figures.note({"event": "released", "held_s": 0.3, "verdict": "void"})
-    scrape.figures.note({"event": "suspended", "hold": {"seconds_max": 0.002, "writes_held": 1}, "verdict": "consistent"})
+    scrape.figures.note(
+        {
+            "event": "suspended",
+            "hold": {"seconds_max": 0.002, "writes_held": 1},
+            "verdict": "consistent",
+        }
+    )
     scrape.figures.note({"event": "suspended", "hold": {"seconds_max": 0.002, "writes_held": 1}})
     found = samples(scrape.prepare()().decode())
     assert found["duplexd_events_total", (("event", "suspended"),)] == 2
     assert found["duplexd_void_total", ()] == 1
-    assert [found["duplexd_hold_seconds_bucket", (("le", bound),)] for bound in ("0.25", "0.5")] == [0, 1]
+    assert [
+        found["duplexd_hold_seconds_bucket", (("le", bound),)] for bound in ("0.25", "0.5")
+    ] == [0, 1]
     assert found["duplexd_cut_wait_seconds_count", ()] == 2
 
 

@@ -24,13 +24,18 @@ def test_a_request_with_an_unknown_field_is_refused(model: type[BaseModel]) -> N
 
 
 @pytest.mark.parametrize("model", REQUESTS)
-@pytest.mark.parametrize("targets", [[], [""], ["x" * (NAME_CHARACTERS_MAX + 1)], ["a"] * (VOLUMES_MAX + 1), "a", [1], None])
+@pytest.mark.parametrize(
+    "targets",
+    [[], [""], ["x" * (NAME_CHARACTERS_MAX + 1)], ["a"] * (VOLUMES_MAX + 1), "a", [1], None],
+)
 def test_targets_beyond_their_limits_are_refused(model: type[BaseModel], targets: Any) -> None:
     with pytest.raises(ValidationError, match="targets"):
         model.model_validate({"targets": targets})
 
 
-@pytest.mark.parametrize("hold_s", [0, -1, HOLD_SECONDS_MAX + 0.1, float("nan"), float("inf"), "soon"])
+@pytest.mark.parametrize(
+    "hold_s", [0, -1, HOLD_SECONDS_MAX + 0.1, float("nan"), float("inf"), "soon"]
+)
 def test_a_hold_that_is_not_a_time_or_too_long_is_refused(hold_s: Any) -> None:
     with pytest.raises(ValidationError, match="hold_s"):
         QuiesceRequest(targets=["a"], hold_s=hold_s)

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 EXAMPLES = 15
 SCHEMA = schemathesis.openapi.from_dict(document(ROUTES))
-OPERATIONS: dict[str, Any] = {found.ok().label: found.ok() for found in SCHEMA.get_all_operations() if isinstance(found, Ok)}
+OPERATIONS: dict[str, Any] = {
+    found.ok().label: found.ok() for found in SCHEMA.get_all_operations() if isinstance(found, Ok)
+}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,9 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
     path: Path = tmp_path_factory.mktemp("openapi") / "c.sock"
     plane = ControlPlane(path)
     plane.controller.hold_scale = 0.005
-    with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(path)), base_url="http://localhost", timeout=60) as made:
+    with httpx2.Client(
+        transport=httpx2.HTTPTransport(uds=str(path)), base_url="http://localhost", timeout=60
+    ) as made:
         yield made
     plane.stop()
 
@@ -38,8 +42,18 @@ def send(client: httpx2.Client, case: Any) -> httpx2.Response:
     if case.path == "/v1/events":
         case.query = {**(case.query or {}), "follow": "false"}  # the other never ends
     request = case.as_transport_kwargs(base_url="http://localhost")
-    body = {"content": json.dumps(request["json"])} if "json" in request else {"content": request.get("data")}
-    return client.request(request["method"], request["url"], params=request.get("params"), headers=request.get("headers"), **body)
+    body = (
+        {"content": json.dumps(request["json"])}
+        if "json" in request
+        else {"content": request.get("data")}
+    )
+    return client.request(
+        request["method"],
+        request["url"],
+        params=request.get("params"),
+        headers=request.get("headers"),
+        **body,
+    )
 
 
 @pytest.mark.parametrize("label", sorted(OPERATIONS))
@@ -66,7 +80,12 @@ def test_every_route_is_tried() -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/suspend", "/v1/quiesce", "/v1/resync", "/v1/verify"])
-def test_a_valid_request_is_done_and_its_lines_fit_the_document(client: httpx2.Client, path: str) -> None:
+def test_a_valid_request_is_done_and_its_lines_fit_the_document(
+    client: httpx2.Client, path: str
+) -> None:
     response = client.post(path, json={"targets": ["data"]})
     assert response.status_code == 200
-    assert response.headers["content-type"] in document(ROUTES)["paths"][path]["post"]["responses"]["200"]["content"]
+    assert (
+        response.headers["content-type"]
+        in document(ROUTES)["paths"][path]["post"]["responses"]["200"]["content"]
+    )

@@ -44,7 +44,9 @@ class Remote:
         self.plane = ControlPlane(directory / "c.sock", tls=self.tls)
         self.backup = self.certificates.context(self.certificates.client(BACKUP))
 
-    def ask(self, method: str, path: str, body: object = None, context: ssl.SSLContext | None = None) -> tuple[int, object]:
+    def ask(
+        self, method: str, path: str, body: object = None, context: ssl.SSLContext | None = None
+    ) -> tuple[int, object]:
         return ask(self.port, context or self.backup, method, path, body)
 
     def connect(self) -> socket.socket:
@@ -54,7 +56,11 @@ class Remote:
         return self.backup.wrap_socket(self.connect(), server_hostname=HOST)
 
     def keep_open(self) -> contextlib.closing[http.client.HTTPSConnection]:
-        return contextlib.closing(http.client.HTTPSConnection(HOST, self.port, timeout=PATIENCE_SECONDS, context=self.backup))
+        return contextlib.closing(
+            http.client.HTTPSConnection(
+                HOST, self.port, timeout=PATIENCE_SECONDS, context=self.backup
+            )
+        )
 
     def admit(self, **changed: object) -> None:
         settings = type(self.plane.settings)(socket=self.plane.path, tls={**self.tls, **changed})
@@ -109,7 +115,11 @@ def test_one_connection_serves_many_requests(there: Remote) -> None:
 def refused(there: Remote, client: Path | None, monkeypatch: pytest.MonkeyPatch) -> str:
     """The reason that the log tells; the client is cut off without an answer."""
     told: list[dict[str, str]] = []
-    monkeypatch.setattr(remote, "log", SimpleNamespace(info=lambda event, **fields: told.append({"event": event, **fields})))
+    monkeypatch.setattr(
+        remote,
+        "log",
+        SimpleNamespace(info=lambda event, **fields: told.append({"event": event, **fields})),
+    )
     with pytest.raises(OSError):
         there.ask("GET", "/healthz", context=there.certificates.context(client))
     eventually(lambda: bool(told))
@@ -119,18 +129,25 @@ def refused(there: Remote, client: Path | None, monkeypatch: pytest.MonkeyPatch)
     return line["reason"]
 
 
-def test_without_a_certificate_nobody_gets_in(there: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_certificate_nobody_gets_in(
+    there: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert refused(there, None, monkeypatch) == "peer did not return a certificate"
 
 
-def test_a_certificate_of_another_authority_is_refused(there: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_certificate_of_another_authority_is_refused(
+    there: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = there.certificates.client(BACKUP, trustme.CA())
     assert refused(there, client, monkeypatch) == "unable to get local issuer certificate"
 
 
 def test_an_expired_certificate_is_refused(there: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
     yesterday = datetime.now(UTC) - timedelta(days=1)
-    assert refused(there, there.certificates.client(BACKUP, expires=yesterday), monkeypatch) == "certificate has expired"
+    assert (
+        refused(there, there.certificates.client(BACKUP, expires=yesterday), monkeypatch)
+        == "certificate has expired"
+    )
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -184,7 +201,9 @@ def test_a_slow_handshake_is_broken_off(there: Remote, monkeypatch: pytest.Monke
         assert ended(half)
 
 
-def test_strangers_wait_for_places_and_take_none_from_the_unix_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strangers_wait_for_places_and_take_none_from_the_unix_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(remote, "CONTROL_HANDSHAKES_MAX", 2)
     monkeypatch.setattr(connection, "CONTROL_CONNECTIONS_MAX", 2)
     monkeypatch.setattr(connection, "CONTROL_LOCAL_CONNECTIONS_MIN", 0)
@@ -197,7 +216,9 @@ def test_strangers_wait_for_places_and_take_none_from_the_unix_socket(tmp_path: 
     there.plane.stop()
 
 
-def test_handshakes_are_begun_so_often_and_no_more(there: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_handshakes_are_begun_so_often_and_no_more(
+    there: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(remote, "CONTROL_HANDSHAKES_PER_SECOND_MAX", 20)
     begun = time.monotonic()
     for _ in range(5):
@@ -206,7 +227,9 @@ def test_handshakes_are_begun_so_often_and_no_more(there: Remote, monkeypatch: p
     assert time.monotonic() - begun >= 5 / 20 - 0.005  # timers count milliseconds
 
 
-def test_connections_beyond_the_limit_are_told_so(there: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connections_beyond_the_limit_are_told_so(
+    there: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connection, "CONTROL_CONNECTIONS_MAX", 2)
     monkeypatch.setattr(connection, "CONTROL_LOCAL_CONNECTIONS_MIN", 0)
     with there.plane.connect(), there.connect_tls():
@@ -217,7 +240,9 @@ def test_connections_beyond_the_limit_are_told_so(there: Remote, monkeypatch: py
     assert there.ask("GET", "/healthz")[0] == 200
 
 
-def test_clients_over_tls_leave_room_for_the_unix_socket(there: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clients_over_tls_leave_room_for_the_unix_socket(
+    there: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connection, "CONTROL_CONNECTIONS_MAX", 3)
     monkeypatch.setattr(connection, "CONTROL_LOCAL_CONNECTIONS_MIN", 1)
     with there.connect_tls(), there.connect_tls():
@@ -228,7 +253,9 @@ def test_clients_over_tls_leave_room_for_the_unix_socket(there: Remote, monkeypa
         assert there.plane.ask("GET", "/healthz")[0] == 200
 
 
-def test_a_connection_that_sends_no_request_is_dropped(there: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_that_sends_no_request_is_dropped(
+    there: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connection, "CONTROL_REQUEST_SECONDS_MAX", 0.2)
     with there.connect_tls() as sock:
         assert ended(sock)
@@ -237,7 +264,10 @@ def test_a_connection_that_sends_no_request_is_dropped(there: Remote, monkeypatc
 def test_a_silent_machine_is_noticed_by_the_kernel() -> None:
     with socket.socket() as sock:
         remote.watch_for_silence(sock)
-        tcp = {name: sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{name}")) for name in TCP_OPTIONS}
+        tcp = {
+            name: sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{name}"))
+            for name in TCP_OPTIONS
+        }
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     assert tcp["NODELAY"]
     assert tcp["USER_TIMEOUT"] == CONTROL_PEER_SILENT_SECONDS_MAX * 1000
@@ -260,7 +290,9 @@ def test_closing_the_connection_ends_the_hold(there: Remote) -> None:
 def test_a_peer_that_reads_nothing_keeps_no_hold_beyond_its_deadline(there: Remote) -> None:
     with there.connect_tls() as sock:
         body = json.dumps({"targets": ["db"], "hold_s": 0.3})
-        sock.sendall(f"POST /v1/quiesce HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+        sock.sendall(
+            f"POST /v1/quiesce HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+        )
         eventually(lambda: bool(there.plane.controller.leases))
         (held,) = there.plane.controller.leases.values()
         eventually(held.ended.done)
@@ -345,14 +377,18 @@ def test_a_port_in_use_is_named_and_nothing_is_left_open() -> None:
     with socket.create_server((HOST, 0)) as other:
         taken = other.getsockname()[1]
         with pytest.raises(
-            ConfigurationError, match=rf"control\.tls\.listen\[1\]: cannot listen at '{HOST}:{taken}': Address already in use"
+            ConfigurationError,
+            match=rf"control\.tls\.listen\[1\]: cannot listen at '{HOST}:{taken}': Address already in use",
         ):
             bind_tcp([f"{HOST}:{free}", f"{HOST}:{taken}"])
     socket.create_server((HOST, free)).close()
 
 
 def test_a_host_that_is_not_this_machine_is_named() -> None:
-    with pytest.raises(ConfigurationError, match=r"control\.tls\.listen\[0\]: cannot listen at '203\.0\.113\.7:1': "):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"control\.tls\.listen\[0\]: cannot listen at '203\.0\.113\.7:1': ",
+    ):
         bind_tcp(["203.0.113.7:1"])
 
 

@@ -11,7 +11,14 @@ from starlette.routing import Route
 
 from duplexd.api.models.base import Problem
 from duplexd.api.models.cuts import Suspended
-from duplexd.api.models.lines import Event, ResyncDone, ResyncProgress, ResyncStarted, Verified, VerifyProgress
+from duplexd.api.models.lines import (
+    Event,
+    ResyncDone,
+    ResyncProgress,
+    ResyncStarted,
+    Verified,
+    VerifyProgress,
+)
 from duplexd.api.models.status import Status
 from duplexd.api.routes import ROUTES
 from duplexd.limits import CONTROL_BODY_BYTES_MAX
@@ -41,14 +48,18 @@ def test_status_fits_its_model(plane: ControlPlane) -> None:
 
 
 def test_status_of_targets_has_their_volumes_and_groups_only(plane: ControlPlane) -> None:
-    assert [v["name"] for v in plane.ask("GET", "/v1/status?target=db&target=data")[1]["volumes"]] == ["data", "wal"]
+    assert [
+        v["name"] for v in plane.ask("GET", "/v1/status?target=db&target=data")[1]["volumes"]
+    ] == ["data", "wal"]
     other = plane.ask("GET", "/v1/status?target=other")[1]
     assert [v["name"] for v in other["volumes"]] == ["other"]
     assert other["groups"] == []
 
 
 def test_suspend_twice_says_already(plane: ControlPlane) -> None:
-    first = Suspended.model_validate(plane.ask("POST", "/v1/suspend", {"targets": ["db"], "tag": "x"})[1])
+    first = Suspended.model_validate(
+        plane.ask("POST", "/v1/suspend", {"targets": ["db"], "tag": "x"})[1]
+    )
     second = Suspended.model_validate(plane.ask("POST", "/v1/suspend", {"targets": ["db"]})[1])
     assert (first.already, first.tag, first.verdict) == (False, "x", "consistent")
     assert second.already
@@ -57,10 +68,15 @@ def test_suspend_twice_says_already(plane: ControlPlane) -> None:
 def test_resync_starts_and_returns(plane: ControlPlane) -> None:
     plane.ask("POST", "/v1/suspend", {"targets": ["data"]})
     answer = ResyncStarted.model_validate(plane.ask("POST", "/v1/resync", {"targets": ["db"]})[1])
-    assert {volume.name: volume.how for volume in answer.volumes} == {"data": "journal", "wal": "already"}
+    assert {volume.name: volume.how for volume in answer.volumes} == {
+        "data": "journal",
+        "wal": "already",
+    }
 
 
-def test_resync_with_wait_streams_until_done(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resync_with_wait_streams_until_done(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copied, resync_wait = asyncio.Event(), plane.controller.resync_wait
 
     async def copying(names: list[str]) -> dict[str, Any]:
@@ -82,7 +98,9 @@ def test_resync_with_wait_streams_until_done(plane: ControlPlane, monkeypatch: p
 def test_a_resync_that_fails_ends_with_done_and_not_ok(plane: ControlPlane) -> None:
     plane.controller.broken = {"wal"}
     plane.ask("POST", "/v1/suspend", {"targets": ["db"]})
-    done = ResyncDone.model_validate(list(plane.lines("POST", "/v1/resync", {"targets": ["db"], "wait": True}))[-1])
+    done = ResyncDone.model_validate(
+        list(plane.lines("POST", "/v1/resync", {"targets": ["db"], "wait": True}))[-1]
+    )
     assert not done.ok
     assert done.volumes[1].reason == "secondary error"
 
@@ -108,7 +126,10 @@ def test_events_are_the_state_then_synced_then_changes(plane: ControlPlane) -> N
 
 
 def test_events_without_follow_end_after_synced(plane: ControlPlane) -> None:
-    assert [line["event"] for line in plane.lines("GET", "/v1/events?follow=false")] == ["state", "synced"]
+    assert [line["event"] for line in plane.lines("GET", "/v1/events?follow=false")] == [
+        "state",
+        "synced",
+    ]
 
 
 def test_health_and_readiness(plane: ControlPlane) -> None:
@@ -123,13 +144,20 @@ def test_errors_of_the_controller_are_problems(plane: ControlPlane) -> None:
     check_problem(plane.ask("DELETE", "/v1/leases/nope"), 404, 3, "nope")
     check_problem(plane.ask("POST", "/v1/suspend", {"targets": ["nope"]}), 404, 3, "nope")
     check_problem(plane.ask("POST", "/v1/quiesce", {"targets": ["nope"]}), 404, 3, "nope")
-    check_problem(plane.ask("POST", "/v1/suspend", {"targets": ["db"], "lease": "L9"}), 410, 9, "L9")
+    check_problem(
+        plane.ask("POST", "/v1/suspend", {"targets": ["db"], "lease": "L9"}), 410, 9, "L9"
+    )
     plane.controller.volumes["data"] = "SIMPLEX"
     check_problem(plane.ask("POST", "/v1/suspend", {"targets": ["db"]}), 409, 5, "resync")
-    check_problem(plane.ask("POST", "/v1/resync", {"targets": ["db"], "wait": True}), 409, 5, "SIMPLEX")
+    check_problem(
+        plane.ask("POST", "/v1/resync", {"targets": ["db"], "wait": True}), 409, 5, "SIMPLEX"
+    )
 
 
-@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"nul\0", b"\xff\xfe", b"1", b'{"targets":["db"],"x":1}', b"[" * 10_000])
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"{", b"[]", b"nul\0", b"\xff\xfe", b"1", b'{"targets":["db"],"x":1}', b"[" * 10_000],
+)
 @pytest.mark.parametrize("path", ["/v1/suspend", "/v1/quiesce", "/v1/resync", "/v1/verify"])
 def test_a_body_that_does_not_fit_is_a_problem(plane: ControlPlane, path: str, raw: bytes) -> None:
     check_problem(plane.ask("POST", path, raw=raw), 400, 2, "")
@@ -145,16 +173,27 @@ def test_unknown_paths_and_methods_are_problems(plane: ControlPlane) -> None:
         assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_a_body_beyond_the_limit_is_refused_and_one_at_the_limit_is_read(plane: ControlPlane) -> None:
-    check_problem(plane.ask("POST", "/v1/suspend", raw=b" " * (CONTROL_BODY_BYTES_MAX + 1)), 413, 2, "CONTROL_BODY_BYTES_MAX")
-    check_problem(plane.ask("POST", "/v1/suspend", raw=b" " * CONTROL_BODY_BYTES_MAX), 400, 2, "JSON")
+def test_a_body_beyond_the_limit_is_refused_and_one_at_the_limit_is_read(
+    plane: ControlPlane,
+) -> None:
+    check_problem(
+        plane.ask("POST", "/v1/suspend", raw=b" " * (CONTROL_BODY_BYTES_MAX + 1)),
+        413,
+        2,
+        "CONTROL_BODY_BYTES_MAX",
+    )
+    check_problem(
+        plane.ask("POST", "/v1/suspend", raw=b" " * CONTROL_BODY_BYTES_MAX), 400, 2, "JSON"
+    )
 
 
 def test_query_parameters_are_checked(plane: ControlPlane) -> None:
     check_problem(plane.ask("GET", "/v1/events?follow=perhaps"), 400, 2, "follow")
 
 
-def test_a_bug_is_a_problem_and_the_daemon_goes_on(plane: ControlPlane, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bug_is_a_problem_and_the_daemon_goes_on(
+    plane: ControlPlane, caplog: pytest.LogCaptureFixture
+) -> None:
     plane.controller.bug = True
     check_problem(plane.ask("GET", "/v1/status"), 500, 1, "RuntimeError")
     plane.controller.bug = False
@@ -164,10 +203,18 @@ def test_a_bug_is_a_problem_and_the_daemon_goes_on(plane: ControlPlane, caplog: 
 
 def test_openapi_lists_exactly_the_routes(plane: ControlPlane) -> None:
     document = plane.ask("GET", "/openapi.json")[1]
-    listed = {(method.upper(), path) for path, operations in document["paths"].items() for method in operations}
+    listed = {
+        (method.upper(), path)
+        for path, operations in document["paths"].items()
+        for method in operations
+    }
     app = plane.server.application
     served = {
-        (method, route.path) for route in app.routes if isinstance(route, Route) for method in (route.methods or ()) if method != "HEAD"
+        (method, route.path)
+        for route in app.routes
+        if isinstance(route, Route)
+        for method in (route.methods or ())
+        if method != "HEAD"
     }
     assert listed == served == {(entry.method, entry.path) for entry in ROUTES}
     assert document["openapi"].startswith("3.1")
@@ -181,7 +228,9 @@ def test_every_reference_of_the_openapi_document_leads_somewhere(plane: ControlP
     assert names <= set(plane.ask("GET", "/openapi.json")[1]["components"]["schemas"])
 
 
-def test_commands_are_logged_with_the_peer_and_reading_is_not(plane: ControlPlane, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_are_logged_with_the_peer_and_reading_is_not(
+    plane: ControlPlane, capsys: pytest.CaptureFixture[str]
+) -> None:
     plane.ask("GET", "/v1/status")
     assert capsys.readouterr().out == ""
     plane.ask("POST", "/v1/suspend", {"targets": ["db"]})
@@ -195,7 +244,9 @@ def test_commands_are_logged_with_the_peer_and_reading_is_not(plane: ControlPlan
 def test_requests_may_follow_a_stream_on_the_same_connection_at_once(plane: ControlPlane) -> None:
     with plane.connect() as sock:
         for _ in range(50):
-            sock.sendall(b"GET /v1/events?follow=false HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc")
+            sock.sendall(
+                b"GET /v1/events?follow=false HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"
+            )
             data = b""
             while not data.endswith(b"0\r\n\r\n"):
                 more = sock.recv(65536)

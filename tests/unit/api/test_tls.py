@@ -26,7 +26,9 @@ def locked(certificates: Certificates) -> None:
 
     key = pem.load_pem_private_key(certificates.key.read_bytes(), None)
     encryption = pem.BestAvailableEncryption(b"secret")
-    certificates.key.write_bytes(key.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, encryption))
+    certificates.key.write_bytes(
+        key.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, encryption)
+    )
 
 
 def garbled(path: Path) -> None:
@@ -72,20 +74,26 @@ def test_a_mistake_is_one_line_with_its_key(case: str, tmp_path: Path) -> None:
     spoil, expected = MISTAKES[case]
     spoil(certificates)
     (problem,) = look(own)
-    assert problem.line.startswith("control.tls." + expected.replace("{dir}", f"'{tmp_path}")), problem.line
+    assert problem.line.startswith("control.tls." + expected.replace("{dir}", f"'{tmp_path}")), (
+        problem.line
+    )
     assert not problem.forbidden
     with pytest.raises(ConfigurationError) as caught:
         tls.context(settings(certificates))
     assert str(caught.value) == problem.line
 
 
-def test_an_expired_certificate_of_the_daemon_does_not_keep_it_from_starting(tmp_path: Path) -> None:
+def test_an_expired_certificate_of_the_daemon_does_not_keep_it_from_starting(
+    tmp_path: Path,
+) -> None:
     certificates = Certificates(tmp_path)
     certificates.renew_server(expires=datetime.now(UTC) - timedelta(days=1))
     assert look(config(certificates)) == []
 
 
-def test_a_file_that_may_not_be_read_is_a_matter_of_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_may_not_be_read_is_a_matter_of_permission(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     certificates = Certificates(tmp_path)
     read = type(certificates.key).read_bytes
 

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     import pytest
 
 
-def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Everything there is runs in the loop's thread; but for a server that is a process of its own."""
-    return {"real": asyncio.new_event_loop} if item.path.name == "test_nbd.py" else {"patient": PatientLoop}
+    return (
+        {"real": asyncio.new_event_loop}
+        if item.path.name == "test_nbd.py"
+        else {"patient": PatientLoop}
+    )

@@ -75,7 +75,9 @@ async def test_empty_secondaries_are_broken(world: World) -> None:
     assert not any(grade["consistent"] for grade in await world.grades())
 
 
-async def test_secondary_that_does_not_stand_still_is_broken(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_secondary_that_does_not_stand_still_is_broken(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await world.start()
     world.cut(state="cut")
     await world.write()
@@ -121,7 +123,9 @@ async def test_cut_before_the_canary_was_sounded_gets_no_grade(world: World) -> 
     assert not any(controller.grades for controller in world.controllers)
 
 
-async def test_cut_before_the_canary_has_gone_round_gets_no_grade(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cut_before_the_canary_has_gone_round_gets_no_grade(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world.controllers[2].backend.holding = True  # every chain waits there
     starting = asyncio.create_task(world.start())
     await until(lambda: len(world.controllers[2].backend.held) > 0)
@@ -171,7 +175,9 @@ async def test_secondary_that_moves_on_before_it_is_read_gives_no_grade(world: W
     await asyncio.sleep(0.2)
     assert not [report for report in world.reports if "cut" in report]
     world.controllers[0].stands_at.clear()
-    assert "the secondary of c0:canary cannot be read" in (await world.report("not_graded"))["detail"]
+    assert (
+        "the secondary of c0:canary cannot be read" in (await world.report("not_graded"))["detail"]
+    )
 
 
 async def test_secondary_that_is_not_durable_yet_is_waited_for(world: World) -> None:
@@ -223,7 +229,11 @@ async def test_broken_cut_is_told_to_a_controller_as_soon_as_it_answers(world: W
     canary, last = world.canary(), world.controllers[2]
     cut = world.cut()
     last.down = True
-    told = asyncio.create_task(canary._tell(canary.members[2], cut, {"consistent": False, "records": 1, "detail": "broken"}))
+    told = asyncio.create_task(
+        canary._tell(
+            canary.members[2], cut, {"consistent": False, "records": 1, "detail": "broken"}
+        )
+    )
     await asyncio.sleep(0.1)
     assert not told.done()
     last.down = False
@@ -232,11 +242,15 @@ async def test_broken_cut_is_told_to_a_controller_as_soon_as_it_answers(world: W
 
 
 @pytest.mark.parametrize("at", [0, 600_000, (1 << 20) - 1])
-async def test_volume_that_holds_something_else_is_refused_and_left_as_it_is(world: World, at: int) -> None:
+async def test_volume_that_holds_something_else_is_refused_and_left_as_it_is(
+    world: World, at: int
+) -> None:
     data = world.controllers[1].backend.volumes["canary"].data
     data[at : at + 1] = b"x"
     before = bytes(data)
-    with pytest.raises(WrongStateError, match=r"c1:canary holds something else than a canary's records at"):
+    with pytest.raises(
+        WrongStateError, match=r"c1:canary holds something else than a canary's records at"
+    ):
         await world.canary().run(asyncio.Event())
     assert bytes(data) == before
     assert all(controller.backend.sequence == 0 for controller in world.controllers)

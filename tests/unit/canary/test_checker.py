@@ -65,7 +65,9 @@ def test_acknowledged_record_that_is_absent_is_missing(run: Run) -> None:
     moment = run.history.tick()
     findings = run.check(moment, moment)
     assert (findings.missing, findings.too_new, findings.broken) == (1, 0, 0)
-    assert findings.examples == ["missing: record 3 of writer 1 on volume 0 at 8192 was acknowledged before the cut"]
+    assert findings.examples == [
+        "missing: record 3 of writer 1 on volume 0 at 8192 was acknowledged before the cut"
+    ]
 
 
 def test_older_record_in_the_slot_is_missing_too(run: Run) -> None:
@@ -169,4 +171,6 @@ def test_record_of_another_epoch_that_came_since_stops_the_check(run: Run) -> No
     for earlier in ({}, {(7, 1): 4}, {(7, 0): 9}, {(8, 1): 9}):
         findings = check(PLACEMENT, images, run.history, moment, moment, 0, earlier)
         assert (findings.late, findings.faults) == (1, 0)
-        assert findings.examples == ["late: record 5 of writer 1 of another epoch on volume 2 at 12288"]
+        assert findings.examples == [
+            "late: record 5 of writer 1 of another epoch on volume 2 at 12288"
+        ]

@@ -26,7 +26,9 @@ def test_what_is_remembered_is_the_same() -> None:
     assert short.acknowledged == whole.acknowledged == 200
     for moment in moments[-2 * KEEP + 2 :]:
         for writer in range(2):
-            assert short.acknowledged_before(writer, moment) == whole.acknowledged_before(writer, moment)
+            assert short.acknowledged_before(writer, moment) == whole.acknowledged_before(
+                writer, moment
+            )
             assert short.issued_before(writer, moment) == whole.issued_before(writer, moment)
     for number in range(100 - KEEP + 1, 101):
         assert short.issued_at(0, number) == whole.issued_at(0, number) > 0

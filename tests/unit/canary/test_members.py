@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from duplexd.canary.members import Member, address, find, volumes_of
-from duplexd.errors import ConfigurationError, DuplexdError, ForbiddenError, NotFoundError, WrongStateError
+from duplexd.errors import (
+    ConfigurationError,
+    DuplexdError,
+    ForbiddenError,
+    NotFoundError,
+    WrongStateError,
+)
 from duplexd.nbd.uri import NbdUri
 
 if TYPE_CHECKING:
@@ -26,19 +32,32 @@ UNIX, TCP, EVERY = "unix:/run/n.sock", "tcp:10.0.0.7:10809", "tcp:0.0.0.0:10810"
         ([EVERY], None, NbdUri(host="localhost", port=10810)),
         ([UNIX, TCP], "beta.example", NbdUri(host="10.0.0.7", port=10809)),
         ([UNIX, EVERY], "beta.example", NbdUri(host="beta.example", port=10810)),
-        (["tcp:127.0.0.1:10809", "tcp:[::]:10809"], "beta.example", NbdUri(host="beta.example", port=10809)),
+        (
+            ["tcp:127.0.0.1:10809", "tcp:[::]:10809"],
+            "beta.example",
+            NbdUri(host="beta.example", port=10809),
+        ),
         (["tcp:[fd00::7]:10809"], "beta.example", NbdUri(host="fd00::7", port=10809)),
     ],
 )
-def test_first_address_that_leads_there_is_taken(listen: list[str], host: str | None, found: NbdUri) -> None:
+def test_first_address_that_leads_there_is_taken(
+    listen: list[str], host: str | None, found: NbdUri
+) -> None:
     assert address("beta", listen, host) == found
 
 
 @pytest.mark.parametrize(
     ("listen", "host"),
-    [([], None), ([UNIX], "beta.example"), (["tcp:127.0.0.1:10809"], "beta.example"), ([EVERY], "localhost")],
+    [
+        ([], None),
+        ([UNIX], "beta.example"),
+        (["tcp:127.0.0.1:10809"], "beta.example"),
+        ([EVERY], "localhost"),
+    ],
 )
-def test_controller_that_cannot_be_reached_is_an_error_that_says_what_to_add(listen: list[str], host: str | None) -> None:
+def test_controller_that_cannot_be_reached_is_an_error_that_says_what_to_add(
+    listen: list[str], host: str | None
+) -> None:
     with pytest.raises(ConfigurationError, match=r'controllers.beta: .* add nbd = "tcp:HOST:PORT"'):
         address("beta", listen, host)
 
@@ -46,11 +65,21 @@ def test_controller_that_cannot_be_reached_is_an_error_that_says_what_to_add(lis
 class _Status:
     name = "beta"
 
-    def __init__(self, protocol: int | None = 1, state: str = "DUPLEX", reading: type[DuplexdError] = NotFoundError) -> None:
+    def __init__(
+        self,
+        protocol: int | None = 1,
+        state: str = "DUPLEX",
+        reading: type[DuplexdError] = NotFoundError,
+    ) -> None:
         self.path = self.read = ""
         self._reading = reading
         self._status = {
-            "controller": {"name": "beta", "version": "0", "group_protocol": protocol, "nbd": [UNIX]},
+            "controller": {
+                "name": "beta",
+                "version": "0",
+                "group_protocol": protocol,
+                "nbd": [UNIX],
+            },
             "volumes": [{"name": "a b", "state": "DUPLEX"}, {"name": "wal", "state": state}],
         }
 
@@ -83,7 +112,9 @@ async def test_volumes_and_address_are_asked_of_the_controller() -> None:
         ("unix:/tmp/tunnel.sock", NbdUri(socket="/tmp/tunnel.sock")),
     ],
 )
-async def test_address_of_the_groups_file_is_taken_as_it_stands_for_a_tunnel_may_end_here(nbd: str, found: NbdUri) -> None:
+async def test_address_of_the_groups_file_is_taken_as_it_stands_for_a_tunnel_may_end_here(
+    nbd: str, found: NbdUri
+) -> None:
     member = await find(cast("Control", _Status()), ["wal"], "beta.example", nbd)
     assert member.address == found
 
@@ -108,7 +139,10 @@ async def test_who_may_not_read_what_volumes_hold_is_refused_before_anything_is_
 
 def test_chains_go_round_the_volumes_of_all_members_from_one_member_to_the_next() -> None:
     one, two = (cast("Control", _Status()) for _ in range(2))
-    members = [Member(one, NbdUri(socket="/a"), ("x", "y", "w")), Member(two, NbdUri(socket="/b"), ("z", "v"))]
+    members = [
+        Member(one, NbdUri(socket="/a"), ("x", "y", "w")),
+        Member(two, NbdUri(socket="/b"), ("z", "v")),
+    ]
     assert [(volume.member, volume.name, volume.uri.socket) for volume in volumes_of(members)] == [
         (0, "x", "/a"),
         (1, "z", "/b"),

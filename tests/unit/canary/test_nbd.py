@@ -15,9 +15,22 @@ from tests.support.sockets import wait_listening
 async def address(tmp_path: Path) -> AsyncIterator[str]:
     """A server with 1 MiB of memory that refuses writes while the file `fail` exists."""
     socket = tmp_path / "nbd.sock"
-    options = ["error-pread-rate=0", "error-pwrite=EIO", "error-pwrite-rate=100%", f"error-file={tmp_path / 'fail'}"]
+    options = [
+        "error-pread-rate=0",
+        "error-pwrite=EIO",
+        "error-pwrite-rate=100%",
+        f"error-file={tmp_path / 'fail'}",
+    ]
     process = await asyncio.create_subprocess_exec(
-        "nbdkit", "--foreground", "--exit-with-parent", "--unix", str(socket), "--filter=error", "memory", "1M", *options
+        "nbdkit",
+        "--foreground",
+        "--exit-with-parent",
+        "--unix",
+        str(socket),
+        "--filter=error",
+        "memory",
+        "1M",
+        *options,
     )
     await asyncio.to_thread(wait_listening, str(socket))
     yield f"nbd+unix:///?socket={socket}"
@@ -29,7 +42,9 @@ async def address(tmp_path: Path) -> AsyncIterator[str]:
 async def test_many_requests_in_flight_come_back_to_their_callers(address: str) -> None:
     async with await NbdConnection.open(address) as nbd:
         assert nbd.size == 1 << 20
-        await asyncio.gather(*(nbd.write(n * 4096, bytes([n]) * 4096, fua=n % 2 == 0) for n in range(64)))
+        await asyncio.gather(
+            *(nbd.write(n * 4096, bytes([n]) * 4096, fua=n % 2 == 0) for n in range(64))
+        )
         await nbd.flush()
         blocks = await asyncio.gather(*(nbd.read(n * 4096, 4096) for n in range(64)))
         assert [set(block) for block in blocks] == [{n} for n in range(64)]
@@ -43,7 +58,9 @@ async def test_zeroes_and_trim_are_served(address: str) -> None:
         assert await nbd.read(0, 4096) == bytes(4096)
 
 
-async def test_refused_request_raises_its_errno_and_the_connection_goes_on(address: str, tmp_path: Path) -> None:
+async def test_refused_request_raises_its_errno_and_the_connection_goes_on(
+    address: str, tmp_path: Path
+) -> None:
     async with await NbdConnection.open(address) as nbd:
         (tmp_path / "fail").touch()
         with pytest.raises(OSError, match="error") as caught:

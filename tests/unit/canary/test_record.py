@@ -38,4 +38,8 @@ def test_slots_are_reused_after_a_period_and_never_shared() -> None:
     places = {placement.place(w, n) for w in range(3) for n in range(1, placement.period + 1)}
     assert len(places) == 3 * placement.period
     assert all(0 <= place.offset < placement.volume_bytes for place in places)
-    assert all(placement.place(w, n) == placement.place(w, n + placement.period) for w in range(3) for n in range(1, 20))
+    assert all(
+        placement.place(w, n) == placement.place(w, n + placement.period)
+        for w in range(3)
+        for n in range(1, 20)
+    )

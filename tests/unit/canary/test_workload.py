@@ -60,7 +60,9 @@ async def test_every_record_names_one_acknowledged_before_it_was_issued() -> Non
     volume, offset = PLACEMENT.place(1, history.acknowledged_before(1, history.tick()))
     record = parse(bytes(disks.images[volume][offset : offset + 4096]))
     assert record is not None
-    assert record.named_number <= history.acknowledged_before(record.named_writer, history.issued_at(1, record.number))
+    assert record.named_number <= history.acknowledged_before(
+        record.named_writer, history.issued_at(1, record.number)
+    )
 
 
 async def test_longest_wait_counts_a_write_still_in_flight() -> None:
@@ -97,7 +99,9 @@ async def test_bursts_come_one_after_the_other_at_the_pace_that_was_asked_for() 
         begun.append((now(), writer, volume))
         await asyncio.sleep(0.0005)
 
-    workload = Workload(PLACEMENT, write, pause_s=PLACEMENT.writers / 200, burst=5)  # 200 records a second, 25 ms from burst to burst
+    workload = Workload(
+        PLACEMENT, write, pause_s=PLACEMENT.writers / 200, burst=5
+    )  # 200 records a second, 25 ms from burst to burst
     workload.start()
     await asyncio.sleep(10.0)
     await workload.stop()
@@ -106,7 +110,9 @@ async def test_bursts_come_one_after_the_other_at_the_pace_that_was_asked_for() 
     for burst in bursts:
         assert len({writer for _, writer, _ in burst}) == 1
         first = burst[0][2]
-        assert [volume for _, _, volume in burst] == [(first + step) % 4 for step in range(5)], "all volumes, and the first one again"
+        assert [volume for _, _, volume in burst] == [(first + step) % 4 for step in range(5)], (
+            "all volumes, and the first one again"
+        )
         assert burst[-1][0] - burst[0][0] < 0.003
     gaps = [later[0][0] - earlier[0][0] for earlier, later in pairwise(bursts)]
     assert 0.018 < min(gaps) < max(gaps) < 0.032
@@ -123,7 +129,14 @@ async def test_end_does_not_wait_for_the_next_turn() -> None:
     assert (workload.history.acknowledged, now() - since < 0.1) == (1, True)
 
 
-async def often_seen(volumes: int, rate: int, split_s: float, burst: int, monkeypatch: pytest.MonkeyPatch, cuts: int = 100) -> int:
+async def often_seen(
+    volumes: int,
+    rate: int,
+    split_s: float,
+    burst: int,
+    monkeypatch: pytest.MonkeyPatch,
+    cuts: int = 100,
+) -> int:
     """In how many of 100 cuts it shows that one volume was cut that much earlier or later than the others. A write takes 0.4 ms."""
     rng = Random(volumes * rate)
     monkeypatch.setattr(module, "random", rng)
@@ -142,7 +155,11 @@ async def often_seen(volumes: int, rate: int, split_s: float, burst: int, monkey
     for _ in range(cuts):
         await asyncio.sleep(rng.uniform(0.1, 0.2))
         asked, odd, is_early = workload.history.tick(), rng.randrange(volumes), rng.randrange(2)
-        first = {volume: bytes(images[volume]) for volume in range(volumes) if (volume == odd) == is_early}
+        first = {
+            volume: bytes(images[volume])
+            for volume in range(volumes)
+            if (volume == odd) == is_early
+        }
         await asyncio.sleep(split_s)
         cut = [first.get(volume) or bytes(images[volume]) for volume in range(volumes)]
         findings = check(placement, cut, workload.history, asked, workload.history.tick())
@@ -152,7 +169,10 @@ async def often_seen(volumes: int, rate: int, split_s: float, burst: int, monkey
     return seen * 100 // cuts
 
 
-@pytest.mark.parametrize(("volumes", "rate", "split_s", "often"), [(2, 200, 0.010, 50), (3, 200, 0.010, 36), (3, 500, 0.003, 24)])
+@pytest.mark.parametrize(
+    ("volumes", "rate", "split_s", "often"),
+    [(2, 200, 0.010, 50), (3, 200, 0.010, 36), (3, 500, 0.003, 24)],
+)
 async def test_cuts_a_few_milliseconds_apart_show_more_often_in_bursts_than_at_an_even_pace(
     volumes: int, rate: int, split_s: float, often: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

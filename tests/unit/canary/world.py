@@ -46,7 +46,9 @@ class FakeController:
         self.address = NbdUri(socket=str(directory / f"{name}.sock"))
         self.listeners = Listeners(self.backend, [f"unix:{self.address.socket}"])
         self.cuts: dict[str, Json] = {}
-        self.images: dict[tuple[str, str], bytes] = {}  # by cut and volume: what its secondary holds
+        self.images: dict[
+            tuple[str, str], bytes
+        ] = {}  # by cut and volume: what its secondary holds
         self.stands_at: dict[str, str] = {}  # volume: cut
         self.unsettled: set[str] = set()  # cuts that cannot be read yet
         self.grades: dict[str, Json] = {}
@@ -93,14 +95,29 @@ class FakeController:
 
     def status(self) -> Json:
         volumes = [
-            {"name": name, "state": "DUPLEX", "secondary": {"cut": {"id": self.stands_at[name]} if name in self.stands_at else None}}
+            {
+                "name": name,
+                "state": "DUPLEX",
+                "secondary": {
+                    "cut": {"id": self.stands_at[name]} if name in self.stands_at else None
+                },
+            }
             for name in self.backend.volumes
         ]
-        return {"controller": {"name": self.name, "sequence": self.backend.sequence, "group_protocol": 1}, "volumes": volumes}
+        return {
+            "controller": {
+                "name": self.name,
+                "sequence": self.backend.sequence,
+                "group_protocol": 1,
+            },
+            "volumes": volumes,
+        }
 
     # Control
 
-    async def call(self, method: str, path: str, body: Json | None = None, timeout_s: float | None = None) -> Json:
+    async def call(
+        self, method: str, path: str, body: Json | None = None, timeout_s: float | None = None
+    ) -> Json:
         self._check_up()
         if path.startswith("/v1/status"):
             return self.status()
@@ -112,7 +129,10 @@ class FakeController:
             assert body is not None
             self.grades[match[1]] = body
         cut = self.cuts[match[1]]
-        return {**cut, "volumes": [name for name in cut["volumes"] if self.stands_at.get(name) == match[1]]}
+        return {
+            **cut,
+            "volumes": [name for name in cut["volumes"] if self.stands_at.get(name) == match[1]],
+        }
 
     async def call_bytes(self, method: str, path: str, timeout_s: float | None = None) -> bytes:
         self._check_up()
@@ -122,7 +142,9 @@ class FakeController:
             raise WrongStateError(f"{self.name}: {match[2]} does not stand at {match[1]}")
         return self.images[match[1], match[2]][int(match[3]) : int(match[3]) + int(match[4])]
 
-    async def lines(self, method: str, path: str, body: Json | None = None) -> AsyncGenerator[Json, None]:
+    async def lines(
+        self, method: str, path: str, body: Json | None = None
+    ) -> AsyncGenerator[Json, None]:
         self._check_up()
         queue: asyncio.Queue[Json | None] = asyncio.Queue()
         self._listening.append(queue)
@@ -143,7 +165,10 @@ class World:
     """Controllers, and canaries over all their volumes. Use it as an async context manager."""
 
     def __init__(self, directory: Path, controllers: int = 3, size: int = VOLUME_BYTES) -> None:
-        self.controllers = [FakeController(f"c{number}", directory, {"canary": size}) for number in range(controllers)]
+        self.controllers = [
+            FakeController(f"c{number}", directory, {"canary": size})
+            for number in range(controllers)
+        ]
         self.names = [controller.name for controller in self.controllers]
         self.reports: list[Json] = []
         self.made = 0
@@ -164,8 +189,13 @@ class World:
 
     def canary(self, reports: list[Json] | None = None, overwrite: bool = False) -> Canary:
         """One that is not running yet."""
-        members = [Member(controller, controller.address, tuple(controller.backend.volumes)) for controller in self.controllers]
-        return Canary(members, (self.reports if reports is None else reports).append, RATE, overwrite)
+        members = [
+            Member(controller, controller.address, tuple(controller.backend.volumes))
+            for controller in self.controllers
+        ]
+        return Canary(
+            members, (self.reports if reports is None else reports).append, RATE, overwrite
+        )
 
     async def start(self, reports: list[Json] | None = None, overwrite: bool = False) -> Canary:
         """A canary that runs, and has gone round all volumes several times."""
@@ -180,7 +210,11 @@ class World:
     async def write(self) -> None:
         """Let the canaries go round."""
         before = [controller.backend.sequence for controller in self.controllers]
-        await until(lambda: all(c.backend.sequence >= b + 20 for c, b in zip(self.controllers, before, strict=True)))
+        await until(
+            lambda: all(
+                c.backend.sequence >= b + 20 for c, b in zip(self.controllers, before, strict=True)
+            )
+        )
 
     async def report(self, event: str, reports: list[Json] | None = None, count: int = 1) -> Json:
         """Wait for the report of that kind, or for the `count`th of them."""

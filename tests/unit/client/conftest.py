@@ -14,9 +14,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def pytest_asyncio_loop_factories(item: pytest.Function) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+def pytest_asyncio_loop_factories(
+    item: pytest.Function,
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """TLS is spoken over TCP, whose two ends the kernel connects in its own time."""
-    return {"tcp": asyncio.new_event_loop} if "tls" in item.fixturenames else {"patient": loops.PatientLoop}
+    return (
+        {"tcp": asyncio.new_event_loop}
+        if "tls" in item.fixturenames
+        else {"patient": loops.PatientLoop}
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -33,7 +33,13 @@ class FakeMember:
         self.name = name
         self.path = path
         self.volumes = dict.fromkeys(volumes, "DUPLEX")
-        self.controller: Json = {"name": name, "version": "0.1.0", "group_protocol": 1, "hold_max_s": 2.0, "nbd": []}
+        self.controller: Json = {
+            "name": name,
+            "version": "0.1.0",
+            "group_protocol": 1,
+            "hold_max_s": 2.0,
+            "nbd": [],
+        }
         self.states: dict[str, str] = {}
         self.cut = ""
         self.ended_for: set[str] = set()
@@ -87,8 +93,18 @@ class FakeMember:
             }
             for name, state in self.volumes.items()
         ]
-        undecided = [self._cut_status(each) for each, state in self.states.items() if votes.verdict(state) is None]
-        return {"controller": self.controller, "volumes": volumes, "groups": [], "leases": [], "cuts": undecided}
+        undecided = [
+            self._cut_status(each)
+            for each, state in self.states.items()
+            if votes.verdict(state) is None
+        ]
+        return {
+            "controller": self.controller,
+            "volumes": volumes,
+            "groups": [],
+            "leases": [],
+            "cuts": undecided,
+        }
 
     def _cut_status(self, cut: str) -> Json:
         state = self.states[cut]
@@ -120,9 +136,17 @@ class FakeMember:
             self.end("released")
             return 200, {"lease": "L", "released": held}
         if what == "unlease":
-            return (200, {"lease": cut, "released": False}) if cut in self.ended_for else problem(404, 3, "no such lease")
+            return (
+                (200, {"lease": cut, "released": False})
+                if cut in self.ended_for
+                else problem(404, 3, "no such lease")
+            )
         if what == "show":
-            return (200, self._cut_status(cut)) if cut in self.states else problem(404, 3, "no such cut")
+            return (
+                (200, self._cut_status(cut))
+                if cut in self.states
+                else problem(404, 3, "no such cut")
+            )
         if what in EVENTS:
             self.states[cut] = votes.after(self.states.get(cut, votes.NONE), EVENTS[what]) or "?"
             self.end("aborted")
@@ -172,7 +196,9 @@ class FakeMember:
         finally:
             writer.close()
 
-    async def _one(self, connection: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _one(
+        self, connection: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
         request, data = None, b""
         while not isinstance(event := connection.next_event(), h11.EndOfMessage):
             if event is h11.NEED_DATA:
@@ -186,7 +212,11 @@ class FakeMember:
         assert request is not None
         what, cut = self._what(request.method.decode(), request.target.decode())
         body = json.loads(data) if data else {}
-        self.asked.append("rehearsal" if what == "release" and self.asked[-1:] in (["healthz"], ["rehearsal"]) else what)
+        self.asked.append(
+            "rehearsal"
+            if what == "release" and self.asked[-1:] in (["healthz"], ["rehearsal"])
+            else what
+        )
         self.bodies[what] = body
         planted = self.plant.get(what)
         if callable(planted):
@@ -201,13 +231,26 @@ class FakeMember:
         status, value = planted or self.answer(what, cut, body)
         blob = value if isinstance(value, bytes) else json.dumps(value).encode()
         head = [("Content-Length", str(len(blob)))]
-        await self._write(connection, writer, h11.Response(status_code=status, headers=head), h11.Data(data=blob), h11.EndOfMessage())
+        await self._write(
+            connection,
+            writer,
+            h11.Response(status_code=status, headers=head),
+            h11.Data(data=blob),
+            h11.EndOfMessage(),
+        )
         return True
 
-    async def _hold(self, connection: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _hold(
+        self, connection: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
         self.lease = lease = asyncio.get_running_loop().create_future()
-        line = {"event": "held", "lease": {"id": "L", "fence": self.fence, "volumes": list(self.volumes)}}
-        await self._write(connection, writer, h11.Response(status_code=200, headers=[]), self._line(line))
+        line = {
+            "event": "held",
+            "lease": {"id": "L", "fence": self.fence, "volumes": list(self.volumes)},
+        }
+        await self._write(
+            connection, writer, h11.Response(status_code=200, headers=[]), self._line(line)
+        )
         gone = asyncio.ensure_future(reader.read())
         await asyncio.wait((gone, lease), return_when=asyncio.FIRST_COMPLETED)
         gone.cancel()
@@ -218,7 +261,12 @@ class FakeMember:
         if reason == HANG_UP:
             return False
         verdict = "consistent" if reason in {"released", "suspended"} else "void"
-        await self._write(connection, writer, self._line({"event": "ended", "reason": reason, "verdict": verdict}), h11.EndOfMessage())
+        await self._write(
+            connection,
+            writer,
+            self._line({"event": "ended", "reason": reason, "verdict": verdict}),
+            h11.EndOfMessage(),
+        )
         return False
 
     @staticmethod
@@ -226,7 +274,9 @@ class FakeMember:
         return h11.Data(data=json.dumps(line).encode() + b"\n")
 
     @staticmethod
-    async def _write(connection: h11.Connection, writer: asyncio.StreamWriter, *events: Any) -> None:
+    async def _write(
+        connection: h11.Connection, writer: asyncio.StreamWriter, *events: Any
+    ) -> None:
         writer.write(b"".join(connection.send(event) or b"" for event in events))
         await writer.drain()
 
@@ -236,7 +286,12 @@ def groups_of(*members: FakeMember, hold_max: float = 2.0) -> Groups:
     return Groups(
         controllers={member.name: ControllerEntry(socket=member.path) for member in members},
         groups={
-            "db": GroupEntry(members=[f"{member.name}:{volume}" for member in members for volume in member.volumes], hold_max=hold_max)
+            "db": GroupEntry(
+                members=[
+                    f"{member.name}:{volume}" for member in members for volume in member.volumes
+                ],
+                hold_max=hold_max,
+            )
         },
     )
 

@@ -35,9 +35,21 @@ def test_what_is_written_is_what_verify_cut_reads(tmp_path: Path) -> None:
     certificate.write(path, certificate.make(RESULT))
     found = document.read(str(path))
     assert found.intact
-    assert (found.cut, found.group, found.tag, found.verdict) == ("0123456789abcdef", "db", "nightly", "consistent")
+    assert (found.cut, found.group, found.tag, found.verdict) == (
+        "0123456789abcdef",
+        "db",
+        "nightly",
+        "consistent",
+    )
     member = found.members[0]
-    assert (member.name, member.sequence, member.identity, member.crc, member.chain, member.directory) == (
+    assert (
+        member.name,
+        member.sequence,
+        member.identity,
+        member.crc,
+        member.chain,
+        member.directory,
+    ) == (
         "alpha",
         7,
         bytes(16),
@@ -50,13 +62,22 @@ def test_what_is_written_is_what_verify_cut_reads(tmp_path: Path) -> None:
 
 def test_it_holds_the_verdict_the_hold_and_the_phases() -> None:
     body = certificate.make(RESULT)["certificate"]
-    assert (body["verdict"], body["hold"]["writes_held"], body["phases"]["cutting"]) == ("consistent", 4, 1 / 3)
+    assert (body["verdict"], body["hold"]["writes_held"], body["phases"]["cutting"]) == (
+        "consistent",
+        4,
+        1 / 3,
+    )
     assert body["program"].startswith("duplexd ")
     assert body["written"].endswith("+00:00")
 
 
 def test_a_void_cut_is_certified_as_void() -> None:
-    assert certificate.make(replace(RESULT, verdict="void", why="a lease was lost"))["certificate"]["why"] == "a lease was lost"
+    assert (
+        certificate.make(replace(RESULT, verdict="void", why="a lease was lost"))["certificate"][
+            "why"
+        ]
+        == "a lease was lost"
+    )
 
 
 @pytest.mark.parametrize("members", [[], [MEMBER | {"controller": "beta"}]])
@@ -77,7 +98,9 @@ def test_the_file_is_for_owner_and_group_and_for_people_too(tmp_path: Path) -> N
     assert os.listdir(tmp_path) == ["cut.json"]
 
 
-def test_a_file_that_can_not_be_written_leaves_the_old_one_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_can_not_be_written_leaves_the_old_one_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "cut.json"
     path.write_text("old")
 
@@ -104,18 +127,26 @@ def something_else(path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["pipe", "socket", "directory"])
 @pytest.mark.parametrize("link", [False, True])
-def test_what_is_no_file_is_refused_before_the_cut_and_stays(tmp_path: Path, kind: str, link: bool) -> None:
+def test_what_is_no_file_is_refused_before_the_cut_and_stays(
+    tmp_path: Path, kind: str, link: bool
+) -> None:
     path = thing = tmp_path / "thing"
     something_else(thing, kind)
     before = thing.lstat()
     if link:
         path = tmp_path / "link"
         path.symlink_to(thing)
-    with pytest.raises(UsageError, match="directory" if kind == "directory" else "Not a regular file"):
+    with pytest.raises(
+        UsageError, match="directory" if kind == "directory" else "Not a regular file"
+    ):
         certificate.check_place(path)
     with pytest.raises(DuplexdError, match="could not be written"):
         certificate.write(path, certificate.make(RESULT))
-    assert (thing.lstat().st_ino, thing.lstat().st_mode, path.is_symlink()) == (before.st_ino, before.st_mode, link)
+    assert (thing.lstat().st_ino, thing.lstat().st_mode, path.is_symlink()) == (
+        before.st_ino,
+        before.st_mode,
+        link,
+    )
 
 
 def test_a_link_to_a_device_is_refused_and_stays(tmp_path: Path) -> None:
@@ -129,9 +160,13 @@ def test_a_link_to_a_device_is_refused_and_stays(tmp_path: Path) -> None:
             os.close(descriptor)
 
 
-@pytest.mark.parametrize("through", ["/dev/fd/{}", "/proc/self/fd/{}", "/proc/thread-self/fd/{}", "/dev/../dev/fd/{}"])
+@pytest.mark.parametrize(
+    "through", ["/dev/fd/{}", "/proc/self/fd/{}", "/proc/thread-self/fd/{}", "/dev/../dev/fd/{}"]
+)
 @pytest.mark.parametrize("link", [False, True])
-def test_a_file_that_is_open_already_is_refused_and_stays(tmp_path: Path, through: str, link: bool) -> None:
+def test_a_file_that_is_open_already_is_refused_and_stays(
+    tmp_path: Path, through: str, link: bool
+) -> None:
     (tmp_path / "out").write_text("what was written before")
     with (tmp_path / "out").open("a") as out:
         path = through.format(out.fileno())
@@ -145,7 +180,9 @@ def test_a_file_that_is_open_already_is_refused_and_stays(tmp_path: Path, throug
     assert (tmp_path / "out").read_text() == "what was written before"
 
 
-def test_standard_output_is_refused_and_a_file_in_a_directory_that_is_open_is_not(tmp_path: Path) -> None:
+def test_standard_output_is_refused_and_a_file_in_a_directory_that_is_open_is_not(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(UsageError, match="a descriptor has open"):
         certificate.check_place("/dev/stdout")
     directory = os.open(tmp_path, os.O_RDONLY)
@@ -178,4 +215,7 @@ def test_a_symbolic_link_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
 
 def test_the_same_cut_has_one_canonical_form() -> None:
     made = certificate.make(RESULT)
-    assert document.check_sum(json.loads(json.dumps(made["certificate"], sort_keys=False))) == made["sha256"]
+    assert (
+        document.check_sum(json.loads(json.dumps(made["certificate"], sort_keys=False)))
+        == made["sha256"]
+    )

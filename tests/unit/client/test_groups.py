@@ -26,7 +26,9 @@ def mistakes(text: str) -> list[str]:
 
 
 def test_a_group_is_targets_by_controller(tmp_path: Path) -> None:
-    (tmp_path / "groups.toml").write_text(GROUP + 'canary = ["alpha:bird", "beta:bird"]\nhold_max = 5\n')
+    (tmp_path / "groups.toml").write_text(
+        GROUP + 'canary = ["alpha:bird", "beta:bird"]\nhold_max = 5\n'
+    )
     found = groups.load(tmp_path / "groups.toml")
     assert found.controllers["alpha"].socket == tmp_path / "alpha" / "control.sock"
     assert found.controllers["beta"].certificate == tmp_path / "c.pem"
@@ -41,7 +43,13 @@ def test_several_targets_stand_for_all_of_them() -> None:
     assert group.members == {"alpha": ("data", "log"), "beta": ("wal", "x", "y")}
     assert (group.name, group.hold_max) == ("db more beta:wal beta:y", 1.5)
     assert found.resolve(["alpha:data"]).hold_max == 2.0
-    assert [found.has(target) for target in ("db", "alpha:x", "alpha", "gamma:x", "data")] == [True, True, False, False, False]
+    assert [found.has(target) for target in ("db", "alpha:x", "alpha", "gamma:x", "data")] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +57,11 @@ def test_several_targets_stand_for_all_of_them() -> None:
     [
         ([], UsageError, "at least one"),
         (["dbs"], NotFoundError, "no group 'dbs' in the groups file; did you mean 'db'?"),
-        (["db", "alfa:x"], NotFoundError, "alfa:x: no controller 'alfa' in the groups file; did you mean 'alpha'?"),
+        (
+            ["db", "alfa:x"],
+            NotFoundError,
+            "alfa:x: no controller 'alfa' in the groups file; did you mean 'alpha'?",
+        ),
         (["alpha:"], NotFoundError, "no group 'alpha:'"),
     ],
 )
@@ -110,11 +122,16 @@ def test_too_many_controllers() -> None:
     names = [f"c{number}" for number in range(MEMBERS_MAX + 1)]
     text = "".join(f'[controllers.{name}]\nsocket = "{name}"\n' for name in names)
     (found,) = mistakes(text + f"[groups.db]\nmembers = {[f'{name}:v' for name in names]}")
-    assert found.startswith(f"groups.db.members: {MEMBERS_MAX + 1} controllers are too many for one cut"), found
+    assert found.startswith(
+        f"groups.db.members: {MEMBERS_MAX + 1} controllers are too many for one cut"
+    ), found
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    for path, text in ((tmp_path / "none", "cannot be read: No such file"), (tmp_path, "cannot be read: Is a directory")):
+    for path, text in (
+        (tmp_path / "none", "cannot be read: No such file"),
+        (tmp_path, "cannot be read: Is a directory"),
+    ):
         with pytest.raises(ConfigurationError, match=text):
             groups.load(path)
     (tmp_path / "latin").write_bytes(b"# \xe4\n")

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.errors import ForbiddenError, LeaseLostError, NotFoundError, UsageError, WrongStateError
+from duplexd.errors import (
+    ForbiddenError,
+    LeaseLostError,
+    NotFoundError,
+    UsageError,
+    WrongStateError,
+)
 from tests.unit.client.members import HANG_UP, SILENT, members, problem, until
 
 if TYPE_CHECKING:
@@ -29,7 +35,10 @@ async def test_leaving_the_block_releases(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, controllers):
         async with client.quiesce("db"):
             pass
-        assert all(member.asked[-1] == "release" and not member.held and not member.states for member in controllers)
+        assert all(
+            member.asked[-1] == "release" and not member.held and not member.states
+            for member in controllers
+        )
 
 
 async def test_an_error_in_the_block_releases_and_is_passed_on(tmp_path: Path) -> None:
@@ -40,8 +49,13 @@ async def test_an_error_in_the_block_releases_and_is_passed_on(tmp_path: Path) -
         assert not any(member.held for member in controllers)
 
 
-async def test_released_before_the_block_ends_nothing_more_can_be_done_with_it(tmp_path: Path) -> None:
-    async with members(tmp_path, "alpha", "beta") as (client, controllers), client.quiesce("db") as hold:
+async def test_released_before_the_block_ends_nothing_more_can_be_done_with_it(
+    tmp_path: Path,
+) -> None:
+    async with (
+        members(tmp_path, "alpha", "beta") as (client, controllers),
+        client.quiesce("db") as hold,
+    ):
         await hold.release()
         assert not any(member.held for member in controllers)
         with pytest.raises(LeaseLostError, match="it was released"):
@@ -58,7 +72,10 @@ async def test_a_lost_hold_ends_what_the_block_waits_for(tmp_path: Path) -> None
                 beta.end("deadline")
                 await asyncio.sleep(60)
 
-        with pytest.raises(LeaseLostError, match="the hold of db was lost: beta: the hold was lost: deadline; nothing was suspended"):
+        with pytest.raises(
+            LeaseLostError,
+            match="the hold of db was lost: beta: the hold was lost: deadline; nothing was suspended",
+        ):
             await work()
         assert not alpha.held
         task = asyncio.current_task()
@@ -67,7 +84,9 @@ async def test_a_lost_hold_ends_what_the_block_waits_for(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("reason", [HANG_UP, "stopping"])
-async def test_a_hold_that_was_lost_unnoticed_is_told_at_the_end(tmp_path: Path, reason: str) -> None:
+async def test_a_hold_that_was_lost_unnoticed_is_told_at_the_end(
+    tmp_path: Path, reason: str
+) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, (_, beta)):
 
         async def work() -> None:
@@ -89,7 +108,9 @@ async def test_its_time_is_over(tmp_path: Path) -> None:
         assert not any(member.held for member in controllers)
 
 
-async def test_cancelled_from_outside_it_is_released_and_the_cancellation_goes_on(tmp_path: Path) -> None:
+async def test_cancelled_from_outside_it_is_released_and_the_cancellation_goes_on(
+    tmp_path: Path,
+) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, controllers):
 
         async def work() -> None:
@@ -129,7 +150,9 @@ async def test_renewed_it_lasts_longer_under_new_fences(tmp_path: Path) -> None:
             await asyncio.sleep(0.6)
             result = await hold.suspend()
         assert result.verdict == "consistent"
-        assert [member.bodies["renew"] for member in controllers] == [{"hold_s": 5.0, "fence": 7}] * 2
+        assert [member.bodies["renew"] for member in controllers] == [
+            {"hold_s": 5.0, "fence": 7}
+        ] * 2
         assert [member.bodies["open"]["fence"] for member in controllers] == [8, 8]
 
 
@@ -143,7 +166,10 @@ async def test_not_renewed_by_one_it_is_lost(tmp_path: Path) -> None:
 
 
 async def test_it_lasts_ten_seconds_at_most(tmp_path: Path) -> None:
-    async with members(tmp_path, "alpha", "beta") as (client, controllers), client.quiesce("db") as hold:
+    async with (
+        members(tmp_path, "alpha", "beta") as (client, controllers),
+        client.quiesce("db") as hold,
+    ):
         for seconds in (10.1, 0.0, -1.0):
             with pytest.raises(UsageError, match="at most 10 s in all"):
                 await hold.renew(seconds)
@@ -166,7 +192,9 @@ async def test_release_of_a_group_from_elsewhere(tmp_path: Path) -> None:
         assert alpha.asked.count("release") == beta.asked.count("release") == 2
 
 
-async def test_release_of_a_hold_that_has_ended_is_no_error_and_of_none_is_one(tmp_path: Path) -> None:
+async def test_release_of_a_hold_that_has_ended_is_no_error_and_of_none_is_one(
+    tmp_path: Path,
+) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, (alpha, beta)):
         beta.ended_for.add("c" * 16)
         assert (await client.release("c" * 16)).leases == {"c" * 16: False}
@@ -179,7 +207,10 @@ async def test_release_of_a_hold_that_has_ended_is_no_error_and_of_none_is_one(t
 
 async def test_a_block_that_takes_too_long_is_told_so(tmp_path: Path, unmeasured: None) -> None:
     async with members(tmp_path, "alpha", "beta", hold_max=0.3) as (client, _):
-        with pytest.raises(LeaseLostError, match=r"allow a longer hold_max .* if what is done meanwhile takes that long"):
+        with pytest.raises(
+            LeaseLostError,
+            match=r"allow a longer hold_max .* if what is done meanwhile takes that long",
+        ):
             async with client.quiesce("db"):
                 await asyncio.sleep(60)
 
@@ -193,6 +224,7 @@ async def test_a_member_that_breaks_off_is_named_once(tmp_path: Path) -> None:
                 await asyncio.sleep(60)
 
         with pytest.raises(
-            LeaseLostError, match=r"^the hold of db was lost: beta: the hold was lost: broke off at [^;]*; see its log; nothing"
+            LeaseLostError,
+            match=r"^the hold of db was lost: beta: the hold was lost: broke off at [^;]*; see its log; nothing",
         ):
             await work()

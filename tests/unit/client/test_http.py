@@ -11,7 +11,13 @@ import pytest
 
 from duplexd.client import ControllerEntry
 from duplexd.client.http import Http
-from duplexd.errors import ConfigurationError, DuplexdError, NotFoundError, TimedOutError, UnreachableError
+from duplexd.errors import (
+    ConfigurationError,
+    DuplexdError,
+    NotFoundError,
+    TimedOutError,
+    UnreachableError,
+)
 from tests.support.certificates import Certificates
 from tests.unit.client.members import HANG_UP, SILENT, FakeMember, problem
 
@@ -34,7 +40,9 @@ async def link(member: FakeMember) -> AsyncIterator[Http]:
     found.close()
 
 
-async def test_one_connection_serves_one_request_after_the_other(member: FakeMember, link: Http) -> None:
+async def test_one_connection_serves_one_request_after_the_other(
+    member: FakeMember, link: Http
+) -> None:
     for _ in range(3):
         assert (await link.call("GET", "/healthz"))["status"] == "ok"
     assert member.connections == 1
@@ -42,7 +50,9 @@ async def test_one_connection_serves_one_request_after_the_other(member: FakeMem
     assert member.connections == 3
 
 
-async def test_a_connection_that_was_closed_meanwhile_is_not_used_again(member: FakeMember, link: Http) -> None:
+async def test_a_connection_that_was_closed_meanwhile_is_not_used_again(
+    member: FakeMember, link: Http
+) -> None:
     await link.call("GET", "/healthz")
     await member.stop()
     await asyncio.sleep(0.01)
@@ -71,7 +81,9 @@ async def test_a_problem_is_its_error(member: FakeMember, link: Http) -> None:
         ((404, {"exit_code": []}), DuplexdError, "no reason"),
     ],
 )
-async def test_rubbish_is_an_error_that_names_the_controller(member: FakeMember, link: Http, planted: Any, kind: type, text: str) -> None:
+async def test_rubbish_is_an_error_that_names_the_controller(
+    member: FakeMember, link: Http, planted: Any, kind: type, text: str
+) -> None:
     member.plant["status"] = planted
     with pytest.raises(kind, match=f"^alpha: .*{text}"):
         await link.call("GET", "/v1/status")
@@ -81,7 +93,9 @@ async def test_silence_ends_with_its_time(member: FakeMember, link: Http) -> Non
     member.plant["status"] = member.plant["resync"] = SILENT
     with pytest.raises(TimedOutError, match=r"alpha: no answer within 0\.05 s at [^;]*$"):
         await link.call("GET", "/v1/status", timeout_s=0.05)
-    with pytest.raises(TimedOutError, match=r"alpha: no answer within 0\.05 s at .*; it may still be done$"):
+    with pytest.raises(
+        TimedOutError, match=r"alpha: no answer within 0\.05 s at .*; it may still be done$"
+    ):
         await link.call("POST", "/v1/resync", timeout_s=0.05)
 
 
@@ -100,7 +114,9 @@ async def test_a_long_answer_is_waited_for_as_long_as_there_are_signs_of_life(
     with pytest.raises(TimedOutError, match=r"alpha: no answer within 0\.05 s at [^;]*$"):
         await link.call_patiently("GET", "/v1/status")
     member.plant["resync"] = SILENT
-    with pytest.raises(TimedOutError, match=r"alpha: no answer within 0\.05 s at .*; it may still be done$"):
+    with pytest.raises(
+        TimedOutError, match=r"alpha: no answer within 0\.05 s at .*; it may still be done$"
+    ):
         await link.call_patiently("POST", "/v1/resync")
 
 
@@ -114,14 +130,19 @@ async def test_a_stream_may_pause_as_long_as_there_are_signs_of_life(
         return 200, b'{"event":"a"}\n{"event":"b"}\n'
 
     member.plant["verify"] = slow
-    assert [line["event"] async for line in link.lines_patiently("POST", "/v1/verify")] == ["a", "b"]
+    assert [line["event"] async for line in link.lines_patiently("POST", "/v1/verify")] == [
+        "a",
+        "b",
+    ]
     assert member.asked.count("healthz") > 2
     member.plant |= {"verify": SILENT, "healthz": SILENT}
     with pytest.raises(TimedOutError, match=r"alpha: no answer within 0\.05 s"):
         await anext(link.lines_patiently("POST", "/v1/verify"))
 
 
-async def test_an_answer_without_end_is_cut_off(member: FakeMember, link: Http, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_without_end_is_cut_off(
+    member: FakeMember, link: Http, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("duplexd.client.http.CLIENT_BODY_BYTES_MAX", 1000)
     member.plant["status"] = (200, b"x" * 1001)
     with pytest.raises(UnreachableError, match=r"more than 1000 bytes \(CLIENT_BODY_BYTES_MAX\)"):
@@ -147,7 +168,9 @@ async def test_what_is_no_http_is_told(tmp_path: Path) -> None:
     server.close()
 
 
-async def test_lines_come_as_they_are_sent_and_closing_ends_the_connection(member: FakeMember, link: Http) -> None:
+async def test_lines_come_as_they_are_sent_and_closing_ends_the_connection(
+    member: FakeMember, link: Http
+) -> None:
     lines = link.lines("POST", "/v1/quiesce", {"targets": ["data"]})
     assert (await anext(lines))["event"] == "held"
     assert member.held
@@ -157,7 +180,10 @@ async def test_lines_come_as_they_are_sent_and_closing_ends_the_connection(membe
 
 
 async def test_a_line_that_failed_is_its_error(member: FakeMember, link: Http) -> None:
-    member.plant["status"] = (200, b'{"event":"started"}\n{"event":"failed","problem":{"exit_code":3,"detail":"gone"}}\n')
+    member.plant["status"] = (
+        200,
+        b'{"event":"started"}\n{"event":"failed","problem":{"exit_code":3,"detail":"gone"}}\n',
+    )
     lines = link.lines("GET", "/v1/status")
     assert await anext(lines) == {"event": "started"}
     with pytest.raises(NotFoundError, match="alpha: gone"):
@@ -173,7 +199,9 @@ async def test_connections_are_opened_beforehand(member: FakeMember, link: Http)
 
 async def test_nobody_there(tmp_path: Path) -> None:
     with pytest.raises(UnreachableError, match=r"alpha: no daemon answers at .*none\.sock"):
-        await Http("alpha", ControllerEntry(socket=tmp_path / "none.sock")).call("GET", "/v1/status")
+        await Http("alpha", ControllerEntry(socket=tmp_path / "none.sock")).call(
+            "GET", "/v1/status"
+        )
     with socket.socket() as deaf:  # the port is taken, so that nobody else listens there
         deaf.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
@@ -196,17 +224,26 @@ class TlsMember(FakeMember):
         self.port = 0
 
     async def start(self) -> FakeMember:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.certificates.client_ca)
+        context = ssl.create_default_context(
+            ssl.Purpose.CLIENT_AUTH, cafile=self.certificates.client_ca
+        )
         context.load_cert_chain(self.certificates.certificate, self.certificates.key)
         context.verify_mode = ssl.CERT_REQUIRED
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", ssl=context, ssl_handshake_timeout=PATIENCE_SECONDS)
+        self._server = await asyncio.start_server(
+            self._serve, "127.0.0.1", ssl=context, ssl_handshake_timeout=PATIENCE_SECONDS
+        )
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     def entry(self, **fields: Any) -> ControllerEntry:
         client = self.certificates.client("backup")
         return ControllerEntry(
-            **{"url": f"https://localhost:{self.port}", "certificate": client, "ca": self.certificates.client_ca} | fields
+            **{
+                "url": f"https://localhost:{self.port}",
+                "certificate": client,
+                "ca": self.certificates.client_ca,
+            }
+            | fields
         )
 
 
@@ -231,14 +268,21 @@ async def test_over_tls_with_a_client_certificate(tls: TlsMember) -> None:
     assert (await ask(tls.entry()))["status"] == "ok"
 
 
-async def test_a_server_that_another_authority_vouches_for_is_not_trusted(tls: TlsMember, tmp_path: Path) -> None:
+async def test_a_server_that_another_authority_vouches_for_is_not_trusted(
+    tls: TlsMember, tmp_path: Path
+) -> None:
     (tmp_path / "other").mkdir()
     other = Certificates(tmp_path / "other")
-    with pytest.raises(UnreachableError, match=r"alpha: no daemon answers .*no TLS connection: .* not trusted .*; ca must name"):
+    with pytest.raises(
+        UnreachableError,
+        match=r"alpha: no daemon answers .*no TLS connection: .* not trusted .*; ca must name",
+    ):
         await ask(tls.entry(ca=other.client_ca))
 
 
-async def test_a_client_that_another_authority_vouches_for_is_refused(tls: TlsMember, tmp_path: Path) -> None:
+async def test_a_client_that_another_authority_vouches_for_is_refused(
+    tls: TlsMember, tmp_path: Path
+) -> None:
     (tmp_path / "other").mkdir()
     with pytest.raises(UnreachableError, match=r"^alpha: "):
         await ask(tls.entry(certificate=Certificates(tmp_path / "other").client("backup")))
@@ -248,12 +292,17 @@ async def test_a_server_of_another_name_is_not_trusted(tls: TlsMember) -> None:
     await tls.stop()
     tls.certificates.renew_server("elsewhere.example")
     await tls.start()
-    with pytest.raises(UnreachableError, match=r"no TLS connection: .* is for another name \(.*localhost.*\); write url"):
+    with pytest.raises(
+        UnreachableError,
+        match=r"no TLS connection: .* is for another name \(.*localhost.*\); write url",
+    ):
         await ask(tls.entry())
 
 
 async def test_files_that_are_no_certificates_are_named(tls: TlsMember, tmp_path: Path) -> None:
     (tmp_path / "empty.pem").write_text("")
     for path in (tmp_path / "empty.pem", tmp_path / "none.pem"):
-        with pytest.raises(ConfigurationError, match=rf"^controllers\.alpha\.certificate: .*{path.name}"):
+        with pytest.raises(
+            ConfigurationError, match=rf"^controllers\.alpha\.certificate: .*{path.name}"
+        ):
             await ask(tls.entry(certificate=path))

@@ -24,7 +24,9 @@ class Told:
 
     def __init__(self, client: Client) -> None:
         self.told: list[Suspended | UndecidedError] = []
-        self.task: asyncio.Task[Suspended] = asyncio.create_task(client.suspend("db", tag="nightly", on_cut=self.told.append))
+        self.task: asyncio.Task[Suspended] = asyncio.create_task(
+            client.suspend("db", tag="nightly", on_cut=self.told.append)
+        )
 
     async def cancel(self) -> None:
         self.task.cancel()
@@ -63,17 +65,31 @@ async def test_a_cut_that_nobody_has_made_by_then_is_nothing_to_tell(tmp_path: P
     assert suspend.told == []
 
 
-@pytest.mark.parametrize(("what", "made"), [("cut", {"alpha": 5}), ("open", {"alpha": 5, "beta": 5})])
-async def test_a_cut_that_was_made_is_void_and_told(tmp_path: Path, what: str, made: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("what", "made"), [("cut", {"alpha": 5}), ("open", {"alpha": 5, "beta": 5})]
+)
+async def test_a_cut_that_was_made_is_void_and_told(
+    tmp_path: Path, what: str, made: dict[str, int]
+) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, (alpha, beta)):
         beta.plant[what] = SILENT
         suspend = Told(client)
-        await until(lambda: what in beta.asked and list(alpha.states.values()) == ["cut" if what == "cut" else "ready"])
+        await until(
+            lambda: (
+                what in beta.asked
+                and list(alpha.states.values()) == ["cut" if what == "cut" else "ready"]
+            )
+        )
         await asyncio.sleep(0.1)  # the answer is there
         await suspend.cancel()
         assert set(alpha.volumes.values()) == {"SUSPENDED"}
     found = suspend.result
-    assert (found.verdict, found.controllers, found.why, found.tag) == ("void", made, "the command was interrupted", "nightly")
+    assert (found.verdict, found.controllers, found.why, found.tag) == (
+        "void",
+        made,
+        "the command was interrupted",
+        "nightly",
+    )
 
 
 async def test_a_cut_that_all_have_promised_is_consistent_and_told(tmp_path: Path) -> None:
@@ -83,7 +99,11 @@ async def test_a_cut_that_all_have_promised_is_consistent_and_told(tmp_path: Pat
         await until(lambda: "agree" in beta.asked)
         await suspend.cancel()
     found = suspend.result
-    assert (found.verdict, found.untold, [made["controller"] for made in found.members]) == ("consistent", ["beta"], ["alpha", "beta"])
+    assert (found.verdict, found.untold, [made["controller"] for made in found.members]) == (
+        "consistent",
+        ["beta"],
+        ["alpha", "beta"],
+    )
 
 
 async def test_a_cut_of_which_it_is_not_known_is_told_as_that(tmp_path: Path) -> None:
@@ -92,7 +112,9 @@ async def test_a_cut_of_which_it_is_not_known_is_told_as_that(tmp_path: Path) ->
         async def answer_and_die() -> str:
             beta.end("suspended")
             beta.states[beta.cut] = "ready"
-            beta.plant |= dict.fromkeys(("abort", "agree", "refuse", "show", "status", "healthz"), HANG_UP)
+            beta.plant |= dict.fromkeys(
+                ("abort", "agree", "refuse", "show", "status", "healthz"), HANG_UP
+            )
             return HANG_UP
 
         beta.plant["open"] = answer_and_die
@@ -167,7 +189,9 @@ async def test_but_not_for_ever(tmp_path: Path, answer: str | None) -> None:
     assert "alpha: may be suspended all the same: `duplexctl status db`" in str(suspend.undecided)
 
 
-async def test_one_controller_that_falls_silent_is_told_as_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_controller_that_falls_silent_is_told_as_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("duplexd.client.http.CLIENT_ANSWER_SECONDS_MAX", 0.3)
     async with members(tmp_path, "alpha") as (client, (alpha,)):
         slow(alpha, None)
@@ -180,7 +204,10 @@ async def test_one_controller_that_falls_silent_is_told_as_not_known(tmp_path: P
 
 async def test_one_controller_that_refuses_leaves_nothing_to_tell(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha") as (client, (alpha,)):
-        gate = slow(alpha, (404, {"title": "not found", "status": 404, "detail": "no volume", "exit_code": 3}))
+        gate = slow(
+            alpha,
+            (404, {"title": "not found", "status": 404, "detail": "no volume", "exit_code": 3}),
+        )
         suspend = Told(client)
         await until(lambda: "suspend" in alpha.asked)
         asyncio.get_running_loop().call_later(1.0, gate.set)
@@ -203,7 +230,9 @@ async def test_who_asked_for_nothing_does_not_wait(tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["status", "quiesce", "cut"])
 async def test_out_of_time_it_is_known_who_has_not_answered(tmp_path: Path, what: str) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, (_, beta)):
-        beta.plant[what] = beta.plant["healthz"] = beta.plant["release"] = beta.plant["abort"] = SILENT
+        beta.plant[what] = beta.plant["healthz"] = beta.plant["release"] = beta.plant["abort"] = (
+            SILENT
+        )
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(1):
                 await client.suspend("db")

@@ -30,13 +30,17 @@ SURVEY = {"healthz", "status"}
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("knows_the_volume", [True, False])
-async def test_nothing_is_done_on_another_controller(tmp_path: Path, command: str, knows_the_volume: bool) -> None:
+async def test_nothing_is_done_on_another_controller(
+    tmp_path: Path, command: str, knows_the_volume: bool
+) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, (_, beta)):
         beta.controller["name"] = "gamma"
         if not knows_the_volume:
 
             async def only_for_all() -> tuple[int, Any] | None:
-                return problem(404, 3, "no volume 'data'") if beta.asked.count("status") == 1 else None
+                return (
+                    problem(404, 3, "no volume 'data'") if beta.asked.count("status") == 1 else None
+                )
 
             beta.plant["status"] = only_for_all
         with pytest.raises(ConfigurationError, match=r"controllers\.beta .* calls itself 'gamma'"):
@@ -46,11 +50,20 @@ async def test_nothing_is_done_on_another_controller(tmp_path: Path, command: st
 
 async def test_a_suspend_of_one_controller_asks_for_its_name_only(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha") as (client, (alpha,)):
-        answer = {"verdict": "consistent", "cut": "c1", "controllers": {"alpha": 5}, "volumes": ["data"], "hold": None}
+        answer = {
+            "verdict": "consistent",
+            "cut": "c1",
+            "controllers": {"alpha": 5},
+            "volumes": ["data"],
+            "hold": None,
+        }
         alpha.plant["suspend"] = (200, answer)
         assert (await client.suspend("db")).verdict == "consistent"
         assert alpha.asked == ["healthz", "suspend"]
         alpha.asked.clear()
-        alpha.plant["healthz"] = (200, {"status": "ok"})  # of a version that says its name in its status only
+        alpha.plant["healthz"] = (
+            200,
+            {"status": "ok"},
+        )  # of a version that says its name in its status only
         await client.suspend("db")
         assert alpha.asked == ["healthz", "status", "suspend"]

@@ -129,7 +129,12 @@ def test_a_member_that_can_not_be_told_is_told_later() -> None:
     answered(told, OPEN, READY)
     told.replied("alpha", AGREE, CONSISTENT)
     assert told.failed("beta", AGREE, "no answer") == []
-    assert (told.phase, told.outcome, told.untold, told.unreached) == (DONE, CONSISTENT, ["beta"], {"beta": "no answer"})
+    assert (told.phase, told.outcome, told.untold, told.unreached) == (
+        DONE,
+        CONSISTENT,
+        ["beta"],
+        {"beta": "no answer"},
+    )
     assert told.settle() == [Send("beta", AGREE)]
     assert told.replied("beta", AGREE, CONSISTENT) == []
     assert (told.phase, told.untold, told.unreached) == (DONE, [], {})
@@ -140,7 +145,9 @@ def test_settling_what_another_left() -> None:
     assert told.settle() == to_all(ABORT)
     told.replied("alpha", ABORT, READY)
     assert told.failed("beta", ABORT, "no answer") == []
-    assert (told.phase, told.outcome, told.untold) == (DONE, None, list(MEMBERS)), "beta may have promised, or not"
+    assert (told.phase, told.outcome, told.untold) == (DONE, None, list(MEMBERS)), (
+        "beta may have promised, or not"
+    )
 
 
 def test_settling_when_one_has_been_told() -> None:
@@ -153,7 +160,10 @@ def test_settling_when_one_has_been_told() -> None:
 @pytest.mark.parametrize("request_", [CLOSE, CUT_ALL, OPEN, RELEASE, ABORT, AGREE, REFUSE])
 def test_an_answer_that_nobody_waits_for_changes_nothing(request_: str) -> None:
     told = held()
-    assert (told.replied("alpha", request_, VOID), told.failed("alpha", request_, "no answer")) == ([], [])
+    assert (told.replied("alpha", request_, VOID), told.failed("alpha", request_, "no answer")) == (
+        [],
+        [],
+    )
     assert (told.phase, told.outcome, told.why) == (HELD, None, "")
 
 
@@ -174,7 +184,9 @@ def test_what_is_asked_follows_from_what_is_known(states: tuple[str | None, str 
     expected = {VOID: REFUSE, CONSISTENT: AGREE, None: ABORT}[result]
     assert set(asked.values()) <= {expected}
     if result is None:
-        assert set(asked) == {member for member, state in known.items() if state != READY}, "whoever has promised is left alone"
+        assert set(asked) == {member for member, state in known.items() if state != READY}, (
+            "whoever has promised is left alone"
+        )
     else:
         assert set(asked) == {member for member, state in known.items() if state != result}
 
@@ -183,7 +195,9 @@ def test_what_is_asked_follows_from_what_is_known(states: tuple[str | None, str 
 def test_an_outcome_is_never_guessed(states: tuple[str, str]) -> None:
     result = outcome(dict(zip(MEMBERS, states, strict=True)))
     assert (result == VOID) == (VOID in states)
-    assert (result == CONSISTENT) == (VOID not in states and (CONSISTENT in states or set(states) == {READY}))
+    assert (result == CONSISTENT) == (
+        VOID not in states and (CONSISTENT in states or set(states) == {READY})
+    )
 
 
 def test_the_phases_are_those_of_the_page() -> None:

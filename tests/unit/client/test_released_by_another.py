@@ -23,7 +23,9 @@ async def test_the_block_ends_at_once_and_all_other_gates_open(tmp_path: Path) -
                 await asyncio.sleep(60)
 
         async with asyncio.timeout(5):
-            with pytest.raises(LeaseLostError, match="beta: the hold was lost: released by somebody else"):
+            with pytest.raises(
+                LeaseLostError, match="beta: the hold was lost: released by somebody else"
+            ):
                 await work()
         assert not alpha.held
 
@@ -51,7 +53,9 @@ async def test_a_block_that_waited_for_nothing_is_told_at_its_end(tmp_path: Path
 
 
 @pytest.mark.parametrize("trouble", [HANG_UP, problem(500, 1, "no")])
-async def test_it_is_told_also_if_another_member_does_not_answer_then(tmp_path: Path, trouble: object) -> None:
+async def test_it_is_told_also_if_another_member_does_not_answer_then(
+    tmp_path: Path, trouble: object
+) -> None:
     async with members(tmp_path, "alpha", "beta", hold_max=10.0) as (client, (alpha, beta)):
 
         async def after_that() -> str | None:
@@ -68,7 +72,9 @@ async def test_it_is_told_also_if_another_member_does_not_answer_then(tmp_path: 
             await work()
 
 
-async def test_an_error_of_the_block_is_told_even_if_the_hold_was_lost_unnoticed(tmp_path: Path) -> None:
+async def test_an_error_of_the_block_is_told_even_if_the_hold_was_lost_unnoticed(
+    tmp_path: Path,
+) -> None:
     async with members(tmp_path, "alpha", "beta", hold_max=10.0) as (client, (_, beta)):
 
         async def work() -> None:
@@ -94,6 +100,8 @@ async def test_released_everywhere_nothing_is_cut_and_suspend_says_so(tmp_path: 
         async with client.quiesce("db") as hold:
             for member in controllers:
                 member.end("released")
-            with pytest.raises(LeaseLostError, match=r"the hold of db was lost: .*; nothing was suspended"):
+            with pytest.raises(
+                LeaseLostError, match=r"the hold of db was lost: .*; nothing was suspended"
+            ):
                 await hold.suspend()
         assert all(set(member.volumes.values()) == {"DUPLEX"} for member in controllers)

@@ -16,13 +16,19 @@ from duplexd.config.groups_file import Group
 from duplexd.core.waits import Waits
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "json-groups.md").read_text()
-CLASSES = [each for each in vars(results).values() if dataclasses.is_dataclass(each) and isinstance(each, type)]
+CLASSES = [
+    each
+    for each in vars(results).values()
+    if dataclasses.is_dataclass(each) and isinstance(each, type)
+]
 
 
 @pytest.mark.parametrize("each", CLASSES, ids=lambda each: each.__name__)
 def test_the_page_names_every_field_in_order(each: type[Any]) -> None:
     section = PAGE.partition(f"\n## {each.__name__}\n")[2].partition("\n## ")[0]
-    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == [field.name for field in dataclasses.fields(each)]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == [
+        field.name for field in dataclasses.fields(each)
+    ]
 
 
 def figures(*seconds: float, within: bool = True) -> dict[str, Any]:
@@ -36,7 +42,9 @@ def figures(*seconds: float, within: bool = True) -> dict[str, Any]:
 
 
 def test_holds_of_several_controllers_in_one() -> None:
-    hold = results.merge_holds({"alpha": figures(0.001, 0.001, 0.001), "beta": figures(0.1), "gamma": None}, 2.0)
+    hold = results.merge_holds(
+        {"alpha": figures(0.001, 0.001, 0.001), "beta": figures(0.1), "gamma": None}, 2.0
+    )
     assert (hold.seconds_max, hold.writes_held, hold.held_s) == (0.1, 4, 0.5)
     assert hold.p50_s == pytest.approx(0.001, rel=0.05)
     assert hold.p99_s == pytest.approx(0.1, rel=0.05)
@@ -47,7 +55,9 @@ def test_holds_of_several_controllers_in_one() -> None:
 
 
 def test_one_controller_over_its_limit_is_the_group_over_its_limit() -> None:
-    assert not results.merge_holds({"alpha": figures(0.1), "beta": figures(0.1, within=False)}, 2.0).within_limit
+    assert not results.merge_holds(
+        {"alpha": figures(0.1), "beta": figures(0.1, within=False)}, 2.0
+    ).within_limit
     assert not results.merge_holds({"alpha": figures(0.1)}, 0.05).within_limit
     assert results.merge_holds({}, 2.0).within_limit
 
@@ -55,8 +65,14 @@ def test_one_controller_over_its_limit_is_the_group_over_its_limit() -> None:
 CUT = {"id": "c1", "verdict": "consistent"}
 
 
-def volume(name: str, state: str = "SUSPENDED", cut: dict[str, Any] | None = CUT, usable: bool = True) -> dict[str, Any]:
-    return {"name": name, "state": state, "secondary": None if state == "SIMPLEX" else {"usable": usable, "cut": cut}}
+def volume(
+    name: str, state: str = "SUSPENDED", cut: dict[str, Any] | None = CUT, usable: bool = True
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "state": state,
+        "secondary": None if state == "SIMPLEX" else {"usable": usable, "cut": cut},
+    }
 
 
 @pytest.mark.parametrize(
@@ -75,9 +91,17 @@ def volume(name: str, state: str = "SUSPENDED", cut: dict[str, Any] | None = CUT
     ],
 )
 def test_a_group_is_consistent_only_if_all_of_it_stands_at_one_cut_that_is(
-    alpha: dict[str, Any], beta: dict[str, Any] | None, state: str, cut: str | None, verdict: str | None
+    alpha: dict[str, Any],
+    beta: dict[str, Any] | None,
+    state: str,
+    cut: str | None,
+    verdict: str | None,
 ) -> None:
-    statuses = {name: {"volumes": [each], "groups": []} for name, each in (("alpha", alpha), ("beta", beta)) if each}
+    statuses = {
+        name: {"volumes": [each], "groups": []}
+        for name, each in (("alpha", alpha), ("beta", beta))
+        if each
+    }
     found = group_state(Group("db", {"alpha": ("a",), "beta": ("b",)}), statuses)
     assert (found.state, found.cut, found.verdict) == (state, cut, verdict)
     assert found.members == ["alpha:a", "beta:b"]
@@ -85,13 +109,24 @@ def test_a_group_is_consistent_only_if_all_of_it_stands_at_one_cut_that_is(
 
 def test_a_group_of_a_controller_stands_for_its_volumes() -> None:
     statuses = {
-        "alpha": {"volumes": [volume("a"), volume("x", "DUPLEX", None)], "groups": [{"name": "here", "volumes": ["a"]}]},
+        "alpha": {
+            "volumes": [volume("a"), volume("x", "DUPLEX", None)],
+            "groups": [{"name": "here", "volumes": ["a"]}],
+        },
         "beta": {"volumes": [volume("b")], "groups": []},
     }
-    assert group_state(Group("db", {"alpha": ("here",), "beta": ("b",)}), statuses).verdict == "consistent"
+    assert (
+        group_state(Group("db", {"alpha": ("here",), "beta": ("b",)}), statuses).verdict
+        == "consistent"
+    )
 
 
 def test_a_group_with_a_member_that_its_controller_does_not_have_is_unknown() -> None:
     statuses = {"alpha": {"volumes": [volume("a")], "groups": []}}
     found = group_state(Group("db", {"alpha": ("a", "b")}), statuses)
-    assert (found.state, found.cut, found.verdict, found.missing) == ("UNKNOWN", None, None, ["alpha:b"])
+    assert (found.state, found.cut, found.verdict, found.missing) == (
+        "UNKNOWN",
+        None,
+        None,
+        ["alpha:b"],
+    )

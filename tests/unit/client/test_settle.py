@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.client import Client, ControllerEntry, GroupEntry, Groups
-from duplexd.errors import ConfigurationError, TimedOutError, UndecidedError, UnreachableError, UsageError
+from duplexd.errors import (
+    ConfigurationError,
+    TimedOutError,
+    UndecidedError,
+    UnreachableError,
+    UsageError,
+)
 from tests.unit.client.members import HANG_UP, SILENT, FakeMember, after, members, problem
 
 if TYPE_CHECKING:
@@ -40,7 +46,9 @@ def states(controllers: list[FakeMember]) -> list[str]:
         (("consistent", "void"), "void"),  # a secondary failed, or a canary told one member alone
     ],
 )
-async def test_the_outcome_follows_from_what_the_members_know(tmp_path: Path, before: tuple[str, str], verdict: str) -> None:
+async def test_the_outcome_follows_from_what_the_members_know(
+    tmp_path: Path, before: tuple[str, str], verdict: str
+) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, controllers):
         left(controllers, *before)
         (cut,) = (await client.settle("db")).cuts
@@ -48,7 +56,9 @@ async def test_the_outcome_follows_from_what_the_members_know(tmp_path: Path, be
         assert states(controllers) == [verdict, verdict]
 
 
-async def test_a_member_that_is_still_bringing_its_secondaries_there_is_waited_for_however_long(tmp_path: Path) -> None:
+async def test_a_member_that_is_still_bringing_its_secondaries_there_is_waited_for_however_long(
+    tmp_path: Path,
+) -> None:
     async with members(tmp_path, "alpha", "beta", settle_s=0.1) as (client, controllers):
         left(controllers, "ready", "cut")
         asyncio.get_running_loop().call_later(0.6, controllers[1].states.update, {CUT: "ready"})
@@ -63,12 +73,16 @@ async def test_where_one_is_void_the_others_are_not_waited_for(tmp_path: Path) -
         assert (cut.verdict, states(controllers)) == ("void", ["void", "void"])
 
 
-async def test_a_member_whose_journal_failed_before_it_was_ready_is_not_waited_for(tmp_path: Path) -> None:
+async def test_a_member_whose_journal_failed_before_it_was_ready_is_not_waited_for(
+    tmp_path: Path,
+) -> None:
     async with members(tmp_path, "alpha", "beta", settle_s=0.1) as (client, controllers):
         left(controllers, "ready", "cut")
         controllers[1].controller["failed"] = "the journal could not be synced"
         controllers[1].plant["abort"] = problem(500, 1, "the journal could not be synced")
-        with pytest.raises(UndecidedError, match="until beta can be asked: beta: the journal could not be synced"):
+        with pytest.raises(
+            UndecidedError, match="until beta can be asked: beta: the journal could not be synced"
+        ):
             await client.settle("db")
 
 
@@ -86,7 +100,9 @@ async def test_a_promise_that_nobody_can_be_asked_for_stays_open(tmp_path: Path)
     async with members(tmp_path, "alpha", "beta", settle_s=0.2) as (client, controllers):
         left(controllers, "ready", "ready")
         controllers[1].plant |= dict.fromkeys(("status", "show", "abort", "agree"), HANG_UP)
-        with pytest.raises(UndecidedError, match=f"cut {CUT} was made, but .* until beta can be asked"):
+        with pytest.raises(
+            UndecidedError, match=f"cut {CUT} was made, but .* until beta can be asked"
+        ):
             await client.settle("db")
         assert states(controllers) == ["ready", "ready"]
 
@@ -94,29 +110,42 @@ async def test_a_promise_that_nobody_can_be_asked_for_stays_open(tmp_path: Path)
 async def test_a_member_that_the_groups_file_does_not_know_can_not_be_asked(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, controllers):
         left(controllers, "ready", "ready", named=["alpha", "beta", "gamma"])
-        with pytest.raises(UndecidedError, match="taken together with gamma, which the groups file does not know"):
+        with pytest.raises(
+            UndecidedError, match="taken together with gamma, which the groups file does not know"
+        ):
             await client.settle("db")
         assert states(controllers) == ["ready", "ready"]
 
 
 @pytest.mark.parametrize("stands", [True, False])
-async def test_a_member_that_is_gone_for_good_blocks_its_group_no_longer_than_until_a_resync(tmp_path: Path, stands: bool) -> None:
+async def test_a_member_that_is_gone_for_good_blocks_its_group_no_longer_than_until_a_resync(
+    tmp_path: Path, stands: bool
+) -> None:
     """Beta burnt down when all were ready; gamma took its place in the group."""
     async with members(tmp_path, "alpha", "gamma", settle_s=0.1) as (client, (alpha, gamma)):
         left([alpha], "ready", named=["alpha", "beta"])
         for member in (alpha, gamma):
             member.plant["resync"] = (200, {"volumes": [{"name": "data", "how": "journal"}]})
         if stands:
-            with pytest.raises(UndecidedError, match=r"with beta, which .* or, if that will never be, `duplexctl resync db --wait` gives"):
+            with pytest.raises(
+                UndecidedError,
+                match=r"with beta, which .* or, if that will never be, `duplexctl resync db --wait` gives",
+            ):
                 await client.suspend("db")
             (warning,) = (await client.resync("db")).warnings
-            assert f"nobody knows whether it is consistent: cut {CUT} was taken together with beta" in warning
+            assert (
+                f"nobody knows whether it is consistent: cut {CUT} was taken together with beta"
+                in warning
+            )
         alpha.volumes["data"] = "DUPLEX"  # it was resynced
         assert (await client.resync("db")).warnings == []
         with pytest.raises(UndecidedError, match=f"cut {CUT} was taken together with beta"):
             await client.settle("db")
         result = await client.suspend("db")
-        assert (result.verdict, alpha.states) == ("consistent", {CUT: "ready", result.cut: "consistent"})
+        assert (result.verdict, alpha.states) == (
+            "consistent",
+            {CUT: "ready", result.cut: "consistent"},
+        )
 
 
 async def test_one_undecidable_cut_does_not_keep_another_from_being_settled(tmp_path: Path) -> None:
@@ -143,10 +172,17 @@ async def test_the_history_of_several_controllers(tmp_path: Path) -> None:
         for member in controllers:
             member.plant["cuts"] = (200, {"cuts": [member._cut_status(CUT)]})
         (cut,) = (await client.cuts()).cuts
-        assert (cut.verdict, cut.states, cut.untold) == ("consistent", {"alpha": "consistent", "beta": "ready"}, ["beta"])
+        assert (cut.verdict, cut.states, cut.untold) == (
+            "consistent",
+            {"alpha": "consistent", "beta": "ready"},
+            ["beta"],
+        )
         controllers[1].plant["cuts"] = HANG_UP
         found = await client.cuts("db")
-        assert (list(found.unreachable), found.cuts[0].states) == (["beta"], {"alpha": "consistent", "beta": None})
+        assert (list(found.unreachable), found.cuts[0].states) == (
+            ["beta"],
+            {"alpha": "consistent", "beta": None},
+        )
         controllers[0].plant["cuts"] = HANG_UP
         with pytest.raises(UnreachableError):
             await client.cuts("db")
@@ -158,39 +194,77 @@ async def test_one_controller_by_its_socket(tmp_path: Path) -> None:
         assert list((await client.status("local:data")).controllers) == ["local"]
         member.plant["suspend"] = (
             200,
-            {"verdict": "consistent", "cut": CUT, "controllers": {"alpha": 5}, "volumes": ["data"], "hold": None},
+            {
+                "verdict": "consistent",
+                "cut": CUT,
+                "controllers": {"alpha": 5},
+                "volumes": ["data"],
+                "hold": None,
+            },
         )
         result = await client.suspend("local:data")
-        assert (result.controllers, result.volumes, result.phases) == ({"alpha": 5}, ["local:data"], {})
+        assert (result.controllers, result.volumes, result.phases) == (
+            {"alpha": 5},
+            ["local:data"],
+            {},
+        )
         assert member.bodies["suspend"] == {"targets": ["data"], "tag": "", "certificate": False}
     await member.stop()
 
 
 @pytest.mark.parametrize("state", ["consistent", "void"])
-async def test_one_controller_by_its_socket_says_itself_what_became_of_a_groups_cut(tmp_path: Path, state: str) -> None:
+async def test_one_controller_by_its_socket_says_itself_what_became_of_a_groups_cut(
+    tmp_path: Path, state: str
+) -> None:
     async with members(tmp_path, "alpha", "beta") as (_, controllers):
         left(controllers, state, state)
         alpha = controllers[0]
         alpha.plant["cuts"] = (200, {"cuts": [alpha._cut_status(CUT)]})
         async with Client.local(alpha.path) as client:
             (cut,) = (await client.cuts()).cuts
-        assert (cut.verdict, cut.states, list(cut.controllers)) == (state, {"alpha": state, "beta": None}, ["alpha"])
+        assert (cut.verdict, cut.states, list(cut.controllers)) == (
+            state,
+            {"alpha": state, "beta": None},
+            ["alpha"],
+        )
 
 
 async def test_resync_and_verify_name_volumes_by_their_controller(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, (alpha, beta)):
         row = {"name": "data", "state": "DUPLEX", "copied_bytes": 7}
         started = b'{"event":"started","volumes":[{"name":"data","how":"journal"}]}\n'
-        alpha.plant["resync"] = (200, started + b'{"event":"done","volumes":[{"name":"data","state":"DUPLEX","copied_bytes":7}]}\n')
-        beta.plant["resync"] = (200, started + b'{"event":"done","volumes":[{"name":"data","state":"SUSPENDED","copied_bytes":0}]}\n')
+        alpha.plant["resync"] = (
+            200,
+            started
+            + b'{"event":"done","volumes":[{"name":"data","state":"DUPLEX","copied_bytes":7}]}\n',
+        )
+        beta.plant["resync"] = (
+            200,
+            started
+            + b'{"event":"done","volumes":[{"name":"data","state":"SUSPENDED","copied_bytes":0}]}\n',
+        )
         seen: list[str] = []
-        result = await client.resync("db", wait=True, progress=lambda name, line: seen.append(f"{name} {line['event']}"))
+        result = await client.resync(
+            "db", wait=True, progress=lambda name, line: seen.append(f"{name} {line['event']}")
+        )
         assert result.volumes[0] == row | {"name": "alpha:data", "how": "journal"}
-        assert (result.ok, sorted(seen)) == (False, ["alpha done", "alpha started", "beta done", "beta started"])
+        assert (result.ok, sorted(seen)) == (
+            False,
+            ["alpha done", "alpha started", "beta done", "beta started"],
+        )
         for member in (alpha, beta):
-            member.plant["verify"] = (200, b'{"event":"done","volumes":[{"name":"data","equal":true}]}\n')
-        assert (await client.verify("db")).volumes == [{"name": "alpha:data", "equal": True}, {"name": "beta:data", "equal": True}]
-        beta.plant["verify"] = (200, b'{"event":"progress","name":"data","done_bytes":0,"total_bytes":1}\n')
+            member.plant["verify"] = (
+                200,
+                b'{"event":"done","volumes":[{"name":"data","equal":true}]}\n',
+            )
+        assert (await client.verify("db")).volumes == [
+            {"name": "alpha:data", "equal": True},
+            {"name": "beta:data", "equal": True},
+        ]
+        beta.plant["verify"] = (
+            200,
+            b'{"event":"progress","name":"data","done_bytes":0,"total_bytes":1}\n',
+        )
         with pytest.raises(UnreachableError, match="beta: broke off before the comparison ended"):
             await client.verify("db")
         beta.plant["resync"] = (200, started)
@@ -212,13 +286,17 @@ async def test_resync_and_verify_name_volumes_by_their_controller(tmp_path: Path
         ("resync", "alpha:data", None),
     ],
 )
-async def test_a_promise_counts_for_nobody_else(tmp_path: Path, command: str, target: str, error: type[Exception] | None) -> None:
+async def test_a_promise_counts_for_nobody_else(
+    tmp_path: Path, command: str, target: str, error: type[Exception] | None
+) -> None:
     """The address of beta, a reused port of ssh -L say, leads to alpha; beta itself is void."""
     alpha = await FakeMember("alpha", tmp_path / "alpha.sock").start()
     alpha.plant |= {"suspend": problem(409, 5, "not decided"), "resync": (200, {"volumes": []})}
     (tmp_path / "beta.sock").symlink_to(alpha.path)
     groups = Groups(
-        controllers={name: ControllerEntry(socket=tmp_path / f"{name}.sock") for name in ("alpha", "beta")},
+        controllers={
+            name: ControllerEntry(socket=tmp_path / f"{name}.sock") for name in ("alpha", "beta")
+        },
         groups={"db": GroupEntry(members=["alpha:data", "beta:data"])},
     )
     left([alpha], "ready", named=["alpha", "beta"])
@@ -227,7 +305,10 @@ async def test_a_promise_counts_for_nobody_else(tmp_path: Path, command: str, ta
         if error is None:
             assert "controllers.beta of the groups file leads to" in (await call).warnings[0]
         else:
-            with pytest.raises(error, match=r"same controller|controllers\.beta of the groups file leads to .* itself 'alpha'"):
+            with pytest.raises(
+                error,
+                match=r"same controller|controllers\.beta of the groups file leads to .* itself 'alpha'",
+            ):
                 await call
     await alpha.stop()
     assert states([alpha]) == ["ready"]
@@ -245,7 +326,9 @@ async def test_what_another_controller_says_is_not_the_members_word(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("what", "verdict"), [("cut", "void"), ("open", "consistent")])
-async def test_an_answer_of_another_controller_is_none_and_the_member_is_asked_again(tmp_path: Path, what: str, verdict: str) -> None:
+async def test_an_answer_of_another_controller_is_none_and_the_member_is_asked_again(
+    tmp_path: Path, what: str, verdict: str
+) -> None:
     async with members(tmp_path, "alpha", "beta", settle_s=0.2) as (client, (alpha, beta)):
         beta.plant[what] = after(lambda: setattr(beta, "name", "alpha"))
         beta.plant["abort"] = after(lambda: setattr(beta, "name", "beta"))
@@ -255,14 +338,21 @@ async def test_an_answer_of_another_controller_is_none_and_the_member_is_asked_a
         assert alpha.states == beta.states == {result.cut: verdict}
 
 
-@pytest.mark.parametrize(("command", "options"), [("resync", {}), ("resync", {"wait": True}), ("verify", {})])
+@pytest.mark.parametrize(
+    ("command", "options"), [("resync", {}), ("resync", {"wait": True}), ("verify", {})]
+)
 async def test_a_daemon_that_was_stopped_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, options: dict[str, bool]
 ) -> None:
     monkeypatch.setattr("duplexd.client.http.CLIENT_ANSWER_SECONDS_MAX", 0.05)
     monkeypatch.setattr("duplexd.client.survey.CLIENT_ANSWER_SECONDS_MAX", 0.2)
     async with members(tmp_path, "alpha", "beta") as (client, (alpha, beta)):
-        alpha.plant[command] = (200, b'{"event":"done","volumes":[]}\n' if command == "verify" or options else {"volumes": []})
+        alpha.plant[command] = (
+            200,
+            b'{"event":"done","volumes":[]}\n'
+            if command == "verify" or options
+            else {"volumes": []},
+        )
         beta.plant |= {command: SILENT, "healthz": SILENT}
         async with asyncio.timeout(5):
             with pytest.raises(TimedOutError, match=r"beta: no answer within 0\.\d+ s"):

@@ -47,9 +47,21 @@ TROUBLE: dict[str, tuple[Callable[[FakeMember], None], int, str]] = {
     "hung": (hung, 7, "beta: no answer within 10 s"),
     "broken": (broken, 7, "beta: broke off at "),
     "forbidden": (forbidden, 4, "beta: it needs the role observe"),
-    "another": (another, 6, "controllers.beta of the groups file leads to a controller that calls itself 'delta'"),
-    "another without the volume": (another_without_the_volume, 6, "controllers.beta of the groups file leads to"),
-    "the same": (the_same, 6, "controllers.beta and controllers.alpha of the groups file are the same controller, 'alpha'"),
+    "another": (
+        another,
+        6,
+        "controllers.beta of the groups file leads to a controller that calls itself 'delta'",
+    ),
+    "another without the volume": (
+        another_without_the_volume,
+        6,
+        "controllers.beta of the groups file leads to",
+    ),
+    "the same": (
+        the_same,
+        6,
+        "controllers.beta and controllers.alpha of the groups file are the same controller, 'alpha'",
+    ),
     "ill": (ill, 1, "beta: a bug"),
 }
 
@@ -67,7 +79,9 @@ async def test_the_others_are_shown(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["hung", "broken"])
-async def test_with_nobody_to_show_it_still_says_who_does_not_answer(tmp_path: Path, name: str) -> None:
+async def test_with_nobody_to_show_it_still_says_who_does_not_answer(
+    tmp_path: Path, name: str
+) -> None:
     async with members(tmp_path, "beta") as (client, (beta,)):
         TROUBLE[name][0](beta)
         status = await client.status("db")
@@ -81,7 +95,9 @@ async def test_with_nobody_to_show_a_refusal_is_an_error(tmp_path: Path) -> None
             await client.status("db")
 
 
-async def test_a_volume_that_is_not_there_is_an_error_whoever_else_does_not_answer(tmp_path: Path) -> None:
+async def test_a_volume_that_is_not_there_is_an_error_whoever_else_does_not_answer(
+    tmp_path: Path,
+) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, (alpha, beta)):
         hung(beta)
         alpha.plant["status"] = problem(404, 3, "'data': no such volume or group")

@@ -6,7 +6,12 @@ import ssl
 from typing import TYPE_CHECKING
 
 import pytest
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from duplexd.client import tls
 from duplexd.config.groups_file import ControllerEntry
@@ -23,14 +28,20 @@ class Files:
 
     def __init__(self, directory: Path) -> None:
         self.certificates = Certificates(directory)
-        self.certificate, self.key, self.ca = directory / "client.pem", directory / "client.key", directory / "ca.pem"
+        self.certificate, self.key, self.ca = (
+            directory / "client.pem",
+            directory / "client.key",
+            directory / "ca.pem",
+        )
         self.certificate.write_bytes(self.certificates.certificate.read_bytes())
         self.key.touch(mode=0o600)
         self.key.write_bytes(self.certificates.key.read_bytes())
         self.ca.write_bytes(self.certificates.client_ca.read_bytes())
 
     def context(self) -> ssl.SSLContext:
-        entry = ControllerEntry(url="https://localhost:1", certificate=self.certificate, key=self.key, ca=self.ca)
+        entry = ControllerEntry(
+            url="https://localhost:1", certificate=self.certificate, key=self.key, ca=self.ca
+        )
         return tls.context("beta", entry)
 
 
@@ -61,7 +72,9 @@ def of_another(files: Files) -> None:
 
 def locked(files: Files) -> None:
     key = load_pem_private_key(files.key.read_bytes(), None)
-    files.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")))
+    files.key.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+    )
 
 
 def open_to_all(files: Files) -> None:
@@ -69,13 +82,31 @@ def open_to_all(files: Files) -> None:
 
 
 MISTAKES: dict[str, tuple[Callable[[Files], None], str]] = {
-    "a key that is not there": (missing, r"key: '\S+/client\.key' cannot be read: No such file or directory$"),
-    "an authority in another format": (no_pem, r"ca: '\S+/ca\.pem' does not hold a certificate as PEM text$"),
+    "a key that is not there": (
+        missing,
+        r"key: '\S+/client\.key' cannot be read: No such file or directory$",
+    ),
+    "an authority in another format": (
+        no_pem,
+        r"ca: '\S+/ca\.pem' does not hold a certificate as PEM text$",
+    ),
     "half an authority": (cut_off, r"ca: '\S+/ca\.pem' cannot be used: "),
-    "half a certificate": (cut_off_certificate, r"certificate: '\S+/client\.pem' with the key '\S+/client\.key' cannot be used: "),
-    "key and certificate exchanged": (exchanged, r"certificate: '\S+/client\.key' does not hold a certificate as PEM text$"),
-    "the key of another": (of_another, r"key: '\S+/client\.key' is not the key of the certificate '\S+/client\.pem'; give the two that"),
-    "a key with a passphrase": (locked, r"key: '\S+/client\.key' wants a passphrase, and nobody is asked for it; .* openssl pkey -in "),
+    "half a certificate": (
+        cut_off_certificate,
+        r"certificate: '\S+/client\.pem' with the key '\S+/client\.key' cannot be used: ",
+    ),
+    "key and certificate exchanged": (
+        exchanged,
+        r"certificate: '\S+/client\.key' does not hold a certificate as PEM text$",
+    ),
+    "the key of another": (
+        of_another,
+        r"key: '\S+/client\.key' is not the key of the certificate '\S+/client\.pem'; give the two that",
+    ),
+    "a key with a passphrase": (
+        locked,
+        r"key: '\S+/client\.key' wants a passphrase, and nobody is asked for it; .* openssl pkey -in ",
+    ),
     "a key that everyone can read": (
         open_to_all,
         r"key: '\S+/client\.key' holds the key and can be read by everyone .*\(mode 0644\); .*chmod o= ",
@@ -102,14 +133,21 @@ def test_a_key_in_the_certificates_file_is_as_secret(tmp_path: Path) -> None:
     entry = ControllerEntry(url="https://localhost:1", certificate=both)
     assert tls.context("beta", entry).minimum_version is ssl.TLSVersion.TLSv1_3
     both.chmod(0o604)
-    with pytest.raises(ConfigurationError, match=r"^controllers\.beta\.certificate: .* can be read by everyone"):
+    with pytest.raises(
+        ConfigurationError, match=r"^controllers\.beta\.certificate: .* can be read by everyone"
+    ):
         tls.context("beta", entry)
     only = ControllerEntry(url="https://localhost:1", certificate=certificates.certificate)
-    with pytest.raises(ConfigurationError, match=r"^controllers\.beta\.certificate: .* a private key beside the certificate"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"^controllers\.beta\.certificate: .* a private key beside the certificate",
+    ):
         tls.context("beta", only)
 
 
-def test_a_key_that_may_not_be_read_is_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_may_not_be_read_is_no_permission(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = Files(tmp_path)
     read = type(files.key).read_bytes
 
@@ -119,5 +157,8 @@ def test_a_key_that_may_not_be_read_is_no_permission(tmp_path: Path, monkeypatch
         return read(path)
 
     monkeypatch.setattr(type(files.key), "read_bytes", refuse)
-    with pytest.raises(ForbiddenError, match=r"^controllers\.beta\.key: '\S+/client\.key' cannot be read by this user"):
+    with pytest.raises(
+        ForbiddenError,
+        match=r"^controllers\.beta\.key: '\S+/client\.key' cannot be read by this user",
+    ):
         files.context()

@@ -29,7 +29,14 @@ async def test_a_member_that_votes_void_says_why(tmp_path: Path) -> None:
 
 async def test_a_controller_alone_says_why(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha") as (client, (alpha,)):
-        answer = {"verdict": "void", "cut": "c", "tag": "", "controllers": {"alpha": 5}, "volumes": ["data"], "hold": {}}
+        answer = {
+            "verdict": "void",
+            "cut": "c",
+            "tag": "",
+            "controllers": {"alpha": 5},
+            "volumes": ["data"],
+            "hold": {},
+        }
         alpha.plant["suspend"] = 200, answer | {"why": WHY}
         assert (await client.suspend("db")).why == f"alpha: {WHY}"
         alpha.plant["suspend"] = 200, answer

@@ -15,7 +15,9 @@ async def test_settle_tells_the_one_that_still_calls_it_consistent(tmp_path: Pat
     async with members(tmp_path, "alpha", "beta") as (client, controllers):
         left(controllers, "void", "consistent")
         alpha = controllers[0]
-        alpha.volumes = dict.fromkeys(alpha.volumes, "DUPLEX")  # its secondary failed, was replaced, and follows
+        alpha.volumes = dict.fromkeys(
+            alpha.volumes, "DUPLEX"
+        )  # its secondary failed, was replaced, and follows
         (cut,) = (await client.settle("db")).cuts
         assert (cut.cut, cut.verdict) == (CUT, "void")
         assert states(controllers) == ["void", "void"]

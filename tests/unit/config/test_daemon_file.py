@@ -67,12 +67,18 @@ def test_a_good_file_is_read(good: Config, tmp_path: Path) -> None:
     assert good.controller.journal_size == 64 << 20
     assert list(good.volumes) == ["data", "wal"]
     assert (good.volumes["data"].size, good.volumes["data"].mode) == (8 << 20, "async")
-    assert (good.volumes["wal"].size, good.volumes["wal"].secondary, good.volumes["wal"].mode) == (4096, None, "sync")
+    assert (good.volumes["wal"].size, good.volumes["wal"].secondary, good.volumes["wal"].mode) == (
+        4096,
+        None,
+        "sync",
+    )
     assert good.groups["db"].volumes == ["data", "wal"]
     assert good.control.group is None
 
 
-def test_relative_paths_are_relative_to_the_file(good: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_paths_are_relative_to_the_file(
+    good: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert good.controller.state_dir == tmp_path / "state"
     assert good.nbd.listen == [f"unix:{tmp_path}/nbd.sock", "tcp:127.0.0.1:10809"]
     assert good.control.socket == tmp_path / "ctl.sock"
@@ -196,14 +202,18 @@ def test_a_mistake_is_one_line_with_its_key(case: str, tmp_path: Path) -> None:
     lines = mistakes(changed(old, new), tmp_path)
     assert any(expected in line for line in lines), lines
     # a volume whose table is broken is also missing from its group or the like: never more than one such line
-    assert len(lines) == 1 or all(line.startswith("groups.db.volumes[") for line in lines if expected not in line), lines
+    assert len(lines) == 1 or all(
+        line.startswith("groups.db.volumes[") for line in lines if expected not in line
+    ), lines
 
 
 @pytest.mark.parametrize("table", ["controller", "nbd"])
 def test_a_table_that_is_missing_is_named(table: str, tmp_path: Path) -> None:
     start = GOOD.index(f"[{table}]")
     end = GOOD.index("\n[", start)
-    assert mistakes(GOOD[:start] + GOOD[end:], tmp_path) == [f"{table}: is missing; write a table [{table}]"]
+    assert mistakes(GOOD[:start] + GOOD[end:], tmp_path) == [
+        f"{table}: is missing; write a table [{table}]"
+    ]
 
 
 def test_every_mistake_has_a_line(tmp_path: Path) -> None:
@@ -220,12 +230,19 @@ def test_an_image_is_recognised_by_a_link_to_it(tmp_path: Path) -> None:
 
 def test_an_image_is_recognised_through_a_linked_directory(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
-    assert "volumes.data.primary has it too" in mistakes(changed('"wal.img"', '"link/a.img"'), tmp_path)[0]
+    assert (
+        "volumes.data.primary has it too"
+        in mistakes(changed('"wal.img"', '"link/a.img"'), tmp_path)[0]
+    )
 
 
 def test_too_many_volumes(tmp_path: Path) -> None:
-    volumes = "".join(f'[volumes.v{n}]\nsize = 4096\nprimary = "v{n}"\n' for n in range(limits.VOLUMES_MAX - 1))
-    assert mistakes(GOOD + volumes, tmp_path) == ["volumes: 4097 volumes are too many; write at most 4096"]
+    volumes = "".join(
+        f'[volumes.v{n}]\nsize = 4096\nprimary = "v{n}"\n' for n in range(limits.VOLUMES_MAX - 1)
+    )
+    assert mistakes(GOOD + volumes, tmp_path) == [
+        "volumes: 4097 volumes are too many; write at most 4096"
+    ]
 
 
 def test_modes_of_volumes_without_secondary_do_not_matter(tmp_path: Path) -> None:
@@ -258,10 +275,16 @@ def test_what_only_this_machine_reaches(listen: str, local: bool) -> None:
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (lambda _: None, "cannot be read: No such file or directory; give the configuration with --config FILE"),
+        (
+            lambda _: None,
+            "cannot be read: No such file or directory; give the configuration with --config FILE",
+        ),
         (lambda path: path.mkdir(), "cannot be read: Is a directory"),
         (lambda path: path.symlink_to(path), "cannot be read: Too many levels of symbolic links"),
-        (lambda path: path.write_bytes(b"a = 1\nb = '\xff'"), "line 2: not UTF-8; save the file as UTF-8 text"),
+        (
+            lambda path: path.write_bytes(b"a = 1\nb = '\xff'"),
+            "line 2: not UTF-8; save the file as UTF-8 text",
+        ),
         (lambda path: path.write_text("a = " + "[" * 9000), "not TOML"),
     ],
     ids=["missing", "a directory", "a loop", "not UTF-8", "nested deeply"],

@@ -39,7 +39,11 @@ def test_a_good_table_is_read(tmp_path: Path) -> None:
     tls = read(tmp_path).control.tls
     assert tls
     assert tls.listen == ["0.0.0.0:10810", "[::]:10810"]
-    assert (tls.certificate, str(tls.key), tls.client_ca) == (tmp_path / "server.pem", "/etc/duplexd/server.key", tmp_path / "clients.pem")
+    assert (tls.certificate, str(tls.key), tls.client_ca) == (
+        tmp_path / "server.pem",
+        "/etc/duplexd/server.key",
+        tmp_path / "clients.pem",
+    )
     assert (tls.operate, tls.observe) == (["backup.example"], ["monitor.example"])
 
 
@@ -87,7 +91,9 @@ def test_a_mistake_is_one_line_with_its_key(case: str, tmp_path: Path) -> None:
 
 def test_a_role_that_is_none(tmp_path: Path) -> None:
     expected = 'control.group_role: \'admin\' is not one of the choices; write group_role = "observe" or group_role = "operate"'
-    assert mistakes(GOOD.replace("[control]", '[control]\ngroup_role = "admin"'), tmp_path) == [expected]
+    assert mistakes(GOOD.replace("[control]", '[control]\ngroup_role = "admin"'), tmp_path) == [
+        expected
+    ]
 
 
 # -------------------------------------------------------------------------------------------------------------- reload
@@ -102,11 +108,18 @@ def test_a_role_that_is_none(tmp_path: Path) -> None:
         ("[control]", '[control]\ngroup_role = "observe"'),
     ],
 )
-def test_roles_and_certificates_may_change_while_the_daemon_runs(old: str, new: str, tmp_path: Path) -> None:
+def test_roles_and_certificates_may_change_while_the_daemon_runs(
+    old: str, new: str, tmp_path: Path
+) -> None:
     refuse_fixed(read(tmp_path), read(tmp_path, (GOOD + TLS).replace(old, new, 1)))
 
 
-@pytest.mark.parametrize("text", [GOOD, GOOD + TLS.replace("0.0.0.0:10810", "127.0.0.1:10810")], ids=["off", "elsewhere"])
+@pytest.mark.parametrize(
+    "text", [GOOD, GOOD + TLS.replace("0.0.0.0:10810", "127.0.0.1:10810")], ids=["off", "elsewhere"]
+)
 def test_where_it_listens_may_not(text: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"control\.tls\.listen: was .*, is now .*: cannot change while the daemon runs"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"control\.tls\.listen: was .*, is now .*: cannot change while the daemon runs",
+    ):
         refuse_fixed(read(tmp_path), read(tmp_path, text))

@@ -46,11 +46,27 @@ REASONS = """\
 
 MEANINGS = [
     ("PENDING", state.FIRST_COPY, "the secondary is new: unusable until the copy is done"),
-    ("PENDING", state.POWER_CUT, "the legs may differ where they were written last: unusable until that is made equal"),
-    ("PENDING", state.RESYNCING, "on the way from its cut to the present; usable, unless its cut was void because it was torn"),
-    ("SUSPENDED", state.BY_COMMAND, "`duplexctl suspend`, of this controller or of a group over several"),
+    (
+        "PENDING",
+        state.POWER_CUT,
+        "the legs may differ where they were written last: unusable until that is made equal",
+    ),
+    (
+        "PENDING",
+        state.RESYNCING,
+        "on the way from its cut to the present; usable, unless its cut was void because it was torn",
+    ),
+    (
+        "SUSPENDED",
+        state.BY_COMMAND,
+        "`duplexctl suspend`, of this controller or of a group over several",
+    ),
     ("SUSPENDED", state.BY_ERROR, "its secondary failed"),
-    ("SUSPENDED", state.BY_GROUP, "the secondary of another pair of its group failed: all of them stand at one cut"),
+    (
+        "SUSPENDED",
+        state.BY_GROUP,
+        "the secondary of another pair of its group failed: all of them stand at one cut",
+    ),
 ]
 
 CUTS = """\
@@ -78,7 +94,10 @@ def diagram() -> str:
     for (before, event), after in TRANSITIONS.items():
         arrows.setdefault((before, after), []).append(event)
     lines = [f"    [*] --> {STATES[0]}"]
-    lines += [f"    {before} --> {after}: {', '.join(events)}" for (before, after), events in arrows.items()]
+    lines += [
+        f"    {before} --> {after}: {', '.join(events)}"
+        for (before, after), events in arrows.items()
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -86,7 +105,10 @@ def matrix() -> str:
     """Events down, states across."""
     said = comments()
     rows = [["event", *STATES, "when"], ["---"] * (len(STATES) + 2)]
-    rows += [[event, *(TRANSITIONS.get((before, event), "") for before in STATES), said[event]] for event in EVENTS]
+    rows += [
+        [event, *(TRANSITIONS.get((before, event), "") for before in STATES), said[event]]
+        for event in EVENTS
+    ]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

@@ -36,7 +36,19 @@ def grains(pair: Pair) -> list[int] | None:
 def known(pair: Pair) -> dict[str, Any]:
     """All that the journal knows of a pair, but the regions."""
     cut = pair.cut
-    fields = ("id", "name", "size", "removed", "state", "reason", "usable", "applied", "tracked_bytes", "staging", "staged")
+    fields = (
+        "id",
+        "name",
+        "size",
+        "removed",
+        "state",
+        "reason",
+        "usable",
+        "applied",
+        "tracked_bytes",
+        "staging",
+        "staged",
+    )
     return {
         **{field: getattr(pair, field) for field in fields},
         "changed": grains(pair),
@@ -45,7 +57,11 @@ def known(pair: Pair) -> dict[str, Any]:
 
 
 def everything(ledger: Ledger) -> dict[str, Any]:
-    return {"boot": ledger.boot, "closed": ledger.closed, "pairs": [known(pair) for pair in ledger.pairs.values()]}
+    return {
+        "boot": ledger.boot,
+        "closed": ledger.closed,
+        "pairs": [known(pair) for pair in ledger.pairs.values()],
+    }
 
 
 def through_a_checkpoint(ledger: Ledger, tail: int) -> Ledger:

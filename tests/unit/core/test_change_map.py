@@ -26,7 +26,9 @@ GRAIN = CHANGE_GRAIN_BYTES_MIN
         (1000, 1, 10, 128),
     ],
 )
-def test_grain_is_the_smallest_power_of_two_that_covers_the_volume(size: int, grain_min: int, grains_max: int, grain: int) -> None:
+def test_grain_is_the_smallest_power_of_two_that_covers_the_volume(
+    size: int, grain_min: int, grains_max: int, grain: int
+) -> None:
     assert 1 << grain_shift(size, grain_min, grains_max) == grain
     assert ChangeMap(size, grain_min, grains_max).grain_bytes == grain
 
@@ -64,7 +66,9 @@ def test_the_end_of_the_volume_cuts_the_last_grain_short() -> None:
     changed.set(size - 1, 1)
     assert (changed.count, changed.changed_bytes) == (1, 4096)
     assert changed.next_run(0, GIB) == (3 * GRAIN, 4096)
-    assert changed.next_run(size, GIB) is None, "a walk that goes on where the last run ended comes to an end"
+    assert changed.next_run(size, GIB) is None, (
+        "a walk that goes on where the last run ended comes to an end"
+    )
     changed.set_all()
     assert (changed.count, changed.changed_bytes) == (changed.grains, size) == (4, size)
     changed.clear(3 * GRAIN, 4096)
@@ -79,7 +83,9 @@ def test_a_run_is_whole_grains_no_longer_than_asked_but_at_least_one() -> None:
     changed.set(GRAIN, 10 * GRAIN)
     assert changed.next_run(0, 4 * GRAIN + 1) == (GRAIN, 4 * GRAIN)
     assert changed.next_run(0, 1) == (GRAIN, GRAIN)
-    assert changed.next_run(GRAIN + 5, GRAIN) == (GRAIN, GRAIN), "from the grain that holds the start"
+    assert changed.next_run(GRAIN + 5, GRAIN) == (GRAIN, GRAIN), (
+        "from the grain that holds the start"
+    )
 
 
 def test_a_run_goes_on_over_the_parts_the_map_is_kept_in() -> None:
@@ -156,7 +162,11 @@ def test_what_is_stored_is_read_back(size: int, fill: str) -> None:
             changed.set(place, 1)
     again = ChangeMap.from_bytes(changed.to_bytes())
     assert again == changed
-    assert (again.count, again.changed_bytes, again.grain_bytes) == (changed.count, changed.changed_bytes, changed.grain_bytes)
+    assert (again.count, again.changed_bytes, again.grain_bytes) == (
+        changed.count,
+        changed.changed_bytes,
+        changed.grain_bytes,
+    )
     again.set(0, 1)
     again.clear(0, size)
     assert not again.any()
@@ -168,9 +178,20 @@ def test_stored_maps_are_small() -> None:
     assert len(changed.to_bytes()) < 4096
 
 
-def packed(magic: bytes = b"dcm1", shift: int = 16, size: int = GIB, chunks: int = 1, body: bytes | None = None) -> bytes:
+def packed(
+    magic: bytes = b"dcm1",
+    shift: int = 16,
+    size: int = GIB,
+    chunks: int = 1,
+    body: bytes | None = None,
+) -> bytes:
     bits = (0).to_bytes(4, "little") + b"\x01" + bytes(CHUNK_BITS // 8 - 1)
-    header = magic + shift.to_bytes(4, "little") + size.to_bytes(8, "little") + chunks.to_bytes(4, "little")
+    header = (
+        magic
+        + shift.to_bytes(4, "little")
+        + size.to_bytes(8, "little")
+        + chunks.to_bytes(4, "little")
+    )
     return zlib.compress(header + (bits if body is None else body))
 
 

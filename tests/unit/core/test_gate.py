@@ -28,9 +28,19 @@ def lease(ended: asyncio.Future[str] | None = None) -> Lease:
 
 
 def test_the_owners_will_releases_and_all_else_loses() -> None:
-    assert {reason for _, reason in TRANSITIONS} == {BY_OWNER, BY_SUSPEND, DEADLINE, OWNER_GONE, STOPPING, ABORTED}
+    assert {reason for _, reason in TRANSITIONS} == {
+        BY_OWNER,
+        BY_SUSPEND,
+        DEADLINE,
+        OWNER_GONE,
+        STOPPING,
+        ABORTED,
+    }
     assert {state for state, _ in TRANSITIONS} == {HELD}
-    assert {reason for (_, reason), after in TRANSITIONS.items() if after == RELEASED} == {BY_OWNER, BY_SUSPEND}
+    assert {reason for (_, reason), after in TRANSITIONS.items() if after == RELEASED} == {
+        BY_OWNER,
+        BY_SUSPEND,
+    }
     assert set(TRANSITIONS.values()) == {RELEASED, LOST}
 
 

@@ -14,7 +14,17 @@ from duplexd.core.pair import Pair
 from duplexd.core.state import DUPLEX, PENDING, SIMPLEX, SUSPENDED
 from duplexd.errors import DamageError
 from tests.support.memory_leg import MemoryLeg
-from tests.unit.core.ledgers import GRAIN, SIZE, Story, everything, grains, known, packed, packed_snapshot, through_a_checkpoint
+from tests.unit.core.ledgers import (
+    GRAIN,
+    SIZE,
+    Story,
+    everything,
+    grains,
+    known,
+    packed,
+    packed_snapshot,
+    through_a_checkpoint,
+)
 
 
 def duplex(*names: str) -> Story:
@@ -51,7 +61,10 @@ def test_open_and_close() -> None:
 
 def test_volume_and_remove() -> None:
     story = Story("data", "wal")
-    assert [(pair.id, pair.name, pair.size, pair.state, pair.removed) for pair in story.ledger.pairs.values()] == [
+    assert [
+        (pair.id, pair.name, pair.size, pair.state, pair.removed)
+        for pair in story.ledger.pairs.values()
+    ] == [
         (1, "data", SIZE, SIMPLEX, False),
         (2, "wal", SIZE, SIMPLEX, False),
     ]
@@ -63,14 +76,24 @@ def test_volume_and_remove() -> None:
 def test_attach() -> None:
     story = Story()
     sequence = story.tell("attach", volumes=[1])
-    assert (story.pair().state, story.pair().usable, story.pair().applied) == (DUPLEX, True, sequence)
+    assert (story.pair().state, story.pair().usable, story.pair().applied) == (
+        DUPLEX,
+        True,
+        sequence,
+    )
 
 
 def test_copy_makes_the_secondary_unusable_until_equal() -> None:
     story = Story()
     sequence = story.tell("copy", volumes={1: packed(0, 3)}, reason="first copy")
     pair = story.pair()
-    assert (pair.state, pair.reason, pair.usable, pair.applied, grains(pair)) == (PENDING, "first copy", False, sequence, [0, 3])
+    assert (pair.state, pair.reason, pair.usable, pair.applied, grains(pair)) == (
+        PENDING,
+        "first copy",
+        False,
+        sequence,
+        [0, 3],
+    )
     story.tell("copied", id=1, runs=[[0, GRAIN]])
     assert grains(pair) == [3]
     story.tell("equal", volumes=[1])
@@ -98,14 +121,30 @@ def test_cut_suspends_all_at_one_number() -> None:
     assert data.cut is wal.cut
     assert data.cut is not None
     cut = data.cut
-    assert (cut.id, cut.sequence, cut.time_us, cut.tag, cut.verdict) == ("c1", sequence, sequence * 1000, "nightly", CONSISTENT)
-    assert {(pair.state, pair.reason, pair.changed) for pair in (data, wal)} == {(SUSPENDED, "by command", None)}
+    assert (cut.id, cut.sequence, cut.time_us, cut.tag, cut.verdict) == (
+        "c1",
+        sequence,
+        sequence * 1000,
+        "nightly",
+        CONSISTENT,
+    )
+    assert {(pair.state, pair.reason, pair.changed) for pair in (data, wal)} == {
+        (SUSPENDED, "by command", None)
+    }
     assert data.limit(99) == sequence
 
 
 def fail(story: Story, **fields: Any) -> int:
     everyone = list(story.ledger.pairs)
-    usual = {"id": "f1", "at": 1, "volumes": everyone, "unusable": [], "failed": [1], "error": "I/O error", "missed": {}}
+    usual = {
+        "id": "f1",
+        "at": 1,
+        "volumes": everyone,
+        "unusable": [],
+        "failed": [1],
+        "error": "I/O error",
+        "missed": {},
+    }
     return story.tell("fail", **{**usual, **fields})
 
 
@@ -142,7 +181,11 @@ def test_void_reaches_every_pair_of_the_cut_and_no_other() -> None:
     story.tell("attach", volumes=[3])
     story.tell("cut", id="c2", tag="", volumes=[3])
     story.tell("void", cut="c1")
-    assert [pair.cut.verdict for pair in story.ledger.pairs.values() if pair.cut] == [VOID, VOID, CONSISTENT]
+    assert [pair.cut.verdict for pair in story.ledger.pairs.values() if pair.cut] == [
+        VOID,
+        VOID,
+        CONSISTENT,
+    ]
 
 
 def test_resync_by_journal() -> None:
@@ -176,7 +219,12 @@ def test_abandon_stands_at_the_old_cut_again() -> None:
     story.ledger.track(story.pair(), WRITE, 4 * GRAIN, 10)
     story.tell("abandon", job="j", volumes=[1])
     pair = story.pair()
-    assert (pair.state, pair.reason, pair.staging, pair.usable) == (SUSPENDED, "by command", "", True)
+    assert (pair.state, pair.reason, pair.staging, pair.usable) == (
+        SUSPENDED,
+        "by command",
+        "",
+        True,
+    )
     assert pair.cut is cut
     assert grains(pair) == [0, 4]
 
@@ -188,7 +236,9 @@ def test_missed_can_only_be_brought_back_by_the_map() -> None:
     pair = story.pair()
     assert grains(pair) == [0, 3]
     assert pair.changed is not None
-    assert pair.tracked_bytes > pair.changed.changed_bytes, "so that the map is chosen, not the journal"
+    assert pair.tracked_bytes > pair.changed.changed_bytes, (
+        "so that the map is chosen, not the journal"
+    )
 
 
 def test_regions_add_up() -> None:
@@ -203,7 +253,14 @@ def test_detach_forgets_the_secondary(story: Story) -> None:
     story.tell("regions", volumes={1: [0]})
     story.tell("detach", volumes=[1])
     pair = story.pair()
-    assert (pair.state, pair.reason, pair.usable, pair.cut, pair.changed, pair.regions) == (SIMPLEX, "", False, None, None, set())
+    assert (pair.state, pair.reason, pair.usable, pair.cut, pair.changed, pair.regions) == (
+        SIMPLEX,
+        "",
+        False,
+        None,
+        None,
+        set(),
+    )
 
 
 def test_track_counts_every_write_but_marks_a_grain_once() -> None:
@@ -245,7 +302,9 @@ def many() -> Story:
     story.tell("cut", id="c1", tag="tägliche", volumes=[4, 7])
     story.ledger.track(story.pair(4), WRITE, 0, 100)
     story.tell("remove", id=5)
-    story.tell("fail", id="f", at=9, volumes=[6], unusable=[6], failed=[6], error="", missed={6: packed(7)})
+    story.tell(
+        "fail", id="f", at=9, volumes=[6], unusable=[6], failed=[6], error="", missed={6: packed(7)}
+    )
     story.tell("resync", job="j", how="map", volumes=[7])
     story.tell("commit", job="j", at=12, count=3, volumes=[7])
     return story
@@ -253,7 +312,9 @@ def many() -> Story:
 
 def test_a_restored_checkpoint_equals_what_was_saved() -> None:
     story = many()
-    assert everything(through_a_checkpoint(story.ledger, story.sequence)) == everything(story.ledger)
+    assert everything(through_a_checkpoint(story.ledger, story.sequence)) == everything(
+        story.ledger
+    )
 
 
 def test_a_checkpoint_is_of_the_moment_it_was_taken() -> None:
@@ -313,4 +374,6 @@ def test_what_is_known_is_all_that_a_pair_keeps() -> None:
         "connections", "copied_bytes", "copy_done", "copy_total", "groups", "holds", "mirrors", "mode", "primary", "primary_dirty", "read_cached",
         "region_shift", "secondary", "secondary_dirty", "touched", "waiting",
     }  # fmt: skip
-    assert set(Pair.__slots__) == of_this_run | {"regions", "secondary_path"} | set(known(many().pair(1)))
+    assert set(Pair.__slots__) == of_this_run | {"regions", "secondary_path"} | set(
+        known(many().pair(1))
+    )

@@ -87,7 +87,9 @@ def test_a_hold_that_ends_after_its_cut_makes_it_void(journal: Journal, reason: 
     assert journal.states["c"] == VOID
 
 
-def test_a_hold_that_ends_before_its_cut_leaves_nothing_and_its_commands_are_too_late(journal: Journal) -> None:
+def test_a_hold_that_ends_before_its_cut_leaves_nothing_and_its_commands_are_too_late(
+    journal: Journal,
+) -> None:
     lease = journal.close()
     journal.member.end(lease, gate.DEADLINE)
     journal.member.lost("c")
@@ -100,7 +102,11 @@ def test_a_lease_renewed_by_another_refuses_its_old_owner(journal: Journal) -> N
     lease = journal.close()
     old = lease.fence
     assert journal.member.renew("L", old).fence > old
-    refused(LeaseLostError, lambda: journal.member.cut("L", old, {"m": "cut", "id": "c"}), "renewed by another")
+    refused(
+        LeaseLostError,
+        lambda: journal.member.cut("L", old, {"m": "cut", "id": "c"}),
+        "renewed by another",
+    )
     refused(LeaseLostError, lambda: journal.member.renew("L", old), "renewed by another")
     journal.cut(lease)
     refused(LeaseLostError, lambda: journal.member.may_open("c", "L", old), "renewed by another")
@@ -108,7 +114,11 @@ def test_a_lease_renewed_by_another_refuses_its_old_owner(journal: Journal) -> N
 
 
 def test_no_fence_is_given_twice_not_even_after_a_restart(journal: Journal) -> None:
-    fences = [journal.close("1", "").fence, journal.close("2", "").fence, journal.member.renew("1", None).fence]
+    fences = [
+        journal.close("1", "").fence,
+        journal.close("2", "").fence,
+        journal.member.renew("1", None).fence,
+    ]
     after = Journal()
     after.member.start = journal.member.start + 1
     assert sorted({*fences, after.close().fence}) == [*fences, after.member.leases["L"].fence]
@@ -130,7 +140,9 @@ def test_so_many_ended_leases_are_remembered(journal: Journal) -> None:
 
 def test_two_cuts_of_the_same_pairs_do_not_get_in_each_others_way(journal: Journal) -> None:
     journal.close("L", "c", DATA, WAL)
-    refused(WrongStateError, lambda: journal.close("M", "d", WAL), "another suspend of these volumes")
+    refused(
+        WrongStateError, lambda: journal.close("M", "d", WAL), "another suspend of these volumes"
+    )
     journal.close("N", "", WAL)  # a hold without a cut may come beside
     assert set(journal.member.leases) == {"L", "N"}
     other = Journal()

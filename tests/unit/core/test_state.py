@@ -60,7 +60,9 @@ def test_every_state_can_be_reached_and_left() -> None:
     for _round in STATES:
         reached |= {then for (before, _event), then in TRANSITIONS.items() if before in reached}
     assert reached == set(STATES)
-    assert {before for (before, _event), then in TRANSITIONS.items() if then != before} == set(STATES)
+    assert {before for (before, _event), then in TRANSITIONS.items() if then != before} == set(
+        STATES
+    )
 
 
 def test_every_pair_with_a_secondary_can_lose_it_and_come_back_to_duplex() -> None:
@@ -71,10 +73,19 @@ def test_every_pair_with_a_secondary_can_lose_it_and_come_back_to_duplex() -> No
 
 
 def test_the_document_is_drawn_from_the_table() -> None:
-    assert DOCUMENT.read_text() == draw.document(), "docs/states.md is not what the table says; run: python -m tests.unit.core.draw"
+    assert DOCUMENT.read_text() == draw.document(), (
+        "docs/states.md is not what the table says; run: python -m tests.unit.core.draw"
+    )
 
 
 def test_the_document_says_every_reason() -> None:
-    reasons = {state.BY_COMMAND, state.BY_ERROR, state.BY_GROUP, state.FIRST_COPY, state.POWER_CUT, state.RESYNCING}
+    reasons = {
+        state.BY_COMMAND,
+        state.BY_ERROR,
+        state.BY_GROUP,
+        state.FIRST_COPY,
+        state.POWER_CUT,
+        state.RESYNCING,
+    }
     text = DOCUMENT.read_text()
     assert [reason for reason in reasons if f"`{reason}`" not in text] == []

@@ -7,7 +7,19 @@ import re
 import pytest
 
 from duplexd.core import votes
-from duplexd.core.votes import CONSISTENT, CUT, EVENTS, MARKERS, NONE, READY, STATES, TRANSITIONS, VOID, after, verdict
+from duplexd.core.votes import (
+    CONSISTENT,
+    CUT,
+    EVENTS,
+    MARKERS,
+    NONE,
+    READY,
+    STATES,
+    TRANSITIONS,
+    VOID,
+    after,
+    verdict,
+)
 
 
 def test_the_docstring_names_the_states() -> None:
@@ -39,7 +51,10 @@ def test_nothing_is_forgotten(state: str, event: str) -> None:
 
 
 def test_only_a_promise_can_be_agreed() -> None:
-    assert [state for state in STATES if after(state, votes.AGREE) == CONSISTENT] == [READY, CONSISTENT]
+    assert [state for state in STATES if after(state, votes.AGREE) == CONSISTENT] == [
+        READY,
+        CONSISTENT,
+    ]
 
 
 def test_a_promise_outlasts_an_abort() -> None:
@@ -48,11 +63,22 @@ def test_a_promise_outlasts_an_abort() -> None:
 
 
 def test_only_what_is_decided_has_a_verdict() -> None:
-    assert {state: verdict(state) for state in STATES} == {NONE: None, CUT: None, READY: None, CONSISTENT: CONSISTENT, VOID: VOID}
+    assert {state: verdict(state) for state in STATES} == {
+        NONE: None,
+        CUT: None,
+        READY: None,
+        CONSISTENT: CONSISTENT,
+        VOID: VOID,
+    }
 
 
 def test_markers_lead_everywhere() -> None:
     reached = {NONE}
     for _ in STATES:
-        reached |= {state for before in reached for event in MARKERS.values() if (state := after(before, event)) is not None}
+        reached |= {
+            state
+            for before in reached
+            for event in MARKERS.values()
+            if (state := after(before, event)) is not None
+        }
     assert reached == set(STATES)

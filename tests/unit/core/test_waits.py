@@ -64,4 +64,7 @@ def test_packed_for_another_machine() -> None:
 
 
 def test_by_name() -> None:
-    assert by_name({"data": waits(0.5), "wal": waits()}) == {"data": waits(0.5).figures(), "wal": waits().figures()}
+    assert by_name({"data": waits(0.5), "wal": waits()}) == {
+        "data": waits(0.5).figures(),
+        "wal": waits().figures(),
+    }

@@ -27,7 +27,10 @@ def config(directory: Path, **replace: str) -> Config:
 
 def test_the_lock_is_held_once_and_names_its_owner(tmp_path: Path) -> None:
     first = startup.StateLock(config(tmp_path))
-    with pytest.raises(WrongStateError, match=f"in use by another duplexd, process {os.getpid()}; stop that one first"):
+    with pytest.raises(
+        WrongStateError,
+        match=f"in use by another duplexd, process {os.getpid()}; stop that one first",
+    ):
         startup.StateLock(config(tmp_path))
     first.serving()
     with pytest.raises(WrongStateError, match=f"process {os.getpid()}; stop"):
@@ -57,14 +60,19 @@ def test_every_fixed_value_that_differs_is_named(tmp_path: Path) -> None:
     old, new = config(tmp_path), config(tmp_path, a="b", c="d", p="q")
     with pytest.raises(ConfigurationError) as caught:
         startup.refuse_fixed(old, new)
-    assert [line.split(": ")[1] for line in str(caught.value).splitlines()] == ["controller.name", "control.socket"]
+    assert [line.split(": ")[1] for line in str(caught.value).splitlines()] == [
+        "controller.name",
+        "control.socket",
+    ]
     startup.refuse_fixed(old, config(tmp_path, p="q"))
 
 
 def test_errors_from_below_get_file_and_key(tmp_path: Path) -> None:
     own = config(tmp_path)
     with pytest.raises(ConfigurationError) as caught, startup.in_file(own, "nbd.listen"):
-        raise ConfigurationError(f"port taken\n{tmp_path}/p: somebody has it\n{own.source}: volumes.v: complete already")
+        raise ConfigurationError(
+            f"port taken\n{tmp_path}/p: somebody has it\n{own.source}: volumes.v: complete already"
+        )
     assert str(caught.value).splitlines() == [
         f"{own.source}: nbd.listen: port taken",
         f"{own.source}: volumes.v.primary: {tmp_path}/p: somebody has it",
@@ -81,12 +89,17 @@ def test_errors_from_below_get_file_and_key(tmp_path: Path) -> None:
     ],
 )
 def test_only_permissions_are_a_matter_of_permission(
-    problems: list[Problem], expected: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    problems: list[Problem],
+    expected: type[Exception],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(preflight, "look", lambda *_: problems)
     with pytest.raises(expected) as caught:
         startup.refuse_problems(config(tmp_path))
-    assert str(caught.value).splitlines() == [f"{tmp_path / 'f.toml'}: {problem.line}" for problem in problems]
+    assert str(caught.value).splitlines() == [
+        f"{tmp_path / 'f.toml'}: {problem.line}" for problem in problems
+    ]
 
 
 def test_as_many_open_files_as_allowed() -> None:

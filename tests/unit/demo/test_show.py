@@ -12,7 +12,20 @@ def test_plain_table_lines_up_and_shows_each_figure(capsys: pytest.CaptureFixtur
         table.add(ROW)
     lines = capsys.readouterr().out.splitlines()
     assert {len(line) for line in lines} == {79}
-    assert lines[-1].split() == ["12", "3.2", "/", "0.5", "4", "consistent", "0", "17", "1.2", "MiB", "1.0", "MiB"]
+    assert lines[-1].split() == [
+        "12",
+        "3.2",
+        "/",
+        "0.5",
+        "4",
+        "consistent",
+        "0",
+        "17",
+        "1.2",
+        "MiB",
+        "1.0",
+        "MiB",
+    ]
 
 
 def test_faults_that_are_no_broken_dependencies_show_too() -> None:

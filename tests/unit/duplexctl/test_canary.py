@@ -11,7 +11,9 @@ from duplexd.duplexctl.render import cut_text
 from duplexd.errors import ConfigurationError, NotFoundError
 from duplexd.limits import CANARY_RECORDS_PER_SECOND_MAX
 
-CONTROLLERS = "".join(f'[controllers.{name}]\nsocket = "/run/{name}.sock"\n' for name in ("alpha", "beta"))
+CONTROLLERS = "".join(
+    f'[controllers.{name}]\nsocket = "/run/{name}.sock"\n' for name in ("alpha", "beta")
+)
 GROUP = '[groups.db]\nmembers = ["alpha:data", "beta:wal", "beta:more"]\n'
 
 
@@ -21,22 +23,35 @@ def groups(more: str) -> Groups:
 
 def test_reserved_volumes_are_written_to_and_no_others() -> None:
     found = groups('canary = ["beta:canary", "alpha:canary", "beta:second"]')
-    assert canary_targets(found, "db", False, "groups.toml") == {"beta": ["canary", "second"], "alpha": ["canary"]}
+    assert canary_targets(found, "db", False, "groups.toml") == {
+        "beta": ["canary", "second"],
+        "alpha": ["canary"],
+    }
 
 
 @pytest.mark.parametrize(
     ("reserved", "wanted"),
-    [("", '["alpha:canary", "beta:canary"]'), ('canary = ["beta:spare"]', '["beta:spare", "alpha:canary"]')],
+    [
+        ("", '["alpha:canary", "beta:canary"]'),
+        ('canary = ["beta:spare"]', '["beta:spare", "alpha:canary"]'),
+    ],
 )
-def test_controller_without_a_reserved_volume_is_an_error_that_says_what_to_write(reserved: str, wanted: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"groups.toml: groups.db.canary: no volume is reserved") as caught:
+def test_controller_without_a_reserved_volume_is_an_error_that_says_what_to_write(
+    reserved: str, wanted: str
+) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"groups.toml: groups.db.canary: no volume is reserved"
+    ) as caught:
         canary_targets(groups(reserved), "db", False, "groups.toml")
     assert str(caught.value).endswith(f"canary = {wanted}")
 
 
 def test_all_volumes_are_written_to_only_when_asked() -> None:
     found = groups('canary = ["alpha:canary", "beta:canary"]')
-    assert canary_targets(found, "db", True, "groups.toml") == {"alpha": ["data", "canary"], "beta": ["wal", "more", "canary"]}
+    assert canary_targets(found, "db", True, "groups.toml") == {
+        "alpha": ["data", "canary"],
+        "beta": ["wal", "more", "canary"],
+    }
 
 
 def test_unknown_group_is_not_found() -> None:
@@ -52,16 +67,32 @@ def test_rate_has_limits(rate: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_each_report_is_one_line() -> None:
     cut = {"cut": "00ff", "records": 3, "detail": "broken: record 2"}
-    assert report_text({"event": "running", "volumes": ["alpha:c", "beta:c"], "records_per_second": 200.0}).endswith("alpha:c, beta:c")
-    assert report_text({"event": "graded", "consistent": True, **cut}) == "cut 00ff: consistent (3 records)"
-    assert report_text({"event": "graded", "consistent": False, **cut}) == "cut 00ff: BROKEN, now void (3 records): broken: record 2"
+    assert report_text(
+        {"event": "running", "volumes": ["alpha:c", "beta:c"], "records_per_second": 200.0}
+    ).endswith("alpha:c, beta:c")
+    assert (
+        report_text({"event": "graded", "consistent": True, **cut})
+        == "cut 00ff: consistent (3 records)"
+    )
+    assert (
+        report_text({"event": "graded", "consistent": False, **cut})
+        == "cut 00ff: BROKEN, now void (3 records): broken: record 2"
+    )
     assert report_text({"event": "not_graded", **cut}) == "cut 00ff: not graded: broken: record 2"
-    assert report_text({"event": "interrupted", "detail": "gone"}) == "interrupted: gone; the chains begin anew"
+    assert (
+        report_text({"event": "interrupted", "detail": "gone"})
+        == "interrupted: gone; the chains begin anew"
+    )
     assert "was not taken" in report_text({"event": "not_told", **cut})
 
 
 @pytest.mark.parametrize(("consistent", "word"), [(True, "consistent"), (False, "BROKEN")])
 def test_status_shows_the_grade_of_a_cut(consistent: bool, word: str) -> None:
-    cut = {"id": "00ff", "verdict": "void", "tag": "t", "canary": {"consistent": consistent, "records": 1, "detail": ""}}
+    cut = {
+        "id": "00ff",
+        "verdict": "void",
+        "tag": "t",
+        "canary": {"consistent": consistent, "records": 1, "detail": ""},
+    }
     assert cut_text(cut) == f"VOID cut 00ff (t), canary: {word}"
     assert cut_text({**cut, "canary": None}) == "VOID cut 00ff (t)"

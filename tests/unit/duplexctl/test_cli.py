@@ -43,7 +43,9 @@ PATIENCE_SECONDS = 100.0
 
 
 @pytest.fixture
-def ctl(plane: ControlPlane, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Ctl:
+def ctl(
+    plane: ControlPlane, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Ctl:
     """Runs a command line: (exit code, stdout, stderr)."""
     monkeypatch.setenv("DUPLEXD_SOCKET", str(plane.path))
 
@@ -106,7 +108,9 @@ def test_a_resync_that_fails_is_exit_code_1_and_named(ctl: Ctl, plane: ControlPl
 def test_an_interrupted_suspend_says_that_it_may_be_done(
     ctl: Ctl, monkeypatch: pytest.MonkeyPatch, more: list[str], number: signal.Signals
 ) -> None:
-    monkeypatch.setattr("duplexd.duplexctl.client.Client.call", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr(
+        "duplexd.duplexctl.client.Client.call", lambda *_: signal.raise_signal(number)
+    )
     before = signal.getsignal(number)
     code, out, err = ctl("suspend", "data", "wal", *more)
     text = f"interrupted by {number.name}; data wal may be suspended all the same: `duplexctl status data wal`"
@@ -126,8 +130,15 @@ def test_an_interrupt_once_a_suspend_is_done_does_not_lose_the_answer(
 
     monkeypatch.setattr("duplexd.duplexctl.render.suspended_text", text)
     code, out, err = ctl("suspend", "db", *more)
-    assert (code, err) == (128 + number, f"duplexctl: interrupted by {number.name}; all was done before that\n")
-    assert json.loads(out)["verdict"] == "consistent" if more else out.startswith("suspended data wal: consistent")
+    assert (code, err) == (
+        128 + number,
+        f"duplexctl: interrupted by {number.name}; all was done before that\n",
+    )
+    assert (
+        json.loads(out)["verdict"] == "consistent"
+        if more
+        else out.startswith("suspended data wal: consistent")
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -150,10 +161,16 @@ def test_an_empty_lease_is_2_and_nothing_is_suspended(ctl: Ctl, plane: ControlPl
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-1", "0", "1e300", "2e6", "x"])
-@pytest.mark.parametrize("arguments", [["status", "--timeout"], ["status", "--watch", "--interval"], ["quiesce", "db", "--hold"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["status", "--timeout"], ["status", "--watch", "--interval"], ["quiesce", "db", "--hold"]],
+)
 def test_a_time_that_can_not_be_waited_is_2(ctl: Ctl, arguments: list[str], value: str) -> None:
     code, _, err = ctl(*arguments, value)
-    assert (code, f"'{arguments[-1]}': '{value}' is no time; write a number of seconds" in err) == (2, True)
+    assert (code, f"'{arguments[-1]}': '{value}' is no time; write a number of seconds" in err) == (
+        2,
+        True,
+    )
 
 
 def test_the_longest_time_can_be_waited(ctl: Ctl) -> None:
@@ -166,7 +183,9 @@ def test_events_end_after_the_present_state(ctl: Ctl) -> None:
     assert (code, [line.event for line in lines]) == (0, ["state", "synced"])
 
 
-def test_completion_scripts_and_names(ctl: Ctl, monkeypatch: pytest.MonkeyPatch, plane: ControlPlane) -> None:
+def test_completion_scripts_and_names(
+    ctl: Ctl, monkeypatch: pytest.MonkeyPatch, plane: ControlPlane
+) -> None:
     for shell in ("bash", "zsh", "fish"):
         code, out, _ = ctl("completion", shell)
         assert (code, "_DUPLEXCTL_COMPLETE" in out) == (0, True)
@@ -211,7 +230,15 @@ def test_unreachable_is_7_and_says_what_to_do(ctl: Ctl, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "/tmp/" + 110 * "x", "x/" * 60])
-@pytest.mark.parametrize("arguments", [["status"], ["cuts"], ["canary", "db", "--overwrite"], ["suspend", "db", "--certificate", "c.json"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["status"],
+        ["cuts"],
+        ["canary", "db", "--overwrite"],
+        ["suspend", "db", "--certificate", "c.json"],
+    ],
+)
 def test_a_path_that_no_socket_can_have_is_2(ctl: Ctl, arguments: list[str], path: str) -> None:
     code, _, err = ctl("--socket", path, *arguments)
     assert (code, f"'{path}' is no path of a socket" in err) == (2, True)
@@ -241,7 +268,9 @@ def test_a_daemon_that_is_silent_is_8(ctl: Ctl, tmp_path: Path) -> None:
         silent.listen()
         code, _, err = ctl("status", "--socket", str(tmp_path / "s.sock"), "--timeout", "0.2")
         assert (code, "--timeout" in err, "may still be done" in err) == (8, True, False)
-        code, _, err = ctl("suspend", "db", "--socket", str(tmp_path / "s.sock"), "--timeout", "0.2")
+        code, _, err = ctl(
+            "suspend", "db", "--socket", str(tmp_path / "s.sock"), "--timeout", "0.2"
+        )
         assert (code, "--timeout" in err, "may still be done" in err) == (8, True, True)
 
 
@@ -267,7 +296,13 @@ def test_with_json_a_bad_result_stands_alone(ctl: Ctl, plane: ControlPlane) -> N
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--json", "nonsense"], ["suspend", "--json"], ["status", "--nonsense", "--json"], ["quiesce", "--json", "--"]]
+    "arguments",
+    [
+        ["--json", "nonsense"],
+        ["suspend", "--json"],
+        ["status", "--nonsense", "--json"],
+        ["quiesce", "--json", "--"],
+    ],
 )
 def test_with_json_a_usage_error_is_a_problem_on_stdout(ctl: Ctl, arguments: list[str]) -> None:
     code, out, err = ctl(*arguments)
@@ -275,7 +310,9 @@ def test_with_json_a_usage_error_is_a_problem_on_stdout(ctl: Ctl, arguments: lis
     assert ctl("quiesce", "--", "cat", "--json")[1] == ""
 
 
-def test_with_json_an_interrupted_command_is_a_problem_unless_it_only_watched(ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_json_an_interrupted_command_is_a_problem_unless_it_only_watched(
+    ctl: Ctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -318,7 +355,10 @@ def test_usage_is_2(ctl: Ctl, arguments: list[str]) -> None:
 def test_every_exit_code_of_a_problem_becomes_that_error() -> None:
     for value in vars(errors).values():
         if isinstance(value, type) and issubclass(value, errors.DuplexdError):
-            assert errors.error_of({"exit_code": value.exit_code, "detail": "x"}).exit_code == value.exit_code
+            assert (
+                errors.error_of({"exit_code": value.exit_code, "detail": "x"}).exit_code
+                == value.exit_code
+            )
 
 
 def commands() -> dict[str, click.Command]:
@@ -330,7 +370,18 @@ def commands() -> dict[str, click.Command]:
 
 
 def test_every_command_has_json_and_a_help_text() -> None:
-    wanted = {"status", "quiesce", "suspend", "release", "resync", "events", "verify", "settle", "cuts", "completion"}
+    wanted = {
+        "status",
+        "quiesce",
+        "suspend",
+        "release",
+        "resync",
+        "events",
+        "verify",
+        "settle",
+        "cuts",
+        "completion",
+    }
     assert wanted <= set(commands())
     for name, command in commands().items():
         options = {option for parameter in command.params for option in parameter.opts}
@@ -344,16 +395,27 @@ def test_the_manual_names_every_command_option_and_exit_code() -> None:
         section = manual.partition(f"### {name}\n")[2].partition("\n### ")[0]
         assert section, name
         for parameter in command.params:
-            if isinstance(parameter, click.Option) and parameter.opts[0] not in {"--json", "--socket", "--groups", "--timeout"}:
+            if isinstance(parameter, click.Option) and parameter.opts[0] not in {
+                "--json",
+                "--socket",
+                "--groups",
+                "--timeout",
+            }:
                 assert f"`{parameter.opts[0]}" in section, (name, parameter.opts)
     for value in vars(errors).values():
-        if isinstance(value, type) and issubclass(value, errors.DuplexdError) and value.exit_code > 1:
+        if (
+            isinstance(value, type)
+            and issubclass(value, errors.DuplexdError)
+            and value.exit_code > 1
+        ):
             assert f"| {value.exit_code} | {value.title} |" in manual
 
 
 def test_it_starts_without_the_daemons_libraries() -> None:
     code = "import sys; import duplexd.duplexctl.cli; print([m for m in ('pydantic', 'starlette', 'uvicorn', 'rich', 'asyncio') if m in sys.modules])"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert out.stdout.strip() == "[]"
 
 
@@ -365,7 +427,9 @@ def test_a_reader_that_has_seen_enough_is_no_error(plane: ControlPlane) -> None:
     process.stdout.close()
     process.stdout = None
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:  # it notices as it writes the next one
+    while (
+        process.poll() is None and time.monotonic() < deadline
+    ):  # it notices as it writes the next one
         plane.call(lambda: plane.controller.emit("noise"))
         time.sleep(0.02)
     process.kill()
@@ -373,7 +437,9 @@ def test_a_reader_that_has_seen_enough_is_no_error(plane: ControlPlane) -> None:
     assert process.returncode == 1
 
 
-def _pty_run(arguments: list[str], expected: str = "", then: Callable[[], None] = lambda: None) -> tuple[int, str]:
+def _pty_run(
+    arguments: list[str], expected: str = "", then: Callable[[], None] = lambda: None
+) -> tuple[int, str]:
     """Run duplexctl on a terminal; call `then` once it has written what is expected."""
     parent, child = pty.openpty()
     process = subprocess.Popen([*MAIN, *arguments], stdout=child, stderr=child, cwd=ROOT)
@@ -389,7 +455,9 @@ def _pty_run(arguments: list[str], expected: str = "", then: Callable[[], None] 
     return process.wait(PATIENCE_SECONDS), data.decode()
 
 
-def test_on_a_terminal_there_are_tables_and_bars(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_terminal_there_are_tables_and_bars(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code, text = _pty_run(["--socket", str(plane.path), "status"])
     assert code == 0
     assert "\x1b[" in text
@@ -402,13 +470,20 @@ def test_on_a_terminal_there_are_tables_and_bars(plane: ControlPlane, monkeypatc
         return await resync_wait(names)
 
     monkeypatch.setattr(plane.controller, "resync_wait", copying)
-    code, text = _pty_run(["--socket", str(plane.path), "resync", "db", "--wait"], "━", lambda: plane.call(copied.set))
+    code, text = _pty_run(
+        ["--socket", str(plane.path), "resync", "db", "--wait"], "━", lambda: plane.call(copied.set)
+    )
     assert code == 0
     assert "━" in text
 
 
 @pytest.mark.parametrize("program", [cli, daemon.cli])
 def test_help_says_what_each_command_does_to_the_end(program: click.Group) -> None:
-    lines = CliRunner().invoke(program, ["--help"], terminal_width=80).output.partition("Commands:\n")[2].splitlines()
+    lines = (
+        CliRunner()
+        .invoke(program, ["--help"], terminal_width=80)
+        .output.partition("Commands:\n")[2]
+        .splitlines()
+    )
     assert len(lines) == len(program.list_commands(click.Context(program)))
     assert not [line for line in lines if line.endswith("...")]

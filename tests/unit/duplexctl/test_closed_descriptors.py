@@ -37,7 +37,9 @@ def run_without(closed: str, *arguments: str) -> subprocess.CompletedProcess[str
 
 @pytest.mark.parametrize("closed", CLOSED)
 def test_a_group_is_suspended(plane: ControlPlane, tmp_path: Path, closed: str) -> None:
-    (tmp_path / "groups.toml").write_text('[controllers.fake]\nsocket = "c.sock"\n[groups.db]\nmembers = ["fake:db"]\n')
+    (tmp_path / "groups.toml").write_text(
+        '[controllers.fake]\nsocket = "c.sock"\n[groups.db]\nmembers = ["fake:db"]\n'
+    )
     done = run_without(closed, "--groups", str(tmp_path / "groups.toml"), "suspend", "db")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("suspended db: consistent") is ("1" not in closed)
@@ -58,7 +60,11 @@ def test_an_error_has_its_exit_code(plane: ControlPlane, closed: str) -> None:
 
 
 @pytest.mark.parametrize("closed", CLOSED)
-def test_what_is_held_until_an_interrupt_is_not_held_where_the_lease_can_not_be_told(plane: ControlPlane, closed: str) -> None:
+def test_what_is_held_until_an_interrupt_is_not_held_where_the_lease_can_not_be_told(
+    plane: ControlPlane, closed: str
+) -> None:
     plane.controller.hold_scale = 0.001  # else it ends soon
     done = run_without(closed, "--socket", str(plane.path), "quiesce", "db", "--hold", "10")
-    assert (done.returncode, "nothing was held" in done.stderr) == ((1, "2" not in closed) if "1" in closed else (9, False))
+    assert (done.returncode, "nothing was held" in done.stderr) == (
+        (1, "2" not in closed) if "1" in closed else (9, False)
+    )

@@ -30,11 +30,23 @@ main()
 
 @pytest.mark.parametrize("module", ["duplexd.duplexctl.cli", "click", "duplexd.duplexctl.client"])
 @pytest.mark.parametrize("as_json", [False, True])
-def test_an_interrupt_during_the_imports_says_nothing_but_what_json_promises(module: str, as_json: bool) -> None:
-    command = [sys.executable, "-c", INTERRUPTED_WHILE_IMPORTED.replace("MODULE", repr(module)), "status", *(["--json"] if as_json else [])]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=100)
+def test_an_interrupt_during_the_imports_says_nothing_but_what_json_promises(
+    module: str, as_json: bool
+) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        INTERRUPTED_WHILE_IMPORTED.replace("MODULE", repr(module)),
+        "status",
+        *(["--json"] if as_json else []),
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=100
+    )
     assert (done.returncode, done.stderr) == (130, "")
-    assert (json.loads(done.stdout) if as_json else done.stdout) == (_of_a_running_command() if as_json else "")
+    assert (json.loads(done.stdout) if as_json else done.stdout) == (
+        _of_a_running_command() if as_json else ""
+    )
 
 
 def _of_a_running_command() -> object:
@@ -52,17 +64,32 @@ def _of_a_running_command() -> object:
 
 
 def test_an_ignored_interrupt_stays_ignored() -> None:
-    script = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)" + INTERRUPTED_WHILE_IMPORTED.replace("MODULE", repr("click"))
-    done = subprocess.run([sys.executable, "-c", script, "--version"], capture_output=True, text=True, cwd=ROOT, check=False, timeout=100)
+    script = (
+        "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+        + INTERRUPTED_WHILE_IMPORTED.replace("MODULE", repr("click"))
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "--version"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+        timeout=100,
+    )
     assert (done.returncode, done.stdout.startswith("duplexctl ")) == (0, True)
 
 
 def test_the_program_begins_there() -> None:
-    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["duplexctl"] == "duplexd.duplexctl.entry:main"
+    assert (
+        tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["duplexctl"]
+        == "duplexd.duplexctl.entry:main"
+    )
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_an_interrupt_as_the_command_begins(as_json: bool, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupt_as_the_command_begins(
+    as_json: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
     def begin() -> None:
         raise KeyboardInterrupt
 
@@ -71,7 +98,9 @@ def test_an_interrupt_as_the_command_begins(as_json: bool, capfd: pytest.Capture
 
 
 @pytest.mark.parametrize("output", ["/dev/full", "pipe"])
-def test_an_interrupt_during_the_imports_ends_it_also_where_nothing_can_be_written(output: str) -> None:
+def test_an_interrupt_during_the_imports_ends_it_also_where_nothing_can_be_written(
+    output: str,
+) -> None:
     script = INTERRUPTED_WHILE_IMPORTED.replace("MODULE", repr("click"))
     reader, writer = os.pipe() if output == "pipe" else (-1, os.open(output, os.O_WRONLY))
     if reader >= 0:

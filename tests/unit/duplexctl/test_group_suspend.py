@@ -28,8 +28,19 @@ MEMBER: dict[str, Any] = {
     "journal": {"directory": "/state", "identity": "00" * 16, "crc": 1, "chain": 2},
     "volumes": [{"id": 3, "name": "data", "size": 4096, "primary": "/a", "secondary": "/b"}],
 }  # fmt: skip
-CONSISTENT = Suspended("consistent", "0123456789abcdef", "", "db", {"alpha": 7}, ["alpha:data"], members=[MEMBER])
-VOID = Suspended("void", "0123456789abcdef", "", "db", {"alpha": 7}, ["alpha:data"], why="beta: gone", members=[MEMBER])
+CONSISTENT = Suspended(
+    "consistent", "0123456789abcdef", "", "db", {"alpha": 7}, ["alpha:data"], members=[MEMBER]
+)
+VOID = Suspended(
+    "void",
+    "0123456789abcdef",
+    "",
+    "db",
+    {"alpha": 7},
+    ["alpha:data"],
+    why="beta: gone",
+    members=[MEMBER],
+)
 
 
 class Ctl:
@@ -38,11 +49,15 @@ class Ctl:
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.certificate = directory / "cut.json"
         self._groups = directory / "groups.toml"
-        self._groups.write_text('[controllers.alpha]\nsocket = "a"\n[groups.db]\nmembers = ["alpha:data"]\n')
+        self._groups.write_text(
+            '[controllers.alpha]\nsocket = "a"\n[groups.db]\nmembers = ["alpha:data"]\n'
+        )
         self._patch = monkeypatch
 
     def __call__(self, found: object, *more: str, then: Callable[[], object] | None = None) -> int:
-        async def suspend(_client: Client, *_targets: str, on_cut: Callable[[object], object], **_: object) -> object:
+        async def suspend(
+            _client: Client, *_targets: str, on_cut: Callable[[object], object], **_: object
+        ) -> object:
             if found is not None:
                 on_cut(found)
             if then is not None:
@@ -53,7 +68,17 @@ class Ctl:
             return found
 
         self._patch.setattr(Client, "suspend", suspend)
-        return run(["--groups", str(self._groups), "suspend", "db", "--certificate", str(self.certificate), *more])
+        return run(
+            [
+                "--groups",
+                str(self._groups),
+                "suspend",
+                "db",
+                "--certificate",
+                str(self.certificate),
+                *more,
+            ]
+        )
 
     def holds(self, verdict: str) -> bool:
         found = document.read(str(self.certificate))
@@ -69,7 +94,9 @@ def stop(number: int) -> Callable[[], object]:
     return lambda: os.kill(os.getpid(), number)
 
 
-def test_the_certificate_is_there_before_anything_is_printed(ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_certificate_is_there_before_anything_is_printed(
+    ctl: Ctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
 
     def echo(text: str, err: bool = False) -> None:
@@ -81,13 +108,20 @@ def test_the_certificate_is_there_before_anything_is_printed(ctl: Ctl, monkeypat
     monkeypatch.setattr("duplexd.duplexctl.output.click.echo", echo)
     assert ctl(CONSISTENT) == 1
     done = "suspended db: consistent, cut 0123456789abcdef: alpha:data"
-    assert said == [f"duplexctl: the output could not be written: No space left on device; this is done: {done}"]
+    assert said == [
+        f"duplexctl: the output could not be written: No space left on device; this is done: {done}"
+    ]
 
 
 @pytest.mark.parametrize(("found", "code"), [(CONSISTENT, 1), (VOID, 9)])
 @pytest.mark.parametrize("more", [[], ["--json"]])
 def test_a_certificate_that_can_not_be_written_is_not_lost(
-    ctl: Ctl, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], found: Suspended, code: int, more: list[str]
+    ctl: Ctl,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    found: Suspended,
+    code: int,
+    more: list[str],
 ) -> None:
     def full(*_: object) -> None:
         raise DuplexdError("the certificate could not be written: No space left on device")
@@ -98,7 +132,9 @@ def test_a_certificate_that_can_not_be_written_is_not_lost(
     assert found.verdict in said.out
     assert not ctl.certificate.exists()
     lines = said.err.splitlines()
-    place = lines.index("duplexctl: the certificate could not be written: No space left on device; it is the next line, save that:")
+    place = lines.index(
+        "duplexctl: the certificate could not be written: No space left on device; it is the next line, save that:"
+    )
     ctl.certificate.write_text(lines[place + 1])
     assert ctl.holds(found.verdict)
     assert any("the verdict is void" in line for line in lines) is (found is VOID)
@@ -106,9 +142,16 @@ def test_a_certificate_that_can_not_be_written_is_not_lost(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("more", [[], ["--json"]])
-@pytest.mark.parametrize(("found", "text"), [(CONSISTENT, "before that"), (VOID, "before that: the verdict is void: ")])
+@pytest.mark.parametrize(
+    ("found", "text"), [(CONSISTENT, "before that"), (VOID, "before that: the verdict is void: ")]
+)
 def test_interrupted_once_the_cut_is_made_it_is_told_and_certified(
-    ctl: Ctl, capsys: pytest.CaptureFixture[str], number: int, more: list[str], found: Suspended, text: str
+    ctl: Ctl,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    more: list[str],
+    found: Suspended,
+    text: str,
 ) -> None:
     assert ctl(found, *more, then=stop(number)) == 128 + number
     said = capsys.readouterr()
@@ -117,13 +160,17 @@ def test_interrupted_once_the_cut_is_made_it_is_told_and_certified(
         assert json.loads(said.out)["verdict"] == found.verdict
     else:
         assert said.out.startswith(f"suspended db: {found.verdict}, cut 0123456789abcdef")
-    assert said.err.startswith(f"duplexctl: interrupted by {signal.Signals(number).name}; cut 0123456789abcdef was made {text}")
+    assert said.err.startswith(
+        f"duplexctl: interrupted by {signal.Signals(number).name}; cut 0123456789abcdef was made {text}"
+    )
     assert said.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("more", [[], ["--json"]])
-@pytest.mark.parametrize(("found", "code"), [(CONSISTENT, 0), (VOID, 9), (UndecidedError("cut c1 was made, but ..."), 7)])
+@pytest.mark.parametrize(
+    ("found", "code"), [(CONSISTENT, 0), (VOID, 9), (UndecidedError("cut c1 was made, but ..."), 7)]
+)
 def test_interrupted_between_the_end_of_the_loop_and_the_answer(
     ctl: Ctl,
     monkeypatch: pytest.MonkeyPatch,
@@ -154,7 +201,9 @@ def test_interrupted_between_the_end_of_the_loop_and_the_answer(
     assert signal.getsignal(number) == before
 
 
-def test_out_of_time_once_the_cut_is_made_it_is_told_and_certified(ctl: Ctl, capsys: pytest.CaptureFixture[str]) -> None:
+def test_out_of_time_once_the_cut_is_made_it_is_told_and_certified(
+    ctl: Ctl, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert ctl(CONSISTENT, "--timeout", "0.1", then=lambda: None) == 8
     said = capsys.readouterr()
     assert ctl.holds("consistent")
@@ -163,7 +212,9 @@ def test_out_of_time_once_the_cut_is_made_it_is_told_and_certified(ctl: Ctl, cap
 
 
 @pytest.mark.parametrize("more", [[], ["--json"]])
-def test_interrupted_while_it_is_not_known_what_was_made(ctl: Ctl, capsys: pytest.CaptureFixture[str], more: list[str]) -> None:
+def test_interrupted_while_it_is_not_known_what_was_made(
+    ctl: Ctl, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
     assert ctl(UndecidedError("cut c1 was made, but ..."), *more, then=stop(signal.SIGINT)) == 130
     said = capsys.readouterr()
     assert said.err == "duplexctl: interrupted by SIGINT; cut c1 was made, but ...\n"
@@ -172,7 +223,9 @@ def test_interrupted_while_it_is_not_known_what_was_made(ctl: Ctl, capsys: pytes
     assert not ctl.certificate.exists()
 
 
-def test_interrupted_before_any_cut_there_is_nothing_to_say(ctl: Ctl, capsys: pytest.CaptureFixture[str]) -> None:
+def test_interrupted_before_any_cut_there_is_nothing_to_say(
+    ctl: Ctl, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert ctl(None, then=stop(signal.SIGINT)) == 130
     assert capsys.readouterr() == ("", "")
     assert not ctl.certificate.exists()

@@ -62,7 +62,9 @@ COMMAND_LINE, ENVIRONMENT = ParameterSource.COMMANDLINE, ParameterSource.ENVIRON
         ({"groups_source": COMMAND_LINE}, ["data"], True),
     ],
 )
-def test_where_a_target_is_looked_for(groups: Path, sources: dict[str, object], targets: list[str], of_groups: bool) -> None:
+def test_where_a_target_is_looked_for(
+    groups: Path, sources: dict[str, object], targets: list[str], of_groups: bool
+) -> None:
     assert settings(**sources).of_groups(targets) is of_groups
 
 
@@ -75,12 +77,18 @@ def test_without_a_groups_file_all_is_local(groups: Path) -> None:
 
 
 def test_targets_of_both_are_refused(groups: Path) -> None:
-    with pytest.raises(UsageError, match=r"db: of the groups file, but data is not; name volumes there as controller:volume"):
+    with pytest.raises(
+        UsageError,
+        match=r"db: of the groups file, but data is not; name volumes there as controller:volume",
+    ):
         settings().of_groups(["db", "data"])
 
 
 def test_completion_knows_the_groups(
-    groups: Path, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    groups: Path,
+    plane: ControlPlane,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("DUPLEXD_SOCKET", str(plane.path))
     monkeypatch.setenv("_DUPLEXCTL_COMPLETE", "bash_complete")
@@ -102,7 +110,12 @@ def test_completion_knows_the_groups(
     ],
 )
 def test_completion_knows_what_a_controller_has_and_that_a_canary_is_of_a_group(
-    groups: Path, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], line: str, names: list[str]
+    groups: Path,
+    plane: ControlPlane,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    line: str,
+    names: list[str],
 ) -> None:
     monkeypatch.setenv("DUPLEXD_SOCKET", "/none")
     monkeypatch.setenv("_DUPLEXCTL_COMPLETE", "bash_complete")
@@ -113,7 +126,9 @@ def test_completion_knows_what_a_controller_has_and_that_a_canary_is_of_a_group(
     assert capfd.readouterr().out.split() == [f"plain,{name}" for name in names]
 
 
-def test_completion_in_bash_takes_a_controllers_volume_for_one_word(capfd: pytest.CaptureFixture[str]) -> None:
+def test_completion_in_bash_takes_a_controllers_volume_for_one_word(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     assert run(["completion", "bash"]) == 0
     script = capfd.readouterr().out
     shell = ["bash", "-c", 'COMP_WORDBREAKS=" :="; ' + script + '\necho "[$COMP_WORDBREAKS]"']
@@ -121,18 +136,27 @@ def test_completion_in_bash_takes_a_controllers_volume_for_one_word(capfd: pytes
 
 
 def test_a_name_that_neither_the_daemon_nor_the_groups_file_has(
-    groups: Path, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    groups: Path,
+    plane: ControlPlane,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("DUPLEXD_SOCKET", str(plane.path))
     assert run(["suspend", "bd", "bd"]) == 3
-    assert capfd.readouterr().err.rstrip().endswith(f"{groups} has no group 'bd' either; did you mean 'db'?")
+    assert (
+        capfd.readouterr()
+        .err.rstrip()
+        .endswith(f"{groups} has no group 'bd' either; did you mean 'db'?")
+    )
     assert run(["suspend", "xyz", "--socket", str(plane.path)]) == 3
     assert "groups.toml" not in capfd.readouterr().err
     assert run(["suspend", "xyz"]) == 3
     assert capfd.readouterr().err.rstrip().endswith(f"{groups} has no group 'xyz' either")
 
 
-@pytest.mark.parametrize("command", ["status", "quiesce", "suspend", "resync", "verify", "settle", "canary"])
+@pytest.mark.parametrize(
+    "command", ["status", "quiesce", "suspend", "resync", "verify", "settle", "canary"]
+)
 def test_a_group_that_the_named_file_does_not_have_is_3_where_no_daemon_is(
     groups: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], command: str
 ) -> None:
@@ -145,7 +169,9 @@ def test_a_group_that_the_named_file_does_not_have_is_3_where_no_daemon_is(
     assert "did you mean 'db'?" in said
 
 
-@pytest.mark.parametrize("how", ["no groups file was named", "a daemon was named", "a daemon was there"])
+@pytest.mark.parametrize(
+    "how", ["no groups file was named", "a daemon was named", "a daemon was there"]
+)
 def test_a_daemon_that_may_have_that_name_and_does_not_answer_is_7(
     groups: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], how: str
 ) -> None:
@@ -163,13 +189,22 @@ def test_a_daemon_that_may_have_that_name_and_does_not_answer_is_7(
     assert "has no group 'bd' either; did you mean 'db'?" in capfd.readouterr().err
 
 
-def test_a_name_mistyped_in_a_file_named_on_the_command_line_is_3_for_a_canary_too(groups: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_name_mistyped_in_a_file_named_on_the_command_line_is_3_for_a_canary_too(
+    groups: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert run(["--groups", str(groups), "canary", "bd"]) == 3
     assert "did you mean 'db'?" in capfd.readouterr().err
 
 
 def result(**fields: Any) -> Suspended:
-    hold = HoldFigures(seconds_max=0.0068, writes_held=41, p50_s=0.0034, p99_s=0.0067, hold_max_s=2.0, within_limit=True)
+    hold = HoldFigures(
+        seconds_max=0.0068,
+        writes_held=41,
+        p50_s=0.0034,
+        p99_s=0.0067,
+        hold_max_s=2.0,
+        within_limit=True,
+    )
     base: dict[str, Any] = {
         "verdict": "consistent", "cut": "c7", "tag": "nightly", "group": "db", "controllers": {"alpha": 418, "beta": 77},
         "volumes": ["alpha:data", "beta:wal"], "hold": hold,
@@ -185,7 +220,9 @@ def test_a_suspend_in_words() -> None:
         "  writes waited max 6.8 ms, p50 3.4 ms, p99 6.7 ms; 41 were held; within the limit of 2 s",
     ]
     assert "already suspended db: consistent" in render_groups.suspended_text(result(already=True))
-    assert "beta could not be told yet: `duplexctl settle db`" in render_groups.suspended_text(result(untold=["beta"]))
+    assert "beta could not be told yet: `duplexctl settle db`" in render_groups.suspended_text(
+        result(untold=["beta"])
+    )
     over = HoldFigures(seconds_max=3.0, hold_max_s=2.0, within_limit=False)
     assert "OVER the limit of 2 s" in render_groups.suspended_text(result(hold=over))
 
@@ -200,10 +237,22 @@ def test_a_void_cut_is_never_called_consistent() -> None:
     ("group", "text"),
     [
         ({"state": "DUPLEX", "cut": None, "verdict": None}, "group db: DUPLEX: alpha:data"),
-        ({"state": "SUSPENDED", "cut": "c7", "verdict": "consistent"}, "group db: SUSPENDED: consistent, cut c7: alpha:data"),
-        ({"state": "SUSPENDED", "cut": "c7", "verdict": "void"}, "group db: SUSPENDED: VOID, cut c7: alpha:data"),
-        ({"state": "SUSPENDED", "cut": "c7", "verdict": None}, "group db: SUSPENDED: undecided, cut c7: alpha:data"),
-        ({"state": "MIXED", "cut": None, "verdict": "void"}, "group db: MIXED: VOID, not at one cut: alpha:data"),
+        (
+            {"state": "SUSPENDED", "cut": "c7", "verdict": "consistent"},
+            "group db: SUSPENDED: consistent, cut c7: alpha:data",
+        ),
+        (
+            {"state": "SUSPENDED", "cut": "c7", "verdict": "void"},
+            "group db: SUSPENDED: VOID, cut c7: alpha:data",
+        ),
+        (
+            {"state": "SUSPENDED", "cut": "c7", "verdict": None},
+            "group db: SUSPENDED: undecided, cut c7: alpha:data",
+        ),
+        (
+            {"state": "MIXED", "cut": None, "verdict": "void"},
+            "group db: MIXED: VOID, not at one cut: alpha:data",
+        ),
     ],
 )
 def test_a_group_in_one_line(group: dict[str, Any], text: str) -> None:
@@ -211,13 +260,17 @@ def test_a_group_in_one_line(group: dict[str, Any], text: str) -> None:
 
 
 def test_a_long_tag_does_not_make_the_history_unreadable() -> None:
-    text = render_groups.cuts_text(Cuts([Cut("c1", "consistent", "x" * 200, "db", 0.0, {"alpha": 5}, {}, ["alpha"])]))
+    text = render_groups.cuts_text(
+        Cuts([Cut("c1", "consistent", "x" * 200, "db", 0.0, {"alpha": 5}, {}, ["alpha"])])
+    )
     assert " " + "x" * 21 + "... " in text
 
 
 def test_the_history_is_a_table_in_which_void_is_void() -> None:
     cuts = [
-        Cut("c1", "consistent", "nightly", "db", 0.0, {"alpha": 5, "beta": 7}, {}, ["alpha", "beta"]),
+        Cut(
+            "c1", "consistent", "nightly", "db", 0.0, {"alpha": 5, "beta": 7}, {}, ["alpha", "beta"]
+        ),
         Cut("c2", "void", "\x1b[31m", "db", 1.0, {"alpha": 9}, {}, ["alpha", "beta"]),
         Cut("c3", None, "", "", 2.0, {"alpha": 9}, {}, ["alpha", "beta"]),
     ]
@@ -231,17 +284,40 @@ def test_the_history_is_a_table_in_which_void_is_void() -> None:
 
 
 def test_a_settled_cut_says_what_each_member_knows() -> None:
-    cut = Cut("c1", "void", "", "db", 0.0, {}, {"alpha": "void", "beta": "", "gamma": None}, ["alpha", "beta", "gamma"])
-    assert render_groups.settled_text(cut) == "cut c1: VOID (alpha: void, beta: not cut, gamma: not known)"
+    cut = Cut(
+        "c1",
+        "void",
+        "",
+        "db",
+        0.0,
+        {},
+        {"alpha": "void", "beta": "", "gamma": None},
+        ["alpha", "beta", "gamma"],
+    )
+    assert (
+        render_groups.settled_text(cut)
+        == "cut c1: VOID (alpha: void, beta: not cut, gamma: not known)"
+    )
     assert cut.untold == ["beta", "gamma"]
 
 
 def test_the_status_of_several_controllers_in_text_and_colour() -> None:
     status = {
         "controllers": {"alpha": FakeController().status(), "gamma": FakeController().status()},
-        "unreachable": {"beta": "beta: no daemon answers", "delta": "delta: it needs the role observe"},
+        "unreachable": {
+            "beta": "beta: no daemon answers",
+            "delta": "delta: it needs the role observe",
+        },
         "exit_codes": {"beta": 7, "delta": 4},
-        "groups": [{"name": "db", "members": ["alpha:data", "beta:wal"], "state": "UNKNOWN", "cut": None, "verdict": None}],
+        "groups": [
+            {
+                "name": "db",
+                "members": ["alpha:data", "beta:wal"],
+                "state": "UNKNOWN",
+                "cut": None,
+                "verdict": None,
+            }
+        ],
     }
     view = render_groups.GroupsView(status, 40)
     text = view.text()
@@ -259,11 +335,27 @@ def test_the_status_of_several_controllers_in_text_and_colour() -> None:
 def test_a_certificate_of_one_controller_needs_no_groups_file(
     plane: ControlPlane, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert run(["--socket", str(plane.path), "suspend", "nope", "--certificate", str(tmp_path / "c.json"), "--json"]) == 3
+    assert (
+        run(
+            [
+                "--socket",
+                str(plane.path),
+                "suspend",
+                "nope",
+                "--certificate",
+                str(tmp_path / "c.json"),
+                "--json",
+            ]
+        )
+        == 3
+    )
     assert json.loads(capfd.readouterr().out.splitlines()[-1])["exit_code"] == 3
     assert not (tmp_path / "c.json").exists()
     assert run(["--socket", str(plane.path), "suspend", "db", "--hold-max", "1"]) == 2
-    assert run(["--socket", str(plane.path), "suspend", "db", "--lease", "x", "--certificate", "y"]) == 2
+    assert (
+        run(["--socket", str(plane.path), "suspend", "db", "--lease", "x", "--certificate", "y"])
+        == 2
+    )
 
 
 def answers(monkeypatch: pytest.MonkeyPatch, command: str, found: object) -> None:
@@ -278,7 +370,11 @@ def answers(monkeypatch: pytest.MonkeyPatch, command: str, found: object) -> Non
 def test_a_cut_that_a_resync_gave_up_is_warned_of(
     groups: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answers(monkeypatch, "resync", Resynced([{"name": "alpha:data", "how": "journal"}], False, True, ["cut c1 was given up"]))
+    answers(
+        monkeypatch,
+        "resync",
+        Resynced([{"name": "alpha:data", "how": "journal"}], False, True, ["cut c1 was given up"]),
+    )
     assert run(["--groups", str(groups), "resync", "db"]) == 0
     assert capsys.readouterr().err == "duplexctl: warning: cut c1 was given up\n"
 
@@ -290,7 +386,10 @@ def test_a_suspend_whose_secondaries_moved_on_fails(
     assert run(["--groups", str(groups), "suspend", "db"]) == 9
     out, err = capsys.readouterr()
     assert "  NOT there any more: beta:wal\n" in out
-    assert "the cut was consistent, but not all secondaries stand at it any more (beta:wal left it); resync" in err
+    assert (
+        "the cut was consistent, but not all secondaries stand at it any more (beta:wal left it); resync"
+        in err
+    )
     answers(monkeypatch, "suspend", result())
     assert run(["--groups", str(groups), "suspend", "db"]) == 0
 
@@ -298,7 +397,12 @@ def test_a_suspend_whose_secondaries_moved_on_fails(
 @pytest.mark.parametrize("where", ["", "none/cut.json", "groups.toml/cut.json"])
 @pytest.mark.parametrize("target", ["fake:db", "db"])
 def test_a_certificate_that_could_not_be_written_is_2_before_anything_is_suspended(
-    tmp_path: Path, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], where: str, target: str
+    tmp_path: Path,
+    plane: ControlPlane,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    where: str,
+    target: str,
 ) -> None:
     (tmp_path / "groups.toml").write_text('[controllers.fake]\nsocket = "c.sock"\n')
     monkeypatch.setattr(options, "DEFAULT_GROUPS", str(tmp_path / "groups.toml"))
@@ -309,7 +413,10 @@ def test_a_certificate_that_could_not_be_written_is_2_before_anything_is_suspend
 
 
 def test_of_what_is_suspended_already_no_certificate_is_written(
-    tmp_path: Path, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    plane: ControlPlane,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("DUPLEXD_SOCKET", str(plane.path))
     assert run(["suspend", "db"]) == 0
@@ -317,20 +424,35 @@ def test_of_what_is_suspended_already_no_certificate_is_written(
     assert run(["suspend", "db", "--certificate", str(tmp_path / "cut.json"), "--json"]) == 5
     said = capfd.readouterr()
     assert json.loads(said.out)["already"]
-    assert "already suspended: a certificate is written only by the suspend that makes the cut" in said.err
+    assert (
+        "already suspended: a certificate is written only by the suspend that makes the cut"
+        in said.err
+    )
     assert not (tmp_path / "cut.json").exists()
 
 
 def test_a_cut_that_no_controller_made_is_void_and_not_a_wrong_use(
-    tmp_path: Path, groups: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    groups: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    answers(monkeypatch, "suspend", result(verdict="void", why="alpha: the lease ended before", controllers={}, members=[]))
-    assert run(["--groups", str(groups), "suspend", "db", "--certificate", str(tmp_path / "cut.json")]) == 9
+    answers(
+        monkeypatch,
+        "suspend",
+        result(verdict="void", why="alpha: the lease ended before", controllers={}, members=[]),
+    )
+    assert (
+        run(["--groups", str(groups), "suspend", "db", "--certificate", str(tmp_path / "cut.json")])
+        == 9
+    )
     assert "the verdict is void" in capsys.readouterr().err
     assert not (tmp_path / "cut.json").exists()
 
 
-@pytest.mark.parametrize("data", [b"[groups.db]\nmembers = ['\xff']", b"[groups.db", b"a = " + 100_000 * b"["])
+@pytest.mark.parametrize(
+    "data", [b"[groups.db]\nmembers = ['\xff']", b"[groups.db", b"a = " + 100_000 * b"["]
+)
 def test_a_groups_file_that_can_not_be_read_is_told_alike_by_every_command(
     groups: Path, capsys: pytest.CaptureFixture[str], data: bytes
 ) -> None:
@@ -344,18 +466,31 @@ def test_a_groups_file_that_can_not_be_read_is_told_alike_by_every_command(
 
 
 def test_a_status_with_a_member_that_is_not_there_is_3(
-    tmp_path: Path, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    plane: ControlPlane,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "groups.toml").write_text('[controllers.fake]\nsocket = "c.sock"\n[groups.db]\nmembers = ["fake:data", "fake:nix"]\n')
+    (tmp_path / "groups.toml").write_text(
+        '[controllers.fake]\nsocket = "c.sock"\n[groups.db]\nmembers = ["fake:data", "fake:nix"]\n'
+    )
     assert run(["--groups", str(tmp_path / "groups.toml"), "status"]) == 3
     said = capfd.readouterr()
-    assert said.out.splitlines()[-1] == "group db: UNKNOWN: fake:data fake:nix (not there: fake:nix)"
+    assert (
+        said.out.splitlines()[-1] == "group db: UNKNOWN: fake:data fake:nix (not there: fake:nix)"
+    )
     assert "fake:nix (of db): no such volume" in said.err
 
 
 @pytest.mark.parametrize(
     ("codes", "exit_code"),
-    [({"beta": 4}, 4), ({"beta": 6}, 6), ({"beta": 7}, 7), ({"beta": 6, "delta": 7}, 7), ({"beta": 4, "delta": 6}, 4)],
+    [
+        ({"beta": 4}, 4),
+        ({"beta": 6}, 6),
+        ({"beta": 7}, 7),
+        ({"beta": 6, "delta": 7}, 7),
+        ({"beta": 4, "delta": 6}, 4),
+    ],
 )
 @pytest.mark.parametrize("json_too", [[], ["--json"]], ids=["text", "json"])
 def test_a_status_without_some_controllers_shows_the_others_and_says_why(
@@ -387,5 +522,7 @@ def test_out_of_time_it_says_who_has_not_answered(
 
     monkeypatch.setattr(Client, "suspend", suspend)
     assert run(["--groups", str(groups), "--timeout", "0.01", "suspend", "db"]) == 8
-    said = "duplexctl: not done within 0.01 s, no answer from alpha, beta; no write waits any more; "
+    said = (
+        "duplexctl: not done within 0.01 s, no answer from alpha, beta; no write waits any more; "
+    )
     assert capsys.readouterr().err.startswith(said)

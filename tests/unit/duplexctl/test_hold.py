@@ -45,7 +45,12 @@ def start(plane: ControlPlane) -> Iterator[Start]:
     def run(*arguments: str) -> subprocess.Popen[str]:
         environment = os.environ | {"DUPLEXD_SOCKET": str(plane.path), "PYTHONPATH": str(ROOT)}
         process = subprocess.Popen(
-            [*MAIN, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, process_group=0
+            [*MAIN, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            process_group=0,
         )
         started.append(process)
         return process
@@ -69,7 +74,13 @@ class Command:
 
     def __init__(self, directory: Path) -> None:
         self._began, self._may_end = directory / "began", directory / "may end"
-        self.line = ["sh", "-c", 'touch "$0"; until [ -e "$1" ]; do sleep 0.02; done', str(self._began), str(self._may_end)]
+        self.line = [
+            "sh",
+            "-c",
+            'touch "$0"; until [ -e "$1" ]; do sleep 0.02; done',
+            str(self._began),
+            str(self._may_end),
+        ]
 
     def wait(self) -> None:
         """Until it runs."""
@@ -91,21 +102,43 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-@pytest.mark.parametrize(("command", "status"), [("exit 0", 0), ("exit 3", 3), ("exit 9", 9), ("kill -TERM $$", 128 + 15)])
-def test_the_commands_status_is_returned_and_the_hold_released(start: Start, plane: ControlPlane, command: str, status: int) -> None:
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [("exit 0", 0), ("exit 3", 3), ("exit 9", 9), ("kill -TERM $$", 128 + 15)],
+)
+def test_the_commands_status_is_returned_and_the_hold_released(
+    start: Start, plane: ControlPlane, command: str, status: int
+) -> None:
     code, _, err = finish(start("quiesce", "db", "--hold", "10", "--", "sh", "-c", command))
     assert (code, err) == (status, "")
     assert plane.controller.leases["L1"].ended.result() == "released"
 
 
-def test_the_command_is_told_the_lease_and_runs_within_the_hold(start: Start, plane: ControlPlane) -> None:
+def test_the_command_is_told_the_lease_and_runs_within_the_hold(
+    start: Start, plane: ControlPlane
+) -> None:
     code, out, _ = finish(
-        start("quiesce", "db", "--hold", "10", "--json", "--", sys.executable, "-c", "import os; print(os.environ['DUPLEXD_LEASE'])")
+        start(
+            "quiesce",
+            "db",
+            "--hold",
+            "10",
+            "--json",
+            "--",
+            sys.executable,
+            "-c",
+            "import os; print(os.environ['DUPLEXD_LEASE'])",
+        )
     )
     assert code == 0
     lease, end = out.splitlines()
     assert lease == "L1"
-    assert json.loads(end) == {"lease": "L1", "status": 0, "verdict": "consistent", "reason": "released"}
+    assert json.loads(end) == {
+        "lease": "L1",
+        "status": 0,
+        "verdict": "consistent",
+        "reason": "released",
+    }
 
 
 def test_a_command_may_suspend_by_the_lease(start: Start, plane: ControlPlane) -> None:
@@ -134,23 +167,32 @@ def test_a_hold_that_ended_before_the_command_is_9_though_the_command_succeeded(
     assert "deadline" in err
 
 
-def test_a_hold_that_somebody_else_releases_during_the_command_is_9(start: Start, plane: ControlPlane, command: Command) -> None:
+def test_a_hold_that_somebody_else_releases_during_the_command_is_9(
+    start: Start, plane: ControlPlane, command: Command
+) -> None:
     process = start("--json", "quiesce", "db", "--hold", "10", "--", *command.line)
     command.wait()
     assert plane.ask("DELETE", "/v1/leases/L1")[1]["released"]
     assert lost(process).endswith("is lost: released by somebody else\n")
     command.end()
     code, out, err = finish(process)
-    assert (code, json.loads(out)) == (9, {"lease": "L1", "status": 0, "verdict": "void", "reason": "released by somebody else"})
+    assert (code, json.loads(out)) == (
+        9,
+        {"lease": "L1", "status": 0, "verdict": "void", "reason": "released by somebody else"},
+    )
     assert "the hold L1 was lost (released by somebody else)" in err
 
 
-def test_a_hold_that_the_command_itself_releases_before_its_end_is_9(start: Start, plane: ControlPlane) -> None:
+def test_a_hold_that_the_command_itself_releases_before_its_end_is_9(
+    start: Start, plane: ControlPlane
+) -> None:
     inner = f'{sys.executable} -c "from duplexd.duplexctl.cli import main; main()" release "$DUPLEXD_LEASE"'
     assert finish(start("quiesce", "db", "--hold", "10", "--", "sh", "-c", inner))[0] == 9
 
 
-def test_a_daemon_that_stops_during_the_command_is_9(start: Start, plane: ControlPlane, command: Command) -> None:
+def test_a_daemon_that_stops_during_the_command_is_9(
+    start: Start, plane: ControlPlane, command: Command
+) -> None:
     process = start("quiesce", "db", "--hold", "10", "--", *command.line)
     command.wait()
     plane.stop()
@@ -161,30 +203,41 @@ def test_a_daemon_that_stops_during_the_command_is_9(start: Start, plane: Contro
     assert "stopping" in err
 
 
-def test_a_command_that_cannot_be_run_releases_at_once(start: Start, plane: ControlPlane, tmp_path: Path) -> None:
+def test_a_command_that_cannot_be_run_releases_at_once(
+    start: Start, plane: ControlPlane, tmp_path: Path
+) -> None:
     assert finish(start("quiesce", "db", "--", "no-such-command"))[0] == 127
     (tmp_path / "plain").write_text("")
     assert finish(start("quiesce", "db", "--", str(tmp_path / "plain")))[0] == 126
-    assert [lease.ended.result() for lease in plane.controller.leases.values()] == ["released", "released"]
+    assert [lease.ended.result() for lease in plane.controller.leases.values()] == [
+        "released",
+        "released",
+    ]
 
 
 @pytest.mark.parametrize("with_command", [False, True])
 def test_an_owner_killed_with_minus_9_releases_at_once_and_void(
     start: Start, plane: ControlPlane, command: Command, with_command: bool
 ) -> None:
-    process = start("quiesce", "db", "--hold", "10", *(["--", *command.line] if with_command else []))
+    process = start(
+        "quiesce", "db", "--hold", "10", *(["--", *command.line] if with_command else [])
+    )
     if with_command:
         command.wait()
     else:
         wait_for(lambda: plane.controller.leases)
     process.kill()
-    wait_for(lambda: "L1" in plane.controller.released_at)  # though the command that it left behind runs on
+    wait_for(
+        lambda: "L1" in plane.controller.released_at
+    )  # though the command that it left behind runs on
     assert plane.controller.leases["L1"].ended.result() == "owner gone"
     assert plane.controller.leases["L1"].lost
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_in_the_foreground_an_interrupt_releases(start: Start, plane: ControlPlane, number: signal.Signals) -> None:
+def test_in_the_foreground_an_interrupt_releases(
+    start: Start, plane: ControlPlane, number: signal.Signals
+) -> None:
     process = start("quiesce", "db", "--hold", "10", "--json")
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["lease"]["id"] == "L1"
@@ -195,7 +248,9 @@ def test_in_the_foreground_an_interrupt_releases(start: Start, plane: ControlPla
     assert not plane.controller.leases["L1"].lost
 
 
-def test_in_the_foreground_a_deadline_is_9_and_a_release_is_0(start: Start, plane: ControlPlane) -> None:
+def test_in_the_foreground_a_deadline_is_9_and_a_release_is_0(
+    start: Start, plane: ControlPlane
+) -> None:
     plane.controller.hold_scale = 1.0
     assert finish(start("quiesce", "db", "--hold", "0.2"))[0] == 9
     plane.controller.hold_scale = NEVER_SECONDS
@@ -205,7 +260,9 @@ def test_in_the_foreground_a_deadline_is_9_and_a_release_is_0(start: Start, plan
     assert finish(process)[0] == 0
 
 
-def test_ctrl_c_while_a_command_runs_ends_the_command_first(start: Start, plane: ControlPlane, tmp_path: Path) -> None:
+def test_ctrl_c_while_a_command_runs_ends_the_command_first(
+    start: Start, plane: ControlPlane, tmp_path: Path
+) -> None:
     ready = tmp_path / "ready"
     script = f"import pathlib, sys, time\ntry:\n pathlib.Path({str(ready)!r}).touch(); time.sleep({PATIENCE_SECONDS})\nexcept KeyboardInterrupt:\n time.sleep(0.3); sys.exit(4)"
     process = start("quiesce", "db", "--hold", "10", "--", sys.executable, "-c", script)

@@ -40,40 +40,68 @@ def full() -> Iterator[int]:
 def ctl(out: int, *arguments: str, err: int = subprocess.PIPE) -> tuple[int, str]:
     """(exit code, stderr)."""
     command = [sys.executable, "-m", "duplexd.duplexctl.entry", *arguments]
-    done = subprocess.run(command, stdout=out, stderr=err, text=True, env=environment(), cwd=ROOT, timeout=PATIENCE_SECONDS, check=False)
+    done = subprocess.run(
+        command,
+        stdout=out,
+        stderr=err,
+        text=True,
+        env=environment(),
+        cwd=ROOT,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
     return done.returncode, done.stderr or ""
 
 
 @pytest.fixture
 def groups(tmp_path: Path) -> str:
-    (tmp_path / "groups.toml").write_text('[controllers.fake]\nsocket = "c.sock"\n[groups.db]\nmembers = ["fake:db"]\n')
+    (tmp_path / "groups.toml").write_text(
+        '[controllers.fake]\nsocket = "c.sock"\n[groups.db]\nmembers = ["fake:db"]\n'
+    )
     return str(tmp_path / "groups.toml")
 
 
-@pytest.mark.parametrize("arguments", [["status"], ["cuts"], ["verify", "db"], ["events"], ["status", "--watch"]])
+@pytest.mark.parametrize(
+    "arguments", [["status"], ["cuts"], ["verify", "db"], ["events"], ["status", "--watch"]]
+)
 @pytest.mark.parametrize("more", [[], ["--json"]])
-def test_what_only_looks_fails_and_says_why(plane: ControlPlane, full: int, unread: int, arguments: list[str], more: list[str]) -> None:
+def test_what_only_looks_fails_and_says_why(
+    plane: ControlPlane, full: int, unread: int, arguments: list[str], more: list[str]
+) -> None:
     command = ["--socket", str(plane.path), *arguments, *more]
     assert ctl(full, *command) == (1, f"{FULL}\n")
     assert ctl(unread, *command) == (1, "")
 
 
 @pytest.mark.parametrize("arguments", [["status"], ["cuts", "db"], ["verify", "db"]])
-def test_of_a_group_too(plane: ControlPlane, full: int, unread: int, groups: str, arguments: list[str]) -> None:
+def test_of_a_group_too(
+    plane: ControlPlane, full: int, unread: int, groups: str, arguments: list[str]
+) -> None:
     command = ["--groups", groups, *arguments]
     assert ctl(full, *command) == (1, f"{FULL}\n")
     assert ctl(unread, *command) == (1, "")
 
 
 @pytest.mark.parametrize("more", [[], ["--json"]])
-def test_what_is_done_is_told_all_the_same(plane: ControlPlane, full: int, unread: int, groups: str, more: list[str]) -> None:
+def test_what_is_done_is_told_all_the_same(
+    plane: ControlPlane, full: int, unread: int, groups: str, more: list[str]
+) -> None:
     code, err = ctl(full, "--groups", groups, "suspend", "db", *more)
-    assert (code, err.startswith(f"{FULL}; this is done: suspended db: consistent, cut c")) == (1, True)
+    assert (code, err.startswith(f"{FULL}; this is done: suspended db: consistent, cut c")) == (
+        1,
+        True,
+    )
     assert err.count("\n") == 1
     code, err = ctl(unread, "--socket", str(plane.path), "suspend", "db", *more)
-    assert (code, "Broken pipe; this is done: already suspended data wal: consistent" in err) == (1, True)
+    assert (code, "Broken pipe; this is done: already suspended data wal: consistent" in err) == (
+        1,
+        True,
+    )
     for wait in ([], ["--wait"]):
-        assert ctl(full, "--socket", str(plane.path), "resync", "db", *wait, *more) == (1, f"{FULL}; this is done: the resync has begun\n")
+        assert ctl(full, "--socket", str(plane.path), "resync", "db", *wait, *more) == (
+            1,
+            f"{FULL}; this is done: the resync has begun\n",
+        )
 
 
 def test_another_failure_keeps_its_exit_code(plane: ControlPlane, full: int) -> None:
@@ -84,7 +112,9 @@ def test_another_failure_keeps_its_exit_code(plane: ControlPlane, full: int) -> 
     assert (code, "the legs differ" in err, FULL in err) == (1, True, True)
 
 
-def test_a_hold_whose_lease_can_not_be_told_is_let_go(plane: ControlPlane, full: int, groups: str) -> None:
+def test_a_hold_whose_lease_can_not_be_told_is_let_go(
+    plane: ControlPlane, full: int, groups: str
+) -> None:
     plane.controller.hold_scale = 1e6  # it would not end by itself
     for where in (["--socket", str(plane.path)], ["--groups", groups]):
         assert ctl(full, *where, "quiesce", "db", "--hold", "10") == (1, f"{FULL}\n")
@@ -104,5 +134,7 @@ def test_a_full_stderr_changes_no_exit_code(plane: ControlPlane, full: int) -> N
     assert ctl(subprocess.DEVNULL, "--socket", str(plane.path), "suspend", "none", err=full)[0] == 3
     assert ctl(subprocess.DEVNULL, "suspend", err=full)[0] == 2
     assert ctl(full, "--socket", str(plane.path), "suspend", "db", err=full)[0] == 1
-    assert ctl(full, "--socket", str(plane.path), "quiesce", "db", "--", "/none", err=full)[0] == 127
+    assert (
+        ctl(full, "--socket", str(plane.path), "quiesce", "db", "--", "/none", err=full)[0] == 127
+    )
     assert ctl(full, "--socket", str(plane.path), "quiesce", "db", "--", "/", err=full)[0] == 126

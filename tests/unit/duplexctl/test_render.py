@@ -14,12 +14,20 @@ from tests.support.fake_controller import FakeController
 
 CUT = {"id": "c7", "sequence": 7, "time": 1.0, "tag": "", "verdict": "consistent"}
 
-GROUP = {"name": "all", "members": ["a:x", "b:y", "c:z"], "state": "SUSPENDED", "verdict": "consistent", "cut": "0123456789abcdef"}
+GROUP = {
+    "name": "all",
+    "members": ["a:x", "b:y", "c:z"],
+    "state": "SUSPENDED",
+    "verdict": "consistent",
+    "cut": "0123456789abcdef",
+}
 
 
 def status_of(count: int) -> dict[str, Any]:
     names = [f"vol{number:04}" for number in range(count)]
-    return FakeController(names, {f"g{number}": names[number : number + 2] for number in range(0, count, 20)}).status()
+    return FakeController(
+        names, {f"g{number}": names[number : number + 2] for number in range(0, count, 20)}
+    ).status()
 
 
 def test_a_small_status_lists_every_volume() -> None:
@@ -63,11 +71,32 @@ def test_all_means_all() -> None:
     ("change", "text"),
     [
         ({"state": "SUSPENDED", "secondary": {"usable": True, "cut": CUT}}, "cut c7"),
-        ({"state": "SUSPENDED", "secondary": {"usable": True, "cut": CUT | {"tag": "nightly"}}}, "cut c7 (nightly)"),
-        ({"state": "SUSPENDED", "secondary": {"usable": True, "cut": CUT | {"tag": "ü\n\x1b[31m"}}}, "cut c7 (ü??[31m)"),
-        ({"state": "SUSPENDED", "secondary": {"usable": True, "cut": CUT | {"verdict": "void"}}}, "VOID cut c7"),
-        ({"state": "SUSPENDED", "secondary": {"usable": True, "cut": CUT | {"verdict": None}}}, "not yet durable, cut c7"),
-        ({"state": "SUSPENDED", "secondary": {"usable": True, "cut": None, "as_of_sequence": 12}}, "at 12"),
+        (
+            {"state": "SUSPENDED", "secondary": {"usable": True, "cut": CUT | {"tag": "nightly"}}},
+            "cut c7 (nightly)",
+        ),
+        (
+            {
+                "state": "SUSPENDED",
+                "secondary": {"usable": True, "cut": CUT | {"tag": "ü\n\x1b[31m"}},
+            },
+            "cut c7 (ü??[31m)",
+        ),
+        (
+            {"state": "SUSPENDED", "secondary": {"usable": True, "cut": CUT | {"verdict": "void"}}},
+            "VOID cut c7",
+        ),
+        (
+            {"state": "SUSPENDED", "secondary": {"usable": True, "cut": CUT | {"verdict": None}}},
+            "not yet durable, cut c7",
+        ),
+        (
+            {
+                "state": "SUSPENDED",
+                "secondary": {"usable": True, "cut": None, "as_of_sequence": 12},
+            },
+            "at 12",
+        ),
         ({"state": "DUPLEX", "secondary": {"usable": True, "lag_bytes": 2048}}, "2.0 KiB behind"),
         ({"state": "PENDING", "secondary": {"usable": False}}, "not usable"),
         ({"state": "SIMPLEX", "secondary": None}, "-"),
@@ -78,7 +107,10 @@ def test_what_is_said_of_a_secondary(change: dict[str, Any], text: str) -> None:
 
 
 def test_a_copy_says_how_far_and_how_long() -> None:
-    assert render.copy_text({"done_bytes": 1 << 20, "total_bytes": 4 << 20, "eta_s": 12.3}) == "25 % of 4.0 MiB, 12 s left"
+    assert (
+        render.copy_text({"done_bytes": 1 << 20, "total_bytes": 4 << 20, "eta_s": 12.3})
+        == "25 % of 4.0 MiB, 12 s left"
+    )
     assert render.copy_text({"done_bytes": 0, "total_bytes": 0, "eta_s": None}) == "100 % of 0 B"
 
 
@@ -110,11 +142,15 @@ def test_what_was_suspended_already_kept_nobody_waiting() -> None:
         "hold": {"seconds_max": 0, "writes_held": 0},
     }  # fmt: skip
     assert render.suspended_text(result) == "already suspended d: consistent, cut c1 (a at 7)"
-    assert render.suspended_text(result | {"already": False}).endswith("; writes waited 0.0 ms at most, 0 were held")
+    assert render.suspended_text(result | {"already": False}).endswith(
+        "; writes waited 0.0 ms at most, 0 were held"
+    )
 
 
 def test_an_event_of_unknown_shape_is_shown_whole() -> None:
-    text = render.event_text({"event": "novelty", "time": 0, "sequence": 4, "volumes": ["a", "b"], "odd": {"x": 1}})
+    text = render.event_text(
+        {"event": "novelty", "time": 0, "sequence": 4, "volumes": ["a", "b"], "odd": {"x": 1}}
+    )
     assert text == "1970-01-01T00:00:00.000000Z novelty sequence=4 odd={'x': 1} volumes=a,b"
 
 
@@ -126,7 +162,13 @@ def test_a_controller_that_failed_says_so_first() -> None:
 
 def test_of_many_legs_those_that_differ_are_told_and_the_others_counted() -> None:
     rows = [
-        {"name": f"v{number}", "equal": number not in {7, 8}, "compared_bytes": 1 << 20, "first_difference": 5} for number in range(500)
+        {
+            "name": f"v{number}",
+            "equal": number not in {7, 8},
+            "compared_bytes": 1 << 20,
+            "first_difference": 5,
+        }
+        for number in range(500)
     ]
     rows[8]["why"] = "/b/v8.img: gone"
     assert render.verified_texts({"volumes": rows}).splitlines() == [
@@ -134,19 +176,37 @@ def test_of_many_legs_those_that_differ_are_told_and_the_others_counted() -> Non
         "v8: NOT EQUAL: /b/v8.img: gone",
         "498 volumes: the legs are equal (498.0 MiB compared)",
     ]
-    assert len(render.verified_texts({"volumes": rows[: render.LISTED_MAX]}).splitlines()) == render.LISTED_MAX
+    assert (
+        len(render.verified_texts({"volumes": rows[: render.LISTED_MAX]}).splitlines())
+        == render.LISTED_MAX
+    )
 
 
 def test_of_many_resyncs_those_that_failed_are_told_and_the_others_counted() -> None:
-    rows = [{"name": f"v{number}", "how": "map" if number else "copy", "state": "DUPLEX", "copied_bytes": 1 << 20} for number in range(500)]
+    rows = [
+        {
+            "name": f"v{number}",
+            "how": "map" if number else "copy",
+            "state": "DUPLEX",
+            "copied_bytes": 1 << 20,
+        }
+        for number in range(500)
+    ]
     rows[3] |= {"state": "SUSPENDED", "reason": "by secondary error"}
-    assert render.resync_text({"volumes": rows}) == "1 volume: full copy\n499 volumes: resync by change map"
+    assert (
+        render.resync_text({"volumes": rows})
+        == "1 volume: full copy\n499 volumes: resync by change map"
+    )
     assert render.resync_done_texts({"volumes": rows}).splitlines() == [
         "v3: SUSPENDED (by secondary error), 1.0 MiB copied",
         "499 volumes: DUPLEX, 499.0 MiB copied",
     ]
     few = {"volumes": rows[: render.LISTED_MAX]}
-    assert len(render.resync_text(few).splitlines()) == len(render.resync_done_texts(few).splitlines()) == render.LISTED_MAX
+    assert (
+        len(render.resync_text(few).splitlines())
+        == len(render.resync_done_texts(few).splitlines())
+        == render.LISTED_MAX
+    )
 
 
 def drawn(view: render.View, width: int, height: int) -> list[str]:
@@ -158,7 +218,10 @@ def drawn(view: render.View, width: int, height: int) -> list[str]:
 
 @pytest.mark.parametrize(("width", "height"), [(60, 12), (40, 10), (200, 30)])
 def test_a_small_screen_that_is_watched_shows_the_groups(width: int, height: int) -> None:
-    status = FakeController([f"volume-with-a-name-{number}" for number in range(50)], {"db": ["volume-with-a-name-1"], "web": []}).status()
+    status = FakeController(
+        [f"volume-with-a-name-{number}" for number in range(50)],
+        {"db": ["volume-with-a-name-1"], "web": []},
+    ).status()
     for volume in status["volumes"]:
         volume |= {"state": "SUSPENDED", "reason": "by secondary error"}
     shown = drawn(render.StatusView(status, height), width, height)
@@ -166,11 +229,18 @@ def test_a_small_screen_that_is_watched_shows_the_groups(width: int, height: int
     assert shown[0].startswith("controller fake")
     assert any(line.startswith("group db: ") for line in shown)
     assert any(line.startswith("group web: ") for line in shown)
-    several = {"controllers": dict.fromkeys("abc", status), "unreachable": {}, "exit_codes": {}, "groups": [GROUP]}
+    several = {
+        "controllers": dict.fromkeys("abc", status),
+        "unreachable": {},
+        "exit_codes": {},
+        "groups": [GROUP],
+    }
     assert drawn(GroupsView(several, height), width, height)[0].startswith("group all: SUSPENDED")
 
 
-def test_what_is_no_screen_gets_every_volume(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_screen_gets_every_volume(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LINES", "10")
     render.show_status(status_of(100), whole=False)
     out = capsys.readouterr().out
@@ -179,7 +249,9 @@ def test_what_is_no_screen_gets_every_volume(capsys: pytest.CaptureFixture[str],
 
 
 @pytest.mark.parametrize(("no_color", "escapes"), [("", True), ("1", False)])
-def test_without_colour_nothing_is_bold_either(no_color: str, escapes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_colour_nothing_is_bold_either(
+    no_color: str, escapes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NO_COLOR", no_color)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("FORCE_COLOR", "1")

@@ -75,7 +75,10 @@ class Core:
     def faulty(self, name: str = "data") -> tuple[FaultLeg, FaultLeg | None]:
         """Legs that can be told to fail: primary, secondary."""
         pair = self.pair(name)
-        primary, secondary = FaultLeg(pair.primary), FaultLeg(pair.secondary) if pair.secondary is not None else None
+        primary, secondary = (
+            FaultLeg(pair.primary),
+            FaultLeg(pair.secondary) if pair.secondary is not None else None,
+        )
         pair.set_legs(primary, secondary, pair.mode)
         return primary, secondary
 
@@ -84,7 +87,9 @@ class Core:
         assert leg is not None
         return leg
 
-    def change(self, kind: int, name: str, offset: int, length: int, data: bytes = b"", **flags: bool) -> Change:
+    def change(
+        self, kind: int, name: str, offset: int, length: int, data: bytes = b"", **flags: bool
+    ) -> Change:
         return Change(self.peer, 0, self.pair(name), kind, offset, length, data, **flags)
 
     def send(self, name: str, offset: int, data: bytes, **flags: bool) -> Change:
@@ -140,7 +145,10 @@ class Core:
 
 
 def settings(
-    volumes: Mapping[str, str] | None = None, groups: Mapping[str, list[str]] | None = None, size: int = SIZE, journal: str = "32MiB"
+    volumes: Mapping[str, str] | None = None,
+    groups: Mapping[str, list[str]] | None = None,
+    size: int = SIZE,
+    journal: str = "32MiB",
 ) -> config.Config:
     """Volumes by name with their mode ("" has no secondary)."""
     lines = [

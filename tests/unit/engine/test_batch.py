@@ -38,7 +38,9 @@ class Bench:
             self.legs[pair.name] = tuple(FaultLeg(image) for image in self.images[pair.name])  # type: ignore[assignment]
             pair.set_legs(*self.legs[pair.name], "sync")
 
-    def change(self, number: int, offset: int, data: bytes, kind: int = WRITE, length: int = 0) -> Change:
+    def change(
+        self, number: int, offset: int, data: bytes, kind: int = WRITE, length: int = 0
+    ) -> Change:
         return Change(Peer(), 0, self.pairs[number], kind, offset, length or len(data), data)
 
     def perform(self, changes: list[Change], regions: dict[int, list[int]] | None = None) -> Batch:
@@ -52,7 +54,11 @@ class Bench:
 
 def test_every_change_gets_a_number_and_reaches_both_legs() -> None:
     bench = Bench()
-    changes = [bench.change(0, 0, b"one"), bench.change(1, 8, b"two"), bench.change(0, 0, b"", ZERO, 2)]
+    changes = [
+        bench.change(0, 0, b"one"),
+        bench.change(1, 8, b"two"),
+        bench.change(0, 0, b"", ZERO, 2),
+    ]
     batch = bench.perform(changes)
     assert [change.sequence for change in changes] == [1, 2, 3]
     assert (batch.failures, batch.primary_errors) == ([], [])
@@ -84,7 +90,9 @@ def test_new_regions_are_durable_before_a_leg_is_touched() -> None:
 def test_behind_a_failed_secondary_its_group_gets_nothing_more() -> None:
     bench = Bench()
     bench.legs["data"][1].fail("write", errno.EIO)
-    batch = bench.perform([bench.change(1, 0, b"before"), bench.change(0, 0, b"fails"), bench.change(1, 0, b"after!")])
+    batch = bench.perform(
+        [bench.change(1, 0, b"before"), bench.change(0, 0, b"fails"), bench.change(1, 0, b"after!")]
+    )
     (failure,) = batch.failures
     assert (failure.pair.name, failure.sequence, failure.torn) == ("data", 2, False)
     assert bench.content("data", 0, 5) == [b"fails", bytes(5)]
@@ -138,7 +146,11 @@ def test_a_longer_write_is_several_records_and_one_answer() -> None:
     whole = Change(peer, 7, Pair(1, "data", 8 << 20), WRITE, 4096, len(data), data, fua=True)
     pieces = parts(whole)
     assert [piece.length for piece in pieces] == [RECORD_BYTES_MAX, RECORD_BYTES_MAX, 4096]
-    assert [piece.offset for piece in pieces] == [4096, 4096 + RECORD_BYTES_MAX, 4096 + 2 * RECORD_BYTES_MAX]
+    assert [piece.offset for piece in pieces] == [
+        4096,
+        4096 + RECORD_BYTES_MAX,
+        4096 + 2 * RECORD_BYTES_MAX,
+    ]
     assert b"".join(bytes(piece.data) for piece in pieces) == data
     assert all(piece.fua for piece in pieces)
     for number, piece in enumerate(pieces, 11):

@@ -39,7 +39,9 @@ class _Client:
         pass
 
 
-def test_a_copy_does_not_put_older_content_over_what_was_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_does_not_put_older_content_over_what_was_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     may_copy, may_write, writing = Event(), Event(), Event()
 
     def slow(operation: str) -> None:
@@ -64,9 +66,14 @@ def test_a_copy_does_not_put_older_content_over_what_was_followed(tmp_path: Path
 
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
-        disk_workers, journal_workers = ThreadWorkers(loop, "disk", 4), ThreadWorkers(loop, "journal", 2)
+        disk_workers, journal_workers = (
+            ThreadWorkers(loop, "disk", 4),
+            ThreadWorkers(loop, "journal", 2),
+        )
         try:
-            controller = Controller(settings, RealDisk(), RealClock(), disk_workers, None, journal_workers)
+            controller = Controller(
+                settings, RealDisk(), RealClock(), disk_workers, None, journal_workers
+            )
             await controller.start()
             pair, client = controller.pairs["data"], _Client()
             controller.submit([Change(client, 0, pair, WRITE, AT, MIB, os.urandom(MIB))])

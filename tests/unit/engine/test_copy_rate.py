@@ -33,7 +33,9 @@ def _disk() -> SimDisk:
 
 def _set_rate(core: Core, rate: int | None) -> None:
     config = core.controller.config
-    core.controller.config = config.model_copy(update={"controller": config.controller.model_copy(update={"copy_rate": rate})})
+    core.controller.config = config.model_copy(
+        update={"controller": config.controller.model_copy(update={"copy_rate": rate})}
+    )
 
 
 async def _started(rate: int | None) -> Core:
@@ -71,7 +73,10 @@ async def _without_limit_it_goes_on_at_once(core: Core) -> None:
     _set_rate(core, None)
 
 
-@pytest.mark.parametrize("during", [_one_chunk_a_time, _what_is_written_meanwhile_is_followed, _without_limit_it_goes_on_at_once])
+@pytest.mark.parametrize(
+    "during",
+    [_one_chunk_a_time, _what_is_written_meanwhile_is_followed, _without_limit_it_goes_on_at_once],
+)
 def test_a_first_copy_takes_its_time(during: Callable[[Core], Awaitable[None]]) -> None:
     async def copy() -> None:
         core = await _started(RATE)

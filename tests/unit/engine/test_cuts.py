@@ -42,25 +42,42 @@ async def test_it_is_undecided_until_it_is_told_and_holds_what_came_before() -> 
         core.clock.now += 0.25
         waiting = core.send("data", 0, b"after!")
         core.clock.now += 0.25
-        result = await core.controller.cuts.make(CUT, lease.id, lease.fence, "nightly", "db", MEMBERS)
+        result = await core.controller.cuts.make(
+            CUT, lease.id, lease.fence, "nightly", "db", MEMBERS
+        )
         assert result["sequence"] == core.pair().applied
         assert waiting not in core.peer.answers, "the gates stay closed after the cut"
         vote = await core.controller.cuts.open(CUT, lease.id, lease.fence)
         assert await core.answer(waiting) == 0
         assert (vote["state"], vote["verdict"], vote["members"]) == ("ready", None, MEMBERS)
         hold = vote["hold"]
-        assert (hold["writes_held"], hold["seconds_max"], hold["held_s"], hold["within_limit"]) == (1, 0.25, 0.5, True)
+        assert (hold["writes_held"], hold["seconds_max"], hold["held_s"], hold["within_limit"]) == (
+            1,
+            0.25,
+            0.5,
+            True,
+        )
         assert hold["phases"]["held"] == {"seconds": 0.5, "writes": 1}
-        assert [(row["name"], row["count"], row["max_s"]) for row in hold["volumes"]] == [("data", 1, 0.25)]
+        assert [(row["name"], row["count"], row["max_s"]) for row in hold["volumes"]] == [
+            ("data", 1, 0.25)
+        ]
         assert core.image("data", "b")[:6] == b"before"
         assert core.disk.unsynced("/b/data.img") == 0
         told = await core.controller.cuts.decide(CUT, votes.AGREE)
-        assert (told["state"], told["verdict"], told["volumes"]) == ("consistent", "consistent", ["data", "wal"])
+        assert (told["state"], told["verdict"], told["volumes"]) == (
+            "consistent",
+            "consistent",
+            ["data", "wal"],
+        )
         assert [event["verdict"] for event in core.named("suspended")] == ["consistent"]
 
 
-@pytest.mark.parametrize("reason", [gate.DEADLINE, gate.OWNER_GONE, gate.STOPPING, gate.BY_OWNER, gate.ABORTED])
-async def test_a_hold_that_ends_before_the_gates_are_opened_makes_the_cut_void_for_ever(reason: str) -> None:
+@pytest.mark.parametrize(
+    "reason", [gate.DEADLINE, gate.OWNER_GONE, gate.STOPPING, gate.BY_OWNER, gate.ABORTED]
+)
+async def test_a_hold_that_ends_before_the_gates_are_opened_makes_the_cut_void_for_ever(
+    reason: str,
+) -> None:
     async with running(TWO) as core:
         lease = await made(core)
         assert core.controller.release(lease.id, reason)
@@ -95,7 +112,9 @@ async def test_a_renewed_lease_is_not_the_former_owners_any_more() -> None:
             core.controller.cuts.make(CUT, lease.id, old, "", "db", MEMBERS),
             core.controller.cuts.open(CUT, lease.id, old),
         ):
-            with pytest.raises((LeaseLostError, NotFoundError), match=r"renewed by another|no such cut"):
+            with pytest.raises(
+                (LeaseLostError, NotFoundError), match=r"renewed by another|no such cut"
+            ):
                 await call
         with pytest.raises(LeaseLostError):
             core.controller.renew(lease.id, old, 1.0)
@@ -174,7 +193,10 @@ async def test_a_canary_that_finds_it_broken_makes_it_void() -> None:
         await ready(core)
         await core.controller.cuts.decide(CUT, votes.AGREE)
         good = await core.controller.cuts.grade(CUT, True, 10, "")
-        assert (good["verdict"], good["canary"]) == ("consistent", {"consistent": True, "records": 10, "detail": ""})
+        assert (good["verdict"], good["canary"]) == (
+            "consistent",
+            {"consistent": True, "records": 10, "detail": ""},
+        )
         bad = await core.controller.cuts.grade(CUT, False, 10, "record 3 is missing")
         assert (bad["verdict"], bad["canary"]["detail"]) == ("void", "record 3 is missing")
 
@@ -210,7 +232,9 @@ async def test_a_vote_is_shown_only_once_it_is_durable() -> None:
 
 @pytest.mark.parametrize("how", [votes.ABORT, votes.REFUSE])
 @pytest.mark.parametrize("cut", [True, False])
-async def test_what_a_decision_says_to_the_journal_is_never_beside_a_batch(how: str, cut: bool) -> None:
+async def test_what_a_decision_says_to_the_journal_is_never_beside_a_batch(
+    how: str, cut: bool
+) -> None:
     """The gates open in the same step: a heavy batch of what they held takes the journal to a worker."""
     async with running(TWO) as core:
         lease = await closed(core)
@@ -261,7 +285,9 @@ async def test_the_event_of_a_cut_that_a_secondary_made_void() -> None:
         await core.controller.cuts.open(CUT, lease.id, lease.fence)
         await core.controller.cuts.decide(CUT, votes.REFUSE)
         told = [event for event in core.named("suspended") if event["cut"] == CUT]
-        assert [(event["verdict"], event["volumes"]) for event in told] == [("void", ["data", "wal"])]
+        assert [(event["verdict"], event["volumes"]) for event in told] == [
+            ("void", ["data", "wal"])
+        ]
 
 
 async def test_what_a_client_left_behind_is_not_remembered() -> None:
@@ -298,7 +324,11 @@ async def test_a_consistent_cut_that_a_failing_secondary_made_void_later_is_told
         await ready(core)
         await core.controller.cuts.decide(CUT, votes.AGREE)
         core.secondary("wal").fail("sync")
-        core.pair("wal").secondary_dirty = True  # as after a start: what a killed daemon wrote may not be on the disk
+        core.pair(
+            "wal"
+        ).secondary_dirty = (
+            True  # as after a start: what a killed daemon wrote may not be on the disk
+        )
         await core.controller.maintenance.sync_secondaries([core.pair("wal")])
         assert core.controller.cuts.show(CUT)["verdict"] == "void"
         told = [event for event in core.named("suspended") if event["cut"] == CUT]

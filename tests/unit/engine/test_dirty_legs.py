@@ -62,7 +62,9 @@ def test_a_consistent_suspend_is_durable_beside_a_checkpoint_that_fails() -> Non
     assert False not in found
 
 
-async def test_a_sync_beside_a_batch_does_not_make_clean_what_that_writes_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_sync_beside_a_batch_does_not_make_clean_what_that_writes_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A suspend of pairs that stand at a cut may meet a resync, and then clients that write again."""
     async with running() as core:
         pair, workers, later = core.pair(), core.controller.journal_workers, list[Any]()

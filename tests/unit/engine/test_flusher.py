@@ -20,7 +20,9 @@ class HandWorkers:
     def __init__(self) -> None:
         self.calls: list[tuple[Callable[[], Any], Callable[[Any, BaseException | None], None]]] = []
 
-    def submit(self, call: Callable[[], Any], done: Callable[[Any, BaseException | None], None]) -> None:
+    def submit(
+        self, call: Callable[[], Any], done: Callable[[Any, BaseException | None], None]
+    ) -> None:
         self.calls.append((call, done))
 
     def finish(self) -> None:

@@ -20,7 +20,12 @@ async def test_a_cut_is_one_number_and_what_comes_later_stays_away() -> None:
         await core.write("data", 0, b"before")
         result = await core.controller.suspend(["data", "wal"], "nightly")
         await core.write("data", 0, b"after!")
-        assert (result["verdict"], result["tag"], result["already"], result["volumes"]) == ("consistent", "nightly", False, ["data", "wal"])
+        assert (result["verdict"], result["tag"], result["already"], result["volumes"]) == (
+            "consistent",
+            "nightly",
+            False,
+            ["data", "wal"],
+        )
         cut = core.pair().cut
         assert cut is not None
         assert result["controllers"] == {"alpha": cut.sequence}
@@ -48,7 +53,9 @@ async def test_pairs_at_different_cuts_are_not_one_cut() -> None:
     async with running(TWO) as core:
         await core.controller.suspend(["data"])
         await core.controller.suspend(["wal"])
-        with pytest.raises(WrongStateError, match=r"one cut.*data is SUSPENDED.*wal is SUSPENDED.*resync"):
+        with pytest.raises(
+            WrongStateError, match=r"one cut.*data is SUSPENDED.*wal is SUSPENDED.*resync"
+        ):
             await core.controller.suspend(["data", "wal"])
 
 
@@ -89,12 +96,17 @@ async def test_a_secondary_that_cannot_be_made_durable_makes_the_cut_void() -> N
         assert verdicts(core) == {"data": "void", "wal": "void"}
         disk = core.disk
     async with running(TWO, DB, disk) as core:
-        assert verdicts(core) == {"data": "void", "wal": "void"}, "a restart does not make it better"
+        assert verdicts(core) == {"data": "void", "wal": "void"}, (
+            "a restart does not make it better"
+        )
 
 
 def verdicts(core: Core) -> dict[str, str]:
     """What status says of the cut each pair stands at."""
-    return {volume["name"]: volume["secondary"]["cut"]["verdict"] for volume in core.controller.status()["volumes"]}
+    return {
+        volume["name"]: volume["secondary"]["cut"]["verdict"]
+        for volume in core.controller.status()["volumes"]
+    }
 
 
 async def test_async_secondaries_walk_up_to_the_cut_first() -> None:
@@ -142,7 +154,9 @@ async def test_overlapping_changes_keep_their_order() -> None:
         core.controller.release(lease.id)
         for change in changes:
             await core.answer(change)
-        assert [change.sequence for change in changes] == sorted(change.sequence for change in changes)
+        assert [change.sequence for change in changes] == sorted(
+            change.sequence for change in changes
+        )
         assert core.image("data", "a")[:512] == bytes([9]) * 512
 
 
@@ -218,7 +232,10 @@ async def test_a_lease_of_other_volumes_does_not_do() -> None:
         with pytest.raises(UsageError, match="does not hold wal"):
             await core.controller.suspend(["data", "wal"], "", lease.id)
         assert lease.state == gate.HELD
-        for call in (core.controller.release, lambda name: core.controller.holds.release(name, gate.BY_OWNER)):
+        for call in (
+            core.controller.release,
+            lambda name: core.controller.holds.release(name, gate.BY_OWNER),
+        ):
             with pytest.raises(NotFoundError):
                 call("nonesuch")
         with pytest.raises(NotFoundError):
@@ -272,6 +289,8 @@ async def test_a_hold_for_a_groups_cut_that_has_ended_is_known_by_the_cut_too() 
 async def test_a_cut_that_is_held_for_is_no_lease_to_suspend_by() -> None:
     async with running(TWO) as core:
         await core.controller.quiesce(list(TWO), 2.0, "me", "00000000000000aa")
-        with pytest.raises(UsageError, match="00000000000000aa is the cut that a group is held for, and no lease"):
+        with pytest.raises(
+            UsageError, match="00000000000000aa is the cut that a group is held for, and no lease"
+        ):
             await core.controller.suspend(list(TWO), lease_id="00000000000000aa")
         assert core.controller.holds.leases

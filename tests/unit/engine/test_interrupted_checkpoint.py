@@ -19,7 +19,9 @@ def _survives(give_up: Callable[[Core], asyncio.Task[None]], turns: int) -> bool
 
     async def first() -> None:
         async with running(disk=disk) as core:
-            assert await core.write("data", len(DATA), DATA) == 0  # the first of its region: that syncs the journal
+            assert (
+                await core.write("data", len(DATA), DATA) == 0
+            )  # the first of its region: that syncs the journal
             assert await core.write("data", 0, DATA) == 0
             task = give_up(core)
             await core.turns(turns)
@@ -41,6 +43,10 @@ def _survives(give_up: Callable[[Core], asyncio.Task[None]], turns: int) -> bool
 
 def test_a_cancelled_checkpoint_does_not_make_legs_clean() -> None:
     lost = [
-        turns for turns in range(40) if not _survives(lambda core: asyncio.ensure_future(core.controller.maintenance.checkpoint()), turns)
+        turns
+        for turns in range(40)
+        if not _survives(
+            lambda core: asyncio.ensure_future(core.controller.maintenance.checkpoint()), turns
+        )
     ]
     assert not lost

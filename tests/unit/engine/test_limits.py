@@ -17,7 +17,9 @@ def records(core: Core) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize(("over", "by_threads"), [(0, 0), (1, 1)])
-async def test_a_batch_of_more_than_inline_batch_bytes_max_goes_to_a_worker(over: int, by_threads: int) -> None:
+async def test_a_batch_of_more_than_inline_batch_bytes_max_goes_to_a_worker(
+    over: int, by_threads: int
+) -> None:
     async with running(size=8 * MIB) as core:
         await core.write("data", 0, b"opens the region")  # which takes a worker, whatever its size
         before = core.controller.batches.changes_by_threads
@@ -25,8 +27,13 @@ async def test_a_batch_of_more_than_inline_batch_bytes_max_goes_to_a_worker(over
         assert core.controller.batches.changes_by_threads - before == by_threads
 
 
-@pytest.mark.parametrize(("length", "by_threads"), [(limits.INLINE_ZERO_BYTES_MAX, 0), (limits.INLINE_ZERO_BYTES_MAX + 4096, 1)])
-async def test_zeroes_of_more_than_inline_zero_bytes_max_go_to_a_worker(length: int, by_threads: int) -> None:
+@pytest.mark.parametrize(
+    ("length", "by_threads"),
+    [(limits.INLINE_ZERO_BYTES_MAX, 0), (limits.INLINE_ZERO_BYTES_MAX + 4096, 1)],
+)
+async def test_zeroes_of_more_than_inline_zero_bytes_max_go_to_a_worker(
+    length: int, by_threads: int
+) -> None:
     async with running() as core:
         await core.write("data", 0, b"opens the region")
         before = core.controller.batches.changes_by_threads
@@ -39,14 +46,20 @@ async def test_a_write_of_more_than_record_bytes_max_is_several_records_and_one_
         data = bytes(range(256)) * ((2 * limits.RECORD_BYTES_MAX + 4096) // 256)
         change = core.send("data", 0, data)
         assert await core.answer(change) == 0
-        assert [entry["length"] for entry in records(core)] == [limits.RECORD_BYTES_MAX, limits.RECORD_BYTES_MAX, 4096]
+        assert [entry["length"] for entry in records(core)] == [
+            limits.RECORD_BYTES_MAX,
+            limits.RECORD_BYTES_MAX,
+            4096,
+        ]
         assert core.peer.answers == [change]
         assert core.image("data", "a")[: len(data)] == core.image("data", "b")[: len(data)] == data
 
 
 async def test_no_batch_is_larger_than_batch_bytes_max_or_half_a_segment() -> None:
     async with running(journal="64MiB") as core:
-        assert core.controller.batches.bytes_max() == min(limits.BATCH_BYTES_MAX, core.controller.ring.segment_size // 2)
+        assert core.controller.batches.bytes_max() == min(
+            limits.BATCH_BYTES_MAX, core.controller.ring.segment_size // 2
+        )
         lease = await core.controller.quiesce(["data"], 5.0, "me")
         changes = [core.send("data", 0, bytes([place]) * MIB) for place in range(12)]
         before = core.controller.batches.begun
@@ -61,7 +74,9 @@ async def test_batches_leave_marker_reserve_bytes_for_markers() -> None:
     """However full the journal is with changes: a cut still finds room."""
     async with running(journal="16MiB") as core:
         core.disk.full("/state/journal")
-        core.controller.ring.segments_max = len(core.controller.ring.live) + len(core.controller.ring.spares)
+        core.controller.ring.segments_max = len(core.controller.ring.live) + len(
+            core.controller.ring.spares
+        )
         core.disk.fail("/state/checkpoint", 28)  # nothing is recycled
         answers = [0]
         while answers[-1] == 0 and len(answers) < 100:
@@ -108,8 +123,13 @@ async def test_segments_are_between_segment_bytes_min_and_max(journal: int, segm
         assert core.controller.ring.size_bytes <= journal
 
 
-@pytest.mark.parametrize(("size", "region"), [(4096, 16 * MIB), (64 * GIB, 16 * MIB), (64 * GIB + 4096, 32 * MIB), (TIB, 256 * MIB)])
-def test_a_volume_has_at_most_regions_max_regions_of_at_least_region_bytes_min(size: int, region: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "region"),
+    [(4096, 16 * MIB), (64 * GIB, 16 * MIB), (64 * GIB + 4096, 32 * MIB), (TIB, 256 * MIB)],
+)
+def test_a_volume_has_at_most_regions_max_regions_of_at_least_region_bytes_min(
+    size: int, region: int
+) -> None:
     assert region_bytes(size) == region
     assert region >= limits.REGION_BYTES_MIN
     assert -(-size // region) <= limits.REGIONS_MAX
@@ -120,18 +140,27 @@ async def test_a_region_is_marked_once_until_a_checkpoint_closes_it() -> None:
         controller = core.controller
         for offset in (0, 4096, limits.REGION_BYTES_MIN, 0):
             await core.write("data", offset, b"x")
-        markers = [entry["marker"] for entry in inspect(core.disk, "/state") if entry["type"] == "marker"]
-        assert [marker["volumes"] for marker in markers if marker["m"] == "regions"] == [{"1": [0]}, {"1": [1]}]
+        markers = [
+            entry["marker"] for entry in inspect(core.disk, "/state") if entry["type"] == "marker"
+        ]
+        assert [marker["volumes"] for marker in markers if marker["m"] == "regions"] == [
+            {"1": [0]},
+            {"1": [1]},
+        ]
         await controller.maintenance.checkpoint()
         await controller.maintenance.checkpoint()
         assert core.pair().regions == set()
 
 
-async def test_more_than_async_lag_bytes_max_makes_changes_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_more_than_async_lag_bytes_max_makes_changes_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with running({"data": "async"}) as core:
         lag = limits.ASYNC_LAG_BYTES_MAX
         with monkeypatch.context() as patch:
-            patch.setattr(type(core.controller.jobs.trail), "lag_bytes", property(lambda _trail: lag + 1))
+            patch.setattr(
+                type(core.controller.jobs.trail), "lag_bytes", property(lambda _trail: lag + 1)
+            )
             assert isinstance(core.controller.jobs, Jobs)
             change = core.send("data", 0, b"waits")
             await core.turns()
@@ -161,6 +190,9 @@ async def test_time_limits_of_maintenance_are_kept() -> None:
 
 
 def test_the_smallest_journal_is_accepted_and_a_smaller_one_is_not() -> None:
-    assert settings(journal=str(limits.JOURNAL_SIZE_BYTES_MIN)).controller.journal_size == limits.JOURNAL_SIZE_BYTES_MIN
+    assert (
+        settings(journal=str(limits.JOURNAL_SIZE_BYTES_MIN)).controller.journal_size
+        == limits.JOURNAL_SIZE_BYTES_MIN
+    )
     with pytest.raises(Exception, match="too small"):
         settings(journal=str(limits.JOURNAL_SIZE_BYTES_MIN - 1))

@@ -22,16 +22,22 @@ def delete(core: Core, side: str, name: str = "data") -> None:
 
 @pytest.mark.parametrize("lose", [replace, delete])
 @pytest.mark.parametrize("mode", ["sync", "async"])
-async def test_a_suspend_with_a_lost_secondary_is_void_and_says_which(lose: object, mode: str) -> None:
+async def test_a_suspend_with_a_lost_secondary_is_void_and_says_which(
+    lose: object, mode: str
+) -> None:
     async with running({"data": mode, "wal": mode}) as core:
         await core.write("data", 0, b"something")
         assert callable(lose)
         lose(core, "b")
         result = await core.controller.suspend(["data", "wal"])
         assert result["verdict"] == "void"
-        assert result["why"].startswith("/b/data.img: this is not the image that the daemon has open")
+        assert result["why"].startswith(
+            "/b/data.img: this is not the image that the daemon has open"
+        )
         assert (core.pair("data").usable, core.pair("wal").usable) == (False, True)
-        (failed,) = [event for event in core.named("suspended") if event["reason"] == "by secondary error"]
+        (failed,) = [
+            event for event in core.named("suspended") if event["reason"] == "by secondary error"
+        ]
         assert (failed["failed"], failed["path"]) == ("data", "/b/data.img")
         data, wal = core.controller.status()["volumes"]
         assert "/b/data.img" in data["secondary"]["cut"]["why"]
@@ -47,19 +53,27 @@ async def test_a_suspend_of_what_is_in_place_has_nothing_to_tell() -> None:
 async def test_a_lost_secondary_makes_the_vote_of_a_group_void() -> None:
     async with running(BOTH) as core:
         lease = await core.controller.quiesce(["data", "wal"], 2.0, "test", "0123456789abcdef")
-        await core.controller.cuts.make("0123456789abcdef", lease.id, lease.fence, "", "db", ["alpha", "beta"])
+        await core.controller.cuts.make(
+            "0123456789abcdef", lease.id, lease.fence, "", "db", ["alpha", "beta"]
+        )
         replace(core, "b")
         vote = await core.controller.cuts.open("0123456789abcdef", lease.id, lease.fence)
         assert (vote["state"], vote["verdict"]) == ("void", "void")
         assert "/b/data.img" in vote["why"]
 
 
-async def test_a_secondary_that_is_lost_at_its_cut_makes_it_void_when_it_is_suspended_again() -> None:
+async def test_a_secondary_that_is_lost_at_its_cut_makes_it_void_when_it_is_suspended_again() -> (
+    None
+):
     async with running(BOTH) as core:
         first = await core.controller.suspend(["data", "wal"])
         delete(core, "b")
         again = await core.controller.suspend(["data", "wal"])
-        assert (first["verdict"], again["verdict"], again["already"]) == ("consistent", "void", True)
+        assert (first["verdict"], again["verdict"], again["already"]) == (
+            "consistent",
+            "void",
+            True,
+        )
         assert "/b/data.img" in again["why"]
 
 
@@ -75,7 +89,9 @@ async def test_a_lost_secondary_of_a_freeze_leaves_the_others_at_their_cut() -> 
 
 
 @pytest.mark.parametrize("lose", [replace, delete])
-async def test_a_resync_does_not_start_on_a_lost_image_and_one_put_back_gets_all_of_it(lose: object) -> None:
+async def test_a_resync_does_not_start_on_a_lost_image_and_one_put_back_gets_all_of_it(
+    lose: object,
+) -> None:
     async with running(BOTH) as core:
         await core.controller.suspend(["data", "wal"])
         await core.write("data", 5000, b"changed")
@@ -84,7 +100,10 @@ async def test_a_resync_does_not_start_on_a_lost_image_and_one_put_back_gets_all
         assert callable(lose)
         lose(core, "b")
         for _ in range(2):
-            with pytest.raises(WrongStateError, match=r"/b/data\.img: .* put it back and resync, .*; nothing was started"):
+            with pytest.raises(
+                WrongStateError,
+                match=r"/b/data\.img: .* put it back and resync, .*; nothing was started",
+            ):
                 await core.controller.resync(["data", "wal"])
             assert core.states() == {"data": "SUSPENDED", "wal": "SUSPENDED"}
         assert not core.pair("data").usable
@@ -98,13 +117,20 @@ async def test_a_resync_does_not_start_on_a_lost_image_and_one_put_back_gets_all
 
 @pytest.mark.parametrize(("side", "what"), [("a", "primary"), ("b", "secondary")])
 @pytest.mark.parametrize("lose", [replace, delete])
-async def test_verify_does_not_call_legs_equal_that_are_not_where_they_are_looked_for(side: str, what: str, lose: object) -> None:
+async def test_verify_does_not_call_legs_equal_that_are_not_where_they_are_looked_for(
+    side: str, what: str, lose: object
+) -> None:
     async with running(BOTH) as core:
         assert callable(lose)
         lose(core, side)
         result = await core.controller.verify(["data", "wal"])
         data, wal = result["volumes"]
-        assert (result["equal"], data["equal"], wal["equal"], wal["why"]) == (False, False, True, None), what
+        assert (result["equal"], data["equal"], wal["equal"], wal["why"]) == (
+            False,
+            False,
+            True,
+            None,
+        ), what
         assert data["why"].startswith(f"/{side}/data.img: ")
         assert data["compared_bytes"] == SIZE
 

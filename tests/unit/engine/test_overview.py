@@ -11,10 +11,29 @@ from tests.unit.engine.cores import SIZE, Core, running
 
 CONTROLLER = {"name", "sequence", "journal"}
 JOURNAL = {"used_bytes", "size_bytes", "oldest_sequence"}
-VOLUME = {"name", "size", "state", "reason", "held", "mode", "connections", "sequence", "secondary", "changed_bytes", "copy"}
+VOLUME = {
+    "name",
+    "size",
+    "state",
+    "reason",
+    "held",
+    "mode",
+    "connections",
+    "sequence",
+    "secondary",
+    "changed_bytes",
+    "copy",
+}
 SECONDARY = {"usable", "as_of_sequence", "as_of_time", "cut", "lag_bytes"}
 COPY = {"done_bytes", "total_bytes", "eta_s"}
-MORE = {"synced", "failed", "version", "group_protocol", "hold_max_s", "nbd"}  # beyond what was promised
+MORE = {
+    "synced",
+    "failed",
+    "version",
+    "group_protocol",
+    "hold_max_s",
+    "nbd",
+}  # beyond what was promised
 
 
 def volume(core: Core, name: str = "data") -> dict[str, Any]:
@@ -44,7 +63,12 @@ async def test_a_mirrored_secondary_is_as_of_now() -> None:
     async with running() as core:
         await core.write("data", 0, b"x")
         found = volume(core)
-        assert (found["state"], found["reason"], found["mode"], found["size"]) == ("DUPLEX", None, "sync", SIZE)
+        assert (found["state"], found["reason"], found["mode"], found["size"]) == (
+            "DUPLEX",
+            None,
+            "sync",
+            SIZE,
+        )
         assert found["secondary"] == {
             "usable": True, "as_of_sequence": core.controller.sequence, "as_of_time": core.clock.wall(), "cut": None, "lag_bytes": 0,
         }  # fmt: skip
@@ -59,7 +83,11 @@ async def test_a_suspended_secondary_is_as_of_its_cut() -> None:
         await core.write("data", 0, b"x")
         found = volume(core)
         sequence = result["controllers"]["alpha"]
-        assert (found["state"], found["reason"], found["changed_bytes"]) == ("SUSPENDED", "by command", 65536)
+        assert (found["state"], found["reason"], found["changed_bytes"]) == (
+            "SUSPENDED",
+            "by command",
+            65536,
+        )
         secondary = found["secondary"]
         assert (secondary["as_of_sequence"], secondary["as_of_time"]) == (sequence, cut_at)
         assert secondary["cut"] == {

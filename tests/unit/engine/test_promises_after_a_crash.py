@@ -63,7 +63,9 @@ def test_secondaries_that_were_promised_are_not_written_to_by_a_restart() -> Non
 
     async def again() -> list[str]:
         written: list[str] = []
-        disk.before = lambda operation, path: written.append(path) if path.startswith("/b/") and operation in WRITES else None
+        disk.before = lambda operation, path: (
+            written.append(path) if path.startswith("/b/") and operation in WRITES else None
+        )
         async with running(TWO, disk=disk) as core:
             assert core.controller.cuts.show(CUT)["state"] == votes.READY
             assert core.image("data", "b")[:6] == b"second"
@@ -89,7 +91,9 @@ def test_nor_are_those_that_one_controller_has_suspended(mode: str) -> None:
 
     async def again() -> list[str]:
         written: list[str] = []
-        disk.before = lambda operation, path: written.append(path) if path.startswith("/b/") and operation in WRITES else None
+        disk.before = lambda operation, path: (
+            written.append(path) if path.startswith("/b/") and operation in WRITES else None
+        )
         async with running(volumes, disk=disk) as core:
             assert core.image("data", "b")[:6] == b"second"
         return written

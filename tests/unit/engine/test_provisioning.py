@@ -53,14 +53,21 @@ async def after_a_run(disk: SimDisk) -> None:
 
 def files(disk: SimDisk) -> dict[str, bytes]:
     """Every file by its path."""
-    places = [f"{above}/{name}" for above in ("/a", "/b", "/state", "/state/journal") for name in disk.list(above)]
+    places = [
+        f"{above}/{name}"
+        for above in ("/a", "/b", "/state", "/state/journal")
+        for name in disk.list(above)
+    ]
     return {path: disk.read_file(path) for path in places if path != "/state/journal"}
 
 
 REFUSED: dict[str, tuple[Callable[[SimDisk], None], Config]] = {
     r"volumes\.data\.size.*resized": (lambda _disk: None, settings(size=2 * SIZE)),
     r"volumes\.data\.primary.*missing": (lambda disk: disk.remove("/a/data.img"), settings()),
-    r"volumes\.data\.secondary.*missing.*DUPLEX": (lambda disk: disk.remove("/b/data.img"), settings()),
+    r"volumes\.data\.secondary.*missing.*DUPLEX": (
+        lambda disk: disk.remove("/b/data.img"),
+        settings(),
+    ),
 }
 
 
@@ -99,7 +106,9 @@ async def test_after_a_refusal_every_image_can_be_opened_again() -> None:
 
 async def test_volumes_and_groups_come_and_go() -> None:
     async with running({"data": "sync", "old": "sync"}) as core:
-        changes = await core.controller.reload(settings({"data": "sync", "fresh": "sync"}, {"db": ["data", "fresh"]}))
+        changes = await core.controller.reload(
+            settings({"data": "sync", "fresh": "sync"}, {"db": ["data", "fresh"]})
+        )
         assert changes == ["volume fresh added", "volume old removed", "groups changed"]
         assert core.states() == {"data": "DUPLEX", "fresh": "DUPLEX"}
         assert core.pair("fresh").groups == ["db"]
@@ -123,7 +132,9 @@ LIVE = {
 
 
 @pytest.mark.parametrize("key", LIVE)
-async def test_what_cannot_change_while_running_is_refused_by_key_and_nothing_changes(key: str) -> None:
+async def test_what_cannot_change_while_running_is_refused_by_key_and_nothing_changes(
+    key: str,
+) -> None:
     async with running() as core:
         before, config = core.controller.sequence, core.controller.config
         with pytest.raises(ConfigurationError, match=key):
@@ -145,7 +156,9 @@ async def test_an_image_that_cannot_be_opened_leaves_the_others_as_they_were() -
     async with running() as core:
         core.disk.create("/b/second.img", SIZE).close()
         with pytest.raises(ConfigurationError, match="a copy would erase it"):
-            await core.controller.reload(settings({"data": "sync", "first": "sync", "second": "sync"}))
+            await core.controller.reload(
+                settings({"data": "sync", "first": "sync", "second": "sync"})
+            )
         assert core.states() == {"data": "DUPLEX"}
         core.disk.remove("/b/second.img")
         await core.controller.reload(settings({"data": "sync", "first": "sync", "second": "sync"}))

@@ -15,7 +15,9 @@ BOTH = {"data": "sync", "log": "sync"}
 
 
 async def _write_twice(core: Core, name: str) -> None:
-    assert await core.write(name, len(DATA), DATA) == 0  # the first of its region: that syncs the journal
+    assert (
+        await core.write(name, len(DATA), DATA) == 0
+    )  # the first of its region: that syncs the journal
     assert await core.write(name, 0, DATA) == 0
 
 

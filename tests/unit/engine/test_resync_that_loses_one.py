@@ -21,11 +21,19 @@ def test_it_ends_for_all_of_them() -> None:
             await core.controller.resync(["data", "log"])
             assert [job.how for job in core.controller.jobs.running.values()] == ["map"]
             controller, pair = core.controller, core.pair(lost)
-            await controller.step(lambda: controller.maintenance._secondaries_failed([(pair, OSError(errno.EIO, "gone"))]))
+            await controller.step(
+                lambda: controller.maintenance._secondaries_failed(
+                    [(pair, OSError(errno.EIO, "gone"))]
+                )
+            )
             await controller.resync_wait(["data", "log"])
             other = core.pair("log" if lost == "data" else "data")
             assert (pair.state, pair.usable) == (state.SUSPENDED, False)
-            assert (other.state, other.usable, other.applied) == (state.SUSPENDED, True, cut["controllers"]["alpha"])
+            assert (other.state, other.usable, other.applied) == (
+                state.SUSPENDED,
+                True,
+                cut["controllers"]["alpha"],
+            )
             assert other.cut is not None
             assert other.cut.sequence == other.applied
 

@@ -13,7 +13,9 @@ def test_changes_go_on_once_the_follower_has_caught_up() -> None:
         async with running({"data": "async"}, journal="16MiB") as core:
             controller, trail = core.controller, core.controller.jobs.trail
             trail.wake = lambda: None  # type: ignore[method-assign]  # the follower stands
-            changes = [core.send("data", number % 4 * MIB, bytes([number]) * MIB) for number in range(24)]
+            changes = [
+                core.send("data", number % 4 * MIB, bytes([number]) * MIB) for number in range(24)
+            ]
             await core.turns(3000)
             waiting = [change for change in changes if change not in core.peer.answers]
             assert waiting, "the journal never was full"

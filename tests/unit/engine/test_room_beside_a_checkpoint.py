@@ -28,7 +28,9 @@ async def test_segments_are_made_ready_while_a_checkpoint_waits() -> None:
         assert maintenance.checkpoints > before
 
 
-async def test_a_checkpoint_that_fails_is_told_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_checkpoint_that_fails_is_told_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("duplexd.engine.maintenance.SYNC_INTERVAL_S", 0.01)
     async with running(journal="64MiB") as core, asyncio.timeout(60):
         maintenance, replace = core.controller.maintenance, core.disk.replace_file
@@ -46,7 +48,9 @@ async def test_a_checkpoint_that_fails_is_told_and_tried_again(monkeypatch: pyte
         assert [event["event"] for event in core.events].count("checkpoint-failed") == 1
 
 
-async def test_what_was_begun_since_the_snapshot_keeps_the_journal_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_was_begun_since_the_snapshot_keeps_the_journal_that_it_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A resync by journal: a restart would begin with the checkpoint's pairs at their cut, and walk on from there."""
     async with running() as core:
         await core.write("data", 0, b"x")

@@ -13,21 +13,30 @@ GROUP = {"data": "sync", "wal": "sync", "other": "sync"}
 DB = {"db": ["data", "wal"]}
 
 
-async def test_a_secondary_that_fails_freezes_its_group_at_one_number_and_no_client_notices() -> None:
+async def test_a_secondary_that_fails_freezes_its_group_at_one_number_and_no_client_notices() -> (
+    None
+):
     async with running(GROUP, DB) as core:
         await core.write("wal", 0, b"before")
         core.secondary("data").fail("write", errno.EIO)
         assert await core.write("data", 0, b"fails on the secondary") == 0
         assert await core.write("wal", 0, b"after!") == 0
         assert core.states() == {"data": "SUSPENDED", "wal": "SUSPENDED", "other": "DUPLEX"}
-        assert [core.pair(name).reason for name in DB["db"]] == ["by secondary error", "by group freeze"]
+        assert [core.pair(name).reason for name in DB["db"]] == [
+            "by secondary error",
+            "by group freeze",
+        ]
         data, wal = core.pair("data"), core.pair("wal")
         assert data.cut is wal.cut
         assert data.cut is not None
         assert data.applied == wal.applied == data.cut.sequence
         assert core.image("wal", "b")[:6] == b"before"
         (event,) = core.named("suspended")
-        assert (event["reason"], event["failed"], event["path"]) == ("by secondary error", "data", "/b/data.img")
+        assert (event["reason"], event["failed"], event["path"]) == (
+            "by secondary error",
+            "data",
+            "/b/data.img",
+        )
 
 
 async def test_changes_of_one_batch_behind_the_failure_reach_no_secondary_of_the_group() -> None:
@@ -97,7 +106,9 @@ async def test_a_sync_that_fails_on_a_secondary_suspends_its_group() -> None:
 
 
 @pytest.mark.parametrize("torn", [False, True])
-async def test_a_primary_that_fails_answers_with_the_error_and_both_legs_stay_equal(torn: bool) -> None:
+async def test_a_primary_that_fails_answers_with_the_error_and_both_legs_stay_equal(
+    torn: bool,
+) -> None:
     async with running() as core:
         await core.write("data", 0, b"a" * 8192)
         primary, _ = core.faulty()

@@ -34,7 +34,9 @@ async def test_what_is_given_up_is_not_forgotten_at_once(monkeypatch: pytest.Mon
         assert len(core.controller.ledger.cuts) == 2
 
 
-def test_a_restart_makes_one_void_that_only_its_secondaries_remember(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_restart_makes_one_void_that_only_its_secondaries_remember(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(ledger, "CUTS_KEPT_MAX", 2)
     disk = new_disk()
 
@@ -53,7 +55,9 @@ def test_a_restart_makes_one_void_that_only_its_secondaries_remember(monkeypatch
 
     async def again() -> None:
         async with running(VOLUMES, disk=disk) as core:
-            assert [core.controller.ledger.state_of(cut_id(number)) for number in (1, 2, 3)] == [votes.VOID] * 3
+            assert [core.controller.ledger.state_of(cut_id(number)) for number in (1, 2, 3)] == [
+                votes.VOID
+            ] * 3
 
     run(die())
     run(again())

@@ -20,7 +20,9 @@ def test_its_pairs_stand_still_and_nothing_waits_for_them() -> None:
             core.disk.fail("/state/journal", errno.EIO, operation="read", times=4)
             for at in range(1, 4):
                 assert await core.write("data", at * len(DATA), DATA) == 0
-            await core.until(lambda: core.states() == {"data": state.SUSPENDED, "log": state.SUSPENDED})
+            await core.until(
+                lambda: core.states() == {"data": state.SUSPENDED, "log": state.SUSPENDED}
+            )
             assert [pair.usable for pair in core.controller.pairs.values()] == [True, True]
             assert core.pair().applied == stood
             assert core.pair().cut is core.pair("log").cut

@@ -30,13 +30,18 @@ async def test_equal_legs_are_equal() -> None:
         await core.write("data", 12345, b"something")
         result = await core.controller.verify(["data", "wal"])
         assert result["equal"]
-        assert [(volume["name"], volume["equal"], volume["compared_bytes"]) for volume in result["volumes"]] == [
+        assert [
+            (volume["name"], volume["equal"], volume["compared_bytes"])
+            for volume in result["volumes"]
+        ] == [
             ("data", True, SIZE),
             ("wal", True, SIZE),
         ]
 
 
-@pytest.mark.parametrize("offset", [0, 1, PIECE_BYTES - 1, PIECE_BYTES, 2 * PIECE_BYTES + 777, SIZE - 1])
+@pytest.mark.parametrize(
+    "offset", [0, 1, PIECE_BYTES - 1, PIECE_BYTES, 2 * PIECE_BYTES + 777, SIZE - 1]
+)
 async def test_a_planted_difference_is_found_where_it_is(offset: int) -> None:
     async with running({"data": "sync", "wal": "sync"}) as core:
         plant(core, offset)
@@ -50,7 +55,9 @@ async def test_of_several_differences_the_first_is_told() -> None:
     async with running() as core:
         plant(core, 3 * PIECE_BYTES)
         plant(core, PIECE_BYTES + 5)
-        assert (await core.controller.verify(["data"]))["volumes"][0]["first_difference"] == PIECE_BYTES + 5
+        assert (await core.controller.verify(["data"]))["volumes"][0][
+            "first_difference"
+        ] == PIECE_BYTES + 5
 
 
 async def test_what_changed_since_the_cut_is_skipped_and_the_rest_is_not() -> None:
@@ -58,11 +65,17 @@ async def test_what_changed_since_the_cut_is_skipped_and_the_rest_is_not() -> No
         await core.controller.suspend(["data"])
         await core.write("data", 3 * GRAIN + 5, b"changed")
         (volume,) = (await core.controller.verify(["data"]))["volumes"]
-        assert (volume["equal"], volume["changed_bytes"], volume["compared_bytes"]) == (True, GRAIN, SIZE - GRAIN)
+        assert (volume["equal"], volume["changed_bytes"], volume["compared_bytes"]) == (
+            True,
+            GRAIN,
+            SIZE - GRAIN,
+        )
         plant(core, 3 * GRAIN + 100)
         assert (await core.controller.verify(["data"]))["equal"]
         plant(core, 4 * GRAIN)
-        assert (await core.controller.verify(["data"]))["volumes"][0]["first_difference"] == 4 * GRAIN
+        assert (await core.controller.verify(["data"]))["volumes"][0][
+            "first_difference"
+        ] == 4 * GRAIN
 
 
 async def test_changes_on_their_way_to_an_async_secondary_are_waited_for() -> None:
@@ -72,7 +85,9 @@ async def test_changes_on_their_way_to_an_async_secondary_are_waited_for() -> No
         assert (await core.controller.verify(["data"]))["equal"]
 
 
-async def test_a_pair_on_its_way_to_its_cut_is_waited_for_too(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_pair_on_its_way_to_its_cut_is_waited_for_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with running({"data": "async"}) as core:
         step, go_on = Trail._step, asyncio.Event()
 
@@ -93,7 +108,9 @@ async def test_a_pair_on_its_way_to_its_cut_is_waited_for_too(monkeypatch: pytes
         assert (await suspending)["verdict"] == "consistent"
 
 
-async def test_a_secondary_that_does_not_arrive_is_not_called_different(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_secondary_that_does_not_arrive_is_not_called_different(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("duplexd.engine.verify.RECHECK_HOLD_S", 0.02)
     async with running({"data": "async"}) as core:
         step, go_on = Trail._step, asyncio.Event()
@@ -120,7 +137,9 @@ async def test_a_pair_that_is_resynced_meanwhile_is_not_called_different() -> No
         verifying = asyncio.ensure_future(core.controller.verify(["data"]))
         await core.controller.resync(["data"])
         outcome: object = (await asyncio.gather(verifying, return_exceptions=True))[0]
-        assert isinstance(outcome, WrongStateError) or (isinstance(outcome, dict) and outcome["equal"]), outcome
+        assert isinstance(outcome, WrongStateError) or (
+            isinstance(outcome, dict) and outcome["equal"]
+        ), outcome
         await core.controller.resync_wait(["data"])
         assert (await core.controller.verify(["data"]))["equal"]
 
@@ -151,6 +170,8 @@ async def test_only_pairs_whose_secondary_stands_for_something_are_compared() ->
 async def test_progress_ends_at_the_size() -> None:
     async with running() as core:
         told: list[tuple[str, int, int]] = []
-        await core.controller.verify(["data"], lambda name, done, total: told.append((name, done, total)))
+        await core.controller.verify(
+            ["data"], lambda name, done, total: told.append((name, done, total))
+        )
         assert told[-1] == ("data", SIZE, SIZE)
         assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)

@@ -66,9 +66,14 @@ def test_extents_cover_the_range_and_every_hole_is_zeroes(leg: Leg) -> None:
     leg.write(65536, b"\xff" * 65536)
     assert leg.can_punch
     found = leg.extents(1000, SIZE - 1000)
-    assert [offset for offset, _, _ in found] == [1000, *(offset + length for offset, length, _ in found[:-1])]
+    assert [offset for offset, _, _ in found] == [
+        1000,
+        *(offset + length for offset, length, _ in found[:-1]),
+    ]
     assert sum(length for _, length, _ in found) == SIZE - 1000
-    assert all(is_data or read(leg, offset, length) == bytes(length) for offset, length, is_data in found)
+    assert all(
+        is_data or read(leg, offset, length) == bytes(length) for offset, length, is_data in found
+    )
     assert leg.extents(0, 0) == []
 
 
@@ -115,7 +120,9 @@ def test_fault_strikes_after_as_many_and_as_often_as_told() -> None:
     assert leg.calls["write"] == 5
 
 
-@pytest.mark.parametrize("operation", ["read_into", "read_cached", "write", "zero", "reserve", "extents", "sync"])
+@pytest.mark.parametrize(
+    "operation", ["read_into", "read_cached", "write", "zero", "reserve", "extents", "sync"]
+)
 def test_any_operation_can_fail_until_it_is_healed(operation: str) -> None:
     leg = FaultLeg(MemoryLeg(SIZE))
 
@@ -179,7 +186,9 @@ def test_a_new_leg_is_sparse_and_of_the_volumes_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [SIZE - 4096, SIZE + 4096])
-def test_an_image_of_another_size_is_refused_with_both_sizes_and_left_alone(tmp_path: Path, size: int) -> None:
+def test_an_image_of_another_size_is_refused_with_both_sizes_and_left_alone(
+    tmp_path: Path, size: int
+) -> None:
     path = str(tmp_path / "a.img")
     RealDisk().create(path, SIZE).close()
     with pytest.raises(ConfigurationError) as caught:

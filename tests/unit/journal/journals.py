@@ -52,7 +52,10 @@ def new_writer(disk: SimDisk, segments: int = 4, segment_size: int = SEGMENT) ->
 
 def append(writer: Writer, payloads: Iterable[bytes]) -> list[int]:
     """One batch of WRITEs; their numbers."""
-    numbers = [writer.append(WRITE, 1, 4096 * place, len(data), data, 0, 1_000_000 + place) for place, data in enumerate(payloads)]
+    numbers = [
+        writer.append(WRITE, 1, 4096 * place, len(data), data, 0, 1_000_000 + place)
+        for place, data in enumerate(payloads)
+    ]
     writer.write()
     return numbers
 
@@ -69,7 +72,12 @@ def reopen(disk: SimDisk, start: Position = START, same_boot: bool = True) -> Fo
     """Walk a journal that a killed process left."""
     walk = Walk(existing(disk), start)
     found = [(bytes(buffer[record.payload_start : record.end]), record) for buffer, record in walk]
-    return Found(walk.ring, [record for _, record in found], [data for data, _ in found], walk.close(same_boot))
+    return Found(
+        walk.ring,
+        [record for _, record in found],
+        [data for data, _ in found],
+        walk.close(same_boot),
+    )
 
 
 def path(slot: int) -> str:

@@ -17,7 +17,10 @@ PATH = "/state/checkpoint"
 
 
 def test_a_checkpoint_is_unpacked_as_it_was_packed() -> None:
-    assert checkpoint.unpack(checkpoint.pack(STATE), PATH) == {"version": checkpoint.VERSION, **STATE}
+    assert checkpoint.unpack(checkpoint.pack(STATE), PATH) == {
+        "version": checkpoint.VERSION,
+        **STATE,
+    }
 
 
 def test_the_file_is_as_the_docstring_says() -> None:

@@ -9,7 +9,12 @@ from duplexd.journal.scan import DAMAGE, END, TORN
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs" / "journal.md").read_text()
-VERDICTS = [(END, END), (TORN, TORN), (DAMAGE, TORN), (DAMAGE, DAMAGE)]  # `test_scan.py` holds these against `judge`
+VERDICTS = [
+    (END, END),
+    (TORN, TORN),
+    (DAMAGE, TORN),
+    (DAMAGE, DAMAGE),
+]  # `test_scan.py` holds these against `judge`
 
 
 def test_sizes_are_those_of_the_format() -> None:
@@ -19,7 +24,10 @@ def test_sizes_are_those_of_the_format() -> None:
 
 def test_the_verdicts_are_those_of_the_decision_table() -> None:
     _, _, rest = TEXT.partition("| behind the last record that counts |")
-    rows = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in rest.split("\n\n")[0].splitlines()[2:]]
+    rows = [
+        [cell.strip(" *") for cell in line.strip("|").split("|")]
+        for line in rest.split("\n\n")[0].splitlines()[2:]
+    ]
     assert [(row[1], row[2]) for row in rows] == VERDICTS
 
 

@@ -120,7 +120,10 @@ def test_a_record_header_is_unpacked_as_it_was_packed() -> None:
     record = unpack_record(b"before" + data + b"behind", 6)
     assert record == Record(**RECORD, crc=crc, start=6)
     assert record is not None
-    assert (record.payload_start, record.end) == (6 + RECORD_HEADER_BYTES, 6 + RECORD_HEADER_BYTES + RECORD["payload_length"])
+    assert (record.payload_start, record.end) == (
+        6 + RECORD_HEADER_BYTES,
+        6 + RECORD_HEADER_BYTES + RECORD["payload_length"],
+    )
 
 
 def test_a_record_with_any_bit_wrong_is_none() -> None:
@@ -154,7 +157,9 @@ def test_a_segment_of_another_version_is_none() -> None:
 
 def test_a_payload_is_whole_if_all_of_it_is_there_and_right() -> None:
     payload = b"payload"
-    header, _ = pack_record(**{**RECORD, "payload_crc": crc32c(payload), "payload_length": len(payload)})
+    header, _ = pack_record(
+        **{**RECORD, "payload_crc": crc32c(payload), "payload_length": len(payload)}
+    )
     record = unpack_record(header, 0)
     assert record is not None
     assert payload_is_whole(header + payload, record)

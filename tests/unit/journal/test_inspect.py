@@ -8,7 +8,14 @@ import pytest
 
 from duplexd.errors import DamageError
 from duplexd.journal import checkpoint
-from duplexd.journal.format import MARKER, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES, TRIM, WRITE, ZERO
+from duplexd.journal.format import (
+    MARKER,
+    RECORD_HEADER_BYTES,
+    SEGMENT_HEADER_BYTES,
+    TRIM,
+    WRITE,
+    ZERO,
+)
 from duplexd.journal.inspect import inspect
 from tests.sim.disk import SimDisk
 from tests.unit.journal.journals import CONTROLLER, SEGMENT, append, flip, new_writer, path, reopen
@@ -18,22 +25,37 @@ BIG = 1800
 
 
 def save(
-    disk: SimDisk, sequence: int = 0, chain: int = 0, index: int = 1, offset: int = SEGMENT_HEADER_BYTES, boot: str = "boot-0"
+    disk: SimDisk,
+    sequence: int = 0,
+    chain: int = 0,
+    index: int = 1,
+    offset: int = SEGMENT_HEADER_BYTES,
+    boot: str = "boot-0",
 ) -> None:
     pairs = [{"id": 1, "name": "data"}, {"id": 2, "name": "wal"}]
     place = {"sequence": sequence, "chain": chain, "index": index, "offset": offset}
-    saved = {"controller": CONTROLLER.hex(), "segment_size": SEGMENT, "boot": boot, "pairs": pairs, **place}
+    saved = {
+        "controller": CONTROLLER.hex(),
+        "segment_size": SEGMENT,
+        "boot": boot,
+        "pairs": pairs,
+        **place,
+    }
     disk.replace_file(f"{STATE}/checkpoint", checkpoint.pack(saved))
 
 
 def look(disk: SimDisk, boot_id: str = "boot-0") -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The entries, and the verdict."""
-    before = {name: disk.read_file(path(slot)) for slot, name in enumerate(disk.list("/state/journal"))}
+    before = {
+        name: disk.read_file(path(slot)) for slot, name in enumerate(disk.list("/state/journal"))
+    }
     operations = disk.operations
     *entries, verdict = inspect(disk, STATE, boot_id)
     assert verdict["type"] == "verdict"
     assert disk.operations == operations, "it only looks"
-    assert before == {name: disk.read_file(path(slot)) for slot, name in enumerate(disk.list("/state/journal"))}
+    assert before == {
+        name: disk.read_file(path(slot)) for slot, name in enumerate(disk.list("/state/journal"))
+    }
     return entries, verdict
 
 
@@ -55,14 +77,45 @@ def journal(synced: bool = True) -> SimDisk:
 
 def test_records_markers_and_segments_are_shown_in_order() -> None:
     entries, verdict = look(journal())
-    assert entries[0] == {"type": "checkpoint", "path": f"{STATE}/checkpoint", "sequence": 0, "volumes": {1: "data", 2: "wal"}}
+    assert entries[0] == {
+        "type": "checkpoint",
+        "path": f"{STATE}/checkpoint",
+        "sequence": 0,
+        "volumes": {1: "data", 2: "wal"},
+    }
     assert entries[1] == {"type": "segment", "path": path(0), "index": 1, "first_sequence": 1}
-    assert entries[2] == {"type": "record", "sequence": 1, "kind": "write", "time": 1.0, "volume": 1, "offset": 0, "length": BIG}
+    assert entries[2] == {
+        "type": "record",
+        "sequence": 1,
+        "kind": "write",
+        "time": 1.0,
+        "volume": 1,
+        "offset": 0,
+        "length": BIG,
+    }
     shown = [entry["kind"] if "kind" in entry else entry["type"] for entry in entries[1:]]
-    assert shown == ["segment", "write", "seal", "segment", "write", "seal", "segment", "marker", "zero", "trim"]
+    assert shown == [
+        "segment",
+        "write",
+        "seal",
+        "segment",
+        "write",
+        "seal",
+        "segment",
+        "marker",
+        "zero",
+        "trim",
+    ]
     (marker,) = (entry["marker"] for entry in entries if entry["type"] == "marker")
     assert marker["tag"] == "nightly"
-    assert verdict == {"type": "verdict", "verdict": "end", "sequence": 7, "path": path(2), "offset": verdict["offset"], "why": ""}
+    assert verdict == {
+        "type": "verdict",
+        "verdict": "end",
+        "sequence": 7,
+        "path": path(2),
+        "offset": verdict["offset"],
+        "why": "",
+    }
 
 
 def test_records_before_the_checkpoint_are_shown_too() -> None:
@@ -70,7 +123,15 @@ def test_records_before_the_checkpoint_are_shown_too() -> None:
     record = reopen(disk).records[2]
     save(disk, record.sequence, record.crc, 2, record.end)
     entries, verdict = look(disk)
-    assert [entry["sequence"] for entry in entries if entry["type"] in {"record", "marker"}] == [1, 2, 3, 4, 5, 6, 7]
+    assert [entry["sequence"] for entry in entries if entry["type"] in {"record", "marker"}] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+        7,
+    ]
     assert verdict["verdict"] == "end"
 
 
@@ -90,7 +151,9 @@ def place_of(number: int) -> tuple[str, int]:
     """File and offset of a record of `journal`."""
     slot, first = (number - 1) // 2 if number < 5 else 2, {1: 1, 2: 1, 3: 3, 4: 3}.get(number, 5)
     records = reopen(journal()).records
-    skipped = sum(record.end - record.start for record in records if first <= record.sequence < number)
+    skipped = sum(
+        record.end - record.start for record in records if first <= record.sequence < number
+    )
     return path(slot), SEGMENT_HEADER_BYTES + skipped
 
 
@@ -103,7 +166,9 @@ def test_the_verdict_is_that_of_the_next_start(number: int, synced: bool, boot_i
     flip(disk, name, offset + 8)
     entries, verdict = look(disk, boot_id)
     assert verdict["sequence"] == number - 1
-    assert [entry["sequence"] for entry in entries if "sequence" in entry][1:] == list(range(1, number))
+    assert [entry["sequence"] for entry in entries if "sequence" in entry][1:] == list(
+        range(1, number)
+    )
     try:
         torn = reopen(disk, same_boot=boot_id == "boot-0").tail.torn
     except DamageError:
@@ -122,7 +187,11 @@ def test_the_boot_is_that_of_the_last_daemon() -> None:
     append(writer, [b"lost", b"later"])
     save(disk, boot="boot-0")
     flip(disk, path(0), reopen(disk).records[1].start)
-    assert [look(disk, boot)[1]["verdict"] for boot in ("boot-0", "boot-7", "")] == ["torn", "damage", "torn"]
+    assert [look(disk, boot)[1]["verdict"] for boot in ("boot-0", "boot-7", "")] == [
+        "torn",
+        "damage",
+        "torn",
+    ]
 
 
 def test_a_damaged_segment_header_is_a_verdict() -> None:
@@ -157,5 +226,10 @@ def test_kinds_have_names() -> None:
     writer.append(MARKER, 0, 0, 0, b"{}", 0, 0)
     writer.write()
     save(disk)
-    assert [entry["kind"] for entry in look(disk)[0] if "kind" in entry] == ["write", "zero", "trim", "marker"]
+    assert [entry["kind"] for entry in look(disk)[0] if "kind" in entry] == [
+        "write",
+        "zero",
+        "trim",
+        "marker",
+    ]
     assert RECORD_HEADER_BYTES == 72

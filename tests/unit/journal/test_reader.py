@@ -24,7 +24,11 @@ def drain(reader: Reader, until: int, size_bytes: int = 1 << 20) -> list[tuple[i
     while reader.sequence <= until:
         buffer, records = reader.read(until, size_bytes)
         assert records, "it must get on"
-        found += [(record.sequence, buffer[record.payload_start : record.end]) for record in records if record.kind == WRITE]
+        found += [
+            (record.sequence, buffer[record.payload_start : record.end])
+            for record in records
+            if record.kind == WRITE
+        ]
     return found
 
 
@@ -41,7 +45,9 @@ def test_from_every_number_to_every_number() -> None:
     writer, written = three_segments()
     for start in range(1, writer.written + 2):
         for until in range(start - 1, writer.written + 1):
-            expected = [(number, data) for number, data in written.items() if start <= number <= until]
+            expected = [
+                (number, data) for number, data in written.items() if start <= number <= until
+            ]
             assert drain(Reader(writer.ring, start), until) == expected
 
 
@@ -98,7 +104,9 @@ def test_a_segment_that_was_finished_may_be_dropped_behind_the_reader() -> None:
     assert dropped is ring.live[0]
     ring.live.remove(dropped)
     ring.spares.append(ring.recycle(dropped))
-    assert drain(reader, writer.written) == [(number, data) for number, data in written.items() if number > last]
+    assert drain(reader, writer.written) == [
+        (number, data) for number, data in written.items() if number > last
+    ]
 
 
 def test_log_position_trails_the_writers_by_what_is_left_to_read() -> None:
@@ -116,11 +124,21 @@ def test_nothing_is_left_to_read_behind_a_seal_whatever_the_segment_left_unused(
     writer = new_writer(SimDisk())
     append(writer, [b"x" * 500])
     while len(writer.ring.live) == 1:
-        append(writer, [b"x" * (writer.segment.size - writer.position) if writer.segment.size - writer.position < 1500 else b"x" * 500])
+        append(
+            writer,
+            [
+                b"x" * (writer.segment.size - writer.position)
+                if writer.segment.size - writer.position < 1500
+                else b"x" * 500
+            ],
+        )
     reader = Reader(writer.ring, 1)
     drain(reader, writer.ring.live[1].first - 1)
     assert reader.sequence == writer.ring.live[1].first
-    assert reader.log_position == writer.ring.live[1].index * writer.segment.size + SEGMENT_HEADER_BYTES
+    assert (
+        reader.log_position
+        == writer.ring.live[1].index * writer.segment.size + SEGMENT_HEADER_BYTES
+    )
 
 
 @pytest.mark.parametrize("place", [8, RECORD_HEADER_BYTES + 3])
@@ -133,7 +151,9 @@ def test_damage_is_named_with_file_and_number(place: int) -> None:
     reader = Reader(writer.ring, 1)
     with pytest.raises(DamageError, match=rf"{path(0)}: record 2 is damaged.*inspect"):
         drain(reader, 2)
-    assert drain(Reader(writer.ring, 1), 1) == [(1, b"x" * 100)], "what lies before the damage is still read"
+    assert drain(Reader(writer.ring, 1), 1) == [(1, b"x" * 100)], (
+        "what lies before the damage is still read"
+    )
 
 
 def test_damage_before_the_start_is_named_too() -> None:

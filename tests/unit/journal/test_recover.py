@@ -8,7 +8,17 @@ from duplexd.errors import DamageError
 from duplexd.journal.format import RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES
 from duplexd.journal.recover import Position, Walk
 from tests.sim.disk import SimDisk
-from tests.unit.journal.journals import DIRECTORY, Found, append, existing, flip, new_writer, patch, path, reopen
+from tests.unit.journal.journals import (
+    DIRECTORY,
+    Found,
+    append,
+    existing,
+    flip,
+    new_writer,
+    patch,
+    path,
+    reopen,
+)
 
 PAYLOADS = [bytes([place]) * 100 for place in range(5)]
 RECORD_BYTES = RECORD_HEADER_BYTES + 100
@@ -93,7 +103,9 @@ def test_later_records_that_claim_nothing_are_torn_off_after_a_power_cut() -> No
 
 @pytest.mark.parametrize("same_boot", [True, False])
 @pytest.mark.parametrize("number", [1, 3])
-def test_a_gap_that_later_records_claim_to_be_durable_is_damage(same_boot: bool, number: int) -> None:
+def test_a_gap_that_later_records_claim_to_be_durable_is_damage(
+    same_boot: bool, number: int
+) -> None:
     disk = journal(synced_after=3)
     flip(disk, path(0), at(number))
     with pytest.raises(DamageError, match=f"record {number} "):
@@ -101,7 +113,9 @@ def test_a_gap_that_later_records_claim_to_be_durable_is_damage(same_boot: bool,
 
 
 @pytest.mark.parametrize(("same_boot", "found"), [(True, None), (False, PAYLOADS[:3])])
-def test_a_gap_behind_what_is_claimed_durable_is_not_claimed(same_boot: bool, found: list[bytes] | None) -> None:
+def test_a_gap_behind_what_is_claimed_durable_is_not_claimed(
+    same_boot: bool, found: list[bytes] | None
+) -> None:
     disk = journal(synced_after=3)
     flip(disk, path(0), at(4))
     if found is None:
@@ -201,7 +215,11 @@ def test_segments_before_the_checkpoint_stay_live_for_followers() -> None:
     disk = long_journal(synced=True)
     last = reopen(disk).records[-1]
     found = reopen(disk, Position(last.sequence, last.crc, 3, last.end))
-    assert [(segment.index, segment.first) for segment in found.ring.live] == [(1, 1), (2, 3), (3, 5)]
+    assert [(segment.index, segment.first) for segment in found.ring.live] == [
+        (1, 1),
+        (2, 3),
+        (3, 5),
+    ]
     assert [segment.index for segment in found.ring.spares] == [4]
 
 

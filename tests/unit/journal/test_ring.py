@@ -8,10 +8,25 @@ from pathlib import PurePosixPath
 import pytest
 
 from duplexd.errors import DamageError
-from duplexd.journal.format import SEGMENT_HEADER_BYTES, SegmentHeader, pack_segment_header, unpack_segment_header
+from duplexd.journal.format import (
+    SEGMENT_HEADER_BYTES,
+    SegmentHeader,
+    pack_segment_header,
+    unpack_segment_header,
+)
 from duplexd.journal.segment import Ring
 from tests.sim.disk import SimDisk
-from tests.unit.journal.journals import CONTROLLER, DIRECTORY, SEGMENT, append, existing, new_ring, new_writer, patch, path
+from tests.unit.journal.journals import (
+    CONTROLLER,
+    DIRECTORY,
+    SEGMENT,
+    append,
+    existing,
+    new_ring,
+    new_writer,
+    patch,
+    path,
+)
 
 BIG = 1500
 
@@ -50,7 +65,9 @@ def test_growing_without_success_leaves_nothing_behind(operation: str) -> None:
     with pytest.raises(OSError, match="space"):
         ring.grow()
     assert names(disk) == ["0000.seg"]
-    assert ring.grow().index == 2, "a gap between the indexes of live segments would look like a missing one"
+    assert ring.grow().index == 2, (
+        "a gap between the indexes of live segments would look like a missing one"
+    )
 
 
 def test_growing_on_a_full_disk_is_enospc() -> None:
@@ -67,7 +84,12 @@ def test_recycling_gives_a_file_a_new_index_durably() -> None:
     disk = SimDisk()
     ring = new_ring(disk, segments=3)
     again = ring.recycle(ring.live[0])
-    assert (again.index, again.first, again.end, again.file.path) == (4, 0, SEGMENT_HEADER_BYTES, path(0))
+    assert (again.index, again.first, again.end, again.file.path) == (
+        4,
+        0,
+        SEGMENT_HEADER_BYTES,
+        path(0),
+    )
     assert header(disk, 0) == SegmentHeader(CONTROLLER, 4, SEGMENT)
     assert disk.unsynced(path(0)) == 0
     assert PurePosixPath(path(0)).name in names(disk)
@@ -125,7 +147,11 @@ def test_existing_segments_are_found_in_the_order_of_their_indexes() -> None:
     ring = new_ring(disk, segments=3)
     ring.recycle(ring.live[0])
     found = existing(disk)
-    assert [(segment.index, segment.file.path) for segment in found.live] == [(2, path(1)), (3, path(2)), (4, path(0))]
+    assert [(segment.index, segment.file.path) for segment in found.live] == [
+        (2, path(1)),
+        (3, path(2)),
+        (4, path(0)),
+    ]
     assert found.grow().file.path == path(3)
     assert found.recycle(found.live[0]).index == 6
 

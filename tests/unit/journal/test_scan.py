@@ -16,9 +16,16 @@ LAST = 10
 
 def table() -> dict[str, tuple[str, str]]:
     """What the document says, by its first column: the verdict on the same boot, and on another."""
-    _, _, rest = ARCHITECTURE.read_text().partition("| what the scan meets after the last valid record |")
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in rest.split("\n\n")[0].splitlines()[2:]]
-    first_words = [(row[0], row[1].split()[0].rstrip(":"), row[2].split()[0].rstrip(":")) for row in rows]
+    _, _, rest = ARCHITECTURE.read_text().partition(
+        "| what the scan meets after the last valid record |"
+    )
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in rest.split("\n\n")[0].splitlines()[2:]
+    ]
+    first_words = [
+        (row[0], row[1].split()[0].rstrip(":"), row[2].split()[0].rstrip(":")) for row in rows
+    ]
     return {text: (same, same if other == "the" else other) for text, same, other in first_words}
 
 
@@ -39,13 +46,19 @@ def test_the_document_has_the_rows_that_are_tested() -> None:
     assert BROKEN.startswith("a broken record")
     assert LATER.endswith("none claims the gap was synced")
     assert CLAIMED.endswith("claim the gap was synced")
-    assert {verdict for verdicts in table().values() for verdict in verdicts} == {"end", "torn", "damage"}
+    assert {verdict for verdicts in table().values() for verdict in verdicts} == {
+        "end",
+        "torn",
+        "damage",
+    }
 
 
 @pytest.mark.parametrize("same_boot", [True, False])
 def test_every_combination_gets_the_verdict_of_the_table(same_boot: bool) -> None:
     numbers = (0, LAST - 1, LAST, LAST + 1, LAST + 5)
-    for broken, later, synced, durable in itertools.product((False, True), (False, True), numbers, numbers):
+    for broken, later, synced, durable in itertools.product(
+        (False, True), (False, True), numbers, numbers
+    ):
         beyond = Beyond()
         beyond.broken, beyond.later, beyond.synced = broken, later, synced
         expected = table()[row(broken, later, synced, durable)][0 if same_boot else 1]
@@ -61,11 +74,26 @@ def test_the_verdicts_are_the_words_of_the_document() -> None:
 JOURNAL = 0x01020304
 
 
-def chain_of(count: int, first: int = 1, journal: int = JOURNAL, synced: int = 0, payload: bytes = b"payload") -> list[bytes]:
+def chain_of(
+    count: int, first: int = 1, journal: int = JOURNAL, synced: int = 0, payload: bytes = b"payload"
+) -> list[bytes]:
     """Records that follow each other."""
     found, chain = [], 0
     for sequence in range(first, first + count):
-        header, chain = pack_record(chain, crc32c(payload), sequence, synced, 0, len(payload), 0, 1, len(payload), WRITE, 0, journal)
+        header, chain = pack_record(
+            chain,
+            crc32c(payload),
+            sequence,
+            synced,
+            0,
+            len(payload),
+            0,
+            1,
+            len(payload),
+            WRITE,
+            0,
+            journal,
+        )
         found.append(header + payload)
     return found
 
@@ -105,7 +133,12 @@ def test_records_of_the_past_are_nothing() -> None:
 
 def test_records_of_another_journal_are_nothing_but_payload() -> None:
     """Somebody keeps a journal on a volume: its records may have any number and claim anything."""
-    assert seen(bytes(100) + b"".join(chain_of(3, first=50, journal=99, synced=40))) == (False, False, 0, 0)
+    assert seen(bytes(100) + b"".join(chain_of(3, first=50, journal=99, synced=40))) == (
+        False,
+        False,
+        0,
+        0,
+    )
 
 
 def test_a_whole_record_that_does_not_follow_the_chain_is_no_record() -> None:

@@ -32,7 +32,14 @@ class Operations:
 def state(writer: Writer) -> tuple[object, ...]:
     ring = writer.ring
     firsts = [(segment.index, segment.first, segment.end) for segment in ring.live]
-    return writer.sequence, writer.written, writer.chain, writer.position, firsts, [segment.index for segment in ring.spares]
+    return (
+        writer.sequence,
+        writer.written,
+        writer.chain,
+        writer.position,
+        firsts,
+        [segment.index for segment in ring.spares],
+    )
 
 
 def test_a_batch_is_one_writev() -> None:
@@ -67,7 +74,11 @@ def test_a_full_segment_is_sealed_and_a_spare_follows() -> None:
     assert append(writer, [b"x" * BIG, b"y" * BIG]) == [1, 3]
     assert [(segment.index, segment.first) for segment in writer.ring.live] == [(1, 1), (2, 3)]
     found = reopen(disk)
-    assert [(record.sequence, record.kind) for record in found.records] == [(1, WRITE), (2, SEAL), (3, WRITE)]
+    assert [(record.sequence, record.kind) for record in found.records] == [
+        (1, WRITE),
+        (2, SEAL),
+        (3, WRITE),
+    ]
 
 
 @pytest.mark.parametrize("left", [RECORD_HEADER_BYTES, RECORD_HEADER_BYTES - 1])
@@ -75,7 +86,9 @@ def test_there_is_always_room_for_the_seal(left: int) -> None:
     disk = SimDisk()
     writer = new_writer(disk)
     append(writer, [b"", bytes(ROOM - 2 * RECORD_HEADER_BYTES - left)])
-    assert [segment.index for segment in writer.ring.live] == ([1] if left == RECORD_HEADER_BYTES else [1, 2])
+    assert [segment.index for segment in writer.ring.live] == (
+        [1] if left == RECORD_HEADER_BYTES else [1, 2]
+    )
     append(writer, [b"next"])
     assert reopen(disk).payloads[-1] == b"next"
 
@@ -95,7 +108,9 @@ def test_room_keeps_its_word() -> None:
             writer = new_writer(SimDisk(), segments=1 + spares)
             payload = min(size, 500) - RECORD_HEADER_BYTES
             if payload > 0 and writer.room(size, 500):
-                append(writer, [bytes(payload)] * (size // (payload + RECORD_HEADER_BYTES)))  # raises if the word was not kept
+                append(
+                    writer, [bytes(payload)] * (size // (payload + RECORD_HEADER_BYTES))
+                )  # raises if the word was not kept
 
 
 def test_room_says_no_when_no_spare_is_left() -> None:
@@ -123,9 +138,13 @@ def test_no_spare_segment_is_enospc_and_leaves_the_journal_as_it_was() -> None:
 
 
 REFUSALS: dict[str, Callable[[SimDisk], None]] = {
-    "the first segment does not take its part": lambda disk: disk.fail(path(0), errno.EIO, operation="writev", times=1),
+    "the first segment does not take its part": lambda disk: disk.fail(
+        path(0), errno.EIO, operation="writev", times=1
+    ),
     "the first segment takes half of its part": lambda disk: disk.tear(path(0)),
-    "the second segment does not take its part": lambda disk: disk.fail(path(1), errno.EIO, operation="writev", times=1),
+    "the second segment does not take its part": lambda disk: disk.fail(
+        path(1), errno.EIO, operation="writev", times=1
+    ),
     "the second segment takes half of its part": lambda disk: disk.tear(path(1)),
 }
 
@@ -281,10 +300,14 @@ def test_a_journal_needs_a_spare_only_when_it_is_full() -> None:
 def test_a_batch_is_written_to_the_end_of_its_last_page_and_the_next_goes_on_within_it() -> None:
     disk = SimDisk()
     ring = new_ring(disk, segment_size=4 * SEGMENT_HEADER_BYTES)
-    ring.live[0].file.write(SEGMENT_HEADER_BYTES, b"x" * SEGMENT_HEADER_BYTES)  # what an earlier use left
+    ring.live[0].file.write(
+        SEGMENT_HEADER_BYTES, b"x" * SEGMENT_HEADER_BYTES
+    )  # what an earlier use left
     writer = Writer(ring, 0, 0)
     append(writer, [b"a" * 100])
     page = ring.live[0].file.read(SEGMENT_HEADER_BYTES, SEGMENT_HEADER_BYTES)
-    assert page[RECORD_HEADER_BYTES + 100 :] == bytes(SEGMENT_HEADER_BYTES - RECORD_HEADER_BYTES - 100)
+    assert page[RECORD_HEADER_BYTES + 100 :] == bytes(
+        SEGMENT_HEADER_BYTES - RECORD_HEADER_BYTES - 100
+    )
     append(writer, [b"b" * 100])
     assert [bytes(payload) for payload in reopen(disk).payloads] == [b"a" * 100, b"b" * 100]

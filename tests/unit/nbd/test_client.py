@@ -52,8 +52,14 @@ def test_refusal_without_words() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 100), st.integers(1, 100), st.lists(st.tuples(st.integers(0, 999), st.binary(min_size=1, max_size=300)), max_size=8))
-def test_fragments_change_nothing(to_client: int, to_server: int, writes: list[tuple[int, bytes]]) -> None:
+@given(
+    st.integers(1, 100),
+    st.integers(1, 100),
+    st.lists(st.tuples(st.integers(0, 999), st.binary(min_size=1, max_size=300)), max_size=8),
+)
+def test_fragments_change_nothing(
+    to_client: int, to_server: int, writes: list[tuple[int, bytes]]
+) -> None:
     client, server = NbdClient("data"), MemoryServer()
     talk(client, server, to_client, to_server)
     expected = bytearray(2000)
@@ -79,7 +85,9 @@ def test_every_command_arrives_with_its_flags() -> None:
     assert client.in_flight == 6
     assert [reply.cookie for reply in talk(client, server)] == cookies
     assert client.in_flight == 0
-    assert [(flags, command, offset, length) for flags, command, _, offset, length, _ in server.seen] == [
+    assert [
+        (flags, command, offset, length) for flags, command, _, offset, length, _ in server.seen
+    ] == [
         (1, c.CMD_WRITE, 0, 3),
         (3, c.CMD_WRITE_ZEROES, 0, 10),
         (1, c.CMD_TRIM, 5, 6),
@@ -93,7 +101,10 @@ def test_failed_read_has_no_data() -> None:
     client, server = connected()
     client.read(1 << 20, 1)
     client.read(0, 2)
-    assert [(reply.error, reply.data) for reply in talk(client, server)] == [(c.EINVAL, b""), (0, b"\0\0")]
+    assert [(reply.error, reply.data) for reply in talk(client, server)] == [
+        (c.EINVAL, b""),
+        (0, b"\0\0"),
+    ]
 
 
 def test_replies_in_flight_still_come_after_good_bye() -> None:
@@ -155,11 +166,16 @@ def test_bad_list_entries_are_told(entry: bytes) -> None:
 def test_information_nobody_asked_for_is_ignored() -> None:
     client = greeted()
     client.receive(m.option_reply(c.OPT_GO, INFO, m.info_text(c.INFO_NAME, "x")))
-    client.receive(m.option_reply(c.OPT_GO, INFO, m.info_export(7, 1)) + m.option_reply(c.OPT_GO, ACK))
+    client.receive(
+        m.option_reply(c.OPT_GO, INFO, m.info_export(7, 1)) + m.option_reply(c.OPT_GO, ACK)
+    )
     assert (client.ready, client.size) == (True, 7)
 
 
-@pytest.mark.parametrize("greeting", [b"SSH-2.0-OpenSSH_9.2p1", m.greeting(2), m.GREETING.pack(c.INIT_MAGIC, 0x420281861253, 0)])
+@pytest.mark.parametrize(
+    "greeting",
+    [b"SSH-2.0-OpenSSH_9.2p1", m.greeting(2), m.GREETING.pack(c.INIT_MAGIC, 0x420281861253, 0)],
+)
 def test_other_servers_are_noticed(greeting: bytes) -> None:
     with pytest.raises(ProtocolError):
         NbdClient("data").receive(greeting)

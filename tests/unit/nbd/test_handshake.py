@@ -89,7 +89,10 @@ def test_go_chooses_the_export_and_leaves_what_follows() -> None:
     assert handshake.state == h.TRANSMISSION
     assert handshake.export == FakeExports().find("wal")
     assert handshake.rest() == request
-    assert replies(answer) == [(c.OPT_GO, c.REP_INFO, m.info_export(4096, FLAGS)), (c.OPT_GO, c.REP_ACK, b"")]
+    assert replies(answer) == [
+        (c.OPT_GO, c.REP_INFO, m.info_export(4096, FLAGS)),
+        (c.OPT_GO, c.REP_ACK, b""),
+    ]
 
 
 def test_go_has_no_zeroes_whatever_the_client_flags() -> None:
@@ -115,11 +118,17 @@ def test_info_stays_in_haggling() -> None:
 
 
 def test_export_without_description_has_none() -> None:
-    assert h.describe(h.Export("wal", 4096, FLAGS), {c.INFO_DESCRIPTION}) == [m.info_export(4096, FLAGS)]
+    assert h.describe(h.Export("wal", 4096, FLAGS), {c.INFO_DESCRIPTION}) == [
+        m.info_export(4096, FLAGS)
+    ]
 
 
 def test_failed_go_stays_in_haggling_and_the_next_may_succeed() -> None:
-    handshake, answer = haggle(START + m.option(c.OPT_GO, m.go_data("nope", [])) + m.option(c.OPT_GO, m.go_data("data", [])))
+    handshake, answer = haggle(
+        START
+        + m.option(c.OPT_GO, m.go_data("nope", []))
+        + m.option(c.OPT_GO, m.go_data("data", []))
+    )
     assert replies(answer)[0][1] == c.REP_ERR_UNKNOWN
     assert handshake.state == h.TRANSMISSION
 
@@ -155,15 +164,21 @@ def test_options_without_data(option: int) -> None:
     assert refused(option, b"x") == c.REP_ERR_INVALID
 
 
-@pytest.mark.parametrize("option", [0, 4, c.OPT_LIST_META_CONTEXT, c.OPT_SET_META_CONTEXT, 12, 0xFFFFFFFF])
+@pytest.mark.parametrize(
+    "option", [0, 4, c.OPT_LIST_META_CONTEXT, c.OPT_SET_META_CONTEXT, 12, 0xFFFFFFFF]
+)
 @pytest.mark.parametrize("data", [b"", b"x" * 1000])
-def test_unknown_options_are_unsupported_and_their_data_is_consumed(option: int, data: bytes) -> None:
+def test_unknown_options_are_unsupported_and_their_data_is_consumed(
+    option: int, data: bytes
+) -> None:
     assert refused(option, data) == c.REP_ERR_UNSUP
 
 
 def test_list_shows_every_export() -> None:
     _, answer = haggle(START + m.option(c.OPT_LIST))
-    assert answer == m.list_entry(c.OPT_LIST, "data") + m.list_entry(c.OPT_LIST, "wal") + m.option_reply(c.OPT_LIST, c.REP_ACK)
+    assert answer == m.list_entry(c.OPT_LIST, "data") + m.list_entry(
+        c.OPT_LIST, "wal"
+    ) + m.option_reply(c.OPT_LIST, c.REP_ACK)
 
 
 def test_list_with_data_is_invalid() -> None:
@@ -175,7 +190,9 @@ def test_abort_is_acknowledged() -> None:
     assert (handshake.state, answer) == (h.CLOSED, ABORTED)
 
 
-@pytest.mark.parametrize(("flags", "zeroes"), [(FIXED | NO_ZEROES, 0), (NO_ZEROES, 0), (FIXED, 124), (0, 124)])
+@pytest.mark.parametrize(
+    ("flags", "zeroes"), [(FIXED | NO_ZEROES, 0), (NO_ZEROES, 0), (FIXED, 124), (0, 124)]
+)
 def test_export_name_pads_unless_told_not_to(flags: int, zeroes: int) -> None:
     handshake, answer = haggle(m.CLIENT_FLAGS.pack(flags) + m.option(c.OPT_EXPORT_NAME, b"wal"))
     assert handshake.state == h.TRANSMISSION
@@ -194,7 +211,9 @@ def test_export_name_that_is_not_there_closes(name: bytes) -> None:
 
 
 def test_absurd_length_closes_before_its_data_is_there() -> None:
-    handshake, answer = haggle(START + m.OPTION.pack(c.OPTION_MAGIC, c.OPT_GO, c.OPTION_BYTES_MAX + 1))
+    handshake, answer = haggle(
+        START + m.OPTION.pack(c.OPTION_MAGIC, c.OPT_GO, c.OPTION_BYTES_MAX + 1)
+    )
     assert (handshake.state, answer) == (h.CLOSED, b"")
 
 
@@ -227,11 +246,18 @@ OPTIONS = st.one_of(
 )
 
 
-@given(st.lists(OPTIONS, max_size=6), st.lists(st.integers(1, 30), max_size=60), st.binary(max_size=50))
+@given(
+    st.lists(OPTIONS, max_size=6), st.lists(st.integers(1, 30), max_size=60), st.binary(max_size=50)
+)
 def test_fragments_change_nothing(options: list[bytes], sizes: list[int], after: bytes) -> None:
     data = START + b"".join(options) + m.option(c.OPT_GO, m.go_data("data", [])) + after
     whole, whole_answer = haggle(data)
     cut, cut_answer = haggle(data, sizes)
-    assert (cut.state, cut.export, cut_answer, cut.reason) == (whole.state, whole.export, whole_answer, whole.reason)
+    assert (cut.state, cut.export, cut_answer, cut.reason) == (
+        whole.state,
+        whole.export,
+        whole_answer,
+        whole.reason,
+    )
     if whole.state == h.TRANSMISSION:
         assert cut.rest() == whole.rest()

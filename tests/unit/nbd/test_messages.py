@@ -13,15 +13,23 @@ def test_greeting_spells_its_magics() -> None:
 
 
 def test_option_carries_its_length() -> None:
-    assert m.option(c.OPT_EXPORT_NAME, b"data") == b"IHAVEOPT" + bytes.fromhex("00000001 00000004") + b"data"
+    assert (
+        m.option(c.OPT_EXPORT_NAME, b"data")
+        == b"IHAVEOPT" + bytes.fromhex("00000001 00000004") + b"data"
+    )
 
 
 def test_option_reply_carries_option_kind_and_length() -> None:
-    assert m.option_reply(c.OPT_GO, c.REP_ACK) == bytes.fromhex("0003e889045565a9 00000007 00000001 00000000")
+    assert m.option_reply(c.OPT_GO, c.REP_ACK) == bytes.fromhex(
+        "0003e889045565a9 00000007 00000001 00000000"
+    )
 
 
 def test_option_error_has_the_error_bit_and_a_text() -> None:
-    assert m.option_error(c.OPT_GO, c.REP_ERR_UNKNOWN, "no") == bytes.fromhex("0003e889045565a9 00000007 80000006 00000002") + b"no"
+    assert (
+        m.option_error(c.OPT_GO, c.REP_ERR_UNKNOWN, "no")
+        == bytes.fromhex("0003e889045565a9 00000007 80000006 00000002") + b"no"
+    )
 
 
 def test_list_entry_has_the_length_of_the_name_in_bytes() -> None:
@@ -29,7 +37,9 @@ def test_list_entry_has_the_length_of_the_name_in_bytes() -> None:
 
 
 def test_request_is_28_bytes() -> None:
-    assert m.request(1, c.CMD_WRITE, 2, 3, 4) == bytes.fromhex("25609513 0001 0001 0000000000000002 0000000000000003 00000004")
+    assert m.request(1, c.CMD_WRITE, 2, 3, 4) == bytes.fromhex(
+        "25609513 0001 0001 0000000000000002 0000000000000003 00000004"
+    )
 
 
 def test_simple_reply_is_16_bytes() -> None:
@@ -43,7 +53,9 @@ def test_information_starts_with_its_kind() -> None:
 
 
 def test_go_carries_name_and_kinds() -> None:
-    assert m.go_data("a", [3, 1]) == bytes.fromhex("00000001") + b"a" + bytes.fromhex("0002 0003 0001")
+    assert m.go_data("a", [3, 1]) == bytes.fromhex("00000001") + b"a" + bytes.fromhex(
+        "0002 0003 0001"
+    )
 
 
 @pytest.mark.parametrize("text", ["x" * 2000, "ä" * 2000, "xä" + "ä" * 2000])

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from duplexd.nbd import constants as c
 from duplexd.nbd import messages as m
-from duplexd.nbd.transmission import LARGE_PAYLOAD_BYTES, RECEIVE_BYTES_MIN, Receiver, refusal, wire_error
+from duplexd.nbd.transmission import (
+    LARGE_PAYLOAD_BYTES,
+    RECEIVE_BYTES_MIN,
+    Receiver,
+    refusal,
+    wire_error,
+)
 from tests.unit.nbd.wire import pieces, put
 
 SIZE = 1 << 20
@@ -22,8 +28,16 @@ def write(cookie: int, payload: bytes, offset: int = 0) -> bytes:
 
 
 def test_many_requests_of_one_buffer() -> None:
-    data = m.request(0, c.CMD_READ, 1, 512, 100) + write(2, b"abc", 7) + m.request(1, c.CMD_FLUSH, 3, 0, 0)
-    assert put(Receiver(0), data) == [(0, 0, 1, 512, 100, None), (0, 1, 2, 7, 3, bytearray(b"abc")), (1, 3, 3, 0, 0, None)]
+    data = (
+        m.request(0, c.CMD_READ, 1, 512, 100)
+        + write(2, b"abc", 7)
+        + m.request(1, c.CMD_FLUSH, 3, 0, 0)
+    )
+    assert put(Receiver(0), data) == [
+        (0, 0, 1, 512, 100, None),
+        (0, 1, 2, 7, 3, bytearray(b"abc")),
+        (1, 3, 3, 0, 0, None),
+    ]
 
 
 def test_small_payload_is_a_view_of_the_receive_buffer() -> None:
@@ -52,7 +66,9 @@ def test_large_payload_is_received_into_its_own_memory() -> None:
 def test_payload_too_long_is_skipped_and_the_stream_stays_in_step() -> None:
     receiver = Receiver(0)
     length = c.PAYLOAD_BYTES_MAX + 1
-    assert put(receiver, m.request(0, c.CMD_WRITE, 1, 0, length) + b"x" * 10) == [(0, 1, 1, 0, length, None)]
+    assert put(receiver, m.request(0, c.CMD_WRITE, 1, 0, length) + b"x" * 10) == [
+        (0, 1, 1, 0, length, None)
+    ]
     left, chunk = length - 10, bytes(1 << 20)
     while left:
         count = min(left, len(chunk))
@@ -64,7 +80,10 @@ def test_payload_too_long_is_skipped_and_the_stream_stays_in_step() -> None:
 
 def test_bad_magic_breaks_but_what_came_before_counts() -> None:
     receiver = Receiver(0)
-    assert put(receiver, m.request(0, c.CMD_FLUSH, 1, 0, 0) + bytes(28) + m.request(0, c.CMD_FLUSH, 2, 0, 0)) == [(0, 3, 1, 0, 0, None)]
+    assert put(
+        receiver,
+        m.request(0, c.CMD_FLUSH, 1, 0, 0) + bytes(28) + m.request(0, c.CMD_FLUSH, 2, 0, 0),
+    ) == [(0, 3, 1, 0, 0, None)]
     assert receiver.broken
     assert put(receiver, m.request(0, c.CMD_FLUSH, 3, 0, 0)) == []
 
@@ -80,12 +99,19 @@ def test_nothing_counts_after_disc_with_any_offset_and_length() -> None:
 
 COMMANDS = st.one_of(
     st.builds(
-        m.request, st.integers(0, 31), st.sampled_from([0, 3, 4, 5, 6, 7, 99]), st.integers(0, 9), st.integers(0, 99), st.integers(0, 99)
+        m.request,
+        st.integers(0, 31),
+        st.sampled_from([0, 3, 4, 5, 6, 7, 99]),
+        st.integers(0, 9),
+        st.integers(0, 99),
+        st.integers(0, 99),
     ),
     st.builds(lambda size: write(5, b"w" * size), st.integers(0, 200)),
     st.builds(
         lambda size: write(6, b"y" * size),
-        st.sampled_from([LARGE_PAYLOAD_BYTES - 28, LARGE_PAYLOAD_BYTES, LARGE_PAYLOAD_BYTES + 1, 150_000]),
+        st.sampled_from(
+            [LARGE_PAYLOAD_BYTES - 28, LARGE_PAYLOAD_BYTES, LARGE_PAYLOAD_BYTES + 1, 150_000]
+        ),
     ),
     st.just(bytes(28)),
     st.just(m.request(0, c.CMD_DISC, 0, 0, 0)),
@@ -93,7 +119,10 @@ COMMANDS = st.one_of(
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(COMMANDS, max_size=12), st.lists(st.sampled_from([1, 7, 27, 28, 29, 1000, 65536, 70_000]), max_size=40))
+@given(
+    st.lists(COMMANDS, max_size=12),
+    st.lists(st.sampled_from([1, 7, 27, 28, 29, 1000, 65536, 70_000]), max_size=40),
+)
 @example([write(1, b"a" * 65_536)] * 5, [65_536] * 4)
 def test_fragments_change_nothing(commands: list[bytes], sizes: list[int]) -> None:
     data = b"".join(commands)
@@ -106,9 +135,17 @@ def test_fragments_change_nothing(commands: list[bytes], sizes: list[int]) -> No
 
 @pytest.mark.parametrize(
     ("command", "error"),
-    [(c.CMD_READ, c.EINVAL), (c.CMD_WRITE, c.ENOSPC), (c.CMD_TRIM, c.EINVAL), (c.CMD_WRITE_ZEROES, c.ENOSPC)],
+    [
+        (c.CMD_READ, c.EINVAL),
+        (c.CMD_WRITE, c.ENOSPC),
+        (c.CMD_TRIM, c.EINVAL),
+        (c.CMD_WRITE_ZEROES, c.ENOSPC),
+    ],
 )
-@pytest.mark.parametrize(("offset", "length"), [(SIZE, 1), (SIZE - 1, 2), (0, SIZE + 1), ((1 << 64) - 1, 1), ((1 << 64) - 4096, 4096)])
+@pytest.mark.parametrize(
+    ("offset", "length"),
+    [(SIZE, 1), (SIZE - 1, 2), (0, SIZE + 1), ((1 << 64) - 1, 1), ((1 << 64) - 4096, 4096)],
+)
 def test_past_the_end_and_wrap_around(command: int, error: int, offset: int, length: int) -> None:
     assert refusal(0, command, offset, length, SIZE, 0) == error
 
@@ -119,12 +156,16 @@ def test_up_to_the_end_is_fine(command: int) -> None:
     assert refusal(0, command, SIZE, 0, SIZE, 0) == 0
 
 
-@pytest.mark.parametrize("command", [c.CMD_READ, c.CMD_WRITE, c.CMD_FLUSH, c.CMD_TRIM, c.CMD_WRITE_ZEROES])
+@pytest.mark.parametrize(
+    "command", [c.CMD_READ, c.CMD_WRITE, c.CMD_FLUSH, c.CMD_TRIM, c.CMD_WRITE_ZEROES]
+)
 def test_fua_is_accepted_everywhere(command: int) -> None:
     assert refusal(c.CMD_FLAG_FUA, command, 0, 1, SIZE, 0) == 0
 
 
-@pytest.mark.parametrize("command", [c.CMD_READ, c.CMD_WRITE, c.CMD_FLUSH, c.CMD_TRIM, c.CMD_WRITE_ZEROES])
+@pytest.mark.parametrize(
+    "command", [c.CMD_READ, c.CMD_WRITE, c.CMD_FLUSH, c.CMD_TRIM, c.CMD_WRITE_ZEROES]
+)
 @pytest.mark.parametrize("flag", [1 << bit for bit in range(1, 16)])
 def test_unknown_flags_are_refused(command: int, flag: int) -> None:
     expected = 0 if (command, flag) == (c.CMD_WRITE_ZEROES, c.CMD_FLAG_NO_HOLE) else c.EINVAL
@@ -146,8 +187,16 @@ def test_too_long() -> None:
 
 
 def test_read_only() -> None:
-    errors = {command: refusal(0, command, 0, 1, SIZE, c.FLAG_READ_ONLY) for command in (0, 1, 3, 4, 6)}
-    assert errors == {c.CMD_READ: 0, c.CMD_WRITE: c.EPERM, c.CMD_FLUSH: 0, c.CMD_TRIM: c.EPERM, c.CMD_WRITE_ZEROES: c.EPERM}
+    errors = {
+        command: refusal(0, command, 0, 1, SIZE, c.FLAG_READ_ONLY) for command in (0, 1, 3, 4, 6)
+    }
+    assert errors == {
+        c.CMD_READ: 0,
+        c.CMD_WRITE: c.EPERM,
+        c.CMD_FLUSH: 0,
+        c.CMD_TRIM: c.EPERM,
+        c.CMD_WRITE_ZEROES: c.EPERM,
+    }
 
 
 def test_flush_ignores_offset_and_length() -> None:

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from duplexd.nbd.client import NbdClient, Reply
     from duplexd.nbd.transmission import Request
 
-FLAGS = c.FLAG_HAS_FLAGS | c.FLAG_SEND_FLUSH | c.FLAG_SEND_FUA | c.FLAG_SEND_TRIM | c.FLAG_SEND_WRITE_ZEROES | c.FLAG_CAN_MULTI_CONN
+FLAGS = (
+    c.FLAG_HAS_FLAGS
+    | c.FLAG_SEND_FLUSH
+    | c.FLAG_SEND_FUA
+    | c.FLAG_SEND_TRIM
+    | c.FLAG_SEND_WRITE_ZEROES
+    | c.FLAG_CAN_MULTI_CONN
+)
 OPTIONS_MAX = 100
 
 
@@ -24,7 +31,9 @@ class FakeExports:
 
     def __init__(self, *exports: Export) -> None:
         self.exports = {
-            export.name: export for export in exports or (Export("data", 1 << 20, FLAGS, "the data"), Export("wal", 4096, FLAGS))
+            export.name: export
+            for export in exports
+            or (Export("data", 1 << 20, FLAGS, "the data"), Export("wal", 4096, FLAGS))
         }
 
     def find(self, name: str) -> Export | None:
@@ -45,7 +54,9 @@ def pieces(data: bytes, sizes: Iterable[int]) -> Iterator[bytes]:
         yield data
 
 
-def haggle(data: bytes, sizes: Iterable[int] = (), options_max: int = OPTIONS_MAX) -> tuple[Handshake, bytes]:
+def haggle(
+    data: bytes, sizes: Iterable[int] = (), options_max: int = OPTIONS_MAX
+) -> tuple[Handshake, bytes]:
     """A server's handshake fed with `data`; its replies joined."""
     handshake = Handshake(FakeExports(), options_max)
     answer = b""
@@ -100,7 +111,9 @@ class MemoryServer:
     def _reply(self, request: Request) -> bytes:
         flags, command, cookie, offset, length, payload = request
         assert self.handshake.export is not None
-        error = refusal(flags, command, offset, length, self.handshake.export.size, self.handshake.export.flags)
+        error = refusal(
+            flags, command, offset, length, self.handshake.export.size, self.handshake.export.flags
+        )
         if error:
             return m.simple_reply(error, cookie)
         if command == c.CMD_READ:
@@ -110,7 +123,9 @@ class MemoryServer:
         return m.simple_reply(0, cookie)
 
 
-def talk(client: NbdClient, server: MemoryServer, to_client: int = 1 << 30, to_server: int = 1 << 30) -> list[Reply]:
+def talk(
+    client: NbdClient, server: MemoryServer, to_client: int = 1 << 30, to_server: int = 1 << 30
+) -> list[Reply]:
     """Carry bytes both ways, in pieces of these sizes, until both are quiet."""
     replies: list[Reply] = []
     waiting = server.greeting() if not client.ready else b""
@@ -118,6 +133,9 @@ def talk(client: NbdClient, server: MemoryServer, to_client: int = 1 << 30, to_s
         for start in range(0, len(waiting), to_client):
             replies += client.receive(waiting[start : start + to_client])
         request = client.data_to_send()
-        waiting = b"".join(server.receive(request[start : start + to_server]) for start in range(0, len(request), to_server))
+        waiting = b"".join(
+            server.receive(request[start : start + to_server])
+            for start in range(0, len(request), to_server)
+        )
         if not waiting:
             return replies

@@ -42,7 +42,9 @@ async def listeners(backend: MemoryBackend, tmp_path: Path) -> AsyncIterator[Lis
 
 
 @pytest_asyncio.fixture(params=["unix", "tcp"])
-async def connect(request: pytest.FixtureRequest, listeners: Listeners) -> AsyncIterator[Callable[..., Awaitable[Peer]]]:
+async def connect(
+    request: pytest.FixtureRequest, listeners: Listeners
+) -> AsyncIterator[Callable[..., Awaitable[Peer]]]:
     """Connects a client; every test runs over Unix and TCP."""
     (address,) = [address for address in listeners.addresses if address.startswith(request.param)]
     peers: list[Peer] = []

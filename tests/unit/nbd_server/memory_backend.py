@@ -28,7 +28,9 @@ class MemoryVolume:
         self.name = name
         self.size = size
         self.connections = 0
-        self.data = memoryview(mmap.mmap(-1, size))  # zeroes that cost nothing until they are touched
+        self.data = memoryview(
+            mmap.mmap(-1, size)
+        )  # zeroes that cost nothing until they are touched
         self.cold = False
         self.error = 0
 
@@ -52,7 +54,9 @@ class MemoryBackend:
         self.flushes = 0
         self.gone: list[Client] = []
         self.error = 0
-        self.reads: list[Callable[[], None]] = []  # reads of cold volumes that wait for `finish_reads`
+        self.reads: list[
+            Callable[[], None]
+        ] = []  # reads of cold volumes that wait for `finish_reads`
         self.reads_wait = False
 
     def volume(self, name: str) -> Volume | None:
@@ -76,7 +80,9 @@ class MemoryBackend:
         change.error = self.error
         change.client.finished(change)
 
-    def read(self, volume: Volume, offset: int, buffer: memoryview, done: Callable[[int], None]) -> None:
+    def read(
+        self, volume: Volume, offset: int, buffer: memoryview, done: Callable[[int], None]
+    ) -> None:
         def finish() -> None:
             stored = self.volumes[volume.name]
             buffer[:] = stored.data[offset : offset + len(buffer)]
@@ -110,7 +116,9 @@ class MemoryBackend:
     def _apply(self, change: Change) -> None:
         if not self.error and change.kind != FLUSH:
             data = change.data if change.kind == WRITE else bytes(change.length)
-            self.volumes[change.volume.name].data[change.offset : change.offset + change.length] = data
+            self.volumes[change.volume.name].data[change.offset : change.offset + change.length] = (
+                data
+            )
         change.error = self.error
         change.client.finished(change)
 

@@ -21,7 +21,9 @@ class Peer:
     def __init__(self, address: str) -> None:
         self.nbd = NbdClient()
         self._address = parse_address(address)
-        self._sock = socket.socket(socket.AF_UNIX if isinstance(self._address, UnixAddress) else socket.AF_INET)
+        self._sock = socket.socket(
+            socket.AF_UNIX if isinstance(self._address, UnixAddress) else socket.AF_INET
+        )
         self._sock.setblocking(False)
 
     @property
@@ -29,7 +31,11 @@ class Peer:
         return asyncio.get_running_loop()
 
     async def open(self) -> None:
-        where = self._address.path if isinstance(self._address, UnixAddress) else (self._address.host, self._address.port)
+        where = (
+            self._address.path
+            if isinstance(self._address, UnixAddress)
+            else (self._address.host, self._address.port)
+        )
         async with asyncio.timeout(PATIENCE_SECONDS):
             await self._loop.sock_connect(self._sock, where)
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 
 
-async def test_reads_and_flushes_go_on_while_changes_are_held(connect: Connect, backend: MemoryBackend, listeners: Listeners) -> None:
+async def test_reads_and_flushes_go_on_while_changes_are_held(
+    connect: Connect, backend: MemoryBackend, listeners: Listeners
+) -> None:
     peer = await connect()
     backend.holding = True
     held = peer.nbd.write(0, b"x" * 4096)
@@ -38,7 +40,9 @@ async def test_reads_and_flushes_go_on_while_changes_are_held(connect: Connect, 
     assert listeners.server.waiting.used == 0
 
 
-async def test_held_payload_survives_later_traffic(connect: Connect, backend: MemoryBackend) -> None:
+async def test_held_payload_survives_later_traffic(
+    connect: Connect, backend: MemoryBackend
+) -> None:
     peer = await connect()
     backend.holding = True
     for index in range(100):
@@ -47,10 +51,14 @@ async def test_held_payload_survives_later_traffic(connect: Connect, backend: Me
     await eventually(lambda: len(backend.held) == 100)
     backend.release()
     await peer.replies(100)
-    assert [backend.volumes["data"].data[index * 8192 + 8191] for index in range(100)] == list(range(100))
+    assert [backend.volumes["data"].data[index * 8192 + 8191] for index in range(100)] == list(
+        range(100)
+    )
 
 
-async def test_held_changes_die_with_their_connection(connect: Connect, backend: MemoryBackend, listeners: Listeners) -> None:
+async def test_held_changes_die_with_their_connection(
+    connect: Connect, backend: MemoryBackend, listeners: Listeners
+) -> None:
     peer, other = await connect(), await connect()
     backend.holding = True
     peer.nbd.write(0, b"stale")
@@ -95,7 +103,9 @@ async def test_change_that_had_started_may_finish_after_its_client_has_gone(
     assert listeners.server.waiting.used == 0
 
 
-async def test_read_may_finish_after_its_client_has_gone(connect: Connect, backend: MemoryBackend, listeners: Listeners) -> None:
+async def test_read_may_finish_after_its_client_has_gone(
+    connect: Connect, backend: MemoryBackend, listeners: Listeners
+) -> None:
     peer = await connect()
     backend.volumes["data"].cold = backend.reads_wait = True
     peer.nbd.read(0, 1000)
@@ -108,7 +118,9 @@ async def test_read_may_finish_after_its_client_has_gone(connect: Connect, backe
     assert listeners.server.reading.used == 0
 
 
-async def test_disc_answers_what_is_in_flight_then_closes(connect: Connect, backend: MemoryBackend) -> None:
+async def test_disc_answers_what_is_in_flight_then_closes(
+    connect: Connect, backend: MemoryBackend
+) -> None:
     peer = await connect()
     backend.holding = True
     held = peer.nbd.write(0, b"held")
@@ -147,7 +159,9 @@ async def test_no_more_writes_are_taken_beyond_the_connections_bytes(
     backend.release()
     await sending
     assert len(await peer.replies(250)) == 250
-    assert [backend.volumes["data"].data[index * 131_072] for index in range(250)] == list(range(250))
+    assert [backend.volumes["data"].data[index * 131_072] for index in range(250)] == list(
+        range(250)
+    )
 
 
 async def test_no_more_writes_are_taken_beyond_the_bytes_of_all_connections(
@@ -168,7 +182,14 @@ async def test_no_more_writes_are_taken_beyond_the_bytes_of_all_connections(
     backend.release()
     for replies in await asyncio.gather(*tasks):
         assert [reply.error for reply in replies.values()] == [0, 0, 0, 0]
-    assert [backend.volumes["data"].data[(index + 1) * MIB - 1] for index in range(6)] == [1, 2, 3, 4, 5, 6]
+    assert [backend.volumes["data"].data[(index + 1) * MIB - 1] for index in range(6)] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
 
 
 async def test_request_larger_than_every_limit_passes(

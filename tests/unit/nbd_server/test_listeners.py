@@ -43,7 +43,20 @@ def test_addresses_are_read_and_written(text: str, address: UnixAddress | TcpAdd
 
 
 @pytest.mark.parametrize(
-    "text", ["", "unix:", "unix", "tcp:", "tcp:10809", "tcp::10809", "tcp:h:", "tcp:h:x", "tcp:h:65536", "tcp:h:-1", "udp:h:1"]
+    "text",
+    [
+        "",
+        "unix:",
+        "unix",
+        "tcp:",
+        "tcp:10809",
+        "tcp::10809",
+        "tcp:h:",
+        "tcp:h:x",
+        "tcp:h:65536",
+        "tcp:h:-1",
+        "udp:h:1",
+    ],
 )
 def test_bad_addresses_are_named(text: str) -> None:
     with pytest.raises(ConfigurationError, match="write"):
@@ -83,7 +96,9 @@ async def test_stale_socket_is_taken_over(backend: MemoryBackend, tmp_path: Path
     await listeners.stop()
 
 
-async def test_served_socket_is_not_taken_over(listeners: Listeners, backend: MemoryBackend, tmp_path: Path) -> None:
+async def test_served_socket_is_not_taken_over(
+    listeners: Listeners, backend: MemoryBackend, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigurationError, match="another process serves"):
         await Listeners(backend, [f"unix:{tmp_path}/nbd.sock"]).start()
 
@@ -95,7 +110,15 @@ async def test_file_that_is_no_socket_stays(backend: MemoryBackend, tmp_path: Pa
     assert (tmp_path / "s").read_text() == "precious"
 
 
-@pytest.mark.parametrize("text", ["unix:/nowhere/at/all/s", "unix:" + "x" * 200, "tcp:192.0.2.1:0", "tcp:no.such.host.invalid:0"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "unix:/nowhere/at/all/s",
+        "unix:" + "x" * 200,
+        "tcp:192.0.2.1:0",
+        "tcp:no.such.host.invalid:0",
+    ],
+)
 async def test_addresses_that_cannot_be_bound_are_named(backend: MemoryBackend, text: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         await Listeners(backend, [text]).start()
@@ -105,7 +128,9 @@ async def test_addresses_that_cannot_be_bound_are_named(backend: MemoryBackend, 
 
 async def test_failed_start_listens_nowhere(backend: MemoryBackend, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError):
-        await Listeners(backend, [f"unix:{tmp_path}/s", "tcp:127.0.0.1:0", "unix:/nowhere/at/all/s"]).start()
+        await Listeners(
+            backend, [f"unix:{tmp_path}/s", "tcp:127.0.0.1:0", "unix:/nowhere/at/all/s"]
+        ).start()
     assert not (tmp_path / "s").exists()
 
 
@@ -124,7 +149,9 @@ async def test_ipv6(backend: MemoryBackend) -> None:
     await listeners.stop()
 
 
-async def test_update_changes_listeners_and_keeps_connections(backend: MemoryBackend, tmp_path: Path) -> None:
+async def test_update_changes_listeners_and_keeps_connections(
+    backend: MemoryBackend, tmp_path: Path
+) -> None:
     old, kept, new = (f"unix:{tmp_path}/{name}" for name in ("old", "kept", "new"))
     listeners = Listeners(backend, [old, kept])
     await listeners.start()
@@ -147,7 +174,9 @@ async def test_failed_update_changes_nothing(listeners: Listeners, tmp_path: Pat
     assert not (tmp_path / "new").exists()
 
 
-async def test_stop_waits_for_what_is_in_flight(connect: Connect, listeners: Listeners, backend: MemoryBackend) -> None:
+async def test_stop_waits_for_what_is_in_flight(
+    connect: Connect, listeners: Listeners, backend: MemoryBackend
+) -> None:
     peer, idle, haggling = await connect(), await connect(), await connect(None)
     backend.holding = True
     cookie = peer.nbd.write(0, b"x")
@@ -165,7 +194,9 @@ async def test_stop_waits_for_what_is_in_flight(connect: Connect, listeners: Lis
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.05])
-async def test_stop_cuts_off_at_its_deadline(connect: Connect, listeners: Listeners, backend: MemoryBackend, seconds: float) -> None:
+async def test_stop_cuts_off_at_its_deadline(
+    connect: Connect, listeners: Listeners, backend: MemoryBackend, seconds: float
+) -> None:
     peer = await connect()
     backend.holding = True
     peer.nbd.write(0, b"x")
@@ -177,7 +208,9 @@ async def test_stop_cuts_off_at_its_deadline(connect: Connect, listeners: Listen
     await listeners.start()
 
 
-async def test_handshake_has_a_time_limit_and_transmission_has_none(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_handshake_has_a_time_limit_and_transmission_has_none(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def in_time(seconds: float) -> Peer:
         monkeypatch.setattr(limits, "HANDSHAKE_SECONDS_MAX", seconds)
         try:
@@ -191,7 +224,9 @@ async def test_handshake_has_a_time_limit_and_transmission_has_none(connect: Con
     assert (await done.reply(done.nbd.read(0, 4))).data == bytes(4)
 
 
-async def test_connections_beyond_the_limit_are_closed(connect: Connect, listeners: Listeners, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connections_beyond_the_limit_are_closed(
+    connect: Connect, listeners: Listeners, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(limits, "CONNECTIONS_MAX", 2)
     peers = [await connect(), await connect()]
     for _ in range(3):
@@ -203,7 +238,9 @@ async def test_connections_beyond_the_limit_are_closed(connect: Connect, listene
     await connect()
 
 
-async def test_options_beyond_the_limit_close(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_options_beyond_the_limit_close(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(limits, "HANDSHAKE_OPTIONS_MAX", 5)
     peer = await connect(None)
     await peer.send(m.CLIENT_FLAGS.pack(3) + 6 * m.option(c.OPT_LIST))
@@ -222,8 +259,14 @@ async def test_client_that_never_reads_its_list_is_not_read(
     while data := await peer.receive():
         answer += len(data)
     await asked
-    entries = len(m.list_entry(c.OPT_LIST, "data") + m.list_entry(c.OPT_LIST, "wal") + m.option_reply(c.OPT_LIST, c.REP_ACK))
-    assert answer == len(m.greeting(3)) + 15_000 * entries + len(m.option_reply(c.OPT_ABORT, c.REP_ACK))
+    entries = len(
+        m.list_entry(c.OPT_LIST, "data")
+        + m.list_entry(c.OPT_LIST, "wal")
+        + m.option_reply(c.OPT_LIST, c.REP_ACK)
+    )
+    assert answer == len(m.greeting(3)) + 15_000 * entries + len(
+        m.option_reply(c.OPT_ABORT, c.REP_ACK)
+    )
 
 
 async def test_volume_taken_away_during_the_handshake_closes(
@@ -236,14 +279,22 @@ async def test_volume_taken_away_during_the_handshake_closes(
     assert await peer.closed()
 
 
-async def test_random_bytes_neither_stop_the_server_nor_leak(connect: Connect, listeners: Listeners, backend: MemoryBackend) -> None:
+async def test_random_bytes_neither_stop_the_server_nor_leak(
+    connect: Connect, listeners: Listeners, backend: MemoryBackend
+) -> None:
     chance = random.Random(20261123)
     go = m.CLIENT_FLAGS.pack(3) + m.option(c.OPT_GO, m.go_data("data", []))
     files = len(os.listdir("/proc/self/fd"))
     for turn in range(150):
         peer = await connect(None)
         noise = chance.randbytes(chance.randrange(1, 5000))
-        header = m.request(chance.randrange(4), chance.randrange(9), turn, chance.randrange(1 << 27), chance.randrange(1 << 17))
+        header = m.request(
+            chance.randrange(4),
+            chance.randrange(9),
+            turn,
+            chance.randrange(1 << 27),
+            chance.randrange(1 << 17),
+        )
         await peer.send([noise, go + noise, go + header + noise][turn % 3])
         peer.close()
     await eventually(lambda: not listeners.server.connections)

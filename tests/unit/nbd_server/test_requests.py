@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     Connect = Callable[..., Awaitable[Peer]]
 
 
-async def test_changes_of_one_wake_up_are_one_batch_in_order(connect: Connect, backend: MemoryBackend) -> None:
+async def test_changes_of_one_wake_up_are_one_batch_in_order(
+    connect: Connect, backend: MemoryBackend
+) -> None:
     peer = await connect()
     expected = []
     for index in range(50):
@@ -33,9 +35,13 @@ async def test_changes_of_one_wake_up_are_one_batch_in_order(connect: Connect, b
     peer.nbd.trim(4096, 4096)
     replies = await peer.replies(52)
     assert {reply.error for reply in replies.values()} == {0}
-    changes = [(change.kind, change.offset, change.length) for batch in backend.batches for change in batch]
+    changes = [
+        (change.kind, change.offset, change.length) for batch in backend.batches for change in batch
+    ]
     assert changes == [*expected, (ZERO, 0, 4096), (TRIM, 4096, 4096)]
-    assert len(backend.batches) <= 3  # what one send carries may arrive in a few pieces, never one by one
+    assert (
+        len(backend.batches) <= 3
+    )  # what one send carries may arrive in a few pieces, never one by one
     assert backend.volumes["data"].data[8192:8704] == bytes([16]) * 512
 
 
@@ -67,7 +73,9 @@ async def test_flags_become_fields_of_the_change(connect: Connect, backend: Memo
     ]
 
 
-async def test_flush_comes_after_the_changes_before_it(connect: Connect, backend: MemoryBackend) -> None:
+async def test_flush_comes_after_the_changes_before_it(
+    connect: Connect, backend: MemoryBackend
+) -> None:
     peer = await connect()
     peer.nbd.write(0, b"x")
     cookie = peer.nbd.flush()
@@ -79,7 +87,9 @@ async def test_flush_comes_after_the_changes_before_it(connect: Connect, backend
 
 
 @pytest.mark.parametrize("length", [65_536, 200_000, 262_144, 1 << 20, 32 << 20])
-async def test_payloads_of_any_size_arrive_whole(connect: Connect, backend: MemoryBackend, length: int) -> None:
+async def test_payloads_of_any_size_arrive_whole(
+    connect: Connect, backend: MemoryBackend, length: int
+) -> None:
     peer = await connect()
     payload = bytes(range(251)) * (length // 251 + 1)
     peer.nbd.write(4096, payload[:length])
@@ -91,16 +101,22 @@ async def test_payloads_of_any_size_arrive_whole(connect: Connect, backend: Memo
     assert (await peer.reply(cookie)).data == payload[:length]
 
 
-async def test_more_reads_than_the_reply_buffer_holds(connect: Connect, backend: MemoryBackend) -> None:
+async def test_more_reads_than_the_reply_buffer_holds(
+    connect: Connect, backend: MemoryBackend
+) -> None:
     peer = await connect()
-    backend.volumes["data"].data[: 40 << 16] = b"".join(bytes([index]) * 65_536 for index in range(40))
+    backend.volumes["data"].data[: 40 << 16] = b"".join(
+        bytes([index]) * 65_536 for index in range(40)
+    )
     cookies = [peer.nbd.read(index << 16, 65_536) for index in range(40)]
     replies = await peer.replies(40)
     assert [replies[cookie].data[0] for cookie in cookies] == list(range(40))
     assert {len(reply.data) for reply in replies.values()} == {65_536}
 
 
-async def test_cold_reads_are_answered_as_they_finish(connect: Connect, backend: MemoryBackend) -> None:
+async def test_cold_reads_are_answered_as_they_finish(
+    connect: Connect, backend: MemoryBackend
+) -> None:
     peer = await connect()
     backend.volumes["data"].data[:4] = b"cold"
     backend.volumes["data"].cold = True
@@ -112,14 +128,25 @@ async def test_cold_reads_are_answered_as_they_finish(connect: Connect, backend:
     assert (await peer.reply(slow)).data == b"cold"
 
 
-async def test_length_zero_succeeds_without_a_change(connect: Connect, backend: MemoryBackend) -> None:
+async def test_length_zero_succeeds_without_a_change(
+    connect: Connect, backend: MemoryBackend
+) -> None:
     peer = await connect()
-    cookies = {peer.nbd.read(0, 0), peer.nbd.write(0, b""), peer.nbd.trim(0, 0), peer.nbd.write_zeroes(0, 0)}
-    assert {cookie: reply.error for cookie, reply in (await peer.replies(4)).items()} == dict.fromkeys(cookies, 0)
+    cookies = {
+        peer.nbd.read(0, 0),
+        peer.nbd.write(0, b""),
+        peer.nbd.trim(0, 0),
+        peer.nbd.write_zeroes(0, 0),
+    }
+    assert {
+        cookie: reply.error for cookie, reply in (await peer.replies(4)).items()
+    } == dict.fromkeys(cookies, 0)
     assert backend.batches == []
 
 
-async def test_refused_requests_keep_the_stream_in_step(connect: Connect, backend: MemoryBackend, listeners: Listeners) -> None:
+async def test_refused_requests_keep_the_stream_in_step(
+    connect: Connect, backend: MemoryBackend, listeners: Listeners
+) -> None:
     peer = await connect("wal")
     end = 1 << 20
     refused = [
@@ -140,14 +167,20 @@ async def test_refused_requests_keep_the_stream_in_step(connect: Connect, backen
 
 async def test_unknown_commands_and_flags_get_einval(connect: Connect) -> None:
     peer = await connect()
-    await peer.send(m.request(0, 99, 1, 0, 1) + m.request(1 << 9, c.CMD_READ, 2, 0, 1) + m.request(0, c.CMD_CACHE, 3, 0, 1))
+    await peer.send(
+        m.request(0, 99, 1, 0, 1)
+        + m.request(1 << 9, c.CMD_READ, 2, 0, 1)
+        + m.request(0, c.CMD_CACHE, 3, 0, 1)
+    )
     answer = b""
     while len(answer) < 48:
         answer += await peer.receive()
     assert answer == b"".join(m.simple_reply(c.EINVAL, cookie) for cookie in (1, 2, 3))
 
 
-async def test_flush_with_offset_and_length_is_a_flush(connect: Connect, backend: MemoryBackend) -> None:
+async def test_flush_with_offset_and_length_is_a_flush(
+    connect: Connect, backend: MemoryBackend
+) -> None:
     peer = await connect()
     assert (await peer.reply(peer.nbd.write(0, b"precious"))).error == 0
     await peer.send(m.request(0, c.CMD_FLUSH, 99, 0, 4096))
@@ -163,7 +196,9 @@ async def test_bad_magic_closes_after_the_replies_before_it(connect: Connect) ->
     assert await peer.closed()
 
 
-async def test_storage_errors_become_wire_errors_and_are_counted(connect: Connect, backend: MemoryBackend, listeners: Listeners) -> None:
+async def test_storage_errors_become_wire_errors_and_are_counted(
+    connect: Connect, backend: MemoryBackend, listeners: Listeners
+) -> None:
     peer = await connect()
     backend.error = errno.EDQUOT
     assert (await peer.reply(peer.nbd.write(0, b"x"))).error == c.ENOSPC
@@ -176,7 +211,9 @@ async def test_storage_errors_become_wire_errors_and_are_counted(connect: Connec
 
 
 @pytest.mark.parametrize("cold", [False, True])
-async def test_failed_reads_get_their_errno(connect: Connect, backend: MemoryBackend, listeners: Listeners, cold: bool) -> None:
+async def test_failed_reads_get_their_errno(
+    connect: Connect, backend: MemoryBackend, listeners: Listeners, cold: bool
+) -> None:
     peer = await connect()
     volume = backend.volumes["data"]
     if cold:
@@ -189,7 +226,9 @@ async def test_failed_reads_get_their_errno(connect: Connect, backend: MemoryBac
     assert (reply.error, len(reply.data)) == (0, 4096)
 
 
-async def test_traffic_counts_requests_and_bytes_by_operation(connect: Connect, listeners: Listeners) -> None:
+async def test_traffic_counts_requests_and_bytes_by_operation(
+    connect: Connect, listeners: Listeners
+) -> None:
     peer = await connect()
     peer.nbd.write(0, b"x" * 700)
     peer.nbd.read(0, 4096)

@@ -21,14 +21,22 @@ if TYPE_CHECKING:
 
 SIZE = 4 << 20
 
-loop_devices = pytest.mark.skipif(not os.access("/dev/loop-control", os.W_OK), reason="no right to make loop devices here")
+loop_devices = pytest.mark.skipif(
+    not os.access("/dev/loop-control", os.W_OK), reason="no right to make loop devices here"
+)
 
 
 @pytest.fixture
 def device(tmp_path: Path) -> Iterator[str]:
     image = tmp_path / "image"
     image.write_bytes(b"\xff" * SIZE)
-    made = subprocess.run(["losetup", "--find", "--show", str(image)], capture_output=True, text=True, check=True, timeout=100)
+    made = subprocess.run(
+        ["losetup", "--find", "--show", str(image)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    )
     yield made.stdout.strip()
     subprocess.run(["losetup", "--detach", made.stdout.strip()], check=True, timeout=100)
 
@@ -38,7 +46,12 @@ def test_device_is_written_zeroed_and_read_at_any_offset(device: str) -> None:
     file = RealDisk().open(device)
     assert (file.size, RealDisk().size(device), file.is_block) == (SIZE, SIZE, True)
     expected = bytearray(b"\xff" * SIZE)
-    for offset, length, punch in ((1000, 9001, True), (20480, 8192, False), (50000, 100, True), (65536, 1 << 20, True)):
+    for offset, length, punch in (
+        (1000, 9001, True),
+        (20480, 8192, False),
+        (50000, 100, True),
+        (65536, 1 << 20, True),
+    ):
         file.zero(offset, length, punch)
         expected[offset : offset + length] = bytes(length)
     file.write(30001, b"unaligned")
@@ -82,8 +95,13 @@ def test_loop_device_on_a_file_discards(device: str) -> None:
     assert machine.queue_punches(os.stat(device).st_rdev)
 
 
-@pytest.mark.parametrize(("discard", "zeroes", "punches"), [("4096", "4096", True), ("0", "4096", False), ("4096", "0", False)])
-def test_ability_of_a_device_is_its_queues(tmp_path: Path, discard: str, zeroes: str, punches: bool) -> None:
+@pytest.mark.parametrize(
+    ("discard", "zeroes", "punches"),
+    [("4096", "4096", True), ("0", "4096", False), ("4096", "0", False)],
+)
+def test_ability_of_a_device_is_its_queues(
+    tmp_path: Path, discard: str, zeroes: str, punches: bool
+) -> None:
     queue = tmp_path / "devices/sda/queue"
     queue.mkdir(parents=True)
     (tmp_path / "devices/sda/sda1").mkdir()
@@ -91,4 +109,8 @@ def test_ability_of_a_device_is_its_queues(tmp_path: Path, discard: str, zeroes:
     (queue / "write_zeroes_max_bytes").write_text(zeroes + "\n")
     (tmp_path / "8:0").symlink_to("devices/sda")
     (tmp_path / "8:1").symlink_to("devices/sda/sda1")
-    assert [machine.queue_punches(os.makedev(8, minor), tmp_path) for minor in (0, 1, 2)] == [punches, punches, False]
+    assert [machine.queue_punches(os.makedev(8, minor), tmp_path) for minor in (0, 1, 2)] == [
+        punches,
+        punches,
+        False,
+    ]

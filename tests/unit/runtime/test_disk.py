@@ -72,7 +72,9 @@ def test_allocated_file_has_no_holes(disk: Disk, path: str) -> None:
     file.close()
 
 
-def test_create_refuses_a_name_that_is_taken_and_leaves_it_alone(disk: Disk, file: File, path: str) -> None:
+def test_create_refuses_a_name_that_is_taken_and_leaves_it_alone(
+    disk: Disk, file: File, path: str
+) -> None:
     file.write(0, b"mine")
     with pytest.raises(OSError) as caught:
         disk.create(path, 10)
@@ -99,7 +101,11 @@ def test_opening_what_is_not_there_is_enoent(disk: Disk, path: str) -> None:
 
 
 def test_what_was_written_is_read_back_from_any_kind_of_buffer(file: File) -> None:
-    for place, data in ((0, b"bytes"), (4093, bytearray(b"bytearray")), (SIZE - 4, memoryview(b"..view..")[2:6])):
+    for place, data in (
+        (0, b"bytes"),
+        (4093, bytearray(b"bytearray")),
+        (SIZE - 4, memoryview(b"..view..")[2:6]),
+    ):
         file.write(place, data)
         assert read(file, place, len(data)) == bytes(data)
 
@@ -121,18 +127,29 @@ def test_writev_writes_any_number_of_buffers(file: File, count: int) -> None:
 
 
 @pytest.mark.parametrize("punch", [True, False])
-@pytest.mark.parametrize(("offset", "length"), [(0, SIZE), (4096, 8192), (1, 1), (4095, 2), (513, 70000), (SIZE - 10, 10)])
-def test_zeroed_range_reads_as_zeroes_and_its_neighbours_stay(file: File, punch: bool, offset: int, length: int) -> None:
+@pytest.mark.parametrize(
+    ("offset", "length"),
+    [(0, SIZE), (4096, 8192), (1, 1), (4095, 2), (513, 70000), (SIZE - 10, 10)],
+)
+def test_zeroed_range_reads_as_zeroes_and_its_neighbours_stay(
+    file: File, punch: bool, offset: int, length: int
+) -> None:
     file.write(0, b"\xff" * SIZE)
     file.zero(offset, length, punch)
-    assert read(file, 0, SIZE) == b"\xff" * offset + bytes(length) + b"\xff" * (SIZE - offset - length)
+    assert read(file, 0, SIZE) == b"\xff" * offset + bytes(length) + b"\xff" * (
+        SIZE - offset - length
+    )
 
 
 def test_punching_leaves_a_hole(file: File) -> None:
     file.write(0, b"\xff" * SIZE)
     file.zero(65536, 131072, True)
     assert file.can_punch
-    assert file.extents(0, SIZE) == [(0, 65536, True), (65536, 131072, False), (196608, SIZE - 196608, True)]
+    assert file.extents(0, SIZE) == [
+        (0, 65536, True),
+        (65536, 131072, False),
+        (196608, SIZE - 196608, True),
+    ]
 
 
 def test_extents_cover_exactly_what_was_asked_for(file: File) -> None:

@@ -49,7 +49,9 @@ def test_a_log_that_can_not_be_written_stops_nothing() -> None:
 def test_each_event_is_one_json_line_where_nobody_sits() -> None:
     out = io.StringIO()
     log.configure(stream=out)
-    structlog.get_logger("a").info("suspended", volumes=["x"], path=Path("/y"), text="two\nlines", nested={1: (Path("/z"),)})
+    structlog.get_logger("a").info(
+        "suspended", volumes=["x"], path=Path("/y"), text="two\nlines", nested={1: (Path("/z"),)}
+    )
     lines = out.getvalue().splitlines()
     assert len(lines) == 1
     line = json.loads(lines[0])

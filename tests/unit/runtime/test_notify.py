@@ -22,7 +22,9 @@ def test_notify_reaches_the_service_manager(tmp_path: Path, abstract: bool) -> N
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind("\0" + name if abstract else name)
         manager.settimeout(60)
-        assert notify("READY=1\nSTATUS=serving", {"NOTIFY_SOCKET": "@" + name if abstract else name})
+        assert notify(
+            "READY=1\nSTATUS=serving", {"NOTIFY_SOCKET": "@" + name if abstract else name}
+        )
         assert manager.recv(1000) == b"READY=1\nSTATUS=serving"
 
 
@@ -42,7 +44,9 @@ def test_without_a_manager_nothing_happens(address: str | None) -> None:
         ({"WATCHDOG_USEC": "soon"}, None),
     ],
 )
-def test_watchdog_is_fed_twice_as_often_as_it_bites(environment: dict[str, str], interval_s: float | None) -> None:
+def test_watchdog_is_fed_twice_as_often_as_it_bites(
+    environment: dict[str, str], interval_s: float | None
+) -> None:
     assert watchdog_interval_s(environment) == interval_s
 
 
@@ -60,7 +64,10 @@ print(sorted(name for name in os.environ if name.startswith("LISTEN_")))
 
 @pytest.mark.parametrize("owner", ["mine", "another's"])
 def test_sockets_are_taken_from_the_manager_once_and_only_if_meant_for_us(owner: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as first,
+        socket.create_server(("127.0.0.1", 0)) as second,
+    ):
         ports = [first.getsockname()[1], second.getsockname()[1]]
         passed = (first.fileno(), second.fileno())
         done = subprocess.run(
@@ -72,7 +79,9 @@ def test_sockets_are_taken_from_the_manager_once_and_only_if_meant_for_us(owner:
             check=True,
             timeout=100,
         )
-    expected = f"nbd {ports[0]} False\nunknown {ports[1]} False\n[]\n" if owner == "mine" else "[]\n"
+    expected = (
+        f"nbd {ports[0]} False\nunknown {ports[1]} False\n[]\n" if owner == "mine" else "[]\n"
+    )
     assert done.stdout == expected
 
 

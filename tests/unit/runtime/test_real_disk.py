@@ -47,7 +47,9 @@ def short(at_most: int) -> Callable[..., int]:
 
 
 @pytest.mark.parametrize("at_most", [1, 7, 100, 4096])
-def test_short_writes_are_continued_where_they_stopped(file: File, monkeypatch: pytest.MonkeyPatch, at_most: int) -> None:
+def test_short_writes_are_continued_where_they_stopped(
+    file: File, monkeypatch: pytest.MonkeyPatch, at_most: int
+) -> None:
     buffers = [bytes([number]) * (number * 3) for number in range(40)]
     whole = b"".join(buffers)
     monkeypatch.setattr(os, "pwritev", short(at_most))
@@ -58,7 +60,9 @@ def test_short_writes_are_continued_where_they_stopped(file: File, monkeypatch: 
     assert file.read(9000, len(whole)) == whole
 
 
-def test_a_write_that_gets_nowhere_is_an_error_not_a_loop(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_gets_nowhere_is_an_error_not_a_loop(
+    file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "pwrite", lambda *_: 0)
     monkeypatch.setattr(os, "pwritev", lambda *_: 0)
     with pytest.raises(OSError, match="wrote nothing"):
@@ -68,11 +72,15 @@ def test_a_write_that_gets_nowhere_is_an_error_not_a_loop(file: File, monkeypatc
 def test_short_reads_are_continued(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write(50, bytes(range(200)))
     preadv = os.preadv
-    monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: preadv(fd, [buffers[0][:13]], offset))
+    monkeypatch.setattr(
+        os, "preadv", lambda fd, buffers, offset: preadv(fd, [buffers[0][:13]], offset)
+    )
     assert file.read(50, 200) == bytes(range(200))
 
 
-def test_a_cold_read_says_no_and_a_broken_one_raises(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cold_read_says_no_and_a_broken_one_raises(
+    file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
     buffer = memoryview(bytearray(4))
 
     def fails(code: int) -> Callable[..., int]:
@@ -91,7 +99,9 @@ def test_a_cold_read_says_no_and_a_broken_one_raises(file: File, monkeypatch: py
 
 
 @pytest.mark.parametrize("memory", [True, False])
-def test_without_nowait_only_a_file_system_in_memory_is_read_in_the_loop(file: File, monkeypatch: pytest.MonkeyPatch, memory: bool) -> None:
+def test_without_nowait_only_a_file_system_in_memory_is_read_in_the_loop(
+    file: File, monkeypatch: pytest.MonkeyPatch, memory: bool
+) -> None:
     file.write(0, b"data")
     preadv, flagged = os.preadv, []
 
@@ -110,21 +120,38 @@ def test_without_nowait_only_a_file_system_in_memory_is_read_in_the_loop(file: F
 
 
 def test_file_systems_in_memory_are_told_from_others() -> None:
-    with tempfile.TemporaryFile(dir="/dev/shm") as in_memory, open("/proc/self/status", "rb") as elsewhere:
+    with (
+        tempfile.TemporaryFile(dir="/dev/shm") as in_memory,
+        open("/proc/self/status", "rb") as elsewhere,
+    ):
         assert machine.in_memory(in_memory.fileno())
         assert not machine.in_memory(elsewhere.fileno())
 
 
-@pytest.mark.parametrize(("kind", "memory"), [("ext4", False), ("xfs", False), ("overlay", False), ("tmpfs", True), ("ramfs", True)])
-def test_a_file_system_is_known_by_its_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, memory: bool) -> None:
+@pytest.mark.parametrize(
+    ("kind", "memory"),
+    [("ext4", False), ("xfs", False), ("overlay", False), ("tmpfs", True), ("ramfs", True)],
+)
+def test_a_file_system_is_known_by_its_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, memory: bool
+) -> None:
     mounts = tmp_path / "mountinfo"
-    mounts.write_text(f"22 1 0:21 / /proc rw,relatime shared:5 - proc proc rw\n27 22 8:1 / / rw shared:1 - {kind} /dev/sda1 rw\n")
+    mounts.write_text(
+        f"22 1 0:21 / /proc rw,relatime shared:5 - proc proc rw\n27 22 8:1 / / rw shared:1 - {kind} /dev/sda1 rw\n"
+    )
     monkeypatch.setattr(machine, "Path", lambda _path: mounts)
     look = machine._device_in_memory.__wrapped__  # what it remembers is of the real machine
-    assert [look(os.makedev(8, 1)), look(os.makedev(0, 21)), look(os.makedev(8, 2))] == [memory, False, False]
+    assert [look(os.makedev(8, 1)), look(os.makedev(0, 21)), look(os.makedev(8, 2))] == [
+        memory,
+        False,
+        False,
+    ]
 
 
-@pytest.mark.parametrize("unsupported", [{fallocate.PUNCH_HOLE}, {fallocate.ZERO_RANGE}, {fallocate.PUNCH_HOLE, fallocate.ZERO_RANGE}])
+@pytest.mark.parametrize(
+    "unsupported",
+    [{fallocate.PUNCH_HOLE}, {fallocate.ZERO_RANGE}, {fallocate.PUNCH_HOLE, fallocate.ZERO_RANGE}],
+)
 @pytest.mark.parametrize("punch", [True, False])
 def test_zero_falls_back_to_what_the_file_system_can(
     path: str, monkeypatch: pytest.MonkeyPatch, unsupported: set[int], punch: bool
@@ -133,7 +160,9 @@ def test_zero_falls_back_to_what_the_file_system_can(
 
     def partly(fd: int, mode: int, offset: int, length: int) -> bool:
         asked.append(mode)
-        return not any(mode & bit for bit in unsupported) and fallocate.fallocate(fd, mode, offset, length)
+        return not any(mode & bit for bit in unsupported) and fallocate.fallocate(
+            fd, mode, offset, length
+        )
 
     monkeypatch.setattr(machine, "fallocate", partly)
     monkeypatch.setattr(realfile, "fallocate", partly)
@@ -184,11 +213,20 @@ def test_another_process_is_kept_out_until_this_one_closes(path: str, file: File
     program = f"from duplexd.runtime.disk import RealDisk; RealDisk().open({path!r})"
 
     def run() -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=100)
+        return subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
+        )
 
     refused = run()
     assert refused.returncode == 1
-    assert f"in use already: by another process, or as another image of this one: {path!r}" in refused.stderr
+    assert (
+        f"in use already: by another process, or as another image of this one: {path!r}"
+        in refused.stderr
+    )
     file.close()
     assert run().returncode == 0
 
@@ -203,7 +241,11 @@ def test_one_file_by_two_names_is_refused(tmp_path: Path, path: str, file: File)
 
 @pytest.mark.parametrize("kind", ["directory", "fifo", "character device"])
 def test_only_files_and_block_devices_are_opened(tmp_path: Path, kind: str) -> None:
-    path = {"directory": str(tmp_path), "fifo": str(tmp_path / "fifo"), "character device": "/dev/null"}[kind]
+    path = {
+        "directory": str(tmp_path),
+        "fifo": str(tmp_path / "fifo"),
+        "character device": "/dev/null",
+    }[kind]
     if kind == "fifo":
         os.mkfifo(path)
     with pytest.raises(OSError, match="neither a regular file nor a block device"):
@@ -212,7 +254,9 @@ def test_only_files_and_block_devices_are_opened(tmp_path: Path, kind: str) -> N
 
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize("step", ["_fill", "_name"])
-def test_a_create_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool, step: str) -> None:
+def test_a_create_that_fails_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool, step: str
+) -> None:
     def fails(*_: object) -> None:
         raise OSError(errno.ENOSPC, "full")
 
@@ -225,7 +269,9 @@ def test_a_create_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_create_where_files_need_a_name_from_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+def test_create_where_files_need_a_name_from_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
     without_nameless_files(monkeypatch)
     if not links:
 
@@ -259,7 +305,9 @@ def test_create_does_not_follow_a_dangling_link(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["b.img"]
 
 
-def test_replace_file_that_fails_keeps_the_old_content_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replace_file_that_fails_keeps_the_old_content_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = str(tmp_path / "checkpoint")
     RealDisk().replace_file(path, b"old")
 
@@ -273,7 +321,9 @@ def test_replace_file_that_fails_keeps_the_old_content_and_leaves_nothing(tmp_pa
     assert os.listdir(tmp_path) == ["checkpoint"]
 
 
-def test_what_is_made_durable_and_in_which_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_made_durable_and_in_which_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     events: list[str] = []
     fsync, rename = os.fsync, os.rename
 

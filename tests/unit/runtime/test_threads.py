@@ -96,7 +96,12 @@ def test_an_error_goes_to_who_submitted_the_call_and_the_worker_lives_on(run: Ru
                 def fails(kind: type[BaseException] = kind) -> None:
                     raise kind("no")
 
-                def finished(_result: None, error: BaseException | None, errors: Any = errors, arrived: Any = arrived) -> None:
+                def finished(
+                    _result: None,
+                    error: BaseException | None,
+                    errors: Any = errors,
+                    arrived: Any = arrived,
+                ) -> None:
                     errors.append(error)
                     arrived.set()
 
@@ -113,7 +118,9 @@ def test_an_error_goes_to_who_submitted_the_call_and_the_worker_lives_on(run: Ru
 def test_a_done_that_raises_is_reported_and_the_others_are_still_called(run: Run) -> None:
     async def scenario() -> None:
         reported: list[str] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reported.append(str(context["exception"])))
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _loop, context: reported.append(str(context["exception"]))
+        )
         finished: list[int] = []
 
         def done(number: int) -> None:
@@ -196,7 +203,9 @@ def test_an_idle_worker_keeps_nothing_of_the_last_call(run: Run) -> None:
             await workers.run(call)
             del call, payload
             deadline = time.monotonic() + PATIENCE_SECONDS
-            while kept() is not None and time.monotonic() < deadline:  # the worker lets go when it is scheduled again
+            while (
+                kept() is not None and time.monotonic() < deadline
+            ):  # the worker lets go when it is scheduled again
                 await asyncio.sleep(0.01)
                 gc.collect()
             assert kept() is None
@@ -232,7 +241,9 @@ def test_an_operation_costs_far_less_than_an_executors(run: Run) -> None:
     async def scenario() -> None:
         with ThreadPoolExecutor(1) as executor:
             async with workers_of(1) as workers:
-                costs = [(await cost_s(ours(workers)), await cost_s(theirs(executor))) for _ in range(5)]
+                costs = [
+                    (await cost_s(ours(workers)), await cost_s(theirs(executor))) for _ in range(5)
+                ]
         assert min(cost for cost, _ in costs) < min(cost for _, cost in costs) / 2, costs
 
     run(scenario())

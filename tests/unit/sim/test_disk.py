@@ -58,8 +58,12 @@ def test_a_power_cut_takes_or_leaves_each_unsynced_sector() -> None:
         for place in range(0, SIZE, SECTOR):
             assert len(set(image[place : place + SECTOR])) == 1, "a sector is never torn"
     outcomes = {(2 in image, 3 in image) for image in found}
-    assert outcomes == {(False, False), (False, True), (True, False), (True, True)}, "also out of order"
-    assert any({1, 2} == set(image[: 2 * PAGE]) for image in found), "some write is torn in the middle"
+    assert outcomes == {(False, False), (False, True), (True, False), (True, True)}, (
+        "also out of order"
+    )
+    assert any({1, 2} == set(image[: 2 * PAGE]) for image in found), (
+        "some write is torn in the middle"
+    )
 
 
 def test_each_sector_holds_what_it_held_at_some_moment() -> None:
@@ -136,7 +140,9 @@ def test_the_same_seed_forgets_the_same() -> None:
         for place in range(0, SIZE - 650, 700):
             file.write(place, b"\x01" * 650)
 
-    assert [after_power_cut(seed, run) for seed in SEEDS] == [after_power_cut(seed, run) for seed in SEEDS]
+    assert [after_power_cut(seed, run) for seed in SEEDS] == [
+        after_power_cut(seed, run) for seed in SEEDS
+    ]
     assert len({after_power_cut(seed, run) for seed in SEEDS}) > 10
 
 
@@ -144,7 +150,12 @@ def test_what_the_dead_process_had_open_stays_dead() -> None:
     disk = SimDisk()
     file = disk.create(PATH, SIZE)
     disk.crash(power=False)
-    for use in (lambda: file.read(0, 1), lambda: file.write(0, b"x"), file.sync, lambda: file.extents(0, 1)):
+    for use in (
+        lambda: file.read(0, 1),
+        lambda: file.write(0, b"x"),
+        file.sync,
+        lambda: file.extents(0, 1),
+    ):
         with pytest.raises(PowerCut):
             use()
     again = disk.open(PATH)
@@ -156,7 +167,11 @@ def test_what_the_dead_process_had_open_stays_dead() -> None:
 
 def expect_dead(disk: SimDisk, file: SimFile) -> None:
     assert disk.dead
-    for use in (lambda: file.read(0, 1), lambda: disk.open(PATH), lambda: disk.replace_file("/state/x", b"")):
+    for use in (
+        lambda: file.read(0, 1),
+        lambda: disk.open(PATH),
+        lambda: disk.replace_file("/state/x", b""),
+    ):
         with pytest.raises(PowerCut):
             use()
 
@@ -178,7 +193,9 @@ def test_a_cut_can_come_in_the_middle_of_a_write(power: bool) -> None:
         torn += 0 < written.count(2) < len(written)
         if not power:
             assert content(disk)[:PAGE] == b"\x01" * PAGE
-            assert all(one >= other for one, other in pairwise(written)), "a killed write got so far and no further"
+            assert all(one >= other for one, other in pairwise(written)), (
+                "a killed write got so far and no further"
+            )
     assert torn > 5
 
 
@@ -228,7 +245,9 @@ def test_the_hook_sees_each_change_before_it_is_made_and_can_cut() -> None:
     file.reserve(0, 1)
     with pytest.raises(PowerCut, match="here"):
         file.sync()
-    assert seen == [(operation, PATH) for operation in ("create", "write", "writev", "zero", "reserve", "sync")]
+    assert seen == [
+        (operation, PATH) for operation in ("create", "write", "writev", "zero", "reserve", "sync")
+    ]
     assert (disk.dead, died, disk.unsynced(PATH)) == (True, [True], 3)
 
 

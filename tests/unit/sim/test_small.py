@@ -13,4 +13,6 @@ def test_they_reach_the_modules_that_use_them_and_end_with_the_simulation() -> N
         for module in (batches, limits):
             assert vars(module)["BATCH_BYTES_MAX"] == LIMITS["BATCH_BYTES_MAX"]
     for module, was in zip((batches, limits), before, strict=True):
-        assert {name: vars(module)[name] for name in LIMITS.keys() & was.keys()} == {name: was[name] for name in LIMITS.keys() & was.keys()}
+        assert {name: vars(module)[name] for name in LIMITS.keys() & was.keys()} == {
+            name: was[name] for name in LIMITS.keys() & was.keys()
+        }

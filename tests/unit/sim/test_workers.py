@@ -83,7 +83,9 @@ def test_close_finishes_what_was_submitted() -> None:
         workers = SimWorkers(asyncio.get_running_loop(), Random(1))
         finished: list[int | None] = []
         for number in range(10):
-            workers.submit(lambda number=number: number, lambda result, _error: finished.append(result))  # type: ignore[misc]
+            workers.submit(
+                lambda number=number: number, lambda result, _error: finished.append(result)
+            )  # type: ignore[misc]
         await asyncio.sleep(0)
         workers.close()
         assert sorted(number for number in finished if number is not None) == list(range(10))
@@ -101,7 +103,9 @@ def test_a_power_cut_in_a_worker_ends_everything() -> None:
         happened: list[BaseException | None] = []
         disk.cut_at(2)
         for _ in range(4):
-            workers.submit(lambda: file.write(0, b"x"), lambda _result, error: happened.append(error))
+            workers.submit(
+                lambda: file.write(0, b"x"), lambda _result, error: happened.append(error)
+            )
         for _ in range(100):
             await asyncio.sleep(0)
         assert happened == [None]

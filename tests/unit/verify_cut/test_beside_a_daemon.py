@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def before_read(monkeypatch: pytest.MonkeyPatch, path: Path, happens: Callable[[], object], times: int = 1) -> list[int]:
+def before_read(
+    monkeypatch: pytest.MonkeyPatch, path: Path, happens: Callable[[], object], times: int = 1
+) -> list[int]:
     """Let something happen right before an image is read for the first time, or the first times."""
     whole, left = Image.read, [times]
 
@@ -43,21 +45,34 @@ def world(tmp_path: Path) -> World:
     return world
 
 
-def test_a_change_that_is_made_while_the_legs_are_compared(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_that_is_made_while_the_legs_are_compared(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     left = before_read(monkeypatch, world.primary, lambda: world.write(3 * BLOCK + 1, fill(7)))
     report = verify(tmp_path, world)
-    assert (left, report.outcome, only(report).volumes[0].unchecked_bytes) == ([0], CONFIRMED, BLOCK)
+    assert (left, report.outcome, only(report).volumes[0].unchecked_bytes) == (
+        [0],
+        CONFIRMED,
+        BLOCK,
+    )
 
 
-def test_a_difference_beside_such_a_change_is_found(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_difference_beside_such_a_change_is_found(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before_read(monkeypatch, world.primary, lambda: world.write(3 * BLOCK + 1, fill(7)))
     flip(world.secondary, 3 * BLOCK)
     report = verify(tmp_path, world)
-    assert (report.outcome, f"byte {3 * BLOCK} " in only(report).contradictions[0]) == (REFUTED, True)
+    assert (report.outcome, f"byte {3 * BLOCK} " in only(report).contradictions[0]) == (
+        REFUTED,
+        True,
+    )
 
 
 @pytest.mark.parametrize("leg", ["a", "b"])
-def test_a_resync_that_begins_while_it_is_checked(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch, leg: str) -> None:
+def test_a_resync_that_begins_while_it_is_checked(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch, leg: str
+) -> None:
     def resync() -> None:
         world.mark({"m": "resync", "job": "j", "how": "journal", "volumes": [1]})
         poke(world.secondary, 0, fill(5, SIZE))
@@ -65,24 +80,40 @@ def test_a_resync_that_begins_while_it_is_checked(tmp_path: Path, world: World, 
     left = before_read(monkeypatch, world.image(leg), resync)
     report = verify(tmp_path, world)
     row = only(report).volumes[0]
-    assert (left, report.outcome, row.stands, row.checked_bytes, row.unchecked) == ([0], CONFIRMED, False, 0, ["it was resynced since"])
+    assert (left, report.outcome, row.stands, row.checked_bytes, row.unchecked) == (
+        [0],
+        CONFIRMED,
+        False,
+        0,
+        ["it was resynced since"],
+    )
 
 
-def test_a_cut_that_becomes_void_while_it_is_checked(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    left = before_read(monkeypatch, world.primary, lambda: world.mark({"m": "void", "cut": "0123456789abcdef"}))
+def test_a_cut_that_becomes_void_while_it_is_checked(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = before_read(
+        monkeypatch, world.primary, lambda: world.mark({"m": "void", "cut": "0123456789abcdef"})
+    )
     assert (verify(tmp_path, world).is_void, left) == (True, [0])
 
 
-def test_a_segment_that_is_used_again_while_the_journal_is_read(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_segment_that_is_used_again_while_the_journal_is_read(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(40):
         world.write(number * BLOCK, fill(number))
     left = before_read(monkeypatch, world.secondary, world.drop_oldest)
     report = verify(tmp_path, world)
-    assert (left, report.outcome) == ([0], CONFIRMED), "its part of the evidence is gone, the rest stands"
+    assert (left, report.outcome) == ([0], CONFIRMED), (
+        "its part of the evidence is gone, the rest stands"
+    )
     assert verify(tmp_path, world).outcome == UNCHECKED
 
 
-def test_a_segment_that_is_used_again_in_the_middle_of_the_walk(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_segment_that_is_used_again_in_the_middle_of_the_walk(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(40):
         world.write(number * BLOCK, fill(number))
     whole, left = Walk._next, [1]
@@ -98,7 +129,9 @@ def test_a_segment_that_is_used_again_in_the_middle_of_the_walk(tmp_path: Path, 
     assert (left, report.outcome, only(report).record) == ([0], UNCHECKED, DROPPED)
 
 
-def test_a_journal_that_is_used_again_faster_than_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_journal_that_is_used_again_faster_than_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world = World(tmp_path, segments=PROOF_TRIES + 8)
     world.cut()
     for number in range(15 * (PROOF_TRIES + 6)):
@@ -112,7 +145,10 @@ def test_a_journal_that_is_used_again_faster_than_it_is_read(tmp_path: Path, mon
 
     monkeypatch.setattr(Walk, "_next", step)
     report = verify(tmp_path, world)
-    assert (report.outcome, "faster than it can be read" in only(report).unchecked[0]) == (UNCHECKED, True)
+    assert (report.outcome, "faster than it can be read" in only(report).unchecked[0]) == (
+        UNCHECKED,
+        True,
+    )
 
 
 def test_a_record_half_written_at_the_end_is_no_damage(tmp_path: Path, world: World) -> None:
@@ -124,7 +160,9 @@ def test_a_record_half_written_at_the_end_is_no_damage(tmp_path: Path, world: Wo
     assert verify(tmp_path, world).outcome == CONFIRMED
 
 
-def test_more_ranges_than_the_limit_are_kept_less_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_ranges_than_the_limit_are_kept_less_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for module in (check_module, volumes_module):
         monkeypatch.setattr(module, "PROOF_RANGES_MAX", 20)
     world = World(tmp_path)
@@ -139,7 +177,9 @@ def test_more_ranges_than_the_limit_are_kept_less_exactly(tmp_path: Path, monkey
     row = only(report).volumes[0]
     assert report.outcome == CONFIRMED
     assert 0 < row.by_journal_bytes < 60 * 100, "older records were left out"
-    assert SIZE // 4 < row.checked_bytes < SIZE - 110 * 100, "what lies between changes counts as changed"
+    assert SIZE // 4 < row.checked_bytes < SIZE - 110 * 100, (
+        "what lies between changes counts as changed"
+    )
     flip(world.secondary, 90 * BLOCK + 200)
     assert verify(tmp_path, world).outcome == REFUTED
 

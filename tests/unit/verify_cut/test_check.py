@@ -14,7 +14,20 @@ from duplexd.verify_cut import document, past
 from duplexd.verify_cut.check import check
 from duplexd.verify_cut.image import Image
 from duplexd.verify_cut.report import CONFIRMED, CONTRADICTED, DROPPED, FOUND, REFUTED, UNCHECKED
-from tests.unit.verify_cut.world import BLOCK, CUT, SIZE, World, certificate, fill, flip, only, poke, remembered, save, verify
+from tests.unit.verify_cut.world import (
+    BLOCK,
+    CUT,
+    SIZE,
+    World,
+    certificate,
+    fill,
+    flip,
+    only,
+    poke,
+    remembered,
+    save,
+    verify,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,10 +38,17 @@ VOID = {"m": "void", "cut": CUT}
 def test_a_cut_as_certified_is_confirmed(tmp_path: Path, world: World) -> None:
     report = verify(tmp_path, world)
     member, (row,) = only(report), only(report).volumes
-    assert (report.outcome, member.record, member.contradictions, row.unchecked_bytes) == (CONFIRMED, FOUND, [], BLOCK)
+    assert (report.outcome, member.record, member.contradictions, row.unchecked_bytes) == (
+        CONFIRMED,
+        FOUND,
+        [],
+        BLOCK,
+    )
     assert row.by_journal_bytes == 4 * BLOCK
     assert row.by_primary_bytes == SIZE - 2 * BLOCK
-    assert row.checked_bytes == SIZE - BLOCK, "block 0 is known from the journal, block 50 from nothing"
+    assert row.checked_bytes == SIZE - BLOCK, (
+        "block 0 is known from the journal, block 50 from nothing"
+    )
     assert row.stands
     assert "changed since" in row.unchecked[0]
     assert not report.complete
@@ -39,20 +59,39 @@ def test_without_later_changes_every_byte_is_checked(tmp_path: Path) -> None:
     world.write(0, fill(1))
     world.cut()
     report = verify(tmp_path, world)
-    assert (report.outcome, report.complete, only(report).volumes[0].unchecked) == (CONFIRMED, True, [])
+    assert (report.outcome, report.complete, only(report).volumes[0].unchecked) == (
+        CONFIRMED,
+        True,
+        [],
+    )
 
 
 @pytest.mark.parametrize(
-    "place", [0, BLOCK - 1, 2 * BLOCK + 100, 2 * BLOCK + 300, 3 * BLOCK + 5, 8 * BLOCK, 40 * BLOCK, 41 * BLOCK, SIZE - 1]
+    "place",
+    [
+        0,
+        BLOCK - 1,
+        2 * BLOCK + 100,
+        2 * BLOCK + 300,
+        3 * BLOCK + 5,
+        8 * BLOCK,
+        40 * BLOCK,
+        41 * BLOCK,
+        SIZE - 1,
+    ],
 )
-def test_a_byte_that_changed_on_the_secondary_is_found(tmp_path: Path, world: World, place: int) -> None:
+def test_a_byte_that_changed_on_the_secondary_is_found(
+    tmp_path: Path, world: World, place: int
+) -> None:
     flip(world.secondary, place)
     report = verify(tmp_path, world)
     assert (report.outcome, report.is_void, only(report).record) == (REFUTED, False, FOUND)
     assert f"{world.secondary}: byte {place} " in only(report).contradictions[0]
 
 
-def test_a_change_from_after_the_cut_on_the_secondary_is_found_where_the_journal_has_older_ones(tmp_path: Path, world: World) -> None:
+def test_a_change_from_after_the_cut_on_the_secondary_is_found_where_the_journal_has_older_ones(
+    tmp_path: Path, world: World
+) -> None:
     poke(world.secondary, 0, fill(5))
     assert "record 2 wrote something else" in only(verify(tmp_path, world)).contradictions[0]
 
@@ -72,30 +111,51 @@ def test_a_change_that_went_to_the_secondary_only_is_found(tmp_path: Path, world
     assert "the primary holds something else" in only(verify(tmp_path, world)).contradictions[0]
 
 
-def test_all_places_that_are_wrong_are_told_and_the_rest_is_checked_all_the_same(tmp_path: Path, world: World) -> None:
+def test_all_places_that_are_wrong_are_told_and_the_rest_is_checked_all_the_same(
+    tmp_path: Path, world: World
+) -> None:
     poke(world.secondary, BLOCK + 10, bytes([255]) * 90)  # by the journal
     poke(world.secondary, 3 * BLOCK + 7, b"\1")
-    poke(world.secondary, 7 * BLOCK + 100, b"\1" * 2 * BLOCK)  # by the primary; over a range that was trimmed
+    poke(
+        world.secondary, 7 * BLOCK + 100, b"\1" * 2 * BLOCK
+    )  # by the primary; over a range that was trimmed
     report = verify(tmp_path, world)
     (row,) = only(report).volumes
     assert [text.removeprefix(f"{world.secondary}: ").partition(" not as ")[0] for text in only(report).contradictions] == [
         f"bytes {BLOCK + 10} to {BLOCK + 99} are", f"byte {3 * BLOCK + 7} is", f"bytes {7 * BLOCK + 100} to {9 * BLOCK + 99} are",
     ]  # fmt: skip
-    assert ["record 3 wrote" in only(report).contradictions[0], "record 5 made it zero" in only(report).contradictions[1]] == [True, True]
-    assert (row.wrong_bytes, row.by_journal_bytes, row.unchecked_bytes) == (91 + 2 * BLOCK, 4 * BLOCK - 91, BLOCK)
+    assert [
+        "record 3 wrote" in only(report).contradictions[0],
+        "record 5 made it zero" in only(report).contradictions[1],
+    ] == [True, True]
+    assert (row.wrong_bytes, row.by_journal_bytes, row.unchecked_bytes) == (
+        91 + 2 * BLOCK,
+        4 * BLOCK - 91,
+        BLOCK,
+    )
     assert row.checked_bytes == SIZE - BLOCK - row.wrong_bytes
 
 
-def test_of_many_wrong_places_the_first_are_told_and_the_rest_is_counted(tmp_path: Path, world: World) -> None:
+def test_of_many_wrong_places_the_first_are_told_and_the_rest_is_counted(
+    tmp_path: Path, world: World
+) -> None:
     for number in range(100):
         flip(world.secondary, (100 + number) * BLOCK)
     contradictions = only(verify(tmp_path, world)).contradictions
     assert len(contradictions) == PROOF_PLACES_MAX + 1
-    assert [f"byte {(100 + number) * BLOCK} " in contradictions[number] for number in range(PROOF_PLACES_MAX)] == [True] * PROOF_PLACES_MAX
-    assert contradictions[-1] == f"{world.secondary}: the same in {100 - PROOF_PLACES_MAX} more places; 100 bytes in all"
+    assert [
+        f"byte {(100 + number) * BLOCK} " in contradictions[number]
+        for number in range(PROOF_PLACES_MAX)
+    ] == [True] * PROOF_PLACES_MAX
+    assert (
+        contradictions[-1]
+        == f"{world.secondary}: the same in {100 - PROOF_PLACES_MAX} more places; 100 bytes in all"
+    )
 
 
-def test_a_volume_that_is_wrong_everywhere_is_one_place(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_volume_that_is_wrong_everywhere_is_one_place(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("duplexd.verify_cut.contents.PROOF_CHUNK_BYTES", 3 * BLOCK)
     poke(world.secondary, 60 * BLOCK, fill(1, SIZE - 60 * BLOCK))
     (text,) = only(verify(tmp_path, world)).contradictions
@@ -129,7 +189,10 @@ def test_what_is_wrong_counts_where_the_rest_of_the_secondary_cannot_be_read(
 
     monkeypatch.setattr(Image, "read", read)
     report = verify(tmp_path, world)
-    assert (report.outcome, only(report).volumes[0].unchecked) == (CONFIRMED, [f"{world.secondary}: Input/output error"])
+    assert (report.outcome, only(report).volumes[0].unchecked) == (
+        CONFIRMED,
+        [f"{world.secondary}: Input/output error"],
+    )
     flip(world.secondary, 2 * BLOCK + 100)
     assert verify(tmp_path, world).outcome == REFUTED
 
@@ -144,7 +207,9 @@ def test_a_secondary_of_another_size(tmp_path: Path, world: World) -> None:
 
 
 @pytest.mark.parametrize("part", [0.02, 0.3, 0.6, 0.9])
-def test_a_byte_that_changed_in_the_journal_is_found_before_and_after_the_cut(tmp_path: Path, world: World, part: float) -> None:
+def test_a_byte_that_changed_in_the_journal_is_found_before_and_after_the_cut(
+    tmp_path: Path, world: World, part: float
+) -> None:
     segment = world.ring.live[0]
     end = segment.end
     world.write(0, fill(6))
@@ -154,7 +219,9 @@ def test_a_byte_that_changed_in_the_journal_is_found_before_and_after_the_cut(tm
     assert "missing or damaged" in only(report).contradictions[0]
 
 
-def test_a_record_that_was_put_in_the_place_of_another_breaks_the_chain(tmp_path: Path, world: World) -> None:
+def test_a_record_that_was_put_in_the_place_of_another_breaks_the_chain(
+    tmp_path: Path, world: World
+) -> None:
     path = tmp_path / world.ring.live[0].file.path
     data = path.read_bytes()
     first = unpack_record(data, SEGMENT_HEADER_BYTES)
@@ -196,14 +263,19 @@ def test_a_torn_tail_from_before_the_machine_was_started_is_no_damage(tmp_path: 
     assert verify(tmp_path, world).outcome == CONFIRMED
     world.writer.synced = world.writer.sequence
     world.write(0, fill(3))
-    assert "missing or damaged" in only(verify(tmp_path, world)).contradictions[0], "a later record says that it was durable"
+    assert "missing or damaged" in only(verify(tmp_path, world)).contradictions[0], (
+        "a later record says that it was durable"
+    )
 
 
 def test_a_segment_that_is_missing_in_between(tmp_path: Path, world: World) -> None:
     for number in range(40):
         world.write(number * BLOCK, fill(number))
     (tmp_path / world.ring.live[1].file.path).unlink()
-    assert "segment 2, with the records after number" in only(verify(tmp_path, world)).contradictions[0]
+    assert (
+        "segment 2, with the records after number"
+        in only(verify(tmp_path, world)).contradictions[0]
+    )
 
 
 def test_a_damaged_segment_header(tmp_path: Path, world: World) -> None:
@@ -212,7 +284,9 @@ def test_a_damaged_segment_header(tmp_path: Path, world: World) -> None:
 
 
 @pytest.mark.parametrize("damage", ["header", "record", "all"])
-def test_a_cut_that_the_checkpoint_knows_to_be_void_is_void_where_the_journal_is_damaged(tmp_path: Path, damage: str) -> None:
+def test_a_cut_that_the_checkpoint_knows_to_be_void_is_void_where_the_journal_is_damaged(
+    tmp_path: Path, damage: str
+) -> None:
     world = World(tmp_path)
     world.cut(["alpha", "beta"])
     for number in range(40):
@@ -228,7 +302,9 @@ def test_a_cut_that_the_checkpoint_knows_to_be_void_is_void_where_the_journal_is
     assert only(report).contradictions, "the damage is told, too"
 
 
-def test_the_checkpoint_of_another_controller_makes_nothing_void(tmp_path: Path, world: World) -> None:
+def test_the_checkpoint_of_another_controller_makes_nothing_void(
+    tmp_path: Path, world: World
+) -> None:
     world.save_checkpoint(past.boot_id(), ledger={**remembered(VOID), "controller": "ab" * 16})
     assert verify(tmp_path, world).outcome == CONFIRMED
 
@@ -261,22 +337,40 @@ def test_the_journal_of_another_controller(tmp_path: Path, world: World) -> None
     other.cut()
     good = document.read(save(tmp_path, certificate(world.member())))
     report = check(good, {"alpha": str(other.state_dir)}, {})
-    assert (report.outcome, "journal of another controller" in only(report).contradictions[0]) == (REFUTED, True)
+    assert (report.outcome, "journal of another controller" in only(report).contradictions[0]) == (
+        REFUTED,
+        True,
+    )
     member = world.member()
-    member["journal"] |= {"directory": str(other.state_dir)}  # as of two machines on which they have the same path
+    member["journal"] |= {
+        "directory": str(other.state_dir)
+    }  # as of two machines on which they have the same path
     report = verify(tmp_path, world, controllers=[member])
-    assert (report.outcome, "say with --state-dir" in only(report).unchecked[0]) == (UNCHECKED, True)
+    assert (report.outcome, "say with --state-dir" in only(report).unchecked[0]) == (
+        UNCHECKED,
+        True,
+    )
 
 
-def test_with_a_journal_from_elsewhere_the_paths_of_this_machine_say_nothing(tmp_path: Path, world: World) -> None:
-    good, moved, backup = document.read(save(tmp_path, certificate(world.member()))), tmp_path / "moved", tmp_path / "backup.img"
+def test_with_a_journal_from_elsewhere_the_paths_of_this_machine_say_nothing(
+    tmp_path: Path, world: World
+) -> None:
+    good, moved, backup = (
+        document.read(save(tmp_path, certificate(world.member()))),
+        tmp_path / "moved",
+        tmp_path / "backup.img",
+    )
     shutil.move(world.state_dir, moved)
     shutil.copyfile(world.secondary, backup)
     for leg in (world.primary, world.secondary):
         poke(leg, 0, fill(77, SIZE))  # another controller's
     report = check(good, {"alpha": str(moved)}, {})
     row = only(report).volumes[0]
-    assert (report.outcome, row.checked_bytes, "--image" in row.unchecked[0]) == (CONFIRMED, 0, True)
+    assert (report.outcome, row.checked_bytes, "--image" in row.unchecked[0]) == (
+        CONFIRMED,
+        0,
+        True,
+    )
     images = {("alpha", "data"): str(backup)}
     report = check(good, {"alpha": str(moved)}, images)
     assert (report.outcome, only(report).volumes[0].checked_bytes) == (CONFIRMED, 4 * BLOCK)
@@ -285,7 +379,9 @@ def test_with_a_journal_from_elsewhere_the_paths_of_this_machine_say_nothing(tmp
 
 
 @pytest.mark.parametrize("field", ["crc", "chain"])
-def test_another_check_sum_than_the_certificate_has(tmp_path: Path, world: World, field: str) -> None:
+def test_another_check_sum_than_the_certificate_has(
+    tmp_path: Path, world: World, field: str
+) -> None:
     member = world.member()
     member["journal"][field] ^= 1
     assert "check-sum" in only(verify(tmp_path, world, controllers=[member])).contradictions[0]
@@ -300,4 +396,6 @@ def test_another_record_than_the_cut(tmp_path: Path, world: World) -> None:
 def test_a_volume_that_the_cut_does_not_have(tmp_path: Path, world: World) -> None:
     member = world.member()
     member["volumes"].append(member["volumes"][0] | {"id": 2, "name": "wal"})
-    assert "does not cut wal" in only(verify(tmp_path, world, controllers=[member])).contradictions[0]
+    assert (
+        "does not cut wal" in only(verify(tmp_path, world, controllers=[member])).contradictions[0]
+    )

@@ -44,14 +44,18 @@ def test_a_confirmed_cut_is_0(path: str, capsys: pytest.CaptureFixture[str]) -> 
     ]
 
 
-def test_bytes_that_differ_are_1(path: str, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bytes_that_differ_are_1(
+    path: str, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     flip(world.secondary, 5)
     code, out, err = verify(capsys, path)
     assert (code, "contradicts the certificate" in err) == (1, True)
     assert f"WRONG: {world.secondary}: byte 5 is not as it was" in out
 
 
-def test_with_json_a_refuted_cut_is_one_object(path: str, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_with_json_a_refuted_cut_is_one_object(
+    path: str, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     flip(world.secondary, 5)
     code, out, _ = verify(capsys, path, "--json")
     assert (code, json.loads(out)["outcome"]) == (1, "refuted")
@@ -60,8 +64,14 @@ def test_with_json_a_refuted_cut_is_one_object(path: str, world: World, capsys: 
 @pytest.mark.parametrize(
     ("place", "checked"),
     [
-        (5, "all but 1 B of 1.0 MiB right (4.0 KiB by the journal, 1.0 MiB by the primary); 1 B WRONG"),
-        (100 * 4096, "all but 1 B of 1.0 MiB right (4.0 KiB by the journal, 1.0 MiB by the primary); 1 B WRONG"),
+        (
+            5,
+            "all but 1 B of 1.0 MiB right (4.0 KiB by the journal, 1.0 MiB by the primary); 1 B WRONG",
+        ),
+        (
+            100 * 4096,
+            "all but 1 B of 1.0 MiB right (4.0 KiB by the journal, 1.0 MiB by the primary); 1 B WRONG",
+        ),
     ],
 )
 def test_after_a_contradiction_the_rest_is_checked_all_the_same(
@@ -72,9 +82,14 @@ def test_after_a_contradiction_the_rest_is_checked_all_the_same(
     assert [lines[-1], sum("WRONG: " in line for line in lines)] == [f"  data: {checked}", 1]
 
 
-def test_a_volume_of_which_nothing_is_right(path: str, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_volume_of_which_nothing_is_right(
+    path: str, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     poke(world.secondary, 0, fill(9, 1 << 20))
-    assert verify(capsys, path)[1].splitlines()[-1] == "  data: nothing of 1.0 MiB is right; 1.0 MiB WRONG"
+    assert (
+        verify(capsys, path)[1].splitlines()[-1]
+        == "  data: nothing of 1.0 MiB is right; 1.0 MiB WRONG"
+    )
 
 
 def test_what_a_daemon_that_is_starting_may_be_changing_is_5(
@@ -84,8 +99,15 @@ def test_what_a_daemon_that_is_starting_may_be_changing_is_5(
     world.lock("17")
     flip(world.secondary, 5)
     code, out, err = verify(capsys, path)
-    assert (code, "try again when it serves" in err, out.splitlines()[0]) == (5, True, f"cut {CUT} of db: unchecked")
-    assert f"a daemon is starting, or was ended while it did: {world.secondary}: byte 5 is not as it was" in out
+    assert (code, "try again when it serves" in err, out.splitlines()[0]) == (
+        5,
+        True,
+        f"cut {CUT} of db: unchecked",
+    )
+    assert (
+        f"a daemon is starting, or was ended while it did: {world.secondary}: byte 5 is not as it was"
+        in out
+    )
 
 
 def test_void_is_9(path: str, world: World, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,7 +124,9 @@ def test_nothing_to_check_is_5(path: str, world: World, capsys: pytest.CaptureFi
     assert verify(capsys, path, "--state-dir", f"alpha={moved}")[0] == 0
 
 
-def test_complete_asks_for_everything(path: str, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_complete_asks_for_everything(
+    path: str, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     moved = world.directory / "b.img"
     shutil.move(world.secondary, moved)
     assert verify(capsys, path)[0] == 0
@@ -111,7 +135,9 @@ def test_complete_asks_for_everything(path: str, world: World, capsys: pytest.Ca
     assert verify(capsys, path, "--complete", "--image", f"alpha:data={moved}")[0] == 0
 
 
-def test_what_is_no_certificate_and_names_that_are_not_in_it_are_2(tmp_path: Path, path: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_certificate_and_names_that_are_not_in_it_are_2(
+    tmp_path: Path, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert verify(capsys, str(tmp_path / "none"))[0] == 2
     assert verify(capsys, path, "--state-dir", "beta=/x")[0] == 2
     code, _, err = verify(capsys, path, "--image", "alpha:wal=/x")
@@ -120,16 +146,28 @@ def test_what_is_no_certificate_and_names_that_are_not_in_it_are_2(tmp_path: Pat
 
 def test_json_says_all_of_it(path: str, world: World, capsys: pytest.CaptureFixture[str]) -> None:
     found: dict[str, Any] = json.loads(verify(capsys, path, "--json")[1])
-    assert (found["outcome"], found["complete"], found["is_void"], found["cut"]) == ("confirmed", True, False, CUT)
+    assert (found["outcome"], found["complete"], found["is_void"], found["cut"]) == (
+        "confirmed",
+        True,
+        False,
+        CUT,
+    )
     member = found["controllers"][0]
-    assert (member["name"], member["record"], member["first_sequence"], member["last_sequence"]) == ("alpha", "found", 1, 3)
+    assert (
+        member["name"],
+        member["record"],
+        member["first_sequence"],
+        member["last_sequence"],
+    ) == ("alpha", "found", 1, 3)
     assert member["volumes"][0] == {
         "name": "data", "size": 1 << 20, "secondary": str(world.secondary), "stands": True, "by_journal_bytes": 4096,
         "by_primary_bytes": 1 << 20, "checked_bytes": 1 << 20, "wrong_bytes": 0, "undecided_bytes": 0, "unchecked": [], "unchecked_bytes": 0,
     }  # fmt: skip
 
 
-def test_nothing_in_a_certificate_commands_the_terminal(tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_in_a_certificate_commands_the_terminal(
+    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     evil = certificate(world.member(name="al\x1b[2Jpha"), group="\x1b]0;x\x07")
     out = verify(capsys, save(tmp_path, evil))[1]
     assert "al?[2Jpha" in out

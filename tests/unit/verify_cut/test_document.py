@@ -27,10 +27,16 @@ def good(tmp_path: Path) -> dict[str, Any]:
 
 def test_a_certificate_as_written_is_intact(tmp_path: Path, good: dict[str, Any]) -> None:
     found = document.read(save(tmp_path, good))
-    assert (found.intact, found.members[0].name, found.members[0].volumes[0].name) == (True, "alpha", "data")
+    assert (found.intact, found.members[0].name, found.members[0].volumes[0].name) == (
+        True,
+        "alpha",
+        "data",
+    )
 
 
-@pytest.mark.parametrize("change", [{"verdict": "void"}, {"cut": "f" * 16}, {"added": 1}, {"tag": "x"}])
+@pytest.mark.parametrize(
+    "change", [{"verdict": "void"}, {"cut": "f" * 16}, {"added": 1}, {"tag": "x"}]
+)
 def test_an_edited_certificate_is_refuted_and_nothing_in_it_is_believed(
     tmp_path: Path, good: dict[str, Any], change: dict[str, Any]
 ) -> None:
@@ -40,12 +46,26 @@ def test_an_edited_certificate_is_refuted_and_nothing_in_it_is_believed(
     assert "was changed" in report.contradictions[0]
 
 
-def test_a_certificate_without_check_sum_is_not_intact(tmp_path: Path, good: dict[str, Any]) -> None:
+def test_a_certificate_without_check_sum_is_not_intact(
+    tmp_path: Path, good: dict[str, Any]
+) -> None:
     del good["sha256"]
     assert not document.read(save(tmp_path, good)).intact
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"certificate": []}', '{"certificate": {"version": 1}}', "\xff", "[" * 100_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        "null",
+        '{"certificate": []}',
+        '{"certificate": {"version": 1}}',
+        "\xff",
+        "[" * 100_000,
+    ],
+)
 def test_what_is_no_certificate(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x"
     path.write_bytes(text.encode("latin-1"))
@@ -53,7 +73,9 @@ def test_what_is_no_certificate(tmp_path: Path, text: str) -> None:
         document.read(str(path))
 
 
-def test_other_versions_too_large_and_missing_files_are_refused_by_name(tmp_path: Path, good: dict[str, Any]) -> None:
+def test_other_versions_too_large_and_missing_files_are_refused_by_name(
+    tmp_path: Path, good: dict[str, Any]
+) -> None:
     good["certificate"]["version"] = 2
     with pytest.raises(UsageError, match="of version 2"):
         document.read(save(tmp_path, good))
@@ -66,8 +88,12 @@ def test_other_versions_too_large_and_missing_files_are_refused_by_name(tmp_path
         document.read(str(large))
 
 
-@pytest.mark.parametrize("broken", [{"controllers": []}, {"controllers": [1]}, {"controllers": None}])
-def test_a_certificate_of_nothing(tmp_path: Path, good: dict[str, Any], broken: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "broken", [{"controllers": []}, {"controllers": [1]}, {"controllers": None}]
+)
+def test_a_certificate_of_nothing(
+    tmp_path: Path, good: dict[str, Any], broken: dict[str, Any]
+) -> None:
     good["certificate"] |= broken
     with pytest.raises(UsageError):
         document.read(save(tmp_path, good))
@@ -79,7 +105,9 @@ def test_one_controller_twice(tmp_path: Path, good: dict[str, Any]) -> None:
         document.read(save(tmp_path, good))
 
 
-def test_the_check_sum_does_not_depend_on_order_or_spaces(tmp_path: Path, good: dict[str, Any]) -> None:
+def test_the_check_sum_does_not_depend_on_order_or_spaces(
+    tmp_path: Path, good: dict[str, Any]
+) -> None:
     path = tmp_path / "y"
     path.write_text(json.dumps(dict(reversed(good.items())), indent=7, sort_keys=True))
     assert document.read(str(path)).intact

@@ -32,7 +32,9 @@ def test_runs(changed: list[int], found: list[tuple[int, int]]) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_every_byte_that_differs_is_in_a_run_and_each_run_begins_and_ends_with_one(seed: int) -> None:
+def test_every_byte_that_differs_is_in_a_run_and_each_run_begins_and_ends_with_one(
+    seed: int,
+) -> None:
     rng = Random(seed)
     one = rng.randbytes(rng.randrange(1, 9000))
     other = bytearray(one)
@@ -50,7 +52,10 @@ def test_what_goes_on_in_the_next_piece_is_one_place_if_the_reason_is_the_same()
     places = Places()
     for base, why in ((0, "a"), (512, "a"), (1024, "b"), (4096, "b")):
         places.compare(base, bytes(512), b"\1" * 512, why)
-    assert (places.count, [tuple(place) for place in places.kept]) == (3, [(0, 1024, "a"), (1024, 1536, "b"), (4096, 4608, "b")])
+    assert (places.count, [tuple(place) for place in places.kept]) == (
+        3,
+        [(0, 1024, "a"), (1024, 1536, "b"), (4096, 4608, "b")],
+    )
 
 
 def test_beyond_the_limit_places_are_counted_and_not_kept() -> None:
@@ -63,4 +68,7 @@ def test_beyond_the_limit_places_are_counted_and_not_kept() -> None:
         PROOF_PLACES_MAX,
         (PROOF_PLACES_MAX + 5) * 1024,
     )
-    assert list(places.tell("/x"))[-1] == f"/x: the same in 5 more places; {(PROOF_PLACES_MAX + 5) * 1024} bytes in all"
+    assert (
+        list(places.tell("/x"))[-1]
+        == f"/x: the same in 5 more places; {(PROOF_PLACES_MAX + 5) * 1024} bytes in all"
+    )

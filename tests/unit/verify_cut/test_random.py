@@ -67,13 +67,23 @@ def test_to_the_byte(tmp_path: Path, seed: int) -> None:
     history(world, rng, model, rng.randrange(60), after=True)
     world.save_checkpoint(past.boot_id())
     if not blank:
-        while len(world.ring.live) > 1 and world.ring.live[1].first <= world.sequence and rng.random() < 0.5:
+        while (
+            len(world.ring.live) > 1
+            and world.ring.live[1].first <= world.sequence
+            and rng.random() < 0.5
+        ):
             world.drop_oldest()
     model.cut(world.ring.oldest, blank)
     report = verify(tmp_path, world)
     row = only(report).volumes[0]
-    known = sum(1 for told, changed in zip(model.told, model.changed, strict=True) if told or not changed)
-    assert (report.outcome, only(report).record, only(report).contradictions) == (CONFIRMED, FOUND, [])
+    known = sum(
+        1 for told, changed in zip(model.told, model.changed, strict=True) if told or not changed
+    )
+    assert (report.outcome, only(report).record, only(report).contradictions) == (
+        CONFIRMED,
+        FOUND,
+        [],
+    )
     assert (row.by_journal_bytes, row.checked_bytes) == (model.told.count(1), known)
     for _ in range(8):
         place = rng.randrange(SIZE)

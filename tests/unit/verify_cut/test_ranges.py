@@ -18,10 +18,14 @@ def test_it_is_the_set_of_the_bytes_added() -> None:
             model |= set(range(start, end))
             assert {byte for first, stop in ranges for byte in range(first, stop)} == model
             assert ranges.total_bytes == len(model)
-            assert all(one[1] < other[0] for one, other in zip(ranges, list(ranges)[1:], strict=False)), "what touches is one range"
+            assert all(
+                one[1] < other[0] for one, other in zip(ranges, list(ranges)[1:], strict=False)
+            ), "what touches is one range"
             start = rng.randrange(100)
             end = start + rng.randrange(30)
-            missing = [byte for first, stop in ranges.missing(start, end) for byte in range(first, stop)]
+            missing = [
+                byte for first, stop in ranges.missing(start, end) for byte in range(first, stop)
+            ]
             assert missing == [byte for byte in range(start, end) if byte not in model]
             assert ranges.missing_bytes(start, end) == len(missing)
 

@@ -12,7 +12,17 @@ from duplexd.verify_cut import check as check_module
 from duplexd.verify_cut import past
 from duplexd.verify_cut.report import CONFIRMED, REFUTED, UNCHECKED
 from tests.unit.verify_cut.test_beside_a_daemon import before_read
-from tests.unit.verify_cut.world import BLOCK, CUT, SIZE, World, fill, only, poke, remembered, verify
+from tests.unit.verify_cut.world import (
+    BLOCK,
+    CUT,
+    SIZE,
+    World,
+    fill,
+    only,
+    poke,
+    remembered,
+    verify,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,31 +51,47 @@ def world(tmp_path: Path) -> World:
 
 
 @pytest.mark.parametrize("leg", ["a", "b"])
-def test_a_change_that_is_half_way_applied_again_refutes_nothing(tmp_path: Path, world: World, leg: str) -> None:
+def test_a_change_that_is_half_way_applied_again_refutes_nothing(
+    tmp_path: Path, world: World, leg: str
+) -> None:
     poke(world.image(leg), BLOCK, fill(1))
     assert verify(tmp_path, world).outcome == REFUTED, "while nobody starts, that can't be"
     for text in (STARTING, ""):
         world.lock(text)
         report = verify(tmp_path, world)
         (row,) = only(report).volumes
-        assert report.outcome == (UNCHECKED if leg == "b" else CONFIRMED), "the primary is not asked"
-        assert (only(report).contradictions, row.undecided_bytes, row.by_primary_bytes) == ([], BLOCK if leg == "b" else 0, 0)
+        assert report.outcome == (UNCHECKED if leg == "b" else CONFIRMED), (
+            "the primary is not asked"
+        )
+        assert (only(report).contradictions, row.undecided_bytes, row.by_primary_bytes) == (
+            [],
+            BLOCK if leg == "b" else 0,
+            0,
+        )
         assert "try again when it serves" in row.unchecked[0]
     world.lock(SERVING)
     poke(world.image(leg), BLOCK, fill(2))
     assert verify(tmp_path, world).outcome == CONFIRMED
 
 
-def test_what_no_start_would_put_right_refutes_a_cut_also_while_one_goes_on(tmp_path: Path, world: World) -> None:
+def test_what_no_start_would_put_right_refutes_a_cut_also_while_one_goes_on(
+    tmp_path: Path, world: World
+) -> None:
     world.lock(STARTING)
     poke(world.secondary, BLOCK, fill(1))
     poke(world.secondary, 20 * BLOCK, b"x")  # the checkpoint has that
     report = verify(tmp_path, world)
-    assert (report.outcome, len(only(report).contradictions), len(only(report).undecided)) == (REFUTED, 1, 1)
+    assert (report.outcome, len(only(report).contradictions), len(only(report).undecided)) == (
+        REFUTED,
+        1,
+        1,
+    )
     assert f"byte {20 * BLOCK} " in only(report).contradictions[0]
 
 
-def test_a_cut_that_the_checkpoint_has_is_checked_whatever_starts(tmp_path: Path, world: World) -> None:
+def test_a_cut_that_the_checkpoint_has_is_checked_whatever_starts(
+    tmp_path: Path, world: World
+) -> None:
     world.save_checkpoint(past.boot_id())
     world.lock(STARTING)
     assert verify(tmp_path, world).complete
@@ -74,7 +100,9 @@ def test_a_cut_that_the_checkpoint_has_is_checked_whatever_starts(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["stood", "ready"])
-def test_a_secondary_that_stood_at_the_cut_durably_is_written_to_by_no_start(tmp_path: Path, world: World, name: str) -> None:
+def test_a_secondary_that_stood_at_the_cut_durably_is_written_to_by_no_start(
+    tmp_path: Path, world: World, name: str
+) -> None:
     world.mark({"m": name, "cut": "f" * 16})
     world.lock(STARTING)
     poke(world.primary, BLOCK, fill(1))
@@ -85,10 +113,14 @@ def test_a_secondary_that_stood_at_the_cut_durably_is_written_to_by_no_start(tmp
     assert (report.outcome, only(report).undecided) == (REFUTED, [])
     poke(world.secondary, BLOCK, fill(2))
     report = verify(tmp_path, world)
-    assert (report.outcome, only(report).volumes[0].by_primary_bytes) == (CONFIRMED, 0), "the primary is written to, and is not asked"
+    assert (report.outcome, only(report).volumes[0].by_primary_bytes) == (CONFIRMED, 0), (
+        "the primary is written to, and is not asked"
+    )
 
 
-def test_a_secondary_that_was_behind_at_the_checkpoint_is_brought_to_the_cut_by_a_start(tmp_path: Path, world: World) -> None:
+def test_a_secondary_that_was_behind_at_the_checkpoint_is_brought_to_the_cut_by_a_start(
+    tmp_path: Path, world: World
+) -> None:
     ledger = remembered()
     ledger["pairs"][0]["applied"] = 2
     world.save_checkpoint(past.boot_id(), ledger=ledger)
@@ -111,24 +143,34 @@ def test_a_copy_of_the_secondary_is_written_to_by_no_daemon(tmp_path: Path, worl
 def test_a_machine_that_was_started_since_has_yet_to_recover(tmp_path: Path, world: World) -> None:
     world.mark({"m": "open", "boot": "another", "version": 1})
     poke(world.secondary, BLOCK, fill(1))
-    assert verify(tmp_path, world).outcome == UNCHECKED, "what the lock says may be older than the power cut"
+    assert verify(tmp_path, world).outcome == UNCHECKED, (
+        "what the lock says may be older than the power cut"
+    )
     world.mark({"m": "close"})
     assert verify(tmp_path, world).outcome == REFUTED
 
 
-def test_a_start_in_the_midst_of_a_check_has_it_done_again(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_in_the_midst_of_a_check_has_it_done_again(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     right, moments = world.secondary.read_bytes(), [world.lock, world.lock]
 
     def happens() -> None:
         if moments:
             moments.pop()(f"{18 + len(moments)}\nserving\n")
-            poke(world.secondary, 0, right if not moments else right[:BLOCK] + fill(1) + right[2 * BLOCK :])
+            poke(
+                world.secondary,
+                0,
+                right if not moments else right[:BLOCK] + fill(1) + right[2 * BLOCK :],
+            )
 
     before_read(monkeypatch, world.secondary, happens, times=100)
     assert (verify(tmp_path, world).outcome, moments) == (CONFIRMED, [])
 
 
-def test_a_daemon_that_starts_again_and_again_leaves_it_undecided(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_daemon_that_starts_again_and_again_leaves_it_undecided(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     starts = [0]
 
     def start() -> None:
@@ -140,10 +182,16 @@ def test_a_daemon_that_starts_again_and_again_leaves_it_undecided(tmp_path: Path
     assert starts[0] > PROOF_TRIES
     poke(world.secondary, BLOCK, fill(1))
     report = verify(tmp_path, world)
-    assert (report.outcome, only(report).contradictions, len(only(report).undecided)) == (UNCHECKED, [], 1)
+    assert (report.outcome, only(report).contradictions, len(only(report).undecided)) == (
+        UNCHECKED,
+        [],
+        1,
+    )
 
 
-def test_a_daemon_that_is_starting_is_waited_for(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_daemon_that_is_starting_is_waited_for(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(check_module, "PROOF_START_SECONDS_MAX", 60.0)
     world.lock(STARTING)
     poke(world.secondary, BLOCK, fill(1))
@@ -172,4 +220,7 @@ def test_a_lock_that_cannot_be_read_is_said(tmp_path: Path, world: World) -> Non
     (world.state_dir / "lock").unlink()
     (world.state_dir / "lock").mkdir()
     report = verify(tmp_path, world)
-    assert (report.outcome, only(report).unchecked) == (UNCHECKED, [f"{world.state_dir}/lock: Is a directory"])
+    assert (report.outcome, only(report).unchecked) == (
+        UNCHECKED,
+        [f"{world.state_dir}/lock: Is a directory"],
+    )

@@ -16,18 +16,32 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize(
-    "marker", [{"m": "resync", "job": "j", "how": "journal", "volumes": [1]}, {"m": "detach", "volumes": [1]}, {"m": "remove", "id": 1}]
+    "marker",
+    [
+        {"m": "resync", "job": "j", "how": "journal", "volumes": [1]},
+        {"m": "detach", "volumes": [1]},
+        {"m": "remove", "id": 1},
+    ],
 )
-def test_a_secondary_that_moved_on_is_not_looked_at(tmp_path: Path, world: World, marker: dict[str, object]) -> None:
+def test_a_secondary_that_moved_on_is_not_looked_at(
+    tmp_path: Path, world: World, marker: dict[str, object]
+) -> None:
     world.mark(marker)
     poke(world.secondary, 0, fill(5))
     report = verify(tmp_path, world)
     row = only(report).volumes[0]
-    assert (report.outcome, row.stands, row.checked_bytes, len(row.unchecked)) == (CONFIRMED, False, 0, 1)
+    assert (report.outcome, row.stands, row.checked_bytes, len(row.unchecked)) == (
+        CONFIRMED,
+        False,
+        0,
+        1,
+    )
     assert not report.complete
 
 
-def test_a_resync_by_map_leaves_the_secondary_alone_until_its_commit(tmp_path: Path, world: World) -> None:
+def test_a_resync_by_map_leaves_the_secondary_alone_until_its_commit(
+    tmp_path: Path, world: World
+) -> None:
     world.mark({"m": "resync", "job": "j", "how": "map", "volumes": [1]})
     assert only(verify(tmp_path, world)).volumes[0].stands
     world.mark({"m": "abandon", "job": "j", "volumes": [1]})
@@ -37,7 +51,9 @@ def test_a_resync_by_map_leaves_the_secondary_alone_until_its_commit(tmp_path: P
     assert not only(verify(tmp_path, world)).volumes[0].stands
 
 
-def test_a_copy_of_the_secondary_can_be_checked_after_a_resync(tmp_path: Path, world: World) -> None:
+def test_a_copy_of_the_secondary_can_be_checked_after_a_resync(
+    tmp_path: Path, world: World
+) -> None:
     backup = tmp_path / "backup.img"
     shutil.copyfile(world.secondary, backup)
     world.mark({"m": "resync", "job": "j", "how": "journal", "volumes": [1]})
@@ -70,7 +86,11 @@ def test_after_a_power_cut_only_the_journal_speaks(tmp_path: Path, world: World)
     flip(world.primary, 40 * BLOCK)  # a change that the journal lost
     world.mark({"m": "missed", "volumes": {"1": ""}})
     report = verify(tmp_path, world)
-    assert (report.outcome, only(report).volumes[0].by_primary_bytes, only(report).volumes[0].checked_bytes) == (CONFIRMED, 0, 4 * BLOCK)
+    assert (
+        report.outcome,
+        only(report).volumes[0].by_primary_bytes,
+        only(report).volumes[0].checked_bytes,
+    ) == (CONFIRMED, 0, 4 * BLOCK)
 
 
 def test_a_machine_that_was_started_since_says_nothing_of_its_primaries(tmp_path: Path) -> None:
@@ -81,10 +101,14 @@ def test_a_machine_that_was_started_since_says_nothing_of_its_primaries(tmp_path
     flip(world.primary, 40 * BLOCK)
     assert only(verify(tmp_path, world)).volumes[0].checked_bytes == BLOCK
     world.mark({"m": "close"})
-    assert verify(tmp_path, world).outcome == REFUTED, "it stopped in order: the primary is as the journal says"
+    assert verify(tmp_path, world).outcome == REFUTED, (
+        "it stopped in order: the primary is as the journal says"
+    )
 
 
-def test_the_boot_is_taken_from_the_checkpoint_if_the_journal_does_not_reach_back_to_it(tmp_path: Path) -> None:
+def test_the_boot_is_taken_from_the_checkpoint_if_the_journal_does_not_reach_back_to_it(
+    tmp_path: Path,
+) -> None:
     world = World(tmp_path)
     for number in range(40):
         world.write(number * BLOCK, fill(1))
@@ -96,8 +120,16 @@ def test_the_boot_is_taken_from_the_checkpoint_if_the_journal_does_not_reach_bac
     assert only(verify(tmp_path, world)).volumes[0].by_primary_bytes == SIZE
 
 
-@pytest.mark.parametrize("marker", [{"m": "copy", "volumes": {"1": ""}, "reason": "power cut"}, {"m": "missed", "volumes": {"1": ""}}])
-def test_records_from_before_a_power_cut_do_not_speak_for_content(tmp_path: Path, marker: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "marker",
+    [
+        {"m": "copy", "volumes": {"1": ""}, "reason": "power cut"},
+        {"m": "missed", "volumes": {"1": ""}},
+    ],
+)
+def test_records_from_before_a_power_cut_do_not_speak_for_content(
+    tmp_path: Path, marker: dict[str, object]
+) -> None:
     world = World(tmp_path)
     world.write(0, fill(1))
     world.mark(marker)

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 
 
 VOID, AGREED = {"m": "void", "cut": CUT}, {"m": "agreed", "cut": CUT}
-FAIL = {"m": "fail", "id": "e" * 16, "at": 3, "volumes": [1], "unusable": [1], "failed": [1], "error": "", "missed": {}}
+FAIL = {
+    "m": "fail",
+    "id": "e" * 16,
+    "at": 3,
+    "volumes": [1],
+    "unusable": [1],
+    "failed": [1],
+    "error": "",
+    "missed": {},
+}
 RESYNC = {"m": "resync", "job": "1", "how": "journal", "volumes": [1]}
 
 
@@ -56,7 +65,9 @@ def records_and_void(report: Report) -> list[tuple[str, bool]]:
     return [(member.record, bool(member.void)) for member in report.controllers]
 
 
-def test_a_void_marker_counts_where_the_cut_itself_was_dropped(tmp_path: Path, pair_of_worlds: tuple[World, World]) -> None:
+def test_a_void_marker_counts_where_the_cut_itself_was_dropped(
+    tmp_path: Path, pair_of_worlds: tuple[World, World]
+) -> None:
     alpha, beta = pair_of_worlds
     alpha.mark(VOID)
     alpha.drop_oldest()
@@ -83,7 +94,10 @@ def test_a_void_marker_that_was_dropped_itself_is_in_the_checkpoint(
 
 @pytest.mark.parametrize(("since", "void"), [((AGREED,), True), ((AGREED, RESYNC), False)])
 def test_a_secondary_that_failed_at_a_cut_that_was_dropped(
-    tmp_path: Path, pair_of_worlds: tuple[World, World], since: tuple[dict[str, object], ...], void: bool
+    tmp_path: Path,
+    pair_of_worlds: tuple[World, World],
+    since: tuple[dict[str, object], ...],
+    void: bool,
 ) -> None:
     alpha, beta = pair_of_worlds
     alpha.drop_oldest()
@@ -100,9 +114,16 @@ def test_a_void_marker_counts_where_nothing_else_can_be_read(
     alpha.mark(VOID)
     for trouble in (OSError(errno.EIO, "Input/output error"), RecycledError()):
         with monkeypatch.context() as patch:
-            patch.setattr(Walk, "durable_beyond", lambda walk, trouble=trouble: raise_for(walk, alpha, trouble))
+            patch.setattr(
+                Walk,
+                "durable_beyond",
+                lambda walk, trouble=trouble: raise_for(walk, alpha, trouble),
+            )
             report = verify(tmp_path, alpha, beta)
-        assert (report.outcome, records_and_void(report)) == (REFUTED, [(ABSENT, True), (FOUND, False)])
+        assert (report.outcome, records_and_void(report)) == (
+            REFUTED,
+            [(ABSENT, True), (FOUND, False)],
+        )
         assert report.controllers[0].unchecked
 
 
@@ -120,7 +141,18 @@ def test_a_cut_that_a_failing_secondary_made_is_confirmed_at_its_place(tmp_path:
     world.sequence = world.write(0, fill(1))
     world.mirrors["data"] = False
     world.write(0, fill(2))
-    world.mark({"m": "fail", "id": CUT, "at": world.sequence, "volumes": [1], "unusable": [], "failed": [1], "error": "", "missed": {}})
+    world.mark(
+        {
+            "m": "fail",
+            "id": CUT,
+            "at": world.sequence,
+            "volumes": [1],
+            "unusable": [],
+            "failed": [1],
+            "error": "",
+            "missed": {},
+        }
+    )
     member = world.member()
     member["journal"] |= {"crc": None, "chain": None}
     report = verify(tmp_path, world, controllers=[member], tag="")
@@ -151,7 +183,11 @@ def test_one_controller_of_two_that_is_not_here(tmp_path: Path) -> None:
         world.cut(["alpha", "beta"])
     shutil.rmtree(worlds[1].directory)
     report = verify(tmp_path, *worlds)
-    assert (report.outcome, report.complete, report.controllers[1].record) == (CONFIRMED, False, "absent")
+    assert (report.outcome, report.complete, report.controllers[1].record) == (
+        CONFIRMED,
+        False,
+        "absent",
+    )
     assert "no journal is there" in report.controllers[1].unchecked[0]
     shutil.rmtree(worlds[0].directory)
     assert verify(tmp_path, *worlds).outcome == UNCHECKED
@@ -165,7 +201,9 @@ def test_one_controller_of_two_that_is_not_here(tmp_path: Path) -> None:
         (["alpha", "beta"], "erp", "cuts group 'erp'"),
     ],
 )
-def test_members_or_group_other_than_the_certificates(tmp_path: Path, members: list[str] | None, group: str, says: str) -> None:
+def test_members_or_group_other_than_the_certificates(
+    tmp_path: Path, members: list[str] | None, group: str, says: str
+) -> None:
     worlds = [World(tmp_path, name) for name in ("alpha", "beta")]
     worlds[0].cut(members, group)
     worlds[1].cut(["alpha", "beta"])

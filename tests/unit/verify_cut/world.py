@@ -34,13 +34,25 @@ class World:
 
     running: ClassVar[list[World]] = []
 
-    def __init__(self, directory: Path, name: str = "alpha", volumes: tuple[str, ...] = ("data",), segments: int = 8) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        name: str = "alpha",
+        volumes: tuple[str, ...] = ("data",),
+        segments: int = 8,
+    ) -> None:
         self.running.append(self)
         self.name = name
         self.directory = directory / name
         (self.directory / "state" / "journal").mkdir(parents=True)
         self.state_dir = self.directory / "state"
-        self.ring = Ring(RealDisk(), str(self.state_dir / "journal"), name.encode().ljust(16, b"\1"), SEGMENT, segments)
+        self.ring = Ring(
+            RealDisk(),
+            str(self.state_dir / "journal"),
+            name.encode().ljust(16, b"\1"),
+            SEGMENT,
+            segments,
+        )
         self.ring.live.append(self.ring.grow())
         while self.ring.can_grow():
             self.ring.spares.append(self.ring.grow())
@@ -94,8 +106,19 @@ class World:
             poke(self.image(leg, volume), offset, data or bytes(length))
         return number
 
-    def cut(self, members: list[str] | None = None, group: str = "db", ready: bool = True, tag: str = "nightly") -> int:
-        marker: dict[str, Any] = {"m": "cut", "id": CUT, "tag": tag, "volumes": list(self.ids.values())}
+    def cut(
+        self,
+        members: list[str] | None = None,
+        group: str = "db",
+        ready: bool = True,
+        tag: str = "nightly",
+    ) -> int:
+        marker: dict[str, Any] = {
+            "m": "cut",
+            "id": CUT,
+            "tag": tag,
+            "volumes": list(self.ids.values()),
+        }
         if members:
             marker |= {"group": group, "members": members}
         self.chain = self.writer.chain
@@ -111,7 +134,9 @@ class World:
         segment = self.ring.live.pop(0)
         self.ring.spares.append(self.ring.recycle(segment))
 
-    def save_checkpoint(self, boot: str, closed: bool = False, ledger: dict[str, Any] | None = None) -> None:
+    def save_checkpoint(
+        self, boot: str, closed: bool = False, ledger: dict[str, Any] | None = None
+    ) -> None:
         state = {
             "controller": self.ring.controller.hex(),
             **(ledger or {}),
@@ -171,7 +196,14 @@ def flip(path: Path, offset: int) -> None:
 
 
 def certificate(*members: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    body = {"version": 1, "group": "db", "tag": "nightly", "cut": CUT, "verdict": "consistent", "controllers": list(members)} | changes
+    body = {
+        "version": 1,
+        "group": "db",
+        "tag": "nightly",
+        "cut": CUT,
+        "verdict": "consistent",
+        "controllers": list(members),
+    } | changes
     return {"certificate": body, "sha256": document.check_sum(body)}
 
 
@@ -181,7 +213,12 @@ def save(directory: Path, value: object) -> str:
     return str(path)
 
 
-def verify(directory: Path, *worlds: World, images: dict[tuple[str, str], str] | None = None, **changes: Any) -> Report:
+def verify(
+    directory: Path,
+    *worlds: World,
+    images: dict[tuple[str, str], str] | None = None,
+    **changes: Any,
+) -> Report:
     """Check a good certificate of these controllers."""
     path = save(directory, certificate(*(world.member() for world in worlds), **changes))
     return check(document.read(path), {}, images or {})
