@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from duplexd.units import KIB, MIB, TIB
 
 # Volumes
@@ -136,3 +138,110 @@ CANARY_RECORDS_PER_SECOND_MAX = 10_000
 CANARY_VOLUME_BYTES_MAX = (
     64 * MIB
 )  # of a volume reserved for it, which it reads as a whole before it writes
+
+
+# The limits as values. Whoever assembles a program passes them in; a test passes smaller ones.
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """Of one controller: write path, journal, pairs, holds."""
+
+    inline_batch_bytes_max: int = INLINE_BATCH_BYTES_MAX
+    inline_zero_bytes_max: int = INLINE_ZERO_BYTES_MAX
+    batch_bytes_max: int = BATCH_BYTES_MAX
+    marker_reserve_bytes: int = MARKER_RESERVE_BYTES
+    record_bytes_max: int = RECORD_BYTES_MAX
+    journal_segments: int = JOURNAL_SEGMENTS
+    spare_segments: int = SPARE_SEGMENTS
+    segment_bytes_min: int = SEGMENT_BYTES_MIN
+    segment_bytes_max: int = SEGMENT_BYTES_MAX
+    checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S
+    sync_interval_s: float = SYNC_INTERVAL_S
+    change_grain_bytes_min: int = CHANGE_GRAIN_BYTES_MIN
+    change_grains_max: int = CHANGE_GRAINS_MAX
+    region_bytes_min: int = REGION_BYTES_MIN
+    regions_max: int = REGIONS_MAX
+    follower_chunk_bytes: int = FOLLOWER_CHUNK_BYTES
+    staged_piece_bytes_max: int = 4 * MIB
+    copied_mark_bytes: int = COPIED_MARK_BYTES
+    copy_pause_seconds_max: float = COPY_PAUSE_SECONDS_MAX
+    follower_final_bytes: int = FOLLOWER_FINAL_BYTES
+    async_lag_bytes_max: int = ASYNC_LAG_BYTES_MAX
+    hold_seconds_max: float = HOLD_SECONDS_MAX
+    leases_max: int = LEASES_MAX
+    cuts_kept_max: int = CUTS_KEPT_MAX
+    cut_figures_kept_max: int = CUT_FIGURES_KEPT_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class NbdLimits:
+    """Of the NBD server, over all its listeners."""
+
+    connections_max: int = CONNECTIONS_MAX
+    handshake_seconds_max: float = HANDSHAKE_SECONDS_MAX
+    handshake_options_max: int = HANDSHAKE_OPTIONS_MAX
+    close_seconds_max: float = CLOSE_SECONDS_MAX
+    queued_bytes_max: int = QUEUED_BYTES_MAX
+    read_bytes_max: int = READ_BYTES_MAX
+    connection_receive_bytes: int = CONNECTION_RECEIVE_BYTES
+    connection_in_flight_bytes_max: int = CONNECTION_IN_FLIGHT_BYTES_MAX
+    connection_in_flight_requests_max: int = CONNECTION_IN_FLIGHT_REQUESTS_MAX
+    connection_read_bytes_max: int = CONNECTION_READ_BYTES_MAX
+    connection_unsent_bytes_max: int = CONNECTION_UNSENT_BYTES_MAX
+    inline_read_bytes_max: int = INLINE_READ_BYTES_MAX
+    reply_buffer_bytes: int = REPLY_BUFFER_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class ApiLimits:
+    """Of the control API, over the Unix socket and TLS."""
+
+    body_bytes_max: int = CONTROL_BODY_BYTES_MAX
+    drain_bytes_max: int = CONTROL_DRAIN_BYTES_MAX
+    header_bytes_max: int = CONTROL_HEADER_BYTES_MAX
+    connections_max: int = CONTROL_CONNECTIONS_MAX
+    local_connections_min: int = CONTROL_LOCAL_CONNECTIONS_MIN
+    request_seconds_max: float = CONTROL_REQUEST_SECONDS_MAX
+    stop_seconds_max: float = CONTROL_STOP_SECONDS_MAX
+    handshakes_max: int = CONTROL_HANDSHAKES_MAX
+    handshakes_per_second_max: int = CONTROL_HANDSHAKES_PER_SECOND_MAX
+    handshake_seconds_max: float = CONTROL_HANDSHAKE_SECONDS_MAX
+    peer_silent_seconds_max: int = CONTROL_PEER_SILENT_SECONDS_MAX
+    events_queued_max: int = EVENTS_QUEUED_MAX
+    heartbeat_seconds: float = HEARTBEAT_SECONDS
+    progress_seconds: float = PROGRESS_SECONDS
+    cut_read_bytes_default: int = CUT_READ_BYTES_DEFAULT
+    cut_read_bytes_max: int = CUT_READ_BYTES_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class ClientLimits:
+    """Of clients of the control API: duplexctl and groups of controllers."""
+
+    body_bytes_max: int = CLIENT_BODY_BYTES_MAX
+    header_bytes_max: int = CONTROL_HEADER_BYTES_MAX
+    connect_seconds_max: float = CLIENT_CONNECT_SECONDS_MAX
+    answer_seconds_max: float = CLIENT_ANSWER_SECONDS_MAX
+    settle_seconds: float = SETTLE_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class ProofLimits:
+    """Of `duplexctl verify-cut`."""
+
+    certificate_bytes_max: int = CERTIFICATE_BYTES_MAX
+    chunk_bytes: int = PROOF_CHUNK_BYTES
+    ranges_max: int = PROOF_RANGES_MAX
+    tries: int = PROOF_TRIES
+    start_seconds_max: float = PROOF_START_SECONDS_MAX
+    places_max: int = PROOF_PLACES_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """All limits of a daemon."""
+
+    engine: EngineLimits = EngineLimits()
+    nbd: NbdLimits = NbdLimits()
+    api: ApiLimits = ApiLimits()
