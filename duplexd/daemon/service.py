@@ -29,7 +29,9 @@ from duplexd.daemon.startup import (
     refuse_fixed,
     refuse_problems,
 )
-from duplexd.engine.controller import Controller
+from duplexd.engine.controller import Controller, Machine
+from duplexd.engine.controller import start as start_controller
+from duplexd.engine.events import Events
 from duplexd.errors import DuplexdError
 from duplexd.limits import JOURNAL_THREADS, WORKER_THREADS
 from duplexd.nbd_server.listeners import Listeners
@@ -91,11 +93,8 @@ class Service:
             version=__version__,
             pid=os.getpid(),
         )
-        controller = Controller(
-            self.config, RealDisk(), RealClock(), workers.disk, self._progress, workers.journal
-        )
-        controller.listeners.append(self._log_event)
-        if not await self._recover(controller, workers):
+        controller = await self._recover(workers)
+        if controller is None:
             return
         lock.serving()
         listeners = Listeners(controller, self.config.nbd.listen)
@@ -138,9 +137,15 @@ class Service:
         self._log.info("recovery", progress=text)
         still_starting(text)
 
-    async def _recover(self, controller: Controller, workers: Threads) -> bool:
-        """False if it was told to stop meanwhile. The service manager waits as long as the disk thread answers."""
-        recovery = asyncio.create_task(controller.start(), name="recovery")
+    async def _recover(self, workers: Threads) -> Controller | None:
+        """None if a signal stops the daemon meanwhile. The service manager waits as long as the disk
+        threads answer.
+        """
+        machine = Machine(RealDisk(), RealClock(), workers.disk, workers.journal)
+        events = Events(machine.clock)
+        events.listeners.append(self._log_event)
+        start = start_controller(self.config, machine, events, progress=self._progress)
+        recovery = asyncio.create_task(start, name="recovery")
         stopped = asyncio.create_task(self._stop.wait(), name="stop")
         try:
             while not recovery.done() and not stopped.done():
@@ -154,12 +159,11 @@ class Service:
         finally:
             stopped.cancel()
         if recovery.done():
-            recovery.result()
-            return True
+            return recovery.result()
         recovery.cancel()
         await asyncio.gather(recovery, return_exceptions=True)
         self._log.warning("stopped during recovery; it starts again where it began")
-        return False
+        return None
 
     # ------------------------------------------------------------------------------------------------------- serving
 

@@ -100,7 +100,7 @@ def _short_enough(directory: str) -> str:
         directory
         if len(os.fsencode(directory)) <= SOCKET_PATH_BYTES_MAX - DEMO_PATH_BYTES
         else "/tmp"
-    )  # noqa: S108
+    )
 
 
 @contextlib.asynccontextmanager

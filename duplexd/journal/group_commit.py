@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from duplexd.runtime.threads import Workers
 
 
-class Flusher:
+class GroupCommit:
     """Syncs the journal when somebody needs it, one sync at a time. A sync that failed is final: everyone gets EIO from then on."""
 
     def __init__(

@@ -41,12 +41,12 @@ def inspect(disk: Disk, directory: str, boot_id: str = "") -> Iterator[dict[str,
     }
     start = Position(saved["sequence"], saved["chain"], saved["index"], saved["offset"])
     ring = Ring(
-        _Untouched(disk),
+        _Untouched(disk),  # type: ignore[arg-type]
         f"{directory}/journal",
         bytes.fromhex(saved["controller"]),
         saved["segment_size"],
         0,
-    )  # type: ignore[arg-type]
+    )
     boot, walk = str(saved["boot"]), None
     try:
         if disk.exists(ring.directory):

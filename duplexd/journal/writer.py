@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from duplexd.journal.format import (
+    FLAG_ALLOCATE,
     MARKER,
     RECORD_HEADER_BYTES,
     SEAL,
@@ -17,6 +18,8 @@ from duplexd.journal.format import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from duplexd.journal.segment import Ring, Segment
     from duplexd.runtime.disk import File
 
@@ -24,6 +27,27 @@ Buffer = bytes | bytearray | memoryview
 
 _PAGE_BYTES = 4096
 _ZEROES = memoryview(bytes(_PAGE_BYTES))
+
+
+class Numbered(Protocol):
+    """A volume, by its number."""
+
+    @property
+    def id(self) -> int: ...
+
+
+class Change(Protocol):
+    """What `Writer.write_changes` takes of a change; see `backend.Change`. It sets `sequence`."""
+
+    kind: int
+    offset: int
+    length: int
+    data: Buffer
+    allocate: bool
+    sequence: int
+
+    @property
+    def volume(self) -> Numbered: ...
 
 
 class Writer:
@@ -87,6 +111,26 @@ class Writer:
             self._rotate(time_us)
         self._collect(kind, volume, offset, length, data, size, flags, time_us)
         return self.sequence
+
+    def write_changes(self, changes: Sequence[Change], time_us: int) -> None:
+        """Append a record for each change, give it its number, and `write` them all."""
+        for change in changes:
+            data = change.data
+            flags = FLAG_ALLOCATE if change.allocate else 0
+            if self.position + len(data) + 2 * RECORD_HEADER_BYTES > self.segment.size:
+                self._rotate(time_us)
+            self._collect(
+                change.kind,
+                change.volume.id,
+                change.offset,
+                change.length,
+                data,
+                len(data),
+                flags,
+                time_us,
+            )
+            change.sequence = self.sequence
+        self.write()
 
     def append_marker(self, marker: dict[str, object], time_us: int) -> int:
         """Collect a marker and return its number."""

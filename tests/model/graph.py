@@ -9,14 +9,14 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.core import votes
+from duplexd.core import cut_states as votes
 from tests.model.explorer import ViolationError, explore
 from tests.model.local import NAMES, OTHER, OURS, REQUESTS, Local, Running, World, by_itself, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from duplexd.core.member import Member
+    from duplexd.core.participant import Member
 
 _SEEN = {
     *NAMES,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from duplexd.core import gate, votes
-from duplexd.core.gate import Lease
+from duplexd.core import lease as gate, cut_states as votes
+from duplexd.core.lease import Lease
 from duplexd.core.pair import Pair
 from duplexd.errors import DuplexdError
 from tests.model.explorer import ViolationError
@@ -16,7 +16,7 @@ from tests.model.explorer import ViolationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from duplexd.core.member import Member
+    from duplexd.core.participant import Member
 
 OURS, OTHER = "a", "b"  # the cut that is looked at; one that others want of the same pairs
 AGAIN = "+"  # the lease that a copy of the same CLOSE was given

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from duplexd.client import protocol
 from duplexd.client.protocol import CUT_ALL, OPEN, OPENING, REFUSE, Round, Send
-from duplexd.core import votes
-from duplexd.core.gate import Lease
-from duplexd.core.member import Member
+from duplexd.core import cut_states as votes
+from duplexd.core.lease import Lease
+from duplexd.core.participant import Member
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

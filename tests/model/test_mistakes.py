@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 
 from duplexd.client import protocol
-from duplexd.core import votes
+from duplexd.core import cut_states as votes
 from tests.model import mistakes
 from tests.model.explorer import ViolationError
 from tests.model.local import World
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from duplexd.client.protocol import Round
-    from duplexd.core.member import Member
+    from duplexd.core.participant import Member
 
 BROKEN = "has a write without the one that it depends on"
 DIFFER = "one member shows a consistent cut that another does not have"

@@ -10,8 +10,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.client.protocol import Round
-from duplexd.core import votes
-from duplexd.core.member import Member
+from duplexd.core import cut_states as votes
+from duplexd.core.participant import Member
 from tests.model import coordinators
 from tests.model.explorer import explore
 from tests.model.graph import behaviour

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from duplexd.core import state
+from duplexd.core import pair_states as state
 from duplexd.core.ledger import CONSISTENT, UNCOMMITTED
 from tests.sim.small import GRAIN_BYTES
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from duplexd.core import state
+from duplexd.core import pair_states as state
 from duplexd.errors import DuplexdError
 from duplexd.units import KIB
 from tests.sim import checks

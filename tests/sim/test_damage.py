@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.backend import FLUSH, WRITE, Change
-from duplexd.core import state
+from duplexd.core import pair_states as state
 from duplexd.errors import DamageError
 from duplexd.journal import checkpoint
 from duplexd.units import KIB

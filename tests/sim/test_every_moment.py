@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 
-from duplexd.core import state
+from duplexd.core import pair_states as state
 from duplexd.engine.controller import Controller
 from duplexd.errors import DamageError
 from duplexd.replication import resync

@@ -9,9 +9,9 @@ from unittest import mock
 import pytest
 
 from duplexd.backend import WRITE
-from duplexd.core import votes
+from duplexd.core import cut_states as votes
 from duplexd.core.ledger import Ledger
-from duplexd.core.member import Member
+from duplexd.core.participant import Member
 from duplexd.engine import apply as batch
 from duplexd.engine import recovery
 from duplexd.engine.controller import Controller

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from duplexd.core import state, votes
+from duplexd.core import pair_states as state, cut_states as votes
 from duplexd.errors import DuplexdError, LeaseLostError
 from tests.sim import scenario
 from tests.sim.scenario import Scenario
 
 if TYPE_CHECKING:
-    from duplexd.core.gate import Lease
+    from duplexd.core.lease import Lease
 
 # What a cut may be found as, by what was said of it before the crash. Anything may be void once a secondary has failed.
 LATER = {

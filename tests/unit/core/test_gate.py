@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from duplexd.core.gate import (
+from duplexd.core.lease import (
     ABORTED,
     BY_OWNER,
     BY_SUSPEND,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from duplexd.core import state
-from duplexd.core.state import (
+from duplexd.core import pair_states as state
+from duplexd.core.pair_states import (
     ABANDON,
     ATTACH,
     COPY,

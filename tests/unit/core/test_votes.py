@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from duplexd.core import votes
-from duplexd.core.votes import (
+from duplexd.core import cut_states as votes
+from duplexd.core.cut_states import (
     CONSISTENT,
     CUT,
     EVENTS,

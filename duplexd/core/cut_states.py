@@ -48,9 +48,6 @@ TRANSITIONS = {
     (VOID, REFUSE): VOID,
 }
 
-# The journal's markers, and the event that folding one is
-MARKERS = {"cut": MAKE, "ready": STAND, "agreed": AGREE, "void": REFUSE}
-
 
 def after(state: str, event: str) -> str | None:
     """The state after `event`, None if it is not possible in `state`."""

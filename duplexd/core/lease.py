@@ -1,22 +1,26 @@
 """Leases: who holds which volumes, until when, and how it ended. Pure.
 
-`TRANSITIONS[state, reason]` is what a lease becomes when it ends for that reason; one that has ended stays as it is.
+A hold is bounded by design: clients give up on requests that wait too long, so a lease has a
+deadline, an owner that may disappear, and ends once. Which ends count as lost, so that the verdict of
+what was done under it is void, is one table.
+
+`TRANSITIONS[state, reason]` is what a lease becomes when it ends for that reason; one that has ended
+does not change any more.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from duplexd.core.pair import Pair
     from duplexd.core.waits import Waits
 
 HELD, RELEASED, LOST = "held", "released", "lost"
 
-BY_OWNER = "released"  # the owner let go
+BY_OWNER = "released"  # by its owner
 BY_SUSPEND = "suspended"  # a suspend took it, or the gates were opened after the cut
 DEADLINE = "deadline"
 OWNER_GONE = "owner gone"
@@ -31,21 +35,23 @@ TRANSITIONS = {
     (HELD, STOPPING): LOST,
     (HELD, ABORTED): LOST,
 }
-# What a held write meets: the gate closes, all are drained, the cut is made and the gate not yet opened
+# What a held write meets: the gate is closed, then nothing is in flight, then the cut is made
 DRAINING, HOLDING, CUTTING = "draining", "held", "cut"
 PHASES = (DRAINING, HOLDING, CUTTING)
 REASONS = tuple(reason for _, reason in TRANSITIONS)
 
 
 class Lease:
-    """The owner of a hold over some pairs. `ended` gets the reason when it is over, `state` tells whether it was lost.
+    """The owner of a hold over some pairs; `state` says whether it lasts, or how it ended.
 
-    `fence` is a number that no earlier lease of this controller had, not even before a restart; it rises when the lease is renewed, and
-    commands with an older one are refused. `cut_id` is the group's cut that it is held for, "" for none.
+    `fence` is a number that no earlier lease of this controller had, not even before a restart; it
+    rises when the lease is renewed, and commands with an older one are refused. `cut_id` is the
+    group's cut that it is held for, "" for none. Times are seconds of the daemon's monotonic clock.
     """
 
     __slots__ = (
-        "began", "cut_at", "cut_id", "deadline", "drained", "ended", "fence", "held_s", "hold_s", "id", "owner", "pairs", "phases", "state", "timer", "waited", "waits",
+        "began", "cut_at", "cut_id", "deadline", "drained", "fence", "held_s", "hold_s", "id",
+        "owner", "pairs", "phases", "state", "waited", "waits",
     )  # fmt: skip
 
     def __init__(
@@ -55,7 +61,6 @@ class Lease:
         owner: str,
         hold_s: float,
         began: float,
-        ended: asyncio.Future[str] | None = None,
         cut_id: str = "",
     ) -> None:
         self.id = lease_id
@@ -63,15 +68,13 @@ class Lease:
         self.owner = owner
         self.hold_s = hold_s
         self.began = began
-        self.deadline = began + hold_s  # on the daemon's monotonic clock
+        self.deadline = began + hold_s
         self.drained: float | None = None  # when nothing was in flight any more
         self.cut_at: float | None = None  # when its cut was made
         self.held_s = 0.0  # how long it lasted, once it has ended
         self.fence = 0
         self.cut_id = cut_id
         self.state = HELD
-        self.ended: Any = ended  # None where nobody waits for it
-        self.timer: Callable[[], None] | None = None  # cancels the deadline's timer
         self.waits: Waits | None = None  # of the writes that it held, once it has ended
         self.waited: dict[str, Waits] = {}  # the same by volume
         self.phases = dict.fromkeys(PHASES, 0)  # in which phase they came
@@ -92,9 +95,18 @@ class Lease:
         if after is None:
             return False
         self.state = after
-        if self.timer is not None:
-            self.timer()
-            self.timer = None
-        if self.ended is not None and not self.ended.done():
-            self.ended.set_result(reason)
         return True
+
+    def phase(self, arrival: float) -> str:
+        """In which phase of the hold a write came."""
+        if self.drained is None or arrival < self.drained:
+            return DRAINING
+        return HOLDING if self.cut_at is None or arrival < self.cut_at else CUTTING
+
+    def spans(self) -> dict[str, float]:
+        """How many seconds each phase of a hold that has ended took."""
+        ended = self.began + self.held_s
+        marks = [self.began, self.drained or ended, self.cut_at or ended, ended]
+        return {
+            name: end - start for name, start, end in zip(PHASES, marks, marks[1:], strict=False)
+        }
