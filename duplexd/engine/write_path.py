@@ -24,11 +24,10 @@ from duplexd.engine.apply import Batch
 from duplexd.journal.format import RECORD_HEADER_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from duplexd.core.admission import Admission
     from duplexd.core.pair import Pair
-    from duplexd.engine.journal_space import JournalSpace
     from duplexd.engine.timeline import Timeline
     from duplexd.limits import EngineLimits
     from duplexd.runtime.clock import Clock
@@ -51,14 +50,17 @@ class WritePath:
         self,
         timeline: Timeline,
         admission: Admission,
-        space: JournalSpace,
+        want_room: Callable[[], None],
         clock: Clock,
         limits: EngineLimits,
     ) -> None:
+        """`want_room` is called when a batch does not fit into the journal: it has to hold batches
+        back in `admission` until there is room.
+        """
         self._timeline = timeline
         self._writer = timeline.writer
         self._admission = admission
-        self._space = space
+        self._want_room = want_room
         self._clock = clock
         self._limits = limits
         self._queue: deque[PairChange] = deque()
@@ -208,7 +210,7 @@ class WritePath:
         if too_big:
             self.kick_soon()  # it is taken in several batches
         else:
-            self._space.want()
+            self._want_room()
 
     def _owned_parts(self, changes: list[PairChange]) -> list[PairChange]:
         for change in changes:
