@@ -22,6 +22,7 @@ from duplexd.config.rules import (
     explain,
 )
 from duplexd.errors import ConfigurationError
+from duplexd.net.address import TcpAddress
 from duplexd.units import GIB, format_size, parse_size
 
 
@@ -75,7 +76,7 @@ class NbdConfig(Section):
 class TlsConfig(Section):
     """`[control.tls]`: the same commands for other machines. A client shows a certificate that `client_ca` signed; its name decides its role."""
 
-    listen: list[Annotated[str, BeforeValidator(check_host_port)]] = Field(
+    listen: list[Annotated[TcpAddress, BeforeValidator(check_host_port)]] = Field(
         min_length=1, examples=['["0.0.0.0:10810"]']
     )
     certificate: FilePath = Field(examples=['"server.pem"'])

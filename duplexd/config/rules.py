@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import os
 import re
 import stat
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from duplexd import limits
+from duplexd.net.address import Address, TcpAddress, UnixAddress, parse_address, parse_host_port
 from duplexd.units import format_size, parse_size
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from duplexd.config.daemon_file import Config
 
 _NAME = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,127}")
-_PORT = re.compile("[0-9]{1,5}")
-_LISTEN_EXAMPLES = '"unix:/run/duplexd/nbd.sock" or "tcp:127.0.0.1:10809"'
 _WANTED = {
     "string_type": "text",
     "list_type": "a list",
@@ -81,48 +79,34 @@ def absolute_path(value: object, base: Path) -> Path:
     return Path(os.path.normpath(base / value))
 
 
-def check_listen(value: Any, base: Path) -> str:
-    """`unix:/absolute/path` or `tcp:HOST:PORT`. Raises ValueError."""
-    kind, _, rest = value.partition(":") if isinstance(value, str) else ("", "", "")
-    if kind == "unix" and rest:
-        path = str(absolute_path(rest, base))
-        if len(os.fsencode(path)) > limits.SOCKET_PATH_BYTES_MAX:
-            raise ValueError(
-                f"{path!r} is too long for a Unix socket; write at most {limits.SOCKET_PATH_BYTES_MAX} bytes"
-            )
-        return f"unix:{path}"
-    if kind != "tcp":
-        raise ValueError(f"{value!r} is nothing to listen on; write {_LISTEN_EXAMPLES}")
-    return f"tcp:{_host_port(rest, value, _LISTEN_EXAMPLES, 'tcp:')}"
+def check_listen(value: object, base: Path) -> Address:
+    """`unix:PATH`, made absolute, or `tcp:HOST:PORT`. Raises ValueError."""
+    address = parse_address(value)
+    if isinstance(address, UnixAddress):
+        return UnixAddress(str(check_socket(address.path, base)))
+    return _fixed_port(address, value)
 
 
-def check_host_port(value: Any) -> str:
-    """`HOST:PORT`, an IPv6 address in brackets. Raises ValueError."""
-    return _host_port(
-        value if isinstance(value, str) else "", value, '"127.0.0.1:10810" or "[::1]:10810"'
-    )
+def check_host_port(value: object) -> TcpAddress:
+    """`HOST:PORT`. Raises ValueError."""
+    return _fixed_port(parse_host_port(value), value)
 
 
-def _host_port(text: str, value: Any, examples: str, kind: str = "") -> str:
-    host, _, port = text.rpartition(":")
-    if not host or not _PORT.fullmatch(port) or not 0 < int(port) < 65536:
-        raise ValueError(f"{value!r} is nothing to listen on; write {examples}")
-    if ":" in host and not re.fullmatch(r"\[[0-9A-Fa-f:.%a-z]+\]", host):
+def check_socket(value: object, base: Path) -> Path:
+    """The path of a Unix socket, made absolute. Raises ValueError."""
+    path = absolute_path(value, base)
+    if (length := len(os.fsencode(path))) > limits.SOCKET_PATH_BYTES_MAX:
         raise ValueError(
-            f'{value!r}: an IPv6 address needs brackets; write for example "{kind}[::1]:{port}"'
+            f"{str(path)!r} is too long for a Unix socket ({length} bytes);"
+            f" expected at most {limits.SOCKET_PATH_BYTES_MAX}"
         )
-    return f"{host}:{int(port)}"
+    return path
 
 
-def is_local(listen: str) -> bool:
-    """Whether only this machine can reach it."""
-    if listen.startswith("unix:"):
-        return True
-    host = listen[4:].rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
+def _fixed_port(address: TcpAddress, value: object) -> TcpAddress:
+    if address.port == 0:  # any free port: clients could not know which
+        raise ValueError(f"{value!r}: port 0 is out of range; expected 1 to 65535")
+    return address
 
 
 # -------------------------------------------------------------------------------------------------- what must fit together
@@ -142,31 +126,35 @@ def _remote(config: Config) -> Iterator[str]:
     for index, name in enumerate(tls.observe):
         if name in tls.operate:
             yield f"control.tls.observe[{index}]: {name!r} is in control.tls.operate too, which may do all of this; remove one"
-    for index, listen in enumerate(tls.listen):
-        if listen.lower() in (other.lower() for other in tls.listen[:index]):
-            yield f"control.tls.listen[{index}]: {listen!r} is listed twice; remove one"
+    for index, address in enumerate(tls.listen):
+        if address in tls.listen[:index]:
+            yield f"control.tls.listen[{index}]: {address.authority!r} is listed twice; remove one"
 
 
 def _listeners(config: Config) -> Iterator[str]:
-    seen = {f"unix:{os.path.realpath(config.control.socket)}": "control.socket"}
+    seen = {_place(UnixAddress(str(config.control.socket))): "control.socket"}
     if config.control.tls is not None:
         seen |= {
-            f"tcp:{listen.lower()}": f"control.tls.listen[{index}]"
-            for index, listen in enumerate(config.control.tls.listen)
+            address: f"control.tls.listen[{index}]"
+            for index, address in enumerate(config.control.tls.listen)
         }
-    for index, listen in enumerate(config.nbd.listen):
-        key = f"nbd.listen[{index}]"
-        same = (
-            f"unix:{os.path.realpath(listen[5:])}" if listen.startswith("unix:") else listen.lower()
-        )
-        if same in seen:
-            yield f"{key}: {listen!r} is used twice: {seen[same]} has it too; remove one"
-        seen.setdefault(same, key)
-        if not config.nbd.insecure and not is_local(listen):
+    for index, address in enumerate(config.nbd.listen):
+        key, place = f"nbd.listen[{index}]", _place(address)
+        if place in seen:
+            yield f"{key}: '{address}' is used twice, also by {seen[place]}; remove one"
+        seen.setdefault(place, key)
+        if not config.nbd.insecure and not address.is_local:
             yield (
-                f"{key}: {listen!r} can be reached from other machines, without encryption or password; "
-                f"listen on 127.0.0.1, or write insecure = true in [nbd]"
+                f"{key}: '{address}' can be reached from other machines, without encryption or"
+                " password; listen on 127.0.0.1, or set insecure = true in [nbd]"
             )
+
+
+def _place(address: Address) -> Address:
+    """Equal for two addresses that cannot both be bound."""
+    if isinstance(address, UnixAddress):
+        return UnixAddress(os.path.realpath(address.path))
+    return address
 
 
 def _identity(path: Path) -> tuple[object, ...]:
@@ -192,9 +180,9 @@ def _images(config: Config) -> Iterator[str]:
         ("the file itself", config.source),
     ]
     others += [
-        (f"nbd.listen[{n}]", Path(text[5:]))
-        for n, text in enumerate(config.nbd.listen)
-        if text.startswith("unix:")
+        (f"nbd.listen[{n}]", Path(address.path))
+        for n, address in enumerate(config.nbd.listen)
+        if isinstance(address, UnixAddress)
     ]
     if (tls := config.control.tls) is not None:
         others += [
@@ -208,7 +196,7 @@ def _images(config: Config) -> Iterator[str]:
                 continue
             key, identity = f"volumes.{name}.{leg}", _identity(path)
             if identity in seen:
-                yield f"{key}: {str(path)!r} is used twice: {seen[identity]} has it too; give every leg an image of its own"
+                yield f"{key}: {str(path)!r} is used twice, also by {seen[identity]}; configure an image for each leg"
             elif (
                 Path(os.path.realpath(path)).is_relative_to(state_dir / "journal")
                 or os.path.realpath(path) == f"{state_dir}/checkpoint"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-import grp
 import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.api import tls
 from duplexd.errors import ConfigurationError, ForbiddenError
+from duplexd.net import tls
+from duplexd.net.listen import group_id
 from duplexd.units import format_size
 
 if TYPE_CHECKING:
@@ -129,20 +129,16 @@ def _directory(key: str, path: Path) -> Iterator[Problem]:
 
 
 def _group(config: Config) -> Iterator[Problem]:
-    name = config.control.group
-    if name is None or name.isdecimal():
-        return
-    try:
-        grp.getgrnam(name)
-    except KeyError:
-        yield Problem(
-            f"control.group: there is no group {name!r} on this machine; make it with: groupadd --system {name}"
-        )
+    if config.control.group is not None:
+        try:
+            group_id("control.group", config.control.group)
+        except ConfigurationError as error:
+            yield Problem(str(error))
 
 
 def _tls(config: Config) -> Iterator[Problem]:
     if config.control.tls is not None:
         try:
-            tls.context(config.control.tls)
+            tls.server_context(config.control.tls)
         except (ConfigurationError, ForbiddenError) as error:
             yield Problem(str(error), isinstance(error, ForbiddenError))

@@ -159,13 +159,14 @@ def _summary(settings: Config) -> dict[str, Any]:
         }
         for name, volume in settings.volumes.items()
     }
+    tls = settings.control.tls
     return {
         "controller": settings.controller.name,
         "state_dir": str(settings.controller.state_dir),
         "journal_size": settings.controller.journal_size,
-        "listen": list(settings.nbd.listen),
+        "listen": [str(address) for address in settings.nbd.listen],
         "control": str(settings.control.socket),
-        "control_tls": list(settings.control.tls.listen) if settings.control.tls else [],
+        "control_tls": [address.authority for address in tls.listen] if tls else [],
         "volumes": volumes,
         "groups": {name: list(group.volumes) for name, group in settings.groups.items()},
     }
@@ -175,12 +176,12 @@ def _describe(settings: Config) -> str:
     own, tls = settings.controller, settings.control.tls
     control = [
         str(settings.control.socket),
-        *(f"TLS {listen}" for listen in (tls.listen if tls else ())),
+        *(f"TLS {address.authority}" for address in (tls.listen if tls else ())),
     ]
     lines = [
         f"{settings.source}: ok",
         f"controller {own.name}: state in {own.state_dir}, journal {format_size(own.journal_size)}",
-        f"NBD        {', '.join(settings.nbd.listen)}",
+        f"NBD        {', '.join(map(str, settings.nbd.listen))}",
         f"control    {', '.join(control)}",
     ]
     for name, volume in settings.volumes.items():

@@ -111,7 +111,7 @@ class Service:
             running.callback(notify, "STOPPING=1\nSTATUS=draining")
             self._log.info(
                 "ready",
-                listen=self.config.nbd.listen,
+                listen=[str(address) for address in self.config.nbd.listen],
                 control=str(self.config.control.socket),
                 **self._remote(),
             )
@@ -120,7 +120,8 @@ class Service:
             await self._until_stopped(controller, listeners, control, workers)
 
     def _remote(self) -> dict[str, object]:
-        return {"control_tls": self.config.control.tls.listen} if self.config.control.tls else {}
+        tls = self.config.control.tls
+        return {"control_tls": [address.authority for address in tls.listen]} if tls else {}
 
     def _log_event(self, event: dict[str, Any]) -> None:
         """Every change of state is a line of the log."""

@@ -57,7 +57,7 @@ def _fixed(config: Config) -> dict[str, object]:
         for key in type(config.controller).model_fields
         if key != "copy_rate"
     }
-    listen = control.tls.listen if control.tls else None
+    listen = [address.authority for address in control.tls.listen] if control.tls else None
     return {
         **fixed,
         "control.socket": control.socket,

@@ -47,7 +47,7 @@ def status(controller: Controller) -> dict[str, Any]:
             "version": __version__,
             "group_protocol": GROUP_PROTOCOL,
             "hold_max_s": controller.config.controller.hold_max,
-            "nbd": list(controller.config.nbd.listen),
+            "nbd": [str(address) for address in controller.config.nbd.listen],
             "journal": {
                 "used_bytes": ring.used_bytes,
                 "size_bytes": ring.size_bytes,

@@ -97,7 +97,7 @@ def no_such_group(files: DaemonFiles) -> str:
     files.config.write_text(
         files.config.read_text().replace("[control]", '[control]\ngroup = "nobody-has-this"')
     )
-    return "control.group: there is no group 'nobody-has-this' on this machine; make it with: groupadd --system nobody-has-this"
+    return "control.group: there is no group 'nobody-has-this' on this machine; create it with: groupadd --system nobody-has-this"
 
 
 def wrong_in_the_file(files: DaemonFiles) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from duplexd.backend import FLUSH, WRITE
 from duplexd.nbd_server.listeners import Listeners
+from duplexd.net.address import Address, parse_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,12 +124,12 @@ class MemoryBackend:
         change.client.finished(change)
 
 
-async def _serve(listen: list[str], volumes: dict[str, int]) -> None:
+async def _serve(listen: list[Address], volumes: dict[str, int]) -> None:
     backend = MemoryBackend(volumes)
     backend.batches, backend.gone = _Forgetful(), _Forgetful()
     listeners = Listeners(backend, listen)
     await listeners.start()
-    print(" ".join(listeners.addresses), flush=True)
+    print(*listeners.addresses, flush=True)
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
@@ -144,7 +145,7 @@ class _Forgetful(list[Any]):
 def main(arguments: list[str]) -> None:
     import uvloop  # noqa: PLC0415
 
-    listen = [argument for argument in arguments if argument.startswith(("unix:", "tcp:"))]
+    listen = [parse_address(each) for each in arguments if each.startswith(("unix:", "tcp:"))]
     volumes = dict(argument.split("=") for argument in arguments if "=" in argument)
     with contextlib.suppress(KeyboardInterrupt):
         uvloop.run(_serve(listen, {name: int(size) for name, size in volumes.items()}))
