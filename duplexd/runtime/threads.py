@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections import deque
 from queue import SimpleQueue
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
 T = TypeVar("T")
@@ -28,13 +28,24 @@ class Workers(Protocol):
 
     async def run(self, call: Callable[[], T]) -> T:
         """The result of `call`. A cancelled waiter does not stop the call."""
-        raise NotImplementedError
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def done(result: T | None, error: BaseException | None) -> None:
+            if future.cancelled():
+                return
+            if error is None:
+                future.set_result(cast("T", result))
+            else:
+                future.set_exception(error)
+
+        self.submit(call, done)
+        return await future
 
     def close(self) -> None:
         """Finish what was submitted, call every `done`, end the threads. Nothing may be submitted afterwards."""
 
 
-class ThreadWorkers:
+class ThreadWorkers(Workers):
     """`Workers` on `count` threads of its own. Completions of one burst cost one wake-up of the loop."""
 
     __slots__ = ("_calls", "_closed", "_completions", "_loop", "_threads", "_woken")
@@ -61,20 +72,6 @@ class ThreadWorkers:
         if self._closed:
             raise RuntimeError("the workers are closed")
         self._calls.put((call, done))
-
-    async def run(self, call: Callable[[], T]) -> T:
-        future: asyncio.Future[T] = self._loop.create_future()
-
-        def done(result: Any, error: BaseException | None) -> None:
-            if future.cancelled():
-                return
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
-
-        self.submit(call, done)
-        return await future
 
     def close(self) -> None:
         if self._closed:

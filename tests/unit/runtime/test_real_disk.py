@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from duplexd.runtime import fallocate, locked, machine, realfile
+from duplexd.runtime import directory, fallocate, locked, machine, realfile
 from duplexd.runtime.disk import RealDisk
 
 if TYPE_CHECKING:
@@ -303,6 +303,15 @@ def test_create_does_not_follow_a_dangling_link(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         RealDisk().create(str(tmp_path / "b.img"), SIZE)
     assert os.listdir(tmp_path) == ["b.img"]
+
+
+def test_replace_file_in_a_shared_directory_touches_no_name_of_others(tmp_path: Path) -> None:
+    path = tmp_path / "cut.json"
+    (tmp_path / "cut.json.tmp").write_bytes(b"somebody's")
+    directory.replace_file(str(path), b"new", shared=True)
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"new", 0o640)
+    assert (tmp_path / "cut.json.tmp").read_bytes() == b"somebody's"
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_replace_file_that_fails_keeps_the_old_content_and_leaves_nothing(
