@@ -31,7 +31,7 @@ from duplexd.daemon.startup import (
 )
 from duplexd.engine.controller import Controller
 from duplexd.errors import DuplexdError
-from duplexd.limits import JOURNAL_THREADS, WORKER_THREADS
+from duplexd.limits import JOURNAL_THREADS, WORKER_THREADS, Limits
 from duplexd.nbd_server.listeners import Listeners
 from duplexd.runtime.clock import RealClock
 from duplexd.runtime.disk import RealDisk
@@ -58,8 +58,9 @@ EVENT_LEVELS = {
 class Service:
     """One running daemon. `run` returns when it has stopped."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, limits: Limits) -> None:
         self.config = config
+        self.limits = limits
         self._log = structlog.get_logger("duplexd")
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
@@ -98,7 +99,7 @@ class Service:
         if not await self._recover(controller, workers):
             return
         lock.serving()
-        listeners = Listeners(controller, self.config.nbd.listen)
+        listeners = Listeners(controller, self.config.nbd.listen, self.limits.nbd)
         control = ControlServer(controller, self.config)
         async with contextlib.AsyncExitStack() as running:
             running.callback(self._log.info, "stopped")
@@ -286,4 +287,4 @@ def run(config: Config) -> None:
     os.umask(UMASK)
     raise_open_files()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, in_file(config):
-        runner.run(Service(config).run())
+        runner.run(Service(config, Limits()).run())

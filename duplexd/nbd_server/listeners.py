@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from duplexd.nbd_server.connection import Connection
-from duplexd.nbd_server.server import Server
+from duplexd.nbd_server.nbd_connection import Connection
+from duplexd.nbd_server.shared import Server
 from duplexd.net.address import UnixAddress
 from duplexd.net.listen import LISTEN_BACKLOG, BoundSocket, bind
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from duplexd.backend import Backend
+    from duplexd.limits import NbdLimits
     from duplexd.net.address import Address
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
@@ -39,9 +40,10 @@ class Listeners:
     `update` changes the addresses while connections go on.
     """
 
-    def __init__(self, backend: Backend, listen: Iterable[Address]) -> None:
+    def __init__(self, backend: Backend, listen: Iterable[Address], limits: NbdLimits) -> None:
         self._backend = backend
         self._listen = list(listen)
+        self._limits = limits
         self._endpoints: dict[Address, list[Endpoint]] = {}  # by the configured address
         self._server: Server | None = None
 
@@ -62,7 +64,7 @@ class Listeners:
 
     async def start(self) -> None:
         """Bind and serve. Raises ConfigurationError, and then listens nowhere."""
-        self._server = Server(self._backend, asyncio.get_running_loop())
+        self._server = Server(self._backend, asyncio.get_running_loop(), self._limits)
         try:
             await self.update(self._listen)
         except BaseException:

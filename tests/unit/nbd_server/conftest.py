@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 import uvloop
 
+from duplexd.limits import NbdLimits
 from duplexd.nbd_server.listeners import Listeners
 from duplexd.net.address import TcpAddress, UnixAddress
 from tests.unit.nbd_server.memory_backend import MemoryBackend
@@ -31,10 +32,18 @@ def backend() -> MemoryBackend:
     return MemoryBackend({"data": VOLUME_BYTES, "wal": 1 << 20})
 
 
+@pytest.fixture
+def limits() -> NbdLimits:
+    """A test that wants smaller ones overrides this by `parametrize`."""
+    return NbdLimits()
+
+
 @pytest_asyncio.fixture
-async def listeners(backend: MemoryBackend, tmp_path: Path) -> AsyncIterator[Listeners]:
+async def listeners(
+    backend: MemoryBackend, limits: NbdLimits, tmp_path: Path
+) -> AsyncIterator[Listeners]:
     listeners = Listeners(
-        backend, [UnixAddress(f"{tmp_path}/nbd.sock"), TcpAddress("127.0.0.1", 0)]
+        backend, [UnixAddress(f"{tmp_path}/nbd.sock"), TcpAddress("127.0.0.1", 0)], limits
     )
     await listeners.start()
     yield listeners

@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from duplexd.backend import FLUSH, WRITE
+from duplexd.limits import NbdLimits
 from duplexd.nbd_server.listeners import Listeners
 from duplexd.net.address import Address, parse_address
 
@@ -127,7 +128,7 @@ class MemoryBackend:
 async def _serve(listen: list[Address], volumes: dict[str, int]) -> None:
     backend = MemoryBackend(volumes)
     backend.batches, backend.gone = _Forgetful(), _Forgetful()
-    listeners = Listeners(backend, listen)
+    listeners = Listeners(backend, listen, NbdLimits())
     await listeners.start()
     print(*listeners.addresses, flush=True)
     stopped = asyncio.Event()

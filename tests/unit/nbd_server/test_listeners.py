@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd import limits
 from duplexd.errors import ConfigurationError
+from duplexd.limits import NbdLimits
 from duplexd.nbd import constants as c
 from duplexd.nbd import messages as m
 from duplexd.nbd_server.listeners import Listeners
@@ -29,7 +29,7 @@ NOWHERE = UnixAddress("/nowhere/at/all/s")
 
 
 async def test_stop_removes_the_socket(backend: MemoryBackend, tmp_path: Path) -> None:
-    listeners = Listeners(backend, [UnixAddress(f"{tmp_path}/s")])
+    listeners = Listeners(backend, [UnixAddress(f"{tmp_path}/s")], NbdLimits())
     await listeners.start()
     assert (tmp_path / "s").exists()
     await listeners.stop()
@@ -39,7 +39,9 @@ async def test_stop_removes_the_socket(backend: MemoryBackend, tmp_path: Path) -
 async def test_failed_start_listens_nowhere(backend: MemoryBackend, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError):
         await Listeners(
-            backend, [UnixAddress(f"{tmp_path}/s"), TcpAddress("127.0.0.1", 0), NOWHERE]
+            backend,
+            [UnixAddress(f"{tmp_path}/s"), TcpAddress("127.0.0.1", 0), NOWHERE],
+            NbdLimits(),
         ).start()
     assert not (tmp_path / "s").exists()
 
@@ -47,14 +49,14 @@ async def test_failed_start_listens_nowhere(backend: MemoryBackend, tmp_path: Pa
 async def test_port_in_use_is_refused(listeners: Listeners, backend: MemoryBackend) -> None:
     (address,) = [each for each in listeners.addresses if isinstance(each, TcpAddress)]
     with pytest.raises(ConfigurationError, match="in use"):
-        await Listeners(backend, [address]).start()
+        await Listeners(backend, [address], NbdLimits()).start()
 
 
 async def test_update_changes_listeners_and_keeps_connections(
     backend: MemoryBackend, tmp_path: Path
 ) -> None:
     old, kept, new = (UnixAddress(f"{tmp_path}/{name}") for name in ("old", "kept", "new"))
-    listeners = Listeners(backend, [old, kept])
+    listeners = Listeners(backend, [old, kept], NbdLimits())
     await listeners.start()
     peer = Peer(old)
     await peer.open()
@@ -110,25 +112,36 @@ async def test_stop_cuts_off_at_its_deadline(
 
 
 async def test_handshake_has_a_time_limit_and_transmission_has_none(
-    connect: Connect, monkeypatch: pytest.MonkeyPatch
+    backend: MemoryBackend, tmp_path: Path
 ) -> None:
-    async def in_time(seconds: float) -> Peer:
-        monkeypatch.setattr(limits, "HANDSHAKE_SECONDS_MAX", seconds)
+    async def listen(seconds: float) -> tuple[Listeners, Peer]:
+        limits = NbdLimits(handshake_seconds_max=seconds)
+        address = UnixAddress(f"{tmp_path}/{seconds}")
+        listeners, done = Listeners(backend, [address], limits), Peer(address)
+        await listeners.start()
         try:
-            return await connect()
-        except ConnectionError:  # the machine did not make it
-            return await in_time(10 * seconds)
+            await done.open()
+            await done.go("data")
+        except ConnectionError:  # the machine was too slow
+            done.close()
+            await listeners.stop()
+            return await listen(10 * seconds)
+        return listeners, done
 
-    done = await in_time(0.1)
-    slow = await connect(None)
+    listeners, done = await listen(0.1)
+    slow = Peer(listeners.addresses[0])
+    await slow.open()
     assert await slow.closed()  # which comes after the time of `done` is over, too
     assert (await done.reply(done.nbd.read(0, 4))).data == bytes(4)
+    done.close()
+    slow.close()
+    await listeners.stop()
 
 
+@pytest.mark.parametrize("limits", [NbdLimits(connections_max=2)])
 async def test_connections_beyond_the_limit_are_closed(
-    connect: Connect, listeners: Listeners, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, listeners: Listeners
 ) -> None:
-    monkeypatch.setattr(limits, "CONNECTIONS_MAX", 2)
     peers = [await connect(), await connect()]
     for _ in range(3):
         assert await (await connect(None)).closed()
@@ -139,19 +152,17 @@ async def test_connections_beyond_the_limit_are_closed(
     await connect()
 
 
-async def test_options_beyond_the_limit_close(
-    connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(limits, "HANDSHAKE_OPTIONS_MAX", 5)
+@pytest.mark.parametrize("limits", [NbdLimits(handshake_options_max=5)])
+async def test_options_beyond_the_limit_close(connect: Connect) -> None:
     peer = await connect(None)
     await peer.send(m.CLIENT_FLAGS.pack(3) + 6 * m.option(c.OPT_LIST))
     assert await peer.closed()
 
 
+@pytest.mark.parametrize("limits", [NbdLimits(connection_unsent_bytes_max=65_536)])
 async def test_client_that_never_reads_its_list_is_not_read(
-    connect: Connect, listeners: Listeners, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, listeners: Listeners
 ) -> None:
-    monkeypatch.setattr(limits, "CONNECTION_UNSENT_BYTES_MAX", 65_536)
     peer = await connect(None)
     await peer.send(m.CLIENT_FLAGS.pack(3))
     asked = asyncio.create_task(peer.send(m.option(c.OPT_LIST) * 15_000 + m.option(c.OPT_ABORT)))

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, cast
 
 import structlog
 
-from duplexd import limits
 from duplexd.nbd.handshake import CLOSED, TRANSMISSION, Handshake
 from duplexd.nbd.transmission import RECEIVE_BYTES_MIN, Receiver
 from duplexd.nbd_server.dispatch import Dispatch
 
 if TYPE_CHECKING:
     from duplexd.backend import Volume
-    from duplexd.nbd_server.server import Server
+    from duplexd.nbd_server.shared import Server
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
 
@@ -48,7 +47,7 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, server: Server) -> None:
         self.volume: Volume | None = None
         self._server = server
-        self._handshake: Handshake | None = Handshake(server, limits.HANDSHAKE_OPTIONS_MAX)
+        self._handshake: Handshake | None = Handshake(server, server.limits.handshake_options_max)
         self._input = memoryview(bytearray(HANDSHAKE_RECEIVE_BYTES))
         self._receiver: Receiver | None = None
         self._dispatch: Dispatch | None = None
@@ -64,7 +63,7 @@ class Connection(asyncio.BufferedProtocol):
         """Greet, unless there are too many connections."""
         self._transport = cast("asyncio.Transport", transport)
         server = self._server
-        if len(server.connections) >= limits.CONNECTIONS_MAX:
+        if len(server.connections) >= server.limits.connections_max:
             if not server.connections_refused:
                 log.warning(
                     "too many NBD connections, further ones are closed",
@@ -77,8 +76,10 @@ class Connection(asyncio.BufferedProtocol):
         sock: socket.socket = self._transport.get_extra_info("socket")
         self._fd = sock.fileno()
         tune(sock)
-        self._transport.set_write_buffer_limits(high=limits.CONNECTION_UNSENT_BYTES_MAX)
-        self._timer = server.loop.call_later(limits.HANDSHAKE_SECONDS_MAX, self._transport.abort)
+        self._transport.set_write_buffer_limits(high=server.limits.connection_unsent_bytes_max)
+        self._timer = server.loop.call_later(
+            server.limits.handshake_seconds_max, self._transport.abort
+        )
         assert self._handshake is not None
         self._transport.write(self._handshake.greeting())
 
@@ -131,7 +132,8 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.close()
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._server.loop.call_later(limits.CLOSE_SECONDS_MAX, self._transport.abort)
+        server = self._server
+        self._timer = server.loop.call_later(server.limits.close_seconds_max, self._transport.abort)
 
     # Receiving
 
@@ -192,7 +194,7 @@ class Connection(asyncio.BufferedProtocol):
         self._handshake, self._input = None, memoryview(b"")
         self._dispatch = Dispatch(self._server, volume, self._transport, self._progressed)
         self._receiver = Receiver(
-            max(limits.CONNECTION_RECEIVE_BYTES, len(rest) + RECEIVE_BYTES_MIN)
+            max(self._server.limits.connection_receive_bytes, len(rest) + RECEIVE_BYTES_MIN)
         )
         self._receiver.buffer()[: len(rest)] = rest
         self.buffer_updated(len(rest))

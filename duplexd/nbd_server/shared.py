@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from duplexd import limits
 from duplexd.nbd import constants as c
 from duplexd.nbd.handshake import Export
 from duplexd.nbd_server.budget import Budget
@@ -17,7 +16,8 @@ from duplexd.nbd_server.traffic import Traffic
 
 if TYPE_CHECKING:
     from duplexd.backend import Backend, Volume
-    from duplexd.nbd_server.connection import Connection
+    from duplexd.limits import NbdLimits
+    from duplexd.nbd_server.nbd_connection import Connection
 
 EXPORT_FLAGS = (
     c.FLAG_HAS_FLAGS
@@ -34,23 +34,26 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
 class Server:
     """The backend, the connections, their budgets and counters. Belongs to one event loop."""
 
-    def __init__(self, backend: Backend, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, backend: Backend, loop: asyncio.AbstractEventLoop, limits: NbdLimits
+    ) -> None:
         self.backend = backend
+        self.limits = limits
         self.loop = loop
         self.connections: set[Connection] = set()
         self.connections_refused = 0
         self.idle = asyncio.Event()  # set whenever the last connection has gone
         self.waiting = Budget(
-            limits.QUEUED_BYTES_MAX, loop.call_soon
+            limits.queued_bytes_max, loop.call_soon
         )  # payloads of changes that wait
-        self.reading = Budget(limits.READ_BYTES_MAX, loop.call_soon)  # reads in worker threads
+        self.reading = Budget(limits.read_bytes_max, loop.call_soon)  # reads in worker threads
         self.hangups = HangupWatch(loop)
         self.traffic: dict[str, Traffic] = {}  # by name of the volume
         self.failing: dict[
             tuple[str, str], int
         ] = {}  # (volume, "read" or "change") -> errno of the last answer
         self.reply_buffer = memoryview(
-            bytearray(limits.REPLY_BUFFER_BYTES)
+            bytearray(limits.reply_buffer_bytes)
         )  # used by one connection at a time, within one call
 
     # Exports, for the handshake
@@ -93,7 +96,7 @@ class Server:
 
     def fresh_reply_buffer(self) -> None:
         """The transport kept the present one."""
-        self.reply_buffer = memoryview(bytearray(limits.REPLY_BUFFER_BYTES))
+        self.reply_buffer = memoryview(bytearray(self.limits.reply_buffer_bytes))
 
     def close(self) -> None:
         """No connection is left."""
