@@ -27,7 +27,7 @@ class File(Protocol):
 
     @property
     def can_punch(self) -> bool:
-        """Whether `zero(..., punch=True)` gives space back."""
+        """Whether `zero(..., allocate=False)` gives space back."""
 
     def read(self, offset: int, length: int, /) -> bytes:
         """Exactly `length` bytes. Past the end: OSError EIO."""
@@ -44,8 +44,8 @@ class File(Protocol):
     def writev(self, offset: int, buffers: Sequence[Data], nbytes: int, /) -> None:
         """Write all buffers, `nbytes` in all, one after the other; any number of them. Errors as `write`."""
 
-    def zero(self, offset: int, length: int, punch: bool, /) -> None:
-        """Make the range read as zeroes: as a hole where possible (`punch`), or else with its space kept."""
+    def zero(self, offset: int, length: int, allocate: bool) -> None:
+        """Make the range read as zeroes: with its space kept (`allocate`), or as a hole where possible."""
 
     def reserve(self, offset: int, length: int, /) -> None:
         """See to it that a following write of the range cannot meet ENOSPC, where the file system can promise that.

@@ -51,7 +51,7 @@ class RealFile:
 
     @property
     def can_punch(self) -> bool:
-        """Whether `zero(..., punch=True)` gives space back."""
+        """Whether `zero(..., allocate=False)` gives space back."""
         return self._punches
 
     def read(self, offset: int, length: int) -> bytes:
@@ -121,7 +121,7 @@ class RealFile:
                 raise OSError(errno.EIO, "the kernel wrote nothing", self.path)
             offset += skip
 
-    def zero(self, offset: int, length: int, punch: bool) -> None:
+    def zero(self, offset: int, length: int, allocate: bool) -> None:
         if offset + length > self.size:
             raise OSError(errno.EIO, "write past the end", self.path)
         alignment = self._alignment
@@ -131,12 +131,12 @@ class RealFile:
             self._write_zeroes(offset, length)
             return
         self._write_zeroes(offset, start - offset)
-        if not self._zero_aligned(start, end - start, punch):
+        if not self._zero_aligned(start, end - start, allocate):
             self._write_zeroes(start, end - start)
         self._write_zeroes(end, offset + length - end)
 
-    def _zero_aligned(self, offset: int, length: int, punch: bool) -> bool:
-        if punch and self._punches:
+    def _zero_aligned(self, offset: int, length: int, allocate: bool) -> bool:
+        if not allocate and self._punches:
             self._punches = fallocate(self._fd, PUNCH_HOLE | KEEP_SIZE, offset, length)
             if self._punches:
                 return True
@@ -157,7 +157,7 @@ class RealFile:
 
     def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
         if self.is_block:
-            return [(offset, length, True)]
+            return [(offset, length, True)] if length else []
         found: list[tuple[int, int, bool]] = []
         end = offset + length
         while offset < end:

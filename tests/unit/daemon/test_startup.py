@@ -13,6 +13,7 @@ from duplexd.daemon import preflight, startup
 from duplexd.daemon.preflight import Problem
 from duplexd.daemon.service import Service, Threads
 from duplexd.errors import ConfigurationError, DamageError, ForbiddenError, WrongStateError
+from duplexd.limits import Limits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -143,7 +144,7 @@ class Recovering:
 
 
 async def test_a_stop_during_recovery_gives_recovery_up(tmp_path: Path) -> None:
-    service, controller = Service(config(tmp_path)), Recovering()
+    service, controller = Service(config(tmp_path), Limits()), Recovering()
     threads = Threads(asyncio.get_running_loop())
     try:
         recovery = asyncio.ensure_future(service._recover(controller, threads))  # type: ignore[arg-type]
@@ -164,6 +165,6 @@ async def test_what_recovery_finds_ends_the_daemon(tmp_path: Path) -> None:
     threads = Threads(asyncio.get_running_loop())
     try:
         with pytest.raises(DamageError, match="here"):
-            await Service(config(tmp_path))._recover(Damaged(), threads)  # type: ignore[arg-type]
+            await Service(config(tmp_path), Limits())._recover(Damaged(), threads)  # type: ignore[arg-type]
     finally:
         threads.close()

@@ -152,9 +152,9 @@ def test_a_file_system_is_known_by_its_device(
     "unsupported",
     [{fallocate.PUNCH_HOLE}, {fallocate.ZERO_RANGE}, {fallocate.PUNCH_HOLE, fallocate.ZERO_RANGE}],
 )
-@pytest.mark.parametrize("punch", [True, False])
+@pytest.mark.parametrize("allocate", [True, False])
 def test_zero_falls_back_to_what_the_file_system_can(
-    path: str, monkeypatch: pytest.MonkeyPatch, unsupported: set[int], punch: bool
+    path: str, monkeypatch: pytest.MonkeyPatch, unsupported: set[int], allocate: bool
 ) -> None:
     asked = []
 
@@ -170,11 +170,11 @@ def test_zero_falls_back_to_what_the_file_system_can(
     assert file.can_punch == (fallocate.PUNCH_HOLE not in unsupported)
     file.write(0, b"\xff" * SIZE)
     for _ in range(2):
-        file.zero(1000, SIZE - 2000, punch)
+        file.zero(1000, SIZE - 2000, allocate)
     assert file.read(0, SIZE) == b"\xff" * 1000 + bytes(SIZE - 2000) + b"\xff" * 1000
     for bit in unsupported:
         assert sum(bool(mode & bit) for mode in asked) <= 1, "asked once, remembered"
-    if not punch:
+    if allocate:
         assert os.stat(path).st_blocks * 512 >= SIZE, "the space is kept"
     file.close()
 
