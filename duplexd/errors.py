@@ -65,7 +65,9 @@ class UnreachableError(DuplexdError):
 
 
 class UndecidedError(UnreachableError):
-    """A group was cut, and whether consistently is not known until a member answers: `duplexctl settle GROUP`."""
+    """A group was cut, and whether consistently is not known until a member answers: `duplexctl
+    settle GROUP`.
+    """
 
     title = "outcome not known"
 

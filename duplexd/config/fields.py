@@ -1,4 +1,8 @@
-"""What fields of the configuration and of the groups file have in common. Relative paths start at the `base` of the validation's context."""
+"""What the fields of the configuration and of the groups file have in common.
+
+A relative path starts at the directory of the file that it is written in, which pydantic is given
+as `base` in the context.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo
 
-from duplexd.config.rules import absolute_path, check_listen, check_name, check_socket
+from duplexd.config.values import absolute_path, check_listen, check_name, check_socket
 from duplexd.net.address import Address
 
 

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BeforeValidator, Field, StrictStr, ValidationError, model_validator
 
+from duplexd.config.explain import did_you_mean, explain
 from duplexd.config.fields import FilePath, ListenAddress, Name, Section, SocketPath
-from duplexd.config.rules import check_hold_max, did_you_mean, explain
+from duplexd.config.values import check_hold_max
 from duplexd.errors import ConfigurationError, NotFoundError, UsageError
 from duplexd.limits import HOLD_SECONDS_DEFAULT, MEMBERS_MAX
 from duplexd.net.address import UrlAddress, parse_url

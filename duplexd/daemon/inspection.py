@@ -1,4 +1,6 @@
-"""`duplexd journal inspect`: what `journal.inspect` finds, as lines for people or one JSON object, whatever the size of the journal."""
+"""`duplexd journal inspect`: what `journal.inspect` finds, as lines for people or one JSON object,
+whatever the size of the journal.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ DAMAGE_EXIT_CODE = DamageError.exit_code
 
 
 def show(directory: Path, as_json: bool) -> int:
-    """Print the journal of a state directory; the exit code: 0, or that of DamageError if the next start would refuse it."""
+    """Print the journal of a state directory; the exit code: 0, or that of DamageError if the next
+    start would refuse it.
+    """
     if not directory.is_dir():
         raise UsageError(f"{directory}: no such directory; give the state_dir of a controller")
     _refuse_running(directory)

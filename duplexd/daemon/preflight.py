@@ -1,4 +1,6 @@
-"""What the machine says about a configuration: do the images fit, can they be made, may they be written. Looks and changes nothing."""
+"""What the machine says about a configuration: do the images fit, can they be made, may they be
+written. Looks and changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,17 @@ if TYPE_CHECKING:
 
 
 class Problem(NamedTuple):
-    """One line for people. `forbidden`: it is a matter of permission, not of what is written in the file."""
+    """One line for people. `forbidden`: it is a matter of permission, not of what is written in the
+    file.
+    """
 
     line: str
     forbidden: bool = False
 
 
 def look(config: Config, served: Config | None = None) -> list[Problem]:
-    """What would keep the daemon from serving this configuration, each as `dotted.key: what is wrong; what would be right`.
+    """What would keep the daemon from serving this configuration, each as `dotted.key: what is
+    wrong; what would be right`.
 
     Images that a running daemon has open already, by the configuration `served`, are not looked at.
     """

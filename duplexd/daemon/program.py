@@ -1,4 +1,6 @@
-"""The program `duplexd`: run, check, demo, journal inspect. Expected errors are one line each and an exit code of `errors.py`."""
+"""The program `duplexd`: run, check, demo, journal inspect. Expected errors are one line each and
+an exit code of `errors.py`.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,7 @@ def cli() -> None:
 )
 def run(config_path: str, log_level: str) -> None:
     """Serve the configured volumes until SIGTERM; SIGHUP reads the file again."""
-    from duplexd.config import daemon_file as config
+    from duplexd.config import load as config
     from duplexd.daemon import service
     from duplexd.runtime import log
 
@@ -89,7 +91,7 @@ def run(config_path: str, log_level: str) -> None:
 @_JSON_OPTION
 def check(config_path: str, as_json: bool) -> None:
     """Say whether `run` would accept the configuration; change nothing."""
-    from duplexd.config import daemon_file as config
+    from duplexd.config import load as config
     from duplexd.daemon import preflight
 
     try:

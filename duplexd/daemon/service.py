@@ -21,7 +21,7 @@ import uvloop
 
 from duplexd import __version__
 from duplexd.api.server import Admission, ControlServer
-from duplexd.config import daemon_file as configuration
+from duplexd.config import load as configuration
 from duplexd.daemon.startup import (
     StateLock,
     in_file,
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from duplexd.config.daemon_file import Config
 
 UMASK = 0o027
-GC_ALLOCATIONS = 20_000  # between two looks of the cycle collector: it is there for rare cycles, not for the write path
+# between two looks of the cycle collector: it is there for rare cycles, not for the write path
+GC_ALLOCATIONS = 20_000
 START_EXTENSION_SECONDS = (
     60.0  # how long systemd is told to wait on, each time recovery is seen to be alive
 )
@@ -134,14 +135,17 @@ class Service:
         if event["event"] == "controller-failed":
             notify(f"STATUS=takes no changes: {event['error']}")
 
-    # ------------------------------------------------------------------------------------------------------ recovery
+    # ------------------------------------------------------------------------------------------------------
+    # recovery
 
     def _progress(self, text: str) -> None:
         self._log.info("recovery", progress=text)
         still_starting(text)
 
     async def _recover(self, controller: Controller, workers: Threads) -> bool:
-        """False if it was told to stop meanwhile. The service manager waits as long as the disk thread answers."""
+        """False if it was told to stop meanwhile. The service manager waits as long as the disk
+        thread answers.
+        """
         recovery = asyncio.create_task(controller.start(), name="recovery")
         stopped = asyncio.create_task(self._stop.wait(), name="stop")
         try:
@@ -163,7 +167,8 @@ class Service:
         self._log.warning("stopped during recovery; it starts again where it began")
         return False
 
-    # ------------------------------------------------------------------------------------------------------- serving
+    # -------------------------------------------------------------------------------------------------------
+    # serving
 
     async def _until_stopped(
         self, controller: Controller, listeners: Listeners, control: ControlServer, workers: Threads
@@ -197,7 +202,8 @@ class Service:
                 self._log.error("the disk threads do not answer", seconds=interval_s / 2)
             await asyncio.sleep(interval_s / 2)
 
-    # -------------------------------------------------------------------------------------------------------- reload
+    # --------------------------------------------------------------------------------------------------------
+    # reload
 
     async def _reload_forever(
         self, controller: Controller, listeners: Listeners, control: ControlServer
@@ -249,7 +255,9 @@ class Service:
 
 
 class Threads:
-    """The daemon's worker threads: what copies and reads never delays what writes and syncs the journal."""
+    """The daemon's worker threads: what copies and reads never delays what writes and syncs the
+    journal.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.disk = ThreadWorkers(loop, "disk", WORKER_THREADS)
@@ -276,7 +284,9 @@ def still_starting(status: str) -> None:
 
 
 def calm_collector() -> None:
-    """What exists once the daemon is ready stays; what a request makes is freed by its last reference, long before a collection."""
+    """What exists once the daemon is ready stays; what a request makes is freed by its last
+    reference, long before a collection.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS, 20, 50)

@@ -1,4 +1,6 @@
-"""What must be right before and around serving: permissions, the lock on the state directory, what may not change while running."""
+"""What must be right before and around serving: permissions, the lock on the state directory, what
+may not change while running.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def in_file(config: Config, key: str = "") -> Iterator[None]:
-    """ConfigurationErrors from below do not know the file's name, nor some the key: put them in front."""
+    """ConfigurationErrors from below do not know the file's name, nor some the key: put them in
+    front.
+    """
     try:
         yield
     except ConfigurationError as error:
@@ -36,7 +40,9 @@ def in_file(config: Config, key: str = "") -> Iterator[None]:
 
 
 def refuse_fixed(old: Config, new: Config) -> None:
-    """Raise ConfigurationError for every value of [controller] and [control] that differs and needs a restart."""
+    """Raise ConfigurationError for every value of [controller] and [control] that differs and needs
+    a restart.
+    """
     before, after = _fixed(old), _fixed(new)
     changed = []
     for key, value in before.items():
@@ -50,7 +56,9 @@ def refuse_fixed(old: Config, new: Config) -> None:
 
 
 def _fixed(config: Config) -> dict[str, object]:
-    """What stays as long as the daemon runs. Roles, certificates and how fast copies go are not among it."""
+    """What stays as long as the daemon runs. Roles, certificates and how fast copies go are not
+    among it.
+    """
     control = config.control
     fixed = {
         f"controller.{key}": getattr(config.controller, key)
@@ -67,7 +75,9 @@ def _fixed(config: Config) -> dict[str, object]:
 
 
 def refuse_problems(config: Config, served: Config | None = None) -> None:
-    """Raise what `preflight.look` found: ForbiddenError if nothing but permissions is missing, else ConfigurationError."""
+    """Raise what `preflight.look` found: ForbiddenError if nothing but permissions is missing, else
+    ConfigurationError.
+    """
     if found := preflight.look(config, served):
         text = "\n".join(f"{config.source}: {problem.line}" for problem in found)
         raise (
@@ -87,7 +97,8 @@ def raise_open_files() -> None:
 class StateLock:
     """One daemon for one state directory: the lock ends with the process, however that ends.
 
-    The file says which process has it, or had it last, and then, once its recovery is over, `serving`: `verify-cut` reads that.
+    The file says which process has it, or had it last, and then, once its recovery is over,
+    `serving`: `verify-cut` reads that.
     """
 
     def __init__(self, config: Config) -> None:

@@ -1,6 +1,7 @@
 """The checkpoint file: what the journal said up to a number, so that its older part may go.
 
-One file, replaced atomically: 8 bytes magic "DUPLEXCP", CRC-32C of the rest, then JSON compressed with zlib.
+One file, replaced atomically: 8 bytes magic "DUPLEXCP", CRC-32C of the rest, then JSON compressed
+with zlib.
 """
 
 from __future__ import annotations

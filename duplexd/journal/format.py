@@ -31,8 +31,9 @@ Record header, followed by `payload_length` bytes
     66      2     zero
     68      4     journal  first 4 bytes of the controller's identity: a journal inside a journal's payload is no part of it
 
-A record is valid if its magic and both check-sums are right, its number is the one after its predecessor's, and its chain is its
-predecessor's crc. Bytes left by an earlier use of the segment fail on number and chain.
+A record is valid if its magic and both check-sums are right, its number is the one after its
+predecessor's, and its chain is its predecessor's crc. Bytes left by an earlier use of the segment
+fail on number and chain.
 """
 
 from __future__ import annotations
@@ -160,7 +161,9 @@ def pack_record(
 
 
 def unpack_record(buffer: bytes | bytearray | memoryview, start: int) -> Record | None:
-    """The record header at `start`, or None if there is no whole one whose check-sum is right. The payload is not looked at."""
+    """The record header at `start`, or None if there is no whole one whose check-sum is right. The
+    payload is not looked at.
+    """
     if start + RECORD_HEADER_BYTES > len(buffer):
         return None
     fields = _RECORD.unpack_from(buffer, start)

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 class Flusher:
-    """Syncs the journal when somebody needs it, one sync at a time. A sync that failed is final: everyone gets EIO from then on."""
+    """Syncs the journal when somebody needs it, one sync at a time. A sync that failed is final:
+    everyone gets EIO from then on.
+    """
 
     def __init__(
         self, writer: Writer, workers: Workers, clock: Clock, failed: Callable[[str], None]
@@ -30,7 +32,9 @@ class Flusher:
         self.sync_seconds = 0.0
 
     def wait(self, sequence: int, done: Callable[[int], None]) -> None:
-        """Call `done(errno)` once record `sequence` is durable: at once if it is, else later from the loop."""
+        """Call `done(errno)` once record `sequence` is durable: at once if it is, else later from
+        the loop.
+        """
         if self.dead:
             done(errno.EIO)
         elif self._writer.synced >= sequence:

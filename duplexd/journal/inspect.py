@@ -1,4 +1,6 @@
-"""Reading a journal with the daemon stopped, and changing nothing: the same walk and the same table as at the next start."""
+"""Reading a journal with the daemon stopped, and changing nothing: the same walk and the same table
+as at the next start.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,12 @@ WHY = {
 
 
 def inspect(disk: Disk, directory: str, boot_id: str = "") -> Iterator[dict[str, Any]]:
-    """What is in the journal of a state directory, oldest first: objects with `type` checkpoint, segment, record, marker, at the end `verdict`.
+    """What is in the journal of a state directory, oldest first: objects with `type` checkpoint,
+    segment, record, marker, at the end `verdict`.
 
-    The verdict is what the next start on boot `boot_id` of the machine would find: `end`, `torn` (it cuts the rest off and keeps it aside), or
-    `damage` (it stops). Raises OSError, and DamageError if there is no checkpoint to start from.
+    The verdict is what the next start on boot `boot_id` of the machine would find: `end`, `torn`
+    (it cuts the rest off and keeps it aside), or `damage` (it stops). Raises OSError, and
+    DamageError if there is no checkpoint to start from.
     """
     if not disk.exists(f"{directory}/checkpoint") and disk.exists(f"{directory}/../checkpoint"):
         directory = f"{directory}/.."
@@ -70,7 +74,9 @@ def inspect(disk: Disk, directory: str, boot_id: str = "") -> Iterator[dict[str,
 
 
 def _all(ring: Ring, walk: Walk) -> Iterator[tuple[bytes, Record]]:
-    """The records before the checkpoint, as far as they are there, then those that a restart would read."""
+    """The records before the checkpoint, as far as they are there, then those that a restart would
+    read.
+    """
     for segment in ring.live:
         if segment.index <= walk.start.index and segment.first:
             buffer = segment.file.read(0, segment.size)
@@ -125,7 +131,9 @@ def _verdict(verdict: str, sequence: int, path: str, offset: int, why: str) -> d
 
 
 class _Untouched:
-    """As much of a disk as looking takes: nothing is locked, changed or removed, and only one segment is in memory at a time."""
+    """As much of a disk as looking takes: nothing is locked, changed or removed, and only one
+    segment is in memory at a time.
+    """
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 
 class Reader:
-    """Hands out records in order, from number `sequence` on. Safe in a worker thread: it reads only what `until` says is written.
+    """Hands out records in order, from number `sequence` on. Safe in a worker thread: it reads only
+    what `until` says is written.
 
     The caller keeps the ring from dropping segments that hold record `sequence` or later ones.
     """
@@ -40,7 +41,9 @@ class Reader:
 
     @property
     def log_position(self) -> int:
-        """Comparable with `Writer.log_position`: equal when everything was handed out, whatever space a sealed segment left unused."""
+        """Comparable with `Writer.log_position`: equal when everything was handed out, whatever
+        space a sealed segment left unused.
+        """
         if self._sealed:
             following = self._following()
             if following is not None:
@@ -60,7 +63,9 @@ class Reader:
         self.sequence = at
 
     def read(self, until: int, size_bytes: int) -> tuple[bytes, list[Record]]:
-        """Some records up to number `until`: the bytes they lie in, and the headers. Empty only if there are none. Raises DamageError."""
+        """Some records up to number `until`: the bytes they lie in, and the headers. Empty only if
+        there are none. Raises DamageError.
+        """
         if self.sequence > until:
             return b"", []
         if self._sealed:

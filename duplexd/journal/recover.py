@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 class Position:
-    """Where a checkpoint stands: record `sequence` has crc `chain` and ends at `offset` of segment `index`."""
+    """Where a checkpoint stands: record `sequence` has crc `chain` and ends at `offset` of segment
+    `index`.
+    """
 
     __slots__ = ("chain", "index", "offset", "sequence")
 
@@ -27,7 +29,9 @@ class Position:
 
 
 class Tail:
-    """The end of the journal: record `sequence`, crc `chain`; `torn` says what was cut off and where it is kept."""
+    """The end of the journal: record `sequence`, crc `chain`; `torn` says what was cut off and
+    where it is kept.
+    """
 
     __slots__ = ("chain", "sequence", "torn")
 
@@ -38,7 +42,9 @@ class Tail:
 
 
 class Walk:
-    """All records after a checkpoint, in order; afterwards `close` judges how the journal ends and leaves the ring ready for a Writer."""
+    """All records after a checkpoint, in order; afterwards `close` judges how the journal ends and
+    leaves the ring ready for a Writer.
+    """
 
     def __init__(self, ring: Ring, start: Position) -> None:
         self.ring = ring
@@ -112,7 +118,9 @@ class Walk:
         )
 
     def _look(self, buffer: bytes) -> tuple[Beyond, int]:
-        """What lies behind the end, and how many bytes of it in this segment, whose content is `buffer`."""
+        """What lies behind the end, and how many bytes of it in this segment, whose content is
+        `buffer`.
+        """
         beyond, journal = Beyond(), journal_number(self.ring.controller)
         beyond.look(buffer, self._at, self.sequence + 1, journal)
         length = beyond.length
@@ -123,7 +131,9 @@ class Walk:
         return beyond, length
 
     def close(self, same_boot: bool) -> Tail:
-        """Judge the end. Raises DamageError; else later segments become spare and nothing after the end looks like a record."""
+        """Judge the end. Raises DamageError; else later segments become spare and nothing after the
+        end looks like a record.
+        """
         segment, later = self._segment, self._later_segments()
         buffer = segment.file.read(0, segment.size)
         beyond, length = self._look(buffer)

@@ -1,6 +1,7 @@
 """Reading records out of bytes, and deciding what it means when they stop. Pure: no I/O.
 
-The decision table for the end of the journal (`judge`) is the one of ARCHITECTURE.md, "The journal".
+The decision table for the end of the journal (`judge`) is the one of ARCHITECTURE.md, "The
+journal".
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ END, TORN, DAMAGE = "end", "torn", "damage"
 
 
 def records(buffer: bytes | memoryview, start: int, sequence: int, chain: int) -> Iterator[Record]:
-    """The valid records from `start` on: the first must have number `sequence` and follow the record of crc `chain`."""
+    """The valid records from `start` on: the first must have number `sequence` and follow the
+    record of crc `chain`.
+    """
     while True:
         record = unpack_record(buffer, start)
         if (
@@ -37,7 +40,9 @@ def records(buffer: bytes | memoryview, start: int, sequence: int, chain: int) -
 
 
 class Beyond:
-    """What lies after the last valid record: is there a broken record, are there later valid ones, what do they claim?"""
+    """What lies after the last valid record: is there a broken record, are there later valid ones,
+    what do they claim?
+    """
 
     __slots__ = ("broken", "later", "length", "synced")
 
@@ -71,8 +76,8 @@ class Beyond:
 def judge(beyond: Beyond, last: int, durable: int, same_boot: bool) -> str:
     """END, TORN or DAMAGE, for a journal whose last valid record is number `last`.
 
-    `durable` is the number that the checkpoint knows to be durable, `same_boot` whether the machine has been up since the journal was
-    written (then nothing that was written can be missing).
+    `durable` is the number that the checkpoint knows to be durable, `same_boot` whether the machine
+    has been up since the journal was written (then nothing that was written can be missing).
     """
     if max(durable, beyond.synced) > last:
         return DAMAGE

@@ -29,12 +29,14 @@ _ZEROES = memoryview(bytes(_PAGE_BYTES))
 class Writer:
     """The end of the journal.
 
-    `append` gives a record its number and collects it; `write` puts all collected records into the journal file (the page cache), or, on an
-    OSError, none: then their numbers were never given. Whoever acknowledges must have seen `write` return. Not thread-safe: one
-    caller at a time. A record is never split; a batch may run over into spare segments, so ask `room` first.
+    `append` gives a record its number and collects it; `write` puts all collected records into the
+    journal file (the page cache), or, on an OSError, none: then their numbers were never given.
+    Whoever acknowledges must have seen `write` return. Not thread-safe: one caller at a time. A
+    record is never split; a batch may run over into spare segments, so ask `room` first.
 
-    A batch is written up to the end of its last page, with zeroes: of a segment whose earlier use has left the page cache the rest of the page
-    would be read first, in the midst of the write, behind whatever is being synced.
+    A batch is written up to the end of its last page, with zeroes: of a segment whose earlier use
+    has left the page cache the rest of the page would be read first, in the midst of the write,
+    behind whatever is being synced.
     """
 
     __slots__ = (
@@ -42,7 +44,9 @@ class Writer:
     )  # fmt: skip
 
     def __init__(self, ring: Ring, sequence: int, chain: int) -> None:
-        """Go on after record `sequence`, whose crc is `chain`, at the end of the ring's last live segment."""
+        """Go on after record `sequence`, whose crc is `chain`, at the end of the ring's last live
+        segment.
+        """
         self.ring = ring
         self.segment: Segment = ring.live[-1]
         self.sequence = sequence
@@ -60,11 +64,15 @@ class Writer:
 
     @property
     def log_position(self) -> int:
-        """Bytes ever written, in a sense that grows with every record: for measuring how far a reader trails."""
+        """Bytes ever written, in a sense that grows with every record: for measuring how far a
+        reader trails.
+        """
         return self.segment.index * self.segment.size + self.segment.end
 
     def room(self, size_bytes: int, record_bytes_max: int) -> bool:
-        """Whether records of that size in all, none larger than `record_bytes_max`, are sure to fit."""
+        """Whether records of that size in all, none larger than `record_bytes_max`, are sure to
+        fit.
+        """
         left = self.segment.size - self.position - RECORD_HEADER_BYTES
         if size_bytes <= left:
             return True
@@ -154,7 +162,9 @@ class Writer:
         self._bytes = 0
 
     def write(self) -> None:
-        """Write what was collected. On OSError the journal is as before the first `append` of this batch."""
+        """Write what was collected. On OSError the journal is as before the first `append` of this
+        batch.
+        """
         self._put_or_roll_back()
         self.written = self.sequence
         self._batch_start = (self.segment, self.position, self.sequence, self.chain)
@@ -188,7 +198,9 @@ class Writer:
         return self.position if segment is self.segment else segment.end
 
     def begin_sync(self) -> tuple[list[File], int, int]:
-        """The files to sync, what to tell `end_sync` afterwards: number and segment. Safe while another thread writes."""
+        """The files to sync, what to tell `end_sync` afterwards: number and segment. Safe while
+        another thread writes.
+        """
         index, sequence = (
             self._batch_start[0].index,
             self.written,
@@ -212,7 +224,9 @@ class Writer:
 
 
 def _wipe(touched: list[tuple[Segment, int, int]]) -> None:
-    """Nothing of a batch that was taken back may look like a record, now or behind shorter ones. Raises OSError EIO: then it may."""
+    """Nothing of a batch that was taken back may look like a record, now or behind shorter ones.
+    Raises OSError EIO: then it may.
+    """
     for segment, start, end in touched:
         try:
             segment.file.write(start, bytes(end - start))

@@ -1,10 +1,12 @@
 """Requests of one connection: judged, turned into changes and reads, answered.
 
-One wake-up brings many requests: all its changes go to the write path in one `Backend.submit`, all its replies into one write. Requests of
-one wake-up have no order among them in NBD; they are taken as they come, except that reads served from memory overtake changes.
+One wake-up brings many requests: all its changes go to the write path in one `Backend.submit`, all
+its replies into one write. Requests of one wake-up have no order among them in NBD; they are taken
+as they come, except that reads served from memory overtake changes.
 
-What cannot be taken now (a limit is met, or the client does not take its replies) stays in the backlog, and the socket is not read. Reads
-wait only behind such a change: a hold stops nothing that fits the limits.
+What cannot be taken now (a limit is met, or the client does not take its replies) stays in the
+backlog, and the socket is not read. Reads wait only behind such a change: a hold stops nothing that
+fits the limits.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ _pack_into = SIMPLE_REPLY.pack_into
 
 
 class Dispatch:
-    """The `Client` of the write path. `progressed` is called from within `flush_replies` and when a read is done: something may move on."""
+    """The `Client` of the write path. `progressed` is called from within `flush_replies` and when a
+    read is done: something may move on.
+    """
 
     __slots__ = (
         "_counted",
@@ -150,7 +154,9 @@ class Dispatch:
     # Inside of a wake-up
 
     def _take(self, requests: Iterator[Request], changes: list[Change]) -> int:
-        """Take requests until there are none or one has to wait. Returns how much of the reply buffer is filled."""
+        """Take requests until there are none or one has to wait. Returns how much of the reply
+        buffer is filled.
+        """
         volume, traffic = self._volume, self._traffic
         size, read_cached = volume.size, volume.read_cached
         request_counts, byte_counts = traffic.requests, traffic.byte_counts

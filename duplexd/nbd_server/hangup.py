@@ -1,6 +1,7 @@
 """Notices that a client has gone while its socket is not read.
 
-A connection over its limits is not read, so its end would go unseen, and a held change must not outlive its connection.
+A connection over its limits is not read, so its end would go unseen, and a held change must not
+outlive its connection.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 
 
 class HangupWatch:
-    """Calls back once for each watched socket whose other side has closed. One epoll set, itself watched by the loop."""
+    """Calls back once for each watched socket whose other side has closed. One epoll set, itself
+    watched by the loop.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

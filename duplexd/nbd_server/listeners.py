@@ -35,7 +35,8 @@ class Endpoint:
 
 
 class Listeners:
-    """Unix and TCP listeners of one backend. `start` before anything else; all methods belong to the loop.
+    """Unix and TCP listeners of one backend. `start` before anything else; all methods belong to
+    the loop.
 
     `update` changes the addresses while connections go on.
     """

@@ -1,4 +1,6 @@
-"""One NBD connection: handshake, then transmission, on a `BufferedProtocol`. The rules of the protocol are in `duplexd.nbd`."""
+"""One NBD connection: handshake, then transmission, on a `BufferedProtocol`. The rules of the
+protocol are in `duplexd.nbd`.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ HANDSHAKE_RECEIVE_BYTES = 16 << 10
 class Connection(asyncio.BufferedProtocol):
     """A client, from accept to close.
 
-    The socket is not read while a request waits in the backlog, a large payload has no room, or the client does not take its replies.
+    The socket is not read while a request waits in the backlog, a large payload has no room, or the
+    client does not take its replies.
     """
 
     __slots__ = (
@@ -217,7 +220,9 @@ class Connection(asyncio.BufferedProtocol):
             self._progressed()
 
     def _progressed(self) -> None:
-        """Go on soon, if anything waits; not at once, for this may be called from within the write path."""
+        """Go on soon, if anything waits; not at once, for this may be called from within the write
+        path.
+        """
         if not self._scheduled and (
             not self._transport.is_reading() or self._stopping or self._ended()
         ):

@@ -82,7 +82,9 @@ class Server:
         return self.traffic.setdefault(volume.name, Traffic())
 
     def storage_failed(self, volume: Volume, what: str, number: int) -> None:
-        """A request got a storage error. Logged when it is not the one that the request before it got."""
+        """A request got a storage error. Logged when it is not the one that the request before it
+        got.
+        """
         self.traffic_of(volume).failed += 1
         if self.failing.get((volume.name, what)) != number:
             self.failing[volume.name, what] = number

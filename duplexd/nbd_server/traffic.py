@@ -14,7 +14,9 @@ OPERATIONS = {
 
 
 class Traffic:
-    """Requests taken for one volume since the start, over all connections. Lists are indexed by the number of the command."""
+    """Requests taken for one volume since the start, over all connections. Lists are indexed by the
+    number of the command.
+    """
 
     __slots__ = ("byte_counts", "failed", "refused", "requests")
 

@@ -1,4 +1,6 @@
-"""Standard input, output and error of a program: there, whoever started it. Imports next to nothing."""
+"""Standard input, output and error of a program: there, whoever started it. Imports next to
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,11 @@ opened: set[int] = (
 
 
 def open_standard() -> None:
-    """Open on /dev/null which of descriptors 0 to 2 is closed (`>&-`), for this program and those it starts.
+    """Open on /dev/null which of descriptors 0 to 2 is closed (`>&-`), for this program and those
+    it starts.
 
-    To be called before anything else is opened: that would get the number, and what is printed would go into it.
+    To be called before anything else is opened: that would get the number, and what is printed
+    would go into it.
     """
     for number, name in enumerate(_NAMES):
         if _is_closed(number):

@@ -1,7 +1,8 @@
 """Files and directories as parameters: `File`, `Disk`, and `RealDisk` on the operating system.
 
 The tests have a disk of their own that forgets what was not synced; the code above runs on either.
-Offsets and lengths are bytes, buffers are of bytes (`memoryview.itemsize == 1`), ranges lie within the file: no file grows.
+Offsets and lengths are bytes, buffers are of bytes (`memoryview.itemsize == 1`), ranges lie within
+the file: no file grows.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ Data = bytes | bytearray | memoryview
 
 
 class File(Protocol):
-    """An open image or segment of fixed size, locked against any other opener. Methods may be called from any thread."""
+    """An open image or segment of fixed size, locked against any other opener. Methods may be
+    called from any thread.
+    """
 
     path: str
     size: int
@@ -36,47 +39,64 @@ class File(Protocol):
         """Fill the whole buffer, or raise OSError (EIO past the end)."""
 
     def read_cached(self, offset: int, buffer: memoryview, /) -> bool:
-        """Fill the whole buffer without waiting for the disk; False (buffer undefined) if that cannot be. Real errors raise."""
+        """Fill the whole buffer without waiting for the disk; False (buffer undefined) if that
+        cannot be. Real errors raise.
+        """
 
     def write(self, offset: int, data: Data, /) -> None:
         """Write all of it, or raise OSError: then any part of it may have been written."""
 
     def writev(self, offset: int, buffers: Sequence[Data], nbytes: int, /) -> None:
-        """Write all buffers, `nbytes` in all, one after the other; any number of them. Errors as `write`."""
+        """Write all buffers, `nbytes` in all, one after the other; any number of them. Errors as
+        `write`.
+        """
 
     def zero(self, offset: int, length: int, allocate: bool) -> None:
-        """Make the range read as zeroes: with its space kept (`allocate`), or as a hole where possible."""
+        """Make the range read as zeroes: with its space kept (`allocate`), or as a hole where
+        possible.
+        """
 
     def reserve(self, offset: int, length: int, /) -> None:
-        """See to it that a following write of the range cannot meet ENOSPC, where the file system can promise that.
+        """See to it that a following write of the range cannot meet ENOSPC, where the file system
+        can promise that.
 
         Raises OSError ENOSPC, with the content as it was.
         """
 
     def extents(self, offset: int, length: int, /) -> list[tuple[int, int, bool]]:
-        """`(offset, length, is_data)` in order, covering the range exactly. What is not data reads as zeroes, allocated or not.
+        """`(offset, length, is_data)` in order, covering the range exactly. What is not data reads
+        as zeroes, allocated or not.
 
         Where holes cannot be told all is data.
         """
 
     def sync(self) -> None:
-        """Everything written before this call survives a power cut. An OSError is final: what was lost is not known."""
+        """Everything written before this call survives a power cut. An OSError is final: what was
+        lost is not known.
+        """
 
     def in_place(self) -> bool:
-        """Whether `path` leads to this file still. It does not once the file was deleted, moved or replaced, or if that can't be looked up."""
+        """Whether `path` leads to this file still. It does not once the file was deleted, moved or
+        replaced, or if that can't be looked up.
+        """
 
     def close(self) -> None:
         """Give up file and lock. Does not sync."""
 
 
 class Disk(Protocol):
-    """The directories a controller keeps its things in. What changes a directory is durable when it returns."""
+    """The directories a controller keeps its things in. What changes a directory is durable when it
+    returns.
+    """
 
     def open(self, path: str, /) -> File:
-        """An existing regular file or block device, for this opener alone. OSError EBUSY if it is open already, by anyone."""
+        """An existing regular file or block device, for this opener alone. OSError EBUSY if it is
+        open already, by anyone.
+        """
 
     def create(self, path: str, size: int, /, allocate: bool = False) -> File:
-        """A new file of zeroes: there whole or not at all, durable. Sparse, or written through when `allocate`.
+        """A new file of zeroes: there whole or not at all, durable. Sparse, or written through when
+        `allocate`.
 
         Makes missing parent directories. OSError EEXIST if it exists.
         """
@@ -91,7 +111,9 @@ class Disk(Protocol):
         """The names in a directory, sorted."""
 
     def make_directory(self, path: str, /) -> None:
-        """The directory and its parents; nothing if it is there. OSError ENOTDIR if something else is in the way."""
+        """The directory and its parents; nothing if it is there. OSError ENOTDIR if something else
+        is in the way.
+        """
 
     def remove(self, path: str, /) -> None:
         """Remove a file, durably."""
@@ -100,7 +122,9 @@ class Disk(Protocol):
         """All of a small file."""
 
     def replace_file(self, path: str, data: bytes, /) -> None:
-        """Give a small file new content, atomically and durably: after a power cut it holds the old or the new, whole."""
+        """Give a small file new content, atomically and durably: after a power cut it holds the old
+        or the new, whole.
+        """
 
 
 class RealDisk:

@@ -1,4 +1,6 @@
-"""Logging: one line for each change of state, none for each request. JSON on stderr under a service manager, readable on a terminal."""
+"""Logging: one line for each change of state, none for each request. JSON on stderr under a service
+manager, readable on a terminal.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ LEVELS = {
 
 
 class _Patient:
-    """A stream that loses what it can't write: a disk that is full of logs, or a reader that went away, stops no volume."""
+    """A stream that loses what it can't write: a disk that is full of logs, or a reader that went
+    away, stops no volume.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -40,7 +44,9 @@ class _Patient:
 
 
 def configure(level: str = "info", stream: TextIO | None = None) -> None:
-    """Send structlog and the standard library's logging to `stream` (stderr): JSON lines, or a console layout if it is a terminal."""
+    """Send structlog and the standard library's logging to `stream` (stderr): JSON lines, or a
+    console layout if it is a terminal.
+    """
     out = sys.stderr if stream is None else stream
     patient = _Patient(out)
     shared: Sequence[Processor] = (

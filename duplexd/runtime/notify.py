@@ -1,4 +1,6 @@
-"""systemd: readiness and status, the watchdog's interval, sockets that were opened for us (sd_notify(3), sd_listen_fds(3))."""
+"""systemd: readiness and status, the watchdog's interval, sockets that were opened for us
+(sd_notify(3), sd_listen_fds(3)).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ _FIRST_FD = 3
 
 
 def notify(state: str, environment: Mapping[str, str] = os.environ) -> bool:
-    """Send lines such as `READY=1` or `STATUS=...` to the service manager. False if there is none, or it does not listen."""
+    """Send lines such as `READY=1` or `STATUS=...` to the service manager. False if there is none,
+    or it does not listen.
+    """
     address = environment.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return False
@@ -41,7 +45,9 @@ def watchdog_interval_s(environment: Mapping[str, str] = os.environ) -> float | 
 def listening_sockets(
     environment: MutableMapping[str, str] = os.environ,
 ) -> list[tuple[str, socket.socket]]:
-    """`(name, socket)` for each socket the manager passed to this process; taken once, children do not get them."""
+    """`(name, socket)` for each socket the manager passed to this process; taken once, children do
+    not get them.
+    """
     owner = _number(environment.pop("LISTEN_PID", None))
     count = _number(environment.pop("LISTEN_FDS", None))
     names = environment.pop("LISTEN_FDNAMES", "").split(":")

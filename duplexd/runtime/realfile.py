@@ -24,7 +24,9 @@ _NOWAIT = os.RWF_NOWAIT
 
 
 class RealFile:
-    """See `duplexd.runtime.disk.File`. Owns the descriptor; every method may be called from any thread."""
+    """See `duplexd.runtime.disk.File`. Owns the descriptor; every method may be called from any
+    thread.
+    """
 
     __slots__ = (
         "_alignment",
@@ -81,7 +83,9 @@ class RealFile:
             return self._read_in_memory(offset, buffer)
 
     def _read_in_memory(self, offset: int, buffer: memoryview) -> bool:
-        """No RWF_NOWAIT here: where the file system lives in memory a plain read does not block either."""
+        """No RWF_NOWAIT here: where the file system lives in memory a plain read does not block
+        either.
+        """
         if not in_memory(self._fd):
             return False
         self.read_into(offset, buffer)
@@ -105,7 +109,9 @@ class RealFile:
             self._write_rest(buffers, offset, done)
 
     def _write_rest(self, buffers: Sequence[Data], offset: int, done: int) -> None:
-        """Go on after a short write: skip `done` bytes of `buffers`, write what is left from `offset + done` on."""
+        """Go on after a short write: skip `done` bytes of `buffers`, write what is left from
+        `offset + done` on.
+        """
         rest = [memoryview(buffer).cast("B") for buffer in buffers]
         index, skip = 0, done
         offset += done

@@ -1,4 +1,6 @@
-"""Worker threads: blocking calls leave the event loop here, and their results come back to it in bursts."""
+"""Worker threads: blocking calls leave the event loop here, and their results come back to it in
+bursts.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,11 @@ class Workers(Protocol):
     def submit(
         self, call: Callable[[], T], done: Callable[[T | None, BaseException | None], None]
     ) -> None:
-        """Run `call` in a worker, then `done(result, error)` in the loop: later, never within this call.
+        """Run `call` in a worker, then `done(result, error)` in the loop: later, never within this
+        call.
 
-        Calls start in the order of submission; with more than one worker they overlap and may end in any order.
+        Calls start in the order of submission; with more than one worker they overlap and may end
+        in any order.
         """
 
     async def run(self, call: Callable[[], T]) -> T:
@@ -42,11 +46,15 @@ class Workers(Protocol):
         return await future
 
     def close(self) -> None:
-        """Finish what was submitted, call every `done`, end the threads. Nothing may be submitted afterwards."""
+        """Finish what was submitted, call every `done`, end the threads. Nothing may be submitted
+        afterwards.
+        """
 
 
 class ThreadWorkers(Workers):
-    """`Workers` on `count` threads of its own. Completions of one burst cost one wake-up of the loop."""
+    """`Workers` on `count` threads of its own. Completions of one burst cost one wake-up of the
+    loop.
+    """
 
     __slots__ = ("_calls", "_closed", "_completions", "_loop", "_threads", "_woken")
 
@@ -99,7 +107,8 @@ class ThreadWorkers(Workers):
                     self._loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
-        # Lowered before the queue is looked at: whoever appends after that look finds it lowered and wakes the loop again.
+        # Lowered before the queue is looked at: whoever appends after that look finds it lowered
+        # and wakes the loop again.
         self._woken = False
         completions = self._completions
         try:

@@ -38,7 +38,8 @@ class _Fault:
 
 
 class FaultLeg:
-    """See `Leg`. Passes everything on to `leg` until told otherwise; `calls` counts by operation, failed calls too.
+    """See `Leg`. Passes everything on to `leg` until told otherwise; `calls` counts by operation,
+    failed calls too.
 
     `delay(operation)` is called before each operation, in the caller's thread: it may sleep.
     """
@@ -61,7 +62,9 @@ class FaultLeg:
     def fail(
         self, operation: Operation, error: int = errno.EIO, after: int = 0, times: int | None = None
     ) -> None:
-        """Let `operation` fail with `error` once `after` more calls have gone well, `times` times or for ever."""
+        """Let `operation` fail with `error` once `after` more calls have gone well, `times` times
+        or for ever.
+        """
         self._faults[operation] = _Fault(error, after, times, torn=False)
 
     def tear(self, error: int = errno.EIO, after: int = 0, times: int | None = 1) -> None:

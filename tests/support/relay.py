@@ -1,12 +1,15 @@
-"""A network in user space: hosts that are network namespaces, and between them a relay that delays every frame and loses some.
+"""A network in user space: hosts that are network namespaces, and between them a relay that delays
+every frame and loses some.
 
     python -m tests.support.relay '{"hosts": ["client", "alpha"], "delay_s": 0.005, "loss": 0.02, "seed": 1}'
 
-Each host has an interface `eth0` with the address 10.77.0.N, N counted from 1. Its frames come out of the other end of a veth pair here, wait
-for `delay_s`, and go on to the host they are for, unless they are lost. The kernel's TCP on both sides meets real delay and real loss.
+Each host has an interface `eth0` with the address 10.77.0.N, N counted from 1. Its frames come out
+of the other end of a veth pair here, wait for `delay_s`, and go on to the host they are for, unless
+they are lost. The kernel's TCP on both sides meets real delay and real loss.
 
-Commands are lines on stdin, each answered by a line of JSON: `cut HOST` (from now on it hears and is heard by nobody), `join HOST`, `stats`.
-The end of stdin is the end of it all: the namespaces live as long as a process in them, and those hang on this one.
+Commands are lines on stdin, each answered by a line of JSON: `cut HOST` (from now on it hears and
+is heard by nobody), `join HOST`, `stats`. The end of stdin is the end of it all: the namespaces
+live as long as a process in them, and those hang on this one.
 """
 
 from __future__ import annotations
@@ -45,7 +48,9 @@ def _ip(*words: str) -> None:
 
 
 def _whole_checksums(interface: str) -> None:
-    """Have the kernel put checksums, and so whole segments, into frames: nobody after the relay would."""
+    """Have the kernel put checksums, and so whole segments, into frames: nobody after the relay
+    would.
+    """
     value = array.array("I", [_ETHTOOL_STXCSUM, 0])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         fcntl.ioctl(

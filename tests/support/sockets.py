@@ -1,4 +1,6 @@
-"""Waiting until somebody listens (a Unix socket's file is there a moment before anyone does), and talking NBD with whoever does."""
+"""Waiting until somebody listens (a Unix socket's file is there a moment before anyone does), and
+talking NBD with whoever does.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import click
 import pytest
 
 import duplexd
-from duplexd.config import daemon_file as config
+from duplexd.config import load as config
 from duplexd.config import groups_file as groups
 from duplexd.config.daemon_file import (
     ControlConfig,

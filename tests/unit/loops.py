@@ -1,15 +1,20 @@
-"""An event loop whose time passes only while there is nothing to do: a machine that is slow, or hangs for a while, changes nothing."""
+"""An event loop whose time passes only while there is nothing to do: a machine that is slow, or
+hangs for a while, changes nothing.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import selectors
 
-TURN_SECONDS = 1e-5  # so that whoever goes round and round sees timers fire, after the same number of turns everywhere
+# so that whoever goes round and round sees timers fire, after the same number of turns everywhere
+TURN_SECONDS = 1e-5
 
 
 class _Selector(selectors.DefaultSelector):
-    """Instead of waiting it lets the time pass. What is written to a Unix socket can be read at once, so nothing is missed."""
+    """Instead of waiting it lets the time pass. What is written to a Unix socket can be read at
+    once, so nothing is missed.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.config.daemon_file import Config, parse
+from duplexd.config.load import parse
 from duplexd.daemon import preflight, startup
 from duplexd.daemon.preflight import Problem
 from duplexd.daemon.service import Service, Threads
@@ -17,6 +17,8 @@ from duplexd.limits import Limits
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from duplexd.config.daemon_file import Config
 
 
 def config(directory: Path, **replace: str) -> Config:

@@ -8,7 +8,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from duplexd.backend import FLUSH, TRIM, WRITE, ZERO, Change
-from duplexd.config import daemon_file as config
+from duplexd.config import load as config
 from duplexd.engine.controller import Controller
 from tests.sim.disk import SimDisk
 from tests.sim.workers import SimWorkers

@@ -1,4 +1,6 @@
-"""The ring: segments that grow, are recycled and dropped, and what is found of them after a restart."""
+"""The ring: segments that grow, are recycled and dropped, and what is found of them after a
+restart.
+"""
 
 from __future__ import annotations
 
@@ -139,7 +141,8 @@ def test_used_bytes_counts_headers_and_records() -> None:
     assert writer.ring.used_bytes == SEGMENT_HEADER_BYTES + 72 + 100
 
 
-# ------------------------------------------------------------------------------------------------------------- after a restart
+# -------------------------------------------------------------------------------------------------------------
+# after a restart
 
 
 def test_existing_segments_are_found_in_the_order_of_their_indexes() -> None:

@@ -1,4 +1,6 @@
-"""The writer: numbers, one `pwritev` a batch, segments that follow each other, and batches that the disk refuses."""
+"""The writer: numbers, one `pwritev` a batch, segments that follow each other, and batches that the
+disk refuses.
+"""
 
 from __future__ import annotations
 
@@ -119,7 +121,8 @@ def test_room_says_no_when_no_spare_is_left() -> None:
     assert not writer.room(ROOM - RECORD_HEADER_BYTES + 1, 500)
 
 
-# ------------------------------------------------------------------------------------------------------ what the disk refuses
+# ------------------------------------------------------------------------------------------------------
+# what the disk refuses
 
 
 def test_no_spare_segment_is_enospc_and_leaves_the_journal_as_it_was() -> None:
@@ -172,7 +175,9 @@ def test_a_batch_over_two_segments_that_is_refused_never_was(name: str, killed: 
 
 
 def test_what_a_refused_batch_left_is_not_found_behind_later_records() -> None:
-    """A short record takes the place of the first refused one; the refused ones behind it must be gone."""
+    """A short record takes the place of the first refused one; the refused ones behind it must be
+    gone.
+    """
     disk = SimDisk(3)
     writer = new_writer(disk)
     disk.tear(path(0))
@@ -192,7 +197,8 @@ def reopen_copy(disk: SimDisk) -> int:
     return len(reopen(twin).records)
 
 
-# ---------------------------------------------------------------------------------------------------------------------- syncs
+# ----------------------------------------------------------------------------------------------------------------------
+# syncs
 
 
 def sync(writer: Writer) -> list[int]:
@@ -252,7 +258,9 @@ def test_syncs_that_end_out_of_order_do_not_take_anything_back() -> None:
 
 
 def test_a_sync_during_a_batch_that_is_rolled_back_leaves_nothing_unsynced_later() -> None:
-    """The batch had moved on to the next segment when the sync began; after it is gone, the old segment is written on, and must be synced."""
+    """The batch had moved on to the next segment when the sync began; after it is gone, the old
+    segment is written on, and must be synced.
+    """
     disk = SimDisk()
     writer = new_writer(disk)
     append(writer, [b"kept"])

@@ -1,6 +1,8 @@
-"""A write path in memory: volumes are bytearrays, changes can be held, storage can be made to fail, reads can be made slow.
+"""A write path in memory: volumes are bytearrays, changes can be held, storage can be made to fail,
+reads can be made slow.
 
-Run as a program it serves volumes until it is stopped: `python -m tests.unit.nbd_server.memory_backend ADDRESS... NAME=BYTES...`.
+Run as a program it serves volumes until it is stopped: `python -m
+tests.unit.nbd_server.memory_backend ADDRESS... NAME=BYTES...`.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ class MemoryVolume:
 
 
 class MemoryBackend:
-    """`held` changes wait for `release`; `error` is the errno that every change gets; `log` is what was asked for, in order."""
+    """`held` changes wait for `release`; `error` is the errno that every change gets; `log` is what
+    was asked for, in order.
+    """
 
     def __init__(self, volumes: dict[str, int]) -> None:
         self.volumes = {name: MemoryVolume(name, size) for name, size in volumes.items()}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
-from duplexd.config.daemon_file import Config, TlsConfig, parse
+from duplexd.config.load import parse
 from duplexd.daemon.preflight import Problem, look
 from duplexd.errors import ConfigurationError, ForbiddenError
 from duplexd.net import tls
@@ -18,6 +18,8 @@ from tests.support.certificates import Certificates
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from duplexd.config.daemon_file import Config, TlsConfig
 
 
 def locked(certificates: Certificates) -> None:

@@ -1,4 +1,6 @@
-"""What `Disk` and `File` promise, asked of each disk there is: a file system with a disk below, one in memory, the simulated one."""
+"""What `Disk` and `File` promise, asked of each disk there is: a file system with a disk below, one
+in memory, the simulated one.
+"""
 
 from __future__ import annotations
 

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.config.daemon_file import Config, parse
+from duplexd.config.load import parse
 from duplexd.daemon.startup import refuse_fixed
 from duplexd.errors import ConfigurationError
 from tests.unit.config.test_daemon_file import GOOD, mistakes
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from duplexd.config.daemon_file import Config
 
 TLS = """
 [control.tls]
@@ -71,11 +73,11 @@ CASES = {
     "key is empty": ('"/etc/duplexd/server.key"', '""', "control.tls.key: '' is not a path"),
     "no authority": ('client_ca = "clients.pem"\n', "", 'control.tls.client_ca: is missing; write for example client_ca = "clients.pem"'),
     "an image is the key": ('"/etc/duplexd/server.key"', '"a.img"', "volumes.data.primary: "),
-    "no names": (BOTH, "", 'control.tls: nobody could come in; write for example operate = ["backup.example"] or observe'),
-    "empty lists": (BOTH, "operate = []\nobserve = []\n", "control.tls: nobody could come in"),
+    "no names": (BOTH, "", 'control.tls: no client is authorized; set operate and/or observe, for example operate = ["backup.example"]'),
+    "empty lists": (BOTH, "operate = []\nobserve = []\n", "control.tls: no client is authorized"),
     "empty name": ('"backup.example"', '""', "control.tls.operate[0]: is empty"),
     "name is a number": ('"backup.example"', "5", "control.tls.operate[0]: 5 is not text"),
-    "name of both roles": ("monitor.example", "backup.example", "control.tls.observe[0]: 'backup.example' is in control.tls.operate too, which may do all of this"),
+    "name of both roles": ("monitor.example", "backup.example", "control.tls.observe[0]: 'backup.example' is in control.tls.operate too, which includes the role observe"),
 }  # fmt: skip
 
 
@@ -96,7 +98,8 @@ def test_a_role_that_is_none(tmp_path: Path) -> None:
     ]
 
 
-# -------------------------------------------------------------------------------------------------------------- reload
+# --------------------------------------------------------------------------------------------------------------
+# reload
 
 
 @pytest.mark.parametrize(
