@@ -48,7 +48,7 @@ def parse_size(text: object) -> int:
 
 
 def format_size(size_bytes: int) -> str:
-    """`64.0 MiB`: one decimal and a binary unit, for people."""
+    """`64.0 MiB`: one decimal and a binary unit, for display."""
     if abs(size_bytes) < KIB:
         return f"{size_bytes} B"
     value = float(size_bytes)

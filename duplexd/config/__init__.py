@@ -1,8 +1,8 @@
 """Both TOML files: the daemon's, and the groups file of clients.
 
-    config = load("/etc/duplexd/alpha.toml")        # config/load.py: a frozen Config, or every mistake
+    config = load("/etc/duplexd/alpha.toml")    # load.py: a frozen Config, or every mistake
     config.volumes["data"].size
-    config.nbd.listen                               # typed addresses
+    config.nbd.listen                           # typed addresses
 
     groups = groups_file.load("/etc/duplexd/groups.toml")
     group = groups.resolve(["db"])

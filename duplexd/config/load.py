@@ -2,8 +2,8 @@
 once.
 
 Every line of an error reads `FILE: key.of.the.value: what is wrong; what was expected`. All
-mistakes of a file are reported together, because whoever corrects them does not want to start the
-daemon once for each. Relative paths are relative to the file, so that a configuration can be moved
+mistakes of a file are reported together, so that correcting them does not take a start of the
+daemon for each. Relative paths are relative to the file, so that a configuration can be moved
 with its directory. What only the machine can say (an image of another size, a missing directory) is
 looked at in `duplexd.daemon.preflight`.
 """

@@ -1,5 +1,7 @@
-"""The program `duplexd`: run, check, demo, journal inspect. Expected errors are one line each and
-an exit code of `errors.py`.
+"""The program `duplexd`: run, check, demo, journal inspect.
+
+Expected errors are one line each and an exit code of `errors.py`; a traceback is a bug. Each
+command imports what it needs, because `duplexd --version` should not load an event loop.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -21,6 +23,7 @@ from duplexd.units import format_size
 
 if TYPE_CHECKING:
     from duplexd.config.daemon_file import Config
+    from duplexd.json_object import Json
 
 _CONFIG_OPTION = click.option(
     "--config", "config_path", metavar="FILE", required=True, help="The configuration, a TOML file."
@@ -43,9 +46,8 @@ def main() -> NoReturn:
     except DuplexdError as error:
         _fail(str(error), error.exit_code)
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # nobody reads: the interpreter must not try again at its end
+        # the reader has gone: the interpreter must not try to flush again when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
         about = f"{error.filename}: " if error.filename else ""
@@ -151,7 +153,7 @@ def inspect(directory: Path, as_json: bool) -> None:
     sys.exit(show(directory, as_json))
 
 
-def _summary(settings: Config) -> dict[str, Any]:
+def _summary(settings: Config) -> Json:
     volumes = {
         name: {
             "size": volume.size,

@@ -1,7 +1,12 @@
 """The daemon's life: lock, recover, listen, say ready, reload on SIGHUP, drain and stop on SIGTERM.
 
     start:  lock state_dir -> controller (recovery) -> NBD listeners -> control socket -> READY
-    stop:   STOPPING -> control socket (holds end, void) -> NBD listeners (drain) -> controller (sync, checkpoint) -> unlock
+    stop:   STOPPING -> control socket (holds end, void) -> NBD listeners (drain)
+            -> controller (sync, checkpoint) -> unlock
+
+A stop goes the other way round than a start: holds end first, so that held writes are answered
+before the clients' connections close, and the controller ends last, because until then it may be
+given changes.
 
 A stop during recovery gives recovery up where it is: it can be done again at any time.
 """
@@ -14,7 +19,7 @@ import gc
 import os
 import signal
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
@@ -40,13 +45,12 @@ from duplexd.runtime.threads import ThreadWorkers
 
 if TYPE_CHECKING:
     from duplexd.config.daemon_file import Config
+    from duplexd.json_object import Json
 
 UMASK = 0o027
 # between two looks of the cycle collector: it is there for rare cycles, not for the write path
 GC_ALLOCATIONS = 20_000
-START_EXTENSION_SECONDS = (
-    60.0  # how long systemd is told to wait on, each time recovery is seen to be alive
-)
+START_EXTENSION_SECONDS = 60.0  # asked of systemd each time recovery is seen to be alive
 EVENT_LEVELS = {
     "controller-failed": "error",
     "primary-error": "error",
@@ -125,25 +129,23 @@ class Service:
         tls = self.config.control.tls
         return {"control_tls": [address.authority for address in tls.listen]} if tls else {}
 
-    def _log_event(self, event: dict[str, Any]) -> None:
+    def _log_event(self, event: Json) -> None:
         """Every change of state is a line of the log."""
         fields = {key: value for key, value in event.items() if key not in {"event", "time"}}
         log = getattr(self._log, EVENT_LEVELS.get(event["event"], "info"))
-        asyncio.get_running_loop().call_soon(
-            lambda: log(event["event"], **fields)
-        )  # behind the answer that somebody waits for
+        # after the answer that a client waits for
+        asyncio.get_running_loop().call_soon(lambda: log(event["event"], **fields))
         if event["event"] == "controller-failed":
             notify(f"STATUS=takes no changes: {event['error']}")
 
-    # ------------------------------------------------------------------------------------------------------
-    # recovery
+    # Recovery
 
     def _progress(self, text: str) -> None:
         self._log.info("recovery", progress=text)
         still_starting(text)
 
     async def _recover(self, controller: Controller, workers: Threads) -> bool:
-        """False if it was told to stop meanwhile. The service manager waits as long as the disk
+        """False if a signal stopped it meanwhile. The service manager waits as long as the disk
         thread answers.
         """
         recovery = asyncio.create_task(controller.start(), name="recovery")
@@ -167,8 +169,7 @@ class Service:
         self._log.warning("stopped during recovery; it starts again where it began")
         return False
 
-    # -------------------------------------------------------------------------------------------------------
-    # serving
+    # Serving
 
     async def _until_stopped(
         self, controller: Controller, listeners: Listeners, control: ControlServer, workers: Threads
@@ -190,7 +191,7 @@ class Service:
             await asyncio.gather(*tasks, stopped, return_exceptions=True)
 
     async def _watchdog(self, workers: Threads) -> None:
-        """Tell the service manager that the loop and the disk threads answer, as long as they do."""
+        """Notify the service manager as long as the loop and the disk threads answer."""
         interval_s = watchdog_interval_s()
         if not interval_s:
             await asyncio.Event().wait()
@@ -202,8 +203,7 @@ class Service:
                 self._log.error("the disk threads do not answer", seconds=interval_s / 2)
             await asyncio.sleep(interval_s / 2)
 
-    # --------------------------------------------------------------------------------------------------------
-    # reload
+    # Reload
 
     async def _reload_forever(
         self, controller: Controller, listeners: Listeners, control: ControlServer
@@ -212,7 +212,8 @@ class Service:
             await self._reload.wait()
             self._reload.clear()
             notify(
-                f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}\nSTATUS=reading the configuration again"
+                f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}"
+                "\nSTATUS=reading the configuration again"
             )
             try:
                 changes = await self._reload_once(controller, listeners, control)
@@ -293,7 +294,9 @@ def calm_collector() -> None:
 
 
 def run(config: Config) -> None:
-    """Serve `config` until told to stop. Raises DuplexdError or OSError if that is not possible."""
+    """Serve `config` until a signal stops it. Raises DuplexdError or OSError if that is not
+    possible.
+    """
     os.umask(UMASK)
     raise_open_files()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, in_file(config):

@@ -1,5 +1,9 @@
 """What must be right before and around serving: permissions, the lock on the state directory, what
-may not change while running.
+may not change.
+
+A value that cannot change while the daemon runs is refused by a reload with the old and the new
+value, rather than ignored: a configuration that says one thing while the daemon does another is
+worse than an error.
 """
 
 from __future__ import annotations
@@ -47,9 +51,9 @@ def refuse_fixed(old: Config, new: Config) -> None:
     changed = []
     for key, value in before.items():
         if value != after[key]:
-            told = f"was {str(value)!r}, is now {str(after[key])!r}"
             changed.append(
-                f"{new.source}: {key}: {told}: cannot change while the daemon runs; restart it"
+                f"{new.source}: {key}: was {str(value)!r}, is now {str(after[key])!r}:"
+                " cannot change while the daemon runs; restart it"
             )
     if changed:
         raise ConfigurationError("\n".join(changed))
@@ -88,7 +92,7 @@ def refuse_problems(config: Config, served: Config | None = None) -> None:
 
 
 def raise_open_files() -> None:
-    """Allow as many open files as the machine lets us: two images a volume, a socket a connection."""
+    """Raise the limit of open files: two images a volume, a socket a connection."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -108,7 +112,8 @@ class StateLock:
             self._fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except PermissionError as error:
             raise ForbiddenError(
-                f"{config.source}: controller.state_dir: {error.filename!r} cannot be written: {error.strerror}"
+                f"{config.source}: controller.state_dir: {error.filename!r} cannot be written:"
+                f" {error.strerror}"
             ) from None
         except OSError as error:
             raise ConfigurationError(
@@ -119,9 +124,10 @@ class StateLock:
         except BlockingIOError:
             owner = os.pread(self._fd, 20, 0).decode(errors="replace").partition("\n")[0]
             os.close(self._fd)
-            told = f"{config.source}: controller.state_dir: {str(path)!r} is in use by another duplexd, process {owner or 'unknown'}"
             raise WrongStateError(
-                f"{told}; stop that one first, or give this one a state_dir of its own"
+                f"{config.source}: controller.state_dir: {str(path)!r} is in use by another"
+                f" duplexd, process {owner or 'unknown'}; stop that one first,"
+                " or configure another state_dir"
             ) from None
         os.truncate(self._fd, 0)
         self._owner = f"{os.getpid()}\n".encode()

@@ -1,10 +1,10 @@
 """Images: the files and block devices that hold a volume's bytes.
 
-    leg, created = open_leg(RealDisk(), "/srv/a/data.img", size)    # locked, of this size, or an error
+    leg, created = open_leg(disk, "/srv/a/data.img", size)  # locked, of this size, or an error
     leg.write(0, b"...")
-    leg.zero(4096, 8192, allocate=False)                            # a hole, where that is possible
+    leg.zero(4096, 8192, allocate=False)                    # a hole, where that is possible
     leg.sync()
-    if problem := misplaced(leg):                                   # its path leads elsewhere now
+    if problem := misplaced(leg):                           # its path leads elsewhere now
         ...
     leg.close()
 

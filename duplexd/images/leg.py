@@ -31,7 +31,7 @@ class Leg(Protocol):
         """Fill the whole buffer."""
 
     def read_cached(self, offset: int, buffer: memoryview, /) -> bool:
-        """Fill the whole buffer without waiting for the disk, or return False (buffer undefined)."""
+        """Fill the whole buffer without waiting for the disk, or return False."""
 
     def write(self, offset: int, data: Data, /) -> None:
         """Write all of it; after an error any part of it may have been written."""

@@ -56,8 +56,8 @@ def open_leg(disk: Disk, path: str, size: int) -> tuple[Leg, bool]:
         file.close()
         kind = "device" if file.is_block else "image"
         raise ConfigurationError(
-            f"{path}: the {kind} has {_bytes(file.size)}, the volume {_bytes(size)}; images are not resized: "
-            f"give the size of the {kind}, or another path"
+            f"{path}: the {kind} has {_bytes(file.size)}, the volume {_bytes(size)}; "
+            f"images are not resized: give the size of the {kind}, or another path"
         )
     return file, created
 

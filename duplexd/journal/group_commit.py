@@ -1,4 +1,13 @@
-"""Group commit: one `fdatasync` of the journal serves everybody who waits for it."""
+"""Group commit: one `fdatasync` of the journal serves everybody who waits for it.
+
+A sync costs the same whether one record or a thousand became durable by it. So at most one runs,
+and those who come meanwhile wait for the next, which starts when this one ends: under load the
+batches grow by themselves, without a timer to tune.
+
+A sync that failed is final. Linux reports a write-back error once and then drops the dirty pages,
+so a second fdatasync would succeed without the data being on the disk; there is no state to return
+to but that of a recovery.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Flusher:
-    """Syncs the journal when somebody needs it, one sync at a time. A sync that failed is final:
+    """Syncs the journal when a caller needs it, one sync at a time. A sync that failed is final:
     everyone gets EIO from then on.
     """
 

@@ -1,4 +1,10 @@
-"""Reading the journal from a number on, while it is being written."""
+"""Reading the journal from a number on, while it is being written.
+
+Followers read behind the writer, in worker threads, without a lock: records are never changed once
+they are written, and the caller says up to which number they are (`until`). The ring may drop the
+segment that was just read, but none that the caller still needs; that is the caller's promise,
+because only it knows every reader.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +91,8 @@ class Reader:
         return buffer, records
 
     def _next_segment(self) -> None:
-        # The one that was just finished may have been dropped meanwhile: nobody needs it any more.
+        # The one that was just finished may have been dropped meanwhile: no reader needs it any
+        # more.
         following = self._following()
         assert following is not None
         self._segment = following
@@ -115,6 +122,6 @@ class Reader:
 
     def _damage(self, sequence: int) -> DamageError:
         return DamageError(
-            f"{self._segment.file.path}: record {sequence} is damaged; changes from there on are at risk. "
-            "Keep a copy of the state directory, then run: duplexd journal inspect DIRECTORY"
+            f"{self._segment.file.path}: record {sequence} is damaged; changes from there on are at"
+            " risk. Keep a copy of the state directory, then run: duplexd journal inspect DIRECTORY"
         )

@@ -1,7 +1,9 @@
-"""Reading records out of bytes, and deciding what it means when they stop. Pure: no I/O.
+"""Reading records out of bytes, and deciding what it means when they stop. Pure.
 
-The decision table for the end of the journal (`judge`) is the one of ARCHITECTURE.md, "The
-journal".
+The decision for the end of the journal (`judge`) is the table of ARCHITECTURE.md, "The journal",
+and nothing else decides it: recovery and `journal inspect` both ask here. It needs three facts:
+what the checkpoint knows to be durable, what later records claim, and whether the machine has been
+up since (then the page cache was not lost, so nothing that was written can be missing).
 """
 
 from __future__ import annotations

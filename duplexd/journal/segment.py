@@ -1,4 +1,13 @@
-"""The ring of segment files: which are in use, which are spare."""
+"""The ring of segment files: which are in use, which are spare.
+
+A segment is written with zeroes once and recycled from then on. That is worth a class of its own:
+appending to preallocated but never written extents costs a metadata update at each sync (2,300
+syncs a second against 5,700, ext4). Recycling leaves old records in the file; they fail on number
+and chain, so they need not be wiped.
+
+Segments have an index that is never reused, in their header; the file's name says nothing about the
+order.
+"""
 
 from __future__ import annotations
 
@@ -55,8 +64,8 @@ class Ring:
     """All segments of one journal, oldest first: `live` hold records, `spares` are ready to be
     written, in order of their index.
 
-    `grow` and `recycle` do I/O and may run in a worker thread; they only touch segments nobody else
-    does. The lists change in the event loop.
+    `grow` and `recycle` do I/O and may run in a worker thread; they only touch segments that no
+    other thread does. The lists change in the event loop.
     """
 
     def __init__(
@@ -106,8 +115,8 @@ class Ring:
         return self._prepare(file)
 
     def recycle(self, segment: Segment) -> Segment:
-        """Make a segment that nobody needs ready for its next use, durably. Raises OSError; the
-        file is gone then.
+        """Make a segment that is not needed any more ready for its next use, durably. Raises
+        OSError; the file is gone then.
         """
         return self._prepare(segment.file)
 
@@ -138,9 +147,8 @@ class Ring:
         """The live segment that holds, or would hold, record `sequence`; None if the journal does
         not reach back that far.
         """
-        live = list(
-            self.live
-        )  # a worker may ask while the loop drops the oldest: one list has to serve for both looks
+        # a worker may ask while the loop drops the oldest: one list has to serve for both looks
+        live = list(self.live)
         firsts = [segment.first for segment in live if segment.first]
         place = bisect_right(firsts, sequence) - 1
         return live[place] if place >= 0 else None
@@ -158,9 +166,8 @@ class Ring:
                 raise DamageError(f"{path}: not a segment of this journal; move it away")
             self._next_slot = max(self._next_slot, int(name[:-4]) + 1)
             file = self.disk.open(path)
-            self.live.append(
-                Segment(file, 0, file.size)
-            )  # so that `close` finds it, whatever comes
+            # so that `close` finds it, whatever comes
+            self.live.append(Segment(file, 0, file.size))
             segment = self._read_header(file)
             if segment is None:  # creation was cut short: nothing was ever written to it
                 file.close()

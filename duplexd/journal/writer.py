@@ -1,4 +1,11 @@
-"""Appending records: numbers, chain, one `pwritev` for each batch."""
+"""Appending records: numbers, chain, one `pwritev` for each batch.
+
+Number and chain are given when a record is appended, before it is written, because the header
+contains both. So a batch that cannot be written must be taken back as a whole, in memory and on
+disk: the next record gets the same numbers, and rests of the refused one must not look like its
+successors. That is why `_roll_back` wipes what it may have written, and why a wipe that fails is
+fatal.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +47,9 @@ class Writer:
     """
 
     __slots__ = (
-        "_batch_start", "_buffers", "_bytes", "_journal", "_sync_from", "chain", "position", "ring", "segment", "sequence", "synced", "written",
+        "_batch_start",
+        "_buffers", "_bytes", "_journal", "_sync_from",
+        "chain", "position", "ring", "segment", "sequence", "synced", "written",
     )  # fmt: skip
 
     def __init__(self, ring: Ring, sequence: int, chain: int) -> None:
@@ -201,10 +210,11 @@ class Writer:
         """The files to sync, what to tell `end_sync` afterwards: number and segment. Safe while
         another thread writes.
         """
+        # where a batch that is being written moved on to may be taken back
         index, sequence = (
             self._batch_start[0].index,
             self.written,
-        )  # where a batch that is being written moved on to may be taken back
+        )
         files = [
             segment.file for segment in list(self.ring.live) if segment.index >= self._sync_from
         ]
@@ -233,5 +243,5 @@ def _wipe(touched: list[tuple[Segment, int, int]]) -> None:
         except OSError as error:
             raise OSError(
                 errno.EIO,
-                f"{segment.file.path}: a batch that was refused could not be wiped: {error.strerror}",
+                f"{segment.file.path}: a batch that failed could not be wiped: {error.strerror}",
             ) from error

@@ -1,4 +1,10 @@
-"""Bytes that may wait, over all connections; and who waits for room."""
+"""Bytes that may wait, over all connections, and which connections wait for room.
+
+A limit for each connection alone would not bound the sum, and a limit on the sum alone would let
+one client take all of it; there are both. The sum is checked before a request is taken, not in the
+middle of one: so a request that is larger than the limit still gets through when nothing else is
+there, and nothing is ever half accepted.
+"""
 
 from __future__ import annotations
 

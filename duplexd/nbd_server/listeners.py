@@ -1,4 +1,9 @@
-"""The sockets on which NBD clients arrive, and the end of their connections when the daemon stops."""
+"""The sockets on which NBD clients arrive, and the end of their connections when the daemon stops.
+
+A reload binds what is new before it closes what is gone, so that a mistake in the file changes
+nothing. A stop answers what is in flight for a while: a client that reconnects to the next daemon
+then knows what was done.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +97,7 @@ class Listeners:
             self._close(self._endpoints.pop(address))
 
     async def stop(self, seconds: float = STOP_SECONDS_DEFAULT) -> None:
-        """Accept nobody, answer what is in flight for up to `seconds`, close all connections.
+        """Accept no client, answer what is in flight for up to `seconds`, close all connections.
 
         Changes without a reply by then are dropped. Cancelling it closes them at once.
         """

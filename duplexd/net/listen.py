@@ -1,8 +1,8 @@
-"""Listening sockets: taken from nobody, and never open to more users than they are meant for.
+"""Listening sockets: never taken from a running program, and never open to more users than meant.
 
 A Unix socket outlives the process that bound it, so at a start its path is usually taken. It may be
-removed only if it is a socket and nobody answers on it: a file that is no socket is somebody's
-data, and a socket that answers is somebody's service. Anything but a refused connection counts as
+removed only if it is a socket on which no process listens: any other file may be data, and a socket
+that answers is a running service. Anything but a refused connection counts as
 an answer, a full backlog too, because a wrong guess in that direction costs a restart and a wrong
 guess in the other takes a running daemon's clients away.
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 UNIX_SOCKET_MODE = 0o660
 LISTEN_BACKLOG = 1024  # a whole fleet of clients may reconnect at once after a restart
-PROBE_SECONDS_MAX = 1.0  # for whoever owns a socket that is there already to accept
+PROBE_SECONDS_MAX = 1.0  # for the owner of an existing socket to accept
 
 
 class BoundSocket:
@@ -124,7 +124,7 @@ def _bind_unix(path: str, group: int) -> BoundSocket:
 
 
 def _make_free(path: str) -> None:
-    """Remove a socket that nobody serves. Raises OSError for anything else that is there."""
+    """Remove a socket on which no process listens. Raises OSError for anything else."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:

@@ -7,8 +7,8 @@ file, what is wrong, what to do. Server and client share that; they differ in wh
 how old a peer may be.
 
 A private key that every local user can read must be considered compromised, and is refused rather
-than warned about: a warning in a log is what such keys have survived on. There is no passphrase
-prompt, because a daemon has nobody to ask.
+than warned about, because a warning in a log changes nothing. There is no passphrase prompt,
+because a daemon has no terminal.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
-"""Standard input, output and error of a program: there, whoever started it. Imports next to
-nothing.
+"""Standard input, output and error of a program: open, whatever started it.
+
+A program that is started with a closed stdout (`>&-`) gets number 1 for the first file that it
+opens, and then prints into it; for a daemon that opens images this is how a log line ends up in a
+volume. Imports next to nothing, because it has to run before anything else is opened.
 """
 
 from __future__ import annotations
@@ -8,9 +11,8 @@ import os
 import sys
 
 _NAMES = ("stdin", "stdout", "stderr")
-opened: set[int] = (
-    set()
-)  # those that were closed when the program began: nobody reads what goes there
+# those that were closed when the program began: what is written there is not read
+opened: set[int] = set()
 
 
 def open_standard() -> None:

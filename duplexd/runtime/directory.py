@@ -1,4 +1,9 @@
-"""Directories: names that are durable when the call returns."""
+"""Directories: names that are durable when the call returns.
+
+On Linux a file that was synced can still be missing after a power cut, if the directory that has
+its name was not synced. So every change of a name here ends with a sync of the directory. A small
+file is replaced by a rename, in one place.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +79,7 @@ def replace_file(path: str, data: bytes, shared: bool = False) -> None:
 
     The new content gets a name of its own, is synced, and takes the old one's place by a rename. In
     a directory of our own that name is always the same, so that crashes leave one file at most. In
-    one that is `shared` with other users or programs it is a name that nobody else has or can
+    one that is `shared` with other users or programs it is a name that no other program has or can
     guess. After an error nothing is left, and the old content is.
     """
     fd, temporary = _temporary(path, shared)

@@ -1,6 +1,9 @@
 """Files and directories as parameters: `File`, `Disk`, and `RealDisk` on the operating system.
 
-The tests have a disk of their own that forgets what was not synced; the code above runs on either.
+Everything that must survive a crash goes through these two protocols, and nothing else of the file
+system is used by the code above. That is what lets the tests run the same code on a disk that
+forgets what was not synced, tears writes and fails on demand, thousands of times a minute.
+
 Offsets and lengths are bytes, buffers are of bytes (`memoryview.itemsize == 1`), ranges lie within
 the file: no file grows.
 """
@@ -9,14 +12,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from duplexd.runtime import directory
+from duplexd.runtime import directory, realfile
 from duplexd.runtime.locked import create_locked, measure, open_locked
-from duplexd.runtime.realfile import RealFile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Data = bytes | bytearray | memoryview
+Data = realfile.Data
 
 
 class File(Protocol):
@@ -67,7 +69,7 @@ class File(Protocol):
         """`(offset, length, is_data)` in order, covering the range exactly. What is not data reads
         as zeroes, allocated or not.
 
-        Where holes cannot be told all is data.
+        Where holes cannot be found all is data.
         """
 
     def sync(self) -> None:
@@ -102,7 +104,7 @@ class Disk(Protocol):
         """
 
     def exists(self, path: str, /) -> bool:
-        """Whether something of that name is there. OSError if that cannot be told."""
+        """Whether something of that name is there. OSError if that is unknown."""
 
     def size(self, path: str, /) -> int:
         """Bytes of a file or block device."""
@@ -134,11 +136,11 @@ class RealDisk:
 
     def open(self, path: str) -> File:
         fd, is_block = open_locked(path)
-        return RealFile(fd, path, measure(fd), is_block)
+        return realfile.RealFile(fd, path, measure(fd), is_block)
 
     def create(self, path: str, size: int, allocate: bool = False) -> File:
         directory.make(directory.parent(path))
-        return RealFile(create_locked(path, size, allocate), path, size, False)
+        return realfile.RealFile(create_locked(path, size, allocate), path, size, False)
 
     exists = staticmethod(directory.exists)
     size = staticmethod(directory.size)

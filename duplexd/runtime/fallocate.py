@@ -1,4 +1,9 @@
-"""fallocate(2): punch holes, zero ranges, reserve space. The GIL is released while it runs."""
+"""fallocate(2): punch holes, zero ranges, reserve space.
+
+By way of ctypes, because the standard library has only posix_fallocate, which falls back to writing
+zeroes without saying so. ctypes gives up the GIL while the call runs: a large hole can take
+seconds.
+"""
 
 from __future__ import annotations
 

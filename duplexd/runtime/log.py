@@ -1,5 +1,8 @@
-"""Logging: one line for each change of state, none for each request. JSON on stderr under a service
-manager, readable on a terminal.
+"""Logging: one line for each change of state, none for each request.
+
+JSON on stderr under a service manager, which keeps and filters it; readable lines on a terminal. A
+log that cannot be written is lost rather than waited for: a full disk of logs must not stop a
+volume.
 """
 
 from __future__ import annotations
@@ -8,7 +11,7 @@ import contextlib
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
 import structlog
 
@@ -84,7 +87,7 @@ def _plain_values(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
     return {key: _plain(value) for key, value in event.items()}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if value is None or isinstance(value, str | int | float | bool):
         return value
     if isinstance(value, dict):

@@ -1,5 +1,8 @@
-"""What this machine can do with an open file: found out without changing any content or leaving
+"""What this machine can do with an open file, found out without changing any content or leaving
 anything behind.
+
+Asked once for each file, when it is opened: the answer decides which calls are tried at all, and a
+call that fails each time costs more than none.
 """
 
 from __future__ import annotations

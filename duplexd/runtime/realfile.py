@@ -1,4 +1,9 @@
-"""A `File` on the operating system: positional reads and writes, holes, one `fdatasync`."""
+"""A `File` on the operating system: positional reads and writes, holes, one `fdatasync`.
+
+Methods are called from the loop and from worker threads at once, so there is no position and no
+buffer: `pread` and `pwrite` only. What the file system cannot do (no RWF_NOWAIT, no holes) is tried
+once, remembered, and replaced by what always works.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +18,7 @@ from duplexd.runtime.machine import in_memory, punches
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from duplexd.runtime.disk import Data
-
+Data = bytes | bytearray | memoryview
 IOV_MAX = 1024
 BLOCK_ALIGNMENT_BYTES = (
     4096  # block devices zero whole logical blocks; whole pages keep the page cache out of it

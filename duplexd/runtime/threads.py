@@ -1,5 +1,8 @@
-"""Worker threads: blocking calls leave the event loop here, and their results come back to it in
-bursts.
+"""Worker threads: blocking calls leave the event loop here, and their results come back in bursts.
+
+Not `run_in_executor`: it costs about 90 us of CPU for each call, with a future and a wake-up of the
+loop each. Here a burst of completions costs one wake-up, and a caller on the hot path passes a
+callback instead of awaiting a future.
 """
 
 from __future__ import annotations
@@ -98,7 +101,7 @@ class ThreadWorkers(Workers):
             call, done = item
             try:
                 finished((done, call(), None))
-            except BaseException as error:  # noqa: BLE001  whatever it is, it belongs to whoever submitted the call
+            except BaseException as error:  # noqa: BLE001  it is passed to the caller
                 finished((done, None, error))
             del item, call, done  # nothing of it is kept while this thread waits for the next
             if not self._woken:
@@ -107,8 +110,8 @@ class ThreadWorkers(Workers):
                     self._loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
-        # Lowered before the queue is looked at: whoever appends after that look finds it lowered
-        # and wakes the loop again.
+        # Lowered before the queue is looked at: a thread that appends after that look finds it
+        # lowered and wakes the loop again.
         self._woken = False
         completions = self._completions
         try:

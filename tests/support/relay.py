@@ -1,7 +1,11 @@
 """A network in user space: hosts that are network namespaces, and between them a relay that delays
 every frame and loses some.
 
-    python -m tests.support.relay '{"hosts": ["client", "alpha"], "delay_s": 0.005, "loss": 0.02, "seed": 1}'
+    python -m tests.support.relay CONFIGURATION
+
+with a configuration such as
+
+    {"hosts": ["client", "alpha"], "delay_s": 0.005, "loss": 0.02, "seed": 1}
 
 Each host has an interface `eth0` with the address 10.77.0.N, N counted from 1. Its frames come out
 of the other end of a veth pair here, wait for `delay_s`, and go on to the host they are for, unless
@@ -76,7 +80,10 @@ class Host:
         _ip("link", "add", here, "type", "veth", "peer", "name", there)
         _whole_checksums(there)
         _ip("link", "set", there, "netns", str(self.holder.pid))
-        inside = f"ip link set {there} name eth0 address {self.mac.hex(':')} && ip addr add {address(number)}/24 dev eth0"
+        inside = (
+            f"ip link set {there} name eth0 address {self.mac.hex(':')} && ip addr add "
+            f"{address(number)}/24 dev eth0"
+        )
         inside += " && ip link set lo up && ip link set eth0 up"
         subprocess.run(
             ["nsenter", "--target", str(self.holder.pid), "--net", "sh", "-c", inside], check=True

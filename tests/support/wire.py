@@ -37,7 +37,10 @@ class Message(NamedTuple):
     status: int = 0  # of an answer
 
     def __str__(self) -> str:
-        return f"{self.number}: {self.verb} {self.way} {'from' if self.way == ANSWER else 'to'} {self.member}"
+        return (
+            f"{self.number}: {self.verb} {self.way} "
+            f"{'from' if self.way == ANSWER else 'to'} {self.member}"
+        )
 
 
 class Wire:

@@ -31,7 +31,7 @@ class _Selector(selectors.DefaultSelector):
 
 
 class PatientLoop(asyncio.SelectorEventLoop):
-    """For tests of one thread, whose sockets, if any, are Unix sockets with both ends in this loop."""
+    """For tests of one thread, whose sockets are Unix sockets with both ends in this loop."""
 
     def __init__(self) -> None:
         self._patient = _Selector()

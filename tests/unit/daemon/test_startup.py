@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 
 def config(directory: Path, **replace: str) -> Config:
-    text = '[controller]\nname = "a"\nstate_dir = "state"\n[nbd]\nlisten = ["unix:n"]\n[control]\nsocket = "c"\n[volumes.v]\nsize = 4096\nprimary = "p"\n'
+    text = (
+        '[controller]\nname = "a"\nstate_dir = "state"\n[nbd]\nlisten = '
+        '["unix:n"]\n[control]\nsocket = "c"\n[volumes.v]\nsize = 4096\nprimary = "p"\n'
+    )
     for old, new in replace.items():
         text = text.replace(f'"{old}"', f'"{new}"')
     return parse(text, directory / "f.toml")

@@ -18,6 +18,7 @@ from tests.unit.loops import PatientLoop
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 
+    from duplexd.config.daemon_file import Config
     from duplexd.core.pair import Pair
 
 T = TypeVar("T")
@@ -60,7 +61,7 @@ class Peer:
 class Core:
     """A controller that runs, its disk, its events."""
 
-    def __init__(self, disk: SimDisk, settings: config.Config, workers: int = 2) -> None:
+    def __init__(self, disk: SimDisk, settings: Config, workers: int = 2) -> None:
         self.disk = disk
         self.clock = HandClock(disk)
         self.workers = SimWorkers(asyncio.get_running_loop(), Random(1), workers)
@@ -149,7 +150,7 @@ def settings(
     groups: Mapping[str, list[str]] | None = None,
     size: int = SIZE,
     journal: str = "32MiB",
-) -> config.Config:
+) -> Config:
     """Volumes by name with their mode ("" has no secondary)."""
     lines = [
         "[controller]",

@@ -12,12 +12,13 @@ from duplexd.errors import ConfigurationError
 from tests.unit.engine.cores import SIZE, Core, new_disk, run
 
 if TYPE_CHECKING:
+    from duplexd.config.daemon_file import Config
     from tests.sim.disk import SimDisk
 
 DATA = b"\x55" * 4096
 
 
-def _with(secondary: str) -> config.Config:
+def _with(secondary: str) -> Config:
     line = f'secondary = "{secondary}"\n' if secondary else ""
     return config.parse(
         '[controller]\nname = "alpha"\nstate_dir = "/state"\njournal_size = "32MiB"\n[nbd]\nlisten = ["unix:/nbd.sock"]\n'

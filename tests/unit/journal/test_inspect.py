@@ -1,4 +1,4 @@
-"""Inspection: everything is shown, nothing is changed, and the verdict is that of the next start."""
+"""Inspection: everything is shown, nothing is changed, the verdict is that of the next start."""
 
 from __future__ import annotations
 

@@ -135,8 +135,7 @@ def test_a_claim_counts_even_if_the_payload_under_it_is_broken() -> None:
         reopen(disk, same_boot=False)
 
 
-# ------------------------------------------------------------------------------------------------------------
-# several segments
+# Several segments
 
 
 def long_journal(synced: bool) -> SimDisk:

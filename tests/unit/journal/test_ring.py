@@ -141,8 +141,7 @@ def test_used_bytes_counts_headers_and_records() -> None:
     assert writer.ring.used_bytes == SEGMENT_HEADER_BYTES + 72 + 100
 
 
-# -------------------------------------------------------------------------------------------------------------
-# after a restart
+# After a restart
 
 
 def test_existing_segments_are_found_in_the_order_of_their_indexes() -> None:

@@ -69,8 +69,7 @@ def test_the_verdicts_are_the_words_of_the_document() -> None:
     assert (END, TORN, DAMAGE) == ("end", "torn", "damage")
 
 
-# ------------------------------------------------------------------------------------------------
-# what is seen behind the end
+# What is seen behind the end
 
 
 JOURNAL = 0x01020304

@@ -110,9 +110,8 @@ def test_room_keeps_its_word() -> None:
             writer = new_writer(SimDisk(), segments=1 + spares)
             payload = min(size, 500) - RECORD_HEADER_BYTES
             if payload > 0 and writer.room(size, 500):
-                append(
-                    writer, [bytes(payload)] * (size // (payload + RECORD_HEADER_BYTES))
-                )  # raises if the word was not kept
+                # raises if the word was not kept
+                append(writer, [bytes(payload)] * (size // (payload + RECORD_HEADER_BYTES)))
 
 
 def test_room_says_no_when_no_spare_is_left() -> None:
@@ -121,8 +120,7 @@ def test_room_says_no_when_no_spare_is_left() -> None:
     assert not writer.room(ROOM - RECORD_HEADER_BYTES + 1, 500)
 
 
-# ------------------------------------------------------------------------------------------------------
-# what the disk refuses
+# What the disk refuses
 
 
 def test_no_spare_segment_is_enospc_and_leaves_the_journal_as_it_was() -> None:
@@ -155,7 +153,7 @@ REFUSALS: dict[str, Callable[[SimDisk], None]] = {
 @pytest.mark.parametrize("name", REFUSALS)
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_batch_over_two_segments_that_is_refused_never_was(name: str, killed: bool) -> None:
-    """Its numbers are given again, and none of its records is found, whatever was written of them."""
+    """Its numbers are given again, and none of its records is found, whatever was written."""
     for seed in range(5):
         disk = SimDisk(seed)
         writer = new_writer(disk)
@@ -197,8 +195,7 @@ def reopen_copy(disk: SimDisk) -> int:
     return len(reopen(twin).records)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# syncs
+# Syncs
 
 
 def sync(writer: Writer) -> list[int]:
@@ -308,9 +305,8 @@ def test_a_journal_needs_a_spare_only_when_it_is_full() -> None:
 def test_a_batch_is_written_to_the_end_of_its_last_page_and_the_next_goes_on_within_it() -> None:
     disk = SimDisk()
     ring = new_ring(disk, segment_size=4 * SEGMENT_HEADER_BYTES)
-    ring.live[0].file.write(
-        SEGMENT_HEADER_BYTES, b"x" * SEGMENT_HEADER_BYTES
-    )  # what an earlier use left
+    # what an earlier use left
+    ring.live[0].file.write(SEGMENT_HEADER_BYTES, b"x" * SEGMENT_HEADER_BYTES)
     writer = Writer(ring, 0, 0)
     append(writer, [b"a" * 100])
     page = ring.live[0].file.read(SEGMENT_HEADER_BYTES, SEGMENT_HEADER_BYTES)

@@ -32,9 +32,8 @@ class MemoryVolume:
         self.name = name
         self.size = size
         self.connections = 0
-        self.data = memoryview(
-            mmap.mmap(-1, size)
-        )  # zeroes that cost nothing until they are touched
+        # zeroes that cost nothing until they are touched
+        self.data = memoryview(mmap.mmap(-1, size))
         self.cold = False
         self.error = 0
 

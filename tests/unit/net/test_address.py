@@ -38,8 +38,25 @@ def test_host_and_port_without_a_kind_are_tcp(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "unix:", "unix", "tcp:", "tcp:10809", "tcp::10809", "tcp:h:", "tcp:h:x", "tcp:h:-1", "tcp:h:٣", "tcp:[h]:1", "tcp:a:b:1", "udp:h:1", 5, None],
-)  # fmt: skip
+    "text",
+    [
+        "",
+        "unix:",
+        "unix",
+        "tcp:",
+        "tcp:10809",
+        "tcp::10809",
+        "tcp:h:",
+        "tcp:h:x",
+        "tcp:h:-1",
+        "tcp:h:٣",
+        "tcp:[h]:1",
+        "tcp:a:b:1",
+        "udp:h:1",
+        5,
+        None,
+    ],
+)
 def test_anything_else_is_not_a_listen_address(text: object) -> None:
     with pytest.raises(ValueError) as raised:
         parse_address(text)
@@ -105,10 +122,23 @@ def test_a_url_is_where_a_controller_answers(text: str, url: UrlAddress) -> None
 @pytest.mark.parametrize(
     "text",
     [
-        "beta:10810", "https://beta", "https://:1", "https://beta:0", "https://beta:x", "https://beta:1/path", "https://beta:1?q", "https://u@beta:1",
-        "ftp://beta:1", "https://be ta:1", "https://bet\u00e4:1", "https://beta:1\n", "https://[::1:2", "https://beta:1//", 5,
+        "beta:10810",
+        "https://beta",
+        "https://:1",
+        "https://beta:0",
+        "https://beta:x",
+        "https://beta:1/path",
+        "https://beta:1?q",
+        "https://u@beta:1",
+        "ftp://beta:1",
+        "https://be ta:1",
+        "https://bet\u00e4:1",
+        "https://beta:1\n",
+        "https://[::1:2",
+        "https://beta:1//",
+        5,
     ],
-)  # fmt: skip
+)
 def test_anything_else_is_not_a_url_of_a_controller(text: object) -> None:
     with pytest.raises(
         ValueError, match="is not the URL of a controller; expected https://HOST:PORT"

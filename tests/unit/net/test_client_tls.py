@@ -101,7 +101,10 @@ MISTAKES: dict[str, tuple[Callable[[Files], None], str]] = {
     ),
     "the key of another": (
         of_another,
-        r"key: '\S+/client\.key' does not match the certificate '\S+/client\.pem'; configure a matching",
+        (
+            r"key: '\S+/client\.key' does not match the certificate '\S+/client\.pem'; "
+            r"configure a matching"
+        ),
     ),
     "a key with a passphrase": (
         locked,
@@ -109,7 +112,10 @@ MISTAKES: dict[str, tuple[Callable[[Files], None], str]] = {
     ),
     "a key that everyone can read": (
         open_to_all,
-        r"key: '\S+/client\.key' is a private key that every local user can read \(mode 0644\), .*chmod o= ",
+        (
+            r"key: '\S+/client\.key' is a private key that every local user can read \(mode "
+            r"0644\), .*chmod o= "
+        ),
     ),
 }
 
@@ -140,7 +146,10 @@ def test_a_key_in_the_certificates_file_is_as_secret(tmp_path: Path) -> None:
     only = ControllerEntry(url="https://localhost:1", certificate=certificates.certificate)
     with pytest.raises(
         ConfigurationError,
-        match=r"^controllers\.beta\.certificate: .* contains no private key in PEM format; add it, or set key = FILE",
+        match=(
+            r"^controllers\.beta\.certificate: .* contains no private key in PEM format; "
+            r"add it, or set key = FILE"
+        ),
     ):
         tls.client_context(only, "controllers.beta")
 

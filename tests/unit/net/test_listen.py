@@ -155,8 +155,13 @@ def test_ipv6_is_ipv6_alone() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["unix:/nowhere/at/all/s", "unix:" + "x" * 200, "tcp:192.0.2.1:0", "tcp:no.such.host.invalid:0"],
-)  # fmt: skip
+    [
+        "unix:/nowhere/at/all/s",
+        "unix:" + "x" * 200,
+        "tcp:192.0.2.1:0",
+        "tcp:no.such.host.invalid:0",
+    ],
+)
 def test_an_address_that_cannot_be_bound_is_named(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^nbd\.listen: cannot listen on ") as raised:
         bind(parse_address(text), "nbd.listen")

@@ -57,8 +57,13 @@ def test_each_event_is_one_json_line_where_nobody_sits() -> None:
     line = json.loads(lines[0])
     assert line.pop("timestamp").endswith("Z")
     assert line == {
-        "event": "suspended", "level": "info", "volumes": ["x"], "path": "/y", "text": "two\nlines", "nested": {"1": ["/z"]},
-    }  # fmt: skip
+        "event": "suspended",
+        "level": "info",
+        "volumes": ["x"],
+        "path": "/y",
+        "text": "two\nlines",
+        "nested": {"1": ["/z"]},
+    }
 
 
 def test_a_terminal_that_wants_no_colour_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:

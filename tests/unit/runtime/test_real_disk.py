@@ -137,7 +137,8 @@ def test_a_file_system_is_known_by_its_device(
 ) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_text(
-        f"22 1 0:21 / /proc rw,relatime shared:5 - proc proc rw\n27 22 8:1 / / rw shared:1 - {kind} /dev/sda1 rw\n"
+        "22 1 0:21 / /proc rw,relatime shared:5 - proc proc rw\n27 22 8:1 / / rw "
+        f"shared:1 - {kind} /dev/sda1 rw\n"
     )
     monkeypatch.setattr(machine, "Path", lambda _path: mounts)
     look = machine._device_in_memory.__wrapped__  # what it remembers is of the real machine
