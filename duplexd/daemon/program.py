@@ -63,10 +63,18 @@ def _fail(text: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+_EXAMPLES = """\b
+Examples:
+  duplexd check --config /etc/duplexd/db.toml
+  duplexd run --config /etc/duplexd/db.toml
+  duplexd journal inspect /var/lib/duplexd/db
+"""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXAMPLES)
 @click.version_option(__version__, prog_name="duplexd")
 def cli() -> None:
-    """Serves block volumes over NBD, mirrors them, and suspends them all at one point."""
+    """Serve block volumes over NBD, mirror them, and suspend all mirrors at one point."""
 
 
 @cli.command(short_help="Serve the configured volumes until SIGTERM.")
@@ -88,11 +96,11 @@ def run(config_path: str, log_level: str) -> None:
     service.run(settings)
 
 
-@cli.command()
+@cli.command(short_help="Check whether `run` would accept the configuration.")
 @_CONFIG_OPTION
 @_JSON_OPTION
 def check(config_path: str, as_json: bool) -> None:
-    """Say whether `run` would accept the configuration; change nothing."""
+    """Check whether `run` would accept the configuration; change nothing."""
     from duplexd.config import load as config
     from duplexd.daemon import preflight
 
@@ -140,7 +148,7 @@ def demo(rounds: int | None, pairs: int | None) -> None:
 
 @cli.group()
 def journal() -> None:
-    """Look at a journal while the daemon is stopped."""
+    """Read a journal while the daemon is stopped."""
 
 
 @journal.command()
