@@ -12,7 +12,7 @@ of the other end of a veth pair here, wait for `delay_s`, and go on to the host 
 they are lost. The kernel's TCP on both sides meets real delay and real loss.
 
 Commands are lines on stdin, each answered by a line of JSON: `cut HOST` (from now on it hears and
-is heard by nobody), `join HOST`, `stats`. The end of stdin is the end of it all: the namespaces
+is not heard), `join HOST`, `stats`. The end of stdin is the end of it all: the namespaces
 live as long as a process in them, and those hang on this one.
 """
 
@@ -187,7 +187,7 @@ class Relay:
 
 
 def say(what: dict[str, Any]) -> None:
-    """One line of JSON to whoever started us."""
+    """One line of JSON to the parent process."""
     print(json.dumps(what), flush=True)
 
 

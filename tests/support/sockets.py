@@ -1,5 +1,5 @@
-"""Waiting until somebody listens (a Unix socket's file is there a moment before anyone does), and
-talking NBD with whoever does.
+"""Waiting until a server listens (a Unix socket's file exists a moment earlier), and talking NBD
+with it.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 
-# so that whoever goes round and round sees timers fire, after the same number of turns everywhere
+# so that code that polls sees timers fire, after the same number of turns everywhere
 TURN_SECONDS = 1e-5
 
 
@@ -42,5 +42,5 @@ class PatientLoop(asyncio.SelectorEventLoop):
 
 
 def now() -> float:
-    """`time.monotonic` of whoever runs in such a loop."""
+    """`time.monotonic` of code that runs in such a loop."""
     return asyncio.get_running_loop().time()

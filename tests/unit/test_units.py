@@ -45,7 +45,7 @@ def test_a_size_is_read(text: int | str, size: int) -> None:
         "9" * 400 + ".0",
     ],
 )
-def test_what_is_no_size_is_refused_with_an_example(text: str) -> None:
+def test_text_that_is_not_a_size_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="is not a size; write for example"):
         parse_size(text)
 

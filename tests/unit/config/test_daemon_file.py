@@ -537,7 +537,7 @@ def test_a_file_that_cannot_be_read_is_named(make: object, expected: str, tmp_pa
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_name_with_nul_is_no_traceback() -> None:
+def test_a_file_name_with_nul_is_a_configuration_error() -> None:
     with pytest.raises(ConfigurationError, match="not a file name"):
         load("a\0b")
 

@@ -107,7 +107,7 @@ def test_a_segment_that_cannot_be_recycled_is_gone_and_no_index_with_it() -> Non
     assert ring.grow().index == 3
 
 
-def test_only_the_oldest_segment_that_nobody_needs_is_droppable() -> None:
+def test_only_the_oldest_segment_is_droppable_once_it_is_not_needed() -> None:
     writer = new_writer(SimDisk(), segments=4)
     ring = writer.ring
     assert ring.droppable(100) is None, "the one being written stays"

@@ -68,7 +68,7 @@ def test_missing_directories_are_made_where_wanted(tmp_path: Path) -> None:
     bound.close()
 
 
-def test_a_socket_that_nobody_serves_is_replaced(path: Path) -> None:
+def test_a_socket_without_a_listener_is_replaced(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
     (bound,) = bind(UnixAddress(str(path)))

@@ -47,7 +47,7 @@ MISTAKES: dict[str, tuple[Callable[[Certificates], object], str]] = {
         lambda it: it.certificate.unlink(),
         "certificate: {dir}/server.pem' cannot be read: No such file or directory",
     ),
-    "certificate is no PEM": (
+    "certificate is not PEM": (
         lambda it: it.certificate.write_text("x"),
         "certificate: {dir}/server.pem' contains no certificate in PEM format",
     ),
@@ -59,7 +59,7 @@ MISTAKES: dict[str, tuple[Callable[[Certificates], object], str]] = {
         lambda it: it.key.unlink(),
         "key: {dir}/server.key' cannot be read: No such file or directory",
     ),
-    "key is no PEM": (
+    "key is not PEM": (
         lambda it: it.key.write_text(""),
         "key: {dir}/server.key' contains no private key in PEM format",
     ),
@@ -88,7 +88,7 @@ MISTAKES: dict[str, tuple[Callable[[Certificates], object], str]] = {
         lambda it: it.client_ca.unlink(),
         "client_ca: {dir}/clients.pem' cannot be read: No such file or directory",
     ),
-    "authority is no PEM": (
+    "authority is not PEM": (
         lambda it: it.client_ca.write_text("x"),
         "client_ca: {dir}/clients.pem' contains no certificate in PEM format",
     ),

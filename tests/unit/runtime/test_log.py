@@ -46,7 +46,7 @@ def test_a_log_that_can_not_be_written_stops_nothing() -> None:
     assert Full.tried > 1
 
 
-def test_each_event_is_one_json_line_where_nobody_sits() -> None:
+def test_each_event_is_one_json_line_unless_on_a_terminal() -> None:
     out = io.StringIO()
     log.configure(stream=out)
     structlog.get_logger("a").info(

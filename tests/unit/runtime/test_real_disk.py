@@ -119,7 +119,7 @@ def test_without_nowait_only_a_file_system_in_memory_is_read_in_the_loop(
     assert len(flagged) == 1, "asked once, remembered"
 
 
-def test_file_systems_in_memory_are_told_from_others() -> None:
+def test_file_systems_in_memory_are_recognised() -> None:
     with (
         tempfile.TemporaryFile(dir="/dev/shm") as in_memory,
         open("/proc/self/status", "rb") as elsewhere,
