@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from duplexd.core.cut import Cut
-    from duplexd.images.leg import Leg, ReadCached
+    from duplexd.images.leg import Leg
     from duplexd.limits import EngineLimits
 
 
@@ -98,7 +98,7 @@ class Pair:
         "secondary", "secondary_dirty", "size", "tracks",
     )  # fmt: skip
 
-    read_cached: ReadCached
+    read_cached: Callable[[int, memoryview], bool]
 
     def __init__(self, record: PairRecord, primary: Leg, secondary: Leg | None, mode: str) -> None:
         self.record = record

@@ -277,8 +277,9 @@ class Controller:
 
     def status(self) -> Json:
         """Everything, in the shape that scripts rely on."""
-        config = self.config
-        return self.status_of.show(Facts(self.name, config.controller.hold_max, config.nbd.listen))
+        own, listen = self.config.controller, self.config.nbd.listen
+        nbd = [str(address) for address in listen]
+        return self.status_of.show(Facts(self.name, own.hold_max, nbd))
 
     def counters(self) -> Counters:
         """What the parts count."""

@@ -1,4 +1,10 @@
-"""Bytes that may wait, over all connections; and who waits for room."""
+"""Bytes that may wait, over all connections, and which connections wait for room.
+
+A limit for each connection alone would not bound the sum, and a limit on the sum alone would let
+one client take all of it; there are both. The sum is checked before a request is taken, not in the
+middle of one: so a request that is larger than the limit still gets through when nothing else is
+there, and nothing is ever half accepted.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +22,11 @@ class Waiter(Protocol):
 
 
 class Budget:
-    """`used` of `limit_bytes`. Users ask `full` before they take more, so `used` may pass the limit by one wake-up's worth each.
+    """`used` of `limit_bytes`. Users ask `full` before they take more, so `used` may pass the limit
+    by one wake-up's worth each.
 
-    `call_soon` runs a function from the loop, so that room is never handed out within the call that made it.
+    `call_soon` runs a function from the loop, so that room is never handed out within the call that
+    made it.
     """
 
     __slots__ = ("_call_soon", "_scheduled", "_waiters", "limit_bytes", "used")
@@ -36,7 +44,9 @@ class Budget:
         return self.used >= self.limit_bytes
 
     def fits(self, length: int) -> bool:
-        """There is room for `length` bytes; a single request larger than the limit has room when nothing else is there."""
+        """There is room for `length` bytes; a single request larger than the limit has room when
+        nothing else is there.
+        """
         return self.used == 0 or self.used + length <= self.limit_bytes
 
     def add(self, delta: int) -> None:

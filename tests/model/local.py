@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from duplexd.core import lease as gate, cut_states as votes
+from duplexd.core import cut_states as votes
+from duplexd.core import lease as gate
 from duplexd.core.lease import Lease
 from duplexd.core.pair import Pair
 from duplexd.errors import DuplexdError

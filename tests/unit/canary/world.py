@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from duplexd.canary.canary import Canary
 from duplexd.canary.members import Member
 from duplexd.errors import NotFoundError, UnreachableError, WrongStateError
+from duplexd.limits import NbdLimits
 from duplexd.nbd.uri import NbdUri
 from duplexd.nbd_server.listeners import Listeners
+from duplexd.net.address import UnixAddress
 from tests.unit.nbd_server.memory_backend import MemoryBackend
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ class FakeController:
         self.name = name
         self.backend = _Counting(volumes)
         self.address = NbdUri(socket=str(directory / f"{name}.sock"))
-        self.listeners = Listeners(self.backend, [f"unix:{self.address.socket}"])
+        self.listeners = Listeners(self.backend, [UnixAddress(self.address.socket)], NbdLimits())
         self.cuts: dict[str, Json] = {}
         self.images: dict[
             tuple[str, str], bytes

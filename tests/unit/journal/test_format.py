@@ -33,10 +33,19 @@ from duplexd.journal.format import (
 CONTROLLER = bytes(range(1, 17))
 ROW = re.compile(r"^    (\d+) +(\d+) +(\w+)(.*)$")
 RECORD = {
-    "chain": 0x11111111, "payload_crc": 0x22222222, "sequence": 0x3333333333333333, "synced": 0x4444444444444444, "offset": 0x5555555555555555,
-    "length": 0x6666666666666666, "time_us": 0x7777777777777777, "volume": 0x88888888, "payload_length": 0x99999999, "kind": ZERO,
-    "flags": FLAG_ALLOCATE, "journal": journal_number(CONTROLLER),
-}  # fmt: skip
+    "chain": 0x11111111,
+    "payload_crc": 0x22222222,
+    "sequence": 0x3333333333333333,
+    "synced": 0x4444444444444444,
+    "offset": 0x5555555555555555,
+    "length": 0x6666666666666666,
+    "time_us": 0x7777777777777777,
+    "volume": 0x88888888,
+    "payload_length": 0x99999999,
+    "kind": ZERO,
+    "flags": FLAG_ALLOCATE,
+    "journal": journal_number(CONTROLLER),
+}
 
 
 class Field(NamedTuple):

@@ -1,4 +1,4 @@
-"""Inspection: everything is shown, nothing is changed, and the verdict is that of the next start."""
+"""Inspection: everything is shown, nothing is changed, the verdict is that of the next start."""
 
 from __future__ import annotations
 
@@ -180,7 +180,9 @@ def test_the_verdict_is_that_of_the_next_start(number: int, synced: bool, boot_i
 
 
 def test_the_boot_is_that_of_the_last_daemon() -> None:
-    """A gap is damage on the boot on which the records behind it were written; the checkpoint may be older."""
+    """A gap is damage on the boot on which the records behind it were written; the checkpoint may
+    be older.
+    """
     disk = SimDisk()
     writer = new_writer(disk)
     writer.append_marker({"m": "open", "boot": "boot-7", "version": 1}, 0)

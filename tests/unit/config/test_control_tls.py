@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.config.daemon_file import Config, parse
+from duplexd.config.load import parse
 from duplexd.daemon.startup import refuse_fixed
 from duplexd.errors import ConfigurationError
 from tests.unit.config.test_daemon_file import GOOD, mistakes
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from duplexd.config.daemon_file import Config
 
 TLS = """
 [control.tls]
@@ -38,7 +40,7 @@ def test_it_is_off_unless_it_is_there(tmp_path: Path) -> None:
 def test_a_good_table_is_read(tmp_path: Path) -> None:
     tls = read(tmp_path).control.tls
     assert tls
-    assert tls.listen == ["0.0.0.0:10810", "[::]:10810"]
+    assert [each.authority for each in tls.listen] == ["0.0.0.0:10810", "[::]:10810"]
     assert (tls.certificate, str(tls.key), tls.client_ca) == (
         tmp_path / "server.pem",
         "/etc/duplexd/server.key",
@@ -55,28 +57,104 @@ def test_one_of_the_two_lists_is_enough(kept: str, tmp_path: Path) -> None:
 
 
 CASES = {
-    "unknown key": ("operate", "operators", "control.tls.operators: unknown key; did you mean 'operate'?"),
-    "not a table": (TLS, "", 'control.tls: 5 is not a table; write for example tls = { listen = ["0.0.0.0:10810"], ... }'),
-    "no listen": ('listen = ["0.0.0.0:10810", "[::]:10810"]\n', "", 'control.tls.listen: is missing; write for example listen = ["0.0.0.0:10810"]'),
-    "listen on nothing": ('["0.0.0.0:10810", "[::]:10810"]', "[]", "control.tls.listen: is empty; write for example listen = ["),
-    "listen is text": ('["0.0.0.0:10810", "[::]:10810"]', '"0.0.0.0:10810"', "control.tls.listen: '0.0.0.0:10810' is not a list"),
-    "listen as for NBD": ("0.0.0.0:10810", "tcp:0.0.0.0:10810", 'control.tls.listen[0]: \'tcp:0.0.0.0:10810\': an IPv6 address needs brackets; write for example "[::1]:10810"'),
-    "listen without a port": ("0.0.0.0:10810", "0.0.0.0", "control.tls.listen[0]: '0.0.0.0' is nothing to listen on; write \"127.0.0.1:10810\" or \"[::1]:10810\""),
-    "listen on port 0": ("0.0.0.0:10810", "0.0.0.0:0", "control.tls.listen[0]: '0.0.0.0:0' is nothing to listen on"),
-    "listen is a number": ('"0.0.0.0:10810"', "10810", "control.tls.listen[0]: 10810 is nothing to listen on"),
-    "bare IPv6 address": ("[::]:10810", ":::10810", "control.tls.listen[1]: ':::10810': an IPv6 address needs brackets"),
-    "listen twice": ("[::]:10810", "0.0.0.0:10810", "control.tls.listen[1]: '0.0.0.0:10810' is listed twice; remove one"),
-    "the port of NBD": ("0.0.0.0:10810", "127.0.0.1:10809", "nbd.listen[1]: 'tcp:127.0.0.1:10809' is used twice: control.tls.listen[0] has it too"),
-    "no certificate": ('certificate = "server.pem"\n', "", 'control.tls.certificate: is missing; write for example certificate = "server.pem"'),
+    "unknown key": (
+        "operate",
+        "operators",
+        "control.tls.operators: unknown key; did you mean 'operate'?",
+    ),
+    "not a table": (
+        TLS,
+        "",
+        (
+            "control.tls: 5 is not a table; write for example tls = { listen = "
+            '["0.0.0.0:10810"], ... }'
+        ),
+    ),
+    "no listen": (
+        'listen = ["0.0.0.0:10810", "[::]:10810"]\n',
+        "",
+        'control.tls.listen: is missing; write for example listen = ["0.0.0.0:10810"]',
+    ),
+    "listen on nothing": (
+        '["0.0.0.0:10810", "[::]:10810"]',
+        "[]",
+        "control.tls.listen: is empty; write for example listen = [",
+    ),
+    "listen is text": (
+        '["0.0.0.0:10810", "[::]:10810"]',
+        '"0.0.0.0:10810"',
+        "control.tls.listen: '0.0.0.0:10810' is not a list",
+    ),
+    "listen as for NBD": (
+        "0.0.0.0:10810",
+        "tcp:0.0.0.0:10810",
+        "control.tls.listen[0]: 'tcp:0.0.0.0:10810' is not a listen address; expected HOST:PORT",
+    ),
+    "listen without a port": (
+        "0.0.0.0:10810",
+        "0.0.0.0",
+        "control.tls.listen[0]: '0.0.0.0' is not a listen address; expected HOST:PORT",
+    ),
+    "listen on port 0": (
+        "0.0.0.0:10810",
+        "0.0.0.0:0",
+        "control.tls.listen[0]: '0.0.0.0:0': port 0 is out of range; expected 1 to 65535",
+    ),
+    "listen is a number": (
+        '"0.0.0.0:10810"',
+        "10810",
+        "control.tls.listen[0]: 10810 is not a listen address; expected HOST:PORT",
+    ),
+    "bare IPv6 address": (
+        "[::]:10810",
+        ":::10810",
+        "control.tls.listen[1]: ':::10810': an IPv6 address needs brackets",
+    ),
+    "listen twice": (
+        "[::]:10810",
+        "0.0.0.0:10810",
+        "control.tls.listen[1]: '0.0.0.0:10810' is listed twice; remove one",
+    ),
+    "the port of NBD": (
+        "0.0.0.0:10810",
+        "127.0.0.1:10809",
+        (
+            "nbd.listen[1]: 'tcp:127.0.0.1:10809' is used twice, also by "
+            "control.tls.listen[0]; remove one"
+        ),
+    ),
+    "no certificate": (
+        'certificate = "server.pem"\n',
+        "",
+        'control.tls.certificate: is missing; write for example certificate = "server.pem"',
+    ),
     "key is empty": ('"/etc/duplexd/server.key"', '""', "control.tls.key: '' is not a path"),
-    "no authority": ('client_ca = "clients.pem"\n', "", 'control.tls.client_ca: is missing; write for example client_ca = "clients.pem"'),
+    "no authority": (
+        'client_ca = "clients.pem"\n',
+        "",
+        'control.tls.client_ca: is missing; write for example client_ca = "clients.pem"',
+    ),
     "an image is the key": ('"/etc/duplexd/server.key"', '"a.img"', "volumes.data.primary: "),
-    "no names": (BOTH, "", 'control.tls: nobody could come in; write for example operate = ["backup.example"] or observe'),
-    "empty lists": (BOTH, "operate = []\nobserve = []\n", "control.tls: nobody could come in"),
+    "no names": (
+        BOTH,
+        "",
+        (
+            "control.tls: no client is authorized; set operate and/or observe, for example "
+            'operate = ["backup.example"]'
+        ),
+    ),
+    "empty lists": (BOTH, "operate = []\nobserve = []\n", "control.tls: no client is authorized"),
     "empty name": ('"backup.example"', '""', "control.tls.operate[0]: is empty"),
     "name is a number": ('"backup.example"', "5", "control.tls.operate[0]: 5 is not text"),
-    "name of both roles": ("monitor.example", "backup.example", "control.tls.observe[0]: 'backup.example' is in control.tls.operate too, which may do all of this"),
-}  # fmt: skip
+    "name of both roles": (
+        "monitor.example",
+        "backup.example",
+        (
+            "control.tls.observe[0]: 'backup.example' is in control.tls.operate too, which "
+            "includes the role observe"
+        ),
+    ),
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -90,13 +168,16 @@ def test_a_mistake_is_one_line_with_its_key(case: str, tmp_path: Path) -> None:
 
 
 def test_a_role_that_is_none(tmp_path: Path) -> None:
-    expected = 'control.group_role: \'admin\' is not one of the choices; write group_role = "observe" or group_role = "operate"'
+    expected = (
+        "control.group_role: 'admin' is not one of the choices; write group_role = "
+        '"observe" or group_role = "operate"'
+    )
     assert mistakes(GOOD.replace("[control]", '[control]\ngroup_role = "admin"'), tmp_path) == [
         expected
     ]
 
 
-# -------------------------------------------------------------------------------------------------------------- reload
+# Reload
 
 
 @pytest.mark.parametrize(
