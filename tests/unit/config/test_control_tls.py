@@ -9,7 +9,7 @@ import pytest
 from duplexd.config.load import parse
 from duplexd.daemon.startup import refuse_fixed
 from duplexd.errors import ConfigurationError
-from tests.unit.config.test_daemon_file import GOOD, mistakes
+from tests.unit.config.files import GOOD, mistakes
 
 if TYPE_CHECKING:
     from pathlib import Path
