@@ -104,16 +104,6 @@ CLIENT_ANSWER_SECONDS_MAX = (
 )
 SETTLE_SECONDS = 10.0  # members that did not answer are asked again for so long
 
-# Proof of a cut
-CERTIFICATE_BYTES_MAX = 64 * MIB
-PROOF_CHUNK_BYTES = 4 * MIB  # of an image, compared at a time
-PROOF_RANGES_MAX = (
-    1 << 20
-)  # ranges that are kept apart, over all volumes of a controller; beyond it less can be checked
-PROOF_TRIES = 5  # to read a journal that its daemon changes meanwhile
-PROOF_START_SECONDS_MAX = 5.0  # for a daemon that is starting to come to its end with it
-PROOF_PLACES_MAX = 16  # of a volume, where it is not as it was at the cut, that are told one by one; the rest is counted
-
 # NBD server
 CONNECTIONS_MAX = 4096  # over all listeners; further ones are closed at once
 HANDSHAKE_SECONDS_MAX = 10.0
@@ -230,12 +220,13 @@ class ClientLimits:
 class ProofLimits:
     """Of `duplexctl verify-cut`."""
 
-    certificate_bytes_max: int = CERTIFICATE_BYTES_MAX
-    chunk_bytes: int = PROOF_CHUNK_BYTES
-    ranges_max: int = PROOF_RANGES_MAX
-    tries: int = PROOF_TRIES
-    start_seconds_max: float = PROOF_START_SECONDS_MAX
-    places_max: int = PROOF_PLACES_MAX
+    certificate_bytes_max: int = 64 * MIB
+    chunk_bytes: int = 4 * MIB  # of an image, compared at a time
+    # Ranges kept apart, over all volumes of a controller: 16 bytes each. With more, less is checked.
+    ranges_max: int = 1 << 20
+    tries: int = 5  # to read a journal that its daemon recycles meanwhile
+    start_seconds_max: float = 5.0  # to wait for a daemon that is starting
+    places_max: int = 16  # of a volume that differ, listed one by one; the rest is counted
 
 
 @dataclass(frozen=True, slots=True)

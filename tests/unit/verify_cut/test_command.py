@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from duplexd.duplexctl.cli import run
-from tests.unit.verify_cut.world import CUT, World, certificate, fill, flip, poke, save
+from duplexd.verify_cut.check import check
+from tests.unit.verify_cut.world import CUT, NO_WAIT, World, certificate, fill, flip, poke, save
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +52,7 @@ def test_bytes_that_differ_are_1(
     flip(world.secondary, 5)
     code, out, err = verify(capsys, path)
     assert (code, "contradicts the certificate" in err) == (1, True)
-    assert f"WRONG: {world.secondary}: byte 5 is not as it was" in out
+    assert f"WRONG: {world.secondary}: byte 5 differs" in out
 
 
 def test_with_json_a_refuted_cut_is_one_object(
@@ -95,7 +97,7 @@ def test_a_volume_of_which_nothing_is_right(
 def test_what_a_daemon_that_is_starting_may_be_changing_is_5(
     path: str, world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("duplexd.verify_cut.check.PROOF_START_SECONDS_MAX", 0.0)
+    monkeypatch.setattr("duplexd.verify_cut.check.check", partial(check, limits=NO_WAIT))
     world.lock("17")
     flip(world.secondary, 5)
     code, out, err = verify(capsys, path)
@@ -105,8 +107,7 @@ def test_what_a_daemon_that_is_starting_may_be_changing_is_5(
         f"cut {CUT} of db: unchecked",
     )
     assert (
-        f"a daemon is starting, or was ended while it did: {world.secondary}: byte 5 is not as it was"
-        in out
+        f"a daemon is starting, or was ended while it did: {world.secondary}: byte 5 differs" in out
     )
 
 

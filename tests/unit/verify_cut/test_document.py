@@ -1,4 +1,4 @@
-"""Files that are certificates, were, or never will be."""
+"""Which files are read as a certificate, and which are refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from duplexd.errors import UsageError
-from duplexd.limits import CERTIFICATE_BYTES_MAX
+from duplexd.limits import ProofLimits
 from duplexd.verify_cut import document
 from duplexd.verify_cut.check import check
 from duplexd.verify_cut.report import REFUTED
@@ -83,9 +83,9 @@ def test_other_versions_too_large_and_missing_files_are_refused_by_name(
         document.read(str(tmp_path / "nothing"))
     large = tmp_path / "large"
     with large.open("wb") as file:
-        file.truncate(CERTIFICATE_BYTES_MAX + 1)
+        file.truncate(1001)
     with pytest.raises(UsageError, match="larger than any certificate"):
-        document.read(str(large))
+        document.read(str(large), ProofLimits(certificate_bytes_max=1000))
 
 
 @pytest.mark.parametrize(

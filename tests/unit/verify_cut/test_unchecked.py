@@ -1,4 +1,4 @@
-"""What cannot be checked, and is said to be so."""
+"""What cannot be checked is reported as unchecked, never as right or wrong."""
 
 from __future__ import annotations
 
@@ -67,11 +67,14 @@ def test_a_copy_of_the_secondary_can_be_checked_after_a_resync(
 def test_images_that_are_not_here(tmp_path: Path, world: World) -> None:
     world.primary.unlink()
     row = only(verify(tmp_path, world)).volumes[0]
-    assert (row.checked_bytes, "the primary can't be read" in row.unchecked[0]) == (4 * BLOCK, True)
+    assert (row.checked_bytes, "the primary cannot be read" in row.unchecked[0]) == (
+        4 * BLOCK,
+        True,
+    )
     world.secondary.unlink()
     report = verify(tmp_path, world)
     assert (report.outcome, only(report).volumes[0].checked_bytes) == (CONFIRMED, 0)
-    assert "the secondary can't be read" in only(report).volumes[0].unchecked[0]
+    assert "the secondary cannot be read" in only(report).volumes[0].unchecked[0]
 
 
 def test_a_primary_that_is_the_secondary_proves_nothing(tmp_path: Path) -> None:
