@@ -1,8 +1,8 @@
 """A controller on real files and the NBD server in front of it, in this process, with one client.
 
 The figures of a path say something only if the path is the one that a user's request takes. So the
-parts are the daemon's own, assembled as the daemon does it, without its configuration file, its HTTP
-server and its log.
+parts are the daemon's own, assembled as the daemon does it, without its configuration file, its
+HTTP server and its log.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def imports(module: Module, known: Mapping[str, Module]) -> Iterator[tuple[str, 
 
 
 def _imported(node: ast.AST, module: Module) -> list[str]:
-    """The dotted names that a node imports, each perhaps with the name of something in the module."""
+    """The dotted names that a node imports, some with a name from within the module at the end."""
     match node:
         case ast.Import(names=aliases):
             return [alias.name for alias in aliases]

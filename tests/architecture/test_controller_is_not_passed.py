@@ -1,8 +1,8 @@
 """No part of the engine or of replication takes, holds or names the controller.
 
-Why: the first engine had twelve modules that took "the controller" and reached through it, so none of
-them could be built, tested or understood alone. `engine/controller.py` assembles the parts; each part
-is given what it uses, by name.
+Why: the first engine had twelve modules that took "the controller" and reached through it, so none
+of them could be built, tested or understood alone. `engine/controller.py` assembles the parts; each
+part is given what it uses, by name.
 
 `config.controller` is the section [controller] of the configuration file and `ring.controller` the
 identity in the header of a segment: values, not the object.

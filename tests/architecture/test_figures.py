@@ -1,4 +1,4 @@
-"""Figures of the source that grow unnoticed: each has a limit, and a failure lists what it counted."""
+"""Figures of the source that grow unnoticed: each has a limit, a failure lists what it counted."""
 
 from __future__ import annotations
 

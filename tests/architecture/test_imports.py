@@ -1,8 +1,8 @@
 """No import cycle of any kind, neither between modules nor between rooms.
 
 A room is a folder of duplexd/, or a file that lies directly in it. Imports for type checking and
-imports within functions count as any other: they let a cycle run, but a reader still goes in circles.
-There is no list of exceptions, on purpose.
+imports within functions count as any other: they let a cycle run, but a reader still goes in
+circles. There is no list of exceptions, on purpose.
 """
 
 from __future__ import annotations

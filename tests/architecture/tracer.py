@@ -1,7 +1,7 @@
-"""Follows a call through the files of duplexd: which ones it touches, how often it moves between them.
+"""Follows a call through the files of duplexd: which it touches, how often it moves between them.
 
-Why: who wants to know what a WRITE does has to open every file on its way and to jump between
-them. Both figures grow unnoticed, one forwarding call after another, so a test counts them.
+Why: to know what a WRITE does, a reader has to open every file on its way and to jump between them.
+Both figures grow unnoticed, one forwarding call after another, so a test counts them.
 
 What is counted. `sys.setprofile` reports every call of a Python function and every return from one,
 by an exception too. Functions outside of the package (asyncio, the standard library, tests) are
@@ -15,8 +15,8 @@ return of that call. Only the thread that asked for it is followed.
   a.py into b.py that returns makes two. The root's own call and return make none.
 - entered: how often each file was moved into by a call (not by a return); the root's call counts.
 
-By this definition one WRITE of 4 KiB made 52 moves between 16 files in 43 calls before the engine was
-divided into parts, and the step of a SUSPEND of two pairs 52 moves, 72 under a lease.
+By this definition one WRITE of 4 KiB made 52 moves between 16 files in 43 calls before the engine
+was divided into parts, and the step of a SUSPEND of two pairs 52 moves, 72 under a lease.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class _Recorder:
 
 @contextmanager
 def following(file: str, function: str, package: Path = PACKAGE) -> Iterator[list[Trail]]:
-    """A trail for each call of `function` (its qualified name) of `file` (relative to the package)."""
+    """A trail for each call of `function` (its qualified name) of `file` in the package."""
     recorder = _Recorder((file, function), package)
     before = sys.getprofile()
     sys.setprofile(recorder)

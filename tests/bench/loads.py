@@ -1,4 +1,6 @@
-"""What is measured on every server: fio's NBD engine, and `qemu-img bench` where a flush follows every write."""
+"""What is measured on every server: fio's NBD engine, and `qemu-img bench` where a flush follows
+every write.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,11 @@ class Measure(NamedTuple):
 
 @dataclass(frozen=True)
 class Load:
-    """One line of the table. `block` bytes a request; with `flush` every write is followed by a flush, from `clients` at once."""
+    """One line of the table.
+
+    `block` bytes a request; with `flush` every write is followed by a flush, from `clients` at
+    once.
+    """
 
     name: str
     rw: str
@@ -136,10 +142,12 @@ def fio(server: Server, options: list[str], seconds_max: float) -> dict[str, Any
 
 
 def fill(server: Server, block: int) -> None:
-    """Write the whole volume in order, `block` bytes at a time, as often as it takes for duplexd's journal to have gone round once.
+    """Write the whole volume in order, `block` bytes at a time, as often as it takes for duplexd's
+    journal to have gone round once.
 
-    The size matters later: ext4 keeps a large write as one large folio in the page cache, and an overwrite of 4 KiB in a folio of 1 MiB
-    takes it 11 us, in one of 4 KiB 2.5 us. So each load finds the volume as written by requests about as large as its own.
+    The size matters later: ext4 keeps a large write as one large folio in the page cache, and an
+    overwrite of 4 KiB in a folio of 1 MiB takes it 11 us, in one of 4 KiB 2.5 us. So each load
+    finds the volume as written by requests about as large as its own.
     """
     fio(
         server,

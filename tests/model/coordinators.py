@@ -1,7 +1,8 @@
 """A coordinator, as a value: a real `Round` is made of it, told something, and read back.
 
-What it is told between two things that it does (a request sent, a phase left) concerns nobody else. So one step here is all of that at once:
-for each awaited answer that it was received, or that it never came, up to what makes it act.
+What it is told between two things that it does (a request sent, a phase left) concerns nobody else.
+So one step here is all of that at once: for each awaited answer that it was received, or that it
+never came, up to what makes it act.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Step(NamedTuple):
 
 
 def begin(kind: type[Round], settles: bool, count: int) -> Step:
-    """A coordinator that has asked all to close; or one that comes later, and may settle any time."""
+    """A coordinator that has asked all to close, or a later one that may settle at any time."""
     begun = kind(MEMBERS[:count])
     if settles:
         begun.phase = protocol.DONE

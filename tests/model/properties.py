@@ -1,4 +1,7 @@
-"""What must hold in every state. Each has a name; the text that comes back says how it is broken."""
+"""What must hold in every state.
+
+Each has a name; the text that comes back says how it is broken.
+"""
 
 from __future__ import annotations
 
@@ -35,13 +38,16 @@ class Properties:
             SEQUENCE_CONSISTENT: lambda _, shown, __, broken: _sequence_consistent(shown, broken),
             SETTLED: lambda members, *_: self._settled(members),
         }
-        if not world.secondaries:  # no promise outlives the image that it was made of: until that is settled, members differ
+        # no promise outlives the image that it was made of: until that is settled, members differ
+        if not world.secondaries:
             checks[ONE_OUTCOME] = lambda _, shown, *__: _one_outcome(shown)
             checks[KNOWN] = lambda _, shown, known, __: _known(shown, known)
         self._checks = [check for name, check in checks.items() if only in {"", name}]
 
     def wrong(self, members: tuple[int, ...], known: Known, broken: bool) -> str:
-        """`members` are classes, `known` what each coordinator knows of their votes; `broken`: the cut has b, and not a, which b depends on."""
+        """`members` are classes, `known` what each coordinator knows of their votes; `broken`: the
+        cut has b, and not a, which b depends on.
+        """
         shown = self.votes(members)
         return next(
             filter(None, (check(members, shown, known, broken) for check in self._checks)), ""
@@ -56,7 +62,9 @@ class Properties:
         return {tuple(sorted(self.votes(members))) for members in self._ends}
 
     def _settled(self, members: tuple[int, ...]) -> str:
-        """If from now on all answer, and nothing else happens: does settling end, and have all the outcome then?"""
+        """If from now on all answer, and nothing else happens: does settling end, and have all the
+        outcome then?
+        """
         members = tuple(sorted(members))
         if members not in self._ends:
             self._ends[members] = self._settle(list(members))
@@ -73,7 +81,10 @@ class Properties:
             ]
         shown = set(self.votes(tuple(members)))
         if told.phase != DONE or shown not in ({CONSISTENT}, {VOID}) or told.outcome not in shown:
-            return f"settling does not settle it: members show {sorted(shown)}, the outcome is known as {told.outcome} ({told.phase})"
+            return (
+                f"settling does not settle it: members show {sorted(shown)}, "
+                f"the outcome is known as {told.outcome} ({told.phase})"
+            )
         return ""
 
     def _ask(self, members: list[int], send: Send) -> str | None:

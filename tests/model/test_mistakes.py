@@ -1,4 +1,6 @@
-"""The model can fail: each of these mistakes, in a table, a member or a coordinator, is found, with the steps that lead there."""
+"""The model can fail: each of these mistakes, in a table, a member or a coordinator, is found, with
+the steps that lead there.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,7 @@ def found(scenario: Scenario, what: str) -> list[str]:
     return str(caught.value).splitlines()[1:]
 
 
-# --------------------------------------------------------------------------------------------- what members promise for themselves
+# what members promise for themselves
 
 
 @pytest.mark.parametrize(
@@ -52,7 +54,7 @@ def test_a_member_that_breaks_its_own_promise(kind: type[Member], what: str) -> 
     found(Scenario(members=2, kind=kind, only=ALONE), what)
 
 
-# ---------------------------------------------------------------------------------------------------- cuts that are not consistent
+# cuts that are not consistent
 
 
 def test_one_after_the_other() -> None:
@@ -99,7 +101,7 @@ def test_the_wall_clock_is_a_mistake_only_if_it_is_set() -> None:
     Model(Scenario(members=2, kind=mistakes.AsksTheWallClock)).run()
 
 
-# ------------------------------------------------------------------------------------------------------- members that do not agree
+# members that do not agree
 
 
 @pytest.mark.parametrize("settlers", [0, 1])
@@ -143,7 +145,7 @@ def test_answers_before_the_journal_is_synced() -> None:
     assert any("power cut" in step for step in steps)
 
 
-# ------------------------------------------------------------------------------------------------------------------------- tables
+# tables
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Three controllers, two coordinators, everything that can go wrong, in every order: what must hold, holds in each state. Each test prints their number."""
+"""Three controllers, two coordinators, everything that can go wrong, in every order: what must
+hold, holds in each state. Each test prints their number.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ def explored(scenario: Scenario) -> Model:
     model = Model(scenario)
     count = model.run()
     print(
-        f"{count} states; a member has {model.behaviour.states}, in {len(model.behaviour.locals)} classes"
+        f"{count} states; a member has {model.behaviour.states}, in {len(model.behaviour.locals)} "
+        "classes"
     )
     return model
 
@@ -74,7 +77,8 @@ def test_merging_members_that_cannot_be_told_apart_loses_nothing() -> None:
     assert explored(merged).properties.seen() == explored(plain).properties.seen()
 
 
-# Facts about the order of the phases. Two barriers are kept, all closed before one is cut, all cut before one is opened; any one would do.
+# Facts about the order of the phases. Two barriers are kept, all closed before one is cut, all cut
+# before one is opened; any one would do.
 
 
 def test_one_barrier_would_do_to_open_upon_the_own_cut() -> None:

@@ -1,4 +1,6 @@
-"""What the tests with the Linux kernel stand on, each shown to find what it is there for: the checker, the reading of images, the machine."""
+"""What the tests with the Linux kernel stand on, each shown to find what it is there for: the
+checker, the reading of images, the machine.
+"""
 
 from __future__ import annotations
 
@@ -128,9 +130,8 @@ def test_what_only_the_journal_holds_is_read(tmp_path: Path) -> None:
 
 def test_a_damaged_file_system_is_found(tmp_path: Path) -> None:
     image = file_system(tmp_path, {1: content("tables", 1)})
-    run_tool(
-        "debugfs", "-w", "-R", "clri /1", image
-    )  # the directory now names an inode that is not there
+    # the directory now names an inode that is not there
+    run_tool("debugfs", "-w", "-R", "clri /1", image)
     with pytest.raises(MachineError, match=r"fsck\.ext4"):
         replay_and_check(image)
 

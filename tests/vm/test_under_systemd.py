@@ -1,7 +1,7 @@
 """The units as they are shipped, installed as our pages say, started and stopped by a real systemd.
 
-One guest for all tests, which may come in any order: each finds duplexd@db running (`services`) and leaves it so or stopped. Its configuration
-is configs/example-database.toml with smaller volumes.
+One guest for all tests, which may come in any order: each finds duplexd@db running (`services`) and
+leaves it so or stopped. Its configuration is configs/example-database.toml with smaller volumes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,12 @@ CONTROL = "/run/duplexd/db/control.sock"
 CURL_COULD_NOT_CONNECT = 7
 SERVING_FIVE = {"ActiveState": "active", "StatusText": "serving 5 volumes"}
 
-CANARY = '\n[volumes.canary]\nsize = "1MiB"\nprimary = "/srv/fast/canary.img"\nsecondary = "/srv/mirror/canary.img"\n'
+CANARY = """
+[volumes.canary]
+size = "1MiB"
+primary = "/srv/fast/canary.img"
+secondary = "/srv/mirror/canary.img"
+"""
 
 BETA = """
 [controller]
@@ -70,12 +75,12 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
         )
         for command in commands_of("operations.md", "Under systemd"):
             services.run(command)
-        assert services.get("db", "/readyz") == {
-            "status": "ready"
-        }  # as soon as systemctl had returned
+        # as soon as systemctl had returned
+        assert services.get("db", "/readyz") == {"status": "ready"}
         services.run(f"systemctl start --no-block {UNKNOWN}")
         services.run(
-            "useradd -G duplexd operator1 && useradd stranger && dd if=/dev/urandom of=/tmp/written bs=1M count=4"
+            "useradd -G duplexd operator1 && useradd stranger && dd if=/dev/urandom "
+            "of=/tmp/written bs=1M count=4"
         )
         yield services
 
@@ -109,7 +114,8 @@ def test_it_tells_systemd_its_status_and_everything_lies_where_the_pages_say(
 def test_members_of_the_group_command_it_and_are_known_by_their_number_and_others_are_not_let_in(
     services: Services,
 ) -> None:
-    hold = f'curl -sS --fail-with-body {curl_target("db", "/v1/quiesce")} --json \'{{"targets":["log"],"hold_s":1}}\''
+    body = '{"targets":["log"],"hold_s":1}'
+    hold = f"curl -sS --fail-with-body {curl_target('db', '/v1/quiesce')} --json '{body}'"
     as_user = "setpriv --reuid {0} --regid {0} --init-groups"
     services.run(f"{as_user.format('operator1')} {hold}")
     command = services.journal(UNIT, "command")[-1]
@@ -258,6 +264,7 @@ def wait_for_records(services: Services, controller: str) -> None:
 
 def assert_log_is_what_was_written(services: Services) -> None:
     services.run(
-        f"nbdcopy {uri('db', 'log')} /tmp/read && cmp -n 4194304 /tmp/written /tmp/read && rm /tmp/read"
+        f"nbdcopy {uri('db', 'log')} /tmp/read && cmp -n 4194304 /tmp/written /tmp/read && rm "
+        "/tmp/read"
     )
     services.run("cmp /srv/fast/log.img /srv/mirror/log.img")

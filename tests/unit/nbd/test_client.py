@@ -1,4 +1,6 @@
-"""The client's half, against the server's half over a fake wire, and against servers that misbehave."""
+"""The client's half, against the server's half over a fake wire, and against servers that
+misbehave.
+"""
 
 from __future__ import annotations
 

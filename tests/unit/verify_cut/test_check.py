@@ -1,4 +1,6 @@
-"""A cut whose journal and images are as its certificate says; and each way in which they can be otherwise."""
+"""A cut whose journal and images are as its certificate says; and each way in which they can be
+otherwise.
+"""
 
 from __future__ import annotations
 
@@ -116,14 +118,18 @@ def test_all_places_that_differ_are_listed_and_the_rest_is_checked(
 ) -> None:
     poke(world.secondary, BLOCK + 10, bytes([255]) * 90)  # by the journal
     poke(world.secondary, 3 * BLOCK + 7, b"\1")
-    poke(
-        world.secondary, 7 * BLOCK + 100, b"\1" * 2 * BLOCK
-    )  # by the primary; over a range that was trimmed
+    # by the primary; over a range that was trimmed
+    poke(world.secondary, 7 * BLOCK + 100, b"\1" * 2 * BLOCK)
     report = verify(tmp_path, world)
     (row,) = only(report).volumes
-    assert [text.removeprefix(f"{world.secondary}: ").partition(" from what ")[0] for text in only(report).contradictions] == [
-        f"bytes {BLOCK + 10} to {BLOCK + 99} differ", f"byte {3 * BLOCK + 7} differs", f"bytes {7 * BLOCK + 100} to {9 * BLOCK + 99} differ",
-    ]  # fmt: skip
+    assert [
+        text.removeprefix(f"{world.secondary}: ").partition(" from what ")[0]
+        for text in only(report).contradictions
+    ] == [
+        f"bytes {BLOCK + 10} to {BLOCK + 99} differ",
+        f"byte {3 * BLOCK + 7} differs",
+        f"bytes {7 * BLOCK + 100} to {9 * BLOCK + 99} differ",
+    ]
     assert [
         "record 3 wrote" in only(report).contradictions[0],
         "record 5 zeroed it" in only(report).contradictions[1],
@@ -223,9 +229,19 @@ def test_a_record_that_was_put_in_the_place_of_another_breaks_the_chain(
     assert old is not None
     payload = fill(8)
     header, _ = pack_record(
-        old.chain, crc32c(payload), old.sequence, old.synced, old.offset, old.length, old.time_us, old.volume, len(payload), old.kind, old.flags,
+        old.chain,
+        crc32c(payload),
+        old.sequence,
+        old.synced,
+        old.offset,
+        old.length,
+        old.time_us,
+        old.volume,
+        len(payload),
+        old.kind,
+        old.flags,
         old.journal,
-    )  # fmt: skip
+    )
     poke(path, old.start, header + payload)
     for leg in (world.primary, world.secondary):
         poke(leg, old.offset, payload)  # all else would agree
@@ -335,9 +351,8 @@ def test_the_journal_of_another_controller(tmp_path: Path, world: World) -> None
         True,
     )
     member = world.member()
-    member["journal"] |= {
-        "directory": str(other.state_dir)
-    }  # as of two machines on which they have the same path
+    # as of two machines on which they have the same path
+    member["journal"] |= {"directory": str(other.state_dir)}
     report = verify(tmp_path, world, controllers=[member])
     assert (report.outcome, "with --state-dir" in only(report).unchecked[0]) == (
         UNCHECKED,

@@ -63,25 +63,17 @@ def test_with_json_a_refuted_cut_is_one_object(
     assert (code, json.loads(out)["outcome"]) == (1, "refuted")
 
 
-@pytest.mark.parametrize(
-    ("place", "checked"),
-    [
-        (
-            5,
-            "all but 1 B of 1.0 MiB right (4.0 KiB by the journal, 1.0 MiB by the primary); 1 B WRONG",
-        ),
-        (
-            100 * 4096,
-            "all but 1 B of 1.0 MiB right (4.0 KiB by the journal, 1.0 MiB by the primary); 1 B WRONG",
-        ),
-    ],
-)
-def test_after_a_contradiction_the_rest_is_checked_all_the_same(
-    path: str, world: World, capsys: pytest.CaptureFixture[str], place: int, checked: str
+@pytest.mark.parametrize("place", [5, 100 * 4096])
+def test_after_a_contradiction_the_rest_is_checked(
+    path: str, world: World, capsys: pytest.CaptureFixture[str], place: int
 ) -> None:
     flip(world.secondary, place)
     lines = verify(capsys, path)[1].splitlines()
-    assert [lines[-1], sum("WRONG: " in line for line in lines)] == [f"  data: {checked}", 1]
+    assert lines[-1] == (
+        "  data: all but 1 B of 1.0 MiB right "
+        "(4.0 KiB by the journal, 1.0 MiB by the primary); 1 B WRONG"
+    )
+    assert sum("WRONG: " in line for line in lines) == 1
 
 
 def test_a_volume_of_which_nothing_is_right(
@@ -161,9 +153,18 @@ def test_json_says_all_of_it(path: str, world: World, capsys: pytest.CaptureFixt
         member["last_sequence"],
     ) == ("alpha", "found", 1, 3)
     assert member["volumes"][0] == {
-        "name": "data", "size": 1 << 20, "secondary": str(world.secondary), "stands": True, "by_journal_bytes": 4096,
-        "by_primary_bytes": 1 << 20, "checked_bytes": 1 << 20, "wrong_bytes": 0, "undecided_bytes": 0, "unchecked": [], "unchecked_bytes": 0,
-    }  # fmt: skip
+        "name": "data",
+        "size": 1 << 20,
+        "secondary": str(world.secondary),
+        "stands": True,
+        "by_journal_bytes": 4096,
+        "by_primary_bytes": 1 << 20,
+        "checked_bytes": 1 << 20,
+        "wrong_bytes": 0,
+        "undecided_bytes": 0,
+        "unchecked": [],
+        "unchecked_bytes": 0,
+    }
 
 
 def test_nothing_in_a_certificate_commands_the_terminal(

@@ -1,4 +1,4 @@
-"""Beside a starting daemon: recovery replays records, oldest first; half-way is no contradiction."""
+"""Beside a starting daemon: a recovery that is half-way through its replay refutes nothing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ verify = partial(world_module.verify, limits=NO_WAIT)
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    """Two changes of one place before the cut; the checkpoint is older than both, so a start applies both again."""
+    """Two changes of one place before the cut; the checkpoint is older than both, so a start
+    applies both again.
+    """
     world = World(tmp_path)
     for leg in (world.primary, world.secondary):
         poke(leg, 0, fill(9, SIZE))

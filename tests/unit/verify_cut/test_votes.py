@@ -1,4 +1,6 @@
-"""What the journals and checkpoints of the members say of the cut itself: void, ready, of which group."""
+"""What the journals and checkpoints of the members say of the cut itself: void, ready, of which
+group.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ def test_a_secondary_that_failed_at_the_cut_makes_it_void(tmp_path: Path, world:
 
 @pytest.fixture
 def pair_of_worlds(tmp_path: Path) -> tuple[World, World]:
-    """Two controllers that were cut together; then the first one needs the space: its journal will drop the cut."""
+    """Two controllers that were cut together; then the first one needs the space: its journal will
+    drop the cut.
+    """
     alpha, beta = World(tmp_path, "alpha"), World(tmp_path, "beta")
     for each in (alpha, beta):
         each.cut(["alpha", "beta"])
@@ -170,9 +174,15 @@ def test_a_groups_cut_on_two_controllers(tmp_path: Path) -> None:
     for world in worlds:
         world.cut(["alpha", "beta"])
     report = verify(tmp_path, *worlds)
-    assert (report.outcome, report.complete, [(member.ready, member.agreed) for member in report.controllers]) == (
-        CONFIRMED, True, [(True, False), (True, False)],
-    )  # fmt: skip
+    assert (
+        report.outcome,
+        report.complete,
+        [(member.ready, member.agreed) for member in report.controllers],
+    ) == (
+        CONFIRMED,
+        True,
+        [(True, False), (True, False)],
+    )
     worlds[0].mark({"m": "agreed", "cut": CUT})
     assert verify(tmp_path, *worlds).controllers[0].agreed
 

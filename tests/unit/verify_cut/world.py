@@ -166,25 +166,45 @@ class World:
 
     def member(self, **changes: Any) -> dict[str, Any]:
         return {
-            "name": self.name, "sequence": self.sequence, "time": 1.0,
+            "name": self.name,
+            "sequence": self.sequence,
+            "time": 1.0,
             "journal": {
-                "identity": self.ring.controller.hex(), "crc": self.crc, "chain": self.chain, "directory": str(self.state_dir),
+                "identity": self.ring.controller.hex(),
+                "crc": self.crc,
+                "chain": self.chain,
+                "directory": str(self.state_dir),
             },
             "volumes": [
-                {"id": number, "name": volume, "size": SIZE, "primary": str(self.image("a", volume)), "secondary": str(self.image("b", volume))}
+                {
+                    "id": number,
+                    "name": volume,
+                    "size": SIZE,
+                    "primary": str(self.image("a", volume)),
+                    "secondary": str(self.image("b", volume)),
+                }
                 for volume, number in self.ids.items()
             ],
-        } | changes  # fmt: skip
+        } | changes
 
 
 def remembered(*markers: dict[str, Any]) -> dict[str, Any]:
     """The checkpoint of a daemon after a cut with another controller, then these markers."""
     ledger = Ledger()
     told: list[dict[str, Any]] = [
-        {"m": "volume", "id": 1, "name": "data", "size": SIZE}, {"m": "attach", "volumes": [1]},
-        {"m": "cut", "id": CUT, "tag": "nightly", "volumes": [1], "group": "db", "members": ["alpha", "beta"]}, {"m": "ready", "cut": CUT},
+        {"m": "volume", "id": 1, "name": "data", "size": SIZE},
+        {"m": "attach", "volumes": [1]},
+        {
+            "m": "cut",
+            "id": CUT,
+            "tag": "nightly",
+            "volumes": [1],
+            "group": "db",
+            "members": ["alpha", "beta"],
+        },
+        {"m": "ready", "cut": CUT},
         *markers,
-    ]  # fmt: skip
+    ]
     for number, marker in enumerate(told, 1):
         ledger.apply(number, 1_000_000, marker)
     return Ledger.pack_snapshot(ledger.snapshot(len(told)))
