@@ -58,7 +58,7 @@ class Load:
 
     def run(self, server: Server, seconds: float) -> Measure:
         """Load the server for about that long."""
-        server.sync()  # nobody pays for what a run before left in the page cache
+        server.sync()  # so that a run does not pay for what an earlier one left in the page cache
         before = cpu_s(server.pid)
         requests, elapsed_s = (
             self._flushes(server, seconds) if self.flush else self._fio(server, seconds)
@@ -80,7 +80,7 @@ class Load:
         return side["total_ios"], side["runtime"] / 1e3
 
     def _flushes(self, server: Server, seconds: float) -> tuple[int, float]:
-        """A warm-up tells how many writes fill the time."""
+        """A warm-up measures how many writes fill the time."""
         count = 50
         probe_s = self._bench(server, count, 0)
         count = max(count, int(count * seconds / probe_s))

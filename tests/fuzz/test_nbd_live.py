@@ -57,7 +57,7 @@ def converse(path: str, data: bytes) -> None:
             pass  # the server may close before it has read everything
 
 
-def test_noise_does_no_harm(tmp_path: Path) -> None:
+def test_random_bytes_do_not_disturb_other_clients(tmp_path: Path) -> None:
     path = f"{tmp_path}/nbd.sock"
     command = [
         sys.executable,

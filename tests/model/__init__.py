@@ -57,7 +57,7 @@ test compares with and without). What a coordinator learns between two of its ac
 request that can no longer change anything is dropped.
 
 **What it found out**, besides that the protocol holds: either of its two barriers (all closed
-before one is cut; all cut before one is opened) is enough for cuts to be consistent, as long as each
+before one is cut; all cut before one is opened) is enough for cuts to be consistent if each
 member cuts under its own lease and answers CLOSE only when nothing is in flight. So opening each
 gate upon its own cut would be safe, and so would be losing a lease after its cut. Both barriers are
 kept: with the first, even an answer before all is drained does no harm; a lost hold makes void

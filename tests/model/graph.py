@@ -1,5 +1,5 @@
 """Everything that one member can do: all its states under every input in any order, and which of
-them can't be told apart.
+them are equivalent.
 
 The real code runs here, once for each (state, input). The exploration of the whole then walks on
 classes of states: two members are of one class if whatever is asked of them, now and later, gets
@@ -138,10 +138,10 @@ def _wrong(local: Local, kind: type[Member], world: World) -> str:
             for late in (Running.cut, Running.open):
                 if run(local, kind, late, OURS) is not None:
                     return f"the command of an older fencing number was taken: {late.__name__}"
-    for told in (Running.abort, Running.refuse):
-        done = run(local, kind, told, OURS)
+    for decision in (Running.abort, Running.refuse):
+        done = run(local, kind, decision, OURS)
         if done is not None and _ours(done[1]):
-            return f"writes are held for a cut that is given up: {told.__name__}"
+            return f"writes are held for a cut that is given up: {decision.__name__}"
     return ""
 
 

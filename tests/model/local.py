@@ -178,7 +178,7 @@ class Running:
         return "ok"
 
     def stood(self, cut: str) -> str:
-        """The secondaries stand there, durably."""
+        """The secondaries are at the cut, durably."""
         self.member.stood(cut, whole=True)
         return self.votes[cut]
 

@@ -53,7 +53,7 @@ class IgnoresFences(Member):
 
 
 class KeepsACutWhoseLeaseWasLost(Member):
-    """It waits to be told."""
+    """It waits for a command."""
 
     __slots__ = ()
 
@@ -213,7 +213,7 @@ class TrustsItsMemory(Round):
 
 
 class AgreesWithTheFirst(Round):
-    """One member is READY, no one is known to be void: it tells that one that all agree."""
+    """One member is READY and none is known to be void: it sends that one AGREE."""
 
     __slots__ = ()
 

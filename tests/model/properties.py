@@ -71,19 +71,23 @@ class Properties:
         return self._ends[members]
 
     def _settle(self, members: list[int]) -> str:
-        told = self._rounds(MEMBERS[: len(members)])
-        pending = told.settle()
+        coordinator = self._rounds(MEMBERS[: len(members)])
+        pending = coordinator.settle()
         for _ in range(10):  # more rounds than there can be
             pending = [
                 next_one
                 for send, answer in [(send, self._ask(members, send)) for send in pending]
-                for next_one in _tell(told, send, answer)
+                for next_one in _deliver(coordinator, send, answer)
             ]
         shown = set(self.votes(tuple(members)))
-        if told.phase != DONE or shown not in ({CONSISTENT}, {VOID}) or told.outcome not in shown:
+        if (
+            coordinator.phase != DONE
+            or shown not in ({CONSISTENT}, {VOID})
+            or coordinator.outcome not in shown
+        ):
             return (
                 f"settling does not settle it: members show {sorted(shown)}, "
-                f"the outcome is known as {told.outcome} ({told.phase})"
+                f"the outcome is known as {coordinator.outcome} ({coordinator.phase})"
             )
         return ""
 
@@ -96,10 +100,10 @@ class Properties:
         return None
 
 
-def _tell(told: Round, send: Send, answer: str | None) -> list[Send]:
+def _deliver(coordinator: Round, send: Send, answer: str | None) -> list[Send]:
     if answer is None:
-        return told.failed(send.member, send.request, "refused")
-    return told.replied(send.member, send.request, answer)
+        return coordinator.failed(send.member, send.request, "refused")
+    return coordinator.replied(send.member, send.request, answer)
 
 
 def _one_outcome(shown: Votes) -> str:

@@ -3,7 +3,7 @@ must never be seen.
 
 A request that was sent may arrive at any later time, more than once, or never; an answer, too.
 Coordinators may never take another step: that is their crash. So loss and crashes need no steps of
-their own. Members are told apart only by their states: `Whole` keeps them in order of these.
+their own. Members differ only in their states: `Whole` keeps them in order of these.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Scenario(NamedTuple):
     settler_rounds: type[Round] = Round
     answers_before_sync: bool = False
     answers_before_drained: bool = False
-    merge: bool = True  # members that can't be told apart; False: to see that this loses nothing
+    merge: bool = True  # equivalent members; False: to see that this loses nothing
     only: str = ""  # the one property of `properties.py` to look at
 
 
@@ -135,11 +135,11 @@ class Model:
             for text, then, after in self._written(writes, seat):
                 yield _PLACES[at], text, (then, phases, [*seats[:at], after, *seats[at + 1 :]])
         for which in range(len(phases)):
-            for text, phase, told in self._told_all(which, phases[which], seats):
+            for text, phase, after_it in self._inputs_of_all(which, phases[which], seats):
                 yield (
                     f"coordinator {which}",
                     text,
-                    (writes, (*phases[:which], phase, *phases[which + 1 :]), told),
+                    (writes, (*phases[:which], phase, *phases[which + 1 :]), after_it),
                 )
 
     def _in_order(self, writes: int, phases: tuple[str, ...], seats: list[int]) -> Whole:
@@ -201,11 +201,11 @@ class Model:
                 if not seat.writing or self.scenario.answers_before_drained:
                     yield "is drained", _answered(moved, 0, "close", answer)
             elif name == "stood":
-                yield f"stands at the cut: {answer}", _answered(moved, 0, "open", answer)
+                yield f"is at the cut: {answer}", _answered(moved, 0, "open", answer)
             else:
                 yield name, moved
 
-    def _told_all(
+    def _inputs_of_all(
         self, which: int, phase: str, seats: tuple[int, ...]
     ) -> list[tuple[str, str, list[int]]]:
         """(what, the phase then, the seats then): what a coordinator may do."""

@@ -67,7 +67,7 @@ class GuestVolumes(NamedTuple):
     def wait_for_files(self, more: int) -> Progress:
         """Wait until `more` files were fsynced on every volume, counted from now.
 
-        Raises MachineError if the writer stands still.
+        Raises MachineError if the writer makes no progress.
         """
         start, deadline = self.progress(), time.monotonic() + PROGRESS_TIMEOUT_S
         while time.monotonic() < deadline:
@@ -76,7 +76,7 @@ class GuestVolumes(NamedTuple):
                 return now
             time.sleep(POLL_INTERVAL_S)
         raise MachineError(
-            "the guest's writer stands still at "
+            "the guest's writer makes no progress at "
             f"{self.progress()}:\n{self.machine.run('cat /run/writer.*; dmesg | tail')}"
         )
 
@@ -130,7 +130,7 @@ class GuestVolumes(NamedTuple):
             self.machine.run(f"umount /mnt/{name}")
 
     def disconnect(self) -> None:
-        """Disconnect all devices; returns when the kernel has let go of them."""
+        """Disconnect all devices; returns when the kernel has released them."""
         for device in range(len(self.names)):
             self.machine.run(
                 f"nbd-client -d /dev/nbd{device}; while [ -e /sys/block/nbd{device}/pid ]; do "

@@ -30,7 +30,7 @@ def read_images(images: dict[str, Path], scratch: Path) -> Files:
 
 
 def replay_and_check(image: Path) -> None:
-    """Replay the journal as mounting would, repair nothing, then let fsck look at all of it."""
+    """Replay the journal as mounting would, repair nothing, then check all of it with fsck."""
     run_tool("e2fsck", "-y", "-E", "journal_only", image)
     features = run_tool("dumpe2fs", "-h", image)
     # fsck -n would skip the journal, and look at an older state than the one that counts

@@ -24,7 +24,7 @@ UNPACKED_ALREADY = "python3 -m venv"  # the one line of the page that needs a ne
 
 
 def commands_of(page: str, heading: str) -> list[str]:
-    """The indented lines under a heading of one of our pages: what it tells people to type."""
+    """The commands (indented lines) under a heading of one of our documents."""
     section = (
         (ROOT / "docs" / page).read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 SOURCE = "root/duplexd"  # where the guest has this source tree: what one unpacks before installing
-# busybox stands in for what is not named here
+# busybox replaces what is not named here
 PROGRAMS = (
     "busybox",
     "curl",
@@ -67,7 +67,7 @@ def write_systemd_root(target: Path, _modules: Iterable[Path]) -> None:
         archive = Archive(file)
         archive.directory(".")
         archive.link("usr/bin/sh", "dash")
-        archive.link("etc/systemd/system/getty.target", "/dev/null")  # nobody logs in
+        archive.link("etc/systemd/system/getty.target", "/dev/null")  # no login
         for name in MERGED:
             archive.link(name, f"usr/{name}")
             archive.directory(f"usr/{name}")

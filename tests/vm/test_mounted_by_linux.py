@@ -116,7 +116,7 @@ def test_group_suspended_while_linux_writes(
     )
 
 
-def test_linux_waits_out_a_quiesce_and_still_reads(
+def test_linux_waits_during_a_quiesce_and_still_reads(
     connect: Connect, daemon: Daemon, tmp_path: Path
 ) -> None:
     volumes = connect(1)
@@ -137,7 +137,7 @@ def test_linux_waits_out_a_quiesce_and_still_reads(
     )
 
 
-def test_splitting_one_volume_after_the_other_is_found_out(
+def test_splitting_one_volume_after_the_other_is_found_inconsistent(
     connect: Connect, daemon: Daemon, tmp_path: Path
 ) -> None:
     """The negative control: the same checks on what people did before there were group cuts."""

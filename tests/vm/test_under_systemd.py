@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 LIFETIME_S = 1500
 ROOT = Root(write_systemd_root, memory_mib=1024, boot_timeout_s=180)
 UNIT = "duplexd@db"
-UNKNOWN = "duplexd@unknown"  # which nobody has configured
+UNKNOWN = "duplexd@unknown"  # which has no configuration
 WATCHDOG_S = 10  # in place of the unit's own half minute
 GROUP = ["tables", "log", "blobs"]
 CONTROL = "/run/duplexd/db/control.sock"
@@ -91,7 +91,7 @@ def services(guest: Services) -> Services:
     return guest
 
 
-def test_it_tells_systemd_its_status_and_everything_lies_where_the_pages_say(
+def test_systemd_gets_its_status_and_files_are_where_the_documents_say(
     services: Services,
 ) -> None:
     assert services.properties(UNIT, "ActiveState", "SubState", "StatusText") == {
@@ -111,7 +111,7 @@ def test_it_tells_systemd_its_status_and_everything_lies_where_the_pages_say(
     assert dict(zip(places, found, strict=True)) == places
 
 
-def test_members_of_the_group_command_it_and_are_known_by_their_number_and_others_are_not_let_in(
+def test_members_of_the_group_may_send_commands_and_are_logged_and_others_are_refused(
     services: Services,
 ) -> None:
     body = '{"targets":["log"],"hold_s":1}'
@@ -136,7 +136,7 @@ def test_a_write_a_suspend_and_a_resync_work_inside_the_sandbox(services: Servic
     assert {services.volumes("db")[name]["state"] for name in GROUP} == {"DUPLEX"}
 
 
-def test_reload_takes_what_is_new_and_refuses_what_is_wrong(services: Services) -> None:
+def test_reload_applies_a_new_configuration_and_refuses_a_wrong_one(services: Services) -> None:
     process = services.properties(UNIT, "MainPID")
     add_canary_volume(services)
     services.run("cp /etc/duplexd/db.toml /tmp/good.toml && echo nonsense >>/etc/duplexd/db.toml")
@@ -152,7 +152,7 @@ def test_reload_takes_what_is_new_and_refuses_what_is_wrong(services: Services) 
     assert services.properties(UNIT, "MainPID") == process
 
 
-def test_killed_or_hung_it_is_started_again_and_has_lost_nothing(services: Services) -> None:
+def test_after_a_kill_or_a_hang_it_is_restarted_and_has_lost_nothing(services: Services) -> None:
     services.run(f"mkdir -p /run/systemd/system/{UNIT}.service.d && systemctl reset-failed {UNIT}")
     services.write(
         f"/run/systemd/system/{UNIT}.service.d/watchdog.conf",
@@ -178,7 +178,7 @@ def test_killed_or_hung_it_is_started_again_and_has_lost_nothing(services: Servi
     assert_log_is_what_was_written(services)
 
 
-def test_the_canary_waits_for_controllers_and_grades_what_both_of_them_cut(
+def test_the_canary_waits_for_controllers_and_grades_cuts_of_both(
     services: Services,
 ) -> None:
     canary = "duplexd-canary@db"
@@ -220,7 +220,7 @@ def test_the_canary_waits_for_controllers_and_grades_what_both_of_them_cut(
         }
 
 
-def test_what_a_person_must_correct_is_not_tried_again(guest: Services) -> None:
+def test_a_failure_that_needs_an_operator_is_not_retried(guest: Services) -> None:
     guest.wait_properties(
         UNKNOWN,
         {
@@ -231,7 +231,7 @@ def test_what_a_person_must_correct_is_not_tried_again(guest: Services) -> None:
     )
 
 
-def test_stop_ends_it_cleanly(services: Services) -> None:
+def test_stop_is_clean(services: Services) -> None:
     services.run(f"systemctl stop {UNIT}")
     assert services.properties(UNIT, "ActiveState", "Result", "ExecMainCode", "ExecMainStatus") == {
         "ActiveState": "inactive",

@@ -318,7 +318,7 @@ def test_the_checkpoint_of_another_controller_makes_nothing_void(
     assert verify(tmp_path, world).outcome == CONFIRMED
 
 
-def test_a_journal_that_dropped_the_cut_says_nothing(tmp_path: Path, world: World) -> None:
+def test_a_journal_that_dropped_the_cut_is_no_evidence(tmp_path: Path, world: World) -> None:
     for number in range(40):
         world.write(number * BLOCK, fill(number))
     world.drop_oldest()
@@ -360,7 +360,7 @@ def test_the_journal_of_another_controller(tmp_path: Path, world: World) -> None
     )
 
 
-def test_with_a_journal_from_elsewhere_the_paths_of_this_machine_say_nothing(
+def test_with_a_journal_from_elsewhere_the_certificates_paths_are_not_used(
     tmp_path: Path, world: World
 ) -> None:
     good, moved, backup = (

@@ -76,7 +76,7 @@ def test_after_a_contradiction_the_rest_is_checked(
     assert sum("WRONG: " in line for line in lines) == 1
 
 
-def test_a_volume_of_which_nothing_is_right(
+def test_a_volume_that_differs_everywhere(
     path: str, world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     poke(world.secondary, 0, fill(9, 1 << 20))
@@ -86,7 +86,7 @@ def test_a_volume_of_which_nothing_is_right(
     )
 
 
-def test_what_a_daemon_that_is_starting_may_be_changing_is_5(
+def test_what_a_starting_daemon_may_change_is_5(
     path: str, world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("duplexd.verify_cut.check.check", partial(check, limits=NO_WAIT))
@@ -117,7 +117,7 @@ def test_nothing_to_check_is_5(path: str, world: World, capsys: pytest.CaptureFi
     assert verify(capsys, path, "--state-dir", f"alpha={moved}")[0] == 0
 
 
-def test_complete_asks_for_everything(
+def test_complete_fails_if_anything_could_not_be_checked(
     path: str, world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     moved = world.directory / "b.img"
@@ -128,7 +128,7 @@ def test_complete_asks_for_everything(
     assert verify(capsys, path, "--complete", "--image", f"alpha:data={moved}")[0] == 0
 
 
-def test_what_is_no_certificate_and_names_that_are_not_in_it_are_2(
+def test_a_bad_file_and_names_that_are_not_in_the_certificate_are_2(
     tmp_path: Path, path: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert verify(capsys, str(tmp_path / "none"))[0] == 2
@@ -137,7 +137,7 @@ def test_what_is_no_certificate_and_names_that_are_not_in_it_are_2(
     assert (code, "alpha:data" in err) == (2, True)
 
 
-def test_json_says_all_of_it(path: str, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_every_field(path: str, world: World, capsys: pytest.CaptureFixture[str]) -> None:
     found: dict[str, Any] = json.loads(verify(capsys, path, "--json")[1])
     assert (found["outcome"], found["complete"], found["is_void"], found["cut"]) == (
         "confirmed",
@@ -167,7 +167,7 @@ def test_json_says_all_of_it(path: str, world: World, capsys: pytest.CaptureFixt
     }
 
 
-def test_nothing_in_a_certificate_commands_the_terminal(
+def test_control_characters_in_a_certificate_do_not_reach_the_terminal(
     tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     evil = certificate(world.member(name="al\x1b[2Jpha"), group="\x1b]0;x\x07")

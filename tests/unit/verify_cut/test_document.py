@@ -66,7 +66,7 @@ def test_a_certificate_without_check_sum_is_not_intact(
         "[" * 100_000,
     ],
 )
-def test_what_is_no_certificate(tmp_path: Path, text: str) -> None:
+def test_a_file_without_a_certificate_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(UsageError, match="not a certificate"):
@@ -91,7 +91,7 @@ def test_other_versions_too_large_and_missing_files_are_refused_by_name(
 @pytest.mark.parametrize(
     "broken", [{"controllers": []}, {"controllers": [1]}, {"controllers": None}]
 )
-def test_a_certificate_of_nothing(
+def test_a_certificate_without_controllers_is_refused(
     tmp_path: Path, good: dict[str, Any], broken: dict[str, Any]
 ) -> None:
     good["certificate"] |= broken
@@ -99,7 +99,7 @@ def test_a_certificate_of_nothing(
         document.read(save(tmp_path, good))
 
 
-def test_one_controller_twice(tmp_path: Path, good: dict[str, Any]) -> None:
+def test_a_certificate_that_names_a_controller_twice_is_refused(tmp_path: Path, good: dict[str, Any]) -> None:
     good["certificate"]["controllers"] *= 2
     with pytest.raises(UsageError):
         document.read(save(tmp_path, good))

@@ -22,7 +22,7 @@ from duplexd.verify_cut.places import Places, differing
         (range(3000), [(0, 3000)]),
     ],
 )
-def test_runs(changed: list[int], found: list[tuple[int, int]]) -> None:
+def test_differences_are_runs_of_sectors(changed: list[int], found: list[tuple[int, int]]) -> None:
     one = bytes(3000)
     other = bytearray(one)
     for at in changed:
@@ -47,7 +47,7 @@ def test_every_byte_that_differs_is_in_a_run_and_each_run_begins_and_ends_with_o
     assert all(end + 1 < start for (_, end), (start, _) in pairwise(runs))
 
 
-def test_what_goes_on_in_the_next_piece_is_one_place_if_the_reason_is_the_same() -> None:
+def test_a_place_that_goes_on_in_the_next_piece_is_one_if_the_reason_is_the_same() -> None:
     places = Places(16)
     for base, why in ((0, "a"), (512, "a"), (1024, "b"), (4096, "b")):
         places.compare(base, bytes(512), b"\1" * 512, why)

@@ -56,7 +56,7 @@ def history(world: World, rng: Random, model: Model, changes: int, after: bool) 
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_to_the_byte(tmp_path: Path, seed: int) -> None:
+def test_random_histories_are_checked_to_the_byte(tmp_path: Path, seed: int) -> None:
     rng = Random(seed)
     blank = seed % 3 == 0
     world, model = World(tmp_path, segments=30), Model(blank)
