@@ -133,7 +133,7 @@ class Controller:
         )
         self.space = JournalSpace(timeline, admission, checkpointer, workers, events, limits)
         self.write_path = WritePath(timeline, admission, self.space, clock, limits)
-        self.leases = leases = Leases(timeline, self.write_path, admission, clock, events, limits)
+        self.leases = leases = Leases(timeline, self.write_path, clock, events, limits)
         self.async_follower = AsyncFollower(
             timeline, admission, failures.freeze, volumes.group_of, workers, limits
         )
@@ -176,7 +176,7 @@ class Controller:
     def _connect(self) -> None:
         """What one part signals, and what another does about it."""
         timeline, admission, resyncs = self.timeline, self.admission, self.resyncs
-        self.events.sequence = lambda: timeline.written
+        self.events.journal = timeline.writer
         timeline.consequences = self.failures.after
         timeline.on_rest = self.write_path.kick
         timeline.on_segment = self.space.segment_begun
@@ -248,7 +248,7 @@ class Controller:
         changed.
         """
         changes, fresh = await self.reloads.reload(self.config, config)
-        changes += copy_rate_change(self.config, config)
+        changes += copy_rate_change(self.config.controller.copy_rate, config.controller.copy_rate)
         self._take_settings(config)
         self.resyncs.adopt(fresh)
         self.events.emit("reloaded", changes=changes)

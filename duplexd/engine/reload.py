@@ -184,11 +184,10 @@ def _why_not_changed(name: str, old: VolumeConfig, new: VolumeConfig) -> list[st
     return problems
 
 
-def copy_rate_change(old: Config, new: Config) -> list[str]:
-    """What changed of the rate of copies."""
-    before, rate = old.controller.copy_rate, new.controller.copy_rate
-    if before == rate:
+def copy_rate_change(old: int | None, new: int | None) -> list[str]:
+    """What changed of the rate of copies (bytes a second, None for no limit)."""
+    if old == new:
         return []
-    if rate is None:
+    if new is None:
         return ["copies go as fast as they can"]
-    return [f"copies go at {format_size(rate)} a second at most"]
+    return [f"copies go at {format_size(new)} a second at most"]

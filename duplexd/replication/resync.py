@@ -59,7 +59,6 @@ class Resyncs:
         self._unsettled = unsettled
         self._waiting: list[asyncio.Future[None]] = []
         self.may_be_free: Callable[[], None] = _nobody
-        timeline.on_written.append(self._look_at_lag)
         runner.again = self._begin_again
         runner.look_at_lag = self._look_at_lag
 
@@ -126,10 +125,11 @@ class Resyncs:
 
     def _look_at_lag(self) -> None:
         """New changes wait for a job that trails by more than its cap."""
-        jobs = self._runner.jobs
-        if not jobs:
-            self._admission.lift(TOO_FAR_BEHIND)
-            return
+        jobs, listeners = self._runner.jobs, self._timeline.on_written
+        if jobs and self._look_at_lag not in listeners:
+            listeners.append(self._look_at_lag)
+        elif not jobs and self._look_at_lag in listeners:
+            listeners.remove(self._look_at_lag)  # the write path pays for those that listen
         position = self._timeline.log_position
         behind = any(job.lag_bytes(position) > job.cap for job in jobs.values())
         self._admission.set(TOO_FAR_BEHIND, behind)
@@ -261,6 +261,7 @@ class Resyncs:
 
     def _launch(self, job: Job) -> None:
         self._runner.jobs[job.id] = job
+        self._look_at_lag()
         loop = asyncio.get_running_loop()
         job.task = loop.create_task(self._runner.run(job), name=f"job {job.id}")
 
