@@ -102,16 +102,6 @@ CLIENT_ANSWER_SECONDS_MAX = (
 )
 SETTLE_SECONDS = 10.0  # members that did not answer are asked again for so long
 
-# Proof of a cut
-CERTIFICATE_BYTES_MAX = 64 * MIB
-PROOF_CHUNK_BYTES = 4 * MIB  # of an image, compared at a time
-PROOF_RANGES_MAX = (
-    1 << 20
-)  # ranges that are kept apart, over all volumes of a controller; beyond it less can be checked
-PROOF_TRIES = 5  # to read a journal that its daemon changes meanwhile
-PROOF_START_SECONDS_MAX = 5.0  # for a daemon that is starting to come to its end with it
-PROOF_PLACES_MAX = 16  # of a volume, where it is not as it was at the cut, that are told one by one; the rest is counted
-
 # NBD server
 CONNECTIONS_MAX = 4096  # over all listeners; further ones are closed at once
 HANDSHAKE_SECONDS_MAX = 10.0
@@ -133,9 +123,6 @@ REPLY_BUFFER_BYTES = 512 * KIB
 # Canary
 CANARY_RECORDS_PER_SECOND_DEFAULT = 200
 CANARY_RECORDS_PER_SECOND_MAX = 10_000
-CANARY_VOLUME_BYTES_MAX = (
-    64 * MIB
-)  # of a volume reserved for it, which it reads as a whole before it writes
 
 
 # The limits as values. Whoever assembles a program passes them in; a test passes smaller ones.
@@ -228,12 +215,31 @@ class ClientLimits:
 class ProofLimits:
     """Of `duplexctl verify-cut`."""
 
-    certificate_bytes_max: int = CERTIFICATE_BYTES_MAX
-    chunk_bytes: int = PROOF_CHUNK_BYTES
-    ranges_max: int = PROOF_RANGES_MAX
-    tries: int = PROOF_TRIES
-    start_seconds_max: float = PROOF_START_SECONDS_MAX
-    places_max: int = PROOF_PLACES_MAX
+    certificate_bytes_max: int = 64 * MIB
+    chunk_bytes: int = 4 * MIB  # of an image, compared at a time
+    # Ranges kept apart, over all volumes of a controller: 16 bytes each. With more, less is checked.
+    ranges_max: int = 1 << 20
+    tries: int = 5  # to read a journal that its daemon recycles meanwhile
+    start_seconds_max: float = 5.0  # to wait for a daemon that is starting
+    places_max: int = 16  # of a volume that differ, listed one by one; the rest is counted
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryLimits:
+    """Of a canary."""
+
+    volume_bytes_max: int = 64 * MIB  # of a reserved volume: it is read before the first write
+    answer_seconds_max: float = 10.0  # of a controller, to one request
+    probe_seconds: float = 0.5  # between two questions for a controller's sequence number
+    poll_seconds: float = 0.1
+    again_seconds: float = 0.5  # before another attempt to reach what did not answer
+    decided_seconds_max: float = 60.0  # for all members to be READY for a cut, or know its verdict
+    delivered_seconds_max: float = 60.0  # a good grade to a controller; a bad one: no limit
+    write_seconds_max: float = 60.0  # longer than any hold: a later reply is a lost connection
+    remembered_seconds: float = 300.0  # of writes, so that a cut can be graded that late
+    probes_max: int = 600  # remembered, of each member
+    cuts_remembered_max: int = 1024
+    stop_seconds_max: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import click
 
-from duplexd.canary.canary import Canary
 from duplexd.canary.members import find
+from duplexd.canary.runner import Canary
 from duplexd.client import survey
 from duplexd.client.http import Http
 from duplexd.config import groups_file as group_file

@@ -1,7 +1,9 @@
-"""Everything that one member can do: all its states under every input in any order, and which of them can't be told apart.
+"""Everything that one member can do: all its states under every input in any order, and which of
+them are equivalent.
 
-The real code runs here, once for each (state, input). The exploration of the whole then walks on classes of states: two members are of one class
-if whatever is asked of them, now and later, gets the same answers and shows the same vote and gate (weak bisimulation). This loses nothing.
+The real code runs here, once for each (state, input). The exploration of the whole then walks on
+classes of states: two members are of one class if whatever is asked of them, now and later, gets
+the same answers and shows the same vote and gate (weak bisimulation). This loses nothing.
 """
 
 from __future__ import annotations
@@ -18,17 +20,20 @@ if TYPE_CHECKING:
 
     from duplexd.core.participant import Member
 
+# inputs that others have a part in; all else is a member's own affair
 _SEEN = {
     *NAMES,
     "drained",
     "stood",
     "clock stepped",
-}  # inputs that others have a part in; all else is a member's own affair
+}
 _ANSWERS_ARE_VOTES = {"abort", "agree", "refuse", "stood"}
 
 
 class Edge(NamedTuple):
-    """An input, what it answers ("" if nothing), and what the member is afterwards: a Local, or the number of its class."""
+    """An input, what it answers ("" if nothing), and what the member is afterwards: a Local, or the
+    number of its class.
+    """
 
     name: str
     answer: str
@@ -51,7 +56,10 @@ def behaviour(
     alone: bool = True,
     merge: bool = True,
 ) -> Behaviour:
-    """Runs `kind`, a `Member`, through all it can meet. With `alone`, raises ViolationError if it breaks a promise that is its own."""
+    """Runs `kind`, a `Member`, through all it can meet.
+
+    With `alone`, raises ViolationError if it breaks a promise that is its own.
+    """
     cuts = (OURS, OTHER) if world.others else (OURS,)
     first = Local(("",) * len(cuts), ("",) * len(cuts))
     edges: dict[Local, list[tuple[str, str, Local]]] = {}
@@ -70,9 +78,9 @@ def behaviour(
         ]
 
     explore(first, successors, lambda local: _wrong(local, kind, world) if alone else "", steps)
-    if (
-        alone and not world.power
-    ):  # after a power cut the same id could be begun anew here: a lease of that id is given once only, see `whole.py`
+    # after a power cut the same id could be begun anew here: a lease of that id is given once only,
+    # see `whole.py`
+    if alone and not world.power:
         _lost_is_never_ready(edges)
     classes = _classes(edges) if merge else {local: at for at, local in enumerate(edges)}
     number: dict[int, int] = {}
@@ -130,10 +138,10 @@ def _wrong(local: Local, kind: type[Member], world: World) -> str:
             for late in (Running.cut, Running.open):
                 if run(local, kind, late, OURS) is not None:
                     return f"the command of an older fencing number was taken: {late.__name__}"
-    for told in (Running.abort, Running.refuse):
-        done = run(local, kind, told, OURS)
+    for decision in (Running.abort, Running.refuse):
+        done = run(local, kind, decision, OURS)
         if done is not None and _ours(done[1]):
-            return f"writes are held for a cut that is given up: {told.__name__}"
+            return f"writes are held for a cut that is given up: {decision.__name__}"
     return ""
 
 
@@ -156,7 +164,8 @@ def _lost_is_never_ready(edges: dict[Local, list[tuple[str, str, Local]]]) -> No
                 and after in ready
             ):
                 raise ViolationError(
-                    f"a hold that was lost can still become ready: {_shown(local)}; {name}: {_shown(after)}"
+                    f"a hold that was lost can still become ready: {_shown(local)}; {name}: "
+                    f"{_shown(after)}"
                 )
 
 
@@ -172,18 +181,24 @@ def _shown(local: Local) -> str:
 
 
 def _classes(edges: dict[Local, list[tuple[str, str, Local]]]) -> dict[Local, int]:
-    """Number of the class of each: the coarsest partition in which members of one class can do the same, own steps in between left aside."""
+    """Number of the class of each: the coarsest partition in which members of one class can do the
+    same, own steps in between left aside.
+    """
     own = {
         local: [after for name, _, after in out if name not in _SEEN]
         for local, out in edges.items()
     }
-    soon = {
-        local: explore(local, own.__getitem__, lambda _: "", lambda _: []) for local in edges
-    }  # after own steps, or none
+    # after own steps, or none
+    soon = {local: explore(local, own.__getitem__, lambda _: "", lambda _: []) for local in edges}
     asked = {
-        local: {(name, answer, after) for before in soon[local] for name, answer, after in edges[before] if name in _SEEN and (answer or after != before)}
+        local: {
+            (name, answer, after)
+            for before in soon[local]
+            for name, answer, after in edges[before]
+            if name in _SEEN and (answer or after != before)
+        }
         for local in edges
-    }  # fmt: skip
+    }
     numbers: dict[object, int] = {}
     classes = {
         local: numbers.setdefault((local.vote, local.closed), len(numbers)) for local in edges

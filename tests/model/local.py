@@ -1,6 +1,8 @@
-"""One member, as a value: what its journal says, which leases it has. `Running` makes a real `Member` of it, runs one input, and reads it back.
+"""One member, as a value: what its journal says, which leases it has. `Running` makes a real
+`Member` of it, runs one input, and reads it back.
 
-The composition is that of `holds.py` and `cuts.py`: what they do in one step of the loop is one input here, what they do in two is two.
+The composition is that of `holds.py` and `cuts.py`: what they do in one step of the loop is one
+input here, what they do in two is two.
 """
 
 from __future__ import annotations
@@ -21,12 +23,13 @@ if TYPE_CHECKING:
 OURS, OTHER = "a", "b"  # the cut that is looked at; one that others want of the same pairs
 AGAIN = "+"  # the lease that a copy of the same CLOSE was given
 _PAIRS = [Pair(1, "data", 4096)]
+# each lease has its own; one that is renewed gets a newer one
 _FENCES = {
     OURS: 0,
     OTHER: 1,
     OURS + AGAIN: 2,
     OTHER + AGAIN: 3,
-}  # each lease has its own; one that is renewed gets a newer one
+}
 _RENEWED = 10
 
 
@@ -64,7 +67,10 @@ class Local(NamedTuple):
 
 
 class Running:
-    """A real `Member` in the state of a `Local`. Every input returns what it answers, "" if nothing; a refusal raises DuplexdError."""
+    """A real `Member` in the state of a `Local`.
+
+    Every input returns what it answers, "" if nothing; a refusal raises DuplexdError.
+    """
 
     def __init__(self, local: Local, kind: type[Member]) -> None:
         self.votes = dict(zip((OURS, OTHER), local.votes, strict=False))
@@ -98,11 +104,16 @@ class Running:
             for each in self.member.leases.values()
         )
         return Local(
-            tuple(self.votes.values()), tuple(self.durable.values()), tuple(held), tuple(sorted(self.member.ended)),
-            tuple(sorted(self.member.opened)), tuple(sorted(self.losing)), self.stepped,
-        )  # fmt: skip
+            tuple(self.votes.values()),
+            tuple(self.durable.values()),
+            tuple(held),
+            tuple(sorted(self.member.ended)),
+            tuple(sorted(self.member.opened)),
+            tuple(sorted(self.losing)),
+            self.stepped,
+        )
 
-    # ------------------------------------------------------------------------------------------------------------ requests
+    # requests
 
     def close(self, cut: str, lease_id: str = "") -> str:
         """The gate closes; answered by `drained`."""
@@ -159,7 +170,7 @@ class Running:
         if self.votes[lease.cut_id] == votes.CUT:
             self.losing.add(lease.cut_id)
 
-    # ------------------------------------------------------------------------------------------------------ what happens by itself
+    # what happens by itself
 
     def drained(self, cut: str) -> str:
         """Nothing is in flight."""
@@ -167,7 +178,7 @@ class Running:
         return "ok"
 
     def stood(self, cut: str) -> str:
-        """The secondaries stand there, durably."""
+        """The secondaries are at the cut, durably."""
         self.member.stood(cut, whole=True)
         return self.votes[cut]
 
@@ -226,17 +237,25 @@ class Running:
 
 
 REQUESTS: dict[str, Callable[[Running, str], str]] = {
-    "close": Running.close, "cut": Running.cut, "open": Running.open, "release": Running.release, "abort": Running.abort,
-    "agree": Running.agree, "refuse": Running.refuse,
-}  # fmt: skip
+    "close": Running.close,
+    "cut": Running.cut,
+    "open": Running.open,
+    "release": Running.release,
+    "abort": Running.abort,
+    "agree": Running.agree,
+    "refuse": Running.refuse,
+}
 NAMES = tuple(REQUESTS)
 BIT = {name: 1 << at for at, name in enumerate(NAMES)}
 
 
 class World(NamedTuple):
-    """What may happen to members, beside what always may: late and lost messages, leases that end, kills."""
+    """What may happen to members, beside what always may: late and lost messages, leases that end,
+    kills.
+    """
 
-    others: bool = False  # other coordinators, who send anything at any time, want another cut of the same pairs
+    # other coordinators, who send anything at any time, want another cut of the same pairs
+    others: bool = False
     power: bool = False  # power cuts: what was not synced is lost
     secondaries: bool = False  # fail after the promise
     clocks: bool = False  # are set
@@ -291,7 +310,9 @@ def run(
 
 
 def _forget_others(local: Local) -> Local:
-    """Once the other cut has no lease here, another one may be wanted: nothing of the old one bears on the cut that is looked at."""
+    """Once the other cut has no lease here, another one may be wanted: nothing of the old one bears
+    on the cut that is looked at.
+    """
     if len(local.votes) == 1 or OTHER in {
         *(held.cut for held in local.leases),
         *local.opened,

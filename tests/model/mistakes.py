@@ -1,4 +1,6 @@
-"""Members and coordinators with one mistake each, made by changing the real ones as little as possible."""
+"""Members and coordinators with one mistake each, made by changing the real ones as little as
+possible.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from duplexd.core.participant import Member
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-# ------------------------------------------------------------------------------------------------------------------ members
+# members
 
 
 class TakesLeasesThatEnded(Member):
@@ -31,7 +33,9 @@ class TakesLeasesThatEnded(Member):
 
 
 class AsksTheWallClock(TakesLeasesThatEnded):
-    """It compares the deadline, as a time of day, with the clock of the machine: late as it is, once that was set back."""
+    """It compares the deadline, as a time of day, with the clock of the machine: late as it is,
+    once that was set back.
+    """
 
     stepped = False
 
@@ -49,7 +53,7 @@ class IgnoresFences(Member):
 
 
 class KeepsACutWhoseLeaseWasLost(Member):
-    """It waits to be told."""
+    """It waits for a command."""
 
     __slots__ = ()
 
@@ -110,7 +114,9 @@ class PromisesTooEarly(Member):
 
 
 class OpensUponAnyWord(Member):
-    """An open that names another cut than its lease is held for is refused, but the hold counts as opened in order."""
+    """An open that names another cut than its lease is held for is refused, but the hold counts as
+    opened in order.
+    """
 
     __slots__ = ()
 
@@ -128,11 +134,13 @@ class ForgetsAborts(Member):
         return super().abort(cut_id) if self._state_of(cut_id) != votes.NONE else votes.VOID
 
 
-# --------------------------------------------------------------------------------------------------------------- coordinators
+# coordinators
 
 
 class _WithoutBarriers(Round):
-    """Which of the two barriers of the protocol is kept: all are closed before one is cut, all are cut before one is opened."""
+    """Which of the two barriers of the protocol is kept: all are closed before one is cut, all are
+    cut before one is opened.
+    """
 
     __slots__ = ()
     all_closed = all_cut = True
@@ -191,7 +199,9 @@ class OpensAllUponTheFirstCut(Round):
 
 
 class TrustsItsMemory(Round):
-    """No answer in time after all were cut: it takes the cut for failed, and says so, whatever the members have promised."""
+    """No answer in time after all were cut: it takes the cut for failed, and says so, whatever the
+    members have promised.
+    """
 
     __slots__ = ()
 
@@ -203,7 +213,7 @@ class TrustsItsMemory(Round):
 
 
 class AgreesWithTheFirst(Round):
-    """One member is READY, no one is known to be void: it tells that one that all agree."""
+    """One member is READY and none is known to be void: it sends that one AGREE."""
 
     __slots__ = ()
 
@@ -215,7 +225,7 @@ class AgreesWithTheFirst(Round):
         return sends
 
 
-# --------------------------------------------------------------------------------------------------------------------- tables
+# tables
 
 
 def void_cuts_can_be_agreed(table: dict[tuple[str, str], str]) -> None:

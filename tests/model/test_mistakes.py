@@ -1,4 +1,6 @@
-"""The model can fail: each of these mistakes, in a table, a member or a coordinator, is found, with the steps that lead there."""
+"""The model can fail: each of these mistakes, in a table, a member or a coordinator, is found, with
+the steps that lead there.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,7 @@ def found(scenario: Scenario, what: str) -> list[str]:
     return str(caught.value).splitlines()[1:]
 
 
-# --------------------------------------------------------------------------------------------- what members promise for themselves
+# what members promise for themselves
 
 
 @pytest.mark.parametrize(
@@ -52,10 +54,10 @@ def test_a_member_that_breaks_its_own_promise(kind: type[Member], what: str) -> 
     found(Scenario(members=2, kind=kind, only=ALONE), what)
 
 
-# ---------------------------------------------------------------------------------------------------- cuts that are not consistent
+# cuts that are not consistent
 
 
-def test_one_after_the_other() -> None:
+def test_cutting_one_member_after_the_other() -> None:
     steps = found(Scenario(members=2, rounds=mistakes.OneAfterTheOther), BROKEN)
     assert "a is acknowledged, after the cut" in "".join(steps)
 
@@ -74,7 +76,7 @@ def test_cutting_before_all_are_drained() -> None:
     )
 
 
-def test_no_fencing() -> None:
+def test_members_without_fencing() -> None:
     steps = found(
         Scenario(members=2, kind=mistakes.TakesLeasesThatEnded, only=SEQUENCE_CONSISTENT), BROKEN
     )
@@ -82,7 +84,7 @@ def test_no_fencing() -> None:
     assert any("takes open" in step for step in steps[opened:]), "a late command was taken"
 
 
-def test_wall_clocks() -> None:
+def test_deadlines_on_wall_clocks() -> None:
     steps = found(
         Scenario(
             members=2,
@@ -99,7 +101,7 @@ def test_the_wall_clock_is_a_mistake_only_if_it_is_set() -> None:
     Model(Scenario(members=2, kind=mistakes.AsksTheWallClock)).run()
 
 
-# ------------------------------------------------------------------------------------------------------- members that do not agree
+# members that do not agree
 
 
 @pytest.mark.parametrize("settlers", [0, 1])
@@ -110,7 +112,7 @@ def test_a_member_that_breaks_its_promise_after_a_while(settlers: int) -> None:
     )
 
 
-def test_an_abort_of_an_unknown_cut_that_is_forgotten() -> None:
+def test_forgetting_the_abort_of_an_unknown_cut() -> None:
     scenario = Scenario(members=2, kind=mistakes.ForgetsAborts)
     steps = found(
         scenario._replace(only=KNOWN),
@@ -125,7 +127,7 @@ def test_an_abort_of_an_unknown_cut_that_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize("rounds", [mistakes.TrustsItsMemory, mistakes.AgreesWithTheFirst])
-def test_a_coordinator_that_decides_for_itself(rounds: type[Round]) -> None:
+def test_a_coordinator_that_decides_without_the_votes(rounds: type[Round]) -> None:
     found(Scenario(members=2, rounds=rounds, only=ONE_OUTCOME), DIFFER)
     found(Scenario(members=2, rounds=rounds, only=KNOWN), "knows the outcome as")
 
@@ -143,7 +145,7 @@ def test_answers_before_the_journal_is_synced() -> None:
     assert any("power cut" in step for step in steps)
 
 
-# ------------------------------------------------------------------------------------------------------------------------- tables
+# tables
 
 
 @pytest.mark.parametrize(
@@ -154,7 +156,7 @@ def test_answers_before_the_journal_is_synced() -> None:
         (mistakes.promises_are_aborted, "knows the outcome as consistent"),
     ],
 )
-def test_a_line_of_the_table_of_votes(
+def test_a_wrong_line_in_the_table_of_votes(
     change: Callable[[dict[tuple[str, str], str]], None], what: str
 ) -> None:
     with mock.patch.dict(votes.TRANSITIONS):
