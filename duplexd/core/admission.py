@@ -1,8 +1,9 @@
 """Whether batches may begin: open, or the named reasons why not. Pure.
 
-The write path used to ask every part that might object, before each batch. Now whoever objects says
-so here, once, and takes it back; the write path looks at one attribute. A reason is a name, so two
-parts cannot take back each other's, and status can show why writes wait.
+The write path looks at one attribute before each batch. A part that needs batches to wait sets a
+reason here, once, and takes it back later; the write path does not know these parts and polls none
+of them. A reason is a name, so one part cannot take back another's, and status can show why writes
+wait.
 
     a reason     batches of all volumes wait (a follower is too far behind, no room in the journal)
     a refusal    changes are answered with an errno (journal full; failed, which is final)
@@ -41,12 +42,12 @@ class Admission:
         return frozenset(self._reasons)
 
     def hold(self, reason: str) -> None:
-        """Let batches wait for this reason. Again: no difference."""
+        """Let batches wait for this reason. A second call changes nothing."""
         self._reasons.add(reason)
         self._look()
 
     def lift(self, reason: str) -> None:
-        """This reason is gone. Batches begin if it was the last one."""
+        """Take the reason back. Batches begin if it was the last one."""
         if reason in self._reasons:
             self._reasons.discard(reason)
             self._look()
@@ -72,4 +73,4 @@ class Admission:
 
 
 def _nothing_waits() -> None:
-    """Nobody queues changes yet."""
+    """No queue is connected yet."""

@@ -1,11 +1,11 @@
 """Leases: who holds which volumes, until when, and how it ended. Pure.
 
 A hold is bounded by design: clients give up on requests that wait too long, so a lease has a
-deadline, an owner that may disappear, and ends once. Which ends count as lost, so that the verdict of
-what was done under it is void, is one table.
+deadline, an owner that may disappear, and ends once. One table says which ends count as lost, so
+that the verdict of what was done under the lease is void.
 
-`TRANSITIONS[state, reason]` is what a lease becomes when it ends for that reason; one that has ended
-does not change any more.
+`TRANSITIONS[state, reason]` is what a lease becomes when it ends for that reason; one that has
+ended does not change any more.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ BY_OWNER = "released"  # by its owner
 BY_SUSPEND = "suspended"  # a suspend took it, or the gates were opened after the cut
 DEADLINE = "deadline"
 OWNER_GONE = "owner gone"
-STOPPING = "stopping"  # the daemon is
-ABORTED = "aborted"  # the group's cut was given up
+STOPPING = "stopping"  # the daemon stops
+ABORTED = "aborted"  # the group's cut was aborted
 
 TRANSITIONS = {
     (HELD, BY_OWNER): RELEASED,
@@ -34,14 +34,14 @@ TRANSITIONS = {
     (HELD, STOPPING): LOST,
     (HELD, ABORTED): LOST,
 }
-# What a held write meets: the gate is closed, then nothing is in flight, then the cut is made
+# The phases of a hold: the gate is closed, then nothing is in flight, then the cut is made
 DRAINING, HOLDING, CUTTING = "draining", "held", "cut"
 PHASES = (DRAINING, HOLDING, CUTTING)
 REASONS = tuple(reason for _, reason in TRANSITIONS)
 
 
 class Lease:
-    """The owner of a hold over some pairs; `state` says whether it lasts, or how it ended.
+    """The owner of a hold over some pairs; `state` says whether it is held, or how it ended.
 
     `fence` is a number that no earlier lease of this controller had, not even before a restart; it
     rises when the lease is renewed, and commands with an older one are refused. `cut_id` is the
@@ -78,7 +78,7 @@ class Lease:
 
     @property
     def lost(self) -> bool:
-        """Whether it ended other than by its owner's will."""
+        """Whether it ended otherwise than by its owner."""
         return self.state == LOST
 
     def phase(self, arrival: float) -> str:

@@ -1,8 +1,8 @@
 """A pair, in two halves: what the journal recorded, and what is of this run of the daemon.
 
 `PairRecord` is rebuilt from the checkpoint and the markers after it, whatever happened to the
-process; only `Ledger` writes it, so what a restart will find is in one file's hands. `Pair` exists
-while the images are open: it is the volume that the NBD server serves, and shows the record's fields
+process; only `Ledger` writes it, so one file decides what a restart will find. `Pair` exists while
+the images are open: it is the volume that the NBD server serves, and shows the record's fields
 read-only, so that code which decides can ask one object and change nothing by accident.
 """
 
@@ -27,7 +27,7 @@ class PairRecord:
     """What the journal recorded of a pair. Written by `Ledger` alone.
 
     `applied` is the number up to which the secondary holds every change of this volume, and none
-    after it; of a pair that mirrors, the tail, which is filled in when it stops. `usable`: whether
+    after it; of a pair that mirrors it is the tail, filled in when it stops. `usable`: whether
     recovery would bring the secondary to exactly `applied`; not during a first copy, after a power
     cut until both are equal, or after a torn write. `changed`: grains changed since the cut
     (SUSPENDED), or still to copy (PENDING).
@@ -63,10 +63,18 @@ class PairRecord:
         return ChangeMap(self.size, limits.change_grain_bytes_min, limits.change_grains_max)
 
     def full_map(self) -> ChangeMap:
-        """A change map with every grain set: nobody knows what changed."""
+        """A change map with every grain set: it is not known what changed."""
         everything = self.new_map()
         everything.set_all()
         return everything
+
+    def merged(self, more: ChangeMap) -> ChangeMap:
+        """A new map with `changed` and `more`. Raises ValueError if `more` is of another volume."""
+        both = self.new_map()
+        both.merge(more)
+        if self.changed is not None:
+            both.merge(self.changed)
+        return both
 
     @property
     def tracks(self) -> bool:
@@ -134,7 +142,7 @@ class Pair:
 
     @property
     def reason(self) -> str:
-        """Why it is in its state; "" where that goes without saying."""
+        """Why it is in its state; "" where the state needs no reason."""
         return self.record.reason
 
     @property
