@@ -132,7 +132,7 @@ class Controller:
             timeline, volumes, failures, file, workers, clock
         )
         self.space = JournalSpace(timeline, admission, checkpointer, workers, events, limits)
-        self.write_path = WritePath(timeline, admission, self.space, clock, limits)
+        self.write_path = WritePath(timeline, admission, self.space.want, clock, limits)
         self.leases = leases = Leases(timeline, self.write_path, admission, clock, events, limits)
         self.async_follower = AsyncFollower(
             timeline, admission, failures.freeze, volumes.group_of, workers, limits
