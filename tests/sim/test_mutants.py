@@ -15,7 +15,6 @@ from duplexd.core.markers import Void
 from duplexd.core.participant import Participant
 from duplexd.engine import apply
 from duplexd.engine.checkpoint import Checkpointer
-from duplexd.engine.leases import Hold
 from duplexd.engine.recovery import reconcile
 from duplexd.engine.recovery.replay import Replay
 from duplexd.engine.suspend import Suspends
@@ -30,6 +29,8 @@ from tests.sim.scenario import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from duplexd.engine.leases import Hold
 
 SEEDS_MAX = 150
 

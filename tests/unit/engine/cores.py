@@ -8,9 +8,10 @@ from random import Random
 from typing import TYPE_CHECKING, TypeVar
 
 from duplexd.backend import FLUSH, TRIM, WRITE, ZERO, Change
-from duplexd.config import daemon_file
+from duplexd.config import load as config
 from duplexd.engine.controller import Controller, Machine, start
 from duplexd.engine.events import Events
+from duplexd.json_object import Json
 from tests.sim.disk import SimDisk
 from tests.sim.workers import SimWorkers
 from tests.support.fault_leg import FaultLeg
@@ -19,8 +20,8 @@ from tests.unit.loops import PatientLoop
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 
+    from duplexd.config.daemon_file import Config
     from duplexd.core.pair import Pair
-    from duplexd.json_object import Json
     from duplexd.limits import EngineLimits
 
 T = TypeVar("T")
@@ -82,7 +83,7 @@ class Core:
     async def begin(
         cls,
         disk: SimDisk,
-        settings: daemon_file.Config,
+        settings: Config,
         workers: int = 2,
         limits: EngineLimits | None = None,
     ) -> Core:
@@ -184,7 +185,7 @@ def settings(
     groups: Mapping[str, list[str]] | None = None,
     size: int = SIZE,
     journal: str = "32MiB",
-) -> daemon_file.Config:
+) -> Config:
     """Volumes by name with their mode ("" has no secondary)."""
     lines = [
         "[controller]",
@@ -199,7 +200,7 @@ def settings(
         lines += [f'secondary = "/b/{name}.img"', f'mode = "{mode}"'] if mode else []
     for name, members in (groups or {}).items():
         lines += [f"[groups.{name}]", f"volumes = {members!r}".replace("'", '"')]
-    return daemon_file.parse("\n".join(lines), "/duplexd.toml")
+    return config.parse("\n".join(lines), "/duplexd.toml")
 
 
 def new_disk() -> SimDisk:

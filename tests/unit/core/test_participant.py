@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from duplexd.core import lease as gate, participant as member, cut_states as votes
-from duplexd.core.lease import Lease
-from duplexd.core.participant import FENCES_OF_A_START, Member
-from duplexd.core.pair import Pair
+from duplexd.core import cut_states as votes
+from duplexd.core import lease as gate
+from duplexd.core import participant as member
 from duplexd.core.cut_states import AGREE, CONSISTENT, CUT, NONE, READY, VOID
+from duplexd.core.lease import Lease
+from duplexd.core.pair import Pair
+from duplexd.core.participant import FENCES_OF_A_START, Member
 from duplexd.errors import DuplexdError, LeaseLostError, NotFoundError, UsageError, WrongStateError
 
 if TYPE_CHECKING:
