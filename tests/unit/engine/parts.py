@@ -76,7 +76,7 @@ class Parts:
         self.admission = admission = Admission()
         self.wanted_room = 0
         self.write_path = WritePath(timeline, admission, self._want_room, self.clock, limits)
-        self.leases = Leases(timeline, self.write_path, admission, self.clock, self.events, limits)
+        self.leases = Leases(timeline, self.write_path, self.clock, self.events, limits)
         timeline.consequences = self.failures.after
         timeline.on_rest = self.write_path.kick
         timeline.on_failed.append(lambda _why: admission.refuse(errno.EIO))
@@ -118,7 +118,7 @@ class Parts:
         self,
         name: str,
         offset: int,
-        data: bytes | memoryview = b"",
+        data: bytes | bytearray | memoryview = b"",
         kind: int = WRITE,
         length: int = 0,
         fua: bool = False,
@@ -134,7 +134,12 @@ class Parts:
         self.write_path.submit(list[Change](changes))
 
     def send(
-        self, name: str, offset: int, data: bytes, fua: bool = False, peer: Peer | None = None
+        self,
+        name: str,
+        offset: int,
+        data: bytes | bytearray,
+        fua: bool = False,
+        peer: Peer | None = None,
     ) -> PairChange:
         """Submit one WRITE."""
         change = self.change(name, offset, data, fua=fua, peer=peer)

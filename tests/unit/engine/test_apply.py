@@ -28,7 +28,7 @@ def batch_of(
     regions: Mapping[int, Sequence[int]] | None = None,
     heavy: bool = False,
 ) -> Batch:
-    return Batch(changes, regions or {}, 0, heavy, lambda _batch, _error: None)
+    return Batch(changes, regions or {}, heavy, lambda _batch, _error: None)
 
 
 def perform(

@@ -201,11 +201,10 @@ async def test_batches_leave_marker_reserve_bytes_in_the_journal() -> None:
 
 async def test_changes_of_a_gated_volume_wait_and_those_of_others_do_not() -> None:
     parts = Parts()
-    parts.admission.close_gates([parts.pair("data").id])
+    parts.write_path.close_gates([parts.pair("data")])
     waiting, passing = parts.send("data", 0, b"x"), parts.send("wal", 0, b"x")
     assert (parts.answered(waiting), parts.answered(passing)) == (False, True)
-    parts.admission.open_gates([parts.pair("data").id])
-    parts.write_path.resume([parts.pair("data")])
+    parts.write_path.open_gates([parts.pair("data")])
     assert not parts.answered(waiting), "the step that opens may have more to append"
     await turns()
     assert parts.answered(waiting)
@@ -215,8 +214,7 @@ async def test_what_was_queued_when_a_gate_closes_waits_there_too() -> None:
     parts = Parts()
     started = parts.send("data", 0, bytes(9 * KIB))
     queued, other = parts.send("data", 0, b"x"), parts.send("wal", 0, b"x")
-    parts.admission.close_gates([parts.pair("data").id])
-    parts.write_path.withdraw()
+    parts.write_path.close_gates([parts.pair("data")])
     parts.workers.finish()
     assert [parts.answered(change) for change in (started, queued, other)] == [True, False, True]
 
@@ -224,13 +222,12 @@ async def test_what_was_queued_when_a_gate_closes_waits_there_too() -> None:
 async def test_what_several_gates_release_goes_on_in_the_order_of_arrival() -> None:
     parts = Parts()
     both = parts.volumes.all()
-    parts.admission.close_gates(pair.id for pair in both)
+    parts.write_path.close_gates(both)
     changes = []
     for name in ("wal", "data", "data", "wal"):
         changes.append(parts.send(name, 0, b"x"))
         parts.clock.now += 0.1
-    parts.admission.open_gates(pair.id for pair in both)
-    parts.write_path.resume(both)
+    parts.write_path.open_gates(both)
     await turns()
     assert [change.sequence for change in changes] == sorted(change.sequence for change in changes)
 
@@ -238,24 +235,26 @@ async def test_what_several_gates_release_goes_on_in_the_order_of_arrival() -> N
 async def test_a_gate_that_another_lease_keeps_closed_keeps_what_waits_there() -> None:
     parts = Parts()
     data = parts.pair("data")
-    parts.admission.close_gates([data.id])
-    parts.admission.close_gates([data.id])
+    parts.write_path.close_gates([data])
+    parts.write_path.close_gates([data])
     change = parts.send("data", 0, b"x")
-    parts.admission.open_gates([data.id])
-    parts.write_path.resume([data])
+    parts.write_path.open_gates([data])
     await turns()
     assert not parts.answered(change)
-    assert [arrival.change for arrival in parts.write_path.waiting(data)] == [change]
+    assert parts.write_path.is_gated(data)
+    parts.write_path.open_gates([data])
+    await turns()
+    assert parts.answered(change)
 
 
 async def test_a_change_that_waits_has_its_time_of_arrival() -> None:
     parts = Parts()
     data = parts.pair("data")
-    parts.admission.close_gates([data.id])
+    parts.write_path.close_gates([data])
     parts.send("data", 0, b"x")
     parts.clock.now += 1.5
     parts.send("data", 0, b"x")
-    assert [arrival.at for arrival in parts.write_path.waiting(data)] == [1000.0, 1001.5]
+    assert [arrival.at for arrival in parts.write_path.open_gates([data])] == [1000.0, 1001.5]
 
 
 # ---------------------------------------------------------------------------- clients that go
@@ -263,14 +262,13 @@ async def test_a_change_that_waits_has_its_time_of_arrival() -> None:
 
 async def test_what_a_client_that_has_gone_left_is_dropped_from_queue_and_gates() -> None:
     parts, gone = Parts(), Peer()
-    parts.admission.close_gates([parts.pair("wal").id])
+    parts.write_path.close_gates([parts.pair("wal")])
     parts.send("data", 0, bytes(9 * KIB))
     for name in ("data", "wal"):
         parts.send(name, 16 * KIB, b"gone", peer=gone)
         parts.send(name, 32 * KIB, b"stays")
     parts.write_path.disconnected(gone)
-    parts.admission.open_gates([parts.pair("wal").id])
-    parts.write_path.resume(parts.volumes.all())
+    parts.write_path.open_gates([parts.pair("wal")])
     parts.workers.finish_all()
     await turns()
     assert gone.answers == []
@@ -283,10 +281,10 @@ async def test_what_a_client_that_has_gone_left_is_dropped_from_queue_and_gates(
 async def test_nothing_is_kept_for_a_client_that_has_gone() -> None:
     parts = Parts()
     data = parts.pair("data")
-    parts.admission.close_gates([data.id])
+    parts.write_path.close_gates([data])
     parts.send("data", 0, b"held")
     parts.write_path.disconnected(parts.peer)
-    assert list(parts.write_path.waiting(data)) == []
+    assert parts.write_path.open_gates([data]) == []
 
 
 async def test_the_parts_of_a_long_write_go_with_their_client() -> None:
@@ -341,11 +339,10 @@ async def test_changes_queued_behind_the_one_that_the_controller_fails_at_are_re
 async def test_changes_at_a_gate_are_refused_when_it_opens() -> None:
     parts = Parts()
     data = parts.pair("data")
-    parts.admission.close_gates([data.id])
+    parts.write_path.close_gates([data])
     change = parts.send("data", 0, b"x")
     parts.timeline.fail("the disk is gone")
-    parts.admission.open_gates([data.id])
-    parts.write_path.resume([data])
+    parts.write_path.open_gates([data])
     await turns()
     assert change.error == errno.EIO
 
