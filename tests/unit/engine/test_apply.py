@@ -14,7 +14,7 @@ from duplexd.engine.apply import Batch
 from duplexd.engine.write_path import record_bytes
 from duplexd.units import KIB
 from tests.unit.engine.parts import SIZE, Parts
-from tests.unit.journal.journals import DIRECTORY, path
+from tests.unit.journal.journals import DIRECTORY, SEGMENT, path, reopen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -143,6 +143,25 @@ def test_record_bytes_is_what_the_journal_grows_by() -> None:
     before = parts.writer.position
     perform(parts, changes)
     assert parts.writer.position - before == record_bytes(changes)
+
+
+def test_the_records_of_a_batch_are_read_back_as_they_were_given() -> None:
+    parts = Parts(segment_bytes=SEGMENT)
+    changes = [
+        parts.change("wal", 512, b"payload"),
+        parts.change("data", 0, b"", ZERO, 4 * KIB),
+        parts.change("data", 4096, b"", TRIM, 8 * KIB),
+    ]
+    perform(parts, changes)
+    found = reopen(parts.disk)
+    assert [
+        (record.sequence, record.kind, record.volume, record.offset, record.length)
+        for record in found.records[-3:]
+    ] == [
+        (change.sequence, change.kind, change.volume.id, change.offset, change.length)
+        for change in changes
+    ]
+    assert found.payloads[-3:] == [b"payload", b"", b""]
 
 
 # ------------------------------------------------------------------------------------ what fails

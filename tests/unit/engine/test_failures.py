@@ -178,6 +178,32 @@ async def test_a_freeze_that_the_journal_refuses_is_final() -> None:
     assert parts.pair().state == pair_states.DUPLEX
 
 
+async def test_a_freeze_outside_of_a_batch_that_the_journal_refuses_is_final_too() -> None:
+    """As of a follower, or of a sync."""
+    parts = Parts()
+    pair = parts.pair()
+    parts.fail_journal("writev", errno.ENOSPC)
+    with pytest.raises(OSError, match="space"):
+        parts.failures.freeze({pair}, pair, pair.applied, OSError(errno.EIO, "gone"), {pair}, {})
+    assert "could not be written" in parts.timeline.failed
+
+
+async def test_a_secondary_that_holds_more_than_the_failed_one_is_suspended_where_it_is() -> None:
+    """A follower may bring pairs together that came from different cuts."""
+    parts = Parts()
+    data, wal = parts.pair("data"), parts.pair("wal")
+    for pair in (data, wal):
+        pair.set_legs(pair.primary, pair.secondary, "async")
+    at = data.applied
+    ahead = parts.send("wal", 0, b"x").sequence
+    parts.ledger.advance(wal.record, ahead)
+    parts.failures.freeze({data, wal}, data, at, OSError(errno.EIO, "gone"), (), {})
+    cuts = [data.cut, wal.cut]
+    assert [cut.sequence if cut else 0 for cut in cuts] == [at, ahead]
+    assert [pair.applied for pair in (data, wal)] == [at, ahead]
+    assert [event["at"] for event in parts.named("suspended")] == [at, ahead]
+
+
 async def test_the_failure_of_a_secondary_at_a_groups_cut_announces_that_as_void() -> None:
     parts = Parts()
     parts.timeline.append(MakeCut("aa", "", [1, 2], "db", ["alpha", "beta"]))

@@ -206,7 +206,7 @@ async def test_pairs_that_are_no_longer_duplex_are_not_cut() -> None:
         leg.fail("sync")
         core.pair("wal").secondary_dirty = True
         await core.controller.checkpointer.checkpoint()
-        with pytest.raises(WrongStateError, match="data is SUSPENDED"):
+        with pytest.raises(WrongStateError, match=r"data is SUSPENDED.*wal is.*resync --wait"):
             await make(core, lease)
         with pytest.raises(NotFoundError):
             core.controller.cuts.show(CUT)

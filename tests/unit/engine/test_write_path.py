@@ -61,12 +61,15 @@ async def test_a_payload_is_copied_only_if_the_change_has_to_wait() -> None:
     assert parts.content("data", 0, 4)[0] == b"mine"
 
 
-async def test_the_payload_of_a_heavy_batch_is_copied() -> None:
-    parts, buffer = Parts(), bytearray(b"a" * 9 * KIB)
+@pytest.mark.parametrize("length", [512, 9 * KIB])
+async def test_the_payload_of_a_batch_that_goes_to_a_worker_is_copied(length: int) -> None:
+    """Because it is long, or because it opens a region."""
+    parts, buffer = Parts(), bytearray(b"a" * length)
+    parts.close_regions()
     parts.submit(parts.change("data", 0, memoryview(buffer)))
-    buffer[:] = b"b" * 9 * KIB
+    buffer[:] = b"b" * length
     parts.workers.finish()
-    assert parts.content("data", 0, 9 * KIB) == (b"a" * 9 * KIB, b"a" * 9 * KIB)
+    assert parts.content("data", 0, length) == (b"a" * length, b"a" * length)
 
 
 # ------------------------------------------------------------------------------ what is heavy
@@ -377,11 +380,16 @@ async def test_a_change_with_fua_waits_for_the_journal_and_others_of_its_batch_d
     assert parts.peer.answers == [plain, durable]
 
 
-async def test_a_change_with_fua_that_failed_is_answered_at_once() -> None:
+async def test_a_change_with_fua_that_failed_is_answered_at_once_and_once() -> None:
     parts = Parts()
     parts.legs["data"][0].fail("write", errno.ENOSPC, times=1)
-    change = parts.send("data", 0, b"x", fua=True)
-    assert (parts.answered(change), change.error) == (True, errno.ENOSPC)
+    failed = parts.change("data", 0, b"x", fua=True)
+    durable = parts.change("data", 512, b"x", fua=True)
+    parts.submit(failed, durable)
+    assert parts.peer.answers == [failed]
+    parts.workers.finish()
+    assert parts.peer.answers == [failed, durable]
+    assert (failed.error, durable.error) == (errno.ENOSPC, 0)
 
 
 async def test_a_change_with_fua_has_the_error_of_the_sync() -> None:
