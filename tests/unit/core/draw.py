@@ -1,4 +1,6 @@
-"""Draws docs/states.md from the table in `core/state.py`: `python -m tests.unit.core.draw` writes it again."""
+"""Draws docs/states.md from the table in `core/pair_states.py`; `python -m tests.unit.core.draw`
+writes it again.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import ast
 import inspect
 from pathlib import Path
 
-from duplexd.core import pair_states as state
+from duplexd.core import pair_states
 from duplexd.core.pair_states import EVENTS, STATES, TRANSITIONS
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "states.md"
@@ -14,7 +16,7 @@ DOCUMENT = Path(__file__).parents[3] / "docs" / "states.md"
 HEAD = """\
 # The states of a pair
 
-Drawn from the table in `duplexd/core/state.py` by a test: change the table, not this page.
+Drawn from the table in `duplexd/core/pair_states.py` by a test: change the table, not this page.
 
 ```mermaid
 stateDiagram-v2
@@ -28,7 +30,7 @@ MIDDLE = """\
 | SIMPLEX | no secondary |
 | PENDING | being copied, or on the way back from a cut |
 | DUPLEX | the secondary follows |
-| SUSPENDED | the secondary stands still at a cut; changes are tracked |
+| SUSPENDED | the secondary is at a cut and does not follow; changes are tracked |
 
 ## Every event in every state
 
@@ -45,40 +47,49 @@ REASONS = """\
 """
 
 MEANINGS = [
-    ("PENDING", state.FIRST_COPY, "the secondary is new: unusable until the copy is done"),
     (
         "PENDING",
-        state.POWER_CUT,
-        "the legs may differ where they were written last: unusable until that is made equal",
+        pair_states.FIRST_COPY,
+        "the secondary is new: unusable until the copy is done",
     ),
     (
         "PENDING",
-        state.RESYNCING,
-        "on the way from its cut to the present; usable, unless its cut was void because it was torn",
+        pair_states.POWER_CUT,
+        "the legs may differ where they were written last: unusable until both are equal",
+    ),
+    (
+        "PENDING",
+        pair_states.RESYNCING,
+        "on the way from its cut to the present; usable, unless the secondary was torn at its cut",
     ),
     (
         "SUSPENDED",
-        state.BY_COMMAND,
+        pair_states.BY_COMMAND,
         "`duplexctl suspend`, of this controller or of a group over several",
     ),
-    ("SUSPENDED", state.BY_ERROR, "its secondary failed"),
     (
         "SUSPENDED",
-        state.BY_GROUP,
-        "the secondary of another pair of its group failed: all of them stand at one cut",
+        pair_states.BY_ERROR,
+        "its secondary failed",
+    ),
+    (
+        "SUSPENDED",
+        pair_states.BY_GROUP,
+        "the secondary of another pair of its group failed: all are suspended at one cut",
     ),
 ]
 
 CUTS = """\
 
-A pair that is SUSPENDED by command stands at its cut; whether that cut is `consistent`, `void`, or not decided yet is the cut's own state. Those of a cut that several
-controllers take together are in [groups.md](groups.md).
+A pair that is SUSPENDED by command is at its cut. Whether that cut is `consistent`, `void`, or in
+doubt is the state of the cut. The states of a cut that several controllers take together are in
+[groups.md](groups.md).
 """
 
 
 def comments() -> dict[str, str]:
     """What the source says of each event, behind its name."""
-    source = inspect.getsource(state)
+    source = inspect.getsource(pair_states)
     lines = source.splitlines()
     said: dict[str, str] = {}
     for node in ast.parse(source).body:
