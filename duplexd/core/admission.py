@@ -5,20 +5,18 @@ reason here, once, and takes it back later; the write path does not know these p
 of them. A reason is a name, so one part cannot take back another's, and status can show why writes
 wait.
 
-Three things keep a change from being done at once:
+    a reason     batches of all volumes wait (a follower is too far behind, no room in the journal)
+    a refusal    changes are answered with an errno (journal full; failed, which is final)
 
-    a reason          batches of all volumes wait (a follower is too far behind)
-    a gate            changes of one volume wait (a lease holds it); counted, leases overlap
-    a refusal         changes are answered with an errno (journal full; failed, which is final)
+Changes of single volumes wait at the write path's gates, which leases close.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
 
 class Admission:
@@ -29,11 +27,10 @@ class Admission:
     for it may be called in the middle of a step that has more to say to the journal.
     """
 
-    __slots__ = ("_gates", "_reasons", "clear", "on_open", "refusal", "waiting")
+    __slots__ = ("_reasons", "clear", "on_open", "refusal", "waiting")
 
     def __init__(self) -> None:
         self._reasons: set[str] = set()
-        self._gates: Counter[int] = Counter()
         self.clear = True
         self.waiting = False
         self.refusal = 0
@@ -70,24 +67,9 @@ class Admission:
         self._look()
         self.on_open()
 
-    def close_gates(self, volumes: Iterable[int]) -> None:
-        """Let changes of these volumes (by number) wait. Each call needs one `open_gates`."""
-        self._gates.update(volumes)
-        self._look()
-
-    def open_gates(self, volumes: Iterable[int]) -> None:
-        """Take one `close_gates` back."""
-        self._gates.subtract(volumes)
-        self._gates = +self._gates  # drops what is at zero
-        self._look()
-
-    def is_gated(self, volume: int) -> bool:
-        """Whether changes of this volume wait."""
-        return volume in self._gates
-
     def _look(self) -> None:
         self.waiting = bool(self._reasons)
-        self.clear = not (self._reasons or self._gates or self.refusal)
+        self.clear = not (self._reasons or self.refusal)
 
 
 def _nothing_waits() -> None:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from duplexd.core.pair import Pair
-    from duplexd.core.waits import Waits
 
 HELD, RELEASED, LOST = "held", "released", "lost"
 
@@ -51,7 +50,7 @@ class Lease:
 
     __slots__ = (
         "began", "cut_at", "cut_id", "deadline", "drained", "fence", "held_s", "hold_s", "id",
-        "owner", "pairs", "phases", "state", "waited", "waits",
+        "owner", "pairs", "state", "volumes",
     )  # fmt: skip
 
     def __init__(
@@ -75,27 +74,12 @@ class Lease:
         self.fence = 0
         self.cut_id = cut_id
         self.state = HELD
-        self.waits: Waits | None = None  # of the writes that it held, once it has ended
-        self.waited: dict[str, Waits] = {}  # the same by volume
-        self.phases = dict.fromkeys(PHASES, 0)  # in which phase they came
-
-    @property
-    def volumes(self) -> list[str]:
-        """The names of the volumes held."""
-        return [pair.name for pair in self.pairs]
+        self.volumes = [pair.name for pair in pairs]
 
     @property
     def lost(self) -> bool:
         """Whether it ended otherwise than by its owner."""
         return self.state == LOST
-
-    def end(self, reason: str) -> bool:
-        """Leave HELD for the state that the table gives; False if it had ended before."""
-        after = TRANSITIONS.get((self.state, reason))
-        if after is None:
-            return False
-        self.state = after
-        return True
 
     def phase(self, arrival: float) -> str:
         """In which phase of the hold a write came."""

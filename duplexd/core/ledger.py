@@ -113,15 +113,17 @@ class Ledger:
             return
         event = _EVENTS[type(marker)]
         for pair in self._of(marker.volumes):
-            if pair_states.after(pair.state, event) is None:
+            if (pair.state, event) not in pair_states.TRANSITIONS:
                 raise WrongStateError(f"{pair.name} is {pair.state}: {event} is not possible")
 
-    def apply(self, place: Place, marker: Marker) -> None:
-        """Fold a marker.
+    def apply(self, place: Place, marker: Marker, current: Iterable[PairRecord] = ()) -> None:
+        """Fold a marker. The secondaries of the `current` pairs hold all changes before it.
 
         Raises DamageError for one that does not fit, which no writer writes, and if an invariant is
         broken after it.
         """
+        for pair in current:
+            self.advance(pair, place.sequence)
         try:
             self._fold(marker, place)
         except (KeyError, ValueError, TypeError) as error:
@@ -129,12 +131,8 @@ class Ledger:
                 f"journal record {place.sequence}: "
                 f"the marker {marker!r} is impossible here ({error!r})"
             ) from error
-        moved = self._of(marker.volumes) if isinstance(marker, Moving) else []
-        for pair in moved:
-            if wrong := broken(pair):
-                raise DamageError(f"journal record {place.sequence}: {wrong}, after {marker!r}")
-        for pair in moved:
-            pair.moved()
+        if isinstance(marker, Moving) and (wrong := broken(self._of(marker.volumes))):
+            raise DamageError(f"journal record {place.sequence}: {wrong}, after {marker!r}")
 
     def unpack_and_apply(self, place: Place, fields: Json) -> None:
         """Fold a marker as it was read. Raises DamageError."""
@@ -150,7 +148,7 @@ class Ledger:
         return [self.pairs[number] for number in numbers]
 
     def _move(self, pair: PairRecord, event: str, reason: str) -> None:
-        after = pair_states.after(pair.state, event)
+        after = pair_states.TRANSITIONS.get((pair.state, event))
         if after is None:
             raise ValueError(f"{event} of {pair.name}, which is {pair.state}")
         pair.state = after

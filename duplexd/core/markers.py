@@ -39,6 +39,7 @@ version 2 of the journal, and version 1 only lacks the markers of groups.
 
 from __future__ import annotations
 
+import json
 from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -417,6 +418,11 @@ KINDS: dict[str, type[Marker]] = {
     "abandon": Abandon, "commit": Commit, "settled": Settled, "equal": Equal, "missed": Missed,
     "regions": Regions, "detach": Detach,
 }  # fmt: skip
+
+
+def encode(marker: Marker) -> bytes:
+    """The payload of its record."""
+    return json.dumps(marker.pack(), separators=(",", ":")).encode()
 
 
 def unpack(fields: Json) -> Marker:

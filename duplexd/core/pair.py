@@ -16,10 +16,10 @@ from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX, SUSPENDED
 from duplexd.core.regions import DirtyRegions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from duplexd.core.cut import Cut
-    from duplexd.images.leg import Leg, ReadCached
+    from duplexd.images.leg import Leg
     from duplexd.limits import EngineLimits
 
 
@@ -34,8 +34,8 @@ class PairRecord:
     """
 
     __slots__ = (
-        "applied", "changed", "cut", "id", "limits", "moved", "name", "reason", "regions",
-        "removed", "secondary_path", "size", "staged", "staging", "state", "tracked_bytes",
+        "applied", "changed", "cut", "id", "limits", "name", "reason", "regions", "removed",
+        "secondary_path", "size", "staged", "staging", "state", "tracked_bytes",
         "usable",
     )  # fmt: skip
 
@@ -56,7 +56,6 @@ class PairRecord:
         self.staged = 0  # how many records that log has
         self.regions = DirtyRegions(size, limits.region_bytes_min, limits.regions_max)
         self.secondary_path = ""  # "" if that is not known
-        self.moved: Callable[[], None] = _nobody_listens  # called after each change of state
 
     def new_map(self) -> ChangeMap:
         """An empty change map of this volume."""
@@ -89,24 +88,21 @@ class PairRecord:
         return tail
 
 
-def _nobody_listens() -> None:
-    """The images are not open: no `Pair` shows this record."""
-
-
 class Pair:
     """A volume and its legs, while it is served; implements `backend.Volume`.
 
     `mirrors`: DUPLEX in sync mode, changes go to both legs in the same batch. `tracks`: see
-    `PairRecord`; both are kept here because the write path asks for each change.
+    `PairRecord`; both are kept here because the write path asks for each change, and brought up to
+    date (`refresh`) by the timeline after each marker.
     """
 
     __slots__ = (
         "connections", "copied_bytes", "copy_done", "copy_total", "groups", "id", "mirrors",
         "mode", "name", "primary", "primary_dirty", "read_cached", "record", "regions",
-        "secondary", "secondary_dirty", "size", "tracks",
+        "resync_error", "secondary", "secondary_dirty", "size", "tracks",
     )  # fmt: skip
 
-    read_cached: ReadCached
+    read_cached: Callable[[int, memoryview], bool]
 
     def __init__(self, record: PairRecord, primary: Leg, secondary: Leg | None, mode: str) -> None:
         self.record = record
@@ -121,8 +117,8 @@ class Pair:
         self.copied_bytes = 0  # by the last copy or resync
         self.copy_done = 0
         self.copy_total = 0
+        self.resync_error: str | None = None  # why the last copy or resync failed
         self.set_legs(primary, secondary, mode)
-        record.moved = self.refresh
 
     def set_legs(self, primary: Leg, secondary: Leg | None, mode: str) -> None:
         """Take these images, e.g. with a secondary that the configuration has from now on."""
@@ -209,6 +205,12 @@ class Pair:
         self.primary.close()
         if self.secondary is not None:
             self.secondary.close()
+
+
+def refresh(pairs: Iterable[Pair]) -> None:
+    """`Pair.refresh` for each."""
+    for pair in pairs:
+        pair.refresh()
 
 
 class PairChange(Change):

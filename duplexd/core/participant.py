@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from duplexd.core import cut_states
-from duplexd.core.lease import Lease
+from duplexd.core.lease import TRANSITIONS, Lease
 from duplexd.core.markers import Agreed, MakeCut, Marker, Ready, Void
 from duplexd.errors import LeaseLostError, NotFoundError, UsageError, WrongStateError
 
@@ -119,8 +119,10 @@ class Participant(Generic[L]):
 
     def end(self, lease: Lease, reason: str) -> bool:
         """End a lease; False if it had ended. The caller then calls `lost` if it has a cut."""
-        if not lease.end(reason):
+        after = TRANSITIONS.get((lease.state, reason))
+        if after is None:
             return False
+        lease.state = after
         del self.leases[lease.id]
         self.ended[lease.id] = reason
         while len(self.ended) > _ENDED_KEPT:

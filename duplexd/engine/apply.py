@@ -1,4 +1,4 @@
-"""One batch: changes that get their numbers together, journaled with one write, applied to the legs.
+"""One batch: changes that get their numbers together, are journaled, and are applied to the legs.
 
 The order is journal, then secondary, then primary, change by change:
 
@@ -12,8 +12,8 @@ The order is journal, then secondary, then primary, change by change:
                the secondary the same way (`failures.py`), so that both legs and the journal agree.
 
 `perform` is all of the blocking work. There is only ever one batch at a time, so it owns the writer
-meanwhile. `Executor` decides where it runs: in the event loop for a small batch, where a hand-over to
-a thread would cost more than the work; in a worker thread for a large one.
+meanwhile. `Executor` decides where it runs: in the event loop for a small batch, where a hand-over
+to a thread would cost more than the work; in a worker thread for a large one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import errno
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.backend import WRITE
-from duplexd.core.markers import Regions
+from duplexd.core.markers import Regions, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -60,8 +60,8 @@ class PrimaryFailure(NamedTuple):
 class Batch:
     """What the write path hands to the timeline, and what came of it.
 
-    `regions` are new dirty regions by volume number: durable before any leg is touched. `heavy`: too
-    long for the event loop. `answer` is called once it is over, with the error if it is nowhere.
+    `regions` are new dirty regions by volume number: durable before any leg is touched. `heavy`:
+    too long for the event loop. `answer` is called at its end, with the error if it is nowhere.
     """
 
     __slots__ = (
@@ -73,14 +73,13 @@ class Batch:
         self,
         changes: Sequence[PairChange],
         regions: Mapping[int, Sequence[int]],
-        time_us: int,
         heavy: bool,
         answer: Callable[[Batch, BaseException | None], None],
     ) -> None:
         self.changes = changes
         self.regions = regions
         self.regions_sequence = 0
-        self.time_us = time_us
+        self.time_us = 0  # of its records, microseconds since 1970
         self.heavy = heavy
         self.answer = answer
         self.journaled = False  # it has its place in the journal: an error after that is no refusal
@@ -89,9 +88,9 @@ class Batch:
 
 
 class Executor:
-    """Executes batches; `group_of` gives the pairs that are suspended with one whose secondary fails.
+    """Executes batches. `group_of` gives the pairs that are suspended with a failing one.
 
-    `execute` is the seam for another way, e.g. a thread that writes for one disk and may hang alone.
+    `execute` is the seam for another way: a thread that writes for one disk and may hang alone.
     """
 
     def __init__(
@@ -123,8 +122,8 @@ class Executor:
         done(batch, error)
 
     def execute_here(self, batch: Batch) -> None:
-        """Perform a batch in this thread. Raises OSError if the journal did not take it: then nothing
-        has happened. Failures of legs are noted in the batch.
+        """Perform a batch in this thread. Raises OSError if the journal did not take it: then
+        nothing has happened. Failures of legs are noted in the batch.
 
         Once a secondary fails, it and the pairs of its group get nothing more: they are suspended
         at the number before the failed change.
@@ -132,17 +131,23 @@ class Executor:
         _journal(batch, self._writer)
         frozen: set[Pair] = set()
         for change in batch.changes:
-            pair = change.volume
-            if pair.mirrors and pair not in frozen:
+            pair, secondary = change.volume, change.volume.secondary
+            if pair.mirrors and secondary is not None and pair not in frozen:
                 try:
-                    _put(pair.copy_of, change)
+                    if change.kind == WRITE:  # here, not in a function: once for each change
+                        secondary.write(change.offset, change.data)
+                    else:
+                        secondary.zero(change.offset, change.length, change.allocate)
                 except OSError as error:
                     failure = SecondaryFailure(pair, change.sequence, error)
                     self._heal(failure, change)
                     batch.failures.append(failure)
                     frozen |= self._group_of(pair)
             try:
-                _put(pair.primary, change)
+                if change.kind == WRITE:
+                    pair.primary.write(change.offset, change.data)
+                else:
+                    pair.primary.zero(change.offset, change.length, change.allocate)
             except OSError as error:
                 change.error = error.errno or errno.EIO
                 batch.primary_errors.append(PrimaryFailure(change, error))
@@ -170,19 +175,12 @@ class Executor:
 def _journal(batch: Batch, writer: Writer) -> None:
     """What is refused here is in the journal not at all."""
     if batch.regions:
-        marker = Regions(batch.regions)
-        batch.regions_sequence = writer.append_marker(marker.pack(), batch.time_us)
+        payload = encode(Regions(batch.regions))
+        batch.regions_sequence = writer.append_marker(payload, batch.time_us)
     writer.write_changes(batch.changes, batch.time_us)
     batch.journaled = True
     if batch.regions:
         writer.sync_now()
-
-
-def _put(leg: Leg, change: PairChange) -> None:
-    if change.kind == WRITE:
-        leg.write(change.offset, change.data)
-    else:
-        leg.zero(change.offset, change.length, change.allocate)
 
 
 def _heal_piece(primary: Leg, secondary: Leg, offset: int, length: int) -> bool:

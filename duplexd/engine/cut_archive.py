@@ -1,14 +1,15 @@
 """What this run knows of cuts beside what the journal recorded: figures, names, what was announced.
 
-A verdict must not be shown before it is true for good: a cut of this controller alone is recorded as
-consistent the moment its marker is written, but its secondaries are durable there only later. Until
-then it is *unsettled*, and every interface asks here instead of reading the record.
+A verdict must not be shown before it is true for good: a cut of this controller alone is recorded
+as consistent the moment its marker is written, but its secondaries are durable there only later.
+Until then it is *unsettled*, and every interface asks here instead of reading the record.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core import pair_states
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from duplexd.engine.volumes import Volumes
     from duplexd.json_object import Json
     from duplexd.limits import EngineLimits
+
+
+new_id = partial(secrets.token_hex, 8)  # an id that no cut had
 
 
 class Figures(NamedTuple):
@@ -57,10 +61,6 @@ class CutArchive:
         self.unsettled: set[str] = set()
         self.made = 0
 
-    def new_id(self) -> str:
-        """An id that no cut had."""
-        return secrets.token_hex(8)
-
     def find(self, cut_id: str) -> Cut:
         """The cut of that id. Raises NotFoundError."""
         cut = self._ledger.cut(cut_id)
@@ -90,8 +90,9 @@ class CutArchive:
         if verdict is None or self._announced.get(cut.id) == verdict:
             return
         self._announced[cut.id] = verdict
-        for forgotten in self._announced.keys() - self._ledger.cuts.keys() - {cut.id}:
-            del self._announced[forgotten]
+        for old in self._announced.keys() - self._ledger.cuts.keys():
+            if self._ledger.cut(old) is None:
+                del self._announced[old]
         kept = self._figures.get(cut.id)
         names = kept.names if kept is not None else []
         self.announce_suspended(cut, names or self.show(cut)["volumes"], verdict)

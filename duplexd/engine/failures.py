@@ -2,8 +2,8 @@
 
 A failed secondary suspends its pair and its group at the number before the change that failed; the
 clients see success. A failed primary write is answered with its error, and what the primary holds
-there now is journaled as a new change, so that a replay after a crash makes both legs what the client
-can read now. Everything here happens at rest, right behind the batch that met the failure.
+there now is journaled as a new change, so that a replay after a crash makes both legs what the
+client can read now. Everything here happens at rest, right behind the batch that met the failure.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from duplexd.backend import WRITE, ZERO, Change
 from duplexd.core import freeze, pair_states
 from duplexd.core.pair import PairChange
 from duplexd.engine.apply import Batch
+from duplexd.engine.cut_archive import new_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -61,11 +62,15 @@ class Failures:
         self._record_bytes_max = limits.record_bytes_max
 
     def after(self, batch: Batch) -> None:
-        """Draw the consequences of what failed in a batch. Raises OSError if the journal refuses."""
+        """Draw the consequences of what failed in a batch. Raises OSError if the journal refuses.
+
+        Once the controller has failed the journal gets nothing more: a restart replays what it has.
+        """
         for failure in batch.failures:
             self._secondary_failed(batch, failure)
         for primary_failure in batch.primary_errors:
-            self._compensate(primary_failure)
+            if not self._timeline.failed:
+                self._compensate(primary_failure)
 
     def _secondary_failed(self, batch: Batch, failure: SecondaryFailure) -> None:
         pair, before = failure.pair, failure.sequence - 1
@@ -87,7 +92,6 @@ class Failures:
     ) -> None:
         """Suspend pairs because a secondary failed, at number `at`; see `core/freeze.py`."""
         why = _with_path(error, failed)
-        new_id = self._archive.new_id
         for marker in freeze.plan(members, failed, at, why, unusable, missed, new_id):
             self._freeze_at(marker, failed, error)
 
@@ -138,7 +142,7 @@ class Failures:
             again = PairChange(_NOBODY, 0, pair, ZERO, offset, len(data))
         else:
             again = PairChange(_NOBODY, 0, pair, WRITE, offset, len(data), data)
-        batch = Batch([again], {}, self._timeline.now_us(), False, _no_answer)
+        batch = Batch([again], {}, False, _no_answer)
         self._timeline.redo(batch)
         for failure in batch.failures:
             self._secondary_failed(batch, failure)

@@ -1,20 +1,20 @@
 """The timeline: one journal, one sequence, and the only way to write to either.
 
-Two kinds of things get numbers. A *batch* is changes of clients, which may take a while: it is given
-to an executor, and meanwhile the journal belongs to it. Everything else, a marker that moves states,
-is appended *at rest*, between two batches, in one turn of the event loop. So a step at rest sees all
-changes before it done on the legs and none after it begun: that is what makes a cut a position, and
-why no lock is needed. At most one batch runs; what arrives meanwhile queues (`write_path.py`) or
-waits for the rest (`at_rest`).
+Two kinds of things get numbers. A *batch* is changes of clients, which may take a while: it is
+given to an executor, and meanwhile the journal belongs to it. Everything else, a marker that moves
+states, is appended *at rest*, between two batches, in one turn of the event loop. So a step at rest
+sees all changes before it done on the legs and none after it begun: that is what makes a cut a
+position, and why no lock is needed. At most one batch runs; what arrives meanwhile queues
+(`write_path.py`) or waits for the rest (`at_rest`).
 
-The ledger is folded here right after each marker is written, so the states in memory are always those
-that a restart would find. Others do not poll: they listen (`on_written`, `on_segment`, `on_failed`, `on_rest`), or
-set a reason in `Admission`, which the write path asks.
+The ledger is folded here right after each marker is written, so the states in memory are always
+those that a restart would find. Others do not poll: they listen (`on_written`, `on_segment`,
+`on_failed`, `on_rest`), or set a reason in `Admission`, which the write path asks.
 
-Considered and left: a lock around the journal (every step would be a task, and steps would interleave
-with batches at each await), and markers inside batches (a batch that fails half-way would then have
-to undo states). What would change this: a write thread that owns the journal. It would take the place
-of `Executor`, whose one method is the seam for it.
+Considered and left: a lock around the journal (every step would be a task, and steps would
+interleave with batches at each await), and markers inside batches (a batch that fails half-way
+would then have to undo states). What would change this: a write thread that owns the journal. It
+would take the place of `Executor`, whose one method is the seam for it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from collections import deque
 from typing import TYPE_CHECKING, TypeVar
 
 from duplexd.core.ledger import Moving, Place
-from duplexd.core.markers import Equal, Regions
+from duplexd.core.markers import Equal, Regions, encode
+from duplexd.core.pair import refresh
 from duplexd.errors import DamageError, DuplexdError
 from duplexd.journal.group_commit import GroupCommit
 
@@ -44,8 +45,8 @@ T = TypeVar("T")
 
 
 class Timeline:
-    """All methods are called from the event loop. `failed` says why no change is taken any more: it is
-    final, only a restart, which recovers, ends it.
+    """All methods are called from the event loop. `failed` says why no change is taken any more: it
+    is final, only a restart, which recovers, ends it.
     """
 
     def __init__(
@@ -145,8 +146,7 @@ class Timeline:
         writer, time_us = self.writer, self.now_us()
         before, chain = writer.sequence, writer.chain
         try:
-            sequence = writer.append_marker(marker.pack(), time_us)
-            writer.write()
+            sequence = writer.write_marker(encode(marker), time_us)
         except OSError as error:
             self.refused(error)
             raise
@@ -168,23 +168,25 @@ class Timeline:
             raise
 
     def _fold(self, marker: Marker, place: Place) -> None:
-        """What holds only while running is noted beside the marker: a pair that mirrors has all
-        changes before it, and a secondary that is said to be equal has all there are. A restart
-        cannot rely on either: what the secondary's cache had may be lost.
+        """What holds only while running is noted with the marker: a pair that mirrors has all
+        changes before it, and so has a secondary that is said to be equal. A restart cannot rely
+        on either: what the secondary's cache had may be lost.
         """
-        concerned = list(marker.volumes) if isinstance(marker, Moving) else []
-        for number in concerned:
-            pair = self._pairs.get(number)
-            if pair is not None and pair.mirrors:
-                self.ledger.advance(pair.record, place.sequence)
+        moving = [
+            pair
+            for number in (marker.volumes if isinstance(marker, Moving) else ())
+            if (pair := self._pairs.get(number)) is not None
+        ]
+        current = [pair.record for pair in moving if pair.mirrors]
+        if isinstance(marker, Equal):
+            current = [pair.record for pair in moving]
         try:
-            self.ledger.apply(place, marker)
+            self.ledger.apply(place, marker, current)
         except DamageError as error:  # a broken invariant: no state can be trusted any more
             self.fail(str(error))
             raise
-        if isinstance(marker, Equal):
-            for number in marker.volumes:
-                self.ledger.advance(self.ledger.pairs[number], place.sequence)
+        if moving:
+            refresh(moving)
 
     def now_us(self) -> int:
         """The time that a record gets, microseconds since 1970."""
@@ -197,10 +199,12 @@ class Timeline:
         if it is small, else from the loop later. At rest only.
         """
         self.busy, self._before_batch = True, self.writer.written
+        batch.time_us = self.now_us()
         self._executor.execute(batch, self._performed)
 
     def redo(self, batch: Batch) -> None:
         """Journal and apply what the engine itself has to write, at rest. Raises OSError."""
+        batch.time_us = self.now_us()
         self._executor.execute_here(batch)
         self._track(batch)
 
@@ -233,6 +237,8 @@ class Timeline:
                 self.consequences(batch)
             except OSError as error:
                 self.refused(error, final=True)
+            except DamageError as error:
+                self.fail(str(error))  # the changes are done: their clients get answers
 
     def _track(self, batch: Batch) -> None:
         for change in batch.changes:

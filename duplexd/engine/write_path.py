@@ -1,14 +1,15 @@
 """The way of changes: they queue, become batches, and are answered.
 
-All changes of one wake-up of a connection come in one call. If nothing is in the way (`Admission`, a
-batch that runs, changes that came before) they become a batch at once, with their payloads still in
-the receive buffer; that is the path that has to be short. Otherwise they own their payloads and wait:
-in the queue, or, if a lease holds their volume, at its gate. A change that waits has no number yet and
-was never acknowledged, so dropping it with its connection loses nothing; that is also required,
-because a client that gave up on it sends it again elsewhere, and the stale copy must not follow.
+All changes of one wake-up of a connection come in one call. If nothing is in the way (`Admission`,
+a batch that runs, changes that came before) they become a batch at once, with their payloads still
+in the receive buffer; that is the path that has to be short. Otherwise they own their payloads and
+wait: in the queue, or, if a lease holds their volume, at its gate. A change that waits has no
+number yet and was never acknowledged, so dropping it with its connection loses nothing; that is
+also required, because a client that gave up on it sends it again elsewhere, and the stale copy must
+not follow.
 
-Order: the queue is first in, first out over all volumes. A gate keeps the order of its volume, and what
-several gates release goes on in the order of arrival.
+Order: the queue is first in, first out over all volumes. A gate keeps the order of its volume, and
+what several gates release goes on in the order of arrival.
 """
 
 from __future__ import annotations
@@ -24,11 +25,10 @@ from duplexd.engine.apply import Batch
 from duplexd.journal.format import RECORD_HEADER_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from duplexd.core.admission import Admission
     from duplexd.core.pair import Pair
-    from duplexd.engine.journal_space import JournalSpace
     from duplexd.engine.timeline import Timeline
     from duplexd.limits import EngineLimits
     from duplexd.runtime.clock import Clock
@@ -44,6 +44,16 @@ class Arrival:
         self.change = change
 
 
+class Gate:
+    """Of one volume: how often it is closed, and what waits there, in order."""
+
+    __slots__ = ("closed", "waiting")
+
+    def __init__(self) -> None:
+        self.closed = 0
+        self.waiting: list[Arrival] = []
+
+
 class WritePath:
     """The queue of a controller, its gates, and the answers. Called from the event loop."""
 
@@ -51,18 +61,21 @@ class WritePath:
         self,
         timeline: Timeline,
         admission: Admission,
-        space: JournalSpace,
+        want_room: Callable[[], None],
         clock: Clock,
         limits: EngineLimits,
     ) -> None:
+        """`want_room` is called when a batch does not fit into the journal: it has to hold batches
+        back in `admission` until there is room.
+        """
         self._timeline = timeline
         self._writer = timeline.writer
         self._admission = admission
-        self._space = space
+        self._want_room = want_room
         self._clock = clock
         self._limits = limits
         self._queue: deque[PairChange] = deque()
-        self._gates: dict[int, list[Arrival]] = {}  # by volume number, while changes wait there
+        self._gates: dict[int, Gate] = {}  # that are closed, by volume number
         self._submitter: Client | None = None
         self.batches = 0
 
@@ -73,7 +86,8 @@ class WritePath:
         ours = cast("list[PairChange]", changes)
         self._submitter = changes[0].client
         try:
-            if self._admission.clear and not self._queue and not self._timeline.busy:
+            queued = self._queue or self._gates
+            if self._admission.clear and not queued and not self._timeline.busy:
                 self._start(ours)
             else:
                 for change in ours:
@@ -104,8 +118,8 @@ class WritePath:
             return owner is client or (type(owner) is Joined and owner.origin is client)
 
         self._queue = deque(change for change in self._queue if not theirs(change))
-        for number, waiting in list(self._gates.items()):
-            self._gates[number] = [arrival for arrival in waiting if not theirs(arrival.change)]
+        for gate in self._gates.values():
+            gate.waiting = [arrival for arrival in gate.waiting if not theirs(arrival.change)]
 
     # ------------------------------------------------------------------------ queue and gates
 
@@ -115,52 +129,68 @@ class WritePath:
         return len(self._queue)
 
     def _enqueue(self, change: PairChange) -> None:
-        if self._admission.is_gated(change.volume.id):
-            self._wait_at_gate(change)
+        gate = self._gates.get(change.volume.id)
+        if gate is not None:
+            gate.waiting.append(Arrival(self._clock.monotonic(), change))
         else:
             self._queue.extend(self._parts(change))
 
-    def _wait_at_gate(self, change: PairChange) -> None:
-        arrival = Arrival(self._clock.monotonic(), change)
-        self._gates.setdefault(change.volume.id, []).append(arrival)
+    def is_gated(self, pair: Pair) -> bool:
+        """Whether changes of this volume wait at its gate."""
+        return pair.id in self._gates
 
-    def withdraw(self) -> None:
-        """Take the changes of volumes that are held now out of the queue: they have not started."""
+    def close_gates(self, pairs: Iterable[Pair]) -> None:
+        """Let changes of these volumes wait; those that are queued have not started, so they do, too.
+
+        Each call needs one `open_gates`: leases overlap.
+        """
+        for pair in pairs:
+            self._gates.setdefault(pair.id, Gate()).closed += 1
         queued, self._queue = self._queue, deque()
         for change in queued:
-            if self._admission.is_gated(change.volume.id):
-                self._wait_at_gate(change)
-            else:
+            gate = self._gates.get(change.volume.id)
+            if gate is None:
                 self._queue.append(change)
+            else:
+                gate.waiting.append(Arrival(self._clock.monotonic(), change))
 
-    def waiting(self, pair: Pair) -> Sequence[Arrival]:
-        """What waits at the gate of a volume, in order."""
-        return self._gates.get(pair.id, ())
-
-    def resume(self, pairs: Iterable[Pair]) -> None:
-        """Queue what waits at the gates of these volumes and is not held any more, in the order of
-        arrival. It goes on once the present step is over, which may have more to say to the journal.
+    def open_gates(self, pairs: Iterable[Pair]) -> list[Arrival]:
+        """Take one `close_gates` back; returns what waits for it. Changes that nothing holds any more
+        are queued in the order of arrival, and go on once the present step is over, which may have
+        more to say to the journal.
         """
-        opened = [pair.id for pair in pairs if not self._admission.is_gated(pair.id)]
-        freed = [arrival for number in opened for arrival in self._gates.pop(number, ())]
+        waited: list[Arrival] = []
+        freed: list[Arrival] = []
+        for pair in pairs:
+            gate = self._gates[pair.id]
+            gate.closed -= 1
+            waited += gate.waiting
+            if not gate.closed:
+                freed += self._gates.pop(pair.id).waiting
         freed.sort(key=lambda arrival: arrival.at)
         for arrival in freed:
             self._queue.extend(self._parts(arrival.change))
         if freed:
             self.kick_soon()
+        return waited
 
     def kick(self) -> None:
-        """Begin batches while changes are queued and nothing is in the way."""
-        if self._admission.refusal and self._queue:
-            queued, self._queue = list(self._queue), deque()
-            self._refuse(queued, self._admission.refusal)
-        while self._queue and not self._timeline.busy and not self._admission.waiting:
+        """Begin batches while changes are queued and nothing is in the way. A refusal is looked at
+        before each: a batch may be what the controller fails at.
+        """
+        admission, timeline = self._admission, self._timeline
+        while self._queue and not admission.refusal:
+            if timeline.busy or admission.waiting:
+                return
             taken = [self._queue.popleft()]
             size, limit = record_bytes(taken), self.batch_bytes_max()
             while self._queue and (size := size + record_bytes([self._queue[0]])) <= limit:
                 taken.append(self._queue.popleft())
             if not self._start(taken):
                 return
+        if self._queue:
+            queued, self._queue = list(self._queue), deque()
+            self._refuse(queued, admission.refusal)
 
     def batch_bytes_max(self) -> int:
         """What a batch takes in the journal at most."""
@@ -199,8 +229,7 @@ class WritePath:
             for change in changes:
                 change.own()
         self.batches += 1
-        timeline = self._timeline
-        timeline.batch(Batch(changes, regions, timeline.now_us(), heavy, self._answered))
+        self._timeline.batch(Batch(changes, regions, heavy, self._answered))
         return True
 
     def _postpone(self, changes: list[PairChange], too_big: bool) -> None:
@@ -208,7 +237,7 @@ class WritePath:
         if too_big:
             self.kick_soon()  # it is taken in several batches
         else:
-            self._space.want()
+            self._want_room()
 
     def _owned_parts(self, changes: list[PairChange]) -> list[PairChange]:
         for change in changes:

@@ -6,7 +6,7 @@ that was planned counts as done. If a cancelled caller returned at once, such wo
 behind the back of whoever cancelled it: past the release of a lock, past the close of a file.
 `asyncio.shield` alone has just that gap. So here the caller waits, and is cancelled afterwards.
 
-Not for work that waits for somebody else without a deadline: its caller could not be cancelled at
+Not for work that waits for another party without a deadline: its caller could not be cancelled at
 all.
 """
 
@@ -38,5 +38,5 @@ async def to_its_end(work: Awaitable[T]) -> T:
     if cancelled is None:
         return running.result()
     if not running.cancelled():
-        running.exception()  # asyncio would log an error that nobody fetched
+        running.exception()  # asyncio would log an error that was never fetched
     raise cancelled

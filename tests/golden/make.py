@@ -59,11 +59,10 @@ class Author:
 
     def mark(self, m: str, **fields: object) -> int:
         self._time_us += 1000
-        marker = {"m": m, **fields}
-        sequence = self.writer.append_marker(marker, self._time_us)
+        payload = json.dumps({"m": m, **fields}, separators=(",", ":")).encode()
+        sequence = self.writer.append_marker(payload, self._time_us)
         self.writer.write()
-        as_read = json.loads(json.dumps(marker))
-        self.ledger.unpack_and_apply(Place(sequence, self._time_us), as_read)
+        self.ledger.unpack_and_apply(Place(sequence, self._time_us), json.loads(payload))
         return sequence
 
     def change(

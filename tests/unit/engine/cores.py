@@ -8,9 +8,10 @@ from random import Random
 from typing import TYPE_CHECKING, TypeVar
 
 from duplexd.backend import FLUSH, TRIM, WRITE, ZERO, Change
-from duplexd.config import daemon_file
+from duplexd.config import load as config
 from duplexd.engine.controller import Controller, Machine, start
 from duplexd.engine.events import Events
+from duplexd.json_object import Json
 from tests.sim.disk import SimDisk
 from tests.sim.workers import SimWorkers
 from tests.support.fault_leg import FaultLeg
@@ -19,8 +20,8 @@ from tests.unit.loops import PatientLoop
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 
+    from duplexd.config.daemon_file import Config
     from duplexd.core.pair import Pair
-    from duplexd.json_object import Json
     from duplexd.limits import EngineLimits
 
 T = TypeVar("T")
@@ -82,13 +83,14 @@ class Core:
     async def begin(
         cls,
         disk: SimDisk,
-        settings: daemon_file.Config,
+        settings: Config,
         workers: int = 2,
         limits: EngineLimits | None = None,
     ) -> Core:
         clock = HandClock(disk)
         simulated = SimWorkers(asyncio.get_running_loop(), Random(1), workers)
-        events, seen = Events(clock), list[Json]()
+        events = Events(clock)
+        seen: list[Json] = []
         events.listeners.append(seen.append)
         machine = Machine(disk, clock, simulated, simulated)
         controller = await start(settings, machine, events, limits)
@@ -98,7 +100,7 @@ class Core:
         return self.controller.volumes.by_name[name]
 
     def faulty(self, name: str = "data") -> tuple[FaultLeg, FaultLeg | None]:
-        """Legs that can be told to fail: primary, secondary."""
+        """Wrap both legs, so that a test can let them fail: primary, secondary."""
         pair = self.pair(name)
         primary, secondary = (
             FaultLeg(pair.primary),
@@ -145,7 +147,7 @@ class Core:
         return change.error
 
     async def until(self, true: Callable[[], bool], turns: int = 20_000) -> None:
-        """Let the loop run until it is true."""
+        """Let the loop run until it is true; fails if it never is."""
         for _ in range(turns):
             if true():
                 return
@@ -153,8 +155,17 @@ class Core:
         raise AssertionError("it did not come true")
 
     async def turns(self, count: int = 50) -> None:
+        """Let the loop run for a while: whatever is going to happen has happened then."""
         for _ in range(count):
             await asyncio.sleep(0)
+
+    async def crash(self, power: bool) -> None:
+        """Kill the daemon as it is; with `power`, the machine. `disk` is what the next one finds."""
+        self.disk.crash(power=power)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     def image(self, name: str, side: str) -> bytes:
         return self.disk.read_file(f"/{side}/{name}.img")
@@ -174,7 +185,7 @@ def settings(
     groups: Mapping[str, list[str]] | None = None,
     size: int = SIZE,
     journal: str = "32MiB",
-) -> daemon_file.Config:
+) -> Config:
     """Volumes by name with their mode ("" has no secondary)."""
     lines = [
         "[controller]",
@@ -189,7 +200,7 @@ def settings(
         lines += [f'secondary = "/b/{name}.img"', f'mode = "{mode}"'] if mode else []
     for name, members in (groups or {}).items():
         lines += [f"[groups.{name}]", f"volumes = {members!r}".replace("'", '"')]
-    return daemon_file.parse("\n".join(lines), "/duplexd.toml")
+    return config.parse("\n".join(lines), "/duplexd.toml")
 
 
 def new_disk() -> SimDisk:

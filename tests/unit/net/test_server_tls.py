@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
-from duplexd.api import tls
-from duplexd.config.daemon_file import Config, TlsConfig, parse
+from duplexd.config.load import parse
 from duplexd.daemon.preflight import Problem, look
 from duplexd.errors import ConfigurationError, ForbiddenError
+from duplexd.net import tls
 from tests.support.certificates import Certificates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from duplexd.config.daemon_file import Config, TlsConfig
 
 
 def locked(certificates: Certificates) -> None:
@@ -41,22 +43,67 @@ def other_key(certificates: Certificates) -> None:
 
 
 MISTAKES: dict[str, tuple[Callable[[Certificates], object], str]] = {
-    "no certificate": (lambda it: it.certificate.unlink(), "certificate: {dir}/server.pem' cannot be read: No such file or directory"),
-    "certificate is no PEM": (lambda it: it.certificate.write_text("x"), "certificate: {dir}/server.pem' does not hold a certificate as PEM text"),
-    "certificate is garbled": (lambda it: garbled(it.certificate), "certificate: {dir}/server.pem' with the key {dir}/server.key' cannot be used: "),
-    "no key": (lambda it: it.key.unlink(), "key: {dir}/server.key' cannot be read: No such file or directory"),
-    "key is no PEM": (lambda it: it.key.write_text(""), "key: {dir}/server.key' does not hold a private key as PEM text"),
-    "key of another": (other_key, "key: {dir}/server.key' is not the key of the certificate {dir}/server.pem'; give the two that belong"),
-    "key with a passphrase": (locked, "key: {dir}/server.key' wants a passphrase, and nobody is asked for it; write it without: openssl pkey"),
-    "key for everyone": (lambda it: it.key.chmod(0o644), "key: {dir}/server.key' holds the key and can be read by everyone on this machine (mode 0644); make a new"),
-    "no authority": (lambda it: it.client_ca.unlink(), "client_ca: {dir}/clients.pem' cannot be read: No such file or directory"),
-    "authority is no PEM": (lambda it: it.client_ca.write_text("x"), "client_ca: {dir}/clients.pem' does not hold a certificate as PEM text"),
-    "authority is garbled": (lambda it: garbled(it.client_ca), "client_ca: {dir}/clients.pem' cannot be used: "),
-}  # fmt: skip
+    "no certificate": (
+        lambda it: it.certificate.unlink(),
+        "certificate: {dir}/server.pem' cannot be read: No such file or directory",
+    ),
+    "certificate is not PEM": (
+        lambda it: it.certificate.write_text("x"),
+        "certificate: {dir}/server.pem' contains no certificate in PEM format",
+    ),
+    "certificate is garbled": (
+        lambda it: garbled(it.certificate),
+        "certificate: {dir}/server.pem' with the key {dir}/server.key' cannot be used: ",
+    ),
+    "no key": (
+        lambda it: it.key.unlink(),
+        "key: {dir}/server.key' cannot be read: No such file or directory",
+    ),
+    "key is not PEM": (
+        lambda it: it.key.write_text(""),
+        "key: {dir}/server.key' contains no private key in PEM format",
+    ),
+    "key of another": (
+        other_key,
+        (
+            "key: {dir}/server.key' does not match the certificate {dir}/server.pem'; "
+            "configure a matching pair"
+        ),
+    ),
+    "key with a passphrase": (
+        locked,
+        (
+            "key: {dir}/server.key' is encrypted with a passphrase, which a daemon cannot "
+            "enter; store it unencrypted: openssl pkey"
+        ),
+    ),
+    "key for everyone": (
+        lambda it: it.key.chmod(0o644),
+        (
+            "key: {dir}/server.key' is a private key that every local user can read (mode "
+            "0644), so it must be considered compromised; create a new"
+        ),
+    ),
+    "no authority": (
+        lambda it: it.client_ca.unlink(),
+        "client_ca: {dir}/clients.pem' cannot be read: No such file or directory",
+    ),
+    "authority is not PEM": (
+        lambda it: it.client_ca.write_text("x"),
+        "client_ca: {dir}/clients.pem' contains no certificate in PEM format",
+    ),
+    "authority is garbled": (
+        lambda it: garbled(it.client_ca),
+        "client_ca: {dir}/clients.pem' cannot be used: ",
+    ),
+}
 
 
 def config(certificates: Certificates) -> Config:
-    text = '[controller]\nname = "a"\nstate_dir = "state"\n[nbd]\nlisten = ["unix:n"]\n[control]\nsocket = "c"\n'
+    text = (
+        '[controller]\nname = "a"\nstate_dir = "state"\n[nbd]\nlisten = '
+        '["unix:n"]\n[control]\nsocket = "c"\n'
+    )
     return parse(text + certificates.toml(10810, operate=("a",)), certificates.directory / "f.toml")
 
 
@@ -79,7 +126,7 @@ def test_a_mistake_is_one_line_with_its_key(case: str, tmp_path: Path) -> None:
     )
     assert not problem.forbidden
     with pytest.raises(ConfigurationError) as caught:
-        tls.context(settings(certificates))
+        tls.server_context(settings(certificates))
     assert str(caught.value) == problem.line
 
 
@@ -103,7 +150,10 @@ def test_a_file_that_may_not_be_read_is_a_matter_of_permission(
         return read(path)
 
     monkeypatch.setattr(type(certificates.key), "read_bytes", refuse)
-    line = f"control.tls.key: '{certificates.key}' cannot be read by this user; change its owner, group or mode"
+    line = (
+        f"control.tls.key: '{certificates.key}' cannot be read by this user; change its "
+        "owner, group or mode"
+    )
     assert look(config(certificates)) == [Problem(line, forbidden=True)]
     with pytest.raises(ForbiddenError):
-        tls.context(settings(certificates))
+        tls.server_context(settings(certificates))

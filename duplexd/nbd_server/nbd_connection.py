@@ -1,4 +1,10 @@
-"""One NBD connection: handshake, then transmission, on a `BufferedProtocol`. The rules of the protocol are in `duplexd.nbd`."""
+"""One NBD connection: handshake, then transmission, on a `BufferedProtocol`.
+
+asyncio's streams would copy each payload twice and want a task for each request (9-11 us against
+2-2.4 us). Here the transport receives into the parser's own buffer, and one wake-up handles all
+that arrived. The price is that flow control is explicit: the socket is read only while everything
+that was read has a place to go, see `_adjust`.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +14,13 @@ from typing import TYPE_CHECKING, cast
 
 import structlog
 
-from duplexd import limits
 from duplexd.nbd.handshake import CLOSED, TRANSMISSION, Handshake
 from duplexd.nbd.transmission import RECEIVE_BYTES_MIN, Receiver
 from duplexd.nbd_server.dispatch import Dispatch
 
 if TYPE_CHECKING:
     from duplexd.backend import Volume
-    from duplexd.nbd_server.server import Server
+    from duplexd.nbd_server.shared import Server
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
 
@@ -25,7 +30,8 @@ HANDSHAKE_RECEIVE_BYTES = 16 << 10
 class Connection(asyncio.BufferedProtocol):
     """A client, from accept to close.
 
-    The socket is not read while a request waits in the backlog, a large payload has no room, or the client does not take its replies.
+    The socket is not read while a request waits in the backlog, a large payload has no room, or the
+    client does not take its replies.
     """
 
     __slots__ = (
@@ -48,7 +54,7 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, server: Server) -> None:
         self.volume: Volume | None = None
         self._server = server
-        self._handshake: Handshake | None = Handshake(server, limits.HANDSHAKE_OPTIONS_MAX)
+        self._handshake: Handshake | None = Handshake(server, server.limits.handshake_options_max)
         self._input = memoryview(bytearray(HANDSHAKE_RECEIVE_BYTES))
         self._receiver: Receiver | None = None
         self._dispatch: Dispatch | None = None
@@ -64,7 +70,7 @@ class Connection(asyncio.BufferedProtocol):
         """Greet, unless there are too many connections."""
         self._transport = cast("asyncio.Transport", transport)
         server = self._server
-        if len(server.connections) >= limits.CONNECTIONS_MAX:
+        if len(server.connections) >= server.limits.connections_max:
             if not server.connections_refused:
                 log.warning(
                     "too many NBD connections, further ones are closed",
@@ -77,8 +83,10 @@ class Connection(asyncio.BufferedProtocol):
         sock: socket.socket = self._transport.get_extra_info("socket")
         self._fd = sock.fileno()
         tune(sock)
-        self._transport.set_write_buffer_limits(high=limits.CONNECTION_UNSENT_BYTES_MAX)
-        self._timer = server.loop.call_later(limits.HANDSHAKE_SECONDS_MAX, self._transport.abort)
+        self._transport.set_write_buffer_limits(high=server.limits.connection_unsent_bytes_max)
+        self._timer = server.loop.call_later(
+            server.limits.handshake_seconds_max, self._transport.abort
+        )
         assert self._handshake is not None
         self._transport.write(self._handshake.greeting())
 
@@ -131,7 +139,8 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.close()
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._server.loop.call_later(limits.CLOSE_SECONDS_MAX, self._transport.abort)
+        server = self._server
+        self._timer = server.loop.call_later(server.limits.close_seconds_max, self._transport.abort)
 
     # Receiving
 
@@ -143,7 +152,7 @@ class Connection(asyncio.BufferedProtocol):
         """One wake-up."""
         receiver, dispatch = self._receiver, self._dispatch
         if receiver is None or dispatch is None:
-            self._haggle(count)
+            self._negotiate(count)
             return
         large = receiver.large
         requests = receiver.received(count)
@@ -160,7 +169,7 @@ class Connection(asyncio.BufferedProtocol):
         ):
             self._adjust()
 
-    def _haggle(self, count: int) -> None:
+    def _negotiate(self, count: int) -> None:
         handshake = self._handshake
         if handshake is None:
             return
@@ -192,7 +201,7 @@ class Connection(asyncio.BufferedProtocol):
         self._handshake, self._input = None, memoryview(b"")
         self._dispatch = Dispatch(self._server, volume, self._transport, self._progressed)
         self._receiver = Receiver(
-            max(limits.CONNECTION_RECEIVE_BYTES, len(rest) + RECEIVE_BYTES_MIN)
+            max(self._server.limits.connection_receive_bytes, len(rest) + RECEIVE_BYTES_MIN)
         )
         self._receiver.buffer()[: len(rest)] = rest
         self.buffer_updated(len(rest))
@@ -215,7 +224,9 @@ class Connection(asyncio.BufferedProtocol):
             self._progressed()
 
     def _progressed(self) -> None:
-        """Go on soon, if anything waits; not at once, for this may be called from within the write path."""
+        """Go on soon, if anything waits; not at once, for this may be called from within the write
+        path.
+        """
         if not self._scheduled and (
             not self._transport.is_reading() or self._stopping or self._ended()
         ):
@@ -235,7 +246,7 @@ class Connection(asyncio.BufferedProtocol):
         self._adjust()
 
     def _adjust(self) -> None:
-        """Read or not, or close: as things stand."""
+        """Read, pause or close, whichever the present state asks for."""
         receiver, dispatch = self._receiver, self._dispatch
         if receiver is None or dispatch is None or dispatch.dropped or self._transport.is_closing():
             return

@@ -1,4 +1,4 @@
-"""The files of an https controller: what is wrong with one is told with its key and its name, and no other."""
+"""The files of an https controller: each mistake is one line that names key and file."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from duplexd.client import tls
 from duplexd.config.groups_file import ControllerEntry
 from duplexd.errors import ConfigurationError, ForbiddenError
+from duplexd.net import tls
 from tests.support.certificates import Certificates
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Files:
         entry = ControllerEntry(
             url="https://localhost:1", certificate=self.certificate, key=self.key, ca=self.ca
         )
-        return tls.context("beta", entry)
+        return tls.client_context(entry, "controllers.beta")
 
 
 def missing(files: Files) -> None:
@@ -88,7 +88,7 @@ MISTAKES: dict[str, tuple[Callable[[Files], None], str]] = {
     ),
     "an authority in another format": (
         no_pem,
-        r"ca: '\S+/ca\.pem' does not hold a certificate as PEM text$",
+        r"ca: '\S+/ca\.pem' contains no certificate in PEM format$",
     ),
     "half an authority": (cut_off, r"ca: '\S+/ca\.pem' cannot be used: "),
     "half a certificate": (
@@ -97,33 +97,39 @@ MISTAKES: dict[str, tuple[Callable[[Files], None], str]] = {
     ),
     "key and certificate exchanged": (
         exchanged,
-        r"certificate: '\S+/client\.key' does not hold a certificate as PEM text$",
+        r"certificate: '\S+/client\.key' contains no certificate in PEM format$",
     ),
     "the key of another": (
         of_another,
-        r"key: '\S+/client\.key' is not the key of the certificate '\S+/client\.pem'; give the two that",
+        (
+            r"key: '\S+/client\.key' does not match the certificate '\S+/client\.pem'; "
+            r"configure a matching"
+        ),
     ),
     "a key with a passphrase": (
         locked,
-        r"key: '\S+/client\.key' wants a passphrase, and nobody is asked for it; .* openssl pkey -in ",
+        r"key: '\S+/client\.key' is encrypted with a passphrase, .*; .* openssl pkey -in ",
     ),
     "a key that everyone can read": (
         open_to_all,
-        r"key: '\S+/client\.key' holds the key and can be read by everyone .*\(mode 0644\); .*chmod o= ",
+        (
+            r"key: '\S+/client\.key' is a private key that every local user can read \(mode "
+            r"0644\), .*chmod o= "
+        ),
     ),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_of_its_file_alone(tmp_path: Path, mistake: str) -> None:
-    make, told = MISTAKES[mistake]
+def test_a_mistake_names_its_file_alone(tmp_path: Path, mistake: str) -> None:
+    make, expected = MISTAKES[mistake]
     files = Files(tmp_path)
     make(files)
-    with pytest.raises(ConfigurationError, match=rf"^controllers\.beta\.{told}"):
+    with pytest.raises(ConfigurationError, match=rf"^controllers\.beta\.{expected}"):
         files.context()
 
 
-def test_files_as_they_should_be_are_taken(tmp_path: Path) -> None:
+def test_files_as_they_should_be_are_accepted(tmp_path: Path) -> None:
     assert Files(tmp_path).context().verify_mode is ssl.CERT_REQUIRED
 
 
@@ -131,21 +137,24 @@ def test_a_key_in_the_certificates_file_is_as_secret(tmp_path: Path) -> None:
     certificates = Certificates(tmp_path)
     both = certificates.client("backup")
     entry = ControllerEntry(url="https://localhost:1", certificate=both)
-    assert tls.context("beta", entry).minimum_version is ssl.TLSVersion.TLSv1_3
+    assert tls.client_context(entry, "controllers.beta").minimum_version is ssl.TLSVersion.TLSv1_3
     both.chmod(0o604)
     with pytest.raises(
-        ConfigurationError, match=r"^controllers\.beta\.certificate: .* can be read by everyone"
+        ConfigurationError, match=r"^controllers\.beta\.certificate: .* every local user can read"
     ):
-        tls.context("beta", entry)
+        tls.client_context(entry, "controllers.beta")
     only = ControllerEntry(url="https://localhost:1", certificate=certificates.certificate)
     with pytest.raises(
         ConfigurationError,
-        match=r"^controllers\.beta\.certificate: .* a private key beside the certificate",
+        match=(
+            r"^controllers\.beta\.certificate: .* contains no private key in PEM format; "
+            r"add it, or set key = FILE"
+        ),
     ):
-        tls.context("beta", only)
+        tls.client_context(only, "controllers.beta")
 
 
-def test_a_key_that_may_not_be_read_is_no_permission(
+def test_a_key_that_may_not_be_read_is_a_matter_of_permission(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = Files(tmp_path)
