@@ -21,6 +21,7 @@ from duplexd.core.lease import (
     TRANSITIONS,
     Lease,
 )
+from duplexd.core.participant import Participant
 from tests.unit.core.ledgers import Story, served
 
 
@@ -45,12 +46,16 @@ def test_the_owners_will_releases_and_every_other_end_loses() -> None:
 @pytest.mark.parametrize("first", [None, *REASONS])
 def test_every_event_in_every_state(first: str | None, reason: str) -> None:
     held = lease()
+    participant: Participant[Lease] = Participant(lambda _cut: "", lambda _marker: None)
+    participant.close(held)
     if first is not None:
-        assert held.end(first)
+        assert participant.end(held, first)
     before = held.state
-    assert held.end(reason) == (before == HELD)
+    assert participant.end(held, reason) == (before == HELD)
     assert held.state == TRANSITIONS.get((before, reason), before), "the first end counts"
     assert held.lost == (held.state == LOST)
+    assert participant.ended == {"id": first or reason}
+    assert participant.leases == {}
 
 
 def test_it_knows_its_volumes_and_its_deadline() -> None:

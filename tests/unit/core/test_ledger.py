@@ -38,6 +38,7 @@ from duplexd.core.markers import (
     Stood,
     Void,
 )
+from duplexd.core.pair import refresh
 from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX, SUSPENDED
 from duplexd.errors import DamageError, WrongStateError
 from duplexd.limits import EngineLimits
@@ -428,6 +429,13 @@ def test_track_counts_every_write_but_marks_a_grain_once() -> None:
     assert (grains(story.pair().changed), story.pair().tracked_bytes) == ([1, 3], 3 * 4096)
 
 
+def test_a_current_secondary_holds_all_changes_before_a_marker() -> None:
+    """It got them in the same batches, which no marker says."""
+    story = duplex("data", "wal")
+    story.ledger.apply(Place(9, 9000), Fail("f1", 7, [1], [1], [], "", {}), [story.pair(1)])
+    assert [pair.applied for pair in story.ledger.pairs.values()] == [7, 3]
+
+
 def test_a_secondary_never_goes_back() -> None:
     story = duplex()
     story.ledger.advance(story.pair(), 9)
@@ -513,9 +521,11 @@ def test_a_served_pair_follows_its_record() -> None:
     pair = served(story.pair())
     assert (pair.mirrors, pair.tracks) == (True, False)
     story.mark(MakeCut("c1", "", [1]))
+    refresh([pair])
     assert (pair.mirrors, pair.tracks, pair.state) == (False, True, SUSPENDED)
     story.mark(Resync("j", JOURNAL, [1]))
     story.mark(Equal([1]))
+    refresh([pair])
     assert (pair.mirrors, pair.tracks, pair.state) == (True, False, DUPLEX)
 
 

@@ -123,7 +123,7 @@ def test_what_the_first_version_did_not_write_has_its_default() -> None:
 def test_what_is_known_is_all_that_a_pair_keeps() -> None:
     """A new field of a record must be saved."""
     apart = {"regions", "secondary_path"}  # saved, and compared by tests of their own
-    of_this_run = {"limits", "moved"}
+    of_this_run = {"limits"}
     assert set(PairRecord.__slots__) == apart | of_this_run | set(known(many().pair(1)))
 
 
