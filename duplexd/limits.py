@@ -19,9 +19,6 @@ INLINE_ZERO_BYTES_MAX = 1 * MIB  # zeroes and trims up to this are done in the e
 BATCH_BYTES_MAX = 8 * MIB
 MARKER_RESERVE_BYTES = 2 * MIB  # room that batches leave in the journal for markers
 RECORD_BYTES_MAX = 1 * MIB  # a longer WRITE becomes several records
-QUEUED_BYTES_MAX = (
-    256 * MIB
-)  # payloads that wait (held, or behind a batch), all connections; beyond it sockets are not read
 WORKER_THREADS = 4  # disk threads; they only read, write and sync
 JOURNAL_THREADS = 2  # one batch and one sync at a time
 
@@ -36,8 +33,6 @@ CHECKPOINT_INTERVAL_S = 20.0
 SYNC_INTERVAL_S = 1.0
 
 # Pairs
-CHANGE_GRAIN_BYTES_MIN = 64 * KIB
-CHANGE_GRAINS_MAX = 1 << 20  # a volume's change map has at most this many grains
 REGION_BYTES_MIN = 16 * MIB
 REGIONS_MAX = 4096
 FOLLOWER_CHUNK_BYTES = 4 * MIB
@@ -104,23 +99,6 @@ CLIENT_ANSWER_SECONDS_MAX = (
 )
 SETTLE_SECONDS = 10.0  # members that did not answer are asked again for so long
 
-# NBD server
-CONNECTIONS_MAX = 4096  # over all listeners; further ones are closed at once
-HANDSHAKE_SECONDS_MAX = 10.0
-HANDSHAKE_OPTIONS_MAX = 5 * VOLUMES_MAX  # a client that lists asks about each export
-CLOSE_SECONDS_MAX = 10.0  # for a client to take its last replies
-CONNECTION_RECEIVE_BYTES = 256 * KIB
-CONNECTION_IN_FLIGHT_BYTES_MAX = (
-    64 * MIB
-)  # payloads of one connection that wait; beyond it no further WRITE is taken from it
-CONNECTION_IN_FLIGHT_REQUESTS_MAX = 16384
-CONNECTION_READ_BYTES_MAX = 64 * MIB  # reads of one connection in worker threads
-READ_BYTES_MAX = 256 * MIB  # the same over all connections
-CONNECTION_UNSENT_BYTES_MAX = (
-    4 * MIB
-)  # replies the client does not take; beyond it nothing more is read for it
-INLINE_READ_BYTES_MAX = 256 * KIB  # longer reads are done in worker threads
-REPLY_BUFFER_BYTES = 512 * KIB
 
 # Canary
 CANARY_RECORDS_PER_SECOND_DEFAULT = 200
@@ -145,8 +123,8 @@ class EngineLimits:
     segment_bytes_max: int = SEGMENT_BYTES_MAX
     checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S
     sync_interval_s: float = SYNC_INTERVAL_S
-    change_grain_bytes_min: int = CHANGE_GRAIN_BYTES_MIN
-    change_grains_max: int = CHANGE_GRAINS_MAX
+    change_grain_bytes_min: int = 64 * KIB
+    change_grains_max: int = 1 << 20  # a volume's change map has at most this many grains
     region_bytes_min: int = REGION_BYTES_MIN
     regions_max: int = REGIONS_MAX
     follower_chunk_bytes: int = FOLLOWER_CHUNK_BYTES
@@ -165,19 +143,22 @@ class EngineLimits:
 class NbdLimits:
     """Of the NBD server, over all its listeners."""
 
-    connections_max: int = CONNECTIONS_MAX
-    handshake_seconds_max: float = HANDSHAKE_SECONDS_MAX
-    handshake_options_max: int = HANDSHAKE_OPTIONS_MAX
-    close_seconds_max: float = CLOSE_SECONDS_MAX
-    queued_bytes_max: int = QUEUED_BYTES_MAX
-    read_bytes_max: int = READ_BYTES_MAX
-    connection_receive_bytes: int = CONNECTION_RECEIVE_BYTES
-    connection_in_flight_bytes_max: int = CONNECTION_IN_FLIGHT_BYTES_MAX
-    connection_in_flight_requests_max: int = CONNECTION_IN_FLIGHT_REQUESTS_MAX
-    connection_read_bytes_max: int = CONNECTION_READ_BYTES_MAX
-    connection_unsent_bytes_max: int = CONNECTION_UNSENT_BYTES_MAX
-    inline_read_bytes_max: int = INLINE_READ_BYTES_MAX
-    reply_buffer_bytes: int = REPLY_BUFFER_BYTES
+    connections_max: int = 4096  # further ones are closed at once
+    handshake_seconds_max: float = 10.0
+    handshake_options_max: int = 5 * VOLUMES_MAX  # a client that lists asks about each export
+    close_seconds_max: float = 10.0  # for a client to take its last replies
+    # payloads that wait (held, or behind a batch), all connections; beyond it sockets are not read
+    queued_bytes_max: int = 256 * MIB
+    read_bytes_max: int = 256 * MIB  # reads in worker threads, all connections
+    connection_receive_bytes: int = 256 * KIB
+    # payloads of one connection that wait; beyond it no further WRITE is taken from it
+    connection_in_flight_bytes_max: int = 64 * MIB
+    connection_in_flight_requests_max: int = 16384
+    connection_read_bytes_max: int = 64 * MIB  # reads of one connection in worker threads
+    # replies the client does not take; beyond it nothing more is read for it
+    connection_unsent_bytes_max: int = 4 * MIB
+    inline_read_bytes_max: int = 256 * KIB  # longer reads are done in worker threads
+    reply_buffer_bytes: int = 512 * KIB
 
 
 @dataclass(frozen=True, slots=True)

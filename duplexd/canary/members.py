@@ -15,6 +15,7 @@ from urllib.parse import quote
 from duplexd.errors import ConfigurationError, NotFoundError, WrongStateError
 from duplexd.limits import GROUP_PROTOCOL, CanaryLimits
 from duplexd.nbd.uri import NbdUri
+from duplexd.net.address import Address, UnixAddress, parse_address
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Sequence
@@ -95,7 +96,7 @@ async def find(
     control: Control,
     targets: Iterable[str],
     host: str | None,
-    nbd: str | None,
+    nbd: Address | None,
     limits: CanaryLimits = _LIMITS,
 ) -> Member:
     """Ask a controller for the volumes that `targets` name and for its NBD address.
@@ -139,7 +140,7 @@ async def _check_permission(control: Control, volume: str, timeout_s: float) -> 
 
 def address(name: str, listen: Sequence[str], host: str | None) -> NbdUri:
     """Where to connect to a controller that listens there. Raises ConfigurationError."""
-    for uri in map(_uri, listen):
+    for uri in map(_uri, map(parse_address, listen)):
         if uri.socket:
             if host is None:
                 return uri
@@ -153,10 +154,7 @@ def address(name: str, listen: Sequence[str], host: str | None) -> NbdUri:
     )
 
 
-def _uri(text: str) -> NbdUri:
-    """Of `unix:PATH` or `tcp:HOST:PORT`."""
-    kind, _, rest = text.partition(":")
-    if kind == "unix":
-        return NbdUri(socket=rest)
-    host, _, port = rest.rpartition(":")
-    return NbdUri(host=host.removeprefix("[").removesuffix("]"), port=int(port))
+def _uri(address: Address) -> NbdUri:
+    if isinstance(address, UnixAddress):
+        return NbdUri(socket=address.path)
+    return NbdUri(host=address.host, port=address.port)

@@ -13,11 +13,9 @@ import ssl
 from collections import deque
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
 import httptools
 
-from duplexd.client import tls
 from duplexd.errors import DuplexdError, ForbiddenError, TimedOutError, UnreachableError, error_of
 from duplexd.limits import (
     CLIENT_ANSWER_SECONDS_MAX,
@@ -25,6 +23,7 @@ from duplexd.limits import (
     CLIENT_CONNECT_SECONDS_MAX,
     CONTROL_HEADER_BYTES_MAX,
 )
+from duplexd.net import tls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
@@ -355,9 +354,9 @@ class Http:
     async def _connected(self) -> Connection:
         if self._entry.socket is not None:
             return Connection(*await asyncio.open_unix_connection(self._entry.socket), "localhost")
-        parts = urlsplit(self._entry.url or "")
-        if parts.scheme == "https" and self._tls is None:
-            self._tls = tls.context(self.name, self._entry)
-        return Connection(
-            *await asyncio.open_connection(parts.hostname, parts.port, ssl=self._tls), parts.netloc
-        )
+        url = self._entry.url
+        assert url is not None, "checked by the groups file"
+        if url.tls and self._tls is None:
+            self._tls = tls.client_context(self._entry, f"controllers.{self.name}")
+        streams = await asyncio.open_connection(url.where.host, url.where.port, ssl=self._tls)
+        return Connection(*streams, url.where.authority)

@@ -7,7 +7,6 @@ import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import click
 
@@ -120,7 +119,7 @@ async def _run(
 
 
 async def _member(link: Http, entry: ControllerEntry, targets: list[str]) -> Member:
-    host = urlsplit(entry.url).hostname if entry.url else None
+    host = entry.url.where.host if entry.url else None
     return await find(link, targets, host, entry.nbd)
 
 

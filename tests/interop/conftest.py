@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from duplexd.nbd.uri import NbdUri
-from duplexd.net.addresses import TcpAddress, parse_address
+from duplexd.net.address import TcpAddress, parse_address
 from tests.support.daemon import ROOT, environment, free_port
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from duplexd.client.protocol import DONE, Round, Send, outcome
-from duplexd.core.votes import CONSISTENT, READY, VOID
+from duplexd.core.cut_states import CONSISTENT, READY, VOID
 from tests.model.coordinators import MEMBERS
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from duplexd.core.votes import CONSISTENT, CUT, NONE, READY, VOID
+from duplexd.core.cut_states import CONSISTENT, CUT, NONE, READY, VOID
 from tests.model.local import World
 from tests.model.mistakes import CutsUponItsOwnClose, OpensAllUponTheFirstCut, OpensUponItsOwnCut
 from tests.model.whole import Model, Scenario

@@ -16,6 +16,7 @@ from duplexd.errors import (
     WrongStateError,
 )
 from duplexd.nbd.uri import NbdUri
+from duplexd.net.address import parse_address
 
 if TYPE_CHECKING:
     from duplexd.canary.members import Control
@@ -115,7 +116,7 @@ async def test_volumes_and_address_come_from_the_controller() -> None:
 async def test_address_in_the_groups_file_is_used_literally_for_a_tunnel_may_end_here(
     nbd: str, found: NbdUri
 ) -> None:
-    member = await find(cast("Control", _Status()), ["wal"], "beta.example", nbd)
+    member = await find(cast("Control", _Status()), ["wal"], "beta.example", parse_address(nbd))
     assert member.address == found
 
 

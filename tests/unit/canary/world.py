@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from duplexd.canary.members import Member
 from duplexd.canary.runner import Canary
 from duplexd.errors import NotFoundError, UnreachableError, WrongStateError
-from duplexd.limits import CanaryLimits
+from duplexd.limits import CanaryLimits, NbdLimits
 from duplexd.nbd.uri import NbdUri
 from duplexd.nbd_server.listeners import Listeners
+from duplexd.net.address import UnixAddress
 from tests.unit.nbd_server.memory_backend import MemoryBackend
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class FakeController:
         self.name = name
         self.backend = _Counting(volumes)
         self.address = NbdUri(socket=str(directory / f"{name}.sock"))
-        self.listeners = Listeners(self.backend, [f"unix:{self.address.socket}"])
+        self.listeners = Listeners(self.backend, [UnixAddress(self.address.socket)], NbdLimits())
         self.cuts: dict[str, Json] = {}
         self.images: dict[tuple[str, str], bytes] = {}  # of secondaries, by cut and volume
         self.cut_of: dict[str, str] = {}  # volume: cut

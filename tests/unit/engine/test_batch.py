@@ -9,7 +9,7 @@ import pytest
 
 from duplexd.backend import TRIM, WRITE, ZERO, Change
 from duplexd.core.pair import Pair
-from duplexd.core.state import DUPLEX
+from duplexd.core.pair_states import DUPLEX
 from duplexd.engine.apply import Batch, parts, perform, record_bytes
 from duplexd.limits import RECORD_BYTES_MAX
 from tests.sim.disk import SimDisk

@@ -146,7 +146,9 @@ def test_fragments_change_nothing(commands: list[bytes], sizes: list[int]) -> No
     ("offset", "length"),
     [(SIZE, 1), (SIZE - 1, 2), (0, SIZE + 1), ((1 << 64) - 1, 1), ((1 << 64) - 4096, 4096)],
 )
-def test_requests_past_the_end_are_refused_without_wrap_around(command: int, error: int, offset: int, length: int) -> None:
+def test_requests_past_the_end_are_refused_without_wrap_around(
+    command: int, error: int, offset: int, length: int
+) -> None:
     assert refusal(0, command, offset, length, SIZE, 0) == error
 
 

@@ -99,7 +99,9 @@ def test_a_certificate_without_controllers_is_refused(
         document.read(save(tmp_path, good))
 
 
-def test_a_certificate_that_names_a_controller_twice_is_refused(tmp_path: Path, good: dict[str, Any]) -> None:
+def test_a_certificate_that_names_a_controller_twice_is_refused(
+    tmp_path: Path, good: dict[str, Any]
+) -> None:
     good["certificate"]["controllers"] *= 2
     with pytest.raises(UsageError):
         document.read(save(tmp_path, good))
