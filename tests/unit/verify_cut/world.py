@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from duplexd.core.ledger import Ledger
+from duplexd.core.ledger import Ledger, Place
 from duplexd.journal import checkpoint
 from duplexd.journal.format import SEGMENT_HEADER_BYTES, TRIM, WRITE, ZERO
 from duplexd.journal.segment import Ring
 from duplexd.journal.writer import Writer
-from duplexd.limits import ProofLimits
+from duplexd.limits import EngineLimits, ProofLimits
 from duplexd.runtime.disk import RealDisk
 from duplexd.verify_cut import document, past
 from duplexd.verify_cut.check import check
@@ -190,8 +190,8 @@ class World:
 
 def remembered(*markers: dict[str, Any]) -> dict[str, Any]:
     """The checkpoint of a daemon after a cut with another controller, then these markers."""
-    ledger = Ledger()
-    told: list[dict[str, Any]] = [
+    ledger = Ledger(EngineLimits())
+    history: list[dict[str, Any]] = [
         {"m": "volume", "id": 1, "name": "data", "size": SIZE},
         {"m": "attach", "volumes": [1]},
         {
@@ -205,9 +205,9 @@ def remembered(*markers: dict[str, Any]) -> dict[str, Any]:
         {"m": "ready", "cut": CUT},
         *markers,
     ]
-    for number, marker in enumerate(told, 1):
-        ledger.apply(number, 1_000_000, marker)
-    return Ledger.pack_snapshot(ledger.snapshot(len(told)))
+    for number, marker in enumerate(history, 1):
+        ledger.unpack_and_apply(Place(number, 1_000_000), marker)
+    return Ledger.pack_snapshot(ledger.snapshot(len(history), {}))
 
 
 def poke(path: Path, offset: int, data: bytes) -> None:
