@@ -134,6 +134,7 @@ class EngineLimits:
     follower_final_bytes: int = FOLLOWER_FINAL_BYTES
     async_lag_bytes_max: int = ASYNC_LAG_BYTES_MAX
     hold_seconds_max: float = HOLD_SECONDS_MAX
+    recheck_hold_seconds: float = 5.0  # of `verify`, while it looks at a difference again
     leases_max: int = LEASES_MAX
     cuts_kept_max: int = CUTS_KEPT_MAX
     cut_figures_kept_max: int = CUT_FIGURES_KEPT_MAX

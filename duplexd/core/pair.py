@@ -99,7 +99,7 @@ class Pair:
     __slots__ = (
         "connections", "copied_bytes", "copy_done", "copy_total", "groups", "id", "mirrors",
         "mode", "name", "primary", "primary_dirty", "read_cached", "record", "regions",
-        "secondary", "secondary_dirty", "size", "tracks",
+        "resync_error", "secondary", "secondary_dirty", "size", "tracks",
     )  # fmt: skip
 
     read_cached: Callable[[int, memoryview], bool]
@@ -117,6 +117,7 @@ class Pair:
         self.copied_bytes = 0  # by the last copy or resync
         self.copy_done = 0
         self.copy_total = 0
+        self.resync_error: str | None = None  # why the last copy or resync failed
         self.set_legs(primary, secondary, mode)
 
     def set_legs(self, primary: Leg, secondary: Leg | None, mode: str) -> None:

@@ -1,4 +1,4 @@
-"""One batch: changes that get their numbers together, journaled with one write, applied to the legs.
+"""One batch: changes that get their numbers together, are journaled, and are applied to the legs.
 
 The order is journal, then secondary, then primary, change by change:
 
@@ -12,8 +12,8 @@ The order is journal, then secondary, then primary, change by change:
                the secondary the same way (`failures.py`), so that both legs and the journal agree.
 
 `perform` is all of the blocking work. There is only ever one batch at a time, so it owns the writer
-meanwhile. `Executor` decides where it runs: in the event loop for a small batch, where a hand-over to
-a thread would cost more than the work; in a worker thread for a large one.
+meanwhile. `Executor` decides where it runs: in the event loop for a small batch, where a hand-over
+to a thread would cost more than the work; in a worker thread for a large one.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class PrimaryFailure(NamedTuple):
 class Batch:
     """What the write path hands to the timeline, and what came of it.
 
-    `regions` are new dirty regions by volume number: durable before any leg is touched. `heavy`: too
-    long for the event loop. `answer` is called once it is over, with the error if it is nowhere.
+    `regions` are new dirty regions by volume number: durable before any leg is touched. `heavy`:
+    too long for the event loop. `answer` is called at its end, with the error if it is nowhere.
     """
 
     __slots__ = (
@@ -88,9 +88,9 @@ class Batch:
 
 
 class Executor:
-    """Executes batches; `group_of` gives the pairs that are suspended with one whose secondary fails.
+    """Executes batches. `group_of` gives the pairs that are suspended with a failing one.
 
-    `execute` is the seam for another way, e.g. a thread that writes for one disk and may hang alone.
+    `execute` is the seam for another way: a thread that writes for one disk and may hang alone.
     """
 
     def __init__(
@@ -122,8 +122,8 @@ class Executor:
         done(batch, error)
 
     def execute_here(self, batch: Batch) -> None:
-        """Perform a batch in this thread. Raises OSError if the journal did not take it: then nothing
-        has happened. Failures of legs are noted in the batch.
+        """Perform a batch in this thread. Raises OSError if the journal did not take it: then
+        nothing has happened. Failures of legs are noted in the batch.
 
         Once a secondary fails, it and the pairs of its group get nothing more: they are suspended
         at the number before the failed change.

@@ -201,21 +201,25 @@ class Checkpointer:
         async with self.copying, self._syncing:
             yield
 
-    async def sync_secondaries(self, pairs: Sequence[Pair]) -> None:
+    async def sync_secondaries(self, pairs: Sequence[Pair]) -> list[OSError]:
         """Make these secondaries durable, at the paths where a backup looks for them. One that fails,
         or is not there any more, is suspended, its cut void.
-        """
-        await to_its_end(self._sync_secondaries(pairs))
 
-    async def _sync_secondaries(self, pairs: Sequence[Pair]) -> None:
+        Returns what is wrong with the paths of those that are not there, usable or not.
+        """
+        return await to_its_end(self._sync_secondaries(pairs))
+
+    async def _sync_secondaries(self, pairs: Sequence[Pair]) -> list[OSError]:
         async with self._syncing:
             dirty = await self._timeline.at_rest(lambda: _take_dirty(pairs))
-            usable = [pair for pair in pairs if pair.usable]
-            failures = await to_its_end(
-                self._workers.run(lambda: _lost(usable) + _sync_secondaries(dirty))
+            usable = {pair for pair in pairs if pair.usable}
+            lost, failures = await to_its_end(
+                self._workers.run(lambda: (_lost(pairs), _sync_secondaries(dirty)))
             )
+        failures = [failure for failure in lost if failure.pair in usable] + failures
         if failures:
             await self._timeline.at_rest(lambda: self._secondaries_failed(failures))
+        return [failure.error for failure in lost]
 
     def _secondaries_failed(self, failures: Sequence[SyncFailure]) -> None:
         """Nobody knows what did not get to the disk."""

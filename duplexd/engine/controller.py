@@ -23,11 +23,12 @@ from duplexd.engine.failures import Failures
 from duplexd.engine.group_cut import GroupCuts
 from duplexd.engine.journal_space import JournalSpace
 from duplexd.engine.leases import Leases
+from duplexd.engine.live_changes import LiveChanges
 from duplexd.engine.reads import Reads
 from duplexd.engine.recovery.reconcile import reconcile
 from duplexd.engine.recovery.recovered import recover
 from duplexd.engine.recovery.room import ensure_room
-from duplexd.engine.reload import Reload, copy_rate_change
+from duplexd.engine.reload import Reload
 from duplexd.engine.settle import Settling
 from duplexd.engine.status import Facts, Status
 from duplexd.engine.suspend import Origin, Suspends
@@ -40,6 +41,7 @@ from duplexd.journal.writer import Writer
 from duplexd.limits import EngineLimits
 from duplexd.replication.async_follower import AsyncFollower
 from duplexd.replication.copying import Copying
+from duplexd.replication.followers import Followers
 from duplexd.replication.resync import Resyncs
 from duplexd.replication.runner import Runner
 from duplexd.replication.staging import StagingArea
@@ -86,8 +88,9 @@ async def start(
     state_dir = str(config.controller.state_dir)
     file = CheckpointFile(machine.disk, state_dir)
     staging = StagingArea(machine.disk, f"{state_dir}/staging")
+    boot_id = machine.clock.boot_id()
     recovered = await recover(
-        config, machine.disk, file, staging, machine.clock, machine.workers, limits, progress
+        config, machine.disk, file, staging, boot_id, machine.workers, limits, progress
     )
     try:
         controller = Controller(config, machine, events, limits, recovered, file, staging)
@@ -132,7 +135,7 @@ class Controller:
             timeline, volumes, failures, file, workers, clock
         )
         self.space = JournalSpace(timeline, admission, checkpointer, workers, events, limits)
-        self.write_path = WritePath(timeline, admission, self.space, clock, limits)
+        self.write_path = WritePath(timeline, admission, self.space.want, clock, limits)
         self.leases = leases = Leases(timeline, self.write_path, clock, events, limits)
         self.async_follower = AsyncFollower(
             timeline, admission, failures.freeze, volumes.group_of, workers, limits
@@ -141,30 +144,22 @@ class Controller:
         self.runner = Runner(
             timeline, failures.freeze, self.copying, self.async_follower, events.emit, clock, limits
         )
-        self.resyncs = resyncs = Resyncs(
-            timeline,
-            admission,
-            checkpointer,
-            self.async_follower,
-            self.runner,
-            workers,
-            clock,
-            events.emit,
-            archive.unsettled,
+        self.followers = followers = Followers(
+            timeline, admission, self.async_follower, self.runner.run, clock
         )
+        self.resyncs = Resyncs(timeline, checkpointer, followers, archive.unsettled, events.emit)
         self.settling = Settling(
-            timeline, checkpointer, archive, leases.participant, resyncs.reached, resyncs.moved
+            timeline, checkpointer, archive, leases.participant, followers.reached, followers.moved
         )
         origin = Origin(self.name, str(config.controller.state_dir), ring.controller)
         self.suspends = Suspends(timeline, leases, self.settling, archive, clock, origin)
         self.group_cuts = GroupCuts(timeline, leases, self.settling, archive, clock, events, origin)
         self.cuts = Cuts(self.group_cuts, timeline, archive, volumes, workers, events)
-        self.verification = Verification(timeline, leases, resyncs, workers)
+        self.verification = Verification(timeline, leases, followers, workers, limits)
         self.reads = Reads(workers, events)
-        self.status_of = Status(timeline, volumes, leases, archive, resyncs, clock)
-        self.reloads = Reload(
-            timeline, volumes, checkpointer, leases, archive, self.async_follower, disk
-        )
+        self.status_of = Status(timeline, volumes, leases, archive, followers, clock)
+        live_changes = LiveChanges(volumes, leases, archive)
+        self.reloads = Reload(timeline, volumes, checkpointer, followers, live_changes, disk)
         self._connect()
         self._take_settings(config)
         # See `Backend`; bound here, they cost no call more than there.
@@ -175,7 +170,7 @@ class Controller:
 
     def _connect(self) -> None:
         """What one part signals, and what another does about it."""
-        timeline, admission, resyncs = self.timeline, self.admission, self.resyncs
+        timeline, admission, followers = self.timeline, self.admission, self.followers
         self.events.journal = timeline.writer
         timeline.consequences = self.failures.after
         timeline.on_rest = self.write_path.kick
@@ -184,12 +179,14 @@ class Controller:
         timeline.on_failed += [
             lambda why: self.events.emit("controller-failed", error=why),
             lambda _why: admission.refuse(errno.EIO),
-            lambda _why: resyncs.moved(),
+            lambda _why: followers.moved(),
         ]
         admission.on_open = self.write_path.kick_soon
-        self.space.followers_floor = resyncs.floor
-        self.async_follower.on_moved = self.copying.on_moved = resyncs.moved
-        resyncs.may_be_free = self.space.may_be_free
+        self.space.followers_floor = followers.floor
+        self.async_follower.on_moved = self.copying.on_moved = followers.moved
+        followers.on_moved.append(self.space.may_be_free)
+        self.runner.again = self.resyncs.begin_again
+        self.reloads.on_switched = self._switched
         self.leases.on_cut_hold_ended = self.group_cuts.hold_ended
 
     def _take_settings(self, config: Config) -> None:
@@ -217,12 +214,13 @@ class Controller:
             )
         )
         await timeline.durable()
-        await workers.run(lambda: staging.remove_all_but(()))
+        await workers.run(staging.clear)
         await self.checkpointer.checkpoint()
         if recovered.journal.tail.torn:
             self.events.emit("torn-tail", kept=recovered.journal.tail.torn)
         self.space.start()
-        self.resyncs.start(self.volumes.all(), interrupted)
+        self.followers.start(self.volumes.all())
+        self.resyncs.resume(interrupted)
 
     async def stop(self) -> None:
         """Release holds, finish what runs, sync everything, close. What is still queued was never
@@ -230,7 +228,7 @@ class Controller:
         """
         timeline = self.timeline
         self.leases.stop()
-        await self.resyncs.stop()
+        await self.followers.stop()
         while self.write_path.queued and not self.admission.refusal:
             await timeline.at_rest(self.write_path.kick)
             await asyncio.sleep(0.001)
@@ -244,15 +242,12 @@ class Controller:
         timeline.writer.ring.close()
 
     async def reload(self, config: Config) -> list[str]:
-        """Take over a new configuration; says what changed. Raises ConfigurationError, with nothing
-        changed.
-        """
-        changes, fresh = await self.reloads.reload(self.config, config)
-        changes += copy_rate_change(self.config.controller.copy_rate, config.controller.copy_rate)
+        """See `Reload.reload`."""
+        return await self.reloads.reload(self.config, config)
+
+    def _switched(self, config: Config, changes: list[str]) -> None:
         self._take_settings(config)
-        self.resyncs.adopt(fresh)
         self.events.emit("reloaded", changes=changes)
-        return changes
 
     # ------------------------------------------------------------------------- the NBD server's
 

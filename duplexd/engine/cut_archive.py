@@ -1,8 +1,8 @@
 """What this run knows of cuts beside what the journal recorded: figures, names, what was announced.
 
-A verdict must not be shown before it is true for good: a cut of this controller alone is recorded as
-consistent the moment its marker is written, but its secondaries are durable there only later. Until
-then it is *unsettled*, and every interface asks here instead of reading the record.
+A verdict must not be shown before it is true for good: a cut of this controller alone is recorded
+as consistent the moment its marker is written, but its secondaries are durable there only later.
+Until then it is *unsettled*, and every interface asks here instead of reading the record.
 """
 
 from __future__ import annotations
@@ -90,8 +90,9 @@ class CutArchive:
         if verdict is None or self._announced.get(cut.id) == verdict:
             return
         self._announced[cut.id] = verdict
-        for forgotten in self._announced.keys() - self._ledger.cuts.keys() - {cut.id}:
-            del self._announced[forgotten]
+        for old in self._announced.keys() - self._ledger.cuts.keys():
+            if self._ledger.cut(old) is None:
+                del self._announced[old]
         kept = self._figures.get(cut.id)
         names = kept.names if kept is not None else []
         self.announce_suspended(cut, names or self.show(cut)["volumes"], verdict)

@@ -2,8 +2,8 @@
 
 A failed secondary suspends its pair and its group at the number before the change that failed; the
 clients see success. A failed primary write is answered with its error, and what the primary holds
-there now is journaled as a new change, so that a replay after a crash makes both legs what the client
-can read now. Everything here happens at rest, right behind the batch that met the failure.
+there now is journaled as a new change, so that a replay after a crash makes both legs what the
+client can read now. Everything here happens at rest, right behind the batch that met the failure.
 """
 
 from __future__ import annotations
@@ -62,11 +62,15 @@ class Failures:
         self._record_bytes_max = limits.record_bytes_max
 
     def after(self, batch: Batch) -> None:
-        """Draw the consequences of what failed in a batch. Raises OSError if the journal refuses."""
+        """Draw the consequences of what failed in a batch. Raises OSError if the journal refuses.
+
+        Once the controller has failed the journal gets nothing more: a restart replays what it has.
+        """
         for failure in batch.failures:
             self._secondary_failed(batch, failure)
         for primary_failure in batch.primary_errors:
-            self._compensate(primary_failure)
+            if not self._timeline.failed:
+                self._compensate(primary_failure)
 
     def _secondary_failed(self, batch: Batch, failure: SecondaryFailure) -> None:
         pair, before = failure.pair, failure.sequence - 1

@@ -1,9 +1,9 @@
 """Cuts that this controller takes together with others, as a participant of a two-phase commit.
 
 No journal orders writes of several controllers; the gates do: all are closed and drained, then all
-cut, then all open. What a participant may do in which state is the table `core/cut_states.py`, and who
-may command it is `core/participant.py`. Here is what that takes of the machine: each command is one
-step at rest, and an answer that a coordinator builds on is given only once it is durable.
+cut, then all open. What a participant may do in which state is the table `core/cut_states.py`, and
+who may command it is `core/participant.py`. Here is what that takes of the machine: each command is
+one step at rest, and an answer that a coordinator builds on is given only once it is durable.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from duplexd.core import cut_states
 from duplexd.core import lease as ends
+from duplexd.core.cuttable import check_all_duplex
 from duplexd.core.markers import MakeCut
-from duplexd.engine.suspend import check_all_duplex, images, refused_cut
+from duplexd.engine.suspend import images, refused_cut
 
 if TYPE_CHECKING:
     from duplexd.engine.cut_archive import CutArchive
@@ -118,8 +119,8 @@ class GroupCuts:
         self._timeline.when_at_rest(lost)
 
     async def decide(self, cut_id: str, how: str) -> Json:
-        """Commit or abort; `how` is one of `cut_states.ABORT`, AGREE, REFUSE. Returns once the answer
-        is durable.
+        """Commit or abort; `how` is one of `cut_states.ABORT`, AGREE, REFUSE. Returns once the
+        answer is durable.
         """
         participant = self._leases.participant
         calls = {

@@ -1,10 +1,10 @@
 """Leases: writes that wait, for which owner, until when, and how long they waited.
 
 A hold has to end, whatever its owner does: clients give up on requests that wait too long, and turn
-one error into a read-only file system. So a lease ends at its deadline, with its owner's connection,
-or when the daemon stops, and only an end that its owner asked for is not `lost`. Which commands a
-lease permits, with which fencing number, is decided in `core/participant.py`; here are the timers, the
-gates, and the figures.
+one error into a read-only file system. So a lease ends at its deadline, with its owner's
+connection, or when the daemon stops, and only an end that its owner asked for is not `lost`. Which
+commands a lease permits, with which fencing number, is decided in `core/participant.py`; here are
+the timers, the gates, and the figures.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.core import lease as ends
 from duplexd.core.cut_states import VOID
+from duplexd.core.cuttable import check_all_duplex
 from duplexd.core.lease import Lease
 from duplexd.core.participant import Participant
 from duplexd.core.waits import Waits, by_name, together
@@ -91,7 +92,7 @@ class Leases:
         self._clock = clock
         self._events = events
         self._limits = limits
-        # The marker of this start is not written yet: fences have to be above those of the last one.
+        # The marker of this start is not written yet; fences are above those of the last one.
         start = timeline.ledger.starts + 1
         self.participant: Participant[Hold] = Participant(
             timeline.ledger.state_of, timeline.append, start
@@ -118,6 +119,8 @@ class Leases:
         WrongStateError, LeaseLostError with nothing held. Cancelled: the hold is released.
         """
         self._check(pairs, hold_s)
+        if cut_id:
+            check_all_duplex(pairs)  # before any write waits for a cut that cannot be made
         hold = Hold(pairs, owner, hold_s, self._clock.monotonic(), cut_id)
         self.participant.close(hold)
         self._write_path.close_gates(pairs)
@@ -149,7 +152,8 @@ class Leases:
             )
         if len(self.held) >= self._limits.leases_max:
             raise LimitError(
-                f"there are {self._limits.leases_max} leases already (leases_max); release one first"
+                f"there are {self._limits.leases_max} leases already (leases_max); "
+                "release one first"
             )
 
     def _start_timer(self, hold: Hold, seconds: float) -> None:
@@ -165,8 +169,8 @@ class Leases:
         held_s = now - self.participant.find(lease_id, fence).began
         if not 0 < hold_s <= longest - held_s:
             raise UsageError(
-                f"the hold has lasted {held_s:.3g} s: {hold_s:g} s more are not possible, in all it "
-                f"may last {longest:g} s; release it, and quiesce again"
+                f"the hold has lasted {held_s:.3g} s: {hold_s:g} s more are not possible, "
+                f"in all it may last {longest:g} s; release it, and quiesce again"
             )
         hold = self.participant.renew(lease_id, fence)
         if hold.timer is not None:

@@ -1,15 +1,15 @@
 """Taking over a new configuration while running.
 
 What can fail without a trace (images, checks) comes first; then everything is switched in one step at
-rest. A step that fails half-way is in the journal in half, so the controller fails and a restart sorts
-it out.
+rest: markers, volumes, groups, followers, settings. So no client meets half of a configuration, and no
+follower passes a change of a volume that it does not know yet. A step that fails half-way is in the
+journal in half, so the controller fails and a restart sorts it out.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from duplexd.core import pair_states
 from duplexd.core.markers import Remove
 from duplexd.engine.volumes import Images, introduce, open_images
 from duplexd.errors import ConfigurationError
@@ -17,45 +17,47 @@ from duplexd.images.open import open_leg
 from duplexd.units import format_size
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from duplexd.config.daemon_file import Config, VolumeConfig
-    from duplexd.core.pair import Pair
     from duplexd.engine.checkpoint import Checkpointer
-    from duplexd.engine.cut_archive import CutArchive
-    from duplexd.engine.leases import Leases
+    from duplexd.engine.live_changes import LiveChanges
     from duplexd.engine.timeline import Timeline
     from duplexd.engine.volumes import Volumes
-    from duplexd.replication.async_follower import AsyncFollower
+    from duplexd.replication.followers import Followers
     from duplexd.runtime.disk import Disk
 
 
 class Reload:
-    """Reloads of a controller."""
+    """Reloads of a controller. `on_switched` is called at the end of the step that takes a
+    configuration over, with what changed: it is in force from then on, whatever comes after.
+    """
 
     def __init__(
         self,
         timeline: Timeline,
         volumes: Volumes,
         checkpointer: Checkpointer,
-        leases: Leases,
-        archive: CutArchive,
-        async_follower: AsyncFollower,
+        followers: Followers,
+        live_changes: LiveChanges,
         disk: Disk,
     ) -> None:
         self._timeline = timeline
         self._volumes = volumes
         self._checkpointer = checkpointer
-        self._leases = leases
-        self._archive = archive
-        self._async_follower = async_follower
+        self._followers = followers
+        self._live_changes = live_changes
         self._disk = disk
+        self.on_switched: Callable[[Config, list[str]], None] = _nobody
 
-    async def reload(self, old: Config, new: Config) -> tuple[list[str], list[Pair]]:
-        """Take over `new`; returns what changed, and the pairs that are new or have a new secondary.
+    async def reload(self, old: Config, new: Config) -> list[str]:
+        """Take over `new`; returns what changed.
 
-        Raises ConfigurationError, with nothing changed.
+        Raises ConfigurationError, with nothing changed. OSError, DuplexdError: it is in force, but
+        may not be durable yet.
         """
         timeline = self._timeline
-        self._refuse_live(old, new)
+        self._live_changes.check(old, new)
         opened: dict[str, Images] = {}
         try:
             for name, volume in new.volumes.items():
@@ -65,15 +67,15 @@ class Reload:
                 # What was flushed to them has to survive a power cut: it is not replayed later.
                 await self._checkpointer.checkpoint()
             # Nobody is at a leg that is about to be closed.
-            async with self._checkpointer.no_syncs(), self._async_follower.stepping:
-                changes, fresh = await timeline.at_rest(lambda: self._switch(old, new, opened))
-        except Exception:
+            async with self._checkpointer.no_syncs(), self._followers.stepping:
+                changes = await timeline.at_rest(lambda: self._switch(old, new, opened))
+        except BaseException:
             for name, images in opened.items():
                 self._close(name, images)
             raise
         await timeline.durable()
         await self._checkpointer.checkpoint()
-        return changes, fresh
+        return changes
 
     def _needs_images(self, name: str, volume: VolumeConfig) -> bool:
         known = self._volumes.by_name.get(name)
@@ -88,47 +90,19 @@ class Reload:
         return Images(known.primary, secondary, False, created)
 
     def _close(self, name: str, images: Images) -> None:
+        """Those that are not served: of a step that failed half-way, some are."""
         served = self._volumes.by_name.get(name)
         if served is None or images.primary is not served.primary:
             images.primary.close()
-        if images.secondary is not None and (served is None or served.secondary is None):
+        if images.secondary is not None and (
+            served is None or images.secondary is not served.secondary
+        ):
             images.secondary.close()
-
-    # ----------------------------------------------------------------------------- the checks
-
-    def _refuse_live(self, old: Config, new: Config) -> None:
-        """Raises ConfigurationError that names every change that can't be made while running."""
-        problems: list[str] = []
-        for name, pair in self._volumes.by_name.items():
-            volume = new.volumes.get(name)
-            if volume is None:
-                problems += self._why_not_removed(pair)
-            else:
-                problems += _why_not_changed(name, old.volumes[name], volume)
-        if problems:
-            raise ConfigurationError("\n".join(f"{new.source}: {line}" for line in problems))
-
-    def _why_not_removed(self, pair: Pair) -> list[str]:
-        problems = []
-        if pair.connections or self._leases.holds(pair):
-            problems.append(
-                f"volumes.{pair.name}: can't be removed while clients use it "
-                f"({pair.connections} connected); disconnect them first"
-            )
-        unsettled = pair.cut is not None and pair.cut.id in self._archive.unsettled
-        if pair.state == pair_states.PENDING or unsettled:
-            problems.append(
-                f"volumes.{pair.name}: can't be removed while its secondary is being written; "
-                "wait until it is at its cut, or DUPLEX"
-            )
-        return problems
 
     # ----------------------------------------------------------------------------- the switch
 
-    def _switch(
-        self, old: Config, new: Config, opened: dict[str, Images]
-    ) -> tuple[list[str], list[Pair]]:
-        self._refuse_live(old, new)  # again: clients may have come meanwhile
+    def _switch(self, old: Config, new: Config, opened: dict[str, Images]) -> list[str]:
+        self._live_changes.check(old, new)  # again: clients may have come meanwhile
         for name, pair in self._volumes.by_name.items():
             if name not in new.volumes and pair.primary_dirty:
                 raise ConfigurationError(
@@ -136,58 +110,50 @@ class Reload:
                     "so it can't be removed yet; try again"
                 )
         try:
-            return self._switch_over(new, opened)
+            changes = self._switch_over(old, new, opened)
         except Exception as error:
             self._timeline.fail(f"a reload could not be finished: {error}")
             raise
+        self.on_switched(new, changes)
+        return changes
 
-    def _switch_over(self, new: Config, opened: dict[str, Images]) -> tuple[list[str], list[Pair]]:
-        timeline, volumes = self._timeline, self._volumes
-        changes: list[str] = []
-        for name, images in opened.items():
-            known = volumes.by_name.get(name)
-            pair = introduce(timeline, name, new.volumes[name].mode, images, known)
-            volumes.add(pair)
-            changes.append(f"volume {name} {'has a secondary now' if known else 'added'}")
-        for name in [name for name in volumes.by_name if name not in new.volumes]:
-            pair = volumes.remove(name)
-            timeline.append(Remove(pair.id))
-            self._async_follower.forget(pair)
-            pair.close()
-            changes.append(f"volume {name} removed")
+    def _switch_over(self, old: Config, new: Config, opened: dict[str, Images]) -> list[str]:
+        volumes = self._volumes
+        changes = [self._bring_in(name, images, new) for name, images in opened.items()]
+        changes += [self._remove(name) for name in list(volumes.by_name) if name not in new.volumes]
         groups = {name: list(group.volumes) for name, group in new.groups.items()}
         if groups != volumes.groups:
             changes.append("groups changed")
         volumes.assign_groups(new.groups)
-        return changes, volumes.named(opened)
+        self._followers.adopt(volumes.named(opened))
+        return changes + _copy_rate_change(old, new)
+
+    def _bring_in(self, name: str, images: Images, new: Config) -> str:
+        known = self._volumes.by_name.get(name)
+        mode = new.volumes[name].mode
+        self._volumes.add(introduce(self._timeline, name, mode, images, known))
+        return f"volume {name} {'has a secondary now' if known else 'added'}"
+
+    def _remove(self, name: str) -> str:
+        pair = self._volumes.remove(name)
+        self._timeline.append(Remove(pair.id))
+        self._followers.forget(pair)
+        pair.close()
+        return f"volume {name} removed"
 
 
-def _why_not_changed(name: str, old: VolumeConfig, new: VolumeConfig) -> list[str]:
-    fixed = [
-        key
-        for key, before, after in (
-            ("size", old.size, new.size),
-            ("primary", old.primary, new.primary),
-            ("mode", old.mode, new.mode),
-        )
-        if before != after
-    ]
-    problems = [
-        f"volumes.{name}.{key}: can't be changed while running; stop the daemon first"
-        for key in fixed
-    ]
-    if new.secondary != old.secondary and old.secondary is not None:
-        problems.append(
-            f"volumes.{name}.secondary: can't be changed or removed while running; "
-            "stop the daemon first, start it without, then add it"
-        )
-    return problems
+def _copy_rate(config: Config) -> int | None:
+    return config.controller.copy_rate
 
 
-def copy_rate_change(old: int | None, new: int | None) -> list[str]:
-    """What changed of the rate of copies (bytes a second, None for no limit)."""
-    if old == new:
+def _copy_rate_change(old: Config, new: Config) -> list[str]:
+    before, rate = _copy_rate(old), _copy_rate(new)
+    if before == rate:
         return []
-    if new is None:
+    if rate is None:
         return ["copies go as fast as they can"]
-    return [f"copies go at {format_size(new)} a second at most"]
+    return [f"copies go at {format_size(rate)} a second at most"]
+
+
+def _nobody(_config: Config, _changes: list[str]) -> None:
+    """Nobody has settings to take."""

@@ -1,9 +1,9 @@
-"""After a cut: its secondaries are brought there and made durable, outside the pause, and its verdict
-becomes known.
+"""After a cut: its secondaries are brought there and made durable, outside the pause, and its
+verdict becomes known.
 
-One task for each cut, begun in the same turn of the loop as its marker (or when the hold of a group's
-cut ends), so that a caller that goes away leaves no cut without a verdict. If the journal fails in
-between, the task fails too: the verdict stays unknown until a restart has proved it.
+One task for each cut, begun in the same turn of the loop as its marker (or when the hold of a
+group's cut ends), so that a caller that goes away leaves no cut without a verdict. If the journal
+fails in between, the task fails too: the verdict stays unknown until a restart has proved it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Settling:
-    """`reached` waits until trailing secondaries are at a cut; `moved` is called when one is settled."""
+    """`reached` waits for async secondaries to be at a cut; `moved` is called when it is settled."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Settling:
         self._tasks[cut.id] = task
 
     async def wait(self, cut: Cut) -> bool:
-        """Wait until a cut is settled; False if no task is at it. Raises what the task failed with."""
+        """Wait until a cut is settled; False if no task is at it. Raises what the task raised."""
         task = self._tasks.get(cut.id)
         if task is None:
             return False

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from duplexd.engine.timeline import Timeline
     from duplexd.engine.volumes import Volumes
     from duplexd.json_object import Json
-    from duplexd.replication.resync import Resyncs
+    from duplexd.replication.followers import Followers
     from duplexd.runtime.clock import Clock
 
 
@@ -38,14 +38,14 @@ class Status:
         volumes: Volumes,
         leases: Leases,
         archive: CutArchive,
-        resyncs: Resyncs,
+        followers: Followers,
         clock: Clock,
     ) -> None:
         self._timeline = timeline
         self._volumes = volumes
         self._leases = leases
         self._archive = archive
-        self._resyncs = resyncs
+        self._followers = followers
         self._clock = clock
 
     def show(self, facts: Facts) -> Json:
@@ -104,7 +104,7 @@ class Status:
             "as_of_sequence": applied if pair.usable else None,
             "as_of_time": self._as_of_time(pair) if pair.usable else None,
             "cut": self._archive.of_pair(pair),
-            "lag_bytes": 0 if pair.mirrors else self._resyncs.lag_bytes(pair),
+            "lag_bytes": 0 if pair.mirrors else self._followers.lag_bytes(pair),
         }
 
     def _as_of_time(self, pair: Pair) -> float | None:
@@ -115,7 +115,7 @@ class Status:
     def _copy(self, pair: Pair) -> Json | None:
         if pair.state != pair_states.PENDING:
             return None
-        began = self._resyncs.began(pair)
+        began = self._followers.began(pair)
         took = self._clock.monotonic() - began if began is not None else 0.0
         left = pair.copy_total - pair.copy_done
         eta = took / pair.copy_done * left if pair.copy_done > 0 and took > 0 else None

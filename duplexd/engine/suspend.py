@@ -1,9 +1,9 @@
 """Suspending pairs of this controller alone: one marker, in one step, with no hold.
 
 The journal orders all writes of a controller, so a cut of any number of its volumes is the position
-of one record: writes before it reach the secondaries, later ones do not. A lease is only needed where
-the caller wants the application's writes to wait around the cut, or where several controllers cut
-together (`group_cut.py`).
+of one record: writes before it reach the secondaries, later ones do not. A lease is only needed
+where the caller wants the application's writes to wait around the cut, or where several controllers
+cut together (`group_cut.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from duplexd.core import lease as ends
 from duplexd.core import pair_states
 from duplexd.core.cut_states import CONSISTENT, VOID
+from duplexd.core.cuttable import check_all_duplex
 from duplexd.core.markers import MakeCut
 from duplexd.engine.cut_archive import new_id
 from duplexd.engine.settle import reached
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Origin(NamedTuple):
-    """What a certificate says of the controller: its name, state directory, and journal's identity."""
+    """What a certificate says of the controller: name, state directory, identity of the journal."""
 
     name: str
     state_dir: str
@@ -93,8 +94,8 @@ class Suspends:
         """Suspend DUPLEX pairs at one number. Returns when the secondaries are durable there.
 
         With a lease, its hold ends in the same step. Raises WrongStateError with nothing done if
-        not all pairs can be cut together, LeaseLostError if the hold ended before. A cut that is not
-        consistent afterwards is void in the journal. With `certificate` the result holds what
+        not all pairs can be cut together, LeaseLostError if the hold ended before. A cut that is
+        not consistent afterwards is void in the journal. With `certificate` the result holds what
         proves the cut.
         """
         if not pairs:
@@ -148,13 +149,15 @@ class Suspends:
         return _Step(cut, already, hold, 0.0 if already else self._clock.monotonic() - began)
 
     def _cut(self, pairs: Sequence[Pair], tag: str, held: bool) -> Cut:
-        check_all_duplex(pairs)
         participant = self._leases.participant
         if len(participant.leases) > held:  # another one than that of this suspend
             participant.refuse_overlap(pairs)
         marker = MakeCut(new_id(), tag, [pair.id for pair in pairs])
         try:
             self._timeline.append(marker)
+        except WrongStateError:
+            check_all_duplex(pairs)  # it says more: all that are in the way, and what to do
+            raise
         except OSError as error:
             raise refused_cut(error) from error
         cut = pairs[0].record.cut
@@ -191,28 +194,6 @@ def refused_cut(error: OSError) -> WrongStateError:
     """The journal did not take a cut."""
     why = error.strerror or error
     return WrongStateError(f"the journal does not take the cut: {why}; nothing was suspended")
-
-
-def check_all_duplex(pairs: Sequence[Pair]) -> None:
-    """Raises WrongStateError unless all are DUPLEX."""
-    wrong = [record for pair in pairs if (record := pair.record).state != pair_states.DUPLEX]
-    if not wrong:
-        return
-    listed = ", ".join(
-        f"{pair.name} is {pair.state}" + (f" ({pair.reason})" if pair.reason else "")
-        for pair in wrong[:5]
-    )
-    more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-    states = {pair.state for pair in wrong}
-    if pair_states.SUSPENDED in states:
-        todo = "resync --wait brings suspended pairs back"
-    elif pair_states.PENDING in states:
-        todo = "wait until they are DUPLEX"
-    else:
-        todo = "a volume without secondary can't be suspended"
-    raise WrongStateError(
-        f"only pairs that are all DUPLEX can be suspended at one cut: {listed}{more}; {todo}"
-    )
 
 
 def images(pairs: Sequence[Pair]) -> list[Json]:

@@ -1,20 +1,20 @@
 """The timeline: one journal, one sequence, and the only way to write to either.
 
-Two kinds of things get numbers. A *batch* is changes of clients, which may take a while: it is given
-to an executor, and meanwhile the journal belongs to it. Everything else, a marker that moves states,
-is appended *at rest*, between two batches, in one turn of the event loop. So a step at rest sees all
-changes before it done on the legs and none after it begun: that is what makes a cut a position, and
-why no lock is needed. At most one batch runs; what arrives meanwhile queues (`write_path.py`) or
-waits for the rest (`at_rest`).
+Two kinds of things get numbers. A *batch* is changes of clients, which may take a while: it is
+given to an executor, and meanwhile the journal belongs to it. Everything else, a marker that moves
+states, is appended *at rest*, between two batches, in one turn of the event loop. So a step at rest
+sees all changes before it done on the legs and none after it begun: that is what makes a cut a
+position, and why no lock is needed. At most one batch runs; what arrives meanwhile queues
+(`write_path.py`) or waits for the rest (`at_rest`).
 
-The ledger is folded here right after each marker is written, so the states in memory are always those
-that a restart would find. Others do not poll: they listen (`on_written`, `on_segment`, `on_failed`, `on_rest`), or
-set a reason in `Admission`, which the write path asks.
+The ledger is folded here right after each marker is written, so the states in memory are always
+those that a restart would find. Others do not poll: they listen (`on_written`, `on_segment`,
+`on_failed`, `on_rest`), or set a reason in `Admission`, which the write path asks.
 
-Considered and left: a lock around the journal (every step would be a task, and steps would interleave
-with batches at each await), and markers inside batches (a batch that fails half-way would then have
-to undo states). What would change this: a write thread that owns the journal. It would take the place
-of `Executor`, whose one method is the seam for it.
+Considered and left: a lock around the journal (every step would be a task, and steps would
+interleave with batches at each await), and markers inside batches (a batch that fails half-way
+would then have to undo states). What would change this: a write thread that owns the journal. It
+would take the place of `Executor`, whose one method is the seam for it.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ T = TypeVar("T")
 
 
 class Timeline:
-    """All methods are called from the event loop. `failed` says why no change is taken any more: it is
-    final, only a restart, which recovers, ends it.
+    """All methods are called from the event loop. `failed` says why no change is taken any more: it
+    is final, only a restart, which recovers, ends it.
     """
 
     def __init__(
@@ -237,6 +237,8 @@ class Timeline:
                 self.consequences(batch)
             except OSError as error:
                 self.refused(error, final=True)
+            except DamageError as error:
+                self.fail(str(error))  # the changes are done: their clients get answers
 
     def _track(self, batch: Batch) -> None:
         for change in batch.changes:

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from duplexd.engine.timeline import Timeline
     from duplexd.images.leg import Leg
     from duplexd.json_object import Json
-    from duplexd.replication.resync import Resyncs
+    from duplexd.limits import EngineLimits
+    from duplexd.replication.followers import Followers
     from duplexd.runtime.threads import Workers
 
     Progress = Callable[[str, int, int], None]  # volume, bytes done, bytes in all
 
 PIECE_BYTES = 1 << 20
-RECHECK_HOLD_S = 5.0
 RECHECKS_MAX = 3
 COMPARABLE = (pair_states.DUPLEX, pair_states.SUSPENDED)
 _PROGRESS_PIECES = 64
@@ -48,12 +48,18 @@ class Verification:
     """Compares pairs of a controller."""
 
     def __init__(
-        self, timeline: Timeline, leases: Leases, resyncs: Resyncs, workers: Workers
+        self,
+        timeline: Timeline,
+        leases: Leases,
+        followers: Followers,
+        workers: Workers,
+        limits: EngineLimits,
     ) -> None:
         self._timeline = timeline
         self._leases = leases
-        self._resyncs = resyncs
+        self._followers = followers
         self._workers = workers
+        self._hold_s = limits.recheck_hold_seconds
 
     async def verify(self, pairs: Sequence[Pair], progress: Progress | None) -> Json:
         """Compare: all of a DUPLEX pair; of a SUSPENDED one what did not change since its cut.
@@ -101,7 +107,7 @@ class Verification:
         trails too far behind.
         """
         for _ in range(RECHECKS_MAX):
-            hold = await self._leases.quiesce([pair], RECHECK_HOLD_S, "verify")
+            hold = await self._leases.quiesce([pair], self._hold_s, "verify")
             try:
                 await self._arrival(pair, hold)
                 found = await self._workers.run(lambda: _compare(pair, offset, length))
@@ -128,7 +134,7 @@ class Verification:
             return off or pair.applied >= min(tail, pair.limit(tail))
 
         over = asyncio.Event()
-        waiting = asyncio.ensure_future(self._resyncs.until(there))
+        waiting = asyncio.ensure_future(self._followers.until(there))
         waiting.add_done_callback(lambda _: over.set())
         hold.ended.add_done_callback(lambda _: over.set())
         try:

@@ -1,14 +1,15 @@
 """The way of changes: they queue, become batches, and are answered.
 
-All changes of one wake-up of a connection come in one call. If nothing is in the way (`Admission`, a
-batch that runs, changes that came before) they become a batch at once, with their payloads still in
-the receive buffer; that is the path that has to be short. Otherwise they own their payloads and wait:
-in the queue, or, if a lease holds their volume, at its gate. A change that waits has no number yet and
-was never acknowledged, so dropping it with its connection loses nothing; that is also required,
-because a client that gave up on it sends it again elsewhere, and the stale copy must not follow.
+All changes of one wake-up of a connection come in one call. If nothing is in the way (`Admission`,
+a batch that runs, changes that came before) they become a batch at once, with their payloads still
+in the receive buffer; that is the path that has to be short. Otherwise they own their payloads and
+wait: in the queue, or, if a lease holds their volume, at its gate. A change that waits has no
+number yet and was never acknowledged, so dropping it with its connection loses nothing; that is
+also required, because a client that gave up on it sends it again elsewhere, and the stale copy must
+not follow.
 
-Order: the queue is first in, first out over all volumes. A gate keeps the order of its volume, and what
-several gates release goes on in the order of arrival.
+Order: the queue is first in, first out over all volumes. A gate keeps the order of its volume, and
+what several gates release goes on in the order of arrival.
 """
 
 from __future__ import annotations
@@ -24,11 +25,10 @@ from duplexd.engine.apply import Batch
 from duplexd.journal.format import RECORD_HEADER_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from duplexd.core.admission import Admission
     from duplexd.core.pair import Pair
-    from duplexd.engine.journal_space import JournalSpace
     from duplexd.engine.timeline import Timeline
     from duplexd.limits import EngineLimits
     from duplexd.runtime.clock import Clock
@@ -61,14 +61,17 @@ class WritePath:
         self,
         timeline: Timeline,
         admission: Admission,
-        space: JournalSpace,
+        want_room: Callable[[], None],
         clock: Clock,
         limits: EngineLimits,
     ) -> None:
+        """`want_room` is called when a batch does not fit into the journal: it has to hold batches
+        back in `admission` until there is room.
+        """
         self._timeline = timeline
         self._writer = timeline.writer
         self._admission = admission
-        self._space = space
+        self._want_room = want_room
         self._clock = clock
         self._limits = limits
         self._queue: deque[PairChange] = deque()
@@ -172,17 +175,22 @@ class WritePath:
         return waited
 
     def kick(self) -> None:
-        """Begin batches while changes are queued and nothing is in the way."""
-        if self._admission.refusal and self._queue:
-            queued, self._queue = list(self._queue), deque()
-            self._refuse(queued, self._admission.refusal)
-        while self._queue and not self._timeline.busy and not self._admission.waiting:
+        """Begin batches while changes are queued and nothing is in the way. A refusal is looked at
+        before each: a batch may be what the controller fails at.
+        """
+        admission, timeline = self._admission, self._timeline
+        while self._queue and not admission.refusal:
+            if timeline.busy or admission.waiting:
+                return
             taken = [self._queue.popleft()]
             size, limit = record_bytes(taken), self.batch_bytes_max()
             while self._queue and (size := size + record_bytes([self._queue[0]])) <= limit:
                 taken.append(self._queue.popleft())
             if not self._start(taken):
                 return
+        if self._queue:
+            queued, self._queue = list(self._queue), deque()
+            self._refuse(queued, admission.refusal)
 
     def batch_bytes_max(self) -> int:
         """What a batch takes in the journal at most."""
@@ -229,7 +237,7 @@ class WritePath:
         if too_big:
             self.kick_soon()  # it is taken in several batches
         else:
-            self._space.want()
+            self._want_room()
 
     def _owned_parts(self, changes: list[PairChange]) -> list[PairChange]:
         for change in changes:

@@ -98,14 +98,19 @@ class AsyncFollower:
     # ------------------------------------------------------------------------------ its pairs
 
     def add(self, pairs: Sequence[Pair]) -> None:
-        """Follow for pairs that are at or after the follower's position."""
+        """Follow for pairs that are at or after the follower's position: what lies before it, it will
+        never apply.
+        """
         if not pairs:
             return
+        behind = [pair.name for pair in pairs if pair.applied < self.floor]
         if self._follower is None:
             ring, advance = self._timeline.writer.ring, self._timeline.ledger.advance
             first = min(pair.applied for pair in pairs)
             self._follower = Follower(ring, pairs, first, SecondarySink(), advance)
             self._timeline.on_written.append(self._written)
+        elif behind:
+            raise ValueError(f"{', '.join(behind)}: the follower is at {self.floor} already")
         else:
             self._follower.pairs.update({pair.id: pair for pair in pairs})
         self._something.set()

@@ -202,13 +202,9 @@ class Copying:
         await self._checkpointer.sync_secondaries(job.pairs)
         self.copied_bytes += sum(pair.copied_bytes for pair in job.pairs)
 
-    async def remove_staged(self, running: Sequence[str]) -> None:
-        """Remove the logs of all jobs but those that run."""
-        await to_its_end(self._workers.run(lambda: self.remove_staged_now(running)))
-
-    def remove_staged_now(self, running: Sequence[str]) -> None:
-        """The same, blocking."""
-        self._staging.remove_all_but(running)
+    async def remove_staged(self, job: Job) -> None:
+        """Remove the staging log of a job."""
+        await to_its_end(self._workers.run(lambda: self._staging.remove(job.id)))
 
 
 def _nobody() -> None:

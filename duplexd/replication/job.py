@@ -30,13 +30,13 @@ class Job:
         "began", "cap", "floor", "follower", "how", "id", "pairs", "reasons", "task", "whole",
     )  # fmt: skip
 
-    def __init__(self, how: str, pairs: Iterable[Pair], floor: int, began: float) -> None:
+    def __init__(self, how: str, pairs: Iterable[Pair], floor: int) -> None:
         self.id = secrets.token_hex(4)
         self.how = how
         self.pairs = list(pairs)
         self.reasons = {pair.id: pair.reason for pair in self.pairs}  # why they were suspended
         self.floor = floor
-        self.began = began  # monotonic seconds
+        self.began = 0.0  # monotonic seconds
         self.follower: Follower | None = None
         self.cap = math.inf
         self.task: asyncio.Task[None] | None = None

@@ -12,6 +12,7 @@ rest (markers); stopped or killed at any point, it leaves what recovery knows ho
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import math
 from functools import partial
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.markers import Abandon, Commit, Equal, Missed, Settled
 from duplexd.core.pair_states import PENDING
-from duplexd.errors import DamageError
+from duplexd.errors import DamageError, DuplexdError
 from duplexd.replication.async_follower import backlog
 from duplexd.replication.follower import SecondarySink, SinkError
 from duplexd.replication.job import COPY, JOURNAL, MAP, in_work
@@ -38,9 +39,7 @@ if TYPE_CHECKING:
 
 
 class Runner:
-    """Runs jobs. `errors` has why the last resync of a pair failed. `again` begins a resync of pairs
-    anew, at rest; `look_at_lag` is called when a job's cap has changed.
-    """
+    """Runs jobs. `again` begins a resync of pairs anew, at rest."""
 
     def __init__(
         self,
@@ -59,23 +58,16 @@ class Runner:
         self._emit = emit
         self._clock = clock
         self._limits = limits
-        self.jobs: dict[str, Job] = {}  # those that run
-        self.errors: dict[Pair, str] = {}
         self.again: Callable[[Sequence[Pair]], None] = _nothing_again
-        self.look_at_lag: Callable[[], None] = _nothing
 
     async def run(self, job: Job) -> None:
         """Do a job to its end, whatever that is."""
-        self.jobs[job.id] = job
         try:
             await self._work(job)
         except SinkError as error:
-            await self._end(partial(self._failed, job, error))
+            await self._end(job, partial(self._failed, job, error))
         except Exception as error:  # noqa: BLE001  no pair may stay PENDING without a job
-            await self._end(partial(self._ended_early, job, error))
-        finally:
-            self.jobs.pop(job.id, None)
-            self._copying.on_moved()
+            await self._end(job, partial(self._ended_early, job, error))
 
     async def _work(self, job: Job) -> None:
         timeline = self._timeline
@@ -91,13 +83,23 @@ class Runner:
         if job.pairs:
             await self._catch_up(job, list(job.pairs))
 
-    async def _end(self, consequences: Callable[[], None]) -> None:
+    async def _end(self, job: Job, consequences: Callable[[], None]) -> None:
         try:
             await self._timeline.at_rest(consequences)
-        except OSError:
+            await self._remove_log(job)
+        except (OSError, DuplexdError):
             # A failed controller can't say it in the journal; the restart that must come finds out.
             if not self._timeline.failed:
                 raise
+
+    async def _remove_log(self, job: Job) -> None:
+        """Only once the journal says, durably, that the job is over: a restart that finds a COMMIT
+        without what ended it applies the staging log, and can't do without.
+        """
+        if job.how == MAP:
+            await self._timeline.durable()
+            with contextlib.suppress(OSError):  # the next start removes what is left
+                await self._copying.remove_staged(job)
 
     # ----------------------------------------------------------------------------- its stages
 
@@ -120,10 +122,9 @@ class Runner:
         job.whole = True
         in_work(job.pairs)
         done = Settled(job.id, numbers)
-        settled = await timeline.at_rest(lambda: timeline.append(done))
+        await timeline.at_rest(lambda: timeline.append(done))
         job.follower = self._copying.follower(job, SecondarySink(), at)
-        await timeline.durable(settled)  # until then a restart needs the staging log
-        await self._copying.remove_staged([other for other in self.jobs if other != job.id])
+        await self._remove_log(job)
 
     async def _catch_up(self, job: Job, pairs: list[Pair]) -> None:
         """Follow to the tail; these pairs are DUPLEX then. New changes wait ever sooner, so that it ends
@@ -143,7 +144,6 @@ class Runner:
                 halvings = (self._clock.monotonic() - passed) * 2
                 cap = limits.async_lag_bytes_max / 2**halvings
                 job.cap = max(cap, limits.follower_final_bytes)
-                self.look_at_lag()
         job.cap = math.inf
         self._copying.on_moved()
 
@@ -190,7 +190,8 @@ class Runner:
         self._freeze(set(job.pairs), error.pair, at, error.error, unusable, missed)
 
     def _note(self, job: Job, error: str) -> None:
-        self.errors |= dict.fromkeys(job.pairs, error)
+        for pair in job.pairs:
+            pair.resync_error = error
 
     def _ended_early(self, job: Job, error: Exception) -> None:
         """Not the secondary's fault. Untouched secondaries are at their cuts again."""
@@ -206,7 +207,6 @@ class Runner:
         elif untouched:
             numbers = [pair.id for pair in untouched]
             self._timeline.append(Abandon(job.id, numbers, job.reasons))
-            self._copying.remove_staged_now([other for other in self.jobs if other != job.id])
         elif job.pairs:
             cause = error if isinstance(error, OSError) else OSError(str(error))
             self._failed(job, SinkError(job.pairs[0], 0, cause))
@@ -226,7 +226,7 @@ class Runner:
 
 
 def _nothing() -> None:
-    """Nothing to do."""
+    """Only to come to rest."""
 
 
 def _nothing_again(_pairs: Sequence[Pair]) -> None:

@@ -77,8 +77,11 @@ class Checkpointer(Protocol):
     def keep_from(self, number: int) -> None:
         """A restart needs what comes after this number, too."""
 
-    async def sync_secondaries(self, pairs: Sequence[Pair]) -> None:
-        """Make these secondaries durable."""
+    async def sync_secondaries(self, pairs: Sequence[Pair]) -> list[OSError]:
+        """Make these secondaries durable; returns what is wrong with the paths of those that lead to
+        another image.
+        """
+        raise NotImplementedError
 
 
 class Emit(Protocol):

@@ -26,7 +26,7 @@ from duplexd.journal.scan import records
 from duplexd.replication.follower import UntouchedError, put
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
     from duplexd.core.pair import Pair
     from duplexd.replication.follower import Buffer, Sink
@@ -157,11 +157,15 @@ class StagingArea:
                 "resync these volumes again"
             )
 
-    def remove_all_but(self, keep: Collection[str]) -> None:
-        """Remove the files of all jobs but those in `keep`."""
+    def remove(self, job: str) -> None:
+        """Remove the log of a job, if there is one."""
+        for path in self._files_of(job):
+            self._disk.remove(path)
+
+    def clear(self) -> None:
+        """Remove all logs: no job runs, and what was committed is applied."""
         for name in self._names():
-            if name.rsplit("-", 1)[0] not in keep:
-                self._disk.remove(f"{self.directory}/{name}")
+            self._disk.remove(f"{self.directory}/{name}")
 
     def _names(self) -> list[str]:
         if not self._disk.exists(self.directory):

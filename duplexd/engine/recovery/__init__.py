@@ -10,9 +10,18 @@
 
 `engine/controller.py` shows them in use:
 
-    recovered = await recover(config, disk, clock, workers, limits, progress)
-    ...  # the writer and the other parts are made from it
-    again = await timeline.at_rest(lambda: reconcile(recovered, ...))
+    recovered = await recover(config, disk, file, staging, boot_id, workers, limits, progress)
+    writer = Writer(ring, tail.sequence, tail.chain)  # and the other parts, from `recovered`
+    ensure_room(recovered, writer, file, limits)
+    interrupted = await timeline.at_rest(lambda: reconcile(recovered, config, boot_id, ...))
 
-Nothing here writes to a part of the controller: until `reconcile`, there is none.
+Nothing here writes to a part of the controller: until `ensure_room` and `reconcile`, which are given the
+parts that they write with, there is none. The order of the whole, and why:
+
+    read, open, replay   nothing is written but the images, with what the journal says already
+    ensure_room          the markers of the start need room, and nothing frees any before they are
+                         written
+    reconcile            one step at rest; its last marker makes it count
+    durable, checkpoint  before anybody is served: a client must not build on a state that a power
+                         cut could still take back
 """

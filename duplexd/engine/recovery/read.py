@@ -19,11 +19,11 @@ from duplexd.units import format_size
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from duplexd.config.daemon_file import ControllerConfig
     from duplexd.engine.checkpoint import CheckpointFile
     from duplexd.journal.recover import Tail
     from duplexd.json_object import Json
     from duplexd.limits import EngineLimits
-    from duplexd.runtime.clock import Clock
     from duplexd.runtime.disk import Disk
 
 _PROGRESS_RECORDS = 65536
@@ -46,21 +46,23 @@ class ReadJournal(NamedTuple):
 def read_journal(
     disk: Disk,
     file: CheckpointFile,
-    state_dir: str,
-    journal_size: int,
-    clock: Clock,
+    settings: ControllerConfig,
+    boot_id: str,
     limits: EngineLimits,
     progress: Callable[[str], None],
 ) -> ReadJournal:
-    """Open the journal, or make a new one. Blocking. Raises DamageError, OSError, with nothing open."""
-    directory = f"{state_dir}/journal"
+    """Open the journal, or make a new one. `boot_id` is "" where a machine can't tell its boots apart.
+    Blocking. Raises DamageError, OSError, with nothing open.
+    """
+    directory = f"{settings.state_dir}/journal"
     disk.make_directory(directory)
     if not file.exists():
-        _create(disk, file, directory, journal_size, clock, limits)
+        _refuse_journal_alone(disk, file, directory)
+        file.replace(_nothing_yet(settings.journal_size, boot_id, limits))
     saved = file.read()
     ledger = Ledger(limits)
     ledger.restore(saved)
-    segments = max(journal_size // saved["segment_size"], _SEGMENTS_MIN)
+    segments = max(settings.journal_size // saved["segment_size"], _SEGMENTS_MIN)
     identity = bytes.fromhex(saved["controller"])
     ring = Ring(disk, directory, identity, saved["segment_size"], segments)
     try:
@@ -70,8 +72,7 @@ def read_journal(
         start = Position(saved["sequence"], saved["chain"], saved["index"], saved["offset"])
         walk = Walk(ring, start)
         unapplied = _fold(walk, ledger, progress)
-        boot = clock.boot_id()
-        same_boot = boot != "" and ledger.boot in {"", boot}
+        same_boot = boot_id != "" and ledger.boot in {"", boot_id}
         tail = walk.close(same_boot)
     except BaseException:
         ring.close()
@@ -79,34 +80,29 @@ def read_journal(
     return ReadJournal(ring, ledger, tail, saved, same_boot, unapplied)
 
 
-def _create(
-    disk: Disk,
-    file: CheckpointFile,
-    directory: str,
-    journal_size: int,
-    clock: Clock,
-    limits: EngineLimits,
-) -> None:
+def _refuse_journal_alone(disk: Disk, file: CheckpointFile, directory: str) -> None:
     if any(name.endswith(".seg") for name in disk.list(directory)):
         raise DamageError(
             f"{file.path}: the checkpoint is missing, but there is a journal; the states of all pairs "
             "are at risk. Restore it from a copy, or move the state directory away and copy the "
             "pairs anew"
         )
+
+
+def _nothing_yet(journal_size: int, boot_id: str, limits: EngineLimits) -> Json:
+    """The checkpoint of a controller that was never started."""
     segment = max(journal_size // limits.journal_segments, limits.segment_bytes_min)
-    file.replace(
-        {
-            "controller": secrets.token_bytes(16).hex(),
-            "segment_size": min(segment, limits.segment_bytes_max) // 4096 * 4096,
-            "sequence": 0,
-            "chain": 0,
-            "index": 1,
-            "offset": SEGMENT_HEADER_BYTES,
-            "boot": clock.boot_id(),
-            "closed": True,
-            "pairs": [],
-        }
-    )
+    return {
+        "controller": secrets.token_bytes(16).hex(),
+        "segment_size": min(segment, limits.segment_bytes_max) // 4096 * 4096,
+        "sequence": 0,
+        "chain": 0,
+        "index": 1,
+        "offset": SEGMENT_HEADER_BYTES,
+        "boot": boot_id,
+        "closed": True,
+        "pairs": [],
+    }
 
 
 def _fold(walk: Walk, ledger: Ledger, progress: Callable[[str], None]) -> set[int]:

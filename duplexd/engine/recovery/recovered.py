@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from duplexd.engine.checkpoint import CheckpointFile
     from duplexd.limits import EngineLimits
     from duplexd.replication.staging import StagingArea
-    from duplexd.runtime.clock import Clock
     from duplexd.runtime.disk import Disk
     from duplexd.runtime.threads import Workers
 
@@ -47,7 +46,7 @@ async def recover(
     disk: Disk,
     file: CheckpointFile,
     staging: StagingArea,
-    clock: Clock,
+    boot_id: str,
     workers: Workers,
     limits: EngineLimits,
     progress: Callable[[str], None],
@@ -56,11 +55,9 @@ async def recover(
 
     Raises DamageError, ConfigurationError, OSError, with nothing left open.
     """
-    state_dir = str(config.controller.state_dir)
+    settings = config.controller
     journal = await workers.run(
-        lambda: read_journal(
-            disk, file, state_dir, config.controller.journal_size, clock, limits, progress
-        )
+        lambda: read_journal(disk, file, settings, boot_id, limits, progress)
     )
     opened: dict[str, Images] = {}
     try:

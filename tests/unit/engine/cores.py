@@ -89,7 +89,8 @@ class Core:
     ) -> Core:
         clock = HandClock(disk)
         simulated = SimWorkers(asyncio.get_running_loop(), Random(1), workers)
-        events, seen = Events(clock), list[Json]()
+        events = Events(clock)
+        seen: list[Json] = []
         events.listeners.append(seen.append)
         machine = Machine(disk, clock, simulated, simulated)
         controller = await start(settings, machine, events, limits)
@@ -99,7 +100,7 @@ class Core:
         return self.controller.volumes.by_name[name]
 
     def faulty(self, name: str = "data") -> tuple[FaultLeg, FaultLeg | None]:
-        """Legs that can be told to fail: primary, secondary."""
+        """Wrap both legs, so that a test can let them fail: primary, secondary."""
         pair = self.pair(name)
         primary, secondary = (
             FaultLeg(pair.primary),
@@ -146,7 +147,7 @@ class Core:
         return change.error
 
     async def until(self, true: Callable[[], bool], turns: int = 20_000) -> None:
-        """Let the loop run until it is true."""
+        """Let the loop run until it is true; fails if it never is."""
         for _ in range(turns):
             if true():
                 return
@@ -154,8 +155,17 @@ class Core:
         raise AssertionError("it did not come true")
 
     async def turns(self, count: int = 50) -> None:
+        """Let the loop run for a while: whatever is going to happen has happened then."""
         for _ in range(count):
             await asyncio.sleep(0)
+
+    async def crash(self, power: bool) -> None:
+        """Kill the daemon as it is; with `power`, the machine. `disk` is what the next one finds."""
+        self.disk.crash(power=power)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     def image(self, name: str, side: str) -> bytes:
         return self.disk.read_file(f"/{side}/{name}.img")
