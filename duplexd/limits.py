@@ -33,8 +33,6 @@ CHECKPOINT_INTERVAL_S = 20.0
 SYNC_INTERVAL_S = 1.0
 
 # Pairs
-CHANGE_GRAIN_BYTES_MIN = 64 * KIB
-CHANGE_GRAINS_MAX = 1 << 20  # a volume's change map has at most this many grains
 REGION_BYTES_MIN = 16 * MIB
 REGIONS_MAX = 4096
 FOLLOWER_CHUNK_BYTES = 4 * MIB
@@ -125,8 +123,8 @@ class EngineLimits:
     segment_bytes_max: int = SEGMENT_BYTES_MAX
     checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S
     sync_interval_s: float = SYNC_INTERVAL_S
-    change_grain_bytes_min: int = CHANGE_GRAIN_BYTES_MIN
-    change_grains_max: int = CHANGE_GRAINS_MAX
+    change_grain_bytes_min: int = 64 * KIB
+    change_grains_max: int = 1 << 20  # a volume's change map has at most this many grains
     region_bytes_min: int = REGION_BYTES_MIN
     regions_max: int = REGIONS_MAX
     follower_chunk_bytes: int = FOLLOWER_CHUNK_BYTES

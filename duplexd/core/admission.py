@@ -1,23 +1,22 @@
 """Whether batches may begin: open, or the named reasons why not. Pure.
 
-The write path used to ask every part that might object, before each batch. Now whoever objects says
-so here, once, and takes it back; the write path looks at one attribute. A reason is a name, so two
-parts cannot take back each other's, and status can show why writes wait.
+The write path looks at one attribute before each batch. A part that needs batches to wait sets a
+reason here, once, and takes it back later; the write path does not know these parts and polls none
+of them. A reason is a name, so one part cannot take back another's, and status can show why writes
+wait.
 
-Three things keep a change from being done at once:
+    a reason     batches of all volumes wait (a follower is too far behind, no room in the journal)
+    a refusal    changes are answered with an errno (journal full; failed, which is final)
 
-    a reason          batches of all volumes wait (a follower is too far behind)
-    a gate            changes of one volume wait (a lease holds it); counted, leases overlap
-    a refusal         changes are answered with an errno (journal full; failed, which is final)
+Changes of single volumes wait at the write path's gates, which leases close.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
 
 class Admission:
@@ -28,11 +27,10 @@ class Admission:
     for it may be called in the middle of a step that has more to say to the journal.
     """
 
-    __slots__ = ("_gates", "_reasons", "clear", "on_open", "refusal", "waiting")
+    __slots__ = ("_reasons", "clear", "on_open", "refusal", "waiting")
 
     def __init__(self) -> None:
         self._reasons: set[str] = set()
-        self._gates: Counter[int] = Counter()
         self.clear = True
         self.waiting = False
         self.refusal = 0
@@ -44,12 +42,12 @@ class Admission:
         return frozenset(self._reasons)
 
     def hold(self, reason: str) -> None:
-        """Let batches wait for this reason. Again: no difference."""
+        """Let batches wait for this reason. A second call changes nothing."""
         self._reasons.add(reason)
         self._look()
 
     def lift(self, reason: str) -> None:
-        """This reason is gone. Batches begin if it was the last one."""
+        """Take the reason back. Batches begin if it was the last one."""
         if reason in self._reasons:
             self._reasons.discard(reason)
             self._look()
@@ -69,25 +67,10 @@ class Admission:
         self._look()
         self.on_open()
 
-    def close_gates(self, volumes: Iterable[int]) -> None:
-        """Let changes of these volumes (by number) wait. Each call needs one `open_gates`."""
-        self._gates.update(volumes)
-        self._look()
-
-    def open_gates(self, volumes: Iterable[int]) -> None:
-        """Take one `close_gates` back."""
-        self._gates.subtract(volumes)
-        self._gates = +self._gates  # drops what is at zero
-        self._look()
-
-    def is_gated(self, volume: int) -> bool:
-        """Whether changes of this volume wait."""
-        return volume in self._gates
-
     def _look(self) -> None:
         self.waiting = bool(self._reasons)
-        self.clear = not (self._reasons or self._gates or self.refusal)
+        self.clear = not (self._reasons or self.refusal)
 
 
 def _nothing_waits() -> None:
-    """Nobody queues changes yet."""
+    """No queue is connected yet."""

@@ -1,14 +1,20 @@
-"""What a controller says of a cut that it takes together with others, as a table. Pure.
+"""The states of a cut that a controller takes together with others, as a table. Pure.
 
-A group's cut is consistent exactly if *every* member reached READY, and void exactly if *one* of them became VOID before that. READY is a
-promise: who gave it no longer decides alone. So the outcome follows from what the members' journals hold, whoever asks, however often and late.
+This is two-phase commit: READY is *prepared*, an undecided cut is *in doubt*, AGREE is *commit*,
+REFUSE is *abort*. The group's cut is consistent if *every* member reached READY, and void if *one*
+member became VOID before that. READY is a promise: a member that gave it no longer decides alone.
+So the outcome follows from what the members' journals hold, and every coordinator that asks finds
+the same one, however often and however late it asks.
 
     state        what the journal says of the cut
-    NONE         nothing: never heard of
-    CUT          the marker is there; the hold still lasts, or the secondaries are not yet known to stand at it
-    READY        cut while held, opened while held, durable: consistent if all are
-    CONSISTENT   all were
-    VOID         for ever
+    NONE         nothing: the cut is not known
+    CUT          the marker is there; the hold lasts, or the secondaries are not yet known to be
+                 durable at the cut
+    READY        cut while held, opened while held, durable: consistent if all members are
+    CONSISTENT   all members were READY
+    VOID         final
+
+`TRANSITIONS[state, event]` is the next state; an event that is not there is not possible.
 """
 
 from __future__ import annotations
@@ -17,24 +23,22 @@ NONE, CUT, READY, CONSISTENT, VOID = "", "cut", "ready", "consistent", "void"
 STATES = (NONE, CUT, READY, CONSISTENT, VOID)
 
 MAKE = "make"  # the cut's marker, under a lease that lasts
-STAND = (
-    "stand"  # the hold lasted until it was opened, and the secondaries stand at the cut, durably
-)
-LOSE = "lose"  # the lease was lost, the controller restarted, a secondary failed
-ABORT = "abort"  # a coordinator asks: void, unless it was promised already
+STAND = "stand"  # the hold lasted until the gates were opened; the secondaries are durable there
+LOSE = "lose"  # the lease was lost, the controller restarted, or a secondary failed
+ABORT = "abort"  # a coordinator asks for it: void, unless the cut is prepared already
 AGREE = "agree"  # a coordinator knows that every member is READY
 REFUSE = "refuse"  # a coordinator knows that a member is VOID
 EVENTS = (MAKE, STAND, LOSE, ABORT, AGREE, REFUSE)
 
 TRANSITIONS = {
     (NONE, MAKE): CUT,
-    (NONE, ABORT): VOID,  # remembered: a late command must find it
+    (NONE, ABORT): VOID,  # remembered, so that a late command finds it
     (NONE, REFUSE): VOID,
     (CUT, STAND): READY,
     (CUT, LOSE): VOID,
     (CUT, ABORT): VOID,
     (CUT, REFUSE): VOID,
-    (READY, LOSE): VOID,  # the secondary itself failed: no promise can keep it
+    (READY, LOSE): VOID,  # the secondary itself failed: no promise outlives its image
     (READY, ABORT): READY,
     (READY, AGREE): CONSISTENT,
     (READY, REFUSE): VOID,
@@ -55,5 +59,5 @@ def after(state: str, event: str) -> str | None:
 
 
 def verdict(state: str) -> str | None:
-    """What may be claimed of a cut in `state`: `consistent`, `void`, or None while that is not known."""
+    """What may be claimed of a cut in `state`: `consistent`, `void`, or None while in doubt."""
     return state if state in {CONSISTENT, VOID} else None

@@ -23,7 +23,7 @@ _LISTED_MAX = 5  # in an error message
 
 def check_all_duplex(pairs: Sequence[Pair]) -> None:
     """Raises WrongStateError unless all are DUPLEX; it names those that are not, and what to do."""
-    wrong = [pair for pair in pairs if pair.state != DUPLEX]
+    wrong = [record for pair in pairs if (record := pair.record).state != DUPLEX]
     if not wrong:
         return
     listed = ", ".join(

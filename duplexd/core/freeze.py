@@ -1,8 +1,8 @@
-"""What a failing secondary does to its pair and the pairs of its group: where each is suspended. Pure.
+"""Where the pairs of a group are suspended when a secondary of it fails. Pure.
 
 All are suspended at one number, the last that the failed secondary holds, so that the group stays a
-crash-consistent image. A follower may bring pairs together that came from different cuts: a secondary
-that holds more than that number cannot go back, so it is suspended where it is.
+crash-consistent image. A follower may bring pairs together that came from different cuts: a
+secondary that holds more than that number cannot go back, so it is suspended where it is.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def plan(
 ) -> list[Fail]:
     """The markers that suspend `members`, the ones at number `at` first.
 
-    `missed` is what each has missed since; `unusable` are those whose secondaries hold no state
-    that existed. A pair that mirrors holds the tail, which is at or after `at`: it goes to `at`,
-    for its changes after that are in `missed`.
+    `missed` is what each has missed after `at`; `unusable` are those whose secondaries hold no
+    state that ever existed (a torn write). A pair that mirrors holds the tail, which is at or after
+    `at`, but it is suspended at `at`: its changes after that are in `missed`.
     """
     torn = {pair.id for pair in unusable}
     places: dict[int, list[Pair]] = {at: []}

@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING
 from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX, SUSPENDED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from duplexd.core.pair import PairRecord
 
     Rule = tuple[frozenset[str], str, Callable[[PairRecord], bool]]
 
 
-def broken(pair: PairRecord) -> str:
-    """Which invariant does not hold, as a sentence; "" if all do."""
-    for state, what, holds in _TABLE:
-        if pair.state in state and not holds(pair):
-            return f"{pair.name} is {pair.state}, but {what}"
+def broken(pairs: Iterable[PairRecord]) -> str:
+    """Which invariant does not hold, as a sentence; "" if all do for all these pairs."""
+    for pair in pairs:
+        for states, what, holds in _TABLE:
+            if pair.state in states and not holds(pair):
+                return f"{pair.name} is {pair.state}, but {what}"
     return ""
 
 

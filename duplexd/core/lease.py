@@ -1,11 +1,11 @@
 """Leases: who holds which volumes, until when, and how it ended. Pure.
 
 A hold is bounded by design: clients give up on requests that wait too long, so a lease has a
-deadline, an owner that may disappear, and ends once. Which ends count as lost, so that the verdict of
-what was done under it is void, is one table.
+deadline, an owner that may disappear, and ends once. One table says which ends count as lost, so
+that the verdict of what was done under the lease is void.
 
-`TRANSITIONS[state, reason]` is what a lease becomes when it ends for that reason; one that has ended
-does not change any more.
+`TRANSITIONS[state, reason]` is what a lease becomes when it ends for that reason; one that has
+ended does not change any more.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from duplexd.core.pair import Pair
-    from duplexd.core.waits import Waits
 
 HELD, RELEASED, LOST = "held", "released", "lost"
 
@@ -24,8 +23,8 @@ BY_OWNER = "released"  # by its owner
 BY_SUSPEND = "suspended"  # a suspend took it, or the gates were opened after the cut
 DEADLINE = "deadline"
 OWNER_GONE = "owner gone"
-STOPPING = "stopping"  # the daemon is
-ABORTED = "aborted"  # the group's cut was given up
+STOPPING = "stopping"  # the daemon stops
+ABORTED = "aborted"  # the group's cut was aborted
 
 TRANSITIONS = {
     (HELD, BY_OWNER): RELEASED,
@@ -35,14 +34,14 @@ TRANSITIONS = {
     (HELD, STOPPING): LOST,
     (HELD, ABORTED): LOST,
 }
-# What a held write meets: the gate is closed, then nothing is in flight, then the cut is made
+# The phases of a hold: the gate is closed, then nothing is in flight, then the cut is made
 DRAINING, HOLDING, CUTTING = "draining", "held", "cut"
 PHASES = (DRAINING, HOLDING, CUTTING)
 REASONS = tuple(reason for _, reason in TRANSITIONS)
 
 
 class Lease:
-    """The owner of a hold over some pairs; `state` says whether it lasts, or how it ended.
+    """The owner of a hold over some pairs; `state` says whether it is held, or how it ended.
 
     `fence` is a number that no earlier lease of this controller had, not even before a restart; it
     rises when the lease is renewed, and commands with an older one are refused. `cut_id` is the
@@ -51,7 +50,7 @@ class Lease:
 
     __slots__ = (
         "began", "cut_at", "cut_id", "deadline", "drained", "fence", "held_s", "hold_s", "id",
-        "owner", "pairs", "phases", "state", "waited", "waits",
+        "owner", "pairs", "state", "volumes",
     )  # fmt: skip
 
     def __init__(
@@ -75,27 +74,12 @@ class Lease:
         self.fence = 0
         self.cut_id = cut_id
         self.state = HELD
-        self.waits: Waits | None = None  # of the writes that it held, once it has ended
-        self.waited: dict[str, Waits] = {}  # the same by volume
-        self.phases = dict.fromkeys(PHASES, 0)  # in which phase they came
-
-    @property
-    def volumes(self) -> list[str]:
-        """The names of the volumes held."""
-        return [pair.name for pair in self.pairs]
+        self.volumes = [pair.name for pair in pairs]
 
     @property
     def lost(self) -> bool:
-        """Whether it ended other than by its owner's will."""
+        """Whether it ended otherwise than by its owner."""
         return self.state == LOST
-
-    def end(self, reason: str) -> bool:
-        """Leave HELD for the state that the table gives; False if it had ended before."""
-        after = TRANSITIONS.get((self.state, reason))
-        if after is None:
-            return False
-        self.state = after
-        return True
 
     def phase(self, arrival: float) -> str:
         """In which phase of the hold a write came."""

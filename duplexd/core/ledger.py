@@ -2,10 +2,10 @@
 
 The same code runs when a marker is written and when it is read again after a restart, so what is
 known while running and what a restart would find cannot differ. That is also why nothing else
-writes to a `PairRecord` or a `Cut`: a field that was set beside the ledger is a field that a restart
-does not know. A few things are noted that no marker says: how far a secondary has come (`advance`),
-which grains changed (`track`) or are being copied (`copying`), which regions were touched (by
-`DirtyRegions`). Each of them is found again from the records, or is on the safe side without.
+writes to a `PairRecord` or a `Cut`: a restart would not know a field that was set elsewhere. A few
+things are noted that no marker says: how far a secondary has come (`advance`), which grains changed
+(`track`) or are being copied (`copying`), which regions were touched (by `DirtyRegions`). Each of
+them is found again from the records, or is on the safe side without.
 
 `snapshot` and `restore` put all of it into a checkpoint and take it out again.
 """
@@ -15,25 +15,23 @@ from __future__ import annotations
 from functools import singledispatchmethod
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.core import cut_states, markers, pair_states
+from duplexd.backend import WRITE
+from duplexd.core import cut_states, markers, pair_states, snapshot
 from duplexd.core.cut import Cut
 from duplexd.core.invariants import broken
-from duplexd.core.markers import pack_map, unpack_map
 from duplexd.core.pair import PairRecord
 from duplexd.errors import DamageError, WrongStateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from duplexd.core.change_map import ChangeMap
     from duplexd.core.markers import Marker
     from duplexd.json_object import Json
     from duplexd.limits import EngineLimits
 
 CONSISTENT, VOID = cut_states.CONSISTENT, cut_states.VOID
 UNCOMMITTED = "uncommitted"  # `PairRecord.staging` of a resync by map before its commit
-WRITE = 1
-ONLY_THE_MAP = 1 << 60  # in `tracked_bytes`: more than any map could stand for
+ONLY_THE_MAP = 1 << 60  # in `tracked_bytes`: more than any map could say
 
 _EVENTS: dict[type[Marker], str] = {
     markers.Attach: pair_states.ATTACH,
@@ -45,7 +43,7 @@ _EVENTS: dict[type[Marker], str] = {
     markers.Equal: pair_states.EQUAL,
     markers.Detach: pair_states.DETACH,
 }
-# The event that folding a marker is for a group's cut
+# What a marker is to a group's cut
 CUT_EVENTS: dict[type[Marker], str] = {
     markers.MakeCut: cut_states.MAKE,
     markers.Ready: cut_states.STAND,
@@ -65,8 +63,8 @@ Moving = (
 
 
 class Place(NamedTuple):
-    """Where a marker is in the journal: number, time (us since 1970), and the checksums of its record
-    and of the one before it, where known.
+    """Where a marker is in the journal: number, time (us since 1970), and the checksums of its
+    record and of the one before it, where known.
     """
 
     sequence: int
@@ -115,25 +113,26 @@ class Ledger:
             return
         event = _EVENTS[type(marker)]
         for pair in self._of(marker.volumes):
-            if pair_states.after(pair.state, event) is None:
+            if (pair.state, event) not in pair_states.TRANSITIONS:
                 raise WrongStateError(f"{pair.name} is {pair.state}: {event} is not possible")
 
-    def apply(self, place: Place, marker: Marker) -> None:
-        """Fold a marker. Raises DamageError for one that does not fit, which no writer writes, and if
-        an invariant is broken after it.
+    def apply(self, place: Place, marker: Marker, current: Iterable[PairRecord] = ()) -> None:
+        """Fold a marker. The secondaries of the `current` pairs hold all changes before it.
+
+        Raises DamageError for one that does not fit, which no writer writes, and if an invariant is
+        broken after it.
         """
+        for pair in current:
+            self.advance(pair, place.sequence)
         try:
             self._fold(marker, place)
         except (KeyError, ValueError, TypeError) as error:
             raise DamageError(
-                f"journal record {place.sequence}: the marker {marker!r} is impossible here ({error!r})"
+                f"journal record {place.sequence}: "
+                f"the marker {marker!r} is impossible here ({error!r})"
             ) from error
-        moved = self._of(marker.volumes) if isinstance(marker, Moving) else []
-        for pair in moved:
-            if wrong := broken(pair):
-                raise DamageError(f"journal record {place.sequence}: {wrong}, after {marker!r}")
-        for pair in moved:
-            pair.moved()
+        if isinstance(marker, Moving) and (wrong := broken(self._of(marker.volumes))):
+            raise DamageError(f"journal record {place.sequence}: {wrong}, after {marker!r}")
 
     def unpack_and_apply(self, place: Place, fields: Json) -> None:
         """Fold a marker as it was read. Raises DamageError."""
@@ -149,7 +148,7 @@ class Ledger:
         return [self.pairs[number] for number in numbers]
 
     def _move(self, pair: PairRecord, event: str, reason: str) -> None:
-        after = pair_states.after(pair.state, event)
+        after = pair_states.TRANSITIONS.get((pair.state, event))
         if after is None:
             raise ValueError(f"{event} of {pair.name}, which is {pair.state}")
         pair.state = after
@@ -204,9 +203,8 @@ class Ledger:
     @_fold.register
     def _(self, marker: markers.MakeCut, place: Place) -> None:
         first = cut_states.CUT if marker.members else CONSISTENT
-        cut = Cut(
-            marker.id, place.sequence, place.time_us, marker.tag, first, marker.group, marker.members
-        )  # fmt: skip
+        cut = Cut(marker.id, place.sequence, place.time_us, marker.tag, first)
+        cut.group, cut.members = marker.group, tuple(marker.members)
         cut.crc, cut.chain = place.crc, place.chain
         for pair in self._of(marker.volumes):
             self._move(pair, pair_states.SUSPEND, pair_states.BY_COMMAND)
@@ -214,9 +212,9 @@ class Ledger:
         self._remember(cut)
 
     def _remember(self, cut: Cut) -> None:
-        """Forget the oldest one beyond the limit: one that is decided, if there is any.
+        """Beyond the limit, forget the oldest one that is decided; if none is, the oldest.
 
-        One that secondaries are at is found by their pairs, see `cut`.
+        A cut that secondaries are at is found by their pairs, see `cut`.
         """
         self.cuts[cut.id] = cut
         if len(self.cuts) > self._limits.cuts_kept_max:
@@ -224,11 +222,7 @@ class Ledger:
             del self.cuts[next(decided, next(iter(self.cuts)))]
 
     @_fold.register
-    def _(self, marker: markers.Ready, _place: Place) -> None:
-        self._vote(marker)
-
-    @_fold.register
-    def _(self, marker: markers.Agreed, _place: Place) -> None:
+    def _(self, marker: markers.Ready | markers.Agreed, _place: Place) -> None:
         self._vote(marker)
 
     @_fold.register
@@ -257,7 +251,7 @@ class Ledger:
 
     def _arrived(self, cut: Cut) -> None:
         """The secondaries are durable there: a restart has nothing to write to them, and must not,
-        for somebody may be reading them.
+        because a backup may be reading them.
         """
         for pair in self.pairs.values():
             if pair.cut is cut and pair.state == pair_states.SUSPENDED and pair.usable:
@@ -267,11 +261,9 @@ class Ledger:
     def _(self, marker: markers.Grade, _place: Place) -> None:
         cut = self.cut(marker.cut)
         if cut is not None:
-            cut.grade = {
-                "consistent": marker.consistent,
-                "records": marker.records,
-                "detail": marker.detail,
-            }
+            grade = marker._asdict()
+            del grade["cut"]
+            cut.grade = grade
 
     # ------------------------------------------------------------------------------- failures
 
@@ -282,7 +274,7 @@ class Ledger:
         self._remember(cut)
         for pair in self._of(marker.volumes):
             if pair.cut is not None and pair.state == pair_states.SUSPENDED:
-                pair.cut.state, pair.cut.why = VOID, cut.why  # it has lost one of its secondaries
+                pair.cut.state, pair.cut.why = VOID, cut.why  # the old cut has lost a secondary
             failed = pair.id in marker.failed
             reason = pair_states.BY_ERROR if failed else pair_states.BY_GROUP
             self._move(pair, pair_states.FAIL, reason)
@@ -292,13 +284,13 @@ class Ledger:
             if pair.id in marker.missed:
                 missed = marker.missed[pair.id]
                 pair.tracked_bytes += missed.changed_bytes
-                pair.changed = _merged(pair, missed)
+                pair.changed = pair.merged(missed)
 
     @_fold.register
     def _(self, marker: markers.Missed, _place: Place) -> None:
         for number, changed in marker.changed.items():
             pair = self.pairs[number]
-            pair.changed = _merged(pair, changed)
+            pair.changed = pair.merged(changed)
             pair.tracked_bytes += ONLY_THE_MAP  # the journal does not have these
 
     # ---------------------------------------------------------------------- copies and resyncs
@@ -310,7 +302,7 @@ class Ledger:
             self._move(pair, pair_states.COPY, marker.reason)
             pair.usable, pair.applied = False, place.sequence
             self._leave_cut(pair)
-            pair.changed = _merged(pair, changed)
+            pair.changed = pair.merged(changed)
 
     @_fold.register
     def _(self, marker: markers.Copied, _place: Place) -> None:
@@ -381,7 +373,7 @@ class Ledger:
                 pair.changed.set(offset, length)
 
     def nothing_copied(self, pair: PairRecord) -> None:
-        """Nobody knows what of a copy got to the disk."""
+        """It is not known what of a copy reached the disk."""
         if pair.changed is not None:
             pair.changed.set_all()
 
@@ -402,76 +394,34 @@ class Ledger:
             "starts": self.starts,
             "cuts": [cut.pack() for cut in self.cuts.values()],
             "pairs": [
-                _pack_pair(pair, tail if mirrored.get(pair.id) else pair.applied)
+                snapshot.take(pair, tail if mirrored.get(pair.id) else pair.applied)
                 for pair in self.pairs.values()
             ],
         }
 
     @staticmethod
-    def pack_snapshot(snapshot: Json) -> Json:
-        """The snapshot with its maps as text: what takes time of it, for a worker to do."""
-        pairs = [
-            {**pair, "changed": None if pair["changed"] is None else pack_map(pair["changed"])}
-            for pair in snapshot["pairs"]
-        ]
-        return {**snapshot, "pairs": pairs}
+    def pack_snapshot(taken: Json) -> Json:
+        """What `snapshot` took, with its maps as text: this takes time, so a worker does it."""
+        return {**taken, "pairs": [snapshot.pack(pair) for pair in taken["pairs"]]}
 
-    def restore(self, snapshot: Json) -> None:
+    def restore(self, saved: Json) -> None:
         """The reverse of `pack_snapshot`. Raises DamageError."""
         try:
-            self.boot, self.closed = snapshot["boot"], snapshot["closed"]
-            self.starts = snapshot.get("starts", 0)  # written since there are groups, as `cuts` is
-            cuts = {cut.id: cut for cut in (Cut(*saved) for saved in snapshot.get("cuts", ()))}
-            self.cuts = dict(cuts)
-            for saved in snapshot["pairs"]:
-                pair = _unpack_pair(saved, self._limits)
-                if saved["cut"] is not None:
-                    cut = Cut(*saved["cut"])
-                    pair.cut = cuts.setdefault(cut.id, cut)
-                self.pairs[pair.id] = pair
+            self._restore(saved)
         except (KeyError, ValueError, TypeError) as error:
             raise DamageError(
-                f"the checkpoint is not readable ({error!r}); restore the state directory from a copy"
+                f"the checkpoint is not readable ({error!r}); "
+                "restore the state directory from a copy"
             ) from error
 
-
-def _merged(pair: PairRecord, more: ChangeMap) -> ChangeMap:
-    """A new map with both. Raises ValueError if `more` is not one of this volume."""
-    changed = pair.new_map()
-    changed.merge(more)
-    if pair.changed is not None:
-        changed.merge(pair.changed)
-    return changed
-
-
-def _pack_pair(pair: PairRecord, applied: int) -> Json:
-    return {
-        "id": pair.id,
-        "name": pair.name,
-        "size": pair.size,
-        "removed": pair.removed,
-        "state": pair.state,
-        "reason": pair.reason,
-        "usable": pair.usable,
-        "applied": applied,
-        "tracked": pair.tracked_bytes,
-        "staging": pair.staging,
-        "staged": pair.staged,
-        "regions": sorted(pair.regions.touched),
-        "changed": None if pair.changed is None else pair.changed.copy(),
-        "cut": None if pair.cut is None else pair.cut.pack(),
-        **({"secondary": pair.secondary_path} if pair.secondary_path else {}),
-    }
-
-
-def _unpack_pair(saved: Json, limits: EngineLimits) -> PairRecord:
-    pair = PairRecord(saved["id"], saved["name"], saved["size"], limits)
-    pair.removed, pair.state, pair.reason = saved["removed"], saved["state"], saved["reason"]
-    pair.usable, pair.applied = saved["usable"], saved["applied"]
-    pair.tracked_bytes = saved["tracked"]
-    pair.staging, pair.staged = saved["staging"], saved["staged"]
-    pair.regions.open = set(saved["regions"])
-    pair.secondary_path = saved.get("secondary", "")  # left out where it is not known
-    if saved["changed"] is not None:
-        pair.changed = _merged(pair, unpack_map(saved["changed"]))
-    return pair
+    def _restore(self, saved: Json) -> None:
+        self.boot, self.closed = saved["boot"], saved["closed"]
+        self.starts = saved.get("starts", 0)  # not written before there were groups, like `cuts`
+        cuts = {cut.id: cut for cut in (Cut(*packed) for packed in saved.get("cuts", ()))}
+        self.cuts = dict(cuts)
+        for packed in saved["pairs"]:
+            pair = snapshot.unpack(packed, self._limits)
+            if packed["cut"] is not None:
+                cut = Cut(*packed["cut"])
+                pair.cut = cuts.setdefault(cut.id, cut)  # pairs of one cut share it
+            self.pairs[pair.id] = pair

@@ -1,14 +1,14 @@
 """The journal's markers, one typed tuple each.
 
 A marker is a record that changes what is known of pairs and cuts without changing a byte of a
-volume. It is written as a JSON object whose field `m` names its kind; `pack` and `unpack` are the
-only places that know that form, so a field that is written under one name and read under another
-cannot happen. Maps of volumes have the volume's number as a decimal string for a key, since JSON has
-no other; change maps are base64 of `ChangeMap.to_bytes`.
+volume. It is written as a JSON object whose field `m` names its kind. `pack` and `unpack` are the
+only places that know that form, so no field is written under one name and read under another. Maps
+of volumes have the volume's number as a decimal string for a key, since JSON has no other keys;
+change maps are base64 of `ChangeMap.to_bytes`.
 
     m         fields                                 what it says
     open      boot, version                          a daemon started, on this boot of the machine
-    close                                            it stopped in order: both legs hold all before
+    close                                            it stopped in order: both legs hold everything
     volume    id, name, size                         a new volume, SIMPLEX
     remove    id                                     removed from the configuration
     attach    volumes                                both images are new: DUPLEX
@@ -28,8 +28,8 @@ no other; change maps are base64 of `ChangeMap.to_bytes`.
     commit    job, at, count, volumes                the staging log is complete: `count` records,
                                                      all changes up to record `at`
     settled   job, volumes                           it is applied, durably
-    equal     volumes                                DUPLEX
-    missed    volumes {id: map}                      these bytes may have changed, unseen
+    equal     volumes                                DUPLEX: the secondaries hold all changes
+    missed    volumes {id: map}                      these bytes may have changed without a record
     regions   volumes {id: [number]}                 these may differ after a power cut
     detach    volumes                                the secondary was removed: SIMPLEX
 
@@ -39,6 +39,7 @@ version 2 of the journal, and version 1 only lacks the markers of groups.
 
 from __future__ import annotations
 
+import json
 from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -66,7 +67,7 @@ class Open(NamedTuple):
 
 
 class Close(NamedTuple):
-    """The daemon stopped in order."""
+    """The daemon stopped in order: both legs hold everything before this record."""
 
     def pack(self) -> Json:
         return {"m": "close"}
@@ -77,14 +78,14 @@ class Close(NamedTuple):
 
 
 class NewVolume(NamedTuple):
-    """A volume that the journal has not known before; `size` in bytes."""
+    """A volume that is new to the journal; `size` in bytes."""
 
     id: int
     name: str
     size: int
 
     def pack(self) -> Json:
-        return {"m": "volume", "id": self.id, "name": self.name, "size": self.size}
+        return {"m": "volume", **self._asdict()}
 
     @classmethod
     def unpack(cls, fields: Json) -> NewVolume:
@@ -92,7 +93,7 @@ class NewVolume(NamedTuple):
 
 
 class Remove(NamedTuple):
-    """A volume is not in the configuration any more."""
+    """A volume was removed from the configuration."""
 
     id: int
 
@@ -118,7 +119,7 @@ class Attach(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """What may differ is to be copied; the secondaries are unusable until then."""
+    """What may differ is to be copied; the secondaries are unusable until that is done."""
 
     changed: Mapping[int, ChangeMap]
     reason: str
@@ -277,22 +278,12 @@ class Grade(NamedTuple):
     detail: str
 
     def pack(self) -> Json:
-        return {
-            "m": "grade",
-            "cut": self.cut,
-            "consistent": self.consistent,
-            "records": self.records,
-            "detail": self.detail,
-        }
+        return {"m": "grade", **self._asdict()}
 
     @classmethod
     def unpack(cls, fields: Json) -> Grade:
-        return cls(
-            str(fields["cut"]),
-            bool(fields["consistent"]),
-            int(fields["records"]),
-            str(fields["detail"]),
-        )
+        consistent, records = bool(fields["consistent"]), int(fields["records"])
+        return cls(str(fields["cut"]), consistent, records, str(fields["detail"]))
 
 
 class Resync(NamedTuple):
@@ -338,13 +329,8 @@ class Commit(NamedTuple):
     volumes: Sequence[int]
 
     def pack(self) -> Json:
-        return {
-            "m": "commit",
-            "job": self.job,
-            "at": self.at,
-            "count": self.records,
-            "volumes": list(self.volumes),
-        }
+        own = {"m": "commit", "job": self.job, "at": self.at, "count": self.records}
+        return {**own, "volumes": list(self.volumes)}
 
     @classmethod
     def unpack(cls, fields: Json) -> Commit:
@@ -367,7 +353,7 @@ class Settled(NamedTuple):
 
 
 class Equal(NamedTuple):
-    """The secondaries hold all."""
+    """The secondaries hold all changes."""
 
     volumes: Sequence[int]
 
@@ -380,7 +366,7 @@ class Equal(NamedTuple):
 
 
 class Missed(NamedTuple):
-    """These bytes may have changed without a record that says so."""
+    """These bytes may have changed without a record of it."""
 
     changed: Mapping[int, ChangeMap]
 
@@ -408,7 +394,7 @@ class Regions(NamedTuple):
 
 
 class Detach(NamedTuple):
-    """The secondary is not in the configuration any more."""
+    """The secondaries were removed from the configuration."""
 
     volumes: Sequence[int]
 
@@ -434,8 +420,13 @@ KINDS: dict[str, type[Marker]] = {
 }  # fmt: skip
 
 
+def encode(marker: Marker) -> bytes:
+    """The payload of its record."""
+    return json.dumps(marker.pack(), separators=(",", ":")).encode()
+
+
 def unpack(fields: Json) -> Marker:
-    """The marker that `pack` wrote. Raises KeyError, ValueError, TypeError for what none did."""
+    """The marker that `pack` wrote. Raises KeyError, ValueError or TypeError for anything else."""
     return KINDS[fields["m"]].unpack(fields)
 
 

@@ -1,8 +1,8 @@
 """A pair, in two halves: what the journal recorded, and what is of this run of the daemon.
 
 `PairRecord` is rebuilt from the checkpoint and the markers after it, whatever happened to the
-process; only `Ledger` writes it, so what a restart will find is in one file's hands. `Pair` exists
-while the images are open: it is the volume that the NBD server serves, and shows the record's fields
+process; only `Ledger` writes it, so one file decides what a restart will find. `Pair` exists while
+the images are open: it is the volume that the NBD server serves, and shows the record's fields
 read-only, so that code which decides can ask one object and change nothing by accident.
 """
 
@@ -16,7 +16,7 @@ from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX, SUSPENDED
 from duplexd.core.regions import DirtyRegions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from duplexd.core.cut import Cut
     from duplexd.images.leg import Leg
@@ -27,15 +27,15 @@ class PairRecord:
     """What the journal recorded of a pair. Written by `Ledger` alone.
 
     `applied` is the number up to which the secondary holds every change of this volume, and none
-    after it; of a pair that mirrors, the tail, which is filled in when it stops. `usable`: whether
+    after it; of a pair that mirrors it is the tail, filled in when it stops. `usable`: whether
     recovery would bring the secondary to exactly `applied`; not during a first copy, after a power
     cut until both are equal, or after a torn write. `changed`: grains changed since the cut
     (SUSPENDED), or still to copy (PENDING).
     """
 
     __slots__ = (
-        "applied", "changed", "cut", "id", "limits", "moved", "name", "reason", "regions",
-        "removed", "secondary_path", "size", "staged", "staging", "state", "tracked_bytes",
+        "applied", "changed", "cut", "id", "limits", "name", "reason", "regions", "removed",
+        "secondary_path", "size", "staged", "staging", "state", "tracked_bytes",
         "usable",
     )  # fmt: skip
 
@@ -56,7 +56,6 @@ class PairRecord:
         self.staged = 0  # how many records that log has
         self.regions = DirtyRegions(size, limits.region_bytes_min, limits.regions_max)
         self.secondary_path = ""  # "" if that is not known
-        self.moved: Callable[[], None] = _nobody_listens  # called after each change of state
 
     def new_map(self) -> ChangeMap:
         """An empty change map of this volume."""
@@ -64,10 +63,18 @@ class PairRecord:
         return ChangeMap(self.size, limits.change_grain_bytes_min, limits.change_grains_max)
 
     def full_map(self) -> ChangeMap:
-        """A change map with every grain set: nobody knows what changed."""
+        """A change map with every grain set: it is not known what changed."""
         everything = self.new_map()
         everything.set_all()
         return everything
+
+    def merged(self, more: ChangeMap) -> ChangeMap:
+        """A new map with `changed` and `more`. Raises ValueError if `more` is of another volume."""
+        both = self.new_map()
+        both.merge(more)
+        if self.changed is not None:
+            both.merge(self.changed)
+        return both
 
     @property
     def tracks(self) -> bool:
@@ -81,15 +88,12 @@ class PairRecord:
         return tail
 
 
-def _nobody_listens() -> None:
-    """The images are not open."""
-
-
 class Pair:
     """A volume and its legs, while it is served; implements `backend.Volume`.
 
     `mirrors`: DUPLEX in sync mode, changes go to both legs in the same batch. `tracks`: see
-    `PairRecord`; both are kept here because the write path asks for each change.
+    `PairRecord`; both are kept here because the write path asks for each change, and brought up to
+    date (`refresh`) by the timeline after each marker.
     """
 
     __slots__ = (
@@ -115,7 +119,6 @@ class Pair:
         self.copy_total = 0
         self.resync_error: str | None = None  # why the last copy or resync failed
         self.set_legs(primary, secondary, mode)
-        record.moved = self.refresh
 
     def set_legs(self, primary: Leg, secondary: Leg | None, mode: str) -> None:
         """Take these images, e.g. with a secondary that the configuration has from now on."""
@@ -140,7 +143,7 @@ class Pair:
 
     @property
     def reason(self) -> str:
-        """Why it is in its state; "" where that goes without saying."""
+        """Why it is in its state; "" where the state needs no reason."""
         return self.record.reason
 
     @property
@@ -202,6 +205,12 @@ class Pair:
         self.primary.close()
         if self.secondary is not None:
             self.secondary.close()
+
+
+def refresh(pairs: Iterable[Pair]) -> None:
+    """`Pair.refresh` for each."""
+    for pair in pairs:
+        pair.refresh()
 
 
 class PairChange(Change):

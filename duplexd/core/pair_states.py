@@ -1,6 +1,8 @@
 """The states of a pair, as a table. Pure.
 
-`TRANSITIONS[state, event]` is the next state; an event that is not there is not possible in that state.
+`TRANSITIONS[state, event]` is the next state; an event that is not there is not possible in that
+state. Which fields have to agree with a state is in `invariants.py`. docs/states.md is drawn from
+this file, with the comments behind the events.
 """
 
 from __future__ import annotations
@@ -9,13 +11,13 @@ SIMPLEX, PENDING, DUPLEX, SUSPENDED = "SIMPLEX", "PENDING", "DUPLEX", "SUSPENDED
 STATES = (SIMPLEX, PENDING, DUPLEX, SUSPENDED)
 
 ATTACH = "attach"  # a secondary that is equal already
-COPY = "copy"  # what differs, or all, is to be copied; the secondary is unusable until then
-SUSPEND = "suspend"  # by command: stand at a cut
-FAIL = "fail"  # the secondary, or one of its group, failed: stand at a cut
-RESYNC = "resync"  # follow again from the cut
-ABANDON = "abandon"  # a resync ended before it changed the secondary: stand at the old cut
-EQUAL = "equal"  # the secondary holds all
-DETACH = "detach"  # the secondary was taken out of the configuration
+COPY = "copy"  # copy what differs, or all; the secondary is unusable until that is done
+SUSPEND = "suspend"  # a suspend by command: stop at a cut
+FAIL = "fail"  # the secondary, or another one of its group, failed: stop at a cut
+RESYNC = "resync"  # follow again, from the cut
+ABANDON = "abandon"  # a resync ended before it changed the secondary: back at the old cut
+EQUAL = "equal"  # the secondary holds all changes
+DETACH = "detach"  # the secondary was removed from the configuration
 EVENTS = (ATTACH, COPY, SUSPEND, FAIL, RESYNC, ABANDON, EQUAL, DETACH)
 
 TRANSITIONS = {

@@ -1,12 +1,12 @@
-"""A controller as a participant of cuts that it takes together with others: a two-phase commit. Pure.
+"""A controller as a participant of group cuts, which are a two-phase commit. Pure.
 
-A coordinator sends CLOSE, CUT, OPEN, then AGREE (commit) or REFUSE (abort); ABORT at any time. Commands
-may be late, duplicated, or from another coordinator; leases end by themselves. So nothing here
-trusts the order of commands: each checks the lease it needs, by id and fencing number, and the state
-that the journal has of the cut. What is refused raises a DuplexdError and changes nothing.
+A coordinator sends CLOSE, CUT, OPEN, then AGREE (commit) or REFUSE (abort); ABORT at any time.
+Commands may be late, duplicated, or from another coordinator; leases end by themselves. So nothing
+here trusts the order of commands: each checks the lease it needs, by id and fencing number, and the
+state that the journal has of the cut. What is refused raises a DuplexdError and changes nothing.
 
-All methods but `close` are called between two batches, so that what they find and what they mark is
-one position of the sequence.
+All methods but `close` are called between two batches, so that what they find and what they mark
+is one position of the sequence. tests/model explores all orders of commands on this class.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from duplexd.core import cut_states
-from duplexd.core.lease import Lease
+from duplexd.core.lease import TRANSITIONS, Lease
 from duplexd.core.markers import Agreed, MakeCut, Marker, Ready, Void
 from duplexd.errors import LeaseLostError, NotFoundError, UsageError, WrongStateError
 
@@ -30,9 +30,11 @@ _ENDED_KEPT = 1024
 
 
 class Participant(Generic[L]):
-    """Leases, and cut_states. `state_of` gives what the journal says of a cut, `mark` writes a marker
-    and so moves it. `start` is how often this controller was started: the fences of a run are above
-    those of all runs before it.
+    """The leases of a controller, and its votes on cuts.
+
+    `state_of` gives what the journal says of a cut, `mark` writes a marker and so moves it. `start`
+    is how often this controller was started: the fences of a run are above those of all earlier
+    runs.
     """
 
     __slots__ = ("_fence", "_mark", "_state_of", "ended", "leases", "opened", "start")
@@ -43,7 +45,7 @@ class Participant(Generic[L]):
         self._state_of = state_of
         self._mark = mark
         self.leases: dict[str, L] = {}  # HELD
-        self.ended: dict[str, str] = {}  # why the latest of the others ended
+        self.ended: dict[str, str] = {}  # why the latest ended leases ended
         self.opened: set[str] = set()  # cuts whose holds lasted until they were opened
         self.start = start
         self._fence = 0
@@ -51,8 +53,10 @@ class Participant(Generic[L]):
     # ------------------------------------------------------------------------------------ leases
 
     def close(self, lease: L) -> None:
-        """Take a new lease. Raises with nothing done if its cut can't be made any more, or another cut
-        of these pairs is being made.
+        """Take a new lease.
+
+        Raises LeaseLostError if its cut cannot be made any more, WrongStateError if another cut of
+        these pairs is being made.
         """
         if lease.cut_id:
             state = self._state_of(lease.cut_id)
@@ -63,7 +67,7 @@ class Participant(Generic[L]):
         self.leases[lease.id] = lease
 
     def refuse_overlap(self, pairs: Sequence[Pair]) -> None:
-        """Raises WrongStateError if some of these pairs are held for a group's cut: it needs them."""
+        """Raises WrongStateError if some of these pairs are held for a group's cut."""
         for other in self.leases.values():
             if other.cut_id and not set(other.pairs).isdisjoint(pairs):
                 raise WrongStateError(
@@ -102,8 +106,8 @@ class Participant(Generic[L]):
             )
         if fence is not None and fence != lease.fence:
             raise LeaseLostError(
-                f"lease {lease_id} was renewed by another client (fence {lease.fence}, not {fence}); "
-                "it is no longer yours"
+                f"lease {lease_id} was renewed by another client "
+                f"(fence {lease.fence}, not {fence}); it is no longer yours"
             )
         return lease
 
@@ -115,8 +119,10 @@ class Participant(Generic[L]):
 
     def end(self, lease: Lease, reason: str) -> bool:
         """End a lease; False if it had ended. The caller then calls `lost` if it has a cut."""
-        if not lease.end(reason):
+        after = TRANSITIONS.get((lease.state, reason))
+        if after is None:
             return False
+        lease.state = after
         del self.leases[lease.id]
         self.ended[lease.id] = reason
         while len(self.ended) > _ENDED_KEPT:
@@ -143,7 +149,7 @@ class Participant(Generic[L]):
         return lease
 
     def may_open(self, cut_id: str, lease_id: str, fence: int | None) -> L:
-        """The lease under which this cut was made; the caller ends it (BY_SUSPEND) in the same step."""
+        """The lease under which this cut was made; the caller ends it in the same step."""
         lease = self.find(lease_id, fence)
         if lease.cut_id != cut_id:
             raise UsageError(
@@ -167,11 +173,14 @@ class Participant(Generic[L]):
         return self._decide(cut_id, cut_states.ABORT, Void(cut_id))
 
     def agree(self, cut_id: str) -> str:
-        """Commit: every member is prepared. Its state then. Raises WrongStateError if this one is not."""
+        """Commit, because every member is READY: its state then.
+
+        Raises WrongStateError if this member is not READY.
+        """
         return self._decide(cut_id, cut_states.AGREE, Agreed(cut_id))
 
     def refuse(self, cut_id: str) -> str:
-        """Some member is VOID: its state then. The caller has ended its lease."""
+        """Abort, because some member is VOID: its state then. The caller has ended its lease."""
         return self._decide(cut_id, cut_states.REFUSE, Void(cut_id))
 
     def _decide(self, cut_id: str, event: str, marker: Marker) -> str:

@@ -22,7 +22,7 @@ import errno
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.backend import WRITE
-from duplexd.core.markers import Regions
+from duplexd.core.markers import Regions, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -73,14 +73,13 @@ class Batch:
         self,
         changes: Sequence[PairChange],
         regions: Mapping[int, Sequence[int]],
-        time_us: int,
         heavy: bool,
         answer: Callable[[Batch, BaseException | None], None],
     ) -> None:
         self.changes = changes
         self.regions = regions
         self.regions_sequence = 0
-        self.time_us = time_us
+        self.time_us = 0  # of its records, microseconds since 1970
         self.heavy = heavy
         self.answer = answer
         self.journaled = False  # it has its place in the journal: an error after that is no refusal
@@ -132,17 +131,23 @@ class Executor:
         _journal(batch, self._writer)
         frozen: set[Pair] = set()
         for change in batch.changes:
-            pair = change.volume
-            if pair.mirrors and pair not in frozen:
+            pair, secondary = change.volume, change.volume.secondary
+            if pair.mirrors and secondary is not None and pair not in frozen:
                 try:
-                    _put(pair.copy_of, change)
+                    if change.kind == WRITE:  # here, not in a function: once for each change
+                        secondary.write(change.offset, change.data)
+                    else:
+                        secondary.zero(change.offset, change.length, change.allocate)
                 except OSError as error:
                     failure = SecondaryFailure(pair, change.sequence, error)
                     self._heal(failure, change)
                     batch.failures.append(failure)
                     frozen |= self._group_of(pair)
             try:
-                _put(pair.primary, change)
+                if change.kind == WRITE:
+                    pair.primary.write(change.offset, change.data)
+                else:
+                    pair.primary.zero(change.offset, change.length, change.allocate)
             except OSError as error:
                 change.error = error.errno or errno.EIO
                 batch.primary_errors.append(PrimaryFailure(change, error))
@@ -170,19 +175,12 @@ class Executor:
 def _journal(batch: Batch, writer: Writer) -> None:
     """What is refused here is in the journal not at all."""
     if batch.regions:
-        marker = Regions(batch.regions)
-        batch.regions_sequence = writer.append_marker(marker.pack(), batch.time_us)
+        payload = encode(Regions(batch.regions))
+        batch.regions_sequence = writer.append_marker(payload, batch.time_us)
     writer.write_changes(batch.changes, batch.time_us)
     batch.journaled = True
     if batch.regions:
         writer.sync_now()
-
-
-def _put(leg: Leg, change: PairChange) -> None:
-    if change.kind == WRITE:
-        leg.write(change.offset, change.data)
-    else:
-        leg.zero(change.offset, change.length, change.allocate)
 
 
 def _heal_piece(primary: Leg, secondary: Leg, offset: int, length: int) -> bool:

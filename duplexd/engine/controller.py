@@ -136,7 +136,7 @@ class Controller:
         )
         self.space = JournalSpace(timeline, admission, checkpointer, workers, events, limits)
         self.write_path = WritePath(timeline, admission, self.space.want, clock, limits)
-        self.leases = leases = Leases(timeline, self.write_path, admission, clock, events, limits)
+        self.leases = leases = Leases(timeline, self.write_path, clock, events, limits)
         self.async_follower = AsyncFollower(
             timeline, admission, failures.freeze, volumes.group_of, workers, limits
         )
@@ -171,7 +171,7 @@ class Controller:
     def _connect(self) -> None:
         """What one part signals, and what another does about it."""
         timeline, admission, followers = self.timeline, self.admission, self.followers
-        self.events.sequence = lambda: timeline.written
+        self.events.journal = timeline.writer
         timeline.consequences = self.failures.after
         timeline.on_rest = self.write_path.kick
         timeline.on_segment = self.space.segment_begun

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core import pair_states
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from duplexd.engine.volumes import Volumes
     from duplexd.json_object import Json
     from duplexd.limits import EngineLimits
+
+
+new_id = partial(secrets.token_hex, 8)  # an id that no cut had
 
 
 class Figures(NamedTuple):
@@ -56,10 +60,6 @@ class CutArchive:
         self._announced: dict[str, str] = {}  # verdicts by id
         self.unsettled: set[str] = set()
         self.made = 0
-
-    def new_id(self) -> str:
-        """An id that no cut had."""
-        return secrets.token_hex(8)
 
     def find(self, cut_id: str) -> Cut:
         """The cut of that id. Raises NotFoundError."""

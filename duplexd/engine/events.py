@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from duplexd.json_object import Json
     from duplexd.runtime.clock import Clock
+
+
+class Journal(Protocol):
+    """What events ask of the journal."""
+
+    written: int
+
+
+class _NoJournal:
+    """Before recovery has opened it."""
+
+    written = 0
 
 
 class Events:
@@ -21,19 +33,15 @@ class Events:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.listeners: list[Callable[[Json], None]] = []
-        self.sequence: Callable[[], int] = _no_journal_yet
+        self.journal: Journal = _NoJournal()
 
     def emit(self, event: str, **fields: object) -> None:
         """Let everybody know."""
         message: Json = {
             "event": event,
             "time": self._clock.wall(),
-            "sequence": self.sequence(),
+            "sequence": self.journal.written,
             **fields,
         }
         for listener in list(self.listeners):
             listener(message)
-
-
-def _no_journal_yet() -> int:
-    return 0

@@ -14,6 +14,7 @@ from duplexd.backend import WRITE, ZERO, Change
 from duplexd.core import freeze, pair_states
 from duplexd.core.pair import PairChange
 from duplexd.engine.apply import Batch
+from duplexd.engine.cut_archive import new_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -91,7 +92,6 @@ class Failures:
     ) -> None:
         """Suspend pairs because a secondary failed, at number `at`; see `core/freeze.py`."""
         why = _with_path(error, failed)
-        new_id = self._archive.new_id
         for marker in freeze.plan(members, failed, at, why, unusable, missed, new_id):
             self._freeze_at(marker, failed, error)
 
@@ -142,7 +142,7 @@ class Failures:
             again = PairChange(_NOBODY, 0, pair, ZERO, offset, len(data))
         else:
             again = PairChange(_NOBODY, 0, pair, WRITE, offset, len(data), data)
-        batch = Batch([again], {}, self._timeline.now_us(), False, _no_answer)
+        batch = Batch([again], {}, False, _no_answer)
         self._timeline.redo(batch)
         for failure in batch.failures:
             self._secondary_failed(batch, failure)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from duplexd.core import lease as ends
 from duplexd.core.cut_states import VOID
@@ -25,20 +25,21 @@ from duplexd.errors import LimitError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from duplexd.core.admission import Admission
     from duplexd.core.pair import Pair
     from duplexd.engine.events import Events
     from duplexd.engine.timeline import Timeline
-    from duplexd.engine.write_path import WritePath
+    from duplexd.engine.write_path import Arrival, WritePath
     from duplexd.json_object import Json
     from duplexd.limits import EngineLimits
     from duplexd.runtime.clock import Clock
 
 
 class Hold(Lease):
-    """A lease of this run. `ended` gets the reason when it is over."""
+    """A lease of this run. `ended` gets the reason when it is over; `writes` are those that waited for
+    its end.
+    """
 
-    __slots__ = ("ended", "timer")
+    __slots__ = ("ended", "timer", "writes")
 
     def __init__(
         self, pairs: Sequence[Pair], owner: str, hold_s: float, began: float, cut_id: str
@@ -47,6 +48,20 @@ class Hold(Lease):
         loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[str] = loop.create_future()
         self.timer: asyncio.TimerHandle | None = None
+        self.writes: Sequence[Arrival] = ()
+
+    def count(self) -> tuple[dict[str, Waits], dict[str, int]]:
+        """How long the writes of each volume waited, and how many came in each phase. Counted when
+        somebody asks: the end of a hold has writes waiting.
+        """
+        waited: dict[str, Waits] = {}
+        phases = dict.fromkeys(ends.PHASES, 0)
+        for arrival in self.writes:
+            since = max(arrival.at, self.began)
+            name = arrival.change.volume.name
+            waited.setdefault(name, Waits()).add(self.began + self.held_s - since)
+            phases[self.phase(since)] += 1
+        return waited, phases
 
     def show(self, now: float) -> Json:
         """As status has it; `now` is monotonic seconds."""
@@ -61,13 +76,6 @@ class Hold(Lease):
         }
 
 
-class _Waited(NamedTuple):
-    """A write of a volume that waited for a lease since a moment (monotonic seconds)."""
-
-    volume: str
-    since: float
-
-
 class Leases:
     """All leases of a controller."""
 
@@ -75,14 +83,12 @@ class Leases:
         self,
         timeline: Timeline,
         write_path: WritePath,
-        admission: Admission,
         clock: Clock,
         events: Events,
         limits: EngineLimits,
     ) -> None:
         self._timeline = timeline
         self._write_path = write_path
-        self._admission = admission
         self._clock = clock
         self._events = events
         self._limits = limits
@@ -103,7 +109,7 @@ class Leases:
 
     def holds(self, pair: Pair) -> bool:
         """Whether some lease holds this volume."""
-        return self._admission.is_gated(pair.id)
+        return self._write_path.is_gated(pair)
 
     async def quiesce(self, pairs: list[Pair], hold_s: float, owner: str, cut_id: str = "") -> Hold:
         """Close the gates: from now on changes wait. Returns when none is in flight. The lease ends
@@ -117,8 +123,7 @@ class Leases:
             check_all_duplex(pairs)  # before any write waits for a cut that cannot be made
         hold = Hold(pairs, owner, hold_s, self._clock.monotonic(), cut_id)
         self.participant.close(hold)
-        self._admission.close_gates(pair.id for pair in pairs)
-        self._write_path.withdraw()
+        self._write_path.close_gates(pairs)
         self._start_timer(hold, hold_s)
         self._events.emit(
             "quiesced",
@@ -204,50 +209,35 @@ class Leases:
         if hold.cut_id:
             self._ended_cuts.append(hold.cut_id)
         now = self._clock.monotonic()
-        waited = self._waited_for(hold)
-        self._admission.open_gates(pair.id for pair in hold.pairs)
-        self._write_path.resume(hold.pairs)  # before the figures: the writes have waited
+        hold.held_s = now - hold.began
+        hold.writes = self._write_path.open_gates(hold.pairs)
+        lost = hold.state == ends.LOST
+        self.lost += lost
         if hold.cut_id and hold.cut_at is not None:
             self.on_cut_hold_ended(hold)
-        self._count(hold, waited, now)
         self._events.emit(
             "released",
             volumes=hold.volumes,
             lease=hold.id,
             reason=reason,
-            held_s=now - hold.began,
-            writes_held=len(waited),
+            held_s=hold.held_s,
+            writes_held=len(hold.writes),
             **_cut_field(hold),
-            **({"verdict": VOID} if hold.lost else {}),
+            **({"verdict": VOID} if lost else {}),
         )
         return True
-
-    def _waited_for(self, hold: Hold) -> list[_Waited]:
-        return [
-            _Waited(pair.name, max(arrival.at, hold.began))
-            for pair in hold.pairs
-            for arrival in self._write_path.waiting(pair)
-        ]
-
-    def _count(self, hold: Hold, waited: list[_Waited], now: float) -> None:
-        for volume, since in waited:
-            hold.waited.setdefault(volume, Waits()).add(now - since)
-            hold.phases[hold.phase(since)] += 1
-        hold.waits = together(hold.waited.values())
-        hold.held_s = now - hold.began
-        self.lost += hold.lost
 
     def figures(self, hold: Hold | None, pause_s: float = 0.0) -> Json:
         """How long writes waited under a lease that has ended, or for a cut that took `pause_s` and
         needed none.
         """
-        if hold is None or hold.waits is None:
-            waits, waited, held_s = Waits(), dict[str, Waits](), pause_s
+        if hold is None:
+            waited, held_s = dict[str, Waits](), pause_s
             phases = dict.fromkeys(ends.PHASES, 0)
             spans = dict.fromkeys(ends.PHASES, 0.0) | {ends.CUTTING: pause_s}
         else:
-            waits, waited, held_s = hold.waits, hold.waited, hold.held_s
-            phases, spans = hold.phases, hold.spans()
+            (waited, phases), held_s, spans = hold.count(), hold.held_s, hold.spans()
+        waits = together(waited.values())
         return {
             "seconds_max": waits.max_s if waits.count else pause_s,
             "writes_held": waits.count,

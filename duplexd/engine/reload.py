@@ -142,8 +142,12 @@ class Reload:
         return f"volume {name} removed"
 
 
+def _copy_rate(config: Config) -> int | None:
+    return config.controller.copy_rate
+
+
 def _copy_rate_change(old: Config, new: Config) -> list[str]:
-    before, rate = old.controller.copy_rate, new.controller.copy_rate
+    before, rate = _copy_rate(old), _copy_rate(new)
     if before == rate:
         return []
     if rate is None:

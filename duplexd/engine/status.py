@@ -52,7 +52,7 @@ class Status:
         """Everything."""
         volumes, now = self._volumes, self._clock.monotonic()
         return {
-            "controller": self._controller(facts),
+            "controller": self._journal(facts),
             "volumes": [self._volume(pair) for pair in volumes.all()],
             "groups": [
                 {"name": name, "volumes": names, "state": group_state(volumes.named(names))}
@@ -62,7 +62,7 @@ class Status:
             "cuts": self._archive.undecided(),
         }
 
-    def _controller(self, facts: Facts) -> Json:
+    def _journal(self, facts: Facts) -> Json:
         timeline, ring = self._timeline, self._timeline.writer.ring
         return {
             "name": facts.name,

@@ -15,6 +15,7 @@ from duplexd.core import pair_states
 from duplexd.core.cut_states import CONSISTENT, VOID
 from duplexd.core.cuttable import check_all_duplex
 from duplexd.core.markers import MakeCut
+from duplexd.engine.cut_archive import new_id
 from duplexd.engine.settle import reached
 from duplexd.errors import UsageError, WrongStateError
 
@@ -140,22 +141,27 @@ class Suspends:
         cut = _common_cut(pairs)
         already = cut is not None
         if cut is None:
-            cut = self._cut(pairs, tag)
+            cut = self._cut(pairs, tag, hold is not None)
             if hold is not None:
                 hold.cut_at = self._clock.monotonic()
         if hold is not None:
             self._leases.end(hold, ends.BY_SUSPEND)
         return _Step(cut, already, hold, 0.0 if already else self._clock.monotonic() - began)
 
-    def _cut(self, pairs: Sequence[Pair], tag: str) -> Cut:
-        check_all_duplex(pairs)
-        self._leases.participant.refuse_overlap(pairs)
-        marker = MakeCut(self._archive.new_id(), tag, [pair.id for pair in pairs])
+    def _cut(self, pairs: Sequence[Pair], tag: str, held: bool) -> Cut:
+        participant = self._leases.participant
+        if len(participant.leases) > held:  # another one than that of this suspend
+            participant.refuse_overlap(pairs)
+        marker = MakeCut(new_id(), tag, [pair.id for pair in pairs])
         try:
             self._timeline.append(marker)
+        except WrongStateError:
+            check_all_duplex(pairs)  # it says more: all that are in the way, and what to do
+            raise
         except OSError as error:
             raise refused_cut(error) from error
-        cut = self._archive.find(marker.id)
+        cut = pairs[0].record.cut
+        assert cut is not None, "the marker was folded"
         self._archive.unsettled.add(cut.id)
         self._settling.begin(pairs, cut)
         return cut
@@ -178,11 +184,10 @@ class Suspends:
 
 def _common_cut(pairs: Sequence[Pair]) -> Cut | None:
     """The cut that all these pairs are suspended at."""
-    first = pairs[0].cut
-    if first is None:
-        return None
-    same = all(pair.state == pair_states.SUSPENDED and pair.cut is first for pair in pairs)
-    return first if same else None
+    records = [pair.record for pair in pairs]
+    first = records[0].cut
+    suspended = all(pair.state == pair_states.SUSPENDED and pair.cut is first for pair in records)
+    return first if suspended else None
 
 
 def refused_cut(error: OSError) -> WrongStateError:

@@ -25,7 +25,8 @@ from collections import deque
 from typing import TYPE_CHECKING, TypeVar
 
 from duplexd.core.ledger import Moving, Place
-from duplexd.core.markers import Equal, Regions
+from duplexd.core.markers import Equal, Regions, encode
+from duplexd.core.pair import refresh
 from duplexd.errors import DamageError, DuplexdError
 from duplexd.journal.group_commit import GroupCommit
 
@@ -145,8 +146,7 @@ class Timeline:
         writer, time_us = self.writer, self.now_us()
         before, chain = writer.sequence, writer.chain
         try:
-            sequence = writer.append_marker(marker.pack(), time_us)
-            writer.write()
+            sequence = writer.write_marker(encode(marker), time_us)
         except OSError as error:
             self.refused(error)
             raise
@@ -168,23 +168,25 @@ class Timeline:
             raise
 
     def _fold(self, marker: Marker, place: Place) -> None:
-        """What holds only while running is noted beside the marker: a pair that mirrors has all
-        changes before it, and a secondary that is said to be equal has all there are. A restart
-        cannot rely on either: what the secondary's cache had may be lost.
+        """What holds only while running is noted with the marker: a pair that mirrors has all
+        changes before it, and so has a secondary that is said to be equal. A restart cannot rely
+        on either: what the secondary's cache had may be lost.
         """
-        concerned = list(marker.volumes) if isinstance(marker, Moving) else []
-        for number in concerned:
-            pair = self._pairs.get(number)
-            if pair is not None and pair.mirrors:
-                self.ledger.advance(pair.record, place.sequence)
+        moving = [
+            pair
+            for number in (marker.volumes if isinstance(marker, Moving) else ())
+            if (pair := self._pairs.get(number)) is not None
+        ]
+        current = [pair.record for pair in moving if pair.mirrors]
+        if isinstance(marker, Equal):
+            current = [pair.record for pair in moving]
         try:
-            self.ledger.apply(place, marker)
+            self.ledger.apply(place, marker, current)
         except DamageError as error:  # a broken invariant: no state can be trusted any more
             self.fail(str(error))
             raise
-        if isinstance(marker, Equal):
-            for number in marker.volumes:
-                self.ledger.advance(self.ledger.pairs[number], place.sequence)
+        if moving:
+            refresh(moving)
 
     def now_us(self) -> int:
         """The time that a record gets, microseconds since 1970."""
@@ -197,10 +199,12 @@ class Timeline:
         if it is small, else from the loop later. At rest only.
         """
         self.busy, self._before_batch = True, self.writer.written
+        batch.time_us = self.now_us()
         self._executor.execute(batch, self._performed)
 
     def redo(self, batch: Batch) -> None:
         """Journal and apply what the engine itself has to write, at rest. Raises OSError."""
+        batch.time_us = self.now_us()
         self._executor.execute_here(batch)
         self._track(batch)
 

@@ -179,6 +179,7 @@ def introduce(
         else:
             changed = first_copy_map(pair, images.secondary_new)
             timeline.append(Copy({pair.id: changed}, pair_states.FIRST_COPY))
+    pair.refresh()  # it is not served yet, so the timeline did not
     return pair
 
 

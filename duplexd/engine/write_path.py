@@ -44,6 +44,16 @@ class Arrival:
         self.change = change
 
 
+class Gate:
+    """Of one volume: how often it is closed, and what waits there, in order."""
+
+    __slots__ = ("closed", "waiting")
+
+    def __init__(self) -> None:
+        self.closed = 0
+        self.waiting: list[Arrival] = []
+
+
 class WritePath:
     """The queue of a controller, its gates, and the answers. Called from the event loop."""
 
@@ -65,7 +75,7 @@ class WritePath:
         self._clock = clock
         self._limits = limits
         self._queue: deque[PairChange] = deque()
-        self._gates: dict[int, list[Arrival]] = {}  # by volume number, while changes wait there
+        self._gates: dict[int, Gate] = {}  # that are closed, by volume number
         self._submitter: Client | None = None
         self.batches = 0
 
@@ -76,7 +86,8 @@ class WritePath:
         ours = cast("list[PairChange]", changes)
         self._submitter = changes[0].client
         try:
-            if self._admission.clear and not self._queue and not self._timeline.busy:
+            queued = self._queue or self._gates
+            if self._admission.clear and not queued and not self._timeline.busy:
                 self._start(ours)
             else:
                 for change in ours:
@@ -107,8 +118,8 @@ class WritePath:
             return owner is client or (type(owner) is Joined and owner.origin is client)
 
         self._queue = deque(change for change in self._queue if not theirs(change))
-        for number, waiting in list(self._gates.items()):
-            self._gates[number] = [arrival for arrival in waiting if not theirs(arrival.change)]
+        for gate in self._gates.values():
+            gate.waiting = [arrival for arrival in gate.waiting if not theirs(arrival.change)]
 
     # ------------------------------------------------------------------------ queue and gates
 
@@ -118,39 +129,50 @@ class WritePath:
         return len(self._queue)
 
     def _enqueue(self, change: PairChange) -> None:
-        if self._admission.is_gated(change.volume.id):
-            self._wait_at_gate(change)
+        gate = self._gates.get(change.volume.id)
+        if gate is not None:
+            gate.waiting.append(Arrival(self._clock.monotonic(), change))
         else:
             self._queue.extend(self._parts(change))
 
-    def _wait_at_gate(self, change: PairChange) -> None:
-        arrival = Arrival(self._clock.monotonic(), change)
-        self._gates.setdefault(change.volume.id, []).append(arrival)
+    def is_gated(self, pair: Pair) -> bool:
+        """Whether changes of this volume wait at its gate."""
+        return pair.id in self._gates
 
-    def withdraw(self) -> None:
-        """Take the changes of volumes that are held now out of the queue: they have not started."""
+    def close_gates(self, pairs: Iterable[Pair]) -> None:
+        """Let changes of these volumes wait; those that are queued have not started, so they do, too.
+
+        Each call needs one `open_gates`: leases overlap.
+        """
+        for pair in pairs:
+            self._gates.setdefault(pair.id, Gate()).closed += 1
         queued, self._queue = self._queue, deque()
         for change in queued:
-            if self._admission.is_gated(change.volume.id):
-                self._wait_at_gate(change)
-            else:
+            gate = self._gates.get(change.volume.id)
+            if gate is None:
                 self._queue.append(change)
+            else:
+                gate.waiting.append(Arrival(self._clock.monotonic(), change))
 
-    def waiting(self, pair: Pair) -> Sequence[Arrival]:
-        """What waits at the gate of a volume, in order."""
-        return self._gates.get(pair.id, ())
-
-    def resume(self, pairs: Iterable[Pair]) -> None:
-        """Queue what waits at the gates of these volumes and is not held any more, in the order of
-        arrival. It goes on once the present step, which may have more to append, is over.
+    def open_gates(self, pairs: Iterable[Pair]) -> list[Arrival]:
+        """Take one `close_gates` back; returns what waits for it. Changes that nothing holds any more
+        are queued in the order of arrival, and go on once the present step is over, which may have
+        more to say to the journal.
         """
-        opened = [pair.id for pair in pairs if not self._admission.is_gated(pair.id)]
-        freed = [arrival for number in opened for arrival in self._gates.pop(number, ())]
+        waited: list[Arrival] = []
+        freed: list[Arrival] = []
+        for pair in pairs:
+            gate = self._gates[pair.id]
+            gate.closed -= 1
+            waited += gate.waiting
+            if not gate.closed:
+                freed += self._gates.pop(pair.id).waiting
         freed.sort(key=lambda arrival: arrival.at)
         for arrival in freed:
             self._queue.extend(self._parts(arrival.change))
         if freed:
             self.kick_soon()
+        return waited
 
     def kick(self) -> None:
         """Begin batches while changes are queued and nothing is in the way. A refusal is looked at
@@ -207,8 +229,7 @@ class WritePath:
             for change in changes:
                 change.own()
         self.batches += 1
-        timeline = self._timeline
-        timeline.batch(Batch(changes, regions, timeline.now_us(), heavy, self._answered))
+        self._timeline.batch(Batch(changes, regions, heavy, self._answered))
         return True
 
     def _postpone(self, changes: list[PairChange], too_big: bool) -> None:

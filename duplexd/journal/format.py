@@ -214,11 +214,6 @@ def payload_is_whole(buffer: bytes | bytearray | memoryview, record: Record) -> 
     )
 
 
-def pack_marker(marker: dict[str, object]) -> bytes:
-    """A marker's payload."""
-    return json.dumps(marker, separators=(",", ":")).encode()
-
-
 def unpack_marker(payload: bytes | memoryview) -> dict[str, object]:
     """A marker from its payload, whose check-sum was right."""
     marker = json.loads(bytes(payload))

@@ -20,7 +20,6 @@ from duplexd.journal.format import (
     SEGMENT_HEADER_BYTES,
     crc32c,
     journal_number,
-    pack_marker,
     pack_record,
 )
 
@@ -149,9 +148,15 @@ class Writer:
             change.sequence = self.sequence
         self.write()
 
-    def append_marker(self, marker: dict[str, object], time_us: int) -> int:
+    def write_marker(self, payload: bytes, time_us: int) -> int:
+        """Append a marker and `write` it; returns its number."""
+        sequence = self.append_marker(payload, time_us)
+        self.write()
+        return sequence
+
+    def append_marker(self, payload: bytes, time_us: int) -> int:
         """Collect a marker and return its number."""
-        return self.append(MARKER, 0, 0, 0, pack_marker(marker), 0, time_us)
+        return self.append(MARKER, 0, 0, 0, payload, 0, time_us)
 
     def _collect(
         self,

@@ -29,19 +29,15 @@ class Budget:
     made it.
     """
 
-    __slots__ = ("_call_soon", "_scheduled", "_waiters", "limit_bytes", "used")
+    __slots__ = ("_call_soon", "_scheduled", "_waiters", "full", "limit_bytes", "used")
 
     def __init__(self, limit_bytes: int, call_soon: Callable[[Callable[[], None]], object]) -> None:
         self.limit_bytes = limit_bytes
         self.used = 0
+        self.full = False  # no more may be taken; kept, for it is asked at each wake-up
         self._call_soon = call_soon
         self._scheduled = False
         self._waiters: dict[Waiter, None] = {}  # in order of arrival
-
-    @property
-    def full(self) -> bool:
-        """No more may be taken."""
-        return self.used >= self.limit_bytes
 
     def fits(self, length: int) -> bool:
         """There is room for `length` bytes; a single request larger than the limit has room when
@@ -52,6 +48,7 @@ class Budget:
     def add(self, delta: int) -> None:
         """Take (or, if negative, give back) bytes."""
         self.used += delta
+        self.full = self.used >= self.limit_bytes
         if delta < 0 and self._waiters and not self._scheduled:
             self._scheduled = True
             self._call_soon(self._wake)

@@ -11,8 +11,10 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from duplexd.config import daemon_file
-from duplexd.engine.controller import Controller
+from duplexd.config.load import parse
+from duplexd.engine.controller import Controller, Machine, start
+from duplexd.engine.events import Events
+from duplexd.limits import NbdLimits
 from duplexd.nbd.client import NbdClient
 from duplexd.nbd_server.listeners import Listeners
 from duplexd.runtime.clock import RealClock
@@ -74,11 +76,11 @@ async def serving(directory: Path) -> AsyncIterator[tuple[Controller, Client]]:
     """A controller with two DUPLEX pairs, and a client in the transmission phase."""
     text = _CONTROLLER.format(directory=directory)
     text += "".join(_VOLUME.format(directory=directory, name=name) for name in VOLUMES)
-    config = daemon_file.parse(text, str(directory / "duplexd.toml"))
+    config = parse(text, str(directory / "duplexd.toml"))
     workers = ThreadWorkers(asyncio.get_running_loop(), "worker", 1)
-    controller = Controller(config, RealDisk(), RealClock(), workers)
-    await controller.start()
-    listeners = Listeners(controller, config.nbd.listen)
+    machine = Machine(RealDisk(), RealClock(), workers, workers)
+    controller = await start(config, machine, Events(machine.clock))
+    listeners = Listeners(controller, config.nbd.listen, NbdLimits())
     await listeners.start()
     client = Client(*await asyncio.open_unix_connection(str(directory / "nbd.sock")))
     await client.connect()

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-WRITE_ROOT = "nbd_server/connection.py", "Connection.buffer_updated"
+WRITE_ROOT = "nbd_server/nbd_connection.py", "Connection.buffer_updated"
 # What runs a call between two batches; a SUSPEND asks for it more than once, first to make its cut.
-STEP_ROOT = "engine/controller.py", "Controller.step"
+STEP_ROOT = "engine/timeline.py", "Timeline.at_rest"
 
 WRITE_FILES_MAX = 11
 WRITE_MOVES_MAX = 32
@@ -61,7 +61,7 @@ async def test_the_step_of_a_suspend_moves_between_files_rarely(
     tmp_path: Path, lease: bool
 ) -> None:
     async with serving(tmp_path) as (controller, _client):
-        lease_id = (await controller.quiesce(VOLUMES, 60, "test")).id if lease else None
+        lease_id = (await controller.quiesce(VOLUMES, 5, "test")).id if lease else None
         with following(*STEP_ROOT) as trails:
             await controller.suspend(VOLUMES, lease_id=lease_id)
     assert trails, f"{STEP_ROOT} was not called; set STEP_ROOT anew"

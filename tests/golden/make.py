@@ -56,7 +56,9 @@ class Author:
 
     def mark(self, m: str, **fields: Any) -> int:
         self._time_us += 1000
-        sequence = self.writer.append_marker({"m": m, **fields}, self._time_us)
+        sequence = self.writer.append_marker(
+            json.dumps({"m": m, **fields}, separators=(",", ":")).encode(), self._time_us
+        )
         self.writer.write()
         self.ledger.apply(sequence, self._time_us, json.loads(json.dumps({"m": m, **fields})))
         return sequence

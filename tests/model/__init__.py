@@ -1,6 +1,6 @@
 """The protocol of a cut over several controllers, in every order in which it can go.
 
-The model is the real code: `duplexd/core/member.py` with `gate.py` and `votes.py`, and
+The model is the real code: `duplexd/core/participant.py` with `lease.py` and `cut_states.py`, and
 `duplexd/client/protocol.py`. Each is made from a value, given one input, and read back as a value.
 Only what is between them is modelled: messages, the application, crashes.
 

@@ -11,14 +11,15 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.core import cut_states as votes
+from duplexd.core import cut_states
 from tests.model.explorer import ViolationError, explore
 from tests.model.local import NAMES, OTHER, OURS, REQUESTS, Local, Running, World, by_itself, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from duplexd.core.participant import Member
+    from duplexd.core.lease import Lease
+    from duplexd.core.participant import Participant
 
 # inputs that others have a part in; all else is a member's own affair
 _SEEN = {
@@ -50,13 +51,13 @@ class Behaviour(NamedTuple):
 
 
 def behaviour(
-    kind: type[Member],
+    kind: type[Participant[Lease]],
     world: World,
     answers_before_sync: bool = False,
     alone: bool = True,
     merge: bool = True,
 ) -> Behaviour:
-    """Runs `kind`, a `Member`, through all it can meet.
+    """Runs `kind`, a `Participant`, through all it can meet.
 
     With `alone`, raises ViolationError if it breaks a promise that is its own.
     """
@@ -105,7 +106,7 @@ def behaviour(
 
 
 def _edges(
-    local: Local, kind: type[Member], world: World, answers_before_sync: bool
+    local: Local, kind: type[Participant[Lease]], world: World, answers_before_sync: bool
 ) -> Iterator[tuple[str, str, Local]]:
     inputs = [(name, request, OURS) for name, request in REQUESTS.items()]
     for name, call, argument in (*inputs, *by_itself(local, world)):
@@ -121,14 +122,14 @@ def _edges(
         yield name, answer, after
 
 
-def _wrong(local: Local, kind: type[Member], world: World) -> str:
+def _wrong(local: Local, kind: type[Participant[Lease]], world: World) -> str:
     """What one member promises alone."""
     waits_for = {held.cut for held in local.leases} | {*local.opened, *local.losing}
-    if local.vote == votes.CUT and OURS not in waits_for:
+    if local.vote == cut_states.CUT and OURS not in waits_for:
         return "undecided without a promise: neither held, nor opened in order, and yet not void"
-    if local.vote == votes.VOID and not world.power:
+    if local.vote == cut_states.VOID and not world.power:
         for name, _, after in _edges(local, kind, world, False):
-            if after.vote != votes.VOID:
+            if after.vote != cut_states.VOID:
                 return f"{name} made a void cut {after.vote}"
     for held in local.leases:
         opened = run(local, kind, Running.deadline, held.id)
@@ -147,7 +148,7 @@ def _wrong(local: Local, kind: type[Member], world: World) -> str:
 
 def _lost_is_never_ready(edges: dict[Local, list[tuple[str, str, Local]]]) -> None:
     """A hold that was lost after its cut makes it void."""
-    ready = {local for local in edges if local.vote in {votes.READY, votes.CONSISTENT}}
+    ready = {local for local in edges if local.vote in {cut_states.READY, cut_states.CONSISTENT}}
     while more := {
         local
         for local, out in edges.items()
@@ -157,7 +158,7 @@ def _lost_is_never_ready(edges: dict[Local, list[tuple[str, str, Local]]]) -> No
     for local, out in edges.items():
         for name, _, after in out:
             if (
-                local.vote == votes.CUT
+                local.vote == cut_states.CUT
                 and name == "deadline"
                 and _ours(local)
                 and not _ours(after)

@@ -4,28 +4,31 @@ possible.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from duplexd.client import protocol
 from duplexd.client.protocol import CUT_ALL, OPEN, OPENING, REFUSE, Round, Send
-from duplexd.core import cut_states as votes
+from duplexd.core import cut_states
 from duplexd.core.lease import Lease
-from duplexd.core.participant import Member
+from duplexd.core.markers import Void
+from duplexd.core.participant import Participant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+
+    from duplexd.core.markers import MakeCut
 
 # members
 
 
-class TakesLeasesThatEnded(Member):
+class TakesLeasesThatEnded(Participant[Lease]):
     """No fencing: a command is taken whether its lease is still held or not."""
 
     __slots__ = ()
 
     def find(self, lease_id: str, fence: int | None) -> Lease:
         if lease_id in self.ended:
-            return Lease(lease_id, [], "", 2.0, 0.0, None, lease_id)
+            return Lease(lease_id, [], "", 2.0, 0.0, lease_id)
         return super().find(lease_id, fence)
 
     def end(self, lease: Lease, reason: str) -> bool:
@@ -40,10 +43,14 @@ class AsksTheWallClock(TakesLeasesThatEnded):
     stepped = False
 
     def find(self, lease_id: str, fence: int | None) -> Lease:
-        return super().find(lease_id, fence) if self.stepped else Member.find(self, lease_id, fence)
+        return (
+            super().find(lease_id, fence)
+            if self.stepped
+            else Participant.find(self, lease_id, fence)
+        )
 
 
-class IgnoresFences(Member):
+class IgnoresFences(Participant[Lease]):
     """A lease that was renewed by another obeys its old owner."""
 
     __slots__ = ()
@@ -52,7 +59,7 @@ class IgnoresFences(Member):
         return super().find(lease_id, None)
 
 
-class KeepsACutWhoseLeaseWasLost(Member):
+class KeepsACutWhoseLeaseWasLost(Participant[Lease]):
     """It waits for a command."""
 
     __slots__ = ()
@@ -61,24 +68,24 @@ class KeepsACutWhoseLeaseWasLost(Member):
         pass
 
 
-class KeepsACutOverARestart(Member):
+class KeepsACutOverARestart(Participant[Lease]):
     """The process that gave the lease is gone, the cut stays undecided."""
 
     __slots__ = ()
 
-    def restarted(self, cut_ids: list[str]) -> None:
+    def restarted(self, cut_ids: Iterable[str]) -> None:
         pass
 
 
-class BreaksItsPromise(Member):
+class BreaksItsPromise(Participant[Lease]):
     """READY, and after a while void by itself: here, when it is started again."""
 
     __slots__ = ()
 
-    def restarted(self, cut_ids: list[str]) -> None:
+    def restarted(self, cut_ids: Iterable[str]) -> None:
         for cut_id in cut_ids:
-            if self._state_of(cut_id) in {votes.CUT, votes.READY}:
-                self._mark({"m": "void", "cut": cut_id})
+            if self._state_of(cut_id) in {cut_states.CUT, cut_states.READY}:
+                self._mark(Void(cut_id))
 
 
 class OpensBeforeItHasCut(TakesLeasesThatEnded):
@@ -92,7 +99,7 @@ class OpensBeforeItHasCut(TakesLeasesThatEnded):
         return lease
 
     def stood(self, cut_id: str, whole: bool) -> None:
-        if self._state_of(cut_id) != votes.NONE:
+        if self._state_of(cut_id) != cut_states.NONE:
             super().stood(cut_id, whole)
 
     def end(self, lease: Lease, reason: str) -> bool:
@@ -102,18 +109,18 @@ class OpensBeforeItHasCut(TakesLeasesThatEnded):
         return ended
 
 
-class PromisesTooEarly(Member):
+class PromisesTooEarly(Participant[Lease]):
     """Its vote is READY before the gate was opened in order: the hold may still be lost."""
 
     __slots__ = ()
 
-    def cut(self, lease_id: str, fence: int | None, marker: dict[str, Any]) -> Lease:
+    def cut(self, lease_id: str, fence: int | None, marker: MakeCut) -> Lease:
         lease = super().cut(lease_id, fence, marker)
         self.opened.add(lease.cut_id)
         return lease
 
 
-class OpensUponAnyWord(Member):
+class OpensUponAnyWord(Participant[Lease]):
     """An open that names another cut than its lease is held for is refused, but the hold counts as
     opened in order.
     """
@@ -125,13 +132,15 @@ class OpensUponAnyWord(Member):
         return super().may_open(cut_id, lease_id, fence)
 
 
-class ForgetsAborts(Member):
+class ForgetsAborts(Participant[Lease]):
     """A cut that it has not heard of is not remembered as void: a late CLOSE finds nothing."""
 
     __slots__ = ()
 
     def abort(self, cut_id: str) -> str:
-        return super().abort(cut_id) if self._state_of(cut_id) != votes.NONE else votes.VOID
+        return (
+            super().abort(cut_id) if self._state_of(cut_id) != cut_states.NONE else cut_states.VOID
+        )
 
 
 # coordinators
@@ -219,7 +228,7 @@ class AgreesWithTheFirst(Round):
 
     def replied(self, member: str, request: str, state: str | None = None) -> list[Send]:
         sends = super().replied(member, request, state)
-        if request == OPEN and state == votes.READY and self.phase == OPENING:
+        if request == OPEN and state == cut_states.READY and self.phase == OPENING:
             self.open_requests[member] = protocol.AGREE
             return [*sends, Send(member, protocol.AGREE)]
         return sends
@@ -230,17 +239,17 @@ class AgreesWithTheFirst(Round):
 
 def void_cuts_can_be_agreed(table: dict[tuple[str, str], str]) -> None:
     """Void is not for ever."""
-    table[votes.VOID, votes.AGREE] = votes.CONSISTENT
+    table[cut_states.VOID, cut_states.AGREE] = cut_states.CONSISTENT
 
 
 def undecided_cuts_can_be_agreed(table: dict[tuple[str, str], str]) -> None:
     """A member that has promised nothing believes a coordinator."""
-    table[votes.CUT, votes.AGREE] = votes.CONSISTENT
+    table[cut_states.CUT, cut_states.AGREE] = cut_states.CONSISTENT
 
 
 def promises_are_aborted(table: dict[tuple[str, str], str]) -> None:
     """Who asks for an abort gets one, promise or not."""
-    table[votes.READY, votes.ABORT] = votes.VOID
+    table[cut_states.READY, cut_states.ABORT] = cut_states.VOID
 
 
 def agree_if_one_is_ready(
@@ -249,9 +258,11 @@ def agree_if_one_is_ready(
     """A `protocol.resolve` that does not wait for the others."""
 
     def hasty(known: Mapping[str, str | None]) -> dict[str, str]:
-        if votes.READY in known.values() and votes.VOID not in known.values():
+        if cut_states.READY in known.values() and cut_states.VOID not in known.values():
             return {
-                member: protocol.AGREE for member, state in known.items() if state == votes.READY
+                member: protocol.AGREE
+                for member, state in known.items()
+                if state == cut_states.READY
             }
         return resolve(known)
 

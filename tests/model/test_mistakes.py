@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 
 from duplexd.client import protocol
-from duplexd.core import cut_states as votes
+from duplexd.core import cut_states
 from tests.model import mistakes
 from tests.model.explorer import ViolationError
 from tests.model.local import World
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from duplexd.client.protocol import Round
-    from duplexd.core.participant import Member
+    from duplexd.core.lease import Lease
+    from duplexd.core.participant import Participant
 
 BROKEN = "has a write without the one that it depends on"
 DIFFER = "one member shows a consistent cut that another does not have"
@@ -50,7 +51,7 @@ def found(scenario: Scenario, what: str) -> list[str]:
         (mistakes.OpensUponAnyWord, "was refused, and changed"),
     ],
 )
-def test_a_member_that_breaks_its_own_promise(kind: type[Member], what: str) -> None:
+def test_a_member_that_breaks_its_own_promise(kind: type[Participant[Lease]], what: str) -> None:
     found(Scenario(members=2, kind=kind, only=ALONE), what)
 
 
@@ -159,6 +160,6 @@ def test_answers_before_the_journal_is_synced() -> None:
 def test_a_wrong_line_in_the_table_of_votes(
     change: Callable[[dict[tuple[str, str], str]], None], what: str
 ) -> None:
-    with mock.patch.dict(votes.TRANSITIONS):
-        change(votes.TRANSITIONS)
+    with mock.patch.dict(cut_states.TRANSITIONS):
+        change(cut_states.TRANSITIONS)
         found(Scenario(members=2), what)

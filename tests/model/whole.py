@@ -12,8 +12,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.client.protocol import Round
-from duplexd.core import cut_states as votes
-from duplexd.core.participant import Member
+from duplexd.core import cut_states
+from duplexd.core.participant import Participant
 from tests.model import coordinators
 from tests.model.explorer import explore
 from tests.model.graph import behaviour
@@ -23,6 +23,7 @@ from tests.model.properties import ALONE, Properties
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from duplexd.core.lease import Lease
     from tests.model.coordinators import View
 
 # The two writes of the application: `b` is issued once `a` is acknowledged
@@ -67,7 +68,7 @@ class Scenario(NamedTuple):
     members: int = 3
     settlers: int = 1  # beside the coordinator of the cut
     world: World = World()
-    kind: type[Member] = Member
+    kind: type[Participant[Lease]] = Participant
     rounds: type[Round] = Round
     settler_rounds: type[Round] = Round
     answers_before_sync: bool = False
@@ -149,7 +150,7 @@ class Model:
         if (
             writes
             and not self.scenario.world.power
-            and any(self._local(seat).vote == votes.VOID for seat in seats)
+            and any(self._local(seat).vote == cut_states.VOID for seat in seats)
         ):
             writes = NOTHING
             seats = [self._number(self._seats[seat]._replace(writing=False)) for seat in seats]
@@ -161,7 +162,10 @@ class Model:
         Writes meet closed gates and wait; then they are not under way.
         """
         seat, local = self._seats[number], self._local(number)
-        before = local.vote in {votes.NONE, votes.VOID}  # a void one may be one that was never made
+        before = local.vote in {
+            cut_states.NONE,
+            cut_states.VOID,
+        }  # a void one may be one that was never made
         if seat.writing:
             done = self._number(seat._replace(writing=False))
             if writes == A_WAITS:

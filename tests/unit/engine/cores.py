@@ -89,7 +89,8 @@ class Core:
     ) -> Core:
         clock = HandClock(disk)
         simulated = SimWorkers(asyncio.get_running_loop(), Random(1), workers)
-        events, seen = Events(clock), list[Json]()
+        events = Events(clock)
+        seen: list[Json] = []
         events.listeners.append(seen.append)
         machine = Machine(disk, clock, simulated, simulated)
         controller = await start(settings, machine, events, limits)

@@ -118,7 +118,7 @@ class Parts:
         self,
         name: str,
         offset: int,
-        data: bytes = b"",
+        data: bytes | memoryview = b"",
         kind: int = WRITE,
         length: int = 0,
         fua: bool = False,

@@ -64,7 +64,7 @@ def journal(synced: bool = True) -> SimDisk:
     disk = SimDisk()
     writer = new_writer(disk)
     append(writer, [b"x" * BIG, b"y" * BIG])
-    writer.append_marker({"m": "cut", "id": "c", "tag": "nightly", "volumes": [1]}, 2_500_000)
+    writer.append_marker(b'{"m":"cut","id":"c","tag":"nightly","volumes":[1]}', 2_500_000)
     writer.append(ZERO, 2, 8192, 4096, b"", 0, 3_000_000)
     writer.write()
     if synced:
@@ -185,7 +185,7 @@ def test_the_boot_is_that_of_the_last_daemon() -> None:
     """
     disk = SimDisk()
     writer = new_writer(disk)
-    writer.append_marker({"m": "open", "boot": "boot-7", "version": 1}, 0)
+    writer.append_marker(b'{"m":"open","boot":"boot-7","version":1}', 0)
     append(writer, [b"lost", b"later"])
     save(disk, boot="boot-0")
     flip(disk, path(0), reopen(disk).records[1].start)

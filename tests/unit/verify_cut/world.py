@@ -89,7 +89,7 @@ class World:
     # What a daemon does
 
     def mark(self, marker: dict[str, Any]) -> int:
-        number = self.writer.append_marker(marker, 1_000_000)
+        number = self.writer.append_marker(json.dumps(marker).encode(), 1_000_000)
         self.writer.write()
         return number
 
