@@ -155,8 +155,8 @@ class Machine:
             f"refused with {controller.admission.refusal}, held back by "
             f"{set(controller.admission.reasons)}, leases {list(controller.leases.held)}, "
             f"{len(controller.timeline.writer.ring.spares)} spares, jobs "
-            f"{controller.runner.jobs}, floors {controller.checkpointer.replay_floor} "
-            f"{controller.resyncs.floor()}, quiet {self.quiet}"
+            f"{controller.followers.jobs}, floors {controller.checkpointer.replay_floor} "
+            f"{controller.followers.floor()}, quiet {self.quiet}"
         )
 
     @property

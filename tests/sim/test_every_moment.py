@@ -65,7 +65,9 @@ def cut_short(how: str, operation: int, power: bool, variant: int) -> bool:
         await machine.until(
             lambda: (
                 machine.quiet
-                and machine.controller.resyncs.lag_bytes(machine.controller.volumes.by_name["wal"])
+                and machine.controller.followers.lag_bytes(
+                    machine.controller.volumes.by_name["wal"]
+                )
                 == 0
             ),
             "rest",

@@ -159,7 +159,7 @@ def test_a_journal_that_refuses_leaves_the_legs_alone() -> None:
 
 
 def test_an_error_after_the_journal_took_the_batch_is_no_refusal() -> None:
-    """Regions that could not be made durable: the records may be replayed all the same."""
+    """Regions that could not be made durable: a replay may write the records."""
     parts = Parts()
     parts.fail_journal("sync")
     batch = batch_of([parts.change("data", 0, b"x")], {1: [0]})

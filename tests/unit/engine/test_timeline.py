@@ -313,7 +313,7 @@ async def test_a_refused_batch_is_answered_with_the_journals_error() -> None:
 
 
 async def test_a_journal_without_room_is_final_once_a_batch_is_in_it() -> None:
-    """Its regions could not be made durable: a replay would write the changes all the same."""
+    """Its regions could not be made durable: a replay would still write the changes."""
     parts = Parts()
     parts.close_regions()
     parts.fail_journal("sync", errno.ENOSPC)

@@ -1,33 +1,50 @@
-"""An image that was deleted, moved or replaced while the daemon has it open: whoever copies it, and a restart, would find another one."""
+"""Images have an identity: one that was deleted, moved or replaced, while the daemon has it open or
+while it is stopped, is never called current.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from duplexd.errors import WrongStateError
+from duplexd.config import daemon_file
+from duplexd.core import pair_states
+from duplexd.errors import ConfigurationError, WrongStateError
 from tests.unit.engine.cores import SIZE, Core, new_disk, run, running
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.sim.disk import SimDisk
 
 BOTH = {"data": "sync", "wal": "sync"}
 DB = {"db": ["data", "wal"]}
+DATA = b"\x55" * 4096
 
 
-def replace(core: Core, side: str, name: str = "data") -> None:
+def replace(core: Core, side: str) -> None:
     """Put another image of the same content at the path, as `cp` and `mv` do."""
-    core.disk.replace_file(f"/{side}/{name}.img", core.image(name, side))
+    core.disk.replace_file(f"/{side}/data.img", core.image("data", side))
 
 
-def delete(core: Core, side: str, name: str = "data") -> None:
-    core.disk.remove(f"/{side}/{name}.img")
+def delete(core: Core, side: str) -> None:
+    core.disk.remove(f"/{side}/data.img")
 
 
-@pytest.mark.parametrize("lose", [replace, delete])
+each_loss = pytest.mark.parametrize("lose", [replace, delete])
+
+
+# ------------------------------------------------------------------------------ while it is open
+
+
+@each_loss
 @pytest.mark.parametrize("mode", ["sync", "async"])
 async def test_a_suspend_with_a_lost_secondary_is_void_and_says_which(
-    lose: object, mode: str
+    lose: Callable[[Core, str], None], mode: str
 ) -> None:
     async with running({"data": mode, "wal": mode}) as core:
         await core.write("data", 0, b"something")
-        assert callable(lose)
         lose(core, "b")
         result = await core.controller.suspend(["data", "wal"])
         assert result["verdict"] == "void"
@@ -35,6 +52,12 @@ async def test_a_suspend_with_a_lost_secondary_is_void_and_says_which(
             "/b/data.img: this is not the image that the daemon has open"
         )
         assert (core.pair("data").usable, core.pair("wal").usable) == (False, True)
+
+
+async def test_status_and_event_name_the_secondary_that_was_lost() -> None:
+    async with running(BOTH) as core:
+        replace(core, "b")
+        await core.controller.suspend(["data", "wal"])
         (failed,) = [
             event for event in core.named("suspended") if event["reason"] == "by secondary error"
         ]
@@ -42,24 +65,6 @@ async def test_a_suspend_with_a_lost_secondary_is_void_and_says_which(
         data, wal = core.controller.status()["volumes"]
         assert "/b/data.img" in data["secondary"]["cut"]["why"]
         assert (data["secondary"]["usable"], wal["secondary"]["cut"]["verdict"]) == (False, "void")
-
-
-async def test_a_suspend_of_what_is_in_place_has_nothing_to_tell() -> None:
-    async with running(BOTH) as core:
-        result = await core.controller.suspend(["data", "wal"])
-        assert (result["verdict"], result["why"]) == ("consistent", None)
-
-
-async def test_a_lost_secondary_makes_the_vote_of_a_group_void() -> None:
-    async with running(BOTH) as core:
-        lease = await core.controller.quiesce(["data", "wal"], 2.0, "test", "0123456789abcdef")
-        await core.controller.cuts.make(
-            "0123456789abcdef", lease.id, lease.fence, "", "db", ["alpha", "beta"]
-        )
-        replace(core, "b")
-        vote = await core.controller.cuts.open("0123456789abcdef", lease.id, lease.fence)
-        assert (vote["state"], vote["verdict"]) == ("void", "void")
-        assert "/b/data.img" in vote["why"]
 
 
 async def test_a_secondary_that_is_lost_at_its_cut_makes_it_void_when_it_is_suspended_again() -> (
@@ -81,23 +86,22 @@ async def test_a_lost_secondary_of_a_freeze_leaves_the_others_at_their_cut() -> 
     async with running(BOTH, DB) as core:
         core.secondary("wal").fail("write")
         await core.write("wal", 0, b"something")
-        await core.until(lambda: core.states() == {"data": "SUSPENDED", "wal": "SUSPENDED"})
+        assert core.states() == dict.fromkeys(BOTH, pair_states.SUSPENDED)
         replace(core, "b")
         with pytest.raises(WrongStateError, match=r"/b/data\.img"):
             await core.controller.resync(["data", "wal"])
         assert (core.pair("data").usable, core.pair("wal").usable) == (False, True)
 
 
-@pytest.mark.parametrize("lose", [replace, delete])
+@each_loss
 async def test_a_resync_does_not_start_on_a_lost_image_and_one_put_back_gets_all_of_it(
-    lose: object,
+    lose: Callable[[Core, str], None],
 ) -> None:
     async with running(BOTH) as core:
         await core.controller.suspend(["data", "wal"])
         await core.write("data", 5000, b"changed")
         ours = core.disk.take("/b/data.img")
         core.disk.give("/b/data.img", ours)
-        assert callable(lose)
         lose(core, "b")
         for _ in range(2):
             with pytest.raises(
@@ -105,23 +109,22 @@ async def test_a_resync_does_not_start_on_a_lost_image_and_one_put_back_gets_all
                 match=r"/b/data\.img: .* put it back and resync, .*; nothing was started",
             ):
                 await core.controller.resync(["data", "wal"])
-            assert core.states() == {"data": "SUSPENDED", "wal": "SUSPENDED"}
+            assert core.states() == dict.fromkeys(BOTH, pair_states.SUSPENDED)
         assert not core.pair("data").usable
         core.disk.give("/b/data.img", ours)
         started = await core.controller.resync(["data", "wal"])
         assert [volume["how"] for volume in started["volumes"]] == ["copy", "journal"]
         await core.controller.resync_wait(["data", "wal"])
-        assert core.states() == {"data": "DUPLEX", "wal": "DUPLEX"}
+        assert core.states() == dict.fromkeys(BOTH, pair_states.DUPLEX)
         assert core.equal("data")
 
 
-@pytest.mark.parametrize(("side", "what"), [("a", "primary"), ("b", "secondary")])
-@pytest.mark.parametrize("lose", [replace, delete])
-async def test_verify_does_not_call_legs_equal_that_are_not_where_they_are_looked_for(
-    side: str, what: str, lose: object
+@pytest.mark.parametrize("side", ["a", "b"])
+@each_loss
+async def test_verify_does_not_call_legs_equal_whose_paths_lead_elsewhere(
+    side: str, lose: Callable[[Core, str], None]
 ) -> None:
     async with running(BOTH) as core:
-        assert callable(lose)
         lose(core, side)
         result = await core.controller.verify(["data", "wal"])
         data, wal = result["volumes"]
@@ -130,13 +133,26 @@ async def test_verify_does_not_call_legs_equal_that_are_not_where_they_are_looke
             False,
             True,
             None,
-        ), what
+        )
         assert data["why"].startswith(f"/{side}/data.img: ")
         assert data["compared_bytes"] == SIZE
 
 
+async def test_a_checkpoint_notices_a_lost_secondary_and_is_taken_without_it() -> None:
+    async with running(BOTH, DB) as core:
+        delete(core, "b")
+        before = core.controller.checkpointer.taken
+        await core.controller.checkpointer.checkpoint()
+        assert core.states() == dict.fromkeys(BOTH, pair_states.SUSPENDED)
+        assert core.controller.checkpointer.taken == before + 1
+        assert await core.write("data", 0, b"goes on") == 0
+
+
+# -------------------------------------------------------------------------- while it is stopped
+
+
 def test_a_secondary_that_was_replaced_is_copied_after_an_orderly_restart() -> None:
-    """It holds something else; nobody suspended or compared before the daemon was stopped."""
+    """It holds something else, and nothing compared it before the daemon was stopped."""
     disk = new_disk()
 
     async def first() -> None:
@@ -147,11 +163,11 @@ def test_a_secondary_that_was_replaced_is_copied_after_an_orderly_restart() -> N
 
     async def second() -> None:
         async with running(BOTH, DB, disk=disk) as core:
-            assert core.states() == {"data": "SUSPENDED", "wal": "SUSPENDED"}
+            assert core.states() == dict.fromkeys(BOTH, pair_states.SUSPENDED)
             assert (core.pair("data").usable, core.pair("wal").usable) == (False, True)
             await core.controller.resync(["data", "wal"])
             await core.controller.resync_wait(["data", "wal"])
-            assert core.states() == {"data": "DUPLEX", "wal": "DUPLEX"}
+            assert core.states() == dict.fromkeys(BOTH, pair_states.DUPLEX)
             assert core.equal("data")
             assert core.image("data", "a")[5000:5009] == b"something"
 
@@ -159,11 +175,43 @@ def test_a_secondary_that_was_replaced_is_copied_after_an_orderly_restart() -> N
     run(second())
 
 
-async def test_a_checkpoint_notices_it_and_is_taken_without_it() -> None:
-    async with running(BOTH, DB) as core:
-        delete(core, "b")
-        before = core.controller.maintenance.checkpoints
-        await core.controller.maintenance.checkpoint()
-        assert core.states() == {"data": "SUSPENDED", "wal": "SUSPENDED"}
-        assert core.controller.maintenance.checkpoints == before + 1
-        assert await core.write("data", 0, b"goes on") == 0
+def configured(secondary: str) -> daemon_file.Config:
+    line = f'secondary = "{secondary}"\n' if secondary else ""
+    return daemon_file.parse(
+        '[controller]\nname = "alpha"\nstate_dir = "/state"\njournal_size = "32MiB"\n'
+        '[nbd]\nlisten = ["unix:/nbd.sock"]\n'
+        f'[volumes.data]\nsize = {SIZE}\nprimary = "/a/data.img"\n{line}',
+        "/duplexd.toml",
+    )
+
+
+def life(disk: SimDisk, secondary: str, data: bytes = b"") -> str:
+    """Run a daemon with this secondary until all is copied; the state of the pair then."""
+
+    async def scenario() -> str:
+        core = await Core.begin(disk, configured(secondary))
+        await core.until(lambda: core.pair().state != pair_states.PENDING)
+        if data:
+            assert await core.write("data", 0, data) == 0
+        await core.controller.stop()
+        return core.pair().state
+
+    return run(scenario())
+
+
+def test_a_secondary_at_another_path_is_not_taken_for_the_one_that_was_equal() -> None:
+    disk = new_disk()
+    life(disk, "/b/data.img", DATA)
+    disk.create("/b/other.img", SIZE).close()
+    with pytest.raises(ConfigurationError, match=r"the journal does not know /b/other\.img"):
+        life(disk, "/b/other.img")
+    assert life(disk, "/b/data.img") == pair_states.DUPLEX, "nothing was spoilt"
+
+
+def test_another_secondary_is_taken_after_a_start_without_one_and_is_copied() -> None:
+    disk = new_disk()
+    life(disk, "/b/data.img", DATA)
+    disk.create("/b/other.img", SIZE).close()
+    assert life(disk, "") == pair_states.SIMPLEX
+    assert life(disk, "/b/other.img") == pair_states.DUPLEX
+    assert disk.read_file("/b/other.img")[: len(DATA)] == DATA

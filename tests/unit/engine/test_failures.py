@@ -1,0 +1,399 @@
+"""Storage that fails under a controller: what clients, states and the journal see of it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.backend import WRITE, ZERO
+from duplexd.core import pair_states
+from duplexd.core.markers import MakeCut
+from duplexd.errors import DuplexdError
+from duplexd.units import KIB, MIB
+from tests.unit.engine.cores import Core, new_disk, run, running, settings
+from tests.unit.engine.parts import Parts
+
+if TYPE_CHECKING:
+    from tests.support.fault_leg import Operation
+
+GROUP = {"data": "sync", "wal": "sync", "other": "sync"}
+DB = {"db": ["data", "wal"]}
+FROZEN = {"data": "SUSPENDED", "wal": "SUSPENDED", "other": "DUPLEX"}
+
+
+# ---------------------------------------------------------------------------- secondaries
+
+
+async def test_a_failed_secondary_freezes_its_group_at_one_number_and_no_client_notices() -> None:
+    async with running(GROUP, DB) as core:
+        await core.write("wal", 0, b"before")
+        core.secondary("data").fail("write", errno.EIO)
+        assert await core.write("data", 0, b"fails on the secondary") == 0
+        assert await core.write("wal", 0, b"after!") == 0
+        assert core.states() == FROZEN
+        assert [core.pair(name).reason for name in DB["db"]] == [
+            "by secondary error",
+            "by group freeze",
+        ]
+        data, wal = core.pair("data"), core.pair("wal")
+        assert data.cut is wal.cut
+        assert data.cut is not None
+        assert data.applied == wal.applied == data.cut.sequence
+        assert core.image("wal", "b")[:6] == b"before"
+
+
+async def test_the_event_of_a_freeze_names_the_secondary_that_failed() -> None:
+    async with running(GROUP, DB) as core:
+        core.secondary("data").fail("write", errno.EIO)
+        change = core.send("data", 0, b"fails on the secondary")
+        await core.answer(change)
+        (event,) = core.named("suspended")
+        assert (event["reason"], event["failed"], event["path"], event["volumes"]) == (
+            "by secondary error",
+            "data",
+            "/b/data.img",
+            DB["db"],
+        )
+        assert event["at"] == change.sequence - 1
+
+
+async def test_changes_of_one_batch_behind_the_failure_reach_no_secondary_of_the_group() -> None:
+    async with running(GROUP, DB) as core:
+        core.secondary("data").fail("write", errno.EIO)
+        changes = [
+            core.change(WRITE, name, 0, 4, b"new!") for name in ("wal", "data", "wal", "other")
+        ]
+        changes[2].offset = 4096
+        core.controller.submit(changes)
+        assert [await core.answer(change) for change in changes] == [0, 0, 0, 0]
+        assert core.pair("data").applied == changes[0].sequence
+        assert core.image("wal", "b")[:4] == b"new!", "before the failure"
+        assert core.image("wal", "b")[4096:4100] == bytes(4), "after it"
+        assert core.image("other", "b")[:4] == b"new!", "not of the group"
+        assert core.pair("wal").changed is not None
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
+async def test_a_torn_write_is_healed_and_the_secondary_stays_usable(error: int) -> None:
+    async with running() as core:
+        await core.write("data", 0, b"a" * 8192)
+        core.secondary().tear(error)
+        assert await core.write("data", 0, b"b" * 8192) == 0
+        pair = core.pair()
+        assert (pair.state, pair.usable) == ("SUSPENDED", True)
+        assert core.image("data", "b")[:8192] == b"a" * 8192
+        assert pair.cut is not None
+        assert pair.cut.verdict == "consistent"
+
+
+async def test_a_torn_write_that_cannot_be_healed_makes_it_unusable_and_the_cut_void() -> None:
+    async with running(GROUP, DB) as core:
+        core.secondary("data").tear(errno.EIO, times=None)
+        assert await core.write("data", 0, b"b" * 8192) == 0
+        pair = core.pair("data")
+        assert (pair.state, pair.usable) == ("SUSPENDED", False)
+        assert pair.cut is not None
+        assert pair.cut.verdict == "void"
+        assert core.pair("wal").usable
+
+
+async def test_a_healed_secondary_that_could_not_be_synced_is_copied_as_a_whole() -> None:
+    """The failed sync may have lost older changes, too."""
+    parts = Parts()
+    secondary = parts.legs["data"][1]
+    secondary.tear(errno.EIO)
+    secondary.fail("sync")
+    parts.send("data", 0, b"b" * 4096)
+    pair = parts.pair()
+    assert not pair.usable
+    assert pair.changed is not None
+    assert pair.changed.changed_bytes == pair.size
+
+
+async def test_pairs_that_share_no_group_are_suspended_each_at_its_own_failure() -> None:
+    parts = Parts()
+    parts.volumes.groups = {}
+    for name in ("data", "wal"):
+        parts.pair(name).groups = []
+        parts.legs[name][1].fail("write")
+    first, second = parts.change("data", 0, b"x"), parts.change("wal", 0, b"x")
+    parts.submit(first, second)
+    cuts = [parts.pair(name).cut for name in ("data", "wal")]
+    assert [cut.sequence if cut else 0 for cut in cuts] == [first.sequence - 1, second.sequence - 1]
+
+
+async def test_a_pair_of_two_groups_is_suspended_with_the_one_that_fails_first() -> None:
+    async with running(GROUP, {"one": ["data", "wal"], "two": ["wal", "other"]}) as core:
+        core.secondary("data").fail("write")
+        core.secondary("other").fail("write")
+        changes = [core.change(WRITE, name, 0, 1, b"x") for name in ("data", "other")]
+        core.controller.submit(changes)
+        for change in changes:
+            await core.answer(change)
+        data, wal, other = (core.pair(name).cut for name in GROUP)
+        assert data is wal
+        assert data is not None
+        assert other is not None
+        assert (data.sequence, other.sequence) == (
+            changes[0].sequence - 1,
+            changes[1].sequence - 1,
+        )
+
+
+async def test_a_secondary_comes_back_with_all_that_it_missed() -> None:
+    async with running(GROUP, DB) as core:
+        leg = core.secondary("data")
+        leg.fail("write", errno.EIO)
+        for place in range(5):
+            await core.write("data", place * 65536, bytes([place + 1]) * 4096)
+            await core.write("wal", place * 65536, bytes([place + 1]) * 4096)
+        leg.heal()
+        await core.controller.resync(["data", "wal"])
+        result = await core.controller.resync_wait(["data", "wal"])
+        assert [volume["state"] for volume in result["volumes"]] == ["DUPLEX", "DUPLEX"]
+        assert core.equal("data")
+        assert core.equal("wal")
+
+
+async def test_a_sync_that_fails_on_a_secondary_suspends_its_group() -> None:
+    async with running(GROUP, DB) as core:
+        await core.write("data", 0, b"x")
+        core.secondary("data").fail("sync", errno.EIO)
+        await core.controller.checkpointer.checkpoint()
+        assert core.states() == FROZEN
+        assert not core.pair("data").usable
+
+
+async def test_a_freeze_that_the_journal_refuses_is_final() -> None:
+    """The secondary would count as current; the change itself is in the journal and answered."""
+    parts = Parts()
+    parts.legs["data"][1].fail("write")
+    parts.disk.fail("/state/journal", errno.ENOSPC, after=1, operation="writev", times=1)
+    change = parts.send("data", 0, b"x")
+    assert (parts.answered(change), change.error) == (True, 0)
+    assert "could not be written" in parts.timeline.failed
+    assert parts.pair().state == pair_states.DUPLEX
+
+
+async def test_the_failure_of_a_secondary_at_a_groups_cut_announces_that_as_void() -> None:
+    parts = Parts()
+    parts.timeline.append(MakeCut("aa", "", [1, 2], "db", ["alpha", "beta"]))
+    pair = parts.pair()
+    parts.failures.freeze({pair}, pair, pair.applied, OSError(errno.EIO, "gone"), {pair}, {})
+    assert [(event["cut"], event.get("verdict")) for event in parts.named("suspended")[1:]] == [
+        ("aa", "void")
+    ]
+    assert parts.ledger.state_of("aa") == "void"
+
+
+async def test_a_secondary_that_fails_during_a_resync_by_map_ends_it_for_all_of_its_pairs() -> None:
+    """The others are suspended at their cuts again, untouched."""
+    for lost, spared in (("data", "log"), ("log", "data")):
+        async with running({"data": "sync", "log": "sync"}) as core:
+            cut = await core.controller.suspend(["data", "log"])
+            for name in ("data", "log"):
+                for _ in range(40):  # the map is shorter than the journal
+                    assert await core.write(name, 0, b"\x21" * 4096) == 0
+            await core.controller.resync(["data", "log"])
+            assert [job.how for job in core.controller.runner.jobs.values()] == ["map"]
+            pair, other = core.pair(lost), core.pair(spared)
+            leg = core.secondary(lost)
+            leg.fail("sync")
+            pair.secondary_dirty = True
+            await core.controller.checkpointer.sync_secondaries([pair])
+            await core.controller.resync_wait(["data", "log"])
+            assert (pair.state, pair.usable) == (pair_states.SUSPENDED, False)
+            assert (other.state, other.usable, other.applied) == (
+                pair_states.SUSPENDED,
+                True,
+                cut["controllers"]["alpha"],
+            )
+            assert other.cut is not None
+            assert other.cut.sequence == other.applied
+
+
+# ------------------------------------------------------------------------------- primaries
+
+
+@pytest.mark.parametrize("torn", [False, True])
+async def test_a_failed_primary_write_has_the_error_and_both_legs_stay_equal(torn: bool) -> None:
+    async with running() as core:
+        await core.write("data", 0, b"a" * 8192)
+        primary, _ = core.faulty()
+        if torn:
+            primary.tear(errno.EIO)
+        else:
+            primary.fail("write", errno.EIO, times=1)
+        assert await core.write("data", 0, b"b" * 8192) == errno.EIO
+        assert core.states() == {"data": "DUPLEX"}
+        assert core.equal()
+        assert [event["path"] for event in core.named("primary-error")] == ["/a/data.img"]
+        assert await core.write("data", 0, b"c" * 8192) == 0
+
+
+@pytest.mark.parametrize(("held", "kind"), [(b"a" * 4096, WRITE), (b"", ZERO)])
+async def test_what_the_primary_holds_is_journaled_in_the_shortest_form(
+    held: bytes, kind: int
+) -> None:
+    parts = Parts()
+    if held:
+        parts.send("data", 0, held)
+    parts.legs["data"][0].fail("write", errno.EIO, times=1)
+    before = parts.writer.position
+    parts.send("data", 0, b"b" * 4096)
+    record = 72 + 4096
+    assert parts.writer.position - before == record + (record if kind == WRITE else 72)
+
+
+async def test_a_primary_and_a_secondary_that_fail_at_one_change_leave_the_secondary_before_it() -> (
+    None
+):
+    parts = Parts()
+    parts.send("data", 0, b"a" * 4096)
+    primary, secondary = parts.legs["data"]
+    primary.tear(errno.EIO)
+    secondary.tear(errno.EIO)
+    change = parts.send("data", 0, b"b" * 4096)
+    pair = parts.pair()
+    assert change.error == errno.EIO
+    assert (pair.state, pair.usable, pair.applied) == ("SUSPENDED", True, change.sequence - 1)
+    assert parts.content("data", 0, 4096) == (b"b" * 2048 + b"a" * 2048, b"a" * 4096)
+    assert pair.changed is not None
+    assert pair.changed.overlaps(0, 1)
+
+
+def test_after_a_primary_error_a_restart_replays_what_the_primary_held() -> None:
+    disk = new_disk()
+
+    async def fail_and_die() -> None:
+        core = await Core.begin(disk, settings())
+        await core.write("data", 0, b"a" * 4096)
+        core.faulty()[0].fail("write", errno.EIO, times=1)
+        assert await core.write("data", 0, b"b" * 4096) == errno.EIO
+        await core.crash(power=False)
+
+    async def again() -> None:
+        async with running(disk=disk) as core:
+            assert core.image("data", "a")[:4096] == b"a" * 4096
+            assert core.equal()
+
+    run(fail_and_die())
+    run(again())
+
+
+async def test_a_primary_that_can_neither_be_written_nor_read_stops_all_changes() -> None:
+    async with running() as core:
+        primary, _ = core.faulty()
+        primary.fail("write", errno.EIO)
+        primary.fail("read_into", errno.EIO)
+        assert await core.write("data", 0, b"x") == errno.EIO
+        assert "the range can't be read back" in core.controller.failed
+        assert await core.write("data", 4096, b"y") == errno.EIO
+        assert len(core.named("controller-failed")) == 1
+
+
+async def test_once_the_controller_has_failed_nothing_more_of_a_batch_is_journaled() -> None:
+    parts = Parts()
+    for name in ("data", "wal"):
+        parts.legs[name][0].fail("write")
+    parts.legs["data"][0].fail("read_into")
+    changes = [parts.change("data", 0, b"x"), parts.change("wal", 0, b"x")]
+    parts.submit(*changes)
+    assert "can't be read back" in parts.timeline.failed
+    assert parts.timeline.written == changes[-1].sequence
+    assert [change.error for change in changes] == [errno.EIO, errno.EIO]
+
+
+async def test_a_zero_that_a_full_primary_refuses_may_be_longer_than_the_journal() -> None:
+    """What the primary holds there is journaled: as zeroes where it holds zeroes."""
+    async with running(size=64 * MIB, journal="16MiB") as core:
+        assert await core.write("data", 5 * MIB, b"\x99" * 4096) == 0
+        core.faulty()[0].fail("zero", errno.ENOSPC, times=1)
+        assert await core.zero("data", 0, 64 * MIB) == errno.ENOSPC
+        assert not core.controller.failed
+        assert core.equal()
+        assert core.image("data", "a")[5 * MIB] == 0x99
+        assert await core.write("data", 0, b"\x98" * 4096) == 0
+
+
+# ----------------------------------------------------------------------------- the journal
+
+
+async def test_a_journal_write_that_fails_is_final() -> None:
+    async with running() as core:
+        await core.write("data", 0, b"a")
+        core.disk.fail("/state/journal", errno.EIO, operation="writev", times=1)
+        assert await core.write("data", 0, b"b") == errno.EIO
+        assert core.image("data", "a")[:1] == b"a", "no leg gets what the journal does not have"
+        assert await core.write("data", 0, b"c") == errno.EIO
+        assert core.controller.status()["controller"]["failed"]
+
+
+async def test_a_journal_sync_that_fails_is_final() -> None:
+    async with running() as core:
+        await core.write("data", 0, b"opens a region")
+        await core.write("data", 0, b"is not durable yet")
+        core.disk.fail("/state/journal", errno.EIO, operation="sync", times=1)
+        assert await core.flush() == errno.EIO
+        assert await core.flush() == errno.EIO, "a second try would succeed, and prove nothing"
+        assert await core.write("data", 0, b"b") == errno.EIO
+
+
+async def test_a_full_journal_disk_refuses_changes_until_there_is_room() -> None:
+    async with running(journal="16MiB") as core:
+        core.disk.full("/state")
+        core.disk.fail("/state/checkpoint", errno.ENOSPC)  # nothing can be recycled
+        errors: list[int] = []
+        while not errors or errors[-1] == 0:
+            errors.append(await core.write("data", 0, b"x" * MIB))
+            assert len(errors) < 40
+        assert errors[-1] == errno.ENOSPC
+        assert core.controller.failed == ""
+        assert core.equal()
+        core.disk.heal("/state/checkpoint")
+        core.disk.heal("/state")
+        await asyncio.sleep(5)  # once a second it looks for room
+        assert await core.write("data", 0, b"again") == 0
+
+
+# ---------------------------------------------------------------------- after the controller
+
+
+async def test_reads_go_on_after_the_controller_has_failed() -> None:
+    async with running() as core:
+        await core.write("data", 0, b"kept")
+        core.controller.timeline.fail("the journal is gone")
+        buffer, answers = bytearray(4), list[int]()
+        core.controller.read(core.pair(), 0, memoryview(buffer), answers.append)
+        await core.until(lambda: bool(answers))
+        assert (answers, bytes(buffer)) == ([0], b"kept")
+
+
+async def test_what_waits_for_a_resync_ends_when_the_controller_fails() -> None:
+    async with running() as core:
+        await core.controller.suspend(["data"])
+        await core.write("data", 0, b"x" * 64 * KIB)
+        await core.controller.resync(["data"])
+        assert core.pair().state == pair_states.PENDING
+        waiting = asyncio.ensure_future(core.controller.resync_wait(["data"]))
+        await asyncio.sleep(0)
+        core.controller.timeline.fail("the journal is gone")
+        with pytest.raises(DuplexdError, match="the journal is gone"):
+            await asyncio.wait_for(waiting, 20)
+
+
+async def test_steps_go_on_after_a_batch_that_ended_in_an_unexpected_way() -> None:
+    async with running() as core:
+
+        def burst(operation: Operation) -> None:
+            if operation == "write":
+                raise MemoryError
+
+        core.faulty()[0].delay = burst
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        assert await core.write("data", 0, bytes(2 * MIB)) == errno.EIO
+        assert core.controller.failed
+        await asyncio.wait_for(core.controller.timeline.at_rest(lambda: None), 20)

@@ -1,0 +1,100 @@
+"""Reads in a worker: from the primary, and from a current secondary where that cannot be read."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.core.markers import MakeCut
+from duplexd.engine.reads import Reads
+from tests.unit.engine.cores import running
+from tests.unit.engine.parts import Parts
+
+if TYPE_CHECKING:
+    from tests.support.fault_leg import Operation
+
+DATA = bytes(range(256)) * 16
+
+
+def read(parts: Parts, reads: Reads) -> tuple[int, bytes]:
+    """The errno and the content of a read of 4 KiB at 4096."""
+    buffer, answers = bytearray(len(DATA)), list[int]()
+    reads.read(parts.pair(), 4096, memoryview(buffer), answers.append)
+    assert answers == [], "a worker does it"
+    parts.workers.finish()
+    return answers[0], bytes(buffer)
+
+
+async def written() -> tuple[Parts, Reads]:
+    parts = Parts()
+    parts.send("data", 4096, DATA)
+    return parts, Reads(parts.workers, parts.events)
+
+
+async def test_a_read_comes_from_the_primary() -> None:
+    parts, reads = await written()
+    parts.legs["data"][1].fail("read_into")
+    assert read(parts, reads) == (0, DATA)
+    assert parts.seen == []
+
+
+async def test_a_primary_that_cannot_be_read_is_replaced_by_the_secondary_and_reported_once() -> (
+    None
+):
+    """A client may read it thousands of times a second."""
+    parts, reads = await written()
+    parts.legs["data"][0].fail("read_into")
+    assert read(parts, reads) == (0, DATA)
+    assert read(parts, reads) == (0, DATA)
+    (event,) = parts.named("primary-error")
+    assert (event["volume"], event["path"]) == ("data", "/a/data.img")
+
+
+async def test_a_secondary_that_lacks_changes_is_not_read() -> None:
+    parts, reads = await written()
+    parts.timeline.append(MakeCut("00", "", [1]))
+    parts.legs["data"][0].fail("read_into", errno.EREMOTEIO)
+    assert read(parts, reads)[0] == errno.EREMOTEIO
+
+
+async def test_an_async_secondary_may_trail_and_is_not_read() -> None:
+    parts, reads = await written()
+    pair = parts.pair()
+    pair.set_legs(pair.primary, pair.secondary, "async")
+    parts.legs["data"][0].fail("read_into", errno.EREMOTEIO)
+    assert read(parts, reads)[0] == errno.EREMOTEIO
+
+
+async def test_a_secondary_that_is_suspended_during_the_read_does_not_answer() -> None:
+    parts, reads = await written()
+
+    def suspend(operation: Operation) -> None:
+        if operation == "read_into":
+            parts.timeline.append(MakeCut("00", "", [1]))
+
+    parts.legs["data"][0].fail("read_into", errno.EREMOTEIO)
+    parts.legs["data"][1].delay = suspend
+    assert read(parts, reads)[0] == errno.EREMOTEIO
+
+
+async def test_the_error_is_the_primarys_if_neither_can_be_read() -> None:
+    parts, reads = await written()
+    parts.legs["data"][0].fail("read_into", errno.EREMOTEIO)
+    parts.legs["data"][1].fail("read_into", errno.EIO)
+    assert read(parts, reads)[0] == errno.EREMOTEIO
+
+
+@pytest.mark.parametrize("suspend", [False, True])
+async def test_a_controller_reads_from_a_secondary_only_while_it_is_current(suspend: bool) -> None:
+    async with running() as core:
+        assert await core.write("data", 4096, DATA) == 0
+        if suspend:
+            await core.controller.suspend(["data"])
+        core.faulty()[0].fail("read_into", errno.EREMOTEIO)
+        buffer, answers = bytearray(len(DATA)), list[int]()
+        core.controller.read(core.pair(), 4096, memoryview(buffer), answers.append)
+        await core.until(lambda: bool(answers))
+        assert answers == [errno.EREMOTEIO if suspend else 0]
+        assert suspend or buffer == DATA
