@@ -76,7 +76,7 @@ class Parts:
         self.admission = admission = Admission()
         self.wanted_room = 0
         self.write_path = WritePath(timeline, admission, self._want_room, self.clock, limits)
-        self.leases = Leases(timeline, self.write_path, admission, self.clock, self.events, limits)
+        self.leases = Leases(timeline, self.write_path, self.clock, self.events, limits)
         timeline.consequences = self.failures.after
         timeline.on_rest = self.write_path.kick
         timeline.on_failed.append(lambda _why: admission.refuse(errno.EIO))
