@@ -1,0 +1,45 @@
+"""What a controller decides, without doing it. Pure: no disk, clock, log, thread or task.
+
+The engine asks the parts here and carries out what they say; tests run them alone. Everything that
+outlives the process is a marker in the journal, folded by one ledger, so the same code runs when a
+marker is written and when it is read again:
+
+    >>> from duplexd.core import markers
+    >>> from duplexd.core.ledger import Ledger, Place
+    >>> from duplexd.limits import EngineLimits
+    >>> ledger = Ledger(EngineLimits())
+    >>> for number, marker in enumerate((
+    ...     markers.NewVolume(1, "data", 1 << 30),
+    ...     markers.Attach([1]),
+    ...     markers.MakeCut("c1", "nightly", [1]),
+    ... ), start=1):
+    ...     ledger.check(marker)
+    ...     ledger.apply(Place(number, time_us=0), marker)
+    >>> pair = ledger.pairs[1]
+    >>> pair.state, pair.reason, pair.cut.id, pair.cut.verdict
+    ('SUSPENDED', 'by command', 'c1', 'consistent')
+    >>> ledger.track(pair, kind=1, offset=0, length=4096)
+    >>> pair.changed.changed_bytes
+    65536
+
+`markers` are the typed tuples and their JSON, `ledger` folds them, `pair` and `cut` hold what is
+known then, `snapshot` is what a checkpoint keeps of it. The tables say what is possible:
+`pair_states`, `cut_states` (two-phase commit), `lease`; `invariants` says what is true after every
+marker. `change_map` and `regions` are the bitmaps. `participant` is a controller's part in a group
+cut, `cuttable` and `freeze` decide what a suspend and a failure do to a group:
+
+    >>> from duplexd.core.lease import Lease
+    >>> from duplexd.core.participant import Participant
+    >>> participant = Participant(ledger.state_of, mark=print)
+    >>> participant.abort("c2")
+    Void(cut='c2')
+    'void'
+
+`admission` says whether batches may begin, and `waits` counts how long writes waited:
+
+    >>> from duplexd.core.admission import Admission
+    >>> admission = Admission()
+    >>> admission.hold("lag")
+    >>> admission.clear, admission.reasons
+    (False, frozenset({'lag'}))
+"""

@@ -131,8 +131,7 @@ class ChangeMap:
         self._count = 0
 
     def next_run(self, start_offset: int, max_bytes: int) -> tuple[int, int] | None:
-        """`(offset, length)` of the first run of set grains from the grain of `start_offset` on; None
-        if there is none.
+        """The first run of set grains from that of `start_offset` on: `(offset, length)`, or None.
 
         Whole grains, as many as `max_bytes` holds but at least one; only the volume's end cuts the
         last one short.

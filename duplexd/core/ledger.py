@@ -138,10 +138,8 @@ class Ledger:
         """Fold a marker as it was read. Raises DamageError."""
         try:
             marker = markers.unpack(fields)
-        except (KeyError, ValueError, TypeError) as error:
-            raise DamageError(
-                f"journal record {place.sequence}: not a marker: {fields!r} ({error!r})"
-            ) from error
+        except ValueError as error:
+            raise DamageError(f"journal record {place.sequence}: {error}") from error
         self.apply(place, marker)
 
     def _of(self, numbers: Iterable[int]) -> list[PairRecord]:

@@ -168,13 +168,9 @@ class MakeCut(NamedTuple):
 
     @classmethod
     def unpack(cls, fields: Json) -> MakeCut:
-        return cls(
-            str(fields["id"]),
-            str(fields["tag"]),
-            _numbers(fields["volumes"]),
-            str(fields.get("group", "")),
-            [str(member) for member in fields.get("members", ())],
-        )
+        own = cls(str(fields["id"]), str(fields["tag"]), _numbers(fields["volumes"]))
+        members = [str(member) for member in fields.get("members", ())]
+        return own._replace(group=str(fields.get("group", "")), members=members)
 
 
 class Stood(NamedTuple):
@@ -246,15 +242,10 @@ class Fail(NamedTuple):
 
     def pack(self) -> Json:
         return {
-            "m": "fail",
-            "id": self.id,
-            "at": self.at,
-            "volumes": list(self.volumes),
-            "failed": list(self.failed),
-            "unusable": list(self.unusable),
-            "error": self.error,
+            "m": "fail", "id": self.id, "at": self.at, "volumes": list(self.volumes),
+            "failed": list(self.failed), "unusable": list(self.unusable), "error": self.error,
             "missed": _pack_maps(self.missed),
-        }
+        }  # fmt: skip
 
     @classmethod
     def unpack(cls, fields: Json) -> Fail:
@@ -421,13 +412,16 @@ KINDS: dict[str, type[Marker]] = {
 
 
 def encode(marker: Marker) -> bytes:
-    """The payload of its record."""
+    """A marker as the payload of its record."""
     return json.dumps(marker.pack(), separators=(",", ":")).encode()
 
 
 def unpack(fields: Json) -> Marker:
-    """The marker that `pack` wrote. Raises KeyError, ValueError or TypeError for anything else."""
-    return KINDS[fields["m"]].unpack(fields)
+    """The marker that `pack` wrote. Raises ValueError for anything else."""
+    try:
+        return KINDS[fields["m"]].unpack(fields)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"not a marker: {fields!r} ({error!r})") from error
 
 
 def pack_map(changed: ChangeMap) -> str:

@@ -1,9 +1,9 @@
-"""Writes the state directory of the present format version, and what must be read from it: `python
--m tests.golden.make`.
+"""Writes the state directory of the present format version, and what must be read from it.
 
-Run it once for every version of `journal.format` or `journal.checkpoint` that is released, and
-never again for that version: the files prove that later programs read what earlier ones wrote.
-Segments are small here; nothing in the format depends on their size.
+Run `python -m tests.golden.make` once for every version of `journal.format` or `journal.checkpoint`
+that is released, and never again for that version: the files prove that later programs read what
+earlier ones wrote. Therefore the markers are JSON here, written out, and not made by `core/markers`
+of today. Segments are small; nothing in the format depends on their size.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import io
 import json
 import tarfile
 from pathlib import Path
-from typing import Any
 
 from duplexd.core.change_map import ChangeMap
-from duplexd.core.ledger import Ledger, pack_map
-from duplexd.core.pair import Pair
+from duplexd.core.ledger import Ledger, Place
+from duplexd.core.markers import pack_map
+from duplexd.core.pair import Pair, PairRecord
 from duplexd.journal import checkpoint
 from duplexd.journal.format import (
     FLAG_ALLOCATE,
@@ -29,15 +29,18 @@ from duplexd.journal.format import (
 )
 from duplexd.journal.segment import Ring
 from duplexd.journal.writer import Writer
+from duplexd.limits import EngineLimits
 from duplexd.replication.staging import StagingSink
 from tests.golden.read import read
 from tests.sim.disk import SimDisk
+from tests.support.memory_leg import MemoryLeg
 
 HERE = Path(__file__).parent
 CONTROLLER = bytes.fromhex("00112233445566778899aabbccddeeff")
 SEGMENT_SIZE = SEGMENT_HEADER_BYTES + 2048
 TIME_US = 1_795_000_000_000_000
 SIZE = 1 << 20
+LIMITS = EngineLimits()
 JOB = "c0ffee00"
 STATE = "/state"
 
@@ -51,16 +54,15 @@ class Author:
         self.ring.live.append(self.ring.grow())
         self.ring.spares += [self.ring.grow() for _ in range(3)]
         self.writer = Writer(self.ring, 0, 0)
-        self.ledger = Ledger()
+        self.ledger = Ledger(LIMITS)
         self._time_us = TIME_US
 
-    def mark(self, m: str, **fields: Any) -> int:
+    def mark(self, m: str, **fields: object) -> int:
         self._time_us += 1000
-        sequence = self.writer.append_marker(
-            json.dumps({"m": m, **fields}, separators=(",", ":")).encode(), self._time_us
-        )
+        payload = json.dumps({"m": m, **fields}, separators=(",", ":")).encode()
+        sequence = self.writer.append_marker(payload, self._time_us)
         self.writer.write()
-        self.ledger.apply(sequence, self._time_us, json.loads(json.dumps({"m": m, **fields})))
+        self.ledger.unpack_and_apply(Place(sequence, self._time_us), json.loads(payload))
         return sequence
 
     def change(
@@ -71,7 +73,7 @@ class Author:
         self.writer.write()
         if self.ledger.pairs[volume].tracks:
             self.ledger.track(self.ledger.pairs[volume], kind, offset, length)
-        self.ledger.pairs[volume].touched.add(0)
+        self.ledger.pairs[volume].regions.touched.add(0)
 
     def checkpoint(self) -> None:
         self.writer.sync_now()
@@ -83,13 +85,13 @@ class Author:
             "chain": writer.chain,
             "index": writer.segment.index,
             "offset": writer.position,
-            **self.ledger.pack_snapshot(self.ledger.snapshot(writer.sequence)),
+            **self.ledger.pack_snapshot(self.ledger.snapshot(writer.sequence, {})),
         }
         self._disk.replace_file(f"{STATE}/checkpoint", checkpoint.pack(saved))
 
 
 def some_map(*offsets: int) -> str:
-    changed = ChangeMap(SIZE)
+    changed = ChangeMap(SIZE, LIMITS.change_grain_bytes_min, LIMITS.change_grains_max)
     for offset in offsets:
         changed.set(offset, 1)
     return pack_map(changed)
@@ -160,9 +162,13 @@ def write() -> SimDisk:
 
 
 def write_staging(disk: SimDisk) -> None:
-    sink = StagingSink(disk, f"{STATE}/staging", JOB, 0)
-    sink.write(Pair(1, "data", SIZE), 196_608, b"abc")
-    sink.zero(Pair(2, "wal", SIZE), 65536, 65536, False)
+    sink = StagingSink(disk, f"{STATE}/staging", JOB, 0, LIMITS.staged_piece_bytes_max)
+    data, wal = (
+        Pair(PairRecord(number, name, SIZE, LIMITS), MemoryLeg(SIZE), None, "sync")
+        for number, name in ((1, "data"), (2, "wal"))
+    )
+    sink.write(data, 196_608, b"abc")
+    sink.zero(wal, 65536, 65536, False)
     assert sink.count == 2
     sink.finish()
     (name,) = disk.list(f"{STATE}/staging")

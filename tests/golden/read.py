@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from duplexd.core.ledger import Ledger
+from duplexd.core.ledger import Ledger, Place
+from duplexd.core.pair import Pair, PairRecord
 from duplexd.journal import checkpoint
 from duplexd.journal.format import KIND_NAMES, MARKER, TRIM, WRITE, ZERO, Record, unpack_marker
 from duplexd.journal.inspect import inspect
 from duplexd.journal.recover import Position, Walk
 from duplexd.journal.segment import Ring
-from duplexd.replication.staging import apply_staging
+from duplexd.limits import EngineLimits
+from duplexd.replication.staging import StagingArea
+from tests.support.memory_leg import MemoryLeg
 from tests.unit.core.ledgers import known
 
 if TYPE_CHECKING:
-    from duplexd.core.pair import Pair
+    from duplexd.json_object import Json
     from duplexd.runtime.disk import Disk
 
 
@@ -24,7 +27,7 @@ class _Collected:
     moves_secondary = False
 
     def __init__(self) -> None:
-        self.changes: list[list[Any]] = []
+        self.changes: list[list[object]] = []
 
     def write(self, pair: Pair, offset: int, data: bytes | bytearray | memoryview) -> None:
         self.changes.append([pair.name, "write", offset, bytes(data).hex()])
@@ -33,13 +36,13 @@ class _Collected:
         self.changes.append([pair.name, "zero", offset, length, allocate])
 
 
-def read(disk: Disk, directory: str) -> dict[str, Any]:
+def read(disk: Disk, directory: str) -> Json:
     """All of it: the records after the checkpoint, the states they lead to, the staging log, what
     inspection says.
     """
     inspected = list(inspect(disk, directory))
     saved = checkpoint.unpack(disk.read_file(f"{directory}/checkpoint"), "checkpoint")
-    ledger = Ledger()
+    ledger = Ledger(EngineLimits())
     ledger.restore(saved)
     ring = Ring(
         disk, f"{directory}/journal", bytes.fromhex(saved["controller"]), saved["segment_size"], 4
@@ -50,10 +53,10 @@ def read(disk: Disk, directory: str) -> dict[str, Any]:
     tail = walk.close(same_boot=False)
     ring.close()
     sink = _Collected()
-    staged = {pair.id: pair for pair in ledger.pairs.values() if pair.staging}
-    for job in {pair.staging for pair in staged.values()}:
-        count = next(pair.staged for pair in staged.values() if pair.staging == job)
-        apply_staging(disk, f"{directory}/staging", job, staged, count, sink)
+    staged = {pair.id: _served(pair) for pair in ledger.pairs.values() if pair.staging}
+    counts = {pair.record.staging: pair.record.staged for pair in staged.values()}
+    for job, count in counts.items():
+        StagingArea(disk, f"{directory}/staging").apply(job, staged, count, sink)
     return {
         "records": records,
         "tail": [tail.sequence, tail.chain, tail.torn],
@@ -68,10 +71,10 @@ def read(disk: Disk, directory: str) -> dict[str, Any]:
     }
 
 
-def _fold(ledger: Ledger, record: Record, buffer: bytes) -> dict[str, Any]:
+def _fold(ledger: Ledger, record: Record, buffer: bytes) -> Json:
     payload = bytes(buffer[record.payload_start : record.end])
     if record.kind == MARKER:
-        ledger.apply(record.sequence, record.time_us, unpack_marker(payload))
+        ledger.unpack_and_apply(Place(record.sequence, record.time_us), unpack_marker(payload))
     elif record.kind in {WRITE, ZERO, TRIM} and ledger.pairs[record.volume].tracks:
         ledger.track(ledger.pairs[record.volume], record.kind, record.offset, record.length)
     shown = {
@@ -86,10 +89,14 @@ def _fold(ledger: Ledger, record: Record, buffer: bytes) -> dict[str, Any]:
     }
 
 
-def _plain(pair: Pair) -> dict[str, Any]:
+def _served(record: PairRecord) -> Pair:
+    return Pair(record, MemoryLeg(record.size), MemoryLeg(record.size), "sync")
+
+
+def _plain(pair: PairRecord) -> Json:
     seen = known(pair)
     return {
         **seen,
         "cut": None if seen["cut"] is None else list(seen["cut"]),
-        "regions": sorted(pair.regions),
+        "regions": sorted(pair.regions.open),
     }

@@ -6,22 +6,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.core.ledger import Ledger
+from duplexd.core import markers
 from duplexd.journal import checkpoint
 from duplexd.journal.format import VERSION
 from tests.golden.make import STATE, files, unpack, write
 from tests.golden.read import read
 
+if TYPE_CHECKING:
+    from duplexd.json_object import Json
+
 HERE = Path(__file__).parent
 VERSIONS = sorted(path.name for path in HERE.glob("v*"))
 
 
-def expected(version: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((HERE / version / "expected.json").read_text())
+def expected(version: str) -> Json:
+    found: Json = json.loads((HERE / version / "expected.json").read_text())
     return found
 
 
@@ -64,5 +67,14 @@ def test_the_files_contain_every_marker_and_every_kind() -> None:
         for name, content in files(unpack(HERE / f"v{VERSION}" / "state.tar.xz")).items()
         if name.startswith("journal")
     )
-    assert [name for name in Ledger()._fold if f'{{"m":"{name}"'.encode() not in text] == []
+    assert [name for name in markers.KINDS if f'{{"m":"{name}"'.encode() not in text] == []
     assert present["shown"] == list(range(1, present["tail"][0] + 1))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_marker_of_every_version_is_packed_as_it_was_read(version: str) -> None:
+    found = [
+        record["payload"] for record in expected(version)["records"] if record["kind"] == "marker"
+    ]
+    assert len({fields["m"] for fields in found}) > 10
+    assert [markers.unpack(fields).pack() for fields in found] == found

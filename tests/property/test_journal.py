@@ -1,4 +1,6 @@
-"""Whatever is appended, however it is cut off or damaged: a prefix is recovered, or damage is named."""
+"""Whatever is appended, however it is cut off or damaged: a prefix is recovered, or damage is
+reported.
+"""
 
 from __future__ import annotations
 
@@ -143,7 +145,9 @@ def test_a_journal_in_a_payload_is_not_mistaken_for_records(
     cut: int,
     same_boot: bool,
 ) -> None:
-    """A volume may hold a copy of any journal, also of the very one its changes go to; the last record is torn in the middle of it."""
+    """A volume may hold a copy of any journal, also of the very one its changes go to; the last
+    record is torn in the middle of it.
+    """
     disk = SimDisk()
     writer, done = write(disk, plan[:2])
     own = disk.read_file(path(0))[SEGMENT_HEADER_BYTES:]

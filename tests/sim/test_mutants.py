@@ -22,7 +22,7 @@ from duplexd.engine.timeline import Timeline
 from duplexd.engine.write_path import WritePath
 from duplexd.journal.group_commit import GroupCommit
 from duplexd.journal.writer import Writer
-from duplexd.replication.resync import Resyncs
+from duplexd.replication.followers import Followers
 from duplexd.replication.runner import Runner
 from tests.sim import together
 from tests.sim.scenario import run
@@ -125,7 +125,7 @@ def _snapshot_without_secondaries(
 
 
 def segments_are_dropped_while_somebody_needs_them(patch: Callable[..., None]) -> None:
-    patch(Resyncs, "floor", lambda _self: 1 << 62)
+    patch(Followers, "floor", lambda _self: 1 << 62)
     patch("duplexd.engine.recovery.room.replay_floor", lambda saved: saved["sequence"])
     patch("duplexd.engine.checkpoint.replay_floor", lambda saved: saved["sequence"])
 

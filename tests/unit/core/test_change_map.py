@@ -1,4 +1,6 @@
-"""The change map, scenario by scenario. What holds for any sequence of them is in tests/property/test_bitmap.py."""
+"""The change map, scenario by scenario. What holds for any sequence of them is in
+tests/property/test_bitmap.py.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,16 @@ import zlib
 import pytest
 
 from duplexd.core.change_map import CHUNK_BITS, ChangeMap, grain_shift
-from duplexd.limits import CHANGE_GRAIN_BYTES_MIN, CHANGE_GRAINS_MAX
+from duplexd.limits import EngineLimits
 from duplexd.units import GIB, KIB, MIB, TIB
 
-GRAIN = CHANGE_GRAIN_BYTES_MIN
+LIMITS = EngineLimits()
+GRAIN = LIMITS.change_grain_bytes_min
+
+
+def empty(size: int, grain_min: int = GRAIN) -> ChangeMap:
+    """A map of a volume of this size, with the limits of a daemon."""
+    return ChangeMap(size, grain_min, LIMITS.change_grains_max)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +42,7 @@ def test_grain_is_the_smallest_power_of_two_that_covers_the_volume(
 
 
 def test_a_write_marks_every_grain_it_touches() -> None:
-    changed = ChangeMap(1 * GIB)
+    changed = empty(1 * GIB)
     assert not changed.any()
     changed.set(GRAIN - 1, 2)
     assert (changed.count, changed.changed_bytes) == (2, 2 * GRAIN)
@@ -48,7 +56,7 @@ def test_a_write_marks_every_grain_it_touches() -> None:
 
 
 def test_a_range_clears_only_the_grains_it_covers() -> None:
-    changed = ChangeMap(1 * GIB)
+    changed = empty(1 * GIB)
     changed.set(0, 5 * GRAIN)
     changed.clear(GRAIN - 1, 3 * GRAIN)
     assert list(runs(changed)) == [(0, GRAIN), (3 * GRAIN, 2 * GRAIN)]
@@ -62,7 +70,7 @@ def test_a_range_clears_only_the_grains_it_covers() -> None:
 
 def test_the_end_of_the_volume_cuts_the_last_grain_short() -> None:
     size = 3 * GRAIN + 4096
-    changed = ChangeMap(size)
+    changed = empty(size)
     changed.set(size - 1, 1)
     assert (changed.count, changed.changed_bytes) == (1, 4096)
     assert changed.next_run(0, GIB) == (3 * GRAIN, 4096)
@@ -79,7 +87,7 @@ def test_the_end_of_the_volume_cuts_the_last_grain_short() -> None:
 
 
 def test_a_run_is_whole_grains_no_longer_than_asked_but_at_least_one() -> None:
-    changed = ChangeMap(1 * GIB)
+    changed = empty(1 * GIB)
     changed.set(GRAIN, 10 * GRAIN)
     assert changed.next_run(0, 4 * GRAIN + 1) == (GRAIN, 4 * GRAIN)
     assert changed.next_run(0, 1) == (GRAIN, GRAIN)
@@ -97,17 +105,17 @@ def test_a_run_goes_on_over_the_parts_the_map_is_kept_in() -> None:
 
 
 def test_overlaps_asks_for_any_grain_of_the_range() -> None:
-    changed = ChangeMap(1 * GIB)
+    changed = empty(1 * GIB)
     changed.set(5 * GRAIN, 1)
     assert changed.overlaps(5 * GRAIN + 100, 1)
     assert changed.overlaps(0, 5 * GRAIN + 1)
     assert not changed.overlaps(0, 5 * GRAIN)
     assert not changed.overlaps(6 * GRAIN, 100 * GRAIN)
-    assert not ChangeMap(GIB).overlaps(0, GIB)
+    assert not empty(GIB).overlaps(0, GIB)
 
 
 def test_merge_unites_and_leaves_the_other_alone() -> None:
-    ours, theirs = ChangeMap(1 * GIB), ChangeMap(1 * GIB)
+    ours, theirs = empty(1 * GIB), empty(1 * GIB)
     ours.set(0, 2 * GRAIN)
     theirs.set(GRAIN, 2 * GRAIN)
     theirs.set(CHUNK_BITS * GRAIN, 1)
@@ -119,14 +127,14 @@ def test_merge_unites_and_leaves_the_other_alone() -> None:
     assert theirs == before
 
 
-@pytest.mark.parametrize("other", [ChangeMap(2 * GIB), ChangeMap(GIB, 2 * GRAIN)])
+@pytest.mark.parametrize("other", [empty(2 * GIB), empty(GIB, 2 * GRAIN)])
 def test_merge_refuses_a_map_of_another_shape(other: ChangeMap) -> None:
     with pytest.raises(ValueError, match="differ"):
-        ChangeMap(1 * GIB).merge(other)
+        empty(1 * GIB).merge(other)
 
 
 def test_a_copy_is_its_own() -> None:
-    changed = ChangeMap(1 * TIB)
+    changed = empty(1 * TIB)
     changed.set_all()
     twin = changed.copy()
     twin.clear_grain(0)
@@ -136,16 +144,16 @@ def test_a_copy_is_its_own() -> None:
 
 
 def test_a_thousand_maps_of_a_terabyte_that_are_set_all_over_share_their_memory() -> None:
-    maps = [ChangeMap(1 * TIB) for _ in range(1000)]
+    maps = [empty(1 * TIB) for _ in range(1000)]
     for changed in maps:
         changed.set_all()
     chunks = {id(chunk): chunk for changed in maps for chunk in changed._chunks.values()}
     assert sum(sys.getsizeof(chunk) for chunk in chunks.values()) < 4096
-    assert maps[0].count == CHANGE_GRAINS_MAX
+    assert maps[0].count == LIMITS.change_grains_max
 
 
 def test_parts_that_are_clear_again_cost_nothing() -> None:
-    changed = ChangeMap(1 * TIB)
+    changed = empty(1 * TIB)
     changed.set_all()
     changed.clear(0, TIB)
     assert not changed._chunks
@@ -154,7 +162,7 @@ def test_parts_that_are_clear_again_cost_nothing() -> None:
 @pytest.mark.parametrize("size", [4096, 3 * GRAIN + 4096, 1 * GIB, 1 * TIB])
 @pytest.mark.parametrize("fill", ["nothing", "some", "everything"])
 def test_what_is_stored_is_read_back(size: int, fill: str) -> None:
-    changed = ChangeMap(size)
+    changed = empty(size)
     if fill == "everything":
         changed.set_all()
     elif fill == "some":
@@ -173,7 +181,7 @@ def test_what_is_stored_is_read_back(size: int, fill: str) -> None:
 
 
 def test_stored_maps_are_small() -> None:
-    changed = ChangeMap(1 * TIB)
+    changed = empty(1 * TIB)
     changed.set_all()
     assert len(changed.to_bytes()) < 4096
 
@@ -200,7 +208,7 @@ def chunk(index: int, bits: bytes) -> bytes:
 
 
 def test_packed_by_hand_is_what_is_stored() -> None:
-    changed = ChangeMap(GIB)
+    changed = empty(GIB)
     changed.set(0, 1)
     assert ChangeMap.from_bytes(packed()) == changed
     assert zlib.decompress(changed.to_bytes()) == zlib.decompress(packed())
@@ -237,7 +245,7 @@ def test_anything_else_is_refused(data: bytes) -> None:
 
 def test_a_map_cannot_be_a_key() -> None:
     with pytest.raises(TypeError):
-        hash(ChangeMap(GIB))
+        hash(empty(GIB))
 
 
 def runs(changed: ChangeMap) -> list[tuple[int, int]]:

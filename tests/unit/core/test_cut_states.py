@@ -1,4 +1,4 @@
-"""What a member says of a cut: every state with every event."""
+"""The states of a group's cut: every state with every event."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import re
 
 import pytest
 
-from duplexd.core import cut_states as votes
+from duplexd.core import cut_states
 from duplexd.core.cut_states import (
+    ABORT,
+    AGREE,
     CONSISTENT,
     CUT,
     EVENTS,
-    MARKERS,
     NONE,
     READY,
     STATES,
@@ -20,10 +21,11 @@ from duplexd.core.cut_states import (
     after,
     verdict,
 )
+from duplexd.core.ledger import CUT_EVENTS
 
 
 def test_the_docstring_names_the_states() -> None:
-    rows = re.findall(r"^    ([A-Z]+) {2,}\S", str(votes.__doc__), re.MULTILINE)
+    rows = re.findall(r"^    ([A-Z]+) {2,}\S", str(cut_states.__doc__), re.MULTILINE)
     assert rows == [(state or "none").upper() for state in STATES]
 
 
@@ -34,32 +36,32 @@ def test_every_event_in_every_state(state: str, event: str) -> None:
     assert after(state, event) in {None, *STATES}
 
 
-def test_the_table_has_no_line_of_an_unknown_state_or_event() -> None:
+def test_the_table_has_known_states_and_events_only() -> None:
     assert {state for state, _ in TRANSITIONS} | set(TRANSITIONS.values()) == set(STATES)
     assert {event for _, event in TRANSITIONS} == set(EVENTS)
 
 
 @pytest.mark.parametrize("event", EVENTS)
-def test_void_is_for_ever(event: str) -> None:
+def test_void_is_final(event: str) -> None:
     assert after(VOID, event) in {None, VOID}
 
 
 @pytest.mark.parametrize(("state", "event"), TRANSITIONS)
-def test_nothing_is_forgotten(state: str, event: str) -> None:
+def test_states_only_go_forward(state: str, event: str) -> None:
     order = {NONE: 0, CUT: 1, READY: 2, CONSISTENT: 3, VOID: 4}
     assert order[TRANSITIONS[state, event]] >= order[state]
 
 
-def test_only_a_promise_can_be_agreed() -> None:
-    assert [state for state in STATES if after(state, votes.AGREE) == CONSISTENT] == [
+def test_only_a_prepared_cut_can_be_committed() -> None:
+    assert [state for state in STATES if after(state, AGREE) == CONSISTENT] == [
         READY,
         CONSISTENT,
     ]
 
 
-def test_a_promise_outlasts_an_abort() -> None:
-    assert after(READY, votes.ABORT) == READY
-    assert {after(state, votes.ABORT) for state in (NONE, CUT)} == {VOID}
+def test_a_prepared_cut_is_not_aborted_by_request() -> None:
+    assert after(READY, ABORT) == READY
+    assert {after(state, ABORT) for state in (NONE, CUT)} == {VOID}
 
 
 def test_only_what_is_decided_has_a_verdict() -> None:
@@ -72,13 +74,13 @@ def test_only_what_is_decided_has_a_verdict() -> None:
     }
 
 
-def test_markers_lead_everywhere() -> None:
+def test_markers_lead_to_every_state() -> None:
     reached = {NONE}
     for _ in STATES:
         reached |= {
             state
             for before in reached
-            for event in MARKERS.values()
+            for event in CUT_EVENTS.values()
             if (state := after(before, event)) is not None
         }
     assert reached == set(STATES)

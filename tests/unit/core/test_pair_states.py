@@ -1,4 +1,4 @@
-"""The table of states: every state with every event, and the document drawn from it."""
+"""The states of a pair: every state with every event, and the document drawn from the table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from duplexd.core import pair_states as state
+from duplexd.core import pair_states
 from duplexd.core.pair_states import (
     ABANDON,
     ATTACH,
@@ -78,14 +78,14 @@ def test_the_document_is_drawn_from_the_table() -> None:
     )
 
 
-def test_the_document_says_every_reason() -> None:
+def test_the_document_explains_every_reason() -> None:
     reasons = {
-        state.BY_COMMAND,
-        state.BY_ERROR,
-        state.BY_GROUP,
-        state.FIRST_COPY,
-        state.POWER_CUT,
-        state.RESYNCING,
+        pair_states.BY_COMMAND,
+        pair_states.BY_ERROR,
+        pair_states.BY_GROUP,
+        pair_states.FIRST_COPY,
+        pair_states.POWER_CUT,
+        pair_states.RESYNCING,
     }
     text = DOCUMENT.read_text()
     assert [reason for reason in reasons if f"`{reason}`" not in text] == []

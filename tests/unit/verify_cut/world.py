@@ -6,14 +6,14 @@ The project's own writer writes the journal, so that the second reader is tested
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from duplexd.core.ledger import Ledger
+from duplexd.core.ledger import Ledger, Place
 from duplexd.journal import checkpoint
 from duplexd.journal.format import SEGMENT_HEADER_BYTES, TRIM, WRITE, ZERO
 from duplexd.journal.segment import Ring
 from duplexd.journal.writer import Writer
-from duplexd.limits import ProofLimits
+from duplexd.limits import EngineLimits, ProofLimits
 from duplexd.runtime.disk import RealDisk
 from duplexd.verify_cut import document, past
 from duplexd.verify_cut.check import check
@@ -21,6 +21,7 @@ from duplexd.verify_cut.check import check
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from duplexd.json_object import Json
     from duplexd.verify_cut.report import MemberReport, Report
 
 SIZE = 1 << 20
@@ -88,8 +89,10 @@ class World:
 
     # What a daemon does
 
-    def mark(self, marker: dict[str, Any]) -> int:
-        number = self.writer.append_marker(json.dumps(marker).encode(), 1_000_000)
+    def mark(self, marker: Json) -> int:
+        number = self.writer.append_marker(
+            json.dumps(marker, separators=(",", ":")).encode(), 1_000_000
+        )
         self.writer.write()
         return number
 
@@ -119,7 +122,7 @@ class World:
         ready: bool = True,
         tag: str = "nightly",
     ) -> int:
-        marker: dict[str, Any] = {
+        marker: Json = {
             "m": "cut",
             "id": CUT,
             "tag": tag,
@@ -140,9 +143,7 @@ class World:
         segment = self.ring.live.pop(0)
         self.ring.spares.append(self.ring.recycle(segment))
 
-    def save_checkpoint(
-        self, boot: str, closed: bool = False, ledger: dict[str, Any] | None = None
-    ) -> None:
+    def save_checkpoint(self, boot: str, closed: bool = False, ledger: Json | None = None) -> None:
         state = {
             "controller": self.ring.controller.hex(),
             **(ledger or {}),
@@ -164,7 +165,7 @@ class World:
 
     # What a certificate says of it
 
-    def member(self, **changes: Any) -> dict[str, Any]:
+    def member(self, **changes: object) -> Json:
         return {
             "name": self.name,
             "sequence": self.sequence,
@@ -188,10 +189,10 @@ class World:
         } | changes
 
 
-def remembered(*markers: dict[str, Any]) -> dict[str, Any]:
+def remembered(*markers: Json) -> Json:
     """The checkpoint of a daemon after a cut with another controller, then these markers."""
-    ledger = Ledger()
-    told: list[dict[str, Any]] = [
+    ledger = Ledger(EngineLimits())
+    written: list[Json] = [
         {"m": "volume", "id": 1, "name": "data", "size": SIZE},
         {"m": "attach", "volumes": [1]},
         {
@@ -205,9 +206,9 @@ def remembered(*markers: dict[str, Any]) -> dict[str, Any]:
         {"m": "ready", "cut": CUT},
         *markers,
     ]
-    for number, marker in enumerate(told, 1):
-        ledger.apply(number, 1_000_000, marker)
-    return Ledger.pack_snapshot(ledger.snapshot(len(told)))
+    for number, marker in enumerate(written, 1):
+        ledger.unpack_and_apply(Place(number, 1_000_000), marker)
+    return Ledger.pack_snapshot(ledger.snapshot(len(written), {}))
 
 
 def poke(path: Path, offset: int, data: bytes) -> None:
@@ -221,7 +222,7 @@ def flip(path: Path, offset: int) -> None:
     poke(path, offset, bytes([path.read_bytes()[offset] ^ 1]))
 
 
-def certificate(*members: dict[str, Any], **changes: Any) -> dict[str, Any]:
+def certificate(*members: Json, **changes: object) -> Json:
     body = {
         "version": 1,
         "group": "db",
@@ -244,7 +245,7 @@ def verify(
     *worlds: World,
     images: dict[tuple[str, str], str] | None = None,
     limits: ProofLimits = LIMITS,
-    **changes: Any,
+    **changes: object,
 ) -> Report:
     """Check a good certificate of these controllers."""
     path = save(directory, certificate(*(world.member() for world in worlds), **changes))

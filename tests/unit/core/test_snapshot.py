@@ -1,0 +1,133 @@
+"""Checkpoints of a ledger: what is saved, and what a restart makes of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from duplexd.backend import WRITE
+from duplexd.core.markers import (
+    MAP,
+    Attach,
+    Commit,
+    Copy,
+    Fail,
+    MakeCut,
+    Open,
+    Regions,
+    Remove,
+    Resync,
+    Void,
+)
+from duplexd.core.pair import Pair, PairRecord
+from duplexd.errors import DamageError
+from tests.unit.core.ledgers import (
+    GRAIN,
+    Story,
+    changed,
+    everything,
+    known,
+    packed_snapshot,
+    restored,
+    through_a_checkpoint,
+)
+
+
+def many() -> Story:
+    """Pairs in every state."""
+    story = Story("simplex", "pending", "duplex", "suspended", "removed", "failed", "staged")
+    story.mark(Open("boot-3"))
+    story.mark(Copy({2: changed(1, 2)}, "first copy"))
+    story.mark(Attach([3, 4, 6, 7]))
+    story.mark(MakeCut("c1", "tägliche", [4, 7], "db", ["alpha", "beta"]))
+    story.ledger.track(story.pair(4), WRITE, 0, 100)
+    story.mark(Remove(5))
+    story.mark(Fail("f", 9, [6], [6], [6], "", {6: changed(7)}))
+    story.mark(Resync("j", MAP, [7]))
+    story.mark(Commit("j", 12, 3, [7]))
+    story.ledger.use_secondary(story.pair(3), "/b/duplex.img")
+    return story
+
+
+def test_a_restored_checkpoint_equals_what_was_saved() -> None:
+    story = many()
+    again = through_a_checkpoint(story.ledger, story.sequence)
+    assert everything(again) == everything(story.ledger)
+    assert [pair.secondary_path for pair in again.pairs.values()] == [
+        pair.secondary_path for pair in story.ledger.pairs.values()
+    ]
+
+
+def test_a_checkpoint_is_of_the_moment_it_was_taken() -> None:
+    """A worker packs it later, while changes go on."""
+    story = Story()
+    story.mark(Attach([1]))
+    story.mark(MakeCut("c1", "", [1]))
+    story.ledger.track(story.pair(), WRITE, 0, 100)
+    before, taken = everything(story.ledger), story.ledger.snapshot(story.sequence, {})
+    story.ledger.track(story.pair(), WRITE, 5 * GRAIN, 100)
+    story.mark(Void("c1"))
+    assert everything(restored(story.ledger.pack_snapshot(taken))) == before
+
+
+def test_pairs_of_one_cut_share_it_after_a_restore() -> None:
+    again = through_a_checkpoint(many().ledger, 20)
+    assert again.pairs[4].cut is again.pairs[7].cut is again.cuts["c1"]
+    assert again.pairs[6].cut is not again.pairs[4].cut
+
+
+def test_a_mirrored_secondary_holds_all_up_to_the_checkpoint() -> None:
+    ledger = many().ledger
+    again = restored(packed_snapshot(ledger, 500, {3: True, 4: False}))
+    assert again.pairs[3].applied == 500
+    assert again.pairs[4].applied == ledger.pairs[4].applied < 500
+
+
+def test_only_regions_touched_since_the_last_checkpoint_stay_open() -> None:
+    story = many()
+    story.mark(Regions({3: [0, 1, 2]}))
+    story.pair(3).regions.touched = {2}
+    assert through_a_checkpoint(story.ledger, 9).pairs[3].regions.open == {2}
+
+
+@pytest.mark.parametrize("key", ["boot", "closed", "pairs"])
+def test_a_checkpoint_that_lacks_something_is_damage(key: str) -> None:
+    saved = packed_snapshot(many().ledger, 20)
+    del saved[key]
+    with pytest.raises(DamageError, match="is not readable"):
+        restored(saved)
+
+
+def test_a_checkpoint_with_a_pair_that_lacks_something_is_damage() -> None:
+    for key in packed_snapshot(many().ledger, 20)["pairs"][0]:
+        saved = packed_snapshot(many().ledger, 20)
+        del saved["pairs"][0][key]
+        with pytest.raises(DamageError, match="is not readable"):
+            restored(saved)
+
+
+def test_what_the_first_version_did_not_write_has_its_default() -> None:
+    saved = packed_snapshot(many().ledger, 20)
+    del saved["starts"], saved["cuts"], saved["pairs"][2]["secondary"]
+    for pair in saved["pairs"]:
+        if pair["cut"] is not None:
+            pair["cut"] = pair["cut"][:5]  # without group, members and grade
+    again = restored(saved)
+    assert (again.starts, again.cuts) == (0, {})
+    assert again.pairs[3].secondary_path == ""
+    cut = again.pairs[4].cut
+    assert cut is not None
+    assert (cut.id, cut.group, cut.members, cut.grade) == ("c1", "", (), None)
+    assert again.cut("c1") is cut
+
+
+def test_what_is_known_is_all_that_a_pair_keeps() -> None:
+    """A new field of a record must be saved."""
+    apart = {"regions", "secondary_path"}  # saved, and compared by tests of their own
+    of_this_run = {"limits"}
+    assert set(PairRecord.__slots__) == apart | of_this_run | set(known(many().pair(1)))
+
+
+def test_a_served_pair_has_no_copy_of_what_is_recorded() -> None:
+    """But of what never changes, and of `tracks`, which the write path asks for each change."""
+    constant = {"id", "name", "size", "regions"}
+    assert set(Pair.__slots__) & set(PairRecord.__slots__) == constant
