@@ -80,8 +80,9 @@ class FakeTimeline:
             call()
 
     async def at_rest(self, call: Callable[[], T]) -> T:
-        while self.busy:
-            await asyncio.sleep(0)
+        rest = asyncio.Event()
+        self.when_at_rest(rest.set)
+        await rest.wait()
         return call()
 
     def append(self, marker: Marker) -> int:

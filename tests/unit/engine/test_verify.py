@@ -1,28 +1,23 @@
-"""Comparing legs: planted differences are found, changes on their way are not, changed grains are skipped."""
+"""Comparing legs: planted differences are found, changes under way are not, changed grains are skipped."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import dataclasses
 
 import pytest
 
 from duplexd.engine.verify import PIECE_BYTES
 from duplexd.errors import TimedOutError, WrongStateError
-from duplexd.replication.async_follower import Trail
+from duplexd.limits import EngineLimits
 from tests.unit.engine.cores import SIZE, Core, running
-
-if TYPE_CHECKING:
-    from duplexd.replication.follower import Follower
 
 GRAIN = 64 << 10
 
 
 def plant(core: Core, offset: int, name: str = "data") -> None:
-    """Change a byte of the secondary behind everybody's back."""
-    leg = core.pair(name).secondary
-    assert leg is not None
-    leg.write(offset, b"\xee")
+    """Change a byte of the secondary, unseen by the daemon."""
+    core.pair(name).copy_of.write(offset, b"\xee")
 
 
 async def test_equal_legs_are_equal() -> None:
@@ -33,10 +28,7 @@ async def test_equal_legs_are_equal() -> None:
         assert [
             (volume["name"], volume["equal"], volume["compared_bytes"])
             for volume in result["volumes"]
-        ] == [
-            ("data", True, SIZE),
-            ("wal", True, SIZE),
-        ]
+        ] == [("data", True, SIZE), ("wal", True, SIZE)]
 
 
 @pytest.mark.parametrize(
@@ -48,16 +40,25 @@ async def test_a_planted_difference_is_found_where_it_is(offset: int) -> None:
         result = await core.controller.verify(["data", "wal"])
         assert not result["equal"]
         assert [volume["first_difference"] for volume in result["volumes"]] == [offset, None]
-        assert not core.controller.holds.leases
+        assert not core.controller.leases.held
 
 
-async def test_of_several_differences_the_first_is_told() -> None:
+async def test_of_several_differences_the_first_is_named() -> None:
     async with running() as core:
         plant(core, 3 * PIECE_BYTES)
         plant(core, PIECE_BYTES + 5)
-        assert (await core.controller.verify(["data"]))["volumes"][0][
-            "first_difference"
-        ] == PIECE_BYTES + 5
+        (volume,) = (await core.controller.verify(["data"]))["volumes"]
+        assert volume["first_difference"] == PIECE_BYTES + 5
+
+
+async def test_legs_that_are_not_at_their_paths_are_not_equal_whatever_they_hold() -> None:
+    async with running() as core:
+        core.disk.take("/b/data.img")
+        result = await core.controller.verify(["data"])
+        assert not result["equal"]
+        (volume,) = result["volumes"]
+        assert volume["first_difference"] is None
+        assert "/b/data.img" in volume["why"]
 
 
 async def test_what_changed_since_the_cut_is_skipped_and_the_rest_is_not() -> None:
@@ -73,60 +74,38 @@ async def test_what_changed_since_the_cut_is_skipped_and_the_rest_is_not() -> No
         plant(core, 3 * GRAIN + 100)
         assert (await core.controller.verify(["data"]))["equal"]
         plant(core, 4 * GRAIN)
-        assert (await core.controller.verify(["data"]))["volumes"][0][
-            "first_difference"
-        ] == 4 * GRAIN
+        (volume,) = (await core.controller.verify(["data"]))["volumes"]
+        assert volume["first_difference"] == 4 * GRAIN
 
 
-async def test_changes_on_their_way_to_an_async_secondary_are_waited_for() -> None:
+async def test_changes_under_way_to_an_async_secondary_are_waited_for() -> None:
     async with running({"data": "async"}) as core:
         for place in range(30):
             core.send("data", place * 4096, bytes([place + 1]) * 4096)
         assert (await core.controller.verify(["data"]))["equal"]
 
 
-async def test_a_pair_on_its_way_to_its_cut_is_waited_for_too(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_pair_on_its_way_to_its_cut_is_waited_for_too() -> None:
     async with running({"data": "async"}) as core:
-        step, go_on = Trail._step, asyncio.Event()
-
-        async def slowly(trail: Trail, follower: Follower) -> None:
-            await go_on.wait()
-            await step(trail, follower)
-
-        monkeypatch.setattr(Trail, "_step", slowly)
-        await core.write("data", 0, b"on its way")
-        suspending = asyncio.ensure_future(core.controller.suspend(["data"]))
-        await core.until(lambda: core.pair().state == "SUSPENDED")
-        verifying = asyncio.ensure_future(core.controller.verify(["data"]))
-        await core.turns(200)
-        early = verifying.done()
-        go_on.set()
+        async with core.controller.followers.stepping:  # its follower waits
+            await core.write("data", 0, b"on its way")
+            suspending = asyncio.ensure_future(core.controller.suspend(["data"]))
+            await core.until(lambda: core.pair().state == "SUSPENDED")
+            verifying = asyncio.ensure_future(core.controller.verify(["data"]))
+            await core.turns(200)
+            assert not verifying.done()
         assert (await verifying)["equal"]
-        assert not early
         assert (await suspending)["verdict"] == "consistent"
 
 
-async def test_a_secondary_that_does_not_arrive_is_not_called_different(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("duplexd.engine.verify.RECHECK_HOLD_S", 0.02)
-    async with running({"data": "async"}) as core:
-        step, go_on = Trail._step, asyncio.Event()
-
-        async def never(trail: Trail, follower: Follower) -> None:
-            await go_on.wait()
-            await step(trail, follower)
-
-        monkeypatch.setattr(Trail, "_step", never)
-        await core.write("data", 0, b"on its way")
-        try:
+async def test_a_secondary_that_does_not_arrive_is_not_called_different() -> None:
+    limits = dataclasses.replace(EngineLimits(), recheck_hold_seconds=0.02)
+    async with running({"data": "async"}, limits=limits) as core:
+        async with core.controller.followers.stepping:  # its follower waits
+            await core.write("data", 0, b"on its way")
             with pytest.raises(TimedOutError, match="data: its secondary trails"):
                 await core.controller.verify(["data"])
-        finally:
-            go_on.set()
-        assert not core.controller.holds.leases
+        assert not core.controller.leases.held
 
 
 async def test_a_pair_that_is_resynced_meanwhile_is_not_called_different() -> None:
@@ -142,6 +121,19 @@ async def test_a_pair_that_is_resynced_meanwhile_is_not_called_different() -> No
         ), outcome
         await core.controller.resync_wait(["data"])
         assert (await core.controller.verify(["data"]))["equal"]
+
+
+async def test_a_controller_that_fails_meanwhile_keeps_nobody_waiting() -> None:
+    async with running({"data": "async"}) as core:
+        async with core.controller.followers.stepping:  # its follower waits
+            await core.write("data", 0, b"on its way")
+            verifying = asyncio.ensure_future(core.controller.verify(["data"]))
+            await core.until(lambda: bool(core.controller.leases.held))
+            core.controller.timeline.fail("the reason")
+            async with asyncio.timeout(1):
+                (volume,) = (await verifying)["volumes"]
+            assert volume["first_difference"] == 0
+        assert not core.controller.leases.held
 
 
 async def test_a_difference_under_load_is_still_found() -> None:
@@ -161,7 +153,7 @@ async def test_a_difference_under_load_is_still_found() -> None:
         assert result["volumes"][0]["first_difference"] == 2 * PIECE_BYTES
 
 
-async def test_only_pairs_whose_secondary_stands_for_something_are_compared() -> None:
+async def test_only_duplex_and_suspended_pairs_are_compared() -> None:
     async with running({"data": "sync", "alone": ""}) as core:
         with pytest.raises(WrongStateError, match="alone is SIMPLEX"):
             await core.controller.verify(["data", "alone"])
@@ -169,9 +161,9 @@ async def test_only_pairs_whose_secondary_stands_for_something_are_compared() ->
 
 async def test_progress_ends_at_the_size() -> None:
     async with running() as core:
-        told: list[tuple[str, int, int]] = []
+        seen: list[tuple[str, int, int]] = []
         await core.controller.verify(
-            ["data"], lambda name, done, total: told.append((name, done, total))
+            ["data"], lambda name, done, total: seen.append((name, done, total))
         )
-        assert told[-1] == ("data", SIZE, SIZE)
-        assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+        assert seen[-1] == ("data", SIZE, SIZE)
+        assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
