@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from duplexd.api.access import Peer
     from duplexd.api.models.requests import CutRequest, GradeRequest
-
-Json = dict[str, Any]
+    from duplexd.engine.counters import Counters
+    from duplexd.json_object import Json
 
 
 class Lease(Protocol):
@@ -68,9 +68,15 @@ class Controller(Protocol):
     listeners: list[Callable[[Json], None]]
 
     @property
+    def failed(self) -> str:
+        """Why no change is taken any more; empty while changes are taken."""
+        ...
+
+    @property
     def cuts(self) -> Cuts: ...
 
     def status(self) -> Json: ...
+    def counters(self) -> Counters: ...
     def resolve(self, targets: list[str]) -> list[str]: ...
     async def quiesce(
         self, names: list[str], hold_s: float | None, owner: str, cut_id: str = ""

@@ -13,10 +13,11 @@ from duplexd.api import listener, tls
 from duplexd.api.access import Access
 from duplexd.api.actions import Actions
 from duplexd.api.connection import ControlProtocol
-from duplexd.api.metrics import LoopLag, Scrape
+from duplexd.api.histogram import LoopLag
 from duplexd.api.remote import Remote
 from duplexd.api.requests import Context
 from duplexd.api.routes import application as make_application
+from duplexd.api.scrape import Scrape
 from duplexd.limits import CONTROL_HEADER_BYTES_MAX, CONTROL_STOP_SECONDS_MAX
 
 if TYPE_CHECKING:
@@ -151,9 +152,7 @@ class ControlServer:
 
     def _ready(self) -> bool:
         return (
-            self._server is not None
-            and not self.actions.stopping
-            and bool(getattr(self._controller, "ready", True))
+            self._server is not None and not self.actions.stopping and not self._controller.failed
         )
 
     async def start(self) -> None:

@@ -10,6 +10,7 @@ from duplexd.core.ledger import Ledger
 from duplexd.engine import status as overview
 from duplexd.engine import verify as verification
 from duplexd.engine import volumes as provisioning
+from duplexd.engine.counters import Counters
 from duplexd.engine.cuts import Cuts
 from duplexd.engine.failures import Trouble
 from duplexd.engine.holds import Holds
@@ -260,6 +261,19 @@ class Controller:
     def status(self) -> dict[str, Any]:
         """Everything, in the shape that scripts rely on."""
         return overview.status(self)
+
+    def counters(self) -> Counters:
+        """What the parts have counted since the start."""
+        return Counters(
+            batches=self.batches.begun,
+            changes_by_threads=self.batches.changes_by_threads,
+            cuts=self.cuts.made,
+            holds_lost=self.holds.lost,
+            checkpoints=self.maintenance.checkpoints,
+            copied_bytes=self.jobs.copying.copied_bytes,
+            journal_syncs=self.flusher.syncs,
+            journal_sync_seconds=self.flusher.sync_seconds,
+        )
 
     async def quiesce(
         self, names: list[str], hold_s: float | None, owner: str, cut_id: str = ""

@@ -135,7 +135,7 @@ def test_events_without_follow_end_after_synced(plane: ControlPlane) -> None:
 def test_health_and_readiness(plane: ControlPlane) -> None:
     assert plane.ask("GET", "/healthz") == (200, {"status": "ok", "controller": "fake"})
     assert plane.ask("GET", "/readyz") == (200, {"status": "ready"})
-    plane.controller.ready = False
+    plane.controller.failed = "the journal could not be synced"
     check_problem(plane.ask("GET", "/readyz"), 503, 7, "recovery")
 
 
