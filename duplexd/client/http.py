@@ -19,23 +19,19 @@ import httptools
 
 from duplexd.client import tls
 from duplexd.errors import DuplexdError, ForbiddenError, TimedOutError, UnreachableError, error_of
-from duplexd.limits import (
-    CLIENT_ANSWER_SECONDS_MAX,
-    CLIENT_BODY_BYTES_MAX,
-    CLIENT_CONNECT_SECONDS_MAX,
-    CONTROL_HEADER_BYTES_MAX,
-)
+from duplexd.limits import ClientLimits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 
-    from duplexd.config.groups_file import ControllerEntry
+    from duplexd.config.groups import Place
 
     Json = dict[str, Any]
 
 T = TypeVar("T")
 MAY_BE_DONE = "; it may still be done"  # what a request changes whose answer did not come
 _RECEIVE_BYTES = 1 << 16
+_LIMITS = ClientLimits()
 _OTHER_NAME = {62, 64}  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 _UNKNOWN_ISSUER = {
     2,
@@ -77,6 +73,7 @@ class Connection:
     __slots__ = (
         "_complete",
         "_head_bytes",
+        "_head_bytes_max",
         "_head_done",
         "_host",
         "_keep",
@@ -87,11 +84,16 @@ class Connection:
     )
 
     def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        host: str,
+        head_bytes_max: int,
     ) -> None:
         self._reader = reader
         self._writer = writer
         self._host = host
+        self._head_bytes_max = head_bytes_max
         self._complete = self._keep = True
         self._head_done = False
         self._head_bytes = 0
@@ -126,7 +128,7 @@ class Connection:
         return self._parts.popleft() if self._parts else b""
 
     async def _more(self) -> int:
-        if self._head_bytes > CONTROL_HEADER_BYTES_MAX:
+        if self._head_bytes > self._head_bytes_max:
             raise httptools.HttpParserError("the head of the answer has no end")
         data = await self._reader.read(_RECEIVE_BYTES)
         if not data:
@@ -168,11 +170,22 @@ class Connection:
 
 
 class Http:
-    """A controller, by the name that the groups file gives it. With `any_name` it may call itself as it likes."""
+    """A controller, by the name that the groups file gives it.
 
-    def __init__(self, name: str, entry: ControllerEntry, any_name: bool = False) -> None:
+    With `any_name` it is the only one, which may call itself as it likes: errors do not name it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        entry: Place,
+        any_name: bool = False,
+        limits: ClientLimits = _LIMITS,
+    ) -> None:
         self.name = name
+        self.limits = limits
         self.any_name = any_name
+        self.prefix = "" if any_name else f"{name}: "  # of every error
         self.place = str(entry.socket or entry.url)
         self.silent = (
             False  # whether the last request that came to its end, or was given up, got no answer
@@ -207,8 +220,8 @@ class Http:
     async def _patiently(self, work: Coroutine[Any, Any, T], doubt: str) -> T:
         asked = asyncio.ensure_future(work)
         try:
-            while not (await asyncio.wait((asked,), timeout=CLIENT_ANSWER_SECONDS_MAX))[0]:
-                await self.call("GET", "/healthz", timeout_s=CLIENT_ANSWER_SECONDS_MAX)
+            while not (await asyncio.wait((asked,), timeout=self.limits.answer_seconds_max))[0]:
+                await self.call("GET", "/healthz", timeout_s=self.limits.answer_seconds_max)
             return asked.result()
         except TimedOutError as error:
             raise TimedOutError(str(error).removesuffix(doubt) + doubt) from None
@@ -229,12 +242,12 @@ class Http:
             rest = b""
             while part := await connection.part():
                 *whole, rest = (rest + part).split(b"\n")
-                if len(rest) > CLIENT_BODY_BYTES_MAX:
+                if len(rest) > self.limits.body_bytes_max:
                     raise self._strange("a line without an end")
                 for text in whole:
                     line = self._object(text)
                     if line.get("event") == "failed":
-                        raise error_of(line.get("problem", {}), self.name)
+                        raise error_of(line.get("problem", {}), self.prefix.rstrip(": "))
                     yield line
 
     async def warm(self, count: int) -> None:
@@ -272,15 +285,15 @@ class Http:
                 yield connection
         except _NbdError:
             raise UnreachableError(
-                f"{self.name}: {self.place} is an NBD socket; write where its control socket is"
+                f"{self.prefix}{self.place} is an NBD socket; write where its control socket is"
             ) from None
         except _BROKEN as error:
             if isinstance(error, TimeoutError) and timeout_s is not None:
                 raise TimedOutError(
-                    f"{self.name}: no answer within {timeout_s:g} s at {self.place}{_doubt(method)}"
+                    f"{self.prefix}no answer within {timeout_s:g} s at {self.place}{_doubt(method)}"
                 ) from None
             raise UnreachableError(
-                f"{self.name}: broke off at {self.place}: {str(error) or type(error).__name__}; see its log"
+                f"{self.prefix}broke off at {self.place}: {str(error) or type(error).__name__}; see its log"
             ) from None
         finally:
             self.silent = self.silent or not answered
@@ -304,19 +317,19 @@ class Http:
 
     async def _refused(self, connection: Connection, status: int) -> DuplexdError:
         try:
-            return error_of(self._object(await self._whole(connection)), self.name)
+            return error_of(self._object(await self._whole(connection)), self.prefix.rstrip(": "))
         except UnreachableError:
             return UnreachableError(
-                f"{self.name}: {self.place} answers with HTTP status {status} and no reason: is that a duplexd?"
+                f"{self.prefix}{self.place} answers with HTTP status {status} and no reason: is that a duplexd?"
             )
 
     async def _whole(self, connection: Connection) -> bytes:
         body = bytearray()
         while part := await connection.part():
             body += part
-            if len(body) > CLIENT_BODY_BYTES_MAX:
+            if len(body) > self.limits.body_bytes_max:
                 raise self._strange(
-                    f"more than {CLIENT_BODY_BYTES_MAX} bytes (CLIENT_BODY_BYTES_MAX)"
+                    f"more than {self.limits.body_bytes_max} bytes (body_bytes_max)"
                 )
         return bytes(body)
 
@@ -329,35 +342,41 @@ class Http:
 
     def _strange(self, what: str) -> UnreachableError:
         return UnreachableError(
-            f"{self.name}: {self.place} answers with {what}: is that a duplexd?"
+            f"{self.prefix}{self.place} answers with {what}: is that a duplexd?"
         )
 
     async def _connect(self) -> Connection:
         try:
-            async with asyncio.timeout(CLIENT_CONNECT_SECONDS_MAX):
+            async with asyncio.timeout(self.limits.connect_seconds_max):
                 return await self._connected()
         except TimeoutError:
-            reason = f"no connection within {CLIENT_CONNECT_SECONDS_MAX:g} s"
+            reason = f"no connection within {self.limits.connect_seconds_max:g} s"
         except ssl.SSLCertVerificationError as error:
             reason = f"no TLS connection: {_distrust(error)}"
         except ssl.SSLError as error:
             reason = f"no TLS connection: {error.reason or error}; certificate, key and ca must be those that the controller takes"
         except PermissionError:
             raise ForbiddenError(
-                f"{self.name}: may not open {self.place}; become a member of the group that owns it, or use sudo"
+                f"{self.prefix}may not open {self.place}; become a member of the group that owns it, or use sudo"
             ) from None
         except OSError as error:
             reason = error.strerror or str(error)
+        remedy = (
+            "start it with `duplexd run --config FILE`, or name its socket: --socket, DUPLEXD_SOCKET"
+            if self.any_name
+            else "start it, or correct the groups file"
+        )
         raise UnreachableError(
-            f"{self.name}: no daemon answers at {self.place}: {reason}; start it, or correct the groups file"
+            f"{self.prefix}no daemon answers at {self.place}: {reason}; {remedy}"
         ) from None
 
     async def _connected(self) -> Connection:
         if self._entry.socket is not None:
-            return Connection(*await asyncio.open_unix_connection(self._entry.socket), "localhost")
-        parts = urlsplit(self._entry.url or "")
-        if parts.scheme == "https" and self._tls is None:
-            self._tls = tls.context(self.name, self._entry)
-        return Connection(
-            *await asyncio.open_connection(parts.hostname, parts.port, ssl=self._tls), parts.netloc
-        )
+            opened, host = await asyncio.open_unix_connection(self._entry.socket), "localhost"
+        else:
+            parts = urlsplit(self._entry.url or "")
+            if parts.scheme == "https" and self._tls is None:
+                self._tls = tls.context(self.name, self._entry)
+            opened = await asyncio.open_connection(parts.hostname, parts.port, ssl=self._tls)
+            host = parts.netloc
+        return Connection(*opened, host, self.limits.header_bytes_max)

@@ -9,10 +9,10 @@ from duplexd.errors import ConfigurationError
 from duplexd.net.tls_files import CERTIFICATE, PRIVATE_KEY, load_own, pem, reason, refuse_open_key
 
 if TYPE_CHECKING:
-    from duplexd.config.groups_file import ControllerEntry
+    from duplexd.config.groups import Place
 
 
-def context(name: str, entry: ControllerEntry) -> ssl.SSLContext:
+def context(name: str, entry: Place) -> ssl.SSLContext:
     """TLS 1.3, for the controller `name` of the groups file.
 
     Raises ConfigurationError, or ForbiddenError when only a permission is missing: one line that names the key and its file.

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import ipaddress
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
@@ -28,6 +27,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, StrictStr, ValidationError, model_validator
 
 from duplexd.config.fields import FilePath, ListenAddress, Name, Section, SocketPath
+from duplexd.config.groups import Group
 from duplexd.config.rules import check_hold_max, did_you_mean, explain
 from duplexd.errors import ConfigurationError, NotFoundError, UsageError
 from duplexd.limits import HOLD_SECONDS_DEFAULT, MEMBERS_MAX
@@ -114,20 +114,6 @@ class GroupEntry(Section):
     )
 
 
-@dataclass(frozen=True)
-class Group:
-    """What a command is about: targets by controller. `name` is for people."""
-
-    name: str
-    members: dict[str, tuple[str, ...]]
-    hold_max: float = HOLD_SECONDS_DEFAULT
-    canary: tuple[str, ...] = ()
-
-    @property
-    def controllers(self) -> tuple[str, ...]:
-        return tuple(self.members)
-
-
 class Groups(Section):
     """The whole file, or the same made of objects."""
 
@@ -160,6 +146,10 @@ class Groups(Section):
             min((entry.hold_max for entry in entries), default=HOLD_SECONDS_DEFAULT),
             tuple(dict.fromkeys(volume for entry in entries for volume in entry.canary)),
         )
+
+    def everything(self) -> Group:
+        """All controllers of the file, with all that they have."""
+        return Group("", dict.fromkeys(self.controllers, ()))
 
     def _split(self, member: str) -> tuple[str, str]:
         controller, colon, name = member.partition(":")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +19,7 @@ from duplexd.errors import (
     TimedOutError,
     UnreachableError,
 )
+from duplexd.limits import ClientLimits
 from tests.support.certificates import Certificates
 from tests.unit.client.members import HANG_UP, SILENT, FakeMember, problem
 
@@ -100,9 +102,9 @@ async def test_silence_ends_with_its_time(member: FakeMember, link: Http) -> Non
 
 
 async def test_a_long_answer_is_waited_for_as_long_as_there_are_signs_of_life(
-    member: FakeMember, link: Http, monkeypatch: pytest.MonkeyPatch
+    member: FakeMember, link: Http
 ) -> None:
-    monkeypatch.setattr("duplexd.client.http.CLIENT_ANSWER_SECONDS_MAX", 0.05)
+    link.limits = replace(link.limits, answer_seconds_max=0.05)
 
     async def slow() -> None:
         await asyncio.sleep(0.3)
@@ -121,9 +123,9 @@ async def test_a_long_answer_is_waited_for_as_long_as_there_are_signs_of_life(
 
 
 async def test_a_stream_may_pause_as_long_as_there_are_signs_of_life(
-    member: FakeMember, link: Http, monkeypatch: pytest.MonkeyPatch
+    member: FakeMember, link: Http
 ) -> None:
-    monkeypatch.setattr("duplexd.client.http.CLIENT_ANSWER_SECONDS_MAX", 0.05)
+    link.limits = replace(link.limits, answer_seconds_max=0.05)
 
     async def slow() -> tuple[int, bytes]:
         await asyncio.sleep(0.3)
@@ -140,12 +142,10 @@ async def test_a_stream_may_pause_as_long_as_there_are_signs_of_life(
         await anext(link.lines_patiently("POST", "/v1/verify"))
 
 
-async def test_an_answer_without_end_is_cut_off(
-    member: FakeMember, link: Http, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("duplexd.client.http.CLIENT_BODY_BYTES_MAX", 1000)
+async def test_an_answer_without_end_is_cut_off(member: FakeMember, link: Http) -> None:
+    link.limits = replace(link.limits, body_bytes_max=1000)
     member.plant["status"] = (200, b"x" * 1001)
-    with pytest.raises(UnreachableError, match=r"more than 1000 bytes \(CLIENT_BODY_BYTES_MAX\)"):
+    with pytest.raises(UnreachableError, match=r"more than 1000 bytes \(body_bytes_max\)"):
         await link.call("GET", "/v1/status")
     with pytest.raises(UnreachableError, match="a line without an end"):
         await anext(link.lines("GET", "/v1/status"))
@@ -248,8 +248,7 @@ class TlsMember(FakeMember):
 
 
 @pytest.fixture
-async def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TlsMember]:
-    monkeypatch.setattr("duplexd.client.http.CLIENT_CONNECT_SECONDS_MAX", PATIENCE_SECONDS)
+async def tls(tmp_path: Path) -> AsyncIterator[TlsMember]:
     found = TlsMember(Certificates(tmp_path), tmp_path / "unused")
     await found.start()
     yield found
@@ -257,7 +256,7 @@ async def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
 
 
 async def ask(entry: ControllerEntry) -> dict[str, Any]:
-    link = Http("alpha", entry)
+    link = Http("alpha", entry, limits=ClientLimits(connect_seconds_max=PATIENCE_SECONDS))
     try:
         return await link.call("GET", "/healthz", timeout_s=PATIENCE_SECONDS)
     finally:
