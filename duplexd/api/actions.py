@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from duplexd.api.models.requests import CutRequest, GradeRequest
     from duplexd.engine.counters import Counters
     from duplexd.json_object import Json
+    from duplexd.limits import ApiLimits
 
 
 class Lease(Protocol):
@@ -103,9 +104,9 @@ class Controller(Protocol):
 class Actions:
     """The controller's commands. `peer` is logged for each one that changes something; errors are those of `errors.py`."""
 
-    def __init__(self, controller: Controller) -> None:
+    def __init__(self, controller: Controller, limits: ApiLimits) -> None:
         self.controller = controller
-        self.hub = EventHub()
+        self.hub = EventHub(limits.events_queued_max)
         self.holds: dict[str, Lease] = {}
         self.stopping = False
         self._log = structlog.get_logger("duplexd.api")

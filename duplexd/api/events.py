@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any
-
-from duplexd.limits import EVENTS_QUEUED_MAX
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    Event = dict[str, Any]
+    from duplexd.json_object import Json as Event
 
 
 class Listener:
@@ -22,7 +20,7 @@ class Listener:
 
     __slots__ = ("_closed", "_limit", "_on_overflow", "_queue", "_wake", "overflowed")
 
-    def __init__(self, on_overflow: Callable[[], None], limit: int = EVENTS_QUEUED_MAX) -> None:
+    def __init__(self, on_overflow: Callable[[], None], limit: int) -> None:
         self._queue: deque[Event] = deque()
         self._wake = asyncio.Event()
         self._closed = False
@@ -60,7 +58,8 @@ class Listener:
 class EventHub:
     """Hands each event of the controller to all listeners, in the loop, in the order in which they happened."""
 
-    def __init__(self) -> None:
+    def __init__(self, queued_max: int) -> None:
+        self._queued_max = queued_max
         self.listeners: set[Listener] = set()
         self.overflows = 0
 
@@ -71,10 +70,9 @@ class EventHub:
                 self.overflows += 1
                 self.listeners.discard(listener)
 
-    def subscribe(
-        self, on_overflow: Callable[[], None], limit: int = EVENTS_QUEUED_MAX
-    ) -> Listener:
-        listener = Listener(on_overflow, limit)
+    def subscribe(self, on_overflow: Callable[[], None]) -> Listener:
+        """A new listener; `on_overflow` is called when more events wait for it than may."""
+        listener = Listener(on_overflow, self._queued_max)
         self.listeners.add(listener)
         return listener
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 HEAD = """# JSON
 
 What `duplexctl --json` prints and the control socket (HTTP/1.1 over a Unix socket) sends. This page is written from the models in
-`duplexd/control/models/`; the daemon's `/openapi.json` says the same to programs.
+`duplexd/api/models/`; the daemon's `/openapi.json` says the same to programs.
 
 Rules: every output is an object, or one object a line (`application/x-ndjson`). Objects may gain fields: ignore those you do not know. Requests must
 not have unknown fields. Sizes and offsets are bytes, times are seconds; a `time` is seconds since 1970 (UTC). Errors are `Problem` objects

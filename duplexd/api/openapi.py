@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic.json_schema import models_json_schema
 
 import duplexd
 from duplexd.api import problems
+from duplexd.api.answers import LINES_TYPE
 from duplexd.api.models.base import Problem
 from duplexd.api.models.requests import CUT_ID_PATTERN
-from duplexd.api.stream import LINES_TYPE
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from duplexd.api.routes import RouteEntry
-
-    Json = dict[str, Any]
+    from duplexd.api.routing import RouteEntry
+    from duplexd.json_object import Json
 
 PATH_SCHEMAS = {"cut": {"type": "string", "pattern": CUT_ID_PATTERN}}
 _REF = "#/components/schemas/{model}"

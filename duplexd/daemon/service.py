@@ -20,6 +20,7 @@ import structlog
 import uvloop
 
 from duplexd import __version__
+from duplexd.api.metrics import nbd_metrics
 from duplexd.api.server import Admission, ControlServer
 from duplexd.config import daemon_file as configuration
 from duplexd.daemon.startup import (
@@ -31,7 +32,7 @@ from duplexd.daemon.startup import (
 )
 from duplexd.engine.controller import Controller
 from duplexd.errors import DuplexdError
-from duplexd.limits import JOURNAL_THREADS, WORKER_THREADS
+from duplexd.limits import JOURNAL_THREADS, WORKER_THREADS, ApiLimits
 from duplexd.nbd_server.listeners import Listeners
 from duplexd.runtime.clock import RealClock
 from duplexd.runtime.disk import RealDisk
@@ -99,7 +100,9 @@ class Service:
             return
         lock.serving()
         listeners = Listeners(controller, self.config.nbd.listen)
-        control = ControlServer(controller, self.config)
+        control = ControlServer(
+            controller, self.config.control, ApiLimits(), [lambda: nbd_metrics(listeners.server)]
+        )
         async with contextlib.AsyncExitStack() as running:
             running.callback(self._log.info, "stopped")
             running.push_async_callback(controller.stop)

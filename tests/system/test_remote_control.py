@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from duplexd.limits import CONTROL_PEER_SILENT_SECONDS_MAX
+from duplexd.limits import ApiLimits
 from tests.support.certificates import HOST, Certificates, ask, open_answer
 from tests.support.daemon import PATIENCE_SECONDS, ROOT, Daemon, environment, free_port, run_duplexd
 from tests.support.netns import Network
@@ -181,7 +181,7 @@ def test_a_machine_that_is_cut_off_keeps_neither_hold_nor_connection(
                 eventually(lambda: daemon.request("GET", "/v1/status")[1]["leases"] == [])
                 eventually(
                     lambda: established(daemon.pid, port) == 0,
-                    CONTROL_PEER_SILENT_SECONDS_MAX + PATIENCE_SECONDS,
+                    ApiLimits().peer_silent_seconds_max + PATIENCE_SECONDS,
                 )
                 holder.kill()
             assert daemon.stop() == 0

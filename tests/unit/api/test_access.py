@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from duplexd.api.access import NAMELESS, Access, Peer, Role, check
-from duplexd.api.routes import ROUTES, RouteEntry
+from duplexd.api.routes import ROUTES
 from duplexd.api.server import Admission
 from duplexd.config.daemon_file import TlsConfig
 from duplexd.errors import ForbiddenError
@@ -21,6 +21,8 @@ from tests.support.daemon import free_port
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from duplexd.api.routing import RouteEntry
 
     Ask = Callable[[str, str], tuple[int, Any]]
 

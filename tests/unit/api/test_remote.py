@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trustme
 
-from duplexd.api import connection, remote, tls
+from duplexd.api import remote, tls
 from duplexd.api.listener import bind_tcp
 from duplexd.api.server import Admission
 from duplexd.errors import ConfigurationError
-from duplexd.limits import CONTROL_PEER_SILENT_SECONDS_MAX
+from duplexd.limits import ApiLimits
 from tests.support.certificates import HOST, Certificates, ask, open_answer
 from tests.support.control_plane import ControlPlane
 from tests.support.daemon import free_port
@@ -37,11 +37,11 @@ PATIENCE_SECONDS = 60.0
 class Remote:
     """A control plane with a TLS listener, and what its clients need."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, limits: ApiLimits) -> None:
         self.port = free_port()
         self.certificates = Certificates(directory)
         self.tls = self.certificates.settings(self.port, operate=(BACKUP,), observe=(MONITOR,))
-        self.plane = ControlPlane(directory / "c.sock", tls=self.tls)
+        self.plane = ControlPlane(directory / "c.sock", limits=limits, tls=self.tls)
         self.backup = self.certificates.context(self.certificates.client(BACKUP))
 
     def ask(
@@ -68,17 +68,27 @@ class Remote:
 
     def wait_for_connections(self, count: int) -> None:
         """Until the server knows of so many."""
-        assert self.plane.server._server is not None
-        state = self.plane.server._server.server_state
-        eventually(lambda: len(state.connections) == count)
+        eventually(lambda: len(self.plane.server.connections) == count)
 
 
 @pytest.fixture
-def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Remote]:
-    monkeypatch.setattr(remote, "CONTROL_HANDSHAKE_SECONDS_MAX", PATIENCE_SECONDS)
-    made = Remote(tmp_path)
-    yield made
-    made.plane.stop()
+def serve(tmp_path: Path) -> Iterator[Callable[..., Remote]]:
+    """Starts a control plane with a TLS listener; keywords are fields of ApiLimits."""
+    started: list[Remote] = []
+
+    def start(**limits: float) -> Remote:
+        wanted = {"handshake_seconds_max": PATIENCE_SECONDS, **limits}
+        started.append(Remote(tmp_path, ApiLimits(**wanted)))  # type: ignore[arg-type]
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.plane.stop()
+
+
+@pytest.fixture
+def there(serve: Callable[..., Remote]) -> Remote:
+    return serve()
 
 
 def eventually(holds: Callable[[], bool]) -> None:
@@ -162,7 +172,7 @@ def test_nothing_older_is_served(there: Remote) -> None:
     assert tls.context(there.plane.settings.tls).minimum_version is ssl.TLSVersion.TLSv1_2
 
 
-def test_a_name_in_neither_list_is_told_so(there: Remote) -> None:
+def test_a_name_in_neither_list_has_no_role(there: Remote) -> None:
     context = there.certificates.context(there.certificates.client("stranger.example"))
     assert there.ask("GET", "/healthz", context=context)[0] == 200
     status, problem = there.ask("GET", "/v1/status", context=context)
@@ -192,8 +202,8 @@ def test_plain_http_is_closed_without_an_answer(there: Remote) -> None:
 # ---------------------------------------------------------------------------------------------------- what it may cost
 
 
-def test_a_slow_handshake_is_broken_off(there: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "CONTROL_HANDSHAKE_SECONDS_MAX", 0.2)
+def test_a_slow_handshake_is_broken_off(serve: Callable[..., Remote]) -> None:
+    there = serve(handshake_seconds_max=0.2)
     with there.connect() as silent, there.connect() as half:
         with contextlib.suppress(ConnectionError):  # it may be broken off already
             half.sendall(b"\x16\x03\x01\x02\x00\x01")
@@ -202,24 +212,18 @@ def test_a_slow_handshake_is_broken_off(there: Remote, monkeypatch: pytest.Monke
 
 
 def test_strangers_wait_for_places_and_take_none_from_the_unix_socket(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., Remote],
 ) -> None:
-    monkeypatch.setattr(remote, "CONTROL_HANDSHAKES_MAX", 2)
-    monkeypatch.setattr(connection, "CONTROL_CONNECTIONS_MAX", 2)
-    monkeypatch.setattr(connection, "CONTROL_LOCAL_CONNECTIONS_MIN", 0)
-    there = Remote(tmp_path)
+    there = serve(handshakes_max=2, connections_max=2, local_connections_min=0)
     strangers = [there.connect() for _ in range(6)]
     assert there.plane.ask("GET", "/healthz")[0] == 200
     for stranger in strangers:
         stranger.close()
     assert there.ask("GET", "/healthz")[0] == 200  # the places are free again
-    there.plane.stop()
 
 
-def test_handshakes_are_begun_so_often_and_no_more(
-    there: Remote, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(remote, "CONTROL_HANDSHAKES_PER_SECOND_MAX", 20)
+def test_handshakes_are_begun_so_often_and_no_more(serve: Callable[..., Remote]) -> None:
+    there = serve(handshakes_per_second_max=20)
     begun = time.monotonic()
     for _ in range(5):
         there.connect().close()
@@ -227,11 +231,8 @@ def test_handshakes_are_begun_so_often_and_no_more(
     assert time.monotonic() - begun >= 5 / 20 - 0.005  # timers count milliseconds
 
 
-def test_connections_beyond_the_limit_are_told_so(
-    there: Remote, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection, "CONTROL_CONNECTIONS_MAX", 2)
-    monkeypatch.setattr(connection, "CONTROL_LOCAL_CONNECTIONS_MIN", 0)
+def test_connections_beyond_the_limit_are_refused(serve: Callable[..., Remote]) -> None:
+    there = serve(connections_max=2, local_connections_min=0)
     with there.plane.connect(), there.connect_tls():
         there.wait_for_connections(2)
         with there.connect_tls() as one_more:
@@ -240,11 +241,8 @@ def test_connections_beyond_the_limit_are_told_so(
     assert there.ask("GET", "/healthz")[0] == 200
 
 
-def test_clients_over_tls_leave_room_for_the_unix_socket(
-    there: Remote, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection, "CONTROL_CONNECTIONS_MAX", 3)
-    monkeypatch.setattr(connection, "CONTROL_LOCAL_CONNECTIONS_MIN", 1)
+def test_clients_over_tls_leave_room_for_the_unix_socket(serve: Callable[..., Remote]) -> None:
+    there = serve(connections_max=3, local_connections_min=1)
     with there.connect_tls(), there.connect_tls():
         there.wait_for_connections(2)
         with there.connect_tls() as one_more:
@@ -253,25 +251,23 @@ def test_clients_over_tls_leave_room_for_the_unix_socket(
         assert there.plane.ask("GET", "/healthz")[0] == 200
 
 
-def test_a_connection_that_sends_no_request_is_dropped(
-    there: Remote, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection, "CONTROL_REQUEST_SECONDS_MAX", 0.2)
+def test_a_connection_that_sends_no_request_is_dropped(serve: Callable[..., Remote]) -> None:
+    there = serve(request_seconds_max=0.2)
     with there.connect_tls() as sock:
         assert ended(sock)
 
 
 def test_a_silent_machine_is_noticed_by_the_kernel() -> None:
     with socket.socket() as sock:
-        remote.watch_for_silence(sock)
+        remote.watch_for_silence(sock, 10)
         tcp = {
             name: sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{name}"))
             for name in TCP_OPTIONS
         }
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     assert tcp["NODELAY"]
-    assert tcp["USER_TIMEOUT"] == CONTROL_PEER_SILENT_SECONDS_MAX * 1000
-    assert tcp["KEEPIDLE"] + tcp["KEEPCNT"] * tcp["KEEPINTVL"] <= CONTROL_PEER_SILENT_SECONDS_MAX
+    assert tcp["USER_TIMEOUT"] == 10_000
+    assert tcp["KEEPIDLE"] + tcp["KEEPCNT"] * tcp["KEEPINTVL"] <= 10
 
 
 # ------------------------------------------------------------------------------------------------------ holds and peers
