@@ -32,7 +32,7 @@ def answer(value: Json) -> Answer:
 
 
 class Lines:
-    """Newline-delimited JSON. The generator is closed (its `finally` has run) when the answer ends."""
+    """Newline-delimited JSON. The generator is closed when the answer ends, however it ends."""
 
     media_type = LINES_TYPE
 

@@ -139,7 +139,7 @@ class Connection(asyncio.Protocol):
         elif reader.error is not None:
             self._refuse(reader.error)
         elif reader.take_expectation():
-            self._transport.write(wire.CONTINUE)
+            self._write(wire.CONTINUE)
 
     async def _serve(self, request: wire.Request) -> None:
         finished = False
@@ -180,11 +180,16 @@ class Connection(asyncio.Protocol):
 
     # --------------------------------------------------------------------------------- answers
 
+    def _write(self, data: bytes) -> None:
+        """To a client that may have gone meanwhile: uvloop raises then."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
     def _refuse(self, error: wire.HttpError) -> None:
         """Answer what is not a request, and close."""
         self._last = True
         answer = problems.respond(error.status, error.detail)
-        self._transport.write(answer.encoded(wire.Request(), keep_alive=False))
+        self._write(answer.encoded(wire.Request(), keep_alive=False))
         self._transport.close()
 
     async def _respond(self, request: wire.Request) -> None:
@@ -202,7 +207,7 @@ class Connection(asyncio.Protocol):
 
     def _send(self, request: wire.Request, answer: wire.Answer) -> None:
         self._last |= not request.keep_alive
-        self._transport.write(answer.encoded(request, not self._last))
+        self._write(answer.encoded(request, not self._last))
 
     async def _last_long(self, request: wire.Request, answer: Lines | Slow) -> None:
         if self._transport.is_closing():
@@ -228,7 +233,7 @@ class Connection(asyncio.Protocol):
         try:
             async with aclosing(answer.lines) as lines:
                 async for line in lines:
-                    self._transport.write(pending + frame(encode(line) + b"\n"))
+                    self._write(pending + frame(encode(line) + b"\n"))
                     pending = b""
                     await self._writable.wait()
         except Exception as error:  # noqa: BLE001 - a bug costs its own answer, and is logged
@@ -239,4 +244,4 @@ class Connection(asyncio.Protocol):
                 return
             pending = frame(encode({"event": "failed", "problem": problem}) + b"\n")
         self._lasting = False
-        self._transport.write(pending + (wire.LAST_CHUNK if request.chunked else b""))
+        self._write(pending + (wire.LAST_CHUNK if request.chunked else b""))

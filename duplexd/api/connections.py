@@ -1,8 +1,8 @@
-"""All connections of the HTTP API, over the Unix socket and TLS: how many there may be, how they end.
+"""All connections of the HTTP API, over the Unix socket and TLS: how many, and how they end.
 
-Their limit is one for both, of which a part is kept for the Unix socket: a client over TLS must not be
-able to keep the administrator of this machine from his daemon. (Requests of a lease arrive on
-connections of their own, so the limit is above that of leases.)
+There is one limit for both, of which a part is kept for the Unix socket: clients over TLS must not
+be able to lock the administrator of this machine out. Each hold has a connection of its own, so the
+limit is above that of leases.
 """
 
 from __future__ import annotations

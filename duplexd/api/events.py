@@ -1,4 +1,9 @@
-"""The event hub: the controller's events, to any number of listeners, none of which may slow it down."""
+"""The event hub: the controller's events, to any number of listeners, none of which may block it.
+
+A listener that reads too slowly can be blocked for, skipped, or disconnected. Blocking would stop
+volumes, and one that was skipped would act on a state that never was; so it is disconnected, and
+gets the whole state when it comes back.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +20,7 @@ if TYPE_CHECKING:
 class Listener:
     """One reader of events: gets every event in order, or is cut off.
 
-    `on_overflow` is called, once, when more than `limit` events wait; after that the iteration ends as soon as it is asked again.
+    `on_overflow` is called, once, when more than `limit` events wait; then the iteration ends.
     """
 
     __slots__ = ("_closed", "_limit", "_on_overflow", "_queue", "_wake", "overflowed")
@@ -33,7 +38,7 @@ class Listener:
             return
         if len(self._queue) >= self._limit:
             self.overflowed = True
-            self._queue.clear()  # it will not be sent: a listener must never miss one and go on
+            self._queue.clear()  # none is sent: a listener must not miss one and go on
             self.close()
             self._on_overflow()
             return
@@ -56,7 +61,7 @@ class Listener:
 
 
 class EventHub:
-    """Hands each event of the controller to all listeners, in the loop, in the order in which they happened."""
+    """Hands each event of the controller to all listeners, in order."""
 
     def __init__(self, queued_max: int) -> None:
         self._queued_max = queued_max
@@ -80,6 +85,6 @@ class EventHub:
         self.listeners.discard(listener)
 
     def close(self) -> None:
-        """End every listener's stream, after what it has yet to read."""
+        """End every listener's stream, after the events that it has yet to read."""
         for listener in self.listeners:
             listener.close()

@@ -1,9 +1,9 @@
 """A histogram with exact upper bounds, and how late the event loop is, which is kept in one.
 
 Why not `core.waits.Waits`, which is a histogram too: that one is merged over controllers and asked
-for quantiles, so it has steps of 4.4 % over any range and keeps no sum. Prometheus wants the sum, and
-counts that are exact at bounds an alert is set to: a write that waited 10.1 ms must not be counted
-as one of at most 10 ms. Neither can be had from the other.
+for quantiles, so it has steps of 4.4 % over any range and keeps no sum. Prometheus wants the sum,
+and counts that are exact at the bounds that alerts are set to: a write that waited 10.1 ms must not
+be counted as one of at most 10 ms. Neither can be had from the other.
 """
 
 from __future__ import annotations

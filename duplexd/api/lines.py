@@ -1,7 +1,7 @@
 """The streams of the HTTP API: a hold, a resync and a verify with progress, the events.
 
-Each is a generator that yields one object a line. What it holds it gives back in its `finally`, which
-runs when its reader goes away: the connection closes the generator then.
+Each is a generator that yields one object a line. It releases what it holds in its `finally`, which
+runs when its reader goes away, because the connection closes the generator then.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""The OpenAPI 3.1 document, made of the table of routes and the models."""
+"""The OpenAPI 3.1 document, built from the table of routes and the models.
+
+It is built and not written, so that it cannot differ from what is served; a test generates requests
+from it and checks the answers against it.
+"""
 
 from __future__ import annotations
 

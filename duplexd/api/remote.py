@@ -1,9 +1,9 @@
 """The TLS listener of the HTTP API: verified clients get connections like those of the Unix socket.
 
-A client that has not shown a certificate yet is bounded: so many handshakes at once and in a second,
-so many seconds each, since each costs the loop that serves volumes a millisecond or two. Further
-clients wait in the kernel's queue and cost nothing. That is why sockets are accepted here and not by
-`loop.create_server(ssl=...)`, which begins every handshake at once.
+Clients that have not shown a certificate yet are bounded: so many handshakes at once and in a
+second, so many seconds each, since each costs the loop that serves volumes a millisecond or two.
+Further clients wait in the kernel's queue and cost nothing. That is why sockets are accepted here
+and not by `loop.create_server(ssl=...)`, which begins every handshake at once.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A scrape: figures are copied in the event loop, and formatted in a thread.
 
-A thousand volumes are some 15,000 lines of text, tens of milliseconds of formatting that no client's
-write may wait for. The copy is a list of families, which nothing changes afterwards.
+A thousand volumes are some 15,000 lines of text: tens of milliseconds of formatting, for which no
+write may wait. The copy is a list of families, which nothing changes afterwards.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class EventFigures:
-    """What the controller's events add up to. `note` listens to them: per event, not per request."""
+    """What the controller's events add up to. `note` is called per event, not per request."""
 
     def __init__(self) -> None:
         self.events: dict[str, int] = {}

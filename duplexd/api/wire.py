@@ -1,10 +1,10 @@
 """HTTP/1.1 as bytes: what a connection received becomes requests, an answer becomes what is sent.
 
 Pure: no socket, no loop, no clock. `RequestReader.feed` never raises, whatever it is fed: the first
-mistake is kept in `error`, behind the requests that were complete before it. The grammar is llhttp's
-(httptools), strict; what llhttp does not bound is bounded here: the head, the body, all bytes of one
-message (a chunk's extensions and the trailers belong to neither), and how many requests a client may
-send ahead of their answers.
+error is kept in `error`, behind the requests that were complete before it. The grammar is that of
+llhttp (httptools), strict. What llhttp does not bound is bounded here: the head, the body, a whole
+message (chunk extensions and trailers belong to neither), and how many requests a client may send
+ahead of their answers.
 """
 
 from __future__ import annotations
@@ -67,9 +67,10 @@ class Request:
 
 
 class RequestReader:
-    """The receiving half of a connection. `requests` are complete and in order; take them from the left.
+    """The receiving half of a connection.
 
-    `partial`: a request has begun and is not complete. `error`: nothing behind it can be understood.
+    `requests` are complete and in order; take them from the left. `partial`: a request has begun
+    and is not complete. `error`: nothing after it can be parsed.
     """
 
     def __init__(self, limits: ApiLimits) -> None:
@@ -172,7 +173,7 @@ class RequestReader:
         self._in_head = False
 
     def on_body(self, body: bytes) -> None:
-        """See httptools. A body that is too large is read to its end, or its sender sees no answer."""
+        """See httptools. One that is too large is read to its end: its sender is still sending."""
         if self._request.error is None:
             self._body += body
             if len(self._body) > self._limits.body_bytes_max:

@@ -275,3 +275,11 @@ async def test_stopping_lets_an_answer_end_and_takes_no_further_request(wire: Wi
 async def test_stopping_closes_an_idle_connection_at_once(wire: Wire) -> None:
     wire.connection.stop()
     assert wire.transport.closed
+
+
+async def test_the_answer_of_a_command_whose_client_has_gone_is_dropped(wire: Wire) -> None:
+    await wire.send("/wait")
+    wire.lose()
+    wire.endpoints.go_on.set()
+    assert await wire.rest() == []
+    assert wire.connection.task is None
