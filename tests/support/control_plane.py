@@ -1,4 +1,7 @@
-"""A live control socket over the fake controller, in a thread with its own event loop (the daemon's: uvloop)."""
+"""A live control socket over the fake controller, in a thread with uvloop, as in the daemon.
+
+`limits` and `**settings` are those of the server: `ControlPlane(path, limits=ApiLimits(...))`.
+"""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ status raise; `failed` as of a controller that takes no changes; `version`, `gro
 `hold_max_s`, `nbd` are what status says. `leases`, `released_at`, `cancelled`, `draining` tell what
 happened.
 
-`tests/support/control_plane.py` serves it in a thread, `tests/support/fake_member.py` in the loop of
-the test, with answers that a test plants.
+`tests/support/control_plane.py` serves it in a thread, `tests/support/fake_member.py` in the loop
+of the test, with answers that a test plants.
 """
 
 from __future__ import annotations
@@ -432,7 +432,7 @@ class FakeController:
         return self.leases[lease_id]
 
     def held(self, lease_id: str, fence: int | None = None) -> FakeLease:
-        """The lease, if it lasts and `fence` is its newest. Raises NotFoundError, LeaseLostError."""
+        """The lease, if it is held and `fence` its newest. Raises NotFoundError, LeaseLostError."""
         lease = self._lease(lease_id)
         if lease.ended.done() or fence not in {None, lease.fence}:
             raise LeaseLostError(f"lease {lease_id!r} has ended; nothing was cut; quiesce again")

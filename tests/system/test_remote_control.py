@@ -1,4 +1,4 @@
-"""A real daemon over TLS: what the roles may do, how a hold ends with its peer, and the commands of docs/remote-control.md."""
+"""A real daemon over TLS: the roles, holds that end with their peer, docs/remote-control.md."""
 
 from __future__ import annotations
 
@@ -232,8 +232,8 @@ def test_a_port_in_use_keeps_the_daemon_from_starting(
         ended = run_duplexd("run", "--config", str(files.config))
     assert ended.returncode == 6
     assert (
-        f"duplexd: {files.config}: control.tls.listen[0]: cannot listen at '{HOST}:{port}': Address already in use"
-        in ended.stderr
+        f"duplexd: {files.config}: control.tls.listen[0]: "
+        f"cannot listen at '{HOST}:{port}': Address already in use" in ended.stderr
     )
 
 
@@ -248,12 +248,12 @@ def test_check_finds_a_key_that_everyone_can_read(
     found = run_duplexd("check", "--config", str(files.config))
     assert found.returncode == 6
     assert (
-        f"{files.config}: control.tls.key: '{certificates.key}' holds the key and can be read by everyone"
-        in found.stderr
+        f"{files.config}: control.tls.key: '{certificates.key}' "
+        "holds the key and can be read by everyone" in found.stderr
     )
 
 
-# ------------------------------------------------------------------------------------------------------------- the page
+# --------------------------------------------------------------------------------------- the page
 
 
 def blocks(kind: str) -> list[str]:

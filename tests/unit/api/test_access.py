@@ -78,10 +78,8 @@ def test_each_role_may_do_what_it_is_for_and_no_more(
         remedy = (
             f"add the name to control.tls.{needed} in the daemon's configuration, and reload it"
         )
-        assert (
-            answer["detail"]
-            == f"client certificate {NAMES[role]!r} has {has}, this needs the role {needed}: {remedy}"
-        )
+        who = f"client certificate {NAMES[role]!r}"
+        assert answer["detail"] == f"{who} has {has}, this needs the role {needed}: {remedy}"
 
 
 @pytest.mark.parametrize(("role", "status"), [("none", 403), ("observe", 200)])
@@ -96,7 +94,7 @@ def test_a_route_that_changes_anything_needs_operate(route: RouteEntry) -> None:
     assert route.role is Role.OPERATE or route.method == "GET"
 
 
-# ------------------------------------------------------------------------------------------------------ the Unix socket
+# -------------------------------------------------------------------------------- the Unix socket
 
 
 @pytest.mark.parametrize("uid", [0, 1000])
@@ -169,7 +167,7 @@ def test_a_connection_of_nobody_may_nothing() -> None:
         check(Peer(), Role.OBSERVE)
 
 
-# ------------------------------------------------------------------------------------------------------------ the names
+# -------------------------------------------------------------------------------------- the names
 
 
 def tls(**names: list[str]) -> TlsConfig:

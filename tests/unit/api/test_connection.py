@@ -1,4 +1,4 @@
-"""One connection on a transport that only notes what is written: what goes out, when, and how it ends."""
+"""One connection on a transport that only notes what is written: what goes out, and when."""
 
 from __future__ import annotations
 

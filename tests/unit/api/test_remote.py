@@ -105,7 +105,7 @@ def ended(sock: socket.socket) -> bool:
     return True
 
 
-# ----------------------------------------------------------------------------------------------------------- who gets in
+# ------------------------------------------------------------------------------------ who gets in
 
 
 def test_a_client_with_a_certificate_and_a_name_gets_in(there: Remote) -> None:
@@ -199,7 +199,7 @@ def test_plain_http_is_closed_without_an_answer(there: Remote) -> None:
     assert there.ask("GET", "/healthz")[0] == 200
 
 
-# ---------------------------------------------------------------------------------------------------- what it may cost
+# ------------------------------------------------------------------------------- what it may cost
 
 
 def test_a_slow_handshake_is_broken_off(serve: Callable[..., Remote]) -> None:
@@ -270,7 +270,7 @@ def test_a_silent_machine_is_noticed_by_the_kernel() -> None:
     assert tcp["KEEPIDLE"] + tcp["KEEPCNT"] * tcp["KEEPINTVL"] <= 10
 
 
-# ------------------------------------------------------------------------------------------------------ holds and peers
+# -------------------------------------------------------------------------------- holds and peers
 
 
 def test_closing_the_connection_ends_the_hold(there: Remote) -> None:
@@ -286,9 +286,8 @@ def test_closing_the_connection_ends_the_hold(there: Remote) -> None:
 def test_a_peer_that_reads_nothing_keeps_no_hold_beyond_its_deadline(there: Remote) -> None:
     with there.connect_tls() as sock:
         body = json.dumps({"targets": ["db"], "hold_s": 0.3})
-        sock.sendall(
-            f"POST /v1/quiesce HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
-        )
+        head = f"POST /v1/quiesce HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        sock.sendall((head + body).encode())
         eventually(lambda: bool(there.plane.controller.leases))
         (held,) = there.plane.controller.leases.values()
         eventually(held.ended.done)
@@ -304,7 +303,7 @@ def test_stopping_ends_connections_and_handshakes(there: Remote) -> None:
         there.connect()
 
 
-# ------------------------------------------------------------------------------------------------------------- renewal
+# ---------------------------------------------------------------------------------------- renewal
 
 
 def test_a_renewed_certificate_is_shown_from_then_on(there: Remote) -> None:
@@ -365,7 +364,7 @@ def test_a_name_that_keeps_its_role_keeps_its_connection(there: Remote) -> None:
         assert json.loads(answer.readlines()[-1])["reason"] == "released"
 
 
-# ----------------------------------------------------------------------------------------------------------- addresses
+# -------------------------------------------------------------------------------------- addresses
 
 
 def test_a_port_in_use_is_named_and_nothing_is_left_open() -> None:
@@ -374,7 +373,8 @@ def test_a_port_in_use_is_named_and_nothing_is_left_open() -> None:
         taken = other.getsockname()[1]
         with pytest.raises(
             ConfigurationError,
-            match=rf"control\.tls\.listen\[1\]: cannot listen at '{HOST}:{taken}': Address already in use",
+            match=rf"control\.tls\.listen\[1\]: cannot listen at '{HOST}:{taken}': "
+            "Address already in use",
         ):
             bind_tcp([f"{HOST}:{free}", f"{HOST}:{taken}"])
     socket.create_server((HOST, free)).close()

@@ -1,4 +1,4 @@
-"""The HTTP client: connections are used again, limits hold, and every failure is an error that names the controller."""
+"""The HTTP client: connections are used again, limits hold, every failure names the controller."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ async def test_nobody_there(tmp_path: Path) -> None:
             await Http("alpha", ControllerEntry(url=url)).call("GET", "/v1/status")
 
 
-# ---------------------------------------------------------------------------------------------------------------- TLS
+# -------------------------------------------------------------------------------------------- TLS
 
 
 PATIENCE_SECONDS = 60.0
