@@ -1,7 +1,7 @@
-"""A member of a group of controllers, in the loop of the test: the fake controller behind the real API.
+"""A member of a group of controllers, in the loop of the test: FakeController behind the real API.
 
-What it serves is `duplexd.api` itself over `FakeController`, so its answers, refusals and streams are
-those of a daemon. Only what a test plants is not:
+What it serves is `duplexd.api` itself over `FakeController` (`engine`), so its answers, refusals and
+streams are those of a daemon. Only what a test plants is not:
 
     member = await FakeMember("alpha", path, ("data",)).start()
     member.plant["cut"] = SILENT                    # no answer; the connection stays
@@ -10,6 +10,7 @@ those of a daemon. Only what a test plants is not:
     member.plant["agree"] = after(act)              # an async function is called first; what it
                                                     # returns is planted, None answers as usual
     member.end("deadline")                          # ends the hold; HANG_UP drops its connection
+    member.controller["name"] = "gamma"             # what status and healthz say of the controller
     member.asked, member.bodies, member.connections # what was asked
 
 Requests are named by the last word of their path: status, healthz, quiesce, renew, release, cut
@@ -35,7 +36,7 @@ from duplexd.api.routes import ROUTES
 from duplexd.api.routing import application
 from duplexd.api.wire import Answer
 from duplexd.limits import ApiLimits
-from tests.support.fake_controller import FakeController, FakeLease
+from tests.support.fake_controller import FakeController
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,15 +67,16 @@ class FakeMember:
     def __init__(self, name: str, path: Path, volumes: Iterable[str] = ("data",)) -> None:
         self.name = name
         self.path = path
-        self.controller = FakeController(volumes, {}, name)
-        self.controller.hold_scale = NEVER_SECONDS
+        self.engine = FakeController(volumes, {}, name)
+        self.engine.hold_scale = NEVER_SECONDS
+        self.controller: Json = self.engine.status()["controller"]  # what status says of it
         self.plant: dict[str, Any] = {}  # whatever a test wants to be answered
         self.asked: list[str] = []
         self.bodies: dict[str, Json] = {}
         self.connections = 0
         self._holder: Link | None = None
         self._server: asyncio.AbstractServer | None = None
-        context = Context(Actions(self.controller, LIMITS), LIMITS, lambda: bytes, lambda: True)
+        context = Context(Actions(self.engine, LIMITS), LIMITS, lambda: bytes, lambda: True)
         self._answer = application(context, ROUTES)
         self._open = Connections(self._respond, Access(os.geteuid()), LIMITS)
 
@@ -101,33 +103,46 @@ class FakeMember:
     @property
     def volumes(self) -> dict[str, PairState]:
         """State by volume."""
-        return self.controller.volumes
+        return self.engine.volumes
+
+    @volumes.setter
+    def volumes(self, states: dict[str, PairState]) -> None:
+        self.engine.volumes = states
 
     @property
     def states(self) -> dict[str, str]:
         """Vote by cut."""
-        return self.controller.cuts.states
+        return self.engine.cuts.states
 
     @property
     def cut(self) -> str:
-        """The latest cut."""
+        """The latest cut. When set, the secondaries are at it as soon as they are SUSPENDED."""
         return list(self.states)[-1] if self.states else ""
 
+    @cut.setter
+    def cut(self, cut_id: str) -> None:
+        self.engine.cut_of = dict.fromkeys(self.volumes, cut_id)
+
     @property
-    def lease(self) -> FakeLease | None:
-        """The latest."""
-        return list(self.controller.leases.values())[-1] if self.controller.leases else None
+    def lease(self) -> asyncio.Future[str] | None:
+        """How the latest hold ended."""
+        leases = list(self.engine.leases.values())
+        return leases[-1].ended if leases else None
 
     @property
     def held(self) -> bool:
-        return self.lease is not None and not self.lease.ended.done()
+        return self.lease is not None and not self.lease.done()
 
     def end(self, reason: str) -> None:
         """End the hold, if there is one."""
         if reason == HANG_UP and self._holder is not None:
             self._holder.abort()
-        elif self.lease is not None:
-            self.controller.end(self.lease.id, reason)
+        elif self.engine.leases:
+            self.engine.end(list(self.engine.leases)[-1], reason)
+
+    def status(self) -> Json:
+        """What it answers to GET /v1/status."""
+        return self.engine.status() | {"controller": self.controller}
 
     # --------------------------------------------------------------------------------- requests
 
@@ -142,7 +157,7 @@ class FakeMember:
         if callable(planted):
             planted = await planted()
         if planted is None:
-            return await self._answer(link, request)
+            return self._as_named(await self._answer(link, request), what)
         if isinstance(planted, str):
             if planted == HANG_UP:
                 link.abort()
@@ -150,6 +165,16 @@ class FakeMember:
         status, value = planted
         blob = value if isinstance(value, bytes) else json.dumps(value).encode()
         return Answer(status, JSON_TYPE, blob)
+
+    def _as_named(self, found: AnyAnswer, what: str) -> AnyAnswer:
+        """With what a test says of the controller, such as another name or an old version."""
+        if not isinstance(found, Answer) or what not in {"status", "healthz"}:
+            return found
+        value = json.loads(found.body)
+        if "controller" in value:
+            name = self.controller["name"]
+            value["controller"] = self.controller if what == "status" else name
+        return Answer(found.status, JSON_TYPE, json.dumps(value).encode())
 
 
 async def _never() -> Json:
