@@ -3,7 +3,7 @@
 There is one door so that there is one place where commands are logged with their peer, where holds
 are known that a stop has to end, and where the control plane's view of the engine is typed
 (`Controller`). In which pair states an action is legal is decided by the controller
-(`core/state.py`); here it is documented.
+(`core/pair_states.py`); here it is documented.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ class Actions:
         return await self.controller.cuts.open(cut_id, lease_id, fence)
 
     async def decide_cut(self, peer: Peer, cut_id: str, how: str) -> Json:
-        """Abort, agree (commit) or refuse. Legality is the table of `core/votes.py`.
+        """Abort, agree (commit) or refuse. Legality is the table of `core/cut_states.py`.
 
         A cancellation changes nothing once the marker is in the journal.
         """

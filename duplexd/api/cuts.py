@@ -8,7 +8,7 @@ from duplexd.api.access import BYTES_TYPE
 from duplexd.api.answers import answer
 from duplexd.api.models.requests import CutEmpty, CutRequest, GradeRequest, OpenRequest
 from duplexd.api.wire import Answer
-from duplexd.core import votes
+from duplexd.core import cut_states as votes
 from duplexd.errors import UsageError
 from duplexd.limits import CUT_READ_BYTES_DEFAULT, CUT_READ_BYTES_MAX
 

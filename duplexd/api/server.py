@@ -16,7 +16,6 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.api import listener, tls
 from duplexd.api.access import Access
 from duplexd.api.actions import Actions
 from duplexd.api.connections import Connections
@@ -26,9 +25,10 @@ from duplexd.api.requests import Context
 from duplexd.api.routes import ROUTES
 from duplexd.api.routing import application
 from duplexd.api.scrape import Scrape
+from duplexd.net import listen, tls
+from duplexd.net.address import UnixAddress
 
 if TYPE_CHECKING:
-    import socket
     import ssl
     from collections.abc import Sequence
 
@@ -47,7 +47,7 @@ class Admission(NamedTuple):
     @classmethod
     def of(cls, settings: ControlConfig) -> Admission:
         """Reads the certificates. Raises ConfigurationError or ForbiddenError."""
-        context = tls.context(settings.tls) if settings.tls is not None else None
+        context = tls.server_context(settings.tls) if settings.tls is not None else None
         return cls(Access(os.geteuid(), settings.group_role, settings.tls), context)
 
 
@@ -55,9 +55,9 @@ class Listening(NamedTuple):
     """What a server that was started has open."""
 
     connections: Connections
+    bound: listen.BoundSocket
     local: asyncio.AbstractServer
     remote: Remote | None
-    inode: int
 
 
 class ControlServer:
@@ -96,29 +96,35 @@ class ControlServer:
         """
         settings = self._settings
         admission = Admission.of(settings)
+        group = listen.group_id("control.group", settings.group) if settings.group else None
         with contextlib.ExitStack() as undo:
-            tcp = listener.bind_tcp(settings.tls.listen) if settings.tls else []
+            tcp = listen.bind_all(settings.tls.listen, "control.tls.listen") if settings.tls else []
             for each in tcp:
                 undo.callback(each.close)
-            sock = listener.bind(settings.socket, settings.group)
+            address = UnixAddress(str(settings.socket))
+            (bound,) = listen.bind(address, "control.socket", group, make_parents=True)
             undo.pop_all()
-        self._listening = await self._listen(admission, sock, tcp)
+        self._listening = await self._listen(admission, bound, tcp)
         self._lag.start()
 
     async def _listen(
-        self, admission: Admission, sock: socket.socket, tcp: list[socket.socket]
+        self,
+        admission: Admission,
+        bound: listen.BoundSocket,
+        tcp: list[listen.BoundSocket],
     ) -> Listening:
         context = Context(self.actions, self._limits, self._scrape.prepare, self._ready)
         endpoints = application(context, ROUTES)
         connections = Connections(endpoints, admission.access, self._limits)
         local = await asyncio.get_running_loop().create_unix_server(
-            connections.make, sock=sock, backlog=self._limits.connections_max
+            connections.make, sock=bound.sock, backlog=listen.LISTEN_BACKLOG
         )
         remote = None
         if admission.context is not None:
-            remote = Remote(tcp, admission.context, connections.make, self._limits)
+            socks = [each.sock for each in tcp]
+            remote = Remote(socks, admission.context, connections.make, self._limits)
             remote.start()
-        return Listening(connections, local, remote, self._settings.socket.stat().st_ino)
+        return Listening(connections, bound, local, remote)
 
     def admit(self, admission: Admission) -> None:
         """Take these roles and certificates from now on.
@@ -127,7 +133,7 @@ class ControlServer:
         """
         if self._listening is None:
             return
-        _, _, remote, _ = self._listening
+        remote = self._listening.remote
         if remote is not None and admission.context is not None:
             remote.context = admission.context
         self._listening.connections.admit(admission.access)
@@ -141,10 +147,8 @@ class ControlServer:
         self._lag.stop()
         if self._listening is None:
             return
-        connections, local, remote, inode = self._listening
-        with contextlib.suppress(OSError):
-            if self._settings.socket.stat().st_ino == inode:
-                self._settings.socket.unlink()
+        connections, bound, local, remote = self._listening
+        bound.remove_file()
         local.close()
         if remote is not None:
             await remote.close()

@@ -27,8 +27,8 @@ from duplexd.client.results import (
 from duplexd.client.standing import group_state
 from duplexd.config import groups_file as group_file
 from duplexd.config.groups_file import ControllerEntry, Group, Groups
-from duplexd.config.rules import check_hold_max
-from duplexd.core.votes import CUT, NONE, VOID
+from duplexd.config.values import check_hold_max
+from duplexd.core.cut_states import CUT, NONE, VOID
 from duplexd.errors import (
     DuplexdError,
     NotFoundError,

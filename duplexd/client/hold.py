@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from duplexd.client import outcomes
 from duplexd.client.protocol import HELD
 from duplexd.client.results import Suspended, merge_holds
-from duplexd.core.votes import VOID
+from duplexd.core.cut_states import VOID
 from duplexd.errors import LeaseLostError, UndecidedError, UsageError, WrongStateError
 from duplexd.limits import TAG_CHARACTERS_MAX
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from duplexd.client.results import GroupState
-from duplexd.core.votes import CONSISTENT, VOID
+from duplexd.core.cut_states import CONSISTENT, VOID
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

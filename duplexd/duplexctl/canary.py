@@ -7,12 +7,11 @@ import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import click
 
-from duplexd.canary.canary import Canary
 from duplexd.canary.members import find
+from duplexd.canary.runner import Canary
 from duplexd.client import survey
 from duplexd.client.http import Http
 from duplexd.config import groups_file as group_file
@@ -120,7 +119,7 @@ async def _run(
 
 
 async def _member(link: Http, entry: ControllerEntry, targets: list[str]) -> Member:
-    host = urlsplit(entry.url).hostname if entry.url else None
+    host = entry.url.where.host if entry.url else None
     return await find(link, targets, host, entry.nbd)
 
 

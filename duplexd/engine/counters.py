@@ -1,7 +1,4 @@
-"""What a controller counts from its start on: one value, so that metrics ask for it by type.
-
-The parts keep plain ints, added to where the work is done; nothing is computed before somebody asks.
-"""
+"""What the engine counts, for metrics: plain numbers, read when somebody asks."""
 
 from __future__ import annotations
 
@@ -9,13 +6,13 @@ from typing import NamedTuple
 
 
 class Counters(NamedTuple):
-    """Totals since the start. They only grow."""
+    """Since the start of this run. Counts, bytes, seconds, as the names say."""
 
-    batches: int = 0  # written to the journal
-    changes_by_threads: int = 0  # changes applied in worker threads, the others in the event loop
-    cuts: int = 0  # asked for
-    holds_lost: int = 0  # ended before their owner ended them
-    checkpoints: int = 0
-    copied_bytes: int = 0  # to secondaries
-    journal_syncs: int = 0
-    journal_sync_seconds: float = 0.0  # spent in them, together
+    batches: int  # written to the journal
+    changes_by_threads: int  # the others were done in the event loop
+    cuts: int  # asked for
+    holds_lost: int  # leases that ended before their owner ended them
+    checkpoints: int
+    copied_bytes: int  # to secondaries
+    journal_syncs: int
+    journal_sync_seconds: float

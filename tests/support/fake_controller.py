@@ -3,7 +3,7 @@
 For tests of what is in front of a controller: the HTTP API, the groups library, duplexctl.
 Whatever it answers is an instance of a model of duplexd/api/models, dumped to JSON, so that a fake
 answer cannot have another shape than a documented one. It is typed against
-`duplexd.api.actions.Controller`; the decisions are those of the real tables (`core/votes.py`).
+`duplexd.api.actions.Controller`; the decisions are those of the real tables (`core/cut_states.py`).
 
     controller = FakeController(["data", "wal"], {"db": ["data", "wal"]}, name="alpha")
     controller.volumes["data"] = "SUSPENDED"   # states are plain values: a test sets them
@@ -61,7 +61,7 @@ from duplexd.api.models.status import (
     Status,
     VolumeStatus,
 )
-from duplexd.core import votes
+from duplexd.core import cut_states as votes
 from duplexd.engine.counters import Counters
 from duplexd.errors import LeaseLostError, NotFoundError, WrongStateError
 
@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from duplexd.json_object import Json
 
 SIZE_BYTES = 1 << 20
+NO_COUNTS = Counters(0, 0, 0, 0, 0, 0, 0, 0.0)
 KEPT = {"released", "suspended"}  # reasons with which a hold ends that was not lost
 
 
@@ -301,7 +302,7 @@ class FakeController:
         self.hold_max_s = 2.0
         self.nbd: list[str] = []
         self.hold_scale = 1.0
-        self.counted = Counters()
+        self.counted = NO_COUNTS
         self.cancelled: list[str] = []
         self.released_at: dict[str, float] = {}
 

@@ -233,7 +233,7 @@ def test_a_port_in_use_keeps_the_daemon_from_starting(
     assert ended.returncode == 6
     assert (
         f"duplexd: {files.config}: control.tls.listen[0]: "
-        f"cannot listen at '{HOST}:{port}': Address already in use" in ended.stderr
+        f"cannot listen on tcp:{HOST}:{port}: Address already in use" in ended.stderr
     )
 
 
@@ -249,7 +249,7 @@ def test_check_finds_a_key_that_everyone_can_read(
     assert found.returncode == 6
     assert (
         f"{files.config}: control.tls.key: '{certificates.key}' "
-        "holds the key and can be read by everyone" in found.stderr
+        "is a private key that every local user can read" in found.stderr
     )
 
 

@@ -11,9 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from duplexd.api.histogram import Histogram, LoopLag
 from duplexd.api.metrics import nbd_metrics
 from duplexd.api.scrape import Scrape
-from duplexd.engine.counters import Counters
 from duplexd.nbd_server.traffic import Traffic
-from tests.support.fake_controller import FakeController
+from tests.support.fake_controller import NO_COUNTS, FakeController
 
 if TYPE_CHECKING:
     from tests.support.control_plane import ControlPlane
@@ -64,7 +63,7 @@ def test_a_histogram_counts_by_upper_bound() -> None:
 
 async def test_counters_of_the_controller_are_exported() -> None:
     controller = FakeController(["data"], {})
-    controller.counted = Counters(cuts=3, journal_syncs=4, journal_sync_seconds=0.5)
+    controller.counted = NO_COUNTS._replace(cuts=3, journal_syncs=4, journal_sync_seconds=0.5)
     found = scraped(Scrape(controller, LoopLag()))
     assert found["duplexd_cuts_total", ()] == 3
     assert found["duplexd_journal_fsync_duration_seconds_count", ()] == 4

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import h11
 
 from duplexd.client import Client, ControllerEntry, GroupEntry, Groups
-from duplexd.core import votes
+from duplexd.core import cut_states as votes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from duplexd.core import votes
+from duplexd.core import cut_states as votes
 from tests.unit.client.members import members
 
 if TYPE_CHECKING:
