@@ -1,6 +1,6 @@
 """A member of a group of controllers, in the loop of the test: FakeController behind the real API.
 
-What it serves is `duplexd.api` itself over `FakeController` (`engine`), so its answers, refusals and
+What it serves is `duplexd.api` over `FakeController` (`engine`), so its answers, refusals and
 streams are those of a daemon. Only what a test plants is not:
 
     member = await FakeMember("alpha", path, ("data",)).start()
