@@ -6,7 +6,7 @@ hold that ends the moment its owner's socket does, the head and first line of an
 while gates are closed: with uvicorn that took nine overridden methods on its internals; aiohttp can
 do some of it, and costs duplexctl 0.2 s of imports when its client is used too.
 
-    idle -> a request begins -> it is whole -> a task answers it -> idle
+    idle -> a request begins -> it is complete -> a task answers it -> idle
              | too late: 408                    | the peer goes: a lasting answer is cancelled
                                                 | the peer sends more: cut off if the answer lasts
 
@@ -66,7 +66,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio. By the roles of now: a reload may have come during a TLS handshake."""
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
         self.peer = peer_of(transport, self._shared.access)
         limit = self._shared.limit_for(self.peer)
         if not self._shared.add(self, limit):

@@ -51,7 +51,7 @@ class Request:
 
     @property
     def segments(self) -> tuple[str, ...]:
-        """The parts of the path: `/v1/cuts/a%2Fb` is ("v1", "cuts", "a/b"); () if it is no path."""
+        """The parts of the path: `/v1/cuts/a%2Fb` is ("v1", "cuts", "a/b"); () if not a path."""
         path = self.path
         return tuple(unquote(part) for part in path[1:].split("/")) if path[:1] == "/" else ()
 

@@ -261,7 +261,7 @@ def blocks(kind: str) -> list[str]:
 
 
 def shell(text: str, directory: Path) -> str:
-    """What a block of the page prints, run as it stands there."""
+    """What a block of the page prints, run as it is."""
     env = {**environment(), "CURL_HOME": str(directory)}
     done = subprocess.run(
         ["bash", "-euc", text],

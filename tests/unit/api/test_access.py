@@ -150,7 +150,7 @@ def test_the_kernel_says_who_asks_on_the_unix_socket(
     plane.stop()
 
 
-def test_a_member_of_the_group_is_told_who_may() -> None:
+def test_a_refusal_names_the_roles_and_the_remedy() -> None:
     with pytest.raises(ForbiddenError) as caught:
         check(Access(0, "observe").local(STRANGER, 7, 1), Role.OPERATE)
     remedy = (
@@ -162,7 +162,7 @@ def test_a_member_of_the_group_is_told_who_may() -> None:
     )
 
 
-def test_a_connection_of_nobody_may_nothing() -> None:
+def test_a_connection_without_a_peer_has_no_role() -> None:
     with pytest.raises(ForbiddenError):
         check(Peer(), Role.OBSERVE)
 

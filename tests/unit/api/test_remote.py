@@ -122,23 +122,23 @@ def test_one_connection_serves_many_requests(there: Remote) -> None:
 
 
 def refused(there: Remote, client: Path | None, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The reason that the log tells; the client is cut off without an answer."""
-    told: list[dict[str, str]] = []
+    """The reason in the log; the client is cut off without an answer."""
+    logged: list[dict[str, str]] = []
     monkeypatch.setattr(
         remote,
         "log",
-        SimpleNamespace(info=lambda event, **fields: told.append({"event": event, **fields})),
+        SimpleNamespace(info=lambda event, **fields: logged.append({"event": event, **fields})),
     )
     with pytest.raises(OSError):
         there.ask("GET", "/healthz", context=there.certificates.context(client))
-    eventually(lambda: bool(told))
-    (line,) = told
+    eventually(lambda: bool(logged))
+    (line,) = logged
     assert line["event"] == "control client refused"
     assert line["address"].startswith(f"{HOST} port ")
     return line["reason"]
 
 
-def test_without_a_certificate_nobody_gets_in(
+def test_a_client_without_a_certificate_is_refused(
     there: Remote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert refused(there, None, monkeypatch) == "peer did not return a certificate"

@@ -151,7 +151,7 @@ async def test_an_answer_without_end_is_cut_off(member: FakeMember, link: Http) 
         await anext(link.lines("GET", "/v1/status"))
 
 
-async def test_what_is_no_http_is_told(tmp_path: Path) -> None:
+async def test_what_is_not_http_is_an_error(tmp_path: Path) -> None:
     done = asyncio.Event()
 
     async def rubbish(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -197,7 +197,7 @@ async def test_connections_are_opened_beforehand(member: FakeMember, link: Http)
     assert member.connections == 2
 
 
-async def test_nobody_there(tmp_path: Path) -> None:
+async def test_no_daemon_listens(tmp_path: Path) -> None:
     with pytest.raises(UnreachableError, match=r"alpha: no daemon answers at .*none\.sock"):
         await Http("alpha", ControllerEntry(socket=tmp_path / "none.sock")).call(
             "GET", "/v1/status"
@@ -298,7 +298,7 @@ async def test_a_server_of_another_name_is_not_trusted(tls: TlsMember) -> None:
         await ask(tls.entry())
 
 
-async def test_files_that_are_no_certificates_are_named(tls: TlsMember, tmp_path: Path) -> None:
+async def test_files_that_are_not_certificates_are_named(tls: TlsMember, tmp_path: Path) -> None:
     (tmp_path / "empty.pem").write_text("")
     for path in (tmp_path / "empty.pem", tmp_path / "none.pem"):
         with pytest.raises(
