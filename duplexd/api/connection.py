@@ -7,8 +7,8 @@ while gates are closed: with uvicorn that took nine overridden methods on its in
 do some of it, and costs duplexctl 0.2 s of imports when its client is used too.
 
     idle -> a request begins -> it is complete -> a task answers it -> idle
-             | too late: 408                    | the peer goes: a lasting answer is cancelled
-                                                | the peer sends more: cut off if the answer lasts
+             too late: 408                        the peer goes: an answer that lasts is cancelled
+                                                  the peer sends more while it lasts: cut off
 
 While an answer lasts (a hold, events) the connection is always read. A socket that is not read does
 not say that its peer has died. So what arrives meanwhile cannot wait there: the connection ends.
