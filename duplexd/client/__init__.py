@@ -1,11 +1,18 @@
-"""Commands groups of volumes that are spread over several controllers: the coordinator, as a library.
+"""Commands one daemon, or groups of volumes that are spread over several controllers, as a library.
 
 Example:
     async with Client.open("/etc/duplexd/groups.toml") as client:
         result = await client.suspend("db", tag="nightly")
+
+A command goes through these parts: `api` asks (`survey`) whether it can be done; `coordinator`
+drives the pure machine of `protocol` over `http`; `suspend` and `outcomes` make a `results` value
+of the answers; `settle` finishes what another coordinator left. What a groups file is made of is
+loaded only when it is named: pydantic takes longer to import than a command on one daemon may take.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from duplexd.client.api import Client
 from duplexd.client.hold import Hold
@@ -21,9 +28,34 @@ from duplexd.client.results import (
     Verified,
 )
 from duplexd.client.results import Hold as HoldFigures
-from duplexd.config.groups_file import ControllerEntry, Group, GroupEntry, Groups
+from duplexd.config.groups import Group
+
+if TYPE_CHECKING:
+    from duplexd.config.groups_file import ControllerEntry, GroupEntry, Groups
 
 __all__ = [
-    "Client", "ControllerEntry", "Cut", "Cuts", "Group", "GroupEntry", "GroupState", "Groups", "Hold", "HoldFigures", "Released", "Resynced",
-    "Settled", "Status", "Suspended", "Verified",
-]  # fmt: skip
+    "Client",
+    "ControllerEntry",
+    "Cut",
+    "Cuts",
+    "Group",
+    "GroupEntry",
+    "GroupState",
+    "Groups",
+    "Hold",
+    "HoldFigures",
+    "Released",
+    "Resynced",
+    "Settled",
+    "Status",
+    "Suspended",
+    "Verified",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in {"ControllerEntry", "GroupEntry", "Groups"}:
+        from duplexd.config import groups_file  # noqa: PLC0415 - see above
+
+        return getattr(groups_file, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

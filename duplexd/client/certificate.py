@@ -1,6 +1,10 @@
-"""The certificate of a cut: what a suspend claims, and where in the journals it is written, for `duplexctl verify-cut` to check later.
+"""The certificate of a cut:
 
-Its fields are in docs/verify-cut.md. The check-sum in it tells an edited file from one that is as it was written; it is no signature.
+what a suspend claims, and where in the journals it is written, for `duplexctl verify-cut` to check
+later.
+
+Its fields are in docs/verify-cut.md. The check-sum in it tells an edited file from one that is as
+it was written; it is no signature.
 """
 
 from __future__ import annotations
@@ -32,7 +36,10 @@ _LINKS_MAX = 40  # as the kernel follows
 
 
 def make(result: Suspended) -> Json:
-    """The certificate of a suspend. Raises UsageError if the controllers did not say where in their journals the cut is."""
+    """The certificate of a suspend.
+
+    Raises UsageError if the controllers did not say where in their journals the cut is.
+    """
     silent = sorted(
         set(result.controllers) - {str(member["controller"]) for member in result.members}
     )
@@ -62,7 +69,10 @@ def _check_sum(body: Json) -> str:
 
 
 def check_place(path: str | Path) -> None:
-    """Could a certificate be put there? To be asked before the cut that it is about. Raises UsageError."""
+    """Could a certificate be put there?
+
+    To be asked before the cut that it is about. Raises UsageError.
+    """
     try:
         place = _place(path)
         descriptor, temporary = tempfile.mkstemp(prefix=f".{place.name}.", dir=place.parent)
@@ -76,7 +86,10 @@ def check_place(path: str | Path) -> None:
 
 
 def write(path: str | Path, certificate: Json) -> None:
-    """Put a certificate into a file, durably: it is there whole, or what was there before. Raises DuplexdError."""
+    """Put a certificate into a file, durably:
+
+    it is there whole, or what was there before. Raises DuplexdError.
+    """
     try:
         place = _place(path)
         descriptor, temporary = tempfile.mkstemp(prefix=f".{place.name}.", dir=place.parent)
@@ -100,9 +113,12 @@ def write(path: str | Path, certificate: Json) -> None:
 
 
 def _place(path: str | Path) -> Path:
-    """The file that `path` names, or a symbolic link there. Raises OSError for what is there and is no file: a device or a pipe would be gone.
+    """The file that `path` names, or a symbolic link there.
 
-    And for what this process has open: whoever redirected its output does not mean that file to be replaced.
+    Raises OSError for what is there and is no file: a device or a pipe would be gone.
+
+    And for what this process has open: whoever redirected its output does not mean that file to be
+    replaced.
     """
     if _leads_through_descriptors(path):
         raise OSError(errno.EINVAL, "It is what a descriptor has open, not the name of a file")
@@ -116,7 +132,10 @@ def _place(path: str | Path) -> Path:
 
 
 def _leads_through_descriptors(path: str | Path) -> bool:
-    """As /dev/stdout, /dev/fd/1 and symbolic links to them do. A file in a directory that is open does not."""
+    """As /dev/stdout, /dev/fd/1 and symbolic links to them do.
+
+    A file in a directory that is open does not.
+    """
     for _ in range(_LINKS_MAX):
         directory, name = os.path.split(path)
         directory = os.path.realpath(directory)

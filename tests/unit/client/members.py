@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import h11
 
 from duplexd.client import Client, ControllerEntry, GroupEntry, Groups
 from duplexd.core import votes
+from duplexd.limits import ClientLimits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -298,12 +300,13 @@ def groups_of(*members: FakeMember, hold_max: float = 2.0) -> Groups:
 
 @asynccontextmanager
 async def members(
-    directory: Path, *names: str, settle_s: float = 0.5, hold_max: float = 2.0
+    directory: Path, *names: str, hold_max: float = 2.0, settle_s: float = 0.5, **limits: float
 ) -> AsyncIterator[tuple[Client, list[FakeMember]]]:
     """A client, and that many controllers."""
     found = [await FakeMember(name, directory / f"{name}.sock").start() for name in names]
     try:
-        async with Client(groups_of(*found, hold_max=hold_max), settle_s=settle_s) as client:
+        small = replace(ClientLimits(), settle_seconds=settle_s, **limits)  # type: ignore[arg-type]
+        async with Client(groups_of(*found, hold_max=hold_max), limits=small) as client:
             yield client, found
     finally:
         for member in found:

@@ -186,20 +186,19 @@ async def test_but_not_for_ever(tmp_path: Path, answer: str | None) -> None:
         if answer is not None:
             asyncio.get_running_loop().call_later(1.0, gate.set)
         await suspend.cancel()
-    assert "alpha: may be suspended all the same: `duplexctl status db`" in str(suspend.undecided)
+    assert "db may be suspended nevertheless: `duplexctl status db`" in str(suspend.undecided)
 
 
 async def test_one_controller_that_falls_silent_is_told_as_not_known(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("duplexd.client.http.CLIENT_ANSWER_SECONDS_MAX", 0.3)
-    async with members(tmp_path, "alpha") as (client, (alpha,)):
+    async with members(tmp_path, "alpha", answer_seconds_max=0.3) as (client, (alpha,)):
         slow(alpha, None)
         suspend = Told(client)
         await until(lambda: "suspend" in alpha.asked)
         alpha.plant["healthz"] = SILENT
         await suspend.cancel()
-    assert "alpha: may be suspended all the same: `duplexctl status db`" in str(suspend.undecided)
+    assert "db may be suspended nevertheless: `duplexctl status db`" in str(suspend.undecided)
 
 
 async def test_one_controller_that_refuses_leaves_nothing_to_tell(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from duplexd.errors import (
     UnreachableError,
     UsageError,
 )
+from duplexd.limits import ClientLimits
 from tests.unit.client.members import HANG_UP, SILENT, FakeMember, after, members, problem
 
 if TYPE_CHECKING:
@@ -191,7 +192,9 @@ async def test_the_history_of_several_controllers(tmp_path: Path) -> None:
 async def test_one_controller_by_its_socket(tmp_path: Path) -> None:
     member = await FakeMember("alpha", tmp_path / "a.sock").start()
     async with Client.local(tmp_path / "a.sock") as client:
-        assert list((await client.status("local:data")).controllers) == ["local"]
+        status = await client.status("data")
+        assert (list(status.controllers), status.volumes[0]["name"]) == (["alpha"], "data")
+        assert (await client.status("local:data")).controllers == status.controllers
         member.plant["suspend"] = (
             200,
             {
@@ -202,10 +205,10 @@ async def test_one_controller_by_its_socket(tmp_path: Path) -> None:
                 "hold": None,
             },
         )
-        result = await client.suspend("local:data")
+        result = await client.suspend("data")
         assert (result.controllers, result.volumes, result.phases) == (
             {"alpha": 5},
-            ["local:data"],
+            ["data"],
             {},
         )
         assert member.bodies["suspend"] == {"targets": ["data"], "tag": "", "certificate": False}
@@ -300,7 +303,7 @@ async def test_a_promise_counts_for_nobody_else(
         groups={"db": GroupEntry(members=["alpha:data", "beta:data"])},
     )
     left([alpha], "ready", named=["alpha", "beta"])
-    async with Client(groups, settle_s=0.2) as client:
+    async with Client(groups, limits=ClientLimits(settle_seconds=0.2)) as client:
         call = getattr(client, command)(target)
         if error is None:
             assert "controllers.beta of the groups file leads to" in (await call).warnings[0]
@@ -342,11 +345,12 @@ async def test_an_answer_of_another_controller_is_none_and_the_member_is_asked_a
     ("command", "options"), [("resync", {}), ("resync", {"wait": True}), ("verify", {})]
 )
 async def test_a_daemon_that_was_stopped_is_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, options: dict[str, bool]
+    tmp_path: Path, command: str, options: dict[str, bool]
 ) -> None:
-    monkeypatch.setattr("duplexd.client.http.CLIENT_ANSWER_SECONDS_MAX", 0.05)
-    monkeypatch.setattr("duplexd.client.survey.CLIENT_ANSWER_SECONDS_MAX", 0.2)
-    async with members(tmp_path, "alpha", "beta") as (client, (alpha, beta)):
+    async with members(tmp_path, "alpha", "beta", answer_seconds_max=0.1) as (
+        client,
+        (alpha, beta),
+    ):
         alpha.plant[command] = (
             200,
             b'{"event":"done","volumes":[]}\n'

@@ -1,0 +1,151 @@
+"""The cut at the end of a hold, or without one:
+
+from what the members answered to what may be claimed.
+
+What is known of a cut goes to `on_cut` before anything else is awaited: then no interrupt can come
+between a cut and its certificate. A cancelled command hands over what became of the cut, if one was
+made or may have been.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from duplexd.client import outcomes
+from duplexd.client.results import Suspended, merge_holds
+from duplexd.core.votes import VOID
+from duplexd.errors import UndecidedError, UsageError
+from duplexd.limits import TAG_CHARACTERS_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from duplexd.client.coordinator import Drive
+    from duplexd.client.survey import Links
+    from duplexd.config.groups import Group
+    from duplexd.json_object import Json
+
+    OnCut = Callable[[Suspended | UndecidedError], object]
+
+INTERRUPTED = "the command was interrupted"
+
+
+def check_tag(tag: str) -> str:
+    """A text that every controller takes with a cut. Raises UsageError.
+
+    To be asked before anything is held: a cut that is refused is void.
+    """
+    if len(tag) > TAG_CHARACTERS_MAX:
+        raise UsageError(
+            f"a tag of {len(tag)} characters is too long; write at most {TAG_CHARACTERS_MAX}"
+            " (TAG_CHARACTERS_MAX)"
+        )
+    if any("\ud800" <= character <= "\udfff" for character in tag):
+        raise UsageError("the tag is not UTF-8 text; write it in UTF-8")
+    return tag
+
+
+async def suspended(
+    drive: Drive, tag: str, settle_s: float, on_cut: OnCut | None = None
+) -> Suspended:
+    """Cut what `drive` holds, or without a hold if it has one member.
+
+    Raises UndecidedError if the outcome can't be known because a member does not answer. A
+    cancelled one opens the gates first. One member does what it was asked to: its answer is waited
+    for if there is an `on_cut` that wants it, no longer than a hold may last.
+    """
+    try:
+        await drive.cut(tag)
+        await drive.finish(settle_s)
+    except asyncio.CancelledError:
+        try:
+            if on_cut is not None or not drive.alone:
+                await drive.give_up(INTERRUPTED)
+        finally:
+            if on_cut is not None and not drive.nothing_cut:
+                on_cut(_outcome(drive))
+        raise
+    found = _result(drive)
+    if on_cut is not None:
+        on_cut(found)
+    return found
+
+
+def _outcome(drive: Drive) -> Suspended | UndecidedError:
+    try:
+        return _result(drive)
+    except UndecidedError as error:
+        return error
+
+
+def _result(drive: Drive) -> Suspended:
+    verdict = drive.round.outcome
+    if verdict is None:
+        if drive.alone:
+            raise UndecidedError(
+                f"{drive.group.name} may be suspended nevertheless:"
+                f" `duplexctl status {drive.group.name}`"
+            )
+        raise outcomes.undecided_error(drive.cut_id, drive.round.unreached, drive.group.name)
+    if drive.alone:
+        return _of_one(drive, verdict)
+    left = drive.left if verdict != VOID else []
+    made = {name: drive.made[name] for name in drive.group.members if name in drive.made}
+    return Suspended(
+        verdict=verdict,
+        cut=drive.cut_id,
+        tag=drive.tag,
+        group=drive.group.name,
+        controllers={name: each["sequence"] for name, each in made.items()},
+        volumes=drive.volumes,
+        hold=merge_holds(drive.group, drive.holds, drive.hold_max_s),
+        phases=dict(drive.seconds),
+        why=_why(drive, verdict, left),
+        left=left,
+        untold=drive.round.untold,
+        members=list(made.values()),
+    )
+
+
+def _of_one(drive: Drive, verdict: str) -> Suspended:
+    """The answer of one controller is the result, in the shape of the others."""
+    ((name, answer),) = drive.made.items()
+    why = ""
+    if verdict == VOID:
+        why = answer.get("why") or "see its events and its log"
+        why = why if drive.group.alone else f"{name}: {why}"
+    return Suspended(
+        verdict=verdict,
+        cut=answer["cut"],
+        tag=answer.get("tag", ""),
+        group=drive.group.name,
+        controllers=answer["controllers"],
+        volumes=[drive.group.title(name, volume) for volume in answer["volumes"]],
+        hold=merge_holds(drive.group, {name: answer.get("hold")}, drive.hold_max_s),
+        why=why,
+        already=answer.get("already", False),
+        members=answer.get("members", []),
+    )
+
+
+def _why(drive: Drive, verdict: str, left: list[str]) -> str:
+    if verdict == VOID:
+        return str(drive.error or "a member's secondaries did not stand at the cut")
+    if not left:
+        return ""
+    return f"{' '.join(left)} stood at the cut, and left it before the suspend was done: resynced"
+
+
+def already(group: Group, cut: Json, statuses: dict[str, Json], links: Links) -> Suspended:
+    """The result where all secondaries stand at one consistent cut."""
+    volumes = [(name, volume) for name in links for volume in statuses[name]["volumes"]]
+    return Suspended(
+        cut["verdict"],
+        cut["id"],
+        cut.get("tag", ""),
+        group.name,
+        {name: volume["secondary"]["cut"]["sequence"] for name, volume in volumes},
+        [group.title(name, volume["name"]) for name, volume in volumes],
+        already=True,
+    )
