@@ -12,10 +12,10 @@ loaded only when it is named: pydantic takes longer to import than a command on 
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from duplexd.client.api import Client
-from duplexd.client.hold import Hold
 from duplexd.client.results import (
     Cut,
     Cuts,
@@ -31,6 +31,7 @@ from duplexd.client.results import Hold as HoldFigures
 from duplexd.config.groups import Group
 
 if TYPE_CHECKING:
+    from duplexd.client.hold import Hold
     from duplexd.config.groups_file import ControllerEntry, GroupEntry, Groups
 
 __all__ = [
@@ -53,9 +54,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name in {"ControllerEntry", "GroupEntry", "Groups"}:
-        from duplexd.config import groups_file  # noqa: PLC0415 - see above
+_LATER = {
+    "ControllerEntry": "duplexd.config.groups_file",
+    "GroupEntry": "duplexd.config.groups_file",
+    "Groups": "duplexd.config.groups_file",
+    "Hold": "duplexd.client.hold",
+}
 
-        return getattr(groups_file, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = vars(import_module(_LATER[name]))[name]
+    return found

@@ -20,7 +20,7 @@ def need(answer: Json, link: Http, *keys: str) -> Any:
     for key in keys:
         if not isinstance(value, dict) or key not in value:
             raise UnreachableError(
-                f"{link.prefix}an answer has no {'.'.join(keys)}; is that a duplexd of this version?"
+                f"{link.prefix}an answer has no {'.'.join(keys)}; is it a duplexd of this version?"
             )
         value = value[key]
     return value

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import secrets
 from contextlib import aclosing
+from functools import cached_property
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
 from duplexd.client import outcomes, status, survey
 from duplexd.client.answers import need
-from duplexd.client.coordinator import Drive
-from duplexd.client.hold import Hold, close
 from duplexd.client.http import Http
 from duplexd.client.results import Cuts, Released, Resynced, Settled, Status, Suspended, Verified
-from duplexd.client.settle import Settling
-from duplexd.client.suspend import already, check_tag, suspended
 from duplexd.config.groups import OneDaemon
 from duplexd.errors import (
     NotFoundError,
     TimedOutError,
     UnreachableError,
     UsageError,
-    WrongStateError,
 )
 from duplexd.limits import HOLD_SECONDS_MAX, ClientLimits
 
@@ -29,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable
     from pathlib import Path
 
+    from duplexd.client.hold import Hold
+    from duplexd.client.settle import Settling
     from duplexd.client.suspend import OnCut
     from duplexd.config.groups import Directory, Group
     from duplexd.errors import DuplexdError
@@ -52,7 +49,6 @@ class Client:
         self.groups = groups
         self.limits = limits
         self._links: dict[str, Http] = {}
-        self._settling = Settling(groups.controllers, self._links_to, limits.settle_seconds)
 
     @classmethod
     def open(cls, path: str | Path | None = None, *, limits: ClientLimits = _LIMITS) -> Self:
@@ -74,14 +70,16 @@ class Client:
             link.close()
         self._links.clear()
 
+    @cached_property
+    def _settling(self) -> Settling:
+        from duplexd.client.settle import Settling  # noqa: PLC0415 - as in `suspend`
+
+        return Settling(self.groups.controllers, self.links_to, self.limits.settle_seconds)
+
     @property
     def silent(self) -> list[str]:
         """Controllers that did not answer when they were last asked, by their names."""
         return [name for name, link in self._links.items() if link.silent]
-
-    def links(self, group: Group) -> dict[str, Http]:
-        """The controllers of a group, as they are asked."""
-        return self._links_to(group.members)
 
     # -------------------------------------------------------------------------------- cutting
 
@@ -107,56 +105,18 @@ class Client:
         gets what became of the cut if one was made or may have been: a result, or an
         UndecidedError.
         """
-        check_tag(tag)
+        from duplexd.client import suspend  # noqa: PLC0415 - most commands cut nothing
+
+        suspend.check_tag(tag)
         group, hold_max_s = self._group(targets, hold_max)
-        links = self.links(group)
-        if len(links) > 1:
-            if lease is not None:
-                raise UsageError("lease: a hold of several controllers is cut by its own `suspend`")
-            return await self._suspend_together(group, links, tag, hold_max_s, on_cut)
-
-        async def cut() -> Suspended:
-            drive = Drive("", group, links, hold_max_s)
-            drive.certificate, drive.lease_given = certificate, lease
-            return await self._cut(drive, tag, on_cut)
-
-        # only its name is asked first: while a daemon says the state of 1,000 volumes, writes wait
-        with survey.nothing_suspended():
-            survey.raise_all(await survey.identify(links))
-        try:
-            return await cut()
-        except WrongStateError:
-            if group.alone:
-                raise
-            # they may stand at a cut of several controllers that was left undecided
-            await self._settling.calm(group, links)
-            return await cut()
-
-    async def _suspend_together(
-        self,
-        group: Group,
-        links: dict[str, Http],
-        tag: str,
-        hold_max_s: float,
-        on_cut: OnCut | None,
-    ) -> Suspended:
-        cut_id = secrets.token_hex(8)
-        with survey.nothing_suspended():
-            statuses = await self._settling.calm(group, links)
-            survey.check_members(statuses)
-            if (cut := survey.common_cut(statuses)) is not None:
-                return already(group, cut, statuses, links)
-            survey.check_duplex(statuses)
-            await survey.measure(links, hold_max_s, cut_id)
-        return await self._cut(Drive(cut_id, group, links, hold_max_s), tag, on_cut)
-
-    async def _cut(self, drive: Drive, tag: str, on_cut: OnCut | None) -> Suspended:
-        try:
-            if not drive.alone:
-                await close(drive)
-            return await suspended(drive, tag, self.limits.settle_seconds, on_cut)
-        finally:
-            await drive.end()
+        links = self.links_to(group.members)
+        if len(links) == 1:
+            asked = suspend.Asked(tag, hold_max_s, lease, certificate)
+            return await suspend.suspend_one(group, links, asked, self._settling, on_cut)
+        if lease is not None:
+            raise UsageError("lease: a hold of several controllers is cut by its own `suspend`")
+        asked = suspend.Asked(tag, hold_max_s)
+        return await suspend.suspend_together(group, links, asked, self._settling, on_cut)
 
     def quiesce(
         self,
@@ -165,22 +125,11 @@ class Client:
         on_suspended: Callable[[], object] | None = None,
     ) -> Hold:
         """Hold the writes of all targets: `async with client.quiesce("db") as hold`. See `Hold`."""
+        from duplexd.client.hold import hold_of  # noqa: PLC0415 - as above
+
         group, hold_max_s = self._group(targets, hold_max)
-
-        async def drive() -> Drive:
-            links = self.links(group)
-            cut_id = secrets.token_hex(8)
-            with survey.nothing_suspended():
-                if len(links) == 1:
-                    survey.raise_all(await survey.identify(links))
-                else:
-                    statuses = await self._settling.calm(group, links)
-                    survey.check_members(statuses)
-                    survey.check_duplex(statuses)
-                    await survey.measure(links, hold_max_s, cut_id)
-            return Drive(cut_id, group, links, hold_max_s)
-
-        return Hold(drive, self.limits.settle_seconds, on_suspended)
+        links = self.links_to(group.members)
+        return hold_of(group, links, hold_max_s, self._settling, on_suspended)
 
     async def release(self, target: str) -> Released:
         """End a hold by its lease, or by the id of its cut; or all holds of a group of the file.
@@ -189,10 +138,10 @@ class Client:
         """
         everything = self.groups.everything()
         if everything.alone:
-            return await self._release_lease(target, self.links(everything))
+            return await self._release_lease(target, self.links_to(everything.members))
         is_group = self.groups.has(target)
         group = self.groups.resolve([target]) if is_group else everything
-        asked = self.links(group)
+        asked = self.links_to(group.members)
         statuses, errors = await survey.try_status(asked, group.members)
         survey.check_names(statuses, asked)
         held = _held(statuses, everything=not is_group, plain=is_group and len(asked) == 1)
@@ -205,7 +154,9 @@ class Client:
             return await self._release_lease(target, asked)
         for cut in {cut for cut in found.values() if cut}:
             path = f"/v1/cuts/{cut}/release"
-            survey.raise_all((await self._ask_all("POST", path, {}, self.links(everything)))[1])
+            survey.raise_all(
+                (await self._ask_all("POST", path, {}, self.links_to(everything.members)))[1]
+            )
         for lease in (lease for lease, cut in found.items() if not cut):
             await self._release_lease(lease, asked)
         return Released(target, True, dict.fromkeys(sorted(c or n for n, c in found.items()), True))
@@ -241,7 +192,7 @@ class Client:
         Raises UndecidedError if it can't be known of one; the others are settled nevertheless.
         """
         group, _ = self._group(targets, None)
-        links = self.links(group)
+        links = self.links_to(group.members)
         statuses, errors = await survey.try_status(links, group.members)
         survey.check_names(statuses, links)
         found = survey.undecided(statuses, group.name)
@@ -264,7 +215,7 @@ class Client:
         """
         names = list(dict.fromkeys(targets)) or list(self.groups.groups)
         group = self.groups.resolve(targets) if targets else self.groups.everything()
-        links = self.links(group)
+        links = self.links_to(group.members)
         statuses, errors = await survey.try_status(links, group.members)
         unknown = [name for name, error in errors.items() if isinstance(error, NotFoundError)]
         # perhaps another controller was asked for the volumes
@@ -285,7 +236,7 @@ class Client:
 
     async def events(self, *, follow: bool = False) -> AsyncGenerator[Json, None]:
         """The present state of one daemon, then `synced`; with `follow`, then every change."""
-        (link,) = self.links(self.groups.everything()).values()
+        (link,) = self.links_to(self.groups.controllers).values()
         path = f"/v1/events?follow={'true' if follow else 'false'}"
         lines = link.lines("GET", path) if follow else link.lines_patiently("GET", path)
         async with aclosing(lines):
@@ -295,7 +246,7 @@ class Client:
     async def cuts(self, *targets: str) -> Cuts:
         """The cuts that the controllers of the targets (by default all) know, oldest first."""
         group = self.groups.resolve(targets) if targets else self.groups.everything()
-        links = self.links(group)
+        links = self.links_to(group.members)
         await survey.identify(links)
         found, errors = await outcomes.ask(links)
         if len(errors) == len(group.members):
@@ -315,7 +266,7 @@ class Client:
         with a warning in the result.
         """
         group, _ = self._group(targets, None)
-        links = self.links(group)
+        links = self.links_to(group.members)
         warnings = [] if group.alone else await self._settle_before_resync(group, links)
         work = self._resync_wait if wait else self._resync
         done, errors = await survey.gather(
@@ -355,13 +306,13 @@ class Client:
                     rows = [row | {"how": how.get(row["name"])} for row in line["volumes"]]
                     return line | {"volumes": rows}
         raise UnreachableError(
-            f"{link.prefix}broke off before the resync ended; `duplexctl status` shows how far it is"
+            f"{link.prefix}broke off before the resync ended; `duplexctl status` shows its state"
         )
 
     async def verify(self, *targets: str, progress: Progress | None = None) -> Verified:
         """Compare the legs. `progress` gets (controller, line), as that of `resync`."""
         group, _ = self._group(targets, None)
-        links = self.links(group)
+        links = self.links_to(group.members)
         survey.raise_all(await survey.identify(links))
         done, errors = await survey.gather(
             {name: self._verify(link, group, progress) for name, link in links.items()}
@@ -392,7 +343,7 @@ class Client:
             )
         return group, float(hold_max_s)
 
-    def _links_to(self, names: Iterable[str]) -> dict[str, Http]:
+    def links_to(self, names: Iterable[str]) -> dict[str, Http]:
         """Connections to controllers, made when they are first asked for."""
         alone = isinstance(self.groups, OneDaemon)
         found = {}

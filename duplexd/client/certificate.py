@@ -19,15 +19,14 @@ import tempfile
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import duplexd
 from duplexd.errors import DuplexdError, UsageError
 
 if TYPE_CHECKING:
     from duplexd.client.results import Suspended
-
-    Json = dict[str, Any]
+    from duplexd.json_object import Json
 
 VERSION = 1
 FILE_MODE = 0o640
@@ -48,19 +47,33 @@ def make(result: Suspended) -> Json:
             f"there is no certificate: {', '.join(silent) or 'no controller'} did not say where in its journal cut {result.cut} is"
         )
     body: Json = {
-        "version": VERSION, "written": datetime.now(UTC).isoformat(timespec="seconds"), "program": f"duplexd {duplexd.__version__}",
-        "group": result.group, "tag": result.tag, "cut": result.cut, "verdict": result.verdict, "why": result.why,
-        "hold": result.hold.json(), "phases": dict(result.phases), "controllers": [_member(member) for member in result.members],
-    }  # fmt: skip
+        "version": VERSION,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "program": f"duplexd {duplexd.__version__}",
+        "group": result.group,
+        "tag": result.tag,
+        "cut": result.cut,
+        "verdict": result.verdict,
+        "why": result.why,
+        "hold": result.hold.json(),
+        "phases": dict(result.phases),
+        "controllers": [_member(member) for member in result.members],
+    }
     return {"certificate": body, "sha256": _check_sum(body)}
+
+
+_JOURNAL_KEYS = ("directory", "identity", "crc", "chain")
+_VOLUME_KEYS = ("id", "name", "size", "primary", "secondary")
 
 
 def _member(member: Json) -> Json:
     return {
-        "name": member["controller"], "sequence": member["sequence"], "time": member["time"],
-        "journal": {key: member["journal"].get(key) for key in ("directory", "identity", "crc", "chain")},
-        "volumes": [{key: volume.get(key) for key in ("id", "name", "size", "primary", "secondary")} for volume in member["volumes"]],
-    }  # fmt: skip
+        "name": member["controller"],
+        "sequence": member["sequence"],
+        "time": member["time"],
+        "journal": {key: member["journal"].get(key) for key in _JOURNAL_KEYS},
+        "volumes": [{key: volume.get(key) for key in _VOLUME_KEYS} for volume in member["volumes"]],
+    }
 
 
 def _check_sum(body: Json) -> str:

@@ -104,7 +104,12 @@ class Drive:
     @property
     def lease(self) -> str:
         """By what name `release` finds the hold: the cut's id, the lease's own of one member."""
-        return str(next(iter(self._leases.values()))["id"]) if self.alone else self.cut_id
+        return str(self.only_lease["id"]) if self.alone else self.cut_id
+
+    @property
+    def only_lease(self) -> Json:
+        """What one member alone says of its hold."""
+        return next(iter(self._leases.values()))
 
     @property
     def volumes(self) -> list[str]:
@@ -318,7 +323,7 @@ class Drive:
         )
         self._lose(
             TimedOutError(
-                f"after {held:.2f} s the gates had been closed for as long as they may be ({where});"
+                f"after {held:.2f} s the gates had been closed for as long as allowed ({where});"
                 f" allow a longer hold_max (--hold, --hold-max), up to 10 s, if {what}"
             )
         )

@@ -6,25 +6,45 @@ import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING, Self
 
+from duplexd.client import survey
+from duplexd.client.coordinator import Drive
 from duplexd.client.protocol import HELD
-from duplexd.client.suspend import INTERRUPTED, check_tag, suspended
+from duplexd.client.suspend import INTERRUPTED, check_tag, close, new_cut_id, suspended
 from duplexd.errors import LeaseLostError, WrongStateError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from types import TracebackType
 
-    from duplexd.client.coordinator import Drive
     from duplexd.client.results import Suspended
+    from duplexd.client.settle import Settling
+    from duplexd.client.survey import Links
+    from duplexd.config.groups import Group
+    from duplexd.json_object import Json
 
 
-async def close(drive: Drive) -> None:
-    """Close all gates. A cancelled one leaves none closed."""
-    try:
-        await drive.close()
-    except asyncio.CancelledError:
-        await drive.give_up(INTERRUPTED)
-        raise
+def hold_of(
+    group: Group,
+    links: Links,
+    hold_max_s: float,
+    settling: Settling,
+    on_suspended: Callable[[], object] | None,
+) -> Hold:
+    """A hold that is yet to be entered: only then are the controllers asked."""
+
+    async def drive() -> Drive:
+        cut_id = new_cut_id()
+        with survey.nothing_suspended():
+            if len(links) == 1:
+                survey.raise_all(await survey.identify(links))
+            else:
+                statuses = await settling.calm(group, links)
+                survey.check_members(statuses)
+                survey.check_duplex(statuses)
+                await survey.measure(links, hold_max_s, cut_id)
+        return Drive(cut_id, group, links, hold_max_s)
+
+    return Hold(drive, settling.settle_s, on_suspended)
 
 
 class Hold:
@@ -122,10 +142,12 @@ class Hold:
         """The id of the cut that it is held for; of one controller, that of its lease."""
         return self._held().lease
 
-    @property
-    def volumes(self) -> list[str]:
-        """What is held."""
-        return self._held().volumes
+    def json(self) -> Json:
+        """The lease: of one controller with all that it says of it."""
+        drive = self._held()
+        several = {"cut": drive.cut_id, "hold_s": drive.hold_max_s, "owner": "", "fence": None}
+        named = {"id": drive.lease, "volumes": drive.volumes, "remaining_s": self.remaining_s}
+        return (drive.only_lease if drive.alone else several) | named
 
     @property
     def remaining_s(self) -> float:

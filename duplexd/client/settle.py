@@ -33,7 +33,7 @@ class Settling:
     ) -> None:
         self._known = frozenset(known)
         self._links_of = links_of
-        self._settle_s = settle_s
+        self.settle_s = settle_s
 
     async def calm(self, group: Group, links: Links) -> dict[str, Json]:
         """The status of all members, once these volumes stand at no undecided cut.
@@ -93,7 +93,7 @@ class Settling:
         drive = Drive(cut, Group(group_name, dict.fromkeys(members, ())), links)
         try:
             await drive.settle()
-            await drive.finish(self._settle_s)
+            await drive.finish(self.settle_s)
         finally:
             await drive.end()
         found, _ = await outcomes.ask(links, cut)
@@ -109,7 +109,7 @@ class Settling:
         its disks take. One whose journal has failed decides nothing any more.
         """
         loop = asyncio.get_running_loop()
-        pause_s, look_at = _POLL_S, loop.time() + self._settle_s
+        pause_s, look_at = _POLL_S, loop.time() + self.settle_s
         while True:
             found, _ = await outcomes.ask(links, cut)
             states = found[cut].states if cut in found else {}
@@ -120,6 +120,6 @@ class Settling:
                 statuses, _ = await survey.try_status(deciding, dict.fromkeys(deciding, ()))
                 if all(status["controller"].get("failed") for status in statuses.values()):
                     return
-                look_at = loop.time() + self._settle_s
+                look_at = loop.time() + self.settle_s
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, SETTLE_PAUSE_S)

@@ -123,7 +123,7 @@ async def _identity(link: Http) -> Json:
 
 @contextmanager
 def nothing_suspended() -> Iterator[None]:
-    """An error of a controller that does not answer in the block says that nothing was suspended."""
+    """Within, the error of a controller that does not answer says that nothing was suspended."""
     try:
         yield
     except (UnreachableError, ForbiddenError, TimedOutError) as error:

@@ -10,18 +10,20 @@ made or may have been.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.client import outcomes
+from duplexd.client import outcomes, survey
+from duplexd.client.coordinator import Drive
 from duplexd.client.results import Suspended, merge_holds
 from duplexd.core.votes import VOID
-from duplexd.errors import UndecidedError, UsageError
+from duplexd.errors import UndecidedError, UsageError, WrongStateError
 from duplexd.limits import TAG_CHARACTERS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from duplexd.client.coordinator import Drive
+    from duplexd.client.settle import Settling
     from duplexd.client.survey import Links
     from duplexd.config.groups import Group
     from duplexd.json_object import Json
@@ -44,6 +46,76 @@ def check_tag(tag: str) -> str:
     if any("\ud800" <= character <= "\udfff" for character in tag):
         raise UsageError("the tag is not UTF-8 text; write it in UTF-8")
     return tag
+
+
+class Asked(NamedTuple):
+    """What a suspend is asked for; `lease` and `certificate` are for one controller."""
+
+    tag: str
+    hold_max_s: float
+    lease: str | None = None
+    certificate: bool = False
+
+
+async def suspend_one(
+    group: Group, links: Links, asked: Asked, settling: Settling, on_cut: OnCut | None
+) -> Suspended:
+    """The one-step cut. Only its name is asked first: its status of 1,000 volumes makes writes wait."""
+
+    async def cut() -> Suspended:
+        drive = Drive("", group, links, asked.hold_max_s)
+        drive.certificate, drive.lease_given = asked.certificate, asked.lease
+        return await _cut(drive, asked.tag, settling.settle_s, on_cut)
+
+    with survey.nothing_suspended():
+        survey.raise_all(await survey.identify(links))
+    try:
+        return await cut()
+    except WrongStateError:
+        if group.alone:
+            raise
+        # they may stand at a cut of several controllers that was left undecided
+        await settling.calm(group, links)
+        return await cut()
+
+
+async def suspend_together(
+    group: Group, links: Links, asked: Asked, settling: Settling, on_cut: OnCut | None
+) -> Suspended:
+    """The cut of several controllers: two-phase commit under a hold."""
+    cut_id = new_cut_id()
+    with survey.nothing_suspended():
+        statuses = await settling.calm(group, links)
+        survey.check_members(statuses)
+        if (cut := survey.common_cut(statuses)) is not None:
+            return _already(group, cut, statuses)
+        survey.check_duplex(statuses)
+        await survey.measure(links, asked.hold_max_s, cut_id)
+    drive = Drive(cut_id, group, links, asked.hold_max_s)
+    return await _cut(drive, asked.tag, settling.settle_s, on_cut)
+
+
+def new_cut_id() -> str:
+    """16 hexadecimal digits that no other coordinator draws."""
+    return os.urandom(8).hex()
+
+
+async def _cut(drive: Drive, tag: str, settle_s: float, on_cut: OnCut | None) -> Suspended:
+    try:
+        if not drive.alone:
+            await close(drive)
+        return await suspended(drive, tag, settle_s, on_cut)
+    finally:
+        await drive.end()
+
+
+async def close(drive: Drive) -> None:
+    """Close all gates. A cancelled one leaves none closed."""
+    try:
+        await drive.close()
+    except asyncio.CancelledError:
+        await drive.give_up(INTERRUPTED)
+        raise
 
 
 async def suspended(
@@ -137,9 +209,9 @@ def _why(drive: Drive, verdict: str, left: list[str]) -> str:
     return f"{' '.join(left)} stood at the cut, and left it before the suspend was done: resynced"
 
 
-def already(group: Group, cut: Json, statuses: dict[str, Json], links: Links) -> Suspended:
+def _already(group: Group, cut: Json, statuses: dict[str, Json]) -> Suspended:
     """The result where all secondaries stand at one consistent cut."""
-    volumes = [(name, volume) for name in links for volume in statuses[name]["volumes"]]
+    volumes = [(name, each) for name, status in statuses.items() for each in status["volumes"]]
     return Suspended(
         cut["verdict"],
         cut["id"],

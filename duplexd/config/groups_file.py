@@ -13,7 +13,8 @@
     members = ["alpha:data", "beta:wal"]
     hold_max = 2.0
 
-Every mistake is one line: `FILE: key.of.the.value: what is wrong; what would be right`. Relative paths are relative to the file.
+Every mistake is one line: `FILE: key.of.the.value: what is wrong; what would be right`. Relative
+paths are relative to the file.
 """
 
 from __future__ import annotations
@@ -74,7 +75,10 @@ def _url(value: object) -> str:
 
 
 class ControllerEntry(Section):
-    """`[controllers.NAME]`: where a controller answers: on a socket of this machine, or at a URL."""
+    """`[controllers.NAME]`:
+
+    where a controller answers: on a socket of this machine, or at a URL.
+    """
 
     socket: SocketPath | None = Field(default=None, examples=['"/run/duplexd/NAME/control.sock"'])
     url: Annotated[str, BeforeValidator(_url)] | None = Field(default=None, examples=[_URL_EXAMPLE])
@@ -181,7 +185,10 @@ def load(path: str | Path) -> Groups:
 
 
 def parse(text: str, path: str | Path) -> Groups:
-    """Check the text of a groups file that lies (or would lie) at `path`. Raises ConfigurationError."""
+    """Check the text of a groups file that lies (or would lie) at `path`.
+
+    Raises ConfigurationError.
+    """
     try:
         raw = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:

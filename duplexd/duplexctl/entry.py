@@ -1,4 +1,8 @@
-"""Where duplexctl begins: an interrupt ends it quietly from the first moment, also while the rest is being imported. Imports next to nothing."""
+"""Where duplexctl begins:
+
+an interrupt ends it quietly from the first moment, also while the rest is being imported. Imports
+next to nothing.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,8 @@ def _end(*_: object) -> None:
     try:
         if wants_json(sys.argv[1:]):
             os.write(1, _PROBLEM)
-    finally:  # an exception, also one of that, would be seen, or lost, by whatever is being imported
+    # an exception, also one of that, would be seen, or lost, by whatever is being imported
+    finally:
         os._exit(EXIT_INTERRUPTED)
 
 

@@ -1,4 +1,7 @@
-"""Where duplexctl writes. Output may fail as any file does: whoever reads has gone, the disk is full."""
+"""Where duplexctl writes.
+
+Output may fail as any file does: the reader has gone, the disk is full.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class OutputError(DuplexdError):
-    """Standard output takes nothing more. `unread`: whoever read it has gone, and may have seen enough."""
+    """Standard output takes nothing more.
+
+    `unread`: its reader has gone, and may have seen enough.
+    """
 
     def __init__(self, error: OSError) -> None:
         super().__init__(f"the output could not be written: {error.strerror or error}")
@@ -38,6 +44,6 @@ def put(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """A line to stderr; where that takes nothing, there is nobody to tell."""
+    """A line to stderr; where that takes nothing, no one reads it."""
     with suppress(OSError):
         click.echo(f"duplexctl: {text}", err=True)
