@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from duplexd.json_object import Json
 
 
+_PHASES = ("draining", "held", "cut")  # of a hold
+
+
 @dataclass(frozen=True)
 class Result:
     """Base of all results."""
@@ -38,7 +41,9 @@ class Hold(Result):
     held_s: float = 0.0  # the longest that the gates of one member were closed
     hold_max_s: float = 0.0
     within_limit: bool = True
-    phases: dict[str, Json] = field(default_factory=dict)  # draining, held, cut: {seconds, writes}
+    phases: dict[str, Json] = field(
+        default_factory=lambda: _phases(())
+    )  # {seconds, writes} of each
     volumes: list[Json] = field(default_factory=list)  # {name, count, max_s, p50_s, p99_s}
     buckets: list[list[int]] = field(default_factory=list)  # [n, count] of waits of 2**(n/16) us
 
@@ -199,10 +204,10 @@ def merge_holds(group: Group, figures: Mapping[str, Json | None], hold_max_s: fl
 
 
 def _phases(all_phases: Iterable[Mapping[str, Json]]) -> dict[str, Json]:
-    merged: dict[str, Json] = {}
+    merged: dict[str, Json] = {name: {"seconds": 0.0, "writes": 0} for name in _PHASES}
     for phases in all_phases:
         for name, phase in phases.items():
-            seen = merged.setdefault(name, {"seconds": 0.0, "writes": 0})
+            seen = merged.get(name, {"seconds": 0.0, "writes": 0})
             merged[name] = {
                 "seconds": max(seen["seconds"], phase["seconds"]),
                 "writes": seen["writes"] + phase["writes"],

@@ -63,8 +63,8 @@ async def gather(
 def raise_all(errors: Mapping[str, DuplexdError]) -> None:
     """One error with the texts of all; of the class of the first."""
     if errors:
-        first = next(iter(errors.values()))
-        raise type(first)("; ".join(map(str, list(errors.values())[:_LISTED])))
+        first, *others = list(errors.values())[:_LISTED]
+        raise type(first)("; ".join(map(str, [first, *others]))) if others else first
 
 
 async def ask_status(group: Group, links: Links) -> dict[str, Json]:

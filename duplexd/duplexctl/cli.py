@@ -60,11 +60,14 @@ class Commands(click.Group):
     def list_commands(self, _context: click.Context) -> list[str]:
         return sorted(_MODULES)
 
-    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in _MODULES:
             return None
         module = import_module(f"duplexd.duplexctl.{_MODULES[name]}")
         command: click.Command = vars(module)[name.replace("-", "_")]
+        settings = context.find_object(Settings)
+        if settings is not None and settings.begin is not None:
+            settings.begin()
         return command
 
 
@@ -105,10 +108,8 @@ def _failed(error: DuplexdError, settings: Settings) -> int:
     return error.exit_code
 
 
-def _attempt(settings: Settings, arguments: list[str], begin: Callable[[], object] | None) -> int:
+def _attempt(settings: Settings, arguments: list[str]) -> int:
     try:
-        if begin is not None:
-            begin()
         result = cli.main(arguments, "duplexctl", standalone_mode=False, obj=settings)
     except OutputError as error:
         settings.unwritten = error
@@ -125,7 +126,7 @@ def _attempt(settings: Settings, arguments: list[str], begin: Callable[[], objec
     except (KeyboardInterrupt, click.Abort, StoppedError) as error:
         return _interrupted(error, settings, arguments)
     except OSError as error:  # of what click writes by itself, as help
-        settings.unwritten = OutputError(error)
+        settings.unwritten = OutputError.of(error)
         return OutputError.exit_code
     return result if isinstance(result, int) else 0
 
@@ -139,11 +140,12 @@ def run(
 
     With --json there is one answer on stdout, or a problem, which may end a stream. Where the
     answer could not be written stderr says so, and what is done nevertheless; another failure keeps
-    its exit code. `begin` is called where a KeyboardInterrupt is caught from then on.
+    its exit code. `begin` is called when all is imported: a KeyboardInterrupt is caught from then on.
     """
     settings = Settings(limits)
+    settings.begin = begin
     try:
-        code = _attempt(settings, sys.argv[1:] if arguments is None else arguments, begin)
+        code = _attempt(settings, sys.argv[1:] if arguments is None else arguments)
         if settings.unwritten is not None:
             if settings.done or not settings.unwritten.unread:
                 done = f"; this is done: {settings.done}" if settings.done else ""

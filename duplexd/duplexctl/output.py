@@ -23,9 +23,14 @@ class OutputError(DuplexdError):
     `unread`: its reader has gone, and may have seen enough.
     """
 
-    def __init__(self, error: OSError) -> None:
-        super().__init__(f"the output could not be written: {error.strerror or error}")
-        self.unread = error.errno == errno.EPIPE
+    unread = False
+
+    @classmethod
+    def of(cls, error: OSError) -> OutputError:
+        """What kept stdout from taking it."""
+        made = cls(f"the output could not be written: {error.strerror or error}")
+        made.unread = error.errno == errno.EPIPE
+        return made
 
 
 @contextmanager
@@ -34,7 +39,7 @@ def writing() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(error) from None
+        raise OutputError.of(error) from None
 
 
 def put(text: str) -> None:

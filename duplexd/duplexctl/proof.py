@@ -64,8 +64,8 @@ def verify_cut(
         )
     if report.outcome == "refuted":
         raise DuplexdError(
-            "journal or images contradict the certificate; do not use these secondaries before you"
-            " know why"
+            "what is on this machine contradicts the certificate; do not use these secondaries"
+            " before you know why"
         )
     if report.undecided:
         raise WrongStateError(

@@ -23,7 +23,7 @@ from duplexd.errors import (
 from duplexd.limits import ClientLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from duplexd.json_object import Json
 
@@ -62,6 +62,7 @@ class Settings:
         self.unwritten: OutputError | None = None
         self.done = ""  # what the command has changed, if its answer is not there to say it
         self.not_in_groups: tuple[str, ...] = ()  # targets that the groups file does not have
+        self.begin: Callable[[], object] | None = None  # to be called when the command is loaded
         # what begins them leaves their end to `cli.run`, after the last word
         self.interrupts = Interrupts()
 

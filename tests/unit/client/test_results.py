@@ -49,7 +49,8 @@ def test_holds_of_several_controllers_in_one() -> None:
     assert (hold.seconds_max, hold.writes_held, hold.held_s) == (0.1, 4, 0.5)
     assert hold.p50_s == pytest.approx(0.001, rel=0.05)
     assert hold.p99_s == pytest.approx(0.1, rel=0.05)
-    assert hold.phases == {"cut": {"seconds": 0.1, "writes": 4}}
+    none = {"seconds": 0.0, "writes": 0}
+    assert hold.phases == {"draining": none, "held": none, "cut": {"seconds": 0.1, "writes": 4}}
     assert hold.volumes == [{"name": "alpha:data", "count": 3}, {"name": "beta:data", "count": 1}]
     assert hold.within_limit
     assert json.loads(json.dumps(hold.json()))["writes_held"] == 4

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +13,7 @@ import uvloop
 
 from duplexd.client import Client, Suspended
 from duplexd.client import certificate as certificates
-from duplexd.duplexctl import groups
+from duplexd.duplexctl import runner
 from duplexd.duplexctl.cli import run
 from duplexd.errors import DuplexdError, UndecidedError
 from duplexd.verify_cut import document
@@ -187,7 +186,7 @@ def test_interrupted_between_the_end_of_the_loop_and_the_answer(
             signal.raise_signal(number)
 
     before = signal.getsignal(number)
-    monkeypatch.setattr(groups, "uvloop", SimpleNamespace(run=stopped_as_it_ends))
+    monkeypatch.setattr(runner, "_loop", lambda _of_groups: stopped_as_it_ends)
     assert ctl(found, *more) == (code or 128 + number)
     said = capsys.readouterr()
     answer = json.loads(said.out) if more else {"verdict": said.out, "detail": said.err}

@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[3]
 PATIENCE_SECONDS = 100.0
 NEVER_SECONDS = 3600.0
-CODE = f"import duplexd.duplexctl.hold; duplexd.duplexctl.hold.RELEASE_TIMEOUT_S = {PATIENCE_SECONDS}; from duplexd.duplexctl.cli import main; main()"
+LIMITS = (
+    f"ClientLimits(release_seconds_max={PATIENCE_SECONDS}, late_seconds_max={PATIENCE_SECONDS})"
+)
+CODE = (
+    "from duplexd.duplexctl.cli import main; from duplexd.limits import ClientLimits;"
+    f" main(limits={LIMITS})"
+)
 MAIN = [sys.executable, "-c", CODE]
 
 
@@ -160,7 +166,7 @@ def test_a_hold_that_ended_before_the_command_is_9_though_the_command_succeeded(
 ) -> None:
     plane.controller.hold_scale = 1.0
     process = start("quiesce", "db", "--hold", "0.2", "--", *command.line)
-    assert lost(process).endswith("is lost: deadline\n")
+    assert lost(process).endswith("is lost: deadline; sh is still running\n")
     command.end()
     code, _, err = finish(process)
     assert code == 9
@@ -173,14 +179,14 @@ def test_a_hold_that_somebody_else_releases_during_the_command_is_9(
     process = start("--json", "quiesce", "db", "--hold", "10", "--", *command.line)
     command.wait()
     assert plane.ask("DELETE", "/v1/leases/L1")[1]["released"]
-    assert lost(process).endswith("is lost: released by somebody else\n")
+    assert lost(process).endswith("is lost: released by somebody else; sh is still running\n")
     command.end()
     code, out, err = finish(process)
     assert (code, json.loads(out)) == (
         9,
         {"lease": "L1", "status": 0, "verdict": "void", "reason": "released by somebody else"},
     )
-    assert "the hold L1 was lost (released by somebody else)" in err
+    assert "the hold of db was lost: released by somebody else" in err
 
 
 def test_a_hold_that_the_command_itself_releases_before_its_end_is_9(
@@ -196,7 +202,7 @@ def test_a_daemon_that_stops_during_the_command_is_9(
     process = start("quiesce", "db", "--hold", "10", "--", *command.line)
     command.wait()
     plane.stop()
-    assert lost(process).endswith("is lost: stopping\n")
+    assert lost(process).endswith("is lost: stopping; sh is still running\n")
     command.end()
     code, _, err = finish(process)
     assert code == 9
