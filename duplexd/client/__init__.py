@@ -1,13 +1,13 @@
 """Commands one daemon, or groups of volumes that are spread over several controllers, as a library.
 
-Example:
-    async with Client.open("/etc/duplexd/groups.toml") as client:
-        result = await client.suspend("db", tag="nightly")
-
 A command goes through these parts: `api` asks (`survey`) whether it can be done; `coordinator`
 drives the pure machine of `protocol` over `http`; `suspend` and `outcomes` make a `results` value
 of the answers; `settle` finishes what another coordinator left. What a groups file is made of is
 loaded only when it is named: pydantic takes longer to import than a command on one daemon may take.
+
+Example:
+    async with Client.open("/etc/duplexd/groups.toml") as client:
+        result = await client.suspend("db", tag="nightly")
 """
 
 from __future__ import annotations

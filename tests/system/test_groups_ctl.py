@@ -395,7 +395,7 @@ def test_sockets_that_lead_to_one_controller_or_to_another(ctl: Ctl, tmp_path: P
 def test_a_socket_on_the_command_line_means_that_daemon(ctl: Ctl) -> None:
     socket = str(ctl.cluster.sockets()["alpha"])
     assert json.loads(ctl("--socket", socket, "status", "--json"))["controller"]["name"] == "alpha"
-    assert ctl("--socket", socket, "suspend", "here").startswith("suspended a00 a03: consistent")
+    assert ctl("--socket", socket, "suspend", "here").startswith("suspended here: consistent")
     assert "  consistent  " in ctl("--socket", socket, "cuts")
     assert "name a group of the groups file" in ctl("--socket", socket, "settle", "here", code=2)
 

@@ -9,9 +9,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import h11
+import pytest
 
 from duplexd.client import Client, ControllerEntry, GroupEntry, Groups
+from duplexd.client.results import Suspended
 from duplexd.core import votes
+from duplexd.errors import UndecidedError
 from duplexd.limits import ClientLimits
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Json = dict[str, Any]
+CUT = "c" * 16
 SILENT = "silent"  # no answer, the connection stays
 HANG_UP = "hang up"
 EVENTS = {"abort": votes.ABORT, "agree": votes.AGREE, "refuse": votes.REFUSE}
@@ -328,3 +332,47 @@ def after(act: Callable[[], object]) -> Callable[[], Awaitable[None]]:
         await asyncio.sleep(0)
 
     return planted
+
+
+def phases(member: FakeMember) -> list[str]:
+    return [what for what in member.asked if what not in {"status", "healthz", "rehearsal"}]
+
+
+def left(controllers: list[FakeMember], *states: str, named: list[str] | None = None) -> None:
+    """A coordinator was killed when the members were in these states."""
+    for member, state in zip(controllers, states, strict=True):
+        member.bodies["cut"] = {"members": named or [each.name for each in controllers]}
+        if state:
+            member.states[CUT], member.cut = state, CUT
+            member.volumes = dict.fromkeys(member.volumes, "SUSPENDED")
+
+
+def states(controllers: list[FakeMember]) -> list[str]:
+    return [member.states.get(CUT, "") for member in controllers]
+
+
+class Told:
+    """A suspend in a task, and what it told."""
+
+    def __init__(self, client: Client) -> None:
+        self.told: list[Suspended | UndecidedError] = []
+        self.task: asyncio.Task[Suspended] = asyncio.create_task(
+            client.suspend("db", tag="nightly", on_cut=self.told.append)
+        )
+
+    async def cancel(self) -> None:
+        self.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await self.task
+
+    @property
+    def result(self) -> Suspended:
+        (found,) = self.told
+        assert isinstance(found, Suspended)
+        return found
+
+    @property
+    def undecided(self) -> UndecidedError:
+        (found,) = self.told
+        assert isinstance(found, UndecidedError)
+        return found

@@ -15,7 +15,7 @@ from duplexd.client.status import group_state
 from duplexd.config.groups import Group
 from duplexd.core.waits import Waits
 
-PAGE = (Path(__file__).resolve().parents[3] / "docs" / "json-groups.md").read_text()
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "duplexctl-json.md").read_text()
 GROUP = Group("db", {})
 CLASSES = [
     each
