@@ -1,4 +1,4 @@
-"""groups.toml: where controllers answer, and which volumes of several controllers are cut together.
+"""groups.toml: where controllers answer, and which of their volumes are cut together.
 
     [controllers.alpha]
     socket = "/run/duplexd/alpha/control.sock"
@@ -65,11 +65,12 @@ def _url(value: object) -> str:
         )  # it goes into the head of each request
     ):
         raise ValueError(
-            f"{value!r} is not where a controller answers; write for example {_URL_EXAMPLE}"
+            f"{value!r} is not the URL of a controller; expected for example {_URL_EXAMPLE}"
         )
     if parts.scheme == "http" and not _is_this_machine(host):
         raise ValueError(
-            f"{value!r} goes to another machine without encryption; write https://, or http://localhost:PORT with ssh -L"
+            f"{value!r} goes to another machine without encryption; write https://, or"
+            " http://localhost:PORT with ssh -L"
         )
     return text
 
@@ -97,7 +98,8 @@ class ControllerEntry(Section):
         tls = self.url is not None and self.url.startswith("https:")
         if tls and self.certificate is None:
             raise ValueError(
-                "https needs a client certificate, by which the controller knows who asks; write certificate = FILE (and key = FILE)"
+                "https needs a client certificate, by which the controller knows who asks; write"
+                " certificate = FILE (and key = FILE)"
             )
         if not tls and (self.certificate or self.key or self.ca):
             raise ValueError(
@@ -125,7 +127,7 @@ class Groups(Section):
     groups: dict[Name, GroupEntry] = Field(default_factory=dict)
 
     def has(self, target: str) -> bool:
-        """Whether `target` is a group of the file, or names one of its controllers (`alpha:data`)."""
+        """Whether `target` is a group of the file, or names one of its controllers."""
         return target in self.groups or (
             target.partition(":")[0] in self.controllers and ":" in target
         )
@@ -133,7 +135,9 @@ class Groups(Section):
     def resolve(self, targets: Sequence[str]) -> Group:
         """The volumes that all `targets` together mean. Raises NotFoundError, UsageError."""
         if not targets:
-            raise UsageError("name at least one group, or volumes as controller:volume")
+            raise UsageError(
+                "no target given; name at least one group, or volumes as controller:volume"
+            )
         members: dict[str, dict[str, None]] = {}
         entries = []
         targets = list(dict.fromkeys(targets))
@@ -163,9 +167,8 @@ class Groups(Section):
                 f"no group {member!r} in the groups file{hint}; a volume is named controller:volume"
             )
         if controller not in self.controllers:
-            raise NotFoundError(
-                f"{member}: no controller {controller!r} in the groups file{did_you_mean(controller, list(self.controllers))}"
-            )
+            hint = did_you_mean(controller, list(self.controllers))
+            raise NotFoundError(f"{member}: no controller {controller!r} in the groups file{hint}")
         return controller, name
 
 
@@ -209,12 +212,16 @@ def _check_together(groups: Groups) -> Iterator[str]:
     for name, entry in groups.controllers.items():
         place = str(entry.socket or entry.url)
         if place in places:
-            yield f"controllers.{name}: is the same controller as {places[place]!r} ({place}); remove one"
+            same = f"{places[place]!r} ({place})"
+            yield f"controllers.{name}: is the same controller as {same}; remove one"
         places.setdefault(place, name)
     for name, group in groups.groups.items():
         count = len({member.partition(":")[0] for member in group.members})
         if count > MEMBERS_MAX:
-            yield f"groups.{name}.members: {count} controllers are too many for one cut; name at most {MEMBERS_MAX} (MEMBERS_MAX)"
+            yield (
+                f"groups.{name}.members: {count} controllers are too many for one cut; name at most"
+                f" {MEMBERS_MAX} (MEMBERS_MAX)"
+            )
         for key, listed in (("members", group.members), ("canary", group.canary)):
             for index, member in enumerate(listed):
                 if mistake := _mistake(groups, listed[:index], member):
@@ -226,5 +233,6 @@ def _mistake(groups: Groups, before: list[str], member: str) -> str:
     if not controller or not target:
         return f'{member!r} is not a member; write "controller:volume", for example "alpha:data"'
     if controller not in groups.controllers:
-        return f"there is no controller {controller!r}{did_you_mean(controller, list(groups.controllers))}"
+        hint = did_you_mean(controller, list(groups.controllers))
+        return f"there is no controller {controller!r}{hint}"
     return f"{member!r} is listed twice; remove one" if member in before else ""

@@ -13,7 +13,10 @@ import sys
 from duplexd.runtime.descriptors import open_standard
 
 EXIT_INTERRUPTED = 130
-_PROBLEM = b'{"type": "urn:duplexd:problem:interrupted", "title": "interrupted", "status": 499, "detail": "interrupted by SIGINT", "exit_code": 130}\n'
+_PROBLEM = (
+    b'{"type": "urn:duplexd:problem:interrupted", "title": "interrupted", "status": 499,'
+    b' "detail": "interrupted by SIGINT", "exit_code": 130}\n'
+)
 
 
 def wants_json(arguments: list[str]) -> bool:

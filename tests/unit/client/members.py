@@ -141,6 +141,10 @@ class FakeMember:
             held = self.held
             self.end("released")
             return 200, {"lease": "L", "released": held}
+        if what == "unlease" and cut == "L" and self.lease is not None:
+            held = self.held
+            self.end("released")
+            return 200, {"lease": cut, "released": held}
         if what == "unlease":
             return (
                 (200, {"lease": cut, "released": False})

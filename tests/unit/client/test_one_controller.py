@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from duplexd.client import Client
-from duplexd.errors import WrongStateError
+from duplexd.errors import LeaseLostError, UsageError, WrongStateError
 from tests.unit.client.members import (
     CUT,
     HANG_UP,
@@ -111,6 +111,103 @@ async def test_one_controller_by_its_socket_says_itself_what_became_of_a_groups_
             {"alpha": state, "beta": None},
             ["alpha"],
         )
+
+
+# ----------------------------------------------------------------------------------------- holds
+
+
+async def test_a_hold_of_one_controller_is_its_lease_and_not_for_a_cut(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha") as (client, (alpha,)):
+        async with client.quiesce("db") as hold:
+            assert (alpha.held, hold.cut) == (True, "L")
+            assert alpha.bodies["quiesce"] == {"targets": ["data"], "hold_s": 2.0}
+            assert hold.json()["volumes"] == ["alpha:data"]
+        assert (alpha.held, hold.reason) == (False, "released")
+    assert alpha.asked == ["healthz", "quiesce", "unlease"]
+
+
+async def test_a_suspend_under_a_hold_of_one_controller_names_lease_and_fence(
+    tmp_path: Path,
+) -> None:
+    async with members(tmp_path, "alpha") as (client, (alpha,)):
+        alpha.plant["suspend"] = (200, ALONE)
+        async with client.quiesce("db") as hold:
+            result = await hold.suspend(tag="nightly")
+        assert result.verdict == "consistent"
+    assert alpha.bodies["suspend"] == {
+        "targets": ["data"],
+        "tag": "nightly",
+        "certificate": False,
+        "lease": "L",
+        "fence": 7,
+    }
+
+
+async def test_a_suspend_by_another_command_under_the_lease_is_no_loss(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha") as (client, (alpha,)):
+        used = asyncio.Event()
+        async with client.quiesce("db", on_suspended=used.set) as hold:
+            alpha.end("suspended")
+            await used.wait()
+            assert hold.remaining_s == 0
+        assert (hold.reason, hold.by_another) == ("suspended", False)
+
+
+async def test_a_suspend_of_which_the_release_learns_first_is_no_loss_either(
+    tmp_path: Path,
+) -> None:
+    async with members(tmp_path, "alpha") as (client, (alpha,)):
+        async with client.quiesce("db") as hold:
+            alpha.end("suspended")
+        assert hold.reason == "suspended"
+
+
+@pytest.mark.parametrize("reason", ["deadline", "stopping", "released", HANG_UP])
+@pytest.mark.parametrize("noticed", [True, False])
+async def test_every_other_end_is_a_loss(tmp_path: Path, reason: str, noticed: bool) -> None:
+    async with members(tmp_path, "alpha") as (client, (alpha,)):
+        hold = client.quiesce("db")
+
+        async def work() -> None:
+            async with hold:
+                alpha.end(reason)
+                if noticed:
+                    await asyncio.sleep(60)
+
+        with pytest.raises(LeaseLostError, match=r"^the hold of db was lost: "):
+            await work()
+        assert hold.by_another is (reason == "released")
+
+
+async def test_a_daemon_that_does_not_say_how_its_hold_ended_has_lost_it(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha", release_seconds_max=0.1) as (client, (alpha,)):
+        alpha.plant["unlease"] = SILENT
+        with pytest.raises(LeaseLostError, match="no answer to its release"):
+            async with client.quiesce("db"):
+                pass
+
+
+async def test_a_hold_of_a_group_on_one_controller_is_released_by_its_name(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha") as (client, (alpha,)):
+        lease = {"id": "L", "volumes": ["data"], "cut": None}
+        alpha.plant["status"] = (200, alpha.status() | {"leases": [lease]})
+
+        async def work() -> None:
+            async with client.quiesce("db"):
+                assert (await client.release("db")).leases == {"L": True}
+                await asyncio.sleep(60)
+
+        with pytest.raises(LeaseLostError, match="released by somebody else"):
+            await work()
+
+
+async def test_a_lease_that_was_given_is_cut_under(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, (alpha, _)):
+        alpha.plant["suspend"] = (200, ALONE)
+        await client.suspend("alpha:data", lease="L9")
+        assert alpha.bodies["suspend"]["lease"] == "L9"
+        with pytest.raises(UsageError, match="its own `suspend`"):
+            await client.suspend("db", lease="L9")
 
 
 # -------------------------------------------------------------------------------------- interrupted

@@ -20,6 +20,8 @@ from duplexd.client.protocol import (
     RELEASE,
     RELEASING,
     RESOLVING,
+    SUSPEND,
+    SUSPENDING,
     Round,
     Send,
     outcome,
@@ -203,3 +205,53 @@ def test_an_outcome_is_never_guessed(states: tuple[str, str]) -> None:
 def test_the_phases_are_those_of_the_page() -> None:
     for phase in (protocol.CLOSING, HELD, protocol.CUTTING, OPENING, RESOLVING, RELEASING, DONE):
         assert f"\n    {phase.upper()}" in str(protocol.__doc__)
+
+
+# --------------------------------------------------------------------------------- one member alone
+
+ALONE = ("alpha",)
+
+
+def held_alone() -> Round:
+    told = Round(ALONE)
+    assert told.close() == [Send("alpha", CLOSE)]
+    assert told.replied("alpha", CLOSE) == []
+    assert told.phase == HELD
+    return told
+
+
+@pytest.mark.parametrize("verdict", [CONSISTENT, VOID])
+@pytest.mark.parametrize("under_a_hold", [False, True])
+def test_one_member_is_suspended_with_one_request(verdict: str, under_a_hold: bool) -> None:
+    told = held_alone() if under_a_hold else Round(ALONE)
+    sends = told.cut() if under_a_hold else told.suspend()
+    assert (sends, told.phase) == ([Send("alpha", SUSPEND)], SUSPENDING)
+    assert told.replied("alpha", SUSPEND, verdict) == []
+    assert (told.phase, told.outcome, told.untold) == (DONE, verdict, [])
+
+
+def test_what_one_member_did_that_does_not_answer_is_not_known() -> None:
+    told = Round(ALONE)
+    told.suspend()
+    assert told.failed("alpha", SUSPEND, "no answer") == []
+    assert (told.phase, told.outcome, told.unreached) == (DONE, None, {"alpha": "no answer"})
+
+
+def test_a_request_to_one_member_can_not_be_taken_back() -> None:
+    told = Round(ALONE)
+    told.suspend()
+    assert told.abandon("interrupted") == []
+    assert told.phase == SUSPENDING
+    assert told.replied("alpha", SUSPEND, CONSISTENT) == []
+    assert told.outcome == CONSISTENT
+
+
+def test_a_hold_of_one_member_under_which_another_command_suspended_is_over() -> None:
+    told = held_alone()
+    told.used()
+    assert (told.phase, told.release(), told.cut()) == (DONE, [], [])
+
+
+def test_several_members_are_never_suspended_with_one_request() -> None:
+    with pytest.raises(AssertionError):
+        Round(MEMBERS).suspend()
