@@ -1,7 +1,6 @@
-"""The certificate of a cut:
+"""The certificate of a cut: what a suspend claims, for `duplexctl verify-cut` to check later.
 
-what a suspend claims, and where in the journals it is written, for `duplexctl verify-cut` to check
-later.
+It says where in the journals the cut is written.
 
 Its fields are in docs/verify-cut.md. The check-sum in it tells an edited file from one that is as
 it was written; it is no signature.
@@ -44,7 +43,8 @@ def make(result: Suspended) -> Json:
     )
     if silent or not result.members:
         raise UsageError(
-            f"there is no certificate: {', '.join(silent) or 'no controller'} did not say where in its journal cut {result.cut} is"
+            f"there is no certificate: {', '.join(silent) or 'no controller'} did not"
+            f" say where in its journal cut {result.cut} is"
         )
     body: Json = {
         "version": VERSION,
@@ -94,14 +94,15 @@ def check_place(path: str | Path) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(
-            f"no certificate could be written: {path}: {reason}; name a file in a directory that you may write to"
+            f"no certificate could be written: {path}: {reason}; name a file in a"
+            " directory that you may write to"
         ) from None
 
 
 def write(path: str | Path, certificate: Json) -> None:
-    """Put a certificate into a file, durably:
+    """Put a certificate into a file, durably.
 
-    it is there whole, or what was there before. Raises DuplexdError.
+    It is there whole, or what was there before. Raises DuplexdError.
     """
     try:
         place = _place(path)

@@ -1,6 +1,4 @@
-"""The cut at the end of a hold, or without one:
-
-from what the members answered to what may be claimed.
+"""Suspending: from what the members answered to what may be claimed of the cut.
 
 What is known of a cut goes to `on_cut` before anything else is awaited: then no interrupt can come
 between a cut and its certificate. A cancelled command hands over what became of the cut, if one was
@@ -60,7 +58,10 @@ class Asked(NamedTuple):
 async def suspend_one(
     group: Group, links: Links, asked: Asked, settling: Settling, on_cut: OnCut | None
 ) -> Suspended:
-    """The one-step cut. Only its name is asked first: its status of 1,000 volumes makes writes wait."""
+    """The one-step cut.
+
+    Only its name is asked first: its status of 1,000 volumes makes writes wait.
+    """
 
     async def cut() -> Suspended:
         drive = Drive("", group, links, asked.hold_max_s)

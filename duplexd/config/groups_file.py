@@ -76,10 +76,7 @@ def _url(value: object) -> str:
 
 
 class ControllerEntry(Section):
-    """`[controllers.NAME]`:
-
-    where a controller answers: on a socket of this machine, or at a URL.
-    """
+    """`[controllers.NAME]`: where a controller answers: on a local socket, or at a URL."""
 
     socket: SocketPath | None = Field(default=None, examples=['"/run/duplexd/NAME/control.sock"'])
     url: Annotated[str, BeforeValidator(_url)] | None = Field(default=None, examples=[_URL_EXAMPLE])

@@ -140,7 +140,8 @@ def run(
 
     With --json there is one answer on stdout, or a problem, which may end a stream. Where the
     answer could not be written stderr says so, and what is done nevertheless; another failure keeps
-    its exit code. `begin` is called when all is imported: a KeyboardInterrupt is caught from then on.
+    its exit code. `begin` is called when all is imported: a KeyboardInterrupt is caught from then
+    on.
     """
     settings = Settings(limits)
     settings.begin = begin

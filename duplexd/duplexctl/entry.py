@@ -1,6 +1,6 @@
-"""Where duplexctl begins:
+"""Where duplexctl begins.
 
-an interrupt ends it quietly from the first moment, also while the rest is being imported. Imports
+An interrupt ends it quietly from the first moment, also while the rest is being imported. Imports
 next to nothing.
 """
 

@@ -1,6 +1,4 @@
-"""`duplexctl quiesce`:
-
-keeps the hold while CMD runs, or until interrupted, and says whether it lasted.
+"""`duplexctl quiesce` keeps the hold while CMD runs, and says whether it lasted; and `release`.
 
 CMD is waited for in a thread, so that the loss of the hold is said at once, and CMD inherits the
 signals that this process ignores (the event loop's own way to start processes would reset them).

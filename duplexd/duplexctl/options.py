@@ -20,9 +20,9 @@ _SECONDS_MAX = 1_000_000.0  # eleven days: what any timer can hold
 
 
 class Seconds(click.ParamType[object, float]):
-    """A time that can be waited:
+    """A time that can be waited.
 
-    above 0 or from `minimum` on, up to `maximum` seconds; not `nan`.
+    Above 0 or from `minimum` on, up to `maximum` seconds; not `nan`.
     """
 
     name = "seconds"

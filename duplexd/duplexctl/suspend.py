@@ -1,7 +1,4 @@
-"""`duplexctl suspend`:
-
-what is known of the cut is kept first, then said, whatever ends the command.
-"""
+"""`duplexctl suspend` keeps what is known of the cut first, then says it, whatever ends it."""
 
 from __future__ import annotations
 
@@ -63,9 +60,9 @@ def suspend(
     hold_max_s: float | None,
     certificate: str | None,
 ) -> None:
-    """Cut at one point:
+    """Cut at one point.
 
-    when it returns, the secondaries are durable and readable at their paths.
+    When it returns, the secondaries are durable and readable at their paths.
     """
     of_groups = settings.of_groups(targets)
     _check_options(of_groups, lease, hold_max_s)

@@ -81,9 +81,9 @@ def remarkable(volume: Json) -> bool:
 
 
 def _choose(volumes: list[Json], room: int) -> tuple[list[Json], list[str]]:
-    """The volumes that get a row, and a sentence about the others:
+    """The volumes that get a row, and a sentence about the others.
 
-    the unremarkable ones are left out first.
+    The unremarkable ones are left out first.
     """
     if len(volumes) <= room:
         return volumes, []
@@ -234,9 +234,9 @@ def _absent_text(controller: str, why: str, exit_code: int) -> str:
 
 
 def line_of(text: str, watched: bool, style: str = "") -> Text:
-    """A line, for rich; one that is watched is cut off at the edge of the screen:
+    """A line, for rich; one that is watched is cut off at the edge of the screen.
 
-    it must not push others out at the bottom.
+    It must not push others out at the bottom.
     """
     from rich.text import Text
 

@@ -2,7 +2,8 @@
 
     python -m tests.support.coordinator GROUPS_FILE GROUP
 
-suspends the group and prints the result, or the error, as JSON; the exit status is that of `duplexctl`.
+suspends the group and prints the result, or the error, as JSON; the exit status is that of
+`duplexctl`.
 """
 
 from __future__ import annotations

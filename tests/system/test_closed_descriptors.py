@@ -1,4 +1,6 @@
-"""duplexd started without standard input, output and error: nothing that is printed gets into what it opens.
+"""duplexd started without standard input, output and error.
+
+Nothing that is printed gets into what it opens.
 
 Or with a log that takes nothing: it serves all the same.
 """

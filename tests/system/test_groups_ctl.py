@@ -193,7 +193,7 @@ def test_a_command_runs_while_all_is_held(ctl: Ctl) -> None:
 
 
 def test_a_hold_that_ends_before_its_command_is_9(ctl: Ctl) -> None:
-    """Three seconds, so that all gates are closed before it is over; the command ends once it was told of."""
+    """Three seconds, so that all gates are closed before; CMD ends once the loss was said."""
     with ctl.start("quiesce", "db", "--hold", "3", "--", "sh", "-c", "read line") as owner:
         assert owner.stderr is not None
         said = owner.stderr.readline()
@@ -382,7 +382,8 @@ def test_sockets_that_lead_to_one_controller_or_to_another(ctl: Ctl, tmp_path: P
     assert "calls itself 'beta'" in ctl("suspend", "db", code=6)
     assert "calls itself 'beta'" in ctl("suspend", "alpha:here", "gamma:here", code=6)
     ctl.groups.write_text(
-        f'[controllers.a]\nsocket = "{sockets["alpha"]}"\n[controllers.b]\nsocket = "{sockets["alpha"].parent}/./ctl.sock"\n'
+        f'[controllers.a]\nsocket = "{sockets["alpha"]}"\n[controllers.b]\nsocket ='
+        f' "{sockets["alpha"].parent}/./ctl.sock"\n'
     )
     link = tmp_path / "link.sock"
     link.symlink_to(sockets["alpha"])

@@ -1,4 +1,7 @@
-"""Controllers that answer by the tables of `core/votes.py`, in the test's own loop; what one answers instead can be planted."""
+"""Controllers that answer by the tables of `core/votes.py`, in the test's own loop.
+
+What one answers instead can be planted.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,11 @@ def problem(status: int, exit_code: int, detail: str) -> tuple[int, Json]:
 
 
 class FakeMember:
-    """One controller. `plant[what]` is answered instead: (status, object), SILENT, HANG_UP, or a function called first; `asked` is the log."""
+    """One controller.
+
+    `plant[what]` is answered instead: (status, object), SILENT, HANG_UP, or a function called
+    first; `asked` is the log.
+    """
 
     def __init__(self, name: str, path: Path, volumes: tuple[str, ...] = ("data",)) -> None:
         self.name = name
@@ -70,7 +77,7 @@ class FakeMember:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
 
-    # ------------------------------------------------------------------------------------------------------------- answers
+    # -------------------------------------------------------------------------------------- answers
 
     @property
     def held(self) -> bool:
@@ -125,9 +132,19 @@ class FakeMember:
         }
         members = self.bodies.get("cut", {}).get("members", [])
         return {
-            "id": cut, "controller": self.name, "state": state, "verdict": votes.verdict(state), "sequence": 5, "time": 1.0, "tag": "", "group": "db",
-            "members": members, "volumes": [name for name, state in self.volumes.items() if state == "SUSPENDED"], "canary": None, "hold": hold,
-        }  # fmt: skip
+            "id": cut,
+            "controller": self.name,
+            "state": state,
+            "verdict": votes.verdict(state),
+            "sequence": 5,
+            "time": 1.0,
+            "tag": "",
+            "group": "db",
+            "members": members,
+            "volumes": [name for name, state in self.volumes.items() if state == "SUSPENDED"],
+            "canary": None,
+            "hold": hold,
+        }
 
     def answer(self, what: str, cut: str, body: Json) -> tuple[int, Json]:
         if what == "status":
@@ -178,7 +195,7 @@ class FakeMember:
         self.states[cut] = votes.READY
         return 200, self._cut_status(cut) | {"images": [{"name": name} for name in self.volumes]}
 
-    # ---------------------------------------------------------------------------------------------------------------- HTTP
+    # ----------------------------------------------------------------------------------------- HTTP
 
     @staticmethod
     def _what(method: str, path: str) -> tuple[str, str]:

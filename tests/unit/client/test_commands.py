@@ -47,8 +47,8 @@ async def test_resync_and_verify_name_volumes_by_their_controller(tmp_path: Path
         )
         beta.plant["resync"] = (
             200,
-            started
-            + b'{"event":"done","volumes":[{"name":"data","state":"SUSPENDED","copied_bytes":0}]}\n',
+            started + b'{"event":"done","volumes":'
+            b'[{"name":"data","state":"SUSPENDED","copied_bytes":0}]}\n',
         )
         seen: list[str] = []
         result = await client.resync(

@@ -1,4 +1,4 @@
-"""`async with client.quiesce(...)`: it holds, renews, suspends, releases, and says at once when it is lost."""
+"""`async with client.quiesce(...)` holds, renews, suspends and releases."""
 
 from __future__ import annotations
 

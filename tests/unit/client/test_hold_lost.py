@@ -24,7 +24,9 @@ async def test_a_lost_hold_ends_what_the_block_waits_for(tmp_path: Path) -> None
 
         with pytest.raises(
             LeaseLostError,
-            match="the hold of db was lost: beta: the hold was lost: deadline; nothing was suspended",
+            match=(
+                "the hold of db was lost: beta: the hold was lost: deadline; nothing was suspended"
+            ),
         ):
             await work()
         assert not alpha.held
@@ -78,7 +80,10 @@ async def test_a_member_that_breaks_off_is_named_once(tmp_path: Path) -> None:
 
         with pytest.raises(
             LeaseLostError,
-            match=r"^the hold of db was lost: beta: the hold was lost: broke off at [^;]*; see its log; nothing",
+            match=(
+                r"^the hold of db was lost: beta: the hold was lost: broke off at [^;]*;"
+                r" see its log; nothing"
+            ),
         ):
             await work()
 

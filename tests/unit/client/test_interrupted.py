@@ -1,4 +1,7 @@
-"""A suspend that is cancelled: who asked to be told hears what became of the cut, if there is one."""
+"""A suspend that is cancelled.
+
+Who asked to be told hears what became of the cut, if there is one.
+"""
 
 from __future__ import annotations
 

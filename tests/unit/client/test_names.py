@@ -1,4 +1,4 @@
-"""A socket or url of the groups file that leads to another controller is noticed, even where all targets lie on one."""
+"""A socket or url that leads to another controller is noticed, also for targets on one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A coordinator as a machine: what it asks whom, and what it knows. All orders and crashes are in tests/model."""
+"""A coordinator as a machine.
+
+What it asks whom, and what it knows. All orders and crashes are in tests/model.
+"""
 
 from __future__ import annotations
 

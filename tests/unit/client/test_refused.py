@@ -40,7 +40,10 @@ async def test_mixed_versions_are_named(tmp_path: Path) -> None:
     def old(alpha: FakeMember, beta: FakeMember) -> None:
         beta.controller = {"name": "beta"}
 
-    match = r"alpha: duplexd 0\.1\.0, group protocol 1, beta: duplexd of an old version, no group protocol.*upgrade duplexd on beta"
+    match = (
+        r"alpha: duplexd 0\.1\.0, group protocol 1, beta: duplexd of an old version, no"
+        r" group protocol.*upgrade duplexd on beta"
+    )
     await refused(tmp_path, WrongStateError, match, old)
 
 

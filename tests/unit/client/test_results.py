@@ -37,9 +37,14 @@ def figures(*seconds: float, within: bool = True) -> dict[str, Any]:
     for each in seconds:
         waits.add(each)
     return {
-        "seconds_max": waits.max_s, "writes_held": waits.count, "held_s": 0.5, "within_limit": within, "buckets": waits.pack(),
-        "phases": {"cut": {"seconds": waits.max_s, "writes": waits.count}}, "volumes": [{"name": "data", "count": waits.count}],
-    }  # fmt: skip
+        "seconds_max": waits.max_s,
+        "writes_held": waits.count,
+        "held_s": 0.5,
+        "within_limit": within,
+        "buckets": waits.pack(),
+        "phases": {"cut": {"seconds": waits.max_s, "writes": waits.count}},
+        "volumes": [{"name": "data", "count": waits.count}],
+    }
 
 
 def test_holds_of_several_controllers_in_one() -> None:

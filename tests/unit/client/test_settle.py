@@ -122,7 +122,10 @@ async def test_a_member_that_is_gone_for_good_blocks_its_group_no_longer_than_un
         if stands:
             with pytest.raises(
                 UndecidedError,
-                match=r"with beta, which .* or, if that will never be, `duplexctl resync db --wait` gives",
+                match=(
+                    r"with beta, which .* or, if that will never be, `duplexctl resync db"
+                    r" --wait` gives"
+                ),
             ):
                 await client.suspend("db")
             (warning,) = (await client.resync("db")).warnings
@@ -191,7 +194,10 @@ async def test_a_promise_counts_for_nobody_else(
         else:
             with pytest.raises(
                 error,
-                match=r"same controller|controllers\.beta of the groups file leads to .* itself 'alpha'",
+                match=(
+                    r"same controller|controllers\.beta of the groups file leads to .*"
+                    r" itself 'alpha'"
+                ),
             ):
                 await call
     await alpha.stop()

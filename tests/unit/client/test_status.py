@@ -60,7 +60,10 @@ TROUBLE: dict[str, tuple[Callable[[FakeMember], None], int, str]] = {
     "the same": (
         the_same,
         6,
-        "controllers.beta and controllers.alpha of the groups file are the same controller, 'alpha'",
+        (
+            "controllers.beta and controllers.alpha of the groups file are the same"
+            " controller, 'alpha'"
+        ),
     ),
     "ill": (ill, 1, "beta: a bug"),
 }

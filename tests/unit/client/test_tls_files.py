@@ -1,4 +1,7 @@
-"""The files of an https controller: what is wrong with one is told with its key and its name, and no other."""
+"""The files of an https controller.
+
+What is wrong with one is told with its key and its name, and no other.
+"""
 
 from __future__ import annotations
 
@@ -101,15 +104,24 @@ MISTAKES: dict[str, tuple[Callable[[Files], None], str]] = {
     ),
     "the key of another": (
         of_another,
-        r"key: '\S+/client\.key' is not the key of the certificate '\S+/client\.pem'; give the two that",
+        (
+            r"key: '\S+/client\.key' is not the key of the certificate '\S+/client\.pem';"
+            r" give the two that"
+        ),
     ),
     "a key with a passphrase": (
         locked,
-        r"key: '\S+/client\.key' wants a passphrase, and nobody is asked for it; .* openssl pkey -in ",
+        (
+            r"key: '\S+/client\.key' wants a passphrase, and nobody is asked for it; .*"
+            r" openssl pkey -in "
+        ),
     ),
     "a key that everyone can read": (
         open_to_all,
-        r"key: '\S+/client\.key' holds the key and can be read by everyone .*\(mode 0644\); .*chmod o= ",
+        (
+            r"key: '\S+/client\.key' holds the key and can be read by everyone .*\(mode"
+            r" 0644\); .*chmod o= "
+        ),
     ),
 }
 

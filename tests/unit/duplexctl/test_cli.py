@@ -120,7 +120,10 @@ def test_an_interrupted_suspend_says_that_it_may_be_done(
     monkeypatch.setattr(plane.controller, "suspend", never)
     before = signal.getsignal(number)
     code, out, err = ctl("suspend", "data", "wal", *more)
-    text = f"interrupted by {number.name}; data wal may be suspended nevertheless: `duplexctl status data wal`"
+    text = (
+        f"interrupted by {number.name}; data wal may be suspended nevertheless:"
+        " `duplexctl status data wal`"
+    )
     assert (code, err) == (128 + number, f"duplexctl: {text}\n")
     assert (json.loads(out)["detail"] if more else out) == (text if more else "")
     assert signal.getsignal(number) == before
@@ -422,7 +425,10 @@ def test_the_manual_names_every_command_option_and_exit_code() -> None:
 
 
 def test_it_starts_without_the_daemons_libraries() -> None:
-    code = "import sys; import duplexd.duplexctl.cli; print([m for m in ('pydantic', 'starlette', 'uvicorn', 'rich', 'asyncio') if m in sys.modules])"
+    code = (
+        "import sys; import duplexd.duplexctl.cli; print([m for m in ('pydantic',"
+        " 'starlette', 'uvicorn', 'rich', 'asyncio') if m in sys.modules])"
+    )
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )

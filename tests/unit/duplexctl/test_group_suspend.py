@@ -1,4 +1,4 @@
-"""What `suspend --certificate` keeps and says of a cut, in this order, whatever ends the command."""
+"""What `suspend --certificate` keeps and says of a cut, in this order, whatever ends it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MEMBER: dict[str, Any] = {
-    "cut": "0123456789abcdef", "controller": "alpha", "sequence": 7, "time": 12.5,
+    "cut": "0123456789abcdef",
+    "controller": "alpha",
+    "sequence": 7,
+    "time": 12.5,
     "journal": {"directory": "/state", "identity": "00" * 16, "crc": 1, "chain": 2},
     "volumes": [{"id": 3, "name": "data", "size": 4096, "primary": "/a", "secondary": "/b"}],
-}  # fmt: skip
+}
 CONSISTENT = Suspended(
     "consistent", "0123456789abcdef", "", "db", {"alpha": 7}, ["alpha:data"], members=[MEMBER]
 )
@@ -43,7 +46,10 @@ VOID = Suspended(
 
 
 class Ctl:
-    """`suspend db --certificate cut.json` of a coordinator that finds `found`; then `then` happens before it can answer."""
+    """`suspend db --certificate cut.json` of a coordinator that finds `found`.
+
+    Then `then` happens before it can answer.
+    """
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.certificate = directory / "cut.json"
@@ -132,7 +138,8 @@ def test_a_certificate_that_can_not_be_written_is_not_lost(
     assert not ctl.certificate.exists()
     lines = said.err.splitlines()
     place = lines.index(
-        "duplexctl: the certificate could not be written: No space left on device; it is the next line, save that:"
+        "duplexctl: the certificate could not be written: No space left on device;"
+        " it is the next line, save that:"
     )
     ctl.certificate.write_text(lines[place + 1])
     assert ctl.holds(found.verdict)
@@ -160,7 +167,8 @@ def test_interrupted_once_the_cut_is_made_it_is_told_and_certified(
     else:
         assert said.out.startswith(f"suspended db: {found.verdict}, cut 0123456789abcdef")
     assert said.err.startswith(
-        f"duplexctl: interrupted by {signal.Signals(number).name}; cut 0123456789abcdef was made {text}"
+        f"duplexctl: interrupted by {signal.Signals(number).name}; cut"
+        f" 0123456789abcdef was made {text}"
     )
     assert said.err.count("\n") == 1
 

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
     from tests.support.control_plane import ControlPlane
 
-FILE = '[controllers.alpha]\nsocket = "c.sock"\n[groups.db]\nmembers = ["alpha:data"]\n[groups.all]\nmembers = ["alpha:wal"]\n'
+FILE = (
+    '[controllers.alpha]\nsocket = "c.sock"\n[groups.db]\nmembers = ["alpha:data"]\n'
+    '[groups.all]\nmembers = ["alpha:wal"]\n'
+)
 
 
 @pytest.fixture
@@ -207,9 +210,14 @@ def result(**fields: Any) -> Suspended:
         within_limit=True,
     )
     base: dict[str, Any] = {
-        "verdict": "consistent", "cut": "c7", "tag": "nightly", "group": "db", "controllers": {"alpha": 418, "beta": 77},
-        "volumes": ["alpha:data", "beta:wal"], "hold": hold,
-    }  # fmt: skip
+        "verdict": "consistent",
+        "cut": "c7",
+        "tag": "nightly",
+        "group": "db",
+        "controllers": {"alpha": 418, "beta": 77},
+        "volumes": ["alpha:data", "beta:wal"],
+        "hold": hold,
+    }
     return Suspended(**base | fields)
 
 
@@ -393,9 +401,9 @@ def test_a_suspend_whose_secondaries_moved_on_fails(
     out, err = capsys.readouterr()
     assert "  NOT there any more: beta:wal\n" in out
     assert (
-        "the cut was consistent, but not all secondaries stand at it any more (beta:wal left it); resync"
-        in err
-    )
+        "the cut was consistent, but not all secondaries stand at it any more"
+        " (beta:wal left it); resync"
+    ) in err
     answers(monkeypatch, "suspend", result())
     assert run(["--groups", str(groups), "suspend", "db"]) == 0
 

@@ -37,7 +37,10 @@ MAIN = [sys.executable, "-c", CODE]
 
 @pytest.fixture(autouse=True)
 def unhurried(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing ends by itself, and no line is due that would find out that its reader is gone: what is noticed is noticed at once."""
+    """Nothing ends by itself, and no line is due that would find out that its reader is gone.
+
+    What is noticed is noticed at once.
+    """
     plane.controller.hold_scale = NEVER_SECONDS
     monkeypatch.setattr(lines, "HEARTBEAT_SECONDS", NEVER_SECONDS)
     monkeypatch.setattr(server, "CONTROL_STOP_SECONDS_MAX", NEVER_SECONDS)
@@ -148,7 +151,10 @@ def test_the_command_is_told_the_lease_and_runs_within_the_hold(
 
 
 def test_a_command_may_suspend_by_the_lease(start: Start, plane: ControlPlane) -> None:
-    inner = f'{sys.executable} -c "from duplexd.duplexctl.cli import main; main()" suspend db --lease "$DUPLEXD_LEASE"'
+    inner = (
+        f'{sys.executable} -c "from duplexd.duplexctl.cli import main; main()" suspend db'
+        ' --lease "$DUPLEXD_LEASE"'
+    )
     code, out, err = finish(start("quiesce", "db", "--hold", "10", "--", "sh", "-c", inner))
     assert (code, err) == (0, "")
     assert "consistent" in out
@@ -192,7 +198,10 @@ def test_a_hold_that_somebody_else_releases_during_the_command_is_9(
 def test_a_hold_that_the_command_itself_releases_before_its_end_is_9(
     start: Start, plane: ControlPlane
 ) -> None:
-    inner = f'{sys.executable} -c "from duplexd.duplexctl.cli import main; main()" release "$DUPLEXD_LEASE"'
+    inner = (
+        f'{sys.executable} -c "from duplexd.duplexctl.cli import main; main()" release'
+        ' "$DUPLEXD_LEASE"'
+    )
     assert finish(start("quiesce", "db", "--hold", "10", "--", "sh", "-c", inner))[0] == 9
 
 
@@ -270,7 +279,10 @@ def test_ctrl_c_while_a_command_runs_ends_the_command_first(
     start: Start, plane: ControlPlane, tmp_path: Path
 ) -> None:
     ready = tmp_path / "ready"
-    script = f"import pathlib, sys, time\ntry:\n pathlib.Path({str(ready)!r}).touch(); time.sleep({PATIENCE_SECONDS})\nexcept KeyboardInterrupt:\n time.sleep(0.3); sys.exit(4)"
+    script = (
+        f"import pathlib, sys, time\ntry:\n pathlib.Path({str(ready)!r}).touch();"
+        f" time.sleep({PATIENCE_SECONDS})\nexcept KeyboardInterrupt:\n time.sleep(0.3); sys.exit(4)"
+    )
     process = start("quiesce", "db", "--hold", "10", "--", sys.executable, "-c", script)
     wait_for(ready.exists)
     interrupted_at = time.monotonic()
