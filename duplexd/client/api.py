@@ -10,6 +10,7 @@ from urllib.parse import quote
 from duplexd.client import outcomes, status, survey
 from duplexd.client.answers import need
 from duplexd.client.http import Http
+from duplexd.client.member import Plan, new_cut_id
 from duplexd.client.results import Cuts, Released, Resynced, Settled, Status, Suspended, Verified
 from duplexd.config.groups import OneDaemon
 from duplexd.errors import (
@@ -110,13 +111,12 @@ class Client:
         suspend.check_tag(tag)
         group, hold_max_s = self._group(targets, hold_max)
         links = self.links_to(group.members)
-        if len(links) == 1:
-            asked = suspend.Asked(tag, hold_max_s, lease, certificate)
-            return await suspend.suspend_one(group, links, asked, self._settling, on_cut)
+        plan = Plan(new_cut_id(), group, hold_max_s, tag, lease, certificate)
+        if plan.alone:
+            return await suspend.suspend_one(plan, links, self._settling, on_cut)
         if lease is not None:
             raise UsageError("lease: a hold of several controllers is cut by its own `suspend`")
-        asked = suspend.Asked(tag, hold_max_s)
-        return await suspend.suspend_together(group, links, asked, self._settling, on_cut)
+        return await suspend.suspend_together(plan, links, self._settling, on_cut)
 
     def quiesce(
         self,
@@ -129,7 +129,8 @@ class Client:
 
         group, hold_max_s = self._group(targets, hold_max)
         links = self.links_to(group.members)
-        return hold_of(group, links, hold_max_s, self._settling, on_suspended)
+        plan = Plan(new_cut_id(), group, hold_max_s)
+        return hold_of(plan, links, self._settling, on_suspended)
 
     async def release(self, target: str) -> Released:
         """End a hold by its lease, or by the id of its cut; or all holds of a group of the file.

@@ -9,40 +9,38 @@ from typing import TYPE_CHECKING, Self
 from duplexd.client import survey
 from duplexd.client.coordinator import Drive
 from duplexd.client.protocol import HELD
-from duplexd.client.suspend import INTERRUPTED, check_tag, close, new_cut_id, suspended
+from duplexd.client.suspend import INTERRUPTED, check_tag, close, suspended
 from duplexd.errors import LeaseLostError, WrongStateError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from types import TracebackType
 
+    from duplexd.client.member import Plan
     from duplexd.client.results import Suspended
     from duplexd.client.settle import Settling
     from duplexd.client.survey import Links
-    from duplexd.config.groups import Group
     from duplexd.json_object import Json
 
 
 def hold_of(
-    group: Group,
+    plan: Plan,
     links: Links,
-    hold_max_s: float,
     settling: Settling,
     on_suspended: Callable[[], object] | None,
 ) -> Hold:
     """A hold that is yet to be entered: only then are the controllers asked."""
 
     async def drive() -> Drive:
-        cut_id = new_cut_id()
         with survey.nothing_suspended():
-            if len(links) == 1:
+            if plan.alone:
                 survey.raise_all(await survey.identify(links))
             else:
-                statuses = await settling.calm(group, links)
+                statuses = await settling.calm(plan.group, links)
                 survey.check_members(statuses)
                 survey.check_duplex(statuses)
-                await survey.measure(links, hold_max_s, cut_id)
-        return Drive(cut_id, group, links, hold_max_s)
+                await survey.measure(links, plan.hold_max_s, plan.cut_id)
+        return Drive(plan, links)
 
     return Hold(drive, settling.settle_s, on_suspended)
 
@@ -145,9 +143,10 @@ class Hold:
     def json(self) -> Json:
         """The lease: of one controller with all that it says of it."""
         drive = self._held()
-        several = {"cut": drive.cut_id, "hold_s": drive.hold_max_s, "owner": "", "fence": None}
+        cut, hold_s = drive.plan.cut_id, drive.plan.hold_max_s
+        several = {"cut": cut, "hold_s": hold_s, "owner": "", "fence": None}
         named = {"id": drive.lease, "volumes": drive.volumes, "remaining_s": self.remaining_s}
-        return (drive.only_lease if drive.alone else several) | named
+        return (drive.only.lease if drive.alone else several) | named
 
     @property
     def remaining_s(self) -> float:
@@ -159,7 +158,7 @@ class Hold:
     def reason(self) -> str:
         """How it ended: `released`, `suspended`, or why it was lost."""
         drive = self._held()
-        return drive.reason if drive.alone else str(drive.error or "released")
+        return drive.only.end_reason if drive.alone else str(drive.error or "released")
 
     @property
     def by_another(self) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.client import outcomes, survey
 from duplexd.client.coordinator import SETTLE_PAUSE_S, Drive
+from duplexd.client.member import Plan
 from duplexd.config.groups import Group
 from duplexd.core.votes import CUT, NONE, VOID
 from duplexd.errors import DuplexdError, UndecidedError
@@ -90,7 +91,7 @@ class Settling:
             )
         links = self._links_of(members)
         await self._wait_for_votes(cut, links)
-        drive = Drive(cut, Group(group_name, dict.fromkeys(members, ())), links)
+        drive = Drive(Plan(cut, Group(group_name, dict.fromkeys(members, ()))), links)
         try:
             await drive.settle()
             await drive.finish(self.settle_s)

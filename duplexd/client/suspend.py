@@ -8,12 +8,11 @@ made or may have been.
 from __future__ import annotations
 
 import asyncio
-import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from duplexd.client import outcomes, survey
 from duplexd.client.coordinator import Drive
-from duplexd.client.results import Suspended, merge_holds
+from duplexd.client.results import Hold, Suspended, merge_holds
 from duplexd.core.votes import VOID
 from duplexd.errors import UndecidedError, UsageError, WrongStateError
 from duplexd.limits import TAG_CHARACTERS_MAX
@@ -21,6 +20,7 @@ from duplexd.limits import TAG_CHARACTERS_MAX
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from duplexd.client.member import Plan
     from duplexd.client.settle import Settling
     from duplexd.client.survey import Links
     from duplexd.config.groups import Group
@@ -46,66 +46,44 @@ def check_tag(tag: str) -> str:
     return tag
 
 
-class Asked(NamedTuple):
-    """What a suspend is asked for; `lease` and `certificate` are for one controller."""
-
-    tag: str
-    hold_max_s: float
-    lease: str | None = None
-    certificate: bool = False
-
-
 async def suspend_one(
-    group: Group, links: Links, asked: Asked, settling: Settling, on_cut: OnCut | None
+    plan: Plan, links: Links, settling: Settling, on_cut: OnCut | None
 ) -> Suspended:
     """The one-step cut.
 
     Only its name is asked first: its status of 1,000 volumes makes writes wait.
     """
-
-    async def cut() -> Suspended:
-        drive = Drive("", group, links, asked.hold_max_s)
-        drive.certificate, drive.lease_given = asked.certificate, asked.lease
-        return await _cut(drive, asked.tag, settling.settle_s, on_cut)
-
     with survey.nothing_suspended():
         survey.raise_all(await survey.identify(links))
     try:
-        return await cut()
+        return await _cut(Drive(plan, links), settling.settle_s, on_cut)
     except WrongStateError:
-        if group.alone:
+        if plan.group.alone:
             raise
         # they may stand at a cut of several controllers that was left undecided
-        await settling.calm(group, links)
-        return await cut()
+        await settling.calm(plan.group, links)
+        return await _cut(Drive(plan, links), settling.settle_s, on_cut)
 
 
 async def suspend_together(
-    group: Group, links: Links, asked: Asked, settling: Settling, on_cut: OnCut | None
+    plan: Plan, links: Links, settling: Settling, on_cut: OnCut | None
 ) -> Suspended:
     """The cut of several controllers: two-phase commit under a hold."""
-    cut_id = new_cut_id()
     with survey.nothing_suspended():
-        statuses = await settling.calm(group, links)
+        statuses = await settling.calm(plan.group, links)
         survey.check_members(statuses)
         if (cut := survey.common_cut(statuses)) is not None:
-            return _already(group, cut, statuses)
+            return _already(plan.group, cut, statuses)
         survey.check_duplex(statuses)
-        await survey.measure(links, asked.hold_max_s, cut_id)
-    drive = Drive(cut_id, group, links, asked.hold_max_s)
-    return await _cut(drive, asked.tag, settling.settle_s, on_cut)
+        await survey.measure(links, plan.hold_max_s, plan.cut_id)
+    return await _cut(Drive(plan, links), settling.settle_s, on_cut)
 
 
-def new_cut_id() -> str:
-    """16 hexadecimal digits that no other coordinator draws."""
-    return os.urandom(8).hex()
-
-
-async def _cut(drive: Drive, tag: str, settle_s: float, on_cut: OnCut | None) -> Suspended:
+async def _cut(drive: Drive, settle_s: float, on_cut: OnCut | None) -> Suspended:
     try:
         if not drive.alone:
             await close(drive)
-        return await suspended(drive, tag, settle_s, on_cut)
+        return await suspended(drive, drive.plan.tag, settle_s, on_cut)
     finally:
         await drive.end()
 
@@ -153,49 +131,49 @@ def _outcome(drive: Drive) -> Suspended | UndecidedError:
 
 
 def _result(drive: Drive) -> Suspended:
-    verdict = drive.round.outcome
+    plan, verdict = drive.plan, drive.round.outcome
     if verdict is None:
-        if drive.alone:
+        if plan.alone:
             raise UndecidedError(
-                f"{drive.group.name} may be suspended nevertheless:"
-                f" `duplexctl status {drive.group.name}`"
+                f"{plan.group.name} may be suspended nevertheless:"
+                f" `duplexctl status {plan.group.name}`"
             )
-        raise outcomes.undecided_error(drive.cut_id, drive.round.unreached, drive.group.name)
-    if drive.alone:
-        return _of_one(drive, verdict)
+        raise outcomes.undecided_error(plan.cut_id, drive.round.unreached, plan.group.name)
+    figures = {name: member.hold for name, member in drive.members.items()}
+    hold = merge_holds(plan.group, figures, plan.hold_max_s)
+    if plan.alone:
+        return _of_one(drive, verdict, hold)
     left = drive.left if verdict != VOID else []
-    made = {name: drive.made[name] for name in drive.group.members if name in drive.made}
     return Suspended(
         verdict=verdict,
-        cut=drive.cut_id,
-        tag=drive.tag,
-        group=drive.group.name,
-        controllers={name: each["sequence"] for name, each in made.items()},
+        cut=plan.cut_id,
+        tag=plan.tag,
+        group=plan.group.name,
+        controllers={name: each["sequence"] for name, each in drive.made.items()},
         volumes=drive.volumes,
-        hold=merge_holds(drive.group, drive.holds, drive.hold_max_s),
+        hold=hold,
         phases=dict(drive.seconds),
         why=_why(drive, verdict, left),
         left=left,
         untold=drive.round.untold,
-        members=list(made.values()),
+        members=list(drive.made.values()),
     )
 
 
-def _of_one(drive: Drive, verdict: str) -> Suspended:
+def _of_one(drive: Drive, verdict: str, hold: Hold) -> Suspended:
     """The answer of one controller is the result, in the shape of the others."""
-    ((name, answer),) = drive.made.items()
+    group, ((name, answer),) = drive.plan.group, drive.made.items()
     why = ""
     if verdict == VOID:
-        why = answer.get("why") or "see its events and its log"
-        why = why if drive.group.alone else f"{name}: {why}"
+        why = f"{drive.only.link.prefix}{answer.get('why') or 'see its events and its log'}"
     return Suspended(
         verdict=verdict,
         cut=answer["cut"],
         tag=answer.get("tag", ""),
-        group=drive.group.name,
+        group=group.name,
         controllers=answer["controllers"],
-        volumes=[drive.group.title(name, volume) for volume in answer["volumes"]],
-        hold=merge_holds(drive.group, {name: answer.get("hold")}, drive.hold_max_s),
+        volumes=[group.title(name, volume) for volume in answer["volumes"]],
+        hold=hold,
         why=why,
         already=answer.get("already", False),
         members=answer.get("members", []),
