@@ -135,7 +135,7 @@ class Client:
     async def release(self, target: str) -> Released:
         """End a hold by its lease, or by the id of its cut; or all holds of a group of the file.
 
-        One that had ended is no error. Raises NotFoundError.
+        One that had ended is not an error. Raises NotFoundError.
         """
         everything = self.groups.everything()
         if everything.alone:

@@ -3,7 +3,7 @@
 It says where in the journals the cut is written.
 
 Its fields are in docs/verify-cut.md. The check-sum in it tells an edited file from one that is as
-it was written; it is no signature.
+it was written; it is not a signature.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def make(result: Suspended) -> Json:
     )
     if silent or not result.members:
         raise UsageError(
-            f"there is no certificate: {', '.join(silent) or 'no controller'} did not"
+            f"no certificate can be written: {', '.join(silent) or 'no controller'} did not"
             f" say where in its journal cut {result.cut} is"
         )
     body: Json = {
@@ -129,9 +129,9 @@ def write(path: str | Path, certificate: Json) -> None:
 def _place(path: str | Path) -> Path:
     """The file that `path` names, or a symbolic link there.
 
-    Raises OSError for what is there and is no file: a device or a pipe would be gone.
+    Raises OSError for what exists and is not a file: a device or a pipe would be gone.
 
-    And for what this process has open: whoever redirected its output does not mean that file to be
+    And for what this process has open: who redirected its output does not mean that file to be
     replaced.
     """
     if _leads_through_descriptors(path):

@@ -1,4 +1,4 @@
-"""Drives a `protocol.Round`: sends what it wants sent, tells it what came back, and keeps the time.
+"""Drives a `protocol.Round`: sends its requests, reports what came back, keeps the time.
 
 What decides is in `protocol.py`, without a loop or a clock; here is what moves: one request per
 member and phase, each a task, and one timer. The hold is measured here, too: from the first CLOSE
@@ -214,10 +214,11 @@ class Drive:
 
     @property
     def lost(self) -> LeaseLostError:
-        """Why the hold is no more."""
+        """Why the hold was lost."""
         why = self.error or "it was released"
+        name = self.plan.group.name
         return LeaseLostError(
-            f"the hold of {self.plan.group.name} was lost: {why}; nothing was suspended, quiesce again"
+            f"the hold of {name} was lost: {why}; nothing was suspended, quiesce again"
         )
 
     @property
@@ -246,7 +247,7 @@ class Drive:
             self._changed.set()
 
     def _send(self, sends: list[Send]) -> None:
-        """Send these; `round` has just been told something, so its phase may be another."""
+        """Send these; `round` has just learned something, so its phase may be another."""
         now = monotonic()
         if self.round.phase != self._phase:
             if self._phase in _TIMED:

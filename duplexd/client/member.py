@@ -1,7 +1,7 @@
 """One controller in a cut: what is asked of it over HTTP, and what it said.
 
-One request for each of the coordinator's, each sent once. A hold is a stream: it lasts exactly as long
-as the connection that asked for it, and its last line says how it ended.
+One request for each of the coordinator's, each sent once. A hold is a stream: it lasts exactly as
+long as the connection that asked for it, and its last line says how it ended.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Times are seconds. docs/duplexctl-json.md lists the fields; a test compares them
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from duplexd.core.waits import together, unpack
@@ -26,8 +26,14 @@ class Result:
     """Base of all results."""
 
     def json(self) -> Json:
-        """As an object that JSON can hold."""
-        return asdict(self)
+        """As an object that JSON can hold. What controllers wrote is shared, not copied."""
+        return {name: _plain(value) for name, value in vars(self).items()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return value.json() if isinstance(value, Result) else value
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ class Settling:
     async def contradicted(self, cuts: Mapping[str, list[str]]) -> dict[str, list[str]]:
         """Those of these cuts that are void on a member, and not on all.
 
-        Perhaps on a member where no secondary stands at them any more.
+        Perhaps on a member whose secondaries have left them.
         """
         found: dict[str, list[str]] = {}
         for cut, members in cuts.items():

@@ -69,7 +69,7 @@ def _own_groups(status: Json) -> Iterator[GroupState]:
 
 
 def group_state(group: Group, statuses: Mapping[str, Json]) -> GroupState:
-    """How a group stands.
+    """The state of a group at a glance.
 
     Never `consistent` unless all of it stands at one cut that all members know to be consistent.
     """
@@ -82,10 +82,11 @@ def group_state(group: Group, statuses: Mapping[str, Json]) -> GroupState:
         for volume in _volumes(statuses[controller], targets)
     ]
     names = [group.title(controller, volume["name"]) for controller, volume in found]
+    known = {name: _names(statuses[name]) for name in group.members}
     if missing := [
         group.title(controller, target)
         for controller, target in _targets(group)
-        if not _has(statuses[controller], target)
+        if target not in known[controller]
     ]:
         return GroupState(group.name, names, members, "UNKNOWN", None, None, missing)
     return GroupState(group.name, names, members, *_standing([volume for _, volume in found]))
@@ -114,8 +115,8 @@ def _targets(group: Group) -> Iterator[tuple[str, str]]:
             yield controller, target
 
 
-def _has(status: Json, target: str) -> bool:
-    return any(each["name"] == target for each in [*status["groups"], *status["volumes"]])
+def _names(status: Json) -> set[str]:
+    return {each["name"] for each in [*status["groups"], *status["volumes"]]}
 
 
 def _volumes(status: Json, targets: tuple[str, ...]) -> list[Json]:

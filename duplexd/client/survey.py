@@ -294,8 +294,8 @@ def _is_consistent(volume: Json) -> bool:
 def undecided(statuses: Mapping[str, Json], group_name: str | None = None) -> dict[str, list[str]]:
     """Cuts of several controllers without one verdict: id, and the controllers that take part.
 
-    Those of these volumes; with `group_name` also those of that group that no secondary stands at
-    any more. They were left undecided; or they are void on one member (its secondary failed, a
+    Those of these volumes; with `group_name` also those of that group that all secondaries
+    have left. They were left undecided; or they are void on one member (its secondary failed, a
     canary could grade the cut there only) and consistent on another.
     """
     members: dict[str, list[str]] = {}

@@ -37,7 +37,7 @@ def on_terminal() -> bool:
 
 
 def screen_lines() -> int | None:
-    """How many lines the reader has; None: as many as there are, for it is no screen."""
+    """How many lines the reader has; None: no limit, as it is not a screen."""
     return shutil.get_terminal_size((80, 40)).lines if sys.stdout.isatty() else None
 
 

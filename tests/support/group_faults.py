@@ -153,7 +153,7 @@ class Attempt:
             await client.settle(self.lane.group)
 
     def _check_status(self, outcome: str) -> None:
-        """What stands at this cut is shown with the outcome, on every controller."""
+        """Secondaries at this cut are shown with the outcome, on every controller."""
         for controller in self.lane.cluster.daemons:
             for volume in self.lane.cluster.ask(controller, "GET", "/v1/status")["volumes"]:
                 cut = (volume["secondary"] or {}).get("cut")

@@ -144,7 +144,7 @@ async def main(plan: dict[str, Any]) -> None:
 
 
 def say(line: dict[str, Any]) -> None:
-    """To whoever started us."""
+    """To the process that started us."""
     print(json.dumps(line), flush=True)
 
 

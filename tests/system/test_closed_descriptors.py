@@ -2,7 +2,7 @@
 
 Nothing that is printed gets into what it opens.
 
-Or with a log that takes nothing: it serves all the same.
+Or with a log that takes nothing: it serves nevertheless.
 """
 
 from __future__ import annotations

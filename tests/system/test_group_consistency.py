@@ -100,10 +100,11 @@ def wait_for(true: Callable[[], bool]) -> None:
 
 
 def under_way(writers: GroupWriters) -> list[str]:
-    """The controller from which each writer waits for a reply at this moment, "" if it waits for none."""
+    """The controller whose reply each writer waits for at this moment, or ""."""
     history = writers.workload.history
-    numbers = [history.issued_before(writer, END_OF_TIME) for writer in range(history.writers)]
-    done = [history.acknowledged_before(writer, END_OF_TIME) for writer in range(history.writers)]
+    every = range(history.writers)
+    numbers = [history.issued_before(writer, END_OF_TIME) for writer in every]
+    done = [history.acknowledged_before(writer, END_OF_TIME) for writer in every]
     return [
         writers.members[PLACEMENT.place(writer, number).volume].controller
         if number > done[writer]

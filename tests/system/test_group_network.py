@@ -216,7 +216,7 @@ class Trouble:
 def test_hosts_cut_off_and_members_killed_during_suspends(
     network: Network, cluster: Cluster, times: int
 ) -> None:
-    """Every gate opens in time, and afterwards all members say the same of the cut, which is right."""
+    """Every gate opens in time; afterwards all members say the same, and what is right."""
     fates = ["client cut off", "member cut off", "member killed"] * 2 * times
     trouble = Trouble(network, cluster, times)
     struck = False

@@ -204,7 +204,7 @@ def test_a_hold_that_ends_before_its_command_is_9(ctl: Ctl) -> None:
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["of the group", "on one member"])
-def test_a_hold_that_somebody_else_releases_before_its_command_is_9_and_told_at_once(
+def test_a_hold_that_somebody_else_releases_before_its_command_is_9_and_reported_at_once(
     ctl: Ctl, whole: bool
 ) -> None:
     with ctl.start(
@@ -317,7 +317,7 @@ def test_a_controller_that_hangs_does_not_hide_the_others(ctl: Ctl) -> None:
     assert status["groups"][0]["state"] == "UNKNOWN"
 
 
-def test_a_member_stopped_in_mid_suspend_is_void_or_undecided_and_told_later(ctl: Ctl) -> None:
+def test_a_member_stopped_in_mid_suspend_is_void_or_undecided_and_reported_later(ctl: Ctl) -> None:
     beta = ctl.cluster["beta"]
     os.kill(beta.pid, signal.SIGSTOP)
     try:

@@ -341,7 +341,7 @@ async def members(
 async def until(true: Callable[[], object]) -> None:
     """Return when it is so."""
     async with asyncio.timeout(10):
-        while not true():  # noqa: ASYNC110 - what it waits for is no task
+        while not true():  # noqa: ASYNC110 - what it waits for is not a task
             await asyncio.sleep(0.001)
 
 
@@ -373,7 +373,7 @@ def states(controllers: list[FakeMember]) -> list[str]:
 
 
 class Told:
-    """A suspend in a task, and what it told."""
+    """A suspend in a task, and what `on_cut` got."""
 
     def __init__(self, client: Client) -> None:
         self.told: list[Suspended | UndecidedError] = []

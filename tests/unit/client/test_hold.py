@@ -148,7 +148,7 @@ async def test_release_of_a_group_from_elsewhere(tmp_path: Path) -> None:
         assert alpha.asked.count("release") == beta.asked.count("release") == 2
 
 
-async def test_release_of_a_hold_that_has_ended_is_no_error_and_of_none_is_one(
+async def test_release_of_a_hold_that_has_ended_is_not_an_error_and_of_none_is_one(
     tmp_path: Path,
 ) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, (alpha, beta)):

@@ -36,7 +36,7 @@ async def test_a_lost_hold_ends_what_the_block_waits_for(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("reason", [HANG_UP, "stopping"])
-async def test_a_hold_that_was_lost_unnoticed_is_told_at_the_end(
+async def test_a_hold_that_was_lost_unnoticed_is_reported_at_the_end(
     tmp_path: Path, reason: str
 ) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, (_, beta)):
@@ -60,7 +60,7 @@ async def test_its_time_is_over(tmp_path: Path) -> None:
         assert not any(member.held for member in controllers)
 
 
-async def test_a_block_that_takes_too_long_is_told_so(tmp_path: Path, unmeasured: None) -> None:
+async def test_a_block_that_takes_too_long_says_so(tmp_path: Path, unmeasured: None) -> None:
     async with members(tmp_path, "alpha", "beta", hold_max=0.3) as (client, _):
         with pytest.raises(
             LeaseLostError,
@@ -104,7 +104,7 @@ async def test_the_block_ends_at_once_and_all_other_gates_open(tmp_path: Path) -
         assert not alpha.held
 
 
-async def test_a_block_that_noticed_nothing_is_told_at_its_end(tmp_path: Path) -> None:
+async def test_a_block_that_noticed_nothing_is_reported_at_its_end(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha", "beta", hold_max=10.0) as (client, (_, beta)):
 
         async def work() -> None:
@@ -118,7 +118,7 @@ async def test_a_block_that_noticed_nothing_is_told_at_its_end(tmp_path: Path) -
             await work()
 
 
-async def test_a_block_that_waited_for_nothing_is_told_at_its_end(tmp_path: Path) -> None:
+async def test_a_block_that_waited_for_nothing_is_reported_at_its_end(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha", "beta", hold_max=10.0) as (client, (alpha, beta)):
         with pytest.raises(LeaseLostError, match="the hold of db was lost: beta: "):
             async with client.quiesce("db"):
@@ -127,7 +127,7 @@ async def test_a_block_that_waited_for_nothing_is_told_at_its_end(tmp_path: Path
 
 
 @pytest.mark.parametrize("trouble", [HANG_UP, problem(500, 1, "no")])
-async def test_it_is_told_also_if_another_member_does_not_answer_then(
+async def test_it_is_reported_also_if_another_member_does_not_answer_then(
     tmp_path: Path, trouble: object
 ) -> None:
     async with members(tmp_path, "alpha", "beta", hold_max=10.0) as (client, (alpha, beta)):
@@ -146,7 +146,7 @@ async def test_it_is_told_also_if_another_member_does_not_answer_then(
             await work()
 
 
-async def test_an_error_of_the_block_is_told_even_if_the_hold_was_lost_unnoticed(
+async def test_an_error_of_the_block_is_reported_even_if_the_hold_was_lost_unnoticed(
     tmp_path: Path,
 ) -> None:
     async with members(tmp_path, "alpha", "beta", hold_max=10.0) as (client, (_, beta)):

@@ -1,6 +1,6 @@
 """A suspend that is cancelled.
 
-Who asked to be told hears what became of the cut, if there is one.
+Its `on_cut` learns what became of the cut, if there is one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ async def test_a_cut_that_nobody_has_made_by_then_is_nothing_to_tell(tmp_path: P
 @pytest.mark.parametrize(
     ("what", "made"), [("cut", {"alpha": 5}), ("open", {"alpha": 5, "beta": 5})]
 )
-async def test_a_cut_that_was_made_is_void_and_told(
+async def test_a_cut_that_was_made_is_void_and_reported(
     tmp_path: Path, what: str, made: dict[str, int]
 ) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, (alpha, beta)):
@@ -63,7 +63,7 @@ async def test_a_cut_that_was_made_is_void_and_told(
     )
 
 
-async def test_a_cut_that_all_have_promised_is_consistent_and_told(tmp_path: Path) -> None:
+async def test_a_cut_that_all_have_promised_is_consistent_and_reported(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, (_, beta)):
         beta.plant["agree"] = SILENT
         suspend = Told(client)
@@ -77,7 +77,7 @@ async def test_a_cut_that_all_have_promised_is_consistent_and_told(tmp_path: Pat
     )
 
 
-async def test_a_cut_of_which_it_is_not_known_is_told_as_that(tmp_path: Path) -> None:
+async def test_a_cut_of_which_it_is_not_known_is_reported_as_that(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, (_, beta)):
 
         async def answer_and_die() -> str:
@@ -96,7 +96,7 @@ async def test_a_cut_of_which_it_is_not_known_is_told_as_that(tmp_path: Path) ->
     assert "duplexctl settle db" in str(suspend.undecided)
 
 
-async def test_who_does_not_wait_for_the_end_of_that_is_told_too(tmp_path: Path) -> None:
+async def test_who_does_not_wait_for_the_end_of_that_is_reported_too(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, (_, beta)):
         beta.plant["open"] = beta.plant["abort"] = SILENT
         suspend = Told(client)
@@ -107,7 +107,9 @@ async def test_who_does_not_wait_for_the_end_of_that_is_told_too(tmp_path: Path)
     assert "duplexctl settle db" in str(suspend.undecided)
 
 
-async def test_the_result_is_told_before_anything_else_can_be_interrupted(tmp_path: Path) -> None:
+async def test_the_result_is_reported_before_anything_else_can_be_interrupted(
+    tmp_path: Path,
+) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, _):
         told: list[object] = []
 

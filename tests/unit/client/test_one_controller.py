@@ -143,7 +143,7 @@ async def test_a_suspend_under_a_hold_of_one_controller_names_lease_and_fence(
     }
 
 
-async def test_a_suspend_by_another_command_under_the_lease_is_no_loss(tmp_path: Path) -> None:
+async def test_a_suspend_by_another_command_under_the_lease_is_not_a_loss(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha") as (client, (alpha,)):
         used = asyncio.Event()
         async with client.quiesce("db", on_suspended=used.set) as hold:
@@ -153,7 +153,7 @@ async def test_a_suspend_by_another_command_under_the_lease_is_no_loss(tmp_path:
         assert (hold.reason, hold.by_another) == ("suspended", False)
 
 
-async def test_a_suspend_of_which_the_release_learns_first_is_no_loss_either(
+async def test_a_suspend_of_which_the_release_learns_first_is_not_a_loss_either(
     tmp_path: Path,
 ) -> None:
     async with members(tmp_path, "alpha") as (client, (alpha,)):
@@ -250,7 +250,7 @@ async def test_but_not_for_ever(tmp_path: Path, answer: str | None) -> None:
     assert "db may be suspended nevertheless: `duplexctl status db`" in str(suspend.undecided)
 
 
-async def test_one_controller_that_falls_silent_is_told_as_not_known(
+async def test_one_controller_that_falls_silent_is_reported_as_not_known(
     tmp_path: Path,
 ) -> None:
     async with members(tmp_path, "alpha", answer_seconds_max=0.3) as (client, (alpha,)):

@@ -71,7 +71,7 @@ def test_in_order() -> None:
     assert (told.phase, told.outcome, told.untold, told.why) == (DONE, CONSISTENT, [], "")
 
 
-def test_let_go_without_a_cut() -> None:
+def test_released_without_a_cut() -> None:
     told = held()
     assert told.release() == to_all(RELEASE)
     assert answered(told, RELEASE) == []
@@ -86,7 +86,7 @@ def test_nothing_is_cut_or_released_but_what_is_held() -> None:
     assert (told.cut(), told.release()) == ([], [])
 
 
-def test_a_member_that_refuses_to_close_lets_all_go() -> None:
+def test_a_member_that_refuses_to_close_releases_all() -> None:
     told = Round(MEMBERS)
     told.close()
     told.replied("alpha", CLOSE)
@@ -129,7 +129,7 @@ def test_one_void_member_voids_all() -> None:
     assert (told.phase, told.outcome, told.untold) == (DONE, VOID, [])
 
 
-def test_a_member_that_can_not_be_told_is_told_later() -> None:
+def test_a_member_that_does_not_answer_gets_the_outcome_later() -> None:
     told = opening()
     answered(told, OPEN, READY)
     told.replied("alpha", AGREE, CONSISTENT)
@@ -155,7 +155,7 @@ def test_settling_what_another_left() -> None:
     )
 
 
-def test_settling_when_one_has_been_told() -> None:
+def test_settling_when_one_has_the_outcome() -> None:
     told = Round(MEMBERS)
     told.settle()
     told.replied("alpha", ABORT, CONSISTENT)
@@ -190,7 +190,7 @@ def test_what_is_asked_follows_from_what_is_known(states: tuple[str | None, str 
     assert set(asked.values()) <= {expected}
     if result is None:
         assert set(asked) == {member for member, state in known.items() if state != READY}, (
-            "whoever has promised is left alone"
+            "a member that has promised is left alone"
         )
     else:
         assert set(asked) == {member for member, state in known.items() if state != result}

@@ -87,14 +87,14 @@ async def test_pairs_that_are_not_duplex_are_named(tmp_path: Path) -> None:
     )
 
 
-async def test_an_unknown_volume_is_told_with_its_controller(tmp_path: Path) -> None:
+async def test_an_unknown_volume_is_reported_with_its_controller(tmp_path: Path) -> None:
     def unknown(alpha: FakeMember, beta: FakeMember) -> None:
         beta.plant["status"] = problem(404, 3, "no volume or group 'data'")
 
     await refused(tmp_path, NotFoundError, "beta: no volume or group 'data'", unknown)
 
 
-async def test_another_suspend_under_way_is_told(tmp_path: Path) -> None:
+async def test_another_suspend_under_way_is_reported(tmp_path: Path) -> None:
     def held(alpha: FakeMember, beta: FakeMember) -> None:
         beta.plant["status"] = (
             200,

@@ -36,7 +36,10 @@ if TYPE_CHECKING:
         (("ready", "consistent"), "consistent"),
         (("ready", ""), "void"),
         (("ready", "void"), "void"),
-        (("consistent", "void"), "void"),  # a secondary failed, or a canary told one member alone
+        (
+            ("consistent", "void"),
+            "void",
+        ),  # a secondary failed, or a canary's grade reached one only
     ],
 )
 async def test_the_outcome_follows_from_what_the_members_know(

@@ -158,7 +158,7 @@ async def test_a_member_that_goes_silent_with_its_promise_given_leaves_the_outco
         assert (await client.settle("db")).cuts == []
 
 
-async def test_a_member_that_can_not_be_told_is_named(tmp_path: Path) -> None:
+async def test_a_member_that_does_not_get_the_outcome_is_named(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, (_, beta)):
         beta.plant["agree"] = HANG_UP
         result = await client.suspend("db")

@@ -1,6 +1,6 @@
 """The files of an https controller.
 
-What is wrong with one is told with its key and its name, and no other.
+A mistake in one is reported with its key and its name, and no other.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ MISTAKES: dict[str, tuple[Callable[[Files], None], str]] = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_of_its_file_alone(tmp_path: Path, mistake: str) -> None:
+def test_a_mistake_is_reported_of_its_file_alone(tmp_path: Path, mistake: str) -> None:
     make, told = MISTAKES[mistake]
     files = Files(tmp_path)
     make(files)

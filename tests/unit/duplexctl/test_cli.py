@@ -151,7 +151,7 @@ def test_an_interrupt_once_a_suspend_is_done_does_not_lose_the_answer(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_as_an_error_of_a_suspend_is_told_does_not_lose_it(
+def test_an_interrupt_while_an_error_of_a_suspend_is_written_does_not_lose_it(
     ctl: Ctl, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     def explained(_: object, error: errors.DuplexdError) -> errors.DuplexdError:
@@ -435,7 +435,7 @@ def test_it_starts_without_the_daemons_libraries() -> None:
     assert out.stdout.strip() == "[]"
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(plane: ControlPlane) -> None:
+def test_a_reader_that_has_seen_enough_is_not_an_error(plane: ControlPlane) -> None:
     command = [*MAIN, "--socket", str(plane.path), "events", "--json", "--follow"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
     assert process.stdout is not None

@@ -151,7 +151,7 @@ def test_a_certificate_that_can_not_be_written_is_not_lost(
 @pytest.mark.parametrize(
     ("found", "text"), [(CONSISTENT, "before that"), (VOID, "before that: the verdict is void: ")]
 )
-def test_interrupted_once_the_cut_is_made_it_is_told_and_certified(
+def test_interrupted_once_the_cut_is_made_it_is_reported_and_certified(
     ctl: Ctl,
     capsys: pytest.CaptureFixture[str],
     number: int,
@@ -208,7 +208,7 @@ def test_interrupted_between_the_end_of_the_loop_and_the_answer(
     assert signal.getsignal(number) == before
 
 
-def test_out_of_time_once_the_cut_is_made_it_is_told_and_certified(
+def test_out_of_time_once_the_cut_is_made_it_is_reported_and_certified(
     ctl: Ctl, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ctl(CONSISTENT, "--timeout", "0.1", then=lambda: None) == 8

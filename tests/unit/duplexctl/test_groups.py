@@ -467,7 +467,7 @@ def test_a_cut_that_no_controller_made_is_void_and_not_a_wrong_use(
 @pytest.mark.parametrize(
     "data", [b"[groups.db]\nmembers = ['\xff']", b"[groups.db", b"a = " + 100_000 * b"["]
 )
-def test_a_groups_file_that_can_not_be_read_is_told_alike_by_every_command(
+def test_a_groups_file_that_can_not_be_read_is_reported_alike_by_every_command(
     groups: Path, capsys: pytest.CaptureFixture[str], data: bytes
 ) -> None:
     groups.write_bytes(data)

@@ -79,7 +79,7 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 
 class Command:
-    """A command for duplexctl to run, which tells when it began, and ends when it is told to."""
+    """A command for duplexctl to run, which shows that it began, and ends when asked to."""
 
     def __init__(self, directory: Path) -> None:
         self._began, self._may_end = directory / "began", directory / "may end"
@@ -123,7 +123,7 @@ def test_the_commands_status_is_returned_and_the_hold_released(
     assert plane.controller.leases["L1"].ended.result() == "released"
 
 
-def test_the_command_is_told_the_lease_and_runs_within_the_hold(
+def test_the_command_finds_the_lease_and_runs_within_the_hold(
     start: Start, plane: ControlPlane
 ) -> None:
     code, out, _ = finish(

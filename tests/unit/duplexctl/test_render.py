@@ -134,7 +134,7 @@ def test_a_controller_that_failed_says_so_first() -> None:
     assert views.head_line(status).startswith("FAILED: the journal could not be synced")
 
 
-def test_of_many_legs_those_that_differ_are_told_and_the_others_counted() -> None:
+def test_of_many_legs_those_that_differ_are_listed_and_the_others_counted() -> None:
     rows = [
         {
             "name": f"v{number}",
@@ -153,7 +153,7 @@ def test_of_many_legs_those_that_differ_are_told_and_the_others_counted() -> Non
     assert len(texts.verified_text(rows[: texts.LISTED_MAX]).splitlines()) == texts.LISTED_MAX
 
 
-def test_of_many_resyncs_those_that_failed_are_told_and_the_others_counted() -> None:
+def test_of_many_resyncs_those_that_failed_are_listed_and_the_others_counted() -> None:
     rows = [
         {
             "name": f"v{number}",
