@@ -1,5 +1,6 @@
 # docker build -t duplexd .
-# docker run --read-only --tmpfs /run/duplexd:uid=10809,gid=10809 -v duplexd-etc:/etc/duplexd:ro -v duplexd-data:/data -v duplexd-state:/var/lib/duplexd duplexd
+# docker run --read-only --tmpfs /run/duplexd:uid=10809,gid=10809 -v duplexd-etc:/etc/duplexd:ro \
+#     -v duplexd-data:/data -v duplexd-state:/var/lib/duplexd duplexd
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
@@ -8,7 +9,8 @@ RUN python -m venv /opt/duplexd && /opt/duplexd/bin/pip install --no-cache-dir .
 
 FROM python:3.11-slim-bookworm
 RUN groupadd --system --gid 10809 duplexd \
- && useradd --system --uid 10809 --gid duplexd --home-dir /var/lib/duplexd --shell /usr/sbin/nologin duplexd \
+ && useradd --system --uid 10809 --gid duplexd --home-dir /var/lib/duplexd \
+    --shell /usr/sbin/nologin duplexd \
  && install -d -o duplexd -g duplexd -m 0750 /var/lib/duplexd /data \
  && install -d -o duplexd -g duplexd -m 0755 /run/duplexd /etc/duplexd
 COPY --from=build /opt/duplexd /opt/duplexd

@@ -1,8 +1,13 @@
-"""Errors of the control plane: one table from class to exit code, HTTP status and title. Pure."""
+"""Errors of the control plane: one table from class to exit code, HTTP status and title.
+
+A client of the HTTP interface and a script around `duplexctl` must be able to tell the same cases
+apart, so both numbers are in one place, and a test compares docs/exit-codes.md with it. The codes
+are promised; the texts are not. Pure.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,7 +70,7 @@ class UnreachableError(DuplexdError):
 
 
 class UndecidedError(UnreachableError):
-    """A group was cut, and whether consistently is not known until a member answers: `duplexctl settle GROUP`."""
+    """Whether the cut of a group is consistent is in doubt: run `duplexctl settle GROUP`."""
 
     title = "outcome not known"
 
@@ -105,13 +110,14 @@ class LimitError(DuplexdError):
 _BY_EXIT_CODE: dict[int, type[DuplexdError]] = {
     each.exit_code: each
     for each in (
-        UsageError, NotFoundError, ForbiddenError, WrongStateError, ConfigurationError, UnreachableError, TimedOutError, LeaseLostError,
+        UsageError, NotFoundError, ForbiddenError, WrongStateError,
+        ConfigurationError, UnreachableError, TimedOutError, LeaseLostError,
     )
 }  # fmt: skip
 
 
-def error_of(problem: Mapping[str, Any], where: str = "") -> DuplexdError:
-    """The error that a daemon's problem document stands for; `where` is put before its text."""
+def error_of(problem: Mapping[str, object], where: str = "") -> DuplexdError:
+    """The error that a daemon's problem document describes; `where` is put before its text."""
     code = problem.get("exit_code")
     error = _BY_EXIT_CODE.get(code, DuplexdError) if isinstance(code, int) else DuplexdError
     text = problem.get("detail") or problem.get("title") or "the daemon gave no reason; see its log"

@@ -19,9 +19,6 @@ INLINE_ZERO_BYTES_MAX = 1 * MIB  # zeroes and trims up to this are done in the e
 BATCH_BYTES_MAX = 8 * MIB
 MARKER_RESERVE_BYTES = 2 * MIB  # room that batches leave in the journal for markers
 RECORD_BYTES_MAX = 1 * MIB  # a longer WRITE becomes several records
-QUEUED_BYTES_MAX = (
-    256 * MIB
-)  # payloads that wait (held, or behind a batch), all connections; beyond it sockets are not read
 WORKER_THREADS = 4  # disk threads; they only read, write and sync
 JOURNAL_THREADS = 2  # one batch and one sync at a time
 
@@ -36,8 +33,6 @@ CHECKPOINT_INTERVAL_S = 20.0
 SYNC_INTERVAL_S = 1.0
 
 # Pairs
-CHANGE_GRAIN_BYTES_MIN = 64 * KIB
-CHANGE_GRAINS_MAX = 1 << 20  # a volume's change map has at most this many grains
 REGION_BYTES_MIN = 16 * MIB
 REGIONS_MAX = 4096
 FOLLOWER_CHUNK_BYTES = 4 * MIB
@@ -96,40 +91,9 @@ GRADE_CHARACTERS_MAX = 400
 NAME_CHARACTERS_MAX = 255
 TAG_CHARACTERS_MAX = 200
 
-# Proof of a cut
-CERTIFICATE_BYTES_MAX = 64 * MIB
-PROOF_CHUNK_BYTES = 4 * MIB  # of an image, compared at a time
-PROOF_RANGES_MAX = (
-    1 << 20
-)  # ranges that are kept apart, over all volumes of a controller; beyond it less can be checked
-PROOF_TRIES = 5  # to read a journal that its daemon changes meanwhile
-PROOF_START_SECONDS_MAX = 5.0  # for a daemon that is starting to come to its end with it
-PROOF_PLACES_MAX = 16  # of a volume, where it is not as it was at the cut, that are told one by one; the rest is counted
-
-# NBD server
-CONNECTIONS_MAX = 4096  # over all listeners; further ones are closed at once
-HANDSHAKE_SECONDS_MAX = 10.0
-HANDSHAKE_OPTIONS_MAX = 5 * VOLUMES_MAX  # a client that lists asks about each export
-CLOSE_SECONDS_MAX = 10.0  # for a client to take its last replies
-CONNECTION_RECEIVE_BYTES = 256 * KIB
-CONNECTION_IN_FLIGHT_BYTES_MAX = (
-    64 * MIB
-)  # payloads of one connection that wait; beyond it no further WRITE is taken from it
-CONNECTION_IN_FLIGHT_REQUESTS_MAX = 16384
-CONNECTION_READ_BYTES_MAX = 64 * MIB  # reads of one connection in worker threads
-READ_BYTES_MAX = 256 * MIB  # the same over all connections
-CONNECTION_UNSENT_BYTES_MAX = (
-    4 * MIB
-)  # replies the client does not take; beyond it nothing more is read for it
-INLINE_READ_BYTES_MAX = 256 * KIB  # longer reads are done in worker threads
-REPLY_BUFFER_BYTES = 512 * KIB
-
 # Canary
 CANARY_RECORDS_PER_SECOND_DEFAULT = 200
 CANARY_RECORDS_PER_SECOND_MAX = 10_000
-CANARY_VOLUME_BYTES_MAX = (
-    64 * MIB
-)  # of a volume reserved for it, which it reads as a whole before it writes
 
 
 # The limits as values. Whoever assembles a program passes them in; a test passes smaller ones.
@@ -150,8 +114,8 @@ class EngineLimits:
     segment_bytes_max: int = SEGMENT_BYTES_MAX
     checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S
     sync_interval_s: float = SYNC_INTERVAL_S
-    change_grain_bytes_min: int = CHANGE_GRAIN_BYTES_MIN
-    change_grains_max: int = CHANGE_GRAINS_MAX
+    change_grain_bytes_min: int = 64 * KIB
+    change_grains_max: int = 1 << 20  # a volume's change map has at most this many grains
     region_bytes_min: int = REGION_BYTES_MIN
     regions_max: int = REGIONS_MAX
     follower_chunk_bytes: int = FOLLOWER_CHUNK_BYTES
@@ -161,6 +125,7 @@ class EngineLimits:
     follower_final_bytes: int = FOLLOWER_FINAL_BYTES
     async_lag_bytes_max: int = ASYNC_LAG_BYTES_MAX
     hold_seconds_max: float = HOLD_SECONDS_MAX
+    recheck_hold_seconds: float = 5.0  # of `verify`, while it looks at a difference again
     leases_max: int = LEASES_MAX
     cuts_kept_max: int = CUTS_KEPT_MAX
     cut_figures_kept_max: int = CUT_FIGURES_KEPT_MAX
@@ -170,19 +135,22 @@ class EngineLimits:
 class NbdLimits:
     """Of the NBD server, over all its listeners."""
 
-    connections_max: int = CONNECTIONS_MAX
-    handshake_seconds_max: float = HANDSHAKE_SECONDS_MAX
-    handshake_options_max: int = HANDSHAKE_OPTIONS_MAX
-    close_seconds_max: float = CLOSE_SECONDS_MAX
-    queued_bytes_max: int = QUEUED_BYTES_MAX
-    read_bytes_max: int = READ_BYTES_MAX
-    connection_receive_bytes: int = CONNECTION_RECEIVE_BYTES
-    connection_in_flight_bytes_max: int = CONNECTION_IN_FLIGHT_BYTES_MAX
-    connection_in_flight_requests_max: int = CONNECTION_IN_FLIGHT_REQUESTS_MAX
-    connection_read_bytes_max: int = CONNECTION_READ_BYTES_MAX
-    connection_unsent_bytes_max: int = CONNECTION_UNSENT_BYTES_MAX
-    inline_read_bytes_max: int = INLINE_READ_BYTES_MAX
-    reply_buffer_bytes: int = REPLY_BUFFER_BYTES
+    connections_max: int = 4096  # further ones are closed at once
+    handshake_seconds_max: float = 10.0
+    handshake_options_max: int = 5 * VOLUMES_MAX  # a client that lists asks about each export
+    close_seconds_max: float = 10.0  # for a client to take its last replies
+    # payloads that wait (held, or behind a batch), all connections; beyond it sockets are not read
+    queued_bytes_max: int = 256 * MIB
+    read_bytes_max: int = 256 * MIB  # reads in worker threads, all connections
+    connection_receive_bytes: int = 256 * KIB
+    # payloads of one connection that wait; beyond it no further WRITE is taken from it
+    connection_in_flight_bytes_max: int = 64 * MIB
+    connection_in_flight_requests_max: int = 16384
+    connection_read_bytes_max: int = 64 * MIB  # reads of one connection in worker threads
+    # replies the client does not take; beyond it nothing more is read for it
+    connection_unsent_bytes_max: int = 4 * MIB
+    inline_read_bytes_max: int = 256 * KIB  # longer reads are done in worker threads
+    reply_buffer_bytes: int = 512 * KIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,12 +193,31 @@ class ClientLimits:
 class ProofLimits:
     """Of `duplexctl verify-cut`."""
 
-    certificate_bytes_max: int = CERTIFICATE_BYTES_MAX
-    chunk_bytes: int = PROOF_CHUNK_BYTES
-    ranges_max: int = PROOF_RANGES_MAX
-    tries: int = PROOF_TRIES
-    start_seconds_max: float = PROOF_START_SECONDS_MAX
-    places_max: int = PROOF_PLACES_MAX
+    certificate_bytes_max: int = 64 * MIB
+    chunk_bytes: int = 4 * MIB  # of an image, compared at a time
+    # Ranges kept apart, over all volumes of a controller: 16 bytes each. With more, less is checked.
+    ranges_max: int = 1 << 20
+    tries: int = 5  # to read a journal that its daemon recycles meanwhile
+    start_seconds_max: float = 5.0  # to wait for a daemon that is starting
+    places_max: int = 16  # of a volume that differ, listed one by one; the rest is counted
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryLimits:
+    """Of a canary."""
+
+    volume_bytes_max: int = 64 * MIB  # of a reserved volume: it is read before the first write
+    answer_seconds_max: float = 10.0  # of a controller, to one request
+    probe_seconds: float = 0.5  # between two questions for a controller's sequence number
+    poll_seconds: float = 0.1
+    again_seconds: float = 0.5  # before another attempt to reach what did not answer
+    decided_seconds_max: float = 60.0  # for all members to be READY for a cut, or know its verdict
+    delivered_seconds_max: float = 60.0  # a good grade to a controller; a bad one: no limit
+    write_seconds_max: float = 60.0  # longer than any hold: a later reply is a lost connection
+    remembered_seconds: float = 300.0  # of writes, so that a cut can be graded that late
+    probes_max: int = 600  # remembered, of each member
+    cuts_remembered_max: int = 1024
+    stop_seconds_max: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,8 @@
-"""Sizes as people write them. Pure."""
+"""Sizes as people write them: binary units, exact, no floats.
+
+A size that is rounded is a volume of another size, so a fraction is accepted only where it comes
+out as whole bytes. Decimal units (MB) are refused rather than guessed at. Pure.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +25,8 @@ _FACTORS = {
 _SIZE = re.compile(r"\s*([0-9]{1,20})(?:\.([0-9]{1,20}))?\s*([A-Za-z]*)\s*")
 
 
-def parse_size(text: int | str) -> int:
-    """Bytes of `"64MiB"`, `"1.5GiB"`, `"4096"` or an integer. Raises ValueError that says what would be right."""
+def parse_size(text: object) -> int:
+    """Bytes of `"64MiB"`, `"1.5GiB"`, `"4096"` or an integer. Raises ValueError with an example."""
     if isinstance(text, bool) or not isinstance(text, int | str):
         raise ValueError(f'{text!r} is not a size; write for example "64MiB" or 67108864')
     if isinstance(text, int):
@@ -44,7 +48,7 @@ def parse_size(text: int | str) -> int:
 
 
 def format_size(size_bytes: int) -> str:
-    """`64.0 MiB`: one decimal and a binary unit, for people."""
+    """`64.0 MiB`: one decimal and a binary unit, for display."""
     if abs(size_bytes) < KIB:
         return f"{size_bytes} B"
     value = float(size_bytes)

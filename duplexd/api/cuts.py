@@ -9,7 +9,7 @@ from starlette.responses import Response
 from duplexd.api import access
 from duplexd.api.models.requests import CutEmpty, CutRequest, GradeRequest, OpenRequest
 from duplexd.api.requests import Context, answer, link_of, number, parse
-from duplexd.core import votes
+from duplexd.core import cut_states as votes
 from duplexd.errors import UsageError
 from duplexd.limits import CUT_READ_BYTES_DEFAULT, CUT_READ_BYTES_MAX
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import uvicorn
 
-from duplexd.api import listener, tls
 from duplexd.api.access import Access
 from duplexd.api.actions import Actions
 from duplexd.api.connection import ControlProtocol
@@ -18,6 +17,8 @@ from duplexd.api.remote import Remote
 from duplexd.api.requests import Context
 from duplexd.api.routes import application as make_application
 from duplexd.limits import CONTROL_HEADER_BYTES_MAX, CONTROL_STOP_SECONDS_MAX
+from duplexd.net import listen, tls
+from duplexd.net.address import UnixAddress
 
 if TYPE_CHECKING:
     import socket
@@ -49,7 +50,7 @@ class Admission(NamedTuple):
     @classmethod
     def of(cls, settings: ControlConfig) -> Admission:
         """Reads the certificates. Raises ConfigurationError or ForbiddenError."""
-        context = tls.context(settings.tls) if settings.tls is not None else None
+        context = tls.server_context(settings.tls) if settings.tls is not None else None
         return cls(Access(os.geteuid(), settings.group_role, settings.tls), context)
 
 
@@ -147,7 +148,7 @@ class ControlServer:
         self.application = make_application(Context(self.actions, scrape.prepare, self._ready))
         self._server: _Uvicorn | None = None
         self._task: asyncio.Task[None] | None = None
-        self._inode = 0
+        self._bound: listen.BoundSocket | None = None
 
     def _ready(self) -> bool:
         return (
@@ -160,14 +161,14 @@ class ControlServer:
         """Listen. Raises ConfigurationError when the socket or an address cannot be had, ForbiddenError for an unreadable certificate."""
         settings = self._settings
         admission = Admission.of(settings)
-        tcp = listener.bind_tcp(settings.tls.listen) if settings.tls else []
-        try:
-            sock = listener.bind(self._path, settings.group)
-        except BaseException:
-            for each in tcp:
-                each.close()
-            raise
-        self._inode = self._path.stat().st_ino
+        group = listen.group_id("control.group", settings.group) if settings.group else None
+        with contextlib.ExitStack() as undo:
+            tcp = listen.bind_all(settings.tls.listen, "control.tls.listen") if settings.tls else []
+            for bound in tcp:
+                undo.callback(bound.close)
+            address = UnixAddress(str(self._path))
+            (self._bound,) = listen.bind(address, "control.socket", group, make_parents=True)
+            undo.pop_all()
         config = uvicorn.Config(
             self.application,
             loop="none",
@@ -182,7 +183,7 @@ class ControlServer:
             date_header=False,
             h11_max_incomplete_event_size=CONTROL_HEADER_BYTES_MAX,
         )
-        self._server = _Uvicorn(config, sock, tcp, admission)
+        self._server = _Uvicorn(config, self._bound.sock, [bound.sock for bound in tcp], admission)
         self._task = asyncio.create_task(self._server.serve(), name="control")
         listening = asyncio.ensure_future(self._server.listening.wait())
         await asyncio.wait((listening, self._task), return_when=asyncio.FIRST_COMPLETED)
@@ -200,11 +201,9 @@ class ControlServer:
         """Release every hold (`stopping`), end the streams, let running commands answer for a moment, and remove the socket."""
         self.actions.stop()
         self._lag.stop()
-        if self._server is None or self._task is None:
+        if self._server is None or self._task is None or self._bound is None:
             return
-        with contextlib.suppress(OSError):
-            if self._path.stat().st_ino == self._inode:
-                self._path.unlink()
+        self._bound.remove_file()
         self._server.stop_asked.set()
         await self._task
         self.actions.detach()

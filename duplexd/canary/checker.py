@@ -1,20 +1,24 @@
-"""Is a set of secondary images a state that really existed? Pure: images in, findings out.
+"""Is a set of secondary images one state that really existed? Pure: images in, findings out.
 
-Compared with what the client recorded, for a cut that was not made before moment `asked` and was made by moment `done`, in all or for each volume:
+The images are compared with what the client recorded. The cut was made between the moments `asked`
+and `done`, given once or for each volume:
 
 - **missing**: a record acknowledged before its volume's `asked` is not there;
 - **too new**: a record issued after its volume's `done` is there;
-- **broken**: a record is there, but one that it depends on is not: the one it names, its predecessor in its chain, or the last record
-  of any writer that was acknowledged before it was issued;
+- **broken**: a record is there, but one that it depends on is not: the one it names, its
+  predecessor in its chain, or the last record of any writer that was acknowledged before it was
+  issued;
 - **torn**: a block is neither empty nor one whole record in its own slot.
 
-A record counts as there when its slot holds it or a newer one: the newer one was written over it. Records of earlier epochs count as nothing,
-as long as their numbers are among those that were there when this epoch began (`earlier`: the newest of each epoch and writer). A newer one came
-since, by a canary that runs at the same time or out of a connection that broke: **late**. Then nothing can be said.
+A record counts as there when its slot holds it or a newer one, which was written over it. Records
+of earlier epochs are ignored if they were there when this epoch began (`earlier`: the newest of
+each epoch and writer). A newer one was written since, by another canary or out of a broken
+connection: **late**. Then nothing can be said.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -28,37 +32,54 @@ if TYPE_CHECKING:
 
     Moments = int | Sequence[int]  # one for all volumes, or one for each
 
-EXAMPLES_MAX = 3
+MISSING, TOO_NEW, BROKEN, TORN, LATE = "missing", "too new", "broken", "torn", "late"
+EXAMPLES_MAX = 3  # of each kind
 
 
 @dataclass(slots=True)
 class Findings:
-    """Counts, and the first few cases of each in words."""
+    """How many records were found, and the faults by kind, the first of each in words."""
 
     records: int = 0
-    missing: int = 0
-    too_new: int = 0
-    broken: int = 0
-    torn: int = 0
-    late: int = 0  # no fault; but nothing was checked then
+    counts: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
 
     @property
     def consistent(self) -> bool:
-        """True if nothing at all was found."""
+        """True if there is no fault."""
         return self.faults == 0
 
     @property
     def faults(self) -> int:
-        """All that was found."""
+        """Faults of all kinds. A late record is none, but nothing was checked then."""
         return self.missing + self.too_new + self.broken + self.torn
+
+    @property
+    def missing(self) -> int:
+        """See the head of the file, as for the others."""
+        return self.counts[MISSING]
+
+    @property
+    def too_new(self) -> int:
+        return self.counts[TOO_NEW]
+
+    @property
+    def broken(self) -> int:
+        return self.counts[BROKEN]
+
+    @property
+    def torn(self) -> int:
+        return self.counts[TORN]
+
+    @property
+    def late(self) -> int:
+        return self.counts[LATE]
 
     def note(self, kind: str, text: str) -> None:
         """Count a case; keep the first of its kind as examples."""
-        count = getattr(self, kind) + 1
-        setattr(self, kind, count)
-        if count <= EXAMPLES_MAX:
-            self.examples.append(f"{kind.replace('_', ' ')}: {text}")
+        self.counts[kind] += 1
+        if self.counts[kind] <= EXAMPLES_MAX:
+            self.examples.append(f"{kind}: {text}")
 
 
 def check(
@@ -88,13 +109,14 @@ def check(
     for place, record in found.items():
         if record.number > history.issued_before(record.writer, done[place.volume]):
             findings.note(
-                "too_new",
-                f"{_name(record.writer, record.number)} on {_where(place)} was issued after the cut was done",
+                TOO_NEW,
+                f"{_name(record.writer, record.number)} on {_where(place)} "
+                "was issued after the cut was done",
             )
         for writer, number in sorted(_dependencies(record, history)):
             if not _there(placement, found, writer, number):
                 findings.note(
-                    "broken",
+                    BROKEN,
                     f"{_name(record.writer, record.number)} is there, {_name(writer, number)} on "
                     f"{_where(placement.place(writer, number))} is not",
                 )
@@ -113,14 +135,14 @@ def _read(
         try:
             record = parse(images[place.volume][place.offset : place.offset + RECORD_BYTES])
         except TornError as error:
-            findings.note("torn", f"{_where(place)}: {error}")
+            findings.note(TORN, f"{_where(place)}: {error}")
             continue
         if record is None:
             continue
         if record.epoch != epoch:
             if record.number > earlier.get((record.epoch, record.writer), 0):
                 findings.note(
-                    "late",
+                    LATE,
                     f"{_name(record.writer, record.number)} of another epoch on {_where(place)}",
                 )
             continue
@@ -130,8 +152,9 @@ def _read(
             or placement.place(record.writer, record.number) != place
         ):
             findings.note(
-                "torn",
-                f"{_where(place)}: holds {_name(record.writer, record.number)}, which belongs elsewhere",
+                TORN,
+                f"{_where(place)}: holds {_name(record.writer, record.number)}, "
+                "which belongs to another slot",
             )
             continue
         found[place] = record
@@ -155,13 +178,13 @@ def _check_missing(
     newest: Sequence[int],
     findings: Findings,
 ) -> None:
-    """Each of the writer's slots must hold at least the last record up to `newest`, of its volume, that went there."""
+    """Each slot of the writer must hold at least its last record up to `newest` of its volume."""
     last = max(newest)
     for number in range(max(1, last - placement.period + 1), last + 1):
         place = placement.place(writer, number)
         if number <= newest[place.volume] and not _there(placement, found, writer, number):
             findings.note(
-                "missing",
+                MISSING,
                 f"{_name(writer, number)} on {_where(place)} was acknowledged before the cut",
             )
 

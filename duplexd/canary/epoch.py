@@ -1,6 +1,7 @@
-"""One epoch: chains of dependent records over all volumes, from number 1 until a connection breaks.
+"""One epoch: chains of dependent records over all volumes, until a connection breaks.
 
-Which record a broken connection swallowed is not known, so nothing is written again and no chain is carried on: the next epoch begins anew.
+When a connection breaks, it is not known whether the record in flight was written. So no chain is
+continued: the next epoch begins at number 1, with another id, and claims nothing about this one.
 """
 
 from __future__ import annotations
@@ -23,16 +24,11 @@ if TYPE_CHECKING:
 
     from duplexd.canary.history import History
     from duplexd.canary.members import Volume
+    from duplexd.limits import CanaryLimits
 
 WRITERS = 4
-BURST_RECORDS_MAX = 16  # one round over all volumes, and the first one again, if they are not more
+BURST_RECORDS_MAX = 16  # one round over all volumes and the first again, if that is less
 SLOTS_MAX = 32  # of one writer on one volume: 512 KiB of each volume in all
-WRITE_SECONDS_MAX = (
-    60.0  # a write that waits longer is taken for a lost connection; no hold lasts as long
-)
-REMEMBERED_SECONDS = 300.0
-SOUNDINGS_MAX = 600
-STOP_SECONDS_MAX = 5.0
 _LOOK_SECONDS = 0.1
 
 
@@ -46,26 +42,32 @@ class Epoch:
         placement: Placement,
         earlier: dict[tuple[int, int], int],
         rate: float,
+        limits: CanaryLimits,
     ) -> None:
         self.id = secrets.randbits(64)
         self.placement = placement
-        self.earlier = earlier  # newest record of each other epoch and writer that was there when this one began
+        self.earlier = earlier  # by epoch and writer: the newest record there when this one began
         self._connections = connections
-        keep = max(2 * placement.period, int(rate * REMEMBERED_SECONDS / WRITERS))
+        self._limits = limits
+        keep = max(2 * placement.period, int(rate * limits.remembered_seconds / WRITERS))
         burst = min(placement.volumes + 1, BURST_RECORDS_MAX)
         self.workload = Workload(
             placement, self._write, epoch=self.id, pause_s=WRITERS / rate, keep=keep, burst=burst
         )
-        self._soundings = [
-            deque[tuple[int, int]](maxlen=SOUNDINGS_MAX)
+        self._probes = [
+            deque[tuple[int, int]](maxlen=limits.probes_max)
             for _ in range(1 + max(volume.member for volume in volumes))
         ]
 
     @classmethod
-    async def open(cls, volumes: Sequence[Volume], rate: float, overwrite: bool) -> Self:
-        """Connect to all volumes, look at what is there, clear the slots, begin. `rate`: records a second in all.
+    async def open(
+        cls, volumes: Sequence[Volume], rate: float, overwrite: bool, limits: CanaryLimits
+    ) -> Self:
+        """Connect to all volumes, read what is there, clear the slots, begin. `rate`: a second, in
+        all.
 
-        Raises OSError, and WrongStateError if a volume holds what must not be overwritten: then nothing was written.
+        Raises OSError, and WrongStateError if a volume holds what must not be overwritten: then
+        nothing was written.
         """
         connections: list[NbdConnection] = []
         try:
@@ -76,7 +78,7 @@ class Epoch:
             if not overwrite:
                 await asyncio.gather(
                     *(
-                        check_reserved(nbd, volume.title)
+                        check_reserved(nbd, volume.title, limits.volume_bytes_max)
                         for nbd, volume in zip(connections, volumes, strict=True)
                     )
                 )
@@ -94,7 +96,7 @@ class Epoch:
         for newest in found:
             for key, number in newest.items():
                 earlier[key] = max(number, earlier.get(key, 0))
-        self = cls(volumes, connections, placement, earlier, rate)
+        self = cls(volumes, connections, placement, earlier, rate, limits)
         self.workload.start()
         return self
 
@@ -108,14 +110,14 @@ class Epoch:
         """Whether no connection has broken yet."""
         return self.workload.running
 
-    def sound(self, member: int, moment: int, sequence: int) -> None:
-        """Note that a controller, asked at `moment`, gave `sequence` as the last number that it had given out."""
-        self._soundings[member].append((moment, sequence))
+    def probed(self, member: int, moment: int, sequence: int) -> None:
+        """Note that a controller, asked at `moment`, said that `sequence` is its last number."""
+        self._probes[member].append((moment, sequence))
 
     def before(self, member: int, sequence: int) -> int | None:
-        """The last moment of this epoch that was certainly before the controller gave out the number after `sequence`; None: none is known."""
+        """The last moment known to be before the controller's number after `sequence`."""
         return max(
-            (moment for moment, last in self._soundings[member] if last <= sequence), default=None
+            (moment for moment, last in self._probes[member] if last <= sequence), default=None
         )
 
     def gone_round(self, moment: int) -> bool:
@@ -128,9 +130,7 @@ class Epoch:
     @property
     def ready(self) -> bool:
         """Whether a cut made from now on can be graded."""
-        return all(self._soundings) and self.gone_round(
-            min(soundings[-1][0] for soundings in self._soundings)
-        )
+        return all(self._probes) and self.gone_round(min(probes[-1][0] for probes in self._probes))
 
     async def broken(self) -> str:
         """Wait until a connection breaks; why."""
@@ -139,14 +139,14 @@ class Epoch:
                 self.workload.check()
             except OSError as error:
                 return str(error)
-            if self.workload.waiting_s > WRITE_SECONDS_MAX:
-                return f"a write was not answered for {WRITE_SECONDS_MAX:g} s"
+            if self.workload.waiting_s > self._limits.write_seconds_max:
+                return f"a write was not answered for {self._limits.write_seconds_max:g} s"
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def close(self) -> None:
-        """End in order if that is possible: what is in flight is answered."""
+        """End; if possible, after what is in flight was answered."""
         with suppress(OSError):
-            async with asyncio.timeout(STOP_SECONDS_MAX):
+            async with asyncio.timeout(self._limits.stop_seconds_max):
                 await self.workload.stop()
                 await asyncio.gather(*(nbd.close() for nbd in self._connections))
         for nbd in self._connections:
@@ -166,6 +166,7 @@ def _placement(volumes: Sequence[Volume], connections: Sequence[NbdConnection]) 
             if nbd.size == smallest
         )
         raise WrongStateError(
-            f"{title} is too small for a canary: it needs {WRITERS * RECORD_BYTES} bytes at least, 1MiB is a good size"
+            f"{title} is too small for a canary: it needs at least {WRITERS * RECORD_BYTES} bytes, "
+            "1MiB is a good size"
         )
     return Placement(WRITERS, len(volumes), slots)

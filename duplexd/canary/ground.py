@@ -1,4 +1,8 @@
-"""What lies on a volume before a canary writes to it: nothing, records of earlier canaries, or what must not be touched."""
+"""What is on a volume before a canary writes to it.
+
+A wrong name in a groups file must not destroy a database. So a volume is read as a whole first, and
+one byte that is neither zero nor in a record refuses it. That is why reserved volumes are small.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from duplexd.canary.record import MAGIC, RECORD_BYTES, TornError, parse
 from duplexd.errors import WrongStateError
-from duplexd.limits import CANARY_VOLUME_BYTES_MAX
 from duplexd.units import MIB, format_size
 
 if TYPE_CHECKING:
@@ -16,11 +19,12 @@ _READ_BYTES = 1 * MIB
 _EMPTY = bytes(RECORD_BYTES)
 
 
-async def check_reserved(nbd: NbdConnection, title: str) -> None:
-    """Return if the whole volume holds nothing but zeroes and records. Raises WrongStateError that says what to do."""
-    if nbd.size > CANARY_VOLUME_BYTES_MAX:
+async def check_reserved(nbd: NbdConnection, title: str, bytes_max: int) -> None:
+    """Raise WrongStateError unless the whole volume holds nothing but zeroes and records."""
+    if nbd.size > bytes_max:
         raise WrongStateError(
-            f"{title} has {format_size(nbd.size)}: a volume reserved for a canary has at most {format_size(CANARY_VOLUME_BYTES_MAX)}; reserve a small one"
+            f"{title} has {format_size(nbd.size)}, but a volume reserved for a canary "
+            f"has at most {format_size(bytes_max)}; reserve a small one"
         )
     for start in range(0, nbd.size, _READ_BYTES):
         data = await nbd.read(start, min(_READ_BYTES, nbd.size - start))
@@ -28,13 +32,14 @@ async def check_reserved(nbd: NbdConnection, title: str) -> None:
             block = data[at : at + RECORD_BYTES]
             if block[: len(MAGIC)] != MAGIC and block != _EMPTY[: len(block)]:
                 raise WrongStateError(
-                    f"{title} holds something else than a canary's records at {start + at}; reserve an empty volume for the canary "
-                    "(a test volume may be given up with --overwrite)"
+                    f"{title} holds other data than a canary's records at byte {start + at}; "
+                    "reserve an empty volume for the canary "
+                    "(--overwrite destroys the data, for test volumes)"
                 )
 
 
 async def newest_records(nbd: NbdConnection, length: int) -> dict[tuple[int, int], int]:
-    """The newest number of each epoch and writer that is on the volume's first `length` bytes."""
+    """By epoch and writer: the newest record in the volume's first `length` bytes."""
     newest: dict[tuple[int, int], int] = {}
     for start in range(0, length, _READ_BYTES):
         data = await nbd.read(start, min(_READ_BYTES, length - start))

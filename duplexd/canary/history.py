@@ -1,8 +1,11 @@
-"""What the client remembers of its own writes: when each record was issued and when it was acknowledged. Pure.
+"""What a client remembers of its writes: when each was issued and when acknowledged. Pure.
 
-Time is a logical clock: one counter over all writers, taken at every issue, acknowledgement and suspend. Each writer has one record in
-flight, so both times only ever rise along its chain. With `keep`, at least the last `keep` records of each writer are remembered and older ones
-are forgotten: of those nothing is claimed.
+Time is a logical clock: one counter over all writers, read at every issue, acknowledgement and
+suspend. Clocks of machines would have to agree; a counter in one process cannot disagree. Each
+writer has one record in flight, so both times rise along its chain, and a bisection finds a moment.
+
+With `keep`, at least the last `keep` records of each writer are remembered; of older ones nothing
+is claimed.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ class History:
         self._issued = [array("Q") for _ in range(writers)]
         self._acknowledged = [array("Q") for _ in range(writers)]
         self._forgotten = [0] * writers  # records before the first of the arrays
-        self.newest = (0, 0)  # (writer, number) of the record acknowledged last, number 0: none yet
+        self.newest = (0, 0)  # writer and number of the record acknowledged last; 0: none yet
 
     def tick(self) -> int:
         """The next moment of the clock."""
@@ -45,12 +48,15 @@ class History:
         self.newest = (writer, self._forgotten[writer] + len(acknowledged))
 
     def acknowledged_before(self, writer: int, moment: int) -> int:
-        """Number of the writer's last record acknowledged before `moment`; 0: none, or forgotten."""
+        """Number of the writer's last record acknowledged before `moment`; 0: none known."""
         index = bisect_left(self._acknowledged[writer], moment)
         return self._forgotten[writer] + index if index else 0
 
     def issued_before(self, writer: int, moment: int) -> int:
-        """Number of the writer's last record issued before `moment`, or of the last one forgotten if that is newer; 0: none."""
+        """Number of the writer's last record issued before `moment`; 0: none.
+
+        At least the number of the last one forgotten.
+        """
         return self._forgotten[writer] + bisect_left(self._issued[writer], moment)
 
     def issued_at(self, writer: int, number: int) -> int:

@@ -1,29 +1,37 @@
-"""What a canary watches: controllers, as it asks them, and the volumes that it writes to."""
+"""What a canary watches: controllers, and the volumes that it writes to.
+
+All is asked for before the first write: a canary that cannot grade (no secondary, no permission to
+read one, a version that takes no part in groups) must fail at its start, not at the first cut.
+"""
 
 from __future__ import annotations
 
 import secrets
 from contextlib import suppress
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import quote
 
 from duplexd.errors import ConfigurationError, NotFoundError, WrongStateError
-from duplexd.limits import GROUP_PROTOCOL
+from duplexd.limits import GROUP_PROTOCOL, CanaryLimits
 from duplexd.nbd.uri import NbdUri
+from duplexd.net.address import Address, UnixAddress, parse_address
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Sequence
 
-    Json = dict[str, Any]
+    from duplexd.json_object import Json
 
-ANSWER_SECONDS_MAX = 10.0
+_LIMITS = CanaryLimits()
 _EVERY_ADDRESS = {"0.0.0.0", "::"}
 _THIS_MACHINE = {"127.0.0.1", "::1", "localhost"}
 
 
 class Control(Protocol):
-    """A controller's HTTP interface, as `duplexd.client.http.Http` speaks it. Every failure is a DuplexdError."""
+    """A controller's HTTP interface, as `duplexd.client.http.Http` speaks it.
+
+    Every failure is a DuplexdError.
+    """
 
     name: str
 
@@ -39,7 +47,9 @@ class Control(Protocol):
 
 
 class Member(NamedTuple):
-    """A controller, where its NBD exports are, and the names of its volumes that the canary writes to."""
+    """A controller, where its NBD exports are, and the names of its volumes that the canary writes
+    to.
+    """
 
     control: Control
     address: NbdUri
@@ -61,7 +71,10 @@ class Volume(NamedTuple):
 
 
 def volumes_of(members: Sequence[Member]) -> list[Volume]:
-    """All volumes, in the order in which the chains go round them: from member to member, for what is between two of them is to be found out."""
+    """All volumes in the order of the chains: from member to member.
+
+    Consecutive records are on different controllers, since it is between these that a cut can tear.
+    """
     turns = zip_longest(
         *(
             [
@@ -80,25 +93,34 @@ def volumes_of(members: Sequence[Member]) -> list[Volume]:
 
 
 async def find(
-    control: Control, targets: Iterable[str], host: str | None, nbd: str | None
+    control: Control,
+    targets: Iterable[str],
+    host: str | None,
+    nbd: Address | None,
+    limits: CanaryLimits = _LIMITS,
 ) -> Member:
-    """Ask a controller for the volumes that `targets` name and for its NBD address. `host` is where it is (None: this machine).
+    """Ask a controller for the volumes that `targets` name and for its NBD address.
 
-    `nbd` is the address to use, as it stands, instead of those that it listens on: a tunnel's end may be here. Raises DuplexdError; WrongStateError if a volume has no secondary, ForbiddenError if what volumes hold may not be read.
+    `host` is where it is (None: this machine). `nbd` is used literally, instead of what it listens
+    on: the end of a tunnel may be here. Raises DuplexdError; WrongStateError if a volume has no
+    secondary, ForbiddenError if its content may not be read.
     """
     query = "&".join(f"target={quote(target)}" for target in targets)
-    status = await control.call("GET", f"/v1/status?{query}", timeout_s=ANSWER_SECONDS_MAX)
+    timeout_s = limits.answer_seconds_max
+    status = await control.call("GET", f"/v1/status?{query}", timeout_s=timeout_s)
     controller = status["controller"]
     if controller.get("group_protocol") != GROUP_PROTOCOL:
         raise WrongStateError(
-            f"{control.name}: its version {controller.get('version')} takes no part in groups; bring it to one version with the others"
+            f"{control.name}: version {controller.get('version')} speaks another group protocol; "
+            "run the same version on all controllers"
         )
     for volume in status["volumes"]:
         if volume["state"] == "SIMPLEX":
             raise WrongStateError(
-                f"{control.name}:{volume['name']} has no secondary, so there is nothing to grade; give it one"
+                f"{control.name}:{volume['name']} has no secondary, so there is nothing to grade; "
+                "add one to the configuration"
             )
-    await _check_permission(control, status["volumes"][0]["name"])
+    await _check_permission(control, status["volumes"][0]["name"], timeout_s)
     return Member(
         control,
         _uri(nbd) if nbd else address(control.name, controller["nbd"], host),
@@ -106,16 +128,19 @@ async def find(
     )
 
 
-async def _check_permission(control: Control, volume: str) -> None:
-    """Raise ForbiddenError unless the controller lets us read volumes, which takes the role that grading takes. Asks for a cut that nobody made."""
+async def _check_permission(control: Control, volume: str, timeout_s: float) -> None:
+    """Raise ForbiddenError unless we may read secondaries, which takes the same role as grading.
+
+    Asks for a cut that does not exist.
+    """
     with suppress(NotFoundError):
         path = f"/v1/cuts/{secrets.token_hex(8)}/volumes/{quote(volume, safe='')}"
-        await control.call_bytes("GET", path, timeout_s=ANSWER_SECONDS_MAX)
+        await control.call_bytes("GET", path, timeout_s=timeout_s)
 
 
 def address(name: str, listen: Sequence[str], host: str | None) -> NbdUri:
-    """Where to connect to a controller that listens there. Raises ConfigurationError that says what to add."""
-    for uri in map(_uri, listen):
+    """Where to connect to a controller that listens there. Raises ConfigurationError."""
+    for uri in map(_uri, map(parse_address, listen)):
         if uri.socket:
             if host is None:
                 return uri
@@ -124,14 +149,12 @@ def address(name: str, listen: Sequence[str], host: str | None) -> NbdUri:
         if host is None or where not in _THIS_MACHINE:
             return NbdUri(host=where, port=uri.port)
     raise ConfigurationError(
-        f'controllers.{name}: its volumes cannot be reached from here (it listens on {", ".join(listen)}); add nbd = "tcp:HOST:PORT"'
+        f"controllers.{name}: its volumes cannot be reached from here "
+        f'(it listens on {", ".join(listen)}); add nbd = "tcp:HOST:PORT"'
     )
 
 
-def _uri(text: str) -> NbdUri:
-    """Of `unix:PATH` or `tcp:HOST:PORT`."""
-    kind, _, rest = text.partition(":")
-    if kind == "unix":
-        return NbdUri(socket=rest)
-    host, _, port = rest.rpartition(":")
-    return NbdUri(host=host.removeprefix("[").removesuffix("]"), port=int(port))
+def _uri(address: Address) -> NbdUri:
+    if isinstance(address, UnixAddress):
+        return NbdUri(socket=address.path)
+    return NbdUri(host=address.host, port=address.port)

@@ -4,8 +4,10 @@
         await nbd.write(0, block)
         await nbd.flush()
 
-A request that the server refuses raises OSError with its errno; a lost connection raises ConnectionError in every request that waits
-and in all later ones. A cancelled request was sent all the same, and may still be done.
+The rules of the protocol are in `nbd/client.py`; here are only the socket and who waits for which
+reply. A request that the server refuses raises OSError with its errno. A lost connection raises
+ConnectionError in every request that waits and in all later ones. A cancelled request was sent and
+may still be done.
 """
 
 from __future__ import annotations
@@ -39,10 +41,13 @@ class NbdConnection(asyncio.Protocol):
 
     @classmethod
     async def open(cls, address: str | NbdUri) -> Self:
-        """Connect and negotiate. Raises OSError; ConnectionError if the server refuses the export or speaks something else."""
+        """Connect and negotiate.
+
+        Raises OSError; ConnectionError if the server refuses the export.
+        """
         uri = parse_uri(address) if isinstance(address, str) else address
         if uri.tls:
-            raise ValueError(f"{uri}: this client speaks no TLS")
+            raise ValueError(f"{uri}: TLS is not supported")
         loop = asyncio.get_running_loop()
         self = cls(uri.export)
         try:
@@ -90,7 +95,7 @@ class NbdConnection(asyncio.Protocol):
         await self._send(self._client.write_zeroes(offset, length, fua=fua, no_hole=no_hole))
 
     async def trim(self, offset: int, length: int) -> None:
-        """The range is not needed any more; what it holds then is not defined."""
+        """Discard a range; its content is undefined afterwards."""
         await self._send(self._client.trim(offset, length))
 
     async def flush(self) -> None:
@@ -98,7 +103,7 @@ class NbdConnection(asyncio.Protocol):
         await self._send(self._client.flush())
 
     async def close(self) -> None:
-        """Say good-bye, wait for the replies of what is in flight and for the end of the connection."""
+        """Disconnect; return when what is in flight was answered and the connection has ended."""
         transport = self._transport
         if transport is None or self._gone.done():
             return
@@ -171,4 +176,4 @@ class NbdConnection(asyncio.Protocol):
 def _fail(future: asyncio.Future[T], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
-        future.exception()  # whoever awaits it still gets it; without this asyncio complains when nobody does
+        future.exception()  # marks it as retrieved: asyncio warns if nobody awaits it

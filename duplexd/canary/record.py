@@ -1,4 +1,7 @@
-"""The record that the dependent writers write, and where each one goes. Pure.
+"""The record that the dependent writers write, and the slot that each one goes to. Pure.
+
+A record fills its block, so that a block with parts of two records is found by its check-sum. Slots
+are reused round and round: a canary runs for years on one megabyte.
 
 One record is one block of 4,096 bytes, little-endian:
 
@@ -13,8 +16,8 @@ One record is one block of 4,096 bytes, little-endian:
 | 36 | 8 | epoch of the chain; 0 where there is only one |
 | 44 | 4,052 | writer and number again and again, so that a mixture of two records shows |
 
-A record depends on two others: its predecessor in its writer's chain (number - 1), and the one it names. Both are of its own epoch: chains
-that begin anew, from number 1, have another one, and say nothing of what was there before.
+A record depends on two others: its predecessor in its writer's chain (number - 1), and the one it
+names. Both are of its own epoch; chains that begin again at number 1 have another epoch.
 """
 
 from __future__ import annotations
@@ -57,7 +60,7 @@ def pack(record: Record) -> bytes:
 
 
 def parse(block: bytes) -> Record | None:
-    """The record of a block; None if nothing was ever written there. Raises TornError."""
+    """The record of a block; None if it is empty. Raises TornError."""
     if block == _EMPTY:
         return None
     magic, checksum = _HEAD.unpack_from(block)
@@ -75,9 +78,10 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where each record goes: a writer goes round the volumes, one record on each, and reuses its slots after `period` records.
+    """Where each record goes: round the volumes, and back to the same slot after `period` records.
 
-    A slot only ever holds records of one writer with numbers a whole `period` apart, so it says exactly how far the chain got there.
+    A slot holds records of one writer only, with numbers a `period` apart, so it says exactly how
+    far the chain came.
     """
 
     writers: int

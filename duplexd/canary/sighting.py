@@ -1,30 +1,32 @@
-"""A cut as a canary saw it from outside: what is certain about when it was made, on each controller.
+"""A cut as seen from outside: what is certain about when it was made, on each controller.
 
-The suspend is done by somebody else, and news of it come late. Certain is only this:
+Somebody else makes the cut, and news of it arrive late. Only this is certain:
 
-- a record **acknowledged before** a controller was asked for its status, whose answer gave a last sequence number not above the cut's, is before
-  the cut on that controller: it must be there;
-- a record **issued after** the controller's news of the cut had been read is after the cut on that controller: it must not be there;
-- a record that is there needs every record that was acknowledged before it was issued, on whichever volume. That takes no clock at all.
+- a record **acknowledged before** a controller was asked for its status, whose answer gave a last
+  sequence number not above the cut's, is before the cut on that controller: it must be there;
+- a record **issued after** the controller's news of the cut had been read is after the cut on that
+  controller: it must not be there;
+- a record that is there needs every record that was acknowledged before it was issued, on whichever
+  volume. That takes no clock at all.
 
-Nothing is concluded from one controller's moments for another's volumes: that cuts are one point is what is to be found out.
+Nothing is concluded from one controller's moments for another's volumes: whether the cut is one
+point is the question.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from duplexd.canary.epoch import Epoch
     from duplexd.canary.members import Member, Volume
-
-    Json = dict[str, Any]
+    from duplexd.json_object import Json
 
 
 class NotGradedError(Exception):
-    """Nothing can be said of a cut; why."""
+    """A cut cannot be graded; the text says why."""
 
 
 class Sighting:
@@ -33,13 +35,11 @@ class Sighting:
     def __init__(self, cut: str, epoch: Epoch) -> None:
         self.cut = cut
         self.epoch = epoch  # that ran when it was first heard of
-        self._seen: dict[
-            int, int
-        ] = {}  # by member: the moment at which the cut was known to have been made there
+        self._seen: dict[int, int] = {}  # by member: a moment by which the cut was made there
         self._broken = False
 
     def see(self, member: int) -> None:
-        """There are news of it from a member."""
+        """A member reported the cut."""
         if member not in self._seen:
             self._seen[member] = self.epoch.history.tick()
             self._broken |= not self.epoch.running
@@ -47,9 +47,10 @@ class Sighting:
     def moments(
         self, volumes: Sequence[Volume], answers: Sequence[Json]
     ) -> tuple[list[int], list[int]]:
-        """For each volume: a moment certainly before the cut, and one certainly after it, given each member's answer about the cut.
+        """For each volume a moment certainly before the cut and one certainly after it.
 
-        Raises NotGradedError unless one epoch ran the whole time up to the cut, and had gone round all volumes before.
+        `answers` are what the members say of the cut. Raises NotGradedError unless one epoch ran
+        until the cut, and had written to all volumes before.
         """
         if self._broken:
             raise NotGradedError(
@@ -70,9 +71,9 @@ class Sighting:
 
 
 def check_whole(members: Sequence[Member], answers: Sequence[Json]) -> None:
-    """Raise NotGradedError unless all of the members' volumes stand at the cut, which is not void."""
+    """Raise NotGradedError if the cut is void, or a secondary is no longer at it."""
     for member, answer in zip(members, answers, strict=True):
         if answer["state"] == "void":
-            raise NotGradedError(f"the cut is void: so says {member.name}")
+            raise NotGradedError(f"the cut is void, as {member.name} says")
         if absent := [name for name in member.volumes if name not in answer["volumes"]]:
-            raise NotGradedError(f"{member.name}:{absent[0]} does not stand at the cut")
+            raise NotGradedError(f"{member.name}:{absent[0]} is not at the cut")

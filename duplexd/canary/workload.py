@@ -1,10 +1,12 @@
-"""Dependent writers: each issues a record only after the records that it depends on were acknowledged.
+"""Dependent writers: each issues a record only after those that it depends on were acknowledged.
 
-A writer's chain goes round all volumes; each record also names the record that was acknowledged last, of whichever writer.
+A writer's chain goes round all volumes; each record also names the record that was acknowledged
+last, of any writer.
 
-That two volumes were cut at different moments shows if between them, on the one and then on the other, a record was written. So what is to find
-that out with few records writes them in bursts, one behind the other, that go round all volumes and come back to the first: wherever the burst
-falls between the two moments, it shows, if only a pair of its records does. At an even pace two records would have to fall there by chance.
+Why bursts: that two volumes were cut at different moments shows only if one record was written to
+the one volume, and then one to the other, between these moments. At an even pace with few records
+that is chance. A burst writes one record behind the other, round all volumes and back to the first:
+it shows the tear if any two of its records fall between the moments.
 """
 
 from __future__ import annotations
@@ -21,17 +23,20 @@ from duplexd.canary.record import Placement, Record, pack
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    Write = Callable[
-        [int, int, int, bytes], Awaitable[None]
-    ]  # writer, volume, offset, data: returns when acknowledged
+    # Takes writer, volume, offset, data; returns when the record is acknowledged.
+    Write = Callable[[int, int, int, bytes], Awaitable[None]]
 
-_JITTER = 0.25  # of the time between two bursts, either way: else what comes at regular moments could fall between them each time
+# Of the time between two bursts, either way: regular cuts could fall between regular bursts each
+# time.
+_JITTER = 0.25
 
 
 class Workload:
-    """All writers of one run. `write` is awaited for every record; an exception of it ends the run and is raised by `check` and `stop`.
+    """All writers of one run.
 
-    Writers take turns to write a burst of `burst` records each. As many turns begin as if each writer made a pause of `pause_s` after each record.
+    `write` is awaited for every record; an exception of it ends the run and is raised by `check`
+    and `stop`. Writers take turns to write `burst` records each, as often as if each writer paused
+    for `pause_s` after each record.
     """
 
     def __init__(
@@ -51,9 +56,7 @@ class Workload:
         self._write = write
         self._clock = clock
         self._burst = burst
-        self._turn_s = (
-            pause_s * burst / placement.writers
-        )  # from the beginning of one to that of the next
+        self._turn_s = pause_s * burst / placement.writers  # from one beginning to the next
         self._next_turn = 0.0
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
@@ -61,14 +64,14 @@ class Workload:
         self._longest_s = 0.0
 
     def start(self) -> None:
-        """Let all writers run as tasks of this loop."""
+        """Start all writers as tasks of this loop."""
         self._stopping.clear()
         self._tasks = [
             asyncio.create_task(self._run(writer)) for writer in range(self.placement.writers)
         ]
 
     async def stop(self) -> None:
-        """Let each writer's record in flight be acknowledged, then return. Raises what a writer met."""
+        """Return when the records in flight are acknowledged. Raises a writer's exception."""
         self._stopping.set()
         tasks, self._tasks = self._tasks, []
         for result in await asyncio.gather(*tasks, return_exceptions=True):
@@ -76,7 +79,7 @@ class Workload:
                 raise result
 
     def check(self) -> None:
-        """Raise what a writer met, if one has ended."""
+        """Raise the exception of a writer that has ended."""
         for task in self._tasks:
             if task.done():
                 task.result()
@@ -88,11 +91,11 @@ class Workload:
 
     @property
     def waiting_s(self) -> float:
-        """How long the oldest write in flight has waited by now, in seconds. Not to be used together with `take_longest_s`."""
+        """Seconds that the oldest write in flight has waited. Do not use with `take_longest_s`."""
         return self._clock() - min(self._in_flight.values()) if self._in_flight else 0.0
 
     def take_longest_s(self) -> float:
-        """The longest that a write waited for its reply since the last call, in seconds, those still in flight included."""
+        """The longest wait of a write since the last call, in seconds, those in flight included."""
         now = self._clock()
         longest = max([self._longest_s, *(now - since for since in self._in_flight.values())])
         self._longest_s = 0.0
@@ -111,7 +114,7 @@ class Workload:
             await self._issue(writer)
 
     async def _turn(self) -> None:
-        """Wait for the next turn that nobody has taken, or for the end."""
+        """Wait for the next free turn, or for the end."""
         now = asyncio.get_running_loop().time()
         begin = max(now, self._next_turn)
         self._next_turn = begin + self._turn_s * random.uniform(1 - _JITTER, 1 + _JITTER)

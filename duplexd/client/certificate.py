@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING
 
 import duplexd
 from duplexd.errors import DuplexdError, UsageError
+from duplexd.runtime.directory import replace_file
 
 if TYPE_CHECKING:
     from duplexd.client.results import Suspended
     from duplexd.json_object import Json
 
 VERSION = 1
-FILE_MODE = 0o640
 _DESCRIPTORS = re.compile(r"/proc/\d+(/task/\d+)?/fd")
 _LINKS_MAX = 40  # as the kernel follows
 
@@ -105,21 +105,8 @@ def write(path: str | Path, certificate: Json) -> None:
     It is there whole, or what was there before. Raises DuplexdError.
     """
     try:
-        place = _place(path)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{place.name}.", dir=place.parent)
-        try:
-            with open(descriptor, "w", encoding="ascii") as file:
-                os.fchmod(descriptor, FILE_MODE)
-                file.write(
-                    json.dumps(certificate, indent=2, sort_keys=True, allow_nan=False) + "\n"
-                )
-                file.flush()
-                os.fsync(descriptor)
-            Path(temporary).replace(place)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        _sync_directory(place.parent)
+        text = json.dumps(certificate, indent=2, sort_keys=True, allow_nan=False) + "\n"
+        replace_file(str(_place(path)), text.encode("ascii"), shared=True)
     except OSError as error:
         raise DuplexdError(
             f"the certificate could not be written: {path}: {error.strerror}"
@@ -160,11 +147,3 @@ def _leads_through_descriptors(path: str | Path) -> bool:
             return False
         path = os.path.join(directory, os.readlink(path))
     return False  # nobody can open that
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

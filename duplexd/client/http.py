@@ -13,13 +13,12 @@ import ssl
 from collections import deque
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
 import httptools
 
-from duplexd.client import tls
 from duplexd.errors import DuplexdError, ForbiddenError, TimedOutError, UnreachableError, error_of
 from duplexd.limits import ClientLimits
+from duplexd.net import tls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
@@ -374,9 +373,11 @@ class Http:
         if self._entry.socket is not None:
             opened, host = await asyncio.open_unix_connection(self._entry.socket), "localhost"
         else:
-            parts = urlsplit(self._entry.url or "")
-            if parts.scheme == "https" and self._tls is None:
-                self._tls = tls.context(self.name, self._entry)
-            opened = await asyncio.open_connection(parts.hostname, parts.port, ssl=self._tls)
-            host = parts.netloc
+            url = self._entry.url
+            assert url is not None, "checked by the groups file"
+            if url.tls and self._tls is None:
+                self._tls = tls.client_context(self._entry, f"controllers.{self.name}")
+            where = url.where
+            opened = await asyncio.open_connection(where.host, where.port, ssl=self._tls)
+            host = where.authority
         return Connection(*opened, host, self.limits.header_bytes_max)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from duplexd.client import survey
 from duplexd.client.answers import check_sender, need
 from duplexd.client.results import Cut
-from duplexd.core.votes import CONSISTENT, NONE, VOID
+from duplexd.core.cut_states import CONSISTENT, NONE, VOID
 from duplexd.errors import NotFoundError, UndecidedError
 
 if TYPE_CHECKING:

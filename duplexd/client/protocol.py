@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.core.votes import CONSISTENT, CUT, NONE, READY, VOID
+from duplexd.core.cut_states import CONSISTENT, CUT, NONE, READY, VOID
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

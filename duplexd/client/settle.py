@@ -13,7 +13,7 @@ from duplexd.client import outcomes, survey
 from duplexd.client.coordinator import SETTLE_PAUSE_S, Drive
 from duplexd.client.member import Plan
 from duplexd.config.groups import Group
-from duplexd.core.votes import CUT, NONE, VOID
+from duplexd.core.cut_states import CUT, NONE, VOID
 from duplexd.errors import DuplexdError, UndecidedError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from duplexd.client.results import GroupState, Status
 from duplexd.client.survey import cut_of
 from duplexd.config.groups import Group
-from duplexd.core.votes import CONSISTENT, VOID
+from duplexd.core.cut_states import CONSISTENT, VOID
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from duplexd.client import outcomes, survey
 from duplexd.client.coordinator import Drive
 from duplexd.client.results import Hold, Suspended, merge_holds
-from duplexd.core.votes import VOID
+from duplexd.core.cut_states import VOID
 from duplexd.errors import UndecidedError, UsageError, WrongStateError
 from duplexd.limits import TAG_CHARACTERS_MAX
 

@@ -1,4 +1,8 @@
-"""What fields of the configuration and of the groups file have in common. Relative paths start at the `base` of the validation's context."""
+"""What the fields of the configuration and of the groups file have in common.
+
+A relative path starts at the directory of the file that it is written in, which pydantic is given
+as `base` in the context.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo
 
-from duplexd.config.rules import absolute_path, check_listen, check_name
+from duplexd.config.values import absolute_path, check_listen, check_name, check_socket
+from duplexd.net.address import Address
 
 
 def _base(info: ValidationInfo) -> Path:
@@ -19,17 +24,17 @@ def _path(value: object, info: ValidationInfo) -> Path:
 
 
 def _socket(value: object, info: ValidationInfo) -> Path:
-    return Path(check_listen(f"unix:{absolute_path(value, _base(info))}", _base(info))[5:])
+    return check_socket(value, _base(info))
 
 
-def _listen(value: object, info: ValidationInfo) -> str:
+def _listen(value: object, info: ValidationInfo) -> Address:
     return check_listen(value, _base(info))
 
 
 Name = Annotated[str, BeforeValidator(check_name)]
 FilePath = Annotated[Path, BeforeValidator(_path)]
 SocketPath = Annotated[Path, BeforeValidator(_socket)]
-ListenAddress = Annotated[str, BeforeValidator(_listen)]
+ListenAddress = Annotated[Address, BeforeValidator(_listen)]
 
 
 class Section(BaseModel):

@@ -18,6 +18,8 @@ from duplexd.limits import HOLD_SECONDS_DEFAULT
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from duplexd.net.address import Address, UrlAddress
+
 LOCAL = "local"  # what the one daemon behind a socket is called until it says its name
 
 
@@ -27,7 +29,7 @@ class Place(Protocol):
     @property
     def socket(self) -> Path | None: ...
     @property
-    def url(self) -> str | None: ...
+    def url(self) -> UrlAddress | None: ...
     @property
     def certificate(self) -> Path | None: ...
     @property
@@ -35,7 +37,7 @@ class Place(Protocol):
     @property
     def ca(self) -> Path | None: ...
     @property
-    def nbd(self) -> str | None: ...
+    def nbd(self) -> Address | None: ...
 
 
 class LocalPlace(NamedTuple):

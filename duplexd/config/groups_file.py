@@ -19,19 +19,19 @@ paths are relative to the file.
 
 from __future__ import annotations
 
-import ipaddress
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, StrictStr, ValidationError, model_validator
 
+from duplexd.config.explain import did_you_mean, explain
 from duplexd.config.fields import FilePath, ListenAddress, Name, Section, SocketPath
 from duplexd.config.groups import Group
-from duplexd.config.rules import check_hold_max, did_you_mean, explain
+from duplexd.config.values import check_hold_max
 from duplexd.errors import ConfigurationError, NotFoundError, UsageError
 from duplexd.limits import HOLD_SECONDS_DEFAULT, MEMBERS_MAX
+from duplexd.net.address import UrlAddress, parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,46 +40,23 @@ DEFAULT_PATH = "/etc/duplexd/groups.toml"
 _URL_EXAMPLE = '"https://HOST:10810"'
 
 
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _url(value: object) -> str:
-    text = value if isinstance(value, str) else ""
-    try:
-        parts = urlsplit(text)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        host, port, parts = "", None, urlsplit("")
-    if (
-        parts.scheme not in {"http", "https"}
-        or not host
-        or not port
-        or text.rstrip("/") != f"{parts.scheme}://{parts.netloc}"
-        or "@" in text
-        or not (
-            text.isascii() and text.isprintable() and " " not in text
-        )  # it goes into the head of each request
-    ):
+def _url(value: object) -> UrlAddress:
+    url = parse_url(value)
+    if not url.tls and not url.where.is_local:
         raise ValueError(
-            f"{value!r} is not the URL of a controller; expected for example {_URL_EXAMPLE}"
+            f"{value!r} goes to another machine without encryption;"
+            " expected https://, or http://localhost:PORT with ssh -L"
         )
-    if parts.scheme == "http" and not _is_this_machine(host):
-        raise ValueError(
-            f"{value!r} goes to another machine without encryption; write https://, or"
-            " http://localhost:PORT with ssh -L"
-        )
-    return text
+    return url
 
 
 class ControllerEntry(Section):
     """`[controllers.NAME]`: where a controller answers: on a local socket, or at a URL."""
 
     socket: SocketPath | None = Field(default=None, examples=['"/run/duplexd/NAME/control.sock"'])
-    url: Annotated[str, BeforeValidator(_url)] | None = Field(default=None, examples=[_URL_EXAMPLE])
+    url: Annotated[UrlAddress, BeforeValidator(_url)] | None = Field(
+        default=None, examples=[_URL_EXAMPLE]
+    )
     certificate: FilePath | None = Field(default=None, examples=['"/etc/duplexd/client.pem"'])
     key: FilePath | None = Field(default=None, examples=['"/etc/duplexd/client.key"'])
     ca: FilePath | None = Field(default=None, examples=['"/etc/duplexd/ca.pem"'])
@@ -92,7 +69,7 @@ class ControllerEntry(Section):
                 'needs one of the two; write socket = "/run/duplexd/NAME/control.sock" or url = '
                 + _URL_EXAMPLE
             )
-        tls = self.url is not None and self.url.startswith("https:")
+        tls = self.url is not None and self.url.tls
         if tls and self.certificate is None:
             raise ValueError(
                 "https needs a client certificate, by which the controller knows who asks; write"

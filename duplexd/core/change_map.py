@@ -1,4 +1,13 @@
-"""Which grains of a volume changed: a bitmap that costs memory only where something did. Pure."""
+"""Which grains of a volume changed: a bitmap that costs memory only where something did. Pure.
+
+A thousand volumes of 1 TiB must not cost gigabytes, and most maps are empty, full, or set in a few
+places. So the bits are kept in chunks of 8192: a chunk that is all zeroes is not there, one that is
+all ones is one object that all maps share. A change map is needed only for what the journal has
+dropped or for what no record says; it is stored in markers and checkpoints (`to_bytes`).
+
+Considered and left: a plain bitarray for each volume (128 KiB for each, whether it is used or not),
+and roaring bitmaps (a library of 9 MB for two kinds of chunks).
+"""
 
 from __future__ import annotations
 
@@ -7,26 +16,28 @@ import zlib
 
 from bitarray import bitarray
 
-from duplexd.limits import CHANGE_GRAIN_BYTES_MIN, CHANGE_GRAINS_MAX
-
 CHUNK_BITS = 8192
 _CHUNK_SHIFT = 13
 _CHUNK_MASK = CHUNK_BITS - 1
 _CHUNK_BYTES = CHUNK_BITS // 8
 
-# What a stored map starts with: magic, shift of the grain, size of the volume, number of chunks. Each chunk follows: its index, its bits.
+# What a stored map starts with: magic, shift of the grain, size of the volume, number of chunks.
+# Each chunk follows: its index, its bits.
 _HEADER = struct.Struct("<4sIQI")
 _INDEX = struct.Struct("<I")
 _MAGIC = b"dcm1"
 _SHIFT_MAX = 48
 _STORED_GRAINS_MAX = 1 << 24
 
-# Stands for every chunk that is all ones, so that a map that is set all over costs nothing. Never changed in place.
+# Every chunk that is all ones, so that a map that is set all over costs nothing. Never changed in
+# place.
 _FULL = bitarray(b"\xff" * _CHUNK_BYTES, endian="little")
 
 
 def grain_shift(size_bytes: int, grain_bytes_min: int, grains_max: int) -> int:
-    """The exponent of the smallest power of two, at least `grain_bytes_min`, of which `grains_max` cover the volume."""
+    """The exponent of the smallest power of two, at least `grain_bytes_min`, of which `grains_max`
+    cover the volume.
+    """
     shift = max(grain_bytes_min - 1, 0).bit_length()
     while -(-size_bytes >> shift) > grains_max:
         shift += 1
@@ -34,19 +45,18 @@ def grain_shift(size_bytes: int, grain_bytes_min: int, grains_max: int) -> int:
 
 
 class ChangeMap:
-    """A set of grains of a volume of `size_bytes`. `grain_bytes` is a power of two; the last grain may reach past the end.
+    """A set of grains of a volume of `size_bytes`. `grain_bytes` is a power of two; the last grain
+    may reach past the end of the volume.
 
     Ranges are of bytes, lie within the volume and are longer than 0.
     """
 
     __slots__ = ("_chunks", "_count", "_grains", "_shift", "grain_bytes", "size_bytes")
 
-    def __init__(
-        self,
-        size_bytes: int,
-        grain_bytes_min: int = CHANGE_GRAIN_BYTES_MIN,
-        grains_max: int = CHANGE_GRAINS_MAX,
-    ) -> None:
+    def __init__(self, size_bytes: int, grain_bytes_min: int, grains_max: int) -> None:
+        """An empty map. Its grain is the smallest one of at least `grain_bytes_min` with which the
+        volume has at most `grains_max` grains.
+        """
         self._prepare(size_bytes, grain_shift(size_bytes, grain_bytes_min, grains_max))
 
     def _prepare(self, size_bytes: int, shift: int) -> None:
@@ -56,6 +66,9 @@ class ChangeMap:
         self._grains = -(-size_bytes >> shift)
         self._count = 0
         self._chunks: dict[int, bitarray] = {}
+
+    # Compared by content, and changed in place: it cannot be a key.
+    __hash__ = None  # type: ignore[assignment]
 
     @property
     def grains(self) -> int:
@@ -69,13 +82,14 @@ class ChangeMap:
 
     @property
     def changed_bytes(self) -> int:
-        """The bytes of the set grains; what the last grain has past the volume's end does not count."""
+        """The bytes of the set grains, without what the last grain has past the volume's end."""
         beyond = (self._grains << self._shift) - self.size_bytes
         if beyond and self._is_set(self._grains - 1):
             return (self._count << self._shift) - beyond
         return self._count << self._shift
 
     def any(self) -> bool:
+        """Whether any grain is set."""
         return self._count > 0
 
     def overlaps(self, offset: int, length: int) -> bool:
@@ -101,7 +115,10 @@ class ChangeMap:
         self._set_grains(0, self._grains)
 
     def clear(self, offset: int, length: int) -> None:
-        """Clear the grains that lie wholly within the range. One that the volume's end cuts short is whole if the range reaches the end."""
+        """Clear the grains that are wholly within the range.
+
+        One that the volume's end cuts short is whole if the range reaches the end.
+        """
         end = offset + length
         stop = self._grains if end >= self.size_bytes else end >> self._shift
         self._clear_grains(-(-offset >> self._shift), stop)
@@ -114,13 +131,14 @@ class ChangeMap:
         self._count = 0
 
     def next_run(self, start_offset: int, max_bytes: int) -> tuple[int, int] | None:
-        """The first run of set grains at or after the grain of `start_offset`: `(offset, length)`, or None.
+        """`(offset, length)` of the first run of set grains from the grain of `start_offset` on; None
+        if there is none.
 
-        Whole grains, as many as `max_bytes` holds but at least one; only the volume's end cuts the last one short.
+        Whole grains, as many as `max_bytes` holds but at least one; only the volume's end cuts the
+        last one short.
         """
-        if (
-            self._count == 0 or start_offset >= self.size_bytes
-        ):  # the last grain holds offsets past the end too: not again
+        # The last grain holds offsets past the end, too: it is not found a second time.
+        if self._count == 0 or start_offset >= self.size_bytes:
             return None
         first = self._find_set(start_offset >> self._shift)
         if first is None:
@@ -132,7 +150,7 @@ class ChangeMap:
         return offset, min(stop << self._shift, self.size_bytes) - offset
 
     def merge(self, other: ChangeMap) -> None:
-        """Set what is set in `other`, a map of the same volume and grain. ValueError if it is not."""
+        """Set what is set in `other`. Raises ValueError if its volume size or grain is another."""
         if (self.size_bytes, self._shift) != (other.size_bytes, other._shift):
             raise ValueError("the maps differ in volume size or grain")
         for index, theirs in other._chunks.items():
@@ -141,6 +159,7 @@ class ChangeMap:
             self._put(index, merged, merged.count() - (0 if ours is None else ours.count()))
 
     def copy(self) -> ChangeMap:
+        """A map of its own with the same grains set."""
         twin = self._like(self.size_bytes, self._shift)
         twin._count = self._count
         twin._chunks = {
@@ -158,9 +177,8 @@ class ChangeMap:
             other._chunks,
         )
 
-    __hash__ = None  # type: ignore[assignment]
-
     def to_bytes(self) -> bytes:
+        """For the journal or a checkpoint, compressed."""
         parts = [_HEADER.pack(_MAGIC, self._shift, self.size_bytes, len(self._chunks))]
         for index in sorted(self._chunks):
             parts += (_INDEX.pack(index), self._chunks[index].tobytes())
@@ -168,15 +186,16 @@ class ChangeMap:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ChangeMap:
-        """What `to_bytes` stored, with the size and grain it had. ValueError for anything else."""
+        """What `to_bytes` stored, with the size and grain it had. Raises ValueError for anything
+        else.
+        """
         unpack = zlib.decompressobj()
         try:
             header = unpack.decompress(data, _HEADER.size)
             map_, chunks = cls._from_header(header)
             length = chunks * (_INDEX.size + _CHUNK_BYTES)
-            body = unpack.decompress(
-                unpack.unconsumed_tail, length + 1
-            )  # one more: longer than said is an error, not a bomb
+            # One byte more: a longer body is an error, and does not fill the memory.
+            body = unpack.decompress(unpack.unconsumed_tail, length + 1)
         except zlib.error as error:
             raise ValueError(f"the change map cannot be unpacked: {error}") from None
         if len(body) != length or not unpack.eof or unpack.unused_data:
@@ -200,9 +219,8 @@ class ChangeMap:
         last = -1
         for place in range(0, len(body), _INDEX.size + _CHUNK_BYTES):
             (index,) = _INDEX.unpack_from(body, place)
-            bits = bitarray(
-                body[place + _INDEX.size : place + _INDEX.size + _CHUNK_BYTES], endian="little"
-            )
+            start = place + _INDEX.size
+            bits = bitarray(body[start : start + _CHUNK_BYTES], endian="little")
             inside = self._grains - (index << _CHUNK_SHIFT)
             if (
                 index <= last

@@ -1,377 +1,427 @@
-"""What the journal's markers say about pairs, folded into their states.
+"""What the journal says: its markers, folded into the states of pairs and cuts.
 
-The same code runs when a marker is written and when it is read again after a restart, so the two can't differ. Markers are JSON objects; `m` names them:
+The same code runs when a marker is written and when it is read again after a restart, so what is
+known while running and what a restart would find cannot differ. That is also why nothing else
+writes to a `PairRecord` or a `Cut`: a restart would not know a field that was set elsewhere. A few
+things are noted that no marker says: how far a secondary has come (`advance`), which grains changed
+(`track`) or are being copied (`copying`), which regions were touched (by `DirtyRegions`). Each of
+them is found again from the records, or is on the safe side without.
 
-    m         fields                                   what it says
-    open      boot, version                            a daemon started, on this boot of the machine
-    close                                              it stopped in order: everything before is on both legs
-    volume    id, name, size                           a new volume, SIMPLEX
-    remove    id                                       taken out of the configuration
-    attach    volumes                                  both images are new: DUPLEX
-    copy      volumes {id: map}, reason                what may differ is to be copied; unusable until then
-    copied    id, runs                                 these bytes were copied, durably
-    cut       id, tag, volumes, group, members         SUSPENDED at this record; with `members`, the controllers that must all be ready
-    stood     cut                                      the secondaries stand there durably: of a cut of this controller alone
-    ready     cut                                      it was opened in order, and the secondaries stand there durably
-    agreed    cut                                      every member is ready: it is consistent
-    fail      id, at, volumes, unusable, failed, error, missed {id: map}    SUSPENDED at record `at`, earlier than this one
-    void      cut                                      the cut is not consistent, or is not to be made
-    grade     cut, consistent, records, detail         what a canary found on the secondaries
-    resync    job, how, volumes                        a resync began
-    abandon   job, volumes, reasons {id: reason}       it ended without touching the secondaries: they stand as before
-    commit    job, at, count, volumes                  the staging log, of `count` records, holds all up to record `at`
-    settled   job, volumes                             it is applied, durably
-    equal     volumes                                  DUPLEX
-    missed    volumes {id: map}                        these may have changed, unseen
-    regions   volumes {id: [number]}                   these may differ after a power cut
-    detach    volumes                                  the secondary was taken out of the configuration: SIMPLEX
+`snapshot` and `restore` put all of it into a checkpoint and take it out again.
 """
 
 from __future__ import annotations
 
-from base64 import b64decode, b64encode
-from typing import TYPE_CHECKING, Any
+from functools import singledispatchmethod
+from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.core import state, votes
-from duplexd.core.change_map import ChangeMap
-from duplexd.core.pair import Cut, Pair
+from duplexd.backend import WRITE
+from duplexd.core import cut_states, markers, pair_states, snapshot
+from duplexd.core.cut import Cut
+from duplexd.core.invariants import broken
+from duplexd.core.pair import PairRecord
 from duplexd.errors import DamageError, WrongStateError
-from duplexd.limits import CUTS_KEPT_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable, Mapping
 
-CONSISTENT, VOID = votes.CONSISTENT, votes.VOID
-UNCOMMITTED = "uncommitted"  # `Pair.staging` of a resync by map before its commit
-WRITE = 1
-ONLY_THE_MAP = 1 << 60  # in `Pair.tracked_bytes`: more than any map could stand for
+    from duplexd.core.markers import Marker
+    from duplexd.json_object import Json
+    from duplexd.limits import EngineLimits
 
-# Markers that move pairs, and how
-_EVENTS = {
-    "attach": state.ATTACH, "copy": state.COPY, "cut": state.SUSPEND, "fail": state.FAIL, "resync": state.RESYNC, "abandon": state.ABANDON,
-    "equal": state.EQUAL, "detach": state.DETACH,
-}  # fmt: skip
+CONSISTENT, VOID = cut_states.CONSISTENT, cut_states.VOID
+UNCOMMITTED = "uncommitted"  # `PairRecord.staging` of a resync by map before its commit
+ONLY_THE_MAP = 1 << 60  # in `tracked_bytes`: more than any map could say
+
+_EVENTS: dict[type[Marker], str] = {
+    markers.Attach: pair_states.ATTACH,
+    markers.Copy: pair_states.COPY,
+    markers.MakeCut: pair_states.SUSPEND,
+    markers.Fail: pair_states.FAIL,
+    markers.Resync: pair_states.RESYNC,
+    markers.Abandon: pair_states.ABANDON,
+    markers.Equal: pair_states.EQUAL,
+    markers.Detach: pair_states.DETACH,
+}
+# What a marker is to a group's cut
+CUT_EVENTS: dict[type[Marker], str] = {
+    markers.MakeCut: cut_states.MAKE,
+    markers.Ready: cut_states.STAND,
+    markers.Agreed: cut_states.AGREE,
+    markers.Void: cut_states.REFUSE,
+}
+Moving = (
+    markers.Attach
+    | markers.Copy
+    | markers.MakeCut
+    | markers.Fail
+    | markers.Resync
+    | markers.Abandon
+    | markers.Equal
+    | markers.Detach
+)
 
 
-def pack_map(changed: ChangeMap) -> str:
-    """A change map as text."""
-    return b64encode(changed.to_bytes()).decode()
+class Place(NamedTuple):
+    """Where a marker is in the journal: number, time (us since 1970), and the checksums of its
+    record and of the one before it, where known.
+    """
 
-
-def unpack_map(text: str, pair: Pair) -> ChangeMap:
-    """A change map of that pair, from text."""
-    changed = ChangeMap(pair.size)
-    changed.merge(ChangeMap.from_bytes(b64decode(text)))
-    return changed
+    sequence: int
+    time_us: int
+    crc: int | None = None
+    chain: int | None = None
 
 
 class Ledger:
     """All pairs, by number, and what is known of the controller's past."""
 
-    def __init__(self) -> None:
-        self.pairs: dict[int, Pair] = {}
+    def __init__(self, limits: EngineLimits) -> None:
+        self._limits = limits
+        self.pairs: dict[int, PairRecord] = {}
         self.boot = ""
-        self.closed = False
+        self.closed = False  # the daemon stopped in order
         self.starts = 0
-        self.cuts: dict[
-            str, Cut
-        ] = {}  # the latest, oldest first; those that secondaries stand at, and many more
-        self._fold: dict[str, Callable[[int, int, dict[str, Any]], None]] = {
-            "open": self._open, "close": self._close, "volume": self._volume, "remove": self._remove, "attach": self._attach,
-            "copy": self._copy, "copied": self._copied, "cut": self._cut, "fail": self._fail, "void": self._vote, "resync": self._resync,
-            "abandon": self._abandon, "commit": self._commit, "settled": self._settled, "equal": self._equal, "missed": self._missed,
-            "regions": self._regions, "detach": self._detach, "stood": self._stood, "ready": self._vote, "agreed": self._vote, "grade": self._grade,
-        }  # fmt: skip
+        self.cuts: dict[str, Cut] = {}  # the latest, oldest first; current ones, and many more
 
     def next_id(self) -> int:
         """A number no volume ever had."""
         return max(self.pairs, default=0) + 1
 
-    def apply(self, sequence: int, time_us: int, marker: dict[str, Any]) -> None:
-        """Fold marker number `sequence`. Raises DamageError for one that does not fit the states, which no writer writes."""
-        try:
-            self._fold[marker["m"]](sequence, time_us, marker)
-        except (KeyError, ValueError, TypeError) as error:
-            raise DamageError(
-                f"journal record {sequence}: the marker {marker!r} makes no sense here ({error!r})"
-            ) from error
+    def known(self) -> dict[str, PairRecord]:
+        """The pairs that were not removed from the configuration, by name."""
+        return {pair.name: pair for pair in self.pairs.values() if not pair.removed}
 
-    def check(self, marker: dict[str, Any]) -> None:
-        """Before a marker is written: raises WrongStateError if it does not fit the states. What is in the journal stays there."""
-        event = _EVENTS.get(marker["m"])
-        if event is None:
+    def cut(self, cut_id: str) -> Cut | None:
+        """The cut of that id, if it is remembered or a secondary is at it."""
+        known = self.cuts.get(cut_id)
+        if known is not None:
+            return known
+        at_cuts = (pair.cut for pair in self.pairs.values() if pair.cut is not None)
+        return next((cut for cut in at_cuts if cut.id == cut_id), None)
+
+    def state_of(self, cut_id: str) -> str:
+        """What the journal says of a cut, see `cut_states`."""
+        cut = self.cut(cut_id)
+        return cut_states.NONE if cut is None else cut.state
+
+    # ------------------------------------------------------------------------------- folding
+
+    def check(self, marker: Marker) -> None:
+        """Before a marker is written: raises WrongStateError if it does not fit the states."""
+        if not isinstance(marker, Moving):
             return
-        for pair in self._of(marker["volumes"]):
-            if state.after(pair.state, event) is None:
+        event = _EVENTS[type(marker)]
+        for pair in self._of(marker.volumes):
+            if (pair.state, event) not in pair_states.TRANSITIONS:
                 raise WrongStateError(f"{pair.name} is {pair.state}: {event} is not possible")
 
-    def track(self, pair: Pair, kind: int, offset: int, length: int) -> None:
-        """Note a change that the secondary does not get."""
-        if pair.changed is None:
-            pair.changed = ChangeMap(pair.size)
-        pair.changed.set(offset, length)
-        if kind == WRITE:
-            pair.tracked_bytes += length
+    def apply(self, place: Place, marker: Marker, current: Iterable[PairRecord] = ()) -> None:
+        """Fold a marker. The secondaries of the `current` pairs hold all changes before it.
 
-    def _of(self, numbers: Iterable[int | str]) -> list[Pair]:
-        return [self.pairs[int(number)] for number in numbers]
+        Raises DamageError for one that does not fit, which no writer writes, and if an invariant is
+        broken after it.
+        """
+        for pair in current:
+            self.advance(pair, place.sequence)
+        try:
+            self._fold(marker, place)
+        except (KeyError, ValueError, TypeError) as error:
+            raise DamageError(
+                f"journal record {place.sequence}: "
+                f"the marker {marker!r} is impossible here ({error!r})"
+            ) from error
+        if isinstance(marker, Moving) and (wrong := broken(self._of(marker.volumes))):
+            raise DamageError(f"journal record {place.sequence}: {wrong}, after {marker!r}")
 
-    def _move(self, pair: Pair, event: str, reason: str) -> None:
-        after = state.after(pair.state, event)
+    def unpack_and_apply(self, place: Place, fields: Json) -> None:
+        """Fold a marker as it was read. Raises DamageError."""
+        try:
+            marker = markers.unpack(fields)
+        except (KeyError, ValueError, TypeError) as error:
+            raise DamageError(
+                f"journal record {place.sequence}: not a marker: {fields!r} ({error!r})"
+            ) from error
+        self.apply(place, marker)
+
+    def _of(self, numbers: Iterable[int]) -> list[PairRecord]:
+        return [self.pairs[number] for number in numbers]
+
+    def _move(self, pair: PairRecord, event: str, reason: str) -> None:
+        after = pair_states.TRANSITIONS.get((pair.state, event))
         if after is None:
             raise ValueError(f"{event} of {pair.name}, which is {pair.state}")
         pair.state = after
         pair.reason = reason
-        pair.refresh()
 
-    def _open(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
-        self.boot = str(marker["boot"])
+    @singledispatchmethod
+    def _fold(self, marker: object, _place: Place) -> None:
+        raise TypeError(f"no marker: {marker!r}")
+
+    # ------------------------------------------------------------------ the daemon, its volumes
+
+    @_fold.register
+    def _(self, marker: markers.Open, _place: Place) -> None:
+        self.boot = marker.boot
         self.closed = False
         self.starts += 1
 
-    def _close(self, _sequence: int, _time_us: int, _marker: dict[str, Any]) -> None:
+    @_fold.register
+    def _(self, _marker: markers.Close, _place: Place) -> None:
         self.closed = True
 
-    def _volume(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
-        self.pairs[marker["id"]] = Pair(marker["id"], marker["name"], marker["size"])
+    @_fold.register
+    def _(self, marker: markers.NewVolume, _place: Place) -> None:
+        self.pairs[marker.id] = PairRecord(marker.id, marker.name, marker.size, self._limits)
 
-    def _remove(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
-        self.pairs[marker["id"]].removed = True
+    @_fold.register
+    def _(self, marker: markers.Remove, _place: Place) -> None:
+        self.pairs[marker.id].removed = True
 
-    def _attach(self, sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
-        for pair in self._of(marker["volumes"]):
-            self._move(pair, state.ATTACH, "")
-            pair.usable, pair.applied = True, sequence
+    @_fold.register
+    def _(self, marker: markers.Attach, place: Place) -> None:
+        for pair in self._of(marker.volumes):
+            self._move(pair, pair_states.ATTACH, "")
+            pair.usable, pair.applied = True, place.sequence
 
-    def _copy(self, sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
-        for number, text in marker["volumes"].items():
-            pair = self.pairs[int(number)]
-            self._move(pair, state.COPY, marker["reason"])
-            pair.usable, pair.applied, pair.cut, pair.staging = False, sequence, None, ""
-            pair.changed = unpack_map(text, pair)
-            pair.tracked_bytes = 0
+    @_fold.register
+    def _(self, marker: markers.Detach, _place: Place) -> None:
+        for pair in self._of(marker.volumes):
+            self._move(pair, pair_states.DETACH, "")
+            pair.usable = False
+            self._leave_cut(pair)
+            pair.secondary_path = ""
+            pair.regions.open.clear()
 
-    def _copied(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
-        changed = self.pairs[marker["id"]].changed
-        if changed is not None:
-            for offset, length in marker["runs"]:
-                changed.clear(offset, length)
+    @_fold.register
+    def _(self, marker: markers.Regions, _place: Place) -> None:
+        for number, regions in marker.fresh.items():
+            self.pairs[number].regions.open.update(regions)
 
-    def _cut(self, sequence: int, time_us: int, marker: dict[str, Any]) -> None:
-        members = marker.get("members", ())
-        cut = Cut(
-            marker["id"], sequence, time_us, marker["tag"], votes.CUT if members else CONSISTENT, marker.get("group", ""), members
-        )  # fmt: skip
-        for pair in self._of(marker["volumes"]):
-            self._move(pair, state.SUSPEND, state.BY_COMMAND)
+    # -------------------------------------------------------------------------------- the cuts
+
+    @_fold.register
+    def _(self, marker: markers.MakeCut, place: Place) -> None:
+        first = cut_states.CUT if marker.members else CONSISTENT
+        cut = Cut(marker.id, place.sequence, place.time_us, marker.tag, first)
+        cut.group, cut.members = marker.group, tuple(marker.members)
+        cut.crc, cut.chain = place.crc, place.chain
+        for pair in self._of(marker.volumes):
+            self._move(pair, pair_states.SUSPEND, pair_states.BY_COMMAND)
             pair.cut, pair.changed, pair.tracked_bytes = cut, None, 0
         self._remember(cut)
 
-    def cut(self, cut_id: str) -> Cut | None:
-        """The cut of that id, if it is remembered or a secondary stands at it."""
-        known = self.cuts.get(cut_id)
-        if known is None:
-            known = next(
-                (
-                    pair.cut
-                    for pair in self.pairs.values()
-                    if pair.cut is not None and pair.cut.id == cut_id
-                ),
-                None,
-            )
-        return known
-
-    def state_of(self, cut_id: str) -> str:
-        """What the journal says of a cut, see `core/votes.py`."""
-        cut = self.cut(cut_id)
-        return votes.NONE if cut is None else cut.state
-
     def _remember(self, cut: Cut) -> None:
-        self.cuts[cut.id] = cut
-        if len(self.cuts) > CUTS_KEPT_MAX:  # one that secondaries stand at is known by their pairs
-            oldest = next(
-                (
-                    old.id
-                    for old in self.cuts.values()
-                    if old.verdict is not None and old is not cut
-                ),
-                next(iter(self.cuts)),
-            )
-            del self.cuts[oldest]
+        """Beyond the limit, forget the oldest one that is decided; if none is, the oldest.
 
-    def _vote(self, sequence: int, time_us: int, marker: dict[str, Any]) -> None:
-        cut = self.cut(marker["cut"])
-        if cut is None:  # one that is not to be made, or that was forgotten
-            if marker["m"] == "void":
-                self._remember(Cut(marker["cut"], sequence, time_us, "", VOID))
+        A cut that secondaries are at is found by their pairs, see `cut`.
+        """
+        self.cuts[cut.id] = cut
+        if len(self.cuts) > self._limits.cuts_kept_max:
+            decided = (old.id for old in self.cuts.values() if old.verdict and old is not cut)
+            del self.cuts[next(decided, next(iter(self.cuts)))]
+
+    @_fold.register
+    def _(self, marker: markers.Ready | markers.Agreed, _place: Place) -> None:
+        self._vote(marker)
+
+    @_fold.register
+    def _(self, marker: markers.Void, place: Place) -> None:
+        if self.cut(marker.cut) is None:  # one that is not to be made, or that was forgotten
+            self._remember(Cut(marker.cut, place.sequence, place.time_us, "", VOID))
+        else:
+            self._vote(marker)
+
+    def _vote(self, marker: markers.Ready | markers.Agreed | markers.Void) -> None:
+        cut = self.cut(marker.cut)
+        if cut is None:
             return
-        after = votes.after(cut.state, votes.MARKERS[marker["m"]])
+        after = cut_states.after(cut.state, CUT_EVENTS[type(marker)])
         if after is None:
             raise ValueError(f"cut {cut.id} is {cut.state}")
         cut.state = after
-        if after == votes.READY:
+        if after == cut_states.READY:
             self._arrived(cut)
 
-    def _stood(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
-        cut = self.cut(marker["cut"])
+    @_fold.register
+    def _(self, marker: markers.Stood, _place: Place) -> None:
+        cut = self.cut(marker.cut)
         if cut is not None:
             self._arrived(cut)
 
     def _arrived(self, cut: Cut) -> None:
-        """A restart has nothing to bring to the secondaries that stand there, and must not: somebody may be reading them."""
+        """The secondaries are durable there: a restart has nothing to write to them, and must not,
+        because a backup may be reading them.
+        """
         for pair in self.pairs.values():
-            if pair.cut is cut and pair.state == state.SUSPENDED and pair.usable:
+            if pair.cut is cut and pair.state == pair_states.SUSPENDED and pair.usable:
                 pair.applied = max(pair.applied, cut.sequence)
 
-    def _grade(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
-        cut = self.cut(marker["cut"])
+    @_fold.register
+    def _(self, marker: markers.Grade, _place: Place) -> None:
+        cut = self.cut(marker.cut)
         if cut is not None:
-            cut.grade = {key: marker[key] for key in ("consistent", "records", "detail")}
+            grade = marker._asdict()
+            del grade["cut"]
+            cut.grade = grade
 
-    def _fail(self, _sequence: int, time_us: int, marker: dict[str, Any]) -> None:
-        verdict = VOID if marker["unusable"] else CONSISTENT
-        cut = Cut(marker["id"], marker["at"], time_us, "", verdict)
-        cut.why = marker.get("error", "")
+    # ------------------------------------------------------------------------------- failures
+
+    @_fold.register
+    def _(self, marker: markers.Fail, place: Place) -> None:
+        cut = Cut(marker.id, marker.at, place.time_us, "", VOID if marker.unusable else CONSISTENT)
+        cut.why = marker.error
         self._remember(cut)
-        for pair in self._of(marker["volumes"]):
-            if pair.cut is not None and pair.state == state.SUSPENDED:
-                pair.cut.state, pair.cut.why = (
-                    VOID,
-                    cut.why,
-                )  # a cut that lost a member stands for nothing
-            self._move(
-                pair, state.FAIL, state.BY_ERROR if pair.id in marker["failed"] else state.BY_GROUP
-            )
+        for pair in self._of(marker.volumes):
+            if pair.cut is not None and pair.state == pair_states.SUSPENDED:
+                pair.cut.state, pair.cut.why = VOID, cut.why  # the old cut has lost a secondary
+            failed = pair.id in marker.failed
+            reason = pair_states.BY_ERROR if failed else pair_states.BY_GROUP
+            self._move(pair, pair_states.FAIL, reason)
             pair.cut, pair.applied = cut, min(pair.applied, cut.sequence)
-            pair.usable = pair.usable and pair.id not in marker["unusable"]
+            pair.usable = pair.usable and pair.id not in marker.unusable
             pair.staging = ""
-            if str(pair.id) in marker["missed"]:
-                missed = unpack_map(marker["missed"][str(pair.id)], pair)
+            if pair.id in marker.missed:
+                missed = marker.missed[pair.id]
                 pair.tracked_bytes += missed.changed_bytes
-                pair.changed = self._merged(pair, missed)
+                pair.changed = pair.merged(missed)
 
-    def _resync(self, sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
-        for pair in self._of(marker["volumes"]):
-            standing = pair.applied >= pair.limit(pair.applied)
-            self._move(pair, state.RESYNC, state.RESYNCING)
-            pair.staging, pair.staged = (UNCOMMITTED if marker["how"] == "map" else ""), 0
-            if marker["how"] == "journal" and pair.changed is None and standing:
-                pair.applied = sequence  # it stands at its cut, and nothing of it changed since
-
-    def _abandon(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
-        for pair in self._of(marker["volumes"]):
-            self._move(
-                pair, state.ABANDON, marker.get("reasons", {}).get(str(pair.id), state.BY_COMMAND)
-            )
-            pair.staging = ""
-
-    def _commit(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
-        for pair in self._of(marker["volumes"]):
-            pair.staging, pair.staged, pair.applied = marker["job"], marker["count"], marker["at"]
-
-    def _settled(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
-        for pair in self._of(marker["volumes"]):
-            pair.staging = ""
-
-    def _equal(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
-        for pair in self._of(marker["volumes"]):
-            self._move(pair, state.EQUAL, "")
-            pair.usable, pair.cut, pair.changed, pair.tracked_bytes, pair.staging = (
-                True,
-                None,
-                None,
-                0,
-                "",
-            )
-
-    def _missed(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
-        for number, text in marker["volumes"].items():
-            pair = self.pairs[int(number)]
-            pair.changed = self._merged(pair, unpack_map(text, pair))
+    @_fold.register
+    def _(self, marker: markers.Missed, _place: Place) -> None:
+        for number, changed in marker.changed.items():
+            pair = self.pairs[number]
+            pair.changed = pair.merged(changed)
             pair.tracked_bytes += ONLY_THE_MAP  # the journal does not have these
 
-    def _merged(self, pair: Pair, more: ChangeMap) -> ChangeMap:
+    # ---------------------------------------------------------------------- copies and resyncs
+
+    @_fold.register
+    def _(self, marker: markers.Copy, place: Place) -> None:
+        for number, changed in marker.changed.items():
+            pair = self.pairs[number]
+            self._move(pair, pair_states.COPY, marker.reason)
+            pair.usable, pair.applied = False, place.sequence
+            self._leave_cut(pair)
+            pair.changed = pair.merged(changed)
+
+    @_fold.register
+    def _(self, marker: markers.Copied, _place: Place) -> None:
+        changed = self.pairs[marker.id].changed
+        if changed is not None:
+            for offset, length in marker.runs:
+                changed.clear(offset, length)
+
+    @_fold.register
+    def _(self, marker: markers.Resync, place: Place) -> None:
+        for pair in self._of(marker.volumes):
+            at_cut = pair.applied >= pair.limit(pair.applied)
+            self._move(pair, pair_states.RESYNC, pair_states.RESYNCING)
+            pair.staging, pair.staged = (UNCOMMITTED if marker.how == markers.MAP else ""), 0
+            if marker.how == markers.JOURNAL and pair.changed is None and at_cut:
+                pair.applied = place.sequence  # nothing of it changed since its cut
+
+    @_fold.register
+    def _(self, marker: markers.Abandon, _place: Place) -> None:
+        for pair in self._of(marker.volumes):
+            reason = marker.reasons.get(pair.id, pair_states.BY_COMMAND)
+            self._move(pair, pair_states.ABANDON, reason)
+            pair.staging = ""
+
+    @_fold.register
+    def _(self, marker: markers.Commit, _place: Place) -> None:
+        for pair in self._of(marker.volumes):
+            pair.staging, pair.staged, pair.applied = marker.job, marker.records, marker.at
+
+    @_fold.register
+    def _(self, marker: markers.Settled, _place: Place) -> None:
+        for pair in self._of(marker.volumes):
+            pair.staging = ""
+
+    @_fold.register
+    def _(self, marker: markers.Equal, _place: Place) -> None:
+        for pair in self._of(marker.volumes):
+            self._move(pair, pair_states.EQUAL, "")
+            pair.usable = True
+            self._leave_cut(pair)
+
+    def _leave_cut(self, pair: PairRecord) -> None:
+        pair.cut, pair.changed, pair.tracked_bytes, pair.staging = None, None, 0, ""
+
+    # ------------------------------------------------------------------ what no marker says
+
+    def advance(self, pair: PairRecord, sequence: int) -> None:
+        """The secondary holds all changes up to `sequence`, if it did not before. Any thread."""
+        pair.applied = max(pair.applied, sequence)
+
+    def track(self, pair: PairRecord, kind: int, offset: int, length: int) -> None:
+        """Note a change that the secondary does not get."""
+        if pair.changed is None:
+            pair.changed = pair.new_map()
+        pair.changed.set(offset, length)
+        if kind == WRITE:
+            pair.tracked_bytes += length
+
+    def copying(self, pair: PairRecord, offset: int, length: int) -> None:
+        """A run is about to be read from the primary: a write that comes later sets it again."""
         if pair.changed is not None:
-            more.merge(pair.changed)
-        return more
+            pair.changed.clear(offset, length)
 
-    def _regions(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
-        for number, regions in marker["volumes"].items():
-            self.pairs[int(number)].regions.update(regions)
+    def not_copied(self, pair: PairRecord, runs: Iterable[tuple[int, int]]) -> None:
+        """Runs that were being copied are not known to be durable on the secondary."""
+        if pair.changed is not None:
+            for offset, length in runs:
+                pair.changed.set(offset, length)
 
-    def _detach(self, _sequence: int, _time_us: int, marker: dict[str, Any]) -> None:
-        for pair in self._of(marker["volumes"]):
-            self._move(pair, state.DETACH, "")
-            pair.usable, pair.cut, pair.changed, pair.tracked_bytes, pair.staging = (
-                False,
-                None,
-                None,
-                0,
-                "",
-            )
-            pair.secondary_path = ""
-            pair.regions.clear()
+    def nothing_copied(self, pair: PairRecord) -> None:
+        """It is not known what of a copy reached the disk."""
+        if pair.changed is not None:
+            pair.changed.set_all()
 
-    def snapshot(self, tail: int) -> dict[str, Any]:
-        """All of it, for a checkpoint at number `tail`. `applied` is only true once the secondaries were synced."""
+    def use_secondary(self, pair: PairRecord, path: str) -> None:
+        """Where the secondary is, for the next checkpoint; "" for none."""
+        pair.secondary_path = path
+
+    # ---------------------------------------------------------------------------- checkpoints
+
+    def snapshot(self, tail: int, mirrored: Mapping[int, bool]) -> Json:
+        """All of it, for a checkpoint at number `tail`; `mirrored` says which pairs mirror.
+
+        `applied` is only true once the secondaries were synced.
+        """
         return {
-            "boot": self.boot, "closed": self.closed, "starts": self.starts, "cuts": [cut.pack() for cut in self.cuts.values()],
-            "pairs": [self._pair_snapshot(pair, tail) for pair in self.pairs.values()],
-        }  # fmt: skip
-
-    def _pair_snapshot(self, pair: Pair, tail: int) -> dict[str, Any]:
-        cut = pair.cut
-        return {
-            "id": pair.id, "name": pair.name, "size": pair.size, "removed": pair.removed, "state": pair.state, "reason": pair.reason,
-            "usable": pair.usable, "applied": tail if pair.mirrors else pair.applied, "tracked": pair.tracked_bytes,
-            "staging": pair.staging, "staged": pair.staged, "regions": sorted(pair.touched), "changed": None if pair.changed is None else pair.changed.copy(),
-            "cut": None if cut is None else cut.pack(),
-            **({"secondary": pair.secondary_path} if pair.secondary_path else {}),
-        }  # fmt: skip
+            "boot": self.boot,
+            "closed": self.closed,
+            "starts": self.starts,
+            "cuts": [cut.pack() for cut in self.cuts.values()],
+            "pairs": [
+                snapshot.take(pair, tail if mirrored.get(pair.id) else pair.applied)
+                for pair in self.pairs.values()
+            ],
+        }
 
     @staticmethod
-    def pack_snapshot(snapshot: dict[str, Any]) -> dict[str, Any]:
-        """The snapshot with its maps as text: what takes time of it, for a worker to do."""
-        pairs = [
-            {**pair, "changed": None if pair["changed"] is None else pack_map(pair["changed"])}
-            for pair in snapshot["pairs"]
-        ]
-        return {**snapshot, "pairs": pairs}
+    def pack_snapshot(taken: Json) -> Json:
+        """What `snapshot` took, with its maps as text: this takes time, so a worker does it."""
+        return {**taken, "pairs": [snapshot.pack(pair) for pair in taken["pairs"]]}
 
-    def restore(self, snapshot: dict[str, Any]) -> None:
+    def restore(self, saved: Json) -> None:
         """The reverse of `pack_snapshot`. Raises DamageError."""
         try:
-            self.boot, self.closed = snapshot["boot"], snapshot["closed"]
-            self.starts = snapshot.get(
-                "starts", 0
-            )  # versions before groups of controllers left these two out
-            cuts = {cut.id: cut for cut in (Cut(*saved) for saved in snapshot.get("cuts", ()))}
-            self.cuts = dict(cuts)
-            for saved in snapshot["pairs"]:
-                pair = Pair(saved["id"], saved["name"], saved["size"])
-                pair.removed, pair.state, pair.reason = (
-                    saved["removed"],
-                    saved["state"],
-                    saved["reason"],
-                )
-                pair.usable, pair.applied, pair.tracked_bytes = (
-                    saved["usable"],
-                    saved["applied"],
-                    saved["tracked"],
-                )
-                pair.staging, pair.staged, pair.regions = (
-                    saved["staging"],
-                    saved["staged"],
-                    set(saved["regions"]),
-                )
-                pair.secondary_path = saved.get("secondary", "")  # left out where it is not known
-                if saved["changed"] is not None:
-                    pair.changed = unpack_map(saved["changed"], pair)
-                if saved["cut"] is not None:
-                    cut = Cut(*saved["cut"])
-                    pair.cut = cuts.setdefault(cut.id, cut)
-                self.pairs[pair.id] = pair
+            self._restore(saved)
         except (KeyError, ValueError, TypeError) as error:
             raise DamageError(
-                f"the checkpoint makes no sense ({error!r}); restore the state directory from a copy"
+                f"the checkpoint is not readable ({error!r}); "
+                "restore the state directory from a copy"
             ) from error
+
+    def _restore(self, saved: Json) -> None:
+        self.boot, self.closed = saved["boot"], saved["closed"]
+        self.starts = saved.get("starts", 0)  # not written before there were groups, like `cuts`
+        cuts = {cut.id: cut for cut in (Cut(*packed) for packed in saved.get("cuts", ()))}
+        self.cuts = dict(cuts)
+        for packed in saved["pairs"]:
+            pair = snapshot.unpack(packed, self._limits)
+            if packed["cut"] is not None:
+                cut = Cut(*packed["cut"])
+                pair.cut = cuts.setdefault(cut.id, cut)  # pairs of one cut share it
+            self.pairs[pair.id] = pair

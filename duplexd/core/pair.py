@@ -1,153 +1,197 @@
-"""A pair: a volume, its two legs, and all that is known of how they differ."""
+"""A pair, in two halves: what the journal recorded, and what is of this run of the daemon.
+
+`PairRecord` is rebuilt from the checkpoint and the markers after it, whatever happened to the
+process; only `Ledger` writes it, so one file decides what a restart will find. `Pair` exists while
+the images are open: it is the volume that the NBD server serves, and shows the record's fields
+read-only, so that code which decides can ask one object and change nothing by accident.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from duplexd.core import votes
-from duplexd.core.state import DUPLEX, PENDING, SIMPLEX, SUSPENDED
-from duplexd.limits import REGION_BYTES_MIN, REGIONS_MAX
+from duplexd.backend import Change
+from duplexd.core.change_map import ChangeMap
+from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX, SUSPENDED
+from duplexd.core.regions import DirtyRegions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable
 
-    from duplexd.backend import Change
-    from duplexd.core.change_map import ChangeMap
+    from duplexd.core.cut import Cut
     from duplexd.images.leg import Leg
+    from duplexd.limits import EngineLimits
 
 
-class Cut:
-    """A marker at one position of the sequence: what a secondary stands at.
+class PairRecord:
+    """What the journal recorded of a pair. Written by `Ledger` alone.
 
-    `state` is one of `core/votes.py`; a cut of this controller alone is CONSISTENT or VOID at once. `members` names the controllers that take it together.
+    `applied` is the number up to which the secondary holds every change of this volume, and none
+    after it; of a pair that mirrors it is the tail, filled in when it stops. `usable`: whether
+    recovery would bring the secondary to exactly `applied`; not during a first copy, after a power
+    cut until both are equal, or after a torn write. `changed`: grains changed since the cut
+    (SUSPENDED), or still to copy (PENDING).
     """
 
     __slots__ = (
-        "chain",
-        "crc",
-        "grade",
-        "group",
-        "hold",
-        "id",
-        "members",
-        "names",
-        "sequence",
-        "state",
-        "tag",
-        "time_us",
-        "told",
-        "why",
-    )
-
-    def __init__(
-        self,
-        cut_id: str,
-        sequence: int,
-        time_us: int,
-        tag: str,
-        state: str,
-        group: str = "",
-        members: Sequence[str] = (),
-        grade: dict[str, Any] | None = None,
-    ) -> None:
-        self.id = cut_id
-        self.sequence = sequence
-        self.time_us = time_us
-        self.tag = tag
-        self.state = state
-        self.group = group
-        self.members = tuple(members)
-        self.grade = grade  # what a canary found
-        # Of this run only: its volumes, the verdict that was told, how long writes waited for it, the crc of its record and of the one before that
-        self.names: list[str] = []
-        self.told: str | None = None
-        self.hold: dict[str, Any] | None = None
-        self.crc: int | None = None
-        self.chain: int | None = None
-        self.why = ""  # which secondary's failure made it void, or made it at all
-
-    @property
-    def verdict(self) -> str | None:
-        """What may be claimed of it; None while that is not known."""
-        return votes.verdict(self.state)
-
-    def pack(self) -> list[Any]:
-        """For the checkpoint: the arguments that make it again."""
-        return [
-            self.id,
-            self.sequence,
-            self.time_us,
-            self.tag,
-            self.state,
-            self.group,
-            list(self.members),
-            self.grade,
-        ]
-
-
-class Pair:
-    """A volume and its legs; implements `volume.Volume`.
-
-    The upper half is rebuilt from the journal (`core/ledger.py`), the lower half is of this run only.
-    """
-
-    __slots__ = (
-        "applied", "changed", "connections", "copied_bytes", "copy_done", "copy_total", "cut", "groups", "holds", "id", "mirrors", "mode", "name",
-        "primary", "primary_dirty", "read_cached", "reason", "region_shift", "regions", "removed", "secondary", "secondary_dirty", "secondary_path", "size",
-        "staged", "staging", "state", "touched", "tracked_bytes", "usable", "waiting",
+        "applied", "changed", "cut", "id", "limits", "name", "reason", "regions", "removed",
+        "secondary_path", "size", "staged", "staging", "state", "tracked_bytes",
+        "usable",
     )  # fmt: skip
 
-    primary: Leg  # given when the images are opened, before anything is served
-
-    def __init__(self, number: int, name: str, size: int) -> None:
+    def __init__(self, number: int, name: str, size: int, limits: EngineLimits) -> None:
         self.id = number
         self.name = name
         self.size = size
-        self.removed = False  # taken out of the configuration
+        self.limits = limits
+        self.removed = False  # from the configuration
         self.state = SIMPLEX
         self.reason = ""
-        self.usable = False  # whether the secondary holds exactly the changes up to `applied`
+        self.usable = False
         self.applied = 0
         self.cut: Cut | None = None
         self.changed: ChangeMap | None = None
         self.tracked_bytes = 0  # written since the cut, counting each write
-        self.staging = (
-            ""  # UNCOMMITTED, or the job whose committed staging log is not yet known to be applied
-        )
+        self.staging = ""  # UNCOMMITTED, or the job whose staging log may not be applied yet
         self.staged = 0  # how many records that log has
-        self.regions: set[int] = set()  # where the legs may differ after a power cut
-        self.region_shift = region_bytes(size).bit_length() - 1
-        self.secondary_path = ""  # where the secondary was at the last checkpoint, and is now; "" if that is not known
+        self.regions = DirtyRegions(size, limits.region_bytes_min, limits.regions_max)
+        self.secondary_path = ""  # "" if that is not known
 
-        self.mode = "sync"
+    def new_map(self) -> ChangeMap:
+        """An empty change map of this volume."""
+        limits = self.limits
+        return ChangeMap(self.size, limits.change_grain_bytes_min, limits.change_grains_max)
+
+    def full_map(self) -> ChangeMap:
+        """A change map with every grain set: it is not known what changed."""
+        everything = self.new_map()
+        everything.set_all()
+        return everything
+
+    def merged(self, more: ChangeMap) -> ChangeMap:
+        """A new map with `changed` and `more`. Raises ValueError if `more` is of another volume."""
+        both = self.new_map()
+        both.merge(more)
+        if self.changed is not None:
+            both.merge(self.changed)
+        return both
+
+    @property
+    def tracks(self) -> bool:
+        """Whether changes are noted in `changed`, because the secondary does not get them."""
+        return self.state == SUSPENDED or (self.state == PENDING and self.usable)
+
+    def limit(self, tail: int) -> int:
+        """The last number that may reach the secondary."""
+        if self.state == SUSPENDED and self.cut is not None:
+            return self.cut.sequence
+        return tail
+
+
+class Pair:
+    """A volume and its legs, while it is served; implements `backend.Volume`.
+
+    `mirrors`: DUPLEX in sync mode, changes go to both legs in the same batch. `tracks`: see
+    `PairRecord`; both are kept here because the write path asks for each change, and brought up to
+    date (`refresh`) by the timeline after each marker.
+    """
+
+    __slots__ = (
+        "connections", "copied_bytes", "copy_done", "copy_total", "groups", "id", "mirrors",
+        "mode", "name", "primary", "primary_dirty", "read_cached", "record", "regions",
+        "resync_error", "secondary", "secondary_dirty", "size", "tracks",
+    )  # fmt: skip
+
+    read_cached: Callable[[int, memoryview], bool]
+
+    def __init__(self, record: PairRecord, primary: Leg, secondary: Leg | None, mode: str) -> None:
+        self.record = record
+        self.id = record.id
+        self.name = record.name
+        self.size = record.size
+        self.regions = record.regions
+        self.connections = 0  # kept by the NBD server
         self.groups: list[str] = []
-        self.secondary: Leg | None = None
-        self.connections = 0
-        self.mirrors = False  # DUPLEX in sync mode: changes go to both legs in the same step
-        self.touched: set[int] = set()  # regions changed since the last checkpoint
-        self.primary_dirty = False
+        self.primary_dirty = False  # written to since its last sync
         self.secondary_dirty = False
-        self.holds = 0  # leases that hold this volume; changes wait while there are any
-        self.waiting: list[Change] = []
         self.copied_bytes = 0  # by the last copy or resync
         self.copy_done = 0
         self.copy_total = 0
+        self.resync_error: str | None = None  # why the last copy or resync failed
+        self.set_legs(primary, secondary, mode)
 
     def set_legs(self, primary: Leg, secondary: Leg | None, mode: str) -> None:
-        """Give the pair its images."""
+        """Take these images, e.g. with a secondary that the configuration has from now on."""
         self.primary = primary
         self.secondary = secondary
-        self.secondary_path = secondary.path if secondary is not None else ""
         self.mode = mode
         self.read_cached = primary.read_cached
         self.refresh()
 
     def refresh(self) -> None:
-        """Bring `mirrors` up to date after a change of state."""
-        self.mirrors = self.state == DUPLEX and self.mode == "sync" and self.secondary is not None
+        """Bring `mirrors` and `tracks` up to date after a change of state."""
+        duplex = self.record.state == DUPLEX
+        self.mirrors = duplex and self.mode == "sync" and self.secondary is not None
+        self.tracks = self.record.tracks
+
+    # ------------------------------------------------------------------------ what is recorded
+
+    @property
+    def state(self) -> str:
+        """SIMPLEX, PENDING, DUPLEX or SUSPENDED."""
+        return self.record.state
+
+    @property
+    def reason(self) -> str:
+        """Why it is in its state; "" where the state needs no reason."""
+        return self.record.reason
+
+    @property
+    def usable(self) -> bool:
+        """Whether the secondary holds exactly the changes up to `applied`."""
+        return self.record.usable
+
+    @property
+    def applied(self) -> int:
+        """The last number that the secondary holds; of a pair that mirrors, ask the timeline."""
+        return self.record.applied
+
+    @property
+    def cut(self) -> Cut | None:
+        """The cut it is suspended at, or leaves by a resync."""
+        return self.record.cut
+
+    @property
+    def changed(self) -> ChangeMap | None:
+        """What a resync would have to copy."""
+        return self.record.changed
+
+    def limit(self, tail: int) -> int:
+        """The last number that may reach the secondary."""
+        return self.record.limit(tail)
+
+    def new_map(self) -> ChangeMap:
+        """An empty change map of this volume."""
+        return self.record.new_map()
+
+    # ----------------------------------------------------------------------------- its images
+
+    @property
+    def copy_of(self) -> Leg:
+        """The secondary of a pair that has one."""
+        assert self.secondary is not None, f"{self.name} has no secondary"
+        return self.secondary
+
+    @property
+    def can_trim(self) -> bool:
+        """Whether a trim does the same to both legs."""
+        return self.primary.can_punch and (self.secondary is None or self.secondary.can_punch)
 
     def read_mirror(self, offset: int, buffer: memoryview) -> bool:
-        """Read from the secondary; False if it can't be read, or does not get every change in the same step, before and after."""
+        """Read from the secondary; False if it can't be read, or may lack a change.
+
+        It is current only while it gets every change in the same batch: before and after.
+        """
         if not self.mirrors or self.secondary is None:
             return False
         try:
@@ -156,28 +200,26 @@ class Pair:
             return False
         return self.mirrors
 
-    @property
-    def tracks(self) -> bool:
-        """Whether changes are noted in `changed`, because the secondary does not get them."""
-        return self.state == SUSPENDED or (self.state == PENDING and self.usable)
-
-    @property
-    def can_trim(self) -> bool:
-        """Whether a trim does the same to both legs."""
-        return self.primary.can_punch and (self.secondary is None or self.secondary.can_punch)
-
-    def limit(self, tail: int) -> int:
-        """The last number that may reach the secondary."""
-        return self.cut.sequence if self.state == SUSPENDED and self.cut is not None else tail
-
-    def regions_of(self, offset: int, length: int) -> range:
-        """The regions that a change touches."""
-        return range(offset >> self.region_shift, ((offset + length - 1) >> self.region_shift) + 1)
+    def close(self) -> None:
+        """Close the images. Does not sync."""
+        self.primary.close()
+        if self.secondary is not None:
+            self.secondary.close()
 
 
-def region_bytes(size_bytes: int) -> int:
-    """How large a region of a volume is: a power of two."""
-    region = REGION_BYTES_MIN
-    while size_bytes > region * REGIONS_MAX:
-        region *= 2
-    return region
+def refresh(pairs: Iterable[Pair]) -> None:
+    """`Pair.refresh` for each."""
+    for pair in pairs:
+        pair.refresh()
+
+
+class PairChange(Change):
+    """A change of a volume that is a `Pair`: what the engine makes of every `Change`.
+
+    The NBD server knows volumes by the protocol of `backend.py` alone; each one that it can name
+    came from the engine, so its changes are of pairs. This class says so to the type checker.
+    """
+
+    __slots__ = ()
+
+    volume: Pair

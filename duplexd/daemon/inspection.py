@@ -1,4 +1,7 @@
-"""`duplexd journal inspect`: what `journal.inspect` finds, as lines for people or one JSON object, whatever the size of the journal."""
+"""`duplexd journal inspect`: what `journal.inspect` finds, as lines of text or one JSON object.
+
+Entries are printed as they come, so that a journal of any size needs the memory of one segment.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import contextlib
 import fcntl
 import json
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,11 +22,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from duplexd.json_object import Json
+
 DAMAGE_EXIT_CODE = DamageError.exit_code
 
 
 def show(directory: Path, as_json: bool) -> int:
-    """Print the journal of a state directory; the exit code: 0, or that of DamageError if the next start would refuse it."""
+    """Print the journal of a state directory; the exit code: 0, or that of DamageError if the next
+    start would refuse it.
+    """
     if not directory.is_dir():
         raise UsageError(f"{directory}: no such directory; give the state_dir of a controller")
     _refuse_running(directory)
@@ -45,19 +52,20 @@ def _refuse_running(directory: Path) -> None:
             return
 
 
-def _entries(directory: Path) -> Iterator[dict[str, Any]]:
+def _entries(directory: Path) -> Iterator[Json]:
     try:
         yield from inspect(RealDisk(), str(directory), RealClock().boot_id())
     except FileNotFoundError as error:
         raise UsageError(
-            f"{error.filename or directory}: no such file: {directory} is no state directory of duplexd"
+            f"{error.filename or directory}: no such file;"
+            f" {directory} is not a state_dir of duplexd"
         ) from None
     except DamageError as error:  # nothing more can be read: that is a verdict too
         yield {"type": "verdict", "verdict": "damage", "why": str(error)}
 
 
-def _print_json(entries: Iterator[dict[str, Any]]) -> dict[str, Any]:
-    verdict: dict[str, Any] = {}
+def _print_json(entries: Iterator[Json]) -> Json:
+    verdict: Json = {}
     separator = '{"entries": [\n'
     for entry in entries:
         if entry["type"] == "verdict":
@@ -72,8 +80,8 @@ def _print_json(entries: Iterator[dict[str, Any]]) -> dict[str, Any]:
     return verdict
 
 
-def _print_lines(entries: Iterator[dict[str, Any]]) -> dict[str, Any]:
-    verdict: dict[str, Any] = {}
+def _print_lines(entries: Iterator[Json]) -> Json:
+    verdict: Json = {}
     names: dict[int, str] = {}
     for entry in entries:
         if entry["type"] == "verdict":
@@ -91,10 +99,11 @@ def _print_lines(entries: Iterator[dict[str, Any]]) -> dict[str, Any]:
     return verdict
 
 
-def _line(entry: dict[str, Any], names: dict[int, str]) -> str:
+def _line(entry: Json, names: dict[int, str]) -> str:
     kind = entry["type"]
     if kind == "checkpoint":
-        return f"checkpoint  {entry['path']}: up to {entry['sequence']}; volumes {', '.join(names.values()) or 'none'}"
+        volumes = ", ".join(names.values()) or "none"
+        return f"checkpoint  {entry['path']}: up to {entry['sequence']}; volumes {volumes}"
     if kind == "segment":
         return (
             f"segment     {entry['path']}: number {entry['index']}, from {entry['first_sequence']}"

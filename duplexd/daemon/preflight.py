@@ -1,15 +1,21 @@
-"""What the machine says about a configuration: do the images fit, can they be made, may they be written. Looks and changes nothing."""
+"""What the machine says about a configuration: do the images fit, can they be created, may they be
+written.
+
+`duplexd check` and the start of the daemon ask the same questions, so that a configuration that was
+checked starts. Looks only: a check that created an image would make the next start think that it is
+an old one.
+"""
 
 from __future__ import annotations
 
 import errno
-import grp
 import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.api import tls
 from duplexd.errors import ConfigurationError, ForbiddenError
+from duplexd.net import tls
+from duplexd.net.listen import group_id
 from duplexd.units import format_size
 
 if TYPE_CHECKING:
@@ -20,14 +26,17 @@ if TYPE_CHECKING:
 
 
 class Problem(NamedTuple):
-    """One line for people. `forbidden`: it is a matter of permission, not of what is written in the file."""
+    """One line of text. `forbidden`: it is a matter of permission, not of what is written in the
+    file.
+    """
 
     line: str
     forbidden: bool = False
 
 
 def look(config: Config, served: Config | None = None) -> list[Problem]:
-    """What would keep the daemon from serving this configuration, each as `dotted.key: what is wrong; what would be right`.
+    """What would keep the daemon from serving this configuration, each as `dotted.key: what is
+    wrong; what would be right`.
 
     Images that a running daemon has open already, by the configuration `served`, are not looked at.
     """
@@ -74,7 +83,8 @@ def _image(key: str, path: Path, size: int) -> Iterator[Problem]:
         return
     if not os.access(path, os.R_OK | os.W_OK):
         yield Problem(
-            f"{key}: {str(path)!r} cannot be read and written by user {os.geteuid()}; change its owner or mode",
+            f"{key}: {str(path)!r} cannot be read and written by user {os.geteuid()};"
+            " change its owner or mode",
             forbidden=True,
         )
         return
@@ -84,9 +94,10 @@ def _image(key: str, path: Path, size: int) -> Iterator[Problem]:
         yield Problem(f"{key}: {str(path)!r} cannot be opened: {error.strerror}")
         return
     if actual != size:
-        told = f"{actual} bytes ({format_size(actual)}), the configuration says {size} ({format_size(size)})"
         yield Problem(
-            f"{key}: {str(path)!r} has {told}; images are never resized: correct the size or give another image"
+            f"{key}: {str(path)!r} has {actual} bytes ({format_size(actual)}),"
+            f" the configuration says {size} ({format_size(size)}); images are never resized:"
+            " correct the size or give another image"
         )
 
 
@@ -101,15 +112,17 @@ def _size(path: Path) -> int:
 def _new_image(key: str, path: Path) -> Iterator[Problem]:
     if path.is_symlink():
         yield Problem(
-            f"{key}: {str(path)!r} is a link that leads nowhere; remove it or make what it leads to"
+            f"{key}: {str(path)!r} is a dangling symbolic link; remove it or create its target"
         )
     elif not path.parent.is_dir():
         yield Problem(
-            f"{key}: there is no directory {str(path.parent)!r} to create the image in; make it, or correct the path"
+            f"{key}: there is no directory {str(path.parent)!r} to create the image in;"
+            " create it, or correct the path"
         )
     elif not os.access(path.parent, os.W_OK | os.X_OK):
         yield Problem(
-            f"{key}: {str(path.parent)!r} cannot be written by user {os.geteuid()}; change its owner or mode",
+            f"{key}: {str(path.parent)!r} cannot be written by user {os.geteuid()};"
+            " change its owner or mode",
             forbidden=True,
         )
 
@@ -123,26 +136,23 @@ def _directory(key: str, path: Path) -> Iterator[Problem]:
         yield Problem(f"{key}: {str(nearest)!r} is not a directory; correct the path")
     elif not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):
         yield Problem(
-            f"{key}: {str(nearest)!r} cannot be written by user {os.geteuid()}; change its owner or mode",
+            f"{key}: {str(nearest)!r} cannot be written by user {os.geteuid()};"
+            " change its owner or mode",
             forbidden=True,
         )
 
 
 def _group(config: Config) -> Iterator[Problem]:
-    name = config.control.group
-    if name is None or name.isdecimal():
-        return
-    try:
-        grp.getgrnam(name)
-    except KeyError:
-        yield Problem(
-            f"control.group: there is no group {name!r} on this machine; make it with: groupadd --system {name}"
-        )
+    if config.control.group is not None:
+        try:
+            group_id("control.group", config.control.group)
+        except ConfigurationError as error:
+            yield Problem(str(error))
 
 
 def _tls(config: Config) -> Iterator[Problem]:
     if config.control.tls is not None:
         try:
-            tls.context(config.control.tls)
+            tls.server_context(config.control.tls)
         except (ConfigurationError, ForbiddenError) as error:
             yield Problem(str(error), isinstance(error, ForbiddenError))

@@ -1,4 +1,8 @@
-"""The program `duplexd`: run, check, demo, journal inspect. Expected errors are one line each and an exit code of `errors.py`."""
+"""The program `duplexd`: run, check, demo, journal inspect.
+
+Expected errors are one line each and an exit code of `errors.py`; a traceback is a bug. Each
+command imports what it needs, because `duplexd --version` should not load an event loop.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -19,6 +23,7 @@ from duplexd.units import format_size
 
 if TYPE_CHECKING:
     from duplexd.config.daemon_file import Config
+    from duplexd.json_object import Json
 
 _CONFIG_OPTION = click.option(
     "--config", "config_path", metavar="FILE", required=True, help="The configuration, a TOML file."
@@ -41,9 +46,8 @@ def main() -> NoReturn:
     except DuplexdError as error:
         _fail(str(error), error.exit_code)
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # nobody reads: the interpreter must not try again at its end
+        # the reader has gone: the interpreter must not try to flush again when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
         about = f"{error.filename}: " if error.filename else ""
@@ -59,10 +63,18 @@ def _fail(text: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+_EXAMPLES = """\b
+Examples:
+  duplexd check --config /etc/duplexd/db.toml
+  duplexd run --config /etc/duplexd/db.toml
+  duplexd journal inspect /var/lib/duplexd/db
+"""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXAMPLES)
 @click.version_option(__version__, prog_name="duplexd")
 def cli() -> None:
-    """Serves block volumes over NBD, mirrors them, and suspends them all at one point."""
+    """Serve block volumes over NBD, mirror them, and suspend all mirrors at one point."""
 
 
 @cli.command(short_help="Serve the configured volumes until SIGTERM.")
@@ -75,7 +87,7 @@ def cli() -> None:
 )
 def run(config_path: str, log_level: str) -> None:
     """Serve the configured volumes until SIGTERM; SIGHUP reads the file again."""
-    from duplexd.config import daemon_file as config
+    from duplexd.config import load as config
     from duplexd.daemon import service
     from duplexd.runtime import log
 
@@ -84,12 +96,12 @@ def run(config_path: str, log_level: str) -> None:
     service.run(settings)
 
 
-@cli.command()
+@cli.command(short_help="Check whether `run` would accept the configuration.")
 @_CONFIG_OPTION
 @_JSON_OPTION
 def check(config_path: str, as_json: bool) -> None:
-    """Say whether `run` would accept the configuration; change nothing."""
-    from duplexd.config import daemon_file as config
+    """Check whether `run` would accept the configuration; change nothing."""
+    from duplexd.config import load as config
     from duplexd.daemon import preflight
 
     try:
@@ -136,7 +148,7 @@ def demo(rounds: int | None, pairs: int | None) -> None:
 
 @cli.group()
 def journal() -> None:
-    """Look at a journal while the daemon is stopped."""
+    """Read a journal while the daemon is stopped."""
 
 
 @journal.command()
@@ -149,7 +161,7 @@ def inspect(directory: Path, as_json: bool) -> None:
     sys.exit(show(directory, as_json))
 
 
-def _summary(settings: Config) -> dict[str, Any]:
+def _summary(settings: Config) -> Json:
     volumes = {
         name: {
             "size": volume.size,
@@ -159,13 +171,14 @@ def _summary(settings: Config) -> dict[str, Any]:
         }
         for name, volume in settings.volumes.items()
     }
+    tls = settings.control.tls
     return {
         "controller": settings.controller.name,
         "state_dir": str(settings.controller.state_dir),
         "journal_size": settings.controller.journal_size,
-        "listen": list(settings.nbd.listen),
+        "listen": [str(address) for address in settings.nbd.listen],
         "control": str(settings.control.socket),
-        "control_tls": list(settings.control.tls.listen) if settings.control.tls else [],
+        "control_tls": [address.authority for address in tls.listen] if tls else [],
         "volumes": volumes,
         "groups": {name: list(group.volumes) for name, group in settings.groups.items()},
     }
@@ -175,12 +188,12 @@ def _describe(settings: Config) -> str:
     own, tls = settings.controller, settings.control.tls
     control = [
         str(settings.control.socket),
-        *(f"TLS {listen}" for listen in (tls.listen if tls else ())),
+        *(f"TLS {address.authority}" for address in (tls.listen if tls else ())),
     ]
     lines = [
         f"{settings.source}: ok",
         f"controller {own.name}: state in {own.state_dir}, journal {format_size(own.journal_size)}",
-        f"NBD        {', '.join(settings.nbd.listen)}",
+        f"NBD        {', '.join(map(str, settings.nbd.listen))}",
         f"control    {', '.join(control)}",
     ]
     for name, volume in settings.volumes.items():

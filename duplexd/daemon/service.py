@@ -1,7 +1,12 @@
 """The daemon's life: lock, recover, listen, say ready, reload on SIGHUP, drain and stop on SIGTERM.
 
     start:  lock state_dir -> controller (recovery) -> NBD listeners -> control socket -> READY
-    stop:   STOPPING -> control socket (holds end, void) -> NBD listeners (drain) -> controller (sync, checkpoint) -> unlock
+    stop:   STOPPING -> control socket (holds end, void) -> NBD listeners (drain)
+            -> controller (sync, checkpoint) -> unlock
+
+A stop goes the other way round than a start: holds end first, so that held writes are answered
+before the clients' connections close, and the controller ends last, because until then it may be
+given changes.
 
 A stop during recovery gives recovery up where it is: it can be done again at any time.
 """
@@ -14,14 +19,14 @@ import gc
 import os
 import signal
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
 
 from duplexd import __version__
 from duplexd.api.server import Admission, ControlServer
-from duplexd.config import daemon_file as configuration
+from duplexd.config import load as configuration
 from duplexd.daemon.startup import (
     StateLock,
     in_file,
@@ -29,9 +34,11 @@ from duplexd.daemon.startup import (
     refuse_fixed,
     refuse_problems,
 )
-from duplexd.engine.controller import Controller
+from duplexd.engine.controller import Controller, Machine
+from duplexd.engine.controller import start as start_controller
+from duplexd.engine.events import Events
 from duplexd.errors import DuplexdError
-from duplexd.limits import JOURNAL_THREADS, WORKER_THREADS
+from duplexd.limits import JOURNAL_THREADS, WORKER_THREADS, Limits
 from duplexd.nbd_server.listeners import Listeners
 from duplexd.runtime.clock import RealClock
 from duplexd.runtime.disk import RealDisk
@@ -40,12 +47,12 @@ from duplexd.runtime.threads import ThreadWorkers
 
 if TYPE_CHECKING:
     from duplexd.config.daemon_file import Config
+    from duplexd.json_object import Json
 
 UMASK = 0o027
-GC_ALLOCATIONS = 20_000  # between two looks of the cycle collector: it is there for rare cycles, not for the write path
-START_EXTENSION_SECONDS = (
-    60.0  # how long systemd is told to wait on, each time recovery is seen to be alive
-)
+# between two looks of the cycle collector: it is there for rare cycles, not for the write path
+GC_ALLOCATIONS = 20_000
+START_EXTENSION_SECONDS = 60.0  # asked of systemd each time recovery is seen to be alive
 EVENT_LEVELS = {
     "controller-failed": "error",
     "primary-error": "error",
@@ -58,8 +65,9 @@ EVENT_LEVELS = {
 class Service:
     """One running daemon. `run` returns when it has stopped."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, limits: Limits) -> None:
         self.config = config
+        self.limits = limits
         self._log = structlog.get_logger("duplexd")
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
@@ -91,14 +99,11 @@ class Service:
             version=__version__,
             pid=os.getpid(),
         )
-        controller = Controller(
-            self.config, RealDisk(), RealClock(), workers.disk, self._progress, workers.journal
-        )
-        controller.listeners.append(self._log_event)
-        if not await self._recover(controller, workers):
+        controller = await self._recover(workers)
+        if controller is None:
             return
         lock.serving()
-        listeners = Listeners(controller, self.config.nbd.listen)
+        listeners = Listeners(controller, self.config.nbd.listen, self.limits.nbd)
         control = ControlServer(controller, self.config)
         async with contextlib.AsyncExitStack() as running:
             running.callback(self._log.info, "stopped")
@@ -111,7 +116,7 @@ class Service:
             running.callback(notify, "STOPPING=1\nSTATUS=draining")
             self._log.info(
                 "ready",
-                listen=self.config.nbd.listen,
+                listen=[str(address) for address in self.config.nbd.listen],
                 control=str(self.config.control.socket),
                 **self._remote(),
             )
@@ -120,27 +125,33 @@ class Service:
             await self._until_stopped(controller, listeners, control, workers)
 
     def _remote(self) -> dict[str, object]:
-        return {"control_tls": self.config.control.tls.listen} if self.config.control.tls else {}
+        tls = self.config.control.tls
+        return {"control_tls": [address.authority for address in tls.listen]} if tls else {}
 
-    def _log_event(self, event: dict[str, Any]) -> None:
+    def _log_event(self, event: Json) -> None:
         """Every change of state is a line of the log."""
         fields = {key: value for key, value in event.items() if key not in {"event", "time"}}
         log = getattr(self._log, EVENT_LEVELS.get(event["event"], "info"))
-        asyncio.get_running_loop().call_soon(
-            lambda: log(event["event"], **fields)
-        )  # behind the answer that somebody waits for
+        # after the answer that a client waits for
+        asyncio.get_running_loop().call_soon(lambda: log(event["event"], **fields))
         if event["event"] == "controller-failed":
             notify(f"STATUS=takes no changes: {event['error']}")
 
-    # ------------------------------------------------------------------------------------------------------ recovery
+    # Recovery
 
     def _progress(self, text: str) -> None:
         self._log.info("recovery", progress=text)
         still_starting(text)
 
-    async def _recover(self, controller: Controller, workers: Threads) -> bool:
-        """False if it was told to stop meanwhile. The service manager waits as long as the disk thread answers."""
-        recovery = asyncio.create_task(controller.start(), name="recovery")
+    async def _recover(self, workers: Threads) -> Controller | None:
+        """None if a signal stops the daemon meanwhile. The service manager waits as long as the disk
+        threads answer.
+        """
+        machine = Machine(RealDisk(), RealClock(), workers.disk, workers.journal)
+        events = Events(machine.clock)
+        events.listeners.append(self._log_event)
+        start = start_controller(self.config, machine, events, progress=self._progress)
+        recovery = asyncio.create_task(start, name="recovery")
         stopped = asyncio.create_task(self._stop.wait(), name="stop")
         try:
             while not recovery.done() and not stopped.done():
@@ -154,14 +165,13 @@ class Service:
         finally:
             stopped.cancel()
         if recovery.done():
-            recovery.result()
-            return True
+            return recovery.result()
         recovery.cancel()
         await asyncio.gather(recovery, return_exceptions=True)
         self._log.warning("stopped during recovery; it starts again where it began")
-        return False
+        return None
 
-    # ------------------------------------------------------------------------------------------------------- serving
+    # Serving
 
     async def _until_stopped(
         self, controller: Controller, listeners: Listeners, control: ControlServer, workers: Threads
@@ -183,7 +193,7 @@ class Service:
             await asyncio.gather(*tasks, stopped, return_exceptions=True)
 
     async def _watchdog(self, workers: Threads) -> None:
-        """Tell the service manager that the loop and the disk threads answer, as long as they do."""
+        """Notify the service manager as long as the loop and the disk threads answer."""
         interval_s = watchdog_interval_s()
         if not interval_s:
             await asyncio.Event().wait()
@@ -195,7 +205,7 @@ class Service:
                 self._log.error("the disk threads do not answer", seconds=interval_s / 2)
             await asyncio.sleep(interval_s / 2)
 
-    # -------------------------------------------------------------------------------------------------------- reload
+    # Reload
 
     async def _reload_forever(
         self, controller: Controller, listeners: Listeners, control: ControlServer
@@ -204,7 +214,8 @@ class Service:
             await self._reload.wait()
             self._reload.clear()
             notify(
-                f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}\nSTATUS=reading the configuration again"
+                f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}"
+                "\nSTATUS=reading the configuration again"
             )
             try:
                 changes = await self._reload_once(controller, listeners, control)
@@ -247,7 +258,9 @@ class Service:
 
 
 class Threads:
-    """The daemon's worker threads: what copies and reads never delays what writes and syncs the journal."""
+    """The daemon's worker threads: what copies and reads never delays what writes and syncs the
+    journal.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.disk = ThreadWorkers(loop, "disk", WORKER_THREADS)
@@ -274,15 +287,19 @@ def still_starting(status: str) -> None:
 
 
 def calm_collector() -> None:
-    """What exists once the daemon is ready stays; what a request makes is freed by its last reference, long before a collection."""
+    """What exists once the daemon is ready stays; what a request makes is freed by its last
+    reference, long before a collection.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS, 20, 50)
 
 
 def run(config: Config) -> None:
-    """Serve `config` until told to stop. Raises DuplexdError or OSError if that is not possible."""
+    """Serve `config` until a signal stops it. Raises DuplexdError or OSError if that is not
+    possible.
+    """
     os.umask(UMASK)
     raise_open_files()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, in_file(config):
-        runner.run(Service(config).run())
+        runner.run(Service(config, Limits()).run())

@@ -1,4 +1,10 @@
-"""What must be right before and around serving: permissions, the lock on the state directory, what may not change while running."""
+"""What must be right before and around serving: permissions, the lock on the state directory, what
+may not change.
+
+A value that cannot change while the daemon runs is refused by a reload with the old and the new
+value, rather than ignored: a configuration that says one thing while the daemon does another is
+worse than an error.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +25,9 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def in_file(config: Config, key: str = "") -> Iterator[None]:
-    """ConfigurationErrors from below do not know the file's name, nor some the key: put them in front."""
+    """ConfigurationErrors from below do not know the file's name, nor some the key: put them in
+    front.
+    """
     try:
         yield
     except ConfigurationError as error:
@@ -36,28 +44,32 @@ def in_file(config: Config, key: str = "") -> Iterator[None]:
 
 
 def refuse_fixed(old: Config, new: Config) -> None:
-    """Raise ConfigurationError for every value of [controller] and [control] that differs and needs a restart."""
+    """Raise ConfigurationError for every value of [controller] and [control] that differs and needs
+    a restart.
+    """
     before, after = _fixed(old), _fixed(new)
     changed = []
     for key, value in before.items():
         if value != after[key]:
-            told = f"was {str(value)!r}, is now {str(after[key])!r}"
             changed.append(
-                f"{new.source}: {key}: {told}: cannot change while the daemon runs; restart it"
+                f"{new.source}: {key}: was {str(value)!r}, is now {str(after[key])!r}:"
+                " cannot change while the daemon runs; restart it"
             )
     if changed:
         raise ConfigurationError("\n".join(changed))
 
 
 def _fixed(config: Config) -> dict[str, object]:
-    """What stays as long as the daemon runs. Roles, certificates and how fast copies go are not among it."""
+    """What stays as long as the daemon runs. Roles, certificates and how fast copies go are not
+    among it.
+    """
     control = config.control
     fixed = {
         f"controller.{key}": getattr(config.controller, key)
         for key in type(config.controller).model_fields
         if key != "copy_rate"
     }
-    listen = control.tls.listen if control.tls else None
+    listen = [address.authority for address in control.tls.listen] if control.tls else None
     return {
         **fixed,
         "control.socket": control.socket,
@@ -67,7 +79,9 @@ def _fixed(config: Config) -> dict[str, object]:
 
 
 def refuse_problems(config: Config, served: Config | None = None) -> None:
-    """Raise what `preflight.look` found: ForbiddenError if nothing but permissions is missing, else ConfigurationError."""
+    """Raise what `preflight.look` found: ForbiddenError if nothing but permissions is missing, else
+    ConfigurationError.
+    """
     if found := preflight.look(config, served):
         text = "\n".join(f"{config.source}: {problem.line}" for problem in found)
         raise (
@@ -78,7 +92,7 @@ def refuse_problems(config: Config, served: Config | None = None) -> None:
 
 
 def raise_open_files() -> None:
-    """Allow as many open files as the machine lets us: two images a volume, a socket a connection."""
+    """Raise the limit of open files: two images a volume, a socket a connection."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -87,7 +101,8 @@ def raise_open_files() -> None:
 class StateLock:
     """One daemon for one state directory: the lock ends with the process, however that ends.
 
-    The file says which process has it, or had it last, and then, once its recovery is over, `serving`: `verify-cut` reads that.
+    The file says which process has it, or had it last, and then, once its recovery is over,
+    `serving`: `verify-cut` reads that.
     """
 
     def __init__(self, config: Config) -> None:
@@ -97,7 +112,8 @@ class StateLock:
             self._fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except PermissionError as error:
             raise ForbiddenError(
-                f"{config.source}: controller.state_dir: {error.filename!r} cannot be written: {error.strerror}"
+                f"{config.source}: controller.state_dir: {error.filename!r} cannot be written:"
+                f" {error.strerror}"
             ) from None
         except OSError as error:
             raise ConfigurationError(
@@ -108,9 +124,10 @@ class StateLock:
         except BlockingIOError:
             owner = os.pread(self._fd, 20, 0).decode(errors="replace").partition("\n")[0]
             os.close(self._fd)
-            told = f"{config.source}: controller.state_dir: {str(path)!r} is in use by another duplexd, process {owner or 'unknown'}"
             raise WrongStateError(
-                f"{told}; stop that one first, or give this one a state_dir of its own"
+                f"{config.source}: controller.state_dir: {str(path)!r} is in use by another"
+                f" duplexd, process {owner or 'unknown'}; stop that one first,"
+                " or configure another state_dir"
             ) from None
         os.truncate(self._fd, 0)
         self._owner = f"{os.getpid()}\n".encode()

@@ -1,4 +1,8 @@
-"""A daemon as a child process, with its files in one directory and its control socket."""
+"""A daemon as a child process, with all its files in one directory.
+
+A process, not an object in this one: the demo shows what a user gets, with its real pauses. It uses
+the standard library's HTTP client, so that it depends on nothing it demonstrates.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,14 @@ import os
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from duplexd.nbd.uri import NbdUri
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from duplexd.json_object import Json
 
 START_SECONDS_MAX = 30.0
 STOP_SECONDS_MAX = 20.0
@@ -25,7 +31,7 @@ _SERVICE_VARIABLES = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_
 
 
 class DaemonError(Exception):
-    """The daemon did not do what it was asked; the text says what, with the end of its log or its answer."""
+    """The daemon failed; the text says what failed, with its answer or the end of its log."""
 
 
 class _UnixHttp(http.client.HTTPConnection):
@@ -40,7 +46,7 @@ class _UnixHttp(http.client.HTTPConnection):
 
 
 class DaemonProcess:
-    """`duplexd run` on volumes that all have the same size and are all in the group `all`. Ends with `stop`, which must be called."""
+    """`duplexd run` on volumes of one size, all in the group `all`. Call `stop` at the end."""
 
     def __init__(self, directory: Path, names: list[str], size: int, journal_size: int) -> None:
         self.directory = directory
@@ -86,11 +92,12 @@ class DaemonProcess:
                     for name, text in os.environ.items()
                     if name not in _SERVICE_VARIABLES
                 },
-                start_new_session=True,  # Ctrl-C on the terminal is for us, we end it then
+                start_new_session=True,  # Ctrl-C on the terminal stops the demo, which stops it
             )
         try:
             async with asyncio.timeout(START_SECONDS_MAX):
-                while not await asyncio.to_thread(self._is_ready):  # noqa: ASYNC110 - another process gets ready
+                # another process gets ready
+                while not await asyncio.to_thread(self._is_ready):  # noqa: ASYNC110
                     await asyncio.sleep(_POLL_SECONDS)
         except TimeoutError:
             raise DaemonError(
@@ -98,7 +105,7 @@ class DaemonProcess:
             ) from None
 
     async def stop(self) -> None:
-        """SIGTERM, then SIGKILL if that was not enough. Does nothing if it has ended."""
+        """Send SIGTERM, then SIGKILL if it does not end. Does nothing if it has ended."""
         process = self._process
         if process is None:
             return
@@ -113,11 +120,14 @@ class DaemonProcess:
             process.kill()
             process.wait()
 
-    async def call(self, method: str, path: str, body: object = None) -> dict[str, Any]:
-        """One request on the control socket; the last line of its answer. Raises DaemonError with what the daemon said."""
+    async def call(self, method: str, path: str, body: object = None) -> Json:
+        """One request on the control socket; the last line of its answer.
+
+        Raises DaemonError with what the daemon said.
+        """
         return await asyncio.to_thread(self._call, method, path, body)
 
-    def _call(self, method: str, path: str, body: object) -> dict[str, Any]:
+    def _call(self, method: str, path: str, body: object) -> Json:
         connection = _UnixHttp(self.directory / "control.sock")
         try:
             connection.request(
@@ -130,14 +140,14 @@ class DaemonProcess:
             lines = response.read().splitlines()
         finally:
             connection.close()
-        answer: dict[str, Any] = json.loads(lines[-1]) if lines else {}
+        answer: Json = json.loads(lines[-1]) if lines else {}
         if response.status >= 400 or answer.get("event") == "failed":
             problem = answer.get("problem", answer)
             raise DaemonError(f"{method} {path}: {problem.get('detail') or problem}")
         return answer
 
     def raise_if_ended(self, cause: Exception | None = None) -> None:
-        """Raise DaemonError with the end of its log if it is not running any more."""
+        """Raise DaemonError, with the end of its log, if it is not running."""
         if self._process is not None and self._process.poll() is not None:
             raise DaemonError(
                 f"the daemon ended with status {self._process.returncode}\n{self._log()}"

@@ -1,6 +1,8 @@
-"""`duplexd demo`: a daemon in a temporary directory, dependent writers, ten group cuts beside ten naive splits, then 1,000 pairs at once.
+"""`duplexd demo`: group cuts beside naive splits under load, then 1,000 pairs at once.
 
-Everything runs in a temporary directory and is stopped and removed at the end, whatever ends it.
+The exit status is an assertion: it is 0 only if no group cut was found broken *and* a naive split
+was, for else the check proves nothing. All files are in a temporary directory, which is removed at
+the end, also after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from duplexd.demo.scene import Cut
 
-DEMO_PATH_BYTES = 48  # of a socket's path below the directory for temporary files
+DEMO_PATH_BYTES = 48  # of the path of a socket below the temporary directory
 NAMES = ["data", "index", "log", "blobs"]
 PLACEMENT = Placement(writers=8, volumes=len(NAMES), slots=64)
 VOLUME_BYTES = 64 * MIB
@@ -59,7 +61,7 @@ Do it yourself
 
 @dataclass(slots=True)
 class Totals:
-    """What decides about the exit status."""
+    """What the exit status depends on."""
 
     group_faults: int = 0
     naive_faults: int = 0
@@ -67,7 +69,7 @@ class Totals:
 
 
 def main(rounds: int = ROUNDS, pairs: int = MANY) -> int:
-    """Run the demo; its exit status: 0, or 1 if a group cut was found broken or the naive split never was."""
+    """Run the demo. Returns its exit status: 1 if a group cut was broken, or no naive split was."""
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_main(rounds, pairs))
@@ -95,12 +97,10 @@ async def _main(rounds: int, pairs: int) -> int:
 
 
 def _short_enough(directory: str) -> str:
-    """Where sockets can lie: their paths have a limit, which a deep directory for temporary files leaves no room for."""
-    return (
-        directory
-        if len(os.fsencode(directory)) <= SOCKET_PATH_BYTES_MAX - DEMO_PATH_BYTES
-        else "/tmp"
-    )  # noqa: S108
+    """`directory`, or /tmp if the path of a socket below it would be too long for the kernel."""
+    if len(os.fsencode(directory)) <= SOCKET_PATH_BYTES_MAX - DEMO_PATH_BYTES:
+        return directory
+    return "/tmp"  # noqa: S108
 
 
 @contextlib.asynccontextmanager
@@ -124,11 +124,13 @@ async def _daemon(names: list[str], size: int, journal_size: int) -> AsyncIterat
 
 
 def _explanation(port: int, rounds: int) -> str:
+    names = ", ".join(NAMES)
     return f"""
-{len(NAMES)} volumes ({", ".join(NAMES)}) of {format_size(VOLUME_BYTES)}, each a pair of images, all in one
-group, served on a Unix socket and on 127.0.0.1:{port}. {PLACEMENT.writers} writers go round the
-volumes without a stop. A record is issued only when the records that it depends
-on, most of them on other volumes, are acknowledged. Meanwhile, {rounds} times each:
+{len(NAMES)} volumes ({names}) of {format_size(VOLUME_BYTES)}, each a pair of
+images, all in one group, served on a Unix socket and on 127.0.0.1:{port}.
+{PLACEMENT.writers} writers write to the volumes in turn. A record is issued only when the
+records that it depends on, most of them on other volumes, are acknowledged.
+Meanwhile, {rounds} times each:
   group cut    the whole group is suspended in one step
   one by one   each volume is suspended by itself, one after the other
 Each time the secondaries, which a backup would read, are searched for broken
@@ -146,7 +148,8 @@ async def _rounds(rounds: int, totals: Totals) -> None:
                     table.add(await _round(scene, number, totals))
             written = scene.workload.history.acknowledged
         say(
-            "What the writers write while a resync runs is new: it is mirrored, not counted as copied."
+            "What the writers write while a resync runs is new: it is mirrored, not counted as "
+            "copied."
         )
         say(f"\n{written} records written, no error. Longest wait of a write around a group cut:")
         say(f"{totals.pause_s * 1e3:.1f} ms; with no cut: {usual_s * 1e3:.1f} ms.")
@@ -196,11 +199,14 @@ async def _many(pairs: int, totals: Totals) -> None:
         _count(cut, totals)
         found = "0 broken" if cut.findings.consistent else f"{cut.findings.faults} faults"
         say(
-            f"\n{pairs} pairs in one group, cut in one step while {MANY_PLACEMENT.writers} writers write: {found}, {cut.verdict}."
+            f"\n{pairs} pairs in one group, cut in one step while {MANY_PLACEMENT.writers} "
+            f"writers write: {found}, {cut.verdict}."
         )
         say(
-            f"Write pause {cut.pause_s * 1e3:.1f} ms (client) / {cut.held_s * 1e3:.1f} ms (daemon); longest wait with no cut: {usual_s * 1e3:.1f} ms."
+            f"Write pause {cut.pause_s * 1e3:.1f} ms (client) / {cut.held_s * 1e3:.1f} ms "
+            f"(daemon); longest wait with no cut: {usual_s * 1e3:.1f} ms."
         )
         say(
-            f"The command returned after {cut.command_s * 1e3:.0f} ms, when all secondaries were durable."
+            f"The command returned after {cut.command_s * 1e3:.0f} ms, when all secondaries were "
+            "durable."
         )

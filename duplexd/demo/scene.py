@@ -1,4 +1,8 @@
-"""Dependent writers on a real daemon, cut in one step or one volume after the other, and what the checker says of it."""
+"""Dependent writers on a real daemon, cuts of its volumes, and what the checker finds.
+
+A group cut and a naive split take the same path here but for the list of targets, so that nothing
+else can explain the difference in what is found.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from duplexd.canary.checker import Findings, check
 from duplexd.canary.nbd import NbdConnection
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
 
     from duplexd.canary.record import Placement
     from duplexd.demo.daemon import DaemonProcess
+    from duplexd.json_object import Json
 
 GROUP = "all"
 
@@ -26,13 +31,13 @@ class Cut:
     """One suspension, group-wide or naive, and what the secondaries held then."""
 
     findings: Findings
-    results: list[dict[str, Any]]  # answers of the suspend commands
-    pause_s: float  # the longest that one of the writers waited for a reply meanwhile
+    results: list[Json]  # answers of the suspend commands
+    pause_s: float  # the longest wait of a writer for a reply meanwhile
     command_s: float
 
     @property
     def verdict(self) -> str:
-        """What the daemon claims: `consistent` or `void`."""
+        """What the daemon says: `consistent` or `void`."""
         return (
             "consistent"
             if all(result["verdict"] == "consistent" for result in self.results)
@@ -51,7 +56,10 @@ class Cut:
 
 
 class Scene:
-    """Writers with a connection each to each volume; every second one over TCP. Use it as an async context manager."""
+    """Writers with a connection each to each volume; every second one over TCP.
+
+    Use it as an async context manager.
+    """
 
     def __init__(self, daemon: DaemonProcess, placement: Placement) -> None:
         self.daemon = daemon
@@ -98,7 +106,7 @@ class Scene:
         return await self._cut([[name] for name in self.names], tag)
 
     async def changed_bytes(self) -> int:
-        """What was written to the group's volumes since they were suspended, rounded up to grains."""
+        """What was written to the volumes since they were suspended, rounded up to grains."""
         status = await self.daemon.call("GET", "/v1/status")
         return sum(int(volume["changed_bytes"]) for volume in status["volumes"])
 

@@ -1,4 +1,7 @@
-"""What the demo prints: a table that grows as it goes, with rich on a terminal, in plain lines otherwise."""
+"""What the demo prints: a table that grows, with rich on a terminal, in plain lines otherwise.
+
+rich is imported late: `duplexd run` must not pay for it, and a pipe gets no control sequences.
+"""
 
 from __future__ import annotations
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import click
 
-from duplexd.canary.canary import Canary
 from duplexd.canary.members import find
+from duplexd.canary.runner import Canary
 from duplexd.client import survey
 from duplexd.duplexctl.options import Name, common, complete_group
 from duplexd.duplexctl.runner import run
@@ -120,7 +119,7 @@ async def _run(
 
 
 async def _member(link: Http, place: Place, targets: list[str]) -> Member:
-    host = urlsplit(place.url).hostname if place.url else None
+    host = place.url.where.host if place.url else None
     return await find(link, targets, host, place.nbd)
 
 

@@ -1,30 +1,45 @@
-"""A batch: changes that get their numbers together, are journaled with one write, and then applied to the legs.
+"""One batch: changes that get their numbers together, are journaled, and are applied to the legs.
 
-`perform` is all of the blocking work; it runs in the event loop for a small batch and in a worker thread for a large one. There is
-only ever one batch at a time, so it owns the writer meanwhile.
+The order is journal, then secondary, then primary, change by change:
+
+    journal    first, because it is the write-ahead log of both legs: whatever a crash leaves on
+               them, recovery applies the records again, and nothing can be on a leg that no record
+               explains.
+    secondary  before the primary, because a change that fails on the secondary may be half on it.
+               The secondary is then healed from the primary, which has not been written yet and so
+               still has what the secondary had before. In the other order nobody would know it.
+    primary    last. If it fails, what it holds there now is journaled as a new change and goes to
+               the secondary the same way (`failures.py`), so that both legs and the journal agree.
+
+`perform` is all of the blocking work. There is only ever one batch at a time, so it owns the writer
+meanwhile. `Executor` decides where it runs: in the event loop for a small batch, where a hand-over
+to a thread would cost more than the work; in a worker thread for a large one.
 """
 
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.backend import WRITE, Change
-from duplexd.journal.format import FLAG_ALLOCATE, RECORD_HEADER_BYTES
-from duplexd.limits import RECORD_BYTES_MAX
+from duplexd.backend import WRITE
+from duplexd.core.markers import Regions, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
-    from duplexd.backend import Client
-    from duplexd.core.pair import Pair
+    from duplexd.core.pair import Pair, PairChange
+    from duplexd.images.leg import Leg
     from duplexd.journal.writer import Writer
+    from duplexd.runtime.threads import Workers
 
 _BLOCK_BYTES = 4096
 
 
 class SecondaryFailure:
-    """A secondary that could not take change `sequence`. `torn`: part of that change may be on it; `lost`: older ones may not be."""
+    """A secondary that could not take change `sequence`.
+
+    `torn`: part of that change may be on it. `lost`: changes before it may not be.
+    """
 
     __slots__ = ("error", "lost", "pair", "sequence", "torn")
 
@@ -35,164 +50,147 @@ class SecondaryFailure:
         self.torn = self.lost = False
 
 
+class PrimaryFailure(NamedTuple):
+    """A change that a primary did not take."""
+
+    change: PairChange
+    error: OSError
+
+
 class Batch:
-    """What one step of the write path does, and what came of it."""
+    """What the write path hands to the timeline, and what came of it.
+
+    `regions` are new dirty regions by volume number: durable before any leg is touched. `heavy`:
+    too long for the event loop. `answer` is called at its end, with the error if it is nowhere.
+    """
 
     __slots__ = (
-        "changes",
-        "failures",
-        "journaled",
-        "primary_errors",
-        "regions",
-        "regions_sequence",
-        "time_us",
-    )
+        "answer", "changes", "failures", "heavy", "journaled", "primary_errors", "regions",
+        "regions_sequence", "time_us",
+    )  # fmt: skip
 
-    def __init__(self, changes: list[Change], regions: dict[int, list[int]], time_us: int) -> None:
+    def __init__(
+        self,
+        changes: Sequence[PairChange],
+        regions: Mapping[int, Sequence[int]],
+        heavy: bool,
+        answer: Callable[[Batch, BaseException | None], None],
+    ) -> None:
         self.changes = changes
-        self.regions = (
-            regions  # new dirty regions, by volume number: durable before any leg is touched
-        )
+        self.regions = regions
         self.regions_sequence = 0
-        self.time_us = time_us
-        self.journaled = (
-            False  # it has its place in the journal: an error after that is not that it was refused
-        )
+        self.time_us = 0  # of its records, microseconds since 1970
+        self.heavy = heavy
+        self.answer = answer
+        self.journaled = False  # it has its place in the journal: an error after that is no refusal
         self.failures: list[SecondaryFailure] = []
-        self.primary_errors: list[tuple[Change, OSError]] = []
-
-    def marker(self) -> dict[str, Any]:
-        """The journal marker that opens `regions`."""
-        return {
-            "m": "regions",
-            "volumes": {str(number): regions for number, regions in self.regions.items()},
-        }
+        self.primary_errors: list[PrimaryFailure] = []
 
 
-def record_bytes(changes: list[Change]) -> int:
-    """What the changes take in the journal."""
-    size = RECORD_HEADER_BYTES * len(changes)
-    for change in changes:  # a loop: twice as fast here as a generator
-        size += len(change.data)
-    return size
+class Executor:
+    """Executes batches. `group_of` gives the pairs that are suspended with a failing one.
 
-
-def perform(batch: Batch, writer: Writer, group_of: Callable[[Pair], set[Pair]]) -> None:
-    """Journal first, then the legs, change by change. Raises OSError if the journal did not take the batch: then nothing has happened.
-
-    Once a secondary fails, it and the pairs of its group get nothing more: they stand at the number before the failed change.
+    `execute` is the seam for another way: a thread that writes for one disk and may hang alone.
     """
-    _journal(batch, writer)
-    frozen: set[Pair] = set()
-    for change in batch.changes:
-        pair: Any = change.volume
-        if pair.mirrors and pair not in frozen:
+
+    def __init__(
+        self,
+        writer: Writer,
+        group_of: Callable[[Pair], set[Pair]],
+        workers: Workers,
+        record_bytes_max: int,
+    ) -> None:
+        self._writer = writer
+        self._group_of = group_of
+        self._workers = workers
+        self._record_bytes_max = record_bytes_max
+        self.heavy_changes = 0
+
+    def execute(self, batch: Batch, done: Callable[[Batch, BaseException | None], None]) -> None:
+        """Perform a batch, then call `done(batch, error)` in the loop: now, or later if `heavy`."""
+        if batch.heavy:
+            self.heavy_changes += len(batch.changes)
+            self._workers.submit(
+                lambda: self.execute_here(batch), lambda _none, error: done(batch, error)
+            )
+            return
+        error: BaseException | None = None
+        try:
+            self.execute_here(batch)
+        except Exception as raised:  # noqa: BLE001  `done` gets it
+            error = raised
+        done(batch, error)
+
+    def execute_here(self, batch: Batch) -> None:
+        """Perform a batch in this thread. Raises OSError if the journal did not take it: then
+        nothing has happened. Failures of legs are noted in the batch.
+
+        Once a secondary fails, it and the pairs of its group get nothing more: they are suspended
+        at the number before the failed change.
+        """
+        _journal(batch, self._writer)
+        frozen: set[Pair] = set()
+        for change in batch.changes:
+            pair, secondary = change.volume, change.volume.secondary
+            if pair.mirrors and secondary is not None and pair not in frozen:
+                try:
+                    if change.kind == WRITE:  # here, not in a function: once for each change
+                        secondary.write(change.offset, change.data)
+                    else:
+                        secondary.zero(change.offset, change.length, change.allocate)
+                except OSError as error:
+                    failure = SecondaryFailure(pair, change.sequence, error)
+                    self._heal(failure, change)
+                    batch.failures.append(failure)
+                    frozen |= self._group_of(pair)
             try:
                 if change.kind == WRITE:
-                    pair.secondary.write(change.offset, change.data)
+                    pair.primary.write(change.offset, change.data)
                 else:
-                    pair.secondary.zero(change.offset, change.length, change.allocate)
+                    pair.primary.zero(change.offset, change.length, change.allocate)
             except OSError as error:
-                batch.failures.append(_heal(SecondaryFailure(pair, change.sequence, error), change))
-                frozen |= group_of(pair)
+                change.error = error.errno or errno.EIO
+                batch.primary_errors.append(PrimaryFailure(change, error))
+
+    def _heal(self, failure: SecondaryFailure, change: PairChange) -> None:
+        """Take what a failed change left on the secondary back to what the primary still has there,
+        durably; note whether that went well.
+        """
+        pair, healed = failure.pair, False
+        end = change.offset + change.length
         try:
-            if change.kind == WRITE:
-                pair.primary.write(change.offset, change.data)
-            else:
-                pair.primary.zero(change.offset, change.length, change.allocate)
-        except OSError as error:
-            change.error = error.errno or errno.EIO
-            batch.primary_errors.append((change, error))
+            for offset in range(change.offset, end, self._record_bytes_max):
+                length = min(self._record_bytes_max, end - offset)
+                healed |= _heal_piece(pair.primary, pair.copy_of, offset, length)
+        except OSError:
+            failure.torn = True
+            return
+        try:
+            if healed:
+                pair.copy_of.sync()
+        except OSError:
+            failure.torn = failure.lost = True
 
 
 def _journal(batch: Batch, writer: Writer) -> None:
-    time_us = batch.time_us
+    """What is refused here is in the journal not at all."""
     if batch.regions:
-        batch.regions_sequence = writer.append_marker(batch.marker(), time_us)
-    append = writer.append
-    for change in batch.changes:
-        flags = FLAG_ALLOCATE if change.allocate else 0
-        change.sequence = append(
-            change.kind, change.volume.id, change.offset, change.length, change.data, flags, time_us
-        )  # type: ignore[attr-defined]
-    writer.write()
+        payload = encode(Regions(batch.regions))
+        batch.regions_sequence = writer.append_marker(payload, batch.time_us)
+    writer.write_changes(batch.changes, batch.time_us)
     batch.journaled = True
     if batch.regions:
         writer.sync_now()
 
 
-def _heal(failure: SecondaryFailure, change: Change) -> SecondaryFailure:
-    """Take what a failed change left on the secondary back to what the primary still has, durably; says whether that went well."""
-    pair, healed = failure.pair, False
-    try:
-        for offset in range(change.offset, change.offset + change.length, RECORD_BYTES_MAX):
-            length = min(RECORD_BYTES_MAX, change.offset + change.length - offset)
-            healed |= _heal_piece(pair, offset, length)
-    except OSError:
-        failure.torn = True
-        return failure
-    try:
-        if healed and pair.secondary is not None:
-            pair.secondary.sync()
-    except OSError:
-        failure.torn = failure.lost = True
-    return failure
-
-
-def _heal_piece(pair: Any, offset: int, length: int) -> bool:
+def _heal_piece(primary: Leg, secondary: Leg, offset: int, length: int) -> bool:
     before, now = bytearray(length), bytearray(length)
-    pair.primary.read_into(offset, memoryview(before))
-    pair.secondary.read_into(offset, memoryview(now))
+    primary.read_into(offset, memoryview(before))
+    secondary.read_into(offset, memoryview(now))
     if before == now:
         return False
     for at in range(0, length, _BLOCK_BYTES):
         piece = before[at : at + _BLOCK_BYTES]
         if piece != now[at : at + _BLOCK_BYTES]:
-            pair.secondary.write(offset + at, piece)
+            secondary.write(offset + at, piece)
     return True
-
-
-class Joined:
-    """Stands for the client of a WRITE that was cut into parts: answers it once all parts are done."""
-
-    __slots__ = ("_left", "_whole", "origin")
-
-    def __init__(self, whole: Change) -> None:
-        self._whole = whole
-        self._left = -(-whole.length // RECORD_BYTES_MAX)
-        self.origin: Client = whole.client
-
-    def finished(self, part: Change) -> None:
-        """See `Client`."""
-        whole = self._whole
-        whole.error = whole.error or part.error
-        whole.sequence = max(whole.sequence, part.sequence)
-        self._left -= 1
-        if not self._left:
-            self.origin.finished(whole)
-
-    def flush_replies(self) -> None:
-        """See `Client`."""
-        self.origin.flush_replies()
-
-
-def parts(change: Change) -> list[Change]:
-    """The change itself, or, for a long WRITE, changes of one record each. The payload must be its own."""
-    if change.kind != WRITE or change.length <= RECORD_BYTES_MAX:
-        return [change]
-    joined, view = Joined(change), memoryview(change.data)
-    pieces: list[Change] = []
-    for at in range(0, change.length, RECORD_BYTES_MAX):
-        length = min(RECORD_BYTES_MAX, change.length - at)
-        piece = Change(
-            joined,
-            0,
-            change.volume,
-            WRITE,
-            change.offset + at,
-            length,
-            view[at : at + length].toreadonly(),
-            change.fua,
-        )
-        pieces.append(piece)
-    return pieces

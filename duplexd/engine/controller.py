@@ -1,306 +1,335 @@
-"""The controller: one journal, one sequence, many pairs. What it is made of, and what server and control plane ask of it."""
+"""The controller: what it is made of, and the door for the NBD server and the API.
+
+This is the one place that knows all parts. It makes them, each from what it uses, and connects what
+one signals to what another does; it decides nothing itself. Nobody in the engine knows it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.core.ledger import Ledger
-from duplexd.engine import status as overview
-from duplexd.engine import verify as verification
-from duplexd.engine import volumes as provisioning
+from duplexd.core.admission import Admission
+from duplexd.core.lease import BY_OWNER
+from duplexd.core.markers import Close
+from duplexd.engine.apply import Executor
+from duplexd.engine.checkpoint import Checkpointer, CheckpointFile
+from duplexd.engine.counters import Counters
+from duplexd.engine.cut_archive import CutArchive
 from duplexd.engine.cuts import Cuts
-from duplexd.engine.failures import Trouble
-from duplexd.engine.holds import Holds
-from duplexd.engine.maintenance import Maintenance
-from duplexd.engine.recovery import Recovery
-from duplexd.engine.write_path import Batches
-from duplexd.errors import DuplexdError, NotFoundError
-from duplexd.replication.resync import Jobs
+from duplexd.engine.failures import Failures
+from duplexd.engine.group_cut import GroupCuts
+from duplexd.engine.journal_space import JournalSpace
+from duplexd.engine.leases import Leases
+from duplexd.engine.live_changes import LiveChanges
+from duplexd.engine.reads import Reads
+from duplexd.engine.recovery.reconcile import reconcile
+from duplexd.engine.recovery.recovered import recover
+from duplexd.engine.recovery.room import ensure_room
+from duplexd.engine.reload import Reload
+from duplexd.engine.settle import Settling
+from duplexd.engine.status import Facts, Status
+from duplexd.engine.suspend import Origin, Suspends
+from duplexd.engine.timeline import Timeline
+from duplexd.engine.verify import Verification
+from duplexd.engine.volumes import Volumes
+from duplexd.engine.write_path import WritePath
+from duplexd.errors import DuplexdError
+from duplexd.journal.writer import Writer
+from duplexd.limits import EngineLimits
+from duplexd.replication.async_follower import AsyncFollower
+from duplexd.replication.copying import Copying
+from duplexd.replication.followers import Followers
+from duplexd.replication.resync import Resyncs
+from duplexd.replication.runner import Runner
+from duplexd.replication.staging import StagingArea
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from duplexd.backend import Volume
     from duplexd.config.daemon_file import Config
-    from duplexd.core.gate import Lease
     from duplexd.core.pair import Pair
-    from duplexd.journal.group_commit import Flusher
-    from duplexd.journal.segment import Ring
-    from duplexd.journal.writer import Writer
+    from duplexd.engine.events import Events
+    from duplexd.engine.leases import Hold
+    from duplexd.engine.recovery.recovered import Recovered
+    from duplexd.engine.verify import Progress
+    from duplexd.json_object import Json
     from duplexd.runtime.clock import Clock
     from duplexd.runtime.disk import Disk
     from duplexd.runtime.threads import Workers
 
-T = TypeVar("T")
+
+class Machine(NamedTuple):
+    """What a controller runs on. `journal_workers` run batches and journal syncs, so that these never
+    queue behind a copy, which `workers` do.
+    """
+
+    disk: Disk
+    clock: Clock
+    workers: Workers
+    journal_workers: Workers
+
+
+async def start(
+    config: Config,
+    machine: Machine,
+    events: Events,
+    limits: EngineLimits | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Controller:
+    """Recover, then serve. Raises DuplexdError or OSError; nothing that was acknowledged is lost by
+    trying again. `progress` is called in a worker with what recovery is at.
+    """
+    limits = limits or EngineLimits()
+    progress = progress or _no_progress
+    state_dir = str(config.controller.state_dir)
+    file = CheckpointFile(machine.disk, state_dir)
+    staging = StagingArea(machine.disk, f"{state_dir}/staging")
+    boot_id = machine.clock.boot_id()
+    recovered = await recover(
+        config, machine.disk, file, staging, boot_id, machine.workers, limits, progress
+    )
+    try:
+        controller = Controller(config, machine, events, limits, recovered, file, staging)
+        await controller.reconcile(recovered)
+    except BaseException:
+        recovered.close()
+        raise
+    progress("done")
+    return controller
 
 
 class Controller:
-    """Implements `volume.Backend`; `control.actions` is the other user. All methods are called from the event loop.
-
-    `workers` do what may block for long; `journal_workers` run batches and journal syncs, so that these never queue behind a copy.
-    """
+    """Implements `backend.Backend`; `api/actions.py` is the other user. Called from the event loop."""
 
     def __init__(
         self,
         config: Config,
-        disk: Disk,
-        clock: Clock,
-        workers: Workers,
-        on_progress: Callable[[str], None] | None = None,
-        journal_workers: Workers | None = None,
+        machine: Machine,
+        events: Events,
+        limits: EngineLimits,
+        recovered: Recovered,
+        file: CheckpointFile,
+        staging: StagingArea,
     ) -> None:
+        disk, clock, workers, journal_workers = machine
+        self._file, self._staging, self._machine, self._limits = file, staging, machine, limits
         self.config = config
-        self.name: str = config.controller.name
-        self.disk = disk
-        self.clock = clock
-        self.workers = workers
-        self.journal_workers = journal_workers or workers
-        self.on_progress = on_progress or (lambda _text: None)
-        self.ledger = Ledger()
-        self.pairs: dict[str, Pair] = {}  # what is configured, in that order
-        self.groups: dict[str, list[str]] = {}
-        self.listeners: list[Callable[[dict[str, Any]], None]] = []
-        self.ring: Ring  # these three are given by recovery
-        self.writer: Writer
-        self.flusher: Flusher
-        self.failed = ""  # why no change is taken any more; final
-        self.refusing = (
-            0  # errno with which changes are refused because the journal has no room, 0 if it has
+        self.name = config.controller.name
+        self.events = events
+        self.listeners = events.listeners
+        ring, tail = recovered.journal.ring, recovered.journal.tail
+        writer, ledger = Writer(ring, tail.sequence, tail.chain), recovered.journal.ledger
+        self.admission = admission = Admission()
+        self.volumes = volumes = Volumes()
+        self.executor = Executor(writer, volumes.group_of, journal_workers, limits.record_bytes_max)
+        self.timeline = timeline = Timeline(
+            writer, ledger, volumes.by_number, self.executor, journal_workers, clock
         )
-        self.batches = Batches(self)
-        self.holds = Holds(self)
-        self.cuts = Cuts(self)
-        self.jobs = Jobs(self)
-        self.maintenance = Maintenance(self)
-        self.trouble = Trouble(self)
-        self._unreadable: set[int] = set()  # volumes whose primary could not be read somewhere
-        self.submit = (
-            self.batches.submit
-        )  # see `Backend`; bound here, they cost no call more than there
-        self.flush = self.batches.flush
-        self.disconnected = self.batches.disconnected
+        self.archive = archive = CutArchive(self.name, ledger, volumes, events, limits)
+        self.failures = failures = Failures(timeline, volumes, archive, events, limits)
+        self.checkpointer = checkpointer = Checkpointer(
+            timeline, volumes, failures, file, workers, clock
+        )
+        self.space = JournalSpace(timeline, admission, checkpointer, workers, events, limits)
+        self.write_path = WritePath(timeline, admission, self.space.want, clock, limits)
+        self.leases = leases = Leases(timeline, self.write_path, clock, events, limits)
+        self.async_follower = AsyncFollower(
+            timeline, admission, failures.freeze, volumes.group_of, workers, limits
+        )
+        self.copying = Copying(timeline, checkpointer, staging, workers, clock, events.emit, limits)
+        self.runner = Runner(
+            timeline, failures.freeze, self.copying, self.async_follower, events.emit, clock, limits
+        )
+        self.followers = followers = Followers(
+            timeline, admission, self.async_follower, self.runner.run, clock
+        )
+        self.resyncs = Resyncs(timeline, checkpointer, followers, archive.unsettled, events.emit)
+        self.settling = Settling(
+            timeline, checkpointer, archive, leases.participant, followers.reached, followers.moved
+        )
+        origin = Origin(self.name, str(config.controller.state_dir), ring.controller)
+        self.suspends = Suspends(timeline, leases, self.settling, archive, clock, origin)
+        self.group_cuts = GroupCuts(timeline, leases, self.settling, archive, clock, events, origin)
+        self.cuts = Cuts(self.group_cuts, timeline, archive, volumes, workers, events)
+        self.verification = Verification(timeline, leases, followers, workers, limits)
+        self.reads = Reads(workers, events)
+        self.status_of = Status(timeline, volumes, leases, archive, followers, clock)
+        live_changes = LiveChanges(volumes, leases, archive)
+        self.reloads = Reload(timeline, volumes, checkpointer, followers, live_changes, disk)
+        self._connect()
+        self._take_settings(config)
+        # See `Backend`; bound here, they cost no call more than there.
+        self.submit = self.write_path.submit
+        self.flush = self.write_path.flush
+        self.disconnected = self.write_path.disconnected
+        self.read = self.reads.read
 
-    # ------------------------------------------------------------------------------------------------- start, stop, reload
+    def _connect(self) -> None:
+        """What one part signals, and what another does about it."""
+        timeline, admission, followers = self.timeline, self.admission, self.followers
+        self.events.journal = timeline.writer
+        timeline.consequences = self.failures.after
+        timeline.on_rest = self.write_path.kick
+        timeline.on_segment = self.space.segment_begun
+        timeline.on_no_room = self.space.no_space
+        timeline.on_failed += [
+            lambda why: self.events.emit("controller-failed", error=why),
+            lambda _why: admission.refuse(errno.EIO),
+            lambda _why: followers.moved(),
+        ]
+        admission.on_open = self.write_path.kick_soon
+        self.space.followers_floor = followers.floor
+        self.async_follower.on_moved = self.copying.on_moved = followers.moved
+        followers.on_moved.append(self.space.may_be_free)
+        self.runner.again = self.resyncs.begin_again
+        self.reloads.on_switched = self._switched
+        self.leases.on_cut_hold_ended = self.group_cuts.hold_ended
 
-    async def start(self) -> None:
-        """Recover, then serve. Raises DuplexdError or OSError; nothing that was acknowledged is lost by trying again."""
-        await Recovery(self).run()
-        self.holds.member.start = self.ledger.starts
-        self.maintenance.start()
-        self.jobs.start()
+    def _take_settings(self, config: Config) -> None:
+        """What a reload may change of the parts' behaviour."""
+        self.config = config
+        self.leases.longest_allowed_s = config.controller.hold_max
+        self.copying.rate = config.controller.copy_rate
+
+    # --------------------------------------------------------------------- start, stop, reload
+
+    async def reconcile(self, recovered: Recovered) -> None:
+        """The end of a start: the journal is brought up to date, and the tasks begin."""
+        timeline, workers, staging = self.timeline, self._machine.workers, self._staging
+        await workers.run(lambda: ensure_room(recovered, timeline.writer, self._file, self._limits))
+        boot_id = self._machine.clock.boot_id()
+        interrupted = await timeline.at_rest(
+            lambda: reconcile(
+                recovered,
+                self.config,
+                boot_id,
+                timeline,
+                self.volumes,
+                self.failures,
+                self.leases.participant,
+            )
+        )
+        await timeline.durable()
+        await workers.run(staging.clear)
+        await self.checkpointer.checkpoint()
+        if recovered.journal.tail.torn:
+            self.events.emit("torn-tail", kept=recovered.journal.tail.torn)
+        self.space.start()
+        self.followers.start(self.volumes.all())
+        self.resyncs.resume(interrupted)
 
     async def stop(self) -> None:
-        """Release holds, finish what runs, sync everything, close. What is still queued was never acknowledged."""
-        self.holds.stop()
-        await self.jobs.stop()
-        while self.batches.queue and not self.failed and not self.refusing:
-            await self.step(self.batches.kick)
+        """Release holds, finish what runs, sync everything, close. What is still queued was never
+        acknowledged.
+        """
+        timeline = self.timeline
+        self.leases.stop()
+        await self.followers.stop()
+        while self.write_path.queued and not self.admission.refusal:
+            await timeline.at_rest(self.write_path.kick)
             await asyncio.sleep(0.001)
-        await self.maintenance.stop()
-        for pair in self.ledger.pairs.values():
-            overview.close_legs(pair)
-        self.ring.close()
+        await self.space.stop()
+        if not timeline.failed:
+            with contextlib.suppress(OSError, DuplexdError):
+                await timeline.at_rest(lambda: timeline.append(Close()))
+                await self.checkpointer.checkpoint()
+        for pair in self.volumes.all():
+            pair.close()
+        timeline.writer.ring.close()
 
     async def reload(self, config: Config) -> list[str]:
-        """Take over a new configuration; says what changed. Raises ConfigurationError, with nothing changed."""
-        return await provisioning.reload(self, config)
+        """See `Reload.reload`."""
+        return await self.reloads.reload(self.config, config)
 
-    # ---------------------------------------------------------------------------------------------------- the NBD server's
+    def _switched(self, config: Config, changes: list[str]) -> None:
+        self._take_settings(config)
+        self.events.emit("reloaded", changes=changes)
+
+    # ------------------------------------------------------------------------- the NBD server's
 
     @property
-    def volumes(self) -> dict[str, Pair]:
-        """The configured volumes by name."""
-        return self.pairs
+    def failed(self) -> str:
+        """Why no change is taken any more; "" while all is well."""
+        return self.timeline.failed
 
-    @property
-    def sequence(self) -> int:
-        """The number of the last record."""
-        return self.writer.written
-
-    def volume(self, name: str) -> Pair | None:
-        """See `Backend`: "" is the first volume."""
-        return next(iter(self.pairs.values()), None) if name == "" else self.pairs.get(name)
+    def volume(self, name: str) -> Volume | None:
+        """See `Backend`."""
+        return self.volumes.find(name)
 
     def volume_names(self) -> list[str]:
         """See `Backend`."""
-        return list(self.pairs)
+        return list(self.volumes.by_name)
 
-    def read(
-        self, volume: Any, offset: int, buffer: memoryview, done: Callable[[int], None]
-    ) -> None:
-        """See `Backend`. What the primary can't read is read from the secondary, if that holds all there is."""
+    # -------------------------------------------------------------------------------- the API's
 
-        def call() -> OSError | None:
-            try:
-                volume.primary.read_into(offset, buffer)
-            except OSError as unreadable:
-                if not volume.read_mirror(offset, buffer):
-                    raise
-                return unreadable
-            return None
+    def resolve(self, targets: Sequence[str]) -> list[str]:
+        """See `Volumes.resolve`."""
+        return self.volumes.resolve(targets)
 
-        def finished(unreadable: OSError | None, error: BaseException | None) -> None:
-            if unreadable is not None and volume.id not in self._unreadable:
-                self._unreadable.add(
-                    volume.id
-                )  # once is enough: a client may read it ten thousand times a second
-                self.emit(
-                    "primary-error",
-                    volume=volume.name,
-                    error=unreadable.strerror or str(unreadable),
-                    path=volume.primary.path,
-                )
-            done(0 if error is None else (isinstance(error, OSError) and error.errno) or errno.EIO)
-
-        self.workers.submit(call, finished)
-
-    # ------------------------------------------------------------------------------------------------------------- steps
-
-    async def step(self, call: Callable[[], T]) -> T:
-        """The result of `call`, run between two batches; not at all if the caller is cancelled before that."""
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-
-        def run() -> None:
-            if future.cancelled():
-                return
-            try:
-                result = call()
-            except Exception as error:  # noqa: BLE001  it is the caller's
-                if not future.done():
-                    future.set_exception(error)
-            else:
-                if not future.done():
-                    future.set_result(result)
-
-        self.batches.when_idle(run)
-        return await future
-
-    async def work(self, call: Callable[[], T]) -> T:
-        """The result of `call`, run in a worker. A cancelled caller still waits for it to end: nothing may go on behind its back."""
-        running = asyncio.ensure_future(self.workers.run(call))
-        try:
-            return await asyncio.shield(running)
-        except asyncio.CancelledError:
-            await asyncio.wait({running})
-            if not running.cancelled():
-                running.exception()  # nobody is left to be told
-            raise
-
-    def mark(self, marker: dict[str, Any]) -> int:
-        """Write a marker and fold it: within a step only. Returns its number. Raises OSError if the journal does not take it."""
-        if self.batches.busy:
-            raise RuntimeError(
-                f"the marker {marker['m']!r} is not within a step: a batch has the journal"
-            )
-        if self.failed:
-            raise OSError(errno.EIO, self.failed)
-        time_us = int(self.clock.wall() * 1e6)
-        self.ledger.check(marker)
-        try:
-            sequence = self.writer.append_marker(marker, time_us)
-            self.writer.write()
-        except OSError as error:
-            self.trouble.journal_refused(error)
-            raise
-        self.ledger.apply(sequence, time_us, marker)
-        self.maintenance.written()
-        self.jobs.written()
-        return sequence
-
-    async def durable(self, sequence: int) -> None:
-        """Wait until record `sequence` survives a power cut. Raises DuplexdError if the journal can't be synced."""
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self.flusher.wait(
-            sequence, lambda error: None if future.done() else future.set_result(error)
-        )
-        if await future:
-            raise DuplexdError(
-                f"the journal could not be synced; {self.failed or 'restart the daemon'}"
-            )
-
-    # ------------------------------------------------------------------------------------------------------------ trouble
-
-    def fail(self, why: str) -> None:
-        """Take no change any more: reads go on, changes and flushes get EIO. Only a restart, which recovers, ends this."""
-        if not self.failed:
-            self.failed = why
-            self.flusher.dead = True  # what a sync lost, the next one would not tell
-            self.emit("controller-failed", error=why)
-        self.batches.refuse_queued(errno.EIO)
-        self.jobs.moved()  # whoever waits for a secondary waits for nothing
-
-    def emit(self, event: str, **fields: Any) -> None:
-        """Tell everybody who listens."""
-        message = {
-            "event": event,
-            "time": self.clock.wall(),
-            "sequence": self.writer.written,
-            **fields,
-        }
-        for listener in list(self.listeners):
-            listener(message)
-
-    # ------------------------------------------------------------------------------------------------------ control plane's
-
-    def resolve(self, targets: list[str]) -> list[str]:
-        """The volumes that targets (volumes and groups) stand for, each once, in order. Raises NotFoundError."""
-        names: dict[str, None] = {}
-        for target in targets:
-            if target in self.pairs:
-                names[target] = None
-            elif target in self.groups:
-                names.update(dict.fromkeys(self.groups[target]))
-            else:
-                raise NotFoundError(
-                    f"{target!r}: no such volume or group; duplexctl status shows them"
-                )
-        return list(names)
-
-    def status(self) -> dict[str, Any]:
+    def status(self) -> Json:
         """Everything, in the shape that scripts rely on."""
-        return overview.status(self)
+        own, listen = self.config.controller, self.config.nbd.listen
+        nbd = [str(address) for address in listen]
+        return self.status_of.show(Facts(self.name, own.hold_max, nbd))
+
+    def counters(self) -> Counters:
+        """What the parts count."""
+        commit = self.timeline.group_commit
+        return Counters(
+            batches=self.write_path.batches,
+            changes_by_threads=self.executor.heavy_changes,
+            cuts=self.archive.made,
+            holds_lost=self.leases.lost,
+            checkpoints=self.checkpointer.taken,
+            copied_bytes=self.copying.copied_bytes,
+            journal_syncs=commit.syncs,
+            journal_sync_seconds=commit.sync_seconds,
+        )
 
     async def quiesce(
-        self, names: list[str], hold_s: float | None, owner: str, cut_id: str = ""
-    ) -> Lease:
-        """Close the gates of these volumes; returns once nothing is in flight. See `holds.Holds`."""
-        hold_s = self.config.controller.hold_max if hold_s is None else hold_s
-        return await self.holds.quiesce([self.pairs[name] for name in names], hold_s, owner, cut_id)
+        self, names: Sequence[str], hold_s: float | None, owner: str, cut_id: str = ""
+    ) -> Hold:
+        """See `Leases.quiesce`; None lasts as long as the configuration allows."""
+        seconds = self.config.controller.hold_max if hold_s is None else hold_s
+        return await self.leases.quiesce(self.volumes.named(names), seconds, owner, cut_id)
 
-    def renew(self, lease_id: str, fence: int | None, hold_s: float) -> dict[str, Any]:
-        """Let a hold last longer. See `holds.Holds`."""
-        return overview.lease_status(
-            self.holds.renew(lease_id, fence, hold_s), self.clock.monotonic()
-        )
+    def renew(self, lease_id: str, fence: int | None, hold_s: float) -> Json:
+        """See `Leases.renew`."""
+        now = self._machine.clock.monotonic()
+        return self.leases.renew(lease_id, fence, hold_s).show(now)
 
-    def release(self, lease_id: str, reason: str = "released", fence: int | None = None) -> bool:
-        """End a hold; False if it had ended already. Raises NotFoundError, LeaseLostError."""
-        return self.holds.release(lease_id, reason, fence)
+    def release(self, lease_id: str, reason: str = BY_OWNER, fence: int | None = None) -> bool:
+        """See `Leases.release`."""
+        return self.leases.release(lease_id, reason, fence)
 
     async def suspend(
         self,
-        names: list[str],
+        names: Sequence[str],
         tag: str = "",
         lease_id: str | None = None,
         fence: int | None = None,
         certificate: bool = False,
-    ) -> dict[str, Any]:
-        """Cut. See `cuts.Cuts.suspend`."""
-        return await self.cuts.suspend(
-            [self.pairs[name] for name in names], tag, lease_id, fence, certificate
-        )
+    ) -> Json:
+        """See `Suspends.suspend`."""
+        pairs: list[Pair] = self.volumes.named(names)
+        return await self.suspends.suspend(pairs, tag, lease_id, fence, certificate)
 
-    async def resync(self, names: list[str]) -> dict[str, Any]:
-        """Start bringing suspended pairs back to DUPLEX. See `pair.resync.Jobs`."""
-        return await self.jobs.resync([self.pairs[name] for name in names])
+    async def resync(self, names: Sequence[str]) -> Json:
+        """See `Resyncs.resync`."""
+        return await self.resyncs.resync(self.volumes.named(names))
 
-    async def resync_wait(self, names: list[str]) -> dict[str, Any]:
-        """Wait until none of these volumes is PENDING."""
-        return await self.jobs.wait([self.pairs[name] for name in names])
+    async def resync_wait(self, names: Sequence[str]) -> Json:
+        """See `Resyncs.wait`."""
+        return await self.resyncs.wait(self.volumes.named(names))
 
-    async def verify(
-        self, names: list[str], progress: Callable[[str, int, int], None] | None = None
-    ) -> dict[str, Any]:
-        """Compare the legs."""
-        return await verification.verify(self, [self.pairs[name] for name in names], progress)
+    async def verify(self, names: Sequence[str], progress: Progress | None = None) -> Json:
+        """See `Verification.verify`."""
+        return await self.verification.verify(self.volumes.named(names), progress)
+
+
+def _no_progress(_text: str) -> None:
+    """Nobody watches."""

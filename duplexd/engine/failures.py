@@ -1,28 +1,41 @@
-"""Storage that fails: what it does to states, so that no client sees more of it than it must."""
+"""Storage that fails: what it does to states, so that a client sees no more of it than it must.
+
+A failed secondary suspends its pair and its group at the number before the change that failed; the
+clients see success. A failed primary write is answered with its error, and what the primary holds
+there now is journaled as a new change, so that a replay after a crash makes both legs what the
+client can read now. Everything here happens at rest, right behind the batch that met the failure.
+"""
 
 from __future__ import annotations
 
-import errno
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from duplexd.backend import WRITE, ZERO, Change
-from duplexd.core import state
-from duplexd.core.ledger import pack_map
-from duplexd.engine import status as overview
-from duplexd.engine.apply import Batch, perform
-from duplexd.limits import RECORD_BYTES_MAX
+from duplexd.core import freeze, pair_states
+from duplexd.core.pair import PairChange
+from duplexd.engine.apply import Batch
+from duplexd.engine.cut_archive import new_id
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from duplexd.core.change_map import ChangeMap
+    from duplexd.core.cut import Cut
+    from duplexd.core.markers import Fail
     from duplexd.core.pair import Pair
-    from duplexd.engine.apply import SecondaryFailure
-    from duplexd.engine.controller import Controller
+    from duplexd.engine.apply import PrimaryFailure, SecondaryFailure
+    from duplexd.engine.cut_archive import CutArchive
+    from duplexd.engine.events import Events
+    from duplexd.engine.timeline import Timeline
+    from duplexd.engine.volumes import Volumes
+    from duplexd.limits import EngineLimits
 
 
 class _Nobody:
-    """The client of changes that the controller makes itself."""
+    """The client of changes that the engine makes itself."""
 
     def finished(self, change: Change) -> None:
-        """Nobody waits."""
+        """No connection waits for it."""
 
     def flush_replies(self) -> None:
         """Nothing to send."""
@@ -31,149 +44,132 @@ class _Nobody:
 _NOBODY = _Nobody()
 
 
-class Trouble:
-    """A controller's way with failing legs and a failing journal. All within steps."""
+class Failures:
+    """The consequences of failing legs. All methods at rest."""
 
-    def __init__(self, controller: Controller) -> None:
-        self._controller = controller
+    def __init__(
+        self,
+        timeline: Timeline,
+        volumes: Volumes,
+        archive: CutArchive,
+        events: Events,
+        limits: EngineLimits,
+    ) -> None:
+        self._timeline = timeline
+        self._volumes = volumes
+        self._archive = archive
+        self._events = events
+        self._record_bytes_max = limits.record_bytes_max
 
     def after(self, batch: Batch) -> None:
-        """Draw the consequences of what failed in a batch. Raises OSError if the journal does not take them."""
+        """Draw the consequences of what failed in a batch. Raises OSError if the journal refuses.
+
+        Once the controller has failed the journal gets nothing more: a restart replays what it has.
+        """
         for failure in batch.failures:
             self._secondary_failed(batch, failure)
-        if batch.primary_errors:
-            self._compensate(batch)
-
-    def group_of(self, pair: Pair) -> set[Pair]:
-        """The pair and all that share a group with it, as far as they are DUPLEX."""
-        names = {name for group in pair.groups for name in self._controller.groups.get(group, [])}
-        members = {self._controller.pairs[name] for name in names if name in self._controller.pairs}
-        return {pair} | {member for member in members if member.state == state.DUPLEX}
+        for primary_failure in batch.primary_errors:
+            if not self._timeline.failed:
+                self._compensate(primary_failure)
 
     def _secondary_failed(self, batch: Batch, failure: SecondaryFailure) -> None:
-        pair, sequence = failure.pair, failure.sequence
-        members = self.group_of(pair)
-        missed = {
-            member: overview.changes_after(member, batch.changes, sequence - 1)
-            for member in members
-        }
+        pair, before = failure.pair, failure.sequence - 1
+        members = self._volumes.group_of(pair)
+        missed = {member: _changes_after(member, batch.changes, before) for member in members}
         if failure.lost:
             missed[pair].set_all()
-        self.freeze(
-            members, pair, sequence - 1, failure.error, {pair} if failure.torn else set(), missed
-        )
+        torn = {pair} if failure.torn else set()
+        self.freeze(members, pair, before, failure.error, torn, missed)
 
     def freeze(
         self,
-        members: set[Pair],
+        members: Iterable[Pair],
         failed: Pair,
         at: int,
         error: OSError,
-        unusable: set[Pair],
-        missed: dict[Pair, Any],
+        unusable: Iterable[Pair],
+        missed: Mapping[Pair, ChangeMap],
     ) -> None:
-        """Suspend pairs because a secondary failed, all at number `at`; `missed` is what each missed since. Within a step only.
+        """Suspend pairs because a secondary failed, at number `at`; see `core/freeze.py`."""
+        why = _with_path(error, failed)
+        for marker in freeze.plan(members, failed, at, why, unusable, missed, new_id):
+            self._freeze_at(marker, failed, error)
 
-        A follower may bring together pairs that came from different cuts: those that stand further already stay where they are.
-        """
-        ahead: dict[int, set[Pair]] = {}
-        for member in members:
-            if member.mirrors:
-                member.applied = at
-            elif member.usable and member not in unusable and member.applied > at:
-                ahead.setdefault(member.applied, set()).add(member)
-        self._freeze_at(members.difference(*ahead.values()), failed, at, error, unusable, missed)
-        for further, standing in ahead.items():
-            self._freeze_at(standing, failed, further, error, set(), missed)
+    def _freeze_at(self, marker: Fail, failed: Pair, error: OSError) -> None:
+        members = [self._volumes.by_number[number] for number in marker.volumes]
+        left = {cut for member in members if (cut := _undecided_cut(member)) is not None}
+        timeline = self._timeline
+        timeline.must(lambda: timeline.append(marker))  # or its secondary would count as current
+        self._events.emit(
+            "suspended",
+            volumes=[member.name for member in members],
+            reason=pair_states.BY_ERROR,
+            cut=marker.id,
+            failed=failed.name,
+            error=error.strerror or str(error),
+            path=failed.secondary.path if failed.secondary is not None else "",
+            at=marker.at,
+        )
+        for cut in left:  # void now, whatever was announced
+            self._archive.announce(cut)
 
-    def _freeze_at(
-        self,
-        members: set[Pair],
-        failed: Pair,
-        at: int,
-        error: OSError,
-        unusable: set[Pair],
-        missed: dict[Pair, Any],
-    ) -> None:
-        cut_id = self._controller.cuts.new_id()
-        marker = {
-            "m": "fail", "id": cut_id, "at": at, "volumes": sorted(member.id for member in members), "failed": [failed.id],
-            "unusable": sorted(member.id for member in unusable), "error": _told(error, failed),
-            "missed": {str(member.id): pack_map(changed) for member, changed in missed.items() if member in members and changed.any()},
-        }  # fmt: skip
-        left = {
-            member.cut
-            for member in members
-            if member.cut is not None and member.cut.members and member.state == state.SUSPENDED
-        }
-        try:
-            self._controller.mark(marker)
-        except (
-            OSError
-        ) as refused:  # a secondary that may not go on, and can't be said to stand still
-            self.journal_refused(refused, final=True)
-            raise
-        self._controller.emit(
-            "suspended", volumes=[member.name for member in members], reason=state.BY_ERROR, cut=cut_id, failed=failed.name,
-            error=error.strerror or str(error), path=getattr(failed.secondary, "path", ""), at=at,
-        )  # fmt: skip
-        for cut in left:  # they are void now, whatever was told of them
-            self._controller.cuts.tell_verdict(cut)
-
-    def _compensate(self, batch: Batch) -> None:
-        """A primary did not take a change that is in the journal: journal what the primary holds now, so that both agree."""
-        for change, error in batch.primary_errors:
-            pair: Any = change.volume
-            self._controller.emit(
-                "primary-error",
-                volume=pair.name,
-                error=error.strerror or str(error),
-                path=pair.primary.path,
-            )
-            for offset in range(change.offset, change.offset + change.length, RECORD_BYTES_MAX):
-                length = min(RECORD_BYTES_MAX, change.offset + change.length - offset)
-                data = bytearray(length)
-                try:
-                    pair.primary.read_into(offset, memoryview(data))
-                except OSError as unreadable:
-                    self._controller.fail(
-                        f"{pair.primary.path}: neither takes a change nor can be read: {unreadable.strerror}"
-                    )
-                    return
-                zeroes = (
-                    data.count(0) == length
-                )  # as in a hole that could not be filled: the journal may have no room for as many
-                self._redo(
-                    Change(
-                        _NOBODY,
-                        0,
-                        pair,
-                        ZERO if zeroes else WRITE,
-                        offset,
-                        length,
-                        b"" if zeroes else data,
-                    )
+    def _compensate(self, failure: PrimaryFailure) -> None:
+        """A primary did not take a change that is in the journal: journal what it holds there."""
+        change, pair = failure.change, failure.change.volume
+        why = failure.error.strerror or str(failure.error)
+        self._events.emit("primary-error", volume=pair.name, error=why, path=pair.primary.path)
+        end = change.offset + change.length
+        for offset in range(change.offset, end, self._record_bytes_max):
+            length = min(self._record_bytes_max, end - offset)
+            data = bytearray(length)
+            try:
+                pair.primary.read_into(offset, memoryview(data))
+            except OSError as unreadable:
+                self._timeline.fail(
+                    f"{pair.primary.path}: a write failed and the range can't be read back: "
+                    f"{unreadable.strerror}"
                 )
+                return
+            self._redo(pair, offset, data)
 
-    def _redo(self, change: Change) -> None:
-        pair: Any = change.volume
-        again = Batch([change], {}, int(self._controller.clock.wall() * 1e6))
-        perform(again, self._controller.writer, self.group_of)
-        if pair.tracks:
-            self._controller.ledger.track(pair, change.kind, change.offset, change.length)
-        for failure in again.failures:
-            self._secondary_failed(again, failure)
-        # If the primary refuses its own content too, it holds it all the same: nothing is lost by it.
+    def _redo(self, pair: Pair, offset: int, data: bytearray) -> None:
+        """If the primary refuses its own content too, nothing is lost: it has it.
 
-    def journal_refused(self, error: OSError, final: bool = False) -> None:
-        """The journal did not take something. `final`: what it did not take can't be done without."""
-        if error.errno == errno.ENOSPC and not final:
-            self._controller.maintenance.no_space(error)
+        Zeroes are journaled as such: they may be a hole that could not be filled, and the journal
+        may have no room for as many bytes.
+        """
+        if data.count(0) == len(data):
+            again = PairChange(_NOBODY, 0, pair, ZERO, offset, len(data))
         else:
-            self._controller.fail(f"the journal could not be written: {error.strerror or error}")
+            again = PairChange(_NOBODY, 0, pair, WRITE, offset, len(data), data)
+        batch = Batch([again], {}, False, _no_answer)
+        self._timeline.redo(batch)
+        for failure in batch.failures:
+            self._secondary_failed(batch, failure)
 
 
-def _told(error: OSError, failed: Pair) -> str:
-    """What failed, with where: an error has its path or not, as whoever raised it."""
-    why, path = error.strerror or str(error), getattr(failed.secondary, "path", "")
+def _no_answer(_batch: Batch, _error: BaseException | None) -> None:
+    """No client asked for it."""
+
+
+def _undecided_cut(pair: Pair) -> Cut | None:
+    """The group's cut that a pair is suspended at: its failure makes it void."""
+    cut = pair.cut
+    at_group_cut = cut is not None and cut.members and pair.state == pair_states.SUSPENDED
+    return cut if at_group_cut else None
+
+
+def _changes_after(pair: Pair, changes: Sequence[PairChange], sequence: int) -> ChangeMap:
+    """What those changes of the pair that come after number `sequence` touch."""
+    changed = pair.new_map()
+    for change in changes:
+        if change.volume is pair and change.sequence > sequence:
+            changed.set(change.offset, change.length)
+    return changed
+
+
+def _with_path(error: OSError, failed: Pair) -> str:
+    """What failed, with the image's path, which some errors name themselves."""
+    why = error.strerror or str(error)
+    path = failed.secondary.path if failed.secondary is not None else ""
     return why if path in why else f"{path}: {why}"

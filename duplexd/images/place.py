@@ -1,4 +1,10 @@
-"""Whether the image that a leg has open is the one that its path leads to: whoever copies it looks there, and so does a restart."""
+"""Whether the path of a leg still names the image that we have open.
+
+An open file stays usable after it was deleted, moved or replaced, so the daemon itself would notice
+nothing. But a backup copies what lies at the path, and so does the next start of the daemon. A
+secondary whose path leads elsewhere is therefore as good as failed: what we write to it, nobody
+will read.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +14,26 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from duplexd.images.leg import Leg
 
+REMEDY = (
+    "put it back and resync, or put any image of its size there, restart the daemon and resync:"
+    " then all of it is copied"
+)
+
 
 def misplaced(leg: Leg | None) -> str:
-    """A sentence that names the path if it leads to another image than this, or to none; else "". Looks it up: for a worker."""
+    """A sentence that names the path if it leads to another image, or to none; else "".
+
+    Looks it up in the file system: to be called in a worker.
+    """
     if leg is None or leg.in_place():
         return ""
-    return f"{leg.path}: this is not the image that the daemon has open: that one was deleted, moved or replaced"
+    return (
+        f"{leg.path}: this is not the image that the daemon has open:"
+        " that one was deleted, moved or replaced"
+    )
 
 
 def lost_image(leg: Leg | None) -> OSError | None:
-    """The same of a secondary, as the error of one that failed: with what brings the pair back."""
+    """The same of a secondary, as the error of one that failed, with the remedy."""
     found = misplaced(leg)
-    return OSError(errno.ESTALE, f"{found}; {MEND}") if found else None
-
-
-MEND = "put it back and resync, or put any image of its size there, restart the daemon and resync: all of it is copied"
+    return OSError(errno.ESTALE, f"{found}; {REMEDY}") if found else None

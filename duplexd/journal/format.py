@@ -16,23 +16,25 @@ Version 1 is read, too: it knew no cuts of several controllers (markers, see `co
 Record header, followed by `payload_length` bytes
     offset  size  field
     0       4     magic "DXR1"
-    4       4     crc      CRC-32C of bytes 8 to 71; stands for the record in the chain
+    4       4     crc      CRC-32C of bytes 8 to 71; represents the record in the chain
     8       4     chain    crc of the record before this one (0 before the first of all)
     12      4     payload_crc, CRC-32C of the payload
     16      8     sequence number; the record before it has the number before it
     24      8     synced   sequence number known to be durable when this was written
     32      8     offset   of the change in the volume, bytes
     40      8     length   of the change, bytes
-    48      8     time     microseconds since 1970, for people: nothing is decided by it
+    48      8     time     microseconds since 1970; shown to users, decides nothing
     56      4     volume   number of the volume; 0 in markers
     60      4     payload_length
     64      1     kind
     65      1     flags    1: zeroes stay allocated
     66      2     zero
-    68      4     journal  first 4 bytes of the controller's identity: a journal inside a journal's payload is no part of it
+    68      4     journal  first 4 bytes of the controller's identity, so that a journal within the
+                           payload of another is not taken for a part of it
 
-A record is valid if its magic and both check-sums are right, its number is the one after its predecessor's, and its chain is its
-predecessor's crc. Bytes left by an earlier use of the segment fail on number and chain.
+A record is valid if its magic and both check-sums are right, its number is the one after its
+predecessor's, and its chain is its predecessor's crc. Bytes left by an earlier use of the segment
+fail on number and chain.
 """
 
 from __future__ import annotations
@@ -160,7 +162,9 @@ def pack_record(
 
 
 def unpack_record(buffer: bytes | bytearray | memoryview, start: int) -> Record | None:
-    """The record header at `start`, or None if there is no whole one whose check-sum is right. The payload is not looked at."""
+    """The record header at `start`, or None if there is no whole one whose check-sum is right. The
+    payload is not looked at.
+    """
     if start + RECORD_HEADER_BYTES > len(buffer):
         return None
     fields = _RECORD.unpack_from(buffer, start)
@@ -208,11 +212,6 @@ def payload_is_whole(buffer: bytes | bytearray | memoryview, record: Record) -> 
         record.end <= len(buffer)
         and crc32c(memoryview(buffer)[record.payload_start : record.end]) == record.payload_crc
     )
-
-
-def pack_marker(marker: dict[str, object]) -> bytes:
-    """A marker's payload."""
-    return json.dumps(marker, separators=(",", ":")).encode()
 
 
 def unpack_marker(payload: bytes | memoryview) -> dict[str, object]:

@@ -1,4 +1,13 @@
-"""Group commit: one `fdatasync` of the journal serves everybody who waits for it."""
+"""Group commit: one `fdatasync` of the journal serves everybody who waits for it.
+
+A sync costs the same whether one record or a thousand became durable by it. So at most one runs,
+and those who come meanwhile wait for the next, which starts when this one ends: under load the
+batches grow by themselves, without a timer to tune.
+
+A sync that failed is final. Linux reports a write-back error once and then drops the dirty pages,
+so a second fdatasync would succeed without the data being on the disk; there is no state to return
+to but that of a recovery.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +22,10 @@ if TYPE_CHECKING:
     from duplexd.runtime.threads import Workers
 
 
-class Flusher:
-    """Syncs the journal when somebody needs it, one sync at a time. A sync that failed is final: everyone gets EIO from then on."""
+class GroupCommit:
+    """Syncs the journal when a caller needs it, one sync at a time. A sync that failed is final:
+    everyone gets EIO from then on.
+    """
 
     def __init__(
         self, writer: Writer, workers: Workers, clock: Clock, failed: Callable[[str], None]
@@ -30,7 +41,9 @@ class Flusher:
         self.sync_seconds = 0.0
 
     def wait(self, sequence: int, done: Callable[[int], None]) -> None:
-        """Call `done(errno)` once record `sequence` is durable: at once if it is, else later from the loop."""
+        """Call `done(errno)` once record `sequence` is durable: at once if it is, else later from
+        the loop.
+        """
         if self.dead:
             done(errno.EIO)
         elif self._writer.synced >= sequence:

@@ -1,8 +1,14 @@
-"""Reading a journal with the daemon stopped, and changing nothing: the same walk and the same table as at the next start."""
+"""Reading a journal with the daemon stopped, and changing nothing.
+
+It uses the same walk and the same decision table as the next start, so that the verdict it prints
+is the one that the start would reach; a reader with rules of its own would be a second opinion, and
+`verify-cut` is that. What differs is the disk: it locks nothing, removes nothing and holds one
+segment in memory at a time.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from duplexd.errors import DamageError
 from duplexd.journal import checkpoint
@@ -14,20 +20,25 @@ from duplexd.journal.segment import Ring
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from duplexd.json_object import Json
     from duplexd.runtime.disk import Disk
 
 WHY = {
     END: "",
-    TORN: "what was begun behind the last whole record was never known to be durable: the next start cuts it off and keeps it aside",
-    DAMAGE: "record {} is missing or damaged, and it was known to be written: it and every change after it are at risk",
+    TORN: "the bytes behind the last whole record were never durable:"
+    " the next start cuts them off and keeps them aside",
+    DAMAGE: "record {} is missing or damaged, although it was durable:"
+    " it and every change after it are at risk",
 }
 
 
-def inspect(disk: Disk, directory: str, boot_id: str = "") -> Iterator[dict[str, Any]]:
-    """What is in the journal of a state directory, oldest first: objects with `type` checkpoint, segment, record, marker, at the end `verdict`.
+def inspect(disk: Disk, directory: str, boot_id: str = "") -> Iterator[Json]:
+    """What is in the journal of a state directory, oldest first: objects with `type` checkpoint,
+    segment, record, marker, at the end `verdict`.
 
-    The verdict is what the next start on boot `boot_id` of the machine would find: `end`, `torn` (it cuts the rest off and keeps it aside), or
-    `damage` (it stops). Raises OSError, and DamageError if there is no checkpoint to start from.
+    The verdict is what the next start on boot `boot_id` of the machine would find: `end`, `torn`
+    (it cuts the rest off and keeps it aside), or `damage` (it stops). Raises OSError, and
+    DamageError if there is no checkpoint to start from.
     """
     if not disk.exists(f"{directory}/checkpoint") and disk.exists(f"{directory}/../checkpoint"):
         directory = f"{directory}/.."
@@ -41,12 +52,12 @@ def inspect(disk: Disk, directory: str, boot_id: str = "") -> Iterator[dict[str,
     }
     start = Position(saved["sequence"], saved["chain"], saved["index"], saved["offset"])
     ring = Ring(
-        _Untouched(disk),
+        cast("Disk", _Untouched(disk)),  # as much of one as a walk uses
         f"{directory}/journal",
         bytes.fromhex(saved["controller"]),
         saved["segment_size"],
         0,
-    )  # type: ignore[arg-type]
+    )
     boot, walk = str(saved["boot"]), None
     try:
         if disk.exists(ring.directory):
@@ -70,7 +81,9 @@ def inspect(disk: Disk, directory: str, boot_id: str = "") -> Iterator[dict[str,
 
 
 def _all(ring: Ring, walk: Walk) -> Iterator[tuple[bytes, Record]]:
-    """The records before the checkpoint, as far as they are there, then those that a restart would read."""
+    """The records before the checkpoint, as far as they are there, then those that a restart would
+    read.
+    """
     for segment in ring.live:
         if segment.index <= walk.start.index and segment.first:
             buffer = segment.file.read(0, segment.size)
@@ -81,7 +94,7 @@ def _all(ring: Ring, walk: Walk) -> Iterator[tuple[bytes, Record]]:
     yield from walk
 
 
-def _describe(record: Record, data: bytes) -> dict[str, Any]:
+def _describe(record: Record, data: bytes) -> Json:
     kind = KIND_NAMES.get(record.kind, str(record.kind))
     common = {
         "type": "record",
@@ -98,12 +111,12 @@ def _describe(record: Record, data: bytes) -> dict[str, Any]:
     return {**common, "volume": record.volume, "offset": record.offset, "length": record.length}
 
 
-def _boot(entry: dict[str, Any]) -> str:
+def _boot(entry: Json) -> str:
     marker = entry.get("marker", {})
     return str(marker["boot"]) if marker.get("m") == "open" else ""
 
 
-def _segment(ring: Ring, first: Record) -> dict[str, Any]:
+def _segment(ring: Ring, first: Record) -> Json:
     segment = next(segment for segment in ring.live if segment.first == first.sequence)
     return {
         "type": "segment",
@@ -113,7 +126,7 @@ def _segment(ring: Ring, first: Record) -> dict[str, Any]:
     }
 
 
-def _verdict(verdict: str, sequence: int, path: str, offset: int, why: str) -> dict[str, Any]:
+def _verdict(verdict: str, sequence: int, path: str, offset: int, why: str) -> Json:
     return {
         "type": "verdict",
         "verdict": verdict,
@@ -125,7 +138,9 @@ def _verdict(verdict: str, sequence: int, path: str, offset: int, why: str) -> d
 
 
 class _Untouched:
-    """As much of a disk as looking takes: nothing is locked, changed or removed, and only one segment is in memory at a time."""
+    """As much of a disk as looking takes: nothing is locked, changed or removed, and only one
+    segment is in memory at a time.
+    """
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk

@@ -1,4 +1,10 @@
-"""Reading the journal from a number on, while it is being written."""
+"""Reading the journal from a number on, while it is being written.
+
+Followers read behind the writer, in worker threads, without a lock: records are never changed once
+they are written, and the caller says up to which number they are (`until`). The ring may drop the
+segment that was just read, but none that the caller still needs; that is the caller's promise,
+because only it knows every reader.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +25,8 @@ if TYPE_CHECKING:
 
 
 class Reader:
-    """Hands out records in order, from number `sequence` on. Safe in a worker thread: it reads only what `until` says is written.
+    """Hands out records in order, from number `sequence` on. Safe in a worker thread: it reads only
+    what `until` says is written.
 
     The caller keeps the ring from dropping segments that hold record `sequence` or later ones.
     """
@@ -40,7 +47,9 @@ class Reader:
 
     @property
     def log_position(self) -> int:
-        """Comparable with `Writer.log_position`: equal when everything was handed out, whatever space a sealed segment left unused."""
+        """Comparable with `Writer.log_position`: equal when everything was handed out, whatever
+        space a sealed segment left unused.
+        """
         if self._sealed:
             following = self._following()
             if following is not None:
@@ -60,7 +69,9 @@ class Reader:
         self.sequence = at
 
     def read(self, until: int, size_bytes: int) -> tuple[bytes, list[Record]]:
-        """Some records up to number `until`: the bytes they lie in, and the headers. Empty only if there are none. Raises DamageError."""
+        """Some records up to number `until`: the bytes they lie in, and the headers. Empty only if
+        there are none. Raises DamageError.
+        """
         if self.sequence > until:
             return b"", []
         if self._sealed:
@@ -80,7 +91,8 @@ class Reader:
         return buffer, records
 
     def _next_segment(self) -> None:
-        # The one that was just finished may have been dropped meanwhile: nobody needs it any more.
+        # The one that was just finished may have been dropped meanwhile: no reader needs it any
+        # more.
         following = self._following()
         assert following is not None
         self._segment = following
@@ -110,6 +122,6 @@ class Reader:
 
     def _damage(self, sequence: int) -> DamageError:
         return DamageError(
-            f"{self._segment.file.path}: record {sequence} is damaged; changes from there on are at risk. "
-            "Keep a copy of the state directory, then run: duplexd journal inspect DIRECTORY"
+            f"{self._segment.file.path}: record {sequence} is damaged; changes from there on are at"
+            " risk. Keep a copy of the state directory, then run: duplexd journal inspect DIRECTORY"
         )

@@ -1,4 +1,11 @@
-"""Opening a journal after whatever happened: find its end, cut off a torn tail, stop at damage."""
+"""Opening a journal after whatever happened: find its end, cut off a torn tail, stop at damage.
+
+A log that ends in rubbish is normal after a power cut, and a log with a hole in records that were
+known to be durable is a catastrophe; both look alike at the first broken record. The difference is
+what the journal itself claims further on, so the walk goes on looking behind its end before it
+decides (`scan.judge`). A torn tail is copied to a file of its own before it is wiped: if the
+decision was wrong, nothing is lost.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +22,9 @@ if TYPE_CHECKING:
 
 
 class Position:
-    """Where a checkpoint stands: record `sequence` has crc `chain` and ends at `offset` of segment `index`."""
+    """The position of a checkpoint: record `sequence` has crc `chain` and ends at `offset` of
+    segment `index`.
+    """
 
     __slots__ = ("chain", "index", "offset", "sequence")
 
@@ -27,7 +36,9 @@ class Position:
 
 
 class Tail:
-    """The end of the journal: record `sequence`, crc `chain`; `torn` says what was cut off and where it is kept."""
+    """The end of the journal: record `sequence`, crc `chain`; `torn` says what was cut off and
+    where it is kept.
+    """
 
     __slots__ = ("chain", "sequence", "torn")
 
@@ -38,7 +49,9 @@ class Tail:
 
 
 class Walk:
-    """All records after a checkpoint, in order; afterwards `close` judges how the journal ends and leaves the ring ready for a Writer."""
+    """All records after a checkpoint, in order; afterwards `close` judges how the journal ends and
+    leaves the ring ready for a Writer.
+    """
 
     def __init__(self, ring: Ring, start: Position) -> None:
         self.ring = ring
@@ -53,8 +66,9 @@ class Walk:
             if segment.index == self.start.index:
                 return segment
         raise DamageError(
-            f"{self.ring.directory}: segment {self.start.index}, in which the checkpoint stands, is missing; changes after "
-            f"{self.start.sequence} are at risk. Restore the segment file"
+            f"{self.ring.directory}: segment {self.start.index}, in which the checkpoint ends,"
+            f" is missing; changes after {self.start.sequence} are at risk."
+            " Restore the segment file"
         )
 
     def __iter__(self) -> Iterator[tuple[bytes, Record]]:
@@ -74,7 +88,7 @@ class Walk:
                 sealed = True
 
     def _sealed_by_start(self) -> bool:
-        """Whether the checkpoint itself stands right behind a SEAL."""
+        """Whether the checkpoint itself is right behind a SEAL."""
         following = self._following()
         return (
             self.sequence == self.start.sequence
@@ -92,8 +106,8 @@ class Walk:
             following is None or following.index != self._segment.index + 1
         ):  # a spare one may lie behind the one that is missing
             raise DamageError(
-                f"{self.ring.directory}: segment {self._segment.index + 1} is missing; changes after {self.sequence} may be at risk. "
-                "Restore the segment file"
+                f"{self.ring.directory}: segment {self._segment.index + 1} is missing;"
+                f" changes after {self.sequence} may be at risk. Restore the segment file"
             )
         self._segment, self._at = following, SEGMENT_HEADER_BYTES
 
@@ -103,7 +117,7 @@ class Walk:
         return self._segment.file.path, self._at
 
     def verdict(self, same_boot: bool) -> str:
-        """How the journal ends, once all records were walked: END, TORN or DAMAGE. Changes nothing."""
+        """How the journal ends, after a whole walk: END, TORN or DAMAGE. Changes nothing."""
         return judge(
             self._look(self._segment.file.read(0, self._segment.size))[0],
             self.sequence,
@@ -112,7 +126,9 @@ class Walk:
         )
 
     def _look(self, buffer: bytes) -> tuple[Beyond, int]:
-        """What lies behind the end, and how many bytes of it in this segment, whose content is `buffer`."""
+        """What lies behind the end, and how many bytes of it in this segment, whose content is
+        `buffer`.
+        """
         beyond, journal = Beyond(), journal_number(self.ring.controller)
         beyond.look(buffer, self._at, self.sequence + 1, journal)
         length = beyond.length
@@ -123,15 +139,18 @@ class Walk:
         return beyond, length
 
     def close(self, same_boot: bool) -> Tail:
-        """Judge the end. Raises DamageError; else later segments become spare and nothing after the end looks like a record."""
+        """Judge the end. Raises DamageError; else later segments become spare and nothing after the
+        end looks like a record.
+        """
         segment, later = self._segment, self._later_segments()
         buffer = segment.file.read(0, segment.size)
         beyond, length = self._look(buffer)
         verdict = judge(beyond, self.sequence, self.start.sequence, same_boot)
         if verdict == DAMAGE:
             raise DamageError(
-                f"{segment.file.path}: byte {self._at}: record {self.sequence + 1} is missing or damaged, and it was known to be written; "
-                "it and every change after it are at risk. Keep a copy of the state directory, then run: duplexd journal inspect DIRECTORY"
+                f"{segment.file.path}: byte {self._at}: record {self.sequence + 1} is missing or"
+                " damaged, although it was durable; it and every change after it are at risk."
+                " Keep a copy of the state directory, then run: duplexd journal inspect DIRECTORY"
             )
         tail = Tail(self.sequence, self.chain)
         if verdict == TORN:

@@ -1,6 +1,9 @@
-"""Reading records out of bytes, and deciding what it means when they stop. Pure: no I/O.
+"""Reading records out of bytes, and deciding what it means when they stop. Pure.
 
-The decision table for the end of the journal (`judge`) is the one of ARCHITECTURE.md, "The journal".
+The decision for the end of the journal (`judge`) is the table of ARCHITECTURE.md, "The journal",
+and nothing else decides it: recovery and `journal inspect` both ask here. It needs three facts:
+what the checkpoint knows to be durable, what later records claim, and whether the machine has been
+up since (then the page cache was not lost, so nothing that was written can be missing).
 """
 
 from __future__ import annotations
@@ -22,7 +25,9 @@ END, TORN, DAMAGE = "end", "torn", "damage"
 
 
 def records(buffer: bytes | memoryview, start: int, sequence: int, chain: int) -> Iterator[Record]:
-    """The valid records from `start` on: the first must have number `sequence` and follow the record of crc `chain`."""
+    """The valid records from `start` on: the first must have number `sequence` and follow the
+    record of crc `chain`.
+    """
     while True:
         record = unpack_record(buffer, start)
         if (
@@ -37,7 +42,9 @@ def records(buffer: bytes | memoryview, start: int, sequence: int, chain: int) -
 
 
 class Beyond:
-    """What lies after the last valid record: is there a broken record, are there later valid ones, what do they claim?"""
+    """What lies after the last valid record: is there a broken record, are there later valid ones,
+    what do they claim?
+    """
 
     __slots__ = ("broken", "later", "length", "synced")
 
@@ -71,8 +78,8 @@ class Beyond:
 def judge(beyond: Beyond, last: int, durable: int, same_boot: bool) -> str:
     """END, TORN or DAMAGE, for a journal whose last valid record is number `last`.
 
-    `durable` is the number that the checkpoint knows to be durable, `same_boot` whether the machine has been up since the journal was
-    written (then nothing that was written can be missing).
+    `durable` is the number that the checkpoint knows to be durable, `same_boot` whether the machine
+    has been up since the journal was written (then nothing that was written can be missing).
     """
     if max(durable, beyond.synced) > last:
         return DAMAGE

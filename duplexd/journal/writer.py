@@ -1,22 +1,31 @@
-"""Appending records: numbers, chain, one `pwritev` for each batch."""
+"""Appending records: numbers, chain, one `pwritev` for each batch.
+
+Number and chain are given when a record is appended, before it is written, because the header
+contains both. So a batch that cannot be written must be taken back as a whole, in memory and on
+disk: the next record gets the same numbers, and rests of the refused one must not look like its
+successors. That is why `_roll_back` wipes what it may have written, and why a wipe that fails is
+fatal.
+"""
 
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from duplexd.journal.format import (
+    FLAG_ALLOCATE,
     MARKER,
     RECORD_HEADER_BYTES,
     SEAL,
     SEGMENT_HEADER_BYTES,
     crc32c,
     journal_number,
-    pack_marker,
     pack_record,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from duplexd.journal.segment import Ring, Segment
     from duplexd.runtime.disk import File
 
@@ -26,23 +35,50 @@ _PAGE_BYTES = 4096
 _ZEROES = memoryview(bytes(_PAGE_BYTES))
 
 
+class Numbered(Protocol):
+    """A volume, by its number."""
+
+    @property
+    def id(self) -> int: ...
+
+
+class Change(Protocol):
+    """What `Writer.write_changes` takes of a change; see `backend.Change`. It sets `sequence`."""
+
+    kind: int
+    offset: int
+    length: int
+    data: Buffer
+    allocate: bool
+    sequence: int
+
+    @property
+    def volume(self) -> Numbered: ...
+
+
 class Writer:
     """The end of the journal.
 
-    `append` gives a record its number and collects it; `write` puts all collected records into the journal file (the page cache), or, on an
-    OSError, none: then their numbers were never given. Whoever acknowledges must have seen `write` return. Not thread-safe: one
-    caller at a time. A record is never split; a batch may run over into spare segments, so ask `room` first.
+    `append` gives a record its number and collects it; `write` puts all collected records into the
+    journal file (the page cache), or, on an OSError, none: then their numbers were never given.
+    Whoever acknowledges must have seen `write` return. Not thread-safe: one caller at a time. A
+    record is never split; a batch may run over into spare segments, so ask `room` first.
 
-    A batch is written up to the end of its last page, with zeroes: of a segment whose earlier use has left the page cache the rest of the page
-    would be read first, in the midst of the write, behind whatever is being synced.
+    A batch is written up to the end of its last page, with zeroes: of a segment whose earlier use
+    has left the page cache the rest of the page would be read first, in the midst of the write,
+    behind whatever is being synced.
     """
 
     __slots__ = (
-        "_batch_start", "_buffers", "_bytes", "_journal", "_sync_from", "chain", "position", "ring", "segment", "sequence", "synced", "written",
+        "_batch_start",
+        "_buffers", "_bytes", "_journal", "_sync_from",
+        "chain", "position", "ring", "segment", "sequence", "synced", "written",
     )  # fmt: skip
 
     def __init__(self, ring: Ring, sequence: int, chain: int) -> None:
-        """Go on after record `sequence`, whose crc is `chain`, at the end of the ring's last live segment."""
+        """Go on after record `sequence`, whose crc is `chain`, at the end of the ring's last live
+        segment.
+        """
         self.ring = ring
         self.segment: Segment = ring.live[-1]
         self.sequence = sequence
@@ -60,11 +96,15 @@ class Writer:
 
     @property
     def log_position(self) -> int:
-        """Bytes ever written, in a sense that grows with every record: for measuring how far a reader trails."""
+        """Bytes ever written, in a sense that grows with every record: for measuring how far a
+        reader trails.
+        """
         return self.segment.index * self.segment.size + self.segment.end
 
     def room(self, size_bytes: int, record_bytes_max: int) -> bool:
-        """Whether records of that size in all, none larger than `record_bytes_max`, are sure to fit."""
+        """Whether records of that size in all, none larger than `record_bytes_max`, are sure to
+        fit.
+        """
         left = self.segment.size - self.position - RECORD_HEADER_BYTES
         if size_bytes <= left:
             return True
@@ -88,9 +128,35 @@ class Writer:
         self._collect(kind, volume, offset, length, data, size, flags, time_us)
         return self.sequence
 
-    def append_marker(self, marker: dict[str, object], time_us: int) -> int:
+    def write_changes(self, changes: Sequence[Change], time_us: int) -> None:
+        """Append a record for each change, give it its number, and `write` them all."""
+        for change in changes:
+            data = change.data
+            flags = FLAG_ALLOCATE if change.allocate else 0
+            if self.position + len(data) + 2 * RECORD_HEADER_BYTES > self.segment.size:
+                self._rotate(time_us)
+            self._collect(
+                change.kind,
+                change.volume.id,
+                change.offset,
+                change.length,
+                data,
+                len(data),
+                flags,
+                time_us,
+            )
+            change.sequence = self.sequence
+        self.write()
+
+    def write_marker(self, payload: bytes, time_us: int) -> int:
+        """Append a marker and `write` it; returns its number."""
+        sequence = self.append_marker(payload, time_us)
+        self.write()
+        return sequence
+
+    def append_marker(self, payload: bytes, time_us: int) -> int:
         """Collect a marker and return its number."""
-        return self.append(MARKER, 0, 0, 0, pack_marker(marker), 0, time_us)
+        return self.append(MARKER, 0, 0, 0, payload, 0, time_us)
 
     def _collect(
         self,
@@ -154,7 +220,9 @@ class Writer:
         self._bytes = 0
 
     def write(self) -> None:
-        """Write what was collected. On OSError the journal is as before the first `append` of this batch."""
+        """Write what was collected. On OSError the journal is as before the first `append` of this
+        batch.
+        """
         self._put_or_roll_back()
         self.written = self.sequence
         self._batch_start = (self.segment, self.position, self.sequence, self.chain)
@@ -188,11 +256,14 @@ class Writer:
         return self.position if segment is self.segment else segment.end
 
     def begin_sync(self) -> tuple[list[File], int, int]:
-        """The files to sync, what to tell `end_sync` afterwards: number and segment. Safe while another thread writes."""
+        """The files to sync, what to tell `end_sync` afterwards: number and segment. Safe while
+        another thread writes.
+        """
+        # where a batch that is being written moved on to may be taken back
         index, sequence = (
             self._batch_start[0].index,
             self.written,
-        )  # where a batch that is being written moved on to may be taken back
+        )
         files = [
             segment.file for segment in list(self.ring.live) if segment.index >= self._sync_from
         ]
@@ -212,12 +283,14 @@ class Writer:
 
 
 def _wipe(touched: list[tuple[Segment, int, int]]) -> None:
-    """Nothing of a batch that was taken back may look like a record, now or behind shorter ones. Raises OSError EIO: then it may."""
+    """Nothing of a batch that was taken back may look like a record, now or behind shorter ones.
+    Raises OSError EIO: then it may.
+    """
     for segment, start, end in touched:
         try:
             segment.file.write(start, bytes(end - start))
         except OSError as error:
             raise OSError(
                 errno.EIO,
-                f"{segment.file.path}: a batch that was refused could not be wiped: {error.strerror}",
+                f"{segment.file.path}: a batch that failed could not be wiped: {error.strerror}",
             ) from error

@@ -1,11 +1,14 @@
 """The client's half of NBD without I/O: bytes in, replies out; what to send is queued.
 
+Replies come in any order, so the caller matches them by cookie; nothing here waits or calls back.
+
     client = NbdClient("data")                  # or NbdClient("", list_exports=True)
     replies = client.receive(bytes_from_peer)   # [] while haggling
     send(client.data_to_send())                 # after each receive and after each request
     if client.ready: cookie = client.write(0, b"...")   # its reply carries the cookie
 
-States: GREETING -> HAGGLING -> READY -> CLOSED; a client that lists goes HAGGLING -> CLOSED. See `_STEPS`.
+States: GREETING -> HAGGLING -> READY -> CLOSED; a client that lists goes HAGGLING -> CLOSED. See
+`_STEPS`.
 """
 
 from __future__ import annotations
@@ -33,7 +36,10 @@ class RefusedError(Exception):
 
 
 class Reply:
-    """The reply to the request of that cookie: `error` is an errno (0: success), `data` what a READ returned."""
+    """The reply to the request with that cookie.
+
+    `error` is an errno (0: success), `data` what a READ returned.
+    """
 
     __slots__ = ("cookie", "data", "error")
 
@@ -44,7 +50,10 @@ class Reply:
 
 
 class NbdClient:
-    """One connection. `receive` raises ProtocolError or RefusedError; the connection is of no use after either."""
+    """One connection.
+
+    `receive` raises ProtocolError or RefusedError; the connection cannot be used after either.
+    """
 
     def __init__(self, export: str = "", *, list_exports: bool = False) -> None:
         self.export = export
@@ -56,9 +65,8 @@ class NbdClient:
         self._state = GREETING
         self._input = bytearray()
         self._output: list[bytes | bytearray | memoryview] = []
-        self._read_lengths: dict[
-            int, int
-        ] = {}  # cookie -> length of the READ, 0 for other requests
+        # By cookie of each request in flight: the length of a READ, 0 for other requests
+        self._read_lengths: dict[int, int] = {}
         self._next_cookie = 1
 
     @property
@@ -68,7 +76,7 @@ class NbdClient:
 
     @property
     def closed(self) -> bool:
-        """Nothing more is to come: the exports are listed, or `disconnect` was called and all replies are in."""
+        """The exports are listed, or `disconnect` was called and all replies are here."""
         return self._state == CLOSED and not self._read_lengths
 
     @property
@@ -83,7 +91,7 @@ class NbdClient:
         return data
 
     def receive(self, data: bytes | bytearray | memoryview) -> list[Reply]:
-        """Take bytes of the server, in pieces of any size; the replies that are complete with them."""
+        """Take bytes of the server, in pieces of any size. Returns replies that are complete."""
         self._input += data
         replies: list[Reply] = []
         while (step := self._STEPS[self._state](self, replies)) > 0:
@@ -110,15 +118,15 @@ class NbdClient:
         return self._request(flags, c.CMD_WRITE_ZEROES, offset, length)
 
     def trim(self, offset: int, length: int, *, fua: bool = False) -> int:
-        """Tell that the range is not needed any more."""
+        """Discard a range."""
         return self._request(c.CMD_FLAG_FUA if fua else 0, c.CMD_TRIM, offset, length)
 
     def flush(self) -> int:
-        """Everything replied to so far shall survive a power cut once this is replied to."""
+        """Once this is replied to, everything replied to before it survives a power cut."""
         return self._request(0, c.CMD_FLUSH, 0, 0)
 
     def disconnect(self) -> None:
-        """Say good-bye; replies of requests in flight still come."""
+        """Disconnect; replies to requests in flight still come."""
         if self._state == READY:
             self._output.append(m.request(0, c.CMD_DISC, 0, 0, 0))
         self._state = CLOSED
@@ -127,7 +135,7 @@ class NbdClient:
         self, flags: int, command: int, offset: int, length: int, read_length: int = 0
     ) -> int:
         if self._state != READY:
-            raise ProtocolError("a request outside of transmission")
+            raise ProtocolError("a request before the handshake is over, or after disconnect")
         cookie = self._next_cookie
         self._next_cookie += 1
         self._output.append(m.request(flags, command, cookie, offset, length))

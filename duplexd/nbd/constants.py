@@ -1,4 +1,6 @@
-"""Numbers of the NBD protocol, named as in its specification (NetworkBlockDevice/nbd, doc/proto.md).
+"""Numbers of the NBD protocol, with the names of its specification.
+
+Source: NetworkBlockDevice/nbd, doc/proto.md.
 
 Plain ints: an enum costs more than the rest of parsing a request.
 """
@@ -95,7 +97,8 @@ ESHUTDOWN = 108
 
 # Sizes in bytes
 STRING_BYTES_MAX = 4096  # export names and other strings, by the specification
-REPLY_TEXT_BYTES_MAX = 1000  # names, descriptions and error texts sent to a client: nbd-client takes them with single reads
+# Of names, descriptions and error texts to a client: nbd-client expects each in a single read
+REPLY_TEXT_BYTES_MAX = 1000
 BLOCK_BYTES_MIN = 1
 BLOCK_BYTES_PREFERRED = 4096
 PAYLOAD_BYTES_ADVERTISED = 32 << 20

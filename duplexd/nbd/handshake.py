@@ -4,9 +4,11 @@
     send(handshake.greeting())
     handshake.receive(bytes_from_client)
     while (replies := handshake.advance()) is not None: send(each reply)
-    if handshake.state == TRANSMISSION: the client chose handshake.export, and its first requests may be in handshake.rest()
+    if handshake.state == TRANSMISSION: the client chose handshake.export;
+        its first requests may be in handshake.rest()
 
-States and events are `TRANSITIONS`. A bad option is answered and leaves the haggling in step; only what breaks the framing closes.
+States and events are `TRANSITIONS`. A bad option gets an error reply and the client may go on; only
+what breaks the framing closes the connection. Clients probe for options that a server may not know.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ SERVER_FLAGS = c.FLAG_FIXED_NEWSTYLE | c.FLAG_NO_ZEROES
 
 @dataclass(frozen=True)
 class Export:
-    """What the handshake tells of an export: size in bytes and transmission flags."""
+    """What the handshake says of an export: size in bytes and transmission flags."""
 
     name: str
     size: int
@@ -64,7 +66,10 @@ class Exports(Protocol):
 
 
 class Handshake:
-    """One connection's handshake. Nothing here raises, whatever the client sends; `reason` says why it ended CLOSED."""
+    """One connection's handshake.
+
+    Nothing here raises, whatever the client sends; `reason` says why it ended CLOSED.
+    """
 
     def __init__(self, exports: Exports, options_max: int) -> None:
         self.state = CLIENT_FLAGS
@@ -84,7 +89,10 @@ class Handshake:
         self._input += data
 
     def advance(self) -> list[bytes] | None:
-        """Take one message of the client; the replies to send, one write each. None: nothing more to do with what is there."""
+        """Take one message of the client; the replies to send, one write each.
+
+        None: nothing more to do with what is there.
+        """
         if self.state == HAGGLING:
             return self._option()
         if self.state == CLIENT_FLAGS:
@@ -215,7 +223,9 @@ def decode_name(data: bytes) -> str | None:
 
 
 def parse_go(data: bytes) -> tuple[str, set[int]] | None:
-    """Name and kinds of information of GO or INFO; None if the lengths do not add up to the data or the name is bad."""
+    """Name and kinds of information of GO or INFO; None if the lengths do not add up to the data or
+    the name is bad.
+    """
     if len(data) < m.U32.size + m.U16.size:
         return None
     name_end: int = m.U32.size + m.U32.unpack_from(data)[0]

@@ -1,5 +1,7 @@
 """Every fixed message of the NBD protocol, packed and unpacked. Big-endian throughout.
 
+One file for client and server, so that a wrong field breaks both halves and their tests.
+
 | message | bytes | fields |
 |---|---|---|
 | greeting | 18 | INIT_MAGIC u64, OPTION_MAGIC u64, handshake flags u16 |
@@ -7,7 +9,8 @@
 | option | 16 + length | OPTION_MAGIC u64, option u32, length u32, data |
 | option reply | 20 + length | OPTION_REPLY_MAGIC u64, option u32, reply u32, length u32, data |
 | export, after EXPORT_NAME | 10 (+ 124 zeroes) | size u64, transmission flags u16 |
-| request | 28 (+ length for WRITE) | REQUEST_MAGIC u32, command flags u16, command u16, cookie u64, offset u64, length u32 |
+| request | 28 (+ length for WRITE) | REQUEST_MAGIC u32, flags u16, command u16, then: |
+| | | cookie u64, offset u64, length u32 |
 | simple reply | 16 (+ length for READ) | SIMPLE_REPLY_MAGIC u32, error u32, cookie u64 |
 """
 
@@ -47,7 +50,7 @@ class ProtocolError(Exception):
 
 
 def greeting(flags: int) -> bytes:
-    """What a server says first."""
+    """The first message of a server."""
     return GREETING.pack(INIT_MAGIC, OPTION_MAGIC, flags)
 
 
@@ -62,7 +65,7 @@ def option_reply(number: int, reply: int, data: bytes = b"") -> bytes:
 
 
 def option_error(number: int, reply: int, text: str) -> bytes:
-    """A refusal with a line for people, cut so that every client can read it."""
+    """A refusal with a message for people, cut so that every client can read it."""
     return option_reply(number, reply, short_text(text))
 
 

@@ -1,10 +1,13 @@
-"""The server's half of transmission, without I/O: parsing requests in place, and judging them.
+"""The server's half of transmission, without I/O: parses requests in place, and checks them.
 
-`Receiver` owns the receive buffer. Who reads a socket fills `buffer()` and calls `received(count)`, which returns every request that is
-complete. Payloads are views of the buffer, valid until `buffer` is called again; a payload that is large and not complete gets memory of
-its own, which the socket then fills directly.
+This is the hot path: one wake-up may bring a hundred requests, so nothing is copied, awaited or
+constructed but a tuple for each. `Receiver` owns the buffer. The socket fills `buffer()`, then
+`received(count)` returns every request that is complete. Payloads are views of the buffer, valid
+until `buffer` is called again. A large payload that is not complete gets memory of its own, which
+the socket then fills directly.
 
-`refusal` is a pure function of a request and its export: a refused request has been parsed all the same, with its payload.
+`refusal` is a pure function of a request and its export. A refused request has been parsed with its
+payload, so that the stream stays in step.
 """
 
 from __future__ import annotations
@@ -18,7 +21,10 @@ _HEADER = REQUEST.size
 _unpack = REQUEST.unpack_from
 
 Request = tuple[int, int, int, int, int, "memoryview | bytearray | None"]
-"""Command flags, command, cookie, offset, length, payload (None unless WRITE; None for a WRITE whose payload is skipped)."""
+"""Command flags, command, cookie, offset, length, payload.
+
+The payload is None unless it is a WRITE, and for a WRITE whose payload is too long and skipped.
+"""
 
 LARGE_PAYLOAD_BYTES = 64 << 10  # an incomplete payload over this gets memory of its own
 RECEIVE_BYTES_MIN = 2 * LARGE_PAYLOAD_BYTES
@@ -27,8 +33,9 @@ RECEIVE_BYTES_MIN = 2 * LARGE_PAYLOAD_BYTES
 class Receiver:
     """Receive buffer and parser of one connection.
 
-    `broken` is set by a bad magic, `ended` by DISC: requests before it are returned, what follows is ignored.
-    `large` is the length of the payload that is being received into memory of its own, else 0.
+    `broken` is set by a bad magic, `ended` by DISC: requests before it are returned, what follows
+    is ignored. `large` is the length of the payload that is being received into memory of its own,
+    else 0.
     """
 
     __slots__ = (
@@ -51,13 +58,16 @@ class Receiver:
         self._buffer = memoryview(bytearray(max(size, RECEIVE_BYTES_MIN)))
         self._start = 0
         self._end = 0
-        self._skip = 0  # bytes of a payload nobody wants
+        self._skip = 0  # bytes of a payload that is too long
         self._header = (0, 0, 0, 0)
         self._payload = bytearray()
         self._filled = 0
 
     def buffer(self) -> memoryview:
-        """Where the next bytes belong; never empty. Views returned before are invalid from now on."""
+        """Where the next bytes belong; never empty.
+
+        Views returned before are invalid from now on.
+        """
         if self.large:
             return memoryview(self._payload)[self._filled :]
         start, end = self._start, self._end
@@ -70,7 +80,7 @@ class Receiver:
         return self._buffer[self._end :]
 
     def received(self, count: int) -> list[Request]:
-        """Take `count` bytes that were put into `buffer()`; the requests that are complete with them, in order."""
+        """Take `count` bytes put into `buffer()`. Returns the requests that are complete."""
         requests: list[Request] = []
         if self.large:
             self._filled += count
@@ -119,7 +129,10 @@ class Receiver:
     def _incomplete(
         self, requests: list[Request], position: int, header: tuple[int, int, int, int]
     ) -> int:
-        """A WRITE whose payload is still coming: wait, give it its own memory, or skip it. Returns the new position."""
+        """A WRITE whose payload is still coming: wait, give it its own memory, or skip it.
+
+        Returns the new position.
+        """
         flags, cookie, offset, length = header
         if length <= LARGE_PAYLOAD_BYTES:
             return position
@@ -162,7 +175,10 @@ _TOO_LONG = {c.CMD_READ: c.EOVERFLOW, c.CMD_WRITE: c.EINVAL}
 def refusal(
     flags: int, command: int, offset: int, length: int, size: int, export_flags: int
 ) -> int:
-    """The wire error a request deserves on an export of `size` bytes, 0 if it can be served. DISC is not asked about."""
+    """The NBD error for a request on an export of `size` bytes; 0 if it can be served.
+
+    Not for DISC, which has no reply.
+    """
     allowed = _FLAGS_ALLOWED.get(command, _UNKNOWN)
     if allowed == _UNKNOWN or flags & ~allowed:
         return c.EINVAL
@@ -192,5 +208,5 @@ _WIRE_ERRORS = {
 
 
 def wire_error(number: int) -> int:
-    """The NBD error for an errno of this machine; EIO for all that have none."""
+    """The NBD error for an errno of Linux; EIO if there is none."""
     return _WIRE_ERRORS.get(number, c.EIO)

@@ -1,6 +1,7 @@
-"""NBD addresses: `nbd://host:port/export`, `nbd+unix:///export?socket=/path` (NetworkBlockDevice/nbd, doc/uri.md).
+"""NBD addresses: `nbd://host:port/export`, `nbd+unix:///export?socket=/path`.
 
-`nbds` and `nbds+unix` say that TLS is required.
+`nbds` and `nbds+unix` require TLS. Source: NetworkBlockDevice/nbd, doc/uri.md; clients and tools of
+others take the same text.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from duplexd.nbd.constants import DEFAULT_PORT
 
+# Whether TLS is required, and whether it is a Unix socket
 SCHEMES = {
     "nbd": (False, False),
     "nbds": (True, False),
     "nbd+unix": (False, True),
     "nbds+unix": (True, True),
-}  # (TLS, Unix)
+}
 
 
 @dataclass(frozen=True)
@@ -38,25 +40,28 @@ class NbdUri:
 
 
 def parse_uri(text: str) -> NbdUri:
-    """Raises ValueError that says what would be right."""
+    """An address. Raises ValueError that says what was expected."""
     parts = urlsplit(text)
     if parts.scheme not in SCHEMES:
         raise ValueError(
-            f"{text!r} is not an NBD address; write nbd://HOST:PORT/VOLUME or nbd+unix:///VOLUME?socket=PATH"
+            f"{text!r} is not an NBD address; expected nbd://HOST:PORT/VOLUME or "
+            "nbd+unix:///VOLUME?socket=PATH"
         )
     tls, unix = SCHEMES[parts.scheme]
     export = unquote(parts.path.removeprefix("/"))
     sockets = parse_qs(parts.query).get("socket", [])
     if unix:
         if len(sockets) != 1 or parts.netloc:
-            raise ValueError(f"{text!r} needs one socket: {parts.scheme}:///VOLUME?socket=PATH")
+            raise ValueError(
+                f"{text!r} needs one socket; expected {parts.scheme}:///VOLUME?socket=PATH"
+            )
         return NbdUri(export, sockets[0], tls=tls)
     if sockets:
-        raise ValueError(f"{text!r} names a socket: write nbd+unix:///VOLUME?socket=PATH")
+        raise ValueError(f"{text!r} names a socket; expected nbd+unix:///VOLUME?socket=PATH")
     try:
         port = parts.port
     except ValueError:
-        raise ValueError(f"{text!r} has a bad port") from None
+        raise ValueError(f"{text!r}: the port is not a number from 0 to 65535") from None
     return NbdUri(
         export,
         host=parts.hostname or "localhost",

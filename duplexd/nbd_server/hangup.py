@@ -1,6 +1,9 @@
 """Notices that a client has gone while its socket is not read.
 
-A connection over its limits is not read, so its end would go unseen, and a held change must not outlive its connection.
+A connection over its limits is not read, so the end of its stream would go unseen. But a held
+change must not outlive its connection: the client may have reconnected and written something newer.
+asyncio has no callback for a hang-up of a paused transport, so those sockets are watched by an
+epoll set of our own, for EPOLLRDHUP alone.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ if TYPE_CHECKING:
 
 
 class HangupWatch:
-    """Calls back once for each watched socket whose other side has closed. One epoll set, itself watched by the loop."""
+    """Calls back once for each watched socket whose other side has closed. One epoll set, itself
+    watched by the loop.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

@@ -1,4 +1,9 @@
-"""The sockets on which NBD clients arrive, and the end of their connections when the daemon stops."""
+"""The sockets on which NBD clients arrive, and the end of their connections when the daemon stops.
+
+A reload binds what is new before it closes what is gone, so that a mistake in the file changes
+nothing. A stop answers what is in flight for a while: a client that reconnects to the next daemon
+then knows what was done.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +14,17 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from duplexd.nbd_server.connection import Connection
-from duplexd.nbd_server.server import Server
-from duplexd.net import sockets
-from duplexd.net.addresses import TcpAddress, UnixAddress, parse_address
+from duplexd.nbd_server.nbd_connection import Connection
+from duplexd.nbd_server.shared import Server
+from duplexd.net.address import UnixAddress
+from duplexd.net.listen import LISTEN_BACKLOG, BoundSocket, bind
 
 if TYPE_CHECKING:
-    import socket
+    from collections.abc import Iterable
 
     from duplexd.backend import Backend
+    from duplexd.limits import NbdLimits
+    from duplexd.net.address import Address
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
 
@@ -26,23 +33,24 @@ STOP_SECONDS_DEFAULT = 5.0
 
 @dataclass
 class Endpoint:
-    """One listening socket."""
+    """One listening socket, and what accepts on it."""
 
-    address: UnixAddress | TcpAddress
-    inode: tuple[int, int]
+    bound: BoundSocket
     acceptor: asyncio.AbstractServer
 
 
 class Listeners:
-    """Unix and TCP listeners of one backend. `start` before anything else; all methods belong to the loop.
+    """Unix and TCP listeners of one backend. `start` before anything else; all methods belong to
+    the loop.
 
-    `listen` has addresses as the configuration writes them; `update` changes them while connections go on.
+    `update` changes the addresses while connections go on.
     """
 
-    def __init__(self, backend: Backend, listen: list[str]) -> None:
+    def __init__(self, backend: Backend, listen: Iterable[Address], limits: NbdLimits) -> None:
         self._backend = backend
-        self._listen = list(dict.fromkeys(listen))
-        self._endpoints: dict[str, list[Endpoint]] = {}  # by the text of the configuration
+        self._listen = list(listen)
+        self._limits = limits
+        self._endpoints: dict[Address, list[Endpoint]] = {}  # by the configured address
         self._server: Server | None = None
 
     @property
@@ -52,42 +60,44 @@ class Listeners:
         return self._server
 
     @property
-    def addresses(self) -> list[str]:
-        """What was bound, with the real port where the configuration says 0."""
+    def addresses(self) -> list[Address]:
+        """What was bound, with the real port where port 0 was asked for."""
         return [
-            str(endpoint.address)
+            endpoint.bound.address
             for endpoints in self._endpoints.values()
             for endpoint in endpoints
         ]
 
     async def start(self) -> None:
         """Bind and serve. Raises ConfigurationError, and then listens nowhere."""
-        self._server = Server(self._backend, asyncio.get_running_loop())
+        self._server = Server(self._backend, asyncio.get_running_loop(), self._limits)
         try:
             await self.update(self._listen)
         except BaseException:
             self._server.close()
             raise
 
-    async def update(self, listen: list[str]) -> None:
-        """Listen on these addresses and no others; connections stay. Raises ConfigurationError, and then nothing has changed."""
-        addresses = {text: parse_address(text) for text in listen}
-        bound: dict[str, list[socket.socket]] = {}
-        try:
-            for text, address in addresses.items():
-                if text not in self._endpoints:
-                    bound[text] = sockets.bind(address)
-        except BaseException:
-            for sock in (sock for group in bound.values() for sock in group):
-                _discard(sock)
-            raise
-        for text, group in bound.items():
-            self._endpoints[text] = [await self._serve(sock) for sock in group]
-        for text in self._endpoints.keys() - addresses.keys():
-            self._close(self._endpoints.pop(text))
+    async def update(self, listen: Iterable[Address]) -> None:
+        """Listen on these addresses and no others; connections stay.
+
+        Raises ConfigurationError, and then nothing has changed.
+        """
+        wanted = list(dict.fromkeys(listen))
+        bound: dict[Address, list[BoundSocket]] = {}
+        with contextlib.ExitStack() as undo:
+            for address in wanted:
+                if address not in self._endpoints:
+                    bound[address] = bind(address)
+                    for each in bound[address]:
+                        undo.callback(each.close)
+            undo.pop_all()
+        for address, group in bound.items():
+            self._endpoints[address] = [await self._serve(each) for each in group]
+        for address in self._endpoints.keys() - set(wanted):
+            self._close(self._endpoints.pop(address))
 
     async def stop(self, seconds: float = STOP_SECONDS_DEFAULT) -> None:
-        """Accept nobody, answer what is in flight for up to `seconds`, close all connections.
+        """Accept no client, answer what is in flight for up to `seconds`, close all connections.
 
         Changes without a reply by then are dropped. Cancelling it closes them at once.
         """
@@ -116,32 +126,20 @@ class Listeners:
                 server.idle.clear()
                 await server.idle.wait()
 
-    async def _serve(self, sock: socket.socket) -> Endpoint:
+    async def _serve(self, bound: BoundSocket) -> Endpoint:
         server = self.server
-        address, inode = sockets.address_of(sock), sockets.inode_of(sock)
 
         def connect() -> Connection:
             return Connection(server)
 
-        if isinstance(address, UnixAddress):
-            acceptor = await server.loop.create_unix_server(
-                connect, sock=sock, backlog=sockets.LISTEN_BACKLOG
-            )
-        else:
-            acceptor = await server.loop.create_server(
-                connect, sock=sock, backlog=sockets.LISTEN_BACKLOG
-            )
-        log.info("listening for NBD clients", address=str(address))
-        return Endpoint(address, inode, acceptor)
+        unix = isinstance(bound.address, UnixAddress)
+        create = server.loop.create_unix_server if unix else server.loop.create_server
+        acceptor = await create(connect, sock=bound.sock, backlog=LISTEN_BACKLOG)
+        log.info("listening for NBD clients", address=str(bound.address))
+        return Endpoint(bound, acceptor)
 
     def _close(self, endpoints: list[Endpoint]) -> None:
         for endpoint in endpoints:
             endpoint.acceptor.close()
-            sockets.remove_own(endpoint.address, endpoint.inode)
-            log.info("no longer listening", address=str(endpoint.address))
-
-
-def _discard(sock: socket.socket) -> None:
-    address, inode = sockets.address_of(sock), sockets.inode_of(sock)
-    sock.close()
-    sockets.remove_own(address, inode)
+            endpoint.bound.remove_file()
+            log.info("no longer listening", address=str(endpoint.bound.address))

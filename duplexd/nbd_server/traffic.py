@@ -1,4 +1,9 @@
-"""What the NBD server counts: plain ints, added to per request, read by whoever collects metrics."""
+"""What the NBD server counts: plain ints, added to for each request, read when metrics are
+collected.
+
+A labelled counter of a metrics library costs a microsecond for each increment, half of what a
+request costs altogether.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,9 @@ OPERATIONS = {
 
 
 class Traffic:
-    """Requests taken for one volume since the start, over all connections. Lists are indexed by the number of the command."""
+    """Requests taken for one volume since the start, over all connections. Lists are indexed by the
+    number of the command.
+    """
 
     __slots__ = ("byte_counts", "failed", "refused", "requests")
 

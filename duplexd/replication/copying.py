@@ -1,197 +1,211 @@
-"""Copying what changed from primaries to secondaries, or to a staging log, in turn with steps along the journal.
+"""Copying what changed from primaries to secondaries, or to a staging log.
 
-One worker does both, so a run that was copied while it was written to is put right by the records that follow.
+A copy is fuzzy: writes go on meanwhile. It is put right by following the journal from the number at
+which it began, in turn with the copying and in one worker at a time: a run that was copied while it was
+written to gets the records that follow. For the same reason a follower never goes past what the
+primaries hold (`Timeline.performed`): a later copy of an older state would go over it.
+
+All jobs share one rate.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import math
 from functools import partial
 from typing import TYPE_CHECKING
 
-from duplexd.core import state
-from duplexd.limits import COPIED_MARK_BYTES, COPY_PAUSE_SECONDS_MAX, FOLLOWER_CHUNK_BYTES
-from duplexd.replication.follower import Follower, SinkError, UntouchedError, copy_run
+from duplexd.core.markers import Copied
+from duplexd.replication.follower import (
+    Follower,
+    SecondarySink,
+    SinkError,
+    UntouchedError,
+    copy_run,
+)
+from duplexd.replication.job import in_work
 from duplexd.replication.rate_limit import Pace
-from duplexd.replication.staging import PIECE_BYTES_MAX, StagingSink
+from duplexd.runtime.tasks import to_its_end
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from duplexd.core.pair import Pair
-    from duplexd.engine.controller import Controller
-
-
-class Job:
-    """One resync or copy. `floor` is the number after which it still needs the journal."""
-
-    __slots__ = (
-        "began",
-        "cap",
-        "floor",
-        "follower",
-        "how",
-        "id",
-        "pairs",
-        "reasons",
-        "task",
-        "whole",
-    )
-
-    def __init__(self, job_id: str, how: str, pairs: list[Pair], floor: int, began: float) -> None:
-        self.id = job_id
-        self.how = how
-        self.pairs = pairs
-        self.reasons = {str(pair.id): pair.reason for pair in pairs}  # why they stood at their cuts
-        self.floor = floor
-        self.began = began
-        self.follower: Follower | None = None
-        self.cap = math.inf  # lag in bytes beyond which new changes wait
-        self.task: asyncio.Task[None] | None = None
-        self.whole = (
-            True  # whether the secondaries hold a state that existed, but for a torn change
-        )
+    from duplexd.limits import EngineLimits
+    from duplexd.replication.follower import Sink
+    from duplexd.replication.job import Job
+    from duplexd.replication.seams import Checkpointer, Emit, Timeline
+    from duplexd.replication.staging import StagingArea, StagingSink
+    from duplexd.runtime.clock import Clock
+    from duplexd.runtime.threads import Workers
 
 
 class Copying:
-    """The work of all jobs of a controller: they share one pace. `moved` is called whenever a job got on."""
+    """The work of all jobs of a controller. `rate` is bytes a second, None for no limit; it may change.
+    `on_moved` is called whenever a job went on. `copied_bytes` counts those of this run.
+    """
 
-    def __init__(self, controller: Controller, moved: Callable[[], None]) -> None:
-        self._controller = controller
-        self._moved = moved
+    def __init__(
+        self,
+        timeline: Timeline,
+        checkpointer: Checkpointer,
+        staging: StagingArea,
+        workers: Workers,
+        clock: Clock,
+        emit: Emit,
+        limits: EngineLimits,
+    ) -> None:
+        self._timeline = timeline
+        self._checkpointer = checkpointer
+        self._staging = staging
+        self._workers = workers
+        self._clock = clock
+        self._emit = emit
+        self._limits = limits
         self._pace = Pace()
+        self.rate: int | None = None
+        self.on_moved: Callable[[], None] = _nobody
         self.copied_bytes = 0
 
-    async def follow(self, job: Job) -> bool:
-        """One step along the journal, if there is one: never past what the primaries hold, for what is copied from them comes in between.
+    def follower(self, job: Job, sink: Sink, position: int, counted_until: int = 0) -> Follower:
+        """A follower for a job's pairs."""
+        ring, advance = self._timeline.writer.ring, self._timeline.ledger.advance
+        return Follower(ring, job.pairs, position, sink, advance, counted_until)
 
-        Raises SinkError, also if a pair was suspended behind the job's back.
+    async def follow(self, job: Job) -> bool:
+        """One step along the journal, if there is one.
+
+        Raises SinkError, also if a pair of the job was suspended meanwhile.
         """
-        controller, follower = self._controller, job.follower
-        assert follower is not None
+        follower = job.walk()
         in_work(job.pairs)
-        until = controller.batches.performed
+        until, chunk = self._timeline.performed, self._limits.follower_chunk_bytes
         if follower.position >= until:
             return False
-        self.copied_bytes += await controller.work(
-            lambda: follower.step(until, FOLLOWER_CHUNK_BYTES)
+        self.copied_bytes += await to_its_end(
+            self._workers.run(lambda: follower.step(until, chunk))
         )
         job.floor = follower.position
-        controller.maintenance.space_may_be_free()
-        self._moved()
+        self.on_moved()
         return True
 
+    # ------------------------------------------------------------- straight to the secondary
+
     async def changed(self, job: Job, pair: Pair) -> None:
-        """Copy what `pair.changed` says. The map is asked for anew each time: a failure behind the job's back puts another in its place."""
+        """Copy what `pair.changed` says. The map is asked for anew each time: a failure meanwhile puts
+        another in its place.
+        """
         unmarked: list[tuple[int, int]] = []
+        chunk, mark_bytes = self._limits.follower_chunk_bytes, self._limits.copied_mark_bytes
         try:
-            while (
-                pair.changed is not None
-                and (run := pair.changed.next_run(0, FOLLOWER_CHUNK_BYTES)) is not None
-            ):
-                async with self._controller.maintenance.copying:
+            while pair.changed is not None and (run := pair.changed.next_run(0, chunk)) is not None:
+                async with self._checkpointer.copying:
                     in_work([pair])
                     await self._one(job, pair, *run)
                 unmarked.append(run)
-                if sum(length for _, length in unmarked) >= COPIED_MARK_BYTES:
+                if sum(length for _, length in unmarked) >= mark_bytes:
                     await self._mark(pair, unmarked)
                     unmarked = []
                 await self._go_on(job, run[1])
             await self._mark(pair, unmarked)
         except BaseException:
-            _not_copied(pair, unmarked)  # not known to be durable
+            self._timeline.ledger.not_copied(pair.record, unmarked)  # not known to be durable
             raise
 
     async def _one(self, job: Job, pair: Pair, offset: int, length: int) -> None:
-        controller = self._controller
-        assert job.follower is not None
-        assert pair.changed is not None
-        sink = job.follower.sink
-        pair.changed.clear(
-            offset, length
-        )  # before reading: a restart then copies it again, never too little
+        ledger = self._timeline.ledger
+        # Before it is read: if a write comes after that, the map says so.
+        ledger.copying(pair.record, offset, length)
+        copy = partial(copy_run, job.walk().sink, pair, offset, length)
         try:
-            copied = await controller.work(partial(copy_run, sink, pair, offset, length))
+            copied = await to_its_end(self._workers.run(copy))
         except BaseException:
-            _not_copied(pair, [(offset, length)])
+            ledger.not_copied(pair.record, [(offset, length)])
             raise
         pair.copied_bytes += copied
         self.copied_bytes += copied
         pair.copy_done += length
 
-    async def _mark(self, pair: Pair, runs: list[tuple[int, int]]) -> None:
-        if runs:
-            assert pair.secondary is not None
-            try:
-                await self._controller.work(pair.secondary.sync)
-            except OSError as error:
-                if pair.changed is not None:
-                    pair.changed.set_all()  # nobody knows what did not get to the disk
-                raise SinkError(pair, 0, error) from error
+    async def _mark(self, pair: Pair, runs: Sequence[tuple[int, int]]) -> None:
+        """Make progress durable: a restart goes on from there."""
+        if not runs:
+            return
+        try:
+            await to_its_end(self._workers.run(pair.copy_of.sync))
+        except OSError as error:
+            self._timeline.ledger.nothing_copied(pair.record)
+            raise SinkError(pair, 0, error) from error
 
-            def mark() -> None:
-                in_work([pair])
-                self._controller.mark({"m": "copied", "id": pair.id, "runs": runs})
+        def mark() -> None:
+            in_work([pair])
+            self._timeline.append(Copied(pair.id, runs))
 
-            await self._controller.step(mark)
-            self._controller.emit(
-                "copied", volume=pair.name, done_bytes=pair.copy_done, total_bytes=pair.copy_total
-            )
+        await self._timeline.at_rest(mark)
+        done, total = pair.copy_done, pair.copy_total
+        self._emit("copied", volume=pair.name, done_bytes=done, total_bytes=total)
 
     async def _go_on(self, job: Job, copied_bytes: int) -> None:
-        """Along the journal, after so much was copied; as often as there is time until the next run may be."""
-        controller, now = self._controller, self._controller.clock.monotonic
-        self._pace.spend(copied_bytes, now(), controller.config.controller.copy_rate)
+        """After so much was copied: along the journal, as often as there is time until the rate
+        allows the next run.
+        """
+        now = self._clock.monotonic
+        self._pace.spend(copied_bytes, now(), self.rate)
         while True:
             followed = await self.follow(job)
-            wait_s = self._pace.wait_s(now(), controller.config.controller.copy_rate)
+            wait_s = self._pace.wait_s(now(), self.rate)
             if wait_s <= 0:
                 return
             if not followed:
-                await asyncio.sleep(min(wait_s, COPY_PAUSE_SECONDS_MAX))
+                await asyncio.sleep(min(wait_s, self._limits.copy_pause_seconds_max))
 
-    async def stage(self, job: Job, directory: str) -> int:
-        """Put what changed, and what the journal says meanwhile, into a staging log in `directory`; returns the number of its records.
+    # ---------------------------------------------------------------------- by a staging log
 
-        Durable when it returns. Raises OSError: the secondaries were not touched.
+    async def stage(self, job: Job) -> int:
+        """Put what changed, and what the journal says meanwhile, into a staging log; returns the number
+        of its records. Durable when it returns. Raises OSError: the secondaries were not touched.
         """
-        controller = self._controller
         maps = [(pair, pair.changed.copy()) for pair in job.pairs if pair.changed is not None]
-        sink = StagingSink(controller.disk, directory, job.id, controller.ring.segment_size)
-        job.follower = Follower(controller.ring, job.pairs, job.floor, sink)
+        piece_bytes_max = self._limits.staged_piece_bytes_max
+        file_bytes = self._timeline.writer.ring.segment_size
+        sink = self._staging.sink(job.id, file_bytes, piece_bytes_max)
+        job.follower = self.follower(job, sink, job.floor)
         for pair, todo in maps:
             pair.copy_total, pair.copy_done = todo.changed_bytes, 0
         try:
             for pair, todo in maps:
                 offset = 0
-                while (run := todo.next_run(offset, PIECE_BYTES_MAX)) is not None:
+                while (run := todo.next_run(offset, piece_bytes_max)) is not None:
                     offset = run[0] + run[1]
-                    pair.copied_bytes += await controller.work(partial(copy_run, sink, pair, *run))
+                    copy = partial(copy_run, sink, pair, *run)
+                    pair.copied_bytes += await to_its_end(self._workers.run(copy))
                     pair.copy_done += run[1]
                     await self._go_on(job, run[1])
-            copied_at = await controller.step(lambda: controller.batches.performed)
-            while job.follower.position < copied_at:
-                await self.follow(job)
-            await controller.work(sink.finish)
+            await self._end_staging(job, sink)
         except (SinkError, OSError) as error:
             sink.close()
             cause = error.error if isinstance(error, SinkError) else error
             if isinstance(cause, UntouchedError):  # it names the secondary
                 raise cause from error
-            raise OSError(cause.errno, f"{directory}: {cause.strerror}") from error
+            raise OSError(cause.errno, f"{self._staging.directory}: {cause.strerror}") from error
         return sink.count
 
+    async def _end_staging(self, job: Job, sink: StagingSink) -> None:
+        copied_at = await self._timeline.at_rest(lambda: self._timeline.performed)
+        while job.walk().position < copied_at:
+            await self.follow(job)
+        await to_its_end(self._workers.run(sink.finish))
 
-def _not_copied(pair: Pair, runs: list[tuple[int, int]]) -> None:
-    if pair.changed is not None:
-        for offset, length in runs:
-            pair.changed.set(offset, length)
+    async def apply_staged(self, job: Job, count: int) -> None:
+        """Apply a committed staging log to the secondaries, durably. Raises SinkError."""
+        pairs = {pair.id: pair for pair in job.pairs}
+        apply = partial(self._staging.apply, job.id, pairs, count, SecondarySink())
+        await to_its_end(self._workers.run(apply))
+        await self._checkpointer.sync_secondaries(job.pairs)
+        self.copied_bytes += sum(pair.copied_bytes for pair in job.pairs)
+
+    async def remove_staged(self, job: Job) -> None:
+        """Remove the staging log of a job."""
+        await to_its_end(self._workers.run(lambda: self._staging.remove(job.id)))
 
 
-def in_work(pairs: list[Pair]) -> None:
-    """Raises SinkError if a pair was suspended behind the job's back, because its secondary could not be synced."""
-    for pair in pairs:
-        if pair.state != state.PENDING:
-            raise SinkError(pair, 0, OSError(errno.EIO, "the secondary could not be synced"))
+def _nobody() -> None:
+    """Nobody waits."""

@@ -1,17 +1,22 @@
-"""A follower: what applies journal records, in order, to secondaries; or to a staging log that stands for them."""
+"""A follower: applies journal records, in order, to secondaries, or to a staging log for them.
+
+Everything that brings a secondary forward is one walk along the journal: trailing behind in async
+mode, a resync, a replay after a crash. So a secondary only ever goes through states that the volume
+had, and what is known of it is one number.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from duplexd.core import state
+from duplexd.core import pair_states
 from duplexd.journal.format import FLAG_ALLOCATE, TRIM, WRITE, ZERO
 from duplexd.journal.reader import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from duplexd.core.pair import Pair
+    from duplexd.core.pair import Pair, PairRecord
     from duplexd.journal.format import Record
     from duplexd.journal.segment import Ring
 
@@ -23,7 +28,9 @@ class UntouchedError(OSError):
 
 
 class SinkError(Exception):
-    """A change could not be applied. `sequence` is its number (0: a copied grain); everything before it was applied."""
+    """A change could not be applied. `sequence` is its number (0: a copied grain); everything before
+    it was applied. `torn`: part of it may be on the secondary.
+    """
 
     def __init__(self, pair: Pair, sequence: int, error: OSError) -> None:
         super().__init__(f"{pair.name}: {error}")
@@ -46,27 +53,27 @@ class Sink(Protocol):
 
 
 class SecondarySink:
-    """The secondaries themselves. They are dirty only once something was written, or tried: a sync that runs meanwhile may not cover it."""
+    """The secondaries themselves. They become dirty after something was written, or tried: a sync
+    that runs meanwhile may not cover it.
+    """
 
     moves_secondary = True
 
     def write(self, pair: Pair, offset: int, data: Buffer) -> None:
         """See `Sink`. A full disk is met before anything is written, so that the secondary stays whole."""
-        assert pair.secondary is not None
         try:
-            pair.secondary.reserve(offset, len(data))
+            pair.copy_of.reserve(offset, len(data))
         except OSError as error:
             raise UntouchedError(*error.args) from error
         try:
-            pair.secondary.write(offset, data)
+            pair.copy_of.write(offset, data)
         finally:
             pair.secondary_dirty = True
 
     def zero(self, pair: Pair, offset: int, length: int, allocate: bool) -> None:
         """See `Sink`."""
-        assert pair.secondary is not None
         try:
-            pair.secondary.zero(offset, length, allocate)
+            pair.copy_of.zero(offset, length, allocate)
         finally:
             pair.secondary_dirty = True
 
@@ -85,20 +92,28 @@ def put(sink: Sink, pair: Pair, record: Record, buffer: bytes) -> None:
 class Follower:
     """Walks the journal for a set of pairs. `position` is the last number that it has dealt with.
 
-    A record is applied if it is one of the pairs', lies after what the pair holds already, and not beyond the pair's cut. Blocking
+    A record is applied if it is of one of the pairs, comes after what the pair holds already, and is
+    not beyond the pair's cut. `advance` (the ledger's) notes how far a secondary has come. Blocking
     methods, one caller at a time; any thread.
     """
 
-    __slots__ = ("_reader", "_ring", "counted_until", "pairs", "position", "sink")
+    __slots__ = ("_advance", "_reader", "_ring", "counted_until", "pairs", "position", "sink")
 
     def __init__(
-        self, ring: Ring, pairs: Sequence[Pair], position: int, sink: Sink, counted_until: int = 0
+        self,
+        ring: Ring,
+        pairs: Sequence[Pair],
+        position: int,
+        sink: Sink,
+        advance: Callable[[PairRecord, int], None],
+        counted_until: int = 0,
     ) -> None:
         """Start after number `position`. What comes after `counted_until` is new, and not counted as copied."""
         self.pairs = {pair.id: pair for pair in pairs}
         self.position = position
         self.sink = sink
         self.counted_until = counted_until
+        self._advance = advance
         self._ring = ring
         self._reader: Reader | None = None
 
@@ -130,7 +145,7 @@ class Follower:
                     put(self.sink, pair, record, buffer)
                 except SinkError:
                     self._arrive(record.sequence - 1)
-                    self._reader = None  # it is ahead of that: what is left of this piece is read again for the other pairs
+                    self._reader = None  # it is ahead of that: the rest is read again for others
                     raise
                 applied_bytes += record.payload_length
                 if record.sequence <= self.counted_until:
@@ -143,22 +158,22 @@ class Follower:
         self.position = sequence
         if self.sink.moves_secondary:
             for pair in list(self.pairs.values()):
-                pair.applied = max(pair.applied, min(sequence, pair.limit(sequence)))
+                self._advance(pair.record, min(sequence, pair.limit(sequence)))
 
 
 def copy_run(sink: Sink, pair: Pair, offset: int, length: int) -> int:
-    """Copy a run of the primary to the sink; returns the bytes written. What is equal on the secondary is left alone,
-    but for a resync after its disk failed: then what can be read of it need not be what is on it.
+    """Copy a run of the primary to the sink; returns the bytes written.
 
-    Raises SinkError if the sink fails; an OSError of the primary passes through.
+    What is equal on the secondary is not written again, except in a resync after its disk failed:
+    then what can be read from it need not be what is on it. Raises SinkError if the sink fails; an
+    OSError of the primary passes through.
     """
     data = bytearray(length)
     pair.primary.read_into(offset, memoryview(data))
     try:
-        if sink.moves_secondary and pair.reason != state.RESYNCING:
-            assert pair.secondary is not None
+        if sink.moves_secondary and pair.reason != pair_states.RESYNCING:
             present = bytearray(length)
-            pair.secondary.read_into(offset, memoryview(present))
+            pair.copy_of.read_into(offset, memoryview(present))
             if present == data:
                 return 0
         if data == bytes(length):

@@ -1,4 +1,4 @@
-"""How fast copies may go: a bucket that each copied byte fills and time empties. Pure."""
+"""How fast copies may go: a leaky bucket that each copied byte fills and time empties. Pure."""
 
 from __future__ import annotations
 

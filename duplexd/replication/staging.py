@@ -1,7 +1,12 @@
 """The staging log of a resync by map: what will be on the secondaries, written beside them first.
 
-Files `JOB-NNNN.stg` in one directory, each a sequence of journal records (`journal/format.py`) from byte 0 on, numbered from 1
-over all files, the chain running on. It counts only once the journal has the job's COMMIT marker; until then it is rubbish.
+A copy by map takes the secondary from its cut to the tail without the states in between, so half of it
+would be torn. It is therefore written here first and applied as one atomic step: the log counts once the
+journal has the job's COMMIT marker, and from then on recovery applies it again, as often as needed;
+before that it is ignored and removed.
+
+Files `JOB-NNNN.stg` in one directory, each a sequence of journal records (`journal/format.py`) from
+byte 0 on, numbered from 1 over all files, with one chain.
 """
 
 from __future__ import annotations
@@ -21,25 +26,30 @@ from duplexd.journal.scan import records
 from duplexd.replication.follower import UntouchedError, put
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from duplexd.core.pair import Pair
     from duplexd.replication.follower import Buffer, Sink
     from duplexd.runtime.disk import Disk, File
 
-PIECE_BYTES_MAX = 4 << 20
-
 
 class StagingSink:
-    """Writes a staging log. Blocking; one caller at a time. OSError (no space) ends the job, not the pair.
+    """Writes a staging log. Blocking; one caller at a time. OSError (no space) ends the job, not the
+    pair.
 
-    The room that the secondaries will need is taken beforehand: once the log counts, a full disk would leave them half-way.
+    The room that the secondaries will need is reserved beforehand: once the log is committed, a full
+    disk would leave them half-way.
     """
 
     moves_secondary = False
 
-    def __init__(self, disk: Disk, directory: str, job: str, file_bytes: int) -> None:
+    def __init__(
+        self, disk: Disk, directory: str, job: str, file_bytes: int, piece_bytes_max: int
+    ) -> None:
+        """`file_bytes`: of each file; `piece_bytes_max`: of a write that is put here."""
         self._disk = disk
         self._stem = f"{directory}/{job}"
-        self._file_bytes = max(file_bytes, PIECE_BYTES_MAX + RECORD_HEADER_BYTES)
+        self._file_bytes = max(file_bytes, piece_bytes_max + RECORD_HEADER_BYTES)
         self._files: list[File] = []
         self._position = self._file_bytes
         self._sequence = 0
@@ -113,40 +123,54 @@ def _reserve(pair: Pair, offset: int, length: int) -> None:
             ) from error
 
 
-def _files_of(disk: Disk, directory: str, job: str) -> list[str]:
-    if not disk.exists(directory):
-        return []
-    return [
-        f"{directory}/{name}"
-        for name in sorted(disk.list(directory))
-        if name.startswith(f"{job}-") and name.endswith(".stg")
-    ]
+class StagingArea:
+    """The directory of the staging logs. Blocking."""
 
+    def __init__(self, disk: Disk, directory: str) -> None:
+        self._disk = disk
+        self.directory = directory
 
-def apply_staging(
-    disk: Disk, directory: str, job: str, pairs: dict[int, Pair], count: int, sink: Sink
-) -> None:
-    """Put a whole staging log of `count` records on the secondaries. Raises SinkError, and DamageError if it is not whole."""
-    sequence, chain = 0, 0
-    for path in _files_of(disk, directory, job):
-        file = disk.open(path)
-        try:
-            buffer = file.read(0, file.size)
-        finally:
-            file.close()
-        for record in records(buffer, 0, sequence + 1, chain):
-            sequence, chain = record.sequence, record.crc
-            pair = pairs.get(record.volume)
-            if pair is not None:
-                put(sink, pair, record, buffer)
-    if sequence != count:
-        raise DamageError(
-            f"{directory}/{job}: the staging log ends at record {sequence} of {count}; resync these volumes anew"
-        )
+    def sink(self, job: str, file_bytes: int, piece_bytes_max: int) -> StagingSink:
+        """A new log for a job."""
+        return StagingSink(self._disk, self.directory, job, file_bytes, piece_bytes_max)
 
+    def apply(self, job: str, pairs: Mapping[int, Pair], count: int, sink: Sink) -> None:
+        """Apply a whole staging log of `count` records to the secondaries.
 
-def remove_staging(disk: Disk, directory: str, keep: set[str]) -> None:
-    """Remove the files of all jobs but those in `keep`."""
-    for name in disk.list(directory) if disk.exists(directory) else []:
-        if name.endswith(".stg") and name.rsplit("-", 1)[0] not in keep:
-            disk.remove(f"{directory}/{name}")
+        Raises SinkError, and DamageError if the log is not whole.
+        """
+        sequence, chain = 0, 0
+        for path in self._files_of(job):
+            file = self._disk.open(path)
+            try:
+                buffer = file.read(0, file.size)
+            finally:
+                file.close()
+            for record in records(buffer, 0, sequence + 1, chain):
+                sequence, chain = record.sequence, record.crc
+                pair = pairs.get(record.volume)
+                if pair is not None:
+                    put(sink, pair, record, buffer)
+        if sequence != count:
+            raise DamageError(
+                f"{self.directory}/{job}: the staging log ends at record {sequence} of {count}; "
+                "resync these volumes again"
+            )
+
+    def remove(self, job: str) -> None:
+        """Remove the log of a job, if there is one."""
+        for path in self._files_of(job):
+            self._disk.remove(path)
+
+    def clear(self) -> None:
+        """Remove all logs: no job runs, and what was committed is applied."""
+        for name in self._names():
+            self._disk.remove(f"{self.directory}/{name}")
+
+    def _names(self) -> list[str]:
+        if not self._disk.exists(self.directory):
+            return []
+        return sorted(name for name in self._disk.list(self.directory) if name.endswith(".stg"))
+
+    def _files_of(self, job: str) -> list[str]:
+        return [f"{self.directory}/{name}" for name in self._names() if name.startswith(f"{job}-")]

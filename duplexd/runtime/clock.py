@@ -1,4 +1,9 @@
-"""Time, and which boot of the machine this is."""
+"""Time, and which boot of the machine this is.
+
+Deadlines use the monotonic clock; wall-clock time is shown to the user and decides nothing, because
+it may jump. The boot id tells recovery whether the page cache survived: after `kill -9` it did,
+after a power cut it did not.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +24,7 @@ class Clock(Protocol):
         """Seconds since 1970-01-01 UTC. May jump."""
 
     def boot_id(self) -> str:
-        """The same text until the machine boots again; "" if that cannot be told."""
+        """The same text until the machine boots again; "" if unknown."""
 
 
 class RealClock:

@@ -1,4 +1,9 @@
-"""Standard input, output and error of a program: there, whoever started it. Imports next to nothing."""
+"""Standard input, output and error of a program: open, whatever started it.
+
+A program that is started with a closed stdout (`>&-`) gets number 1 for the first file that it
+opens, and then prints into it; for a daemon that opens images this is how a log line ends up in a
+volume. Imports next to nothing, because it has to run before anything else is opened.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +11,16 @@ import os
 import sys
 
 _NAMES = ("stdin", "stdout", "stderr")
-opened: set[int] = (
-    set()
-)  # those that were closed when the program began: nobody reads what goes there
+# those that were closed when the program began: what is written there is not read
+opened: set[int] = set()
 
 
 def open_standard() -> None:
-    """Open on /dev/null which of descriptors 0 to 2 is closed (`>&-`), for this program and those it starts.
+    """Open on /dev/null which of descriptors 0 to 2 is closed (`>&-`), for this program and those
+    it starts.
 
-    To be called before anything else is opened: that would get the number, and what is printed would go into it.
+    To be called before anything else is opened: that would get the number, and what is printed
+    would go into it.
     """
     for number, name in enumerate(_NAMES):
         if _is_closed(number):

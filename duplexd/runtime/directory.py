@@ -1,10 +1,16 @@
-"""Directories: names that are durable when the call returns."""
+"""Directories: names that are durable when the call returns.
+
+On Linux a file that was synced can still be missing after a power cut, if the directory that has
+its name was not synced. So every change of a name here ends with a sync of the directory. A small
+file is replaced by a rename, in one place.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import tempfile
 from pathlib import Path
 
 from duplexd.runtime.locked import FILE_MODE, measure
@@ -67,12 +73,19 @@ def read_file(path: str) -> bytes:
     return Path(path).read_bytes()
 
 
-def replace_file(path: str, data: bytes) -> None:
-    """The new content gets a name of its own, is synced, and takes the old one's place in one step."""
-    temporary = path + ".tmp"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
+def replace_file(path: str, data: bytes, shared: bool = False) -> None:
+    """Give a file new content, atomically and durably: a power cut leaves the old or the new,
+    whole.
+
+    The new content gets a name of its own, is synced, and takes the old one's place by a rename. In
+    a directory of our own that name is always the same, so that crashes leave one file at most. In
+    one that is `shared` with other users or programs it is a name that no other program has or can
+    guess. After an error nothing is left, and the old content is.
+    """
+    fd, temporary = _temporary(path, shared)
     try:
         try:
+            os.fchmod(fd, FILE_MODE)
             rest = memoryview(data)
             while rest:
                 rest = rest[os.write(fd, rest) :]
@@ -80,8 +93,15 @@ def replace_file(path: str, data: bytes) -> None:
         finally:
             os.close(fd)
         os.rename(temporary, path)
-    except OSError:
+    except BaseException:
         with contextlib.suppress(OSError):  # the error that counts is the first
             os.unlink(temporary)
         raise
     sync(parent(path))
+
+
+def _temporary(path: str, shared: bool) -> tuple[int, str]:
+    if shared:
+        return tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=parent(path))
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    return os.open(path + ".tmp", flags, FILE_MODE), path + ".tmp"

@@ -1,25 +1,30 @@
 """Files and directories as parameters: `File`, `Disk`, and `RealDisk` on the operating system.
 
-The tests have a disk of their own that forgets what was not synced; the code above runs on either.
-Offsets and lengths are bytes, buffers are of bytes (`memoryview.itemsize == 1`), ranges lie within the file: no file grows.
+Everything that must survive a crash goes through these two protocols, and nothing else of the file
+system is used by the code above. That is what lets the tests run the same code on a disk that
+forgets what was not synced, tears writes and fails on demand, thousands of times a minute.
+
+Offsets and lengths are bytes, buffers are of bytes (`memoryview.itemsize == 1`), ranges lie within
+the file: no file grows.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from duplexd.runtime import directory
+from duplexd.runtime import directory, realfile
 from duplexd.runtime.locked import create_locked, measure, open_locked
-from duplexd.runtime.realfile import RealFile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Data = bytes | bytearray | memoryview
+Data = realfile.Data
 
 
 class File(Protocol):
-    """An open image or segment of fixed size, locked against any other opener. Methods may be called from any thread."""
+    """An open image or segment of fixed size, locked against any other opener. Methods may be
+    called from any thread.
+    """
 
     path: str
     size: int
@@ -27,7 +32,7 @@ class File(Protocol):
 
     @property
     def can_punch(self) -> bool:
-        """Whether `zero(..., punch=True)` gives space back."""
+        """Whether `zero(..., allocate=False)` gives space back."""
 
     def read(self, offset: int, length: int, /) -> bytes:
         """Exactly `length` bytes. Past the end: OSError EIO."""
@@ -36,53 +41,70 @@ class File(Protocol):
         """Fill the whole buffer, or raise OSError (EIO past the end)."""
 
     def read_cached(self, offset: int, buffer: memoryview, /) -> bool:
-        """Fill the whole buffer without waiting for the disk; False (buffer undefined) if that cannot be. Real errors raise."""
+        """Fill the whole buffer without waiting for the disk; False (buffer undefined) if that
+        cannot be. Real errors raise.
+        """
 
     def write(self, offset: int, data: Data, /) -> None:
         """Write all of it, or raise OSError: then any part of it may have been written."""
 
     def writev(self, offset: int, buffers: Sequence[Data], nbytes: int, /) -> None:
-        """Write all buffers, `nbytes` in all, one after the other; any number of them. Errors as `write`."""
+        """Write all buffers, `nbytes` in all, one after the other; any number of them. Errors as
+        `write`.
+        """
 
-    def zero(self, offset: int, length: int, punch: bool, /) -> None:
-        """Make the range read as zeroes: as a hole where possible (`punch`), or else with its space kept."""
+    def zero(self, offset: int, length: int, allocate: bool) -> None:
+        """Make the range read as zeroes: with its space kept (`allocate`), or as a hole where
+        possible.
+        """
 
     def reserve(self, offset: int, length: int, /) -> None:
-        """See to it that a following write of the range cannot meet ENOSPC, where the file system can promise that.
+        """See to it that a following write of the range cannot meet ENOSPC, where the file system
+        can promise that.
 
         Raises OSError ENOSPC, with the content as it was.
         """
 
     def extents(self, offset: int, length: int, /) -> list[tuple[int, int, bool]]:
-        """`(offset, length, is_data)` in order, covering the range exactly. What is not data reads as zeroes, allocated or not.
+        """`(offset, length, is_data)` in order, covering the range exactly. What is not data reads
+        as zeroes, allocated or not.
 
-        Where holes cannot be told all is data.
+        Where holes cannot be found all is data.
         """
 
     def sync(self) -> None:
-        """Everything written before this call survives a power cut. An OSError is final: what was lost is not known."""
+        """Everything written before this call survives a power cut. An OSError is final: what was
+        lost is not known.
+        """
 
     def in_place(self) -> bool:
-        """Whether `path` leads to this file still. It does not once the file was deleted, moved or replaced, or if that can't be looked up."""
+        """Whether `path` leads to this file still. It does not once the file was deleted, moved or
+        replaced, or if that can't be looked up.
+        """
 
     def close(self) -> None:
         """Give up file and lock. Does not sync."""
 
 
 class Disk(Protocol):
-    """The directories a controller keeps its things in. What changes a directory is durable when it returns."""
+    """The directories a controller keeps its things in. What changes a directory is durable when it
+    returns.
+    """
 
     def open(self, path: str, /) -> File:
-        """An existing regular file or block device, for this opener alone. OSError EBUSY if it is open already, by anyone."""
+        """An existing regular file or block device, for this opener alone. OSError EBUSY if it is
+        open already, by anyone.
+        """
 
     def create(self, path: str, size: int, /, allocate: bool = False) -> File:
-        """A new file of zeroes: there whole or not at all, durable. Sparse, or written through when `allocate`.
+        """A new file of zeroes: there whole or not at all, durable. Sparse, or written through when
+        `allocate`.
 
         Makes missing parent directories. OSError EEXIST if it exists.
         """
 
     def exists(self, path: str, /) -> bool:
-        """Whether something of that name is there. OSError if that cannot be told."""
+        """Whether something of that name is there. OSError if that is unknown."""
 
     def size(self, path: str, /) -> int:
         """Bytes of a file or block device."""
@@ -91,7 +113,9 @@ class Disk(Protocol):
         """The names in a directory, sorted."""
 
     def make_directory(self, path: str, /) -> None:
-        """The directory and its parents; nothing if it is there. OSError ENOTDIR if something else is in the way."""
+        """The directory and its parents; nothing if it is there. OSError ENOTDIR if something else
+        is in the way.
+        """
 
     def remove(self, path: str, /) -> None:
         """Remove a file, durably."""
@@ -100,7 +124,9 @@ class Disk(Protocol):
         """All of a small file."""
 
     def replace_file(self, path: str, data: bytes, /) -> None:
-        """Give a small file new content, atomically and durably: after a power cut it holds the old or the new, whole."""
+        """Give a small file new content, atomically and durably: after a power cut it holds the old
+        or the new, whole.
+        """
 
 
 class RealDisk:
@@ -110,11 +136,11 @@ class RealDisk:
 
     def open(self, path: str) -> File:
         fd, is_block = open_locked(path)
-        return RealFile(fd, path, measure(fd), is_block)
+        return realfile.RealFile(fd, path, measure(fd), is_block)
 
     def create(self, path: str, size: int, allocate: bool = False) -> File:
         directory.make(directory.parent(path))
-        return RealFile(create_locked(path, size, allocate), path, size, False)
+        return realfile.RealFile(create_locked(path, size, allocate), path, size, False)
 
     exists = staticmethod(directory.exists)
     size = staticmethod(directory.size)

@@ -1,4 +1,9 @@
-"""Logging: one line for each change of state, none for each request. JSON on stderr under a service manager, readable on a terminal."""
+"""Logging: one line for each change of state, none for each request.
+
+JSON on stderr under a service manager, which keeps and filters it; readable lines on a terminal. A
+log that cannot be written is lost rather than waited for: a full disk of logs must not stop a
+volume.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import contextlib
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
 import structlog
 
@@ -24,7 +29,9 @@ LEVELS = {
 
 
 class _Patient:
-    """A stream that loses what it can't write: a disk that is full of logs, or a reader that went away, stops no volume."""
+    """A stream that loses what it can't write: a disk that is full of logs, or a reader that went
+    away, stops no volume.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -40,7 +47,9 @@ class _Patient:
 
 
 def configure(level: str = "info", stream: TextIO | None = None) -> None:
-    """Send structlog and the standard library's logging to `stream` (stderr): JSON lines, or a console layout if it is a terminal."""
+    """Send structlog and the standard library's logging to `stream` (stderr): JSON lines, or a
+    console layout if it is a terminal.
+    """
     out = sys.stderr if stream is None else stream
     patient = _Patient(out)
     shared: Sequence[Processor] = (
@@ -78,7 +87,7 @@ def _plain_values(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
     return {key: _plain(value) for key, value in event.items()}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if value is None or isinstance(value, str | int | float | bool):
         return value
     if isinstance(value, dict):

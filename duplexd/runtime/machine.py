@@ -1,4 +1,9 @@
-"""What this machine can do with an open file: found out without changing any content or leaving anything behind."""
+"""What this machine can do with an open file, found out without changing any content or leaving
+anything behind.
+
+Asked once for each file, when it is opened: the answer decides which calls are tried at all, and a
+call that fails each time costs more than none.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,9 @@ _MEMORY_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs", "hugetlbfs", "devtmpfs"})
 
 
 def punches(fd: int, size: int, is_block: bool) -> bool:
-    """Whether holes can be punched. A file is asked for a hole past its end, where nothing is; a device's queue is looked up."""
+    """Whether holes can be punched. A file is asked for a hole past its end, where nothing is; a
+    device's queue is looked up.
+    """
     if is_block:
         return queue_punches(os.fstat(fd).st_rdev)
     past_end = -(-size // _PROBE_BYTES) * _PROBE_BYTES
@@ -38,7 +45,9 @@ def queue_punches(device: int, sys: Path = Path("/sys/dev/block")) -> bool:
 
 
 def in_memory(fd: int) -> bool:
-    """Whether the file lives in a file system that has no disk below it, so that no read of it can wait for one."""
+    """Whether the file lives in a file system that has no disk below it, so that no read of it can
+    wait for one.
+    """
     return _device_in_memory(os.fstat(fd).st_dev)
 
 

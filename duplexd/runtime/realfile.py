@@ -1,4 +1,9 @@
-"""A `File` on the operating system: positional reads and writes, holes, one `fdatasync`."""
+"""A `File` on the operating system: positional reads and writes, holes, one `fdatasync`.
+
+Methods are called from the loop and from worker threads at once, so there is no position and no
+buffer: `pread` and `pwrite` only. What the file system cannot do (no RWF_NOWAIT, no holes) is tried
+once, remembered, and replaced by what always works.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +18,7 @@ from duplexd.runtime.machine import in_memory, punches
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from duplexd.runtime.disk import Data
-
+Data = bytes | bytearray | memoryview
 IOV_MAX = 1024
 BLOCK_ALIGNMENT_BYTES = (
     4096  # block devices zero whole logical blocks; whole pages keep the page cache out of it
@@ -24,7 +28,9 @@ _NOWAIT = os.RWF_NOWAIT
 
 
 class RealFile:
-    """See `duplexd.runtime.disk.File`. Owns the descriptor; every method may be called from any thread."""
+    """See `duplexd.runtime.disk.File`. Owns the descriptor; every method may be called from any
+    thread.
+    """
 
     __slots__ = (
         "_alignment",
@@ -51,7 +57,7 @@ class RealFile:
 
     @property
     def can_punch(self) -> bool:
-        """Whether `zero(..., punch=True)` gives space back."""
+        """Whether `zero(..., allocate=False)` gives space back."""
         return self._punches
 
     def read(self, offset: int, length: int) -> bytes:
@@ -81,7 +87,9 @@ class RealFile:
             return self._read_in_memory(offset, buffer)
 
     def _read_in_memory(self, offset: int, buffer: memoryview) -> bool:
-        """No RWF_NOWAIT here: where the file system lives in memory a plain read does not block either."""
+        """No RWF_NOWAIT here: where the file system lives in memory a plain read does not block
+        either.
+        """
         if not in_memory(self._fd):
             return False
         self.read_into(offset, buffer)
@@ -105,7 +113,9 @@ class RealFile:
             self._write_rest(buffers, offset, done)
 
     def _write_rest(self, buffers: Sequence[Data], offset: int, done: int) -> None:
-        """Go on after a short write: skip `done` bytes of `buffers`, write what is left from `offset + done` on."""
+        """Go on after a short write: skip `done` bytes of `buffers`, write what is left from
+        `offset + done` on.
+        """
         rest = [memoryview(buffer).cast("B") for buffer in buffers]
         index, skip = 0, done
         offset += done
@@ -121,7 +131,7 @@ class RealFile:
                 raise OSError(errno.EIO, "the kernel wrote nothing", self.path)
             offset += skip
 
-    def zero(self, offset: int, length: int, punch: bool) -> None:
+    def zero(self, offset: int, length: int, allocate: bool) -> None:
         if offset + length > self.size:
             raise OSError(errno.EIO, "write past the end", self.path)
         alignment = self._alignment
@@ -131,12 +141,12 @@ class RealFile:
             self._write_zeroes(offset, length)
             return
         self._write_zeroes(offset, start - offset)
-        if not self._zero_aligned(start, end - start, punch):
+        if not self._zero_aligned(start, end - start, allocate):
             self._write_zeroes(start, end - start)
         self._write_zeroes(end, offset + length - end)
 
-    def _zero_aligned(self, offset: int, length: int, punch: bool) -> bool:
-        if punch and self._punches:
+    def _zero_aligned(self, offset: int, length: int, allocate: bool) -> bool:
+        if not allocate and self._punches:
             self._punches = fallocate(self._fd, PUNCH_HOLE | KEEP_SIZE, offset, length)
             if self._punches:
                 return True
@@ -157,7 +167,7 @@ class RealFile:
 
     def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
         if self.is_block:
-            return [(offset, length, True)]
+            return [(offset, length, True)] if length else []
         found: list[tuple[int, int, bool]] = []
         end = offset + length
         while offset < end:

@@ -1,4 +1,12 @@
-"""Whether a secondary holds what it should: by what the journal has of the time before the cut, and by the primary where it did not change since."""
+"""Whether a secondary holds what it held at the cut, by two witnesses.
+
+- The journal: the newest record before the cut says what a range held. So records are taken newest
+  first, and a range that a newer one covered is not looked at again.
+- The primary: where no record after the cut changed it, it still holds what it held at the cut.
+
+A byte for which neither speaks is unchecked; nobody guesses. Memory is bounded by the number of
+ranges: beyond the limit older records are left out, which checks less but nothing wrongly.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +20,6 @@ from duplexd.journal.format import (
     payload_is_whole,
     unpack_record,
 )
-from duplexd.limits import PROOF_CHUNK_BYTES
 from duplexd.verify_cut.places import Places
 from duplexd.verify_cut.ranges import Ranges
 from duplexd.verify_cut.segments import RecycledError
@@ -21,20 +28,27 @@ from duplexd.verify_cut.story import CHANGES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from duplexd.limits import ProofLimits
     from duplexd.verify_cut.image import Image
     from duplexd.verify_cut.story import VolumeStory
     from duplexd.verify_cut.walk import Walk
 
 
 class Contents:
-    """One volume's secondary. `wrong` is where it is not as it was at the cut.
+    """One volume's secondary. `wrong` is where it differs from what it was at the cut.
 
-    `replays_from` is given where a daemon may be writing to the image what it holds already, oldest first, or may have been cut short at
-    that: what records after that number say is on it in the end, so where it is not there now nothing is known: `undecided`.
+    `replays_from` is given where a daemon may be replaying records to the image, oldest first, or
+    may have been killed while it did. Records after that number are on the image in the end; where
+    they are not now, it is `undecided`.
     """
 
     def __init__(
-        self, story: VolumeStory, secondary: Image, ranges_max: int, replays_from: int | None = None
+        self,
+        story: VolumeStory,
+        secondary: Image,
+        ranges_max: int,
+        replays_from: int | None,
+        limits: ProofLimits,
     ) -> None:
         self.story = story
         self.secondary = secondary
@@ -42,37 +56,41 @@ class Contents:
         self.proved = Ranges()  # by the journal
         self.by_primary_bytes = 0
         self.by_primary_alone_bytes = 0
-        self.wrong = Places()
-        self.undecided = Places()
+        self.wrong = Places(limits.places_max)
+        self.undecided = Places(limits.places_max)
         self.unreadable = ""  # why
         self.whole = True  # every change that the journal has was looked at
-        self._seen = Ranges()  # the newest change here was met already
+        self._seen = Ranges()  # where the newest change was looked at already
         self._ranges_max = ranges_max
+        self._chunk_bytes = limits.chunk_bytes
         self._settled = story.cut_sequence if replays_from is None else replays_from
 
     @property
     def stopped(self) -> bool:
-        """Whether it is wrong in so many places that nothing more is looked at."""
+        """Whether it differs in so many places that the check stopped."""
         return len(self.wrong.ranges) + len(self.undecided.ranges) > self._ranges_max
 
-    # ------------------------------------------------------------------------------------------------------ by the journal
+    # By the journal
 
-    def meet(self, record: Record, buffer: bytes) -> None:
-        """A change before the cut; newer ones were met before."""
+    def check_change(self, record: Record, buffer: bytes) -> None:
+        """A change before the cut; newer ones were given before it."""
         if self.whole and not self.stopped and record.sequence > self.story.floor:
             try:
-                self._meet(record, buffer)
+                self._check_change(record, buffer)
             except OSError as error:
-                self._can_not_read(error)
+                self._unreadable(error)
 
-    def _meet(self, record: Record, buffer: bytes) -> None:
+    def _check_change(self, record: Record, buffer: bytes) -> None:
         places = self.wrong if record.sequence <= self._settled else self.undecided
         for start, end in self._seen.missing(
             record.offset, min(record.offset + record.length, self.size)
         ):
             if record.kind == WRITE:
                 payload = record.payload_start + start - record.offset
-                why = f"record {record.sequence} wrote something else there, and nothing after it before the cut"
+                why = (
+                    f"record {record.sequence} wrote other content there, "
+                    "and no record changed it between that and the cut"
+                )
                 places.compare(
                     start,
                     buffer[payload : payload + end - start],
@@ -80,23 +98,21 @@ class Contents:
                     why,
                 )
             elif record.kind != TRIM:
-                self._expect_zeroes(start, end, f"record {record.sequence} made it zero", places)
-            if (
-                record.kind != TRIM
-            ):  # what is read after a trim is not defined, only that both legs read the same
+                self._expect_zeroes(start, end, f"record {record.sequence} zeroed it", places)
+            if record.kind != TRIM:  # content after a trim is undefined, but equal on both legs
                 self._prove(start, end, places)
             self._seen.add(start, end)
         self.whole = len(self._seen) + len(self.proved) <= self._ranges_max
 
-    def meet_blank(self) -> None:
-        """What no record changed since the images were new."""
+    def check_blank(self) -> None:
+        """What no record changed since the images were new, all zero."""
         if self.story.blank and self.whole and not self.stopped:
             try:
-                self._meet_blank()
+                self._check_blank()
             except OSError as error:
-                self._can_not_read(error)
+                self._unreadable(error)
 
-    def _meet_blank(self) -> None:
+    def _check_blank(self) -> None:
         for start, end in self._seen.missing(0, self.size):
             self._expect_zeroes(
                 start, end, "nothing was ever written there before the cut", self.wrong
@@ -107,25 +123,29 @@ class Contents:
         for begin, stop in places.ranges.missing(start, end):
             self.proved.add(begin, stop)
 
-    def _can_not_read(self, error: OSError) -> None:
+    def _unreadable(self, error: OSError) -> None:
         self.unreadable, self.whole = f"{self.secondary.path}: {error.strerror}", False
 
     def _expect_zeroes(self, start: int, end: int, why: str, places: Places) -> None:
         while (start := self.secondary.next_data(start)) < end:
-            stop = min(start + PROOF_CHUNK_BYTES, end)
+            stop = min(start + self._chunk_bytes, end)
             present = self.secondary.read(start, stop)
             if any(present):
                 places.compare(start, bytes(len(present)), present, why)
             start = stop
 
-    # ------------------------------------------------------------------------------------------------------ by the primary
+    # By the primary
 
     def compare(self, primary: Image, follow: Callable[[], bool]) -> None:
-        """With the primary, piece by piece. `follow` brings the story up to date after a piece was read; False ends it."""
+        """Compare with the primary, piece by piece.
+
+        The primary is being written to. `follow` reads the journal on after a piece was read, so
+        that what was changed meanwhile does not count; it returns False to end the comparison.
+        """
         position, after = 0, self.story.after
         while position < self.size and not self.stopped:
             data = min(primary.next_data(position), self.secondary.next_data(position), self.size)
-            end = min(data + PROOF_CHUNK_BYTES, self.size)
+            end = min(data + self._chunk_bytes, self.size)
             read = [
                 (start, primary.read(start, stop), self.secondary.read(start, stop))
                 for start, stop in after.missing(data, end)
@@ -141,10 +161,9 @@ class Contents:
     def _compare(self, base: int, expected: bytes, present: bytes) -> None:
         if expected == present:
             return
-        why = "the primary holds something else there, and the journal has no change of it since"
-        for start, end in self.story.after.missing(
-            base, base + len(expected)
-        ):  # the journal may have grown since it was read
+        why = "the primary holds other content there, and the journal has no change of it since"
+        # Asked again: the journal may have grown since the piece was read.
+        for start, end in self.story.after.missing(base, base + len(expected)):
             for begin, stop in self.wrong.ranges.missing(start, end):
                 self.wrong.compare(
                     begin,
@@ -160,34 +179,37 @@ class Contents:
 
     @property
     def checked_bytes(self) -> int:
-        """What anything spoke for, and nothing against."""
+        """Bytes that a witness confirmed and none contradicted."""
         return (
             sum(self.wrong.ranges.missing_bytes(start, end) for start, end in self.proved)
             + self.by_primary_alone_bytes
         )
 
 
-def meet_all(walk: Walk, contents: dict[int, Contents]) -> None:
-    """Every change before the cut that the journal still has, newest first."""
+def check_by_journal(walk: Walk, contents: dict[int, Contents]) -> None:
+    """Check by every change before the cut that the journal still has, newest first."""
     sequence = next(iter(contents.values())).story.cut_sequence
     for segment, first in reversed(walk.visited):
         if first > sequence:
             continue
         try:
             buffer = segment.read_whole()
-        except RecycledError:  # and with it all that are older
+        except RecycledError:  # and all older segments with it
             for each in contents.values():
                 each.whole = False
             break
         for record in _backwards(buffer, first, sequence):
             if record.volume in contents and record.kind in CHANGES:
-                contents[record.volume].meet(record, buffer)
+                contents[record.volume].check_change(record, buffer)
     for each in contents.values():
-        each.meet_blank()
+        each.check_blank()
 
 
 def _backwards(buffer: bytes, first: int, last: int) -> Iterator[Record]:
-    """Records of a segment, which the walk has found good, from number `last` or its end back to its first."""
+    """The records of a segment from number `last`, or its end, back to its first.
+
+    Their check-sums are known to be right: the walk has been there.
+    """
     starts: list[int] = []
     at = SEGMENT_HEADER_BYTES
     while (record := unpack_record(buffer, at)) is not None and record.sequence == first + len(

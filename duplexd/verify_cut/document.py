@@ -1,20 +1,28 @@
-"""The certificate as `verify-cut` reads it: docs/verify-cut.md has its fields."""
+"""The certificate as `verify-cut` reads it: docs/verify-cut.md has its fields.
+
+The file may be edited, truncated or hostile, so every field is converted to its type here, once.
+The check-sum detects an accident, not a forger; what cannot be forged is that a journal agrees.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.errors import UsageError
-from duplexd.limits import CERTIFICATE_BYTES_MAX
+from duplexd.limits import ProofLimits
+
+if TYPE_CHECKING:
+    from duplexd.json_object import Json
 
 VERSION = 1
+_LIMITS = ProofLimits()
 
 
 class CertifiedVolume(NamedTuple):
-    """A volume as it was at the cut; the paths are those of the controller's machine, "" where not known."""
+    """A volume at the cut. Paths are those of the controller's machine, "" where not known."""
 
     id: int
     name: str
@@ -24,7 +32,7 @@ class CertifiedVolume(NamedTuple):
 
 
 class CertifiedMember(NamedTuple):
-    """A controller, and the place of the cut in its journal."""
+    """A controller, and the position of the cut in its journal."""
 
     name: str
     sequence: int
@@ -36,7 +44,7 @@ class CertifiedMember(NamedTuple):
 
 
 class Document(NamedTuple):
-    """A certificate. `intact`: its check-sum is that of its content."""
+    """A certificate. `intact`: its check-sum matches its content."""
 
     cut: str
     group: str
@@ -46,21 +54,24 @@ class Document(NamedTuple):
     intact: bool
 
 
-def read(path: str) -> Document:
-    """The certificate in a file. Raises UsageError if it is none."""
+def read(path: str, limits: ProofLimits = _LIMITS) -> Document:
+    """The certificate in a file. Raises UsageError if there is none in it."""
     try:
         with Path(path).open("rb") as file:
-            data = file.read(CERTIFICATE_BYTES_MAX + 1)
+            data = file.read(limits.certificate_bytes_max + 1)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
-    if len(data) > CERTIFICATE_BYTES_MAX:
-        raise UsageError(f"{path}: larger than any certificate ({CERTIFICATE_BYTES_MAX} bytes)")
+    if len(data) > limits.certificate_bytes_max:
+        raise UsageError(
+            f"{path}: larger than any certificate ({limits.certificate_bytes_max} bytes)"
+        )
     try:
         outer = json.loads(data)
         body = outer["certificate"]
         if body["version"] != VERSION:
             raise UsageError(
-                f"{path}: a certificate of version {body['version']!r}; this program knows version {VERSION}"
+                f"{path}: a certificate of version {body['version']!r}; "
+                f"this program reads version {VERSION}"
             )
         return _document(body, outer.get("sha256") == check_sum(body))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -69,17 +80,17 @@ def read(path: str) -> Document:
         ) from error
 
 
-def check_sum(body: dict[str, Any]) -> str:
+def check_sum(body: Json) -> str:
     """SHA-256 of the content as JSON without spaces, keys sorted, all but ASCII escaped."""
     return hashlib.sha256(
         json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     ).hexdigest()
 
 
-def _document(body: dict[str, Any], intact: bool) -> Document:
+def _document(body: Json, intact: bool) -> Document:
     members = tuple(_member(entry) for entry in body["controllers"])
     if not members or len({member.name for member in members}) != len(members):
-        raise ValueError("it names no controllers, or one twice")
+        raise ValueError("its controllers are missing, or one is named twice")
     return Document(
         str(body["cut"]),
         str(body.get("group") or ""),
@@ -90,7 +101,7 @@ def _document(body: dict[str, Any], intact: bool) -> Document:
     )
 
 
-def _member(entry: dict[str, Any]) -> CertifiedMember:
+def _member(entry: Json) -> CertifiedMember:
     journal = entry["journal"]
     volumes = tuple(
         CertifiedVolume(
@@ -114,5 +125,5 @@ def _member(entry: dict[str, Any]) -> CertifiedMember:
     )
 
 
-def _check_sum(journal: dict[str, Any], key: str) -> int | None:
+def _check_sum(journal: Json, key: str) -> int | None:
     return None if journal.get(key) is None else int(journal[key])

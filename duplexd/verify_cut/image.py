@@ -1,4 +1,8 @@
-"""An image that is only read."""
+"""An image that is only read: a secondary may be a backup's source, so nothing here may write.
+
+A path in a certificate is foreign input. It may lead to a pipe, on which an ordinary open would
+wait.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,7 @@ class Image:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._fd = os.open(
-            path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-        )  # a pipe of that name must not stop us
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         status = os.fstat(self._fd)
         if not stat.S_ISREG(status.st_mode) and not stat.S_ISBLK(status.st_mode):
             self.close()
@@ -25,7 +27,7 @@ class Image:
         self.size = os.lseek(self._fd, 0, os.SEEK_END)
 
     def read(self, start: int, end: int) -> bytes:
-        """The bytes of a range. Raises OSError if it does not reach that far."""
+        """The bytes of a range. Raises OSError if the image is shorter."""
         buffer = bytearray(end - start)
         view, done = memoryview(buffer), 0
         while done < len(buffer):
@@ -36,7 +38,10 @@ class Image:
         return bytes(buffer)
 
     def next_data(self, start: int) -> int:
-        """Where the next byte is that may be other than zero; the size if there is none. Where holes can't be told, `start`."""
+        """Offset of the next byte that may be other than zero; the size if there is none.
+
+        `start` itself where the file system does not report holes.
+        """
         if start >= self.size:
             return self.size
         try:
@@ -45,4 +50,5 @@ class Image:
             return self.size if error.errno == errno.ENXIO else start
 
     def close(self) -> None:
+        """Close it."""
         os.close(self._fd)

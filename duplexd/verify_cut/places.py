@@ -1,10 +1,13 @@
-"""Places where an image is not as it should be: all are counted, the first ones are kept to be told. Pure."""
+"""Places where an image differs from what it should hold. Pure.
+
+All of them are counted, since "how much is wrong" tells one flipped bit from a wrong image; only
+the first are kept to be listed one by one, since a wrong image has millions.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.limits import PROOF_PLACES_MAX
 from duplexd.verify_cut.ranges import Ranges
 
 if TYPE_CHECKING:
@@ -14,7 +17,7 @@ _SECTOR_BYTES = 512
 
 
 class Place(NamedTuple):
-    """Bytes `start` to `end - 1`: the first and the last one differ, and no sector between them is all right."""
+    """Bytes `start` to `end - 1`: first and last differ, and every sector between them does."""
 
     start: int
     end: int
@@ -22,11 +25,15 @@ class Place(NamedTuple):
 
 
 class Places:
-    """Fed with what was expected and what is there. Nothing is met twice. `ranges` has all of them; its user bounds it."""
+    """Fed with what was expected and what is there, each range once.
 
-    __slots__ = ("_last", "count", "kept", "ranges")
+    `kept` are the first `places_max` of them. `ranges` has all; its user bounds it.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_last", "_places_max", "count", "kept", "ranges")
+
+    def __init__(self, places_max: int) -> None:
+        self._places_max = places_max
         self.ranges = Ranges()
         self.kept: list[Place] = []
         self.count = 0
@@ -43,26 +50,27 @@ class Places:
             place = Place(self._last.start, place.end, place.why)
         else:
             self.count += 1
-        if self.count <= PROOF_PLACES_MAX:
+        if self.count <= self._places_max:
             self.kept[self.count - 1 :] = [place]
         self._last = place
         self.ranges.add(place.start, place.end)
 
-    def tell(self, path: str) -> Iterator[str]:
-        """In words: each that was kept, in order of place, and how many there are besides."""
+    def describe(self, path: str) -> Iterator[str]:
+        """In words: each place that was kept, by offset, and how many more there are."""
         for start, end, why in sorted(self.kept):
             which = (
-                f"byte {start} is not as it was"
+                f"byte {start} differs from what it was"
                 if end == start + 1
-                else f"bytes {start} to {end - 1} are not as they were"
+                else f"bytes {start} to {end - 1} differ from what they were"
             )
             yield f"{path}: {which} at the cut: {why}"
         if self.count > len(self.kept):
-            yield f"{path}: the same in {self.count - len(self.kept)} more places; {self.ranges.total_bytes} bytes in all"
+            more = self.count - len(self.kept)
+            yield f"{path}: {more} more places differ; {self.ranges.total_bytes} bytes in all"
 
 
 def differing(one: bytes, other: bytes) -> Iterator[tuple[int, int]]:
-    """Where two views of one length differ: runs of sectors, without the bytes at either end that are equal."""
+    """Where two views differ: runs of sectors, without the equal bytes at either end."""
     if one == other:
         return
     start = -1

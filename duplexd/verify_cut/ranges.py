@@ -1,4 +1,8 @@
-"""A set of byte ranges, of bounded size. Pure."""
+"""A set of byte ranges, of bounded size. Pure.
+
+Two sorted arrays of integers and bisection: 16 bytes a range, against about 150 for tuples in a
+list, so that a million ranges are affordable.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +37,7 @@ class Ranges:
         return sum(self._ends) - sum(self._starts)
 
     def add(self, start: int, end: int) -> None:
-        """Add a range; what it touches becomes one with it."""
+        """Add a range; ranges that it touches are merged with it."""
         if start >= end:
             return
         first, last = bisect_left(self._ends, start), bisect_right(self._starts, end)
@@ -62,7 +66,9 @@ class Ranges:
         return sum(stop - begin for begin, stop in self.missing(start, end))
 
     def coarsen(self, ranges_max: int, end: int) -> None:
-        """Make the set larger, up to `end`, so that it has at most `ranges_max` ranges: by rounding them outwards."""
+        """Enlarge the set, up to `end`, until it has at most `ranges_max` ranges: round them
+        outwards.
+        """
         grain = 4096
         while len(self) > ranges_max:
             grain *= 2

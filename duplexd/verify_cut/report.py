@@ -1,9 +1,16 @@
-"""What came of a check, as `verify-cut --json` writes it."""
+"""The result of a check, as `verify-cut --json` writes it. docs/verify-cut.md has the fields.
+
+The outcome is computed, never stored: one contradiction anywhere refutes the certificate, and
+absence of evidence is reported as such and never as confirmation.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from duplexd.json_object import Json
 
 CONFIRMED, REFUTED, UNCHECKED = "confirmed", "refuted", "unchecked"
 FOUND, DROPPED, ABSENT, CONTRADICTED = "found", "dropped", "absent", "contradicted"
@@ -11,30 +18,32 @@ FOUND, DROPPED, ABSENT, CONTRADICTED = "found", "dropped", "absent", "contradict
 
 @dataclass
 class VolumeReport:
-    """Bytes are counted once in `checked_bytes`, however many things speak for them."""
+    """One volume. A byte counts once in `checked_bytes`, however many witnesses confirm it."""
 
     name: str
     size: int
     secondary: str = ""
-    stands: bool = False  # the secondary is still where the cut left it
-    by_journal_bytes: int = 0  # hold what the journal says that they held at the cut
-    by_primary_bytes: int = 0  # equal the primary, which was not changed there since the cut
+    stands: bool = False  # the secondary is still as the cut left it
+    by_journal_bytes: int = 0  # hold what the journal says they held at the cut
+    by_primary_bytes: int = 0  # equal the primary, which did not change there since the cut
     checked_bytes: int = 0
-    wrong_bytes: int = 0  # are not as they were at the cut
-    undecided_bytes: int = (
-        0  # are not now, but a daemon that is starting may still bring them there
-    )
-    unchecked: list[str] = field(default_factory=list)  # why the other bytes could not be checked
+    wrong_bytes: int = 0  # differ from what they were at the cut
+    undecided_bytes: int = 0  # differ now, but a starting daemon may still write them
+    unchecked: list[str] = field(default_factory=list)  # why other bytes could not be checked
 
     @property
     def unchecked_bytes(self) -> int:
-        """What nothing spoke for, nor against."""
+        """Bytes that no witness confirmed or contradicted."""
         return self.size - self.checked_bytes - self.wrong_bytes
 
 
 @dataclass
 class MemberReport:
-    """One controller. `record`: what became of the search for the cut's record in its journal."""
+    """One controller.
+
+    `record`: what was found of the cut in its journal. `undecided`: what would contradict, but that
+    a daemon may be about to change it.
+    """
 
     name: str
     record: str = ABSENT
@@ -46,15 +55,13 @@ class MemberReport:
     volumes: list[VolumeReport] = field(default_factory=list)
     contradictions: list[str] = field(default_factory=list)
     void: list[str] = field(default_factory=list)
-    undecided: list[str] = field(
-        default_factory=list
-    )  # what would contradict, were a daemon not about to change it
+    undecided: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
 
 
 @dataclass
 class Report:
-    """The whole of it. What is wrong with the certificate itself is in `contradictions` and `void` here."""
+    """All controllers. `contradictions` and `void` here are about the certificate itself."""
 
     cut: str
     group: str
@@ -70,7 +77,10 @@ class Report:
 
     @property
     def outcome(self) -> str:
-        """REFUTED if anything contradicts the certificate; CONFIRMED if the cut's record was found and nothing does, or may; else UNCHECKED."""
+        """REFUTED if anything contradicts the certificate.
+
+        CONFIRMED if a journal has the record of the cut, and nothing is undecided. Else UNCHECKED.
+        """
         if (
             self.is_void
             or self.contradictions
@@ -85,18 +95,18 @@ class Report:
 
     @property
     def undecided(self) -> bool:
-        """Whether there is anything that only a later check can tell."""
+        """Whether there is anything that only a later check can decide."""
         return any(member.undecided for member in self.controllers)
 
     @property
     def complete(self) -> bool:
-        """Whether there is nothing that could not be checked."""
+        """Whether everything could be checked."""
         volumes = [volume for member in self.controllers for volume in member.volumes]
         found = all(member.record == FOUND and not member.unchecked for member in self.controllers)
         return found and all(not volume.unchecked_bytes for volume in volumes)
 
-    def json(self) -> dict[str, Any]:
-        """As an object that JSON can hold."""
+    def json(self) -> Json:
+        """As a JSON object."""
         value = {
             "outcome": self.outcome,
             "is_void": self.is_void,

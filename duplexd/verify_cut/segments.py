@@ -1,4 +1,9 @@
-"""The segment files of a journal, as they lie in a directory: which there are, and what is in one."""
+"""The segment files of a journal: which there are, and what is in one.
+
+The daemon recycles the oldest segment by writing a new header into its file. So whoever reads a
+segment looks at the header again afterwards: if it changed, the bytes may be of either use of the
+file.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.errors import DamageError, NotFoundError
 from duplexd.journal.format import SEGMENT_HEADER_BYTES, unpack_segment_header
-from duplexd.limits import PROOF_TRIES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,23 +23,27 @@ _PAUSE_S = 0.02
 
 
 class RecycledError(Exception):
-    """The daemon has taken a segment for new records while it was read."""
+    """The daemon recycled a segment while it was read."""
 
 
 class Segment(NamedTuple):
-    """A segment file; `number` is its place in the journal."""
+    """A segment file; `number` is its place in the journal. `tries`: to read its header."""
 
     path: Path
     number: int
     controller: bytes
+    tries: int
 
     def current(self) -> bool:
         """Whether the file still has this place."""
-        found = _look(self.path)
+        found = _look(self.path, self.tries)
         return found is not None and found.number == self.number
 
     def read(self, start: int, length: int) -> bytes:
-        """Bytes of the segment. Raises RecycledError if they may be of a later use of the file."""
+        """Bytes of the segment.
+
+        Raises RecycledError if they may be from a later use of the file.
+        """
         try:
             with self.path.open("rb", buffering=0) as file:
                 data = os.pread(file.fileno(), length, start)
@@ -61,27 +69,29 @@ def journal_directory(state_dir: str) -> Path:
                 return directory
         except OSError:
             continue
-    raise NotFoundError(f"{state_dir}: no journal is there, or it may not be read")
+    raise NotFoundError(f"{state_dir}: no journal found there, or no permission to read it")
 
 
-def find(directory: Path) -> list[Segment]:
-    """All segments in order of their places. Raises DamageError for one that does not say where it belongs, and OSError."""
-    found = [
-        segment for path in sorted(directory.glob("*.seg")) if (segment := _look(path)) is not None
-    ]
+def find(directory: Path, tries: int) -> list[Segment]:
+    """All segments, in the order of the journal.
+
+    Raises DamageError for a bad header, and OSError.
+    """
+    paths = sorted(directory.glob("*.seg"))
+    found = [segment for path in paths if (segment := _look(path, tries)) is not None]
     _check_one_owner(found)
     return sorted(found, key=lambda segment: segment.number)
 
 
-def _look(path: Path) -> Segment | None:
+def _look(path: Path, tries: int) -> Segment | None:
     """The segment in a file; None if it was never used, or is gone."""
-    for _ in range(PROOF_TRIES):
+    for _ in range(tries):
         try:
             with path.open("rb", buffering=0) as file:
                 data = file.read(_HEADER_BYTES)
                 header = unpack_segment_header(data)
                 if header is not None:
-                    return Segment(path, header.number, header.controller)
+                    return Segment(path, header.number, header.controller, tries)
                 if not any(data) and not any(
                     os.pread(file.fileno(), 1 << 16, SEGMENT_HEADER_BYTES)
                 ):

@@ -1,20 +1,28 @@
-"""What a journal's markers say of one cut and of its volumes, read by the list in docs/journal.md and by nothing else. Pure."""
+"""What the markers of a journal say of one cut and of its volumes. Pure.
+
+Written from the list of markers in docs/journal.md alone, not from the code that writes or folds
+them: two readers that were written apart rarely make the same mistake.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from duplexd.journal.format import TRIM, WRITE, ZERO, Record
 from duplexd.verify_cut.ranges import Ranges
 
 if TYPE_CHECKING:
+    from duplexd.json_object import Json
     from duplexd.verify_cut.document import CertifiedVolume
 
-STANDS, LEAVING, GONE = "stands", "leaving", "gone"
+# Of a secondary: as the cut left it; about to be resynced; written to since
+AT_CUT, LEAVING, GONE = "at cut", "leaving", "gone"
 CHANGES = (WRITE, ZERO, TRIM)
 _POWER_CUT = "power cut"
 
-# Markers after which nothing older in the journal says what a volume holds: the rest may have been changed by what the journal does not have
+# Markers that make older records useless as evidence: the volume may have been changed since by
+# what
+# the journal does not have.
 _FORGETTING = ("volume", "attach", "copy", "missed", "detach", "remove")
 
 
@@ -26,8 +34,8 @@ class VolumeStory:
         "blank",
         "cut_sequence",
         "floor",
+        "place",
         "primary_doubt",
-        "standing",
         "volume",
         "why",
     )
@@ -35,22 +43,23 @@ class VolumeStory:
     def __init__(self, volume: CertifiedVolume, cut_sequence: int) -> None:
         self.volume = volume
         self.cut_sequence = cut_sequence
-        self.floor = 0  # what records up to this number say is of no use
-        self.blank = False  # it held nothing but zeroes at `floor`
+        self.floor = 0  # records up to this number are no evidence
+        self.blank = False  # it was all zero at `floor`
         self.after = Ranges()  # changed since the cut
-        self.standing = ""  # whether the secondary is where the cut left it
-        self.why = ""  # it is not
-        self.primary_doubt = (
-            ""  # why the primary may hold what the journal does not have; "" if it can't
-        )
+        self.place = ""  # AT_CUT, LEAVING or GONE; "" if the cut does not have the volume
+        self.why = ""  # it is GONE
+        self.primary_doubt = ""  # why the primary may hold what the journal does not have
 
     def leave(self, why: str) -> None:
-        """The secondary has moved on."""
-        self.standing, self.why = GONE, self.why or why
+        """The secondary was written to since the cut."""
+        self.place, self.why = GONE, self.why or why
 
 
 class Story:
-    """Fed with every record of a journal, in order. `marker` is the one that made the cut, `made_at` its number, 0 until it was met."""
+    """Fed with every record of a journal, in order.
+
+    `marker` is the one that made the cut. The numbers of markers (`made_at`, ...) are 0 until then.
+    """
 
     def __init__(
         self, cut_id: str, sequence: int, volumes: tuple[CertifiedVolume, ...], ranges_max: int
@@ -58,20 +67,22 @@ class Story:
         self.cut_id = cut_id
         self.sequence = sequence
         self.record: Record | None = None  # number `sequence`
-        self.marker: dict[str, Any] = {}
-        self.made_at = self.ready_at = self.agreed_at = 0
-        self.stood_at = 0  # of a cut of this controller alone, what `ready_at` is of one of several
+        self.marker: Json = {}
+        self.made_at = self.agreed_at = 0
+        self.ready_at = 0  # the secondaries reached it, durably: a cut of several controllers
+        self.stood_at = 0  # the same of a cut of this controller alone
         self.void = ""  # why the cut is void
-        self.boot: str | None = (
-            None  # of the daemon that wrote last; None if the journal does not say
-        )
+        self.boot: str | None = None  # of the last daemon; None if the journal does not say
         self.closed = False
         self.volumes = {volume.id: VolumeStory(volume, sequence) for volume in volumes}
         self._stood: tuple[int, list[int]] = (0, [])
         self._ranges_max = max(ranges_max // max(len(volumes), 1), 16)
 
     def remember(self, sequence: int, volumes: list[int]) -> None:
-        """By the checkpoint these stood at the cut at number `sequence`: it counts if the journal no longer has the cut."""
+        """The checkpoint says that these were at the cut at number `sequence`.
+
+        It counts if the journal no longer has the cut.
+        """
         self._stood = (sequence, volumes)
 
     def change(self, record: Record) -> None:
@@ -82,9 +93,9 @@ class Story:
             if len(story.after) > self._ranges_max:
                 story.after.coarsen(self._ranges_max // 2, story.volume.size)
 
-    def tell(self, record: Record, marker: dict[str, Any]) -> None:
+    def marked(self, number: int, marker: Json) -> None:
         """A marker."""
-        name, number = str(marker.get("m")), record.sequence
+        name = str(marker.get("m"))
         self._recall(number)
         self._made(name, number, marker)
         self._votes(name, number, marker)
@@ -100,17 +111,20 @@ class Story:
 
     @property
     def arrived(self) -> bool:
-        """Whether the journal says that the secondaries stood at the cut, durably: no start of the daemon writes to them after that."""
+        """Whether the journal says that the secondaries reached the cut, durably.
+
+        No start of the daemon writes to them after that.
+        """
         return bool(self.ready_at or self.stood_at)
 
     def _recall(self, number: int) -> None:
         sequence, volumes = self._stood
         if volumes and number > sequence:
             for volume in volumes if self.record is None else ():
-                self.volumes[volume].standing = STANDS
+                self.volumes[volume].place = AT_CUT
             self._stood = (0, [])
 
-    def _named(self, marker: dict[str, Any]) -> list[VolumeStory]:
+    def _named(self, marker: Json) -> list[VolumeStory]:
         numbers = marker.get("volumes", [marker.get("id")])
         return [
             self.volumes[int(number)]
@@ -118,15 +132,15 @@ class Story:
             if isinstance(number, int | str) and _is_one_of(number, self.volumes)
         ]
 
-    def _made(self, name: str, number: int, marker: dict[str, Any]) -> None:
+    def _made(self, name: str, number: int, marker: Json) -> None:
         by_command = name == "cut" and number == self.sequence
         by_freeze = name == "fail" and marker.get("at") == self.sequence
         if marker.get("id") == self.cut_id and (by_command or by_freeze):
             self.marker, self.made_at = marker, number
             for story in self._named(marker):
-                story.standing = STANDS
+                story.place = AT_CUT
 
-    def _votes(self, name: str, number: int, marker: dict[str, Any]) -> None:
+    def _votes(self, name: str, number: int, marker: Json) -> None:
         if marker.get("cut") != self.cut_id:
             return
         if name == "void":
@@ -142,29 +156,34 @@ class Story:
         if name in _FORGETTING:
             story.floor, story.blank = number, name == "attach"
 
-    def _since(self, story: VolumeStory, name: str, number: int, marker: dict[str, Any]) -> None:
+    def _since(self, story: VolumeStory, name: str, number: int, marker: Json) -> None:
         if name in {"missed", "remove"} or (name == "copy" and marker.get("reason") == _POWER_CUT):
             story.primary_doubt = (
-                "the journal says that the primary may hold changes that it does not have"
+                "there was a power cut since: the primary may hold changes that the journal lost"
             )
-        if name == "fail" and story.standing == STANDS and marker.get("id") != self.cut_id:
-            self.void = (
-                self.void
-                or f"record {number}: the secondary of {story.volume.name}, or one of its group, failed at the cut"
+        if name == "fail" and story.place == AT_CUT and marker.get("id") != self.cut_id:
+            self.void = self.void or (
+                f"record {number}: the secondary of {story.volume.name}, or one of its group, "
+                "failed at the cut"
             )
-        if name == "abandon" and story.standing == LEAVING:
-            story.standing = STANDS
-        elif name == "resync" and marker.get("how") == "map" and story.standing == STANDS:
-            story.standing = LEAVING  # it is not touched before the commit
+        if name == "abandon" and story.place == LEAVING:
+            story.place = AT_CUT
+        elif name == "resync" and marker.get("how") == "map" and story.place == AT_CUT:
+            story.place = LEAVING  # it is not written to before the commit
         elif name in _LEAVING and (name != "fail" or marker.get("id") != self.cut_id):
             story.leave(_LEAVING[name])
 
 
 _LEAVING = {
-    "resync": "it was resynced since", "commit": "it was resynced since", "equal": "it was resynced since", "copy": "it was copied anew since",
-    "fail": "it failed since", "detach": "it was taken out of the configuration since", "attach": "it was given anew since",
-    "remove": "the volume was taken out of the configuration since",
-}  # fmt: skip
+    "resync": "it was resynced since",
+    "commit": "it was resynced since",
+    "equal": "it was resynced since",
+    "copy": "it was copied again since",
+    "fail": "it failed since",
+    "detach": "it was removed from the configuration since",
+    "attach": "it was attached again since",
+    "remove": "the volume was removed from the configuration since",
+}
 
 
 def _is_one_of(number: int | str, volumes: dict[int, VolumeStory]) -> bool:

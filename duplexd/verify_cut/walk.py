@@ -1,6 +1,8 @@
-"""Walking a journal from the oldest record that is left to its end, and on from there as it grows.
+"""Walks a journal from the oldest record that is left to its end, and on from there as it grows.
 
-Every record's check-sums, number and chain are checked on the way.
+Every record's check-sums, number and chain are checked on the way. Where the walk ends, the journal
+may end, be torn, be damaged, or be in the middle of being written: `durable_beyond` looks for later
+records, more than once, to tell these apart.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ from duplexd.journal.format import (
     payload_is_whole,
     unpack_record,
 )
-from duplexd.limits import PROOF_TRIES
 from duplexd.verify_cut import segments
 from duplexd.verify_cut.segments import RecycledError, Segment
 
@@ -31,21 +32,22 @@ _PIECE_BYTES = 1 << 20
 
 
 class Walk:
-    """`first` and `sequence` are the numbers of the first and the last record so far, 0 before the first.
+    """`first` and `sequence` are the numbers of the first and the last record so far, 0 before the
+    first.
 
-    Methods raise RecycledError if the daemon took a segment for new records before it was read, DamageError, and OSError.
+    `visited` has each segment with the number of its first record. Methods raise RecycledError if
+    the daemon recycled a segment before it was read, DamageError, and OSError.
     """
 
-    def __init__(self, directory: Path) -> None:
-        found = segments.find(directory)
+    def __init__(self, directory: Path, tries: int) -> None:
+        self._tries = tries
+        found = segments.find(directory, tries)
         if not found:
             raise DamageError(f"{directory}: no segment holds any record")
         self.directory = directory
         self.controller = found[0].controller
         self.first = self.sequence = 0
-        self.visited: list[
-            tuple[Segment, int]
-        ] = []  # each segment with the number of its first record
+        self.visited: list[tuple[Segment, int]] = []
         self._number = journal_number(self.controller)
         self._segment = found[0]
         self._at = SEGMENT_HEADER_BYTES
@@ -54,11 +56,11 @@ class Walk:
 
     @property
     def place(self) -> str:
-        """Where it stands, for people."""
+        """Where the walk is, for messages."""
         return f"{self._segment.path}: byte {self._at}"
 
     def records(self) -> Iterator[tuple[bytes, Record]]:
-        """Each whole record from here on, up to the present end, with the buffer that its payload lies in."""
+        """Each whole record up to the present end, with the buffer that holds its payload."""
         while True:
             buffer, found = self._next()
             if not found:
@@ -67,9 +69,13 @@ class Walk:
                 yield buffer, record
 
     def durable_beyond(self) -> tuple[int, int] | None:
-        """At the end: a later record that is there all the same, and the number that it says to be durable; None if there is none."""
+        """At the end: a record beyond a gap, and the newest number that such records say is
+        durable.
+
+        None if there is no record beyond.
+        """
         later = None
-        for _ in range(PROOF_TRIES):
+        for _ in range(self._tries):
             later = self._look_beyond()
             if later is None or self._parse(self._segment.read(self._at, _PIECE_BYTES)):
                 return None  # the end; or it has grown just now
@@ -93,13 +99,14 @@ class Walk:
         return buffer, found
 
     def _following(self, index: int) -> Segment:
-        for segment in segments.find(self.directory):
+        for segment in segments.find(self.directory, self._tries):
             if segment.number == index:
                 return segment
         if not self._segment.current():
             raise RecycledError
         raise DamageError(
-            f"{self.directory}: segment {index}, with the records after number {self.sequence}, is missing"
+            f"{self.directory}: segment {index}, with the records after number {self.sequence}, "
+            "is missing"
         )
 
     def _parse(self, buffer: bytes) -> list[Record]:
@@ -130,7 +137,7 @@ class Walk:
 
     def _look_beyond(self) -> tuple[int, int] | None:
         found: tuple[int, int] | None = None
-        for segment in segments.find(self.directory):
+        for segment in segments.find(self.directory, self._tries):
             if segment.number < self._segment.number:
                 continue
             buffer = segment.read_whole()

@@ -1,6 +1,8 @@
-"""`python -m tests.bench [--rounds N] [--quick] [--json FILE]`: the benchmark; `make bench` runs it.
+"""`python -m tests.bench [--rounds N] [--quick] [--json FILE]`: the benchmark; `make bench` runs
+it.
 
-All servers run at the same time on one file system, one is loaded at a time, in turns: a ratio compares measures that are seconds apart.
+All servers run at the same time on one file system, one is loaded at a time, in turns: a ratio
+compares measures that are seconds apart.
 """
 
 from __future__ import annotations
@@ -35,16 +37,16 @@ FREE_BYTES_MIN = 8 * GIB
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run it all; print the tables, write the JSON."""
     options = _options(arguments)
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(143)
-    )  # so that what was started is ended and removed
+    # so that what was started is ended and removed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     seconds = 0.5 if options.quick else options.seconds
     rounds = 1 if options.quick else options.rounds
     directory = Path(tempfile.mkdtemp(prefix="duplexd-bench-", dir=options.directory))
     try:
         if shutil.disk_usage(directory).free < FREE_BYTES_MIN:
             raise SystemExit(
-                f"{directory}: needs {FREE_BYTES_MIN // GIB} GiB free; choose another place with --directory"
+                f"{directory}: needs {FREE_BYTES_MIN // GIB} GiB free; choose another place with "
+                "--directory"
             )
         results = _measure(directory, options, rounds, seconds)
         if "duplexd" in options.servers and not options.loads:

@@ -1,7 +1,8 @@
-"""A coordinator as a process of its own, as `duplexctl` is: `python -m tests.bench.command GROUPS_FILE GROUP`.
+"""A coordinator as a process of its own, as `duplexctl` is: `python -m tests.bench.command
+GROUPS_FILE GROUP`.
 
-Each line on stdin is a command, each is answered by a line of JSON on stdout: `suspend` and `resync` by the coordinator, `plain` a suspend of a
-single controller by its own command.
+Each line on stdin is a command, each is answered by a line of JSON on stdout: `suspend` and
+`resync` by the coordinator, `plain` a suspend of a single controller by its own command.
 """
 
 from __future__ import annotations

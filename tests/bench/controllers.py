@@ -1,8 +1,10 @@
-"""The write pause of group suspends: one controller and many, with dependent writers over all of them.
+"""The write pause of group suspends: one controller and many, with dependent writers over all of
+them.
 
-It is measured at both ends, for each suspend the longest: by the daemons, how long a write waited at a closed gate (one controller alone needs no
-gate; there it is how long the cut kept the loop); by the writers, how long one waited for a reply during the command, beside the same without
-a suspend. A single controller is also suspended by its own command: what the coordinator adds.
+It is measured at both ends, for each suspend the longest: by the daemons, how long a write waited
+at a closed gate (one controller alone needs no gate; there it is how long the cut kept the loop);
+by the writers, how long one waited for a reply during the command, beside the same without a
+suspend. A single controller is also suspended by its own command: what the coordinator adds.
 """
 
 from __future__ import annotations
@@ -63,7 +65,9 @@ class TimedWriters(GroupWriters):
         self._may_write.clear()
 
     def take_longest(self) -> float:
-        """The longest that one of them waited for a reply since the last call, in seconds; if it still waits, until now."""
+        """The longest that one of them waited for a reply since the last call, in seconds; if it
+        still waits, until now.
+        """
         now = time.perf_counter()
         longest_s = max([self._longest_s, *(now - since for since in self._waiting.values())])
         self._longest_s = 0.0
@@ -78,7 +82,10 @@ class TimedWriters(GroupWriters):
 
 
 def measure_pause(directory: Path, shape: Shape) -> dict[str, Any]:
-    """The figures of a shape, in ms; `void`: how many suspends were. Raises RuntimeError if one that is not is found to be broken."""
+    """The figures of a shape, in ms; `void`: how many suspends were.
+
+    Raises RuntimeError if one that is not is found to be broken.
+    """
     names = {
         f"c{number:02}": [f"v{volume:04}" for volume in range(shape.volumes)]
         for number in range(shape.controllers)
@@ -111,9 +118,8 @@ async def _suspend_often(cluster: Cluster, shape: Shape) -> tuple[dict[str, list
                 verdict, sample = await _suspend(coordinator, writers, how, window_s)
                 void += verdict != "consistent"
                 window_s = max(WINDOW_SECONDS_MIN, sample["command"])
-                for name, seconds in (
-                    sample.items() if number else ()
-                ):  # the first opens connections and images for the first time
+                # the first opens connections and images for the first time
+                for name, seconds in sample.items() if number else ():
                     series[f"{how}_{name}_ms"].append(seconds * 1e3)
                 await coordinator.resync()
         writers.write_on()
@@ -123,7 +129,9 @@ async def _suspend_often(cluster: Cluster, shape: Shape) -> tuple[dict[str, list
 async def _suspend(
     coordinator: Coordinator, writers: TimedWriters, how: str, window_s: float
 ) -> tuple[str, dict[str, float]]:
-    """One suspend: its verdict, and seconds; before it, the writers are watched for `window_s`, afterwards they rest."""
+    """One suspend: its verdict, and seconds; before it, the writers are watched for `window_s`,
+    afterwards they rest.
+    """
     writers.write_on()
     await asyncio.sleep(WARM_UP_SECONDS)
     writers.take_longest()

@@ -1,4 +1,6 @@
-"""What is measured on every server: fio's NBD engine, and `qemu-img bench` where a flush follows every write."""
+"""What is measured on every server: fio's NBD engine, and `qemu-img bench` where a flush follows
+every write.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,11 @@ class Measure(NamedTuple):
 
 @dataclass(frozen=True)
 class Load:
-    """One line of the table. `block` bytes a request; with `flush` every write is followed by a flush, from `clients` at once."""
+    """One line of the table.
+
+    `block` bytes a request; with `flush` every write is followed by a flush, from `clients` at
+    once.
+    """
 
     name: str
     rw: str
@@ -52,7 +58,7 @@ class Load:
 
     def run(self, server: Server, seconds: float) -> Measure:
         """Load the server for about that long."""
-        server.sync()  # nobody pays for what a run before left in the page cache
+        server.sync()  # so that a run does not pay for what an earlier one left in the page cache
         before = cpu_s(server.pid)
         requests, elapsed_s = (
             self._flushes(server, seconds) if self.flush else self._fio(server, seconds)
@@ -74,7 +80,7 @@ class Load:
         return side["total_ios"], side["runtime"] / 1e3
 
     def _flushes(self, server: Server, seconds: float) -> tuple[int, float]:
-        """A warm-up tells how many writes fill the time."""
+        """A warm-up measures how many writes fill the time."""
         count = 50
         probe_s = self._bench(server, count, 0)
         count = max(count, int(count * seconds / probe_s))
@@ -136,10 +142,12 @@ def fio(server: Server, options: list[str], seconds_max: float) -> dict[str, Any
 
 
 def fill(server: Server, block: int) -> None:
-    """Write the whole volume in order, `block` bytes at a time, as often as it takes for duplexd's journal to have gone round once.
+    """Write the whole volume in order, `block` bytes at a time, as often as it takes for duplexd's
+    journal to have gone round once.
 
-    The size matters later: ext4 keeps a large write as one large folio in the page cache, and an overwrite of 4 KiB in a folio of 1 MiB
-    takes it 11 us, in one of 4 KiB 2.5 us. So each load finds the volume as written by requests about as large as its own.
+    The size matters later: ext4 keeps a large write as one large folio in the page cache, and an
+    overwrite of 4 KiB in a folio of 1 MiB takes it 11 us, in one of 4 KiB 2.5 us. So each load
+    finds the volume as written by requests about as large as its own.
     """
     fio(
         server,

@@ -43,7 +43,9 @@ class _Large(Server):
 
 
 def measure_large(directory: Path) -> int:
-    """Peak RSS in bytes with 64 volumes of 1 TiB: some written at random, suspended, written again, brought back."""
+    """Peak RSS in bytes with 64 volumes of 1 TiB: some written at random, suspended, written again,
+    brought back.
+    """
     return asyncio.run(_measure_large(directory))
 
 
@@ -69,7 +71,7 @@ async def _measure_large(directory: Path) -> int:
         await daemon.call("POST", "/v1/resync", {"targets": ["all"], "wait": True})
         return peak_rss_bytes(daemon.pid)
     finally:
-        with contextlib.suppress(
-            DaemonError
-        ):  # a slow disk may have much to sync; it is killed then, and its images are thrown away anyway
+        # a slow disk may have much to sync; it is killed then, and its images are thrown away
+        # anyway
+        with contextlib.suppress(DaemonError):
             await daemon.stop()

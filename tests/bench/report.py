@@ -15,7 +15,9 @@ Results = dict[str, dict[str, list[Measure]]]  # load name, server name: one mea
 
 
 def summarize(results: Results) -> list[dict[str, Any]]:
-    """One object a load: per server the median, all rounds, CPU; and the ratios of duplexd to each other server, round by round."""
+    """One object a load: per server the median, all rounds, CPU; and the ratios of duplexd to each
+    other server, round by round.
+    """
     return [_summarize_load(load, results[load.name]) for load in LOADS if load.name in results]
 
 
@@ -69,9 +71,12 @@ def describe_pause(pause: Mapping[str, Any]) -> list[str]:
     """Lines for one number and size of controllers."""
     wait, usual = _three(pause["suspend_wait_ms"]), _three(pause["suspend_usual_wait_ms"])
     first = (
-        f"{pause['controllers']} x {pause['volumes']} volumes suspended {pause['suspends']} times, {pause['void']} void, ms (p50 / p99 / max): write pause "
-        f"{_three(pause['suspend_pause_ms'])} by the daemons; longest write {wait} by the clients, {usual} without a suspend; "
-        f"command {_three(pause['suspend_command_ms'], 0)}; peak RSS {pause['peak_rss_bytes'] / MIB:.0f} MiB"
+        f"{pause['controllers']} x {pause['volumes']} volumes suspended {pause['suspends']} times, "
+        f"{pause['void']} void, ms (p50 / p99 / max): write pause "
+        f"{_three(pause['suspend_pause_ms'])} by the daemons; longest write {wait} by the clients, "
+        f"{usual} without a suspend; "
+        f"command {_three(pause['suspend_command_ms'], 0)}; peak RSS "
+        f"{pause['peak_rss_bytes'] / MIB:.0f} MiB"
     )
     if "plain_pause_ms" not in pause:
         return [first]
@@ -80,7 +85,8 @@ def describe_pause(pause: Mapping[str, Any]) -> list[str]:
         for name in ("pause", "wait")
     ]
     second = (
-        f"    by the controller's own command: write pause {_three(pause['plain_pause_ms'])}; longest write {_three(pause['plain_wait_ms'])}; "
+        f"    by the controller's own command: write pause {_three(pause['plain_pause_ms'])}; "
+        f"longest write {_three(pause['plain_wait_ms'])}; "
         f"the coordinator adds (p50) {added[0]:+.2f}, {added[1]:+.2f}"
     )
     return [first, second]

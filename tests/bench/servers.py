@@ -1,4 +1,5 @@
-"""The servers that are compared. Each serves one volume on a Unix socket, from files in one directory.
+"""The servers that are compared. Each serves one volume on a Unix socket, from files in one
+directory.
 
 | name | what it does with a write |
 |---|---|
@@ -43,7 +44,10 @@ def peak_rss_bytes(pid: int) -> int:
 
 
 class Server:
-    """A server process with one volume of `size` bytes. A context manager that starts and ends it."""
+    """A server process with one volume of `size` bytes.
+
+    A context manager that starts and ends it.
+    """
 
     name = ""
 
@@ -104,7 +108,8 @@ class Server:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 raise RuntimeError(
-                    f"{self.name} did not start: {(self.directory / 'log').read_text(errors='replace')[-2000:]}"
+                    f"{self.name} did not start: "
+                    f"{(self.directory / 'log').read_text(errors='replace')[-2000:]}"
                 )
             time.sleep(0.02)
 

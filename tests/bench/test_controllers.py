@@ -39,7 +39,7 @@ def undisturbed(directory: Path, shape: Shape) -> dict[str, Any]:
     raise AssertionError("every suspend failed")
 
 
-def test_one_controller_is_also_suspended_by_its_own_command(tmp_path: Path) -> None:
+def test_a_single_controller_is_also_suspended_by_its_own_command(tmp_path: Path) -> None:
     pause = undisturbed(tmp_path, Shape(1, 2, 1))
     assert 0 < pause["suspend_pause_ms"]["p50"] < pause["suspend_command_ms"]["p50"]
     assert 0 < pause["plain_pause_ms"]["p50"] < pause["plain_command_ms"]["p50"]

@@ -24,7 +24,7 @@ def test_large_requests_are_given_in_mebibytes() -> None:
     assert (summary["unit"], summary["servers"]["nbdkit"]["median"]) == ("MiB/s", 500.0)
 
 
-def test_table_has_a_line_a_load_in_columns_of_one_width() -> None:
+def test_table_has_one_line_per_load_and_aligned_columns() -> None:
     measures = {"duplexd": [Measure(60000.0, 12.5)], "nbdkit": [Measure(30000.0, 50.0)]}
     lines = table(summarize({RANDOM.name: measures, LARGE.name: measures}), ["duplexd", "nbdkit"])
     assert len(lines) == 3

@@ -57,7 +57,7 @@ def converse(path: str, data: bytes) -> None:
             pass  # the server may close before it has read everything
 
 
-def test_noise_does_no_harm(tmp_path: Path) -> None:
+def test_random_bytes_do_not_disturb_other_clients(tmp_path: Path) -> None:
     path = f"{tmp_path}/nbd.sock"
     command = [
         sys.executable,
@@ -81,9 +81,8 @@ def test_noise_does_no_harm(tmp_path: Path) -> None:
             with closing(Talk(path, "data")) as good:
                 assert good.read(0, 4096) is not None
             assert server.poll() is None
-            deadline = (
-                time.monotonic() + PATIENCE_SECONDS
-            )  # it may hear late that somebody has gone
+            # it may hear late that somebody has gone
+            deadline = time.monotonic() + PATIENCE_SECONDS
             while (
                 resident_bytes(server.pid) - resident >= GROWTH_BYTES_MAX
                 or descriptors(server.pid) > open_files

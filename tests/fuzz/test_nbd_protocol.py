@@ -1,4 +1,6 @@
-"""Random bytes, and good conversations with random damage, on the pure halves: only documented errors, never another exception."""
+"""Random bytes, and good conversations with random damage, on the pure halves: only documented
+errors, never another exception.
+"""
 
 from __future__ import annotations
 

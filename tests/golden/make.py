@@ -1,7 +1,9 @@
-"""Writes the state directory of the present format version, and what must be read from it: `python -m tests.golden.make`.
+"""Writes the state directory of the present format version, and what must be read from it: `python
+-m tests.golden.make`.
 
-Run it once for every version of `journal.format` or `journal.checkpoint` that is released, and never again for that version: the files prove that
-later programs read what earlier ones wrote. Segments are small here; nothing in the format depends on their size.
+Run it once for every version of `journal.format` or `journal.checkpoint` that is released, and
+never again for that version: the files prove that later programs read what earlier ones wrote.
+Segments are small here; nothing in the format depends on their size.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ class Author:
 
     def mark(self, m: str, **fields: Any) -> int:
         self._time_us += 1000
-        sequence = self.writer.append_marker({"m": m, **fields}, self._time_us)
+        sequence = self.writer.append_marker(
+            json.dumps({"m": m, **fields}, separators=(",", ":")).encode(), self._time_us
+        )
         self.writer.write()
         self.ledger.apply(sequence, self._time_us, json.loads(json.dumps({"m": m, **fields})))
         return sequence
@@ -73,9 +77,14 @@ class Author:
         self.writer.sync_now()
         writer = self.writer
         saved = {
-            "controller": CONTROLLER.hex(), "segment_size": SEGMENT_SIZE, "sequence": writer.sequence, "chain": writer.chain,
-            "index": writer.segment.index, "offset": writer.position, **self.ledger.pack_snapshot(self.ledger.snapshot(writer.sequence)),
-        }  # fmt: skip
+            "controller": CONTROLLER.hex(),
+            "segment_size": SEGMENT_SIZE,
+            "sequence": writer.sequence,
+            "chain": writer.chain,
+            "index": writer.segment.index,
+            "offset": writer.position,
+            **self.ledger.pack_snapshot(self.ledger.snapshot(writer.sequence)),
+        }
         self._disk.replace_file(f"{STATE}/checkpoint", checkpoint.pack(saved))
 
 
@@ -87,7 +96,9 @@ def some_map(*offsets: int) -> str:
 
 
 def write() -> SimDisk:
-    """A disk with a state directory in `STATE`: every kind of record, every marker, three segments and a staging log."""
+    """A disk with a state directory in `STATE`: every kind of record, every marker, three segments
+    and a staging log.
+    """
     disk = SimDisk()
     author = Author(disk)
     mark, change = author.mark, author.change

@@ -34,7 +34,9 @@ class _Collected:
 
 
 def read(disk: Disk, directory: str) -> dict[str, Any]:
-    """All of it: the records after the checkpoint, the states they lead to, the staging log, what inspection says."""
+    """All of it: the records after the checkpoint, the states they lead to, the staging log, what
+    inspection says.
+    """
     inspected = list(inspect(disk, directory))
     saved = checkpoint.unpack(disk.read_file(f"{directory}/checkpoint"), "checkpoint")
     ledger = Ledger()
@@ -53,10 +55,17 @@ def read(disk: Disk, directory: str) -> dict[str, Any]:
         count = next(pair.staged for pair in staged.values() if pair.staging == job)
         apply_staging(disk, f"{directory}/staging", job, staged, count, sink)
     return {
-        "records": records, "tail": [tail.sequence, tail.chain, tail.torn], "boot": ledger.boot, "closed": ledger.closed,
-        "pairs": [_plain(pair) for pair in ledger.pairs.values()], "staged": sink.changes,
-        "shown": [entry["sequence"] for entry in inspected if entry["type"] in {"record", "marker"}], "verdict": inspected[-1]["verdict"],
-    }  # fmt: skip
+        "records": records,
+        "tail": [tail.sequence, tail.chain, tail.torn],
+        "boot": ledger.boot,
+        "closed": ledger.closed,
+        "pairs": [_plain(pair) for pair in ledger.pairs.values()],
+        "staged": sink.changes,
+        "shown": [
+            entry["sequence"] for entry in inspected if entry["type"] in {"record", "marker"}
+        ],
+        "verdict": inspected[-1]["verdict"],
+    }
 
 
 def _fold(ledger: Ledger, record: Record, buffer: bytes) -> dict[str, Any]:

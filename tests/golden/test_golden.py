@@ -1,4 +1,6 @@
-"""What every released version wrote is read by this one; and this one writes what its version number says."""
+"""What every released version wrote is read by this one; and this one writes what its version
+number says.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ def expected(version: str) -> dict[str, Any]:
     return found
 
 
-def test_there_are_files_of_every_version() -> None:
+def test_files_of_every_version_exist() -> None:
     assert [f"v{number}" for number in range(1, VERSION + 1)] == VERSIONS
 
 
@@ -35,8 +37,10 @@ def test_a_state_directory_of_every_version_is_read_as_it_was_written(version: s
     assert found["verdict"] == "end"
 
 
-def test_the_present_version_is_written_byte_by_byte_as_before() -> None:
-    """If this fails the format has changed: raise its VERSION, read the old one too, and run `python -m tests.golden.make`."""
+def test_the_current_version_is_written_byte_by_byte_as_before() -> None:
+    """If this fails the format has changed: raise its VERSION, read the old one too, and run
+    `python -m tests.golden.make`.
+    """
     before, now = files(unpack(HERE / f"v{VERSION}" / "state.tar.xz")), files(write())
     saved = [
         checkpoint.unpack(content.pop("checkpoint"), "checkpoint") for content in (before, now)
@@ -46,14 +50,15 @@ def test_the_present_version_is_written_byte_by_byte_as_before() -> None:
     assert [name for name in before if before[name] != now[name]] == []
 
 
-def test_every_marker_and_every_kind_is_in_it() -> None:
+def test_the_files_contain_every_marker_and_every_kind() -> None:
     present = expected(f"v{VERSION}")
+    # the zero lies before the checkpoint
     assert {record["kind"] for record in present["records"]} == {
         "write",
         "trim",
         "marker",
         "seal",
-    }  # the zero lies before the checkpoint
+    }
     text = b"".join(
         content
         for name, content in files(unpack(HERE / f"v{VERSION}" / "state.tar.xz")).items()

@@ -1,4 +1,6 @@
-"""Real clients against the NBD server: once on a backend in memory, once as the real daemon with duplexed volumes."""
+"""Real clients against the NBD server: once on a backend in memory, once as the real daemon with
+duplexed volumes.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from duplexd.nbd.uri import NbdUri
-from duplexd.net.addresses import TcpAddress, parse_address
+from duplexd.net.address import TcpAddress, parse_address
 from tests.support.daemon import ROOT, environment, free_port
 
 if TYPE_CHECKING:
@@ -124,14 +126,23 @@ class Client(Protocol):
 
 @pytest.fixture
 def client(tmp_path: Path) -> Client:
-    """Runs a client to its end; what it printed. Debian's own Python modules are found by Debian's Python only."""
+    """Runs a client to its end; what it printed.
+
+    Debian's own Python modules are found by Debian's Python only.
+    """
 
     def run(*command: str | Path, status: int = 0) -> str:
         env = {**os.environ, "PATH": f"/usr/bin:/usr/sbin:/bin:/sbin:{os.environ['PATH']}"}
         done = subprocess.run(
             [str(word) for word in command],
-            capture_output=True, text=True, timeout=CLIENT_SECONDS_MAX, cwd=tmp_path, env=env, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=CLIENT_SECONDS_MAX,
+            cwd=tmp_path,
+            env=env,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
         assert done.returncode == status, (
             f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
         )

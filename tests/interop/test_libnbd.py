@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.interop.conftest import Client, NbdServer
 
 
-def test_nbdinfo_tells_what_is_offered(
+def test_nbdinfo_shows_what_is_offered(
     nbd_server: NbdServer, transport: str, client: Client
 ) -> None:
     (export,) = json.loads(client("nbdinfo", "--json", nbd_server.uri("data", transport)))[
@@ -48,18 +48,16 @@ def test_nbdinfo_lists_every_volume(nbd_server: NbdServer, transport: str, clien
     assert {export["export-name"]: export["export-size"] for export in exports} == VOLUMES
 
 
-def test_nbdinfo_asks_about_multi_conn(
-    nbd_server: NbdServer, transport: str, client: Client
-) -> None:
+def test_nbdinfo_reports_multi_conn(nbd_server: NbdServer, transport: str, client: Client) -> None:
     client("nbdinfo", "--can", "multi-conn", nbd_server.uri("data", transport))
     client("nbdinfo", "--can", "df", nbd_server.uri("data", transport), status=2)
 
 
-def test_nbdinfo_map_is_told_that_there_are_no_contexts(
+def test_nbdinfo_map_reports_that_there_are_no_contexts(
     nbd_server: NbdServer, transport: str, client: Client
 ) -> None:
-    told = client("nbdinfo", "--map", nbd_server.uri("data", transport), status=1)
-    assert 'does not support metadata context "base:allocation"' in told
+    output = client("nbdinfo", "--map", nbd_server.uri("data", transport), status=1)
+    assert 'does not support metadata context "base:allocation"' in output
 
 
 def test_unknown_volume_is_an_error_with_its_name(
@@ -92,7 +90,9 @@ h.shutdown()
 @pytest.mark.parametrize(
     "flags", ["0", "nbd.HANDSHAKE_FLAG_NO_ZEROES", "nbd.HANDSHAKE_FLAG_FIXED_NEWSTYLE"]
 )
-def test_old_handshakes(nbd_server: NbdServer, transport: str, client: Client, flags: str) -> None:
+def test_export_name_and_old_handshakes_work(
+    nbd_server: NbdServer, transport: str, client: Client, flags: str
+) -> None:
     code = LEGACY.format(flags=flags, uri=nbd_server.uri("data", transport), size=VOLUMES["data"])
     client("nbdsh", "-c", code)
 
@@ -117,7 +117,7 @@ assert h.pread(4096, 0) == bytes(4096)
 """
 
 
-def test_long_haggling(nbd_server: NbdServer, transport: str, client: Client) -> None:
+def test_many_options_before_go(nbd_server: NbdServer, transport: str, client: Client) -> None:
     client(
         "nbdsh", "-c", HAGGLING.format(uri=nbd_server.uri("data", transport), size=VOLUMES["wal"])
     )

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def test_nbd_client_lists_every_volume(nbd_server: NbdServer, client: Client) -> None:
-    told = client("nbd-client", "-l", "127.0.0.1", str(nbd_server.port))
-    assert {"data", "wal"} <= set(told.split())
+    output = client("nbd-client", "-l", "127.0.0.1", str(nbd_server.port))
+    assert {"data", "wal"} <= set(output.split())
 
 
-def test_through_nbdkit(
+def test_nbdkits_nbd_plugin_as_a_client(
     nbd_server: NbdServer, transport: str, client: Client, image: Path, tmp_path: Path
 ) -> None:
     uri = nbd_server.uri("data", transport)

@@ -24,7 +24,9 @@ def test_qemu_img_convert_both_ways(
     assert digest(tmp_path / "out.raw") == digest(image)
 
 
-def test_qemu_img_knows_size_and_map(nbd_server: NbdServer, transport: str, client: Client) -> None:
+def test_qemu_img_reports_size_and_map(
+    nbd_server: NbdServer, transport: str, client: Client
+) -> None:
     uri = nbd_server.uri("data", transport)
     assert (
         json.loads(client("qemu-img", "info", "--output=json", "-f", "raw", uri))["virtual-size"]
@@ -96,19 +98,19 @@ def test_qemu_io_writes_zeroes_discards_and_flushes(
         "map",
     ]
     arguments = [word for command in commands for word in ("-c", command)]
-    told = client(
+    output = client(
         "qemu-io", "-f", "raw", "-t", "none", *arguments, nbd_server.uri("data", transport)
     )
-    assert "verification failed" not in told
-    assert "error" not in told.lower()
-    assert told.count("read ") == 7
+    assert "verification failed" not in output
+    assert "error" not in output.lower()
+    assert output.count("read ") == 7
 
 
 def test_qemu_io_finds_a_wrong_pattern(
     nbd_server: NbdServer, transport: str, client: Client
 ) -> None:
     """The negative control of the test above."""
-    told = client(
+    output = client(
         "qemu-io",
         "-f",
         "raw",
@@ -119,7 +121,7 @@ def test_qemu_io_finds_a_wrong_pattern(
         nbd_server.uri("data", transport),
         status=1,
     )
-    assert "verification failed" in told
+    assert "verification failed" in output
 
 
 def test_qemu_nbd_lists_every_volume(nbd_server: NbdServer, transport: str, client: Client) -> None:
@@ -128,7 +130,7 @@ def test_qemu_nbd_lists_every_volume(nbd_server: NbdServer, transport: str, clie
         if transport == "unix"
         else ["-b", "127.0.0.1", "-p", str(nbd_server.port)]
     )
-    told = client("qemu-nbd", "--list", *where)
-    assert "exports available: 2" in told
-    assert "export: 'data'" in told
-    assert "export: 'wal'" in told
+    output = client("qemu-nbd", "--list", *where)
+    assert "exports available: 2" in output
+    assert "export: 'data'" in output
+    assert "export: 'wal'" in output

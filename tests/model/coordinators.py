@@ -1,7 +1,8 @@
-"""A coordinator, as a value: a real `Round` is made of it, told something, and read back.
+"""A coordinator as a value: a real `Round` is made of it, given an input, and read back.
 
-What it is told between two things that it does (a request sent, a phase left) concerns nobody else. So one step here is all of that at once:
-for each awaited answer that it was received, or that it never came, up to what makes it act.
+What it learns between two of its actions (a request sent, a phase left) concerns no member. So one
+step here is all of that at once: for each awaited answer whether it was received or never came, up
+to what makes it act.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ MEMBERS = ("0", "1", "2")
 
 
 class View(NamedTuple):
-    """What a coordinator has to do with one member."""
+    """The view that a coordinator has of one member."""
 
     awaited: str = ""  # the request whose answer it waits for
     answer: str | None = None  # on its way; None: there is none yet
@@ -38,7 +39,7 @@ class Step(NamedTuple):
 
 
 def begin(kind: type[Round], settles: bool, count: int) -> Step:
-    """A coordinator that has asked all to close; or one that comes later, and may settle any time."""
+    """A coordinator that has asked all to close, or a later one that may settle at any time."""
     begun = kind(MEMBERS[:count])
     if settles:
         begun.phase = protocol.DONE
@@ -53,56 +54,58 @@ def steps(kind: type[Round], phase: str, views: tuple[View, ...]) -> list[Step]:
 
 def _steps(kind: type[Round], phase: str, views: tuple[View, ...]) -> Iterator[Step]:
     if phase == protocol.HELD:
-        for name, call in (("cuts", kind.cut), ("lets go", kind.release)):
-            told = _round(kind, phase, views)
-            yield _step(name, told, views, call(told))
+        for name, call in (("cuts", kind.cut), ("releases", kind.release)):
+            coordinator = _round(kind, phase, views)
+            yield _step(name, coordinator, views, call(coordinator))
     elif phase == protocol.DONE:
-        told = _round(kind, phase, views)
-        if told.untold:
-            yield _step("settles", told, views, told.settle())
+        coordinator = _round(kind, phase, views)
+        if coordinator.untold:
+            yield _step("settles", coordinator, views, coordinator.settle())
     for at, view in enumerate(views):
         for received in (True, False):
             if not view.awaited or (received and view.answer is None):
                 continue
-            told = _round(kind, phase, views)
+            coordinator = _round(kind, phase, views)
             if received:
                 vote = view.answer if view.awaited in {"open", "abort", "agree", "refuse"} else None
-                sends = told.replied(MEMBERS[at], view.awaited, vote)
+                sends = coordinator.replied(MEMBERS[at], view.awaited, vote)
                 text = f"gets {view.awaited}: {view.answer or 'none'} from {{{at}}}"
             else:
-                sends = told.failed(MEMBERS[at], view.awaited, "no answer")
+                sends = coordinator.failed(MEMBERS[at], view.awaited, "no answer")
                 text = f"gets no answer to {view.awaited} from {{{at}}}"
-            after = _step(text, told, views, sends)
+            after = _step(text, coordinator, views, sends)
             if any(after.sends) or after.phase != phase:
                 yield after
-            else:  # nobody else is concerned yet
+            else:  # no other member is concerned yet
                 for later in _steps(kind, phase, after.views):
                     yield later._replace(text=f"{text}, {later.text}")
 
 
 def _round(kind: type[Round], phase: str, views: tuple[View, ...]) -> Round:
     members = MEMBERS[: len(views)]
-    told = kind(members)
-    told.phase = phase
-    told.open_requests = {
+    coordinator = kind(members)
+    coordinator.phase = phase
+    coordinator.open_requests = {
         name: view.awaited for name, view in zip(members, views, strict=True) if view.awaited
     }
-    told.known = {name: view.known for name, view in zip(members, views, strict=True)}
-    told.unreached = {
+    coordinator.known = {name: view.known for name, view in zip(members, views, strict=True)}
+    coordinator.unreached = {
         name: "no answer" for name, view in zip(members, views, strict=True) if view.unreached
     }
-    return told
+    return coordinator
 
 
-def _step(text: str, told: Round, before: tuple[View, ...], sends: list[protocol.Send]) -> Step:
+def _step(
+    text: str, coordinator: Round, before: tuple[View, ...], sends: list[protocol.Send]
+) -> Step:
     sent = [0] * len(before)
     for send in sends:
         sent[MEMBERS.index(send.member)] |= BIT[send.request]
     views = []
     for name, view, bits in zip(MEMBERS, before, sent, strict=False):
-        awaited = told.open_requests.get(name, "")
+        awaited = coordinator.open_requests.get(name, "")
         answer = (
             view.answer if awaited and awaited == view.awaited and not bits & BIT[awaited] else None
         )
-        views.append(View(awaited, answer, told.known[name], name in told.unreached))
-    return Step(text, told.phase, tuple(views), tuple(sent))
+        views.append(View(awaited, answer, coordinator.known[name], name in coordinator.unreached))
+    return Step(text, coordinator.phase, tuple(views), tuple(sent))

@@ -1,4 +1,6 @@
-"""Breadth first through every state that can be reached, and the shortest way to one that must not be."""
+"""Breadth first through every state that can be reached, and the shortest way to one that must not
+be.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ def explore(
     wrong: Callable[[State], str],
     steps_to: Callable[[list[State]], list[str]],
 ) -> dict[State, State | None]:
-    """All states and how each was first reached. Raises ViolationError with `steps_to` of the way to the first for which `wrong` has a text."""
+    """All states and how each was first reached.
+
+    Raises ViolationError with `steps_to` of the way to the first for which `wrong` has a text.
+    """
     came_from: dict[State, State | None] = {first: None}
     frontier = [first]
     while frontier:

@@ -1,7 +1,9 @@
-"""Everything that one member can do: all its states under every input in any order, and which of them can't be told apart.
+"""Everything that one member can do: all its states under every input in any order, and which of
+them are equivalent.
 
-The real code runs here, once for each (state, input). The exploration of the whole then walks on classes of states: two members are of one class
-if whatever is asked of them, now and later, gets the same answers and shows the same vote and gate (weak bisimulation). This loses nothing.
+The real code runs here, once for each (state, input). The exploration of the whole then walks on
+classes of states: two members are of one class if whatever is asked of them, now and later, gets
+the same answers and shows the same vote and gate (weak bisimulation). This loses nothing.
 """
 
 from __future__ import annotations
@@ -9,26 +11,30 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.core import votes
+from duplexd.core import cut_states
 from tests.model.explorer import ViolationError, explore
 from tests.model.local import NAMES, OTHER, OURS, REQUESTS, Local, Running, World, by_itself, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from duplexd.core.member import Member
+    from duplexd.core.lease import Lease
+    from duplexd.core.participant import Participant
 
+# inputs that others have a part in; all else is a member's own affair
 _SEEN = {
     *NAMES,
     "drained",
     "stood",
     "clock stepped",
-}  # inputs that others have a part in; all else is a member's own affair
+}
 _ANSWERS_ARE_VOTES = {"abort", "agree", "refuse", "stood"}
 
 
 class Edge(NamedTuple):
-    """An input, what it answers ("" if nothing), and what the member is afterwards: a Local, or the number of its class."""
+    """An input, what it answers ("" if nothing), and what the member is afterwards: a Local, or the
+    number of its class.
+    """
 
     name: str
     answer: str
@@ -45,13 +51,16 @@ class Behaviour(NamedTuple):
 
 
 def behaviour(
-    kind: type[Member],
+    kind: type[Participant[Lease]],
     world: World,
     answers_before_sync: bool = False,
     alone: bool = True,
     merge: bool = True,
 ) -> Behaviour:
-    """Runs `kind`, a `Member`, through all it can meet. With `alone`, raises ViolationError if it breaks a promise that is its own."""
+    """Runs `kind`, a `Participant`, through all it can meet.
+
+    With `alone`, raises ViolationError if it breaks a promise that is its own.
+    """
     cuts = (OURS, OTHER) if world.others else (OURS,)
     first = Local(("",) * len(cuts), ("",) * len(cuts))
     edges: dict[Local, list[tuple[str, str, Local]]] = {}
@@ -70,9 +79,9 @@ def behaviour(
         ]
 
     explore(first, successors, lambda local: _wrong(local, kind, world) if alone else "", steps)
-    if (
-        alone and not world.power
-    ):  # after a power cut the same id could be begun anew here: a lease of that id is given once only, see `whole.py`
+    # after a power cut the same id could be begun anew here: a lease of that id is given once only,
+    # see `whole.py`
+    if alone and not world.power:
         _lost_is_never_ready(edges)
     classes = _classes(edges) if merge else {local: at for at, local in enumerate(edges)}
     number: dict[int, int] = {}
@@ -97,7 +106,7 @@ def behaviour(
 
 
 def _edges(
-    local: Local, kind: type[Member], world: World, answers_before_sync: bool
+    local: Local, kind: type[Participant[Lease]], world: World, answers_before_sync: bool
 ) -> Iterator[tuple[str, str, Local]]:
     inputs = [(name, request, OURS) for name, request in REQUESTS.items()]
     for name, call, argument in (*inputs, *by_itself(local, world)):
@@ -113,14 +122,14 @@ def _edges(
         yield name, answer, after
 
 
-def _wrong(local: Local, kind: type[Member], world: World) -> str:
+def _wrong(local: Local, kind: type[Participant[Lease]], world: World) -> str:
     """What one member promises alone."""
     waits_for = {held.cut for held in local.leases} | {*local.opened, *local.losing}
-    if local.vote == votes.CUT and OURS not in waits_for:
+    if local.vote == cut_states.CUT and OURS not in waits_for:
         return "undecided without a promise: neither held, nor opened in order, and yet not void"
-    if local.vote == votes.VOID and not world.power:
+    if local.vote == cut_states.VOID and not world.power:
         for name, _, after in _edges(local, kind, world, False):
-            if after.vote != votes.VOID:
+            if after.vote != cut_states.VOID:
                 return f"{name} made a void cut {after.vote}"
     for held in local.leases:
         opened = run(local, kind, Running.deadline, held.id)
@@ -130,16 +139,16 @@ def _wrong(local: Local, kind: type[Member], world: World) -> str:
             for late in (Running.cut, Running.open):
                 if run(local, kind, late, OURS) is not None:
                     return f"the command of an older fencing number was taken: {late.__name__}"
-    for told in (Running.abort, Running.refuse):
-        done = run(local, kind, told, OURS)
+    for decision in (Running.abort, Running.refuse):
+        done = run(local, kind, decision, OURS)
         if done is not None and _ours(done[1]):
-            return f"writes are held for a cut that is given up: {told.__name__}"
+            return f"writes are held for a cut that is given up: {decision.__name__}"
     return ""
 
 
 def _lost_is_never_ready(edges: dict[Local, list[tuple[str, str, Local]]]) -> None:
     """A hold that was lost after its cut makes it void."""
-    ready = {local for local in edges if local.vote in {votes.READY, votes.CONSISTENT}}
+    ready = {local for local in edges if local.vote in {cut_states.READY, cut_states.CONSISTENT}}
     while more := {
         local
         for local, out in edges.items()
@@ -149,14 +158,15 @@ def _lost_is_never_ready(edges: dict[Local, list[tuple[str, str, Local]]]) -> No
     for local, out in edges.items():
         for name, _, after in out:
             if (
-                local.vote == votes.CUT
+                local.vote == cut_states.CUT
                 and name == "deadline"
                 and _ours(local)
                 and not _ours(after)
                 and after in ready
             ):
                 raise ViolationError(
-                    f"a hold that was lost can still become ready: {_shown(local)}; {name}: {_shown(after)}"
+                    f"a hold that was lost can still become ready: {_shown(local)}; {name}: "
+                    f"{_shown(after)}"
                 )
 
 
@@ -172,18 +182,24 @@ def _shown(local: Local) -> str:
 
 
 def _classes(edges: dict[Local, list[tuple[str, str, Local]]]) -> dict[Local, int]:
-    """Number of the class of each: the coarsest partition in which members of one class can do the same, own steps in between left aside."""
+    """Number of the class of each: the coarsest partition in which members of one class can do the
+    same, own steps in between left aside.
+    """
     own = {
         local: [after for name, _, after in out if name not in _SEEN]
         for local, out in edges.items()
     }
-    soon = {
-        local: explore(local, own.__getitem__, lambda _: "", lambda _: []) for local in edges
-    }  # after own steps, or none
+    # after own steps, or none
+    soon = {local: explore(local, own.__getitem__, lambda _: "", lambda _: []) for local in edges}
     asked = {
-        local: {(name, answer, after) for before in soon[local] for name, answer, after in edges[before] if name in _SEEN and (answer or after != before)}
+        local: {
+            (name, answer, after)
+            for before in soon[local]
+            for name, answer, after in edges[before]
+            if name in _SEEN and (answer or after != before)
+        }
         for local in edges
-    }  # fmt: skip
+    }
     numbers: dict[object, int] = {}
     classes = {
         local: numbers.setdefault((local.vote, local.closed), len(numbers)) for local in edges

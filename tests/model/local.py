@@ -1,32 +1,41 @@
-"""One member, as a value: what its journal says, which leases it has. `Running` makes a real `Member` of it, runs one input, and reads it back.
+"""One member, as a value: what its journal says, which leases it has. `Running` makes a real
+`Participant` of it, runs one input, and reads it back.
 
-The composition is that of `holds.py` and `cuts.py`: what they do in one step of the loop is one input here, what they do in two is two.
+The composition is that of the engine's `leases.py`, `group_cut.py` and `settle.py`: what they do in
+one step of the loop is one input here, what they do in two is two.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.core import gate, votes
-from duplexd.core.gate import Lease
-from duplexd.core.pair import Pair
+from duplexd.core import cut_states
+from duplexd.core import lease as ends
+from duplexd.core.lease import Lease
+from duplexd.core.ledger import CUT_EVENTS
+from duplexd.core.markers import Agreed, MakeCut, Marker, Ready, Void
+from duplexd.core.pair import Pair, PairRecord
 from duplexd.errors import DuplexdError
+from duplexd.limits import EngineLimits
 from tests.model.explorer import ViolationError
+from tests.model.mistakes import AsksTheWallClock
+from tests.support.memory_leg import MemoryLeg
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from duplexd.core.member import Member
+    from duplexd.core.participant import Participant
 
 OURS, OTHER = "a", "b"  # the cut that is looked at; one that others want of the same pairs
 AGAIN = "+"  # the lease that a copy of the same CLOSE was given
-_PAIRS = [Pair(1, "data", 4096)]
+_PAIRS = [Pair(PairRecord(1, "data", 4096, EngineLimits()), MemoryLeg(4096), None, "sync")]
+# each lease has its own; one that is renewed gets a newer one
 _FENCES = {
     OURS: 0,
     OTHER: 1,
     OURS + AGAIN: 2,
     OTHER + AGAIN: 3,
-}  # each lease has its own; one that is renewed gets a newer one
+}
 _RENEWED = 10
 
 
@@ -64,29 +73,33 @@ class Local(NamedTuple):
 
 
 class Running:
-    """A real `Member` in the state of a `Local`. Every input returns what it answers, "" if nothing; a refusal raises DuplexdError."""
+    """A real `Participant` in the state of a `Local`.
 
-    def __init__(self, local: Local, kind: type[Member]) -> None:
+    Every input returns what it answers, "" if nothing; a refusal raises DuplexdError.
+    """
+
+    def __init__(self, local: Local, kind: type[Participant[Lease]]) -> None:
         self.votes = dict(zip((OURS, OTHER), local.votes, strict=False))
         self.durable = dict(zip((OURS, OTHER), local.durable, strict=False))
         self.losing = set(local.losing)
         self.stepped = local.stepped
         self.member = kind(self._state_of, self._mark)
         self.member.opened.update(local.opened)
-        self.member.ended.update(dict.fromkeys(local.ended, gate.DEADLINE))
-        if hasattr(kind, "stepped"):  # a mistaken one
-            self.member.stepped = local.stepped  # type: ignore[attr-defined]
+        self.member.ended.update(dict.fromkeys(local.ended, ends.DEADLINE))
+        if isinstance(self.member, AsksTheWallClock):
+            self.member.stepped = local.stepped
         for held in local.leases:
-            lease = Lease(held.id, _PAIRS, "", 2.0, 0.0, None, held.cut)
+            lease = Lease(held.id, _PAIRS, "", 2.0, 0.0, held.cut)
             lease.fence, lease.drained = held.fence, 1.0 if held.drained else None
             self.member.leases[held.id] = lease
 
     def _state_of(self, cut: str) -> str:
         return self.votes[cut]
 
-    def _mark(self, marker: dict[str, Any]) -> None:
-        cut = str(marker.get("cut") or marker.get("id"))
-        after = votes.after(self.votes[cut], votes.MARKERS[marker["m"]])
+    def _mark(self, marker: Marker) -> None:
+        assert isinstance(marker, MakeCut | Ready | Agreed | Void)
+        cut = marker.id if isinstance(marker, MakeCut) else marker.cut
+        after = cut_states.after(self.votes[cut], CUT_EVENTS[type(marker)])
         assert after is not None, f"{marker} does not fit: the cut is {self.votes[cut]}"
         self.votes[cut] = after
 
@@ -98,15 +111,20 @@ class Running:
             for each in self.member.leases.values()
         )
         return Local(
-            tuple(self.votes.values()), tuple(self.durable.values()), tuple(held), tuple(sorted(self.member.ended)),
-            tuple(sorted(self.member.opened)), tuple(sorted(self.losing)), self.stepped,
-        )  # fmt: skip
+            tuple(self.votes.values()),
+            tuple(self.durable.values()),
+            tuple(held),
+            tuple(sorted(self.member.ended)),
+            tuple(sorted(self.member.opened)),
+            tuple(sorted(self.losing)),
+            self.stepped,
+        )
 
-    # ------------------------------------------------------------------------------------------------------------ requests
+    # requests
 
     def close(self, cut: str, lease_id: str = "") -> str:
         """The gate closes; answered by `drained`."""
-        lease = Lease(lease_id or cut, _PAIRS, "", 2.0, 0.0, None, cut)
+        lease = Lease(lease_id or cut, _PAIRS, "", 2.0, 0.0, cut)
         self.member._fence = _FENCES[lease.id]
         self.member.close(lease)
         return ""
@@ -117,13 +135,13 @@ class Running:
 
     def cut(self, cut: str) -> str:
         """The marker, under the lease and the fence that CLOSE was answered with."""
-        self.member.cut(cut, _FENCES[cut] + 1, {"m": "cut", "id": cut})
+        self.member.cut(cut, _FENCES[cut] + 1, MakeCut(cut, "", [1]))
         return "ok"
 
     def open(self, cut: str) -> str:
         """The gate opens; answered by `stood`."""
         lease = self.member.may_open(cut, cut, _FENCES[cut] + 1)
-        self._end(lease, gate.BY_SUSPEND)
+        self._end(lease, ends.BY_SUSPEND)
         return ""
 
     def open_of_another(self, cut: str) -> str:
@@ -133,19 +151,19 @@ class Running:
 
     def release(self, cut: str) -> str:
         """Of the lease that is held for this cut."""
-        self._release(cut, gate.BY_OWNER)
+        self._release(cut, ends.BY_OWNER)
         return "ok"
 
     def abort(self, cut: str) -> str:
         """The answers to these three are votes."""
-        self._release(cut, gate.ABORTED)
+        self._release(cut, ends.ABORTED)
         return self.member.abort(cut)
 
     def agree(self, cut: str) -> str:
         return self.member.agree(cut)
 
     def refuse(self, cut: str) -> str:
-        self._release(cut, gate.ABORTED)
+        self._release(cut, ends.ABORTED)
         return self.member.refuse(cut)
 
     def _release(self, cut: str, reason: str) -> None:
@@ -156,10 +174,10 @@ class Running:
 
     def _end(self, lease: Lease, reason: str) -> None:
         self.member.end(lease, reason)
-        if self.votes[lease.cut_id] == votes.CUT:
+        if self.votes[lease.cut_id] == cut_states.CUT:
             self.losing.add(lease.cut_id)
 
-    # ------------------------------------------------------------------------------------------------------ what happens by itself
+    # what happens by itself
 
     def drained(self, cut: str) -> str:
         """Nothing is in flight."""
@@ -167,7 +185,7 @@ class Running:
         return "ok"
 
     def stood(self, cut: str) -> str:
-        """The secondaries stand there, durably."""
+        """The secondaries are at the cut, durably."""
         self.member.stood(cut, whole=True)
         return self.votes[cut]
 
@@ -178,7 +196,7 @@ class Running:
 
     def deadline(self, lease_id: str) -> str:
         """Or its owner is gone."""
-        self._end(self.member.leases[lease_id], gate.DEADLINE)
+        self._end(self.member.leases[lease_id], ends.DEADLINE)
         return ""
 
     def lost(self, cut: str) -> str:
@@ -201,7 +219,9 @@ class Running:
             set(),
             set(),
         )
-        self.member.restarted([cut for cut, state in self.votes.items() if state != votes.NONE])
+        self.member.restarted(
+            [cut for cut, state in self.votes.items() if state != cut_states.NONE]
+        )
         return ""
 
     def power_cut(self, cut: str) -> str:
@@ -211,7 +231,7 @@ class Running:
 
     def secondary_lost(self, cut: str) -> str:
         """The image fails after the promise: `Ledger._fail`."""
-        self.votes[cut] = votes.after(self.votes[cut], votes.LOSE) or votes.VOID
+        self.votes[cut] = cut_states.after(self.votes[cut], cut_states.LOSE) or cut_states.VOID
         return ""
 
     def clock_stepped(self, _cut: str) -> str:
@@ -226,17 +246,25 @@ class Running:
 
 
 REQUESTS: dict[str, Callable[[Running, str], str]] = {
-    "close": Running.close, "cut": Running.cut, "open": Running.open, "release": Running.release, "abort": Running.abort,
-    "agree": Running.agree, "refuse": Running.refuse,
-}  # fmt: skip
+    "close": Running.close,
+    "cut": Running.cut,
+    "open": Running.open,
+    "release": Running.release,
+    "abort": Running.abort,
+    "agree": Running.agree,
+    "refuse": Running.refuse,
+}
 NAMES = tuple(REQUESTS)
 BIT = {name: 1 << at for at, name in enumerate(NAMES)}
 
 
 class World(NamedTuple):
-    """What may happen to members, beside what always may: late and lost messages, leases that end, kills."""
+    """What may happen to members, beside what always may: late and lost messages, leases that end,
+    kills.
+    """
 
-    others: bool = False  # other coordinators, who send anything at any time, want another cut of the same pairs
+    # other coordinators, who send anything at any time, want another cut of the same pairs
+    others: bool = False
     power: bool = False  # power cuts: what was not synced is lost
     secondaries: bool = False  # fail after the promise
     clocks: bool = False  # are set
@@ -264,7 +292,7 @@ def by_itself(
     if world.power:
         yield "power cut", Running.power_cut, OURS
         yield "synced", Running.synced, OURS
-    if world.secondaries and local.vote in {votes.READY, votes.CONSISTENT}:
+    if world.secondaries and local.vote in {cut_states.READY, cut_states.CONSISTENT}:
         yield "secondary lost", Running.secondary_lost, OURS
     if world.clocks:
         yield "clock stepped", Running.clock_stepped, OURS
@@ -275,7 +303,7 @@ def by_itself(
 
 
 def run(
-    local: Local, kind: type[Member], call: Callable[[Running, str], str], argument: str
+    local: Local, kind: type[Participant[Lease]], call: Callable[[Running, str], str], argument: str
 ) -> tuple[str, Local] | None:
     """(answer, the member afterwards), or None if it refused. A refusal changes nothing."""
     running = Running(local, kind)
@@ -291,7 +319,9 @@ def run(
 
 
 def _forget_others(local: Local) -> Local:
-    """Once the other cut has no lease here, another one may be wanted: nothing of the old one bears on the cut that is looked at."""
+    """Once the other cut has no lease here, another one may be wanted: nothing of the old one bears
+    on the cut that is looked at.
+    """
     if len(local.votes) == 1 or OTHER in {
         *(held.cut for held in local.leases),
         *local.opened,
@@ -300,5 +330,5 @@ def _forget_others(local: Local) -> Local:
         return local
     ours = tuple(lease for lease in local.ended if not lease.startswith(OTHER))
     return local._replace(
-        votes=(local.vote, votes.NONE), durable=(local.durable[0], votes.NONE), ended=ours
+        votes=(local.vote, cut_states.NONE), durable=(local.durable[0], cut_states.NONE), ended=ours
     )

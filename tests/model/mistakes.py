@@ -1,29 +1,34 @@
-"""Members and coordinators with one mistake each, made by changing the real ones as little as possible."""
+"""Members and coordinators with one mistake each, made by changing the real ones as little as
+possible.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from duplexd.client import protocol
 from duplexd.client.protocol import CUT_ALL, OPEN, OPENING, REFUSE, Round, Send
-from duplexd.core import votes
-from duplexd.core.gate import Lease
-from duplexd.core.member import Member
+from duplexd.core import cut_states
+from duplexd.core.lease import Lease
+from duplexd.core.markers import Void
+from duplexd.core.participant import Participant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
-# ------------------------------------------------------------------------------------------------------------------ members
+    from duplexd.core.markers import MakeCut
+
+# members
 
 
-class TakesLeasesThatEnded(Member):
+class TakesLeasesThatEnded(Participant[Lease]):
     """No fencing: a command is taken whether its lease is still held or not."""
 
     __slots__ = ()
 
     def find(self, lease_id: str, fence: int | None) -> Lease:
         if lease_id in self.ended:
-            return Lease(lease_id, [], "", 2.0, 0.0, None, lease_id)
+            return Lease(lease_id, [], "", 2.0, 0.0, lease_id)
         return super().find(lease_id, fence)
 
     def end(self, lease: Lease, reason: str) -> bool:
@@ -31,15 +36,21 @@ class TakesLeasesThatEnded(Member):
 
 
 class AsksTheWallClock(TakesLeasesThatEnded):
-    """It compares the deadline, as a time of day, with the clock of the machine: late as it is, once that was set back."""
+    """It compares the deadline, as a time of day, with the clock of the machine: late as it is,
+    once that was set back.
+    """
 
     stepped = False
 
     def find(self, lease_id: str, fence: int | None) -> Lease:
-        return super().find(lease_id, fence) if self.stepped else Member.find(self, lease_id, fence)
+        return (
+            super().find(lease_id, fence)
+            if self.stepped
+            else Participant.find(self, lease_id, fence)
+        )
 
 
-class IgnoresFences(Member):
+class IgnoresFences(Participant[Lease]):
     """A lease that was renewed by another obeys its old owner."""
 
     __slots__ = ()
@@ -48,8 +59,8 @@ class IgnoresFences(Member):
         return super().find(lease_id, None)
 
 
-class KeepsACutWhoseLeaseWasLost(Member):
-    """It waits to be told."""
+class KeepsACutWhoseLeaseWasLost(Participant[Lease]):
+    """It waits for a command."""
 
     __slots__ = ()
 
@@ -57,24 +68,24 @@ class KeepsACutWhoseLeaseWasLost(Member):
         pass
 
 
-class KeepsACutOverARestart(Member):
+class KeepsACutOverARestart(Participant[Lease]):
     """The process that gave the lease is gone, the cut stays undecided."""
 
     __slots__ = ()
 
-    def restarted(self, cut_ids: list[str]) -> None:
+    def restarted(self, cut_ids: Iterable[str]) -> None:
         pass
 
 
-class BreaksItsPromise(Member):
+class BreaksItsPromise(Participant[Lease]):
     """READY, and after a while void by itself: here, when it is started again."""
 
     __slots__ = ()
 
-    def restarted(self, cut_ids: list[str]) -> None:
+    def restarted(self, cut_ids: Iterable[str]) -> None:
         for cut_id in cut_ids:
-            if self._state_of(cut_id) in {votes.CUT, votes.READY}:
-                self._mark({"m": "void", "cut": cut_id})
+            if self._state_of(cut_id) in {cut_states.CUT, cut_states.READY}:
+                self._mark(Void(cut_id))
 
 
 class OpensBeforeItHasCut(TakesLeasesThatEnded):
@@ -88,7 +99,7 @@ class OpensBeforeItHasCut(TakesLeasesThatEnded):
         return lease
 
     def stood(self, cut_id: str, whole: bool) -> None:
-        if self._state_of(cut_id) != votes.NONE:
+        if self._state_of(cut_id) != cut_states.NONE:
             super().stood(cut_id, whole)
 
     def end(self, lease: Lease, reason: str) -> bool:
@@ -98,19 +109,21 @@ class OpensBeforeItHasCut(TakesLeasesThatEnded):
         return ended
 
 
-class PromisesTooEarly(Member):
+class PromisesTooEarly(Participant[Lease]):
     """Its vote is READY before the gate was opened in order: the hold may still be lost."""
 
     __slots__ = ()
 
-    def cut(self, lease_id: str, fence: int | None, marker: dict[str, Any]) -> Lease:
+    def cut(self, lease_id: str, fence: int | None, marker: MakeCut) -> Lease:
         lease = super().cut(lease_id, fence, marker)
         self.opened.add(lease.cut_id)
         return lease
 
 
-class OpensUponAnyWord(Member):
-    """An open that names another cut than its lease is held for is refused, but the hold counts as opened in order."""
+class OpensUponAnyWord(Participant[Lease]):
+    """An open that names another cut than its lease is held for is refused, but the hold counts as
+    opened in order.
+    """
 
     __slots__ = ()
 
@@ -119,20 +132,24 @@ class OpensUponAnyWord(Member):
         return super().may_open(cut_id, lease_id, fence)
 
 
-class ForgetsAborts(Member):
+class ForgetsAborts(Participant[Lease]):
     """A cut that it has not heard of is not remembered as void: a late CLOSE finds nothing."""
 
     __slots__ = ()
 
     def abort(self, cut_id: str) -> str:
-        return super().abort(cut_id) if self._state_of(cut_id) != votes.NONE else votes.VOID
+        return (
+            super().abort(cut_id) if self._state_of(cut_id) != cut_states.NONE else cut_states.VOID
+        )
 
 
-# --------------------------------------------------------------------------------------------------------------- coordinators
+# coordinators
 
 
 class _WithoutBarriers(Round):
-    """Which of the two barriers of the protocol is kept: all are closed before one is cut, all are cut before one is opened."""
+    """Which of the two barriers of the protocol is kept: all are closed before one is cut, all are
+    cut before one is opened.
+    """
 
     __slots__ = ()
     all_closed = all_cut = True
@@ -191,7 +208,9 @@ class OpensAllUponTheFirstCut(Round):
 
 
 class TrustsItsMemory(Round):
-    """No answer in time after all were cut: it takes the cut for failed, and says so, whatever the members have promised."""
+    """No answer in time after all were cut: it takes the cut for failed, and says so, whatever the
+    members have promised.
+    """
 
     __slots__ = ()
 
@@ -203,34 +222,34 @@ class TrustsItsMemory(Round):
 
 
 class AgreesWithTheFirst(Round):
-    """One member is READY, no one is known to be void: it tells that one that all agree."""
+    """One member is READY and none is known to be void: it sends that one AGREE."""
 
     __slots__ = ()
 
     def replied(self, member: str, request: str, state: str | None = None) -> list[Send]:
         sends = super().replied(member, request, state)
-        if request == OPEN and state == votes.READY and self.phase == OPENING:
+        if request == OPEN and state == cut_states.READY and self.phase == OPENING:
             self.open_requests[member] = protocol.AGREE
             return [*sends, Send(member, protocol.AGREE)]
         return sends
 
 
-# --------------------------------------------------------------------------------------------------------------------- tables
+# tables
 
 
 def void_cuts_can_be_agreed(table: dict[tuple[str, str], str]) -> None:
     """Void is not for ever."""
-    table[votes.VOID, votes.AGREE] = votes.CONSISTENT
+    table[cut_states.VOID, cut_states.AGREE] = cut_states.CONSISTENT
 
 
 def undecided_cuts_can_be_agreed(table: dict[tuple[str, str], str]) -> None:
     """A member that has promised nothing believes a coordinator."""
-    table[votes.CUT, votes.AGREE] = votes.CONSISTENT
+    table[cut_states.CUT, cut_states.AGREE] = cut_states.CONSISTENT
 
 
 def promises_are_aborted(table: dict[tuple[str, str], str]) -> None:
     """Who asks for an abort gets one, promise or not."""
-    table[votes.READY, votes.ABORT] = votes.VOID
+    table[cut_states.READY, cut_states.ABORT] = cut_states.VOID
 
 
 def agree_if_one_is_ready(
@@ -239,9 +258,11 @@ def agree_if_one_is_ready(
     """A `protocol.resolve` that does not wait for the others."""
 
     def hasty(known: Mapping[str, str | None]) -> dict[str, str]:
-        if votes.READY in known.values() and votes.VOID not in known.values():
+        if cut_states.READY in known.values() and cut_states.VOID not in known.values():
             return {
-                member: protocol.AGREE for member, state in known.items() if state == votes.READY
+                member: protocol.AGREE
+                for member, state in known.items()
+                if state == cut_states.READY
             }
         return resolve(known)
 

@@ -1,11 +1,14 @@
-"""What must hold in every state. Each has a name; the text that comes back says how it is broken."""
+"""What must hold in every state.
+
+Each has a name; the text that comes back says how it is broken.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from duplexd.client.protocol import DONE, Round, Send, outcome
-from duplexd.core.votes import CONSISTENT, READY, VOID
+from duplexd.core.cut_states import CONSISTENT, READY, VOID
 from tests.model.coordinators import MEMBERS
 
 if TYPE_CHECKING:
@@ -35,13 +38,16 @@ class Properties:
             SEQUENCE_CONSISTENT: lambda _, shown, __, broken: _sequence_consistent(shown, broken),
             SETTLED: lambda members, *_: self._settled(members),
         }
-        if not world.secondaries:  # no promise outlives the image that it was made of: until that is settled, members differ
+        # no promise outlives the image that it was made of: until that is settled, members differ
+        if not world.secondaries:
             checks[ONE_OUTCOME] = lambda _, shown, *__: _one_outcome(shown)
             checks[KNOWN] = lambda _, shown, known, __: _known(shown, known)
         self._checks = [check for name, check in checks.items() if only in {"", name}]
 
     def wrong(self, members: tuple[int, ...], known: Known, broken: bool) -> str:
-        """`members` are classes, `known` what each coordinator knows of their votes; `broken`: the cut has b, and not a, which b depends on."""
+        """`members` are classes, `known` what each coordinator knows of their votes; `broken`: the
+        cut has b, and not a, which b depends on.
+        """
         shown = self.votes(members)
         return next(
             filter(None, (check(members, shown, known, broken) for check in self._checks)), ""
@@ -56,24 +62,33 @@ class Properties:
         return {tuple(sorted(self.votes(members))) for members in self._ends}
 
     def _settled(self, members: tuple[int, ...]) -> str:
-        """If from now on all answer, and nothing else happens: does settling end, and have all the outcome then?"""
+        """If from now on all answer, and nothing else happens: does settling end, and have all the
+        outcome then?
+        """
         members = tuple(sorted(members))
         if members not in self._ends:
             self._ends[members] = self._settle(list(members))
         return self._ends[members]
 
     def _settle(self, members: list[int]) -> str:
-        told = self._rounds(MEMBERS[: len(members)])
-        pending = told.settle()
+        coordinator = self._rounds(MEMBERS[: len(members)])
+        pending = coordinator.settle()
         for _ in range(10):  # more rounds than there can be
             pending = [
                 next_one
                 for send, answer in [(send, self._ask(members, send)) for send in pending]
-                for next_one in _tell(told, send, answer)
+                for next_one in _deliver(coordinator, send, answer)
             ]
         shown = set(self.votes(tuple(members)))
-        if told.phase != DONE or shown not in ({CONSISTENT}, {VOID}) or told.outcome not in shown:
-            return f"settling does not settle it: members show {sorted(shown)}, the outcome is known as {told.outcome} ({told.phase})"
+        if (
+            coordinator.phase != DONE
+            or shown not in ({CONSISTENT}, {VOID})
+            or coordinator.outcome not in shown
+        ):
+            return (
+                f"settling does not settle it: members show {sorted(shown)}, "
+                f"the outcome is known as {coordinator.outcome} ({coordinator.phase})"
+            )
         return ""
 
     def _ask(self, members: list[int], send: Send) -> str | None:
@@ -85,10 +100,10 @@ class Properties:
         return None
 
 
-def _tell(told: Round, send: Send, answer: str | None) -> list[Send]:
+def _deliver(coordinator: Round, send: Send, answer: str | None) -> list[Send]:
     if answer is None:
-        return told.failed(send.member, send.request, "refused")
-    return told.replied(send.member, send.request, answer)
+        return coordinator.failed(send.member, send.request, "refused")
+    return coordinator.replied(send.member, send.request, answer)
 
 
 def _one_outcome(shown: Votes) -> str:

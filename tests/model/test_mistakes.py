@@ -1,4 +1,6 @@
-"""The model can fail: each of these mistakes, in a table, a member or a coordinator, is found, with the steps that lead there."""
+"""The model can fail: each of these mistakes, in a table, a member or a coordinator, is found, with
+the steps that lead there.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from unittest import mock
 import pytest
 
 from duplexd.client import protocol
-from duplexd.core import votes
+from duplexd.core import cut_states
 from tests.model import mistakes
 from tests.model.explorer import ViolationError
 from tests.model.local import World
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from duplexd.client.protocol import Round
-    from duplexd.core.member import Member
+    from duplexd.core.lease import Lease
+    from duplexd.core.participant import Participant
 
 BROKEN = "has a write without the one that it depends on"
 DIFFER = "one member shows a consistent cut that another does not have"
@@ -34,7 +37,7 @@ def found(scenario: Scenario, what: str) -> list[str]:
     return str(caught.value).splitlines()[1:]
 
 
-# --------------------------------------------------------------------------------------------- what members promise for themselves
+# what members promise for themselves
 
 
 @pytest.mark.parametrize(
@@ -48,14 +51,14 @@ def found(scenario: Scenario, what: str) -> list[str]:
         (mistakes.OpensUponAnyWord, "was refused, and changed"),
     ],
 )
-def test_a_member_that_breaks_its_own_promise(kind: type[Member], what: str) -> None:
+def test_a_member_that_breaks_its_own_promise(kind: type[Participant[Lease]], what: str) -> None:
     found(Scenario(members=2, kind=kind, only=ALONE), what)
 
 
-# ---------------------------------------------------------------------------------------------------- cuts that are not consistent
+# cuts that are not consistent
 
 
-def test_one_after_the_other() -> None:
+def test_cutting_one_member_after_the_other() -> None:
     steps = found(Scenario(members=2, rounds=mistakes.OneAfterTheOther), BROKEN)
     assert "a is acknowledged, after the cut" in "".join(steps)
 
@@ -74,7 +77,7 @@ def test_cutting_before_all_are_drained() -> None:
     )
 
 
-def test_no_fencing() -> None:
+def test_members_without_fencing() -> None:
     steps = found(
         Scenario(members=2, kind=mistakes.TakesLeasesThatEnded, only=SEQUENCE_CONSISTENT), BROKEN
     )
@@ -82,7 +85,7 @@ def test_no_fencing() -> None:
     assert any("takes open" in step for step in steps[opened:]), "a late command was taken"
 
 
-def test_wall_clocks() -> None:
+def test_deadlines_on_wall_clocks() -> None:
     steps = found(
         Scenario(
             members=2,
@@ -99,7 +102,7 @@ def test_the_wall_clock_is_a_mistake_only_if_it_is_set() -> None:
     Model(Scenario(members=2, kind=mistakes.AsksTheWallClock)).run()
 
 
-# ------------------------------------------------------------------------------------------------------- members that do not agree
+# members that do not agree
 
 
 @pytest.mark.parametrize("settlers", [0, 1])
@@ -110,7 +113,7 @@ def test_a_member_that_breaks_its_promise_after_a_while(settlers: int) -> None:
     )
 
 
-def test_an_abort_of_an_unknown_cut_that_is_forgotten() -> None:
+def test_forgetting_the_abort_of_an_unknown_cut() -> None:
     scenario = Scenario(members=2, kind=mistakes.ForgetsAborts)
     steps = found(
         scenario._replace(only=KNOWN),
@@ -125,7 +128,7 @@ def test_an_abort_of_an_unknown_cut_that_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize("rounds", [mistakes.TrustsItsMemory, mistakes.AgreesWithTheFirst])
-def test_a_coordinator_that_decides_for_itself(rounds: type[Round]) -> None:
+def test_a_coordinator_that_decides_without_the_votes(rounds: type[Round]) -> None:
     found(Scenario(members=2, rounds=rounds, only=ONE_OUTCOME), DIFFER)
     found(Scenario(members=2, rounds=rounds, only=KNOWN), "knows the outcome as")
 
@@ -143,7 +146,7 @@ def test_answers_before_the_journal_is_synced() -> None:
     assert any("power cut" in step for step in steps)
 
 
-# ------------------------------------------------------------------------------------------------------------------------- tables
+# tables
 
 
 @pytest.mark.parametrize(
@@ -154,9 +157,9 @@ def test_answers_before_the_journal_is_synced() -> None:
         (mistakes.promises_are_aborted, "knows the outcome as consistent"),
     ],
 )
-def test_a_line_of_the_table_of_votes(
+def test_a_wrong_line_in_the_table_of_votes(
     change: Callable[[dict[tuple[str, str], str]], None], what: str
 ) -> None:
-    with mock.patch.dict(votes.TRANSITIONS):
-        change(votes.TRANSITIONS)
+    with mock.patch.dict(cut_states.TRANSITIONS):
+        change(cut_states.TRANSITIONS)
         found(Scenario(members=2), what)

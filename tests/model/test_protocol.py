@@ -1,10 +1,12 @@
-"""Three controllers, two coordinators, everything that can go wrong, in every order: what must hold, holds in each state. Each test prints their number."""
+"""Three controllers, two coordinators, everything that can go wrong, in every order: what must
+hold, holds in each state. Each test prints their number.
+"""
 
 from __future__ import annotations
 
 import pytest
 
-from duplexd.core.votes import CONSISTENT, CUT, NONE, READY, VOID
+from duplexd.core.cut_states import CONSISTENT, CUT, NONE, READY, VOID
 from tests.model.local import World
 from tests.model.mistakes import CutsUponItsOwnClose, OpensAllUponTheFirstCut, OpensUponItsOwnCut
 from tests.model.whole import Model, Scenario
@@ -16,7 +18,8 @@ def explored(scenario: Scenario) -> Model:
     model = Model(scenario)
     count = model.run()
     print(
-        f"{count} states; a member has {model.behaviour.states}, in {len(model.behaviour.locals)} classes"
+        f"{count} states; a member has {model.behaviour.states}, in {len(model.behaviour.locals)} "
+        "classes"
     )
     return model
 
@@ -34,16 +37,16 @@ def test_a_coordinator_and_one_that_settles_the_same_cut() -> None:
     } <= seen
 
 
-def test_others_want_another_cut_of_the_same_pairs() -> None:
+def test_other_coordinators_cut_the_same_pairs() -> None:
     explored(Scenario(settlers=0, world=World(others=True)))
 
 
-def test_others_and_a_settler() -> None:
+def test_other_coordinators_and_a_settler() -> None:
     explored(Scenario(members=2, world=World(others=True)))
 
 
 @pytest.mark.long
-def test_three_controllers_others_and_a_settler() -> None:
+def test_three_controllers_other_coordinators_and_a_settler() -> None:
     explored(Scenario(world=World(others=True)))
 
 
@@ -69,25 +72,26 @@ def test_clocks_that_are_set() -> None:
     explored(Scenario(members=2, world=World(clocks=True)))
 
 
-def test_merging_members_that_cannot_be_told_apart_loses_nothing() -> None:
+def test_merging_indistinguishable_members_loses_nothing() -> None:
     merged, plain = Scenario(members=2, settlers=0), Scenario(members=2, settlers=0, merge=False)
     assert explored(merged).properties.seen() == explored(plain).properties.seen()
 
 
-# Facts about the order of the phases. Two barriers are kept, all closed before one is cut, all cut before one is opened; any one would do.
+# Facts about the order of the phases. Two barriers are kept, all closed before one is cut, all cut
+# before one is opened; any one would do.
 
 
-def test_one_barrier_would_do_to_open_upon_the_own_cut() -> None:
+def test_opening_upon_the_own_cut_is_safe_with_the_first_barrier() -> None:
     explored(Scenario(members=2, rounds=OpensUponItsOwnCut))
 
 
-def test_one_barrier_would_do_to_cut_upon_the_own_close() -> None:
+def test_cutting_upon_the_own_close_is_safe_with_the_second_barrier() -> None:
     explored(Scenario(members=2, rounds=CutsUponItsOwnClose))
 
 
-def test_a_coordinator_that_opens_too_early_meets_members_that_refuse() -> None:
+def test_members_refuse_a_coordinator_that_opens_too_early() -> None:
     explored(Scenario(members=2, rounds=OpensAllUponTheFirstCut))
 
 
-def test_both_barriers_forgive_an_answer_before_all_is_drained() -> None:
+def test_both_barriers_tolerate_an_answer_before_all_is_drained() -> None:
     explored(Scenario(members=2, answers_before_drained=True))

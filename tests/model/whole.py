@@ -1,7 +1,9 @@
-"""Members, coordinators, messages and writes together: what may happen next in each state, and what must never be seen.
+"""Members, coordinators, messages and writes together: what may happen next in each state, and what
+must never be seen.
 
-A request that was sent may arrive at any later time, more than once, or never; an answer, too. Coordinators may never take another step: that is
-their crash. So loss and crashes need no steps of their own. Members are told apart only by their states: `Whole` keeps them in order of these.
+A request that was sent may arrive at any later time, more than once, or never; an answer, too.
+Coordinators may never take another step: that is their crash. So loss and crashes need no steps of
+their own. Members differ only in their states: `Whole` keeps them in order of these.
 """
 
 from __future__ import annotations
@@ -10,8 +12,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.client.protocol import Round
-from duplexd.core import votes
-from duplexd.core.member import Member
+from duplexd.core import cut_states
+from duplexd.core.participant import Participant
 from tests.model import coordinators
 from tests.model.explorer import explore
 from tests.model.graph import behaviour
@@ -21,6 +23,7 @@ from tests.model.properties import ALONE, Properties
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from duplexd.core.lease import Lease
     from tests.model.coordinators import View
 
 # The two writes of the application: `b` is issued once `a` is acknowledged
@@ -65,17 +68,21 @@ class Scenario(NamedTuple):
     members: int = 3
     settlers: int = 1  # beside the coordinator of the cut
     world: World = World()
-    kind: type[Member] = Member
+    kind: type[Participant[Lease]] = Participant
     rounds: type[Round] = Round
     settler_rounds: type[Round] = Round
     answers_before_sync: bool = False
     answers_before_drained: bool = False
-    merge: bool = True  # members that can't be told apart; False: to see that this loses nothing
+    merge: bool = True  # equivalent members; False: to see that this loses nothing
     only: str = ""  # the one property of `properties.py` to look at
 
 
 class Model:
-    """A scenario that is explored. Everything that is computed is kept: the real code runs once for each input in each state of its own."""
+    """A scenario that is explored.
+
+    Everything that is computed is kept: the real code runs once for each input in each state of its
+    own.
+    """
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
@@ -108,7 +115,7 @@ class Model:
             seats.append(self._number(Seat(0, False, tuple(channels))))
         return Whole(NOTHING, tuple(step.phase for step in begun), tuple(seats))
 
-    # --------------------------------------------------------------------------------------------------------- what may happen
+    # what may happen
 
     def after(self, whole: Whole) -> list[Whole]:
         """Every next state."""
@@ -117,7 +124,9 @@ class Model:
     def _next(
         self, whole: Whole
     ) -> Iterator[tuple[str, str, tuple[int, tuple[str, ...], list[int]]]]:
-        """(who, what happens there, the state afterwards); members are named by their place: {0}, {1}, {2}."""
+        """(who, what happens there, the state afterwards); members are named by their place: {0},
+        {1}, {2}.
+        """
         writes, phases, seats = whole
         for at, seat in enumerate(seats):
             if at and seat == seats[at - 1]:
@@ -127,28 +136,36 @@ class Model:
             for text, then, after in self._written(writes, seat):
                 yield _PLACES[at], text, (then, phases, [*seats[:at], after, *seats[at + 1 :]])
         for which in range(len(phases)):
-            for text, phase, told in self._told_all(which, phases[which], seats):
+            for text, phase, after_it in self._inputs_of_all(which, phases[which], seats):
                 yield (
                     f"coordinator {which}",
                     text,
-                    (writes, (*phases[:which], phase, *phases[which + 1 :]), told),
+                    (writes, (*phases[:which], phase, *phases[which + 1 :]), after_it),
                 )
 
     def _in_order(self, writes: int, phases: tuple[str, ...], seats: list[int]) -> Whole:
-        """As a state: without the writes where the cut is void, for it stays so, and need not be consistent."""
+        """As a state: without the writes where the cut is void, for it stays so, and need not be
+        consistent.
+        """
         if (
             writes
             and not self.scenario.world.power
-            and any(self._local(seat).vote == votes.VOID for seat in seats)
+            and any(self._local(seat).vote == cut_states.VOID for seat in seats)
         ):
             writes = NOTHING
             seats = [self._number(self._seats[seat]._replace(writing=False)) for seat in seats]
         return Whole(writes, phases, tuple(sorted(seats)))
 
     def _written(self, writes: int, number: int) -> Iterator[tuple[str, int, int]]:
-        """The application: only what can still show that the cut is not consistent. Writes meet closed gates and wait; then they are not under way."""
+        """The application: only what can still show that the cut is not consistent.
+
+        Writes meet closed gates and wait; then they are not under way.
+        """
         seat, local = self._seats[number], self._local(number)
-        before = local.vote in {votes.NONE, votes.VOID}  # a void one may be one that was never made
+        before = local.vote in {
+            cut_states.NONE,
+            cut_states.VOID,
+        }  # a void one may be one that was never made
         if seat.writing:
             done = self._number(seat._replace(writing=False))
             if writes == A_WAITS:
@@ -188,11 +205,11 @@ class Model:
                 if not seat.writing or self.scenario.answers_before_drained:
                     yield "is drained", _answered(moved, 0, "close", answer)
             elif name == "stood":
-                yield f"stands at the cut: {answer}", _answered(moved, 0, "open", answer)
+                yield f"is at the cut: {answer}", _answered(moved, 0, "open", answer)
             else:
                 yield name, moved
 
-    def _told_all(
+    def _inputs_of_all(
         self, which: int, phase: str, seats: tuple[int, ...]
     ) -> list[tuple[str, str, list[int]]]:
         """(what, the phase then, the seats then): what a coordinator may do."""
@@ -260,7 +277,7 @@ class Model:
             tuple(seat.member for seat in seats), known, whole.writes == B_BEFORE
         )
 
-    # ------------------------------------------------------------------------------------------------------------------ telling
+    # telling
 
     def story(self, way: list[Whole]) -> list[str]:
         """The steps of `way`, a line each: what happened, and what the members show then."""
@@ -294,11 +311,12 @@ class Model:
 
 
 def _answered(seat: Seat, who: int, name: str, answer: str) -> Seat:
-    """`seat` after a request has arrived and, perhaps, was answered: only the first answer to what is awaited counts."""
+    """`seat` after a request has arrived and, perhaps, was answered: only the first answer to what
+    is awaited counts.
+    """
     channel = seat.channels[who]
-    sent = (
-        channel.sent & ~BIT["close"] if name == "close" else channel.sent
-    )  # a second lease would have another id
+    # a second lease would have another id
+    sent = channel.sent & ~BIT["close"] if name == "close" else channel.sent
     view = channel.view
     if answer and view.awaited == name and view.answer is None:
         view = view._replace(answer=answer)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from duplexd.backend import WRITE
-from duplexd.core import state
+from duplexd.core import pair_states as state
 from duplexd.core.ledger import UNCOMMITTED, Ledger
 from tests.unit.core.ledgers import GRAIN, SIZE, everything, packed, packed_snapshot
 

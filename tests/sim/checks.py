@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from duplexd.core import state
+from duplexd.core import pair_states as state
 from duplexd.core.ledger import CONSISTENT, UNCOMMITTED
 from tests.sim.small import GRAIN_BYTES
 
@@ -60,7 +60,7 @@ def check_tail(machine: Machine, power: bool) -> None:
 def check_primaries(machine: Machine) -> None:
     """Every primary is what the journal says, right after a recovery: or holds something of what a power cut took from the journal."""
     history = machine.history
-    for name, pair in machine.controller.pairs.items():
+    for name, pair in machine.controller.volumes.by_name.items():
         actual = machine.disk.content(primary_path(name))
         if pair.id not in history.bases:
             history.bases[pair.id] = actual
@@ -71,7 +71,7 @@ def check_primaries(machine: Machine) -> None:
 
 def check_quiet(machine: Machine, cuts: Cuts) -> None:
     """While no worker has anything: primaries hold all there is, usable secondaries exactly what they are said to."""
-    for name, pair in machine.controller.pairs.items():
+    for name, pair in machine.controller.volumes.by_name.items():
         if pair.id in machine.history.bases:
             _same(
                 machine.history,
@@ -91,7 +91,7 @@ def check_secondaries(machine: Machine, cuts: Cuts) -> None:
         name, secondary, pair = (
             status["name"],
             status["secondary"],
-            controller.pairs[status["name"]],
+            controller.volumes.by_name[status["name"]],
         )
         if secondary is None:
             assert status["state"] == state.SIMPLEX
@@ -102,13 +102,13 @@ def check_secondaries(machine: Machine, cuts: Cuts) -> None:
             assert cut["id"] not in cuts.void, (
                 f"{name}: void cut {cut['id']} is reported as consistent"
             )
-        if secondary["usable"] and pair.staging in {"", UNCOMMITTED}:
+        if secondary["usable"] and pair.record.staging in {"", UNCOMMITTED}:
             as_of = secondary["as_of_sequence"]
             what = f"secondary of {name} ({status['state']}, {status['reason']}, {pair.mode}) as of {as_of}"
             _same(
                 machine.history,
                 pair.id,
-                _exactly(as_of, controller.sequence),
+                _exactly(as_of, controller.timeline.written),
                 machine.disk.content(secondary_path(name)),
                 what,
             )
@@ -141,7 +141,7 @@ def _check_promise(name: str, status: dict[str, Any], promised: tuple[str, int])
 
 def check_equal(machine: Machine) -> None:
     """At rest, both legs of DUPLEX pairs are the same."""
-    for name, pair in machine.controller.pairs.items():
+    for name, pair in machine.controller.volumes.by_name.items():
         if pair.state == state.DUPLEX:
             assert machine.disk.content(primary_path(name)) == machine.disk.content(
                 secondary_path(name)
@@ -152,7 +152,7 @@ def states(machine: Machine) -> dict[str, tuple[str, bool]]:
     """State, and whether the secondary is usable, of every pair that has one."""
     return {
         name: (pair.state, pair.usable)
-        for name, pair in machine.controller.pairs.items()
+        for name, pair in machine.controller.volumes.by_name.items()
         if pair.state != state.SIMPLEX
     }
 
@@ -169,7 +169,7 @@ def check_kept(before: dict[str, tuple[str, bool]], after: dict[str, tuple[str, 
 
 def grains_bytes(machine: Machine, name: str, after: int, until: int) -> int:
     """What changed of a volume in (after, until], rounded to grains."""
-    pair = machine.controller.pairs[name]
+    pair = machine.controller.volumes.by_name[name]
     grains = {
         grain
         for entry in machine.history.changed_between(pair.id, after, until)
@@ -182,17 +182,17 @@ def grains_bytes(machine: Machine, name: str, after: int, until: int) -> int:
 
 def describe(machine: Machine) -> str:
     """Every pair in a line, for the report of a failure."""
-    controller = getattr(machine, "controller", None)
-    if controller is None or not hasattr(controller, "writer"):
+    controller = machine.last
+    if controller is None:
         return "no controller"
     lines = [
         f"{pair.name}: {pair.state} {pair.reason} {pair.mode} usable={pair.usable} applied={pair.applied} "
-        f"cut={None if pair.cut is None else (pair.cut.id, pair.cut.sequence, pair.cut.verdict)} staging={pair.staging!r}"
-        for pair in controller.pairs.values()
+        f"cut={None if pair.cut is None else (pair.cut.id, pair.cut.sequence, pair.cut.verdict)} staging={pair.record.staging!r}"
+        for pair in controller.volumes.by_name.values()
     ]
     return "\n  ".join(
         [
-            f"tail {controller.sequence} synced {controller.writer.synced} {controller.failed}",
+            f"tail {controller.timeline.written} synced {controller.timeline.writer.synced} {controller.failed}",
             *lines,
         ]
     )

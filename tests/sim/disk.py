@@ -58,8 +58,8 @@ class SimFile:
         assert len(data) == nbytes, f"writev of {len(data)} bytes was said to have {nbytes}"
         self._put("writev", offset, data)
 
-    def zero(self, offset: int, length: int, punch: bool) -> None:
-        self._put("zero", offset, bytes(length), punch)
+    def zero(self, offset: int, length: int, allocate: bool) -> None:
+        self._put("zero", offset, bytes(length), punch=not allocate)
 
     def reserve(self, offset: int, length: int) -> None:
         self._check(offset, length)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from duplexd.journal.format import MARKER, TRIM, WRITE, ZERO, unpack_marker
+from duplexd.journal.format import MARKER, SEAL, TRIM, WRITE, ZERO, unpack_marker
 from duplexd.journal.recover import Walk
 from duplexd.journal.writer import Writer
 
@@ -131,22 +131,35 @@ class History:
     @contextmanager
     def tapped(self) -> Iterator[None]:
         """Listen to every writer, and to every recovery that finds the end of a journal."""
-        append, write, close = Writer.append, Writer.write, Walk.close
+        collect, write_changes, append_marker = (
+            Writer._collect,
+            Writer.write_changes,
+            Writer.append_marker,
+        )
+        write, close = Writer.write, Walk.close
 
-        def tapped_append(
+        def tapped_collect(
             writer: Writer,
             kind: int,
             volume: int,
             offset: int,
             length: int,
             data: Any,
+            size: int,
             flags: int,
             time_us: int,
-        ) -> int:
+        ) -> None:
+            collect(writer, kind, volume, offset, length, data, size, flags, time_us)
+            if kind != SEAL:
+                self._appended(writer.sequence, kind, volume, offset, length, data)
+
+        def tapped_write_changes(writer: Writer, changes: Any, time_us: int) -> None:
             with self._outcome(at_once=False):
-                sequence = append(writer, kind, volume, offset, length, data, flags, time_us)
-            self._appended(sequence, kind, volume, offset, length, data)
-            return sequence
+                write_changes(writer, changes, time_us)
+
+        def tapped_append_marker(writer: Writer, marker: Any, time_us: int) -> int:
+            with self._outcome(at_once=False):
+                return append_marker(writer, marker, time_us)
 
         def tapped_write(writer: Writer) -> None:
             with self._outcome(at_once=True):
@@ -158,7 +171,9 @@ class History:
             return tail
 
         with (
-            mock.patch.object(Writer, "append", tapped_append),
+            mock.patch.object(Writer, "_collect", tapped_collect),
+            mock.patch.object(Writer, "write_changes", tapped_write_changes),
+            mock.patch.object(Writer, "append_marker", tapped_append_marker),
             mock.patch.object(Writer, "write", tapped_write),
             mock.patch.object(Walk, "close", tapped_close),
         ):

@@ -17,12 +17,13 @@ from duplexd.config.daemon_file import (
     NbdConfig,
     VolumeConfig,
 )
-from duplexd.engine.controller import Controller
+from duplexd.engine import controller as engine
+from duplexd.engine.events import Events
 from tests.sim.clients import Promises
 from tests.sim.disk import PowerCut, SimDisk
 from tests.sim.history import History
 from tests.sim.loop import SimClock, SimLoop
-from tests.sim.small import JOURNAL_BYTES
+from tests.sim.small import JOURNAL_BYTES, SMALL
 from tests.sim.workers import SimWorkers
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Machine:
         self.may_refuse = False  # whether the journal has met a full disk
         self.volumes: dict[str, VolumeConfig] = {}
         self.groups: dict[str, list[str]] = {}
-        self.controller: Controller
+        self.last: engine.Controller | None = None  # the latest that recovered
         self.loop: SimLoop
         self.workers: list[SimWorkers] = []
 
@@ -131,16 +132,16 @@ class Machine:
         self.disk.dead = was_dead
 
     async def start(self) -> None:
-        """A new controller on what the disk holds. Raises what `Controller.start` raises."""
-        self.controller = Controller(
-            self.config(),
-            self.disk,
-            SimClock(self.loop, self.disk),
-            self.workers[0],
-            None,
-            self.workers[1],
-        )
-        await self.controller.start()
+        """A new controller on what the disk holds. Raises what the engine's `start` raises."""
+        clock = SimClock(self.loop, self.disk)
+        machine = engine.Machine(self.disk, clock, self.workers[0], self.workers[1])
+        self.last = await engine.start(self.config(), machine, Events(clock), SMALL)
+
+    @property
+    def controller(self) -> engine.Controller:
+        """The controller of this life."""
+        assert self.last is not None, "no controller has recovered yet"
+        return self.last
 
     async def until(self, true: Callable[[], bool], what: str) -> None:
         """Wait, for a bounded time."""
@@ -150,9 +151,12 @@ class Machine:
             await asyncio.sleep(0.02)
         controller = self.controller
         raise AssertionError(
-            f"in 80 seconds this did not come: {what}; {len(controller.batches.queue)} queued, refusing {controller.refusing}, leases "
-            f"{list(controller.holds.leases)}, {len(controller.ring.spares)} spares, behind {controller.jobs.behind()}, jobs {controller.jobs.running}, "
-            f"floors {controller.maintenance.replay_floor} {controller.jobs.floor()}, quiet {self.quiet}"
+            f"in 80 seconds this did not come: {what}; {controller.write_path.queued} queued, "
+            f"refused with {controller.admission.refusal}, held back by "
+            f"{set(controller.admission.reasons)}, leases {list(controller.leases.held)}, "
+            f"{len(controller.timeline.writer.ring.spares)} spares, jobs "
+            f"{controller.followers.jobs}, floors {controller.checkpointer.replay_floor} "
+            f"{controller.followers.floor()}, quiet {self.quiet}"
         )
 
     @property

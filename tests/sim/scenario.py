@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from duplexd.core import state
+from duplexd.core import pair_states as state
 from duplexd.errors import DuplexdError
 from duplexd.units import KIB
 from tests.sim import checks
@@ -13,7 +13,6 @@ from tests.sim.checks import Cuts
 from tests.sim.clients import SimClient
 from tests.sim.disk import PowerCut
 from tests.sim.machine import Died, Machine, broken_sync, no_space
-from tests.sim.small import small_limits
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -54,7 +53,7 @@ class Scenario:
 
     def run(self) -> None:
         """All lives. Raises AssertionError, or what the code under test raised."""
-        with small_limits(), self.machine.history.tapped():
+        with self.machine.history.tapped():
             for _ in range(self.rng.randint(2, 5)):
                 self._live_and_die()
             self._last = True
@@ -97,7 +96,9 @@ class Scenario:
     async def _life(self) -> None:
         machine = self.machine
         await machine.start()
-        machine.note(f"started at {machine.controller.sequence}, tail {machine.history.tail}")
+        machine.note(
+            f"started at {machine.controller.timeline.written}, tail {machine.history.tail}"
+        )
         checks.check_tail(machine, self.power)
         checks.check_primaries(machine)
         if not self.faults:
@@ -148,13 +149,15 @@ class Scenario:
         await SimClient(machine, self.rng).run(5)
         await self._rest()
         names = [
-            name for name, pair in machine.controller.pairs.items() if pair.state != state.SIMPLEX
+            name
+            for name, pair in machine.controller.volumes.by_name.items()
+            if pair.state != state.SIMPLEX
         ]
         await machine.controller.resync(names)
         await asyncio.wait_for(machine.controller.resync_wait(names), 200)
         await self._rest()
         for name in names:
-            pair = machine.controller.pairs[name]
+            pair = machine.controller.volumes.by_name[name]
             assert pair.state == state.DUPLEX, (
                 f"{name} is {pair.state} ({pair.reason}) after a resync with nothing in its way"
             )
@@ -176,9 +179,9 @@ class Scenario:
             behind = any(
                 pair.mode == "async"
                 and pair.usable
-                and pair.applied < pair.limit(controller.sequence)
+                and pair.applied < pair.limit(controller.timeline.written)
                 and pair.state in {state.DUPLEX, state.SUSPENDED}
-                for pair in controller.pairs.values()
+                for pair in controller.volumes.by_name.values()
             )
             return machine.quiet and not behind
 
@@ -214,17 +217,20 @@ class Scenario:
             (
                 ["all"],
                 ["first"],
-                rng.sample(list(controller.pairs), rng.randint(1, len(controller.pairs))),
+                rng.sample(
+                    list(controller.volumes.by_name),
+                    rng.randint(1, len(controller.volumes.by_name)),
+                ),
             )
         )
         names = controller.resolve(
             [
                 target
                 for target in targets
-                if target in controller.groups or target in controller.pairs
+                if target in controller.volumes.groups or target in controller.volumes.by_name
             ]
         )
-        return [name for name in names if controller.pairs[name].state != state.SIMPLEX]
+        return [name for name in names if controller.volumes.by_name[name].state != state.SIMPLEX]
 
     async def _suspend(self, lease: str | None = None, names: list[str] | None = None) -> None:
         names = self._names() if names is None else names
@@ -247,22 +253,22 @@ class Scenario:
         if rng.random() < 0.5:
             controller.release(lease.id)
         if rng.random() < 0.3:
-            await controller.holds.quiesce(
-                [controller.pairs[name] for name in self._names()], 0.5, "another"
+            await controller.leases.quiesce(
+                [controller.volumes.by_name[name] for name in self._names()], 0.5, "another"
             )
 
     async def _resync(self) -> None:
         controller, names = self.machine.controller, self._names()
         self.cuts.forget(names)
         begun = {
-            name: controller.pairs[name].applied
+            name: controller.volumes.by_name[name].applied
             for name in names
-            if controller.pairs[name].state == state.SUSPENDED
+            if controller.volumes.by_name[name].state == state.SUSPENDED
         }
         report = await controller.resync(names)
         self.machine.note(f"  {[(entry['name'], entry['how']) for entry in report['volumes']]}")
         if self.rng.random() < 0.6:
-            began_at = controller.sequence
+            began_at = controller.timeline.written
             await controller.resync_wait(names)
             for name, cut in begun.items():
                 self._check_copied(name, cut, began_at)
@@ -270,27 +276,29 @@ class Scenario:
     def _check_copied(self, name: str, cut: int, began_at: int) -> None:
         """No more than changed, in grains, and what was written meanwhile."""
         machine = self.machine
-        pair = machine.controller.pairs[name]
+        pair = machine.controller.volumes.by_name[name]
         if self.faults or pair.state != state.DUPLEX or machine.disk.boots:
             return
         meanwhile = sum(
             len(entry.data)
             for entry in machine.history.changed_between(
-                pair.id, began_at - 1, machine.controller.sequence
+                pair.id, began_at - 1, machine.controller.timeline.written
             )
         )
-        bound = checks.grains_bytes(machine, name, cut, machine.controller.sequence) + meanwhile
+        bound = (
+            checks.grains_bytes(machine, name, cut, machine.controller.timeline.written) + meanwhile
+        )
         assert pair.copied_bytes <= bound, (
             f"{name}: copied {pair.copied_bytes} bytes where {bound} changed since {cut}"
         )
 
     async def _checkpoint(self) -> None:
-        await self.machine.controller.maintenance.checkpoint()
+        await self.machine.controller.checkpointer.checkpoint()
 
     async def _look(self) -> None:
         await asyncio.sleep(0.3)
         machine = self.machine
-        if machine.quiet and not machine.controller.batches.busy:
+        if machine.quiet and not machine.controller.timeline.busy:
             checks.check_secondaries(machine, self.cuts)
 
     async def _reload(self) -> None:
@@ -303,10 +311,10 @@ class Scenario:
         elif len(machine.volumes) < 6:
             self._add_volume(f"v{len(machine.volumes)}")
         self._regroup()
-        before = set(machine.controller.pairs)
+        before = set(machine.controller.volumes.by_name)
         await machine.controller.reload(machine.config())
-        for name in set(machine.controller.pairs) - before:
-            pair = machine.controller.pairs[name]
+        for name in set(machine.controller.volumes.by_name) - before:
+            pair = machine.controller.volumes.by_name[name]
             machine.history.bases.setdefault(pair.id, bytes(pair.size))
 
     # -------------------------------------------------------------------------------------------------------------- trouble

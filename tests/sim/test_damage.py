@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.backend import FLUSH, WRITE, Change
-from duplexd.core import state
+from duplexd.core import pair_states as state
 from duplexd.errors import DamageError
 from duplexd.journal import checkpoint
 from duplexd.units import KIB
 from tests.sim import checks
 from tests.sim.checks import Cuts
 from tests.sim.machine import Died, Machine
-from tests.sim.small import small_limits
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -38,14 +37,18 @@ class Writing:
         """Nothing is queued."""
 
     def change(self, name: str, offset: int, data: bytes) -> Change:
-        return Change(self, 0, self._machine.controller.pairs[name], WRITE, offset, len(data), data)
+        return Change(
+            self, 0, self._machine.controller.volumes.by_name[name], WRITE, offset, len(data), data
+        )
 
     async def write(self, name: str, offset: int, data: bytes) -> None:
         await self._ask(self.change(name, offset, data))
 
     async def flush(self) -> None:
         await self._ask(
-            Change(self, 0, next(iter(self._machine.controller.pairs.values())), FLUSH, 0, 0)
+            Change(
+                self, 0, next(iter(self._machine.controller.volumes.by_name.values())), FLUSH, 0, 0
+            )
         )
 
     async def _ask(self, change: Change) -> None:
@@ -62,7 +65,7 @@ def machine() -> Iterator[Machine]:
     machine = Machine(seed=1)
     machine.add_volume("data", 256 * KIB, True, "sync")
     machine.add_volume("wal", 256 * KIB, True, "sync")
-    with small_limits(), machine.history.tapped():
+    with machine.history.tapped():
         yield machine
 
 
@@ -137,12 +140,12 @@ def test_an_old_segment_that_only_a_suspended_pair_wants(machine: Machine) -> No
             await writing.write("data", 40_000 * number, bytes([number + 1]) * 12_000)
         for number in range(6):
             await writing.write("wal", 4096 * number, bytes(8192))
-        await machine.controller.maintenance.checkpoint()
+        await machine.controller.checkpointer.checkpoint()
 
     async def resynced() -> None:
         await machine.start()
         checks.check_primaries(machine)
-        writing, pair = Writing(machine), machine.controller.pairs["data"]
+        writing, pair = Writing(machine), machine.controller.volumes.by_name["data"]
         report = await machine.controller.resync(["data"])
         assert report["volumes"][0]["how"] == "journal"
         await writing.write("data", 100_000, b"x" * 512)

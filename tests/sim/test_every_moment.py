@@ -8,16 +8,16 @@ from unittest import mock
 
 import pytest
 
-from duplexd.core import state
-from duplexd.engine.controller import Controller
+from duplexd.core import pair_states as state
+from duplexd.engine.timeline import Timeline
 from duplexd.errors import DamageError
-from duplexd.replication import resync
 from duplexd.replication.follower import Follower, SinkError
+from duplexd.replication.job import JOURNAL, MAP, Job
+from duplexd.replication.runner import Runner
 from duplexd.units import KIB
 from tests.sim import checks
 from tests.sim.checks import Cuts
 from tests.sim.machine import Died, Machine
-from tests.sim.small import small_limits
 from tests.sim.test_damage import Writing
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def cut_short(how: str, operation: int, power: bool, variant: int) -> bool:
             await writing.write(name, 8192, b"a" * 4096)
         cuts.returned(await machine.controller.suspend(["data", "wal"]))
         for number in range(
-            4 if how == resync.MAP else 1
+            4 if how == MAP else 1
         ):  # the same again and again: the map is shorter than the journal
             await writing.write("data", 8192, bytes([number + 1]) * 4096)
             await writing.write("wal", 16384, bytes([number + 1]) * 4096)
@@ -53,7 +53,7 @@ def cut_short(how: str, operation: int, power: bool, variant: int) -> bool:
         await writing.write("wal", 32768, b"z" * 512)
         await machine.controller.resync_wait(["data", "wal"])
         await writing.write("data", 65536, b"y" * 512)
-        await machine.controller.maintenance.checkpoint()
+        await machine.controller.checkpointer.checkpoint()
 
     async def recovers() -> None:
         await machine.start()
@@ -65,15 +65,20 @@ def cut_short(how: str, operation: int, power: bool, variant: int) -> bool:
         await machine.until(
             lambda: (
                 machine.quiet
-                and machine.controller.jobs.lag_bytes(machine.controller.pairs["wal"]) == 0
+                and machine.controller.followers.lag_bytes(
+                    machine.controller.volumes.by_name["wal"]
+                )
+                == 0
             ),
             "rest",
         )
-        assert {pair.state for pair in machine.controller.pairs.values()} == {state.DUPLEX}
+        assert {pair.state for pair in machine.controller.volumes.by_name.values()} == {
+            state.DUPLEX
+        }
         checks.check_quiet(machine, cuts)
         checks.check_equal(machine)
 
-    with small_limits(), machine.history.tapped():
+    with machine.history.tapped():
         try:
             machine.live(dies)
         except Died:
@@ -95,23 +100,32 @@ def sweep(how: str, power: bool, variants: Iterable[int]) -> None:
 
 
 @pytest.mark.parametrize("power", [False, True], ids=["kill", "power"])
-@pytest.mark.parametrize("how", [resync.JOURNAL, resync.MAP])
+@pytest.mark.parametrize("how", [JOURNAL, MAP])
 def test_a_resync_that_dies(how: str, power: bool) -> None:
     sweep(how, power, range(4))
 
 
 def test_a_staging_log_that_goes_too_early_is_found() -> None:
-    durable = Controller.durable
+    durable, run = Timeline.durable, Runner.run
+    running: list[Job] = []
 
-    async def impatient(self: Controller, sequence: int) -> None:
-        if not any(job.how == resync.MAP and job.whole for job in self.jobs.running.values()):
+    async def noted(self: Runner, job: Job) -> None:
+        running.append(job)
+        try:
+            await run(self, job)
+        finally:
+            running.remove(job)
+
+    async def impatient(self: Timeline, sequence: int | None = None) -> None:
+        if not any(job.how == MAP and job.whole for job in running):
             await durable(self, sequence)
 
     with (
-        mock.patch.object(Controller, "durable", impatient),
+        mock.patch.object(Runner, "run", noted),
+        mock.patch.object(Timeline, "durable", impatient),
         pytest.raises(DamageError, match="staging log ends"),
     ):
-        sweep(resync.MAP, True, range(30))
+        sweep(MAP, True, range(30))
 
 
 def pairs_that_share_a_follower() -> None:
@@ -124,7 +138,9 @@ def pairs_that_share_a_follower() -> None:
         await machine.start()
         writing, controller = Writing(machine), machine.controller
         await writing.write("broken", 0, b"a" * 512)
-        await machine.until(lambda: controller.jobs.trail.lag_bytes == 0 and machine.quiet, "rest")
+        await machine.until(
+            lambda: controller.async_follower.lag_bytes == 0 and machine.quiet, "rest"
+        )
         machine.disk.fail(checks.secondary_path("broken"), errno.EIO, operation="write")
         changes = [
             ("broken", b"b" * 512),
@@ -136,13 +152,15 @@ def pairs_that_share_a_follower() -> None:
                 for number, (name, data) in enumerate(changes)
             ]
         )
-        await machine.until(lambda: controller.jobs.trail.lag_bytes == 0 and machine.quiet, "rest")
-        assert controller.pairs["broken"].state == state.SUSPENDED
-        assert controller.pairs["sound"].state == state.DUPLEX
+        await machine.until(
+            lambda: controller.async_follower.lag_bytes == 0 and machine.quiet, "rest"
+        )
+        assert controller.volumes.by_name["broken"].state == state.SUSPENDED
+        assert controller.volumes.by_name["sound"].state == state.DUPLEX
         checks.check_quiet(machine, Cuts())
         checks.check_equal(machine)
 
-    with small_limits(), machine.history.tapped():
+    with machine.history.tapped():
         machine.history.bases |= {1: bytes(128 * KIB), 2: bytes(128 * KIB)}
         machine.live(life)
 

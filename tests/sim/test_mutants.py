@@ -9,38 +9,42 @@ from unittest import mock
 import pytest
 
 from duplexd.backend import WRITE
-from duplexd.core import votes
+from duplexd.core import cut_states
 from duplexd.core.ledger import Ledger
-from duplexd.core.member import Member
-from duplexd.engine import apply as batch
-from duplexd.engine import recovery
-from duplexd.engine.controller import Controller
-from duplexd.engine.cuts import Cuts
-from duplexd.engine.maintenance import Maintenance
-from duplexd.engine.write_path import Batches
-from duplexd.journal.group_commit import Flusher
+from duplexd.core.markers import Void
+from duplexd.core.participant import Participant
+from duplexd.engine import apply
+from duplexd.engine.checkpoint import Checkpointer
+from duplexd.engine.recovery import reconcile
+from duplexd.engine.recovery.replay import Replay
+from duplexd.engine.suspend import Suspends
+from duplexd.engine.timeline import Timeline
+from duplexd.engine.write_path import WritePath
+from duplexd.journal.group_commit import GroupCommit
 from duplexd.journal.writer import Writer
-from duplexd.replication import follower, staging
-from duplexd.replication.resync import Jobs
+from duplexd.replication.followers import Followers
+from duplexd.replication.runner import Runner
 from tests.sim import together
 from tests.sim.scenario import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from duplexd.engine.leases import Hold
+
 SEEDS_MAX = 150
 
 
 def secondaries_are_not_replayed(patch: Callable[..., None]) -> None:
-    patch(recovery.Recovery, "_replay_secondaries", lambda _self, _pairs, _tail: None)
+    patch(Replay, "_replay_secondaries", lambda _self: None)
 
 
 def primaries_are_not_replayed(patch: Callable[..., None]) -> None:
-    patch(recovery.Recovery, "_replay_primaries", lambda _self, _pairs, _tail: None)
+    patch(Replay, "_replay_primaries", lambda _self: None)
 
 
 def legs_are_written_before_the_journal(patch: Callable[..., None]) -> None:
-    journal = batch._journal
+    journal = apply._journal
 
     def first_the_legs(this: Any, writer: Writer) -> None:
         for change in this.changes:
@@ -48,11 +52,11 @@ def legs_are_written_before_the_journal(patch: Callable[..., None]) -> None:
                 change.volume.primary.write(change.offset, change.data)
         journal(this, writer)
 
-    patch(batch, "_journal", first_the_legs)
+    patch(apply, "_journal", first_the_legs)
 
 
 def flushes_are_acknowledged_without_a_sync(patch: Callable[..., None]) -> None:
-    patch(Flusher, "wait", lambda _self, _sequence, done: done(0))
+    patch(GroupCommit, "wait", lambda _self, _sequence, done: done(0))
 
 
 def the_journal_is_never_synced(patch: Callable[..., None]) -> None:
@@ -64,49 +68,38 @@ def regions_are_not_made_durable(patch: Callable[..., None]) -> None:
 
 
 def regions_are_not_marked(patch: Callable[..., None]) -> None:
-    mark = Batches._look_at
+    mark = WritePath._look_at
 
-    def forget(self: Batches, changes: Any) -> tuple[dict[int, list[int]], bool]:
+    def forget(self: WritePath, changes: Any) -> tuple[dict[int, list[int]], bool]:
         return {}, mark(self, changes)[1]
 
-    patch(Batches, "_look_at", forget)
+    patch(WritePath, "_look_at", forget)
 
 
 def a_power_cut_is_not_noticed(patch: Callable[..., None]) -> None:
-    patch(recovery.Recovery, "_tell_power_cut", lambda _self: None)
+    patch(reconcile, "_copy_dirty_regions", lambda _timeline, _volumes: None)
 
 
 def a_cut_waits_for_nothing_and_lets_a_batch_in_between(patch: Callable[..., None]) -> None:
-    cut = Cuts._cut
+    cut = Suspends._cut
 
-    def late(self: Cuts, pairs: Any, *rest: Any) -> Any:
+    def late(self: Suspends, pairs: Any, *rest: Any) -> Any:
         result = cut(self, pairs, *rest)
         for pair in pairs:
             pair.mirrors = pair.mode == "sync" and pair.secondary is not None
         return result
 
-    patch(Cuts, "_cut", late)
+    patch(Suspends, "_cut", late)
 
 
 def what_is_staged_is_applied_before_its_commit(patch: Callable[..., None]) -> None:
-    commit = Jobs._commit
+    commit = Runner._commit
 
-    async def early(self: Jobs, job: Any, count: int) -> None:
-        controller = self._controller
-        pairs = {pair.id: pair for pair in job.pairs}
-        await controller.work(
-            lambda: staging.apply_staging(
-                controller.disk,
-                self.staging_directory,
-                job.id,
-                pairs,
-                count,
-                follower.SecondarySink(),
-            )
-        )
+    async def early(self: Runner, job: Any, count: int) -> None:
+        await self._copying.apply_staged(job, count)
         await commit(self, job, count)
 
-    patch(Jobs, "_commit", early)
+    patch(Runner, "_commit", early)
 
 
 def changes_of_suspended_pairs_are_not_tracked(patch: Callable[..., None]) -> None:
@@ -114,17 +107,17 @@ def changes_of_suspended_pairs_are_not_tracked(patch: Callable[..., None]) -> No
 
 
 def secondaries_are_not_synced(patch: Callable[..., None]) -> None:
-    async def nothing(_self: Maintenance, _pairs: Any) -> None:
+    async def nothing(_self: Checkpointer, _pairs: Any) -> None:
         """As if they were clean."""
 
-    patch(Maintenance, "sync_secondaries", nothing)
-    patch(Maintenance, "_snapshot", _snapshot_without_secondaries(Maintenance._snapshot))
+    patch(Checkpointer, "sync_secondaries", nothing)
+    patch(Checkpointer, "_snapshot", _snapshot_without_secondaries(Checkpointer._snapshot))
 
 
 def _snapshot_without_secondaries(
-    snapshot: Callable[[Maintenance], Any],
-) -> Callable[[Maintenance], Any]:
-    def partial(self: Maintenance) -> Any:
+    snapshot: Callable[[Checkpointer], Any],
+) -> Callable[[Checkpointer], Any]:
+    def partial(self: Checkpointer) -> Any:
         saved, primaries, _secondaries = snapshot(self)
         return saved, primaries, []
 
@@ -132,46 +125,44 @@ def _snapshot_without_secondaries(
 
 
 def segments_are_dropped_while_somebody_needs_them(patch: Callable[..., None]) -> None:
-    patch(Jobs, "floor", lambda _self: 1 << 62)
-    patch(recovery, "replay_floor", lambda saved: saved["sequence"])
-    patch("duplexd.engine.maintenance.replay_floor", lambda saved: saved["sequence"])
+    patch(Followers, "floor", lambda _self: 1 << 62)
+    patch("duplexd.engine.recovery.room.replay_floor", lambda saved: saved["sequence"])
+    patch("duplexd.engine.checkpoint.replay_floor", lambda saved: saved["sequence"])
 
 
 def a_restart_keeps_cuts_whose_leases_are_gone(patch: Callable[..., None]) -> None:
-    patch(Member, "restarted", lambda _self, _cuts: None)
+    patch(Participant, "restarted", lambda _self, _cuts: None)
 
 
 def a_vote_is_given_before_it_is_durable(patch: Callable[..., None]) -> None:
-    durable = Controller.durable
+    durable = Timeline.durable
+    promises = {cut_states.READY, cut_states.CONSISTENT}
 
-    async def not_for_votes(self: Controller, sequence: int) -> None:
-        if not any(
-            cut.state in {votes.READY, votes.CONSISTENT} and cut.members
-            for cut in self.ledger.cuts.values()
-        ):
+    async def not_for_votes(self: Timeline, sequence: int | None = None) -> None:
+        if not any(cut.state in promises and cut.members for cut in self.ledger.cuts.values()):
             await durable(self, sequence)
 
-    patch(Controller, "durable", not_for_votes)
+    patch(Timeline, "durable", not_for_votes)
 
 
 def a_lost_hold_does_not_make_its_cut_void(patch: Callable[..., None]) -> None:
-    patch(Member, "lost", lambda _self, _cut: None)
+    patch(Participant, "lost", lambda _self, _cut: None)
 
 
 def a_vote_does_not_wait_for_the_secondaries(patch: Callable[..., None]) -> None:
-    async def nothing(self: Maintenance, pairs: Any) -> None:
+    async def nothing(self: Checkpointer, pairs: Any) -> None:
         """Syncs nothing."""
 
-    patch(Maintenance, "sync_secondaries", nothing)
+    patch(Checkpointer, "sync_secondaries", nothing)
 
 
 def a_restart_breaks_promises(patch: Callable[..., None]) -> None:
-    def all_void(self: Member, cut_ids: list[str]) -> None:
+    def all_void(self: Participant[Hold], cut_ids: list[str]) -> None:
         for cut_id in cut_ids:
-            if self._state_of(cut_id) in {votes.CUT, votes.READY}:
-                self._mark({"m": "void", "cut": cut_id})
+            if self._state_of(cut_id) in {cut_states.CUT, cut_states.READY}:
+                self._mark(Void(cut_id))
 
-    patch(Member, "restarted", all_void)
+    patch(Participant, "restarted", all_void)
 
 
 TOGETHER = [

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from duplexd.core import state, votes
+from duplexd.core import cut_states as votes
+from duplexd.core import pair_states as state
 from duplexd.errors import DuplexdError, LeaseLostError
 from tests.sim import scenario
 from tests.sim.scenario import Scenario
 
 if TYPE_CHECKING:
-    from duplexd.core.gate import Lease
+    from duplexd.core.lease import Lease
 
 # What a cut may be found as, by what was said of it before the crash. Anything may be void once a secondary has failed.
 LATER = {
@@ -41,7 +42,7 @@ class Together(Scenario):
 
     async def _check_votes(self) -> None:
         """After a recovery."""
-        controller, ledger = self.machine.controller, self.machine.controller.ledger
+        controller, ledger = self.machine.controller, self.machine.controller.timeline.ledger
         for cut_id, said in self.said.items():
             found = ledger.state_of(cut_id)
             if said is None:
@@ -51,7 +52,9 @@ class Together(Scenario):
             assert found in may_be, (
                 f"cut {cut_id} was {said or 'not made'} before the crash and is {found or 'unknown'} after it"
             )
-        await controller.durable(controller.writer.written)  # only what is durable is said
+        await controller.timeline.durable(
+            controller.timeline.writer.written
+        )  # only what is durable is said
         self.said = {cut_id: ledger.state_of(cut_id) for cut_id in self.said}
 
     async def _administrate(self) -> None:
@@ -71,7 +74,9 @@ class Together(Scenario):
         """One cut with others, broken off anywhere."""
         machine, rng = self.machine, self.rng
         controller = machine.controller
-        names = [name for name in self._names() if controller.pairs[name].state == state.DUPLEX]
+        names = [
+            name for name in self._names() if controller.volumes.by_name[name].state == state.DUPLEX
+        ]
         if not names:
             await self._resync()
             return
@@ -107,7 +112,7 @@ class Together(Scenario):
         if rng.random() < 0.15:
             controller.release(lease.id, "deadline")
             await asyncio.sleep(1)
-            assert controller.failed or controller.ledger.state_of(cut_id) == votes.VOID, (
+            assert controller.failed or controller.timeline.ledger.state_of(cut_id) == votes.VOID, (
                 f"cut {cut_id} outlived its lease"
             )
         if rng.random() < 0.2:
@@ -119,9 +124,9 @@ class Together(Scenario):
 
     async def _look_between(self, lease: Lease) -> None:
         await asyncio.sleep(0.05)
-        assert lease.state != "held" or all(pair.holds for pair in lease.pairs), (
-            "a gate opened while its lease is held"
-        )
+        assert lease.state != "held" or all(
+            self.machine.controller.leases.holds(pair) for pair in lease.pairs
+        ), "a gate opened while its lease is held"
 
     async def _say(self, cut_id: str, event: str) -> str:
         before = self.said.get(cut_id)

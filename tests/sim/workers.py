@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from duplexd.runtime.threads import Workers
 from tests.sim.disk import PowerCut
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class _Job:
     error: BaseException | None = None
 
 
-class SimWorkers:
+class SimWorkers(Workers):
     """See `duplexd.runtime.threads.Workers`. Up to `count` calls are under way at once (1: strictly one after the other).
 
     Each turn of the loop at most one of those, picked at random, gets on: its call takes effect, or later its `done` is called.
@@ -49,20 +50,6 @@ class SimWorkers:
             raise RuntimeError("the workers are closed")
         self._waiting.append(_Job(call, done))
         self._next_turn()
-
-    async def run(self, call: Callable[[], T]) -> T:
-        future: asyncio.Future[T] = self._loop.create_future()
-
-        def done(result: Any, error: BaseException | None) -> None:
-            if future.cancelled():
-                return
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
-
-        self.submit(call, done)
-        return await future
 
     @property
     def idle(self) -> bool:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from http.client import HTTPException
 from typing import TYPE_CHECKING
 
-from duplexd.core import votes
+from duplexd.core import cut_states as votes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

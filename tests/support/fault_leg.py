@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
-import os
 from typing import TYPE_CHECKING, Literal, get_args
+
+from tests.sim.faults import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,29 +17,9 @@ Operation = Literal["read_into", "read_cached", "write", "zero", "reserve", "ext
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 
 
-class _Fault:
-    """`after` calls go well, then `times` calls meet it (None: all of them)."""
-
-    __slots__ = ("after", "error", "times", "torn")
-
-    def __init__(self, error: int, after: int, times: int | None, torn: bool) -> None:
-        self.error = error
-        self.after = after
-        self.times = times
-        self.torn = torn
-
-    def strikes(self) -> bool:
-        if self.after > 0:
-            self.after -= 1
-            return False
-        if self.times is None:
-            return True
-        self.times -= 1
-        return self.times >= 0
-
-
 class FaultLeg:
-    """See `Leg`. Passes everything on to `leg` until told otherwise; `calls` counts by operation, failed calls too.
+    """See `Leg`. Passes everything on to `leg` until `fail` or `tear`; `calls` counts by operation,
+    failed calls too.
 
     `delay(operation)` is called before each operation, in the caller's thread: it may sleep.
     """
@@ -47,7 +28,7 @@ class FaultLeg:
 
     def __init__(self, leg: Leg, delay: Callable[[Operation], None] | None = None) -> None:
         self._leg = leg
-        self._faults: dict[Operation, _Fault] = {}
+        self._faults: dict[Operation, Fault] = {}
         self.path = leg.path
         self.size = leg.size
         self.is_block = leg.is_block
@@ -61,12 +42,14 @@ class FaultLeg:
     def fail(
         self, operation: Operation, error: int = errno.EIO, after: int = 0, times: int | None = None
     ) -> None:
-        """Let `operation` fail with `error` once `after` more calls have gone well, `times` times or for ever."""
-        self._faults[operation] = _Fault(error, after, times, torn=False)
+        """Let `operation` fail with `error` once `after` more calls have gone well, `times` times
+        or for ever.
+        """
+        self._faults[operation] = Fault(error, operation, after, times)
 
     def tear(self, error: int = errno.EIO, after: int = 0, times: int | None = 1) -> None:
         """Let a write put down only its first half, then fail with `error`."""
-        self._faults["write"] = _Fault(error, after, times, torn=True)
+        self._faults["write"] = Fault(error, "write", after, times, torn=True)
 
     def heal(self) -> None:
         """From now on nothing fails."""
@@ -85,7 +68,7 @@ class FaultLeg:
         if fault is not None:
             if fault.torn:
                 self._leg.write(offset, memoryview(data)[: len(data) // 2])
-            self._raise(fault)
+            raise fault.raised(self.path)
         self._leg.write(offset, data)
 
     def zero(self, offset: int, length: int, allocate: bool) -> None:
@@ -113,14 +96,13 @@ class FaultLeg:
     def _meet(self, operation: Operation) -> None:
         fault = self._due(operation)
         if fault is not None:
-            self._raise(fault)
+            raise fault.raised(self.path)
 
-    def _due(self, operation: Operation) -> _Fault | None:
+    def _due(self, operation: Operation) -> Fault | None:
         self.calls[operation] += 1
         if self.delay is not None:
             self.delay(operation)
         fault = self._faults.get(operation)
-        return fault if fault is not None and fault.strikes() else None
-
-    def _raise(self, fault: _Fault) -> None:
-        raise OSError(fault.error, os.strerror(fault.error), self.path)
+        return (
+            fault if fault is not None and fault.strikes(operation, operation == "write") else None
+        )

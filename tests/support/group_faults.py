@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from duplexd.client import Client
-from duplexd.core import votes
+from duplexd.core import cut_states as votes
 from duplexd.limits import HOLD_SECONDS_MAX
 from tests.support import coordinator
 from tests.support.daemon import PATIENCE_SECONDS

@@ -1,12 +1,19 @@
-"""A network in user space: hosts that are network namespaces, and between them a relay that delays every frame and loses some.
+"""A network in user space: hosts that are network namespaces, and between them a relay that delays
+every frame and loses some.
 
-    python -m tests.support.relay '{"hosts": ["client", "alpha"], "delay_s": 0.005, "loss": 0.02, "seed": 1}'
+    python -m tests.support.relay CONFIGURATION
 
-Each host has an interface `eth0` with the address 10.77.0.N, N counted from 1. Its frames come out of the other end of a veth pair here, wait
-for `delay_s`, and go on to the host they are for, unless they are lost. The kernel's TCP on both sides meets real delay and real loss.
+with a configuration such as
 
-Commands are lines on stdin, each answered by a line of JSON: `cut HOST` (from now on it hears and is heard by nobody), `join HOST`, `stats`.
-The end of stdin is the end of it all: the namespaces live as long as a process in them, and those hang on this one.
+    {"hosts": ["client", "alpha"], "delay_s": 0.005, "loss": 0.02, "seed": 1}
+
+Each host has an interface `eth0` with the address 10.77.0.N, N counted from 1. Its frames come out
+of the other end of a veth pair here, wait for `delay_s`, and go on to the host they are for, unless
+they are lost. The kernel's TCP on both sides meets real delay and real loss.
+
+Commands are lines on stdin, each answered by a line of JSON: `cut HOST` (from now on it hears and
+is not heard), `join HOST`, `stats`. The end of stdin is the end of it all: the namespaces
+live as long as a process in them, and those hang on this one.
 """
 
 from __future__ import annotations
@@ -45,7 +52,9 @@ def _ip(*words: str) -> None:
 
 
 def _whole_checksums(interface: str) -> None:
-    """Have the kernel put checksums, and so whole segments, into frames: nobody after the relay would."""
+    """Have the kernel put checksums, and so whole segments, into frames: nobody after the relay
+    would.
+    """
     value = array.array("I", [_ETHTOOL_STXCSUM, 0])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         fcntl.ioctl(
@@ -71,7 +80,10 @@ class Host:
         _ip("link", "add", here, "type", "veth", "peer", "name", there)
         _whole_checksums(there)
         _ip("link", "set", there, "netns", str(self.holder.pid))
-        inside = f"ip link set {there} name eth0 address {self.mac.hex(':')} && ip addr add {address(number)}/24 dev eth0"
+        inside = (
+            f"ip link set {there} name eth0 address {self.mac.hex(':')} && ip addr add "
+            f"{address(number)}/24 dev eth0"
+        )
         inside += " && ip link set lo up && ip link set eth0 up"
         subprocess.run(
             ["nsenter", "--target", str(self.holder.pid), "--net", "sh", "-c", inside], check=True
@@ -175,7 +187,7 @@ class Relay:
 
 
 def say(what: dict[str, Any]) -> None:
-    """One line of JSON to whoever started us."""
+    """One line of JSON to the parent process."""
     print(json.dumps(what), flush=True)
 
 

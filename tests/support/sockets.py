@@ -1,4 +1,6 @@
-"""Waiting until somebody listens (a Unix socket's file is there a moment before anyone does), and talking NBD with whoever does."""
+"""Waiting until a server listens (a Unix socket's file exists a moment earlier), and talking NBD
+with it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def wait_listening(path: str, seconds: float = PATIENCE_SECONDS) -> None:
-    """Returns once a connection to the Unix socket is taken. Raises OSError if that does not come."""
+    """Return once a connection to the Unix socket is accepted. Raises OSError if none is."""
     deadline = time.monotonic() + seconds
     while True:
         with socket.socket(socket.AF_UNIX) as sock:

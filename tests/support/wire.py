@@ -1,10 +1,12 @@
-"""A wire between a coordinator and its members that a test can hold up between any two messages, with nothing added to either of them.
+"""A wire between a coordinator and its members that a test can hold up between any two messages,
+with nothing added to either of them.
 
     async with Wire({"alpha": socket_of_alpha, ...}, directory, watch) as wire:
         ...  # the coordinator is given wire.paths["alpha"] instead
 
-Every request and every answer is one message, as HTTP/1.1 counts them (of an answer that is a stream of lines, the first line is the message, the
-rest goes with it). `watch(message)` is called with each before it goes on; it may call `wire.cut(...)` and kill whom it likes. If it returns
+Every request and every answer is one message, as HTTP/1.1 counts them (of an answer that is a
+stream of lines, the first line is the message, the rest goes with it). `watch(message)` is called
+with each before it goes on; it may call `wire.cut(...)` and kill whom it likes. If it returns
 False, the message is lost and its connection with it.
 """
 
@@ -35,7 +37,10 @@ class Message(NamedTuple):
     status: int = 0  # of an answer
 
     def __str__(self) -> str:
-        return f"{self.number}: {self.verb} {self.way} {'from' if self.way == ANSWER else 'to'} {self.member}"
+        return (
+            f"{self.number}: {self.verb} {self.way} "
+            f"{'from' if self.way == ANSWER else 'to'} {self.member}"
+        )
 
 
 class Wire:
@@ -73,7 +78,9 @@ class Wire:
                 raise result
 
     def cut(self, *members: str) -> None:
-        """From now on nothing goes through to these, or from them; connections stay, as when a cable is pulled."""
+        """From now on nothing goes through to these, or from them; connections stay, as when a
+        cable is pulled.
+        """
         self._dead |= set(members)
 
     def _serve(self, member: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:

@@ -292,7 +292,7 @@ async def test_volume_that_holds_something_else_is_not_touched(
     before = [cluster[name].files.primary("canary").read_bytes() for name in THREE]
     refused = run("--groups", groups, "db")
     assert refused.returncode == 5
-    assert "beta:canary holds something else than a canary's records at 528384" in refused.stderr
+    assert "beta:canary holds other data than a canary's records at byte 528384" in refused.stderr
     assert [cluster[name].files.primary("canary").read_bytes() for name in THREE] == before
 
 

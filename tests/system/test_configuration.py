@@ -80,12 +80,12 @@ def a_fifo(files: DaemonFiles) -> str:
 
 def no_directory(files: DaemonFiles) -> str:
     (files.directory / "b").rmdir()
-    return f"volumes.data.secondary: there is no directory '{files.directory}/b' to create the image in; make it, or correct the path"
+    return f"volumes.data.secondary: there is no directory '{files.directory}/b' to create the image in; create it, or correct the path"
 
 
 def a_dangling_link(files: DaemonFiles) -> str:
     files.primary("data").symlink_to(files.directory / "nowhere")
-    return f"volumes.data.primary: '{files.primary('data')}' is a link that leads nowhere; remove it or make what it leads to"
+    return f"volumes.data.primary: '{files.primary('data')}' is a dangling symbolic link; remove it or create its target"
 
 
 def state_is_a_file(files: DaemonFiles) -> str:
@@ -97,7 +97,7 @@ def no_such_group(files: DaemonFiles) -> str:
     files.config.write_text(
         files.config.read_text().replace("[control]", '[control]\ngroup = "nobody-has-this"')
     )
-    return "control.group: there is no group 'nobody-has-this' on this machine; make it with: groupadd --system nobody-has-this"
+    return "control.group: there is no group 'nobody-has-this' on this machine; create it with: groupadd --system nobody-has-this"
 
 
 def wrong_in_the_file(files: DaemonFiles) -> str:

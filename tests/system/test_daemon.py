@@ -93,7 +93,7 @@ def test_a_second_daemon_on_the_same_state_is_refused(daemon: Daemon, tmp_path: 
     assert result.returncode == 5
     assert result.stderr.splitlines()[-1] == (
         f"duplexd: {files.config}: controller.state_dir: '{daemon.files.state_dir}' is in use by another duplexd, process {daemon.pid}; "
-        "stop that one first, or give this one a state_dir of its own"
+        "stop that one first, or configure another state_dir"
     )
     assert not files.primary("x").exists()
     assert daemon.request("GET", "/readyz")[0] == 200

@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def test_exit_status_says_whether_the_checker_proved_anything(
         async def cut(_: Scene, tag: str = "") -> Cut:
             hold = {"seconds_max": 0.0, "writes_held": 0}
             return Cut(
-                Findings(broken=broken),
+                Findings(counts=Counter(broken=broken)),
                 [{"verdict": "consistent", "cut": "1", "hold": hold}],
                 0.0,
                 0.0,

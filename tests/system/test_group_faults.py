@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.canary.record import Placement
-from duplexd.core import votes
+from duplexd.core import cut_states as votes
 from tests.support.by_hand import ByHand
 from tests.support.cluster import THREE, Cluster, Member, spread
 from tests.support.cut_watch import CutWatch

@@ -232,7 +232,7 @@ def test_a_port_in_use_keeps_the_daemon_from_starting(
         ended = run_duplexd("run", "--config", str(files.config))
     assert ended.returncode == 6
     assert (
-        f"duplexd: {files.config}: control.tls.listen[0]: cannot listen at '{HOST}:{port}': Address already in use"
+        f"duplexd: {files.config}: control.tls.listen[0]: cannot listen on tcp:{HOST}:{port}: Address already in use"
         in ended.stderr
     )
 
@@ -248,7 +248,7 @@ def test_check_finds_a_key_that_everyone_can_read(
     found = run_duplexd("check", "--config", str(files.config))
     assert found.returncode == 6
     assert (
-        f"{files.config}: control.tls.key: '{certificates.key}' holds the key and can be read by everyone"
+        f"{files.config}: control.tls.key: '{certificates.key}' is a private key that every local user can read"
         in found.stderr
     )
 

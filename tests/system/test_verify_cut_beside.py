@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import pytest
 
 from duplexd.canary.nbd import NbdConnection
+from duplexd.limits import ProofLimits
 from duplexd.units import MIB
 from duplexd.verify_cut import document, past
 from duplexd.verify_cut.check import check
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 BLOCK = 4096
 SIZE = 4 * MIB
+LIMITS = ProofLimits()
+NO_WAIT = ProofLimits(start_seconds_max=0.0)  # no daemon will finish this start
 MARKED = SIZE - BLOCK  # the block that only the test itself writes to
 VOLUMES = ("data", "wal")
 REACH = 96 * 1024  # a few places are changed again and again
@@ -49,7 +52,7 @@ def write(self, offset, data):
     whole(self, offset, data)
 
 RealFile.write = write
-from duplexd.daemon import main
+from duplexd.daemon.program import main
 main()
 """
 
@@ -68,10 +71,9 @@ def suspend(files: DaemonFiles, path: Path) -> int:
     return document.read(str(path)).members[0].sequence
 
 
-def verify(path: str, **images: str) -> Report:
-    return check(
-        document.read(path), {}, {("test", volume): image for volume, image in images.items()}
-    )
+def verify(path: str, limits: ProofLimits = LIMITS, **images: str) -> Report:
+    given = {("test", volume): image for volume, image in images.items()}
+    return check(document.read(path), {}, given, limits)
 
 
 # Killed in the midst of a recovery
@@ -82,12 +84,8 @@ async def test_a_primary_that_a_recovery_left_half_way_refutes_nothing_and_the_n
     make_files: Callable[..., DaemonFiles],
     start_daemon: Callable[..., Daemon],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     mode: str,
 ) -> None:
-    monkeypatch.setattr(
-        "duplexd.verify_cut.check.PROOF_START_SECONDS_MAX", 0.0
-    )  # nobody goes on with it
     files = make_files(volumes={"data": SIZE}, groups={"db": ["data"]}, mode=mode)
     daemon = start_daemon(files)
     path = tmp_path / "cut.json"
@@ -95,7 +93,7 @@ async def test_a_primary_that_a_recovery_left_half_way_refutes_nothing_and_the_n
     images = [files.primary("data"), files.secondary_of("data")]
     for number in (0, 1, 5):  # of six changes
         die_in_recovery(files, number)
-        report = verify(str(path))
+        report = verify(str(path), NO_WAIT)
         there = [image.read_bytes()[MARKED] for image in images]
         assert there == [number or 6, 6], (
             "the change that it had come to; the secondary stays as it is"

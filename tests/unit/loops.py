@@ -1,15 +1,20 @@
-"""An event loop whose time passes only while there is nothing to do: a machine that is slow, or hangs for a while, changes nothing."""
+"""An event loop whose time passes only while there is nothing to do: a machine that is slow, or
+hangs for a while, changes nothing.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import selectors
 
-TURN_SECONDS = 1e-5  # so that whoever goes round and round sees timers fire, after the same number of turns everywhere
+# so that code that polls sees timers fire, after the same number of turns everywhere
+TURN_SECONDS = 1e-5
 
 
 class _Selector(selectors.DefaultSelector):
-    """Instead of waiting it lets the time pass. What is written to a Unix socket can be read at once, so nothing is missed."""
+    """Instead of waiting it lets the time pass. What is written to a Unix socket can be read at
+    once, so nothing is missed.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +31,7 @@ class _Selector(selectors.DefaultSelector):
 
 
 class PatientLoop(asyncio.SelectorEventLoop):
-    """For tests of one thread, whose sockets, if any, are Unix sockets with both ends in this loop."""
+    """For tests of one thread, whose sockets are Unix sockets with both ends in this loop."""
 
     def __init__(self) -> None:
         self._patient = _Selector()
@@ -37,5 +42,5 @@ class PatientLoop(asyncio.SelectorEventLoop):
 
 
 def now() -> float:
-    """`time.monotonic` of whoever runs in such a loop."""
+    """`time.monotonic` of code that runs in such a loop."""
     return asyncio.get_running_loop().time()

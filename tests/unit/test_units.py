@@ -45,7 +45,7 @@ def test_a_size_is_read(text: int | str, size: int) -> None:
         "9" * 400 + ".0",
     ],
 )
-def test_what_is_no_size_is_refused_with_an_example(text: str) -> None:
+def test_text_that_is_not_a_size_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="is not a size; write for example"):
         parse_size(text)
 
@@ -53,7 +53,7 @@ def test_what_is_no_size_is_refused_with_an_example(text: str) -> None:
 @pytest.mark.parametrize("value", [True, 1.5, None, [], {}])
 def test_other_types_are_refused(value: object) -> None:
     with pytest.raises(ValueError, match="is not a size"):
-        parse_size(value)  # type: ignore[arg-type]
+        parse_size(value)
 
 
 def test_a_part_of_a_byte_is_refused_with_its_neighbours() -> None:

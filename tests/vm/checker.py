@@ -1,7 +1,8 @@
 """What a cut through the guest's writer must look like. Pure: files in, findings out.
 
-The writer (guest/writer) begins a file only when the one before it has been fsynced, on whatever volume that was. So the files of all volumes
-form one sequence, and at any moment all but the last one begun are whole.
+The writer (guest/writer) begins a file only when the one before it has been fsynced, on whatever
+volume that was. So the files of all volumes form one sequence, and at any moment all but the last
+one begun are whole.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ class Finding(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far the writer had come on each volume: the highest number begun, and the highest fsynced."""
+    """How far the writer had come on each volume: the highest number begun, and the highest
+    fsynced.
+    """
 
     issued: dict[str, int]
     fsynced: dict[str, int]
@@ -46,13 +49,14 @@ def content(volume: str, number: int) -> bytes:
 def check_cut(files: Files, fsynced: dict[str, int], issued: dict[str, int]) -> list[Finding]:
     """Findings about the files that the secondaries of one cut hold; none if the cut is good.
 
-    `fsynced`: what the guest had reported before the suspend was asked for: must be there, whole. `issued`: what it had begun when the
-    suspend had returned: nothing beyond it may be there.
+    `fsynced`: what the guest had reported before the suspend was asked for: must be there, whole.
+    `issued`: what it had begun when the suspend had returned: nothing beyond it may be there.
     """
     lost = [
         Finding(
             LOST,
-            f"{volume}/{number} was fsynced before the suspend and is {_state(files, volume, number)}",
+            f"{volume}/{number} was fsynced before the suspend and is "
+            f"{_state(files, volume, number)}",
         )
         for volume in files
         for number in range(1, fsynced[volume] + 1)
@@ -71,7 +75,9 @@ def check_cut(files: Files, fsynced: dict[str, int], issued: dict[str, int]) -> 
 
 
 def check_dependencies(files: Files) -> list[Finding]:
-    """Findings about files that are not whole although a later one exists, which was begun only when they were fsynced."""
+    """Findings about files that are not whole although a later one exists, which was begun only
+    when they were fsynced.
+    """
     volumes = list(files)
     last = max(
         ((number, position) for position, volume in enumerate(volumes) for number in files[volume]),
@@ -83,7 +89,8 @@ def check_dependencies(files: Files) -> list[Finding]:
     return [
         Finding(
             DEPENDENCY,
-            f"{latest} exists, but {volume}/{number}, on which it depends, is {_state(files, volume, number)}",
+            f"{latest} exists, but {volume}/{number}, on which it depends, is "
+            f"{_state(files, volume, number)}",
         )
         for number in range(1, last[0] + 1)
         for position, volume in enumerate(volumes)

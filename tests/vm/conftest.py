@@ -1,4 +1,7 @@
-"""One virtual machine for the tests of a module: booting takes longer than most of them. A wider scope might outlive the machine."""
+"""One virtual machine for the tests of a module: booting takes longer than most of them.
+
+A wider scope might outlive the machine.
+"""
 
 from __future__ import annotations
 

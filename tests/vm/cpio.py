@@ -1,4 +1,6 @@
-"""Archives that Linux unpacks as its first file system: cpio in the "newc" format, uncompressed, everything owned by root."""
+"""Archives that Linux unpacks as its first file system: cpio in the "newc" format, uncompressed,
+everything owned by root.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,10 @@ _DIRECTORY, _FILE, _LINK = 0o040000, 0o100000, 0o120000
 
 
 class Archive:
-    """What is added gets the directories above it first, with mode 755. Paths are relative; one that was added stays what it is."""
+    """What is added gets the directories above it first, with mode 755.
+
+    Paths are relative; one that was added stays what it is.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -43,7 +48,9 @@ class Archive:
             self.directory(str(parent))
 
     def _add(self, name: str, mode: int, data: bytes) -> None:
-        """One member: 13 fields of 8 hexadecimal digits, the name, the data, each padded to 4 bytes."""
+        """One member: 13 fields of 8 hexadecimal digits, the name, the data, each padded to 4
+        bytes.
+        """
         self._added.add(name)
         encoded = name.encode() + b"\0"
         links = 2 if mode & 0o170000 == _DIRECTORY else 1

@@ -1,4 +1,6 @@
-"""The host's side of what the guest does with its volumes: connect, make file systems, write, disconnect."""
+"""The host's side of what the guest does with its volumes: connect, make file systems, write,
+disconnect.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ TROUBLE = re.compile(
 
 
 class GuestVolumes(NamedTuple):
-    """Volumes of a daemon on the host, used by the guest as users do: nbd-client by name over TCP, ext4, mounted on /mnt/NAME."""
+    """Volumes of a daemon on the host, used by the guest as users do: nbd-client by name over TCP,
+    ext4, mounted on /mnt/NAME.
+    """
 
     machine: Machine
     port: int
@@ -36,7 +40,8 @@ class GuestVolumes(NamedTuple):
         self.machine.run("dmesg -c >/dev/null")
         for device, name in enumerate(self.names):
             self.machine.run(
-                f"nbd-client -N {name} -C {self.connections} {HOST_ADDRESS} {self.port} /dev/nbd{device}"
+                f"nbd-client -N {name} -C {self.connections} {HOST_ADDRESS} {self.port} "
+                f"/dev/nbd{device}"
             )
 
     def make_file_systems(self) -> None:
@@ -50,7 +55,8 @@ class GuestVolumes(NamedTuple):
         """Write numbered files, see guest/writer."""
         self.machine.run("rm -f /run/writer.*")
         self.machine.run(
-            f"(setsid writer {' '.join(self.names)} >/dev/null 2>&1; echo $? >/run/writer.status) >/dev/null 2>&1 &"
+            f"(setsid writer {' '.join(self.names)} >/dev/null 2>&1; echo $? >/run/writer.status) "
+            ">/dev/null 2>&1 &"
         )
 
     def progress(self) -> Progress:
@@ -59,7 +65,10 @@ class GuestVolumes(NamedTuple):
         return Progress.of_log(log, self.names)
 
     def wait_for_files(self, more: int) -> Progress:
-        """Wait until `more` files were fsynced on every volume, counted from now. Raises MachineError if the writer stands still."""
+        """Wait until `more` files were fsynced on every volume, counted from now.
+
+        Raises MachineError if the writer makes no progress.
+        """
         start, deadline = self.progress(), time.monotonic() + PROGRESS_TIMEOUT_S
         while time.monotonic() < deadline:
             now = self.progress()
@@ -67,18 +76,23 @@ class GuestVolumes(NamedTuple):
                 return now
             time.sleep(POLL_INTERVAL_S)
         raise MachineError(
-            f"the guest's writer stands still at {self.progress()}:\n{self.machine.run('cat /run/writer.*; dmesg | tail')}"
+            "the guest's writer makes no progress at "
+            f"{self.progress()}:\n{self.machine.run('cat /run/writer.*; dmesg | tail')}"
         )
 
     def stop_writer(self) -> Progress:
-        """Let the writer end after the files it is at; returns what it has written. Raises MachineError if it had failed."""
+        """Let the writer end after the files it is at; returns what it has written.
+
+        Raises MachineError if it had failed.
+        """
         self.machine.run(
             "touch /run/writer.stop; while [ ! -e /run/writer.status ]; do sleep 0.1; done"
         )
         status = self.machine.run("cat /run/writer.status").strip()
         if status != "0":
             raise MachineError(
-                f"the guest's writer failed:\n{self.machine.run('cat /run/writer.error; dmesg | tail')}"
+                "the guest's writer "
+                f"failed:\n{self.machine.run('cat /run/writer.error; dmesg | tail')}"
             )
         return self.progress()
 
@@ -90,17 +104,20 @@ class GuestVolumes(NamedTuple):
     def write_bulk(self, size_mib: int) -> None:
         """Write (again) one large file on the first volume and fsync it."""
         self.machine.run(
-            f"dd if=/dev/urandom of=/mnt/{self.names[0]}/bulk bs=1M count={size_mib} conv=fsync 2>&1"
+            f"dd if=/dev/urandom of=/mnt/{self.names[0]}/bulk bs=1M count={size_mib} conv=fsync "
+            "2>&1"
         )
 
     def read_directly(self, device: int) -> None:
         """Read the end of a volume past the guest's page cache.
 
-        Nothing of the file system is there: where it has changes of its own in the page cache, Linux writes them before it reads.
+        Nothing of the file system is there: where it has changes of its own in the page cache,
+        Linux writes them before it reads.
         """
         self.machine.run(
             f"sectors=$(cat /sys/block/nbd{device}/size); "
-            f"dd if=/dev/nbd{device} of=/dev/null bs=4096 skip=$((sectors / 8 - 16)) count=16 iflag=direct 2>&1"
+            f"dd if=/dev/nbd{device} of=/dev/null bs=4096 skip=$((sectors / 8 - 16)) count=16 "
+            "iflag=direct 2>&1"
         )
 
     def trouble(self) -> list[str]:
@@ -113,10 +130,11 @@ class GuestVolumes(NamedTuple):
             self.machine.run(f"umount /mnt/{name}")
 
     def disconnect(self) -> None:
-        """Disconnect all devices; returns when the kernel has let go of them."""
+        """Disconnect all devices; returns when the kernel has released them."""
         for device in range(len(self.names)):
             self.machine.run(
-                f"nbd-client -d /dev/nbd{device}; while [ -e /sys/block/nbd{device}/pid ]; do sleep 0.1; done"
+                f"nbd-client -d /dev/nbd{device}; while [ -e /sys/block/nbd{device}/pid ]; do "
+                "sleep 0.1; done"
             )
 
     def clean_up_command(self) -> str:

@@ -1,4 +1,4 @@
-"""Reads the ext4 file systems of images on the host, without mounting them (which would need root)."""
+"""Reads ext4 file systems in images on the host without mounting them, which needs root."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def read_images(images: dict[str, Path], scratch: Path) -> Files:
     """Copy each image, replay its journal, check its file system, and return its numbered files.
 
-    Raises MachineError if a file system is not clean after the replay. The images themselves are only read; `scratch` keeps an exact copy of
-    each as VOLUME.origin.
+    Raises MachineError if a file system is not clean after the replay. The images themselves are
+    only read; `scratch` keeps an exact copy of each as VOLUME.origin.
     """
     files: Files = {}
     for volume, image in images.items():
@@ -30,12 +30,11 @@ def read_images(images: dict[str, Path], scratch: Path) -> Files:
 
 
 def replay_and_check(image: Path) -> None:
-    """Replay the journal as mounting would, repair nothing, then let fsck look at all of it."""
+    """Replay the journal as mounting would, repair nothing, then check all of it with fsck."""
     run_tool("e2fsck", "-y", "-E", "journal_only", image)
     features = run_tool("dumpe2fs", "-h", image)
-    if (
-        "needs_recovery" in features
-    ):  # fsck -n would skip the journal, and look at an older state than the one that counts
+    # fsck -n would skip the journal, and look at an older state than the one that counts
+    if "needs_recovery" in features:
         raise MachineError(f"{image}: the journal was not replayed\n{features}")
     run_tool("fsck.ext4", "-fn", image)
 

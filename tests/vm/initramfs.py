@@ -31,7 +31,10 @@ GUEST_SCRIPTS = Path(__file__).parent / "guest"
 
 
 def write_initramfs(target: Path, modules: Iterable[Path]) -> None:
-    """Write the archive. The modules are numbered: the guest's init inserts them in the order given."""
+    """Write the archive.
+
+    The modules are numbered: the guest's init inserts them in the order given.
+    """
     files = {path: Path(tool(name)) for name, path in PROGRAMS.items()}
     files["bin/busybox"] = Path(tool("busybox"))
     for program in list(files.values()):
@@ -57,7 +60,9 @@ def write_initramfs(target: Path, modules: Iterable[Path]) -> None:
 
 
 def _libraries(program: Path) -> list[Path]:
-    """The shared libraries of a program, under the paths at which its loader looks for them; none if it is static."""
+    """The shared libraries of a program, under the paths at which its loader looks for them; none
+    if it is static.
+    """
     done = subprocess.run([tool("ldd"), str(program)], capture_output=True, text=True, check=False)
     if done.returncode:
         if "not a dynamic executable" in done.stderr + done.stdout:

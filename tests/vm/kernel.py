@@ -1,7 +1,9 @@
-"""Debian's kernel for virtual machines: fetched once by apt, kept in a cache directory, checked before each use.
+"""Debian's kernel for virtual machines: fetched once by apt, kept in a cache directory, checked
+before each use.
 
-Needs neither root nor package lists on the machine: where apt has no lists (containers drop them) or old ones (the package they name is
-gone from the archive), lists of our own are fetched into the cache directory.
+Needs neither root nor package lists on the machine: where apt has no lists (containers drop them)
+or old ones (the package they name is gone from the archive), lists of our own are fetched into the
+cache directory.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ def cache_directory() -> Path:
 
 
 def kernel(cache: Path, unpack_into: Path) -> Kernel:
-    """The kernel and its modules, unpacked into `unpack_into`; the package comes from `cache`, or from apt the first time."""
+    """The kernel and its modules, unpacked into `unpack_into`; the package comes from `cache`, or
+    from apt the first time.
+    """
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # others may fetch it at this moment
@@ -126,7 +130,8 @@ def _package_name(options: list[str]) -> str:
         if kind == "Depends" and name.startswith("linux-image-"):
             return name
     raise MachineError(
-        f"apt does not say what {META_PACKAGE} depends on; is an amd64 Debian archive configured?\n{output}"
+        f"apt does not say what {META_PACKAGE} depends on; is an amd64 Debian archive "
+        f"configured?\n{output}"
     )
 
 
@@ -148,11 +153,13 @@ def _unpack(package: Path, directory: Path) -> Kernel:
                     found[name].write_bytes(
                         lzma.decompress(data) if member.name.endswith(".xz") else data
                     )
-        process.stdout.read()  # what follows the archive's end: closing the pipe early would be an error to dpkg-deb
+        # what follows the archive's end: closing the pipe early would be an error to dpkg-deb
+        process.stdout.read()
     missing = [name for name in ("vmlinuz", *MODULES) if name not in found]
     if process.returncode or missing:
         raise MachineError(
-            f"{package}: dpkg-deb ended with {process.returncode}; not found in it: {', '.join(missing) or 'nothing'}"
+            f"{package}: dpkg-deb ended with {process.returncode}; not found in it: "
+            f"{', '.join(missing) or 'nothing'}"
         )
     return Kernel(found["vmlinuz"], [found[name] for name in MODULES])
 

@@ -1,7 +1,8 @@
 """A virtual machine with Debian's kernel under software emulation, and commands that run in it.
 
-The guest reaches the host's 127.0.0.1:PORT at `HOST_ADDRESS`:PORT. Everything is bounded: a command by its time-out, the machine by its
-lifetime, which coreutils' `timeout` and the guest itself both watch, so that it ends even if the test that started it was killed.
+The guest reaches the host's 127.0.0.1:PORT at `HOST_ADDRESS`:PORT. Everything is bounded: a command
+by its time-out, the machine by its lifetime, which coreutils' `timeout` and the guest itself both
+watch, so that it ends even if the test that started it was killed.
 """
 
 from __future__ import annotations
@@ -47,12 +48,19 @@ INITRAMFS = Root(write_initramfs, memory_mib=512, boot_timeout_s=300)
 
 
 class Machine:
-    """A running guest. One caller at a time; a command that met its time-out goes on in the guest, and the next one waits for it."""
+    """A running guest.
+
+    One caller at a time; a command that met its time-out goes on in the guest, and the next one
+    waits for it.
+    """
 
     def __init__(
         self, directory: Path, root: Root = INITRAMFS, lifetime_s: int = LIFETIME_S
     ) -> None:
-        """Boot with `root`; returns when the guest takes commands. `directory` gets the boot files and the kernel's console."""
+        """Boot with `root`; returns when the guest takes commands.
+
+        `directory` gets the boot files and the kernel's console.
+        """
         self._console = directory / "console.log"
         self._received = b""
         self._commands = 0
@@ -76,7 +84,10 @@ class Machine:
             raise
 
     def run(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
-        """Run a shell command line to its end; returns its output. Raises MachineError if its status is not 0."""
+        """Run a shell command line to its end; returns its output.
+
+        Raises MachineError if its status is not 0.
+        """
         status, output = self.outcome(command, timeout_s)
         if status != 0:
             raise MachineError(
@@ -85,7 +96,10 @@ class Machine:
         return output
 
     def outcome(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S) -> Outcome:
-        """Run a shell command line to its end, whatever its status. Raises MachineError at the time-out, or if the guest is gone."""
+        """Run a shell command line to its end, whatever its status.
+
+        Raises MachineError at the time-out, or if the guest is gone.
+        """
         if "\n" in command:
             raise ValueError("a command is one line")
         self._commands += 1
@@ -112,7 +126,8 @@ class Machine:
 
     def stop(self) -> None:
         """End the machine as by pulling its plug; returns when its processes are gone."""
-        self._process.terminate()  # `timeout` passes it on to qemu, and kills it if that did not help
+        # `timeout` passes it on to qemu, and kills it if that did not help
+        self._process.terminate()
         try:
             self._process.wait(STOP_TIMEOUT_S)
         finally:
@@ -128,7 +143,9 @@ class Machine:
         self.stop()
 
     def _lines_until(self, prefix: str, deadline: float, doing: str) -> tuple[str, list[str]]:
-        """The line that starts with `prefix`, and those before it, less the output of commands whose time had run out."""
+        """The line that starts with `prefix`, and those before it, less the output of commands
+        whose time had run out.
+        """
         lines: list[str] = []
         while True:
             line = self._next_line(deadline, doing)
@@ -158,7 +175,10 @@ class Machine:
 def _qemu_command(
     image: Path, initramfs: Path, memory_mib: int, console: Path, lifetime_s: int
 ) -> list[str]:
-    """First serial port: the kernel's console, to a file. Second: the commands, on qemu's standard input and output."""
+    """First serial port: the kernel's console, to a file.
+
+    Second: the commands, on qemu's standard input and output.
+    """
     arguments = f"console=ttyS0 panic=-1 mitigations=off nowatchdog lifetime_s={lifetime_s}"
     return [
         *(tool("timeout"), "--kill-after=5", str(lifetime_s), tool("qemu-system-x86_64")),
@@ -175,10 +195,11 @@ def _qemu_command(
         ),
         *("-display", "none", "-serial", f"file:{console}", "-serial", "stdio"),
         *("-kernel", str(image), "-initrd", str(initramfs), "-append", arguments),
+        # no boot ROM: nothing boots from the network
         *(
             "-netdev",
             "user,id=net",
             "-device",
             "virtio-net-pci,netdev=net,romfile=",
-        ),  # no boot ROM: nothing boots from the network
+        ),
     ]

@@ -1,6 +1,8 @@
-"""This Python with duplexd in a virtual environment, as `python3 -m venv /opt/duplexd && /opt/duplexd/bin/pip install .` leaves it.
+"""This Python with duplexd in a virtual environment, as `python3 -m venv /opt/duplexd &&
+/opt/duplexd/bin/pip install .` leaves it.
 
-The interpreter comes from whatever runs the tests; in the guest it is /usr/bin/pythonX.Y. Modules come compiled: the guest is slow.
+The interpreter comes from whatever runs the tests; in the guest it is /usr/bin/pythonX.Y. Modules
+come compiled: the guest is slow.
 """
 
 from __future__ import annotations
@@ -46,9 +48,8 @@ LEFT_OUT = {
 }
 LEFT_OUT_PREFIXES = ("config-", "_tkinter.", "_test", "_ctypes_test")
 
-_UNCHECKED_HASH = (1).to_bytes(4, "little") + bytes(
-    8
-)  # compiled code that is taken as it is, whatever the time of its source
+# compiled code that is taken as it is, whatever the time of its source
+_UNCHECKED_HASH = (1).to_bytes(4, "little") + bytes(8)
 
 
 def interpreter() -> Path:
@@ -57,7 +58,9 @@ def interpreter() -> Path:
 
 
 def add_python(archive: Archive) -> list[Path]:
-    """Adds all of it, but not the shared libraries; returns the programs and modules that need some."""
+    """Adds all of it, but not the shared libraries; returns the programs and modules that need
+    some.
+    """
     archive.file(f"usr/bin/{VERSION}", interpreter().read_bytes())
     archive.file(
         f"{ENVIRONMENT}/pyvenv.cfg",
@@ -124,4 +127,10 @@ def _add_compiled(archive: Archive, path: str, source: Path) -> None:
 
 
 def _script(module: str, function: str) -> bytes:
-    return f"#!/{ENVIRONMENT}/bin/python\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n".encode()
+    lines = [
+        f"#!/{ENVIRONMENT}/bin/python",
+        "import sys",
+        f"from {module} import {function}",
+        f"sys.exit({function}())",
+    ]
+    return "".join(f"{line}\n" for line in lines).encode()

@@ -1,4 +1,6 @@
-"""The host's side of a guest whose first process is systemd: units, their journals, the control sockets of what they run."""
+"""The host's side of a guest whose first process is systemd: units, their journals, the control
+sockets of what they run.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ UNPACKED_ALREADY = "python3 -m venv"  # the one line of the page that needs a ne
 
 
 def commands_of(page: str, heading: str) -> list[str]:
-    """The indented lines under a heading of one of our pages: what it tells people to type."""
+    """The commands (indented lines) under a heading of one of our documents."""
     section = (
         (ROOT / "docs" / page).read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     )
@@ -51,9 +53,8 @@ class Services(NamedTuple):
         """`systemctl start`: returns when the unit is up."""
         done = self.machine.outcome(f"systemctl start {unit}", COMMAND_TIMEOUT_S)
         if done.status:
-            raise MachineError(
-                f"{unit} does not start\n{done.output}\n{self.machine.run(f'systemctl status --no-pager -l -n 40 {unit} || true')}"
-            )
+            status = self.machine.run(f"systemctl status --no-pager -l -n 40 {unit} || true")
+            raise MachineError(f"{unit} does not start\n{done.output}\n{status}")
 
     def properties(self, unit: str, *names: str) -> dict[str, str]:
         """What `systemctl show` says."""
@@ -83,16 +84,18 @@ class Services(NamedTuple):
         deadline = time.monotonic() + timeout_s
         while not reached():
             if time.monotonic() > deadline:
-                raise MachineError(
-                    f"not reached: {what}\n{self.machine.run('journalctl -q --no-pager -n 40; systemctl --failed --no-pager')}"
+                end = self.machine.run(
+                    "journalctl -q --no-pager -n 40; systemctl --failed --no-pager"
                 )
+                raise MachineError(f"not reached: {what}\n{end}")
             time.sleep(POLL_INTERVAL_S)
 
     def post(self, controller: str, path: str, body: dict[str, Any]) -> Any:
         """A command to a controller's control socket."""
         return json.loads(
             self.machine.run(
-                f"curl -sS --fail-with-body {curl_target(controller, path)} --json {shlex.quote(json.dumps(body))}"
+                f"curl -sS --fail-with-body {curl_target(controller, path)} --json "
+                f"{shlex.quote(json.dumps(body))}"
             )
         )
 

@@ -1,4 +1,6 @@
-"""A guest in which systemd is the first process: Debian's package as it is installed here, a few programs, duplexd, and this source tree's pages."""
+"""A guest in which systemd is the first process: Debian's package as it is installed here, a few
+programs, duplexd, and this source tree's pages.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 SOURCE = "root/duplexd"  # where the guest has this source tree: what one unpacks before installing
+# busybox replaces what is not named here
 PROGRAMS = (
     "busybox",
     "curl",
@@ -25,7 +28,7 @@ PROGRAMS = (
     "nologin",
     "setpriv",
     "useradd",
-)  # busybox stands in for what is not named here
+)
 GUEST_FILES = Path(__file__).parent / "guest_systemd"
 DIRECTORIES = (
     "dev",
@@ -43,12 +46,18 @@ DIRECTORIES = (
 MERGED = ("bin", "sbin", "lib", "lib64")  # each of them is a link into /usr
 
 ETC = {
-    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+    "etc/passwd": (
+        "root:x:0:0:root:/root:/bin/sh\n"
+        "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+    ),
     "etc/group": "root:x:0:\ntty:x:5:\ndisk:x:6:\nsystemd-journal:x:101:\nnogroup:x:65534:\n",
     "etc/os-release": "ID=guest\nNAME=guest\n",
     "etc/machine-id": "d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0d0\n",
     "etc/hosts": "127.0.0.1 localhost\n",
-    "etc/login.defs": "USERGROUPS_ENAB yes\nSYS_UID_MIN 100\nSYS_UID_MAX 999\nSYS_GID_MIN 100\nSYS_GID_MAX 999\nUID_MIN 1000\nGID_MIN 1000\n",
+    "etc/login.defs": (
+        "USERGROUPS_ENAB yes\nSYS_UID_MIN 100\nSYS_UID_MAX 999\n"
+        "SYS_GID_MIN 100\nSYS_GID_MAX 999\nUID_MIN 1000\nGID_MIN 1000\n"
+    ),
 }
 
 
@@ -58,7 +67,7 @@ def write_systemd_root(target: Path, _modules: Iterable[Path]) -> None:
         archive = Archive(file)
         archive.directory(".")
         archive.link("usr/bin/sh", "dash")
-        archive.link("etc/systemd/system/getty.target", "/dev/null")  # nobody logs in
+        archive.link("etc/systemd/system/getty.target", "/dev/null")  # no login
         for name in MERGED:
             archive.link(name, f"usr/{name}")
             archive.directory(f"usr/{name}")
@@ -111,7 +120,10 @@ def _add_programs(archive: Archive) -> list[Path]:
 
 
 def _add_libraries(archive: Archive, binaries: list[Path]) -> None:
-    """Each under its own name in the directory where every loader looks, wherever it lies here. What does not load here does not there."""
+    """Each under its own name in the directory where every loader looks, wherever it lies here.
+
+    What does not load here does not there.
+    """
     done = subprocess.run(
         [tool("ldd"), *map(str, binaries)], capture_output=True, text=True, check=False
     )

@@ -1,4 +1,6 @@
-"""The Linux kernel's own NBD client, with ext4 on two volumes of one group, while the host suspends, resyncs and quiesces that group."""
+"""The Linux kernel's own NBD client, with ext4 on two volumes of one group, while the host
+suspends, resyncs and quiesces that group.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def daemon(
 
 @pytest.fixture
 def connect(machine: Machine, daemon: Daemon) -> Iterator[Connect]:
-    """Connects the guest; takes its devices away again however the test ends, so that the next one finds them free."""
+    """Connects the guest; takes its devices away again however the test ends, so that the next one
+    finds them free.
+    """
 
     def connected(connections: int) -> GuestVolumes:
         port = daemon.files.tcp_port
@@ -96,9 +100,8 @@ def test_group_suspended_while_linux_writes(
         volumes.wait_for_files(2)  # the application goes on
         volumes.trim()
         if round_number == 1:
-            volumes.write_bulk(
-                JOURNAL_MIB + 8
-            )  # more than the journal holds: the resync goes by the change map
+            # more than the journal holds: the resync goes by the change map
+            volumes.write_bulk(JOURNAL_MIB + 8)
         assert_standing_still(daemon, scratch)
         resync(daemon, "db")
     assert "map" in resync_ways(daemon)
@@ -113,7 +116,7 @@ def test_group_suspended_while_linux_writes(
     )
 
 
-def test_linux_waits_out_a_quiesce_and_still_reads(
+def test_linux_waits_during_a_quiesce_and_still_reads(
     connect: Connect, daemon: Daemon, tmp_path: Path
 ) -> None:
     volumes = connect(1)
@@ -134,7 +137,7 @@ def test_linux_waits_out_a_quiesce_and_still_reads(
     )
 
 
-def test_splitting_one_volume_after_the_other_is_found_out(
+def test_splitting_one_volume_after_the_other_is_found_inconsistent(
     connect: Connect, daemon: Daemon, tmp_path: Path
 ) -> None:
     """The negative control: the same checks on what people did before there were group cuts."""
@@ -194,7 +197,10 @@ def resync_ways(daemon: Daemon) -> list[str]:
 
 
 def quiesced(volumes: GuestVolumes, daemon: Daemon, over: Path) -> bool:
-    """Hold the group for `QUIESCE_SECONDS`, and see that the guest reads and does not write. False if the hold ended before that was seen."""
+    """Hold the group for `QUIESCE_SECONDS`, and see that the guest reads and does not write.
+
+    False if the hold ended before that was seen.
+    """
     results: list[int] = []
     holder = threading.Thread(target=hold, args=(daemon, over, results))
     holder.start()

@@ -1,4 +1,7 @@
-"""What the tests with the Linux kernel stand on, each shown to find what it is there for: the checker, the reading of images, the machine."""
+"""The parts that the tests with the Linux kernel rely on: checker, image reader, machine.
+
+Each is shown to find what it is there for.
+"""
 
 from __future__ import annotations
 
@@ -47,11 +50,11 @@ def rules(files: Files, fsynced: int, issued: int) -> set[str]:
 
 
 @pytest.mark.parametrize(("tables", "log"), [(0, 0), (1, 0), (1, 1), (7, 6), (7, 7)])
-def test_a_cut_at_any_moment_of_the_writer_is_good(tables: int, log: int) -> None:
+def test_a_cut_at_any_moment_of_the_writer_is_consistent(tables: int, log: int) -> None:
     assert rules(written(tables, log), min(tables, log), max(tables, log)) == set()
 
 
-def test_the_file_that_was_being_written_may_be_of_any_content() -> None:
+def test_the_file_being_written_may_have_any_content() -> None:
     files = written(7, 6)
     files["tables"][7] = b""
     assert rules(files, 6, 7) == set()
@@ -114,7 +117,7 @@ def test_images_are_read_without_being_changed(tmp_path: Path) -> None:
     assert image.read_bytes() == before == (tmp_path / "tables.origin").read_bytes()
 
 
-def test_what_only_the_journal_holds_is_read(tmp_path: Path) -> None:
+def test_content_that_only_the_file_systems_journal_has_is_read(tmp_path: Path) -> None:
     image = file_system(tmp_path, {1: content("tables", 1)[:BLOCK_BYTES]})
     block = run_tool("debugfs", "-R", "bmap /1 0", image).split()[-1]
     (tmp_path / "block").write_bytes(content("log", 1)[:BLOCK_BYTES])
@@ -128,9 +131,8 @@ def test_what_only_the_journal_holds_is_read(tmp_path: Path) -> None:
 
 def test_a_damaged_file_system_is_found(tmp_path: Path) -> None:
     image = file_system(tmp_path, {1: content("tables", 1)})
-    run_tool(
-        "debugfs", "-w", "-R", "clri /1", image
-    )  # the directory now names an inode that is not there
+    # the directory now names an inode that is not there
+    run_tool("debugfs", "-w", "-R", "clri /1", image)
     with pytest.raises(MachineError, match=r"fsck\.ext4"):
         replay_and_check(image)
 

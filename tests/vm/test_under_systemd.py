@@ -1,7 +1,7 @@
 """The units as they are shipped, installed as our pages say, started and stopped by a real systemd.
 
-One guest for all tests, which may come in any order: each finds duplexd@db running (`services`) and leaves it so or stopped. Its configuration
-is configs/example-database.toml with smaller volumes.
+One guest for all tests, which may come in any order: each finds duplexd@db running (`services`) and
+leaves it so or stopped. Its configuration is configs/example-database.toml with smaller volumes.
 """
 
 from __future__ import annotations
@@ -24,14 +24,19 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 LIFETIME_S = 1500
 ROOT = Root(write_systemd_root, memory_mib=1024, boot_timeout_s=180)
 UNIT = "duplexd@db"
-UNKNOWN = "duplexd@unknown"  # which nobody has configured
+UNKNOWN = "duplexd@unknown"  # which has no configuration
 WATCHDOG_S = 10  # in place of the unit's own half minute
 GROUP = ["tables", "log", "blobs"]
 CONTROL = "/run/duplexd/db/control.sock"
 CURL_COULD_NOT_CONNECT = 7
 SERVING_FIVE = {"ActiveState": "active", "StatusText": "serving 5 volumes"}
 
-CANARY = '\n[volumes.canary]\nsize = "1MiB"\nprimary = "/srv/fast/canary.img"\nsecondary = "/srv/mirror/canary.img"\n'
+CANARY = """
+[volumes.canary]
+size = "1MiB"
+primary = "/srv/fast/canary.img"
+secondary = "/srv/mirror/canary.img"
+"""
 
 BETA = """
 [controller]
@@ -70,12 +75,12 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
         )
         for command in commands_of("operations.md", "Under systemd"):
             services.run(command)
-        assert services.get("db", "/readyz") == {
-            "status": "ready"
-        }  # as soon as systemctl had returned
+        # as soon as systemctl had returned
+        assert services.get("db", "/readyz") == {"status": "ready"}
         services.run(f"systemctl start --no-block {UNKNOWN}")
         services.run(
-            "useradd -G duplexd operator1 && useradd stranger && dd if=/dev/urandom of=/tmp/written bs=1M count=4"
+            "useradd -G duplexd operator1 && useradd stranger && dd if=/dev/urandom "
+            "of=/tmp/written bs=1M count=4"
         )
         yield services
 
@@ -86,7 +91,7 @@ def services(guest: Services) -> Services:
     return guest
 
 
-def test_it_tells_systemd_its_status_and_everything_lies_where_the_pages_say(
+def test_systemd_gets_its_status_and_files_are_where_the_documents_say(
     services: Services,
 ) -> None:
     assert services.properties(UNIT, "ActiveState", "SubState", "StatusText") == {
@@ -106,10 +111,11 @@ def test_it_tells_systemd_its_status_and_everything_lies_where_the_pages_say(
     assert dict(zip(places, found, strict=True)) == places
 
 
-def test_members_of_the_group_command_it_and_are_known_by_their_number_and_others_are_not_let_in(
+def test_members_of_the_group_may_send_commands_and_are_logged_and_others_are_refused(
     services: Services,
 ) -> None:
-    hold = f'curl -sS --fail-with-body {curl_target("db", "/v1/quiesce")} --json \'{{"targets":["log"],"hold_s":1}}\''
+    body = '{"targets":["log"],"hold_s":1}'
+    hold = f"curl -sS --fail-with-body {curl_target('db', '/v1/quiesce')} --json '{body}'"
     as_user = "setpriv --reuid {0} --regid {0} --init-groups"
     services.run(f"{as_user.format('operator1')} {hold}")
     command = services.journal(UNIT, "command")[-1]
@@ -130,7 +136,7 @@ def test_a_write_a_suspend_and_a_resync_work_inside_the_sandbox(services: Servic
     assert {services.volumes("db")[name]["state"] for name in GROUP} == {"DUPLEX"}
 
 
-def test_reload_takes_what_is_new_and_refuses_what_is_wrong(services: Services) -> None:
+def test_reload_applies_a_new_configuration_and_refuses_a_wrong_one(services: Services) -> None:
     process = services.properties(UNIT, "MainPID")
     add_canary_volume(services)
     services.run("cp /etc/duplexd/db.toml /tmp/good.toml && echo nonsense >>/etc/duplexd/db.toml")
@@ -146,7 +152,7 @@ def test_reload_takes_what_is_new_and_refuses_what_is_wrong(services: Services) 
     assert services.properties(UNIT, "MainPID") == process
 
 
-def test_killed_or_hung_it_is_started_again_and_has_lost_nothing(services: Services) -> None:
+def test_after_a_kill_or_a_hang_it_is_restarted_and_has_lost_nothing(services: Services) -> None:
     services.run(f"mkdir -p /run/systemd/system/{UNIT}.service.d && systemctl reset-failed {UNIT}")
     services.write(
         f"/run/systemd/system/{UNIT}.service.d/watchdog.conf",
@@ -172,7 +178,7 @@ def test_killed_or_hung_it_is_started_again_and_has_lost_nothing(services: Servi
     assert_log_is_what_was_written(services)
 
 
-def test_the_canary_waits_for_controllers_and_grades_what_both_of_them_cut(
+def test_the_canary_waits_for_controllers_and_grades_cuts_of_both(
     services: Services,
 ) -> None:
     canary = "duplexd-canary@db"
@@ -214,7 +220,7 @@ def test_the_canary_waits_for_controllers_and_grades_what_both_of_them_cut(
         }
 
 
-def test_what_a_person_must_correct_is_not_tried_again(guest: Services) -> None:
+def test_a_failure_that_needs_an_operator_is_not_retried(guest: Services) -> None:
     guest.wait_properties(
         UNKNOWN,
         {
@@ -225,7 +231,7 @@ def test_what_a_person_must_correct_is_not_tried_again(guest: Services) -> None:
     )
 
 
-def test_stop_ends_it_cleanly(services: Services) -> None:
+def test_stop_is_clean(services: Services) -> None:
     services.run(f"systemctl stop {UNIT}")
     assert services.properties(UNIT, "ActiveState", "Result", "ExecMainCode", "ExecMainStatus") == {
         "ActiveState": "inactive",
@@ -258,6 +264,7 @@ def wait_for_records(services: Services, controller: str) -> None:
 
 def assert_log_is_what_was_written(services: Services) -> None:
     services.run(
-        f"nbdcopy {uri('db', 'log')} /tmp/read && cmp -n 4194304 /tmp/written /tmp/read && rm /tmp/read"
+        f"nbdcopy {uri('db', 'log')} /tmp/read && cmp -n 4194304 /tmp/written /tmp/read && rm "
+        "/tmp/read"
     )
     services.run("cmp /srv/fast/log.img /srv/mirror/log.img")

@@ -1,4 +1,7 @@
-"""The host's tools that the virtual machine is made of. One that is missing is a failure which says what to install."""
+"""The host's tools that the virtual machine is made of.
+
+One that is missing is a failure which says what to install.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,10 @@ def tool(name: str) -> str:
 def run_tool(
     name: str, *arguments: str | Path, ok: tuple[int, ...] = (0,), cwd: Path | None = None
 ) -> str:
-    """Run a host program to its end; returns what it printed. Raises MachineError for any other exit status than `ok`."""
+    """Run a host program to its end; returns what it printed.
+
+    Raises MachineError for any other exit status than `ok`.
+    """
     command = [tool(name), *map(str, arguments)]
     environment = dict(os.environ, LC_ALL="C", PATH=SEARCH_PATH)
     done = subprocess.run(

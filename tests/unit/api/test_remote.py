@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trustme
 
-from duplexd.api import connection, remote, tls
-from duplexd.api.listener import bind_tcp
+from duplexd.api import connection, remote
 from duplexd.api.server import Admission
-from duplexd.errors import ConfigurationError
 from duplexd.limits import CONTROL_PEER_SILENT_SECONDS_MAX
+from duplexd.net import tls
 from tests.support.certificates import HOST, Certificates, ask, open_answer
 from tests.support.control_plane import ControlPlane
 from tests.support.daemon import free_port
@@ -159,7 +158,7 @@ def test_tls_1_2_and_1_3_are_served(there: Remote, version: ssl.TLSVersion) -> N
 
 def test_nothing_older_is_served(there: Remote) -> None:
     assert there.plane.settings.tls
-    assert tls.context(there.plane.settings.tls).minimum_version is ssl.TLSVersion.TLSv1_2
+    assert tls.server_context(there.plane.settings.tls).minimum_version is ssl.TLSVersion.TLSv1_2
 
 
 def test_a_name_in_neither_list_is_told_so(there: Remote) -> None:
@@ -367,34 +366,3 @@ def test_a_name_that_keeps_its_role_keeps_its_connection(there: Remote) -> None:
         there.admit(observe=["else.example"])
         there.plane.ask("DELETE", f"/v1/leases/{lease}")
         assert json.loads(answer.readlines()[-1])["reason"] == "released"
-
-
-# ----------------------------------------------------------------------------------------------------------- addresses
-
-
-def test_a_port_in_use_is_named_and_nothing_is_left_open() -> None:
-    free = free_port()
-    with socket.create_server((HOST, 0)) as other:
-        taken = other.getsockname()[1]
-        with pytest.raises(
-            ConfigurationError,
-            match=rf"control\.tls\.listen\[1\]: cannot listen at '{HOST}:{taken}': Address already in use",
-        ):
-            bind_tcp([f"{HOST}:{free}", f"{HOST}:{taken}"])
-    socket.create_server((HOST, free)).close()
-
-
-def test_a_host_that_is_not_this_machine_is_named() -> None:
-    with pytest.raises(
-        ConfigurationError,
-        match=r"control\.tls\.listen\[0\]: cannot listen at '203\.0\.113\.7:1': ",
-    ):
-        bind_tcp(["203.0.113.7:1"])
-
-
-def test_ipv6_in_brackets_is_ipv6_alone() -> None:
-    port = free_port()
-    sockets = bind_tcp([f"[::1]:{port}", f"127.0.0.1:{port}"])
-    assert [sock.getsockname()[:2] for sock in sockets] == [("::1", port), ("127.0.0.1", port)]
-    for sock in sockets:
-        sock.close()

@@ -1,4 +1,7 @@
-"""Canaries and the servers they write to run in time that passes only while nothing is to be done: no machine is too slow for them, or too fast."""
+"""Canaries and their servers run in simulated time, so that no machine is too slow or too fast.
+
+It passes only while nothing is to be done.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 def pytest_asyncio_loop_factories(
     item: pytest.Item,
 ) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Everything there is runs in the loop's thread; but for a server that is a process of its own."""
+    """All run in the loop's thread, except in test_nbd.py, where the server is a process."""
     return (
         {"real": asyncio.new_event_loop}
         if item.path.name == "test_nbd.py"

@@ -1,4 +1,4 @@
-"""What a canary says of cuts that were made well, made badly, or that it cannot judge."""
+"""How a canary grades cuts that are consistent, that are not, and that it cannot judge."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from duplexd.canary import canary as module
 from duplexd.canary.epoch import SLOTS_MAX, WRITERS
+from duplexd.canary.grading import Grader
 from duplexd.canary.record import RECORD_BYTES
 from duplexd.errors import UnreachableError, WrongStateError
-from duplexd.limits import CANARY_VOLUME_BYTES_MAX
-from tests.unit.canary.world import World, until
+from tests.unit.canary.world import LIMITS, World, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -23,10 +22,7 @@ SLOTS = WRITERS * SLOTS_MAX  # on each volume
 
 
 @pytest_asyncio.fixture
-async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    monkeypatch.setattr(module, "SOUND_SECONDS", 0.02)
-    monkeypatch.setattr(module, "_AGAIN_SECONDS", 0.02)
-    monkeypatch.setattr(module, "DECIDED_SECONDS_MAX", 0.5)
+async def world(tmp_path: Path) -> AsyncIterator[World]:
     async with World(tmp_path) as world:
         yield world
 
@@ -55,7 +51,7 @@ async def test_cut_of_one_controller_after_the_other_is_graded_broken_on_all(wor
     assert canary.broken_cuts == 1
 
 
-async def test_volumes_that_all_stand_at_an_earlier_point_miss_records(world: World) -> None:
+async def test_secondaries_of_an_earlier_point_miss_records(world: World) -> None:
     await world.start()
     old = [controller.image("canary") for controller in world.controllers]
     await world.write()
@@ -75,9 +71,7 @@ async def test_empty_secondaries_are_broken(world: World) -> None:
     assert not any(grade["consistent"] for grade in await world.grades())
 
 
-async def test_secondary_that_does_not_stand_still_is_broken(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_secondary_that_was_written_to_after_the_cut_is_broken(world: World) -> None:
     await world.start()
     world.cut(state="cut")
     await world.write()
@@ -96,7 +90,7 @@ async def test_torn_block_is_broken(world: World) -> None:
     assert "torn: c1:canary at 0" in (await world.grades())[0]["detail"]
 
 
-async def test_cut_that_is_told_by_no_event_is_graded_too(world: World) -> None:
+async def test_cut_whose_event_was_lost_is_graded_too(world: World) -> None:
     await world.start()
     for controller in world.controllers:
         controller.hang_up()
@@ -104,7 +98,7 @@ async def test_cut_that_is_told_by_no_event_is_graded_too(world: World) -> None:
     assert all(grade["consistent"] for grade in await world.grades())
 
 
-async def test_cut_that_was_there_before_is_left_alone(world: World) -> None:
+async def test_cut_older_than_the_canary_is_not_graded(world: World) -> None:
     before = world.cut()
     await world.start()
     world.cut()
@@ -112,7 +106,7 @@ async def test_cut_that_was_there_before_is_left_alone(world: World) -> None:
     assert before not in {report.get("cut") for report in world.reports}
 
 
-async def test_cut_before_the_canary_was_sounded_gets_no_grade(world: World) -> None:
+async def test_cut_before_the_first_probe_gets_no_grade(world: World) -> None:
     await world.start()
     world.cut()
     for controller in world.controllers:
@@ -123,8 +117,8 @@ async def test_cut_before_the_canary_was_sounded_gets_no_grade(world: World) -> 
     assert not any(controller.grades for controller in world.controllers)
 
 
-async def test_cut_before_the_canary_has_gone_round_gets_no_grade(
-    world: World, monkeypatch: pytest.MonkeyPatch
+async def test_cut_before_the_canary_has_written_to_all_volumes_gets_no_grade(
+    world: World,
 ) -> None:
     world.controllers[2].backend.holding = True  # every chain waits there
     starting = asyncio.create_task(world.start())
@@ -153,18 +147,18 @@ async def test_cut_without_one_of_the_controllers_gets_no_grade(world: World) ->
     assert "not all controllers" in (await world.report("not_graded"))["detail"]
 
 
-async def test_cut_that_a_controller_never_promises_gets_no_grade(world: World) -> None:
+async def test_cut_for_which_a_controller_is_never_ready_gets_no_grade(world: World) -> None:
     await world.start()
     world.cut()
     world.controllers[2].cuts[world.last]["state"] = "cut"
-    assert "c2 has not promised" in (await world.report("not_graded"))["detail"]
+    assert "c2 is not READY" in (await world.report("not_graded"))["detail"]
 
 
 async def test_cut_without_one_of_the_volumes_gets_no_grade(world: World) -> None:
     await world.start()
     world.cut()
     world.controllers[2].cuts[world.last]["volumes"] = []
-    assert "c2:canary does not stand at the cut" in (await world.report("not_graded"))["detail"]
+    assert "c2:canary is not at the cut" in (await world.report("not_graded"))["detail"]
 
 
 async def test_secondary_that_moves_on_before_it_is_read_gives_no_grade(world: World) -> None:
@@ -174,7 +168,7 @@ async def test_secondary_that_moves_on_before_it_is_read_gives_no_grade(world: W
     world.cut()
     await asyncio.sleep(0.2)
     assert not [report for report in world.reports if "cut" in report]
-    world.controllers[0].stands_at.clear()
+    world.controllers[0].cut_of.clear()
     assert (
         "the secondary of c0:canary cannot be read" in (await world.report("not_graded"))["detail"]
     )
@@ -189,7 +183,7 @@ async def test_secondary_that_is_not_durable_yet_is_waited_for(world: World) -> 
     assert all(grade["consistent"] for grade in await world.grades())
 
 
-async def test_lost_connection_begins_anew_and_claims_nothing(world: World) -> None:
+async def test_lost_connection_begins_a_new_epoch_and_claims_nothing(world: World) -> None:
     await world.start()
     backend = world.controllers[0].backend
     backend.error = 5
@@ -214,7 +208,7 @@ async def test_two_canaries_on_the_same_volumes_claim_nothing(world: World) -> N
     assert not any(controller.grades for controller in world.controllers)
 
 
-async def test_records_of_an_earlier_canary_are_no_matter(world: World) -> None:
+async def test_records_of_an_earlier_canary_are_ignored(world: World) -> None:
     await world.start()
     stop, task = world._canaries.pop()
     stop.set()
@@ -225,31 +219,29 @@ async def test_records_of_an_earlier_canary_are_no_matter(world: World) -> None:
     assert all(grade["consistent"] for grade in await world.grades())
 
 
-async def test_broken_cut_is_told_to_a_controller_as_soon_as_it_answers(world: World) -> None:
+async def test_bad_grade_is_delivered_to_a_controller_as_soon_as_it_answers(world: World) -> None:
     canary, last = world.canary(), world.controllers[2]
     cut = world.cut()
     last.down = True
-    told = asyncio.create_task(
-        canary._tell(
-            canary.members[2], cut, {"consistent": False, "records": 1, "detail": "broken"}
-        )
-    )
+    grader = Grader(canary.members, canary.volumes, world.reports.append, LIMITS)
+    grade = {"consistent": False, "records": 1, "detail": "broken"}
+    delivered = asyncio.create_task(grader.deliver(cut, grade))
     await asyncio.sleep(0.1)
-    assert not told.done()
+    assert not delivered.done()
     last.down = False
-    await told
+    await delivered
     assert last.grades[cut]["detail"] == "broken"
 
 
 @pytest.mark.parametrize("at", [0, 600_000, (1 << 20) - 1])
-async def test_volume_that_holds_something_else_is_refused_and_left_as_it_is(
+async def test_volume_that_holds_other_data_is_refused_and_not_written_to(
     world: World, at: int
 ) -> None:
     data = world.controllers[1].backend.volumes["canary"].data
     data[at : at + 1] = b"x"
     before = bytes(data)
     with pytest.raises(
-        WrongStateError, match=r"c1:canary holds something else than a canary's records at"
+        WrongStateError, match=r"c1:canary holds other data than a canary's records at byte"
     ):
         await world.canary().run(asyncio.Event())
     assert bytes(data) == before
@@ -264,8 +256,8 @@ async def test_test_volumes_are_overwritten_when_asked(world: World) -> None:
     assert all(grade["consistent"] for grade in await world.grades())
 
 
-async def test_large_volume_is_not_taken_for_a_reserved_one(tmp_path: Path) -> None:
-    async with World(tmp_path, 1, CANARY_VOLUME_BYTES_MAX + 4096) as world:
+async def test_large_volume_is_not_accepted_as_reserved(tmp_path: Path) -> None:
+    async with World(tmp_path, 1, LIMITS.volume_bytes_max + 4096) as world:
         with pytest.raises(WrongStateError, match="reserve a small one"):
             await world.canary().run(asyncio.Event())
         assert world.controllers[0].backend.sequence == 0

@@ -108,7 +108,7 @@ def test_named_record_that_is_absent_is_broken(run: Run) -> None:
     assert run.check(moment, moment).broken == 1
 
 
-def test_volumes_that_stand_at_different_moments_are_broken(run: Run) -> None:
+def test_volumes_cut_at_different_moments_are_broken(run: Run) -> None:
     run.write(20)
     asked = run.history.tick()
     frozen = bytes(run.images[0])
@@ -151,7 +151,7 @@ def test_each_volume_has_its_own_moments(run: Run) -> None:
     assert check(PLACEMENT, images, run.history, [early] * 3, [early] * 3).too_new == 8
 
 
-def test_records_of_earlier_epochs_count_as_nothing(run: Run) -> None:
+def test_records_of_earlier_epochs_are_ignored(run: Run) -> None:
     run.put(Record(0, 2, 0, 1, epoch=7))
     run.write(12)
     run.put(Record(1, 5, 0, 4, epoch=7))

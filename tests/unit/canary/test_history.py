@@ -20,7 +20,7 @@ def histories(records: int) -> tuple[History, History, list[int]]:
     return short, whole, moments
 
 
-def test_what_is_remembered_is_the_same() -> None:
+def test_what_is_remembered_equals_a_history_that_forgets_nothing() -> None:
     short, whole, moments = histories(200)
     assert short.newest == whole.newest
     assert short.acknowledged == whole.acknowledged == 200
@@ -34,7 +34,7 @@ def test_what_is_remembered_is_the_same() -> None:
         assert short.issued_at(0, number) == whole.issued_at(0, number) > 0
 
 
-def test_of_what_is_forgotten_nothing_is_claimed() -> None:
+def test_nothing_is_claimed_of_forgotten_records() -> None:
     short, whole, moments = histories(200)
     assert short.issued_at(0, 1) == 0
     for moment in moments:
@@ -43,6 +43,6 @@ def test_of_what_is_forgotten_nothing_is_claimed() -> None:
     assert short.acknowledged_before(0, moments[10]) == 0
 
 
-def test_it_stays_small() -> None:
+def test_a_history_that_forgets_stays_small() -> None:
     short, _, _ = histories(5000)
     assert max(len(times) for times in (*short._issued, *short._acknowledged)) <= 2 * KEEP + 1

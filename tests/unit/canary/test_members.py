@@ -16,6 +16,7 @@ from duplexd.errors import (
     WrongStateError,
 )
 from duplexd.nbd.uri import NbdUri
+from duplexd.net.address import parse_address
 
 if TYPE_CHECKING:
     from duplexd.canary.members import Control
@@ -55,7 +56,7 @@ def test_first_address_that_leads_there_is_taken(
         ([EVERY], "localhost"),
     ],
 )
-def test_controller_that_cannot_be_reached_is_an_error_that_says_what_to_add(
+def test_unreachable_controller_is_an_error_that_says_what_to_add(
     listen: list[str], host: str | None
 ) -> None:
     with pytest.raises(ConfigurationError, match=r'controllers.beta: .* add nbd = "tcp:HOST:PORT"'):
@@ -92,7 +93,7 @@ class _Status:
         raise self._reading("beta: why")
 
 
-async def test_volumes_and_address_are_asked_of_the_controller() -> None:
+async def test_volumes_and_address_come_from_the_controller() -> None:
     control = _Status()
     member = await find(cast("Control", control), ["a b", "logs"], None, None)
     assert control.path == "/v1/status?target=a%20b&target=logs"
@@ -112,16 +113,16 @@ async def test_volumes_and_address_are_asked_of_the_controller() -> None:
         ("unix:/tmp/tunnel.sock", NbdUri(socket="/tmp/tunnel.sock")),
     ],
 )
-async def test_address_of_the_groups_file_is_taken_as_it_stands_for_a_tunnel_may_end_here(
+async def test_address_in_the_groups_file_is_used_literally_for_a_tunnel_may_end_here(
     nbd: str, found: NbdUri
 ) -> None:
-    member = await find(cast("Control", _Status()), ["wal"], "beta.example", nbd)
+    member = await find(cast("Control", _Status()), ["wal"], "beta.example", parse_address(nbd))
     assert member.address == found
 
 
 @pytest.mark.parametrize("protocol", [None, 2])
 async def test_controller_of_another_version_is_refused(protocol: int | None) -> None:
-    with pytest.raises(WrongStateError, match="bring it to one version"):
+    with pytest.raises(WrongStateError, match="run the same version"):
         await find(cast("Control", _Status(protocol)), ["wal"], None, None)
 
 
@@ -130,7 +131,7 @@ async def test_volume_without_a_secondary_is_refused() -> None:
         await find(cast("Control", _Status(state="SIMPLEX")), ["wal"], None, None)
 
 
-async def test_who_may_not_read_what_volumes_hold_is_refused_before_anything_is_written() -> None:
+async def test_client_without_permission_to_read_is_refused_before_anything_is_written() -> None:
     control = _Status(reading=ForbiddenError)
     with pytest.raises(ForbiddenError):
         await find(cast("Control", control), ["a b"], None, None)

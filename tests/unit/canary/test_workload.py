@@ -1,4 +1,4 @@
-"""The writers keep the order that they promise, and tell what they met."""
+"""The writers keep the order that they promise, and raise the error of a write."""
 
 import asyncio
 from itertools import pairwise
@@ -99,9 +99,8 @@ async def test_bursts_come_one_after_the_other_at_the_pace_that_was_asked_for() 
         begun.append((now(), writer, volume))
         await asyncio.sleep(0.0005)
 
-    workload = Workload(
-        PLACEMENT, write, pause_s=PLACEMENT.writers / 200, burst=5
-    )  # 200 records a second, 25 ms from burst to burst
+    # 200 records a second, 25 ms from burst to burst
+    workload = Workload(PLACEMENT, write, pause_s=PLACEMENT.writers / 200, burst=5)
     workload.start()
     await asyncio.sleep(10.0)
     await workload.stop()
@@ -137,7 +136,10 @@ async def often_seen(
     monkeypatch: pytest.MonkeyPatch,
     cuts: int = 100,
 ) -> int:
-    """In how many of 100 cuts it shows that one volume was cut that much earlier or later than the others. A write takes 0.4 ms."""
+    """How many of `cuts` are found broken if one volume is cut `split_s` apart from the others.
+
+    A write takes 0.4 ms.
+    """
     rng = Random(volumes * rate)
     monkeypatch.setattr(module, "random", rng)
     placement = Placement(writers=4, volumes=volumes, slots=32)

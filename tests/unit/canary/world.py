@@ -1,4 +1,6 @@
-"""Controllers of one event loop: real NBD servers on memory, what a canary asks of their HTTP interface, and cuts of every kind."""
+"""Controllers in one event loop: real NBD servers on memory, a fake HTTP interface, cuts of any
+kind.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,13 @@ import asyncio
 import re
 from typing import TYPE_CHECKING, Any
 
-from duplexd.canary.canary import Canary
 from duplexd.canary.members import Member
+from duplexd.canary.runner import Canary
 from duplexd.errors import NotFoundError, UnreachableError, WrongStateError
+from duplexd.limits import CanaryLimits, NbdLimits
 from duplexd.nbd.uri import NbdUri
 from duplexd.nbd_server.listeners import Listeners
+from duplexd.net.address import UnixAddress
 from tests.unit.nbd_server.memory_backend import MemoryBackend
 
 if TYPE_CHECKING:
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
 VOLUME_BYTES = 1 << 20
 WAIT_SECONDS = 20.0
 RATE = 2000.0
+LIMITS = CanaryLimits(probe_seconds=0.02, again_seconds=0.02, decided_seconds_max=0.5)
 
 
 class _Counting(MemoryBackend):
@@ -38,18 +43,19 @@ class _Counting(MemoryBackend):
 
 
 class FakeController:
-    """A controller with volumes; as a `Control` it is what a canary asks. `down`: its HTTP interface does not answer."""
+    """A controller with volumes, and the `Control` of it.
+
+    `down`: its HTTP interface does not answer.
+    """
 
     def __init__(self, name: str, directory: Path, volumes: dict[str, int]) -> None:
         self.name = name
         self.backend = _Counting(volumes)
         self.address = NbdUri(socket=str(directory / f"{name}.sock"))
-        self.listeners = Listeners(self.backend, [f"unix:{self.address.socket}"])
+        self.listeners = Listeners(self.backend, [UnixAddress(self.address.socket)], NbdLimits())
         self.cuts: dict[str, Json] = {}
-        self.images: dict[
-            tuple[str, str], bytes
-        ] = {}  # by cut and volume: what its secondary holds
-        self.stands_at: dict[str, str] = {}  # volume: cut
+        self.images: dict[tuple[str, str], bytes] = {}  # of secondaries, by cut and volume
+        self.cut_of: dict[str, str] = {}  # volume: cut
         self.unsettled: set[str] = set()  # cuts that cannot be read yet
         self.grades: dict[str, Json] = {}
         self.down = False
@@ -61,7 +67,7 @@ class FakeController:
         return bytes(self.backend.volumes[volume].data)
 
     def make_cut(self, cut: str, members: list[str], state: str = "ready") -> None:
-        """Suspend all volumes here, and tell those who listen."""
+        """Suspend all volumes here, and send the event."""
         names = list(self.backend.volumes)
         self.cuts[cut] = {
             "id": cut,
@@ -74,7 +80,7 @@ class FakeController:
         self.cuts[cut]["verdict"] = state if state in {"consistent", "void"} else None
         for name in names:
             self.images[cut, name] = self.image(name)
-            self.stands_at[name] = cut
+            self.cut_of[name] = cut
         self.emit({"event": "cut", "cut": cut, "volumes": names})
 
     def emit(self, event: Json) -> None:
@@ -98,9 +104,7 @@ class FakeController:
             {
                 "name": name,
                 "state": "DUPLEX",
-                "secondary": {
-                    "cut": {"id": self.stands_at[name]} if name in self.stands_at else None
-                },
+                "secondary": {"cut": {"id": self.cut_of[name]} if name in self.cut_of else None},
             }
             for name in self.backend.volumes
         ]
@@ -131,15 +135,15 @@ class FakeController:
         cut = self.cuts[match[1]]
         return {
             **cut,
-            "volumes": [name for name in cut["volumes"] if self.stands_at.get(name) == match[1]],
+            "volumes": [name for name in cut["volumes"] if self.cut_of.get(name) == match[1]],
         }
 
     async def call_bytes(self, method: str, path: str, timeout_s: float | None = None) -> bytes:
         self._check_up()
         match = re.fullmatch(r"/v1/cuts/(\w+)/volumes/(\w+)\?offset=(\d+)&length=(\d+)", path)
         assert match, path
-        if self.stands_at.get(match[2]) != match[1] or match[1] in self.unsettled:
-            raise WrongStateError(f"{self.name}: {match[2]} does not stand at {match[1]}")
+        if self.cut_of.get(match[2]) != match[1] or match[1] in self.unsettled:
+            raise WrongStateError(f"{self.name}: {match[2]} is not at {match[1]}")
         return self.images[match[1], match[2]][int(match[3]) : int(match[3]) + int(match[4])]
 
     async def lines(
@@ -193,12 +197,11 @@ class World:
             Member(controller, controller.address, tuple(controller.backend.volumes))
             for controller in self.controllers
         ]
-        return Canary(
-            members, (self.reports if reports is None else reports).append, RATE, overwrite
-        )
+        reports = self.reports if reports is None else reports
+        return Canary(members, reports.append, RATE, overwrite, LIMITS)
 
     async def start(self, reports: list[Json] | None = None, overwrite: bool = False) -> Canary:
-        """A canary that runs, and has gone round all volumes several times."""
+        """A running canary that has written to all volumes several times."""
         reports = self.reports if reports is None else reports
         canary = self.canary(reports, overwrite)
         stop = asyncio.Event()
@@ -208,7 +211,7 @@ class World:
         return canary
 
     async def write(self) -> None:
-        """Let the canaries go round."""
+        """Wait until the canaries have written to all volumes."""
         before = [controller.backend.sequence for controller in self.controllers]
         await until(
             lambda: all(
@@ -223,7 +226,7 @@ class World:
         return [report for report in reports if report["event"] == event][count - 1]
 
     async def grades(self) -> list[Json]:
-        """What each controller was told of the last cut, once all were."""
+        """The grade of the last cut on each controller, once all have it."""
         await until(lambda: all(self.last in controller.grades for controller in self.controllers))
         return [controller.grades[self.last] for controller in self.controllers]
 
@@ -249,7 +252,7 @@ class World:
 
     def resync(self) -> None:
         for controller in self.controllers:
-            controller.stands_at.clear()
+            controller.cut_of.clear()
 
 
 async def until(true: Callable[[], bool]) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from duplexd.client import Client, ControllerEntry, GroupEntry, Groups
 from duplexd.client.results import Suspended
-from duplexd.core import votes
+from duplexd.core import cut_states as votes
 from duplexd.errors import UndecidedError
 from duplexd.limits import ClientLimits
 

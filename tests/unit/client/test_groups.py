@@ -132,7 +132,7 @@ def test_what_is_not_there(targets: list[str], kind: type[Exception], text: str)
         ('[controllers."a:b"]\nsocket = "x"', "controllers.a:b: 'a:b' is not a name"),
         (
             '[controllers.a]\nsocket = "x"\nnbd = "x"',
-            "controllers.a.nbd: 'x' is nothing to listen on",
+            "controllers.a.nbd: 'x' is not a listen address",
         ),
         (
             HEAD + '[controllers.c]\nsocket = "alpha/control.sock"',
@@ -164,9 +164,9 @@ def test_what_is_not_there(targets: list[str], kind: type[Exception], text: str)
             "groups.db.members[2]: 'alpha:x' is listed twice; remove one",
         ),
         (GROUP + 'canary = ["gamma:x"]', "groups.db.canary[0]: there is no controller 'gamma'"),
-        (GROUP + "hold_max = 11", "groups.db.hold_max: 11 is no time to hold writes"),
-        (GROUP + "hold_max = 0", "groups.db.hold_max: 0 is no time to hold writes"),
-        (GROUP + "hold_max = true", "groups.db.hold_max: True is no time to hold writes"),
+        (GROUP + "hold_max = 11", "groups.db.hold_max: invalid hold_max: 11; expected seconds"),
+        (GROUP + "hold_max = 0", "groups.db.hold_max: invalid hold_max: 0; expected seconds"),
+        (GROUP + "hold_max = true", "groups.db.hold_max: invalid hold_max: True; expected seconds"),
         (GROUP + "holdmax = 1", "groups.db.holdmax: unknown key; did you mean 'hold_max'?"),
         (HEAD + '[group.db]\nmembers = ["alpha:x"]', "group: unknown key; did you mean 'groups'?"),
         ("[controllers", "not TOML: "),

@@ -30,8 +30,8 @@ from duplexd.client.protocol import (
     outcome,
     resolve,
 )
-from duplexd.core import votes
-from duplexd.core.votes import CONSISTENT, CUT, NONE, READY, VOID
+from duplexd.core import cut_states as votes
+from duplexd.core.cut_states import CONSISTENT, CUT, NONE, READY, VOID
 
 MEMBERS = ("alpha", "beta")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from duplexd.core import votes
+from duplexd.core import cut_states as votes
 from duplexd.errors import (
     LeaseLostError,
     TimedOutError,

@@ -6,8 +6,8 @@ import ast
 import inspect
 from pathlib import Path
 
-from duplexd.core import state
-from duplexd.core.state import EVENTS, STATES, TRANSITIONS
+from duplexd.core import pair_states as state
+from duplexd.core.pair_states import EVENTS, STATES, TRANSITIONS
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "states.md"
 

@@ -11,7 +11,7 @@ from duplexd.backend import TRIM, WRITE
 from duplexd.core import ledger as ledger_module
 from duplexd.core.ledger import CONSISTENT, UNCOMMITTED, VOID, Ledger
 from duplexd.core.pair import Pair
-from duplexd.core.state import DUPLEX, PENDING, SIMPLEX, SUSPENDED
+from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX, SUSPENDED
 from duplexd.errors import DamageError
 from tests.support.memory_leg import MemoryLeg
 from tests.unit.core.ledgers import (

@@ -8,18 +8,24 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.config.daemon_file import Config, parse
+from duplexd.config.load import parse
 from duplexd.daemon import preflight, startup
 from duplexd.daemon.preflight import Problem
 from duplexd.daemon.service import Service, Threads
 from duplexd.errors import ConfigurationError, DamageError, ForbiddenError, WrongStateError
+from duplexd.limits import Limits
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from duplexd.config.daemon_file import Config
+
 
 def config(directory: Path, **replace: str) -> Config:
-    text = '[controller]\nname = "a"\nstate_dir = "state"\n[nbd]\nlisten = ["unix:n"]\n[control]\nsocket = "c"\n[volumes.v]\nsize = 4096\nprimary = "p"\n'
+    text = (
+        '[controller]\nname = "a"\nstate_dir = "state"\n[nbd]\nlisten = '
+        '["unix:n"]\n[control]\nsocket = "c"\n[volumes.v]\nsize = 4096\nprimary = "p"\n'
+    )
     for old, new in replace.items():
         text = text.replace(f'"{old}"', f'"{new}"')
     return parse(text, directory / "f.toml")
@@ -143,7 +149,7 @@ class Recovering:
 
 
 async def test_a_stop_during_recovery_gives_recovery_up(tmp_path: Path) -> None:
-    service, controller = Service(config(tmp_path)), Recovering()
+    service, controller = Service(config(tmp_path), Limits()), Recovering()
     threads = Threads(asyncio.get_running_loop())
     try:
         recovery = asyncio.ensure_future(service._recover(controller, threads))  # type: ignore[arg-type]
@@ -164,6 +170,6 @@ async def test_what_recovery_finds_ends_the_daemon(tmp_path: Path) -> None:
     threads = Threads(asyncio.get_running_loop())
     try:
         with pytest.raises(DamageError, match="here"):
-            await Service(config(tmp_path))._recover(Damaged(), threads)  # type: ignore[arg-type]
+            await Service(config(tmp_path), Limits())._recover(Damaged(), threads)  # type: ignore[arg-type]
     finally:
         threads.close()

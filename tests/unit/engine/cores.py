@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from random import Random
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from duplexd.backend import FLUSH, TRIM, WRITE, ZERO, Change
-from duplexd.config import daemon_file as config
-from duplexd.engine.controller import Controller
+from duplexd.config import load as config
+from duplexd.engine.controller import Controller, Machine, start
+from duplexd.engine.events import Events
+from duplexd.json_object import Json
 from tests.sim.disk import SimDisk
 from tests.sim.workers import SimWorkers
 from tests.support.fault_leg import FaultLeg
@@ -18,7 +20,9 @@ from tests.unit.loops import PatientLoop
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 
+    from duplexd.config.daemon_file import Config
     from duplexd.core.pair import Pair
+    from duplexd.limits import EngineLimits
 
 T = TypeVar("T")
 
@@ -58,22 +62,45 @@ class Peer:
 
 
 class Core:
-    """A controller that runs, its disk, its events."""
+    """A controller that runs, its disk, its events. `Core.begin` starts one."""
 
-    def __init__(self, disk: SimDisk, settings: config.Config, workers: int = 2) -> None:
+    def __init__(
+        self,
+        disk: SimDisk,
+        clock: HandClock,
+        workers: SimWorkers,
+        controller: Controller,
+        events: list[Json],
+    ) -> None:
         self.disk = disk
-        self.clock = HandClock(disk)
-        self.workers = SimWorkers(asyncio.get_running_loop(), Random(1), workers)
-        self.controller = Controller(settings, disk, self.clock, self.workers)
-        self.events: list[dict[str, Any]] = []
-        self.controller.listeners.append(self.events.append)
+        self.clock = clock
+        self.workers = workers
+        self.controller = controller
+        self.events = events
         self.peer = Peer()
 
+    @classmethod
+    async def begin(
+        cls,
+        disk: SimDisk,
+        settings: Config,
+        workers: int = 2,
+        limits: EngineLimits | None = None,
+    ) -> Core:
+        clock = HandClock(disk)
+        simulated = SimWorkers(asyncio.get_running_loop(), Random(1), workers)
+        events = Events(clock)
+        seen: list[Json] = []
+        events.listeners.append(seen.append)
+        machine = Machine(disk, clock, simulated, simulated)
+        controller = await start(settings, machine, events, limits)
+        return cls(disk, clock, simulated, controller, seen)
+
     def pair(self, name: str = "data") -> Pair:
-        return self.controller.pairs[name]
+        return self.controller.volumes.by_name[name]
 
     def faulty(self, name: str = "data") -> tuple[FaultLeg, FaultLeg | None]:
-        """Legs that can be told to fail: primary, secondary."""
+        """Wrap both legs, so that a test can let them fail: primary, secondary."""
         pair = self.pair(name)
         primary, secondary = (
             FaultLeg(pair.primary),
@@ -120,7 +147,7 @@ class Core:
         return change.error
 
     async def until(self, true: Callable[[], bool], turns: int = 20_000) -> None:
-        """Let the loop run until it is true."""
+        """Let the loop run until it is true; fails if it never is."""
         for _ in range(turns):
             if true():
                 return
@@ -128,8 +155,17 @@ class Core:
         raise AssertionError("it did not come true")
 
     async def turns(self, count: int = 50) -> None:
+        """Let the loop run for a while: whatever is going to happen has happened then."""
         for _ in range(count):
             await asyncio.sleep(0)
+
+    async def crash(self, power: bool) -> None:
+        """Kill the daemon as it is; with `power`, the machine. `disk` is what the next one finds."""
+        self.disk.crash(power=power)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     def image(self, name: str, side: str) -> bytes:
         return self.disk.read_file(f"/{side}/{name}.img")
@@ -137,11 +173,11 @@ class Core:
     def equal(self, name: str = "data") -> bool:
         return self.image(name, "a") == self.image(name, "b")
 
-    def named(self, event: str) -> list[dict[str, Any]]:
+    def named(self, event: str) -> list[Json]:
         return [entry for entry in self.events if entry["event"] == event]
 
     def states(self) -> dict[str, str]:
-        return {name: pair.state for name, pair in self.controller.pairs.items()}
+        return {name: pair.state for name, pair in self.controller.volumes.by_name.items()}
 
 
 def settings(
@@ -149,7 +185,7 @@ def settings(
     groups: Mapping[str, list[str]] | None = None,
     size: int = SIZE,
     journal: str = "32MiB",
-) -> config.Config:
+) -> Config:
     """Volumes by name with their mode ("" has no secondary)."""
     lines = [
         "[controller]",
@@ -176,19 +212,23 @@ def new_disk() -> SimDisk:
 
 @asynccontextmanager
 async def running(
-    volumes: Mapping[str, str] | None = None, groups: Mapping[str, list[str]] | None = None, disk: SimDisk | None = None, size: int = SIZE,
+    volumes: Mapping[str, str] | None = None,
+    groups: Mapping[str, list[str]] | None = None,
+    disk: SimDisk | None = None,
+    size: int = SIZE,
     journal: str = "32MiB",
-) -> AsyncIterator[Core]:  # fmt: skip
+    limits: EngineLimits | None = None,
+) -> AsyncIterator[Core]:
     """A started controller; stopped at the end."""
-    core = Core(disk or new_disk(), settings(volumes, groups, size, journal))
-    await core.controller.start()
+    configured = settings(volumes, groups, size, journal)
+    core = await Core.begin(disk or new_disk(), configured, limits=limits)
     try:
         yield core
     finally:
         await core.controller.stop()
 
 
-def run(scenario: Coroutine[Any, Any, T]) -> T:
+def run(scenario: Coroutine[None, None, T]) -> T:
     """`asyncio.run` in the time of `PatientLoop`: for tests of several lives."""
     with asyncio.Runner(loop_factory=PatientLoop) as runner:
         return runner.run(scenario)

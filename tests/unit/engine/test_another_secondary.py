@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.config import daemon_file as config
-from duplexd.core import state
+from duplexd.core import pair_states as state
 from duplexd.errors import ConfigurationError
 from tests.unit.engine.cores import SIZE, Core, new_disk, run
 

@@ -8,7 +8,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from duplexd.backend import WRITE, Change
-from duplexd.config import daemon_file as config
+from duplexd.config import load as config
 from duplexd.engine import volumes as provisioning
 from duplexd.engine.controller import Controller
 from duplexd.images.open import open_leg

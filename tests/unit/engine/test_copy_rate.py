@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.core import state
+from duplexd.core import pair_states as state
 from duplexd.limits import FOLLOWER_CHUNK_BYTES
 from tests.unit.engine.cores import Core, new_disk, run, settings
 

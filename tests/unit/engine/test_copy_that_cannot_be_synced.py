@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from duplexd.core import state
+from duplexd.core import pair_states as state
 from tests.unit.engine.cores import SIZE, Core, new_disk, run, running, settings
 
 CONTENT = bytes(range(1, 251)) * (SIZE // 250 + 1)

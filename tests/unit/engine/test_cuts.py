@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from duplexd.core import gate, votes
+from duplexd.core import cut_states as votes
+from duplexd.core import lease as gate
 from duplexd.errors import LeaseLostError, NotFoundError, UsageError, WrongStateError
 from duplexd.limits import CUT_FIGURES_KEPT_MAX, CUTS_KEPT_MAX
 from tests.unit.engine.cores import Core, running
 
 if TYPE_CHECKING:
-    from duplexd.core.gate import Lease
+    from duplexd.core.lease import Lease
 
 TWO = {"data": "sync", "wal": "sync"}
 CUT = "00000000000000aa"

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from duplexd.core import gate
+from duplexd.core import lease as gate
 from duplexd.errors import LeaseLostError, LimitError, NotFoundError, UsageError, WrongStateError
 from duplexd.limits import HOLD_SECONDS_MAX, INLINE_BATCH_BYTES_MAX, LEASES_MAX
 from tests.unit.engine.cores import Core, Peer, running

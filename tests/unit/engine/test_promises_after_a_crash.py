@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from duplexd.core import votes
+from duplexd.core import cut_states as votes
 from tests.unit.engine.cores import Core, new_disk, run, running, settings
 
 TWO = {"data": "sync", "wal": "sync"}

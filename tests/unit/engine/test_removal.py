@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from duplexd.core import state
+from duplexd.core import pair_states as state
 from duplexd.errors import ConfigurationError
 from tests.unit.engine.cores import Core, new_disk, run, running, settings
 

@@ -6,7 +6,7 @@ import asyncio
 import errno
 from typing import TYPE_CHECKING, Any
 
-from duplexd.core import state
+from duplexd.core import pair_states as state
 from duplexd.engine.recovery import Recovery
 from tests.unit.engine.cores import Core, new_disk, run, running, settings
 

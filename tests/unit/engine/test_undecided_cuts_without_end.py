@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from duplexd.core import ledger, votes
+from duplexd.core import cut_states as votes
+from duplexd.core import ledger
 from tests.unit.engine.cores import Core, new_disk, run, running, settings
 
 if TYPE_CHECKING:

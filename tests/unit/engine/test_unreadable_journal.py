@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 
-from duplexd.core import state
+from duplexd.core import pair_states as state
 from tests.unit.engine.cores import run, running
 
 DATA = b"\x33" * 4096

@@ -7,7 +7,7 @@ import errno
 
 import pytest
 
-from duplexd.core import state
+from duplexd.core import pair_states as state
 from duplexd.errors import DuplexdError
 from tests.unit.engine.cores import Core, run, running
 

@@ -9,12 +9,13 @@ from duplexd.journal.scan import DAMAGE, END, TORN
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs" / "journal.md").read_text()
+# `test_scan.py` holds these against `judge`
 VERDICTS = [
     (END, END),
     (TORN, TORN),
     (DAMAGE, TORN),
     (DAMAGE, DAMAGE),
-]  # `test_scan.py` holds these against `judge`
+]
 
 
 def test_sizes_are_those_of_the_format() -> None:

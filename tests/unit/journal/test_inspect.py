@@ -1,4 +1,4 @@
-"""Inspection: everything is shown, nothing is changed, and the verdict is that of the next start."""
+"""Inspection: everything is shown, nothing is changed, the verdict is that of the next start."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def journal(synced: bool = True) -> SimDisk:
     disk = SimDisk()
     writer = new_writer(disk)
     append(writer, [b"x" * BIG, b"y" * BIG])
-    writer.append_marker({"m": "cut", "id": "c", "tag": "nightly", "volumes": [1]}, 2_500_000)
+    writer.append_marker(b'{"m":"cut","id":"c","tag":"nightly","volumes":[1]}', 2_500_000)
     writer.append(ZERO, 2, 8192, 4096, b"", 0, 3_000_000)
     writer.write()
     if synced:
@@ -180,10 +180,12 @@ def test_the_verdict_is_that_of_the_next_start(number: int, synced: bool, boot_i
 
 
 def test_the_boot_is_that_of_the_last_daemon() -> None:
-    """A gap is damage on the boot on which the records behind it were written; the checkpoint may be older."""
+    """A gap is damage on the boot on which the records behind it were written; the checkpoint may
+    be older.
+    """
     disk = SimDisk()
     writer = new_writer(disk)
-    writer.append_marker({"m": "open", "boot": "boot-7", "version": 1}, 0)
+    writer.append_marker(b'{"m":"open","boot":"boot-7","version":1}', 0)
     append(writer, [b"lost", b"later"])
     save(disk, boot="boot-0")
     flip(disk, path(0), reopen(disk).records[1].start)

@@ -1,4 +1,6 @@
-"""The reader: any number on, over segment borders, while the journal is written and dropped behind it."""
+"""The reader: any number on, over segment borders, while the journal is written and dropped behind
+it.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,9 @@ def test_a_journal_that_does_not_reach_back_is_a_lookup_error() -> None:
 
 
 def test_a_segment_that_was_finished_may_be_dropped_behind_the_reader() -> None:
-    """The reader has handed out the SEAL, so nobody needs that segment; the reader goes on in the next."""
+    """The reader has handed out the SEAL, so that segment is not needed; the reader goes on in the
+    next.
+    """
     writer, written = three_segments()
     ring = writer.ring
     reader = Reader(ring, 1)

@@ -1,4 +1,6 @@
-"""Opening a journal: the same decisions as in `test_scan.py`, on real bytes; what is cut off is kept."""
+"""Opening a journal: the same decisions as in `test_scan.py`, on real bytes; what is cut off is
+kept.
+"""
 
 from __future__ import annotations
 
@@ -133,7 +135,7 @@ def test_a_claim_counts_even_if_the_payload_under_it_is_broken() -> None:
         reopen(disk, same_boot=False)
 
 
-# ------------------------------------------------------------------------------------------------------------ several segments
+# Several segments
 
 
 def long_journal(synced: bool) -> SimDisk:

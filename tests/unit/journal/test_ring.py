@@ -1,4 +1,6 @@
-"""The ring: segments that grow, are recycled and dropped, and what is found of them after a restart."""
+"""The ring: segments that grow, are recycled and dropped, and what is found of them after a
+restart.
+"""
 
 from __future__ import annotations
 
@@ -105,7 +107,7 @@ def test_a_segment_that_cannot_be_recycled_is_gone_and_no_index_with_it() -> Non
     assert ring.grow().index == 3
 
 
-def test_only_the_oldest_segment_that_nobody_needs_is_droppable() -> None:
+def test_only_the_oldest_segment_is_droppable_once_it_is_not_needed() -> None:
     writer = new_writer(SimDisk(), segments=4)
     ring = writer.ring
     assert ring.droppable(100) is None, "the one being written stays"
@@ -139,7 +141,7 @@ def test_used_bytes_counts_headers_and_records() -> None:
     assert writer.ring.used_bytes == SEGMENT_HEADER_BYTES + 72 + 100
 
 
-# ------------------------------------------------------------------------------------------------------------- after a restart
+# After a restart
 
 
 def test_existing_segments_are_found_in_the_order_of_their_indexes() -> None:

@@ -69,7 +69,8 @@ def test_the_verdicts_are_the_words_of_the_document() -> None:
     assert (END, TORN, DAMAGE) == ("end", "torn", "damage")
 
 
-# ------------------------------------------------------------------------------------------------ what is seen behind the end
+# What is seen behind the end
+
 
 JOURNAL = 0x01020304
 
@@ -141,7 +142,7 @@ def test_records_of_another_journal_are_nothing_but_payload() -> None:
     )
 
 
-def test_a_whole_record_that_does_not_follow_the_chain_is_no_record() -> None:
+def test_a_whole_record_that_does_not_follow_the_chain_is_not_valid() -> None:
     one, two, _ = chain_of(3)
     _, other = chain_of(2, payload=b"another past")
     assert [record.sequence for record in records(one + two, 0, 1, 0)] == [1, 2]

@@ -1,4 +1,6 @@
-"""The writer: numbers, one `pwritev` a batch, segments that follow each other, and batches that the disk refuses."""
+"""The writer: numbers, one `pwritev` a batch, segments that follow each other, and batches that the
+disk refuses.
+"""
 
 from __future__ import annotations
 
@@ -108,9 +110,8 @@ def test_room_keeps_its_word() -> None:
             writer = new_writer(SimDisk(), segments=1 + spares)
             payload = min(size, 500) - RECORD_HEADER_BYTES
             if payload > 0 and writer.room(size, 500):
-                append(
-                    writer, [bytes(payload)] * (size // (payload + RECORD_HEADER_BYTES))
-                )  # raises if the word was not kept
+                # raises if the word was not kept
+                append(writer, [bytes(payload)] * (size // (payload + RECORD_HEADER_BYTES)))
 
 
 def test_room_says_no_when_no_spare_is_left() -> None:
@@ -119,7 +120,7 @@ def test_room_says_no_when_no_spare_is_left() -> None:
     assert not writer.room(ROOM - RECORD_HEADER_BYTES + 1, 500)
 
 
-# ------------------------------------------------------------------------------------------------------ what the disk refuses
+# What the disk refuses
 
 
 def test_no_spare_segment_is_enospc_and_leaves_the_journal_as_it_was() -> None:
@@ -152,7 +153,7 @@ REFUSALS: dict[str, Callable[[SimDisk], None]] = {
 @pytest.mark.parametrize("name", REFUSALS)
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_batch_over_two_segments_that_is_refused_never_was(name: str, killed: bool) -> None:
-    """Its numbers are given again, and none of its records is found, whatever was written of them."""
+    """Its numbers are given again, and none of its records is found, whatever was written."""
     for seed in range(5):
         disk = SimDisk(seed)
         writer = new_writer(disk)
@@ -172,7 +173,9 @@ def test_a_batch_over_two_segments_that_is_refused_never_was(name: str, killed: 
 
 
 def test_what_a_refused_batch_left_is_not_found_behind_later_records() -> None:
-    """A short record takes the place of the first refused one; the refused ones behind it must be gone."""
+    """A short record takes the place of the first refused one; the refused ones behind it must be
+    gone.
+    """
     disk = SimDisk(3)
     writer = new_writer(disk)
     disk.tear(path(0))
@@ -192,7 +195,7 @@ def reopen_copy(disk: SimDisk) -> int:
     return len(reopen(twin).records)
 
 
-# ---------------------------------------------------------------------------------------------------------------------- syncs
+# Syncs
 
 
 def sync(writer: Writer) -> list[int]:
@@ -252,7 +255,9 @@ def test_syncs_that_end_out_of_order_do_not_take_anything_back() -> None:
 
 
 def test_a_sync_during_a_batch_that_is_rolled_back_leaves_nothing_unsynced_later() -> None:
-    """The batch had moved on to the next segment when the sync began; after it is gone, the old segment is written on, and must be synced."""
+    """The batch had moved on to the next segment when the sync began; after it is gone, the old
+    segment is written on, and must be synced.
+    """
     disk = SimDisk()
     writer = new_writer(disk)
     append(writer, [b"kept"])
@@ -300,9 +305,8 @@ def test_a_journal_needs_a_spare_only_when_it_is_full() -> None:
 def test_a_batch_is_written_to_the_end_of_its_last_page_and_the_next_goes_on_within_it() -> None:
     disk = SimDisk()
     ring = new_ring(disk, segment_size=4 * SEGMENT_HEADER_BYTES)
-    ring.live[0].file.write(
-        SEGMENT_HEADER_BYTES, b"x" * SEGMENT_HEADER_BYTES
-    )  # what an earlier use left
+    # what an earlier use left
+    ring.live[0].file.write(SEGMENT_HEADER_BYTES, b"x" * SEGMENT_HEADER_BYTES)
     writer = Writer(ring, 0, 0)
     append(writer, [b"a" * 100])
     page = ring.live[0].file.read(SEGMENT_HEADER_BYTES, SEGMENT_HEADER_BYTES)

@@ -1,4 +1,6 @@
-"""The client's half, against the server's half over a fake wire, and against servers that misbehave."""
+"""The client's half, against the server's half over a fake wire, and against servers that
+misbehave.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +29,12 @@ def greeted(*, list_exports: bool = False) -> NbdClient:
     return client
 
 
-def test_go_tells_size_flags_and_block_sizes() -> None:
+def test_go_gives_size_flags_and_block_sizes() -> None:
     client, _ = connected()
     assert (client.size, client.flags, client.block_sizes) == (1 << 20, FLAGS, (1, 4096, 32 << 20))
 
 
-def test_list_then_good_bye() -> None:
+def test_list_ends_with_abort() -> None:
     client, server = NbdClient(list_exports=True), MemoryServer()
     talk(client, server)
     assert client.exports == ["data", "wal"]
@@ -40,13 +42,13 @@ def test_list_then_good_bye() -> None:
     assert server.handshake.reason == "aborted by the client"
 
 
-def test_unknown_export_is_refused_with_the_servers_words() -> None:
+def test_unknown_export_is_refused_with_the_servers_message() -> None:
     with pytest.raises(RefusedError, match="no export 'nope'") as raised:
         talk(NbdClient("nope"), MemoryServer())
     assert raised.value.code == c.REP_ERR_UNKNOWN
 
 
-def test_refusal_without_words() -> None:
+def test_refusal_without_a_message() -> None:
     with pytest.raises(RefusedError, match="error 2"):
         greeted().receive(m.option_reply(c.OPT_GO, c.REP_ERR_POLICY))
 
@@ -107,7 +109,7 @@ def test_failed_read_has_no_data() -> None:
     ]
 
 
-def test_replies_in_flight_still_come_after_good_bye() -> None:
+def test_replies_in_flight_still_come_after_disconnect() -> None:
     client, server = connected()
     client.read(0, 4)
     client.disconnect()
@@ -119,7 +121,7 @@ def test_replies_in_flight_still_come_after_good_bye() -> None:
     assert server.receiver.ended
 
 
-def test_good_bye_before_transmission_says_nothing() -> None:
+def test_disconnect_before_transmission_sends_nothing() -> None:
     client = greeted()
     client.disconnect()
     assert client.data_to_send() == b""
@@ -127,7 +129,7 @@ def test_good_bye_before_transmission_says_nothing() -> None:
 
 
 @pytest.mark.parametrize("state", ["fresh", "haggling", "closed"])
-def test_requests_outside_of_transmission_are_a_mistake(state: str) -> None:
+def test_requests_outside_of_transmission_raise(state: str) -> None:
     client = {"fresh": NbdClient, "haggling": greeted, "closed": lambda: connected()[0]}[state]()
     if state == "closed":
         client.disconnect()
@@ -152,18 +154,18 @@ INFO, SERVER, ACK = c.REP_INFO, c.REP_SERVER, c.REP_ACK
         m.OPTION_REPLY.pack(c.OPTION_REPLY_MAGIC, c.OPT_GO, ACK, c.OPTION_BYTES_MAX + 1),
     ],
 )
-def test_bad_answers_to_go_are_told(answer: bytes) -> None:
+def test_bad_answers_to_go_raise(answer: bytes) -> None:
     with pytest.raises(ProtocolError):
         greeted().receive(answer)
 
 
 @pytest.mark.parametrize("entry", [b"", b"\0\0\0", m.U32.pack(2) + b"x"])
-def test_bad_list_entries_are_told(entry: bytes) -> None:
+def test_bad_list_entries_raise(entry: bytes) -> None:
     with pytest.raises(ProtocolError):
         greeted(list_exports=True).receive(m.option_reply(c.OPT_LIST, SERVER, entry))
 
 
-def test_information_nobody_asked_for_is_ignored() -> None:
+def test_information_that_was_not_asked_for_is_ignored() -> None:
     client = greeted()
     client.receive(m.option_reply(c.OPT_GO, INFO, m.info_text(c.INFO_NAME, "x")))
     client.receive(
@@ -176,13 +178,13 @@ def test_information_nobody_asked_for_is_ignored() -> None:
     "greeting",
     [b"SSH-2.0-OpenSSH_9.2p1", m.greeting(2), m.GREETING.pack(c.INIT_MAGIC, 0x420281861253, 0)],
 )
-def test_other_servers_are_noticed(greeting: bytes) -> None:
+def test_a_server_of_another_protocol_raises(greeting: bytes) -> None:
     with pytest.raises(ProtocolError):
         NbdClient("data").receive(greeting)
 
 
 @pytest.mark.parametrize("answer", [bytes(16), m.simple_reply(0, 77)])
-def test_bad_replies_are_told(answer: bytes) -> None:
+def test_bad_replies_raise(answer: bytes) -> None:
     client, _ = connected()
     client.flush()
     with pytest.raises(ProtocolError):

@@ -42,14 +42,14 @@ def refused(option: int, data: bytes) -> int:
     return error
 
 
-def test_table_has_no_way_out_of_the_ends() -> None:
+def test_final_states_have_no_transitions() -> None:
     assert set(h.TRANSITIONS) <= set(itertools.product(STATES, EVENTS))
     for event in EVENTS:
         assert (h.CLOSED, event) not in h.TRANSITIONS
         assert (h.TRANSMISSION, event) not in h.TRANSITIONS
 
 
-def test_every_transition_is_met() -> None:
+def test_every_transition_is_tested() -> None:
     met = set()
     conversations = [
         m.CLIENT_FLAGS.pack(4),
@@ -193,7 +193,7 @@ def test_abort_is_acknowledged() -> None:
 @pytest.mark.parametrize(
     ("flags", "zeroes"), [(FIXED | NO_ZEROES, 0), (NO_ZEROES, 0), (FIXED, 124), (0, 124)]
 )
-def test_export_name_pads_unless_told_not_to(flags: int, zeroes: int) -> None:
+def test_export_name_is_padded_unless_no_zeroes_was_agreed(flags: int, zeroes: int) -> None:
     handshake, answer = haggle(m.CLIENT_FLAGS.pack(flags) + m.option(c.OPT_EXPORT_NAME, b"wal"))
     assert handshake.state == h.TRANSMISSION
     assert answer == m.EXPORT.pack(4096, FLAGS) + bytes(zeroes)
@@ -210,14 +210,14 @@ def test_export_name_that_is_not_there_closes(name: bytes) -> None:
     assert (handshake.state, answer) == (h.CLOSED, b"")
 
 
-def test_absurd_length_closes_before_its_data_is_there() -> None:
+def test_absurd_length_closes_before_its_data_arrives() -> None:
     handshake, answer = haggle(
         START + m.OPTION.pack(c.OPTION_MAGIC, c.OPT_GO, c.OPTION_BYTES_MAX + 1)
     )
     assert (handshake.state, answer) == (h.CLOSED, b"")
 
 
-def test_longest_option_is_taken() -> None:
+def test_longest_option_is_accepted() -> None:
     assert refused(99, bytes(c.OPTION_BYTES_MAX)) == c.REP_ERR_UNSUP
 
 

@@ -88,7 +88,7 @@ def test_bad_magic_breaks_but_what_came_before_counts() -> None:
     assert put(receiver, m.request(0, c.CMD_FLUSH, 3, 0, 0)) == []
 
 
-def test_nothing_counts_after_disc_with_any_offset_and_length() -> None:
+def test_requests_after_disc_are_ignored_whatever_its_fields() -> None:
     receiver = Receiver(0)
     disc = m.request(0, c.CMD_DISC, 9, (1 << 64) - 1, (1 << 32) - 1)
     assert put(receiver, disc + bytes(100)) == [(0, 2, 9, (1 << 64) - 1, (1 << 32) - 1, None)]
@@ -146,12 +146,14 @@ def test_fragments_change_nothing(commands: list[bytes], sizes: list[int]) -> No
     ("offset", "length"),
     [(SIZE, 1), (SIZE - 1, 2), (0, SIZE + 1), ((1 << 64) - 1, 1), ((1 << 64) - 4096, 4096)],
 )
-def test_past_the_end_and_wrap_around(command: int, error: int, offset: int, length: int) -> None:
+def test_requests_past_the_end_are_refused_without_wrap_around(
+    command: int, error: int, offset: int, length: int
+) -> None:
     assert refusal(0, command, offset, length, SIZE, 0) == error
 
 
 @pytest.mark.parametrize("command", [c.CMD_READ, c.CMD_WRITE, c.CMD_TRIM, c.CMD_WRITE_ZEROES])
-def test_up_to_the_end_is_fine(command: int) -> None:
+def test_a_request_up_to_the_end_is_accepted(command: int) -> None:
     assert refusal(0, command, SIZE - 1, 1, SIZE, 0) == 0
     assert refusal(0, command, SIZE, 0, SIZE, 0) == 0
 
@@ -159,7 +161,7 @@ def test_up_to_the_end_is_fine(command: int) -> None:
 @pytest.mark.parametrize(
     "command", [c.CMD_READ, c.CMD_WRITE, c.CMD_FLUSH, c.CMD_TRIM, c.CMD_WRITE_ZEROES]
 )
-def test_fua_is_accepted_everywhere(command: int) -> None:
+def test_fua_is_accepted_on_every_command(command: int) -> None:
     assert refusal(c.CMD_FLAG_FUA, command, 0, 1, SIZE, 0) == 0
 
 
@@ -177,7 +179,7 @@ def test_unknown_commands_are_refused(command: int) -> None:
     assert refusal(0, command, 0, 1, SIZE, 0) == c.EINVAL
 
 
-def test_too_long() -> None:
+def test_a_request_that_is_too_long_is_refused() -> None:
     length = c.PAYLOAD_BYTES_MAX + 1
     assert refusal(0, c.CMD_READ, 0, length, BIG, 0) == c.EOVERFLOW
     assert refusal(0, c.CMD_WRITE, 0, length, BIG, 0) == c.EINVAL
@@ -186,7 +188,7 @@ def test_too_long() -> None:
     assert refusal(0, c.CMD_READ, 0, c.PAYLOAD_BYTES_MAX, BIG, 0) == 0
 
 
-def test_read_only() -> None:
+def test_changes_of_a_read_only_export_are_refused() -> None:
     errors = {
         command: refusal(0, command, 0, 1, SIZE, c.FLAG_READ_ONLY) for command in (0, 1, 3, 4, 6)
     }

@@ -21,7 +21,7 @@ from duplexd.nbd.uri import NbdUri, parse_uri
         ("nbd://localhost//data", NbdUri("/data")),
     ],
 )
-def test_addresses(text: str, uri: NbdUri) -> None:
+def test_addresses_are_parsed_and_written_alike(text: str, uri: NbdUri) -> None:
     assert parse_uri(text) == uri
     assert parse_uri(str(uri)) == uri
 
@@ -40,7 +40,7 @@ def test_addresses(text: str, uri: NbdUri) -> None:
         "nbd://localhost:x/data",
     ],
 )
-def test_bad_addresses_are_named(text: str) -> None:
+def test_errors_name_the_bad_address(text: str) -> None:
     with pytest.raises(ValueError) as raised:
         parse_uri(text)
     assert repr(text) in str(raised.value)

@@ -1,4 +1,4 @@
-"""A fake wire: the client's half against the server's half, in memory, with fragments of any size."""
+"""A fake wire: the client's half against the server's, in memory, in fragments of any size."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ def haggle(
 
 
 def put(receiver: Receiver, data: bytes) -> list[Request]:
-    """Fill the receive buffer as a socket would; payloads are copied, since their views do not last."""
+    """Fill the receive buffer as a socket would; payloads are copied, since their views do not
+    last.
+    """
     requests: list[Request] = []
     while data:
         buffer = receiver.buffer()

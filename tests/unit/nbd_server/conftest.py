@@ -8,7 +8,9 @@ import pytest
 import pytest_asyncio
 import uvloop
 
+from duplexd.limits import NbdLimits
 from duplexd.nbd_server.listeners import Listeners
+from duplexd.net.address import TcpAddress, UnixAddress
 from tests.unit.nbd_server.memory_backend import MemoryBackend
 from tests.unit.nbd_server.peer import PATIENCE_SECONDS, Peer
 
@@ -30,9 +32,19 @@ def backend() -> MemoryBackend:
     return MemoryBackend({"data": VOLUME_BYTES, "wal": 1 << 20})
 
 
+@pytest.fixture
+def limits() -> NbdLimits:
+    """A test that wants smaller ones overrides this by `parametrize`."""
+    return NbdLimits()
+
+
 @pytest_asyncio.fixture
-async def listeners(backend: MemoryBackend, tmp_path: Path) -> AsyncIterator[Listeners]:
-    listeners = Listeners(backend, [f"unix:{tmp_path}/nbd.sock", "tcp:127.0.0.1:0"])
+async def listeners(
+    backend: MemoryBackend, limits: NbdLimits, tmp_path: Path
+) -> AsyncIterator[Listeners]:
+    listeners = Listeners(
+        backend, [UnixAddress(f"{tmp_path}/nbd.sock"), TcpAddress("127.0.0.1", 0)], limits
+    )
     await listeners.start()
     yield listeners
     await listeners.stop(PATIENCE_SECONDS)
@@ -46,7 +58,9 @@ async def connect(
     request: pytest.FixtureRequest, listeners: Listeners
 ) -> AsyncIterator[Callable[..., Awaitable[Peer]]]:
     """Connects a client; every test runs over Unix and TCP."""
-    (address,) = [address for address in listeners.addresses if address.startswith(request.param)]
+    (address,) = [
+        address for address in listeners.addresses if str(address).startswith(request.param)
+    ]
     peers: list[Peer] = []
 
     async def connect_one(export: str | None = "data") -> Peer:

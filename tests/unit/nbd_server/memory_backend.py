@@ -1,6 +1,8 @@
-"""A write path in memory: volumes are bytearrays, changes can be held, storage can be made to fail, reads can be made slow.
+"""A write path in memory: volumes are bytearrays, changes can be held, storage can be made to fail,
+reads can be made slow.
 
-Run as a program it serves volumes until it is stopped: `python -m tests.unit.nbd_server.memory_backend ADDRESS... NAME=BYTES...`.
+Run as a program it serves volumes until it is stopped: `python -m
+tests.unit.nbd_server.memory_backend ADDRESS... NAME=BYTES...`.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from duplexd.backend import FLUSH, WRITE
+from duplexd.limits import NbdLimits
 from duplexd.nbd_server.listeners import Listeners
+from duplexd.net.address import Address, parse_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,9 +32,8 @@ class MemoryVolume:
         self.name = name
         self.size = size
         self.connections = 0
-        self.data = memoryview(
-            mmap.mmap(-1, size)
-        )  # zeroes that cost nothing until they are touched
+        # zeroes that cost nothing until they are touched
+        self.data = memoryview(mmap.mmap(-1, size))
         self.cold = False
         self.error = 0
 
@@ -44,7 +47,9 @@ class MemoryVolume:
 
 
 class MemoryBackend:
-    """`held` changes wait for `release`; `error` is the errno that every change gets; `log` is what was asked for, in order."""
+    """`held` changes wait for `release`; `error` is the errno that every change gets; `log` is what
+    was asked for, in order.
+    """
 
     def __init__(self, volumes: dict[str, int]) -> None:
         self.volumes = {name: MemoryVolume(name, size) for name, size in volumes.items()}
@@ -123,12 +128,12 @@ class MemoryBackend:
         change.client.finished(change)
 
 
-async def _serve(listen: list[str], volumes: dict[str, int]) -> None:
+async def _serve(listen: list[Address], volumes: dict[str, int]) -> None:
     backend = MemoryBackend(volumes)
     backend.batches, backend.gone = _Forgetful(), _Forgetful()
-    listeners = Listeners(backend, listen)
+    listeners = Listeners(backend, listen, NbdLimits())
     await listeners.start()
-    print(" ".join(listeners.addresses), flush=True)
+    print(*listeners.addresses, flush=True)
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
@@ -144,7 +149,7 @@ class _Forgetful(list[Any]):
 def main(arguments: list[str]) -> None:
     import uvloop  # noqa: PLC0415
 
-    listen = [argument for argument in arguments if argument.startswith(("unix:", "tcp:"))]
+    listen = [parse_address(each) for each in arguments if each.startswith(("unix:", "tcp:"))]
     volumes = dict(argument.split("=") for argument in arguments if "=" in argument)
     with contextlib.suppress(KeyboardInterrupt):
         uvloop.run(_serve(listen, {name: int(size) for name, size in volumes.items()}))

@@ -7,20 +7,21 @@ import socket
 from typing import TYPE_CHECKING
 
 from duplexd.nbd.client import NbdClient
-from duplexd.net.addresses import UnixAddress, parse_address
+from duplexd.net.address import UnixAddress
 
 if TYPE_CHECKING:
     from duplexd.nbd.client import Reply
+    from duplexd.net.address import Address
 
 PATIENCE_SECONDS = 60.0
 
 
 class Peer:
-    """One connection to `address`, as `Listeners.addresses` writes it."""
+    """One connection to `address`."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: Address) -> None:
         self.nbd = NbdClient()
-        self._address = parse_address(address)
+        self._address = address
         self._sock = socket.socket(
             socket.AF_UNIX if isinstance(self._address, UnixAddress) else socket.AF_INET
         )

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from duplexd import limits
+import pytest
+
+from duplexd.limits import NbdLimits
 from duplexd.nbd import constants as c
 from duplexd.nbd import messages as m
 from tests.unit.nbd_server.peer import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-
-    import pytest
 
     from duplexd.nbd_server.listeners import Listeners
     from tests.unit.nbd_server.memory_backend import MemoryBackend
@@ -142,10 +142,10 @@ async def test_disc_with_nothing_in_flight_closes(connect: Connect) -> None:
     assert await peer.closed()
 
 
+@pytest.mark.parametrize("limits", [NbdLimits(connection_in_flight_bytes_max=MIB)])
 async def test_no_more_writes_are_taken_beyond_the_connections_bytes(
-    connect: Connect, backend: MemoryBackend, listeners: Listeners, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, backend: MemoryBackend, listeners: Listeners, limits: NbdLimits
 ) -> None:
-    monkeypatch.setattr(limits, "CONNECTION_IN_FLIGHT_BYTES_MAX", MIB)
     peer, other = await connect(), await connect()
     backend.holding = True
     for index in range(250):
@@ -153,7 +153,7 @@ async def test_no_more_writes_are_taken_beyond_the_connections_bytes(
     sending = asyncio.create_task(peer.send())
     await eventually(lambda: listeners.server.waiting.used >= MIB)
     await asyncio.sleep(0.1)
-    assert listeners.server.waiting.used <= MIB + limits.CONNECTION_RECEIVE_BYTES
+    assert listeners.server.waiting.used <= MIB + limits.connection_receive_bytes
     assert not sending.done()
     assert (await other.reply(other.nbd.read(0, 4))).data == bytes(4)
     backend.release()
@@ -164,10 +164,10 @@ async def test_no_more_writes_are_taken_beyond_the_connections_bytes(
     )
 
 
+@pytest.mark.parametrize("limits", [NbdLimits(queued_bytes_max=MIB)])
 async def test_no_more_writes_are_taken_beyond_the_bytes_of_all_connections(
-    connect: Connect, backend: MemoryBackend, listeners: Listeners
+    connect: Connect, backend: MemoryBackend, listeners: Listeners, limits: NbdLimits
 ) -> None:
-    listeners.server.waiting.limit_bytes = MIB
     peers = [await connect() for _ in range(6)]
     backend.holding = True
     for index, peer in enumerate(peers):
@@ -176,7 +176,7 @@ async def test_no_more_writes_are_taken_beyond_the_bytes_of_all_connections(
     tasks = [asyncio.create_task(peer.replies(4)) for peer in peers]
     await eventually(lambda: listeners.server.waiting.used >= MIB)
     await asyncio.sleep(0.1)
-    assert listeners.server.waiting.used <= MIB + limits.CONNECTION_RECEIVE_BYTES
+    assert listeners.server.waiting.used <= MIB + limits.connection_receive_bytes
     reader = await connect()
     assert (await reader.reply(reader.nbd.read(0, 4))).data == bytes(4)
     backend.release()
@@ -192,12 +192,20 @@ async def test_no_more_writes_are_taken_beyond_the_bytes_of_all_connections(
     ]
 
 
+@pytest.mark.parametrize(
+    "limits",
+    [
+        NbdLimits(
+            connection_in_flight_bytes_max=MIB,
+            connection_read_bytes_max=MIB,
+            queued_bytes_max=MIB,
+            read_bytes_max=MIB,
+        )
+    ],
+)
 async def test_request_larger_than_every_limit_passes(
-    connect: Connect, backend: MemoryBackend, listeners: Listeners, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, backend: MemoryBackend, listeners: Listeners
 ) -> None:
-    monkeypatch.setattr(limits, "CONNECTION_IN_FLIGHT_BYTES_MAX", MIB)
-    monkeypatch.setattr(limits, "CONNECTION_READ_BYTES_MAX", MIB)
-    listeners.server.waiting.limit_bytes = listeners.server.reading.limit_bytes = MIB
     peer = await connect()
     cookies = [peer.nbd.write(0, b"a" * (8 * MIB)), peer.nbd.write(8 * MIB, b"b" * (8 * MIB))]
     replies = await peer.replies(2)
@@ -207,11 +215,12 @@ async def test_request_larger_than_every_limit_passes(
     assert [replies[cookie].data[-1:] for cookie in reads] == [b"a", b"b"]
 
 
+@pytest.mark.parametrize(
+    "limits", [NbdLimits(connection_read_bytes_max=4 * MIB, read_bytes_max=6 * MIB)]
+)
 async def test_reads_in_threads_are_bounded(
-    connect: Connect, backend: MemoryBackend, listeners: Listeners, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, backend: MemoryBackend, listeners: Listeners
 ) -> None:
-    monkeypatch.setattr(limits, "CONNECTION_READ_BYTES_MAX", 4 * MIB)
-    listeners.server.reading.limit_bytes = 6 * MIB
     backend.reads_wait = True
     peers = [await connect(), await connect()]
     for peer in peers:
@@ -227,10 +236,10 @@ async def test_reads_in_threads_are_bounded(
         assert {len(reply.data) for reply in (await peer.replies(8)).values()} == {MIB}
 
 
+@pytest.mark.parametrize("limits", [NbdLimits(connection_in_flight_requests_max=10)])
 async def test_no_more_requests_are_taken_beyond_their_number(
-    connect: Connect, backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, backend: MemoryBackend
 ) -> None:
-    monkeypatch.setattr(limits, "CONNECTION_IN_FLIGHT_REQUESTS_MAX", 10)
     peer = await connect()
     backend.holding = True
     for _ in range(3):
@@ -244,10 +253,10 @@ async def test_no_more_requests_are_taken_beyond_their_number(
     await peer.replies(30)
 
 
+@pytest.mark.parametrize("limits", [NbdLimits(connection_in_flight_bytes_max=1000)])
 async def test_client_that_vanishes_while_it_is_not_read_is_noticed(
-    connect: Connect, backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, backend: MemoryBackend
 ) -> None:
-    monkeypatch.setattr(limits, "CONNECTION_IN_FLIGHT_BYTES_MAX", 1000)
     peer = await connect()
     backend.holding = True
     peer.nbd.write(0, b"x" * 1000)
@@ -262,10 +271,10 @@ async def test_client_that_vanishes_while_it_is_not_read_is_noticed(
     assert len(backend.gone) == 1
 
 
+@pytest.mark.parametrize("limits", [NbdLimits(connection_unsent_bytes_max=MIB)])
 async def test_client_that_takes_no_replies_stops_only_itself(
-    connect: Connect, backend: MemoryBackend, listeners: Listeners, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, backend: MemoryBackend, listeners: Listeners
 ) -> None:
-    monkeypatch.setattr(limits, "CONNECTION_UNSENT_BYTES_MAX", MIB)
     peer, other = await connect(), await connect()
     requests = b"".join(m.request(0, c.CMD_READ, cookie, 0, 65_536) for cookie in range(2000))
     await peer.send(requests)

@@ -39,9 +39,8 @@ async def test_changes_of_one_wake_up_are_one_batch_in_order(
         (change.kind, change.offset, change.length) for batch in backend.batches for change in batch
     ]
     assert changes == [*expected, (ZERO, 0, 4096), (TRIM, 4096, 4096)]
-    assert (
-        len(backend.batches) <= 3
-    )  # what one send carries may arrive in a few pieces, never one by one
+    # what one send carries may arrive in a few pieces, never one by one
+    assert len(backend.batches) <= 3
     assert backend.volumes["data"].data[8192:8704] == bytes([16]) * 512
 
 

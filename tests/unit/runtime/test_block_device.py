@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.errors import ConfigurationError
-from duplexd.images.blockdev import BlockDeviceLeg
 from duplexd.images.open import open_leg
 from duplexd.runtime import machine
 from duplexd.runtime.disk import RealDisk
@@ -46,13 +45,13 @@ def test_device_is_written_zeroed_and_read_at_any_offset(device: str) -> None:
     file = RealDisk().open(device)
     assert (file.size, RealDisk().size(device), file.is_block) == (SIZE, SIZE, True)
     expected = bytearray(b"\xff" * SIZE)
-    for offset, length, punch in (
-        (1000, 9001, True),
-        (20480, 8192, False),
-        (50000, 100, True),
-        (65536, 1 << 20, True),
+    for offset, length, allocate in (
+        (1000, 9001, False),
+        (20480, 8192, True),
+        (50000, 100, False),
+        (65536, 1 << 20, False),
     ):
-        file.zero(offset, length, punch)
+        file.zero(offset, length, allocate)
         expected[offset : offset + length] = bytes(length)
     file.write(30001, b"unaligned")
     expected[30001:30010] = b"unaligned"
@@ -81,7 +80,7 @@ def test_device_is_opened_once_and_is_never_resized(device: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{device}: the device has {SIZE} bytes"):
         open_leg(RealDisk(), device, SIZE // 2)
     leg, created = open_leg(RealDisk(), device, SIZE)
-    assert isinstance(leg, BlockDeviceLeg)
+    assert leg.is_block
     assert not created
     with pytest.raises(ConfigurationError, match=f"{device}: in use already"):
         open_leg(RealDisk(), device, SIZE)

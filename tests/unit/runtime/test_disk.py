@@ -1,4 +1,6 @@
-"""What `Disk` and `File` promise, asked of each disk there is: a file system with a disk below, one in memory, the simulated one."""
+"""What `Disk` and `File` promise, asked of each disk there is: a file system with a disk below, one
+in memory, the simulated one.
+"""
 
 from __future__ import annotations
 
@@ -126,16 +128,16 @@ def test_writev_writes_any_number_of_buffers(file: File, count: int) -> None:
     assert read(file, 4000, len(whole) + 3) == whole + bytes(3)
 
 
-@pytest.mark.parametrize("punch", [True, False])
+@pytest.mark.parametrize("allocate", [True, False])
 @pytest.mark.parametrize(
     ("offset", "length"),
     [(0, SIZE), (4096, 8192), (1, 1), (4095, 2), (513, 70000), (SIZE - 10, 10)],
 )
 def test_zeroed_range_reads_as_zeroes_and_its_neighbours_stay(
-    file: File, punch: bool, offset: int, length: int
+    file: File, allocate: bool, offset: int, length: int
 ) -> None:
     file.write(0, b"\xff" * SIZE)
-    file.zero(offset, length, punch)
+    file.zero(offset, length, allocate)
     assert read(file, 0, SIZE) == b"\xff" * offset + bytes(length) + b"\xff" * (
         SIZE - offset - length
     )
@@ -143,7 +145,7 @@ def test_zeroed_range_reads_as_zeroes_and_its_neighbours_stay(
 
 def test_punching_leaves_a_hole(file: File) -> None:
     file.write(0, b"\xff" * SIZE)
-    file.zero(65536, 131072, True)
+    file.zero(65536, 131072, allocate=False)
     assert file.can_punch
     assert file.extents(0, SIZE) == [
         (0, 65536, True),
@@ -174,7 +176,7 @@ def test_nothing_reaches_past_the_end(disk: Disk, file: File, path: str, use: st
         "read_into": lambda: file.read_into(SIZE - 2, memoryview(bytearray(3))),
         "write": lambda: file.write(SIZE - 2, b"abc"),
         "writev": lambda: file.writev(SIZE - 2, [b"ab", b"c"], 3),
-        "zero": lambda: file.zero(SIZE - 2, 3, True),
+        "zero": lambda: file.zero(SIZE - 2, 3, allocate=False),
     }
     with pytest.raises(OSError) as caught:
         calls[use]()

@@ -46,7 +46,7 @@ def test_a_log_that_can_not_be_written_stops_nothing() -> None:
     assert Full.tried > 1
 
 
-def test_each_event_is_one_json_line_where_nobody_sits() -> None:
+def test_each_event_is_one_json_line_unless_on_a_terminal() -> None:
     out = io.StringIO()
     log.configure(stream=out)
     structlog.get_logger("a").info(
@@ -57,8 +57,13 @@ def test_each_event_is_one_json_line_where_nobody_sits() -> None:
     line = json.loads(lines[0])
     assert line.pop("timestamp").endswith("Z")
     assert line == {
-        "event": "suspended", "level": "info", "volumes": ["x"], "path": "/y", "text": "two\nlines", "nested": {"1": ["/z"]},
-    }  # fmt: skip
+        "event": "suspended",
+        "level": "info",
+        "volumes": ["x"],
+        "path": "/y",
+        "text": "two\nlines",
+        "nested": {"1": ["/z"]},
+    }
 
 
 def test_a_terminal_that_wants_no_colour_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:

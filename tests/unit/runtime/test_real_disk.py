@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from duplexd.runtime import fallocate, locked, machine, realfile
+from duplexd.runtime import directory, fallocate, locked, machine, realfile
 from duplexd.runtime.disk import RealDisk
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def test_without_nowait_only_a_file_system_in_memory_is_read_in_the_loop(
     assert len(flagged) == 1, "asked once, remembered"
 
 
-def test_file_systems_in_memory_are_told_from_others() -> None:
+def test_file_systems_in_memory_are_recognised() -> None:
     with (
         tempfile.TemporaryFile(dir="/dev/shm") as in_memory,
         open("/proc/self/status", "rb") as elsewhere,
@@ -137,7 +137,8 @@ def test_a_file_system_is_known_by_its_device(
 ) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_text(
-        f"22 1 0:21 / /proc rw,relatime shared:5 - proc proc rw\n27 22 8:1 / / rw shared:1 - {kind} /dev/sda1 rw\n"
+        "22 1 0:21 / /proc rw,relatime shared:5 - proc proc rw\n27 22 8:1 / / rw "
+        f"shared:1 - {kind} /dev/sda1 rw\n"
     )
     monkeypatch.setattr(machine, "Path", lambda _path: mounts)
     look = machine._device_in_memory.__wrapped__  # what it remembers is of the real machine
@@ -152,9 +153,9 @@ def test_a_file_system_is_known_by_its_device(
     "unsupported",
     [{fallocate.PUNCH_HOLE}, {fallocate.ZERO_RANGE}, {fallocate.PUNCH_HOLE, fallocate.ZERO_RANGE}],
 )
-@pytest.mark.parametrize("punch", [True, False])
+@pytest.mark.parametrize("allocate", [True, False])
 def test_zero_falls_back_to_what_the_file_system_can(
-    path: str, monkeypatch: pytest.MonkeyPatch, unsupported: set[int], punch: bool
+    path: str, monkeypatch: pytest.MonkeyPatch, unsupported: set[int], allocate: bool
 ) -> None:
     asked = []
 
@@ -170,11 +171,11 @@ def test_zero_falls_back_to_what_the_file_system_can(
     assert file.can_punch == (fallocate.PUNCH_HOLE not in unsupported)
     file.write(0, b"\xff" * SIZE)
     for _ in range(2):
-        file.zero(1000, SIZE - 2000, punch)
+        file.zero(1000, SIZE - 2000, allocate)
     assert file.read(0, SIZE) == b"\xff" * 1000 + bytes(SIZE - 2000) + b"\xff" * 1000
     for bit in unsupported:
         assert sum(bool(mode & bit) for mode in asked) <= 1, "asked once, remembered"
-    if not punch:
+    if allocate:
         assert os.stat(path).st_blocks * 512 >= SIZE, "the space is kept"
     file.close()
 
@@ -303,6 +304,15 @@ def test_create_does_not_follow_a_dangling_link(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         RealDisk().create(str(tmp_path / "b.img"), SIZE)
     assert os.listdir(tmp_path) == ["b.img"]
+
+
+def test_replace_file_in_a_shared_directory_touches_no_name_of_others(tmp_path: Path) -> None:
+    path = tmp_path / "cut.json"
+    (tmp_path / "cut.json.tmp").write_bytes(b"somebody's")
+    directory.replace_file(str(path), b"new", shared=True)
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"new", 0o640)
+    assert (tmp_path / "cut.json.tmp").read_bytes() == b"somebody's"
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_replace_file_that_fails_keeps_the_old_content_and_leaves_nothing(

@@ -36,7 +36,7 @@ def test_a_power_cut_never_takes_what_was_synced() -> None:
     def run(file: SimFile) -> None:
         for place in range(0, SIZE, PAGE):
             file.write(place, b"\x01" * PAGE)
-        file.zero(0, PAGE, True)
+        file.zero(0, PAGE, allocate=False)
         file.sync()
 
     for seed in SEEDS:
@@ -241,7 +241,7 @@ def test_the_hook_sees_each_change_before_it_is_made_and_can_cut() -> None:
     file.write(0, b"x")
     file.read(0, 1)
     file.writev(0, [b"y"], 1)
-    file.zero(0, 1, False)
+    file.zero(0, 1, allocate=True)
     file.reserve(0, 1)
     with pytest.raises(PowerCut, match="here"):
         file.sync()
@@ -294,7 +294,7 @@ def test_a_full_disk_takes_what_needs_no_new_space_and_nothing_else() -> None:
     for use in (
         lambda: file.write(2 * PAGE, b"x"),
         lambda: file.writev(0, [b"\x03" * (3 * PAGE)], 3 * PAGE),
-        lambda: file.zero(0, SIZE, False),
+        lambda: file.zero(0, SIZE, allocate=True),
         lambda: file.reserve(0, SIZE),
         lambda: disk.create("/state/b", SIZE, allocate=True),
         lambda: disk.replace_file("/state/checkpoint", b"x"),
@@ -303,7 +303,7 @@ def test_a_full_disk_takes_what_needs_no_new_space_and_nothing_else() -> None:
             use()
         assert caught.value.errno == errno.ENOSPC
     assert disk.list("/state") == ["a"]
-    file.zero(0, SIZE, True)
+    file.zero(0, SIZE, allocate=False)
     with pytest.raises(OSError):
         file.write(0, b"the hole needs space again")
     disk.heal("/state")
@@ -323,7 +323,7 @@ def test_holes_after_a_power_cut_are_where_nothing_is() -> None:
         file = disk.create(PATH, SIZE)
         file.write(0, b"\x01" * (8 * PAGE))
         file.sync()
-        file.zero(0, 4 * PAGE, True)
+        file.zero(0, 4 * PAGE, allocate=False)
         file.write(10 * PAGE, b"\x01" * PAGE)
         disk.crash(power=True)
         file = disk.open(PATH)

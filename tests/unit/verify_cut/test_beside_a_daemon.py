@@ -1,4 +1,4 @@
-"""What the daemon does while a cut is checked, and limits: neither makes a contradiction out of nothing, nor hides one."""
+"""What a daemon does while a cut is checked, and limits, neither cause nor hide contradictions."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.limits import PROOF_CHUNK_BYTES, PROOF_TRIES
-from duplexd.verify_cut import check as check_module
-from duplexd.verify_cut import volumes as volumes_module
+from duplexd.limits import ProofLimits
 from duplexd.verify_cut.image import Image
 from duplexd.verify_cut.report import CONFIRMED, DROPPED, REFUTED, UNCHECKED
 from duplexd.verify_cut.walk import Walk
-from tests.unit.verify_cut.world import BLOCK, SIZE, World, fill, flip, only, poke, verify
+from tests.unit.verify_cut.world import BLOCK, LIMITS, SIZE, World, fill, flip, only, poke, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,7 +96,7 @@ def test_a_cut_that_becomes_void_while_it_is_checked(
     assert (verify(tmp_path, world).is_void, left) == (True, [0])
 
 
-def test_a_segment_that_is_used_again_while_the_journal_is_read(
+def test_a_segment_that_is_recycled_while_the_journal_is_read(
     tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(40):
@@ -106,12 +104,12 @@ def test_a_segment_that_is_used_again_while_the_journal_is_read(
     left = before_read(monkeypatch, world.secondary, world.drop_oldest)
     report = verify(tmp_path, world)
     assert (left, report.outcome) == ([0], CONFIRMED), (
-        "its part of the evidence is gone, the rest stands"
+        "its part of the evidence is gone, the rest still counts"
     )
     assert verify(tmp_path, world).outcome == UNCHECKED
 
 
-def test_a_segment_that_is_used_again_in_the_middle_of_the_walk(
+def test_a_segment_that_is_recycled_in_the_middle_of_the_walk(
     tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(40):
@@ -129,12 +127,12 @@ def test_a_segment_that_is_used_again_in_the_middle_of_the_walk(
     assert (left, report.outcome, only(report).record) == ([0], UNCHECKED, DROPPED)
 
 
-def test_a_journal_that_is_used_again_faster_than_it_is_read(
+def test_a_journal_that_is_recycled_faster_than_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World(tmp_path, segments=PROOF_TRIES + 8)
+    world = World(tmp_path, segments=LIMITS.tries + 8)
     world.cut()
-    for number in range(15 * (PROOF_TRIES + 6)):
+    for number in range(15 * (LIMITS.tries + 6)):
         world.write(number % 100 * BLOCK, fill(number % 256))
     whole = Walk._next
 
@@ -160,11 +158,8 @@ def test_a_record_half_written_at_the_end_is_no_damage(tmp_path: Path, world: Wo
     assert verify(tmp_path, world).outcome == CONFIRMED
 
 
-def test_more_ranges_than_the_limit_are_kept_less_exactly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in (check_module, volumes_module):
-        monkeypatch.setattr(module, "PROOF_RANGES_MAX", 20)
+def test_more_ranges_than_the_limit_are_kept_less_exactly(tmp_path: Path) -> None:
+    limits = ProofLimits(ranges_max=20)
     world = World(tmp_path)
     for leg in (world.primary, world.secondary):
         poke(leg, 0, fill(9, SIZE))
@@ -173,7 +168,7 @@ def test_more_ranges_than_the_limit_are_kept_less_exactly(
     world.cut()
     for number in range(60):
         world.write((number * 2 + 100) * BLOCK, fill(2, 100))
-    report = verify(tmp_path, world)
+    report = verify(tmp_path, world, limits=limits)
     row = only(report).volumes[0]
     assert report.outcome == CONFIRMED
     assert 0 < row.by_journal_bytes < 60 * 100, "older records were left out"
@@ -181,12 +176,11 @@ def test_more_ranges_than_the_limit_are_kept_less_exactly(
         "what lies between changes counts as changed"
     )
     flip(world.secondary, 90 * BLOCK + 200)
-    assert verify(tmp_path, world).outcome == REFUTED
+    assert verify(tmp_path, world, limits=limits).outcome == REFUTED
 
 
 def test_an_image_is_compared_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert PROOF_CHUNK_BYTES % BLOCK == 0
-    monkeypatch.setattr("duplexd.verify_cut.contents.PROOF_CHUNK_BYTES", 3 * BLOCK)
+    limits = ProofLimits(chunk_bytes=3 * BLOCK)
     world = World(tmp_path)
     world.attach()
     world.zero(0, SIZE)
@@ -201,10 +195,10 @@ def test_an_image_is_compared_in_pieces(tmp_path: Path, monkeypatch: pytest.Monk
         return whole(image, start, end)
 
     monkeypatch.setattr(Image, "read", read)
-    assert verify(tmp_path, world).complete
+    assert verify(tmp_path, world, limits=limits).complete
     assert largest == [3 * BLOCK]
     flip(world.secondary, SIZE - 1)
-    assert verify(tmp_path, world).outcome == REFUTED
+    assert verify(tmp_path, world, limits=limits).outcome == REFUTED
 
 
 def test_a_sparse_terabyte_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,6 @@
-"""A cut whose journal and images are as its certificate says; and each way in which they can be otherwise."""
+"""A cut whose journal and images are as its certificate says; and each way in which they can be
+otherwise.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.journal.format import SEGMENT_HEADER_BYTES, crc32c, pack_record, unpack_record
-from duplexd.limits import PROOF_PLACES_MAX
+from duplexd.limits import ProofLimits
 from duplexd.verify_cut import document, past
 from duplexd.verify_cut.check import check
 from duplexd.verify_cut.image import Image
@@ -93,7 +95,7 @@ def test_a_change_from_after_the_cut_on_the_secondary_is_found_where_the_journal
     tmp_path: Path, world: World
 ) -> None:
     poke(world.secondary, 0, fill(5))
-    assert "record 2 wrote something else" in only(verify(tmp_path, world)).contradictions[0]
+    assert "record 2 wrote other content" in only(verify(tmp_path, world)).contradictions[0]
 
 
 def test_a_change_from_after_the_cut_on_a_secondary_that_was_blank_is_found(tmp_path: Path) -> None:
@@ -108,25 +110,29 @@ def test_a_change_from_after_the_cut_on_a_secondary_that_was_blank_is_found(tmp_
 
 def test_a_change_that_went_to_the_secondary_only_is_found(tmp_path: Path, world: World) -> None:
     poke(world.secondary, 100 * BLOCK, fill(6))
-    assert "the primary holds something else" in only(verify(tmp_path, world)).contradictions[0]
+    assert "the primary holds other content" in only(verify(tmp_path, world)).contradictions[0]
 
 
-def test_all_places_that_are_wrong_are_told_and_the_rest_is_checked_all_the_same(
+def test_all_places_that_differ_are_listed_and_the_rest_is_checked(
     tmp_path: Path, world: World
 ) -> None:
     poke(world.secondary, BLOCK + 10, bytes([255]) * 90)  # by the journal
     poke(world.secondary, 3 * BLOCK + 7, b"\1")
-    poke(
-        world.secondary, 7 * BLOCK + 100, b"\1" * 2 * BLOCK
-    )  # by the primary; over a range that was trimmed
+    # by the primary; over a range that was trimmed
+    poke(world.secondary, 7 * BLOCK + 100, b"\1" * 2 * BLOCK)
     report = verify(tmp_path, world)
     (row,) = only(report).volumes
-    assert [text.removeprefix(f"{world.secondary}: ").partition(" not as ")[0] for text in only(report).contradictions] == [
-        f"bytes {BLOCK + 10} to {BLOCK + 99} are", f"byte {3 * BLOCK + 7} is", f"bytes {7 * BLOCK + 100} to {9 * BLOCK + 99} are",
-    ]  # fmt: skip
+    assert [
+        text.removeprefix(f"{world.secondary}: ").partition(" from what ")[0]
+        for text in only(report).contradictions
+    ] == [
+        f"bytes {BLOCK + 10} to {BLOCK + 99} differ",
+        f"byte {3 * BLOCK + 7} differs",
+        f"bytes {7 * BLOCK + 100} to {9 * BLOCK + 99} differ",
+    ]
     assert [
         "record 3 wrote" in only(report).contradictions[0],
-        "record 5 made it zero" in only(report).contradictions[1],
+        "record 5 zeroed it" in only(report).contradictions[1],
     ] == [True, True]
     assert (row.wrong_bytes, row.by_journal_bytes, row.unchecked_bytes) == (
         91 + 2 * BLOCK,
@@ -136,48 +142,41 @@ def test_all_places_that_are_wrong_are_told_and_the_rest_is_checked_all_the_same
     assert row.checked_bytes == SIZE - BLOCK - row.wrong_bytes
 
 
-def test_of_many_wrong_places_the_first_are_told_and_the_rest_is_counted(
+def test_of_many_places_that_differ_the_first_are_listed_and_the_rest_is_counted(
     tmp_path: Path, world: World
 ) -> None:
     for number in range(100):
         flip(world.secondary, (100 + number) * BLOCK)
-    contradictions = only(verify(tmp_path, world)).contradictions
-    assert len(contradictions) == PROOF_PLACES_MAX + 1
-    assert [
-        f"byte {(100 + number) * BLOCK} " in contradictions[number]
-        for number in range(PROOF_PLACES_MAX)
-    ] == [True] * PROOF_PLACES_MAX
-    assert (
-        contradictions[-1]
-        == f"{world.secondary}: the same in {100 - PROOF_PLACES_MAX} more places; 100 bytes in all"
-    )
+    limits = ProofLimits(places_max=5)
+    contradictions = only(verify(tmp_path, world, limits=limits)).contradictions
+    assert len(contradictions) == 6
+    for number in range(5):
+        assert f"byte {(100 + number) * BLOCK} " in contradictions[number]
+    assert contradictions[-1] == f"{world.secondary}: 95 more places differ; 100 bytes in all"
 
 
-def test_a_volume_that_is_wrong_everywhere_is_one_place(
-    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("duplexd.verify_cut.contents.PROOF_CHUNK_BYTES", 3 * BLOCK)
+def test_a_volume_that_differs_everywhere_is_one_place(tmp_path: Path, world: World) -> None:
     poke(world.secondary, 60 * BLOCK, fill(1, SIZE - 60 * BLOCK))
-    (text,) = only(verify(tmp_path, world)).contradictions
-    assert f"bytes {60 * BLOCK} to {SIZE - 1} are not as they were at the cut" in text
+    limits = ProofLimits(chunk_bytes=3 * BLOCK)
+    (text,) = only(verify(tmp_path, world, limits=limits)).contradictions
+    assert f"bytes {60 * BLOCK} to {SIZE - 1} differ from what they were at the cut" in text
 
 
-def test_a_volume_that_is_wrong_in_more_places_than_the_limit_is_not_looked_at_to_its_end(
-    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+def test_the_check_of_a_volume_stops_after_too_many_places_that_differ(
+    tmp_path: Path, world: World
 ) -> None:
     for number in range(SIZE // BLOCK):
         flip(world.secondary, number * BLOCK)
-    monkeypatch.setattr("duplexd.verify_cut.volumes.PROOF_RANGES_MAX", 20)
-    monkeypatch.setattr("duplexd.verify_cut.contents.PROOF_CHUNK_BYTES", 8 * BLOCK)
-    report = verify(tmp_path, world)
+    limits = ProofLimits(ranges_max=20, chunk_bytes=8 * BLOCK)
+    report = verify(tmp_path, world, limits=limits)
     (row,) = only(report).volumes
-    assert (report.outcome, 20 < row.wrong_bytes < 40, row.unchecked) == (
-        REFUTED, True, ["this volume is wrong in so many places that its check stopped"],
-    )  # fmt: skip
+    assert report.outcome == REFUTED
+    assert 20 < row.wrong_bytes < 40
+    assert row.unchecked == ["this volume differs in so many places that its check stopped"]
     assert row.checked_bytes < SIZE // 2
 
 
-def test_what_is_wrong_counts_where_the_rest_of_the_secondary_cannot_be_read(
+def test_differences_count_where_the_rest_of_the_secondary_cannot_be_read(
     tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = Image.read
@@ -230,9 +229,19 @@ def test_a_record_that_was_put_in_the_place_of_another_breaks_the_chain(
     assert old is not None
     payload = fill(8)
     header, _ = pack_record(
-        old.chain, crc32c(payload), old.sequence, old.synced, old.offset, old.length, old.time_us, old.volume, len(payload), old.kind, old.flags,
+        old.chain,
+        crc32c(payload),
+        old.sequence,
+        old.synced,
+        old.offset,
+        old.length,
+        old.time_us,
+        old.volume,
+        len(payload),
+        old.kind,
+        old.flags,
         old.journal,
-    )  # fmt: skip
+    )
     poke(path, old.start, header + payload)
     for leg in (world.primary, world.secondary):
         poke(leg, old.offset, payload)  # all else would agree
@@ -299,7 +308,7 @@ def test_a_cut_that_the_checkpoint_knows_to_be_void_is_void_where_the_journal_is
         flip(path, 20 if damage == "header" else SEGMENT_HEADER_BYTES + 100)
     report = verify(tmp_path, world)
     assert (report.outcome, report.is_void, only(report).record) == (REFUTED, True, CONTRADICTED)
-    assert only(report).contradictions, "the damage is told, too"
+    assert only(report).contradictions, "the damage is reported, too"
 
 
 def test_the_checkpoint_of_another_controller_makes_nothing_void(
@@ -309,7 +318,7 @@ def test_the_checkpoint_of_another_controller_makes_nothing_void(
     assert verify(tmp_path, world).outcome == CONFIRMED
 
 
-def test_a_journal_that_dropped_the_cut_says_nothing(tmp_path: Path, world: World) -> None:
+def test_a_journal_that_dropped_the_cut_is_no_evidence(tmp_path: Path, world: World) -> None:
     for number in range(40):
         world.write(number * BLOCK, fill(number))
     world.drop_oldest()
@@ -342,17 +351,16 @@ def test_the_journal_of_another_controller(tmp_path: Path, world: World) -> None
         True,
     )
     member = world.member()
-    member["journal"] |= {
-        "directory": str(other.state_dir)
-    }  # as of two machines on which they have the same path
+    # as of two machines on which they have the same path
+    member["journal"] |= {"directory": str(other.state_dir)}
     report = verify(tmp_path, world, controllers=[member])
-    assert (report.outcome, "say with --state-dir" in only(report).unchecked[0]) == (
+    assert (report.outcome, "with --state-dir" in only(report).unchecked[0]) == (
         UNCHECKED,
         True,
     )
 
 
-def test_with_a_journal_from_elsewhere_the_paths_of_this_machine_say_nothing(
+def test_with_a_journal_from_elsewhere_the_certificates_paths_are_not_used(
     tmp_path: Path, world: World
 ) -> None:
     good, moved, backup = (

@@ -1,4 +1,4 @@
-"""Files that are certificates, were, or never will be."""
+"""Which files are read as a certificate, and which are refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from duplexd.errors import UsageError
-from duplexd.limits import CERTIFICATE_BYTES_MAX
+from duplexd.limits import ProofLimits
 from duplexd.verify_cut import document
 from duplexd.verify_cut.check import check
 from duplexd.verify_cut.report import REFUTED
@@ -66,7 +66,7 @@ def test_a_certificate_without_check_sum_is_not_intact(
         "[" * 100_000,
     ],
 )
-def test_what_is_no_certificate(tmp_path: Path, text: str) -> None:
+def test_a_file_without_a_certificate_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(UsageError, match="not a certificate"):
@@ -83,15 +83,15 @@ def test_other_versions_too_large_and_missing_files_are_refused_by_name(
         document.read(str(tmp_path / "nothing"))
     large = tmp_path / "large"
     with large.open("wb") as file:
-        file.truncate(CERTIFICATE_BYTES_MAX + 1)
+        file.truncate(1001)
     with pytest.raises(UsageError, match="larger than any certificate"):
-        document.read(str(large))
+        document.read(str(large), ProofLimits(certificate_bytes_max=1000))
 
 
 @pytest.mark.parametrize(
     "broken", [{"controllers": []}, {"controllers": [1]}, {"controllers": None}]
 )
-def test_a_certificate_of_nothing(
+def test_a_certificate_without_controllers_is_refused(
     tmp_path: Path, good: dict[str, Any], broken: dict[str, Any]
 ) -> None:
     good["certificate"] |= broken
@@ -99,7 +99,9 @@ def test_a_certificate_of_nothing(
         document.read(save(tmp_path, good))
 
 
-def test_one_controller_twice(tmp_path: Path, good: dict[str, Any]) -> None:
+def test_a_certificate_that_names_a_controller_twice_is_refused(
+    tmp_path: Path, good: dict[str, Any]
+) -> None:
     good["certificate"]["controllers"] *= 2
     with pytest.raises(UsageError):
         document.read(save(tmp_path, good))

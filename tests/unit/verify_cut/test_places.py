@@ -7,7 +7,6 @@ from random import Random
 
 import pytest
 
-from duplexd.limits import PROOF_PLACES_MAX
 from duplexd.verify_cut.places import Places, differing
 
 
@@ -23,7 +22,7 @@ from duplexd.verify_cut.places import Places, differing
         (range(3000), [(0, 3000)]),
     ],
 )
-def test_runs(changed: list[int], found: list[tuple[int, int]]) -> None:
+def test_differences_are_runs_of_sectors(changed: list[int], found: list[tuple[int, int]]) -> None:
     one = bytes(3000)
     other = bytearray(one)
     for at in changed:
@@ -48,8 +47,8 @@ def test_every_byte_that_differs_is_in_a_run_and_each_run_begins_and_ends_with_o
     assert all(end + 1 < start for (_, end), (start, _) in pairwise(runs))
 
 
-def test_what_goes_on_in_the_next_piece_is_one_place_if_the_reason_is_the_same() -> None:
-    places = Places()
+def test_a_place_that_goes_on_in_the_next_piece_is_one_if_the_reason_is_the_same() -> None:
+    places = Places(16)
     for base, why in ((0, "a"), (512, "a"), (1024, "b"), (4096, "b")):
         places.compare(base, bytes(512), b"\1" * 512, why)
     assert (places.count, [tuple(place) for place in places.kept]) == (
@@ -59,16 +58,13 @@ def test_what_goes_on_in_the_next_piece_is_one_place_if_the_reason_is_the_same()
 
 
 def test_beyond_the_limit_places_are_counted_and_not_kept() -> None:
-    places = Places()
-    for number in range(PROOF_PLACES_MAX + 5):
+    places = Places(3)
+    for number in range(8):
         for piece in range(2):  # two pieces of one place
             places.compare(number * 4096 + piece * 512, bytes(512), b"\1" * 512, "why")
     assert (places.count, len(places.kept), places.ranges.total_bytes) == (
-        PROOF_PLACES_MAX + 5,
-        PROOF_PLACES_MAX,
-        (PROOF_PLACES_MAX + 5) * 1024,
+        8,
+        3,
+        8 * 1024,
     )
-    assert (
-        list(places.tell("/x"))[-1]
-        == f"/x: the same in 5 more places; {(PROOF_PLACES_MAX + 5) * 1024} bytes in all"
-    )
+    assert list(places.describe("/x"))[-1] == "/x: 5 more places differ; 8192 bytes in all"

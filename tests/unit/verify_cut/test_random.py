@@ -1,4 +1,6 @@
-"""Random histories: all that is true is confirmed, what can be known is known to the byte, and no wrong byte of it passes."""
+"""Random histories: all that is true is confirmed, what can be known is known to the byte, and no
+wrong byte of it passes.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
 
 
 class Model:
-    """For each byte: whether the journal still tells what it was at the cut, and whether it changed since."""
+    """For each byte: whether the journal still tells what it was at the cut, and whether it changed
+    since.
+    """
 
     def __init__(self, blank: bool) -> None:
         self.told = bytearray(b"\1" * SIZE if blank else bytes(SIZE))
@@ -52,7 +56,7 @@ def history(world: World, rng: Random, model: Model, changes: int, after: bool) 
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_to_the_byte(tmp_path: Path, seed: int) -> None:
+def test_random_histories_are_checked_to_the_byte(tmp_path: Path, seed: int) -> None:
     rng = Random(seed)
     blank = seed % 3 == 0
     world, model = World(tmp_path, segments=30), Model(blank)

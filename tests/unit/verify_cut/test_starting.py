@@ -1,43 +1,43 @@
-"""Beside a daemon that is starting: recovery writes to the images what they hold already, oldest first. No verdict comes of what is half-way."""
+"""Beside a starting daemon: a recovery that is half-way through its replay refutes nothing."""
 
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.limits import PROOF_TRIES
-from duplexd.verify_cut import check as check_module
+from duplexd.limits import ProofLimits
 from duplexd.verify_cut import past
 from duplexd.verify_cut.report import CONFIRMED, REFUTED, UNCHECKED
+from tests.unit.verify_cut import world as world_module
 from tests.unit.verify_cut.test_beside_a_daemon import before_read
 from tests.unit.verify_cut.world import (
     BLOCK,
     CUT,
+    LIMITS,
+    NO_WAIT,
     SIZE,
     World,
     fill,
     only,
     poke,
     remembered,
-    verify,
 )
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 STARTING, SERVING = "17\n", "17\nserving\n"
-
-
-@pytest.fixture(autouse=True)
-def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check_module, "PROOF_START_SECONDS_MAX", 0.0)
+verify = partial(world_module.verify, limits=NO_WAIT)
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    """Two changes of one place before the cut; the checkpoint is older than both, so a start applies both again."""
+    """Two changes of one place before the cut; the checkpoint is older than both, so a start
+    applies both again.
+    """
     world = World(tmp_path)
     for leg in (world.primary, world.secondary):
         poke(leg, 0, fill(9, SIZE))
@@ -55,14 +55,14 @@ def test_a_change_that_is_half_way_applied_again_refutes_nothing(
     tmp_path: Path, world: World, leg: str
 ) -> None:
     poke(world.image(leg), BLOCK, fill(1))
-    assert verify(tmp_path, world).outcome == REFUTED, "while nobody starts, that can't be"
+    assert verify(tmp_path, world).outcome == REFUTED, (
+        "nobody is starting, so it is a contradiction"
+    )
     for text in (STARTING, ""):
         world.lock(text)
         report = verify(tmp_path, world)
         (row,) = only(report).volumes
-        assert report.outcome == (UNCHECKED if leg == "b" else CONFIRMED), (
-            "the primary is not asked"
-        )
+        assert report.outcome == (UNCHECKED if leg == "b" else CONFIRMED), "the primary is not read"
         assert (only(report).contradictions, row.undecided_bytes, row.by_primary_bytes) == (
             [],
             BLOCK if leg == "b" else 0,
@@ -74,7 +74,7 @@ def test_a_change_that_is_half_way_applied_again_refutes_nothing(
     assert verify(tmp_path, world).outcome == CONFIRMED
 
 
-def test_what_no_start_would_put_right_refutes_a_cut_also_while_one_goes_on(
+def test_what_a_start_will_not_overwrite_refutes_a_cut_during_a_start(
     tmp_path: Path, world: World
 ) -> None:
     world.lock(STARTING)
@@ -89,7 +89,7 @@ def test_what_no_start_would_put_right_refutes_a_cut_also_while_one_goes_on(
     assert f"byte {20 * BLOCK} " in only(report).contradictions[0]
 
 
-def test_a_cut_that_the_checkpoint_has_is_checked_whatever_starts(
+def test_a_cut_older_than_the_checkpoint_is_checked_during_a_start(
     tmp_path: Path, world: World
 ) -> None:
     world.save_checkpoint(past.boot_id())
@@ -100,7 +100,7 @@ def test_a_cut_that_the_checkpoint_has_is_checked_whatever_starts(
 
 
 @pytest.mark.parametrize("name", ["stood", "ready"])
-def test_a_secondary_that_stood_at_the_cut_durably_is_written_to_by_no_start(
+def test_no_start_writes_to_a_secondary_that_reached_the_cut_durably(
     tmp_path: Path, world: World, name: str
 ) -> None:
     world.mark({"m": name, "cut": "f" * 16})
@@ -114,11 +114,11 @@ def test_a_secondary_that_stood_at_the_cut_durably_is_written_to_by_no_start(
     poke(world.secondary, BLOCK, fill(2))
     report = verify(tmp_path, world)
     assert (report.outcome, only(report).volumes[0].by_primary_bytes) == (CONFIRMED, 0), (
-        "the primary is written to, and is not asked"
+        "the primary is being written to, and not read"
     )
 
 
-def test_a_secondary_that_was_behind_at_the_checkpoint_is_brought_to_the_cut_by_a_start(
+def test_a_start_brings_a_secondary_behind_the_checkpoint_to_the_cut(
     tmp_path: Path, world: World
 ) -> None:
     ledger = remembered()
@@ -131,7 +131,7 @@ def test_a_secondary_that_was_behind_at_the_checkpoint_is_brought_to_the_cut_by_
     assert verify(tmp_path, world).outcome == REFUTED
 
 
-def test_a_copy_of_the_secondary_is_written_to_by_no_daemon(tmp_path: Path, world: World) -> None:
+def test_no_daemon_writes_to_a_copy_of_the_secondary(tmp_path: Path, world: World) -> None:
     backup = tmp_path / "backup.img"
     backup.write_bytes(world.secondary.read_bytes())
     poke(backup, BLOCK, fill(1))
@@ -140,7 +140,7 @@ def test_a_copy_of_the_secondary_is_written_to_by_no_daemon(tmp_path: Path, worl
     assert (report.outcome, only(report).undecided) == (REFUTED, [])
 
 
-def test_a_machine_that_was_started_since_has_yet_to_recover(tmp_path: Path, world: World) -> None:
+def test_after_a_boot_the_daemon_has_yet_to_recover(tmp_path: Path, world: World) -> None:
     world.mark({"m": "open", "boot": "another", "version": 1})
     poke(world.secondary, BLOCK, fill(1))
     assert verify(tmp_path, world).outcome == UNCHECKED, (
@@ -150,7 +150,7 @@ def test_a_machine_that_was_started_since_has_yet_to_recover(tmp_path: Path, wor
     assert verify(tmp_path, world).outcome == REFUTED
 
 
-def test_a_start_in_the_midst_of_a_check_has_it_done_again(
+def test_a_start_during_a_check_repeats_the_check(
     tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right, moments = world.secondary.read_bytes(), [world.lock, world.lock]
@@ -178,8 +178,8 @@ def test_a_daemon_that_starts_again_and_again_leaves_it_undecided(
         world.lock(f"{starts[0]}\nserving\n")
 
     before_read(monkeypatch, world.secondary, start, times=1000)
-    assert verify(tmp_path, world).outcome == CONFIRMED, "what agrees does so all the same"
-    assert starts[0] > PROOF_TRIES
+    assert verify(tmp_path, world).outcome == CONFIRMED, "what agrees, agrees in spite of it"
+    assert starts[0] > LIMITS.tries
     poke(world.secondary, BLOCK, fill(1))
     report = verify(tmp_path, world)
     assert (report.outcome, only(report).contradictions, len(only(report).undecided)) == (
@@ -192,7 +192,6 @@ def test_a_daemon_that_starts_again_and_again_leaves_it_undecided(
 def test_a_daemon_that_is_starting_is_waited_for(
     tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check_module, "PROOF_START_SECONDS_MAX", 60.0)
     world.lock(STARTING)
     poke(world.secondary, BLOCK, fill(1))
     looked = threading.Event()
@@ -211,12 +210,12 @@ def test_a_daemon_that_is_starting_is_waited_for(
 
     thread = threading.Thread(target=recover)
     thread.start()
-    report = verify(tmp_path, world)
+    report = world_module.verify(tmp_path, world, limits=ProofLimits(start_seconds_max=60.0))
     thread.join()
     assert report.complete
 
 
-def test_a_lock_that_cannot_be_read_is_said(tmp_path: Path, world: World) -> None:
+def test_a_lock_that_cannot_be_read_is_reported(tmp_path: Path, world: World) -> None:
     (world.state_dir / "lock").unlink()
     (world.state_dir / "lock").mkdir()
     report = verify(tmp_path, world)

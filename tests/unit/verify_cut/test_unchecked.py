@@ -1,4 +1,4 @@
-"""What cannot be checked, and is said to be so."""
+"""What cannot be checked is reported as unchecked, never as right or wrong."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         {"m": "remove", "id": 1},
     ],
 )
-def test_a_secondary_that_moved_on_is_not_looked_at(
+def test_a_secondary_that_was_written_to_since_is_not_checked(
     tmp_path: Path, world: World, marker: dict[str, object]
 ) -> None:
     world.mark(marker)
@@ -39,7 +39,7 @@ def test_a_secondary_that_moved_on_is_not_looked_at(
     assert not report.complete
 
 
-def test_a_resync_by_map_leaves_the_secondary_alone_until_its_commit(
+def test_a_resync_by_map_does_not_write_to_the_secondary_before_its_commit(
     tmp_path: Path, world: World
 ) -> None:
     world.mark({"m": "resync", "job": "j", "how": "map", "volumes": [1]})
@@ -64,17 +64,20 @@ def test_a_copy_of_the_secondary_can_be_checked_after_a_resync(
     assert verify(tmp_path, world, images=images).outcome == REFUTED
 
 
-def test_images_that_are_not_here(tmp_path: Path, world: World) -> None:
+def test_images_that_cannot_be_opened_are_unchecked(tmp_path: Path, world: World) -> None:
     world.primary.unlink()
     row = only(verify(tmp_path, world)).volumes[0]
-    assert (row.checked_bytes, "the primary can't be read" in row.unchecked[0]) == (4 * BLOCK, True)
+    assert (row.checked_bytes, "the primary cannot be read" in row.unchecked[0]) == (
+        4 * BLOCK,
+        True,
+    )
     world.secondary.unlink()
     report = verify(tmp_path, world)
     assert (report.outcome, only(report).volumes[0].checked_bytes) == (CONFIRMED, 0)
-    assert "the secondary can't be read" in only(report).volumes[0].unchecked[0]
+    assert "the secondary cannot be read" in only(report).volumes[0].unchecked[0]
 
 
-def test_a_primary_that_is_the_secondary_proves_nothing(tmp_path: Path) -> None:
+def test_a_primary_that_is_the_secondary_is_no_evidence(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.cut()
     assert only(verify(tmp_path, world)).volumes[0].by_primary_bytes == SIZE
@@ -82,7 +85,7 @@ def test_a_primary_that_is_the_secondary_proves_nothing(tmp_path: Path) -> None:
     assert (row.checked_bytes, "the same image" in row.unchecked[0]) == (0, True)
 
 
-def test_after_a_power_cut_only_the_journal_speaks(tmp_path: Path, world: World) -> None:
+def test_after_a_power_cut_only_the_journal_is_evidence(tmp_path: Path, world: World) -> None:
     flip(world.primary, 40 * BLOCK)  # a change that the journal lost
     world.mark({"m": "missed", "volumes": {"1": ""}})
     report = verify(tmp_path, world)
@@ -93,7 +96,7 @@ def test_after_a_power_cut_only_the_journal_speaks(tmp_path: Path, world: World)
     ) == (CONFIRMED, 0, 4 * BLOCK)
 
 
-def test_a_machine_that_was_started_since_says_nothing_of_its_primaries(tmp_path: Path) -> None:
+def test_after_a_boot_the_primaries_are_no_evidence(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.mark({"m": "open", "boot": "another", "version": 1})
     world.write(0, fill(1))
@@ -106,7 +109,7 @@ def test_a_machine_that_was_started_since_says_nothing_of_its_primaries(tmp_path
     )
 
 
-def test_the_boot_is_taken_from_the_checkpoint_if_the_journal_does_not_reach_back_to_it(
+def test_the_boot_comes_from_the_checkpoint_if_the_journal_dropped_it(
     tmp_path: Path,
 ) -> None:
     world = World(tmp_path)
@@ -127,7 +130,7 @@ def test_the_boot_is_taken_from_the_checkpoint_if_the_journal_does_not_reach_bac
         {"m": "missed", "volumes": {"1": ""}},
     ],
 )
-def test_records_from_before_a_power_cut_do_not_speak_for_content(
+def test_records_from_before_a_power_cut_are_no_evidence(
     tmp_path: Path, marker: dict[str, object]
 ) -> None:
     world = World(tmp_path)

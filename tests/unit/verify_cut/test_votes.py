@@ -1,4 +1,6 @@
-"""What the journals and checkpoints of the members say of the cut itself: void, ready, of which group."""
+"""What the journals and checkpoints of the members say of the cut itself: void, ready, of which
+group.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ def test_a_secondary_that_failed_at_the_cut_makes_it_void(tmp_path: Path, world:
 
 @pytest.fixture
 def pair_of_worlds(tmp_path: Path) -> tuple[World, World]:
-    """Two controllers that were cut together; then the first one needs the space: its journal will drop the cut."""
+    """Two controllers that were cut together; then the first one needs the space: its journal will
+    drop the cut.
+    """
     alpha, beta = World(tmp_path, "alpha"), World(tmp_path, "beta")
     for each in (alpha, beta):
         each.cut(["alpha", "beta"])
@@ -170,9 +174,15 @@ def test_a_groups_cut_on_two_controllers(tmp_path: Path) -> None:
     for world in worlds:
         world.cut(["alpha", "beta"])
     report = verify(tmp_path, *worlds)
-    assert (report.outcome, report.complete, [(member.ready, member.agreed) for member in report.controllers]) == (
-        CONFIRMED, True, [(True, False), (True, False)],
-    )  # fmt: skip
+    assert (
+        report.outcome,
+        report.complete,
+        [(member.ready, member.agreed) for member in report.controllers],
+    ) == (
+        CONFIRMED,
+        True,
+        [(True, False), (True, False)],
+    )
     worlds[0].mark({"m": "agreed", "cut": CUT})
     assert verify(tmp_path, *worlds).controllers[0].agreed
 
@@ -188,7 +198,7 @@ def test_one_controller_of_two_that_is_not_here(tmp_path: Path) -> None:
         False,
         "absent",
     )
-    assert "no journal is there" in report.controllers[1].unchecked[0]
+    assert "no journal found" in report.controllers[1].unchecked[0]
     shutil.rmtree(worlds[0].directory)
     assert verify(tmp_path, *worlds).outcome == UNCHECKED
 
@@ -214,4 +224,4 @@ def test_members_or_group_other_than_the_certificates(
 def test_a_member_that_never_was_ready(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.cut(["alpha"], ready=False)
-    assert "ever stood at the cut" in only(verify(tmp_path, world)).contradictions[0]
+    assert "no READY marker" in only(verify(tmp_path, world)).contradictions[0]

@@ -1,4 +1,7 @@
-"""A controller without a daemon: its journal, written by the project's own writer, and the two images of its volumes."""
+"""A controller without a daemon: its journal and the two images of its volumes.
+
+The project's own writer writes the journal, so that the second reader is tested against real bytes.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from duplexd.journal import checkpoint
 from duplexd.journal.format import SEGMENT_HEADER_BYTES, TRIM, WRITE, ZERO
 from duplexd.journal.segment import Ring
 from duplexd.journal.writer import Writer
+from duplexd.limits import ProofLimits
 from duplexd.runtime.disk import RealDisk
 from duplexd.verify_cut import document, past
 from duplexd.verify_cut.check import check
@@ -23,6 +27,8 @@ SIZE = 1 << 20
 SEGMENT = SEGMENT_HEADER_BYTES + (1 << 16)
 CUT = "0123456789abcdef"
 BLOCK = 4096
+LIMITS = ProofLimits()
+NO_WAIT = ProofLimits(start_seconds_max=0.0)
 
 
 def fill(byte: int, length: int = BLOCK) -> bytes:
@@ -83,7 +89,7 @@ class World:
     # What a daemon does
 
     def mark(self, marker: dict[str, Any]) -> int:
-        number = self.writer.append_marker(marker, 1_000_000)
+        number = self.writer.append_marker(json.dumps(marker).encode(), 1_000_000)
         self.writer.write()
         return number
 
@@ -160,32 +166,52 @@ class World:
 
     def member(self, **changes: Any) -> dict[str, Any]:
         return {
-            "name": self.name, "sequence": self.sequence, "time": 1.0,
+            "name": self.name,
+            "sequence": self.sequence,
+            "time": 1.0,
             "journal": {
-                "identity": self.ring.controller.hex(), "crc": self.crc, "chain": self.chain, "directory": str(self.state_dir),
+                "identity": self.ring.controller.hex(),
+                "crc": self.crc,
+                "chain": self.chain,
+                "directory": str(self.state_dir),
             },
             "volumes": [
-                {"id": number, "name": volume, "size": SIZE, "primary": str(self.image("a", volume)), "secondary": str(self.image("b", volume))}
+                {
+                    "id": number,
+                    "name": volume,
+                    "size": SIZE,
+                    "primary": str(self.image("a", volume)),
+                    "secondary": str(self.image("b", volume)),
+                }
                 for volume, number in self.ids.items()
             ],
-        } | changes  # fmt: skip
+        } | changes
 
 
 def remembered(*markers: dict[str, Any]) -> dict[str, Any]:
-    """What a daemon's checkpoint says after its pair was cut together with another controller's, and after these markers."""
+    """The checkpoint of a daemon after a cut with another controller, then these markers."""
     ledger = Ledger()
     told: list[dict[str, Any]] = [
-        {"m": "volume", "id": 1, "name": "data", "size": SIZE}, {"m": "attach", "volumes": [1]},
-        {"m": "cut", "id": CUT, "tag": "nightly", "volumes": [1], "group": "db", "members": ["alpha", "beta"]}, {"m": "ready", "cut": CUT},
+        {"m": "volume", "id": 1, "name": "data", "size": SIZE},
+        {"m": "attach", "volumes": [1]},
+        {
+            "m": "cut",
+            "id": CUT,
+            "tag": "nightly",
+            "volumes": [1],
+            "group": "db",
+            "members": ["alpha", "beta"],
+        },
+        {"m": "ready", "cut": CUT},
         *markers,
-    ]  # fmt: skip
+    ]
     for number, marker in enumerate(told, 1):
         ledger.apply(number, 1_000_000, marker)
     return Ledger.pack_snapshot(ledger.snapshot(len(told)))
 
 
 def poke(path: Path, offset: int, data: bytes) -> None:
-    """Change a file behind everybody's back."""
+    """Change a file without the journal."""
     with path.open("r+b") as file:
         file.seek(offset)
         file.write(data)
@@ -217,11 +243,12 @@ def verify(
     directory: Path,
     *worlds: World,
     images: dict[tuple[str, str], str] | None = None,
+    limits: ProofLimits = LIMITS,
     **changes: Any,
 ) -> Report:
     """Check a good certificate of these controllers."""
     path = save(directory, certificate(*(world.member() for world in worlds), **changes))
-    return check(document.read(path), {}, images or {})
+    return check(document.read(path), {}, images or {}, limits)
 
 
 def only(report: Report) -> MemberReport:

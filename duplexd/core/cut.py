@@ -1,0 +1,67 @@
+"""A cut as the journal recorded it: a marker at one position of the sequence.
+
+Only the ledger writes it. What a run of the daemon knows besides (figures of the hold, the event
+that announced it) is the engine's, in its archive of cuts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from duplexd.core import cut_states
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from duplexd.json_object import Json
+
+
+class Cut:
+    """The point a secondary is suspended at.
+
+    `state` is one of `cut_states`: a cut of this controller alone is CONSISTENT or VOID at once, a
+    group's cut goes through the states of a two-phase commit. `members` names the controllers that
+    take it together. `crc` and `chain` are the checksums of its record and of the one before it;
+    None where this run did not write it, or a new segment began with it. `why` says which
+    secondary's failure made the cut, or made it void.
+    """
+
+    __slots__ = (
+        "chain", "crc", "grade", "group", "id", "members", "sequence", "state", "tag", "time_us",
+        "why",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        cut_id: str,
+        sequence: int,
+        time_us: int,
+        tag: str,
+        state: str,
+        group: str = "",
+        members: Sequence[str] = (),
+        grade: Json | None = None,
+    ) -> None:
+        self.id = cut_id
+        self.sequence = sequence
+        self.time_us = time_us
+        self.tag = tag
+        self.state = state
+        self.group = group
+        self.members = tuple(members)
+        self.grade = grade  # what a canary found
+        self.crc: int | None = None
+        self.chain: int | None = None
+        self.why = ""
+
+    @property
+    def verdict(self) -> str | None:
+        """What may be claimed of it; None while that is not known."""
+        return cut_states.verdict(self.state)
+
+    def pack(self) -> list[object]:
+        """For the checkpoint: the arguments that make it again."""
+        return [
+            self.id, self.sequence, self.time_us, self.tag, self.state, self.group,
+            list(self.members), self.grade,
+        ]  # fmt: skip

@@ -1,0 +1,63 @@
+"""The states of a cut that a controller takes together with others, as a table. Pure.
+
+This is two-phase commit: READY is *prepared*, an undecided cut is *in doubt*, AGREE is *commit*,
+REFUSE is *abort*. The group's cut is consistent if *every* member reached READY, and void if *one*
+member became VOID before that. READY is a promise: a member that gave it no longer decides alone.
+So the outcome follows from what the members' journals hold, and every coordinator that asks finds
+the same one, however often and however late it asks.
+
+    state        what the journal says of the cut
+    NONE         nothing: the cut is not known
+    CUT          the marker is there; the hold lasts, or the secondaries are not yet known to be
+                 durable at the cut
+    READY        cut while held, opened while held, durable: consistent if all members are
+    CONSISTENT   all members were READY
+    VOID         final
+
+`TRANSITIONS[state, event]` is the next state; an event that is not there is not possible.
+"""
+
+from __future__ import annotations
+
+NONE, CUT, READY, CONSISTENT, VOID = "", "cut", "ready", "consistent", "void"
+STATES = (NONE, CUT, READY, CONSISTENT, VOID)
+
+MAKE = "make"  # the cut's marker, under a lease that lasts
+STAND = "stand"  # the hold lasted until the gates were opened; the secondaries are durable there
+LOSE = "lose"  # the lease was lost, the controller restarted, or a secondary failed
+ABORT = "abort"  # a coordinator asks for it: void, unless the cut is prepared already
+AGREE = "agree"  # a coordinator knows that every member is READY
+REFUSE = "refuse"  # a coordinator knows that a member is VOID
+EVENTS = (MAKE, STAND, LOSE, ABORT, AGREE, REFUSE)
+
+TRANSITIONS = {
+    (NONE, MAKE): CUT,
+    (NONE, ABORT): VOID,  # remembered, so that a late command finds it
+    (NONE, REFUSE): VOID,
+    (CUT, STAND): READY,
+    (CUT, LOSE): VOID,
+    (CUT, ABORT): VOID,
+    (CUT, REFUSE): VOID,
+    (READY, LOSE): VOID,  # the secondary itself failed: no promise outlives its image
+    (READY, ABORT): READY,
+    (READY, AGREE): CONSISTENT,
+    (READY, REFUSE): VOID,
+    (CONSISTENT, LOSE): VOID,
+    (CONSISTENT, ABORT): CONSISTENT,
+    (CONSISTENT, AGREE): CONSISTENT,
+    (CONSISTENT, REFUSE): VOID,
+    (VOID, LOSE): VOID,
+    (VOID, ABORT): VOID,
+    (VOID, AGREE): VOID,
+    (VOID, REFUSE): VOID,
+}
+
+
+def after(state: str, event: str) -> str | None:
+    """The state after `event`, None if it is not possible in `state`."""
+    return TRANSITIONS.get((state, event))
+
+
+def verdict(state: str) -> str | None:
+    """What may be claimed of a cut in `state`: `consistent`, `void`, or None while in doubt."""
+    return state if state in {CONSISTENT, VOID} else None

@@ -1,0 +1,54 @@
+"""Where the pairs of a group are suspended when a secondary of it fails. Pure.
+
+All are suspended at one number, the last that the failed secondary holds, so that the group stays a
+crash-consistent image. A follower may bring pairs together that came from different cuts: a
+secondary that holds more than that number cannot go back, so it is suspended where it is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from duplexd.core.markers import Fail
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from duplexd.core.change_map import ChangeMap
+    from duplexd.core.pair import Pair
+
+
+def plan(
+    members: Iterable[Pair],
+    failed: Pair,
+    at: int,
+    error: str,
+    unusable: Iterable[Pair],
+    missed: Mapping[Pair, ChangeMap],
+    new_id: Callable[[], str],
+) -> list[Fail]:
+    """The markers that suspend `members`, the ones at number `at` first.
+
+    `missed` is what each has missed after `at`; `unusable` are those whose secondaries hold no
+    state that ever existed (a torn write). A pair that mirrors holds the tail, which is at or after
+    `at`, but it is suspended at `at`: its changes after that are in `missed`.
+    """
+    torn = {pair.id for pair in unusable}
+    places: dict[int, list[Pair]] = {at: []}
+    for member in members:
+        ahead = not member.mirrors and member.usable and member.id not in torn
+        place = member.applied if ahead and member.applied > at else at
+        places.setdefault(place, []).append(member)
+    return [
+        Fail(
+            new_id(),
+            place,
+            sorted(pair.id for pair in pairs),
+            [failed.id],
+            sorted(torn) if place == at else [],
+            error,
+            {pair.id: missed[pair] for pair in pairs if pair in missed and missed[pair].any()},
+        )
+        for place, pairs in places.items()
+        if pairs
+    ]

@@ -1,0 +1,452 @@
+"""The journal's markers, one typed tuple each.
+
+A marker is a record that changes what is known of pairs and cuts without changing a byte of a
+volume. It is written as a JSON object whose field `m` names its kind. `pack` and `unpack` are the
+only places that know that form, so no field is written under one name and read under another. Maps
+of volumes have the volume's number as a decimal string for a key, since JSON has no other keys;
+change maps are base64 of `ChangeMap.to_bytes`.
+
+    m         fields                                 what it says
+    open      boot, version                          a daemon started, on this boot of the machine
+    close                                            it stopped in order: both legs hold everything
+    volume    id, name, size                         a new volume, SIMPLEX
+    remove    id                                     removed from the configuration
+    attach    volumes                                both images are new: DUPLEX
+    copy      volumes {id: map}, reason              copy what may differ; unusable until then
+    copied    id, runs                               these bytes were copied, durably
+    cut       id, tag, volumes, group, members       SUSPENDED at this record; with `members`, the
+                                                     controllers that must all be prepared
+    stood     cut                                    the secondaries are durable there (own cuts)
+    ready     cut                                    prepared: opened in order, durable there
+    agreed    cut                                    committed: every member is prepared
+    void      cut                                    aborted, or not to be made
+    fail      id, at, volumes, failed, unusable,     SUSPENDED at record `at`, before this one,
+              error, missed {id: map}                because a secondary failed
+    grade     cut, consistent, records, detail       what a canary found on the secondaries
+    resync    job, how, volumes                      a resync began
+    abandon   job, volumes, reasons {id: reason}     it ended with the secondaries untouched
+    commit    job, at, count, volumes                the staging log is complete: `count` records,
+                                                     all changes up to record `at`
+    settled   job, volumes                           it is applied, durably
+    equal     volumes                                DUPLEX: the secondaries hold all changes
+    missed    volumes {id: map}                      these bytes may have changed without a record
+    regions   volumes {id: [number]}                 these may differ after a power cut
+    detach    volumes                                the secondary was removed: SIMPLEX
+
+A field that an older version did not write has a default in `unpack`; the format is unchanged since
+version 2 of the journal, and version 1 only lacks the markers of groups.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode, b64encode
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from duplexd.core.change_map import ChangeMap
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from duplexd.json_object import Json
+
+MAP, JOURNAL = "map", "journal"  # `Resync.how`
+
+
+class Open(NamedTuple):
+    """A daemon started on boot `boot` of the machine."""
+
+    boot: str
+
+    def pack(self) -> Json:
+        return {"m": "open", "boot": self.boot, "version": 1}
+
+    @classmethod
+    def unpack(cls, fields: Json) -> Open:
+        return cls(str(fields["boot"]))
+
+
+class Close(NamedTuple):
+    """The daemon stopped in order: both legs hold everything before this record."""
+
+    def pack(self) -> Json:
+        return {"m": "close"}
+
+    @classmethod
+    def unpack(cls, _fields: Json) -> Close:
+        return cls()
+
+
+class NewVolume(NamedTuple):
+    """A volume that is new to the journal; `size` in bytes."""
+
+    id: int
+    name: str
+    size: int
+
+    def pack(self) -> Json:
+        return {"m": "volume", **self._asdict()}
+
+    @classmethod
+    def unpack(cls, fields: Json) -> NewVolume:
+        return cls(int(fields["id"]), str(fields["name"]), int(fields["size"]))
+
+
+class Remove(NamedTuple):
+    """A volume was removed from the configuration."""
+
+    id: int
+
+    def pack(self) -> Json:
+        return {"m": "remove", "id": self.id}
+
+    @classmethod
+    def unpack(cls, fields: Json) -> Remove:
+        return cls(int(fields["id"]))
+
+
+class Attach(NamedTuple):
+    """Pairs whose two images are both new, hence equal."""
+
+    volumes: Sequence[int]
+
+    def pack(self) -> Json:
+        return {"m": "attach", "volumes": list(self.volumes)}
+
+    @classmethod
+    def unpack(cls, fields: Json) -> Attach:
+        return cls(_numbers(fields["volumes"]))
+
+
+class Copy(NamedTuple):
+    """What may differ is to be copied; the secondaries are unusable until that is done."""
+
+    changed: Mapping[int, ChangeMap]
+    reason: str
+
+    @property
+    def volumes(self) -> Sequence[int]:
+        """The pairs that it moves."""
+        return list(self.changed)
+
+    def pack(self) -> Json:
+        return {"m": "copy", "volumes": _pack_maps(self.changed), "reason": self.reason}
+
+    @classmethod
+    def unpack(cls, fields: Json) -> Copy:
+        return cls(_unpack_maps(fields["volumes"]), str(fields["reason"]))
+
+
+class Copied(NamedTuple):
+    """These runs (offset, length) of a pair were copied, durably."""
+
+    id: int
+    runs: Sequence[tuple[int, int]]
+
+    def pack(self) -> Json:
+        return {"m": "copied", "id": self.id, "runs": [list(run) for run in self.runs]}
+
+    @classmethod
+    def unpack(cls, fields: Json) -> Copied:
+        return cls(int(fields["id"]), [(int(run[0]), int(run[1])) for run in fields["runs"]])
+
+
+class MakeCut(NamedTuple):
+    """A cut, at this record. `members` names the controllers of a group's cut, else it is empty."""
+
+    id: str
+    tag: str
+    volumes: Sequence[int]
+    group: str = ""
+    members: Sequence[str] = ()
+
+    def pack(self) -> Json:
+        own = {"m": "cut", "id": self.id, "tag": self.tag, "volumes": list(self.volumes)}
+        if not self.members:
+            return own
+        return {**own, "group": self.group, "members": list(self.members)}
+
+    @classmethod
+    def unpack(cls, fields: Json) -> MakeCut:
+        return cls(
+            str(fields["id"]),
+            str(fields["tag"]),
+            _numbers(fields["volumes"]),
+            str(fields.get("group", "")),
+            [str(member) for member in fields.get("members", ())],
+        )
+
+
+class Stood(NamedTuple):
+    """The secondaries are durable at a cut of this controller alone."""
+
+    cut: str
+
+    def pack(self) -> Json:
+        return {"m": "stood", "cut": self.cut}
+
+    @classmethod
+    def unpack(cls, fields: Json) -> Stood:
+        return cls(str(fields["cut"]))
+
+
+class Ready(NamedTuple):
+    """This controller is prepared to commit a group's cut."""
+
+    cut: str
+
+    def pack(self) -> Json:
+        return {"m": "ready", "cut": self.cut}
+
+    @classmethod
+    def unpack(cls, fields: Json) -> Ready:
+        return cls(str(fields["cut"]))
+
+
+class Agreed(NamedTuple):
+    """A group's cut is committed."""
+
+    cut: str
+
+    def pack(self) -> Json:
+        return {"m": "agreed", "cut": self.cut}
+
+    @classmethod
+    def unpack(cls, fields: Json) -> Agreed:
+        return cls(str(fields["cut"]))
+
+
+class Void(NamedTuple):
+    """A cut is not consistent, or is not to be made."""
+
+    cut: str
+
+    def pack(self) -> Json:
+        return {"m": "void", "cut": self.cut}
+
+    @classmethod
+    def unpack(cls, fields: Json) -> Void:
+        return cls(str(fields["cut"]))
+
+
+class Fail(NamedTuple):
+    """Pairs are suspended at number `at`, before this record, because the `failed` ones failed.
+
+    The secondaries of the `unusable` ones hold no state that existed. `missed` is what each
+    secondary has not received of the changes after `at`.
+    """
+
+    id: str
+    at: int
+    volumes: Sequence[int]
+    failed: Sequence[int]
+    unusable: Sequence[int]
+    error: str
+    missed: Mapping[int, ChangeMap]
+
+    def pack(self) -> Json:
+        return {
+            "m": "fail",
+            "id": self.id,
+            "at": self.at,
+            "volumes": list(self.volumes),
+            "failed": list(self.failed),
+            "unusable": list(self.unusable),
+            "error": self.error,
+            "missed": _pack_maps(self.missed),
+        }
+
+    @classmethod
+    def unpack(cls, fields: Json) -> Fail:
+        return cls(
+            str(fields["id"]),
+            int(fields["at"]),
+            _numbers(fields["volumes"]),
+            _numbers(fields["failed"]),
+            _numbers(fields["unusable"]),
+            str(fields.get("error", "")),
+            _unpack_maps(fields["missed"]),
+        )
+
+
+class Grade(NamedTuple):
+    """What a canary found on the secondaries of a cut."""
+
+    cut: str
+    consistent: bool
+    records: int
+    detail: str
+
+    def pack(self) -> Json:
+        return {"m": "grade", **self._asdict()}
+
+    @classmethod
+    def unpack(cls, fields: Json) -> Grade:
+        consistent, records = bool(fields["consistent"]), int(fields["records"])
+        return cls(str(fields["cut"]), consistent, records, str(fields["detail"]))
+
+
+class Resync(NamedTuple):
+    """Suspended pairs follow again; `how` is JOURNAL or MAP."""
+
+    job: str
+    how: str
+    volumes: Sequence[int]
+
+    def pack(self) -> Json:
+        return {"m": "resync", "job": self.job, "how": self.how, "volumes": list(self.volumes)}
+
+    @classmethod
+    def unpack(cls, fields: Json) -> Resync:
+        return cls(str(fields["job"]), str(fields["how"]), _numbers(fields["volumes"]))
+
+
+class Abandon(NamedTuple):
+    """A resync ended with the secondaries untouched, suspended for the reasons they had."""
+
+    job: str
+    volumes: Sequence[int]
+    reasons: Mapping[int, str]
+
+    def pack(self) -> Json:
+        own = {"m": "abandon", "job": self.job, "volumes": list(self.volumes)}
+        if not self.reasons:
+            return own
+        return {**own, "reasons": {str(number): text for number, text in self.reasons.items()}}
+
+    @classmethod
+    def unpack(cls, fields: Json) -> Abandon:
+        reasons = {int(number): str(text) for number, text in fields.get("reasons", {}).items()}
+        return cls(str(fields["job"]), _numbers(fields["volumes"]), reasons)
+
+
+class Commit(NamedTuple):
+    """A staging log of so many records holds all changes up to number `at`."""
+
+    job: str
+    at: int
+    records: int
+    volumes: Sequence[int]
+
+    def pack(self) -> Json:
+        own = {"m": "commit", "job": self.job, "at": self.at, "count": self.records}
+        return {**own, "volumes": list(self.volumes)}
+
+    @classmethod
+    def unpack(cls, fields: Json) -> Commit:
+        volumes = _numbers(fields["volumes"])
+        return cls(str(fields["job"]), int(fields["at"]), int(fields["count"]), volumes)
+
+
+class Settled(NamedTuple):
+    """A committed staging log is applied, durably."""
+
+    job: str
+    volumes: Sequence[int]
+
+    def pack(self) -> Json:
+        return {"m": "settled", "job": self.job, "volumes": list(self.volumes)}
+
+    @classmethod
+    def unpack(cls, fields: Json) -> Settled:
+        return cls(str(fields["job"]), _numbers(fields["volumes"]))
+
+
+class Equal(NamedTuple):
+    """The secondaries hold all changes."""
+
+    volumes: Sequence[int]
+
+    def pack(self) -> Json:
+        return {"m": "equal", "volumes": list(self.volumes)}
+
+    @classmethod
+    def unpack(cls, fields: Json) -> Equal:
+        return cls(_numbers(fields["volumes"]))
+
+
+class Missed(NamedTuple):
+    """These bytes may have changed without a record of it."""
+
+    changed: Mapping[int, ChangeMap]
+
+    def pack(self) -> Json:
+        return {"m": "missed", "volumes": _pack_maps(self.changed)}
+
+    @classmethod
+    def unpack(cls, fields: Json) -> Missed:
+        return cls(_unpack_maps(fields["volumes"]))
+
+
+class Regions(NamedTuple):
+    """Regions that are about to change: after a power cut the legs may differ there."""
+
+    fresh: Mapping[int, Sequence[int]]
+
+    def pack(self) -> Json:
+        volumes = {str(number): list(regions) for number, regions in self.fresh.items()}
+        return {"m": "regions", "volumes": volumes}
+
+    @classmethod
+    def unpack(cls, fields: Json) -> Regions:
+        volumes = fields["volumes"].items()
+        return cls({int(number): _numbers(regions) for number, regions in volumes})
+
+
+class Detach(NamedTuple):
+    """The secondaries were removed from the configuration."""
+
+    volumes: Sequence[int]
+
+    def pack(self) -> Json:
+        return {"m": "detach", "volumes": list(self.volumes)}
+
+    @classmethod
+    def unpack(cls, fields: Json) -> Detach:
+        return cls(_numbers(fields["volumes"]))
+
+
+Marker: TypeAlias = (
+    Open | Close | NewVolume | Remove | Attach | Copy | Copied | MakeCut | Stood | Ready | Agreed
+    | Void | Fail | Grade | Resync | Abandon | Commit | Settled | Equal | Missed | Regions | Detach
+)  # fmt: skip
+
+KINDS: dict[str, type[Marker]] = {
+    "open": Open, "close": Close, "volume": NewVolume, "remove": Remove, "attach": Attach,
+    "copy": Copy, "copied": Copied, "cut": MakeCut, "stood": Stood, "ready": Ready,
+    "agreed": Agreed, "void": Void, "fail": Fail, "grade": Grade, "resync": Resync,
+    "abandon": Abandon, "commit": Commit, "settled": Settled, "equal": Equal, "missed": Missed,
+    "regions": Regions, "detach": Detach,
+}  # fmt: skip
+
+
+def encode(marker: Marker) -> bytes:
+    """The payload of its record."""
+    return json.dumps(marker.pack(), separators=(",", ":")).encode()
+
+
+def unpack(fields: Json) -> Marker:
+    """The marker that `pack` wrote. Raises KeyError, ValueError or TypeError for anything else."""
+    return KINDS[fields["m"]].unpack(fields)
+
+
+def pack_map(changed: ChangeMap) -> str:
+    """A change map as text."""
+    return b64encode(changed.to_bytes()).decode()
+
+
+def unpack_map(text: str) -> ChangeMap:
+    """A change map from text. Raises ValueError."""
+    return ChangeMap.from_bytes(b64decode(text))
+
+
+def _numbers(values: Sequence[int]) -> list[int]:
+    return [int(value) for value in values]
+
+
+def _pack_maps(maps: Mapping[int, ChangeMap]) -> dict[str, str]:
+    return {str(number): pack_map(changed) for number, changed in maps.items()}
+
+
+def _unpack_maps(fields: Mapping[str, str]) -> dict[int, ChangeMap]:
+    return {int(number): unpack_map(text) for number, text in fields.items()}

@@ -1,0 +1,64 @@
+"""The dirty regions of a pair: a write-intent bitmap, as sets of region numbers.
+
+The page cache may bring a leg to the disk before it brings the journal there. After a power cut the
+legs may then differ where no record says so. Therefore the first change of a region since the last
+checkpoint waits for a durable REGIONS marker, and a restart on another boot compares the regions
+that were open. A region is at least 16 MiB, so one such wait pays for many changes; a volume has
+at most some thousand regions, so the sets stay small without a bitmap.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class DirtyRegions:
+    """`open`: the journal says that the legs may differ there. `touched`: changed since the last
+    checkpoint, so they stay open after the next one.
+
+    Public sets and `shift` (log2 of the bytes of a region): the write path looks into them for
+    each change.
+    """
+
+    __slots__ = ("open", "shift", "touched")
+
+    def __init__(self, size_bytes: int, region_bytes_min: int, regions_max: int) -> None:
+        region = region_bytes_min
+        while size_bytes > region * regions_max:
+            region *= 2
+        self.shift = region.bit_length() - 1
+        self.open: set[int] = set()
+        self.touched: set[int] = set()
+
+    def of(self, offset: int, length: int) -> range:
+        """The regions that a range of bytes touches."""
+        return range(offset >> self.shift, ((offset + length - 1) >> self.shift) + 1)
+
+    def touch(self, offset: int, length: int) -> list[int]:
+        """Note a change; returns the regions that have to be opened before it reaches a leg."""
+        fresh: list[int] = []
+        for region in self.of(offset, length):
+            if region not in self.touched:
+                self.touched.add(region)
+                if region not in self.open:
+                    fresh.append(region)
+        return fresh
+
+    def untouch(self, regions: Iterable[int]) -> None:
+        """The marker that was to open these was not written: the next change there has to."""
+        self.touched.difference_update(regions)
+
+    def checkpointed(self) -> None:
+        """Both legs are about to be synced: only what changed since the last time stays open."""
+        self.open, self.touched = self.touched, set()
+
+    def ranges(self, size_bytes: int) -> list[tuple[int, int]]:
+        """(offset, length) of each open region, cut off at the volume's end."""
+        found: list[tuple[int, int]] = []
+        for region in sorted(self.open):
+            offset = region << self.shift
+            found.append((offset, min(1 << self.shift, size_bytes - offset)))
+        return found

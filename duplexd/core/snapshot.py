@@ -1,0 +1,62 @@
+"""What a checkpoint keeps of a ledger, and how it is written.
+
+A checkpoint saves reading the journal from its beginning. It is taken between two batches, and must
+be cheap there: `take` copies what may change, change maps included, and `pack`, which compresses
+the maps, is for a worker thread. The field names are those of the file: scripts do not see them,
+but every earlier version's checkpoint has to be read.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from duplexd.core.markers import pack_map, unpack_map
+from duplexd.core.pair import PairRecord
+
+if TYPE_CHECKING:
+    from duplexd.json_object import Json
+    from duplexd.limits import EngineLimits
+
+
+def take(pair: PairRecord, applied: int) -> Json:
+    """A pair as it is now, its secondary at number `applied`."""
+    return {
+        "id": pair.id,
+        "name": pair.name,
+        "size": pair.size,
+        "removed": pair.removed,
+        "state": pair.state,
+        "reason": pair.reason,
+        "usable": pair.usable,
+        "applied": applied,
+        "tracked": pair.tracked_bytes,
+        "staging": pair.staging,
+        "staged": pair.staged,
+        "regions": sorted(pair.regions.touched),
+        "changed": None if pair.changed is None else pair.changed.copy(),
+        "cut": None if pair.cut is None else pair.cut.pack(),
+        **({"secondary": pair.secondary_path} if pair.secondary_path else {}),
+    }
+
+
+def pack(taken: Json) -> Json:
+    """What `take` gave, as JSON."""
+    changed = taken["changed"]
+    return {**taken, "changed": None if changed is None else pack_map(changed)}
+
+
+def unpack(saved: Json, limits: EngineLimits) -> PairRecord:
+    """The pair that `pack` wrote, but for its cut, which pairs share.
+
+    Raises KeyError, ValueError or TypeError for anything else.
+    """
+    pair = PairRecord(saved["id"], saved["name"], saved["size"], limits)
+    pair.removed, pair.state, pair.reason = saved["removed"], saved["state"], saved["reason"]
+    pair.usable, pair.applied = saved["usable"], saved["applied"]
+    pair.tracked_bytes = saved["tracked"]
+    pair.staging, pair.staged = saved["staging"], saved["staged"]
+    pair.regions.open = set(saved["regions"])
+    pair.secondary_path = saved.get("secondary", "")  # left out where it is not known
+    if saved["changed"] is not None:
+        pair.changed = pair.merged(unpack_map(saved["changed"]))
+    return pair

@@ -1,0 +1,174 @@
+"""What this run knows of cuts beside what the journal recorded: figures, names, what was announced.
+
+A verdict must not be shown before it is true for good: a cut of this controller alone is recorded
+as consistent the moment its marker is written, but its secondaries are durable there only later.
+Until then it is *unsettled*, and every interface asks here instead of reading the record.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import OrderedDict
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from duplexd.core import pair_states
+from duplexd.core.cut_states import CONSISTENT, CUT, READY
+from duplexd.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from duplexd.core.cut import Cut
+    from duplexd.core.ledger import Ledger
+    from duplexd.core.pair import Pair
+    from duplexd.engine.events import Events
+    from duplexd.engine.volumes import Volumes
+    from duplexd.json_object import Json
+    from duplexd.limits import EngineLimits
+
+
+new_id = partial(secrets.token_hex, 8)  # an id that no cut had
+
+
+class Figures(NamedTuple):
+    """How long writes waited for a cut, once its hold is over, and which volumes it was of."""
+
+    hold: Json | None
+    names: list[str]
+
+
+class CutArchive:
+    """All cuts of a controller, as shown. `unsettled`: ids of those whose secondaries are not yet
+    known to be durable. `made` counts the cuts of this run.
+    """
+
+    def __init__(
+        self,
+        controller_name: str,
+        ledger: Ledger,
+        volumes: Volumes,
+        events: Events,
+        limits: EngineLimits,
+    ) -> None:
+        self._name = controller_name
+        self._ledger = ledger
+        self._volumes = volumes
+        self._events = events
+        self._kept_max = limits.cut_figures_kept_max
+        self._figures: OrderedDict[str, Figures] = OrderedDict()  # of the latest, oldest first
+        self._announced: dict[str, str] = {}  # verdicts by id
+        self.unsettled: set[str] = set()
+        self.made = 0
+
+    def find(self, cut_id: str) -> Cut:
+        """The cut of that id. Raises NotFoundError."""
+        cut = self._ledger.cut(cut_id)
+        if cut is None:
+            raise NotFoundError(f"{cut_id!r}: no such cut is remembered; duplexctl cuts lists them")
+        return cut
+
+    # -------------------------------------------------------------------------------- figures
+
+    def keep_figures(self, cut: Cut, hold: Json | None, names: list[str]) -> None:
+        """Of the latest cuts only: figures have an entry for each volume that had to wait."""
+        self._figures[cut.id] = Figures(hold, names)
+        self._figures.move_to_end(cut.id)
+        while len(self._figures) > self._kept_max:
+            self._figures.popitem(last=False)
+
+    def hold_of(self, cut: Cut) -> Json | None:
+        """How long writes waited for it, if that is still known."""
+        kept = self._figures.get(cut.id)
+        return None if kept is None else kept.hold
+
+    # ----------------------------------------------------------------------------- announcing
+
+    def announce(self, cut: Cut) -> None:
+        """Emit the event of a group's cut once its verdict is known, and when that changes."""
+        verdict = cut.verdict
+        if verdict is None or self._announced.get(cut.id) == verdict:
+            return
+        self._announced[cut.id] = verdict
+        for old in self._announced.keys() - self._ledger.cuts.keys():
+            if self._ledger.cut(old) is None:
+                del self._announced[old]
+        kept = self._figures.get(cut.id)
+        names = kept.names if kept is not None else []
+        self.announce_suspended(cut, names or self.show(cut)["volumes"], verdict)
+
+    def announce_suspended(self, cut: Cut, volumes: list[str], verdict: str | None) -> None:
+        """Emit `suspended`."""
+        hold = {key: each for key, each in (self.hold_of(cut) or {}).items() if key != "buckets"}
+        group = {"group": cut.group, "members": list(cut.members)} if cut.members else {}
+        self._events.emit(
+            "suspended",
+            reason=pair_states.BY_COMMAND,
+            volumes=volumes,
+            cut=cut.id,
+            tag=cut.tag,
+            verdict=verdict,
+            at=cut.sequence,
+            hold=hold or None,
+            **group,
+        )
+
+    # -------------------------------------------------------------------------------- showing
+
+    def state(self, cut: Cut) -> str:
+        """READY only once that is known to be durable: a coordinator takes it for a promise."""
+        return CUT if cut.state == READY and cut.id in self.unsettled else cut.state
+
+    def verdict(self, cut: Cut) -> str | None:
+        """`consistent` only once the secondaries are known to be durable there; `void` at once."""
+        unsure = cut.verdict == CONSISTENT and cut.id in self.unsettled
+        return None if unsure else cut.verdict
+
+    def show(self, cut: Cut) -> Json:
+        """One cut."""
+        return self.show_all([cut])[0]
+
+    def show_all(self, wanted: Iterable[Cut]) -> list[Json]:
+        """Cuts, whether secondaries are at them or not."""
+        at_cuts: dict[str, list[str]] = {}
+        for pair in self._volumes.all():
+            if pair.cut is not None and pair.state == pair_states.SUSPENDED:
+                at_cuts.setdefault(pair.cut.id, []).append(pair.name)
+        return [self._show_one(each, at_cuts.get(each.id, [])) for each in wanted]
+
+    def remembered(self) -> list[Json]:
+        """All that are remembered, oldest first."""
+        return self.show_all(self._ledger.cuts.values())
+
+    def undecided(self) -> list[Json]:
+        """Those without a verdict: in doubt."""
+        return self.show_all(cut for cut in self._ledger.cuts.values() if cut.verdict is None)
+
+    def _show_one(self, cut: Cut, volumes: list[str]) -> Json:
+        return {
+            "id": cut.id,
+            "controller": self._name,
+            **self._common(cut),
+            "volumes": volumes,
+            "hold": self.hold_of(cut),
+        }
+
+    def of_pair(self, pair: Pair) -> Json | None:
+        """The cut that a pair is suspended at, as its status shows it."""
+        cut = pair.cut
+        if cut is None or pair.state != pair_states.SUSPENDED:
+            return None
+        return {"id": cut.id, **self._common(cut)}
+
+    def _common(self, cut: Cut) -> Json:
+        return {
+            "state": self.state(cut),
+            "verdict": self.verdict(cut),
+            "sequence": cut.sequence,
+            "time": cut.time_us / 1e6,
+            "tag": cut.tag,
+            "group": cut.group or None,
+            "members": list(cut.members),
+            "canary": cut.grade,
+            "why": cut.why or None,
+        }

@@ -1,0 +1,148 @@
+"""Cuts that this controller takes together with others, as a participant of a two-phase commit.
+
+No journal orders writes of several controllers; the gates do: all are closed and drained, then all
+cut, then all open. What a participant may do in which state is the table `core/cut_states.py`, and
+who may command it is `core/participant.py`. Here is what that takes of the machine: each command is
+one step at rest, and an answer that a coordinator builds on is given only once it is durable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from duplexd.core import cut_states
+from duplexd.core import lease as ends
+from duplexd.core.cuttable import check_all_duplex
+from duplexd.core.markers import MakeCut
+from duplexd.engine.suspend import images, refused_cut
+
+if TYPE_CHECKING:
+    from duplexd.engine.cut_archive import CutArchive
+    from duplexd.engine.events import Events
+    from duplexd.engine.leases import Hold, Leases
+    from duplexd.engine.settle import Settling
+    from duplexd.engine.suspend import Origin
+    from duplexd.engine.timeline import Timeline
+    from duplexd.json_object import Json
+    from duplexd.runtime.clock import Clock
+
+
+class GroupCuts:
+    """What a coordinator asks for. Answers are `CutArchive.show`, with what a certificate needs."""
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        leases: Leases,
+        settling: Settling,
+        archive: CutArchive,
+        clock: Clock,
+        events: Events,
+        origin: Origin,
+    ) -> None:
+        self._timeline = timeline
+        self._leases = leases
+        self._settling = settling
+        self._archive = archive
+        self._clock = clock
+        self._events = events
+        self._origin = origin
+
+    async def make(
+        self,
+        cut_id: str,
+        lease_id: str,
+        fence: int | None,
+        tag: str,
+        group: str,
+        members: list[str],
+    ) -> Json:
+        """Cut all pairs of a lease that is held for this cut. The gates stay closed, and the cut is
+        in doubt. Raises LeaseLostError and others.
+        """
+
+        def step() -> tuple[Json, list[str]]:
+            hold = self._leases.participant.find(lease_id, fence)
+            pairs = list(hold.pairs)
+            check_all_duplex(pairs)
+            numbers = [pair.id for pair in pairs]
+            marker = MakeCut(cut_id, tag, numbers, group, members)
+            try:
+                self._leases.participant.cut(lease_id, fence, marker)
+            except OSError as error:
+                raise refused_cut(error) from error
+            cut = self._archive.find(cut_id)
+            self._archive.unsettled.add(cut_id)
+            hold.cut_at = self._clock.monotonic()
+            names = [pair.name for pair in pairs]
+            self._archive.keep_figures(cut, None, names)
+            self._archive.made += 1
+            return self._origin.certify(cut), names
+
+        result, names = await self._timeline.at_rest(step)
+        self._events.emit("cut", cut=cut_id, tag=tag, group=group, volumes=names)
+        return result
+
+    async def open(self, cut_id: str, lease_id: str, fence: int | None) -> Json:
+        """Open the gates of a lease whose cut was made; then bring the secondaries there, and vote.
+
+        Raises LeaseLostError and others.
+        """
+        cut = self._archive.find(cut_id)
+
+        def gates() -> Hold:
+            hold = self._leases.participant.may_open(cut_id, lease_id, fence)
+            self._leases.end(hold, ends.BY_SUSPEND)
+            self._archive.keep_figures(cut, self._leases.figures(hold), hold.volumes)
+            return hold
+
+        hold = await self._timeline.at_rest(gates)
+        await self._settling.wait(cut)
+        return self._archive.show(cut) | {"images": images(hold.pairs)}
+
+    def hold_ended(self, hold: Hold) -> None:
+        """The hold of a cut that was made is over: the secondaries are brought there, whatever
+        becomes of it; and it is void unless the hold was ended by `open`.
+        """
+        cut = self._timeline.ledger.cut(hold.cut_id)
+        if cut is None:
+            return
+        self._settling.begin(list(hold.pairs), cut)
+
+        def lost() -> None:
+            # If the journal refuses, the controller has failed, and a restart finds no promise.
+            with contextlib.suppress(OSError):
+                self._timeline.must(lambda: self._leases.participant.lost(cut.id))
+            self._archive.announce(cut)
+
+        self._timeline.when_at_rest(lost)
+
+    async def decide(self, cut_id: str, how: str) -> Json:
+        """Commit or abort; `how` is one of `cut_states.ABORT`, AGREE, REFUSE. Returns once the
+        answer is durable.
+        """
+        participant = self._leases.participant
+        calls = {
+            cut_states.ABORT: participant.abort,
+            cut_states.AGREE: participant.agree,
+            cut_states.REFUSE: participant.refuse,
+        }
+
+        def step() -> tuple[str, str]:
+            if how != cut_states.AGREE:  # its hold has no purpose any more
+                self._leases.release_cut(cut_id, ends.ABORTED)
+            before = self._timeline.ledger.state_of(cut_id)
+            return before, self._timeline.must(lambda: calls[how](cut_id))
+
+        before, after = await self._timeline.at_rest(step)
+        cut = self._archive.find(cut_id)
+        await self._timeline.durable()
+        if before not in {cut_states.NONE, after}:
+            self._archive.announce(cut)
+        return self._archive.show(cut)
+
+    def release(self, cut_id: str) -> Json:
+        """End the lease that is held for a cut that is not to be made, if there is one."""
+        lease_id = self._leases.release_cut(cut_id, ends.BY_OWNER)
+        return {"lease": lease_id or None, "released": bool(lease_id)}

@@ -1,0 +1,236 @@
+"""Room in the journal: spare segments ahead of the writer, and what to do when there are none.
+
+One task. It wakes when a segment was begun, when a batch waits for room (it has set a reason in
+`Admission`), when a follower needs less of the journal than before, and once a second for the periodic
+sync. Segments are grown, else recycled, else a checkpoint is taken that lets some go. A checkpoint takes
+as long as the legs' disks do, or a suspend whose secondaries are being synced; so it runs in a task of
+its own, and room is made beside it. Only when nothing helps, and nobody will give any up, changes are
+refused until there is room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from typing import TYPE_CHECKING
+
+from duplexd.errors import DuplexdError
+from duplexd.runtime.tasks import to_its_end
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from duplexd.core.admission import Admission
+    from duplexd.engine.checkpoint import Checkpointer
+    from duplexd.engine.events import Events
+    from duplexd.engine.timeline import Timeline
+    from duplexd.limits import EngineLimits
+    from duplexd.runtime.threads import Workers
+
+NO_ROOM = "the journal has no room"  # the reason in `Admission` while a batch waits for it
+
+
+class JournalSpace:
+    """`followers_floor()` gives the number after which followers still need the journal."""
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        admission: Admission,
+        checkpointer: Checkpointer,
+        workers: Workers,
+        events: Events,
+        limits: EngineLimits,
+    ) -> None:
+        self._timeline = timeline
+        self._writer = timeline.writer
+        self._ring = timeline.writer.ring
+        self._admission = admission
+        self._checkpointer = checkpointer
+        self._workers = workers
+        self._events = events
+        self._limits = limits
+        self.followers_floor: Callable[[], int] = _no_followers
+        self._something = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._beside: asyncio.Task[None] | None = None  # takes a checkpoint
+        self._grow_error: OSError | None = None
+
+    # -------------------------------------------------------------------- life and wake-ups
+
+    def start(self) -> None:
+        """Start the task; it looks for room at once."""
+        self._something.set()
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="journal space")
+
+    async def stop(self) -> None:
+        """End the tasks. A checkpoint that was under way is complete, or was not taken."""
+        tasks = [task for task in (self._task, self._beside) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def segment_begun(self) -> None:
+        """The writer took a spare segment. Half of the journal is looked at only now: no sooner
+        could a checkpoint let a segment go.
+        """
+        few = len(self._ring.spares) < self._limits.spare_segments
+        if few or (self._half_used() and self._beside is None):
+            self._something.set()
+
+    def want(self) -> None:
+        """A batch waits for room."""
+        self._admission.hold(NO_ROOM)
+        self._something.set()
+
+    def no_space(self, error: OSError) -> None:
+        """The journal refused a write for lack of room."""
+        self._grow_error = error
+        self.want()
+
+    def may_be_free(self) -> None:
+        """A follower needs less of the journal than before."""
+        if self._wanted:
+            self._something.set()
+
+    @property
+    def _wanted(self) -> bool:
+        return NO_ROOM in self._admission.reasons
+
+    def _half_used(self) -> bool:
+        """Whether half of the journal was written since the last checkpoint."""
+        since = self._timeline.log_position - self._checkpointer.log_position
+        return since > self._ring.size_bytes // 2
+
+    async def _run(self) -> None:
+        while not self._timeline.failed:
+            timed_out = False
+            try:
+                async with asyncio.timeout(self._limits.sync_interval_s):
+                    await self._something.wait()
+            except TimeoutError:
+                timed_out = True
+            self._something.clear()
+            try:
+                await self._once(timed_out)
+            except (OSError, DuplexdError) as error:
+                self._events.emit("checkpoint-failed", error=str(error))
+                await asyncio.sleep(self._limits.sync_interval_s)
+
+    async def _once(self, timed_out: bool) -> None:
+        writer, last = self._writer, self._checkpointer
+        await self._make_room()
+        if self._half_used():
+            self._begin_checkpoint()
+        elif timed_out:
+            if writer.written > writer.synced:
+                await self._timeline.durable()
+            due = last.age_s() > self._limits.checkpoint_interval_s
+            if due and writer.written > last.sequence:
+                self._begin_checkpoint()
+
+    def _begin_checkpoint(self) -> None:
+        if self._beside is None:
+            loop = asyncio.get_running_loop()
+            self._beside = loop.create_task(self._checkpoint_beside(), name="checkpoint")
+
+    async def _checkpoint_beside(self) -> None:
+        try:
+            await self._checkpointer.checkpoint()
+        except (OSError, DuplexdError) as error:
+            self._events.emit("checkpoint-failed", error=str(error))
+            await asyncio.sleep(self._limits.sync_interval_s)
+        finally:
+            self._beside = None
+            self._something.set()
+
+    # ----------------------------------------------------------------------------------- room
+
+    async def _make_room(self) -> None:
+        ring, tried_checkpoint = self._ring, False
+        while len(ring.spares) < self._limits.spare_segments:
+            if ring.can_grow() and await self._grow():
+                continue
+            if await self._recycle():
+                continue
+            if self._beside is not None:
+                await asyncio.wait({self._beside})
+                continue
+            if tried_checkpoint or not self._checkpointer.would_free():
+                break
+            tried_checkpoint = True
+            try:
+                await self._checkpointer.checkpoint()
+            except OSError as error:  # this, too, is why there is no room
+                self._grow_error = error
+                self._events.emit("checkpoint-failed", error=str(error))
+                break
+        await self._judge()
+
+    async def _grow(self) -> bool:
+        try:
+            segment = await to_its_end(self._workers.run(self._ring.grow))
+        except OSError as error:
+            self._grow_error = error
+            return False
+        self._grow_error = None
+        self._ring.spares.append(segment)
+        self._admission.lift(NO_ROOM)
+        return True
+
+    async def _recycle(self) -> bool:
+        ring = self._ring
+        segment = ring.droppable(min(self._checkpointer.replay_floor, self.followers_floor()))
+        if segment is None:
+            return False
+        ring.live.remove(segment)
+        ring.spares.append(await to_its_end(self._workers.run(lambda: ring.recycle(segment))))
+        self._admission.lift(NO_ROOM)
+        return True
+
+    async def _judge(self) -> None:
+        """Let batches that wait for room try; if there is none, and nobody will give any up, changes
+        are refused until there is.
+        """
+        refused = self._refuses()
+        wanted = self._wanted
+        if wanted and not refused:
+            await self._try_waiting()
+        stuck = (self._wanted or refused) and not self._has_room() and not self._is_pinned()
+        number = (self._grow_error.errno or errno.ENOSPC) if stuck and self._grow_error else 0
+        if self._timeline.failed or number == self._admission.refusal:
+            return
+        if number and not refused:
+            self._events.emit("journal-full", error=str(self._grow_error))
+        elif refused and not number:
+            self._events.emit("journal-has-room")
+        self._admission.refuse(number)
+        if not number:
+            await self._try_waiting()
+
+    def _refuses(self) -> bool:
+        return bool(self._admission.refusal) and not self._timeline.failed
+
+    def _has_room(self) -> bool:
+        limits = self._limits
+        largest = min(limits.batch_bytes_max, self._writer.segment.size // 2)
+        return self._writer.room(largest + limits.marker_reserve_bytes, limits.record_bytes_max)
+
+    def _is_pinned(self) -> bool:
+        """Whether a follower needs old segments, and will give them up as it goes on."""
+        return self.followers_floor() < min(
+            self._timeline.written, self._checkpointer.replay_floor + 1
+        )
+
+    async def _try_waiting(self) -> None:
+        before = self._timeline.written
+        self._admission.lift(NO_ROOM)
+        await asyncio.sleep(0)  # now the write path has tried
+        if self._wanted and self._timeline.written == before:
+            # Too little room still. Who gives some up will say so; trying again at once would
+            # keep them from doing it.
+            self._something.clear()
+
+
+def _no_followers() -> int:
+    return 1 << 62

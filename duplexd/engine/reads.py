@@ -1,0 +1,51 @@
+"""Reads that have to wait for a disk: in a worker, from the secondary where the primary fails."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from duplexd.backend import Volume
+    from duplexd.core.pair import Pair
+    from duplexd.engine.events import Events
+    from duplexd.runtime.threads import Workers
+
+
+class Reads:
+    """Reads of volumes, in `workers`."""
+
+    def __init__(self, workers: Workers, events: Events) -> None:
+        self._workers = workers
+        self._events = events
+        self._unreadable: set[int] = set()  # volumes whose primary failed a read
+
+    def read(
+        self, volume: Volume, offset: int, buffer: memoryview, done: Callable[[int], None]
+    ) -> None:
+        """See `Backend`. A range that the primary can't read comes from the secondary if that is
+        current; the event is emitted once for a volume, for a client may read it thousands of times
+        a second.
+        """
+        pair = cast("Pair", volume)
+
+        def call() -> OSError | None:
+            try:
+                pair.primary.read_into(offset, buffer)
+            except OSError as unreadable:
+                if not pair.read_mirror(offset, buffer):
+                    raise
+                return unreadable
+            return None
+
+        def finished(unreadable: OSError | None, error: BaseException | None) -> None:
+            if unreadable is not None and pair.id not in self._unreadable:
+                self._unreadable.add(pair.id)
+                why = unreadable.strerror or str(unreadable)
+                path = pair.primary.path
+                self._events.emit("primary-error", volume=pair.name, error=why, path=path)
+            done(0 if error is None else (isinstance(error, OSError) and error.errno) or errno.EIO)
+
+        self._workers.submit(call, finished)

@@ -1,0 +1,126 @@
+"""Reading the journal: the checkpoint, the markers after it, and how the journal ends.
+
+Changes are not applied here; but which volumes have some, which grains and regions they touch, is noted
+on the way, for the ledger needs it whether they are applied again or not.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, NamedTuple
+
+from duplexd.core.ledger import Ledger, Place
+from duplexd.errors import DamageError
+from duplexd.journal.format import MARKER, SEGMENT_HEADER_BYTES, TRIM, WRITE, ZERO, unpack_marker
+from duplexd.journal.recover import Position, Walk
+from duplexd.journal.segment import Ring
+from duplexd.units import format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from duplexd.config.daemon_file import ControllerConfig
+    from duplexd.engine.checkpoint import CheckpointFile
+    from duplexd.journal.recover import Tail
+    from duplexd.json_object import Json
+    from duplexd.limits import EngineLimits
+    from duplexd.runtime.disk import Disk
+
+_PROGRESS_RECORDS = 65536
+_SEGMENTS_MIN = 4
+
+
+class ReadJournal(NamedTuple):
+    """What the journal says. `saved`: the checkpoint. `unapplied`: numbers of volumes with changes after
+    it. `same_boot`: the machine has been up since, so nothing that was written is missing.
+    """
+
+    ring: Ring
+    ledger: Ledger
+    tail: Tail
+    saved: Json
+    same_boot: bool
+    unapplied: set[int]
+
+
+def read_journal(
+    disk: Disk,
+    file: CheckpointFile,
+    settings: ControllerConfig,
+    boot_id: str,
+    limits: EngineLimits,
+    progress: Callable[[str], None],
+) -> ReadJournal:
+    """Open the journal, or make a new one. `boot_id` is "" where a machine can't tell its boots apart.
+    Blocking. Raises DamageError, OSError, with nothing open.
+    """
+    directory = f"{settings.state_dir}/journal"
+    disk.make_directory(directory)
+    if not file.exists():
+        _refuse_journal_alone(disk, file, directory)
+        file.replace(_nothing_yet(settings.journal_size, boot_id, limits))
+    saved = file.read()
+    ledger = Ledger(limits)
+    ledger.restore(saved)
+    segments = max(settings.journal_size // saved["segment_size"], _SEGMENTS_MIN)
+    identity = bytes.fromhex(saved["controller"])
+    ring = Ring(disk, directory, identity, saved["segment_size"], segments)
+    try:
+        ring.open_existing()
+        if not ring.live and saved["sequence"] == 0:
+            ring.live.append(ring.grow())
+        start = Position(saved["sequence"], saved["chain"], saved["index"], saved["offset"])
+        walk = Walk(ring, start)
+        unapplied = _fold(walk, ledger, progress)
+        same_boot = boot_id != "" and ledger.boot in {"", boot_id}
+        tail = walk.close(same_boot)
+    except BaseException:
+        ring.close()
+        raise
+    return ReadJournal(ring, ledger, tail, saved, same_boot, unapplied)
+
+
+def _refuse_journal_alone(disk: Disk, file: CheckpointFile, directory: str) -> None:
+    if any(name.endswith(".seg") for name in disk.list(directory)):
+        raise DamageError(
+            f"{file.path}: the checkpoint is missing, but there is a journal; the states of all pairs "
+            "are at risk. Restore it from a copy, or move the state directory away and copy the "
+            "pairs anew"
+        )
+
+
+def _nothing_yet(journal_size: int, boot_id: str, limits: EngineLimits) -> Json:
+    """The checkpoint of a controller that was never started."""
+    segment = max(journal_size // limits.journal_segments, limits.segment_bytes_min)
+    return {
+        "controller": secrets.token_bytes(16).hex(),
+        "segment_size": min(segment, limits.segment_bytes_max) // 4096 * 4096,
+        "sequence": 0,
+        "chain": 0,
+        "index": 1,
+        "offset": SEGMENT_HEADER_BYTES,
+        "boot": boot_id,
+        "closed": True,
+        "pairs": [],
+    }
+
+
+def _fold(walk: Walk, ledger: Ledger, progress: Callable[[str], None]) -> set[int]:
+    """Fold everything; returns the volumes that have changes."""
+    unapplied: set[int] = set()
+    done_bytes = 0
+    for buffer, record in walk:
+        if record.kind == MARKER:
+            payload = memoryview(buffer)[record.payload_start : record.end]
+            place = Place(record.sequence, record.time_us)
+            ledger.unpack_and_apply(place, unpack_marker(payload))
+        elif record.kind in (WRITE, ZERO, TRIM):
+            pair = ledger.pairs[record.volume]
+            unapplied.add(record.volume)
+            if pair.tracks:
+                ledger.track(pair, record.kind, record.offset, record.length)
+            pair.regions.touch(record.offset, record.length)
+        done_bytes += record.payload_length
+        if record.sequence % _PROGRESS_RECORDS == 0:
+            progress(f"journal read: {format_size(done_bytes)}")
+    return unapplied

@@ -1,0 +1,101 @@
+"""`recover`: the journal read, the images open, the records applied; all of it in one value."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from duplexd.core.ledger import UNCOMMITTED
+from duplexd.core.pair import Pair
+from duplexd.engine.recovery.read import ReadJournal, read_journal
+from duplexd.engine.recovery.replay import Replay, ReplayFailure
+from duplexd.engine.volumes import Images, open_images
+from duplexd.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from duplexd.config.daemon_file import Config
+    from duplexd.engine.checkpoint import CheckpointFile
+    from duplexd.limits import EngineLimits
+    from duplexd.replication.staging import StagingArea
+    from duplexd.runtime.disk import Disk
+    from duplexd.runtime.threads import Workers
+
+
+class Recovered(NamedTuple):
+    """`pairs`: volumes that the journal knows, by name, with what was found of their images; `fresh`:
+    images of volumes that it does not know yet. `failures`: secondaries that could not be brought to
+    where they should be.
+    """
+
+    journal: ReadJournal
+    pairs: dict[str, Pair]
+    known: dict[str, Images]
+    fresh: dict[str, Images]
+    failures: list[ReplayFailure]
+
+    def close(self) -> None:
+        """Close the images and the journal."""
+        for images in (*self.known.values(), *self.fresh.values()):
+            images.close()
+        self.journal.ring.close()
+
+
+async def recover(
+    config: Config,
+    disk: Disk,
+    file: CheckpointFile,
+    staging: StagingArea,
+    boot_id: str,
+    workers: Workers,
+    limits: EngineLimits,
+    progress: Callable[[str], None],
+) -> Recovered:
+    """Everything up to the point where the journal can be written again.
+
+    Raises DamageError, ConfigurationError, OSError, with nothing left open.
+    """
+    settings = config.controller
+    journal = await workers.run(
+        lambda: read_journal(disk, file, settings, boot_id, limits, progress)
+    )
+    opened: dict[str, Images] = {}
+    try:
+        await workers.run(lambda: _open_images(disk, config, journal, opened))
+        known = journal.ledger.known()
+        pairs = {
+            name: Pair(known[name], images.primary, images.secondary, config.volumes[name].mode)
+            for name, images in opened.items()
+            if name in known
+        }
+        replay = Replay(journal, list(pairs.values()), staging, limits, progress)
+        failures = await workers.run(replay.run)
+    except BaseException:
+        for images in opened.values():
+            images.close()
+        journal.ring.close()
+        raise
+    return Recovered(
+        journal,
+        pairs,
+        {name: images for name, images in opened.items() if name in pairs},
+        {name: images for name, images in opened.items() if name not in pairs},
+        failures,
+    )
+
+
+def _open_images(
+    disk: Disk, config: Config, journal: ReadJournal, opened: dict[str, Images]
+) -> None:
+    """Open what is configured, into `opened`: the caller closes it, whatever is raised."""
+    known = journal.ledger.known()
+    for name, record in known.items():
+        staged = record.staging not in ("", UNCOMMITTED)
+        if name not in config.volumes and (record.id in journal.unapplied or staged):
+            raise ConfigurationError(
+                f"volumes.{name}: is missing in the configuration, but the journal has changes for it "
+                "that are not on its images yet; put it back, start and stop the daemon once, "
+                "then remove it"
+            )
+    for name, volume in config.volumes.items():
+        opened[name] = open_images(disk, volume, name, known.get(name))

@@ -1,0 +1,96 @@
+"""Room in the journal for what recovery has to say there.
+
+A journal that was full when the daemon was killed has none, and nothing frees any before the markers of
+the start are written. If all of it is still wanted, a checkpoint of the replayed state ends that.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from duplexd.core.ledger import UNCOMMITTED
+from duplexd.engine.checkpoint import replay_floor
+from duplexd.errors import DamageError
+
+if TYPE_CHECKING:
+    from duplexd.engine.checkpoint import CheckpointFile
+    from duplexd.engine.recovery.recovered import Recovered
+    from duplexd.journal.writer import Writer
+    from duplexd.json_object import Json
+    from duplexd.limits import EngineLimits
+
+
+def ensure_room(
+    recovered: Recovered, writer: Writer, file: CheckpointFile, limits: EngineLimits
+) -> None:
+    """Make room. Blocking. Raises OSError if the disk is full, DamageError if the journal is too small."""
+    _Room(recovered, writer, file, limits).ensure()
+
+
+class _Room:
+    def __init__(
+        self, recovered: Recovered, writer: Writer, file: CheckpointFile, limits: EngineLimits
+    ) -> None:
+        self._recovered = recovered
+        self._writer = writer
+        self._file = file
+        self._limits = limits
+        self._grow_error: OSError | None = None
+
+    def ensure(self) -> None:
+        saved = self._recovered.journal.saved
+        if self._make(replay_floor(saved)) or self._make(replay_floor(self._checkpoint(saved))):
+            return
+        directory = self._writer.ring.directory
+        if self._grow_error is not None:
+            raise OSError(
+                self._grow_error.errno,
+                f"{directory}: the journal can't get the room that it needs to start: "
+                f"{self._grow_error.strerror}; free some space on that file system",
+            )
+        raise DamageError(
+            f"{directory}: the journal has no room for recovery; "
+            "give it a larger journal_size and start again"
+        )
+
+    def _make(self, floor: int) -> bool:
+        limits, ring = self._limits, self._writer.ring
+        while not self._writer.room(limits.marker_reserve_bytes * 2, limits.record_bytes_max):
+            if ring.can_grow() and self._grow_error is None:
+                try:
+                    ring.spares.append(ring.grow())
+                except OSError as error:
+                    self._grow_error = error  # what is there already may do
+                continue
+            segment = ring.droppable(floor)
+            if segment is None:
+                return False
+            ring.live.remove(segment)
+            ring.spares.append(ring.recycle(segment))
+        return True
+
+    def _checkpoint(self, before: Json) -> Json:
+        """The state at the end of the journal, as the replay left it: both legs durable."""
+        writer, recovered = self._writer, self._recovered
+        ledger = recovered.journal.ledger
+        failed = {failure.pair.id for failure in recovered.failures}
+        for pair in recovered.pairs.values():
+            pair.primary.sync()
+            if pair.secondary is not None:
+                pair.secondary.sync()
+        now = ledger.snapshot(writer.sequence, {})
+        for saved in now["pairs"]:
+            record = ledger.pairs[saved["id"]]
+            saved["regions"] = sorted(record.regions.open | record.regions.touched)
+            if record.staging != UNCOMMITTED and record.id not in failed:
+                saved["staging"] = ""  # it was applied, and what followed too
+        after = {
+            **before,
+            "sequence": writer.sequence,
+            "chain": writer.chain,
+            "index": writer.segment.index,
+            "offset": writer.position,
+            **now,
+        }
+        self._file.replace(ledger.pack_snapshot(after))
+        return after

@@ -1,0 +1,159 @@
+"""Taking over a new configuration while running.
+
+What can fail without a trace (images, checks) comes first; then everything is switched in one step at
+rest: markers, volumes, groups, followers, settings. So no client meets half of a configuration, and no
+follower passes a change of a volume that it does not know yet. A step that fails half-way is in the
+journal in half, so the controller fails and a restart sorts it out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from duplexd.core.markers import Remove
+from duplexd.engine.volumes import Images, introduce, open_images
+from duplexd.errors import ConfigurationError
+from duplexd.images.open import open_leg
+from duplexd.units import format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from duplexd.config.daemon_file import Config, VolumeConfig
+    from duplexd.engine.checkpoint import Checkpointer
+    from duplexd.engine.live_changes import LiveChanges
+    from duplexd.engine.timeline import Timeline
+    from duplexd.engine.volumes import Volumes
+    from duplexd.replication.followers import Followers
+    from duplexd.runtime.disk import Disk
+
+
+class Reload:
+    """Reloads of a controller. `on_switched` is called at the end of the step that takes a
+    configuration over, with what changed: it is in force from then on, whatever comes after.
+    """
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        volumes: Volumes,
+        checkpointer: Checkpointer,
+        followers: Followers,
+        live_changes: LiveChanges,
+        disk: Disk,
+    ) -> None:
+        self._timeline = timeline
+        self._volumes = volumes
+        self._checkpointer = checkpointer
+        self._followers = followers
+        self._live_changes = live_changes
+        self._disk = disk
+        self.on_switched: Callable[[Config, list[str]], None] = _nobody
+
+    async def reload(self, old: Config, new: Config) -> list[str]:
+        """Take over `new`; returns what changed.
+
+        Raises ConfigurationError, with nothing changed. OSError, DuplexdError: it is in force, but
+        may not be durable yet.
+        """
+        timeline = self._timeline
+        self._live_changes.check(old, new)
+        opened: dict[str, Images] = {}
+        try:
+            for name, volume in new.volumes.items():
+                if self._needs_images(name, volume):
+                    opened[name] = self._open(name, volume)
+            if self._volumes.by_name.keys() - new.volumes.keys():
+                # What was flushed to them has to survive a power cut: it is not replayed later.
+                await self._checkpointer.checkpoint()
+            # Nobody is at a leg that is about to be closed.
+            async with self._checkpointer.no_syncs(), self._followers.stepping:
+                changes = await timeline.at_rest(lambda: self._switch(old, new, opened))
+        except BaseException:
+            for name, images in opened.items():
+                self._close(name, images)
+            raise
+        await timeline.durable()
+        await self._checkpointer.checkpoint()
+        return changes
+
+    def _needs_images(self, name: str, volume: VolumeConfig) -> bool:
+        known = self._volumes.by_name.get(name)
+        return known is None or (volume.secondary is not None and known.secondary is None)
+
+    def _open(self, name: str, volume: VolumeConfig) -> Images:
+        """Of a volume that is served, only a secondary can be new."""
+        known = self._volumes.by_name.get(name)
+        if known is None:
+            return open_images(self._disk, volume, name, None)
+        secondary, created = open_leg(self._disk, str(volume.secondary), volume.size)
+        return Images(known.primary, secondary, False, created)
+
+    def _close(self, name: str, images: Images) -> None:
+        """Those that are not served: of a step that failed half-way, some are."""
+        served = self._volumes.by_name.get(name)
+        if served is None or images.primary is not served.primary:
+            images.primary.close()
+        if images.secondary is not None and (
+            served is None or images.secondary is not served.secondary
+        ):
+            images.secondary.close()
+
+    # ----------------------------------------------------------------------------- the switch
+
+    def _switch(self, old: Config, new: Config, opened: dict[str, Images]) -> list[str]:
+        self._live_changes.check(old, new)  # again: clients may have come meanwhile
+        for name, pair in self._volumes.by_name.items():
+            if name not in new.volumes and pair.primary_dirty:
+                raise ConfigurationError(
+                    f"{new.source}: volumes.{name}: was written to just now, "
+                    "so it can't be removed yet; try again"
+                )
+        try:
+            changes = self._switch_over(old, new, opened)
+        except Exception as error:
+            self._timeline.fail(f"a reload could not be finished: {error}")
+            raise
+        self.on_switched(new, changes)
+        return changes
+
+    def _switch_over(self, old: Config, new: Config, opened: dict[str, Images]) -> list[str]:
+        volumes = self._volumes
+        changes = [self._bring_in(name, images, new) for name, images in opened.items()]
+        changes += [self._remove(name) for name in list(volumes.by_name) if name not in new.volumes]
+        groups = {name: list(group.volumes) for name, group in new.groups.items()}
+        if groups != volumes.groups:
+            changes.append("groups changed")
+        volumes.assign_groups(new.groups)
+        self._followers.adopt(volumes.named(opened))
+        return changes + _copy_rate_change(old, new)
+
+    def _bring_in(self, name: str, images: Images, new: Config) -> str:
+        known = self._volumes.by_name.get(name)
+        mode = new.volumes[name].mode
+        self._volumes.add(introduce(self._timeline, name, mode, images, known))
+        return f"volume {name} {'has a secondary now' if known else 'added'}"
+
+    def _remove(self, name: str) -> str:
+        pair = self._volumes.remove(name)
+        self._timeline.append(Remove(pair.id))
+        self._followers.forget(pair)
+        pair.close()
+        return f"volume {name} removed"
+
+
+def _copy_rate(config: Config) -> int | None:
+    return config.controller.copy_rate
+
+
+def _copy_rate_change(old: Config, new: Config) -> list[str]:
+    before, rate = _copy_rate(old), _copy_rate(new)
+    if before == rate:
+        return []
+    if rate is None:
+        return ["copies go as fast as they can"]
+    return [f"copies go at {format_size(rate)} a second at most"]
+
+
+def _nobody(_config: Config, _changes: list[str]) -> None:
+    """Nobody has settings to take."""

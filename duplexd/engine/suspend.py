@@ -1,0 +1,210 @@
+"""Suspending pairs of this controller alone: one marker, in one step, with no hold.
+
+The journal orders all writes of a controller, so a cut of any number of its volumes is the position
+of one record: writes before it reach the secondaries, later ones do not. A lease is only needed
+where the caller wants the application's writes to wait around the cut, or where several controllers
+cut together (`group_cut.py`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from duplexd.core import lease as ends
+from duplexd.core import pair_states
+from duplexd.core.cut_states import CONSISTENT, VOID
+from duplexd.core.cuttable import check_all_duplex
+from duplexd.core.markers import MakeCut
+from duplexd.engine.cut_archive import new_id
+from duplexd.engine.settle import reached
+from duplexd.errors import UsageError, WrongStateError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from duplexd.core.cut import Cut
+    from duplexd.core.pair import Pair
+    from duplexd.engine.cut_archive import CutArchive
+    from duplexd.engine.leases import Hold, Leases
+    from duplexd.engine.settle import Settling
+    from duplexd.engine.timeline import Timeline
+    from duplexd.json_object import Json
+    from duplexd.runtime.clock import Clock
+
+
+class Origin(NamedTuple):
+    """What a certificate says of the controller: name, state directory, identity of the journal."""
+
+    name: str
+    state_dir: str
+    journal: bytes
+
+    def certify(self, cut: Cut) -> Json:
+        """What a certificate says of a cut here, but for the images: writes may wait for this."""
+        return {
+            "cut": cut.id,
+            "controller": self.name,
+            "sequence": cut.sequence,
+            "time": cut.time_us / 1e6,
+            "journal": {
+                "directory": self.state_dir,
+                "identity": self.journal.hex(),
+                "crc": cut.crc,
+                "chain": cut.chain,
+            },
+        }
+
+
+class _Step(NamedTuple):
+    """What the step at rest found or made."""
+
+    cut: Cut
+    already: bool  # the pairs were suspended at it before
+    hold: Hold | None
+    pause_s: float
+
+
+class Suspends:
+    """Suspends of this controller alone."""
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        leases: Leases,
+        settling: Settling,
+        archive: CutArchive,
+        clock: Clock,
+        origin: Origin,
+    ) -> None:
+        self._timeline = timeline
+        self._leases = leases
+        self._settling = settling
+        self._archive = archive
+        self._clock = clock
+        self._origin = origin
+
+    async def suspend(
+        self,
+        pairs: Sequence[Pair],
+        tag: str,
+        lease_id: str | None,
+        fence: int | None = None,
+        certificate: bool = False,
+    ) -> Json:
+        """Suspend DUPLEX pairs at one number. Returns when the secondaries are durable there.
+
+        With a lease, its hold ends in the same step. Raises WrongStateError with nothing done if
+        not all pairs can be cut together, LeaseLostError if the hold ended before. A cut that is
+        not consistent afterwards is void in the journal. With `certificate` the result holds what
+        proves the cut.
+        """
+        if not pairs:
+            raise UsageError("name at least one volume or group")
+        self._archive.made += 1
+        began = self._clock.monotonic()
+        step = await self._timeline.at_rest(lambda: self._step(pairs, tag, lease_id, fence))
+        cut, already = step.cut, step.already
+        if already and cut.members and cut.verdict is None:
+            raise WrongStateError(
+                f"the pairs are suspended at cut {cut.id} of group {cut.group}, which is in doubt: "
+                f"its controllers have not decided it; `duplexctl settle {cut.group}` resolves it"
+            )
+        if not await self._settling.wait(cut) and already:
+            await self._settling.settle(pairs, cut)  # a freeze made it; it may not be durable yet
+        hold = self._leases.figures(step.hold, step.pause_s)
+        good = reached(pairs, cut) and cut.verdict == CONSISTENT
+        names = [pair.name for pair in pairs]
+        result: Json = {
+            "verdict": CONSISTENT if good else VOID,
+            "cut": cut.id,
+            "tag": cut.tag,
+            "already": already,
+            "controllers": {self._origin.name: cut.sequence},
+            "volumes": names,
+            "time": cut.time_us / 1e6,
+            "hold": hold,
+            "seconds": self._clock.monotonic() - began,
+            "why": None if good else cut.why or None,
+        }
+        if certificate:
+            result["members"] = [self._origin.certify(cut) | {"volumes": images(pairs)}]
+        if not already:
+            self._archive.keep_figures(cut, hold, names)
+            self._archive.announce_suspended(cut, names, result["verdict"])
+        return result
+
+    def _step(
+        self, pairs: Sequence[Pair], tag: str, lease_id: str | None, fence: int | None
+    ) -> _Step:
+        began = self._clock.monotonic()
+        hold = self._find_lease(lease_id, fence, pairs) if lease_id is not None else None
+        cut = _common_cut(pairs)
+        already = cut is not None
+        if cut is None:
+            cut = self._cut(pairs, tag, hold is not None)
+            if hold is not None:
+                hold.cut_at = self._clock.monotonic()
+        if hold is not None:
+            self._leases.end(hold, ends.BY_SUSPEND)
+        return _Step(cut, already, hold, 0.0 if already else self._clock.monotonic() - began)
+
+    def _cut(self, pairs: Sequence[Pair], tag: str, held: bool) -> Cut:
+        participant = self._leases.participant
+        if len(participant.leases) > held:  # another one than that of this suspend
+            participant.refuse_overlap(pairs)
+        marker = MakeCut(new_id(), tag, [pair.id for pair in pairs])
+        try:
+            self._timeline.append(marker)
+        except WrongStateError:
+            check_all_duplex(pairs)  # it says more: all that are in the way, and what to do
+            raise
+        except OSError as error:
+            raise refused_cut(error) from error
+        cut = pairs[0].record.cut
+        assert cut is not None, "the marker was folded"
+        self._archive.unsettled.add(cut.id)
+        self._settling.begin(pairs, cut)
+        return cut
+
+    def _find_lease(self, lease_id: str, fence: int | None, pairs: Sequence[Pair]) -> Hold:
+        hold = self._leases.participant.find(lease_id, fence)
+        if hold.cut_id:
+            raise UsageError(
+                f"lease {lease_id} is held for cut {hold.cut_id} of a group of controllers; "
+                "only its coordinator can cut"
+            )
+        outside = [pair.name for pair in pairs if pair not in hold.pairs]
+        if outside:
+            raise UsageError(
+                f"lease {lease_id} does not hold {', '.join(outside)}; "
+                "quiesce all volumes that are to be suspended"
+            )
+        return hold
+
+
+def _common_cut(pairs: Sequence[Pair]) -> Cut | None:
+    """The cut that all these pairs are suspended at."""
+    records = [pair.record for pair in pairs]
+    first = records[0].cut
+    suspended = all(pair.state == pair_states.SUSPENDED and pair.cut is first for pair in records)
+    return first if suspended else None
+
+
+def refused_cut(error: OSError) -> WrongStateError:
+    """The journal did not take a cut."""
+    why = error.strerror or error
+    return WrongStateError(f"the journal does not take the cut: {why}; nothing was suspended")
+
+
+def images(pairs: Sequence[Pair]) -> list[Json]:
+    """Where the images of a cut are, for its certificate."""
+    return [
+        {
+            "id": pair.id,
+            "name": pair.name,
+            "size": pair.size,
+            "primary": pair.primary.path,
+            "secondary": pair.record.secondary_path,
+        }
+        for pair in pairs
+    ]

@@ -1,0 +1,178 @@
+"""All that follows the journal: one follower for the `async` pairs, and one for each job that runs.
+
+The rest of the engine asks the same few things of them, whichever they are: how far back the journal is
+still needed, how far a secondary trails, and to wait until one has arrived. New changes wait for a job
+that trails by more than its cap (a reason in `Admission`); the journal is listened to for that only
+while jobs run, so that a write pays nothing for it otherwise.
+
+Waiting is by condition, not by event: `until` asks again whenever anything moved. A wait that names an
+event would miss that the pair was suspended, removed from the job, or that the controller has failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from duplexd.core import pair_states
+from duplexd.errors import DuplexdError
+from duplexd.replication.job import COPY, Job
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from duplexd.core.admission import Admission
+    from duplexd.core.pair import Pair
+    from duplexd.replication.async_follower import AsyncFollower
+    from duplexd.replication.seams import Timeline
+    from duplexd.runtime.clock import Clock
+
+TOO_FAR_BEHIND = "a resync is too far behind"  # the reason in `Admission`
+
+
+class Followers:
+    """`jobs` are those that run, by id. `on_moved` are called when one went on, arrived or ended."""
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        admission: Admission,
+        async_follower: AsyncFollower,
+        run: Callable[[Job], Awaitable[None]],
+        clock: Clock,
+    ) -> None:
+        """`run` does a job to its end."""
+        self._timeline = timeline
+        self._admission = admission
+        self._async_follower = async_follower
+        self._run_job = run
+        self._clock = clock
+        self._waiting: list[asyncio.Future[None]] = []
+        self.jobs: dict[str, Job] = {}
+        self.on_moved: list[Callable[[], None]] = []
+
+    # ------------------------------------------------------------------------------- their life
+
+    def start(self, pairs: Sequence[Pair]) -> None:
+        """Go on with what was under way."""
+        self._async_follower.start()
+        self.adopt(pairs)
+
+    def adopt(self, pairs: Sequence[Pair]) -> None:
+        """Take care of pairs that are new here: copy those that are PENDING, follow for those that
+        are DUPLEX and `async`, or not yet at their cut.
+
+        In the same step as the markers that brought them: the follower would be past the changes that
+        come in between, and never apply them.
+        """
+        self._async_follower.add([pair for pair in pairs if _is_followed_for(pair)])
+        pending = [pair for pair in pairs if pair.state == pair_states.PENDING]
+        if pending:
+            self.begin(Job(COPY, pending, min(pair.applied for pair in pending)))
+
+    def begin(self, job: Job) -> None:
+        """Run a job."""
+        if not self.jobs:
+            self._timeline.on_written.append(self._look_at_lag)
+        self.jobs[job.id] = job
+        job.began = self._clock.monotonic()
+        job.task = asyncio.get_running_loop().create_task(self._run(job), name=f"job {job.id}")
+
+    async def _run(self, job: Job) -> None:
+        try:
+            await self._run_job(job)
+        finally:
+            del self.jobs[job.id]
+            if not self.jobs:
+                self._timeline.on_written.remove(self._look_at_lag)
+            self.moved()
+
+    def forget(self, pair: Pair) -> None:
+        """A pair was removed from the configuration. Only while `stepping` is held."""
+        self._async_follower.forget(pair)
+
+    @property
+    def stepping(self) -> asyncio.Lock:
+        """While it is held, no worker writes to the secondaries of `async` pairs that are DUPLEX."""
+        return self._async_follower.stepping
+
+    async def stop(self) -> None:
+        """End all tasks; what they were at is in the journal."""
+        tasks = [job.task for job in self.jobs.values() if job.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._async_follower.stop()
+
+    # ------------------------------------------------------------------------ seen from outside
+
+    def lag_bytes(self, pair: Pair) -> int:
+        """How many bytes of journal a secondary that is being followed for trails behind."""
+        if pair.state == pair_states.DUPLEX:
+            return self._async_follower.lag_bytes
+        job = self._job_of(pair)
+        return job.lag_bytes(self._timeline.log_position) if job is not None else 0
+
+    def began(self, pair: Pair) -> float | None:
+        """When the job that works on this pair began (monotonic seconds)."""
+        job = self._job_of(pair)
+        return None if job is None else job.began
+
+    def _job_of(self, pair: Pair) -> Job | None:
+        """The latest: one that is about to end may still name the pair."""
+        jobs = reversed(self.jobs.values())
+        return next((job for job in jobs if pair in job.pairs), None)
+
+    def floor(self) -> int:
+        """The number after which they still need the journal."""
+        return min([*(job.floor for job in self.jobs.values()), self._async_follower.floor])
+
+    def is_on_its_way(self, pair: Pair) -> bool:
+        """Whether a suspended pair is not yet at its cut."""
+        return self._async_follower.takes(pair)
+
+    def _look_at_lag(self) -> None:
+        position = self._timeline.log_position
+        behind = any(job.lag_bytes(position) > job.cap for job in self.jobs.values())
+        self._admission.set(TOO_FAR_BEHIND, behind)
+
+    # -------------------------------------------------------------------------------- waiting
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        """Wait until `true()`; asked again whenever a follower went on.
+
+        Raises DuplexdError once the controller has failed: then none does.
+        """
+        while not true():
+            if self._timeline.failed:
+                raise DuplexdError(f"{self._timeline.failed}; restart the daemon")
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            await future
+
+    async def reached(self, pairs: Sequence[Pair], sequence: int) -> None:
+        """Wait until the secondaries of suspended pairs are at `sequence`, or that is off."""
+        trailing = [pair for pair in pairs if pair.mode == "async"]
+
+        def there(pair: Pair) -> bool:
+            off = pair.cut is None or pair.cut.sequence != sequence or not pair.usable
+            return off or pair.applied >= sequence
+
+        await self.until(lambda: all(there(pair) for pair in trailing))
+
+    def moved(self) -> None:
+        """A follower went on, a cut was settled, or the controller has failed."""
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+        self._look_at_lag()
+        for listener in self.on_moved:
+            listener()
+
+
+def _is_followed_for(pair: Pair) -> bool:
+    if pair.state == pair_states.DUPLEX:
+        return pair.mode == "async"
+    suspended = pair.state == pair_states.SUSPENDED
+    return suspended and pair.usable and pair.applied < pair.limit(0)

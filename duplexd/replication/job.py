@@ -1,0 +1,59 @@
+"""A job: one resync, or one copy, of pairs that go together."""
+
+from __future__ import annotations
+
+import errno
+import math
+import secrets
+from typing import TYPE_CHECKING
+
+from duplexd.core import pair_states
+from duplexd.replication.follower import SinkError
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Iterable
+
+    from duplexd.core.pair import Pair
+    from duplexd.replication.follower import Follower
+
+JOURNAL, MAP, COPY, ALREADY = "journal", "map", "copy", "already"  # how
+
+
+class Job:
+    """`pairs` are those that are not DUPLEX yet. `floor` is the number after which it still needs the
+    journal; `cap` is the lag in bytes beyond which new changes wait for it. `whole`: whether the
+    secondaries hold a state that existed, but for a torn change.
+    """
+
+    __slots__ = (
+        "began", "cap", "floor", "follower", "how", "id", "pairs", "reasons", "task", "whole",
+    )  # fmt: skip
+
+    def __init__(self, how: str, pairs: Iterable[Pair], floor: int) -> None:
+        self.id = secrets.token_hex(4)
+        self.how = how
+        self.pairs = list(pairs)
+        self.reasons = {pair.id: pair.reason for pair in self.pairs}  # why they were suspended
+        self.floor = floor
+        self.began = 0.0  # monotonic seconds
+        self.follower: Follower | None = None
+        self.cap = math.inf
+        self.task: asyncio.Task[None] | None = None
+        self.whole = True
+
+    def lag_bytes(self, log_position: int) -> int:
+        """How many bytes of journal it trails behind."""
+        return self.follower.lag_bytes(log_position) if self.follower is not None else 0
+
+    def walk(self) -> Follower:
+        """Its follower, once it has begun."""
+        assert self.follower is not None, f"job {self.id} has not begun"
+        return self.follower
+
+
+def in_work(pairs: Iterable[Pair]) -> None:
+    """Raises SinkError if a pair was suspended meanwhile, because its secondary could not be synced."""
+    for pair in pairs:
+        if pair.state != pair_states.PENDING:
+            raise SinkError(pair, 0, OSError(errno.EIO, "the secondary could not be synced"))

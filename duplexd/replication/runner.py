@@ -1,0 +1,233 @@
+"""Running a job: from whatever a pair needs to DUPLEX.
+
+    copy      straight to the secondary, which is unusable until it is done: a first copy, after a power
+              cut, after a failed secondary
+    journal   follow from the cut: the secondary goes through states that existed
+    map       copy to a staging log, commit, apply, then follow
+
+Each ends with the same catch-up to the tail. A job alternates blocking calls in a worker with steps at
+rest (markers); stopped or killed at any point, it leaves what recovery knows how to go on with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import math
+from functools import partial
+from typing import TYPE_CHECKING
+
+from duplexd.core.ledger import UNCOMMITTED
+from duplexd.core.markers import Abandon, Commit, Equal, Missed, Settled
+from duplexd.core.pair_states import PENDING
+from duplexd.errors import DamageError, DuplexdError
+from duplexd.replication.async_follower import backlog
+from duplexd.replication.follower import SecondarySink, SinkError
+from duplexd.replication.job import COPY, JOURNAL, MAP, in_work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from duplexd.core.pair import Pair
+    from duplexd.limits import EngineLimits
+    from duplexd.replication.async_follower import AsyncFollower
+    from duplexd.replication.copying import Copying
+    from duplexd.replication.job import Job
+    from duplexd.replication.seams import Emit, Freeze, Timeline
+    from duplexd.runtime.clock import Clock
+
+
+class Runner:
+    """Runs jobs. `again` begins a resync of pairs anew, at rest."""
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        freeze: Freeze,
+        copying: Copying,
+        async_follower: AsyncFollower,
+        emit: Emit,
+        clock: Clock,
+        limits: EngineLimits,
+    ) -> None:
+        self._timeline = timeline
+        self._freeze = freeze
+        self._copying = copying
+        self._async_follower = async_follower
+        self._emit = emit
+        self._clock = clock
+        self._limits = limits
+        self.again: Callable[[Sequence[Pair]], None] = _nothing_again
+
+    async def run(self, job: Job) -> None:
+        """Do a job to its end, whatever that is."""
+        try:
+            await self._work(job)
+        except SinkError as error:
+            await self._end(job, partial(self._failed, job, error))
+        except Exception as error:  # noqa: BLE001  no pair may stay PENDING without a job
+            await self._end(job, partial(self._ended_early, job, error))
+
+    async def _work(self, job: Job) -> None:
+        timeline = self._timeline
+        if job.how == MAP:
+            await self._commit(job, await self._copying.stage(job))
+        elif job.how == COPY:
+            job.whole = False
+            await self._copy(job)
+        else:
+            sink, counted_until = SecondarySink(), timeline.written
+            job.follower = self._copying.follower(job, sink, job.floor, counted_until)
+            await timeline.durable()  # no secondary leaves a cut that a restart would go back to
+        if job.pairs:
+            await self._catch_up(job, list(job.pairs))
+
+    async def _end(self, job: Job, consequences: Callable[[], None]) -> None:
+        try:
+            await self._timeline.at_rest(consequences)
+            await self._remove_log(job)
+        except (OSError, DuplexdError):
+            # A failed controller can't say it in the journal; the restart that must come finds out.
+            if not self._timeline.failed:
+                raise
+
+    async def _remove_log(self, job: Job) -> None:
+        """Only once the journal says, durably, that the job is over: a restart that finds a COMMIT
+        without what ended it applies the staging log, and can't do without.
+        """
+        if job.how == MAP:
+            await self._timeline.durable()
+            with contextlib.suppress(OSError):  # the next start removes what is left
+                await self._copying.remove_staged(job)
+
+    # ----------------------------------------------------------------------------- its stages
+
+    async def _copy(self, job: Job) -> None:
+        job.follower = self._copying.follower(job, SecondarySink(), job.floor)
+        for pair in list(job.pairs):
+            pair.copy_total = pair.changed.changed_bytes if pair.changed is not None else 0
+            pair.copy_done = 0
+            await self._copying.changed(job, pair)
+            await self._catch_up(job, [pair])
+
+    async def _commit(self, job: Job, count: int) -> None:
+        """From the COMMIT on the journal says that the secondaries are at `at`, or will be."""
+        timeline, numbers = self._timeline, [pair.id for pair in job.pairs]
+        at = job.floor = job.walk().position
+        job.whole = False
+        commit = Commit(job.id, at, count, numbers)
+        await timeline.durable(await timeline.at_rest(lambda: timeline.append(commit)))
+        await self._copying.apply_staged(job, count)
+        job.whole = True
+        in_work(job.pairs)
+        done = Settled(job.id, numbers)
+        await timeline.at_rest(lambda: timeline.append(done))
+        job.follower = self._copying.follower(job, SecondarySink(), at)
+        await self._remove_log(job)
+
+    async def _catch_up(self, job: Job, pairs: list[Pair]) -> None:
+        """Follow to the tail; these pairs are DUPLEX then. New changes wait ever sooner, so that it ends
+        under any load.
+        """
+        timeline, limits = self._timeline, self._limits
+        first_tail, passed = timeline.written, 0.0
+        while True:
+            near = job.lag_bytes(timeline.log_position) <= limits.follower_final_bytes
+            if near and await timeline.at_rest(lambda: self._finish(job, pairs)):
+                break
+            if not await self._copying.follow(job):
+                await timeline.at_rest(_nothing)  # what there is belongs to a batch that runs
+                await asyncio.sleep(0)
+            if job.walk().position >= first_tail:
+                passed = passed or self._clock.monotonic()
+                halvings = (self._clock.monotonic() - passed) * 2
+                cap = limits.async_lag_bytes_max / 2**halvings
+                job.cap = max(cap, limits.follower_final_bytes)
+        job.cap = math.inf
+        self._copying.on_moved()
+
+    def _finish(self, job: Job, pairs: list[Pair]) -> bool:
+        """The last bytes, at rest: no change comes in between. False if there is more than a few."""
+        timeline, follower = self._timeline, job.walk()
+        final, chunk = self._limits.follower_final_bytes, self._limits.follower_chunk_bytes
+        in_work(pairs)
+        follower.reach()
+        if follower.lag_bytes(timeline.log_position) > final:
+            return False
+        while follower.position < timeline.written:
+            follower.step(timeline.written, chunk)
+        job.floor = follower.position
+        copied = all(pair.changed is None or not pair.changed.any() for pair in pairs)
+        if job.how == COPY and not copied:
+            return False
+        timeline.append(Equal([pair.id for pair in pairs]))
+        for pair in pairs:
+            pair.copy_done = pair.copy_total = 0
+            follower.pairs.pop(pair.id, None)
+            job.pairs.remove(pair)
+        self._async_follower.add([pair for pair in pairs if pair.mode == "async"])
+        copied_bytes = sum(pair.copied_bytes for pair in pairs)
+        self._emit("duplex", volumes=[pair.name for pair in pairs], copied_bytes=copied_bytes)
+        return True
+
+    # ------------------------------------------------------------------------------- failures
+
+    def _failed(self, job: Job, error: SinkError) -> None:
+        """A secondary failed: the job's pairs are suspended where they are, at one number."""
+        self._note(job, f"{error.pair.name}: {error.error.strerror or error.error}")
+        moved = job.follower is not None and job.follower.sink.moves_secondary
+        at = job.walk().position if moved else job.floor
+        torn = {error.pair} if error.torn else set()
+        missed = {}
+        if job.how == COPY:
+            ring, tail = self._timeline.writer.ring, self._timeline.written
+            missed = backlog(ring, job.pairs, at, tail, self._limits.follower_chunk_bytes)
+            for pair, changed in missed.items():
+                if pair.changed is not None:
+                    changed.merge(pair.changed)
+        unusable = torn if job.whole else set(job.pairs)
+        self._freeze(set(job.pairs), error.pair, at, error.error, unusable, missed)
+
+    def _note(self, job: Job, error: str) -> None:
+        for pair in job.pairs:
+            pair.resync_error = error
+
+    def _ended_early(self, job: Job, error: Exception) -> None:
+        """Not the secondary's fault. Untouched secondaries are at their cuts again."""
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        self._note(job, why)
+        untouched = [
+            pair
+            for pair in job.pairs
+            if pair.state == PENDING and pair.record.staging == UNCOMMITTED
+        ]
+        if job.how == JOURNAL and isinstance(error, DamageError | LookupError):
+            self._go_by_map(job, error)
+        elif untouched:
+            numbers = [pair.id for pair in untouched]
+            self._timeline.append(Abandon(job.id, numbers, job.reasons))
+        elif job.pairs:
+            cause = error if isinstance(error, OSError) else OSError(str(error))
+            self._failed(job, SinkError(job.pairs[0], 0, cause))
+        names = [pair.name for pair in job.pairs]
+        self._emit("resync-failed", volumes=names, error=str(error))
+
+    def _go_by_map(self, job: Job, error: Exception) -> None:
+        """The part of the journal that only these secondaries still wanted can't be read: their change
+        maps say the same.
+        """
+        pairs = list(job.pairs)
+        at = job.follower.position if job.follower is not None else job.floor
+        cause = OSError(errno.EIO, str(error))
+        self._freeze(set(pairs), pairs[0], at, cause, set(), {})
+        self._timeline.append(Missed({pair.id: pair.new_map() for pair in pairs}))
+        self.again(pairs)
+
+
+def _nothing() -> None:
+    """Only to come to rest."""
+
+
+def _nothing_again(_pairs: Sequence[Pair]) -> None:
+    """Nobody begins resyncs."""

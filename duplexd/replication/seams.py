@@ -1,0 +1,91 @@
+"""What replication asks of the engine, which is above it: protocols, so that it can be tested alone.
+
+The engine's parts of the same names implement them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from duplexd.core.change_map import ChangeMap
+    from duplexd.core.ledger import Ledger
+    from duplexd.core.markers import Marker
+    from duplexd.core.pair import Pair
+    from duplexd.journal.writer import Writer
+
+T = TypeVar("T")
+
+
+class Timeline(Protocol):
+    """See `engine/timeline.py`."""
+
+    writer: Writer
+    ledger: Ledger
+    failed: str
+    on_written: list[Callable[[], None]]
+
+    @property
+    def written(self) -> int:
+        """The number of the last record."""
+
+    @property
+    def performed(self) -> int:
+        """The last number whose change is on its primary."""
+
+    @property
+    def log_position(self) -> int:
+        """Bytes ever written to the journal."""
+
+    def when_at_rest(self, call: Callable[[], None]) -> None:
+        """Run `call` between two batches."""
+
+    async def at_rest(self, call: Callable[[], T]) -> T:
+        """The result of `call`, run between two batches."""
+        raise NotImplementedError
+
+    def append(self, marker: Marker) -> int:
+        """Write a marker and fold it, at rest."""
+
+    async def durable(self, sequence: int | None = None) -> None:
+        """Wait until a record survives a power cut."""
+
+
+class Freeze(Protocol):
+    """See `engine/failures.py`."""
+
+    def __call__(
+        self,
+        members: Iterable[Pair],
+        failed: Pair,
+        at: int,
+        error: OSError,
+        unusable: Iterable[Pair],
+        missed: Mapping[Pair, ChangeMap],
+    ) -> None:
+        """Suspend pairs because a secondary failed, at rest."""
+
+
+class Checkpointer(Protocol):
+    """See `engine/checkpoint.py`."""
+
+    copying: asyncio.Lock
+
+    def keep_from(self, number: int) -> None:
+        """A restart needs what comes after this number, too."""
+
+    async def sync_secondaries(self, pairs: Sequence[Pair]) -> list[OSError]:
+        """Make these secondaries durable; returns what is wrong with the paths of those that lead to
+        another image.
+        """
+        raise NotImplementedError
+
+
+class Emit(Protocol):
+    """See `engine/events.py`."""
+
+    def __call__(self, event: str, **fields: object) -> None:
+        """Let those who listen know."""

@@ -1,0 +1,84 @@
+"""What a member says of a cut: every state with every event."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from duplexd.core import cut_states as votes
+from duplexd.core.cut_states import (
+    CONSISTENT,
+    CUT,
+    EVENTS,
+    MARKERS,
+    NONE,
+    READY,
+    STATES,
+    TRANSITIONS,
+    VOID,
+    after,
+    verdict,
+)
+
+
+def test_the_docstring_names_the_states() -> None:
+    rows = re.findall(r"^    ([A-Z]+) {2,}\S", str(votes.__doc__), re.MULTILINE)
+    assert rows == [(state or "none").upper() for state in STATES]
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("event", EVENTS)
+def test_every_event_in_every_state(state: str, event: str) -> None:
+    assert after(state, event) == TRANSITIONS.get((state, event))
+    assert after(state, event) in {None, *STATES}
+
+
+def test_the_table_has_no_line_of_an_unknown_state_or_event() -> None:
+    assert {state for state, _ in TRANSITIONS} | set(TRANSITIONS.values()) == set(STATES)
+    assert {event for _, event in TRANSITIONS} == set(EVENTS)
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_void_is_for_ever(event: str) -> None:
+    assert after(VOID, event) in {None, VOID}
+
+
+@pytest.mark.parametrize(("state", "event"), TRANSITIONS)
+def test_nothing_is_forgotten(state: str, event: str) -> None:
+    order = {NONE: 0, CUT: 1, READY: 2, CONSISTENT: 3, VOID: 4}
+    assert order[TRANSITIONS[state, event]] >= order[state]
+
+
+def test_only_a_promise_can_be_agreed() -> None:
+    assert [state for state in STATES if after(state, votes.AGREE) == CONSISTENT] == [
+        READY,
+        CONSISTENT,
+    ]
+
+
+def test_a_promise_outlasts_an_abort() -> None:
+    assert after(READY, votes.ABORT) == READY
+    assert {after(state, votes.ABORT) for state in (NONE, CUT)} == {VOID}
+
+
+def test_only_what_is_decided_has_a_verdict() -> None:
+    assert {state: verdict(state) for state in STATES} == {
+        NONE: None,
+        CUT: None,
+        READY: None,
+        CONSISTENT: CONSISTENT,
+        VOID: VOID,
+    }
+
+
+def test_markers_lead_everywhere() -> None:
+    reached = {NONE}
+    for _ in STATES:
+        reached |= {
+            state
+            for before in reached
+            for event in MARKERS.values()
+            if (state := after(before, event)) is not None
+        }
+    assert reached == set(STATES)

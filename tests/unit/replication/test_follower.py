@@ -1,0 +1,297 @@
+"""A follower applies records in order, each once, none beyond a cut; and says how far it came."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.backend import TRIM, ZERO
+from duplexd.core.markers import Copy
+from duplexd.core.pair_states import FIRST_COPY, RESYNCING
+from duplexd.errors import DamageError
+from duplexd.replication.follower import (
+    Follower,
+    SecondarySink,
+    SinkError,
+    UntouchedError,
+    copy_run,
+)
+from tests.unit.replication.fakes import BLOCK, GRAIN, SIZE, World
+
+if TYPE_CHECKING:
+    from duplexd.core.pair import Pair, PairRecord
+    from duplexd.replication.follower import Buffer
+
+CHUNK = 64 * BLOCK
+
+
+class Advances:
+    """In place of the ledger's `advance`: keeps the calls. A pair's `applied` stays as it was."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, int]] = []
+
+    def __call__(self, record: PairRecord, number: int) -> None:
+        self.calls.append((record.name, number))
+
+
+class NotTheSecondary:
+    """A sink that leaves the secondary as it is."""
+
+    moves_secondary = False
+
+    def __init__(self) -> None:
+        self.written: list[tuple[int, int]] = []
+
+    def write(self, pair: Pair, offset: int, data: Buffer) -> None:
+        self.written.append((offset, len(data)))
+
+    def zero(self, pair: Pair, offset: int, length: int, allocate: bool) -> None:
+        self.written.append((offset, length))
+
+
+def follower(world: World, *pairs: Pair, counted_until: int = 0) -> tuple[Follower, Advances]:
+    """One at the first record that any of the pairs lacks."""
+    advances, position = Advances(), min(pair.applied for pair in pairs)
+    ring = world.timeline.writer.ring
+    return Follower(ring, pairs, position, SecondarySink(), advances, counted_until), advances
+
+
+def test_records_are_applied_up_to_the_number_given_and_no_further() -> None:
+    world = World()
+    pair = world.pair()
+    numbers = [world.timeline.write(pair, at * BLOCK, bytes([at + 1]) * BLOCK) for at in range(3)]
+    walk, advances = follower(world, pair)
+    assert walk.step(numbers[1], CHUNK) == 2 * BLOCK
+    secondary = world.legs[pair].secondary.data
+    assert [secondary[at * BLOCK] for at in range(3)] == [1, 2, 0]
+    assert walk.position == numbers[1]
+    assert advances.calls[-1] == ("data", numbers[1])
+
+
+def test_a_step_that_has_nothing_to_do_does_not_read_the_journal() -> None:
+    world = World()
+    pair = world.pair()
+    walk, advances = follower(world, pair)
+    world.disk.fail("/state/journal", errno.EIO, operation="read")
+    assert walk.step(walk.position, CHUNK) == 0
+    assert not advances.calls
+
+
+def test_records_of_other_volumes_are_passed_by() -> None:
+    world = World()
+    pair, other = world.pair(), world.pair("other")
+    world.timeline.write(other, 0, b"\x01" * BLOCK)
+    last = world.timeline.write(pair, 0, b"\x02" * BLOCK)
+    walk, _ = follower(world, pair)
+    while walk.position < last:
+        walk.step(last, CHUNK)
+    assert world.legs[pair].secondary.data[0] == 2
+    assert not any(world.legs[other].secondary.data)
+
+
+def test_what_the_secondary_holds_already_is_not_applied_again() -> None:
+    """It may hold something newer there: an older record would take it back until the next is applied."""
+    world = World()
+    pair, behind = world.pair(), world.pair("behind")
+    world.timeline.write(pair, 0, b"\x01" * BLOCK)
+    last = world.timeline.write(behind, 0, b"\x01" * BLOCK)
+    world.timeline.ledger.advance(pair.record, last)
+    walk, _ = follower(world, pair, behind)
+    while walk.position < last:
+        walk.step(last, CHUNK)
+    assert not any(world.legs[pair].secondary.data)
+    assert world.legs[behind].secondary.data[0] == 1
+
+
+def test_nothing_behind_its_cut_reaches_a_suspended_pair() -> None:
+    world = World()
+    pair, other = world.pair(), world.pair("other")
+    world.timeline.write(pair, 0, b"before" * 100)
+    cut = world.suspend(pair)
+    world.timeline.write(pair, BLOCK, b"behind" * 100)
+    last = world.timeline.write(other, 0, b"x" * BLOCK)
+    walk, advances = follower(world, pair, other)
+    while walk.position < last:
+        walk.step(last, CHUNK)
+    assert world.legs[pair].secondary.data[:6] == b"before"
+    assert not any(world.legs[pair].secondary.data[BLOCK:])
+    assert advances.calls[-2:] == [("data", cut), ("other", last)]
+
+
+@pytest.mark.parametrize("kind", [ZERO, TRIM])
+def test_zeroes_and_trims_are_applied(kind: int) -> None:
+    world = World()
+    pair = world.pair()
+    world.timeline.write(pair, 0, b"x" * 2 * BLOCK)
+    writer = world.timeline.writer
+    writer.append(kind, pair.id, 0, BLOCK, b"", 0, 1)
+    writer.write()
+    walk, _ = follower(world, pair)
+    while walk.position < writer.written:
+        walk.step(writer.written, CHUNK)
+    assert world.legs[pair].secondary.data[: 2 * BLOCK] == bytes(BLOCK) + b"x" * BLOCK
+
+
+def test_a_failure_leaves_it_right_before_the_record_that_failed() -> None:
+    world = World()
+    pair, other = world.pair(), world.pair("other")
+    before = world.timeline.write(other, 0, b"1" * BLOCK)
+    failing = world.timeline.write(pair, 0, b"2" * BLOCK)
+    last = world.timeline.write(other, BLOCK, b"3" * BLOCK)
+    walk, advances = follower(world, pair, other)
+    world.legs[pair].faults.fail("write", errno.EIO, times=1)
+    with pytest.raises(SinkError) as caught:
+        while walk.position < last:
+            walk.step(last, CHUNK)
+    assert (caught.value.pair, caught.value.sequence, caught.value.torn) == (pair, failing, True)
+    assert walk.position == before == failing - 1
+    assert advances.calls[-2:] == [("data", before), ("other", before)]
+
+
+def test_the_others_go_on_from_there_without_the_one_that_failed() -> None:
+    world = World()
+    pair, other = world.pair(), world.pair("other")
+    world.timeline.write(pair, 0, b"2" * BLOCK)
+    last = world.timeline.write(other, BLOCK, b"3" * BLOCK)
+    walk, _ = follower(world, pair, other)
+    world.legs[pair].faults.fail("write", errno.EIO)
+    with pytest.raises(SinkError):
+        while walk.position < last:
+            walk.step(last, CHUNK)
+    del walk.pairs[pair.id]
+    while walk.position < last:
+        walk.step(last, CHUNK)
+    assert world.legs[other].secondary.data[BLOCK] == ord("3")
+
+
+def test_a_full_disk_is_met_before_anything_is_written() -> None:
+    world = World()
+    pair = world.pair()
+    last = world.timeline.write(pair, 0, b"x" * BLOCK)
+    walk, _ = follower(world, pair)
+    world.legs[pair].faults.fail("reserve", errno.ENOSPC)
+    with pytest.raises(SinkError) as caught:
+        walk.step(last, CHUNK)
+    assert isinstance(caught.value.error, UntouchedError)
+    assert not caught.value.torn, "the secondary is as it was"
+    assert not world.legs[pair].faults.calls["write"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_secondary_that_was_written_to_is_dirty_even_if_the_write_failed(fails: bool) -> None:
+    world = World()
+    pair = world.pair()
+    last = world.timeline.write(pair, 0, b"x" * BLOCK)
+    walk, _ = follower(world, pair)
+    if fails:
+        world.legs[pair].faults.fail("write", errno.EIO)
+    try:
+        walk.step(last, CHUNK)
+    except SinkError:
+        assert fails
+    assert pair.secondary_dirty
+
+
+def test_a_sink_beside_the_secondary_does_not_bring_it_forward() -> None:
+    world = World()
+    pair = world.pair()
+    last = world.timeline.write(pair, 0, b"x" * BLOCK)
+    sink, advances = NotTheSecondary(), Advances()
+    walk = Follower(world.timeline.writer.ring, [pair], pair.applied, sink, advances)
+    walk.step(last, CHUNK)
+    assert sink.written == [(0, BLOCK)]
+    assert walk.position == last
+    assert not advances.calls
+
+
+def test_only_what_a_resync_had_to_bring_counts_as_copied() -> None:
+    world = World()
+    pair = world.pair()
+    due = world.timeline.write(pair, 0, b"x" * BLOCK)
+    fresh = world.timeline.write(pair, BLOCK, b"y" * BLOCK)
+    walk, _ = follower(world, pair, counted_until=due)
+    walk.step(fresh, CHUNK)
+    assert pair.copied_bytes == BLOCK
+
+
+def test_the_lag_is_what_lies_between_it_and_the_writer() -> None:
+    world = World()
+    pair = world.pair()
+    timeline = world.timeline
+    first = timeline.write(pair, 0, b"x" * BLOCK)
+    last = timeline.write(pair, 0, b"y" * BLOCK)
+    walk, _ = follower(world, pair)
+    walk.reach()
+    assert walk.lag_bytes(timeline.log_position) > 2 * BLOCK
+    walk.step(first, CHUNK)
+    assert BLOCK < walk.lag_bytes(timeline.log_position) < 2 * BLOCK
+    walk.step(last, CHUNK)
+    assert walk.lag_bytes(timeline.log_position) == 0
+
+
+def test_a_record_that_is_damaged_is_not_applied() -> None:
+    world = World()
+    pair = world.pair()
+    last = world.timeline.write(pair, 0, b"x" * BLOCK)
+    segment = world.timeline.writer.ring.live[0]
+    world.disk.flip(segment.file.path, segment.end - 100)
+    walk, advances = follower(world, pair)
+    with pytest.raises(DamageError):
+        walk.step(last, CHUNK)
+    assert not any(world.legs[pair].secondary.data)
+    assert not advances.calls
+
+
+# ------------------------------------------------------------------------------------- copy_run
+
+
+def test_a_run_that_is_equal_already_is_not_written() -> None:
+    world = World()
+    pair = world.to_copy(content=b"x" * GRAIN)
+    world.legs[pair].secondary.data[:GRAIN] = b"x" * GRAIN
+    assert copy_run(SecondarySink(), pair, 0, GRAIN) == 0
+    assert not world.legs[pair].faults.calls["write"]
+
+
+def test_after_its_disk_failed_what_looks_equal_is_written_again() -> None:
+    """A failed sync may have dropped pages that the cache still shows."""
+    world = World()
+    pair = world.to_copy(content=b"x" * GRAIN)
+    world.timeline.append(Copy({pair.id: pair.record.full_map()}, RESYNCING))
+    world.legs[pair].secondary.data[:GRAIN] = b"x" * GRAIN
+    assert copy_run(SecondarySink(), pair, 0, GRAIN) == GRAIN
+
+
+def test_zeroes_are_copied_as_a_hole() -> None:
+    world = World()
+    pair = world.to_copy()
+    assert pair.reason == FIRST_COPY
+    world.legs[pair].secondary.data[:] = b"old" * (SIZE // 3) + b"o"
+    assert copy_run(SecondarySink(), pair, 0, GRAIN) == 0
+    assert world.legs[pair].faults.calls["zero"] == 1
+    assert not any(world.legs[pair].secondary.data[:GRAIN])
+
+
+def test_a_primary_that_cannot_be_read_is_not_the_secondarys_fault() -> None:
+    world = World()
+    pair = world.to_copy(content=b"x" * GRAIN)
+    world.legs[pair].primary.close()
+    with pytest.raises(OSError, match="closed"):
+        copy_run(SecondarySink(), pair, 0, GRAIN)
+
+
+@pytest.mark.parametrize("operation", ["read_into", "write"])
+def test_a_secondary_that_fails_is(operation: str) -> None:
+    world = World()
+    pair = world.to_copy(content=b"x" * GRAIN)
+    faults = world.legs[pair].faults
+    if operation == "write":
+        faults.fail("write", errno.EIO)
+    else:
+        faults.fail("read_into", errno.EIO)
+    with pytest.raises(SinkError) as caught:
+        copy_run(SecondarySink(), pair, 0, GRAIN)
+    assert caught.value.pair is pair

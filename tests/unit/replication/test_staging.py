@@ -1,0 +1,138 @@
+"""A staging log holds what will be on the secondaries: whole, in order, with room kept for it."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from duplexd.errors import DamageError
+from duplexd.replication.follower import SecondarySink, SinkError, UntouchedError
+from duplexd.replication.staging import StagingArea
+from tests.unit.replication.fakes import BLOCK, World
+
+DIRECTORY = "/state/staging"
+FILE_BYTES = 8 * BLOCK
+
+
+def area(world: World) -> StagingArea:
+    return StagingArea(world.disk, DIRECTORY)
+
+
+def stage(world: World, job: str, contents: list[bytes]) -> int:
+    """A log with one WRITE for each content, block after block; how many records it has."""
+    pair = next(iter(world.legs))
+    sink = area(world).sink(job, FILE_BYTES, BLOCK)
+    for number, content in enumerate(contents):
+        sink.write(pair, number * BLOCK, content)
+    sink.finish()
+    return sink.count
+
+
+def test_what_was_staged_is_applied_over_all_of_its_files() -> None:
+    world = World()
+    pair = world.pair()
+    contents = [bytes([number + 1]) * BLOCK for number in range(20)]
+    count = stage(world, "job", contents)
+    assert len(world.disk.list(DIRECTORY)) > 1
+    assert not any(world.legs[pair].secondary.data), "only staged"
+    area(world).apply("job", {pair.id: pair}, count, SecondarySink())
+    assert world.legs[pair].secondary.data[: 20 * BLOCK] == b"".join(contents)
+
+
+def test_the_last_of_two_changes_of_one_place_wins() -> None:
+    world = World()
+    pair = world.pair()
+    sink = area(world).sink("job", FILE_BYTES, BLOCK)
+    sink.write(pair, 0, b"a" * BLOCK)
+    sink.zero(pair, 0, BLOCK // 2, True)
+    sink.finish()
+    area(world).apply("job", {pair.id: pair}, sink.count, SecondarySink())
+    half = BLOCK // 2
+    assert world.legs[pair].secondary.data[:BLOCK] == bytes(half) + b"a" * half
+
+
+def test_it_is_durable_once_it_is_finished() -> None:
+    world = World()
+    world.pair()
+    stage(world, "job", [b"x" * BLOCK] * 20)
+    assert not any(
+        world.disk.unsynced(f"{DIRECTORY}/{name}") for name in world.disk.list(DIRECTORY)
+    )
+
+
+def test_a_log_of_which_a_file_is_missing_is_refused() -> None:
+    world = World()
+    pair = world.pair()
+    count = stage(world, "job", [b"x" * BLOCK] * 20)
+    world.disk.remove(f"{DIRECTORY}/{world.disk.list(DIRECTORY)[-1]}")
+    with pytest.raises(DamageError, match=rf"staging log ends at record \d+ of {count}"):
+        area(world).apply("job", {pair.id: pair}, count, SecondarySink())
+
+
+def test_a_damaged_record_ends_the_log_there() -> None:
+    world = World()
+    pair = world.pair()
+    count = stage(world, "job", [b"x" * BLOCK] * 3)
+    world.disk.flip(f"{DIRECTORY}/{world.disk.list(DIRECTORY)[0]}", BLOCK + 500)
+    with pytest.raises(DamageError, match="ends at record 1 of 3"):
+        area(world).apply("job", {pair.id: pair}, count, SecondarySink())
+
+
+def test_a_volume_that_was_removed_meanwhile_is_passed_by() -> None:
+    world = World()
+    pair = world.pair()
+    count = stage(world, "job", [b"x" * BLOCK])
+    area(world).apply("job", {}, count, SecondarySink())
+    assert not any(world.legs[pair].secondary.data)
+
+
+def test_a_secondary_that_fails_while_it_is_applied_is_named() -> None:
+    world = World()
+    pair = world.pair()
+    count = stage(world, "job", [b"x" * BLOCK])
+    world.legs[pair].faults.fail("write", errno.EIO)
+    with pytest.raises(SinkError) as caught:
+        area(world).apply("job", {pair.id: pair}, count, SecondarySink())
+    assert caught.value.pair is pair
+
+
+def test_a_secondary_without_room_is_found_before_anything_is_staged_for_it() -> None:
+    """Once the log is committed, a full disk would leave the secondary half-way."""
+    world = World()
+    pair = world.pair()
+    world.legs[pair].faults.fail("reserve", errno.ENOSPC)
+    sink = area(world).sink("job", FILE_BYTES, BLOCK)
+    with pytest.raises(UntouchedError, match="/b/data: no room for what changed"):
+        sink.write(pair, 0, b"x" * BLOCK)
+    assert not world.disk.list(DIRECTORY)
+
+
+def test_zeroes_need_room_only_where_they_are_kept_allocated() -> None:
+    world = World()
+    pair = world.pair()
+    world.legs[pair].faults.fail("reserve", errno.ENOSPC)
+    sink = area(world).sink("job", FILE_BYTES, BLOCK)
+    sink.zero(pair, 0, BLOCK, False)
+    with pytest.raises(UntouchedError):
+        sink.zero(pair, 0, BLOCK, True)
+    sink.close()
+
+
+def test_only_the_log_of_that_job_is_removed() -> None:
+    """Another may be committed, and not applied yet."""
+    world = World()
+    world.pair()
+    stage(world, "one", [b"x" * BLOCK] * 20)
+    stage(world, "other", [b"x" * BLOCK])
+    area(world).remove("one")
+    assert world.disk.list(DIRECTORY) == ["other-0000.stg"]
+    area(world).clear()
+    assert not world.disk.list(DIRECTORY)
+
+
+def test_there_need_not_be_any() -> None:
+    world = World()
+    area(world).remove("one")
+    area(world).clear()
+    assert not world.disk.exists(DIRECTORY)

@@ -1,0 +1,99 @@
+"""`to_its_end`: what a cancelled caller leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from duplexd.runtime.tasks import to_its_end
+
+
+async def test_it_returns_what_the_work_returned() -> None:
+    async def work() -> int:
+        await asyncio.sleep(0)
+        return 7
+
+    assert await to_its_end(work()) == 7
+
+
+async def test_it_raises_what_the_work_raised() -> None:
+    async def work() -> None:
+        await asyncio.sleep(0)
+        raise OSError(5, "as the test wants it")
+
+    with pytest.raises(OSError, match="as the test wants it"):
+        await to_its_end(work())
+
+
+class Work:
+    """Runs until `finish`; `caller` waits for it by way of `to_its_end`."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self._error = error
+        self._may_end = asyncio.Event()
+        self.ended = False
+        self.caller = asyncio.create_task(to_its_end(self._run()))
+
+    async def _run(self) -> None:
+        await self._may_end.wait()
+        self.ended = True
+        if self._error is not None:
+            raise self._error
+
+    async def cancel(self) -> None:
+        self.caller.cancel()
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    def finish(self) -> None:
+        self._may_end.set()
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_a_cancelled_caller_waits_for_the_end_and_is_cancelled_then(times: int) -> None:
+    work = Work()
+    await asyncio.sleep(0)
+    for _ in range(times):
+        await work.cancel()
+    assert not work.caller.done()
+    work.finish()
+    with pytest.raises(asyncio.CancelledError):
+        await work.caller
+    assert work.ended
+
+
+async def test_an_error_that_a_cancelled_caller_does_not_want_is_dropped_without_a_trace() -> None:
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    work = Work(OSError(5, "nobody fetches this"))
+    await asyncio.sleep(0)
+    await work.cancel()
+    work.finish()
+    with pytest.raises(asyncio.CancelledError):
+        await work.caller
+    del work
+    await asyncio.sleep(0)
+    assert complaints == []
+
+
+async def test_a_time_out_comes_after_the_end_of_the_work() -> None:
+    ended = []
+
+    async def work() -> None:
+        await asyncio.sleep(0.02)
+        ended.append(True)
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.001):
+            await to_its_end(work())
+    assert ended
+
+
+async def test_work_that_was_cancelled_itself_cancels_its_caller() -> None:
+    never = asyncio.get_running_loop().create_future()
+    caller = asyncio.create_task(to_its_end(never))
+    await asyncio.sleep(0)
+    never.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
