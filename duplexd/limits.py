@@ -67,15 +67,6 @@ GRADE_CHARACTERS_MAX = 400
 NAME_CHARACTERS_MAX = 255
 TAG_CHARACTERS_MAX = 200
 
-# Clients of the control plane
-CLIENT_BODY_BYTES_MAX = 64 * MIB  # of an answer
-CLIENT_CONNECT_SECONDS_MAX = 5.0
-CLIENT_ANSWER_SECONDS_MAX = (
-    10.0  # an answer that takes no time takes no longer; of others, a sign of life this often
-)
-SETTLE_SECONDS = 10.0  # members that did not answer are asked again for so long
-
-
 # Canary
 CANARY_RECORDS_PER_SECOND_DEFAULT = 200
 CANARY_RECORDS_PER_SECOND_MAX = 10_000
@@ -163,11 +154,14 @@ class ApiLimits:
 class ClientLimits:
     """Of clients of the control API: duplexctl and groups of controllers."""
 
-    body_bytes_max: int = CLIENT_BODY_BYTES_MAX
+    body_bytes_max: int = 64 * MIB  # of an answer
     header_bytes_max: int = 64 * KIB
-    connect_seconds_max: float = CLIENT_CONNECT_SECONDS_MAX
-    answer_seconds_max: float = CLIENT_ANSWER_SECONDS_MAX
-    settle_seconds: float = SETTLE_SECONDS
+    connect_seconds_max: float = 5.0
+    # an answer that takes no time takes no longer; of others, a sign of life this often
+    answer_seconds_max: float = 10.0
+    settle_seconds: float = 10.0  # members that did not answer are asked again for so long
+    release_seconds_max: float = 5.0  # for a daemon to say how a hold ended that is being released
+    late_seconds_max: float = 2.0  # for a daemon to say that the lease has reached its deadline
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """Groups of volumes over controllers, as plain values.
 
-Two things answer the same questions: the groups file (`groups_file.Groups`, checked by pydantic) and one
-daemon behind a socket (`OneDaemon`, a group of one). Commands ask only these questions, so they need
-not know which of the two they were given. The values are apart from the file's schema because pydantic
-takes longer to import than `duplexctl status` may take in all.
+Two things answer the same questions: the groups file (`groups_file.Groups`, checked by pydantic)
+and one daemon behind a socket (`OneDaemon`, a group of one). Commands ask only these questions, so
+they need not know which of the two they were given. The values are apart from the file's schema
+because pydantic takes longer to import than `duplexctl status` may take in all.
 """
 
 from __future__ import annotations

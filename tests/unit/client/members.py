@@ -1,22 +1,31 @@
-"""Controllers that answer by the tables of `core/votes.py`, in the test's own loop; what one answers instead can be planted."""
+"""Controllers that answer by the tables of `core/votes.py`, in the test's own loop.
+
+What one answers instead can be planted.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import h11
+import pytest
 
 from duplexd.client import Client, ControllerEntry, GroupEntry, Groups
+from duplexd.client.results import Suspended
 from duplexd.core import cut_states as votes
+from duplexd.errors import UndecidedError
+from duplexd.limits import ClientLimits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
 Json = dict[str, Any]
+CUT = "c" * 16
 SILENT = "silent"  # no answer, the connection stays
 HANG_UP = "hang up"
 EVENTS = {"abort": votes.ABORT, "agree": votes.AGREE, "refuse": votes.REFUSE}
@@ -27,7 +36,11 @@ def problem(status: int, exit_code: int, detail: str) -> tuple[int, Json]:
 
 
 class FakeMember:
-    """One controller. `plant[what]` is answered instead: (status, object), SILENT, HANG_UP, or a function called first; `asked` is the log."""
+    """One controller.
+
+    `plant[what]` is answered instead: (status, object), SILENT, HANG_UP, or a function called
+    first; `asked` is the log.
+    """
 
     def __init__(self, name: str, path: Path, volumes: tuple[str, ...] = ("data",)) -> None:
         self.name = name
@@ -64,7 +77,7 @@ class FakeMember:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
 
-    # ------------------------------------------------------------------------------------------------------------- answers
+    # -------------------------------------------------------------------------------------- answers
 
     @property
     def held(self) -> bool:
@@ -119,9 +132,19 @@ class FakeMember:
         }
         members = self.bodies.get("cut", {}).get("members", [])
         return {
-            "id": cut, "controller": self.name, "state": state, "verdict": votes.verdict(state), "sequence": 5, "time": 1.0, "tag": "", "group": "db",
-            "members": members, "volumes": [name for name, state in self.volumes.items() if state == "SUSPENDED"], "canary": None, "hold": hold,
-        }  # fmt: skip
+            "id": cut,
+            "controller": self.name,
+            "state": state,
+            "verdict": votes.verdict(state),
+            "sequence": 5,
+            "time": 1.0,
+            "tag": "",
+            "group": "db",
+            "members": members,
+            "volumes": [name for name, state in self.volumes.items() if state == "SUSPENDED"],
+            "canary": None,
+            "hold": hold,
+        }
 
     def answer(self, what: str, cut: str, body: Json) -> tuple[int, Json]:
         if what == "status":
@@ -135,6 +158,10 @@ class FakeMember:
             held = self.held
             self.end("released")
             return 200, {"lease": "L", "released": held}
+        if what == "unlease" and cut == "L" and self.lease is not None:
+            held = self.held
+            self.end("released")
+            return 200, {"lease": cut, "released": held}
         if what == "unlease":
             return (
                 (200, {"lease": cut, "released": False})
@@ -168,7 +195,7 @@ class FakeMember:
         self.states[cut] = votes.READY
         return 200, self._cut_status(cut) | {"images": [{"name": name} for name in self.volumes]}
 
-    # ---------------------------------------------------------------------------------------------------------------- HTTP
+    # ----------------------------------------------------------------------------------------- HTTP
 
     @staticmethod
     def _what(method: str, path: str) -> tuple[str, str]:
@@ -298,12 +325,13 @@ def groups_of(*members: FakeMember, hold_max: float = 2.0) -> Groups:
 
 @asynccontextmanager
 async def members(
-    directory: Path, *names: str, settle_s: float = 0.5, hold_max: float = 2.0
+    directory: Path, *names: str, hold_max: float = 2.0, settle_s: float = 0.5, **limits: float
 ) -> AsyncIterator[tuple[Client, list[FakeMember]]]:
     """A client, and that many controllers."""
     found = [await FakeMember(name, directory / f"{name}.sock").start() for name in names]
     try:
-        async with Client(groups_of(*found, hold_max=hold_max), settle_s=settle_s) as client:
+        small = replace(ClientLimits(), settle_seconds=settle_s, **limits)  # type: ignore[arg-type]
+        async with Client(groups_of(*found, hold_max=hold_max), limits=small) as client:
             yield client, found
     finally:
         for member in found:
@@ -313,7 +341,7 @@ async def members(
 async def until(true: Callable[[], object]) -> None:
     """Return when it is so."""
     async with asyncio.timeout(10):
-        while not true():  # noqa: ASYNC110 - what it waits for is no task
+        while not true():  # noqa: ASYNC110 - what it waits for is not a task
             await asyncio.sleep(0.001)
 
 
@@ -325,3 +353,47 @@ def after(act: Callable[[], object]) -> Callable[[], Awaitable[None]]:
         await asyncio.sleep(0)
 
     return planted
+
+
+def phases(member: FakeMember) -> list[str]:
+    return [what for what in member.asked if what not in {"status", "healthz", "rehearsal"}]
+
+
+def left(controllers: list[FakeMember], *states: str, named: list[str] | None = None) -> None:
+    """A coordinator was killed when the members were in these states."""
+    for member, state in zip(controllers, states, strict=True):
+        member.bodies["cut"] = {"members": named or [each.name for each in controllers]}
+        if state:
+            member.states[CUT], member.cut = state, CUT
+            member.volumes = dict.fromkeys(member.volumes, "SUSPENDED")
+
+
+def states(controllers: list[FakeMember]) -> list[str]:
+    return [member.states.get(CUT, "") for member in controllers]
+
+
+class Told:
+    """A suspend in a task, and what `on_cut` got."""
+
+    def __init__(self, client: Client) -> None:
+        self.told: list[Suspended | UndecidedError] = []
+        self.task: asyncio.Task[Suspended] = asyncio.create_task(
+            client.suspend("db", tag="nightly", on_cut=self.told.append)
+        )
+
+    async def cancel(self) -> None:
+        self.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await self.task
+
+    @property
+    def result(self) -> Suspended:
+        (found,) = self.told
+        assert isinstance(found, Suspended)
+        return found
+
+    @property
+    def undecided(self) -> UndecidedError:
+        (found,) = self.told
+        assert isinstance(found, UndecidedError)
+        return found

@@ -60,7 +60,10 @@ TROUBLE: dict[str, tuple[Callable[[FakeMember], None], int, str]] = {
     "the same": (
         the_same,
         6,
-        "controllers.beta and controllers.alpha of the groups file are the same controller, 'alpha'",
+        (
+            "controllers.beta and controllers.alpha of the groups file are the same"
+            " controller, 'alpha'"
+        ),
     ),
     "ill": (ill, 1, "beta: a bug"),
 }
@@ -95,7 +98,7 @@ async def test_with_nobody_to_show_a_refusal_is_an_error(tmp_path: Path) -> None
             await client.status("db")
 
 
-async def test_a_volume_that_is_not_there_is_an_error_whoever_else_does_not_answer(
+async def test_a_volume_that_is_not_there_is_an_error_even_if_another_does_not_answer(
     tmp_path: Path,
 ) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, (alpha, beta)):
