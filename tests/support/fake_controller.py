@@ -163,6 +163,26 @@ class FakeCuts:
         )
         return dumped(answer)
 
+    def remember(self, cut_id: str, state: str, members: list[str]) -> None:
+        """A cut of all volumes that was made before the test began: its vote, its members."""
+        controller = self._controller
+        self.states[cut_id] = state
+        self.made[cut_id] = CutStatus.model_validate(
+            {
+                "id": cut_id,
+                "controller": controller.name,
+                "state": state,
+                "verdict": votes.verdict(state),
+                "sequence": controller.next_sequence(),
+                "time": 1.0,
+                "group": "db",
+                "members": members,
+                "volumes": [],
+            }
+        )
+        controller.volumes = dict.fromkeys(controller.volumes, "SUSPENDED")
+        controller.cut_of = dict.fromkeys(controller.volumes, cut_id)
+
     async def open(self, cut_id: str, lease_id: str, fence: int | None) -> Json:
         self._controller.held(lease_id, fence)
         self._controller.end(lease_id, "suspended")
@@ -451,6 +471,12 @@ class FakeController:
         self.released_at[lease.id] = time.monotonic()
         self.emit("hold ended", volumes=lease.volumes, lease=lease.id, reason=reason)
         return True
+
+    def had(self, lease_id: str) -> None:
+        """A lease that ended before the test began."""
+        lease = FakeLease(lease_id, 1, [], 0.0, "", "")
+        lease.ended.set_result("released")
+        self.leases[lease_id] = lease
 
     def renew(self, lease_id: str, fence: int | None, hold_s: float) -> Json:
         lease = self.held(lease_id, fence)

@@ -64,11 +64,17 @@ def problem(status: int, exit_code: int, detail: str) -> tuple[int, Json]:
 class FakeMember:
     """See the module's docstring."""
 
-    def __init__(self, name: str, path: Path, volumes: Iterable[str] = ("data",)) -> None:
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        volumes: Iterable[str] = ("data",),
+        access: Access | None = None,
+    ) -> None:
         self.path = path
         self.engine = FakeController(volumes, {}, name)
         self.engine.hold_scale = NEVER_SECONDS
+        self.engine.fence, self.engine.sequence = 6, 2  # no number of a first cut is another's
         self.controller: Json = self.engine.status()["controller"]  # what status says of it
         self.plant: dict[str, Any] = {}  # whatever a test wants to be answered
         self.asked: list[str] = []
@@ -78,7 +84,7 @@ class FakeMember:
         self._server: asyncio.AbstractServer | None = None
         context = Context(Actions(self.engine, LIMITS), LIMITS, lambda: bytes, lambda: True)
         self._answer = application(context, ROUTES)
-        self._open = Connections(self._respond, Access(os.geteuid()), LIMITS)
+        self._open = Connections(self._respond, access or Access(os.geteuid()), LIMITS)
 
     async def start(self) -> FakeMember:
         """Listen."""
@@ -101,6 +107,15 @@ class FakeMember:
     # ------------------------------------------------------------------------- state, for tests
 
     @property
+    def name(self) -> str:
+        """By which it answers for cuts. A test that changes it has another controller answer."""
+        return self.engine.name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self.engine.name = name
+
+    @property
     def volumes(self) -> dict[str, PairState]:
         """State by volume."""
         return self.engine.volumes
@@ -116,12 +131,8 @@ class FakeMember:
 
     @property
     def cut(self) -> str:
-        """The latest cut. When set, the secondaries are at it as soon as they are SUSPENDED."""
+        """The latest cut."""
         return list(self.states)[-1] if self.states else ""
-
-    @cut.setter
-    def cut(self, cut_id: str) -> None:
-        self.engine.cut_of = dict.fromkeys(self.volumes, cut_id)
 
     @property
     def lease(self) -> asyncio.Future[str] | None:

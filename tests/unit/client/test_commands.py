@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.errors import TimedOutError, UnreachableError, UsageError
-from tests.unit.client.members import CUT, HANG_UP, SILENT, left, members, problem
+from tests.support.fake_member import HANG_UP, SILENT, problem
+from tests.unit.client.members import CUT, left, members
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +19,7 @@ async def test_the_history_of_several_controllers(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, controllers):
         left(controllers, "consistent", "ready")
         for member in controllers:
-            member.plant["cuts"] = (200, {"cuts": [member._cut_status(CUT)]})
+            member.plant["cuts"] = (200, {"cuts": [member.engine.cuts.show(CUT)]})
         (cut,) = (await client.cuts()).cuts
         assert (cut.verdict, cut.states, cut.untold) == (
             "consistent",

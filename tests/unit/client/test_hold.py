@@ -14,7 +14,8 @@ from duplexd.errors import (
     UsageError,
     WrongStateError,
 )
-from tests.unit.client.members import SILENT, members, problem, until
+from tests.support.fake_member import SILENT, problem
+from tests.unit.client.members import members, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -152,7 +153,7 @@ async def test_release_of_a_hold_that_has_ended_is_not_an_error_and_of_none_is_o
     tmp_path: Path,
 ) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, (alpha, beta)):
-        beta.ended_for.add("c" * 16)
+        beta.engine.had("c" * 16)
         assert (await client.release("c" * 16)).leases == {"c" * 16: False}
         with pytest.raises(NotFoundError, match="no cut that any controller"):
             await client.release("d" * 16)

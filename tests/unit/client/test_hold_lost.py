@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.errors import LeaseLostError
-from tests.unit.client.members import HANG_UP, members, problem, until
+from tests.support.fake_member import HANG_UP, problem
+from tests.unit.client.members import members, until
 
 if TYPE_CHECKING:
     from pathlib import Path

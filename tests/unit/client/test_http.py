@@ -21,7 +21,7 @@ from duplexd.errors import (
 )
 from duplexd.limits import ClientLimits
 from tests.support.certificates import Certificates
-from tests.unit.client.members import HANG_UP, SILENT, FakeMember, problem
+from tests.support.fake_member import HANG_UP, SILENT, FakeMember, problem
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -229,10 +229,15 @@ class TlsMember(FakeMember):
         )
         context.load_cert_chain(self.certificates.certificate, self.certificates.key)
         context.verify_mode = ssl.CERT_REQUIRED
-        self._server = await asyncio.start_server(
-            self._serve, "127.0.0.1", ssl=context, ssl_handshake_timeout=PATIENCE_SECONDS
+        server = await asyncio.get_running_loop().create_server(
+            self._connect,
+            "127.0.0.1",
+            0,
+            ssl=context,
+            ssl_handshake_timeout=PATIENCE_SECONDS,
         )
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._server = server
+        self.port = server.sockets[0].getsockname()[1]
         return self
 
     def entry(self, **fields: Any) -> ControllerEntry:

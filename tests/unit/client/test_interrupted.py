@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.client.results import Suspended
-from tests.unit.client.members import HANG_UP, SILENT, Told, members, until
+from tests.support.fake_member import HANG_UP, SILENT
+from tests.unit.client.members import Told, members, until
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from duplexd.errors import ConfigurationError
-from tests.unit.client.members import members, problem
+from tests.support.fake_member import problem
+from tests.unit.client.members import members
 
 if TYPE_CHECKING:
     from collections.abc import Callable

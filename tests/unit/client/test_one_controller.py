@@ -9,17 +9,8 @@ import pytest
 
 from duplexd.client import Client
 from duplexd.errors import LeaseLostError, UsageError, WrongStateError
-from tests.unit.client.members import (
-    CUT,
-    HANG_UP,
-    SILENT,
-    FakeMember,
-    Told,
-    left,
-    members,
-    problem,
-    until,
-)
+from tests.support.fake_member import HANG_UP, SILENT, FakeMember, problem
+from tests.unit.client.members import CUT, Told, left, members, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,7 +94,7 @@ async def test_one_controller_by_its_socket_says_itself_what_became_of_a_groups_
     async with members(tmp_path, "alpha", "beta") as (_, controllers):
         left(controllers, state, state)
         alpha = controllers[0]
-        alpha.plant["cuts"] = (200, {"cuts": [alpha._cut_status(CUT)]})
+        alpha.plant["cuts"] = (200, {"cuts": [alpha.engine.cuts.show(CUT)]})
         async with Client.local(alpha.path) as client:
             (cut,) = (await client.cuts()).cuts
         assert (cut.verdict, cut.states, list(cut.controllers)) == (
@@ -119,7 +110,7 @@ async def test_one_controller_by_its_socket_says_itself_what_became_of_a_groups_
 async def test_a_hold_of_one_controller_is_its_lease_and_not_for_a_cut(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha") as (client, (alpha,)):
         async with client.quiesce("db") as hold:
-            assert (alpha.held, hold.cut) == (True, "L")
+            assert (alpha.held, hold.cut) == (True, "L1")
             assert alpha.bodies["quiesce"] == {"targets": ["data"], "hold_s": 2.0}
             assert hold.json()["volumes"] == ["alpha:data"]
         assert (alpha.held, hold.reason) == (False, "released")
@@ -138,7 +129,7 @@ async def test_a_suspend_under_a_hold_of_one_controller_names_lease_and_fence(
         "targets": ["data"],
         "tag": "nightly",
         "certificate": False,
-        "lease": "L",
+        "lease": "L1",
         "fence": 7,
     }
 
@@ -189,12 +180,12 @@ async def test_a_daemon_that_does_not_say_how_its_hold_ended_has_lost_it(tmp_pat
 
 async def test_a_hold_of_a_group_on_one_controller_is_released_by_its_name(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha") as (client, (alpha,)):
-        lease = {"id": "L", "volumes": ["data"], "cut": None}
+        lease = {"id": "L1", "volumes": ["data"], "cut": None}
         alpha.plant["status"] = (200, alpha.status() | {"leases": [lease]})
 
         async def work() -> None:
             async with client.quiesce("db"):
-                assert (await client.release("db")).leases == {"L": True}
+                assert (await client.release("db")).leases == {"L1": True}
                 await asyncio.sleep(60)
 
         with pytest.raises(LeaseLostError, match="released by somebody else"):

@@ -16,7 +16,8 @@ from duplexd.errors import (
     UsageError,
     WrongStateError,
 )
-from tests.unit.client.members import SILENT, FakeMember, members, phases, problem
+from tests.support.fake_member import SILENT, FakeMember, problem
+from tests.unit.client.members import members, phases
 
 if TYPE_CHECKING:
     from pathlib import Path

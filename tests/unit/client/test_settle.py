@@ -14,16 +14,8 @@ from duplexd.errors import (
     UnreachableError,
 )
 from duplexd.limits import ClientLimits
-from tests.unit.client.members import (
-    CUT,
-    HANG_UP,
-    FakeMember,
-    after,
-    left,
-    members,
-    problem,
-    states,
-)
+from tests.support.fake_member import HANG_UP, FakeMember, problem
+from tests.unit.client.members import CUT, after, left, members, states
 
 if TYPE_CHECKING:
     from pathlib import Path

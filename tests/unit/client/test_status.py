@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.errors import ForbiddenError, NotFoundError
-from tests.unit.client.members import HANG_UP, SILENT, FakeMember, members, problem
+from tests.support.fake_member import HANG_UP, SILENT, FakeMember, problem
+from tests.unit.client.members import members
 
 if TYPE_CHECKING:
     from collections.abc import Callable

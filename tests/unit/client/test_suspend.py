@@ -14,7 +14,8 @@ from duplexd.errors import (
     UndecidedError,
     WrongStateError,
 )
-from tests.unit.client.members import HANG_UP, SILENT, after, members, phases, problem, until
+from tests.support.fake_member import HANG_UP, SILENT, problem
+from tests.unit.client.members import after, members, phases, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +35,7 @@ async def test_one_request_for_each_member_and_phase(tmp_path: Path) -> None:
         assert member.asked.count("status") == 1
         assert member.states == {result.cut: "consistent"}
         assert member.bodies["cut"] == {
-            "lease": "L",
+            "lease": "L1",
             "fence": 7,
             "tag": "nightly",
             "group": "db",
@@ -230,7 +231,8 @@ async def test_a_member_that_votes_void_says_why(tmp_path: Path) -> None:
 
         async def fails() -> tuple[int, dict[str, Any]]:
             cut = beta.cut
-            answer = beta.answer("open", cut, {"fence": beta.fence})[1]
+            beta.end("suspended")
+            answer = beta.engine.cuts.show(cut)
             beta.states[cut] = votes.VOID
             return 200, answer | {"state": "void", "verdict": "void", "why": WHY}
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from structlog.testing import capture_logs
 
-from duplexd.api import lines, server
+from duplexd.limits import ApiLimits
+from tests.support.control_plane import ControlPlane
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from tests.support.control_plane import ControlPlane
 
     Start = Callable[..., subprocess.Popen[str]]
 
@@ -35,15 +35,18 @@ CODE = (
 MAIN = [sys.executable, "-c", CODE]
 
 
-@pytest.fixture(autouse=True)
-def unhurried(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing ends by itself, and no line is due that would find out that its reader is gone.
+@pytest.fixture
+def plane(tmp_path: Path) -> Iterator[ControlPlane]:
+    """Nothing ends by itself, and no line is due that would show that its reader is gone.
 
     What is noticed is noticed at once.
     """
-    plane.controller.hold_scale = NEVER_SECONDS
-    monkeypatch.setattr(lines, "HEARTBEAT_SECONDS", NEVER_SECONDS)
-    monkeypatch.setattr(server, "CONTROL_STOP_SECONDS_MAX", NEVER_SECONDS)
+    limits = ApiLimits(heartbeat_seconds=NEVER_SECONDS, stop_seconds_max=NEVER_SECONDS)
+    with capture_logs():  # else they would get between what duplexctl writes to the same stdout
+        control = ControlPlane(tmp_path / "c.sock", limits=limits)
+        control.controller.hold_scale = NEVER_SECONDS
+        yield control
+        control.stop()
 
 
 @pytest.fixture
