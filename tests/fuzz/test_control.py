@@ -28,16 +28,20 @@ WHOLE = [
     b"GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n",
     b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n",
     b"POST /v1/quiesce HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY,
-    b"POST /v1/suspend HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-    b'5\r\n{"tar\r\n0\r\n\r\n',
+    (
+        b"POST /v1/suspend HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b'5\r\n{"tar\r\n0\r\n\r\n'
+    ),
     b"DELETE /v1/leases/%00%ff HTTP/1.1\r\nHost: x\r\n\r\n",
     b"GET /v1/status?target=%s HTTP/1.1\r\nHost: x\r\n"
     b"Upgrade: websocket\r\nConnection: upgrade\r\n\r\n" % (b"%41" * 500),
     b"POST /v1/verify HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
     b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
     b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n",
-    b"POST /v1/resync HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
-    b"Content-Length: 99999999999\r\n\r\n{",
+    (
+        b"POST /v1/resync HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+        b"Content-Length: 99999999999\r\n\r\n{"
+    ),
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 ]
 

@@ -427,7 +427,7 @@ def test_the_manual_names_every_command_option_and_exit_code() -> None:
 def test_it_starts_without_the_daemons_libraries() -> None:
     code = (
         "import sys; import duplexd.duplexctl.cli; print([m for m in ('pydantic',"
-        " 'starlette', 'uvicorn', 'rich', 'asyncio') if m in sys.modules])"
+        " 'prometheus_client', 'structlog', 'rich', 'asyncio') if m in sys.modules])"
     )
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
