@@ -1,28 +1,31 @@
-"""The event hub: the controller's events, to any number of listeners, none of which may slow it down."""
+"""The event hub: the controller's events, to any number of listeners, none of which may block it.
+
+A listener that reads too slowly can be blocked for, skipped, or disconnected. Blocking would stop
+volumes, and one that was skipped would act on a state that never was; so it is disconnected, and
+gets the whole state when it comes back.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any
-
-from duplexd.limits import EVENTS_QUEUED_MAX
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    Event = dict[str, Any]
+    from duplexd.json_object import Json as Event
 
 
 class Listener:
     """One reader of events: gets every event in order, or is cut off.
 
-    `on_overflow` is called, once, when more than `limit` events wait; after that the iteration ends as soon as it is asked again.
+    `on_overflow` is called, once, when more than `limit` events wait; then the iteration ends.
     """
 
     __slots__ = ("_closed", "_limit", "_on_overflow", "_queue", "_wake", "overflowed")
 
-    def __init__(self, on_overflow: Callable[[], None], limit: int = EVENTS_QUEUED_MAX) -> None:
+    def __init__(self, on_overflow: Callable[[], None], limit: int) -> None:
         self._queue: deque[Event] = deque()
         self._wake = asyncio.Event()
         self._closed = False
@@ -35,7 +38,7 @@ class Listener:
             return
         if len(self._queue) >= self._limit:
             self.overflowed = True
-            self._queue.clear()  # it will not be sent: a listener must never miss one and go on
+            self._queue.clear()  # none is sent: a listener must not miss one and go on
             self.close()
             self._on_overflow()
             return
@@ -58,9 +61,10 @@ class Listener:
 
 
 class EventHub:
-    """Hands each event of the controller to all listeners, in the loop, in the order in which they happened."""
+    """Hands each event of the controller to all listeners, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, queued_max: int) -> None:
+        self._queued_max = queued_max
         self.listeners: set[Listener] = set()
         self.overflows = 0
 
@@ -71,10 +75,9 @@ class EventHub:
                 self.overflows += 1
                 self.listeners.discard(listener)
 
-    def subscribe(
-        self, on_overflow: Callable[[], None], limit: int = EVENTS_QUEUED_MAX
-    ) -> Listener:
-        listener = Listener(on_overflow, limit)
+    def subscribe(self, on_overflow: Callable[[], None]) -> Listener:
+        """A new listener; `on_overflow` is called when more events wait for it than may."""
+        listener = Listener(on_overflow, self._queued_max)
         self.listeners.add(listener)
         return listener
 
@@ -82,6 +85,6 @@ class EventHub:
         self.listeners.discard(listener)
 
     def close(self) -> None:
-        """End every listener's stream, after what it has yet to read."""
+        """End every listener's stream, after the events that it has yet to read."""
         for listener in self.listeners:
             listener.close()

@@ -1,26 +1,32 @@
-"""The streams of the control socket: a hold, a resync and a verify with progress, the events. Each yields dicts, one a line."""
+"""The streams of the HTTP API: a hold, a resync and a verify with progress, the events.
+
+Each is a generator that yields one object a line. It releases what it holds in its `finally`, which
+runs when its reader goes away, because the connection closes the generator then.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
-
-from duplexd.limits import HEARTBEAT_SECONDS, PROGRESS_SECONDS
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from duplexd.api.access import Peer
     from duplexd.api.actions import Actions, Lease
-    from duplexd.api.connection import Link
     from duplexd.api.models.requests import QuiesceRequest
+    from duplexd.json_object import Json
 
-    Json = dict[str, Any]
     Lines = AsyncGenerator[Json, None]
 
 
-async def hold_lines(actions: Actions, peer: Peer, request: QuiesceRequest) -> Lines:
-    """`held`, then `holding` every 0.25 s, then `ended`. Closing the generator earlier ends the hold: its owner is gone."""
+async def hold_lines(
+    actions: Actions, peer: Peer, request: QuiesceRequest, heartbeat_seconds: float
+) -> Lines:
+    """`held`, then `holding` every so many seconds, then `ended`.
+
+    Closing the generator earlier ends the hold: its owner is gone.
+    """
     lease = await actions.quiesce(peer, request.targets, request.hold_s, request.cut or "")
     loop = asyncio.get_running_loop()
     try:
@@ -33,7 +39,7 @@ async def hold_lines(actions: Actions, peer: Peer, request: QuiesceRequest) -> L
         }
         yield {"event": "held", "lease": first}
         while not lease.ended.done():
-            await asyncio.wait((lease.ended,), timeout=HEARTBEAT_SECONDS)
+            await asyncio.wait((lease.ended,), timeout=heartbeat_seconds)
             if not lease.ended.done():
                 yield {
                     "event": "holding",
@@ -54,14 +60,19 @@ def _verdict(lease: Lease) -> str:
     return "void" if lease.lost else "consistent"
 
 
-async def resync_lines(actions: Actions, peer: Peer, targets: list[str]) -> Lines:
-    """`started`, then `progress` whenever there was any, then `done`. Closing it earlier leaves the resync running."""
+async def resync_lines(
+    actions: Actions, peer: Peer, targets: list[str], progress_seconds: float
+) -> Lines:
+    """`started`, then `progress` whenever there was any, then `done`.
+
+    Closing it earlier leaves the resync running.
+    """
     yield {"event": "started"} | await actions.resync(peer, targets)
     waiting = asyncio.ensure_future(actions.resync_wait(targets))
     last: list[Json] = []
     try:
         while not waiting.done():
-            await asyncio.wait((waiting,), timeout=PROGRESS_SECONDS)
+            await asyncio.wait((waiting,), timeout=progress_seconds)
             progress = _copies(actions, targets)
             if progress != last:
                 last = progress
@@ -83,8 +94,11 @@ def _copies(actions: Actions, targets: list[str]) -> list[Json]:
     return rows
 
 
-async def verify_lines(actions: Actions, targets: list[str]) -> Lines:
-    """`progress` at most every 0.25 s for each volume, then `done`. Closing it earlier stops the comparison."""
+async def verify_lines(actions: Actions, targets: list[str], progress_seconds: float) -> Lines:
+    """`progress` at most every so many seconds for each volume, then `done`.
+
+    Closing it earlier stops the comparison.
+    """
     latest: dict[str, tuple[int, int]] = {}
     shown: dict[str, tuple[int, int]] = {}
 
@@ -94,7 +108,7 @@ async def verify_lines(actions: Actions, targets: list[str]) -> Lines:
     verifying = asyncio.ensure_future(actions.verify(targets, progress))
     try:
         while not verifying.done():
-            await asyncio.wait((verifying,), timeout=PROGRESS_SECONDS)
+            await asyncio.wait((verifying,), timeout=progress_seconds)
             for name, (done, total) in list(latest.items()):
                 if shown.get(name) != (done, total):
                     shown[name] = (done, total)
@@ -111,9 +125,12 @@ async def verify_lines(actions: Actions, targets: list[str]) -> Lines:
             await asyncio.gather(verifying, return_exceptions=True)
 
 
-async def event_lines(actions: Actions, link: Link, follow: bool) -> Lines:
-    """`state`, `synced`, then, with `follow`, every change. A reader that cannot keep up loses its connection, never an event."""
-    listener = actions.hub.subscribe(link.abort)
+async def event_lines(actions: Actions, cut_off: Callable[[], None], follow: bool) -> Lines:
+    """`state`, `synced`, then, with `follow`, every change.
+
+    A reader that cannot keep up is cut off: it loses its connection, never an event.
+    """
+    listener = actions.hub.subscribe(cut_off)
     try:
         yield actions.present_state()
         yield {"event": "synced"}

@@ -46,7 +46,10 @@ def test_a_backup_from_end_to_end(pair_daemon: Daemon) -> None:
 
 
 def test_the_patents_sequence_quiesce_suspend_signal(pair_daemon: Daemon) -> None:
-    inner = f'{sys.executable} -c "from duplexd.duplexctl.cli import main; main()" --socket {pair_daemon.files.control_socket} '
+    inner = (
+        f'{sys.executable} -c "from duplexd.duplexctl.cli import main; main()" --socket'
+        f" {pair_daemon.files.control_socket} "
+    )
     inner += 'suspend db --lease "$DUPLEXD_LEASE"'
     done = run_duplexctl(
         pair_daemon.files, "quiesce", "db", "--hold", "10", "--", "sh", "-c", inner

@@ -1,4 +1,9 @@
-"""What cuts say: verdicts, how long writes waited, what a certificate holds."""
+"""Cuts: verdicts, how long writes waited, what a certificate contains.
+
+There are three views of a cut, because three readers ask: a volume's status says which cut its
+secondary is at (`Cut`), a coordinator asks for a member's vote (`CutStatus`), a verifier needs to
+find the cut in the journal and on disk (`CutProof`).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +21,7 @@ class Grade(Answer):
 
 
 class Cut(Answer):
-    """The point that a suspended secondary stands at."""
+    """The cut that a suspended secondary is at."""
 
     id: str
     sequence: int
@@ -24,19 +29,17 @@ class Cut(Answer):
     tag: str = ""
     verdict: Verdict | None = Field(
         None,
-        description="null: the secondaries are still being brought there, or the group's other controllers are not known to be ready",
+        description="null while secondaries are not durable there, or the cut is in doubt",
     )
-    state: CutState | None = Field(
-        None, description="ready: this controller may decide no more, its coordinator will"
-    )
+    state: CutState | None = Field(None, description="ready: prepared; the coordinator decides")
     group: str | None = None
     members: list[str] = Field(
-        default_factory=list, description="controllers that take it together; empty: this one alone"
+        default_factory=list, description="controllers of a group's cut; empty: this one alone"
     )
     canary: Grade | None = None
     why: str | None = Field(
         None,
-        description="the failure of a secondary that made it void, or made it; null also after a restart",
+        description="the failure that made it void or caused it; null after a restart",
     )
 
 
@@ -46,7 +49,10 @@ class HoldPhase(Answer):
 
 
 class HoldPhases(Answer):
-    """draining: the gates are closed, what was in flight ends; held: until the cut; cut: until the gates are open."""
+    """How long each phase lasted.
+
+    draining: gates are closed, changes in flight end; held: until the cut; cut: until they open.
+    """
 
     draining: HoldPhase
     held: HoldPhase
@@ -84,9 +90,9 @@ class CutJournal(Answer):
     directory: str = Field(description="the state directory")
     identity: str = Field(description="of the journal, in hexadecimal")
     crc: int | None = Field(
-        None, description="check-sum of the cut's record, which stands for all records before it"
+        None, description="checksum of the cut's record, which covers all records before it"
     )
-    chain: int | None = Field(None, description="check-sum of the record before it")
+    chain: int | None = Field(None, description="checksum of the record before it")
 
 
 class CutVolume(Answer):
@@ -98,7 +104,7 @@ class CutVolume(Answer):
 
 
 class CutMade(Answer):
-    """POST /v1/cuts/CUT: the marker is in the journal, the gates are closed, nothing is decided."""
+    """POST /v1/cuts/CUT: the marker is in the journal, gates are closed, the cut is in doubt."""
 
     cut: str
     controller: str
@@ -108,7 +114,7 @@ class CutMade(Answer):
 
 
 class CutProof(CutMade):
-    """What a certificate holds of a controller."""
+    """What a certificate contains of a controller."""
 
     volumes: list[CutVolume]
 
@@ -119,23 +125,23 @@ class CutStatus(Answer):
     id: str
     controller: str
     state: CutState
-    verdict: Verdict | None = Field(description="null while it is not decided")
+    verdict: Verdict | None = Field(description="null while it is in doubt")
     sequence: int
     time: float
     tag: str = ""
     group: str | None = None
     members: list[str] = Field(default_factory=list)
-    volumes: list[str] = Field(description="those whose secondaries stand at it")
+    volumes: list[str] = Field(description="those whose secondaries are at it")
     canary: Grade | None = None
     why: str | None = Field(
         None,
-        description="the failure of a secondary that made it void, or made it; null also after a restart",
+        description="the failure that made it void or caused it; null after a restart",
     )
     hold: HoldFigures | None = Field(
-        None, description="null: it was made before the daemon was started, or many were made since"
+        None, description="null for a cut of before the start of the daemon, or an old one"
     )
     images: list[CutVolume] = Field(
-        default_factory=list, description="where what was cut lies; in the answer of open only"
+        default_factory=list, description="the images that were cut; in the answer of open only"
     )
 
 
@@ -155,18 +161,18 @@ class CutReleased(Answer):
 
 
 class Suspended(Answer):
-    """POST /v1/suspend: the secondaries are durable and readable where they lie."""
+    """POST /v1/suspend: the secondaries are durable, and readable at their paths."""
 
     verdict: Verdict
     cut: str = Field(description="id of the cut")
     tag: str = ""
     controllers: dict[str, int] = Field(
-        description="name of each controller, and the sequence number of the cut there"
+        description="sequence number of the cut on each controller, by name"
     )
     volumes: list[str] = Field(description="the volumes that were cut")
     why: str | None = Field(None, description="if void: what failed, if that is known")
     hold: HoldFigures
     members: list[CutProof] = Field(
-        default_factory=list, description="what a certificate holds, if it was asked for"
+        default_factory=list, description="what a certificate contains, if it was asked for"
     )
-    already: bool = Field(False, description="all of them stood at this cut before the command")
+    already: bool = Field(False, description="all of them were at this cut before the command")

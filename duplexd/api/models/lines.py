@@ -1,4 +1,7 @@
-"""What lasts, and answers line by line: holds, resyncs, comparisons, events."""
+"""Answers of many lines: holds, resyncs, comparisons, events.
+
+Each line is an object with an `event`, so that a reader can skip what it does not know.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from duplexd.api.models.status import LeaseStatus, Status
 
 
 class Held(Answer):
-    """First line of a hold: every write that was under way has been answered, later ones wait."""
+    """First line of a hold: every write in flight has been answered, later ones wait."""
 
     event: Literal["held"]
     lease: LeaseStatus
@@ -31,7 +34,7 @@ class HoldEnded(Answer):
     lease: str
     reason: str = Field(description="released, suspended, deadline, owner gone, stopping, ...")
     verdict: Verdict = Field(
-        description="void: it ended before its owner ended it, and nothing done under it may be relied on"
+        description="void: it ended before its owner ended it; what was done under it is void, too"
     )
 
 
@@ -45,7 +48,7 @@ class Released(Answer):
 class ResyncVolume(Answer):
     name: str
     how: Literal["journal", "map", "copy", "already"] = Field(
-        description="walks the journal on; copies the changed grains in one step; first copy; nothing to do"
+        description="replay the journal; copy changed grains in one step; first copy; nothing to do"
     )
 
 
@@ -65,7 +68,10 @@ class ResyncProgressVolume(Answer):
 
 
 class ResyncProgress(Answer):
-    """A line of POST /v1/resync with `wait`. The first line is `{"event": "started", ...ResyncStarted}`."""
+    """A line of POST /v1/resync with `wait`.
+
+    The first line is `{"event": "started", ...ResyncStarted}`.
+    """
 
     event: Literal["progress"]
     volumes: list[ResyncProgressVolume]
@@ -102,7 +108,7 @@ class VerifiedVolume(Answer):
     compared_bytes: Bytes
     first_difference: int | None = Field(None, description="offset of the first byte that differs")
     why: str | None = Field(
-        None, description="what else is wrong: an image is not the one that its path leads to"
+        None, description="what else is wrong, such as an image that is not at its path"
     )
 
 
@@ -114,7 +120,7 @@ class Verified(Answer):
 
 
 class Event(Answer):
-    """A line of GET /v1/events: first `state` (with the whole status), then `synced`, then changes as they happen."""
+    """A line of GET /v1/events: first `state`, with the status, then `synced`, then changes."""
 
     event: str
     time: float | None = None

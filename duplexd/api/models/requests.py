@@ -1,4 +1,4 @@
-"""The bodies of requests."""
+"""The bodies of requests. Their limits are those that the engine relies on."""
 
 from __future__ import annotations
 
@@ -21,16 +21,14 @@ Targets = Annotated[
     Field(
         min_length=1,
         max_length=VOLUMES_MAX,
-        description="names of volumes or groups; a group stands for its volumes",
+        description="names of volumes or groups; a group means its volumes",
     ),
 ]
 CUT_ID_PATTERN = "^[0-9a-f]{16}$"
 CutId = Annotated[str, Field(pattern=CUT_ID_PATTERN, description="id of a cut")]
 Fence = Annotated[
     int | None,
-    Field(
-        description="the lease's newest fencing number; with an older one the command is refused"
-    ),
+    Field(description="newest fencing number of the lease; an older one is refused"),
 ]
 HoldSeconds = Annotated[float, Field(gt=0, le=HOLD_SECONDS_MAX)]
 
@@ -41,7 +39,7 @@ class QuiesceRequest(Request):
     targets: Targets
     hold_s: HoldSeconds | None = Field(
         None,
-        description="the hold ends by itself after this many seconds; null: the controller's hold_max",
+        description="the hold expires after this many seconds; null: the controller's hold_max",
     )
     cut: CutId | None = Field(
         None, description="hold for this cut of a group of controllers; all must be DUPLEX"
@@ -81,14 +79,14 @@ class VerifyRequest(Request):
 
 
 class RenewRequest(Request):
-    """Let a hold last longer. It gets a new fencing number: whoever knows only the old one has lost it."""
+    """Extend a hold. It gets a new fencing number: a client with only the old one has lost it."""
 
     hold_s: HoldSeconds = Field(description="from now on")
     fence: Fence = None
 
 
 class CutRequest(Request):
-    """Make the cut of a group of controllers under a lease that is held for it. The gates stay closed."""
+    """Make a group's cut under the lease that is held for it. The gates stay closed."""
 
     lease: Name
     fence: int
@@ -103,7 +101,7 @@ class CutRequest(Request):
     members: list[Name] = Field(
         min_length=1,
         max_length=MEMBERS_MAX,
-        description="names of all controllers that take the cut together",
+        description="names of all controllers of the group",
     )
 
 
@@ -115,7 +113,7 @@ class OpenRequest(Request):
 
 
 class CutEmpty(Request):
-    """What a coordinator says of a cut; nothing but its name is needed."""
+    """A coordinator's command for a cut; it needs nothing but the path."""
 
 
 class GradeRequest(Request):

@@ -1,4 +1,8 @@
-"""What status says: of the controller, of its volumes, groups and leases."""
+"""The status: of the controller, of its volumes, groups and leases.
+
+Scripts rely on these names; new fields are optional, so that a client of today reads the status of
+an older daemon.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +24,12 @@ class ControllerStatus(Answer):
     synced: int | None = Field(
         None, description="the number up to which the journal is known to survive a power cut"
     )
-    failed: str | None = Field(None, description="why no change is taken any more, until a restart")
+    failed: str | None = Field(
+        None, description="why no change is taken until a restart; null while changes are taken"
+    )
     version: str | None = Field(None, description="of duplexd")
     group_protocol: int | None = Field(
-        None, description="of what controllers and coordinators say to each other"
+        None, description="version of the protocol between controllers and coordinators"
     )
     hold_max_s: float | None = Field(
         None, description="how long its clients' writes may be held, as configured"
@@ -34,14 +40,14 @@ class ControllerStatus(Answer):
 
 class Secondary(Answer):
     usable: bool = Field(
-        description="false: its bytes are of no moment in time, and the other fields say nothing"
+        description="false: not a consistent copy of any point; ignore the other fields"
     )
     as_of_sequence: int | None = Field(
         None, description="it holds exactly the changes up to this number"
     )
     as_of_time: float | None = Field(None, description="when that was")
-    cut: Cut | None = Field(None, description="the cut it stands at; null unless SUSPENDED")
-    lag_bytes: Bytes = Field(0, description="changes it has yet to take over from the journal")
+    cut: Cut | None = Field(None, description="the cut it is at; null unless SUSPENDED")
+    lag_bytes: Bytes = Field(0, description="changes in the journal that it has yet to apply")
 
 
 class Copy(Answer):
@@ -93,7 +99,7 @@ class Status(Answer):
     groups: list[GroupStatus]
     leases: list[LeaseStatus]
     cuts: list[CutStatus] = Field(
-        default_factory=list, description="those of groups of controllers that are not decided"
+        default_factory=list, description="cuts of groups of controllers that are in doubt"
     )
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.errors import ForbiddenError, NotFoundError
-from tests.unit.client.members import HANG_UP, SILENT, FakeMember, members, problem
+from tests.support.fake_member import HANG_UP, SILENT, FakeMember, problem
+from tests.unit.client.members import members
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +61,10 @@ TROUBLE: dict[str, tuple[Callable[[FakeMember], None], int, str]] = {
     "the same": (
         the_same,
         6,
-        "controllers.beta and controllers.alpha of the groups file are the same controller, 'alpha'",
+        (
+            "controllers.beta and controllers.alpha of the groups file are the same"
+            " controller, 'alpha'"
+        ),
     ),
     "ill": (ill, 1, "beta: a bug"),
 }
@@ -95,7 +99,7 @@ async def test_with_nobody_to_show_a_refusal_is_an_error(tmp_path: Path) -> None
             await client.status("db")
 
 
-async def test_a_volume_that_is_not_there_is_an_error_whoever_else_does_not_answer(
+async def test_a_volume_that_is_not_there_is_an_error_even_if_another_does_not_answer(
     tmp_path: Path,
 ) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, (alpha, beta)):
