@@ -10,7 +10,6 @@ from urllib.parse import quote
 from duplexd.client import outcomes, status, survey
 from duplexd.client.answers import need
 from duplexd.client.http import Http
-from duplexd.client.member import Plan, new_cut_id
 from duplexd.client.results import Cuts, Released, Resynced, Settled, Status, Suspended, Verified
 from duplexd.config.groups import OneDaemon
 from duplexd.errors import (
@@ -106,12 +105,12 @@ class Client:
         gets what became of the cut if one was made or may have been: a result, or an
         UndecidedError.
         """
-        from duplexd.client import suspend  # noqa: PLC0415 - most commands cut nothing
+        from duplexd.client import member, suspend  # noqa: PLC0415 - most commands cut nothing
 
         suspend.check_tag(tag)
         group, hold_max_s = self._group(targets, hold_max)
         links = self.links_to(group.members)
-        plan = Plan(new_cut_id(), group, hold_max_s, tag, lease, certificate)
+        plan = member.Plan(member.new_cut_id(), group, hold_max_s, tag, lease, certificate)
         if plan.alone:
             return await suspend.suspend_one(plan, links, self._settling, on_cut)
         if lease is not None:
@@ -125,12 +124,12 @@ class Client:
         on_suspended: Callable[[], object] | None = None,
     ) -> Hold:
         """Hold the writes of all targets: `async with client.quiesce("db") as hold`. See `Hold`."""
-        from duplexd.client.hold import hold_of  # noqa: PLC0415 - as above
+        from duplexd.client import hold, member  # noqa: PLC0415 - as above
 
         group, hold_max_s = self._group(targets, hold_max)
         links = self.links_to(group.members)
-        plan = Plan(new_cut_id(), group, hold_max_s)
-        return hold_of(plan, links, self._settling, on_suspended)
+        plan = member.Plan(member.new_cut_id(), group, hold_max_s)
+        return hold.hold_of(plan, links, self._settling, on_suspended)
 
     async def release(self, target: str) -> Released:
         """End a hold by its lease, or by the id of its cut; or all holds of a group of the file.

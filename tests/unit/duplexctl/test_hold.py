@@ -266,6 +266,35 @@ def test_in_the_foreground_an_interrupt_releases(
     assert not plane.controller.leases["L1"].lost
 
 
+def test_an_interrupt_that_is_ignored_stays_ignored(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of a job in the background of a script."""
+    monkeypatch.setenv("DUPLEXD_SOCKET", str(plane.path))
+    shell = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *MAIN, "quiesce", "db", "--json"]
+    with subprocess.Popen(shell, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["event"] == "held"
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert (process.returncode, json.loads(out)["reason"]) == (0, "released")
+
+
+@pytest.mark.parametrize("ignored", ["INT", "TERM"])
+def test_a_command_ignores_the_signals_that_duplexctl_was_started_to_ignore(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, ignored: str
+) -> None:
+    monkeypatch.setenv("DUPLEXD_SOCKET", str(plane.path))
+    look = f"import signal; print(signal.getsignal(signal.SIG{ignored}) is signal.SIG_IGN)"
+    shell = ["sh", "-c", f'trap "" {ignored}; exec "$@"', "sh", *MAIN]
+    command = [*shell, "quiesce", "db", "--", sys.executable, "-c", look]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE_SECONDS, check=True
+    )
+    assert done.stdout == "True\n"
+
+
 def test_in_the_foreground_a_deadline_is_9_and_a_release_is_0(
     start: Start, plane: ControlPlane
 ) -> None:
