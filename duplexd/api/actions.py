@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from duplexd.api.events import EventHub
+from duplexd.api.event_hub import EventHub
 from duplexd.errors import UsageError, WrongStateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from duplexd.api.access import Peer
-    from duplexd.api.models.requests import CutRequest, GradeRequest
+    from duplexd.api.models.request_model import CutRequest, GradeRequest
     from duplexd.engine.counters import Counters
     from duplexd.json_object import Json
     from duplexd.limits import ApiLimits

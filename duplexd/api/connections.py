@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from duplexd.api.connection import Connection
+from duplexd.api.http_connection import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

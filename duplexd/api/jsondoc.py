@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from duplexd.api.models import base, cuts, lines, requests, status
+from duplexd.api.models import base
+from duplexd.api.models import cut_model as cuts
+from duplexd.api.models import line_model as lines
+from duplexd.api.models import request_model as requests
+from duplexd.api.models import status_model as status
 from duplexd.api.routes import ROUTES
 
 if TYPE_CHECKING:

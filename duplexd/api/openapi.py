@@ -14,9 +14,9 @@ from pydantic.json_schema import models_json_schema
 
 import duplexd
 from duplexd.api import problems
-from duplexd.api.answers import LINES_TYPE
 from duplexd.api.models.base import Problem
-from duplexd.api.models.requests import CUT_ID_PATTERN
+from duplexd.api.models.request_model import CUT_ID_PATTERN
+from duplexd.api.responses import LINES_TYPE
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

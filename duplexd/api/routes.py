@@ -8,10 +8,11 @@ import asyncio
 import json
 from typing import TYPE_CHECKING
 
-from duplexd.api import access, cuts, lines, problems
-from duplexd.api.answers import JSON_TYPE, Lines, Slow, answer
-from duplexd.api.models.cuts import CutList, CutMade, CutReleased, CutStatus, Suspended
-from duplexd.api.models.lines import (
+from duplexd.api import access, problems
+from duplexd.api import cut_routes as cuts
+from duplexd.api import line_streams as lines
+from duplexd.api.models.cut_model import CutList, CutMade, CutReleased, CutStatus, Suspended
+from duplexd.api.models.line_model import (
     Event,
     Failed,
     Held,
@@ -24,7 +25,7 @@ from duplexd.api.models.lines import (
     Verified,
     VerifyProgress,
 )
-from duplexd.api.models.requests import (
+from duplexd.api.models.request_model import (
     CutEmpty,
     CutRequest,
     GradeRequest,
@@ -35,14 +36,15 @@ from duplexd.api.models.requests import (
     SuspendRequest,
     VerifyRequest,
 )
-from duplexd.api.models.status import Health, LeaseStatus, Status
+from duplexd.api.models.status_model import Health, LeaseStatus, Status
 from duplexd.api.openapi import document
+from duplexd.api.responses import JSON_TYPE, Lines, Slow, answer
 from duplexd.api.routing import RouteEntry
 from duplexd.api.wire import Answer
 from duplexd.limits import CUT_READ_BYTES_DEFAULT, CUT_READ_BYTES_MAX
 
 if TYPE_CHECKING:
-    from duplexd.api.requests import Call, Context
+    from duplexd.api.http_request import Call, Context
 
 METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from duplexd.api import access, problems
-from duplexd.api.requests import Call
+from duplexd.api.http_request import Call
 from duplexd.api.wire import HttpError
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from duplexd.api import wire
-    from duplexd.api.answers import Lines, Slow
+    from duplexd.api.http_request import Context, Link
     from duplexd.api.models import base
-    from duplexd.api.requests import Context, Link
+    from duplexd.api.responses import Lines, Slow
     from duplexd.json_object import Json
 
     AnyAnswer = wire.Answer | Lines | Slow

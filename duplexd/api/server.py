@@ -20,8 +20,8 @@ from duplexd.api.access import Access
 from duplexd.api.actions import Actions
 from duplexd.api.connections import Connections
 from duplexd.api.histogram import LoopLag
+from duplexd.api.http_request import Context
 from duplexd.api.remote import Remote
-from duplexd.api.requests import Context
 from duplexd.api.routes import ROUTES
 from duplexd.api.routing import application
 from duplexd.api.scrape import Scrape

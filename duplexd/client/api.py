@@ -12,12 +12,7 @@ from duplexd.client.answers import need
 from duplexd.client.http import Http
 from duplexd.client.results import Cuts, Released, Resynced, Settled, Status, Suspended, Verified
 from duplexd.config.groups import OneDaemon
-from duplexd.errors import (
-    NotFoundError,
-    TimedOutError,
-    UnreachableError,
-    UsageError,
-)
+from duplexd.errors import NotFoundError, TimedOutError, UnreachableError, UsageError
 from duplexd.limits import HOLD_SECONDS_MAX, ClientLimits
 
 if TYPE_CHECKING:

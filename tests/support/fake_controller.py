@@ -28,7 +28,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from duplexd.api.models.cuts import (
+from duplexd.api.models.cut_model import (
     Cut,
     CutJournal,
     CutList,
@@ -43,7 +43,7 @@ from duplexd.api.models.cuts import (
     HoldPhases,
     Suspended,
 )
-from duplexd.api.models.lines import (
+from duplexd.api.models.line_model import (
     Event,
     ResyncDoneVolume,
     ResyncStarted,
@@ -51,7 +51,7 @@ from duplexd.api.models.lines import (
     Verified,
     VerifiedVolume,
 )
-from duplexd.api.models.status import (
+from duplexd.api.models.status_model import (
     ControllerStatus,
     Copy,
     GroupStatus,

@@ -29,9 +29,9 @@ from typing import TYPE_CHECKING, Any
 
 from duplexd.api.access import Access
 from duplexd.api.actions import Actions
-from duplexd.api.answers import JSON_TYPE, Slow
 from duplexd.api.connections import Connections
-from duplexd.api.requests import Context
+from duplexd.api.http_request import Context
+from duplexd.api.responses import JSON_TYPE, Slow
 from duplexd.api.routes import ROUTES
 from duplexd.api.routing import application
 from duplexd.api.wire import Answer
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from duplexd.api.http_request import Link
     from duplexd.api.models.base import PairState
-    from duplexd.api.requests import Link
     from duplexd.api.routing import AnyAnswer
     from duplexd.api.wire import Request
     from duplexd.json_object import Json

@@ -13,9 +13,16 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from duplexd.api.models.base import Problem
-from duplexd.api.models.cuts import Suspended
-from duplexd.api.models.lines import Event, Held, HoldEnded, ResyncDone, ResyncStarted, Verified
-from duplexd.api.models.status import Status
+from duplexd.api.models.cut_model import Suspended
+from duplexd.api.models.line_model import (
+    Event,
+    Held,
+    HoldEnded,
+    ResyncDone,
+    ResyncStarted,
+    Verified,
+)
+from duplexd.api.models.status_model import Status
 from tests.support.daemon import UnixConnection
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.api.models.cuts import Suspended
-from duplexd.api.models.lines import Event, ResyncDone, Verified
+from duplexd.api.models.cut_model import Suspended
+from duplexd.api.models.line_model import Event, ResyncDone, Verified
 from tests.support.daemon import ROOT, environment, run_duplexctl
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from duplexd.api.access import Access
-from duplexd.api.answers import Lines, Slow
 from duplexd.api.connections import Connections
+from duplexd.api.responses import Lines, Slow
 from duplexd.api.wire import Answer
 from duplexd.errors import NotFoundError
 from duplexd.limits import ApiLimits
@@ -19,8 +19,8 @@ from duplexd.limits import ApiLimits
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from duplexd.api.connection import Connection
-    from duplexd.api.requests import Link
+    from duplexd.api.http_connection import Connection
+    from duplexd.api.http_request import Link
     from duplexd.api.routing import AnyAnswer
     from duplexd.api.wire import Request
     from duplexd.json_object import Json

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from duplexd.api.events import EventHub
+from duplexd.api.event_hub import EventHub
 
 
 async def test_every_listener_gets_every_event_in_order() -> None:

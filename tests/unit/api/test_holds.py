@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from duplexd.api.models.lines import Held, HoldEnded, Holding
+from duplexd.api.models.line_model import Held, HoldEnded, Holding
 
 if TYPE_CHECKING:
     import http.client

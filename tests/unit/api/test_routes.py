@@ -10,8 +10,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from duplexd.api.models.base import Problem
-from duplexd.api.models.cuts import Suspended
-from duplexd.api.models.lines import (
+from duplexd.api.models.cut_model import Suspended
+from duplexd.api.models.line_model import (
     Event,
     ResyncDone,
     ResyncProgress,
@@ -19,7 +19,7 @@ from duplexd.api.models.lines import (
     Verified,
     VerifyProgress,
 )
-from duplexd.api.models.status import Status
+from duplexd.api.models.status_model import Status
 from duplexd.api.routes import ROUTES
 from duplexd.limits import ApiLimits
 

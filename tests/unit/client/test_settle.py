@@ -8,11 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.client import Client, ControllerEntry, GroupEntry, Groups
-from duplexd.errors import (
-    ConfigurationError,
-    UndecidedError,
-    UnreachableError,
-)
+from duplexd.errors import ConfigurationError, UndecidedError, UnreachableError
 from duplexd.limits import ClientLimits
 from tests.support.fake_member import HANG_UP, FakeMember, problem
 from tests.unit.client.members import CUT, after, left, members, states

@@ -8,12 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from duplexd.core import cut_states as votes
-from duplexd.errors import (
-    LeaseLostError,
-    TimedOutError,
-    UndecidedError,
-    WrongStateError,
-)
+from duplexd.errors import LeaseLostError, TimedOutError, UndecidedError, WrongStateError
 from tests.support.fake_member import HANG_UP, SILENT, problem
 from tests.unit.client.members import after, members, phases, until
 

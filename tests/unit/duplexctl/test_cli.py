@@ -22,10 +22,10 @@ import pytest
 from click.testing import CliRunner
 
 from duplexd import errors
-from duplexd.api.models import cuts
+from duplexd.api.models import cut_model as cuts
 from duplexd.api.models.base import Problem
-from duplexd.api.models.lines import Event, ResyncDone, ResyncStarted, Verified
-from duplexd.api.models.status import Status
+from duplexd.api.models.line_model import Event, ResyncDone, ResyncStarted, Verified
+from duplexd.api.models.status_model import Status
 from duplexd.daemon import program as daemon
 from duplexd.duplexctl.cli import cli, run
 from duplexd.duplexctl.texts import suspended_text

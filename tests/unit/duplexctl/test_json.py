@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.api.models import cuts, lines
-from duplexd.api.models import status as models
+from duplexd.api.models import cut_model as cuts
+from duplexd.api.models import line_model as lines
+from duplexd.api.models import status_model as models
 from duplexd.client import results
 from duplexd.duplexctl.cli import run
 

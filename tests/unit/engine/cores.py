@@ -11,7 +11,6 @@ from duplexd.backend import FLUSH, TRIM, WRITE, ZERO, Change
 from duplexd.config import load as config
 from duplexd.engine.controller import Controller, Machine, start
 from duplexd.engine.events import Events
-from duplexd.json_object import Json
 from tests.sim.disk import SimDisk
 from tests.sim.workers import SimWorkers
 from tests.support.fault_leg import FaultLeg
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from duplexd.config.daemon_file import Config
     from duplexd.core.pair import Pair
+    from duplexd.json_object import Json
     from duplexd.limits import EngineLimits
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from duplexd.api.models.base import Answer, Bytes, PairState, Problem, Verdict
-from duplexd.api.models.status import LeaseStatus, Status
+from duplexd.api.models.status_model import LeaseStatus, Status
 
 
 class Held(Answer):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from duplexd.api.access import Peer
     from duplexd.api.actions import Actions, Lease
-    from duplexd.api.models.requests import QuiesceRequest
+    from duplexd.api.models.request_model import QuiesceRequest
     from duplexd.json_object import Json
 
     Lines = AsyncGenerator[Json, None]

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from duplexd.api.access import BYTES_TYPE
-from duplexd.api.answers import answer
-from duplexd.api.models.requests import CutEmpty, CutRequest, GradeRequest, OpenRequest
+from duplexd.api.models.request_model import CutEmpty, CutRequest, GradeRequest, OpenRequest
+from duplexd.api.responses import answer
 from duplexd.api.wire import Answer
 from duplexd.core import cut_states as votes
 from duplexd.errors import UsageError
 from duplexd.limits import CUT_READ_BYTES_DEFAULT, CUT_READ_BYTES_MAX
 
 if TYPE_CHECKING:
-    from duplexd.api.requests import Call, Context
+    from duplexd.api.http_request import Call, Context
 
 
 def _cut_id(call: Call) -> str:

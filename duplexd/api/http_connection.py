@@ -20,14 +20,15 @@ import asyncio
 import socket
 import struct
 from contextlib import aclosing
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from duplexd.api import problems, wire
 from duplexd.api.access import Access, Peer
-from duplexd.api.answers import LINES_TYPE, Lines, Slow, encode
+from duplexd.api.responses import LINES_TYPE, Lines, Slow, encode
 
 if TYPE_CHECKING:
-    from duplexd.api.connections import Connections
+    from duplexd.api.routing import Application
+    from duplexd.limits import ApiLimits
 
 _UCRED = struct.Struct("3i")
 
@@ -44,10 +45,27 @@ def peer_of(transport: asyncio.BaseTransport, access: Access) -> Peer:
     return access.local(uid, gid, pid)
 
 
+class Shared(Protocol):
+    """What a connection asks of all of them together; see `connections.py`."""
+
+    application: Application
+    access: Access
+    limits: ApiLimits
+
+    def limit_for(self, peer: Peer) -> int:
+        """How many connections there may be with one of this peer."""
+
+    def add(self, connection: Connection, limit: int) -> bool:
+        """Note an open connection; False if it is one too many."""
+
+    def remove(self, connection: Connection) -> None:
+        """Forget one that is closed."""
+
+
 class Connection(asyncio.Protocol):
     """See the module's docstring. `shared` is what all connections of the server share."""
 
-    def __init__(self, shared: Connections) -> None:
+    def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self._limits = shared.limits
         self._loop = asyncio.get_running_loop()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from duplexd.api.models.base import Answer, Bytes, PairState
-from duplexd.api.models.cuts import Cut, CutStatus
+from duplexd.api.models.cut_model import Cut, CutStatus
 
 
 class Journal(Answer):
