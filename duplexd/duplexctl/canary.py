@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from duplexd.canary.members import find
-from duplexd.canary.runner import Canary
+from duplexd.canary.observer import Canary
 from duplexd.client import survey
 from duplexd.client.http import Http
 from duplexd.config import groups_file as group_file

@@ -1,7 +1,7 @@
 """`verify-cut`: do the journals and images on this machine agree with a certificate?
 
 The journal is a ring, and its daemon may recycle a segment, or be restarted, while it is read. A
-check that met that is discarded and begun anew, a few times; a daemon that is starting is waited
+check that met that is discarded and repeated, a few times; a daemon that is starting is waited
 for. What is still in doubt then is reported as undecided: a false contradiction would be as bad as
 a missed one.
 """

@@ -222,7 +222,7 @@ class ControllerCheck:
     def _check_void(self) -> None:
         """Look for a void marker in the journal, and in the checkpoint if it was recycled since.
 
-        The checkpoint is read anew: a marker recycled before it was read is in the newest one.
+        The checkpoint is read again: a marker recycled before it was read is in the newest one.
         """
         checkpoints = self.past, past.read(self.directory)
         if self.story.void:

@@ -1,6 +1,6 @@
 """Places where an image differs from what it should hold. Pure.
 
-All of them are counted, since "how much is wrong" tells one flipped bit from a wrong image; only
+All of them are counted, since the total distinguishes a flipped bit from a wrong image; only
 the first are kept to be listed one by one, since a wrong image has millions.
 """
 

@@ -1,6 +1,6 @@
 """The segment files of a journal: which there are, and what is in one.
 
-The daemon recycles the oldest segment by writing a new header into its file. So whoever reads a
+The daemon recycles the oldest segment by writing a new header into its file. So a reader of a
 segment looks at the header again afterwards: if it changed, the bytes may be of either use of the
 file.
 """

@@ -1,7 +1,7 @@
 """What the markers of a journal say of one cut and of its volumes. Pure.
 
-Written from the list of markers in docs/journal.md alone, not from the code that writes or folds
-them: two readers that were written apart rarely make the same mistake.
+Written from the documented list of markers alone (docs/journal.md says where it is), not from the
+code that packs or folds them: two readers that were written apart rarely make the same mistake.
 """
 
 from __future__ import annotations

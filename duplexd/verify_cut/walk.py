@@ -2,7 +2,7 @@
 
 Every record's check-sums, number and chain are checked on the way. Where the walk ends, the journal
 may end, be torn, be damaged, or be in the middle of being written: `durable_beyond` looks for later
-records, more than once, to tell these apart.
+records, more than once, to distinguish these.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ async def write(tmp_path: Path) -> Trail:
         await client.write(0, bytes(4096))  # marks the region dirty, which takes a sync in a thread
         with following(*WRITE_ROOT) as trails:
             await client.write(4096, b"x" * 4096)
-    assert len(trails) == 1, f"{WRITE_ROOT} was called {len(trails)} times; set WRITE_ROOT anew"
+    assert len(trails) == 1, f"{WRITE_ROOT} was called {len(trails)} times; correct WRITE_ROOT"
     (trail,) = trails
     files = [file for _depth, file, _function in trail.calls]
     assert files.count(FILE) >= 3, f"journal and both legs are not written on this path:\n{trail}"
@@ -64,7 +64,7 @@ async def test_the_step_of_a_suspend_moves_between_files_rarely(
         lease_id = (await controller.quiesce(VOLUMES, 5, "test")).id if lease else None
         with following(*STEP_ROOT) as trails:
             await controller.suspend(VOLUMES, lease_id=lease_id)
-    assert trails, f"{STEP_ROOT} was not called; set STEP_ROOT anew"
+    assert trails, f"{STEP_ROOT} was not called; correct STEP_ROOT"
     cut = trails[0]
     assert FILE in cut.files, f"this step writes no marker:\n{cut}"
     assert cut.moves <= SUSPEND_MOVES_MAX, f"moves of the step of one SUSPEND:\n{cut}"

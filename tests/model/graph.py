@@ -79,7 +79,7 @@ def behaviour(
         ]
 
     explore(first, successors, lambda local: _wrong(local, kind, world) if alone else "", steps)
-    # after a power cut the same id could be begun anew here: a lease of that id is given once only,
+    # after a power cut the same id could be used again here: a lease of that id is given once only,
     # see `whole.py`
     if alone and not world.power:
         _lost_is_never_ready(edges)

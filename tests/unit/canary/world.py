@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from duplexd.canary.members import Member
-from duplexd.canary.runner import Canary
+from duplexd.canary.observer import Canary
 from duplexd.errors import NotFoundError, UnreachableError, WrongStateError
 from duplexd.limits import CanaryLimits, NbdLimits
 from duplexd.nbd.uri import NbdUri

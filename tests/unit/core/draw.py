@@ -1,5 +1,6 @@
-"""Draws docs/states.md from the table in `core/pair_states.py`; `python -m tests.unit.core.draw`
-writes it again.
+"""Draws docs/states.md from the table in `core/pair_states.py`.
+
+`python -m tests.unit.core.draw` writes it; a test compares the two.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ import ast
 import inspect
 from pathlib import Path
 
-from duplexd.core import pair_states
+from duplexd.core import pair_states as state
 from duplexd.core.pair_states import EVENTS, STATES, TRANSITIONS
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "states.md"
@@ -30,7 +31,7 @@ MIDDLE = """\
 | SIMPLEX | no secondary |
 | PENDING | being copied, or on the way back from a cut |
 | DUPLEX | the secondary follows |
-| SUSPENDED | the secondary is at a cut and does not follow; changes are tracked |
+| SUSPENDED | the secondary stays at a cut; changes are tracked |
 
 ## Every event in every state
 
@@ -47,49 +48,28 @@ REASONS = """\
 """
 
 MEANINGS = [
-    (
-        "PENDING",
-        pair_states.FIRST_COPY,
-        "the secondary is new: unusable until the copy is done",
-    ),
-    (
-        "PENDING",
-        pair_states.POWER_CUT,
-        "the legs may differ where they were written last: unusable until both are equal",
-    ),
-    (
-        "PENDING",
-        pair_states.RESYNCING,
-        "on the way from its cut to the present; usable, unless the secondary was torn at its cut",
-    ),
-    (
-        "SUSPENDED",
-        pair_states.BY_COMMAND,
-        "`duplexctl suspend`, of this controller or of a group over several",
-    ),
-    (
-        "SUSPENDED",
-        pair_states.BY_ERROR,
-        "its secondary failed",
-    ),
-    (
-        "SUSPENDED",
-        pair_states.BY_GROUP,
-        "the secondary of another pair of its group failed: all are suspended at one cut",
-    ),
+    ("PENDING", state.FIRST_COPY, "the secondary is new: unusable until the copy is done"),
+    ("PENDING", state.POWER_CUT, "the legs may differ: unusable until they are made equal"),
+    ("PENDING", state.RESYNCING, "on the way from its cut to the present; usable (see below)"),
+    ("SUSPENDED", state.BY_COMMAND, "`duplexctl suspend`, of this controller or several"),
+    ("SUSPENDED", state.BY_ERROR, "its secondary failed"),
+    ("SUSPENDED", state.BY_GROUP, "another secondary of its group failed: all are at one cut"),
 ]
 
 CUTS = """\
 
-A pair that is SUSPENDED by command is at its cut. Whether that cut is `consistent`, `void`, or in
-doubt is the state of the cut. The states of a cut that several controllers take together are in
+After a power cut only the regions written last are compared. A secondary that is PENDING by resync
+is unusable only if its cut was void because it was torn.
+
+A pair that is SUSPENDED by command is at its cut. Whether that cut is `consistent`, `void`, or
+still undecided is the cut's own state. Those of a cut over several controllers are in
 [groups.md](groups.md).
 """
 
 
 def comments() -> dict[str, str]:
     """What the source says of each event, behind its name."""
-    source = inspect.getsource(pair_states)
+    source = inspect.getsource(state)
     lines = source.splitlines()
     said: dict[str, str] = {}
     for node in ast.parse(source).body:
@@ -114,18 +94,23 @@ def diagram() -> str:
 
 def matrix() -> str:
     """Events down, states across."""
-    said = comments()
-    rows = [["event", *STATES, "when"], ["---"] * (len(STATES) + 2)]
+    rows = [["event", *STATES], ["---"] * (len(STATES) + 1)]
     rows += [
-        [event, *(TRANSITIONS.get((before, event), "") for before in STATES), said[event]]
-        for event in EVENTS
+        [event, *(TRANSITIONS.get((before, event), "") for before in STATES)] for event in EVENTS
     ]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
+def events() -> str:
+    """What each event is: a table of its own, so that its lines are not too long."""
+    said = comments()
+    rows = "".join(f"| {event} | {said[event]} |\n" for event in EVENTS)
+    return f"\n| event | when |\n|---|---|\n{rows}"
+
+
 def document() -> str:
     reasons = "".join(f"| {of} | `{reason}` | {meaning} |\n" for of, reason, meaning in MEANINGS)
-    return HEAD + diagram() + MIDDLE + matrix() + REASONS + reasons + CUTS
+    return HEAD + diagram() + MIDDLE + matrix() + events() + REASONS + reasons + CUTS
 
 
 if __name__ == "__main__":

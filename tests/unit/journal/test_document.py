@@ -33,6 +33,6 @@ def test_the_verdicts_are_those_of_the_decision_table() -> None:
 
 
 def test_the_files_it_points_to_are_there() -> None:
-    for path in ("duplexd/journal/format.py", "duplexd/core/ledger.py"):
+    for path in ("duplexd/journal/format.py", "duplexd/core/markers.py"):
         assert f"](../{path})" in TEXT
         assert (ROOT / path).is_file()

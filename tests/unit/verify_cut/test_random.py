@@ -18,24 +18,26 @@ if TYPE_CHECKING:
 
 
 class Model:
-    """For each byte: whether the journal still tells what it was at the cut, and whether it changed
+    """For each byte: whether the journal still has what it was at the cut, and whether it changed
     since.
     """
 
     def __init__(self, blank: bool) -> None:
-        self.told = bytearray(b"\1" * SIZE if blank else bytes(SIZE))
+        self.known_by_journal = bytearray(b"\1" * SIZE if blank else bytes(SIZE))
         self.changed = bytearray(SIZE)
-        self.writes: list[tuple[int, int, int, bool]] = []  # number, offset, length, told
+        self.writes: list[
+            tuple[int, int, int, bool]
+        ] = []  # number, offset, length, known_by_journal
 
     def cut(self, first: int, blank: bool) -> None:
-        for number, offset, length, told in self.writes:
+        for number, offset, length, known_by_journal in self.writes:
             if number >= first:
-                self.told[offset : offset + length] = bytes([told]) * length
+                self.known_by_journal[offset : offset + length] = bytes([known_by_journal]) * length
             elif blank:
                 raise AssertionError
 
     def known(self, place: int) -> bool:
-        return bool(self.told[place]) or not self.changed[place]
+        return bool(self.known_by_journal[place]) or not self.changed[place]
 
 
 def history(world: World, rng: Random, model: Model, changes: int, after: bool) -> None:
@@ -81,14 +83,16 @@ def test_random_histories_are_checked_to_the_byte(tmp_path: Path, seed: int) -> 
     report = verify(tmp_path, world)
     row = only(report).volumes[0]
     known = sum(
-        1 for told, changed in zip(model.told, model.changed, strict=True) if told or not changed
+        1
+        for known_by_journal, changed in zip(model.known_by_journal, model.changed, strict=True)
+        if known_by_journal or not changed
     )
     assert (report.outcome, only(report).record, only(report).contradictions) == (
         CONFIRMED,
         FOUND,
         [],
     )
-    assert (row.by_journal_bytes, row.checked_bytes) == (model.told.count(1), known)
+    assert (row.by_journal_bytes, row.checked_bytes) == (model.known_by_journal.count(1), known)
     for _ in range(8):
         place = rng.randrange(SIZE)
         flip(world.secondary, place)
