@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from duplexd.core.cuttable import check_all_duplex
 from duplexd.core.markers import Attach, Copy, MakeCut
-from duplexd.core.pair import Pair
 from duplexd.errors import WrongStateError
 from tests.unit.core.ledgers import Story, changed, served
+
+if TYPE_CHECKING:
+    from duplexd.core.pair import Pair
 
 
 def pairs(*names: str) -> tuple[Story, list[Pair]]:
