@@ -1,6 +1,4 @@
-"""One batch: the journal first, then the secondary, then the primary; what each of them does when it
-fails.
-"""
+"""One batch: the journal, then the secondary, then the primary; and what fails."""
 
 from __future__ import annotations
 

@@ -274,9 +274,7 @@ async def test_what_the_primary_holds_is_journaled_in_the_shortest_form(
     assert parts.writer.position - before == record + (record if kind == WRITE else 72)
 
 
-async def test_a_primary_and_a_secondary_that_fail_at_one_change_leave_the_secondary_before_it() -> (
-    None
-):
+async def test_a_secondary_is_left_before_a_change_that_its_primary_fails_at_too() -> None:
     parts = Parts()
     parts.send("data", 0, b"a" * 4096)
     primary, secondary = parts.legs["data"]
