@@ -25,6 +25,7 @@ import structlog
 import uvloop
 
 from duplexd import __version__
+from duplexd.api.metrics import nbd_metrics
 from duplexd.api.server import Admission, ControlServer
 from duplexd.config import load as configuration
 from duplexd.daemon.startup import (
@@ -104,7 +105,12 @@ class Service:
             return
         lock.serving()
         listeners = Listeners(controller, self.config.nbd.listen, self.limits.nbd)
-        control = ControlServer(controller, self.config)
+        control = ControlServer(
+            controller,
+            self.config.control,
+            self.limits.api,
+            [lambda: nbd_metrics(listeners.server)],
+        )
         async with contextlib.AsyncExitStack() as running:
             running.callback(self._log.info, "stopped")
             running.push_async_callback(controller.stop)
@@ -150,17 +156,20 @@ class Service:
         machine = Machine(RealDisk(), RealClock(), workers.disk, workers.journal)
         events = Events(machine.clock)
         events.listeners.append(self._log_event)
-        start = start_controller(self.config, machine, events, progress=self._progress)
+        limits = self.limits.engine
+        start = start_controller(self.config, machine, events, limits, self._progress)
         recovery = asyncio.create_task(start, name="recovery")
         stopped = asyncio.create_task(self._stop.wait(), name="stop")
         try:
-            while not recovery.done() and not stopped.done():
+            while True:
                 await asyncio.wait(
                     (recovery, stopped),
                     timeout=START_EXTENSION_SECONDS / 4,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
-                if not recovery.done() and await workers.answer(START_EXTENSION_SECONDS / 4):
+                if recovery.done() or stopped.done():
+                    break
+                if await workers.answer(START_EXTENSION_SECONDS / 4):
                     still_starting("recovering")
         finally:
             stopped.cancel()

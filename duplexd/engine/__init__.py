@@ -46,6 +46,13 @@ what another does, and is imported by none of them:
     event: suspended
     'consistent'
 
+Inside, between two batches, one turn of the loop is one point of the sequence:
+
+    number = await timeline.at_rest(lambda: timeline.append(MakeCut(...)))  # written and folded
+    await timeline.durable(number)                          # group commit
+    admission.hold("a reason"); admission.lift("a reason")  # batches wait; they go on
+    timeline.on_written.append(listener)                    # instead of polling
+
 `timeline` is the one way to write to the journal: batches of changes, which `write_path` makes and
 `apply` executes, and markers between two batches. `reads` serves what is not cached. `suspend` cuts
 pairs of this controller alone; `leases` hold writes, and `group_cut` cuts under them together with

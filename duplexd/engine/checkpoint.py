@@ -19,7 +19,7 @@ from duplexd.core import pair_states
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.markers import Missed
 from duplexd.images.place import lost_image
-from duplexd.journal import checkpoint
+from duplexd.journal import checkpoint_file as checkpoint
 from duplexd.runtime.tasks import to_its_end
 
 if TYPE_CHECKING:

@@ -156,7 +156,7 @@ class Runner:
         if follower.lag_bytes(timeline.log_position) > final:
             return False
         while follower.position < timeline.written:
-            follower.step(timeline.written, chunk)
+            self._copying.copied_bytes += follower.step(timeline.written, chunk)
         job.floor = follower.position
         copied = all(pair.changed is None or not pair.changed.any() for pair in pairs)
         if job.how == COPY and not copied:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import resource
 import threading
@@ -12,8 +13,14 @@ from duplexd.config.load import parse
 from duplexd.daemon import preflight, startup
 from duplexd.daemon.preflight import Problem
 from duplexd.daemon.service import Service, Threads
-from duplexd.errors import ConfigurationError, DamageError, ForbiddenError, WrongStateError
-from duplexd.limits import Limits
+from duplexd.errors import (
+    ConfigurationError,
+    DamageError,
+    ForbiddenError,
+    LimitError,
+    WrongStateError,
+)
+from duplexd.limits import EngineLimits, Limits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -135,41 +142,46 @@ async def test_a_disk_thread_that_hangs_does_not_answer(kind: str) -> None:
         threads.close()
 
 
-class Recovering:
-    """A controller whose recovery takes for ever."""
-
-    cancelled = False
-
-    async def start(self) -> None:
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            self.cancelled = True
-            raise
-
-
 async def test_a_stop_during_recovery_gives_recovery_up(tmp_path: Path) -> None:
-    service, controller = Service(config(tmp_path), Limits()), Recovering()
+    """Also where the disk hangs: a service manager waits for the end of it."""
     threads = Threads(asyncio.get_running_loop())
+    service, go_on = Service(config(tmp_path), Limits()), threading.Event()
     try:
-        recovery = asyncio.ensure_future(service._recover(controller, threads))  # type: ignore[arg-type]
-        await asyncio.sleep(0.01)
+        hanging = [asyncio.ensure_future(threads.disk.run(go_on.wait)) for _ in range(16)]
+        await asyncio.sleep(0)  # now they are submitted
+        recovery = asyncio.ensure_future(service._recover(threads))
+        await asyncio.sleep(0.05)
         assert not recovery.done()
         service._stop_on(15)
-        assert await asyncio.wait_for(recovery, 60.0) is False
-        assert controller.cancelled
+        assert await asyncio.wait_for(recovery, 10.0) is None
+        go_on.set()
+        await asyncio.gather(*hanging)
     finally:
+        go_on.set()
         threads.close()
 
 
 async def test_what_recovery_finds_ends_the_daemon(tmp_path: Path) -> None:
-    class Damaged:
-        async def start(self) -> None:
-            raise DamageError("here")
-
+    journal = tmp_path / "state" / "journal"
+    journal.mkdir(parents=True)
+    (journal / "0000.seg").write_bytes(b"")  # and no checkpoint
     threads = Threads(asyncio.get_running_loop())
     try:
-        with pytest.raises(DamageError, match="here"):
-            await Service(config(tmp_path), Limits())._recover(Damaged(), threads)  # type: ignore[arg-type]
+        with pytest.raises(DamageError, match="the checkpoint is missing"):
+            await Service(config(tmp_path), Limits())._recover(threads)
+    finally:
+        threads.close()
+
+
+async def test_the_engine_has_the_limits_of_the_daemon(tmp_path: Path) -> None:
+    few = dataclasses.replace(EngineLimits(), leases_max=1)
+    threads = Threads(asyncio.get_running_loop())
+    try:
+        controller = await Service(config(tmp_path), Limits(engine=few))._recover(threads)
+        assert controller is not None
+        await controller.quiesce(["v"], 5.0, "one")
+        with pytest.raises(LimitError):
+            await controller.quiesce(["v"], 5.0, "one too many")
+        await controller.stop()
     finally:
         threads.close()

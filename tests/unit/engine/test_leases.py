@@ -16,13 +16,7 @@ from duplexd.core import lease as ends
 from duplexd.core.markers import MakeCut, Open
 from duplexd.core.participant import FENCES_OF_A_START
 from duplexd.engine.leases import Leases
-from duplexd.errors import (
-    LeaseLostError,
-    LimitError,
-    NotFoundError,
-    UsageError,
-    WrongStateError,
-)
+from duplexd.errors import LeaseLostError, LimitError, NotFoundError, UsageError, WrongStateError
 from duplexd.units import KIB
 from tests.unit.engine.cores import Peer, running
 from tests.unit.engine.parts import NAMES, SMALL, Parts, turns

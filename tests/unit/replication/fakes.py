@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from duplexd.backend import WRITE
 from duplexd.core import freeze
 from duplexd.core.ledger import Ledger, Place
-from duplexd.core.markers import Attach, Copy, Detach, Equal, MakeCut, NewVolume
+from duplexd.core.markers import Attach, Copy, Detach, Equal, MakeCut, NewVolume, encode
 from duplexd.core.pair import Pair
 from duplexd.core.pair_states import FIRST_COPY
 from duplexd.errors import DuplexdError
@@ -80,8 +80,9 @@ class FakeTimeline:
             call()
 
     async def at_rest(self, call: Callable[[], T]) -> T:
-        while self.busy:
-            await asyncio.sleep(0)
+        rest = asyncio.Event()
+        self.when_at_rest(rest.set)
+        await rest.wait()
         return call()
 
     def append(self, marker: Marker) -> int:
@@ -89,8 +90,7 @@ class FakeTimeline:
         if self.failed:
             raise OSError(5, self.failed)
         self.ledger.check(marker)
-        sequence = self.writer.append_marker(marker.pack(), 1)
-        self.writer.write()
+        sequence = self.writer.write_marker(encode(marker), 1)
         self.ledger.apply(Place(sequence, 1), marker)
         if isinstance(marker, Equal):
             for number in marker.volumes:

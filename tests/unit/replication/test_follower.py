@@ -59,6 +59,12 @@ def follower(world: World, *pairs: Pair, counted_until: int = 0) -> tuple[Follow
     return Follower(ring, pairs, position, SecondarySink(), advances, counted_until), advances
 
 
+def to(walk: Follower, last: int) -> None:
+    """All steps up to that number."""
+    while walk.position < last:
+        walk.step(last, CHUNK)
+
+
 def test_records_are_applied_up_to_the_number_given_and_no_further() -> None:
     world = World()
     pair = world.pair()
@@ -86,8 +92,7 @@ def test_records_of_other_volumes_are_passed_by() -> None:
     world.timeline.write(other, 0, b"\x01" * BLOCK)
     last = world.timeline.write(pair, 0, b"\x02" * BLOCK)
     walk, _ = follower(world, pair)
-    while walk.position < last:
-        walk.step(last, CHUNK)
+    to(walk, last)
     assert world.legs[pair].secondary.data[0] == 2
     assert not any(world.legs[other].secondary.data)
 
@@ -100,8 +105,7 @@ def test_what_the_secondary_holds_already_is_not_applied_again() -> None:
     last = world.timeline.write(behind, 0, b"\x01" * BLOCK)
     world.timeline.ledger.advance(pair.record, last)
     walk, _ = follower(world, pair, behind)
-    while walk.position < last:
-        walk.step(last, CHUNK)
+    to(walk, last)
     assert not any(world.legs[pair].secondary.data)
     assert world.legs[behind].secondary.data[0] == 1
 
@@ -114,8 +118,7 @@ def test_nothing_behind_its_cut_reaches_a_suspended_pair() -> None:
     world.timeline.write(pair, BLOCK, b"behind" * 100)
     last = world.timeline.write(other, 0, b"x" * BLOCK)
     walk, advances = follower(world, pair, other)
-    while walk.position < last:
-        walk.step(last, CHUNK)
+    to(walk, last)
     assert world.legs[pair].secondary.data[:6] == b"before"
     assert not any(world.legs[pair].secondary.data[BLOCK:])
     assert advances.calls[-2:] == [("data", cut), ("other", last)]
@@ -130,8 +133,7 @@ def test_zeroes_and_trims_are_applied(kind: int) -> None:
     writer.append(kind, pair.id, 0, BLOCK, b"", 0, 1)
     writer.write()
     walk, _ = follower(world, pair)
-    while walk.position < writer.written:
-        walk.step(writer.written, CHUNK)
+    to(walk, writer.written)
     assert world.legs[pair].secondary.data[: 2 * BLOCK] == bytes(BLOCK) + b"x" * BLOCK
 
 
@@ -144,8 +146,7 @@ def test_a_failure_leaves_it_right_before_the_record_that_failed() -> None:
     walk, advances = follower(world, pair, other)
     world.legs[pair].faults.fail("write", errno.EIO, times=1)
     with pytest.raises(SinkError) as caught:
-        while walk.position < last:
-            walk.step(last, CHUNK)
+        to(walk, last)
     assert (caught.value.pair, caught.value.sequence, caught.value.torn) == (pair, failing, True)
     assert walk.position == before == failing - 1
     assert advances.calls[-2:] == [("data", before), ("other", before)]
@@ -159,11 +160,9 @@ def test_the_others_go_on_from_there_without_the_one_that_failed() -> None:
     walk, _ = follower(world, pair, other)
     world.legs[pair].faults.fail("write", errno.EIO)
     with pytest.raises(SinkError):
-        while walk.position < last:
-            walk.step(last, CHUNK)
+        to(walk, last)
     del walk.pairs[pair.id]
-    while walk.position < last:
-        walk.step(last, CHUNK)
+    to(walk, last)
     assert world.legs[other].secondary.data[BLOCK] == ord("3")
 
 

@@ -1,0 +1,301 @@
+"""From whatever is on disk to a controller that serves: what is read, replayed, said, and refused."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.core.pair_states import BY_ERROR, BY_GROUP, DUPLEX, PENDING, POWER_CUT, SUSPENDED
+from duplexd.errors import ConfigurationError, DamageError, DuplexdError
+from duplexd.journal.format import MARKER, SEGMENT_HEADER_BYTES, unpack_marker
+from duplexd.journal.scan import records
+from tests.unit.engine.cores import MIB, SIZE, Core, new_disk, running, settings
+
+if TYPE_CHECKING:
+    from tests.sim.disk import SimDisk
+
+DATA = b"\x66" * 8192
+GRAIN = 65536
+
+
+async def killed(disk: SimDisk, *, power: bool = False, mode: str = "sync") -> None:
+    """A daemon that wrote DATA at 0 and at 1 MiB, and was killed."""
+    core = await Core.begin(disk, settings({"data": mode}))
+    assert await core.write("data", 0, DATA) == 0
+    assert await core.write("data", MIB, DATA) == 0
+    assert await core.flush() == 0
+    await core.until(core.equal)
+    await core.crash(power=power)
+
+
+def written_markers(disk: SimDisk) -> list[str]:
+    """The kinds of all markers in the first segment, in order."""
+    path = f"/state/journal/{disk.list('/state/journal')[0]}"
+    data = disk.content(path)
+    found = []
+    for record in records(data, SEGMENT_HEADER_BYTES, 1, 0):
+        if record.kind == MARKER:
+            payload = memoryview(data)[record.payload_start : record.end]
+            found.append(str(unpack_marker(payload)["m"]))
+    return found
+
+
+# --------------------------------------------------------------------------------------- reading
+
+
+async def test_a_first_start_makes_a_journal_of_its_own() -> None:
+    async with running() as core:
+        assert core.disk.exists("/state/checkpoint")
+        assert core.controller.timeline.ledger.starts == 1
+        assert core.disk.list("/state/journal")
+
+
+async def test_a_journal_without_its_checkpoint_is_not_taken_for_a_new_one() -> None:
+    """All volumes would be taken as new, and their secondaries be erased by copies."""
+    disk = new_disk()
+    await killed(disk)
+    disk.remove("/state/checkpoint")
+    with pytest.raises(DamageError, match="the checkpoint is missing, but there is a journal"):
+        await Core.begin(disk, settings())
+    disk.open("/a/data.img").close()
+
+
+async def test_damage_before_the_end_is_refused_and_everything_closed_again() -> None:
+    disk = new_disk()
+    await killed(disk)
+    path = f"/state/journal/{disk.list('/state/journal')[0]}"
+    first = SEGMENT_HEADER_BYTES
+    for record in records(disk.content(path), SEGMENT_HEADER_BYTES, 1, 0):
+        if record.payload_length == len(DATA):
+            first = record.payload_start
+            break
+    disk.flip(path, first)
+    with pytest.raises(DamageError):
+        await Core.begin(disk, settings())
+    disk.flip(path, first)  # as it was
+    async with running(disk=disk) as core:
+        assert core.image("data", "a")[: len(DATA)] == DATA
+
+
+async def test_a_torn_tail_is_kept_aside_and_reported() -> None:
+    disk = new_disk()
+    await killed(disk)
+    path = f"/state/journal/{disk.list('/state/journal')[0]}"
+    *_, last = records(disk.content(path), SEGMENT_HEADER_BYTES, 1, 0)
+    disk.flip(path, last.payload_start + 10 if last.payload_length else last.end - 5)
+    async with running(disk=disk) as core:
+        (event,) = core.named("torn-tail")
+        assert disk.exists(event["kept"])
+
+
+async def test_a_volume_with_changes_that_are_not_on_its_images_may_not_go() -> None:
+    disk = new_disk()
+    await killed(disk)
+    with pytest.raises(ConfigurationError, match="put it back, start and stop the daemon once"):
+        await Core.begin(disk, settings({"other": ""}))
+    async with running(disk=disk):
+        pass
+    async with running({"other": ""}, disk=disk) as core:
+        assert core.states() == {"other": "SIMPLEX"}
+
+
+async def test_volumes_are_served_in_the_order_of_the_configuration() -> None:
+    """The first one is the default export, whichever the journal has known for longer."""
+    disk = new_disk()
+    async with running({"old": "sync"}, disk=disk):
+        pass
+    async with running({"new": "sync", "old": "sync"}, disk=disk) as core:
+        assert core.controller.volume_names() == ["new", "old"]
+
+
+# -------------------------------------------------------------------------------------- replaying
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("power", [False, True])
+async def test_what_was_flushed_is_on_both_legs_again(power: bool, mode: str) -> None:
+    disk = new_disk()
+    await killed(disk, power=power, mode=mode)
+    async with running({"data": mode}, disk=disk) as core:
+        await core.controller.resync_wait(["data"])
+        assert core.image("data", "a")[: len(DATA)] == DATA
+        assert core.equal()
+
+
+async def test_what_was_replayed_is_durable_before_the_journal_says_anything_of_it() -> None:
+    """It may say that a secondary needs no older records any more; another power cut may follow."""
+    disk = new_disk()
+    unsynced: list[int] = []
+
+    core = await Core.begin(disk, settings({"data": "async"}))
+    assert await core.write("data", 0, DATA) == 0
+    await core.until(core.equal)
+    assert disk.unsynced("/b/data.img")
+    await core.crash(power=False)
+
+    def look(operation: str, path: str) -> None:
+        if operation == "writev" and path.endswith(".seg"):
+            unsynced.append(disk.unsynced("/b/data.img"))
+
+    disk.before = look
+    async with running({"data": "async"}, disk=disk):
+        disk.before = None
+    assert unsynced[0] == 0
+
+
+async def test_the_journal_is_durable_before_it_is_replayed() -> None:
+    """A leg must not get what a power cut could still take from the journal."""
+    disk = new_disk()
+    await killed(disk)
+    order: list[str] = []
+
+    def look(operation: str, path: str) -> None:
+        if operation == "sync" and path.endswith(".seg"):
+            order.append("journal")
+        elif operation == "write" and path == "/a/data.img":
+            order.append("leg")
+
+    disk.before = look
+    async with running(disk=disk):
+        disk.before = None
+        assert order[0] == "journal"
+        assert "leg" in order
+
+
+async def test_a_primary_that_cannot_be_written_ends_the_start_and_the_next_one_can_begin() -> None:
+    disk = new_disk()
+    await killed(disk)
+    disk.fail("/a/data.img", errno.EIO, operation="write", times=1)
+    with pytest.raises(OSError, match=r"/a/data\.img: recovery can't write to it"):
+        await Core.begin(disk, settings())
+    async with running(disk=disk) as core:
+        assert core.equal()
+
+
+async def test_a_secondary_that_cannot_be_written_costs_its_group_its_redundancy_only() -> None:
+    disk = new_disk()
+    volumes, groups = {"data": "sync", "mate": "sync", "apart": "sync"}, {"db": ["data", "mate"]}
+    core = await Core.begin(disk, settings(volumes, groups))
+    for name in volumes:
+        assert await core.write(name, 0, DATA) == 0
+    await core.crash(power=False)
+    disk.fail("/b/data.img", errno.EIO, operation="write", times=1)
+    async with running(volumes, groups, disk=disk) as again:
+        assert again.states() == {"data": SUSPENDED, "mate": SUSPENDED, "apart": DUPLEX}
+        data, mate = again.pair("data"), again.pair("mate")
+        assert (data.reason, data.usable) == (BY_ERROR, False)
+        assert (mate.reason, mate.usable) == (BY_GROUP, True)
+        assert data.cut is mate.cut
+        assert data.changed == data.record.full_map()
+        await again.controller.resync(["data", "mate"])
+        await again.controller.resync_wait(["data", "mate"])
+        assert again.equal("data")
+        assert again.equal("mate")
+
+
+async def test_a_suspended_secondary_gets_nothing_from_behind_its_cut() -> None:
+    disk = new_disk()
+    core = await Core.begin(disk, settings())
+    assert await core.write("data", 0, DATA) == 0
+    await core.controller.suspend(["data"])
+    assert await core.write("data", 0, DATA[::-1]) == 0
+    assert await core.write("data", MIB, b"later") == 0
+    await core.crash(power=False)
+    async with running(disk=disk) as again:
+        assert again.states() == {"data": SUSPENDED}
+        assert again.image("data", "b")[: len(DATA)] == DATA
+        assert not any(again.image("data", "b")[MIB:])
+        changed = again.pair().changed
+        assert changed is not None
+        assert changed.changed_bytes == 2 * GRAIN
+
+
+# ------------------------------------------------------------------------------- what it says then
+
+
+async def test_after_a_power_cut_only_regions_that_were_open_are_compared() -> None:
+    disk = new_disk()
+    core = await Core.begin(disk, settings(size=64 * MIB))
+    assert await core.write("data", 20 * MIB, DATA) == 0
+    await core.crash(power=True)
+    core = await Core.begin(disk, settings(size=64 * MIB))
+    try:
+        pair = core.pair()
+        assert (pair.state, pair.reason, pair.usable) == (PENDING, POWER_CUT, False)
+        assert pair.changed is not None
+        assert pair.changed.changed_bytes == 16 * MIB
+        assert pair.changed.next_run(0, 64 * MIB) == (16 * MIB, 16 * MIB)
+        await core.controller.resync_wait(["data"])
+        assert core.equal()
+    finally:
+        await core.controller.stop()
+
+
+async def test_after_a_kill_nothing_needs_to_be_compared() -> None:
+    disk = new_disk()
+    await killed(disk)
+    async with running(disk=disk) as core:
+        assert core.states() == {"data": DUPLEX}
+
+
+async def test_after_a_power_cut_of_a_stopped_machine_nothing_needs_to_be_compared() -> None:
+    disk = new_disk()
+    async with running(disk=disk) as core:
+        assert await core.write("data", 0, DATA) == 0
+    disk.crash(power=True)
+    async with running(disk=disk) as core:
+        assert core.states() == {"data": DUPLEX}
+        assert core.equal()
+
+
+async def test_the_boot_is_said_last() -> None:
+    """A start that dies before it is made as if it had never begun: the power cut is still seen."""
+    disk = new_disk()
+    await killed(disk, power=True)
+    async with running(disk=disk):
+        markers = written_markers(disk)
+    assert markers.count("open") == 2
+    last_copy = len(markers) - markers[::-1].index("copy")
+    assert "open" in markers[last_copy:]
+
+
+async def test_a_start_that_fails_anywhere_can_be_made_again() -> None:
+    disk = new_disk()
+    await killed(disk)
+    failed = 0
+    for after in range(0, 60, 2):
+        disk.fail("/state", errno.EIO, after=after, times=1)
+        try:
+            core = await Core.begin(disk, settings())
+        except (OSError, DuplexdError):
+            failed += 1
+            disk.heal("/state")
+        else:
+            disk.heal("/state")
+            await core.crash(power=False)
+    assert failed > 5
+    async with running(disk=disk) as core:
+        await core.controller.resync_wait(["data"])
+        assert core.image("data", "a")[: len(DATA)] == DATA
+        assert core.equal()
+
+
+async def test_a_resync_that_a_restart_cut_short_goes_on() -> None:
+    disk = new_disk()
+    core = await Core.begin(disk, settings(journal="16MiB"))
+    await core.controller.suspend(["data"])
+    for _ in range(8):
+        assert await core.write("data", 0, b"\x5a" * SIZE) == 0
+    pair = core.pair()
+    report = await core.controller.resync(["data"])
+    assert report["volumes"][0]["how"] == "map"
+    assert pair.record.staging == "uncommitted"
+    await core.controller.timeline.durable()
+    await core.crash(power=False)
+    async with running(disk=disk, journal="16MiB") as again:
+        (entry,) = (await again.controller.resync_wait(["data"]))["volumes"]
+        assert (entry["state"], entry["error"]) == (DUPLEX, None)
+        assert again.equal()
+        assert not disk.list("/state/staging")

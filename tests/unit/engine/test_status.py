@@ -1,0 +1,214 @@
+"""Status has the fields that scripts rely on, and says what is true in every state."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.api.models.status_model import Status
+from duplexd.engine.counters import Counters
+from tests.unit.engine.cores import SIZE, Core, new_disk, running, settings
+
+if TYPE_CHECKING:
+    from duplexd.json_object import Json
+
+CONTROLLER = {
+    "name", "sequence", "journal", "synced", "failed", "version", "group_protocol", "hold_max_s", "nbd",
+}  # fmt: skip
+JOURNAL = {"used_bytes", "size_bytes", "oldest_sequence"}
+VOLUME = {
+    "name", "size", "state", "reason", "held", "mode", "connections", "sequence", "secondary",
+    "changed_bytes", "copy",
+}  # fmt: skip
+SECONDARY = {"usable", "as_of_sequence", "as_of_time", "cut", "lag_bytes"}
+COPY = {"done_bytes", "total_bytes", "eta_s"}
+
+
+def volume(core: Core, name: str = "data") -> Json:
+    """What status says of a volume; the whole has to fit the API's model."""
+    status = core.controller.status()
+    Status.model_validate(status)
+    found: Json = next(volume for volume in status["volumes"] if volume["name"] == name)
+    return found
+
+
+async def test_the_fields_are_those_promised() -> None:
+    async with running({"data": "sync", "alone": ""}, {"db": ["data"]}) as core:
+        await core.controller.quiesce(["data"], 5.0, "me")
+        status = core.controller.status()
+        assert set(status) == {"controller", "volumes", "groups", "leases", "cuts"}
+        assert set(status["controller"]) == CONTROLLER
+        assert set(status["controller"]["journal"]) == JOURNAL
+        assert [set(entry) for entry in status["volumes"]] == [VOLUME, VOLUME]
+        assert set(status["volumes"][0]["secondary"]) == SECONDARY
+        assert status["volumes"][1]["secondary"] is None
+        assert status["groups"] == [{"name": "db", "volumes": ["data"], "state": "DUPLEX"}]
+        (lease,) = status["leases"]
+        assert (lease["volumes"], lease["hold_s"], lease["remaining_s"]) == (["data"], 5.0, 5.0)
+        assert [entry["held"] for entry in status["volumes"]] == [True, False]
+
+
+async def test_a_mirrored_secondary_is_as_of_now() -> None:
+    async with running() as core:
+        await core.write("data", 0, b"x")
+        found = volume(core)
+        assert (found["state"], found["reason"], found["mode"], found["size"]) == (
+            "DUPLEX",
+            None,
+            "sync",
+            SIZE,
+        )
+        assert found["secondary"] == {
+            "usable": True,
+            "as_of_sequence": core.controller.timeline.written,
+            "as_of_time": core.clock.wall(),
+            "cut": None,
+            "lag_bytes": 0,
+        }
+        assert found["copy"] is None
+
+
+async def test_a_suspended_secondary_is_as_of_its_cut() -> None:
+    async with running() as core:
+        result = await core.controller.suspend(["data"], "nightly")
+        cut_at = core.clock.wall()
+        core.clock.now += 100
+        await core.write("data", 0, b"x")
+        found = volume(core)
+        sequence = result["controllers"]["alpha"]
+        assert (found["state"], found["reason"], found["changed_bytes"]) == (
+            "SUSPENDED",
+            "by command",
+            65536,
+        )
+        secondary = found["secondary"]
+        assert (secondary["as_of_sequence"], secondary["as_of_time"]) == (sequence, cut_at)
+        assert secondary["cut"] == {
+            "id": result["cut"], "sequence": sequence, "time": cut_at, "tag": "nightly",
+            "verdict": "consistent", "state": "consistent", "group": None, "members": [],
+            "canary": None, "why": None,
+        }  # fmt: skip
+
+
+async def test_an_unusable_secondary_is_as_of_nothing() -> None:
+    async with running() as core:
+        secondary = core.secondary()
+        secondary.tear(errno.EIO)
+        secondary.fail("read_into", errno.EIO)
+        await core.write("data", 0, b"x" * 4096)
+        found = volume(core)
+        assert (found["state"], found["reason"]) == ("SUSPENDED", "by secondary error")
+        assert found["secondary"]["usable"] is False
+        assert found["secondary"]["as_of_sequence"] is found["secondary"]["as_of_time"] is None
+        assert found["secondary"]["cut"]["verdict"] == "void"
+
+
+async def test_a_first_copy_has_a_size_and_its_secondary_says_nothing() -> None:
+    disk = new_disk()
+    image = disk.create("/a/data.img", SIZE)
+    image.write(0, b"x" * 4096)
+    image.sync()
+    image.close()
+    async with running(disk=disk) as core:
+        found = volume(core)
+        assert (found["state"], found["reason"]) == ("PENDING", "first copy")
+        assert (found["secondary"]["usable"], found["secondary"]["as_of_sequence"]) == (False, None)
+        assert set(found["copy"]) == COPY
+        await core.controller.resync_wait(["data"])
+        assert volume(core)["state"] == "DUPLEX"
+        assert core.equal()
+
+
+async def test_the_time_that_a_copy_still_takes_is_what_it_took_for_as_much() -> None:
+    config = settings()
+    section = config.controller.model_copy(update={"copy_rate": 65536})
+    disk = new_disk()
+    for path in ("/a/data.img", "/b/data.img"):
+        disk.create(path, SIZE).close()
+    core = await Core.begin(disk, config.model_copy(update={"controller": section}))
+    await core.until(lambda: core.pair().copy_done > 0)
+    pair = core.pair()
+    pair.copy_done = SIZE // 4  # as if it had stopped there
+    core.clock.now += 10
+    assert volume(core)["copy"] == {
+        "done_bytes": SIZE // 4,
+        "total_bytes": SIZE,
+        "eta_s": pytest.approx(30.0),
+    }
+    await core.controller.stop()
+
+
+async def test_an_async_secondary_says_how_far_it_is() -> None:
+    async with running({"data": "async"}) as core:
+        await core.write("data", 0, b"x" * 4096)
+        await core.until(lambda: core.pair().applied >= core.controller.timeline.written)
+        applied = core.pair().applied
+        assert volume(core)["secondary"]["lag_bytes"] == 0
+        async with core.controller.followers.stepping:  # its follower waits
+            await core.write("data", 0, b"y" * 4096)
+            found = volume(core)["secondary"]
+            assert found["as_of_sequence"] == applied < core.controller.timeline.written
+            assert 4096 < found["lag_bytes"] < 8192
+
+
+async def test_a_failed_controller_says_so() -> None:
+    async with running() as core:
+        core.controller.timeline.fail("the reason")
+        assert core.controller.status()["controller"]["failed"] == "the reason"
+
+
+async def test_a_cut_that_is_not_settled_has_no_verdict_yet() -> None:
+    """Its secondary may not be durable there."""
+    async with running({"data": "async"}) as core:
+        async with core.controller.followers.stepping:  # its follower waits
+            await core.write("data", 0, b"x")
+            suspending = asyncio.ensure_future(core.controller.suspend(["data"]))
+            await core.until(lambda: core.pair().state == "SUSPENDED")
+            assert volume(core)["secondary"]["cut"]["verdict"] is None
+        await suspending
+        assert volume(core)["secondary"]["cut"]["verdict"] == "consistent"
+
+
+# ------------------------------------------------------------------------------------- groups
+
+
+async def test_a_group_is_mixed_unless_all_are_at_one_point() -> None:
+    async with running({"data": "sync", "wal": "sync"}, {"db": ["data", "wal"]}) as core:
+
+        def state() -> str:
+            found: str = core.controller.status()["groups"][0]["state"]
+            return found
+
+        assert state() == "DUPLEX"
+        await core.controller.suspend(["data"])
+        assert state() == "MIXED"
+        await core.controller.suspend(["wal"])
+        assert state() == "MIXED", "two cuts are not one"
+        await core.controller.resync(["data", "wal"])
+        await core.controller.resync_wait(["data", "wal"])
+        await core.controller.suspend(["data", "wal"])
+        assert state() == "SUSPENDED"
+
+
+# ----------------------------------------------------------------------------------- counters
+
+
+async def test_every_figure_that_the_metrics_read_is_counted() -> None:
+    async with running() as core:
+        before = core.controller.counters()
+        assert await core.write("data", 0, b"x" * 512) == 0
+        assert await core.write("data", 0, b"x" * (1 << 20)) == 0
+        await core.controller.suspend(["data"])
+        assert await core.write("data", 0, b"y" * 512) == 0
+        await core.controller.resync(["data"])
+        await core.controller.resync_wait(["data"])
+        await core.controller.checkpointer.checkpoint()
+        hold = await core.controller.quiesce(["data"], 5.0, "me")
+        core.controller.release(hold.id, "owner gone")
+        after = core.controller.counters()
+        grown = Counters(*(now > then for now, then in zip(after, before, strict=True)))
+        every = Counters(*([True] * len(Counters._fields)))
+        assert grown == every._replace(journal_sync_seconds=False)  # no time has passed

@@ -1,0 +1,169 @@
+"""Comparing legs: planted differences are found, changes under way are not, changed grains are skipped."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+import pytest
+
+from duplexd.engine.verify import PIECE_BYTES
+from duplexd.errors import TimedOutError, WrongStateError
+from duplexd.limits import EngineLimits
+from tests.unit.engine.cores import SIZE, Core, running
+
+GRAIN = 64 << 10
+
+
+def plant(core: Core, offset: int, name: str = "data") -> None:
+    """Change a byte of the secondary, unseen by the daemon."""
+    core.pair(name).copy_of.write(offset, b"\xee")
+
+
+async def test_equal_legs_are_equal() -> None:
+    async with running({"data": "sync", "wal": "sync"}) as core:
+        await core.write("data", 12345, b"something")
+        result = await core.controller.verify(["data", "wal"])
+        assert result["equal"]
+        assert [
+            (volume["name"], volume["equal"], volume["compared_bytes"])
+            for volume in result["volumes"]
+        ] == [("data", True, SIZE), ("wal", True, SIZE)]
+
+
+@pytest.mark.parametrize(
+    "offset", [0, 1, PIECE_BYTES - 1, PIECE_BYTES, 2 * PIECE_BYTES + 777, SIZE - 1]
+)
+async def test_a_planted_difference_is_found_where_it_is(offset: int) -> None:
+    async with running({"data": "sync", "wal": "sync"}) as core:
+        plant(core, offset)
+        result = await core.controller.verify(["data", "wal"])
+        assert not result["equal"]
+        assert [volume["first_difference"] for volume in result["volumes"]] == [offset, None]
+        assert not core.controller.leases.held
+
+
+async def test_of_several_differences_the_first_is_named() -> None:
+    async with running() as core:
+        plant(core, 3 * PIECE_BYTES)
+        plant(core, PIECE_BYTES + 5)
+        (volume,) = (await core.controller.verify(["data"]))["volumes"]
+        assert volume["first_difference"] == PIECE_BYTES + 5
+
+
+async def test_legs_that_are_not_at_their_paths_are_not_equal_whatever_they_hold() -> None:
+    async with running() as core:
+        core.disk.take("/b/data.img")
+        result = await core.controller.verify(["data"])
+        assert not result["equal"]
+        (volume,) = result["volumes"]
+        assert volume["first_difference"] is None
+        assert "/b/data.img" in volume["why"]
+
+
+async def test_what_changed_since_the_cut_is_skipped_and_the_rest_is_not() -> None:
+    async with running() as core:
+        await core.controller.suspend(["data"])
+        await core.write("data", 3 * GRAIN + 5, b"changed")
+        (volume,) = (await core.controller.verify(["data"]))["volumes"]
+        assert (volume["equal"], volume["changed_bytes"], volume["compared_bytes"]) == (
+            True,
+            GRAIN,
+            SIZE - GRAIN,
+        )
+        plant(core, 3 * GRAIN + 100)
+        assert (await core.controller.verify(["data"]))["equal"]
+        plant(core, 4 * GRAIN)
+        (volume,) = (await core.controller.verify(["data"]))["volumes"]
+        assert volume["first_difference"] == 4 * GRAIN
+
+
+async def test_changes_under_way_to_an_async_secondary_are_waited_for() -> None:
+    async with running({"data": "async"}) as core:
+        for place in range(30):
+            core.send("data", place * 4096, bytes([place + 1]) * 4096)
+        assert (await core.controller.verify(["data"]))["equal"]
+
+
+async def test_a_pair_on_its_way_to_its_cut_is_waited_for_too() -> None:
+    async with running({"data": "async"}) as core:
+        async with core.controller.followers.stepping:  # its follower waits
+            await core.write("data", 0, b"on its way")
+            suspending = asyncio.ensure_future(core.controller.suspend(["data"]))
+            await core.until(lambda: core.pair().state == "SUSPENDED")
+            verifying = asyncio.ensure_future(core.controller.verify(["data"]))
+            await core.turns(200)
+            assert not verifying.done()
+        assert (await verifying)["equal"]
+        assert (await suspending)["verdict"] == "consistent"
+
+
+async def test_a_secondary_that_does_not_arrive_is_not_called_different() -> None:
+    limits = dataclasses.replace(EngineLimits(), recheck_hold_seconds=0.02)
+    async with running({"data": "async"}, limits=limits) as core:
+        async with core.controller.followers.stepping:  # its follower waits
+            await core.write("data", 0, b"on its way")
+            with pytest.raises(TimedOutError, match="data: its secondary trails"):
+                await core.controller.verify(["data"])
+        assert not core.controller.leases.held
+
+
+async def test_a_pair_that_is_resynced_meanwhile_is_not_called_different() -> None:
+    async with running() as core:
+        await core.controller.suspend(["data"])
+        for place in range(8):
+            await core.write("data", place * 500_000, b"changed")
+        verifying = asyncio.ensure_future(core.controller.verify(["data"]))
+        await core.controller.resync(["data"])
+        outcome: object = (await asyncio.gather(verifying, return_exceptions=True))[0]
+        assert isinstance(outcome, WrongStateError) or (
+            isinstance(outcome, dict) and outcome["equal"]
+        ), outcome
+        await core.controller.resync_wait(["data"])
+        assert (await core.controller.verify(["data"]))["equal"]
+
+
+async def test_a_controller_that_fails_meanwhile_keeps_nobody_waiting() -> None:
+    async with running({"data": "async"}) as core:
+        async with core.controller.followers.stepping:  # its follower waits
+            await core.write("data", 0, b"on its way")
+            verifying = asyncio.ensure_future(core.controller.verify(["data"]))
+            await core.until(lambda: bool(core.controller.leases.held))
+            core.controller.timeline.fail("the reason")
+            async with asyncio.timeout(1):
+                (volume,) = (await verifying)["volumes"]
+            assert volume["first_difference"] == 0
+        assert not core.controller.leases.held
+
+
+async def test_a_difference_under_load_is_still_found() -> None:
+    async with running() as core:
+        plant(core, 2 * PIECE_BYTES)
+        going = True
+
+        async def load() -> None:
+            while going:
+                await core.write("data", 0, b"load" * 100)
+                await asyncio.sleep(0)
+
+        task = asyncio.ensure_future(load())
+        result = await core.controller.verify(["data"])
+        going = False
+        await task
+        assert result["volumes"][0]["first_difference"] == 2 * PIECE_BYTES
+
+
+async def test_only_duplex_and_suspended_pairs_are_compared() -> None:
+    async with running({"data": "sync", "alone": ""}) as core:
+        with pytest.raises(WrongStateError, match="alone is SIMPLEX"):
+            await core.controller.verify(["data", "alone"])
+
+
+async def test_progress_ends_at_the_size() -> None:
+    async with running() as core:
+        seen: list[tuple[str, int, int]] = []
+        await core.controller.verify(
+            ["data"], lambda name, done, total: seen.append((name, done, total))
+        )
+        assert seen[-1] == ("data", SIZE, SIZE)
+        assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)

@@ -1,0 +1,183 @@
+"""The configured volumes: what starts DUPLEX, what is copied, what is refused, and how they are named."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.core.markers import MakeCut
+from duplexd.core.pair import Pair, PairRecord
+from duplexd.engine.volumes import Volumes, first_copy_map, open_images
+from duplexd.errors import ConfigurationError, NotFoundError
+from duplexd.limits import EngineLimits
+from duplexd.units import MIB
+from tests.unit.engine.cores import SIZE, Core, new_disk, running, settings
+from tests.unit.engine.parts import Parts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from duplexd.config.daemon_file import Config
+    from tests.sim.disk import SimDisk
+
+
+def write_image(disk: SimDisk, path: str, offset: int, data: bytes) -> None:
+    """An image that was there before the daemon."""
+    image = disk.create(path, SIZE)
+    image.write(offset, data)
+    image.sync()
+    image.close()
+
+
+# ---------------------------------------------------------------------------------- their names
+
+
+def test_targets_are_volumes_and_groups_each_volume_once() -> None:
+    volumes = Parts().volumes
+    assert volumes.resolve(["wal", "db", "data"]) == ["wal", "data"]
+    with pytest.raises(NotFoundError, match="'nonesuch': no such volume or group"):
+        volumes.resolve(["data", "nonesuch"])
+
+
+def test_the_default_export_is_the_first_volume() -> None:
+    parts = Parts()
+    assert parts.volumes.find("") is parts.pair("data")
+    assert parts.volumes.find("wal") is parts.pair("wal")
+    assert parts.volumes.find("nonesuch") is None
+    assert Volumes().find("") is None
+
+
+def test_of_a_group_only_those_that_are_duplex_fail_together() -> None:
+    parts = Parts()
+    data, wal = parts.volumes.all()
+    assert parts.volumes.group_of(data) == {data, wal}
+    parts.timeline.append(MakeCut("cut", "", [wal.id]))
+    assert parts.volumes.group_of(data) == {data}
+    assert parts.volumes.group_of(wal) == {data, wal}, "itself in any case"
+
+
+def test_a_volume_that_is_removed_is_found_no_more() -> None:
+    parts = Parts()
+    pair = parts.volumes.remove("data")
+    assert pair.name == "data"
+    assert [pair.name for pair in parts.volumes.all()] == ["wal"]
+    assert list(parts.volumes.by_number) == [parts.pair("wal").id]
+
+
+# ----------------------------------------------------------------------------- how they start
+
+
+async def test_two_new_images_are_duplex_at_once() -> None:
+    async with running({"data": "sync", "alone": ""}) as core:
+        assert core.states() == {"data": "DUPLEX", "alone": "SIMPLEX"}
+        assert core.controller.volume("") is core.pair("data")
+        assert core.controller.volume_names() == ["data", "alone"]
+        assert core.controller.volume("nonesuch") is None
+
+
+@pytest.mark.parametrize("secondary_exists", [False, True])
+async def test_a_secondary_for_an_old_primary_is_copied(secondary_exists: bool) -> None:
+    disk = new_disk()
+    write_image(disk, "/a/data.img", MIB, b"old content")
+    if secondary_exists:
+        write_image(disk, "/b/data.img", 2 * MIB, b"of another life")
+    async with running(disk=disk) as core:
+        assert core.pair().reason == "first copy"
+        await core.controller.resync_wait(["data"])
+        assert core.states() == {"data": "DUPLEX"}
+        assert core.equal()
+        assert core.image("data", "b")[MIB : MIB + 11] == b"old content"
+        assert core.pair().copied_bytes <= (SIZE if secondary_exists else 65536)
+
+
+def test_to_a_new_secondary_only_what_the_primary_has_data_in_is_copied() -> None:
+    disk = new_disk()
+    write_image(disk, "/a/data.img", MIB, b"old content")
+    config = settings().volumes["data"]
+    images = open_images(disk, config, "data", None)
+    assert (images.primary_new, images.secondary_new) == (False, True)
+    record = PairRecord(1, "data", SIZE, EngineLimits())
+    pair = Pair(record, images.primary, images.secondary, "sync")
+    changed = first_copy_map(pair, secondary_new=True)
+    assert changed.next_run(0, SIZE) == (MIB, 65536)
+    assert first_copy_map(pair, secondary_new=False) == pair.record.full_map()
+
+
+# -------------------------------------------------------------------------- what is refused
+
+
+async def after_a_run(disk: SimDisk) -> None:
+    async with running(disk=disk) as core:
+        await core.write("data", 0, b"content")
+
+
+def files(disk: SimDisk) -> dict[str, bytes]:
+    """Every file by its path."""
+    places = [
+        f"{above}/{name}"
+        for above in ("/a", "/b", "/state", "/state/journal")
+        for name in disk.list(above)
+    ]
+    return {path: disk.read_file(path) for path in places if path != "/state/journal"}
+
+
+def elsewhere() -> Config:
+    """The secondary at another path, where there is an image."""
+    config = settings()
+    volume = config.volumes["data"].model_copy(update={"secondary": "/b/other.img"})
+    return config.model_copy(update={"volumes": {"data": volume}})
+
+
+REFUSED: dict[str, tuple[Callable[[SimDisk], None], Config]] = {
+    r"volumes\.data\.size.*resized": (lambda _disk: None, settings(size=2 * SIZE)),
+    r"volumes\.data\.primary.*missing": (lambda disk: disk.remove("/a/data.img"), settings()),
+    r"volumes\.data\.secondary.*missing.*DUPLEX": (
+        lambda disk: disk.remove("/b/data.img"),
+        settings(),
+    ),
+    r"volumes\.data\.secondary.*DUPLEX with /b/data.img": (
+        lambda disk: disk.create("/b/other.img", SIZE).close(),
+        elsewhere(),
+    ),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+async def test_what_does_not_fit_a_known_volume_is_refused_by_key(why: str) -> None:
+    disk = new_disk()
+    await after_a_run(disk)
+    spoil, config = REFUSED[why]
+    spoil(disk)
+    before = files(disk)
+    with pytest.raises(ConfigurationError, match=why):
+        await Core.begin(disk, config)
+    assert files(disk) == before, "nothing was changed"
+
+
+async def test_a_secondary_without_its_primary_is_not_erased() -> None:
+    disk = new_disk()
+    disk.create("/b/data.img", SIZE).close()
+    with pytest.raises(ConfigurationError, match="a copy would erase it"):
+        await Core.begin(disk, settings())
+
+
+async def test_after_a_refusal_every_image_can_be_opened_again() -> None:
+    disk = new_disk()
+    await after_a_run(disk)
+    disk.remove("/b/data.img")
+    with pytest.raises(ConfigurationError):
+        await Core.begin(disk, settings())
+    async with running({"data": ""}, disk=disk) as core:
+        assert core.states() == {"data": "SIMPLEX"}, "as the message said"
+        assert core.image("data", "a")[:7] == b"content"
+
+
+def test_no_image_stays_open_when_the_other_one_cannot_be_opened() -> None:
+    disk = new_disk()
+    write_image(disk, "/a/data.img", 0, b"x")
+    disk.create("/b/data.img", 2 * SIZE).close()
+    config = settings().volumes["data"]
+    with pytest.raises(ConfigurationError, match="images are not resized"):
+        open_images(disk, config, "data", None)
+    disk.open("/a/data.img").close()

@@ -1,0 +1,18 @@
+"""Followers and copies run in time that passes only while there is nothing to do: no wait is over
+because the machine is slow.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.unit.loops import PatientLoop
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Everything there is runs in the loop's thread."""
+    return {"patient": PatientLoop}

@@ -1,0 +1,581 @@
+"""Resyncs: which way they go, that they end DUPLEX, and what they leave when something fails."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.core.admission import Admission
+from duplexd.core.markers import Abandon, Commit, Detach, Fail, Resync, Settled
+from duplexd.core.pair_states import BY_COMMAND, BY_ERROR, DUPLEX, PENDING, SUSPENDED
+from duplexd.errors import DuplexdError, WrongStateError
+from duplexd.replication.async_follower import AsyncFollower
+from duplexd.replication.copying import Copying
+from duplexd.replication.followers import TOO_FAR_BEHIND, Followers
+from duplexd.replication.job import ALREADY, COPY, JOURNAL, MAP
+from duplexd.replication.resync import Resyncs
+from duplexd.replication.runner import Runner
+from duplexd.replication.staging import StagingArea
+from duplexd.units import KIB
+from tests.unit.engine.cores import SIZE as CORE_SIZE
+from tests.unit.engine.cores import Core, running
+from tests.unit.replication.fakes import BLOCK, GRAIN, LIMITS, SIZE, World, turns, until
+
+if TYPE_CHECKING:
+    from duplexd.core.pair import Pair
+    from duplexd.json_object import Json
+
+JOURNAL_DIRECTORY = "/state/journal"
+STAGING = "/state/staging"
+
+
+class Replication:
+    """All of replication, wired as the controller does it, on a world."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        timeline = world.timeline
+        self.admission = Admission()
+        self.async_follower = AsyncFollower(
+            timeline, self.admission, world.freeze, lambda pair: {pair}, world.workers, LIMITS
+        )
+        self.copying = Copying(
+            timeline,
+            world.checkpointer,
+            StagingArea(world.disk, STAGING),
+            world.workers,
+            world.clock,
+            world.emit,
+            LIMITS,
+        )
+        self.runner = Runner(
+            timeline,
+            world.freeze,
+            self.copying,
+            self.async_follower,
+            world.emit,
+            world.clock,
+            LIMITS,
+        )
+        self.followers = Followers(
+            timeline, self.admission, self.async_follower, self.runner.run, world.clock
+        )
+        self.unsettled: set[str] = set()
+        self.resyncs = Resyncs(
+            timeline, world.checkpointer, self.followers, self.unsettled, world.emit
+        )
+        self.runner.again = self.resyncs.begin_again
+        self.async_follower.on_moved = self.copying.on_moved = self.followers.moved
+
+    async def resync(self, *pairs: Pair) -> list[str]:
+        """Begin; how, for each."""
+        report: list[Json] = (await self.resyncs.resync(pairs))["volumes"]
+        return [entry["how"] for entry in report]
+
+    async def wait(self, pair: Pair) -> Json:
+        """What a resync with `--wait` says of the pair."""
+        (entry,) = (await self.resyncs.wait([pair]))["volumes"]
+        found: Json = entry
+        return found
+
+
+def small_change(world: World) -> tuple[Replication, Pair]:
+    """Suspended, then changed by less than the map would copy: by journal."""
+    pair = world.pair(mode="sync")
+    world.suspend(pair)
+    world.timeline.write(pair, GRAIN, b"changed" * 100)
+    return Replication(world), pair
+
+
+def rewritten(world: World) -> tuple[Replication, Pair]:
+    """Suspended, then one grain changed again and again: by map."""
+    pair = world.pair(mode="sync")
+    world.suspend(pair)
+    for number in range(5):
+        world.timeline.write(pair, GRAIN, bytes([number + 1]) * GRAIN)
+    return Replication(world), pair
+
+
+# ------------------------------------------------------------------------------------ which way
+
+
+async def test_a_small_change_is_followed_in_the_journal() -> None:
+    world = World()
+    replication, pair = small_change(world)
+    assert await replication.resync(pair) == [JOURNAL]
+    assert (await replication.wait(pair))["state"] == DUPLEX
+    assert world.legs[pair].equal
+    assert pair.copied_bytes == 700
+
+
+async def test_what_was_rewritten_often_is_copied_by_map() -> None:
+    world = World()
+    replication, pair = rewritten(world)
+    assert await replication.resync(pair) == [MAP]
+    assert (await replication.wait(pair))["state"] == DUPLEX
+    assert world.legs[pair].equal
+    assert pair.copied_bytes == GRAIN
+
+
+async def test_a_change_that_the_journal_does_not_have_any_more_is_copied_by_map() -> None:
+    world = World()
+    replication, pair = small_change(world)
+    ring = world.timeline.writer.ring
+    while ring.oldest <= pair.applied + 1:
+        world.timeline.write(pair, GRAIN, b"x" * GRAIN)
+        if len(ring.live) > 1:
+            ring.spares.append(ring.recycle(ring.live.pop(0)))
+    assert await replication.resync(pair) == [MAP]
+    await replication.wait(pair)
+    assert world.legs[pair].equal
+
+
+async def test_a_pair_without_a_change_needs_no_map() -> None:
+    world = World()
+    pair = world.pair(mode="sync")
+    world.suspend(pair)
+    assert await Replication(world).resync(pair) == [JOURNAL]
+
+
+async def test_one_that_the_journal_does_not_serve_takes_all_along_by_map() -> None:
+    """They leave their cut together, and arrive together."""
+    world = World()
+    replication, pair = rewritten(world)
+    other = world.pair("other", mode="sync")
+    world.suspend(other, cut_id="other")
+    world.timeline.write(other, 0, b"little")
+    assert await replication.resync(pair, other) == [MAP, MAP]
+    assert len(replication.followers.jobs) == 1
+
+
+async def test_an_unusable_secondary_is_copied_apart_from_the_others() -> None:
+    world = World()
+    replication, pair = small_change(world)
+    torn, duplex = world.pair("torn", mode="sync"), world.pair("duplex", mode="sync")
+    error = OSError(errno.EIO, "lost")
+    world.freeze([torn], torn, world.timeline.written, error, [torn], {})
+    assert await replication.resync(torn, pair, duplex) == [COPY, JOURNAL, ALREADY]
+    assert len(replication.followers.jobs) == 2
+    assert not torn.usable
+    await replication.wait(torn)
+    assert torn.usable
+
+
+# ------------------------------------------------------------------------- before it may begin
+
+
+async def test_a_volume_without_secondary_is_refused_and_nothing_is_started() -> None:
+    world = World()
+    replication, pair = small_change(world)
+    simplex = world.pair("simplex")
+    world.timeline.append(Detach([simplex.id]))
+    with pytest.raises(WrongStateError, match="simplex: SIMPLEX"):
+        await replication.resync(pair, simplex)
+    assert pair.state == SUSPENDED
+    assert not replication.followers.jobs
+
+
+async def test_a_secondary_that_is_not_at_its_path_is_refused_and_nothing_is_started() -> None:
+    world = World()
+    replication, pair = small_change(world)
+    world.checkpointer.lost = [OSError(errno.ESTALE, "moved"), OSError(errno.ESTALE, "too")]
+    with pytest.raises(WrongStateError, match=r"moved \(and 1 more\); nothing was started"):
+        await replication.resync(pair)
+    assert not replication.followers.jobs
+
+
+async def test_a_cut_is_settled_before_it_is_left() -> None:
+    """Its verdict would be about secondaries that have moved on."""
+    world = World()
+    replication, pair = small_change(world)
+    replication.unsettled.add("cut")
+    resync = asyncio.ensure_future(replication.resync(pair))
+    await turns()
+    assert not resync.done()
+    replication.unsettled.clear()
+    replication.followers.moved()
+    assert await resync == [JOURNAL]
+
+
+async def test_a_secondary_on_its_way_arrives_before_it_leaves() -> None:
+    world = World()
+    pair = world.pair()
+    replication = Replication(world)
+    replication.followers.start([pair])
+    world.workers.held = asyncio.Event()
+    world.timeline.write(pair, 0, b"x" * BLOCK)
+    world.suspend(pair)
+    resync = asyncio.ensure_future(replication.resync(pair))
+    await turns()
+    assert not resync.done()
+    world.workers.held.set()
+    assert await resync == [JOURNAL]
+    await replication.wait(pair)
+    await replication.followers.stop()
+
+
+async def test_what_a_freeze_left_is_durable_before_the_cut_is_left() -> None:
+    """A restart does not go back to it."""
+    world = World()
+    replication, pair = small_change(world)
+    await replication.resync(pair)
+    assert world.checkpointer.synced == [["data"]]
+
+
+async def test_what_a_freeze_left_is_durable_before_the_cut_is_left_on_the_disk_too() -> None:
+    volumes = {"data": "sync", "log": "sync"}
+    async with running(volumes, {"db": ["data", "log"]}) as core:
+        assert await core.write("log", 0, b"\x66" * 8192) == 0
+        core.secondary("data").fail("write", errno.EIO, times=1)
+        assert await core.write("data", 0, b"\x66" * 8192) == 0
+        assert core.states() == {"data": SUSPENDED, "log": SUSPENDED}
+        assert core.disk.unsynced("/b/log.img")
+        await core.controller.resync(["log"])
+        assert not core.disk.unsynced("/b/log.img")
+
+
+# -------------------------------------------------------------------------------- by journal
+
+
+async def test_the_journal_is_kept_from_the_cut_on() -> None:
+    world = World()
+    replication, pair = small_change(world)
+    cut = pair.applied
+    await replication.resync(pair)
+    assert world.checkpointer.kept_from == [cut]
+    assert replication.followers.floor() == cut
+
+
+async def test_no_secondary_leaves_its_cut_before_that_is_durable() -> None:
+    """A restart would go back to the cut, and take the secondary for what it was there."""
+    world = World()
+    replication, pair = small_change(world)
+    held: list[bytes] = []
+    world.timeline.on_durable = lambda: held.append(bytes(world.legs[pair].secondary.data))
+    await replication.resync(pair)
+    await replication.wait(pair)
+    assert held
+    assert not any(held[0])
+
+
+async def test_a_secondary_that_fails_is_suspended_where_it_is() -> None:
+    world = World()
+    replication, pair = small_change(world)
+    world.timeline.write(pair, 2 * GRAIN, b"more" * 100)
+    world.legs[pair].faults.fail("write", errno.EIO, after=1)
+    await replication.resync(pair)
+    entry = await replication.wait(pair)
+    assert (entry["state"], entry["reason"]) == (SUSPENDED, BY_ERROR)
+    assert entry["error"] == "data: Input/output error"
+    (frozen,) = world.freeze.calls
+    assert frozen.unusable == {"data"}
+    assert world.emit.named("duplex") == []
+
+
+async def test_a_full_secondary_stays_usable_on_its_way() -> None:
+    world = World()
+    replication, pair = small_change(world)
+    last = world.timeline.write(pair, 2 * GRAIN, b"more" * 100)
+    world.legs[pair].faults.fail("reserve", errno.ENOSPC, after=1)
+    await replication.resync(pair)
+    await replication.wait(pair)
+    assert (pair.usable, pair.applied) == (True, last - 1)
+
+
+async def test_a_journal_that_is_damaged_there_is_done_without() -> None:
+    """Only these secondaries still wanted that part, and their change maps say the same."""
+    world = World()
+    replication, pair = small_change(world)
+    segment = world.timeline.writer.ring.live[0]
+    world.disk.flip(segment.file.path, segment.end - 100)
+    assert await replication.resync(pair) == [JOURNAL]
+    await until(lambda: pair.state == DUPLEX)
+    assert world.legs[pair].equal
+    ways = [marker.how for marker in world.timeline.markers if isinstance(marker, Resync)]
+    assert ways == [JOURNAL, MAP]
+
+
+# ------------------------------------------------------------------------------------ by map
+
+
+async def test_the_secondary_is_not_touched_before_the_commit_is_durable() -> None:
+    world = World()
+    replication, pair = rewritten(world)
+    seen: list[tuple[str, bool]] = []
+
+    def look() -> None:
+        last = type(world.timeline.markers[-1]).__name__
+        seen.append((last, any(world.legs[pair].secondary.data)))
+
+    world.timeline.on_durable = look
+    await replication.resync(pair)
+    await replication.wait(pair)
+    assert seen == [("Commit", False), ("Settled", True)]
+
+
+async def test_the_log_is_kept_until_the_journal_says_that_it_is_done_with() -> None:
+    world = World()
+    replication, pair = rewritten(world)
+    seen: list[tuple[str, bool]] = []
+    world.timeline.on_durable = lambda: seen.append(
+        (type(world.timeline.markers[-1]).__name__, bool(world.disk.list(STAGING)))
+    )
+    await replication.resync(pair)
+    await replication.wait(pair)
+    assert seen == [("Commit", True), ("Settled", True)]
+    assert not world.disk.list(STAGING)
+
+
+async def test_a_commit_that_was_followed_by_a_failure_keeps_its_log_as_well() -> None:
+    """A power cut may take the FAIL and leave the COMMIT: a restart applies the log then."""
+    world = World()
+    replication, pair = rewritten(world)
+    seen: list[tuple[str, bool]] = []
+    world.timeline.on_durable = lambda: seen.append(
+        (type(world.timeline.markers[-1]).__name__, bool(world.disk.list(STAGING)))
+    )
+    world.legs[pair].faults.fail("write", errno.EIO)
+    await replication.resync(pair)
+    entry = await replication.wait(pair)
+    assert (entry["state"], pair.usable) == (SUSPENDED, False)
+    assert seen == [("Commit", True), ("Fail", True)]
+    assert not world.disk.list(STAGING)
+
+
+async def test_a_failure_after_the_commit_leaves_none_of_them_usable() -> None:
+    """Half of the log may be on any of them."""
+    world = World()
+    replication, pair = rewritten(world)
+    other = world.pair("other", mode="sync")
+    world.suspend(other, cut_id="other")
+    world.timeline.write(other, 0, b"x" * GRAIN)
+    world.legs[pair].faults.fail("write", errno.EIO)
+    await replication.resync(pair, other)
+    await replication.wait(pair)
+    assert world.freeze.calls[0].unusable == {"data", "other"}
+
+
+async def test_a_log_that_cannot_be_removed_does_no_harm() -> None:
+    world = World()
+    replication, pair = rewritten(world)
+    world.disk.fail(STAGING, errno.EIO, operation="remove")
+    await replication.resync(pair)
+    assert (await replication.wait(pair))["state"] == DUPLEX
+
+
+@pytest.mark.parametrize("reason", [BY_COMMAND, BY_ERROR])
+async def test_a_secondary_without_room_is_at_its_cut_again_for_the_reason_it_had(
+    reason: str,
+) -> None:
+    world = World()
+    replication, pair = rewritten(world)
+    if reason == BY_ERROR:
+        world.freeze([pair], pair, pair.applied, OSError(errno.EIO, "was"), [], {})
+    cut, at = pair.cut, pair.applied
+    world.legs[pair].faults.fail("reserve", errno.ENOSPC)
+    assert await replication.resync(pair) == [MAP]
+    entry = await replication.wait(pair)
+    assert (entry["state"], entry["reason"]) == (SUSPENDED, reason)
+    assert entry["error"] == "/b/data: no room for what changed: No space left on device"
+    assert (pair.cut, pair.applied, pair.usable) == (cut, at, True)
+    assert not any(world.legs[pair].secondary.data)
+    assert not world.disk.list(STAGING)
+    assert [type(marker) for marker in world.timeline.markers[-2:]] == [Resync, Abandon]
+
+
+async def test_the_next_resync_has_no_error_any_more() -> None:
+    world = World()
+    replication, pair = rewritten(world)
+    world.legs[pair].faults.fail("reserve", errno.ENOSPC)
+    await replication.resync(pair)
+    assert (await replication.wait(pair))["error"]
+    world.legs[pair].faults.heal()
+    await replication.resync(pair)
+    entry = await replication.wait(pair)
+    assert (entry["state"], entry["error"]) == (DUPLEX, None)
+    assert world.legs[pair].equal
+
+
+async def test_a_cut_stays_consistent_when_its_secondary_has_no_room_to_leave_it() -> None:
+    async with running(journal="16MiB") as core:
+        held, pair = await _suspended_beyond_the_journal(core), core.pair()
+        cut, secondary = pair.cut, core.secondary()
+        secondary.fail("reserve", errno.ENOSPC)
+        report = await core.controller.resync(["data"])
+        assert report["volumes"][0]["how"] == MAP
+        (entry,) = (await core.controller.resync_wait(["data"]))["volumes"]
+        assert entry["error"] == "/b/data.img: no room for what changed: No space left on device"
+        assert (pair.cut, pair.usable, core.image("data", "b")) == (cut, True, held)
+        assert cut is not None
+        assert core.controller.cuts.show(cut.id)["verdict"] == "consistent"
+        secondary.heal()
+        await core.controller.resync(["data"])
+        (entry,) = (await core.controller.resync_wait(["data"]))["volumes"]
+        assert (entry["state"], entry["error"]) == (DUPLEX, None)
+        assert core.equal()
+
+
+async def _suspended_beyond_the_journal(core: Core) -> bytes:
+    """What the secondary holds at its cut, while more was written than the journal keeps."""
+    await core.write("data", 0, b"at the cut" * 100)
+    assert (await core.controller.suspend(["data"]))["verdict"] == "consistent"
+    held = core.image("data", "b")
+    for _ in range(8):
+        await core.write("data", 0, b"\x5a" * CORE_SIZE)
+    await core.zero("data", 0, 65536)
+    return held
+
+
+async def test_a_controller_that_failed_says_nothing_more_of_its_resync() -> None:
+    """The journal would not take it; the restart that must come finds out."""
+    world = World()
+    replication, pair = rewritten(world)
+    world.workers.held = asyncio.Event()
+    await replication.resync(pair)
+    await turns()
+    world.timeline.failed = "the reason"
+    world.workers.held.set()
+    await until(lambda: not replication.followers.jobs)
+    assert pair.state == PENDING
+    assert not any(isinstance(marker, Fail | Abandon) for marker in world.timeline.markers)
+    with pytest.raises(DuplexdError, match="the reason; restart the daemon"):
+        await replication.resyncs.wait([pair])
+
+
+# ---------------------------------------------------------------------------------- by copying
+
+
+async def test_a_copy_ends_duplex() -> None:
+    world = World()
+    pair = world.to_copy(content=b"content" * 1000)
+    replication = Replication(world)
+    replication.followers.start([pair])
+    entry = await replication.wait(pair)
+    assert (entry["state"], pair.usable) == (DUPLEX, True)
+    assert world.legs[pair].equal
+    assert world.emit.named("duplex")[0]["volumes"] == ["data"]
+    await replication.followers.stop()
+
+
+async def test_a_copy_that_fails_leaves_all_that_it_has_not_copied_to_the_next_one() -> None:
+    world = World()
+    pair = world.to_copy(content=b"content" * (SIZE // 7))
+    replication = Replication(world)
+    world.legs[pair].faults.fail("write", errno.EIO, after=2)
+    replication.followers.start([pair])
+    world.timeline.write(pair, 0, b"while it copies")
+    entry = await replication.wait(pair)
+    assert (entry["state"], pair.usable) == (SUSPENDED, False)
+    world.legs[pair].faults.heal()
+    assert await replication.resync(pair) == [COPY]
+    await replication.wait(pair)
+    assert world.legs[pair].equal
+    await replication.followers.stop()
+
+
+async def test_a_copy_whose_secondary_fails_a_sync_is_made_again_as_a_whole() -> None:
+    world = World()
+    pair = world.to_copy(content=b"content" * (SIZE // 7) + b"c" * (SIZE % 7))
+    replication = Replication(world)
+    world.legs[pair].faults.fail("sync", errno.EIO, times=1)
+    replication.followers.start([pair])
+    assert (await replication.wait(pair))["state"] == SUSPENDED
+    await replication.resync(pair)
+    assert (await replication.wait(pair))["copied_bytes"] == SIZE
+    await replication.followers.stop()
+
+
+async def test_a_primary_that_cannot_be_read_suspends_the_pair() -> None:
+    """No pair may stay PENDING without a job."""
+    world = World()
+    pair = world.to_copy()
+    replication = Replication(world)
+    world.legs[pair].primary.close()
+    replication.followers.start([pair])
+    entry = await replication.wait(pair)
+    assert (entry["state"], entry["error"]) == (SUSPENDED, "data: closed")
+    await replication.followers.stop()
+
+
+async def test_an_async_pair_is_followed_for_once_it_is_duplex() -> None:
+    world = World()
+    pair = world.to_copy(content=b"content" * 1000)
+    replication = Replication(world)
+    replication.followers.start([pair])
+    await replication.wait(pair)
+    last = world.timeline.write(pair, GRAIN, b"more")
+    await until(lambda: pair.applied == last)
+    assert world.legs[pair].equal
+    await replication.followers.stop()
+
+
+# ----------------------------------------------------------------------------- seen from outside
+
+
+async def test_new_changes_wait_for_a_resync_that_does_not_catch_up() -> None:
+    """Its cap on the lag is halved twice a second, so it ends under any load."""
+    world = World()
+    replication, pair = small_change(world)
+    await replication.resync(pair)
+    (job,) = replication.followers.jobs.values()
+    await until(lambda: job.follower is not None)
+    job.walk().reach()
+    job.cap = 16 * KIB
+    world.workers.held = asyncio.Event()
+    world.timeline.write(pair, 0, b"x" * GRAIN)
+    assert TOO_FAR_BEHIND in replication.admission.reasons
+    world.workers.held.set()
+    await replication.wait(pair)
+    assert replication.admission.clear
+
+
+async def test_nothing_listens_to_the_journal_when_no_job_runs() -> None:
+    world = World()
+    replication, pair = small_change(world)
+    assert not world.timeline.on_written
+    await replication.resync(pair)
+    assert world.timeline.on_written
+    await replication.wait(pair)
+    await until(lambda: not replication.followers.jobs)
+    assert not world.timeline.on_written
+    assert replication.followers.floor() > world.timeline.written
+
+
+async def test_a_job_says_since_when_it_runs_and_how_far_behind_it_is() -> None:
+    world = World()
+    replication, pair = small_change(world)
+    world.timeline.write(pair, 0, b"x" * GRAIN)
+    world.clock.now = 1234.0
+    world.workers.held = asyncio.Event()
+    assert replication.followers.began(pair) is None
+    await replication.resync(pair)
+    assert replication.followers.began(pair) == 1234.0
+    (job,) = replication.followers.jobs.values()
+    await until(lambda: job.follower is not None)
+    job.walk().reach()
+    assert replication.followers.lag_bytes(pair) > GRAIN
+    world.workers.held.set()
+    await replication.wait(pair)
+
+
+async def test_a_resync_that_a_restart_cut_short_is_begun_again() -> None:
+    world = World()
+    replication, pair = small_change(world)
+    replication.resyncs.resume([pair])
+    assert (await replication.wait(pair))["state"] == DUPLEX
+
+
+async def test_staging_markers_are_those_that_recovery_knows() -> None:
+    world = World()
+    replication, pair = rewritten(world)
+    await replication.resync(pair)
+    await replication.wait(pair)
+    begun, commit, settled = [
+        marker for marker in world.timeline.markers if isinstance(marker, Resync | Commit | Settled)
+    ]
+    assert begun.job == commit.job == settled.job
+    assert isinstance(commit, Commit)
+    assert commit.records == 1
