@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 
 class Hold(Lease):
-    """A lease of this run. `ended` gets the reason when it is over. `writes` are then those that waited
-    for it: volume, and time of arrival; not the changes, whose payloads would stay in memory.
+    """A lease of this run. `ended` gets the reason when it is over. `writes` are then those that
+    waited for it: volume and time of arrival, not the changes, whose payloads would stay in memory.
     """
 
     __slots__ = ("ended", "timer", "writes")

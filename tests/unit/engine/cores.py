@@ -1,4 +1,4 @@
-"""A whole controller on a simulated disk, with legs that fail on demand, and a client that remembers its answers."""
+"""A whole controller on a simulated disk, with legs that fail on demand and a client."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ class Core:
             await asyncio.sleep(0)
 
     async def crash(self, power: bool) -> None:
-        """Kill the daemon as it is; with `power`, the machine. `disk` is what the next one finds."""
+        """Kill the daemon; with `power`, the machine. `disk` is what the next start finds."""
         self.disk.crash(power=power)
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:

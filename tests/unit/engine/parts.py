@@ -1,7 +1,7 @@
 """The parts of the engine below the controller, wired as it wires them, for tests of one of them.
 
-Two DUPLEX pairs of one group on legs in memory, and a small journal on a simulated disk. There is no
-recovery, no checkpoint, no follower and no task here, and workers are moved by hand: whatever
+Two DUPLEX pairs of one group on legs in memory, and a small journal on a simulated disk. There is
+no recovery, no checkpoint, no follower and no task here, and workers are moved by hand: whatever
 happens, happens in the test's own calls.
 """
 

@@ -274,9 +274,7 @@ async def test_what_the_primary_holds_is_journaled_in_the_shortest_form(
     assert parts.writer.position - before == record + (record if kind == WRITE else 72)
 
 
-async def test_a_primary_and_a_secondary_that_fail_at_one_change_leave_the_secondary_before_it() -> (
-    None
-):
+async def test_a_secondary_is_left_before_a_change_that_its_primary_fails_at_too() -> None:
     parts = Parts()
     parts.send("data", 0, b"a" * 4096)
     primary, secondary = parts.legs["data"]
@@ -289,6 +287,30 @@ async def test_a_primary_and_a_secondary_that_fail_at_one_change_leave_the_secon
     assert parts.content("data", 0, 4096) == (b"b" * 2048 + b"a" * 2048, b"a" * 4096)
     assert pair.changed is not None
     assert pair.changed.overlaps(0, 1)
+
+
+@pytest.mark.parametrize("healable", [True, False])
+async def test_a_secondary_that_does_not_take_what_the_primary_held_is_suspended(
+    healable: bool,
+) -> None:
+    """It took the change, not the one that undoes it. Healed, it has both."""
+    parts = Parts()
+    parts.send("data", 0, b"a" * 4096)
+    primary, secondary = parts.legs["data"]
+    primary.fail("write", errno.EIO, times=1)
+    secondary.fail("write", errno.EIO, after=1, times=1 if healable else None)
+    change = parts.send("data", 0, b"b" * 4096)
+    data, wal = parts.pair("data"), parts.pair("wal")
+    assert change.error == errno.EIO
+    assert (data.state, data.usable) == ("SUSPENDED", healable)
+    if healable:
+        assert data.applied == wal.applied == change.sequence + 1
+        assert parts.content("data", 0, 4096) == (b"a" * 4096, b"a" * 4096)
+    else:
+        assert data.cut is not None
+        assert data.cut.verdict == "void"
+        assert data.changed is not None
+        assert data.changed.overlaps(0, 1)
 
 
 def test_after_a_primary_error_a_restart_replays_what_the_primary_held() -> None:

@@ -149,6 +149,15 @@ async def test_a_lease_is_lost_at_its_deadline_and_what_waited_goes_on() -> None
     assert (parts.leases.release(lease.id), parts.leases.lost) == (False, 1)
 
 
+async def test_a_lease_ends_once() -> None:
+    parts = Parts()
+    lease = await hold(parts, "data")
+    assert parts.leases.end(lease, ends.BY_OWNER)
+    assert not parts.leases.end(lease, ends.DEADLINE)
+    assert (await lease.ended, lease.lost, parts.leases.lost) == (ends.BY_OWNER, False, 0)
+    assert len(parts.named("released")) == 1
+
+
 async def test_a_release_by_the_owner_is_no_loss() -> None:
     parts = Parts()
     lease = await hold(parts, "data")

@@ -1,5 +1,5 @@
-"""Limits of the engine, each met by a small value that is passed in, and the defaults where they are
-facts that others rely on. Limits of a part are met in that part's tests.
+"""Limits of the engine, each met by a small value that is passed in, and the defaults where others
+rely on them. Limits of a part are met in that part's tests.
 """
 
 from __future__ import annotations
