@@ -198,7 +198,7 @@ async def test_a_secondary_that_fails_during_a_resync_by_map_ends_it_for_all_of_
                 for _ in range(40):  # the map is shorter than the journal
                     assert await core.write(name, 0, b"\x21" * 4096) == 0
             await core.controller.resync(["data", "log"])
-            assert [job.how for job in core.controller.runner.jobs.values()] == ["map"]
+            assert [job.how for job in core.controller.followers.jobs.values()] == ["map"]
             pair, other = core.pair(lost), core.pair(spared)
             leg = core.secondary(lost)
             leg.fail("sync")
