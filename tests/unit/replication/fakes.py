@@ -13,7 +13,7 @@ from duplexd.backend import WRITE
 from duplexd.core import freeze
 from duplexd.core.ledger import Ledger, Place
 from duplexd.core.markers import Attach, Copy, Detach, Equal, MakeCut, NewVolume, encode
-from duplexd.core.pair import Pair
+from duplexd.core.pair import Pair, refresh
 from duplexd.core.pair_states import FIRST_COPY
 from duplexd.errors import DuplexdError
 from duplexd.limits import EngineLimits
@@ -56,6 +56,7 @@ class FakeTimeline:
         self.failed = ""
         self.on_written: list[Callable[[], None]] = []
         self.markers: list[Marker] = []
+        self.pairs: dict[int, Pair] = {}
         self.busy = False
         self.on_durable: Callable[[], None] = _nothing
         self._before_batch = 0
@@ -95,6 +96,7 @@ class FakeTimeline:
         if isinstance(marker, Equal):
             for number in marker.volumes:
                 self.ledger.advance(self.ledger.pairs[number], sequence)
+        refresh(self.pairs.values())
         self.markers.append(marker)
         self._grew()
         return sequence
@@ -283,6 +285,7 @@ class World:
         faults = FaultLeg(secondary)
         pair = Pair(ledger.pairs[number], primary, faults, mode)
         self.legs[pair] = Legs(primary, secondary, faults)
+        self.timeline.pairs[number] = pair
         self.timeline.append(Attach([number]))
         return pair
 
