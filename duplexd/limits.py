@@ -55,7 +55,9 @@ CUTS_KEPT_MAX = (
 )
 CUT_FIGURES_KEPT_MAX = 16  # of them, those of which is known how long writes waited
 MEMBERS_MAX = 256  # controllers that take a cut together
-GROUP_PROTOCOL = 1  # what controllers and coordinators say to each other; raised when old and new do not understand each other
+# What controllers and coordinators say to each other; raised when old and new do not understand
+# each other
+GROUP_PROTOCOL = 1
 
 # Configuration
 SOCKET_PATH_BYTES_MAX = 107  # sun_path holds 108 with its NUL
@@ -170,7 +172,8 @@ class ProofLimits:
 
     certificate_bytes_max: int = 64 * MIB
     chunk_bytes: int = 4 * MIB  # of an image, compared at a time
-    # Ranges kept apart, over all volumes of a controller: 16 bytes each. With more, less is checked.
+    # Ranges kept apart, over all volumes of a controller: 16 bytes each. With more, less is
+    # checked.
     ranges_max: int = 1 << 20
     tries: int = 5  # to read a journal that its daemon recycles meanwhile
     start_seconds_max: float = 5.0  # to wait for a daemon that is starting

@@ -150,8 +150,8 @@ class Service:
         still_starting(text)
 
     async def _recover(self, workers: Threads) -> Controller | None:
-        """None if a signal stops the daemon meanwhile. The service manager waits as long as the disk
-        threads answer.
+        """None if a signal stops the daemon meanwhile. The service manager waits as long as the
+        disk threads answer.
         """
         machine = Machine(RealDisk(), RealClock(), workers.disk, workers.journal)
         events = Events(machine.clock)

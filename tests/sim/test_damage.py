@@ -1,4 +1,6 @@
-"""Bits that change where the journal was known to be durable: said with file and place, never taken for a torn tail."""
+"""Bits that change where the journal was known to be durable: said with file and place, never taken
+for a torn tail.
+"""
 
 from __future__ import annotations
 

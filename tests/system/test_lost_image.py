@@ -1,4 +1,6 @@
-"""A secondary's image that is moved away while the daemon runs: noticed before a backup relies on it, and mended as docs/operations.md says."""
+"""A secondary's image that is moved away while the daemon runs: noticed before a backup relies on
+it, and mended as docs/operations.md says.
+"""
 
 from __future__ import annotations
 

@@ -171,7 +171,9 @@ def test_records_are_kept_for_secondaries_that_still_want_them(saved: Json, floo
 
 
 async def test_what_was_begun_since_the_snapshot_keeps_the_journal_that_it_needs() -> None:
-    """A resync by journal: a restart would begin with the pairs at their cut, as the checkpoint says."""
+    """A resync by journal: a restart would begin with the pairs at their cut, as the checkpoint
+    says.
+    """
     taking = Taking()
     taking.parts.send("data", 0, b"x" * 512)
     task = asyncio.ensure_future(taking.checkpointer.checkpoint())
@@ -326,8 +328,8 @@ async def test_a_sync_beside_a_batch_does_not_make_clean_what_that_writes_after_
 
 
 def _survives(give_up: Callable[[Core], asyncio.Task[None]], count: int) -> bool:
-    """Write, give a checkpoint up after some turns of the loop, stop in order, cut the power: is the
-    data there?
+    """Write, give a checkpoint up after some turns of the loop, stop in order, cut the power: is
+    the data there?
     """
     disk = new_disk()
 
