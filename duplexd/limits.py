@@ -1,4 +1,9 @@
-"""Every limit and time-out, by name, with its unit. Each is met by a test."""
+"""Every limit and time-out, by name, with its unit. Each is met by a test.
+
+Two kinds. What a format, a grammar or a protocol fixes is a constant: both ends have to know it.
+What bounds a running program is a field of a frozen dataclass, one for each room: whoever assembles
+a program passes it in, so a test passes a small one and reaches the bound in a few steps.
+"""
 
 from __future__ import annotations
 
@@ -11,102 +16,63 @@ VOLUME_ALIGNMENT_BYTES = 4096
 VOLUMES_MAX = 4096
 VOLUME_BYTES_MAX = 1 << 60  # 1 EiB: offsets and their sums stay far from 63 bits
 
-# Write path
-INLINE_BATCH_BYTES_MAX = (
-    512 * KIB
-)  # a batch up to this is done in the event loop; a larger one in threads
-INLINE_ZERO_BYTES_MAX = 1 * MIB  # zeroes and trims up to this are done in the event loop
-BATCH_BYTES_MAX = 8 * MIB
-MARKER_RESERVE_BYTES = 2 * MIB  # room that batches leave in the journal for markers
-RECORD_BYTES_MAX = 1 * MIB  # a longer WRITE becomes several records
-WORKER_THREADS = 4  # disk threads; they only read, write and sync
-JOURNAL_THREADS = 2  # one batch and one sync at a time
-
-# Journal
+# Configuration
 JOURNAL_SIZE_BYTES_MIN = 16 * MIB
 JOURNAL_SIZE_BYTES_MAX = 4 * TIB
-JOURNAL_SEGMENTS = 16  # of a small journal; a large one has more, of the largest size
-SPARE_SEGMENTS = 2  # kept ready to be written
-SEGMENT_BYTES_MIN = 4 * MIB
-SEGMENT_BYTES_MAX = 16 * MIB  # recovery holds a whole segment in memory
-CHECKPOINT_INTERVAL_S = 20.0
-SYNC_INTERVAL_S = 1.0
-
-# Pairs
-REGION_BYTES_MIN = 16 * MIB
-REGIONS_MAX = 4096
-FOLLOWER_CHUNK_BYTES = 4 * MIB
-COPIED_MARK_BYTES = 64 * MIB  # progress of a copy is made durable this often
 COPY_RATE_BYTES_MIN = 64 * KIB  # a second
-COPY_PAUSE_SECONDS_MAX = (
-    0.05  # how long a copy that waits for its pace does not look at the journal
-)
-FOLLOWER_FINAL_BYTES = (
-    128 * KIB
-)  # lag at which a follower is brought to the tail within the event loop
-ASYNC_LAG_BYTES_MAX = 64 * MIB
-
-# Holds
 HOLD_SECONDS_DEFAULT = 2.0
 HOLD_SECONDS_MAX = 10.0  # Linux's NBD client may give up at 30 s
-LEASES_MAX = 256
-CUTS_KEPT_MAX = (
-    512  # cuts that are remembered, with their verdicts; a forgotten one is never called consistent
-)
-CUT_FIGURES_KEPT_MAX = 16  # of them, those of which is known how long writes waited
 MEMBERS_MAX = 256  # controllers that take a cut together
-# What controllers and coordinators say to each other; raised when old and new do not understand
-# each other
-GROUP_PROTOCOL = 1
-
-# Configuration
 SOCKET_PATH_BYTES_MAX = 107  # sun_path holds 108 with its NUL
+CANARY_RECORDS_PER_SECOND_DEFAULT = 200
+CANARY_RECORDS_PER_SECOND_MAX = 10_000
 
-# Control plane
+# The API
+# What controllers and coordinators say to each other; raised when old and new do not understand
+# each other.
+GROUP_PROTOCOL = 1
 CUT_READ_BYTES_DEFAULT = 64 * KIB
 CUT_READ_BYTES_MAX = 1 * MIB  # of a suspended secondary, in one request
 GRADE_CHARACTERS_MAX = 400
 NAME_CHARACTERS_MAX = 255
 TAG_CHARACTERS_MAX = 200
 
-# Canary
-CANARY_RECORDS_PER_SECOND_DEFAULT = 200
-CANARY_RECORDS_PER_SECOND_MAX = 10_000
-
-
-# The limits as values. Whoever assembles a program passes them in; a test passes smaller ones.
+# Threads: read only by the daemon, which makes them
+WORKER_THREADS = 4  # they read, write and sync legs
+JOURNAL_THREADS = 2  # one batch and one sync at a time
 
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
     """Of one controller: write path, journal, pairs, holds."""
 
-    inline_batch_bytes_max: int = INLINE_BATCH_BYTES_MAX
-    inline_zero_bytes_max: int = INLINE_ZERO_BYTES_MAX
-    batch_bytes_max: int = BATCH_BYTES_MAX
-    marker_reserve_bytes: int = MARKER_RESERVE_BYTES
-    record_bytes_max: int = RECORD_BYTES_MAX
-    journal_segments: int = JOURNAL_SEGMENTS
-    spare_segments: int = SPARE_SEGMENTS
-    segment_bytes_min: int = SEGMENT_BYTES_MIN
-    segment_bytes_max: int = SEGMENT_BYTES_MAX
-    checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S
-    sync_interval_s: float = SYNC_INTERVAL_S
+    # A batch up to this is done in the event loop, a larger one in a thread; the same for zeroes
+    inline_batch_bytes_max: int = 512 * KIB
+    inline_zero_bytes_max: int = 1 * MIB
+    batch_bytes_max: int = 8 * MIB
+    marker_reserve_bytes: int = 2 * MIB  # room that batches leave in the journal for markers
+    record_bytes_max: int = 1 * MIB  # a longer WRITE becomes several records
+    journal_segments: int = 16  # of a small journal; a large one has more, of the largest size
+    spare_segments: int = 2  # kept ready to be written
+    segment_bytes_min: int = 4 * MIB
+    segment_bytes_max: int = 16 * MIB  # recovery holds a whole segment in memory
+    checkpoint_interval_s: float = 20.0
+    sync_interval_s: float = 1.0
     change_grain_bytes_min: int = 64 * KIB
     change_grains_max: int = 1 << 20  # a volume's change map has at most this many grains
-    region_bytes_min: int = REGION_BYTES_MIN
-    regions_max: int = REGIONS_MAX
-    follower_chunk_bytes: int = FOLLOWER_CHUNK_BYTES
+    region_bytes_min: int = 16 * MIB
+    regions_max: int = 4096
+    follower_chunk_bytes: int = 4 * MIB
     staged_piece_bytes_max: int = 4 * MIB
-    copied_mark_bytes: int = COPIED_MARK_BYTES
-    copy_pause_seconds_max: float = COPY_PAUSE_SECONDS_MAX
-    follower_final_bytes: int = FOLLOWER_FINAL_BYTES
-    async_lag_bytes_max: int = ASYNC_LAG_BYTES_MAX
+    copied_mark_bytes: int = 64 * MIB  # progress of a copy is made durable this often
+    copy_pause_seconds_max: float = 0.05  # how long a paced copy does not look at the journal
+    follower_final_bytes: int = 128 * KIB  # the lag that a follower makes up in the event loop
+    async_lag_bytes_max: int = 64 * MIB
     hold_seconds_max: float = HOLD_SECONDS_MAX
     recheck_hold_seconds: float = 5.0  # of `verify`, while it looks at a difference again
-    leases_max: int = LEASES_MAX
-    cuts_kept_max: int = CUTS_KEPT_MAX
-    cut_figures_kept_max: int = CUT_FIGURES_KEPT_MAX
+    leases_max: int = 256
+    cuts_kept_max: int = 512  # remembered; a forgotten cut is never called consistent
+    cut_figures_kept_max: int = 16  # of them, those of which is known how long writes waited
 
 
 @dataclass(frozen=True, slots=True)

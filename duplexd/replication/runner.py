@@ -148,7 +148,9 @@ class Runner:
         self._copying.on_moved()
 
     def _finish(self, job: Job, pairs: list[Pair]) -> bool:
-        """The last bytes, at rest: no change comes in between. False if there is more than a few."""
+        """The last bytes, at rest: no change comes in between. False if there is more than a
+        few.
+        """
         timeline, follower = self._timeline, job.walk()
         final, chunk = self._limits.follower_final_bytes, self._limits.follower_chunk_bytes
         in_work(pairs)

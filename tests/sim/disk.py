@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 class PowerCut(BaseException):
-    """The process is dead. Not an Exception, so that nothing in the code under test can handle it."""
+    """The process is dead. Not an Exception, so that nothing in the code under test can handle
+    it.
+    """
 
 
 class SimFile:
@@ -260,7 +262,9 @@ class SimDisk:
         self._die()
 
     def cut_at(self, operations: int) -> None:
-        """Die in the middle of the `operations`-th changing operation from now (1: the next one)."""
+        """Die in the middle of the `operations`-th changing operation from now (1: the next
+        one).
+        """
         self._cut_at = self.operations + operations
 
     def content(self, path: str) -> bytes:

@@ -109,7 +109,9 @@ class Blocks:
             ]
 
     def forget_touched(self) -> set[int]:
-        """The blocks changed since the last call; those with a change on its way will count again."""
+        """The blocks changed since the last call; those with a change on its way will count
+        again.
+        """
         touched = self.touched
         self.touched = {
             block

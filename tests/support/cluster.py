@@ -191,7 +191,9 @@ class Cluster:
         assert lines[-1].get("ok"), f"{controller}: {lines}"
 
     def cut_states(self, cut: str) -> dict[str, str]:
-        """What each controller that answers shows of a cut: its state, "" if it does not know it."""
+        """What each controller that answers shows of a cut: its state, "" if it does not know
+        it.
+        """
         found = {}
         for controller, daemon in self.daemons.items():
             status, answer = daemon.request("GET", f"/v1/cuts/{cut}")

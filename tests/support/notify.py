@@ -27,7 +27,9 @@ class ServiceManager:
         return {"NOTIFY_SOCKET": str(self.path), **watchdog}
 
     def wait(self, line: str, seconds: float = PATIENCE_SECONDS, count: int = 1) -> None:
-        """Return when `count` messages have a line that begins with `line`. Raises AssertionError."""
+        """Return when `count` messages have a line that begins with `line`. Raises
+        AssertionError.
+        """
         deadline = time.monotonic() + seconds
         while len(self.having(line)) < count:
             self._socket.settimeout(max(0.001, deadline - time.monotonic()))

@@ -151,7 +151,9 @@ def wait_full(cluster: Cluster) -> None:
 
 
 def wait_written(cluster: Cluster, name: str) -> None:
-    """Until the canary has written to a controller's volume again: more than what had waited there."""
+    """Until the canary has written to a controller's volume again: more than what had waited
+    there.
+    """
     before = cluster.ask(name, "GET", "/v1/status")["controller"]["sequence"]
     deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:

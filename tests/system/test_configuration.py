@@ -1,4 +1,6 @@
-"""`duplexd check`, and what `run` says of the same mistakes: the machine's part of a configuration."""
+"""`duplexd check`, and what `run` says of the same mistakes: the machine's part of a
+configuration.
+"""
 
 from __future__ import annotations
 

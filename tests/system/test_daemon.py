@@ -45,7 +45,9 @@ def test_a_signal_ends_it_with_0_and_removes_the_sockets(
 
 
 def test_clients_that_say_nothing_do_not_hold_up_the_end(daemon: Daemon) -> None:
-    """It would wait for so long each time; a machine that is busy may take it, too, but not always."""
+    """It would wait for so long each time; a machine that is busy may take it, too, but not
+    always.
+    """
     for _ in range(STOPS_MAX):
         with socket.socket(socket.AF_UNIX) as nbd, socket.socket(socket.AF_UNIX) as control:
             nbd.connect(str(daemon.files.nbd_socket))

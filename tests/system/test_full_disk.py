@@ -65,7 +65,9 @@ class SmallDisk:
 def small_disk(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Callable[[str, int], SmallDisk]]:
-    """`small_disk("b", bytes)` mounts a disk of that size at that place, before the daemon starts."""
+    """`small_disk("b", bytes)` mounts a disk of that size at that place, before the daemon
+    starts.
+    """
     made: list[SmallDisk] = []
 
     def make(name: str, size: int) -> SmallDisk:

@@ -17,7 +17,7 @@ import pytest
 
 from duplexd.canary.nbd import NbdConnection
 from duplexd.journal.inspect import inspect
-from duplexd.limits import COPIED_MARK_BYTES
+from duplexd.limits import EngineLimits
 from duplexd.runtime.disk import RealDisk
 from tests.support.blocks import BLOCK_BYTES, Blocks, check
 from tests.support.commands import (
@@ -408,18 +408,23 @@ async def test_first_copy_killed(
 
 
 def _goes_far(kills: int) -> bool:
-    """Whether the copy gets on, before the next kill, so far that it is remembered: twice in all."""
+    """Whether the copy gets on, before the next kill, so far that it is remembered: twice in
+    all.
+    """
     return kills in {3, 8}
 
 
 def _remembered(now: dict[str, Any]) -> bool:
     return bool(
-        now["big"]["state"] == "DUPLEX" or now["big"]["copy"]["done_bytes"] > COPIED_MARK_BYTES
+        now["big"]["state"] == "DUPLEX"
+        or now["big"]["copy"]["done_bytes"] > EngineLimits().copied_mark_bytes
     )
 
 
 def _with_rate(files: DaemonFiles, kills: int | None) -> None:
-    """How fast it may copy from the next start on: so slowly that it is not over before the kill."""
+    """How fast it may copy from the next start on: so slowly that it is not over before the
+    kill.
+    """
     files.copy_rate = None if kills is None else "64MiB" if _goes_far(kills) else "2MiB"
     files.write()
 
