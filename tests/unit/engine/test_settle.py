@@ -80,7 +80,7 @@ async def test_a_secondary_that_cannot_be_made_durable_makes_the_cut_void() -> N
 
 
 async def test_a_cut_that_its_pairs_leave_while_it_is_settled_is_void() -> None:
-    """A suspend that finds them at it, and a resync, at the same time: it may have no reader now."""
+    """A suspend that finds them at it, and a resync, at once: the cut may have no reader now."""
     async with running(TWO) as core:
         result = await core.controller.suspend(BOTH)
         await core.controller.resync(BOTH)
