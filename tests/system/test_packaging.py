@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shutil
@@ -145,9 +146,11 @@ def test_what_is_imported_is_declared() -> None:
     }
     imported: set[str] = set()
     for path in (ROOT / "duplexd").rglob("*.py"):
-        imported |= set(
-            re.findall(r"^\s*(?:from|import) ([a-z_0-9]+)", path.read_text(), re.MULTILINE)
-        )
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.partition(".")[0])
     third_party = {
         name
         for name in imported

@@ -178,6 +178,32 @@ async def test_a_freeze_that_the_journal_refuses_is_final() -> None:
     assert parts.pair().state == pair_states.DUPLEX
 
 
+async def test_a_freeze_outside_of_a_batch_that_the_journal_refuses_is_final_too() -> None:
+    """As of a follower, or of a sync."""
+    parts = Parts()
+    pair = parts.pair()
+    parts.fail_journal("writev", errno.ENOSPC)
+    with pytest.raises(OSError, match="space"):
+        parts.failures.freeze({pair}, pair, pair.applied, OSError(errno.EIO, "gone"), {pair}, {})
+    assert "could not be written" in parts.timeline.failed
+
+
+async def test_a_secondary_that_holds_more_than_the_failed_one_is_suspended_where_it_is() -> None:
+    """A follower may bring pairs together that came from different cuts."""
+    parts = Parts()
+    data, wal = parts.pair("data"), parts.pair("wal")
+    for pair in (data, wal):
+        pair.set_legs(pair.primary, pair.secondary, "async")
+    at = data.applied
+    ahead = parts.send("wal", 0, b"x").sequence
+    parts.ledger.advance(wal.record, ahead)
+    parts.failures.freeze({data, wal}, data, at, OSError(errno.EIO, "gone"), (), {})
+    cuts = [data.cut, wal.cut]
+    assert [cut.sequence if cut else 0 for cut in cuts] == [at, ahead]
+    assert [pair.applied for pair in (data, wal)] == [at, ahead]
+    assert [event["at"] for event in parts.named("suspended")] == [at, ahead]
+
+
 async def test_the_failure_of_a_secondary_at_a_groups_cut_announces_that_as_void() -> None:
     parts = Parts()
     parts.timeline.append(MakeCut("aa", "", [1, 2], "db", ["alpha", "beta"]))
@@ -197,8 +223,8 @@ async def test_a_secondary_that_fails_during_a_resync_by_map_ends_it_for_all_of_
             for name in ("data", "log"):
                 for _ in range(40):  # the map is shorter than the journal
                     assert await core.write(name, 0, b"\x21" * 4096) == 0
-            await core.controller.resync(["data", "log"])
-            assert [job.how for job in core.controller.followers.jobs.values()] == ["map"]
+            started = await core.controller.resync(["data", "log"])
+            assert [volume["how"] for volume in started["volumes"]] == ["map", "map"]
             pair, other = core.pair(lost), core.pair(spared)
             leg = core.secondary(lost)
             leg.fail("sync")
@@ -248,9 +274,7 @@ async def test_what_the_primary_holds_is_journaled_in_the_shortest_form(
     assert parts.writer.position - before == record + (record if kind == WRITE else 72)
 
 
-async def test_a_primary_and_a_secondary_that_fail_at_one_change_leave_the_secondary_before_it() -> (
-    None
-):
+async def test_a_secondary_is_left_before_a_change_that_its_primary_fails_at_too() -> None:
     parts = Parts()
     parts.send("data", 0, b"a" * 4096)
     primary, secondary = parts.legs["data"]
@@ -263,6 +287,30 @@ async def test_a_primary_and_a_secondary_that_fail_at_one_change_leave_the_secon
     assert parts.content("data", 0, 4096) == (b"b" * 2048 + b"a" * 2048, b"a" * 4096)
     assert pair.changed is not None
     assert pair.changed.overlaps(0, 1)
+
+
+@pytest.mark.parametrize("healable", [True, False])
+async def test_a_secondary_that_does_not_take_what_the_primary_held_is_suspended(
+    healable: bool,
+) -> None:
+    """It took the change, not the one that undoes it. Healed, it has both."""
+    parts = Parts()
+    parts.send("data", 0, b"a" * 4096)
+    primary, secondary = parts.legs["data"]
+    primary.fail("write", errno.EIO, times=1)
+    secondary.fail("write", errno.EIO, after=1, times=1 if healable else None)
+    change = parts.send("data", 0, b"b" * 4096)
+    data, wal = parts.pair("data"), parts.pair("wal")
+    assert change.error == errno.EIO
+    assert (data.state, data.usable) == ("SUSPENDED", healable)
+    if healable:
+        assert data.applied == wal.applied == change.sequence + 1
+        assert parts.content("data", 0, 4096) == (b"a" * 4096, b"a" * 4096)
+    else:
+        assert data.cut is not None
+        assert data.cut.verdict == "void"
+        assert data.changed is not None
+        assert data.changed.overlaps(0, 1)
 
 
 def test_after_a_primary_error_a_restart_replays_what_the_primary_held() -> None:
