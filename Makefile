@@ -1,4 +1,5 @@
-# duplexd. `make help` lists what there is. Nothing here needs more than make, a shell and Python 3.11 or newer: the rest is set up.
+# duplexd. `make help` lists the targets. They need make, a shell and Python 3.11 or newer; the rest
+# is installed by them.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -8,27 +9,35 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 # The first interpreter that is new enough; `make setup PYTHON=...` takes another one.
-PYTHON := $(shell for p in python3.11 python3 python3.12 python3.13 python3.14 /usr/bin/python3; do \
-	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v "$$p" && break; done)
+PYTHON := $(shell for p in python3.11 python3 python3.12 python3.13 python3.14 \
+	/usr/bin/python3; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \
+	command -v "$$p" && break; done)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 WORKERS := 2
 ARGS :=
 
-# What the tests use beside Python: real NBD clients and servers, a virtual machine, a file system to put in it.
-PACKAGES := mount nbdkit nbd-client nbd-server qemu-utils qemu-system-x86 qemu-system-common libnbd-bin python3-libnbd fio fuse3 busybox-static cpio e2fsprogs \
-	systemd passwd login util-linux procps kmod iproute2 curl openssl
+# What the tests use beside Python: real NBD clients and servers, a virtual machine, and what makes
+# a file system for it.
+PACKAGES := mount nbdkit nbd-client nbd-server qemu-utils qemu-system-x86 qemu-system-common \
+	libnbd-bin python3-libnbd fio fuse3 busybox-static cpio e2fsprogs systemd passwd login \
+	util-linux procps kmod iproute2 curl openssl
 # Debian's Python comes without what makes a virtual environment.
 VENV_PACKAGES := python3-venv
 
 .PHONY: help
 help: ## this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' \
+		$(MAKEFILE_LIST)
 
-# ----------------------------------------------------------------------------------------------------------- setting up
+# --------------------------------------------------------------------------------------- setting up
 
 $(BIN)/python:
-	@[ -n "$(PYTHON)" ] || { echo "duplexd needs Python 3.11 or newer; install it, or say where it is: make setup PYTHON=/path/to/python" >&2; exit 1; }
-	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || $(MAKE) --no-print-directory apt-install WANTED="$(VENV_PACKAGES)"
+	@[ -n "$(PYTHON)" ] || { \
+		echo "duplexd needs Python 3.11 or newer; install it," \
+			"or give its path: make setup PYTHON=/path/to/python" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || \
+		$(MAKE) --no-print-directory apt-install WANTED="$(VENV_PACKAGES)"
 	@rm -rf $(VENV)
 	"$(PYTHON)" -m venv $(VENV)
 
@@ -46,18 +55,22 @@ setup: $(VENV)/.dev ## makes .venv with the project and its tools, once
 
 apt: ## installs the Debian packages that the tests use, if any is missing
 	@$(MAKE) --no-print-directory apt-install WANTED="$(PACKAGES)"
-	@apt-cache policy linux-image-cloud-amd64 2>/dev/null | grep -q 'Candidate: [0-9]' || $(SUDO) apt-get -qq update
+	@apt-cache policy linux-image-cloud-amd64 2>/dev/null | grep -q 'Candidate: [0-9]' || \
+		$(SUDO) apt-get -qq update
 
 apt-install:
 	@missing=; for p in $(WANTED); do \
-		dpkg-query -W -f '$${db:Status-Status}' "$$p" 2>/dev/null | grep -qx installed || missing="$$missing $$p"; done; \
+		dpkg-query -W -f '$${db:Status-Status}' "$$p" 2>/dev/null | grep -qx installed || \
+			missing="$$missing $$p"; done; \
 	[ -z "$$missing" ] && exit 0; \
-	command -v apt-get >/dev/null || { echo "not a Debian system: install what these packages hold:$$missing" >&2; exit 1; }; \
+	command -v apt-get >/dev/null || { \
+		echo "not a Debian system: install what these packages contain:$$missing" >&2; exit 1; }; \
 	echo "installing:$$missing"; \
 	$(SUDO) apt-get -qq update; \
-	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive \
+		apt-get -qq install -y --no-install-recommends $$missing >/dev/null
 
-# -------------------------------------------------------------------------------------------------------------- running
+# ------------------------------------------------------------------------------------------ running
 
 .PHONY: demo run
 demo: $(VENV)/.runtime ## four volumes written to, suspended ten times and checked: under a minute
@@ -65,10 +78,11 @@ demo: $(VENV)/.runtime ## four volumes written to, suspended ten times and check
 
 run: $(VENV)/.runtime ## a daemon in the foreground with configs/duplexd.toml, data under ./var
 	@mkdir -p var/a var/b
-	@[ ! -t 2 ] || echo "In another terminal: $(BIN)/duplexctl --socket var/control.sock status; README.md goes on from there. Ctrl-C ends it." >&2
+	@[ ! -t 2 ] || echo "In another terminal: $(BIN)/duplexctl --socket var/control.sock status;" \
+		"README.md continues from there. Ctrl-C stops the daemon." >&2
 	@exec $(BIN)/duplexd run --config configs/duplexd.toml $(ARGS)
 
-# ------------------------------------------------------------------------------------------------------------- checking
+# ----------------------------------------------------------------------------------------- checking
 
 .PHONY: test test-long check format bench cover clean
 test: $(VENV)/.dev apt ## the tests, without the long sweeps
@@ -97,5 +111,6 @@ cover: $(VENV)/.dev apt ## which lines and branches the tests reach
 	$(BIN)/coverage report
 
 clean: ## removes what make made, but not ./var
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+		.import_linter_cache .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,7 +1,7 @@
 """Running a job: from whatever a pair needs to DUPLEX.
 
-    copy      straight to the secondary, which is unusable until it is done: a first copy, after a power
-              cut, after a failed secondary
+    copy      straight to the secondary, which is unusable until it is done: a first copy, after
+              a power cut, after a failed secondary
     journal   follow from the cut: the secondary goes through states that existed
     map       copy to a staging log, commit, apply, then follow
 

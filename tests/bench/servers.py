@@ -141,10 +141,9 @@ class QemuMirror(Server):
         monitor = self.directory / "qmp.sock"
         command = ["qemu-storage-daemon"]
         for name in ("primary", "secondary"):
-            command += [
-                "--blockdev",
-                f"driver=file,node-name={name}-file,filename={self._image(f'{name}.img')},discard=unmap",
-            ]
+            image = self._image(f"{name}.img")
+            file = f"driver=file,node-name={name}-file,filename={image},discard=unmap"
+            command += ["--blockdev", file]
             command += ["--blockdev", f"driver=raw,node-name={name},file={name}-file"]
         command += ["--nbd-server", f"addr.type=unix,addr.path={self.socket}"]
         command += ["--export", "type=nbd,id=export,node-name=primary,name=primary,writable=on"]

@@ -110,7 +110,10 @@ def check_secondaries(machine: Machine, cuts: Cuts) -> None:
             )
         if secondary["usable"] and pair.record.staging in {"", UNCOMMITTED}:
             as_of = secondary["as_of_sequence"]
-            what = f"secondary of {name} ({status['state']}, {status['reason']}, {pair.mode}) as of {as_of}"
+            what = (
+                f"secondary of {name} ({status['state']}, {status['reason']}, {pair.mode}) "
+                f"as of {as_of}"
+            )
             _same(
                 machine.history,
                 pair.id,
@@ -123,7 +126,7 @@ def check_secondaries(machine: Machine, cuts: Cuts) -> None:
         if name in cuts.promised:
             _check_promise(name, status, cuts.promised[name])
     for cut_id, numbers in by_cut.items():
-        assert len(numbers) == 1, f"members of cut {cut_id} stand at {sorted(numbers)}"
+        assert len(numbers) == 1, f"volumes of cut {cut_id} are at {sorted(numbers)}"
 
 
 def _arrived(pair: Pair) -> bool:
@@ -137,7 +140,10 @@ def _exactly(as_of: int, tail: int) -> float:
 
 def _check_promise(name: str, status: dict[str, Any], promised: tuple[str, int]) -> None:
     secondary = status["secondary"]
-    where = f"{name} was suspended, consistent, at {promised}; now {status['state']} ({status['reason']}) {secondary}"
+    where = (
+        f"{name} was suspended, consistent, at {promised}; "
+        f"now {status['state']} ({status['reason']}) {secondary}"
+    )
     assert status["state"] == state.SUSPENDED, where
     assert secondary["usable"], where
     assert secondary["as_of_sequence"] == promised[1], where
@@ -194,13 +200,16 @@ def describe(machine: Machine) -> str:
     if controller is None:
         return "no controller"
     lines = [
-        f"{pair.name}: {pair.state} {pair.reason} {pair.mode} usable={pair.usable} applied={pair.applied} "
-        f"cut={None if pair.cut is None else (pair.cut.id, pair.cut.sequence, pair.cut.verdict)} staging={pair.record.staging!r}"
+        f"{pair.name}: {pair.state} {pair.reason} {pair.mode} "
+        f"usable={pair.usable} applied={pair.applied} "
+        f"cut={pair.cut and (pair.cut.id, pair.cut.sequence, pair.cut.verdict)} "
+        f"staging={pair.record.staging!r}"
         for pair in controller.volumes.by_name.values()
     ]
+    timeline = controller.timeline
     return "\n  ".join(
         [
-            f"tail {controller.timeline.written} synced {controller.timeline.writer.synced} {controller.failed}",
+            f"tail {timeline.written} synced {timeline.writer.synced} {controller.failed}",
             *lines,
         ]
     )
@@ -216,5 +225,6 @@ def _same(history: History, volume: int, sequence: float, actual: bytes, what: s
             if entry.volume == volume and entry.offset <= place < entry.offset + len(entry.data)
         ]
         raise AssertionError(
-            f"{what}: byte {place} is {actual[place]}, not {expected[place]}; changes there: {' '.join(touched[-8:])}"
+            f"{what}: byte {place} is {actual[place]}, not {expected[place]}; "
+            f"changes there: {' '.join(touched[-8:])}"
         )

@@ -96,7 +96,10 @@ class History:
                 and entry.data[place - entry.offset] == actual[place]
                 for entry in lost
             ):
-                return f"byte {place} of volume {volume} is {actual[place]}, not {expected[place]} as of {self.tail}, nor of anything lost"
+                return (
+                    f"byte {place} of volume {volume} is {actual[place]}, neither "
+                    f"{expected[place]} as of {self.tail} nor from a change that was lost"
+                )
             patched[place] = actual[place]
         self.entries.append(Entry(self.tail + 0.5, WRITE, volume, 0, bytes(patched)))
         return ""

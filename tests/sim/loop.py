@@ -43,7 +43,7 @@ class SimLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._simulated = _Selector()
         super().__init__(self._simulated)
-        self.troubles: list[str] = []  # what the loop was told of exceptions that nobody handled
+        self.troubles: list[str] = []  # exceptions that nobody handled
         self.set_exception_handler(lambda _loop, context: self.troubles.append(_describe(context)))
 
     def time(self) -> float:
@@ -54,7 +54,8 @@ class SimLoop(asyncio.SelectorEventLoop):
 
 
 def _describe(context: dict[str, Any]) -> str:
-    return f"{context.get('message')}: {context.get('exception')!r} in {context.get('task') or context.get('handle') or context.get('future')}"
+    where = context.get("task") or context.get("handle") or context.get("future")
+    return f"{context.get('message')}: {context.get('exception')!r} in {where}"
 
 
 class SimClock:

@@ -97,7 +97,7 @@ class Machine:
         def remember(
             _loop: asyncio.AbstractEventLoop, coroutine: object, **fields: object
         ) -> asyncio.Task[object]:
-            task: asyncio.Task[object] = asyncio.Task(coroutine, loop=loop, **fields)  # type: ignore[arg-type]
+            task = asyncio.Task[object](coroutine, loop=loop, **fields)  # type: ignore[arg-type]
             tasks.add(task)
             return task
 

@@ -197,7 +197,8 @@ class Scenario:
     async def _administrate(self) -> None:
         rng, machine = self.rng, self.machine
         actions: list[Callable[[], Awaitable[None]]] = [
-            self._suspend, self._suspend, self._held_suspend, self._hold, self._resync, self._resync, self._checkpoint, self._reload, self._look, self._look,
+            self._suspend, self._suspend, self._held_suspend, self._hold, self._resync,
+            self._resync, self._checkpoint, self._reload, self._look, self._look,
         ]  # fmt: skip
         if self.faults:
             actions += [self._trouble, self._trouble, self._cure]
@@ -366,5 +367,7 @@ def run(seed: int, kind: Callable[[int], Scenario] = Scenario) -> None:
     except (Exception, PowerCut) as error:
         operations = "\n    ".join(scenario.machine.operations)
         raise AssertionError(
-            f"seed {seed}: {type(error).__name__}: {error}\n  {checks.describe(scenario.machine)}\n  last operations:\n    {operations}"
+            f"seed {seed}: {type(error).__name__}: {error}\n"
+            f"  {checks.describe(scenario.machine)}\n"
+            f"  last operations:\n    {operations}"
         ) from error

@@ -55,7 +55,8 @@ class Together(Scenario):
                 continue
             may_be = LATER[said] | ({votes.VOID} if self.faults else set())
             assert found in may_be, (
-                f"cut {cut_id} was {said or 'not made'} before the crash and is {found or 'unknown'} after it"
+                f"cut {cut_id} was {said or 'not made'} before the crash "
+                f"and is {found or 'unknown'} after it"
             )
         await controller.timeline.durable(
             controller.timeline.writer.written

@@ -94,5 +94,5 @@ class SimWorkers(Workers):
             self.dead = True
             self._waiting.clear()
             self._under_way.clear()
-        except BaseException as error:  # noqa: BLE001  whatever it is, it belongs to whoever submitted the call
+        except BaseException as error:  # noqa: BLE001 - the submitter of the call gets it
             job.error = error

@@ -155,7 +155,8 @@ def check(data: bytes, allowed: list[set[int]], what: str) -> list[int]:
         for block in range(len(allowed))
     ]
     wrong = [
-        f"block {block} holds {version if version >= 0 else 'no whole version'}, allowed {sorted(versions)}"
+        f"block {block} holds {version if version >= 0 else 'no whole version'}, "
+        f"allowed {sorted(versions)}"
         for block, (version, versions) in enumerate(zip(found, allowed, strict=True))
         if version not in versions
     ]

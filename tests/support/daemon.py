@@ -226,7 +226,8 @@ class Daemon:
         while time.monotonic() < deadline:
             if not self.running:
                 raise DaemonError(
-                    f"the daemon ended with {self.process and self.process.returncode}\n{self.log()[-4000:]}"
+                    f"the daemon ended with {self.process and self.process.returncode}\n"
+                    f"{self.log()[-4000:]}"
                 )
             try:
                 if self.request("GET", "/readyz")[0] == 200:

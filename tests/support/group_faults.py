@@ -109,7 +109,8 @@ class Attempt:
                 self.lane.write_groups("wired.toml", wire), self.lane.group
             ) as process:
                 try:
-                    while self.struck is None and process.poll() is None:  # noqa: ASYNC110 - another process ends
+                    # Another process ends, so there is no event to wait for
+                    while self.struck is None and process.poll() is None:  # noqa: ASYNC110
                         await asyncio.sleep(POLL_SECONDS)
                     if self.struck is not None:
                         await then(process)

@@ -26,7 +26,7 @@ class HandWorkers:
         def finish() -> None:
             try:
                 result = call()
-            except Exception as error:  # noqa: BLE001  it belongs to whoever submitted the call
+            except Exception as error:  # noqa: BLE001 - the submitter of the call gets it
                 done(None, error)
             else:
                 done(result, None)
@@ -42,7 +42,7 @@ class HandWorkers:
                 return
             try:
                 future.set_result(call())
-            except Exception as error:  # noqa: BLE001  it belongs to whoever waits
+            except Exception as error:  # noqa: BLE001 - the waiting task gets it
                 future.set_exception(error)
 
         self.calls.append(finish)

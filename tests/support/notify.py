@@ -37,7 +37,8 @@ class ServiceManager:
                 self.messages.append(self._socket.recv(65536).decode())
             except TimeoutError:
                 raise AssertionError(
-                    f"{line!r} came {len(self.having(line))} times in {seconds} s; what came: {self.messages}"
+                    f"{line!r} came {len(self.having(line))} times in {seconds} s, not {count}; "
+                    f"received: {self.messages}"
                 ) from None
 
     def having(self, line: str) -> list[int]:

@@ -65,29 +65,42 @@ def test_check_accepts_images_of_the_right_size(make_files: Callable[..., Daemon
 def wrong_size(files: DaemonFiles) -> str:
     files.primary("data").write_bytes(b"x" * 5000)
     return (
-        f"volumes.data.primary: '{files.primary('data')}' has 5000 bytes (4.9 KiB), the configuration says 8388608 (8.0 MiB); "
-        "images are never resized: correct the size or give another image"
+        f"volumes.data.primary: '{files.primary('data')}' has 5000 bytes (4.9 KiB), "
+        "the configuration says 8388608 (8.0 MiB); images are never resized: "
+        "correct the size or give another image"
     )
 
 
 def a_directory(files: DaemonFiles) -> str:
     files.secondary_of("data").mkdir()
-    return f"volumes.data.secondary: '{files.secondary_of('data')}' is a directory; give the path of an image"
+    return (
+        f"volumes.data.secondary: '{files.secondary_of('data')}' is a directory; "
+        "give the path of an image"
+    )
 
 
 def a_fifo(files: DaemonFiles) -> str:
     os.mkfifo(files.primary("data"))
-    return f"volumes.data.primary: '{files.primary('data')}' is neither a file nor a block device; give the path of an image"
+    return (
+        f"volumes.data.primary: '{files.primary('data')}' is neither a file nor a block device; "
+        "give the path of an image"
+    )
 
 
 def no_directory(files: DaemonFiles) -> str:
     (files.directory / "b").rmdir()
-    return f"volumes.data.secondary: there is no directory '{files.directory}/b' to create the image in; create it, or correct the path"
+    return (
+        f"volumes.data.secondary: there is no directory '{files.directory}/b' "
+        "to create the image in; create it, or correct the path"
+    )
 
 
 def a_dangling_link(files: DaemonFiles) -> str:
     files.primary("data").symlink_to(files.directory / "nowhere")
-    return f"volumes.data.primary: '{files.primary('data')}' is a dangling symbolic link; remove it or create its target"
+    return (
+        f"volumes.data.primary: '{files.primary('data')}' is a dangling symbolic link; "
+        "remove it or create its target"
+    )
 
 
 def state_is_a_file(files: DaemonFiles) -> str:
@@ -99,12 +112,18 @@ def no_such_group(files: DaemonFiles) -> str:
     files.config.write_text(
         files.config.read_text().replace("[control]", '[control]\ngroup = "nobody-has-this"')
     )
-    return "control.group: there is no group 'nobody-has-this' on this machine; create it with: groupadd --system nobody-has-this"
+    return (
+        "control.group: there is no group 'nobody-has-this' on this machine; "
+        "create it with: groupadd --system nobody-has-this"
+    )
 
 
 def wrong_in_the_file(files: DaemonFiles) -> str:
     files.config.write_text(files.config.read_text().replace('"8MiB"', '"10 bananas"'))
-    return 'volumes.data.size: \'10 bananas\' is not a size; write for example "64MiB", "10GiB" or a number of bytes'
+    return (
+        "volumes.data.size: '10 bananas' is not a size; "
+        'write for example "64MiB", "10GiB" or a number of bytes'
+    )
 
 
 MISTAKES = [

@@ -94,8 +94,9 @@ def test_a_second_daemon_on_the_same_state_is_refused(daemon: Daemon, tmp_path: 
     result = run_duplexd("run", "--config", str(files.config))
     assert result.returncode == 5
     assert result.stderr.splitlines()[-1] == (
-        f"duplexd: {files.config}: controller.state_dir: '{daemon.files.state_dir}' is in use by another duplexd, process {daemon.pid}; "
-        "stop that one first, or configure another state_dir"
+        f"duplexd: {files.config}: controller.state_dir: '{daemon.files.state_dir}' is in use by "
+        f"another duplexd, process {daemon.pid}; stop that one first, "
+        "or configure another state_dir"
     )
     assert not files.primary("x").exists()
     assert daemon.request("GET", "/readyz")[0] == 200
@@ -190,7 +191,8 @@ def test_what_may_not_be_written_ends_it_with_4(
     )
     assert result.returncode == 4, result.stderr
     assert result.stderr.splitlines()[-1] == (
-        f"duplexd: {files.config}: {place}: '{locked}' cannot be written by user {os.geteuid()}; change its owner or mode"
+        f"duplexd: {files.config}: {place}: '{locked}' cannot be written by user {os.geteuid()}; "
+        "change its owner or mode"
     )
 
 

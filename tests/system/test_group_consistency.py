@@ -134,8 +134,8 @@ async def test_suspending_controller_after_controller_breaks_dependencies(cluste
     def naive(writers: GroupWriters) -> None:
         for name in THREE:
             cluster.ask(name, "POST", "/v1/suspend", {"targets": ["here"]})
-            seen = writers.workload.history.acknowledged
-            wait_for(lambda: writers.workload.history.acknowledged > seen + GOING_ROUND)  # noqa: B023 - waited for here
+            wanted = writers.workload.history.acknowledged + GOING_ROUND
+            wait_for(lambda: writers.workload.history.acknowledged > wanted)  # noqa: B023
 
     assert await broken_by(cluster, naive) > WRONG_SUSPENDS
 

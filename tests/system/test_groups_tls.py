@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.client import Client, ControllerEntry, GroupEntry, Groups
+from duplexd.client import Client, ControllerEntry, GroupEntry, Groups, Status
 from duplexd.errors import ForbiddenError, UnreachableError
 from duplexd.limits import HOLD_SECONDS_MAX
 from tests.support.certificates import Certificates
@@ -56,6 +56,10 @@ def make_groups(
     return make
 
 
+def _any_lease(status: Status) -> bool:
+    return any(each["leases"] for each in status.controllers.values())
+
+
 async def test_over_tls_and_a_socket_at_one_point(make_groups: MakeGroups) -> None:
     async with Client(make_groups("backup")) as client:
         result = await client.suspend("db")
@@ -79,7 +83,7 @@ async def test_who_may_only_observe_sees_and_suspends_nothing(make_groups: MakeG
         # a request that was on its way may have been answered after the release: its connection
         # is gone
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while any(each["leases"] for each in (await client.status("db")).controllers.values()):  # noqa: ASYNC110
+            while _any_lease(await client.status("db")):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
 

@@ -119,9 +119,8 @@ async def test_an_owner_that_is_killed_releases_at_once(pair_of_volumes: Daemon)
         killed = time.monotonic()
         process.send_signal(signal.SIGKILL)
         await asyncio.wait_for(write, PATIENCE_SECONDS)
-        print(
-            f"owner killed: the held write was answered after {(time.monotonic() - killed) * 1e3:.1f} ms"
-        )
+        after_ms = (time.monotonic() - killed) * 1e3
+        print(f"owner killed: the held write was answered after {after_ms:.1f} ms")
         assert pair_of_volumes.hold_ended(lease)["reason"] == "owner gone"
         assert_lost(pair_of_volumes, lease)
 
@@ -134,7 +133,8 @@ async def test_a_deadline_releases_and_voids(pair_of_volumes: Daemon) -> None:
         await asyncio.wait_for(nbd.write(0, block(1)), PATIENCE_SECONDS)
         ended = pair_of_volumes.hold_ended(lease)
         print(
-            f"hold of 0.5 s: it lasted {ended['held_s'] * 1e3:.0f} ms, {ended['writes_held']} writes waited"
+            f"hold of 0.5 s: it lasted {ended['held_s'] * 1e3:.0f} ms, "
+            f"{ended['writes_held']} writes waited"
         )
         assert (ended["reason"], ended["verdict"]) == ("deadline", "void")
         assert ended["held_s"] > 0.5 - EARLY_SECONDS
@@ -314,7 +314,8 @@ def test_quiesce_with_a_command(pair_of_volumes: Daemon, arguments: list[str], s
 
 
 def test_a_command_under_quiesce_can_suspend_by_the_lease(pair_of_volumes: Daemon) -> None:
-    script = f'{sys.executable} -c "from duplexd.duplexctl.cli import main; main()" suspend db --lease "$DUPLEXD_LEASE"'
+    duplexctl = f'{sys.executable} -c "from duplexd.duplexctl.cli import main; main()"'
+    script = f'{duplexctl} suspend db --lease "$DUPLEXD_LEASE"'
     environment_script = f"DUPLEXD_SOCKET={pair_of_volumes.files.control_socket} {script}"
     done = run_duplexctl(
         pair_of_volumes.files, "quiesce", "db", "--hold", "10", "--", "sh", "-c", environment_script
@@ -331,8 +332,9 @@ async def test_five_seconds_under_fio(
     """No I/O error, reads served throughout, memory bounded."""
     daemon = start_daemon(make_files(volumes={"data": "64MiB"}, journal_size="64MiB"))
     fio = await asyncio.create_subprocess_exec(
-        "fio", "--name=v", "--ioengine=nbd", f"--uri={daemon.files.uri('data')}", "--rw=randwrite", "--bsrange=512-128k", "--size=48m",
-        "--iodepth=64", "--verify=crc32c", "--verify_fatal=1", "--serialize_overlap=1", "--loops=2", "--rate=12m",
+        "fio", "--name=v", "--ioengine=nbd", f"--uri={daemon.files.uri('data')}",
+        "--rw=randwrite", "--bsrange=512-128k", "--size=48m", "--iodepth=64", "--verify=crc32c",
+        "--verify_fatal=1", "--serialize_overlap=1", "--loops=2", "--rate=12m",
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=daemon.files.directory,
     )  # fmt: skip
     try:
@@ -352,7 +354,8 @@ async def test_five_seconds_under_fio(
             await asyncio.wait_for(writing, PATIENCE_SECONDS)
         output, _ = await asyncio.wait_for(fio.communicate(), 2 * PATIENCE_SECONDS)
         print(
-            f"5 s under fio: {reads} reads, the slowest {longest * 1e3:.1f} ms; memory grew by {grown >> 10} KiB"
+            f"5 s under fio: {reads} reads, the slowest {longest * 1e3:.1f} ms; "
+            f"memory grew by {grown >> 10} KiB"
         )
         assert fio.returncode == 0, output.decode()
         assert b"err= 0" in output, output.decode()

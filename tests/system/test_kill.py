@@ -40,7 +40,13 @@ if TYPE_CHECKING:
 
 VOLUME_BYTES = 8 << 20
 NAMES = ("a", "b", "c")
-ASYNC_VOLUME = '[volumes.c]\nsize = "8MiB"\nprimary = "{0}/a/c.img"\nsecondary = "{0}/b/c.img"\nmode = "async"\n'
+ASYNC_VOLUME = """
+[volumes.c]
+size = "8MiB"
+primary = "{0}/a/c.img"
+secondary = "{0}/b/c.img"
+mode = "async"
+"""
 JOURNALS = {
     "resync_by_journal": "64MiB",
     "resync_by_map": "32MiB",
@@ -67,7 +73,8 @@ def _count(request: pytest.FixtureRequest) -> Iterator[None]:
     total, times = sum(KILLS.values()), sorted(RECOVERIES_S)
     if times:
         print(
-            f"{total} kills: {KILLS}; start to ready: median {times[len(times) // 2]:.2f} s, longest {times[-1]:.2f} s"
+            f"{total} kills: {KILLS}; start to ready: "
+            f"median {times[len(times) // 2]:.2f} s, longest {times[-1]:.2f} s"
         )
     if (
         len({item.nodeid for item in request.session.items if item.path == request.path})
@@ -397,7 +404,8 @@ async def test_first_copy_killed(
     await wait_state(daemon, "DUPLEX")
     KILLS["first copy"] = kills
     print(
-        f"first copy: {kills} kills, {marked_bytes >> 20} of {data_bytes >> 20} MiB were copied before the last one"
+        f"first copy: {kills} kills, "
+        f"{marked_bytes >> 20} of {data_bytes >> 20} MiB were copied before the last one"
     )
     assert marked_bytes > 0
     assert (await call(daemon, "POST", "/v1/verify", {"targets": ["big"]}))["equal"]

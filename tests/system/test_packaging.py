@@ -125,7 +125,10 @@ def test_the_unit_lets_the_daemon_see_who_sends_commands_and_give_its_socket_a_g
 def test_the_programs_exist_and_know_their_version(script: str, target: str) -> None:
     module, _, function = target.partition(":")
     assert callable(getattr(import_module(module), function))
-    call = f"import sys; sys.argv[0] = {script!r}; from {module} import {function}; sys.exit({function}())"
+    call = (
+        f"import sys; sys.argv[0] = {script!r}; "
+        f"from {module} import {function}; sys.exit({function}())"
+    )
     result = subprocess.run(
         [sys.executable, "-c", call, "--version"],
         capture_output=True,

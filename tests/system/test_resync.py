@@ -154,7 +154,8 @@ async def test_under_continuous_load_it_ends(
         models["data"].forget_touched()
         await suspend(daemon, "data")
         at_the_cut = load.payload_bytes
-        while load.payload_bytes - at_the_cut < (2 << 20 if how == "journal" else 24 << 20):  # noqa: ASYNC110 - no event tells
+        enough = 2 << 20 if how == "journal" else 24 << 20
+        while load.payload_bytes - at_the_cut < enough:  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(0.01)
         changed, at_the_start = grains_bytes(models["data"].touched), load.payload_bytes
         done = (await asyncio.wait_for(resync(daemon, "data"), PATIENCE_SECONDS))["data"]
@@ -162,7 +163,8 @@ async def test_under_continuous_load_it_ends(
         await load.wrote(10)
         await load.stop()
     print(
-        f"{mode} by {how}: copied {done['copied_bytes']}, changed {changed} before and wrote {meanwhile} meanwhile",
+        f"{mode} by {how}: copied {done['copied_bytes']}, "
+        f"changed {changed} before and wrote {meanwhile} meanwhile",
         end="; ",
     )
     print(f"a reply took {load.longest_s * 1e3:.0f} ms at most")

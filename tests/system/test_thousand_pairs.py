@@ -29,9 +29,10 @@ async def test_thousand_pairs_are_cut_at_one_sequence_number_under_load(tmp_path
                 cut = await scene.cut_group()
                 status = await daemon.call("GET", "/v1/status")
                 sequence = cut.results[0]["controllers"][status["controller"]["name"]]
-                pause = f"pause {cut.pause_s * 1e3:.1f} ms by the client, {cut.held_s * 1e3:.1f} ms by the daemon"
                 print(
-                    f"{PAIRS} pairs cut at {sequence}: {pause}; command {cut.command_s * 1e3:.0f} ms"
+                    f"{PAIRS} pairs cut at {sequence}: pause {cut.pause_s * 1e3:.1f} ms by the "
+                    f"client, {cut.held_s * 1e3:.1f} ms by the daemon; "
+                    f"command {cut.command_s * 1e3:.0f} ms"
                 )
                 assert cut.findings.consistent, cut.findings
                 assert {volume["state"] for volume in status["volumes"]} == {"SUSPENDED"}

@@ -73,7 +73,7 @@ async def load(*files: DaemonFiles) -> AsyncIterator[Writers]:
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
-async def test_a_cut_under_load_is_confirmed_while_the_load_goes_on_and_after_it_and_after_a_restart(
+async def test_a_cut_under_load_is_confirmed_during_the_load_after_it_and_after_a_restart(
     make_files: Callable[..., DaemonFiles],
     start_daemon: Callable[..., Daemon],
     path: str,

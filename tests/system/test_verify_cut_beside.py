@@ -84,7 +84,7 @@ def verify(path: str, limits: ProofLimits = LIMITS, **images: str) -> Report:
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
-async def test_a_primary_that_a_recovery_left_half_way_refutes_nothing_and_the_next_one_puts_it_right(
+async def test_a_recovery_killed_half_way_refutes_no_cut_and_the_next_recovery_completes_it(
     make_files: Callable[..., DaemonFiles],
     start_daemon: Callable[..., Daemon],
     tmp_path: Path,
@@ -165,7 +165,7 @@ class Checking:
         """Wait until each certificate that is known by now was checked."""
         wanted = self.laps + 1 + count
         async with asyncio.timeout(WAIT_SECONDS):
-            while self.laps < wanted and self._thread.is_alive():  # noqa: ASYNC110 - a thread counts
+            while self.laps < wanted and self._thread.is_alive():  # noqa: ASYNC110 - a thread
                 await asyncio.sleep(0.01)
 
     def _run(self) -> None:
@@ -178,7 +178,7 @@ class Checking:
                     )
                 self.laps += 1
                 self._stop.wait(0.01)
-        except BaseException as error:  # noqa: BLE001 - the test tells it
+        except BaseException as error:  # noqa: BLE001 - reported by the test
             self.wrong.append(repr(error))
 
     def _judge(self, certified: Certified, report: Report, spoilt: bool) -> None:

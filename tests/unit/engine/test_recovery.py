@@ -59,7 +59,7 @@ async def test_a_journal_without_its_checkpoint_is_not_taken_for_a_new_one() -> 
     disk = new_disk()
     await killed(disk)
     disk.remove("/state/checkpoint")
-    with pytest.raises(DamageError, match="the checkpoint is missing, but there is a journal"):
+    with pytest.raises(DamageError, match="the checkpoint is missing, but the journal exists"):
         await Core.begin(disk, settings())
     disk.open("/a/data.img").close()
 

@@ -130,7 +130,7 @@ async def test_an_image_that_cannot_be_opened_leaves_the_others_as_they_were() -
     three = settings({"data": "sync", "first": "sync", "second": "sync"})
     async with running() as core:
         core.disk.create("/b/second.img", SIZE).close()
-        with pytest.raises(ConfigurationError, match="a copy would erase it"):
+        with pytest.raises(ConfigurationError, match="a first copy would overwrite the secondary"):
             await core.controller.reload(three)
         assert core.states() == {"data": DUPLEX}
         core.disk.remove("/b/second.img")

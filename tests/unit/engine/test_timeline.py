@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -42,10 +43,12 @@ async def test_steps_wait_for_the_batch_that_runs_and_go_before_the_next_one() -
     parts, order = Parts(), list[object]()
     first = parts.send("data", 0, bytes(9 * KIB))  # goes to a worker
     second = parts.send("data", 0, b"later")
+
+    def note(number: int) -> None:
+        order.append((number, parts.timeline.written))
+
     for number in (1, 2):
-        parts.timeline.when_at_rest(
-            lambda number=number: order.append((number, parts.timeline.written))  # type: ignore[misc]
-        )
+        parts.timeline.when_at_rest(partial(note, number))
     assert (order, parts.timeline.busy) == ([], True)
     parts.workers.finish()
     last_of_first = first.sequence

@@ -160,7 +160,7 @@ async def test_what_does_not_fit_a_known_volume_is_refused_by_key(why: str) -> N
 async def test_a_secondary_without_its_primary_is_not_erased() -> None:
     disk = new_disk()
     disk.create("/b/data.img", SIZE).close()
-    with pytest.raises(ConfigurationError, match="a copy would erase it"):
+    with pytest.raises(ConfigurationError, match="a first copy would overwrite the secondary"):
         await Core.begin(disk, settings())
 
 

@@ -78,7 +78,8 @@ def put(receiver: Receiver, data: bytes) -> list[Request]:
         buffer[:count] = data[:count]
         data = data[count:]
         for *fields, payload in receiver.received(count):
-            requests.append((*fields, None if payload is None else bytearray(payload)))  # type: ignore[arg-type]
+            kept = None if payload is None else bytearray(payload)
+            requests.append((*fields, kept))  # type: ignore[arg-type]
     return requests
 
 

@@ -10,6 +10,7 @@ import weakref
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -59,9 +60,12 @@ def test_every_call_is_done_once_in_the_loop_with_its_own_result(run: Run, count
             if done.total() == BURST:
                 all_done.set()
 
+        def where(number: int) -> tuple[int, int]:
+            return number, threading.get_ident()
+
         async with workers_of(count) as workers:
             for number in range(BURST):
-                workers.submit(lambda number=number: (number, threading.get_ident()), finished)  # type: ignore[misc]
+                workers.submit(partial(where, number), finished)
             assert not done, "never within submit"
             await asyncio.wait_for(all_done.wait(), PATIENCE_SECONDS)
         assert done == Counter(range(BURST))
@@ -123,14 +127,14 @@ def test_a_done_that_raises_is_reported_and_the_others_are_still_called(run: Run
         )
         finished: list[int] = []
 
-        def done(number: int) -> None:
+        def done(number: int, _result: None, _error: BaseException | None) -> None:
             if number % 2:
                 raise ValueError(f"done {number}")
             finished.append(number)
 
         async with workers_of(1) as workers:
             for number in range(6):
-                workers.submit(lambda: None, lambda _result, _error, number=number: done(number))  # type: ignore[misc]
+                workers.submit(lambda: None, partial(done, number))
             await workers.run(lambda: None)
         assert finished == [0, 2, 4]
         assert reported == ["done 1", "done 3", "done 5"]

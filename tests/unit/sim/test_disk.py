@@ -210,7 +210,8 @@ def test_a_cut_in_the_middle_of_anything_else_lets_it_happen_whole_or_not_at_all
         file.write(0, b"\x01" * SIZE)
         uses: list[Callable[[], object]] = [
             file.sync,
-            lambda: disk.replace_file("/checkpoint", b"new"),  # noqa: B023  used before the next turn
+            # called within this turn of the loop
+            lambda: disk.replace_file("/checkpoint", b"new"),  # noqa: B023
             lambda: disk.create("/state/b", SIZE),  # noqa: B023
             lambda: disk.remove(PATH),  # noqa: B023
         ]
