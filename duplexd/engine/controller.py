@@ -29,7 +29,7 @@ from duplexd.engine.recovery.reconcile import reconcile
 from duplexd.engine.recovery.recovered import recover
 from duplexd.engine.recovery.room import ensure_room
 from duplexd.engine.reload import Reload
-from duplexd.engine.settle import Settling
+from duplexd.engine.settling import Settling
 from duplexd.engine.status import Facts, Status
 from duplexd.engine.suspend import Origin, Suspends
 from duplexd.engine.timeline import Timeline
@@ -42,8 +42,8 @@ from duplexd.limits import EngineLimits
 from duplexd.replication.async_follower import AsyncFollower
 from duplexd.replication.copying import Copying
 from duplexd.replication.followers import Followers
+from duplexd.replication.job_runner import Runner
 from duplexd.replication.resync import Resyncs
-from duplexd.replication.runner import Runner
 from duplexd.replication.staging import StagingArea
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from duplexd.replication.async_follower import AsyncFollower
 from duplexd.replication.copying import Copying
 from duplexd.replication.followers import TOO_FAR_BEHIND, Followers
 from duplexd.replication.job import ALREADY, COPY, JOURNAL, MAP
+from duplexd.replication.job_runner import Runner
 from duplexd.replication.resync import Resyncs
-from duplexd.replication.runner import Runner
 from duplexd.replication.staging import StagingArea
 from duplexd.units import KIB
 from tests.unit.engine.cores import SIZE as CORE_SIZE
