@@ -75,8 +75,8 @@ async def test_it_does_not_pass_what_the_primaries_hold() -> None:
     world = World()
     pair = world.pair()
     async with following(world, pair):
-        before = world.timeline.written
-        finish = world.timeline.begin(pair, 0, b"x" * BLOCK)
+        before = world.timeline.write(pair, 0, b"1" * BLOCK)  # it has something to do
+        finish = world.timeline.begin(pair, 0, b"2" * BLOCK)
         await turns()
         assert pair.applied == before
         finish()

@@ -122,12 +122,12 @@ async def test_what_was_rewritten_often_is_copied_by_map() -> None:
 
 async def test_a_change_that_the_journal_does_not_have_any_more_is_copied_by_map() -> None:
     world = World()
-    replication, pair = small_change(world)
-    ring = world.timeline.writer.ring
-    while ring.oldest <= pair.applied + 1:
-        world.timeline.write(pair, GRAIN, b"x" * GRAIN)
-        if len(ring.live) > 1:
-            ring.spares.append(ring.recycle(ring.live.pop(0)))
+    pair = world.pair(mode="sync")
+    world.suspend(pair)
+    replication, ring = Replication(world), world.timeline.writer.ring
+    for at in range(0, SIZE, GRAIN):  # each once: the journal would not be longer than the map
+        world.timeline.write(pair, at, b"x" * GRAIN)
+    ring.spares.append(ring.recycle(ring.live.pop(0)))
     assert await replication.resync(pair) == [MAP]
     await replication.wait(pair)
     assert world.legs[pair].equal
