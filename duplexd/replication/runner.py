@@ -184,7 +184,9 @@ class Runner:
             ring, tail = self._timeline.writer.ring, self._timeline.written
             missed = backlog(ring, job.pairs, at, tail, self._limits.follower_chunk_bytes)
             for pair, changed in missed.items():
-                if pair.changed is not None:
+                if (
+                    pair.changed is not None
+                ):  # a restart may know less: what a sync lost, no marker says
                     changed.merge(pair.changed)
         unusable = torn if job.whole else set(job.pairs)
         self._freeze(set(job.pairs), error.pair, at, error.error, unusable, missed)
