@@ -1,7 +1,8 @@
-"""What the NBD server and the write path say to each other: `Volume`, `Change`, `Client`, `Backend`.
+"""What the NBD server and the write path say to each other: `Volume`, `Change`, `Client`,
+`Backend`.
 
-The server turns requests into `Change` objects and hands over all those of one wake-up at once; the write path answers each exactly once
-through `Client.finished`, unless the client has gone.
+The server turns requests into `Change` objects and hands over all those of one wake-up at once; the
+write path answers each exactly once through `Client.finished`, unless the client has gone.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ WRITE, ZERO, TRIM, FLUSH = 1, 2, 3, 4
 class Change:
     """One WRITE, WRITE_ZEROES, TRIM or FLUSH of a client, from parsing to reply.
 
-    `data` is the payload of a WRITE (`length` bytes), else empty. During `Backend.submit` it may be a view of the receive buffer;
-    whoever keeps the change beyond that call must first call `own`. `error` is an errno, 0 for success, valid in `Client.finished`.
+    `data` is the payload of a WRITE (`length` bytes), else empty. During `Backend.submit` it may be
+    a view of the receive buffer; whoever keeps the change beyond that call must first call `own`.
+    `error` is an errno, 0 for success, valid in `Client.finished`.
     """
 
     __slots__ = (
@@ -70,10 +72,14 @@ class Client(Protocol):
     """A connection, as the write path sees it."""
 
     def finished(self, change: Change) -> None:
-        """Queue the reply of a change. May be called during `Backend.submit`, or later from the loop."""
+        """Queue the reply of a change. May be called during `Backend.submit`, or later from the
+        loop.
+        """
 
     def flush_replies(self) -> None:
-        """Send what `finished` queued. Called once after one or more `finished` that came outside of `Backend.submit`."""
+        """Send what `finished` queued. Called once after one or more `finished` that came outside
+        of `Backend.submit`.
+        """
 
 
 class Volume(Protocol):
@@ -97,13 +103,17 @@ class Backend(Protocol):
         """Every volume, in the order of the configuration."""
 
     def submit(self, changes: list[Change]) -> None:
-        """Take the changes of one wake-up of one client, in order of arrival. Ranges are valid, lengths are > 0.
+        """Take the changes of one wake-up of one client, in order of arrival. Ranges are valid,
+        lengths are > 0.
 
-        Those that can be done at once are finished before this returns. The others own their payload when it returns.
+        Those that can be done at once are finished before this returns. The others own their
+        payload when it returns.
         """
 
     def flush(self, change: Change) -> None:
-        """Finish `change` (kind FLUSH) when every change replied to before this call survives a power cut."""
+        """Finish `change` (kind FLUSH) when every change replied to before this call survives a
+        power cut.
+        """
 
     def read(
         self, volume: Volume, offset: int, buffer: memoryview, done: Callable[[int], None]
@@ -111,4 +121,6 @@ class Backend(Protocol):
         """Fill `buffer` in a worker thread, then call `done(errno)` in the loop (0: success)."""
 
     def disconnected(self, client: Client) -> None:
-        """Drop the client's changes that have not started: they were never acknowledged and never will be."""
+        """Drop the client's changes that have not started: they were never acknowledged and never
+        will be.
+        """

@@ -1,4 +1,5 @@
-"""A JSON object as the standard library reads and writes it: the one place that leaves its values untyped.
+"""A JSON object as the standard library reads and writes it: the one place that leaves its values
+untyped.
 
 What has a fixed shape has a type instead: the API's models, the journal's markers, named tuples.
 """

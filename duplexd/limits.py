@@ -55,50 +55,19 @@ CUTS_KEPT_MAX = (
 )
 CUT_FIGURES_KEPT_MAX = 16  # of them, those of which is known how long writes waited
 MEMBERS_MAX = 256  # controllers that take a cut together
-GROUP_PROTOCOL = 1  # what controllers and coordinators say to each other; raised when old and new do not understand each other
+# What controllers and coordinators say to each other; raised when old and new do not understand
+# each other
+GROUP_PROTOCOL = 1
 
 # Configuration
 SOCKET_PATH_BYTES_MAX = 107  # sun_path holds 108 with its NUL
 
 # Control plane
-CONTROL_BODY_BYTES_MAX = 1 * MIB  # a request's body
-CONTROL_DRAIN_BYTES_MAX = (
-    16 * MIB
-)  # of a body that is too large, read and dropped so that the answer arrives
-CONTROL_HEADER_BYTES_MAX = 64 * KIB
-CONTROL_CONNECTIONS_MAX = 320  # every lease has a connection; the rest is for commands
-CONTROL_LOCAL_CONNECTIONS_MIN = 32  # of them, those that clients over TLS leave to the Unix socket
-CONTROL_REQUEST_SECONDS_MAX = 10.0  # from the first byte of a request to its last
-CONTROL_STOP_SECONDS_MAX = 1.0  # running answers may take this long when the daemon stops
-CONTROL_HANDSHAKES_MAX = (
-    64  # TLS clients that have not shown a certificate yet; further ones wait to be accepted
-)
-CONTROL_HANDSHAKES_PER_SECOND_MAX = (
-    50  # each costs the loop one or two milliseconds, and anybody can ask for one
-)
-CONTROL_HANDSHAKE_SECONDS_MAX = 5.0
-CONTROL_PEER_SILENT_SECONDS_MAX = (
-    10  # a machine at the other end of TLS that answers no packet for this long is gone
-)
-EVENTS_QUEUED_MAX = (
-    1024  # events that wait for one listener; beyond it the listener is disconnected
-)
-HEARTBEAT_SECONDS = 0.25  # a hold's stream has a line at least this often
-PROGRESS_SECONDS = 0.25
 CUT_READ_BYTES_DEFAULT = 64 * KIB
 CUT_READ_BYTES_MAX = 1 * MIB  # of a suspended secondary, in one request
 GRADE_CHARACTERS_MAX = 400
 NAME_CHARACTERS_MAX = 255
 TAG_CHARACTERS_MAX = 200
-
-# Clients of the control plane
-CLIENT_BODY_BYTES_MAX = 64 * MIB  # of an answer
-CLIENT_CONNECT_SECONDS_MAX = 5.0
-CLIENT_ANSWER_SECONDS_MAX = (
-    10.0  # an answer that takes no time takes no longer; of others, a sign of life this often
-)
-SETTLE_SECONDS = 10.0  # members that did not answer are asked again for so long
-
 
 # Canary
 CANARY_RECORDS_PER_SECOND_DEFAULT = 200
@@ -166,33 +135,35 @@ class NbdLimits:
 class ApiLimits:
     """Of the control API, over the Unix socket and TLS."""
 
-    body_bytes_max: int = CONTROL_BODY_BYTES_MAX
-    drain_bytes_max: int = CONTROL_DRAIN_BYTES_MAX
-    header_bytes_max: int = CONTROL_HEADER_BYTES_MAX
-    connections_max: int = CONTROL_CONNECTIONS_MAX
-    local_connections_min: int = CONTROL_LOCAL_CONNECTIONS_MIN
-    request_seconds_max: float = CONTROL_REQUEST_SECONDS_MAX
-    stop_seconds_max: float = CONTROL_STOP_SECONDS_MAX
-    handshakes_max: int = CONTROL_HANDSHAKES_MAX
-    handshakes_per_second_max: int = CONTROL_HANDSHAKES_PER_SECOND_MAX
-    handshake_seconds_max: float = CONTROL_HANDSHAKE_SECONDS_MAX
-    peer_silent_seconds_max: int = CONTROL_PEER_SILENT_SECONDS_MAX
-    events_queued_max: int = EVENTS_QUEUED_MAX
-    heartbeat_seconds: float = HEARTBEAT_SECONDS
-    progress_seconds: float = PROGRESS_SECONDS
-    cut_read_bytes_default: int = CUT_READ_BYTES_DEFAULT
-    cut_read_bytes_max: int = CUT_READ_BYTES_MAX
+    body_bytes_max: int = 1 * MIB  # of a request
+    drain_bytes_max: int = 16 * MIB  # of a body that is too large, read so that the answer arrives
+    header_bytes_max: int = 64 * KIB
+    pipelined_requests_max: int = 16  # sent ahead of their answers, on one connection
+    connections_max: int = 320  # every lease has a connection; the rest is for commands
+    local_connections_min: int = 32  # of them, those that TLS clients leave to the Unix socket
+    request_seconds_max: float = 10.0  # from the first byte of a request to its last; between two
+    stop_seconds_max: float = 1.0  # running answers may take this long when the daemon stops
+    handshakes_max: int = 64  # TLS clients without a certificate yet; others wait to be accepted
+    handshakes_per_second_max: int = 50  # each costs the loop 1 or 2 ms, and needs no permission
+    handshake_seconds_max: float = 5.0
+    peer_silent_seconds_max: int = 10  # a TLS peer that acknowledges nothing for so long is gone
+    events_queued_max: int = 1024  # for one listener; beyond it the listener is disconnected
+    heartbeat_seconds: float = 0.25  # a hold's stream has a line at least this often
+    progress_seconds: float = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class ClientLimits:
     """Of clients of the control API: duplexctl and groups of controllers."""
 
-    body_bytes_max: int = CLIENT_BODY_BYTES_MAX
-    header_bytes_max: int = CONTROL_HEADER_BYTES_MAX
-    connect_seconds_max: float = CLIENT_CONNECT_SECONDS_MAX
-    answer_seconds_max: float = CLIENT_ANSWER_SECONDS_MAX
-    settle_seconds: float = SETTLE_SECONDS
+    body_bytes_max: int = 64 * MIB  # of an answer
+    header_bytes_max: int = 64 * KIB
+    connect_seconds_max: float = 5.0
+    # an answer that takes no time takes no longer; of others, a sign of life this often
+    answer_seconds_max: float = 10.0
+    settle_seconds: float = 10.0  # members that did not answer are asked again for so long
+    release_seconds_max: float = 5.0  # for a daemon to say how a hold ended that is being released
+    late_seconds_max: float = 2.0  # for a daemon to say that the lease has reached its deadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +172,8 @@ class ProofLimits:
 
     certificate_bytes_max: int = 64 * MIB
     chunk_bytes: int = 4 * MIB  # of an image, compared at a time
-    # Ranges kept apart, over all volumes of a controller: 16 bytes each. With more, less is checked.
+    # Ranges kept apart, over all volumes of a controller: 16 bytes each. With more, less is
+    # checked.
     ranges_max: int = 1 << 20
     tries: int = 5  # to read a journal that its daemon recycles meanwhile
     start_seconds_max: float = 5.0  # to wait for a daemon that is starting

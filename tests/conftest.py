@@ -23,14 +23,18 @@ settings.load_profile("any machine")
 
 @pytest.fixture(scope="session", autouse=True)
 def interrupts_count() -> None:
-    """Processes that tests start can be interrupted, even if these tests were started in the background of a shell, which ignores SIGINT."""
+    """Processes that tests start can be interrupted, even if these tests were started in the
+    background of a shell, which ignores SIGINT.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
 def make_files(tmp_path: Path) -> Callable[..., DaemonFiles]:
-    """Writes a configuration: `make_files(volumes={"data": "8MiB"}, groups={"db": ["data"]}, mode=..., tcp_port=...)`."""
+    """Writes a configuration: `make_files(volumes={"data": "8MiB"}, groups={"db": ["data"]},
+    mode=..., tcp_port=...)`.
+    """
 
     def make(
         volumes: Mapping[str, str | int] | None = None, directory: Path | None = None, **fields: Any
@@ -44,7 +48,9 @@ def make_files(tmp_path: Path) -> Callable[..., DaemonFiles]:
 
 @pytest.fixture
 def start_daemon(make_files: Callable[..., DaemonFiles]) -> Iterator[Callable[..., Daemon]]:
-    """Starts a daemon on `files` (default: one 8 MiB pair called data) and returns when it is ready."""
+    """Starts a daemon on `files` (default: one 8 MiB pair called data) and returns when it is
+    ready.
+    """
     started: list[Daemon] = []
 
     def start(files: DaemonFiles | None = None, ready: bool = True, **fields: Any) -> Daemon:

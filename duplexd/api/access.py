@@ -1,4 +1,10 @@
-"""Who may do what on the control socket and its TLS listener: two roles, one rule. Pure."""
+"""Which caller may do what over the HTTP API: two roles, one rule. Pure.
+
+A role belongs to a connection, not to a request: the kernel's word for the Unix socket, a verified
+certificate for TLS. There are no passwords or tokens, so there is nothing to leak or to renew. What
+a route needs follows from its method and media type (`needed`), so that a new route cannot be
+forgotten in a list.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +38,7 @@ class Role(IntEnum):
 
 
 class Peer(NamedTuple):
-    """Who is at the other end, by the kernel's word (-1 where it does not say) or by a client certificate's (`name`)."""
+    """The other end: ids from the kernel (-1 if unknown), or the name in a certificate."""
 
     uid: int = -1
     gid: int = -1
@@ -61,11 +67,11 @@ class Access:
             )
 
     def local(self, uid: int, gid: int, pid: int) -> Peer:
-        """Whoever the file's mode let through to the Unix socket."""
+        """A process that the mode of the Unix socket let through."""
         return Peer(uid, gid, pid, role=Role.OPERATE if uid in self._owners else self._group_role)
 
     def remote(self, certificate: Mapping[str, Any]) -> Peer:
-        """The holder of a certificate that was verified, as `ssl` describes it: the best role that one of its names has."""
+        """The holder of a verified certificate, as `ssl` shows it: the best role of its names."""
         names = tuple(names_of(certificate))
         if not names:
             return Peer(name=NAMELESS)
@@ -77,7 +83,7 @@ class Access:
 
 
 def names_of(certificate: Mapping[str, Any]) -> Iterator[str]:
-    """The common names of the subject, then the DNS names, as they are written: a wildcard stands for nothing but itself."""
+    """Common names of the subject, then DNS names. A wildcard matches nothing but itself."""
     yield from (
         value
         for part in certificate.get("subject", ())
@@ -90,7 +96,7 @@ def names_of(certificate: Mapping[str, Any]) -> Iterator[str]:
 
 
 def needed(method: str, path: str, media_type: str) -> Role:
-    """The role that a route asks for: to change anything, or to read what volumes hold, takes OPERATE."""
+    """The role that a route needs: OPERATE to change anything or to read what volumes hold."""
     if path == "/healthz":
         return Role.NONE
     return Role.OBSERVE if method == "GET" and media_type != BYTES_TYPE else Role.OPERATE

@@ -1,26 +1,30 @@
-"""The only door into the controller: everything the control socket can ask for, with who asked.
+"""The only door into the controller: everything that the HTTP API can ask for, with the peer.
 
-Which pair states an action is legal in is decided by the controller (`core/state.py`); here it is documented.
+There is one door so that there is one place where commands are logged with their peer, where holds
+are known that a stop has to end, and where the control plane's view of the engine is typed
+(`Controller`). In which pair states an action is legal is decided by the controller
+(`core/pair_states.py`); here it is documented.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from duplexd.api.events import EventHub
+from duplexd.api.event_hub import EventHub
 from duplexd.errors import UsageError, WrongStateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from duplexd.api.access import Peer
-    from duplexd.api.models.requests import CutRequest, GradeRequest
-
-Json = dict[str, Any]
+    from duplexd.api.models.request_model import CutRequest, GradeRequest
+    from duplexd.engine.counters import Counters
+    from duplexd.json_object import Json
+    from duplexd.limits import ApiLimits
 
 
 class Lease(Protocol):
@@ -41,7 +45,7 @@ class Lease(Protocol):
 
 
 class Cuts(Protocol):
-    """Cuts that a controller takes together with others, see `duplexd.cuts`."""
+    """Cuts that a controller takes together with others."""
 
     async def make(
         self,
@@ -68,9 +72,15 @@ class Controller(Protocol):
     listeners: list[Callable[[Json], None]]
 
     @property
+    def failed(self) -> str:
+        """Why no change is taken any more; empty while changes are taken."""
+        ...
+
+    @property
     def cuts(self) -> Cuts: ...
 
     def status(self) -> Json: ...
+    def counters(self) -> Counters: ...
     def resolve(self, targets: list[str]) -> list[str]: ...
     async def quiesce(
         self, names: list[str], hold_s: float | None, owner: str, cut_id: str = ""
@@ -95,11 +105,14 @@ class Controller(Protocol):
 
 
 class Actions:
-    """The controller's commands. `peer` is logged for each one that changes something; errors are those of `errors.py`."""
+    """The controller's commands. Errors are those of `errors.py`.
 
-    def __init__(self, controller: Controller) -> None:
+    `peer` is logged for each command that changes something.
+    """
+
+    def __init__(self, controller: Controller, limits: ApiLimits) -> None:
         self.controller = controller
-        self.hub = EventHub()
+        self.hub = EventHub(limits.events_queued_max)
         self.holds: dict[str, Lease] = {}
         self.stopping = False
         self._log = structlog.get_logger("duplexd.api")
@@ -111,13 +124,16 @@ class Actions:
             if peer.name
             else {"uid": peer.uid, "gid": peer.gid, "pid": peer.pid}
         )
-        # Behind the answer, where that can be: writes wait for some of them.
+        # After the answer, where possible: writes wait for some of these commands.
         asyncio.get_running_loop().call_soon(
             lambda: self._log.info("command", command=command, **who, **fields)
         )
 
     def status(self, targets: list[str] | None = None) -> Json:
-        """The whole status, or of what `targets` name: their volumes, and the groups and leases that have any of them. Any state."""
+        """The whole status; with `targets`, their volumes and the groups and leases of those.
+
+        Legal in any state.
+        """
         status = self.controller.status()
         if not targets:
             return status
@@ -133,7 +149,9 @@ class Actions:
     async def quiesce(
         self, peer: Peer, targets: list[str], hold_s: float | None, cut_id: str = ""
     ) -> Lease:
-        """Hold the targets' writes; returns when those under way are answered. Any state; holds may overlap: a write waits for all of them.
+        """Hold the targets' writes; returns when those in flight are answered.
+
+        Legal in any state. Holds may overlap: a write waits for all of them.
 
         A cancellation leaves nothing held. The caller must call `owner_gone` when the owner is.
         """
@@ -152,17 +170,23 @@ class Actions:
             self.controller.release(lease.id, "stopping")
 
     def renew(self, peer: Peer, lease_id: str, fence: int | None, hold_s: float) -> Json:
-        """Let a hold last longer, under a new fencing number. A lease that has ended, or was renewed by another, is an error."""
+        """Extend a hold, under a new fencing number.
+
+        Raises LeaseLostError for a lease that ended, or that another renewed.
+        """
         self._command(peer, "renew", lease=lease_id, hold_s=hold_s)
         return self.controller.renew(lease_id, fence, hold_s)
 
     def release(self, peer: Peer, lease_id: str, fence: int | None = None) -> Json:
-        """End a hold as its owner wants it. Any state; one that had ended already is no error, an unknown one is."""
+        """End a hold on behalf of its owner. Legal in any state.
+
+        One that has ended already is not an error, an unknown one is.
+        """
         self._command(peer, "release", lease=lease_id)
         return {"lease": lease_id, "released": self.controller.release(lease_id, fence=fence)}
 
     def owner_gone(self, lease: Lease) -> None:
-        """End a hold whose owner went away: nothing done under it counts."""
+        """End a hold whose owner went away: what was done under it is void."""
         if self.controller.release(lease.id, "owner gone"):
             self._log.warning(
                 "hold ended", lease=lease.id, reason="owner gone", volumes=lease.volumes
@@ -177,13 +201,16 @@ class Actions:
         fence: int | None = None,
         certificate: bool = False,
     ) -> Json:
-        """Cut all targets at one point. Legal when all are DUPLEX, or all stand at the same cut already (`already`)."""
+        """Cut all targets at one point.
+
+        Legal when all are DUPLEX, or all are SUSPENDED at one cut already (`already`).
+        """
         names = self.controller.resolve(targets)
         self._command(peer, "suspend", targets=targets, tag=tag, lease=lease_id)
         return await self.controller.suspend(names, tag, lease_id, fence, certificate)
 
     async def make_cut(self, peer: Peer, cut_id: str, request: CutRequest) -> Json:
-        """Cut the volumes of a lease that is held for this cut, which other controllers take too. Legal while the lease is held."""
+        """Cut the volumes of a lease that is held for a group's cut. Legal while it is held."""
         self._command(
             peer, "cut", cut=cut_id, lease=request.lease, tag=request.tag, group=request.group
         )
@@ -192,38 +219,47 @@ class Actions:
         )
 
     async def open_cut(self, peer: Peer, cut_id: str, lease_id: str, fence: int) -> Json:
-        """Open the gates after the cut; the answer is this controller's vote. Legal while the lease is held."""
+        """Open the gates after the cut; the answer is the vote. Legal while the lease is held."""
         self._command(peer, "open", cut=cut_id, lease=lease_id)
         return await self.controller.cuts.open(cut_id, lease_id, fence)
 
     async def decide_cut(self, peer: Peer, cut_id: str, how: str) -> Json:
-        """Abort, agree or refuse. Legality is the table of `core/votes.py`. A cancellation changes nothing once it is marked."""
+        """Abort, agree (commit) or refuse. Legality is the table of `core/cut_states.py`.
+
+        A cancellation changes nothing once the marker is in the journal.
+        """
         self._command(peer, how, cut=cut_id)
         return await self.controller.cuts.decide(cut_id, how)
 
     def release_cut(self, peer: Peer, cut_id: str) -> Json:
-        """End the hold for a cut that is not to be made. Any state; none is no error: coordinators rehearse with it."""
+        """End the hold for a cut that is not to be made. Legal in any state.
+
+        Having none is not an error: coordinators measure the round trip with it.
+        """
         released = self.controller.cuts.release(cut_id)
         if released["released"]:
             self._command(peer, "release", cut=cut_id)
         return released
 
     async def grade_cut(self, peer: Peer, cut_id: str, request: GradeRequest) -> Json:
-        """Keep what a canary found; a broken cut is void. Any state of the pairs; the cut must be known."""
+        """Keep what a canary found; a broken cut is void. Legal in any state, for a known cut."""
         self._command(peer, "grade", cut=cut_id, consistent=request.consistent)
         return await self.controller.cuts.grade(
             cut_id, request.consistent, request.records, request.detail
         )
 
     async def read_cut(self, cut_id: str, name: str, offset: int, length: int) -> bytes:
-        """Bytes of a secondary. Legal as long as it stands at that cut, durably."""
+        """Bytes of a secondary. Legal while it is durably at that cut."""
         names = self.controller.resolve([name])
         if names != [name]:
             raise UsageError(f"{name!r} is a group; name a volume")
         return await self.controller.cuts.read(cut_id, name, offset, length)
 
     async def resync(self, peer: Peer, targets: list[str]) -> Json:
-        """Start bringing the secondaries back. Legal for SUSPENDED; nothing to do for DUPLEX and PENDING; not for SIMPLEX."""
+        """Start a resync of the secondaries.
+
+        Legal for SUSPENDED; does nothing for DUPLEX and PENDING; not legal for SIMPLEX.
+        """
         names = self.controller.resolve(targets)
         self._command(peer, "resync", targets=targets)
         return await self.controller.resync(names)
@@ -235,7 +271,10 @@ class Actions:
     async def verify(
         self, targets: list[str], progress: Callable[[str, int, int], None] | None = None
     ) -> Json:
-        """Compare the legs, each secondary with what it ought to hold. Legal for DUPLEX and SUSPENDED. A cancellation stops it."""
+        """Compare each secondary with what it has to hold.
+
+        Legal for DUPLEX and SUSPENDED. A cancellation stops it.
+        """
         return await self.controller.verify(self.controller.resolve(targets), progress)
 
     def present_state(self) -> Json:
@@ -256,6 +295,6 @@ class Actions:
         self.hub.close()
 
     def detach(self) -> None:
-        """Listen to the controller no longer."""
+        """Listen to the controller no more."""
         if self.hub.publish in self.controller.listeners:
             self.controller.listeners.remove(self.hub.publish)

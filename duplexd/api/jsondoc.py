@@ -1,38 +1,51 @@
-"""docs/json.md, written from the models: `python -m duplexd.api.jsondoc > docs/json.md`."""
+"""docs/json.md, generated from the models: `python -m duplexd.api.jsondoc > docs/json.md`.
+
+A page for people beside /openapi.json for programs, from the same two sources: the table of routes
+and the models with their descriptions. A test fails when the page is not what this prints.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from duplexd.api.models import base, cuts, lines, requests, status
+from duplexd.api.models import base
+from duplexd.api.models import cut_model as cuts
+from duplexd.api.models import line_model as lines
+from duplexd.api.models import request_model as requests
+from duplexd.api.models import status_model as status
 from duplexd.api.routes import ROUTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from duplexd.json_object import Json
+
 HEAD = """# JSON
 
-What `duplexctl --json` prints and the control socket (HTTP/1.1 over a Unix socket) sends. This page is written from the models in
-`duplexd/control/models/`; the daemon's `/openapi.json` says the same to programs.
+What the HTTP API of the daemon (HTTP/1.1 over a Unix socket, or over TLS) sends. This page is
+generated from the models in `duplexd/api/models/`; the daemon's `/openapi.json` says the same to
+programs.
 
-Rules: every output is an object, or one object a line (`application/x-ndjson`). Objects may gain fields: ignore those you do not know. Requests must
-not have unknown fields. Sizes and offsets are bytes, times are seconds; a `time` is seconds since 1970 (UTC). Errors are `Problem` objects
-(`application/problem+json`); a stream that fails after its first line ends with a `Failed` line.
+Rules:
 
-`duplexctl quiesce --json -- CMD` prints, after CMD's output, `{"lease", "status", "verdict", "reason"}`; without CMD the `Held` line and then
-`{"lease", "verdict", "reason"}`.
+- Every answer is an object, or one object a line (`application/x-ndjson`).
+- Objects may gain fields: ignore those that you do not know. Requests must not have unknown fields.
+- Sizes and offsets are bytes, durations are seconds; a `time` is seconds since 1970 (UTC).
+- Errors are `Problem` objects (`application/problem+json`). A stream that fails after its first
+  line ends with a `Failed` line.
+
+What `duplexctl --json` prints is on [a page of its own](duplexctl-json.md).
 """
 
 
-def _type(schema: dict[str, Any]) -> str:
-    """A JSON schema in a few characters: `text`, `list of VolumeStatus`, `"a" or "b"`, `... or null`."""
+def _type(schema: Json) -> str:
+    """A JSON schema in a few characters: `text`, `list of VolumeStatus`, `"a" or null`."""
     if "$ref" in schema:
-        return (
-            f"[{schema['$ref'].rpartition('/')[2]}](#{schema['$ref'].rpartition('/')[2].lower()})"
-        )
+        name = schema["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
     if "enum" in schema or "const" in schema:
         return " or ".join(
             f"`{json.dumps(value)}`" for value in schema.get("enum", [schema.get("const")])
@@ -54,7 +67,7 @@ def _type(schema: dict[str, Any]) -> str:
     return names.get(schema.get("type", ""), "anything")
 
 
-def _limits(schema: dict[str, Any]) -> str:
+def _limits(schema: Json) -> str:
     words = {
         "minLength": "at least {} characters",
         "maxLength": "at most {} characters",
@@ -109,10 +122,10 @@ def page() -> str:
     """The whole page."""
     parts = [HEAD, "## Routes\n", "| route | request | answer | lines |\n|---|---|---|---|"]
     for entry in ROUTES:
+        body = _link(entry.body) if entry.body else ""
         answers = ", ".join(map(_link, entry.answers)) or ("" if entry.lines else entry.media_type)
-        parts.append(
-            f"| `{entry.method} {entry.path}` | {_link(entry.body) if entry.body else ''} | {answers} | {', '.join(map(_link, entry.lines))} |"
-        )
+        lines_of = ", ".join(map(_link, entry.lines))
+        parts.append(f"| `{entry.method} {entry.path}` | {body} | {answers} | {lines_of} |")
     parts += ["", "## Objects\n"]
     for model in _models():
         parts += _section(model)

@@ -1,25 +1,28 @@
-"""The OpenAPI 3.1 document, made of the table of routes and the models."""
+"""The OpenAPI 3.1 document, built from the table of routes and the models.
+
+It is built and not written, so that it cannot differ from what is served; a test generates requests
+from it and checks the answers against it.
+"""
 
 from __future__ import annotations
 
 import re
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic.json_schema import models_json_schema
 
 import duplexd
 from duplexd.api import problems
 from duplexd.api.models.base import Problem
-from duplexd.api.models.requests import CUT_ID_PATTERN
-from duplexd.api.stream import LINES_TYPE
+from duplexd.api.models.request_model import CUT_ID_PATTERN
+from duplexd.api.responses import LINES_TYPE
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from duplexd.api.routes import RouteEntry
-
-    Json = dict[str, Any]
+    from duplexd.api.routing import RouteEntry
+    from duplexd.json_object import Json
 
 PATH_SCHEMAS = {"cut": {"type": "string", "pattern": CUT_ID_PATTERN}}
 _REF = "#/components/schemas/{model}"

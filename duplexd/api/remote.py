@@ -1,7 +1,9 @@
-"""The TLS listener of the control plane: verified clients come in as connections like those of the Unix socket.
+"""The TLS listener of the HTTP API: verified clients get connections like those of the Unix socket.
 
-Strangers are bounded before they are anybody: so many handshakes at once and in a second, so many seconds each. Those that come meanwhile
-wait in the kernel's queue, and cost nothing else.
+Clients that have not shown a certificate yet are bounded: so many handshakes at once and in a
+second, so many seconds each, since each costs the loop that serves volumes a millisecond or two.
+Further clients wait in the kernel's queue and cost nothing. That is why sockets are accepted here
+and not by `loop.create_server(ssl=...)`, which begins every handshake at once.
 """
 
 from __future__ import annotations
@@ -14,16 +16,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from duplexd.limits import (
-    CONTROL_HANDSHAKE_SECONDS_MAX,
-    CONTROL_HANDSHAKES_MAX,
-    CONTROL_HANDSHAKES_PER_SECOND_MAX,
-    CONTROL_PEER_SILENT_SECONDS_MAX,
-    CONTROL_STOP_SECONDS_MAX,
-)
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+
+    from duplexd.limits import ApiLimits
 
 ACCEPT_PAUSE_SECONDS = 0.1  # after an accept that failed: no descriptors left, mostly
 KEEPALIVE_PROBES = 3
@@ -32,18 +28,23 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.api")
 
 
 class Remote:
-    """Accepts on bound sockets from `start` to `close`. `context` may be replaced: it is for handshakes that begin later."""
+    """Accepts on bound sockets from `start` to `close`.
+
+    `context` may be replaced: it is for handshakes that begin later.
+    """
 
     def __init__(
         self,
         sockets: list[socket.socket],
         context: ssl.SSLContext,
         factory: Callable[[], asyncio.Protocol],
+        limits: ApiLimits,
     ) -> None:
         self.context = context
         self._sockets = sockets
         self._factory = factory
-        self._places = asyncio.Semaphore(CONTROL_HANDSHAKES_MAX)
+        self._limits = limits
+        self._places = asyncio.Semaphore(limits.handshakes_max)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -51,7 +52,7 @@ class Remote:
             self._run(self._accept_forever(sock))
 
     async def close(self) -> None:
-        """Accept nobody, break off handshakes. Connections stay."""
+        """Accept no client, break off handshakes. Connections stay."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -77,17 +78,17 @@ class Remote:
                 await asyncio.sleep(ACCEPT_PAUSE_SECONDS)
             else:
                 self._run(self._shake_hands(client, address))
-                await asyncio.sleep(1 / CONTROL_HANDSHAKES_PER_SECOND_MAX)
+                await asyncio.sleep(1 / self._limits.handshakes_per_second_max)
 
     async def _shake_hands(self, client: socket.socket, address: tuple[str, int]) -> None:
         try:
-            watch_for_silence(client)
+            watch_for_silence(client, self._limits.peer_silent_seconds_max)
             await asyncio.get_running_loop().connect_accepted_socket(
                 self._factory,
                 client,
                 ssl=self.context,
-                ssl_handshake_timeout=CONTROL_HANDSHAKE_SECONDS_MAX,
-                ssl_shutdown_timeout=CONTROL_STOP_SECONDS_MAX,
+                ssl_handshake_timeout=self._limits.handshake_seconds_max,
+                ssl_shutdown_timeout=self._limits.stop_seconds_max,
             )
         except OSError as error:  # TLS errors and time-outs are
             log.info(
@@ -100,7 +101,7 @@ class Remote:
 
 
 def reason(error: OSError) -> str:
-    """Why a handshake failed, in the words of OpenSSL: `certificate has expired`, `peer did not return a certificate`."""
+    """Why a handshake failed, in the words of OpenSSL, such as `certificate has expired`."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message
     if isinstance(error, ssl.SSLError) and error.reason:
@@ -108,9 +109,11 @@ def reason(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
-def watch_for_silence(sock: socket.socket) -> None:
-    """Lines go out at once; a peer that answers nothing any more is noticed, whether or not there is something to send."""
-    seconds = CONTROL_PEER_SILENT_SECONDS_MAX
+def watch_for_silence(sock: socket.socket, seconds: int) -> None:
+    """Send lines at once; have the kernel close the connection of a peer that is silent so long.
+
+    Keep-alive finds one that we wait for, TCP_USER_TIMEOUT one that does not acknowledge.
+    """
     with contextlib.suppress(OSError):  # it may be gone already
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

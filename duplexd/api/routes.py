@@ -1,21 +1,18 @@
-"""The routes of the control socket. `ROUTES` is the one table: the application and /openapi.json are both made of it."""
+"""The routes of the HTTP API. `ROUTES` is the one table: the application, /openapi.json and
+docs/json.md are all made of it, and `python -m duplexd.api.jsondoc` shows it.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
-
-from duplexd.api import access, cuts, lines, problems
-from duplexd.api.models.cuts import CutList, CutMade, CutReleased, CutStatus, Suspended
-from duplexd.api.models.lines import (
+from duplexd.api import access, problems
+from duplexd.api import cut_routes as cuts
+from duplexd.api import line_streams as lines
+from duplexd.api.models.cut_model import CutList, CutMade, CutReleased, CutStatus, Suspended
+from duplexd.api.models.line_model import (
     Event,
     Failed,
     Held,
@@ -28,7 +25,7 @@ from duplexd.api.models.lines import (
     Verified,
     VerifyProgress,
 )
-from duplexd.api.models.requests import (
+from duplexd.api.models.request_model import (
     CutEmpty,
     CutRequest,
     GradeRequest,
@@ -39,120 +36,87 @@ from duplexd.api.models.requests import (
     SuspendRequest,
     VerifyRequest,
 )
-from duplexd.api.models.status import Health, LeaseStatus, Status
+from duplexd.api.models.status_model import Health, LeaseStatus, Status
 from duplexd.api.openapi import document
-from duplexd.api.requests import answer, flag, link_of, number, parse, read_body
-from duplexd.api.stream import Lasting, lines_answer, object_answer
-from duplexd.errors import DuplexdError
+from duplexd.api.responses import JSON_TYPE, Lines, Slow, answer
+from duplexd.api.routing import RouteEntry
+from duplexd.api.wire import Answer
 from duplexd.limits import CUT_READ_BYTES_DEFAULT, CUT_READ_BYTES_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from duplexd.api.http_request import Call, Context
 
-    from pydantic import BaseModel
-    from starlette.requests import Request
-
-    from duplexd.api.models import base
-    from duplexd.api.requests import Context
-
-    Endpoint = Callable[[Context, Request], Awaitable[Any]]
+METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 
 
-@dataclass(frozen=True, eq=False)
-class RouteEntry:
-    """A route. `answers` are models of the JSON object, `lines` those of the lines of a stream; `query`: name to JSON schema."""
-
-    method: str
-    path: str
-    endpoint: Endpoint
-    summary: str
-    body: type[base.Request] | None = None
-    answers: tuple[type[BaseModel], ...] = ()
-    lines: tuple[type[BaseModel], ...] = ()
-    query: dict[str, dict[str, Any]] = field(default_factory=dict)
-    media_type: str = "application/json"
-
-    @property
-    def role(self) -> access.Role:
-        """What the caller must have."""
-        return access.needed(self.method, self.path, self.media_type)
+async def get_status(context: Context, call: Call) -> Answer:
+    return answer(context.actions.status(call.query.get("target", [])))
 
 
-async def get_status(context: Context, request: Request) -> Response:
-    return answer(context.actions.status(request.query_params.getlist("target")))
+async def post_quiesce(context: Context, call: Call) -> Lines:
+    body = call.parse(QuiesceRequest)
+    heartbeat_seconds = context.limits.heartbeat_seconds
+    return Lines(lines.hold_lines(context.actions, call.peer, body, heartbeat_seconds))
 
 
-async def post_quiesce(context: Context, request: Request) -> Lasting:
-    body = await parse(request, QuiesceRequest)
-    link = link_of(request)
-    return lines_answer(lines.hold_lines(context.actions, link.peer, body), link)
-
-
-async def post_suspend(context: Context, request: Request) -> Response:
-    body = await parse(request, SuspendRequest)
+async def post_suspend(context: Context, call: Call) -> Answer:
+    body = call.parse(SuspendRequest)
     suspended = await context.actions.suspend(
-        link_of(request).peer, body.targets, body.tag, body.lease, body.fence, body.certificate
+        call.peer, body.targets, body.tag, body.lease, body.fence, body.certificate
     )
     return answer(suspended)
 
 
-async def post_renew(context: Context, request: Request) -> Response:
-    body = await parse(request, RenewRequest)
-    return answer(
-        context.actions.renew(
-            link_of(request).peer, request.path_params["lease"], body.fence, body.hold_s
-        )
-    )
+async def post_renew(context: Context, call: Call) -> Answer:
+    body, lease = call.parse(RenewRequest), call.parameters["lease"]
+    return answer(context.actions.renew(call.peer, lease, body.fence, body.hold_s))
 
 
-async def delete_lease(context: Context, request: Request) -> Response:
-    fence = number(request, "fence") if "fence" in request.query_params else None
-    return answer(
-        context.actions.release(link_of(request).peer, request.path_params["lease"], fence)
-    )
+async def delete_lease(context: Context, call: Call) -> Answer:
+    fence = call.number("fence")
+    return answer(context.actions.release(call.peer, call.parameters["lease"], fence))
 
 
-async def post_resync(context: Context, request: Request) -> Response | Lasting:
-    body = await parse(request, ResyncRequest)
-    link = link_of(request)
-    if body.wait:
-        return lines_answer(lines.resync_lines(context.actions, link.peer, body.targets), link)
-    return answer(await context.actions.resync(link.peer, body.targets))
+async def post_resync(context: Context, call: Call) -> Answer | Lines:
+    body = call.parse(ResyncRequest)
+    if not body.wait:
+        return answer(await context.actions.resync(call.peer, body.targets))
+    progress_seconds = context.limits.progress_seconds
+    return Lines(lines.resync_lines(context.actions, call.peer, body.targets, progress_seconds))
 
 
-async def post_verify(context: Context, request: Request) -> Lasting:
-    body = await parse(request, VerifyRequest)
-    link = link_of(request)
-    if body.progress:
-        return lines_answer(lines.verify_lines(context.actions, body.targets), link)
-    return object_answer(context.actions.verify(body.targets), link)
+async def post_verify(context: Context, call: Call) -> Lines | Slow:
+    body = call.parse(VerifyRequest)
+    if not body.progress:
+        return Slow(context.actions.verify(body.targets))
+    progress_seconds = context.limits.progress_seconds
+    return Lines(lines.verify_lines(context.actions, body.targets, progress_seconds))
 
 
-async def get_events(context: Context, request: Request) -> Lasting:
-    await read_body(request)  # a body that makes no sense here is no reason to cut the client off
-    link = link_of(request)
-    return lines_answer(
-        lines.event_lines(context.actions, link, flag(request, "follow", True)), link
-    )
+async def get_events(context: Context, call: Call) -> Lines:
+    follow = call.flag("follow", True)
+    return Lines(lines.event_lines(context.actions, call.link.abort, follow))
 
 
-async def get_metrics(context: Context, _request: Request) -> Response:
-    body = await run_in_threadpool(context.metrics())
-    return Response(body, media_type="text/plain; version=1.0.0; charset=utf-8")
+async def get_metrics(context: Context, _call: Call) -> Answer:
+    return Answer(200, METRICS_TYPE, await asyncio.to_thread(context.scrape()))
 
 
-async def get_healthz(context: Context, _request: Request) -> Response:
-    return JSONResponse({"status": "ok", "controller": context.actions.controller.name})
+async def get_healthz(context: Context, _call: Call) -> Answer:
+    return answer({"status": "ok", "controller": context.actions.controller.name})
 
 
-async def get_readyz(context: Context, _request: Request) -> Response:
+async def get_readyz(context: Context, _call: Call) -> Answer:
+    """Ready is: started, not stopping, and the controller takes changes."""
+    if failed := context.actions.controller.failed:
+        return problems.respond(503, f"the controller takes no changes until a restart: {failed}")
     if not context.ready():
-        return problems.respond(503, "recovery has not finished; try again")
-    return JSONResponse({"status": "ready"})
+        return problems.respond(503, "the daemon is starting or stopping; try again")
+    return answer({"status": "ready"})
 
 
-async def get_openapi(_context: Context, _request: Request) -> Response:
-    return Response(json.dumps(document(ROUTES)), media_type="application/json")
+async def get_openapi(_context: Context, _call: Call) -> Answer:
+    return Answer(200, JSON_TYPE, json.dumps(document(ROUTES)).encode())
 
 
 _TARGET_QUERY = {"target": {"type": "array", "items": {"type": "string"}}}
@@ -306,27 +270,3 @@ ROUTES: tuple[RouteEntry, ...] = (
     RouteEntry("GET", "/readyz", get_readyz, "The daemon serves volumes", None, (Health,)),
     RouteEntry("GET", "/openapi.json", get_openapi, "This document"),
 )
-
-
-def _bind(context: Context, entry: RouteEntry) -> Callable[[Request], Awaitable[Any]]:
-    async def call(request: Request) -> Any:
-        access.check(link_of(request).peer, entry.role)
-        return await entry.endpoint(context, request)
-
-    return call
-
-
-def application(context: Context) -> Starlette:
-    """The ASGI application."""
-    routes = [Route(entry.path, _bind(context, entry), methods=[entry.method]) for entry in ROUTES]
-    app = Starlette(
-        routes=routes,
-        exception_handlers={
-            DuplexdError: problems.on_duplexd_error,
-            HTTPException: problems.on_http_error,
-            ClientDisconnect: problems.on_gone,
-            Exception: problems.on_bug,
-        },
-    )
-    app.router.redirect_slashes = False
-    return app

@@ -1,50 +1,39 @@
-"""HTTP/1.1 to one controller: over its Unix socket, over TCP of this machine, or over TLS with a client certificate.
+"""HTTP/1.1 to one controller: over its Unix socket, TCP of this machine, or TLS.
 
-Connections are kept and used again; as many requests run at a time as are made. Every failure is a DuplexdError whose text begins with the
-controller's name. A request is sent once: what became of one whose answer did not come is for the caller to find out.
+Connections are kept and used again, because a TLS handshake between closing and opening the gates
+would be part of the pause; as many requests run at a time as are made. Every failure is a
+DuplexdError whose text begins with the controller's name. A request is sent once: what became of
+one whose answer did not come, the caller has to find out.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import ssl
-from collections import deque
 from contextlib import aclosing, asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import httptools
 
+from duplexd.client.connection import Connection, NbdError
 from duplexd.errors import DuplexdError, ForbiddenError, TimedOutError, UnreachableError, error_of
-from duplexd.limits import (
-    CLIENT_ANSWER_SECONDS_MAX,
-    CLIENT_BODY_BYTES_MAX,
-    CLIENT_CONNECT_SECONDS_MAX,
-    CONTROL_HEADER_BYTES_MAX,
-)
+from duplexd.limits import ClientLimits
 from duplexd.net import tls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 
-    from duplexd.config.groups_file import ControllerEntry
-
-    Json = dict[str, Any]
+    from duplexd.config.groups import Place
+    from duplexd.json_object import Json
 
 T = TypeVar("T")
 MAY_BE_DONE = "; it may still be done"  # what a request changes whose answer did not come
-_RECEIVE_BYTES = 1 << 16
+_LIMITS = ClientLimits()
 _OTHER_NAME = {62, 64}  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
-_UNKNOWN_ISSUER = {
-    2,
-    18,
-    19,
-    20,
-    21,
-}  # X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT and the like, X509_V_ERR_*_SELF_SIGNED_*
+# X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT and the like, X509_V_ERR_*_SELF_SIGNED_*
+_UNKNOWN_ISSUER = {2, 18, 19, 20, 21}
 _BROKEN = (OSError, EOFError, httptools.HttpParserError)
-_NBD_GREETING = b"NBDMAGIC"  # the first that an NBD server says, to whoever comes
 
 
 def _doubt(method: str) -> str:
@@ -52,9 +41,12 @@ def _doubt(method: str) -> str:
 
 
 def _distrust(error: ssl.SSLCertVerificationError) -> str:
-    """Why the controller's certificate is not taken, and what to look at."""
+    """Why the controller's certificate is not trusted, and what to look at."""
     if error.verify_code in _OTHER_NAME:
-        return f"the controller's certificate is for another name ({error.verify_message}); write url with a name that it has"
+        return (
+            f"the controller's certificate is for another name ({error.verify_message});"
+            " write url with a name that it has"
+        )
     hint = (
         "ca must name the authority that signed it"
         if error.verify_code in _UNKNOWN_ISSUER
@@ -63,119 +55,25 @@ def _distrust(error: ssl.SSLCertVerificationError) -> str:
     return f"the controller's certificate is not trusted ({error.verify_message}); {hint}"
 
 
-class _NbdError(Exception):
-    """It speaks NBD."""
+class Http:
+    """A controller, by the name that the groups file gives it.
 
-
-class Connection:
-    """One connection: a request, its whole answer, then the next. Raises what the socket and httptools raise.
-
-    A request is a few bytes that are put together here: gates are closed while coordinators write and parse.
+    With `any_name` it is the only one, which may call itself as it likes: errors do not name it.
     """
 
-    __slots__ = (
-        "_complete",
-        "_head_bytes",
-        "_head_done",
-        "_host",
-        "_keep",
-        "_parser",
-        "_parts",
-        "_reader",
-        "_writer",
-    )
-
     def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str
+        self,
+        name: str,
+        entry: Place,
+        any_name: bool = False,
+        limits: ClientLimits = _LIMITS,
     ) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._host = host
-        self._complete = self._keep = True
-        self._head_done = False
-        self._head_bytes = 0
-        self._parts: deque[bytes] = deque()
-        self._parser = httptools.HttpResponseParser(self)
-        sock: socket.socket = writer.get_extra_info("socket")
-        if sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    async def send(self, method: str, path: str, body: Json | None) -> int:
-        """Ask; the status of the answer, whose parts are then to be read. `path` is quoted already."""
-        assert path.isascii(), path
-        assert path.isprintable(), path
-        assert " " not in path, path
-        data = b"" if body is None else json.dumps(body).encode()
-        kind = "Content-Type: application/json\r\n" if data else ""
-        head = f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\n{kind}Content-Length: {len(data)}\r\n\r\n"
-        self._complete = self._keep = self._head_done = False
-        self._head_bytes = 0
-        self._parts.clear()
-        self._parser = httptools.HttpResponseParser(self)
-        self._writer.write(head.encode("ascii") + data)
-        await self._writer.drain()
-        while not self._head_done:
-            self._head_bytes += await self._more()
-        return self._parser.get_status_code()
-
-    async def part(self) -> bytes:
-        """The next part of the answer's body; empty at its end."""
-        while not self._parts and not self._complete:
-            await self._more()
-        return self._parts.popleft() if self._parts else b""
-
-    async def _more(self) -> int:
-        if self._head_bytes > CONTROL_HEADER_BYTES_MAX:
-            raise httptools.HttpParserError("the head of the answer has no end")
-        data = await self._reader.read(_RECEIVE_BYTES)
-        if not data:
-            raise EOFError("the connection was closed")
-        if data.startswith(_NBD_GREETING):
-            raise _NbdError
-        self._parser.feed_data(data)
-        return len(data)
-
-    def on_message_begin(self) -> None:
-        """See httptools."""
-        if self._complete:
-            raise httptools.HttpParserError("more than one answer")
-
-    def on_headers_complete(self) -> None:
-        """See httptools."""
-        self._head_done = True
-
-    def on_body(self, body: bytes) -> None:
-        """See httptools."""
-        self._parts.append(body)
-
-    def on_message_complete(self) -> None:
-        """See httptools."""
-        self._complete, self._keep = True, self._parser.should_keep_alive()
-
-    def free(self) -> bool:
-        """Whether it is ready for the next request."""
-        return (
-            self._complete
-            and self._keep
-            and not self._reader.at_eof()
-            and not self._writer.is_closing()
-        )
-
-    def close(self) -> None:
-        """Drop it, and whatever is on its way."""
-        self._writer.transport.abort()
-
-
-class Http:
-    """A controller, by the name that the groups file gives it. With `any_name` it may call itself as it likes."""
-
-    def __init__(self, name: str, entry: ControllerEntry, any_name: bool = False) -> None:
         self.name = name
+        self.limits = limits
         self.any_name = any_name
+        self.prefix = "" if any_name else f"{name}: "  # of every error
         self.place = str(entry.socket or entry.url)
-        self.silent = (
-            False  # whether the last request that came to its end, or was given up, got no answer
-        )
+        self.silent = False  # whether the last request, ended or given up, got no answer
         self._entry = entry
         self._tls: ssl.SSLContext | None = None
         self._idle: list[Connection] = []
@@ -183,12 +81,18 @@ class Http:
     async def call(
         self, method: str, path: str, body: Json | None = None, timeout_s: float | None = None
     ) -> Json:
-        """One request, one object. After `timeout_s` of waiting TimedOutError is raised; what the request does goes on."""
+        """One request, one object.
+
+        Raises TimedOutError after `timeout_s`; what the request does goes on.
+        """
         async with self._asked(method, path, body, timeout_s) as connection:
             return self._object(await self._whole(connection))
 
     async def call_patiently(self, method: str, path: str, body: Json | None = None) -> Json:
-        """The same for a request that takes as long as it takes: meanwhile the controller must give signs of life. Raises as `call` does."""
+        """The same for a request without a time limit: the controller must give signs of life.
+
+        Raises as `call` does.
+        """
         return await self._patiently(self.call(method, path, body), _doubt(method))
 
     async def lines_patiently(
@@ -203,11 +107,11 @@ class Http:
             while (line := await self._patiently(another(), _doubt(method))) is not None:
                 yield line
 
-    async def _patiently(self, work: Coroutine[Any, Any, T], doubt: str) -> T:
+    async def _patiently(self, work: Coroutine[None, None, T], doubt: str) -> T:
         asked = asyncio.ensure_future(work)
         try:
-            while not (await asyncio.wait((asked,), timeout=CLIENT_ANSWER_SECONDS_MAX))[0]:
-                await self.call("GET", "/healthz", timeout_s=CLIENT_ANSWER_SECONDS_MAX)
+            while not (await asyncio.wait((asked,), timeout=self.limits.answer_seconds_max))[0]:
+                await self.call("GET", "/healthz", timeout_s=self.limits.answer_seconds_max)
             return asked.result()
         except TimedOutError as error:
             raise TimedOutError(str(error).removesuffix(doubt) + doubt) from None
@@ -223,17 +127,20 @@ class Http:
     async def lines(
         self, method: str, path: str, body: Json | None = None
     ) -> AsyncGenerator[Json, None]:
-        """The lines of an answer as they come. Closing the generator closes the connection. A line `failed` is raised as its error."""
+        """The lines of an answer as they come.
+
+        Closing the generator closes the connection. A line `failed` is raised as its error.
+        """
         async with self._asked(method, path, body, None) as connection:
             rest = b""
             while part := await connection.part():
                 *whole, rest = (rest + part).split(b"\n")
-                if len(rest) > CLIENT_BODY_BYTES_MAX:
+                if len(rest) > self.limits.body_bytes_max:
                     raise self._strange("a line without an end")
                 for text in whole:
                     line = self._object(text)
                     if line.get("event") == "failed":
-                        raise error_of(line.get("problem", {}), self.name)
+                        raise error_of(line.get("problem", {}), self.prefix.rstrip(": "))
                     yield line
 
     async def warm(self, count: int) -> None:
@@ -252,7 +159,7 @@ class Http:
             connection.close()
         self._idle.clear()
 
-    # ------------------------------------------------------------------------------------------------------------ inside
+    # Inside
 
     @asynccontextmanager
     async def _asked(
@@ -269,17 +176,18 @@ class Http:
                 if status >= 300:
                     raise await self._refused(connection, status)
                 yield connection
-        except _NbdError:
+        except NbdError:
             raise UnreachableError(
-                f"{self.name}: {self.place} is an NBD socket; write where its control socket is"
+                f"{self.prefix}{self.place} is an NBD socket; name its control socket"
             ) from None
         except _BROKEN as error:
             if isinstance(error, TimeoutError) and timeout_s is not None:
                 raise TimedOutError(
-                    f"{self.name}: no answer within {timeout_s:g} s at {self.place}{_doubt(method)}"
+                    f"{self.prefix}no answer within {timeout_s:g} s at {self.place}{_doubt(method)}"
                 ) from None
             raise UnreachableError(
-                f"{self.name}: broke off at {self.place}: {str(error) or type(error).__name__}; see its log"
+                f"{self.prefix}broke off at {self.place}: {str(error) or type(error).__name__};"
+                " see its log"
             ) from None
         finally:
             self.silent = self.silent or not answered
@@ -303,19 +211,20 @@ class Http:
 
     async def _refused(self, connection: Connection, status: int) -> DuplexdError:
         try:
-            return error_of(self._object(await self._whole(connection)), self.name)
+            return error_of(self._object(await self._whole(connection)), self.prefix.rstrip(": "))
         except UnreachableError:
             return UnreachableError(
-                f"{self.name}: {self.place} answers with HTTP status {status} and no reason: is that a duplexd?"
+                f"{self.prefix}{self.place} answers with HTTP status {status} and no reason:"
+                " is that a duplexd?"
             )
 
     async def _whole(self, connection: Connection) -> bytes:
         body = bytearray()
         while part := await connection.part():
             body += part
-            if len(body) > CLIENT_BODY_BYTES_MAX:
+            if len(body) > self.limits.body_bytes_max:
                 raise self._strange(
-                    f"more than {CLIENT_BODY_BYTES_MAX} bytes (CLIENT_BODY_BYTES_MAX)"
+                    f"more than {self.limits.body_bytes_max} bytes (body_bytes_max)"
                 )
         return bytes(body)
 
@@ -328,35 +237,47 @@ class Http:
 
     def _strange(self, what: str) -> UnreachableError:
         return UnreachableError(
-            f"{self.name}: {self.place} answers with {what}: is that a duplexd?"
+            f"{self.prefix}{self.place} answers with {what}: is that a duplexd?"
         )
 
     async def _connect(self) -> Connection:
         try:
-            async with asyncio.timeout(CLIENT_CONNECT_SECONDS_MAX):
+            async with asyncio.timeout(self.limits.connect_seconds_max):
                 return await self._connected()
         except TimeoutError:
-            reason = f"no connection within {CLIENT_CONNECT_SECONDS_MAX:g} s"
+            reason = f"no connection within {self.limits.connect_seconds_max:g} s"
         except ssl.SSLCertVerificationError as error:
             reason = f"no TLS connection: {_distrust(error)}"
         except ssl.SSLError as error:
-            reason = f"no TLS connection: {error.reason or error}; certificate, key and ca must be those that the controller takes"
+            reason = (
+                f"no TLS connection: {error.reason or error};"
+                " certificate, key and ca must be those that the controller accepts"
+            )
         except PermissionError:
             raise ForbiddenError(
-                f"{self.name}: may not open {self.place}; become a member of the group that owns it, or use sudo"
+                f"{self.prefix}no permission to open {self.place};"
+                " become a member of the group that owns it, or use sudo"
             ) from None
         except OSError as error:
             reason = error.strerror or str(error)
+        remedy = (
+            "start it with `duplexd run --config FILE`,"
+            " or name its socket: --socket, DUPLEXD_SOCKET"
+            if self.any_name
+            else "start it, or correct the groups file"
+        )
         raise UnreachableError(
-            f"{self.name}: no daemon answers at {self.place}: {reason}; start it, or correct the groups file"
+            f"{self.prefix}no daemon answers at {self.place}: {reason}; {remedy}"
         ) from None
 
     async def _connected(self) -> Connection:
         if self._entry.socket is not None:
-            return Connection(*await asyncio.open_unix_connection(self._entry.socket), "localhost")
-        url = self._entry.url
-        assert url is not None, "checked by the groups file"
-        if url.tls and self._tls is None:
-            self._tls = tls.client_context(self._entry, f"controllers.{self.name}")
-        streams = await asyncio.open_connection(url.where.host, url.where.port, ssl=self._tls)
-        return Connection(*streams, url.where.authority)
+            opened, host = await asyncio.open_unix_connection(self._entry.socket), "localhost"
+        else:
+            url = self._entry.url
+            assert url is not None, "checked by the groups file"
+            if url.tls and self._tls is None:
+                self._tls = tls.client_context(self._entry, f"controllers.{self.name}")
+            where, host = url.where, url.where.authority
+            opened = await asyncio.open_connection(where.host, where.port, ssl=self._tls)
+        return Connection(*opened, host, self.limits.header_bytes_max)

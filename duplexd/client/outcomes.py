@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from duplexd.client import survey
 from duplexd.client.answers import check_sender, need
 from duplexd.client.results import Cut
 from duplexd.core.cut_states import CONSISTENT, NONE, VOID
 from duplexd.errors import NotFoundError, UndecidedError
-from duplexd.limits import CLIENT_ANSWER_SECONDS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from duplexd.client.http import Http
     from duplexd.errors import DuplexdError
-
-    Json = dict[str, Any]
+    from duplexd.json_object import Json
 
 
 async def ask(
     links: Mapping[str, Http], cut: str = ""
 ) -> tuple[dict[str, Cut], dict[str, DuplexdError]]:
-    """The cuts, or this one, by id; and the errors of controllers that do not answer. One that may have any name goes by its own, as in the cuts."""
+    """The cuts, or this one, by id; and the errors of controllers that do not answer.
+
+    A controller that may have any name goes by its own, as in the cuts.
+    """
     answers, errors = await survey.gather(
         {name: _ask_one(link, cut) for name, link in links.items()}
     )
@@ -39,13 +40,13 @@ async def ask(
 async def _ask_one(link: Http, cut: str) -> list[Json]:
     path = f"/v1/cuts/{cut}" if cut else "/v1/cuts"
     try:
-        answer = await link.call("GET", path, timeout_s=CLIENT_ANSWER_SECONDS_MAX)
+        answer = await link.call("GET", path, timeout_s=link.limits.answer_seconds_max)
     except NotFoundError:
         return []
-    cuts: list[Json] = [answer] if cut else need(answer, link.name, "cuts")
+    cuts: list[Json] = [answer] if cut else need(answer, link, "cuts")
     if not link.any_name:
         for each in cuts:
-            check_sender(each, link.name)
+            check_sender(each, link)
     return cuts
 
 
@@ -53,8 +54,9 @@ def _merge(cut_id: str, known: dict[str, Json], asked: Mapping[str, object]) -> 
     first = next(iter(known.values()))
     members = list(first.get("members") or known)
     states: dict[str, str | None] = {
-        name: known[name]["state"] if name in known else (NONE if name in asked else None) for name in members
-    }  # fmt: skip
+        name: known[name]["state"] if name in known else NONE if name in asked else None
+        for name in members
+    }
     alone = not first.get("members")
     return Cut(
         cut_id,
@@ -70,20 +72,17 @@ def _merge(cut_id: str, known: dict[str, Json], asked: Mapping[str, object]) -> 
 
 
 def _verdict(states: Mapping[str, str | None]) -> str | None:
-    """What may be claimed already: void if one is, consistent once a member was told so."""
-    return (
-        CONSISTENT
-        if CONSISTENT in states.values() and VOID not in states.values()
-        else VOID
-        if VOID in states.values()
-        else None
-    )
+    """What may be claimed already: void if one is, consistent once a member knows it."""
+    if VOID in states.values():
+        return VOID
+    return CONSISTENT if CONSISTENT in states.values() else None
 
 
 def undecided_error(cut: str, unreached: Mapping[str, str], group: str) -> UndecidedError:
-    """What to say when members that do not answer keep the outcome to themselves."""
+    """What to say when the members that know the outcome do not answer."""
     who = "; ".join(unreached.values()) or "no member says what became of it"
     return UndecidedError(
-        f"cut {cut} was made, but whether it is consistent can't be known until {' and '.join(unreached) or 'its members'} can be asked: {who}; "
-        f"then run `duplexctl settle {group or 'GROUP'}`"
+        f"cut {cut} was made, but whether it is consistent can't be known until"
+        f" {' and '.join(unreached) or 'its members'} can be asked: {who};"
+        f" then run `duplexctl settle {group or 'GROUP'}`"
     )

@@ -1,26 +1,39 @@
-"""What the coordinator answers. Volumes are named `controller:volume`; times are seconds."""
+"""What commands answer, on one daemon as on a group: one shape for each verb.
+
+Volumes are called as they are called in targets: `data` of one daemon, `alpha:data` of several.
+Times are seconds. docs/duplexctl-json.md lists the fields; a test compares them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from duplexd.core.waits import together, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    Json = dict[str, Any]
+    from duplexd.config.groups import Group
+    from duplexd.json_object import Json
 
 
+_PHASES = ("draining", "held", "cut")  # of a hold
+
+
+@dataclass(frozen=True)
 class Result:
     """Base of all results."""
 
-    __slots__ = ()
-
     def json(self) -> Json:
-        """As an object that JSON can hold."""
-        return asdict(self)  # type: ignore[call-overload, no-any-return]
+        """As an object that JSON can hold. What controllers wrote is shared, not copied."""
+        return {name: _plain(value) for name, value in vars(self).items()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return value.json() if isinstance(value, Result) else value
 
 
 @dataclass(frozen=True)
@@ -34,15 +47,21 @@ class Hold(Result):
     held_s: float = 0.0  # the longest that the gates of one member were closed
     hold_max_s: float = 0.0
     within_limit: bool = True
-    phases: dict[str, Json] = field(default_factory=dict)  # draining, held, cut: {seconds, writes}
+    phases: dict[str, Json] = field(
+        default_factory=lambda: _phases(())
+    )  # {seconds, writes} of each
     volumes: list[Json] = field(default_factory=list)  # {name, count, max_s, p50_s, p99_s}
+    buckets: list[list[int]] = field(default_factory=list)  # [n, count] of waits of 2**(n/16) us
 
 
 @dataclass(frozen=True)
 class Suspended(Result):
-    """A suspend. Only if `verdict` is `consistent` are the secondaries of one moment, and then they are durable and readable where they lie.
+    """A suspend.
 
-    Except for those in `left`, which somebody resynced before the suspend was done: they stood at the cut, and have moved on. `untold` names the members that have yet to be told the verdict (they did not answer any more); `duplexctl settle` tells them.
+    Only if `verdict` is `consistent` are the secondaries a consistent point-in-time copy; then they
+    are durable and readable at their paths. Except for those in `left`, which somebody resynced
+    before the suspend was done. `untold` names the members that do not have the verdict yet, as
+    they did not answer any more; `duplexctl settle` sends it.
     """
 
     verdict: str  # "consistent" or "void"
@@ -52,16 +71,13 @@ class Suspended(Result):
     controllers: dict[str, int]  # the sequence number of the cut on each
     volumes: list[str]
     hold: Hold = field(default_factory=Hold)
-    phases: dict[str, float] = field(
-        default_factory=dict
-    )  # closing, held, cutting, opening, settling: on the coordinator's clock
+    # closing, held, cutting, opening, settling: on the coordinator's clock
+    phases: dict[str, float] = field(default_factory=dict)
     why: str = ""  # if void: what went wrong first; if some have left: which
     left: list[str] = field(default_factory=list)
     untold: list[str] = field(default_factory=list)
     already: bool = False  # all of them stood at this cut before the command
-    members: list[Json] = field(
-        default_factory=list
-    )  # what each controller said of the cut it made
+    members: list[Json] = field(default_factory=list)  # what each controller said of its cut
 
 
 @dataclass(frozen=True)
@@ -104,11 +120,15 @@ class Settled(Result):
 
 @dataclass(frozen=True)
 class GroupState(Result):
-    """A group at a glance. `verdict` is `consistent` only if all of it stands at one cut that every member knows to be consistent."""
+    """A group at a glance.
+
+    `verdict` is `consistent` only if all of it stands at one cut that every member knows to be.
+    """
 
     name: str
-    members: list[str]
-    state: str  # that of all pairs, or MIXED, or UNKNOWN if a member does not answer or has not all of its volumes
+    volumes: list[str]
+    members: list[str]  # targets: volumes, or groups of a controller
+    state: str | None  # of all pairs; MIXED; UNKNOWN: a member does not answer or lacks a volume
     cut: str | None
     verdict: str | None
     missing: list[str] = field(default_factory=list)  # members that their controllers do not have
@@ -116,11 +136,15 @@ class GroupState(Result):
 
 @dataclass(frozen=True)
 class Status(Result):
-    """The status documents of the controllers, cut down to what was asked for, and the groups."""
+    """What controllers say of the targets, each and together, and the groups."""
 
+    controller: Json | None  # of the one controller; None if there are several
+    volumes: list[Json]
     groups: list[GroupState]
+    leases: list[Json]
+    cuts: list[Json]
     controllers: dict[str, Json]
-    unreachable: dict[str, str]  # controller: why
+    unreachable: dict[str, str] = field(default_factory=dict)  # controller: why
     exit_codes: dict[str, int] = field(default_factory=dict)  # controller: of which kind that is
 
 
@@ -128,12 +152,12 @@ class Status(Result):
 class Resynced(Result):
     """A resync that was started, or, with `wait`, ended: `ok` if all are DUPLEX."""
 
-    volumes: list[Json]  # {name, how}; with wait {name, how, state, reason, copied_bytes}
+    volumes: list[Json]  # {name, how}; with wait {name, how, state, reason, copied_bytes, error}
     waited: bool
     ok: bool
-    warnings: list[str] = field(
-        default_factory=list
-    )  # cuts that were given up without knowing whether they are consistent
+    # cuts that were given up without knowing whether they are consistent
+    warnings: list[str] = field(default_factory=list)
+    job: str = ""  # of one controller, which is not waited for
 
 
 @dataclass(frozen=True)
@@ -141,46 +165,55 @@ class Verified(Result):
     """A comparison of the legs."""
 
     equal: bool
-    volumes: list[Json]  # {name, equal, compared_bytes, first_difference}
+    volumes: list[Json]  # {name, equal, compared_bytes, first_difference, why}
 
 
 @dataclass(frozen=True)
 class Released(Result):
-    """Holds that were ended: cut id, and whether any member held it still."""
+    """Holds that were ended: `lease` is what was named, `released` whether any was held still."""
 
+    lease: str
+    released: bool
     leases: dict[str, bool]
 
 
-def merge_holds(figures: Mapping[str, Json | None], hold_max_s: float) -> Hold:
-    """The figures of all members in one. A member that gave none adds none."""
+def merge_holds(group: Group, figures: Mapping[str, Json | None], hold_max_s: float) -> Hold:
+    """The figures of all members in one. A member that gave none adds none.
+
+    One daemon without a groups file knows its own `hold_max`, and nobody else does.
+    """
     known = {name: each for name, each in figures.items() if each}
     waits = together(
-        unpack(each.get("buckets", ()), each["seconds_max"]) for each in known.values()
+        unpack(each.get("buckets") or (), each["seconds_max"]) for each in known.values()
     )
     longest = max((each["seconds_max"] for each in known.values()), default=0.0)
+    if group.alone:
+        own = (each.get("hold_max_s") for each in known.values())
+        hold_max_s = next((each for each in own if each), hold_max_s)
+    within = all(each.get("within_limit") is not False for each in known.values())
     return Hold(
         seconds_max=longest,
         writes_held=sum(each["writes_held"] for each in known.values()),
         p50_s=waits.quantile(0.5),
         p99_s=waits.quantile(0.99),
-        held_s=max((each.get("held_s", 0.0) for each in known.values()), default=0.0),
+        held_s=max((each.get("held_s") or 0.0 for each in known.values()), default=0.0),
         hold_max_s=hold_max_s,
-        within_limit=longest <= hold_max_s
-        and all(each.get("within_limit", True) for each in known.values()),
-        phases=_phases(each.get("phases", {}) for each in known.values()),
+        within_limit=longest <= hold_max_s and within,
+        phases=_phases(each.get("phases") or {} for each in known.values()),
         volumes=[
-            volume | {"name": f"{name}:{volume['name']}"}
+            volume | {"name": group.title(name, volume["name"])}
             for name, each in known.items()
-            for volume in each.get("volumes", ())
+            for volume in each.get("volumes") or ()
         ],
+        buckets=waits.pack(),
     )
 
 
 def _phases(all_phases: Iterable[Mapping[str, Json]]) -> dict[str, Json]:
-    merged: dict[str, Json] = {}
+    merged: dict[str, Json] = {name: {"seconds": 0.0, "writes": 0} for name in _PHASES}
     for phases in all_phases:
         for name, phase in phases.items():
-            seen = merged.setdefault(name, {"seconds": 0.0, "writes": 0})
+            seen = merged.get(name, {"seconds": 0.0, "writes": 0})
             merged[name] = {
                 "seconds": max(seen["seconds"], phase["seconds"]),
                 "writes": seen["writes"] + phase["writes"],

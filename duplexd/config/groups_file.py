@@ -1,4 +1,4 @@
-"""groups.toml: where controllers answer, and which volumes of several controllers are cut together.
+"""groups.toml: where controllers answer, and which of their volumes are cut together.
 
     [controllers.alpha]
     socket = "/run/duplexd/alpha/control.sock"
@@ -13,13 +13,13 @@
     members = ["alpha:data", "beta:wal"]
     hold_max = 2.0
 
-Every mistake is one line: `FILE: key.of.the.value: what is wrong; what would be right`. Relative paths are relative to the file.
+Every mistake is one line: `FILE: key.of.the.value: what is wrong; what would be right`. Relative
+paths are relative to the file.
 """
 
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +27,7 @@ from pydantic import BeforeValidator, Field, StrictStr, ValidationError, model_v
 
 from duplexd.config.explain import did_you_mean, explain
 from duplexd.config.fields import FilePath, ListenAddress, Name, Section, SocketPath
+from duplexd.config.groups import Group
 from duplexd.config.values import check_hold_max
 from duplexd.errors import ConfigurationError, NotFoundError, UsageError
 from duplexd.limits import HOLD_SECONDS_DEFAULT, MEMBERS_MAX
@@ -50,7 +51,7 @@ def _url(value: object) -> UrlAddress:
 
 
 class ControllerEntry(Section):
-    """`[controllers.NAME]`: where a controller answers: on a socket of this machine, or at a URL."""
+    """`[controllers.NAME]`: where a controller answers: on a local socket, or at a URL."""
 
     socket: SocketPath | None = Field(default=None, examples=['"/run/duplexd/NAME/control.sock"'])
     url: Annotated[UrlAddress, BeforeValidator(_url)] | None = Field(
@@ -71,7 +72,8 @@ class ControllerEntry(Section):
         tls = self.url is not None and self.url.tls
         if tls and self.certificate is None:
             raise ValueError(
-                "https needs a client certificate, by which the controller knows who asks; write certificate = FILE (and key = FILE)"
+                "https needs a client certificate, by which the controller knows who asks; write"
+                " certificate = FILE (and key = FILE)"
             )
         if not tls and (self.certificate or self.key or self.ca):
             raise ValueError(
@@ -92,20 +94,6 @@ class GroupEntry(Section):
     )
 
 
-@dataclass(frozen=True)
-class Group:
-    """What a command is about: targets by controller. `name` is for people."""
-
-    name: str
-    members: dict[str, tuple[str, ...]]
-    hold_max: float = HOLD_SECONDS_DEFAULT
-    canary: tuple[str, ...] = ()
-
-    @property
-    def controllers(self) -> tuple[str, ...]:
-        return tuple(self.members)
-
-
 class Groups(Section):
     """The whole file, or the same made of objects."""
 
@@ -113,7 +101,7 @@ class Groups(Section):
     groups: dict[Name, GroupEntry] = Field(default_factory=dict)
 
     def has(self, target: str) -> bool:
-        """Whether `target` is a group of the file, or names one of its controllers (`alpha:data`)."""
+        """Whether `target` is a group of the file, or names one of its controllers."""
         return target in self.groups or (
             target.partition(":")[0] in self.controllers and ":" in target
         )
@@ -121,7 +109,9 @@ class Groups(Section):
     def resolve(self, targets: Sequence[str]) -> Group:
         """The volumes that all `targets` together mean. Raises NotFoundError, UsageError."""
         if not targets:
-            raise UsageError("name at least one group, or volumes as controller:volume")
+            raise UsageError(
+                "no target given; name at least one group, or volumes as controller:volume"
+            )
         members: dict[str, dict[str, None]] = {}
         entries = []
         targets = list(dict.fromkeys(targets))
@@ -139,6 +129,10 @@ class Groups(Section):
             tuple(dict.fromkeys(volume for entry in entries for volume in entry.canary)),
         )
 
+    def everything(self) -> Group:
+        """All controllers of the file, with all that they have."""
+        return Group("", dict.fromkeys(self.controllers, ()))
+
     def _split(self, member: str) -> tuple[str, str]:
         controller, colon, name = member.partition(":")
         if not colon or not name:
@@ -147,9 +141,8 @@ class Groups(Section):
                 f"no group {member!r} in the groups file{hint}; a volume is named controller:volume"
             )
         if controller not in self.controllers:
-            raise NotFoundError(
-                f"{member}: no controller {controller!r} in the groups file{did_you_mean(controller, list(self.controllers))}"
-            )
+            hint = did_you_mean(controller, list(self.controllers))
+            raise NotFoundError(f"{member}: no controller {controller!r} in the groups file{hint}")
         return controller, name
 
 
@@ -169,7 +162,10 @@ def load(path: str | Path) -> Groups:
 
 
 def parse(text: str, path: str | Path) -> Groups:
-    """Check the text of a groups file that lies (or would lie) at `path`. Raises ConfigurationError."""
+    """Check the text of a groups file that lies (or would lie) at `path`.
+
+    Raises ConfigurationError.
+    """
     try:
         raw = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -190,12 +186,16 @@ def _check_together(groups: Groups) -> Iterator[str]:
     for name, entry in groups.controllers.items():
         place = str(entry.socket or entry.url)
         if place in places:
-            yield f"controllers.{name}: is the same controller as {places[place]!r} ({place}); remove one"
+            same = f"{places[place]!r} ({place})"
+            yield f"controllers.{name}: is the same controller as {same}; remove one"
         places.setdefault(place, name)
     for name, group in groups.groups.items():
         count = len({member.partition(":")[0] for member in group.members})
         if count > MEMBERS_MAX:
-            yield f"groups.{name}.members: {count} controllers are too many for one cut; name at most {MEMBERS_MAX} (MEMBERS_MAX)"
+            yield (
+                f"groups.{name}.members: {count} controllers are too many for one cut; name at most"
+                f" {MEMBERS_MAX} (MEMBERS_MAX)"
+            )
         for key, listed in (("members", group.members), ("canary", group.canary)):
             for index, member in enumerate(listed):
                 if mistake := _mistake(groups, listed[:index], member):
@@ -207,5 +207,6 @@ def _mistake(groups: Groups, before: list[str], member: str) -> str:
     if not controller or not target:
         return f'{member!r} is not a member; write "controller:volume", for example "alpha:data"'
     if controller not in groups.controllers:
-        return f"there is no controller {controller!r}{did_you_mean(controller, list(groups.controllers))}"
+        hint = did_you_mean(controller, list(groups.controllers))
+        return f"there is no controller {controller!r}{hint}"
     return f"{member!r} is listed twice; remove one" if member in before else ""

@@ -13,13 +13,7 @@ import re
 from pathlib import Path
 
 from duplexd import limits
-from duplexd.net.address import (
-    Address,
-    TcpAddress,
-    UnixAddress,
-    parse_address,
-    parse_host_port,
-)
+from duplexd.net.address import Address, TcpAddress, UnixAddress, parse_address, parse_host_port
 from duplexd.units import format_size, parse_size
 
 _NAME = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,127}")

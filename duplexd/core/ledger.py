@@ -20,6 +20,7 @@ from duplexd.core import cut_states, markers, pair_states, snapshot
 from duplexd.core.cut import Cut
 from duplexd.core.invariants import broken
 from duplexd.core.pair import PairRecord
+from duplexd.core.transitions import CUT_EVENTS, PAIR_EVENTS, Moving
 from duplexd.errors import DamageError, WrongStateError
 
 if TYPE_CHECKING:
@@ -32,34 +33,6 @@ if TYPE_CHECKING:
 CONSISTENT, VOID = cut_states.CONSISTENT, cut_states.VOID
 UNCOMMITTED = "uncommitted"  # `PairRecord.staging` of a resync by map before its commit
 ONLY_THE_MAP = 1 << 60  # in `tracked_bytes`: more than any map could say
-
-_EVENTS: dict[type[Marker], str] = {
-    markers.Attach: pair_states.ATTACH,
-    markers.Copy: pair_states.COPY,
-    markers.MakeCut: pair_states.SUSPEND,
-    markers.Fail: pair_states.FAIL,
-    markers.Resync: pair_states.RESYNC,
-    markers.Abandon: pair_states.ABANDON,
-    markers.Equal: pair_states.EQUAL,
-    markers.Detach: pair_states.DETACH,
-}
-# What a marker is to a group's cut
-CUT_EVENTS: dict[type[Marker], str] = {
-    markers.MakeCut: cut_states.MAKE,
-    markers.Ready: cut_states.STAND,
-    markers.Agreed: cut_states.AGREE,
-    markers.Void: cut_states.REFUSE,
-}
-Moving = (
-    markers.Attach
-    | markers.Copy
-    | markers.MakeCut
-    | markers.Fail
-    | markers.Resync
-    | markers.Abandon
-    | markers.Equal
-    | markers.Detach
-)
 
 
 class Place(NamedTuple):
@@ -111,7 +84,7 @@ class Ledger:
         """Before a marker is written: raises WrongStateError if it does not fit the states."""
         if not isinstance(marker, Moving):
             return
-        event = _EVENTS[type(marker)]
+        event = PAIR_EVENTS[type(marker)]
         for pair in self._of(marker.volumes):
             if (pair.state, event) not in pair_states.TRANSITIONS:
                 raise WrongStateError(f"{pair.name} is {pair.state}: {event} is not possible")

@@ -25,6 +25,7 @@ import structlog
 import uvloop
 
 from duplexd import __version__
+from duplexd.api.metrics import nbd_metrics
 from duplexd.api.server import Admission, ControlServer
 from duplexd.config import load as configuration
 from duplexd.daemon.startup import (
@@ -104,7 +105,12 @@ class Service:
             return
         lock.serving()
         listeners = Listeners(controller, self.config.nbd.listen, self.limits.nbd)
-        control = ControlServer(controller, self.config)
+        control = ControlServer(
+            controller,
+            self.config.control,
+            self.limits.api,
+            [lambda: nbd_metrics(listeners.server)],
+        )
         async with contextlib.AsyncExitStack() as running:
             running.callback(self._log.info, "stopped")
             running.push_async_callback(controller.stop)
@@ -144,8 +150,8 @@ class Service:
         still_starting(text)
 
     async def _recover(self, workers: Threads) -> Controller | None:
-        """None if a signal stops the daemon meanwhile. The service manager waits as long as the disk
-        threads answer.
+        """None if a signal stops the daemon meanwhile. The service manager waits as long as the
+        disk threads answer.
         """
         machine = Machine(RealDisk(), RealClock(), workers.disk, workers.journal)
         events = Events(machine.clock)

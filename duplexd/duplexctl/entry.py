@@ -1,4 +1,8 @@
-"""Where duplexctl begins: an interrupt ends it quietly from the first moment, also while the rest is being imported. Imports next to nothing."""
+"""Where duplexctl begins.
+
+An interrupt ends it quietly from the first moment, also while the rest is being imported. Imports
+next to nothing.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,10 @@ import sys
 from duplexd.runtime.descriptors import open_standard
 
 EXIT_INTERRUPTED = 130
-_PROBLEM = b'{"type": "urn:duplexd:problem:interrupted", "title": "interrupted", "status": 499, "detail": "interrupted by SIGINT", "exit_code": 130}\n'
+_PROBLEM = (
+    b'{"type": "urn:duplexd:problem:interrupted", "title": "interrupted", "status": 499,'
+    b' "detail": "interrupted by SIGINT", "exit_code": 130}\n'
+)
 
 
 def wants_json(arguments: list[str]) -> bool:
@@ -21,7 +28,8 @@ def _end(*_: object) -> None:
     try:
         if wants_json(sys.argv[1:]):
             os.write(1, _PROBLEM)
-    finally:  # an exception, also one of that, would be seen, or lost, by whatever is being imported
+    # an exception, also one of that, would be seen, or lost, by whatever is being imported
+    finally:
         os._exit(EXIT_INTERRUPTED)
 
 

@@ -1,120 +1,158 @@
-"""`duplexctl quiesce`: keeps a hold while a command runs, or until it is told to stop, and says truthfully whether the hold lasted."""
+"""`duplexctl quiesce` keeps the hold while CMD runs, and says whether it lasted; and `release`.
+
+CMD is waited for in a thread, so that the loss of the hold is said at once, and CMD inherits the
+signals that this process ignores (the event loop's own way to start processes would reset them).
+"""
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import os
 import signal
 import subprocess
-import threading
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING
 
+import click
+
+from duplexd.duplexctl.options import Name, Seconds, WithCommand, common, targets
 from duplexd.duplexctl.output import complain
-from duplexd.errors import DuplexdError, LeaseLostError, UnreachableError
+from duplexd.duplexctl.runner import run
+from duplexd.duplexctl.settings import Settings
+from duplexd.duplexctl.texts import released_text
+from duplexd.errors import DuplexdError, LeaseLostError, NotFoundError, UnreachableError
+from duplexd.limits import HOLD_SECONDS_DEFAULT, HOLD_SECONDS_MAX
+from duplexd.runtime import descriptors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from types import FrameType
+    from collections.abc import Callable, Sequence
 
-    from duplexd.duplexctl.client import Client
-
-    Json = dict[str, Any]
+    from duplexd.client import Client, Hold
+    from duplexd.json_object import Json
 
 LEASE_VARIABLE = "DUPLEXD_LEASE"
-RELEASE_TIMEOUT_S = 5.0
 EXIT_NOT_EXECUTABLE = 126
 EXIT_NO_COMMAND = 127
-_RELEASED = "released"
+_STDOUT = 1
 
 
-class Interrupted(BaseException):
-    """SIGINT or SIGTERM came. A BaseException, so that no handler of errors takes it for one."""
+@click.command(cls=WithCommand, short_help="Hold writes while CMD runs, or until interrupted.")
+@click.option(
+    "--hold",
+    "hold_s",
+    type=Seconds(maximum=HOLD_SECONDS_MAX),
+    metavar="SECONDS",
+    help=f"the hold ends by itself after this long, at most {HOLD_SECONDS_MAX:g}; else"
+    f" {HOLD_SECONDS_DEFAULT:g}, or the group's hold_max",
+)
+@targets()
+@common()
+@click.pass_context
+def quiesce(context: click.Context, targets: tuple[str, ...], hold_s: float | None) -> None:
+    """Hold writes while CMD runs, or until interrupted; reads go on, and no write fails.
+
+    CMD finds the lease in DUPLEXD_LEASE. The exit code is CMD's, or 9 if the hold was lost before
+    CMD ended.
+    """
+    settings = context.ensure_object(Settings)
+    command: list[str] = context.meta.get(WithCommand.KEY, [])
+    if not command and _STDOUT in descriptors.opened:
+        raise DuplexdError(
+            "stdout is closed, so the lease id cannot be printed; nothing was held: open stdout, or"
+            " name a command after --"
+        )
+    keeper = _Keeper(settings, targets, hold_s)
+
+    async def held(client: Client) -> int:
+        if command:
+            return await keeper.while_it_runs(client, command)
+        return await keeper.until_stopped(client)
+
+    context.exit(run(settings, held, settings.of_groups(targets)))
 
 
-def release(client: Client, lease_id: str) -> Json:
-    return client.call("DELETE", f"/v1/leases/{quote(lease_id, safe='')}")
+class _Keeper:
+    """The owner of a hold."""
+
+    def __init__(self, settings: Settings, targets: Sequence[str], hold_s: float | None) -> None:
+        self._settings = settings
+        self._targets = targets
+        self._hold_s = hold_s
+
+    async def until_stopped(self, client: Client) -> int:
+        """The exit code; LeaseLostError if the hold was lost."""
+        over, held = asyncio.Event(), False
+        hold = client.quiesce(*self._targets, hold_max=self._hold_s, on_suspended=over.set)
+        try:
+            async with hold:
+                held = True
+                self._on_signals(lambda _number: over.set())
+                lease = hold.json()
+                text = f"{' '.join(self._targets)} held for {lease['hold_s']:g} s; ctrl-C releases"
+                self._settings.show({"event": "held", "lease": lease}, f"lease {hold.cut}: {text}")
+                await over.wait()
+        except LeaseLostError:
+            if held:
+                self._answer_end(hold, {}, lost=not hold.by_another)
+            if not hold.by_another:
+                raise
+            return 0
+        self._answer_end(hold, {}, lost=False)
+        return 0
+
+    async def while_it_runs(self, client: Client, command: Sequence[str]) -> int:
+        """CMD's status; LeaseLostError if the hold was lost before CMD ended.
+
+        CMD runs to its end even then. SIGTERM is passed on to it; SIGINT it gets from the terminal.
+        """
+        child: subprocess.Popen[bytes] | None = None
+        status: int | None = None
+
+        def pass_on(number: int) -> None:
+            if child is not None and child.poll() is None and number == signal.SIGTERM:
+                child.send_signal(number)
+
+        hold = client.quiesce(*self._targets, hold_max=self._hold_s)
+        try:
+            async with hold:
+                self._on_signals(pass_on)
+                try:
+                    environment = {**os.environ, LEASE_VARIABLE: hold.cut}
+                    child = subprocess.Popen(list(command), env=environment)  # noqa: ASYNC220
+                except OSError as error:
+                    status = cannot_run(command, error)
+                else:
+                    status = await asyncio.to_thread(child.wait)
+        except LeaseLostError:
+            if child is None:  # it was never held
+                raise
+            if child.poll() is None:
+                reason = f"{hold.reason}; {command[0]} is still running"
+                complain(f"the hold {hold.cut} is lost: {reason}")
+            code = _exit_code(await asyncio.to_thread(child.wait))
+            if self._settings.json:
+                self._answer_end(hold, {"status": code}, lost=True)
+            raise
+        code = _exit_code(status)
+        if self._settings.json:
+            self._answer_end(hold, {"status": code}, lost=False)
+        return code
+
+    def _on_signals(self, act: Callable[[int], None]) -> None:
+        """From now on; until then an interrupt gives up as that of any command does."""
+        loop = asyncio.get_running_loop()
+        self._settings.interrupts.act = lambda number: loop.call_soon_threadsafe(act, number)
+
+    def _answer_end(self, hold: Hold, status: Json, lost: bool) -> None:
+        """How it ended; what CMD returned is said, too, if the hold was lost."""
+        verdict = "void" if lost else "consistent"
+        self._settings.answer(
+            {"lease": hold.cut, **status, "verdict": verdict, "reason": hold.reason},
+            f"lease {hold.cut}: {hold.reason}",
+        )
 
 
-class Hold:
-    """A hold, from its `held` line on; `watch` follows its stream in a thread until it ends, for whatever reason."""
-
-    def __init__(self, client: Client, lines: Iterator[Json]) -> None:
-        self._client = client
-        self._lines = lines
-        first = next(lines, None)
-        if first is None or first.get("event") != "held":
-            raise UnreachableError(
-                f"the daemon at {client.path} broke off before the hold began; see its log"
-            )
-        self.first = first
-        self.lease_id: str = first["lease"]["id"]
-        self.ended: Json | None = None
-        self._over = threading.Event()
-        self._ours = False  # whether it was this process that released it
-
-    def watch(self, when_ended: Callable[[], None]) -> None:
-        """Follow the hold in a thread of its own; `when_ended` is called there, as soon as it has."""
-
-        def follow() -> None:
-            with contextlib.suppress(
-                DuplexdError
-            ):  # the daemon went away, and the hold with it: there is no `ended` line
-                for line in self._lines:
-                    if line.get("event") == "ended":
-                        self.ended = line
-            self._over.set()
-            when_ended()
-
-        threading.Thread(target=follow, name="hold", daemon=True).start()
-
-    def wait(self) -> None:
-        """Return when the hold has ended."""
-        self._over.wait()
-
-    @property
-    def lost(self) -> bool:
-        """Has it ended otherwise than by its owner's will?"""
-        return self._over.is_set() and (self.ended is None or self.ended["verdict"] != "consistent")
-
-    @property
-    def taken(self) -> bool:
-        """Has somebody else released it? A suspend under the lease is no release."""
-        return self.ended is not None and self.ended["reason"] == _RELEASED and not self._ours
-
-    @property
-    def reason(self) -> str:
-        if self.taken:
-            return "released by somebody else"
-        return self.ended["reason"] if self.ended else "the daemon went away"
-
-    def release(self) -> None:
-        """End it and wait for the word that it ended; afterwards `lost` and `taken` are final."""
-        self._ours = True
-        with contextlib.suppress(DuplexdError):
-            self._ours = release(self._client, self.lease_id)[
-                "released"
-            ]  # else it had ended before
-        if not self._over.wait(RELEASE_TIMEOUT_S):
-            self.ended = None
-            self._over.set()
-
-
-def _lost_error(hold: Hold) -> LeaseLostError:
-    hint = "nothing done under it counts; quiesce again" + (
-        "" if hold.taken else ", with a longer --hold or less to do"
-    )
-    return LeaseLostError(f"the hold {hold.lease_id} was lost ({hold.reason}); {hint}")
-
-
-@contextlib.contextmanager
-def _handlers(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
+def _exit_code(status: int) -> int:
+    return status if status >= 0 else 128 - status
 
 
 def cannot_run(command: Sequence[str], error: OSError) -> int:
@@ -126,76 +164,21 @@ def cannot_run(command: Sequence[str], error: OSError) -> int:
     return EXIT_NOT_EXECUTABLE
 
 
-def _run_command(hold: Hold, command: Sequence[str]) -> int:
-    """Run it to its end; SIGTERM is passed on to it, SIGINT it gets from the terminal itself."""
-    child: subprocess.Popen[bytes] | None = None
-
-    def pass_on(number: int, _frame: FrameType | None) -> None:
-        if child is not None and number == signal.SIGTERM:
-            child.send_signal(number)
-
-    with _handlers(pass_on):
-        try:
-            child = subprocess.Popen(
-                list(command), env={**os.environ, LEASE_VARIABLE: hold.lease_id}
-            )
-        except OSError as error:
-            return cannot_run(command, error)
-        status = child.wait()
-    return status if status >= 0 else 128 - status
-
-
-def hold_while(
-    client: Client, body: Json, command: Sequence[str], on_end: Callable[[Json], None]
-) -> int:
-    """Hold, run `command`, release; its status. LeaseLostError if the hold was lost before it ended. `on_end` gets what happened."""
-    with client.stream("POST", "/v1/quiesce", body) as lines:
-        hold = Hold(client, lines)
-
-        def warn() -> None:
-            if hold.lost or hold.taken:
-                complain(f"the hold {hold.lease_id} is lost: {hold.reason}")
-
-        hold.watch(warn)
-        status = _run_command(hold, command)
-        hold.release()
-    lost = hold.lost or hold.taken
-    on_end(
-        {
-            "lease": hold.lease_id,
-            "status": status,
-            "verdict": "void" if lost else "consistent",
-            "reason": hold.reason,
-        }
-    )
-    if lost:
-        raise _lost_error(hold)
-    return status
-
-
-def hold_here(
-    client: Client, body: Json, on_held: Callable[[Json], None], on_end: Callable[[Json], None]
-) -> None:
-    """Hold until SIGINT or SIGTERM (then release), or until the hold ends, by whomever. LeaseLostError if it was lost."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise Interrupted
-
-    with client.stream("POST", "/v1/quiesce", body) as lines:
-        hold = Hold(client, lines)
-        hold.watch(lambda: None)
-        try:
-            with _handlers(interrupt):
-                on_held(hold.first)
-                hold.wait()
-        except Interrupted:
-            hold.release()
-    on_end(
-        {
-            "lease": hold.lease_id,
-            "verdict": "void" if hold.lost else "consistent",
-            "reason": hold.reason,
-        }
-    )
-    if hold.lost:
-        raise _lost_error(hold)
+@click.command()
+@click.argument("lease", type=Name())
+@common()
+@click.pass_obj
+def release(settings: Settings, lease: str) -> None:
+    """End a hold: a lease, or what is held for cuts of a group."""
+    of_groups = settings.has_groups and settings.of_groups([lease])
+    settings.not_in_groups = ()  # a lease is not a target
+    try:
+        result = run(settings, lambda client: client.release(lease), of_groups)
+    except (NotFoundError, UnreachableError):
+        if of_groups or not settings.has_groups:
+            raise
+        # DUPLEXD_LEASE of a group's hold is the id of its cut
+        result = run(settings, lambda client: client.release(lease), of_groups=True)
+    text = "\n".join(released_text(*each) for each in result.leases.items())
+    text = text or f"{lease}: nothing was held"
+    settings.answer(result.json(), text, done=text)

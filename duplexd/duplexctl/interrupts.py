@@ -1,4 +1,8 @@
-"""What SIGINT and SIGTERM do to a command that must not lose its answer: they are acted upon, or remembered, until it is written."""
+"""What SIGINT and SIGTERM do to a command that must not lose its answer.
+
+They are acted upon, or remembered, until the answer is written. A signal that is ignored, as in the
+background of a shell, stays ignored.
+"""
 
 from __future__ import annotations
 
@@ -8,27 +12,29 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
-    from typing import Any
 
-    Act = Callable[[int], object]
+    Handler = Callable[[int, FrameType | None], object] | int | None
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """From `begin` to `end` neither ends the process: each goes to `act`, or into `came` while there is none."""
+    """From `begin` to `end` neither ends the process.
+
+    Each goes to `act`, which is called between any two steps of the main thread, or into `came`
+    while there is no `act`.
+    """
 
     def __init__(self) -> None:
         self.came: list[int] = []
-        self.act: Act | None = None
-        self._before: dict[int, Any] = {}
+        self.act: Callable[[int], object] | None = None
+        self._before: dict[int, Handler] = {}
 
-    def begin(self, act: Act | None = None, ignored: bool = True) -> None:
-        """From now on `act` gets them, called between any two steps of the main thread. Without `ignored`, one that is ignored so far stays so."""
-        self.act = act
+    def begin(self) -> None:
+        """From now on."""
         for number in _SIGNALS:
             before = signal.getsignal(number)
-            if number not in self._before and (ignored or before != signal.SIG_IGN):
+            if number not in self._before and before != signal.SIG_IGN:
                 self._before[number] = before
                 signal.signal(number, self._handle)
 

@@ -1,4 +1,7 @@
-"""Where duplexctl writes. Output may fail as any file does: whoever reads has gone, the disk is full."""
+"""Where duplexctl writes.
+
+Output may fail as any file does: the reader has gone, the disk is full.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,19 @@ if TYPE_CHECKING:
 
 
 class OutputError(DuplexdError):
-    """Standard output takes nothing more. `unread`: whoever read it has gone, and may have seen enough."""
+    """Standard output takes nothing more.
 
-    def __init__(self, error: OSError) -> None:
-        super().__init__(f"the output could not be written: {error.strerror or error}")
-        self.unread = error.errno == errno.EPIPE
+    `unread`: its reader has gone, and may have seen enough.
+    """
+
+    unread = False
+
+    @classmethod
+    def of(cls, error: OSError) -> OutputError:
+        """What kept stdout from taking it."""
+        made = cls(f"the output could not be written: {error.strerror or error}")
+        made.unread = error.errno == errno.EPIPE
+        return made
 
 
 @contextmanager
@@ -28,7 +39,7 @@ def writing() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(error) from None
+        raise OutputError.of(error) from None
 
 
 def put(text: str) -> None:
@@ -38,6 +49,6 @@ def put(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """A line to stderr; where that takes nothing, there is nobody to tell."""
+    """A line to stderr; where that takes nothing, no one reads it."""
     with suppress(OSError):
         click.echo(f"duplexctl: {text}", err=True)

@@ -1,4 +1,4 @@
-"""`duplexctl verify-cut`: asks no daemon, only what lies on this machine."""
+"""`duplexctl verify-cut`: asks no daemon, only the journals and images on this machine."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from duplexd.duplexctl.options import Settings, common
-from duplexd.duplexctl.render import printable
+from duplexd.duplexctl.options import common
+from duplexd.duplexctl.texts import printable
 from duplexd.errors import DuplexdError, LeaseLostError, UsageError, WrongStateError
 from duplexd.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from duplexd.duplexctl.settings import Settings
     from duplexd.verify_cut.document import Document
     from duplexd.verify_cut.report import MemberReport, Report, VolumeReport
 
@@ -46,7 +47,10 @@ def verify_cut(
     images: tuple[str, ...],
     complete: bool,
 ) -> None:
-    """Check a certificate that suspend wrote against the journals and images on this machine. Daemons may run, or not."""
+    """Check a certificate that suspend wrote against the journals and images on this machine.
+
+    Daemons may run, or not.
+    """
     from duplexd.verify_cut import document
     from duplexd.verify_cut.check import check
 
@@ -55,19 +59,22 @@ def verify_cut(
     settings.answer(report.json(), "\n".join(printable(line) for line in _lines(report)))
     if report.is_void:
         raise LeaseLostError(
-            "the cut is void: these secondaries are of no one moment; resync, and suspend again"
+            "the cut is void: the secondaries are not a consistent point-in-time copy; resync, and"
+            " suspend again"
         )
     if report.outcome == "refuted":
         raise DuplexdError(
-            "what is here contradicts the certificate; do not rely on these secondaries before you know why"
+            "what is on this machine contradicts the certificate; do not use these secondaries"
+            " before you know why"
         )
     if report.undecided:
         raise WrongStateError(
-            "it can't be told now: a daemon has not come to the end of its start; try again when it serves"
+            "it cannot be decided now: a daemon is still starting; try again when it serves"
         )
     if report.outcome == "unchecked":
         raise WrongStateError(
-            "nothing could be checked: no journal that can be read on this machine has the cut; say with --state-dir where one is"
+            "nothing could be checked: no journal that can be read on this machine has the cut;"
+            " name its state directory with --state-dir"
         )
     if complete and not report.complete:
         raise WrongStateError("not everything could be checked; what could be agrees")
@@ -93,12 +100,12 @@ def _assignments(option: str, texts: tuple[str, ...], names: set[str]) -> Iterat
         if name is None:
             known = printable(", ".join(sorted(names)))
             raise UsageError(
-                f"{option} {text}: write NAME=PATH, where NAME is one of the certificate's: {known}"
+                f"{option} {text}: write NAME=PATH, with a NAME of the certificate: {known}"
             )
         yield name, text[len(name) + 1 :]
 
 
-# ----------------------------------------------------------------------------------------------------------------- in words
+# ----------------------------------------------------------------------------------------- in words
 
 
 def _lines(report: Report) -> Iterator[str]:
@@ -130,7 +137,8 @@ def _record(member: MemberReport) -> str:
     votes = "".join(
         f", {name}" for name, said in (("ready", member.ready), ("agreed", member.agreed)) if said
     )
-    return f"the cut's record is {'as certified' if member.record == 'found' else member.record}; {reach}{votes}"
+    record = "as certified" if member.record == "found" else member.record
+    return f"the cut's record is {record}; {reach}{votes}"
 
 
 def _volume(volume: VolumeReport) -> str:
@@ -141,7 +149,10 @@ def _volume(volume: VolumeReport) -> str:
             if wrong
             else f"nothing of {format_size(volume.size)} checked"
         )
-    by = f"{format_size(volume.by_journal_bytes)} by the journal, {format_size(volume.by_primary_bytes)} by the primary"
+    by = (
+        f"{format_size(volume.by_journal_bytes)} by the journal,"
+        f" {format_size(volume.by_primary_bytes)} by the primary"
+    )
     if volume.checked_bytes < volume.size // 2:
         checked = format_size(volume.checked_bytes)
     else:

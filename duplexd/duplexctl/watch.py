@@ -1,4 +1,4 @@
-"""Output that goes on for a while: `status --watch`, and the progress of a resync or verify."""
+"""Output that goes on for a while: `status --watch`, and bars of progress."""
 
 from __future__ import annotations
 
@@ -6,39 +6,39 @@ import json
 import sys
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from duplexd.duplexctl import render
+from duplexd.duplexctl import views
 from duplexd.duplexctl.output import put, writing
-from duplexd.errors import UnreachableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
+    from typing import NoReturn
 
-    Json = dict[str, Any]
+    from rich.progress import TaskID
+
+    from duplexd.json_object import Json
+
     Show = Callable[[str, int, int], None]
 
 
 def watch_status(
-    ask: Callable[[], Json],
-    interval_s: float,
-    as_json: bool,
-    whole: bool,
-    view: Callable[[Json, int | None], render.View] = render.StatusView,
-) -> None:
+    ask: Callable[[], Json], interval_s: float, as_json: bool, whole: bool, of_groups: bool
+) -> NoReturn:
     """Show what `ask` says every `interval_s`, in place on a terminal, until interrupted."""
-    lines = None if whole else render.screen_lines
-    if as_json or not render.on_terminal():
+
+    def view() -> views.StatusView:
+        return views.StatusView(ask(), None if whole else views.screen_lines(), of_groups)
+
+    if as_json or not views.on_terminal():
         while True:
-            status = ask()
-            text = json.dumps(status) if as_json else view(status, lines and lines()).text() + "\n"
-            put(text)
+            put(json.dumps(ask()) if as_json else view().text() + "\n")
             time.sleep(interval_s)
     from rich.live import Live
 
-    with Live(console=render.console(), auto_refresh=False, screen=True) as live:
+    with Live(console=views.console(), auto_refresh=False, screen=True) as live:
         while True:
-            shown = view(ask(), lines and lines()).renderable(watched=True)
+            shown = view().renderable(watched=True)
             with writing():
                 live.update(shown, refresh=True)
             time.sleep(interval_s)
@@ -66,8 +66,8 @@ def progress_bars() -> Iterator[Show]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=render.console(stderr=True), transient=True) as bars:
-        tasks: dict[str, Any] = {}
+    with Progress(*columns, console=views.console(stderr=True), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
 
         def show(name: str, done: int, total: int) -> None:
             if name not in tasks:
@@ -75,51 +75,3 @@ def progress_bars() -> Iterator[Show]:
             bars.update(tasks[name], completed=done, total=total)
 
         yield show
-
-
-def _broken_off() -> UnreachableError:
-    return UnreachableError(
-        "the daemon broke off before the end; `duplexctl status` shows where it stands"
-    )
-
-
-def watch_resync(lines: Iterable[Json], as_json: bool) -> Json:
-    """Show the progress of a resync until its last line, which is returned."""
-    with progress_bars() as show:
-        for line in lines:
-            show_resync_line(line, as_json, show)
-            if line["event"] == "done":
-                return line
-    raise _broken_off()
-
-
-def show_resync_line(line: Json, as_json: bool, show: Show) -> None:
-    """One line of a resync's stream."""
-    if as_json:
-        put(json.dumps(line))
-    elif line["event"] == "started":
-        put(render.resync_text(line))
-    elif line["event"] == "done":
-        put(render.resync_done_texts(line))
-    else:
-        running = [row for row in line["volumes"] if row["total_bytes"]]
-        for row in running[:20]:
-            show(row["name"], row["done_bytes"], row["total_bytes"])
-        if running and not sys.stderr.isatty():
-            done, total = (
-                sum(row["done_bytes"] for row in running),
-                sum(row["total_bytes"] for row in running),
-            )
-            put(
-                f"copying {len(running)} volumes: {render.copy_text({'done_bytes': done, 'total_bytes': total})}"
-            )
-
-
-def watch_verify(lines: Iterable[Json]) -> Json:
-    """Show the progress of a comparison until its last line, which is returned without its `event`."""
-    with progress_bars() as show:
-        for line in lines:
-            if line["event"] == "done":
-                return {key: value for key, value in line.items() if key != "event"}
-            show(line["name"], line["done_bytes"], line["total_bytes"])
-    raise _broken_off()

@@ -1,0 +1,66 @@
+"""What one controller does: one journal, one sequence, many volumes.
+
+Every part is given what it uses by name; `controller` makes them all, connects what one signals to
+what another does, and is imported by none of them:
+
+    >>> import asyncio, tempfile
+    >>> from duplexd.backend import WRITE, Change
+    >>> from duplexd.config.load import parse
+    >>> from duplexd.engine.controller import Machine, start
+    >>> from duplexd.engine.events import Events
+    >>> from duplexd.runtime.clock import RealClock
+    >>> from duplexd.runtime.disk import RealDisk
+    >>> from duplexd.runtime.threads import ThreadWorkers
+    >>> class Connection:
+    ...     def finished(self, change):
+    ...         print("answered:", change.length, "bytes, error", change.error)
+    ...     def flush_replies(self):
+    ...         pass
+    >>> async def one_write_one_cut(directory):
+    ...     config = parse(f'''
+    ...         [controller]
+    ...         name = "alpha"
+    ...         state_dir = "{directory}/state"
+    ...         journal_size = "16MiB"
+    ...         [nbd]
+    ...         listen = ["unix:{directory}/nbd.sock"]
+    ...         [volumes.data]
+    ...         size = "1MiB"
+    ...         primary = "{directory}/a.img"
+    ...         secondary = "{directory}/b.img"
+    ...     ''', f"{directory}/alpha.toml")
+    ...     workers = ThreadWorkers(asyncio.get_running_loop(), "disk", 2)
+    ...     events = Events(RealClock())
+    ...     events.listeners.append(lambda event: print("event:", event["event"]))
+    ...     machine = Machine(RealDisk(), RealClock(), workers, workers)
+    ...     controller = await start(config, machine, events)
+    ...     volume = controller.volume("data")
+    ...     controller.submit([Change(Connection(), 0, volume, WRITE, 0, 5, b"hello")])
+    ...     cut = await controller.suspend(["data"], tag="nightly")
+    ...     await controller.stop()
+    ...     workers.close()
+    ...     return cut["verdict"]
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     asyncio.run(one_write_one_cut(directory))
+    answered: 5 bytes, error 0
+    event: suspended
+    'consistent'
+
+Inside, between two batches, one turn of the loop is one point of the sequence:
+
+    number = await timeline.at_rest(lambda: timeline.append(MakeCut(...)))  # written and folded
+    await timeline.durable(number)                          # group commit
+    admission.hold("a reason"); admission.lift("a reason")  # batches wait; they go on
+    timeline.on_written.append(listener)                    # instead of polling
+
+`timeline` is the one way to write to the journal: batches of changes, which `write_path` makes and
+`apply` executes, and markers between two batches. `reads` serves what is not cached. `suspend` cuts
+pairs of this controller alone; `leases` hold writes, and `group_cut` cuts under them together with
+other controllers; `settle` makes a cut durable, `cut_archive` knows what may be said of it, and
+`cuts` shows and grades it. `failures` is what a failing leg does to states.
+
+`checkpoint` makes both legs durable and says so; `journal_space` keeps room in the journal.
+`recovery` finds out after a start what is true. `volumes` are served; `live_changes` says what a
+`reload` may change of them. `verify` compares legs. `status`, `counters` and `events` are what
+others see.
+"""

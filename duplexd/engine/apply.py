@@ -140,7 +140,10 @@ class Executor:
                         secondary.zero(change.offset, change.length, change.allocate)
                 except OSError as error:
                     failure = SecondaryFailure(pair, change.sequence, error)
-                    self._heal(failure, change)
+                    if _is_behind(batch, pair, change):
+                        failure.torn = True  # the primary cannot say what was there
+                    else:
+                        self._heal(failure, change)
                     batch.failures.append(failure)
                     frozen |= self._group_of(pair)
             try:
@@ -181,6 +184,16 @@ def _journal(batch: Batch, writer: Writer) -> None:
     batch.journaled = True
     if batch.regions:
         writer.sync_now()
+
+
+def _is_behind(batch: Batch, pair: Pair, change: PairChange) -> bool:
+    """Whether the primary lacks an earlier change of this batch where `change` is."""
+    return any(
+        other.volume is pair
+        and other.offset < change.offset + change.length
+        and change.offset < other.offset + other.length
+        for other, _ in batch.primary_errors
+    )
 
 
 def _heal_piece(primary: Leg, secondary: Leg, offset: int, length: int) -> bool:

@@ -1,12 +1,13 @@
 """Checkpoints, and syncs of the legs.
 
 A checkpoint says: both legs hold, durably, all changes up to this number, and the states are these.
-Recovery starts from it, and journal segments before it may be used again. It syncs the journal, then
-the legs, then replaces the checkpoint file; the old one is valid until then.
+Recovery starts from it, and journal segments before it may be used again. It syncs the journal,
+then the legs, then replaces the checkpoint file; the old one is valid until then.
 
-A leg counts as clean from the moment its sync is planned (at rest, so that no batch is half on it), and
-whoever writes to it meanwhile makes it dirty again. Therefore a sync that was planned runs to its end
-even if its caller is cancelled, and a checkpoint that fails marks the secondaries dirty again.
+A leg counts as clean from the moment its sync is planned (at rest, so that no batch is half on it),
+and whoever writes to it meanwhile makes it dirty again. Therefore a sync that was planned runs to
+its end even if its caller is cancelled, and a checkpoint that fails marks the secondaries dirty
+again.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from duplexd.core import pair_states
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.markers import Missed
 from duplexd.images.place import lost_image
-from duplexd.journal import checkpoint
+from duplexd.journal import checkpoint_file as checkpoint
 from duplexd.runtime.tasks import to_its_end
 
 if TYPE_CHECKING:
@@ -202,8 +203,8 @@ class Checkpointer:
             yield
 
     async def sync_secondaries(self, pairs: Sequence[Pair]) -> list[OSError]:
-        """Make these secondaries durable, at the paths where a backup looks for them. One that fails,
-        or is not there any more, is suspended, its cut void.
+        """Make these secondaries durable, at the paths where a backup looks for them. One that
+        fails, or is not there any more, is suspended, its cut void.
 
         Returns what is wrong with the paths of those that are not there, usable or not.
         """

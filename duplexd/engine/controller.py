@@ -63,8 +63,8 @@ if TYPE_CHECKING:
 
 
 class Machine(NamedTuple):
-    """What a controller runs on. `journal_workers` run batches and journal syncs, so that these never
-    queue behind a copy, which `workers` do.
+    """What a controller runs on. `journal_workers` run batches and journal syncs, so that these
+    never queue behind a copy, which `workers` do.
     """
 
     disk: Disk

@@ -1,4 +1,10 @@
-"""The cuts of a controller, as the API asks for them: shown, graded, read."""
+"""The cuts of a controller, as the API asks for them: shown, graded, read.
+
+A cut is a backup source only while its secondaries are at it. So a read of a secondary names the
+cut that it wants, and is checked before and after: what a resync has written over meanwhile is
+never handed out as content of the cut. A grade is what a canary found there; a bad one makes the
+cut void, durably, before it is answered, so that no restart calls the cut consistent again.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Events: what happened, for whoever listens (the log, the API's streams, metrics)."""
+"""Events: what happened, for those who listen (the log, the streams of the API, metrics).
+
+They are emitted where a state changes, in the same turn of the loop, so their order is that of the
+changes. That is why listeners are plain calls: a queue in between could be full, and an event that
+is dropped here is missing everywhere. Who cannot keep up is disconnected by the API, further out.
+"""
 
 from __future__ import annotations
 

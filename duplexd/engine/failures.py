@@ -67,19 +67,20 @@ class Failures:
         Once the controller has failed the journal gets nothing more: a restart replays what it has.
         """
         for failure in batch.failures:
-            self._secondary_failed(batch, failure)
+            self._secondary_failed(batch, failure, failure.sequence - 1)
         for primary_failure in batch.primary_errors:
             if not self._timeline.failed:
                 self._compensate(primary_failure)
 
-    def _secondary_failed(self, batch: Batch, failure: SecondaryFailure) -> None:
-        pair, before = failure.pair, failure.sequence - 1
+    def _secondary_failed(self, batch: Batch, failure: SecondaryFailure, at: int) -> None:
+        """Suspend the pair and its group at number `at`, the last that its secondary holds."""
+        pair = failure.pair
         members = self._volumes.group_of(pair)
-        missed = {member: _changes_after(member, batch.changes, before) for member in members}
+        missed = {member: _changes_after(member, batch.changes, at) for member in members}
         if failure.lost:
             missed[pair].set_all()
         torn = {pair} if failure.torn else set()
-        self.freeze(members, pair, before, failure.error, torn, missed)
+        self.freeze(members, pair, at, failure.error, torn, missed)
 
     def freeze(
         self,
@@ -145,7 +146,9 @@ class Failures:
         batch = Batch([again], {}, False, _no_answer)
         self._timeline.redo(batch)
         for failure in batch.failures:
-            self._secondary_failed(batch, failure)
+            # Healing gives the secondary what the primary holds: here, that is the change itself.
+            at = failure.sequence - 1 if failure.torn else failure.sequence
+            self._secondary_failed(batch, failure, at)
 
 
 def _no_answer(_batch: Batch, _error: BaseException | None) -> None:

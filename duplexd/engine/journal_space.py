@@ -1,11 +1,11 @@
 """Room in the journal: spare segments ahead of the writer, and what to do when there are none.
 
 One task. It wakes when a segment was begun, when a batch waits for room (it has set a reason in
-`Admission`), when a follower needs less of the journal than before, and once a second for the periodic
-sync. Segments are grown, else recycled, else a checkpoint is taken that lets some go. A checkpoint takes
-as long as the legs' disks do, or a suspend whose secondaries are being synced; so it runs in a task of
-its own, and room is made beside it. Only when nothing helps, and nobody will give any up, changes are
-refused until there is room.
+`Admission`), when a follower needs less of the journal than before, and once a second for the
+periodic sync. Segments are grown, else recycled, else a checkpoint is taken that lets some go. A
+checkpoint takes as long as the legs' disks do, or a suspend whose secondaries are being synced; so
+it runs in a task of its own, and room is made beside it. Only when nothing helps, and nobody will
+give any up, changes are refused until there is room.
 """
 
 from __future__ import annotations
@@ -189,8 +189,8 @@ class JournalSpace:
         return True
 
     async def _judge(self) -> None:
-        """Let batches that wait for room try; if there is none, and nobody will give any up, changes
-        are refused until there is.
+        """Let batches that wait for room try; if there is none, and nobody will give any up,
+        changes are refused until there is.
         """
         refused = self._refuses()
         wanted = self._wanted

@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from duplexd.core.pair import Pair
     from duplexd.engine.events import Events
     from duplexd.engine.timeline import Timeline
-    from duplexd.engine.write_path import Arrival, WritePath
+    from duplexd.engine.write_path import WritePath
     from duplexd.json_object import Json
     from duplexd.limits import EngineLimits
     from duplexd.runtime.clock import Clock
 
 
 class Hold(Lease):
-    """A lease of this run. `ended` gets the reason when it is over; `writes` are those that waited for
-    its end.
+    """A lease of this run. `ended` gets the reason when it is over. `writes` are then those that
+    waited for it: volume and time of arrival, not the changes, whose payloads would stay in memory.
     """
 
     __slots__ = ("ended", "timer", "writes")
@@ -48,7 +48,7 @@ class Hold(Lease):
         loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[str] = loop.create_future()
         self.timer: asyncio.TimerHandle | None = None
-        self.writes: Sequence[Arrival] = ()
+        self.writes: Sequence[tuple[str, float]] = ()
 
     def count(self) -> tuple[dict[str, Waits], dict[str, int]]:
         """How long the writes of each volume waited, and how many came in each phase. Counted when
@@ -56,9 +56,8 @@ class Hold(Lease):
         """
         waited: dict[str, Waits] = {}
         phases = dict.fromkeys(ends.PHASES, 0)
-        for arrival in self.writes:
-            since = max(arrival.at, self.began)
-            name = arrival.change.volume.name
+        for name, arrived in self.writes:
+            since = max(arrived, self.began)
             waited.setdefault(name, Waits()).add(self.began + self.held_s - since)
             phases[self.phase(since)] += 1
         return waited, phases
@@ -210,7 +209,8 @@ class Leases:
             self._ended_cuts.append(hold.cut_id)
         now = self._clock.monotonic()
         hold.held_s = now - hold.began
-        hold.writes = self._write_path.open_gates(hold.pairs)
+        freed = self._write_path.open_gates(hold.pairs)
+        hold.writes = [(arrival.change.volume.name, arrival.at) for arrival in freed]
         lost = hold.state == ends.LOST
         self.lost += lost
         if hold.cut_id and hold.cut_at is not None:

@@ -1,8 +1,9 @@
 """What of a new configuration can be taken over while running, and what is refused.
 
 Refused is what would pull something away from under a client, a lease, or a worker that writes to a
-secondary; and a change of an image that is in use, for what the journal knows of it would be wrong. The
-answer names every such change at once, by its key, so that the file needs to be put right only once.
+secondary; and a change of an image that is in use, for what the journal knows of it would be wrong.
+The answer names every such change at once, by its key, so that the file needs to be put right only
+once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,12 @@
-"""Reads that have to wait for a disk: in a worker, from the secondary where the primary fails."""
+"""Reads that have to wait for a disk.
+
+What is in the page cache is read by the NBD server itself, in the event loop (`Pair.read_cached`).
+What is not comes here, and is read in a worker, because the loop never waits for a disk.
+
+One good leg is enough: where the primary cannot be read, the secondary answers, but only one that
+gets every change in the same batch, before the read and after it. An async secondary trails, and
+one that is suspended lacks what came after its cut: an error is better than old content.
+"""
 
 from __future__ import annotations
 

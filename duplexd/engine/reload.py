@@ -1,9 +1,9 @@
 """Taking over a new configuration while running.
 
-What can fail without a trace (images, checks) comes first; then everything is switched in one step at
-rest: markers, volumes, groups, followers, settings. So no client meets half of a configuration, and no
-follower passes a change of a volume that it does not know yet. A step that fails half-way is in the
-journal in half, so the controller fails and a restart sorts it out.
+What can fail without a trace (images, checks) comes first; then everything is switched in one step
+at rest: markers, volumes, groups, followers, settings. So no client meets half of a configuration,
+and no follower passes a change of a volume that it does not know yet. A step that fails half-way is
+in the journal in half, so the controller fails and a restart sorts it out.
 """
 
 from __future__ import annotations

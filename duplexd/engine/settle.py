@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Settling:
-    """`reached` waits for async secondaries to be at a cut; `moved` is called when it is settled."""
+    """`reached` waits for async secondaries; `moved` is called when a cut is settled."""
 
     def __init__(
         self,

@@ -24,9 +24,10 @@ import errno
 from collections import deque
 from typing import TYPE_CHECKING, TypeVar
 
-from duplexd.core.ledger import Moving, Place
+from duplexd.core.ledger import Place
 from duplexd.core.markers import Equal, Regions, encode
 from duplexd.core.pair import refresh
+from duplexd.core.transitions import Moving
 from duplexd.errors import DamageError, DuplexdError
 from duplexd.journal.group_commit import GroupCommit
 

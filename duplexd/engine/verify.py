@@ -1,8 +1,8 @@
 """Comparing the legs of pairs while they are in use.
 
-Pieces are compared in a worker, without a hold: a change that is under way may look like a difference.
-So a difference counts only if it is still there with the volume held and the secondary at the last
-number that it may hold; that hold is short, and rare.
+Pieces are compared in a worker, without a hold: a change that is under way may look like a
+difference. So a difference counts only if it is still there with the volume held and the secondary
+at the last number that it may hold; that hold is short, and rare.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ class Verification:
     async def _recheck(self, pair: Pair, offset: int, length: int) -> Compared:
         """Look again with the volume held and its follower where it may go.
 
-        Raises WrongStateError if the pair can't be compared any more, TimedOutError if its secondary
-        trails too far behind.
+        Raises WrongStateError if the pair can't be compared any more, TimedOutError if its
+        secondary trails too far behind.
         """
         for _ in range(RECHECKS_MAX):
             hold = await self._leases.quiesce([pair], self._hold_s, "verify")

@@ -1,5 +1,5 @@
-"""The volumes that are served: by name, by number, in groups; and what a configuration change does to
-them.
+"""The volumes that are served: by name, by number, in groups; and what a configuration change does
+to them.
 
 An image that is opened here is not known to the journal before `introduce` has said so, at rest: a
 crash in between leaves two new, empty files, which the next start takes as new again.

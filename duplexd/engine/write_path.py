@@ -140,7 +140,7 @@ class WritePath:
         return pair.id in self._gates
 
     def close_gates(self, pairs: Iterable[Pair]) -> None:
-        """Let changes of these volumes wait; those that are queued have not started, so they do, too.
+        """Let changes of these volumes wait; those that are queued have not started: they, too.
 
         Each call needs one `open_gates`: leases overlap.
         """
@@ -155,9 +155,9 @@ class WritePath:
                 gate.waiting.append(Arrival(self._clock.monotonic(), change))
 
     def open_gates(self, pairs: Iterable[Pair]) -> list[Arrival]:
-        """Take one `close_gates` back; returns what waits for it. Changes that nothing holds any more
-        are queued in the order of arrival, and go on once the present step is over, which may have
-        more to say to the journal.
+        """Take one `close_gates` back; returns what waits for it. Changes that nothing holds any
+        more are queued in the order of arrival, and go on once the present step, which may have
+        more to append, is over.
         """
         waited: list[Arrival] = []
         freed: list[Arrival] = []

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from duplexd.errors import DamageError
-from duplexd.journal import checkpoint
+from duplexd.journal import checkpoint_file as checkpoint
 from duplexd.journal.format import KIND_NAMES, MARKER, SEGMENT_HEADER_BYTES, Record, unpack_marker
 from duplexd.journal.recover import Position, Walk
 from duplexd.journal.scan import DAMAGE, END, TORN, records

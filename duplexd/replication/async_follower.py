@@ -1,8 +1,9 @@
-"""The follower of `async` pairs: a bounded amount behind the tail; suspended ones leave it at their cut.
+"""The follower of `async` pairs: a bounded amount behind the tail; suspended ones leave it at their
+cut.
 
 One for all of them, so that they are at one number and read the journal once. It follows as long as
-there is something to follow for, and holds batches back (a reason in `Admission`) where it trails by
-more than the limit.
+there is something to follow for, and holds batches back (a reason in `Admission`) where it trails
+by more than the limit.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ _NOTHING = 1 << 62
 def backlog(
     ring: Ring, pairs: Iterable[Pair], position: int, until: int, chunk_bytes: int
 ) -> dict[Pair, ChangeMap]:
-    """What records after number `position`, up to `until`, change of each pair. If they can't be read,
-    it may be anything. Blocking.
+    """What records after number `position`, up to `until`, change of each pair. If they can't be
+    read, it may be anything. Blocking.
     """
     changed = {pair.id: (pair, pair.new_map()) for pair in pairs}
     try:
@@ -57,7 +58,8 @@ def backlog(
 class AsyncFollower:
     """Has a `Follower` while there are `async` pairs that are DUPLEX or on their way to a cut.
 
-    `on_moved` is called when it went on. `stepping` is held while a worker may be at the secondaries.
+    `on_moved` is called when it went on. `stepping` is held while a worker may be at the
+    secondaries.
     """
 
     def __init__(
@@ -98,8 +100,8 @@ class AsyncFollower:
     # ------------------------------------------------------------------------------ its pairs
 
     def add(self, pairs: Sequence[Pair]) -> None:
-        """Follow for pairs that are at or after the follower's position: what lies before it, it will
-        never apply.
+        """Follow for pairs that are at or after the follower's position: what lies before it, it
+        will never apply.
         """
         if not pairs:
             return
@@ -188,8 +190,8 @@ class AsyncFollower:
         self.on_moved()
 
     def _failed(self, follower: Follower, error: SinkError) -> None:
-        """The failed pair, its group, and those on their way to the same cut: all are suspended at one
-        number.
+        """The failed pair, its group, and those on their way to the same cut: all are suspended at
+        one number.
         """
         same_cut = {
             pair

@@ -1,8 +1,8 @@
 """Copying what changed from primaries to secondaries, or to a staging log.
 
 A copy is fuzzy: writes go on meanwhile. It is put right by following the journal from the number at
-which it began, in turn with the copying and in one worker at a time: a run that was copied while it was
-written to gets the records that follow. For the same reason a follower never goes past what the
+which it began, in turn with the copying and in one worker at a time: a run that was copied while it
+was written to gets the records that follow. For the same reason a follower never goes past what the
 primaries hold (`Timeline.performed`): a later copy of an older state would go over it.
 
 All jobs share one rate.
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 
 class Copying:
-    """The work of all jobs of a controller. `rate` is bytes a second, None for no limit; it may change.
-    `on_moved` is called whenever a job went on. `copied_bytes` counts those of this run.
+    """The work of all jobs of a controller. `rate` is bytes a second, None for no limit; it may
+    change. `on_moved` is called whenever a job went on. `copied_bytes` counts those of this run.
     """
 
     def __init__(
@@ -91,8 +91,8 @@ class Copying:
     # ------------------------------------------------------------- straight to the secondary
 
     async def changed(self, job: Job, pair: Pair) -> None:
-        """Copy what `pair.changed` says. The map is asked for anew each time: a failure meanwhile puts
-        another in its place.
+        """Copy what `pair.changed` says. The map is asked for anew each time: a failure meanwhile
+        puts another in its place.
         """
         unmarked: list[tuple[int, int]] = []
         chunk, mark_bytes = self._limits.follower_chunk_bytes, self._limits.copied_mark_bytes
@@ -160,8 +160,9 @@ class Copying:
     # ---------------------------------------------------------------------- by a staging log
 
     async def stage(self, job: Job) -> int:
-        """Put what changed, and what the journal says meanwhile, into a staging log; returns the number
-        of its records. Durable when it returns. Raises OSError: the secondaries were not touched.
+        """Put what changed, and what the journal says meanwhile, into a staging log; returns the
+        number of its records. Durable when it returns. Raises OSError: the secondaries were not
+        touched.
         """
         maps = [(pair, pair.changed.copy()) for pair in job.pairs if pair.changed is not None]
         piece_bytes_max = self._limits.staged_piece_bytes_max

@@ -28,8 +28,8 @@ class UntouchedError(OSError):
 
 
 class SinkError(Exception):
-    """A change could not be applied. `sequence` is its number (0: a copied grain); everything before
-    it was applied. `torn`: part of it may be on the secondary.
+    """A change could not be applied. `sequence` is its number (0: a copied grain); everything
+    before it was applied. `torn`: part of it may be on the secondary.
     """
 
     def __init__(self, pair: Pair, sequence: int, error: OSError) -> None:
@@ -60,7 +60,9 @@ class SecondarySink:
     moves_secondary = True
 
     def write(self, pair: Pair, offset: int, data: Buffer) -> None:
-        """See `Sink`. A full disk is met before anything is written, so that the secondary stays whole."""
+        """See `Sink`. A full disk is met before anything is written, so that the secondary stays
+        whole.
+        """
         try:
             pair.copy_of.reserve(offset, len(data))
         except OSError as error:
@@ -92,9 +94,9 @@ def put(sink: Sink, pair: Pair, record: Record, buffer: bytes) -> None:
 class Follower:
     """Walks the journal for a set of pairs. `position` is the last number that it has dealt with.
 
-    A record is applied if it is of one of the pairs, comes after what the pair holds already, and is
-    not beyond the pair's cut. `advance` (the ledger's) notes how far a secondary has come. Blocking
-    methods, one caller at a time; any thread.
+    A record is applied if it is of one of the pairs, comes after what the pair holds already, and
+    is not beyond the pair's cut. `advance` (the ledger's) notes how far a secondary has come.
+    Blocking methods, one caller at a time; any thread.
     """
 
     __slots__ = ("_advance", "_reader", "_ring", "counted_until", "pairs", "position", "sink")
@@ -108,7 +110,9 @@ class Follower:
         advance: Callable[[PairRecord, int], None],
         counted_until: int = 0,
     ) -> None:
-        """Start after number `position`. What comes after `counted_until` is new, and not counted as copied."""
+        """Start after number `position`. What comes after `counted_until` is new, and not counted
+        as copied.
+        """
         self.pairs = {pair.id: pair for pair in pairs}
         self.position = position
         self.sink = sink
@@ -127,7 +131,9 @@ class Follower:
             self._reader = Reader(self._ring, self.position + 1)
 
     def step(self, until: int, size_bytes: int) -> int:
-        """Deal with some records up to number `until`; returns how many bytes were applied. Raises SinkError, DamageError."""
+        """Deal with some records up to number `until`; returns how many bytes were applied. Raises
+        SinkError, DamageError.
+        """
         if self.position >= until:
             return 0
         self.reach()

@@ -1,12 +1,13 @@
 """All that follows the journal: one follower for the `async` pairs, and one for each job that runs.
 
-The rest of the engine asks the same few things of them, whichever they are: how far back the journal is
-still needed, how far a secondary trails, and to wait until one has arrived. New changes wait for a job
-that trails by more than its cap (a reason in `Admission`); the journal is listened to for that only
-while jobs run, so that a write pays nothing for it otherwise.
+The rest of the engine asks the same few things of them, whichever they are: how far back the
+journal is still needed, how far a secondary trails, and to wait until one has arrived. New changes
+wait for a job that trails by more than its cap (a reason in `Admission`); the journal is listened
+to for that only while jobs run, so that a write pays nothing for it otherwise.
 
-Waiting is by condition, not by event: `until` asks again whenever anything moved. A wait that names an
-event would miss that the pair was suspended, removed from the job, or that the controller has failed.
+Waiting is by condition, not by event: `until` asks again whenever anything moved. A wait that names
+an event would miss that the pair was suspended, removed from the job, or that the controller has
+failed.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ class Followers:
         """Take care of pairs that are new here: copy those that are PENDING, follow for those that
         are DUPLEX and `async`, or not yet at their cut.
 
-        In the same step as the markers that brought them: the follower would be past the changes that
-        come in between, and never apply them.
+        In the same step as the markers that brought them: the follower would be past the changes
+        that come in between, and never apply them.
         """
         self._async_follower.add([pair for pair in pairs if _is_followed_for(pair)])
         pending = [pair for pair in pairs if pair.state == pair_states.PENDING]

@@ -21,9 +21,9 @@ JOURNAL, MAP, COPY, ALREADY = "journal", "map", "copy", "already"  # how
 
 
 class Job:
-    """`pairs` are those that are not DUPLEX yet. `floor` is the number after which it still needs the
-    journal; `cap` is the lag in bytes beyond which new changes wait for it. `whole`: whether the
-    secondaries hold a state that existed, but for a torn change.
+    """`pairs` are those that are not DUPLEX yet. `floor` is the number after which it still needs
+    the journal; `cap` is the lag in bytes beyond which new changes wait for it. `whole`: whether
+    the secondaries hold a state that existed, but for a torn change.
     """
 
     __slots__ = (
@@ -53,7 +53,9 @@ class Job:
 
 
 def in_work(pairs: Iterable[Pair]) -> None:
-    """Raises SinkError if a pair was suspended meanwhile, because its secondary could not be synced."""
+    """Raises SinkError if a pair was suspended meanwhile, because its secondary could not be
+    synced.
+    """
     for pair in pairs:
         if pair.state != pair_states.PENDING:
             raise SinkError(pair, 0, OSError(errno.EIO, "the secondary could not be synced"))

@@ -6,7 +6,8 @@ from __future__ import annotations
 class Pace:
     """What was copied and is not paid for by time yet.
 
-    `now` is monotonic seconds; `rate` bytes a second, None is no limit. The rate is given anew each time: it may change, and counts at once.
+    `now` is monotonic seconds; `rate` bytes a second, None is no limit. The rate is given anew each
+    time: it may change, and counts at once.
     """
 
     __slots__ = ("_owed_bytes", "_settled_at")

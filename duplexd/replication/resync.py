@@ -1,9 +1,10 @@
 """Resyncs: bringing suspended secondaries back to DUPLEX, and waiting for it.
 
-Which way a resync goes is decided once, for all pairs that are resynced together: replay the journal if
-it still reaches back to every cut and would copy no more than the change maps; else copy by map. By
-journal is preferred because the secondaries go through states that existed, so nothing has to be staged.
-Pairs whose secondary holds no such state (torn, or its disk failed) are copied apart from the others.
+Which way a resync goes is decided once, for all pairs that are resynced together: replay the
+journal if it still reaches back to every cut and would copy no more than the change maps; else copy
+by map. By journal is preferred because the secondaries go through states that existed, so nothing
+has to be staged. Pairs whose secondary holds no such state (torn, or its disk failed) are copied
+apart from the others.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
     journal   follow from the cut: the secondary goes through states that existed
     map       copy to a staging log, commit, apply, then follow
 
-Each ends with the same catch-up to the tail. A job alternates blocking calls in a worker with steps at
-rest (markers); stopped or killed at any point, it leaves what recovery knows how to go on with.
+Each ends with the same catch-up to the tail. A job alternates blocking calls in a worker with steps
+at rest (markers); stopped or killed at any point, it leaves what recovery knows how to go on with.
 """
 
 from __future__ import annotations
@@ -127,8 +127,8 @@ class Runner:
         await self._remove_log(job)
 
     async def _catch_up(self, job: Job, pairs: list[Pair]) -> None:
-        """Follow to the tail; these pairs are DUPLEX then. New changes wait ever sooner, so that it ends
-        under any load.
+        """Follow to the tail; these pairs are DUPLEX then. New changes wait ever sooner, so that it
+        ends under any load.
         """
         timeline, limits = self._timeline, self._limits
         first_tail, passed = timeline.written, 0.0
@@ -216,8 +216,8 @@ class Runner:
         self._emit("resync-failed", volumes=names, error=str(error))
 
     def _go_by_map(self, job: Job, error: Exception) -> None:
-        """The part of the journal that only these secondaries still wanted can't be read: their change
-        maps say the same.
+        """The part of the journal that only these secondaries still wanted can't be read: their
+        change maps say the same.
         """
         pairs = list(job.pairs)
         at = job.follower.position if job.follower is not None else job.floor

@@ -1,4 +1,5 @@
-"""What replication asks of the engine, which is above it: protocols, so that it can be tested alone.
+"""What replication asks of the engine, which is above it: protocols, so that it can be tested
+alone.
 
 The engine's parts of the same names implement them.
 """
@@ -78,8 +79,8 @@ class Checkpointer(Protocol):
         """A restart needs what comes after this number, too."""
 
     async def sync_secondaries(self, pairs: Sequence[Pair]) -> list[OSError]:
-        """Make these secondaries durable; returns what is wrong with the paths of those that lead to
-        another image.
+        """Make these secondaries durable; returns what is wrong with the paths of those that lead
+        to another image.
         """
         raise NotImplementedError
 

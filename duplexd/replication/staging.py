@@ -1,9 +1,9 @@
 """The staging log of a resync by map: what will be on the secondaries, written beside them first.
 
-A copy by map takes the secondary from its cut to the tail without the states in between, so half of it
-would be torn. It is therefore written here first and applied as one atomic step: the log counts once the
-journal has the job's COMMIT marker, and from then on recovery applies it again, as often as needed;
-before that it is ignored and removed.
+A copy by map takes the secondary from its cut to the tail without the states in between, so half of
+it would be torn. It is therefore written here first and applied as one atomic step: the log counts
+once the journal has the job's COMMIT marker, and from then on recovery applies it again, as often
+as needed; before that it is ignored and removed.
 
 Files `JOB-NNNN.stg` in one directory, each a sequence of journal records (`journal/format.py`) from
 byte 0 on, numbered from 1 over all files, with one chain.
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 
 class StagingSink:
-    """Writes a staging log. Blocking; one caller at a time. OSError (no space) ends the job, not the
-    pair.
+    """Writes a staging log. Blocking; one caller at a time. OSError (no space) ends the job, not
+    the pair.
 
-    The room that the secondaries will need is reserved beforehand: once the log is committed, a full
-    disk would leave them half-way.
+    The room that the secondaries will need is reserved beforehand: once the log is committed, a
+    full disk would leave them half-way.
     """
 
     moves_secondary = False

@@ -17,7 +17,7 @@ from duplexd.core.change_map import ChangeMap
 from duplexd.core.ledger import Ledger, Place
 from duplexd.core.markers import pack_map
 from duplexd.core.pair import Pair, PairRecord
-from duplexd.journal import checkpoint
+from duplexd.journal import checkpoint_file as checkpoint
 from duplexd.journal.format import (
     FLAG_ALLOCATE,
     RECORD_HEADER_BYTES,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.core.ledger import Ledger, Place
 from duplexd.core.pair import Pair, PairRecord
-from duplexd.journal import checkpoint
+from duplexd.journal import checkpoint_file as checkpoint
 from duplexd.journal.format import KIND_NAMES, MARKER, TRIM, WRITE, ZERO, Record, unpack_marker
 from duplexd.journal.inspect import inspect
 from duplexd.journal.recover import Position, Walk

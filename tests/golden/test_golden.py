@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.core import markers
-from duplexd.journal import checkpoint
+from duplexd.journal import checkpoint_file as checkpoint
 from duplexd.journal.format import VERSION
 from tests.golden.make import STATE, files, unpack, write
 from tests.golden.read import read

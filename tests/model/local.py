@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from duplexd.core import cut_states
 from duplexd.core import lease as ends
 from duplexd.core.lease import Lease
-from duplexd.core.ledger import CUT_EVENTS
 from duplexd.core.markers import Agreed, MakeCut, Marker, Ready, Void
 from duplexd.core.pair import Pair, PairRecord
+from duplexd.core.transitions import CUT_EVENTS
 from duplexd.errors import DuplexdError
 from duplexd.limits import EngineLimits
 from tests.model.explorer import ViolationError

@@ -58,7 +58,9 @@ def check_tail(machine: Machine, power: bool) -> None:
 
 
 def check_primaries(machine: Machine) -> None:
-    """Every primary is what the journal says, right after a recovery: or holds something of what a power cut took from the journal."""
+    """Every primary is what the journal says, right after a recovery: or holds something of what a
+    power cut took from the journal.
+    """
     history = machine.history
     for name, pair in machine.controller.volumes.by_name.items():
         actual = machine.disk.content(primary_path(name))
@@ -70,7 +72,9 @@ def check_primaries(machine: Machine) -> None:
 
 
 def check_quiet(machine: Machine, cuts: Cuts) -> None:
-    """While no worker has anything: primaries hold all there is, usable secondaries exactly what they are said to."""
+    """While no worker has anything: primaries hold all there is, usable secondaries exactly what
+    they are said to.
+    """
     for name, pair in machine.controller.volumes.by_name.items():
         if pair.id in machine.history.bases:
             _same(
@@ -84,7 +88,9 @@ def check_quiet(machine: Machine, cuts: Cuts) -> None:
 
 
 def check_secondaries(machine: Machine, cuts: Cuts) -> None:
-    """Promise 4: a usable secondary is the prefix of the history that status reports; cuts are where they were promised."""
+    """Promise 4: a usable secondary is the prefix of the history that status reports; cuts are
+    where they were promised.
+    """
     controller = machine.controller
     by_cut: dict[str, set[int]] = {}
     for status in controller.status()["volumes"]:
@@ -158,7 +164,9 @@ def states(machine: Machine) -> dict[str, tuple[str, bool]]:
 
 
 def check_kept(before: dict[str, tuple[str, bool]], after: dict[str, tuple[str, bool]]) -> None:
-    """A kill makes no secondary unusable, and takes no pair out of its state but a resync out of PENDING."""
+    """A kill makes no secondary unusable, and takes no pair out of its state but a resync out of
+    PENDING.
+    """
     for name, (was, usable) in before.items():
         if not usable:
             continue

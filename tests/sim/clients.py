@@ -1,4 +1,6 @@
-"""Clients without sockets: they call the controller as the NBD server does, and remember what they were told."""
+"""Clients without sockets: they call the controller as the NBD server does, and remember what they
+were told.
+"""
 
 from __future__ import annotations
 

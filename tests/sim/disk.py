@@ -1,4 +1,6 @@
-"""A disk in memory that forgets: `SimDisk` stands in for `RealDisk`, crashes on demand, and is the same again for the same seed."""
+"""A disk in memory that forgets: `SimDisk` stands in for `RealDisk`, crashes on demand, and is the
+same again for the same seed.
+"""
 
 from __future__ import annotations
 
@@ -148,8 +150,9 @@ class _Atomic:
 class SimDisk:
     """See `duplexd.runtime.disk.Disk`. All chance comes from `seed`.
 
-    `before(operation, path)` is called before each operation that changes anything, and may raise `PowerCut`. From then on, or from the
-    operation that `cut_at` names, everything raises `PowerCut` until `crash` brings up the machine again for the next process.
+    `before(operation, path)` is called before each operation that changes anything, and may raise
+    `PowerCut`. From then on, or from the operation that `cut_at` names, everything raises
+    `PowerCut` until `crash` brings up the machine again for the next process.
     """
 
     def __init__(self, seed: int = 0, cold: float = 0.1) -> None:
@@ -235,10 +238,12 @@ class SimDisk:
     # What a test calls
 
     def crash(self, power: bool) -> None:
-        """Kill the process, and the machine too if `power`. Open files are dead; the disk is what the next process finds.
+        """Kill the process, and the machine too if `power`. Open files are dead; the disk is what
+        the next process finds.
 
-        Without `power` everything written is there still (though not synced). With it each un-synced sector holds what it
-        held at some moment since its last sync. Whatever was about to fail still is.
+        Without `power` everything written is there still (though not synced). With it each
+        un-synced sector holds what it held at some moment since its last sync. Whatever was about
+        to fail still is.
         """
         self.lives += 1
         self.boots += power
@@ -287,7 +292,9 @@ class SimDisk:
         operation: str | None = None,
         times: int | None = None,
     ) -> None:
-        """Let operations on `path`, or below it, fail once `after` more went well: `times` times, or until `heal`."""
+        """Let operations on `path`, or below it, fail once `after` more went well: `times` times,
+        or until `heal`.
+        """
         self.faults.add(path, Fault(error, operation, after, times))
 
     def tear(self, path: str, error: int = errno.EIO, after: int = 0) -> None:
@@ -310,7 +317,9 @@ class SimDisk:
     def step(
         self, operation: str, path: str, dying: Callable[[], None] | None = None
     ) -> Fault | None:
-        """Before anything changes: die if it is time, `dying` first; fail if that is due. A fault that is returned tears the write."""
+        """Before anything changes: die if it is time, `dying` first; fail if that is due. A fault
+        that is returned tears the write.
+        """
         if self.dead:
             raise PowerCut(f"{operation} {path}: after the cut")
         if self.before is not None:
@@ -340,7 +349,9 @@ class SimDisk:
     def atomic(
         self, operation: str, path: str, failed: Callable[[], None] | None = None
     ) -> _Atomic:
-        """`with disk.atomic(...) as happens`: true unless the crash comes first; `failed` runs when an error is due."""
+        """`with disk.atomic(...) as happens`: true unless the crash comes first; `failed` runs when
+        an error is due.
+        """
         return _Atomic(self, operation, path, failed)
 
     def is_at(self, path: str, image: Image) -> bool:

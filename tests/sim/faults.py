@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Fault:
-    """`after` calls go well, then `times` calls fail (None: all of them). A torn write puts down a part before it fails."""
+    """`after` calls go well, then `times` calls fail (None: all of them). A torn write puts down a
+    part before it fails.
+    """
 
     error: int
     operation: str | None  # None: any

@@ -1,4 +1,6 @@
-"""What the journal was told, kept by the test: each change by its number, so that a volume can be rebuilt as of any number."""
+"""What the journal was told, kept by the test: each change by its number, so that a volume can be
+rebuilt as of any number.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ EVERYTHING = 1 << 60
 
 @dataclass(slots=True)
 class Entry:
-    """A change, or, with `kind` MARKER, the birth of a volume. What a power cut left behind has a number between two."""
+    """A change, or, with `kind` MARKER, the birth of a volume. What a power cut left behind has a
+    number between two.
+    """
 
     sequence: float
     kind: int
@@ -30,7 +34,9 @@ class Entry:
 
 @dataclass(slots=True)
 class History:
-    """All lives of one controller. `lost` are changes that a crash took from the journal, by volume: the legs may hold some of them."""
+    """All lives of one controller. `lost` are changes that a crash took from the journal, by
+    volume: the legs may hold some of them.
+    """
 
     entries: list[Entry] = field(default_factory=list)
     bases: dict[int, bytes] = field(
@@ -76,7 +82,8 @@ class History:
     def found(self, volume: int, actual: bytes) -> str:
         """Take over what recovery found on a primary; says what is wrong with it, if anything is.
 
-        It holds exactly what the journal has, but for what was lost with the journal's end: there it may hold any of that.
+        It holds exactly what the journal has, but for what was lost with the journal's end: there
+        it may hold any of that.
         """
         expected = self.content(volume)
         lost = self.lost.pop(volume, [])

@@ -1,7 +1,8 @@
 """The content of a simulated file, and which of it a power cut may take back.
 
-The page cache shows every write at once; the medium has what was synced, and of the rest whatever the kernel happened to write back. It
-writes back whole sectors, in any order, so after a power cut each sector holds what it held at *some* moment since the last sync.
+The page cache shows every write at once; the medium has what was synced, and of the rest whatever
+the kernel happened to write back. It writes back whole sectors, in any order, so after a power cut
+each sector holds what it held at *some* moment since the last sync.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ PAGE = 4096
 
 
 class Image:
-    """`current` is what readers see, `pending` what was written since the last sync, in order. Sizes are fixed."""
+    """`current` is what readers see, `pending` what was written since the last sync, in order.
+    Sizes are fixed.
+    """
 
     def __init__(self, size: int, allocated: bool = False) -> None:
         self.size = size
@@ -77,12 +80,16 @@ class Image:
         self.pending.clear()
 
     def sync_fails(self, rng: Random) -> None:
-        """As Linux does it: some of it was written, the rest counts as clean from now on and no later sync brings it back."""
+        """As Linux does it: some of it was written, the rest counts as clean from now on and no
+        later sync brings it back.
+        """
         self._doomed += [(offset, len(data)) for offset, data in self.pending]
         self._write_back(lambda _number, _sector: rng.random() < 0.5)
 
     def kill(self, rng: Random) -> None:
-        """The process is gone, the page cache stays; a write under way may have stopped at any page."""
+        """The process is gone, the page cache stays; a write under way may have stopped at any
+        page.
+        """
         if self._in_flight is not None:
             offset, data = self._in_flight
             pages = list(_units(offset, len(data), PAGE))
@@ -105,7 +112,8 @@ class Image:
         self.opened = False
 
     def _write_back(self, survives: Callable[[int, int], bool]) -> None:
-        """Each sector gets what it held after the last of its writes that survives; nothing is pending afterwards.
+        """Each sector gets what it held after the last of its writes that survives; nothing is
+        pending afterwards.
 
         `survives(number of the write, sector)`: was this sector written back after this write?
         """

@@ -1,4 +1,6 @@
-"""An event loop whose time only passes when there is nothing else to do, so that a minute of a scenario takes milliseconds."""
+"""An event loop whose time only passes when there is nothing else to do, so that a minute of a
+scenario takes milliseconds.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ if TYPE_CHECKING:
 
 
 class HungError(AssertionError):
-    """The code under test went round more often than any scenario needs, or waits for nothing that could come."""
+    """The code under test went round more often than any scenario needs, or waits for nothing that
+    could come.
+    """
 
 
 class _Selector(selectors.DefaultSelector):

@@ -84,10 +84,12 @@ class Machine:
             mode=mode,
         )
 
-    # ------------------------------------------------------------------------------------------------------------- one life
+    # ------------------------------------------------------------------------------------- one life
 
     def live(self, life: Callable[[], Awaitable[None]]) -> None:
-        """Run `life` in a loop of its own, until it ends or the disk dies. Raises Died; HungError; what `life` raises."""
+        """Run `life` in a loop of its own, until it ends or the disk dies. Raises Died; HungError;
+        what `life` raises.
+        """
         self.loop = loop = SimLoop()
         loop.limit(TURNS_MAX)
         tasks: set[asyncio.Task[object]] = set()
@@ -169,10 +171,12 @@ class Machine:
         self.note("POWER CUT" if power else "KILL")
         self.disk.crash(power)
 
-    # -------------------------------------------------------------------------------------------------------------- one check
+    # ------------------------------------------------------------------------------------ one check
 
     def check_journaled(self, change: Change, payload: bytes) -> None:
-        """An acknowledged change is in the journal, as it was issued; a long one with its last part at least."""
+        """An acknowledged change is in the journal, as it was issued; a long one with its last part
+        at least.
+        """
         entries = self.history.entries
         pair_id: int = change.volume.id  # type: ignore[attr-defined]
         place = next(

@@ -1,4 +1,6 @@
-"""A seeded scenario: several lives of one controller on one disk, with clients, an administrator, broken disks and crashes."""
+"""A seeded scenario: several lives of one controller on one disk, with clients, an administrator,
+broken disks and crashes.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,7 @@ class Scenario:
             {"all": names, "first": names[:2]} if self.rng.random() < 0.7 else {"first": names[:1]}
         )
 
-    # --------------------------------------------------------------------------------------------------------------- lives
+    # ---------------------------------------------------------------------------------------- lives
 
     def run(self) -> None:
         """All lives. Raises AssertionError, or what the code under test raised."""
@@ -171,7 +173,9 @@ class Scenario:
         await asyncio.wait_for(machine.controller.stop(), 100)
 
     async def _rest(self) -> None:
-        """Until followers are where they want to be and nothing is under way; then everything must be exact."""
+        """Until followers are where they want to be and nothing is under way; then everything must
+        be exact.
+        """
         machine = self.machine
         controller = machine.controller
 
@@ -188,7 +192,7 @@ class Scenario:
         await machine.until(settled, "rest")
         checks.check_quiet(machine, self.cuts)
 
-    # ------------------------------------------------------------------------------------------------------- the administrator
+    # ---------------------------------------------------------------------------- the administrator
 
     async def _administrate(self) -> None:
         rng, machine = self.rng, self.machine
@@ -317,7 +321,7 @@ class Scenario:
             pair = machine.controller.volumes.by_name[name]
             machine.history.bases.setdefault(pair.id, bytes(pair.size))
 
-    # -------------------------------------------------------------------------------------------------------------- trouble
+    # -------------------------------------------------------------------------------------- trouble
 
     async def _trouble(self) -> None:
         """Something goes wrong with a secondary, or the journal's disk is full."""

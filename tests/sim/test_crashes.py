@@ -1,4 +1,6 @@
-"""The journal, pair and recovery code, unchanged, on a disk that forgets: seeded scenarios of several lives each."""
+"""The journal, pair and recovery code, unchanged, on a disk that forgets: seeded scenarios of
+several lives each.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ def test_crashes_lose_nothing_that_was_promised_long(first: int) -> None:
         run(seed)
 
 
-# What a worker met after its caller was cancelled, and a cut that nobody waited for, were told to nobody; a checkpoint that was complete only after
+# What a worker met after its caller was cancelled, and a cut that nobody waited for, were told to
+# nobody; a checkpoint that was complete only after
 # a resync had begun let go of the journal that a restart needed
 @pytest.mark.parametrize("seed", [498, 2155, 2640, 3542])
 def test_what_a_long_sweep_once_found_of_a_member_stays_mended(seed: int) -> None:

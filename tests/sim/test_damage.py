@@ -1,4 +1,6 @@
-"""Bits that change where the journal was known to be durable: said with file and place, never taken for a torn tail."""
+"""Bits that change where the journal was known to be durable: said with file and place, never taken
+for a torn tail.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import pytest
 from duplexd.backend import FLUSH, WRITE, Change
 from duplexd.core import pair_states as state
 from duplexd.errors import DamageError
-from duplexd.journal import checkpoint
+from duplexd.journal import checkpoint_file as checkpoint
 from duplexd.units import KIB
 from tests.sim import checks
 from tests.sim.checks import Cuts

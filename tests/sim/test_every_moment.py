@@ -27,7 +27,9 @@ OPERATIONS_MAX = 400
 
 
 def cut_short(how: str, operation: int, power: bool, variant: int) -> bool:
-    """One life that dies at the `operation`-th operation after the resync began, one that recovers. False if it ended before."""
+    """One life that dies at the `operation`-th operation after the resync began, one that recovers.
+    False if it ended before.
+    """
     machine, cuts, began = Machine(operation + 1000 * variant), Cuts(), list[bool]()
     machine.add_volume("data", 128 * KIB, True, "sync")
     machine.add_volume("wal", 128 * KIB, True, "async")

@@ -1,4 +1,6 @@
-"""The scenarios can fail: each of these mistakes in the code under test is found by one of a few seeds."""
+"""The scenarios can fail: each of these mistakes in the code under test is found by one of a few
+seeds.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The scenario of `scenario.py` with cuts that other controllers take too: what this member promised, it keeps through every crash."""
+"""The scenario of `scenario.py` with cuts that other controllers take too: what this member
+promised, it keeps through every crash.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from tests.sim.scenario import Scenario
 if TYPE_CHECKING:
     from duplexd.core.lease import Lease
 
-# What a cut may be found as, by what was said of it before the crash. Anything may be void once a secondary has failed.
+# What a cut may be found as, by what was said of it before the crash. Anything may be void once a
+# secondary has failed.
 LATER = {
     votes.NONE: {votes.NONE, votes.VOID},
     votes.CUT: {votes.NONE, votes.VOID},
@@ -25,7 +28,9 @@ LATER = {
 
 
 class Together(Scenario):
-    """`said` is what this controller answered last of each cut; while a request is under way nothing is known (None)."""
+    """`said` is what this controller answered last of each cut; while a request is under way
+    nothing is known (None).
+    """
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)

@@ -1,4 +1,6 @@
-"""Worker threads without threads: the calls run in the loop, after a while, in an order that the seed decides."""
+"""Worker threads without threads: the calls run in the loop, after a while, in an order that the
+seed decides.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,12 @@ class _Job:
 
 
 class SimWorkers(Workers):
-    """See `duplexd.runtime.threads.Workers`. Up to `count` calls are under way at once (1: strictly one after the other).
+    """See `duplexd.runtime.threads.Workers`. Up to `count` calls are under way at once (1: strictly
+    one after the other).
 
-    Each turn of the loop at most one of those, picked at random, gets on: its call takes effect, or later its `done` is called.
-    A call that meets a `PowerCut` ends it all: the process is dead, nothing is ever done again.
+    Each turn of the loop at most one of those, picked at random, gets on: its call takes effect, or
+    later its `done` is called. A call that meets a `PowerCut` ends it all: the process is dead,
+    nothing is ever done again.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, rng: Random, count: int = 2) -> None:

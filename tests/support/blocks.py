@@ -1,8 +1,9 @@
-"""What a client knows of a volume: for each block the versions that it may hold. Holds for any server that keeps its word.
+"""What a client knows of a volume: for each block the versions that it may hold. Holds for any
+server that keeps its word.
 
-A change gets a number when it is sent, another when it is acknowledged. A block may hold a version unless a change that was sent after that
-version's acknowledgement has itself been acknowledged. So concurrent changes may win in either order, and one that was never
-answered may be there or not.
+A change gets a number when it is sent, another when it is acknowledged. A block may hold a version
+unless a change that was sent after that version's acknowledgement has itself been acknowledged. So
+concurrent changes may win in either order, and one that was never answered may be there or not.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ _ZEROES = bytes(BLOCK_BYTES)
 
 
 def content(version: int, block: int) -> bytes:
-    """The bytes of a version of a block: the same in every 16 bytes, so that a torn block is seen. Version 0 is zeroes."""
+    """The bytes of a version of a block: the same in every 16 bytes, so that a torn block is seen.
+    Version 0 is zeroes.
+    """
     return _HEAD.pack(version, block) * (BLOCK_BYTES // _HEAD.size) if version else _ZEROES
 
 
@@ -40,7 +43,9 @@ class _Entry:
 
 
 class Change:
-    """A change on its way. `version` is 0 for zeroes and trims. One that `may_keep` is a trim of what may not be able to: it zeroes, or does nothing."""
+    """A change on its way. `version` is 0 for zeroes and trims. One that `may_keep` is a trim of
+    what may not be able to: it zeroes, or does nothing.
+    """
 
     __slots__ = ("count", "entries", "first", "may_keep", "version")
 
@@ -114,7 +119,9 @@ class Blocks:
         return touched
 
     def allowed(self) -> list[set[int]]:
-        """For each block the versions that it may hold now, or once what is on its way has been done."""
+        """For each block the versions that it may hold now, or once what is on its way has been
+        done.
+        """
         return [{entry.version for entry in entries} for entries in self._entries]
 
     @contextmanager
@@ -128,13 +135,17 @@ class Blocks:
             self._watched.remove(watched)
 
     def settle(self, data: bytes, what: str) -> None:
-        """`data` is what the volume holds now that nothing is on its way: check it, and take it for the truth."""
+        """`data` is what the volume holds now that nothing is on its way: check it, and take it for
+        the truth.
+        """
         found = check(data, self.allowed(), what)
         self._entries = [[_Entry(version, 0)] for version in found]
 
 
 def check(data: bytes, allowed: list[set[int]], what: str) -> list[int]:
-    """The version of each block of an image. AssertionError, naming the first wrong blocks, if one is not among those allowed."""
+    """The version of each block of an image. AssertionError, naming the first wrong blocks, if one
+    is not among those allowed.
+    """
     assert len(data) == len(allowed) * BLOCK_BYTES, f"{what}: {len(data)} bytes"
     view = memoryview(data)
     found = [

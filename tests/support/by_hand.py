@@ -1,4 +1,7 @@
-"""A coordinator by hand: one request at a time, in whatever order a test wants, also in wrong ones."""
+"""A coordinator by hand.
+
+One request at a time, in whatever order a test wants, also in wrong ones.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ if TYPE_CHECKING:
 
 
 class ByHand:
-    """One cut over all controllers of the cluster. Leaving the `with` closes the connections of its holds."""
+    """One cut over all controllers of the cluster.
+
+    Leaving the `with` closes the connections of its holds.
+    """
 
     def __init__(
         self, cluster: Cluster, targets: Sequence[str] = ("here",), hold_s: float = HOLD_SECONDS_MAX

@@ -1,4 +1,6 @@
-"""Certificates for tests: an authority of their own, a server's certificate for this machine, clients' by name."""
+"""Certificates for tests: an authority of their own, a server's certificate for this machine,
+clients' by name.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ JSON_TYPES = {"application/json", "application/problem+json"}
 
 
 class Certificates:
-    """Files in `directory`: `server.pem`, `server.key`, `clients.pem` and one file for each client that is asked for."""
+    """Files in `directory`: `server.pem`, `server.key`, `clients.pem` and one file for each client
+    that is asked for.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -92,7 +96,9 @@ def open_answer(
     body: object = None,
     host: str = HOST,
 ) -> http.client.HTTPResponse:
-    """Send a request on a connection of its own; the answer's body is yet to be read. Close it with `with`."""
+    """Send a request on a connection of its own; the answer's body is yet to be read. Close it with
+    `with`.
+    """
     connection = http.client.HTTPSConnection(host, port, timeout=60, context=context)
     try:
         connection.request(

@@ -1,4 +1,5 @@
-"""Several controllers as real daemons, with volumes that one group joins, and what is needed to command and to watch them.
+"""Several controllers as real daemons, with volumes that one group joins, and what is needed to
+command and to watch them.
 
 cluster = Cluster(tmp_path, {"alpha": ["a0", "a1"], "beta": ["b0"]})
 with cluster:
@@ -36,7 +37,9 @@ class Member(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a controller runs, if not just here: on `address`, its command behind `prefix`, with `extra` in its configuration."""
+    """Where a controller runs, if not just here: on `address`, its command behind `prefix`, with
+    `extra` in its configuration.
+    """
 
     address: str
     prefix: Sequence[str]
@@ -54,7 +57,9 @@ def spread(volumes: int, controllers: Sequence[str] = THREE) -> dict[str, list[s
 
 
 class Cluster:
-    """Daemons by name; each has its volumes in a group `here` too. Use it as a context manager, which starts and ends them."""
+    """Daemons by name; each has its volumes in a group `here` too. Use it as a context manager,
+    which starts and ends them.
+    """
 
     def __init__(
         self,
@@ -141,7 +146,9 @@ class Cluster:
         remote: str = "",
         path: Path | None = None,
     ) -> Path:
-        """A groups.toml, with the controllers at `sockets`; with `remote` over the network, with these further lines for each."""
+        """A groups.toml, with the controllers at `sockets`; with `remote` over the network, with
+        these further lines for each.
+        """
         lines = []
         for controller, socket in (sockets or self.sockets()).items():
             lines += [f"[controllers.{controller}]"]

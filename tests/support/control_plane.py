@@ -1,4 +1,7 @@
-"""A live control socket over the fake controller, in a thread with its own event loop (the daemon's: uvloop)."""
+"""A live control socket over the fake controller, in a thread with uvloop, as in the daemon.
+
+`limits` and `**settings` are those of the server: `ControlPlane(path, limits=ApiLimits(...))`.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,13 @@ import http.client
 import json
 import socket
 import threading
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import uvloop
 
 from duplexd.api.server import ControlServer
 from duplexd.config.daemon_file import ControlConfig
+from duplexd.limits import ApiLimits
 from tests.support.fake_controller import FakeController
 
 if TYPE_CHECKING:
@@ -27,9 +30,14 @@ class ControlPlane:
     """Started on construction, ended by `stop`. `call` and `run` act in its loop."""
 
     def __init__(
-        self, path: Path, controller: FakeController | None = None, **settings: Any
+        self,
+        path: Path,
+        controller: FakeController | None = None,
+        limits: ApiLimits | None = None,
+        **settings: Any,
     ) -> None:
         self.path = path
+        self.limits = limits or ApiLimits()
         self.settings = ControlConfig(socket=path, **settings)
         self.controller = controller or FakeController()
         self._loop = uvloop.new_event_loop()
@@ -41,7 +49,7 @@ class ControlPlane:
         self.stopped = False
 
     async def _start(self) -> ControlServer:
-        server = ControlServer(self.controller, SimpleNamespace(control=self.settings))
+        server = ControlServer(self.controller, self.settings, self.limits)
         await server.start()
         return server
 

@@ -2,7 +2,8 @@
 
     python -m tests.support.coordinator GROUPS_FILE GROUP
 
-suspends the group and prints the result, or the error, as JSON; the exit status is that of `duplexctl`.
+suspends the group and prints the result, or the error, as JSON; the exit status is that of
+`duplexctl`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.client import Client
 from duplexd.errors import DuplexdError
+from duplexd.limits import ClientLimits
 from tests.support.daemon import ROOT, environment
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ def start(groups: Path, group: str = "db") -> subprocess.Popen[bytes]:
 
 async def suspend(groups: str, group: str) -> int:
     """What the process does."""
-    async with Client.open(groups, settle_s=SETTLE_SECONDS) as client:
+    async with Client.open(groups, limits=ClientLimits(settle_seconds=SETTLE_SECONDS)) as client:
         try:
             result = await client.suspend(group)
         except DuplexdError as error:

@@ -1,4 +1,6 @@
-"""Watches what several controllers show of their groups' cuts, the whole time, and finds what must never be seen."""
+"""Watches what several controllers show of their groups' cuts, the whole time, and finds what must
+never be seen.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,9 @@ PAUSE_SECONDS = 0.02  # what must not be seen would stay so
 class Sights:
     """What was seen, in the order in which it was asked for, and what contradicts what.
 
-    Once one member has shown `consistent`, all were READY before: whatever another shows later is `ready` or `consistent`, and what it showed
-    before was not `void`. What a member showed as `consistent` or `void` stays so.
+    Once one member has shown `consistent`, all were READY before: whatever another shows later is
+    `ready` or `consistent`, and what it showed before was not `void`. What a member showed as
+    `consistent` or `void` stays so.
     """
 
     def __init__(self) -> None:
@@ -57,7 +60,8 @@ class Sights:
 
 
 class CutWatch:
-    """Asks one controller after the other in a thread of its own, until the `with` ends. Daemons may be dead meanwhile.
+    """Asks one controller after the other in a thread of its own, until the `with` ends. Daemons
+    may be dead meanwhile.
 
     Cuts that a controller made alone are no concern of the others.
     """

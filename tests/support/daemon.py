@@ -7,7 +7,8 @@
         assert daemon.stop() == 0
         daemon.start()
 
-The fixtures (tests/conftest.py) end every process they started, by its pid, and fail the test if a daemon logged a traceback.
+The fixtures (tests/conftest.py) end every process they started, by its pid, and fail the test if a
+daemon logged a traceback.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ PATIENCE_SECONDS = 120.0  # for what must come, however busy the machine is
 
 
 def environment() -> dict[str, str]:
-    """The environment of a child that runs this checkout's duplexd, with nothing of a surrounding service manager."""
+    """The environment of a child that runs this checkout's duplexd, with nothing of a surrounding
+    service manager.
+    """
     clean = {
         name: text
         for name, text in os.environ.items()
@@ -46,7 +49,9 @@ _kept: list[socket.socket] = []
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 for a listener with SO_REUSEADDR. Nobody else is given it while this process lives: it stays bound here, too."""
+    """A TCP port of 127.0.0.1 for a listener with SO_REUSEADDR. Nobody else is given it while this
+    process lives: it stays bound here, too.
+    """
     keeper = socket.socket()
     keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     keeper.bind(("127.0.0.1", 0))
@@ -56,7 +61,9 @@ def free_port() -> int:
 
 @dataclass
 class DaemonFiles:
-    """A configuration file and what it names. Change an attribute and call `write` to change the file."""
+    """A configuration file and what it names. Change an attribute and call `write` to change the
+    file.
+    """
 
     directory: Path
     volumes: Mapping[str, str | int]

@@ -1,40 +1,130 @@
-"""A controller without a journal: volumes are names with a state, holds are real timers. For tests of what stands on a controller."""
+"""The one controller without a journal: volumes are names with a state, holds are real timers.
+
+For tests of what is in front of a controller: the HTTP API, the groups library, duplexctl.
+Whatever it answers is an instance of a model of duplexd/api/models, dumped to JSON, so that a fake
+answer cannot have another shape than a documented one. It is typed against
+`duplexd.api.actions.Controller`; the decisions are those of the real tables (`core/cut_states.py`).
+
+    controller = FakeController(["data", "wal"], {"db": ["data", "wal"]}, name="alpha")
+    controller.volumes["data"] = "SUSPENDED"   # states are plain values: a test sets them
+    controller.cuts.states[cut] = "void"       # votes on cuts of groups of controllers, too
+    controller.hold_scale = 1000.0             # holds last that many times what was asked for
+    controller.end(lease_id, "deadline")       # ends a hold at once
+    controller.emit("noise", text="x")         # an event, for all listeners
+
+Knobs: `drain_s` how long a quiesce takes; `resync_s`; `verify_steps`; `differs` volumes whose legs
+differ; `broken` volumes whose resync fails; `void` makes the verdict of a suspend void; `bug` makes
+status raise; `failed` as of a controller that takes no changes; `version`, `group_protocol`,
+`hold_max_s`, `nbd` are what status says. `leases`, `released_at`, `cancelled`, `draining` tell what
+happened.
+
+`tests/support/control_plane.py` serves it in a thread, `tests/support/fake_member.py` in the loop
+of the test, with answers that a test plants.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from duplexd.api.models.cut_model import (
+    Cut,
+    CutJournal,
+    CutList,
+    CutMade,
+    CutProof,
+    CutReleased,
+    CutStatus,
+    CutVolume,
+    Grade,
+    HoldFigures,
+    HoldPhase,
+    HoldPhases,
+    Suspended,
+)
+from duplexd.api.models.line_model import (
+    Event,
+    ResyncDoneVolume,
+    ResyncStarted,
+    ResyncVolume,
+    Verified,
+    VerifiedVolume,
+)
+from duplexd.api.models.status_model import (
+    ControllerStatus,
+    Copy,
+    GroupStatus,
+    Journal,
+    LeaseStatus,
+    Secondary,
+    Status,
+    VolumeStatus,
+)
+from duplexd.core import cut_states as votes
+from duplexd.engine.counters import Counters
 from duplexd.errors import LeaseLostError, NotFoundError, WrongStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-Json = dict[str, Any]
+    from pydantic import BaseModel
+
+    from duplexd.api.models.base import PairState, Verdict
+    from duplexd.json_object import Json
+
+SIZE_BYTES = 1 << 20
+NO_COUNTS = Counters(0, 0, 0, 0, 0, 0, 0, 0.0)
+KEPT = {"released", "suspended"}  # reasons with which a hold ends that was not lost
+
+
+def dumped(model: BaseModel) -> Json:
+    """An answer as the HTTP API would send it."""
+    return model.model_dump(mode="json", by_alias=True)
 
 
 class FakeLease:
+    """A hold. See `duplexd.api.actions.Lease`."""
+
     def __init__(
-        self, lease_id: str, volumes: list[str], hold_s: float, owner: str, cut_id: str = ""
+        self, lease_id: str, fence: int, volumes: list[str], hold_s: float, owner: str, cut_id: str
     ) -> None:
+        loop = asyncio.get_running_loop()
         self.id = lease_id
-        self.fence = 1
+        self.fence = fence
         self.cut_id = cut_id
         self.volumes = volumes
         self.hold_s = hold_s
         self.owner = owner
-        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[str] = loop.create_future()
         self.lost = False
-        self.deadline = time.monotonic() + hold_s
+        self.deadline = loop.time() + hold_s
+        self.timer: asyncio.TimerHandle | None = None
+
+    def status(self) -> Json:
+        """As status shows it."""
+        remaining_s = max(0.0, self.deadline - asyncio.get_running_loop().time())
+        shown = LeaseStatus(
+            id=self.id,
+            volumes=self.volumes,
+            owner=self.owner,
+            hold_s=self.hold_s,
+            fence=self.fence,
+            cut=self.cut_id or None,
+            remaining_s=remaining_s,
+        )
+        return dumped(shown)
 
 
 class FakeCuts:
-    """Cuts with other controllers: only what a refusal or an answer of the right shape needs."""
+    """Cuts that several controllers take together. `states`: the vote on each, by its id."""
 
     def __init__(self, controller: FakeController) -> None:
         self._controller = controller
         self.states: dict[str, str] = {}
+        self.made: dict[str, CutStatus] = {}
+        self.grades: dict[str, Grade] = {}
+        self.hold = figures(0.004, 2)
 
     async def make(
         self,
@@ -45,71 +135,177 @@ class FakeCuts:
         group: str,
         members: list[str],
     ) -> Json:
-        if lease_id not in self._controller.leases:
-            raise NotFoundError(
-                f"no lease {lease_id!r}; `duplexctl status` lists the leases that last"
-            )
-        self.states[cut_id] = "cut"
-        journal = {"directory": "/state", "identity": "00", "crc": 1, "chain": 2}
-        return {
-            "cut": cut_id,
-            "controller": "fake",
-            "sequence": 1,
-            "time": 1.0,
-            "journal": journal,
-            "volumes": [],
-        }
+        lease = self._controller.held(lease_id, fence)
+        self.states[cut_id] = votes.CUT
+        self.made[cut_id] = CutStatus(
+            id=cut_id,
+            controller=self._controller.name,
+            state="cut",
+            verdict=None,
+            sequence=self._controller.next_sequence(),
+            time=1.0,
+            tag=tag,
+            group=group or None,
+            members=members,
+            volumes=[],
+        )
+        for name in lease.volumes:
+            self._controller.volumes[name] = "SUSPENDED"
+            self._controller.cut_of[name] = cut_id
+        self._controller.emit("cut", cut=cut_id, volumes=lease.volumes)
+        journal = CutJournal(directory="/state", identity="00", crc=1, chain=2)
+        answer = CutMade(
+            cut=cut_id,
+            controller=self._controller.name,
+            sequence=self._controller.sequence,
+            time=1.0,
+            journal=journal,
+        )
+        return dumped(answer)
+
+    def remember(self, cut_id: str, state: str, members: list[str]) -> None:
+        """A cut of all volumes that was made before the test began: its vote, its members."""
+        controller = self._controller
+        self.states[cut_id] = state
+        self.made[cut_id] = CutStatus.model_validate(
+            {
+                "id": cut_id,
+                "controller": controller.name,
+                "state": state,
+                "verdict": votes.verdict(state),
+                "sequence": controller.next_sequence(),
+                "time": 1.0,
+                "group": "db",
+                "members": members,
+                "volumes": [],
+            }
+        )
+        controller.volumes = dict.fromkeys(controller.volumes, "SUSPENDED")
+        controller.cut_of = dict.fromkeys(controller.volumes, cut_id)
 
     async def open(self, cut_id: str, lease_id: str, fence: int | None) -> Json:
-        self._controller.release(lease_id, "suspended")
-        self.states[cut_id] = "ready"
-        return self.show(cut_id)
+        self._controller.held(lease_id, fence)
+        self._controller.end(lease_id, "suspended")
+        self._move(cut_id, votes.STAND)
+        images = [volume(number, name) for number, name in enumerate(self.volumes_at(cut_id))]
+        return dumped(self.status_of(cut_id).model_copy(update={"images": images}))
 
     async def decide(self, cut_id: str, how: str) -> Json:
-        self.states[cut_id] = "consistent" if how == "agree" else "void"
+        self._move(cut_id, how)
+        self.release(cut_id)
         return self.show(cut_id)
 
+    def _move(self, cut_id: str, event: str) -> None:
+        state = votes.after(self.states.get(cut_id, votes.NONE), event)
+        if state is None:
+            raise WrongStateError(f"cut {cut_id}: {event} is not possible here")
+        self.states[cut_id] = state
+
     async def grade(self, cut_id: str, consistent: bool, records: int, detail: str) -> Json:
+        self.show(cut_id)
+        self.grades[cut_id] = Grade(consistent=consistent, records=records, detail=detail)
         return self.show(cut_id)
 
     async def read(self, cut_id: str, name: str, offset: int, length: int) -> bytes:
         self.show(cut_id)
         return bytes(length)
 
-    def show(self, cut_id: str) -> Json:
+    def volumes_at(self, cut_id: str) -> list[str]:
+        """The volumes whose secondaries stand at it."""
+        cut_of, states = self._controller.cut_of, self._controller.volumes
+        return [
+            name for name in states if cut_of.get(name) == cut_id and states[name] == "SUSPENDED"
+        ]
+
+    def status_of(self, cut_id: str) -> CutStatus:
+        """Raises NotFoundError."""
         if cut_id not in self.states:
             raise NotFoundError(f"{cut_id!r}: no such cut")
         state = self.states[cut_id]
-        verdict = state if state in {"consistent", "void"} else None
-        return {
-            "id": cut_id,
-            "controller": "fake",
-            "state": state,
-            "verdict": verdict,
-            "sequence": 1,
-            "time": 1.0,
-            "volumes": [],
-        }
+        known = self.made.get(cut_id)
+        controller = self._controller
+        return CutStatus.model_validate(
+            {
+                "id": cut_id,
+                "controller": controller.name,
+                "state": state,
+                "verdict": votes.verdict(state),
+                "sequence": known.sequence if known else 0,
+                "time": 1.0,
+                "tag": known.tag if known else "",
+                "group": known.group if known else None,
+                "members": known.members if known else [],
+                "volumes": self.volumes_at(cut_id),
+                "canary": self.grades.get(cut_id),
+                "hold": self.hold,
+            }
+        )
+
+    def show(self, cut_id: str) -> Json:
+        return dumped(self.status_of(cut_id))
 
     def all(self) -> Json:
-        return {"cuts": [self.show(cut_id) for cut_id in self.states]}
+        return dumped(CutList(cuts=[self.status_of(cut_id) for cut_id in self.states]))
+
+    def undecided(self) -> list[CutStatus]:
+        """What status shows of them."""
+        return [
+            self.status_of(cut_id)
+            for cut_id, state in self.states.items()
+            if votes.verdict(state) is None
+        ]
 
     def release(self, cut_id: str) -> Json:
-        return {"lease": None, "released": False}
+        for lease in self._controller.leases.values():
+            if lease.cut_id == cut_id and not lease.ended.done():
+                released = self._controller.end(lease.id, "released")
+                return dumped(CutReleased(lease=lease.id, released=released))
+        return dumped(CutReleased(lease=None, released=False))
+
+
+def volume(number: int, name: str) -> CutVolume:
+    """What a cut says of a volume."""
+    return CutVolume(
+        id=number,
+        name=name,
+        size=SIZE_BYTES,
+        primary=f"/a/{name}.img",
+        secondary=f"/b/{name}.img",
+    )
+
+
+def figures(seconds_max: float, writes: int) -> HoldFigures:
+    """How long writes waited."""
+    phase = HoldPhase(seconds=seconds_max, writes=0)
+    return HoldFigures(
+        seconds_max=seconds_max,
+        writes_held=writes,
+        p50_s=seconds_max,
+        p99_s=seconds_max,
+        held_s=0.01,
+        hold_max_s=2.0,
+        within_limit=True,
+        phases=HoldPhases(draining=phase, held=phase, cut=phase),
+        buckets=[[192, writes]],
+    )
 
 
 class FakeController:
-    """`drain_s`: how long a quiesce takes; `differs`: volumes whose legs differ; `broken`: volumes whose resync fails."""
+    """See the module's docstring."""
 
     def __init__(
-        self, volumes: list[str] | None = None, groups: dict[str, list[str]] | None = None
+        self,
+        volumes: Iterable[str] = ("data", "wal", "other"),
+        groups: dict[str, list[str]] | None = None,
+        name: str = "fake",
     ) -> None:
-        self.name = "fake"
-        self.volumes = dict.fromkeys(volumes or ["data", "wal", "other"], "DUPLEX")
+        self.name = name
+        self.volumes: dict[str, PairState] = dict.fromkeys(volumes, "DUPLEX")
         self.groups = {"db": ["data", "wal"]} if groups is None else groups
         self.listeners: list[Callable[[Json], None]] = []
         self.leases: dict[str, FakeLease] = {}
         self.sequence = 0
+        self.fence = 0
         self.cut_of: dict[str, str] = {}
         self.cuts = FakeCuts(self)
         self.drain_s = 0.0
@@ -120,88 +316,94 @@ class FakeController:
         self.broken: set[str] = set()
         self.void = False
         self.bug = False
-        self.ready = True
-        self.hold_scale = 1.0  # how much of the asked time a hold lasts
+        self.failed = ""
+        self.version = "0.1.0"
+        self.group_protocol = 1
+        self.hold_max_s = 2.0
+        self.nbd: list[str] = []
+        self.hold_scale = 1.0
+        self.counted = NO_COUNTS
         self.cancelled: list[str] = []
         self.released_at: dict[str, float] = {}
 
-    def emit(self, event: str, **fields: Any) -> None:
+    def next_sequence(self) -> int:
         self.sequence += 1
+        return self.sequence
+
+    def emit(self, event: str, **fields: object) -> None:
+        """Send an event to all listeners."""
+        line = Event.model_validate(
+            {"event": event, "time": time.time(), "sequence": self.next_sequence(), **fields}
+        )
         for listener in list(self.listeners):
-            listener({"event": event, "time": time.time(), "sequence": self.sequence, **fields})
+            listener(line.model_dump(mode="json", exclude_unset=True))
+
+    def counters(self) -> Counters:
+        return self.counted
+
+    # ------------------------------------------------------------------------------------ status
 
     def status(self) -> Json:
         if self.bug:
             raise RuntimeError("planted")
-        held = {
-            name
-            for lease in self.leases.values()
-            if not lease.ended.done()
-            for name in lease.volumes
-        }
-        return {
-            "controller": {
-                "name": self.name,
-                "sequence": self.sequence,
-                "journal": {"used_bytes": 4096, "size_bytes": 1 << 24, "oldest_sequence": 1},
-            },
-            "volumes": [self._volume(name, name in held) for name in self.volumes],
-            "groups": [
-                {
-                    "name": name,
-                    "volumes": volumes,
-                    "state": self.volumes[volumes[0]] if volumes else None,
-                }
-                for name, volumes in self.groups.items()
+        lasting = [lease for lease in self.leases.values() if not lease.ended.done()]
+        held = {name for lease in lasting for name in lease.volumes}
+        whole = Status(
+            controller=self._controller_status(),
+            volumes=[self._volume_status(name, name in held) for name in self.volumes],
+            groups=[
+                GroupStatus(
+                    name=name, volumes=members, state=self.volumes[members[0]] if members else None
+                )
+                for name, members in self.groups.items()
             ],
-            "leases": [
-                {
-                    "id": lease.id,
-                    "volumes": lease.volumes,
-                    "owner": lease.owner,
-                    "hold_s": lease.hold_s,
-                    "remaining_s": max(0.0, lease.deadline - time.monotonic()),
-                }
-                for lease in self.leases.values()
-                if not lease.ended.done()
-            ],
-        }
-
-    def _volume(self, name: str, held: bool) -> Json:
-        secondary = {
-            "usable": True,
-            "as_of_sequence": self.sequence,
-            "as_of_time": None,
-            "cut": self._cut(name),
-            "lag_bytes": 0,
-        }
-        state = self.volumes[name]
-        if state == "DUPLEX":
-            secondary["cut"] = None
-        return {
-            "name": name,
-            "size": 1 << 20,
-            "state": state,
-            "reason": "by command" if state == "SUSPENDED" else None,
-            "held": held,
-            "mode": "sync",
-            "connections": 1,
-            "sequence": self.sequence,
-            "secondary": None if state == "SIMPLEX" else secondary,
-            "changed_bytes": 0,
-            "copy": None
-            if state != "PENDING"
-            else {"done_bytes": 1, "total_bytes": 2, "eta_s": 1.0},
-        }
-
-    def _cut(self, name: str) -> Json | None:
-        cut_id = self.cut_of.get(name)
-        verdict = "void" if self.void else "consistent"
-        return (
-            None
-            if cut_id is None
-            else {"id": cut_id, "sequence": 1, "time": 1.0, "tag": "", "verdict": verdict}
+            leases=[LeaseStatus.model_validate(lease.status()) for lease in lasting],
+            cuts=self.cuts.undecided(),
         )
+        return dumped(whole)
+
+    def _controller_status(self) -> ControllerStatus:
+        return ControllerStatus(
+            name=self.name,
+            sequence=self.sequence,
+            synced=self.sequence,
+            failed=self.failed or None,
+            version=self.version,
+            group_protocol=self.group_protocol,
+            hold_max_s=self.hold_max_s,
+            nbd=self.nbd,
+            journal=Journal(used_bytes=4096, size_bytes=1 << 24, oldest_sequence=1),
+        )
+
+    def _volume_status(self, name: str, held: bool) -> VolumeStatus:
+        state = self.volumes[name]
+        secondary = Secondary(
+            usable=True,
+            as_of_sequence=self.sequence,
+            cut=self._cut(name) if state == "SUSPENDED" else None,
+        )
+        return VolumeStatus(
+            name=name,
+            size=SIZE_BYTES,
+            state=state,
+            reason="by command" if state == "SUSPENDED" else None,
+            held=held,
+            mode="sync",
+            connections=1,
+            sequence=self.sequence,
+            secondary=None if state == "SIMPLEX" else secondary,
+            copy=Copy(done_bytes=1, total_bytes=2, eta_s=1.0) if state == "PENDING" else None,
+        )
+
+    def _cut(self, name: str) -> Cut | None:
+        cut_id = self.cut_of.get(name)
+        if cut_id is None:
+            return None
+        if cut_id in self.cuts.states:
+            known = self.cuts.status_of(cut_id).model_dump()
+            return Cut.model_validate({key: known[key] for key in Cut.model_fields})
+        verdict: Verdict = "void" if self.void else "consistent"
+        return Cut(id=cut_id, sequence=1, time=1.0, verdict=verdict)
 
     def resolve(self, targets: list[str]) -> list[str]:
         names: dict[str, None] = {}
@@ -214,10 +416,12 @@ class FakeController:
                 raise NotFoundError(f"no volume or group {target!r}; `duplexctl status` lists them")
         return list(names)
 
+    # ------------------------------------------------------------------------------------- holds
+
     async def quiesce(
         self, names: list[str], hold_s: float | None, owner: str, cut_id: str = ""
     ) -> FakeLease:
-        hold_s = 2.0 if hold_s is None else hold_s
+        hold_s = self.hold_max_s if hold_s is None else hold_s
         for lease in self.leases.values():
             if not lease.ended.done() and set(lease.volumes) & set(names):
                 raise WrongStateError(
@@ -229,46 +433,66 @@ class FakeController:
         except asyncio.CancelledError:
             self.cancelled.append("quiesce")
             raise
-        lease = FakeLease(f"L{len(self.leases) + 1}", names, hold_s, owner, cut_id)
+        self.fence += 1
+        lease = FakeLease(f"L{len(self.leases) + 1}", self.fence, names, hold_s, owner, cut_id)
         self.leases[lease.id] = lease
-        asyncio.get_running_loop().call_later(
-            hold_s * self.hold_scale, self._end, lease, "deadline"
-        )
+        self._start_timer(lease, hold_s)
         self.emit("held", volumes=names, lease=lease.id)
         return lease
 
-    def _end(self, lease: FakeLease, reason: str) -> bool:
+    def _start_timer(self, lease: FakeLease, hold_s: float) -> None:
+        if lease.timer is not None:
+            lease.timer.cancel()
+        lease.timer = asyncio.get_running_loop().call_later(
+            hold_s * self.hold_scale, self.end, lease.id, "deadline"
+        )
+
+    def _lease(self, lease_id: str) -> FakeLease:
+        if lease_id not in self.leases:
+            raise NotFoundError(f"no lease {lease_id!r}; `duplexctl status` lists the leases")
+        return self.leases[lease_id]
+
+    def held(self, lease_id: str, fence: int | None = None) -> FakeLease:
+        """The lease, if it is held and `fence` its newest. Raises NotFoundError, LeaseLostError."""
+        lease = self._lease(lease_id)
+        if lease.ended.done() or fence not in {None, lease.fence}:
+            raise LeaseLostError(f"lease {lease_id!r} has ended; nothing was cut; quiesce again")
+        return lease
+
+    def end(self, lease_id: str, reason: str) -> bool:
+        """End a hold; False if it had ended already."""
+        lease = self._lease(lease_id)
         if lease.ended.done():
             return False
-        lease.lost = reason not in {"released", "suspended"}
+        if lease.timer is not None:
+            lease.timer.cancel()
+        lease.lost = reason not in KEPT
         lease.ended.set_result(reason)
         self.released_at[lease.id] = time.monotonic()
         self.emit("hold ended", volumes=lease.volumes, lease=lease.id, reason=reason)
         return True
 
+    def had(self, lease_id: str) -> None:
+        """A lease that ended before the test began."""
+        lease = FakeLease(lease_id, 1, [], 0.0, "", "")
+        lease.ended.set_result("released")
+        self.leases[lease_id] = lease
+
     def renew(self, lease_id: str, fence: int | None, hold_s: float) -> Json:
-        if lease_id not in self.leases:
-            raise NotFoundError(
-                f"no lease {lease_id!r}; `duplexctl status` lists the leases that last"
-            )
-        lease = self.leases[lease_id]
-        lease.fence += 1
-        lease.deadline = time.monotonic() + hold_s
-        return {
-            "id": lease.id,
-            "volumes": lease.volumes,
-            "owner": lease.owner,
-            "hold_s": hold_s,
-            "fence": lease.fence,
-            "remaining_s": hold_s,
-        }
+        lease = self.held(lease_id, fence)
+        self.fence += 1
+        lease.fence = self.fence
+        lease.hold_s = hold_s
+        lease.deadline = asyncio.get_running_loop().time() + hold_s
+        self._start_timer(lease, hold_s)
+        return lease.status()
 
     def release(self, lease_id: str, reason: str = "released", fence: int | None = None) -> bool:
-        if lease_id not in self.leases:
-            raise NotFoundError(
-                f"no lease {lease_id!r}; `duplexctl status` lists the leases that last"
-            )
-        return self._end(self.leases[lease_id], reason)
+        if fence is not None:
+            self.held(lease_id, fence)
+        return self.end(lease_id, reason)
+
+    # ---------------------------------------------------------------------------------- commands
 
     async def suspend(
         self,
@@ -278,34 +502,42 @@ class FakeController:
         fence: int | None = None,
         certificate: bool = False,
     ) -> Json:
-        if lease_id is not None:
-            lease = self.leases.get(lease_id)
-            if lease is None or lease.lost:
-                raise LeaseLostError(
-                    f"lease {lease_id!r} has ended; nothing was cut; quiesce again"
-                )
+        if lease_id is not None and (lease_id not in self.leases or self.leases[lease_id].lost):
+            raise LeaseLostError(f"lease {lease_id!r} has ended; nothing was cut; quiesce again")
         states = {self.volumes[name] for name in names}
         if states - {"DUPLEX", "SUSPENDED"} or len(states) > 1:
             raise WrongStateError(
                 f"{', '.join(names)}: not all DUPLEX; `duplexctl resync` brings them there"
             )
         already = states == {"SUSPENDED"}
-        self.sequence += 1
+        cut_id = f"c{self.next_sequence()}"
         for name in names:
             self.volumes[name] = "SUSPENDED"
-            self.cut_of[name] = f"c{self.sequence}"
+            self.cut_of[name] = cut_id
+        answer = Suspended(
+            verdict="void" if self.void else "consistent",
+            cut=cut_id,
+            tag=tag,
+            controllers={self.name: self.sequence},
+            volumes=names,
+            hold=figures(0.001, 3),
+            members=[self._proof(cut_id, names)] if certificate and not already else [],
+            already=already,
+        )
         if lease_id is not None:
-            self._end(self.leases[lease_id], "suspended")
+            self.end(lease_id, "suspended")
         self.emit("suspended", volumes=names)
-        return {
-            "verdict": "void" if self.void else "consistent",
-            "cut": f"c{self.sequence}",
-            "tag": tag,
-            "controllers": {self.name: self.sequence},
-            "volumes": names,
-            "hold": {"seconds_max": 0.001, "writes_held": 3},
-            "already": already,
-        }
+        return dumped(answer)
+
+    def _proof(self, cut_id: str, names: list[str]) -> CutProof:
+        return CutProof(
+            cut=cut_id,
+            controller=self.name,
+            sequence=self.sequence,
+            time=1.0,
+            journal=CutJournal(directory="/state", identity="00", crc=1, chain=2),
+            volumes=[volume(number, name) for number, name in enumerate(names)],
+        )
 
     async def resync(self, names: list[str]) -> Json:
         if any(self.volumes[name] == "SIMPLEX" for name in names):
@@ -313,13 +545,13 @@ class FakeController:
                 "a SIMPLEX volume has no secondary to resync; add one to the configuration"
             )
         rows = [
-            {"name": name, "how": "already" if self.volumes[name] == "DUPLEX" else "journal"}
+            ResyncVolume(name=name, how="already" if self.volumes[name] == "DUPLEX" else "journal")
             for name in names
         ]
         for name in names:
             if self.volumes[name] != "DUPLEX":
                 self.volumes[name] = "PENDING"
-        return {"job": "j1", "volumes": rows}
+        return dumped(ResyncStarted(job="j1", volumes=rows))
 
     async def resync_wait(self, names: list[str]) -> Json:
         try:
@@ -327,15 +559,18 @@ class FakeController:
         except asyncio.CancelledError:
             self.cancelled.append("resync_wait")
             raise
-        rows = []
         for name in names:
             self.volumes[name] = "SUSPENDED" if name in self.broken else "DUPLEX"
-            reason = "secondary error" if name in self.broken else None
-            rows.append(
-                {"name": name, "state": self.volumes[name], "reason": reason, "copied_bytes": 0}
+        rows = [
+            ResyncDoneVolume(
+                name=name,
+                state=self.volumes[name],
+                reason="secondary error" if name in self.broken else None,
             )
+            for name in names
+        ]
         self.emit("resynced", volumes=names)
-        return {"volumes": rows}
+        return {"volumes": [dumped(row) for row in rows]}
 
     async def verify(
         self, names: list[str], progress: Callable[[str, int, int], None] | None = None
@@ -349,12 +584,12 @@ class FakeController:
             self.cancelled.append("verify")
             raise
         rows = [
-            {
-                "name": name,
-                "equal": name not in self.differs,
-                "compared_bytes": 1 << 20,
-                "first_difference": 7 if name in self.differs else None,
-            }
+            VerifiedVolume(
+                name=name,
+                equal=name not in self.differs,
+                compared_bytes=SIZE_BYTES,
+                first_difference=7 if name in self.differs else None,
+            )
             for name in names
         ]
-        return {"volumes": rows, "equal": not self.differs.intersection(names)}
+        return dumped(Verified(equal=not self.differs.intersection(names), volumes=rows))

@@ -1,4 +1,6 @@
-"""Changes of all kinds to volumes of real daemons, as many as a test grants: so much happens, however slow or fast the machine is."""
+"""Changes of all kinds to volumes of real daemons, as many as a test grants: so much happens,
+however slow or fast the machine is.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ WAIT_SECONDS = 120.0
 
 
 class Writers:
-    """Random writes, zeroes and trims in the first `reach` bytes of each volume, one at a time, also after a restart of the daemon."""
+    """Random writes, zeroes and trims in the first `reach` bytes of each volume, one at a time,
+    also after a restart of the daemon.
+    """
 
     def __init__(self, files: Sequence[DaemonFiles], reach: int) -> None:
         self._uris = [each.uri(volume) for each in files for volume in each.volumes]

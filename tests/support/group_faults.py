@@ -1,4 +1,4 @@
-"""One group suspend that is struck between two of its messages, and the judgement of what became of it."""
+"""One group suspend that is struck between two of its messages, and what became of it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ LOST = "the message is lost"
 
 @dataclass
 class Lane:
-    """A group, its writers, and a directory for its files. Lanes of one cluster have groups of different names."""
+    """A group, its writers, and a directory for its files.
+
+    Lanes of one cluster have groups of different names.
+    """
 
     cluster: Cluster
     writers: GroupWriters
@@ -62,7 +65,10 @@ class Lane:
         await asyncio.gather(*(asyncio.to_thread(self.cluster.resync, *each) for each in asked))
 
     async def write_everywhere(self) -> None:
-        """Return once so much was written that no volume can have been left out: every gate is open."""
+        """Return once so much was written that no volume can have been left out.
+
+        Every gate is open.
+        """
         await self.writers.write(
             (self.writers.placement.writers + 1) * self.writers.placement.period
         )
@@ -116,7 +122,10 @@ class Attempt:
         self.result = json.loads(output) if output else {}
 
     async def judge(self) -> str:
-        """Have another coordinator settle it, and check what all members say then: CONSISTENT, VOID, or NONE if nothing was cut."""
+        """Have another coordinator settle it, and check what all members say then:
+
+        CONSISTENT, VOID, or NONE if nothing was cut.
+        """
         await self.settle()
         self.states = (
             await asyncio.to_thread(self.lane.cluster.cut_states, self.cut) if self.cut else {}
@@ -144,7 +153,7 @@ class Attempt:
             await client.settle(self.lane.group)
 
     def _check_status(self, outcome: str) -> None:
-        """What stands at this cut is shown with the outcome, on every controller."""
+        """Secondaries at this cut are shown with the outcome, on every controller."""
         for controller in self.lane.cluster.daemons:
             for volume in self.lane.cluster.ask(controller, "GET", "/v1/status")["volumes"]:
                 cut = (volume["secondary"] or {}).get("cut")
@@ -152,4 +161,7 @@ class Attempt:
                     assert cut["verdict"] == outcome, (controller, volume, self)
 
     def __str__(self) -> str:
-        return f"struck at {self.struck}, coordinator: {self.result or 'no answer'}, members: {self.states}"
+        return (
+            f"struck at {self.struck}, coordinator: {self.result or 'no answer'},"
+            f" members: {self.states}"
+        )

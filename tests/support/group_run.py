@@ -1,10 +1,14 @@
-"""Suspends of a group under dependent writers, as a program: what a host of its own runs that has the writers and the coordinator.
+"""Suspends of a group under dependent writers, as a program.
+
+What a host of its own runs that has the writers and the coordinator.
 
     python -m tests.support.group_run PLAN.json
 
-The plan: `members` ([controller, volume, NBD address, secondary]), `groups` (the groups file), `suspends`, `records` (between two of them),
-`naive` (so many more, controller after controller). Prints a line of JSON when a suspend begins, {"event": "suspending"}, and one when it is
-over and settled, {"event": "suspended", ...}; all are DUPLEX again then. Commands that fail are tried again: the network may be down.
+The plan: `members` ([controller, volume, NBD address, secondary]), `groups` (the groups file),
+`suspends`, `records` (between two of them), `naive` (so many more, controller after controller).
+Prints a line of JSON when a suspend begins, {"event": "suspending"}, and one when it is over and
+settled, {"event": "suspended", ...}; all are DUPLEX again then. Commands that fail are tried again:
+the network may be down.
 """
 
 from __future__ import annotations
@@ -68,7 +72,10 @@ async def until_done(command: Callable[[], Awaitable[T]]) -> T:
 
 
 async def cuts(client: Client) -> list[Any]:
-    """What all members say of the group's cuts. Raises DuplexdError if one of them does not answer."""
+    """What all members say of the group's cuts.
+
+    Raises DuplexdError if one of them does not answer.
+    """
     found = await client.cuts(GROUP)
     if found.unreachable:
         raise UnreachableError(str(found.unreachable))
@@ -137,7 +144,7 @@ async def main(plan: dict[str, Any]) -> None:
 
 
 def say(line: dict[str, Any]) -> None:
-    """To whoever started us."""
+    """To the process that started us."""
     print(json.dumps(line), flush=True)
 
 

@@ -1,6 +1,7 @@
 """Dependent writers over volumes of several controllers, and what a cut of them all is found to be.
 
-Writers whose connection is lost connect again and write the same record again: a killed daemon is no error to them, and their chains go on.
+Writers whose connection is lost connect again and write the same record again: a killed daemon is
+no error to them, and their chains go on.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ def lost_connection(error: OSError) -> bool:
 
 
 class GroupWriters:
-    """`placement.writers` writers that each go round all members. Use it as an async context manager."""
+    """`placement.writers` writers that each go round all members.
+
+    Use it as an async context manager.
+    """
 
     def __init__(
         self,
@@ -91,7 +95,10 @@ class GroupWriters:
         await self._until(lambda: self.workload.history.acknowledged >= wanted)
 
     async def go_round(self) -> None:
-        """Return when each writer has written to all of its slots since. Raises what a writer met."""
+        """Return when each writer has written to all of its slots since.
+
+        Raises what a writer met.
+        """
         history, now = self.workload.history, self.workload.history.tick()
         before = [history.issued_before(writer, now) for writer in range(history.writers)]
 

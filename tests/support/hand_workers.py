@@ -13,8 +13,8 @@ T = TypeVar("T")
 
 
 class HandWorkers:
-    """See `duplexd.runtime.threads.Workers`. Calls that were submitted and not finished are in `calls`,
-    oldest first.
+    """See `duplexd.runtime.threads.Workers`. Calls that were submitted and not finished are in
+    `calls`, oldest first.
     """
 
     def __init__(self) -> None:

@@ -23,8 +23,9 @@ LONG_BLOCKS = 640  # 2.5 MiB: several records, done in threads
 class Load:
     """Changes on several volumes, from several connections, each with several requests in flight.
 
-    A hot part of the volume is rewritten over and over; zeroes, trims, FUA and flushes are among it. Writers end when the connection is lost,
-    which a killed daemon is expected to do; any other error is raised by `stop`.
+    A hot part of the volume is rewritten over and over; zeroes, trims, FUA and flushes are among
+    it. Writers end when the connection is lost, which a killed daemon is expected to do; any other
+    error is raised by `stop`.
     """
 
     def __init__(
@@ -84,7 +85,9 @@ class Load:
         await asyncio.gather(*self._tasks)
 
     async def wrote(self, count: int) -> None:
-        """Return once on each volume that many more WRITEs were acknowledged. Raises what a writer met."""
+        """Return once on each volume that many more WRITEs were acknowledged. Raises what a writer
+        met.
+        """
         wanted = {name: model.written + count for name, model in self._models.items()}
         while any(model.written < wanted[name] for name, model in self._models.items()):
             for task in self._tasks:

@@ -1,10 +1,11 @@
-"""Hosts of their own for daemons and clients: network namespaces with delay and loss between them (`relay.py`). Needs iproute2 and util-linux.
+"""Hosts of their own for daemons and clients: network namespaces with delay and loss between them
+(`relay.py`). Needs iproute2 and util-linux.
 
     with Network(["client", "alpha"], delay_s=0.005, loss=0.02, seed=1) as network:
         subprocess.Popen([*network.inside("alpha"), "some-server", network.address("alpha")])
 
-Nothing is left of it after the `with`, nor when this process dies within it: what makes it up hangs on a pipe from here.
-Who is not root gets a user namespace around it.
+Nothing is left of it after the `with`, nor when this process dies within it: what makes it up hangs
+on a pipe from here. Who is not root gets a user namespace around it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 
 class Network:
-    """`delay_s` is what a frame takes from one host to any other, one way; `loss` the probability that it never arrives."""
+    """`delay_s` is what a frame takes from one host to any other, one way; `loss` the probability
+    that it never arrives.
+    """
 
     def __init__(
         self,
@@ -78,7 +81,9 @@ class Network:
         return relay.address(self._hosts.index(host))
 
     def inside(self, host: str) -> list[str]:
-        """What to put before a command so that it runs on this host, as a child of ours and with our files."""
+        """What to put before a command so that it runs on this host, as a child of ours and with
+        our files.
+        """
         user = [] if self._as_root else ["--user", "--preserve-credentials"]
         return ["nsenter", "--target", str(self._pids[host]), *user, "--net", "--"]
 

@@ -1,4 +1,6 @@
-"""Legs on block devices: loop devices, so this needs root. Writes, zeroes and trims, a cut, a resync, a kill."""
+"""Legs on block devices: loop devices, so this needs root. Writes, zeroes and trims, a cut, a
+resync, a kill.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`duplexctl canary` on real daemons: it grades every suspend, finds what is broken, and harms nobody's data."""
+"""`duplexctl canary` on real daemons: it grades every suspend, finds what is broken, and harms
+nobody's data.
+"""
 
 from __future__ import annotations
 
@@ -160,7 +162,9 @@ def wait_written(cluster: Cluster, name: str) -> None:
 
 
 def oldest_record(image: Path) -> int:
-    """Where the record of the first writer with the lowest number is: one that others have been built on."""
+    """Where the record of the first writer with the lowest number is: one that others have been
+    built on.
+    """
     data = image.read_bytes()
     found = [
         (parse(data[at : at + RECORD_BYTES]), at)
@@ -217,7 +221,9 @@ async def test_group_suspends_are_graded_in_status_events_and_metrics(
 def test_coordinator_that_opens_too_early_is_found_out_and_its_cut_is_void_for_ever(
     cluster: Cluster, groups: str
 ) -> None:
-    """Every controller is ready, and is told that all are: only the order of the commands was wrong."""
+    """Every controller is ready, and is told that all are: only the order of the commands was
+    wrong.
+    """
     with (
         CanaryProcess("--groups", groups, "db") as canary,
         ByHand(cluster, hold_s=HOLD_SECONDS) as hand,

@@ -1,4 +1,7 @@
-"""A certificate is there, durably, before the answer is printed: with a real daemon, and nobody who takes the answer."""
+"""A certificate is there, durably, before the answer is printed.
+
+With a real daemon, and nobody who takes the answer.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,8 @@ def test_nobody_takes_the_answer(
     start_daemon(files)
     groups, certificate = files.directory / "groups.toml", files.directory / "cut.json"
     groups.write_text(
-        f'[controllers.test]\nsocket = "{files.control_socket}"\n[groups.db]\nmembers = ["test:db"]\n'
+        f'[controllers.test]\nsocket = "{files.control_socket}"\n[groups.db]\nmembers'
+        ' = ["test:db"]\n'
     )
     where = ["--groups", str(groups)] if of_groups else ["--socket", str(files.control_socket)]
     command = [

@@ -1,6 +1,8 @@
-"""duplexd started without standard input, output and error: nothing that is printed gets into what it opens.
+"""duplexd started without standard input, output and error.
 
-Or with a log that takes nothing: it serves all the same.
+Nothing that is printed gets into what it opens.
+
+Or with a log that takes nothing: it serves nevertheless.
 """
 
 from __future__ import annotations

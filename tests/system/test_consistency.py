@@ -1,4 +1,6 @@
-"""Fifty group suspends under dependent writers are consistent, each; the naive split, checked in the same way, is not."""
+"""Fifty group suspends under dependent writers are consistent, each; the naive split, checked in
+the same way, is not.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -13,9 +13,16 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from duplexd.api.models.base import Problem
-from duplexd.api.models.cuts import Suspended
-from duplexd.api.models.lines import Event, Held, HoldEnded, ResyncDone, ResyncStarted, Verified
-from duplexd.api.models.status import Status
+from duplexd.api.models.cut_model import Suspended
+from duplexd.api.models.line_model import (
+    Event,
+    Held,
+    HoldEnded,
+    ResyncDone,
+    ResyncStarted,
+    Verified,
+)
+from duplexd.api.models.status_model import Status
 from tests.support.daemon import UnixConnection
 
 if TYPE_CHECKING:
@@ -138,7 +145,7 @@ def test_stopping_the_daemon_ends_a_hold_void(pair_daemon: Daemon) -> None:
     assert not pair_daemon.files.control_socket.exists()
 
 
-def test_events_tell_of_a_suspend_and_a_hold(pair_daemon: Daemon) -> None:
+def test_events_show_a_suspend_and_a_hold(pair_daemon: Daemon) -> None:
     connection = UnixConnection(pair_daemon.files.control_socket)
     connection.request("GET", "/v1/events")
     answer = connection.getresponse()
@@ -199,7 +206,7 @@ def test_random_bytes_do_not_stop_the_daemon(pair_daemon: Daemon) -> None:
     assert pair_daemon.request("GET", "/healthz")[0] == 200
 
 
-def test_commands_are_logged_with_who_gave_them(pair_daemon: Daemon) -> None:
+def test_commands_are_logged_with_their_sender(pair_daemon: Daemon) -> None:
     pair_daemon.request("POST", "/v1/suspend", {"targets": ["db"]})
     line = json.loads(pair_daemon.wait_log('"command": "suspend"'))
     assert {"uid", "gid", "pid"} <= set(line)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.api.models.cuts import Suspended
-from duplexd.api.models.lines import Event, ResyncDone, Verified
+from duplexd.api.models.cut_model import Suspended
+from duplexd.api.models.line_model import Event, ResyncDone, Verified
 from tests.support.daemon import ROOT, environment, run_duplexctl
 
 if TYPE_CHECKING:
@@ -46,7 +46,10 @@ def test_a_backup_from_end_to_end(pair_daemon: Daemon) -> None:
 
 
 def test_the_patents_sequence_quiesce_suspend_signal(pair_daemon: Daemon) -> None:
-    inner = f'{sys.executable} -c "from duplexd.duplexctl.cli import main; main()" --socket {pair_daemon.files.control_socket} '
+    inner = (
+        f'{sys.executable} -c "from duplexd.duplexctl.cli import main; main()" --socket'
+        f" {pair_daemon.files.control_socket} "
+    )
     inner += 'suspend db --lease "$DUPLEXD_LEASE"'
     done = run_duplexctl(
         pair_daemon.files, "quiesce", "db", "--hold", "10", "--", "sh", "-c", inner

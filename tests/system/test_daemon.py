@@ -126,7 +126,7 @@ def test_a_port_that_is_taken_is_named(daemon: Daemon, tmp_path: Path) -> None:
     assert str(port) in last
 
 
-# -------------------------------------------------------------------------------------------------------------- exit codes
+# --------------------------------------------------------------------------------------- exit codes
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_what_may_not_be_written_ends_it_with_4(
     )
 
 
-# --------------------------------------------------------------------------------------------------------- service manager
+# ---------------------------------------------------------------------------------- service manager
 
 
 def test_the_service_manager_hears_of_recovery_ready_watchdog_and_stop(
@@ -246,7 +246,7 @@ def test_a_reload_is_told_to_the_service_manager(
     assert manager.having("READY=1")[1] > manager.having("RELOADING=1")[0]
 
 
-# ---------------------------------------------------------------------------------------------------------------- journal
+# ------------------------------------------------------------------------------------------ journal
 
 
 def test_a_journal_is_inspected_once_the_daemon_is_stopped(daemon: Daemon) -> None:

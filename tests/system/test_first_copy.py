@@ -1,4 +1,6 @@
-"""A secondary that is new beside a primary with data: PENDING and unusable until it is equal, under load, sparse."""
+"""A secondary that is new beside a primary with data: PENDING and unusable until it is equal, under
+load, sparse.
+"""
 
 from __future__ import annotations
 

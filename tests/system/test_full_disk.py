@@ -1,4 +1,6 @@
-"""Disks that fill up, as small file systems of their own: under the secondary, the journal, the primary, the staging log. Needs root."""
+"""Disks that fill up, as small file systems of their own: under the secondary, the journal, the
+primary, the staging log. Needs root.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,9 @@ def start(
     small_disk: Callable[[str, int], SmallDisk],
     start_daemon: Callable[..., Daemon],
 ) -> Callable[..., Daemon]:
-    """A daemon on two pairs in a group. Depends on the disks, so that it has ended when they are unmounted."""
+    """A daemon on two pairs in a group. Depends on the disks, so that it has ended when they are
+    unmounted.
+    """
 
     def start(**fields: object) -> Daemon:
         return start_daemon(
@@ -111,7 +115,9 @@ def payload(number: int, length: int) -> bytes:
 
 
 async def write_in_turn(daemon: Daemon, count: int, length: int) -> list[tuple[str, int, bytes]]:
-    """Writes to both volumes in turn, one at a time, each to a place of its own. Returns them in order; an error is raised."""
+    """Writes to both volumes in turn, one at a time, each to a place of its own. Returns them in
+    order; an error is raised.
+    """
     history: list[tuple[str, int, bytes]] = []
     async with (
         await NbdConnection.open(daemon.files.uri("one")) as one,
@@ -201,7 +207,9 @@ def fill_up(ballast: Path) -> None:
 async def test_under_the_journal(
     start: Callable[..., Daemon], small_disk: Callable[[str, int], SmallDisk]
 ) -> None:
-    """With three segments where four are allowed the ring comes round all the same; without a byte left writes are refused, reads go on."""
+    """With three segments where four are allowed the ring comes round all the same; without a byte
+    left writes are refused, reads go on.
+    """
     disk = small_disk("state", 13 * MIB)
     daemon = start()
     newest: dict[int, int] = {}
@@ -280,7 +288,9 @@ async def test_under_the_primary(
 async def test_under_the_staging_log(
     start: Callable[..., Daemon], small_disk: Callable[[str, int], SmallDisk]
 ) -> None:
-    """A resync by map that has no room says so; the secondary stands at its cut, untouched, and can be had later."""
+    """A resync by map that has no room says so; the secondary stands at its cut, untouched, and can
+    be had later.
+    """
     disk = small_disk("state", 20 * MIB)
     daemon = start(journal_size="16MiB")
     await write_in_turn(daemon, 20, LENGTH)

@@ -1,4 +1,7 @@
-"""Sixteen pairs on three controllers, dependent writers over them all: a group suspend is one point. Other orders of the same commands are not."""
+"""Sixteen pairs on three controllers, dependent writers over them all.
+
+A group suspend is one point. Other orders of the same commands are not.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 async def test_two_hundred_group_suspends_under_dependent_writers_break_none(
     cluster: Cluster,
 ) -> None:
-    """Each names the sequence of each controller, is consistent on all of them, and holds the writes for a moment only."""
+    """Each is consistent on every controller, and holds the writes for a moment only."""
     groups = cluster.write_groups({"db": cluster.members}, HOLD_SECONDS_MAX)
     points, waits = set(), []
     async with (
@@ -70,7 +73,8 @@ async def test_two_hundred_group_suspends_under_dependent_writers_break_none(
         assert writers.lost_connections == 0
     waits.sort()
     print(
-        f"{SUSPENDS} suspends: writes waited {waits[len(waits) // 2] * 1e3:.1f} ms in the median, {waits[-1] * 1e3:.1f} ms at most"
+        f"{SUSPENDS} suspends: writes waited {waits[len(waits) // 2] * 1e3:.1f} ms in"
+        f" the median, {waits[-1] * 1e3:.1f} ms at most"
     )
     assert len(points) == SUSPENDS, "some cuts are of one point"
 
@@ -96,10 +100,11 @@ def wait_for(true: Callable[[], bool]) -> None:
 
 
 def under_way(writers: GroupWriters) -> list[str]:
-    """The controller from which each writer waits for a reply at this moment, "" if it waits for none."""
+    """The controller whose reply each writer waits for at this moment, or ""."""
     history = writers.workload.history
-    numbers = [history.issued_before(writer, END_OF_TIME) for writer in range(history.writers)]
-    done = [history.acknowledged_before(writer, END_OF_TIME) for writer in range(history.writers)]
+    every = range(history.writers)
+    numbers = [history.issued_before(writer, END_OF_TIME) for writer in every]
+    done = [history.acknowledged_before(writer, END_OF_TIME) for writer in every]
     return [
         writers.members[PLACEMENT.place(writer, number).volume].controller
         if number > done[writer]
@@ -109,7 +114,10 @@ def under_way(writers: GroupWriters) -> list[str]:
 
 
 async def broken_by(cluster: Cluster, suspend: Callable[[GroupWriters], None]) -> int:
-    """How many dependencies are broken in some suspends of this kind. Nothing else is found: each controller by itself is right."""
+    """How many dependencies are broken in some suspends of this kind.
+
+    Nothing else is found: each controller by itself is right.
+    """
     broken = 0
     async with GroupWriters(cluster, cluster.members, PLACEMENT, PAUSE_S) as writers:
         for _ in range(WRONG_SUSPENDS):
@@ -133,7 +141,10 @@ async def test_suspending_controller_after_controller_breaks_dependencies(cluste
 
 
 async def test_opening_one_before_the_last_is_closed_breaks_dependencies(cluster: Cluster) -> None:
-    """Each is cut while it is held, and ready in the end: only the order is wrong. All writers waited at the one, and some got on to the other."""
+    """Each is cut while it is held, and ready in the end.
+
+    Only the order is wrong. All writers waited at the one, and some got on to the other.
+    """
 
     def hasty(writers: GroupWriters) -> None:
         with ByHand(cluster) as hand:

@@ -1,10 +1,12 @@
 """What must hold when a coordinator or a member fails between any two messages of a group suspend.
 
-A wire between the coordinator and the control sockets (tests/support/wire.py) counts the messages, so that a failure falls exactly between two
-of them, in every phase; coordinator and daemons run as they are. After each failure:
+A wire between the coordinator and the control sockets (tests/support/wire.py) counts the messages,
+so that a failure falls exactly between two of them, in every phase; coordinator and daemons run as
+they are. After each failure:
 
 - every gate is open again, by itself: the writers, who go round all volumes, go on;
-- no controller has shown the cut consistent while another does not have it (tests/support/cut_watch.py looks all the time);
+- no controller has shown the cut consistent while another does not have it
+  (tests/support/cut_watch.py looks all the time);
 - another coordinator settles it, and then all members say the same;
 - if they say consistent, the secondaries are what the writers know them to have been at one moment.
 """
@@ -143,7 +145,10 @@ async def restart_all(cluster: Cluster) -> None:
 async def test_coordinator_fails_between_any_two_messages(
     cluster: Cluster, tmp_path: Path, fate: str, to_its_end: bool
 ) -> None:
-    """One that is cut off would try for long: it is killed once all gates are open, or, `to_its_end`, may say what it believes."""
+    """One that is cut off would try for long.
+
+    It is killed once all gates are open, or, `to_its_end`, may say what it believes.
+    """
     outcomes: Counter[str] = Counter()
     refused = 0
 
@@ -183,7 +188,8 @@ async def test_coordinator_fails_between_any_two_messages(
             await restart_all(cluster)
             await watch.looked_again()
     print(
-        f"{fate}: {len(messages)} points, {dict(outcomes)}, {refused} late commands refused; looked {watch.rounds} times"
+        f"{fate}: {len(messages)} points, {dict(outcomes)}, {refused} late commands"
+        f" refused; looked {watch.rounds} times"
     )
     assert not watch.sights.contradictions
     assert outcomes[votes.CONSISTENT], "none came late enough"
@@ -212,20 +218,23 @@ PHASES: dict[
         LOST,
         {votes.CONSISTENT, votes.VOID},
     ),
-    "before it is told": ("agree", REQUEST, STRUCK, {votes.CONSISTENT}),
-    "once it is told": ("agree", ANSWER, STRUCK, {votes.CONSISTENT}),
+    "before it has the outcome": ("agree", REQUEST, STRUCK, {votes.CONSISTENT}),
+    "once it has the outcome": ("agree", ANSWER, STRUCK, {votes.CONSISTENT}),
 }
 
 
 async def held_nowhere(cluster: Cluster, names: list[str]) -> None:
     """Return once these controllers hold nothing."""
     for name in names:
-        while (await asyncio.to_thread(cluster.ask, name, "GET", "/v1/status"))["leases"]:  # noqa: ASYNC110 - another process lets go
+        while (await asyncio.to_thread(cluster.ask, name, "GET", "/v1/status"))["leases"]:  # noqa: ASYNC110 - another process releases
             await asyncio.sleep(0.01)
 
 
 async def test_member_is_killed_in_each_phase(tmp_path: Path) -> None:
-    """Sixteen pairs. The coordinator goes on with those that are left; the killed one comes back and is settled with."""
+    """Sixteen pairs.
+
+    The coordinator goes on with those that are left; the killed one comes back and is settled with.
+    """
     with Cluster(tmp_path, spread(ALL_PAIRS.volumes)) as cluster:
         async with GroupWriters(cluster, cluster.members, ALL_PAIRS, PAUSE_S) as writers:
             lane = Lane(cluster, writers, tmp_path / "lane", ["here"], HOLD_MAX_S)
@@ -280,7 +289,7 @@ async def test_late_commands_are_refused_and_the_group_is_void(cluster: Cluster)
         for name in THREE:
             await asyncio.to_thread(hand.renew, name, SHORT_S)
         for name in THREE:
-            while not await asyncio.to_thread(hand.gone, name):  # noqa: ASYNC110 - another process lets go
+            while not await asyncio.to_thread(hand.gone, name):  # noqa: ASYNC110 - another process releases
                 await asyncio.sleep(0.01)
         assert [hand.refused(name, "open") for name in ("alpha", "beta")] == [410, 410]
         assert hand.refused("gamma", "cut") == 410

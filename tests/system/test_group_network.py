@@ -1,7 +1,9 @@
-"""Three controllers and a client, each in a network namespace of its own, with delay and loss between them, and worse.
+"""Three controllers and a client, each in a network namespace of its own, with delay and loss
+between them, and worse.
 
-The client's host has the writers (NBD over TCP) and the coordinator (HTTP over TLS). Every frame takes 5 ms from one host to another, so that a
-round trip is 10 ms, and one in fifty is lost. The control sockets, which are files, let the test look at each daemon past the network.
+The client's host has the writers (NBD over TCP) and the coordinator (HTTP over TLS). Every frame
+takes 5 ms from one host to another, so that a round trip is 10 ms, and one in fifty is lost. The
+control sockets, which are files, let the test look at each daemon past the network.
 """
 
 from __future__ import annotations
@@ -149,7 +151,8 @@ def test_suspends_over_a_slow_and_lossy_network_break_none(
                 outcomes.append(check(cluster, report))
     frames = network.frames()
     print(
-        f"{suspends} suspends, {outcomes.count('consistent')} consistent; {broken} broken by {naive} naive ones; {frames}"
+        f"{suspends} suspends, {outcomes.count('consistent')} consistent; {broken}"
+        f" broken by {naive} naive ones; {frames}"
     )
     assert len(outcomes) == suspends
     assert outcomes.count("consistent") > suspends // 2
@@ -159,7 +162,10 @@ def test_suspends_over_a_slow_and_lossy_network_break_none(
 
 
 def wait_held(cluster: Cluster, held: bool, names: list[str]) -> bool:
-    """True once one of these holds something, or none does. False if the former has not come for a while; the latter must."""
+    """True once one of these holds something, or none does.
+
+    False if the former has not come for a while; the latter must.
+    """
     deadline = time.monotonic() + (5.0 if held else PATIENCE_SECONDS)
     while any(cluster.ask(name, "GET", "/v1/status")["leases"] for name in names) != held:
         if time.monotonic() > deadline:
@@ -178,7 +184,10 @@ class Trouble:
         self._random = random.Random(seed)
 
     def strike(self, fate: str) -> bool:
-        """A host is cut off and joined again, or a member is killed and started again. Whether gates were closed then."""
+        """A host is cut off and joined again, or a member is killed and started again.
+
+        Whether gates were closed then.
+        """
         if not wait_held(self._cluster, True, list(THREE)):
             return False
         time.sleep(self._random.uniform(0, 0.06))
@@ -207,7 +216,7 @@ class Trouble:
 def test_hosts_cut_off_and_members_killed_during_suspends(
     network: Network, cluster: Cluster, times: int
 ) -> None:
-    """Every gate opens in time, and afterwards all members say the same of the cut, which is right."""
+    """Every gate opens in time; afterwards all members say the same, and what is right."""
     fates = ["client cut off", "member cut off", "member killed"] * 2 * times
     trouble = Trouble(network, cluster, times)
     struck = False

@@ -37,7 +37,8 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield started
 
 
-# The page's holds are as short as holds should be; a machine that tests run on may sleep for longer.
+# The page's holds are as short as holds should be; a machine that tests run on may sleep for
+# longer.
 PATIENT = {
     "hold_max=2.0": "hold_max=9.0",
     "hold.renew(1.0)": "hold.renew(9.0)",

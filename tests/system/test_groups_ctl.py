@@ -193,7 +193,7 @@ def test_a_command_runs_while_all_is_held(ctl: Ctl) -> None:
 
 
 def test_a_hold_that_ends_before_its_command_is_9(ctl: Ctl) -> None:
-    """Three seconds, so that all gates are closed before it is over; the command ends once it was told of."""
+    """Three seconds, so that all gates are closed before; CMD ends once the loss was said."""
     with ctl.start("quiesce", "db", "--hold", "3", "--", "sh", "-c", "read line") as owner:
         assert owner.stderr is not None
         said = owner.stderr.readline()
@@ -204,7 +204,7 @@ def test_a_hold_that_ends_before_its_command_is_9(ctl: Ctl) -> None:
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["of the group", "on one member"])
-def test_a_hold_that_somebody_else_releases_before_its_command_is_9_and_told_at_once(
+def test_a_hold_that_somebody_else_releases_before_its_command_is_9_and_reported_at_once(
     ctl: Ctl, whole: bool
 ) -> None:
     with ctl.start(
@@ -317,7 +317,7 @@ def test_a_controller_that_hangs_does_not_hide_the_others(ctl: Ctl) -> None:
     assert status["groups"][0]["state"] == "UNKNOWN"
 
 
-def test_a_member_stopped_in_mid_suspend_is_void_or_undecided_and_told_later(ctl: Ctl) -> None:
+def test_a_member_stopped_in_mid_suspend_is_void_or_undecided_and_reported_later(ctl: Ctl) -> None:
     beta = ctl.cluster["beta"]
     os.kill(beta.pid, signal.SIGSTOP)
     try:
@@ -382,7 +382,8 @@ def test_sockets_that_lead_to_one_controller_or_to_another(ctl: Ctl, tmp_path: P
     assert "calls itself 'beta'" in ctl("suspend", "db", code=6)
     assert "calls itself 'beta'" in ctl("suspend", "alpha:here", "gamma:here", code=6)
     ctl.groups.write_text(
-        f'[controllers.a]\nsocket = "{sockets["alpha"]}"\n[controllers.b]\nsocket = "{sockets["alpha"].parent}/./ctl.sock"\n'
+        f'[controllers.a]\nsocket = "{sockets["alpha"]}"\n[controllers.b]\nsocket ='
+        f' "{sockets["alpha"].parent}/./ctl.sock"\n'
     )
     link = tmp_path / "link.sock"
     link.symlink_to(sockets["alpha"])
@@ -395,7 +396,7 @@ def test_sockets_that_lead_to_one_controller_or_to_another(ctl: Ctl, tmp_path: P
 def test_a_socket_on_the_command_line_means_that_daemon(ctl: Ctl) -> None:
     socket = str(ctl.cluster.sockets()["alpha"])
     assert json.loads(ctl("--socket", socket, "status", "--json"))["controller"]["name"] == "alpha"
-    assert ctl("--socket", socket, "suspend", "here").startswith("suspended a00 a03: consistent")
+    assert ctl("--socket", socket, "suspend", "here").startswith("suspended here: consistent")
     assert "  consistent  " in ctl("--socket", socket, "cuts")
     assert "name a group of the groups file" in ctl("--socket", socket, "settle", "here", code=2)
 

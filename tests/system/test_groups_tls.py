@@ -76,9 +76,9 @@ async def test_who_may_only_observe_sees_and_suspends_nothing(make_groups: MakeG
         assert [
             volume["state"] for each in status.controllers.values() for volume in each["volumes"]
         ] == ["DUPLEX", "DUPLEX"]
-        async with asyncio.timeout(
-            PATIENCE_SECONDS
-        ):  # a request that was on its way may have been answered after the release: its connection is gone
+        # a request that was on its way may have been answered after the release: its connection
+        # is gone
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while any(each["leases"] for each in (await client.status("db")).controllers.values()):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 

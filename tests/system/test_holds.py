@@ -1,4 +1,6 @@
-"""Holds on a real daemon: how they end, what waits meanwhile and what does not, and who gets the blame."""
+"""Holds on a real daemon: how they end, what waits meanwhile and what does not, and who gets the
+blame.
+"""
 
 from __future__ import annotations
 
@@ -244,7 +246,9 @@ async def test_overlapping_changes_keep_their_order_of_arrival_over_connections(
 
 
 async def test_the_sequence_of_the_patent_with_one_lease(pair_of_volumes: Daemon) -> None:
-    """Quiesce one, quiesce the other, suspend both, signal: both are under one lease when they are suspended."""
+    """Quiesce one, quiesce the other, suspend both, signal: both are under one lease when they are
+    suspended.
+    """
     files = pair_of_volumes.files
     async with connect(pair_of_volumes, "one") as one, connect(pair_of_volumes, "two") as two:
         await one.write(0, block(1))
@@ -275,7 +279,9 @@ async def test_the_sequence_of_the_patent_with_one_lease(pair_of_volumes: Daemon
 
 
 async def test_two_leases_one_after_the_other(pair_of_volumes: Daemon) -> None:
-    """A suspend takes one lease. It refuses volumes that this lease does not hold, and cuts those it holds while another lease goes on."""
+    """A suspend takes one lease. It refuses volumes that this lease does not hold, and cuts those
+    it holds while another lease goes on.
+    """
     first, second = await hold(pair_of_volumes, ["one"]), await hold(pair_of_volumes, ["two"])
     with contextlib.closing(first), contextlib.closing(second):
         both = await asyncio.to_thread(

@@ -1,6 +1,8 @@
-"""kill -9 at random moments, under load, in every state: nothing acknowledged is lost, secondaries stay prefixes, copies go on.
+"""kill -9 at random moments, under load, in every state: nothing acknowledged is lost, secondaries
+stay prefixes, copies go on.
 
-A failure prints the seed of its scenario; `DUPLEXD_TEST_SEED=N` runs it again, as far as the machine lets the same moments return.
+A failure prints the seed of its scenario; `DUPLEXD_TEST_SEED=N` runs it again, as far as the
+machine lets the same moments return.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ TESTS_HERE = 6
 KILLS: dict[str, int] = {}
 RECOVERIES_S: list[float] = []
 TIMES = pytest.mark.parametrize("times", [1, pytest.param(8, marks=pytest.mark.long)])
-SCATTERED = 800  # blocks of each volume: cheaper to copy by journal than by map, and enough of them to be killed meanwhile
+# Blocks of each volume: cheaper to copy by journal than by map, and enough of them to be killed
+# meanwhile
+SCATTERED = 800
 IN_RESYNC_MIN = 3
 TRIES_MAX = 200
 pytestmark = pytest.mark.timeout(1800)  # a busy machine is slow, and the long sweep is long
@@ -56,7 +60,9 @@ pytestmark = pytest.mark.timeout(1800)  # a busy machine is slow, and the long s
 
 @pytest.fixture(scope="module", autouse=True)
 def _count(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Says what was done; all tests of this file together kill at least a hundred times, in whatever order they run."""
+    """Says what was done; all tests of this file together kill at least a hundred times, in
+    whatever order they run.
+    """
     yield
     total, times = sum(KILLS.values()), sorted(RECOVERIES_S)
     if times:
@@ -97,7 +103,9 @@ class Victim:
         await load.lost()
 
     async def restart(self) -> None:
-        """Start again, sometimes only after a kill during start and recovery; then read everything and check it."""
+        """Start again, sometimes only after a kill during start and recovery; then read everything
+        and check it.
+        """
         if self.random.random() < 0.15:
             self.daemon.start(ready=False)
             await asyncio.sleep(self.random.uniform(0.3, 0.8))
@@ -167,7 +175,9 @@ def _markers(files: DaemonFiles) -> list[dict[str, Any]]:
 
 
 def _resync_reached(files: DaemonFiles) -> str:
-    """How far the last resync came: resync, commit, settled or equal; "" if the journal came round since."""
+    """How far the last resync came: resync, commit, settled or equal; "" if the journal came round
+    since.
+    """
     stages = [
         str(marker["m"])
         for marker in _markers(files)
@@ -305,7 +315,9 @@ async def write_more_than_the_journal_holds(victim: Victim) -> None:
 
 @TIMES
 async def test_resync_by_map_killed(victim: Victim, times: int) -> None:
-    """Every second time the copy has a limit that keeps it from its end until the kill; until enough of the kills fell into it."""
+    """Every second time the copy has a limit that keeps it from its end until the kill; until
+    enough of the kills fell into it.
+    """
     reached: list[str] = []
     while len(reached) < 14 * times or reached.count("resync") < IN_RESYNC_MIN:
         assert len(reached) < TRIES_MAX, "too few kills fell before the commit"

@@ -1,4 +1,6 @@
-"""A secondary's image that is moved away while the daemon runs: noticed before a backup relies on it, and mended as docs/operations.md says."""
+"""A secondary's image that is moved away while the daemon runs: noticed before a backup relies on
+it, and mended as docs/operations.md says.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,7 @@ def test_an_image_that_was_replaced_is_noticed_and_mended(
     assert "'When something fails'" in compared.stderr
     suspended = run_duplexctl(files, "suspend", "db")
     assert suspended.returncode == 9, suspended
-    assert "suspended data wal: void" in suspended.stdout
+    assert "suspended db: void" in suspended.stdout
     assert f"({image}: this is not the image that the daemon has open" in suspended.stderr
     _write(files, "wal", 2)
     refused = run_duplexctl(files, "resync", "db", "--wait")

@@ -1,4 +1,4 @@
-"""A real daemon over TLS: what the roles may do, how a hold ends with its peer, and the commands of docs/remote-control.md."""
+"""A real daemon over TLS: the roles, holds that end with their peer, docs/remote-control.md."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from duplexd.limits import CONTROL_PEER_SILENT_SECONDS_MAX
+from duplexd.limits import ApiLimits
 from tests.support.certificates import HOST, Certificates, ask, open_answer
 from tests.support.daemon import PATIENCE_SECONDS, ROOT, Daemon, environment, free_port, run_duplexd
 from tests.support.netns import Network
@@ -181,7 +181,7 @@ def test_a_machine_that_is_cut_off_keeps_neither_hold_nor_connection(
                 eventually(lambda: daemon.request("GET", "/v1/status")[1]["leases"] == [])
                 eventually(
                     lambda: established(daemon.pid, port) == 0,
-                    CONTROL_PEER_SILENT_SECONDS_MAX + PATIENCE_SECONDS,
+                    ApiLimits().peer_silent_seconds_max + PATIENCE_SECONDS,
                 )
                 holder.kill()
             assert daemon.stop() == 0
@@ -232,8 +232,8 @@ def test_a_port_in_use_keeps_the_daemon_from_starting(
         ended = run_duplexd("run", "--config", str(files.config))
     assert ended.returncode == 6
     assert (
-        f"duplexd: {files.config}: control.tls.listen[0]: cannot listen on tcp:{HOST}:{port}: Address already in use"
-        in ended.stderr
+        f"duplexd: {files.config}: control.tls.listen[0]: "
+        f"cannot listen on tcp:{HOST}:{port}: Address already in use" in ended.stderr
     )
 
 
@@ -248,12 +248,12 @@ def test_check_finds_a_key_that_everyone_can_read(
     found = run_duplexd("check", "--config", str(files.config))
     assert found.returncode == 6
     assert (
-        f"{files.config}: control.tls.key: '{certificates.key}' is a private key that every local user can read"
-        in found.stderr
+        f"{files.config}: control.tls.key: '{certificates.key}' "
+        "is a private key that every local user can read" in found.stderr
     )
 
 
-# ------------------------------------------------------------------------------------------------------------- the page
+# --------------------------------------------------------------------------------------- the page
 
 
 def blocks(kind: str) -> list[str]:
@@ -261,7 +261,7 @@ def blocks(kind: str) -> list[str]:
 
 
 def shell(text: str, directory: Path) -> str:
-    """What a block of the page prints, run as it stands there."""
+    """What a block of the page prints, run as it is."""
     env = {**environment(), "CURL_HOME": str(directory)}
     done = subprocess.run(
         ["bash", "-euc", text],

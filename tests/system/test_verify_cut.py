@@ -1,4 +1,6 @@
-"""Certificates of real daemons, under load, on one and on three controllers; and each way in which they can be broken afterwards."""
+"""Certificates of real daemons, under load, on one and on three controllers; and each way in which
+they can be broken afterwards.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`verify-cut` beside a daemon that writes, checkpoints, recycles, resyncs, is killed and starts again: right, or "could not check" and why."""
+"""`verify-cut` beside a daemon that writes, checkpoints, recycles, resyncs, is killed and starts
+again: right, or "could not check" and why.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ main()
 
 
 class Certified(NamedTuple):
-    """A certificate, a copy of its secondary with one byte changed that was written right before the cut, and whether the cut is void."""
+    """A certificate, a copy of its secondary with one byte changed that was written right before
+    the cut, and whether the cut is void.
+    """
 
     path: str
     spoilt: str
@@ -116,7 +120,9 @@ def die_in_recovery(files: DaemonFiles, number: int) -> None:
 
 
 async def written_and_cut_since_the_checkpoint(daemon: Daemon, path: Path) -> None:
-    """One block with six changes, a cut, and no daemon; and its checkpoint is older than all of them."""
+    """One block with six changes, a cut, and no daemon; and its checkpoint is older than all of
+    them.
+    """
     while True:
         async with await NbdConnection.open(daemon.files.uri("data")) as nbd:
             for byte in range(1, 7):
@@ -135,7 +141,9 @@ async def written_and_cut_since_the_checkpoint(daemon: Daemon, path: Path) -> No
 
 
 class Checking:
-    """A thread that checks all certificates again and again. `laps` counts how often it has been through them."""
+    """A thread that checks all certificates again and again. `laps` counts how often it has been
+    through them.
+    """
 
     def __init__(self) -> None:
         self.certified: list[Certified] = []

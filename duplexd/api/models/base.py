@@ -1,4 +1,7 @@
-"""What all requests and answers are built on, and the problem that any of them may end with."""
+"""What all requests and answers are built on, and the problem that any of them may end with.
+
+`extra` is the whole policy of compatibility: requests forbid unknown fields, answers allow them.
+"""
 
 from __future__ import annotations
 
@@ -29,5 +32,5 @@ class Problem(Answer):
     type: str
     title: str
     status: int
-    detail: str = Field(description="one line that says what to do")
+    detail: str = Field(description="one line: what is wrong, and what to do")
     exit_code: int = Field(description="what duplexctl exits with")

@@ -15,8 +15,8 @@
     ensure_room(recovered, writer, file, limits)
     interrupted = await timeline.at_rest(lambda: reconcile(recovered, config, boot_id, ...))
 
-Nothing here writes to a part of the controller: until `ensure_room` and `reconcile`, which are given the
-parts that they write with, there is none. The order of the whole, and why:
+Nothing here writes to a part of the controller: until `ensure_room` and `reconcile`, which are
+given the parts that they write with, there is none. The order of the whole, and why:
 
     read, open, replay   nothing is written but the images, with what the journal says already
     ensure_room          the markers of the start need room, and nothing frees any before they are

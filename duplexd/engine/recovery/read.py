@@ -1,7 +1,7 @@
 """Reading the journal: the checkpoint, the markers after it, and how the journal ends.
 
-Changes are not applied here; but which volumes have some, which grains and regions they touch, is noted
-on the way, for the ledger needs it whether they are applied again or not.
+Changes are not applied here; but which volumes have some, which grains and regions they touch, is
+noted on the way, for the ledger needs it whether they are applied again or not.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _SEGMENTS_MIN = 4
 
 
 class ReadJournal(NamedTuple):
-    """What the journal says. `saved`: the checkpoint. `unapplied`: numbers of volumes with changes after
-    it. `same_boot`: the machine has been up since, so nothing that was written is missing.
+    """What the journal says. `saved`: the checkpoint. `unapplied`: numbers of volumes with changes
+    after it. `same_boot`: the machine has been up since, so nothing that was written is missing.
     """
 
     ring: Ring
@@ -51,8 +51,8 @@ def read_journal(
     limits: EngineLimits,
     progress: Callable[[str], None],
 ) -> ReadJournal:
-    """Open the journal, or make a new one. `boot_id` is "" where a machine can't tell its boots apart.
-    Blocking. Raises DamageError, OSError, with nothing open.
+    """Open the journal, or make a new one. `boot_id` is "" where a machine can't tell its boots
+    apart. Blocking. Raises DamageError, OSError, with nothing open.
     """
     directory = f"{settings.state_dir}/journal"
     disk.make_directory(directory)

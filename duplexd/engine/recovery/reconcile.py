@@ -1,9 +1,9 @@
 """What the journal has to be told after a restart, in one step at rest.
 
-The order matters: volumes that are known are introduced before their failures suspend them; failures
-come before the power cut's copies, for a secondary that failed is copied as a whole anyway; and OPEN,
-which makes this boot the one to compare with, is last, so that a start that dies before it is made as
-if it had never begun.
+The order matters: volumes that are known are introduced before their failures suspend them;
+failures come before the power cut's copies, for a secondary that failed is copied as a whole
+anyway; and OPEN, which makes this boot the one to compare with, is last, so that a start that dies
+before it is made as if it had never begun.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def reconcile(
     failures: Failures,
     participant: Participant[Hold],
 ) -> list[Pair]:
-    """Write the markers; fill `volumes`. Returns the pairs whose resync was interrupted: to be begun
-    again. Raises OSError if the journal refuses.
+    """Write the markers; fill `volumes`. Returns the pairs whose resync was interrupted: to be
+    begun again. Raises OSError if the journal refuses.
     """
     ledger = timeline.ledger
     stopped_in_order = ledger.closed
@@ -94,8 +94,8 @@ def _abandon_uncommitted(timeline: Timeline, volumes: Volumes) -> list[Pair]:
 
 
 def _copy_dirty_regions(timeline: Timeline, volumes: Volumes) -> None:
-    """After a power cut the legs may differ where regions were open: compare those. A suspended pair
-    may have changed there unseen.
+    """After a power cut the legs may differ where regions were open: compare those. A suspended
+    pair may have changed there unseen.
     """
     copies: dict[int, ChangeMap] = {}
     missed: dict[int, ChangeMap] = {}

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class Recovered(NamedTuple):
-    """`pairs`: volumes that the journal knows, by name, with what was found of their images; `fresh`:
-    images of volumes that it does not know yet. `failures`: secondaries that could not be brought to
-    where they should be.
+    """`pairs`: volumes that the journal knows, by name, with what was found of their images;
+    `fresh`: images of volumes that it does not know yet. `failures`: secondaries that could not be
+    brought to where they should be.
     """
 
     journal: ReadJournal

@@ -1,8 +1,9 @@
 """Replay: the records after the checkpoint applied to both legs, again if need be.
 
-Applying a record twice is harmless, applying one too many to a secondary is not: each gets its records
-up to its cut, or to the tail. A secondary that fails here costs its pair its redundancy and nobody
-else; a primary that fails stops the start, for its volume has no other image that is current.
+Applying a record twice is harmless, applying one too many to a secondary is not: each gets its
+records up to its cut, or to the tail. A secondary that fails here costs its pair its redundancy and
+nobody else; a primary that fails stops the start, for its volume has no other image that is
+current.
 """
 
 from __future__ import annotations
@@ -134,8 +135,8 @@ class Replay:
             self._follow(todo, min(pair.applied for pair in todo), tail)
 
     def _bring_to_abandoned_cuts(self) -> None:
-        """A resync that was not committed leaves its secondaries at their cuts; one that trailed when
-        it began has to be brought there.
+        """A resync that was not committed leaves its secondaries at their cuts; one that trailed
+        when it began has to be brought there.
         """
         for pair in self._mirrored:
             uncommitted = pair.record.staging == UNCOMMITTED
@@ -155,8 +156,8 @@ class Replay:
             self._progress(f"secondaries: {follower.position} of {until}")
 
     def _sync_replayed(self) -> None:
-        """What the journal is told next may say that a secondary needs no older records any more, and
-        that has to be true after another power cut, too.
+        """What the journal is told next may say that a secondary needs no older records any more,
+        and that has to be true after another power cut, too.
         """
         failed = self._failed()
         for pair in self._mirrored:

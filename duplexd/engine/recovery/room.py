@@ -1,7 +1,8 @@
 """Room in the journal for what recovery has to say there.
 
-A journal that was full when the daemon was killed has none, and nothing frees any before the markers of
-the start are written. If all of it is still wanted, a checkpoint of the replayed state ends that.
+A journal that was full when the daemon was killed has none, and nothing frees any before the
+markers of the start are written. If all of it is still wanted, a checkpoint of the replayed state
+ends that.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 def ensure_room(
     recovered: Recovered, writer: Writer, file: CheckpointFile, limits: EngineLimits
 ) -> None:
-    """Make room. Blocking. Raises OSError if the disk is full, DamageError if the journal is too small."""
+    """Make room. Blocking. Raises OSError if the disk is full, DamageError if the journal is too
+    small.
+    """
     _Room(recovered, writer, file, limits).ensure()
 
 

@@ -1,4 +1,4 @@
-"""A live control socket for each test that asks for one."""
+"""A live control socket for each test that asks for one: `plane` as it is, `serve` with limits."""
 
 from __future__ import annotations
 
@@ -6,15 +6,29 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from duplexd.limits import ApiLimits
 from tests.support.control_plane import ControlPlane
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
 @pytest.fixture
-def plane(tmp_path: Path) -> Iterator[ControlPlane]:
-    control = ControlPlane(tmp_path / "c.sock")
-    yield control
-    control.stop()
+def serve(tmp_path: Path) -> Iterator[Callable[..., ControlPlane]]:
+    """Starts a control plane; keywords are fields of ApiLimits."""
+    started: list[ControlPlane] = []
+
+    def start(**limits: float) -> ControlPlane:
+        path = tmp_path / f"c{len(started)}.sock"
+        started.append(ControlPlane(path, limits=ApiLimits(**limits)))  # type: ignore[arg-type]
+        return started[-1]
+
+    yield start
+    for plane in started:
+        plane.stop()
+
+
+@pytest.fixture
+def plane(serve: Callable[..., ControlPlane]) -> ControlPlane:
+    return serve()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from duplexd.api.access import NAMELESS, Access, Peer, Role, check
-from duplexd.api.routes import ROUTES, RouteEntry
+from duplexd.api.routes import ROUTES
 from duplexd.api.server import Admission
 from duplexd.config.daemon_file import TlsConfig
 from duplexd.errors import ForbiddenError
@@ -21,6 +21,8 @@ from tests.support.daemon import free_port
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from duplexd.api.routing import RouteEntry
 
     Ask = Callable[[str, str], tuple[int, Any]]
 
@@ -76,10 +78,8 @@ def test_each_role_may_do_what_it_is_for_and_no_more(
         remedy = (
             f"add the name to control.tls.{needed} in the daemon's configuration, and reload it"
         )
-        assert (
-            answer["detail"]
-            == f"client certificate {NAMES[role]!r} has {has}, this needs the role {needed}: {remedy}"
-        )
+        who = f"client certificate {NAMES[role]!r}"
+        assert answer["detail"] == f"{who} has {has}, this needs the role {needed}: {remedy}"
 
 
 @pytest.mark.parametrize(("role", "status"), [("none", 403), ("observe", 200)])
@@ -94,7 +94,7 @@ def test_a_route_that_changes_anything_needs_operate(route: RouteEntry) -> None:
     assert route.role is Role.OPERATE or route.method == "GET"
 
 
-# ------------------------------------------------------------------------------------------------------ the Unix socket
+# -------------------------------------------------------------------------------- the Unix socket
 
 
 @pytest.mark.parametrize("uid", [0, 1000])
@@ -150,7 +150,7 @@ def test_the_kernel_says_who_asks_on_the_unix_socket(
     plane.stop()
 
 
-def test_a_member_of_the_group_is_told_who_may() -> None:
+def test_a_refusal_names_the_roles_and_the_remedy() -> None:
     with pytest.raises(ForbiddenError) as caught:
         check(Access(0, "observe").local(STRANGER, 7, 1), Role.OPERATE)
     remedy = (
@@ -162,12 +162,12 @@ def test_a_member_of_the_group_is_told_who_may() -> None:
     )
 
 
-def test_a_connection_of_nobody_may_nothing() -> None:
+def test_a_connection_without_a_peer_has_no_role() -> None:
     with pytest.raises(ForbiddenError):
         check(Peer(), Role.OBSERVE)
 
 
-# ------------------------------------------------------------------------------------------------------------ the names
+# -------------------------------------------------------------------------------------- the names
 
 
 def tls(**names: list[str]) -> TlsConfig:

@@ -1,40 +1,285 @@
-"""What goes out on a connection of the control socket, and when."""
+"""One connection on a transport that only notes what is written: what goes out, and when."""
 
 from __future__ import annotations
 
-import h11
+import asyncio
+import json
+from typing import TYPE_CHECKING
 
-from duplexd.api.connection import AnswersInOnePiece
+import pytest
+from structlog.testing import capture_logs
 
+from duplexd.api.access import Access
+from duplexd.api.connections import Connections
+from duplexd.api.responses import Lines, Slow
+from duplexd.api.wire import Answer
+from duplexd.errors import NotFoundError
+from duplexd.limits import ApiLimits
 
-def asked(method: str = "GET") -> AnswersInOnePiece:
-    client, server = h11.Connection(h11.CLIENT), AnswersInOnePiece(h11.SERVER)
-    server.receive_data(
-        client.send(h11.Request(method=method, target="/", headers=[("Host", "x")]))
-        + client.send(h11.EndOfMessage())
-    )
-    assert type(server.next_event()) is h11.Request
-    return server
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
 
-
-def test_the_head_of_an_answer_waits_for_the_first_bytes_of_its_body() -> None:
-    server = asked()
-    assert server.send(h11.Response(status_code=200, headers=[("content-length", "4")])) == b""
-    first = server.send(h11.Data(data=b"ab"))
-    assert first.startswith(b"HTTP/1.1 200")
-    assert first.endswith(b"\r\n\r\nab")
-    assert server.send(h11.Data(data=b"cd")) == b"cd"
-
-
-def test_an_answer_without_a_body_goes_out_at_its_end() -> None:
-    server = asked("HEAD")
-    assert server.send(h11.Response(status_code=200, headers=[("content-length", "0")])) == b""
-    assert server.send(h11.EndOfMessage()).startswith(b"HTTP/1.1 200")
+    from duplexd.api.http_connection import Connection
+    from duplexd.api.http_request import Link
+    from duplexd.api.routing import AnyAnswer
+    from duplexd.api.wire import Request
+    from duplexd.json_object import Json
 
 
-def test_what_comes_before_the_answer_does_not_wait() -> None:
-    assert (
-        asked()
-        .send(h11.InformationalResponse(status_code=100, headers=[]))
-        .startswith(b"HTTP/1.1 100")
-    )
+class Transport(asyncio.Transport):
+    """Notes what is written, in `written`, and whether it was closed or aborted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+        self.closed = self.aborted = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self.is_closing()
+        self.written.append(bytes(data))
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def is_closing(self) -> bool:
+        return self.closed or self.aborted
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+class Endpoints:
+    """An application: `/whole`, `/lines`, `/slow`, and what fails. `ended` notes what was ended."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+        self.ended: list[str] = []
+
+    async def __call__(self, _link: Link, request: Request) -> AnyAnswer:
+        path = request.path
+        if path == "/wait":
+            await self.go_on.wait()
+            self.ended.append("wait")
+        if path.startswith("/lines"):
+            return Lines(self._lines(path))
+        if path == "/slow":
+            return Slow(self._slow())
+        return Answer(200, "text/plain", path.encode())
+
+    async def _lines(self, path: str) -> AsyncGenerator[Json, None]:
+        try:
+            if path.endswith("/refused"):
+                raise NotFoundError("nothing there")
+            yield {"n": 1}
+            if path.endswith("/failed"):
+                raise NotFoundError("gone")
+            if path.endswith("/bug"):
+                raise RuntimeError("planted")
+            await self.go_on.wait()
+            yield {"n": 2}
+        finally:
+            self.ended.append("lines")
+
+    async def _slow(self) -> Json:
+        try:
+            await self.go_on.wait()
+        finally:
+            self.ended.append("slow")
+        return {"done": True}
+
+
+class Wire:
+    """A connection and its transport."""
+
+    def __init__(self) -> None:
+        self.endpoints = Endpoints()
+        self.shared = Connections(self.endpoints, Access(0), ApiLimits())
+        self.transport = Transport()
+        self.connection: Connection = self.shared.make()
+        self.connection.connection_made(self.transport)
+
+    async def send(self, *paths: str, method: str = "GET", version: str = "1.1") -> list[bytes]:
+        """Requests in one piece; what was written when all has come to rest."""
+        text = "".join(f"{method} {path} HTTP/{version}\r\nHost: x\r\n\r\n" for path in paths)
+        return await self.send_bytes(text.encode())
+
+    async def send_bytes(self, data: bytes) -> list[bytes]:
+        self.connection.data_received(data)
+        return await self.rest()
+
+    async def rest(self) -> list[bytes]:
+        for _ in range(10):
+            await asyncio.sleep(0)
+        written = self.transport.written
+        self.transport.written = []
+        return written
+
+    def lose(self) -> None:
+        self.transport.abort()
+        self.connection.connection_lost(None)
+
+
+@pytest.fixture
+async def wire() -> Wire:
+    return Wire()
+
+
+def body(written: bytes) -> bytes:
+    return written.partition(b"\r\n\r\n")[2]
+
+
+async def test_an_answer_is_one_write(wire: Wire) -> None:
+    (written,) = await wire.send("/whole")
+    assert written.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert body(written) == b"/whole"
+
+
+async def test_the_head_goes_out_with_the_first_line(wire: Wire) -> None:
+    (written,) = await wire.send("/lines")
+    assert written.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert body(written) == b'8\r\n{"n":1}\n\r\n'
+
+
+async def test_lines_end_with_the_last_chunk_and_the_connection_is_kept(wire: Wire) -> None:
+    await wire.send("/lines")
+    wire.endpoints.go_on.set()
+    assert await wire.rest() == [b'8\r\n{"n":2}\n\r\n', b"0\r\n\r\n"]
+    assert len(await wire.send("/whole")) == 1
+    assert not wire.transport.is_closing()
+
+
+async def test_an_old_client_gets_lines_without_chunks_and_their_end_is_the_connections(
+    wire: Wire,
+) -> None:
+    (first,) = await wire.send("/lines", version="1.0")
+    assert body(first) == b'{"n":1}\n'
+    wire.endpoints.go_on.set()
+    assert (await wire.rest())[0] == b'{"n":2}\n'
+    assert wire.transport.closed
+
+
+@pytest.mark.parametrize("path", ["/whole", "/lines", "/slow"])
+async def test_head_is_answered_without_a_body_and_begins_nothing(wire: Wire, path: str) -> None:
+    (written,) = await wire.send(path, method="HEAD")
+    assert written.endswith(b"\r\n\r\n")
+    assert wire.endpoints.ended == []
+    assert len(await wire.send("/whole")) == 1
+
+
+async def test_requests_behind_each_other_are_answered_in_order(wire: Wire) -> None:
+    assert await wire.send("/wait", "/b", "/c") == []
+    wire.endpoints.go_on.set()
+    assert [body(each) for each in await wire.rest()] == [b"/wait", b"/b", b"/c"]
+
+
+async def test_rubbish_behind_requests_is_answered_after_them(wire: Wire) -> None:
+    await wire.send("/wait", "/b")
+    wire.connection.data_received(b"\0\0\0")
+    wire.endpoints.go_on.set()
+    written = await wire.rest()
+    assert [each[9:12] for each in written] == [b"200", b"200", b"400"]
+    assert wire.transport.closed
+
+
+async def test_a_client_that_waits_to_send_its_body_is_asked_for_it(wire: Wire) -> None:
+    head = b"POST /whole HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+    assert await wire.send_bytes(head) == [b"HTTP/1.1 100 Continue\r\n\r\n"]
+    (written,) = await wire.send_bytes(b"ab")
+    assert written.startswith(b"HTTP/1.1 200")
+
+
+async def test_a_request_to_close_closes_after_the_answer(wire: Wire) -> None:
+    data = b"GET /whole HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\nrubbish"
+    (written,) = await wire.send_bytes(data)
+    assert b"\r\nconnection: close\r\n" in written
+    assert wire.transport.closed
+
+
+async def test_what_fails_before_the_first_line_is_a_problem(wire: Wire) -> None:
+    (written,) = await wire.send("/lines/refused")
+    assert written.startswith(b"HTTP/1.1 404")
+    assert json.loads(body(written))["detail"] == "nothing there"
+    assert not wire.transport.is_closing()
+
+
+async def test_what_fails_later_is_the_last_line(wire: Wire) -> None:
+    _, last = await wire.send("/lines/failed")
+    line = json.loads(last.split(b"\r\n")[1])
+    assert (line["event"], line["problem"]["detail"]) == ("failed", "gone")
+    assert last.endswith(b"0\r\n\r\n")
+
+
+async def test_a_bug_behind_the_first_line_is_logged_and_says_so(wire: Wire) -> None:
+    with capture_logs() as logs:
+        _, last = await wire.send("/lines/bug")
+    assert b"unexpected RuntimeError" in last
+    assert [str(line["exc_info"]) for line in logs] == ["planted"]
+
+
+@pytest.mark.parametrize("path", ["/lines", "/slow"])
+async def test_an_answer_that_lasts_ends_with_its_client(wire: Wire, path: str) -> None:
+    await wire.send(path)
+    wire.lose()
+    await wire.rest()
+    assert wire.endpoints.ended == [path[1:]]
+    assert len(wire.shared) == 0
+
+
+async def test_a_command_goes_on_without_its_client(wire: Wire) -> None:
+    await wire.send("/wait")
+    wire.lose()
+    wire.endpoints.go_on.set()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert wire.endpoints.ended == ["wait"]
+
+
+@pytest.mark.parametrize("path", ["/lines", "/slow"])
+async def test_a_client_that_sends_more_while_an_answer_lasts_is_cut_off(
+    wire: Wire, path: str
+) -> None:
+    await wire.send(path)
+    wire.connection.data_received(b"x")
+    assert wire.transport.aborted
+
+
+async def test_a_line_waits_for_a_client_that_does_not_read(wire: Wire) -> None:
+    await wire.send("/lines")
+    wire.connection.pause_writing()
+    wire.endpoints.go_on.set()
+    assert await wire.rest() == [b'8\r\n{"n":2}\n\r\n']
+    wire.connection.resume_writing()
+    assert await wire.rest() == [b"0\r\n\r\n"]
+
+
+async def test_no_request_is_begun_for_a_client_that_does_not_read(wire: Wire) -> None:
+    wire.connection.pause_writing()
+    assert await wire.send("/whole") == []
+    wire.connection.resume_writing()
+    assert len(await wire.rest()) == 1
+
+
+async def test_stopping_lets_an_answer_end_and_takes_no_further_request(wire: Wire) -> None:
+    await wire.send("/wait", "/b")
+    wire.connection.stop()
+    wire.endpoints.go_on.set()
+    (written,) = await wire.rest()
+    assert body(written) == b"/wait"
+    assert b"\r\nconnection: close\r\n" in written
+    assert wire.transport.closed
+
+
+async def test_stopping_closes_an_idle_connection_at_once(wire: Wire) -> None:
+    wire.connection.stop()
+    assert wire.transport.closed
+
+
+async def test_the_answer_of_a_command_whose_client_has_gone_is_dropped(wire: Wire) -> None:
+    await wire.send("/wait")
+    wire.lose()
+    wire.endpoints.go_on.set()
+    assert await wire.rest() == []
+    assert wire.connection.task is None

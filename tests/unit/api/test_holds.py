@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from duplexd.api import lines, server
-from duplexd.api.models.lines import Held, HoldEnded, Holding
+from duplexd.api.models.line_model import Held, HoldEnded, Holding
 
 if TYPE_CHECKING:
     import http.client
@@ -25,11 +24,14 @@ ENDLESS_STEPS = 1_000_000
 
 
 @pytest.fixture
-def unhurried(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing ends by itself, and no line is due that would find out that its reader is gone: what is noticed is noticed at once."""
+def unhurried(serve: Callable[..., ControlPlane]) -> ControlPlane:
+    """Nothing ends by itself, and no line is due that would show that its reader is gone.
+
+    So what is noticed is noticed at once.
+    """
+    plane = serve(heartbeat_seconds=NEVER_SECONDS, stop_seconds_max=NEVER_SECONDS)
     plane.controller.hold_scale = NEVER_SECONDS
-    monkeypatch.setattr(lines, "HEARTBEAT_SECONDS", NEVER_SECONDS)
-    monkeypatch.setattr(server, "CONTROL_STOP_SECONDS_MAX", NEVER_SECONDS)
+    return plane
 
 
 def hold(plane: ControlPlane, hold_s: float = 10.0) -> tuple[http.client.HTTPResponse, str]:
@@ -53,9 +55,10 @@ def test_a_hold_ends_void_at_its_deadline(plane: ControlPlane) -> None:
 
 
 def test_a_hold_has_heartbeats_that_say_how_long_it_lasts(
-    plane: ControlPlane, unhurried: None, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., ControlPlane],
 ) -> None:
-    monkeypatch.setattr(lines, "HEARTBEAT_SECONDS", 0.02)
+    plane = serve(heartbeat_seconds=0.02)
+    plane.controller.hold_scale = NEVER_SECONDS
     heard = plane.lines("POST", "/v1/quiesce", {"targets": ["db"], "hold_s": 10})
     lease = next(heard)["lease"]["id"]
     said = [Holding.model_validate(next(heard)).remaining_s for _ in range(3)]
@@ -81,8 +84,9 @@ def test_a_suspend_by_the_lease_ends_the_hold_and_not_void(plane: ControlPlane) 
 
 
 def test_closing_the_connection_releases_at_once_and_loses_the_lease(
-    plane: ControlPlane, unhurried: None
+    unhurried: ControlPlane,
 ) -> None:
+    plane = unhurried
     answer, lease = hold(plane)
     answer.close()
     wait_for(lambda: lease in plane.controller.released_at)
@@ -95,8 +99,9 @@ def test_closing_the_connection_releases_at_once_and_loses_the_lease(
     "extra", [b"x", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", b"\0" * 100_000]
 )
 def test_an_owner_that_sends_more_and_dies_is_noticed_as_well(
-    plane: ControlPlane, unhurried: None, extra: bytes
+    unhurried: ControlPlane, extra: bytes
 ) -> None:
+    plane = unhurried
     sock = plane.connect()
     body = json.dumps({"targets": ["db"], "hold_s": 10}).encode()
     sock.sendall(
@@ -111,8 +116,9 @@ def test_an_owner_that_sends_more_and_dies_is_noticed_as_well(
 
 
 def test_a_pipelined_request_behind_a_hold_does_not_hide_that_the_owner_died(
-    plane: ControlPlane, unhurried: None
+    unhurried: ControlPlane,
 ) -> None:
+    plane = unhurried
     sock = plane.connect()
     body = json.dumps({"targets": ["db"], "hold_s": 10}).encode()
     request = (
@@ -142,8 +148,9 @@ def test_an_owner_that_goes_while_writes_drain_holds_nothing(plane: ControlPlane
 
 
 def test_a_hold_that_the_controller_refuses_is_a_problem_and_not_a_stream(
-    plane: ControlPlane, unhurried: None
+    unhurried: ControlPlane,
 ) -> None:
+    plane = unhurried
     _answer, lease = hold(plane)
     status, problem = plane.ask("POST", "/v1/quiesce", {"targets": ["data"]})
     assert (status, problem["exit_code"]) == (409, 5)
@@ -151,7 +158,8 @@ def test_a_hold_that_the_controller_refuses_is_a_problem_and_not_a_stream(
     _answer.close()
 
 
-def test_stopping_releases_every_hold_and_says_so(plane: ControlPlane, unhurried: None) -> None:
+def test_stopping_releases_every_hold_and_says_so(unhurried: ControlPlane) -> None:
+    plane = unhurried
     answer, lease = hold(plane)
     events = plane.open("GET", "/v1/events")
     plane.stop()  # which waits for all answers, and these end

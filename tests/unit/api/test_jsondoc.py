@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from duplexd.api import jsondoc
-from duplexd.api.models.status import VolumeStatus
+from duplexd.api.models.status_model import VolumeStatus
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "json.md"
 

@@ -1,4 +1,4 @@
-"""What the connections of the control socket may cost."""
+"""What the connections of the HTTP API may cost: each limit is met."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.api import connection, requests
-
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from tests.support.control_plane import ControlPlane
 
+    Serve = Callable[..., ControlPlane]
+
 PATIENCE_SECONDS = 60.0
+PERIOD_SECONDS = 0.2
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 def read_all(sock: socket.socket) -> bytes:
@@ -28,80 +31,120 @@ def read_all(sock: socket.socket) -> bytes:
     return data
 
 
+def send(sock: socket.socket, data: bytes) -> None:
+    """The server may close before the end."""
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        sock.sendall(data)
+
+
+def refused(plane: ControlPlane, sent: bytes) -> tuple[int, int]:
+    """Status and exit code of the answer, after which the connection is closed."""
+    with plane.connect() as sock:
+        send(sock, sent)
+        head, _, body = read_all(sock).partition(b"\r\n\r\n")
+    assert b"\r\nconnection: close" in head
+    return int(head.split()[1]), json.loads(body)["exit_code"]
+
+
 def wait_for_connections(plane: ControlPlane, count: int) -> None:
     """Until the server knows of so many."""
-    assert plane.server._server is not None
-    state = plane.server._server.server_state
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while len(state.connections) != count:
+    while len(plane.server.connections) != count:
         assert time.monotonic() < deadline
         time.sleep(0.002)
 
 
-def test_connections_beyond_the_limit_are_told_so(
-    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection, "CONTROL_CONNECTIONS_MAX", 4)
-    monkeypatch.setattr(connection, "CONTROL_REQUEST_SECONDS_MAX", PATIENCE_SECONDS)
+def test_connections_beyond_the_limit_are_refused(serve: Serve) -> None:
+    plane = serve(connections_max=4, request_seconds_max=PATIENCE_SECONDS)
     crowd = [plane.connect() for _ in range(4)]
-    with plane.connect() as one_more:
-        head, _, body = read_all(one_more).partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 503")
-    assert json.loads(body)["exit_code"] == 7
+    assert refused(plane, b"") == (503, 7)
     for sock in crowd:
         sock.close()
     wait_for_connections(plane, 0)
     assert plane.ask("GET", "/healthz")[0] == 200
 
 
-@pytest.mark.parametrize(
-    "sent", [b"", b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /hea"]
-)
-def test_a_connection_that_sends_no_whole_request_is_dropped(
-    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, sent: bytes
-) -> None:
-    monkeypatch.setattr(connection, "CONTROL_REQUEST_SECONDS_MAX", 0.2)
+@pytest.mark.parametrize("sent", [b"", b"\r\n\r\n", HEALTH])
+def test_a_connection_without_a_request_is_dropped(serve: Serve, sent: bytes) -> None:
+    plane = serve(request_seconds_max=PERIOD_SECONDS)
     with plane.connect() as sock:
-        with contextlib.suppress(BrokenPipeError):  # it may be dropped already
-            sock.sendall(sent)
-        read_all(sock)
+        send(sock, sent)
+        answers = read_all(sock)
+    assert answers.count(b"HTTP/1.1") == bool(sent.strip())
     wait_for_connections(plane, 0)
 
 
-def test_a_body_that_does_not_come_is_a_time_out(
-    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(requests, "CONTROL_REQUEST_SECONDS_MAX", 0.2)
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /healthz HT",
+        b"POST /v1/suspend HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{",
+        b"POST /v1/suspend HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{",
+    ],
+)
+def test_a_request_that_is_not_complete_in_time_is_refused(serve: Serve, sent: bytes) -> None:
+    assert refused(serve(request_seconds_max=PERIOD_SECONDS), sent) == (408, 8)
+
+
+def test_the_second_half_of_a_pipelined_request_has_its_time_too(serve: Serve) -> None:
+    plane = serve(request_seconds_max=PERIOD_SECONDS)
     with plane.connect() as sock:
-        sock.sendall(b"POST /v1/suspend HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")
-        head, _, body = read_all(sock).partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 408")
-    assert json.loads(body)["exit_code"] == 8
+        send(sock, HEALTH + HEALTH[:20])
+        data = read_all(sock)
+    assert [part[:3] for part in data.split(b"HTTP/1.1 ")[1:]] == [b"200", b"408"]
 
 
-def test_a_hold_does_not_count_as_idle(plane: ControlPlane) -> None:
+def test_a_request_that_trickles_in_has_no_more_time_than_another(serve: Serve) -> None:
+    plane = serve(request_seconds_max=PERIOD_SECONDS)
+    with plane.connect() as sock:
+        began = time.monotonic()
+        sock.settimeout(0.01)
+        data = b""
+        while not data and time.monotonic() < began + PATIENCE_SECONDS:
+            send(sock, b"X")
+            with contextlib.suppress(TimeoutError):
+                data = sock.recv(65536)
+    assert data.startswith(b"HTTP/1.1 4")
+
+
+def test_a_hold_does_not_count_as_idle(serve: Serve) -> None:
+    plane = serve(request_seconds_max=0.05, heartbeat_seconds=0.05)
     plane.controller.hold_scale = 1000.0
     lines = plane.lines("POST", "/v1/quiesce", {"targets": ["db"], "hold_s": 10})
     lease = next(lines)["lease"]["id"]
-    assert plane.server._server is not None
-    (held,) = plane.server._server.server_state.connections
-    assert isinstance(held, connection.ControlProtocol)
-
-    def a_period_is_over() -> None:
-        assert held._timer is not None
-        held._timer.cancel()
-        held._check_idle()
-
-    for _ in range(3):
-        plane.call(a_period_is_over)
+    for _ in range(5):
+        assert next(lines)["event"] == "holding"
     plane.ask("DELETE", f"/v1/leases/{lease}")
     assert list(lines)[-1]["reason"] == "released"
 
 
-def test_a_header_beyond_the_limit_is_refused(plane: ControlPlane) -> None:
+def test_a_slow_reader_of_a_long_answer_is_not_idle(serve: Serve) -> None:
+    plane = serve(request_seconds_max=PERIOD_SECONDS)
+    plane.controller.cuts.states["0" * 16] = "ready"
+    path = f"/v1/cuts/{'0' * 16}/volumes/data?length={1 << 20}"
+    with plane.open("GET", path) as answer:
+        size = 0
+        while more := answer.read(128 << 10):
+            size += len(more)
+            time.sleep(PERIOD_SECONDS / 2)
+    assert size == 1 << 20
+
+
+@pytest.mark.parametrize("size", [70_000, 1_000_000])
+def test_a_head_beyond_the_limit_is_refused(plane: ControlPlane, size: int) -> None:
+    sent = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + b"y" * size
+    assert refused(plane, sent) == (400, 2)
+
+
+def test_a_body_without_end_is_cut_off(serve: Serve) -> None:
+    plane = serve(body_bytes_max=1000, drain_bytes_max=100_000, header_bytes_max=1000)
+    head = b"POST /v1/suspend HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n"
+    assert refused(plane, head + b"x" * 200_000) == (413, 2)
+
+
+def test_requests_ahead_of_their_answers_are_bounded(serve: Serve) -> None:
+    plane = serve(pipelined_requests_max=4)
     with plane.connect() as sock:
-        with contextlib.suppress(BrokenPipeError):  # it may know enough before the end
-            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 70_000)
-        head, _, body = read_all(sock).partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 400")
-    assert json.loads(body)["exit_code"] == 2
+        send(sock, HEALTH * 100)
+        answers = [part[:3] for part in read_all(sock).split(b"HTTP/1.1 ")[1:]]
+    assert answers == [b"200"] * 4 + [b"400"]

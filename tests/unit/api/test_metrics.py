@@ -1,28 +1,45 @@
-"""/metrics: what stands there is what was counted."""
+"""/metrics: each sample is what was counted."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from duplexd.api.metrics import Histogram, LoopLag, Scrape, nbd_metrics
+from duplexd.api.histogram import Histogram, LoopLag
+from duplexd.api.metrics import nbd_metrics
+from duplexd.api.scrape import Scrape
 from duplexd.nbd_server.traffic import Traffic
-from tests.support.fake_controller import FakeController
+from tests.support.fake_controller import NO_COUNTS, FakeController
 
 if TYPE_CHECKING:
     from tests.support.control_plane import ControlPlane
 
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
-def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+
+class Counted:
+    """What an NBD server has counted, for one volume."""
+
+    def __init__(self) -> None:
+        traffic = Traffic()
+        traffic.requests[1], traffic.byte_counts[1], traffic.failed = 5, 4096, 1
+        self.traffic = {"data": traffic}
+        self.connections_refused = 2
+
+
+def samples(text: str) -> Samples:
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for metric in text_string_to_metric_families(text)
         for sample in metric.samples
     }
+
+
+def scraped(scrape: Scrape) -> Samples:
+    return samples(scrape.prepare()().decode())
 
 
 def test_the_socket_serves_what_prometheus_can_read(plane: ControlPlane) -> None:
@@ -44,46 +61,57 @@ def test_a_histogram_counts_by_upper_bound() -> None:
     assert (histogram.counts, histogram.total) == ([2, 1, 1], 7.65)
 
 
-async def test_counters_of_the_controller_and_the_server_are_read() -> None:
-    controller: Any = FakeController(["data"], {})
-    controller.cuts = SimpleNamespace(made=3)
-    controller.flusher = SimpleNamespace(syncs=4, sync_seconds=0.5)
-    traffic = Traffic()
-    traffic.requests[1], traffic.byte_counts[1], traffic.failed = 5, 4096, 1
-    server = SimpleNamespace(traffic={"data": traffic}, connections_refused=2)
-    found = samples(Scrape(controller, LoopLag(), [nbd_metrics(server)]).prepare()().decode())
+async def test_counters_of_the_controller_are_exported() -> None:
+    controller = FakeController(["data"], {})
+    controller.counted = NO_COUNTS._replace(cuts=3, journal_syncs=4, journal_sync_seconds=0.5)
+    found = scraped(Scrape(controller, LoopLag()))
     assert found["duplexd_cuts_total", ()] == 3
     assert found["duplexd_journal_fsync_duration_seconds_count", ()] == 4
     assert found["duplexd_journal_fsync_duration_seconds_sum", ()] == 0.5
+
+
+async def test_counters_of_the_nbd_server_are_exported() -> None:
+    scrape = Scrape(FakeController(["data"], {}), LoopLag(), [lambda: nbd_metrics(Counted())])
+    found = scraped(scrape)
     assert found["duplexd_nbd_requests_total", (("op", "write"), ("volume", "data"))] == 5
     assert found["duplexd_nbd_bytes_total", (("op", "write"), ("volume", "data"))] == 4096
     assert found["duplexd_nbd_errors_total", (("cause", "storage"), ("volume", "data"))] == 1
     assert found["duplexd_nbd_connections_refused_total", ()] == 2
 
 
+async def test_a_failed_controller_shows() -> None:
+    controller = FakeController(["data"], {})
+    assert scraped(Scrape(controller, LoopLag()))["duplexd_failed", ()] == 0
+    controller.failed = "the journal could not be synced"
+    assert scraped(Scrape(controller, LoopLag()))["duplexd_failed", ()] == 1
+
+
 async def test_events_add_up() -> None:
     scrape = Scrape(FakeController(["data"], {}), LoopLag())
+    waited = {"seconds_max": 0.002, "writes_held": 1}
     scrape.figures.note({"event": "released", "held_s": 0.3, "verdict": "void"})
-    scrape.figures.note(
-        {
-            "event": "suspended",
-            "hold": {"seconds_max": 0.002, "writes_held": 1},
-            "verdict": "consistent",
-        }
-    )
-    scrape.figures.note({"event": "suspended", "hold": {"seconds_max": 0.002, "writes_held": 1}})
-    found = samples(scrape.prepare()().decode())
+    scrape.figures.note({"event": "suspended", "hold": waited, "verdict": "consistent"})
+    scrape.figures.note({"event": "suspended", "hold": waited})
+    found = scraped(scrape)
     assert found["duplexd_events_total", (("event", "suspended"),)] == 2
     assert found["duplexd_void_total", ()] == 1
-    assert [
-        found["duplexd_hold_seconds_bucket", (("le", bound),)] for bound in ("0.25", "0.5")
-    ] == [0, 1]
+    bounds = ("0.25", "0.5")
+    assert [found["duplexd_hold_seconds_bucket", (("le", bound),)] for bound in bounds] == [0, 1]
     assert found["duplexd_cut_wait_seconds_count", ()] == 2
 
 
+async def test_grades_of_canaries_add_up() -> None:
+    scrape = Scrape(FakeController(["data"], {}), LoopLag())
+    scrape.figures.note({"event": "graded", "consistent": True, "records": 7})
+    scrape.figures.note({"event": "graded", "consistent": False, "records": 2})
+    found = scraped(scrape)
+    assert found["duplexd_canary_grades_total", (("result", "consistent"),)] == 1
+    assert found["duplexd_canary_grades_total", (("result", "broken"),)] == 1
+    assert found["duplexd_canary_records_total", ()] == 9
+
+
 async def test_a_loop_that_was_blocked_shows_in_the_lag() -> None:
-    lag = LoopLag()
-    lag.INTERVAL_SECONDS = 0.02
+    lag = LoopLag(interval_seconds=0.02)
     lag.start()
     time.sleep(0.2)  # noqa: ASYNC251 - the loop is to be blocked
     await asyncio.sleep(0.01)

@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import ValidationError
 
-from duplexd.api.models.lines import Released
-from duplexd.api.models.requests import QuiesceRequest, ResyncRequest, SuspendRequest, VerifyRequest
+from duplexd.api.models.line_model import Released
+from duplexd.api.models.request_model import (
+    QuiesceRequest,
+    ResyncRequest,
+    SuspendRequest,
+    VerifyRequest,
+)
 from duplexd.limits import HOLD_SECONDS_MAX, NAME_CHARACTERS_MAX, TAG_CHARACTERS_MAX, VOLUMES_MAX
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Requests generated from the OpenAPI document, answers checked against it, over the live socket."""
+"""Requests generated from the OpenAPI document, answers checked against it, on a live socket."""
 
 from __future__ import annotations
 

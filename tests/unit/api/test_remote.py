@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trustme
 
-from duplexd.api import connection, remote
+from duplexd.api import remote
 from duplexd.api.server import Admission
-from duplexd.limits import CONTROL_PEER_SILENT_SECONDS_MAX
+from duplexd.limits import ApiLimits
 from duplexd.net import tls
 from tests.support.certificates import HOST, Certificates, ask, open_answer
 from tests.support.control_plane import ControlPlane
@@ -36,11 +36,11 @@ PATIENCE_SECONDS = 60.0
 class Remote:
     """A control plane with a TLS listener, and what its clients need."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, limits: ApiLimits) -> None:
         self.port = free_port()
         self.certificates = Certificates(directory)
         self.tls = self.certificates.settings(self.port, operate=(BACKUP,), observe=(MONITOR,))
-        self.plane = ControlPlane(directory / "c.sock", tls=self.tls)
+        self.plane = ControlPlane(directory / "c.sock", limits=limits, tls=self.tls)
         self.backup = self.certificates.context(self.certificates.client(BACKUP))
 
     def ask(
@@ -67,17 +67,27 @@ class Remote:
 
     def wait_for_connections(self, count: int) -> None:
         """Until the server knows of so many."""
-        assert self.plane.server._server is not None
-        state = self.plane.server._server.server_state
-        eventually(lambda: len(state.connections) == count)
+        eventually(lambda: len(self.plane.server.connections) == count)
 
 
 @pytest.fixture
-def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Remote]:
-    monkeypatch.setattr(remote, "CONTROL_HANDSHAKE_SECONDS_MAX", PATIENCE_SECONDS)
-    made = Remote(tmp_path)
-    yield made
-    made.plane.stop()
+def serve(tmp_path: Path) -> Iterator[Callable[..., Remote]]:
+    """Starts a control plane with a TLS listener; keywords are fields of ApiLimits."""
+    started: list[Remote] = []
+
+    def start(**limits: float) -> Remote:
+        wanted = {"handshake_seconds_max": PATIENCE_SECONDS, **limits}
+        started.append(Remote(tmp_path, ApiLimits(**wanted)))  # type: ignore[arg-type]
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.plane.stop()
+
+
+@pytest.fixture
+def there(serve: Callable[..., Remote]) -> Remote:
+    return serve()
 
 
 def eventually(holds: Callable[[], bool]) -> None:
@@ -94,7 +104,7 @@ def ended(sock: socket.socket) -> bool:
     return True
 
 
-# ----------------------------------------------------------------------------------------------------------- who gets in
+# ------------------------------------------------------------------------------------ who gets in
 
 
 def test_a_client_with_a_certificate_and_a_name_gets_in(there: Remote) -> None:
@@ -112,23 +122,23 @@ def test_one_connection_serves_many_requests(there: Remote) -> None:
 
 
 def refused(there: Remote, client: Path | None, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The reason that the log tells; the client is cut off without an answer."""
-    told: list[dict[str, str]] = []
+    """The reason in the log; the client is cut off without an answer."""
+    logged: list[dict[str, str]] = []
     monkeypatch.setattr(
         remote,
         "log",
-        SimpleNamespace(info=lambda event, **fields: told.append({"event": event, **fields})),
+        SimpleNamespace(info=lambda event, **fields: logged.append({"event": event, **fields})),
     )
     with pytest.raises(OSError):
         there.ask("GET", "/healthz", context=there.certificates.context(client))
-    eventually(lambda: bool(told))
-    (line,) = told
+    eventually(lambda: bool(logged))
+    (line,) = logged
     assert line["event"] == "control client refused"
     assert line["address"].startswith(f"{HOST} port ")
     return line["reason"]
 
 
-def test_without_a_certificate_nobody_gets_in(
+def test_a_client_without_a_certificate_is_refused(
     there: Remote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert refused(there, None, monkeypatch) == "peer did not return a certificate"
@@ -161,7 +171,7 @@ def test_nothing_older_is_served(there: Remote) -> None:
     assert tls.server_context(there.plane.settings.tls).minimum_version is ssl.TLSVersion.TLSv1_2
 
 
-def test_a_name_in_neither_list_is_told_so(there: Remote) -> None:
+def test_a_name_in_neither_list_has_no_role(there: Remote) -> None:
     context = there.certificates.context(there.certificates.client("stranger.example"))
     assert there.ask("GET", "/healthz", context=context)[0] == 200
     status, problem = there.ask("GET", "/v1/status", context=context)
@@ -188,11 +198,11 @@ def test_plain_http_is_closed_without_an_answer(there: Remote) -> None:
     assert there.ask("GET", "/healthz")[0] == 200
 
 
-# ---------------------------------------------------------------------------------------------------- what it may cost
+# ------------------------------------------------------------------------------- what it may cost
 
 
-def test_a_slow_handshake_is_broken_off(there: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "CONTROL_HANDSHAKE_SECONDS_MAX", 0.2)
+def test_a_slow_handshake_is_broken_off(serve: Callable[..., Remote]) -> None:
+    there = serve(handshake_seconds_max=0.2)
     with there.connect() as silent, there.connect() as half:
         with contextlib.suppress(ConnectionError):  # it may be broken off already
             half.sendall(b"\x16\x03\x01\x02\x00\x01")
@@ -201,24 +211,18 @@ def test_a_slow_handshake_is_broken_off(there: Remote, monkeypatch: pytest.Monke
 
 
 def test_strangers_wait_for_places_and_take_none_from_the_unix_socket(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., Remote],
 ) -> None:
-    monkeypatch.setattr(remote, "CONTROL_HANDSHAKES_MAX", 2)
-    monkeypatch.setattr(connection, "CONTROL_CONNECTIONS_MAX", 2)
-    monkeypatch.setattr(connection, "CONTROL_LOCAL_CONNECTIONS_MIN", 0)
-    there = Remote(tmp_path)
+    there = serve(handshakes_max=2, connections_max=2, local_connections_min=0)
     strangers = [there.connect() for _ in range(6)]
     assert there.plane.ask("GET", "/healthz")[0] == 200
     for stranger in strangers:
         stranger.close()
     assert there.ask("GET", "/healthz")[0] == 200  # the places are free again
-    there.plane.stop()
 
 
-def test_handshakes_are_begun_so_often_and_no_more(
-    there: Remote, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(remote, "CONTROL_HANDSHAKES_PER_SECOND_MAX", 20)
+def test_handshakes_are_begun_so_often_and_no_more(serve: Callable[..., Remote]) -> None:
+    there = serve(handshakes_per_second_max=20)
     begun = time.monotonic()
     for _ in range(5):
         there.connect().close()
@@ -226,11 +230,8 @@ def test_handshakes_are_begun_so_often_and_no_more(
     assert time.monotonic() - begun >= 5 / 20 - 0.005  # timers count milliseconds
 
 
-def test_connections_beyond_the_limit_are_told_so(
-    there: Remote, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection, "CONTROL_CONNECTIONS_MAX", 2)
-    monkeypatch.setattr(connection, "CONTROL_LOCAL_CONNECTIONS_MIN", 0)
+def test_connections_beyond_the_limit_are_refused(serve: Callable[..., Remote]) -> None:
+    there = serve(connections_max=2, local_connections_min=0)
     with there.plane.connect(), there.connect_tls():
         there.wait_for_connections(2)
         with there.connect_tls() as one_more:
@@ -239,11 +240,8 @@ def test_connections_beyond_the_limit_are_told_so(
     assert there.ask("GET", "/healthz")[0] == 200
 
 
-def test_clients_over_tls_leave_room_for_the_unix_socket(
-    there: Remote, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection, "CONTROL_CONNECTIONS_MAX", 3)
-    monkeypatch.setattr(connection, "CONTROL_LOCAL_CONNECTIONS_MIN", 1)
+def test_clients_over_tls_leave_room_for_the_unix_socket(serve: Callable[..., Remote]) -> None:
+    there = serve(connections_max=3, local_connections_min=1)
     with there.connect_tls(), there.connect_tls():
         there.wait_for_connections(2)
         with there.connect_tls() as one_more:
@@ -252,28 +250,26 @@ def test_clients_over_tls_leave_room_for_the_unix_socket(
         assert there.plane.ask("GET", "/healthz")[0] == 200
 
 
-def test_a_connection_that_sends_no_request_is_dropped(
-    there: Remote, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection, "CONTROL_REQUEST_SECONDS_MAX", 0.2)
+def test_a_connection_that_sends_no_request_is_dropped(serve: Callable[..., Remote]) -> None:
+    there = serve(request_seconds_max=0.2)
     with there.connect_tls() as sock:
         assert ended(sock)
 
 
 def test_a_silent_machine_is_noticed_by_the_kernel() -> None:
     with socket.socket() as sock:
-        remote.watch_for_silence(sock)
+        remote.watch_for_silence(sock, 10)
         tcp = {
             name: sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{name}"))
             for name in TCP_OPTIONS
         }
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     assert tcp["NODELAY"]
-    assert tcp["USER_TIMEOUT"] == CONTROL_PEER_SILENT_SECONDS_MAX * 1000
-    assert tcp["KEEPIDLE"] + tcp["KEEPCNT"] * tcp["KEEPINTVL"] <= CONTROL_PEER_SILENT_SECONDS_MAX
+    assert tcp["USER_TIMEOUT"] == 10_000
+    assert tcp["KEEPIDLE"] + tcp["KEEPCNT"] * tcp["KEEPINTVL"] <= 10
 
 
-# ------------------------------------------------------------------------------------------------------ holds and peers
+# -------------------------------------------------------------------------------- holds and peers
 
 
 def test_closing_the_connection_ends_the_hold(there: Remote) -> None:
@@ -289,9 +285,8 @@ def test_closing_the_connection_ends_the_hold(there: Remote) -> None:
 def test_a_peer_that_reads_nothing_keeps_no_hold_beyond_its_deadline(there: Remote) -> None:
     with there.connect_tls() as sock:
         body = json.dumps({"targets": ["db"], "hold_s": 0.3})
-        sock.sendall(
-            f"POST /v1/quiesce HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
-        )
+        head = f"POST /v1/quiesce HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        sock.sendall((head + body).encode())
         eventually(lambda: bool(there.plane.controller.leases))
         (held,) = there.plane.controller.leases.values()
         eventually(held.ended.done)
@@ -307,7 +302,7 @@ def test_stopping_ends_connections_and_handshakes(there: Remote) -> None:
         there.connect()
 
 
-# ------------------------------------------------------------------------------------------------------------- renewal
+# ---------------------------------------------------------------------------------------- renewal
 
 
 def test_a_renewed_certificate_is_shown_from_then_on(there: Remote) -> None:

@@ -1,4 +1,7 @@
-"""Fixtures for tests of the coordinator. Their time is that of the loop: what is to come first does, however long the machine takes for it."""
+"""Fixtures for tests of the coordinator.
+
+Their time is that of the loop: what is to come first does, however long the machine takes for it.
+"""
 
 from __future__ import annotations
 

@@ -19,15 +19,24 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MEMBER: dict[str, Any] = {
-    "cut": "0123456789abcdef", "controller": "alpha", "sequence": 7, "time": 12.5,
+    "cut": "0123456789abcdef",
+    "controller": "alpha",
+    "sequence": 7,
+    "time": 12.5,
     "journal": {"directory": "/state", "identity": "00" * 16, "crc": 1, "chain": 2},
     "volumes": [{"id": 3, "name": "dätä", "size": 4096, "primary": "/a", "secondary": "/b"}],
-}  # fmt: skip
+}
 RESULT = Suspended(
-    verdict="consistent", cut="0123456789abcdef", tag="nightly", group="db", controllers={"alpha": 7}, volumes=["alpha:dätä"],
-    hold=Hold(seconds_max=0.0123, writes_held=4, volumes=[{"name": "alpha:dätä", "count": 4}]), phases={"closing": 0.001, "cutting": 1 / 3},
+    verdict="consistent",
+    cut="0123456789abcdef",
+    tag="nightly",
+    group="db",
+    controllers={"alpha": 7},
+    volumes=["alpha:dätä"],
+    hold=Hold(seconds_max=0.0123, writes_held=4, volumes=[{"name": "alpha:dätä", "count": 4}]),
+    phases={"closing": 0.001, "cutting": 1 / 3},
     members=[MEMBER],
-)  # fmt: skip
+)
 
 
 def test_what_is_written_is_what_verify_cut_reads(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
-"""The HTTP client: connections are used again, limits hold, and every failure is an error that names the controller."""
+"""The HTTP client: connections are used again, limits hold, every failure names the controller."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 import ssl
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,8 +19,9 @@ from duplexd.errors import (
     TimedOutError,
     UnreachableError,
 )
+from duplexd.limits import ClientLimits
 from tests.support.certificates import Certificates
-from tests.unit.client.members import HANG_UP, SILENT, FakeMember, problem
+from tests.support.fake_member import HANG_UP, SILENT, FakeMember, problem
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -100,9 +102,9 @@ async def test_silence_ends_with_its_time(member: FakeMember, link: Http) -> Non
 
 
 async def test_a_long_answer_is_waited_for_as_long_as_there_are_signs_of_life(
-    member: FakeMember, link: Http, monkeypatch: pytest.MonkeyPatch
+    member: FakeMember, link: Http
 ) -> None:
-    monkeypatch.setattr("duplexd.client.http.CLIENT_ANSWER_SECONDS_MAX", 0.05)
+    link.limits = replace(link.limits, answer_seconds_max=0.05)
 
     async def slow() -> None:
         await asyncio.sleep(0.3)
@@ -121,9 +123,9 @@ async def test_a_long_answer_is_waited_for_as_long_as_there_are_signs_of_life(
 
 
 async def test_a_stream_may_pause_as_long_as_there_are_signs_of_life(
-    member: FakeMember, link: Http, monkeypatch: pytest.MonkeyPatch
+    member: FakeMember, link: Http
 ) -> None:
-    monkeypatch.setattr("duplexd.client.http.CLIENT_ANSWER_SECONDS_MAX", 0.05)
+    link.limits = replace(link.limits, answer_seconds_max=0.05)
 
     async def slow() -> tuple[int, bytes]:
         await asyncio.sleep(0.3)
@@ -140,18 +142,16 @@ async def test_a_stream_may_pause_as_long_as_there_are_signs_of_life(
         await anext(link.lines_patiently("POST", "/v1/verify"))
 
 
-async def test_an_answer_without_end_is_cut_off(
-    member: FakeMember, link: Http, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("duplexd.client.http.CLIENT_BODY_BYTES_MAX", 1000)
+async def test_an_answer_without_end_is_cut_off(member: FakeMember, link: Http) -> None:
+    link.limits = replace(link.limits, body_bytes_max=1000)
     member.plant["status"] = (200, b"x" * 1001)
-    with pytest.raises(UnreachableError, match=r"more than 1000 bytes \(CLIENT_BODY_BYTES_MAX\)"):
+    with pytest.raises(UnreachableError, match=r"more than 1000 bytes \(body_bytes_max\)"):
         await link.call("GET", "/v1/status")
     with pytest.raises(UnreachableError, match="a line without an end"):
         await anext(link.lines("GET", "/v1/status"))
 
 
-async def test_what_is_no_http_is_told(tmp_path: Path) -> None:
+async def test_what_is_not_http_is_an_error(tmp_path: Path) -> None:
     done = asyncio.Event()
 
     async def rubbish(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -197,7 +197,7 @@ async def test_connections_are_opened_beforehand(member: FakeMember, link: Http)
     assert member.connections == 2
 
 
-async def test_nobody_there(tmp_path: Path) -> None:
+async def test_no_daemon_listens(tmp_path: Path) -> None:
     with pytest.raises(UnreachableError, match=r"alpha: no daemon answers at .*none\.sock"):
         await Http("alpha", ControllerEntry(socket=tmp_path / "none.sock")).call(
             "GET", "/v1/status"
@@ -209,7 +209,7 @@ async def test_nobody_there(tmp_path: Path) -> None:
             await Http("alpha", ControllerEntry(url=url)).call("GET", "/v1/status")
 
 
-# ---------------------------------------------------------------------------------------------------------------- TLS
+# -------------------------------------------------------------------------------------------- TLS
 
 
 PATIENCE_SECONDS = 60.0
@@ -229,10 +229,15 @@ class TlsMember(FakeMember):
         )
         context.load_cert_chain(self.certificates.certificate, self.certificates.key)
         context.verify_mode = ssl.CERT_REQUIRED
-        self._server = await asyncio.start_server(
-            self._serve, "127.0.0.1", ssl=context, ssl_handshake_timeout=PATIENCE_SECONDS
+        server = await asyncio.get_running_loop().create_server(
+            self._connect,
+            "127.0.0.1",
+            0,
+            ssl=context,
+            ssl_handshake_timeout=PATIENCE_SECONDS,
         )
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._server = server
+        self.port = server.sockets[0].getsockname()[1]
         return self
 
     def entry(self, **fields: Any) -> ControllerEntry:
@@ -248,8 +253,7 @@ class TlsMember(FakeMember):
 
 
 @pytest.fixture
-async def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TlsMember]:
-    monkeypatch.setattr("duplexd.client.http.CLIENT_CONNECT_SECONDS_MAX", PATIENCE_SECONDS)
+async def tls(tmp_path: Path) -> AsyncIterator[TlsMember]:
     found = TlsMember(Certificates(tmp_path), tmp_path / "unused")
     await found.start()
     yield found
@@ -257,7 +261,7 @@ async def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
 
 
 async def ask(entry: ControllerEntry) -> dict[str, Any]:
-    link = Http("alpha", entry)
+    link = Http("alpha", entry, limits=ClientLimits(connect_seconds_max=PATIENCE_SECONDS))
     try:
         return await link.call("GET", "/healthz", timeout_s=PATIENCE_SECONDS)
     finally:
@@ -299,7 +303,7 @@ async def test_a_server_of_another_name_is_not_trusted(tls: TlsMember) -> None:
         await ask(tls.entry())
 
 
-async def test_files_that_are_no_certificates_are_named(tls: TlsMember, tmp_path: Path) -> None:
+async def test_files_that_are_not_certificates_are_named(tls: TlsMember, tmp_path: Path) -> None:
     (tmp_path / "empty.pem").write_text("")
     for path in (tmp_path / "empty.pem", tmp_path / "none.pem"):
         with pytest.raises(

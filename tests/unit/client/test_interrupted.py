@@ -1,49 +1,21 @@
-"""A suspend that is cancelled: who asked to be told hears what became of the cut, if there is one."""
+"""A suspend that is cancelled.
+
+Its `on_cut` learns what became of the cut, if there is one.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from duplexd.client.results import Suspended
-from duplexd.errors import UndecidedError
-from tests.unit.client.members import HANG_UP, SILENT, FakeMember, members, until
+from tests.support.fake_member import HANG_UP, SILENT
+from tests.unit.client.members import Told, members, until
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from duplexd.client import Client
-
-ALONE = {"verdict": "consistent", "cut": "c1", "controllers": {"alpha": 5}, "volumes": ["data"]}
-
-
-class Told:
-    """A suspend in a task, and what it told."""
-
-    def __init__(self, client: Client) -> None:
-        self.told: list[Suspended | UndecidedError] = []
-        self.task: asyncio.Task[Suspended] = asyncio.create_task(
-            client.suspend("db", tag="nightly", on_cut=self.told.append)
-        )
-
-    async def cancel(self) -> None:
-        self.task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await self.task
-
-    @property
-    def result(self) -> Suspended:
-        (found,) = self.told
-        assert isinstance(found, Suspended)
-        return found
-
-    @property
-    def undecided(self) -> UndecidedError:
-        (found,) = self.told
-        assert isinstance(found, UndecidedError)
-        return found
 
 
 async def test_before_any_cut_there_is_nothing_to_tell(tmp_path: Path) -> None:
@@ -68,7 +40,7 @@ async def test_a_cut_that_nobody_has_made_by_then_is_nothing_to_tell(tmp_path: P
 @pytest.mark.parametrize(
     ("what", "made"), [("cut", {"alpha": 5}), ("open", {"alpha": 5, "beta": 5})]
 )
-async def test_a_cut_that_was_made_is_void_and_told(
+async def test_a_cut_that_was_made_is_void_and_reported(
     tmp_path: Path, what: str, made: dict[str, int]
 ) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, (alpha, beta)):
@@ -92,7 +64,7 @@ async def test_a_cut_that_was_made_is_void_and_told(
     )
 
 
-async def test_a_cut_that_all_have_promised_is_consistent_and_told(tmp_path: Path) -> None:
+async def test_a_cut_that_all_have_promised_is_consistent_and_reported(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, (_, beta)):
         beta.plant["agree"] = SILENT
         suspend = Told(client)
@@ -106,7 +78,7 @@ async def test_a_cut_that_all_have_promised_is_consistent_and_told(tmp_path: Pat
     )
 
 
-async def test_a_cut_of_which_it_is_not_known_is_told_as_that(tmp_path: Path) -> None:
+async def test_a_cut_of_which_it_is_not_known_is_reported_as_that(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, (_, beta)):
 
         async def answer_and_die() -> str:
@@ -125,7 +97,7 @@ async def test_a_cut_of_which_it_is_not_known_is_told_as_that(tmp_path: Path) ->
     assert "duplexctl settle db" in str(suspend.undecided)
 
 
-async def test_who_does_not_wait_for_the_end_of_that_is_told_too(tmp_path: Path) -> None:
+async def test_who_does_not_wait_for_the_end_of_that_is_reported_too(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, (_, beta)):
         beta.plant["open"] = beta.plant["abort"] = SILENT
         suspend = Told(client)
@@ -136,7 +108,9 @@ async def test_who_does_not_wait_for_the_end_of_that_is_told_too(tmp_path: Path)
     assert "duplexctl settle db" in str(suspend.undecided)
 
 
-async def test_the_result_is_told_before_anything_else_can_be_interrupted(tmp_path: Path) -> None:
+async def test_the_result_is_reported_before_anything_else_can_be_interrupted(
+    tmp_path: Path,
+) -> None:
     async with members(tmp_path, "alpha", "beta") as (client, _):
         told: list[object] = []
 
@@ -150,81 +124,6 @@ async def test_the_result_is_told_before_anything_else_can_be_interrupted(tmp_pa
     (found,) = told
     assert isinstance(found, Suspended)
     assert found.verdict == "consistent"
-
-
-# ------------------------------------------------------------------------------------------------------------ one controller
-
-
-def slow(alpha: FakeMember, answer: Any) -> asyncio.Event:
-    """Its suspend is answered once the event is set."""
-    gate = asyncio.Event()
-
-    async def planted() -> Any:
-        await gate.wait()
-        return answer
-
-    alpha.plant["suspend"] = planted
-    return gate
-
-
-async def test_the_answer_of_one_controller_is_waited_for(tmp_path: Path) -> None:
-    async with members(tmp_path, "alpha") as (client, (alpha,)):
-        gate = slow(alpha, (200, ALONE))
-        suspend = Told(client)
-        await until(lambda: "suspend" in alpha.asked)
-        asyncio.get_running_loop().call_later(1.0, gate.set)
-        await suspend.cancel()
-    assert (suspend.result.verdict, suspend.result.volumes) == ("consistent", ["alpha:data"])
-
-
-@pytest.mark.parametrize("answer", [None, HANG_UP])
-async def test_but_not_for_ever(tmp_path: Path, answer: str | None) -> None:
-    async with members(tmp_path, "alpha") as (client, (alpha,)):
-        gate = slow(alpha, answer)
-        suspend = Told(client)
-        await until(lambda: "suspend" in alpha.asked)
-        if answer is not None:
-            asyncio.get_running_loop().call_later(1.0, gate.set)
-        await suspend.cancel()
-    assert "alpha: may be suspended all the same: `duplexctl status db`" in str(suspend.undecided)
-
-
-async def test_one_controller_that_falls_silent_is_told_as_not_known(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("duplexd.client.http.CLIENT_ANSWER_SECONDS_MAX", 0.3)
-    async with members(tmp_path, "alpha") as (client, (alpha,)):
-        slow(alpha, None)
-        suspend = Told(client)
-        await until(lambda: "suspend" in alpha.asked)
-        alpha.plant["healthz"] = SILENT
-        await suspend.cancel()
-    assert "alpha: may be suspended all the same: `duplexctl status db`" in str(suspend.undecided)
-
-
-async def test_one_controller_that_refuses_leaves_nothing_to_tell(tmp_path: Path) -> None:
-    async with members(tmp_path, "alpha") as (client, (alpha,)):
-        gate = slow(
-            alpha,
-            (404, {"title": "not found", "status": 404, "detail": "no volume", "exit_code": 3}),
-        )
-        suspend = Told(client)
-        await until(lambda: "suspend" in alpha.asked)
-        asyncio.get_running_loop().call_later(1.0, gate.set)
-        await suspend.cancel()
-    assert suspend.told == []
-
-
-async def test_who_asked_for_nothing_does_not_wait(tmp_path: Path) -> None:
-    async with members(tmp_path, "alpha") as (client, (alpha,)):
-        slow(alpha, None)
-        task = asyncio.create_task(client.suspend("db"))
-        await until(lambda: "suspend" in alpha.asked)
-        began = asyncio.get_running_loop().time()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert asyncio.get_running_loop().time() - began < 1.0
 
 
 @pytest.mark.parametrize("what", ["status", "quiesce", "cut"])

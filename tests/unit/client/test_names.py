@@ -1,4 +1,4 @@
-"""A socket or url of the groups file that leads to another controller is noticed, even where all targets lie on one."""
+"""A socket or url that leads to another controller is noticed, also for targets on one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from duplexd.errors import ConfigurationError
-from tests.unit.client.members import members, problem
+from tests.support.fake_member import problem
+from tests.unit.client.members import members
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,24 +47,3 @@ async def test_nothing_is_done_on_another_controller(
         with pytest.raises(ConfigurationError, match=r"controllers\.beta .* calls itself 'gamma'"):
             await COMMANDS[command](client)
         assert set(beta.asked) <= SURVEY
-
-
-async def test_a_suspend_of_one_controller_asks_for_its_name_only(tmp_path: Path) -> None:
-    async with members(tmp_path, "alpha") as (client, (alpha,)):
-        answer = {
-            "verdict": "consistent",
-            "cut": "c1",
-            "controllers": {"alpha": 5},
-            "volumes": ["data"],
-            "hold": None,
-        }
-        alpha.plant["suspend"] = (200, answer)
-        assert (await client.suspend("db")).verdict == "consistent"
-        assert alpha.asked == ["healthz", "suspend"]
-        alpha.asked.clear()
-        alpha.plant["healthz"] = (
-            200,
-            {"status": "ok"},
-        )  # of a version that says its name in its status only
-        await client.suspend("db")
-        assert alpha.asked == ["healthz", "status", "suspend"]

@@ -1,4 +1,7 @@
-"""A coordinator as a machine: what it asks whom, and what it knows. All orders and crashes are in tests/model."""
+"""A coordinator as a machine.
+
+What it asks whom, and what it knows. All orders and crashes are in tests/model.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,8 @@ from duplexd.client.protocol import (
     RELEASE,
     RELEASING,
     RESOLVING,
+    SUSPEND,
+    SUSPENDING,
     Round,
     Send,
     outcome,
@@ -66,7 +71,7 @@ def test_in_order() -> None:
     assert (told.phase, told.outcome, told.untold, told.why) == (DONE, CONSISTENT, [], "")
 
 
-def test_let_go_without_a_cut() -> None:
+def test_released_without_a_cut() -> None:
     told = held()
     assert told.release() == to_all(RELEASE)
     assert answered(told, RELEASE) == []
@@ -81,7 +86,7 @@ def test_nothing_is_cut_or_released_but_what_is_held() -> None:
     assert (told.cut(), told.release()) == ([], [])
 
 
-def test_a_member_that_refuses_to_close_lets_all_go() -> None:
+def test_a_member_that_refuses_to_close_releases_all() -> None:
     told = Round(MEMBERS)
     told.close()
     told.replied("alpha", CLOSE)
@@ -124,7 +129,7 @@ def test_one_void_member_voids_all() -> None:
     assert (told.phase, told.outcome, told.untold) == (DONE, VOID, [])
 
 
-def test_a_member_that_can_not_be_told_is_told_later() -> None:
+def test_a_member_that_does_not_answer_gets_the_outcome_later() -> None:
     told = opening()
     answered(told, OPEN, READY)
     told.replied("alpha", AGREE, CONSISTENT)
@@ -150,7 +155,7 @@ def test_settling_what_another_left() -> None:
     )
 
 
-def test_settling_when_one_has_been_told() -> None:
+def test_settling_when_one_has_the_outcome() -> None:
     told = Round(MEMBERS)
     told.settle()
     told.replied("alpha", ABORT, CONSISTENT)
@@ -185,7 +190,7 @@ def test_what_is_asked_follows_from_what_is_known(states: tuple[str | None, str 
     assert set(asked.values()) <= {expected}
     if result is None:
         assert set(asked) == {member for member, state in known.items() if state != READY}, (
-            "whoever has promised is left alone"
+            "a member that has promised is left alone"
         )
     else:
         assert set(asked) == {member for member, state in known.items() if state != result}
@@ -203,3 +208,53 @@ def test_an_outcome_is_never_guessed(states: tuple[str, str]) -> None:
 def test_the_phases_are_those_of_the_page() -> None:
     for phase in (protocol.CLOSING, HELD, protocol.CUTTING, OPENING, RESOLVING, RELEASING, DONE):
         assert f"\n    {phase.upper()}" in str(protocol.__doc__)
+
+
+# --------------------------------------------------------------------------------- one member alone
+
+ALONE = ("alpha",)
+
+
+def held_alone() -> Round:
+    told = Round(ALONE)
+    assert told.close() == [Send("alpha", CLOSE)]
+    assert told.replied("alpha", CLOSE) == []
+    assert told.phase == HELD
+    return told
+
+
+@pytest.mark.parametrize("verdict", [CONSISTENT, VOID])
+@pytest.mark.parametrize("under_a_hold", [False, True])
+def test_one_member_is_suspended_with_one_request(verdict: str, under_a_hold: bool) -> None:
+    told = held_alone() if under_a_hold else Round(ALONE)
+    sends = told.cut() if under_a_hold else told.suspend()
+    assert (sends, told.phase) == ([Send("alpha", SUSPEND)], SUSPENDING)
+    assert told.replied("alpha", SUSPEND, verdict) == []
+    assert (told.phase, told.outcome, told.untold) == (DONE, verdict, [])
+
+
+def test_what_one_member_did_that_does_not_answer_is_not_known() -> None:
+    told = Round(ALONE)
+    told.suspend()
+    assert told.failed("alpha", SUSPEND, "no answer") == []
+    assert (told.phase, told.outcome, told.unreached) == (DONE, None, {"alpha": "no answer"})
+
+
+def test_a_request_to_one_member_can_not_be_taken_back() -> None:
+    told = Round(ALONE)
+    told.suspend()
+    assert told.abandon("interrupted") == []
+    assert told.phase == SUSPENDING
+    assert told.replied("alpha", SUSPEND, CONSISTENT) == []
+    assert told.outcome == CONSISTENT
+
+
+def test_a_hold_of_one_member_under_which_another_command_suspended_is_over() -> None:
+    told = held_alone()
+    told.used()
+    assert (told.phase, told.release(), told.cut()) == (DONE, [], [])
+
+
+def test_several_members_are_never_suspended_with_one_request() -> None:
+    with pytest.raises(AssertionError):
+        Round(MEMBERS).suspend()

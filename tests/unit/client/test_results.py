@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 
 from duplexd.client import results
-from duplexd.client.standing import group_state
-from duplexd.config.groups_file import Group
+from duplexd.client.status import group_state
+from duplexd.config.groups import Group
 from duplexd.core.waits import Waits
 
-PAGE = (Path(__file__).resolve().parents[3] / "docs" / "json-groups.md").read_text()
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "duplexctl-json.md").read_text()
+GROUP = Group("db", {})
 CLASSES = [
     each
     for each in vars(results).values()
-    if dataclasses.is_dataclass(each) and isinstance(each, type)
+    if dataclasses.is_dataclass(each) and isinstance(each, type) and dataclasses.fields(each)
 ]
 
 
@@ -36,19 +37,25 @@ def figures(*seconds: float, within: bool = True) -> dict[str, Any]:
     for each in seconds:
         waits.add(each)
     return {
-        "seconds_max": waits.max_s, "writes_held": waits.count, "held_s": 0.5, "within_limit": within, "buckets": waits.pack(),
-        "phases": {"cut": {"seconds": waits.max_s, "writes": waits.count}}, "volumes": [{"name": "data", "count": waits.count}],
-    }  # fmt: skip
+        "seconds_max": waits.max_s,
+        "writes_held": waits.count,
+        "held_s": 0.5,
+        "within_limit": within,
+        "buckets": waits.pack(),
+        "phases": {"cut": {"seconds": waits.max_s, "writes": waits.count}},
+        "volumes": [{"name": "data", "count": waits.count}],
+    }
 
 
 def test_holds_of_several_controllers_in_one() -> None:
     hold = results.merge_holds(
-        {"alpha": figures(0.001, 0.001, 0.001), "beta": figures(0.1), "gamma": None}, 2.0
+        GROUP, {"alpha": figures(0.001, 0.001, 0.001), "beta": figures(0.1), "gamma": None}, 2.0
     )
     assert (hold.seconds_max, hold.writes_held, hold.held_s) == (0.1, 4, 0.5)
     assert hold.p50_s == pytest.approx(0.001, rel=0.05)
     assert hold.p99_s == pytest.approx(0.1, rel=0.05)
-    assert hold.phases == {"cut": {"seconds": 0.1, "writes": 4}}
+    none = {"seconds": 0.0, "writes": 0}
+    assert hold.phases == {"draining": none, "held": none, "cut": {"seconds": 0.1, "writes": 4}}
     assert hold.volumes == [{"name": "alpha:data", "count": 3}, {"name": "beta:data", "count": 1}]
     assert hold.within_limit
     assert json.loads(json.dumps(hold.json()))["writes_held"] == 4
@@ -56,10 +63,10 @@ def test_holds_of_several_controllers_in_one() -> None:
 
 def test_one_controller_over_its_limit_is_the_group_over_its_limit() -> None:
     assert not results.merge_holds(
-        {"alpha": figures(0.1), "beta": figures(0.1, within=False)}, 2.0
+        GROUP, {"alpha": figures(0.1), "beta": figures(0.1, within=False)}, 2.0
     ).within_limit
-    assert not results.merge_holds({"alpha": figures(0.1)}, 0.05).within_limit
-    assert results.merge_holds({}, 2.0).within_limit
+    assert not results.merge_holds(GROUP, {"alpha": figures(0.1)}, 0.05).within_limit
+    assert results.merge_holds(GROUP, {}, 2.0).within_limit
 
 
 CUT = {"id": "c1", "verdict": "consistent"}

@@ -8,32 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.client import Client, ControllerEntry, GroupEntry, Groups
-from duplexd.errors import (
-    ConfigurationError,
-    TimedOutError,
-    UndecidedError,
-    UnreachableError,
-    UsageError,
-)
-from tests.unit.client.members import HANG_UP, SILENT, FakeMember, after, members, problem
+from duplexd.errors import ConfigurationError, UndecidedError, UnreachableError
+from duplexd.limits import ClientLimits
+from tests.support.fake_member import HANG_UP, FakeMember, problem
+from tests.unit.client.members import CUT, after, left, members, states
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-CUT = "c" * 16
-
-
-def left(controllers: list[FakeMember], *states: str, named: list[str] | None = None) -> None:
-    """A coordinator was killed when the members were in these states."""
-    for member, state in zip(controllers, states, strict=True):
-        member.bodies["cut"] = {"members": named or [each.name for each in controllers]}
-        if state:
-            member.states[CUT], member.cut = state, CUT
-            member.volumes = dict.fromkeys(member.volumes, "SUSPENDED")
-
-
-def states(controllers: list[FakeMember]) -> list[str]:
-    return [member.states.get(CUT, "") for member in controllers]
 
 
 @pytest.mark.parametrize(
@@ -43,7 +24,10 @@ def states(controllers: list[FakeMember]) -> list[str]:
         (("ready", "consistent"), "consistent"),
         (("ready", ""), "void"),
         (("ready", "void"), "void"),
-        (("consistent", "void"), "void"),  # a secondary failed, or a canary told one member alone
+        (
+            ("consistent", "void"),
+            "void",
+        ),  # a secondary failed, or a canary's grade reached one only
     ],
 )
 async def test_the_outcome_follows_from_what_the_members_know(
@@ -129,7 +113,10 @@ async def test_a_member_that_is_gone_for_good_blocks_its_group_no_longer_than_un
         if stands:
             with pytest.raises(
                 UndecidedError,
-                match=r"with beta, which .* or, if that will never be, `duplexctl resync db --wait` gives",
+                match=(
+                    r"with beta, which .* or, if that will never be, `duplexctl resync db"
+                    r" --wait` gives"
+                ),
             ):
                 await client.suspend("db")
             (warning,) = (await client.resync("db")).warnings
@@ -166,115 +153,6 @@ async def test_nothing_undecided_but_somebody_does_not_answer(tmp_path: Path) ->
             await client.settle("db")
 
 
-async def test_the_history_of_several_controllers(tmp_path: Path) -> None:
-    async with members(tmp_path, "alpha", "beta") as (client, controllers):
-        left(controllers, "consistent", "ready")
-        for member in controllers:
-            member.plant["cuts"] = (200, {"cuts": [member._cut_status(CUT)]})
-        (cut,) = (await client.cuts()).cuts
-        assert (cut.verdict, cut.states, cut.untold) == (
-            "consistent",
-            {"alpha": "consistent", "beta": "ready"},
-            ["beta"],
-        )
-        controllers[1].plant["cuts"] = HANG_UP
-        found = await client.cuts("db")
-        assert (list(found.unreachable), found.cuts[0].states) == (
-            ["beta"],
-            {"alpha": "consistent", "beta": None},
-        )
-        controllers[0].plant["cuts"] = HANG_UP
-        with pytest.raises(UnreachableError):
-            await client.cuts("db")
-
-
-async def test_one_controller_by_its_socket(tmp_path: Path) -> None:
-    member = await FakeMember("alpha", tmp_path / "a.sock").start()
-    async with Client.local(tmp_path / "a.sock") as client:
-        assert list((await client.status("local:data")).controllers) == ["local"]
-        member.plant["suspend"] = (
-            200,
-            {
-                "verdict": "consistent",
-                "cut": CUT,
-                "controllers": {"alpha": 5},
-                "volumes": ["data"],
-                "hold": None,
-            },
-        )
-        result = await client.suspend("local:data")
-        assert (result.controllers, result.volumes, result.phases) == (
-            {"alpha": 5},
-            ["local:data"],
-            {},
-        )
-        assert member.bodies["suspend"] == {"targets": ["data"], "tag": "", "certificate": False}
-    await member.stop()
-
-
-@pytest.mark.parametrize("state", ["consistent", "void"])
-async def test_one_controller_by_its_socket_says_itself_what_became_of_a_groups_cut(
-    tmp_path: Path, state: str
-) -> None:
-    async with members(tmp_path, "alpha", "beta") as (_, controllers):
-        left(controllers, state, state)
-        alpha = controllers[0]
-        alpha.plant["cuts"] = (200, {"cuts": [alpha._cut_status(CUT)]})
-        async with Client.local(alpha.path) as client:
-            (cut,) = (await client.cuts()).cuts
-        assert (cut.verdict, cut.states, list(cut.controllers)) == (
-            state,
-            {"alpha": state, "beta": None},
-            ["alpha"],
-        )
-
-
-async def test_resync_and_verify_name_volumes_by_their_controller(tmp_path: Path) -> None:
-    async with members(tmp_path, "alpha", "beta") as (client, (alpha, beta)):
-        row = {"name": "data", "state": "DUPLEX", "copied_bytes": 7}
-        started = b'{"event":"started","volumes":[{"name":"data","how":"journal"}]}\n'
-        alpha.plant["resync"] = (
-            200,
-            started
-            + b'{"event":"done","volumes":[{"name":"data","state":"DUPLEX","copied_bytes":7}]}\n',
-        )
-        beta.plant["resync"] = (
-            200,
-            started
-            + b'{"event":"done","volumes":[{"name":"data","state":"SUSPENDED","copied_bytes":0}]}\n',
-        )
-        seen: list[str] = []
-        result = await client.resync(
-            "db", wait=True, progress=lambda name, line: seen.append(f"{name} {line['event']}")
-        )
-        assert result.volumes[0] == row | {"name": "alpha:data", "how": "journal"}
-        assert (result.ok, sorted(seen)) == (
-            False,
-            ["alpha done", "alpha started", "beta done", "beta started"],
-        )
-        for member in (alpha, beta):
-            member.plant["verify"] = (
-                200,
-                b'{"event":"done","volumes":[{"name":"data","equal":true}]}\n',
-            )
-        assert (await client.verify("db")).volumes == [
-            {"name": "alpha:data", "equal": True},
-            {"name": "beta:data", "equal": True},
-        ]
-        beta.plant["verify"] = (
-            200,
-            b'{"event":"progress","name":"data","done_bytes":0,"total_bytes":1}\n',
-        )
-        with pytest.raises(UnreachableError, match="beta: broke off before the comparison ended"):
-            await client.verify("db")
-        beta.plant["resync"] = (200, started)
-        with pytest.raises(UnreachableError, match="beta: broke off before the resync ended"):
-            await client.resync("db", wait=True)
-        beta.plant["verify"] = problem(400, 2, "no")
-        with pytest.raises(UsageError, match="beta: no"):
-            await client.verify("db")
-
-
 @pytest.mark.parametrize(
     ("command", "target", "error"),
     [
@@ -300,14 +178,17 @@ async def test_a_promise_counts_for_nobody_else(
         groups={"db": GroupEntry(members=["alpha:data", "beta:data"])},
     )
     left([alpha], "ready", named=["alpha", "beta"])
-    async with Client(groups, settle_s=0.2) as client:
+    async with Client(groups, limits=ClientLimits(settle_seconds=0.2)) as client:
         call = getattr(client, command)(target)
         if error is None:
             assert "controllers.beta of the groups file leads to" in (await call).warnings[0]
         else:
             with pytest.raises(
                 error,
-                match=r"same controller|controllers\.beta of the groups file leads to .* itself 'alpha'",
+                match=(
+                    r"same controller|controllers\.beta of the groups file leads to .*"
+                    r" itself 'alpha'"
+                ),
             ):
                 await call
     await alpha.stop()
@@ -338,22 +219,29 @@ async def test_an_answer_of_another_controller_is_none_and_the_member_is_asked_a
         assert alpha.states == beta.states == {result.cut: verdict}
 
 
-@pytest.mark.parametrize(
-    ("command", "options"), [("resync", {}), ("resync", {"wait": True}), ("verify", {})]
-)
-async def test_a_daemon_that_was_stopped_is_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, options: dict[str, bool]
-) -> None:
-    monkeypatch.setattr("duplexd.client.http.CLIENT_ANSWER_SECONDS_MAX", 0.05)
-    monkeypatch.setattr("duplexd.client.survey.CLIENT_ANSWER_SECONDS_MAX", 0.2)
-    async with members(tmp_path, "alpha", "beta") as (client, (alpha, beta)):
-        alpha.plant[command] = (
-            200,
-            b'{"event":"done","volumes":[]}\n'
-            if command == "verify" or options
-            else {"volumes": []},
-        )
-        beta.plant |= {command: SILENT, "healthz": SILENT}
-        async with asyncio.timeout(5):
-            with pytest.raises(TimedOutError, match=r"beta: no answer within 0\.\d+ s"):
-                await getattr(client, command)("db", **options)
+async def test_settle_tells_the_one_that_still_calls_it_consistent(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, controllers):
+        left(controllers, "void", "consistent")
+        alpha = controllers[0]
+        alpha.volumes = dict.fromkeys(
+            alpha.volumes, "DUPLEX"
+        )  # its secondary failed, was replaced, and follows
+        (cut,) = (await client.settle("db")).cuts
+        assert (cut.cut, cut.verdict) == (CUT, "void")
+        assert states(controllers) == ["void", "void"]
+
+
+async def test_a_cut_that_some_have_left_stays_what_it_is(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, controllers):
+        left(controllers, "consistent", "consistent")
+        alpha = controllers[0]
+        alpha.volumes = dict.fromkeys(alpha.volumes, "DUPLEX")
+        assert (await client.settle("db")).cuts == []
+        assert states(controllers) == ["consistent", "consistent"]
+
+
+async def test_one_that_a_member_has_forgotten_stays_what_it_is(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, controllers):
+        left(controllers, "", "consistent")
+        assert (await client.settle("db")).cuts == []
+        assert states(controllers) == ["", "consistent"]

@@ -1,4 +1,7 @@
-"""Connections opened before they are needed: a controller that is not there is an error like any other."""
+"""Connections opened before they are needed.
+
+A controller that is not there is an error like any other.
+"""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from duplexd.core.cut_states import (
     after,
     verdict,
 )
-from duplexd.core.ledger import CUT_EVENTS
+from duplexd.core.transitions import CUT_EVENTS
 
 
 def test_the_docstring_names_the_states() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 
@@ -40,6 +40,7 @@ from duplexd.core.markers import (
 )
 from duplexd.core.pair import refresh
 from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX, SUSPENDED
+from duplexd.core.transitions import PAIR_EVENTS, Moving
 from duplexd.errors import DamageError, WrongStateError
 from duplexd.limits import EngineLimits
 from tests.unit.core.ledgers import (
@@ -88,6 +89,11 @@ def failed(
 def test_every_marker_is_folded() -> None:
     folded = set(vars(Ledger)["_fold"].dispatcher.registry)
     assert folded - {object} == set(KINDS.values())
+
+
+def test_every_marker_that_moves_pairs_is_checked() -> None:
+    """The type that the ledger asks for has the markers of the table, and no others."""
+    assert set(get_args(Moving)) == set(PAIR_EVENTS)
 
 
 # the daemon and its volumes
@@ -285,6 +291,13 @@ def test_fail_with_a_torn_secondary_is_void_for_the_whole_group() -> None:
     failed(story, unusable=[1])
     assert [pair.usable for pair in story.ledger.pairs.values()] == [False, True]
     assert {pair.cut.verdict for pair in story.ledger.pairs.values() if pair.cut} == {VOID}
+
+
+def test_a_torn_secondary_stays_unusable_through_a_later_failure() -> None:
+    story = duplex()
+    failed(story, unusable=[1])
+    failed(story)
+    assert not story.pair().usable
 
 
 def test_fail_of_a_suspended_pair_keeps_what_was_tracked() -> None:

@@ -12,9 +12,9 @@ from duplexd.core import cut_states, participant
 from duplexd.core import lease as ends
 from duplexd.core.cut_states import AGREE, CONSISTENT, CUT, NONE, READY, VOID
 from duplexd.core.lease import Lease
-from duplexd.core.ledger import CUT_EVENTS
 from duplexd.core.markers import Agreed, MakeCut, Marker, Ready, Void
 from duplexd.core.participant import FENCES_OF_A_START, Participant
+from duplexd.core.transitions import CUT_EVENTS
 from duplexd.errors import DuplexdError, LeaseLostError, NotFoundError, UsageError, WrongStateError
 from tests.unit.core.ledgers import Story, served
 

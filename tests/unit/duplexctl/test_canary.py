@@ -7,7 +7,7 @@ import pytest
 from duplexd.config.groups_file import Groups, parse
 from duplexd.duplexctl.canary import canary_targets, report_text
 from duplexd.duplexctl.cli import run
-from duplexd.duplexctl.render import cut_text
+from duplexd.duplexctl.texts import cut_text
 from duplexd.errors import ConfigurationError, NotFoundError
 from duplexd.limits import CANARY_RECORDS_PER_SECOND_MAX
 
@@ -83,7 +83,7 @@ def test_each_report_is_one_line() -> None:
         report_text({"event": "interrupted", "detail": "gone"})
         == "interrupted: gone; the chains begin anew"
     )
-    assert "was not taken" in report_text({"event": "not_told", **cut})
+    assert "the controller rejected the grade" in report_text({"event": "not_told", **cut})
 
 
 @pytest.mark.parametrize(("consistent", "word"), [(True, "consistent"), (False, "BROKEN")])

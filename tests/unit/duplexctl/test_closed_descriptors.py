@@ -60,7 +60,7 @@ def test_an_error_has_its_exit_code(plane: ControlPlane, closed: str) -> None:
 
 
 @pytest.mark.parametrize("closed", CLOSED)
-def test_what_is_held_until_an_interrupt_is_not_held_where_the_lease_can_not_be_told(
+def test_nothing_is_held_in_the_foreground_where_the_lease_cannot_be_printed(
     plane: ControlPlane, closed: str
 ) -> None:
     plane.controller.hold_scale = 0.001  # else it ends soon

@@ -28,7 +28,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("module", ["duplexd.duplexctl.cli", "click", "duplexd.duplexctl.client"])
+@pytest.mark.parametrize("module", ["duplexd.duplexctl.cli", "click", "duplexd.duplexctl.runner"])
 @pytest.mark.parametrize("as_json", [False, True])
 def test_an_interrupt_during_the_imports_says_nothing_but_what_json_promises(
     module: str, as_json: bool
@@ -57,7 +57,7 @@ def _of_a_running_command() -> object:
         def interrupt(*_: object, **__: object) -> None:
             raise KeyboardInterrupt
 
-        patch.setattr("duplexd.duplexctl.options.Settings.client", interrupt)
+        patch.setattr("duplexd.duplexctl.looking.run", interrupt)
         patch.setattr("click.echo", lambda text="", **_: said.append(text))
         assert cli.run(["--socket", "none", "status", "--json"]) == 130
     return json.loads("".join(said))

@@ -1,4 +1,4 @@
-"""What `suspend --certificate` keeps and says of a cut, in this order, whatever ends the command."""
+"""What `suspend --certificate` keeps and says of a cut, in this order, whatever ends it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +13,7 @@ import uvloop
 
 from duplexd.client import Client, Suspended
 from duplexd.client import certificate as certificates
-from duplexd.duplexctl import groups
+from duplexd.duplexctl import runner
 from duplexd.duplexctl.cli import run
 from duplexd.errors import DuplexdError, UndecidedError
 from duplexd.verify_cut import document
@@ -24,10 +23,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MEMBER: dict[str, Any] = {
-    "cut": "0123456789abcdef", "controller": "alpha", "sequence": 7, "time": 12.5,
+    "cut": "0123456789abcdef",
+    "controller": "alpha",
+    "sequence": 7,
+    "time": 12.5,
     "journal": {"directory": "/state", "identity": "00" * 16, "crc": 1, "chain": 2},
     "volumes": [{"id": 3, "name": "data", "size": 4096, "primary": "/a", "secondary": "/b"}],
-}  # fmt: skip
+}
 CONSISTENT = Suspended(
     "consistent", "0123456789abcdef", "", "db", {"alpha": 7}, ["alpha:data"], members=[MEMBER]
 )
@@ -44,7 +46,10 @@ VOID = Suspended(
 
 
 class Ctl:
-    """`suspend db --certificate cut.json` of a coordinator that finds `found`; then `then` happens before it can answer."""
+    """`suspend db --certificate cut.json` of a coordinator that finds `found`.
+
+    Then `then` happens before it can answer.
+    """
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.certificate = directory / "cut.json"
@@ -133,7 +138,8 @@ def test_a_certificate_that_can_not_be_written_is_not_lost(
     assert not ctl.certificate.exists()
     lines = said.err.splitlines()
     place = lines.index(
-        "duplexctl: the certificate could not be written: No space left on device; it is the next line, save that:"
+        "duplexctl: the certificate could not be written: No space left on device;"
+        " it is the next line, save that:"
     )
     ctl.certificate.write_text(lines[place + 1])
     assert ctl.holds(found.verdict)
@@ -145,7 +151,7 @@ def test_a_certificate_that_can_not_be_written_is_not_lost(
 @pytest.mark.parametrize(
     ("found", "text"), [(CONSISTENT, "before that"), (VOID, "before that: the verdict is void: ")]
 )
-def test_interrupted_once_the_cut_is_made_it_is_told_and_certified(
+def test_interrupted_once_the_cut_is_made_it_is_reported_and_certified(
     ctl: Ctl,
     capsys: pytest.CaptureFixture[str],
     number: int,
@@ -161,7 +167,8 @@ def test_interrupted_once_the_cut_is_made_it_is_told_and_certified(
     else:
         assert said.out.startswith(f"suspended db: {found.verdict}, cut 0123456789abcdef")
     assert said.err.startswith(
-        f"duplexctl: interrupted by {signal.Signals(number).name}; cut 0123456789abcdef was made {text}"
+        f"duplexctl: interrupted by {signal.Signals(number).name}; cut"
+        f" 0123456789abcdef was made {text}"
     )
     assert said.err.count("\n") == 1
 
@@ -187,7 +194,7 @@ def test_interrupted_between_the_end_of_the_loop_and_the_answer(
             signal.raise_signal(number)
 
     before = signal.getsignal(number)
-    monkeypatch.setattr(groups, "uvloop", SimpleNamespace(run=stopped_as_it_ends))
+    monkeypatch.setattr(runner, "_loop", lambda _of_groups: stopped_as_it_ends)
     assert ctl(found, *more) == (code or 128 + number)
     said = capsys.readouterr()
     answer = json.loads(said.out) if more else {"verdict": said.out, "detail": said.err}
@@ -201,7 +208,7 @@ def test_interrupted_between_the_end_of_the_loop_and_the_answer(
     assert signal.getsignal(number) == before
 
 
-def test_out_of_time_once_the_cut_is_made_it_is_told_and_certified(
+def test_out_of_time_once_the_cut_is_made_it_is_reported_and_certified(
     ctl: Ctl, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ctl(CONSISTENT, "--timeout", "0.1", then=lambda: None) == 8

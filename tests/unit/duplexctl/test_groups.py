@@ -14,7 +14,8 @@ from click.core import ParameterSource
 from rich.console import Console
 
 from duplexd.client import Client, Cut, Cuts, HoldFigures, Resynced, Status, Suspended
-from duplexd.duplexctl import options, render_groups
+from duplexd.duplexctl import settings as settings_of
+from duplexd.duplexctl import texts, views
 from duplexd.duplexctl.cli import run
 from duplexd.errors import ConfigurationError, UsageError
 from tests.support.fake_controller import FakeController
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 
     from tests.support.control_plane import ControlPlane
 
-FILE = '[controllers.alpha]\nsocket = "c.sock"\n[groups.db]\nmembers = ["alpha:data"]\n[groups.all]\nmembers = ["alpha:wal"]\n'
+FILE = (
+    '[controllers.alpha]\nsocket = "c.sock"\n[groups.db]\nmembers = ["alpha:data"]\n'
+    '[groups.all]\nmembers = ["alpha:wal"]\n'
+)
 
 
 @pytest.fixture
@@ -32,15 +36,15 @@ def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The groups file at its default place."""
     path = tmp_path / "groups.toml"
     path.write_text(FILE)
-    monkeypatch.setattr(options, "DEFAULT_GROUPS", str(path))
+    monkeypatch.setattr(settings_of, "DEFAULT_GROUPS", str(path))
     return path
 
 
-def settings(**sources: object) -> options.Settings:
-    found = options.Settings()
+def settings(**sources: object) -> settings_of.Settings:
+    found = settings_of.Settings()
     for name, value in sources.items():
         setattr(found, name, value)
-    found.groups = options.DEFAULT_GROUPS
+    found.groups = settings_of.DEFAULT_GROUPS
     return found
 
 
@@ -161,7 +165,7 @@ def test_a_group_that_the_named_file_does_not_have_is_3_where_no_daemon_is(
     groups: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], command: str
 ) -> None:
     monkeypatch.delenv("DUPLEXD_SOCKET", raising=False)
-    monkeypatch.setattr(options, "DEFAULT_SOCKET", str(groups.parent / "none.sock"))
+    monkeypatch.setattr(settings_of, "DEFAULT_SOCKET", str(groups.parent / "none.sock"))
     monkeypatch.setenv("DUPLEXD_GROUPS", str(groups))
     assert run([command, "bd"]) == 3
     said = capfd.readouterr().err
@@ -177,7 +181,7 @@ def test_a_daemon_that_may_have_that_name_and_does_not_answer_is_7(
 ) -> None:
     path = groups.parent / "none.sock"
     monkeypatch.delenv("DUPLEXD_SOCKET", raising=False)
-    monkeypatch.setattr(options, "DEFAULT_SOCKET", str(path))
+    monkeypatch.setattr(settings_of, "DEFAULT_SOCKET", str(path))
     if how == "a daemon was named":
         monkeypatch.setenv("DUPLEXD_SOCKET", str(path))
     if how == "a daemon was there":
@@ -206,29 +210,46 @@ def result(**fields: Any) -> Suspended:
         within_limit=True,
     )
     base: dict[str, Any] = {
-        "verdict": "consistent", "cut": "c7", "tag": "nightly", "group": "db", "controllers": {"alpha": 418, "beta": 77},
-        "volumes": ["alpha:data", "beta:wal"], "hold": hold,
-    }  # fmt: skip
+        "verdict": "consistent",
+        "cut": "c7",
+        "tag": "nightly",
+        "group": "db",
+        "controllers": {"alpha": 418, "beta": 77},
+        "volumes": ["alpha:data", "beta:wal"],
+        "hold": hold,
+    }
     return Suspended(**base | fields)
 
 
 def test_a_suspend_in_words() -> None:
-    assert render_groups.suspended_text(result()).splitlines() == [
+    assert texts.suspended_text(result()).splitlines() == [
         "suspended db: consistent, cut c7, tag 'nightly': alpha:data beta:wal",
         "  alpha at 418",
         "  beta at 77",
         "  writes waited max 6.8 ms, p50 3.4 ms, p99 6.7 ms; 41 were held; within the limit of 2 s",
     ]
-    assert "already suspended db: consistent" in render_groups.suspended_text(result(already=True))
-    assert "beta could not be told yet: `duplexctl settle db`" in render_groups.suspended_text(
+    assert "already suspended db: consistent" in texts.suspended_text(result(already=True))
+    assert "beta did not get the verdict yet: `duplexctl settle db`" in texts.suspended_text(
         result(untold=["beta"])
     )
     over = HoldFigures(seconds_max=3.0, hold_max_s=2.0, within_limit=False)
-    assert "OVER the limit of 2 s" in render_groups.suspended_text(result(hold=over))
+    assert "OVER the limit of 2 s" in texts.suspended_text(result(hold=over))
+
+
+def test_a_suspend_of_one_daemon_in_words() -> None:
+    one = result(controllers={"alpha": 7}, volumes=["data", "wal"], tag="")
+    assert texts.suspended_text(one).splitlines()[:2] == [
+        "suspended db: consistent, cut c7: data wal",
+        "  alpha at 7",
+    ]
+
+
+def test_what_was_suspended_already_kept_nobody_waiting() -> None:
+    assert "writes waited" not in texts.suspended_text(result(already=True))
 
 
 def test_a_void_cut_is_never_called_consistent() -> None:
-    text = render_groups.suspended_text(result(verdict="void", why="beta: gone"))
+    text = texts.suspended_text(result(verdict="void", why="beta: gone"))
     assert "void" in text
     assert "consistent" not in text
 
@@ -256,11 +277,11 @@ def test_a_void_cut_is_never_called_consistent() -> None:
     ],
 )
 def test_a_group_in_one_line(group: dict[str, Any], text: str) -> None:
-    assert render_groups.group_text({"name": "db", "members": ["alpha:data"]} | group) == text
+    assert texts.group_text({"name": "db", "members": ["alpha:data"]} | group) == text
 
 
 def test_a_long_tag_does_not_make_the_history_unreadable() -> None:
-    text = render_groups.cuts_text(
+    text = texts.cuts_text(
         Cuts([Cut("c1", "consistent", "x" * 200, "db", 0.0, {"alpha": 5}, {}, ["alpha"])])
     )
     assert " " + "x" * 21 + "... " in text
@@ -274,13 +295,13 @@ def test_the_history_is_a_table_in_which_void_is_void() -> None:
         Cut("c2", "void", "\x1b[31m", "db", 1.0, {"alpha": 9}, {}, ["alpha", "beta"]),
         Cut("c3", None, "", "", 2.0, {"alpha": 9}, {}, ["alpha", "beta"]),
     ]
-    assert render_groups.cuts_text(Cuts(cuts)).splitlines() == [
+    assert texts.cuts_text(Cuts(cuts)).splitlines() == [
         "TIME                  CUT  VERDICT     GROUP  TAG      CANARY  CONTROLLERS",
         "1970-01-01T00:00:00Z  c1   consistent  db     nightly  -       alpha@5 beta@7",
         "1970-01-01T00:00:01Z  c2   VOID        db     ?[31m    -       alpha@9",
         "1970-01-01T00:00:02Z  c3   undecided   -      -        -       alpha@9",
     ]
-    assert render_groups.cuts_text(Cuts([])) == "no cuts"
+    assert texts.cuts_text(Cuts([])) == "no cuts"
 
 
 def test_a_settled_cut_says_what_each_member_knows() -> None:
@@ -294,10 +315,7 @@ def test_a_settled_cut_says_what_each_member_knows() -> None:
         {"alpha": "void", "beta": "", "gamma": None},
         ["alpha", "beta", "gamma"],
     )
-    assert (
-        render_groups.settled_text(cut)
-        == "cut c1: VOID (alpha: void, beta: not cut, gamma: not known)"
-    )
+    assert texts.settled_text(cut) == "cut c1: VOID (alpha: void, beta: not cut, gamma: not known)"
     assert cut.untold == ["beta", "gamma"]
 
 
@@ -319,7 +337,7 @@ def test_the_status_of_several_controllers_in_text_and_colour() -> None:
             }
         ],
     }
-    view = render_groups.GroupsView(status, 40)
+    view = views.StatusView(status, 40, of_groups=True)
     text = view.text()
     assert text.count("controller fake") == 2
     assert text.splitlines()[-3:] == [
@@ -352,10 +370,6 @@ def test_a_certificate_of_one_controller_needs_no_groups_file(
     assert json.loads(capfd.readouterr().out.splitlines()[-1])["exit_code"] == 3
     assert not (tmp_path / "c.json").exists()
     assert run(["--socket", str(plane.path), "suspend", "db", "--hold-max", "1"]) == 2
-    assert (
-        run(["--socket", str(plane.path), "suspend", "db", "--lease", "x", "--certificate", "y"])
-        == 2
-    )
 
 
 def answers(monkeypatch: pytest.MonkeyPatch, command: str, found: object) -> None:
@@ -387,9 +401,9 @@ def test_a_suspend_whose_secondaries_moved_on_fails(
     out, err = capsys.readouterr()
     assert "  NOT there any more: beta:wal\n" in out
     assert (
-        "the cut was consistent, but not all secondaries stand at it any more (beta:wal left it); resync"
-        in err
-    )
+        "the cut was consistent, but not all secondaries stand at it any more"
+        " (beta:wal left it); resync"
+    ) in err
     answers(monkeypatch, "suspend", result())
     assert run(["--groups", str(groups), "suspend", "db"]) == 0
 
@@ -405,7 +419,7 @@ def test_a_certificate_that_could_not_be_written_is_2_before_anything_is_suspend
     target: str,
 ) -> None:
     (tmp_path / "groups.toml").write_text('[controllers.fake]\nsocket = "c.sock"\n')
-    monkeypatch.setattr(options, "DEFAULT_GROUPS", str(tmp_path / "groups.toml"))
+    monkeypatch.setattr(settings_of, "DEFAULT_GROUPS", str(tmp_path / "groups.toml"))
     monkeypatch.setenv("DUPLEXD_SOCKET", str(plane.path))
     assert run(["suspend", target, "--certificate", str(tmp_path / where)]) == 2
     assert "certificate" in capfd.readouterr().err
@@ -453,7 +467,7 @@ def test_a_cut_that_no_controller_made_is_void_and_not_a_wrong_use(
 @pytest.mark.parametrize(
     "data", [b"[groups.db]\nmembers = ['\xff']", b"[groups.db", b"a = " + 100_000 * b"["]
 )
-def test_a_groups_file_that_can_not_be_read_is_told_alike_by_every_command(
+def test_a_groups_file_that_can_not_be_read_is_reported_alike_by_every_command(
     groups: Path, capsys: pytest.CaptureFixture[str], data: bytes
 ) -> None:
     groups.write_bytes(data)
@@ -502,7 +516,11 @@ def test_a_status_without_some_controllers_shows_the_others_and_says_why(
     json_too: list[str],
 ) -> None:
     why = {name: f"{name}: because" for name in codes}
-    answers(monkeypatch, "status", Status([], {"alpha": FakeController().status()}, why, codes))
+    answers(
+        monkeypatch,
+        "status",
+        Status(None, [], [], [], [], {"alpha": FakeController().status()}, why, codes),
+    )
     assert run(["--groups", str(groups), *json_too, "status"]) == exit_code
     said = capsys.readouterr()
     assert said.err == f"duplexctl: {'; '.join(why.values())}\n"

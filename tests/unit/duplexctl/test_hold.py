@@ -12,29 +12,41 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from structlog.testing import capture_logs
 
-from duplexd.api import lines, server
+from duplexd.limits import ApiLimits
+from tests.support.control_plane import ControlPlane
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from tests.support.control_plane import ControlPlane
 
     Start = Callable[..., subprocess.Popen[str]]
 
 ROOT = Path(__file__).resolve().parents[3]
 PATIENCE_SECONDS = 100.0
 NEVER_SECONDS = 3600.0
-CODE = f"import duplexd.duplexctl.hold; duplexd.duplexctl.hold.RELEASE_TIMEOUT_S = {PATIENCE_SECONDS}; from duplexd.duplexctl.cli import main; main()"
+LIMITS = (
+    f"ClientLimits(release_seconds_max={PATIENCE_SECONDS}, late_seconds_max={PATIENCE_SECONDS})"
+)
+CODE = (
+    "from duplexd.duplexctl.cli import main; from duplexd.limits import ClientLimits;"
+    f" main(limits={LIMITS})"
+)
 MAIN = [sys.executable, "-c", CODE]
 
 
-@pytest.fixture(autouse=True)
-def unhurried(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing ends by itself, and no line is due that would find out that its reader is gone: what is noticed is noticed at once."""
-    plane.controller.hold_scale = NEVER_SECONDS
-    monkeypatch.setattr(lines, "HEARTBEAT_SECONDS", NEVER_SECONDS)
-    monkeypatch.setattr(server, "CONTROL_STOP_SECONDS_MAX", NEVER_SECONDS)
+@pytest.fixture
+def plane(tmp_path: Path) -> Iterator[ControlPlane]:
+    """Nothing ends by itself, and no line is due that would show that its reader is gone.
+
+    What is noticed is noticed at once.
+    """
+    limits = ApiLimits(heartbeat_seconds=NEVER_SECONDS, stop_seconds_max=NEVER_SECONDS)
+    with capture_logs():  # else they would get between what duplexctl writes to the same stdout
+        control = ControlPlane(tmp_path / "c.sock", limits=limits)
+        control.controller.hold_scale = NEVER_SECONDS
+        yield control
+        control.stop()
 
 
 @pytest.fixture
@@ -70,7 +82,7 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 
 class Command:
-    """A command for duplexctl to run, which tells when it began, and ends when it is told to."""
+    """A command for duplexctl to run, which shows that it began, and ends when asked to."""
 
     def __init__(self, directory: Path) -> None:
         self._began, self._may_end = directory / "began", directory / "may end"
@@ -114,7 +126,7 @@ def test_the_commands_status_is_returned_and_the_hold_released(
     assert plane.controller.leases["L1"].ended.result() == "released"
 
 
-def test_the_command_is_told_the_lease_and_runs_within_the_hold(
+def test_the_command_finds_the_lease_and_runs_within_the_hold(
     start: Start, plane: ControlPlane
 ) -> None:
     code, out, _ = finish(
@@ -142,7 +154,10 @@ def test_the_command_is_told_the_lease_and_runs_within_the_hold(
 
 
 def test_a_command_may_suspend_by_the_lease(start: Start, plane: ControlPlane) -> None:
-    inner = f'{sys.executable} -c "from duplexd.duplexctl.cli import main; main()" suspend db --lease "$DUPLEXD_LEASE"'
+    inner = (
+        f'{sys.executable} -c "from duplexd.duplexctl.cli import main; main()" suspend db'
+        ' --lease "$DUPLEXD_LEASE"'
+    )
     code, out, err = finish(start("quiesce", "db", "--hold", "10", "--", "sh", "-c", inner))
     assert (code, err) == (0, "")
     assert "consistent" in out
@@ -160,7 +175,7 @@ def test_a_hold_that_ended_before_the_command_is_9_though_the_command_succeeded(
 ) -> None:
     plane.controller.hold_scale = 1.0
     process = start("quiesce", "db", "--hold", "0.2", "--", *command.line)
-    assert lost(process).endswith("is lost: deadline\n")
+    assert lost(process).endswith("is lost: deadline; sh is still running\n")
     command.end()
     code, _, err = finish(process)
     assert code == 9
@@ -173,20 +188,23 @@ def test_a_hold_that_somebody_else_releases_during_the_command_is_9(
     process = start("--json", "quiesce", "db", "--hold", "10", "--", *command.line)
     command.wait()
     assert plane.ask("DELETE", "/v1/leases/L1")[1]["released"]
-    assert lost(process).endswith("is lost: released by somebody else\n")
+    assert lost(process).endswith("is lost: released by somebody else; sh is still running\n")
     command.end()
     code, out, err = finish(process)
     assert (code, json.loads(out)) == (
         9,
         {"lease": "L1", "status": 0, "verdict": "void", "reason": "released by somebody else"},
     )
-    assert "the hold L1 was lost (released by somebody else)" in err
+    assert "the hold of db was lost: released by somebody else" in err
 
 
 def test_a_hold_that_the_command_itself_releases_before_its_end_is_9(
     start: Start, plane: ControlPlane
 ) -> None:
-    inner = f'{sys.executable} -c "from duplexd.duplexctl.cli import main; main()" release "$DUPLEXD_LEASE"'
+    inner = (
+        f'{sys.executable} -c "from duplexd.duplexctl.cli import main; main()" release'
+        ' "$DUPLEXD_LEASE"'
+    )
     assert finish(start("quiesce", "db", "--hold", "10", "--", "sh", "-c", inner))[0] == 9
 
 
@@ -196,7 +214,7 @@ def test_a_daemon_that_stops_during_the_command_is_9(
     process = start("quiesce", "db", "--hold", "10", "--", *command.line)
     command.wait()
     plane.stop()
-    assert lost(process).endswith("is lost: stopping\n")
+    assert lost(process).endswith("is lost: stopping; sh is still running\n")
     command.end()
     code, _, err = finish(process)
     assert code == 9
@@ -248,6 +266,35 @@ def test_in_the_foreground_an_interrupt_releases(
     assert not plane.controller.leases["L1"].lost
 
 
+def test_an_interrupt_that_is_ignored_stays_ignored(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of a job in the background of a script."""
+    monkeypatch.setenv("DUPLEXD_SOCKET", str(plane.path))
+    shell = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *MAIN, "quiesce", "db", "--json"]
+    with subprocess.Popen(shell, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["event"] == "held"
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert (process.returncode, json.loads(out)["reason"]) == (0, "released")
+
+
+@pytest.mark.parametrize("ignored", ["INT", "TERM"])
+def test_a_command_ignores_the_signals_that_duplexctl_was_started_to_ignore(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, ignored: str
+) -> None:
+    monkeypatch.setenv("DUPLEXD_SOCKET", str(plane.path))
+    look = f"import signal; print(signal.getsignal(signal.SIG{ignored}) is signal.SIG_IGN)"
+    shell = ["sh", "-c", f'trap "" {ignored}; exec "$@"', "sh", *MAIN]
+    command = [*shell, "quiesce", "db", "--", sys.executable, "-c", look]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE_SECONDS, check=True
+    )
+    assert done.stdout == "True\n"
+
+
 def test_in_the_foreground_a_deadline_is_9_and_a_release_is_0(
     start: Start, plane: ControlPlane
 ) -> None:
@@ -264,7 +311,10 @@ def test_ctrl_c_while_a_command_runs_ends_the_command_first(
     start: Start, plane: ControlPlane, tmp_path: Path
 ) -> None:
     ready = tmp_path / "ready"
-    script = f"import pathlib, sys, time\ntry:\n pathlib.Path({str(ready)!r}).touch(); time.sleep({PATIENCE_SECONDS})\nexcept KeyboardInterrupt:\n time.sleep(0.3); sys.exit(4)"
+    script = (
+        f"import pathlib, sys, time\ntry:\n pathlib.Path({str(ready)!r}).touch();"
+        f" time.sleep({PATIENCE_SECONDS})\nexcept KeyboardInterrupt:\n time.sleep(0.3); sys.exit(4)"
+    )
     process = start("quiesce", "db", "--hold", "10", "--", sys.executable, "-c", script)
     wait_for(ready.exists)
     interrupted_at = time.monotonic()

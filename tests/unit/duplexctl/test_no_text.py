@@ -1,4 +1,4 @@
-"""A name that is no UTF-8 text: no request could ask for it."""
+"""A name that is not UTF-8 text: no request could ask for it."""
 
 from __future__ import annotations
 

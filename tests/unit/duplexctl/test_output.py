@@ -83,7 +83,7 @@ def test_of_a_group_too(
 
 
 @pytest.mark.parametrize("more", [[], ["--json"]])
-def test_what_is_done_is_told_all_the_same(
+def test_what_is_done_is_said_nevertheless(
     plane: ControlPlane, full: int, unread: int, groups: str, more: list[str]
 ) -> None:
     code, err = ctl(full, "--groups", groups, "suspend", "db", *more)
@@ -93,7 +93,7 @@ def test_what_is_done_is_told_all_the_same(
     )
     assert err.count("\n") == 1
     code, err = ctl(unread, "--socket", str(plane.path), "suspend", "db", *more)
-    assert (code, "Broken pipe; this is done: already suspended data wal: consistent" in err) == (
+    assert (code, "Broken pipe; this is done: already suspended db: consistent" in err) == (
         1,
         True,
     )
@@ -109,10 +109,10 @@ def test_another_failure_keeps_its_exit_code(plane: ControlPlane, full: int) -> 
     assert (code, "none" in err, err.count("\n")) == (3, True, 1)
     plane.controller.differs = {"wal"}
     code, err = ctl(full, "--socket", str(plane.path), "verify", "db")
-    assert (code, "the legs differ" in err, FULL in err) == (1, True, True)
+    assert (code, "primary and secondary differ" in err, FULL in err) == (1, True, True)
 
 
-def test_a_hold_whose_lease_can_not_be_told_is_let_go(
+def test_a_hold_whose_lease_cannot_be_printed_is_released(
     plane: ControlPlane, full: int, groups: str
 ) -> None:
     plane.controller.hold_scale = 1e6  # it would not end by itself

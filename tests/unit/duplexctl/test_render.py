@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from duplexd.duplexctl import render
-from duplexd.duplexctl.render_groups import GroupsView
+from duplexd.duplexctl import texts, views
 from tests.support.fake_controller import FakeController
 
 CUT = {"id": "c7", "sequence": 7, "time": 1.0, "tag": "", "verdict": "consistent"}
@@ -31,14 +30,14 @@ def status_of(count: int) -> dict[str, Any]:
 
 
 def test_a_small_status_lists_every_volume() -> None:
-    text = render.StatusView(status_of(5), 24).text()
+    text = views.ControllerView(status_of(5), 24).text()
     assert all(f"vol000{number}" in text for number in range(5))
     assert "not listed" not in text
 
 
 @pytest.mark.parametrize("lines", [12, 24, 50])
 def test_a_thousand_volumes_fit_one_screen_and_are_counted(lines: int) -> None:
-    text = render.StatusView(status_of(1000), lines).text()
+    text = views.ControllerView(status_of(1000), lines).text()
     assert len(text.splitlines()) < lines
     assert "1000 of 1000 volumes not listed (1000 DUPLEX); name one, or use --all" in text
 
@@ -47,7 +46,7 @@ def test_of_a_thousand_volumes_those_that_are_not_well_are_listed() -> None:
     status = status_of(1000)
     status["volumes"][700] |= {"state": "SUSPENDED", "reason": "secondary error"}
     status["volumes"][800]["held"] = True
-    text = render.StatusView(status, 24).text()
+    text = views.ControllerView(status, 24).text()
     assert "vol0700" in text
     assert "secondary error" in text
     assert "vol0800" in text
@@ -58,13 +57,13 @@ def test_more_troubles_than_lines_still_fit() -> None:
     status = status_of(1000)
     for volume in status["volumes"]:
         volume["state"] = "SUSPENDED"
-    view = render.StatusView(status, 24)
+    view = views.ControllerView(status, 24)
     assert len(view.text().splitlines()) < 24
     assert f"{1000 - len(view.rows)} SUSPENDED" in view.text()
 
 
 def test_all_means_all() -> None:
-    assert len(render.StatusView(status_of(1000), None).rows) == 1000
+    assert len(views.ControllerView(status_of(1000), None).rows) == 1000
 
 
 @pytest.mark.parametrize(
@@ -103,52 +102,27 @@ def test_all_means_all() -> None:
     ],
 )
 def test_what_is_said_of_a_secondary(change: dict[str, Any], text: str) -> None:
-    assert render.secondary_text(status_of(1)["volumes"][0] | change) == text
+    assert views.secondary_text(status_of(1)["volumes"][0] | change) == text
 
 
 def test_a_copy_says_how_far_and_how_long() -> None:
     assert (
-        render.copy_text({"done_bytes": 1 << 20, "total_bytes": 4 << 20, "eta_s": 12.3})
+        texts.copy_text({"done_bytes": 1 << 20, "total_bytes": 4 << 20, "eta_s": 12.3})
         == "25 % of 4.0 MiB, 12 s left"
     )
-    assert render.copy_text({"done_bytes": 0, "total_bytes": 0, "eta_s": None}) == "100 % of 0 B"
+    assert texts.copy_text({"done_bytes": 0, "total_bytes": 0, "eta_s": None}) == "100 % of 0 B"
 
 
 def test_the_table_in_colour_has_the_same_words_as_the_text() -> None:
     status = status_of(3)
     status["volumes"][1] |= {"state": "SUSPENDED", "reason": "[by command]"}  # not markup
     out = io.StringIO()
-    Console(file=out, width=160).print(render.StatusView(status, 24).renderable())
-    assert out.getvalue().split() == render.StatusView(status, 24).text().split()
-
-
-def test_a_void_cut_is_never_called_consistent() -> None:
-    result = {
-        "verdict": "void",
-        "cut": "c1",
-        "tag": "",
-        "controllers": {"a": 7},
-        "volumes": ["d"],
-        "hold": {"seconds_max": 0, "writes_held": 0},
-    }
-    text = render.suspended_text(result)
-    assert "void" in text
-    assert "consistent" not in text
-
-
-def test_what_was_suspended_already_kept_nobody_waiting() -> None:
-    result = {
-        "verdict": "consistent", "cut": "c1", "tag": "", "controllers": {"a": 7}, "volumes": ["d"], "already": True,
-        "hold": {"seconds_max": 0, "writes_held": 0},
-    }  # fmt: skip
-    assert render.suspended_text(result) == "already suspended d: consistent, cut c1 (a at 7)"
-    assert render.suspended_text(result | {"already": False}).endswith(
-        "; writes waited 0.0 ms at most, 0 were held"
-    )
+    Console(file=out, width=160).print(views.ControllerView(status, 24).renderable())
+    assert out.getvalue().split() == views.ControllerView(status, 24).text().split()
 
 
 def test_an_event_of_unknown_shape_is_shown_whole() -> None:
-    text = render.event_text(
+    text = texts.event_text(
         {"event": "novelty", "time": 0, "sequence": 4, "volumes": ["a", "b"], "odd": {"x": 1}}
     )
     assert text == "1970-01-01T00:00:00.000000Z novelty sequence=4 odd={'x': 1} volumes=a,b"
@@ -157,10 +131,10 @@ def test_an_event_of_unknown_shape_is_shown_whole() -> None:
 def test_a_controller_that_failed_says_so_first() -> None:
     status = status_of(1)
     status["controller"]["failed"] = "the journal could not be synced"
-    assert render.head_line(status).startswith("FAILED: the journal could not be synced")
+    assert views.head_line(status).startswith("FAILED: the journal could not be synced")
 
 
-def test_of_many_legs_those_that_differ_are_told_and_the_others_counted() -> None:
+def test_of_many_legs_those_that_differ_are_listed_and_the_others_counted() -> None:
     rows = [
         {
             "name": f"v{number}",
@@ -171,18 +145,15 @@ def test_of_many_legs_those_that_differ_are_told_and_the_others_counted() -> Non
         for number in range(500)
     ]
     rows[8]["why"] = "/b/v8.img: gone"
-    assert render.verified_texts({"volumes": rows}).splitlines() == [
+    assert texts.verified_text(rows).splitlines() == [
         "v7: THE LEGS DIFFER, first at byte 5 (1.0 MiB compared)",
         "v8: NOT EQUAL: /b/v8.img: gone",
         "498 volumes: the legs are equal (498.0 MiB compared)",
     ]
-    assert (
-        len(render.verified_texts({"volumes": rows[: render.LISTED_MAX]}).splitlines())
-        == render.LISTED_MAX
-    )
+    assert len(texts.verified_text(rows[: texts.LISTED_MAX]).splitlines()) == texts.LISTED_MAX
 
 
-def test_of_many_resyncs_those_that_failed_are_told_and_the_others_counted() -> None:
+def test_of_many_resyncs_those_that_failed_are_listed_and_the_others_counted() -> None:
     rows = [
         {
             "name": f"v{number}",
@@ -193,23 +164,20 @@ def test_of_many_resyncs_those_that_failed_are_told_and_the_others_counted() -> 
         for number in range(500)
     ]
     rows[3] |= {"state": "SUSPENDED", "reason": "by secondary error"}
-    assert (
-        render.resync_text({"volumes": rows})
-        == "1 volume: full copy\n499 volumes: resync by change map"
-    )
-    assert render.resync_done_texts({"volumes": rows}).splitlines() == [
+    assert texts.resync_text(rows) == "1 volume: full copy\n499 volumes: resync by change map"
+    assert texts.resynced_text(rows).splitlines() == [
         "v3: SUSPENDED (by secondary error), 1.0 MiB copied",
         "499 volumes: DUPLEX, 499.0 MiB copied",
     ]
-    few = {"volumes": rows[: render.LISTED_MAX]}
+    few = rows[: texts.LISTED_MAX]
     assert (
-        len(render.resync_text(few).splitlines())
-        == len(render.resync_done_texts(few).splitlines())
-        == render.LISTED_MAX
+        len(texts.resync_text(few).splitlines())
+        == len(texts.resynced_text(few).splitlines())
+        == texts.LISTED_MAX
     )
 
 
-def drawn(view: render.View, width: int, height: int) -> list[str]:
+def drawn(view: views.View, width: int, height: int) -> list[str]:
     """What a screen of that size shows of a view that is watched."""
     console = Console(file=io.StringIO(), width=width, height=height)
     lines = console.render_lines(view.renderable(watched=True), pad=False)
@@ -224,7 +192,7 @@ def test_a_small_screen_that_is_watched_shows_the_groups(width: int, height: int
     ).status()
     for volume in status["volumes"]:
         volume |= {"state": "SUSPENDED", "reason": "by secondary error"}
-    shown = drawn(render.StatusView(status, height), width, height)
+    shown = drawn(views.ControllerView(status, height), width, height)
     assert len(shown) < height
     assert shown[0].startswith("controller fake")
     assert any(line.startswith("group db: ") for line in shown)
@@ -235,14 +203,16 @@ def test_a_small_screen_that_is_watched_shows_the_groups(width: int, height: int
         "exit_codes": {},
         "groups": [GROUP],
     }
-    assert drawn(GroupsView(several, height), width, height)[0].startswith("group all: SUSPENDED")
+    assert drawn(views.StatusView(several, height, of_groups=True), width, height)[0].startswith(
+        "group all: SUSPENDED"
+    )
 
 
 def test_what_is_no_screen_gets_every_volume(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LINES", "10")
-    render.show_status(status_of(100), whole=False)
+    views.show(views.ControllerView(status_of(100), views.screen_lines()))
     out = capsys.readouterr().out
     assert "vol0099" in out
     assert "not listed" not in out
@@ -255,7 +225,7 @@ def test_without_colour_nothing_is_bold_either(
     monkeypatch.setenv("NO_COLOR", no_color)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("FORCE_COLOR", "1")
-    console = render.console()
+    console = views.console()
     console.file = out = io.StringIO()
-    console.print(render.StatusView(status_of(3), 24).renderable())
+    console.print(views.ControllerView(status_of(3), 24).renderable())
     assert ("\x1b" in out.getvalue()) == escapes

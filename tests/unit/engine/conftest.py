@@ -1,4 +1,6 @@
-"""The controller runs in time that passes only while nothing is to be done: no hold ends, and no interval is over, because the machine is slow."""
+"""The controller runs in time that passes only while nothing is to be done: no hold ends, and no
+interval is over, because the machine is slow.
+"""
 
 from __future__ import annotations
 

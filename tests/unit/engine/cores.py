@@ -1,4 +1,4 @@
-"""A whole controller on a simulated disk, with legs that fail on demand, and a client that remembers its answers."""
+"""A whole controller on a simulated disk, with legs that fail on demand and a client."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from duplexd.backend import FLUSH, TRIM, WRITE, ZERO, Change
 from duplexd.config import load as config
 from duplexd.engine.controller import Controller, Machine, start
 from duplexd.engine.events import Events
-from duplexd.json_object import Json
 from tests.sim.disk import SimDisk
 from tests.sim.workers import SimWorkers
 from tests.support.fault_leg import FaultLeg
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from duplexd.config.daemon_file import Config
     from duplexd.core.pair import Pair
+    from duplexd.json_object import Json
     from duplexd.limits import EngineLimits
 
 T = TypeVar("T")
@@ -160,7 +160,7 @@ class Core:
             await asyncio.sleep(0)
 
     async def crash(self, power: bool) -> None:
-        """Kill the daemon as it is; with `power`, the machine. `disk` is what the next one finds."""
+        """Kill the daemon; with `power`, the machine. `disk` is what the next start finds."""
         self.disk.crash(power=power)
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:

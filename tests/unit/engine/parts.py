@@ -1,7 +1,7 @@
 """The parts of the engine below the controller, wired as it wires them, for tests of one of them.
 
-Two DUPLEX pairs of one group on legs in memory, and a small journal on a simulated disk. There is no
-recovery, no checkpoint, no follower and no task here, and workers are moved by hand: whatever
+Two DUPLEX pairs of one group on legs in memory, and a small journal on a simulated disk. There is
+no recovery, no checkpoint, no follower and no task here, and workers are moved by hand: whatever
 happens, happens in the test's own calls.
 """
 
@@ -118,7 +118,7 @@ class Parts:
         self,
         name: str,
         offset: int,
-        data: bytes | memoryview = b"",
+        data: bytes | bytearray | memoryview = b"",
         kind: int = WRITE,
         length: int = 0,
         fua: bool = False,
@@ -134,7 +134,12 @@ class Parts:
         self.write_path.submit(list[Change](changes))
 
     def send(
-        self, name: str, offset: int, data: bytes, fua: bool = False, peer: Peer | None = None
+        self,
+        name: str,
+        offset: int,
+        data: bytes | bytearray,
+        fua: bool = False,
+        peer: Peer | None = None,
     ) -> PairChange:
         """Submit one WRITE."""
         change = self.change(name, offset, data, fua=fua, peer=peer)

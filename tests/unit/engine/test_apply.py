@@ -1,6 +1,4 @@
-"""One batch: the journal first, then the secondary, then the primary; what each of them does when it
-fails.
-"""
+"""One batch: the journal, then the secondary, then the primary; and what fails."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from duplexd.engine.apply import Batch
 from duplexd.engine.write_path import record_bytes
 from duplexd.units import KIB
 from tests.unit.engine.parts import SIZE, Parts
-from tests.unit.journal.journals import DIRECTORY, path
+from tests.unit.journal.journals import DIRECTORY, SEGMENT, path, reopen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +26,7 @@ def batch_of(
     regions: Mapping[int, Sequence[int]] | None = None,
     heavy: bool = False,
 ) -> Batch:
-    return Batch(changes, regions or {}, 0, heavy, lambda _batch, _error: None)
+    return Batch(changes, regions or {}, heavy, lambda _batch, _error: None)
 
 
 def perform(
@@ -145,6 +143,25 @@ def test_record_bytes_is_what_the_journal_grows_by() -> None:
     assert parts.writer.position - before == record_bytes(changes)
 
 
+def test_the_records_of_a_batch_are_read_back_as_they_were_given() -> None:
+    parts = Parts(segment_bytes=SEGMENT)
+    changes = [
+        parts.change("wal", 512, b"payload"),
+        parts.change("data", 0, b"", ZERO, 4 * KIB),
+        parts.change("data", 4096, b"", TRIM, 8 * KIB),
+    ]
+    perform(parts, changes)
+    found = reopen(parts.disk)
+    assert [
+        (record.sequence, record.kind, record.volume, record.offset, record.length)
+        for record in found.records[-3:]
+    ] == [
+        (change.sequence, change.kind, change.volume.id, change.offset, change.length)
+        for change in changes
+    ]
+    assert found.payloads[-3:] == [b"payload", b"", b""]
+
+
 # ------------------------------------------------------------------------------------ what fails
 
 
@@ -190,6 +207,21 @@ def test_a_torn_secondary_that_cannot_be_written_is_noted_as_torn() -> None:
     (failure,) = perform(parts, [parts.change("data", 0, b"b" * 9000)]).failures
     assert (failure.torn, failure.lost) == (True, False)
     assert parts.content("data", 0, 9000)[0] == b"b" * 9000
+
+
+@pytest.mark.parametrize(("offset", "torn"), [(0, True), (4095, True), (4096, False)])
+def test_a_secondary_is_not_healed_from_a_primary_that_lacks_an_earlier_change(
+    offset: int, torn: bool
+) -> None:
+    """It has to be at the change before the one that failed, and the primary is not, there."""
+    parts = Parts()
+    perform(parts, [parts.change("data", 0, b"a" * 9000)])
+    parts.legs["data"][0].fail("write", errno.EIO, times=1)
+    parts.legs["data"][1].fail("write", errno.EIO, after=1, times=1)
+    changes = [parts.change("data", 0, b"b" * 4096), parts.change("data", offset, b"c" * 4096)]
+    (failure,) = perform(parts, changes).failures
+    assert (failure.sequence, failure.torn) == (changes[1].sequence, torn)
+    assert parts.content("data", 0, 4096)[1] == b"b" * 4096, "what its last change wrote"
 
 
 def test_a_healed_secondary_that_cannot_be_synced_may_have_lost_older_changes() -> None:

@@ -171,7 +171,9 @@ def test_records_are_kept_for_secondaries_that_still_want_them(saved: Json, floo
 
 
 async def test_what_was_begun_since_the_snapshot_keeps_the_journal_that_it_needs() -> None:
-    """A resync by journal: a restart would begin with the pairs at their cut, as the checkpoint says."""
+    """A resync by journal: a restart would begin with the pairs at their cut, as the checkpoint
+    says.
+    """
     taking = Taking()
     taking.parts.send("data", 0, b"x" * 512)
     task = asyncio.ensure_future(taking.checkpointer.checkpoint())

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
 from typing import TYPE_CHECKING
 
 import pytest
@@ -206,10 +207,20 @@ async def test_pairs_that_are_no_longer_duplex_are_not_cut() -> None:
         leg.fail("sync")
         core.pair("wal").secondary_dirty = True
         await core.controller.checkpointer.checkpoint()
-        with pytest.raises(WrongStateError, match="data is SUSPENDED"):
+        with pytest.raises(WrongStateError, match=r"data is SUSPENDED.*wal is.*resync --wait"):
             await make(core, lease)
         with pytest.raises(NotFoundError):
             core.controller.cuts.show(CUT)
+
+
+async def test_a_journal_that_does_not_take_the_cut_suspends_nothing() -> None:
+    async with running(TWO) as core:
+        lease = await closed(core)
+        core.disk.fail("/state/journal", errno.ENOSPC, operation="writev", times=1)
+        with pytest.raises(WrongStateError, match="nothing was suspended"):
+            await make(core, lease)
+        assert core.states() == dict.fromkeys(TWO, "DUPLEX")
+        await make(core, lease)
 
 
 async def test_a_secondary_that_cannot_be_synced_votes_void() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.config import daemon_file
+from duplexd.config import load as config
 from duplexd.core import pair_states
 from duplexd.errors import ConfigurationError, WrongStateError
 from tests.unit.engine.cores import SIZE, Core, new_disk, run, running
@@ -16,6 +16,7 @@ from tests.unit.engine.cores import SIZE, Core, new_disk, run, running
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from duplexd.config.daemon_file import Config
     from tests.sim.disk import SimDisk
 
 BOTH = {"data": "sync", "wal": "sync"}
@@ -175,9 +176,9 @@ def test_a_secondary_that_was_replaced_is_copied_after_an_orderly_restart() -> N
     run(second())
 
 
-def configured(secondary: str) -> daemon_file.Config:
+def configured(secondary: str) -> Config:
     line = f'secondary = "{secondary}"\n' if secondary else ""
-    return daemon_file.parse(
+    return config.parse(
         '[controller]\nname = "alpha"\nstate_dir = "/state"\njournal_size = "32MiB"\n'
         '[nbd]\nlisten = ["unix:/nbd.sock"]\n'
         f'[volumes.data]\nsize = {SIZE}\nprimary = "/a/data.img"\n{line}',

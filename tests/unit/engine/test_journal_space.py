@@ -183,7 +183,7 @@ async def test_one_that_would_free_nothing_is_not_taken() -> None:
     await made.space.stop()
 
 
-# -------------------------------------------------------------------------------------- by the clock
+# ------------------------------------------------------------------------------------- by the clock
 
 
 async def test_what_was_written_is_synced_after_an_interval() -> None:

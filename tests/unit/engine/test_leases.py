@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import errno
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,19 +16,18 @@ from duplexd.core import lease as ends
 from duplexd.core.markers import MakeCut, Open
 from duplexd.core.participant import FENCES_OF_A_START
 from duplexd.engine.leases import Leases
-from duplexd.errors import (
-    LeaseLostError,
-    LimitError,
-    NotFoundError,
-    UsageError,
-    WrongStateError,
-)
+from duplexd.errors import LeaseLostError, LimitError, NotFoundError, UsageError, WrongStateError
 from duplexd.units import KIB
 from tests.unit.engine.cores import Peer, running
 from tests.unit.engine.parts import NAMES, SMALL, Parts, turns
 
 if TYPE_CHECKING:
     from duplexd.engine.leases import Hold
+
+
+class Payload(bytearray):
+    """One that can be watched."""
+
 
 CUT, OTHER = "00000000000000aa", "00000000000000bb"
 
@@ -147,6 +147,15 @@ async def test_a_lease_is_lost_at_its_deadline_and_what_waited_goes_on() -> None
     (released,) = parts.named("released")
     assert (released["verdict"], released["reason"]) == ("void", "deadline")
     assert (parts.leases.release(lease.id), parts.leases.lost) == (False, 1)
+
+
+async def test_a_lease_ends_once() -> None:
+    parts = Parts()
+    lease = await hold(parts, "data")
+    assert parts.leases.end(lease, ends.BY_OWNER)
+    assert not parts.leases.end(lease, ends.DEADLINE)
+    assert (await lease.ended, lease.lost, parts.leases.lost) == (ends.BY_OWNER, False, 0)
+    assert len(parts.named("released")) == 1
 
 
 async def test_a_release_by_the_owner_is_no_loss() -> None:
@@ -314,9 +323,7 @@ async def test_the_fences_of_a_start_are_above_those_of_the_starts_before() -> N
     first = await hold(parts)
     parts.leases.release(first.id)
     parts.timeline.append(Open("boot"))
-    again = Leases(
-        parts.timeline, parts.write_path, parts.admission, parts.clock, parts.events, SMALL
-    )
+    again = Leases(parts.timeline, parts.write_path, parts.clock, parts.events, SMALL)
     second = await again.quiesce([parts.pair()], 1.0, "me")
     assert second.fence >= first.fence + FENCES_OF_A_START
     with pytest.raises(LeaseLostError, match="restarted"):
@@ -369,6 +376,21 @@ async def test_a_cut_without_a_hold_has_the_pause_of_its_step() -> None:
     figures = Parts().leases.figures(None, 0.003)
     assert (figures["seconds_max"], figures["held_s"], figures["writes_held"]) == (0.003, 0.003, 0)
     assert figures["phases"]["cut"] == {"seconds": 0.003, "writes": 0}
+
+
+async def test_a_hold_that_is_over_keeps_no_payload() -> None:
+    """It lives on until its cut is settled: the payloads would be in memory beside new ones."""
+    parts = Parts()
+    lease = await hold(parts, "data")
+    payload = Payload(b"x" * 4 * KIB)
+    parts.send("data", 0, payload)
+    kept = weakref.ref(payload)
+    del payload
+    parts.leases.release(lease.id)
+    await turns()
+    assert parts.leases.figures(lease)["writes_held"] == 1
+    parts.peer.answers.clear()
+    assert kept() is None
 
 
 async def test_a_write_waits_for_a_second_lease_from_when_that_began() -> None:

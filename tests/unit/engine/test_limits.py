@@ -1,87 +1,60 @@
-"""The limits of the write path and of the journal, each met."""
+"""Limits of the engine, each met by a small value that is passed in, and the defaults where others
+rely on them. Limits of a part are met in that part's tests.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+import errno
+from typing import TYPE_CHECKING
+
 import pytest
 
-from duplexd import limits
-from duplexd.core.pair import region_bytes
+from duplexd.core.regions import DirtyRegions
+from duplexd.errors import ConfigurationError
 from duplexd.journal.inspect import inspect
-from duplexd.replication.resync import Jobs
-from duplexd.units import GIB, MIB, TIB
+from duplexd.limits import JOURNAL_SIZE_BYTES_MIN, EngineLimits
+from duplexd.units import GIB, KIB, MIB, TIB
 from tests.unit.engine.cores import Core, running, settings
 
+if TYPE_CHECKING:
+    from duplexd.json_object import Json
 
-def records(core: Core) -> list[dict[str, object]]:
-    return [entry for entry in inspect(core.disk, "/state") if entry["type"] == "record"]
-
-
-@pytest.mark.parametrize(("over", "by_threads"), [(0, 0), (1, 1)])
-async def test_a_batch_of_more_than_inline_batch_bytes_max_goes_to_a_worker(
-    over: int, by_threads: int
-) -> None:
-    async with running(size=8 * MIB) as core:
-        await core.write("data", 0, b"opens the region")  # which takes a worker, whatever its size
-        before = core.controller.batches.changes_by_threads
-        await core.write("data", 0, bytes(limits.INLINE_BATCH_BYTES_MAX - 72 + over))
-        assert core.controller.batches.changes_by_threads - before == by_threads
+DEFAULT = EngineLimits()
 
 
-@pytest.mark.parametrize(
-    ("length", "by_threads"),
-    [(limits.INLINE_ZERO_BYTES_MAX, 0), (limits.INLINE_ZERO_BYTES_MAX + 4096, 1)],
-)
-async def test_zeroes_of_more_than_inline_zero_bytes_max_go_to_a_worker(
-    length: int, by_threads: int
-) -> None:
-    async with running() as core:
-        await core.write("data", 0, b"opens the region")
-        before = core.controller.batches.changes_by_threads
-        await core.zero("data", 0, length)
-        assert core.controller.batches.changes_by_threads - before == by_threads
+def entries(core: Core, kind: str) -> list[Json]:
+    """What the journal holds: records or markers."""
+    return [entry for entry in inspect(core.disk, "/state") if entry["type"] == kind]
 
 
-async def test_a_write_of_more_than_record_bytes_max_is_several_records_and_one_answer() -> None:
-    async with running() as core:
-        data = bytes(range(256)) * ((2 * limits.RECORD_BYTES_MAX + 4096) // 256)
+# ------------------------------------------------------------------------------ the write path
+
+
+async def test_a_daemons_writes_are_records_of_at_most_record_bytes_max() -> None:
+    limits = dataclasses.replace(DEFAULT, record_bytes_max=MIB)
+    async with running(limits=limits) as core:
+        data = bytes(range(256)) * ((2 * MIB + 4096) // 256)
         change = core.send("data", 0, data)
         assert await core.answer(change) == 0
-        assert [entry["length"] for entry in records(core)] == [
-            limits.RECORD_BYTES_MAX,
-            limits.RECORD_BYTES_MAX,
-            4096,
-        ]
+        lengths = [entry["length"] for entry in entries(core, "record")]
+        assert lengths == [MIB, MIB, 4096]
         assert core.peer.answers == [change]
         assert core.image("data", "a")[: len(data)] == core.image("data", "b")[: len(data)] == data
 
 
-async def test_no_batch_is_larger_than_batch_bytes_max_or_half_a_segment() -> None:
-    async with running(journal="64MiB") as core:
-        assert core.controller.batches.bytes_max() == min(
-            limits.BATCH_BYTES_MAX, core.controller.ring.segment_size // 2
-        )
-        lease = await core.controller.quiesce(["data"], 5.0, "me")
-        changes = [core.send("data", 0, bytes([place]) * MIB) for place in range(12)]
-        before = core.controller.batches.begun
-        core.controller.release(lease.id)
-        for change in changes:
-            await core.answer(change)
-        per_batch = core.controller.batches.bytes_max() // (MIB + 72)
-        assert core.controller.batches.begun - before >= 12 // max(per_batch, 1)
-
-
-async def test_batches_leave_marker_reserve_bytes_for_markers() -> None:
-    """However full the journal is with changes: a cut still finds room."""
+async def test_batches_leave_room_for_markers_however_full_the_journal_is() -> None:
+    """A cut needs no room that changes could have taken."""
     async with running(journal="16MiB") as core:
         core.disk.full("/state/journal")
-        core.controller.ring.segments_max = len(core.controller.ring.live) + len(
-            core.controller.ring.spares
-        )
-        core.disk.fail("/state/checkpoint", 28)  # nothing is recycled
+        ring = core.controller.timeline.writer.ring
+        ring.segments_max = len(ring.live) + len(ring.spares)
+        core.disk.fail("/state/checkpoint", errno.ENOSPC)  # nothing is recycled
         answers = [0]
         while answers[-1] == 0 and len(answers) < 100:
-            answers.append(await core.write("data", 0, bytes(256 << 10)))
-        assert answers[-1] == 28
+            answers.append(await core.write("data", 0, bytes(256 * KIB)))
+        assert answers[-1] == errno.ENOSPC
         for _ in range(10):
             assert (await core.controller.suspend(["data"]))["verdict"] == "consistent"
             await core.controller.resync(["data"])
@@ -90,13 +63,33 @@ async def test_batches_leave_marker_reserve_bytes_for_markers() -> None:
         core.disk.heal("/state/journal")
 
 
-async def test_spare_segments_are_kept_ready() -> None:
-    async with running(journal="64MiB") as core:
-        await core.write("data", 0, b"x")
-        await core.until(lambda: len(core.controller.ring.spares) >= limits.SPARE_SEGMENTS)
+async def test_changes_wait_for_an_async_secondary_that_trails_by_async_lag_bytes_max() -> None:
+    limits = dataclasses.replace(DEFAULT, async_lag_bytes_max=64 * KIB)
+    async with running({"data": "async"}, limits=limits) as core:
+        leg = core.secondary()
+        assert await core.write("data", 0, b"opens the region") == 0
+        await core.until(core.equal)
+        changes = [core.send("data", 0, bytes(32 * KIB)) for _ in range(4)]
+        answered = [change in core.peer.answers for change in changes]
+        assert answered == [True, True, False, False]
+        assert core.controller.admission.waiting
+        for change in changes:
+            assert await core.answer(change) == 0
+        assert leg.calls["write"] > 0
+
+
+# ---------------------------------------------------------------------------------- the journal
+
+
+@pytest.mark.parametrize("spares", [2, 4])
+async def test_spare_segments_are_kept_ready(spares: int) -> None:
+    limits = dataclasses.replace(DEFAULT, spare_segments=spares)
+    async with running(journal="64MiB", limits=limits) as core:
+        ring = core.controller.timeline.writer.ring
+        await core.until(lambda: len(ring.spares) >= spares)
         for _ in range(8):
             await core.write("data", 0, bytes(2 * MIB))
-        await core.until(lambda: len(core.controller.ring.spares) >= limits.SPARE_SEGMENTS)
+        await core.until(lambda: len(ring.spares) >= spares)
 
 
 async def test_the_journal_never_takes_more_than_journal_size() -> None:
@@ -105,22 +98,64 @@ async def test_the_journal_never_takes_more_than_journal_size() -> None:
             assert await core.write("data", (place % 3) * MIB, bytes([place]) * MIB) == 0
         files = [name for name in core.disk.list("/state/journal") if name.endswith(".seg")]
         assert sum(core.disk.size(f"/state/journal/{name}") for name in files) <= 16 * MIB
-        assert core.controller.maintenance.checkpoints > 1
+        assert core.controller.checkpointer.taken > 1
         assert core.equal()
 
 
 @pytest.mark.parametrize(
     ("journal", "segment"),
     [
-        (limits.JOURNAL_SIZE_BYTES_MIN, limits.SEGMENT_BYTES_MIN),
-        (limits.JOURNAL_SEGMENTS * limits.SEGMENT_BYTES_MIN * 2, limits.SEGMENT_BYTES_MIN * 2),
-        (GIB, limits.SEGMENT_BYTES_MAX),
+        (JOURNAL_SIZE_BYTES_MIN, DEFAULT.segment_bytes_min),
+        (
+            DEFAULT.journal_segments * DEFAULT.segment_bytes_min * 2,
+            DEFAULT.segment_bytes_min * 2,
+        ),
+        (GIB, DEFAULT.segment_bytes_max),
     ],
 )
 async def test_segments_are_between_segment_bytes_min_and_max(journal: int, segment: int) -> None:
     async with running(journal=str(journal)) as core:
-        assert core.controller.ring.segment_size == segment
-        assert core.controller.ring.size_bytes <= journal
+        ring = core.controller.timeline.writer.ring
+        assert ring.segment_size == segment
+        assert ring.size_bytes <= journal
+
+
+def test_the_smallest_journal_is_accepted_and_a_smaller_one_is_not() -> None:
+    smallest = settings(journal=str(JOURNAL_SIZE_BYTES_MIN))
+    assert smallest.controller.journal_size == JOURNAL_SIZE_BYTES_MIN
+    with pytest.raises(ConfigurationError, match="too small"):
+        settings(journal=str(JOURNAL_SIZE_BYTES_MIN - 1))
+
+
+async def test_the_journal_is_synced_once_in_sync_interval_s() -> None:
+    limits = dataclasses.replace(DEFAULT, sync_interval_s=0.5)
+    async with running(limits=limits) as core:
+        await core.write("data", 0, b"opens the region")
+        await core.write("data", 0, b"x")
+        writer, taken = core.controller.timeline.writer, core.controller.checkpointer.taken
+        assert writer.synced < writer.written
+        await asyncio.sleep(0.6)
+        assert writer.synced == writer.written
+        assert core.controller.checkpointer.taken == taken
+
+
+async def test_a_checkpoint_is_taken_after_checkpoint_interval_s_if_there_was_a_change() -> None:
+    async with running() as core:
+        checkpointer = core.controller.checkpointer
+        before = checkpointer.taken
+        core.clock.now += DEFAULT.checkpoint_interval_s - 1
+        await core.write("data", 0, b"x")
+        await asyncio.sleep(2)
+        assert checkpointer.taken == before, "not yet"
+        core.clock.now += 2
+        await asyncio.sleep(2)
+        assert checkpointer.taken == before + 1
+        core.clock.now += DEFAULT.checkpoint_interval_s + 1
+        await asyncio.sleep(2)
+        assert checkpointer.taken == before + 1, "nothing was written since"
+
+
+# -------------------------------------------------------------------------------------- regions
 
 
 @pytest.mark.parametrize(
@@ -130,69 +165,23 @@ async def test_segments_are_between_segment_bytes_min_and_max(journal: int, segm
 def test_a_volume_has_at_most_regions_max_regions_of_at_least_region_bytes_min(
     size: int, region: int
 ) -> None:
-    assert region_bytes(size) == region
-    assert region >= limits.REGION_BYTES_MIN
-    assert -(-size // region) <= limits.REGIONS_MAX
+    regions = DirtyRegions(size, DEFAULT.region_bytes_min, DEFAULT.regions_max)
+    assert 1 << regions.shift == region
+    assert region >= DEFAULT.region_bytes_min
+    assert len(regions.of(0, size)) <= DEFAULT.regions_max
 
 
 async def test_a_region_is_marked_once_until_a_checkpoint_closes_it() -> None:
-    async with running(size=64 * MIB) as core:
-        controller = core.controller
-        for offset in (0, 4096, limits.REGION_BYTES_MIN, 0):
+    limits = dataclasses.replace(DEFAULT, region_bytes_min=MIB)
+    async with running(limits=limits) as core:
+        for offset in (0, 4096, MIB, 0):
             await core.write("data", offset, b"x")
-        markers = [
-            entry["marker"] for entry in inspect(core.disk, "/state") if entry["type"] == "marker"
+        marked = [
+            entry["marker"]["volumes"]
+            for entry in entries(core, "marker")
+            if entry["marker"]["m"] == "regions"
         ]
-        assert [marker["volumes"] for marker in markers if marker["m"] == "regions"] == [
-            {"1": [0]},
-            {"1": [1]},
-        ]
-        await controller.maintenance.checkpoint()
-        await controller.maintenance.checkpoint()
-        assert core.pair().regions == set()
-
-
-async def test_more_than_async_lag_bytes_max_makes_changes_wait(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async with running({"data": "async"}) as core:
-        lag = limits.ASYNC_LAG_BYTES_MAX
-        with monkeypatch.context() as patch:
-            patch.setattr(
-                type(core.controller.jobs.trail), "lag_bytes", property(lambda _trail: lag + 1)
-            )
-            assert isinstance(core.controller.jobs, Jobs)
-            change = core.send("data", 0, b"waits")
-            await core.turns()
-            assert change not in core.peer.answers
-        core.controller.batches.kick()
-        assert await core.answer(change) == 0
-
-
-async def test_time_limits_of_maintenance_are_kept() -> None:
-    async with running() as core:
-        await core.write("data", 0, b"opens the region")
-        await core.write("data", 0, b"x")
-        maintenance, before = core.controller.maintenance, core.controller.maintenance.checkpoints
-        assert core.controller.writer.synced < core.controller.writer.written
-        await maintenance._once(timed_out=True)  # what happens each SYNC_INTERVAL_S
-        assert core.controller.writer.synced == core.controller.writer.written
-        assert maintenance.checkpoints == before
-        core.clock.now += limits.CHECKPOINT_INTERVAL_S + 1
-        await core.write("data", 0, b"y")
-        await maintenance._once(timed_out=True)
-        assert maintenance._beside is not None
-        await maintenance._beside
-        assert maintenance.checkpoints == before + 1
-        core.clock.now += limits.CHECKPOINT_INTERVAL_S + 1
-        await maintenance._once(timed_out=True)
-        assert maintenance.checkpoints == before + 1, "nothing was written since"
-
-
-def test_the_smallest_journal_is_accepted_and_a_smaller_one_is_not() -> None:
-    assert (
-        settings(journal=str(limits.JOURNAL_SIZE_BYTES_MIN)).controller.journal_size
-        == limits.JOURNAL_SIZE_BYTES_MIN
-    )
-    with pytest.raises(Exception, match="too small"):
-        settings(journal=str(limits.JOURNAL_SIZE_BYTES_MIN - 1))
+        assert marked == [{"1": [0]}, {"1": [1]}]
+        for _ in range(2):
+            await core.controller.checkpointer.checkpoint()
+        assert core.pair().regions.open == set()

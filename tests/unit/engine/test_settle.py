@@ -79,6 +79,18 @@ async def test_a_secondary_that_cannot_be_made_durable_makes_the_cut_void() -> N
         assert verdicts(core) == dict.fromkeys(BOTH, "void"), "a restart does not improve it"
 
 
+async def test_a_cut_that_its_pairs_leave_while_it_is_settled_is_void() -> None:
+    """A suspend that finds them at it, and a resync, at the same time: it may have no reader now."""
+    async with running(TWO) as core:
+        result = await core.controller.suspend(BOTH)
+        await core.controller.resync(BOTH)
+        cut = core.controller.archive.find(result["cut"])
+        await core.controller.settling.settle([core.pair(name) for name in BOTH], cut)
+        assert cut.verdict == "void"
+        timeline = core.controller.timeline
+        assert timeline.writer.synced == timeline.written
+
+
 async def test_a_cut_that_a_freeze_made_is_durable_before_it_is_called_consistent() -> None:
     async with running(TWO, DB) as core:
         await core.write("wal", 0, b"x" * 4096)

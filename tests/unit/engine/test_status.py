@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.api.models.status import Status
+from duplexd.api.models.status_model import Status
 from duplexd.engine.counters import Counters
 from tests.unit.engine.cores import SIZE, Core, new_disk, running, settings
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import errno
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from duplexd.core import lease as ends
 from duplexd.core import pair_states
 from duplexd.errors import DuplexdError, LeaseLostError, NotFoundError, UsageError, WrongStateError
+from duplexd.limits import EngineLimits
 from duplexd.units import KIB
 from tests.unit.engine.cores import Core, running
 
@@ -64,7 +66,8 @@ async def test_a_consistent_suspend_has_nothing_to_explain() -> None:
 
 
 async def test_async_secondaries_are_brought_to_the_cut_first() -> None:
-    async with running({"data": "async", "wal": "sync"}) as core:
+    limits = dataclasses.replace(EngineLimits(), follower_chunk_bytes=8 * KIB)
+    async with running({"data": "async", "wal": "sync"}, limits=limits) as core:
         for place in range(20):
             await core.write("data", place * 4096, bytes([place + 1]) * 4096)
         result = await core.controller.suspend(BOTH)

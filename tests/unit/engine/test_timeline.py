@@ -149,7 +149,7 @@ async def test_a_broken_invariant_is_final() -> None:
     assert "has a staging log" in parts.timeline.failed
 
 
-# -------------------------------------------------------------------------- who listens, and to what
+# ------------------------------------------------------------------------------- who listens
 
 
 async def test_listeners_hear_once_of_each_batch_and_each_marker() -> None:

@@ -1,4 +1,6 @@
-"""Comparing legs: planted differences are found, changes under way are not, changed grains are skipped."""
+"""Comparing legs: planted differences are found, changes under way are not, changed grains are
+skipped.
+"""
 
 from __future__ import annotations
 

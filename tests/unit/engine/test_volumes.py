@@ -1,4 +1,6 @@
-"""The configured volumes: what starts DUPLEX, what is copied, what is refused, and how they are named."""
+"""The configured volumes: what starts DUPLEX, what is copied, what is refused, and how they are
+named.
+"""
 
 from __future__ import annotations
 

@@ -61,12 +61,15 @@ async def test_a_payload_is_copied_only_if_the_change_has_to_wait() -> None:
     assert parts.content("data", 0, 4)[0] == b"mine"
 
 
-async def test_the_payload_of_a_heavy_batch_is_copied() -> None:
-    parts, buffer = Parts(), bytearray(b"a" * 9 * KIB)
+@pytest.mark.parametrize("length", [512, 9 * KIB])
+async def test_the_payload_of_a_batch_that_goes_to_a_worker_is_copied(length: int) -> None:
+    """Because it is long, or because it opens a region."""
+    parts, buffer = Parts(), bytearray(b"a" * length)
+    parts.close_regions()
     parts.submit(parts.change("data", 0, memoryview(buffer)))
-    buffer[:] = b"b" * 9 * KIB
+    buffer[:] = b"b" * length
     parts.workers.finish()
-    assert parts.content("data", 0, 9 * KIB) == (b"a" * 9 * KIB, b"a" * 9 * KIB)
+    assert parts.content("data", 0, length) == (b"a" * length, b"a" * length)
 
 
 # ------------------------------------------------------------------------------ what is heavy
@@ -201,11 +204,10 @@ async def test_batches_leave_marker_reserve_bytes_in_the_journal() -> None:
 
 async def test_changes_of_a_gated_volume_wait_and_those_of_others_do_not() -> None:
     parts = Parts()
-    parts.admission.close_gates([parts.pair("data").id])
+    parts.write_path.close_gates([parts.pair("data")])
     waiting, passing = parts.send("data", 0, b"x"), parts.send("wal", 0, b"x")
     assert (parts.answered(waiting), parts.answered(passing)) == (False, True)
-    parts.admission.open_gates([parts.pair("data").id])
-    parts.write_path.resume([parts.pair("data")])
+    parts.write_path.open_gates([parts.pair("data")])
     assert not parts.answered(waiting), "the step that opens may have more to append"
     await turns()
     assert parts.answered(waiting)
@@ -215,8 +217,7 @@ async def test_what_was_queued_when_a_gate_closes_waits_there_too() -> None:
     parts = Parts()
     started = parts.send("data", 0, bytes(9 * KIB))
     queued, other = parts.send("data", 0, b"x"), parts.send("wal", 0, b"x")
-    parts.admission.close_gates([parts.pair("data").id])
-    parts.write_path.withdraw()
+    parts.write_path.close_gates([parts.pair("data")])
     parts.workers.finish()
     assert [parts.answered(change) for change in (started, queued, other)] == [True, False, True]
 
@@ -224,13 +225,12 @@ async def test_what_was_queued_when_a_gate_closes_waits_there_too() -> None:
 async def test_what_several_gates_release_goes_on_in_the_order_of_arrival() -> None:
     parts = Parts()
     both = parts.volumes.all()
-    parts.admission.close_gates(pair.id for pair in both)
+    parts.write_path.close_gates(both)
     changes = []
     for name in ("wal", "data", "data", "wal"):
         changes.append(parts.send(name, 0, b"x"))
         parts.clock.now += 0.1
-    parts.admission.open_gates(pair.id for pair in both)
-    parts.write_path.resume(both)
+    parts.write_path.open_gates(both)
     await turns()
     assert [change.sequence for change in changes] == sorted(change.sequence for change in changes)
 
@@ -238,24 +238,26 @@ async def test_what_several_gates_release_goes_on_in_the_order_of_arrival() -> N
 async def test_a_gate_that_another_lease_keeps_closed_keeps_what_waits_there() -> None:
     parts = Parts()
     data = parts.pair("data")
-    parts.admission.close_gates([data.id])
-    parts.admission.close_gates([data.id])
+    parts.write_path.close_gates([data])
+    parts.write_path.close_gates([data])
     change = parts.send("data", 0, b"x")
-    parts.admission.open_gates([data.id])
-    parts.write_path.resume([data])
+    parts.write_path.open_gates([data])
     await turns()
     assert not parts.answered(change)
-    assert [arrival.change for arrival in parts.write_path.waiting(data)] == [change]
+    assert parts.write_path.is_gated(data)
+    parts.write_path.open_gates([data])
+    await turns()
+    assert parts.answered(change)
 
 
 async def test_a_change_that_waits_has_its_time_of_arrival() -> None:
     parts = Parts()
     data = parts.pair("data")
-    parts.admission.close_gates([data.id])
+    parts.write_path.close_gates([data])
     parts.send("data", 0, b"x")
     parts.clock.now += 1.5
     parts.send("data", 0, b"x")
-    assert [arrival.at for arrival in parts.write_path.waiting(data)] == [1000.0, 1001.5]
+    assert [arrival.at for arrival in parts.write_path.open_gates([data])] == [1000.0, 1001.5]
 
 
 # ---------------------------------------------------------------------------- clients that go
@@ -263,14 +265,13 @@ async def test_a_change_that_waits_has_its_time_of_arrival() -> None:
 
 async def test_what_a_client_that_has_gone_left_is_dropped_from_queue_and_gates() -> None:
     parts, gone = Parts(), Peer()
-    parts.admission.close_gates([parts.pair("wal").id])
+    parts.write_path.close_gates([parts.pair("wal")])
     parts.send("data", 0, bytes(9 * KIB))
     for name in ("data", "wal"):
         parts.send(name, 16 * KIB, b"gone", peer=gone)
         parts.send(name, 32 * KIB, b"stays")
     parts.write_path.disconnected(gone)
-    parts.admission.open_gates([parts.pair("wal").id])
-    parts.write_path.resume(parts.volumes.all())
+    parts.write_path.open_gates([parts.pair("wal")])
     parts.workers.finish_all()
     await turns()
     assert gone.answers == []
@@ -283,10 +284,10 @@ async def test_what_a_client_that_has_gone_left_is_dropped_from_queue_and_gates(
 async def test_nothing_is_kept_for_a_client_that_has_gone() -> None:
     parts = Parts()
     data = parts.pair("data")
-    parts.admission.close_gates([data.id])
+    parts.write_path.close_gates([data])
     parts.send("data", 0, b"held")
     parts.write_path.disconnected(parts.peer)
-    assert list(parts.write_path.waiting(data)) == []
+    assert parts.write_path.open_gates([data]) == []
 
 
 async def test_the_parts_of_a_long_write_go_with_their_client() -> None:
@@ -341,11 +342,10 @@ async def test_changes_queued_behind_the_one_that_the_controller_fails_at_are_re
 async def test_changes_at_a_gate_are_refused_when_it_opens() -> None:
     parts = Parts()
     data = parts.pair("data")
-    parts.admission.close_gates([data.id])
+    parts.write_path.close_gates([data])
     change = parts.send("data", 0, b"x")
     parts.timeline.fail("the disk is gone")
-    parts.admission.open_gates([data.id])
-    parts.write_path.resume([data])
+    parts.write_path.open_gates([data])
     await turns()
     assert change.error == errno.EIO
 
@@ -380,11 +380,16 @@ async def test_a_change_with_fua_waits_for_the_journal_and_others_of_its_batch_d
     assert parts.peer.answers == [plain, durable]
 
 
-async def test_a_change_with_fua_that_failed_is_answered_at_once() -> None:
+async def test_a_change_with_fua_that_failed_is_answered_at_once_and_once() -> None:
     parts = Parts()
     parts.legs["data"][0].fail("write", errno.ENOSPC, times=1)
-    change = parts.send("data", 0, b"x", fua=True)
-    assert (parts.answered(change), change.error) == (True, errno.ENOSPC)
+    failed = parts.change("data", 0, b"x", fua=True)
+    durable = parts.change("data", 512, b"x", fua=True)
+    parts.submit(failed, durable)
+    assert parts.peer.answers == [failed]
+    parts.workers.finish()
+    assert parts.peer.answers == [failed, durable]
+    assert (failed.error, durable.error) == (errno.ENOSPC, 0)
 
 
 async def test_a_change_with_fua_has_the_error_of_the_sync() -> None:

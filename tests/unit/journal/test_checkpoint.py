@@ -9,7 +9,7 @@ import zlib
 import pytest
 
 from duplexd.errors import DamageError
-from duplexd.journal import checkpoint
+from duplexd.journal import checkpoint_file as checkpoint
 from duplexd.journal.format import crc32c
 
 STATE = {"sequence": 7, "pairs": [{"id": 1, "name": "data"}], "boot": "b"}

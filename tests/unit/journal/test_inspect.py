@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from duplexd.errors import DamageError
-from duplexd.journal import checkpoint
+from duplexd.journal import checkpoint_file as checkpoint
 from duplexd.journal.format import (
     MARKER,
     RECORD_HEADER_BYTES,

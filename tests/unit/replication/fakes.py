@@ -1,6 +1,6 @@
-"""What replication asks of the engine (`replication/seams.py`), small: a journal in memory, markers that
-are folded at once, secondaries that fail on demand. No batch runs unless a test begins one, and workers
-call at once, so that whatever happens, happens in the order of the test's own lines.
+"""What replication asks of the engine (`replication/seams.py`), small: a journal in memory, markers
+that are folded at once, secondaries that fail on demand. No batch runs unless a test begins one,
+and workers call at once, so that whatever happens, happens in the order of the test's own lines.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ LIMITS = dataclasses.replace(
 
 
 class FakeTimeline:
-    """See `seams.Timeline`. `markers` are those that were appended. `busy`: a batch has the journal.
-    `on_durable` is called by `durable`, which is the moment a power cut may come before.
+    """See `seams.Timeline`. `markers` are those that were appended. `busy`: a batch has the
+    journal. `on_durable` is called by `durable`, which is the moment a power cut may come before.
     """
 
     def __init__(self, disk: SimDisk, segments: int = 8) -> None:

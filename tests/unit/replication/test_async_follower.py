@@ -25,8 +25,8 @@ JOURNAL = "/state/journal"
 
 
 class Following:
-    """An `AsyncFollower` of a world. `groups` are sets of pairs that are suspended together; `moves`
-    counts `on_moved`.
+    """An `AsyncFollower` of a world. `groups` are sets of pairs that are suspended together;
+    `moves` counts `on_moved`.
     """
 
     def __init__(self, world: World, *groups: set[Pair]) -> None:

@@ -98,7 +98,9 @@ def test_records_of_other_volumes_are_passed_by() -> None:
 
 
 def test_what_the_secondary_holds_already_is_not_applied_again() -> None:
-    """It may hold something newer there: an older record would take it back until the next is applied."""
+    """It may hold something newer there: an older record would take it back until the next is
+    applied.
+    """
     world = World()
     pair, behind = world.pair(), world.pair("behind")
     world.timeline.write(pair, 0, b"\x01" * BLOCK)

@@ -1,4 +1,6 @@
-"""The simulated disk must lose what it may lose, keep what it must keep, and do the same again for the same seed."""
+"""The simulated disk must lose what it may lose, keep what it must keep, and do the same again for
+the same seed.
+"""
 
 from __future__ import annotations
 

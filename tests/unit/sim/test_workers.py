@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -83,9 +84,7 @@ def test_close_finishes_what_was_submitted() -> None:
         workers = SimWorkers(asyncio.get_running_loop(), Random(1))
         finished: list[int | None] = []
         for number in range(10):
-            workers.submit(
-                lambda number=number: number, lambda result, _error: finished.append(result)
-            )  # type: ignore[misc]
+            workers.submit(partial(int, number), lambda result, _error: finished.append(result))
         await asyncio.sleep(0)
         workers.close()
         assert sorted(number for number in finished if number is not None) == list(range(10))

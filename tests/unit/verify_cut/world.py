@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING, ClassVar
 
 from duplexd.core.ledger import Ledger, Place
-from duplexd.journal import checkpoint
+from duplexd.journal import checkpoint_file as checkpoint
 from duplexd.journal.format import SEGMENT_HEADER_BYTES, TRIM, WRITE, ZERO
 from duplexd.journal.segment import Ring
 from duplexd.journal.writer import Writer

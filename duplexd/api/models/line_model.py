@@ -1,0 +1,137 @@
+"""Answers of many lines: holds, resyncs, comparisons, events.
+
+Each line is an object with an `event`, so that a reader can skip what it does not know.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from duplexd.api.models.base import Answer, Bytes, PairState, Problem, Verdict
+from duplexd.api.models.status_model import LeaseStatus, Status
+
+
+class Held(Answer):
+    """First line of a hold: every write in flight has been answered, later ones wait."""
+
+    event: Literal["held"]
+    lease: LeaseStatus
+
+
+class Holding(Answer):
+    """A line at least every 0.25 s while the hold lasts."""
+
+    event: Literal["holding"]
+    remaining_s: float
+
+
+class HoldEnded(Answer):
+    """Last line of a hold."""
+
+    event: Literal["ended"]
+    lease: str
+    reason: str = Field(description="released, suspended, deadline, owner gone, stopping, ...")
+    verdict: Verdict = Field(
+        description="void: it ended before its owner ended it; what was done under it is void, too"
+    )
+
+
+class Released(Answer):
+    """DELETE /v1/leases/ID."""
+
+    lease: str
+    released: bool = Field(description="false: the hold had ended already")
+
+
+class ResyncVolume(Answer):
+    name: str
+    how: Literal["journal", "map", "copy", "already"] = Field(
+        description="replay the journal; copy changed grains in one step; first copy; nothing to do"
+    )
+
+
+class ResyncStarted(Answer):
+    """POST /v1/resync."""
+
+    job: str
+    volumes: list[ResyncVolume]
+
+
+class ResyncProgressVolume(Answer):
+    name: str
+    state: PairState
+    done_bytes: Bytes
+    total_bytes: Bytes
+    eta_s: float | None = None
+
+
+class ResyncProgress(Answer):
+    """A line of POST /v1/resync with `wait`.
+
+    The first line is `{"event": "started", ...ResyncStarted}`.
+    """
+
+    event: Literal["progress"]
+    volumes: list[ResyncProgressVolume]
+
+
+class ResyncDoneVolume(Answer):
+    name: str
+    state: PairState
+    reason: str | None = None
+    copied_bytes: Bytes = 0
+    error: str | None = Field(None, description="why it is not DUPLEX, if the resync failed")
+
+
+class ResyncDone(Answer):
+    """Last line of POST /v1/resync with `wait`."""
+
+    event: Literal["done"]
+    ok: bool = Field(description="all of them are DUPLEX")
+    volumes: list[ResyncDoneVolume]
+
+
+class VerifyProgress(Answer):
+    """A line of POST /v1/verify with `progress`."""
+
+    event: Literal["progress"]
+    name: str
+    done_bytes: Bytes
+    total_bytes: Bytes
+
+
+class VerifiedVolume(Answer):
+    name: str
+    equal: bool
+    compared_bytes: Bytes
+    first_difference: int | None = Field(None, description="offset of the first byte that differs")
+    why: str | None = Field(
+        None, description="what else is wrong, such as an image that is not at its path"
+    )
+
+
+class Verified(Answer):
+    """POST /v1/verify; with `progress` this is the last line, with `"event": "done"`."""
+
+    equal: bool
+    volumes: list[VerifiedVolume]
+
+
+class Event(Answer):
+    """A line of GET /v1/events: first `state`, with the status, then `synced`, then changes."""
+
+    event: str
+    time: float | None = None
+    sequence: int | None = None
+    volume: str | None = None
+    volumes: list[str] | None = None
+    status: Status | None = Field(None, description="of the event `state` only")
+
+
+class Failed(Answer):
+    """Last line of a stream that failed after its first line."""
+
+    event: Literal["failed"]
+    problem: Problem

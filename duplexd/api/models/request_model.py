@@ -1,0 +1,126 @@
+"""The bodies of requests. Their limits are those that the engine relies on."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from duplexd.api.models.base import Name, Request
+from duplexd.limits import (
+    GRADE_CHARACTERS_MAX,
+    HOLD_SECONDS_MAX,
+    MEMBERS_MAX,
+    NAME_CHARACTERS_MAX,
+    TAG_CHARACTERS_MAX,
+    VOLUMES_MAX,
+)
+
+Targets = Annotated[
+    list[Name],
+    Field(
+        min_length=1,
+        max_length=VOLUMES_MAX,
+        description="names of volumes or groups; a group means its volumes",
+    ),
+]
+CUT_ID_PATTERN = "^[0-9a-f]{16}$"
+CutId = Annotated[str, Field(pattern=CUT_ID_PATTERN, description="id of a cut")]
+Fence = Annotated[
+    int | None,
+    Field(description="newest fencing number of the lease; an older one is refused"),
+]
+HoldSeconds = Annotated[float, Field(gt=0, le=HOLD_SECONDS_MAX)]
+
+
+class QuiesceRequest(Request):
+    """Hold the writes of the targets."""
+
+    targets: Targets
+    hold_s: HoldSeconds | None = Field(
+        None,
+        description="the hold expires after this many seconds; null: the controller's hold_max",
+    )
+    cut: CutId | None = Field(
+        None, description="hold for this cut of a group of controllers; all must be DUPLEX"
+    )
+
+
+class SuspendRequest(Request):
+    """Cut the targets at one point."""
+
+    targets: Targets
+    tag: str = Field(
+        "", max_length=TAG_CHARACTERS_MAX, description="text that is kept with the cut"
+    )
+    lease: Name | None = Field(
+        None, description="the hold under which to cut; it ends with the cut"
+    )
+    fence: Fence = None
+    certificate: bool = Field(False, description="answer with what a certificate of the cut holds")
+
+
+class ResyncRequest(Request):
+    """Bring suspended secondaries back."""
+
+    targets: Targets
+    wait: bool = Field(
+        False, description="answer with lines of progress until all are DUPLEX or one failed"
+    )
+
+
+class VerifyRequest(Request):
+    """Compare the legs."""
+
+    targets: Targets
+    progress: bool = Field(
+        False, description="answer with lines of progress; the last line is the result"
+    )
+
+
+class RenewRequest(Request):
+    """Extend a hold. It gets a new fencing number: a client with only the old one has lost it."""
+
+    hold_s: HoldSeconds = Field(description="from now on")
+    fence: Fence = None
+
+
+class CutRequest(Request):
+    """Make a group's cut under the lease that is held for it. The gates stay closed."""
+
+    lease: Name
+    fence: int
+    tag: str = Field(
+        "", max_length=TAG_CHARACTERS_MAX, description="text that is kept with the cut"
+    )
+    group: str = Field(
+        "",
+        max_length=NAME_CHARACTERS_MAX,
+        description="name of the group, as the coordinator calls it",
+    )
+    members: list[Name] = Field(
+        min_length=1,
+        max_length=MEMBERS_MAX,
+        description="names of all controllers of the group",
+    )
+
+
+class OpenRequest(Request):
+    """Open the gates after the cut."""
+
+    lease: Name
+    fence: int
+
+
+class CutEmpty(Request):
+    """A coordinator's command for a cut; it needs nothing but the path."""
+
+
+class GradeRequest(Request):
+    """What a canary found on the secondaries of a cut."""
+
+    consistent: bool
+    records: int = Field(ge=0, description="records that it looked at")
+    detail: str = Field(
+        "", max_length=GRADE_CHARACTERS_MAX, description="the first things that it found"
+    )

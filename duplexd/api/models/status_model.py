@@ -1,0 +1,110 @@
+"""The status: of the controller, of its volumes, groups and leases.
+
+Scripts rely on these names; new fields are optional, so that a client of today reads the status of
+an older daemon.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from duplexd.api.models.base import Answer, Bytes, PairState
+from duplexd.api.models.cut_model import Cut, CutStatus
+
+
+class Journal(Answer):
+    used_bytes: Bytes
+    size_bytes: Bytes
+    oldest_sequence: int = Field(description="first sequence number that the journal still has")
+
+
+class ControllerStatus(Answer):
+    name: str
+    sequence: int = Field(description="the last sequence number given out")
+    synced: int | None = Field(
+        None, description="the number up to which the journal is known to survive a power cut"
+    )
+    failed: str | None = Field(
+        None, description="why no change is taken until a restart; null while changes are taken"
+    )
+    version: str | None = Field(None, description="of duplexd")
+    group_protocol: int | None = Field(
+        None, description="version of the protocol between controllers and coordinators"
+    )
+    hold_max_s: float | None = Field(
+        None, description="how long its clients' writes may be held, as configured"
+    )
+    nbd: list[str] = Field(default_factory=list, description="where it listens for NBD clients")
+    journal: Journal
+
+
+class Secondary(Answer):
+    usable: bool = Field(
+        description="false: not a consistent copy of any point; ignore the other fields"
+    )
+    as_of_sequence: int | None = Field(
+        None, description="it holds exactly the changes up to this number"
+    )
+    as_of_time: float | None = Field(None, description="when that was")
+    cut: Cut | None = Field(None, description="the cut it is at; null unless SUSPENDED")
+    lag_bytes: Bytes = Field(0, description="changes in the journal that it has yet to apply")
+
+
+class Copy(Answer):
+    done_bytes: Bytes
+    total_bytes: Bytes
+    eta_s: float | None = None
+
+
+class VolumeStatus(Answer):
+    name: str
+    size: Bytes
+    state: PairState
+    reason: str | None = Field(None, description="why it is in that state")
+    held: bool = Field(description="its writes wait")
+    mode: str | None = Field(None, description='"sync" or "async"')
+    connections: int = Field(0, description="NBD connections")
+    sequence: int = Field(0, description="number of its last change")
+    secondary: Secondary | None = Field(None, description="null for SIMPLEX")
+    changed_bytes: Bytes = Field(
+        0, description="what a resync would have to copy, rounded up to whole grains"
+    )
+    copy_: Copy | None = Field(None, alias="copy", description="a first copy or resync that runs")
+
+
+class GroupStatus(Answer):
+    name: str
+    volumes: list[str]
+    state: str | None = Field(None, description="the state of its pairs, or MIXED")
+
+
+class LeaseStatus(Answer):
+    id: str
+    volumes: list[str] = Field(default_factory=list)
+    owner: str = ""
+    hold_s: float
+    remaining_s: float | None = None
+    fence: int | None = Field(
+        None,
+        description="fencing number: rises with each lease and each renewal, also over restarts",
+    )
+    cut: str | None = Field(None, description="the group's cut that it is held for")
+
+
+class Status(Answer):
+    """GET /v1/status."""
+
+    controller: ControllerStatus
+    volumes: list[VolumeStatus]
+    groups: list[GroupStatus]
+    leases: list[LeaseStatus]
+    cuts: list[CutStatus] = Field(
+        default_factory=list, description="cuts of groups of controllers that are in doubt"
+    )
+
+
+class Health(Answer):
+    """GET /healthz and /readyz."""
+
+    status: str
+    controller: str | None = Field(None, description="its name; of /healthz")

@@ -1,0 +1,136 @@
+"""One HTTP/1.1 connection of a client: bytes by hand, answers parsed by httptools.
+
+A request is a few bytes that are put together here, and its answer needs no headers but those that
+httptools understands. A library's client would do more, and cost more: its import a large part of
+duplexctl's start, and each request some of the pause, for gates are closed while a coordinator
+writes and parses. httptools is also what the daemon parses requests with.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections import deque
+from typing import TYPE_CHECKING
+
+import httptools
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from duplexd.json_object import Json
+
+_RECEIVE_BYTES = 1 << 16
+_NBD_GREETING = b"NBDMAGIC"  # the first bytes that an NBD server sends
+
+
+class NbdError(Exception):
+    """The other side speaks NBD."""
+
+
+class Connection:
+    """One connection: a request, its whole answer, then the next.
+
+    Raises what the socket and httptools raise.
+    """
+
+    __slots__ = (
+        "_complete",
+        "_head_bytes",
+        "_head_bytes_max",
+        "_head_done",
+        "_host",
+        "_keep",
+        "_parser",
+        "_parts",
+        "_reader",
+        "_writer",
+    )
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        host: str,
+        head_bytes_max: int,
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._host = host
+        self._head_bytes_max = head_bytes_max
+        self._complete = self._keep = True
+        self._head_done = False
+        self._head_bytes = 0
+        self._parts: deque[bytes] = deque()
+        self._parser = httptools.HttpResponseParser(self)
+        sock: socket.socket = writer.get_extra_info("socket")
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    async def send(self, method: str, path: str, body: Json | None) -> int:
+        """The status of the answer, whose parts are read next. `path` is quoted already."""
+        assert path.isascii(), path
+        assert path.isprintable(), path
+        assert " " not in path, path
+        data = b"" if body is None else json.dumps(body).encode()
+        kind = "Content-Type: application/json\r\n" if data else ""
+        head = (
+            f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\n"
+            f"{kind}Content-Length: {len(data)}\r\n\r\n"
+        )
+        self._complete = self._keep = self._head_done = False
+        self._head_bytes = 0
+        self._parts.clear()
+        self._parser = httptools.HttpResponseParser(self)
+        self._writer.write(head.encode("ascii") + data)
+        await self._writer.drain()
+        while not self._head_done:
+            self._head_bytes += await self._more()
+        return self._parser.get_status_code()
+
+    async def part(self) -> bytes:
+        """The next part of the answer's body; empty at its end."""
+        while not self._parts and not self._complete:
+            await self._more()
+        return self._parts.popleft() if self._parts else b""
+
+    async def _more(self) -> int:
+        if self._head_bytes > self._head_bytes_max:
+            raise httptools.HttpParserError("the head of the answer has no end")
+        data = await self._reader.read(_RECEIVE_BYTES)
+        if not data:
+            raise EOFError("the connection was closed")
+        if data.startswith(_NBD_GREETING):
+            raise NbdError
+        self._parser.feed_data(data)
+        return len(data)
+
+    def on_message_begin(self) -> None:
+        """See httptools."""
+        if self._complete:
+            raise httptools.HttpParserError("more than one answer")
+
+    def on_headers_complete(self) -> None:
+        """See httptools."""
+        self._head_done = True
+
+    def on_body(self, body: bytes) -> None:
+        """See httptools."""
+        self._parts.append(body)
+
+    def on_message_complete(self) -> None:
+        """See httptools."""
+        self._complete, self._keep = True, self._parser.should_keep_alive()
+
+    def free(self) -> bool:
+        """Whether it is ready for the next request."""
+        return (
+            self._complete
+            and self._keep
+            and not self._reader.at_eof()
+            and not self._writer.is_closing()
+        )
+
+    def close(self) -> None:
+        """Drop it, and what is still to come on it."""
+        self._writer.transport.abort()

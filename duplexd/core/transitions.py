@@ -1,0 +1,45 @@
+"""Which event of the state tables each marker is. Pure.
+
+The ledger folds markers by these tables, and the timeline asks which markers move pairs. A marker
+that moves pairs and is missing here would be folded without a check of the invariants: a test
+compares `Moving` with `PAIR_EVENTS`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from duplexd.core import cut_states, markers, pair_states
+
+if TYPE_CHECKING:
+    from duplexd.core.markers import Marker
+
+# Of `pair_states`
+PAIR_EVENTS: dict[type[Marker], str] = {
+    markers.Attach: pair_states.ATTACH,
+    markers.Copy: pair_states.COPY,
+    markers.MakeCut: pair_states.SUSPEND,
+    markers.Fail: pair_states.FAIL,
+    markers.Resync: pair_states.RESYNC,
+    markers.Abandon: pair_states.ABANDON,
+    markers.Equal: pair_states.EQUAL,
+    markers.Detach: pair_states.DETACH,
+}
+# Of `cut_states`
+CUT_EVENTS: dict[type[Marker], str] = {
+    markers.MakeCut: cut_states.MAKE,
+    markers.Ready: cut_states.STAND,
+    markers.Agreed: cut_states.AGREE,
+    markers.Void: cut_states.REFUSE,
+}
+# The markers of PAIR_EVENTS as a type: each has `volumes`
+Moving = (
+    markers.Attach
+    | markers.Copy
+    | markers.MakeCut
+    | markers.Fail
+    | markers.Resync
+    | markers.Abandon
+    | markers.Equal
+    | markers.Detach
+)

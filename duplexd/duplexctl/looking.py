@@ -1,0 +1,144 @@
+"""The commands that look: status, events, cuts, verify."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+import click
+
+from duplexd.duplexctl import texts, views
+from duplexd.duplexctl.options import Seconds, common, targets
+from duplexd.duplexctl.runner import run
+from duplexd.duplexctl.settings import Settings, StoppedError
+from duplexd.errors import DuplexdError, NotFoundError, UnreachableError, error_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+    from duplexd.client import Client
+    from duplexd.json_object import Json
+
+
+@click.command()
+@targets(required=False)
+@click.option("--watch", is_flag=True, help="show it again and again, until interrupted")
+@click.option("--interval", type=Seconds(0.1), default=1.0, metavar="SECONDS", help="with --watch")
+@click.option("--all", "whole", is_flag=True, help="all volumes, also if they exceed the screen")
+@common()
+@click.pass_obj
+def status(
+    settings: Settings, targets: tuple[str, ...], watch: bool, interval: float, whole: bool
+) -> None:
+    """State of the volumes, groups and holds."""
+    of_groups = settings.of_groups(targets)
+
+    def ask() -> Json:
+        return run(settings, lambda client: client.status(*targets), of_groups).json()
+
+    if watch:
+        _watch(settings, ask, interval, whole, of_groups)
+    found = ask()
+    with settings.answering():
+        if settings.json:
+            settings.show(found, "")
+        else:
+            lines = None if whole else views.screen_lines()
+            views.show(views.StatusView(found, lines, of_groups))
+    _check(found)
+
+
+def _watch(
+    settings: Settings, ask: Callable[[], Json], interval_s: float, whole: bool, of_groups: bool
+) -> NoReturn:
+    from duplexd.duplexctl.watch import watch_status
+
+    settings.wrote = True  # it ends with an interrupt, which is not a problem
+
+    def ask_again() -> Json:
+        found = ask()
+        settings.interrupts.end()  # until it asks again they end it at once
+        if settings.interrupts.came:
+            raise StoppedError(settings.interrupts.came[0])
+        return found
+
+    watch_status(ask_again, interval_s, settings.json, whole, of_groups)
+
+
+def _check(found: Json) -> None:
+    """Raises what the status shows of controllers, and of members of groups, that are not there."""
+    if codes := found["exit_codes"]:
+        silent = UnreachableError.exit_code
+        code = silent if silent in codes.values() else next(iter(codes.values()))
+        raise error_of({"exit_code": code, "detail": "; ".join(found["unreachable"].values())})
+    if missing := [
+        f"{member} (of {group['name']})" for group in found["groups"] for member in group["missing"]
+    ]:
+        raise NotFoundError(
+            f"{', '.join(missing)}: no such volume or group there; correct the groups file"
+        )
+
+
+@click.command(short_help="The present state of one daemon; --follow: every change.")
+@click.option("--follow", is_flag=True, help="go on with changes as they happen, until interrupted")
+@common()
+@click.pass_obj
+def events(settings: Settings, follow: bool) -> None:
+    """The present state of one daemon; with --follow, then every change of state."""
+
+    async def show(client: Client) -> None:
+        async with aclosing(client.events(follow=follow)) as lines:
+            async for line in lines:
+                first = line["event"] == "state"
+                head = views.head_line(line["status"]) if first else ""
+                settings.show(line, texts.event_text(line, head))
+
+    run(settings, show, of_groups=False)
+    if follow:
+        raise DuplexdError(
+            "the daemon ended the stream of events: it stopped, or this reader was too slow;"
+            " run the command again"
+        )
+
+
+@click.command()
+@targets(required=False)
+@common()
+@click.pass_obj
+def cuts(settings: Settings, targets: tuple[str, ...]) -> None:
+    """The cuts that are kept, with their verdicts."""
+    of_groups = settings.of_groups(targets)
+    named = targets if of_groups else ()
+    found = run(settings, lambda client: client.cuts(*named), of_groups)
+    settings.answer(found.json(), texts.cuts_text(found))
+    if found.unreachable:
+        raise UnreachableError("; ".join(found.unreachable.values()))
+
+
+@click.command()
+@targets()
+@common()
+@click.pass_obj
+def verify(settings: Settings, targets: tuple[str, ...]) -> None:
+    """Compare the legs: exit code 1 if any differ."""
+    from duplexd.duplexctl.watch import progress_bars
+
+    of_groups = settings.of_groups(targets)
+    with progress_bars() as bars:
+
+        def show(_controller: str, line: Json) -> None:
+            bars(line["name"], line["done_bytes"], line["total_bytes"])
+
+        result = run(settings, lambda client: client.verify(*targets, progress=show), of_groups)
+    settings.answer(result.json(), texts.verified_text(result.volumes))
+    if any(row.get("why") for row in result.volumes):
+        raise DuplexdError(
+            "an image is not the one that the daemon has open; see docs/operations.md, 'When"
+            " something fails', for the repair"
+        )
+    if not result.equal:
+        raise DuplexdError(
+            "primary and secondary differ; suspend and resync will not repair this: see"
+            " docs/operations.md, 'Legs that differ'"
+        )

@@ -1,0 +1,107 @@
+"""`duplexctl resync`, and `settle`, which decides cuts that a resync would otherwise give up."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from duplexd.duplexctl import texts
+from duplexd.duplexctl.options import common, targets
+from duplexd.duplexctl.output import complain, put
+from duplexd.duplexctl.runner import run
+from duplexd.duplexctl.watch import progress_bars
+from duplexd.errors import DuplexdError, UnreachableError, UsageError
+
+if TYPE_CHECKING:
+    from duplexd.client import Resynced
+    from duplexd.duplexctl.settings import Settings
+    from duplexd.duplexctl.watch import Show
+    from duplexd.json_object import Json
+
+_BARS_MAX = 20
+
+
+@click.command()
+@targets()
+@click.option("--wait", is_flag=True, help="return when all are DUPLEX; exit code 1 if one failed")
+@common()
+@click.pass_obj
+def resync(settings: Settings, targets: tuple[str, ...], wait: bool) -> None:
+    """Bring suspended secondaries back: copies only what changed."""
+    of_groups = settings.of_groups(targets)
+    with progress_bars() as bars:
+
+        def show(controller: str, line: Json) -> None:
+            _show_line(settings, controller, line, bars)
+
+        settings.done = "the resync has begun"
+        result = run(
+            settings, lambda client: client.resync(*targets, wait=wait, progress=show), of_groups
+        )
+    for warning in result.warnings:
+        complain(f"warning: {warning}")
+    if wait:
+        settings.answer(
+            {"event": "done", **result.json()},
+            texts.resynced_text(result.volumes),
+            done="all that was to be resynced was",
+        )
+    else:
+        text = texts.resync_text(result.volumes)
+        settings.answer(result.json(), text, done="the resync has begun")
+    _check(result)
+
+
+def _show_line(settings: Settings, controller: str, line: Json, bars: Show) -> None:
+    """A line of progress. The last line is the answer, which is about all controllers."""
+    if line["event"] == "done":
+        return
+    if settings.json:
+        put(json.dumps({**line, "controller": controller}))
+        settings.wrote = True
+    elif line["event"] == "started":
+        put(texts.resync_text(line["volumes"]))
+    else:
+        running = [row for row in line["volumes"] if row["total_bytes"]]
+        for row in running[:_BARS_MAX]:
+            bars(row["name"], row["done_bytes"], row["total_bytes"])
+        if running and not sys.stderr.isatty():
+            sums = {key: sum(row[key] for row in running) for key in ("done_bytes", "total_bytes")}
+            put(f"copying {len(running)} volumes: {texts.copy_text(sums)}")
+
+
+def _check(result: Resynced) -> None:
+    """Raises DuplexdError if a resync that was waited for failed."""
+    if result.ok:
+        return
+    failed = [row for row in result.volumes if row["state"] != "DUPLEX"]
+    names = " ".join(row["name"] for row in failed)
+    errors = "; ".join(dict.fromkeys(row["error"] for row in failed if row.get("error")))
+    why = f"; `duplexctl status {names}` says why"
+    if errors:
+        why = f": {errors}; correct that and resync again"
+    raise DuplexdError(f"not DUPLEX: {names}{why}")
+
+
+@click.command(short_help="Find out what became of cuts that were left undecided.")
+@targets()
+@common()
+@click.pass_obj
+def settle(settings: Settings, targets: tuple[str, ...]) -> None:
+    """Find out what became of a group's undecided cuts, and send it to all members."""
+    if not settings.group_is_meant(targets):
+        raise UsageError(
+            "cuts of one controller are always decided; name a group of the groups file"
+            " (--groups FILE)"
+        )
+    result = run(settings, lambda client: client.settle(*targets), of_groups=True)
+    text = "\n".join(map(texts.settled_text, result.cuts))
+    text = text or f"{result.group}: no cut is undecided"
+    settings.answer(result.json(), text, done=text)
+    if untold := {name for cut in result.cuts for name in cut.untold}:
+        raise UnreachableError(
+            f"{' and '.join(sorted(untold))} did not get the outcome; run it again when they answer"
+        )

@@ -1,0 +1,246 @@
+"""The answers of commands in words, on one daemon as on a group: one text for each verb.
+
+Void is never called otherwise, and what others wrote (a tag, a group's name) moves no cursor.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from duplexd.units import format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from duplexd.client import Cut, Cuts, Suspended
+    from duplexd.json_object import Json
+
+# volumes that are listed one by one; of more, those that failed are, others counted
+LISTED_MAX = 20
+_NAMES_MAX = 6  # in one line
+_TAG_CHARACTERS_MAX = 24  # in a table
+_MILLISECONDS = 1000
+_HOW = {
+    "journal": "resync by journal",
+    "map": "resync by change map",
+    "copy": "full copy",
+    "already": "already DUPLEX or on its way",
+}
+
+
+def printable(text: str) -> str:
+    """A tag may hold anything, also what would move the cursor of a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def listed(names: Sequence[str], what: str) -> str:
+    """The first names, and how many there are in all."""
+    more = f" ... ({len(names)} {what})" if len(names) > _NAMES_MAX else ""
+    return " ".join(names[:_NAMES_MAX]) + more
+
+
+def table_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns in plain text."""
+    widths = [max(len(row[index]) for row in [columns, *rows]) for index in range(len(columns))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in [columns, *rows]
+    ]
+
+
+# ------------------------------------------------------------------------------------------- cuts
+
+
+def verdict_text(verdict: str | None) -> str:
+    """`consistent`, `VOID` or `undecided`."""
+    return {"void": "VOID", None: "undecided"}.get(verdict, str(verdict))
+
+
+def graded_text(grades: Sequence[Json]) -> str:
+    """What canaries found on the secondaries of a cut, in a word; nothing if none looked."""
+    if not grades:
+        return ""
+    return "consistent" if all(grade["consistent"] for grade in grades) else "BROKEN"
+
+
+def cut_text(cut: Json | None) -> str:
+    """`cut 9f2c.. (nightly)`; a cut that is void is never shown without that word."""
+    if cut is None:
+        return ""
+    verdict = {"consistent": "", "void": "VOID ", None: "not yet durable, "}.get(
+        cut["verdict"], f"{cut['verdict']} "
+    )
+    tag = f" ({printable(cut['tag'])})" if cut.get("tag") else ""
+    graded = graded_text([cut["canary"]] if cut.get("canary") else [])
+    return f"{verdict}cut {cut['id']}{tag}" + (f", canary: {graded}" if graded else "")
+
+
+def suspended_text(result: Suspended) -> str:
+    """A line about the cut, one about each controller, one about how long writes waited."""
+    state = "already suspended" if result.already else "suspended"
+    tag = f", tag {result.tag!r}" if result.tag else ""
+    names = listed(result.volumes, "volumes") or "no volumes"
+    lines = [f"{state} {result.group}: {result.verdict}, cut {result.cut}{tag}: {names}"]
+    lines += [f"  {name} at {sequence}" for name, sequence in result.controllers.items()]
+    if not result.already:
+        lines.append("  " + _hold_text(result))
+    if result.left:
+        lines.append(f"  NOT there any more: {' '.join(result.left)}")
+    if result.untold:
+        lines.append(
+            f"  {' and '.join(result.untold)} did not get the verdict yet:"
+            f" `duplexctl settle {result.group}`"
+        )
+    return "\n".join(lines)
+
+
+def _hold_text(result: Suspended) -> str:
+    hold = result.hold
+    figures = (("max", hold.seconds_max), ("p50", hold.p50_s), ("p99", hold.p99_s))
+    waits = ", ".join(f"{name} {_MILLISECONDS * value:.1f} ms" for name, value in figures)
+    limit = "within" if hold.within_limit else "OVER"
+    return (
+        f"writes waited {waits}; {hold.writes_held} were held;"
+        f" {limit} the limit of {hold.hold_max_s:g} s"
+    )
+
+
+def settled_text(cut: Cut) -> str:
+    """One line about a cut and its members."""
+    states = ", ".join(
+        f"{name}: {state or ('not cut' if state == '' else 'not known')}"
+        for name, state in cut.states.items()
+    )
+    return f"cut {cut.cut}: {verdict_text(cut.verdict)} ({states})"
+
+
+def cuts_text(cuts: Cuts) -> str:
+    """A table, newest last."""
+    if not cuts.cuts:
+        return "no cuts"
+    columns = ("TIME", "CUT", "VERDICT", "GROUP", "TAG", "CANARY", "CONTROLLERS")
+    return "\n".join(table_text(columns, [_cut_row(cut) for cut in cuts.cuts]))
+
+
+def _cut_row(cut: Cut) -> Sequence[str]:
+    return (
+        _clock(cut.time, "seconds"),
+        cut.cut,
+        verdict_text(cut.verdict),
+        printable(cut.group) or "-",
+        _short(printable(cut.tag)) or "-",
+        graded_text(list(cut.canary.values())) or "-",
+        " ".join(f"{name}@{sequence}" for name, sequence in cut.controllers.items()),
+    )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _TAG_CHARACTERS_MAX else text[: _TAG_CHARACTERS_MAX - 3] + "..."
+
+
+def group_text(group: Json) -> str:
+    """`group db: SUSPENDED: consistent, cut 9f2c..: alpha:data beta:wal`."""
+    verdict = ""
+    if group["state"] == "SUSPENDED":
+        verdict = f" {verdict_text(group['verdict'])}, cut {group['cut']}:"
+    elif group["verdict"] is not None:
+        verdict = f" {verdict_text(group['verdict'])}, not at one cut:"
+    missing = f" (not there: {' '.join(group['missing'])})" if group.get("missing") else ""
+    names = listed(group["members"], "members")
+    return f"group {group['name']}: {group['state']}:{verdict} {names}{missing}"
+
+
+# ---------------------------------------------------------------------------- leases, copies, legs
+
+
+def released_text(lease: str, released: bool) -> str:
+    """One line about a hold."""
+    return f"lease {lease}: " + ("released" if released else "had ended already")
+
+
+def copy_text(copy: Json | None) -> str:
+    """`42 % of 1.0 GiB, 12 s left`."""
+    if not copy:
+        return "-"
+    total = copy.get("total_bytes") or 0
+    text = f"{100 * copy['done_bytes'] // total if total else 100} % of {format_size(total)}"
+    eta = copy.get("eta_s")
+    return text if eta is None else f"{text}, {eta:.0f} s left"
+
+
+def _volumes(count: int) -> str:
+    return "1 volume" if count == 1 else f"{count} volumes"
+
+
+def resync_text(rows: Sequence[Json]) -> str:
+    """How each volume is brought back; of many, how many by which way."""
+    if len(rows) <= LISTED_MAX:
+        return "\n".join(f"{row['name']}: {_HOW.get(row['how'], row['how'])}" for row in rows)
+    counts = Counter(row["how"] for row in rows)
+    return "\n".join(f"{_volumes(count)}: {_HOW.get(how, how)}" for how, count in counts.items())
+
+
+def resynced_text(rows: Sequence[Json]) -> str:
+    """What became of each volume; of many, of those that failed, and how many did not."""
+    if len(rows) <= LISTED_MAX:
+        return "\n".join(map(_resynced_line, rows))
+    failed = [row for row in rows if row["state"] != "DUPLEX"]
+    copied = sum(row.get("copied_bytes") or 0 for row in rows if row["state"] == "DUPLEX")
+    count = _volumes(len(rows) - len(failed))
+    last = f"{count}: DUPLEX, {format_size(copied)} copied"
+    return "\n".join([*map(_resynced_line, failed), last])
+
+
+def _resynced_line(row: Json) -> str:
+    reason = f" ({row['reason']})" if row.get("reason") else ""
+    copied = format_size(row.get("copied_bytes") or 0)
+    return f"{row['name']}: {row['state']}{reason}, {copied} copied"
+
+
+def verified_text(rows: Sequence[Json]) -> str:
+    """A line for each volume; of many, for those that are not equal, and how many are."""
+    if len(rows) <= LISTED_MAX:
+        return "\n".join(map(_verified_line, rows))
+    equal = [row for row in rows if row["equal"]]
+    compared = format_size(sum(row.get("compared_bytes") or 0 for row in equal))
+    last = f"{_volumes(len(equal))}: the legs are equal ({compared} compared)"
+    return "\n".join([*(_verified_line(row) for row in rows if not row["equal"]), last])
+
+
+def _verified_line(row: Json) -> str:
+    compared = format_size(row.get("compared_bytes") or 0)
+    if row["equal"]:
+        return f"{row['name']}: the legs are equal ({compared} compared)"
+    if row.get("why"):
+        return f"{row['name']}: NOT EQUAL: {row['why']}"
+    first = row.get("first_difference")
+    return f"{row['name']}: THE LEGS DIFFER, first at byte {first} ({compared} compared)"
+
+
+# ----------------------------------------------------------------------------------------- events
+
+
+def event_text(event: Json, head: str = "") -> str:
+    """One line about an event, with every field it has; about the first one, `head`."""
+    if head:
+        return head
+    fields = {
+        key: value
+        for key, value in event.items()
+        if key not in {"event", "time", "volumes"} and value is not None
+    }
+    if volumes := [str(name) for name in event.get("volumes") or ()]:
+        more = f",... ({len(volumes)})" if len(volumes) > _NAMES_MAX else ""
+        fields["volumes"] = ",".join(volumes[:_NAMES_MAX]) + more
+    words = [_clock(event.get("time"), "microseconds"), event["event"]]
+    return " ".join([*words, *(f"{key}={value}" for key, value in fields.items())]).strip()
+
+
+def _clock(moment: object, precision: str) -> str:
+    if not isinstance(moment, int | float):
+        return str(moment or "")
+    from datetime import UTC, datetime
+
+    at = datetime.fromtimestamp(moment, UTC).replace(tzinfo=None)
+    return at.isoformat(timespec=precision) + "Z"

@@ -1,0 +1,255 @@
+"""What people see of a status: plain text, and tables in colour where there is a terminal.
+
+Rows are computed apart from how they are drawn. A screen has few lines, so volumes that are simply
+DUPLEX are left out first: a thousand healthy pairs must not hide the one that failed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING, Protocol
+
+from duplexd.duplexctl.output import put, writing
+from duplexd.duplexctl.texts import copy_text, cut_text, group_text, listed, table_text
+from duplexd.errors import UnreachableError, error_of
+from duplexd.units import format_size
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.text import Text
+
+    from duplexd.json_object import Json
+
+    Row = tuple[str, ...]
+
+COLUMNS: Row = ("VOLUME", "SIZE", "STATE", "REASON", "CLIENTS", "SECONDARY", "CHANGED", "COPY")
+_STYLES = {"DUPLEX": "green", "SUSPENDED": "yellow", "PENDING": "magenta", "SIMPLEX": "dim"}
+_LINES_MIN = 6  # of each controller, however many there are
+_RESERVED_LINES = 6  # controller, header, what was left out, a blank line, the prompt
+
+
+def on_terminal() -> bool:
+    """Is the output for a person, in colour?"""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def screen_lines() -> int | None:
+    """How many lines the reader has; None: no limit, as it is not a screen."""
+    return shutil.get_terminal_size((80, 40)).lines if sys.stdout.isatty() else None
+
+
+def console(stderr: bool = False) -> Console:
+    """Where to draw. With NO_COLOR nothing is bold either."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, color_system=None if os.environ.get("NO_COLOR") else "auto")
+
+
+def secondary_text(volume: Json) -> str:
+    secondary = volume.get("secondary")
+    if not secondary:
+        return "-"
+    if not secondary.get("usable"):
+        return "not usable"
+    if volume["state"] == "SUSPENDED":
+        return cut_text(secondary.get("cut")) or f"at {secondary.get('as_of_sequence')}"
+    lag = secondary.get("lag_bytes") or 0
+    return f"{format_size(lag)} behind" if lag else "current"
+
+
+def volume_row(volume: Json) -> Row:
+    state = volume["state"] + (" held" if volume.get("held") else "")
+    changed = volume.get("changed_bytes") or 0
+    return (
+        volume["name"],
+        format_size(volume["size"]),
+        state,
+        volume.get("reason") or "-",
+        str(volume.get("connections", 0)),
+        secondary_text(volume),
+        format_size(changed) if changed else "-",
+        copy_text(volume.get("copy")),
+    )
+
+
+def remarkable(volume: Json) -> bool:
+    """Is there more to say of it than that all is well?"""
+    return bool(volume["state"] != "DUPLEX" or volume.get("held") or volume.get("copy"))
+
+
+def _choose(volumes: list[Json], room: int) -> tuple[list[Json], list[str]]:
+    """The volumes that get a row, and a sentence about the others.
+
+    The unremarkable ones are left out first.
+    """
+    if len(volumes) <= room:
+        return volumes, []
+    shown = [volume for volume in volumes if remarkable(volume)][:room]
+    names = {volume["name"] for volume in shown}
+    counts = Counter(volume["state"] for volume in volumes if volume["name"] not in names)
+    rest = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    count = f"{sum(counts.values())} of {len(volumes)} volumes not listed"
+    return shown, [f"{count} ({rest}); name one, or use --all"]
+
+
+def head_line(status: Json) -> str:
+    controller = status["controller"]
+    journal = controller["journal"]
+    used = f"{format_size(journal['used_bytes'])} of {format_size(journal['size_bytes'])}"
+    failed = f"FAILED: {controller['failed']}: " if controller.get("failed") else ""
+    return (
+        f"{failed}controller {controller['name']}, sequence {controller['sequence']},"
+        f" journal {used} from {journal['oldest_sequence']}"
+    )
+
+
+def group_lines(status: Json, room: int) -> list[str]:
+    lines = [
+        f"group {group['name']}: {group.get('state') or '-'}: {listed(group['volumes'], 'volumes')}"
+        for group in status["groups"]
+    ]
+    return _fit(lines, room, "groups")
+
+
+def lease_lines(status: Json, room: int) -> list[str]:
+    lines = [
+        f"lease {lease['id']}: {len(lease.get('volumes', ()))} volumes held,"
+        f" {lease.get('remaining_s') or 0:.1f} s left, owner {lease.get('owner')}"
+        for lease in status["leases"]
+    ]
+    return _fit(lines, room, "leases")
+
+
+def _fit(lines: list[str], room: int, what: str) -> list[str]:
+    return (
+        lines
+        if len(lines) <= room
+        else [*lines[: room - 1], f"{len(lines) - room + 1} more {what}; use --all"]
+    )
+
+
+class View(Protocol):
+    """What can be shown as plain text, and in colour."""
+
+    def text(self) -> str: ...
+
+    def renderable(self, watched: bool = False) -> RenderableType:
+        """For rich.
+
+        `watched`: a screen that can't be scrolled, whatever its size, loses volumes first.
+        """
+
+
+class ControllerView:
+    """The status of one controller cut down to a screen of `lines` lines (None: whole)."""
+
+    def __init__(self, status: Json, lines: int | None) -> None:
+        whole = lines is None
+        lines = lines or 0
+        self.head = head_line(status)
+        self.tail = group_lines(status, 1 << 30 if whole else max(2, lines // 4))
+        self.tail += lease_lines(status, 1 << 30 if whole else max(2, lines // 6))
+        room = 1 << 30 if whole else max(1, lines - _RESERVED_LINES - len(self.tail))
+        chosen, left_out = _choose(status["volumes"], room)
+        self.rows = [volume_row(volume) for volume in chosen]
+        self.tail = left_out + self.tail
+
+    def text(self) -> str:
+        return "\n".join(
+            [self.head, *(table_text(COLUMNS, self.rows) if self.rows else []), *self.tail]
+        )
+
+    def renderable(self, watched: bool = False) -> RenderableType:
+        """See `View`."""
+        from rich.console import Group
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in COLUMNS:
+            table.add_column(
+                column,
+                justify="right" if column in {"SIZE", "CHANGED", "CLIENTS"} else "left",
+                no_wrap=watched or column != "REASON",
+            )
+        for row in self.rows:
+            table.add_row(
+                *(
+                    line_of(cell, False, _STYLES.get(cell.split()[0], "") if index == 2 else "")
+                    for index, cell in enumerate(row)
+                )
+            )
+        head, tables, tail = (
+            line_of(self.head, watched, "bold"),
+            [table] if self.rows else [],
+            [line_of(line, watched) for line in self.tail],
+        )
+        return Group(head, *tail, *tables) if watched else Group(head, *tables, *tail)
+
+
+class StatusView:
+    """What a command answers, cut down to a screen of `lines` lines (None: whole).
+
+    A table for each controller; then what is not there, and groups that span controllers: those of
+    one daemon are in its own table.
+    """
+
+    def __init__(self, status: Json, lines: int | None, of_groups: bool) -> None:
+        count = max(1, len(status["controllers"]))
+        groups = status["groups"] if of_groups else []
+        room = lines
+        if lines is not None and of_groups:
+            room = max(_LINES_MIN, (lines - len(groups)) // count)
+        self.views = [ControllerView(each, room) for each in status["controllers"].values()]
+        self.tail = [
+            _absent_text(name, why, status["exit_codes"][name])
+            for name, why in status["unreachable"].items()
+        ]
+        self.tail += [group_text(group) for group in groups]
+
+    def text(self) -> str:
+        tail = ["\n".join(self.tail)] if self.tail else []
+        return "\n\n".join([view.text() for view in self.views] + tail)
+
+    def renderable(self, watched: bool = False) -> RenderableType:
+        """See `View`."""
+        from rich.console import Group
+
+        tail = [line_of(line, watched) for line in self.tail]
+        parts = [view.renderable(watched) for view in self.views]
+        if not tail and len(parts) == 1:
+            return parts[0]
+        spaced = [each for part in parts for each in (part, line_of("", watched))]
+        return Group(*tail, line_of("", watched), *spaced) if watched else Group(*spaced, *tail)
+
+
+def _absent_text(controller: str, why: str, exit_code: int) -> str:
+    """Why there is nothing to show of a controller."""
+    title = error_of({"exit_code": exit_code}).title
+    if exit_code == UnreachableError.exit_code:
+        title = "not reachable"
+    return f"controller {controller}: {title.upper()}: {why.removeprefix(f'{controller}: ')}"
+
+
+def line_of(text: str, watched: bool, style: str = "") -> Text:
+    """A line, for rich; one that is watched is cut off at the edge of the screen.
+
+    It must not push others out at the bottom.
+    """
+    from rich.text import Text
+
+    return Text(
+        text, style=style, no_wrap=watched or None, overflow="ellipsis" if watched else None
+    )
+
+
+def show(view: View) -> None:
+    """In colour where there is a terminal. Raises OutputError."""
+    if not on_terminal():
+        put(view.text())
+        return
+    shown = view.renderable()
+    with writing():
+        console().print(shown)
