@@ -1,7 +1,7 @@
 """Running a job: from whatever a pair needs to DUPLEX.
 
-    copy      straight to the secondary, which is unusable until it is done: a first copy, after a power
-              cut, after a failed secondary
+    copy      straight to the secondary, which is unusable until it is done: a first copy, after a
+              power cut, after a failed secondary
     journal   follow from the cut: the secondary goes through states that existed
     map       copy to a staging log, commit, apply, then follow
 
@@ -148,7 +148,7 @@ class Runner:
         self._copying.on_moved()
 
     def _finish(self, job: Job, pairs: list[Pair]) -> bool:
-        """The last bytes, at rest: no change comes in between. False if there is more than a few."""
+        """The last bytes, at rest: no change comes in between. False if they are more than a few."""
         timeline, follower = self._timeline, job.walk()
         final, chunk = self._limits.follower_final_bytes, self._limits.follower_chunk_bytes
         in_work(pairs)
@@ -232,4 +232,4 @@ def _nothing() -> None:
 
 
 def _nothing_again(_pairs: Sequence[Pair]) -> None:
-    """Nobody begins resyncs."""
+    """Nothing begins resyncs yet."""

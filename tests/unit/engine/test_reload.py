@@ -262,7 +262,7 @@ def test_a_client_that_comes_while_the_legs_are_synced_keeps_its_volume() -> Non
 
 
 async def test_what_was_written_while_the_legs_are_synced_keeps_the_volume() -> None:
-    """Nobody would sync it any more."""
+    """It would never be synced."""
     async with running(BOTH) as core:
         await write_twice(core, "log")
         reloading = asyncio.ensure_future(core.controller.reload(settings({"data": "sync"})))
