@@ -148,7 +148,7 @@ class Runner:
         self._copying.on_moved()
 
     def _finish(self, job: Job, pairs: list[Pair]) -> bool:
-        """The last bytes, at rest: no change comes in between. False if they are more than a few."""
+        """The last bytes, at rest: no change comes in between. False if they are too many."""
         timeline, follower = self._timeline, job.walk()
         final, chunk = self._limits.follower_final_bytes, self._limits.follower_chunk_bytes
         in_work(pairs)

@@ -156,6 +156,28 @@ async def test_a_stop_of_a_controller_that_failed_does_not_wait() -> None:
     assert pair.state == pair_states.DUPLEX
 
 
+async def test_a_stop_does_not_wait_for_what_never_ran_or_has_died() -> None:
+    world = World()
+    pair = world.pair()
+    never = Following(world)
+    never.follower.add([pair])
+    world.timeline.write(pair, 0, b"x" * BLOCK)
+    async with asyncio.timeout(1):
+        await never.follower.stop()
+    died = Following(world)
+    died.follower.on_moved = _raise
+    died.follower.add([pair])
+    died.follower.start()
+    await turns()
+    world.timeline.write(pair, 0, b"y" * BLOCK)
+    async with asyncio.timeout(1):
+        await died.follower.stop()
+
+
+def _raise() -> None:
+    raise RuntimeError("a defect")
+
+
 # ---------------------------------------------------------------------------------------- its lag
 
 
