@@ -103,9 +103,7 @@ async def start(
 
 
 class Controller:
-    """Implements `backend.Backend`; `api/actions.py` is the other user. Called from the event
-    loop.
-    """
+    """Implements `backend.Backend`; `api/actions.py` is its other user. Called from the loop."""
 
     def __init__(
         self,

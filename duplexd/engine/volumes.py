@@ -112,8 +112,9 @@ def open_images(disk: Disk, config: VolumeConfig, name: str, known: PairRecord |
         _check_known(disk, config, name, known)
     if secondary_path and not disk.exists(primary_path) and disk.exists(secondary_path):
         raise ConfigurationError(
-            f"volumes.{name}: the secondary {secondary_path} exists, but the primary {primary_path} "
-            "does not; a copy would erase it. Put the primary back, or move the secondary away"
+            f"volumes.{name}: the secondary {secondary_path} exists, "
+            f"but the primary {primary_path} does not; a copy would erase it. "
+            "Put the primary back, or move the secondary away"
         )
     primary, primary_new = open_leg(disk, primary_path, config.size)
     if not secondary_path:
@@ -127,9 +128,7 @@ def open_images(disk: Disk, config: VolumeConfig, name: str, known: PairRecord |
 
 
 def _check_known(disk: Disk, config: VolumeConfig, name: str, known: PairRecord) -> None:
-    """Raises ConfigurationError where the configuration names other images than the journal
-    knows.
-    """
+    """Raises ConfigurationError where the configuration names images that the journal does not."""
     primary_path = str(config.primary)
     secondary_path = str(config.secondary) if config.secondary else ""
     if known.size != config.size:
@@ -146,8 +145,9 @@ def _check_known(disk: Disk, config: VolumeConfig, name: str, known: PairRecord)
         return
     if not disk.exists(secondary_path):
         raise ConfigurationError(
-            f"volumes.{name}.secondary: {secondary_path} is missing, but the pair was {known.state}; "
-            "put the image back, or leave `secondary` out, start, and then give a new one"
+            f"volumes.{name}.secondary: {secondary_path} is missing, "
+            f"but the pair was {known.state}; put the image back, or leave `secondary` out, start, "
+            "and then give a new one"
         )
     if known.secondary_path not in ("", secondary_path):
         raise ConfigurationError(

@@ -83,9 +83,9 @@ def read_journal(
 def _refuse_journal_alone(disk: Disk, file: CheckpointFile, directory: str) -> None:
     if any(name.endswith(".seg") for name in disk.list(directory)):
         raise DamageError(
-            f"{file.path}: the checkpoint is missing, but there is a journal; the states of all pairs "
-            "are at risk. Restore it from a copy, or move the state directory away and copy the "
-            "pairs anew"
+            f"{file.path}: the checkpoint is missing, but there is a journal; "
+            "the states of all pairs are at risk. Restore it from a copy, or move the state "
+            "directory away and copy the pairs anew"
         )
 
 

@@ -93,9 +93,9 @@ def _open_images(
         staged = record.staging not in ("", UNCOMMITTED)
         if name not in config.volumes and (record.id in journal.unapplied or staged):
             raise ConfigurationError(
-                f"volumes.{name}: is missing in the configuration, but the journal has changes for it "
-                "that are not on its images yet; put it back, start and stop the daemon once, "
-                "then remove it"
+                f"volumes.{name}: is missing in the configuration, but the journal has changes "
+                "for it that are not on its images yet; put it back, start and stop the daemon "
+                "once, then remove it"
             )
     for name, volume in config.volumes.items():
         opened[name] = open_images(disk, volume, name, known.get(name))

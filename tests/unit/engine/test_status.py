@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from duplexd.json_object import Json
 
 CONTROLLER = {
-    "name", "sequence", "journal", "synced", "failed", "version", "group_protocol", "hold_max_s", "nbd",
+    "name", "sequence", "journal", "synced", "failed", "version", "group_protocol", "hold_max_s",
+    "nbd",
 }  # fmt: skip
 JOURNAL = {"used_bytes", "size_bytes", "oldest_sequence"}
 VOLUME = {
