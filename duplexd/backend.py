@@ -1,8 +1,8 @@
-"""What the NBD server and the write path say to each other: `Volume`, `Change`, `Client`,
-`Backend`.
+"""The interface between the NBD server and the write path: `Volume`, `Change`, `Client`, `Backend`.
 
-The server turns requests into `Change` objects and hands over all those of one wake-up at once; the
-write path answers each exactly once through `Client.finished`, unless the client has gone.
+The server turns requests into `Change` objects and passes all requests of one wake-up in one call,
+because batches are what makes small writes cheap. The write path answers each change exactly once
+through `Client.finished`, unless the client has disconnected. Neither side imports the other.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Change:
     """One WRITE, WRITE_ZEROES, TRIM or FLUSH of a client, from parsing to reply.
 
     `data` is the payload of a WRITE (`length` bytes), else empty. During `Backend.submit` it may be
-    a view of the receive buffer; whoever keeps the change beyond that call must first call `own`.
+    a view of the receive buffer; to keep the change beyond that call, call `own` first.
     `error` is an errno, 0 for success, valid in `Client.finished`.
     """
 
@@ -63,7 +63,7 @@ class Change:
         self.error = 0
 
     def own(self) -> None:
-        """Copy the payload out of the receive buffer, unless it is ours already."""
+        """Copy the payload out of the receive buffer, unless that was done already."""
         if type(self.data) is memoryview:
             self.data = bytes(self.data)
 
@@ -106,8 +106,8 @@ class Backend(Protocol):
         """Take the changes of one wake-up of one client, in order of arrival. Ranges are valid,
         lengths are > 0.
 
-        Those that can be done at once are finished before this returns. The others own their
-        payload when it returns.
+        Changes that can be done at once are finished before this returns; the others own their
+        payloads by then.
         """
 
     def flush(self, change: Change) -> None:

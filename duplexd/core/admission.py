@@ -1,8 +1,8 @@
 """Whether batches may begin: open, or the named reasons why not. Pure.
 
-The write path looks at one attribute before each batch. A part that needs batches to wait sets a
-reason here, once, and takes it back later; the write path does not know these parts and polls none
-of them. A reason is a name, so one part cannot take back another's, and status can show why writes
+The write path reads one attribute before each batch. A part that needs batches to wait sets a
+reason here and removes it later; the write path does not know these parts and polls none of them.
+A reason is a name, so one part cannot remove the reason of another, and it is known why writes
 wait.
 
     a reason     batches of all volumes wait (a follower is too far behind, no room in the journal)
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class Admission:
-    """`clear` is True if every change may be done at once; `waiting` if batches have to wait.
+    """`clear`: every change may be done at once. `waiting`: batches have to wait.
 
     `refusal` is the errno that changes are answered with, 0 for none. `on_open` is called when
-    batches may begin again, or changes that wait are to be refused; it must not begin one at once,
-    for it may be called in the middle of a step that has more to say to the journal.
+    batches may begin again, or when waiting changes have to be refused. It must not begin a batch
+    itself: it may be called in the middle of a step that still has markers to append.
     """
 
     __slots__ = ("_reasons", "clear", "on_open", "refusal", "waiting")
@@ -42,12 +42,12 @@ class Admission:
         return frozenset(self._reasons)
 
     def hold(self, reason: str) -> None:
-        """Let batches wait for this reason. A second call changes nothing."""
+        """Make batches wait for this reason. A second call changes nothing."""
         self._reasons.add(reason)
         self._look()
 
     def lift(self, reason: str) -> None:
-        """Take the reason back. Batches begin if it was the last one."""
+        """Remove the reason. Batches begin if it was the last one."""
         if reason in self._reasons:
             self._reasons.discard(reason)
             self._look()

@@ -1,12 +1,12 @@
-"""Which grains of a volume changed: a bitmap that costs memory only where something did. Pure.
+"""Which grains of a volume changed: a sparse bitmap. Pure.
 
 A thousand volumes of 1 TiB must not cost gigabytes, and most maps are empty, full, or set in a few
-places. So the bits are kept in chunks of 8192: a chunk that is all zeroes is not there, one that is
-all ones is one object that all maps share. A change map is needed only for what the journal has
-dropped or for what no record says; it is stored in markers and checkpoints (`to_bytes`).
+places. So the bits are kept in chunks of 8192: a chunk of zeroes is not stored, and a chunk of ones
+is a single object that all maps share. A change map is needed only for changes that the journal has
+dropped or that have no record; it is stored in markers and checkpoints (`to_bytes`).
 
-Considered and left: a plain bitarray for each volume (128 KiB for each, whether it is used or not),
-and roaring bitmaps (a library of 9 MB for two kinds of chunks).
+Considered and rejected: a plain bitarray for each volume (128 KiB each, used or not), and roaring
+bitmaps (a library of 9 MB for two kinds of chunks).
 """
 
 from __future__ import annotations

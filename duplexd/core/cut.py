@@ -1,7 +1,7 @@
 """A cut as the journal recorded it: a marker at one position of the sequence.
 
-Only the ledger writes it. What a run of the daemon knows besides (figures of the hold, the event
-that announced it) is the engine's, in its archive of cuts.
+Only the ledger writes it. What is known only while the daemon runs (how long the hold lasted,
+whether the cut was announced) is kept by the engine's `cut_archive`, since a restart forgets it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Cut:
     `state` is one of `cut_states`: a cut of this controller alone is CONSISTENT or VOID at once, a
     group's cut goes through the states of a two-phase commit. `members` names the controllers that
     take it together. `crc` and `chain` are the checksums of its record and of the one before it;
-    None where this run did not write it, or a new segment began with it. `why` says which
-    secondary's failure made the cut, or made it void.
+    None where this run did not write it, or where a new segment begins with it. `why` names the
+    failure of a secondary that made the cut, or that made it void.
     """
 
     __slots__ = (
@@ -56,11 +56,11 @@ class Cut:
 
     @property
     def verdict(self) -> str | None:
-        """What may be claimed of it; None while that is not known."""
+        """`consistent` or `void`; None while that is not known."""
         return cut_states.verdict(self.state)
 
     def pack(self) -> list[object]:
-        """For the checkpoint: the arguments that make it again."""
+        """For the checkpoint: the arguments of the constructor."""
         return [
             self.id, self.sequence, self.time_us, self.tag, self.state, self.group,
             list(self.members), self.grade,

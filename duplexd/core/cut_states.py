@@ -3,14 +3,14 @@
 This is two-phase commit: READY is *prepared*, an undecided cut is *in doubt*, AGREE is *commit*,
 REFUSE is *abort*. The group's cut is consistent if *every* member reached READY, and void if *one*
 member became VOID before that. READY is a promise: a member that gave it no longer decides alone.
-So the outcome follows from what the members' journals hold, and every coordinator that asks finds
-the same one, however often and however late it asks.
+So the outcome follows from the members' journals alone, and every coordinator that asks finds the
+same one, however late it asks.
 
     state        what the journal says of the cut
     NONE         nothing: the cut is not known
-    CUT          the marker is there; the hold lasts, or the secondaries are not yet known to be
-                 durable at the cut
-    READY        cut while held, opened while held, durable: consistent if all members are
+    CUT          the marker was written; the hold still lasts, or the secondaries are not yet known
+                 to be durable at the cut
+    READY        cut while held, opened while held, durable: consistent if all members are READY
     CONSISTENT   all members were READY
     VOID         final
 
@@ -32,13 +32,13 @@ EVENTS = (MAKE, STAND, LOSE, ABORT, AGREE, REFUSE)
 
 TRANSITIONS = {
     (NONE, MAKE): CUT,
-    (NONE, ABORT): VOID,  # remembered, so that a late command finds it
+    (NONE, ABORT): VOID,  # remembered, so that a late CUT is refused
     (NONE, REFUSE): VOID,
     (CUT, STAND): READY,
     (CUT, LOSE): VOID,
     (CUT, ABORT): VOID,
     (CUT, REFUSE): VOID,
-    (READY, LOSE): VOID,  # the secondary itself failed: no promise outlives its image
+    (READY, LOSE): VOID,  # the secondary itself failed, and the promise with it
     (READY, ABORT): READY,
     (READY, AGREE): CONSISTENT,
     (READY, REFUSE): VOID,
@@ -59,5 +59,5 @@ def after(state: str, event: str) -> str | None:
 
 
 def verdict(state: str) -> str | None:
-    """What may be claimed of a cut in `state`: `consistent`, `void`, or None while in doubt."""
+    """The verdict on a cut in `state`: `consistent`, `void`, or None while in doubt."""
     return state if state in {CONSISTENT, VOID} else None

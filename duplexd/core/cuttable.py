@@ -1,9 +1,9 @@
 """Which pairs can be suspended at one cut: those that are all DUPLEX. Pure.
 
-A cut promises that each secondary holds the same prefix of the sequence. One that is being copied,
-or that is suspended at another cut already, cannot. So the states are checked before anything is
-done: before a suspend's marker, and before a group's hold, which would make writes wait for
-nothing.
+A cut promises that all secondaries hold the same prefix of the sequence. A secondary that is being
+copied, or that is suspended at another cut already, cannot keep that promise. So the states are
+checked first: before the marker of a suspend, and before the hold of a group, which would make
+writes wait for a cut that cannot be made.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Where the pairs of a group are suspended when a secondary of it fails. Pure.
 
 All are suspended at one number, the last that the failed secondary holds, so that the group stays a
-crash-consistent image. A follower may bring pairs together that came from different cuts: a
-secondary that holds more than that number cannot go back, so it is suspended where it is.
+crash-consistent image. Pairs that are resynced together may come from different cuts: a secondary
+that already holds more than that number cannot go back, so it is suspended where it is.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def plan(
     missed: Mapping[Pair, ChangeMap],
     new_id: Callable[[], str],
 ) -> list[Fail]:
-    """The markers that suspend `members`, the ones at number `at` first.
+    """The markers that suspend `members`; the one for number `at` comes first.
 
-    `missed` is what each has missed after `at`; `unusable` are those whose secondaries hold no
-    state that ever existed (a torn write). A pair that mirrors holds the tail, which is at or after
-    `at`, but it is suspended at `at`: its changes after that are in `missed`.
+    `missed` is what each secondary has not received of the changes after `at`; `unusable` are the
+    pairs whose secondaries hold no state that ever existed (a torn write). A pair that mirrors
+    holds the tail, at or after `at`, but is suspended at `at`: its later changes are in `missed`.
     """
     torn = {pair.id for pair in unusable}
     places: dict[int, list[Pair]] = {at: []}

@@ -1,10 +1,10 @@
 """What is true of every pair after every marker, whatever came before. Pure.
 
-The table of pair states says which transitions are possible; this says what has to hold between the
-fields afterwards. It is checked each time a marker is folded, in production too: a few comparisons
-for each pair that moved, at most a few times a second, against secondaries that would be called
-consistent though nobody knows what is on them. A broken one is a defect of duplexd or a damaged
-journal: the controller stops taking changes, and a restart refuses.
+The table of pair states says which transitions are possible; this file says what has to hold
+between the fields afterwards. It is checked each time a marker is folded, in production too: it
+costs a few comparisons for each pair that moved, a few times a second at most, and prevents that a
+secondary of unknown content is called consistent. A broken invariant is a defect of duplexd or a
+damaged journal: the controller stops taking changes, and a restart is refused.
 """
 
 from __future__ import annotations

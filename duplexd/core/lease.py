@@ -1,11 +1,11 @@
 """Leases: who holds which volumes, until when, and how it ended. Pure.
 
-A hold is bounded by design: clients give up on requests that wait too long, so a lease has a
-deadline, an owner that may disappear, and ends once. One table says which ends count as lost, so
-that the verdict of what was done under the lease is void.
+NBD clients time out on requests that wait too long, so every hold is bounded: a lease has a
+deadline, ends when its owner disconnects, and ends exactly once. The table says which ends count as
+lost; what was done under a lost lease is void.
 
-`TRANSITIONS[state, reason]` is what a lease becomes when it ends for that reason; one that has
-ended does not change any more.
+`TRANSITIONS[state, reason]` is the state of a lease that ended for that reason; an ended lease does
+not change again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ TRANSITIONS = {
     (HELD, STOPPING): LOST,
     (HELD, ABORTED): LOST,
 }
-# The phases of a hold: the gate is closed, then nothing is in flight, then the cut is made
+# The phases of a hold: from the closing of the gates, from the moment nothing is in flight, from
+# the cut on
 DRAINING, HOLDING, CUTTING = "draining", "held", "cut"
 PHASES = (DRAINING, HOLDING, CUTTING)
 REASONS = tuple(reason for _, reason in TRANSITIONS)
@@ -68,7 +69,7 @@ class Lease:
         self.hold_s = hold_s
         self.began = began
         self.deadline = began + hold_s
-        self.drained: float | None = None  # when nothing was in flight any more
+        self.drained: float | None = None  # from when on nothing was in flight
         self.cut_at: float | None = None  # when its cut was made
         self.held_s = 0.0  # how long it lasted, once it has ended
         self.fence = 0

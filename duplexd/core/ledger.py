@@ -1,13 +1,13 @@
-"""What the journal says: its markers, folded into the states of pairs and cuts.
+"""The state of pairs and cuts, folded from the markers of the journal.
 
-The same code runs when a marker is written and when it is read again after a restart, so what is
-known while running and what a restart would find cannot differ. That is also why nothing else
-writes to a `PairRecord` or a `Cut`: a restart would not know a field that was set elsewhere. A few
-things are noted that no marker says: how far a secondary has come (`advance`), which grains changed
-(`track`) or are being copied (`copying`), which regions were touched (by `DirtyRegions`). Each of
-them is found again from the records, or is on the safe side without.
+The same code runs when a marker is written and when it is read after a restart, so the state in
+memory cannot differ from what a restart would find. That is also why nothing else writes to a
+`PairRecord` or a `Cut`: a restart would not know a field that was set elsewhere. A few things
+change without a marker: how far a secondary has come (`advance`), which grains changed (`track`) or
+are being copied (`copying`), which regions were touched (by `DirtyRegions`). After a restart they
+are computed again from the records, or the lack of them errs on the safe side: more is copied.
 
-`snapshot` and `restore` put all of it into a checkpoint and take it out again.
+`snapshot` and `restore` put all of it into a checkpoint and read it back.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 CONSISTENT, VOID = cut_states.CONSISTENT, cut_states.VOID
 UNCOMMITTED = "uncommitted"  # `PairRecord.staging` of a resync by map before its commit
-ONLY_THE_MAP = 1 << 60  # in `tracked_bytes`: more than any map could say
+ONLY_THE_MAP = 1 << 60  # in `tracked_bytes`: the journal lacks changes, so copy by map
 
 
 class Place(NamedTuple):
@@ -53,12 +53,12 @@ class Ledger:
         self._limits = limits
         self.pairs: dict[int, PairRecord] = {}
         self.boot = ""
-        self.closed = False  # the daemon stopped in order
+        self.closed = False  # the daemon was shut down cleanly
         self.starts = 0
         self.cuts: dict[str, Cut] = {}  # the latest, oldest first; current ones, and many more
 
     def next_id(self) -> int:
-        """A number no volume ever had."""
+        """A number for a new volume: above those of all pairs, removed ones included."""
         return max(self.pairs, default=0) + 1
 
     def known(self) -> dict[str, PairRecord]:
@@ -92,8 +92,8 @@ class Ledger:
     def apply(self, place: Place, marker: Marker, current: Iterable[PairRecord] = ()) -> None:
         """Fold a marker. The secondaries of the `current` pairs hold all changes before it.
 
-        Raises DamageError for one that does not fit, which no writer writes, and if an invariant is
-        broken after it.
+        Raises DamageError for a marker that does not fit the states (`check` refuses it before it
+        is written), and if an invariant is broken after it.
         """
         for pair in current:
             self.advance(pair, place.sequence)
@@ -127,7 +127,7 @@ class Ledger:
 
     @singledispatchmethod
     def _fold(self, marker: object, _place: Place) -> None:
-        raise TypeError(f"no marker: {marker!r}")
+        raise TypeError(f"not a marker: {marker!r}")
 
     # ------------------------------------------------------------------ the daemon, its volumes
 
@@ -183,9 +183,9 @@ class Ledger:
         self._remember(cut)
 
     def _remember(self, cut: Cut) -> None:
-        """Beyond the limit, forget the oldest one that is decided; if none is, the oldest.
+        """Beyond the limit, forget the oldest cut that is decided; if none is, the oldest.
 
-        A cut that secondaries are at is found by their pairs, see `cut`.
+        A cut that secondaries are suspended at is also found by their pairs, see `cut`.
         """
         self.cuts[cut.id] = cut
         if len(self.cuts) > self._limits.cuts_kept_max:
@@ -198,7 +198,7 @@ class Ledger:
 
     @_fold.register
     def _(self, marker: markers.Void, place: Place) -> None:
-        if self.cut(marker.cut) is None:  # one that is not to be made, or that was forgotten
+        if self.cut(marker.cut) is None:  # aborted before it was made, or forgotten
             self._remember(Cut(marker.cut, place.sequence, place.time_us, "", VOID))
         else:
             self._vote(marker)
@@ -221,8 +221,8 @@ class Ledger:
             self._arrived(cut)
 
     def _arrived(self, cut: Cut) -> None:
-        """The secondaries are durable there: a restart has nothing to write to them, and must not,
-        because a backup may be reading them.
+        """The secondaries are durable at the cut. A restart must not write to them, because a
+        backup may be reading them.
         """
         for pair in self.pairs.values():
             if pair.cut is cut and pair.state == pair_states.SUSPENDED and pair.usable:
@@ -245,7 +245,7 @@ class Ledger:
         self._remember(cut)
         for pair in self._of(marker.volumes):
             if pair.cut is not None and pair.state == pair_states.SUSPENDED:
-                pair.cut.state, pair.cut.why = VOID, cut.why  # the old cut has lost a secondary
+                pair.cut.state, pair.cut.why = VOID, cut.why  # the old cut lost a secondary
             failed = pair.id in marker.failed
             reason = pair_states.BY_ERROR if failed else pair_states.BY_GROUP
             self._move(pair, pair_states.FAIL, reason)
@@ -262,7 +262,7 @@ class Ledger:
         for number, changed in marker.changed.items():
             pair = self.pairs[number]
             pair.changed = pair.merged(changed)
-            pair.tracked_bytes += ONLY_THE_MAP  # the journal does not have these
+            pair.tracked_bytes += ONLY_THE_MAP
 
     # ---------------------------------------------------------------------- copies and resyncs
 
@@ -318,10 +318,10 @@ class Ledger:
     def _leave_cut(self, pair: PairRecord) -> None:
         pair.cut, pair.changed, pair.tracked_bytes, pair.staging = None, None, 0, ""
 
-    # ------------------------------------------------------------------ what no marker says
+    # ------------------------------------------------------------- changes without a marker
 
     def advance(self, pair: PairRecord, sequence: int) -> None:
-        """The secondary holds all changes up to `sequence`, if it did not before. Any thread."""
+        """Note that the secondary holds all changes up to `sequence`. Any thread."""
         pair.applied = max(pair.applied, sequence)
 
     def track(self, pair: PairRecord, kind: int, offset: int, length: int) -> None:
@@ -333,7 +333,7 @@ class Ledger:
             pair.tracked_bytes += length
 
     def copying(self, pair: PairRecord, offset: int, length: int) -> None:
-        """A run is about to be read from the primary: a write that comes later sets it again."""
+        """A run is about to be read from the primary: a later write sets its grains again."""
         if pair.changed is not None:
             pair.changed.clear(offset, length)
 
@@ -344,7 +344,7 @@ class Ledger:
                 pair.changed.set(offset, length)
 
     def nothing_copied(self, pair: PairRecord) -> None:
-        """It is not known what of a copy reached the disk."""
+        """Nothing of a copy is known to be on the disk: copy all of it again."""
         if pair.changed is not None:
             pair.changed.set_all()
 
@@ -372,7 +372,7 @@ class Ledger:
 
     @staticmethod
     def pack_snapshot(taken: Json) -> Json:
-        """What `snapshot` took, with its maps as text: this takes time, so a worker does it."""
+        """What `snapshot` took, with its maps as text: slow, so a worker does it."""
         return {**taken, "pairs": [snapshot.pack(pair) for pair in taken["pairs"]]}
 
     def restore(self, saved: Json) -> None:

@@ -1,14 +1,14 @@
 """The journal's markers, one typed tuple each.
 
-A marker is a record that changes what is known of pairs and cuts without changing a byte of a
-volume. It is written as a JSON object whose field `m` names its kind. `pack` and `unpack` are the
-only places that know that form, so no field is written under one name and read under another. Maps
-of volumes have the volume's number as a decimal string for a key, since JSON has no other keys;
-change maps are base64 of `ChangeMap.to_bytes`.
+A marker is a record that changes the state of pairs and cuts, but no byte of a volume. It is
+written as a JSON object whose field `m` names its kind. Only `pack` and `unpack` know that form, so
+no field is written under one name and read under another. Maps of volumes have the volume's number
+as a decimal string for a key, since JSON has no other keys; change maps are base64 of
+`ChangeMap.to_bytes`.
 
-    m         fields                                 what it says
+    m         fields                                 meaning
     open      boot, version                          a daemon started, on this boot of the machine
-    close                                            it stopped in order: both legs hold everything
+    close                                            clean shutdown: both legs hold everything
     volume    id, name, size                         a new volume, SIMPLEX
     remove    id                                     removed from the configuration
     attach    volumes                                both images are new: DUPLEX
@@ -17,9 +17,9 @@ change maps are base64 of `ChangeMap.to_bytes`.
     cut       id, tag, volumes, group, members       SUSPENDED at this record; with `members`, the
                                                      controllers that must all be prepared
     stood     cut                                    the secondaries are durable there (own cuts)
-    ready     cut                                    prepared: opened in order, durable there
+    ready     cut                                    prepared: held until opened, durable there
     agreed    cut                                    committed: every member is prepared
-    void      cut                                    aborted, or not to be made
+    void      cut                                    aborted, perhaps before it was made
     fail      id, at, volumes, failed, unusable,     SUSPENDED at record `at`, before this one,
               error, missed {id: map}                because a secondary failed
     grade     cut, consistent, records, detail       what a canary found on the secondaries
@@ -67,7 +67,7 @@ class Open(NamedTuple):
 
 
 class Close(NamedTuple):
-    """The daemon stopped in order: both legs hold everything before this record."""
+    """A clean shutdown: both legs hold everything before this record."""
 
     def pack(self) -> Json:
         return {"m": "close"}
@@ -213,7 +213,7 @@ class Agreed(NamedTuple):
 
 
 class Void(NamedTuple):
-    """A cut is not consistent, or is not to be made."""
+    """A cut is not consistent, or was aborted before it was made."""
 
     cut: str
 
@@ -312,7 +312,7 @@ class Abandon(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """A staging log of so many records holds all changes up to number `at`."""
+    """A staging log of `records` records holds all changes up to number `at`."""
 
     job: str
     at: int

@@ -1,9 +1,9 @@
-"""A pair, in two halves: what the journal recorded, and what is of this run of the daemon.
+"""A pair, in two halves: what the journal recorded, and what exists only while the daemon runs.
 
-`PairRecord` is rebuilt from the checkpoint and the markers after it, whatever happened to the
-process; only `Ledger` writes it, so one file decides what a restart will find. `Pair` exists while
-the images are open: it is the volume that the NBD server serves, and shows the record's fields
-read-only, so that code which decides can ask one object and change nothing by accident.
+`PairRecord` is rebuilt from the checkpoint and the markers after it; only `Ledger` writes it, so
+one file decides what a restart will find. `Pair` exists while the images are open: it is the volume
+that the NBD server serves. It shows the fields of the record read-only, so that code can ask one
+object and cannot change a recorded field by accident.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class PairRecord:
         return ChangeMap(self.size, limits.change_grain_bytes_min, limits.change_grains_max)
 
     def full_map(self) -> ChangeMap:
-        """A change map with every grain set: it is not known what changed."""
+        """A change map with every grain set, for when it is unknown what changed."""
         everything = self.new_map()
         everything.set_all()
         return everything
@@ -121,7 +121,7 @@ class Pair:
         self.set_legs(primary, secondary, mode)
 
     def set_legs(self, primary: Leg, secondary: Leg | None, mode: str) -> None:
-        """Take these images, e.g. with a secondary that the configuration has from now on."""
+        """Use these images, for example after a reload that adds a secondary."""
         self.primary = primary
         self.secondary = secondary
         self.mode = mode

@@ -1,12 +1,13 @@
 """A controller as a participant of group cuts, which are a two-phase commit. Pure.
 
 A coordinator sends CLOSE, CUT, OPEN, then AGREE (commit) or REFUSE (abort); ABORT at any time.
-Commands may be late, duplicated, or from another coordinator; leases end by themselves. So nothing
-here trusts the order of commands: each checks the lease it needs, by id and fencing number, and the
-state that the journal has of the cut. What is refused raises a DuplexdError and changes nothing.
+Commands may be late, duplicated, or from another coordinator, and leases expire. So nothing here
+trusts the order of commands: each checks the lease it needs, by id and fencing number, and the
+state of the cut in the journal. A refused command raises a DuplexdError and changes nothing.
 
-All methods but `close` are called between two batches, so that what they find and what they mark
-is one position of the sequence. tests/model explores all orders of commands on this class.
+The commands on cuts (`cut`, `may_open`, `stood`, `abort`, `agree`, `refuse`) are called between two
+batches, so that what they find and the marker they write are one position of the sequence.
+tests/model explores the orders of commands on this class.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ class Participant(Generic[L]):
         if lease.cut_id:
             state = self._state_of(lease.cut_id)
             if state != cut_states.NONE:
-                raise LeaseLostError(f"cut {lease.cut_id} is {state} here already; begin a new one")
+                raise LeaseLostError(
+                    f"cut {lease.cut_id} is {state} on this controller already; start a new cut"
+                )
             self.refuse_overlap(lease.pairs)
         self._renumber(lease)
         self.leases[lease.id] = lease
@@ -112,7 +115,7 @@ class Participant(Generic[L]):
         return lease
 
     def renew(self, lease_id: str, fence: int | None) -> L:
-        """Give a lease a new fencing number: a client that knows only the old one has lost it."""
+        """Give a lease a new fencing number; commands with the old one are refused from now on."""
         lease = self.find(lease_id, fence)
         self._renumber(lease)
         return lease
@@ -130,7 +133,7 @@ class Participant(Generic[L]):
         return True
 
     def lost(self, cut_id: str) -> None:
-        """The hold of this cut has ended: unless it was opened in order, it is void."""
+        """The hold of this cut has ended: the cut is void, unless its gates were opened first."""
         if self._state_of(cut_id) == cut_states.CUT and cut_id not in self.opened:
             self._mark(Void(cut_id))
 
@@ -195,7 +198,9 @@ class Participant(Generic[L]):
         return after
 
     def restarted(self, cut_ids: Iterable[str]) -> None:
-        """The leases of all cuts that were not READY ended with the process that gave them."""
+        """After a restart: cuts that were not READY are void, their leases ended with the
+        process.
+        """
         for cut_id in cut_ids:
             if self._state_of(cut_id) == cut_states.CUT:
                 self._mark(Void(cut_id))

@@ -1,10 +1,10 @@
 """The dirty regions of a pair: a write-intent bitmap, as sets of region numbers.
 
-The page cache may bring a leg to the disk before it brings the journal there. After a power cut the
-legs may then differ where no record says so. Therefore the first change of a region since the last
-checkpoint waits for a durable REGIONS marker, and a restart on another boot compares the regions
-that were open. A region is at least 16 MiB, so one such wait pays for many changes; a volume has
-at most some thousand regions, so the sets stay small without a bitmap.
+The page cache may write a leg to the disk before it writes the journal. After a power cut the legs
+may then differ where no record says so. Therefore the first change of a region since the last
+checkpoint waits until a REGIONS marker is durable, and a restart on another boot compares the
+regions that were open. A region is at least 16 MiB, so one such wait covers many changes; a volume
+has a few thousand regions at most, so plain sets stay small.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class DirtyRegions:
     """`open`: the journal says that the legs may differ there. `touched`: changed since the last
     checkpoint, so they stay open after the next one.
 
-    Public sets and `shift` (log2 of the bytes of a region): the write path looks into them for
-    each change.
+    The sets and `shift` (log2 of the bytes of a region) are public because the write path reads
+    them for each change.
     """
 
     __slots__ = ("open", "shift", "touched")
@@ -48,7 +48,7 @@ class DirtyRegions:
         return fresh
 
     def untouch(self, regions: Iterable[int]) -> None:
-        """The marker that was to open these was not written: the next change there has to."""
+        """The marker for these was not written: the next change there needs one."""
         self.touched.difference_update(regions)
 
     def checkpointed(self) -> None:

@@ -1,9 +1,9 @@
-"""What a checkpoint keeps of a ledger, and how it is written.
+"""What a checkpoint stores of a ledger, and in which form.
 
-A checkpoint saves reading the journal from its beginning. It is taken between two batches, and must
-be cheap there: `take` copies what may change, change maps included, and `pack`, which compresses
-the maps, is for a worker thread. The field names are those of the file: scripts do not see them,
-but every earlier version's checkpoint has to be read.
+With a checkpoint the journal need not be read from its beginning. It is taken between two batches,
+so that step must be cheap: `take` only copies what may change, change maps included; `pack`, which
+compresses the maps, runs in a worker thread. The field names are those of the file. They must not
+change: checkpoints of every earlier version have to be readable.
 """
 
 from __future__ import annotations

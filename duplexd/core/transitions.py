@@ -1,7 +1,7 @@
 """Which event of the state tables each marker is. Pure.
 
-The ledger folds markers by these tables, and the timeline asks which markers move pairs. A marker
-that moves pairs and is missing here would be folded without a check of the invariants: a test
+The ledger checks markers by these tables, and the timeline asks which markers move pairs. A marker
+that moves pairs but is missing here would be folded without a check of the invariants, so a test
 compares `Moving` with `PAIR_EVENTS`.
 """
 

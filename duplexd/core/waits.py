@@ -1,7 +1,7 @@
 """How long writes waited: a small histogram that can be merged. Pure.
 
-Waits are counted in steps of a sixteenth of a doubling (4.4 %) from 1 us on, so that counts of
-several controllers can be added up without loss; the longest wait is kept exactly.
+Buckets are logarithmic, sixteen to a doubling (4.4 % each), from 1 us on. They are the same on all
+controllers, so their counts can be added up without loss; the longest wait is kept exactly.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import click
 
 import duplexd
-from duplexd.duplexctl.entry import wants_json
+from duplexd.duplexctl.arguments import wants_json
 from duplexd.duplexctl.options import common
 from duplexd.duplexctl.output import OutputError, complain, put
 from duplexd.duplexctl.settings import Settings, StoppedError

@@ -1,25 +1,12 @@
-"""`duplexctl completion`, and the names that a shell completes.
-
-Names come from the groups file, and from the daemons of this machine; others are not asked, as that
-takes too long. Nothing is complained about: the user is still typing.
-"""
+"""`duplexctl completion`: the script that a shell loads."""
 
 from __future__ import annotations
-
-import os
-from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import click
 
 from duplexd.duplexctl.options import common
 from duplexd.duplexctl.settings import Settings
-from duplexd.errors import DuplexdError
 
-if TYPE_CHECKING:
-    from duplexd.client import Client
-
-ANSWER_SECONDS_MAX = 0.5
 _COLONS = 'COMP_WORDBREAKS="${COMP_WORDBREAKS//:}"  # controller:volume is one word\n'
 
 
@@ -37,51 +24,3 @@ def completion(context: click.Context, shell: str) -> None:
     source = found(cli, {}, "duplexctl", "_DUPLEXCTL_COMPLETE").source()
     source = (_COLONS if shell == "bash" else "") + source
     context.ensure_object(Settings).answer({"shell": shell, "script": source}, source)
-
-
-def targets_like(settings: Settings, incomplete: str) -> list[str]:
-    """Names of groups of the groups file, and of the volumes and groups of a daemon."""
-    controller, colon, _ = incomplete.partition(":")
-    if colon:
-        names = [f"{controller}:{name}" for name in _names_at(_socket_of(settings, controller))]
-    else:
-        names = [*groups_like(settings, incomplete), *_names_at(settings.socket)]
-    return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
-
-
-def groups_like(settings: Settings, incomplete: str) -> list[str]:
-    """Names of groups of the groups file."""
-    with suppress(DuplexdError):
-        names = settings.group_names() if settings.has_groups else []
-        return [name for name in names if name.startswith(incomplete)]
-    return []
-
-
-def _socket_of(settings: Settings, controller: str) -> str:
-    """Where a controller of the groups file answers on this machine; empty if it does not."""
-    with suppress(DuplexdError):
-        table = settings.groups_table("controllers") if settings.has_groups else {}
-        entry = table.get(controller)
-        if isinstance(entry, dict) and isinstance(entry.get("socket"), str):
-            return os.path.join(os.path.dirname(os.path.abspath(settings.groups)), entry["socket"])
-    return ""
-
-
-def _names_at(path: str) -> list[str]:
-    """What the daemon behind a socket has; nothing if it does not answer."""
-    if not path:
-        return []
-    from duplexd.duplexctl.runner import run
-
-    async def names(client: Client) -> list[str]:
-        status = await client.status()
-        return [group.name for group in status.groups] + [each["name"] for each in status.volumes]
-
-    settings = Settings()
-    settings.socket, settings.timeout_s = path, ANSWER_SECONDS_MAX
-    try:
-        with suppress(DuplexdError):
-            return run(settings, names, of_groups=False)
-        return []
-    finally:
-        settings.interrupts.end()

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 
+from duplexd.duplexctl.arguments import wants_json
 from duplexd.runtime.descriptors import open_standard
 
 EXIT_INTERRUPTED = 130
@@ -17,11 +18,6 @@ _PROBLEM = (
     b'{"type": "urn:duplexd:problem:interrupted", "title": "interrupted", "status": 499,'
     b' "detail": "interrupted by SIGINT", "exit_code": 130}\n'
 )
-
-
-def wants_json(arguments: list[str]) -> bool:
-    """Does a command line that was not understood yet ask for JSON? CMD of `quiesce` aside."""
-    return "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
 
 
 def _end(*_: object) -> None:
@@ -36,9 +32,8 @@ def _end(*_: object) -> None:
 def main() -> None:
     """Run the process's command line and exit."""
     open_standard()
-    ours = (
-        signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )  # not if it is ignored, as in the background
+    # Not if it is ignored, as in the background
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if ours:
         signal.signal(signal.SIGINT, _end)
     from duplexd.duplexctl import cli

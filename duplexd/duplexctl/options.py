@@ -160,7 +160,7 @@ def common(top: bool = False) -> Callable[[F], F]:
 
 
 def _complete(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
-    from duplexd.duplexctl.completion import targets_like
+    from duplexd.duplexctl.known_names import targets_like
 
     return targets_like(context.find_object(Settings) or Settings(), incomplete)
 
@@ -169,7 +169,7 @@ def complete_group(
     context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[str]:
     """Names of groups of the groups file."""
-    from duplexd.duplexctl.completion import groups_like
+    from duplexd.duplexctl.known_names import groups_like
 
     return groups_like(context.find_object(Settings) or Settings(), incomplete)
 

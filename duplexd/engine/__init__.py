@@ -56,11 +56,11 @@ Inside, between two batches, one turn of the loop is one point of the sequence:
 `timeline` is the one way to write to the journal: batches of changes, which `write_path` makes and
 `apply` executes, and markers between two batches. `reads` serves what is not cached. `suspend` cuts
 pairs of this controller alone; `leases` hold writes, and `group_cut` cuts under them together with
-other controllers; `settle` makes a cut durable, `cut_archive` knows what may be said of it, and
+other controllers; `settling` makes a cut durable, `cut_archive` knows what may be said of it, and
 `cuts` shows and grades it. `failures` is what a failing leg does to states.
 
 `checkpoint` makes both legs durable and says so; `journal_space` keeps room in the journal.
 `recovery` finds out after a start what is true. `volumes` are served; `live_changes` says what a
-`reload` may change of them. `verify` compares legs. `status`, `counters` and `events` are what
-others see.
+`reload` may change of them. `verify` compares legs. `commands` is
+what clients can ask for; `status`, `counters` and `events` are what they see.
 """

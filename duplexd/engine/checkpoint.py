@@ -5,7 +5,7 @@ Recovery starts from it, and journal segments before it may be used again. It sy
 then the legs, then replaces the checkpoint file; the old one is valid until then.
 
 A leg counts as clean from the moment its sync is planned (at rest, so that no batch is half on it),
-and whoever writes to it meanwhile makes it dirty again. Therefore a sync that was planned runs to
+and a write to it meanwhile makes it dirty again. Therefore a sync that was planned runs to
 its end even if its caller is cancelled, and a checkpoint that fails marks the secondaries dirty
 again.
 """
@@ -223,7 +223,7 @@ class Checkpointer:
         return [failure.error for failure in lost]
 
     def _secondaries_failed(self, failures: Sequence[SyncFailure]) -> None:
-        """Nobody knows what did not get to the disk."""
+        """It is not known what did not get to the disk."""
         for pair, error in failures:
             lost = pair.record.full_map()
             suspended = pair.state == pair_states.SUSPENDED

@@ -12,10 +12,10 @@ import errno
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.admission import Admission
-from duplexd.core.lease import BY_OWNER
 from duplexd.core.markers import Close
 from duplexd.engine.apply import Executor
 from duplexd.engine.checkpoint import Checkpointer, CheckpointFile
+from duplexd.engine.commands import Commands
 from duplexd.engine.counters import Counters
 from duplexd.engine.cut_archive import CutArchive
 from duplexd.engine.cuts import Cuts
@@ -29,7 +29,7 @@ from duplexd.engine.recovery.reconcile import reconcile
 from duplexd.engine.recovery.recovered import recover
 from duplexd.engine.recovery.room import ensure_room
 from duplexd.engine.reload import Reload
-from duplexd.engine.settle import Settling
+from duplexd.engine.settling import Settling
 from duplexd.engine.status import Facts, Status
 from duplexd.engine.suspend import Origin, Suspends
 from duplexd.engine.timeline import Timeline
@@ -42,20 +42,16 @@ from duplexd.limits import EngineLimits
 from duplexd.replication.async_follower import AsyncFollower
 from duplexd.replication.copying import Copying
 from duplexd.replication.followers import Followers
+from duplexd.replication.job_runner import Runner
 from duplexd.replication.resync import Resyncs
-from duplexd.replication.runner import Runner
 from duplexd.replication.staging import StagingArea
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from duplexd.backend import Volume
     from duplexd.config.daemon_file import Config
-    from duplexd.core.pair import Pair
     from duplexd.engine.events import Events
-    from duplexd.engine.leases import Hold
     from duplexd.engine.recovery.recovered import Recovered
-    from duplexd.engine.verify import Progress
     from duplexd.json_object import Json
     from duplexd.runtime.clock import Clock
     from duplexd.runtime.disk import Disk
@@ -103,9 +99,7 @@ async def start(
 
 
 class Controller:
-    """Implements `backend.Backend`; `api/actions.py` is the other user. Called from the event
-    loop.
-    """
+    """Implements `backend.Backend`; `api/actions.py` is its other user. Called from the loop."""
 
     def __init__(
         self,
@@ -169,6 +163,13 @@ class Controller:
         self.flush = self.write_path.flush
         self.disconnected = self.write_path.disconnected
         self.read = self.reads.read
+        self.volume = volumes.find
+        # And what the API's clients can ask for.
+        commands = Commands(volumes, leases, self.suspends, self.resyncs, self.verification, clock)
+        self.resolve = volumes.resolve
+        self.quiesce, self.renew, self.release = commands.quiesce, commands.renew, leases.release
+        self.suspend, self.verify = commands.suspend, commands.verify
+        self.resync, self.resync_wait = commands.resync, commands.resync_wait
 
     def _connect(self) -> None:
         """What one part signals, and what another does about it."""
@@ -258,19 +259,11 @@ class Controller:
         """Why no change is taken any more; "" while all is well."""
         return self.timeline.failed
 
-    def volume(self, name: str) -> Volume | None:
-        """See `Backend`."""
-        return self.volumes.find(name)
-
     def volume_names(self) -> list[str]:
         """See `Backend`."""
         return list(self.volumes.by_name)
 
     # -------------------------------------------------------------------------------- the API's
-
-    def resolve(self, targets: Sequence[str]) -> list[str]:
-        """See `Volumes.resolve`."""
-        return self.volumes.resolve(targets)
 
     def status(self) -> Json:
         """Everything, in the shape that scripts rely on."""
@@ -291,46 +284,6 @@ class Controller:
             journal_syncs=commit.syncs,
             journal_sync_seconds=commit.sync_seconds,
         )
-
-    async def quiesce(
-        self, names: Sequence[str], hold_s: float | None, owner: str, cut_id: str = ""
-    ) -> Hold:
-        """See `Leases.quiesce`; None lasts as long as the configuration allows."""
-        seconds = self.config.controller.hold_max if hold_s is None else hold_s
-        return await self.leases.quiesce(self.volumes.named(names), seconds, owner, cut_id)
-
-    def renew(self, lease_id: str, fence: int | None, hold_s: float) -> Json:
-        """See `Leases.renew`."""
-        now = self._machine.clock.monotonic()
-        return self.leases.renew(lease_id, fence, hold_s).show(now)
-
-    def release(self, lease_id: str, reason: str = BY_OWNER, fence: int | None = None) -> bool:
-        """See `Leases.release`."""
-        return self.leases.release(lease_id, reason, fence)
-
-    async def suspend(
-        self,
-        names: Sequence[str],
-        tag: str = "",
-        lease_id: str | None = None,
-        fence: int | None = None,
-        certificate: bool = False,
-    ) -> Json:
-        """See `Suspends.suspend`."""
-        pairs: list[Pair] = self.volumes.named(names)
-        return await self.suspends.suspend(pairs, tag, lease_id, fence, certificate)
-
-    async def resync(self, names: Sequence[str]) -> Json:
-        """See `Resyncs.resync`."""
-        return await self.resyncs.resync(self.volumes.named(names))
-
-    async def resync_wait(self, names: Sequence[str]) -> Json:
-        """See `Resyncs.wait`."""
-        return await self.resyncs.wait(self.volumes.named(names))
-
-    async def verify(self, names: Sequence[str], progress: Progress | None = None) -> Json:
-        """See `Verification.verify`."""
-        return await self.verification.verify(self.volumes.named(names), progress)
 
 
 def _no_progress(_text: str) -> None:

@@ -1,4 +1,4 @@
-"""What the engine counts, for metrics: plain numbers, read when somebody asks."""
+"""What the engine counts, for metrics: plain numbers, read when metrics are scraped."""
 
 from __future__ import annotations
 

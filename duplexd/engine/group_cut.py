@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from duplexd.engine.cut_archive import CutArchive
     from duplexd.engine.events import Events
     from duplexd.engine.leases import Hold, Leases
-    from duplexd.engine.settle import Settling
+    from duplexd.engine.settling import Settling
     from duplexd.engine.suspend import Origin
     from duplexd.engine.timeline import Timeline
     from duplexd.json_object import Json

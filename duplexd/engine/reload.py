@@ -66,7 +66,7 @@ class Reload:
             if self._volumes.by_name.keys() - new.volumes.keys():
                 # What was flushed to them has to survive a power cut: it is not replayed later.
                 await self._checkpointer.checkpoint()
-            # Nobody is at a leg that is about to be closed.
+            # No worker may be at a leg that is about to be closed.
             async with self._checkpointer.no_syncs(), self._followers.stepping:
                 changes = await timeline.at_rest(lambda: self._switch(old, new, opened))
         except BaseException:

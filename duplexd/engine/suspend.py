@@ -16,7 +16,7 @@ from duplexd.core.cut_states import CONSISTENT, VOID
 from duplexd.core.cuttable import check_all_duplex
 from duplexd.core.markers import MakeCut
 from duplexd.engine.cut_archive import new_id
-from duplexd.engine.settle import reached
+from duplexd.engine.settling import reached
 from duplexd.errors import UsageError, WrongStateError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from duplexd.core.pair import Pair
     from duplexd.engine.cut_archive import CutArchive
     from duplexd.engine.leases import Hold, Leases
-    from duplexd.engine.settle import Settling
+    from duplexd.engine.settling import Settling
     from duplexd.engine.timeline import Timeline
     from duplexd.json_object import Json
     from duplexd.runtime.clock import Clock

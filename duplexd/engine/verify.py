@@ -141,6 +141,7 @@ class Verification:
             await over.wait()
         finally:
             waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)  # what it raised is no news
 
 
 def _compare(pair: Pair, offset: int, length: int) -> Compared:

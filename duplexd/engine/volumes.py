@@ -128,9 +128,7 @@ def open_images(disk: Disk, config: VolumeConfig, name: str, known: PairRecord |
 
 
 def _check_known(disk: Disk, config: VolumeConfig, name: str, known: PairRecord) -> None:
-    """Raises ConfigurationError where the configuration names other images than the journal
-    knows.
-    """
+    """Raises ConfigurationError where the configuration names images that the journal does not."""
     primary_path = str(config.primary)
     secondary_path = str(config.secondary) if config.secondary else ""
     if known.size != config.size:

@@ -89,13 +89,14 @@ class AsyncFollower:
 
     async def stop(self) -> None:
         """Bring the secondaries to the tail, or their cut, and end."""
-        timeline = self._timeline
-        while self.floor < timeline.written and not timeline.failed:
+        timeline, task = self._timeline, self._task
+        if task is None:
+            return
+        while self.floor < timeline.written and not (timeline.failed or task.done()):
             self._something.set()
             await asyncio.sleep(0.005)
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
     # ------------------------------------------------------------------------------ its pairs
 

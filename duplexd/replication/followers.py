@@ -32,9 +32,7 @@ TOO_FAR_BEHIND = "a resync is too far behind"  # the reason in `Admission`
 
 
 class Followers:
-    """`jobs` are those that run, by id. `on_moved` are called when one went on, arrived or
-    ended.
-    """
+    """`jobs` are those that run, by id. `on_moved` is called when one went on, arrived or ended."""
 
     def __init__(
         self,
@@ -96,9 +94,7 @@ class Followers:
 
     @property
     def stepping(self) -> asyncio.Lock:
-        """While it is held, no worker writes to the secondaries of `async` pairs that are
-        DUPLEX.
-        """
+        """While it is held, no worker writes to secondaries of `async` pairs that are DUPLEX."""
         return self._async_follower.stepping
 
     async def stop(self) -> None:

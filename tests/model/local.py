@@ -1,8 +1,8 @@
 """One member, as a value: what its journal says, which leases it has. `Running` makes a real
 `Participant` of it, runs one input, and reads it back.
 
-The composition is that of the engine's `leases.py`, `group_cut.py` and `settle.py`: what they do in
-one step of the loop is one input here, what they do in two is two.
+The composition is that of the engine's `leases.py`, `group_cut.py` and `settling.py`: what they do
+in one step of the loop is one input here, what they do in two is two.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from duplexd.engine.timeline import Timeline
 from duplexd.errors import DamageError
 from duplexd.replication.follower import Follower, SinkError
 from duplexd.replication.job import JOURNAL, MAP, Job
-from duplexd.replication.runner import Runner
+from duplexd.replication.job_runner import Runner
 from duplexd.units import KIB
 from tests.sim import checks
 from tests.sim.checks import Cuts

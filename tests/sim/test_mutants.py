@@ -25,7 +25,7 @@ from duplexd.engine.write_path import WritePath
 from duplexd.journal.group_commit import GroupCommit
 from duplexd.journal.writer import Writer
 from duplexd.replication.followers import Followers
-from duplexd.replication.runner import Runner
+from duplexd.replication.job_runner import Runner
 from tests.sim import together
 from tests.sim.scenario import run
 

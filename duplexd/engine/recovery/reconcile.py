@@ -1,4 +1,4 @@
-"""What the journal has to be told after a restart, in one step at rest.
+"""What is written to the journal after a restart, in one step at rest.
 
 The order matters: volumes that are known are introduced before their failures suspend them;
 failures come before the power cut's copies, for a secondary that failed is copied as a whole

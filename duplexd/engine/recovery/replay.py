@@ -156,8 +156,8 @@ class Replay:
             self._progress(f"secondaries: {follower.position} of {until}")
 
     def _sync_replayed(self) -> None:
-        """What the journal is told next may say that a secondary needs no older records any more,
-        and that has to be true after another power cut, too.
+        """The markers that come next may say that a secondary needs no older records any more, and
+        that has to be true after another power cut, too.
         """
         failed = self._failed()
         for pair in self._mirrored:

@@ -167,7 +167,7 @@ def test_a_second_cut_of_the_same_pairs_is_refused_while_they_are_held(journal: 
 @pytest.mark.parametrize("state", [CUT, READY, CONSISTENT, VOID])
 def test_a_late_close_finds_that_its_cut_is_known(journal: Journal, state: str) -> None:
     journal.states["c"] = state
-    refused(LeaseLostError, journal.close, f"is {state} here already")
+    refused(LeaseLostError, journal.close, f"is {state} on this controller already")
     assert journal.participant.leases == {}
 
 
@@ -191,7 +191,7 @@ def test_a_gate_is_opened_only_after_the_cut_it_is_held_for(journal: Journal) ->
 
 def test_an_abort_of_an_unknown_cut_is_remembered(journal: Journal) -> None:
     assert journal.participant.abort("c") == VOID
-    refused(LeaseLostError, journal.close, "is void here already")
+    refused(LeaseLostError, journal.close, "is void on this controller already")
     assert journal.participant.abort("c") == VOID
 
 

@@ -276,7 +276,7 @@ async def test_a_cut_that_is_void_while_it_is_held_does_not_block_resyncs(reason
 async def test_an_abort_before_the_promise_is_final() -> None:
     async with running(TWO) as core:
         assert (await core.controller.cuts.decide(CUT, cut_states.ABORT))["state"] == "void"
-        with pytest.raises(LeaseLostError, match="void here already"):
+        with pytest.raises(LeaseLostError, match="void on this controller already"):
             await closed(core)
 
 

@@ -274,7 +274,7 @@ async def test_two_group_cuts_of_the_same_volumes_are_not_held_for_at_the_same_t
 async def test_a_cut_that_is_decided_already_is_not_held_for() -> None:
     parts = Parts()
     parts.leases.participant.abort(CUT)
-    with pytest.raises(LeaseLostError, match="void here already"):
+    with pytest.raises(LeaseLostError, match="void on this controller already"):
         await hold(parts, cut_id=CUT)
     assert not parts.leases.held
 

@@ -1,6 +1,4 @@
-"""From whatever is on disk to a controller that serves: what is read, replayed, said, and
-refused.
-"""
+"""From whatever is on disk to a controller that serves: what is read, replayed and refused."""
 
 from __future__ import annotations
 

@@ -220,6 +220,17 @@ def test_no_leg_is_closed_while_it_is_being_synced_or_written(mode: str) -> None
         run(asyncio.wait_for(scenario(turns), 20))
 
 
+async def test_no_leg_is_closed_while_a_follower_writes_to_it() -> None:
+    async with running({"data": "async", "log": "async"}) as core:
+        async with core.controller.followers.stepping:  # as while a worker is at a secondary
+            reloading = asyncio.ensure_future(core.controller.reload(settings({"data": "async"})))
+            await core.turns(200)
+            assert not reloading.done()
+            assert "log" in core.states()
+        await reloading
+        assert core.states() == {"data": DUPLEX}
+
+
 def test_what_was_flushed_to_a_removed_volume_survives_a_power_cut() -> None:
     disk = new_disk()
 
@@ -251,7 +262,7 @@ def test_a_client_that_comes_while_the_legs_are_synced_keeps_its_volume() -> Non
 
 
 async def test_what_was_written_while_the_legs_are_synced_keeps_the_volume() -> None:
-    """Nobody would sync it any more."""
+    """It would never be synced."""
     async with running(BOTH) as core:
         await write_twice(core, "log")
         reloading = asyncio.ensure_future(core.controller.reload(settings({"data": "sync"})))

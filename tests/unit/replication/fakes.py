@@ -114,9 +114,7 @@ class FakeTimeline:
     # ----------------------------------------------------------------------- what clients do
 
     def begin(self, pair: Pair, offset: int, data: bytes) -> Callable[[], None]:
-        """A batch of one WRITE: it is in the journal, and on the primary once the result is
-        called.
-        """
+        """A batch of one WRITE: it is journaled, and on the primary once the result is called."""
         self.busy, self._before_batch = True, self.writer.written
         self._journal(pair, offset, data)
 

@@ -75,8 +75,8 @@ async def test_it_does_not_pass_what_the_primaries_hold() -> None:
     world = World()
     pair = world.pair()
     async with following(world, pair):
-        before = world.timeline.written
-        finish = world.timeline.begin(pair, 0, b"x" * BLOCK)
+        before = world.timeline.write(pair, 0, b"1" * BLOCK)  # it has something to do
+        finish = world.timeline.begin(pair, 0, b"2" * BLOCK)
         await turns()
         assert pair.applied == before
         finish()
@@ -154,6 +154,28 @@ async def test_a_stop_of_a_controller_that_failed_does_not_wait() -> None:
         world.timeline.failed = "the reason"
         world.workers.held.set()
     assert pair.state == pair_states.DUPLEX
+
+
+async def test_a_stop_does_not_wait_for_what_never_ran_or_has_died() -> None:
+    world = World()
+    pair = world.pair()
+    never = Following(world)
+    never.follower.add([pair])
+    world.timeline.write(pair, 0, b"x" * BLOCK)
+    async with asyncio.timeout(1):
+        await never.follower.stop()
+    died = Following(world)
+    died.follower.on_moved = _raise
+    died.follower.add([pair])
+    died.follower.start()
+    await turns()
+    world.timeline.write(pair, 0, b"y" * BLOCK)
+    async with asyncio.timeout(1):
+        await died.follower.stop()
+
+
+def _raise() -> None:
+    raise RuntimeError("a defect")
 
 
 # ---------------------------------------------------------------------------------------- its lag

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.core.admission import Admission
-from duplexd.core.markers import Abandon, Commit, Detach, Fail, Resync, Settled
+from duplexd.core.ledger import Ledger, Place
+from duplexd.core.markers import Abandon, Commit, Copied, Detach, Fail, Resync, Settled
 from duplexd.core.pair_states import BY_COMMAND, BY_ERROR, DUPLEX, PENDING, SUSPENDED
 from duplexd.errors import DuplexdError, WrongStateError
 from duplexd.replication.async_follower import AsyncFollower
 from duplexd.replication.copying import Copying
 from duplexd.replication.followers import TOO_FAR_BEHIND, Followers
 from duplexd.replication.job import ALREADY, COPY, JOURNAL, MAP
+from duplexd.replication.job_runner import Runner
 from duplexd.replication.resync import Resyncs
-from duplexd.replication.runner import Runner
 from duplexd.replication.staging import StagingArea
 from duplexd.units import KIB
 from tests.unit.engine.cores import SIZE as CORE_SIZE
@@ -122,12 +123,12 @@ async def test_what_was_rewritten_often_is_copied_by_map() -> None:
 
 async def test_a_change_that_the_journal_does_not_have_any_more_is_copied_by_map() -> None:
     world = World()
-    replication, pair = small_change(world)
-    ring = world.timeline.writer.ring
-    while ring.oldest <= pair.applied + 1:
-        world.timeline.write(pair, GRAIN, b"x" * GRAIN)
-        if len(ring.live) > 1:
-            ring.spares.append(ring.recycle(ring.live.pop(0)))
+    pair = world.pair(mode="sync")
+    world.suspend(pair)
+    replication, ring = Replication(world), world.timeline.writer.ring
+    for at in range(0, SIZE, GRAIN):  # each once: the journal would not be longer than the map
+        world.timeline.write(pair, at, b"x" * GRAIN)
+    ring.spares.append(ring.recycle(ring.live.pop(0)))
     assert await replication.resync(pair) == [MAP]
     await replication.wait(pair)
     assert world.legs[pair].equal
@@ -485,6 +486,22 @@ async def test_a_copy_whose_secondary_fails_a_sync_is_made_again_as_a_whole() ->
     assert (await replication.wait(pair))["state"] == SUSPENDED
     await replication.resync(pair)
     assert (await replication.wait(pair))["copied_bytes"] == SIZE
+    await replication.followers.stop()
+
+
+async def test_a_restart_copies_again_what_a_failed_sync_may_have_lost() -> None:
+    """Progress that was in the journal is not taken back by a marker of its own."""
+    world = World()
+    pair = world.to_copy(content=b"content" * (SIZE // 7))
+    replication = Replication(world)
+    world.legs[pair].faults.fail("sync", errno.EIO, after=1)
+    replication.followers.start([pair])
+    assert (await replication.wait(pair))["state"] == SUSPENDED
+    assert any(isinstance(marker, Copied) for marker in world.timeline.markers)
+    restarted = Ledger(LIMITS)
+    for number, marker in enumerate(world.timeline.markers, 1):
+        restarted.apply(Place(number, 1), marker)
+    assert restarted.pairs[pair.id].changed == pair.record.full_map()
     await replication.followers.stop()
 
 

@@ -148,9 +148,7 @@ class Runner:
         self._copying.on_moved()
 
     def _finish(self, job: Job, pairs: list[Pair]) -> bool:
-        """The last bytes, at rest: no change comes in between. False if there is more than a
-        few.
-        """
+        """The last bytes, at rest: no change comes in between. False if they are too many."""
         timeline, follower = self._timeline, job.walk()
         final, chunk = self._limits.follower_final_bytes, self._limits.follower_chunk_bytes
         in_work(pairs)
@@ -186,7 +184,9 @@ class Runner:
             ring, tail = self._timeline.writer.ring, self._timeline.written
             missed = backlog(ring, job.pairs, at, tail, self._limits.follower_chunk_bytes)
             for pair, changed in missed.items():
-                if pair.changed is not None:
+                if (
+                    pair.changed is not None
+                ):  # a restart may know less: what a sync lost, no marker says
                     changed.merge(pair.changed)
         unusable = torn if job.whole else set(job.pairs)
         self._freeze(set(job.pairs), error.pair, at, error.error, unusable, missed)
@@ -232,4 +232,4 @@ def _nothing() -> None:
 
 
 def _nothing_again(_pairs: Sequence[Pair]) -> None:
-    """Nobody begins resyncs."""
+    """Nothing begins resyncs yet."""

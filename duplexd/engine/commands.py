@@ -1,0 +1,75 @@
+"""What clients of the API can ask for, by the names of volumes.
+
+Which states a command is legal in is decided by the part that does it, and by the tables of `core`.
+Names are resolved before (`Volumes.resolve`): a name here is one of a volume that is served.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from duplexd.engine.leases import Hold, Leases
+    from duplexd.engine.suspend import Suspends
+    from duplexd.engine.verify import Progress, Verification
+    from duplexd.engine.volumes import Volumes
+    from duplexd.json_object import Json
+    from duplexd.replication.resync import Resyncs
+    from duplexd.runtime.clock import Clock
+
+
+class Commands:
+    """Each does what the part of the same name does, for volumes by name."""
+
+    def __init__(
+        self,
+        volumes: Volumes,
+        leases: Leases,
+        suspends: Suspends,
+        resyncs: Resyncs,
+        verification: Verification,
+        clock: Clock,
+    ) -> None:
+        self._volumes = volumes
+        self._leases = leases
+        self._suspends = suspends
+        self._resyncs = resyncs
+        self._verification = verification
+        self._clock = clock
+
+    async def quiesce(
+        self, names: Sequence[str], hold_s: float | None, owner: str, cut_id: str = ""
+    ) -> Hold:
+        """See `Leases.quiesce`; None lasts as long as the configuration allows."""
+        seconds = self._leases.longest_allowed_s if hold_s is None else hold_s
+        return await self._leases.quiesce(self._volumes.named(names), seconds, owner, cut_id)
+
+    def renew(self, lease_id: str, fence: int | None, hold_s: float) -> Json:
+        """See `Leases.renew`; returns the lease as status shows it."""
+        return self._leases.renew(lease_id, fence, hold_s).show(self._clock.monotonic())
+
+    async def suspend(
+        self,
+        names: Sequence[str],
+        tag: str = "",
+        lease_id: str | None = None,
+        fence: int | None = None,
+        certificate: bool = False,
+    ) -> Json:
+        """See `Suspends.suspend`."""
+        pairs = self._volumes.named(names)
+        return await self._suspends.suspend(pairs, tag, lease_id, fence, certificate)
+
+    async def resync(self, names: Sequence[str]) -> Json:
+        """See `Resyncs.resync`."""
+        return await self._resyncs.resync(self._volumes.named(names))
+
+    async def resync_wait(self, names: Sequence[str]) -> Json:
+        """See `Resyncs.wait`."""
+        return await self._resyncs.wait(self._volumes.named(names))
+
+    async def verify(self, names: Sequence[str], progress: Progress | None = None) -> Json:
+        """See `Verification.verify`."""
+        return await self._verification.verify(self._volumes.named(names), progress)
