@@ -259,7 +259,7 @@ def test_a_journal_is_inspected_once_the_daemon_is_stopped(daemon: Daemon) -> No
     assert (refused.returncode, refused.stdout) == (5, "")
     assert (
         refused.stderr
-        == f"duplexd: {state}: a duplexd is using it; stop the daemon first, or look at a copy\n"
+        == f"duplexd: {state}: in use by a running duplexd; stop it first, or inspect a copy\n"
     )
     assert daemon.request("POST", "/v1/suspend", {"targets": ["data"], "tag": "nightly"})[0] == 200
     assert daemon.stop() == 0

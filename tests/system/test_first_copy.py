@@ -42,7 +42,7 @@ def _at_full_speed(daemon: Daemon) -> None:
     daemon.files.copy_rate = None
     daemon.files.write()
     daemon.signal(signal.SIGHUP)
-    daemon.wait_log("copies go as fast as they can")
+    daemon.wait_log("copy_rate removed: copies are not limited")
 
 
 async def _copying(daemon: Daemon) -> dict[str, Any]:

@@ -182,7 +182,7 @@ def documented() -> dict[str, list[str]]:
     """The kinds and fields of the docstring's table, by its columns."""
     lines = str(markers.__doc__).splitlines()
     head = next(line for line in lines if line.split()[:2] == ["m", "fields"])
-    fields_at, says_at = head.index("fields"), head.index("what it says")
+    fields_at, says_at = head.index("fields"), head.index("meaning")
     found: dict[str, str] = {}
     name = ""
     for line in lines[lines.index(head) + 1 :]:
