@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core import pair_states
@@ -223,16 +224,19 @@ class Checkpointer:
         return [failure.error for failure in lost]
 
     def _secondaries_failed(self, failures: Sequence[SyncFailure]) -> None:
-        """It is not known what did not get to the disk."""
+        """It is not known what did not get to the disk. The journal has to say so: the error
+        comes once, and the next sync would go well.
+        """
+        timeline = self._timeline
         for pair, error in failures:
             lost = pair.record.full_map()
             suspended = pair.state == pair_states.SUSPENDED
             if suspended and not pair.usable:
-                self._timeline.append(Missed({pair.id: lost}))
+                timeline.must(partial(timeline.append, Missed({pair.id: lost})))
                 continue
             duplex = pair.state == pair_states.DUPLEX
             members = self._volumes.group_of(pair) if duplex else {pair}
-            at = pair.applied if suspended else self._timeline.written
+            at = pair.applied if suspended else timeline.written
             self._failures.freeze(members, pair, at, error, {pair}, {pair: lost})
 
 
