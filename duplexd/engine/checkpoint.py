@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core import pair_states
@@ -222,16 +223,19 @@ class Checkpointer:
         return [failure.error for failure in lost]
 
     def _secondaries_failed(self, failures: Sequence[SyncFailure]) -> None:
-        """What a failed sync lost is unknown, so all of the secondary has to be copied again."""
+        """What a failed sync lost is unknown, so all of the secondary has to be copied again. That
+        must be in the journal: the kernel reports the error once, and the next sync succeeds.
+        """
+        timeline = self._timeline
         for pair, error in failures:
             lost = pair.record.full_map()
             suspended = pair.state == pair_states.SUSPENDED
             if suspended and not pair.usable:
-                self._timeline.append(Missed({pair.id: lost}))
+                timeline.must(partial(timeline.append, Missed({pair.id: lost})))
                 continue
             duplex = pair.state == pair_states.DUPLEX
             members = self._volumes.group_of(pair) if duplex else {pair}
-            at = pair.applied if suspended else self._timeline.written
+            at = pair.applied if suspended else timeline.written
             self._failures.freeze(members, pair, at, error, {pair}, {pair: lost})
 
 

@@ -46,6 +46,7 @@ from duplexd.replication.followers import Followers
 from duplexd.replication.job_runner import Runner
 from duplexd.replication.resync import Resyncs
 from duplexd.replication.staging import StagingArea
+from duplexd.runtime.tasks import to_its_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -204,7 +205,9 @@ class Controller:
     async def reconcile(self, recovered: Recovered) -> None:
         """The end of a start: the journal is brought up to date, and the tasks begin."""
         timeline, workers, staging = self.timeline, self._machine.workers, self._staging
-        await workers.run(lambda: ensure_room(recovered, timeline.writer, self._file, self._limits))
+        writer, limits = timeline.writer, self._limits
+        # Each to its end: `start` closes the files if it is cancelled.
+        await to_its_end(workers.run(lambda: ensure_room(recovered, writer, self._file, limits)))
         boot_id = self._machine.clock.boot_id()
         interrupted = await timeline.at_rest(
             lambda: reconcile(
@@ -217,8 +220,8 @@ class Controller:
                 self.leases.participant,
             )
         )
-        await timeline.durable()
-        await workers.run(staging.clear)
+        await to_its_end(timeline.durable())
+        await to_its_end(workers.run(staging.clear))
         await self.checkpointer.checkpoint()
         if recovered.journal.tail.torn:
             self.events.emit("torn-tail", kept=recovered.journal.tail.torn)

@@ -99,7 +99,7 @@ class Failures:
 
     def _freeze_at(self, marker: Fail, failed: Pair, error: OSError) -> None:
         members = [self._volumes.by_number[number] for number in marker.volumes]
-        left = {cut for member in members if (cut := _undecided_cut(member)) is not None}
+        left = {cut for member in members if (cut := _group_cut(member)) is not None}
         timeline = self._timeline
         timeline.must(lambda: timeline.append(marker))  # else its secondary would count as current
         self._events.emit(
@@ -156,8 +156,8 @@ def _no_answer(_batch: Batch, _error: BaseException | None) -> None:
     """No client asked for it."""
 
 
-def _undecided_cut(pair: Pair) -> Cut | None:
-    """The group's cut that a pair is suspended at: its failure makes it void."""
+def _group_cut(pair: Pair) -> Cut | None:
+    """The cut with other controllers that a pair is suspended at: its failure makes it void."""
     cut = pair.cut
     at_group_cut = cut is not None and cut.members and pair.state == pair_states.SUSPENDED
     return cut if at_group_cut else None

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from duplexd.engine.checkpoint import Checkpointer
     from duplexd.engine.events import Events
     from duplexd.engine.timeline import Timeline
+    from duplexd.journal.segment import Segment
     from duplexd.limits import EngineLimits
     from duplexd.runtime.threads import Workers
 
@@ -169,13 +170,11 @@ class JournalSpace:
 
     async def _grow(self) -> bool:
         try:
-            segment = await to_its_end(self._workers.run(self._ring.grow))
+            await to_its_end(self._take(self._ring.grow))
         except OSError as error:
             self._grow_error = error
             return False
         self._grow_error = None
-        self._ring.spares.append(segment)
-        self._admission.lift(NO_ROOM)
         return True
 
     async def _recycle(self) -> bool:
@@ -184,9 +183,15 @@ class JournalSpace:
         if segment is None:
             return False
         ring.live.remove(segment)
-        ring.spares.append(await to_its_end(self._workers.run(lambda: ring.recycle(segment))))
-        self._admission.lift(NO_ROOM)
+        await to_its_end(self._take(lambda: ring.recycle(segment)))
         return True
+
+    async def _take(self, make: Callable[[], Segment]) -> None:
+        """A segment that a worker makes ready becomes a spare one: also if the daemon stops
+        meanwhile, or its file would never be closed.
+        """
+        self._ring.spares.append(await self._workers.run(make))
+        self._admission.lift(NO_ROOM)
 
     async def _judge(self) -> None:
         """Let waiting batches try again. If there is no room, and no follower will free any,

@@ -211,25 +211,37 @@ class Timeline:
         self._track(batch)
 
     def _performed(self, batch: Batch, error: BaseException | None) -> None:
-        """The batch is in the journal and on the legs, or, with an error, nowhere."""
+        """The batch is in the journal and on the legs, or, with an error, nowhere.
+
+        Whatever happens here, clients are answered and steps that wait are run; an error that
+        nobody expected is final, and raised at the end, so that it is logged.
+        """
         self.busy = False
+        unexpected: BaseException | None = None
         if error is None:
-            self._note(batch)
+            unexpected = self._note(batch)
         elif isinstance(error, OSError):
             for number, regions in batch.regions.items():
                 self.ledger.pairs[number].regions.untouch(regions)
             self.refused(error, final=batch.journaled)
         else:
-            self.fail(f"unexpected error in a batch: {error!r}")
-        batch.answer(batch, error)
-        if error is None:
-            self._grew()
-        if batch.heavy:
-            self._rest()
-        if error is not None and not isinstance(error, OSError):
-            raise error
+            unexpected = error
+        if unexpected is not None:
+            self.fail(f"unexpected error in a batch: {unexpected!r}")
+        try:
+            batch.answer(batch, error)
+            if error is None:
+                self._grew()
+        finally:
+            if batch.heavy:
+                self._rest()
+        if unexpected is not None:
+            raise unexpected
 
-    def _note(self, batch: Batch) -> None:
+    def _note(self, batch: Batch) -> Exception | None:
+        """Record what a batch changed. The changes are done, so their clients get answers even if
+        this fails: an unexpected error is returned, not raised.
+        """
         if batch.regions:
             place = Place(batch.regions_sequence, batch.time_us)
             self.ledger.apply(place, Regions(batch.regions))
@@ -240,7 +252,10 @@ class Timeline:
             except OSError as error:
                 self.refused(error, final=True)
             except DamageError as error:
-                self.fail(str(error))  # the changes are done: their clients get answers
+                self.fail(str(error))
+            except Exception as error:  # noqa: BLE001  the caller raises it
+                return error
+        return None
 
     def _track(self, batch: Batch) -> None:
         for change in batch.changes:

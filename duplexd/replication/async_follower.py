@@ -183,8 +183,9 @@ class AsyncFollower:
         except SinkError as error:
             failure = error
             await timeline.at_rest(lambda: self._failed(follower, failure))
-        except UNREADABLE as error:
-            why = error if isinstance(error, OSError) else OSError(errno.EIO, str(error))
+        except Exception as error:  # noqa: BLE001  no pair may stay DUPLEX without a follower
+            text = str(error) if isinstance(error, UNREADABLE) else repr(error)
+            why = error if isinstance(error, OSError) else OSError(errno.EIO, text)
             await timeline.at_rest(lambda: self._lost_its_way(follower, why))
         self._release_arrived()
         self.on_moved()

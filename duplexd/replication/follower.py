@@ -7,6 +7,7 @@ content is described by one number.
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Protocol
 
 from duplexd.core import pair_states
@@ -81,7 +82,9 @@ class SecondarySink:
 
 
 def put(sink: Sink, pair: Pair, record: Record, buffer: bytes) -> None:
-    """Apply one record, whose payload lies in `buffer`. Raises SinkError."""
+    """Apply one record, whose payload lies in `buffer`. Raises SinkError, whatever went wrong: how
+    much of the record was applied is not known, but all before it was.
+    """
     try:
         if record.kind == WRITE:
             sink.write(pair, record.offset, memoryview(buffer)[record.payload_start : record.end])
@@ -89,6 +92,8 @@ def put(sink: Sink, pair: Pair, record: Record, buffer: bytes) -> None:
             sink.zero(pair, record.offset, record.length, bool(record.flags & FLAG_ALLOCATE))
     except OSError as error:
         raise SinkError(pair, record.sequence, error) from error
+    except Exception as error:
+        raise SinkError(pair, record.sequence, OSError(errno.EIO, repr(error))) from error
 
 
 class Follower:
@@ -123,7 +128,8 @@ class Follower:
 
     def lag_bytes(self, log_position: int) -> int:
         """How many bytes of journal lie between here and the writer."""
-        return log_position - self._reader.log_position if self._reader is not None else 0
+        reader = self._reader  # once: a step in a worker may drop it meanwhile
+        return log_position - reader.log_position if reader is not None else 0
 
     def reach(self) -> None:
         """Find the place in the journal. Raises LookupError."""

@@ -6,6 +6,7 @@ single place that closes everything if a later step fails.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.ledger import UNCOMMITTED
@@ -14,6 +15,7 @@ from duplexd.engine.recovery.read import ReadJournal, read_journal
 from duplexd.engine.recovery.replay import Replay, ReplayFailure
 from duplexd.engine.volumes import Images, open_images
 from duplexd.errors import ConfigurationError
+from duplexd.runtime.tasks import to_its_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,15 +59,21 @@ async def recover(
 ) -> Recovered:
     """Everything up to the point where the journal can be written again.
 
-    Raises DamageError, ConfigurationError, OSError, with nothing left open.
+    Raises DamageError, ConfigurationError, OSError, with nothing left open; the same if cancelled.
     """
     settings = config.controller
-    journal = await workers.run(
-        lambda: read_journal(disk, file, settings, boot_id, limits, progress)
-    )
+    journals: list[ReadJournal] = []  # the one that is open; known here also if cancelled meanwhile
     opened: dict[str, Images] = {}
     try:
-        await workers.run(lambda: _open_images(disk, config, journal, opened))
+        await to_its_end(
+            workers.run(
+                lambda: journals.append(
+                    read_journal(disk, file, settings, boot_id, limits, progress)
+                )
+            )
+        )
+        journal = journals[0]
+        await to_its_end(workers.run(lambda: _open_images(disk, config, journal, opened)))
         known = journal.ledger.known()
         pairs = {
             name: Pair(known[name], images.primary, images.secondary, config.volumes[name].mode)
@@ -73,11 +81,12 @@ async def recover(
             if name in known
         }
         replay = Replay(journal, list(pairs.values()), staging, limits, progress)
-        failures = await workers.run(replay.run)
+        failures = await _run(replay, workers)
     except BaseException:
         for images in opened.values():
             images.close()
-        journal.ring.close()
+        for read in journals:
+            read.ring.close()
         raise
     return Recovered(
         journal,
@@ -86,6 +95,19 @@ async def recover(
         {name: images for name, images in opened.items() if name not in pairs},
         failures,
     )
+
+
+async def _run(replay: Replay, workers: Workers) -> list[ReplayFailure]:
+    """A replay may take minutes: one that is cancelled is given up, and has ended when this raises."""
+    running = asyncio.ensure_future(workers.run(replay.run))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        replay.give_up()
+        await to_its_end(asyncio.wait((running,)))
+        if not running.cancelled():
+            running.exception()  # asyncio would log an error that was never fetched
+        raise
 
 
 def _open_images(

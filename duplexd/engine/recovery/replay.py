@@ -33,6 +33,10 @@ class ReplayFailure(NamedTuple):
     error: OSError
 
 
+class GivenUpError(Exception):
+    """The replay was asked to end early."""
+
+
 class PrimarySink:
     """Applies records to primaries; see `follower.Sink`."""
 
@@ -63,11 +67,14 @@ class Replay:
         self._mirrored = [pair for pair in pairs if pair.secondary is not None]
         self._staging = staging
         self._chunk_bytes = limits.follower_chunk_bytes
-        self._progress = progress
+        self._report = progress
+        self._given_up = False
         self._failures: list[ReplayFailure] = []
 
     def run(self) -> list[ReplayFailure]:
-        """Do all of it. Raises DamageError; OSError if the journal or a primary fails."""
+        """Do all of it. Raises DamageError; OSError if the journal or a primary fails; GivenUpError
+        after `give_up`.
+        """
         # A killed daemon may have left the journal in the page cache only: no leg may get a change
         # that a power cut could still remove from the journal.
         for segment in self._journal.ring.live:
@@ -78,6 +85,15 @@ class Replay:
         self._replay_secondaries()
         self._sync_replayed()
         return self._failures
+
+    def give_up(self) -> None:
+        """Let `run` end soon. Any thread. It can be done again: nothing was said in the journal."""
+        self._given_up = True
+
+    def _progress(self, text: str) -> None:
+        if self._given_up:
+            raise GivenUpError
+        self._report(text)
 
     def _failed(self) -> set[Pair]:
         return {failure.pair for failure in self._failures}

@@ -350,3 +350,21 @@ def _left_unsynced(count: int) -> int:
 
 def test_one_that_is_cancelled_does_not_make_legs_clean() -> None:
     assert not [count for count in range(40) if _left_unsynced(count)]
+
+
+async def test_what_an_unusable_secondary_lost_is_in_the_journal_or_nothing_goes_on() -> None:
+    """The error comes once. A resync that does not know of it would copy too little."""
+    taking = Taking()
+    parts = taking.parts
+    _, secondary = parts.legs["data"]
+    secondary.tear()
+    secondary.fail("read_into")
+    parts.send("data", 0, b"x" * 4 * KIB)
+    assert (parts.pair().state, parts.pair().usable) == (SUSPENDED, False)
+    assert parts.pair().secondary_dirty
+    secondary.heal()
+    secondary.fail("sync", times=1)
+    parts.disk.fail("/state/journal", errno.ENOSPC, operation="writev", times=1)
+    with pytest.raises(OSError, match="No space"):
+        await taking.finish(taking.checkpointer.sync_secondaries([parts.pair()]))
+    assert "No space" in parts.timeline.failed

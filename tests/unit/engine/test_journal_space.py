@@ -8,6 +8,8 @@ import errno
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import pytest
+
 from duplexd.engine.checkpoint import Checkpointer
 from duplexd.engine.journal_space import NO_ROOM, JournalSpace
 from duplexd.limits import EngineLimits
@@ -81,11 +83,12 @@ class Space:
         self.ring = parts.writer.ring
         self.ring.segments_max = SEGMENTS
         self.checkpointer = HandCheckpointer(parts)
+        self.workers = InlineWorkers()
         self.space = parts.space = JournalSpace(
             parts.timeline,
             parts.admission,
             self.checkpointer,
-            InlineWorkers(),
+            self.workers,
             parts.events,
             LIMITS,
         )
@@ -247,6 +250,23 @@ async def test_a_stop_waits_for_no_interval() -> None:
     await turns()
     async with asyncio.timeout(LIMITS.sync_interval_s / 2):
         await made.space.stop()
+
+
+@pytest.mark.parametrize("recycled", [False, True])
+async def test_a_stop_loses_no_segment_that_is_being_made_ready(recycled: bool) -> None:
+    """Its file would never be closed."""
+    made = full()[0] if recycled else Space()
+    made.checkpointer.replay_floor = NOWHERE
+    before = len(made.ring.live) + made.spares
+    made.workers.held = asyncio.Event()
+    made.space.start()
+    await turns()
+    stopping = asyncio.ensure_future(made.space.stop())
+    await turns()
+    assert not stopping.done()
+    made.workers.held.set()
+    await stopping
+    assert len(made.ring.live) + made.spares == before + (not recycled)
 
 
 # ------------------------------------------------------------------------- batches that wait for it

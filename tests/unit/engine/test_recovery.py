@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import errno
+from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
 
+from duplexd.core.pair import Pair
 from duplexd.core.pair_states import BY_ERROR, BY_GROUP, DUPLEX, PENDING, POWER_CUT, SUSPENDED
+from duplexd.engine.checkpoint import CheckpointFile
+from duplexd.engine.controller import Machine, start
+from duplexd.engine.events import Events
+from duplexd.engine.recovery.read import read_journal
+from duplexd.engine.recovery.replay import GivenUpError, Replay
+from duplexd.engine.volumes import open_images
 from duplexd.errors import ConfigurationError, DamageError, DuplexdError
 from duplexd.journal.format import MARKER, SEGMENT_HEADER_BYTES, unpack_marker
 from duplexd.journal.scan import records
-from tests.unit.engine.cores import MIB, SIZE, Core, new_disk, running, settings
+from duplexd.limits import EngineLimits
+from duplexd.replication.staging import StagingArea
+from tests.sim.workers import SimWorkers
+from tests.unit.engine.cores import MIB, SIZE, Core, HandClock, new_disk, run, running, settings
 
 if TYPE_CHECKING:
+    from duplexd.json_object import Json
     from tests.sim.disk import SimDisk
 
 DATA = b"\x66" * 8192
@@ -299,3 +313,55 @@ async def test_a_resync_that_a_restart_cut_short_goes_on() -> None:
         assert (entry["state"], entry["error"]) == (DUPLEX, None)
         assert again.equal()
         assert not disk.list("/state/staging")
+
+
+# ------------------------------------------------------------------------------------- cancelled
+
+
+async def test_a_start_that_is_cancelled_anywhere_leaves_nothing_open() -> None:
+    """An image that stays open stays locked: the next start could not have it."""
+    disk, turns = new_disk(), 0
+    while True:
+        clock = HandClock(disk)
+        seen: list[Json] = []
+        workers = SimWorkers(asyncio.get_running_loop(), Random(turns), 2)
+        events = Events(clock)
+        events.listeners.append(seen.append)
+        machine = Machine(disk, clock, workers, workers)
+        starting = asyncio.ensure_future(start(settings(), machine, events))
+        turns += 1
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if starting.done():
+            await starting.result().stop()
+            break
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert workers.idle, "nothing goes on behind its back"
+        assert not seen
+    assert turns > 20
+
+
+def test_a_replay_that_is_given_up_ends_soon_and_can_be_done_again() -> None:
+    disk, config = new_disk(), settings()
+    run(killed(disk))
+    file, staging = CheckpointFile(disk, "/state"), StagingArea(disk, "/state/staging")
+    limits = dataclasses.replace(EngineLimits(), follower_chunk_bytes=len(DATA))
+    journal = read_journal(disk, file, config.controller, "boot", limits, lambda _: None)
+    images = open_images(disk, config.volumes["data"], "data", journal.ledger.known()["data"])
+    pair = Pair(journal.ledger.known()["data"], images.primary, images.secondary, "sync")
+    seen: list[str] = []
+
+    def progress(text: str) -> None:
+        seen.append(text)
+        replay.give_up()
+
+    replay = Replay(journal, [pair], staging, limits, progress)
+    with pytest.raises(GivenUpError):
+        replay.run()
+    assert len(seen) == 1
+    assert not Replay(journal, [pair], staging, limits, seen.append).run()
+    assert len(seen) > 2
+    images.close()
+    journal.ring.close()

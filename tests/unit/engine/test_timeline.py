@@ -280,6 +280,45 @@ async def test_clients_get_their_answers_when_the_consequences_break_an_invarian
     assert "is at no cut" in parts.timeline.failed
 
 
+@pytest.mark.parametrize("heavy", [False, True])
+async def test_clients_get_their_answers_when_the_consequences_end_unexpectedly(
+    heavy: bool,
+) -> None:
+    parts, ran = Parts(), list[str]()
+
+    def burst(_batch: Batch) -> None:
+        raise KeyError(7)
+
+    parts.timeline.consequences = burst
+    parts.legs["data"][1].fail("write")
+    change = parts.change("data", 0, bytes(9 * KIB if heavy else 4 * KIB))
+    if heavy:
+        parts.submit(change)
+        parts.timeline.when_at_rest(lambda: ran.append("step"))
+        with pytest.raises(KeyError):
+            parts.workers.finish()
+        assert ran == ["step"], "steps that waited for it go on"
+    else:
+        with pytest.raises(KeyError):
+            parts.submit(change)
+    assert (parts.answered(change), change.error) == (True, 0)
+    assert "KeyError" in parts.timeline.failed
+
+
+async def test_steps_go_on_when_a_listener_fails() -> None:
+    parts, ran = Parts(), list[str]()
+
+    def burst() -> None:
+        raise KeyError(7)
+
+    parts.timeline.on_written.append(burst)
+    parts.send("data", 0, bytes(9 * KIB))
+    parts.timeline.when_at_rest(lambda: ran.append("step"))
+    with pytest.raises(KeyError):
+        parts.workers.finish()
+    assert ran == ["step"]
+
+
 # --------------------------------------------------------------------------- a journal that fails
 
 

@@ -215,10 +215,13 @@ class FakeEmit:
 
 
 class InlineWorkers:
-    """See `runtime.threads.Workers`: calls at once. `held`, while set, keeps calls waiting."""
+    """See `runtime.threads.Workers`: calls at once. `held`, while set, keeps calls waiting; `burst`
+    is raised, once, in place of the next call.
+    """
 
     def __init__(self) -> None:
         self.held: asyncio.Event | None = None
+        self.burst: Exception | None = None
 
     def submit(
         self, call: Callable[[], T], done: Callable[[T | None, BaseException | None], None]
@@ -229,6 +232,9 @@ class InlineWorkers:
         await asyncio.sleep(0)
         if self.held is not None:
             await self.held.wait()
+        burst, self.burst = self.burst, None
+        if burst is not None:
+            raise burst
         return call()
 
     def close(self) -> None:

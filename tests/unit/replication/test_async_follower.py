@@ -284,6 +284,24 @@ async def test_a_journal_that_cannot_be_read_suspends_all_where_they_are() -> No
         assert started.admission.clear
 
 
+async def test_an_unexpected_error_suspends_all_and_ends_neither_follower_nor_stop() -> None:
+    """Or changes would wait, once it is too far behind, for a follower that is dead."""
+    world = World()
+    pair = world.pair()
+    async with following(world, pair) as started:
+        last = world.timeline.write(pair, 0, b"x" * BLOCK)
+        await until(lambda: pair.applied == last)
+        world.workers.burst = MemoryError()
+        world.timeline.write(pair, BLOCK, b"y" * BLOCK)
+        await until(lambda: pair.state == pair_states.SUSPENDED)
+        assert (pair.usable, pair.applied) == (True, last)
+        assert "MemoryError" in str(world.freeze.calls[0].error)
+        again = world.pair("again")
+        started.follower.add([again])
+        number = world.timeline.write(again, 0, b"z" * BLOCK)
+        await until(lambda: again.applied == number)
+
+
 # ----------------------------------------------------------------------------------------- backlog
 
 

@@ -11,6 +11,7 @@ from duplexd.backend import TRIM, ZERO
 from duplexd.core.markers import Copy
 from duplexd.core.pair_states import FIRST_COPY, RESYNCING
 from duplexd.errors import DamageError
+from duplexd.journal.reader import Reader
 from duplexd.replication.follower import (
     Follower,
     SecondarySink,
@@ -23,6 +24,7 @@ from tests.unit.replication.fakes import BLOCK, GRAIN, SIZE, World
 if TYPE_CHECKING:
     from duplexd.core.pair import Pair, PairRecord
     from duplexd.replication.follower import Buffer
+    from tests.support.fault_leg import Operation
 
 CHUNK = 64 * BLOCK
 
@@ -231,6 +233,48 @@ def test_the_lag_is_what_lies_between_it_and_the_writer() -> None:
     assert BLOCK < walk.lag_bytes(timeline.log_position) < 2 * BLOCK
     walk.step(last, CHUNK)
     assert walk.lag_bytes(timeline.log_position) == 0
+
+
+def test_the_lag_can_be_asked_for_while_a_worker_drops_its_reader() -> None:
+    """The loop asks after each batch, and the worker that follows drops it when a sink fails."""
+
+    class Racing(Follower):
+        looks = 0
+
+        @property
+        def _reader(self) -> Reader | None:
+            """There at the first look only."""
+            self.looks += 1
+            return Reader(self._ring, 1) if self.looks == 1 else None
+
+        @_reader.setter
+        def _reader(self, _reader: Reader | None) -> None:
+            """It comes and goes by itself."""
+
+    world = World()
+    pair = world.pair()
+    walk = Racing(world.timeline.writer.ring, [pair], 0, SecondarySink(), Advances())
+    assert walk.lag_bytes(world.timeline.log_position) > 0
+    assert walk.lag_bytes(world.timeline.log_position) == 0
+
+
+def test_an_unexpected_error_is_a_failure_at_that_record_too() -> None:
+    """Or pairs would hold records that they are not known to hold."""
+    world = World()
+    pair, other = world.pair(), world.pair("other")
+    before = world.timeline.write(other, 0, b"1" * BLOCK)
+    world.timeline.write(pair, 0, b"2" * BLOCK)
+
+    def burst(operation: Operation) -> None:
+        if operation == "write":
+            raise MemoryError
+
+    world.legs[pair].faults.delay = burst
+    walk, advances = follower(world, pair, other)
+    with pytest.raises(SinkError) as caught:
+        to(walk, world.timeline.written)
+    assert (caught.value.pair, caught.value.torn, walk.position) == (pair, True, before)
+    assert advances.calls[-1] == ("other", before)
 
 
 def test_a_record_that_is_damaged_is_not_applied() -> None:
