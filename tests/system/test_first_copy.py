@@ -54,7 +54,7 @@ async def _copying(daemon: Daemon) -> dict[str, Any]:
         await asyncio.sleep(0.005)
 
 
-async def test_first_copy(
+async def test_a_first_copy_under_load_ends_duplex(
     make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
 ) -> None:
     files = make_files(volumes={"data": SIZE}, journal_size="64MiB")
