@@ -1,4 +1,4 @@
-"""What must hold of a controller and its disk, whenever nothing is under way."""
+"""Invariants of a controller and its disk, checked whenever nothing is in flight."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class Cuts:
-    """What suspends have promised, until somebody asks for a resync; and what was called void."""
+    """Cuts that were reported as consistent and must stay so until a resync; and void ones."""
 
     def __init__(self) -> None:
         self.promised: dict[str, tuple[str, int]] = {}  # by volume: id and number of the cut
         self.void: set[str] = set()
 
     def returned(self, result: dict[str, Any]) -> None:
-        """A suspend told its verdict."""
+        """A suspend returned its verdict."""
         if result["verdict"] != CONSISTENT:
             self.void.add(result["cut"])
             return
@@ -45,7 +45,7 @@ def secondary_path(name: str) -> str:
 
 
 def check_tail(machine: Machine, power: bool) -> None:
-    """Nothing is lost that was acknowledged; after a power cut, that was flushed."""
+    """No acknowledged change is lost; after a power cut, no flushed one."""
     tail, promises = machine.history.tail, machine.promises
     assert tail >= promises.flushed, (
         f"flushed up to {promises.flushed}, but the journal ends at {tail} after a crash"
@@ -58,8 +58,8 @@ def check_tail(machine: Machine, power: bool) -> None:
 
 
 def check_primaries(machine: Machine) -> None:
-    """Every primary is what the journal says, right after a recovery: or holds something of what a
-    power cut took from the journal.
+    """After a recovery, every primary is what the journal says, or holds part of what a power cut
+    took from the journal.
     """
     history = machine.history
     for name, pair in machine.controller.volumes.by_name.items():
@@ -72,8 +72,8 @@ def check_primaries(machine: Machine) -> None:
 
 
 def check_quiet(machine: Machine, cuts: Cuts) -> None:
-    """While no worker has anything: primaries hold all there is, usable secondaries exactly what
-    they are said to.
+    """With idle workers, primaries hold every change, and usable secondaries exactly what status
+    reports.
     """
     for name, pair in machine.controller.volumes.by_name.items():
         if pair.id in machine.history.bases:
@@ -134,7 +134,7 @@ def _arrived(pair: Pair) -> bool:
 
 
 def _exactly(as_of: int, tail: int) -> float:
-    """What a power cut left behind the last number of a life counts as the present."""
+    """Changes that a power cut left behind the last number of a life count as the present."""
     return 1 << 60 if as_of == tail else as_of
 
 
@@ -182,7 +182,7 @@ def check_kept(before: dict[str, tuple[str, bool]], after: dict[str, tuple[str, 
 
 
 def grains_bytes(machine: Machine, name: str, after: int, until: int) -> int:
-    """What changed of a volume in (after, until], rounded to grains."""
+    """Bytes of a volume that changed in (after, until], rounded to grains."""
     pair = machine.controller.volumes.by_name[name]
     grains = {
         grain

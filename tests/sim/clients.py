@@ -1,6 +1,4 @@
-"""Clients without sockets: they call the controller as the NBD server does, and remember what they
-were told.
-"""
+"""Clients without sockets: they call the controller as the NBD server does, and record answers."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ SECTOR = 512
 
 
 class Promises:
-    """What the clients of one controller were told, over all its lives."""
+    """The answers that the clients of one controller got, over all its lives."""
 
     def __init__(self) -> None:
         self.acknowledged = 0  # highest number of an acknowledged change

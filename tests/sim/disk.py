@@ -1,5 +1,5 @@
-"""A disk in memory that forgets: `SimDisk` stands in for `RealDisk`, crashes on demand, and is the
-same again for the same seed.
+"""A disk in memory that loses un-synced writes: `SimDisk` takes the place of `RealDisk`, crashes on
+demand, and is deterministic for a seed.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class SimFile:
 
 
 class _Atomic:
-    """An operation that a crash lets happen whole or not at all."""
+    """An operation that happens whole or not at all when a crash comes."""
 
     def __init__(
         self, disk: SimDisk, operation: str, path: str, failed: Callable[[], None] | None
@@ -272,15 +272,15 @@ class SimDisk:
         return bytes(self._image(path).current)
 
     def take(self, path: str) -> Image:
-        """Move a file out of everybody's sight, open as it is."""
+        """Unlink a file that stays open."""
         return self._images.pop(_normal(path))
 
     def give(self, path: str, image: Image) -> None:
-        """Put at `path` what was taken, instead of whatever is there."""
+        """Put the unlinked file back at `path`, in place of what is there."""
         self._images[_normal(path)] = image
 
     def flip(self, path: str, offset: int) -> None:
-        """Let the medium change a bit."""
+        """Flip a bit on the medium."""
         image = self._image(path)
         for content in (image.current, image.durable):
             content[offset] ^= 0x10
@@ -296,13 +296,13 @@ class SimDisk:
         operation: str | None = None,
         times: int | None = None,
     ) -> None:
-        """Let operations on `path`, or below it, fail once `after` more went well: `times` times,
+        """Make operations on `path`, or below it, fail after `after` more succeed: `times` times,
         or until `heal`.
         """
         self.faults.add(path, Fault(error, operation, after, times))
 
     def tear(self, path: str, error: int = errno.EIO, after: int = 0) -> None:
-        """Let one write put down a part of its data, then fail."""
+        """Make one write tear: a part of its data is written, then it fails."""
         self.faults.add(path, Fault(error, None, after, 1, torn=True))
 
     def full(self, path: str) -> None:
@@ -321,8 +321,8 @@ class SimDisk:
     def step(
         self, operation: str, path: str, dying: Callable[[], None] | None = None
     ) -> Fault | None:
-        """Before anything changes: die if it is time, `dying` first; fail if that is due. A fault
-        that is returned tears the write.
+        """Before anything changes: die if it is time, `dying` first; fail if a fault is due. A
+        returned fault tears the write.
         """
         if self.dead:
             raise PowerCut(f"{operation} {path}: after the cut")

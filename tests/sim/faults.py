@@ -1,4 +1,4 @@
-"""What goes wrong on a simulated disk, when, and where: errors, torn writes, no space."""
+"""The faults of a simulated disk: errors, torn writes, no space; when, and at which paths."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Fault:
-    """`after` calls go well, then `times` calls fail (None: all of them). A torn write puts down a
+    """`after` calls succeed, then `times` calls fail (None: all of them). A torn write writes a
     part before it fails.
     """
 
@@ -37,7 +37,7 @@ class Fault:
 
 
 class Faults:
-    """Faults by path. A path stands for itself and everything below it."""
+    """Faults by path. A path covers itself and everything below it."""
 
     def __init__(self) -> None:
         self._faults: dict[str, list[Fault]] = {}

@@ -1,5 +1,5 @@
-"""What the journal was told, kept by the test: each change by its number, so that a volume can be
-rebuilt as of any number.
+"""The test's own record of the journal: each change by its number, so that a volume can be rebuilt
+as of any number.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class History:
     _pending: list[Entry] = field(default_factory=list)
 
     def truncate(self, tail: int) -> None:
-        """Recovery found the journal's end at `tail`: later numbers will be given again."""
+        """Recovery found the journal's end at `tail`: later numbers will be used again."""
         self.tail = tail
         self.entries += [
             entry
@@ -80,10 +80,10 @@ class History:
         return bytes(image)
 
     def found(self, volume: int, actual: bytes) -> str:
-        """Take over what recovery found on a primary; says what is wrong with it, if anything is.
+        """Take over what recovery found on a primary; returns what is wrong with it, or "".
 
-        It holds exactly what the journal has, but for what was lost with the journal's end: there
-        it may hold any of that.
+        It must hold exactly what the journal has; where changes were lost with the journal's end,
+        it may hold any of those.
         """
         expected = self.content(volume)
         lost = self.lost.pop(volume, [])

@@ -1,4 +1,4 @@
-"""The content of a simulated file, and which of it a power cut may take back.
+"""The content of a simulated file, and what a power cut may undo of it.
 
 The page cache shows every write at once; the medium has what was synced, and of the rest whatever
 the kernel happened to write back. It writes back whole sectors, in any order, so after a power cut
@@ -80,8 +80,8 @@ class Image:
         self.pending.clear()
 
     def sync_fails(self, rng: Random) -> None:
-        """As Linux does it: some of it was written, the rest counts as clean from now on and no
-        later sync brings it back.
+        """As Linux does: part of the data was written, the rest counts as clean from now on, and no
+        later sync writes it.
         """
         self._doomed += [(offset, len(data)) for offset, data in self.pending]
         self._write_back(lambda _number, _sector: rng.random() < 0.5)

@@ -1,5 +1,5 @@
-"""An event loop whose time only passes when there is nothing else to do, so that a minute of a
-scenario takes milliseconds.
+"""An event loop with simulated time, which advances only when nothing else is runnable, so that a
+minute of a scenario takes milliseconds.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 class HungError(AssertionError):
-    """The code under test went round more often than any scenario needs, or waits for nothing that
-    could come.
+    """The code under test took more turns than any scenario needs, or waits for something that
+    cannot come.
     """
 
 
 class _Selector(selectors.DefaultSelector):
-    """Instead of waiting for files it lets the time pass."""
+    """Advances the simulated time instead of waiting for files."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class _Selector(selectors.DefaultSelector):
 
 
 class SimLoop(asyncio.SelectorEventLoop):
-    """Each `limit` gives the code under test that many more turns."""
+    """`limit` allows the code under test that many more turns."""
 
     def __init__(self) -> None:
         self._simulated = _Selector()

@@ -1,4 +1,4 @@
-"""A machine with a simulated disk on which a controller lives, dies and lives again."""
+"""A machine with a simulated disk, on which controllers are started and killed in turn."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Machine:
             raise Died
 
     def _bury(self, loop: SimLoop, tasks: set[asyncio.Task[object]]) -> None:
-        """End every task; whatever they still try meets a dead disk."""
+        """End every task; what they still try to do meets a dead disk."""
         was_dead, self.disk.dead, self.disk.on_dead = self.disk.dead, True, None
         loop.set_task_factory(None)
         loop.limit(TURNS_MAX)
@@ -163,7 +163,7 @@ class Machine:
 
     @property
     def quiet(self) -> bool:
-        """Whether nothing is in a worker's hands."""
+        """Whether no call is in a worker."""
         return all(workers.idle for workers in self.workers)
 
     def crash(self, power: bool) -> None:
@@ -199,7 +199,7 @@ async def _turns(count: int) -> None:
 
 
 def _check_tasks(loop: SimLoop, tasks: set[asyncio.Task[object]]) -> None:
-    """Nobody may die unseen."""
+    """Every task that ended with an error must be accounted for."""
     for task in tasks:
         if task.done() and not task.cancelled() and getattr(task, "_log_traceback", False):
             error = task.exception()

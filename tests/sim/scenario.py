@@ -23,7 +23,7 @@ CLIENTS = 3
 
 
 class Scenario:
-    """Lives until the last one, which ends with all pairs equal."""
+    """Several lives; the last one ends with all pairs equal."""
 
     def __init__(self, seed: int, faults: bool = True) -> None:
         self.machine = Machine(seed)
@@ -116,7 +116,7 @@ class Scenario:
         await (self._end() if self._last else self._busy())
 
     async def _busy(self) -> None:
-        """Clients and the administrator at once."""
+        """Clients and the administrator, concurrently."""
         machine, rng = self.machine, self.rng
         clients = [asyncio.ensure_future(self._client()) for _ in range(CLIENTS)]
         for _ in range(rng.randint(4, 25)):
@@ -173,8 +173,8 @@ class Scenario:
         await asyncio.wait_for(machine.controller.stop(), 100)
 
     async def _rest(self) -> None:
-        """Until followers are where they want to be and nothing is under way; then everything must
-        be exact.
+        """Wait until followers have arrived and nothing is in flight; then check everything
+        exactly.
         """
         machine = self.machine
         controller = machine.controller
@@ -325,7 +325,7 @@ class Scenario:
     # -------------------------------------------------------------------------------------- trouble
 
     async def _trouble(self) -> None:
-        """Something goes wrong with a secondary, or the journal's disk is full."""
+        """A fault of a secondary, or a full disk under the journal."""
         machine, rng = self.machine, self.rng
         self.cuts.promised.clear()
         path = checks.secondary_path(rng.choice(list(machine.volumes)))

@@ -1,5 +1,5 @@
-"""The limits of simulations: so small that a scenario of a few hundred writes meets them. The ring
-wraps, batches go to threads, copies take several pieces, change maps are used.
+"""The limits of simulations, so small that a scenario of a few hundred writes reaches them: the
+ring wraps, batches go to threads, copies take several pieces, change maps are used.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The journal, pair and recovery code, unchanged, on a disk that forgets: seeded scenarios of
-several lives each.
+"""Crashes: the unchanged journal, engine and recovery code on a disk that loses un-synced writes,
+in seeded scenarios of several lives each.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from tests.sim import together
 from tests.sim.scenario import run
 
 SEEDS, CHUNK, LONG_SEEDS, LONG_CHUNK = 200, 10, 5000, 100
-FOUND = (709,)  # a sync that failed behind a copy's back: grains were forgotten
+FOUND = (709,)  # a sync failed during a copy, and grains were missing from the map
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
@@ -38,9 +38,8 @@ def test_crashes_lose_nothing_acknowledged_long(first: int) -> None:
         run(seed)
 
 
-# What a worker met after its caller was cancelled, and a cut that nobody waited for, were told to
-# nobody; a checkpoint that was complete only after
-# a resync had begun let go of the journal that a restart needed
+# An error in a worker whose caller was cancelled, and the error of a cut without a waiter, were
+# lost; a checkpoint that was completed after a resync had begun freed journal that a restart needed
 @pytest.mark.parametrize("seed", [498, 2155, 2640, 3542])
 def test_seeds_of_a_group_member_that_once_failed(seed: int) -> None:
     together.run(seed)

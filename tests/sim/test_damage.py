@@ -1,5 +1,5 @@
-"""Bits that change where the journal was known to be durable: said with file and place, never taken
-for a torn tail.
+"""Damage: flipped bits where the journal was known to be durable are reported with file and place,
+and never taken for a torn tail.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ async def some_changes(writing: Writing) -> None:
 
 
 def replay_begins(machine: Machine) -> int:
-    """Where in its segment the checkpoint stands."""
+    """The offset in its segment at which replay from the checkpoint begins."""
     saved = checkpoint.unpack(machine.disk.read_file(CHECKPOINT), CHECKPOINT)
     assert saved["index"] == 1
     return int(saved["offset"])
@@ -138,7 +138,7 @@ def test_a_damaged_segment_header_stops_the_start(machine: Machine, place: int) 
 def test_a_damaged_segment_that_only_a_suspended_pair_needs_is_replaced_by_the_map(
     machine: Machine,
 ) -> None:
-    """What it was wanted for is summed up in the change map too: the resync goes by that."""
+    """The change map covers the same changes, so the resync goes by map."""
 
     async def suspended(writing: Writing) -> None:
         await machine.controller.suspend(["data"])

@@ -1,4 +1,4 @@
-"""A resync, and what follows it, cut short at every single operation of the disk."""
+"""A resync and what follows it, crashed at every single disk operation."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ OPERATIONS_MAX = 400
 
 
 def cut_short(how: str, operation: int, power: bool, variant: int) -> bool:
-    """One life that dies at the `operation`-th operation after the resync began, one that recovers.
-    False if it ended before.
+    """One life that dies at the `operation`-th operation after the resync began, then one that
+    recovers. False if the first ended before that.
     """
     machine, cuts, began = Machine(operation + 1000 * variant), Cuts(), list[bool]()
     machine.add_volume("data", 128 * KIB, True, "sync")

@@ -1,4 +1,4 @@
-"""The scenarios can fail: each of these mistakes in the code under test is found by one of a few
+"""Mutation tests: each of these mistakes, planted in the code under test, is detected by a few
 seeds.
 """
 

@@ -1,5 +1,5 @@
-"""The scenario of `scenario.py` with cuts that other controllers take too: what this member
-promised, it keeps through every crash.
+"""The scenario of `scenario.py` with cuts of a group of controllers: this member keeps its votes
+through every crash.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ LATER = {
 
 
 class Together(Scenario):
-    """`said` is what this controller answered last of each cut; while a request is under way
-    nothing is known (None).
+    """`said` is the last answer of this controller about each cut; None while a request is in
+    flight.
     """
 
     def __init__(self, seed: int) -> None:
@@ -77,7 +77,7 @@ class Together(Scenario):
         await asyncio.sleep(self.rng.choice((0, 0, 0.01, 0.3)))
 
     async def _take_part(self) -> None:
-        """One cut with others, broken off anywhere."""
+        """One cut with other controllers, interrupted at any point."""
         machine, rng = self.machine, self.rng
         controller = machine.controller
         names = [

@@ -1,6 +1,4 @@
-"""Worker threads without threads: the calls run in the loop, after a while, in an order that the
-seed decides.
-"""
+"""Worker threads, simulated in the loop: calls run after a while, in a seeded random order."""
 
 from __future__ import annotations
 
@@ -32,9 +30,9 @@ class SimWorkers(Workers):
     """See `duplexd.runtime.threads.Workers`. Up to `count` calls are under way at once (1: strictly
     one after the other).
 
-    Each turn of the loop at most one of those, picked at random, gets on: its call takes effect, or
-    later its `done` is called. A call that meets a `PowerCut` ends it all: the process is dead,
-    nothing is ever done again.
+    In each turn of the loop at most one of them, picked at random, advances: its call takes effect,
+    or later its `done` is called. A call that meets a `PowerCut` kills the process: nothing is done
+    after it.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, rng: Random, count: int = 2) -> None:
@@ -57,7 +55,7 @@ class SimWorkers(Workers):
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is under way."""
+        """Whether no call is in flight."""
         return not self._waiting and not self._under_way
 
     def close(self) -> None:

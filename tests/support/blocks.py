@@ -1,9 +1,9 @@
-"""What a client knows of a volume: for each block the versions that it may hold. Holds for any
-server that keeps its word.
+"""A client's model of a volume: for each block the versions that it may hold.
 
-A change gets a number when it is sent, another when it is acknowledged. A block may hold a version
-unless a change that was sent after that version's acknowledgement has itself been acknowledged. So
-concurrent changes may win in either order, and one that was never answered may be there or not.
+It is valid for any server that keeps its promises. A change gets a number when it is sent, another
+when it is acknowledged. A block may hold a version unless a change that was sent after that
+version's acknowledgement has itself been acknowledged. So concurrent changes may win in either
+order, and a change that was never answered may be there or not.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class _Entry:
 
 
 class Change:
-    """A change on its way. `version` is 0 for zeroes and trims. One that `may_keep` is a trim of
-    what may not be able to: it zeroes, or does nothing.
+    """A change in flight. `version` is 0 for zeroes and trims. `may_keep`: a trim that may not be
+    possible, so that it zeroes or does nothing.
     """
 
     __slots__ = ("count", "entries", "first", "may_keep", "version")
@@ -80,7 +80,7 @@ class Blocks:
         self._watched: list[list[set[int]]] = []
 
     def send(self, first: int, count: int, zero: bool = False, may_keep: bool = False) -> Change:
-        """A change that is about to be sent."""
+        """Add a change that is about to be sent."""
         self._tick += 1
         self._version += not zero
         self.changes += 1
@@ -94,7 +94,7 @@ class Blocks:
         return Change(first, count, version, entries, may_keep)
 
     def acknowledge(self, change: Change) -> None:
-        """Its reply came."""
+        """Its reply arrived."""
         self._tick += 1
         self.acknowledged += 1
         self.written += change.version > 0
@@ -109,7 +109,7 @@ class Blocks:
             ]
 
     def forget_touched(self) -> set[int]:
-        """The blocks changed since the last call; those with a change on its way will count
+        """The blocks changed since the last call; those with a change in flight will be returned
         again.
         """
         touched = self.touched
@@ -121,9 +121,7 @@ class Blocks:
         return touched
 
     def allowed(self) -> list[set[int]]:
-        """For each block the versions that it may hold now, or once what is on its way has been
-        done.
-        """
+        """For each block the versions it may hold now, or once the changes in flight are done."""
         return [{entry.version for entry in entries} for entries in self._entries]
 
     @contextmanager
@@ -137,9 +135,7 @@ class Blocks:
             self._watched.remove(watched)
 
     def settle(self, data: bytes, what: str) -> None:
-        """`data` is what the volume holds now that nothing is on its way: check it, and take it for
-        the truth.
-        """
+        """Check `data`, the content with nothing in flight, and take it as the new state."""
         found = check(data, self.allowed(), what)
         self._entries = [[_Entry(version, 0)] for version in found]
 

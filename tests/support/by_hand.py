@@ -1,6 +1,6 @@
-"""A coordinator by hand.
+"""A coordinator driven by the test.
 
-One request at a time, in whatever order a test wants, also in wrong ones.
+One request at a time, in any order that a test wants, wrong ones included.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ByHand:
         self.leases[controller] = json.loads(response.readline())["lease"]
 
     def renew(self, controller: str, hold_s: float) -> None:
-        """Hold on for so long from now."""
+        """Extend its hold to so many seconds from now."""
         lease = self.leases[controller]
         body = {"fence": lease["fence"], "hold_s": hold_s}
         self.leases[controller] = self._cluster.ask(
@@ -73,11 +73,11 @@ class ByHand:
         return self._ask(controller, "/open", self._owner(controller))
 
     def agree(self, controller: str) -> dict[str, Any]:
-        """Tell it that all are ready."""
+        """Send AGREE."""
         return self._ask(controller, "/agree", {})
 
     def abort(self, controller: str) -> dict[str, Any]:
-        """Ask it to give up; its vote."""
+        """Send ABORT; its vote."""
         return self._ask(controller, "/abort", {})
 
     def refused(self, controller: str, verb: str) -> int:

@@ -1,5 +1,5 @@
-"""Several controllers as real daemons, with volumes that one group joins, and what is needed to
-command and to watch them.
+"""Several controllers as real daemons with the volumes of one group, and the means to command and
+watch them.
 
 cluster = Cluster(tmp_path, {"alpha": ["a0", "a1"], "beta": ["b0"]})
 with cluster:
@@ -37,7 +37,7 @@ class Member(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a controller runs, if not just here: on `address`, its command behind `prefix`, with
+    """Where a controller runs, if not simply here: on `address`, its command behind `prefix`, with
     `extra` in its configuration.
     """
 
@@ -186,7 +186,7 @@ class Cluster:
             connection.close()
 
     def resync(self, controller: str, target: str = "here") -> None:
-        """Back to DUPLEX; returns when it is."""
+        """Resync; returns when all is DUPLEX."""
         lines = self.stream(controller, "POST", "/v1/resync", {"targets": [target], "wait": True})
         assert lines[-1].get("ok"), f"{controller}: {lines}"
 

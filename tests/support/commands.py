@@ -1,4 +1,4 @@
-"""Commands on a daemon's control socket, from a test that goes on writing meanwhile."""
+"""Commands on a daemon's control socket, for a test that keeps writing meanwhile."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def wait_until(
     what: str,
     seconds: float = PATIENCE_SECONDS,
 ) -> dict[str, Json]:
-    """Ask for the status until it is so."""
+    """Poll the status until the condition holds."""
     deadline = time.monotonic() + seconds
     while True:
         found = await volumes(daemon)
@@ -56,7 +56,7 @@ async def wait_until(
 async def wait_state(
     daemon: Daemon, state: str, names: Iterable[str] | None = None
 ) -> dict[str, Json]:
-    """Until these volumes, or all, are in a state."""
+    """Wait until these volumes, or all, are in a state."""
     wanted = None if names is None else set(names)
     return await wait_until(
         daemon,
@@ -70,7 +70,7 @@ async def wait_state(
 
 
 async def suspend(daemon: Daemon, *targets: str, lease: str | None = None) -> Json:
-    """A cut; checks that it is consistent."""
+    """Suspend; checks that the cut is consistent."""
     result = await call(
         daemon,
         "POST",
@@ -82,7 +82,7 @@ async def suspend(daemon: Daemon, *targets: str, lease: str | None = None) -> Js
 
 
 async def start_resync(daemon: Daemon, *targets: str) -> dict[str, str]:
-    """Begin; how, for each volume."""
+    """Begin a resync; returns how, for each volume."""
     result = await call(daemon, "POST", "/v1/resync", {"targets": targets})
     return {volume["name"]: volume["how"] for volume in result["volumes"]}
 
@@ -108,7 +108,7 @@ async def lines(daemon: Daemon, method: str, path: str, body: object = None) -> 
 
 
 async def resync(daemon: Daemon, *targets: str) -> dict[str, Json]:
-    """To its end, which is DUPLEX: `how` and `copied_bytes` by volume."""
+    """A whole resync, to DUPLEX: `how` and `copied_bytes` by volume."""
     found = await lines(daemon, "POST", "/v1/resync", {"targets": targets, "wait": True})
     assert found[-1]["event"] == "done", found
     assert found[-1]["ok"], f"{found}\n{daemon.log()[-4000:]}"
@@ -140,7 +140,7 @@ class HoldStream:
         return found
 
     def close(self) -> None:
-        """Go away."""
+        """Close the connection."""
         self._response.close()
         self._connection.close()
 

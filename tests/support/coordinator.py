@@ -1,4 +1,4 @@
-"""A coordinator as a process of its own, which a test can kill and stop.
+"""A coordinator as a separate process, which a test can kill and stop.
 
     python -m tests.support.coordinator GROUPS_FILE GROUP
 
@@ -27,7 +27,7 @@ SETTLE_SECONDS = 2.0  # a member that is dead or cut off does not come back whil
 
 
 def start(groups: Path, group: str = "db") -> subprocess.Popen[bytes]:
-    """The process, at work."""
+    """The running process."""
     command = [sys.executable, "-m", "tests.support.coordinator", str(groups), group]
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment(), cwd=ROOT

@@ -1,6 +1,4 @@
-"""Watches what several controllers show of their groups' cuts, the whole time, and finds what must
-never be seen.
-"""
+"""Polls what several controllers show of their groups' cuts, and detects contradictions."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ PAUSE_SECONDS = 0.02  # what must not be seen would stay so
 
 
 class Sights:
-    """What was seen, in the order in which it was asked for, and what contradicts what.
+    """The observations, in the order of the requests, and their contradictions.
 
     Once one member has shown `consistent`, all were READY before: whatever another shows later is
     `ready` or `consistent`, and what it showed before was not `void`. What a member showed as

@@ -49,8 +49,8 @@ _kept: list[socket.socket] = []
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 for a listener with SO_REUSEADDR. Nobody else is given it while this
-    process lives: it stays bound here, too.
+    """A TCP port of 127.0.0.1 for a listener with SO_REUSEADDR. It stays bound here too, so that no
+    other process gets it while this one lives.
     """
     keeper = socket.socket()
     keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -163,7 +163,7 @@ class UnixConnection(http.client.HTTPConnection):
 
 
 class DaemonError(AssertionError):
-    """The daemon did not do what the test relies on; the text holds the end of its log."""
+    """The daemon did not do what the test relies on; the text ends with its log."""
 
 
 class Daemon:
@@ -193,7 +193,7 @@ class Daemon:
         return self.process is not None and self.process.poll() is None
 
     def log(self) -> str:
-        """Everything that this daemon, and those before it on these files, wrote to stderr."""
+        """Everything that the daemon, and earlier ones with these files, wrote to stderr."""
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     def start(self, ready: bool = True) -> Daemon:
@@ -281,7 +281,7 @@ class Daemon:
             self.process.wait()
 
     def lines(self) -> list[str]:
-        """The lines of the log that are written to their ends."""
+        """The complete lines of the log."""
         return self.log().split("\n")[:-1]
 
     def wait_log(self, *texts: str, after: int = 0, seconds: float = PATIENCE_SECONDS) -> str:
@@ -297,7 +297,7 @@ class Daemon:
         )
 
     def hold_ended(self, lease: str) -> dict[str, Any]:
-        """What is logged of the end of a hold: `reason`, `held_s` and more. Returns when it is."""
+        """The logged end of a hold: `reason`, `held_s` and more. Waits for it."""
         ended = json.loads(self.wait_log(f'"lease": "{lease}"', '"event": "released"'))
         assert isinstance(ended, dict)
         return ended

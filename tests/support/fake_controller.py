@@ -1,8 +1,8 @@
-"""The one controller without a journal: volumes are names with a state, holds are real timers.
+"""The only fake controller: no journal, volumes are names with a state, holds are real timers.
 
-For tests of what is in front of a controller: the HTTP API, the groups library, duplexctl.
+For tests of the layers in front of a controller: the HTTP API, the groups library, duplexctl.
 Whatever it answers is an instance of a model of duplexd/api/models, dumped to JSON, so that a fake
-answer cannot have another shape than a documented one. It is typed against
+answer cannot differ in shape from a documented one. It is typed against
 `duplexd.api.actions.Controller`; the decisions are those of the real tables (`core/cut_states.py`).
 
     controller = FakeController(["data", "wal"], {"db": ["data", "wal"]}, name="alpha")
@@ -211,7 +211,7 @@ class FakeCuts:
         return bytes(length)
 
     def volumes_at(self, cut_id: str) -> list[str]:
-        """The volumes whose secondaries stand at it."""
+        """The volumes whose secondaries are at it."""
         cut_of, states = self._controller.cut_of, self._controller.volumes
         return [
             name for name in states if cut_of.get(name) == cut_id and states[name] == "SUSPENDED"

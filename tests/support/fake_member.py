@@ -108,7 +108,9 @@ class FakeMember:
 
     @property
     def name(self) -> str:
-        """By which it answers for cuts. A test that changes it has another controller answer."""
+        """The name under which it answers for cuts. A test that changes it simulates another
+        controller.
+        """
         return self.engine.name
 
     @name.setter

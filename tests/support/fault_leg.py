@@ -42,13 +42,13 @@ class FaultLeg:
     def fail(
         self, operation: Operation, error: int = errno.EIO, after: int = 0, times: int | None = None
     ) -> None:
-        """Let `operation` fail with `error` once `after` more calls have gone well, `times` times
-        or for ever.
+        """Make `operation` fail with `error` once `after` more calls have succeeded, `times` times
+        or always.
         """
         self._faults[operation] = Fault(error, operation, after, times)
 
     def tear(self, error: int = errno.EIO, after: int = 0, times: int | None = 1) -> None:
-        """Let a write put down only its first half, then fail with `error`."""
+        """Make a write tear: its first half is written, then it fails with `error`."""
         self._faults["write"] = Fault(error, "write", after, times, torn=True)
 
     def heal(self) -> None:

@@ -1,5 +1,5 @@
-"""Changes of all kinds to volumes of real daemons, as many as a test grants: so much happens,
-however slow or fast the machine is.
+"""Random changes to volumes of real daemons, as many bytes as a test grants, so that the amount
+does not depend on the speed of the machine.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class Writers:
         assert not ended, "a writer stopped by itself"
 
     def grant(self, nbytes: int) -> None:
-        """So much more may be written, to all volumes together."""
+        """Allow that many more bytes, for all volumes together."""
         self._granted_bytes += nbytes
 
     async def written(self, left: int = 0) -> None:
-        """Wait until all that was granted was written, but for `left` bytes."""
+        """Wait until everything granted was written, but for `left` bytes."""
         async with asyncio.timeout(WAIT_SECONDS):
             while self._granted_bytes > left:  # noqa: ASYNC110 - several tasks count
                 await asyncio.sleep(0.005)

@@ -1,4 +1,4 @@
-"""One group suspend that is struck between two of its messages, and what became of it."""
+"""A fault between two messages of one group suspend, and its outcome."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Lane:
         self.groups = self.write_groups("groups.toml")
 
     def be_patient(self) -> None:
-        """Let holds last longer: this machine was too slow."""
+        """Make holds last longer, because this machine was too slow."""
         self.hold_max_s = min(2 * self.hold_max_s, HOLD_SECONDS_MAX)
 
     def write_groups(self, name: str, wire: Wire | None = None) -> Path:
@@ -65,7 +65,7 @@ class Lane:
         await asyncio.gather(*(asyncio.to_thread(self.cluster.resync, *each) for each in asked))
 
     async def write_everywhere(self) -> None:
-        """Return once so much was written that no volume can have been left out.
+        """Return once enough was written that every volume was written to.
 
         Every gate is open.
         """
@@ -90,7 +90,7 @@ class Attempt:
     taken: Taken | None = None
 
     async def run(self, then: Callable[[Process], Awaitable[None]]) -> None:
-        """To the end of the coordinator's process. `then` is awaited once it was struck."""
+        """Run the coordinator's process to its end. `then` is awaited once the fault has struck."""
         await self.lane.write_everywhere()
         _, self.taken = await self.lane.writers.during(self._run(then))
 
@@ -123,7 +123,7 @@ class Attempt:
         self.result = json.loads(output) if output else {}
 
     async def judge(self) -> str:
-        """Have another coordinator settle it, and check what all members say then:
+        """Have another coordinator settle the cut, and check that all members agree:
 
         CONSISTENT, VOID, or NONE if nothing was cut.
         """

@@ -103,7 +103,9 @@ async def one_point(client: Client) -> dict[str, Any]:
 async def one_after_the_other(
     client: Client, writers: GroupWriters, controllers: list[str]
 ) -> dict[str, Any]:
-    """No group suspend at all: between two of its commands the writers come by everywhere."""
+    """A naive suspend, controller after controller: between two commands the writers write to all
+    of them.
+    """
     for controller in controllers:
         await until_done(lambda: client.suspend(f"{controller}:here"))  # noqa: B023 - awaited here
         await writers.go_round()

@@ -1,7 +1,8 @@
-"""Dependent writers over volumes of several controllers, and what a cut of them all is found to be.
+"""Dependent writers over volumes of several controllers, and the checker's findings on a cut of
+them.
 
 Writers whose connection is lost connect again and write the same record again: a killed daemon is
-no error to them, and their chains go on.
+no error for them, and their chains continue.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Volumes(Protocol):
 
 
 def lost_connection(error: OSError) -> bool:
-    """Whether nobody answers for the moment; not what a server answers."""
+    """Whether there is no server at the moment; not an error that a server answers."""
     unreachable = {errno.EHOSTUNREACH, errno.ENETUNREACH}
     return (
         isinstance(error, ConnectionError | FileNotFoundError | TimeoutError)
@@ -90,14 +91,14 @@ class GroupWriters:
                 connection.abort()
 
     async def write(self, records: int) -> None:
-        """Return when that many more are acknowledged. Raises what a writer met."""
+        """Return when that many more records are acknowledged. Raises the error of a writer."""
         wanted = self.workload.history.acknowledged + records
         await self._until(lambda: self.workload.history.acknowledged >= wanted)
 
     async def go_round(self) -> None:
         """Return when each writer has written to all of its slots since.
 
-        Raises what a writer met.
+        Raises the error of a writer.
         """
         history, now = self.workload.history, self.workload.history.tick()
         before = [history.issued_before(writer, now) for writer in range(history.writers)]
@@ -121,17 +122,17 @@ class GroupWriters:
                     self.workload.history.acknowledged,
                     time.monotonic() + PATIENCE_SECONDS,
                 )
-            assert time.monotonic() < deadline, f"the writers stand still at {seen} records"
+            assert time.monotonic() < deadline, f"the writers make no progress, at {seen} records"
             await asyncio.sleep(AGAIN_SECONDS / 4)
 
     async def during(self, work: Awaitable[T]) -> tuple[T, Taken]:
-        """The work's result, and when it was done."""
+        """The result of the work, and the period in which it was done."""
         asked = self.workload.history.tick()
         result = await work
         return result, Taken(asked, self.workload.history.tick())
 
     def images(self) -> list[bytes]:
-        """What a backup would read of each member."""
+        """The image that a backup would read, for each member."""
         images = []
         for member in self.members:
             with open(self.volumes.secondary(member), "rb") as image:
@@ -139,7 +140,7 @@ class GroupWriters:
         return images
 
     async def grade(self, taken: Taken) -> Findings:
-        """What the secondaries, which stand at a cut made then, are found to be."""
+        """The checker's findings on the secondaries, which are at a cut made in that period."""
         images = await asyncio.to_thread(self.images)
         return check(self.placement, images, self.workload.history, taken.asked, taken.done)
 

@@ -1,4 +1,4 @@
-"""Workers by hand: a call runs, and its end is reported, when the test says so."""
+"""Workers driven by the test: a call runs, and its end is reported, when the test says so."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class HandWorkers:
         self.calls.popleft()()
 
     def finish_all(self) -> None:
-        """Run all calls, and those that they lead to."""
+        """Run all calls, and those that they submit."""
         while self.calls:
             self.finish()
 

@@ -1,4 +1,4 @@
-"""Writers that keep a daemon busy, with every change in a model (`blocks.py`)."""
+"""Writers that load a daemon, with every change recorded in a model (`blocks.py`)."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Load:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def stop(self) -> None:
-        """End in order: every change is answered. Raises the first error that a client saw."""
+        """End cleanly: every change is answered. Raises the first error that a client got."""
         self._stopping = True
         await asyncio.gather(*self._tasks)
         for connection in self._open:

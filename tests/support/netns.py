@@ -1,11 +1,11 @@
-"""Hosts of their own for daemons and clients: network namespaces with delay and loss between them
+"""Separate hosts for daemons and clients: network namespaces, with delay and loss between them
 (`relay.py`). Needs iproute2 and util-linux.
 
     with Network(["client", "alpha"], delay_s=0.005, loss=0.02, seed=1) as network:
         subprocess.Popen([*network.inside("alpha"), "some-server", network.address("alpha")])
 
-Nothing is left of it after the `with`, nor when this process dies within it: what makes it up hangs
-on a pipe from here. Who is not root gets a user namespace around it.
+Nothing remains after the `with`, nor if this process dies within it: all of its processes end with
+a pipe from here. Without root it is made in a user namespace.
 """
 
 from __future__ import annotations
@@ -88,11 +88,11 @@ class Network:
         return ["nsenter", "--target", str(self._pids[host]), *user, "--net", "--"]
 
     def cut_off(self, host: str) -> None:
-        """From now on it hears nobody, and nobody hears it."""
+        """Partition it from all other hosts."""
         self._ask(f"cut {host}")
 
     def join(self, host: str) -> None:
-        """The end of `cut_off`."""
+        """Undo `cut_off`."""
         self._ask(f"join {host}")
 
     def frames(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""A service manager for tests: takes what a daemon sends to NOTIFY_SOCKET."""
+"""A service manager for tests: receives what a daemon sends to NOTIFY_SOCKET."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ServiceManager:
-    """Binds a notification socket; `messages` are those that have come, in order."""
+    """Binds a notification socket; `messages` are those received, in order."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -50,7 +50,7 @@ class ServiceManager:
         ]
 
     def take_all(self) -> None:
-        """Take what has come already."""
+        """Receive what has been sent already."""
         self._socket.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while True:

@@ -1,5 +1,5 @@
-"""A network in user space: hosts that are network namespaces, and between them a relay that delays
-every frame and loses some.
+"""A network in user space: hosts are network namespaces, and a relay between them delays every
+frame and drops some.
 
     python -m tests.support.relay CONFIGURATION
 
@@ -96,7 +96,7 @@ class Host:
 
 @dataclass(order=True)
 class Frame:
-    """On its way."""
+    """A frame in flight."""
 
     due: float
     number: int
@@ -122,7 +122,7 @@ class Relay:
         return {host.name: host.holder.pid for host in self._hosts}
 
     def run(self) -> None:
-        """Until stdin ends."""
+        """Run until stdin ends."""
         cables = {host.cable.fileno(): host for host in self._hosts}
         poll = select.epoll()
         for descriptor in [*cables, 0]:

@@ -57,7 +57,7 @@ class Talk:
         return replies[0].data
 
     def close(self) -> None:
-        """Without a word."""
+        """Close the connection without a disconnect request."""
         self._socket.close()
 
     def _received(self) -> bytes:

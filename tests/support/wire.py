@@ -1,5 +1,5 @@
-"""A wire between a coordinator and its members that a test can hold up between any two messages,
-with nothing added to either of them.
+"""A proxy between a coordinator and its members that a test can interrupt between any two messages.
+It adds nothing to either side.
 
     async with Wire({"alpha": socket_of_alpha, ...}, directory, watch) as wire:
         ...  # the coordinator is given wire.paths["alpha"] instead
@@ -78,8 +78,8 @@ class Wire:
                 raise result
 
     def cut(self, *members: str) -> None:
-        """From now on nothing goes through to these, or from them; connections stay, as when a
-        cable is pulled.
+        """From now on nothing passes to or from these; connections stay open, as when a cable is
+        pulled.
         """
         self._dead |= set(members)
 
@@ -126,7 +126,7 @@ class Wire:
         to: asyncio.StreamWriter,
         verbs: list[str],
     ) -> None:
-        """Until one side has gone away."""
+        """Run until one side has closed."""
         with contextlib.suppress(asyncio.IncompleteReadError, OSError):
             while True:
                 head = await source.readuntil(b"\r\n\r\n")
@@ -171,7 +171,7 @@ class Wire:
 
 
 def verb_of(request_line: str) -> str:
-    """What a request asks for, in the protocol's words."""
+    """The command of a request, by its name in the protocol."""
     method, target, _ = request_line.split(" ")
     path = target.split("?")[0]
     words = path.split("/")

@@ -1,5 +1,5 @@
-"""Legs on block devices: loop devices, so this needs root. Writes, zeroes and trims, a cut, a
-resync, a kill.
+"""Legs on block devices: writes, zeroes, trims, a cut, a resync, a kill. Uses loop devices, so it
+needs root.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ async def test_pairs_on_block_devices(
     daemon = start_daemon(files)
     await wait_state(
         daemon, "DUPLEX"
-    )  # existing devices are compared first: nobody knows that they are equal
+    )  # existing devices are copied first: they are not known to be equal
     models, moments = {"devices": Blocks(SIZE), "mixed": Blocks(SIZE)}, random.Random(4)
     async with Load(files, models, moments, pause_s=0.005, trims_zero=False) as load:
         await load.wrote(WRITES)

@@ -1,5 +1,5 @@
-"""`duplexctl canary` on real daemons: it grades every suspend, finds what is broken, and harms
-nobody's data.
+"""`duplexctl canary` on real daemons: it grades every suspend, detects broken cuts, and never
+writes to foreign data.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ HOLD_SECONDS = 10.0  # no hold is lost because the machine hangs for a while
 
 
 class CanaryProcess:
-    """`duplexctl --json canary ...`, and what it has said so far. Use it as a context manager."""
+    """A `duplexctl --json canary ...` process and its output so far; a context manager."""
 
     def __init__(self, *arguments: str) -> None:
         command = [
@@ -94,7 +94,7 @@ class CanaryProcess:
         raise AssertionError(f"no {event} report: {self.reports}")
 
     def verdict_on(self, cut: str) -> Json:
-        """What it says of a cut."""
+        """Its report on a cut."""
         deadline = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline:
             for report in list(self.reports):
@@ -223,9 +223,7 @@ async def test_group_suspends_are_graded_in_status_events_and_metrics(
 def test_a_coordinator_that_opens_too_early_is_detected_and_its_cut_stays_void(
     cluster: Cluster, groups: str
 ) -> None:
-    """Every controller is ready, and is told that all are: only the order of the commands was
-    wrong.
-    """
+    """Every controller votes READY and gets AGREE: only the order of the commands was wrong."""
     with (
         CanaryProcess("--groups", groups, "db") as canary,
         ByHand(cluster, hold_s=HOLD_SECONDS) as hand,
@@ -360,7 +358,7 @@ def test_volumes_of_one_controller_are_not_written_to_without_a_request(daemon: 
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """A canary that does not come to run."""
+    """A canary that refuses to start."""
     command = [sys.executable, "-m", "duplexd.duplexctl.cli", "canary", *arguments]
     return subprocess.run(
         command,

@@ -1,6 +1,6 @@
-"""A certificate is there, durably, before the answer is printed.
+"""A certificate is written durably before the answer is printed.
 
-With a real daemon, and nobody who takes the answer.
+With a real daemon, and an output that cannot be written.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""`duplexd check`, and what `run` says of the same mistakes: the machine's part of a
-configuration.
-"""
+"""`duplexd check`, and `run` with the same errors: whether a configuration fits the machine."""
 
 from __future__ import annotations
 

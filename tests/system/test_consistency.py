@@ -1,5 +1,5 @@
-"""Fifty group suspends under dependent writers are consistent, each; the naive split, checked in
-the same way, is not.
+"""Fifty group suspends under dependent writers are all consistent; a naive split, checked in the
+same way, is not.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
 
 
 async def write(scene: Scene, records: int = RECORDS) -> None:
-    """Return when that many more are acknowledged."""
+    """Return when that many more records are acknowledged."""
     wanted = scene.workload.history.acknowledged + records
     while scene.workload.history.acknowledged < wanted:
         scene.workload.check()

@@ -1,4 +1,4 @@
-"""The real daemon: how it starts, stops, what it tells the service manager, and how it refuses."""
+"""The real daemon: start, stop, notification of the service manager, refusals."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def test_a_signal_stops_it_with_exit_code_0_and_removes_the_sockets(
 
 
 def test_idle_clients_do_not_delay_a_stop(daemon: Daemon) -> None:
-    """It would wait for so long each time; a machine that is busy may take it, too, but not
-    always.
+    """A stop that waited for idle clients would take that long each time; a busy machine may, but
+    not always.
     """
     for _ in range(STOPS_MAX):
         with socket.socket(socket.AF_UNIX) as nbd, socket.socket(socket.AF_UNIX) as control:
@@ -154,7 +154,9 @@ def test_exit_codes(arguments: list[str], code: int) -> None:
 
 
 def unprivileged() -> list[str]:
-    """A prefix that takes root's power over permissions away; whoever is not root has none."""
+    """A command prefix without root's override of permissions; empty if the tests do not run as
+    root.
+    """
     if os.geteuid():
         return []
     setpriv = shutil.which("setpriv")

@@ -1,4 +1,6 @@
-"""SIGHUP: what is new appears, what cannot change is refused by name and then nothing changes."""
+"""SIGHUP: new volumes, groups and listeners are served; a change of a fixed value is refused by
+key, and nothing changes.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def reload(daemon: Daemon) -> dict[str, Any]:
-    """Send SIGHUP; the line of the log that says how it went."""
+    """Send SIGHUP; returns the line of the log with the outcome."""
     before = len(daemon.lines())
     daemon.signal(signal.SIGHUP)
     answer: dict[str, Any] = json.loads(daemon.wait_log('"event": "reload', after=before))

@@ -1,7 +1,7 @@
-"""What docs/metrics.md and docs/json.md say, and what a running daemon has: the same, both ways.
+"""docs/metrics.md and docs/json.md agree with a running daemon, in both directions.
 
-A metric, a route or a field of the status that only a unit test assembles is found here: the daemon
-serves clients, makes cuts, copies and holds, and is then asked for all of it.
+A metric, a route or a field of the status that only a unit test assembles would be missing here:
+the daemon serves clients, makes cuts, copies and holds, and is then asked for everything.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Ctl:
         )
 
     def __call__(self, *arguments: str, code: int = 0) -> str:
-        """Its output, or its complaint if another exit code than 0 is expected."""
+        """Its output; stderr if another exit code than 0 is expected."""
         done = subprocess.run(
             self.command(*arguments),
             capture_output=True,
@@ -195,7 +195,7 @@ def test_a_command_runs_while_all_volumes_are_held(ctl: Ctl) -> None:
 
 
 def test_quiesce_exits_with_9_if_the_hold_expires_before_its_command_ends(ctl: Ctl) -> None:
-    """Three seconds, so that all gates are closed before; CMD ends once the loss was said."""
+    """Three seconds, so that all gates are closed by then; CMD ends once the loss was reported."""
     with ctl.start("quiesce", "db", "--hold", "3", "--", "sh", "-c", "read line") as owner:
         assert owner.stderr is not None
         said = owner.stderr.readline()

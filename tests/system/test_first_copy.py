@@ -1,5 +1,5 @@
-"""A secondary that is new beside a primary with data: PENDING and unusable until it is equal, under
-load, sparse.
+"""A new secondary for a primary with data: PENDING and unusable until it is equal, under load, and
+sparse.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _primary_with_data(path: Path) -> None:
 
 
 def _at_full_speed(daemon: Daemon) -> None:
-    """Lift the limit that let the copy last as long as the test had to look at it."""
+    """Remove the rate limit that made the copy last long enough to be observed."""
     daemon.files.copy_rate = None
     daemon.files.write()
     daemon.signal(signal.SIGHUP)

@@ -1,5 +1,5 @@
-"""Disks that fill up, as small file systems of their own: under the secondary, the journal, the
-primary, the staging log. Needs root.
+"""Full disks, each a small file system: under the secondary, the journal, the primary, the staging
+log. Needs root.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def start(
     small_disk: Callable[[str, int], SmallDisk],
     start_daemon: Callable[..., Daemon],
 ) -> Callable[..., Daemon]:
-    """A daemon on two pairs in a group. Depends on the disks, so that it has ended when they are
-    unmounted.
+    """A daemon with two pairs in a group. It depends on the disks, so that it has ended when they
+    are unmounted.
     """
 
     def start(**fields: object) -> Daemon:
@@ -200,7 +200,7 @@ async def refused(nbd: NbdConnection, number: int, place: int) -> bool:
 
 
 def fill_up(ballast: Path) -> None:
-    """Take what is left of a disk."""
+    """Fill a disk."""
     with contextlib.suppress(OSError), ballast.open("ab", buffering=0) as file:
         while file.write(bytes(BLOCK)):
             pass
@@ -209,8 +209,8 @@ def fill_up(ballast: Path) -> None:
 async def test_a_full_disk_under_the_journal_refuses_changes_until_there_is_room(
     start: Callable[..., Daemon], small_disk: Callable[[str, int], SmallDisk]
 ) -> None:
-    """With three segments where four are allowed the ring comes round all the same; without a byte
-    left writes are refused, reads go on.
+    """With room for three of four segments the ring wraps; without a byte left writes are refused,
+    and reads continue.
     """
     disk = small_disk("state", 13 * MIB)
     daemon = start()
@@ -272,7 +272,9 @@ def test_a_start_without_room_for_the_journal_says_where_space_is_missing(
 async def test_a_full_disk_under_the_primary_is_an_error_and_the_legs_stay_equal(
     start: Callable[..., Daemon], small_disk: Callable[[str, int], SmallDisk]
 ) -> None:
-    """The client is told, and the legs stay equal: both hold the refused write, or neither."""
+    """The client gets the error, and the legs stay equal: both hold the refused write, or neither
+    does.
+    """
     disk = small_disk("a", 6 * MIB)
     daemon = start(journal_size="64MiB")
     refusals = 0
@@ -290,8 +292,8 @@ async def test_a_full_disk_under_the_primary_is_an_error_and_the_legs_stay_equal
 async def test_a_full_disk_under_the_staging_log_leaves_the_secondary_at_its_cut(
     start: Callable[..., Daemon], small_disk: Callable[[str, int], SmallDisk]
 ) -> None:
-    """A resync by map that has no room says so; the secondary stands at its cut, untouched, and can
-    be had later.
+    """A resync by map without room reports that; the secondary stays untouched at its cut, and can
+    be resynced later.
     """
     disk = small_disk("state", 20 * MIB)
     daemon = start(journal_size="16MiB")

@@ -1,6 +1,6 @@
-"""Sixteen pairs on three controllers, dependent writers over them all.
+"""Sixteen pairs on three controllers, and dependent writers over all of them.
 
-A group suspend is one point. Other orders of the same commands are not.
+A group suspend is one point in time. Other orders of the same commands are not.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 async def test_two_hundred_group_suspends_under_dependent_writers_are_consistent(
     cluster: Cluster,
 ) -> None:
-    """Each is consistent on every controller, and holds the writes for a moment only."""
+    """Each is consistent on every controller, and holds writes only briefly."""
     groups = cluster.write_groups({"db": cluster.members}, HOLD_SECONDS_MAX)
     points, waits = set(), []
     async with (
@@ -67,7 +67,7 @@ async def test_two_hundred_group_suspends_under_dependent_writers_are_consistent
             waits.append(result.hold.seconds_max)
             await (
                 writers.write(RECORDS_BETWEEN) if number else writers.go_round()
-            )  # they go on while the secondaries stand still
+            )  # they continue while the secondaries do not change
             assert (await writers.grade(taken)).consistent, "a suspended secondary moved"
             assert (await client.resync("db", wait=True)).ok
         assert writers.lost_connections == 0
@@ -82,7 +82,7 @@ async def test_two_hundred_group_suspends_under_dependent_writers_are_consistent
 async def suspended(
     cluster: Cluster, writers: GroupWriters, suspend: Callable[[], None]
 ) -> Findings:
-    """What the secondaries are found to be after this; they are all DUPLEX again then."""
+    """The checker's findings on the secondaries after this; all pairs are DUPLEX again then."""
     await writers.write(300)
     _, taken = await writers.during(asyncio.to_thread(suspend))
     findings = await writers.grade(taken)
@@ -92,7 +92,7 @@ async def suspended(
 
 
 def wait_for(true: Callable[[], bool]) -> None:
-    """In a thread beside the writers."""
+    """In a thread, while the writers continue."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not true():
         assert time.monotonic() < deadline
@@ -116,7 +116,7 @@ def under_way(writers: GroupWriters) -> list[str]:
 async def broken_by(cluster: Cluster, suspend: Callable[[GroupWriters], None]) -> int:
     """How many dependencies are broken in some suspends of this kind.
 
-    Nothing else is found: each controller by itself is right.
+    Nothing else is broken: each controller by itself is right.
     """
     broken = 0
     async with GroupWriters(cluster, cluster.members, PLACEMENT, PAUSE_S) as writers:
@@ -131,7 +131,7 @@ async def broken_by(cluster: Cluster, suspend: Callable[[GroupWriters], None]) -
 async def test_suspending_one_controller_after_the_other_breaks_dependencies(
     cluster: Cluster,
 ) -> None:
-    """Between two of them the writers come by everywhere."""
+    """Between two suspends the writers write to every controller."""
 
     def naive(writers: GroupWriters) -> None:
         for name in THREE:
@@ -145,9 +145,9 @@ async def test_suspending_one_controller_after_the_other_breaks_dependencies(
 async def test_opening_a_gate_before_the_last_is_closed_breaks_dependencies(
     cluster: Cluster,
 ) -> None:
-    """Each is cut while it is held, and ready in the end.
+    """Each controller is cut while it is held, and votes READY in the end.
 
-    Only the order is wrong. All writers waited at the one, and some got on to the other.
+    Only the order is wrong: while all writers waited at one gate, some passed the other.
     """
 
     def hasty(writers: GroupWriters) -> None:

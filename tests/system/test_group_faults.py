@@ -1,4 +1,4 @@
-"""What must hold when a coordinator or a member fails between any two messages of a group suspend.
+"""Failures of a coordinator or a member between any two messages of a group suspend.
 
 A wire between the coordinator and the control sockets (tests/support/wire.py) counts the messages,
 so that a failure falls exactly between two of them, in every phase; coordinator and daemons run as
@@ -115,7 +115,7 @@ def at(number: int, fate: Callable[[Wire, Message, Process], None]) -> Strike:
 
 
 async def undisturbed(lane: Lane) -> list[Message]:
-    """The messages of a suspend that nothing strikes, from the first CLOSE on."""
+    """The messages of an undisturbed suspend, from the first CLOSE on."""
 
     async def nothing(_: Process) -> None:
         raise AssertionError
@@ -145,9 +145,9 @@ async def restart_all(cluster: Cluster) -> None:
 async def test_the_coordinator_fails_between_any_two_messages(
     cluster: Cluster, tmp_path: Path, fate: str, to_its_end: bool
 ) -> None:
-    """One that is cut off would try for long.
+    """A coordinator without connection would retry for long.
 
-    It is killed once all gates are open, or, `to_its_end`, may say what it believes.
+    It is killed once all gates are open, or, with `to_its_end`, may report its outcome.
     """
     outcomes: Counter[str] = Counter()
     refused = 0
@@ -237,7 +237,7 @@ async def held_nowhere(cluster: Cluster, names: list[str]) -> None:
 async def test_a_member_is_killed_in_each_phase(tmp_path: Path) -> None:
     """Sixteen pairs.
 
-    The coordinator goes on with those that are left; the killed one comes back and is settled with.
+    The coordinator continues with the other members; the killed one is restarted and settled.
     """
     with Cluster(tmp_path, spread(ALL_PAIRS.volumes)) as cluster:
         async with GroupWriters(cluster, cluster.members, ALL_PAIRS, PAUSE_S) as writers:
@@ -284,7 +284,7 @@ async def struck_by_death(lane: Lane, victim: str, verb: str, way: str, then: st
 
 
 async def test_late_commands_are_refused_and_the_group_is_void(cluster: Cluster) -> None:
-    """A coordinator that slept through its holds: on one member before the cut, on two after it."""
+    """A coordinator whose holds have expired: on one member before the cut, on two after it."""
     with CutWatch(cluster) as watch, ByHand(cluster, ["lane0"]) as hand:
         for name in THREE:
             await asyncio.to_thread(hand.close, name)
@@ -308,7 +308,7 @@ async def test_late_commands_are_refused_and_the_group_is_void(cluster: Cluster)
 
 
 async def test_a_coordinator_that_agrees_before_all_are_ready_is_detected(cluster: Cluster) -> None:
-    """That the watch sees what it is there to see."""
+    """The watch detects what it exists to detect."""
     with CutWatch(cluster) as watch, ByHand(cluster, ["lane0"]) as hand:
         for step in (hand.close, hand.cut):
             for name in THREE:

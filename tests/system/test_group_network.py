@@ -1,5 +1,5 @@
-"""Three controllers and a client, each in a network namespace of its own, with delay and loss
-between them, and worse.
+"""Three controllers and a client, each in its own network namespace, with delay, loss and
+partitions between them.
 
 The client's host has the writers (NBD over TCP) and the coordinator (HTTP over TLS). Every frame
 takes 5 ms from one host to another, so that a round trip is 10 ms, and one in fifty is lost. The
@@ -123,7 +123,7 @@ class Run:
 
 
 def check(cluster: Cluster, report: dict[str, Any]) -> str:
-    """What became of a suspend; all members say the same."""
+    """The outcome of a suspend; all members agree on it."""
     if report["cut"]:
         states = set(cluster.cut_states(report["cut"]).values())
         assert states == {"consistent"} or states <= {"", "void"}, (report, states)
@@ -176,7 +176,7 @@ def wait_held(cluster: Cluster, held: bool, names: list[str]) -> bool:
 
 
 class Trouble:
-    """Strikes once the gates begin to close, and is over when no gate is closed any more."""
+    """Strikes once the gates begin to close; ends when no gate is closed."""
 
     def __init__(self, network: Network, cluster: Cluster, seed: int) -> None:
         self._network = network
@@ -184,7 +184,7 @@ class Trouble:
         self._random = random.Random(seed)
 
     def strike(self, fate: str) -> bool:
-        """A host is cut off and joined again, or a member is killed and started again.
+        """A host is partitioned and joined again, or a member is killed and restarted.
 
         Whether gates were closed then.
         """
@@ -216,7 +216,7 @@ class Trouble:
 def test_partitions_and_killed_members_during_suspends(
     network: Network, cluster: Cluster, times: int
 ) -> None:
-    """Every gate opens in time; afterwards all members say the same, and what is right."""
+    """Every gate opens in time; afterwards all members report the same, correct outcome."""
     fates = ["client cut off", "member cut off", "member killed"] * 2 * times
     trouble = Trouble(network, cluster, times)
     struck = False
@@ -238,7 +238,7 @@ def test_partitions_and_killed_members_during_suspends(
 
 
 def test_the_network_needs_no_root(network: Network) -> None:
-    """Nor does anything of it stay: who is not root gets it in a user namespace."""
+    """Nothing of it remains. Without root it is made in a user namespace."""
     ping = "import socket, sys; print(socket.create_server((sys.argv[1], 0)).getsockname()[0])"
     with Network(["one", "two"], DELAY_S, 0.0, 1, as_root=False) as other:
         for host in ("one", "two"):

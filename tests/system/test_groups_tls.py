@@ -1,4 +1,4 @@
-"""A group of which one controller is here and one is reached over TLS, by clients of both roles."""
+"""A group with one local controller and one reached over TLS, for clients of both roles."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Holds on a real daemon: how they end, what waits meanwhile and what does not, and who gets the
-blame.
+"""Holds on a real daemon: how they end, what waits meanwhile and what does not, and which verdict
+follows.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ async def assert_waits(task: asyncio.Task[None], seconds: float = 0.2) -> None:
 
 
 def assert_lost(daemon: Daemon, lease: str) -> None:
-    """Everything about the lease says that it was lost."""
+    """Every interface reports that the lease was lost."""
     late = run_duplexctl(daemon.files, "suspend", "one", "--lease", lease)
     assert late.returncode == 9, late
     assert "void" in late.stderr
@@ -267,7 +267,7 @@ async def test_the_sequence_of_the_patent_with_one_lease(pair_of_volumes: Daemon
             assert (result["verdict"], result["hold"]["writes_held"]) == ("consistent", 2)
             await asyncio.wait_for(asyncio.gather(*held), PATIENCE_SECONDS)
             assert await asyncio.to_thread(process.wait, PATIENCE_SECONDS) == 0, (
-                "the owner is told that its hold did its work"
+                "the owner gets the reason that its hold ended with"
             )
         found = await volumes(pair_of_volumes)
         assert {volume["secondary"]["as_of_sequence"] for volume in found.values()} == {
@@ -279,8 +279,8 @@ async def test_the_sequence_of_the_patent_with_one_lease(pair_of_volumes: Daemon
 
 
 async def test_two_leases_one_after_the_other(pair_of_volumes: Daemon) -> None:
-    """A suspend takes one lease. It refuses volumes that this lease does not hold, and cuts those
-    it holds while another lease goes on.
+    """A suspend uses one lease. It refuses volumes that this lease does not hold, and cuts those it
+    holds while another lease continues.
     """
     first, second = await hold(pair_of_volumes, ["one"]), await hold(pair_of_volumes, ["two"])
     with contextlib.closing(first), contextlib.closing(second):

@@ -1,4 +1,4 @@
-"""What comes along with the code: the unit, the container, the entry points, the documents."""
+"""What ships with the code: the units, the container, the entry points, the documents."""
 
 from __future__ import annotations
 

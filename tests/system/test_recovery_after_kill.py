@@ -1,8 +1,8 @@
-"""kill -9 at random moments, under load, in every state: nothing acknowledged is lost, secondaries
-stay prefixes, copies go on.
+"""kill -9 at random moments, under load, in every state: no acknowledged change is lost,
+secondaries stay prefixes, copies continue.
 
-A failure prints the seed of its scenario; `DUPLEXD_TEST_SEED=N` runs it again, as far as the
-machine lets the same moments return.
+A failure prints the seed of its scenario; `DUPLEXD_TEST_SEED=N` runs it again, as far as the timing
+of the machine repeats.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ pytestmark = pytest.mark.timeout(1800)  # a busy machine is slow, and the long s
 
 @pytest.fixture(scope="module", autouse=True)
 def _count(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Says what was done; all tests of this file together kill at least a hundred times, in
-    whatever order they run.
+    """Prints what was done. All tests of this file together kill at least a hundred times, in any
+    order.
     """
     yield
     total, times = sum(KILLS.values()), sorted(RECOVERIES_S)
@@ -84,7 +84,7 @@ def _count(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 class Victim:
-    """A daemon that is killed again and again, and what its clients know."""
+    """A daemon that is killed repeatedly, and what its clients know."""
 
     def __init__(self, daemon: Daemon, state: str, seed: int) -> None:
         self.daemon = daemon
@@ -141,7 +141,7 @@ class Victim:
         return {name: self.files.secondary_of(name).read_bytes() for name in NAMES}
 
     async def suspend(self) -> tuple[dict[str, Any], dict[str, bytes]]:
-        """The cut and the images it left, which hold what the clients know for that moment."""
+        """The cut and the images at it, which hold what the clients know for that moment."""
         watches = {name: model.watch() for name, model in self.models.items()}
         allowed = {name: watch.__enter__() for name, watch in watches.items()}
         result = await suspend(self.daemon, *NAMES)
@@ -155,7 +155,7 @@ class Victim:
     async def check_suspended(
         self, cut: dict[str, Any], images: dict[str, bytes]
     ) -> dict[str, Any]:
-        """Every secondary stands at the cut and holds what it held then."""
+        """Every secondary is at the cut and holds what it held then."""
         found = await volumes(self.daemon)
         for name, volume in found.items():
             assert (volume["state"], volume["reason"]) == ("SUSPENDED", "by command"), volume
@@ -182,8 +182,8 @@ def _markers(files: DaemonFiles) -> list[dict[str, Any]]:
 
 
 def _resync_reached(files: DaemonFiles) -> str:
-    """How far the last resync came: resync, commit, settled or equal; "" if the journal came round
-    since.
+    """The last marker of the latest resync: resync, commit, settled or equal; "" if the journal has
+    dropped it.
     """
     stages = [
         str(marker["m"])
@@ -272,7 +272,7 @@ async def test_kill_while_suspended(victim: Victim, times: int) -> None:
 
 @TIMES
 async def test_kill_during_a_resync_by_journal(victim: Victim, times: int) -> None:
-    """Sooner, the faster the machine is: until enough of the kills fell into the resync."""
+    """Kill times adapt to the machine, until enough kills fell into the resync."""
     reached: list[str] = []
     most_s = 0.06
     while len(reached) < 14 * times or reached.count("resync") < IN_RESYNC_MIN:
@@ -310,7 +310,7 @@ async def write_scattered(victim: Victim) -> None:
 
 
 async def write_more_than_the_journal_holds(victim: Victim) -> None:
-    """Twice over: the journal then reaches back to no cut."""
+    """Twice the journal's size, so that it reaches back to no cut."""
     for name in NAMES:
         model = victim.models[name]
         async with await NbdConnection.open(victim.files.uri(name)) as nbd:
@@ -322,8 +322,8 @@ async def write_more_than_the_journal_holds(victim: Victim) -> None:
 
 @TIMES
 async def test_kill_during_a_resync_by_map(victim: Victim, times: int) -> None:
-    """Every second time the copy has a limit that keeps it from its end until the kill; until
-    enough of the kills fell into it.
+    """Every second time the copy is rate limited, so that it is not done before the kill; until
+    enough kills fell into it.
     """
     reached: list[str] = []
     while len(reached) < 14 * times or reached.count("resync") < IN_RESYNC_MIN:
@@ -354,7 +354,7 @@ async def test_kill_during_a_resync_by_map(victim: Victim, times: int) -> None:
 async def test_kill_during_a_first_copy(
     make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon], times: int
 ) -> None:
-    """The copy goes on after each kill: what was copied is not copied again."""
+    """The copy continues after each kill: what was copied is not copied again."""
     seed = int(os.environ.get("DUPLEXD_TEST_SEED", "0")) or int.from_bytes(os.urandom(4), "little")
     print(f"DUPLEXD_TEST_SEED={seed}")
     size, data_bytes = 320 << 20, 256 << 20
@@ -430,9 +430,7 @@ def _remembered(now: dict[str, Any]) -> bool:
 
 
 def _with_rate(files: DaemonFiles, kills: int | None) -> None:
-    """How fast it may copy from the next start on: so slowly that it is not over before the
-    kill.
-    """
+    """The copy rate from the next start on, so low that the copy is not done before the kill."""
     files.copy_rate = None if kills is None else "64MiB" if _goes_far(kills) else "2MiB"
     files.write()
 

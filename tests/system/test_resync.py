@@ -1,4 +1,4 @@
-"""A resync copies what changed, by journal and by map, in both modes, and ends under any load."""
+"""A resync copies only what changed, by journal or by map, and ends under any load."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""duplexd started without standard input, output and error.
+"""duplexd without standard input, output and error, or with outputs that cannot be written.
 
-Nothing that is printed gets into what it opens.
+The descriptors 0 to 2 must be taken: else an image could get one, and what is printed would be
+written to it.
 
-Or with a log that takes nothing: it serves nevertheless.
+A daemon that cannot log serves nevertheless.
 """
 
 from __future__ import annotations

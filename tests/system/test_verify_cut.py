@@ -1,5 +1,5 @@
-"""Certificates of real daemons, under load, on one and on three controllers; and each way in which
-they can be broken afterwards.
+"""Certificates of real daemons, under load, on one and on three controllers, and every way to break
+them afterwards.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ async def write(files: DaemonFiles, places: range, byte: int, volume: str = "dat
 
 @contextlib.asynccontextmanager
 async def load(*files: DaemonFiles) -> AsyncIterator[Writers]:
-    """Changes to all volumes meanwhile, also before; no more than the journals hold."""
+    """Writes to all volumes, before and meanwhile; no more than the journals hold."""
     async with Writers(files, SIZE) as writers:
         writers.grant(32 * MIB)
         await writers.written(left=30 * MIB)

@@ -1,5 +1,5 @@
-"""`verify-cut` beside a daemon that writes, checkpoints, recycles, resyncs, is killed and starts
-again: right, or "could not check" and why.
+"""`verify-cut` while the daemon writes, checkpoints, recycles, resyncs, is killed and restarts: its
+answer is right, or "could not check" with the reason.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ async def test_a_recovery_killed_half_way_refutes_no_cut_and_the_next_recovery_c
 
 
 def die_in_recovery(files: DaemonFiles, number: int) -> None:
-    """In front of that write to an image."""
+    """Die before that write to an image."""
     command = [sys.executable, "-c", DIES, str(number), "run", "--config", str(files.config)]
     died = subprocess.run(
         command, env=environment(), cwd=ROOT, capture_output=True, timeout=WAIT_SECONDS, check=False
@@ -141,9 +141,7 @@ async def written_and_cut_since_the_checkpoint(daemon: Daemon, path: Path) -> No
 
 
 class Checking:
-    """A thread that checks all certificates again and again. `laps` counts how often it has been
-    through them.
-    """
+    """A thread that checks all certificates repeatedly. `laps` counts the rounds."""
 
     def __init__(self) -> None:
         self.certified: list[Certified] = []

@@ -98,7 +98,9 @@ async def recover(
 
 
 async def _run(replay: Replay, workers: Workers) -> list[ReplayFailure]:
-    """A replay may take minutes. If cancelled, it is asked to end early, and has when this raises."""
+    """Run a replay, which may take minutes; a cancelled one is asked to end, and has when this
+    raises.
+    """
     running = asyncio.ensure_future(workers.run(replay.run))
     try:
         return await asyncio.shield(running)
