@@ -1,4 +1,4 @@
-"""Every limit and time-out, by name, with its unit. Each is met by a test.
+"""Every limit and time-out, by name, with its unit.
 
 Two kinds. What a format, a grammar or a protocol fixes is a constant: both ends have to know it.
 What bounds a running program is a field of a frozen dataclass, one for each room: whoever assembles

@@ -94,7 +94,7 @@ async def recover(
 
 
 async def _run(replay: Replay, workers: Workers) -> list[ReplayFailure]:
-    """A replay may take minutes: one that is cancelled is given up, and has ended when this raises."""
+    """A replay may take minutes: a cancelled one is given up, and has ended when this raises."""
     running = asyncio.ensure_future(workers.run(replay.run))
     try:
         return await asyncio.shield(running)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duplexd.core import markers
+from duplexd.core.marker_fields import unpack_map
 from duplexd.core.markers import (
     KINDS,
     Abandon,
@@ -174,7 +175,7 @@ def test_every_kind_is_in_the_table_of_this_test() -> None:
 
 
 def test_a_map_that_an_earlier_version_wrote_is_read() -> None:
-    assert markers.unpack_map(MAP) == changed(0, 3)
+    assert unpack_map(MAP) == changed(0, 3)
     assert unpack({"m": "missed", "volumes": {"1": MAP}}) == Missed({1: changed(0, 3)})
 
 
@@ -182,7 +183,7 @@ def documented() -> dict[str, list[str]]:
     """The kinds and fields of the docstring's table, by its columns."""
     lines = str(markers.__doc__).splitlines()
     head = next(line for line in lines if line.split()[:2] == ["m", "fields"])
-    fields_at, says_at = head.index("fields"), head.index("what it says")
+    fields_at, says_at = head.index("fields"), head.index("meaning")
     found: dict[str, str] = {}
     name = ""
     for line in lines[lines.index(head) + 1 :]:
