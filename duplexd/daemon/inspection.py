@@ -1,6 +1,7 @@
-"""`duplexd journal inspect`: what `journal.inspect` finds, as lines of text or one JSON object.
+"""`duplexd journal inspect`: the findings of `journal.inspect`, as lines or as one JSON object.
 
-Entries are printed as they come, so that a journal of any size needs the memory of one segment.
+Entries are printed as they are read, so that a journal of any size needs the memory of one segment.
+The daemon has to be stopped: a journal that is being written looks torn.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def _refuse_running(directory: Path) -> None:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise WrongStateError(
-                    f"{directory}: a duplexd is using it; stop the daemon first, or look at a copy"
+                    f"{directory}: in use by a running duplexd; stop it first, or inspect a copy"
                 ) from None
             return
 
@@ -60,7 +61,7 @@ def _entries(directory: Path) -> Iterator[Json]:
             f"{error.filename or directory}: no such file;"
             f" {directory} is not a state_dir of duplexd"
         ) from None
-    except DamageError as error:  # nothing more can be read: that is a verdict too
+    except DamageError as error:  # nothing more can be read, which is a verdict as well
         yield {"type": "verdict", "verdict": "damage", "why": str(error)}
 
 

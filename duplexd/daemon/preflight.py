@@ -1,9 +1,8 @@
-"""What the machine says about a configuration: do the images fit, can they be created, may they be
-written.
+"""Whether a configuration fits this machine: images, directories, permissions, certificates.
 
-`duplexd check` and the start of the daemon ask the same questions, so that a configuration that was
-checked starts. Looks only: a check that created an image would make the next start think that it is
-an old one.
+`duplexd check` and the start of the daemon run the same checks, so a configuration that passes
+`check` starts. They only look: if a check created an image, the next start would take it for an
+existing one, and begin with a full copy.
 """
 
 from __future__ import annotations
@@ -26,9 +25,7 @@ if TYPE_CHECKING:
 
 
 class Problem(NamedTuple):
-    """One line of text. `forbidden`: it is a matter of permission, not of what is written in the
-    file.
-    """
+    """One line of text. `forbidden`: permissions are missing; the configuration itself is right."""
 
     line: str
     forbidden: bool = False
@@ -36,9 +33,9 @@ class Problem(NamedTuple):
 
 def look(config: Config, served: Config | None = None) -> list[Problem]:
     """What would keep the daemon from serving this configuration, each as `dotted.key: what is
-    wrong; what would be right`.
+    wrong; what to do`.
 
-    Images that a running daemon has open already, by the configuration `served`, are not looked at.
+    Images that a running daemon has open already, by the configuration `served`, are skipped.
     """
     found = [
         *_directory("controller.state_dir", config.controller.state_dir),
@@ -71,7 +68,7 @@ def _image(key: str, path: Path, size: int) -> Iterator[Problem]:
         return
     except OSError as error:
         yield Problem(
-            f"{key}: {str(path)!r} cannot be looked at: {error.strerror}",
+            f"{key}: {str(path)!r} is not accessible: {error.strerror}",
             error.errno == errno.EACCES,
         )
         return
@@ -128,7 +125,7 @@ def _new_image(key: str, path: Path) -> Iterator[Problem]:
 
 
 def _directory(key: str, path: Path) -> Iterator[Problem]:
-    """A directory that will be made if it is not there."""
+    """A directory that is created if it does not exist."""
     nearest = path
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent

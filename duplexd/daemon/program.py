@@ -46,7 +46,7 @@ def main() -> NoReturn:
     except DuplexdError as error:
         _fail(str(error), error.exit_code)
     except BrokenPipeError:
-        # the reader has gone: the interpreter must not try to flush again when it ends
+        # the reader is gone: the interpreter must not try to flush again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:

@@ -4,11 +4,10 @@
     stop:   STOPPING -> control socket (holds end, void) -> NBD listeners (drain)
             -> controller (sync, checkpoint) -> unlock
 
-A stop goes the other way round than a start: holds end first, so that held writes are answered
-before the clients' connections close, and the controller ends last, because until then it may be
-given changes.
+A stop reverses the order of a start. Holds end first, so that held writes are answered before the
+clients' connections close; the controller ends last, because until then it may get changes.
 
-A stop during recovery gives recovery up where it is: it can be done again at any time.
+A stop during recovery abandons it: recovery can be interrupted anywhere and run again.
 """
 
 from __future__ import annotations
@@ -51,9 +50,9 @@ if TYPE_CHECKING:
     from duplexd.json_object import Json
 
 UMASK = 0o027
-# between two looks of the cycle collector: it is there for rare cycles, not for the write path
+# Allocations between two runs of the cycle collector: cycles are rare, and not on the write path
 GC_ALLOCATIONS = 20_000
-START_EXTENSION_SECONDS = 60.0  # asked of systemd each time recovery is seen to be alive
+START_EXTENSION_SECONDS = 60.0  # asked of systemd each time recovery has made progress
 EVENT_LEVELS = {
     "controller-failed": "error",
     "primary-error": "error",
@@ -138,10 +137,10 @@ class Service:
         """Every change of state is a line of the log."""
         fields = {key: value for key, value in event.items() if key not in {"event", "time"}}
         log = getattr(self._log, EVENT_LEVELS.get(event["event"], "info"))
-        # after the answer that a client waits for
+        # later, so that the answer which a client waits for is sent first
         asyncio.get_running_loop().call_soon(lambda: log(event["event"], **fields))
         if event["event"] == "controller-failed":
-            notify(f"STATUS=takes no changes: {event['error']}")
+            notify(f"STATUS=failed, refusing changes: {event['error']}")
 
     # Recovery
 
@@ -150,8 +149,8 @@ class Service:
         still_starting(text)
 
     async def _recover(self, workers: Threads) -> Controller | None:
-        """None if a signal stops the daemon meanwhile. The service manager waits as long as the
-        disk threads answer.
+        """The controller; None if a signal stops the daemon meanwhile. The start-up time-out of the
+        service manager is extended as long as the disk threads answer.
         """
         machine = Machine(RealDisk(), RealClock(), workers.disk, workers.journal)
         events = Events(machine.clock)
@@ -177,7 +176,7 @@ class Service:
             return recovery.result()
         recovery.cancel()
         await asyncio.gather(recovery, return_exceptions=True)
-        self._log.warning("stopped during recovery; it starts again where it began")
+        self._log.warning("stopped during recovery; the next start begins recovery again")
         return None
 
     # Serving
@@ -243,7 +242,8 @@ class Service:
         refuse_problems(new, self.config)
         with in_file(new):
             admission = Admission.of(new.control)
-        # New addresses are bound first: that can fail, and be undone. What is gone is closed last.
+        # New addresses are bound first, because that can fail and be undone. Removed ones are
+        # closed last.
         added = [listen for listen in new.nbd.listen if listen not in self.config.nbd.listen]
         removed = [listen for listen in self.config.nbd.listen if listen not in new.nbd.listen]
         with in_file(new, "nbd.listen"):
@@ -267,8 +267,8 @@ class Service:
 
 
 class Threads:
-    """The daemon's worker threads: what copies and reads never delays what writes and syncs the
-    journal.
+    """The daemon's worker threads, in two pools, so that copies and reads never delay writes and
+    syncs of the journal.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -276,7 +276,7 @@ class Threads:
         self.journal = ThreadWorkers(loop, "journal", JOURNAL_THREADS)
 
     async def answer(self, seconds: float) -> bool:
-        """Whether a thread of each kind does something within `seconds`."""
+        """Whether a thread of each pool runs a call within `seconds`."""
         try:
             async with asyncio.timeout(seconds):
                 await self.journal.run(time.monotonic)
@@ -291,13 +291,13 @@ class Threads:
 
 
 def still_starting(status: str) -> None:
-    """The service manager is to wait on: this is getting on."""
+    """Ask the service manager for more time: the start is making progress."""
     notify(f"STATUS={status}\nEXTEND_TIMEOUT_USEC={int(START_EXTENSION_SECONDS * 1e6)}")
 
 
 def calm_collector() -> None:
-    """What exists once the daemon is ready stays; what a request makes is freed by its last
-    reference, long before a collection.
+    """Collect rarely: objects that exist when the daemon is ready stay, and those of a request are
+    freed by reference counting.
     """
     gc.collect()
     gc.freeze()

@@ -1,9 +1,8 @@
-"""What must be right before and around serving: permissions, the lock on the state directory, what
-may not change.
+"""Preconditions of serving: permissions, the lock on the state directory, values that are fixed
+while the daemon runs.
 
-A value that cannot change while the daemon runs is refused by a reload with the old and the new
-value, rather than ignored: a configuration that says one thing while the daemon does another is
-worse than an error.
+A reload refuses a change of a fixed value, and shows the old and the new one, rather than ignoring
+it: a configuration that says one thing while the daemon does another is worse than an error.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def in_file(config: Config, key: str = "") -> Iterator[None]:
-    """ConfigurationErrors from below do not know the file's name, nor some the key: put them in
-    front.
+    """Prefix ConfigurationErrors from below with the name of the file, and with the key where it is
+    missing.
     """
     try:
         yield
@@ -53,15 +52,15 @@ def refuse_fixed(old: Config, new: Config) -> None:
         if value != after[key]:
             changed.append(
                 f"{new.source}: {key}: was {str(value)!r}, is now {str(after[key])!r}:"
-                " cannot change while the daemon runs; restart it"
+                " cannot change while the daemon runs; restart the daemon"
             )
     if changed:
         raise ConfigurationError("\n".join(changed))
 
 
 def _fixed(config: Config) -> dict[str, object]:
-    """What stays as long as the daemon runs. Roles, certificates and how fast copies go are not
-    among it.
+    """The values that are fixed while the daemon runs. Roles, certificates and copy_rate may
+    change.
     """
     control = config.control
     fixed = {
@@ -79,7 +78,7 @@ def _fixed(config: Config) -> dict[str, object]:
 
 
 def refuse_problems(config: Config, served: Config | None = None) -> None:
-    """Raise what `preflight.look` found: ForbiddenError if nothing but permissions is missing, else
+    """Raise what `preflight.look` found: ForbiddenError if only permissions are missing, else
     ConfigurationError.
     """
     if found := preflight.look(config, served):
@@ -99,10 +98,10 @@ def raise_open_files() -> None:
 
 
 class StateLock:
-    """One daemon for one state directory: the lock ends with the process, however that ends.
+    """One daemon for one state directory: the kernel releases the lock however the process ends.
 
-    The file says which process has it, or had it last, and then, once its recovery is over,
-    `serving`: `verify-cut` reads that.
+    The file holds the process id of the last owner and, once its recovery is complete, the line
+    `serving`, which `verify-cut` reads.
     """
 
     def __init__(self, config: Config) -> None:
@@ -134,7 +133,7 @@ class StateLock:
         os.pwrite(self._fd, self._owner, 0)
 
     def serving(self) -> None:
-        """Recovery is over: from now on the images are as the journal says."""
+        """Record that recovery is complete: from now on the images agree with the journal."""
         os.pwrite(self._fd, b"serving\n", len(self._owner))
 
     def close(self) -> None:

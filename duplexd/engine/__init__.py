@@ -1,7 +1,7 @@
 """What one controller does: one journal, one sequence, many volumes.
 
-Every part is given what it uses by name; `controller` makes them all, connects what one signals to
-what another does, and is imported by none of them:
+Every part gets what it uses by name in its constructor. `controller` makes all parts and connects
+the signals of one to the reactions of another; none of them imports it:
 
     >>> import asyncio, tempfile
     >>> from duplexd.backend import WRITE, Change
@@ -46,11 +46,11 @@ what another does, and is imported by none of them:
     event: suspended
     'consistent'
 
-Inside, between two batches, one turn of the loop is one point of the sequence:
+Inside, one turn of the loop between two batches is one point of the sequence:
 
     number = await timeline.at_rest(lambda: timeline.append(MakeCut(...)))  # written and folded
     await timeline.durable(number)                          # group commit
-    admission.hold("a reason"); admission.lift("a reason")  # batches wait; they go on
+    admission.hold("a reason"); admission.lift("a reason")  # batches wait; they continue
     timeline.on_written.append(listener)                    # instead of polling
 
 `timeline` is the one way to write to the journal: batches of changes, which `write_path` makes and

@@ -3,17 +3,16 @@
 The order is journal, then secondary, then primary, change by change:
 
     journal    first, because it is the write-ahead log of both legs: whatever a crash leaves on
-               them, recovery applies the records again, and nothing can be on a leg that no record
-               explains.
-    secondary  before the primary, because a change that fails on the secondary may be half on it.
-               The secondary is then healed from the primary, which has not been written yet and so
-               still has what the secondary had before. In the other order nobody would know it.
+               them, recovery applies the records again, and everything on a leg has a record.
+    secondary  before the primary, because a change that fails on the secondary may be half written.
+               The secondary is then repaired from the primary, which has not been written yet and
+               so still has the old content. In the other order the old content would be lost.
     primary    last. If it fails, what it holds there now is journaled as a new change and goes to
                the secondary the same way (`failures.py`), so that both legs and the journal agree.
 
-`perform` is all of the blocking work. There is only ever one batch at a time, so it owns the writer
-meanwhile. `Executor` decides where it runs: in the event loop for a small batch, where a hand-over
-to a thread would cost more than the work; in a worker thread for a large one.
+`execute_here` is all of the blocking work. Only one batch runs at a time, so it owns the writer
+meanwhile. `execute` decides where: in the event loop for a small batch, where passing it to a
+thread would cost more than the work; in a worker thread for a large one.
 """
 
 from __future__ import annotations
@@ -60,8 +59,9 @@ class PrimaryFailure(NamedTuple):
 class Batch:
     """What the write path hands to the timeline, and what came of it.
 
-    `regions` are new dirty regions by volume number: durable before any leg is touched. `heavy`:
-    too long for the event loop. `answer` is called at its end, with the error if it is nowhere.
+    `regions` are new dirty regions by volume number: made durable before any leg is written.
+    `heavy`: too long for the event loop. `answer` is called when it is done, with the error if it
+    failed as a whole.
     """
 
     __slots__ = (
@@ -82,7 +82,7 @@ class Batch:
         self.time_us = 0  # of its records, microseconds since 1970
         self.heavy = heavy
         self.answer = answer
-        self.journaled = False  # it has its place in the journal: an error after that is no refusal
+        self.journaled = False  # it is in the journal: a later error is not a refusal
         self.failures: list[SecondaryFailure] = []
         self.primary_errors: list[PrimaryFailure] = []
 
@@ -122,11 +122,11 @@ class Executor:
         done(batch, error)
 
     def execute_here(self, batch: Batch) -> None:
-        """Perform a batch in this thread. Raises OSError if the journal did not take it: then
-        nothing has happened. Failures of legs are noted in the batch.
+        """Perform a batch in this thread. Raises OSError if the journal could not be written; no
+        leg was written then. Failures of legs are noted in the batch.
 
-        Once a secondary fails, it and the pairs of its group get nothing more: they are suspended
-        at the number before the failed change.
+        Once a secondary fails, it and the other secondaries of its group are not written any more:
+        they are suspended at the number before the failed change.
         """
         _journal(batch, self._writer)
         frozen: set[Pair] = set()
@@ -156,8 +156,8 @@ class Executor:
                 batch.primary_errors.append(PrimaryFailure(change, error))
 
     def _heal(self, failure: SecondaryFailure, change: PairChange) -> None:
-        """Take what a failed change left on the secondary back to what the primary still has there,
-        durably; note whether that went well.
+        """Restore the range of a failed change on the secondary to what the primary still has
+        there, durably; note whether that succeeded.
         """
         pair, healed = failure.pair, False
         end = change.offset + change.length
@@ -176,7 +176,9 @@ class Executor:
 
 
 def _journal(batch: Batch, writer: Writer) -> None:
-    """What is refused here is in the journal not at all."""
+    """Write the batch to the journal. Raises OSError; unless `batch.journaled` is set by then, no
+    part of the batch counts as written.
+    """
     if batch.regions:
         payload = encode(Regions(batch.regions))
         batch.regions_sequence = writer.append_marker(payload, batch.time_us)

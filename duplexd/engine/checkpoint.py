@@ -1,13 +1,12 @@
 """Checkpoints, and syncs of the legs.
 
-A checkpoint says: both legs hold, durably, all changes up to this number, and the states are these.
-Recovery starts from it, and journal segments before it may be used again. It syncs the journal,
-then the legs, then replaces the checkpoint file; the old one is valid until then.
+A checkpoint records that both legs durably hold all changes up to a number, and the states at that
+number. Recovery starts from it, and journal segments before it may be recycled. It syncs the
+journal, then the legs, then replaces the checkpoint file; until then the old one stays valid.
 
-A leg counts as clean from the moment its sync is planned (at rest, so that no batch is half on it),
-and a write to it meanwhile makes it dirty again. Therefore a sync that was planned runs to
-its end even if its caller is cancelled, and a checkpoint that fails marks the secondaries dirty
-again.
+A leg is marked clean when its sync is planned (at rest, so that no batch is half on it); a write
+during the sync marks it dirty again. Therefore a planned sync always runs to completion, even if
+its caller is cancelled, and a checkpoint that fails marks the secondaries dirty again.
 """
 
 from __future__ import annotations
@@ -100,8 +99,8 @@ class Checkpointer:
         self.taken = 0
 
     def keep_from(self, number: int) -> None:
-        """A restart needs what comes after this number, too: until a checkpoint whose snapshot is
-        taken after this call is complete.
+        """Keep the records after this number for a restart, until a checkpoint is complete whose
+        snapshot was taken after this call.
         """
         self._kept_from = min(self._kept_from, number)
         self.replay_floor = min(self.replay_floor, number)
@@ -111,9 +110,9 @@ class Checkpointer:
         return self._clock.monotonic() - self._time
 
     def would_free(self) -> bool:
-        """Whether a checkpoint now would let older segments go.
+        """Whether a checkpoint now would free older segments.
 
-        It may without a new record: if a follower was behind at the last one and is not now.
+        It may even without a new record: if a follower trailed at the last one and does not now.
         """
         written = self._timeline.written
         return replay_floor({"sequence": written, **self._ledger_at(written)}) > self.replay_floor
@@ -125,7 +124,7 @@ class Checkpointer:
     # ---------------------------------------------------------------------------- checkpoints
 
     async def checkpoint(self) -> None:
-        """Make both legs durable up to now, and say so in the checkpoint file.
+        """Make both legs durable up to now, and record that in the checkpoint file.
 
         Raises OSError, DuplexdError: the old one stays valid.
         """
@@ -134,7 +133,7 @@ class Checkpointer:
     async def _checkpoint(self) -> None:
         async with self.copying, self._syncing:
             saved = await self._make_durable() or await self._make_durable()
-            if saved is None:  # secondaries failed twice: those that failed first are suspended now
+            if saved is None:  # secondaries failed twice; the next checkpoint tries again
                 return
             pack = self._timeline.ledger.pack_snapshot
             await to_its_end(self._workers.run(lambda: self._file.replace(pack(saved))))
@@ -146,8 +145,8 @@ class Checkpointer:
         self.taken += 1
 
     async def _make_durable(self) -> Json | None:
-        """Sync all that a checkpoint says; returns what it says. None if secondaries failed: their
-        pairs were suspended, so it would say otherwise.
+        """Sync everything that a checkpoint covers; returns its content. None if secondaries
+        failed: their pairs were suspended, so the content is out of date.
         """
         timeline = self._timeline
         saved, primaries, secondaries = await timeline.at_rest(self._snapshot)
@@ -157,7 +156,7 @@ class Checkpointer:
             await self._sync_primaries(primaries)
         except BaseException:
             for pair in secondaries:
-                pair.secondary_dirty = True  # a suspend that waits beside this has to sync them
+                pair.secondary_dirty = True  # a suspend that waits for this lock must sync them
             raise
         failures = await to_its_end(
             self._workers.run(lambda: _lost(duplex) + _sync_secondaries(secondaries))
@@ -191,7 +190,7 @@ class Checkpointer:
         for pair, error in failures:
             self._timeline.fail(
                 f"{pair.primary.path}: could not be synced: {error.strerror}; "
-                "the journal has what it lost: restart the daemon"
+                "restart the daemon: recovery restores it from the journal"
             )
             raise error
 
@@ -204,10 +203,10 @@ class Checkpointer:
             yield
 
     async def sync_secondaries(self, pairs: Sequence[Pair]) -> list[OSError]:
-        """Make these secondaries durable, at the paths where a backup looks for them. One that
-        fails, or is not there any more, is suspended, its cut void.
+        """Make these secondaries durable, at the paths where a backup looks for them. A secondary
+        that fails, or whose path no longer names the open image, is suspended, and its cut is void.
 
-        Returns what is wrong with the paths of those that are not there, usable or not.
+        Returns an error for each path that no longer names the open image, usable or not.
         """
         return await to_its_end(self._sync_secondaries(pairs))
 
@@ -224,8 +223,8 @@ class Checkpointer:
         return [failure.error for failure in lost]
 
     def _secondaries_failed(self, failures: Sequence[SyncFailure]) -> None:
-        """It is not known what did not get to the disk. The journal has to say so: the error
-        comes once, and the next sync would go well.
+        """What a failed sync lost is unknown, so all of the secondary has to be copied again. That
+        must be in the journal: the kernel reports the error once, and the next sync succeeds.
         """
         timeline = self._timeline
         for pair, error in failures:
@@ -264,9 +263,9 @@ def _lost(pairs: Sequence[Pair]) -> list[SyncFailure]:
 
 
 def _take_dirty(pairs: Sequence[Pair]) -> list[Pair]:
-    """Those whose secondaries are to be synced, clean from now on. At rest: a batch that runs may
-    write after the sync. And no others: a follower may write to a clean one meanwhile, in its
-    thread, and marks it dirty itself.
+    """The pairs whose secondaries need a sync; they count as clean from now on. At rest, because a
+    running batch may write after the sync. Clean secondaries are left alone: a follower may be
+    writing to one in its thread, and marks it dirty itself.
     """
     dirty = [pair for pair in pairs if pair.secondary_dirty and pair.secondary is not None]
     for pair in dirty:

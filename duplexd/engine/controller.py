@@ -1,7 +1,8 @@
-"""The controller: what it is made of, and the door for the NBD server and the API.
+"""The controller: assembles the engine, and is its entrance for the NBD server and the API.
 
-This is the one place that knows all parts. It makes them, each from what it uses, and connects what
-one signals to what another does; it decides nothing itself. Nobody in the engine knows it.
+This is the one place that knows all parts. It makes each of them from what it uses, and connects
+the signals of one to the reactions of another; it decides nothing itself. No other module of the
+engine imports it.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ async def start(
     limits: EngineLimits | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Controller:
-    """Recover, then serve. Raises DuplexdError or OSError; nothing that was acknowledged is lost by
-    trying again. `progress` is called in a worker with what recovery is at.
+    """Recover, then serve. Raises DuplexdError or OSError; trying again loses no acknowledged
+    change. `progress` is called in a worker with the progress of recovery.
     """
     limits = limits or EngineLimits()
     progress = progress or _no_progress
@@ -229,8 +230,8 @@ class Controller:
         self.resyncs.resume(interrupted)
 
     async def stop(self) -> None:
-        """Release holds, finish what runs, sync everything, close. What is still queued was never
-        acknowledged.
+        """Release holds, finish what runs, sync everything, close. Changes that are still queued
+        were never acknowledged.
         """
         timeline = self.timeline
         self.leases.stop()
@@ -263,7 +264,7 @@ class Controller:
 
     @property
     def failed(self) -> str:
-        """Why no change is taken any more; "" while all is well."""
+        """Why changes are refused until a restart; "" for a controller that has not failed."""
         return self.timeline.failed
 
     def volume_names(self) -> list[str]:

@@ -1,8 +1,9 @@
-"""What this run knows of cuts beside what the journal recorded: figures, names, what was announced.
+"""Cuts as every interface shows them: the journal's record, and what this run knows besides.
 
-A verdict must not be shown before it is true for good: a cut of this controller alone is recorded
-as consistent the moment its marker is written, but its secondaries are durable there only later.
-Until then it is *unsettled*, and every interface asks here instead of reading the record.
+A verdict must not be shown while it can still change. A cut of this controller alone is recorded as
+consistent when its marker is written, but its secondaries are durable there only later. Until then
+it is *unsettled*, and every interface asks here instead of reading the record. Figures of the hold
+and announcements are of this run only; a restart forgets them.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ class CutArchive:
         """The cut of that id. Raises NotFoundError."""
         cut = self._ledger.cut(cut_id)
         if cut is None:
-            raise NotFoundError(f"{cut_id!r}: no such cut is remembered; duplexctl cuts lists them")
+            raise NotFoundError(
+                f"{cut_id!r}: no such cut, or no longer kept; duplexctl cuts lists the known ones"
+            )
         return cut
 
     # -------------------------------------------------------------------------------- figures
@@ -116,7 +119,7 @@ class CutArchive:
     # -------------------------------------------------------------------------------- showing
 
     def state(self, cut: Cut) -> str:
-        """READY only once that is known to be durable: a coordinator takes it for a promise."""
+        """READY only once that is known to be durable: a coordinator relies on it."""
         return CUT if cut.state == READY and cut.id in self.unsettled else cut.state
 
     def verdict(self, cut: Cut) -> str | None:

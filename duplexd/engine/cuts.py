@@ -1,9 +1,10 @@
 """The cuts of a controller, as the API asks for them: shown, graded, read.
 
-A cut is a backup source only while its secondaries are at it. So a read of a secondary names the
-cut that it wants, and is checked before and after: what a resync has written over meanwhile is
-never handed out as content of the cut. A grade is what a canary found there; a bad one makes the
-cut void, durably, before it is answered, so that no restart calls the cut consistent again.
+A cut is a backup source only while its secondaries are at it. So a read names the cut that it
+wants, and that is checked before and after the read: bytes that a resync has overwritten meanwhile
+are never returned as content of the cut. A grade is what a canary found on the secondaries; a bad
+grade makes the cut void, durably, before it is answered, so that no restart calls the cut
+consistent again.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Cuts:
         return {"cuts": self._archive.remembered()}
 
     async def grade(self, cut_id: str, consistent: bool, records: int, detail: str) -> Json:
-        """Keep what a canary found on the secondaries of a cut; one that is broken is void."""
+        """Record what a canary found on the secondaries of a cut; a broken cut is void."""
         timeline, cut = self._timeline, self._archive.find(cut_id)
 
         def marks() -> None:
@@ -94,12 +95,13 @@ class Cuts:
 
         if offset < 0 or length <= 0 or offset + length > pair.size:
             raise UsageError(
-                f"{pair.name} has {pair.size} bytes: a range of {length} from {offset} is not in it"
+                f"{pair.name}: offset {offset}, length {length} is outside of the volume's "
+                f"{pair.size} bytes"
             )
         data = await to_its_end(self._workers.run(call)) if at_cut() else b""
         if not at_cut():
             raise WrongStateError(
-                f"the secondary of {pair.name} is not at cut {cut_id}, durably; "
+                f"the secondary of {pair.name} is not at cut {cut_id}, or not durable there yet; "
                 "duplexctl status shows where it is"
             )
         return data

@@ -1,8 +1,8 @@
-"""Events: what happened, for those who listen (the log, the streams of the API, metrics).
+"""Events, for listeners: the log, the streams of the API, metrics.
 
 They are emitted where a state changes, in the same turn of the loop, so their order is that of the
-changes. That is why listeners are plain calls: a queue in between could be full, and an event that
-is dropped here is missing everywhere. Who cannot keep up is disconnected by the API, further out.
+changes. That is why listeners are plain calls: a queue in between could overflow, and an event that
+is dropped here would be missing everywhere. The API disconnects its clients that cannot keep up.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Events:
         self.journal: Journal = _NoJournal()
 
     def emit(self, event: str, **fields: object) -> None:
-        """Let everybody know."""
+        """Pass an event to all listeners."""
         message: Json = {
             "event": event,
             "time": self._clock.wall(),

@@ -1,9 +1,10 @@
-"""Storage that fails: what it does to states, so that a client sees no more of it than it must.
+"""What failing legs do to states, so that clients see as few errors as possible.
 
 A failed secondary suspends its pair and its group at the number before the change that failed; the
 clients see success. A failed primary write is answered with its error, and what the primary holds
-there now is journaled as a new change, so that a replay after a crash makes both legs what the
-client can read now. Everything here happens at rest, right behind the batch that met the failure.
+there now is journaled as a new change, so that a replay after a crash restores on both legs what
+clients read in between. Everything here happens at rest, directly after the batch that met the
+failure.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class _Nobody:
-    """The client of changes that the engine makes itself."""
+    """The client of changes that the engine itself makes."""
 
     def finished(self, change: Change) -> None:
         """No connection waits for it."""
@@ -62,9 +63,9 @@ class Failures:
         self._record_bytes_max = limits.record_bytes_max
 
     def after(self, batch: Batch) -> None:
-        """Draw the consequences of what failed in a batch. Raises OSError if the journal refuses.
+        """React to what failed in a batch. Raises OSError if the journal cannot be written.
 
-        Once the controller has failed the journal gets nothing more: a restart replays what it has.
+        Once the controller has failed, nothing is written to the journal: a restart replays it.
         """
         for failure in batch.failures:
             self._secondary_failed(batch, failure, failure.sequence - 1)
@@ -100,7 +101,7 @@ class Failures:
         members = [self._volumes.by_number[number] for number in marker.volumes]
         left = {cut for member in members if (cut := _group_cut(member)) is not None}
         timeline = self._timeline
-        timeline.must(lambda: timeline.append(marker))  # or its secondary would count as current
+        timeline.must(lambda: timeline.append(marker))  # else its secondary would count as current
         self._events.emit(
             "suspended",
             volumes=[member.name for member in members],
@@ -134,10 +135,10 @@ class Failures:
             self._redo(pair, offset, data)
 
     def _redo(self, pair: Pair, offset: int, data: bytearray) -> None:
-        """If the primary refuses its own content too, nothing is lost: it has it.
+        """Nothing is lost if the primary fails to write its own content: it holds it already.
 
         Zeroes are journaled as such: they may be a hole that could not be filled, and the journal
-        may have no room for as many bytes.
+        may not have room for that many bytes.
         """
         if data.count(0) == len(data):
             again = PairChange(_NOBODY, 0, pair, ZERO, offset, len(data))
@@ -146,7 +147,7 @@ class Failures:
         batch = Batch([again], {}, False, _no_answer)
         self._timeline.redo(batch)
         for failure in batch.failures:
-            # Healing gives the secondary what the primary holds: here, that is the change itself.
+            # A repair gives the secondary what the primary holds: here, the change itself.
             at = failure.sequence - 1 if failure.torn else failure.sequence
             self._secondary_failed(batch, failure, at)
 

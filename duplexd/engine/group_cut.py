@@ -1,9 +1,10 @@
 """Cuts that this controller takes together with others, as a participant of a two-phase commit.
 
-No journal orders writes of several controllers; the gates do: all are closed and drained, then all
-cut, then all open. What a participant may do in which state is the table `core/cut_states.py`, and
-who may command it is `core/participant.py`. Here is what that takes of the machine: each command is
-one step at rest, and an answer that a coordinator builds on is given only once it is durable.
+No journal orders writes across controllers; the gates do: all are closed and drained, then all
+controllers cut, then all gates open. What a participant may do in which state is the table
+`core/cut_states.py`, and which commands it accepts is decided in `core/participant.py`. This file
+executes them: each command is one step at rest, and an answer that a coordinator relies on is given
+only once it is durable.
 """
 
 from __future__ import annotations
@@ -102,8 +103,8 @@ class GroupCuts:
         return self._archive.show(cut) | {"images": images(hold.pairs)}
 
     def hold_ended(self, hold: Hold) -> None:
-        """The hold of a cut that was made is over: the secondaries are brought there, whatever
-        becomes of it; and it is void unless the hold was ended by `open`.
+        """The hold of a cut that was made is over: the secondaries are brought to the cut in any
+        case, and the cut is void unless `open` ended the hold.
         """
         cut = self._timeline.ledger.cut(hold.cut_id)
         if cut is None:
@@ -111,7 +112,8 @@ class GroupCuts:
         self._settling.begin(list(hold.pairs), cut)
 
         def lost() -> None:
-            # If the journal refuses, the controller has failed, and a restart finds no promise.
+            # If the journal cannot be written, the controller has failed; a restart finds the
+            # cut not prepared, and makes it void.
             with contextlib.suppress(OSError):
                 self._timeline.must(lambda: self._leases.participant.lost(cut.id))
             self._archive.announce(cut)
@@ -130,7 +132,7 @@ class GroupCuts:
         }
 
         def step() -> tuple[str, str]:
-            if how != cut_states.AGREE:  # its hold has no purpose any more
+            if how != cut_states.AGREE:  # its hold serves no purpose now
                 self._leases.release_cut(cut_id, ends.ABORTED)
             before = self._timeline.ledger.state_of(cut_id)
             return before, self._timeline.must(lambda: calls[how](cut_id))

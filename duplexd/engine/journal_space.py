@@ -2,10 +2,10 @@
 
 One task. It wakes when a segment was begun, when a batch waits for room (it has set a reason in
 `Admission`), when a follower needs less of the journal than before, and once a second for the
-periodic sync. Segments are grown, else recycled, else a checkpoint is taken that lets some go. A
-checkpoint takes as long as the legs' disks do, or a suspend whose secondaries are being synced; so
-it runs in a task of its own, and room is made beside it. Only when nothing helps, and nobody will
-give any up, changes are refused until there is room.
+periodic sync. It adds segments, else recycles one, else takes a checkpoint that frees some. A
+checkpoint may wait long, for slow disks or for a suspend that syncs its secondaries, so periodic
+ones run in a task of their own, and room is made meanwhile. Changes are refused only when there is
+no room and no follower will free any; they are accepted again as soon as there is room.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class JournalSpace:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def segment_begun(self) -> None:
-        """The writer took a spare segment. Half of the journal is looked at only now: no sooner
-        could a checkpoint let a segment go.
+        """The writer took a spare segment. Whether half of the journal is used is checked only
+        here, because a checkpoint frees whole segments.
         """
         few = len(self._ring.spares) < self._limits.spare_segments
         if few or (self._half_used() and self._beside is None):
@@ -162,7 +162,7 @@ class JournalSpace:
             tried_checkpoint = True
             try:
                 await self._checkpointer.checkpoint()
-            except OSError as error:  # this, too, is why there is no room
+            except OSError as error:  # this is also a reason for lack of room
                 self._grow_error = error
                 self._events.emit("checkpoint-failed", error=str(error))
                 break
@@ -194,8 +194,8 @@ class JournalSpace:
         self._admission.lift(NO_ROOM)
 
     async def _judge(self) -> None:
-        """Let batches that wait for room try; if there is none, and nobody will give any up,
-        changes are refused until there is.
+        """Let waiting batches try again. If there is no room, and no follower will free any,
+        refuse changes until there is.
         """
         refused = self._refuses()
         wanted = self._wanted
@@ -222,7 +222,7 @@ class JournalSpace:
         return self._writer.room(largest + limits.marker_reserve_bytes, limits.record_bytes_max)
 
     def _is_pinned(self) -> bool:
-        """Whether a follower needs old segments, and will give them up as it goes on."""
+        """Whether a follower needs old segments, and frees them as it advances."""
         return self.followers_floor() < min(
             self._timeline.written, self._checkpointer.replay_floor + 1
         )
@@ -232,8 +232,8 @@ class JournalSpace:
         self._admission.lift(NO_ROOM)
         await asyncio.sleep(0)  # now the write path has tried
         if self._wanted and self._timeline.written == before:
-            # Too little room still. Who gives some up will say so; trying again at once would
-            # keep them from doing it.
+            # Still too little room. A part that frees some wakes this task; trying again at once
+            # would only take time from it.
             self._something.clear()
 
 

@@ -1,10 +1,10 @@
-"""Leases: writes that wait, for which owner, until when, and how long they waited.
+"""Leases: who holds writes, until when, and how long the writes waited.
 
-A hold has to end, whatever its owner does: clients give up on requests that wait too long, and turn
-one error into a read-only file system. So a lease ends at its deadline, with its owner's
-connection, or when the daemon stops, and only an end that its owner asked for is not `lost`. Which
-commands a lease permits, with which fencing number, is decided in `core/participant.py`; here are
-the timers, the gates, and the figures.
+Every hold has to end, whatever its owner does: NBD clients time out on requests that wait too long,
+and a single I/O error can turn a file system read-only. So a lease ends at its deadline, with its
+owner's connection, or when the daemon stops; only an end that its owner asked for is not `lost`.
+Which commands a lease permits, with which fencing number, is decided in `core/participant.py`; this
+file has the timers, the gates, and the figures.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Hold(Lease):
         self.writes: Sequence[tuple[str, float]] = ()
 
     def count(self) -> tuple[dict[str, Waits], dict[str, int]]:
-        """How long the writes of each volume waited, and how many came in each phase. Counted when
-        somebody asks: the end of a hold has writes waiting.
+        """How long the writes of each volume waited, and how many arrived in each phase. Computed
+        on demand, because writes are waiting when a hold ends.
         """
         waited: dict[str, Waits] = {}
         phases = dict.fromkeys(ends.PHASES, 0)
@@ -112,7 +112,7 @@ class Leases:
 
     async def quiesce(self, pairs: list[Pair], hold_s: float, owner: str, cut_id: str = "") -> Hold:
         """Close the gates: from now on changes wait. Returns when none is in flight. The lease ends
-        at its deadline at the latest.
+        no later than its deadline.
 
         With `cut_id` it is held for that cut of a group. Raises UsageError, LimitError,
         WrongStateError, LeaseLostError with nothing held. Cancelled: the hold is released.
@@ -160,7 +160,7 @@ class Leases:
         hold.timer = loop.call_later(seconds, self.end, hold, ends.DEADLINE)
 
     def renew(self, lease_id: str, fence: int | None, hold_s: float) -> Hold:
-        """Let a hold last `hold_s` from now, under a new fencing number.
+        """Extend a hold to `hold_s` seconds from now, under a new fencing number.
 
         Raises UsageError, LeaseLostError, NotFoundError.
         """
@@ -168,8 +168,8 @@ class Leases:
         held_s = now - self.participant.find(lease_id, fence).began
         if not 0 < hold_s <= longest - held_s:
             raise UsageError(
-                f"the hold has lasted {held_s:.3g} s: {hold_s:g} s more are not possible, "
-                f"in all it may last {longest:g} s; release it, and quiesce again"
+                f"cannot extend the hold by {hold_s:g} s: it has lasted {held_s:.3g} s, and a hold "
+                f"lasts at most {longest:g} s; release it, and quiesce again"
             )
         hold = self.participant.renew(lease_id, fence)
         if hold.timer is not None:
@@ -179,9 +179,9 @@ class Leases:
         return hold
 
     def release(self, lease_id: str, reason: str = ends.BY_OWNER, fence: int | None = None) -> bool:
-        """End a hold, named by its id or that of the cut it was for; False if it had ended already.
+        """End a hold, named by its id or that of its cut; False if it had ended already.
 
-        Raises NotFoundError for a lease that never was, LeaseLostError for one that is another's.
+        Raises NotFoundError for an unknown lease, LeaseLostError if another client has renewed it.
         """
         if lease_id in self.participant.ended or lease_id in self._ended_cuts:
             return False
@@ -196,8 +196,8 @@ class Leases:
         return ""
 
     def end(self, hold: Hold, reason: str) -> bool:
-        """Open the gates of a lease, unless they are open. If its cut was made and not opened in
-        order, the cut becomes void.
+        """Open the gates of a lease; False if it had ended. If its cut was made, but this is not
+        the `open` of that cut, the cut becomes void.
         """
         if not self.participant.end(hold, reason):
             return False
@@ -228,8 +228,8 @@ class Leases:
         return True
 
     def figures(self, hold: Hold | None, pause_s: float = 0.0) -> Json:
-        """How long writes waited under a lease that has ended, or for a cut that took `pause_s` and
-        needed none.
+        """How long writes waited under a lease that has ended; without a lease, for a cut that took
+        `pause_s`.
         """
         if hold is None:
             waited, held_s = dict[str, Waits](), pause_s

@@ -1,9 +1,9 @@
-"""What of a new configuration can be taken over while running, and what is refused.
+"""Which changes of the configuration a reload can apply, and which it refuses.
 
-Refused is what would pull something away from under a client, a lease, or a worker that writes to a
-secondary; and a change of an image that is in use, for what the journal knows of it would be wrong.
-The answer names every such change at once, by its key, so that the file needs to be put right only
-once.
+A change is refused if it would remove something that a client, a lease, or a worker that writes to
+a secondary is using; or if it replaces an image that is in use, because the journal's record of
+that image would be wrong. The error names all such changes at once, by key, so that the file needs
+to be corrected only once.
 """
 
 from __future__ import annotations
@@ -74,6 +74,6 @@ def _why_not_changed(name: str, old: VolumeConfig, new: VolumeConfig) -> list[st
     if new.secondary != old.secondary and old.secondary is not None:
         problems.append(
             f"volumes.{name}.secondary: can't be changed or removed while running; "
-            "stop the daemon first, start it without, then add it"
+            "stop the daemon, start it without a secondary, then add the new one"
         )
     return problems

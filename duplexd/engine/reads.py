@@ -1,11 +1,11 @@
 """Reads that have to wait for a disk.
 
-What is in the page cache is read by the NBD server itself, in the event loop (`Pair.read_cached`).
-What is not comes here, and is read in a worker, because the loop never waits for a disk.
+The NBD server itself reads what is in the page cache, in the event loop (`Pair.read_cached`). Other
+reads are done here, in a worker, because the loop never waits for a disk.
 
-One good leg is enough: where the primary cannot be read, the secondary answers, but only one that
-gets every change in the same batch, before the read and after it. An async secondary trails, and
-one that is suspended lacks what came after its cut: an error is better than old content.
+One good leg is enough: where the primary cannot be read, the secondary answers, if it received
+every change in the same batch as the primary, before the read and after it. An async secondary
+trails, and a suspended one lacks the changes after its cut: an error is better than old content.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Reads:
         self, volume: Volume, offset: int, buffer: memoryview, done: Callable[[int], None]
     ) -> None:
         """See `Backend`. A range that the primary can't read comes from the secondary if that is
-        current; the event is emitted once for a volume, for a client may read it thousands of times
-        a second.
+        current. The event is emitted once for a volume, because a client may repeat the read
+        thousands of times a second.
         """
         pair = cast("Pair", volume)
 

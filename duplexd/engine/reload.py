@@ -1,9 +1,9 @@
-"""Taking over a new configuration while running.
+"""Applying a new configuration while the daemon runs.
 
-What can fail without a trace (images, checks) comes first; then everything is switched in one step
-at rest: markers, volumes, groups, followers, settings. So no client meets half of a configuration,
-and no follower passes a change of a volume that it does not know yet. A step that fails half-way is
-in the journal in half, so the controller fails and a restart sorts it out.
+What can fail without side effects (checks, opening images) comes first; then everything is switched
+in one step at rest: markers, volumes, groups, followers, settings. So no client sees half of a
+configuration, and no follower passes a change of a volume that it does not know yet. If that step
+fails, only some of its markers are in the journal, so the controller fails, and a restart recovers.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class Reload:
         self.on_switched: Callable[[Config, list[str]], None] = _nobody
 
     async def reload(self, old: Config, new: Config) -> list[str]:
-        """Take over `new`; returns what changed.
+        """Apply `new`; returns what changed.
 
-        Raises ConfigurationError, with nothing changed. OSError, DuplexdError: it is in force, but
-        may not be durable yet.
+        Raises ConfigurationError, with nothing changed. After OSError or DuplexdError `new` is in
+        force, but may not be durable yet.
         """
         timeline = self._timeline
         self._live_changes.check(old, new)
@@ -64,9 +64,10 @@ class Reload:
                 if self._needs_images(name, volume):
                     opened[name] = self._open(name, volume)
             if self._volumes.by_name.keys() - new.volumes.keys():
-                # What was flushed to them has to survive a power cut: it is not replayed later.
+                # Flushed changes have to survive a power cut; those of a removed volume are not
+                # replayed later.
                 await self._checkpointer.checkpoint()
-            # No worker may be at a leg that is about to be closed.
+            # No worker may be using a leg that is about to be closed.
             async with self._checkpointer.no_syncs(), self._followers.stepping:
                 changes = await timeline.at_rest(lambda: self._switch(old, new, opened))
         except BaseException:
@@ -90,7 +91,7 @@ class Reload:
         return Images(known.primary, secondary, False, created)
 
     def _close(self, name: str, images: Images) -> None:
-        """Those that are not served: of a step that failed half-way, some are."""
+        """Close those that are not served; a step that failed half-way serves some already."""
         served = self._volumes.by_name.get(name)
         if served is None or images.primary is not served.primary:
             images.primary.close()
@@ -112,7 +113,7 @@ class Reload:
         try:
             changes = self._switch_over(old, new, opened)
         except Exception as error:
-            self._timeline.fail(f"a reload could not be finished: {error}")
+            self._timeline.fail(f"the reload failed half-way: {error}; restart the daemon")
             raise
         self.on_switched(new, changes)
         return changes
@@ -132,7 +133,7 @@ class Reload:
         known = self._volumes.by_name.get(name)
         mode = new.volumes[name].mode
         self._volumes.add(introduce(self._timeline, name, mode, images, known))
-        return f"volume {name} {'has a secondary now' if known else 'added'}"
+        return f"volume {name}: secondary added" if known else f"volume {name} added"
 
     def _remove(self, name: str) -> str:
         pair = self._volumes.remove(name)
@@ -151,8 +152,8 @@ def _copy_rate_change(old: Config, new: Config) -> list[str]:
     if before == rate:
         return []
     if rate is None:
-        return ["copies go as fast as they can"]
-    return [f"copies go at {format_size(rate)} a second at most"]
+        return ["copy_rate removed: copies are not limited"]
+    return [f"copy_rate is now {format_size(rate)} per second"]
 
 
 def _nobody(_config: Config, _changes: list[str]) -> None:

@@ -1,9 +1,10 @@
-"""After a cut: its secondaries are brought there and made durable, outside the pause, and its
-verdict becomes known.
+"""After a cut: bringing its secondaries to it and making them durable, then giving the verdict.
 
-One task for each cut, begun in the same turn of the loop as its marker (or when the hold of a
-group's cut ends), so that a caller that goes away leaves no cut without a verdict. If the journal
-fails in between, the task fails too: the verdict stays unknown until a restart has proved it.
+This takes as long as the disks take, so it happens after the pause, while writes go on to the
+primaries. There is one task for each cut, started in the same turn of the loop as its marker (or
+when the hold of a group's cut ends), so that a caller that disconnects leaves no cut without a
+verdict. If the journal fails meanwhile, the task fails too: the verdict stays unknown until a
+restart decides it.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Settling:
         self._reached = reached
         self._participant = participant
         self._moved = moved
-        self._tasks: dict[str, asyncio.Task[None]] = {}  # a failed one stays, for who waits for it
+        self._tasks: dict[str, asyncio.Task[None]] = {}  # a failed one stays, for later waiters
 
     def begin(self, pairs: Sequence[Pair], cut: Cut) -> None:
         """Begin to settle a cut that was made."""
@@ -57,7 +58,7 @@ class Settling:
         self._tasks[cut.id] = task
 
     async def wait(self, cut: Cut) -> bool:
-        """Wait until a cut is settled; False if no task is at it. Raises what the task raised."""
+        """Wait until a cut is settled; False if it has no task. Raises what the task raised."""
         task = self._tasks.get(cut.id)
         if task is None:
             return False
@@ -65,7 +66,7 @@ class Settling:
         return True
 
     async def settle(self, pairs: Sequence[Pair], cut: Cut) -> None:
-        """Make a cut durable where it is, and draw the consequences."""
+        """Make the secondaries durable at a cut, and record the verdict or the vote."""
         timeline = self._timeline
         await timeline.durable()  # up to the marker, which a freeze writes later than its position
         await self._reached(pairs, cut.sequence)
@@ -75,14 +76,15 @@ class Settling:
             vote = partial(self._participant.stood, cut.id, whole)
             await timeline.at_rest(lambda: timeline.must(vote))
         elif whole and cut.id in self._archive.unsettled:
-            # Without this a restart writes there what is there already, and somebody may read it.
+            # Without this marker a restart would apply the records to the secondaries again, and
+            # a backup may be reading them.
             with contextlib.suppress(OSError):
                 await timeline.at_rest(lambda: timeline.append(Stood(cut.id)))
         elif not whole and cut.verdict == CONSISTENT:
             void = partial(timeline.append, Void(cut.id))
             await timeline.at_rest(lambda: timeline.must(void))
         if cut.members or not whole:
-            await timeline.durable()  # what is said of it from now on stays so
+            await timeline.durable()  # a verdict must be durable before it is shown
         if cut.members:
             self._archive.announce(cut)
         self._archive.unsettled.discard(cut.id)
@@ -96,6 +98,6 @@ def reached(pairs: Sequence[Pair], cut: Cut) -> bool:
 
 
 def _fetch_error(task: asyncio.Task[None]) -> None:
-    """It is raised to those who wait, if anybody does; the loop need not complain."""
+    """Waiters get the error; without any, the loop should not report it as never retrieved."""
     if not task.cancelled():
         task.exception()

@@ -33,14 +33,16 @@ if TYPE_CHECKING:
 
 
 class Origin(NamedTuple):
-    """What a certificate says of the controller: name, state directory, identity of the journal."""
+    """The controller in a certificate: its name, state directory and the journal's identity."""
 
     name: str
     state_dir: str
     journal: bytes
 
     def certify(self, cut: Cut) -> Json:
-        """What a certificate says of a cut here, but for the images: writes may wait for this."""
+        """A cut of this controller in a certificate, without its images, which are looked up after
+        the hold: writes may be waiting now.
+        """
         return {
             "cut": cut.id,
             "controller": self.name,
@@ -93,9 +95,9 @@ class Suspends:
     ) -> Json:
         """Suspend DUPLEX pairs at one number. Returns when the secondaries are durable there.
 
-        With a lease, its hold ends in the same step. Raises WrongStateError with nothing done if
-        not all pairs can be cut together, LeaseLostError if the hold ended before. A cut that is
-        not consistent afterwards is void in the journal. With `certificate` the result holds what
+        With a lease, its hold ends in the same step. Raises WrongStateError, with nothing done, if
+        not all pairs can be cut together; LeaseLostError if the hold has ended. A cut that turns
+        out not to be consistent is recorded as void. With `certificate` the result holds what
         proves the cut.
         """
         if not pairs:
@@ -110,7 +112,8 @@ class Suspends:
                 f"its controllers have not decided it; `duplexctl settle {cut.group}` resolves it"
             )
         if not await self._settling.wait(cut) and already:
-            await self._settling.settle(pairs, cut)  # a freeze made it; it may not be durable yet
+            # A failure made this cut, which has no task; its secondaries may not be durable yet.
+            await self._settling.settle(pairs, cut)
         hold = self._leases.figures(step.hold, step.pause_s)
         good = reached(pairs, cut) and cut.verdict == CONSISTENT
         names = [pair.name for pair in pairs]
@@ -156,7 +159,7 @@ class Suspends:
         try:
             self._timeline.append(marker)
         except WrongStateError:
-            check_all_duplex(pairs)  # it says more: all that are in the way, and what to do
+            check_all_duplex(pairs)  # its message names all pairs in the way, and what to do
             raise
         except OSError as error:
             raise refused_cut(error) from error
@@ -191,9 +194,11 @@ def _common_cut(pairs: Sequence[Pair]) -> Cut | None:
 
 
 def refused_cut(error: OSError) -> WrongStateError:
-    """The journal did not take a cut."""
+    """The error for a cut whose marker could not be written."""
     why = error.strerror or error
-    return WrongStateError(f"the journal does not take the cut: {why}; nothing was suspended")
+    return WrongStateError(
+        f"the cut could not be written to the journal: {why}; nothing was suspended"
+    )
 
 
 def images(pairs: Sequence[Pair]) -> list[Json]:

@@ -1,20 +1,21 @@
 """The timeline: one journal, one sequence, and the only way to write to either.
 
-Two kinds of things get numbers. A *batch* is changes of clients, which may take a while: it is
-given to an executor, and meanwhile the journal belongs to it. Everything else, a marker that moves
-states, is appended *at rest*, between two batches, in one turn of the event loop. So a step at rest
-sees all changes before it done on the legs and none after it begun: that is what makes a cut a
-position, and why no lock is needed. At most one batch runs; what arrives meanwhile queues
-(`write_path.py`) or waits for the rest (`at_rest`).
+Two kinds of records get numbers. A *batch* is a set of changes from clients. It may take a while,
+so it is passed to an executor, which owns the journal until the batch is done. A marker, which
+changes states, is appended *at rest*: between two batches, in one turn of the event loop. So a step
+at rest runs when every earlier change is on the legs and no later one has begun. That is what makes
+a cut a position, and why no lock is needed. At most one batch runs; changes that arrive meanwhile
+queue (`write_path.py`), and steps wait for it to end (`at_rest`).
 
-The ledger is folded here right after each marker is written, so the states in memory are always
-those that a restart would find. Others do not poll: they listen (`on_written`, `on_segment`,
-`on_failed`, `on_rest`), or set a reason in `Admission`, which the write path asks.
+The ledger is folded here directly after each marker is written, so the states in memory are always
+those that a restart would find. Other parts do not poll: they are called (`on_written`,
+`on_segment`, `on_failed`, `on_rest`), or they set a reason in `Admission`, which the write path
+reads.
 
-Considered and left: a lock around the journal (every step would be a task, and steps would
+Considered and rejected: a lock around the journal (every step would be a task, and steps would
 interleave with batches at each await), and markers inside batches (a batch that fails half-way
-would then have to undo states). What would change this: a write thread that owns the journal. It
-would take the place of `Executor`, whose one method is the seam for it.
+would then have to undo states). A write thread that owns the journal would change this design; it
+would replace `Executor`, whose one method is the seam for it.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ T = TypeVar("T")
 
 
 class Timeline:
-    """All methods are called from the event loop. `failed` says why no change is taken any more: it
-    is final, only a restart, which recovers, ends it.
+    """All methods are called from the event loop. `failed` says why changes are refused; it is
+    final: only a restart, which recovers, clears it.
     """
 
     def __init__(
@@ -59,8 +60,8 @@ class Timeline:
         sync_workers: Workers,
         clock: Clock,
     ) -> None:
-        """`pairs`: those that are served, by number; looked into when their markers are written.
-        `sync_workers` sync the journal.
+        """`pairs`: those that are served, by number; brought up to date when their markers are
+        written. `sync_workers` sync the journal.
         """
         self.writer = writer
         self.ledger = ledger
@@ -68,7 +69,7 @@ class Timeline:
         self.busy = False  # a batch has the journal
         self.group_commit = GroupCommit(writer, sync_workers, clock, self.fail)
         self.on_written: list[Callable[[], None]] = []  # the journal grew
-        self.on_segment: Callable[[], None] = _nothing  # it went on to another segment
+        self.on_segment: Callable[[], None] = _nothing  # it continued in another segment
         self.on_failed: list[Callable[[str], None]] = []  # once, with the reason
         self.on_rest: Callable[[], None] = _nothing  # a batch that ran elsewhere is over
         self.on_no_room: Callable[[OSError], None] = _nothing_to_free
@@ -89,11 +90,11 @@ class Timeline:
 
     @property
     def performed(self) -> int:
-        """The last number up to which all changes are on the primaries; beyond it they may be in
-        the journal alone.
+        """The last number up to which all changes are on the primaries; later ones may be in the
+        journal only.
 
-        A copy from a primary must not have followed the journal further, or it would put older
-        content over newer.
+        A copy job must not follow the journal beyond it: copying from a primary afterwards would
+        overwrite newer content with older.
         """
         return self._before_batch if self.busy else self.writer.written
 
@@ -114,7 +115,7 @@ class Timeline:
     async def at_rest(self, call: Callable[[], T]) -> T:
         """The result of `call`, run between two batches.
 
-        A caller that is cancelled before that has had nothing done; after it, all of it.
+        If the caller is cancelled before that, `call` is not run; after that, it has run whole.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
@@ -140,7 +141,7 @@ class Timeline:
         the journal refuses it.
         """
         if self.busy:
-            raise RuntimeError(f"{marker!r} is not at rest: a batch has the journal")
+            raise RuntimeError(f"{marker!r} appended while a batch has the journal, not at rest")
         if self.failed:
             raise OSError(errno.EIO, self.failed)
         self.ledger.check(marker)
@@ -159,8 +160,8 @@ class Timeline:
         return sequence
 
     def must(self, call: Callable[[], T]) -> T:
-        """The result of `call`, at rest, which writes a marker without which a restart could find a
-        state that is not true: if the journal refuses it, the controller fails.
+        """The result of `call`, at rest, for a marker without which a restart would find a false
+        state: if it cannot be written, the controller fails.
         """
         try:
             return call()
@@ -169,9 +170,9 @@ class Timeline:
             raise
 
     def _fold(self, marker: Marker, place: Place) -> None:
-        """What holds only while running is noted with the marker: a pair that mirrors has all
-        changes before it, and so has a secondary that is said to be equal. A restart cannot rely
-        on either: what the secondary's cache had may be lost.
+        """Fold a marker, with what is true only while the daemon runs: the secondary of a pair that
+        mirrors, or that an EQUAL marker names, holds all changes before it. After a restart that
+        may be false, because the secondary's page cache may be lost.
         """
         moving = [
             pair
@@ -183,7 +184,7 @@ class Timeline:
             current = [pair.record for pair in moving]
         try:
             self.ledger.apply(place, marker, current)
-        except DamageError as error:  # a broken invariant: no state can be trusted any more
+        except DamageError as error:  # a broken invariant: no state can be trusted
             self.fail(str(error))
             raise
         if moving:
@@ -196,15 +197,15 @@ class Timeline:
     # -------------------------------------------------------------------------------- batches
 
     def batch(self, batch: Batch) -> None:
-        """Journal and apply a batch. `batch.answer` is called when it is over: before this returns,
-        if it is small, else from the loop later. At rest only.
+        """Journal and apply a batch. `batch.answer` is called when it is done: before this returns
+        if it is small, else later from the loop. At rest only.
         """
         self.busy, self._before_batch = True, self.writer.written
         batch.time_us = self.now_us()
         self._executor.execute(batch, self._performed)
 
     def redo(self, batch: Batch) -> None:
-        """Journal and apply what the engine itself has to write, at rest. Raises OSError."""
+        """Journal and apply changes that the engine itself makes, at rest. Raises OSError."""
         batch.time_us = self.now_us()
         self._executor.execute_here(batch)
         self._track(batch)
@@ -226,7 +227,7 @@ class Timeline:
         else:
             unexpected = error
         if unexpected is not None:
-            self.fail(f"a batch ended in an unexpected way: {unexpected!r}")
+            self.fail(f"unexpected error in a batch: {unexpected!r}")
         try:
             batch.answer(batch, error)
             if error is None:
@@ -238,8 +239,8 @@ class Timeline:
             raise unexpected
 
     def _note(self, batch: Batch) -> Exception | None:
-        """The changes are done, so their clients get answers even if this fails. Returns an error
-        that nobody expected.
+        """Record what a batch changed. The changes are done, so their clients get answers even if
+        this fails: an unexpected error is returned, not raised.
         """
         if batch.regions:
             place = Place(batch.regions_sequence, batch.time_us)
@@ -295,18 +296,18 @@ class Timeline:
     # ------------------------------------------------------------------------------- failures
 
     def refused(self, error: OSError, final: bool = False) -> None:
-        """The journal did not take something. `final`: the controller can't go on without it."""
+        """A write to the journal failed. `final`: the controller can't continue without it."""
         if error.errno == errno.ENOSPC and not final:
             self.on_no_room(error)
         else:
             self.fail(f"the journal could not be written: {error.strerror or error}")
 
     def fail(self, why: str) -> None:
-        """Take no change any more: reads go on, changes and flushes get EIO until a restart."""
+        """Refuse changes and flushes with EIO until a restart; reads continue."""
         if self.failed:
             return
         self.failed = why
-        self.group_commit.dead = True  # what a sync lost, the next one would not say
+        self.group_commit.dead = True  # a later fdatasync does not report what this one lost
         for listener in self.on_failed:
             listener(why)
 

@@ -1,8 +1,8 @@
 """Comparing the legs of pairs while they are in use.
 
-Pieces are compared in a worker, without a hold: a change that is under way may look like a
-difference. So a difference counts only if it is still there with the volume held and the secondary
-at the last number that it may hold; that hold is short, and rare.
+Pieces are compared in a worker, without a hold, so a change in flight may look like a difference. A
+difference therefore counts only if it is still there with the volume held and the secondary at the
+last number that it may hold. That hold is short and rarely needed.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ class Verification:
         self._hold_s = limits.recheck_hold_seconds
 
     async def verify(self, pairs: Sequence[Pair], progress: Progress | None) -> Json:
-        """Compare: all of a DUPLEX pair; of a SUSPENDED one what did not change since its cut.
+        """Compare all of a DUPLEX pair, and of a SUSPENDED one what did not change since its cut.
 
-        Raises WrongStateError for others. Legs whose paths lead to other images than the open ones
-        are not equal, whatever these hold.
+        Raises WrongStateError for others. A leg whose path no longer names the open image makes the
+        pair unequal, whatever the open image holds.
         """
         wrong = [f"{pair.name} is {pair.state}" for pair in pairs if pair.state not in COMPARABLE]
         if wrong:
@@ -101,7 +101,7 @@ class Verification:
         }
 
     async def _recheck(self, pair: Pair, offset: int, length: int) -> Compared:
-        """Look again with the volume held and its follower where it may go.
+        """Compare again with the volume held and its follower as far as it may go.
 
         Raises WrongStateError if the pair can't be compared any more, TimedOutError if its
         secondary trails too far behind.
@@ -114,7 +114,7 @@ class Verification:
                 if pair.state not in COMPARABLE:
                     raise WrongStateError(
                         f"{pair.name} became {pair.state} while it was compared; "
-                        "compare it when that is over"
+                        "compare it again when it is DUPLEX or SUSPENDED"
                     )
                 if found.first_difference is None or not hold.lost:
                     return found

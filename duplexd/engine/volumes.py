@@ -1,8 +1,8 @@
-"""The volumes that are served: by name, by number, in groups; and what a configuration change does
-to them.
+"""The volumes that are served, by name, by number and in groups; and how a volume is added.
 
-An image that is opened here is not known to the journal before `introduce` has said so, at rest: a
-crash in between leaves two new, empty files, which the next start takes as new again.
+Opening images and recording them are separate steps: an image is known to the journal only after
+`introduce`, at rest. A crash in between leaves at most new, empty files. The next start finds them
+as existing images, so that pair begins with a first copy, though there is nothing to copy.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Volumes:
         self.by_name[pair.name] = self.by_number[pair.id] = pair
 
     def remove(self, name: str) -> Pair:
-        """Serve a volume no more."""
+        """Stop serving a volume."""
         pair = self.by_name.pop(name)
         del self.by_number[pair.id]
         return pair
@@ -151,16 +151,16 @@ def _check_known(disk: Disk, config: VolumeConfig, name: str, known: PairRecord)
         )
     if known.secondary_path not in ("", secondary_path):
         raise ConfigurationError(
-            f"volumes.{name}.secondary: the pair is {known.state} with {known.secondary_path}; the "
-            f"journal does not know {secondary_path}. Put the old path back, or leave `secondary` "
-            "out, start, and then give the new one: it gets a first copy"
+            f"volumes.{name}.secondary: {secondary_path} is not the secondary that the journal "
+            f"knows: {known.secondary_path}, {known.state}. Restore that path, or leave "
+            "`secondary` out, start, and then add the new one: it gets a first copy"
         )
 
 
 def introduce(
     timeline: Timeline, name: str, mode: str, images: Images, known: Pair | PairRecord | None
 ) -> Pair:
-    """Say in the journal what is new about a volume whose images are open. At rest."""
+    """Record in the journal what is new about a volume whose images are open. At rest."""
     ledger = timeline.ledger
     if known is None:
         number = ledger.next_id()
@@ -186,7 +186,7 @@ def introduce(
 
 
 def first_copy_map(pair: Pair, secondary_new: bool) -> ChangeMap:
-    """What a first copy has to look at: to a new secondary only what the primary has data in."""
+    """What a first copy has to copy: for a newly created secondary only the primary's data."""
     if not secondary_new:
         return pair.record.full_map()
     changed = pair.new_map()

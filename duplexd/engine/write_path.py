@@ -1,15 +1,15 @@
-"""The way of changes: they queue, become batches, and are answered.
+"""The path of a change: it queues, becomes part of a batch, and is answered.
 
 All changes of one wake-up of a connection come in one call. If nothing is in the way (`Admission`,
-a batch that runs, changes that came before) they become a batch at once, with their payloads still
-in the receive buffer; that is the path that has to be short. Otherwise they own their payloads and
-wait: in the queue, or, if a lease holds their volume, at its gate. A change that waits has no
-number yet and was never acknowledged, so dropping it with its connection loses nothing; that is
-also required, because a client that gave up on it sends it again elsewhere, and the stale copy must
-not follow.
+a running batch, earlier changes) they become a batch at once, with their payloads still in the
+receive buffer; this is the fast path. Otherwise the payloads are copied and the changes wait: in
+the queue, or, if a lease holds their volume, at its gate. A waiting change has no number yet and
+was never acknowledged, so it is dropped with its connection. That loses nothing, and it is
+required: a client that gave up on the change may send it again over another connection, and the
+stale one must not overwrite what came after.
 
 Order: the queue is first in, first out over all volumes. A gate keeps the order of its volume, and
-what several gates release goes on in the order of arrival.
+changes that several gates release continue in their order of arrival.
 """
 
 from __future__ import annotations
@@ -140,9 +140,9 @@ class WritePath:
         return pair.id in self._gates
 
     def close_gates(self, pairs: Iterable[Pair]) -> None:
-        """Let changes of these volumes wait; those that are queued have not started: they, too.
+        """Make changes of these volumes wait, those that are queued included.
 
-        Each call needs one `open_gates`: leases overlap.
+        Each call needs its own `open_gates`, because leases may overlap.
         """
         for pair in pairs:
             self._gates.setdefault(pair.id, Gate()).closed += 1
@@ -155,9 +155,9 @@ class WritePath:
                 gate.waiting.append(Arrival(self._clock.monotonic(), change))
 
     def open_gates(self, pairs: Iterable[Pair]) -> list[Arrival]:
-        """Take one `close_gates` back; returns what waits for it. Changes that nothing holds any
-        more are queued in the order of arrival, and go on once the present step, which may have
-        more to append, is over.
+        """Undo one `close_gates`; returns what waited for it. Changes that no lease holds now are
+        queued in their order of arrival. They start when the present step is over, because it may
+        have more markers to append.
         """
         waited: list[Arrival] = []
         freed: list[Arrival] = []
@@ -175,8 +175,8 @@ class WritePath:
         return waited
 
     def kick(self) -> None:
-        """Begin batches while changes are queued and nothing is in the way. A refusal is looked at
-        before each: a batch may be what the controller fails at.
+        """Begin batches while changes are queued and nothing is in the way. Refusals are checked
+        before each batch, because the previous one may have made the controller fail.
         """
         admission, timeline = self._admission, self._timeline
         while self._queue and not admission.refusal:
@@ -193,11 +193,11 @@ class WritePath:
             self._refuse(queued, admission.refusal)
 
     def batch_bytes_max(self) -> int:
-        """What a batch takes in the journal at most."""
+        """How many bytes of journal a batch may take."""
         return min(self._limits.batch_bytes_max, self._writer.segment.size // 2)
 
     def kick_soon(self) -> None:
-        """`kick`, once the present step is over."""
+        """Call `kick` when the present step is over."""
         asyncio.get_running_loop().call_soon(self.kick)
 
     # ------------------------------------------------------------------------------ one batch
@@ -245,8 +245,8 @@ class WritePath:
         return [part for change in changes for part in self._parts(change)]
 
     def _look_at(self, changes: list[PairChange]) -> tuple[dict[int, list[int]], bool]:
-        """What the batch makes dirty: the regions that have to be opened first, by volume number;
-        and whether there is anything but WRITEs.
+        """Mark what the batch makes dirty; returns the regions that have to be opened first, by
+        volume number, and whether there is anything but WRITEs.
         """
         fresh: dict[int, list[int]] = {}
         rare = False
@@ -262,15 +262,15 @@ class WritePath:
             regions, end = pair.regions, change.offset + change.length - 1
             first = change.offset >> regions.shift
             if first == end >> regions.shift and first in regions.touched:
-                continue  # by far the most
+                continue  # the common case
             found = regions.touch(change.offset, change.length)
             if found:
                 fresh.setdefault(pair.id, []).extend(found)
         return fresh, rare
 
     def _without_trims(self, changes: list[PairChange]) -> list[PairChange]:
-        """Trims that can't do the same to both legs do nothing: content after a trim is undefined,
-        but it has to be equal.
+        """Skip trims that would not do the same to both legs: content after a trim is undefined,
+        but it has to be equal on both.
         """
         ignored = [
             change for change in changes if change.kind == TRIM and not change.volume.can_trim
@@ -311,7 +311,7 @@ class WritePath:
         self._answer(changes)
 
     def _answer(self, changes: Sequence[Change]) -> None:
-        """Each client's replies are sent together; the submitter sends its own when it goes on."""
+        """Send each client's replies together; the submitter sends its own after `submit`."""
         others: dict[Client, None] = {}
         submitter = self._submitter
         for change in changes:
@@ -324,8 +324,8 @@ class WritePath:
                 client.flush_replies()
 
     def _parts(self, change: PairChange) -> list[PairChange]:
-        """The change itself, or, for a long WRITE, changes of one record each. The payload must be
-        its own.
+        """The change itself, or, for a long WRITE, changes of one record each. The change must own
+        its payload.
         """
         record_max = self._limits.record_bytes_max
         if change.kind != WRITE or change.length <= record_max:
@@ -352,7 +352,7 @@ def record_bytes(changes: Sequence[Change]) -> int:
 
 
 class Joined:
-    """Is the client of the parts of a WRITE: answers it once all of them are done."""
+    """The client of the parts of a long WRITE: answers it when all of them are done."""
 
     __slots__ = ("_left", "_whole", "origin")
 

@@ -1,4 +1,4 @@
-"""What brings secondaries along the journal.
+"""What brings secondaries forward along the journal: following, resyncs, copies.
 
     follower = Follower(ring, pairs, position, SecondarySink(), ledger.advance)
     follower.step(until, size_bytes)              # blocking: some records, applied in order
@@ -7,5 +7,5 @@
     await followers.until(lambda: pair.state == DUPLEX)
     await resyncs.resync(pairs)                   # by journal or by map, whichever copies less
 
-`seams.py` has what these ask of the engine, which is above them.
+`seams.py` has the protocols of what these use of the engine, which is the layer above.
 """

@@ -1,9 +1,8 @@
-"""The follower of `async` pairs: a bounded amount behind the tail; suspended ones leave it at their
-cut.
+"""The follower of `async` pairs: it trails the tail by a bounded amount.
 
-One for all of them, so that they are at one number and read the journal once. It follows as long as
-there is something to follow for, and holds batches back (a reason in `Admission`) where it trails
-by more than the limit.
+There is one for all of them, so that their secondaries are at one number and the journal is read
+once. A suspended pair leaves it at its cut. It exists only while there are such pairs, and makes
+batches wait (a reason in `Admission`) when it trails by more than the limit.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ if TYPE_CHECKING:
     from duplexd.runtime.threads import Workers
 
 TOO_FAR_BEHIND = "the secondaries of async pairs are too far behind"  # the reason in `Admission`
-UNREADABLE = (DamageError, LookupError, OSError)  # what the journal may answer to a follower
+UNREADABLE = (DamageError, LookupError, OSError)  # what reading the journal may raise
 _NOTHING = 1 << 62
 
 
 def backlog(
     ring: Ring, pairs: Iterable[Pair], position: int, until: int, chunk_bytes: int
 ) -> dict[Pair, ChangeMap]:
-    """What records after number `position`, up to `until`, change of each pair. If they can't be
-    read, it may be anything. Blocking.
+    """What the records after number `position`, up to `until`, change of each pair: everything, if
+    they can't be read. Blocking.
     """
     changed = {pair.id: (pair, pair.new_map()) for pair in pairs}
     try:

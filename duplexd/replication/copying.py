@@ -1,11 +1,12 @@
 """Copying what changed from primaries to secondaries, or to a staging log.
 
-A copy is fuzzy: writes go on meanwhile. It is put right by following the journal from the number at
-which it began, in turn with the copying and in one worker at a time: a run that was copied while it
-was written to gets the records that follow. For the same reason a follower never goes past what the
-primaries hold (`Timeline.performed`): a later copy of an older state would go over it.
+A copy is fuzzy: writes go on meanwhile. Following the journal from the number at which the copy
+began corrects it: a run that was written to while it was copied gets those records afterwards.
+Copying and following alternate, one call in a worker at a time. For the same reason a follower
+never goes past what the primaries hold (`Timeline.performed`): a later copy would overwrite newer
+content with older.
 
-All jobs share one rate.
+All jobs share one rate limit.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
 
 
 class Copying:
-    """The work of all jobs of a controller. `rate` is bytes a second, None for no limit; it may
-    change. `on_moved` is called whenever a job went on. `copied_bytes` counts those of this run.
+    """The work of all jobs of a controller. `rate` is bytes per second, None for no limit; it may
+    change. `on_moved` is called when a job advanced. `copied_bytes` is the total since the start.
     """
 
     def __init__(
@@ -91,8 +92,8 @@ class Copying:
     # ------------------------------------------------------------- straight to the secondary
 
     async def changed(self, job: Job, pair: Pair) -> None:
-        """Copy what `pair.changed` says. The map is asked for anew each time: a failure meanwhile
-        puts another in its place.
+        """Copy the grains of `pair.changed`. The map is looked up again for each run, because a
+        failure replaces it.
         """
         unmarked: list[tuple[int, int]] = []
         chunk, mark_bytes = self._limits.follower_chunk_bytes, self._limits.copied_mark_bytes
@@ -113,7 +114,7 @@ class Copying:
 
     async def _one(self, job: Job, pair: Pair, offset: int, length: int) -> None:
         ledger = self._timeline.ledger
-        # Before it is read: if a write comes after that, the map says so.
+        # Cleared before the read: a write that comes later sets the grains again.
         ledger.copying(pair.record, offset, length)
         copy = partial(copy_run, job.walk().sink, pair, offset, length)
         try:
@@ -126,7 +127,7 @@ class Copying:
         pair.copy_done += length
 
     async def _mark(self, pair: Pair, runs: Sequence[tuple[int, int]]) -> None:
-        """Make progress durable: a restart goes on from there."""
+        """Make progress durable: a restart continues from there."""
         if not runs:
             return
         try:
@@ -144,8 +145,8 @@ class Copying:
         self._emit("copied", volume=pair.name, done_bytes=done, total_bytes=total)
 
     async def _go_on(self, job: Job, copied_bytes: int) -> None:
-        """After so much was copied: along the journal, as often as there is time until the rate
-        allows the next run.
+        """After `copied_bytes` were copied: follow the journal until the rate allows the next
+        run.
         """
         now = self._clock.monotonic
         self._pace.spend(copied_bytes, now(), self.rate)
@@ -160,9 +161,9 @@ class Copying:
     # ---------------------------------------------------------------------- by a staging log
 
     async def stage(self, job: Job) -> int:
-        """Put what changed, and what the journal says meanwhile, into a staging log; returns the
-        number of its records. Durable when it returns. Raises OSError: the secondaries were not
-        touched.
+        """Write what changed, and the records that arrive meanwhile, to a staging log; returns the
+        number of its records. Durable when it returns. Raises OSError, with the secondaries
+        untouched.
         """
         maps = [(pair, pair.changed.copy()) for pair in job.pairs if pair.changed is not None]
         piece_bytes_max = self._limits.staged_piece_bytes_max

@@ -1,8 +1,8 @@
-"""A follower: applies journal records, in order, to secondaries, or to a staging log for them.
+"""A follower applies journal records, in order, to secondaries or to a staging log for them.
 
-Everything that brings a secondary forward is one walk along the journal: trailing behind in async
-mode, a resync, a replay after a crash. So a secondary only ever goes through states that the volume
-had, and what is known of it is one number.
+Everything that brings a secondary forward is a walk along the journal: async mode, a resync, the
+replay after a crash. So a secondary only goes through states that the volume really had, and its
+content is described by one number.
 """
 
 from __future__ import annotations
@@ -54,15 +54,15 @@ class Sink(Protocol):
 
 
 class SecondarySink:
-    """The secondaries themselves. They become dirty after something was written, or tried: a sync
-    that runs meanwhile may not cover it.
+    """The secondaries themselves. They are marked dirty after a write, failed or not, because a
+    sync that runs during the write may not cover it.
     """
 
     moves_secondary = True
 
     def write(self, pair: Pair, offset: int, data: Buffer) -> None:
-        """See `Sink`. A full disk is met before anything is written, so that the secondary stays
-        whole.
+        """See `Sink`. Space is reserved first, so that a full disk is detected before anything is
+        written and the secondary is not torn.
         """
         try:
             pair.copy_of.reserve(offset, len(data))
@@ -97,10 +97,10 @@ def put(sink: Sink, pair: Pair, record: Record, buffer: bytes) -> None:
 
 
 class Follower:
-    """Walks the journal for a set of pairs. `position` is the last number that it has dealt with.
+    """Walks the journal for a set of pairs. `position` is the last number that it has processed.
 
     A record is applied if it is of one of the pairs, comes after what the pair holds already, and
-    is not beyond the pair's cut. `advance` (the ledger's) notes how far a secondary has come.
+    is not beyond the pair's cut. `advance` (the ledger's) records how far a secondary has come.
     Blocking methods, one caller at a time; any thread.
     """
 
@@ -137,7 +137,7 @@ class Follower:
             self._reader = Reader(self._ring, self.position + 1)
 
     def step(self, until: int, size_bytes: int) -> int:
-        """Deal with some records up to number `until`; returns how many bytes were applied. Raises
+        """Process some records up to number `until`; returns how many bytes were applied. Raises
         SinkError, DamageError.
         """
         if self.position >= until:
@@ -157,7 +157,7 @@ class Follower:
                     put(self.sink, pair, record, buffer)
                 except SinkError:
                     self._arrive(record.sequence - 1)
-                    self._reader = None  # it is ahead of that: the rest is read again for others
+                    self._reader = None  # it is ahead: the rest is read again for other pairs
                     raise
                 applied_bytes += record.payload_length
                 if record.sequence <= self.counted_until:
@@ -177,8 +177,8 @@ def copy_run(sink: Sink, pair: Pair, offset: int, length: int) -> int:
     """Copy a run of the primary to the sink; returns the bytes written.
 
     What is equal on the secondary is not written again, except in a resync after its disk failed:
-    then what can be read from it need not be what is on it. Raises SinkError if the sink fails; an
-    OSError of the primary passes through.
+    the page cache may then return content that is not on the disk. Raises SinkError if the sink
+    fails; an OSError of the primary passes through.
     """
     data = bytearray(length)
     pair.primary.read_into(offset, memoryview(data))

@@ -1,13 +1,13 @@
-"""All that follows the journal: one follower for the `async` pairs, and one for each job that runs.
+"""All followers of the journal: one for the `async` pairs, and one for each running job.
 
-The rest of the engine asks the same few things of them, whichever they are: how far back the
-journal is still needed, how far a secondary trails, and to wait until one has arrived. New changes
-wait for a job that trails by more than its cap (a reason in `Admission`); the journal is listened
-to for that only while jobs run, so that a write pays nothing for it otherwise.
+The rest of the engine needs the same from all of them: how far back the journal is still needed,
+how far a secondary trails, and a way to wait until it has arrived. New changes wait for a job that
+trails by more than its cap (a reason in `Admission`). That check listens to the journal only while
+jobs run, so that writes pay nothing for it otherwise.
 
-Waiting is by condition, not by event: `until` asks again whenever anything moved. A wait that names
-an event would miss that the pair was suspended, removed from the job, or that the controller has
-failed.
+Waiting is by condition, not by event: `until` evaluates its condition again whenever anything
+moved. A wait for one event would miss that the pair was suspended, that it left the job, or that
+the controller failed.
 """
 
 from __future__ import annotations

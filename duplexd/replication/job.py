@@ -1,4 +1,8 @@
-"""A job: one resync, or one copy, of pairs that go together."""
+"""A job: one resync, or one copy, of a set of pairs.
+
+Pairs that are resynced together share one walk along the journal, so that they are at one number if
+it fails half-way. A pair leaves its job when it becomes DUPLEX.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ JOURNAL, MAP, COPY, ALREADY = "journal", "map", "copy", "already"  # how
 class Job:
     """`pairs` are those that are not DUPLEX yet. `floor` is the number after which it still needs
     the journal; `cap` is the lag in bytes beyond which new changes wait for it. `whole`: whether
-    the secondaries hold a state that existed, but for a torn change.
+    the secondaries hold a state that existed, apart from a torn change.
     """
 
     __slots__ = (

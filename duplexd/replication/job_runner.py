@@ -1,4 +1,4 @@
-"""Running a job: from whatever a pair needs to DUPLEX.
+"""Running a job: what brings pairs to DUPLEX, in one of three ways.
 
     copy      straight to the secondary, which is unusable until it is done: a first copy, after
               a power cut, after a failed secondary
@@ -6,7 +6,7 @@
     map       copy to a staging log, commit, apply, then follow
 
 Each ends with the same catch-up to the tail. A job alternates blocking calls in a worker with steps
-at rest (markers); stopped or killed at any point, it leaves what recovery knows how to go on with.
+at rest (markers). Stopped or killed at any point, it leaves a state from which recovery continues.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class Runner:
-    """Runs jobs. `again` begins a resync of pairs anew, at rest."""
+    """Runs jobs. `again` begins another resync of pairs, at rest."""
 
     def __init__(
         self,
@@ -88,13 +88,13 @@ class Runner:
             await self._timeline.at_rest(consequences)
             await self._remove_log(job)
         except (OSError, DuplexdError):
-            # A failed controller can't say it in the journal; the restart that must come finds out.
+            # A failed controller can't record it in the journal; the restart finds out.
             if not self._timeline.failed:
                 raise
 
     async def _remove_log(self, job: Job) -> None:
-        """Only once the journal says, durably, that the job is over: a restart that finds a COMMIT
-        without what ended it applies the staging log, and can't do without.
+        """Remove the staging log, but only after the end of the job is durable in the journal: a
+        restart that finds a COMMIT without an end needs the log to apply it.
         """
         if job.how == MAP:
             await self._timeline.durable()
@@ -127,8 +127,8 @@ class Runner:
         await self._remove_log(job)
 
     async def _catch_up(self, job: Job, pairs: list[Pair]) -> None:
-        """Follow to the tail; these pairs are DUPLEX then. New changes wait ever sooner, so that it
-        ends under any load.
+        """Follow to the tail; these pairs are DUPLEX then. The lag at which new changes have to
+        wait shrinks with time, so that this ends under any load.
         """
         timeline, limits = self._timeline, self._limits
         first_tail, passed = timeline.written, 0.0
@@ -137,7 +137,7 @@ class Runner:
             if near and await timeline.at_rest(lambda: self._finish(job, pairs)):
                 break
             if not await self._copying.follow(job):
-                await timeline.at_rest(_nothing)  # what there is belongs to a batch that runs
+                await timeline.at_rest(_nothing)  # the rest belongs to a batch that still runs
                 await asyncio.sleep(0)
             if job.walk().position >= first_tail:
                 passed = passed or self._clock.monotonic()
@@ -196,7 +196,7 @@ class Runner:
             pair.resync_error = error
 
     def _ended_early(self, job: Job, error: Exception) -> None:
-        """Not the secondary's fault. Untouched secondaries are at their cuts again."""
+        """Anything but a failed secondary. Untouched secondaries are at their cuts again."""
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         self._note(job, why)
         untouched = [
@@ -216,8 +216,8 @@ class Runner:
         self._emit("resync-failed", volumes=names, error=str(error))
 
     def _go_by_map(self, job: Job, error: Exception) -> None:
-        """The part of the journal that only these secondaries still wanted can't be read: their
-        change maps say the same.
+        """Copy by map instead: a part of the journal that only these secondaries still need can't
+        be read, and their change maps cover the same changes.
         """
         pairs = list(job.pairs)
         at = job.follower.position if job.follower is not None else job.floor

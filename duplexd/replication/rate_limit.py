@@ -1,13 +1,13 @@
-"""How fast copies may go: a leaky bucket that each copied byte fills and time empties. Pure."""
+"""The rate limit of copies: a leaky bucket, filled by copied bytes and drained by time. Pure."""
 
 from __future__ import annotations
 
 
 class Pace:
-    """What was copied and is not paid for by time yet.
+    """The bytes in the bucket.
 
-    `now` is monotonic seconds; `rate` bytes a second, None is no limit. The rate is given anew each
-    time: it may change, and counts at once.
+    `now` is monotonic seconds; `rate` is bytes per second, None for no limit. The rate is a
+    parameter of each call, because a reload may change it at any time.
     """
 
     __slots__ = ("_owed_bytes", "_settled_at")

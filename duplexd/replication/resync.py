@@ -2,9 +2,9 @@
 
 Which way a resync goes is decided once, for all pairs that are resynced together: replay the
 journal if it still reaches back to every cut and would copy no more than the change maps; else copy
-by map. By journal is preferred because the secondaries go through states that existed, so nothing
-has to be staged. Pairs whose secondary holds no such state (torn, or its disk failed) are copied
-apart from the others.
+by map. The journal is preferred because the secondaries then go through states that existed, so
+nothing has to be staged. Pairs whose secondary holds no such state (torn, or its disk failed) are
+copied in a job of their own.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class Resyncs:
         secondary's path leads to another image.
         """
         await self._followers.until(lambda: all(self._has_arrived(pair) for pair in pairs))
-        # A resync leaves the cuts, and a restart does not go back to them: what a freeze left there
-        # has to be durable.
+        # A resync leaves the cuts and a restart does not go back to them, so the secondaries that a
+        # failure suspended have to be durable at theirs first.
         suspended = [pair for pair in pairs if pair.state == pair_states.SUSPENDED]
         lost = await self._checkpointer.sync_secondaries(suspended)
         if lost:
@@ -81,7 +81,7 @@ class Resyncs:
         return settled and not self._followers.is_on_its_way(pair)
 
     def resume(self, interrupted: Sequence[Pair]) -> None:
-        """Begin resyncs anew that a restart cut short."""
+        """Begin the resyncs again that a restart interrupted."""
         if interrupted:
             self._timeline.when_at_rest(lambda: self.begin_again(interrupted))
 
@@ -96,7 +96,7 @@ class Resyncs:
         if simplex:
             raise WrongStateError(
                 f"{', '.join(simplex)}: SIMPLEX, there is no secondary to resync; "
-                "give it one in the configuration"
+                "add one to the configuration"
             )
         todo = [pair for pair in pairs if pair.state == pair_states.SUSPENDED]
         usable = [pair for pair in todo if pair.usable]
@@ -126,7 +126,7 @@ class Resyncs:
         job = Job(how, pairs, self._timeline.written)
         self._timeline.append(Resync(job.id, how, [pair.id for pair in pairs]))
         if how == JOURNAL:
-            # A restart needs the journal from there, too, until a checkpoint knows more.
+            # A restart needs the journal from there, until a checkpoint covers the resync.
             job.floor = min(pair.applied for pair in pairs)
             self._checkpointer.keep_from(job.floor)
         self._followers.begin(job)

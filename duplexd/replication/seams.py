@@ -1,7 +1,7 @@
-"""What replication asks of the engine, which is above it: protocols, so that it can be tested
-alone.
+"""What replication uses of the engine, as protocols.
 
-The engine's parts of the same names implement them.
+The engine is the layer above and must not be imported here; with protocols, replication can also be
+tested alone. The engine's parts of the same names implement them.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ class Checkpointer(Protocol):
     copying: asyncio.Lock
 
     def keep_from(self, number: int) -> None:
-        """A restart needs what comes after this number, too."""
+        """Keep the records after this number for a restart."""
 
     async def sync_secondaries(self, pairs: Sequence[Pair]) -> list[OSError]:
-        """Make these secondaries durable; returns what is wrong with the paths of those that lead
-        to another image.
+        """Make these secondaries durable; returns an error for each path that no longer names the
+        open image.
         """
         raise NotImplementedError
 
@@ -89,4 +89,4 @@ class Emit(Protocol):
     """See `engine/events.py`."""
 
     def __call__(self, event: str, **fields: object) -> None:
-        """Let those who listen know."""
+        """Pass an event to all listeners."""

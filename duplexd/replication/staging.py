@@ -1,9 +1,9 @@
-"""The staging log of a resync by map: what will be on the secondaries, written beside them first.
+"""The staging log of a resync by map: the new content of the secondaries, before it is applied.
 
-A copy by map takes the secondary from its cut to the tail without the states in between, so half of
-it would be torn. It is therefore written here first and applied as one atomic step: the log counts
-once the journal has the job's COMMIT marker, and from then on recovery applies it again, as often
-as needed; before that it is ignored and removed.
+A copy by map takes a secondary from its cut to the tail without the states in between, so a half
+done copy would be torn. The copy is therefore written here first and applied as one atomic step.
+The log is valid once the journal has the job's COMMIT marker: from then on recovery applies it
+again, as often as needed; without the marker recovery removes it.
 
 Files `JOB-NNNN.stg` in one directory, each a sequence of journal records (`journal/format.py`) from
 byte 0 on, numbered from 1 over all files, with one chain.
@@ -37,8 +37,8 @@ class StagingSink:
     """Writes a staging log. Blocking; one caller at a time. OSError (no space) ends the job, not
     the pair.
 
-    The room that the secondaries will need is reserved beforehand: once the log is committed, a
-    full disk would leave them half-way.
+    Space on the secondaries is reserved while staging: after the commit, a full disk would leave
+    them half-way.
     """
 
     moves_secondary = False
@@ -119,7 +119,7 @@ def _reserve(pair: Pair, offset: int, length: int) -> None:
             pair.secondary.reserve(offset, length)
         except OSError as error:
             raise UntouchedError(
-                error.errno, f"{pair.secondary.path}: no room for what changed: {error.strerror}"
+                error.errno, f"{pair.secondary.path}: no room for the changes: {error.strerror}"
             ) from error
 
 

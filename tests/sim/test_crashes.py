@@ -14,26 +14,26 @@ FOUND = (709,)  # a sync that failed behind a copy's back: grains were forgotten
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
-def test_crashes_lose_nothing_that_was_promised(first: int) -> None:
+def test_crashes_lose_nothing_acknowledged(first: int) -> None:
     for seed in range(first, first + CHUNK):
         run(seed)
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
-def test_what_a_member_of_a_group_promised_it_keeps(first: int) -> None:
+def test_a_group_member_keeps_its_votes_over_crashes(first: int) -> None:
     for seed in range(first, first + CHUNK):
         together.run(seed)
 
 
 @pytest.mark.parametrize("seed", FOUND)
-def test_what_a_long_sweep_once_found_stays_mended(seed: int) -> None:
+def test_seeds_that_once_failed(seed: int) -> None:
     run(seed)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("first", range(SEEDS, LONG_SEEDS, LONG_CHUNK))
-def test_crashes_lose_nothing_that_was_promised_long(first: int) -> None:
+def test_crashes_lose_nothing_acknowledged_long(first: int) -> None:
     for seed in range(first, first + LONG_CHUNK):
         run(seed)
 
@@ -42,13 +42,13 @@ def test_crashes_lose_nothing_that_was_promised_long(first: int) -> None:
 # nobody; a checkpoint that was complete only after
 # a resync had begun let go of the journal that a restart needed
 @pytest.mark.parametrize("seed", [498, 2155, 2640, 3542])
-def test_what_a_long_sweep_once_found_of_a_member_stays_mended(seed: int) -> None:
+def test_seeds_of_a_group_member_that_once_failed(seed: int) -> None:
     together.run(seed)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("first", range(SEEDS, LONG_SEEDS, LONG_CHUNK))
-def test_what_a_member_of_a_group_promised_it_keeps_long(first: int) -> None:
+def test_a_group_member_keeps_its_votes_over_crashes_long(first: int) -> None:
     for seed in range(first, first + LONG_CHUNK):
         together.run(seed)

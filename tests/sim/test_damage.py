@@ -103,7 +103,9 @@ def replay_begins(machine: Machine) -> int:
 
 @pytest.mark.parametrize("power", [False, True])
 @pytest.mark.parametrize("place", [0, 10, 72, 2000, 3 * 4168 + 5, 6 * 4168 + 300])
-def test_a_record_before_the_last(machine: Machine, place: int, power: bool) -> None:
+def test_a_damaged_record_before_the_last_stops_the_start(
+    machine: Machine, place: int, power: bool
+) -> None:
     kill_after(machine, some_changes, power)
     begins = replay_begins(machine)
     machine.disk.flip(SEGMENT, begins + place)
@@ -118,7 +120,7 @@ def test_a_record_before_the_last(machine: Machine, place: int, power: bool) -> 
 
 
 @pytest.mark.parametrize("place", [0, 9, 40, -1])
-def test_the_checkpoint(machine: Machine, place: int) -> None:
+def test_a_damaged_checkpoint_stops_the_start(machine: Machine, place: int) -> None:
     kill_after(machine, some_changes, power=False)
     machine.disk.flip(CHECKPOINT, place % machine.disk.size(CHECKPOINT))
     with pytest.raises(DamageError, match=f"{CHECKPOINT}: the checkpoint is damaged"):
@@ -126,14 +128,16 @@ def test_the_checkpoint(machine: Machine, place: int) -> None:
 
 
 @pytest.mark.parametrize("place", [0, 8, 13, 20, 35, 47])
-def test_a_segment_header(machine: Machine, place: int) -> None:
+def test_a_damaged_segment_header_stops_the_start(machine: Machine, place: int) -> None:
     kill_after(machine, some_changes, power=False)
     machine.disk.flip(SEGMENT, place)
     with pytest.raises(DamageError, match=f"{SEGMENT}: "):
         start_again(machine)
 
 
-def test_an_old_segment_that_only_a_suspended_pair_wants(machine: Machine) -> None:
+def test_a_damaged_segment_that_only_a_suspended_pair_needs_is_replaced_by_the_map(
+    machine: Machine,
+) -> None:
     """What it was wanted for is summed up in the change map too: the resync goes by that."""
 
     async def suspended(writing: Writing) -> None:

@@ -192,12 +192,14 @@ MUTANTS = [
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
-def test_the_mistake_is_found(mutant: Callable[[Callable[..., None]], None]) -> None:
+def test_a_planted_mistake_is_detected(mutant: Callable[[Callable[..., None]], None]) -> None:
     _is_found(mutant, run)
 
 
 @pytest.mark.parametrize("mutant", TOGETHER, ids=lambda mutant: mutant.__name__)
-def test_the_mistake_of_a_member_is_found(mutant: Callable[[Callable[..., None]], None]) -> None:
+def test_a_planted_mistake_of_a_group_member_is_detected(
+    mutant: Callable[[Callable[..., None]], None],
+) -> None:
     _is_found(mutant, together.run)
 
 

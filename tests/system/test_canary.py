@@ -220,7 +220,7 @@ async def test_group_suspends_are_graded_in_status_events_and_metrics(
         assert f"duplexd_canary_records_total {records}.0" in metrics
 
 
-def test_coordinator_that_opens_too_early_is_found_out_and_its_cut_is_void_for_ever(
+def test_a_coordinator_that_opens_too_early_is_detected_and_its_cut_stays_void(
     cluster: Cluster, groups: str
 ) -> None:
     """Every controller is ready, and is told that all are: only the order of the commands was
@@ -252,7 +252,7 @@ def test_coordinator_that_opens_too_early_is_found_out_and_its_cut_is_void_for_e
     check_void_for_ever(cluster, hand.cut_id)
 
 
-async def test_lost_record_on_one_secondary_is_found(cluster: Cluster, groups: str) -> None:
+async def test_a_lost_record_on_one_secondary_is_detected(cluster: Cluster, groups: str) -> None:
     with CanaryProcess("--groups", groups, "db") as canary:
         await asyncio.to_thread(wait_full, cluster)
         async with Client.open(groups) as client:
@@ -272,7 +272,7 @@ async def test_lost_record_on_one_secondary_is_found(cluster: Cluster, groups: s
     await asyncio.to_thread(check_void_for_ever, cluster, result.cut)
 
 
-async def test_it_survives_a_controller_that_is_killed(cluster: Cluster, groups: str) -> None:
+async def test_the_canary_survives_the_kill_of_a_controller(cluster: Cluster, groups: str) -> None:
     with CanaryProcess("--groups", groups, "db") as canary:
         async with Client.open(groups) as client:
             for number in range(1, 3):
@@ -292,9 +292,7 @@ async def test_it_survives_a_controller_that_is_killed(cluster: Cluster, groups:
         assert canary.stop() == 0
 
 
-async def test_volume_that_holds_something_else_is_not_touched(
-    cluster: Cluster, groups: str
-) -> None:
+async def test_a_volume_with_foreign_data_is_not_written_to(cluster: Cluster, groups: str) -> None:
     async with await NbdConnection.open(cluster.uri(Member("beta", "canary"))) as nbd:
         await nbd.write(512 * 1024 + 4096, b"somebody's data")
     before = [cluster[name].files.primary("canary").read_bytes() for name in THREE]
@@ -304,14 +302,16 @@ async def test_volume_that_holds_something_else_is_not_touched(
     assert [cluster[name].files.primary("canary").read_bytes() for name in THREE] == before
 
 
-def test_group_without_reserved_volumes_is_told_what_to_add(cluster: Cluster) -> None:
+def test_a_group_without_reserved_volumes_gets_an_error_that_says_what_to_add(
+    cluster: Cluster,
+) -> None:
     groups = cluster.write_groups({"db": [Member(name, "data") for name in THREE]})
     refused = run("--groups", str(groups), "db")
     assert refused.returncode == 6
     assert 'canary = ["alpha:canary", "beta:canary", "gamma:canary"]' in refused.stderr
 
 
-def test_who_may_only_observe_is_refused_at_once_and_nothing_is_written(
+def test_an_observer_is_refused_at_once_and_nothing_is_written(
     tmp_path: Path, make_files: Callable[..., Any], start_daemon: Callable[..., Daemon]
 ) -> None:
     certificates, port = Certificates(tmp_path), free_port()
@@ -336,7 +336,7 @@ def test_who_may_only_observe_is_refused_at_once_and_nothing_is_written(
     assert daemon.request("GET", "/v1/cuts")[1] == {"cuts": []}
 
 
-async def test_test_volumes_of_one_controller_are_written_to_when_asked(
+async def test_test_volumes_of_one_controller_are_written_to_on_request(
     make_files: Callable[..., Any], start_daemon: Callable[..., Daemon]
 ) -> None:
     daemon = start_daemon(
@@ -353,7 +353,7 @@ async def test_test_volumes_of_one_controller_are_written_to_when_asked(
         assert canary.stop() == 0
 
 
-def test_volumes_of_one_controller_are_not_written_to_unasked(daemon: Daemon) -> None:
+def test_volumes_of_one_controller_are_not_written_to_without_a_request(daemon: Daemon) -> None:
     refused = run("--socket", str(daemon.files.control_socket), "data")
     assert refused.returncode == 2
     assert "docs/canary.md" in refused.stderr

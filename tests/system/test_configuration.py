@@ -140,7 +140,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize("command", ["check", "run"])
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
-def test_a_mistake_is_one_line_and_exit_code_6(
+def test_an_error_is_one_line_and_exit_code_6(
     mistake: Callable[[DaemonFiles], str], command: str, make_files: Callable[..., DaemonFiles]
 ) -> None:
     files = make_files()
@@ -153,7 +153,7 @@ def test_a_mistake_is_one_line_and_exit_code_6(
     assert listing(files.directory) == before
 
 
-def test_every_mistake_has_a_line_of_its_own(make_files: Callable[..., DaemonFiles]) -> None:
+def test_each_error_has_its_own_line(make_files: Callable[..., DaemonFiles]) -> None:
     files = make_files()
     expected = [wrong_size(files), no_directory(files)]
     result = run_duplexd("check", "--config", str(files.config))

@@ -73,7 +73,7 @@ async def test_every_group_suspend_under_dependent_writers_is_sequence_consisten
     assert len(records_cut) == CUTS, "the cuts are all of one moment"
 
 
-async def test_suspended_secondaries_stand_still_while_the_writers_go_on(scene: Scene) -> None:
+async def test_suspended_secondaries_do_not_change_while_the_writers_continue(scene: Scene) -> None:
     await go_round(scene)
     await scene.cut_group()
     before = scene.read_secondaries()
@@ -81,7 +81,7 @@ async def test_suspended_secondaries_stand_still_while_the_writers_go_on(scene: 
     assert scene.read_secondaries() == before
 
 
-async def test_naive_split_under_the_same_writers_breaks_dependencies(scene: Scene) -> None:
+async def test_a_naive_split_under_the_same_writers_breaks_dependencies(scene: Scene) -> None:
     broken = number = 0
     while number < NAIVE_CUTS or not broken:
         number += 1

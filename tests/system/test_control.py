@@ -58,7 +58,7 @@ def status(daemon: Daemon) -> Status:
     return Status.model_validate(body)
 
 
-def test_the_status_fits_its_model_in_every_state(pair_daemon: Daemon) -> None:
+def test_the_status_matches_its_model_in_every_state(pair_daemon: Daemon) -> None:
     first = status(pair_daemon)
     assert [volume.state for volume in first.volumes] == ["DUPLEX"] * 3
     assert [group.volumes for group in first.groups] == [["data", "wal"]]
@@ -99,7 +99,7 @@ def test_suspend_resync_verify(pair_daemon: Daemon) -> None:
     assert {volume.how for volume in restarted.volumes} == {"already"}
 
 
-def test_a_hold_by_its_owner_its_deadline_and_its_suspend(pair_daemon: Daemon) -> None:
+def test_a_hold_ends_by_its_owner_its_deadline_or_a_suspend(pair_daemon: Daemon) -> None:
     connection, answer, lease = hold(pair_daemon)
     assert [volume.held for volume in status(pair_daemon).volumes] == [True, True, False]
     assert pair_daemon.request("DELETE", f"/v1/leases/{lease}")[1]["released"]
@@ -121,7 +121,7 @@ def test_a_hold_by_its_owner_its_deadline_and_its_suspend(pair_daemon: Daemon) -
     connection.close()
 
 
-def test_an_owner_that_goes_away_releases_at_once(pair_daemon: Daemon) -> None:
+def test_a_hold_ends_at_once_when_its_owner_disconnects(pair_daemon: Daemon) -> None:
     connection, answer, lease = hold(pair_daemon)
     answer.close()
     connection.close()
@@ -135,7 +135,7 @@ def test_an_owner_that_goes_away_releases_at_once(pair_daemon: Daemon) -> None:
     )
 
 
-def test_stopping_the_daemon_ends_a_hold_void(pair_daemon: Daemon) -> None:
+def test_a_stop_of_the_daemon_ends_a_hold_void(pair_daemon: Daemon) -> None:
     connection, answer, _ = hold(pair_daemon)
     pair_daemon.signal(signal.SIGTERM)
     ended = HoldEnded.model_validate_json(answer.read().splitlines()[-1])
@@ -184,7 +184,7 @@ def test_errors_have_their_codes(
         assert problem["exit_code"] in {3, 9}  # of a lease that never was, it may say either
 
 
-def test_prometheus_can_read_the_metrics(pair_daemon: Daemon) -> None:
+def test_the_metrics_are_valid_prometheus_text(pair_daemon: Daemon) -> None:
     text = pair_daemon.request("GET", "/metrics")[1]
     names = {metric.name for metric in text_string_to_metric_families(text)}
     assert {

@@ -33,7 +33,7 @@ def manager(tmp_path: Path) -> Iterator[ServiceManager]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_with_0_and_removes_the_sockets(
+def test_a_signal_stops_it_with_exit_code_0_and_removes_the_sockets(
     daemon: Daemon, number: signal.Signals
 ) -> None:
     assert daemon.files.nbd_socket.is_socket()
@@ -44,7 +44,7 @@ def test_a_signal_ends_it_with_0_and_removes_the_sockets(
     assert not daemon.files.control_socket.exists()
 
 
-def test_clients_that_say_nothing_do_not_hold_up_the_end(daemon: Daemon) -> None:
+def test_idle_clients_do_not_delay_a_stop(daemon: Daemon) -> None:
     """It would wait for so long each time; a machine that is busy may take it, too, but not
     always.
     """
@@ -116,7 +116,7 @@ def test_a_second_daemon_on_the_same_image_is_refused(daemon: Daemon, tmp_path: 
     assert "Traceback" not in result.stderr
 
 
-def test_a_port_that_is_taken_is_named(daemon: Daemon, tmp_path: Path) -> None:
+def test_a_port_in_use_is_named(daemon: Daemon, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -163,7 +163,7 @@ def unprivileged() -> list[str]:
 
 
 @pytest.mark.parametrize("place", ["controller.state_dir", "volumes.data.primary"])
-def test_what_may_not_be_written_ends_it_with_4(
+def test_a_path_without_write_permission_is_exit_code_4(
     place: str, make_files: Callable[..., DaemonFiles], tmp_path: Path
 ) -> None:
     files = make_files()
@@ -199,7 +199,7 @@ def test_what_may_not_be_written_ends_it_with_4(
 # ---------------------------------------------------------------------------------- service manager
 
 
-def test_the_service_manager_hears_of_recovery_ready_watchdog_and_stop(
+def test_the_service_manager_is_notified_of_recovery_ready_watchdog_and_stop(
     make_files: Callable[..., DaemonFiles],
     start_daemon: Callable[..., Daemon],
     manager: ServiceManager,
@@ -235,7 +235,7 @@ def test_recovery_asks_the_service_manager_for_time(
     assert all("STATUS=" in manager.messages[place] for place in asked)
 
 
-def test_a_reload_is_told_to_the_service_manager(
+def test_the_service_manager_is_notified_of_a_reload(
     make_files: Callable[..., DaemonFiles],
     start_daemon: Callable[..., Daemon],
     manager: ServiceManager,
@@ -259,7 +259,7 @@ def test_a_journal_is_inspected_once_the_daemon_is_stopped(daemon: Daemon) -> No
     assert (refused.returncode, refused.stdout) == (5, "")
     assert (
         refused.stderr
-        == f"duplexd: {state}: a duplexd is using it; stop the daemon first, or look at a copy\n"
+        == f"duplexd: {state}: in use by a running duplexd; stop it first, or inspect a copy\n"
     )
     assert daemon.request("POST", "/v1/suspend", {"targets": ["data"], "tag": "nightly"})[0] == 200
     assert daemon.stop() == 0

@@ -38,7 +38,7 @@ def names(daemon: Daemon, kind: str) -> list[str]:
     return [each["name"] for each in daemon.request("GET", "/v1/status")[1][kind]]
 
 
-def test_new_volumes_and_groups_appear(daemon: Daemon) -> None:
+def test_new_volumes_and_groups_are_served(daemon: Daemon) -> None:
     files = daemon.files
     files.volumes = {"data": "8MiB", "wal": "4MiB"}
     files.groups = {"db": ["data", "wal"]}
@@ -61,7 +61,7 @@ def test_an_unchanged_file_changes_nothing(daemon: Daemon) -> None:
     assert (answer["event"], answer["changes"]) == ("reloaded", [])
 
 
-def test_listeners_come_and_go(daemon: Daemon) -> None:
+def test_listeners_are_added_and_removed(daemon: Daemon) -> None:
     files = daemon.files
     files.tcp_port = free_port()
     files.write()
@@ -89,7 +89,7 @@ REFUSED: dict[str, tuple[str, str, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_change_that_cannot_be_made_is_refused_by_name_and_nothing_changes(
+def test_a_change_of_a_fixed_value_is_refused_by_key_and_nothing_changes(
     case: str, daemon: Daemon
 ) -> None:
     old, new, key = REFUSED[case]
@@ -112,7 +112,7 @@ def test_a_change_that_cannot_be_made_is_refused_by_name_and_nothing_changes(
     assert daemon.stop() == 0
 
 
-def test_a_listener_that_cannot_be_had_is_refused(daemon: Daemon) -> None:
+def test_a_listener_that_cannot_be_bound_is_refused(daemon: Daemon) -> None:
     files = daemon.files
     files.tcp_port = free_port()
     files.volumes = {"data": "8MiB", "wal": "4MiB"}
@@ -127,14 +127,14 @@ def test_a_listener_that_cannot_be_had_is_refused(daemon: Daemon) -> None:
     assert names(daemon, "volumes") == ["data", "wal"]
 
 
-def test_a_file_that_is_gone_is_refused(daemon: Daemon) -> None:
+def test_a_missing_configuration_file_is_refused(daemon: Daemon) -> None:
     daemon.files.config.unlink()
     answer = reload(daemon)
     assert answer["event"] == "reload refused, nothing changed"
     assert daemon.request("GET", "/readyz")[0] == 200
 
 
-def test_signals_in_a_row_are_no_trouble(
+def test_repeated_signals_are_each_handled(
     daemon: Daemon, make_files: Callable[..., DaemonFiles]
 ) -> None:
     for _ in range(20):

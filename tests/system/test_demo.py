@@ -40,7 +40,9 @@ async def _start(tmp_path: Path) -> asyncio.subprocess.Process:
     )
 
 
-async def test_demo_finds_no_group_cut_broken_and_the_naive_split_broken(tmp_path: Path) -> None:
+async def test_the_demo_finds_every_group_cut_consistent_and_the_naive_split_broken(
+    tmp_path: Path,
+) -> None:
     process = await _start(tmp_path)
     output, _ = await process.communicate()
     text = output.decode()
@@ -57,7 +59,7 @@ async def test_demo_finds_no_group_cut_broken_and_the_naive_split_broken(tmp_pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_interrupted_demo_stops_its_daemon_and_removes_its_files(
+async def test_an_interrupted_demo_stops_its_daemon_and_removes_its_files(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     process = await _start(tmp_path)
@@ -78,7 +80,7 @@ async def test_interrupted_demo_stops_its_daemon_and_removes_its_files(
 @pytest.mark.parametrize(
     ("group_broken", "naive_broken", "status"), [(0, 5, 0), (1, 5, 1), (0, 0, 1)]
 )
-def test_exit_status_says_whether_the_checker_proved_anything(
+def test_the_exit_code_says_whether_the_checker_proved_anything(
     monkeypatch: pytest.MonkeyPatch, group_broken: int, naive_broken: int, status: int
 ) -> None:
     def planted(broken: int) -> object:

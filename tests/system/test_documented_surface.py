@@ -114,12 +114,12 @@ def exported_metrics(text: str) -> set[Metric]:
     return found
 
 
-async def test_the_metrics_are_those_of_the_page(busy: Daemon) -> None:
+async def test_the_metrics_are_those_of_the_docs(busy: Daemon) -> None:
     exported = exported_metrics(busy.request("GET", "/metrics")[1])
     assert exported == documented_metrics()
 
 
-async def test_each_metric_of_a_volume_has_every_volume(busy: Daemon) -> None:
+async def test_each_volume_metric_has_a_sample_for_every_volume(busy: Daemon) -> None:
     for family in text_string_to_metric_families(busy.request("GET", "/metrics")[1]):
         volumes = {
             sample.labels["volume"] for sample in family.samples if "volume" in sample.labels
@@ -158,13 +158,13 @@ def documented_routes() -> set[tuple[str, str]]:
     return found
 
 
-async def test_the_routes_are_those_of_the_page(busy: Daemon) -> None:
+async def test_the_routes_are_those_of_the_docs(busy: Daemon) -> None:
     paths = busy.request("GET", "/openapi.json")[1]["paths"]
     served = {(method.upper(), path) for path, methods in paths.items() for method in methods}
     assert served == documented_routes()
 
 
-def test_each_route_of_the_page_is_answered(daemon: Daemon) -> None:
+def test_each_documented_route_is_answered(daemon: Daemon) -> None:
     for method, path in sorted(documented_routes()):
         asked = re.sub("{.*?}", "x", path) + ("?follow=false" if path == "/v1/events" else "")
         status, answer = daemon.request(method, asked, None if method == "GET" else {})
@@ -190,7 +190,7 @@ def compare(section: str, value: Json, seen: set[str], missing: set[tuple[str, s
                 compare(inner[1], each, seen, missing)
 
 
-async def test_the_status_has_the_fields_of_the_page_and_no_others(busy: Daemon) -> None:
+async def test_the_status_has_exactly_the_documented_fields(busy: Daemon) -> None:
     status = busy.request("GET", "/v1/status")[1]
     states = {volume["name"]: volume["state"] for volume in status["volumes"]}
     expected = {"held": "DUPLEX", "cut": "SUSPENDED", "alone": "SUSPENDED", "new": "PENDING"}
@@ -202,5 +202,5 @@ async def test_the_status_has_the_fields_of_the_page_and_no_others(busy: Daemon)
     assert {"Cut", "Copy", "CutStatus", "HoldFigures", "HoldPhases", "LeaseStatus"} <= seen
 
 
-async def test_readiness_is_the_controllers(busy: Daemon) -> None:
+async def test_readiness_is_that_of_the_controller(busy: Daemon) -> None:
     assert busy.request("GET", "/readyz") == (200, {"status": "ready"})

@@ -133,7 +133,7 @@ async def write_in_turn(daemon: Daemon, count: int, length: int) -> list[tuple[s
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
-async def test_under_the_secondary(
+async def test_a_full_disk_under_the_secondary_suspends_the_group_at_one_number(
     start: Callable[..., Daemon], small_disk: Callable[[str, int], SmallDisk], mode: str
 ) -> None:
     disk = small_disk("b", 6 * MIB)
@@ -206,7 +206,7 @@ def fill_up(ballast: Path) -> None:
             pass
 
 
-async def test_under_the_journal(
+async def test_a_full_disk_under_the_journal_refuses_changes_until_there_is_room(
     start: Callable[..., Daemon], small_disk: Callable[[str, int], SmallDisk]
 ) -> None:
     """With three segments where four are allowed the ring comes round all the same; without a byte
@@ -256,7 +256,7 @@ async def test_under_the_journal(
     await equal(daemon)
 
 
-def test_a_journal_that_cannot_start_says_where_space_is_missing(
+def test_a_start_without_room_for_the_journal_says_where_space_is_missing(
     start: Callable[..., Daemon],
     small_disk: Callable[[str, int], SmallDisk],
     make_files: Callable[..., DaemonFiles],
@@ -269,7 +269,7 @@ def test_a_journal_that_cannot_start_says_where_space_is_missing(
     assert "make space" in line
 
 
-async def test_under_the_primary(
+async def test_a_full_disk_under_the_primary_is_an_error_and_the_legs_stay_equal(
     start: Callable[..., Daemon], small_disk: Callable[[str, int], SmallDisk]
 ) -> None:
     """The client is told, and the legs stay equal: both hold the refused write, or neither."""
@@ -287,7 +287,7 @@ async def test_under_the_primary(
     await equal(daemon)
 
 
-async def test_under_the_staging_log(
+async def test_a_full_disk_under_the_staging_log_leaves_the_secondary_at_its_cut(
     start: Callable[..., Daemon], small_disk: Callable[[str, int], SmallDisk]
 ) -> None:
     """A resync by map that has no room says so; the secondary stands at its cut, untouched, and can

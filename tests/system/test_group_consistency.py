@@ -44,7 +44,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield cluster
 
 
-async def test_two_hundred_group_suspends_under_dependent_writers_break_none(
+async def test_two_hundred_group_suspends_under_dependent_writers_are_consistent(
     cluster: Cluster,
 ) -> None:
     """Each is consistent on every controller, and holds the writes for a moment only."""
@@ -128,7 +128,9 @@ async def broken_by(cluster: Cluster, suspend: Callable[[GroupWriters], None]) -
     return broken
 
 
-async def test_suspending_controller_after_controller_breaks_dependencies(cluster: Cluster) -> None:
+async def test_suspending_one_controller_after_the_other_breaks_dependencies(
+    cluster: Cluster,
+) -> None:
     """Between two of them the writers come by everywhere."""
 
     def naive(writers: GroupWriters) -> None:
@@ -140,7 +142,9 @@ async def test_suspending_controller_after_controller_breaks_dependencies(cluste
     assert await broken_by(cluster, naive) > WRONG_SUSPENDS
 
 
-async def test_opening_one_before_the_last_is_closed_breaks_dependencies(cluster: Cluster) -> None:
+async def test_opening_a_gate_before_the_last_is_closed_breaks_dependencies(
+    cluster: Cluster,
+) -> None:
     """Each is cut while it is held, and ready in the end.
 
     Only the order is wrong. All writers waited at the one, and some got on to the other.
@@ -162,7 +166,7 @@ async def test_opening_one_before_the_last_is_closed_breaks_dependencies(cluster
     assert await broken_by(cluster, hasty) > 0
 
 
-async def test_close_all_cut_all_open_all_breaks_none(cluster: Cluster) -> None:
+async def test_close_all_cut_all_open_all_breaks_no_dependency(cluster: Cluster) -> None:
     def in_order(_: GroupWriters) -> None:
         with ByHand(cluster) as hand:
             for step in (hand.close, hand.cut, hand.open, hand.agree):

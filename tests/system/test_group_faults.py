@@ -142,7 +142,7 @@ async def restart_all(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("to_its_end", [False, pytest.param(True, marks=pytest.mark.long)])
 @pytest.mark.parametrize("fate", FATES)
-async def test_coordinator_fails_between_any_two_messages(
+async def test_the_coordinator_fails_between_any_two_messages(
     cluster: Cluster, tmp_path: Path, fate: str, to_its_end: bool
 ) -> None:
     """One that is cut off would try for long.
@@ -234,7 +234,7 @@ async def held_nowhere(cluster: Cluster, names: list[str]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_member_is_killed_in_each_phase(tmp_path: Path) -> None:
+async def test_a_member_is_killed_in_each_phase(tmp_path: Path) -> None:
     """Sixteen pairs.
 
     The coordinator goes on with those that are left; the killed one comes back and is settled with.
@@ -307,7 +307,7 @@ async def test_late_commands_are_refused_and_the_group_is_void(cluster: Cluster)
     assert not watch.sights.contradictions
 
 
-async def test_coordinator_that_agrees_before_all_are_ready_is_seen(cluster: Cluster) -> None:
+async def test_a_coordinator_that_agrees_before_all_are_ready_is_detected(cluster: Cluster) -> None:
     """That the watch sees what it is there to see."""
     with CutWatch(cluster) as watch, ByHand(cluster, ["lane0"]) as hand:
         for step in (hand.close, hand.cut):

@@ -135,7 +135,7 @@ def check(cluster: Cluster, report: dict[str, Any]) -> str:
 
 
 @TIMES
-def test_suspends_over_a_slow_and_lossy_network_break_none(
+def test_suspends_over_a_slow_and_lossy_network_are_consistent(
     network: Network, cluster: Cluster, times: int
 ) -> None:
     suspends, naive = 25 * times, 5
@@ -213,7 +213,7 @@ class Trouble:
 
 
 @TIMES
-def test_hosts_cut_off_and_members_killed_during_suspends(
+def test_partitions_and_killed_members_during_suspends(
     network: Network, cluster: Cluster, times: int
 ) -> None:
     """Every gate opens in time; afterwards all members say the same, and what is right."""
@@ -237,7 +237,7 @@ def test_hosts_cut_off_and_members_killed_during_suspends(
     assert not watch.sights.contradictions
 
 
-def test_network_needs_no_root(network: Network) -> None:
+def test_the_network_needs_no_root(network: Network) -> None:
     """Nor does anything of it stay: who is not root gets it in a user namespace."""
     ping = "import socket, sys; print(socket.create_server((sys.argv[1], 0)).getsockname()[0])"
     with Network(["one", "two"], DELAY_S, 0.0, 1, as_root=False) as other:

@@ -60,7 +60,7 @@ def _any_lease(status: Status) -> bool:
     return any(each["leases"] for each in status.controllers.values())
 
 
-async def test_over_tls_and_a_socket_at_one_point(make_groups: MakeGroups) -> None:
+async def test_members_over_tls_and_over_a_socket_are_cut_together(make_groups: MakeGroups) -> None:
     async with Client(make_groups("backup")) as client:
         result = await client.suspend("db")
         assert (result.verdict, list(result.controllers)) == ("consistent", ["alpha", "beta"])
@@ -71,7 +71,7 @@ async def test_over_tls_and_a_socket_at_one_point(make_groups: MakeGroups) -> No
             assert (await hold.suspend()).verdict == "consistent"
 
 
-async def test_who_may_only_observe_sees_and_suspends_nothing(make_groups: MakeGroups) -> None:
+async def test_an_observer_sees_the_status_and_cannot_suspend(make_groups: MakeGroups) -> None:
     async with Client(make_groups("monitor")) as client:
         assert (await client.status("db")).groups[0].state == "DUPLEX"
         with pytest.raises(ForbiddenError, match="nothing was suspended: beta: "):
@@ -87,7 +87,7 @@ async def test_who_may_only_observe_sees_and_suspends_nothing(make_groups: MakeG
                 await asyncio.sleep(0.01)
 
 
-async def test_who_is_not_known_sees_nothing(make_groups: MakeGroups) -> None:
+async def test_an_unknown_client_is_refused(make_groups: MakeGroups) -> None:
     async with Client(make_groups("stranger")) as client:
         with pytest.raises((ForbiddenError, UnreachableError), match="beta: "):
             await client.suspend("db")

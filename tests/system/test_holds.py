@@ -109,7 +109,7 @@ def assert_lost(daemon: Daemon, lease: str) -> None:
     )
 
 
-async def test_an_owner_that_is_killed_releases_at_once(pair_of_volumes: Daemon) -> None:
+async def test_a_hold_ends_at_once_when_its_owner_is_killed(pair_of_volumes: Daemon) -> None:
     async with (
         connect(pair_of_volumes, "one") as nbd,
         owner_of(pair_of_volumes, "one", "--hold", "10") as (process, lease),
@@ -125,7 +125,7 @@ async def test_an_owner_that_is_killed_releases_at_once(pair_of_volumes: Daemon)
         assert_lost(pair_of_volumes, lease)
 
 
-async def test_a_deadline_releases_and_voids(pair_of_volumes: Daemon) -> None:
+async def test_a_deadline_ends_the_hold_void(pair_of_volumes: Daemon) -> None:
     async with (
         connect(pair_of_volumes, "one") as nbd,
         owner_of(pair_of_volumes, "db", "--hold", "0.5") as (process, lease),
@@ -142,7 +142,7 @@ async def test_a_deadline_releases_and_voids(pair_of_volumes: Daemon) -> None:
         assert_lost(pair_of_volumes, lease)
 
 
-async def test_a_stop_answers_what_was_held(pair_of_volumes: Daemon) -> None:
+async def test_a_stop_answers_held_changes(pair_of_volumes: Daemon) -> None:
     async with connect(pair_of_volumes, "one") as nbd:
         owner = await hold(pair_of_volumes, ["db"])
         writes = [
@@ -186,7 +186,7 @@ async def test_reads_and_flushes_are_answered_during_a_hold(pair_of_volumes: Dae
         assert await nbd.read(0, BLOCK) == block(3)
 
 
-async def test_a_held_change_dies_with_its_connection(pair_of_volumes: Daemon) -> None:
+async def test_a_held_change_is_dropped_with_its_connection(pair_of_volumes: Daemon) -> None:
     async with connect(pair_of_volumes, "one") as second:
         first = await NbdConnection.open(pair_of_volumes.files.uri("one"))
         owner = await hold(pair_of_volumes, ["one"])
@@ -221,7 +221,7 @@ async def test_a_held_change_dies_with_its_connection(pair_of_volumes: Daemon) -
         assert await third.read(0, 2 * BLOCK) == block(2) + bytes(BLOCK)
 
 
-async def test_overlapping_changes_keep_their_order_of_arrival_over_connections(
+async def test_overlapping_changes_of_two_connections_keep_their_order_of_arrival(
     pair_of_volumes: Daemon,
 ) -> None:
     async with connect(pair_of_volumes, "one") as one, connect(pair_of_volumes, "one") as other:
@@ -326,7 +326,7 @@ def test_a_command_under_quiesce_can_suspend_by_the_lease(pair_of_volumes: Daemo
     } == {"SUSPENDED"}
 
 
-async def test_five_seconds_under_fio(
+async def test_a_hold_of_five_seconds_under_fio(
     make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
 ) -> None:
     """No I/O error, reads served throughout, memory bounded."""

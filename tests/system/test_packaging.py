@@ -54,7 +54,7 @@ def systemd_analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: str(path.name))
-def test_the_unit_is_one_that_systemd_takes(path: Path, tmp_path: Path) -> None:
+def test_systemd_accepts_the_unit(path: Path, tmp_path: Path) -> None:
     unit = tmp_path / path.name
     unit.write_text(
         re.sub(
@@ -84,14 +84,14 @@ def settings(unit: Path = UNIT) -> dict[str, str]:
     )
 
 
-def test_the_unit_does_not_restart_what_a_person_must_correct() -> None:
+def test_the_unit_does_not_restart_after_errors_that_need_an_operator() -> None:
     codes = {UsageError.exit_code, ForbiddenError.exit_code, ConfigurationError.exit_code}
     assert {int(code) for code in settings()["RestartPreventExitStatus"].split()} == codes
     assert (settings()["Type"], settings()["Restart"]) == ("notify", "on-failure")
     assert settings()["ExecReload"] == "/bin/kill -HUP $MAINPID"
 
 
-def test_the_canarys_unit_tries_again_only_what_may_get_better() -> None:
+def test_the_canary_unit_restarts_only_after_transient_errors() -> None:
     unit = settings(ROOT / "systemd" / "duplexd-canary@.service")
     again = {1, UnreachableError.exit_code, TimedOutError.exit_code}
     assert {int(code) for code in unit["RestartPreventExitStatus"].split()} == set(
@@ -109,7 +109,7 @@ def test_the_unit_leaves_the_boot_id_readable() -> None:
     )  # recovery asks /proc/sys whether the machine has booted since
 
 
-def test_the_unit_lets_the_daemon_see_who_sends_commands_and_give_its_socket_a_group() -> None:
+def test_the_unit_lets_the_daemon_identify_peers_and_set_the_group_of_its_socket() -> None:
     assert (
         "PrivateUsers" not in settings()
     )  # the kernel would give every user's number as that of nobody
@@ -122,7 +122,7 @@ def test_the_unit_lets_the_daemon_see_who_sends_commands_and_give_its_socket_a_g
 
 
 @pytest.mark.parametrize(("script", "target"), sorted(PROJECT["scripts"].items()))
-def test_the_programs_exist_and_know_their_version(script: str, target: str) -> None:
+def test_the_programs_exist_and_print_their_version(script: str, target: str) -> None:
     module, _, function = target.partition(":")
     assert callable(getattr(import_module(module), function))
     call = (
@@ -142,7 +142,7 @@ def test_the_programs_exist_and_know_their_version(script: str, target: str) -> 
     assert duplexd.__version__ in result.stdout
 
 
-def test_what_is_imported_is_declared() -> None:
+def test_every_imported_package_is_a_declared_dependency() -> None:
     declared = {
         re.split(r"[<>=]", requirement)[0].replace("-", "_").lower()
         for requirement in PROJECT["dependencies"]
@@ -189,7 +189,7 @@ def test_the_container_is_not_root_and_gets_signals() -> None:
         path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
     ),
 )
-def test_links_in_the_documents_lead_somewhere(document: str) -> None:
+def test_links_in_the_documents_resolve(document: str) -> None:
     path = ROOT / document
     for target in re.findall(r"\]\(([^)#]+)", path.read_text()):
         if "://" not in target:
@@ -217,7 +217,7 @@ def test_every_key_of_the_configuration_is_documented_in_its_section() -> None:
     assert documented == keys
 
 
-def test_the_changelog_knows_this_version() -> None:
+def test_the_changelog_has_this_version() -> None:
     assert f"## [{duplexd.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
@@ -237,7 +237,7 @@ def test_make_help_lists_what_the_readme_names() -> None:
     assert named <= targets
 
 
-def test_the_groups_file_of_the_tour_is_one_for_make_run(tmp_path: Path) -> None:
+def test_the_groups_file_of_the_readme_fits_make_run(tmp_path: Path) -> None:
     (line,) = re.findall(
         r"^ +(printf .*) > var/groups.toml$", (ROOT / "README.md").read_text(), re.MULTILINE
     )
@@ -253,7 +253,7 @@ def test_the_groups_file_of_the_tour_is_one_for_make_run(tmp_path: Path) -> None
     assert found.resolve(["all"]).members == {daemon.controller.name: tuple(daemon.volumes)}
 
 
-def test_make_run_says_on_a_terminal_what_to_try_next() -> None:
+def test_make_run_prints_the_next_step_on_a_terminal() -> None:
     printed = subprocess.run(
         ["make", "-n", "run"], capture_output=True, text=True, timeout=60, cwd=ROOT, check=True
     ).stdout

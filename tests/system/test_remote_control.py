@@ -99,7 +99,7 @@ def test_an_operator_suspends_and_an_observer_sees_it(served: Served) -> None:
     assert served.daemon.stop() == 0
 
 
-def test_an_observer_changes_nothing(served: Served) -> None:
+def test_an_observer_cannot_change_anything(served: Served) -> None:
     status, problem = served.ask(served.monitor, *SUSPEND)
     assert (status, problem["exit_code"]) == (403, 4)
     assert problem["detail"].startswith(
@@ -144,7 +144,7 @@ def test_a_stopped_client_keeps_no_hold_beyond_its_deadline(served: Served) -> N
             os.kill(holder.pid, signal.SIGKILL)
 
 
-def test_a_machine_that_is_cut_off_keeps_neither_hold_nor_connection(
+def test_a_partitioned_client_keeps_neither_hold_nor_connection(
     tmp_path: Path, make_files: Callable[..., DaemonFiles]
 ) -> None:
     (tmp_path / "tls").mkdir()
@@ -196,7 +196,7 @@ def established(pid: int, port: int) -> int:
     return sum(row[1].endswith(f":{port:04X}") and row[3] == "01" for row in rows)
 
 
-def test_a_reload_takes_a_renewed_certificate_and_other_names(served: Served) -> None:
+def test_a_reload_applies_a_renewed_certificate_and_other_names(served: Served) -> None:
     def shown() -> bytes | None:
         with (
             socket.create_connection((HOST, served.port), PATIENCE_SECONDS) as plain,
@@ -237,7 +237,7 @@ def test_a_port_in_use_keeps_the_daemon_from_starting(
     )
 
 
-def test_check_finds_a_key_that_everyone_can_read(
+def test_check_reports_a_world_readable_key(
     make_files: Callable[..., DaemonFiles], tmp_path: Path
 ) -> None:
     (tmp_path / "tls").mkdir()
@@ -276,7 +276,7 @@ def shell(text: str, directory: Path) -> str:
     return done.stdout
 
 
-def test_the_commands_of_the_page_do_what_it_says(
+def test_the_documented_commands_work(
     tmp_path: Path, make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
 ) -> None:
     (make, use), (settings,), port = blocks("sh"), blocks("toml"), free_port()

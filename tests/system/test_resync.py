@@ -59,7 +59,9 @@ def start(
 
 
 @MODES
-async def test_nothing_changed_nothing_is_copied(start: Callable[..., Daemon], mode: str) -> None:
+async def test_nothing_is_copied_if_nothing_changed(
+    start: Callable[..., Daemon], mode: str
+) -> None:
     daemon = start(mode=mode)
     await _write(daemon, range(256))
     await suspend(daemon, "data")
@@ -102,7 +104,7 @@ async def test_by_map_no_more_is_copied_than_the_grains_that_changed(
 
 
 @MODES
-async def test_a_block_written_ten_thousand_times_costs_its_grain(
+async def test_a_block_written_ten_thousand_times_is_copied_as_one_grain(
     start: Callable[..., Daemon], mode: str
 ) -> None:
     daemon = start(mode=mode)
@@ -115,7 +117,7 @@ async def test_a_block_written_ten_thousand_times_costs_its_grain(
 
 
 @MODES
-async def test_zeroes_and_trims_are_taken_over_without_copying(
+async def test_zeroes_and_trims_are_applied_without_copying(
     start: Callable[..., Daemon], mode: str
 ) -> None:
     daemon = start(mode=mode)
@@ -140,7 +142,7 @@ async def test_zeroes_and_trims_are_taken_over_without_copying(
 @pytest.mark.parametrize(
     ("mode", "how"), [("sync", "journal"), ("async", "journal"), ("sync", "map"), ("async", "map")]
 )
-async def test_under_continuous_load_it_ends(
+async def test_a_resync_ends_under_continuous_load(
     start: Callable[..., Daemon], mode: str, how: str
 ) -> None:
     daemon = start(mode=mode, journal_size="64MiB" if how == "journal" else "16MiB")

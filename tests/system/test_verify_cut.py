@@ -104,7 +104,7 @@ async def test_a_cut_under_load_is_confirmed_during_the_load_after_it_and_after_
     assert verify(files, path)[0] == 0
 
 
-async def test_what_became_of_a_secondary_since_is_found(daemon: Daemon, path: str) -> None:
+async def test_a_change_of_a_secondary_after_the_cut_is_detected(daemon: Daemon, path: str) -> None:
     files = daemon.files
     await write(files, range(64), 1)
     suspend(files, path)
@@ -155,9 +155,7 @@ async def test_after_a_resync_only_the_record_is_confirmed_and_a_backup_can_stil
     assert verify(files, path, *images)[0] == 1
 
 
-async def test_a_journal_that_went_on_without_the_cut_is_not_guessed_at(
-    daemon: Daemon, path: str
-) -> None:
+async def test_a_journal_that_has_dropped_the_cut_is_unchecked(daemon: Daemon, path: str) -> None:
     files = daemon.files
     suspend(files, path)
     async with await NbdConnection.open(files.uri("data")) as nbd:
@@ -169,7 +167,7 @@ async def test_a_journal_that_went_on_without_the_cut_is_not_guessed_at(
     assert member["first_sequence"] > 2
 
 
-def test_a_damaged_journal_an_edited_certificate_and_another_controller(
+def test_a_damaged_journal_an_edited_certificate_and_a_foreign_controller_are_rejected(
     daemon: Daemon,
     path: str,
     tmp_path: Path,

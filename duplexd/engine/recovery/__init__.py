@@ -1,11 +1,12 @@
-"""From whatever is on disk to a controller that serves. Can be interrupted anywhere and done again.
+"""Recovery: from what is on disk to a controller that serves. It may be interrupted anywhere and
+run again.
 
     read.py       the journal after the checkpoint: fold the markers, judge the end (torn, damaged)
-    recovered.py  `recover` opens the images and calls read and replay; its value is all there is
+    recovered.py  `recover` opens the images and calls read and replay; returns everything found
     replay.py     apply a committed staging log; apply the records to the primaries, and to each
-                  secondary up to where it may go
-    room.py       room in the journal for what comes next
-    reconcile.py  say in the journal what failed, what a power cut may have made unequal, what is
+                  secondary as far as it may go
+    room.py       room in the journal for the markers of the start
+    reconcile.py  record in the journal what failed, what a power cut may have made unequal, what is
                   new in the configuration, and which boot this is
 
 `engine/controller.py` shows them in use:
@@ -15,13 +16,13 @@
     ensure_room(recovered, writer, file, limits)
     interrupted = await timeline.at_rest(lambda: reconcile(recovered, config, boot_id, ...))
 
-Nothing here writes to a part of the controller: until `ensure_room` and `reconcile`, which are
-given the parts that they write with, there is none. The order of the whole, and why:
+Nothing here assigns into the controller: there is none yet, and `ensure_room` and `reconcile` get
+the parts that they write with. The order of the steps, and why:
 
-    read, open, replay   nothing is written but the images, with what the journal says already
+    read, open, replay   only the images are written, with changes that the journal has already
     ensure_room          the markers of the start need room, and nothing frees any before they are
                          written
-    reconcile            one step at rest; its last marker makes it count
-    durable, checkpoint  before anybody is served: a client must not build on a state that a power
-                         cut could still take back
+    reconcile            one step at rest; its last marker makes it valid
+    durable, checkpoint  before any client is served: a client must not rely on a state that a power
+                         cut could still undo
 """

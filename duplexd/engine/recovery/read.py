@@ -1,7 +1,8 @@
 """Reading the journal: the checkpoint, the markers after it, and how the journal ends.
 
-Changes are not applied here; but which volumes have some, which grains and regions they touch, is
-noted on the way, for the ledger needs it whether they are applied again or not.
+Changes are not applied here: whether they are is decided later, for each leg. But which volumes
+have changes, and which grains and regions these touch, is noted on the way, because the ledger
+needs it in any case.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _SEGMENTS_MIN = 4
 
 class ReadJournal(NamedTuple):
     """What the journal says. `saved`: the checkpoint. `unapplied`: numbers of volumes with changes
-    after it. `same_boot`: the machine has been up since, so nothing that was written is missing.
+    after it. `same_boot`: the machine has not rebooted since, so no write to a file was lost.
     """
 
     ring: Ring
@@ -51,8 +52,8 @@ def read_journal(
     limits: EngineLimits,
     progress: Callable[[str], None],
 ) -> ReadJournal:
-    """Open the journal, or make a new one. `boot_id` is "" where a machine can't tell its boots
-    apart. Blocking. Raises DamageError, OSError, with nothing open.
+    """Open the journal, or make a new one. `boot_id` is "" where the machine has none. Blocking.
+    Raises DamageError, OSError, with nothing left open.
     """
     directory = f"{settings.state_dir}/journal"
     disk.make_directory(directory)

@@ -1,9 +1,9 @@
-"""What is written to the journal after a restart, in one step at rest.
+"""The markers that a start writes after the replay, in one step at rest.
 
-The order matters: volumes that are known are introduced before their failures suspend them;
-failures come before the power cut's copies, for a secondary that failed is copied as a whole
-anyway; and OPEN, which makes this boot the one to compare with, is last, so that a start that dies
-before it is made as if it had never begun.
+The order matters. Known volumes are introduced before failures suspend them. Failures come before
+the copies after a power cut, because a failed secondary is copied as a whole anyway. OPEN comes
+last: it makes this boot the one to compare with, so if the start dies earlier, the next one detects
+the same power cut again.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def reconcile(
     failures: Failures,
     participant: Participant[Hold],
 ) -> list[Pair]:
-    """Write the markers; fill `volumes`. Returns the pairs whose resync was interrupted: to be
-    begun again. Raises OSError if the journal refuses.
+    """Write the markers; fill `volumes`. Returns the pairs whose resync was interrupted and has to
+    begin again. Raises OSError if the journal cannot be written.
     """
     ledger = timeline.ledger
     stopped_in_order = ledger.closed
@@ -77,7 +77,7 @@ def _suspend_failed(recovered: Recovered, volumes: Volumes, failures: Failures) 
             continue
         duplex = failed.state == pair_states.DUPLEX
         members = volumes.group_of(failed) if duplex else {failed}
-        # Which part it missed is not worth finding out: comparing will show it.
+        # What it missed need not be computed: the copy compares before it writes.
         everything = failed.record.full_map()
         failures.freeze(members, failed, tail, error, {failed}, {failed: everything})
 
@@ -94,8 +94,8 @@ def _abandon_uncommitted(timeline: Timeline, volumes: Volumes) -> list[Pair]:
 
 
 def _copy_dirty_regions(timeline: Timeline, volumes: Volumes) -> None:
-    """After a power cut the legs may differ where regions were open: compare those. A suspended
-    pair may have changed there unseen.
+    """After a power cut the legs may differ in open regions: compare those. A suspended pair may
+    have changed there without a record.
     """
     copies: dict[int, ChangeMap] = {}
     missed: dict[int, ChangeMap] = {}

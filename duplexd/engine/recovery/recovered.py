@@ -1,4 +1,8 @@
-"""`recover`: the journal read, the images open, the records applied; all of it in one value."""
+"""`recover` reads the journal, opens the images and applies the records; returns it as one value.
+
+A value, not a half-built controller: what recovery found can be tested without one, and there is a
+single place that closes everything if a later step fails.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +29,9 @@ if TYPE_CHECKING:
 
 
 class Recovered(NamedTuple):
-    """`pairs`: volumes that the journal knows, by name, with what was found of their images;
-    `fresh`: images of volumes that it does not know yet. `failures`: secondaries that could not be
-    brought to where they should be.
+    """`pairs`: volumes that the journal knows, by name, and `known`: their images. `fresh`: images
+    of volumes that the journal does not know yet. `failures`: secondaries that replay could not
+    bring to where they should be.
     """
 
     journal: ReadJournal
@@ -94,7 +98,7 @@ async def recover(
 
 
 async def _run(replay: Replay, workers: Workers) -> list[ReplayFailure]:
-    """A replay may take minutes: a cancelled one is given up, and has ended when this raises."""
+    """A replay may take minutes. If cancelled, it is asked to end early, and has when this raises."""
     running = asyncio.ensure_future(workers.run(replay.run))
     try:
         return await asyncio.shield(running)

@@ -1,9 +1,9 @@
-"""Replay: the records after the checkpoint applied to both legs, again if need be.
+"""Replay: applying the records after the checkpoint to both legs.
 
-Applying a record twice is harmless, applying one too many to a secondary is not: each gets its
-records up to its cut, or to the tail. A secondary that fails here costs its pair its redundancy and
-nobody else; a primary that fails stops the start, for its volume has no other image that is
-current.
+Applying a record twice is harmless; applying one too many to a secondary is not, so each secondary
+gets its records up to its cut, or to the tail. A secondary that fails here costs only its own pair
+the redundancy. A primary that fails stops the start, because its volume may have no other current
+image.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class ReplayFailure(NamedTuple):
-    """A secondary that could not be brought to where it should be: nothing is known of it."""
+    """A secondary that could not be brought to where it should be: its content is unknown."""
 
     pair: Pair
     error: OSError
@@ -75,8 +75,8 @@ class Replay:
         """Do all of it. Raises DamageError; OSError if the journal or a primary fails; GivenUpError
         after `give_up`.
         """
-        # A killed daemon may have left the journal in the page cache only: no leg may get what a
-        # power cut could still take from the journal.
+        # A killed daemon may have left the journal in the page cache only: no leg may get a change
+        # that a power cut could still remove from the journal.
         for segment in self._journal.ring.live:
             segment.file.sync()
         self._apply_staging_logs()
@@ -99,7 +99,7 @@ class Replay:
         return {failure.pair for failure in self._failures}
 
     def _apply_staging_logs(self) -> None:
-        """Those that were committed; whether they were applied is not known."""
+        """Apply the committed ones again: whether they were applied is unknown."""
         jobs = {pair.record.staging for pair in self._mirrored} - {"", UNCOMMITTED}
         for job in jobs:
             theirs = {pair.id: pair for pair in self._mirrored if pair.record.staging == job}
@@ -111,7 +111,7 @@ class Replay:
                 self._failures += [ReplayFailure(pair, error.error) for pair in theirs.values()]
 
     def _sync_staged(self, pairs: Sequence[Pair]) -> None:
-        """What was staged has to be durable before the journal says that the log is done with."""
+        """Staged content has to be durable before the journal says that the log is applied."""
         for pair in pairs:
             try:
                 pair.copy_of.sync()
@@ -135,7 +135,7 @@ class Replay:
                     error = failure.error
                     raise OSError(
                         error.errno,
-                        f"{pair.primary.path}: recovery can't write to it: {error.strerror}",
+                        f"{pair.primary.path}: recovery cannot write to it: {error.strerror}",
                     ) from failure
             self._progress(f"primaries: {reader.sequence - 1} of {tail}")
 
@@ -160,7 +160,7 @@ class Replay:
                 self._follow([pair], pair.applied, pair.cut.sequence)
 
     def _follow(self, pairs: Sequence[Pair], position: int, until: int) -> None:
-        """To the end, whatever becomes of single secondaries."""
+        """Follow to the end; a secondary that fails is dropped from the walk."""
         journal = self._journal
         follower = Follower(journal.ring, pairs, position, SecondarySink(), journal.ledger.advance)
         while follower.position < until and follower.pairs:
@@ -172,8 +172,8 @@ class Replay:
             self._progress(f"secondaries: {follower.position} of {until}")
 
     def _sync_replayed(self) -> None:
-        """The markers that come next may say that a secondary needs no older records any more, and
-        that has to be true after another power cut, too.
+        """The markers of the start may say that a secondary needs no older records; that has to
+        hold after another power cut, too.
         """
         failed = self._failed()
         for pair in self._mirrored:

@@ -1,8 +1,8 @@
-"""Room in the journal for what recovery has to say there.
+"""Room in the journal for the markers of the start.
 
-A journal that was full when the daemon was killed has none, and nothing frees any before the
-markers of the start are written. If all of it is still wanted, a checkpoint of the replayed state
-ends that.
+A journal that was full when the daemon was killed has none, and nothing frees any before these
+markers are written. If every segment is still needed, a checkpoint of the replayed state frees
+them.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ class _Room:
         if self._grow_error is not None:
             raise OSError(
                 self._grow_error.errno,
-                f"{directory}: the journal can't get the room that it needs to start: "
+                f"{directory}: no space for a new journal segment, which the start needs: "
                 f"{self._grow_error.strerror}; free some space on that file system",
             )
         raise DamageError(
             f"{directory}: the journal has no room for recovery; "
-            "give it a larger journal_size and start again"
+            "configure a larger journal_size and start again"
         )
 
     def _make(self, floor: int) -> bool:
@@ -63,7 +63,7 @@ class _Room:
                 try:
                     ring.spares.append(ring.grow())
                 except OSError as error:
-                    self._grow_error = error  # what is there already may do
+                    self._grow_error = error  # recycling a segment may be enough
                 continue
             segment = ring.droppable(floor)
             if segment is None:

@@ -121,7 +121,7 @@ async def test_a_secondary_is_not_read_before_its_cut_is_settled() -> None:
     async with running(TWO) as core:
         cut = await suspended(core)
         core.controller.archive.unsettled.add(cut)
-        with pytest.raises(WrongStateError, match="durably"):
+        with pytest.raises(WrongStateError, match="not durable there yet"):
             await core.controller.cuts.read(cut, "data", 100, 10)
         core.controller.archive.unsettled.discard(cut)
 

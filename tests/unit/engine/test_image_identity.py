@@ -204,7 +204,9 @@ def test_a_secondary_at_another_path_is_not_taken_for_the_one_that_was_equal() -
     disk = new_disk()
     life(disk, "/b/data.img", DATA)
     disk.create("/b/other.img", SIZE).close()
-    with pytest.raises(ConfigurationError, match=r"the journal does not know /b/other\.img"):
+    with pytest.raises(
+        ConfigurationError, match=r"/b/other\.img is not the secondary that the journal knows"
+    ):
         life(disk, "/b/other.img")
     assert life(disk, "/b/data.img") == pair_states.DUPLEX, "nothing was spoilt"
 

@@ -182,7 +182,7 @@ async def test_a_primary_that_cannot_be_written_ends_the_start_and_the_next_one_
     disk = new_disk()
     await killed(disk)
     disk.fail("/a/data.img", errno.EIO, operation="write", times=1)
-    with pytest.raises(OSError, match=r"/a/data\.img: recovery can't write to it"):
+    with pytest.raises(OSError, match=r"/a/data\.img: recovery cannot write to it"):
         await Core.begin(disk, settings())
     async with running(disk=disk) as core:
         assert core.equal()

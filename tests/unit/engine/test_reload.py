@@ -43,7 +43,7 @@ async def test_volumes_and_groups_come_and_go() -> None:
 async def test_a_volume_gets_a_secondary() -> None:
     async with running({"data": ""}) as core:
         await core.write("data", 0, b"before it had one")
-        assert await core.controller.reload(settings()) == ["volume data has a secondary now"]
+        assert await core.controller.reload(settings()) == ["volume data: secondary added"]
         await core.controller.resync_wait(["data"])
         assert core.states() == {"data": DUPLEX}
         assert core.equal()
@@ -81,10 +81,12 @@ async def test_the_rate_of_copies_and_the_longest_hold_are_taken_over() -> None:
         config = settings()
         section = config.controller.model_copy(update={"copy_rate": 1 << 20, "hold_max": 3.0})
         changes = await core.controller.reload(config.model_copy(update={"controller": section}))
-        assert changes == ["copies go at 1.0 MiB a second at most"]
+        assert changes == ["copy_rate is now 1.0 MiB per second"]
         assert core.controller.copying.rate == 1 << 20
         assert core.controller.status()["controller"]["hold_max_s"] == 3.0
-        assert await core.controller.reload(settings()) == ["copies go as fast as they can"]
+        assert await core.controller.reload(settings()) == [
+            "copy_rate removed: copies are not limited"
+        ]
 
 
 async def test_a_reload_survives_a_power_cut_once_it_is_over() -> None:

@@ -138,7 +138,7 @@ REFUSED: dict[str, tuple[Callable[[SimDisk], None], Config]] = {
         lambda disk: disk.remove("/b/data.img"),
         settings(),
     ),
-    r"volumes\.data\.secondary.*DUPLEX with /b/data.img": (
+    r"volumes\.data\.secondary.*knows: /b/data.img, DUPLEX": (
         lambda disk: disk.create("/b/other.img", SIZE).close(),
         elsewhere(),
     ),

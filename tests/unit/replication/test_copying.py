@@ -330,6 +330,6 @@ async def test_no_room_on_the_secondary_names_the_secondary() -> None:
     world = World()
     copies, pair, job = resyncing(world)
     world.legs[pair].faults.fail("reserve", errno.ENOSPC)
-    with pytest.raises(UntouchedError, match="/b/data: no room for what changed"):
+    with pytest.raises(UntouchedError, match="/b/data: no room for the changes"):
         await copies.copying.stage(job)
     assert not any(world.legs[pair].secondary.data)

@@ -380,7 +380,7 @@ async def test_a_secondary_without_room_is_at_its_cut_again_for_the_reason_it_ha
     assert await replication.resync(pair) == [MAP]
     entry = await replication.wait(pair)
     assert (entry["state"], entry["reason"]) == (SUSPENDED, reason)
-    assert entry["error"] == "/b/data: no room for what changed: No space left on device"
+    assert entry["error"] == "/b/data: no room for the changes: No space left on device"
     assert (pair.cut, pair.applied, pair.usable) == (cut, at, True)
     assert not any(world.legs[pair].secondary.data)
     assert not world.disk.list(STAGING)
@@ -408,7 +408,7 @@ async def test_a_cut_stays_consistent_when_its_secondary_has_no_room_to_leave_it
         report = await core.controller.resync(["data"])
         assert report["volumes"][0]["how"] == MAP
         (entry,) = (await core.controller.resync_wait(["data"]))["volumes"]
-        assert entry["error"] == "/b/data.img: no room for what changed: No space left on device"
+        assert entry["error"] == "/b/data.img: no room for the changes: No space left on device"
         assert (pair.cut, pair.usable, core.image("data", "b")) == (cut, True, held)
         assert cut is not None
         assert core.controller.cuts.show(cut.id)["verdict"] == "consistent"

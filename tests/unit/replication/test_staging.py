@@ -103,7 +103,7 @@ def test_a_secondary_without_room_is_found_before_anything_is_staged_for_it() ->
     pair = world.pair()
     world.legs[pair].faults.fail("reserve", errno.ENOSPC)
     sink = area(world).sink("job", FILE_BYTES, BLOCK)
-    with pytest.raises(UntouchedError, match="/b/data: no room for what changed"):
+    with pytest.raises(UntouchedError, match="/b/data: no room for the changes"):
         sink.write(pair, 0, b"x" * BLOCK)
     assert not world.disk.list(DIRECTORY)
 

@@ -102,7 +102,7 @@ def wait_for(true: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def test_a_backup_from_end_to_end(ctl: Ctl) -> None:
+def test_a_backup_from_start_to_finish(ctl: Ctl) -> None:
     assert "group db: DUPLEX: alpha:a00 alpha:a03 beta:b01" in ctl("status", "db")
     text = ctl("suspend", "db", "--tag", "nightly")
     assert text.startswith("suspended db: consistent, cut ")
@@ -120,7 +120,7 @@ def test_a_backup_from_end_to_end(ctl: Ctl) -> None:
     assert ctl("settle", "db") == "db: no cut is undecided\n"
 
 
-def test_status_again_and_again(ctl: Ctl) -> None:
+def test_status_watch_prints_until_interrupted(ctl: Ctl) -> None:
     with ctl.start("status", "db", "--watch", "--interval", "0.1", "--json") as watch:
         assert watch.stdout is not None
         for _ in range(3):
@@ -130,7 +130,9 @@ def test_status_again_and_again(ctl: Ctl) -> None:
         assert (watch.returncode, error.strip()) == (130, "")
 
 
-def test_suspend_says_everything_as_json_and_writes_a_certificate(ctl: Ctl, tmp_path: Path) -> None:
+def test_suspend_prints_its_result_as_json_and_writes_a_certificate(
+    ctl: Ctl, tmp_path: Path
+) -> None:
     result = ctl.json(
         "suspend", "db", "--certificate", str(tmp_path / "cut.json"), "--hold-max", "9"
     )
@@ -179,7 +181,7 @@ def test_volumes_named_on_the_command_line_are_cut_together(ctl: Ctl) -> None:
     assert "alpha:a00 is SUSPENDED (by command)" in ctl("suspend", "db", code=5)
 
 
-def test_a_command_runs_while_all_is_held(ctl: Ctl) -> None:
+def test_a_command_runs_while_all_volumes_are_held(ctl: Ctl) -> None:
     status = f"{sys.executable} -m duplexd.duplexctl.cli --groups {ctl.groups} status --json"
     out = ctl("quiesce", "db", "--", "sh", "-c", f"echo $DUPLEXD_LEASE; {status}")
     lease, text = out.splitlines()
@@ -192,7 +194,7 @@ def test_a_command_runs_while_all_is_held(ctl: Ctl) -> None:
     ctl("quiesce", "db", "--", "no-such-command", code=127)
 
 
-def test_a_hold_that_ends_before_its_command_is_9(ctl: Ctl) -> None:
+def test_quiesce_exits_with_9_if_the_hold_expires_before_its_command_ends(ctl: Ctl) -> None:
     """Three seconds, so that all gates are closed before; CMD ends once the loss was said."""
     with ctl.start("quiesce", "db", "--hold", "3", "--", "sh", "-c", "read line") as owner:
         assert owner.stderr is not None
@@ -204,9 +206,7 @@ def test_a_hold_that_ends_before_its_command_is_9(ctl: Ctl) -> None:
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["of the group", "on one member"])
-def test_a_hold_that_somebody_else_releases_before_its_command_is_9_and_reported_at_once(
-    ctl: Ctl, whole: bool
-) -> None:
+def test_quiesce_exits_with_9_if_another_client_releases_the_hold(ctl: Ctl, whole: bool) -> None:
     with ctl.start(
         "--json", "quiesce", "db", "--hold", "10", "--", "sh", "-c", "echo runs; read line; exit 3"
     ) as owner:
@@ -232,7 +232,7 @@ def test_a_hold_that_somebody_else_releases_before_its_command_is_9_and_reported
     assert "released by somebody else" in end["reason"]
 
 
-def test_in_the_foreground_an_interrupt_or_a_release_ends_the_hold(ctl: Ctl) -> None:
+def test_an_interrupt_or_a_release_ends_a_hold_in_the_foreground(ctl: Ctl) -> None:
     with ctl.start("quiesce", "db", "--hold", "10") as owner:
         assert owner.stdout is not None
         assert "held for" in owner.stdout.readline()
@@ -254,7 +254,7 @@ def test_in_the_foreground_an_interrupt_or_a_release_ends_the_hold(ctl: Ctl) -> 
         )
 
 
-def test_an_owner_killed_with_minus_9_leaves_no_gate_closed(ctl: Ctl) -> None:
+def test_no_gate_stays_closed_when_the_owner_is_killed(ctl: Ctl) -> None:
     with ctl.start("quiesce", "db", "--hold", "10") as owner:
         assert owner.stdout is not None
         assert "held for" in owner.stdout.readline()
@@ -263,7 +263,7 @@ def test_an_owner_killed_with_minus_9_leaves_no_gate_closed(ctl: Ctl) -> None:
     assert ctl("suspend", "db").startswith("suspended db: consistent")
 
 
-def test_another_suspend_under_way_is_refused(ctl: Ctl) -> None:
+def test_a_concurrent_suspend_is_refused(ctl: Ctl) -> None:
     with ctl.start("quiesce", "db", "--hold", "10") as owner:
         assert owner.stdout is not None
         owner.stdout.readline()
@@ -272,7 +272,7 @@ def test_another_suspend_under_way_is_refused(ctl: Ctl) -> None:
         owner.communicate(timeout=PATIENCE_SECONDS)
 
 
-def test_a_controller_that_is_down(ctl: Ctl) -> None:
+def test_errors_when_a_controller_is_down(ctl: Ctl) -> None:
     ctl.cluster["beta"].kill()
     assert "beta: no daemon answers at" in ctl("suspend", "db", code=7)
     done = subprocess.run(
@@ -317,7 +317,7 @@ def test_a_controller_that_hangs_does_not_hide_the_others(ctl: Ctl) -> None:
     assert status["groups"][0]["state"] == "UNKNOWN"
 
 
-def test_a_member_stopped_in_mid_suspend_is_void_or_undecided_and_reported_later(ctl: Ctl) -> None:
+def test_a_member_stopped_during_a_suspend_is_void_or_undecided_and_settled_later(ctl: Ctl) -> None:
     beta = ctl.cluster["beta"]
     os.kill(beta.pid, signal.SIGSTOP)
     try:
@@ -335,7 +335,7 @@ def catches(pid: int, number: signal.Signals) -> bool:
     return bool(int(mask, 16) >> (number - 1) & 1)
 
 
-def test_terminated_while_a_controller_does_not_answer(ctl: Ctl) -> None:
+def test_a_terminated_suspend_releases_a_controller_that_did_not_answer(ctl: Ctl) -> None:
     beta = ctl.cluster["beta"]
     os.kill(beta.pid, signal.SIGSTOP)
     try:
@@ -349,7 +349,7 @@ def test_terminated_while_a_controller_does_not_answer(ctl: Ctl) -> None:
     wait_for(lambda: ctl.leases == 0)
 
 
-def test_what_is_not_there(ctl: Ctl) -> None:
+def test_unknown_groups_controllers_volumes_and_leases_are_exit_code_3(ctl: Ctl) -> None:
     assert "no group 'dbs' in the groups file; did you mean 'db'?" in ctl("suspend", "dbs", code=3)
     assert "no controller 'alfa'" in ctl("suspend", "alfa:a00", code=3)
     assert "alpha: 'zzz': no such volume or group" in ctl(
@@ -358,7 +358,7 @@ def test_what_is_not_there(ctl: Ctl) -> None:
     assert "no cut that any controller" in ctl("release", "0" * 16, code=3)
 
 
-def test_wrong_use(ctl: Ctl) -> None:
+def test_usage_and_configuration_errors(ctl: Ctl) -> None:
     for group in ("db", "one"):
         assert "--lease is for targets of one controller, named at its socket" in ctl(
             "suspend", group, "--lease", "x", code=2
@@ -373,7 +373,9 @@ def test_wrong_use(ctl: Ctl) -> None:
     assert "cannot be read" in ctl("status", code=6)
 
 
-def test_sockets_that_lead_to_one_controller_or_to_another(ctl: Ctl, tmp_path: Path) -> None:
+def test_sockets_of_the_same_or_of_the_wrong_controller_are_refused(
+    ctl: Ctl, tmp_path: Path
+) -> None:
     sockets = ctl.cluster.sockets()
     swapped = sockets | {"alpha": sockets["beta"], "beta": sockets["alpha"]}
     ctl.groups = ctl.cluster.write_groups(
@@ -393,7 +395,7 @@ def test_sockets_that_lead_to_one_controller_or_to_another(ctl: Ctl, tmp_path: P
     assert "are the same controller, 'alpha'" in ctl("suspend", "a:a00", "b:a03", code=6)
 
 
-def test_a_socket_on_the_command_line_means_that_daemon(ctl: Ctl) -> None:
+def test_a_socket_on_the_command_line_takes_precedence(ctl: Ctl) -> None:
     socket = str(ctl.cluster.sockets()["alpha"])
     assert json.loads(ctl("--socket", socket, "status", "--json"))["controller"]["name"] == "alpha"
     assert ctl("--socket", socket, "suspend", "here").startswith("suspended here: consistent")
@@ -401,7 +403,7 @@ def test_a_socket_on_the_command_line_means_that_daemon(ctl: Ctl) -> None:
     assert "name a group of the groups file" in ctl("--socket", socket, "settle", "here", code=2)
 
 
-def test_a_groups_file_of_the_environment_does_not_hide_the_daemon(ctl: Ctl) -> None:
+def test_a_groups_file_in_the_environment_does_not_hide_the_local_daemon(ctl: Ctl) -> None:
     sockets = ctl.cluster.sockets()
     env = environment() | {
         "DUPLEXD_GROUPS": str(ctl.groups),

@@ -25,7 +25,9 @@ WITHOUT = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
 FULL = ["sh", "-c", 'exec "$@" >/dev/full 2>&1', "sh"]
 
 
-def test_a_daemon_serves_and_stops(start_daemon: Callable[..., Daemon]) -> None:
+def test_a_daemon_without_standard_streams_serves_and_stops(
+    start_daemon: Callable[..., Daemon],
+) -> None:
     daemon = start_daemon(prefix=WITHOUT)
     opened = {os.readlink(f"/proc/{daemon.pid}/fd/{number}") for number in range(3)}
     assert opened == {os.devnull}
@@ -34,7 +36,7 @@ def test_a_daemon_serves_and_stops(start_daemon: Callable[..., Daemon]) -> None:
     assert not any(daemon.files.primary("data").read_bytes())
 
 
-def test_a_daemon_whose_log_takes_nothing_serves_and_stops(
+def test_a_daemon_whose_log_cannot_be_written_serves_and_stops(
     start_daemon: Callable[..., Daemon],
 ) -> None:
     daemon = start_daemon(prefix=FULL)
@@ -44,7 +46,9 @@ def test_a_daemon_whose_log_takes_nothing_serves_and_stops(
 
 
 @pytest.mark.parametrize("prefix", [WITHOUT, FULL])
-def test_a_mistake_has_its_exit_code(prefix: list[str]) -> None:
+def test_a_configuration_error_has_its_exit_code_although_it_cannot_be_printed(
+    prefix: list[str],
+) -> None:
     command = [*prefix, sys.executable, "-m", "duplexd", "check", "--config", "/none"]
     assert (
         subprocess.run(

@@ -26,7 +26,7 @@ MAIN = [sys.executable, "-m", "duplexd.duplexctl.entry"]
     ("nowhere", "code"), [('"$@" >/dev/full', 1), ('"$@" >&-', 0), ('"$@" | exec true', 0)]
 )
 @pytest.mark.parametrize("of_groups", [False, True])
-def test_nobody_takes_the_answer(
+def test_the_certificate_is_durable_although_the_answer_cannot_be_printed(
     make_files: Callable[..., DaemonFiles],
     start_daemon: Callable[..., Daemon],
     nowhere: str,

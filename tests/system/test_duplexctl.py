@@ -30,7 +30,7 @@ def pair_daemon(
     )
 
 
-def test_a_backup_from_end_to_end(pair_daemon: Daemon) -> None:
+def test_a_backup_from_start_to_finish(pair_daemon: Daemon) -> None:
     files = pair_daemon.files
     done = run_duplexctl(files, "suspend", "db", "--tag", "nightly", "--json")
     assert (done.returncode, done.stderr) == (0, "")
@@ -45,7 +45,7 @@ def test_a_backup_from_end_to_end(pair_daemon: Daemon) -> None:
     assert [Event.model_validate_json(line).event for line in lines] == ["state", "synced"]
 
 
-def test_the_patents_sequence_quiesce_suspend_signal(pair_daemon: Daemon) -> None:
+def test_the_sequence_of_the_patent_quiesce_suspend_signal(pair_daemon: Daemon) -> None:
     inner = (
         f'{sys.executable} -c "from duplexd.duplexctl.cli import main; main()" --socket'
         f" {pair_daemon.files.control_socket} "
@@ -58,7 +58,9 @@ def test_the_patents_sequence_quiesce_suspend_signal(pair_daemon: Daemon) -> Non
     assert "consistent" in done.stdout
 
 
-def test_a_hold_lost_before_its_command_ended_is_9(pair_daemon: Daemon) -> None:
+def test_quiesce_exits_with_9_if_the_hold_is_lost_before_its_command_ends(
+    pair_daemon: Daemon,
+) -> None:
     until_lost = f"until grep -q released {pair_daemon.log_path}; do sleep 0.02; done"
     assert (
         run_duplexctl(
@@ -74,7 +76,7 @@ def test_a_hold_lost_before_its_command_ended_is_9(pair_daemon: Daemon) -> None:
     )
 
 
-def test_an_owner_killed_with_minus_9_releases_at_once(pair_daemon: Daemon) -> None:
+def test_a_hold_ends_at_once_when_its_owner_is_killed(pair_daemon: Daemon) -> None:
     command = [
         *MAIN,
         "--socket",

@@ -14,7 +14,7 @@ CUTS = 5
 RECORDS = 500  # between two cuts, at least
 
 
-async def test_thousand_pairs_are_cut_at_one_sequence_number_under_load(tmp_path: Path) -> None:
+async def test_a_thousand_pairs_are_cut_at_one_sequence_number_under_load(tmp_path: Path) -> None:
     daemon = DaemonProcess(
         tmp_path / "d", [f"v{number:04}" for number in range(PAIRS)], 256 * KIB, 64 * MIB
     )

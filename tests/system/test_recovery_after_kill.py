@@ -214,7 +214,7 @@ def victim(
 
 
 @TIMES
-async def test_duplex_killed(victim: Victim, times: int) -> None:
+async def test_kill_while_duplex(victim: Victim, times: int) -> None:
     for _ in range(26 * times):
         async with victim.load(pause_s=victim.random.choice((0.0, 0.0, 0.01))) as load:
             await victim.kill_after(0.4, load)
@@ -223,7 +223,7 @@ async def test_duplex_killed(victim: Victim, times: int) -> None:
 
 
 @TIMES
-async def test_held_killed(victim: Victim, times: int) -> None:
+async def test_kill_while_held(victim: Victim, times: int) -> None:
     for _ in range(12 * times):
         targets = victim.random.choice((["db", "c"], ["a"], ["a", "c"]))
         async with victim.load() as load:
@@ -243,7 +243,7 @@ async def test_held_killed(victim: Victim, times: int) -> None:
 
 
 @TIMES
-async def test_suspended_killed(victim: Victim, times: int) -> None:
+async def test_kill_while_suspended(victim: Victim, times: int) -> None:
     for _ in range(5 * times):
         async with victim.load() as load:
             await asyncio.sleep(victim.random.uniform(0.05, 0.15))
@@ -271,7 +271,7 @@ async def test_suspended_killed(victim: Victim, times: int) -> None:
 
 
 @TIMES
-async def test_resync_by_journal_killed(victim: Victim, times: int) -> None:
+async def test_kill_during_a_resync_by_journal(victim: Victim, times: int) -> None:
     """Sooner, the faster the machine is: until enough of the kills fell into the resync."""
     reached: list[str] = []
     most_s = 0.06
@@ -321,7 +321,7 @@ async def write_more_than_the_journal_holds(victim: Victim) -> None:
 
 
 @TIMES
-async def test_resync_by_map_killed(victim: Victim, times: int) -> None:
+async def test_kill_during_a_resync_by_map(victim: Victim, times: int) -> None:
     """Every second time the copy has a limit that keeps it from its end until the kill; until
     enough of the kills fell into it.
     """
@@ -351,7 +351,7 @@ async def test_resync_by_map_killed(victim: Victim, times: int) -> None:
 
 
 @TIMES
-async def test_first_copy_killed(
+async def test_kill_during_a_first_copy(
     make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon], times: int
 ) -> None:
     """The copy goes on after each kill: what was copied is not copied again."""

@@ -59,7 +59,7 @@ async def run(code: str, cluster: Cluster, line: int, names: dict[str, Any]) -> 
         await work
 
 
-async def test_every_example_of_the_page_does_what_it_says(
+async def test_every_documented_example_works(
     cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = examples(PAGE.read_text())
@@ -72,14 +72,14 @@ async def test_every_example_of_the_page_does_what_it_says(
     assert "the hold of db was lost" in out
 
 
-async def test_the_example_of_the_package(cluster: Cluster) -> None:
+async def test_the_example_of_the_package_docstring_works(cluster: Cluster) -> None:
     text = textwrap.dedent((duplexd.client.__doc__ or "").partition("Example:\n")[2])
     names: dict[str, Any] = {"Client": duplexd.client.Client}
     await run(text, cluster, 0, names)
     assert names["result"].verdict == "consistent"
 
 
-def test_every_public_command_is_on_the_page() -> None:
+def test_every_public_method_is_documented() -> None:
     page = PAGE.read_text()
     for name, method in vars(duplexd.client.Client).items():
         if not name.startswith("_") and inspect.isfunction(method) and name != "release":

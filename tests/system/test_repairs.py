@@ -1,4 +1,7 @@
-"""Legs that differ are mended as docs/operations.md says, whichever is right."""
+"""The repairs of docs/operations.md: legs that differ, and images that were deleted or replaced.
+
+Each follows the documented procedure with a real daemon, and ends with equal legs.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +25,25 @@ SIZE = 8 << 20
 AT = 5000
 
 
+def _write(files: DaemonFiles, name: str, pattern: int) -> None:
+    command = [
+        "qemu-io",
+        "-f",
+        "raw",
+        "-c",
+        f"write -P {pattern} 4096 65536",
+        "-c",
+        "flush",
+        files.uri(name),
+    ]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+
+
 @pytest.fixture
 def daemon(make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]) -> Daemon:
     files = make_files(volumes={"data": SIZE, "wal": SIZE}, groups={"db": ["data", "wal"]})
     daemon = start_daemon(files)
-    subprocess.run(
-        ["qemu-io", "-f", "raw", "-c", "write -P 1 4096 65536", "-c", "flush", files.uri("wal")],
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
+    _write(files, "wal", 1)
     return daemon
 
 
@@ -46,21 +58,21 @@ def _damage(daemon: Daemon, image: Path) -> None:
     ), found
 
 
-def _mended(daemon: Daemon) -> None:
+def _assert_repaired(daemon: Daemon) -> None:
     found = run_duplexctl(daemon.files, "verify", "db")
     assert found.returncode == 0, found
     for image in (daemon.files.primary("wal"), daemon.files.secondary_of("wal")):
         assert image.read_bytes()[AT] == 1
 
 
-def test_a_resync_does_not_mend_them(daemon: Daemon) -> None:
+def test_a_resync_does_not_repair_unequal_legs(daemon: Daemon) -> None:
     _damage(daemon, daemon.files.secondary_of("wal"))
     assert run_duplexctl(daemon.files, "suspend", "db").returncode == 0
     assert run_duplexctl(daemon.files, "resync", "db", "--wait").returncode == 0
     assert run_duplexctl(daemon.files, "verify", "db").returncode == 1
 
 
-def test_the_primary_is_right(daemon: Daemon) -> None:
+def test_unequal_legs_are_repaired_from_the_primary(daemon: Daemon) -> None:
     files = daemon.files
     _damage(daemon, files.secondary_of("wal"))
     whole = files.config.read_text()
@@ -71,20 +83,20 @@ def test_the_primary_is_right(daemon: Daemon) -> None:
     files.config.write_text(whole)
     daemon.signal(signal.SIGHUP)
     daemon.wait_log('"event": "duplex"', '"wal"')
-    _mended(daemon)
+    _assert_repaired(daemon)
 
 
-def test_the_secondary_is_right(daemon: Daemon) -> None:
+def test_unequal_legs_are_repaired_from_the_secondary(daemon: Daemon) -> None:
     files = daemon.files
     _damage(daemon, files.primary("wal"))
     assert daemon.stop() == 0
     files.primary("wal").rename(files.primary("wal").with_suffix(".bad"))
     shutil.copy(files.secondary_of("wal"), files.primary("wal"))
     daemon.start()
-    _mended(daemon)
+    _assert_repaired(daemon)
 
 
-def test_the_primary_was_deleted(daemon: Daemon) -> None:
+def test_a_deleted_primary_is_restored_from_the_secondary(daemon: Daemon) -> None:
     files = daemon.files
     files.primary("wal").unlink()
     found = run_duplexctl(files, "verify", "db")
@@ -95,5 +107,37 @@ def test_the_primary_was_deleted(daemon: Daemon) -> None:
     assert daemon.stop() == 0
     shutil.copy(files.secondary_of("wal"), files.primary("wal"))
     daemon.start()
-    _mended(daemon)
+    _assert_repaired(daemon)
     assert same_bytes(files.primary("data"), files.secondary_of("data"))
+
+
+def test_a_replaced_secondary_image_is_detected_and_repaired(daemon: Daemon) -> None:
+    """Verify, suspend and resync report it, before a backup relies on the wrong image."""
+    files = daemon.files
+    image = files.secondary_of("wal")
+    new = image.with_suffix(".new")
+    shutil.copy(image, new)
+    subprocess.run(["mv", str(new), str(image)], check=True)
+
+    compared = run_duplexctl(files, "verify", "db")
+    assert compared.returncode == 1
+    assert f"wal: NOT EQUAL: {image}: " in compared.stdout
+    assert "'When something fails'" in compared.stderr
+    suspended = run_duplexctl(files, "suspend", "db")
+    assert suspended.returncode == 9, suspended
+    assert "suspended db: void" in suspended.stdout
+    assert f"({image}: this is not the image that the daemon has open" in suspended.stderr
+    _write(files, "wal", 2)
+    refused = run_duplexctl(files, "resync", "db", "--wait")
+    assert refused.returncode == 5, refused
+    assert f"{image}: " in refused.stderr
+
+    assert daemon.stop() == 0
+    daemon.start()
+    repaired = run_duplexctl(files, "resync", "db", "--wait")
+    assert repaired.returncode == 0, repaired
+    assert run_duplexctl(files, "verify", "db").returncode == 0
+    assert run_duplexctl(files, "suspend", "db").returncode == 0
+    for name in ("data", "wal"):
+        assert same_bytes(files.primary(name), files.secondary_of(name)), name
+    assert image.read_bytes()[4096:8192] == bytes([2]) * 4096

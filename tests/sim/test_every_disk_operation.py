@@ -103,11 +103,11 @@ def sweep(how: str, power: bool, variants: Iterable[int]) -> None:
 
 @pytest.mark.parametrize("power", [False, True], ids=["kill", "power"])
 @pytest.mark.parametrize("how", [JOURNAL, MAP])
-def test_a_resync_that_dies(how: str, power: bool) -> None:
+def test_a_resync_killed_at_any_disk_operation_keeps_every_promise(how: str, power: bool) -> None:
     sweep(how, power, range(4))
 
 
-def test_a_staging_log_that_goes_too_early_is_found() -> None:
+def test_a_staging_log_removed_too_early_is_detected() -> None:
     durable, run = Timeline.durable, Runner.run
     running: list[Job] = []
 
@@ -167,11 +167,11 @@ def pairs_that_share_a_follower() -> None:
         machine.live(life)
 
 
-def test_one_pair_of_a_follower_fails_and_the_other_misses_nothing() -> None:
+def test_a_failed_pair_of_a_follower_does_not_make_another_miss_changes() -> None:
     pairs_that_share_a_follower()
 
 
-def test_a_follower_that_skips_after_an_error_is_found() -> None:
+def test_a_follower_that_skips_records_after_an_error_is_detected() -> None:
     step = Follower.step
 
     def careless(self: Follower, until: int, size_bytes: int) -> int:

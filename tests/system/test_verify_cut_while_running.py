@@ -202,7 +202,7 @@ class Checking:
             self.wrong.append((certified, report))
 
 
-async def test_every_answer_is_right_whatever_the_daemon_does_meanwhile(
+async def test_every_answer_is_right_while_the_daemon_runs(
     make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon], tmp_path: Path
 ) -> None:
     files = make_files(
