@@ -61,7 +61,7 @@ class Batch:
     """What the write path hands to the timeline, and what came of it.
 
     `regions` are new dirty regions by volume number: durable before any leg is touched. `heavy`:
-    too long for the event loop. `answer` is called at its end, with the error if it is nowhere.
+    too long for the event loop. `answer` is called at its end, with the error if it is on no leg.
     """
 
     __slots__ = (
@@ -122,8 +122,10 @@ class Executor:
         done(batch, error)
 
     def execute_here(self, batch: Batch) -> None:
-        """Perform a batch in this thread. Raises OSError if the journal did not take it: then
-        nothing has happened. Failures of legs are noted in the batch.
+        """Perform a batch in this thread. Failures of legs are noted in the batch.
+
+        Raises OSError if the journal did not take it: no leg was touched then, and, unless it is
+        `journaled`, a restart will not find it either.
 
         Once a secondary fails, it and the pairs of its group get nothing more: they are suspended
         at the number before the failed change.
@@ -176,7 +178,9 @@ class Executor:
 
 
 def _journal(batch: Batch, writer: Writer) -> None:
-    """What is refused here is in the journal not at all."""
+    """All of the batch, or none of it. Where new regions are opened, no leg may be touched before
+    that is durable: if that fails, the batch is `journaled` all the same.
+    """
     if batch.regions:
         payload = encode(Regions(batch.regions))
         batch.regions_sequence = writer.append_marker(payload, batch.time_us)
