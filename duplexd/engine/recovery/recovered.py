@@ -98,7 +98,7 @@ async def recover(
 
 
 async def _run(replay: Replay, workers: Workers) -> list[ReplayFailure]:
-    """A replay may take minutes. If cancelled, it is asked to end early, and has when this raises."""
+    """A replay may take minutes. If cancelled, it is asked to stop, and has when this raises."""
     running = asyncio.ensure_future(workers.run(replay.run))
     try:
         return await asyncio.shield(running)
