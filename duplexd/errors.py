@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class DuplexdError(Exception):
-    """It failed for another reason: `str()` is one line that says what to do."""
+    """It failed for another reason; the message says which, and what to do."""
 
     exit_code = 1
     http_status = 500

@@ -1,8 +1,8 @@
-"""Every limit and time-out, by name, with its unit. Each is met by a test.
+"""Every limit and time-out, by name, with its unit.
 
 Two kinds. What a format, a grammar or a protocol fixes is a constant: both ends have to know it.
-What bounds a running program is a field of a frozen dataclass, one for each room: whoever assembles
-a program passes it in, so a test passes a small one and reaches the bound in a few steps.
+What bounds a running program is a field of a frozen dataclass, one for each room. The code that
+assembles a program passes it in, so a test passes a small one and reaches the bound in a few steps.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class Controller(Protocol):
 
     @property
     def failed(self) -> str:
-        """Why no change is taken any more; empty while changes are taken."""
+        """Why changes are refused; empty while they are accepted."""
         ...
 
     @property
@@ -295,6 +295,6 @@ class Actions:
         self.hub.close()
 
     def detach(self) -> None:
-        """Listen to the controller no more."""
+        """Stop listening to the controller."""
         if self.hub.publish in self.controller.listeners:
             self.controller.listeners.remove(self.hub.publish)

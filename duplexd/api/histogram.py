@@ -62,6 +62,6 @@ class LoopLag:
         self.start()
 
     def stop(self) -> None:
-        """Measure no more."""
+        """Stop measuring."""
         if self._timer is not None:
             self._timer.cancel()

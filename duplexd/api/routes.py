@@ -217,7 +217,7 @@ ROUTES: tuple[RouteEntry, ...] = (
         "POST",
         "/v1/cuts/{cut}/release",
         cuts.post_release,
-        "Let go without a cut",
+        "Release without a cut",
         CutEmpty,
         (CutReleased,),
     ),

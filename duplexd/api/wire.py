@@ -93,7 +93,7 @@ class RequestReader:
         self._expects = False  # the client waits for `100 Continue` before it sends the body
 
     def feed(self, data: bytes) -> None:
-        """Take what was received. Nothing is taken any more once there is an error."""
+        """Take what was received. After an error nothing more is accepted."""
         if self.error is not None:
             return
         self._fed_bytes = len(data)

@@ -94,7 +94,7 @@ class Client:
         that of several always does. `lease`: a hold of one controller, which ends with the cut.
 
         Raises with nothing suspended if it can't be done; UndecidedError if a member that was cut
-        does not answer any more.
+        no longer answers.
 
         `on_cut` gets the result before anything else is waited for. If the command is cancelled, it
         gets what became of the cut if one was made or may have been: a result, or an
@@ -257,7 +257,7 @@ class Client:
         """Bring suspended secondaries back, with `wait` until all are DUPLEX or failed.
 
         `progress` gets (controller, line), with volumes called as in the result. Members first get
-        the outcome of the cut that they stand at. A cut of which that can't be known is given up,
+        the outcome of the cut that they are at. A cut of which that can't be known is given up,
         with a warning in the result.
         """
         group, _ = self._group(targets, None)

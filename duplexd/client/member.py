@@ -63,7 +63,7 @@ class Member:
         self.lease: Json = {}
         self.made: Json | None = None  # what it said of the cut that it made
         self.hold: Json | None = None  # how long writes waited for it
-        self.standing: list[str] = []  # volumes that stood at the cut when it was last heard of
+        self.standing: list[str] = []  # volumes at the cut in its latest answer
         self.fault: LeaseLostError | None = None  # what it said that its answer does not
         self.end_reason = "released"
         self._plan = plan

@@ -61,7 +61,7 @@ class Suspended(Result):
     Only if `verdict` is `consistent` are the secondaries a consistent point-in-time copy; then they
     are durable and readable at their paths. Except for those in `left`, which somebody resynced
     before the suspend was done. `untold` names the members that do not have the verdict yet, as
-    they did not answer any more; `duplexctl settle` sends it.
+    they no longer answered; `duplexctl settle` sends it.
     """
 
     verdict: str  # "consistent" or "void"
@@ -76,7 +76,7 @@ class Suspended(Result):
     why: str = ""  # if void: what went wrong first; if some have left: which
     left: list[str] = field(default_factory=list)
     untold: list[str] = field(default_factory=list)
-    already: bool = False  # all of them stood at this cut before the command
+    already: bool = False  # all of them were at this cut before the command
     members: list[Json] = field(default_factory=list)  # what each controller said of its cut
 
 
@@ -122,7 +122,7 @@ class Settled(Result):
 class GroupState(Result):
     """A group at a glance.
 
-    `verdict` is `consistent` only if all of it stands at one cut that every member knows to be.
+    `verdict` is `consistent` only if all of it is at one cut that every member knows to be.
     """
 
     name: str

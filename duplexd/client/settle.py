@@ -1,7 +1,7 @@
 """Cuts that a coordinator left undecided: in-doubt transactions, resolved by asking all members.
 
 Any coordinator can do it at any time, several at once: the outcome follows from what is in the
-members' journals. A suspend and a resync do it first for the cut that the secondaries stand at.
+members' journals. A suspend and a resync do it first for the cut that the secondaries are at.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Settling:
         self.settle_s = settle_s
 
     async def calm(self, group: Group, links: Links) -> dict[str, Json]:
-        """The status of all members, once these volumes stand at no undecided cut.
+        """The status of all members, once none of these volumes is at an undecided cut.
 
         Raises UndecidedError; WrongStateError if a cut of them is being made.
         """
@@ -107,7 +107,7 @@ class Settling:
         """Wait while members decide by themselves: to ask one of these would make the cut void.
 
         A member does so while its lease lasts, or its secondaries are on their way, however long
-        its disks take. One whose journal has failed decides nothing any more.
+        its disks take. One whose journal has failed cannot decide anything.
         """
         loop = asyncio.get_running_loop()
         pause_s, look_at = _POLL_S, loop.time() + self.settle_s

@@ -1,4 +1,4 @@
-"""The status of controllers as one answer, and how their groups stand at a glance."""
+"""The status of several controllers as one answer, with a summary of their groups."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _own_groups(status: Json) -> Iterator[GroupState]:
 def group_state(group: Group, statuses: Mapping[str, Json]) -> GroupState:
     """The state of a group at a glance.
 
-    Never `consistent` unless all of it stands at one cut that all members know to be consistent.
+    Never `consistent` unless all of it is at one cut that all members know to be consistent.
     """
     members = [group.title(*each) for each in _targets(group)]
     if any(controller not in statuses for controller in group.members):

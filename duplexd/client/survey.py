@@ -232,7 +232,7 @@ def check_duplex(statuses: Mapping[str, Json]) -> None:
         if status["controller"].get("failed")
     }
     if failed:
-        listed = [f"{name}: takes no changes any more: {why}" for name, why in failed.items()]
+        listed = [f"{name}: refuses changes: {why}" for name, why in failed.items()]
         raise WrongStateError("; ".join(f"{each}; restart it" for each in listed))
     wrong = {
         name: volume for name, volume in volumes(statuses).items() if volume["state"] != "DUPLEX"
@@ -273,7 +273,7 @@ def check_free(statuses: Mapping[str, Json]) -> None:
 
 
 def cut_of(volume: Json) -> Json:
-    """The cut that a secondary stands at; empty if there is none."""
+    """The cut that a secondary is at; empty if there is none."""
     cut: Json | None = (volume.get("secondary") or {}).get("cut")
     return cut or {}
 
@@ -312,6 +312,6 @@ def undecided(statuses: Mapping[str, Json], group_name: str | None = None) -> di
 
 
 def standing(statuses: Mapping[str, Json]) -> dict[str, list[str]]:
-    """Cuts of several controllers that some of these secondaries stand at, and their members."""
+    """Cuts of several controllers that some of these secondaries are at, and their members."""
     cuts = [cut_of(volume) for volume in volumes(statuses).values()]
     return {cut["id"]: cut["members"] for cut in cuts if cut.get("members")}

@@ -60,7 +60,7 @@ async def suspend_one(
     except WrongStateError:
         if plan.group.alone:
             raise
-        # they may stand at a cut of several controllers that was left undecided
+        # they may be at a cut of several controllers that is in doubt
         await settling.calm(plan.group, links)
         return await _cut(Drive(plan, links), settling.settle_s, on_cut)
 
@@ -182,14 +182,14 @@ def _of_one(drive: Drive, verdict: str, hold: Hold) -> Suspended:
 
 def _why(drive: Drive, verdict: str, left: list[str]) -> str:
     if verdict == VOID:
-        return str(drive.error or "a member's secondaries did not stand at the cut")
+        return str(drive.error or "the secondaries of a member did not reach the cut")
     if not left:
         return ""
-    return f"{' '.join(left)} stood at the cut, and left it before the suspend was done: resynced"
+    return f"{' '.join(left)}: reached the cut, but left it before the suspend was done (resynced)"
 
 
 def _already(group: Group, cut: Json, statuses: dict[str, Json]) -> Suspended:
-    """The result where all secondaries stand at one consistent cut."""
+    """The result if all secondaries are at one consistent cut."""
     volumes = [(name, each) for name, status in statuses.items() for each in status["volumes"]]
     return Suspended(
         cut["verdict"],

@@ -40,14 +40,14 @@ version 2 of the journal, and version 1 only lacks the markers of groups.
 from __future__ import annotations
 
 import json
-from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from duplexd.core.change_map import ChangeMap
+from duplexd.core.marker_fields import numbers, pack_maps, unpack_maps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from duplexd.core.change_map import ChangeMap
     from duplexd.json_object import Json
 
 MAP, JOURNAL = "map", "journal"  # `Resync.how`
@@ -115,7 +115,7 @@ class Attach(NamedTuple):
 
     @classmethod
     def unpack(cls, fields: Json) -> Attach:
-        return cls(_numbers(fields["volumes"]))
+        return cls(numbers(fields["volumes"]))
 
 
 class Copy(NamedTuple):
@@ -130,11 +130,11 @@ class Copy(NamedTuple):
         return list(self.changed)
 
     def pack(self) -> Json:
-        return {"m": "copy", "volumes": _pack_maps(self.changed), "reason": self.reason}
+        return {"m": "copy", "volumes": pack_maps(self.changed), "reason": self.reason}
 
     @classmethod
     def unpack(cls, fields: Json) -> Copy:
-        return cls(_unpack_maps(fields["volumes"]), str(fields["reason"]))
+        return cls(unpack_maps(fields["volumes"]), str(fields["reason"]))
 
 
 class Copied(NamedTuple):
@@ -168,7 +168,7 @@ class MakeCut(NamedTuple):
 
     @classmethod
     def unpack(cls, fields: Json) -> MakeCut:
-        own = cls(str(fields["id"]), str(fields["tag"]), _numbers(fields["volumes"]))
+        own = cls(str(fields["id"]), str(fields["tag"]), numbers(fields["volumes"]))
         members = [str(member) for member in fields.get("members", ())]
         return own._replace(group=str(fields.get("group", "")), members=members)
 
@@ -244,7 +244,7 @@ class Fail(NamedTuple):
         return {
             "m": "fail", "id": self.id, "at": self.at, "volumes": list(self.volumes),
             "failed": list(self.failed), "unusable": list(self.unusable), "error": self.error,
-            "missed": _pack_maps(self.missed),
+            "missed": pack_maps(self.missed),
         }  # fmt: skip
 
     @classmethod
@@ -252,11 +252,11 @@ class Fail(NamedTuple):
         return cls(
             str(fields["id"]),
             int(fields["at"]),
-            _numbers(fields["volumes"]),
-            _numbers(fields["failed"]),
-            _numbers(fields["unusable"]),
+            numbers(fields["volumes"]),
+            numbers(fields["failed"]),
+            numbers(fields["unusable"]),
             str(fields.get("error", "")),
-            _unpack_maps(fields["missed"]),
+            unpack_maps(fields["missed"]),
         )
 
 
@@ -289,7 +289,7 @@ class Resync(NamedTuple):
 
     @classmethod
     def unpack(cls, fields: Json) -> Resync:
-        return cls(str(fields["job"]), str(fields["how"]), _numbers(fields["volumes"]))
+        return cls(str(fields["job"]), str(fields["how"]), numbers(fields["volumes"]))
 
 
 class Abandon(NamedTuple):
@@ -308,7 +308,7 @@ class Abandon(NamedTuple):
     @classmethod
     def unpack(cls, fields: Json) -> Abandon:
         reasons = {int(number): str(text) for number, text in fields.get("reasons", {}).items()}
-        return cls(str(fields["job"]), _numbers(fields["volumes"]), reasons)
+        return cls(str(fields["job"]), numbers(fields["volumes"]), reasons)
 
 
 class Commit(NamedTuple):
@@ -325,7 +325,7 @@ class Commit(NamedTuple):
 
     @classmethod
     def unpack(cls, fields: Json) -> Commit:
-        volumes = _numbers(fields["volumes"])
+        volumes = numbers(fields["volumes"])
         return cls(str(fields["job"]), int(fields["at"]), int(fields["count"]), volumes)
 
 
@@ -340,7 +340,7 @@ class Settled(NamedTuple):
 
     @classmethod
     def unpack(cls, fields: Json) -> Settled:
-        return cls(str(fields["job"]), _numbers(fields["volumes"]))
+        return cls(str(fields["job"]), numbers(fields["volumes"]))
 
 
 class Equal(NamedTuple):
@@ -353,7 +353,7 @@ class Equal(NamedTuple):
 
     @classmethod
     def unpack(cls, fields: Json) -> Equal:
-        return cls(_numbers(fields["volumes"]))
+        return cls(numbers(fields["volumes"]))
 
 
 class Missed(NamedTuple):
@@ -362,11 +362,11 @@ class Missed(NamedTuple):
     changed: Mapping[int, ChangeMap]
 
     def pack(self) -> Json:
-        return {"m": "missed", "volumes": _pack_maps(self.changed)}
+        return {"m": "missed", "volumes": pack_maps(self.changed)}
 
     @classmethod
     def unpack(cls, fields: Json) -> Missed:
-        return cls(_unpack_maps(fields["volumes"]))
+        return cls(unpack_maps(fields["volumes"]))
 
 
 class Regions(NamedTuple):
@@ -381,7 +381,7 @@ class Regions(NamedTuple):
     @classmethod
     def unpack(cls, fields: Json) -> Regions:
         volumes = fields["volumes"].items()
-        return cls({int(number): _numbers(regions) for number, regions in volumes})
+        return cls({int(number): numbers(regions) for number, regions in volumes})
 
 
 class Detach(NamedTuple):
@@ -394,7 +394,7 @@ class Detach(NamedTuple):
 
     @classmethod
     def unpack(cls, fields: Json) -> Detach:
-        return cls(_numbers(fields["volumes"]))
+        return cls(numbers(fields["volumes"]))
 
 
 Marker: TypeAlias = (
@@ -422,25 +422,3 @@ def unpack(fields: Json) -> Marker:
         return KINDS[fields["m"]].unpack(fields)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"not a marker: {fields!r} ({error!r})") from error
-
-
-def pack_map(changed: ChangeMap) -> str:
-    """A change map as text."""
-    return b64encode(changed.to_bytes()).decode()
-
-
-def unpack_map(text: str) -> ChangeMap:
-    """A change map from text. Raises ValueError."""
-    return ChangeMap.from_bytes(b64decode(text))
-
-
-def _numbers(values: Sequence[int]) -> list[int]:
-    return [int(value) for value in values]
-
-
-def _pack_maps(maps: Mapping[int, ChangeMap]) -> dict[str, str]:
-    return {str(number): pack_map(changed) for number, changed in maps.items()}
-
-
-def _unpack_maps(fields: Mapping[str, str]) -> dict[int, ChangeMap]:
-    return {int(number): unpack_map(text) for number, text in fields.items()}

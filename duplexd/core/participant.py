@@ -56,7 +56,7 @@ class Participant(Generic[L]):
     def close(self, lease: L) -> None:
         """Take a new lease.
 
-        Raises LeaseLostError if its cut cannot be made any more, WrongStateError if another cut of
+        Raises LeaseLostError if its cut can no longer be made, WrongStateError if another cut of
         these pairs is being made.
         """
         if lease.cut_id:

@@ -57,7 +57,7 @@ def main() -> NoReturn:
 
 
 def _fail(text: str, code: int) -> NoReturn:
-    with contextlib.suppress(OSError):  # where stderr takes nothing, the exit code says it
+    with contextlib.suppress(OSError):  # if stderr cannot be written, the exit code is enough
         for line in text.splitlines():
             click.echo(f"duplexd: {line}", err=True)
     sys.exit(code)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class OutputError(DuplexdError):
-    """Standard output takes nothing more.
+    """Standard output cannot be written.
 
     `unread`: its reader has gone, and may have seen enough.
     """
@@ -49,6 +49,6 @@ def put(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """A line to stderr; where that takes nothing, no one reads it."""
+    """A line to stderr; a failure to write it is ignored."""
     with suppress(OSError):
         click.echo(f"duplexctl: {text}", err=True)

@@ -76,7 +76,7 @@ async def _stopped_by_signals(
     except TimeoutError:
         who = f", no answer from {silent}" if silent else ""
         raise TimedOutError(
-            f"not done within {settings.timeout_s:g} s{who}; no write waits any more;"
+            f"not done within {settings.timeout_s:g} s{who}; no write is held;"
             " `duplexctl status` shows what was done, or allow more with --timeout"
         ) from None
     finally:

@@ -140,7 +140,7 @@ class _Outcome:
             raise errors[0]
 
     def say_interrupted(self, settings: Settings, error: StoppedError | TimedOutError) -> NoReturn:
-        """The same of a command that did not come to its end.
+        """The same for a command that was interrupted.
 
         Raises `error`, with what it leaves behind.
         """
@@ -167,7 +167,7 @@ def _fault(result: Suspended) -> DuplexdError | None:
         )
     if result.left:
         return LeaseLostError(
-            "the cut was consistent, but not all secondaries stand at it any more"
+            "the cut was consistent, but not all secondaries are still at it"
             f" ({result.why}); resync, and suspend again"
         )
     return None

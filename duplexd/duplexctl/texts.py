@@ -86,7 +86,7 @@ def suspended_text(result: Suspended) -> str:
     if not result.already:
         lines.append("  " + _hold_text(result))
     if result.left:
-        lines.append(f"  NOT there any more: {' '.join(result.left)}")
+        lines.append(f"  NO LONGER AT THE CUT: {' '.join(result.left)}")
     if result.untold:
         lines.append(
             f"  {' and '.join(result.untold)} did not get the verdict yet:"

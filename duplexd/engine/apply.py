@@ -57,7 +57,7 @@ class PrimaryFailure(NamedTuple):
 
 
 class Batch:
-    """What the write path hands to the timeline, and what came of it.
+    """What the write path passes to the timeline, and the outcome.
 
     `regions` are new dirty regions by volume number: made durable before any leg is written.
     `heavy`: too long for the event loop. `answer` is called when it is done, with the error if it
@@ -122,10 +122,12 @@ class Executor:
         done(batch, error)
 
     def execute_here(self, batch: Batch) -> None:
-        """Perform a batch in this thread. Raises OSError if the journal could not be written; no
-        leg was written then. Failures of legs are noted in the batch.
+        """Perform a batch in this thread. Failures of legs are noted in the batch.
 
-        Once a secondary fails, it and the other secondaries of its group are not written any more:
+        Raises OSError if the journal did not take it: no leg was written then, and, unless it is
+        `journaled`, a restart will not find it either.
+
+        Once a secondary fails, it and the other secondaries of its group are no longer written:
         they are suspended at the number before the failed change.
         """
         _journal(batch, self._writer)
@@ -176,8 +178,8 @@ class Executor:
 
 
 def _journal(batch: Batch, writer: Writer) -> None:
-    """Write the batch to the journal. Raises OSError; unless `batch.journaled` is set by then, no
-    part of the batch counts as written.
+    """All of the batch, or none of it. Where new regions are opened, no leg may be written before
+    that is durable: if that fails, the batch is `journaled` nevertheless.
     """
     if batch.regions:
         payload = encode(Regions(batch.regions))

@@ -22,7 +22,7 @@ from duplexd.engine.cut_archive import CutArchive
 from duplexd.engine.cuts import Cuts
 from duplexd.engine.failures import Failures
 from duplexd.engine.group_cut import GroupCuts
-from duplexd.engine.journal_space import JournalSpace
+from duplexd.engine.journal_space import NO_ROOM, JournalSpace
 from duplexd.engine.leases import Leases
 from duplexd.engine.live_changes import LiveChanges
 from duplexd.engine.reads import Reads
@@ -236,7 +236,8 @@ class Controller:
         timeline = self.timeline
         self.leases.stop()
         await self.followers.stop()
-        while self.write_path.queued and not self.admission.refusal:
+        # A reason that a follower set is not lifted any more: what waits for it is given up.
+        while self.write_path.queued and not (self.admission.refusal or self._followers_hold()):
             await timeline.at_rest(self.write_path.kick)
             await asyncio.sleep(0.001)
         await self.space.stop()
@@ -247,6 +248,9 @@ class Controller:
         for pair in self.volumes.all():
             pair.close()
         timeline.writer.ring.close()
+
+    def _followers_hold(self) -> bool:
+        return bool(self.admission.reasons - {NO_ROOM})
 
     async def reload(self, config: Config) -> list[str]:
         """See `Reload.reload`."""

@@ -211,7 +211,7 @@ class Timeline:
         self._track(batch)
 
     def _performed(self, batch: Batch, error: BaseException | None) -> None:
-        """The batch is in the journal and on the legs, or, with an error, nowhere.
+        """The batch is in the journal and on the legs, or, with an error, on no leg.
 
         Whatever happens here, clients are answered and steps that wait are run; an error that
         nobody expected is final, and raised at the end, so that it is logged.

@@ -103,7 +103,7 @@ class Verification:
     async def _recheck(self, pair: Pair, offset: int, length: int) -> Compared:
         """Compare again with the volume held and its follower as far as it may go.
 
-        Raises WrongStateError if the pair can't be compared any more, TimedOutError if its
+        Raises WrongStateError if the pair can no longer be compared, TimedOutError if its
         secondary trails too far behind.
         """
         for _ in range(RECHECKS_MAX):

@@ -210,7 +210,7 @@ class WritePath:
             changes = self._owned_parts(changes)
         too_big = len(changes) > 1 and size > self.batch_bytes_max()
         reserve = size + limits.marker_reserve_bytes
-        writer = self._writer
+        writer = self._writer  # what `room` asks first is asked here: no call for most batches
         if too_big or not (
             reserve <= writer.segment.size - writer.position - RECORD_HEADER_BYTES
             or writer.room(reserve, limits.record_bytes_max)

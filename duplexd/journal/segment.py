@@ -115,7 +115,7 @@ class Ring:
         return self._prepare(file)
 
     def recycle(self, segment: Segment) -> Segment:
-        """Make a segment that is not needed any more ready for its next use, durably. Raises
+        """Make a segment that is no longer needed ready for its next use, durably. Raises
         OSError; the file is gone then.
         """
         return self._prepare(segment.file)

@@ -61,8 +61,8 @@ class Writer:
 
     `append` gives a record its number and collects it; `write` puts all collected records into the
     journal file (the page cache), or, on an OSError, none: then their numbers were never given.
-    Whoever acknowledges must have seen `write` return. Not thread-safe: one caller at a time. A
-    record is never split; a batch may run over into spare segments, so ask `room` first.
+    A change may be acknowledged only after `write` has returned. Not thread-safe: one caller at a
+    time. A record is never split; a batch may run over into spare segments, so ask `room` first.
 
     A batch is written up to the end of its last page, with zeroes: of a segment whose earlier use
     has left the page cache the rest of the page would be read first, in the midst of the write,

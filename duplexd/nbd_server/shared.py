@@ -70,7 +70,7 @@ class Server:
     # Exports, for the handshake
 
     def find(self, name: str) -> Export | None:
-        """What the handshake tells of a volume."""
+        """What the handshake announces of a volume."""
         volume = self.backend.volume(name)
         if volume is None:
             return None

@@ -1,9 +1,9 @@
 """Work that ends before its caller does, even if the caller is cancelled.
 
-A cancellation means that nobody wants the result any more; it does not mean that the work may be
+A cancellation means that the result is no longer wanted; it does not mean that the work may be
 left half-way. A worker thread cannot be stopped in the middle of a write, and a sync of the legs
 that was planned counts as done. If a cancelled caller returned at once, such work would go on
-behind the back of whoever cancelled it: past the release of a lock, past the close of a file.
+after the canceller has moved on: past the release of a lock, past the close of a file.
 `asyncio.shield` alone has just that gap. So here the caller waits, and is cancelled afterwards.
 
 Not for work that waits for another party without a deadline: its caller could not be cancelled at

@@ -167,7 +167,7 @@ class ControllerCheck:
         return self._boot()[0] == past.boot_id() != ""
 
     def _boot(self) -> tuple[str, bool]:
-        """The boot in which the last daemon ran, and whether it was stopped in order."""
+        """The boot in which the last daemon ran, and whether it was shut down cleanly."""
         if self.story.boot is not None:
             return self.story.boot, self.story.closed
         if self.past is not None:
@@ -292,7 +292,7 @@ class ControllerCheck:
             self.report.undecided += each.undecided
 
     def _booted_since(self) -> bool:
-        """Whether the machine booted since a daemon ran that was not stopped in order.
+        """Whether the machine booted since a daemon ran that was not shut down cleanly.
 
         Then the next daemon still has to bring the images to what the journal says.
         """

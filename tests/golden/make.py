@@ -15,7 +15,7 @@ from pathlib import Path
 
 from duplexd.core.change_map import ChangeMap
 from duplexd.core.ledger import Ledger, Place
-from duplexd.core.markers import pack_map
+from duplexd.core.marker_fields import pack_map
 from duplexd.core.pair import Pair, PairRecord
 from duplexd.journal import checkpoint_file as checkpoint
 from duplexd.journal.format import (

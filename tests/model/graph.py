@@ -126,7 +126,7 @@ def _wrong(local: Local, kind: type[Participant[Lease]], world: World) -> str:
     """What one member promises alone."""
     waits_for = {held.cut for held in local.leases} | {*local.opened, *local.losing}
     if local.vote == cut_states.CUT and OURS not in waits_for:
-        return "undecided without a promise: neither held, nor opened in order, and yet not void"
+        return "undecided without a promise: neither held, nor opened under its lease, but not void"
     if local.vote == cut_states.VOID and not world.power:
         for name, _, after in _edges(local, kind, world, False):
             if after.vote != cut_states.VOID:

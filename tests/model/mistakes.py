@@ -110,7 +110,7 @@ class OpensBeforeItHasCut(TakesLeasesThatEnded):
 
 
 class PromisesTooEarly(Participant[Lease]):
-    """Its vote is READY before the gate was opened in order: the hold may still be lost."""
+    """Its vote is READY before the gate was opened under its lease: the hold may still be lost."""
 
     __slots__ = ()
 

@@ -244,7 +244,7 @@ class Model:
         return self._after_steps[key]
 
     def _number(self, seat: Seat) -> int:
-        """Its number. What can't change anything any more need not arrive."""
+        """Its number. A message that can't change anything need not arrive."""
         number = self._numbers.get(seat)
         if number is None:
             alive = self.behaviour.alive[seat.member]

@@ -66,7 +66,7 @@ class Scenario:
 
     def _live_and_die(self) -> None:
         machine, rng = self.machine, self.rng
-        if rng.random() < 0.85:  # else it stops in order, or at a quiet moment
+        if rng.random() < 0.85:  # else it shuts down cleanly, or at a quiet moment
             machine.disk.cut_at(
                 rng.choice((rng.randint(1, 40), rng.randint(1, 250), rng.randint(1, 1500)))
             )

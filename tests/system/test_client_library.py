@@ -68,7 +68,7 @@ async def test_every_documented_example_works(
     for line, code in found:
         await run(code, cluster, line, names)
     out = capsys.readouterr().out
-    assert re.search(r"^alpha stands at \d+$", out, re.MULTILINE)
+    assert re.search(r"^alpha is at \d+$", out, re.MULTILINE)
     assert "the hold of db was lost" in out
 
 

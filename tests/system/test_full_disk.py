@@ -266,7 +266,7 @@ def test_a_start_without_room_for_the_journal_says_where_space_is_missing(
     assert done.returncode == 1, done
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("duplexd: ")]
     assert "state/journal" in line
-    assert "make space" in line
+    assert "free some space" in line
 
 
 async def test_a_full_disk_under_the_primary_is_an_error_and_the_legs_stay_equal(

@@ -189,7 +189,7 @@ async def test_a_tag_that_no_controller_would_take_is_refused_before_anything_is
         assert [member.asked for member in controllers] == [[], []]
 
 
-WHY = "beta: takes no changes any more: the journal could not be synced; restart it"
+WHY = "beta: refuses changes: the journal could not be synced; restart it"
 
 
 async def test_a_controller_that_takes_no_changes_any_more_is_named(tmp_path: Path) -> None:

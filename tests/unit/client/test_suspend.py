@@ -116,7 +116,7 @@ async def test_a_secondary_that_was_resynced_between_ready_and_agree_is_not_pass
         beta.plant["agree"] = after(lambda: beta.volumes.update(data="DUPLEX"))
         result = await client.suspend("db")
     assert (result.verdict, result.left) == ("consistent", ["beta:data"])
-    assert result.why.startswith("beta:data stood at the cut, and left it")
+    assert result.why.startswith("beta:data: reached the cut, but left it")
 
 
 async def test_a_void_cut_leaves_nothing_to_be_left(tmp_path: Path) -> None:

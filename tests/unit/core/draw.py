@@ -58,8 +58,8 @@ MEANINGS = [
 
 CUTS = """\
 
-After a power cut only the regions written last are compared. A secondary that is PENDING by resync
-is unusable only if its cut was void because it was torn.
+After a power cut only the regions written last are compared. A pair that is PENDING by resync has
+an unusable secondary only if it had one before: torn, or with a failed sync.
 
 A pair that is SUSPENDED by command is at its cut. Whether that cut is `consistent`, `void`, or
 still undecided is the cut's own state. Those of a cut over several controllers are in

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from duplexd.core.change_map import ChangeMap
 from duplexd.core.ledger import Ledger, Place
-from duplexd.core.markers import NewVolume, pack_map
+from duplexd.core.marker_fields import pack_map
+from duplexd.core.markers import NewVolume
 from duplexd.core.pair import Pair, PairRecord
 from duplexd.limits import EngineLimits
 from tests.support.memory_leg import MemoryLeg

@@ -115,7 +115,7 @@ def test_a_resync_of_a_secondary_that_holds_no_state_without_a_map_is_damage() -
 
 
 def test_a_resync_that_is_abandoned_after_its_commit_is_damage() -> None:
-    """Its secondary has left the cut: what is there is no copy of the cut any more."""
+    """Its secondary has left the cut: its content is no longer a copy of the cut."""
     story = arrived([ATTACH, SUSPEND, RESYNC])
     story.mark(Commit("j", story.sequence, 1, [1]))
     with pytest.raises(DamageError, match="its secondary holds changes from after the cut"):

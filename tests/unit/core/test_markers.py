@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duplexd.core import markers
+from duplexd.core.marker_fields import unpack_map
 from duplexd.core.markers import (
     KINDS,
     Abandon,
@@ -174,7 +175,7 @@ def test_every_kind_is_in_the_table_of_this_test() -> None:
 
 
 def test_a_map_that_an_earlier_version_wrote_is_read() -> None:
-    assert markers.unpack_map(MAP) == changed(0, 3)
+    assert unpack_map(MAP) == changed(0, 3)
     assert unpack({"m": "missed", "volumes": {"1": MAP}}) == Missed({1: changed(0, 3)})
 
 

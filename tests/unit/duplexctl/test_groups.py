@@ -399,10 +399,9 @@ def test_a_suspend_whose_secondaries_moved_on_fails(
     answers(monkeypatch, "suspend", result(left=["beta:wal"], why="beta:wal left it"))
     assert run(["--groups", str(groups), "suspend", "db"]) == 9
     out, err = capsys.readouterr()
-    assert "  NOT there any more: beta:wal\n" in out
+    assert "  NO LONGER AT THE CUT: beta:wal\n" in out
     assert (
-        "the cut was consistent, but not all secondaries stand at it any more"
-        " (beta:wal left it); resync"
+        "the cut was consistent, but not all secondaries are still at it (beta:wal left it); resync"
     ) in err
     answers(monkeypatch, "suspend", result())
     assert run(["--groups", str(groups), "suspend", "db"]) == 0
@@ -540,7 +539,5 @@ def test_out_of_time_it_says_who_has_not_answered(
 
     monkeypatch.setattr(Client, "suspend", suspend)
     assert run(["--groups", str(groups), "--timeout", "0.01", "suspend", "db"]) == 8
-    said = (
-        "duplexctl: not done within 0.01 s, no answer from alpha, beta; no write waits any more; "
-    )
+    said = "duplexctl: not done within 0.01 s, no answer from alpha, beta; no write is held; "
     assert capsys.readouterr().err.startswith(said)

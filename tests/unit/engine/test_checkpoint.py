@@ -329,7 +329,7 @@ async def test_a_sync_beside_a_batch_does_not_make_clean_what_that_writes_after_
 
 
 def _left_unsynced(count: int) -> int:
-    """Write, cancel a checkpoint after some turns of the loop, stop in order: how many writes of
+    """Write, cancel a checkpoint after some turns of the loop, stop cleanly: how many writes of
     the images a power cut could still take, though the journal says that they are durable.
     """
     disk = new_disk()

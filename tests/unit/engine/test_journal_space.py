@@ -127,7 +127,7 @@ async def keeping() -> AsyncIterator[Space]:
 
 
 def full() -> tuple[Space, PairChange]:
-    """Nothing fits any more; not running. And the change that waits for room."""
+    """A full journal, not running, and the change that waits for room."""
     made = Space()
     ring, parts = made.ring, made.parts
     while ring.can_grow():

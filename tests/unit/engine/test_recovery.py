@@ -139,7 +139,7 @@ async def test_what_was_flushed_is_on_both_legs_again(power: bool, mode: str) ->
 
 
 async def test_what_was_replayed_is_durable_before_the_journal_says_anything_of_it() -> None:
-    """It may say that a secondary needs no older records any more; another power cut may follow."""
+    """It may say that a secondary no longer needs older records; another power cut may follow."""
     disk = new_disk()
     unsynced: list[int] = []
 

@@ -242,7 +242,7 @@ def test_what_was_flushed_to_a_removed_volume_survives_a_power_cut() -> None:
         assert await core.flush("log") == 0
         await core.controller.reload(settings({"data": "sync"}))
 
-    run(scenario())  # and it is not stopped in order
+    run(scenario())  # and it is not shut down cleanly
     disk.crash(power=True)
     assert disk.read_file("/a/log.img")[: 2 * len(DATA)] == 2 * DATA
 

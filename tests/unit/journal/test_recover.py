@@ -48,7 +48,7 @@ def torn_files(disk: SimDisk) -> list[str]:
 
 
 def assert_whole_from_now_on(disk: SimDisk, found: Found) -> None:
-    """What was cut off is gone for good: after new records, the end is just the end."""
+    """A cut-off tail stays removed: after new records, the end is a clean end."""
     kept = torn_files(disk)
     for place in range(4):
         append(found.writer(), [bytes([place])])

@@ -1,4 +1,4 @@
-"""A follower applies records in order, each once, none beyond a cut; and says how far it came."""
+"""A follower applies records in order, each once, none beyond a cut; its position is exact."""
 
 from __future__ import annotations
 

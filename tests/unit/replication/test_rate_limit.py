@@ -1,4 +1,4 @@
-"""How fast copies may go."""
+"""The rate limit of copies."""
 
 from __future__ import annotations
 

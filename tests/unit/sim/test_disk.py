@@ -130,7 +130,7 @@ def test_after_a_failed_sync_some_is_lost_for_good_though_it_is_still_read() -> 
         file.write(0, b"\x01" * PAGE)
         with pytest.raises(OSError):
             file.sync()
-        file.sync()  # says nothing, and brings nothing back
+        file.sync()  # succeeds, and restores nothing
         assert file.read(0, PAGE) == b"\x01" * PAGE
         disk.crash(power=True)
         lost += content(disk)[:PAGE] != b"\x01" * PAGE

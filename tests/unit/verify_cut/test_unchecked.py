@@ -105,7 +105,7 @@ def test_after_a_boot_the_primaries_are_no_evidence(tmp_path: Path) -> None:
     assert only(verify(tmp_path, world)).volumes[0].checked_bytes == BLOCK
     world.mark({"m": "close"})
     assert verify(tmp_path, world).outcome == REFUTED, (
-        "it stopped in order: the primary is as the journal says"
+        "clean shutdown: the primary is as the journal says"
     )
 
 

@@ -89,7 +89,7 @@ def test_a_void_marker_that_was_dropped_itself_is_in_the_checkpoint(
     for markers, void in ((AGREED, {**VOID, "cut": "f" * 16}), False), ((VOID,), True):
         ledger = remembered(*markers)
         if version == 1:
-            del ledger["cuts"]  # it had those that secondaries stood at
+            del ledger["cuts"]  # it had those that secondaries were at
         alpha.save_checkpoint(past.boot_id(), ledger=ledger)
         report = verify(tmp_path, alpha, beta)
         assert (report.outcome, report.is_void) == (REFUTED if void else CONFIRMED, void)
