@@ -218,7 +218,8 @@ class Drive:
         why = self.error or "it was released"
         name = self.plan.group.name
         return LeaseLostError(
-            f"the hold of {name} was lost: {why}; nothing was suspended, quiesce again"
+            f"the hold of {name} was lost: {why}; "
+            "nothing that was done under it counts, quiesce again"
         )
 
     @property

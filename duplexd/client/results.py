@@ -78,6 +78,8 @@ class Suspended(Result):
     untold: list[str] = field(default_factory=list)
     already: bool = False  # all of them were at this cut before the command
     members: list[Json] = field(default_factory=list)  # what each controller said of its cut
+    time: float | None = None  # of the cut, seconds since 1970; of several controllers the latest
+    seconds: float = 0.0  # that the suspend took
 
 
 @dataclass(frozen=True)

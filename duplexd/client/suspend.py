@@ -157,6 +157,8 @@ def _result(drive: Drive) -> Suspended:
         left=left,
         untold=drive.round.untold,
         members=list(drive.made.values()),
+        time=max((each["time"] for each in drive.made.values()), default=None),
+        seconds=sum(drive.seconds.values()),
     )
 
 
@@ -177,6 +179,8 @@ def _of_one(drive: Drive, verdict: str, hold: Hold) -> Suspended:
         why=why,
         already=answer.get("already", False),
         members=answer.get("members", []),
+        time=answer.get("time"),
+        seconds=answer.get("seconds", 0.0),
     )
 
 
@@ -199,4 +203,5 @@ def _already(group: Group, cut: Json, statuses: dict[str, Json]) -> Suspended:
         {name: volume["secondary"]["cut"]["sequence"] for name, volume in volumes},
         [group.title(name, volume["name"]) for name, volume in volumes],
         already=True,
+        time=cut.get("time"),
     )
