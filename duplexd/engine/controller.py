@@ -46,7 +46,7 @@ from duplexd.replication.followers import Followers
 from duplexd.replication.job_runner import Runner
 from duplexd.replication.resync import Resyncs
 from duplexd.replication.staging import StagingArea
-from duplexd.runtime.tasks import to_its_end
+from duplexd.runtime.tasks import Steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,11 +90,12 @@ async def start(
     recovered = await recover(
         config, machine.disk, file, staging, boot_id, machine.workers, limits, progress
     )
+    steps = Steps()
     try:
         controller = Controller(config, machine, events, limits, recovered, file, staging)
-        await controller.reconcile(recovered)
+        await controller.reconcile(recovered, steps)
     except BaseException:
-        recovered.close()
+        steps.afterwards(recovered.close)
         raise
     progress("done")
     return controller
@@ -202,12 +203,11 @@ class Controller:
 
     # --------------------------------------------------------------------- start, stop, reload
 
-    async def reconcile(self, recovered: Recovered) -> None:
+    async def reconcile(self, recovered: Recovered, steps: Steps) -> None:
         """The end of a start: the journal is brought up to date, and the tasks begin."""
         timeline, workers, staging = self.timeline, self._machine.workers, self._staging
         writer, limits = timeline.writer, self._limits
-        # Each to its end: `start` closes the files if it is cancelled.
-        await to_its_end(workers.run(lambda: ensure_room(recovered, writer, self._file, limits)))
+        await steps.do(workers.run(lambda: ensure_room(recovered, writer, self._file, limits)))
         boot_id = self._machine.clock.boot_id()
         interrupted = await timeline.at_rest(
             lambda: reconcile(
@@ -220,9 +220,9 @@ class Controller:
                 self.leases.participant,
             )
         )
-        await to_its_end(timeline.durable())
-        await to_its_end(workers.run(staging.clear))
-        await self.checkpointer.checkpoint()
+        await steps.do(timeline.durable())
+        await steps.do(workers.run(staging.clear))
+        await steps.do(self.checkpointer.checkpoint())
         if recovered.journal.tail.torn:
             self.events.emit("torn-tail", kept=recovered.journal.tail.torn)
         self.space.start()

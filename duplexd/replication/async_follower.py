@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from duplexd.replication.seams import Freeze, Timeline
     from duplexd.runtime.threads import Workers
 
-TOO_FAR_BEHIND = "the secondaries of async pairs are too far behind"  # the reason in `Admission`
+ASYNC_TOO_FAR_BEHIND = (
+    "the secondaries of async pairs are too far behind"  # the reason in `Admission`
+)
 UNREADABLE = (DamageError, LookupError, OSError)  # what reading the journal may raise
 _NOTHING = 1 << 62
 
@@ -162,7 +164,7 @@ class AsyncFollower:
         self._look_at_lag()
 
     def _look_at_lag(self) -> None:
-        self._admission.set(TOO_FAR_BEHIND, self.lag_bytes > self._limits.async_lag_bytes_max)
+        self._admission.set(ASYNC_TOO_FAR_BEHIND, self.lag_bytes > self._limits.async_lag_bytes_max)
 
     # ------------------------------------------------------------------------------ following
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from duplexd.replication.seams import Timeline
     from duplexd.runtime.clock import Clock
 
-TOO_FAR_BEHIND = "a resync is too far behind"  # the reason in `Admission`
+RESYNC_TOO_FAR_BEHIND = "a resync is too far behind"  # the reason in `Admission`
 
 
 class Followers:
@@ -135,7 +135,7 @@ class Followers:
     def _look_at_lag(self) -> None:
         position = self._timeline.log_position
         behind = any(job.lag_bytes(position) > job.cap for job in self.jobs.values())
-        self._admission.set(TOO_FAR_BEHIND, behind)
+        self._admission.set(RESYNC_TOO_FAR_BEHIND, behind)
 
     # -------------------------------------------------------------------------------- waiting
 

@@ -7,16 +7,17 @@ after the canceller has moved on: past the release of a lock, past the close of 
 `asyncio.shield` alone has just that gap. So here the caller waits, and is cancelled afterwards.
 
 Not for work that waits for another party without a deadline: its caller could not be cancelled at
-all.
+all. A start of the daemon is such work, for a disk may hang: it is done in `Steps`, which a caller
+that is cancelled leaves at once. What the step had open is closed when it has ended.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
 T = TypeVar("T")
 
@@ -40,3 +41,25 @@ async def to_its_end(work: Awaitable[T]) -> T:
     if not running.cancelled():
         running.exception()  # asyncio would log an error that was never fetched
     raise cancelled
+
+
+class Steps:
+    """Work in steps, one after the other."""
+
+    __slots__ = ("_running",)
+
+    def __init__(self) -> None:
+        self._running: asyncio.Future[object] | None = None
+
+    async def do(self, step: Awaitable[T]) -> T:
+        """The result of a step. A cancelled caller does not wait for its end."""
+        running = asyncio.ensure_future(step)
+        self._running = cast("asyncio.Future[object]", running)
+        return await asyncio.shield(running)
+
+    def afterwards(self, close: Callable[[], None]) -> None:
+        """Call `close` when no step runs: now, or at the end of the one that was left."""
+        if self._running is None or self._running.done():
+            close()
+        else:
+            self._running.add_done_callback(lambda _: close())

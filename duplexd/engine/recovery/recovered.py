@@ -6,7 +6,6 @@ single place that closes everything if a later step fails.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.ledger import UNCOMMITTED
@@ -15,7 +14,7 @@ from duplexd.engine.recovery.read import ReadJournal, read_journal
 from duplexd.engine.recovery.replay import Replay, ReplayFailure
 from duplexd.engine.volumes import Images, open_images
 from duplexd.errors import ConfigurationError
-from duplexd.runtime.tasks import to_its_end
+from duplexd.runtime.tasks import Steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,21 +58,27 @@ async def recover(
 ) -> Recovered:
     """Everything up to the point where the journal can be written again.
 
-    Raises DamageError, ConfigurationError, OSError, with nothing left open; the same if cancelled.
+    Raises DamageError, ConfigurationError, OSError, with nothing left open. If cancelled, nothing
+    is once the worker has ended what it is at, which is not waited for.
     """
-    settings = config.controller
+    settings, steps = config.controller, Steps()
     journals: list[ReadJournal] = []  # the one that is open; known here also if cancelled meanwhile
     opened: dict[str, Images] = {}
+    replay: Replay | None = None
+
+    def close() -> None:
+        for images in opened.values():
+            images.close()
+        for read in journals:
+            read.ring.close()
+
+    def read() -> None:
+        journals.append(read_journal(disk, file, settings, boot_id, limits, progress))
+
     try:
-        await to_its_end(
-            workers.run(
-                lambda: journals.append(
-                    read_journal(disk, file, settings, boot_id, limits, progress)
-                )
-            )
-        )
+        await steps.do(workers.run(read))
         journal = journals[0]
-        await to_its_end(workers.run(lambda: _open_images(disk, config, journal, opened)))
+        await steps.do(workers.run(lambda: _open_images(disk, config, journal, opened)))
         known = journal.ledger.known()
         pairs = {
             name: Pair(known[name], images.primary, images.secondary, config.volumes[name].mode)
@@ -81,12 +86,11 @@ async def recover(
             if name in known
         }
         replay = Replay(journal, list(pairs.values()), staging, limits, progress)
-        failures = await _run(replay, workers)
+        failures = await steps.do(workers.run(replay.run))
     except BaseException:
-        for images in opened.values():
-            images.close()
-        for read in journals:
-            read.ring.close()
+        if replay is not None:
+            replay.give_up()
+        steps.afterwards(close)
         raise
     return Recovered(
         journal,
@@ -95,21 +99,6 @@ async def recover(
         {name: images for name, images in opened.items() if name not in pairs},
         failures,
     )
-
-
-async def _run(replay: Replay, workers: Workers) -> list[ReplayFailure]:
-    """Run a replay, which may take minutes; a cancelled one is asked to end, and has when this
-    raises.
-    """
-    running = asyncio.ensure_future(workers.run(replay.run))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        replay.give_up()
-        await to_its_end(asyncio.wait((running,)))
-        if not running.cancelled():
-            running.exception()  # asyncio would log an error that was never fetched
-        raise
 
 
 def _open_images(

@@ -12,7 +12,7 @@ import pytest
 from duplexd.core import pair_states
 from duplexd.core.admission import Admission
 from duplexd.core.markers import Fail
-from duplexd.replication.async_follower import TOO_FAR_BEHIND, AsyncFollower, backlog
+from duplexd.replication.async_follower import ASYNC_TOO_FAR_BEHIND, AsyncFollower, backlog
 from duplexd.units import KIB
 from tests.unit.replication.fakes import BLOCK, GRAIN, LIMITS, SIZE, World, turns, until
 
@@ -189,7 +189,7 @@ async def test_batches_wait_while_it_is_too_far_behind() -> None:
         await until(lambda: pair.applied == last)
         world.workers.held = asyncio.Event()
         written = 0
-        while TOO_FAR_BEHIND not in started.admission.reasons:
+        while ASYNC_TOO_FAR_BEHIND not in started.admission.reasons:
             world.timeline.write(pair, written, b"x" * GRAIN)
             written += GRAIN
         limit = LIMITS.async_lag_bytes_max

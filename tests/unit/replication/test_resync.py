@@ -15,7 +15,7 @@ from duplexd.core.pair_states import BY_COMMAND, BY_ERROR, DUPLEX, PENDING, SUSP
 from duplexd.errors import DuplexdError, WrongStateError
 from duplexd.replication.async_follower import AsyncFollower
 from duplexd.replication.copying import Copying
-from duplexd.replication.followers import TOO_FAR_BEHIND, Followers
+from duplexd.replication.followers import RESYNC_TOO_FAR_BEHIND, Followers
 from duplexd.replication.job import ALREADY, COPY, JOURNAL, MAP
 from duplexd.replication.job_runner import Runner
 from duplexd.replication.resync import Resyncs
@@ -543,7 +543,7 @@ async def test_new_changes_wait_for_a_resync_that_does_not_catch_up() -> None:
     job.cap = 16 * KIB
     world.workers.held = asyncio.Event()
     world.timeline.write(pair, 0, b"x" * GRAIN)
-    assert TOO_FAR_BEHIND in replication.admission.reasons
+    assert RESYNC_TOO_FAR_BEHIND in replication.admission.reasons
     world.workers.held.set()
     await replication.wait(pair)
     assert replication.admission.clear

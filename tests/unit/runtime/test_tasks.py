@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from duplexd.runtime.tasks import to_its_end
+from duplexd.runtime.tasks import Steps, to_its_end
 
 
 async def test_it_returns_what_the_work_returned() -> None:
@@ -97,3 +97,39 @@ async def test_work_that_was_cancelled_itself_cancels_its_caller() -> None:
     never.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
+
+
+# -------------------------------------------------------------------------------- work in steps
+
+
+async def test_a_cancelled_caller_of_steps_waits_for_none_and_closes_after_the_last() -> None:
+    steps, closed = Steps(), list[str]()
+    hanging = asyncio.get_running_loop().create_future()
+
+    async def work() -> None:
+        try:
+            await steps.do(asyncio.sleep(0))
+            await steps.do(hanging)
+        finally:
+            steps.afterwards(lambda: closed.append("closed"))
+
+    caller = asyncio.ensure_future(work())
+    await asyncio.sleep(0.01)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert not closed
+    hanging.set_exception(OSError(5, "too late to be raised"))
+    await asyncio.sleep(0.01)
+    assert closed == ["closed"]
+
+
+async def test_steps_that_fail_are_closed_at_once() -> None:
+    steps, closed = Steps(), list[str]()
+    steps.afterwards(lambda: closed.append("before any"))
+    failing = asyncio.get_running_loop().create_future()
+    failing.set_exception(OSError(5, "raised"))
+    with pytest.raises(OSError, match="raised"):
+        await steps.do(failing)
+    steps.afterwards(lambda: closed.append("after it"))
+    assert closed == ["before any", "after it"]
