@@ -48,9 +48,9 @@ secondary = "{0}/b/c.img"
 mode = "async"
 """
 JOURNALS = {
-    "resync_by_journal": "64MiB",
-    "resync_by_map": "32MiB",
-}  # elsewhere the smallest: it comes round every few seconds
+    "during_a_resync_by_journal": "64MiB",
+    "during_a_resync_by_map": "32MiB",
+}  # elsewhere the smallest: it wraps every few seconds
 KILLS_MIN = 100
 TESTS_HERE = 6
 KILLS: dict[str, int] = {}
@@ -200,7 +200,7 @@ def victim(
     request: pytest.FixtureRequest,
 ) -> Iterator[Victim]:
     seed = int(os.environ.get("DUPLEXD_TEST_SEED", "0")) or int.from_bytes(os.urandom(4), "little")
-    state = request.function.__name__.removeprefix("test_").removesuffix("_killed")
+    state = request.function.__name__.removeprefix("test_kill_")
     files = make_files(
         volumes={"a": VOLUME_BYTES, "b": VOLUME_BYTES},
         groups={"db": ["a", "b"]},
