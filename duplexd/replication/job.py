@@ -31,7 +31,8 @@ class Job:
     """
 
     __slots__ = (
-        "began", "cap", "floor", "follower", "how", "id", "pairs", "reasons", "task", "whole",
+        "began", "begun_at", "cap", "floor", "follower", "how", "id", "pairs", "reasons", "task",
+        "whole",
     )  # fmt: skip
 
     def __init__(self, how: str, pairs: Iterable[Pair], floor: int) -> None:
@@ -40,6 +41,7 @@ class Job:
         self.pairs = list(pairs)
         self.reasons = {pair.id: pair.reason for pair in self.pairs}  # why they were suspended
         self.floor = floor
+        self.begun_at = floor  # what comes after this number is new, and not counted as copied
         self.began = 0.0  # monotonic seconds
         self.follower: Follower | None = None
         self.cap = math.inf

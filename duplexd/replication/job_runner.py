@@ -77,8 +77,7 @@ class Runner:
             job.whole = False
             await self._copy(job)
         else:
-            sink, counted_until = SecondarySink(), timeline.written
-            job.follower = self._copying.follower(job, sink, job.floor, counted_until)
+            job.follower = self._copying.follower(job, SecondarySink(), job.floor, job.begun_at)
             await timeline.durable()  # no secondary leaves a cut that a restart would go back to
         if job.pairs:
             await self._catch_up(job, list(job.pairs))
