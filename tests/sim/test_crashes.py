@@ -39,7 +39,7 @@ def test_crashes_lose_nothing_acknowledged_long(first: int) -> None:
 
 
 # An error in a worker whose caller was cancelled, and the error of a cut without a waiter, were
-# lost; a checkpoint that was completed after a resync had begun freed journal that a restart needed;
+# lost; a checkpoint completed after a resync had begun freed journal that a restart needed;
 # what was written right after a resync had begun was counted as copied
 @pytest.mark.parametrize("seed", [498, 926, 2155, 2640, 3542])
 def test_seeds_of_a_group_member_that_once_failed(seed: int) -> None:
