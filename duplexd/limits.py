@@ -35,6 +35,7 @@ CUT_READ_BYTES_DEFAULT = 64 * KIB
 CUT_READ_BYTES_MAX = 1 * MIB  # of a suspended secondary, in one request
 GRADE_CHARACTERS_MAX = 400
 NAME_CHARACTERS_MAX = 255
+PATH_CHARACTERS_MAX = 4095
 TAG_CHARACTERS_MAX = 200
 
 # Threads: read only by the daemon, which makes them

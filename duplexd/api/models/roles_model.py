@@ -1,0 +1,40 @@
+"""The answer of swap and adopt: which image of each volume is what clients read and write.
+
+Both commands answer with the same object, because the operator has the same question after either:
+what is served from where now, and what was given up for it.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from duplexd.api.models.base import Answer, Bytes, PairState
+
+
+class Lost(Answer):
+    """What a swap with `lose_changes` gave up: acknowledged changes that no image holds now."""
+
+    after_sequence: int = Field(description="changes after this number are lost")
+    after_time: float | None = Field(None, description="when that number was given out")
+    last_sequence: int | None = Field(None, description="the last number that was lost")
+    changed_bytes: Bytes = Field(0, description="what they changed, rounded up to whole grains")
+
+
+class RolesVolume(Answer):
+    name: str
+    state: PairState
+    reason: str | None = None
+    swapped: bool = Field(
+        description="clients read and write the image of the key `secondary` of the configuration"
+    )
+    primary: str = Field(description="path of the image that clients read and write")
+    secondary: str | None = Field(None, description="path of the other image; null for SIMPLEX")
+    sequence: int = Field(description="the number at which this took effect")
+    lost: Lost | None = Field(None, description="null if nothing was lost")
+    already: bool = Field(False, description="it was so before the command; nothing was done")
+
+
+class Roles(Answer):
+    """POST /v1/swap and /v1/adopt."""
+
+    volumes: list[RolesVolume]
