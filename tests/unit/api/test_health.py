@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 
+from duplexd.api.models.base import PairState
 from duplexd.api.models.status_model import Health
-from duplexd.core.pair_states import STATES
 
 if TYPE_CHECKING:
     from tests.support.control_plane import ControlPlane
@@ -18,8 +18,8 @@ def readiness(plane: ControlPlane) -> tuple[int, Health]:
     return code, Health.model_validate(body)
 
 
-@pytest.mark.parametrize("state", STATES)
-def test_no_state_of_a_pair_is_a_fault_by_itself(plane: ControlPlane, state: str) -> None:
+@pytest.mark.parametrize("state", get_args(PairState))
+def test_no_state_of_a_pair_is_a_fault_by_itself(plane: ControlPlane, state: PairState) -> None:
     plane.controller.volumes["data"] = state
     code, health = readiness(plane)
     assert (code, health.status, health.degraded) == (200, "ready", [])
