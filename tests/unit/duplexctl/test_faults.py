@@ -94,3 +94,11 @@ def test_a_daemon_of_an_earlier_version_is_shown(monkeypatch: pytest.MonkeyPatch
     for field in ("served", "error", "swapped", "primary", "rebuild"):
         del shown["volumes"][0][field]
     assert re.search(r"^data .*DUPLEX", views.ControllerView(shown, None).text(), re.MULTILINE)
+
+
+def test_a_daemon_that_is_starting_says_how_far_it_is() -> None:
+    shown = FakeController([], {}).status()
+    shown["controller"]["starting"] = {"text": "recovering, 40 % (2 of 5 GiB)", "fraction": 0.4}
+    assert views.ControllerView(shown, 24).text() == (
+        "STARTING: recovering, 40 % (2 of 5 GiB): controller fake, no volume is served"
+    )
