@@ -80,8 +80,14 @@ class Runbook:
         for step in self.steps(title):
             printed = run(step.command).splitlines()
             assert fits(step.shown, printed), "\n".join(
-                [f"{self.path.name}: {title}", f"$ {step.command}", "the page shows:", *step.shown]
-                + ["it prints:", *printed]
+                [
+                    f"{self.path.name}: {title}",
+                    f"$ {step.command}",
+                    "the page shows:",
+                    *step.shown,
+                    "it prints:",
+                    *printed,
+                ]
             )
 
 
