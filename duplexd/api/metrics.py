@@ -96,6 +96,7 @@ def status_metrics(status: Json, failed: str) -> Iterator[Metric]:
     journal = controller["journal"]
     for name, text, value in (
         ("duplexd_failed", "1 if no change is taken until a restart", bool(failed)),
+        ("duplexd_refusing", "1 while every change is refused", _refuses(controller, failed)),
         ("duplexd_sequence", "last sequence number given out", controller["sequence"]),
         ("duplexd_journal_used_bytes", "journal bytes still needed", journal["used_bytes"]),
         ("duplexd_journal_size_bytes", "size of the journal", journal["size_bytes"]),
@@ -104,6 +105,11 @@ def status_metrics(status: Json, failed: str) -> Iterator[Metric]:
     ):
         yield GaugeMetricFamily(name, text, value)
     yield from volume_metrics(status["volumes"])
+
+
+def _refuses(controller: Json, failed: str) -> bool:
+    """For good, or until there is room."""
+    return bool(failed or controller.get("refused"))
 
 
 def volume_metrics(volumes: Iterable[Json]) -> Iterator[Metric]:

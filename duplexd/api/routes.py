@@ -124,8 +124,10 @@ async def get_readyz(context: Context, _call: Call) -> Answer:
         return problems.respond(503, f"the controller takes no changes until a restart: {failed}")
     if not context.ready():
         return problems.respond(503, "the daemon is starting or stopping; try again")
-    volumes = context.actions.controller.status()["volumes"]
-    return answer({"status": "ready", "degraded": degraded(volumes)})
+    status = context.actions.controller.status()
+    if refused := status["controller"].get("refused"):
+        return problems.respond(503, f"the controller refuses changes for now: {refused}")
+    return answer({"status": "ready", "degraded": degraded(status["volumes"])})
 
 
 async def get_openapi(_context: Context, _call: Call) -> Answer:

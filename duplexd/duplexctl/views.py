@@ -113,6 +113,8 @@ def head_line(status: Json) -> str:
     if starting := controller.get("starting"):
         return f"STARTING: {starting['text']}: controller {controller['name']}, no volume is served"
     worst = f"FAILED: {controller['failed']}: " if controller.get("failed") else ""
+    if not worst and controller.get("refused"):
+        worst = f"REFUSING CHANGES: {controller['refused']}: "
     if not worst and (found := faults.summary(status["volumes"])):
         worst = f"DEGRADED: {found}: "
     return (

@@ -156,7 +156,7 @@ class Controller:
         self.cuts = Cuts(self.group_cuts, timeline, archive, volumes, workers, events)
         self.verification = Verification(timeline, leases, followers, workers, limits)
         self.reads = Reads(workers, events)
-        self.status_of = Status(timeline, volumes, leases, archive, followers, clock)
+        self.status_of = Status(timeline, admission, volumes, leases, archive, followers, clock)
         live_changes = LiveChanges(volumes, leases, archive)
         self.reloads = Reload(timeline, volumes, checkpointer, followers, live_changes, disk)
         self._connect()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd import __version__
@@ -12,6 +13,7 @@ from duplexd.limits import GROUP_PROTOCOL
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from duplexd.core.admission import Admission
     from duplexd.core.pair import Pair
     from duplexd.engine.cut_archive import CutArchive
     from duplexd.engine.leases import Leases
@@ -37,6 +39,7 @@ class Status:
     def __init__(
         self,
         timeline: Timeline,
+        admission: Admission,
         volumes: Volumes,
         leases: Leases,
         archive: CutArchive,
@@ -44,6 +47,7 @@ class Status:
         clock: Clock,
     ) -> None:
         self._timeline = timeline
+        self._admission = admission
         self._volumes = volumes
         self._leases = leases
         self._archive = archive
@@ -71,6 +75,7 @@ class Status:
             "sequence": timeline.written,
             "synced": timeline.writer.synced,
             "failed": timeline.failed or None,
+            "refused": self._refused(),
             "version": __version__,
             "group_protocol": GROUP_PROTOCOL,
             "hold_max_s": facts.hold_max_s,
@@ -81,6 +86,11 @@ class Status:
                 "oldest_sequence": ring.oldest,
             },
         }
+
+    def _refused(self) -> str | None:
+        """Why changes are refused until that is over; a failure, which is final, aside."""
+        error = self._admission.refusal
+        return os.strerror(error) if error and not self._timeline.failed else None
 
     def _volume(self, pair: Pair) -> Json:
         return {

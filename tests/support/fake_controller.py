@@ -16,7 +16,7 @@ Knobs: `drain_s` how long a quiesce takes; `resync_s`; `verify_steps`; `differs`
 differ; `broken` volumes whose resync fails; `refused` volumes that are not served, and why;
 `leg_errors` by volume and role; `rebuilds` whether the journal reaches back to the cuts; `void`
 makes the verdict of a suspend void; `bug` makes status raise; `failed` as of a controller that
-takes no changes; `version`, `group_protocol`,
+takes no changes, `refusal` as of one that does not for now; `version`, `group_protocol`,
 `hold_max_s`, `nbd` are what status says. `swapped`, `kept_to`, `leases`, `released_at`,
 `cancelled`, `draining` tell what happened.
 
@@ -327,6 +327,7 @@ class FakeController:
         self.void = False
         self.bug = False
         self.failed = ""
+        self.refusal = ""
         self.version = "0.1.0"
         self.group_protocol = 1
         self.hold_max_s = 2.0
@@ -378,6 +379,7 @@ class FakeController:
             sequence=self.sequence,
             synced=self.sequence,
             failed=self.failed or None,
+            refused=self.refusal or None,
             version=self.version,
             group_protocol=self.group_protocol,
             hold_max_s=self.hold_max_s,

@@ -44,6 +44,12 @@ def test_of_a_volume_with_two_faults_the_worse_is_named(plane: ControlPlane) -> 
     assert volume.why == "primary: input/output error"
 
 
+def test_a_controller_that_refuses_changes_for_now_is_not_ready(plane: ControlPlane) -> None:
+    plane.controller.refusal = "No space left on device"
+    code, problem = plane.ask("GET", "/readyz")
+    assert (code, "refuses changes for now: No space left" in problem["detail"]) == (503, True)
+
+
 def test_a_controller_that_takes_no_changes_is_alive_and_not_ready(plane: ControlPlane) -> None:
     plane.controller.failed = "the journal could not be synced"
     code, problem = plane.ask("GET", "/readyz")

@@ -43,6 +43,13 @@ def test_a_controller_that_takes_no_changes_says_that_instead() -> None:
     assert head.startswith("FAILED: the journal could not be synced: controller")
 
 
+def test_a_controller_that_refuses_changes_for_now_says_so_first() -> None:
+    controller, _ = status()
+    controller.refusal = "No space left on device"
+    head = views.head_line(controller.status())
+    assert head.startswith("REFUSING CHANGES: No space left on device: controller")
+
+
 def test_each_fault_has_one_line_with_its_reason() -> None:
     assert faults.lines(status()[1]["volumes"]) == [
         "v0: NOT SERVED: /a/v0.img: No such file or directory",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CONTROLLER = {
     "name", "sequence", "journal", "synced", "failed", "version", "group_protocol", "hold_max_s",
-    "nbd",
+    "nbd", "refused",
 }  # fmt: skip
 JOURNAL = {"used_bytes", "size_bytes", "oldest_sequence"}
 VOLUME = {
@@ -92,6 +92,14 @@ async def test_a_suspended_pair_can_not_be_rebuilt_once_the_journal_has_moved_on
         while ring.oldest <= volume(core)["secondary"]["as_of_sequence"] + 1:
             await core.write("data", 0, b"x" * 65536)
         assert volume(core)["rebuild"]["possible"] is False
+
+
+async def test_a_journal_without_room_says_that_changes_are_refused() -> None:
+    async with running() as core:
+        assert core.controller.status()["controller"]["refused"] is None
+        core.controller.admission.refuse(errno.ENOSPC)
+        refused = core.controller.status()["controller"]["refused"]
+        assert refused == "No space left on device"
 
 
 async def test_a_volume_that_is_not_served_says_why() -> None:
