@@ -27,11 +27,6 @@ class ControllerStatus(Answer):
     failed: str | None = Field(
         None, description="why no change is taken until a restart; null while changes are taken"
     )
-    refused: str | None = Field(
-        None,
-        description="why every change is refused for now, as the journal's disk is full; null while"
-        " changes are taken",
-    )
     version: str | None = Field(None, description="of duplexd")
     group_protocol: int | None = Field(
         None, description="version of the protocol between controllers and coordinators"
@@ -40,6 +35,11 @@ class ControllerStatus(Answer):
         None, description="how long its clients' writes may be held, as configured"
     )
     nbd: list[str] = Field(default_factory=list, description="where it listens for NBD clients")
+    refused: str | None = Field(
+        None,
+        description="why every change is refused for now, as the journal's disk is full; null while"
+        " changes are taken",
+    )
     journal: Journal
 
 
