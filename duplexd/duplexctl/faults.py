@@ -33,15 +33,22 @@ def summary(volumes: Sequence[Json]) -> str:
 def lines(volumes: Sequence[Json]) -> list[str]:
     """A line for each fault; then which of the suspended volumes could be rebuilt."""
     found = [line for volume in volumes for line in _of_volume(volume)]
-    for possible, answer in ((True, "yes"), (False, "no, the journal does not reach back")):
-        names = [
-            volume["name"]
-            for volume in volumes
-            if (rebuild := volume.get("rebuild")) and rebuild["possible"] is possible
-        ]
-        if names:
-            found.append(f"can be rebuilt: {answer}: {listed(names, 'volumes')}")
-    return found
+    answers: dict[str, list[str]] = {}
+    for volume in volumes:
+        if volume.get("rebuild"):
+            answers.setdefault(_rebuilt(volume), []).append(volume["name"])
+    return found + [
+        f"can be rebuilt: {answer}: {listed(names, 'volumes')}" for answer, names in answers.items()
+    ]
+
+
+def _rebuilt(volume: Json) -> str:
+    """Whether its secondary can be brought to the last change, and why not."""
+    if volume["rebuild"]["possible"]:
+        return "yes"
+    if leg_error(volume, "secondary") or not volume["secondary"].get("usable"):
+        return "no, the secondary is not usable"
+    return "no, the journal does not reach back"
 
 
 def served(volume: Json) -> bool:

@@ -132,11 +132,13 @@ class Status:
 
     def _rebuild(self, pair: Pair) -> Json | None:
         """Can the secondary of a suspended pair be brought to the last change?"""
-        if pair.state != pair_states.SUSPENDED:
+        secondary = pair.secondary
+        if pair.state != pair_states.SUSPENDED or secondary is None:
             return None
         first = pair.applied + 1
+        whole = pair.usable and not _absence(secondary)
         reaches_back = self._timeline.writer.ring.oldest <= first
-        return {"possible": pair.usable and reaches_back, "from_sequence": first}
+        return {"possible": whole and reaches_back, "from_sequence": first}
 
     def _as_of_time(self, pair: Pair) -> float | None:
         if pair.state == pair_states.SUSPENDED and pair.cut is not None:

@@ -62,9 +62,11 @@ def test_each_fault_has_one_line_with_its_reason() -> None:
 def test_suspended_pairs_whose_changes_the_journal_dropped_are_named() -> None:
     controller, _ = status()
     controller.rebuilds = False
-    assert faults.lines(controller.status()["volumes"])[-1] == (
-        "can be rebuilt: no, the journal does not reach back: v1"
-    )
+    controller.volumes["v2"] = "SUSPENDED"
+    assert faults.lines(controller.status()["volumes"])[-2:] == [
+        "can be rebuilt: no, the secondary is not usable: v1",
+        "can be rebuilt: no, the journal does not reach back: v2",
+    ]
 
 
 def test_a_volume_that_is_not_served_says_so_in_place_of_its_state() -> None:

@@ -123,6 +123,8 @@ async def test_an_image_that_is_not_there_says_why() -> None:
         kept = pair.copy_of
         pair.set_legs(pair.primary, away, "sync")
         assert volume(core)["secondary"]["error"] == "/b/data.img: is missing"
+        await core.controller.suspend(["data"])
+        assert volume(core)["rebuild"]["possible"] is False
         pair.set_legs(pair.primary, kept, "sync")
 
 
