@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
 T = TypeVar("T")
 
@@ -56,6 +56,10 @@ class HandWorkers:
         """Run all calls, and those that they submit."""
         while self.calls:
             self.finish()
+
+    def of(self, _disk: Hashable) -> HandWorkers:
+        """One after the other, whatever they are on."""
+        return self
 
     def replace(self) -> None:
         """The call that was given up is not in `calls` any more."""

@@ -24,7 +24,7 @@ from tests.support.memory_leg import MemoryLeg
 from tests.unit.journal.journals import new_writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from duplexd.core.change_map import ChangeMap
     from duplexd.core.markers import Marker
@@ -236,6 +236,9 @@ class InlineWorkers:
         if burst is not None:
             raise burst
         return call()
+
+    def of(self, _disk: Hashable) -> InlineWorkers:
+        return self
 
     def replace(self) -> None:
         pass
