@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.admission import Admission
 from duplexd.core.markers import Close
+from duplexd.core.patience import Patience
 from duplexd.engine.apply import Executor
 from duplexd.engine.checkpoint import Checkpointer, CheckpointFile
 from duplexd.engine.commands import Commands
@@ -44,6 +45,7 @@ from duplexd.replication.async_follower import AsyncFollower
 from duplexd.replication.copying import Copying
 from duplexd.replication.followers import Followers
 from duplexd.replication.job_runner import Runner
+from duplexd.replication.leg_calls import LegCalls
 from duplexd.replication.resync import Resyncs
 from duplexd.replication.staging import StagingArea
 from duplexd.runtime.tasks import Steps
@@ -130,8 +132,9 @@ class Controller:
         )
         self.archive = archive = CutArchive(self.name, ledger, volumes, events, limits)
         self.failures = failures = Failures(timeline, volumes, archive, events, limits)
+        self.legs = legs = LegCalls(workers)
         self.checkpointer = checkpointer = Checkpointer(
-            timeline, volumes, failures, file, workers, clock
+            timeline, volumes, failures, file, legs, clock
         )
         self.space = JournalSpace(timeline, admission, checkpointer, workers, events, limits)
         self.write_path = WritePath(timeline, admission, self.space.want, clock, limits)
@@ -200,6 +203,8 @@ class Controller:
         self.config = config
         self.leases.longest_allowed_s = config.controller.hold_max
         self.copying.rate = config.controller.copy_rate
+        seconds = config.controller.secondary_timeout, config.controller.primary_timeout
+        self.legs.patience = Patience(*seconds)
 
     # --------------------------------------------------------------------- start, stop, reload
 

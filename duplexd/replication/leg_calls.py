@@ -12,7 +12,7 @@ from duplexd.core.patience import Access, Patience
 from duplexd.runtime.watch import Watch, patiently
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable
 
     from duplexd.core.pair import Pair
     from duplexd.images.leg import Leg
@@ -45,7 +45,7 @@ class LegCalls:
 
         return await patiently(self.workers.of(leg), watch, watched, self.seconds)
 
-    async def walk(self, owner: Hashable, watch: Watch[Access], call: Callable[[], T]) -> T:
+    async def walk(self, owner: object, watch: Watch[Access], call: Callable[[], T]) -> T:
         """The same of a call on several legs, which enters and leaves `watch` for each of them.
 
         It runs in a worker of `owner`: of whatever makes such calls one after the other.

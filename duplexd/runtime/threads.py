@@ -37,7 +37,7 @@ from duplexd.limits import WORKER_THREADS_SHARED, WORKERS_CLOSE_SECONDS_MAX
 from duplexd.runtime.watch import GivenUp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ class Workers(Protocol):
         self.submit(call, done)
         return await future
 
-    def of(self, disk: Hashable) -> Workers:  # noqa: ARG002
+    def of(self, disk: object) -> Workers:  # noqa: ARG002
         """Those for calls that may hang in `disk`, for example a leg. They do not wait for calls on
         other disks, however many of these hang.
         """
@@ -118,7 +118,7 @@ class ThreadWorkers(Workers):
         ] = deque()
         self._woken = False
         self._closed = False
-        self._lanes: WeakValueDictionary[Hashable, _Lane] = WeakValueDictionary()
+        self._lanes: WeakValueDictionary[object, _Lane] = WeakValueDictionary()
         self._own = _Lane(self)
         # What follows is changed with the lock: in the loop, and by a thread at the end of a call.
         self._lock = Lock()
@@ -136,7 +136,7 @@ class ThreadWorkers(Workers):
     ) -> None:
         self._own.submit(call, done)
 
-    def of(self, disk: Hashable) -> Workers:
+    def of(self, disk: object) -> Workers:
         lane = self._lanes.get(disk)
         if lane is None:
             lane = self._lanes[disk] = _Lane(self)
@@ -307,7 +307,7 @@ class _Lane(Workers):
     ) -> None:
         self._pool.enqueue(_Job(self, call, done))
 
-    def of(self, disk: Hashable) -> Workers:
+    def of(self, disk: object) -> Workers:
         return self._pool.of(disk)
 
     def replace(self) -> None:

@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ class HandWorkers:
         while self.calls:
             self.finish()
 
-    def of(self, _disk: Hashable) -> HandWorkers:
+    def of(self, _disk: object) -> HandWorkers:
         """One after the other, whatever they are on."""
         return self
 

@@ -24,7 +24,7 @@ from tests.support.memory_leg import MemoryLeg
 from tests.unit.journal.journals import new_writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from duplexd.core.change_map import ChangeMap
     from duplexd.core.markers import Marker
@@ -237,7 +237,7 @@ class InlineWorkers:
             raise burst
         return call()
 
-    def of(self, _disk: Hashable) -> InlineWorkers:
+    def of(self, _disk: object) -> InlineWorkers:
         return self
 
     def replace(self) -> None:
