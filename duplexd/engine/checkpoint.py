@@ -8,31 +8,29 @@ A leg is marked clean when its sync is planned (`leg_syncs.py`); a write during 
 dirty again. Therefore a planned sync always runs to completion, even if its caller is cancelled,
 and a checkpoint that fails marks the legs dirty again.
 
-A primary that cannot be synced, or hangs, is a failed primary. A checkpoint is then taken only if
-`on_primary_failed` has made another image the primary, or has noted that the volume is not served:
-what is called durable has to be on a primary.
+A primary that cannot be synced, or hangs, has failed. A checkpoint is then taken only if
+`FailedLegs.on_primary_failed` has made another image the primary, or has noted that the volume is
+not served: what is called durable has to be on a primary.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.core import pair_states
 from duplexd.core.ledger import UNCOMMITTED
-from duplexd.core.markers import Missed
+from duplexd.core.pair_states import DUPLEX, SIMPLEX, SUSPENDED
 from duplexd.engine.leg_syncs import LegSyncs, Outcome, Planned
 from duplexd.images.absent import AbsentLeg
 from duplexd.journal import checkpoint_file as checkpoint
 from duplexd.runtime.tasks import to_its_end
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from duplexd.core.pair import Pair
-    from duplexd.engine.failures import Failures
+    from duplexd.engine.failed_legs import FailedLegs
     from duplexd.engine.timeline import Timeline
     from duplexd.engine.volumes import Volumes
     from duplexd.images.leg import Leg
@@ -76,14 +74,14 @@ class Checkpointer:
         self,
         timeline: Timeline,
         volumes: Volumes,
-        failures: Failures,
+        failed_legs: FailedLegs,
         file: CheckpointFile,
         legs: LegCalls,
         clock: Clock,
     ) -> None:
         self._timeline = timeline
         self._volumes = volumes
-        self._failures = failures
+        self._failed_legs = failed_legs
         self._file = file
         self._workers = legs.workers
         self._syncs = LegSyncs(timeline, legs)
@@ -92,7 +90,6 @@ class Checkpointer:
         self._unsynced: dict[Leg, OSError] = {}  # primaries whose sync has failed
         self._kept_from = _NEVER  # the floor of what began since the last snapshot
         self._time = 0.0  # monotonic
-        self.on_primary_failed: Callable[[Pair, OSError], None] = _nothing_done  # at rest
         self.copying = asyncio.Lock()  # a snapshot and the copy of a run exclude each other
         self.replay_floor = 0
         self.sequence = 0  # of the last one
@@ -182,7 +179,7 @@ class Checkpointer:
             "offset": writer.position,
             **self._ledger_at(writer.sequence),
         }
-        duplex = {pair for pair in pairs if pair.state == pair_states.DUPLEX}
+        duplex = {pair for pair in pairs if pair.state == DUPLEX}
         served = [pair for pair in pairs if not pair.failed]
         self._refuse_unsynced(served)
         planned = self._syncs.plan(served, pairs, duplex)
@@ -212,7 +209,7 @@ class Checkpointer:
     def _primary_failed(self, pair: Pair, leg: Leg, error: OSError) -> OSError | None:
         """The error, if what was called durable is on no primary."""
         self._unsynced[leg] = error
-        self.on_primary_failed(pair, error)
+        self._failed_legs.on_primary_failed(pair, error)
         if pair.primary is not leg:
             pair.primary_dirty = True
             return None
@@ -250,27 +247,13 @@ class Checkpointer:
         return [outcome.lost for outcome in outcomes if outcome.lost is not None]
 
     def _secondary_failed(self, outcome: Outcome) -> None:
-        """What a failed sync lost is unknown, so all of the secondary has to be copied again. That
-        must be in the journal: the kernel reports the error once, and the next sync succeeds.
-
-        So it is where the path names another image: what was written will not be read. One that is
-        absent has been suspended for that already.
-        """
-        timeline, pair = self._timeline, outcome.planned.pair
-        suspended = pair.state == pair_states.SUSPENDED
-        error = outcome.failed or outcome.lost
+        """One that is absent, or unusable as it is, is not worse off for its path."""
+        pair, error = outcome.planned.pair, outcome.failed
         absent = isinstance(outcome.planned.leg, AbsentLeg)
-        only_lost = outcome.failed is None and (absent or not pair.usable)
-        if error is None or (suspended and only_lost):
-            return
-        lost = pair.record.full_map()
-        if suspended and not pair.usable:
-            timeline.must(partial(timeline.append, Missed({pair.id: lost})))
-            return
-        duplex = pair.state == pair_states.DUPLEX
-        members = self._volumes.group_of(pair) if duplex else {pair}
-        at = pair.applied if suspended else timeline.written
-        self._failures.freeze(members, pair, at, error, {pair}, {pair: lost})
+        if error is None and not (pair.state == SUSPENDED and (absent or not pair.usable)):
+            error = outcome.lost
+        if error is not None:
+            self._failed_legs.lost(pair, error)
 
 
 def replay_floor(saved: Json) -> int:
@@ -279,12 +262,12 @@ def replay_floor(saved: Json) -> int:
     for pair in saved["pairs"]:
         if not pair["removed"]:
             floor = min(floor, int(pair.get("primary_at", floor)))
-        at_cut = pair["state"] == pair_states.SUSPENDED and (
+        at_cut = pair["state"] == SUSPENDED and (
             not pair["usable"] or pair["cut"] is None or pair["applied"] >= pair["cut"][1]
         )
         # A restart abandons a resync that was not committed: the pair is at its cut again.
         at_cut = at_cut or pair["staging"] == UNCOMMITTED
-        if pair["state"] != pair_states.SIMPLEX and not at_cut and not pair["removed"]:
+        if pair["state"] != SIMPLEX and not at_cut and not pair["removed"]:
             floor = min(floor, int(pair["applied"]))
     return floor
 
@@ -300,7 +283,3 @@ def _make_dirty(planned: Sequence[Planned]) -> None:
             sync.pair.primary_dirty = True
         elif sync.dirty:
             sync.pair.secondary_dirty = True
-
-
-def _nothing_done(_pair: Pair, _error: OSError) -> None:
-    """Nobody has another primary."""

@@ -21,6 +21,7 @@ from duplexd.engine.commands import Commands
 from duplexd.engine.counters import Counters
 from duplexd.engine.cut_archive import CutArchive
 from duplexd.engine.cuts import Cuts
+from duplexd.engine.failed_legs import FailedLegs
 from duplexd.engine.failures import Failures
 from duplexd.engine.group_cut import GroupCuts
 from duplexd.engine.journal_space import NO_ROOM, JournalSpace
@@ -132,9 +133,10 @@ class Controller:
         )
         self.archive = archive = CutArchive(self.name, ledger, volumes, events, limits)
         self.failures = failures = Failures(timeline, volumes, archive, events, limits)
+        self.failed_legs = FailedLegs(timeline, volumes, failures)
         self.legs = legs = LegCalls(workers)
         self.checkpointer = checkpointer = Checkpointer(
-            timeline, volumes, failures, file, legs, clock
+            timeline, volumes, self.failed_legs, file, legs, clock
         )
         self.space = JournalSpace(timeline, admission, checkpointer, workers, events, limits)
         self.write_path = WritePath(timeline, admission, self.space.want, clock, limits)
@@ -158,7 +160,8 @@ class Controller:
         self.group_cuts = GroupCuts(timeline, leases, self.settling, archive, clock, events, origin)
         self.cuts = Cuts(self.group_cuts, timeline, archive, volumes, workers, events)
         self.verification = Verification(timeline, leases, followers, workers, limits)
-        self.reads = Reads(workers, events)
+        self.reads = Reads(legs, events)
+        self.reads.on_leg_failed = self.failed_legs.found
         self.status_of = Status(timeline, volumes, leases, archive, followers, clock)
         live_changes = LiveChanges(volumes, leases, archive)
         self.reloads = Reload(timeline, volumes, checkpointer, followers, live_changes, disk)

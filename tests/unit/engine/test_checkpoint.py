@@ -14,6 +14,7 @@ import pytest
 from duplexd.core.pair import Pair
 from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX, SUSPENDED
 from duplexd.engine.checkpoint import Checkpointer, CheckpointFile, replay_floor
+from duplexd.engine.failed_legs import FailedLegs
 from duplexd.errors import DamageError, DuplexdError
 from duplexd.images.absent import AbsentLeg
 from duplexd.replication.leg_calls import LegCalls
@@ -38,10 +39,11 @@ class Taking:
     def __init__(self) -> None:
         self.parts = parts = Parts()
         self.file = CheckpointFile(parts.disk, "/state")
+        self.failed_legs = FailedLegs(parts.timeline, parts.volumes, parts.failures)
         self.checkpointer = Checkpointer(
             parts.timeline,
             parts.volumes,
-            parts.failures,
+            self.failed_legs,
             self.file,
             LegCalls(parts.workers),
             parts.clock,
@@ -167,7 +169,7 @@ async def test_one_is_taken_when_the_secondary_took_the_place_of_a_primary_that_
         pair.set_legs(secondary, AbsentLeg(primary.path, primary.size, "failed"), "sync")
         parts.failures.freeze({pair}, pair, parts.timeline.written, error, {pair}, {})
 
-    taking.checkpointer.on_primary_failed = swap
+    taking.failed_legs.on_primary_failed = swap
     await taking.take()
     assert seen == [("data", errno.EIO)]
     assert taking.checkpointer.taken == 1
@@ -183,7 +185,7 @@ async def test_one_is_taken_without_a_volume_that_is_not_served_any_more() -> No
     def refuse(pair: Pair, _error: OSError) -> None:
         pair.failed = "neither of its images is good"
 
-    taking.checkpointer.on_primary_failed = refuse
+    taking.failed_legs.on_primary_failed = refuse
     await taking.take()
     saved = taking.file.read()
     held = {pair["name"]: pair["primary_at"] for pair in saved["pairs"]}
