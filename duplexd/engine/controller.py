@@ -291,4 +291,3 @@ class Controller:
             journal_syncs=commit.syncs,
             journal_sync_seconds=commit.sync_seconds,
         )
-
