@@ -102,12 +102,10 @@ class Service:
         refuse_problems(self.config)
         lock = StateLock(self.config)
         workers = Threads(loop)
-        try:
-            await self._serve(workers, lock)
-        finally:
-            self._deadline.begin()
-            workers.close()
-            lock.close()
+        if not await self._serve(workers, lock):
+            return  # a thread may hang in what was given up, and nothing waits for it
+        workers.close()
+        lock.close()
         if self._controller is not None and self._controller.failed:
             raise DuplexdError(
                 f"stopped after the controller had failed: {self._controller.failed};"
@@ -132,7 +130,8 @@ class Service:
             )
         return f"nothing of the journal, which is synced up to {writer.synced}; an image"
 
-    async def _serve(self, workers: Threads, lock: StateLock) -> None:
+    async def _serve(self, workers: Threads, lock: StateLock) -> bool:
+        """Whether it came to serve, and has stopped in order."""
         self._log.info(
             "starting",
             controller=self.config.controller.name,
@@ -147,10 +146,11 @@ class Service:
             asking.cancel()
             if running is None:
                 self._log.warning("stopped during the start; the next one begins recovery again")
-                return
+                return False
             self._ready(running)
             calm_collector()
             await self._until_stopped(running, workers)
+        return True
 
     async def _unless_stopped(self, work: Coroutine[None, None, T]) -> T | None:
         """The result of `work`, which is cancelled if a signal comes first: None."""
@@ -188,8 +188,12 @@ class Service:
         if self._adopt:
             pass
         listeners = Listeners(controller, config.nbd.listen, limits.nbd)
-        with in_file(config, "nbd.listen"):
-            await patience.until_possible(listeners.start)
+
+        async def listen() -> None:
+            with in_file(config, "nbd.listen"):
+                await listeners.start()
+
+        await patience.until_possible(listen)
         undo.push_async_callback(listeners.stop)
         await patience.until_possible(control.listen_remote)
         control.serve(controller, [lambda: nbd_metrics(listeners.server)])

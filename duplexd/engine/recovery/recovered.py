@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.pair import Pair
-from duplexd.engine.recovery.progress import OPENING
+from duplexd.engine.recovery.progress import JOURNAL, OPENING
 from duplexd.engine.recovery.read import ReadJournal, read_journal
 from duplexd.engine.recovery.replay import Replay, ReplayFailure
 from duplexd.engine.volumes import Images, open_images
@@ -76,6 +76,7 @@ async def recover(
         journals.append(read_journal(disk, file, settings, boot_id, limits, progress))
 
     try:
+        progress(JOURNAL, 0, 0)
         await steps.do(workers.run(read))
         journal = journals[0]
         progress(OPENING, 0, 0)

@@ -10,7 +10,9 @@ from duplexd.limits import DaemonLimits
 
 # time is counted, not measured: no attempt of these waits for a clock
 TICK_SECONDS = 2.0**-20
-LIMITS = replace(DaemonLimits(), passing_seconds_max=3 * TICK_SECONDS, passing_retry_seconds=TICK_SECONDS)
+LIMITS = replace(
+    DaemonLimits(), passing_seconds_max=3 * TICK_SECONDS, passing_retry_seconds=TICK_SECONDS
+)
 
 
 class Attempts:

@@ -105,7 +105,7 @@ async def test_without_a_reserve_a_full_disk_ends_the_daemon_and_is_named(
     attempt.reserve.make(4096)
     other = Attempt(tmp_path, attempt.threads, attempt.limits)
     other.reserve = Reserve(str(tmp_path / "none"))
-    with pytest.raises(OSError, match="No space left on device: '.*/state/checkpoint'"):
+    with pytest.raises(OSError, match=r"No space left on device: '.*/state/checkpoint'"):
         await other.run(FullDisk(attempt.reserve))
 
 
