@@ -84,7 +84,7 @@ class Service:
         self.limits = limits
         self._adopt = adopt
         self._log = structlog.get_logger("duplexd")
-        self._stop = asyncio.Event()
+        self._stopping = asyncio.Event()
         self._reload = asyncio.Event()
         self._starting = Starting(config.controller.name)
         self._announcements = Announcements()
@@ -95,13 +95,9 @@ class Service:
         """Serve until SIGTERM or SIGINT. Raises DuplexdError or OSError if it cannot start, and if
         the controller had failed when it was stopped.
         """
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop_on, number)
-        loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         refuse_problems(self.config)
         lock = StateLock(self.config)
-        workers = Threads(loop)
+        workers = Threads(asyncio.get_running_loop())
         if not await self._serve(workers, lock):
             return  # a thread may hang in what was given up, and nothing waits for it
         workers.close()
@@ -112,11 +108,16 @@ class Service:
                 " the next start recovers"
             )
 
-    def _stop_on(self, number: int) -> None:
+    def stop(self, number: int) -> None:
+        """Stop in order: `run` returns, or the deadline ends the process."""
         self._log.info("stopping", signal=signal.Signals(number).name)
         notify("STOPPING=1\nSTATUS=stopping")
         self._deadline.begin()
-        self._stop.set()
+        self._stopping.set()
+
+    def reload(self) -> None:
+        """Read the configuration again, soon."""
+        self._reload.set()
 
     def _left(self) -> str:
         """What a stop would still have to sync. Called in another thread: reads two numbers."""
@@ -155,10 +156,10 @@ class Service:
     async def _unless_stopped(self, work: Coroutine[None, None, T]) -> T | None:
         """The result of `work`, which is cancelled if a signal comes first: None."""
         task = asyncio.ensure_future(work)
-        stopped = asyncio.create_task(self._stop.wait(), name="stop")
+        stopped = asyncio.create_task(self._stopping.wait(), name="stop")
         try:
             await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
-            if self._stop.is_set() and not task.done():
+            if self._stopping.is_set() and not task.done():
                 task.cancel()
                 await asyncio.wait((task,))
             return None if task.cancelled() else task.result()
@@ -238,10 +239,11 @@ class Service:
             asyncio.create_task(self._reload_forever(running), name="reload"),
             asyncio.create_task(watchdog(), name="watchdog"),
             asyncio.create_task(
-                keep_room(reserve_of(self.config), limits, workers.disk), name="reserve"
+                keep_room(reserve_of(self.config), limits, workers.disk.of("reserve")),
+                name="reserve",
             ),
         ]
-        stopped = asyncio.create_task(self._stop.wait(), name="stop")
+        stopped = asyncio.create_task(self._stopping.wait(), name="stop")
         try:
             done, _ = await asyncio.wait((*tasks, stopped), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -300,6 +302,20 @@ def reserve_of(config: Config) -> Reserve:
     return Reserve(str(config.controller.state_dir / "reserve"))
 
 
+def receive_signals(loop: asyncio.AbstractEventLoop, service: Service) -> None:
+    """Pass them on to the loop, whichever thread drives it. To be called in the main thread."""
+
+    def stop(number: int, _frame: object) -> None:
+        loop.call_soon_threadsafe(service.stop, number)
+
+    def reload(_number: int, _frame: object) -> None:
+        loop.call_soon_threadsafe(service.reload)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGHUP, reload)
+
+
 def calm_collector() -> None:
     """Collect rarely: objects that exist when the daemon is ready stay, and those of a request are
     freed by reference counting.
@@ -316,4 +332,6 @@ def run(config: Config, adopt: bool = False) -> None:
     os.umask(UMASK)
     limits = shared_out(Limits(), config, raise_limit())
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, in_file(config):
-        runner.run(Service(config, limits, adopt).run())
+        service = Service(config, limits, adopt)
+        receive_signals(runner.get_loop(), service)
+        runner.run(service.run())

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from duplexd.engine.controller import Controller
     from duplexd.runtime.disk import Disk
 
+# the deadline of a stop would end the process of the tests
+ENDLESS = Limits(daemon=dataclasses.replace(DaemonLimits(), stop_seconds_max=1e6))
 IMPATIENT = dataclasses.replace(DaemonLimits(), passing_seconds_max=0.0)
 
 
@@ -133,13 +135,13 @@ async def test_damage_ends_the_daemon(attempt: Attempt, tmp_path: Path) -> None:
 async def test_a_stop_gives_a_start_up_also_where_the_disk_hangs(
     attempt: Attempt, tmp_path: Path, threads: Threads
 ) -> None:
-    service, go_on = Service(config(tmp_path), Limits()), threading.Event()
+    service, go_on = Service(config(tmp_path), ENDLESS), threading.Event()
     try:
         hanging = [asyncio.ensure_future(threads.disk.run(go_on.wait)) for _ in range(16)]
         await asyncio.sleep(0)  # now they are submitted
         starting = asyncio.ensure_future(service._unless_stopped(attempt.run(RealDisk())))
         await asyncio.sleep(0)  # now its first step is, behind those
-        service._stop.set()
+        service.stop(15)
         assert await asyncio.wait_for(starting, 60.0) is None
     finally:
         go_on.set()
