@@ -38,10 +38,10 @@ from duplexd.api.starting import Starting
 from duplexd.daemon.announce import Announcements
 from duplexd.daemon.ending import Deadline
 from duplexd.daemon.open_files import raise_limit, shared_out
-from duplexd.daemon.patience import Patience
 from duplexd.daemon.recovery import Recovery
 from duplexd.daemon.reloading import Reloads
-from duplexd.daemon.room import keep_room
+from duplexd.daemon.retry import Patience
+from duplexd.daemon.spare_room import keep_room
 from duplexd.daemon.startup import StateLock, in_file, refuse_problems
 from duplexd.engine.controller import Machine
 from duplexd.errors import DuplexdError

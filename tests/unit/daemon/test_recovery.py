@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.api.starting import Starting
-from duplexd.daemon.patience import Patience
 from duplexd.daemon.recovery import Recovery
+from duplexd.daemon.retry import Patience
 from duplexd.daemon.service import Service, Threads
 from duplexd.engine.controller import Machine
 from duplexd.errors import DamageError, LimitError, WrongStateError
