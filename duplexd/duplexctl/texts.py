@@ -229,7 +229,12 @@ def swapped_text(rows: Sequence[Json]) -> str:
 def _swapped_lines(row: Json) -> Iterator[str]:
     done = "already: clients use" if row.get("already") else "swapped: clients use"
     yield f"{row['name']}: {done} {row['primary']}; {_other_image(row)}"
-    if lost := row.get("lost"):
+    yield from _lost_lines(row)
+
+
+def _lost_lines(row: Json) -> Iterator[str]:
+    lost = row.get("lost")
+    if lost and lost.get("records") != 0:
         yield f"  LOST: {_lost_text(lost)}"
 
 
@@ -241,10 +246,11 @@ def _other_image(row: Json) -> str:
 
 
 def _lost_text(lost: Json) -> str:
-    last = f" to {lost['last_sequence']}" if lost.get("last_sequence") else ""
-    since = f", since {_clock(at, 'seconds')}" if (at := lost.get("after_time")) else ""
-    size = format_size(lost.get("changed_bytes") or 0)
-    return f"changes after number {lost['after_sequence']}{last}{since}, {size}"
+    count = f"{lost['records']} changes" if lost.get("records") else "all changes"
+    last = f" to {lost['last']}" if lost.get("last") else " on"
+    numbers = f" from number {lost['first']}{last}" if lost.get("first") else ""
+    since = f", since {_clock(at, 'seconds')}" if (at := lost.get("since")) else ""
+    return f"{count}{numbers}{since}, {format_size(lost.get('bytes') or 0)}"
 
 
 def would_be_lost(volumes: Sequence[Json]) -> str:
@@ -255,9 +261,9 @@ def would_be_lost(volumes: Sequence[Json]) -> str:
         if volume["state"] != "SUSPENDED" or not secondary.get("usable"):
             continue
         lost = {
-            "after_sequence": secondary.get("as_of_sequence"),
-            "after_time": secondary.get("as_of_time"),
-            "changed_bytes": volume.get("changed_bytes"),
+            "first": (secondary.get("as_of_sequence") or 0) + 1,
+            "since": secondary.get("as_of_time"),
+            "bytes": volume.get("changed_bytes"),
         }
         lines.append(f"{volume['name']}: {_lost_text(lost)}")
         if (volume.get("rebuild") or {}).get("possible"):
@@ -276,11 +282,13 @@ def would_be_adopted(volumes: Sequence[Json]) -> str:
 
 def adopted_text(rows: Sequence[Json]) -> str:
     """What each volume is served from."""
-    return "\n".join(
-        f"{row['name']}: {'already served from' if row.get('already') else 'adopted'}"
-        f" {row['primary']}; {_other_image(row)}"
-        for row in rows
-    )
+    return "\n".join(line for row in rows for line in _adopted_lines(row))
+
+
+def _adopted_lines(row: Json) -> Iterator[str]:
+    done = "already served from" if row.get("already") else "adopted"
+    yield f"{row['name']}: {done} {row['primary']}; {_other_image(row)}"
+    yield from _lost_lines(row)
 
 
 # ----------------------------------------------------------------------------------------- events

@@ -631,7 +631,7 @@ class FakeController:
                 raise WrongStateError(f"{name} is SUSPENDED; use --roll-forward or --lose-changes")
             if state not in {"DUPLEX", "SUSPENDED"}:
                 raise WrongStateError(f"{name} is {state}")
-        lost = Lost(after_sequence=7, after_time=1.0, last_sequence=9, changed_bytes=65536)
+        lost = Lost(records=2, first=8, last=9, bytes=65536, since=1.0)
         rows = []
         for name in names:
             rows.append(self._roles(name, lost if lose_changes else None))

@@ -12,12 +12,13 @@ from duplexd.api.models.base import Answer, Bytes, PairState
 
 
 class Lost(Answer):
-    """What a swap with `lose_changes` gave up: acknowledged changes that no image holds now."""
+    """Acknowledged changes that no image holds now: given up by a swap, or by an adopt."""
 
-    after_sequence: int = Field(description="changes after this number are lost")
-    after_time: float | None = Field(None, description="when that number was given out")
-    last_sequence: int | None = Field(None, description="the last number that was lost")
-    changed_bytes: Bytes = Field(0, description="what they changed, rounded up to whole grains")
+    records: int | None = Field(None, description="how many; null if the journal does not say")
+    first: int | None = Field(None, description="number of the first one")
+    last: int | None = Field(None, description="number of the last one")
+    bytes: Bytes = Field(0, description="what they changed")
+    since: float | None = Field(None, description="time of the point that is left")
 
 
 class RolesVolume(Answer):
@@ -30,7 +31,9 @@ class RolesVolume(Answer):
     primary: str = Field(description="path of the image that clients read and write")
     secondary: str | None = Field(None, description="path of the other image; null for SIMPLEX")
     sequence: int = Field(description="the number at which this took effect")
-    lost: Lost | None = Field(None, description="null if nothing was lost")
+    lost: Lost | None = Field(
+        None, description="null if nothing was lost; of an adopt also if that is not known"
+    )
     already: bool = Field(False, description="it was so before the command; nothing was done")
 
 

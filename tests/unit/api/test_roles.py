@@ -36,7 +36,7 @@ def test_a_swap_of_a_suspended_pair_needs_to_be_told_what_of_its_changes(
         plane.ask("POST", "/v1/swap", {"targets": ["data"], "lose_changes": True})
     ).volumes
     assert volume.lost is not None
-    assert volume.lost.after_sequence == 7
+    assert volume.lost.first == 8
 
 
 def test_the_image_of_the_cut_is_kept_where_it_was_asked_for(plane: ControlPlane) -> None:

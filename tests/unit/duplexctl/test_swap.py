@@ -76,7 +76,7 @@ def test_what_was_lost_is_said_with_number_time_and_bytes(ctl: Ctl, plane: Contr
     plane.controller.volumes["data"] = "SUSPENDED"
     code, out, _ = ctl("swap", "data", "--lose-changes")
     assert code == 0
-    assert "LOST: changes after number 7 to 9, since 1970-01-01T00:00:01Z, 64.0 KiB" in out
+    assert "LOST: 2 changes from number 8 to 9, since 1970-01-01T00:00:01Z, 64.0 KiB" in out
 
 
 def test_a_script_is_not_asked(ctl: Ctl, plane: ControlPlane) -> None:
@@ -94,7 +94,7 @@ def test_a_terminal_is_asked_before_changes_are_lost(
 ) -> None:
     plane.controller.volumes["data"] = "SUSPENDED"
     ended, seen = at_terminal(plane, typed, "swap", "data", "--lose-changes")
-    assert "data: changes after number 0, since 1970-01-01T00:00:01Z, 64.0 KiB" in seen
+    assert "data: all changes from number 1 on, since 1970-01-01T00:00:01Z, 64.0 KiB" in seen
     assert "--roll-forward brings it back" in seen
     assert (ended, plane.controller.swapped) == (code, swapped)
 
@@ -198,6 +198,19 @@ def row(**fields: object) -> Json:
         "name": "v", "state": "SIMPLEX", "reason": None, "primary": "/a", "secondary": None,
         "lost": None, "already": False,
     } | fields  # fmt: skip
+
+
+def test_a_change_is_not_called_lost_that_an_adopted_image_has() -> None:
+    lost = {"records": 0, "first": None, "last": None, "bytes": 0}
+    assert "LOST" not in texts.adopted_text([row(lost=lost)])
+
+
+def test_what_an_adopted_image_lacks_is_said() -> None:
+    lost = {"records": 3, "first": 7, "last": 9, "bytes": 4096}
+    assert texts.adopted_text([row(lost=lost)]).splitlines() == [
+        "v: adopted /a; SIMPLEX",
+        "  LOST: 3 changes from number 7 to 9, 4.0 KiB",
+    ]
 
 
 @pytest.mark.parametrize(
