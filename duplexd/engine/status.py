@@ -163,7 +163,11 @@ def _absence(leg: Leg) -> str:
 def _failure(pair: Pair) -> str:
     """Why the secondary of a pair failed, as far as this run knows."""
     failed = pair.state == pair_states.SUSPENDED and pair.reason == pair_states.BY_ERROR
-    return pair.cut.why or pair.reason if failed and pair.cut is not None else ""
+    return (
+        pair.cut.why or "it failed before the last start; see the log"
+        if failed and pair.cut is not None
+        else ""
+    )
 
 
 def group_state(pairs: Sequence[Pair]) -> str:
