@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from duplexd.core.cut import Cut
     from duplexd.core.markers import Fail
     from duplexd.core.pair import Pair, PairChange
-    from duplexd.engine.apply import Batch, SecondaryFailure
+    from duplexd.engine.batch import Batch, SecondaryFailure
     from duplexd.engine.cut_archive import CutArchive
     from duplexd.engine.events import Events
     from duplexd.engine.timeline import Timeline

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from duplexd.core.ledger import Ledger
     from duplexd.core.markers import Marker
     from duplexd.core.pair import Pair
-    from duplexd.engine.apply import Batch, Executor
+    from duplexd.engine.apply import Executor
+    from duplexd.engine.batch import Batch
     from duplexd.journal.writer import Writer
     from duplexd.runtime.clock import Clock
     from duplexd.runtime.threads import Workers
