@@ -78,8 +78,8 @@ def regions_are_not_marked(patch: Callable[..., None]) -> None:
     patch(WritePath, "_look_at", forget)
 
 
-def a_power_cut_is_not_noticed(patch: Callable[..., None]) -> None:
-    patch(reconcile, "_copy_dirty_regions", lambda _timeline, _volumes: None)
+def an_unclean_stop_is_not_noticed(patch: Callable[..., None]) -> None:
+    patch(reconcile, "_compare_open_regions", lambda _timeline, _volumes: None)
 
 
 def a_cut_waits_for_nothing_and_lets_a_batch_in_between(patch: Callable[..., None]) -> None:
@@ -182,7 +182,7 @@ MUTANTS = [
     the_journal_is_never_synced,
     regions_are_not_made_durable,
     regions_are_not_marked,
-    a_power_cut_is_not_noticed,
+    an_unclean_stop_is_not_noticed,
     a_cut_waits_for_nothing_and_lets_a_batch_in_between,
     what_is_staged_is_applied_before_its_commit,
     changes_of_suspended_pairs_are_not_tracked,

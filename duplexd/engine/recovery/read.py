@@ -33,14 +33,13 @@ _SEGMENTS_MIN = 4
 
 class ReadJournal(NamedTuple):
     """What the journal says. `saved`: the checkpoint. `unapplied`: numbers of volumes with changes
-    after it. `same_boot`: the machine has not rebooted since, so no write to a file was lost.
+    after it.
     """
 
     ring: Ring
     ledger: Ledger
     tail: Tail
     saved: Json
-    same_boot: bool
     unapplied: set[int]
 
 
@@ -73,12 +72,11 @@ def read_journal(
         start = Position(saved["sequence"], saved["chain"], saved["index"], saved["offset"])
         walk = Walk(ring, start)
         unapplied = _fold(walk, ledger, progress)
-        same_boot = boot_id != "" and ledger.boot in {"", boot_id}
-        tail = walk.close(same_boot)
+        tail = walk.close()
     except BaseException:
         ring.close()
         raise
-    return ReadJournal(ring, ledger, tail, saved, same_boot, unapplied)
+    return ReadJournal(ring, ledger, tail, saved, unapplied)
 
 
 def _refuse_journal_alone(disk: Disk, file: CheckpointFile, directory: str) -> None:
