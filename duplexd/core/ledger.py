@@ -142,6 +142,10 @@ class Ledger:
         self.closed = True
 
     @_fold.register
+    def _(self, _marker: markers.Synced, _place: Place) -> None:
+        """It changes no state."""
+
+    @_fold.register
     def _(self, marker: markers.NewVolume, _place: Place) -> None:
         self.pairs[marker.id] = PairRecord(marker.id, marker.name, marker.size, self._limits)
 
