@@ -14,6 +14,7 @@ from duplexd.engine.events import Events
 from tests.sim.disk import SimDisk
 from tests.sim.workers import SimWorkers
 from tests.support.fault_leg import FaultLeg
+from tests.support.prompt_workers import PromptWorkers
 from tests.unit.loops import PatientLoop
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Core:
         events = Events(clock)
         seen: list[Json] = []
         events.listeners.append(seen.append)
-        machine = Machine(disk, clock, simulated, simulated)
+        machine = Machine(disk, clock, simulated, simulated, PromptWorkers())
         controller = await start(settings, machine, events, limits)
         return cls(disk, clock, simulated, controller, seen)
 
@@ -141,6 +142,16 @@ class Core:
         change = self.change(FLUSH, name, 0, 0)
         self.controller.flush(change)
         return await self.answer(change)
+
+    async def read(self, name: str, offset: int, length: int) -> tuple[int, bytes]:
+        """A READ that is not served from the page cache: its errno and its content."""
+        answers: list[tuple[int, bytes]] = []
+        self.controller.read(
+            self.pair(name), offset, length, 0, lambda *answer: answers.append(answer)
+        )
+        await self.until(lambda: bool(answers))
+        ((number, content),) = answers
+        return number, bytes(content)
 
     async def answer(self, change: Change) -> int:
         await self.until(lambda: change in self.peer.answers)
