@@ -34,13 +34,12 @@ class SyncClaim:
         """Claim all that is synced, if all that is written is, and no checkpoint says so already.
         So an idle journal gets one marker after each sync of new records, and none after that.
         """
-        if not self._timeline.busy:  # else more records are on their way
-            self._timeline.when_at_rest(self._write)
-
-    def _write(self) -> None:
         timeline = self._timeline
         written, known = timeline.written, max(self._last, self._checkpointer.sequence)
-        if written <= known or written > timeline.writer.synced:
+        if timeline.busy or written <= known or written > timeline.writer.synced:
             return
         with contextlib.suppress(OSError):  # the timeline has drawn the consequences
-            self._last = timeline.append(Synced())
+            timeline.when_at_rest(self._append)
+
+    def _append(self) -> None:
+        self._last = self._timeline.append(Synced())
