@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from duplexd.core.markers import Synced
+from duplexd.core.synced import Synced
 
 if TYPE_CHECKING:
     from duplexd.engine.checkpoint import Checkpointer
