@@ -26,23 +26,22 @@ import asyncio
 import errno
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.backend import WRITE, ZERO, Change
+from duplexd.backend import WRITE
 from duplexd.core.markers import Regions, encode
-from duplexd.core.pair import PairChange
 from duplexd.core.patience import PRIMARY, SECONDARY, Patience
+from duplexd.engine.repair import heal, held
 from duplexd.runtime.watch import LOOK_SECONDS, GivenUp, HungError, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from duplexd.core.pair import Pair
+    from duplexd.core.pair import Pair, PairChange
     from duplexd.images.leg import Leg
     from duplexd.journal.writer import Writer
     from duplexd.runtime.threads import Workers
 
     Done = Callable[["Batch", BaseException | None], None]
 
-_BLOCK_BYTES = 4096
 JOURNAL = "journal"  # what a worker waits for when it is at no leg
 _NOT_YET, _READING, _GIVING = range(3)  # `Batch.restoring`
 
@@ -109,11 +108,6 @@ class Batch:
         self.restored: list[PairChange] = []
         self.restoring = _NOT_YET
 
-    @property
-    def met_failures(self) -> bool:
-        """Whether a leg failed."""
-        return bool(self.failures or self.primary_errors or self.dead)
-
 
 class Executor:
     """Executes batches: small ones in `light` workers, large ones in `heavy` ones.
@@ -156,10 +150,7 @@ class Executor:
         if batch.heavy:
             self.heavy_changes += len(batch.changes)
             workers = self._heavy
-        watch = self._watch
-        workers.submit(
-            lambda: self._perform(batch, watch), lambda _none, error: self._ended(batch, error)
-        )
+        workers.submit(lambda: self.perform(batch), lambda _none, error: self._ended(batch, error))
 
     def write_staged(self, done: Callable[[BaseException | None], None]) -> None:
         """Write what is staged in the journal; `done(error)` is called later, in the loop."""
@@ -219,9 +210,15 @@ class Executor:
 
     # -------------------------------------------------------------------------- in the worker
 
-    def _perform(self, batch: Batch, watch: Watch[Leg | str]) -> None:
-        with watch.at(JOURNAL):
+    def perform(self, batch: Batch) -> None:
+        """Journal and apply a batch, here and now. Failures of legs are noted in the batch."""
+        watch = self._watch
+        inside = watch.inside
+        inside.append(JOURNAL)  # here, and for each leg, without `at`: it is once for each batch
+        try:
             _journal(batch, self._writer)
+        finally:
+            inside.pop()  # the journal is never given up
         self._apply(batch, watch, 0, False)
 
     def _go_on(self, batch: Batch, watch: Watch[Leg | str], error: HungError) -> None:
@@ -301,7 +298,7 @@ class Executor:
             failure.torn = True  # the primary cannot say what was there
         else:
             batch.healing = failure
-            self._heal(failure, change, watch)
+            heal(failure, change, watch, self._record_bytes_max)
         self._freeze(batch, failure)
 
     def _torn(self, batch: Batch, failure: SecondaryFailure) -> None:
@@ -334,26 +331,6 @@ class Executor:
             change.error = error.errno or errno.EIO
             if not final:
                 batch.primary_errors.append(failure)
-
-    def _heal(self, failure: SecondaryFailure, change: PairChange, watch: Watch[Leg | str]) -> None:
-        """Restore the range of a failed change on the secondary to what the primary still has
-        there, durably; note whether that succeeded.
-        """
-        pair, healed = failure.pair, False
-        end = change.offset + change.length
-        try:
-            for offset in range(change.offset, end, self._record_bytes_max):
-                length = min(self._record_bytes_max, end - offset)
-                healed |= _heal_piece(pair.primary, pair.copy_of, offset, length, watch)
-        except OSError:
-            failure.torn = True
-            return
-        try:
-            if healed:
-                with watch.at(pair.copy_of):
-                    pair.copy_of.sync()
-        except OSError:
-            failure.torn = failure.lost = True
 
     def _restore(self, batch: Batch, watch: Watch[Leg | str]) -> None:
         """Journal what primaries hold where they refused a change, and give it to secondaries.
@@ -391,7 +368,7 @@ class Executor:
                 end = change.offset + change.length
                 for offset in range(change.offset, end, self._record_bytes_max):
                     length = min(self._record_bytes_max, end - offset)
-                    found.append(_held_piece(change.volume, offset, length, watch))
+                    found.append(held(change.volume, offset, length, watch))
         return [change for change in found if change is not None]
 
     def _give(self, batch: Batch, found: PairChange, watch: Watch[Leg | str]) -> None:
@@ -403,7 +380,12 @@ class Executor:
                 else:
                     secondary.zero(found.offset, found.length, found.allocate)
         except OSError as error:
-            self._torn(batch, SecondaryFailure(found.volume, found.sequence, error))
+            # Repaired, it has what the primary holds: this very change.
+            failure = SecondaryFailure(found.volume, found.sequence + 1, error)
+            heal(failure, found, watch, self._record_bytes_max)
+            if failure.torn:
+                failure.sequence = found.sequence
+            self._freeze(batch, failure)
 
 
 def _journal(batch: Batch, writer: Writer) -> None:
@@ -427,54 +409,6 @@ def _is_behind(batch: Batch, pair: Pair, change: PairChange) -> bool:
         and change.offset < other.offset + other.length
         for other, _ in batch.primary_errors
     )
-
-
-def _held_piece(pair: Pair, offset: int, length: int, watch: Watch[Leg | str]) -> PairChange | None:
-    """What the primary holds there, as a change; None if it cannot be read.
-
-    Zeroes are journaled as such: they may be a hole that could not be filled, and the journal may
-    not have room for that many bytes.
-    """
-    data = bytearray(length)
-    try:
-        with watch.at(pair.primary):
-            pair.primary.read_into(offset, memoryview(data))
-    except OSError:
-        return None
-    if data.count(0) == length:
-        return PairChange(_NOBODY, 0, pair, ZERO, offset, length)
-    return PairChange(_NOBODY, 0, pair, WRITE, offset, length, data)
-
-
-def _heal_piece(
-    primary: Leg, secondary: Leg, offset: int, length: int, watch: Watch[Leg | str]
-) -> bool:
-    before, now = bytearray(length), bytearray(length)
-    with watch.at(primary):
-        primary.read_into(offset, memoryview(before))
-    with watch.at(secondary):
-        secondary.read_into(offset, memoryview(now))
-    if before == now:
-        return False
-    for at in range(0, length, _BLOCK_BYTES):
-        piece = before[at : at + _BLOCK_BYTES]
-        if piece != now[at : at + _BLOCK_BYTES]:
-            with watch.at(secondary):
-                secondary.write(offset + at, piece)
-    return True
-
-
-class _Nobody:
-    """The client of changes that the engine itself makes."""
-
-    def finished(self, change: Change) -> None:
-        """No connection waits for it."""
-
-    def flush_replies(self) -> None:
-        """Nothing to send."""
-
-
-_NOBODY = _Nobody()
 
 
 def _nobody(_batch: Batch, _error: BaseException | None) -> None:

@@ -290,7 +290,7 @@ class Timeline:
             place = Place(batch.regions_sequence, batch.time_us)
             self.ledger.apply(place, Regions(batch.regions))
         self._track(batch)
-        if batch.met_failures:
+        if batch.failures or batch.primary_errors or batch.dead:
             try:
                 self.consequences(batch)
             except OSError as error:
