@@ -72,6 +72,10 @@ class Copying:
         ring, advance = self._timeline.writer.ring, self._timeline.ledger.advance
         return Follower(ring, job.pairs, position, sink, advance, counted_until)
 
+    def keep_journal_from(self, number: int) -> None:
+        """A restart needs the records after this number, until a checkpoint that knows why."""
+        self._checkpointer.keep_from(number)
+
     async def follow(self, job: Job) -> bool:
         """One step along the journal, if there is one.
 

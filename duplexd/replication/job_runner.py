@@ -115,8 +115,13 @@ class Runner:
         timeline, numbers = self._timeline, [pair.id for pair in job.pairs]
         at = job.floor = job.walk().position
         job.whole = False
-        commit = Commit(job.id, at, count, numbers)
-        await timeline.durable(await timeline.at_rest(lambda: timeline.append(commit)))
+
+        def commit() -> int:
+            # A checkpoint may have been taken since `at`: it does not know of this resync.
+            self._copying.keep_journal_from(at)
+            return timeline.append(Commit(job.id, at, count, numbers))
+
+        await timeline.durable(await timeline.at_rest(commit))
         await self._copying.apply_staged(job, count)
         job.whole = True
         in_work(job.pairs)

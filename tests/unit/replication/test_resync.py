@@ -317,6 +317,16 @@ async def test_the_secondary_is_not_touched_before_the_commit_is_durable() -> No
     assert seen == [("Commit", False), ("Settled", True)]
 
 
+async def test_the_journal_is_kept_from_the_commit_on() -> None:
+    """A checkpoint taken while the log was completed does not know of it."""
+    world = World()
+    replication, pair = rewritten(world)
+    await replication.resync(pair)
+    await replication.wait(pair)
+    (commit,) = [marker for marker in world.timeline.markers if isinstance(marker, Commit)]
+    assert world.checkpointer.kept_from == [commit.at]
+
+
 async def test_the_log_is_kept_until_the_journal_says_that_it_is_done_with() -> None:
     world = World()
     replication, pair = rewritten(world)
