@@ -20,6 +20,11 @@ VOLUME_BYTES_MAX = 1 << 60  # 1 EiB: offsets and their sums stay far from 63 bit
 JOURNAL_SIZE_BYTES_MIN = 16 * MIB
 JOURNAL_SIZE_BYTES_MAX = 4 * TIB
 COPY_RATE_BYTES_MIN = 64 * KIB  # a second
+# How long a disk may take to answer before its image counts as failed
+SECONDARY_TIMEOUT_SECONDS_DEFAULT = 5.0
+PRIMARY_TIMEOUT_SECONDS_DEFAULT = 30.0
+DISK_TIMEOUT_SECONDS_MIN = 0.5
+DISK_TIMEOUT_SECONDS_MAX = 3600.0
 HOLD_SECONDS_DEFAULT = 2.0
 HOLD_SECONDS_MAX = 10.0  # Linux's NBD client may give up at 30 s
 MEMBERS_MAX = 256  # controllers that take a cut together

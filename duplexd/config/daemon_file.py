@@ -16,6 +16,7 @@ from duplexd import limits
 from duplexd.config.fields import FilePath, ListenAddress, Name, Section, SocketPath
 from duplexd.config.values import (
     check_copy_rate,
+    check_disk_timeout,
     check_hold_max,
     check_host_port,
     check_journal_size,
@@ -41,6 +42,15 @@ class ControllerConfig(Section):
     copy_rate: Annotated[int, BeforeValidator(check_copy_rate)] | None = Field(
         default=None, examples=['"100MiB"']
     )
+    on_start_error: Literal["serve", "refuse"] = Field(default="serve", examples=['"serve"'])
+    on_primary_error: Literal["swap", "refuse"] = Field(default="swap", examples=['"swap"'])
+    secondary_timeout: Annotated[float, BeforeValidator(check_disk_timeout)] = Field(
+        default=limits.SECONDARY_TIMEOUT_SECONDS_DEFAULT, examples=["5.0"]
+    )
+    primary_timeout: Annotated[float, BeforeValidator(check_disk_timeout)] = Field(
+        default=limits.PRIMARY_TIMEOUT_SECONDS_DEFAULT, examples=["30.0"]
+    )
+    auto_resync: StrictBool = Field(default=False, examples=["true"])
 
 
 class NbdConfig(Section):

@@ -78,6 +78,14 @@ def check_hold_max(value: object) -> float:
     return float(value)
 
 
+def check_disk_timeout(value: object) -> float:
+    """Seconds that a disk may take to answer."""
+    low, high = limits.DISK_TIMEOUT_SECONDS_MIN, limits.DISK_TIMEOUT_SECONDS_MAX
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ValueError(f"{value!r} is no such time; expected {low:g} to {high:g} seconds")
+    return float(value)
+
+
 def absolute_path(value: object, base: Path) -> Path:
     """A path, made absolute: a relative one starts at `base`, the directory of the file."""
     if not isinstance(value, str | Path) or not str(value):

@@ -24,7 +24,7 @@ from duplexd.core.transitions import CUT_EVENTS, PAIR_EVENTS, Moving
 from duplexd.errors import DamageError, WrongStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from duplexd.core.markers import Marker
     from duplexd.json_object import Json
@@ -163,6 +163,19 @@ class Ledger:
             self._leave_cut(pair)
             pair.secondary_path = ""
             pair.regions.open.clear()
+
+    @_fold.register
+    def _(self, marker: markers.Swap, place: Place) -> None:
+        for pair in self._of(marker.volumes):
+            self._move(pair, pair_states.SWAP, pair.reason)
+            pair.swapped = not pair.swapped
+            pair.primary_at, pair.applied = pair.applied, pair.primary_at
+            if pair.state == pair_states.SUSPENDED:
+                # What follows the cut in the journal is not applied to the new primary, and the
+                # new secondary holds a state with changes that the volume never had.
+                pair.primary_at, pair.usable = place.sequence, False
+                pair.cut = Cut("", place.sequence, place.time_us, "", VOID)
+                pair.changed = pair.full_map()
 
     @_fold.register
     def _(self, marker: markers.Regions, _place: Place) -> None:
@@ -354,10 +367,13 @@ class Ledger:
 
     # ---------------------------------------------------------------------------- checkpoints
 
-    def snapshot(self, tail: int, mirrored: Mapping[int, bool]) -> Json:
-        """All of it, for a checkpoint at number `tail`; `mirrored` says which pairs mirror.
+    def snapshot(
+        self, tail: int, mirrored: Mapping[int, bool], unserved: Collection[int] = ()
+    ) -> Json:
+        """All of it, for a checkpoint at number `tail`; `mirrored` says which pairs mirror. The
+        primaries of the `unserved` ones do not hold all changes.
 
-        `applied` is only true once the secondaries were synced.
+        `applied` and `primary_at` are only true once the images were synced.
         """
         return {
             "boot": self.boot,
@@ -365,7 +381,11 @@ class Ledger:
             "starts": self.starts,
             "cuts": [cut.pack() for cut in self.cuts.values()],
             "pairs": [
-                snapshot.take(pair, tail if mirrored.get(pair.id) else pair.applied)
+                snapshot.take(
+                    pair,
+                    tail if mirrored.get(pair.id) else pair.applied,
+                    pair.primary_at if pair.id in unserved else tail,
+                )
                 for pair in self.pairs.values()
             ],
         }
@@ -391,7 +411,7 @@ class Ledger:
         cuts = {cut.id: cut for cut in (Cut(*packed) for packed in saved.get("cuts", ()))}
         self.cuts = dict(cuts)
         for packed in saved["pairs"]:
-            pair = snapshot.unpack(packed, self._limits)
+            pair = snapshot.unpack(packed, saved.get("sequence", 0), self._limits)
             if packed["cut"] is not None:
                 cut = Cut(*packed["cut"])
                 pair.cut = cuts.setdefault(cut.id, cut)  # pairs of one cut share it

@@ -32,9 +32,11 @@ as a decimal string for a key, since JSON has no other keys; change maps are bas
     missed    volumes {id: map}                      these bytes may have changed without a record
     regions   volumes {id: [number]}                 these may differ after a power cut
     detach    volumes                                the secondary was removed: SIMPLEX
+    swap      volumes                                the two images change roles; of a SUSPENDED
+                                                     pair, changes after the cut are given up
 
-A field that an older version did not write has a default in `unpack`; the format is unchanged since
-version 2 of the journal, and version 1 only lacks the markers of groups.
+A field that an older version did not write has a default in `unpack`. Version 1 of the journal
+lacks the markers of groups, version 2 lacks `swap`.
 """
 
 from __future__ import annotations
@@ -397,9 +399,27 @@ class Detach(NamedTuple):
         return cls(numbers(fields["volumes"]))
 
 
+class Swap(NamedTuple):
+    """The two images of each pair change roles.
+
+    The new primary holds all changes before this record if the pair is DUPLEX. If it is SUSPENDED,
+    it holds those up to the cut, and the later ones are given up.
+    """
+
+    volumes: Sequence[int]
+
+    def pack(self) -> Json:
+        return {"m": "swap", "volumes": list(self.volumes)}
+
+    @classmethod
+    def unpack(cls, fields: Json) -> Swap:
+        return cls(numbers(fields["volumes"]))
+
+
 Marker: TypeAlias = (
     Open | Close | NewVolume | Remove | Attach | Copy | Copied | MakeCut | Stood | Ready | Agreed
     | Void | Fail | Grade | Resync | Abandon | Commit | Settled | Equal | Missed | Regions | Detach
+    | Swap
 )  # fmt: skip
 
 KINDS: dict[str, type[Marker]] = {
@@ -407,7 +427,7 @@ KINDS: dict[str, type[Marker]] = {
     "copy": Copy, "copied": Copied, "cut": MakeCut, "stood": Stood, "ready": Ready,
     "agreed": Agreed, "void": Void, "fail": Fail, "grade": Grade, "resync": Resync,
     "abandon": Abandon, "commit": Commit, "settled": Settled, "equal": Equal, "missed": Missed,
-    "regions": Regions, "detach": Detach,
+    "regions": Regions, "detach": Detach, "swap": Swap,
 }  # fmt: skip
 
 

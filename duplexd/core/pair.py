@@ -30,13 +30,16 @@ class PairRecord:
     after it; of a pair that mirrors it is the tail, filled in when it stops. `usable`: whether
     recovery would bring the secondary to exactly `applied`; not during a first copy, after a power
     cut until both are equal, or after a torn write. `changed`: grains changed since the cut
-    (SUSPENDED), or still to copy (PENDING).
+    (SUSPENDED), or still to copy (PENDING). `primary_at`: the number up to which the primary holds
+    every change durably, as `applied` of the secondary; that of the checkpoint, unless the primary
+    was not there since. `swapped`: the image that the configuration calls `secondary` is the
+    primary.
     """
 
     __slots__ = (
-        "applied", "changed", "cut", "id", "limits", "name", "reason", "regions", "removed",
-        "secondary_path", "size", "staged", "staging", "state", "tracked_bytes",
-        "usable",
+        "applied", "changed", "cut", "id", "limits", "name", "primary_at", "reason", "regions",
+        "removed", "secondary_path", "size", "staged", "staging", "state", "swapped",
+        "tracked_bytes", "usable",
     )  # fmt: skip
 
     def __init__(self, number: int, name: str, size: int, limits: EngineLimits) -> None:
@@ -49,6 +52,8 @@ class PairRecord:
         self.reason = ""
         self.usable = False
         self.applied = 0
+        self.primary_at = 0
+        self.swapped = False
         self.cut: Cut | None = None
         self.changed: ChangeMap | None = None
         self.tracked_bytes = 0  # written since the cut, counting each write
@@ -97,9 +102,9 @@ class Pair:
     """
 
     __slots__ = (
-        "connections", "copied_bytes", "copy_done", "copy_total", "groups", "id", "mirrors",
-        "mode", "name", "primary", "primary_dirty", "read_cached", "record", "regions",
-        "resync_error", "secondary", "secondary_dirty", "size", "tracks",
+        "connections", "copied_bytes", "copy_done", "copy_total", "failed", "groups", "id",
+        "mirrors", "mode", "name", "primary", "primary_dirty", "read_cached", "record", "regions",
+        "repaired_bytes", "resync_error", "secondary", "secondary_dirty", "size", "tracks",
     )  # fmt: skip
 
     read_cached: Callable[[int, memoryview], bool]
@@ -112,6 +117,8 @@ class Pair:
         self.regions = record.regions
         self.connections = 0  # kept by the NBD server
         self.groups: list[str] = []
+        self.failed = ""  # why it is not served: neither of its images is good and current
+        self.repaired_bytes = 0  # of bad ranges of the primary, written anew from the secondary
         self.primary_dirty = False  # written to since its last sync
         self.secondary_dirty = False
         self.copied_bytes = 0  # by the last copy or resync

@@ -18,7 +18,8 @@ RESYNC = "resync"  # follow again, from the cut
 ABANDON = "abandon"  # a resync ended before it changed the secondary: back at the old cut
 EQUAL = "equal"  # the secondary holds all changes
 DETACH = "detach"  # the secondary was removed from the configuration
-EVENTS = (ATTACH, COPY, SUSPEND, FAIL, RESYNC, ABANDON, EQUAL, DETACH)
+SWAP = "swap"  # the two images change roles
+EVENTS = (ATTACH, COPY, SUSPEND, FAIL, RESYNC, ABANDON, EQUAL, DETACH, SWAP)
 
 TRANSITIONS = {
     (SIMPLEX, ATTACH): DUPLEX,
@@ -32,10 +33,12 @@ TRANSITIONS = {
     (DUPLEX, FAIL): SUSPENDED,
     (DUPLEX, COPY): PENDING,
     (DUPLEX, DETACH): SIMPLEX,
+    (DUPLEX, SWAP): DUPLEX,
     (SUSPENDED, RESYNC): PENDING,
     (SUSPENDED, COPY): PENDING,
     (SUSPENDED, FAIL): SUSPENDED,
     (SUSPENDED, DETACH): SIMPLEX,
+    (SUSPENDED, SWAP): SUSPENDED,
 }
 
 # Why a pair is in its state, as status shows it.

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from duplexd.limits import EngineLimits
 
 
-def take(pair: PairRecord, applied: int) -> Json:
-    """A pair as it is now, its secondary at number `applied`."""
+def take(pair: PairRecord, applied: int, primary_at: int) -> Json:
+    """A pair as it is now, its secondary at number `applied`, its primary at `primary_at`."""
     return {
         "id": pair.id,
         "name": pair.name,
@@ -29,6 +29,8 @@ def take(pair: PairRecord, applied: int) -> Json:
         "reason": pair.reason,
         "usable": pair.usable,
         "applied": applied,
+        "primary_at": primary_at,
+        "swapped": pair.swapped,
         "tracked": pair.tracked_bytes,
         "staging": pair.staging,
         "staged": pair.staged,
@@ -45,14 +47,17 @@ def pack(taken: Json) -> Json:
     return {**taken, "changed": None if changed is None else pack_map(changed)}
 
 
-def unpack(saved: Json, limits: EngineLimits) -> PairRecord:
-    """The pair that `pack` wrote, but for its cut, which pairs share.
+def unpack(saved: Json, sequence: int, limits: EngineLimits) -> PairRecord:
+    """The pair that `pack` wrote in a checkpoint at number `sequence`, but for its cut, which pairs
+    share.
 
     Raises KeyError, ValueError or TypeError for anything else.
     """
     pair = PairRecord(saved["id"], saved["name"], saved["size"], limits)
     pair.removed, pair.state, pair.reason = saved["removed"], saved["state"], saved["reason"]
     pair.usable, pair.applied = saved["usable"], saved["applied"]
+    pair.primary_at = saved.get("primary_at", sequence)  # not written before version 3, as below
+    pair.swapped = saved.get("swapped", False)
     pair.tracked_bytes = saved["tracked"]
     pair.staging, pair.staged = saved["staging"], saved["staged"]
     pair.regions.open = set(saved["regions"])

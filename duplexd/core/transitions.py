@@ -24,6 +24,7 @@ PAIR_EVENTS: dict[type[Marker], str] = {
     markers.Abandon: pair_states.ABANDON,
     markers.Equal: pair_states.EQUAL,
     markers.Detach: pair_states.DETACH,
+    markers.Swap: pair_states.SWAP,
 }
 # Of `cut_states`
 CUT_EVENTS: dict[type[Marker], str] = {
@@ -42,4 +43,5 @@ Moving = (
     | markers.Abandon
     | markers.Equal
     | markers.Detach
+    | markers.Swap
 )

@@ -118,8 +118,10 @@ class Checkpointer:
         return replay_floor({"sequence": written, **self._ledger_at(written)}) > self.replay_floor
 
     def _ledger_at(self, tail: int) -> Json:
-        mirrored = {pair.id: pair.mirrors for pair in self._volumes.all()}
-        return self._timeline.ledger.snapshot(tail, mirrored)
+        pairs = self._volumes.all()
+        mirrored = {pair.id: pair.mirrors for pair in pairs}
+        unserved = {pair.id for pair in pairs if pair.failed}
+        return self._timeline.ledger.snapshot(tail, mirrored, unserved)
 
     # ---------------------------------------------------------------------------- checkpoints
 
@@ -243,6 +245,8 @@ def replay_floor(saved: Json) -> int:
     """The number after which a restart from this checkpoint needs records."""
     floor = int(saved["sequence"])
     for pair in saved["pairs"]:
+        if not pair["removed"]:
+            floor = min(floor, int(pair.get("primary_at", floor)))
         at_cut = pair["state"] == pair_states.SUSPENDED and (
             not pair["usable"] or pair["cut"] is None or pair["applied"] >= pair["cut"][1]
         )

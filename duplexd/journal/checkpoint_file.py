@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from duplexd.json_object import Json
 
 MAGIC = b"DUPLEXCP"
-VERSION = 2
-VERSIONS_READ = (1, 2)
+VERSION = 3
+VERSIONS_READ = (1, 2, 3)
 _HEAD = struct.Struct("<8sI")
 
 

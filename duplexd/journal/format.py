@@ -5,13 +5,14 @@ A segment is a file of fixed size: a header of 4,096 bytes, then records without
 Segment header
     offset  size  field
     0       8     magic "DUPLEXDJ"
-    8       4     version, 2
-    12      4     crc      CRC-32C of bytes 16 to 47
+    8       4     version, 3
+    12      4     crc      CRC-32C of bytes 0 to 11 and 16 to 47
     16      16    controller, the identity of the controller that owns the journal
     32      8     index    place of the segment in the journal; never reused
     40      8     size     of the file, bytes
 
-Version 1 is read, too: it knew no cuts of several controllers (markers, see `core/ledger.py`).
+Versions 1 and 2 are read, too. Their crc does not cover the first 12 bytes. They lack markers (see
+`core/markers.py`): 1 those of cuts of several controllers, 2 that of a swap.
 
 Record header, followed by `payload_length` bytes
     offset  size  field
@@ -47,8 +48,9 @@ from fastcrc import crc32
 
 SEGMENT_MAGIC = b"DUPLEXDJ"
 RECORD_MAGIC = b"DXR1"
-VERSION = 2
-VERSIONS_READ = (1, 2)
+VERSION = 3
+VERSIONS_READ = (1, 2, 3)
+_VERSION_UNCHECKED = 2  # up to it the crc does not cover the version
 SEGMENT_HEADER_BYTES = 4096
 RECORD_HEADER_BYTES = 72
 
@@ -58,6 +60,7 @@ FLAG_ALLOCATE = 1
 
 _SEGMENT = struct.Struct("<8sII16sQQ")
 _SEGMENT_BODY = struct.Struct("<16sQQ")
+_SEGMENT_START = struct.Struct("<8sI")
 _BODY = struct.Struct("<IIQQQQQIIBB2xI")
 _HEAD = struct.Struct("<4sI")
 _RECORD = struct.Struct("<4sIIIQQQQQIIBB2xI")
@@ -104,8 +107,13 @@ class Record(NamedTuple):
 
 def pack_segment_header(header: SegmentHeader) -> bytes:
     """The first 48 bytes of a segment."""
+    return _SEGMENT.pack(SEGMENT_MAGIC, VERSION, _segment_crc(VERSION, header), *header)
+
+
+def _segment_crc(version: int, header: SegmentHeader) -> int:
     body = _SEGMENT_BODY.pack(*header)
-    return _SEGMENT.pack(SEGMENT_MAGIC, VERSION, crc32c(body), *header)
+    start = _SEGMENT_START.pack(SEGMENT_MAGIC, version) if version > _VERSION_UNCHECKED else b""
+    return crc32c(start + body)
 
 
 def journal_number(controller: bytes) -> int:
@@ -122,7 +130,7 @@ def unpack_segment_header(data: bytes) -> SegmentHeader | None:
     if (
         magic != SEGMENT_MAGIC
         or version not in VERSIONS_READ
-        or crc != crc32c(_SEGMENT_BODY.pack(*header))
+        or crc != _segment_crc(version, header)
     ):
         return None
     return header

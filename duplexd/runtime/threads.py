@@ -3,6 +3,10 @@
 Not `run_in_executor`: it costs about 90 us of CPU for each call, with a future and a wake-up of the
 loop each. Here a burst of completions costs one wake-up, and a caller on the hot path passes a
 callback instead of awaiting a future.
+
+A call that hangs does not hold up the others: the pool is given another thread for it (`replace`),
+and the one that hangs ends when its call returns. The threads are daemon threads, because Python
+would wait at its exit for those that hang.
 """
 
 from __future__ import annotations
@@ -13,6 +17,8 @@ from collections import deque
 from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+from duplexd.runtime.watch import GivenUp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,9 +54,15 @@ class Workers(Protocol):
         self.submit(call, done)
         return await future
 
+    def replace(self) -> None:
+        """A call of this pool was given up (`runtime/watch.py`): others run in another thread. The
+        `done` of that call is never called.
+        """
+        return
+
     def close(self) -> None:
-        """Finish what was submitted, call every `done`, end the threads. Nothing may be submitted
-        afterwards.
+        """Finish what was submitted, call every `done`, end the threads; those that were given up
+        are left alone. Nothing may be submitted afterwards.
         """
 
 
@@ -59,7 +71,10 @@ class ThreadWorkers(Workers):
     loop.
     """
 
-    __slots__ = ("_calls", "_closed", "_completions", "_loop", "_threads", "_woken")
+    __slots__ = (
+        "_calls", "_closed", "_completions", "_count", "_ended", "_loop", "_name", "_started",
+        "_woken",
+    )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str, count: int) -> None:
         self._loop = loop
@@ -71,11 +86,16 @@ class ThreadWorkers(Workers):
         ] = deque()
         self._woken = False
         self._closed = False
-        self._threads = [
-            Thread(target=self._work, name=f"{name}-{number}") for number in range(count)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._name = name
+        self._count = count
+        self._started = 0
+        self._ended: SimpleQueue[None] = SimpleQueue()  # one for each thread, in `close`
+        for _ in range(count):
+            self._add_thread()
+
+    def _add_thread(self) -> None:
+        Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True).start()
+        self._started += 1
 
     def submit(
         self, call: Callable[[], T], done: Callable[[T | None, BaseException | None], None]
@@ -84,14 +104,17 @@ class ThreadWorkers(Workers):
             raise RuntimeError("the workers are closed")
         self._calls.put((call, done))
 
+    def replace(self) -> None:
+        self._add_thread()
+
     def close(self) -> None:
         if self._closed:
             return
         self._closed = True
-        for _ in self._threads:
+        for _ in range(self._count):
             self._calls.put(None)
-        for thread in self._threads:
-            thread.join()
+        for _ in range(self._count):
+            self._ended.get()
         while self._completions:
             self._deliver()
 
@@ -101,6 +124,8 @@ class ThreadWorkers(Workers):
             call, done = item
             try:
                 finished((done, call(), None))
+            except GivenUp:
+                return
             except BaseException as error:  # noqa: BLE001  it is passed to the caller
                 finished((done, None, error))
             del item, call, done  # nothing of it is kept while this thread waits for the next
@@ -108,6 +133,7 @@ class ThreadWorkers(Workers):
                 self._woken = True
                 with contextlib.suppress(RuntimeError):  # the loop is closed: close() delivers
                     self._loop.call_soon_threadsafe(self._deliver)
+        self._ended.put(None)
 
     def _deliver(self) -> None:
         # Lowered before the queue is looked at: a thread that appends after that look finds it

@@ -146,6 +146,7 @@ def write() -> SimDisk:
     mark("commit", job="decaf001", at=author.writer.sequence, count=0, volumes=[5])
     mark("settled", job="decaf001", volumes=[5])
     mark("equal", volumes=[5])
+    mark("swap", volumes=[5])
     mark(
         "cut", id="cafe000000000004", tag="alle", volumes=[5], group="db", members=["alpha", "beta"]
     )

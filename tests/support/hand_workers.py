@@ -57,5 +57,8 @@ class HandWorkers:
         while self.calls:
             self.finish()
 
+    def replace(self) -> None:
+        """The call that was given up is not in `calls` any more."""
+
     def close(self) -> None:
         self.finish_all()

@@ -83,9 +83,8 @@ def everything(ledger: Ledger) -> Json:
 
 def packed_snapshot(ledger: Ledger, tail: int, mirrored: Mapping[int, bool] | None = None) -> Json:
     """A checkpoint, as it is read from its file."""
-    saved: Json = json.loads(
-        json.dumps(ledger.pack_snapshot(ledger.snapshot(tail, mirrored or {})))
-    )
+    taken = {"sequence": tail, **ledger.snapshot(tail, mirrored or {})}
+    saved: Json = json.loads(json.dumps(ledger.pack_snapshot(taken)))
     return saved
 
 

@@ -24,6 +24,7 @@ from duplexd.core.markers import (
     Fail,
     MakeCut,
     Resync,
+    Swap,
 )
 from duplexd.core.pair_states import (
     ABANDON,
@@ -40,6 +41,7 @@ from duplexd.core.pair_states import (
     STATES,
     SUSPEND,
     SUSPENDED,
+    SWAP,
     TRANSITIONS,
 )
 from duplexd.errors import DamageError, WrongStateError
@@ -61,6 +63,7 @@ MARKERS: dict[str, Marker] = {
     ABANDON: Abandon("j", [1], {}),
     EQUAL: Equal([1]),
     DETACH: Detach([1]),
+    SWAP: Swap([1]),
 }
 # Every way into a state, as the events that lead there
 WAYS = {

@@ -36,6 +36,7 @@ from duplexd.core.markers import (
     Resync,
     Settled,
     Stood,
+    Swap,
     Void,
 )
 from duplexd.core.pair import refresh
@@ -136,6 +137,28 @@ def test_detach_forgets_the_secondary(story: Story) -> None:
     pair = story.pair()
     assert (pair.state, pair.reason, pair.usable, pair.cut) == (SIMPLEX, "", False, None)
     assert (pair.changed, pair.regions.open, pair.secondary_path) == (None, set(), "")
+
+
+def test_swap_of_a_pair_that_is_equal_changes_the_roles_and_what_each_image_holds() -> None:
+    story = duplex()
+    pair = story.pair()
+    pair.primary_at, pair.applied = 5, 9
+    story.mark(Swap([1]))
+    assert (pair.state, pair.swapped, pair.primary_at, pair.applied) == (DUPLEX, True, 9, 5)
+    story.mark(Swap([1]))
+    assert (pair.state, pair.swapped, pair.primary_at, pair.applied) == (DUPLEX, False, 5, 9)
+
+
+def test_swap_of_a_suspended_pair_gives_up_what_follows_its_cut() -> None:
+    story = suspended()
+    pair = story.pair()
+    before = pair.cut
+    assert before is not None
+    sequence = story.mark(Swap([1]))
+    assert (pair.state, pair.swapped, pair.usable) == (SUSPENDED, True, False)
+    assert pair.primary_at == sequence, "records before it are not applied to the new primary"
+    assert grains(pair.changed) == list(range(SIZE // GRAIN)), "all of the new secondary is unknown"
+    assert (before.verdict, pair.cut is before) == (CONSISTENT, False)
 
 
 def test_regions_add_up() -> None:

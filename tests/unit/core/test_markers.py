@@ -35,6 +35,7 @@ from duplexd.core.markers import (
     Resync,
     Settled,
     Stood,
+    Swap,
     Void,
     encode,
     unpack,
@@ -119,6 +120,7 @@ WRITTEN: list[tuple[Marker, Json]] = [
     (Missed({2: changed(0, 3)}), {"m": "missed", "volumes": {"2": packed(0, 3)}}),
     (Regions({1: [0, 5], 2: [1]}), {"m": "regions", "volumes": {"1": [0, 5], "2": [1]}}),
     (Detach([1, 2]), {"m": "detach", "volumes": [1, 2]}),
+    (Swap([1, 2]), {"m": "swap", "volumes": [1, 2]}),
 ]
 
 # What older versions left out: the marker that it is

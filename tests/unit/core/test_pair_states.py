@@ -23,6 +23,7 @@ from duplexd.core.pair_states import (
     STATES,
     SUSPEND,
     SUSPENDED,
+    SWAP,
     TRANSITIONS,
     after,
 )
@@ -31,17 +32,18 @@ from tests.unit.core import draw
 DOCUMENT = Path(__file__).parents[3] / "docs" / "states.md"
 _: str | None = None
 
-# Columns in the order of EVENTS: attach, copy, suspend, fail, resync, abandon, equal, detach.
+# Columns in the order of EVENTS: attach, copy, suspend, fail, resync, abandon, equal, detach,
+# swap.
 EXPECTED = {
-    SIMPLEX:   (DUPLEX, PENDING, _,         _,         _,       _,         _,      _),
-    PENDING:   (_,      PENDING, _,         SUSPENDED, _,       SUSPENDED, DUPLEX, SIMPLEX),
-    DUPLEX:    (_,      PENDING, SUSPENDED, SUSPENDED, _,       _,         _,      SIMPLEX),
-    SUSPENDED: (_,      PENDING, _,         SUSPENDED, PENDING, _,         _,      SIMPLEX),
+    SIMPLEX:   (DUPLEX, PENDING, _,         _,         _,       _,         _,      _,       _),
+    PENDING:   (_,      PENDING, _,         SUSPENDED, _,       SUSPENDED, DUPLEX, SIMPLEX, _),
+    DUPLEX:    (_,      PENDING, SUSPENDED, SUSPENDED, _,       _,         _,      SIMPLEX, DUPLEX),
+    SUSPENDED: (_,      PENDING, _,         SUSPENDED, PENDING, _,         _, SIMPLEX, SUSPENDED),
 }  # fmt: skip
 
 
 def test_the_columns_are_the_events() -> None:
-    assert EVENTS == (ATTACH, COPY, SUSPEND, FAIL, RESYNC, ABANDON, EQUAL, DETACH)
+    assert EVENTS == (ATTACH, COPY, SUSPEND, FAIL, RESYNC, ABANDON, EQUAL, DETACH, SWAP)
     assert tuple(EXPECTED) == STATES
 
 

@@ -16,6 +16,7 @@ from duplexd.core.markers import (
     Regions,
     Remove,
     Resync,
+    Swap,
     Void,
 )
 from duplexd.core.pair import Pair, PairRecord
@@ -82,6 +83,25 @@ def test_a_mirrored_secondary_holds_all_up_to_the_checkpoint() -> None:
     assert again.pairs[4].applied == ledger.pairs[4].applied < 500
 
 
+def test_a_primary_that_is_served_holds_all_up_to_the_checkpoint() -> None:
+    again = restored(packed_snapshot(many().ledger, 500))
+    assert {pair.primary_at for pair in again.pairs.values()} == {500}
+
+
+def test_a_primary_that_is_not_served_stays_where_it_was() -> None:
+    ledger = many().ledger
+    ledger.pairs[3].primary_at = 7
+    again = restored(ledger.pack_snapshot({"sequence": 500, **ledger.snapshot(500, {}, {3})}))
+    assert (again.pairs[3].primary_at, again.pairs[4].primary_at) == (7, 500)
+
+
+def test_the_roles_of_the_images_are_kept() -> None:
+    story = many()
+    story.mark(Swap([3]))
+    again = restored(packed_snapshot(story.ledger, 500))
+    assert [number for number, pair in again.pairs.items() if pair.swapped] == [3]
+
+
 def test_only_regions_touched_since_the_last_checkpoint_stay_open() -> None:
     story = many()
     story.mark(Regions({3: [0, 1, 2]}))
@@ -98,7 +118,8 @@ def test_a_checkpoint_that_lacks_something_is_damage(key: str) -> None:
 
 
 def test_a_checkpoint_with_a_pair_that_lacks_something_is_damage() -> None:
-    for key in packed_snapshot(many().ledger, 20)["pairs"][0]:
+    since_version_3 = {"primary_at", "swapped"}
+    for key in packed_snapshot(many().ledger, 20)["pairs"][0].keys() - since_version_3:
         saved = packed_snapshot(many().ledger, 20)
         del saved["pairs"][0][key]
         with pytest.raises(DamageError, match="is not readable"):
@@ -109,11 +130,13 @@ def test_what_the_first_version_did_not_write_has_its_default() -> None:
     saved = packed_snapshot(many().ledger, 20)
     del saved["starts"], saved["cuts"], saved["pairs"][2]["secondary"]
     for pair in saved["pairs"]:
+        del pair["primary_at"], pair["swapped"]
         if pair["cut"] is not None:
             pair["cut"] = pair["cut"][:5]  # without group, members and grade
     again = restored(saved)
     assert (again.starts, again.cuts) == (0, {})
     assert again.pairs[3].secondary_path == ""
+    assert (again.pairs[3].primary_at, again.pairs[3].swapped) == (20, False)
     cut = again.pairs[4].cut
     assert cut is not None
     assert (cut.id, cut.group, cut.members, cut.grade) == ("c1", "", (), None)
@@ -122,7 +145,12 @@ def test_what_the_first_version_did_not_write_has_its_default() -> None:
 
 def test_what_is_known_is_all_that_a_pair_keeps() -> None:
     """A new field of a record must be saved."""
-    apart = {"regions", "secondary_path"}  # saved, and compared by tests of their own
+    apart = {
+        "regions",
+        "secondary_path",
+        "primary_at",
+        "swapped",
+    }  # saved, and compared by tests of their own
     of_this_run = {"limits"}
     assert set(PairRecord.__slots__) == apart | of_this_run | set(known(many().pair(1)))
 

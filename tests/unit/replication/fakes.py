@@ -242,6 +242,9 @@ class InlineWorkers:
             raise burst
         return call()
 
+    def replace(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

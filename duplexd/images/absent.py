@@ -1,0 +1,57 @@
+"""A leg that is not there: its image is missing, foreign, locked, hung, or of another size.
+
+With it a pair always has its legs, so no code asks whether one is there: whatever is done to an
+absent leg fails like a disk that fails, with the reason, and takes the path of such an error.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from duplexd.runtime.disk import Data
+
+
+class AbsentLeg:
+    """See `Leg`. Every method raises OSError EIO with `why`; only `close` does nothing."""
+
+    __slots__ = ("is_block", "path", "size", "why")
+
+    can_punch = True  # it does not decide what a trim does to the other leg
+
+    def __init__(self, path: str, size: int, why: str) -> None:
+        self.path = path
+        self.size = size
+        self.why = why
+        self.is_block = False
+
+    def read_into(self, _offset: int, _buffer: memoryview) -> None:
+        self._fail()
+
+    def read_cached(self, _offset: int, _buffer: memoryview) -> bool:
+        self._fail()
+
+    def write(self, _offset: int, _data: Data) -> None:
+        self._fail()
+
+    def zero(self, _offset: int, _length: int, allocate: bool) -> None:  # noqa: ARG002
+        self._fail()
+
+    def reserve(self, _offset: int, _length: int) -> None:
+        self._fail()
+
+    def extents(self, _offset: int, _length: int) -> list[tuple[int, int, bool]]:
+        self._fail()
+
+    def sync(self) -> None:
+        self._fail()
+
+    def in_place(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _fail(self) -> NoReturn:
+        raise OSError(errno.EIO, self.why)

@@ -1,0 +1,168 @@
+"""A blocking call in a worker that the event loop watches, and can give up.
+
+A thread that hangs in a system call cannot be interrupted. So the worker notes what it waits for,
+the loop looks at that note once in a while, and when the same call has been waited for too long,
+the loop takes the note away and goes on without the thread. The thread ends when its call returns
+at last, however that went: it finds its note gone, and raises `GivenUp` before it does anything
+more. Whoever removes the note, which is one atomic step, decides for both. So nothing happens
+twice, and nothing late, except the system call itself.
+
+    watch: Watch[Leg] = Watch()
+
+    def copy() -> None:                             # in the worker
+        with watch.at(leg):
+            leg.write(0, data)
+
+    try:
+        await patiently(workers, watch, copy, lambda leg: 5.0)
+    except HungError as error:                      # an OSError; `error.what` is the leg
+        ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from duplexd.runtime.threads import Workers
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+LOOK_SECONDS = 0.25  # between two looks at a call; the most that one is given up too late
+
+
+class HungError(OSError):
+    """A call on `what` did not return in time, and was given up."""
+
+    def __init__(self, what: object, seconds: float) -> None:
+        super().__init__(errno.ETIMEDOUT, f"the disk has not answered for {seconds:g} s")
+        self.what = what
+
+
+class GivenUp(BaseException):
+    """The loop went on without this thread. No Exception, so that no handler of errors takes it."""
+
+
+class Watch(Generic[T]):
+    """What one worker waits for: a `T`, for example a leg. The worker calls `enter`, `leave`, `at`;
+    the loop the rest.
+
+    There is no clock on the worker's side: the loop sees that the number of calls has not changed
+    since it looked last. So a call may be given up one look later than its time-out, never earlier.
+    """
+
+    __slots__ = ("_seen", "_since", "calls", "inside")
+
+    def __init__(self) -> None:
+        self.inside: list[T] = []  # the note: what the present call is on; at most one
+        self.calls = 0
+        self._seen = -1
+        self._since = 0.0
+
+    # ------------------------------------------------------------------------- in the worker
+
+    def enter(self, what: T) -> None:
+        """A system call on `what` begins."""
+        self.calls += 1
+        self.inside.append(what)
+
+    def leave(self) -> None:
+        """It has returned. Raises GivenUp if the loop has gone on."""
+        try:
+            self.inside.pop()
+        except IndexError:
+            raise GivenUp from None
+
+    def at(self, what: T) -> _Call[T]:
+        """`enter` and `leave` around a block, which may raise: GivenUp takes the place of that."""
+        return _Call(self, what)
+
+    # --------------------------------------------------------------------------- in the loop
+
+    def waits_longer(self, seconds: float, now: float) -> bool:
+        """Whether the same call has been waited for at least `seconds`. `now` is monotonic."""
+        return self.waited_s(now) >= seconds
+
+    def waited_s(self, now: float) -> float:
+        """How long the present call has been seen to wait; -1 if there is none."""
+        if not self.inside:
+            return -1.0
+        if self.calls != self._seen:
+            self._seen, self._since = self.calls, now
+        return now - self._since
+
+    def waits_for(self) -> T | None:
+        """What the present call is on."""
+        return next(iter(self.inside), None)
+
+    def give_up(self) -> T | None:
+        """Go on without the worker; returns what it waits for. None if it has just returned: then
+        nothing was given up.
+        """
+        try:
+            return self.inside.pop()
+        except IndexError:
+            return None
+
+
+class _Call(Generic[T]):
+    """A context manager by hand: half the cost of a generator, and this is once for each call."""
+
+    __slots__ = ("_watch", "_what")
+
+    def __init__(self, watch: Watch[T], what: T) -> None:
+        self._watch = watch
+        self._what = what
+
+    def __enter__(self) -> None:
+        self._watch.enter(self._what)
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self._watch.leave()
+
+
+async def patiently(
+    workers: Workers,
+    watch: Watch[T],
+    call: Callable[[], R],
+    seconds_for: Callable[[T], float],
+    look_s: float = LOOK_SECONDS,
+) -> R:
+    """The result of `call` in a worker, which enters and leaves `watch`.
+
+    Raises what `call` raises; HungError, with the thread given up, when one system call on
+    something takes longer than `seconds_for` it. If the waiter is cancelled, the call goes on.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[R] = loop.create_future()
+
+    def done(result: R | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(cast("R", result))
+        else:
+            future.set_exception(error)
+
+    workers.submit(call, done)
+    while not future.done():
+        await asyncio.wait((future,), timeout=look_s)
+        what = watch.waits_for()
+        if future.done() or what is None:
+            continue
+        seconds = seconds_for(what)
+        if watch.waits_longer(seconds, loop.time()) and watch.give_up() is not None:
+            workers.replace()
+            raise HungError(what, seconds)
+    return future.result()

@@ -1,0 +1,130 @@
+"""A call that hangs is given up: the loop goes on, and its thread does nothing more."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.runtime.threads import ThreadWorkers
+from duplexd.runtime.watch import GivenUp, HungError, Watch, patiently
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+class Disk:
+    """Something that a thread can hang in."""
+
+    def __init__(self) -> None:
+        self.answers = threading.Event()
+
+    def write(self) -> None:
+        self.answers.wait()
+
+
+@pytest.fixture
+def disk() -> Iterator[Disk]:
+    disk = Disk()
+    yield disk
+    disk.answers.set()
+
+
+async def test_a_call_that_returns_gives_its_result() -> None:
+    workers = ThreadWorkers(asyncio.get_running_loop(), "test", 1)
+    watch: Watch[str] = Watch()
+
+    def call() -> int:
+        with watch.at("a"):
+            pass
+        return 7
+
+    assert await patiently(workers, watch, call, lambda _what: 5.0) == 7
+    workers.close()
+
+
+async def test_a_call_that_hangs_is_given_up_with_what_it_hangs_in(disk: Disk) -> None:
+    workers = ThreadWorkers(asyncio.get_running_loop(), "test", 1)
+    watch: Watch[Disk] = Watch()
+
+    def call() -> None:
+        with watch.at(disk):
+            disk.write()
+
+    with pytest.raises(HungError) as raised:
+        await patiently(workers, watch, call, lambda _what: 0.05, 0.01)
+    assert raised.value.what is disk
+    workers.close()
+
+
+async def test_a_thread_that_was_given_up_does_nothing_after_its_call(disk: Disk) -> None:
+    workers = ThreadWorkers(asyncio.get_running_loop(), "test", 1)
+    watch: Watch[Disk] = Watch()
+    steps: list[str] = []
+    ended = threading.Event()
+
+    def call() -> None:
+        try:
+            with watch.at(disk):
+                disk.write()
+                steps.append("returned")
+            steps.append("after")
+        finally:
+            ended.set()
+
+    with pytest.raises(HungError):
+        await patiently(workers, watch, call, lambda _what: 0.05, 0.01)
+    disk.answers.set()
+    assert await asyncio.to_thread(ended.wait, 10)
+    assert steps == ["returned"]
+    workers.close()
+
+
+async def test_other_calls_of_the_pool_go_on(disk: Disk) -> None:
+    workers = ThreadWorkers(asyncio.get_running_loop(), "test", 1)
+    watch: Watch[Disk] = Watch()
+
+    def call() -> None:
+        with watch.at(disk):
+            disk.write()
+
+    with pytest.raises(HungError):
+        await patiently(workers, watch, call, lambda _what: 0.05, 0.01)
+    assert await workers.run(lambda: 3) == 3
+    workers.close()
+
+
+async def test_calls_that_follow_each_other_are_not_one_long_call() -> None:
+    workers = ThreadWorkers(asyncio.get_running_loop(), "test", 1)
+    watch: Watch[str] = Watch()
+    pause = threading.Event()
+
+    def call() -> str:
+        for _ in range(20):
+            with watch.at("a"):
+                pause.wait(0.02)
+        return "done"
+
+    assert await patiently(workers, watch, call, lambda _what: 0.3, 0.01) == "done"
+    workers.close()
+
+
+def test_an_error_of_a_call_that_was_given_up_is_not_seen() -> None:
+    watch: Watch[str] = Watch()
+    with pytest.raises(GivenUp):
+        _fail(watch, watch.give_up)
+
+
+def _fail(watch: Watch[str], meanwhile: Callable[[], object]) -> None:
+    with watch.at("a"):
+        meanwhile()
+        raise OSError
+
+
+def test_a_call_that_has_returned_cannot_be_given_up() -> None:
+    watch: Watch[str] = Watch()
+    with watch.at("a"):
+        pass
+    assert watch.give_up() is None
