@@ -7,10 +7,14 @@ and chain, so they need not be wiped.
 
 Segments have an index that is never reused, in their header; the file's name says nothing about the
 order.
+
+On a file system that copies on write (btrfs, ZFS, a thin volume) a segment is no promise of room:
+writing over it needs new blocks, and may be refused with ENOSPC like any other write.
 """
 
 from __future__ import annotations
 
+import errno
 from bisect import bisect_right
 from typing import TYPE_CHECKING
 
@@ -27,6 +31,8 @@ from duplexd.journal.format import (
 if TYPE_CHECKING:
     from duplexd.runtime.disk import Disk, File
 
+
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})  # how a file system says that it is full
 
 _CHUNK_BYTES = 1 << 20
 
@@ -133,6 +139,15 @@ class Ring:
             self.disk.remove(file.path)
             self._next_index -= 1  # only now: no two files may have one index
             raise
+        return segment
+
+    def probe(self, segment: Segment, size_bytes: int) -> Segment:
+        """Find out whether the file system takes writes again: write zeroes over a spare segment,
+        as much as a batch may have, durably. Raises OSError.
+        """
+        length = min(size_bytes, segment.size - SEGMENT_HEADER_BYTES)
+        segment.file.write(SEGMENT_HEADER_BYTES, bytes(length))
+        segment.file.sync()
         return segment
 
     def droppable(self, floor: int) -> Segment | None:

@@ -28,6 +28,7 @@ from duplexd.journal.format import (
     journal_number,
     pack_record,
 )
+from duplexd.journal.segment import NO_SPACE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 Buffer = bytes | bytearray | memoryview
 
-NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _PAGE_BYTES = 4096
 _ZEROES = memoryview(bytes(_PAGE_BYTES))
 

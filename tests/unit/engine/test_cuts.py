@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from duplexd.errors import NotFoundError, UsageError, WrongStateError
+from duplexd.errors import DuplexdError, NotFoundError, UsageError, WrongStateError
 from tests.unit.engine.cores import Core, running
 
 TWO = {"data": "sync", "wal": "sync"}
@@ -130,5 +130,21 @@ async def test_a_secondary_that_cannot_be_read_is_an_error_and_not_zeroes() -> N
     async with running(TWO) as core:
         cut = await suspended(core)
         core.secondary().fail("read_into", errno.EIO)
-        with pytest.raises(OSError, match="Input/output error"):
+        with pytest.raises(DuplexdError, match=r"/b/data.img: cannot be read at offset 100: Input"):
             await core.controller.cuts.read(cut, "data", 100, 10)
+
+
+async def test_a_secondary_that_a_reload_closes_during_a_read_has_left_its_cut() -> None:
+    async with running(TWO) as core:
+        cut = await suspended(core)
+        pair, leg = core.pair(), core.secondary()
+
+        def close(operation: str) -> None:
+            if operation == "read_into":
+                pair.record.usable = False
+                leg.fail("read_into", errno.EBADF)
+
+        leg.delay = close
+        with pytest.raises(WrongStateError, match=f"is not at cut {cut}"):
+            await core.controller.cuts.read(cut, "data", 100, 10)
+        pair.record.usable = True
