@@ -58,7 +58,8 @@ Inside, one turn of the loop between two batches is one point of the sequence:
 pairs of this controller alone; `leases` hold writes, and `group_cut` cuts under them together with
 other controllers; `settling` makes a cut durable, `cut_archive` knows what may be said of it, and
 `cuts` shows and grades it. `failures` is what a failing leg does to states; `failed_legs` are those
-that fail outside of batches, `hung` those that do not answer any more.
+that fail outside of batches, `hung` those that do not answer any more; `auto_resync` brings their
+pairs back.
 
 `checkpoint` makes both legs durable and says so, with `leg_syncs`; `journal_space` keeps room in
 the journal.
