@@ -11,7 +11,6 @@ import pytest
 from duplexd.backend import WRITE, ZERO
 from duplexd.core.markers import Close, MakeCut
 from duplexd.engine.apply import Batch
-from duplexd.journal.format import MARKER
 from duplexd.units import KIB
 from tests.unit.engine.parts import Parts
 from tests.unit.journal.journals import reopen
@@ -19,6 +18,7 @@ from tests.unit.journal.journals import reopen
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from duplexd.core.markers import Marker
     from duplexd.core.pair import PairChange
 
 
@@ -37,6 +37,14 @@ class Calls:
         self.count += 1
         if self.count == self._at:
             raise MemoryError
+
+
+def settled() -> Parts:
+    """Parts whose first markers are in the journal."""
+    parts = Parts()
+    parts.timeline.when_at_rest(lambda: None)
+    assert not parts.writer.staged
+    return parts
 
 
 def changes(parts: Parts) -> list[PairChange]:
@@ -60,7 +68,7 @@ CALLS = 1 + 2 * 3  # the journal, then two legs for each change
 
 
 async def test_these_are_all_the_calls_of_a_batch() -> None:
-    parts = Parts()
+    parts = settled()
     calls = Calls(parts, 0)
     parts.timeline.batch(Batch(changes(parts), {}, False, lambda _batch, _error: None))
     assert calls.count == CALLS
@@ -68,7 +76,7 @@ async def test_these_are_all_the_calls_of_a_batch() -> None:
 
 @pytest.mark.parametrize("at", range(1, CALLS + 1))
 async def test_a_batch_is_answered_and_the_controller_fails(at: int) -> None:
-    parts = Parts()
+    parts = settled()
     Calls(parts, at)
     (answer,) = run(parts, changes(parts))
     assert isinstance(answer, MemoryError)
@@ -78,7 +86,7 @@ async def test_a_batch_is_answered_and_the_controller_fails(at: int) -> None:
 @pytest.mark.parametrize("at", range(1, CALLS + 1))
 async def test_nothing_is_written_behind_what_was_not_applied(at: int) -> None:
     """A restart applies it: the records are the last ones."""
-    parts = Parts()
+    parts = settled()
     before = parts.timeline.written
     batch = changes(parts)
     Calls(parts, at)
@@ -93,7 +101,7 @@ async def test_nothing_is_written_behind_what_was_not_applied(at: int) -> None:
 
 @pytest.mark.parametrize("at", range(2, CALLS + 1))
 async def test_what_is_on_a_leg_has_a_record(at: int) -> None:
-    parts = Parts()
+    parts = settled()
     before = parts.timeline.written
     Calls(parts, at)
     run(parts, changes(parts))
@@ -103,15 +111,17 @@ async def test_what_is_on_a_leg_has_a_record(at: int) -> None:
 # -------------------------------------------------------------------------------------- markers
 
 
-async def test_a_marker_that_meets_it_while_it_is_written_is_not_written_later() -> None:
-    """Its caller saw an error, and its states are not folded."""
-    parts = Parts()
+async def test_a_marker_that_meets_it_while_it_is_written_fails_the_controller() -> None:
+    """Its states are in force, and the journal does not have it."""
+    parts = settled()
     before = parts.timeline.written
     Calls(parts, 1)
-    with pytest.raises(MemoryError):
-        parts.timeline.append(MakeCut("cut", "", [1]))
+    parts.timeline.when_at_rest(lambda: _append(parts, MakeCut("cut", "", [1])))
+    assert "MemoryError" in parts.timeline.failed
     parts.disk.before = None
-    if not parts.timeline.failed:
-        parts.send("data", 0, b"later")
-    found = [record.kind for record in reopen(parts.disk).records if record.sequence > before]
-    assert MARKER not in found
+    assert parts.send("data", 0, b"later").error
+    assert [each for each in reopen(parts.disk).records if each.sequence > before] == []
+
+
+def _append(parts: Parts, marker: Marker) -> None:
+    parts.timeline.append(marker)
