@@ -36,6 +36,7 @@ what a suspend and a failure do to a group:
     Void(cut='c2')
     'void'
 
+`attempts` says when what failed is tried again, `patience` how long a call on a leg may take.
 `admission` says whether batches may begin, and `waits` counts how long writes waited:
 
     >>> from duplexd.core.admission import Admission

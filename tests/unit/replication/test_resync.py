@@ -608,6 +608,18 @@ async def test_a_journal_without_room_for_its_end_does_not_end_a_job() -> None:
     assert (await replication.wait(pair))["state"] == DUPLEX
 
 
+async def test_a_resync_that_the_journal_has_no_room_for_says_so_and_leaves_no_trace() -> None:
+    world = World()
+    replication, pair = small_change(world)
+    world.refuse_markers(errno.ENOSPC)
+    with pytest.raises(DuplexdError, match="the journal has no room"):
+        await replication.resync(pair)
+    assert (pair.state, replication.followers.jobs) == (SUSPENDED, {})
+    world.take_markers()
+    await replication.resync(pair)
+    assert (await replication.wait(pair))["state"] == DUPLEX
+
+
 async def test_a_resync_that_fails_without_room_in_the_journal_is_abandoned_later() -> None:
     world = World()
     replication, pair = rewritten(world)
