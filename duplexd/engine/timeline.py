@@ -33,7 +33,6 @@ from duplexd.core.pair import refresh
 from duplexd.core.transitions import Moving
 from duplexd.errors import DamageError, DuplexdError
 from duplexd.journal.group_commit import GroupCommit
-from duplexd.journal.segment import NO_SPACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
