@@ -26,6 +26,7 @@ from duplexd.engine.journal_space import NO_ROOM, JournalSpace
 from duplexd.engine.leases import Leases
 from duplexd.engine.live_changes import LiveChanges
 from duplexd.engine.reads import Reads
+from duplexd.engine.recovery.progress import FINISHING, ignore
 from duplexd.engine.recovery.reconcile import reconcile
 from duplexd.engine.recovery.recovered import recover
 from duplexd.engine.recovery.room import ensure_room
@@ -49,10 +50,9 @@ from duplexd.replication.staging import StagingArea
 from duplexd.runtime.tasks import Steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from duplexd.config.daemon_file import Config
     from duplexd.engine.events import Events
+    from duplexd.engine.recovery.progress import Report
     from duplexd.engine.recovery.recovered import Recovered
     from duplexd.json_object import Json
     from duplexd.runtime.clock import Clock
@@ -76,13 +76,12 @@ async def start(
     machine: Machine,
     events: Events,
     limits: EngineLimits | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Report = ignore,
 ) -> Controller:
     """Recover, then serve. Raises DuplexdError or OSError; trying again loses no acknowledged
-    change. `progress` is called in a worker with the progress of recovery.
+    change. `progress` is called with how far it is, in the loop or in a worker.
     """
     limits = limits or EngineLimits()
-    progress = progress or _no_progress
     state_dir = str(config.controller.state_dir)
     file = CheckpointFile(machine.disk, state_dir)
     staging = StagingArea(machine.disk, f"{state_dir}/staging")
@@ -93,11 +92,11 @@ async def start(
     steps = Steps()
     try:
         controller = Controller(config, machine, events, limits, recovered, file, staging)
+        progress(FINISHING, 0, 0)
         await controller.reconcile(recovered, steps)
     except BaseException:
         steps.afterwards(recovered.close)
         raise
-    progress("done")
     return controller
 
 
@@ -293,6 +292,3 @@ class Controller:
             journal_sync_seconds=commit.sync_seconds,
         )
 
-
-def _no_progress(_text: str) -> None:
-    """Nobody watches."""
