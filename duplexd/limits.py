@@ -70,6 +70,7 @@ class EngineLimits:
     follower_chunk_bytes: int = 4 * MIB
     staged_piece_bytes_max: int = 4 * MIB
     copied_mark_bytes: int = 64 * MIB  # progress of a copy is made durable this often
+    unreadable_ranges_max: int = 64  # of a primary, that a copy leaves out before it gives up
     copy_pause_seconds_max: float = 0.05  # how long a paced copy does not look at the journal
     follower_final_bytes: int = 128 * KIB  # the lag that a follower makes up in the event loop
     async_lag_bytes_max: int = 64 * MIB

@@ -11,6 +11,7 @@ order.
 
 from __future__ import annotations
 
+import errno
 from bisect import bisect_right
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ from duplexd.journal.format import (
 if TYPE_CHECKING:
     from duplexd.runtime.disk import Disk, File
 
+
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})  # how a file system says that it is full
 
 _CHUNK_BYTES = 1 << 20
 
