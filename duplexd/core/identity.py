@@ -18,11 +18,10 @@ What the journal has a record of is not held against an image: `Facts`, see `cor
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from duplexd.images.identity import Found, Mark, Piece
+    from duplexd.images.identity import Found, Piece
 
 ZERO_CRC = 0x98F94189  # CRC-32C of 4096 zero bytes
 NEAR_US = 20_000  # from a record to its change on an image that nothing delays

@@ -24,7 +24,7 @@ from duplexd.core.transitions import CUT_EVENTS, PAIR_EVENTS, Moving
 from duplexd.errors import DamageError, WrongStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from duplexd.core.markers import Marker
     from duplexd.json_object import Json
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 CONSISTENT, VOID = cut_states.CONSISTENT, cut_states.VOID
 UNCOMMITTED = "uncommitted"  # `PairRecord.staging` of a resync by map before its commit
+_NONE: dict[int, int] = {}
 ONLY_THE_MAP = 1 << 60  # in `tracked_bytes`: the journal lacks changes, so copy by map
 
 
@@ -142,8 +143,10 @@ class Ledger:
         self.closed = True
 
     @_fold.register
-    def _(self, marker: markers.NewVolume, _place: Place) -> None:
-        self.pairs[marker.id] = PairRecord(marker.id, marker.name, marker.size, self._limits)
+    def _(self, marker: markers.NewVolume, place: Place) -> None:
+        pair = PairRecord(marker.id, marker.name, marker.size, self._limits)
+        pair.primary_at = place.sequence
+        self.pairs[marker.id] = pair
 
     @_fold.register
     def _(self, marker: markers.Remove, _place: Place) -> None:
@@ -337,6 +340,10 @@ class Ledger:
         """Note that the secondary holds all changes up to `sequence`. Any thread."""
         pair.applied = max(pair.applied, sequence)
 
+    def primary_holds(self, pair: PairRecord, sequence: int) -> None:
+        """Note that the primary durably holds all changes up to `sequence`."""
+        pair.primary_at = max(pair.primary_at, sequence)
+
     def track(self, pair: PairRecord, kind: int, offset: int, length: int) -> None:
         """Note a change that the secondary does not get."""
         if pair.changed is None:
@@ -368,10 +375,10 @@ class Ledger:
     # ---------------------------------------------------------------------------- checkpoints
 
     def snapshot(
-        self, tail: int, mirrored: Mapping[int, bool], unserved: Collection[int] = ()
+        self, tail: int, mirrored: Mapping[int, bool], behind: Mapping[int, int] = _NONE
     ) -> Json:
-        """All of it, for a checkpoint at number `tail`; `mirrored` says which pairs mirror. The
-        primaries of the `unserved` ones do not hold all changes.
+        """All of it, for a checkpoint at number `tail`; `mirrored` says which pairs mirror. `behind`:
+        primaries that do not hold all changes, and up to which number they do.
 
         `applied` and `primary_at` are only true once the images were synced.
         """
@@ -384,7 +391,7 @@ class Ledger:
                 snapshot.take(
                     pair,
                     tail if mirrored.get(pair.id) else pair.applied,
-                    pair.primary_at if pair.id in unserved else tail,
+                    behind.get(pair.id, tail),
                 )
                 for pair in self.pairs.values()
             ],

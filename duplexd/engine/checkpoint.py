@@ -120,8 +120,8 @@ class Checkpointer:
     def _ledger_at(self, tail: int) -> Json:
         pairs = self._volumes.all()
         mirrored = {pair.id: pair.mirrors for pair in pairs}
-        unserved = {pair.id for pair in pairs if pair.failed}
-        return self._timeline.ledger.snapshot(tail, mirrored, unserved)
+        behind = {pair.id: _primary_at(pair, tail) for pair in pairs if pair.failed}
+        return self._timeline.ledger.snapshot(tail, mirrored, behind)
 
     # ---------------------------------------------------------------------------- checkpoints
 
@@ -145,6 +145,9 @@ class Checkpointer:
         self.log_position = saved["index"] * segment_size + saved["offset"]
         self._time = self._clock.monotonic()
         self.taken += 1
+        for pair in self._volumes.all():
+            if not pair.failed:
+                self._timeline.ledger.primary_holds(pair.record, self.sequence)
 
     async def _make_durable(self) -> Json | None:
         """Sync everything that a checkpoint covers; returns its content. None if secondaries
@@ -152,7 +155,11 @@ class Checkpointer:
         """
         timeline = self._timeline
         saved, primaries, secondaries = await timeline.at_rest(self._snapshot)
-        duplex = [pair for pair in self._volumes.all() if pair.state == pair_states.DUPLEX]
+        duplex = [
+            pair
+            for pair in self._volumes.all()
+            if pair.state == pair_states.DUPLEX and not pair.failed
+        ]
         try:
             await timeline.durable(saved["sequence"])
             await self._sync_primaries(primaries)
@@ -169,6 +176,9 @@ class Checkpointer:
 
     def _snapshot(self) -> _Snapshot:
         writer, pairs = self._timeline.writer, self._volumes.all()
+        for pair in pairs:
+            if pair.failed:  # its legs were not compared
+                pair.regions.touched |= pair.regions.open
         self._kept_from = _NEVER
         saved: Json = {
             "controller": writer.ring.controller.hex(),
@@ -179,7 +189,7 @@ class Checkpointer:
             "offset": writer.position,
             **self._ledger_at(writer.sequence),
         }
-        primaries = [pair for pair in pairs if pair.primary_dirty]
+        primaries = [pair for pair in pairs if pair.primary_dirty and not pair.failed]
         secondaries = _take_dirty(pairs)
         for pair in primaries:
             pair.primary_dirty = False
@@ -243,10 +253,12 @@ class Checkpointer:
 
 def replay_floor(saved: Json) -> int:
     """The number after which a restart from this checkpoint needs records."""
-    floor = int(saved["sequence"])
+    tail = floor = int(saved["sequence"])
     for pair in saved["pairs"]:
-        if not pair["removed"]:
-            floor = min(floor, int(pair.get("primary_at", floor)))
+        if int(pair.get("primary_at", tail)) < tail:
+            # It is not served. The journal keeps what its primary lacks until it is full, but other
+            # volumes are not refused changes for it: then this one needs `adopt`.
+            continue
         at_cut = pair["state"] == pair_states.SUSPENDED and (
             not pair["usable"] or pair["cut"] is None or pair["applied"] >= pair["cut"][1]
         )
@@ -255,6 +267,14 @@ def replay_floor(saved: Json) -> int:
         if pair["state"] != pair_states.SIMPLEX and not at_cut and not pair["removed"]:
             floor = min(floor, int(pair["applied"]))
     return floor
+
+
+def _primary_at(pair: Pair, tail: int) -> int:
+    """Up to which number the primary of a volume that is not served holds every change. Always less
+    than `tail`, because its legs may differ where no record says so.
+    """
+    whole = pair.lacks is not None and not pair.lacks.records
+    return tail - 1 if whole else min(pair.record.primary_at, tail - 1)
 
 
 def _lost(pairs: Sequence[Pair]) -> list[SyncFailure]:

@@ -25,6 +25,7 @@ from duplexd.engine.group_cut import GroupCuts
 from duplexd.engine.journal_space import NO_ROOM, JournalSpace
 from duplexd.engine.leases import Leases
 from duplexd.engine.live_changes import LiveChanges
+from duplexd.engine.opening import Opener
 from duplexd.engine.reads import Reads
 from duplexd.engine.recovery.progress import FINISHING, ignore
 from duplexd.engine.recovery.reconcile import reconcile
@@ -157,7 +158,8 @@ class Controller:
         self.reads = Reads(workers, events)
         self.status_of = Status(timeline, volumes, leases, archive, followers, clock)
         live_changes = LiveChanges(volumes, leases, archive)
-        self.reloads = Reload(timeline, volumes, checkpointer, followers, live_changes, disk)
+        opener = Opener(disk, workers, config.controller)
+        self.reloads = Reload(timeline, volumes, checkpointer, followers, live_changes, opener)
         self._connect()
         self._take_settings(config)
         # See `Backend`; bound here, they cost no call more than there.
@@ -217,6 +219,8 @@ class Controller:
                 self.volumes,
                 self.failures,
                 self.leases.participant,
+                self.events.emit,
+                limits,
             )
         )
         await steps.do(timeline.durable())
@@ -225,7 +229,7 @@ class Controller:
         if recovered.journal.tail.torn:
             self.events.emit("torn-tail", kept=recovered.journal.tail.torn)
         self.space.start()
-        self.followers.start(self.volumes.all())
+        self.followers.start([pair for pair in self.volumes.all() if not pair.failed])
         self.resyncs.resume(interrupted)
 
     async def stop(self) -> None:
@@ -291,4 +295,3 @@ class Controller:
             journal_syncs=commit.syncs,
             journal_sync_seconds=commit.sync_seconds,
         )
-

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from duplexd.config.daemon_file import ControllerConfig
+    from duplexd.core.pair import PairRecord
     from duplexd.engine.checkpoint import CheckpointFile
     from duplexd.engine.recovery.progress import Report
     from duplexd.journal.recover import Tail
@@ -51,6 +52,12 @@ class ReadJournal(NamedTuple):
     tail: Tail
     saved: Json
     unapplied: set[int]
+
+    def is_clean(self, pair: PairRecord) -> bool:
+        """Whether the legs of a pair differ only where records say so: the daemon was stopped, and
+        the volume was served then.
+        """
+        return self.ledger.closed and pair.primary_at >= int(self.saved["sequence"])
 
 
 def read_journal(

@@ -6,16 +6,21 @@ single place that closes everything if a later step fails.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import asyncio
+import errno
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.pair import Pair
+from duplexd.engine.opening import PRIMARY, SECONDARY, Images, Opener
+from duplexd.engine.recovery.faults import Fault, Faults, Side
 from duplexd.engine.recovery.progress import OPENING
 from duplexd.engine.recovery.read import ReadJournal, read_journal
-from duplexd.engine.recovery.replay import Replay, ReplayFailure
-from duplexd.engine.volumes import Images, open_images
+from duplexd.engine.recovery.replay import Replay
 from duplexd.errors import ConfigurationError
+from duplexd.images.absent import AbsentLeg
 from duplexd.runtime.tasks import Steps
+from duplexd.runtime.watch import HungError, Watch, patiently
 
 if TYPE_CHECKING:
     from duplexd.config.daemon_file import Config
@@ -28,22 +33,122 @@ if TYPE_CHECKING:
 
 
 class Recovered(NamedTuple):
-    """`pairs`: volumes that the journal knows, by name, and `known`: their images. `fresh`: images
-    of volumes that the journal does not know yet. `failures`: secondaries that replay could not
-    bring to where they should be.
+    """`pairs`: volumes that the journal knows, by name. `images`: of all volumes, in the order of
+    the configuration; the pairs have the legs. `faults`: images that are not what the journal says
+    of them. `uncompared`: pairs whose legs may differ in their open regions.
     """
 
     journal: ReadJournal
     pairs: dict[str, Pair]
-    known: dict[str, Images]
-    fresh: dict[str, Images]
-    failures: list[ReplayFailure]
+    images: dict[str, Images]
+    faults: Faults
+    uncompared: set[Pair]
 
     def close(self) -> None:
         """Close the images and the journal."""
-        for images in (*self.known.values(), *self.fresh.values()):
-            images.close()
+        for name, images in self.images.items():
+            if name not in self.pairs:
+                images.close()
+        for pair in self.pairs.values():
+            pair.close()
         self.journal.ring.close()
+
+
+class _Work:
+    """What is open so far, known here also if the start is cancelled meanwhile."""
+
+    def __init__(
+        self,
+        config: Config,
+        disk: Disk,
+        staging: StagingArea,
+        workers: Workers,
+        limits: EngineLimits,
+        progress: Report,
+    ) -> None:
+        self._config = config
+        self._staging = staging
+        self._workers = workers
+        self._limits = limits
+        self._progress = progress
+        self._opener = Opener(disk, workers, config.controller)
+        self._replay: Replay | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+        self.journals: list[ReadJournal] = []
+        self.opened: dict[str, Images] = {}
+        self.pairs: dict[str, Pair] = {}
+        self.faults = Faults()
+
+    async def open(self, journal: ReadJournal) -> None:
+        """Open the images of all volumes; a pair for each that the journal knows."""
+        known, volumes = journal.ledger.known(), self._config.volumes
+        _refuse_missing_volumes(self._config, journal)
+        self._progress(OPENING, 0, 0)
+        await self._opener.all(volumes, known, self.opened)
+        self.opened = {name: self.opened[name] for name in volumes}
+        self.pairs = {
+            name: Pair(known[name], images.primary, images.secondary, volumes[name].mode)
+            for name, images in self.opened.items()
+            if name in known
+        }
+        for pair in self.pairs.values():
+            self._compare_place(pair)
+
+    def _compare_place(self, pair: Pair) -> None:
+        """A secondary at another path than before, for all that is known, is another image."""
+        volume, before = self._config.volumes[pair.name], pair.record.secondary_path
+        if before not in ("", str(volume.primary), str(volume.secondary)) and pair.secondary:
+            path, state = pair.secondary.path, pair.state
+            why = f"{path} is not the secondary that the journal knows: {before}, {state}"
+            self.faults.add(Side(pair, SECONDARY), Fault(OSError(errno.ESTALE, why)))
+
+    async def replay(self, journal: ReadJournal) -> None:
+        """Apply the records; once more for each image that hangs, without it."""
+        settings = self._config.controller
+        pairs = [pair for name, pair in self.pairs.items() if not self.opened[name].refused]
+
+        def patience(side: Side) -> float:
+            primary = side.role == PRIMARY
+            return settings.primary_timeout if primary else settings.secondary_timeout
+
+        while True:
+            watch: Watch[Side] = Watch()
+            replay = self._replay = Replay(
+                journal, pairs, self.faults, self._staging, self._limits, self._progress, watch
+            )
+            try:
+                await patiently(self._workers, watch, replay.run, patience)
+            except HungError as error:
+                self._give_up(cast("Side", error.what), error)
+            else:
+                return
+
+    def _give_up(self, side: Side, error: HungError) -> None:
+        """Its file is closed beside the start: that may hang, too."""
+        leg, pair = side.leg, side.pair
+        absent = AbsentLeg(leg.path, leg.size, f"{leg.path}: {error.strerror}")
+        closing = asyncio.get_running_loop().create_task(self._opener.close(leg))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        if side.role == PRIMARY:
+            pair.set_legs(absent, pair.secondary, pair.mode)
+        else:
+            pair.set_legs(pair.primary, absent, pair.mode)
+
+    def close(self) -> None:
+        """Close everything; a replay that runs ends soon."""
+        for name, images in self.opened.items():
+            if name not in self.pairs:
+                images.close()
+        for pair in self.pairs.values():
+            pair.close()
+        for journal in self.journals:
+            journal.ring.close()
+
+    def give_up(self) -> None:
+        """Let a replay that runs end soon."""
+        if self._replay is not None:
+            self._replay.give_up()
 
 
 async def recover(
@@ -62,52 +167,26 @@ async def recover(
     is once the worker has ended what it is at, which is not waited for.
     """
     settings, steps = config.controller, Steps()
-    journals: list[ReadJournal] = []  # the one that is open; known here also if cancelled meanwhile
-    opened: dict[str, Images] = {}
-    replay: Replay | None = None
-
-    def close() -> None:
-        for images in opened.values():
-            images.close()
-        for read in journals:
-            read.ring.close()
+    work = _Work(config, disk, staging, workers, limits, progress)
 
     def read() -> None:
-        journals.append(read_journal(disk, file, settings, boot_id, limits, progress))
+        work.journals.append(read_journal(disk, file, settings, boot_id, limits, progress))
 
     try:
         await steps.do(workers.run(read))
-        journal = journals[0]
-        progress(OPENING, 0, 0)
-        await steps.do(workers.run(lambda: _open_images(disk, config, journal, opened)))
-        known = journal.ledger.known()
-        pairs = {
-            name: Pair(known[name], images.primary, images.secondary, config.volumes[name].mode)
-            for name, images in opened.items()
-            if name in known
-        }
-        replay = Replay(journal, list(pairs.values()), staging, limits, progress)
-        failures = await steps.do(workers.run(replay.run))
+        (journal,) = work.journals
+        await steps.do(work.open(journal))
+        await steps.do(work.replay(journal))
     except BaseException:
-        if replay is not None:
-            replay.give_up()
-        steps.afterwards(close)
+        work.give_up()
+        steps.afterwards(work.close)
         raise
-    return Recovered(
-        journal,
-        pairs,
-        {name: images for name, images in opened.items() if name in pairs},
-        {name: images for name, images in opened.items() if name not in pairs},
-        failures,
-    )
+    uncompared = {pair for pair in work.pairs.values() if not journal.is_clean(pair.record)}
+    return Recovered(journal, work.pairs, work.opened, work.faults, uncompared)
 
 
-def _open_images(
-    disk: Disk, config: Config, journal: ReadJournal, opened: dict[str, Images]
-) -> None:
-    """Open what is configured, into `opened`: the caller closes it, whatever is raised."""
-    known = journal.ledger.known()
-    for name, record in known.items():
+def _refuse_missing_volumes(config: Config, journal: ReadJournal) -> None:
+    for name, record in journal.ledger.known().items():
         staged = record.staging not in ("", UNCOMMITTED)
         if name not in config.volumes and (record.id in journal.unapplied or staged):
             raise ConfigurationError(
@@ -115,5 +194,3 @@ def _open_images(
                 "it that are not on its images yet; put it back, start and stop the daemon once, "
                 "then remove it"
             )
-    for name, volume in config.volumes.items():
-        opened[name] = open_images(disk, volume, name, known.get(name))

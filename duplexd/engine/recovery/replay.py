@@ -1,40 +1,43 @@
 """Replay: applying the records after the checkpoint to both legs.
 
-Applying a record twice is harmless; applying one too many to a secondary is not, so each secondary
-gets its records up to its cut, or to the tail. A secondary that fails here costs only its own pair
-the redundancy. A primary that fails stops the start, because its volume may have no other current
-image.
+Applying a record twice is harmless; applying one too many is not. So each secondary gets its
+records up to its cut, or to the tail, and each primary those behind the number that it holds
+durably. An image that fails here is a `Fault`, and costs its own pair the redundancy; the start
+goes on.
+
+A replay is watched (`runtime/watch.py`): the leg of a call that hangs is given up, and the replay
+is done again without it.
 """
 
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from duplexd.core import pair_states
 from duplexd.core.ledger import UNCOMMITTED
+from duplexd.core.pair import Lacks
+from duplexd.engine.opening import PRIMARY, SECONDARY, why_absent
+from duplexd.engine.recovery.faults import Fault, Faults, Side
 from duplexd.engine.recovery.progress import PRIMARIES, SECONDARIES
+from duplexd.engine.recovery.refusals import Refusals, different
 from duplexd.errors import DamageError
 from duplexd.journal.format import TRIM, WRITE, ZERO
 from duplexd.journal.reader import Reader
+from duplexd.replication.async_follower import UNREADABLE, backlog
 from duplexd.replication.follower import Follower, SecondarySink, SinkError, put
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from duplexd.core.pair import Pair
     from duplexd.engine.recovery.progress import Report
     from duplexd.engine.recovery.read import ReadJournal
+    from duplexd.journal.format import Record
     from duplexd.limits import EngineLimits
-    from duplexd.replication.follower import Buffer
+    from duplexd.replication.follower import Buffer, Sink
     from duplexd.replication.staging import StagingArea
-
-
-class ReplayFailure(NamedTuple):
-    """A secondary that could not be brought to where it should be: its content is unknown."""
-
-    pair: Pair
-    error: OSError
+    from duplexd.runtime.watch import Watch
 
 
 class GivenUpError(Exception):
@@ -55,40 +58,66 @@ class PrimarySink:
         pair.primary.zero(offset, length, allocate)
 
 
+class WatchedSink:
+    """A sink whose calls are watched."""
+
+    def __init__(self, sink: Sink, role: str, watch: Watch[Side]) -> None:
+        self.moves_secondary = sink.moves_secondary
+        self._sink = sink
+        self._role = role
+        self._watch = watch
+
+    def write(self, pair: Pair, offset: int, data: Buffer) -> None:
+        """See `Sink`."""
+        with self._watch.at(Side(pair, self._role)):
+            self._sink.write(pair, offset, data)
+
+    def zero(self, pair: Pair, offset: int, length: int, allocate: bool) -> None:
+        """See `Sink`."""
+        with self._watch.at(Side(pair, self._role)):
+            self._sink.zero(pair, offset, length, allocate)
+
+
 class Replay:
-    """One replay, for the `pairs` whose images are open. Blocking."""
+    """One replay for `pairs`. Images with a fault, and absent ones, are left alone. Blocking."""
 
     def __init__(
         self,
         journal: ReadJournal,
         pairs: Sequence[Pair],
+        faults: Faults,
         staging: StagingArea,
         limits: EngineLimits,
         progress: Report,
+        watch: Watch[Side],
     ) -> None:
+        """What fails is added to `faults`."""
         self._journal = journal
+        self._tail = journal.tail.sequence
         self._pairs = pairs
         self._mirrored = [pair for pair in pairs if pair.secondary is not None]
+        self._faults = faults
         self._staging = staging
         self._chunk_bytes = limits.follower_chunk_bytes
         self._report = progress
+        self._watch = watch
+        self._secondaries = WatchedSink(SecondarySink(), SECONDARY, watch)
         self._given_up = False
-        self._failures: list[ReplayFailure] = []
 
-    def run(self) -> list[ReplayFailure]:
-        """Do all of it. Raises DamageError; OSError if the journal or a primary fails; GivenUpError
-        after `give_up`.
+    def run(self) -> None:
+        """Do all of it. Raises DamageError; OSError if the journal fails; GivenUpError after
+        `give_up`.
         """
         # A killed daemon may have left the journal in the page cache only: no leg may get a change
         # that a power cut could still remove from the journal.
         for segment in self._journal.ring.live:
             segment.file.sync()
+        self._find_unreachable()
         self._apply_staging_logs()
-        if self._journal.unapplied:
-            self._replay_primaries()
+        self._replay_primaries()
         self._replay_secondaries()
         self._sync_replayed()
-        return self._failures
+        self._note_what_is_missed()
 
     def give_up(self) -> None:
         """Let `run` end soon. Any thread. It can be done again: nothing was said in the journal."""
@@ -99,8 +128,33 @@ class Replay:
             raise GivenUpError
         self._report(stage, done, total)
 
-    def _failed(self) -> set[Pair]:
-        return {failure.pair for failure in self._failures}
+    def _good(self, pair: Pair, role: str) -> bool:
+        side = Side(pair, role)
+        return side not in self._faults and not why_absent(side.leg)
+
+    def _failed(self, pair: Pair, role: str, error: OSError) -> None:
+        """How much of the last change is on it is not known, nor what else it has lost."""
+        side = Side(pair, role)
+        why = error.strerror or str(error)
+        named = why if side.leg.path in why else f"{side.leg.path}: {why}"
+        self._faults.add(side, Fault(OSError(error.errno or errno.EIO, named)))
+
+    def _find_unreachable(self) -> None:
+        """Images of volumes that were not served for so long that the journal has dropped what they
+        lack.
+        """
+        oldest, saved = self._journal.ring.oldest, int(self._journal.saved["sequence"])
+        for pair in self._pairs:
+            record = pair.record
+            if record.primary_at + 1 < min(oldest, saved):
+                why = f"the journal no longer has record {record.primary_at + 1}, which it lacks"
+                self._failed(pair, PRIMARY, OSError(errno.ENODATA, why))
+            behind = pair.secondary is not None and record.applied + 1 < min(oldest, saved)
+            if behind and record.staging != UNCOMMITTED and _follows(pair, self._tail):
+                why = f"the journal no longer has record {record.applied + 1}, which it lacks"
+                self._failed(pair, SECONDARY, OSError(errno.ENODATA, why))
+
+    # ----------------------------------------------------------------------------- staging logs
 
     def _apply_staging_logs(self) -> None:
         """Apply the committed ones again: whether they were applied is unknown.
@@ -109,89 +163,189 @@ class Replay:
         """
         jobs = {pair.record.staging for pair in self._mirrored} - {"", UNCOMMITTED}
         for job in sorted(jobs):
-            theirs = {pair.id: pair for pair in self._mirrored if pair.record.staging == job}
-            count = next(iter(theirs.values())).record.staged
+            every = [pair for pair in self._mirrored if pair.record.staging == job]
+            theirs = {pair.id: pair for pair in every if self._good(pair, SECONDARY)}
+            if not theirs:
+                continue
             try:
-                failed = self._staging.apply(job, theirs, count, SecondarySink())
+                failed = self._staging.apply(job, theirs, every[0].record.staged, self._secondaries)
             except (DamageError, OSError) as error:
                 cause = error if isinstance(error, OSError) else OSError(errno.EIO, str(error))
                 failed = dict.fromkeys(theirs.values(), cause)
-            self._failures += [ReplayFailure(pair, error) for pair, error in failed.items()]
-            self._sync_staged([pair for pair in theirs.values() if pair not in failed])
+            for pair, cause in failed.items():
+                self._failed(pair, SECONDARY, cause)
+            # Staged content has to be durable before the journal says that the log is applied.
+            self._sync(theirs.values(), SECONDARY)
 
-    def _sync_staged(self, pairs: Sequence[Pair]) -> None:
-        """Staged content has to be durable before the journal says that the log is applied."""
+    def _sync(self, pairs: Iterable[Pair], role: str) -> None:
         for pair in pairs:
-            try:
-                pair.copy_of.sync()
-            except OSError as error:
-                self._failures.append(ReplayFailure(pair, error))
+            if self._good(pair, role):
+                side = Side(pair, role)
+                try:
+                    with self._watch.at(side):
+                        side.leg.sync()
+                except OSError as error:
+                    self._failed(pair, role, error)
+
+    # -------------------------------------------------------------------------------- primaries
 
     def _replay_primaries(self) -> None:
-        journal, sink = self._journal, PrimarySink()
-        tail = journal.tail.sequence
-        pairs = {pair.id: pair for pair in self._pairs}
-        first = journal.saved["sequence"] + 1
-        reader = Reader(journal.ring, first)
-        while reader.sequence <= tail:
+        journal, tail, saved = self._journal, self._tail, int(self._journal.saved["sequence"])
+        todo = {
+            pair.id: pair
+            for pair in self._pairs
+            if self._good(pair, PRIMARY)
+            and (pair.id in journal.unapplied or pair.record.primary_at < saved)
+        }
+        if not todo:
+            return
+        sink = WatchedSink(PrimarySink(), PRIMARY, self._watch)
+        refusals = {number: Refusals() for number in todo}
+        first = min(pair.record.primary_at for pair in todo.values()) + 1
+        reader = Reader(journal.ring, first) if first <= tail else None
+        while reader is not None and reader.sequence <= tail:
             buffer, records = reader.read(tail, self._chunk_bytes)
             for record in records:
-                pair = pairs.get(record.volume)
+                pair = todo.get(record.volume)
                 if pair is None or record.kind not in (WRITE, ZERO, TRIM):
                     continue
-                try:
-                    put(sink, pair, record, buffer)
-                except SinkError as failure:
-                    error = failure.error
-                    raise OSError(
-                        error.errno,
-                        f"{pair.primary.path}: recovery cannot write to it: {error.strerror}",
-                    ) from failure
+                if record.sequence > pair.record.primary_at:
+                    self._put(sink, pair, record, buffer, refusals[pair.id])
+                    pair.primary_dirty = True
             self._progress(PRIMARIES, reader.sequence - first, tail + 1 - first)
+        for number, pair in todo.items():
+            error = refusals[number].error
+            if error is not None:
+                self._failed(pair, PRIMARY, error)
+
+    def _put(
+        self, sink: Sink, pair: Pair, record: Record, buffer: bytes, refusals: Refusals
+    ) -> None:
+        """Apply a record to a primary, or note what of it the image refused."""
+        if refusals.too_many:
+            return
+        try:
+            put(sink, pair, record, buffer)
+        except SinkError as failure:
+            refusals.written(record.offset, record.length)
+            refusals.refused(self._not_there(pair, record, buffer), failure.error)
+        else:
+            refusals.written(record.offset, record.length)
+
+    def _not_there(self, pair: Pair, record: Record, buffer: bytes) -> list[tuple[int, int]]:
+        """What of a refused record the primary does not hold; all of it, if it cannot be read."""
+        found, at = bytearray(self._chunk_bytes), record.offset
+        end, ranges = record.offset + record.length, list[tuple[int, int]]()
+        try:
+            while at < end:
+                length = min(len(found), end - at)
+                with self._watch.at(Side(pair, PRIMARY)):
+                    pair.primary.read_into(at, memoryview(found)[:length])
+                wanted = bytes(length)
+                if record.kind == WRITE:
+                    start = record.payload_start + at - record.offset
+                    wanted = buffer[start : start + length]
+                ranges += different(wanted, bytes(found[:length]), at)
+                at += length
+        except OSError:
+            return [(record.offset, end)]
+        return ranges
+
+    # ------------------------------------------------------------------------------ secondaries
 
     def _replay_secondaries(self) -> None:
-        tail, failed = self._journal.tail.sequence, self._failed()
         self._bring_to_abandoned_cuts()
         todo = [
             pair
             for pair in self._mirrored
-            if pair not in failed and pair.record.staging != UNCOMMITTED and _follows(pair, tail)
+            if self._good(pair, SECONDARY)
+            and pair.record.staging != UNCOMMITTED
+            and _follows(pair, self._tail)
         ]
         if todo:
-            self._follow(todo, min(pair.applied for pair in todo), tail)
+            self._follow(todo, min(pair.applied for pair in todo), self._tail)
 
     def _bring_to_abandoned_cuts(self) -> None:
         """A resync that was not committed leaves its secondaries at their cuts; one that trailed
         when it began has to be brought there.
         """
         for pair in self._mirrored:
-            uncommitted = pair.record.staging == UNCOMMITTED
+            uncommitted = pair.record.staging == UNCOMMITTED and self._good(pair, SECONDARY)
             if uncommitted and pair.cut is not None and pair.applied < pair.cut.sequence:
                 self._follow([pair], pair.applied, pair.cut.sequence)
 
     def _follow(self, pairs: Sequence[Pair], position: int, until: int) -> None:
         """Follow to the end; a secondary that fails is dropped from the walk."""
         journal = self._journal
-        follower = Follower(journal.ring, pairs, position, SecondarySink(), journal.ledger.advance)
+        follower = Follower(
+            journal.ring, pairs, position, self._secondaries, journal.ledger.advance
+        )
         while follower.position < until and follower.pairs:
             try:
                 follower.step(until, self._chunk_bytes)
             except SinkError as error:
-                self._failures.append(ReplayFailure(error.pair, error.error))
+                self._failed(error.pair, SECONDARY, error.located())
                 del follower.pairs[error.pair.id]
             self._progress(SECONDARIES, follower.position - position, until - position)
 
     def _sync_replayed(self) -> None:
-        """The markers of the start may say that a secondary needs no older records; that has to
-        hold after another power cut, too.
+        """The markers of the start may say that an image needs no older records; that has to hold
+        after another power cut, too.
         """
-        failed = self._failed()
-        for pair in self._mirrored:
-            if pair.secondary_dirty and pair not in failed:
-                try:
-                    pair.copy_of.sync()
-                except OSError as error:
-                    self._failures.append(ReplayFailure(pair, error))
+        self._sync([pair for pair in self._mirrored if pair.secondary_dirty], SECONDARY)
+        self._sync([pair for pair in self._pairs if pair.primary_dirty], PRIMARY)
+
+    # --------------------------------------------------------------------- what absent ones miss
+
+    def _note_what_is_missed(self) -> None:
+        """A fault for each absent image whose pair cannot just wait for it, with what it lacks. An
+        absent image is not a changed one: what it held it holds.
+        """
+        for pair in self._pairs:
+            if why_absent(pair.primary) or pair in self._faults.primaries:
+                pair.lacks = self._lacking(pair)
+            if why := why_absent(pair.primary):
+                self._absent(pair, PRIMARY, why, pair.record.primary_at)
+            why = why_absent(pair.secondary)
+            if why and not waits_for_its_secondary(pair):
+                self._absent(pair, SECONDARY, why, pair.applied)
+
+    def _absent(self, pair: Pair, role: str, why: str, holds: int) -> None:
+        (missed,) = backlog(
+            self._journal.ring, [pair], holds, self._tail, self._chunk_bytes
+        ).values()
+        if role == SECONDARY and not missed.any():
+            self._journal.ledger.advance(pair.record, self._tail)
+        whole = not missed.any() and self._journal.is_clean(pair.record)
+        self._faults.add(Side(pair, role), Fault(OSError(errno.EIO, why), missed, whole))
+
+    def _lacking(self, pair: Pair) -> Lacks | None:
+        """What the journal has for a primary that does not have it; None if that is not known."""
+        lacks, first = Lacks(last=self._tail), pair.record.primary_at + 1
+        try:
+            reader = Reader(self._journal.ring, first) if first <= self._tail else None
+            while reader is not None and reader.sequence <= self._tail:
+                _, records = reader.read(self._tail, self._chunk_bytes)
+                for each in records:
+                    if each.volume == pair.id and each.kind in (WRITE, ZERO, TRIM):
+                        lacks = Lacks(
+                            lacks.records + 1,
+                            lacks.first or each.sequence,
+                            each.sequence,
+                            lacks.nbytes + each.length,
+                        )
+        except UNREADABLE:
+            return None
+        return lacks
+
+
+def waits_for_its_secondary(pair: Pair) -> bool:
+    """Whether nothing has to be done to the secondary before it is resynced: it may be absent."""
+    if pair.state == pair_states.SUSPENDED:
+        return not pair.usable or pair.applied >= pair.limit(0)
+    uncommitted = pair.record.staging == UNCOMMITTED
+    at_cut = pair.cut is not None and pair.applied >= pair.cut.sequence
+    return pair.state == pair_states.SIMPLEX or (uncommitted and at_cut)
 
 
 def _follows(pair: Pair, tail: int) -> bool:
