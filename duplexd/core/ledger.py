@@ -377,8 +377,8 @@ class Ledger:
     def snapshot(
         self, tail: int, mirrored: Mapping[int, bool], behind: Mapping[int, int] = _NONE
     ) -> Json:
-        """All of it, for a checkpoint at number `tail`; `mirrored` says which pairs mirror. `behind`:
-        primaries that do not hold all changes, and up to which number they do.
+        """All of it, for a checkpoint at number `tail`; `mirrored`: which pairs mirror; `behind`:
+        primaries that do not hold all changes, and up to which number they hold them.
 
         `applied` and `primary_at` are only true once the images were synced.
         """

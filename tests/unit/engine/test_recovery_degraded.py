@@ -230,7 +230,7 @@ async def test_without_a_current_secondary_the_volume_alone_is_not_served(
         assert (event["volume"], event["path"]) == ("data", "/a/data.img")
         assert await read(core, "data", 0, 4096) == errno.EIO
         assert await core.write("apart", 0, LATER) == 0
-        with pytest.raises(WrongStateError, match="data is not served: /a/data.img: "):
+        with pytest.raises(WrongStateError, match=r"data is not served: /a/data\.img: "):
             await core.controller.suspend(["data", "apart"])
         await core.controller.checkpointer.checkpoint()
 
