@@ -69,9 +69,7 @@ class Listeners:
         ]
 
     async def start(self) -> None:
-        """Bind and serve. Raises ConfigurationError or WrongStateError (`net.listen.bind`), and then
-        listens nowhere.
-        """
+        """Bind and serve. Raises as `net.listen.bind`, and then listens nowhere."""
         self._server = Server(self._backend, asyncio.get_running_loop(), self._limits)
         try:
             await self.update(self._listen)

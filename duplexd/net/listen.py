@@ -39,12 +39,14 @@ _PASSING = frozenset(
     {
         errno.EADDRINUSE,
         errno.EADDRNOTAVAIL,
+        errno.EDQUOT,
         errno.EMFILE,
         errno.ENETDOWN,
         errno.ENETUNREACH,
         errno.ENFILE,
         errno.ENOBUFS,
         errno.ENOMEM,
+        errno.ENOSPC,
     }
 )
 PROBE_SECONDS_MAX = 1.0  # for the owner of an existing socket to accept

@@ -14,7 +14,7 @@ from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.pair import Pair
 from duplexd.engine.opening import PRIMARY, SECONDARY, Images, Opener
 from duplexd.engine.recovery.faults import Fault, Faults, Side
-from duplexd.engine.recovery.progress import OPENING
+from duplexd.engine.recovery.progress import JOURNAL, OPENING
 from duplexd.engine.recovery.read import ReadJournal, read_journal
 from duplexd.engine.recovery.replay import Replay
 from duplexd.errors import ConfigurationError
@@ -173,6 +173,7 @@ async def recover(
         work.journals.append(read_journal(disk, file, settings, boot_id, limits, progress))
 
     try:
+        progress(JOURNAL, 0, 0)
         await steps.do(workers.run(read))
         (journal,) = work.journals
         await steps.do(work.open(journal))
