@@ -26,6 +26,7 @@ from duplexd.errors import DamageError, WrongStateError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from duplexd.core.image import Image
     from duplexd.core.markers import Marker
     from duplexd.json_object import Json
     from duplexd.limits import EngineLimits
@@ -164,7 +165,7 @@ class Ledger:
             self._move(pair, pair_states.DETACH, "")
             pair.usable = False
             self._leave_cut(pair)
-            pair.secondary_path = ""
+            pair.secondary_path, pair.secondary_image = "", None
             pair.regions.open.clear()
 
     @_fold.register
@@ -172,6 +173,8 @@ class Ledger:
         for pair in self._of(marker.volumes):
             self._move(pair, pair_states.SWAP, pair.reason)
             pair.swapped = not pair.swapped
+            images = pair.primary_image, pair.secondary_image
+            pair.secondary_image, pair.primary_image = images
             pair.primary_at, pair.applied = pair.applied, pair.primary_at
             if pair.state == pair_states.SUSPENDED:
                 # What follows the cut in the journal is not applied to the new primary, and the
@@ -371,6 +374,12 @@ class Ledger:
     def use_secondary(self, pair: PairRecord, path: str) -> None:
         """Where the secondary is, for the next checkpoint; "" for none."""
         pair.secondary_path = path
+
+    def use_images(self, pair: PairRecord, primary: Image | None, secondary: Image | None) -> None:
+        """What is known of the images of both roles; None where the next checkpoint is to take the
+        image that is open for its own.
+        """
+        pair.primary_image, pair.secondary_image = primary, secondary
 
     # ---------------------------------------------------------------------------- checkpoints
 

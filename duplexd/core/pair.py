@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from duplexd.core.cut import Cut
+    from duplexd.core.image import Image
     from duplexd.images.leg import Leg
     from duplexd.limits import EngineLimits
 
@@ -48,9 +49,9 @@ class PairRecord:
     """
 
     __slots__ = (
-        "applied", "changed", "cut", "id", "limits", "name", "primary_at", "reason", "regions",
-        "removed", "secondary_path", "size", "staged", "staging", "state", "swapped",
-        "tracked_bytes", "usable",
+        "applied", "changed", "cut", "id", "limits", "name", "primary_at", "primary_image",
+        "reason", "regions", "removed", "secondary_image", "secondary_path", "size", "staged",
+        "staging", "state", "swapped", "tracked_bytes", "usable",
     )  # fmt: skip
 
     def __init__(self, number: int, name: str, size: int, limits: EngineLimits) -> None:
@@ -72,6 +73,8 @@ class PairRecord:
         self.staged = 0  # how many records that log has
         self.regions = DirtyRegions(size, limits.region_bytes_min, limits.regions_max)
         self.secondary_path = ""  # "" if that is not known
+        self.primary_image: Image | None = None  # by role; as the last checkpoint recorded them
+        self.secondary_image: Image | None = None
 
     def new_map(self) -> ChangeMap:
         """An empty change map of this volume."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from duplexd.core.pair import Pair
     from duplexd.engine.failures import Failures
+    from duplexd.engine.samples import Plan, Samples
     from duplexd.engine.timeline import Timeline
     from duplexd.engine.volumes import Volumes
     from duplexd.json_object import Json
@@ -47,6 +48,7 @@ class SyncFailure(NamedTuple):
 
 class _Snapshot(NamedTuple):
     saved: Json
+    images: Plan  # what is to be recorded of them
     primaries: list[Pair]  # to be synced
     secondaries: list[Pair]
 
@@ -80,6 +82,7 @@ class Checkpointer:
         volumes: Volumes,
         failures: Failures,
         file: CheckpointFile,
+        samples: Samples,
         workers: Workers,
         clock: Clock,
     ) -> None:
@@ -87,6 +90,7 @@ class Checkpointer:
         self._volumes = volumes
         self._failures = failures
         self._file = file
+        self._samples = samples
         self._workers = workers
         self._clock = clock
         self.copying = asyncio.Lock()  # a checkpoint and the copy of a run exclude each other
@@ -134,11 +138,14 @@ class Checkpointer:
 
     async def _checkpoint(self) -> None:
         async with self.copying, self._syncing:
-            saved = await self._make_durable() or await self._make_durable()
-            if saved is None:  # secondaries failed twice; the next checkpoint tries again
+            durable = await self._make_durable() or await self._make_durable()
+            if durable is None:  # secondaries failed twice; the next checkpoint tries again
                 return
+            saved, images = durable.saved, durable.images
             pack = self._timeline.ledger.pack_snapshot
+            await to_its_end(self._workers.run(lambda: self._samples.take(images)))
             await to_its_end(self._workers.run(lambda: self._file.replace(pack(saved))))
+            self._samples.recorded(images)
         segment_size = int(saved["segment_size"])
         self.replay_floor = min(replay_floor(saved), self._kept_from)
         self.sequence = saved["sequence"]
@@ -149,12 +156,13 @@ class Checkpointer:
             if not pair.failed:
                 self._timeline.ledger.primary_holds(pair.record, self.sequence)
 
-    async def _make_durable(self) -> Json | None:
-        """Sync everything that a checkpoint covers; returns its content. None if secondaries
+    async def _make_durable(self) -> _Snapshot | None:
+        """Sync everything that a checkpoint covers, and return that. None if secondaries
         failed: their pairs were suspended, so the content is out of date.
         """
         timeline = self._timeline
-        saved, primaries, secondaries = await timeline.at_rest(self._snapshot)
+        snapshot = await timeline.at_rest(self._snapshot)
+        saved, _, primaries, secondaries = snapshot
         duplex = [
             pair
             for pair in self._volumes.all()
@@ -168,11 +176,11 @@ class Checkpointer:
                 pair.secondary_dirty = True  # a suspend that waits for this lock must sync them
             raise
         failures = await to_its_end(
-            self._workers.run(lambda: _lost(duplex) + _sync_secondaries(secondaries))
+            self._workers.run(lambda: _lost(duplex) + self._sync_all(secondaries))
         )
         if failures:
             await timeline.at_rest(lambda: self._secondaries_failed(failures))
-        return None if failures else saved
+        return None if failures else snapshot
 
     def _snapshot(self) -> _Snapshot:
         writer, pairs = self._timeline.writer, self._volumes.all()
@@ -189,16 +197,17 @@ class Checkpointer:
             "offset": writer.position,
             **self._ledger_at(writer.sequence),
         }
+        images = self._samples.plan(saved, [pair for pair in pairs if pair.id > 0])
         primaries = [pair for pair in pairs if pair.primary_dirty and not pair.failed]
         secondaries = _take_dirty(pairs)
         for pair in primaries:
             pair.primary_dirty = False
         for pair in pairs:
             pair.regions.checkpointed()
-        return _Snapshot(saved, primaries, secondaries)
+        return _Snapshot(saved, images, primaries, secondaries)
 
     async def _sync_primaries(self, pairs: Sequence[Pair]) -> None:
-        failures = await to_its_end(self._workers.run(lambda: _sync_primaries(pairs)))
+        failures = await to_its_end(self._workers.run(lambda: self._sync_all_primaries(pairs)))
         for pair, error in failures:
             self._timeline.fail(
                 f"{pair.primary.path}: could not be synced: {error.strerror}; "
@@ -227,12 +236,30 @@ class Checkpointer:
             dirty = await self._timeline.at_rest(lambda: _take_dirty(pairs))
             usable = {pair for pair in pairs if pair.usable}
             lost, failures = await to_its_end(
-                self._workers.run(lambda: (_lost(pairs), _sync_secondaries(dirty)))
+                self._workers.run(lambda: (_lost(pairs), self._sync_all(dirty)))
             )
         failures = [failure for failure in lost if failure.pair in usable] + failures
         if failures:
             await self._timeline.at_rest(lambda: self._secondaries_failed(failures))
         return [failure.error for failure in lost]
+
+    def _sync_all_primaries(self, pairs: Sequence[Pair]) -> list[SyncFailure]:
+        failures: list[SyncFailure] = []
+        for pair in pairs:
+            try:
+                self._samples.sync(pair.primary)
+            except OSError as error:
+                failures.append(SyncFailure(pair, error))
+        return failures
+
+    def _sync_all(self, pairs: Sequence[Pair]) -> list[SyncFailure]:
+        failures: list[SyncFailure] = []
+        for pair in pairs:
+            try:
+                self._samples.sync(pair.copy_of)
+            except OSError as error:
+                failures.append(SyncFailure(pair, error))
+        return failures
 
     def _secondaries_failed(self, failures: Sequence[SyncFailure]) -> None:
         """What a failed sync lost is unknown, so all of the secondary has to be copied again. That
@@ -295,23 +322,3 @@ def _take_dirty(pairs: Sequence[Pair]) -> list[Pair]:
     for pair in dirty:
         pair.secondary_dirty = False
     return dirty
-
-
-def _sync_primaries(pairs: Sequence[Pair]) -> list[SyncFailure]:
-    failures: list[SyncFailure] = []
-    for pair in pairs:
-        try:
-            pair.primary.sync()
-        except OSError as error:
-            failures.append(SyncFailure(pair, error))
-    return failures
-
-
-def _sync_secondaries(pairs: Sequence[Pair]) -> list[SyncFailure]:
-    failures: list[SyncFailure] = []
-    for pair in pairs:
-        try:
-            pair.copy_of.sync()
-        except OSError as error:
-            failures.append(SyncFailure(pair, error))
-    return failures

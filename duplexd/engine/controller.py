@@ -32,6 +32,7 @@ from duplexd.engine.recovery.reconcile import reconcile
 from duplexd.engine.recovery.recovered import recover
 from duplexd.engine.recovery.room import ensure_room
 from duplexd.engine.reload import Reload
+from duplexd.engine.samples import Samples
 from duplexd.engine.settling import Settling
 from duplexd.engine.status import Facts, Status
 from duplexd.engine.suspend import Origin, Suspends
@@ -131,7 +132,7 @@ class Controller:
         self.archive = archive = CutArchive(self.name, ledger, volumes, events, limits)
         self.failures = failures = Failures(timeline, volumes, archive, events, limits)
         self.checkpointer = checkpointer = Checkpointer(
-            timeline, volumes, failures, file, workers, clock
+            timeline, volumes, failures, file, Samples(timeline, self.name), workers, clock
         )
         self.space = JournalSpace(timeline, admission, checkpointer, workers, events, limits)
         self.write_path = WritePath(timeline, admission, self.space.want, clock, limits)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from duplexd.runtime.disk import Data
+    from duplexd.runtime.stamp import Stamp
 
 
 class AbsentLeg:
@@ -44,7 +45,16 @@ class AbsentLeg:
     def extents(self, _offset: int, _length: int) -> list[tuple[int, int, bool]]:
         self._fail()
 
-    def sync(self) -> None:
+    def sync(self, times: bool = False) -> None:  # noqa: ARG002
+        self._fail()
+
+    def stamp(self) -> Stamp:
+        self._fail()
+
+    def read_mark(self) -> bytes:
+        self._fail()
+
+    def write_mark(self, _mark: bytes, durable: bool) -> bool:  # noqa: ARG002
         self._fail()
 
     def in_place(self) -> bool:

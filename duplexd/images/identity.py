@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from duplexd.images.leg import Leg
 
 SAMPLE_BYTES = 4096
-_MARK_BYTES_MAX = 4096  # longer ones are not ours
 _checksum = crc32.iscsi
 
 
@@ -65,6 +64,11 @@ class Piece(NamedTuple):
     length: int
     crc: int
 
+    @property
+    def end(self) -> int:
+        """Behind it."""
+        return self.offset + self.length
+
 
 class Found(NamedTuple):
     """What is found at a path. `samples`: CRC-32C of the blocks that were asked for, by offset, of
@@ -99,9 +103,9 @@ def probe(leg: Leg, offsets: Iterable[int], last: Piece | None = None) -> Found:
     )
 
 
-def brand(leg: Leg, mark: Mark) -> bool:
-    """Write the mark, durably; False if this image can't carry one. Blocking. Raises OSError."""
-    return leg.write_mark(mark.pack())
+def brand(leg: Leg, mark: Mark, durable: bool) -> bool:
+    """Write the mark; False if this image can't carry one. Blocking. Raises OSError."""
+    return leg.write_mark(mark.pack(), durable)
 
 
 def checksum(leg: Leg, offset: int, length: int = SAMPLE_BYTES) -> int:

@@ -18,6 +18,8 @@ from duplexd.runtime.locked import create_locked, measure, open_locked
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from duplexd.runtime.stamp import Stamp
+
 Data = realfile.Data
 
 
@@ -72,9 +74,20 @@ class File(Protocol):
         Where holes cannot be found all is data.
         """
 
-    def sync(self) -> None:
-        """Everything written before this call survives a power cut. An OSError is final: what was
-        lost is not known.
+    def sync(self, times: bool = False) -> None:
+        """Everything written before this call survives a power cut; with `times` the time of the
+        last modification does, too. An OSError is final: what was lost is not known.
+        """
+
+    def stamp(self) -> Stamp:
+        """Which file it is, its size now, and when it was last modified."""
+
+    def read_mark(self) -> bytes:
+        """What `write_mark` wrote last, whoever had the file open then; b"" if nothing."""
+
+    def write_mark(self, mark: bytes, /, durable: bool) -> bool:
+        """Let the file carry a mark of a few hundred bytes, beside its content. False if it cannot
+        carry one. `durable`, or else at the next sync with `times`.
         """
 
     def in_place(self) -> bool:

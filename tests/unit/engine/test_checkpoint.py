@@ -14,6 +14,7 @@ import pytest
 from duplexd.core.pair import Pair
 from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX, SUSPENDED
 from duplexd.engine.checkpoint import Checkpointer, CheckpointFile, replay_floor
+from duplexd.engine.samples import Samples
 from duplexd.errors import DamageError, DuplexdError
 from duplexd.units import KIB
 from tests.unit.engine.cores import new_disk, run, running
@@ -37,7 +38,13 @@ class Taking:
         self.parts = parts = Parts()
         self.file = CheckpointFile(parts.disk, "/state")
         self.checkpointer = Checkpointer(
-            parts.timeline, parts.volumes, parts.failures, self.file, parts.workers, parts.clock
+            parts.timeline,
+            parts.volumes,
+            parts.failures,
+            self.file,
+            Samples(parts.timeline, "alpha"),
+            parts.workers,
+            parts.clock,
         )
 
     async def finish(self, work: Coroutine[None, None, T]) -> T:
