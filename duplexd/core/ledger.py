@@ -144,6 +144,10 @@ class Ledger:
         self.closed = True
 
     @_fold.register
+    def _(self, _marker: markers.Synced, _place: Place) -> None:
+        """It changes no state."""
+
+    @_fold.register
     def _(self, marker: markers.NewVolume, place: Place) -> None:
         pair = PairRecord(marker.id, marker.name, marker.size, self._limits)
         pair.primary_at = place.sequence

@@ -34,9 +34,11 @@ as a decimal string for a key, since JSON has no other keys; change maps are bas
     detach    volumes                                the secondary was removed: SIMPLEX
     swap      volumes                                the two images change roles; of a SUSPENDED
                                                      pair, changes after the cut are given up
+    synced                                           nothing but its record, whose field `synced`
+                                                     says that what is before it is durable
 
 A field that an older version did not write has a default in `unpack`. Version 1 of the journal
-lacks the markers of groups, version 2 lacks `swap`.
+lacks the markers of groups, version 2 lacks `swap` and `synced`.
 """
 
 from __future__ import annotations
@@ -416,10 +418,23 @@ class Swap(NamedTuple):
         return cls(numbers(fields["volumes"]))
 
 
+class Synced(NamedTuple):
+    """The records before this one are durable: the field `synced` of its record claims that, as
+    that of any later record would. A damaged record before it is therefore no torn tail.
+    """
+
+    def pack(self) -> Json:
+        return {"m": "synced"}
+
+    @classmethod
+    def unpack(cls, _fields: Json) -> Synced:
+        return cls()
+
+
 Marker: TypeAlias = (
     Open | Close | NewVolume | Remove | Attach | Copy | Copied | MakeCut | Stood | Ready | Agreed
     | Void | Fail | Grade | Resync | Abandon | Commit | Settled | Equal | Missed | Regions | Detach
-    | Swap
+    | Swap | Synced
 )  # fmt: skip
 
 KINDS: dict[str, type[Marker]] = {
@@ -427,7 +442,7 @@ KINDS: dict[str, type[Marker]] = {
     "copy": Copy, "copied": Copied, "cut": MakeCut, "stood": Stood, "ready": Ready,
     "agreed": Agreed, "void": Void, "fail": Fail, "grade": Grade, "resync": Resync,
     "abandon": Abandon, "commit": Commit, "settled": Settled, "equal": Equal, "missed": Missed,
-    "regions": Regions, "detach": Detach, "swap": Swap,
+    "regions": Regions, "detach": Detach, "swap": Swap, "synced": Synced,
 }  # fmt: skip
 
 

@@ -147,7 +147,8 @@ class Walk:
             raise DamageError(
                 f"{segment.file.path}: byte {self._at}: record {self.sequence + 1} is missing or"
                 " damaged, although it was durable; it and every change after it are at risk."
-                " Keep a copy of the state directory, then run: duplexd journal inspect DIRECTORY"
+                " Keep a copy of the state directory, then run:"
+                f" duplexd journal inspect {self.ring.directory}"
             )
         tail = Tail(self.sequence, self.chain)
         if verdict == TORN:

@@ -275,7 +275,7 @@ class SimDisk:
                 image.kill(self.rng)
 
     def lose(self, *lost: str) -> None:
-        """After a crash: all un-synced writes at or below these paths are lost, on the same boot."""
+        """After a crash: un-synced writes at or below these paths are lost, on the same boot."""
         for path, image in self._images.items():
             if any(covers(above, path) for above in lost):
                 image.lose()

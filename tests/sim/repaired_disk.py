@@ -1,5 +1,5 @@
-"""The scenario of `scenario.py` on disks that fail, are repaired and mounted again: un-synced writes
-of one file system, or of two, are lost, and the machine's boot id stays.
+"""The scenario of `scenario.py` on disks that fail, are repaired and mounted again: the un-synced
+writes of one file system, or of two, are lost, and the machine's boot id stays.
 """
 
 from __future__ import annotations

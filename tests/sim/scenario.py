@@ -23,8 +23,8 @@ CLIENTS = 3
 
 
 class Scenario:
-    """Several lives; the last one ends with all pairs equal. `losses`: the share of crashes that lose
-    un-synced writes; `flushes`: of requests that ask for a sync.
+    """Several lives; the last one ends with all pairs equal. `losses`: the share of crashes that
+    lose un-synced writes; `flushes`: of requests that ask for a sync.
     """
 
     losses = 0.5

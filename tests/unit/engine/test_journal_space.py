@@ -51,6 +51,9 @@ class HandCheckpointer(Checkpointer):
     def would_free(self) -> bool:
         return self.frees > self.replay_floor
 
+    def would_close_regions(self) -> bool:
+        return False
+
     async def checkpoint(self) -> None:
         if self.wait is not None:
             await self.wait.wait()
