@@ -31,6 +31,7 @@ from duplexd.core.pair import refresh
 from duplexd.core.transitions import Moving
 from duplexd.errors import DamageError, DuplexdError
 from duplexd.journal.group_commit import GroupCommit
+from duplexd.journal.segment import NO_SPACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -297,7 +298,7 @@ class Timeline:
 
     def refused(self, error: OSError, final: bool = False) -> None:
         """A write to the journal failed. `final`: the controller can't continue without it."""
-        if error.errno == errno.ENOSPC and not final:
+        if error.errno in NO_SPACE and not final:
             self.on_no_room(error)
         else:
             self.fail(f"the journal could not be written: {error.strerror or error}")

@@ -4,11 +4,13 @@ Number and chain are given when a record is appended, before it is written, beca
 contains both. So a batch that cannot be written must be taken back as a whole, in memory and on
 disk: the next record gets the same numbers, and rests of the refused one must not look like its
 successors. That is why `_roll_back` wipes what it may have written, and why a wipe that fails is
-fatal.
+fatal. One refusal is not: a file system that copies on write needs room for the wipe as it did for
+the batch. Then nothing is written before the wipe is made up for, so that the rests stay last.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,6 +24,7 @@ from duplexd.journal.format import (
     journal_number,
     pack_record,
 )
+from duplexd.journal.segment import NO_SPACE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +36,10 @@ Buffer = bytes | bytearray | memoryview
 
 _PAGE_BYTES = 4096
 _ZEROES = memoryview(bytes(_PAGE_BYTES))
+
+
+class NoRoomToWipeError(OSError):
+    """The file system has no room for zeroes in the place of a batch that was taken back."""
 
 
 class Numbered(Protocol):
@@ -71,7 +78,7 @@ class Writer:
 
     __slots__ = (
         "_batch_start",
-        "_buffers", "_bytes", "_journal", "_sync_from",
+        "_buffers", "_bytes", "_journal", "_sync_from", "_unwiped",
         "chain", "position", "ring", "segment", "sequence", "synced", "written",
     )  # fmt: skip
 
@@ -93,6 +100,7 @@ class Writer:
         self._bytes = 0
         self._sync_from = ring.live[0].index  # segments before this one are durable
         self._batch_start = (self.segment, self.position, sequence, chain)
+        self._unwiped: dict[Segment, tuple[int, int]] = {}  # what a batch taken back left there
 
     @property
     def log_position(self) -> int:
@@ -210,6 +218,8 @@ class Writer:
     def _put(self) -> None:
         if not self._buffers:
             return
+        if self._unwiped:
+            self._wipe()
         segment, start = self.segment, self.position - self._bytes
         padding = min(-self.position % _PAGE_BYTES, segment.size - self.position)
         if padding:
@@ -249,7 +259,28 @@ class Writer:
         segment.end = position
         if position == SEGMENT_HEADER_BYTES:
             segment.first = 0
-        _wipe(touched)
+        for touched_segment, start, end in touched:
+            before = self._unwiped.get(touched_segment, (start, end))
+            self._unwiped[touched_segment] = min(start, before[0]), max(end, before[1])
+        with contextlib.suppress(NoRoomToWipeError):  # made up for before the next write
+            self._wipe()
+
+    def _wipe(self) -> None:
+        """Nothing of a batch that was taken back may look like a record, now or behind shorter
+        ones. Raises OSError EIO: then it may.
+        """
+        for segment, (start, end) in list(self._unwiped.items()):
+            try:
+                segment.file.write(start, bytes(end - start))
+            except OSError as error:
+                if error.errno in NO_SPACE:
+                    raise NoRoomToWipeError(*error.args) from error
+                raise OSError(
+                    errno.EIO,
+                    f"{segment.file.path}: a batch that failed could not be wiped: "
+                    f"{error.strerror}",
+                ) from error
+            del self._unwiped[segment]
 
     def _reach(self, segment: Segment) -> int:
         """How far this batch may have written in a segment."""
@@ -280,17 +311,3 @@ class Writer:
         for file in files:
             file.sync()
         self.end_sync(sequence, index)
-
-
-def _wipe(touched: list[tuple[Segment, int, int]]) -> None:
-    """Nothing of a batch that was taken back may look like a record, now or behind shorter ones.
-    Raises OSError EIO: then it may.
-    """
-    for segment, start, end in touched:
-        try:
-            segment.file.write(start, bytes(end - start))
-        except OSError as error:
-            raise OSError(
-                errno.EIO,
-                f"{segment.file.path}: a batch that failed could not be wiped: {error.strerror}",
-            ) from error

@@ -31,7 +31,7 @@ from duplexd.replication.pieces import (
     left_out,
 )
 from duplexd.replication.rate_limit import Pace
-from duplexd.replication.room import when_there_is_room
+from duplexd.replication.patience import when_there_is_room
 from duplexd.runtime.tasks import to_its_end
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from duplexd.errors import DamageError, DuplexdError
 from duplexd.replication.async_follower import backlog
 from duplexd.replication.follower import SecondarySink, SinkError
 from duplexd.replication.job import COPY, JOURNAL, MAP, in_work
-from duplexd.replication.room import when_there_is_room
+from duplexd.replication.patience import when_there_is_room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

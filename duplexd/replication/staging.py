@@ -6,9 +6,9 @@ The log is valid once the journal has the job's COMMIT marker: from then on reco
 again, as often as needed; without the marker recovery removes it.
 
 Files `JOB-NNNN.stg` in one directory, each a sequence of journal records (`journal/format.py`) from
-byte 0 on, numbered from 1 over all files, with one chain. NNNN counts from 0; it has more digits
-where the log of a large volume has more files, so files are ordered by number, not by name. Only
-the file that is written is open: a log may have more files than a process may have descriptors.
+byte 0 on, numbered from 1 over all files, with one chain. NNNN counts from 0, and has more digits
+where the log of a large volume has more files. Only the file that is written is open: a log may
+have more files than a process may have descriptors.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from duplexd.journal.format import (
     ZERO,
     crc32c,
     pack_record,
+    unpack_record,
 )
 from duplexd.journal.scan import records
 from duplexd.replication.follower import SinkError, UntouchedError, put
@@ -50,7 +51,8 @@ class StagingSink:
     ) -> None:
         """`file_bytes`: of each file; `piece_bytes_max`: of a write that is put here."""
         self._disk = disk
-        self._stem = f"{directory}/{job}"
+        self._directory = directory
+        self._job = job
         self._file_bytes = max(file_bytes, piece_bytes_max + RECORD_HEADER_BYTES)
         self._file: File | None = None
         self._files = 0
@@ -99,7 +101,7 @@ class StagingSink:
 
     def _next_file(self) -> File:
         self.finish()
-        path = f"{self._stem}-{self._files:04d}.stg"
+        path = f"{self._directory}/{_name(self._job, self._files)}"
         self._file = self._disk.create(path, self._file_bytes)
         self._files += 1
         self._position = 0
@@ -121,6 +123,10 @@ class StagingSink:
         if self._file is not None:
             self._file.close()
         self._file = None
+
+
+def _name(job: str, number: int) -> str:
+    return f"{job}-{number:04d}.stg"
 
 
 def _reserve(pair: Pair, offset: int, length: int) -> None:
@@ -153,9 +159,9 @@ class StagingArea:
         Raises DamageError or OSError if the log is not whole or cannot be read; the path is named.
         """
         failed: dict[Pair, OSError] = {}
-        sequence, chain, path = 0, 0, f"{self.directory}/{job}-0000.stg"
-        for path in self._files_of(job):
-            buffer = self._content(path)
+        sequence, chain, number = 0, 0, 0
+        while sequence < count:
+            buffer, before = self._content(f"{self.directory}/{_name(job, number)}"), sequence
             for record in records(buffer, 0, sequence + 1, chain):
                 sequence, chain = record.sequence, record.crc
                 pair = pairs.get(record.volume)
@@ -163,16 +169,28 @@ class StagingArea:
                     try:
                         put(sink, pair, record, buffer)
                     except SinkError as error:
-                        failed[pair] = error.error
-        if sequence != count:
-            raise DamageError(
-                f"{path}: the staging log is damaged or missing after record {sequence} of {count};"
-                " what it should have brought to the secondaries is on the primaries: resync"
-            )
+                        failed[pair] = error.located()
+            if sequence == before:
+                self._damaged(job, number, buffer, sequence, count)
+            number += 1
         return failed
+
+    def _damaged(self, job: str, number: int, buffer: bytes, sequence: int, count: int) -> None:
+        """Nothing in this file goes on from record `sequence`: it is damaged, or the end of the
+        file before it is.
+        """
+        first = unpack_record(buffer, 0)
+        before = not buffer or (first is not None and first.sequence > sequence + 1)
+        name = _name(job, max(number - before, 0))
+        raise DamageError(
+            f"{self.directory}/{name}: the staging log ends after record {sequence} of {count}; "
+            "what it was to bring to the secondaries is on the primaries: resync"
+        )
 
     def _content(self, path: str) -> bytes:
         try:
+            if not self._disk.exists(path):
+                return b""
             file = self._disk.open(path)
             try:
                 return file.read(0, file.size)
@@ -195,9 +213,7 @@ class StagingArea:
     def _names(self) -> list[str]:
         if not self._disk.exists(self.directory):
             return []
-        names = (name for name in self._disk.list(self.directory) if name.endswith(".stg"))
-        return sorted(names, key=lambda name: (len(name), name))
+        return sorted(name for name in self._disk.list(self.directory) if name.endswith(".stg"))
 
     def _files_of(self, job: str) -> list[str]:
-        """In the order in which they were written."""
         return [f"{self.directory}/{name}" for name in self._names() if name.startswith(f"{job}-")]

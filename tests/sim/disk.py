@@ -120,7 +120,8 @@ class SimFile:
             return
         room = len(data)
         if self._disk.faults.full(self.path):
-            room = self._image.room_before(offset, len(data))
+            copies = self._disk.faults.copies(self.path)
+            room = 0 if copies else self._image.room_before(offset, len(data))
         self._image.write(offset, data[:room])
         if room < len(data):
             raise no_space(self.path)
@@ -328,9 +329,11 @@ class SimDisk:
         """Make one write tear: a part of its data is written, then it fails."""
         self.faults.add(path, Fault(error, None, after, 1, torn=True))
 
-    def full(self, path: str) -> None:
-        """No space for `path`, or below it, that is not allocated yet."""
-        self.faults.fill(path)
+    def full(self, path: str, copies: bool = False) -> None:
+        """No space for `path`, or below it, that is not allocated yet. `copies`: nor for what is,
+        because the file system copies on write.
+        """
+        self.faults.fill(path, copies)
 
     def heal(self, path: str) -> None:
         self.faults.heal(path)

@@ -67,7 +67,7 @@ def test_a_log_of_which_a_file_is_missing_is_refused() -> None:
     pair = world.pair()
     count = stage(world, "job", [b"x" * BLOCK] * 20)
     world.disk.remove(f"{DIRECTORY}/{world.disk.list(DIRECTORY)[-1]}")
-    with pytest.raises(DamageError, match=rf"job-0001.stg: .* after record \d+ of {count}"):
+    with pytest.raises(DamageError, match=rf"job-0001.stg: .* ends after record \d+ of {count}"):
         area(world).apply("job", {pair.id: pair}, count, SecondarySink())
 
 
@@ -76,7 +76,16 @@ def test_a_damaged_record_ends_the_log_there() -> None:
     pair = world.pair()
     count = stage(world, "job", [b"x" * BLOCK] * 3)
     world.disk.flip(f"{DIRECTORY}/{world.disk.list(DIRECTORY)[0]}", BLOCK + 500)
-    with pytest.raises(DamageError, match=r"job-0000.stg: .* after record 1 of 3"):
+    with pytest.raises(DamageError, match=r"job-0000.stg: .* ends after record 1 of 3"):
+        area(world).apply("job", {pair.id: pair}, count, SecondarySink())
+
+
+def test_damage_at_the_end_of_one_file_is_not_blamed_on_the_next() -> None:
+    world = World()
+    pair = world.pair()
+    count = stage(world, "job", [b"x" * BLOCK] * 20)
+    world.disk.flip(f"{DIRECTORY}/job-0000.stg", 6 * (BLOCK + RECORD_HEADER_BYTES) + 500)
+    with pytest.raises(DamageError, match=r"job-0000.stg: .* ends after record 6 of"):
         area(world).apply("job", {pair.id: pair}, count, SecondarySink())
 
 
@@ -116,16 +125,13 @@ def test_the_log_of_a_large_volume_has_more_files_than_four_digits() -> None:
     """10,000 files of 16 MiB are 160 GiB; their names no longer sort as their numbers do."""
     world = World()
     pair = world.pair()
-    one = BLOCK + RECORD_HEADER_BYTES
-    sink = area(world).sink("job", one, BLOCK)
-    sink.write(pair, 0, b"a" * BLOCK)
+    sink = area(world).sink("job", 0, RECORD_HEADER_BYTES)  # two records in each
+    for number in range(20_003):
+        sink.zero(pair, 0, 1 + number, True)
     sink.finish()
-    for number in (9998, 9999, 10_000, 10_001):
-        sink._files = number
-        sink.write(pair, 0, bytes([number % 251]) * BLOCK)
-    sink.finish()
-    area(world).apply("job", {pair.id: pair}, sink.count, SecondarySink())
-    assert world.legs[pair].secondary.data[:BLOCK] == bytes([10_001 % 251]) * BLOCK
+    assert "job-10001.stg" in world.disk.list(DIRECTORY)
+    assert not area(world).apply("job", {pair.id: pair}, sink.count, SecondarySink())
+    assert world.legs[pair].faults.calls["zero"] == sink.count
 
 
 def test_only_the_file_that_is_written_is_open() -> None:
