@@ -16,16 +16,13 @@ from typing import TYPE_CHECKING
 
 from duplexd.core import pair_states
 from duplexd.core.ledger import UNCOMMITTED
-from duplexd.core.pair import Lacks
 from duplexd.engine.opening import PRIMARY, SECONDARY, why_absent
 from duplexd.engine.recovery.faults import Fault, Faults, Side
-from duplexd.engine.recovery.progress import PRIMARIES, SECONDARIES
-from duplexd.engine.recovery.refusals import Refusals, different
+from duplexd.engine.recovery.primary_replay import PrimaryReplay, WatchedSink, lacking
+from duplexd.engine.recovery.progress import SECONDARIES
 from duplexd.errors import DamageError
-from duplexd.journal.format import TRIM, WRITE, ZERO
-from duplexd.journal.reader import Reader
-from duplexd.replication.async_follower import UNREADABLE, backlog
-from duplexd.replication.follower import Follower, SecondarySink, SinkError, put
+from duplexd.replication.async_follower import backlog
+from duplexd.replication.follower import Follower, SecondarySink, SinkError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -33,49 +30,13 @@ if TYPE_CHECKING:
     from duplexd.core.pair import Pair
     from duplexd.engine.recovery.progress import Report
     from duplexd.engine.recovery.read import ReadJournal
-    from duplexd.journal.format import Record
     from duplexd.limits import EngineLimits
-    from duplexd.replication.follower import Buffer, Sink
     from duplexd.replication.staging import StagingArea
     from duplexd.runtime.watch import Watch
 
 
 class GivenUpError(Exception):
     """The replay was asked to end early."""
-
-
-class PrimarySink:
-    """Applies records to primaries; see `follower.Sink`."""
-
-    moves_secondary = False
-
-    def write(self, pair: Pair, offset: int, data: Buffer) -> None:
-        """A WRITE."""
-        pair.primary.write(offset, data)
-
-    def zero(self, pair: Pair, offset: int, length: int, allocate: bool) -> None:
-        """A WRITE_ZEROES or a TRIM."""
-        pair.primary.zero(offset, length, allocate)
-
-
-class WatchedSink:
-    """A sink whose calls are watched."""
-
-    def __init__(self, sink: Sink, role: str, watch: Watch[Side]) -> None:
-        self.moves_secondary = sink.moves_secondary
-        self._sink = sink
-        self._role = role
-        self._watch = watch
-
-    def write(self, pair: Pair, offset: int, data: Buffer) -> None:
-        """See `Sink`."""
-        with self._watch.at(Side(pair, self._role)):
-            self._sink.write(pair, offset, data)
-
-    def zero(self, pair: Pair, offset: int, length: int, allocate: bool) -> None:
-        """See `Sink`."""
-        with self._watch.at(Side(pair, self._role)):
-            self._sink.zero(pair, offset, length, allocate)
 
 
 class Replay:
@@ -187,69 +148,17 @@ class Replay:
                 except OSError as error:
                     self._failed(pair, role, error)
 
-    # -------------------------------------------------------------------------------- primaries
-
     def _replay_primaries(self) -> None:
-        journal, tail, saved = self._journal, self._tail, int(self._journal.saved["sequence"])
-        todo = {
-            pair.id: pair
+        journal, saved = self._journal, int(self._journal.saved["sequence"])
+        todo = [
+            pair
             for pair in self._pairs
             if self._good(pair, PRIMARY)
             and (pair.id in journal.unapplied or pair.record.primary_at < saved)
-        }
-        if not todo:
-            return
-        sink = WatchedSink(PrimarySink(), PRIMARY, self._watch)
-        refusals = {number: Refusals() for number in todo}
-        first = min(pair.record.primary_at for pair in todo.values()) + 1
-        reader = Reader(journal.ring, first) if first <= tail else None
-        while reader is not None and reader.sequence <= tail:
-            buffer, records = reader.read(tail, self._chunk_bytes)
-            for record in records:
-                pair = todo.get(record.volume)
-                if pair is None or record.kind not in (WRITE, ZERO, TRIM):
-                    continue
-                if record.sequence > pair.record.primary_at:
-                    self._put(sink, pair, record, buffer, refusals[pair.id])
-                    pair.primary_dirty = True
-            self._progress(PRIMARIES, reader.sequence - first, tail + 1 - first)
-        for number, pair in todo.items():
-            error = refusals[number].error
-            if error is not None:
-                self._failed(pair, PRIMARY, error)
-
-    def _put(
-        self, sink: Sink, pair: Pair, record: Record, buffer: bytes, refusals: Refusals
-    ) -> None:
-        """Apply a record to a primary, or note what of it the image refused."""
-        if refusals.too_many:
-            return
-        try:
-            put(sink, pair, record, buffer)
-        except SinkError as failure:
-            refusals.written(record.offset, record.length)
-            refusals.refused(self._not_there(pair, record, buffer), failure.error)
-        else:
-            refusals.written(record.offset, record.length)
-
-    def _not_there(self, pair: Pair, record: Record, buffer: bytes) -> list[tuple[int, int]]:
-        """What of a refused record the primary does not hold; all of it, if it cannot be read."""
-        found, at = bytearray(self._chunk_bytes), record.offset
-        end, ranges = record.offset + record.length, list[tuple[int, int]]()
-        try:
-            while at < end:
-                length = min(len(found), end - at)
-                with self._watch.at(Side(pair, PRIMARY)):
-                    pair.primary.read_into(at, memoryview(found)[:length])
-                wanted = bytes(length)
-                if record.kind == WRITE:
-                    start = record.payload_start + at - record.offset
-                    wanted = buffer[start : start + length]
-                ranges += different(wanted, bytes(found[:length]), at)
-                at += length
-        except OSError:
-            return [(record.offset, end)]
-        return ranges
+        ]
+        replay = PrimaryReplay(journal.ring, self._chunk_bytes, self._watch)
+        for pair, error in replay.run(todo, self._tail, self._progress).items():
+            self._failed(pair, PRIMARY, error)
 
     # ------------------------------------------------------------------------------ secondaries
 
@@ -303,7 +212,7 @@ class Replay:
         """
         for pair in self._pairs:
             if why_absent(pair.primary) or pair in self._faults.primaries:
-                pair.lacks = self._lacking(pair)
+                pair.lacks = lacking(self._journal.ring, pair, self._tail, self._chunk_bytes)
             if why := why_absent(pair.primary):
                 self._absent(pair, PRIMARY, why, pair.record.primary_at)
             why = why_absent(pair.secondary)
@@ -318,25 +227,6 @@ class Replay:
             self._journal.ledger.advance(pair.record, self._tail)
         whole = not missed.any() and self._journal.is_clean(pair.record)
         self._faults.add(Side(pair, role), Fault(OSError(errno.EIO, why), missed, whole))
-
-    def _lacking(self, pair: Pair) -> Lacks | None:
-        """What the journal has for a primary that does not have it; None if that is not known."""
-        lacks, first = Lacks(last=self._tail), pair.record.primary_at + 1
-        try:
-            reader = Reader(self._journal.ring, first) if first <= self._tail else None
-            while reader is not None and reader.sequence <= self._tail:
-                _, records = reader.read(self._tail, self._chunk_bytes)
-                for each in records:
-                    if each.volume == pair.id and each.kind in (WRITE, ZERO, TRIM):
-                        lacks = Lacks(
-                            lacks.records + 1,
-                            lacks.first or each.sequence,
-                            each.sequence,
-                            lacks.nbytes + each.length,
-                        )
-        except UNREADABLE:
-            return None
-        return lacks
 
 
 def waits_for_its_secondary(pair: Pair) -> bool:
