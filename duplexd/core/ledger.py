@@ -347,6 +347,12 @@ class Ledger:
         """Note that the secondary holds all changes up to `sequence`. Any thread."""
         pair.applied = max(pair.applied, sequence)
 
+    def exchange_keys(self, pair: PairRecord) -> None:
+        """Note that the configuration names the images of a pair the other way round than before:
+        each has the role that it had.
+        """
+        pair.swapped = not pair.swapped
+
     def primary_holds(self, pair: PairRecord, sequence: int) -> None:
         """Note that the primary durably holds all changes up to `sequence`."""
         pair.primary_at = max(pair.primary_at, sequence)

@@ -79,6 +79,7 @@ async def start(
     events: Events,
     limits: EngineLimits | None = None,
     progress: Report = ignore,
+    adopt: bool = False,
 ) -> Controller:
     """Recover, then serve. Raises DuplexdError or OSError; trying again loses no acknowledged
     change. `progress` is called with how far it is, in the loop or in a worker.
@@ -89,7 +90,7 @@ async def start(
     staging = StagingArea(machine.disk, f"{state_dir}/staging")
     boot_id = machine.clock.boot_id()
     recovered = await recover(
-        config, machine.disk, file, staging, boot_id, machine.workers, limits, progress
+        config, machine.disk, file, staging, boot_id, machine.workers, limits, progress, adopt
     )
     steps = Steps()
     try:

@@ -19,14 +19,16 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from duplexd.core import pair_states
 from duplexd.errors import ConfigurationError, DuplexdError
 from duplexd.images.absent import AbsentLeg
+from duplexd.images.identity import probe
 from duplexd.images.open import open_leg
 from duplexd.runtime.watch import GivenUp, Watch, patiently
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from duplexd.config.daemon_file import ControllerConfig, VolumeConfig
     from duplexd.core.pair import PairRecord
+    from duplexd.images.identity import Found, Piece
     from duplexd.images.leg import Leg
     from duplexd.runtime.disk import Disk
     from duplexd.runtime.threads import Workers
@@ -141,6 +143,16 @@ class Opener:
             return await self._patiently(watch, call, role)
         except (DuplexdError, OSError) as error:
             return AbsentLeg(path, size, _said(path, error)), False
+
+    async def probe(self, leg: Leg, role: str, offsets: Iterable[int], last: Piece | None) -> Found:
+        """See `images.identity.probe`. Raises OSError."""
+        watch: Watch[str] = Watch()
+
+        def look() -> Found:
+            with watch.at(leg.path):
+                return probe(leg, offsets, last)
+
+        return await self._patiently(watch, look, role)
 
     async def close(self, leg: Leg) -> None:
         """Close an image that does not answer, however long that takes."""

@@ -23,6 +23,7 @@ from duplexd.replication.follower import (
     UntouchedError,
 )
 from duplexd.replication.job import in_work
+from duplexd.replication.patience import when_there_is_room
 from duplexd.replication.pieces import (
     PrimaryUnreadableError,
     Progress,
@@ -31,7 +32,6 @@ from duplexd.replication.pieces import (
     left_out,
 )
 from duplexd.replication.rate_limit import Pace
-from duplexd.replication.patience import when_there_is_room
 from duplexd.runtime.tasks import to_its_end
 
 if TYPE_CHECKING:

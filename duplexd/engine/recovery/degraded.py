@@ -9,20 +9,23 @@ Nothing is recorded of that: the next start, or `adopt`, finds everything as thi
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 from duplexd.core import pair_states
 from duplexd.core.ledger import UNCOMMITTED
-from duplexd.core.markers import Equal, Swap
+from duplexd.core.markers import Equal, Missed, Swap
+from duplexd.engine.recovery.faults import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from duplexd.core.pair import Pair
+    from duplexd.core.pair import Lacks, Pair
     from duplexd.engine.failures import Failures
-    from duplexd.engine.recovery.faults import Fault, Faults
+    from duplexd.engine.recovery.faults import Faults
     from duplexd.engine.timeline import Timeline
     from duplexd.engine.volumes import Volumes
+    from duplexd.json_object import Json
 
 
 class Degraded:
@@ -67,6 +70,16 @@ class Degraded:
         for pair, fault in self._faults.secondaries.items():
             if pair.state != pair_states.SIMPLEX and not pair.failed:
                 self._suspend(pair, fault)
+
+    def adopted(self, pair: Pair, lost: Lacks | None) -> None:
+        """A primary was taken as it is: the secondary differs from it where nobody knows."""
+        everything = pair.record.full_map()
+        if pair.state == pair_states.SUSPENDED and pair.usable:
+            self._timeline.append(Missed({pair.id: everything}))  # its cut is as good as before
+        elif pair.state != pair_states.SIMPLEX:
+            why = f"{pair.primary.path} was adopted as it is"
+            self._suspend(pair, Fault(OSError(errno.ESTALE, why)))
+        self._emit("volume-served", volume=pair.name, path=pair.primary.path, lost=said(lost))
 
     def _can_lead(self, pair: Pair) -> bool:
         """Whether the secondary holds everything that the journal has."""
@@ -118,8 +131,17 @@ class Degraded:
 def not_served(pair: Pair, why: str) -> None:
     """A client that asks for this volume is refused with the reason."""
     pair.failed = why
-    pair.primary_dirty = pair.secondary_dirty = False
+    pair.primary_dirty = False  # it is not synced: what was replayed to it is replayed again
     pair.refresh()
+
+
+def said(lost: Lacks | None) -> Json | None:
+    """The changes that an adopted primary does not have; None if the journal does not say."""
+    if lost is None:
+        return None
+    first = lost.first if lost.records else None
+    last = lost.last if lost.records else None
+    return {"records": lost.records, "first": first, "last": last, "bytes": lost.nbytes}
 
 
 def _why(fault: Fault) -> str:

@@ -1,5 +1,5 @@
-"""Applying records of the journal to primaries: in the replay of a start, and later to a primary that
-was not there then.
+"""Applying records of the journal to primaries: in the replay of a start, and later to one that was
+not there then.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import secrets
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.ledger import Ledger, Place
+from duplexd.core.since import Since
 from duplexd.engine.recovery.progress import JOURNAL
 from duplexd.errors import DamageError
 from duplexd.journal.format import (
@@ -44,7 +45,7 @@ _SEGMENTS_MIN = 4
 
 class ReadJournal(NamedTuple):
     """What the journal says. `saved`: the checkpoint. `unapplied`: numbers of volumes with changes
-    after it.
+    after it. `since`: what these changed of the images that the checkpoint recorded.
     """
 
     ring: Ring
@@ -52,6 +53,7 @@ class ReadJournal(NamedTuple):
     tail: Tail
     saved: Json
     unapplied: set[int]
+    since: Since
 
     def is_clean(self, pair: PairRecord) -> bool:
         """Whether the legs of a pair differ only where records say so: the daemon was stopped, and
@@ -89,12 +91,13 @@ def read_journal(
         start = Position(saved["sequence"], saved["chain"], saved["index"], saved["offset"])
         walk = Walk(ring, start)
         progress(JOURNAL, 0, total := _bytes_after(ring, start))
-        unapplied = _fold(walk, ledger, lambda done: progress(JOURNAL, done, total))
+        since = Since(ledger)
+        unapplied = _fold(walk, ledger, since, lambda done: progress(JOURNAL, done, total))
         tail = walk.close()
     except BaseException:
         ring.close()
         raise
-    return ReadJournal(ring, ledger, tail, saved, unapplied)
+    return ReadJournal(ring, ledger, tail, saved, unapplied, since)
 
 
 def _refuse_journal_alone(disk: Disk, file: CheckpointFile, directory: str) -> None:
@@ -128,7 +131,7 @@ def _bytes_after(ring: Ring, start: Position) -> int:
     return max(sum(after) - start.offset, 0)
 
 
-def _fold(walk: Walk, ledger: Ledger, progress: Callable[[int], None]) -> set[int]:
+def _fold(walk: Walk, ledger: Ledger, since: Since, progress: Callable[[int], None]) -> set[int]:
     """Fold everything; returns the volumes that have changes. `progress` gets the bytes read."""
     unapplied: set[int] = set()
     done_bytes = reported_bytes = 0
@@ -136,13 +139,23 @@ def _fold(walk: Walk, ledger: Ledger, progress: Callable[[int], None]) -> set[in
         if record.kind == MARKER:
             payload = memoryview(buffer)[record.payload_start : record.end]
             place = Place(record.sequence, record.time_us)
-            ledger.unpack_and_apply(place, unpack_marker(payload))
+            fields = unpack_marker(payload)
+            since.marker(fields)
+            ledger.unpack_and_apply(place, fields)
         elif record.kind in (WRITE, ZERO, TRIM):
             pair = ledger.pairs[record.volume]
             unapplied.add(record.volume)
             if pair.tracks:
                 ledger.track(pair, record.kind, record.offset, record.length)
             pair.regions.touch(record.offset, record.length)
+            since.change(
+                record.volume,
+                record.kind,
+                record.offset,
+                record.length,
+                record.time_us,
+                memoryview(buffer)[record.payload_start : record.end],
+            )
         done_bytes += RECORD_HEADER_BYTES + record.payload_length
         if done_bytes - reported_bytes >= _PROGRESS_BYTES:
             reported_bytes = done_bytes

@@ -66,12 +66,15 @@ def reconcile(
     for name, pair in recovered.pairs.items():
         if refused := recovered.images[name].refused:
             degraded.refuse(pair, refused)
+    _announce_changed(recovered, emit)
     degraded.primaries()
     for name, pair in recovered.pairs.items():
         if not pair.failed:
             introduce(timeline, name, pair.mode, recovered.images[name], pair)
     _suspend_new(recovered, volumes, failures)
     degraded.secondaries()
+    for pair, lost in recovered.adopted.items():
+        degraded.adopted(pair, lost)
     interrupted = _abandon_uncommitted(timeline, volumes)
     _compare_open_regions(timeline, recovered.uncompared)
     _end_arrived(timeline, volumes)
@@ -85,6 +88,15 @@ def reconcile(
     participant.restarted([*ledger.cuts, *at_cuts])
     timeline.append(Open(boot_id))
     return interrupted
+
+
+def _announce_changed(recovered: Recovered, emit: Callable[..., None]) -> None:
+    """Which images are not those of the journal."""
+    for name, judged in recovered.judged.items():
+        images = recovered.images[name]
+        for why, leg in ((judged.primary, images.primary), (judged.secondary, images.secondary)):
+            if why and leg is not None:
+                emit("image-changed", volume=name, error=why, path=leg.path)
 
 
 def _add_fresh(

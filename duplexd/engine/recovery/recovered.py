@@ -10,13 +10,16 @@ import asyncio
 import errno
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from duplexd.core.image import loosened
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.pair import Pair
-from duplexd.engine.opening import PRIMARY, SECONDARY, Images, Opener
+from duplexd.engine.opening import PRIMARY, SECONDARY, Images, Opener, why_absent
 from duplexd.engine.recovery.faults import Fault, Faults, Side
+from duplexd.engine.recovery.judging import Judged, Judging, changed
+from duplexd.engine.recovery.primary_replay import lacking
 from duplexd.engine.recovery.progress import JOURNAL, OPENING
 from duplexd.engine.recovery.read import ReadJournal, read_journal
-from duplexd.engine.recovery.replay import Replay
+from duplexd.engine.recovery.replay import Replay, unreachable
 from duplexd.errors import ConfigurationError
 from duplexd.images.absent import AbsentLeg
 from duplexd.runtime.tasks import Steps
@@ -24,6 +27,7 @@ from duplexd.runtime.watch import HungError, Watch, patiently
 
 if TYPE_CHECKING:
     from duplexd.config.daemon_file import Config
+    from duplexd.core.pair import Lacks
     from duplexd.engine.checkpoint import CheckpointFile
     from duplexd.engine.recovery.progress import Report
     from duplexd.limits import EngineLimits
@@ -31,11 +35,14 @@ if TYPE_CHECKING:
     from duplexd.runtime.disk import Disk
     from duplexd.runtime.threads import Workers
 
+_CHUNK_BYTES = 1 << 20  # of the journal, read at once
+
 
 class Recovered(NamedTuple):
     """`pairs`: volumes that the journal knows, by name. `images`: of all volumes, in the order of
     the configuration; the pairs have the legs. `faults`: images that are not what the journal says
-    of them. `uncompared`: pairs whose legs may differ in their open regions.
+    of them. `uncompared`: pairs whose legs may differ in their open regions. `adopted`: those whose
+    primaries were taken as they are, with the changes that are given up so.
     """
 
     journal: ReadJournal
@@ -43,6 +50,8 @@ class Recovered(NamedTuple):
     images: dict[str, Images]
     faults: Faults
     uncompared: set[Pair]
+    judged: dict[str, Judged]
+    adopted: dict[Pair, Lacks | None]
 
     def close(self) -> None:
         """Close the images and the journal."""
@@ -65,7 +74,9 @@ class _Work:
         workers: Workers,
         limits: EngineLimits,
         progress: Report,
+        adopt: bool,
     ) -> None:
+        self._adopt = adopt
         self._config = config
         self._staging = staging
         self._workers = workers
@@ -77,25 +88,52 @@ class _Work:
         self.journals: list[ReadJournal] = []
         self.opened: dict[str, Images] = {}
         self.pairs: dict[str, Pair] = {}
+        self.judged: dict[str, Judged] = {}
+        self.adopted: dict[Pair, Lacks | None] = {}
         self.faults = Faults()
 
-    async def open(self, journal: ReadJournal) -> None:
-        """Open the images of all volumes; a pair for each that the journal knows."""
+    async def open(self, journal: ReadJournal, complete: bool) -> None:
+        """Open the images of all volumes, and judge them; a pair for each volume that the journal
+        knows.
+        """
         known, volumes = journal.ledger.known(), self._config.volumes
         _refuse_missing_volumes(self._config, journal)
         self._progress(OPENING, 0, 0)
         await self._opener.all(volumes, known, self.opened)
         self.opened = {name: self.opened[name] for name in volumes}
-        self.pairs = {
-            name: Pair(known[name], images.primary, images.secondary, volumes[name].mode)
-            for name, images in self.opened.items()
-            if name in known
-        }
-        for pair in self.pairs.values():
+        modes = {name: volume.mode for name, volume in volumes.items()}
+        judging = Judging(journal, self._opener, complete, self._adopt)
+        self.judged = await judging.all(self.opened, known, modes)
+        for name, judged in self.judged.items():
+            images = self.opened[name] = judged.images
+            if name in known:
+                record = known[name]
+                pair = Pair(record, images.primary, images.secondary, modes[name])
+                self.pairs[name] = pair
+                if judged.exchanged:
+                    journal.ledger.exchange_keys(record)
+                await self._take(journal, pair, judged)
+
+    async def _take(self, journal: ReadJournal, pair: Pair, judged: Judged) -> None:
+        """Draw the first conclusions from what was found."""
+        ledger, record = journal.ledger, pair.record
+        lost = judged.primary or unreachable(journal, record.primary_at)
+        if lost and self._adopt and not why_absent(pair.primary):
+            self.adopted[pair] = await self._workers.run(
+                lambda: lacking(journal.ring, pair, journal.tail.sequence, _CHUNK_BYTES)
+            )
+            ledger.primary_holds(record, journal.tail.sequence)
+            theirs = None if judged.secondary else record.secondary_image
+            ledger.use_images(record, None, theirs)
+        elif judged.primary:
+            self.faults.add(Side(pair, PRIMARY), Fault(changed(judged.primary)))
+        if judged.secondary:
+            self.faults.add(Side(pair, SECONDARY), Fault(changed(judged.secondary)))
+        elif record.secondary_image is None:
             self._compare_place(pair)
 
     def _compare_place(self, pair: Pair) -> None:
-        """A secondary at another path than before, for all that is known, is another image."""
+        """Where no more is known of a secondary, one at another path than before is another."""
         volume, before = self._config.volumes[pair.name], pair.record.secondary_path
         if before not in ("", str(volume.primary), str(volume.secondary)) and pair.secondary:
             path, state = pair.secondary.path, pair.state
@@ -160,14 +198,16 @@ async def recover(
     workers: Workers,
     limits: EngineLimits,
     progress: Report,
+    adopt: bool = False,
 ) -> Recovered:
-    """Everything up to the point where the journal can be written again.
+    """Everything up to the point where the journal can be written again. `adopt`: primaries that
+    are not the images of the journal are taken as they are.
 
     Raises DamageError, ConfigurationError, OSError, with nothing left open. If cancelled, nothing
     is once the worker has ended what it is at, which is not waited for.
     """
     settings, steps = config.controller, Steps()
-    work = _Work(config, disk, staging, workers, limits, progress)
+    work = _Work(config, disk, staging, workers, limits, progress, adopt)
 
     def read() -> None:
         work.journals.append(read_journal(disk, file, settings, boot_id, limits, progress))
@@ -176,14 +216,21 @@ async def recover(
         progress(JOURNAL, 0, 0)
         await steps.do(workers.run(read))
         (journal,) = work.journals
-        await steps.do(work.open(journal))
+        same_boot = boot_id != "" and journal.ledger.boot in {"", boot_id}
+        await steps.do(work.open(journal, complete=same_boot))
+        if journal.unapplied:
+            # What a start that dies in the replay leaves on the images is not held against them.
+            loose = loosened(journal.saved)
+            await steps.do(workers.run(lambda: file.replace(loose)))
         await steps.do(work.replay(journal))
     except BaseException:
         work.give_up()
         steps.afterwards(work.close)
         raise
     uncompared = {pair for pair in work.pairs.values() if not journal.is_clean(pair.record)}
-    return Recovered(journal, work.pairs, work.opened, work.faults, uncompared)
+    return Recovered(
+        journal, work.pairs, work.opened, work.faults, uncompared, work.judged, work.adopted
+    )
 
 
 def _refuse_missing_volumes(config: Config, journal: ReadJournal) -> None:

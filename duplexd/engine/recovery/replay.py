@@ -104,15 +104,14 @@ class Replay:
         """Images of volumes that were not served for so long that the journal has dropped what they
         lack.
         """
-        oldest, saved = self._journal.ring.oldest, int(self._journal.saved["sequence"])
         for pair in self._pairs:
             record = pair.record
-            if record.primary_at + 1 < min(oldest, saved):
-                why = f"the journal no longer has record {record.primary_at + 1}, which it lacks"
+            if why := unreachable(self._journal, record.primary_at):
                 self._failed(pair, PRIMARY, OSError(errno.ENODATA, why))
-            behind = pair.secondary is not None and record.applied + 1 < min(oldest, saved)
-            if behind and record.staging != UNCOMMITTED and _follows(pair, self._tail):
-                why = f"the journal no longer has record {record.applied + 1}, which it lacks"
+            follows = pair.secondary is not None and _follows(pair, self._tail)
+            if not follows or record.staging == UNCOMMITTED:
+                continue
+            if why := unreachable(self._journal, record.applied):
                 self._failed(pair, SECONDARY, OSError(errno.ENODATA, why))
 
     # ----------------------------------------------------------------------------- staging logs
@@ -227,6 +226,15 @@ class Replay:
             self._journal.ledger.advance(pair.record, self._tail)
         whole = not missed.any() and self._journal.is_clean(pair.record)
         self._faults.add(Side(pair, role), Fault(OSError(errno.EIO, why), missed, whole))
+
+
+def unreachable(journal: ReadJournal, holds: int) -> str:
+    """Why an image that holds the changes up to number `holds` cannot get the later ones; "" if it
+    can.
+    """
+    if holds + 1 >= min(journal.ring.oldest, int(journal.saved["sequence"])):
+        return ""
+    return f"the journal no longer has record {holds + 1}, which this image lacks"
 
 
 def waits_for_its_secondary(pair: Pair) -> bool:
