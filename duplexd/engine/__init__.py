@@ -61,7 +61,8 @@ other controllers; `settling` makes a cut durable, `cut_archive` knows what may 
 
 `checkpoint` makes both legs durable and says so, with `samples` of images; `journal_space` keeps
 room in the journal, and `sync_claim` has the last records claimed to be durable. `recovery` finds
-out after a start what is true. `volumes` are served; `opening` opens their images, each for itself;
+out after a start what is true. `volumes` are served; `opening` opens their images, each for itself,
+`reopen` those that were absent, on command;
 `live_changes` says what a `reload` may change of them. `verify` compares legs. `commands` is what
 clients can ask for; `status`, `counters` and `events` are what they see.
 """

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from duplexd.core.pair import Pair
     from duplexd.engine.leases import Hold, Leases
+    from duplexd.engine.reopen import Reopening
     from duplexd.engine.suspend import Suspends
     from duplexd.engine.verify import Progress, Verification
     from duplexd.engine.volumes import Volumes
@@ -33,6 +34,7 @@ class Commands:
         suspends: Suspends,
         resyncs: Resyncs,
         verification: Verification,
+        reopening: Reopening,
         clock: Clock,
     ) -> None:
         self._volumes = volumes
@@ -40,6 +42,7 @@ class Commands:
         self._suspends = suspends
         self._resyncs = resyncs
         self._verification = verification
+        self._reopening = reopening
         self._clock = clock
 
     def _served(self, names: Sequence[str]) -> list[Pair]:
@@ -74,8 +77,13 @@ class Commands:
         return await self._suspends.suspend(pairs, tag, lease_id, fence, certificate)
 
     async def resync(self, names: Sequence[str]) -> Json:
-        """See `Resyncs.resync`."""
+        """See `Resyncs.resync`. What is absent of these pairs is opened before."""
+        await self._reopening.before_resync(self._volumes.named(names))
         return await self._resyncs.resync(self._served(names))
+
+    async def adopt(self, names: Sequence[str]) -> Json:
+        """See `Reopening.adopt`."""
+        return await self._reopening.adopt(self._volumes.named(names))
 
     async def resync_wait(self, names: Sequence[str]) -> Json:
         """See `Resyncs.wait`."""

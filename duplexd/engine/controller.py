@@ -32,6 +32,7 @@ from duplexd.engine.recovery.reconcile import reconcile
 from duplexd.engine.recovery.recovered import recover
 from duplexd.engine.recovery.room import ensure_room
 from duplexd.engine.reload import Reload
+from duplexd.engine.reopen import Reopening
 from duplexd.engine.samples import Samples
 from duplexd.engine.settling import Settling
 from duplexd.engine.status import Facts, Status
@@ -171,11 +172,18 @@ class Controller:
         self.read = self.reads.read
         self.volume = volumes.find
         # And what the API's clients can ask for.
-        commands = Commands(volumes, leases, self.suspends, self.resyncs, self.verification, clock)
+        reopening = Reopening(
+            timeline, volumes, checkpointer, followers, failures, opener, workers,
+            lambda: self.config, events.emit, limits,
+        )  # fmt: skip
+        commands = Commands(
+            volumes, leases, self.suspends, self.resyncs, self.verification, reopening, clock
+        )
         self.resolve = volumes.resolve
         self.quiesce, self.renew, self.release = commands.quiesce, commands.renew, leases.release
         self.suspend, self.verify = commands.suspend, commands.verify
         self.resync, self.resync_wait = commands.resync, commands.resync_wait
+        self.adopt = commands.adopt
 
     def _connect(self) -> None:
         """What one part signals, and what another does about it."""

@@ -90,6 +90,10 @@ class Opener:
         self._refuse = settings.on_start_error == "refuse"
         self._seconds = {PRIMARY: settings.primary_timeout, SECONDARY: settings.secondary_timeout}
 
+    def seconds(self, role: str) -> float:
+        """How long one call on the image of a role may take."""
+        return self._seconds[role]
+
     async def all(
         self,
         volumes: Mapping[str, VolumeConfig],
