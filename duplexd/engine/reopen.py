@@ -14,6 +14,7 @@ image would fill another one.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from functools import partial
 from typing import TYPE_CHECKING
@@ -50,8 +51,8 @@ if TYPE_CHECKING:
     from duplexd.replication.followers import Followers
     from duplexd.runtime.threads import Workers
 
-# While an image was absent its last changes may be on it or not.
-_SINCE = Facts(writing="anything")
+# Of an image that was there until something failed: its last changes may be on it or not.
+_UNKNOWN = Facts(writing="anything")
 
 
 class Reopening:
@@ -80,6 +81,7 @@ class Reopening:
         self._config = config
         self._emit = emit
         self._chunk_bytes = limits.follower_chunk_bytes
+        self._closing: set[asyncio.Task[None]] = set()
 
     # ---------------------------------------------------------------------------------- commands
 
@@ -146,6 +148,7 @@ class Reopening:
                 await self._replay(pair)
             except (DamageError, LookupError, OSError) as error:
                 why = f"{primary.path}: {_text(error)}"
+                await self._timeline.at_rest(lambda: self._put_aside(pair, why))
                 raise WrongStateError(
                     f"{pair.name} is not served: {why}; `duplexctl adopt` takes it as it is"
                 ) from error
@@ -156,6 +159,16 @@ class Reopening:
         absent = pair.primary
         pair.set_legs(primary, pair.secondary, pair.mode)
         absent.close()
+
+    def _put_aside(self, pair: Pair, why: str) -> None:
+        """The image is not used after all: another attempt has to be able to open it."""
+        leg, absent = pair.primary, AbsentLeg(pair.primary.path, pair.size, why)
+        pair.failed = why
+        pair.set_legs(absent, pair.secondary, pair.mode)
+        self._closing.add(
+            closing := asyncio.get_running_loop().create_task(self._opener.close(leg))
+        )
+        closing.add_done_callback(self._closing.discard)
 
     async def _replay(self, pair: Pair) -> None:
         """Bring the primary to the last number. No change of this volume comes meanwhile."""
@@ -247,7 +260,8 @@ class Reopening:
         images = Images(pair.primary, pair.secondary)
         known_now = introduce(self._timeline, pair.name, pair.mode, images, None)
         self._volumes.add(known_now)
-        if why := why_absent(known_now.secondary):
+        if known_now.secondary is not None:  # copying over it is for a resync to begin
+            why = why_absent(known_now.secondary) or f"{pair.primary.path} was adopted as it is"
             missed = {known_now: known_now.record.full_map()}
             at, error = known_now.applied, OSError(errno.EIO, why)
             self._failures.freeze({known_now}, known_now, at, error, {known_now}, missed)
@@ -274,6 +288,8 @@ class Reopening:
         place = at if role == PRIMARY or other is None else other
         record = pair.record
         recorded = record.primary_image if role == PRIMARY else record.secondary_image
+        before = pair.primary if role == PRIMARY else pair.copy_of
+        settled = isinstance(before, AbsentLeg) and before.settled
         leg, _ = await self._opener.leg(place.path, pair.size, role, create=False)
         if isinstance(leg, AbsentLeg):
             raise WrongStateError(f"{pair.name}: {leg.why}; nothing was started")
@@ -284,7 +300,7 @@ class Reopening:
             await self._opener.close(leg)
             raise WrongStateError(f"{pair.name}: {leg.path}: {_text(error)}") from error
         ours = known(self._timeline.ledger, self._timeline.writer.ring.controller.hex())
-        judgement = judge(ours, recorded, found, _SINCE)
+        judgement = judge(ours, recorded, found, Facts() if settled else _UNKNOWN)
         mark = found.mark
         owner = ours.images.get(mark.id, (pair.name, role))[0] if mark is not None else pair.name
         theirs = mark is not None and mark.controller != ours.controller

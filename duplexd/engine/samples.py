@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core import pair_states
 from duplexd.core.image import Image
+from duplexd.images.absent import AbsentLeg
 from duplexd.images.identity import SAMPLE_BYTES, Mark, brand, checksum
 from duplexd.journal.format import SEGMENT_HEADER_BYTES, TRIM, WRITE, ZERO, crc32c, unpack_record
 
@@ -141,6 +142,10 @@ class Samples:
                 image = self._sampled(pair, leg, image, stamp or leg.stamp(), role, recent, plan)
         except OSError:
             # not there: what came since the last checkpoint may be on it, or not
+            if isinstance(leg, AbsentLeg) and leg.settled:
+                return known
+            if isinstance(leg, AbsentLeg):
+                leg.settled = True
             return known and known.written(pair.is_old)
         self._taken.append(leg)
         return image

@@ -12,13 +12,13 @@ import asyncio
 import errno
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.core.identity import Facts, Side, judge_pair
+from duplexd.core.identity import Facts, Side, away, judge_pair
 from duplexd.core.since import known
 from duplexd.engine.opening import PRIMARY, SECONDARY, Images, why_absent
 from duplexd.images.absent import AbsentLeg
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from duplexd.core.identity import Judgement
     from duplexd.core.image import Image
@@ -80,7 +80,22 @@ class Judging:
         offsets = {at for image in recorded if image is not None for at in image.offsets}
         found, images = await self._look(images, sorted(offsets), facts[0])
         sides = [Side(*each) for each in zip(recorded, found, facts, strict=True)]
-        return await self._conclude(images, *judge_pair(name, self._known, sides[0], sides[1]))
+        judged = await self._conclude(images, *judge_pair(name, self._known, sides[0], sides[1]))
+        if record is not None and not judged.exchanged:
+            self._settle(record, judged.images, sides)
+        return judged
+
+    def _settle(self, record: PairRecord, images: Images, sides: Sequence[Side]) -> None:
+        """What later starts are to find of images that are not used now."""
+        settled = []
+        for leg, (recorded, found, facts) in zip(
+            (images.primary, images.secondary), sides, strict=True
+        ):
+            if recorded is not None and isinstance(leg, AbsentLeg):
+                recorded = away(recorded, facts, found is None or found.last_there)
+                leg.settled = True
+            settled.append(recorded)
+        self._journal.ledger.use_images(record, settled[0], settled[1])
 
     async def _look(
         self, images: Images, offsets: list[int], facts: Facts

@@ -127,11 +127,11 @@ def _add_fresh(
 
 
 def _suspend_new(recovered: Recovered, volumes: Volumes, failures: Failures) -> None:
-    """Suspend the pairs whose secondary is new to them, and cannot be used: a resync copies to it
-    once it can.
+    """Suspend the pairs whose secondary is new to them, and cannot be used, or was another one's: a
+    resync copies to it.
     """
     for pair in volumes.all():
-        why = why_absent(pair.secondary)
+        why = why_absent(pair.secondary) or recovered.judged[pair.name].secondary
         fault = pair in recovered.faults.secondaries  # it has consequences of its own
         if why and not fault and pair.state == pair_states.PENDING and not pair.usable:
             everything = {pair: pair.record.full_map()}
