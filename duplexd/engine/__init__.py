@@ -59,8 +59,8 @@ pairs of this controller alone; `leases` hold writes, and `group_cut` cuts under
 other controllers; `settling` makes a cut durable, `cut_archive` knows what may be said of it, and
 `cuts` shows and grades it. `failures` is what a failing leg does to states.
 
-`checkpoint` makes both legs durable and says so, with `samples` of the images; `journal_space` keeps room in the journal.
-`recovery` finds out after a start what is true. `volumes` are served; `live_changes` says what a
-`reload` may change of them. `verify` compares legs. `commands` is
-what clients can ask for; `status`, `counters` and `events` are what they see.
+`checkpoint` makes both legs durable and says so, with `samples` of the images; `journal_space`
+keeps room in the journal. `recovery` finds out after a start what is true. `volumes` are served;
+`live_changes` says what a `reload` may change of them. `verify` compares legs. `commands` is what
+clients can ask for; `status`, `counters` and `events` are what they see.
 """

@@ -68,6 +68,13 @@ class CheckpointFile:
         """What it says. Raises DamageError, OSError."""
         return checkpoint.unpack(self._disk.read_file(self.path), self.path)
 
+    def mount(self) -> str:
+        """Of the file system it is on, on this boot; "" if that is not known."""
+        try:
+            return self._disk.mount(self.path)
+        except OSError:
+            return ""
+
     def replace(self, saved: Json) -> None:
         """Replace it, atomically and durably. Raises OSError: the old one stays."""
         self._disk.replace_file(self.path, checkpoint.pack(saved))
@@ -144,7 +151,7 @@ class Checkpointer:
             saved, images = durable.saved, durable.images
             pack = self._timeline.ledger.pack_snapshot
             await to_its_end(self._workers.run(lambda: self._samples.take(images)))
-            await to_its_end(self._workers.run(lambda: self._file.replace(pack(saved))))
+            await to_its_end(self._workers.run(lambda: self._replace(pack(saved))))
             self._samples.recorded(images)
         segment_size = int(saved["segment_size"])
         self.replay_floor = min(replay_floor(saved), self._kept_from)
@@ -152,6 +159,9 @@ class Checkpointer:
         self.log_position = saved["index"] * segment_size + saved["offset"]
         self._time = self._clock.monotonic()
         self.taken += 1
+
+    def _replace(self, saved: Json) -> None:
+        self._file.replace({**saved, "mount": self._file.mount()})
 
     async def _make_durable(self) -> _Snapshot | None:
         """Sync everything that a checkpoint covers, and return that. None if secondaries

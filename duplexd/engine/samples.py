@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core import pair_states
 from duplexd.core.image import Image
+from duplexd.core.since import EVERYTHING
 from duplexd.images.identity import SAMPLE_BYTES, Mark, brand, checksum
 from duplexd.journal.format import SEGMENT_HEADER_BYTES, TRIM, WRITE, ZERO, crc32c, unpack_record
 
@@ -141,7 +142,10 @@ class Samples:
                 image = self._sampled(pair, leg, image, stamp or leg.stamp(), role, recent, plan)
         except OSError:
             # not there: what came since the last checkpoint may be on it, or not
-            return known and known.written(pair.is_old)
+            touched = EVERYTHING if pair.touched is None else pair.touched
+            if known is None or touched == frozenset():
+                return known
+            return known.written(touched, pair.pair.regions.shift)
         self._taken.append(leg)
         return image
 

@@ -11,6 +11,7 @@ import secrets
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.ledger import Ledger, Place
+from duplexd.core.since import Since
 from duplexd.errors import DamageError
 from duplexd.journal.format import MARKER, SEGMENT_HEADER_BYTES, TRIM, WRITE, ZERO, unpack_marker
 from duplexd.journal.recover import Position, Walk
@@ -34,6 +35,7 @@ _SEGMENTS_MIN = 4
 class ReadJournal(NamedTuple):
     """What the journal says. `saved`: the checkpoint. `unapplied`: numbers of volumes with changes
     after it. `same_boot`: the machine has not rebooted since, so no write to a file was lost.
+    `complete`: nor was the file system of the journal mounted anew, so no record was lost.
     """
 
     ring: Ring
@@ -42,6 +44,8 @@ class ReadJournal(NamedTuple):
     saved: Json
     same_boot: bool
     unapplied: set[int]
+    since: Since
+    complete: bool
 
 
 def read_journal(
@@ -71,14 +75,15 @@ def read_journal(
         if not ring.live and saved["sequence"] == 0:
             ring.live.append(ring.grow())
         start = Position(saved["sequence"], saved["chain"], saved["index"], saved["offset"])
-        walk = Walk(ring, start)
-        unapplied = _fold(walk, ledger, progress)
+        walk, since = Walk(ring, start), Since(ledger)
+        unapplied = _fold(walk, ledger, since, progress)
         same_boot = boot_id != "" and ledger.boot in {"", boot_id}
         tail = walk.close(same_boot)
     except BaseException:
         ring.close()
         raise
-    return ReadJournal(ring, ledger, tail, saved, same_boot, unapplied)
+    complete = same_boot and saved.get("mount", "") == file.mount() != ""
+    return ReadJournal(ring, ledger, tail, saved, same_boot, unapplied, since, complete)
 
 
 def _refuse_journal_alone(disk: Disk, file: CheckpointFile, directory: str) -> None:
@@ -106,7 +111,7 @@ def _nothing_yet(journal_size: int, boot_id: str, limits: EngineLimits) -> Json:
     }
 
 
-def _fold(walk: Walk, ledger: Ledger, progress: Callable[[str], None]) -> set[int]:
+def _fold(walk: Walk, ledger: Ledger, since: Since, progress: Callable[[str], None]) -> set[int]:
     """Fold everything; returns the volumes that have changes."""
     unapplied: set[int] = set()
     done_bytes = 0
@@ -114,13 +119,17 @@ def _fold(walk: Walk, ledger: Ledger, progress: Callable[[str], None]) -> set[in
         if record.kind == MARKER:
             payload = memoryview(buffer)[record.payload_start : record.end]
             place = Place(record.sequence, record.time_us)
-            ledger.unpack_and_apply(place, unpack_marker(payload))
+            fields = unpack_marker(payload)
+            ledger.unpack_and_apply(place, fields)
+            since.marker(fields)
         elif record.kind in (WRITE, ZERO, TRIM):
             pair = ledger.pairs[record.volume]
             unapplied.add(record.volume)
             if pair.tracks:
                 ledger.track(pair, record.kind, record.offset, record.length)
             pair.regions.touch(record.offset, record.length)
+            payload = memoryview(buffer)[record.payload_start : record.end]
+            since.change(record, payload)
         done_bytes += record.payload_length
         if record.sequence % _PROGRESS_RECORDS == 0:
             progress(f"journal read: {format_size(done_bytes)}")
