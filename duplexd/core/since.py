@@ -15,7 +15,7 @@ from fastcrc import crc32
 from duplexd.backend import TRIM, WRITE
 from duplexd.core import pair_states
 from duplexd.core.identity import Facts, Known
-from duplexd.images.identity import SAMPLE_BYTES, Piece
+from duplexd.images.probe import SAMPLE_BYTES, Piece
 
 if TYPE_CHECKING:
     from duplexd.core.ledger import Ledger

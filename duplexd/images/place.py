@@ -12,6 +12,8 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+from duplexd.images.absent import AbsentLeg
+
 if TYPE_CHECKING:
     from duplexd.images.leg import Leg
 
@@ -29,6 +31,8 @@ def misplaced(leg: Leg | None) -> str:
     """
     if leg is None:
         return ""
+    if isinstance(leg, AbsentLeg):
+        return f"{leg.path}: {leg.why}"
     if not leg.in_place():
         return (
             f"{leg.path}: this is not the image that the daemon has open:"

@@ -18,7 +18,7 @@ from duplexd.runtime.disk import RealDisk
 if TYPE_CHECKING:
     from duplexd.config.daemon_file import Config
     from duplexd.core.identity import Judgement
-    from duplexd.images.identity import Found
+    from duplexd.images.probe import Found
 
 MARK = "user.duplexd.image"
 

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 from duplexd.core.identity import Facts, Side, judge, judge_pair
 from duplexd.core.since import known
-from duplexd.images.identity import probe
+from duplexd.images.probe import probe
 
 if TYPE_CHECKING:
     from duplexd.core.identity import Judgement
     from duplexd.core.pair import PairRecord
     from duplexd.engine.recovery.read import ReadJournal
-    from duplexd.images.identity import Found
     from duplexd.images.leg import Leg
+    from duplexd.images.probe import Found
 
 
 class Evidence:
