@@ -117,9 +117,19 @@ class Backend(Protocol):
         """
 
     def read(
-        self, volume: Volume, offset: int, buffer: memoryview, done: Callable[[int], None]
+        self,
+        volume: Volume,
+        offset: int,
+        length: int,
+        room: int,
+        done: Callable[[int, bytearray], None],
     ) -> None:
-        """Fill `buffer` in a worker thread, then call `done(errno)` in the loop (0: success)."""
+        """Read in a worker thread, then call `done(errno, content)` in the loop (0: success).
+
+        `content` is a new buffer, with `room` bytes for a header before the `length` that were
+        read; empty after an error. Who fills it makes it: a thread that was given up may still
+        fill its own.
+        """
 
     def disconnected(self, client: Client) -> None:
         """Drop the client's changes that have not started: they were never acknowledged and never

@@ -43,7 +43,9 @@ NAME_CHARACTERS_MAX = 255
 TAG_CHARACTERS_MAX = 200
 
 # Threads: read only by the daemon, which makes them
-WORKER_THREADS = 4  # they read, write and sync legs
+WORKER_THREADS = 4  # that read, write or sync one leg at once
+WORKER_THREADS_SHARED = 32  # all together; a leg that none works on gets one even then
+WORKERS_CLOSE_SECONDS_MAX = 5.0  # for calls that still run: what matters has been waited for
 JOURNAL_THREADS = 2  # one batch and one sync at a time
 
 

@@ -5,7 +5,7 @@ lost without the others. Calling a wrong image current would destroy the good on
 resync; copying a right one again, or refusing it, costs hours. So the decision uses everything that
 is known, the more certain evidence first:
 
-    mark        an extended attribute with a random id (`images/identity.py`)
+    mark        an extended attribute with a random id (`images/probe.py`)
     generation  in the mark: the start of the controller that last used the image
     samples     checksums of blocks, among them the ones written last: an older copy differs there
     time        of the last modification, recorded with each checkpoint: nobody else may write
@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
-    from duplexd.core.image import Image
-    from duplexd.images.identity import Found, Mark, Piece
+    from duplexd.core.image_record import Image
+    from duplexd.images.probe import Found, Mark, Piece
 
 ZERO_CRC = 0x98F94189  # CRC-32C of 4096 zero bytes
 # From a record to its change on an image: where nothing delays it (the kernel's clock for files

@@ -26,7 +26,7 @@ from duplexd.errors import DamageError, WrongStateError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from duplexd.core.image import Image
+    from duplexd.core.image_record import Image
     from duplexd.core.markers import Marker
     from duplexd.json_object import Json
     from duplexd.limits import EngineLimits

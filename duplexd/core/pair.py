@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from duplexd.core.cut import Cut
-    from duplexd.core.image import Image
+    from duplexd.core.image_record import Image
     from duplexd.images.leg import Leg
     from duplexd.limits import EngineLimits
 

@@ -15,16 +15,18 @@ from fastcrc import crc32
 from duplexd.backend import TRIM, WRITE
 from duplexd.core import pair_states
 from duplexd.core.identity import Facts, Known
-from duplexd.images.identity import SAMPLE_BYTES, Piece
+from duplexd.images.probe import SAMPLE_BYTES, Piece
 
 if TYPE_CHECKING:
     from duplexd.core.ledger import Ledger
     from duplexd.core.pair import PairRecord
+    from duplexd.journal.format import Record
     from duplexd.json_object import Json
 
 # Markers after which a secondary is written to, or not, as before.
 _NEUTRAL = frozenset(
     {"open", "close", "regions", "missed", "grade", "cut", "stood", "ready", "agreed", "void"}
+    | {"synced"}
 )
 _checksum = crc32.iscsi
 
@@ -72,12 +74,11 @@ class Since:
         self._written = False
         self._volumes = {pair.id: _Volume(_saved(pair)) for pair in ledger.pairs.values()}
 
-    def change(
-        self, volume: int, kind: int, offset: int, length: int, time_us: int, payload: memoryview
-    ) -> None:
+    def change(self, record: Record, payload: memoryview) -> None:
         """A WRITE, WRITE_ZEROES or TRIM."""
+        kind, offset, length = record.kind, record.offset, record.length
         self._written = True
-        seen = self._volumes.get(volume)
+        seen = self._volumes.get(record.volume)
         if seen is None:  # a new one: nothing is recorded of its images
             return
         seen.written = True
@@ -87,8 +88,8 @@ class Since:
         while place < len(offsets) and offsets[place] < end:
             seen.touched.add(offsets[place])
             place += 1
-        if time_us != seen.last_us:
-            seen.last_us = time_us
+        if record.time_us != seen.last_us:
+            seen.last_us = record.time_us
             seen.last = None if kind == TRIM else _piece(kind, offset, length, payload)
         elif seen.last is not None and seen.last.offset < end and offset < seen.last.end:
             seen.last = None  # changed twice by this batch: either may be there

@@ -278,6 +278,7 @@ class Threads:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.disk = ThreadWorkers(loop, "disk", WORKER_THREADS)
         self.journal = ThreadWorkers(loop, "journal", JOURNAL_THREADS)
+        self._probe = self.disk.of("probe")
 
     def close(self) -> None:
         self.journal.close()

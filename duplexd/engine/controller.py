@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.admission import Admission
 from duplexd.core.markers import Close
+from duplexd.core.patience import Patience
 from duplexd.engine.apply import Executor
 from duplexd.engine.checkpoint import Checkpointer, CheckpointFile
 from duplexd.engine.commands import Commands
 from duplexd.engine.counters import Counters
 from duplexd.engine.cut_archive import CutArchive
 from duplexd.engine.cuts import Cuts
+from duplexd.engine.failed_legs import FailedLegs
 from duplexd.engine.failures import Failures
 from duplexd.engine.group_cut import GroupCuts
 from duplexd.engine.journal_space import NO_ROOM, JournalSpace
@@ -48,6 +50,7 @@ from duplexd.replication.async_follower import AsyncFollower
 from duplexd.replication.copying import Copying
 from duplexd.replication.followers import Followers
 from duplexd.replication.job_runner import Runner
+from duplexd.replication.leg_calls import LegCalls
 from duplexd.replication.resync import Resyncs
 from duplexd.replication.staging import StagingArea
 from duplexd.runtime.tasks import Steps
@@ -133,8 +136,11 @@ class Controller:
         )
         self.archive = archive = CutArchive(self.name, ledger, volumes, events, limits)
         self.failures = failures = Failures(timeline, volumes, archive, events, limits)
+        self.failed_legs = FailedLegs(timeline, volumes, failures)
+        self.legs = legs = LegCalls(workers)
+        samples = Samples(timeline, legs, self.name)
         self.checkpointer = checkpointer = Checkpointer(
-            timeline, volumes, failures, file, Samples(timeline, self.name), workers, clock
+            timeline, volumes, self.failed_legs, file, samples, legs, clock
         )
         self.space = JournalSpace(timeline, admission, checkpointer, workers, events, limits)
         self.write_path = WritePath(timeline, admission, self.space.want, clock, limits)
@@ -158,7 +164,8 @@ class Controller:
         self.group_cuts = GroupCuts(timeline, leases, self.settling, archive, clock, events, origin)
         self.cuts = Cuts(self.group_cuts, timeline, archive, volumes, workers, events)
         self.verification = Verification(timeline, leases, followers, workers, limits)
-        self.reads = Reads(workers, events)
+        self.reads = Reads(legs, events)
+        self.reads.on_leg_failed = self.failed_legs.found
         self.status_of = Status(timeline, volumes, leases, archive, followers, clock)
         live_changes = LiveChanges(volumes, leases, archive)
         opener = Opener(disk, workers, config.controller)
@@ -211,6 +218,8 @@ class Controller:
         self.config = config
         self.leases.longest_allowed_s = config.controller.hold_max
         self.copying.rate = config.controller.copy_rate
+        seconds = config.controller.secondary_timeout, config.controller.primary_timeout
+        self.legs.patience = Patience(*seconds)
 
     # --------------------------------------------------------------------- start, stop, reload
 

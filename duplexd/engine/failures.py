@@ -16,6 +16,7 @@ from duplexd.core import freeze, pair_states
 from duplexd.core.pair import PairChange
 from duplexd.engine.apply import Batch
 from duplexd.engine.cut_archive import new_id
+from duplexd.engine.hung import leave_hung
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -94,6 +95,7 @@ class Failures:
     ) -> None:
         """Suspend pairs because a secondary failed, at number `at`; see `core/freeze.py`."""
         why = _with_path(error, failed)
+        leave_hung(failed, error)
         for marker in freeze.plan(members, failed, at, why, unusable, missed, new_id):
             self._freeze_at(marker, failed, error)
 

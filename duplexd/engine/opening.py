@@ -19,17 +19,16 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from duplexd.core import pair_states
 from duplexd.errors import ConfigurationError, DuplexdError
 from duplexd.images.absent import AbsentLeg
-from duplexd.images.identity import probe
 from duplexd.images.open import open_leg
 from duplexd.runtime.watch import GivenUp, Watch, patiently
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from duplexd.config.daemon_file import ControllerConfig, VolumeConfig
     from duplexd.core.pair import PairRecord
-    from duplexd.images.identity import Found, Piece
     from duplexd.images.leg import Leg
+    from duplexd.images.probe import Found
     from duplexd.runtime.disk import Disk
     from duplexd.runtime.threads import Workers
 
@@ -77,8 +76,13 @@ def places(volume: VolumeConfig, swapped: bool) -> tuple[Place, Place | None]:
 
 
 def why_absent(leg: Leg | None) -> str:
-    """Why an image cannot be used; "" if it can."""
-    return leg.why if isinstance(leg, AbsentLeg) else ""
+    """Why an image cannot be used, beginning with its path; "" if it can."""
+    return f"{leg.path}: {leg.why}" if isinstance(leg, AbsentLeg) else ""
+
+
+def absent(path: str, size: int, why: str) -> AbsentLeg:
+    """An image that cannot be used; `why` may begin with its path."""
+    return AbsentLeg(path, size, why.removeprefix(f"{path}: "))
 
 
 class Opener:
@@ -126,7 +130,7 @@ class Opener:
         if other is None:
             return Images(primary, None, primary_new)
         if known is None and (why := why_absent(primary)):  # nothing is made for it then
-            return Images(primary, AbsentLeg(other.path, volume.size, why))
+            return Images(primary, absent(other.path, volume.size, why))
         fresh = known is None or known.state == pair_states.SIMPLEX
         return await self.beside(Images(primary, None, primary_new), other.path, fresh)
 
@@ -146,17 +150,17 @@ class Opener:
         try:
             return await self._patiently(watch, call, role)
         except (DuplexdError, OSError) as error:
-            return AbsentLeg(path, size, _said(path, error)), False
+            return absent(path, size, _said(path, error)), False
 
-    async def probe(self, leg: Leg, role: str, offsets: Iterable[int], last: Piece | None) -> Found:
-        """See `images.identity.probe`. Raises OSError."""
+    async def look(self, leg: Leg, role: str, look: Callable[[], Found]) -> Found:
+        """What `look`, a blocking call on an image, finds. Raises OSError."""
         watch: Watch[str] = Watch()
 
-        def look() -> Found:
+        def watched() -> Found:
             with watch.at(leg.path):
-                return probe(leg, offsets, last)
+                return look()
 
-        return await self._patiently(watch, look, role)
+        return await self._patiently(watch, watched, role)
 
     async def close(self, leg: Leg) -> None:
         """Close an image that does not answer, however long that takes."""
@@ -196,7 +200,7 @@ class Opener:
         try:
             data = await self._patiently(watch, look, PRIMARY)
         except OSError as error:
-            absent = AbsentLeg(primary.path, primary.size, _said(primary.path, error))
+            absent = absent(primary.path, primary.size, _said(primary.path, error))
             return images._replace(primary=absent)
         return images._replace(data=data)
 
@@ -233,8 +237,8 @@ def _said(path: str, error: Exception) -> str:
 
 
 def _nothing(volume: VolumeConfig, at: Place, other: Place | None, why: str) -> Images:
-    secondary = AbsentLeg(other.path, volume.size, why) if other is not None else None
-    return Images(AbsentLeg(at.path, volume.size, why), secondary, refused=why)
+    secondary = absent(other.path, volume.size, why) if other is not None else None
+    return Images(absent(at.path, volume.size, why), secondary, refused=why)
 
 
 def _why_refused(name: str, volume: VolumeConfig, known: PairRecord | None) -> str:

@@ -24,6 +24,7 @@ from duplexd.core.identity import Facts, judge
 from duplexd.core.markers import Copy, Missed
 from duplexd.core.since import known
 from duplexd.engine.opening import PRIMARY, SECONDARY, Images, places, why_absent
+from duplexd.engine.opening import absent as gone
 from duplexd.engine.recovery.degraded import said
 from duplexd.engine.recovery.faults import Side
 from duplexd.engine.recovery.primary_replay import PrimaryReplay, lacking
@@ -31,6 +32,7 @@ from duplexd.engine.recovery.progress import ignore
 from duplexd.engine.volumes import introduce
 from duplexd.errors import DamageError, WrongStateError
 from duplexd.images.absent import AbsentLeg
+from duplexd.images.probe import probe
 from duplexd.runtime.tasks import to_its_end
 from duplexd.runtime.watch import Watch, patiently
 
@@ -162,7 +164,7 @@ class Reopening:
 
     def _put_aside(self, pair: Pair, why: str) -> None:
         """The image is not used after all: another attempt has to be able to open it."""
-        leg, absent = pair.primary, AbsentLeg(pair.primary.path, pair.size, why)
+        leg, absent = pair.primary, gone(pair.primary.path, pair.size, why)
         pair.failed = why
         pair.set_legs(absent, pair.secondary, pair.mode)
         self._closing.add(
@@ -292,10 +294,10 @@ class Reopening:
         settled = isinstance(before, AbsentLeg) and before.settled
         leg, _ = await self._opener.leg(place.path, pair.size, role, create=False)
         if isinstance(leg, AbsentLeg):
-            raise WrongStateError(f"{pair.name}: {leg.why}; nothing was started")
+            raise WrongStateError(f"{pair.name}: {why_absent(leg)}; nothing was started")
         try:
             offsets = recorded.offsets if recorded is not None else ()
-            found = await self._opener.probe(leg, role, offsets, None)
+            found = await self._opener.look(leg, role, lambda: probe(leg, offsets))
         except OSError as error:
             await self._opener.close(leg)
             raise WrongStateError(f"{pair.name}: {leg.path}: {_text(error)}") from error

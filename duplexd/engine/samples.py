@@ -17,41 +17,56 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core import pair_states
-from duplexd.core.image import Image
+from duplexd.core.image_record import Image
+from duplexd.core.patience import SYNC
+from duplexd.core.since import EVERYTHING
+from duplexd.engine.sampled_blocks import Recent, bounded, fixed, read
+from duplexd.engine.sampled_blocks import recent as recent_blocks
 from duplexd.images.absent import AbsentLeg
-from duplexd.images.identity import SAMPLE_BYTES, Mark, brand, checksum
-from duplexd.journal.format import SEGMENT_HEADER_BYTES, TRIM, WRITE, ZERO, crc32c, unpack_record
+from duplexd.images.probe import Mark, brand
+from duplexd.runtime.tasks import several_at_once, to_its_end
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from duplexd.core.pair import Pair
     from duplexd.engine.timeline import Timeline
     from duplexd.images.leg import Leg
     from duplexd.journal.segment import Segment
     from duplexd.json_object import Json
+    from duplexd.replication.leg_calls import LegCalls
     from duplexd.runtime.stamp import Stamp
 
 SAMPLES_MAX = 8192  # of all images
 _PER_IMAGE_MAX, _PER_IMAGE_MIN = 64, 4
-_BLOCKS_OF_A_CHANGE = 2  # its first and its last
-_SPREAD = 0x9E3779B97F4A7C15  # multiples of it, modulo any number, lie apart
-_ZERO_CRC = crc32c(bytes(SAMPLE_BYTES))
+_NEVER = 1 << 62
+_AT_ONCE = 32  # images that are looked at
 
 
 class _Pair(NamedTuple):
-    """A pair at the checkpoint's number; `saved` is its part of the checkpoint. `touched`: regions
-    that were written to since the checkpoint before, None if that is not known.
+    """A pair at the checkpoint's number; `saved` is its part of the checkpoint. `legs`: its primary
+    and secondary. `touched`: regions that were written to since the checkpoint before, None if that
+    is not known.
     """
 
     pair: Pair
     saved: Json
-    primary: Leg
-    secondary: Leg | None
+    legs: tuple[Leg, Leg | None]
     touched: frozenset[int] | None
+    number: int  # of the checkpoint
+
+    @property
+    def after(self) -> int:
+        """The number after which its changes are on its images: they may have been adopted."""
+        images: tuple[Image | None, Image | None] = self.saved["images"]
+        ours, theirs = images
+        if ours is None:
+            return self.number
+        return max(ours.after, theirs.after if theirs is not None else 0)
 
     def is_old(self, offset: int) -> bool:
         """Whether nothing was written there since the checkpoint before."""
@@ -67,177 +82,183 @@ class Plan(NamedTuple):
     per_image: int
 
 
-class Recent(NamedTuple):
-    """The blocks of a volume that were written last, latest last, with their checksums; and the
-    number of the last change.
-    """
+class _Task(NamedTuple):
+    """One image to be recorded. `role`: 0 for the primary, 1 for the secondary."""
 
-    blocks: dict[int, int]
-    sequence: int
+    pair: _Pair
+    role: int
+    recent: Recent
+    plan: Plan
+
+    @property
+    def leg(self) -> Leg:
+        """That is open."""
+        leg = self.pair.legs[self.role]
+        assert leg is not None
+        return leg
+
+    @property
+    def known(self) -> Image | None:
+        """As it was recorded before."""
+        images: tuple[Image | None, Image | None] = self.pair.saved["images"]
+        return images[self.role]
 
 
 class Samples:
-    """Of one controller. `sync` and `take` run in a worker, the rest in the loop."""
+    """Of one controller. `sync` runs in a worker, the rest in the loop."""
 
-    def __init__(self, timeline: Timeline, name: str) -> None:
+    def __init__(self, timeline: Timeline, legs: LegCalls, name: str) -> None:
         self._timeline = timeline
-        self._controller = timeline.writer.ring.controller.hex()
+        self._legs = legs
+        self._owner = timeline.writer.ring.controller.hex()
         self._name = name
         self._stamps: dict[Leg, Stamp] = {}  # of legs that were written to, before their last sync
-        self._taken: list[Leg] = []  # those of them that the coming checkpoint records
+        self._taken: dict[Leg, Stamp] = {}  # those of them that the coming checkpoint records
         self._touched: dict[int, set[int]] = {}  # regions, by volume, since the last checkpoint
         self._branded: set[Leg] = set()  # carry the mark of this start
 
     def sync(self, leg: Leg) -> None:
         """Sync a leg that was written to, and its time. Raises OSError."""
-        self._stamps[leg] = leg.stamp()
+        stamp = leg.stamp()
         leg.sync(times=True)
+        self._stamps[leg] = stamp
 
     def plan(self, saved: Json, pairs: Sequence[Pair]) -> Plan:
         """At rest, before the regions are closed: `saved` is the checkpoint."""
         by_id = {pair["id"]: pair for pair in saved["pairs"]}
-        planned = [self._plan_one(pair, by_id[pair.id]) for pair in pairs]
-        legs = {
-            leg for pair in planned for leg in (pair.primary, pair.secondary) if leg is not None
-        }
+        written = int(saved["sequence"])
+        planned = [self._plan_one(pair, by_id[pair.id], written) for pair in pairs]
+        legs = {leg for pair in planned for leg in pair.legs if leg is not None}
         self._branded &= legs
         self._stamps = {leg: stamp for leg, stamp in self._stamps.items() if leg in legs}
+        self._taken = {}
         per_image = max(min(SAMPLES_MAX // max(len(legs), 1), _PER_IMAGE_MAX), _PER_IMAGE_MIN)
-        self._taken = []
         return Plan(planned, self._timeline.writer.segment, saved["offset"], per_image)
 
-    def _plan_one(self, pair: Pair, saved: Json) -> _Pair:
+    def _plan_one(self, pair: Pair, saved: Json, written: int) -> _Pair:
         touched = self._touched.setdefault(pair.id, set())
         touched.update(saved["regions"])
         known = None if pair.secondary is None else frozenset(touched)
-        return _Pair(pair, saved, pair.primary, pair.secondary, known)
+        return _Pair(pair, saved, (pair.primary, pair.secondary), known, written)
 
-    # ------------------------------------------------------------------------------- in a worker
-
-    def take(self, plan: Plan) -> None:
-        """Record the images, in the checkpoint that the plan was made for. Blocking.
+    async def take(self, plan: Plan) -> None:
+        """Record the images, in the checkpoint that the plan was made for, once it is durable.
 
         An image that cannot be read here stays recorded as it was: its next use finds that out.
         """
         recent: dict[int, Recent] = {}
+        after = defaultdict(lambda: _NEVER, {each.pair.id: each.after for each in plan.pairs})
         if self._stamps:
             with contextlib.suppress(OSError):  # what cannot be read back is not sampled
-                recent = _recent(plan)
-        for pair in plan.pairs:
-            primary, secondary = pair.saved["images"]
-            changes = recent.get(pair.pair.id, Recent({}, 0))
-            pair.saved["images"] = (
-                self._image(pair, pair.primary, primary, "primary", changes, plan),
-                pair.secondary
-                and self._image(pair, pair.secondary, secondary, "secondary", changes, plan),
-            )
+                recent = await to_its_end(
+                    self._legs.workers.run(
+                        lambda: recent_blocks(plan.segment, plan.end, plan.per_image, after)
+                    )
+                )
+        todo = [
+            _Task(pair, role, recent.get(pair.pair.id, Recent({}, 0)), plan)
+            for pair in plan.pairs
+            for role, leg in enumerate(pair.legs)
+            if leg is not None and (leg in self._stamps or leg not in self._branded)
+        ]
+        await several_at_once(todo, self._record, _AT_ONCE)
 
-    def _image(
-        self, pair: _Pair, leg: Leg, known: Image | None, role: str, recent: Recent, plan: Plan
-    ) -> Image | None:
+    async def _record(self, task: _Task) -> None:
+        pair, leg, known = task.pair, task.leg, task.known
         stamp = self._stamps.get(leg)
         try:
-            image = self._marked(pair, leg, known)
-            if known is None or stamp is not None:
-                image = self._sampled(pair, leg, image, stamp or leg.stamp(), role, recent, plan)
+            image: Image | None = await to_its_end(
+                self._legs.on(pair.pair, leg, SYNC, lambda: self._image(task, stamp))
+            )
         except OSError:
-            # not there: what came since the last checkpoint may be on it, or not
-            if isinstance(leg, AbsentLeg) and leg.settled:
-                return known
-            if isinstance(leg, AbsentLeg):
-                leg.settled = True
-            return known and known.written(pair.is_old)
-        self._taken.append(leg)
-        return image
-
-    def _marked(self, pair: _Pair, leg: Leg, known: Image | None) -> Image:
-        """Its id and mark, which are written once in each run of the daemon."""
-        generation = self._timeline.ledger.starts
-        if known is not None and leg in self._branded:
-            # by now a sync has made that mark durable, if there was one
-            made = leg in self._stamps and known.marked
-            return known._replace(generation=generation) if made else known
-        number = secrets.token_hex(16) if known is None else known.id
-        mark = Mark(number, self._controller, self._name, pair.pair.name, generation)
-        marked = brand(leg, mark, durable=known is None)
-        self._branded.add(leg)
-        if known is None:
-            return Image(number, leg.path, "", 0, marked, generation)
-        return known._replace(path=leg.path, place=leg.stamp().place, marked=marked)
-
-    def _sampled(
-        self,
-        pair: _Pair,
-        leg: Leg,
-        image: Image,
-        stamp: Stamp,
-        role: str,
-        recent: Recent,
-        plan: Plan,
-    ) -> Image:
-        known = dict(image.samples)
-        if role == "primary" or _is_current(pair, recent, plan):
-            latest = recent.blocks
-            kept = {
-                offset: crc
-                for offset, crc in known.items()
-                if pair.is_old(offset) and offset not in latest
-            }
-            wanted = _fixed(pair.pair, plan) - kept.keys() - latest.keys()
-            found = {**kept, **_read(leg, wanted, _untouched(pair)), **latest}
-        elif _is_at_cut(pair):
-            wanted = _fixed(pair.pair, plan) | known.keys() | recent.blocks.keys()
-            found = _read(leg, wanted, lambda _offset: not pair.pair.secondary_dirty)
+            image = known if _is_settled(leg) else _unseen(pair, known)
         else:
-            found = {}
-        samples = _bounded(found, _fixed(pair.pair, plan), plan.per_image)
-        return image._replace(
-            path=leg.path, place=stamp.place, mtime_ns=stamp.mtime_ns, samples=samples, loose=False
+            self._branded.add(leg)
+            if stamp is not None:
+                self._taken[leg] = stamp
+        pair.saved["images"] = tuple(
+            image if role == task.role else other for role, other in enumerate(pair.saved["images"])
         )
-
-    # --------------------------------------------------------------------------------- afterwards
 
     def recorded(self, plan: Plan) -> None:
         """The checkpoint is on the disk. Roles that were exchanged meanwhile stay exchanged."""
         ledger = self._timeline.ledger
-        for leg in self._taken:
-            self._stamps.pop(leg, None)
+        for leg, stamp in self._taken.items():
+            if self._stamps.get(leg) is stamp:
+                del self._stamps[leg]
         self._touched.clear()
-        for pair, saved, primary, secondary, _ in plan.pairs:
+        for pair, saved, legs, _, _ in plan.pairs:
             ours, theirs = saved["images"]
-            if pair.primary is secondary and secondary is not None:
-                ours, theirs = theirs, ours
-            elif pair.primary is not primary or pair.secondary is not secondary:
-                continue
-            ledger.use_images(pair.record, ours, theirs)
+            now = (pair.primary, pair.secondary)
+            if now == legs:
+                ledger.use_images(pair.record, ours, theirs)
+            elif now == legs[::-1]:
+                ledger.use_images(pair.record, theirs, ours)
+
+    # ------------------------------------------------------------------------------- in a worker
+
+    def _image(self, task: _Task, stamp: Stamp | None) -> Image:
+        image = self._marked(task, stamp is not None)
+        if task.known is not None and stamp is None:
+            return image
+        stamp = stamp or task.leg.stamp()
+        return image._replace(
+            path=task.leg.path,
+            place=stamp.place,
+            mtime_ns=stamp.mtime_ns,
+            samples=_samples(task, dict(image.samples)),
+            loose=False,
+        )
+
+    def _marked(self, task: _Task, synced: bool) -> Image:
+        """Its id and mark, which are written once in each run of the daemon. That of a known image
+        is durable, and so recorded, from its next sync on.
+        """
+        leg, known, generation = task.leg, task.known, self._timeline.ledger.starts
+        if known is not None and leg in self._branded:
+            return known._replace(generation=generation) if synced and known.marked else known
+        number = secrets.token_hex(16) if known is None else known.id
+        mark = Mark(number, self._owner, self._name, task.pair.pair.name, generation)
+        marked = brand(leg, mark, durable=known is None)
+        if known is None:
+            after = task.pair.number
+            return Image(number, leg.path, "", 0, marked, generation, after=after)
+        return known._replace(path=leg.path, place=leg.stamp().place, marked=marked)
 
 
-# ------------------------------------------------------------------------------------- the blocks
+def _is_settled(leg: Leg) -> bool:
+    """Whether what is recorded of an absent image allows for all that may be on it."""
+    settled = isinstance(leg, AbsentLeg) and leg.settled
+    if isinstance(leg, AbsentLeg):
+        leg.settled = True
+    return settled
 
 
-def _fixed(pair: Pair, plan: Plan) -> set[int]:
-    """The first block, the last, and some between, the same ones each time."""
-    blocks = pair.size // SAMPLE_BYTES
-    between = {(pair.id + place) * _SPREAD % blocks for place in range(plan.per_image // 2 - 2)}
-    return {block * SAMPLE_BYTES for block in between | {0, blocks - 1}}
+def _unseen(pair: _Pair, known: Image | None) -> Image | None:
+    """An image that is not there, or fails: what was written since the last checkpoint may be on
+    it, or not.
+    """
+    touched = EVERYTHING if pair.touched is None else pair.touched
+    if known is None or touched == frozenset():
+        return known
+    return known.written(touched, pair.pair.regions.shift)
 
 
-def _bounded(
-    found: dict[int, int], fixed: set[int], samples_max: int
-) -> tuple[tuple[int, int], ...]:
-    """The fixed ones, and of the others the latest, which are last in `found` and stay so."""
-    always = [sample for sample in found.items() if sample[0] in fixed]
-    others = [sample for sample in found.items() if sample[0] not in fixed]
-    return (*always, *others[len(others) - min(len(others), samples_max - len(always)) :])
-
-
-def _read(leg: Leg, offsets: Iterable[int], holds: Callable[[int], bool]) -> dict[int, int]:
-    """The checksums of these blocks, of those that `holds` says were not written to meanwhile."""
-    found: dict[int, int] = {}
-    for offset in sorted(offsets):
-        with contextlib.suppress(OSError):  # it is not a sample, then; who reads it finds out
-            found[offset] = checksum(leg, offset)
-    return {offset: crc for offset, crc in found.items() if holds(offset)}
+def _samples(task: _Task, known: dict[int, int]) -> tuple[tuple[int, int], ...]:
+    pair, recent, plan = task.pair, task.recent.blocks, task.plan
+    always = fixed(pair.pair.id, pair.pair.size, plan.per_image // 2)
+    if task.role == 0 or _is_current(pair, task.recent, plan):
+        kept = {
+            offset: crc
+            for offset, crc in known.items()
+            if pair.is_old(offset) and offset not in recent
+        }
+        found = read(task.leg, always - kept.keys() - recent.keys(), _untouched(pair))
+        return bounded({**kept, **found, **recent}, always, plan.per_image)
+    if _is_at_cut(pair):
+        found = read(task.leg, always | known.keys() | recent.keys(), _still_at_cut(pair))
+        return bounded(found, always, plan.per_image)
+    return ()
 
 
 def _untouched(pair: _Pair) -> Callable[[int], bool]:
@@ -245,7 +266,7 @@ def _untouched(pair: _Pair) -> Callable[[int], bool]:
     is going to write before it does; of a pair without a secondary only that it does.
     """
     of, regions = pair.pair, pair.pair.regions
-    if pair.secondary is None:
+    if pair.legs[1] is None:
         return lambda _offset: not of.primary_dirty
     return lambda offset: offset >> regions.shift not in regions.touched
 
@@ -263,39 +284,7 @@ def _is_at_cut(pair: _Pair) -> bool:
     return saved["state"] == pair_states.SUSPENDED and saved["usable"] and at_cut
 
 
-def _recent(plan: Plan) -> dict[int, Recent]:
-    """By volume, from the segment that the checkpoint ends in. Blocks that were written in part are
-    left out: what they hold is not in the journal.
-    """
-    found: dict[int, Recent] = {}
-    buffer = plan.segment.file.read(0, plan.end)
-    at = SEGMENT_HEADER_BYTES
-    while at < plan.end and (record := unpack_record(buffer, at)) is not None:
-        at = record.end
-        if record.kind not in (WRITE, ZERO, TRIM):
-            continue
-        blocks = found[record.volume].blocks if record.volume in found else {}
-        found[record.volume] = Recent(blocks, record.sequence)
-        end = record.offset + record.length
-        _forget(blocks, record.offset, end, plan.per_image)
-        if record.kind == TRIM:  # what is there now depends on the image
-            continue
-        first = -(-record.offset // SAMPLE_BYTES) * SAMPLE_BYTES
-        last = end // SAMPLE_BYTES * SAMPLE_BYTES - SAMPLE_BYTES
-        for offset in sorted({first, last} if first <= last else ()):
-            start = record.payload_start + offset - record.offset
-            content = buffer[start : start + SAMPLE_BYTES]
-            blocks[offset] = crc32c(content) if record.kind == WRITE else _ZERO_CRC
-    return found
-
-
-def _forget(blocks: dict[int, int], start: int, end: int, kept_max: int) -> None:
-    """Drop the blocks in a range that is written to again, and those that are too many."""
-    first = start // SAMPLE_BYTES * SAMPLE_BYTES
-    if end - first <= SAMPLE_BYTES:  # the common case
-        blocks.pop(first, None)
-    else:
-        for offset in [offset for offset in blocks if first <= offset < end]:
-            del blocks[offset]
-    while len(blocks) > kept_max:
-        del blocks[next(iter(blocks))]
+def _still_at_cut(pair: _Pair) -> Callable[[int], bool]:
+    """Whether nothing is written to the secondary, or was meanwhile."""
+    of, state = pair.pair, pair.saved["state"]
+    return lambda _offset: of.state == state and not of.secondary_dirty

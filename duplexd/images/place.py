@@ -32,7 +32,7 @@ def misplaced(leg: Leg | None) -> str:
     if leg is None:
         return ""
     if isinstance(leg, AbsentLeg):
-        return leg.why
+        return f"{leg.path}: {leg.why}"
     if not leg.in_place():
         return (
             f"{leg.path}: this is not the image that the daemon has open:"

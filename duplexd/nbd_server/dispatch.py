@@ -310,16 +310,14 @@ class Dispatch:
             return False
         if not self._server.reading.fits(length):
             return False
-        reply = bytearray(_HEADER + length)
         self.in_flight += 1
         self.read_bytes += length
         self._server.reading.add(length)
-        done = partial(self._read_done, cookie, reply)
-        self._server.backend.read(self._volume, offset, memoryview(reply)[_HEADER:], done)
+        done = partial(self._read_done, cookie, length)
+        self._server.backend.read(self._volume, offset, length, _HEADER, done)
         return True
 
-    def _read_done(self, cookie: int, reply: bytearray, number: int) -> None:
-        length = len(reply) - _HEADER
+    def _read_done(self, cookie: int, length: int, number: int, reply: bytearray) -> None:
         self.in_flight -= 1
         self.read_bytes -= length
         self._server.reading.add(-length)

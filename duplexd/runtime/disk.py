@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from duplexd.runtime import directory, realfile
+from duplexd.runtime import directory, machine, realfile
 from duplexd.runtime.locked import create_locked, measure, open_locked
 
 if TYPE_CHECKING:
@@ -122,6 +122,11 @@ class Disk(Protocol):
     def size(self, path: str, /) -> int:
         """Bytes of a file or block device."""
 
+    def mount(self, path: str, /) -> str:
+        """Names the mount of the file system that a path is on: differs once it was mounted anew.
+        "" where the kernel does not say. OSError if there is nothing at the path.
+        """
+
     def list(self, path: str, /) -> list[str]:
         """The names in a directory, sorted."""
 
@@ -157,6 +162,7 @@ class RealDisk:
 
     exists = staticmethod(directory.exists)
     size = staticmethod(directory.size)
+    mount = staticmethod(machine.mount)
     list = staticmethod(directory.names)
     make_directory = staticmethod(directory.make)
     remove = staticmethod(directory.remove)

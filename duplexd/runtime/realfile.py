@@ -235,6 +235,10 @@ class RealFile:
             return stat.S_ISBLK(there.st_mode) and there.st_rdev == ours.st_rdev
         return os.path.samestat(there, ours)
 
+    def __del__(self) -> None:
+        """One that a thread hangs in is not closed by anybody else: it is when that has ended."""
+        self.close()
+
     def close(self) -> None:
         """Gives up the lock too. Harmless when closed already."""
         fd, self._fd = self._fd, -1

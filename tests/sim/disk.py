@@ -218,6 +218,10 @@ class SimDisk:
     def size(self, path: str) -> int:
         return self._image(path).size
 
+    def mount(self, path: str) -> str:
+        self._image(path)
+        return f"mount-{self.boots}"
+
     def list(self, path: str) -> builtins.list[str]:
         above = _normal(path)
         if above not in self._directories:

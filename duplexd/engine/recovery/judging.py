@@ -10,23 +10,23 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.core.identity import Facts, Side, away, judge_pair
-from duplexd.core.since import known
-from duplexd.engine.opening import PRIMARY, SECONDARY, Images, why_absent
+from duplexd.core.identity import away
+from duplexd.engine.opening import PRIMARY, SECONDARY, Images, absent, why_absent
+from duplexd.engine.recovery.identify import Evidence
 from duplexd.images.absent import AbsentLeg
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from duplexd.core.identity import Judgement
-    from duplexd.core.image import Image
     from duplexd.core.pair import PairRecord
     from duplexd.engine.opening import Opener
     from duplexd.engine.recovery.read import ReadJournal
-    from duplexd.images.identity import Found
     from duplexd.images.leg import Leg
+    from duplexd.images.probe import Found
 
 
 class Judged(NamedTuple):
@@ -42,16 +42,13 @@ class Judged(NamedTuple):
 
 
 class Judging:
-    """`complete`: no record of a change can be missing. `adopt`: images are taken as they are."""
+    """`adopt`: images are taken as they are."""
 
-    def __init__(
-        self, journal: ReadJournal, opener: Opener, complete: bool, adopt: bool = False
-    ) -> None:
-        self._journal = journal
+    def __init__(self, journal: ReadJournal, opener: Opener, adopt: bool = False) -> None:
+        self._ledger = journal.ledger
         self._opener = opener
-        self._complete = complete
         self._adopt = adopt
-        self._known = known(journal.ledger, str(journal.saved["controller"]))
+        self._evidence = Evidence(journal)
 
     async def all(
         self,
@@ -61,62 +58,56 @@ class Judging:
     ) -> dict[str, Judged]:
         """Judge the images of all volumes."""
         judged = await asyncio.gather(
-            *(
-                self.one(name, images, records.get(name), modes[name])
-                for name, images in opened.items()
-            )
+            *(self.one(images, records.get(name), modes[name]) for name, images in opened.items())
         )
         return dict(zip(opened, judged, strict=True))
 
-    async def one(self, name: str, images: Images, record: PairRecord | None, mode: str) -> Judged:
+    async def one(self, images: Images, record: PairRecord | None, mode: str) -> Judged:
         """Judge those of one volume, which the journal may not know yet."""
         if images.refused:
             return Judged(images)
-        facts = Facts(), Facts()
-        recorded: tuple[Image | None, Image | None] = None, None
-        if record is not None:
-            facts = self._journal.since.facts(record, self._complete, mode == "sync")
-            recorded = record.primary_image, record.secondary_image
-        offsets = {at for image in recorded if image is not None for at in image.offsets}
-        found, images = await self._look(images, sorted(offsets), facts[0])
-        sides = [Side(*each) for each in zip(recorded, found, facts, strict=True)]
-        judged = await self._conclude(images, *judge_pair(name, self._known, sides[0], sides[1]))
-        if record is not None and not judged.exchanged:
-            self._settle(record, judged.images, sides)
-        return judged
-
-    def _settle(self, record: PairRecord, images: Images, sides: Sequence[Side]) -> None:
-        """What later starts are to find of images that are not used now."""
-        settled = []
-        for leg, (recorded, found, facts) in zip(
-            (images.primary, images.secondary), sides, strict=True
-        ):
-            if recorded is not None and isinstance(leg, AbsentLeg):
-                recorded = away(recorded, facts, found is None or found.last_there)
-                leg.settled = True
-            settled.append(recorded)
-        self._journal.ledger.use_images(record, settled[0], settled[1])
-
-    async def _look(
-        self, images: Images, offsets: list[int], facts: Facts
-    ) -> tuple[tuple[Found | None, Found | None], Images]:
-        """What is found; an image that cannot be looked at is absent."""
-
-        async def look(leg: Leg | None, role: str) -> tuple[Found | None, Leg | None]:
-            if leg is None or why_absent(leg):
-                return None, leg
-            try:
-                return await self._opener.probe(leg, role, offsets, facts.last), leg
-            except OSError as error:
-                why = f"{leg.path}: {error.strerror or error}"
-                await self._opener.close(leg)
-                return None, AbsentLeg(leg.path, leg.size, why)
-
         (ours, primary), (theirs, secondary) = await asyncio.gather(
-            look(images.primary, PRIMARY), look(images.secondary, SECONDARY)
+            self._look(record, images.primary, PRIMARY, mode),
+            self._look(record, images.secondary, SECONDARY, mode),
         )
         assert primary is not None
-        return (ours, theirs), images._replace(primary=primary, secondary=secondary)
+        images = images._replace(primary=primary, secondary=secondary)
+        if record is None:
+            new = [found and self._evidence.judge_new(found) for found in (ours, theirs)]
+            return await self._conclude(images, new[0], new[1])
+        judged = await self._conclude(images, *self._evidence.judge(record, mode, ours, theirs))
+        if not judged.exchanged:
+            self._settle(record, mode, judged.images, (ours, theirs))
+        return judged
+
+    async def _look(
+        self, record: PairRecord | None, leg: Leg | None, role: str, mode: str
+    ) -> tuple[Found | None, Leg | None]:
+        """What is found; an image that cannot be looked at is absent."""
+        if leg is None or why_absent(leg):
+            return None, leg
+        look = partial(self._evidence.look, record, leg, mode)
+        try:
+            return await self._opener.look(leg, role, look), leg
+        except OSError as error:
+            return None, await self._aside(leg, error.strerror or str(error))
+
+    def _settle(
+        self,
+        record: PairRecord,
+        mode: str,
+        images: Images,
+        found: tuple[Found | None, Found | None],
+    ) -> None:
+        """What later starts are to find of images that are not used now."""
+        facts = self._evidence.facts(record, mode)
+        recorded = [record.primary_image, record.secondary_image]
+        for role, leg in enumerate((images.primary, images.secondary)):
+            image, there = recorded[role], found[role]
+            if image is not None and isinstance(leg, AbsentLeg):
+                recorded[role] = away(image, facts[role], there is None or there.last_there)
+                leg.settled = True
+        self._ledger.use_images(record, recorded[0], recorded[1])
 
     async def _conclude(
         self, images: Images, ours: Judgement | None, theirs: Judgement | None
@@ -137,7 +128,7 @@ class Judging:
 
     async def _aside(self, leg: Leg, why: str) -> Leg:
         await self._opener.close(leg)
-        return AbsentLeg(leg.path, leg.size, why)
+        return absent(leg.path, leg.size, why)
 
 
 def changed(why: str) -> OSError:

@@ -45,7 +45,9 @@ _SEGMENTS_MIN = 4
 
 class ReadJournal(NamedTuple):
     """What the journal says. `saved`: the checkpoint. `unapplied`: numbers of volumes with changes
-    after it. `since`: what these changed of the images that the checkpoint recorded.
+    after it. `since`: what these changed of the images that the checkpoint recorded. `complete`:
+    neither has the machine rebooted since, nor was the file system of the journal mounted anew, so
+    no record was lost.
     """
 
     ring: Ring
@@ -54,6 +56,7 @@ class ReadJournal(NamedTuple):
     saved: Json
     unapplied: set[int]
     since: Since
+    complete: bool
 
     def is_clean(self, pair: PairRecord) -> bool:
         """Whether the legs of a pair differ only where records say so: the daemon was stopped, and
@@ -89,15 +92,16 @@ def read_journal(
         if not ring.live and saved["sequence"] == 0:
             ring.live.append(ring.grow())
         start = Position(saved["sequence"], saved["chain"], saved["index"], saved["offset"])
-        walk = Walk(ring, start)
+        walk, since = Walk(ring, start), Since(ledger)
         progress(JOURNAL, 0, total := _bytes_after(ring, start))
-        since = Since(ledger)
         unapplied = _fold(walk, ledger, since, lambda done: progress(JOURNAL, done, total))
+        same_boot = boot_id != "" and ledger.boot in {"", boot_id}
         tail = walk.close()
     except BaseException:
         ring.close()
         raise
-    return ReadJournal(ring, ledger, tail, saved, unapplied, since)
+    complete = same_boot and saved.get("mount", "") == file.mount() != ""
+    return ReadJournal(ring, ledger, tail, saved, unapplied, since, complete)
 
 
 def _refuse_journal_alone(disk: Disk, file: CheckpointFile, directory: str) -> None:
@@ -140,22 +144,15 @@ def _fold(walk: Walk, ledger: Ledger, since: Since, progress: Callable[[int], No
             payload = memoryview(buffer)[record.payload_start : record.end]
             place = Place(record.sequence, record.time_us)
             fields = unpack_marker(payload)
-            since.marker(fields)
             ledger.unpack_and_apply(place, fields)
+            since.marker(fields)
         elif record.kind in (WRITE, ZERO, TRIM):
             pair = ledger.pairs[record.volume]
             unapplied.add(record.volume)
             if pair.tracks:
                 ledger.track(pair, record.kind, record.offset, record.length)
             pair.regions.touch(record.offset, record.length)
-            since.change(
-                record.volume,
-                record.kind,
-                record.offset,
-                record.length,
-                record.time_us,
-                memoryview(buffer)[record.payload_start : record.end],
-            )
+            since.change(record, memoryview(buffer)[record.payload_start : record.end])
         done_bytes += RECORD_HEADER_BYTES + record.payload_length
         if done_bytes - reported_bytes >= _PROGRESS_BYTES:
             reported_bytes = done_bytes

@@ -6,14 +6,13 @@ single place that closes everything if a later step fails.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from duplexd.core.image import loosened
+from duplexd.core.image_record import loosened
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.pair import Pair
-from duplexd.engine.opening import PRIMARY, SECONDARY, Images, Opener, why_absent
+from duplexd.engine.opening import PRIMARY, SECONDARY, Images, Opener, absent, why_absent
 from duplexd.engine.recovery.faults import Fault, Faults, Side
 from duplexd.engine.recovery.judging import Judged, Judging, changed
 from duplexd.engine.recovery.primary_replay import lacking
@@ -21,7 +20,6 @@ from duplexd.engine.recovery.progress import JOURNAL, OPENING
 from duplexd.engine.recovery.read import ReadJournal, read_journal
 from duplexd.engine.recovery.replay import Replay, unreachable
 from duplexd.errors import ConfigurationError
-from duplexd.images.absent import AbsentLeg
 from duplexd.runtime.tasks import Steps
 from duplexd.runtime.watch import HungError, Watch, patiently
 
@@ -84,7 +82,6 @@ class _Work:
         self._progress = progress
         self._opener = Opener(disk, workers, config.controller)
         self._replay: Replay | None = None
-        self._closing: set[asyncio.Task[None]] = set()
         self.journals: list[ReadJournal] = []
         self.opened: dict[str, Images] = {}
         self.pairs: dict[str, Pair] = {}
@@ -92,7 +89,7 @@ class _Work:
         self.adopted: dict[Pair, Lacks | None] = {}
         self.faults = Faults()
 
-    async def open(self, journal: ReadJournal, complete: bool) -> None:
+    async def open(self, journal: ReadJournal) -> None:
         """Open the images of all volumes, and judge them; a pair for each volume that the journal
         knows.
         """
@@ -102,7 +99,7 @@ class _Work:
         await self._opener.all(volumes, known, self.opened)
         self.opened = {name: self.opened[name] for name in volumes}
         modes = {name: volume.mode for name, volume in volumes.items()}
-        judging = Judging(journal, self._opener, complete, self._adopt)
+        judging = Judging(journal, self._opener, self._adopt)
         self.judged = await judging.all(self.opened, known, modes)
         for name, judged in self.judged.items():
             images = self.opened[name] = judged.images
@@ -162,16 +159,13 @@ class _Work:
                 return
 
     def _give_up(self, side: Side, error: HungError) -> None:
-        """Its file is closed beside the start: that may hang, too."""
+        """The thread that hangs has the file open; it closes itself when that thread ends."""
         leg, pair = side.leg, side.pair
-        absent = AbsentLeg(leg.path, leg.size, f"{leg.path}: {error.strerror}")
-        closing = asyncio.get_running_loop().create_task(self._opener.close(leg))
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
+        gone = absent(leg.path, leg.size, error.strerror or str(error))
         if side.role == PRIMARY:
-            pair.set_legs(absent, pair.secondary, pair.mode)
+            pair.set_legs(gone, pair.secondary, pair.mode)
         else:
-            pair.set_legs(pair.primary, absent, pair.mode)
+            pair.set_legs(pair.primary, gone, pair.mode)
 
     def close(self) -> None:
         """Close everything; a replay that runs ends soon."""
@@ -216,8 +210,7 @@ async def recover(
         progress(JOURNAL, 0, 0)
         await steps.do(workers.run(read))
         (journal,) = work.journals
-        same_boot = boot_id != "" and journal.ledger.boot in {"", boot_id}
-        await steps.do(work.open(journal, complete=same_boot))
+        await steps.do(work.open(journal))
         if journal.unapplied:
             # What a start that dies in the replay leaves on the images is not held against them.
             loose = loosened(journal.saved)

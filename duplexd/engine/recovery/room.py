@@ -91,11 +91,10 @@ class _Room:
         for saved in now["pairs"]:
             record = ledger.pairs[saved["id"]]
             saved["regions"] = sorted(record.regions.open | record.regions.touched)
-            shift, regions = record.regions.shift, set(saved["regions"])
-            saved["images"] = tuple(
-                image and image.written(lambda at: at >> shift not in regions)  # noqa: B023
-                for image in saved["images"]
-            )
+            shift = record.regions.shift
+            saved["images"] = [
+                image and image.written(saved["regions"], shift) for image in saved["images"]
+            ]
             if record.staging != UNCOMMITTED and record.id not in failed:
                 saved["staging"] = ""  # it was applied, and what followed too
         after = {

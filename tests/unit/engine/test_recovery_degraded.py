@@ -67,12 +67,13 @@ async def one_life(disk: SimDisk, config: Config, stopped: bool) -> None:
 
 async def read(core: Core, name: str, offset: int, length: int) -> bytes | int:
     """What a client reads, or the errno."""
-    buffer, answers = bytearray(length), list[int]()
+    answers: list[tuple[int, bytearray]] = []
     volume = core.controller.volume(name)
     assert volume is not None
-    core.controller.read(volume, offset, memoryview(buffer), answers.append)
+    core.controller.read(volume, offset, length, 0, lambda *answer: answers.append(answer))
     await core.until(lambda: bool(answers))
-    return answers[0] or bytes(buffer)
+    error, content = answers[0]
+    return error or bytes(content)
 
 
 # ------------------------------------------------------------------------------------ secondaries

@@ -11,7 +11,7 @@ from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Container
 
     from duplexd.json_object import Json
 
@@ -23,6 +23,7 @@ class Image(NamedTuple):
     `marked`: it carries its id itself; `generation`: the start that last wrote its mark.
 
     `loose`: it may have been written to after `mtime_ns`. `until_ns`: the same, but not after that.
+    `after`: the number at which it was taken as it was; changes before that may not be on it.
     """
 
     id: str
@@ -34,15 +35,16 @@ class Image(NamedTuple):
     samples: tuple[tuple[int, int], ...] = ()
     loose: bool = False
     until_ns: int = 0
+    after: int = 0
 
     @property
     def offsets(self) -> list[int]:
         """Where it was sampled."""
         return [offset for offset, _ in self.samples]
 
-    def written(self, elsewhere: Callable[[int], bool]) -> Image:
-        """What stays true of it once it was written to; `elsewhere(offset)`: not there."""
-        kept = tuple(sample for sample in self.samples if elsewhere(sample[0]))
+    def written(self, regions: Container[int], shift: int) -> Image:
+        """What stays true of it once it was written to in these regions of `1 << shift` bytes."""
+        kept = tuple(sample for sample in self.samples if sample[0] >> shift not in regions)
         return self._replace(samples=kept, loose=True)
 
     def pack(self) -> Json:
