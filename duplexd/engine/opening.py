@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_BUSY_RETRY_SECONDS = 0.25
 PRIMARY, SECONDARY = "primary", "secondary"  # the keys of a volume, and the two roles
 
 
@@ -91,6 +93,7 @@ class Opener:
     def __init__(self, disk: Disk, workers: Workers, settings: ControllerConfig) -> None:
         self._disk = disk
         self._workers = workers
+        self._errors: dict[str, Exception] = {}  # by path: why an image cannot be used
         self._refuse = settings.on_start_error == "refuse"
         self._seconds = {PRIMARY: settings.primary_timeout, SECONDARY: settings.secondary_timeout}
 
@@ -115,7 +118,23 @@ class Opener:
         await asyncio.gather(*(one(name, volume) for name, volume in volumes.items()))
         if self._refuse:
             for name, volume in volumes.items():
-                _refuse(name, volume, known.get(name), opened[name])
+                self._refuse_absent(name, volume, known.get(name), opened[name])
+
+    def _refuse_absent(
+        self, name: str, volume: VolumeConfig, known: PairRecord | None, images: Images
+    ) -> None:
+        """Raises the error of the first image that cannot be used, with its key."""
+        if images.refused:
+            raise ConfigurationError(images.refused)
+        at, other = places(volume, known is not None and known.swapped)
+        for place, leg in ((at, images.primary), (other, images.secondary)):
+            if place is None or not (why := why_absent(leg)):
+                continue
+            state = f"; the pair is {known.state}" if known is not None else ""
+            text, error = f"volumes.{name}.{place.key}: {why}{state}", self._errors.get(place.path)
+            if isinstance(error, OSError):
+                raise OSError(error.errno, text) from error
+            raise ConfigurationError(text) from (error and error.__cause__)
 
     async def volume(self, name: str, volume: VolumeConfig, known: PairRecord | None) -> Images:
         """The images of a volume; raises for none of them."""
@@ -144,13 +163,27 @@ class Opener:
         return images
 
     async def leg(self, path: str, size: int, role: str, create: bool) -> tuple[Leg, bool]:
-        """One image, and whether it was created just now; an `AbsentLeg` if it cannot be used."""
-        watch: Watch[str] = Watch()
-        call = partial(_open, self._disk, path, size, create, watch)
-        try:
-            return await self._patiently(watch, call, role)
-        except (DuplexdError, OSError) as error:
-            return absent(path, size, _said(path, error)), False
+        """One image, and whether it was created just now; an `AbsentLeg` if it cannot be used. One
+        that another program has is tried again for a moment: that passes.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._seconds[SECONDARY]
+        while True:
+            watch: Watch[str] = Watch()
+            call = partial(_open, self._disk, path, size, create, watch)
+            try:
+                return await self._patiently(watch, call, role)
+            except (DuplexdError, OSError) as error:
+                cause = error if isinstance(error, OSError) else error.__cause__
+                if (
+                    isinstance(cause, OSError)
+                    and cause.errno == errno.EBUSY
+                    and loop.time() < until
+                ):
+                    await asyncio.sleep(_BUSY_RETRY_SECONDS)
+                    continue
+                self._errors[path] = error
+                return absent(path, size, _said(path, error)), False
 
     async def look(self, leg: Leg, role: str, look: Callable[[], Found]) -> Found:
         """What `look`, a blocking call on an image, finds. Raises OSError."""
@@ -200,8 +233,8 @@ class Opener:
         try:
             data = await self._patiently(watch, look, PRIMARY)
         except OSError as error:
-            absent = absent(primary.path, primary.size, _said(primary.path, error))
-            return images._replace(primary=absent)
+            gone = absent(primary.path, primary.size, _said(primary.path, error))
+            return images._replace(primary=gone)
         return images._replace(data=data)
 
     async def _patiently(self, watch: Watch[str], call: Callable[[], T], role: str) -> T:
@@ -264,13 +297,3 @@ def _would_overwrite(name: str, at: Place, other: Place) -> str:
         "a first copy would overwrite the secondary. Put the primary back, or move the secondary "
         "away"
     )
-
-
-def _refuse(name: str, volume: VolumeConfig, known: PairRecord | None, images: Images) -> None:
-    if images.refused:
-        raise ConfigurationError(images.refused)
-    at, other = places(volume, known is not None and known.swapped)
-    for place, leg in ((at, images.primary), (other, images.secondary)):
-        if place is not None and (why := why_absent(leg)):
-            state = f"; the pair is {known.state}" if known is not None else ""
-            raise ConfigurationError(f"volumes.{name}.{place.key}: {why}{state}")
