@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from tests.support.reliability.rig import Rig
 
 PROBE_BYTES = 64 << 10
-ANSWER_SECONDS_MAX = 10.0  # more than the time-outs of the rig, and much more than a disk takes
+ANSWER_SECONDS_MAX = 6.0  # more than the time-outs of the rig, and much more than a disk takes
+LOAD_SECONDS_MAX = 90.0
 _FIO = [
     "fio",
     "--name=load",
@@ -52,11 +53,14 @@ class Load:
             cwd=rig.files.directory,
         )
 
-    async def seen(self, seconds: float = 120.0) -> str:
+    async def seen(self) -> str:
         """Wait until it ends; the errors it got, or "" if all went well and what it read was what
         it wrote.
         """
-        output = (await asyncio.to_thread(self._process.communicate, None, seconds))[0]
+        try:
+            output, _ = await asyncio.to_thread(self._process.communicate, None, LOAD_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"fio has not ended after {LOAD_SECONDS_MAX} s") from None
         if self._process.returncode == 0:
             return ""
         errors = {
@@ -77,7 +81,7 @@ def errno_name(text: str) -> str:
 
 
 async def outcome(request: Awaitable[object]) -> str:
-    """ "ok", the name of the error, or "waits"."""
+    """What came of it: "ok", the name of the error, or "waits"."""
     try:
         await asyncio.wait_for(request, ANSWER_SECONDS_MAX)
     except TimeoutError:
