@@ -28,6 +28,7 @@ class Case:
     trigger: str = "load"
     # the load cannot end while the fault lasts
     waits: bool = False
+    event: str = ""  # that is to be logged, beside the state
 
     @property
     def name(self) -> str:
@@ -61,12 +62,16 @@ SWAPPED = f"{FAILED_SECONDARY} (swapped)"
 REFUSED = "during the load: write EIO; then: write EIO, flush EIO"
 
 CASES = (
-    Case(PRIMARY, "bad sector", bad_sector, NO_ERROR, DUPLEX, trigger="read sector"),
-    Case(PRIMARY, "read error", fails("read"), NO_ERROR, SWAPPED, trigger="read"),
-    Case(PRIMARY, "write error", fails("write fallocate", _MIDST), NO_ERROR, SWAPPED),
-    Case(PRIMARY, "sync error", fails("sync"), NO_ERROR, SWAPPED),
-    Case(PRIMARY, "hang", hangs, NO_ERROR, SWAPPED),
-    Case(PRIMARY, "disk full", full(4 * MIB), NO_ERROR, SWAPPED),
+    Case(
+        PRIMARY, "bad sector", bad_sector, NO_ERROR, DUPLEX, "read sector", event="range-repaired"
+    ),
+    Case(PRIMARY, "read error", fails("read"), NO_ERROR, SWAPPED, trigger="read", event="swapped"),
+    Case(
+        PRIMARY, "write error", fails("write fallocate", _MIDST), NO_ERROR, SWAPPED, event="swapped"
+    ),
+    Case(PRIMARY, "sync error", fails("sync"), NO_ERROR, SWAPPED, event="swapped"),
+    Case(PRIMARY, "hang", hangs, NO_ERROR, SWAPPED, event="swapped"),
+    Case(PRIMARY, "disk full", full(4 * MIB), NO_ERROR, SWAPPED, event="swapped"),
     Case(SECONDARY, "read error", fails("read"), NO_ERROR, DUPLEX, trigger="verify"),
     Case(SECONDARY, "write error", fails("write fallocate", _MIDST), NO_ERROR, FAILED_SECONDARY),
     Case(SECONDARY, "sync error", fails("sync"), NO_ERROR, FAILED_SECONDARY),

@@ -63,6 +63,7 @@ async def measure(case: Case, directory: Path) -> Row:
         assert (client, state) == (case.client, case.state), f"{client}; {state}"
         health = what_health_says(broken)
         log, moved = what_was_logged(broken, logged), what_moved(broken, metrics)
+        assert case.event in log, f"{case.event} was not logged: {log}"
         resolved = await resolve(case, broken, load if case.waits else None)
         await check_content(broken, kept)
         return Row(case.part, case.fault, client, state, health, log, moved, resolved)
@@ -86,7 +87,10 @@ async def bring_out(case: Case, broken: Rig, stack: ExitStack) -> Load | None:
         stack.callback(load.end)
         return load
     if case.trigger == "verify":
-        await asyncio.to_thread(broken.daemon.request, "POST", "/v1/verify", {"targets": ["db"]})
+        _, said = await asyncio.to_thread(
+            broken.daemon.request, "POST", "/v1/verify", {"targets": ["db"]}
+        )
+        assert str(broken.files.secondary_of("data")) in str(said), f"verify blames nobody: {said}"
     elif case.trigger == "resync":
         await asyncio.to_thread(broken.daemon.request, "POST", "/v1/suspend", {"targets": ["db"]})
         async with await NbdConnection.open(broken.files.uri("data")) as nbd:
