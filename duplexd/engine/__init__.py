@@ -57,9 +57,11 @@ Inside, one turn of the loop between two batches is one point of the sequence:
 `apply` executes, and markers between two batches. `reads` serves what is not cached. `suspend` cuts
 pairs of this controller alone; `leases` hold writes, and `group_cut` cuts under them together with
 other controllers; `settling` makes a cut durable, `cut_archive` knows what may be said of it, and
-`cuts` shows and grades it. `failures` is what a failing leg does to states.
+`cuts` shows and grades it. `failures` is what a failing leg does to states; `failed_legs` are those
+that fail outside of batches, `hung` those that do not answer any more.
 
-`checkpoint` makes both legs durable and says so; `journal_space` keeps room in the journal.
+`checkpoint` makes both legs durable and says so, with `leg_syncs`; `journal_space` keeps room in
+the journal.
 `recovery` finds out after a start what is true. `volumes` are served; `live_changes` says what a
 `reload` may change of them. `verify` compares legs. `commands` is
 what clients can ask for; `status`, `counters` and `events` are what they see.

@@ -4,22 +4,25 @@ A checkpoint records that both legs durably hold all changes up to a number, and
 number. Recovery starts from it, and journal segments before it may be recycled. It syncs the
 journal, then the legs, then replaces the checkpoint file; until then the old one stays valid.
 
-A leg is marked clean when its sync is planned (at rest, so that no batch is half on it); a write
-during the sync marks it dirty again. Therefore a planned sync always runs to completion, even if
-its caller is cancelled, and a checkpoint that fails marks the secondaries dirty again.
+A leg is marked clean when its sync is planned (`leg_syncs.py`); a write during the sync marks it
+dirty again. Therefore a planned sync always runs to completion, even if its caller is cancelled,
+and a checkpoint that fails marks the legs dirty again.
+
+A primary that cannot be synced, or hangs, has failed. A checkpoint is then taken only if
+`FailedLegs.on_primary_failed` has made another image the primary, or has noted that the volume is
+not served: what is called durable has to be on a primary.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from duplexd.core import pair_states
 from duplexd.core.ledger import UNCOMMITTED
-from duplexd.core.markers import Missed
-from duplexd.images.place import lost_image
+from duplexd.core.pair_states import DUPLEX, SIMPLEX, SUSPENDED
+from duplexd.engine.leg_syncs import LegSyncs, Outcome, Planned
+from duplexd.images.absent import AbsentLeg
 from duplexd.journal import checkpoint_file as checkpoint
 from duplexd.runtime.tasks import to_its_end
 
@@ -27,28 +30,21 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from duplexd.core.pair import Pair
-    from duplexd.engine.failures import Failures
+    from duplexd.engine.failed_legs import FailedLegs
     from duplexd.engine.timeline import Timeline
     from duplexd.engine.volumes import Volumes
+    from duplexd.images.leg import Leg
     from duplexd.json_object import Json
+    from duplexd.replication.leg_calls import LegCalls
     from duplexd.runtime.clock import Clock
     from duplexd.runtime.disk import Disk
-    from duplexd.runtime.threads import Workers
 
 _NEVER = 1 << 62
 
 
-class SyncFailure(NamedTuple):
-    """A leg that could not be synced, or whose path leads to another image."""
-
-    pair: Pair
-    error: OSError
-
-
 class _Snapshot(NamedTuple):
     saved: Json
-    primaries: list[Pair]  # to be synced
-    secondaries: list[Pair]
+    planned: list[Planned]  # syncs that it needs
 
 
 class CheckpointFile:
@@ -78,24 +74,26 @@ class Checkpointer:
         self,
         timeline: Timeline,
         volumes: Volumes,
-        failures: Failures,
+        failed_legs: FailedLegs,
         file: CheckpointFile,
-        workers: Workers,
+        legs: LegCalls,
         clock: Clock,
     ) -> None:
         self._timeline = timeline
         self._volumes = volumes
-        self._failures = failures
+        self._failed_legs = failed_legs
         self._file = file
-        self._workers = workers
+        self._workers = legs.workers
+        self._syncs = LegSyncs(timeline, legs)
         self._clock = clock
-        self.copying = asyncio.Lock()  # a checkpoint and the copy of a run exclude each other
-        self._syncing = asyncio.Lock()
+        self._taking = asyncio.Lock()
+        self._unsynced: dict[Leg, OSError] = {}  # primaries whose sync has failed
         self._kept_from = _NEVER  # the floor of what began since the last snapshot
+        self._time = 0.0  # monotonic
+        self.copying = asyncio.Lock()  # a snapshot and the copy of a run exclude each other
         self.replay_floor = 0
         self.sequence = 0  # of the last one
         self.log_position = 0
-        self._time = 0.0  # monotonic
         self.taken = 0
 
     def keep_from(self, number: int) -> None:
@@ -133,13 +131,14 @@ class Checkpointer:
         await to_its_end(self._checkpoint())
 
     async def _checkpoint(self) -> None:
-        async with self.copying, self._syncing:
+        async with self._taking:
             saved = await self._make_durable() or await self._make_durable()
-            if saved is None:  # secondaries failed twice; the next checkpoint tries again
+            if saved is None:  # legs failed twice; the next checkpoint tries again
                 return
             pack = self._timeline.ledger.pack_snapshot
             await to_its_end(self._workers.run(lambda: self._file.replace(pack(saved))))
         segment_size = int(saved["segment_size"])
+        self._timeline.ledger.checkpointed(saved)
         self.replay_floor = min(replay_floor(saved), self._kept_from)
         self.sequence = saved["sequence"]
         self.log_position = saved["index"] * segment_size + saved["offset"]
@@ -147,25 +146,27 @@ class Checkpointer:
         self.taken += 1
 
     async def _make_durable(self) -> Json | None:
-        """Sync everything that a checkpoint covers; returns its content. None if secondaries
-        failed: their pairs were suspended, so the content is out of date.
+        """Sync everything that a checkpoint covers; returns its content. None if legs failed, so
+        that the content is out of date.
+
+        Raises OSError for a primary that has failed and still is one, DuplexdError.
         """
         timeline = self._timeline
-        saved, primaries, secondaries = await timeline.at_rest(self._snapshot)
-        duplex = [pair for pair in self._volumes.all() if pair.state == pair_states.DUPLEX]
+        async with self.copying, self._syncs.planning:
+            saved, planned = await timeline.at_rest(self._snapshot)
         try:
-            await timeline.durable(saved["sequence"])
-            await self._sync_primaries(primaries)
-        except BaseException:
-            for pair in secondaries:
-                pair.secondary_dirty = True  # a suspend that waits for this lock must sync them
-            raise
-        failures = await to_its_end(
-            self._workers.run(lambda: _lost(duplex) + _sync_secondaries(secondaries))
-        )
-        if failures:
-            await timeline.at_rest(lambda: self._secondaries_failed(failures))
-        return None if failures else saved
+            try:
+                await timeline.durable(saved["sequence"])
+                outcomes = await to_its_end(self._syncs.run(planned))
+            except BaseException:
+                _make_dirty(planned)  # a suspend that waits for these must sync them
+                raise
+            failed = [outcome for outcome in outcomes if outcome.failed or outcome.lost]
+            if failed:
+                await timeline.at_rest(lambda: self._legs_failed(failed))
+        finally:
+            self._syncs.end(planned)
+        return None if failed else saved
 
     def _snapshot(self) -> _Snapshot:
         writer, pairs = self._timeline.writer, self._volumes.all()
@@ -179,66 +180,81 @@ class Checkpointer:
             "offset": writer.position,
             **self._ledger_at(writer.sequence),
         }
-        primaries = [pair for pair in pairs if pair.primary_dirty]
-        secondaries = _take_dirty(pairs)
-        for pair in primaries:
-            pair.primary_dirty = False
+        duplex = {pair for pair in pairs if pair.state == DUPLEX}
+        served = [pair for pair in pairs if not pair.failed]
+        self._refuse_unsynced(served)
+        planned = self._syncs.plan(served, pairs, duplex)
         for pair in pairs:
             pair.regions.checkpointed()
-        return _Snapshot(saved, primaries, secondaries)
+        return _Snapshot(saved, planned)
 
-    async def _sync_primaries(self, pairs: Sequence[Pair]) -> None:
-        failures = await to_its_end(self._workers.run(lambda: _sync_primaries(pairs)))
-        for pair, error in failures:
-            self._timeline.fail(
-                f"{pair.primary.path}: could not be synced: {error.strerror}; "
-                "restart the daemon: recovery restores it from the journal"
-            )
+    def _refuse_unsynced(self, served: Sequence[Pair]) -> None:
+        """A second sync would succeed and prove nothing: the kernel reports an error once."""
+        primaries = [pair.primary for pair in served]
+        self._unsynced = {leg: self._unsynced[leg] for leg in primaries if leg in self._unsynced}
+        for error in self._unsynced.values():
             raise error
+
+    def _legs_failed(self, outcomes: Sequence[Outcome]) -> None:
+        """Primaries first, because their pairs may swap. Legs are judged by what they are now."""
+        error: OSError | None = None
+        for outcome in sorted(outcomes, key=_is_of_secondary):
+            pair, leg = outcome.planned.pair, outcome.planned.leg
+            if leg is pair.primary and outcome.failed is not None:
+                error = self._primary_failed(pair, leg, outcome.failed) or error
+            elif leg is pair.secondary:
+                self._secondary_failed(outcome)
+        if error is not None:
+            raise error
+
+    def _primary_failed(self, pair: Pair, leg: Leg, error: OSError) -> OSError | None:
+        """The error, if what was called durable is on no primary."""
+        self._unsynced[leg] = error
+        self._failed_legs.on_primary_failed(pair, error)
+        if pair.primary is not leg:
+            pair.primary_dirty = True
+            return None
+        return None if pair.failed else error
 
     # ---------------------------------------------------------------------------------- syncs
 
     @contextlib.asynccontextmanager
     async def no_syncs(self) -> AsyncIterator[None]:
         """Meanwhile no leg is synced, and none is copied to."""
-        async with self.copying, self._syncing:
+        async with self.copying, self._syncs.none():
             yield
 
     async def sync_secondaries(self, pairs: Sequence[Pair]) -> list[OSError]:
         """Make these secondaries durable, at the paths where a backup looks for them. A secondary
-        that fails, or whose path no longer names the open image, is suspended, and its cut is void.
+        that fails, hangs, or whose path no longer names the open image, is suspended, and its cut
+        is void.
 
         Returns an error for each path that no longer names the open image, usable or not.
         """
         return await to_its_end(self._sync_secondaries(pairs))
 
     async def _sync_secondaries(self, pairs: Sequence[Pair]) -> list[OSError]:
-        async with self._syncing:
-            dirty = await self._timeline.at_rest(lambda: _take_dirty(pairs))
-            usable = {pair for pair in pairs if pair.usable}
-            lost, failures = await to_its_end(
-                self._workers.run(lambda: (_lost(pairs), _sync_secondaries(dirty)))
-            )
-        failures = [failure for failure in lost if failure.pair in usable] + failures
-        if failures:
-            await self._timeline.at_rest(lambda: self._secondaries_failed(failures))
-        return [failure.error for failure in lost]
+        syncs = self._syncs
+        await syncs.others(pairs)
+        planned = await syncs.planned_at_rest((), pairs, set(pairs))
+        try:
+            outcomes = await syncs.run(planned)
+            failed = [outcome for outcome in outcomes if outcome.failed or outcome.lost]
+            if failed:
+                await self._timeline.at_rest(lambda: self._legs_failed(failed))
+        finally:
+            syncs.end(planned)
+        await syncs.others(pairs)  # planned by others meanwhile, so they cover ours too
+        return [outcome.lost for outcome in outcomes if outcome.lost is not None]
 
-    def _secondaries_failed(self, failures: Sequence[SyncFailure]) -> None:
-        """What a failed sync lost is unknown, so all of the secondary has to be copied again. That
-        must be in the journal: the kernel reports the error once, and the next sync succeeds.
-        """
-        timeline = self._timeline
-        for pair, error in failures:
-            lost = pair.record.full_map()
-            suspended = pair.state == pair_states.SUSPENDED
-            if suspended and not pair.usable:
-                timeline.must(partial(timeline.append, Missed({pair.id: lost})))
-                continue
-            duplex = pair.state == pair_states.DUPLEX
-            members = self._volumes.group_of(pair) if duplex else {pair}
-            at = pair.applied if suspended else timeline.written
-            self._failures.freeze(members, pair, at, error, {pair}, {pair: lost})
+    def _secondary_failed(self, outcome: Outcome) -> None:
+        """One that is absent, or unusable as it is, is not worse off for its path."""
+        pair, error = outcome.planned.pair, outcome.failed
+        absent = isinstance(outcome.planned.leg, AbsentLeg)
+        if error is None and not (pair.state == SUSPENDED and (absent or not pair.usable)):
+            error = outcome.lost
+        if error is not None:
+            self._failed_legs.lost(pair, error)
 
 
 def replay_floor(saved: Json) -> int:
@@ -247,51 +263,24 @@ def replay_floor(saved: Json) -> int:
     for pair in saved["pairs"]:
         if not pair["removed"]:
             floor = min(floor, int(pair.get("primary_at", floor)))
-        at_cut = pair["state"] == pair_states.SUSPENDED and (
+        at_cut = pair["state"] == SUSPENDED and (
             not pair["usable"] or pair["cut"] is None or pair["applied"] >= pair["cut"][1]
         )
         # A restart abandons a resync that was not committed: the pair is at its cut again.
         at_cut = at_cut or pair["staging"] == UNCOMMITTED
-        if pair["state"] != pair_states.SIMPLEX and not at_cut and not pair["removed"]:
+        if pair["state"] != SIMPLEX and not at_cut and not pair["removed"]:
             floor = min(floor, int(pair["applied"]))
     return floor
 
 
-def _lost(pairs: Sequence[Pair]) -> list[SyncFailure]:
-    """Pairs whose secondary path no longer names the image that is open."""
-    return [
-        SyncFailure(pair, error)
-        for pair in pairs
-        if (error := lost_image(pair.secondary)) is not None
-    ]
+def _is_of_secondary(outcome: Outcome) -> bool:
+    return outcome.planned.leg is outcome.planned.pair.secondary
 
 
-def _take_dirty(pairs: Sequence[Pair]) -> list[Pair]:
-    """The pairs whose secondaries need a sync; they count as clean from now on. At rest, because a
-    running batch may write after the sync. Clean secondaries are left alone: a follower may be
-    writing to one in its thread, and marks it dirty itself.
-    """
-    dirty = [pair for pair in pairs if pair.secondary_dirty and pair.secondary is not None]
-    for pair in dirty:
-        pair.secondary_dirty = False
-    return dirty
-
-
-def _sync_primaries(pairs: Sequence[Pair]) -> list[SyncFailure]:
-    failures: list[SyncFailure] = []
-    for pair in pairs:
-        try:
-            pair.primary.sync()
-        except OSError as error:
-            failures.append(SyncFailure(pair, error))
-    return failures
-
-
-def _sync_secondaries(pairs: Sequence[Pair]) -> list[SyncFailure]:
-    failures: list[SyncFailure] = []
-    for pair in pairs:
-        try:
-            pair.copy_of.sync()
-        except OSError as error:
-            failures.append(SyncFailure(pair, error))
-    return failures
+def _make_dirty(planned: Sequence[Planned]) -> None:
+    """They have not ended."""
+    for sync in planned:
+        if sync.dirty and sync.leg is sync.pair.primary:
+            sync.pair.primary_dirty = True
+        elif sync.dirty:
+            sync.pair.secondary_dirty = True

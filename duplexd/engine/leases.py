@@ -108,7 +108,7 @@ class Leases:
 
     def holds(self, pair: Pair) -> bool:
         """Whether some lease holds this volume."""
-        return self._write_path.is_gated(pair)
+        return any(pair in hold.pairs for hold in self.held.values())
 
     async def quiesce(self, pairs: list[Pair], hold_s: float, owner: str, cut_id: str = "") -> Hold:
         """Close the gates: from now on changes wait. Returns when none is in flight. The lease ends

@@ -1,17 +1,28 @@
 """Reads that have to wait for a disk.
 
 The NBD server itself reads what is in the page cache, in the event loop (`Pair.read_cached`). Other
-reads are done here, in a worker, because the loop never waits for a disk.
+reads are done here, in workers of the leg, because the loop never waits for a disk.
 
-One good leg is enough: where the primary cannot be read, the secondary answers, if it received
-every change in the same batch as the primary, before the read and after it. An async secondary
-trails, and a suspended one lacks the changes after its cut: an error is better than old content.
+One good leg is enough. Where the primary cannot be read, although that was tried twice, or has not
+answered for `secondary_timeout`, the secondary answers, if it received every change in the same
+batch as the primary, before the read and after it. An async secondary trails, and a suspended one
+lacks the changes after its cut: an error is better than old content. Asking the secondary early
+costs a thread and decides nothing: whichever leg answers first is believed, and a primary counts as
+failed only after its own time-out. No read waits longer than that.
+
+Every attempt fills a buffer of its own, made in its thread: the thread of an attempt that hangs may
+fill it at any later time, so it must not be one that is sent. A queued attempt therefore holds no
+memory, and one whose read was answered meanwhile does nothing.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from typing import TYPE_CHECKING, cast
+
+from duplexd.core.patience import PRIMARY, SECONDARY
+from duplexd.runtime.watch import LOOK_SECONDS, HungError, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,41 +30,204 @@ if TYPE_CHECKING:
     from duplexd.backend import Volume
     from duplexd.core.pair import Pair
     from duplexd.engine.events import Events
-    from duplexd.runtime.threads import Workers
+    from duplexd.images.leg import Leg
+    from duplexd.replication.leg_calls import LegCalls
+
+    Done = Callable[[int, bytearray], None]
+
+_NOTHING = bytearray()
+
+
+class _Attempt:
+    """One leg, asked for one read."""
+
+    __slots__ = ("leg", "over", "use", "watch")
+
+    def __init__(self, leg: Leg, use: str) -> None:
+        self.leg = leg
+        self.use = use
+        self.over = False
+        self.watch: Watch[Leg] = Watch()
+
+
+class _Read:
+    """A read that was not answered yet. `error` is the primary's, once it has failed."""
+
+    __slots__ = (
+        "answered", "attempts", "done", "error", "length", "offset", "pair", "room", "since",
+    )  # fmt: skip
+
+    def __init__(
+        self, pair: Pair, offset: int, length: int, room: int, done: Done, since: float
+    ) -> None:
+        self.pair = pair
+        self.offset = offset
+        self.length = length
+        self.room = room
+        self.done = done
+        self.since = since  # loop time
+        self.attempts: list[_Attempt] = []
+        self.error: OSError | None = None
+        self.answered = False
+
+    def tried(self, use: str) -> bool:
+        """Whether this leg was asked."""
+        return any(attempt.use == use for attempt in self.attempts)
+
+    def waits(self) -> bool:
+        """Whether an answer may still come."""
+        return not all(attempt.over for attempt in self.attempts)
 
 
 class Reads:
-    """Reads of volumes, in `workers`."""
+    """Reads of volumes. `on_primary_failed(pair, leg, error)` is called for a leg that hangs, and
+    `on_unreadable(pair, offset, length)` for a range that only the secondary could give.
+    """
 
-    def __init__(self, workers: Workers, events: Events) -> None:
-        self._workers = workers
+    def __init__(self, legs: LegCalls, events: Events) -> None:
+        self._legs = legs
         self._events = events
-        self._unreadable: set[int] = set()  # volumes whose primary failed a read
+        self._reported: set[int] = set()  # volumes whose primary failed a read
+        self._waiting: dict[_Read, None] = {}  # in order of arrival
+        self._slow: set[Leg] = set()  # primaries that did not answer in the time of a secondary
+        self._timer: asyncio.TimerHandle | None = None
+        self.on_leg_failed: Callable[[Pair, Leg, OSError], None] = _nobody_swaps
+        self.on_unreadable: Callable[[Pair, int, int], None] = _nobody_repairs
 
-    def read(
-        self, volume: Volume, offset: int, buffer: memoryview, done: Callable[[int], None]
-    ) -> None:
-        """See `Backend`. A range that the primary can't read comes from the secondary if that is
-        current. The event is emitted once for a volume, because a client may repeat the read
-        thousands of times a second.
-        """
+    def read(self, volume: Volume, offset: int, length: int, room: int, done: Done) -> None:
+        """See `Backend`."""
         pair = cast("Pair", volume)
+        loop = asyncio.get_running_loop()
+        read = _Read(pair, offset, length, room, done, loop.time())
+        self._waiting[read] = None
+        if pair.primary in self._slow and pair.mirrors:
+            self._ask(read, SECONDARY)
+        else:
+            self._ask(read, PRIMARY)
+        if self._timer is None:
+            self._timer = loop.call_later(LOOK_SECONDS, self._look)
 
-        def call() -> OSError | None:
-            try:
-                pair.primary.read_into(offset, buffer)
-            except OSError as unreadable:
-                if not pair.read_mirror(offset, buffer):
-                    raise
-                return unreadable
-            return None
+    def _ask(self, read: _Read, use: str) -> None:
+        pair = read.pair
+        leg = pair.primary if use == PRIMARY else pair.copy_of
+        attempt = _Attempt(leg, use)
+        read.attempts.append(attempt)
+        self._legs.workers.of(leg).submit(
+            lambda: _call(read, attempt),
+            lambda content, error: self._tried(read, attempt, content, error),
+        )
 
-        def finished(unreadable: OSError | None, error: BaseException | None) -> None:
-            if unreadable is not None and pair.id not in self._unreadable:
-                self._unreadable.add(pair.id)
-                why = unreadable.strerror or str(unreadable)
-                path = pair.primary.path
-                self._events.emit("primary-error", volume=pair.name, error=why, path=path)
-            done(0 if error is None else (isinstance(error, OSError) and error.errno) or errno.EIO)
+    # ----------------------------------------------------------------------------- its outcome
 
-        self._workers.submit(call, finished)
+    def _tried(
+        self,
+        read: _Read,
+        attempt: _Attempt,
+        content: bytearray | None,
+        error: BaseException | None,
+    ) -> None:
+        attempt.over = True
+        self._slow.discard(attempt.leg)
+        if read.answered:
+            return
+        if content is not None and _is_current(read.pair, attempt.leg):
+            self._answer(read, 0, content)
+            if read.error is not None and not isinstance(read.error, HungError):
+                self.on_unreadable(read.pair, read.offset, read.length)
+            return
+        if attempt.use == PRIMARY:
+            read.error = error if isinstance(error, OSError) else OSError(errno.EIO, repr(error))
+            if read.pair.mirrors and not read.tried(SECONDARY):
+                self._ask(read, SECONDARY)
+        elif not read.tried(PRIMARY):
+            self._ask(read, PRIMARY)
+        if not read.waits():
+            self._fail(read)
+
+    def _answer(self, read: _Read, number: int, content: bytearray) -> None:
+        read.answered = True
+        del self._waiting[read]
+        if read.error is not None:
+            self._report(read.pair, read.error)
+        read.done(number, content)
+
+    def _fail(self, read: _Read) -> None:
+        error = read.error
+        self._answer(read, (error.errno if error is not None else 0) or errno.EIO, _NOTHING)
+
+    def _report(self, pair: Pair, error: OSError) -> None:
+        """Once for a volume: a client may repeat the read thousands of times a second."""
+        if pair.id not in self._reported:
+            self._reported.add(pair.id)
+            why = error.strerror or str(error)
+            path = pair.primary.path
+            self._events.emit("primary-error", volume=pair.name, error=why, path=path)
+
+    def repaired(self, pair: Pair) -> None:
+        """The next range that cannot be read is reported again."""
+        self._reported.discard(pair.id)
+
+    # -------------------------------------------------------------------------------- hanging
+
+    def _look(self) -> None:
+        """Look at what was not answered yet, a few times a second."""
+        self._timer = None
+        now = asyncio.get_running_loop().time()
+        for read in list(self._waiting):
+            if not read.answered:  # by the answer to another one
+                self._look_at(read, now)
+        if self._waiting:
+            self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+
+    def _look_at(self, read: _Read, now: float) -> None:
+        patience, age = self._legs.patience, now - read.since
+        for attempt in read.attempts:
+            if attempt.watch.waits_longer(patience.seconds(attempt.use), now):
+                self._give_up(read, attempt)
+        if read.answered:
+            return
+        if age >= patience.seconds(SECONDARY) and read.pair.mirrors and not read.tried(SECONDARY):
+            self._slow.add(read.attempts[0].leg)
+            self._ask(read, SECONDARY)
+        if age >= patience.seconds(PRIMARY):  # it may have spent that in a queue
+            read.error = read.error or HungError(read.attempts[0].leg, age)
+            self._fail(read)
+
+    def _give_up(self, read: _Read, attempt: _Attempt) -> None:
+        """A leg that hangs has failed, for batches and all others too."""
+        if attempt.over or attempt.watch.give_up() is None:
+            return
+        self._legs.workers.of(attempt.leg).replace()
+        error = HungError(attempt.leg, self._legs.patience.seconds(attempt.use))
+        self.on_leg_failed(read.pair, attempt.leg, error)
+        self._tried(read, attempt, None, error)
+
+
+def _call(read: _Read, attempt: _Attempt) -> bytearray | None:
+    """In a worker."""
+    if read.answered:
+        return None
+    content = bytearray(read.room + read.length)
+    part = memoryview(content)[read.room :]
+    try:
+        with attempt.watch.at(attempt.leg):
+            attempt.leg.read_into(read.offset, part)
+    except OSError:
+        if attempt.use != PRIMARY:
+            raise
+        with attempt.watch.at(attempt.leg):
+            attempt.leg.read_into(read.offset, part)
+    return content
+
+
+def _is_current(pair: Pair, leg: Leg) -> bool:
+    """Whether this leg has every change: it may have been suspended, or swapped, during a read."""
+    return leg is pair.primary or (pair.mirrors and leg is pair.secondary)
+
+
+def _nobody_swaps(_pair: Pair, _leg: Leg, _error: OSError) -> None:
+    """Nobody has another leg."""
+
+
+def _nobody_repairs(_pair: Pair, _offset: int, _length: int) -> None:
+    """Nobody writes it anew."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+from duplexd.images.absent import AbsentLeg
+
 if TYPE_CHECKING:
     from duplexd.images.leg import Leg
 
@@ -27,6 +29,8 @@ def misplaced(leg: Leg | None) -> str:
     """
     if leg is None or leg.in_place():
         return ""
+    if isinstance(leg, AbsentLeg):
+        return f"{leg.path}: {leg.why}"
     return (
         f"{leg.path}: this is not the image that the daemon has open:"
         " that one was deleted, moved or replaced"

@@ -17,9 +17,10 @@ import asyncio
 from typing import TYPE_CHECKING, TypeVar, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
 T = TypeVar("T")
+A = TypeVar("A")
 
 
 async def to_its_end(work: Awaitable[T]) -> T:
@@ -41,6 +42,25 @@ async def to_its_end(work: Awaitable[T]) -> T:
     if not running.cancelled():
         running.exception()  # asyncio would log an error that was never fetched
     raise cancelled
+
+
+async def several_at_once(
+    things: Sequence[A], work: Callable[[A], Awaitable[None]], at_once: int
+) -> None:
+    """Do `work` for each of these things, begun in order, for at most `at_once` at a time.
+
+    An error is raised when all of it has ended.
+    """
+    left = iter(things)
+
+    async def some() -> None:
+        for thing in left:
+            await work(thing)
+
+    parts = [some() for _ in range(min(at_once, len(things)))]
+    for error in await asyncio.gather(*parts, return_exceptions=True):
+        if error is not None:
+            raise error
 
 
 class Steps:

@@ -57,6 +57,10 @@ class HandWorkers:
         while self.calls:
             self.finish()
 
+    def of(self, _disk: object) -> HandWorkers:
+        """One after the other, whatever they are on."""
+        return self
+
     def replace(self) -> None:
         """The call that was given up is not in `calls` any more."""
 

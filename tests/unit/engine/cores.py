@@ -142,6 +142,16 @@ class Core:
         self.controller.flush(change)
         return await self.answer(change)
 
+    async def read(self, name: str, offset: int, length: int) -> tuple[int, bytes]:
+        """A READ that is not served from the page cache: its errno and its content."""
+        answers: list[tuple[int, bytes]] = []
+        self.controller.read(
+            self.pair(name), offset, length, 0, lambda *answer: answers.append(answer)
+        )
+        await self.until(lambda: bool(answers))
+        ((number, content),) = answers
+        return number, bytes(content)
+
     async def answer(self, change: Change) -> int:
         await self.until(lambda: change in self.peer.answers)
         return change.error

@@ -14,7 +14,10 @@ import pytest
 from duplexd.core.pair import Pair
 from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX, SUSPENDED
 from duplexd.engine.checkpoint import Checkpointer, CheckpointFile, replay_floor
+from duplexd.engine.failed_legs import FailedLegs
 from duplexd.errors import DamageError, DuplexdError
+from duplexd.images.absent import AbsentLeg
+from duplexd.replication.leg_calls import LegCalls
 from duplexd.units import KIB
 from tests.unit.engine.cores import new_disk, run, running
 from tests.unit.engine.parts import SMALL, Parts, turns
@@ -36,8 +39,14 @@ class Taking:
     def __init__(self) -> None:
         self.parts = parts = Parts()
         self.file = CheckpointFile(parts.disk, "/state")
+        self.failed_legs = FailedLegs(parts.timeline, parts.volumes, parts.failures)
         self.checkpointer = Checkpointer(
-            parts.timeline, parts.volumes, parts.failures, self.file, parts.workers, parts.clock
+            parts.timeline,
+            parts.volumes,
+            self.failed_legs,
+            self.file,
+            LegCalls(parts.workers),
+            parts.clock,
         )
 
     async def finish(self, work: Coroutine[None, None, T]) -> T:
@@ -131,14 +140,69 @@ async def test_a_damaged_one_is_not_believed() -> None:
         taking.file.read()
 
 
-async def test_a_primary_that_cannot_be_synced_stops_the_controller() -> None:
+# -------------------------------------------------------------------------- failing primaries
+
+
+async def test_what_a_primary_could_not_sync_is_never_called_durable() -> None:
+    """The kernel reports the error once. A restart replays the journal from the old checkpoint."""
     taking = Taking()
     taking.parts.send("data", 0, b"x" * 512)
-    taking.parts.legs["data"][0].fail("sync", errno.EIO)
+    taking.parts.legs["data"][0].fail("sync", errno.EIO, times=1)
+    for _ in range(2):
+        with pytest.raises(OSError, match="Input/output error"):
+            await taking.take()
+    assert not taking.file.exists()
+    assert not taking.parts.timeline.failed, "other volumes go on"
+
+
+async def test_one_is_taken_when_the_secondary_took_the_place_of_a_primary_that_failed() -> None:
+    taking = Taking()
+    parts = taking.parts
+    parts.send("data", 0, b"x" * 512)
+    primary, secondary = parts.legs["data"]
+    primary.fail("sync", errno.EIO)
+    seen: list[tuple[str, int | None]] = []
+
+    def swap(pair: Pair, error: OSError) -> None:
+        assert not parts.timeline.busy
+        seen.append((pair.name, error.errno))
+        pair.set_legs(secondary, AbsentLeg(primary.path, primary.size, "failed"), "sync")
+        parts.failures.freeze({pair}, pair, parts.timeline.written, error, {pair}, {})
+
+    taking.failed_legs.on_primary_failed = swap
+    await taking.take()
+    assert seen == [("data", errno.EIO)]
+    assert taking.checkpointer.taken == 1
+    assert secondary.calls["sync"] == 2, "as the primary it is synced again"
+
+
+async def test_one_is_taken_without_a_volume_that_is_not_served_any_more() -> None:
+    taking = Taking()
+    parts = taking.parts
+    parts.send("data", 0, b"x" * 512)
+    parts.legs["data"][0].fail("sync", errno.EIO)
+
+    def refuse(pair: Pair, _error: OSError) -> None:
+        pair.failed = "neither of its images is good"
+
+    taking.failed_legs.on_primary_failed = refuse
+    await taking.take()
+    saved = taking.file.read()
+    held = {pair["name"]: pair["primary_at"] for pair in saved["pairs"]}
+    assert held == {"data": 0, "wal": saved["sequence"]}
+    assert taking.checkpointer.replay_floor == 0
+
+
+async def test_a_secondary_that_failed_beside_a_primary_is_not_forgotten() -> None:
+    taking = Taking()
+    parts = taking.parts
+    parts.send("data", 0, b"x" * 512)
+    parts.send("wal", 0, b"x" * 512)
+    parts.legs["data"][0].fail("sync", errno.EIO)
+    parts.legs["wal"][1].fail("sync", errno.EIO)
     with pytest.raises(OSError, match="Input/output error"):
         await taking.take()
-    assert "/a/data.img: could not be synced" in taking.parts.timeline.failed
-    assert not taking.file.exists()
+    assert (parts.pair("wal").state, parts.pair("wal").usable) == (SUSPENDED, False)
 
 
 # ------------------------------------------------------------------- where a restart replays from

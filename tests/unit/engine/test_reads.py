@@ -9,6 +9,7 @@ import pytest
 
 from duplexd.core.markers import MakeCut
 from duplexd.engine.reads import Reads
+from duplexd.replication.leg_calls import LegCalls
 from tests.unit.engine.cores import running
 from tests.unit.engine.parts import Parts
 
@@ -20,17 +21,19 @@ DATA = bytes(range(256)) * 16
 
 def read(parts: Parts, reads: Reads) -> tuple[int, bytes]:
     """The errno and the content of a read of 4 KiB at 4096."""
-    buffer, answers = bytearray(len(DATA)), list[int]()
-    reads.read(parts.pair(), 4096, memoryview(buffer), answers.append)
+    answers: list[tuple[int, bytes]] = []
+    reads.read(parts.pair(), 4096, len(DATA), 16, lambda *answer: answers.append(answer))
     assert answers == [], "a worker does it"
-    parts.workers.finish()
-    return answers[0], bytes(buffer)
+    parts.workers.finish_all()
+    ((number, content),) = answers
+    assert number or content[:16] == bytes(16), "room for a header"
+    return number, bytes(content[16:])
 
 
 async def written() -> tuple[Parts, Reads]:
     parts = Parts()
     parts.send("data", 4096, DATA)
-    return parts, Reads(parts.workers, parts.events)
+    return parts, Reads(LegCalls(parts.workers), parts.events)
 
 
 async def test_a_read_comes_from_the_primary() -> None:
@@ -50,6 +53,15 @@ async def test_a_primary_that_cannot_be_read_is_replaced_by_the_secondary_and_re
     assert read(parts, reads) == (0, DATA)
     (event,) = parts.named("primary-error")
     assert (event["volume"], event["path"]) == ("data", "/a/data.img")
+
+
+async def test_a_primary_is_tried_twice() -> None:
+    """A path of it may have been lost, and another one taken its place."""
+    parts, reads = await written()
+    parts.legs["data"][0].fail("read_into", times=1)
+    parts.legs["data"][1].fail("read_into")
+    assert read(parts, reads) == (0, DATA)
+    assert parts.seen == []
 
 
 async def test_a_secondary_that_lacks_changes_is_not_read() -> None:
@@ -93,8 +105,5 @@ async def test_a_controller_reads_from_a_secondary_only_while_it_is_current(susp
         if suspend:
             await core.controller.suspend(["data"])
         core.faulty()[0].fail("read_into", errno.EREMOTEIO)
-        buffer, answers = bytearray(len(DATA)), list[int]()
-        core.controller.read(core.pair(), 4096, memoryview(buffer), answers.append)
-        await core.until(lambda: bool(answers))
-        assert answers == [errno.EREMOTEIO if suspend else 0]
-        assert suspend or buffer == DATA
+        read = await core.read("data", 4096, len(DATA))
+        assert read == ((errno.EREMOTEIO, b"") if suspend else (0, DATA))

@@ -86,12 +86,17 @@ class MemoryBackend:
         change.client.finished(change)
 
     def read(
-        self, volume: Volume, offset: int, buffer: memoryview, done: Callable[[int], None]
+        self,
+        volume: Volume,
+        offset: int,
+        length: int,
+        room: int,
+        done: Callable[[int, bytearray], None],
     ) -> None:
         def finish() -> None:
             stored = self.volumes[volume.name]
-            buffer[:] = stored.data[offset : offset + len(buffer)]
-            done(stored.error)
+            content = bytearray(room) + stored.data[offset : offset + length]
+            done(stored.error, bytearray() if stored.error else content)
 
         if self.reads_wait:
             self.reads.append(finish)

@@ -237,6 +237,9 @@ class InlineWorkers:
             raise burst
         return call()
 
+    def of(self, _disk: object) -> InlineWorkers:
+        return self
+
     def replace(self) -> None:
         pass
 

@@ -17,9 +17,10 @@ import pytest
 import uvloop
 
 from duplexd.runtime.threads import ThreadWorkers
+from duplexd.runtime.watch import GivenUp
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
     Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -213,6 +214,136 @@ def test_an_idle_worker_keeps_nothing_of_the_last_call(run: Run) -> None:
                 await asyncio.sleep(0.01)
                 gc.collect()
             assert kept() is None
+
+    run(scenario())
+
+
+# ----------------------------------------------------------------------------- a disk that hangs
+
+
+class Hanging:
+    """A disk on which every call hangs until it is released; `began` counts those."""
+
+    def __init__(self) -> None:
+        self.answers = threading.Event()
+        self.began = 0
+        self._begins = threading.Semaphore(0)
+
+    def call(self) -> None:
+        self.began += 1
+        self._begins.release()
+        self.answers.wait()
+
+    async def begins(self, calls: int = 1) -> None:
+        """Wait until so many calls have begun that no other one waited for."""
+        for _ in range(calls):
+            assert await asyncio.to_thread(self._begins.acquire, timeout=PATIENCE_SECONDS)
+
+
+def running_threads() -> int:
+    return sum(thread.name.startswith("disk-") for thread in threading.enumerate())
+
+
+@pytest.fixture
+def hanging() -> Iterator[list[Hanging]]:
+    disks = [Hanging() for _ in range(10)]
+    yield disks
+    for disk in disks:
+        disk.answers.set()
+
+
+def ignored(_result: None, _error: BaseException | None) -> None:
+    """Its end is not looked at."""
+
+
+def test_a_thousand_calls_on_a_disk_that_hangs_neither_stop_others_nor_make_threads(
+    run: Run, hanging: list[Hanging]
+) -> None:
+    disk = hanging[0]
+
+    async def scenario() -> None:
+        async with workers_of(2) as workers:
+            for _ in range(1000):
+                workers.of(disk).submit(disk.call, ignored)
+            assert await workers.of("another").run(lambda: 7) == 7
+            assert await workers.run(lambda: 8) == 8
+            await disk.begins(2)
+            assert disk.began == 2
+            assert running_threads() <= 2 + 2
+            disk.answers.set()
+            await workers.of(disk).run(lambda: None)
+        assert disk.began == 1000
+
+    run(scenario())
+
+
+def test_however_many_disks_hang_another_gets_a_thread(run: Run, hanging: list[Hanging]) -> None:
+    async def scenario() -> None:
+        workers = ThreadWorkers(asyncio.get_running_loop(), "disk", 3, shared=4)
+        for disk in hanging:
+            for _ in range(3):
+                workers.of(disk).submit(disk.call, ignored)
+        assert await workers.of("another").run(lambda: 7) == 7
+        for disk in hanging:
+            await disk.begins()
+        assert sum(disk.began for disk in hanging) <= 4 + len(hanging)
+        for disk in hanging:
+            disk.answers.set()
+        workers.close()
+        assert [disk.began for disk in hanging] == [3] * len(hanging)
+
+    run(scenario())
+
+
+def test_calls_of_one_disk_are_begun_in_order_beside_others(run: Run) -> None:
+    async def scenario() -> None:
+        begun: dict[str, list[int]] = {"a": [], "b": []}
+        workers = ThreadWorkers(asyncio.get_running_loop(), "disk", 1, shared=1)
+        for number in range(200):
+            for name, numbers in begun.items():
+                workers.of(name).submit(partial(numbers.append, number), ignored)
+        workers.close()
+        assert begun == {"a": list(range(200)), "b": list(range(200))}
+
+    run(scenario())
+
+
+def test_a_call_that_was_given_up_makes_room_for_the_next(run: Run, hanging: list[Hanging]) -> None:
+    disk, ended = hanging[0], threading.Event()
+
+    def given_up() -> None:
+        try:
+            disk.call()
+            raise GivenUp
+        finally:
+            ended.set()
+
+    async def scenario() -> None:
+        async with workers_of(1) as workers:
+            lane = workers.of(disk)
+            lane.submit(given_up, ignored)
+            await disk.begins()
+            lane.replace()
+            assert await lane.run(lambda: 7) == 7
+            disk.answers.set()
+            assert await asyncio.to_thread(ended.wait, PATIENCE_SECONDS)
+            assert await lane.run(lambda: 8) == 8
+        assert not running_threads()
+
+    run(scenario())
+
+
+def test_close_does_not_wait_for_ever_for_a_call_that_hangs(
+    run: Run, hanging: list[Hanging]
+) -> None:
+    disk, finished = hanging[0], list[int | None]()
+
+    async def scenario() -> None:
+        workers = ThreadWorkers(asyncio.get_running_loop(), "disk", 1, close_seconds_max=0.1)
+        workers.of(disk).submit(disk.call, ignored)
+        workers.submit(lambda: 7, lambda result, _error: finished.append(result))
+        workers.close()
+        assert finished == [7]
 
     run(scenario())
 

@@ -1,0 +1,38 @@
+"""How long a call on a leg may take before its image counts as failed. Pure.
+
+The time-out belongs to what the image is used for, not to the image. A secondary is given up early,
+because without it nothing but redundancy is lost; a primary late, because without it and without a
+current secondary the volume is lost. A sync is given the longer time on either leg: a disk with
+much to write is not one that hangs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from duplexd.limits import PRIMARY_TIMEOUT_SECONDS_DEFAULT, SECONDARY_TIMEOUT_SECONDS_DEFAULT
+
+if TYPE_CHECKING:
+    from duplexd.core.pair import Pair
+    from duplexd.images.leg import Leg
+
+PRIMARY, SECONDARY, SYNC = "primary", "secondary", "sync"  # uses of a leg
+
+
+class Patience(NamedTuple):
+    """The two time-outs of the configuration, in seconds."""
+
+    secondary_s: float = SECONDARY_TIMEOUT_SECONDS_DEFAULT
+    primary_s: float = PRIMARY_TIMEOUT_SECONDS_DEFAULT
+
+    def seconds(self, use: str) -> float:
+        """How long a call of this use may take."""
+        return self.secondary_s if use == SECONDARY else self.primary_s
+
+
+class Access(NamedTuple):
+    """What a thread waits for: a call on a leg of a pair, which is used as `use`."""
+
+    pair: Pair
+    leg: Leg
+    use: str
