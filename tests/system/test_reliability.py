@@ -5,13 +5,22 @@ docs/reliability.md says what was seen. The page is compared with what is measur
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.reliability.cases import CASES, Case
-from tests.support.reliability.measure import measure
+from tests.support.reliability.cases import CASES, JOURNAL, PRIMARY, SECONDARY, Case
+from tests.support.reliability.clients import Load
+from tests.support.reliability.measure import (
+    check_content,
+    good_soon,
+    measure,
+    prepare,
+    resync,
+)
 from tests.support.reliability.page import PAGE, documented
+from tests.support.reliability.rig import rig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,3 +39,21 @@ async def test_the_page_says_what_a_failing_part_does(case: Case, tmp_path: Path
 def test_the_page_has_no_other_rows() -> None:
     rows = documented(PAGE.read_text())
     assert list(rows) == [(case.part, case.fault) for case in CASES]
+
+
+@pytest.mark.parametrize("part", [PRIMARY, SECONDARY, JOURNAL])
+async def test_sigterm_ends_the_daemon_while_a_disk_hangs(tmp_path: Path, part: str) -> None:
+    """Before anything was given up. What was acknowledged is there after the next start."""
+    with rig(tmp_path) as broken:
+        kept = await prepare(broken)
+        stuck = broken.disks[part].hang("", broken.pattern(part))
+        load = Load(broken)
+        try:
+            await asyncio.to_thread(stuck.wait_met)
+            await asyncio.to_thread(broken.daemon.stop)
+        finally:
+            load.end()
+        stuck.lift()
+        await asyncio.to_thread(broken.daemon.start)
+        assert await good_soon(broken) or await resync(broken)
+        await check_content(broken, kept)

@@ -48,6 +48,14 @@ def hangs(disk: FaultyDisk, files: str) -> ActiveFault:
     return disk.hang("", files, skip=50)
 
 
+def hangs_at_once(disk: FaultyDisk, files: str) -> ActiveFault:
+    return disk.hang("", files)
+
+
+def unopenable(disk: FaultyDisk, files: str) -> ActiveFault:
+    return disk.fail("open read", files)
+
+
 def full(room_bytes: int) -> Callable[[FaultyDisk, str], None]:
     return lambda disk, _: disk.fill(room_bytes)
 
@@ -72,11 +80,15 @@ CASES = (
     Case(PRIMARY, "sync error", fails("sync"), NO_ERROR, SWAPPED, event="swapped"),
     Case(PRIMARY, "hang", hangs, NO_ERROR, SWAPPED, event="swapped"),
     Case(PRIMARY, "disk full", full(4 * MIB), NO_ERROR, SWAPPED, event="swapped"),
+    Case(PRIMARY, "unreadable at a start", unopenable, NO_ERROR, SWAPPED, "start"),
+    Case(PRIMARY, "hang at a start", hangs_at_once, NO_ERROR, SWAPPED, "start"),
     Case(SECONDARY, "read error", fails("read"), NO_ERROR, DUPLEX, trigger="verify"),
     Case(SECONDARY, "write error", fails("write fallocate", _MIDST), NO_ERROR, FAILED_SECONDARY),
     Case(SECONDARY, "sync error", fails("sync"), NO_ERROR, FAILED_SECONDARY),
     Case(SECONDARY, "hang", hangs, NO_ERROR, FAILED_SECONDARY),
     Case(SECONDARY, "disk full", full(4 * MIB), NO_ERROR, FAILED_SECONDARY),
+    Case(SECONDARY, "unreadable at a start", unopenable, NO_ERROR, FAILED_SECONDARY, "start"),
+    Case(SECONDARY, "hang at a start", hangs_at_once, NO_ERROR, FAILED_SECONDARY, "start"),
     Case(JOURNAL, "read error", fails("read"), NO_ERROR, "SUSPENDED by command", trigger="resync"),
     Case(JOURNAL, "write error", fails("write", _MIDST), REFUSED, DUPLEX),
     Case(JOURNAL, "sync error", fails("sync"), REFUSED, DUPLEX),

@@ -31,7 +31,13 @@ _EVERYDAY = (
     "duplexd_events", "duplexd_secondary_lag", "duplexd_copied_bytes", "duplexd_cut",
 )  # fmt: skip
 # Log lines of good times.
-_ROUTINE = frozenset({"NBD client connected", "NBD client disconnected", "command", "copied"})
+_ROUTINE = frozenset(
+    {
+        "NBD client connected", "NBD client disconnected", "command", "copied", "starting",
+        "recovery", "listening for NBD clients", "no longer listening", "ready", "stopping",
+        "stopped",
+    }
+)  # fmt: skip
 
 
 class Row(NamedTuple):
@@ -54,6 +60,8 @@ async def measure(case: Case, directory: Path) -> Row:
     with rig(directory) as broken, ExitStack() as stack:
         kept = await prepare(broken)
         logged, metrics = len(broken.daemon.lines()), scrape(broken)
+        if case.trigger == "start":
+            await asyncio.to_thread(broken.daemon.stop)
         fault = case.breaks(broken.disks[case.part], broken.pattern(case.part))
         load = await bring_out(case, broken, stack)
         seen = "" if load is None or case.waits else await load.seen()
@@ -86,7 +94,9 @@ async def bring_out(case: Case, broken: Rig, stack: ExitStack) -> Load | None:
         load = Load(broken)
         stack.callback(load.end)
         return load
-    if case.trigger == "verify":
+    if case.trigger == "start":
+        await asyncio.to_thread(broken.daemon.start)
+    elif case.trigger == "verify":
         _, said = await asyncio.to_thread(
             broken.daemon.request, "POST", "/v1/verify", {"targets": ["db"]}
         )
@@ -145,22 +155,35 @@ def what_was_logged(broken: Rig, after: int) -> str:
     return ", ".join(sorted(found)) or "nothing"
 
 
-def scrape(broken: Rig) -> dict[tuple[str, str], float]:
+class Sample(NamedTuple):
+    """One sample of a scrape."""
+
+    family: str
+    name: str
+    is_gauge: bool
+
+
+def scrape(broken: Rig) -> dict[Sample, float]:
     """All samples."""
     _, text = broken.daemon.request("GET", "/metrics", timeout=5.0)
     return {
-        (family.name, f"{sample.name}{sorted(sample.labels.items())}"): sample.value
+        Sample(family.name, f"{one.name}{sorted(one.labels.items())}", family.type == "gauge"): (
+            one.value
+        )
         for family in text_string_to_metric_families(text)
-        for sample in family.samples
+        for one in family.samples
     }
 
 
-def what_moved(broken: Rig, before: dict[tuple[str, str], float]) -> str:
-    """Metrics that tell of the fault. Events are counted too, see the log."""
+def what_moved(broken: Rig, before: dict[Sample, float]) -> str:
+    """Metrics that tell of the fault. Events are counted too, see the log. Counters may have begun
+    again, with a restart.
+    """
     moved = {
-        family
-        for (family, sample), value in scrape(broken).items()
-        if value != before.get((family, sample), 0.0) and not family.startswith(_EVERYDAY)
+        sample.family
+        for sample, value in scrape(broken).items()
+        if (value > (was := before.get(sample, 0.0)) or (sample.is_gauge and value != was))
+        and not sample.family.startswith(_EVERYDAY)
     }
     return ", ".join(f"`{name.removeprefix('duplexd_')}`" for name in sorted(moved)) or "none"
 
