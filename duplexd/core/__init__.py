@@ -22,8 +22,8 @@ marker is written and when it is read again:
     >>> pair.changed.changed_bytes
     65536
 
-`markers` are the typed tuples and their JSON (`marker_fields`), `ledger` folds them, `pair` and
-`cut` hold what is known then, `snapshot` is what a checkpoint keeps of it. The tables say what is
+`markers` are the typed tuples and their JSON (`marker_fields`; `synced` has none), `ledger` folds
+them, `pair` and `cut` hold what is known then, `snapshot` is what a checkpoint keeps of it. The tables say what is
 possible: `pair_states`, `cut_states` (two-phase commit) and `lease`; `transitions` says which event
 of them a marker is, and `invariants` what is true after every marker. `change_map` and `regions`
 are the bitmaps. `participant` is a controller's part in a group cut; `cuttable` and `freeze` decide
@@ -36,6 +36,7 @@ what a suspend and a failure do to a group:
     Void(cut='c2')
     'void'
 
+`attempts` says when what failed is tried again, `patience` how long a call on a leg may take.
 `admission` says whether batches may begin, and `waits` counts how long writes waited:
 
     >>> from duplexd.core.admission import Admission

@@ -115,6 +115,10 @@ class Checkpointer:
         written = self._timeline.written
         return replay_floor({"sequence": written, **self._ledger_at(written)}) > self.replay_floor
 
+    def would_close_regions(self) -> bool:
+        """Whether a checkpoint now would leave fewer regions to compare after an unclean stop."""
+        return any(pair.regions.open - pair.regions.touched for pair in self._volumes.all())
+
     def _ledger_at(self, tail: int) -> Json:
         pairs = self._volumes.all()
         mirrored = {pair.id: pair.mirrors for pair in pairs}

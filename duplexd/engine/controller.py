@@ -16,6 +16,7 @@ from duplexd.core.admission import Admission
 from duplexd.core.markers import Close
 from duplexd.core.patience import Patience
 from duplexd.engine.apply import Executor
+from duplexd.engine.auto_resync import AutoResync
 from duplexd.engine.checkpoint import Checkpointer, CheckpointFile
 from duplexd.engine.commands import Commands
 from duplexd.engine.counters import Counters
@@ -182,6 +183,7 @@ class Controller:
         self.quiesce, self.renew, self.release = commands.quiesce, commands.renew, leases.release
         self.suspend, self.verify = commands.suspend, commands.verify
         self.resync, self.resync_wait = commands.resync, commands.resync_wait
+        self.auto_resync = AutoResync(timeline, volumes, commands.resync, events, clock, limits)
 
     def _connect(self) -> None:
         """What one part signals, and what another does about it."""
@@ -242,6 +244,8 @@ class Controller:
         self.space.start()
         self.followers.start(self.volumes.all())
         self.resyncs.resume(interrupted)
+        if self.config.controller.auto_resync:
+            self.auto_resync.start()
 
     async def stop(self) -> None:
         """Release holds, finish what runs, sync everything, close. Changes that are still queued
@@ -249,6 +253,7 @@ class Controller:
         """
         timeline = self.timeline
         self.leases.stop()
+        await self.auto_resync.stop()
         await self.followers.stop()
         # A reason that a follower set is not lifted any more: what waits for it is given up.
         while self.write_path.queued and not (self.admission.refusal or self._followers_hold()):

@@ -10,7 +10,7 @@ import posixpath
 from random import Random
 from typing import TYPE_CHECKING
 
-from tests.sim.faults import Fault, Faults, no_space
+from tests.sim.faults import Fault, Faults, covers, no_space
 from tests.sim.image import Image
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ class SimFile:
             return
         room = len(data)
         if self._disk.faults.full(self.path):
-            room = self._image.room_before(offset, len(data))
+            copies = self._disk.faults.copies(self.path)
+            room = 0 if copies else self._image.room_before(offset, len(data))
         self._image.write(offset, data[:room])
         if room < len(data):
             raise no_space(self.path)
@@ -239,23 +240,30 @@ class SimDisk:
 
     # What a test calls
 
-    def crash(self, power: bool) -> None:
+    def crash(self, power: bool, lost: Sequence[str] = ()) -> None:
         """Kill the process, and the machine too if `power`. Open files are dead; the disk is what
         the next process finds.
 
-        Without `power` everything written is there still (though not synced). With it each
-        un-synced sector holds what it held at some moment since its last sync. Whatever was about
-        to fail still is.
+        Without `power` everything written is there still (though not synced), but for what is at
+        or below the paths in `lost`: their disk failed, and was mounted again on the same boot.
+        With `power`, and there, each un-synced sector holds what it held at some moment since its
+        last sync. Whatever was about to fail still is.
         """
         self.lives += 1
         self.boots += power
         self.dead = self.struck = False
         self._cut_at = None
-        for image in self._images.values():
-            if power:
+        for path, image in self._images.items():
+            if power or any(covers(above, path) for above in lost):
                 image.cut_power(self.rng)
             else:
                 image.kill(self.rng)
+
+    def lose(self, *lost: str) -> None:
+        """After a crash: un-synced writes at or below these paths are lost, on the same boot."""
+        for path, image in self._images.items():
+            if any(covers(above, path) for above in lost):
+                image.lose()
 
     def die(self) -> None:
         """Die now, between two operations."""
@@ -305,9 +313,11 @@ class SimDisk:
         """Make one write tear: a part of its data is written, then it fails."""
         self.faults.add(path, Fault(error, None, after, 1, torn=True))
 
-    def full(self, path: str) -> None:
-        """No space for `path`, or below it, that is not allocated yet."""
-        self.faults.fill(path)
+    def full(self, path: str, copies: bool = False) -> None:
+        """No space for `path`, or below it, that is not allocated yet. `copies`: nor for what is,
+        because the file system copies on write.
+        """
+        self.faults.fill(path, copies)
 
     def heal(self, path: str) -> None:
         self.faults.heal(path)

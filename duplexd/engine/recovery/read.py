@@ -11,6 +11,7 @@ import secrets
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.ledger import Ledger, Place
+from duplexd.engine.checkpoint import replay_floor
 from duplexd.engine.recovery.progress import JOURNAL
 from duplexd.errors import DamageError
 from duplexd.journal.format import (
@@ -43,15 +44,17 @@ _SEGMENTS_MIN = 4
 
 class ReadJournal(NamedTuple):
     """What the journal says. `saved`: the checkpoint. `unapplied`: numbers of volumes with changes
-    after it. `same_boot`: the machine has not rebooted since, so no write to a file was lost.
+    after it. `floor`: the number after which this start needs records, and each one until there is
+    another checkpoint. Markers since the checkpoint may need more than it says: a resync that began
+    at an older cut.
     """
 
     ring: Ring
     ledger: Ledger
     tail: Tail
     saved: Json
-    same_boot: bool
     unapplied: set[int]
+    floor: int
 
 
 def read_journal(
@@ -84,12 +87,13 @@ def read_journal(
         walk = Walk(ring, start)
         progress(JOURNAL, 0, total := _bytes_after(ring, start))
         unapplied = _fold(walk, ledger, lambda done: progress(JOURNAL, done, total))
-        same_boot = boot_id != "" and ledger.boot in {"", boot_id}
-        tail = walk.close(same_boot)
+        now = ledger.snapshot(walk.sequence, {}, unserved=ledger.pairs)
+        floor = min(replay_floor(saved), replay_floor({**saved, "pairs": now["pairs"]}))
+        tail = walk.close()
     except BaseException:
         ring.close()
         raise
-    return ReadJournal(ring, ledger, tail, saved, same_boot, unapplied)
+    return ReadJournal(ring, ledger, tail, saved, unapplied, floor)
 
 
 def _refuse_journal_alone(disk: Disk, file: CheckpointFile, directory: str) -> None:

@@ -1,9 +1,14 @@
 """The markers that a start writes after the replay, in one step at rest.
 
 The order matters. Known volumes are introduced before failures suspend them. Failures come before
-the copies after a power cut, because a failed secondary is copied as a whole anyway. OPEN comes
-last: it makes this boot the one to compare with, so if the start dies earlier, the next one detects
-the same power cut again.
+the comparison after an unclean stop, because a failed secondary is copied as a whole anyway. OPEN
+comes last: until it is written, a journal that ends in CLOSE still says that nothing was lost.
+
+Every stop without a CLOSE is treated like a power cut, whatever boot the machine is on. A disk that
+fails, is repaired and mounted again loses its un-synced writes without a boot, and the journal may
+then lack changes that a leg has. Considered and rejected: to compare less by what the replay wrote
+again. Bytes that a record covers are equal on both legs afterwards, but what a lost record changed
+is elsewhere in the open regions, and nothing on the disk says where.
 """
 
 from __future__ import annotations
@@ -50,8 +55,8 @@ def reconcile(
     volumes.assign_groups(config.groups)
     _suspend_failed(recovered, volumes, failures)
     interrupted = _abandon_uncommitted(timeline, volumes)
-    if not recovered.journal.same_boot and not stopped_in_order:
-        _copy_dirty_regions(timeline, volumes)
+    if not stopped_in_order:
+        _compare_open_regions(timeline, volumes)
     _end_arrived(timeline, volumes)
     for name, record in known.items():
         if name not in config.volumes:
@@ -93,11 +98,11 @@ def _abandon_uncommitted(timeline: Timeline, volumes: Volumes) -> list[Pair]:
     return halfway
 
 
-def _copy_dirty_regions(timeline: Timeline, volumes: Volumes) -> None:
-    """After a power cut the legs may differ in open regions: compare those. A suspended pair may
-    have changed there without a record.
+def _compare_open_regions(timeline: Timeline, volumes: Volumes) -> None:
+    """After an unclean stop the legs may differ in open regions: compare those. The primary of a
+    suspended pair may have changed there without a record.
     """
-    copies: dict[int, ChangeMap] = {}
+    copies: dict[str, dict[int, ChangeMap]] = {}  # by reason
     missed: dict[int, ChangeMap] = {}
     for pair in volumes.all():
         if pair.state == pair_states.SIMPLEX or not pair.regions.open:
@@ -108,14 +113,25 @@ def _copy_dirty_regions(timeline: Timeline, volumes: Volumes) -> None:
         if pair.state == pair_states.SUSPENDED:
             missed[pair.id] = changed
             continue
-        first_copy = pair.state == pair_states.PENDING and not pair.usable
-        if first_copy and pair.changed is not None:
+        if _is_copied(pair) and pair.changed is not None:
             changed.merge(pair.changed)
-        copies[pair.id] = changed
-    if copies:
-        timeline.append(Copy(copies, pair_states.POWER_CUT))
+        copies.setdefault(_reason(pair), {})[pair.id] = changed
+    for reason, maps in copies.items():
+        timeline.append(Copy(maps, reason))
     if missed:
         timeline.append(Missed(missed))
+
+
+def _is_copied(pair: Pair) -> bool:
+    return pair.state == pair_states.PENDING and not pair.usable
+
+
+def _reason(pair: Pair) -> str:
+    """A copy that goes on is still the copy it was. One after a failed secondary must not become a
+    comparison, which would trust what the page cache shows of that secondary.
+    """
+    goes_on = _is_copied(pair) and pair.reason in {pair_states.FIRST_COPY, pair_states.RESYNCING}
+    return pair.reason if goes_on else pair_states.UNCLEAN_STOP
 
 
 def _end_arrived(timeline: Timeline, volumes: Volumes) -> None:

@@ -8,11 +8,13 @@ image.
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core import pair_states
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.engine.recovery.progress import PRIMARIES, SECONDARIES
+from duplexd.errors import DamageError
 from duplexd.journal.format import TRIM, WRITE, ZERO
 from duplexd.journal.reader import Reader
 from duplexd.replication.follower import Follower, SecondarySink, SinkError, put
@@ -101,16 +103,21 @@ class Replay:
         return {failure.pair for failure in self._failures}
 
     def _apply_staging_logs(self) -> None:
-        """Apply the committed ones again: whether they were applied is unknown."""
+        """Apply the committed ones again: whether they were applied is unknown.
+
+        A log that is damaged costs its secondaries, which may be half-way: a resync copies them.
+        """
         jobs = {pair.record.staging for pair in self._mirrored} - {"", UNCOMMITTED}
-        for job in jobs:
+        for job in sorted(jobs):
             theirs = {pair.id: pair for pair in self._mirrored if pair.record.staging == job}
             count = next(iter(theirs.values())).record.staged
             try:
-                self._staging.apply(job, theirs, count, SecondarySink())
-                self._sync_staged(list(theirs.values()))
-            except SinkError as error:
-                self._failures += [ReplayFailure(pair, error.error) for pair in theirs.values()]
+                failed = self._staging.apply(job, theirs, count, SecondarySink())
+            except (DamageError, OSError) as error:
+                cause = error if isinstance(error, OSError) else OSError(errno.EIO, str(error))
+                failed = dict.fromkeys(theirs.values(), cause)
+            self._failures += [ReplayFailure(pair, error) for pair, error in failed.items()]
+            self._sync_staged([pair for pair in theirs.values() if pair not in failed])
 
     def _sync_staged(self, pairs: Sequence[Pair]) -> None:
         """Staged content has to be durable before the journal says that the log is applied."""
@@ -118,7 +125,7 @@ class Replay:
             try:
                 pair.copy_of.sync()
             except OSError as error:
-                raise SinkError(pair, 0, error) from error
+                self._failures.append(ReplayFailure(pair, error))
 
     def _replay_primaries(self) -> None:
         journal, sink = self._journal, PrimarySink()
