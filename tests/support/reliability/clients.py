@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PROBE_BYTES = 64 << 10
 ANSWER_SECONDS_MAX = 6.0  # more than the time-outs of the rig, and much more than a disk takes
-LOAD_SECONDS_MAX = 90.0
+LOAD_SECONDS_MAX = 30.0
 _FIO = [
     "fio",
     "--name=load",
