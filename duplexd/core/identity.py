@@ -55,6 +55,7 @@ class Facts(NamedTuple):
     uncertain: Container[int] = ()
     complete: bool = True
     last_ns: int = 0  # time of the volume's last record
+    end_ns: int = 0  # time of the last record of all, or of the checkpoint
     last: Piece | None = None  # what that change left, if it is known
 
 
@@ -221,7 +222,7 @@ def _latest(recorded: Image, found: Found, facts: Facts) -> int | None:
         return None
     last_ns = max(recorded.mtime_ns, facts.last_ns)
     if not facts.complete:
-        return last_ns + FAR_NS
+        return max(last_ns, facts.end_ns) + FAR_NS
     if facts.writing == "nothing":
         return recorded.mtime_ns
     return last_ns + (FAR_NS if found.last_there else NEAR_NS)

@@ -56,9 +56,12 @@ def read(leg: Leg, offsets: Iterable[int], holds: Callable[[int], bool]) -> dict
     return {offset: crc for offset, crc in found.items() if holds(offset)}
 
 
-def recent(segment: Segment, end: int, kept_max: int) -> dict[int, Recent]:
+def recent(segment: Segment, end: int, since: int, kept_max: int) -> dict[int, Recent]:
     """By volume, from a segment up to byte `end` of it. Blocks that were written in part are left
     out: what they hold is not in the journal.
+
+    Nor is what a change did whose record was lost with an unclean stop, so only records after
+    number `since`, which this start has written, are taken for what an image holds.
     """
     found: dict[int, Recent] = {}
     buffer = segment.file.read(0, end)
@@ -71,7 +74,7 @@ def recent(segment: Segment, end: int, kept_max: int) -> dict[int, Recent]:
         found[record.volume] = Recent(blocks, record.sequence)
         behind = record.offset + record.length
         _forget(blocks, record.offset, behind, kept_max)
-        if record.kind == TRIM:  # what is there now depends on the image
+        if record.kind == TRIM or record.sequence <= since:  # TRIM: it depends on the image
             continue
         first = -(-record.offset // SAMPLE_BYTES) * SAMPLE_BYTES
         last = behind // SAMPLE_BYTES * SAMPLE_BYTES - SAMPLE_BYTES

@@ -4,6 +4,7 @@ demand, and is deterministic for a seed.
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import posixpath
@@ -71,6 +72,7 @@ class SimFile:
         self._disk.step("reserve", self.path)
         if self._disk.faults.full(self.path) and self._image.room_before(offset, length) < length:
             raise no_space(self.path)
+        self._modified()
         self._image.allocate(offset, length)
 
     def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
@@ -83,11 +85,11 @@ class SimFile:
             "sync", self.path, failed=lambda: self._image.sync_fails(self._disk.rng)
         ) as happens:
             if happens:
-                self._image.sync()
+                self._image.sync(times)
 
     def stamp(self) -> Stamp:
         self._check(0, 0)
-        return Stamp(f"file {self._image.number}", self._image.size, 0)
+        return Stamp(f"file {self._image.number}", self._image.size, self._image.mtime_ns)
 
     def read_mark(self) -> bytes:
         self._check(0, 0)
@@ -111,7 +113,8 @@ class SimFile:
 
     def _put(self, operation: str, offset: int, data: bytes, punch: bool = False) -> None:
         self._check(offset, len(data))
-        torn = self._disk.step(operation, self.path, dying=lambda: self._image.start(offset, data))
+        torn = self._disk.step(operation, self.path, dying=lambda: self._dying(offset, data))
+        self._modified()
         if torn is not None:
             self._image.write(offset, data[: self._disk.rng.randrange(max(len(data), 1))])
             raise torn.raised(self.path)
@@ -124,6 +127,13 @@ class SimFile:
         self._image.write(offset, data[:room])
         if room < len(data):
             raise no_space(self.path)
+
+    def _dying(self, offset: int, data: bytes) -> None:
+        self._modified()
+        self._image.start(offset, data)
+
+    def _modified(self) -> None:
+        self._image.mtime_ns = self._disk.now_ns()
 
     def _check(self, offset: int, length: int) -> None:
         if self._life != self._disk.lives or self._disk.dead:
@@ -177,6 +187,7 @@ class SimDisk:
         self.rng = Random(seed)
         self.cold = cold  # how often `read_cached` finds nothing
         self.faults = Faults()
+        self.now_ns: Callable[[], int] = lambda: 0  # 0: files have no times
         self.before: Callable[[str, str], None] | None = None
         self.on_dead: Callable[[], None] | None = None
         self.operations = 0  # that changed something, in all
@@ -276,6 +287,13 @@ class SimDisk:
                 image.cut_power(self.rng)
             else:
                 image.kill(self.rng)
+
+    def twin(self) -> SimDisk:
+        """Another disk that holds the same, for a look at what a start would find."""
+        twin = SimDisk(cold=0)
+        twin.boots, twin._directories = self.boots, set(self._directories)
+        twin._images = copy.deepcopy(self._images)
+        return twin
 
     def die(self) -> None:
         """Die now, between two operations."""

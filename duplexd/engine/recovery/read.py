@@ -75,7 +75,7 @@ def read_journal(
         if not ring.live and saved["sequence"] == 0:
             ring.live.append(ring.grow())
         start = Position(saved["sequence"], saved["chain"], saved["index"], saved["offset"])
-        walk, since = Walk(ring, start), Since(ledger)
+        walk, since = Walk(ring, start), Since(ledger, saved["sequence"], saved.get("time", 0))
         unapplied = _fold(walk, ledger, since, progress)
         same_boot = boot_id != "" and ledger.boot in {"", boot_id}
         tail = walk.close(same_boot)
@@ -121,7 +121,7 @@ def _fold(walk: Walk, ledger: Ledger, since: Since, progress: Callable[[str], No
             place = Place(record.sequence, record.time_us)
             fields = unpack_marker(payload)
             ledger.unpack_and_apply(place, fields)
-            since.marker(fields)
+            since.marker(record, fields)
         elif record.kind in (WRITE, ZERO, TRIM):
             pair = ledger.pairs[record.volume]
             unapplied.add(record.volume)

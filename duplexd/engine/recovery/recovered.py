@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from duplexd.core.image_record import loosened
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.pair import Pair
 from duplexd.engine.recovery.read import ReadJournal, read_journal
@@ -85,6 +86,8 @@ async def recover(
             for name, images in opened.items()
             if name in known
         }
+        # from here on the images are written, and their times differ from what is recorded
+        await steps.do(workers.run(lambda: file.replace(loosened(journal.saved))))
         replay = Replay(journal, list(pairs.values()), staging, limits, progress)
         failures = await steps.do(workers.run(replay.run))
     except BaseException:
