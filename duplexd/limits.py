@@ -172,9 +172,27 @@ class CanaryLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class DaemonLimits:
+    """Of the process around the engine: its start, its stop, what it keeps for a bad day."""
+
+    # At a start, for an address, a name or an image to be had. With the unit's five starts in five
+    # minutes it must be above one minute, or systemd gives up before the state has passed.
+    passing_seconds_max: float = 90.0
+    passing_retry_seconds: float = 1.0
+    start_extension_seconds: float = 60.0  # asked of systemd, again and again while the loop runs
+    stop_seconds_max: float = 60.0  # TimeoutStopSec of the unit is longer
+    reserve_bytes: int = 4 * MIB  # on the disk of state_dir; more if the checkpoint is large
+    reserve_retry_seconds: float = 30.0  # while there is no room for it
+    reserve_check_seconds: float = 600.0  # whether it is large enough still
+    descriptors_reserve: int = 64  # for what is opened now and then: segments, checkpoints, logs
+    connections_min: int = 8  # of NBD clients; with fewer descriptors than that takes, no start
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """All limits of a daemon."""
 
     engine: EngineLimits = EngineLimits()
     nbd: NbdLimits = NbdLimits()
     api: ApiLimits = ApiLimits()
+    daemon: DaemonLimits = DaemonLimits()

@@ -152,6 +152,7 @@ class Checkpointer:
             await to_its_end(self._workers.run(lambda: self._replace(pack(saved))))
             self._samples.recorded(images)
         segment_size = int(saved["segment_size"])
+        self._timeline.ledger.checkpointed(saved)
         self.replay_floor = min(replay_floor(saved), self._kept_from)
         self.sequence = saved["sequence"]
         self.log_position = saved["index"] * segment_size + saved["offset"]

@@ -28,6 +28,7 @@ from duplexd.engine.journal_space import NO_ROOM, JournalSpace
 from duplexd.engine.leases import Leases
 from duplexd.engine.live_changes import LiveChanges
 from duplexd.engine.reads import Reads
+from duplexd.engine.recovery.progress import FINISHING, ignore
 from duplexd.engine.recovery.reconcile import reconcile
 from duplexd.engine.recovery.recovered import recover
 from duplexd.engine.recovery.room import ensure_room
@@ -53,10 +54,9 @@ from duplexd.replication.staging import StagingArea
 from duplexd.runtime.tasks import Steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from duplexd.config.daemon_file import Config
     from duplexd.engine.events import Events
+    from duplexd.engine.recovery.progress import Report
     from duplexd.engine.recovery.recovered import Recovered
     from duplexd.json_object import Json
     from duplexd.runtime.clock import Clock
@@ -65,14 +65,16 @@ if TYPE_CHECKING:
 
 
 class Machine(NamedTuple):
-    """What a controller runs on. `journal_workers` run batches and journal syncs, so that these
-    never queue behind a copy, which `workers` do.
+    """What a controller runs on. `write_workers` run what takes microseconds unless a disk hangs;
+    `journal_workers` run large batches and journal syncs, so that these never queue behind a copy,
+    which `workers` do.
     """
 
     disk: Disk
     clock: Clock
     workers: Workers
     journal_workers: Workers
+    write_workers: Workers
 
 
 async def start(
@@ -80,13 +82,12 @@ async def start(
     machine: Machine,
     events: Events,
     limits: EngineLimits | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Report = ignore,
 ) -> Controller:
     """Recover, then serve. Raises DuplexdError or OSError; trying again loses no acknowledged
-    change. `progress` is called in a worker with the progress of recovery.
+    change. `progress` is called with how far it is, in the loop or in a worker.
     """
     limits = limits or EngineLimits()
-    progress = progress or _no_progress
     state_dir = str(config.controller.state_dir)
     file = CheckpointFile(machine.disk, state_dir)
     staging = StagingArea(machine.disk, f"{state_dir}/staging")
@@ -97,11 +98,11 @@ async def start(
     steps = Steps()
     try:
         controller = Controller(config, machine, events, limits, recovered, file, staging)
+        progress(FINISHING, 0, 0)
         await controller.reconcile(recovered, steps)
     except BaseException:
         steps.afterwards(recovered.close)
         raise
-    progress("done")
     return controller
 
 
@@ -118,7 +119,7 @@ class Controller:
         file: CheckpointFile,
         staging: StagingArea,
     ) -> None:
-        disk, clock, workers, journal_workers = machine
+        disk, clock, workers, journal_workers, write_workers = machine
         self._file, self._staging, self._machine, self._limits = file, staging, machine, limits
         self.config = config
         self.name = config.controller.name
@@ -128,12 +129,14 @@ class Controller:
         writer, ledger = Writer(ring, tail.sequence, tail.chain), recovered.journal.ledger
         self.admission = admission = Admission()
         self.volumes = volumes = Volumes()
-        self.executor = Executor(writer, volumes.group_of, journal_workers, limits.record_bytes_max)
+        self.executor = Executor(
+            writer, volumes.group_of, write_workers, journal_workers, limits.record_bytes_max
+        )
         self.timeline = timeline = Timeline(
             writer, ledger, volumes.by_number, self.executor, journal_workers, clock
         )
         self.archive = archive = CutArchive(self.name, ledger, volumes, events, limits)
-        self.failures = failures = Failures(timeline, volumes, archive, events, limits)
+        self.failures = failures = Failures(timeline, volumes, archive, events)
         self.failed_legs = FailedLegs(timeline, volumes, failures)
         self.legs = legs = LegCalls(workers)
         samples = Samples(timeline, legs, self.name)
@@ -187,6 +190,8 @@ class Controller:
         timeline, admission, followers = self.timeline, self.admission, self.followers
         self.events.journal = timeline.writer
         timeline.consequences = self.failures.after
+        self.failures.on_unserved = lambda pair: self.write_path.refuse_volume(pair, errno.EIO)
+        self.failed_legs.on_primary_failed = self.failures.primary_failed
         timeline.on_rest = self.write_path.kick
         timeline.on_segment = self.space.segment_begun
         timeline.on_no_room = self.space.no_space
@@ -209,7 +214,8 @@ class Controller:
         self.leases.longest_allowed_s = config.controller.hold_max
         self.copying.rate = config.controller.copy_rate
         seconds = config.controller.secondary_timeout, config.controller.primary_timeout
-        self.legs.patience = Patience(*seconds)
+        self.legs.patience = self.executor.patience = Patience(*seconds)
+        self.executor.swaps = self.failures.swaps = config.controller.on_primary_error == "swap"
 
     # --------------------------------------------------------------------- start, stop, reload
 
@@ -302,7 +308,3 @@ class Controller:
             journal_syncs=commit.syncs,
             journal_sync_seconds=commit.sync_seconds,
         )
-
-
-def _no_progress(_text: str) -> None:
-    """Nobody watches."""

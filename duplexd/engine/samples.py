@@ -249,16 +249,17 @@ def _unseen(pair: _Pair, known: Image | None) -> Image | None:
 def _samples(task: _Task, known: dict[int, int]) -> tuple[tuple[int, int], ...]:
     pair, recent, plan = task.pair, task.recent.blocks, task.plan
     always = fixed(pair.pair.id, pair.pair.size, plan.per_image // 2)
+    wanted = always | known.keys()  # what was written last before this start is so still
     if _is_current(task):
         kept = {
             offset: crc
             for offset, crc in known.items()
             if task.was_current and pair.is_old(offset) and offset not in recent
         }
-        found = read(task.leg, always - kept.keys() - recent.keys(), _untouched(pair))
+        found = read(task.leg, wanted - kept.keys() - recent.keys(), _untouched(pair))
         return bounded({**kept, **found, **recent}, always, plan.per_image)
     if _is_at_cut(pair):
-        found = read(task.leg, always | known.keys() | recent.keys(), _still_at_cut(pair))
+        found = read(task.leg, wanted | recent.keys(), _still_at_cut(pair))
         return bounded(found, always, plan.per_image)
     return ()
 

@@ -155,11 +155,15 @@ def _nameless(above: int, path: str) -> tuple[int, str | None]:
 
 def _fill(fd: int, path: str, size: int, allocate: bool) -> None:
     lock(fd, path)
-    os.truncate(fd, size)
-    offset = 0
-    while allocate and offset < size:
-        offset += os.pwrite(fd, memoryview(_ZEROES)[: size - offset], offset)
-    os.fsync(fd)
+    try:
+        os.truncate(fd, size)
+        offset = 0
+        while allocate and offset < size:
+            offset += os.pwrite(fd, memoryview(_ZEROES)[: size - offset], offset)
+        os.fsync(fd)
+    except OSError as error:
+        error.filename = path  # not its number
+        raise
 
 
 def _name(fd: int, temporary: str | None, path: str) -> None:

@@ -4,6 +4,7 @@ run again.
     read.py       the journal after the checkpoint: fold the markers, judge the end (torn, damaged)
     identify.py   are the images the ones that the journal knows, as it left them?
     recovered.py  `recover` opens the images and calls read and replay; returns everything found
+    progress.py   how far it is, as a value
     replay.py     apply a committed staging log; apply the records to the primaries, and to each
                   secondary as far as it may go
     room.py       room in the journal for the markers of the start

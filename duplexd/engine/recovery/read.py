@@ -12,23 +12,33 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.ledger import Ledger, Place
 from duplexd.core.since import Since
+from duplexd.engine.recovery.progress import JOURNAL
 from duplexd.errors import DamageError
-from duplexd.journal.format import MARKER, SEGMENT_HEADER_BYTES, TRIM, WRITE, ZERO, unpack_marker
+from duplexd.journal.format import (
+    MARKER,
+    RECORD_HEADER_BYTES,
+    SEGMENT_HEADER_BYTES,
+    TRIM,
+    WRITE,
+    ZERO,
+    unpack_marker,
+)
 from duplexd.journal.recover import Position, Walk
 from duplexd.journal.segment import Ring
-from duplexd.units import format_size
+from duplexd.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from duplexd.config.daemon_file import ControllerConfig
     from duplexd.engine.checkpoint import CheckpointFile
+    from duplexd.engine.recovery.progress import Report
     from duplexd.journal.recover import Tail
     from duplexd.json_object import Json
     from duplexd.limits import EngineLimits
     from duplexd.runtime.disk import Disk
 
-_PROGRESS_RECORDS = 65536
+_PROGRESS_BYTES = 16 * MIB
 _SEGMENTS_MIN = 4
 
 
@@ -54,7 +64,7 @@ def read_journal(
     settings: ControllerConfig,
     boot_id: str,
     limits: EngineLimits,
-    progress: Callable[[str], None],
+    progress: Report,
 ) -> ReadJournal:
     """Open the journal, or make a new one. `boot_id` is "" where the machine has none. Blocking.
     Raises DamageError, OSError, with nothing left open.
@@ -76,7 +86,8 @@ def read_journal(
             ring.live.append(ring.grow())
         start = Position(saved["sequence"], saved["chain"], saved["index"], saved["offset"])
         walk, since = Walk(ring, start), Since(ledger, saved["sequence"], saved.get("time", 0))
-        unapplied = _fold(walk, ledger, since, progress)
+        progress(JOURNAL, 0, total := _bytes_after(ring, start))
+        unapplied = _fold(walk, ledger, since, lambda done: progress(JOURNAL, done, total))
         same_boot = boot_id != "" and ledger.boot in {"", boot_id}
         tail = walk.close(same_boot)
     except BaseException:
@@ -111,10 +122,16 @@ def _nothing_yet(journal_size: int, boot_id: str, limits: EngineLimits) -> Json:
     }
 
 
-def _fold(walk: Walk, ledger: Ledger, since: Since, progress: Callable[[str], None]) -> set[int]:
-    """Fold everything; returns the volumes that have changes."""
+def _bytes_after(ring: Ring, start: Position) -> int:
+    """How much there may be to read: whole segments, for where the last one ends is not known."""
+    after = [segment.size for segment in ring.live if segment.index >= start.index]
+    return max(sum(after) - start.offset, 0)
+
+
+def _fold(walk: Walk, ledger: Ledger, since: Since, progress: Callable[[int], None]) -> set[int]:
+    """Fold everything; returns the volumes that have changes. `progress` gets the bytes read."""
     unapplied: set[int] = set()
-    done_bytes = 0
+    done_bytes = reported_bytes = 0
     for buffer, record in walk:
         if record.kind == MARKER:
             payload = memoryview(buffer)[record.payload_start : record.end]
@@ -128,9 +145,9 @@ def _fold(walk: Walk, ledger: Ledger, since: Since, progress: Callable[[str], No
             if pair.tracks:
                 ledger.track(pair, record.kind, record.offset, record.length)
             pair.regions.touch(record.offset, record.length)
-            payload = memoryview(buffer)[record.payload_start : record.end]
-            since.change(record, payload)
-        done_bytes += record.payload_length
-        if record.sequence % _PROGRESS_RECORDS == 0:
-            progress(f"journal read: {format_size(done_bytes)}")
+            since.change(record, memoryview(buffer)[record.payload_start : record.end])
+        done_bytes += RECORD_HEADER_BYTES + record.payload_length
+        if done_bytes - reported_bytes >= _PROGRESS_BYTES:
+            reported_bytes = done_bytes
+            progress(done_bytes)
     return unapplied

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from duplexd.core.image_record import loosened
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.pair import Pair
+from duplexd.engine.recovery.progress import JOURNAL, OPENING
 from duplexd.engine.recovery.read import ReadJournal, read_journal
 from duplexd.engine.recovery.replay import Replay, ReplayFailure
 from duplexd.engine.volumes import Images, open_images
@@ -18,10 +19,9 @@ from duplexd.errors import ConfigurationError
 from duplexd.runtime.tasks import Steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from duplexd.config.daemon_file import Config
     from duplexd.engine.checkpoint import CheckpointFile
+    from duplexd.engine.recovery.progress import Report
     from duplexd.limits import EngineLimits
     from duplexd.replication.staging import StagingArea
     from duplexd.runtime.disk import Disk
@@ -55,7 +55,7 @@ async def recover(
     boot_id: str,
     workers: Workers,
     limits: EngineLimits,
-    progress: Callable[[str], None],
+    progress: Report,
 ) -> Recovered:
     """Everything up to the point where the journal can be written again.
 
@@ -77,8 +77,10 @@ async def recover(
         journals.append(read_journal(disk, file, settings, boot_id, limits, progress))
 
     try:
+        progress(JOURNAL, 0, 0)
         await steps.do(workers.run(read))
         journal = journals[0]
+        progress(OPENING, 0, 0)
         await steps.do(workers.run(lambda: _open_images(disk, config, journal, opened)))
         known = journal.ledger.known()
         pairs = {

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core import pair_states
 from duplexd.core.ledger import UNCOMMITTED
+from duplexd.engine.recovery.progress import PRIMARIES, SECONDARIES
 from duplexd.journal.format import TRIM, WRITE, ZERO
 from duplexd.journal.reader import Reader
 from duplexd.replication.follower import Follower, SecondarySink, SinkError, put
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from duplexd.core.pair import Pair
+    from duplexd.engine.recovery.progress import Report
     from duplexd.engine.recovery.read import ReadJournal
     from duplexd.limits import EngineLimits
     from duplexd.replication.follower import Buffer
@@ -60,7 +62,7 @@ class Replay:
         pairs: Sequence[Pair],
         staging: StagingArea,
         limits: EngineLimits,
-        progress: Callable[[str], None],
+        progress: Report,
     ) -> None:
         self._journal = journal
         self._pairs = pairs
@@ -90,10 +92,10 @@ class Replay:
         """Let `run` end soon. Any thread. It can be done again: nothing was said in the journal."""
         self._given_up = True
 
-    def _progress(self, text: str) -> None:
+    def _progress(self, stage: str, done: int, total: int) -> None:
         if self._given_up:
             raise GivenUpError
-        self._report(text)
+        self._report(stage, done, total)
 
     def _failed(self) -> set[Pair]:
         return {failure.pair for failure in self._failures}
@@ -122,7 +124,8 @@ class Replay:
         journal, sink = self._journal, PrimarySink()
         tail = journal.tail.sequence
         pairs = {pair.id: pair for pair in self._pairs}
-        reader = Reader(journal.ring, journal.saved["sequence"] + 1)
+        first = journal.saved["sequence"] + 1
+        reader = Reader(journal.ring, first)
         while reader.sequence <= tail:
             buffer, records = reader.read(tail, self._chunk_bytes)
             for record in records:
@@ -137,7 +140,7 @@ class Replay:
                         error.errno,
                         f"{pair.primary.path}: recovery cannot write to it: {error.strerror}",
                     ) from failure
-            self._progress(f"primaries: {reader.sequence - 1} of {tail}")
+            self._progress(PRIMARIES, reader.sequence - first, tail + 1 - first)
 
     def _replay_secondaries(self) -> None:
         tail, failed = self._journal.tail.sequence, self._failed()
@@ -169,7 +172,7 @@ class Replay:
             except SinkError as error:
                 self._failures.append(ReplayFailure(error.pair, error.error))
                 del follower.pairs[error.pair.id]
-            self._progress(f"secondaries: {follower.position} of {until}")
+            self._progress(SECONDARIES, follower.position - position, until - position)
 
     def _sync_replayed(self) -> None:
         """The markers of the start may say that a secondary needs no older records; that has to

@@ -15,6 +15,7 @@ from duplexd.core.pair_states import BY_ERROR, BY_GROUP, DUPLEX, PENDING, POWER_
 from duplexd.engine.checkpoint import CheckpointFile
 from duplexd.engine.controller import Machine, start
 from duplexd.engine.events import Events
+from duplexd.engine.recovery.progress import SECONDARIES, Progress, ignore
 from duplexd.engine.recovery.read import read_journal
 from duplexd.engine.recovery.replay import GivenUpError, Replay
 from duplexd.engine.volumes import open_images
@@ -24,6 +25,7 @@ from duplexd.journal.scan import records
 from duplexd.limits import EngineLimits
 from duplexd.replication.staging import StagingArea
 from tests.sim.workers import SimWorkers
+from tests.support.prompt_workers import PromptWorkers
 from tests.unit.engine.cores import MIB, SIZE, Core, HandClock, new_disk, run, running, settings
 from tests.unit.replication.fakes import until
 
@@ -328,7 +330,7 @@ async def test_a_start_that_is_cancelled_anywhere_leaves_nothing_open() -> None:
         workers = SimWorkers(asyncio.get_running_loop(), Random(turns), 2)
         events = Events(clock)
         events.listeners.append(seen.append)
-        machine = Machine(disk, clock, workers, workers)
+        machine = Machine(disk, clock, workers, workers, PromptWorkers())
         starting = asyncio.ensure_future(start(settings(), machine, events))
         turns += 1
         for _ in range(turns):
@@ -349,20 +351,26 @@ def test_a_replay_that_is_given_up_ends_soon_and_can_be_done_again() -> None:
     run(killed(disk))
     file, staging = CheckpointFile(disk, "/state"), StagingArea(disk, "/state/staging")
     limits = dataclasses.replace(EngineLimits(), follower_chunk_bytes=len(DATA))
-    journal = read_journal(disk, file, config.controller, "boot", limits, lambda _: None)
+    journal = read_journal(disk, file, config.controller, "boot", limits, ignore)
     images = open_images(disk, config.volumes["data"], "data", journal.ledger.known()["data"])
     pair = Pair(journal.ledger.known()["data"], images.primary, images.secondary, "sync")
-    seen: list[str] = []
+    seen: list[Progress] = []
 
-    def progress(text: str) -> None:
-        seen.append(text)
+    def report(stage: str, done: int, total: int) -> None:
+        seen.append(Progress(stage, done, total))
+
+    def progress(stage: str, done: int, total: int) -> None:
+        report(stage, done, total)
         replay.give_up()
 
     replay = Replay(journal, [pair], staging, limits, progress)
     with pytest.raises(GivenUpError):
         replay.run()
     assert len(seen) == 1
-    assert not Replay(journal, [pair], staging, limits, seen.append).run()
+    assert not Replay(journal, [pair], staging, limits, report).run()
     assert len(seen) > 2
+    fractions = [progress.fraction for progress in seen[1:]]
+    assert fractions == sorted(fractions)
+    assert seen[-1] == (SECONDARIES, seen[-1].total, seen[-1].total)
     images.close()
     journal.ring.close()
