@@ -203,7 +203,7 @@ def _judge_time(recorded: Image, found: Found, facts: Facts) -> Judgement | None
     if at < expected:
         times = _times(at, expected)
         return Judgement("older", f"{found.path}: an older copy of the image: {times}")
-    limit = _latest(recorded, found, facts)
+    limit = _latest(recorded, found.last_there, facts)
     if limit is None or at <= limit:
         return None
     return Judgement(
@@ -212,7 +212,7 @@ def _judge_time(recorded: Image, found: Found, facts: Facts) -> Judgement | None
     )
 
 
-def _latest(recorded: Image, found: Found, facts: Facts) -> int | None:
+def _latest(recorded: Image, last_there: bool, facts: Facts) -> int | None:
     """The latest time at which the daemon can have written to the image; None: any time.
 
     A killed daemon leaves at most its last batch unapplied. If that was not applied, nothing was
@@ -220,18 +220,34 @@ def _latest(recorded: Image, found: Found, facts: Facts) -> int | None:
     """
     if facts.writing == "anything" or recorded.loose:
         return None
-    last_ns = max(recorded.mtime_ns, facts.last_ns)
+    before_ns = max(recorded.mtime_ns, recorded.until_ns)
+    last_ns = max(before_ns, facts.last_ns)
     if not facts.complete:
         return max(last_ns, facts.end_ns) + FAR_NS
     if facts.writing == "nothing":
-        return recorded.mtime_ns
-    return last_ns + (FAR_NS if found.last_there else NEAR_NS)
+        return before_ns
+    return last_ns + (FAR_NS if last_there else NEAR_NS)
+
+
+def away(recorded: Image, facts: Facts, last_there: bool = True) -> Image:
+    """What is known of an image that is not used now, once the next checkpoint is taken: what the
+    journal has since the last one may be on it, or not.
+    """
+    samples = tuple(
+        (offset, crc)
+        for offset, crc in recorded.samples
+        if offset not in facts.touched and (facts.complete or offset not in facts.uncertain)
+    )
+    until_ns = _latest(recorded, last_there, facts)
+    if until_ns is None:
+        return recorded._replace(samples=samples, loose=True)
+    return recorded._replace(samples=samples, until_ns=until_ns)
 
 
 def _is_dated(recorded: Image, found: Found, facts: Facts) -> bool:
     """Whether its time, which fits, says that nobody else wrote to it."""
     return bool(found.mtime_ns and recorded.mtime_ns) and (
-        _latest(recorded, found, facts) is not None
+        _latest(recorded, found.last_there, facts) is not None
     )
 
 

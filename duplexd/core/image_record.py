@@ -22,7 +22,8 @@ class Image(NamedTuple):
     """`samples`: `(offset, CRC-32C)` of blocks of 4 KiB, as they are at the checkpoint's number.
     `marked`: it carries its id itself; `generation`: the start that last wrote its mark.
 
-    `loose`: it may have been written to after `mtime_ns`.
+    `loose`: it may have been written to after `mtime_ns`. `until_ns`: the same, but not after that.
+    `after`: the number at which it was taken as it was; changes before that may not be on it.
     """
 
     id: str
@@ -33,6 +34,8 @@ class Image(NamedTuple):
     generation: int
     samples: tuple[tuple[int, int], ...] = ()
     loose: bool = False
+    until_ns: int = 0
+    after: int = 0
 
     @property
     def offsets(self) -> list[int]:

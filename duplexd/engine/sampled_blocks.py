@@ -13,12 +13,13 @@ from duplexd.images.probe import SAMPLE_BYTES, checksum
 from duplexd.journal.format import SEGMENT_HEADER_BYTES, TRIM, WRITE, ZERO, crc32c, unpack_record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from duplexd.images.leg import Leg
     from duplexd.journal.segment import Segment
 
 _SPREAD = 0x9E3779B97F4A7C15  # multiples of it, modulo any number, lie apart
+_NEVER = 1 << 62
 _ZERO_CRC = crc32c(bytes(SAMPLE_BYTES))
 
 
@@ -56,12 +57,12 @@ def read(leg: Leg, offsets: Iterable[int], holds: Callable[[int], bool]) -> dict
     return {offset: crc for offset, crc in found.items() if holds(offset)}
 
 
-def recent(segment: Segment, end: int, since: int, kept_max: int) -> dict[int, Recent]:
-    """By volume, from a segment up to byte `end` of it. Blocks that were written in part are left
-    out: what they hold is not in the journal.
-
-    Nor is what a change did whose record was lost with an unclean stop, so only records after
-    number `since`, which this start has written, are taken for what an image holds.
+def recent(
+    segment: Segment, end: int, kept_max: int, after: Mapping[int, int]
+) -> dict[int, Recent]:
+    """By volume, from a segment up to byte `end` of it. Left out are blocks that were written in
+    part, because what they hold is not in the journal, and changes up to number `after`, by volume:
+    an image need not hold them, or may hold others, whose records were lost.
     """
     found: dict[int, Recent] = {}
     buffer = segment.file.read(0, end)
@@ -74,8 +75,8 @@ def recent(segment: Segment, end: int, since: int, kept_max: int) -> dict[int, R
         found[record.volume] = Recent(blocks, record.sequence)
         behind = record.offset + record.length
         _forget(blocks, record.offset, behind, kept_max)
-        if record.kind == TRIM or record.sequence <= since:  # TRIM: it depends on the image
-            continue
+        if record.kind == TRIM or record.sequence <= after.get(record.volume, _NEVER):
+            continue  # what is there after a TRIM depends on the image
         first = -(-record.offset // SAMPLE_BYTES) * SAMPLE_BYTES
         last = behind // SAMPLE_BYTES * SAMPLE_BYTES - SAMPLE_BYTES
         for offset in sorted({first, last} if first <= last else ()):

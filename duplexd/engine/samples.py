@@ -24,6 +24,7 @@ from duplexd.core.patience import SYNC
 from duplexd.core.since import EVERYTHING
 from duplexd.engine.sampled_blocks import Recent, bounded, fixed, read
 from duplexd.engine.sampled_blocks import recent as recent_blocks
+from duplexd.images.absent import AbsentLeg
 from duplexd.images.probe import Mark, brand
 from duplexd.runtime.tasks import several_at_once, to_its_end
 
@@ -54,6 +55,16 @@ class _Pair(NamedTuple):
     saved: Json
     legs: tuple[Leg, Leg | None]
     touched: frozenset[int] | None
+    number: int  # of the checkpoint
+
+    @property
+    def after(self) -> int:
+        """The number after which its changes are on its images: they may have been adopted."""
+        images: tuple[Image | None, Image | None] = self.saved["images"]
+        ours, theirs = images
+        if ours is None:
+            return self.number
+        return max(ours.after, theirs.after if theirs is not None else 0)
 
     def is_old(self, offset: int) -> bool:
         """Whether nothing was written there since the checkpoint before."""
@@ -125,7 +136,8 @@ class Samples:
     def plan(self, saved: Json, pairs: Sequence[Pair]) -> Plan:
         """At rest, before the regions are closed: `saved` is the checkpoint."""
         by_id = {pair["id"]: pair for pair in saved["pairs"]}
-        planned = [self._plan_one(pair, by_id[pair.id]) for pair in pairs]
+        written = int(saved["sequence"])
+        planned = [self._plan_one(pair, by_id[pair.id], written) for pair in pairs]
         legs = {leg for pair in planned for leg in pair.legs if leg is not None}
         self._branded &= legs
         self._written &= legs
@@ -134,11 +146,11 @@ class Samples:
         per_image = max(min(SAMPLES_MAX // max(len(legs), 1), _PER_IMAGE_MAX), _PER_IMAGE_MIN)
         return Plan(planned, self._timeline.writer.segment, saved["offset"], per_image)
 
-    def _plan_one(self, pair: Pair, saved: Json) -> _Pair:
+    def _plan_one(self, pair: Pair, saved: Json, written: int) -> _Pair:
         touched = self._touched.setdefault(pair.id, set())
         touched.update(saved["regions"])
         known = None if pair.secondary is None else frozenset(touched)
-        return _Pair(pair, saved, (pair.primary, pair.secondary), known)
+        return _Pair(pair, saved, (pair.primary, pair.secondary), known, written)
 
     async def take(self, plan: Plan) -> None:
         """Record the images, in the checkpoint that the plan was made for, once it is durable.
@@ -159,7 +171,8 @@ class Samples:
         self._current = {task.leg for task in tasks if _is_current(task) and task.pair.legs[1]}
         todo = [task for task in tasks if self._is_due(task)]
         for task in tasks:
-            if not _is_settled(task):  # it is about to get changes from before this checkpoint
+            # one that is about to get changes from before this checkpoint
+            if not (_has_arrived(task) or isinstance(task.leg, AbsentLeg)):
                 task.record(task.known and task.known._replace(samples=()))
         await several_at_once(todo, self._record, _AT_ONCE)
 
@@ -168,11 +181,12 @@ class Samples:
         known = task.known
         if known is None or task.leg in self._written or task.leg not in self._branded:
             return True
-        return (known.loose or not known.samples) and _is_settled(task)
+        return (known.loose or not known.samples) and _has_arrived(task)
 
     async def _recent(self, plan: Plan) -> dict[int, Recent]:
         def read() -> dict[int, Recent]:
-            return recent_blocks(plan.segment, plan.end, self._begun_at, plan.per_image)
+            after = {pair.pair.id: max(pair.after, self._begun_at) for pair in plan.pairs}
+            return recent_blocks(plan.segment, plan.end, plan.per_image, after)
 
         return await to_its_end(self._legs.workers.run(read))
 
@@ -184,7 +198,7 @@ class Samples:
                 self._legs.on(pair.pair, leg, SYNC, lambda: self._image(task, stamp, written))
             )
         except OSError:
-            image = _unseen(pair, known)
+            image = known if _is_settled(leg) else _unseen(pair, known)
         else:
             self._branded.add(leg)
             if stamp is not None:
@@ -198,7 +212,7 @@ class Samples:
             if self._stamps.get(leg) is stamp:
                 self._written.discard(leg)
         self._touched.clear()
-        for pair, saved, legs, _ in plan.pairs:
+        for pair, saved, legs, _, _ in plan.pairs:
             ours, theirs = saved["images"]
             now = (pair.primary, pair.secondary)
             if now == legs:
@@ -219,6 +233,7 @@ class Samples:
             mtime_ns=stamp.mtime_ns,
             samples=_samples(task, dict(image.samples)),
             loose=False,
+            until_ns=0,
         )
 
     def _marked(self, task: _Task, synced: bool) -> Image:
@@ -232,8 +247,17 @@ class Samples:
         mark = Mark(number, self._owner, self._name, task.pair.pair.name, generation)
         marked = brand(leg, mark, durable=known is None)
         if known is None:
-            return Image(number, leg.path, "", 0, marked, generation)
+            after = task.pair.number
+            return Image(number, leg.path, "", 0, marked, generation, after=after)
         return known._replace(path=leg.path, place=leg.stamp().place, marked=marked)
+
+
+def _is_settled(leg: Leg) -> bool:
+    """Whether what is recorded of an absent image allows for all that may be on it."""
+    settled = isinstance(leg, AbsentLeg) and leg.settled
+    if isinstance(leg, AbsentLeg):
+        leg.settled = True
+    return settled
 
 
 def _unseen(pair: _Pair, known: Image | None) -> Image | None:
@@ -274,7 +298,7 @@ def _untouched(pair: _Pair) -> Callable[[int], bool]:
     return lambda offset: offset >> regions.shift not in regions.touched
 
 
-def _is_settled(task: _Task) -> bool:
+def _has_arrived(task: _Task) -> bool:
     """Whether all changes that it will get are in the journal after the checkpoint."""
     return _is_current(task) or _is_at_cut(task.pair)
 

@@ -40,13 +40,13 @@ class Evidence:
         # Where either image was sampled: they may lie at each other's path.
         images = (record.primary_image, record.secondary_image)
         offsets = {offset for image in images if image is not None for offset in image.offsets}
-        return probe(leg, sorted(offsets), self._facts(record, mode)[0].last)
+        return probe(leg, sorted(offsets), self.facts(record, mode)[0].last)
 
     def judge(
         self, record: PairRecord, mode: str, primary: Found | None, secondary: Found | None
     ) -> tuple[Judgement | None, Judgement | None]:
         """Judge the images of a pair, by role; None where none was found."""
-        of_primary, of_secondary = self._facts(record, mode)
+        of_primary, of_secondary = self.facts(record, mode)
         return judge_pair(
             record.name,
             self._known,
@@ -58,5 +58,6 @@ class Evidence:
         """Judge an image of a volume, or of a role, that is new to the journal."""
         return judge(self._known, None, found, Facts())
 
-    def _facts(self, record: PairRecord, mode: str) -> tuple[Facts, Facts]:
+    def facts(self, record: PairRecord, mode: str) -> tuple[Facts, Facts]:
+        """What the journal says was written to each image since the checkpoint."""
         return self._since.facts(record, self._complete, mirrors=mode == "sync")
