@@ -20,11 +20,12 @@ from duplexd.core import cut_states, markers, pair_states, snapshot
 from duplexd.core.cut import Cut
 from duplexd.core.invariants import broken
 from duplexd.core.pair import PairRecord
+from duplexd.core.synced import Synced
 from duplexd.core.transitions import CUT_EVENTS, PAIR_EVENTS, Moving
 from duplexd.errors import DamageError, WrongStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from duplexd.core.image_record import Image
     from duplexd.core.markers import Marker
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 CONSISTENT, VOID = cut_states.CONSISTENT, cut_states.VOID
 UNCOMMITTED = "uncommitted"  # `PairRecord.staging` of a resync by map before its commit
+_NONE: dict[int, int] = {}
 ONLY_THE_MAP = 1 << 60  # in `tracked_bytes`: the journal lacks changes, so copy by map
 
 
@@ -141,6 +143,10 @@ class Ledger:
     @_fold.register
     def _(self, _marker: markers.Close, _place: Place) -> None:
         self.closed = True
+
+    @_fold.register
+    def _(self, _marker: Synced, _place: Place) -> None:
+        """It changes no state."""
 
     @_fold.register
     def _(self, marker: markers.NewVolume, place: Place) -> None:
@@ -342,10 +348,15 @@ class Ledger:
         """Note that the secondary holds all changes up to `sequence`. Any thread."""
         pair.applied = max(pair.applied, sequence)
 
-    def checkpointed(self, saved: Json) -> None:
-        """What `snapshot` took is on the disk: the primaries hold everything up to there."""
-        for taken in saved["pairs"]:
-            self.pairs[taken["id"]].primary_at = taken["primary_at"]
+    def exchange_keys(self, pair: PairRecord) -> None:
+        """Note that the configuration names the images of a pair the other way round than before:
+        each has the role that it had.
+        """
+        pair.swapped = not pair.swapped
+
+    def primary_holds(self, pair: PairRecord, sequence: int) -> None:
+        """Note that the primary durably holds all changes up to `sequence`."""
+        pair.primary_at = max(pair.primary_at, sequence)
 
     def track(self, pair: PairRecord, kind: int, offset: int, length: int) -> None:
         """Note a change that the secondary does not get."""
@@ -384,10 +395,10 @@ class Ledger:
     # ---------------------------------------------------------------------------- checkpoints
 
     def snapshot(
-        self, tail: int, mirrored: Mapping[int, bool], unserved: Collection[int] = ()
+        self, tail: int, mirrored: Mapping[int, bool], behind: Mapping[int, int] = _NONE
     ) -> Json:
-        """All of it, for a checkpoint at number `tail`; `mirrored` says which pairs mirror. The
-        primaries of the `unserved` ones do not hold all changes.
+        """All of it, for a checkpoint at number `tail`; `mirrored`: which pairs mirror; `behind`:
+        primaries that do not hold all changes, and up to which number they hold them.
 
         `applied` and `primary_at` are only true once the images were synced.
         """
@@ -400,7 +411,7 @@ class Ledger:
                 snapshot.take(
                     pair,
                     tail if mirrored.get(pair.id) else pair.applied,
-                    pair.primary_at if pair.id in unserved else tail,
+                    behind.get(pair.id, tail),
                 )
                 for pair in self.pairs.values()
             ],

@@ -126,11 +126,15 @@ class Checkpointer:
         written = self._timeline.written
         return replay_floor({"sequence": written, **self._ledger_at(written)}) > self.replay_floor
 
+    def would_close_regions(self) -> bool:
+        """Whether a checkpoint now would leave fewer regions to compare after an unclean stop."""
+        return any(pair.regions.open - pair.regions.touched for pair in self._volumes.all())
+
     def _ledger_at(self, tail: int) -> Json:
         pairs = self._volumes.all()
         mirrored = {pair.id: pair.mirrors for pair in pairs}
-        unserved = {pair.id for pair in pairs if pair.failed}
-        return self._timeline.ledger.snapshot(tail, mirrored, unserved)
+        behind = {pair.id: _primary_at(pair, tail) for pair in pairs if pair.failed}
+        return self._timeline.ledger.snapshot(tail, mirrored, behind)
 
     # ---------------------------------------------------------------------------- checkpoints
 
@@ -152,12 +156,14 @@ class Checkpointer:
             await to_its_end(self._workers.run(lambda: self._replace(pack(saved))))
             self._samples.recorded(images)
         segment_size = int(saved["segment_size"])
-        self._timeline.ledger.checkpointed(saved)
         self.replay_floor = min(replay_floor(saved), self._kept_from)
         self.sequence = saved["sequence"]
         self.log_position = saved["index"] * segment_size + saved["offset"]
         self._time = self._clock.monotonic()
         self.taken += 1
+        for pair in self._volumes.all():
+            if not pair.failed:
+                self._timeline.ledger.primary_holds(pair.record, self.sequence)
 
     def _replace(self, saved: Json) -> None:
         mount, time_ns = self._file.mount(), int(self._clock.wall() * 1e9)
@@ -189,6 +195,9 @@ class Checkpointer:
 
     def _snapshot(self) -> _Snapshot:
         writer, pairs = self._timeline.writer, self._volumes.all()
+        for pair in pairs:
+            if pair.failed:  # its legs were not compared
+                pair.regions.touched |= pair.regions.open
         self._kept_from = _NEVER
         saved: Json = {
             "controller": writer.ring.controller.hex(),
@@ -199,10 +208,10 @@ class Checkpointer:
             "offset": writer.position,
             **self._ledger_at(writer.sequence),
         }
-        duplex = {pair for pair in pairs if pair.state == DUPLEX}
+        duplex = {pair for pair in pairs if pair.state == DUPLEX and not pair.failed}
         served = [pair for pair in pairs if not pair.failed]
         self._refuse_unsynced(served)
-        images = self._samples.plan(saved, pairs)
+        images = self._samples.plan(saved, [pair for pair in pairs if pair.id > 0])
         planned = self._syncs.plan(served, pairs, duplex)
         for pair in pairs:
             pair.regions.checkpointed()
@@ -279,10 +288,12 @@ class Checkpointer:
 
 def replay_floor(saved: Json) -> int:
     """The number after which a restart from this checkpoint needs records."""
-    floor = int(saved["sequence"])
+    tail = floor = int(saved["sequence"])
     for pair in saved["pairs"]:
-        if not pair["removed"]:
-            floor = min(floor, int(pair.get("primary_at", floor)))
+        if int(pair.get("primary_at", tail)) < tail:
+            # It is not served. The journal keeps what its primary lacks until it is full, but other
+            # volumes are not refused changes for it: then this one needs `adopt`.
+            continue
         at_cut = pair["state"] == SUSPENDED and (
             not pair["usable"] or pair["cut"] is None or pair["applied"] >= pair["cut"][1]
         )
@@ -291,6 +302,14 @@ def replay_floor(saved: Json) -> int:
         if pair["state"] != SIMPLEX and not at_cut and not pair["removed"]:
             floor = min(floor, int(pair["applied"]))
     return floor
+
+
+def _primary_at(pair: Pair, tail: int) -> int:
+    """Up to which number the primary of a volume that is not served holds every change. Always less
+    than `tail`, because its legs may differ where no record says so.
+    """
+    whole = pair.lacks is not None and not pair.lacks.records
+    return tail - 1 if whole else min(pair.record.primary_at, tail - 1)
 
 
 def _is_of_secondary(outcome: Outcome) -> bool:

@@ -12,7 +12,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from duplexd.runtime.stamp import Stamp
-from tests.sim.faults import Fault, Faults, no_space
+from tests.sim.faults import Fault, Faults, covers, no_space
 from tests.sim.image import Image
 
 if TYPE_CHECKING:
@@ -123,7 +123,8 @@ class SimFile:
             return
         room = len(data)
         if self._disk.faults.full(self.path):
-            room = self._image.room_before(offset, len(data))
+            copies = self._disk.faults.copies(self.path)
+            room = 0 if copies else self._image.room_before(offset, len(data))
         self._image.write(offset, data[:room])
         if room < len(data):
             raise no_space(self.path)
@@ -193,6 +194,7 @@ class SimDisk:
         self.operations = 0  # that changed something, in all
         self.lives = 0  # crashes so far
         self.boots = 0  # power cuts so far
+        self.mounts = 0  # of a disk that failed, and was mounted again on the same boot
         self.dead = False
         self.struck = False  # the cut came in the middle of the operation, not before it
         self._cut_at: int | None = None
@@ -230,7 +232,7 @@ class SimDisk:
 
     def mount(self, path: str) -> str:
         self._image(path)
-        return f"mount-{self.boots}"
+        return f"mount-{self.boots}-{self.mounts}"
 
     def list(self, path: str) -> builtins.list[str]:
         above = _normal(path)
@@ -270,20 +272,22 @@ class SimDisk:
 
     # What a test calls
 
-    def crash(self, power: bool) -> None:
+    def crash(self, power: bool, lost: Sequence[str] = ()) -> None:
         """Kill the process, and the machine too if `power`. Open files are dead; the disk is what
         the next process finds.
 
-        Without `power` everything written is there still (though not synced). With it each
-        un-synced sector holds what it held at some moment since its last sync. Whatever was about
-        to fail still is.
+        Without `power` everything written is there still (though not synced), but for what is at
+        or below the paths in `lost`: their disk failed, and was mounted again on the same boot.
+        With `power`, and there, each un-synced sector holds what it held at some moment since its
+        last sync. Whatever was about to fail still is.
         """
         self.lives += 1
         self.boots += power
+        self.mounts += bool(lost)
         self.dead = self.struck = False
         self._cut_at = None
-        for image in self._images.values():
-            if power:
+        for path, image in self._images.items():
+            if power or any(covers(above, path) for above in lost):
                 image.cut_power(self.rng)
             else:
                 image.kill(self.rng)
@@ -291,9 +295,16 @@ class SimDisk:
     def twin(self) -> SimDisk:
         """Another disk that holds the same, for a look at what a start would find."""
         twin = SimDisk(cold=0)
-        twin.boots, twin._directories = self.boots, set(self._directories)
-        twin._images = copy.deepcopy(self._images)
+        twin.boots, twin.mounts = self.boots, self.mounts
+        twin._directories, twin._images = set(self._directories), copy.deepcopy(self._images)
         return twin
+
+    def lose(self, *lost: str) -> None:
+        """After a crash: un-synced writes at or below these paths are lost, on the same boot."""
+        self.mounts += 1
+        for path, image in self._images.items():
+            if any(covers(above, path) for above in lost):
+                image.lose()
 
     def die(self) -> None:
         """Die now, between two operations."""
@@ -343,9 +354,11 @@ class SimDisk:
         """Make one write tear: a part of its data is written, then it fails."""
         self.faults.add(path, Fault(error, None, after, 1, torn=True))
 
-    def full(self, path: str) -> None:
-        """No space for `path`, or below it, that is not allocated yet."""
-        self.faults.fill(path)
+    def full(self, path: str, copies: bool = False) -> None:
+        """No space for `path`, or below it, that is not allocated yet. `copies`: nor for what is,
+        because the file system copies on write.
+        """
+        self.faults.fill(path, copies)
 
     def heal(self, path: str) -> None:
         self.faults.heal(path)

@@ -91,7 +91,7 @@ def test_a_primary_that_is_served_holds_all_up_to_the_checkpoint() -> None:
 def test_a_primary_that_is_not_served_stays_where_it_was() -> None:
     ledger = many().ledger
     ledger.pairs[3].primary_at = 7
-    again = restored(ledger.pack_snapshot({"sequence": 500, **ledger.snapshot(500, {}, {3})}))
+    again = restored(ledger.pack_snapshot({"sequence": 500, **ledger.snapshot(500, {}, {3: 7})}))
     assert (again.pairs[3].primary_at, again.pairs[4].primary_at) == (7, 500)
 
 
