@@ -76,10 +76,10 @@ class SecondarySink:
         written and the secondary is not torn.
         """
         try:
-            pair.copy_of.reserve(offset, len(data))
-        except OSError as error:
-            raise UntouchedError(*error.args) from error
-        try:
+            try:
+                pair.copy_of.reserve(offset, len(data))
+            except OSError as error:
+                raise UntouchedError(*error.args) from error
             pair.copy_of.write(offset, data)
         finally:
             pair.secondary_dirty = True

@@ -137,6 +137,8 @@ def _reserve(pair: Pair, offset: int, length: int) -> None:
             raise UntouchedError(
                 error.errno, f"{pair.secondary.path}: no room for the changes: {error.strerror}"
             ) from error
+        finally:
+            pair.secondary_dirty = True  # its time has changed: see `engine/samples.py`
 
 
 class StagingArea:

@@ -210,10 +210,7 @@ class RealFile:
 
     def sync(self, times: bool = False) -> None:
         try:
-            if times:
-                os.fsync(self._fd)
-            else:
-                os.fdatasync(self._fd)
+            (os.fsync if times else os.fdatasync)(self._fd)
         except OSError as error:
             error.filename = self.path
             raise
