@@ -142,8 +142,10 @@ class Ledger:
         self.closed = True
 
     @_fold.register
-    def _(self, marker: markers.NewVolume, _place: Place) -> None:
-        self.pairs[marker.id] = PairRecord(marker.id, marker.name, marker.size, self._limits)
+    def _(self, marker: markers.NewVolume, place: Place) -> None:
+        pair = PairRecord(marker.id, marker.name, marker.size, self._limits)
+        pair.primary_at = place.sequence
+        self.pairs[marker.id] = pair
 
     @_fold.register
     def _(self, marker: markers.Remove, _place: Place) -> None:
@@ -336,6 +338,11 @@ class Ledger:
     def advance(self, pair: PairRecord, sequence: int) -> None:
         """Note that the secondary holds all changes up to `sequence`. Any thread."""
         pair.applied = max(pair.applied, sequence)
+
+    def checkpointed(self, saved: Json) -> None:
+        """What `snapshot` took is on the disk: the primaries hold everything up to there."""
+        for taken in saved["pairs"]:
+            self.pairs[taken["id"]].primary_at = taken["primary_at"]
 
     def track(self, pair: PairRecord, kind: int, offset: int, length: int) -> None:
         """Note a change that the secondary does not get."""

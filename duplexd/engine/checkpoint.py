@@ -138,6 +138,7 @@ class Checkpointer:
             pack = self._timeline.ledger.pack_snapshot
             await to_its_end(self._workers.run(lambda: self._file.replace(pack(saved))))
         segment_size = int(saved["segment_size"])
+        self._timeline.ledger.checkpointed(saved)
         self.replay_floor = min(replay_floor(saved), self._kept_from)
         self.sequence = saved["sequence"]
         self.log_position = saved["index"] * segment_size + saved["offset"]
