@@ -50,6 +50,7 @@ from duplexd.nbd_server.listeners import Listeners
 from duplexd.runtime.clock import RealClock
 from duplexd.runtime.disk import RealDisk
 from duplexd.runtime.notify import notify, watchdog_interval_s
+from duplexd.runtime.relay import Relay
 from duplexd.runtime.reserve import Reserve
 from duplexd.runtime.threads import ThreadWorkers
 
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 
     from duplexd.config.daemon_file import Config
     from duplexd.engine.controller import Controller
+    from duplexd.runtime.threads import Workers
 
 T = TypeVar("T")
 
@@ -79,9 +81,10 @@ class Service:
     state are taken as they are.
     """
 
-    def __init__(self, config: Config, limits: Limits, adopt: bool = False) -> None:
+    def __init__(self, config: Config, limits: Limits, relay: Workers, adopt: bool = False) -> None:
         self.config = config
         self.limits = limits
+        self._relay = relay
         self._adopt = adopt
         self._log = structlog.get_logger("duplexd")
         self._stopping = asyncio.Event()
@@ -177,7 +180,7 @@ class Service:
         control = ControlServer(self._starting, config.control, limits.api)
         await patience.until_possible(control.start)
         undo.push_async_callback(control.stop)
-        machine = Machine(RealDisk(), RealClock(), workers.disk, workers.journal)
+        machine = Machine(RealDisk(), RealClock(), workers.disk, workers.journal, self._relay)
         reserve = reserve_of(config)
         recovery = Recovery(
             config, machine, limits.engine, self._starting, reserve, self._announcements.event
@@ -331,7 +334,9 @@ def run(config: Config, adopt: bool = False) -> None:
     """
     os.umask(UMASK)
     limits = shared_out(Limits(), config, raise_limit())
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, in_file(config):
-        service = Service(config, limits, adopt)
-        receive_signals(runner.get_loop(), service)
-        runner.run(service.run())
+    loop = uvloop.new_event_loop()
+    relay = Relay(loop)
+    with contextlib.closing(loop), in_file(config):
+        service = Service(config, limits, relay, adopt)
+        receive_signals(loop, service)
+        relay.drive(service.run())

@@ -55,7 +55,4 @@ class ReceiveBuffers:
 
 def in_use(changes: Sequence[Change]) -> bool:
     """Whether the payload of one of them is in a receive buffer still."""
-    for change in changes:  # a loop: most often the first one says it
-        if type(change.data) is memoryview:
-            return True
-    return False
+    return any(type(change.data) is memoryview for change in changes)

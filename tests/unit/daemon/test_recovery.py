@@ -22,6 +22,7 @@ from duplexd.runtime.clock import RealClock
 from duplexd.runtime.disk import RealDisk
 from duplexd.runtime.locked import open_locked
 from duplexd.runtime.reserve import Reserve
+from tests.support.prompt_workers import PromptWorkers
 from tests.unit.daemon.files import config
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ class Attempt:
         self.reserve = Reserve(str(directory / "reserve"))
 
     async def run(self, disk: Disk) -> Controller:
-        machine = Machine(disk, RealClock(), self.threads.disk, self.threads.journal)
+        machine = Machine(
+            disk, RealClock(), self.threads.disk, self.threads.journal, PromptWorkers()
+        )
         recovery = Recovery(
             self.config, machine, self.limits, self.starting, self.reserve, lambda _: None
         )
@@ -142,7 +145,7 @@ async def test_damage_ends_the_daemon(attempt: Attempt, tmp_path: Path) -> None:
 async def test_a_stop_gives_a_start_up_also_where_the_disk_hangs(
     attempt: Attempt, tmp_path: Path, threads: Threads
 ) -> None:
-    service, go_on = Service(config(tmp_path), ENDLESS), threading.Event()
+    service, go_on = Service(config(tmp_path), ENDLESS, PromptWorkers()), threading.Event()
     try:
         hanging = [asyncio.ensure_future(threads.disk.run(go_on.wait)) for _ in range(16)]
         await asyncio.sleep(0)  # now they are submitted

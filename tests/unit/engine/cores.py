@@ -14,6 +14,7 @@ from duplexd.engine.events import Events
 from tests.sim.disk import SimDisk
 from tests.sim.workers import SimWorkers
 from tests.support.fault_leg import FaultLeg
+from tests.support.prompt_workers import PromptWorkers
 from tests.unit.loops import PatientLoop
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Core:
         events = Events(clock)
         seen: list[Json] = []
         events.listeners.append(seen.append)
-        machine = Machine(disk, clock, simulated, simulated)
+        machine = Machine(disk, clock, simulated, simulated, PromptWorkers())
         controller = await start(settings, machine, events, limits)
         return cls(disk, clock, simulated, controller, seen)
 

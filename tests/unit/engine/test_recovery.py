@@ -25,6 +25,7 @@ from duplexd.journal.scan import records
 from duplexd.limits import EngineLimits
 from duplexd.replication.staging import StagingArea
 from tests.sim.workers import SimWorkers
+from tests.support.prompt_workers import PromptWorkers
 from tests.unit.engine.cores import MIB, SIZE, Core, HandClock, new_disk, run, running, settings
 from tests.unit.replication.fakes import until
 
@@ -329,7 +330,7 @@ async def test_a_start_that_is_cancelled_anywhere_leaves_nothing_open() -> None:
         workers = SimWorkers(asyncio.get_running_loop(), Random(turns), 2)
         events = Events(clock)
         events.listeners.append(seen.append)
-        machine = Machine(disk, clock, workers, workers)
+        machine = Machine(disk, clock, workers, workers, PromptWorkers())
         starting = asyncio.ensure_future(start(settings(), machine, events))
         turns += 1
         for _ in range(turns):
