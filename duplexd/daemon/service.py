@@ -99,7 +99,11 @@ class Service:
         """Serve until SIGTERM or SIGINT. Raises DuplexdError or OSError if it cannot start, and if
         the controller had failed when it was stopped.
         """
-        refuse_problems(self.config, preflight.look(self.config))
+        first = not preflight.has_state(self.config)
+        # A mistake in a new file leaves nothing behind. Later, an image may be on a disk that hangs,
+        # and the control socket is to answer meanwhile.
+        images = preflight.look_at_images(self.config) if first else []
+        refuse_problems(self.config, preflight.look(self.config) + images)
         lock = StateLock(self.config)
         workers = Threads(asyncio.get_running_loop())
         if not await self._serve(workers, lock):
