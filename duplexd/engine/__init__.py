@@ -32,7 +32,7 @@ the signals of one to the reactions of another; none of them imports it:
     ...     workers = ThreadWorkers(asyncio.get_running_loop(), "disk", 2)
     ...     events = Events(RealClock())
     ...     events.listeners.append(lambda event: print("event:", event["event"]))
-    ...     machine = Machine(RealDisk(), RealClock(), workers, workers)
+    ...     machine = Machine(RealDisk(), RealClock(), workers, workers, workers)
     ...     controller = await start(config, machine, events)
     ...     volume = controller.volume("data")
     ...     controller.submit([Change(Connection(), 0, volume, WRITE, 0, 5, b"hello")])

@@ -156,10 +156,7 @@ class Executor:
         if batch.heavy:
             self.heavy_changes += len(batch.changes)
             workers = self._heavy
-        watch = self._watch
-        workers.submit(
-            lambda: self._perform(batch, watch), lambda _none, error: self._ended(batch, error)
-        )
+        workers.submit(lambda: self.perform(batch), lambda _none, error: self._ended(batch, error))
 
     def write_staged(self, done: Callable[[BaseException | None], None]) -> None:
         """Write what is staged in the journal; `done(error)` is called later, in the loop."""
@@ -219,7 +216,9 @@ class Executor:
 
     # -------------------------------------------------------------------------- in the worker
 
-    def _perform(self, batch: Batch, watch: Watch[Leg | str]) -> None:
+    def perform(self, batch: Batch) -> None:
+        """Journal and apply a batch, here and now. Failures of legs are noted in the batch."""
+        watch = self._watch
         with watch.at(JOURNAL):
             _journal(batch, self._writer)
         self._apply(batch, watch, 0, False)
@@ -403,7 +402,12 @@ class Executor:
                 else:
                     secondary.zero(found.offset, found.length, found.allocate)
         except OSError as error:
-            self._torn(batch, SecondaryFailure(found.volume, found.sequence, error))
+            # Repaired, it has what the primary holds: this very change.
+            failure = SecondaryFailure(found.volume, found.sequence + 1, error)
+            self._heal(failure, found, watch)
+            if failure.torn:
+                failure.sequence = found.sequence
+            self._freeze(batch, failure)
 
 
 def _journal(batch: Batch, writer: Writer) -> None:

@@ -23,13 +23,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-
-    from duplexd.runtime.threads import Workers
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -135,8 +133,20 @@ class _Call(Generic[T]):
         self._watch.leave()
 
 
+class Replaceable(Protocol):
+    """What is needed of `duplexd.runtime.threads.Workers`, which imports this file."""
+
+    def submit(
+        self, call: Callable[[], R], done: Callable[[R | None, BaseException | None], None]
+    ) -> None:
+        """Run `call` in a worker, then `done(result, error)` in the loop."""
+
+    def replace(self) -> None:
+        """A call was given up: others run in another thread."""
+
+
 async def patiently(
-    workers: Workers,
+    workers: Replaceable,
     watch: Watch[T],
     call: Callable[[], R],
     seconds_for: Callable[[T], float],

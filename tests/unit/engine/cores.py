@@ -100,6 +100,10 @@ class Core:
     def pair(self, name: str = "data") -> Pair:
         return self.controller.volumes.by_name[name]
 
+    def refuse_swaps(self) -> None:
+        """As `on_primary_error = "refuse"`."""
+        self.controller.executor.swaps = self.controller.failures.swaps = False
+
     def faulty(self, name: str = "data") -> tuple[FaultLeg, FaultLeg | None]:
         """Wrap both legs, so that a test can let them fail: primary, secondary."""
         pair = self.pair(name)

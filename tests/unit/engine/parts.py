@@ -89,6 +89,7 @@ class Parts:
         self.legs: dict[str, tuple[FaultLeg, FaultLeg]] = {}
         for name in NAMES:
             self._add(name)
+        self.writer.write()  # what was staged
         volumes.groups = {"db": list(NAMES)}
 
     def _add(self, name: str) -> None:
@@ -106,6 +107,10 @@ class Parts:
     def _want_room(self) -> None:
         self.wanted_room += 1
         self.admission.hold("no room")
+
+    def refuse_swaps(self) -> None:
+        """As `on_primary_error = "refuse"`."""
+        self.executor.swaps = self.failures.swaps = False
 
     def close_regions(self) -> None:
         """As after a start: the first change of a region has to open it."""

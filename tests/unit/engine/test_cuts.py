@@ -70,8 +70,8 @@ async def test_a_grade_that_the_journal_refuses_is_final() -> None:
     """A cut that is known to be broken must not be found consistent after a restart."""
     async with running(TWO) as core:
         cut = await suspended(core)
-        core.disk.fail("/state/journal", errno.ENOSPC, operation="writev", times=1)
-        with pytest.raises(OSError, match="space"):
+        core.disk.fail("/state/journal", errno.EIO, operation="writev", times=1)
+        with pytest.raises(OSError, match="could not be written"):
             await core.controller.cuts.grade(cut, False, 10, "record 3 is missing")
         assert core.controller.failed
 
