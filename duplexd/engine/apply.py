@@ -24,95 +24,25 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from duplexd.backend import WRITE, ZERO, Change
+from duplexd.backend import WRITE
 from duplexd.core.markers import Regions, encode
-from duplexd.core.pair import PairChange
 from duplexd.core.patience import PRIMARY, SECONDARY, Patience
+from duplexd.engine.batch import GIVING, NOT_YET, READING, PrimaryFailure, SecondaryFailure
+from duplexd.engine.repair import heal, held
 from duplexd.runtime.watch import LOOK_SECONDS, GivenUp, HungError, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
-    from duplexd.core.pair import Pair
+    from duplexd.core.pair import Pair, PairChange
+    from duplexd.engine.batch import Batch, Done
     from duplexd.images.leg import Leg
     from duplexd.journal.writer import Writer
     from duplexd.runtime.threads import Workers
 
-    Done = Callable[["Batch", BaseException | None], None]
-
-_BLOCK_BYTES = 4096
 JOURNAL = "journal"  # what a worker waits for when it is at no leg
-_NOT_YET, _READING, _GIVING = range(3)  # `Batch.restoring`
-
-
-class SecondaryFailure:
-    """A secondary that could not take change `sequence`.
-
-    `torn`: part of that change may be on it. `lost`: changes before it may not be.
-    """
-
-    __slots__ = ("error", "lost", "pair", "sequence", "torn")
-
-    def __init__(self, pair: Pair, sequence: int, error: OSError) -> None:
-        self.pair = pair
-        self.sequence = sequence
-        self.error = error
-        self.torn = self.lost = False
-
-
-class PrimaryFailure(NamedTuple):
-    """A change that a primary did not take."""
-
-    change: PairChange
-    error: OSError
-
-
-class Batch:
-    """What the write path passes to the timeline, its progress, and the outcome.
-
-    `regions` are new dirty regions by volume number: made durable before any leg is written.
-    `heavy`: too long for the thread of the event loop. `answer` is called when it is done, with the
-    error if it failed as a whole.
-
-    `at` is the change that is being applied. `frozen`: pairs whose secondaries get nothing more.
-    `dead`: pairs whose primaries get nothing more, with the failure; the secondary goes on alone.
-    `restored`: what primaries hold where they refused a change, `restoring` how far that is.
-    """
-
-    __slots__ = (
-        "answer", "at", "changes", "dead", "failures", "frozen", "healing", "heavy", "journaled",
-        "primary_errors", "regions", "regions_sequence", "restored", "restoring", "time_us",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        changes: Sequence[PairChange],
-        regions: Mapping[int, Sequence[int]],
-        heavy: bool,
-        answer: Done,
-    ) -> None:
-        self.changes = changes
-        self.regions = regions
-        self.regions_sequence = 0
-        self.time_us = 0  # of its records, microseconds since 1970
-        self.heavy = heavy
-        self.answer = answer
-        self.journaled = False  # it is in the journal: a later error is not a refusal
-        self.at = 0
-        self.failures: list[SecondaryFailure] = []
-        self.primary_errors: list[PrimaryFailure] = []
-        self.frozen: set[Pair] = set()
-        self.dead: dict[Pair, PrimaryFailure] = {}
-        self.healing: SecondaryFailure | None = None
-        self.restored: list[PairChange] = []
-        self.restoring = _NOT_YET
-
-    @property
-    def met_failures(self) -> bool:
-        """Whether a leg failed."""
-        return bool(self.failures or self.primary_errors or self.dead)
 
 
 class Executor:
@@ -165,8 +95,11 @@ class Executor:
         watch, writer = self._watch, self._writer
 
         def write() -> None:
-            with watch.at(JOURNAL):
+            watch.inside.append(JOURNAL)
+            try:
                 writer.write()
+            finally:
+                watch.inside.pop()
 
         self._light.submit(write, lambda _none, error: done(error))
 
@@ -219,13 +152,17 @@ class Executor:
     def perform(self, batch: Batch) -> None:
         """Journal and apply a batch, here and now. Failures of legs are noted in the batch."""
         watch = self._watch
-        with watch.at(JOURNAL):
+        inside = watch.inside
+        inside.append(JOURNAL)  # here, and for each leg, without `at`: it is once for each batch
+        try:
             _journal(batch, self._writer)
+        finally:
+            inside.pop()  # the journal is never given up
         self._apply(batch, watch, 0, False)
 
     def _go_on(self, batch: Batch, watch: Watch[Leg | str], error: HungError) -> None:
         """After the worker before was given up at change `batch.at`."""
-        if batch.restoring != _NOT_YET:
+        if batch.restoring != NOT_YET:
             self._leave_unrestored(batch, error)
             self._restore(batch, watch)
             return
@@ -300,7 +237,7 @@ class Executor:
             failure.torn = True  # the primary cannot say what was there
         else:
             batch.healing = failure
-            self._heal(failure, change, watch)
+            heal(failure, change, watch, self._record_bytes_max)
         self._freeze(batch, failure)
 
     def _torn(self, batch: Batch, failure: SecondaryFailure) -> None:
@@ -334,38 +271,18 @@ class Executor:
             if not final:
                 batch.primary_errors.append(failure)
 
-    def _heal(self, failure: SecondaryFailure, change: PairChange, watch: Watch[Leg | str]) -> None:
-        """Restore the range of a failed change on the secondary to what the primary still has
-        there, durably; note whether that succeeded.
-        """
-        pair, healed = failure.pair, False
-        end = change.offset + change.length
-        try:
-            for offset in range(change.offset, end, self._record_bytes_max):
-                length = min(self._record_bytes_max, end - offset)
-                healed |= _heal_piece(pair.primary, pair.copy_of, offset, length, watch)
-        except OSError:
-            failure.torn = True
-            return
-        try:
-            if healed:
-                with watch.at(pair.copy_of):
-                    pair.copy_of.sync()
-        except OSError:
-            failure.torn = failure.lost = True
-
     def _restore(self, batch: Batch, watch: Watch[Leg | str]) -> None:
         """Journal what primaries hold where they refused a change, and give it to secondaries.
 
         Where a primary cannot be read either, clients read nothing that a replay would contradict.
         """
-        if batch.restoring != _GIVING:
-            batch.restoring = _READING
+        if batch.restoring != GIVING:
+            batch.restoring = READING
             batch.restored = self._held(batch, watch)
             if batch.restored:
                 with watch.at(JOURNAL):
                     self._writer.write_changes(batch.restored, batch.time_us)
-            batch.restoring = _GIVING
+            batch.restoring = GIVING
         for found in batch.restored:
             pair = found.volume
             if pair.mirrors and pair not in batch.frozen:
@@ -390,7 +307,7 @@ class Executor:
                 end = change.offset + change.length
                 for offset in range(change.offset, end, self._record_bytes_max):
                     length = min(self._record_bytes_max, end - offset)
-                    found.append(_held_piece(change.volume, offset, length, watch))
+                    found.append(held(change.volume, offset, length, watch))
         return [change for change in found if change is not None]
 
     def _give(self, batch: Batch, found: PairChange, watch: Watch[Leg | str]) -> None:
@@ -404,7 +321,7 @@ class Executor:
         except OSError as error:
             # Repaired, it has what the primary holds: this very change.
             failure = SecondaryFailure(found.volume, found.sequence + 1, error)
-            self._heal(failure, found, watch)
+            heal(failure, found, watch, self._record_bytes_max)
             if failure.torn:
                 failure.sequence = found.sequence
             self._freeze(batch, failure)
@@ -431,54 +348,6 @@ def _is_behind(batch: Batch, pair: Pair, change: PairChange) -> bool:
         and change.offset < other.offset + other.length
         for other, _ in batch.primary_errors
     )
-
-
-def _held_piece(pair: Pair, offset: int, length: int, watch: Watch[Leg | str]) -> PairChange | None:
-    """What the primary holds there, as a change; None if it cannot be read.
-
-    Zeroes are journaled as such: they may be a hole that could not be filled, and the journal may
-    not have room for that many bytes.
-    """
-    data = bytearray(length)
-    try:
-        with watch.at(pair.primary):
-            pair.primary.read_into(offset, memoryview(data))
-    except OSError:
-        return None
-    if data.count(0) == length:
-        return PairChange(_NOBODY, 0, pair, ZERO, offset, length)
-    return PairChange(_NOBODY, 0, pair, WRITE, offset, length, data)
-
-
-def _heal_piece(
-    primary: Leg, secondary: Leg, offset: int, length: int, watch: Watch[Leg | str]
-) -> bool:
-    before, now = bytearray(length), bytearray(length)
-    with watch.at(primary):
-        primary.read_into(offset, memoryview(before))
-    with watch.at(secondary):
-        secondary.read_into(offset, memoryview(now))
-    if before == now:
-        return False
-    for at in range(0, length, _BLOCK_BYTES):
-        piece = before[at : at + _BLOCK_BYTES]
-        if piece != now[at : at + _BLOCK_BYTES]:
-            with watch.at(secondary):
-                secondary.write(offset + at, piece)
-    return True
-
-
-class _Nobody:
-    """The client of changes that the engine itself makes."""
-
-    def finished(self, change: Change) -> None:
-        """No connection waits for it."""
-
-    def flush_replies(self) -> None:
-        """Nothing to send."""
-
-
-_NOBODY = _Nobody()
 
 
 def _nobody(_batch: Batch, _error: BaseException | None) -> None:

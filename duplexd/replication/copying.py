@@ -21,23 +21,34 @@ from duplexd.replication.follower import (
     SecondarySink,
     SinkError,
     UntouchedError,
-    copy_run,
 )
 from duplexd.replication.job import in_work
+from duplexd.replication.pieces import (
+    PrimaryUnreadableError,
+    Progress,
+    copy_around,
+    copy_piece,
+    left_out,
+)
 from duplexd.replication.rate_limit import Pace
+from duplexd.replication.retries import when_there_is_room
 from duplexd.runtime.tasks import to_its_end
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
+    from duplexd.core.change_map import ChangeMap
     from duplexd.core.pair import Pair
     from duplexd.limits import EngineLimits
     from duplexd.replication.follower import Sink
     from duplexd.replication.job import Job
+    from duplexd.replication.pieces import Piece
     from duplexd.replication.seams import Checkpointer, Emit, Timeline
     from duplexd.replication.staging import StagingArea, StagingSink
     from duplexd.runtime.clock import Clock
     from duplexd.runtime.threads import Workers
+
+_AHEAD = 1 << 30  # bytes of changed grains looked at for holes at once
 
 
 class Copying:
@@ -72,6 +83,10 @@ class Copying:
         ring, advance = self._timeline.writer.ring, self._timeline.ledger.advance
         return Follower(ring, job.pairs, position, sink, advance, counted_until)
 
+    def keep_journal_from(self, number: int) -> None:
+        """A restart needs the records after this number, until a checkpoint that knows why."""
+        self._checkpointer.keep_from(number)
+
     async def follow(self, job: Job) -> bool:
         """One step along the journal, if there is one.
 
@@ -92,43 +107,64 @@ class Copying:
     # ------------------------------------------------------------- straight to the secondary
 
     async def changed(self, job: Job, pair: Pair) -> None:
-        """Copy the grains of `pair.changed`. The map is looked up again for each run, because a
+        """Copy the grains of `pair.changed`. The map is looked up again for each piece, because a
         failure replaces it.
+
+        What the primary does not return is left out and stays in `changed`. When the rest is
+        copied, or if it is too much, that is raised: a SinkError that names the primary.
         """
-        unmarked: list[tuple[int, int]] = []
-        chunk, mark_bytes = self._limits.follower_chunk_bytes, self._limits.copied_mark_bytes
+        progress, limits = Progress(), self._limits
         try:
-            while pair.changed is not None and (run := pair.changed.next_run(0, chunk)) is not None:
-                async with self._checkpointer.copying:
-                    in_work([pair])
-                    await self._one(job, pair, *run)
-                unmarked.append(run)
-                if sum(length for _, length in unmarked) >= mark_bytes:
-                    await self._mark(pair, unmarked)
-                    unmarked = []
-                await self._go_on(job, run[1])
-            await self._mark(pair, unmarked)
+            while pair.changed is not None and (run := pair.changed.next_run(progress.at, _AHEAD)):
+                read_bytes = await self._one(job, pair, *run, progress)
+                whole = progress.at % pair.changed.grain_bytes == 0
+                if whole and progress.copied_bytes >= limits.copied_mark_bytes:
+                    await self._mark(pair, progress)
+                if len(progress.unreadable) > limits.unreadable_ranges_max:
+                    break
+                await self._go_on(job, read_bytes)
+            await self._mark(pair, progress)
         except BaseException:
-            self._timeline.ledger.not_copied(pair.record, unmarked)  # not known to be durable
+            self._timeline.ledger.not_copied(pair.record, progress.unmarked)
             raise
+        if progress.unreadable:
+            raise SinkError(pair, 0, left_out(pair, progress.unreadable))
 
-    async def _one(self, job: Job, pair: Pair, offset: int, length: int) -> None:
-        ledger = self._timeline.ledger
-        # Cleared before the read: a write that comes later sets the grains again.
-        ledger.copying(pair.record, offset, length)
-        copy = partial(copy_run, job.walk().sink, pair, offset, length)
-        try:
-            copied = await to_its_end(self._workers.run(copy))
-        except BaseException:
-            ledger.not_copied(pair.record, [(offset, length)])
-            raise
-        pair.copied_bytes += copied
-        self.copied_bytes += copied
-        pair.copy_done += length
+    async def _one(self, job: Job, pair: Pair, offset: int, length: int, progress: Progress) -> int:
+        """Copy the next piece of a run of whole grains; returns how many bytes the disks moved.
 
-    async def _mark(self, pair: Pair, runs: Sequence[tuple[int, int]]) -> None:
+        A grain that is larger than a piece counts as changed until its last piece is copied.
+        """
+        ledger, chunk, end = (
+            self._timeline.ledger,
+            self._limits.follower_chunk_bytes,
+            offset + length,
+        )
+        at = max(offset, progress.at)
+        async with self._checkpointer.copying:
+            in_work([pair])
+            # Cleared before the read: a write that comes later sets the grains again.
+            ledger.copying(pair.record, offset, length)
+            try:
+                copy = partial(copy_around, job.walk().sink, pair, at, end, chunk)
+                piece = await to_its_end(self._workers.run(copy))
+            except BaseException:
+                ledger.not_copied(pair.record, [(offset, length)])
+                raise
+            progress.add(at, piece)
+            rest = [(progress.at, end - progress.at)] if progress.at < end else []
+            ledger.not_copied(pair.record, [*rest, *progress.unreadable])
+        self._count(pair, piece)
+        return piece.length if piece.read else 0
+
+    def _count(self, pair: Pair, piece: Piece) -> None:
+        pair.copied_bytes += piece.copied
+        self.copied_bytes += piece.copied
+        pair.copy_done += piece.length
+
+    async def _mark(self, pair: Pair, progress: Progress) -> None:
         """Make progress durable: a restart continues from there."""
-        if not runs:
+        if not progress.unmarked:
             return
         try:
             await to_its_end(self._workers.run(pair.copy_of.sync))
@@ -138,9 +174,10 @@ class Copying:
 
         def mark() -> None:
             in_work([pair])
-            self._timeline.append(Copied(pair.id, runs))
+            self._timeline.append(Copied(pair.id, progress.unmarked))
+            progress.marked()
 
-        await self._timeline.at_rest(mark)
+        await when_there_is_room(self._timeline, mark)
         done, total = pair.copy_done, pair.copy_total
         self._emit("copied", volume=pair.name, done_bytes=done, total_bytes=total)
 
@@ -174,14 +211,11 @@ class Copying:
             pair.copy_total, pair.copy_done = todo.changed_bytes, 0
         try:
             for pair, todo in maps:
-                offset = 0
-                while (run := todo.next_run(offset, piece_bytes_max)) is not None:
-                    offset = run[0] + run[1]
-                    copy = partial(copy_run, sink, pair, *run)
-                    pair.copied_bytes += await to_its_end(self._workers.run(copy))
-                    pair.copy_done += run[1]
-                    await self._go_on(job, run[1])
+                await self._stage_one(job, pair, todo, sink)
             await self._end_staging(job, sink)
+        except PrimaryUnreadableError:
+            sink.close()
+            raise
         except (SinkError, OSError) as error:
             sink.close()
             cause = error.error if isinstance(error, SinkError) else error
@@ -190,19 +224,37 @@ class Copying:
             raise OSError(cause.errno, f"{self._staging.directory}: {cause.strerror}") from error
         return sink.count
 
+    async def _stage_one(self, job: Job, pair: Pair, todo: ChangeMap, sink: StagingSink) -> None:
+        at, piece_bytes = 0, self._limits.staged_piece_bytes_max
+        while (run := todo.next_run(at, _AHEAD)) is not None:
+            at, end = max(run[0], at), run[0] + run[1]
+            piece = await to_its_end(
+                self._workers.run(partial(copy_piece, sink, pair, at, end, piece_bytes))
+            )
+            at += piece.length
+            pair.copied_bytes += piece.copied
+            pair.copy_done += piece.length
+            await self._go_on(job, piece.length if piece.read else 0)
+
     async def _end_staging(self, job: Job, sink: StagingSink) -> None:
         copied_at = await self._timeline.at_rest(lambda: self._timeline.performed)
         while job.walk().position < copied_at:
             await self.follow(job)
         await to_its_end(self._workers.run(sink.finish))
 
-    async def apply_staged(self, job: Job, count: int) -> None:
-        """Apply a committed staging log to the secondaries, durably. Raises SinkError."""
+    async def apply_staged(self, job: Job, count: int) -> dict[Pair, OSError]:
+        """Apply a committed staging log to the secondaries, durably; returns those that failed.
+
+        Raises DamageError or OSError if the log cannot be read.
+        """
         pairs = {pair.id: pair for pair in job.pairs}
         apply = partial(self._staging.apply, job.id, pairs, count, SecondarySink())
-        await to_its_end(self._workers.run(apply))
-        await self._checkpointer.sync_secondaries(job.pairs)
+        failed = await to_its_end(self._workers.run(apply))
+        await self._checkpointer.sync_secondaries(
+            [each for each in job.pairs if each not in failed]
+        )
         self.copied_bytes += sum(pair.copied_bytes for pair in job.pairs)
+        return failed
 
     async def remove_staged(self, job: Job) -> None:
         """Remove the staging log of a job."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Protocol
 
-from duplexd.core import pair_states
 from duplexd.journal.format import FLAG_ALLOCATE, TRIM, WRITE, ZERO
 from duplexd.journal.reader import Reader
 
@@ -30,15 +29,27 @@ class UntouchedError(OSError):
 
 class SinkError(Exception):
     """A change could not be applied. `sequence` is its number (0: a copied grain); everything
-    before it was applied. `torn`: part of it may be on the secondary.
+    before it was applied. `offset` is where, if that is known. `torn`: part of it may be on the
+    secondary.
     """
 
-    def __init__(self, pair: Pair, sequence: int, error: OSError) -> None:
+    def __init__(
+        self, pair: Pair, sequence: int, error: OSError, offset: int | None = None
+    ) -> None:
         super().__init__(f"{pair.name}: {error}")
+        self.offset = offset
         self.pair = pair
         self.sequence = sequence
         self.error = error
         self.torn = not isinstance(error, UntouchedError)
+
+    def located(self) -> OSError:
+        """The error with the image it is of, the secondary if it names none, and the offset."""
+        error, why = self.error, self.error.strerror or str(self.error)
+        path = error.filename or (self.pair.copy_of.path if self.pair.secondary else "")
+        where = f" at offset {self.offset}" if self.offset is not None else ""
+        text = why if path in why else f"{path}: {why}{where}"
+        return OSError(error.errno or errno.EIO, text, path)
 
 
 class Sink(Protocol):
@@ -91,9 +102,10 @@ def put(sink: Sink, pair: Pair, record: Record, buffer: bytes) -> None:
         else:
             sink.zero(pair, record.offset, record.length, bool(record.flags & FLAG_ALLOCATE))
     except OSError as error:
-        raise SinkError(pair, record.sequence, error) from error
+        raise SinkError(pair, record.sequence, error, record.offset) from error
     except Exception as error:
-        raise SinkError(pair, record.sequence, OSError(errno.EIO, repr(error))) from error
+        why = OSError(errno.EIO, repr(error))
+        raise SinkError(pair, record.sequence, why, record.offset) from error
 
 
 class Follower:
@@ -171,27 +183,3 @@ class Follower:
         if self.sink.moves_secondary:
             for pair in list(self.pairs.values()):
                 self._advance(pair.record, min(sequence, pair.limit(sequence)))
-
-
-def copy_run(sink: Sink, pair: Pair, offset: int, length: int) -> int:
-    """Copy a run of the primary to the sink; returns the bytes written.
-
-    What is equal on the secondary is not written again, except in a resync after its disk failed:
-    the page cache may then return content that is not on the disk. Raises SinkError if the sink
-    fails; an OSError of the primary passes through.
-    """
-    data = bytearray(length)
-    pair.primary.read_into(offset, memoryview(data))
-    try:
-        if sink.moves_secondary and pair.reason != pair_states.RESYNCING:
-            present = bytearray(length)
-            pair.copy_of.read_into(offset, memoryview(present))
-            if present == data:
-                return 0
-        if data == bytes(length):
-            sink.zero(pair, offset, length, False)
-            return 0
-        sink.write(pair, offset, data)
-    except OSError as error:
-        raise SinkError(pair, 0, error) from error
-    return length

@@ -25,10 +25,12 @@ from duplexd.errors import DamageError, DuplexdError
 from duplexd.replication.async_follower import backlog
 from duplexd.replication.follower import SecondarySink, SinkError
 from duplexd.replication.job import COPY, JOURNAL, MAP, in_work
+from duplexd.replication.retries import when_there_is_room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from duplexd.core.change_map import ChangeMap
     from duplexd.core.pair import Pair
     from duplexd.limits import EngineLimits
     from duplexd.replication.async_follower import AsyncFollower
@@ -84,7 +86,7 @@ class Runner:
 
     async def _end(self, job: Job, consequences: Callable[[], None]) -> None:
         try:
-            await self._timeline.at_rest(consequences)
+            await when_there_is_room(self._timeline, consequences)
             await self._remove_log(job)
         except (OSError, DuplexdError):
             # A failed controller can't record it in the journal; the restart finds out.
@@ -103,25 +105,39 @@ class Runner:
     # ----------------------------------------------------------------------------- its stages
 
     async def _copy(self, job: Job) -> None:
+        """Pair by pair. One whose image fails leaves the job, which goes on with the others: none
+        of them holds a state that the failed one would have to share.
+        """
         job.follower = self._copying.follower(job, SecondarySink(), job.floor)
-        for pair in list(job.pairs):
+        while job.pairs:
+            pair = job.pairs[0]
             pair.copy_total = pair.changed.changed_bytes if pair.changed is not None else 0
             pair.copy_done = 0
-            await self._copying.changed(job, pair)
-            await self._catch_up(job, [pair])
+            try:
+                await self._copying.changed(job, pair)
+                await self._catch_up(job, [pair])
+            except SinkError as error:
+                await when_there_is_room(self._timeline, partial(self._leaves, job, error))
 
     async def _commit(self, job: Job, count: int) -> None:
         """From the COMMIT on the journal says that the secondaries are at `at`, or will be."""
         timeline, numbers = self._timeline, [pair.id for pair in job.pairs]
         at = job.floor = job.walk().position
         job.whole = False
-        commit = Commit(job.id, at, count, numbers)
-        await timeline.durable(await timeline.at_rest(lambda: timeline.append(commit)))
-        await self._copying.apply_staged(job, count)
-        job.whole = True
+
+        def commit() -> int:
+            # A checkpoint may have been taken since `at`: it does not know of this resync.
+            self._copying.keep_journal_from(at)
+            return timeline.append(Commit(job.id, at, count, numbers))
+
+        await timeline.durable(await when_there_is_room(timeline, commit))
+        failed = await self._copying.apply_staged(job, count)
+        job.whole, job.torn = True, set(failed)
+        for pair, error in failed.items():
+            raise SinkError(pair, 0, error)
         in_work(job.pairs)
         done = Settled(job.id, numbers)
-        await timeline.at_rest(lambda: timeline.append(done))
+        await when_there_is_room(timeline, lambda: timeline.append(done))
         job.follower = self._copying.follower(job, SecondarySink(), at)
         await self._remove_log(job)
 
@@ -133,7 +149,7 @@ class Runner:
         first_tail, passed = timeline.written, 0.0
         while True:
             near = job.lag_bytes(timeline.log_position) <= limits.follower_final_bytes
-            if near and await timeline.at_rest(lambda: self._finish(job, pairs)):
+            if near and await when_there_is_room(timeline, lambda: self._finish(job, pairs)):
                 break
             if not await self._copying.follow(job):
                 await timeline.at_rest(_nothing)  # the rest belongs to a batch that still runs
@@ -172,32 +188,43 @@ class Runner:
 
     # ------------------------------------------------------------------------------- failures
 
+    def _leaves(self, job: Job, error: SinkError) -> None:
+        """One pair of a copy failed: it is suspended alone."""
+        pair, follower = error.pair, job.walk()
+        if pair.state == PENDING:
+            missed = self._missed([pair], follower.position)
+            self._freeze({pair}, pair, follower.position, error.located(), {pair}, missed)
+        self._note([pair], str(error.located().strerror))
+        job.pairs.remove(pair)
+        follower.pairs.pop(pair.id, None)
+
     def _failed(self, job: Job, error: SinkError) -> None:
         """A secondary failed: the job's pairs are suspended where they are, at one number."""
-        self._note(job, f"{error.pair.name}: {error.error.strerror or error.error}")
         moved = job.follower is not None and job.follower.sink.moves_secondary
         at = job.walk().position if moved else job.floor
-        torn = {error.pair} if error.torn else set()
-        missed = {}
-        if job.how == COPY:
-            ring, tail = self._timeline.writer.ring, self._timeline.written
-            missed = backlog(ring, job.pairs, at, tail, self._limits.follower_chunk_bytes)
-            for pair, changed in missed.items():
-                if (
-                    pair.changed is not None
-                ):  # a restart may know less: what a sync lost, no marker says
-                    changed.merge(pair.changed)
+        torn = job.torn | ({error.pair} if error.torn else set())
+        missed = self._missed(job.pairs, at) if job.how == COPY else {}
         unusable = torn if job.whole else set(job.pairs)
-        self._freeze(set(job.pairs), error.pair, at, error.error, unusable, missed)
+        self._freeze(set(job.pairs), error.pair, at, error.located(), unusable, missed)
+        self._note(job.pairs, f"{error.pair.name}: {error.located().strerror}")
 
-    def _note(self, job: Job, error: str) -> None:
-        for pair in job.pairs:
+    def _missed(self, pairs: Sequence[Pair], at: int) -> dict[Pair, ChangeMap]:
+        """What secondaries that were being copied to lack."""
+        ring, tail = self._timeline.writer.ring, self._timeline.written
+        missed = backlog(ring, pairs, at, tail, self._limits.follower_chunk_bytes)
+        for pair, changed in missed.items():
+            # a restart may know less: what a sync lost, no marker says
+            if pair.changed is not None:
+                changed.merge(pair.changed)
+        return missed
+
+    def _note(self, pairs: Sequence[Pair], error: str) -> None:
+        for pair in pairs:
             pair.resync_error = error
 
     def _ended_early(self, job: Job, error: Exception) -> None:
         """Anything but a failed secondary. Untouched secondaries are at their cuts again."""
-        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        self._note(job, why)
+        why = _text(error)
         untouched = [
             pair
             for pair in job.pairs
@@ -209,10 +236,13 @@ class Runner:
             numbers = [pair.id for pair in untouched]
             self._timeline.append(Abandon(job.id, numbers, job.reasons))
         elif job.pairs:
-            cause = error if isinstance(error, OSError) else OSError(str(error))
+            # not a failure of an image: none is named
+            cause = OSError(errno.EIO, f"duplexd: {job.how} ended: {why}", "duplexd")
             self._failed(job, SinkError(job.pairs[0], 0, cause))
+        self._note(job.pairs, why)
+        path = error.filename if isinstance(error, OSError) and error.filename else ""
         names = [pair.name for pair in job.pairs]
-        self._emit("resync-failed", volumes=names, error=str(error))
+        self._emit("resync-failed", volumes=names, error=why, path=path)
 
     def _go_by_map(self, job: Job, error: Exception) -> None:
         """Copy by map instead: a part of the journal that only these secondaries still need can't
@@ -224,6 +254,12 @@ class Runner:
         self._freeze(set(pairs), pairs[0], at, cause, set(), {})
         self._timeline.append(Missed({pair.id: pair.new_map() for pair in pairs}))
         self.again(pairs)
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) if isinstance(error, DuplexdError | LookupError) else repr(error)
 
 
 def _nothing() -> None:

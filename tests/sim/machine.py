@@ -27,7 +27,7 @@ from tests.sim.small import JOURNAL_BYTES, SMALL
 from tests.sim.workers import SimWorkers
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from duplexd.backend import Change
 
@@ -166,10 +166,10 @@ class Machine:
         """Whether no call is in a worker."""
         return all(workers.idle for workers in self.workers)
 
-    def crash(self, power: bool) -> None:
-        """Bring the machine up again."""
-        self.note("POWER CUT" if power else "KILL")
-        self.disk.crash(power)
+    def crash(self, power: bool, lost: Sequence[str] = ()) -> None:
+        """Bring the machine up again. `lost`: see `SimDisk.crash`."""
+        self.note("POWER CUT" if power else f"LOST {' '.join(lost)}" if lost else "KILL")
+        self.disk.crash(power, lost)
 
     # ------------------------------------------------------------------------------------ one check
 

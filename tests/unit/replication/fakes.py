@@ -59,6 +59,8 @@ class FakeTimeline:
         self.pairs: dict[int, Pair] = {}
         self.busy = False
         self.on_durable: Callable[[], None] = _nothing
+        self.refusal = 0  # an errno that markers are refused with
+        self.refused: list[Marker] = []
         self._before_batch = 0
         self._steps: list[Callable[[], None]] = []
 
@@ -91,6 +93,9 @@ class FakeTimeline:
         if self.failed:
             raise OSError(5, self.failed)
         self.ledger.check(marker)
+        if self.refusal:
+            self.refused.append(marker)
+            raise OSError(self.refusal, "no room in the journal")
         sequence = self.writer.write_marker(encode(marker), 1)
         self.ledger.apply(Place(sequence, 1), marker)
         if isinstance(marker, Equal):
@@ -308,6 +313,15 @@ class World:
         self.timeline.append(Detach([pair.id]))
         self.timeline.append(Copy({pair.id: pair.record.full_map()}, FIRST_COPY))
         return pair
+
+    def refuse_markers(self, error: int) -> list[Marker]:
+        """The journal refuses markers from now on; returns the list of those."""
+        self.timeline.refusal = error
+        return self.timeline.refused
+
+    def take_markers(self) -> None:
+        """The journal has room again."""
+        self.timeline.refusal = 0
 
     def suspend(self, *pairs: Pair, cut_id: str = "cut") -> int:
         """Cut; the number of the cut."""
