@@ -74,6 +74,10 @@ class EngineLimits:
     copied_mark_bytes: int = 64 * MIB  # progress of a copy is made durable this often
     unreadable_ranges_max: int = 64  # of a primary, that a copy leaves out before it gives up
     copy_pause_seconds_max: float = 0.05  # how long a paced copy does not look at the journal
+    auto_resync_look_seconds: float = 1.0  # between two looks for pairs that need one
+    auto_resync_pause_seconds_min: float = 1.0  # before the first attempt; doubles with each
+    auto_resync_pause_seconds_max: float = 300.0
+    auto_resync_calm_seconds: float = 60.0  # of DUPLEX, after which pauses are short again
     follower_final_bytes: int = 128 * KIB  # the lag that a follower makes up in the event loop
     async_lag_bytes_max: int = 64 * MIB
     hold_seconds_max: float = HOLD_SECONDS_MAX

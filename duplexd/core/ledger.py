@@ -20,6 +20,7 @@ from duplexd.core import cut_states, markers, pair_states, snapshot
 from duplexd.core.cut import Cut
 from duplexd.core.invariants import broken
 from duplexd.core.pair import PairRecord
+from duplexd.core.synced import Synced
 from duplexd.core.transitions import CUT_EVENTS, PAIR_EVENTS, Moving
 from duplexd.errors import DamageError, WrongStateError
 
@@ -144,7 +145,7 @@ class Ledger:
         self.closed = True
 
     @_fold.register
-    def _(self, _marker: markers.Synced, _place: Place) -> None:
+    def _(self, _marker: Synced, _place: Place) -> None:
         """It changes no state."""
 
     @_fold.register

@@ -34,8 +34,7 @@ as a decimal string for a key, since JSON has no other keys; change maps are bas
     detach    volumes                                the secondary was removed: SIMPLEX
     swap      volumes                                the two images change roles; of a SUSPENDED
                                                      pair, changes after the cut are given up
-    synced                                           nothing but its record, whose field `synced`
-                                                     says that what is before it is durable
+    synced                                           see `core/synced.py`
 
 A field that an older version did not write has a default in `unpack`. Version 1 of the journal
 lacks the markers of groups, version 2 lacks `swap` and `synced`.
@@ -47,6 +46,7 @@ import json
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from duplexd.core.marker_fields import numbers, pack_maps, unpack_maps
+from duplexd.core.synced import Synced
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -416,19 +416,6 @@ class Swap(NamedTuple):
     @classmethod
     def unpack(cls, fields: Json) -> Swap:
         return cls(numbers(fields["volumes"]))
-
-
-class Synced(NamedTuple):
-    """The records before this one are durable: the field `synced` of its record claims that, as
-    that of any later record would. A damaged record before it is therefore no torn tail.
-    """
-
-    def pack(self) -> Json:
-        return {"m": "synced"}
-
-    @classmethod
-    def unpack(cls, _fields: Json) -> Synced:
-        return cls()
 
 
 Marker: TypeAlias = (

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from duplexd.api.starting import Starting
     from duplexd.config.daemon_file import Config
-    from duplexd.daemon.patience import Patience
+    from duplexd.daemon.retry import Patience
     from duplexd.engine.controller import Controller, Machine
     from duplexd.json_object import Json
     from duplexd.limits import EngineLimits

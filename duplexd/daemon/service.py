@@ -38,10 +38,10 @@ from duplexd.api.starting import Starting
 from duplexd.daemon.announce import Announcements
 from duplexd.daemon.ending import Deadline
 from duplexd.daemon.open_files import raise_limit, shared_out
-from duplexd.daemon.patience import Patience
 from duplexd.daemon.recovery import Recovery
 from duplexd.daemon.reloading import Reloads
-from duplexd.daemon.room import keep_room
+from duplexd.daemon.retry import Patience
+from duplexd.daemon.spare_room import keep_room
 from duplexd.daemon.startup import StateLock, in_file, refuse_problems
 from duplexd.engine.controller import Machine
 from duplexd.errors import DuplexdError
@@ -50,6 +50,7 @@ from duplexd.nbd_server.listeners import Listeners
 from duplexd.runtime.clock import RealClock
 from duplexd.runtime.disk import RealDisk
 from duplexd.runtime.notify import notify, watchdog_interval_s
+from duplexd.runtime.relay import Relay
 from duplexd.runtime.reserve import Reserve
 from duplexd.runtime.threads import ThreadWorkers
 
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 
     from duplexd.config.daemon_file import Config
     from duplexd.engine.controller import Controller
+    from duplexd.runtime.threads import Workers
 
 T = TypeVar("T")
 
@@ -79,12 +81,13 @@ class Service:
     state are taken as they are.
     """
 
-    def __init__(self, config: Config, limits: Limits, adopt: bool = False) -> None:
+    def __init__(self, config: Config, limits: Limits, relay: Workers, adopt: bool = False) -> None:
         self.config = config
         self.limits = limits
+        self._relay = relay
         self._adopt = adopt
         self._log = structlog.get_logger("duplexd")
-        self._stop = asyncio.Event()
+        self._stopping = asyncio.Event()
         self._reload = asyncio.Event()
         self._starting = Starting(config.controller.name)
         self._announcements = Announcements()
@@ -95,13 +98,9 @@ class Service:
         """Serve until SIGTERM or SIGINT. Raises DuplexdError or OSError if it cannot start, and if
         the controller had failed when it was stopped.
         """
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop_on, number)
-        loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         refuse_problems(self.config)
         lock = StateLock(self.config)
-        workers = Threads(loop)
+        workers = Threads(asyncio.get_running_loop())
         if not await self._serve(workers, lock):
             return  # a thread may hang in what was given up, and nothing waits for it
         workers.close()
@@ -112,11 +111,16 @@ class Service:
                 " the next start recovers"
             )
 
-    def _stop_on(self, number: int) -> None:
+    def stop(self, number: int) -> None:
+        """Stop in order: `run` returns, or the deadline ends the process."""
         self._log.info("stopping", signal=signal.Signals(number).name)
         notify("STOPPING=1\nSTATUS=stopping")
         self._deadline.begin()
-        self._stop.set()
+        self._stopping.set()
+
+    def reload(self) -> None:
+        """Read the configuration again, soon."""
+        self._reload.set()
 
     def _left(self) -> str:
         """What a stop would still have to sync. Called in another thread: reads two numbers."""
@@ -155,10 +159,10 @@ class Service:
     async def _unless_stopped(self, work: Coroutine[None, None, T]) -> T | None:
         """The result of `work`, which is cancelled if a signal comes first: None."""
         task = asyncio.ensure_future(work)
-        stopped = asyncio.create_task(self._stop.wait(), name="stop")
+        stopped = asyncio.create_task(self._stopping.wait(), name="stop")
         try:
             await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
-            if self._stop.is_set() and not task.done():
+            if self._stopping.is_set() and not task.done():
                 task.cancel()
                 await asyncio.wait((task,))
             return None if task.cancelled() else task.result()
@@ -176,7 +180,7 @@ class Service:
         control = ControlServer(self._starting, config.control, limits.api)
         await patience.until_possible(control.start)
         undo.push_async_callback(control.stop)
-        machine = Machine(RealDisk(), RealClock(), workers.disk, workers.journal)
+        machine = Machine(RealDisk(), RealClock(), workers.disk, workers.journal, self._relay)
         reserve = reserve_of(config)
         recovery = Recovery(
             config,
@@ -242,10 +246,11 @@ class Service:
             asyncio.create_task(self._reload_forever(running), name="reload"),
             asyncio.create_task(watchdog(), name="watchdog"),
             asyncio.create_task(
-                keep_room(reserve_of(self.config), limits, workers.disk), name="reserve"
+                keep_room(reserve_of(self.config), limits, workers.disk.of("reserve")),
+                name="reserve",
             ),
         ]
-        stopped = asyncio.create_task(self._stop.wait(), name="stop")
+        stopped = asyncio.create_task(self._stopping.wait(), name="stop")
         try:
             done, _ = await asyncio.wait((*tasks, stopped), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -282,7 +287,6 @@ class Threads:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.disk = ThreadWorkers(loop, "disk", WORKER_THREADS)
         self.journal = ThreadWorkers(loop, "journal", JOURNAL_THREADS)
-        self._probe = self.disk.of("probe")
 
     def close(self) -> None:
         self.journal.close()
@@ -305,6 +309,20 @@ def reserve_of(config: Config) -> Reserve:
     return Reserve(str(config.controller.state_dir / "reserve"))
 
 
+def receive_signals(loop: asyncio.AbstractEventLoop, service: Service) -> None:
+    """Pass them on to the loop, whichever thread drives it. To be called in the main thread."""
+
+    def stop(number: int, _frame: object) -> None:
+        loop.call_soon_threadsafe(service.stop, number)
+
+    def reload(_number: int, _frame: object) -> None:
+        loop.call_soon_threadsafe(service.reload)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGHUP, reload)
+
+
 def calm_collector() -> None:
     """Collect rarely: objects that exist when the daemon is ready stay, and those of a request are
     freed by reference counting.
@@ -320,5 +338,9 @@ def run(config: Config, adopt: bool = False) -> None:
     """
     os.umask(UMASK)
     limits = shared_out(Limits(), config, raise_limit())
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, in_file(config):
-        runner.run(Service(config, limits, adopt).run())
+    loop = uvloop.new_event_loop()
+    relay = Relay(loop)
+    with contextlib.closing(loop), in_file(config):
+        service = Service(config, limits, relay, adopt)
+        receive_signals(loop, service)
+        relay.drive(service.run())

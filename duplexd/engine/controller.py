@@ -16,6 +16,7 @@ from duplexd.core.admission import Admission
 from duplexd.core.markers import Close
 from duplexd.core.patience import Patience
 from duplexd.engine.apply import Executor
+from duplexd.engine.auto_resync import AutoResync
 from duplexd.engine.checkpoint import Checkpointer, CheckpointFile
 from duplexd.engine.commands import Commands
 from duplexd.engine.counters import Counters
@@ -67,14 +68,16 @@ if TYPE_CHECKING:
 
 
 class Machine(NamedTuple):
-    """What a controller runs on. `journal_workers` run batches and journal syncs, so that these
-    never queue behind a copy, which `workers` do.
+    """What a controller runs on. `write_workers` run what takes microseconds unless a disk hangs;
+    `journal_workers` run large batches and journal syncs, so that these never queue behind a copy,
+    which `workers` do.
     """
 
     disk: Disk
     clock: Clock
     workers: Workers
     journal_workers: Workers
+    write_workers: Workers
 
 
 async def start(
@@ -120,7 +123,7 @@ class Controller:
         file: CheckpointFile,
         staging: StagingArea,
     ) -> None:
-        disk, clock, workers, journal_workers = machine
+        disk, clock, workers, journal_workers, write_workers = machine
         self._file, self._staging, self._machine, self._limits = file, staging, machine, limits
         self.config = config
         self.name = config.controller.name
@@ -130,12 +133,14 @@ class Controller:
         writer, ledger = Writer(ring, tail.sequence, tail.chain), recovered.journal.ledger
         self.admission = admission = Admission()
         self.volumes = volumes = Volumes()
-        self.executor = Executor(writer, volumes.group_of, journal_workers, limits.record_bytes_max)
+        self.executor = Executor(
+            writer, volumes.group_of, write_workers, journal_workers, limits.record_bytes_max
+        )
         self.timeline = timeline = Timeline(
             writer, ledger, volumes.by_number, self.executor, journal_workers, clock
         )
         self.archive = archive = CutArchive(self.name, ledger, volumes, events, limits)
-        self.failures = failures = Failures(timeline, volumes, archive, events, limits)
+        self.failures = failures = Failures(timeline, volumes, archive, events)
         self.failed_legs = FailedLegs(timeline, volumes, failures)
         self.legs = legs = LegCalls(workers)
         samples = Samples(timeline, legs, self.name)
@@ -191,12 +196,15 @@ class Controller:
         self.suspend, self.verify = commands.suspend, commands.verify
         self.resync, self.resync_wait = commands.resync, commands.resync_wait
         self.adopt = commands.adopt
+        self.auto_resync = AutoResync(timeline, volumes, commands.resync, events, clock, limits)
 
     def _connect(self) -> None:
         """What one part signals, and what another does about it."""
         timeline, admission, followers = self.timeline, self.admission, self.followers
         self.events.journal = timeline.writer
         timeline.consequences = self.failures.after
+        self.failures.on_unserved = lambda pair: self.write_path.refuse_volume(pair, errno.EIO)
+        self.failed_legs.on_primary_failed = self.failures.primary_failed
         timeline.on_rest = self.write_path.kick
         timeline.on_segment = self.space.segment_begun
         timeline.on_no_room = self.space.no_space
@@ -219,7 +227,8 @@ class Controller:
         self.leases.longest_allowed_s = config.controller.hold_max
         self.copying.rate = config.controller.copy_rate
         seconds = config.controller.secondary_timeout, config.controller.primary_timeout
-        self.legs.patience = Patience(*seconds)
+        self.legs.patience = self.executor.patience = Patience(*seconds)
+        self.executor.swaps = self.failures.swaps = config.controller.on_primary_error == "swap"
 
     # --------------------------------------------------------------------- start, stop, reload
 
@@ -250,6 +259,8 @@ class Controller:
         self.space.start()
         self.followers.start([pair for pair in self.volumes.all() if not pair.failed])
         self.resyncs.resume(interrupted)
+        if self.config.controller.auto_resync:
+            self.auto_resync.start()
 
     async def stop(self) -> None:
         """Release holds, finish what runs, sync everything, close. Changes that are still queued
@@ -257,6 +268,7 @@ class Controller:
         """
         timeline = self.timeline
         self.leases.stop()
+        await self.auto_resync.stop()
         await self.followers.stop()
         # A reason that a follower set is not lifted any more: what waits for it is given up.
         while self.write_path.queued and not (self.admission.refusal or self._followers_hold()):

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from duplexd.core import cut_states, pair_states
 from duplexd.core.markers import Grade, Void
-from duplexd.errors import UsageError, WrongStateError
+from duplexd.errors import DuplexdError, UsageError, WrongStateError
+from duplexd.images.unreadable import UnreadableError, read
 from duplexd.runtime.tasks import to_its_end
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ class Cuts:
     async def read(self, cut_id: str, name: str, offset: int, length: int) -> bytes:
         """Bytes of a secondary that is at this cut, durably, before and after the read.
 
-        Raises WrongStateError if it is not, UsageError for a range outside of the volume.
+        Raises WrongStateError if it is not, UsageError for a range outside of the volume,
+        DuplexdError if the secondary cannot be read.
         """
         cut, pair = self._archive.find(cut_id), self._volumes.by_name[name]
 
@@ -88,20 +90,23 @@ class Cuts:
             suspended = pair.cut is cut and pair.state == pair_states.SUSPENDED and pair.usable
             return suspended and cut_id not in self._archive.unsettled
 
-        def call() -> bytes:
-            data = bytearray(length)
-            pair.copy_of.read_into(offset, memoryview(data))
-            return bytes(data)
-
         if offset < 0 or length <= 0 or offset + length > pair.size:
             raise UsageError(
                 f"{pair.name}: offset {offset}, length {length} is outside of the volume's "
                 f"{pair.size} bytes"
             )
-        data = await to_its_end(self._workers.run(call)) if at_cut() else b""
-        if not at_cut():
+        data, unreadable = bytearray(), None
+        if at_cut():
+            leg = pair.copy_of
+            try:
+                data = await to_its_end(self._workers.run(lambda: read(leg, offset, length)))
+            except UnreadableError as error:
+                unreadable = error
+        if not at_cut():  # also if a reload has closed the image meanwhile
             raise WrongStateError(
                 f"the secondary of {pair.name} is not at cut {cut_id}, or not durable there yet; "
                 "duplexctl status shows where it is"
             )
-        return data
+        if unreadable is not None:
+            raise DuplexdError(str(unreadable.strerror)) from unreadable
+        return bytes(data)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from duplexd.core.markers import Synced
+from duplexd.core.synced import Synced
 
 if TYPE_CHECKING:
     from duplexd.engine.checkpoint import Checkpointer
@@ -39,4 +39,7 @@ class SyncClaim:
         if timeline.busy or written <= known or written > timeline.writer.synced:
             return
         with contextlib.suppress(OSError):  # the timeline has drawn the consequences
-            self._last = timeline.append(Synced())
+            timeline.when_at_rest(self._append)
+
+    def _append(self) -> None:
+        self._last = self._timeline.append(Synced())

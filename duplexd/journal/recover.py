@@ -4,7 +4,7 @@ A log that ends in rubbish is normal after a power cut, and a log with a hole in
 known to be durable is a catastrophe; both look alike at the first broken record. The difference is
 what the journal itself claims further on, so the walk goes on looking behind its end before it
 decides (`scan.judge`). A claim stands behind every synced record soon after its sync, in the next
-record or in a marker that is written for it (`core/markers.py`, `Synced`). A torn tail is copied to
+record or in a marker that is written for it (`core/synced.py`). A torn tail is copied to
 a file of its own before it is wiped: if the decision was wrong, nothing is lost.
 """
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core import pair_states
 from duplexd.images.holes import equal_holes
+from duplexd.images.unreadable import BLOCK_BYTES, UnreadableError, read
 from duplexd.replication.follower import SinkError
 
 if TYPE_CHECKING:
@@ -20,12 +21,11 @@ if TYPE_CHECKING:
     from duplexd.core.pair import Pair
     from duplexd.replication.follower import Sink
 
-BLOCK_BYTES = 4096
 _UNREADABLE_BLOCKS_MAX = 64  # of one piece, found one by one
 
 
-class PrimaryUnreadableError(OSError):
-    """A range of a primary cannot be read. The text names the image and the offset."""
+class PrimaryUnreadableError(UnreadableError):
+    """A primary cannot be read: not a failure of its secondary."""
 
 
 class Range(NamedTuple):
@@ -102,33 +102,31 @@ def copy_around(sink: Sink, pair: Pair, offset: int, end: int, piece_bytes: int)
     try:
         return copy_piece(sink, pair, offset, end, piece_bytes)
     except PrimaryUnreadableError:
-        length = min(piece_bytes, end - offset)
-        unreadable: list[Range] = []
-        copied = _halve(sink, pair, Range(offset, length), unreadable)
-        return Piece(length, copied, unreadable=unreadable)
+        return _around(sink, pair, offset, min(piece_bytes, end - offset))
 
 
-def _halve(sink: Sink, pair: Pair, of: Range, unreadable: list[Range]) -> int:
-    """Copy a range that cannot be read as a whole, by halves; returns the bytes written.
-
-    Once nothing of the first blocks can be read, the disk is taken to be gone: each of these reads
-    may take it seconds.
+def _around(sink: Sink, pair: Pair, offset: int, length: int) -> Piece:
+    """Once this many blocks of a piece cannot be read, the rest of it is not tried: each read may
+    take the disk seconds.
     """
-    if of.length <= BLOCK_BYTES or len(unreadable) >= _UNREADABLE_BLOCKS_MAX:
-        unreadable.append(of)
-        return 0
-    copied, half = 0, -(-of.length // 2 // BLOCK_BYTES) * BLOCK_BYTES
-    for part in (Range(of.offset, half), Range(of.offset + half, of.length - half)):
+    unreadable: list[Range] = []
+    copied, at, end = 0, offset, offset + length
+    while at < end:
         try:
-            copied += _copy(sink, pair, *part)
-        except PrimaryUnreadableError:
-            copied += _halve(sink, pair, part, unreadable)
-    return copied
+            copied += _copy(sink, pair, at, end - at)
+            break
+        except PrimaryUnreadableError as error:
+            bad = error.offset
+        if bad > at:
+            copied += _copy(sink, pair, at, bad - at)
+        gone = len(unreadable) >= _UNREADABLE_BLOCKS_MAX
+        at = end if gone else min(bad + BLOCK_BYTES, end)
+        unreadable.append(Range(bad, at - bad))
+    return Piece(length, copied, unreadable=unreadable)
 
 
 def _copy(sink: Sink, pair: Pair, offset: int, length: int) -> int:
-    data = bytearray(length)
-    _read(pair, offset, data)
+    data = _read(pair, offset, length)
     try:
         return _put(sink, pair, offset, data)
     except OSError as error:
@@ -148,14 +146,13 @@ def _hole(pair: Pair, offset: int, end: int) -> int:
         return 0  # the read that follows says which image it is
 
 
-def _read(pair: Pair, offset: int, data: bytearray) -> None:
+def _read(pair: Pair, offset: int, length: int) -> bytearray:
     try:
-        pair.primary.read_into(offset, memoryview(data))
-    except OSError as error:
-        path, why = pair.primary.path, error.strerror or str(error)
-        raise PrimaryUnreadableError(
-            error.errno, f"{path}: cannot be read at offset {offset}: {why}", path
-        ) from error
+        return read(pair.primary, offset, length)
+    except UnreadableError as error:
+        of_primary = PrimaryUnreadableError(*error.args, pair.primary.path)
+        of_primary.offset = error.offset
+        raise of_primary from error
 
 
 def _put(sink: Sink, pair: Pair, offset: int, data: bytearray) -> int:

@@ -102,7 +102,7 @@ class Machine:
             return task
 
         loop.set_task_factory(remember)  # type: ignore[arg-type]
-        self.workers = [SimWorkers(loop, self.rng, 3), SimWorkers(loop, self.rng, 2)]
+        self.workers = [SimWorkers(loop, self.rng, count) for count in (3, 2, 1)]
         self.disk.on_dead = loop.stop
 
         async def main() -> None:
@@ -136,7 +136,7 @@ class Machine:
     async def start(self) -> None:
         """A new controller on what the disk holds. Raises what the engine's `start` raises."""
         clock = SimClock(self.loop, self.disk)
-        machine = engine.Machine(self.disk, clock, self.workers[0], self.workers[1])
+        machine = engine.Machine(self.disk, clock, *self.workers)
         self.last = await engine.start(self.config(), machine, Events(clock), SMALL)
 
     @property

@@ -102,10 +102,11 @@ def test_what_needs_the_controller_is_refused_until_it_is_there(
     )
 
 
-def test_duplexctl_gives_the_refusal_and_its_exit_code(stuck: Daemon) -> None:
-    result = run_duplexctl(stuck.files, "suspend", "data")
+@pytest.mark.parametrize("command", [["status"], ["status", "data"], ["suspend", "data"]])
+def test_duplexctl_says_what_the_start_is_at(stuck: Daemon, command: list[str]) -> None:
+    result = run_duplexctl(stuck.files, *command)
     assert result.returncode == 7
-    assert "recovering, 0 %" in result.stderr
+    assert "the daemon is not ready: recovering, 0 % (reading the journal)" in result.stderr
 
 
 def test_a_stop_does_not_wait_for_a_recovery_that_hangs(stuck: Daemon) -> None:

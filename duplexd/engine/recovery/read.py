@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.ledger import Ledger, Place
 from duplexd.core.since import Since
+from duplexd.engine.checkpoint import replay_floor
 from duplexd.engine.recovery.progress import JOURNAL
 from duplexd.errors import DamageError
 from duplexd.journal.format import (
@@ -45,9 +46,11 @@ _SEGMENTS_MIN = 4
 
 class ReadJournal(NamedTuple):
     """What the journal says. `saved`: the checkpoint. `unapplied`: numbers of volumes with changes
-    after it. `since`: what these changed of the images that the checkpoint recorded. `complete`:
-    neither has the machine rebooted since, nor was the file system of the journal mounted anew, so
-    no record was lost.
+    after it. `floor`: the number after which this start needs records, and each one until there is
+    another checkpoint. Markers since the checkpoint may need more than it says: a resync that began
+    at an older cut. `since`: what these changed of the images that the checkpoint recorded.
+    `complete`: neither has the machine rebooted since, nor was the file system of the journal
+    mounted anew, so no record was lost.
     """
 
     ring: Ring
@@ -55,6 +58,7 @@ class ReadJournal(NamedTuple):
     tail: Tail
     saved: Json
     unapplied: set[int]
+    floor: int
     since: Since
     complete: bool
 
@@ -95,13 +99,16 @@ def read_journal(
         walk, since = Walk(ring, start), Since(ledger)
         progress(JOURNAL, 0, total := _bytes_after(ring, start))
         unapplied = _fold(walk, ledger, since, lambda done: progress(JOURNAL, done, total))
+        behind = {number: pair.primary_at for number, pair in ledger.pairs.items()}
+        now = ledger.snapshot(walk.sequence, {}, behind)
+        floor = min(replay_floor(saved), replay_floor({**saved, "pairs": now["pairs"]}))
         same_boot = boot_id != "" and ledger.boot in {"", boot_id}
         tail = walk.close()
     except BaseException:
         ring.close()
         raise
     complete = same_boot and saved.get("mount", "") == file.mount() != ""
-    return ReadJournal(ring, ledger, tail, saved, unapplied, since, complete)
+    return ReadJournal(ring, ledger, tail, saved, unapplied, floor, since, complete)
 
 
 def _refuse_journal_alone(disk: Disk, file: CheckpointFile, directory: str) -> None:

@@ -42,8 +42,9 @@ class _Room:
         self._grow_error: OSError | None = None
 
     def ensure(self) -> None:
-        saved = self._recovered.journal.saved
-        if self._make(replay_floor(saved)) or self._make(replay_floor(self._checkpoint(saved))):
+        journal = self._recovered.journal
+        saved = journal.saved
+        if self._make(journal.floor) or self._make(replay_floor(self._checkpoint(saved))):
             return
         directory = self._writer.ring.directory
         if self._grow_error is not None:

@@ -36,11 +36,11 @@ from duplexd.core.markers import (
     Settled,
     Stood,
     Swap,
-    Synced,
     Void,
     encode,
     unpack,
 )
+from duplexd.core.synced import Synced
 from tests.unit.core.ledgers import GRAIN, SIZE, changed, packed
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.api.starting import Starting
-from duplexd.daemon.patience import Patience
 from duplexd.daemon.recovery import Recovery
+from duplexd.daemon.retry import Patience
 from duplexd.daemon.service import Service, Threads
 from duplexd.engine.controller import Machine
 from duplexd.errors import DamageError, LimitError, WrongStateError
@@ -22,6 +22,7 @@ from duplexd.runtime.clock import RealClock
 from duplexd.runtime.disk import RealDisk
 from duplexd.runtime.locked import open_locked
 from duplexd.runtime.reserve import Reserve
+from tests.support.prompt_workers import PromptWorkers
 from tests.unit.daemon.files import config
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from duplexd.engine.controller import Controller
     from duplexd.runtime.disk import Disk
 
+# the deadline of a stop would end the process of the tests
+ENDLESS = Limits(daemon=dataclasses.replace(DaemonLimits(), stop_seconds_max=1e6))
 IMPATIENT = dataclasses.replace(DaemonLimits(), passing_seconds_max=0.0)
 
 
@@ -65,7 +68,9 @@ class Attempt:
         self.reserve = Reserve(str(directory / "reserve"))
 
     async def run(self, disk: Disk) -> Controller:
-        machine = Machine(disk, RealClock(), self.threads.disk, self.threads.journal)
+        machine = Machine(
+            disk, RealClock(), self.threads.disk, self.threads.journal, PromptWorkers()
+        )
         recovery = Recovery(
             self.config, machine, self.limits, self.starting, self.reserve, lambda _: None
         )
@@ -133,13 +138,13 @@ async def test_damage_ends_the_daemon(attempt: Attempt, tmp_path: Path) -> None:
 async def test_a_stop_gives_a_start_up_also_where_the_disk_hangs(
     attempt: Attempt, tmp_path: Path, threads: Threads
 ) -> None:
-    service, go_on = Service(config(tmp_path), Limits()), threading.Event()
+    service, go_on = Service(config(tmp_path), ENDLESS, PromptWorkers()), threading.Event()
     try:
         hanging = [asyncio.ensure_future(threads.disk.run(go_on.wait)) for _ in range(16)]
         await asyncio.sleep(0)  # now they are submitted
         starting = asyncio.ensure_future(service._unless_stopped(attempt.run(RealDisk())))
         await asyncio.sleep(0)  # now its first step is, behind those
-        service._stop.set()
+        service.stop(15)
         assert await asyncio.wait_for(starting, 60.0) is None
     finally:
         go_on.set()

@@ -35,6 +35,7 @@ from duplexd.limits import EngineLimits
 from duplexd.replication.staging import StagingArea
 from duplexd.runtime.watch import Watch
 from tests.sim.workers import SimWorkers
+from tests.support.prompt_workers import PromptWorkers
 from tests.unit.engine.cores import MIB, SIZE, Core, HandClock, new_disk, run, running, settings
 from tests.unit.replication.fakes import until
 
@@ -333,6 +334,25 @@ async def test_a_copy_after_a_failed_secondary_does_not_become_a_comparison() ->
     assert disk.content("/b/data.img")[: len(DATA)] == DATA
 
 
+async def test_a_start_keeps_the_journal_that_a_resync_since_the_checkpoint_needs() -> None:
+    """A start that makes room in a full journal may die, and the next one walks from the cut."""
+    disk, config = new_disk(), settings()
+    core = await Core.begin(disk, config)
+    await core.controller.suspend(["data"])
+    cut = core.pair().cut
+    assert await core.write("data", 0, DATA) == 0
+    await core.controller.checkpointer.checkpoint()
+    report = await core.controller.resync(["data"])
+    assert report["volumes"][0]["how"] == "journal"
+    await core.controller.timeline.durable()
+    await core.crash(power=False)
+    file, limits = CheckpointFile(disk, "/state"), EngineLimits()
+    journal = read_journal(disk, file, config.controller, "boot", limits, lambda *_: None)
+    assert cut is not None
+    assert journal.floor == cut.sequence < journal.saved["sequence"]
+    journal.ring.close()
+
+
 async def test_an_unclean_stop_widens_the_map_of_a_suspended_pair_by_its_open_regions() -> None:
     disk = new_disk()
     core = await Core.begin(disk, settings(size=64 * MIB))
@@ -423,7 +443,7 @@ async def test_a_start_that_is_cancelled_anywhere_leaves_nothing_open() -> None:
         workers = SimWorkers(asyncio.get_running_loop(), Random(turns), 2)
         events = Events(clock)
         events.listeners.append(seen.append)
-        machine = Machine(disk, clock, workers, workers)
+        machine = Machine(disk, clock, workers, workers, PromptWorkers())
         starting = asyncio.ensure_future(start(settings(), machine, events))
         turns += 1
         for _ in range(turns):

@@ -132,7 +132,7 @@ async def test_a_primary_that_fails_again_stays_unserved() -> None:
     disk.fail("/a/data.img", errno.EIO, operation="open", times=1)
     async with running(volumes, disk=disk) as core:
         disk.fail("/a/data.img", errno.EIO, operation="read")
-        with pytest.raises(WrongStateError, match="data is not served: /a/data.img: "):
+        with pytest.raises(WrongStateError, match=r"data is not served: /a/data\.img: "):
             await core.controller.resync(["data"])
         assert core.pair("data").failed
         assert await read(core, "data", 0, 4096) == errno.EIO

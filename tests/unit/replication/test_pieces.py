@@ -9,9 +9,9 @@ import pytest
 
 from duplexd.core.markers import Copy
 from duplexd.core.pair_states import FIRST_COPY, RESYNCING
+from duplexd.images.unreadable import BLOCK_BYTES
 from duplexd.replication.follower import SecondarySink, SinkError
 from duplexd.replication.pieces import (
-    BLOCK_BYTES,
     Piece,
     PrimaryUnreadableError,
     Progress,
@@ -131,6 +131,7 @@ def test_a_disk_that_is_gone_is_not_asked_for_each_of_its_blocks() -> None:
     pair.set_legs(primary, world.legs[pair].faults, pair.mode)
     primary.fail("read_into", errno.EIO)
     piece = copy_around(SecondarySink(), pair, 0, SIZE, SIZE)
+    assert len(piece.unreadable) < SIZE // BLOCK_BYTES
     assert sum(length for _, length in piece.unreadable) == SIZE
     assert primary.calls["read_into"] < SIZE // BLOCK_BYTES
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from duplexd.daemon.patience import Patience
+from duplexd.daemon.retry import Patience
 from duplexd.errors import ConfigurationError, DuplexdError, WrongStateError
 from duplexd.limits import DaemonLimits
 
