@@ -123,7 +123,7 @@ class Runner:
                 await self._copying.changed(job, pair)
                 await self._catch_up(job, [pair])
             except SinkError as error:
-                async with self._backlog.after(job.walk().position, [pair]) as missed:
+                async with self._backlog.after(job.walk().position, [error.pair]) as missed:
                     leaves = partial(self._leaves, job, error, missed)
                     await when_there_is_room(self._timeline, leaves)
 
