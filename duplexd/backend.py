@@ -19,13 +19,15 @@ WRITE, ZERO, TRIM, FLUSH = 1, 2, 3, 4
 class Change:
     """One WRITE, WRITE_ZEROES, TRIM or FLUSH of a client, from parsing to reply.
 
-    `data` is the payload of a WRITE (`length` bytes), else empty. During `Backend.submit` it may be
-    a view of the receive buffer; to keep the change beyond that call, call `own` first.
+    `data` is the payload of a WRITE (`length` bytes), else empty. It may be a view of a receive
+    buffer: the server keeps that as it is until the change is finished, or, while it has not
+    `begun`, calls `own`. `begun`: it is part of a batch, and its payload may be being written.
     `error` is an errno, 0 for success, valid in `Client.finished`.
     """
 
     __slots__ = (
         "allocate",
+        "begun",
         "client",
         "cookie",
         "data",
@@ -59,6 +61,7 @@ class Change:
         self.data = data
         self.fua = fua
         self.allocate = allocate  # WRITE_ZEROES with NO_HOLE: the range stays allocated
+        self.begun = False
         self.sequence = 0
         self.error = 0
 
@@ -88,6 +91,7 @@ class Volume(Protocol):
     name: str
     size: int
     connections: int  # kept by the server
+    failed: str  # why it is not served; "" for one that is
 
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
         """Fill `buffer` without blocking; False if that is not possible. Raises OSError."""
@@ -106,8 +110,7 @@ class Backend(Protocol):
         """Take the changes of one wake-up of one client, in order of arrival. Ranges are valid,
         lengths are > 0.
 
-        Changes that can be done at once are finished before this returns; the others own their
-        payloads by then.
+        They may be finished before this returns, or later.
         """
 
     def flush(self, change: Change) -> None:

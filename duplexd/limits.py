@@ -74,6 +74,10 @@ class EngineLimits:
     copied_mark_bytes: int = 64 * MIB  # progress of a copy is made durable this often
     unreadable_ranges_max: int = 64  # of a primary, that a copy leaves out before it gives up
     copy_pause_seconds_max: float = 0.05  # how long a paced copy does not look at the journal
+    auto_resync_look_seconds: float = 1.0  # between two looks for pairs that need one
+    auto_resync_pause_seconds_min: float = 1.0  # before the first attempt; doubles with each
+    auto_resync_pause_seconds_max: float = 300.0
+    auto_resync_calm_seconds: float = 60.0  # of DUPLEX, after which pauses are short again
     follower_final_bytes: int = 128 * KIB  # the lag that a follower makes up in the event loop
     async_lag_bytes_max: int = 64 * MIB
     hold_seconds_max: float = HOLD_SECONDS_MAX
@@ -173,9 +177,27 @@ class CanaryLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class DaemonLimits:
+    """Of the process around the engine: its start, its stop, what it keeps for a bad day."""
+
+    # At a start, for an address, a name or an image to be had. With the unit's five starts in five
+    # minutes it must be above one minute, or systemd gives up before the state has passed.
+    passing_seconds_max: float = 90.0
+    passing_retry_seconds: float = 1.0
+    start_extension_seconds: float = 60.0  # asked of systemd, again and again while the loop runs
+    stop_seconds_max: float = 60.0  # TimeoutStopSec of the unit is longer
+    reserve_bytes: int = 4 * MIB  # on the disk of state_dir; more if the checkpoint is large
+    reserve_retry_seconds: float = 30.0  # while there is no room for it
+    reserve_check_seconds: float = 600.0  # whether it is large enough still
+    descriptors_reserve: int = 64  # for what is opened now and then: segments, checkpoints, logs
+    connections_min: int = 8  # of NBD clients; with fewer descriptors than that takes, no start
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """All limits of a daemon."""
 
     engine: EngineLimits = EngineLimits()
     nbd: NbdLimits = NbdLimits()
     api: ApiLimits = ApiLimits()
+    daemon: DaemonLimits = DaemonLimits()

@@ -6,8 +6,9 @@
            -> actions.py      the one door into the controller
            <- answers.py      an object, or lines that last (lines.py)
 
-    server = ControlServer(controller, config.control, ApiLimits(), [nbd_source])
-    await server.start()
+    server = ControlServer(Starting("alpha"), config.control, ApiLimits())
+    await server.start()                        # answers by starting.py
+    server.serve(controller, [nbd_source])      # and by routes.py from here on
 
 Everything that is documented is generated from ROUTES and the models: openapi.py for programs,
 jsondoc.py for people. metrics.py and scrape.py are /metrics. Nothing here decides anything about

@@ -78,11 +78,13 @@ def histogram_family(name: str, text: str, histogram: Histogram) -> HistogramMet
     return HistogramMetricFamily(name, text, buckets, histogram.total)
 
 
-def process_metrics(lag: LoopLag) -> Iterator[Metric]:
-    """The process: its version, its event loop."""
+def process_metrics(lag: LoopLag, started: float = 1.0) -> Iterator[Metric]:
+    """The process: its version, how much of its start is done, its event loop."""
     info = GaugeMetricFamily("duplexd_info", "always 1", labels=("version",))
     info.add_metric((duplexd.__version__,), 1)
     yield info
+    text = "how much of the start is done; 1 once volumes are served"
+    yield GaugeMetricFamily("duplexd_start_ratio", text, started)
     yield histogram_family(
         "duplexd_event_loop_lag_seconds", "how late the event loop was", lag.histogram
     )

@@ -107,14 +107,23 @@ def matched(pattern: tuple[str, ...], segments: tuple[str, ...]) -> dict[str, st
 
 
 def application(context: Context, routes: tuple[RouteEntry, ...]) -> Application:
-    """What answers requests. It never raises, except that it was cancelled."""
+    """What answers requests by the endpoints of its routes."""
+    return dispatching(routes, lambda entry, call: entry.endpoint(context, call))
+
+
+def dispatching(
+    routes: tuple[RouteEntry, ...], respond_to: Callable[[RouteEntry, Call], Awaitable[AnyAnswer]]
+) -> Application:
+    """What answers requests by `respond_to`, for a peer that has the role which the route needs. It
+    never raises, except that it was cancelled.
+    """
     router = Router(routes)
 
     async def respond(link: Link, request: wire.Request) -> AnyAnswer:
         try:
             entry, parameters = router.find(request)
             access.check(link.peer, entry.role)
-            return await entry.endpoint(context, Call(link, request, parameters))
+            return await respond_to(entry, Call(link, request, parameters))
         except NoSuchMethodError as error:
             return problems.respond(error.status, error.detail, (("allow", error.allowed),))
         except Exception as error:  # noqa: BLE001 - a bug costs its own answer, and is logged

@@ -80,7 +80,7 @@ def counter_by(name: str, text: str, label: str, counts: dict[str, int]) -> Coun
     return family
 
 
-class _Collected:
+class Collected:
     """Families that were collected, as a collector of prometheus_client."""
 
     def __init__(self, families: list[Metric]) -> None:
@@ -112,5 +112,5 @@ class Scrape:
     def prepare(self) -> Callable[[], bytes]:
         """The text in the Prometheus exposition format, once it is called."""
         registry = CollectorRegistry()
-        registry.register(_Collected(list(self._collect())))
+        registry.register(Collected(list(self._collect())))
         return lambda: generate_latest(registry)

@@ -1,7 +1,11 @@
 """The HTTP API of a daemon, from its sockets to its endpoints: what is assembled, started, stopped.
 
-    server = ControlServer(controller, config.control, ApiLimits(), [lambda: nbd_metrics(server)])
-    await server.start()                    # listens on the Unix socket and the TLS addresses
+    starting = Starting("alpha")
+    server = ControlServer(starting, config.control, ApiLimits())
+    await server.start()                    # the Unix socket answers: "starting"
+    starting.at("recovering, 40 %", 0.4)
+    await server.listen_remote()            # the TLS addresses, once they can be had
+    server.serve(controller, [nbd_source])  # from now on it answers for the controller
     server.admit(Admission.of(reloaded))    # other roles and certificates, after a reload
     await server.stop()                     # holds end, answers end, the socket is removed
 
@@ -12,8 +16,8 @@ does so in a thread, and TLS handshakes are rationed (remote.py).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.api.access import Access
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
 
     from duplexd.api.actions import Controller
     from duplexd.api.scrape import Source
+    from duplexd.api.starting import Starting
     from duplexd.config.daemon_file import ControlConfig
     from duplexd.limits import ApiLimits
 
@@ -51,33 +56,45 @@ class Admission(NamedTuple):
         return cls(Access(os.geteuid(), settings.group_role, settings.tls), context)
 
 
-class Listening(NamedTuple):
-    """What a server that was started has open."""
+@dataclass
+class Listening:
+    """What a server that was started has open. `context` is that of the TLS addresses, if there
+    are any.
+    """
 
     connections: Connections
     bound: listen.BoundSocket
     local: asyncio.AbstractServer
-    remote: Remote | None
+    context: ssl.SSLContext | None
+    remote: Remote | None = None
+
+
+class Serving(NamedTuple):
+    """The controller that is served, and what stands between it and the connections."""
+
+    controller: Controller
+    actions: Actions
+    scrape: Scrape
+
+    def detach(self) -> None:
+        """Stop listening to the controller."""
+        self.actions.detach()
+        if self.scrape.figures.note in self.controller.listeners:
+            self.controller.listeners.remove(self.scrape.figures.note)
 
 
 class ControlServer:
-    """Serves the HTTP API from `start` to `stop`. `sources` give further metrics."""
+    """Serves the HTTP API from `start` to `stop`: that of `starting`, and from `serve` on that of a
+    controller.
+    """
 
-    def __init__(
-        self,
-        controller: Controller,
-        settings: ControlConfig,
-        limits: ApiLimits,
-        sources: Sequence[Source] = (),
-    ) -> None:
-        self._controller = controller
+    def __init__(self, starting: Starting, settings: ControlConfig, limits: ApiLimits) -> None:
+        self._starting = starting
         self._settings = settings
         self._limits = limits
         self._lag = LoopLag()
         self._listening: Listening | None = None
-        self.actions = Actions(controller, limits)
-        self._scrape = Scrape(controller, self._lag, sources)
-        controller.listeners.append(self._scrape.figures.note)
+        self._serving: Serving | None = None
 
     @property
     def connections(self) -> Connections:
@@ -85,46 +102,54 @@ class ControlServer:
         assert self._listening is not None, "start comes first"
         return self._listening.connections
 
-    def _ready(self) -> bool:
-        return self._listening is not None and not self.actions.stopping
+    @property
+    def actions(self) -> Actions:
+        """The door into the controller."""
+        assert self._serving is not None, "serve comes first"
+        return self._serving.actions
 
     async def start(self) -> None:
-        """Listen.
+        """Listen on the Unix socket.
 
-        Raises ConfigurationError when the socket or an address cannot be had, ForbiddenError for a
-        certificate that cannot be read; it listens nowhere then.
+        Raises ConfigurationError or WrongStateError when the socket cannot be had, ForbiddenError
+        for a certificate that cannot be read; it listens nowhere then.
         """
         settings = self._settings
         admission = Admission.of(settings)
         group = listen.group_id("control.group", settings.group) if settings.group else None
-        with contextlib.ExitStack() as undo:
-            tcp = listen.bind_all(settings.tls.listen, "control.tls.listen") if settings.tls else []
-            for each in tcp:
-                undo.callback(each.close)
-            address = UnixAddress(str(settings.socket))
-            (bound,) = listen.bind(address, "control.socket", group, make_parents=True)
-            undo.pop_all()
-        self._listening = await self._listen(admission, bound, tcp)
-        self._lag.start()
-
-    async def _listen(
-        self,
-        admission: Admission,
-        bound: listen.BoundSocket,
-        tcp: list[listen.BoundSocket],
-    ) -> Listening:
-        context = Context(self.actions, self._limits, self._scrape.prepare, self._ready)
-        endpoints = application(context, ROUTES)
-        connections = Connections(endpoints, admission.access, self._limits)
+        address = UnixAddress(str(settings.socket))
+        (bound,) = listen.bind(address, "control.socket", group, make_parents=True)
+        application = self._starting.application(self._lag)
+        connections = Connections(application, admission.access, self._limits)
         local = await asyncio.get_running_loop().create_unix_server(
             connections.make, sock=bound.sock, backlog=listen.LISTEN_BACKLOG
         )
-        remote = None
-        if admission.context is not None:
-            socks = [each.sock for each in tcp]
-            remote = Remote(socks, admission.context, connections.make, self._limits)
-            remote.start()
-        return Listening(connections, bound, local, remote)
+        self._listening = Listening(connections, bound, local, admission.context)
+        self._lag.start()
+
+    async def listen_remote(self) -> None:
+        """Listen on the TLS addresses, too.
+
+        Raises ConfigurationError; WrongStateError for an address that cannot be had at present.
+        """
+        tls, listening = self._settings.tls, self._listening
+        if tls is None or listening is None or listening.context is None:
+            return
+        bound = await asyncio.to_thread(listen.bind_all, tls.listen, "control.tls.listen")
+        socks = [each.sock for each in bound]
+        listening.remote = Remote(
+            socks, listening.context, listening.connections.make, self._limits
+        )
+        listening.remote.start()
+
+    def serve(self, controller: Controller, sources: Sequence[Source] = ()) -> None:
+        """Answer for this controller from now on. `sources` give further metrics."""
+        actions = Actions(controller, self._limits)
+        scrape = Scrape(controller, self._lag, sources)
+        controller.listeners.append(scrape.figures.note)
+        self._serving = Serving(controller, actions, scrape)
+        context = Context(actions, self._limits, scrape.prepare, lambda: not actions.stopping)
+        self.connections.application = application(context, ROUTES)
 
     def admit(self, admission: Admission) -> None:
         """Take these roles and certificates from now on.
@@ -143,17 +168,17 @@ class ControlServer:
 
         The socket is removed first: a client that comes now must not find a daemon that goes.
         """
-        self.actions.stop()
+        serving, listening = self._serving, self._listening
+        if serving is not None:
+            serving.actions.stop()
         self._lag.stop()
-        if self._listening is None:
+        if listening is None:
             return
-        connections, bound, local, remote = self._listening
-        bound.remove_file()
-        local.close()
-        if remote is not None:
-            await remote.close()
-        await connections.stop()
-        self.actions.detach()
-        if self._scrape.figures.note in self._controller.listeners:
-            self._controller.listeners.remove(self._scrape.figures.note)
+        listening.bound.remove_file()
+        listening.local.close()
+        if listening.remote is not None:
+            await listening.remote.close()
+        await listening.connections.stop()
+        if serving is not None:
+            serving.detach()
         self._listening = None

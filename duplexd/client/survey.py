@@ -94,6 +94,8 @@ async def _status(link: Http, targets: Iterable[str]) -> Json:
     status = await link.call("GET", path, timeout_s=link.limits.answer_seconds_max)
     need(status, link, "controller", "name")
     need(status, link, "volumes")
+    if starting := status["controller"].get("starting"):  # it says nothing of volumes yet
+        raise UnreachableError(f"{link.prefix}the daemon is not ready: {starting['text']}")
     return status
 
 

@@ -28,6 +28,7 @@ from pydantic import BeforeValidator, Field, StrictStr, ValidationError, model_v
 from duplexd.config.explain import did_you_mean, explain
 from duplexd.config.fields import FilePath, ListenAddress, Name, Section, SocketPath
 from duplexd.config.groups import Group
+from duplexd.config.text import decode
 from duplexd.config.values import check_hold_max
 from duplexd.errors import ConfigurationError, NotFoundError, UsageError
 from duplexd.limits import HOLD_SECONDS_DEFAULT, MEMBERS_MAX
@@ -149,16 +150,14 @@ class Groups(Section):
 def load(path: str | Path) -> Groups:
     """Read and check a groups file. Raises ConfigurationError."""
     try:
-        text = Path(path).read_bytes().decode()
+        data = Path(path).read_bytes()
     except OSError as error:
         raise ConfigurationError(
             f"{path}: cannot be read: {error.strerror}; name the groups file with --groups FILE"
         ) from None
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"{path}: not UTF-8 text; save the file as UTF-8") from None
     except ValueError as error:
         raise ConfigurationError(f"{str(path)!r}: not a file name: {error}") from None
-    return parse(text, path)
+    return parse(decode(data, path), path)
 
 
 def parse(text: str, path: str | Path) -> Groups:

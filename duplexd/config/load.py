@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from duplexd.config.daemon_file import Config
 from duplexd.config.explain import explain
+from duplexd.config.text import decode
 from duplexd.config.together import check_together
 from duplexd.errors import ConfigurationError
 
@@ -33,13 +34,7 @@ def load(path: str | Path) -> Config:
         raise ConfigurationError(
             f"{str(path)!r}: not a file name; give the configuration with --config FILE"
         ) from None
-    try:
-        return parse(data.decode(), path)
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigurationError(
-            f"{path}: line {line}: not UTF-8; save the file as UTF-8 text"
-        ) from None
+    return parse(decode(data, path), path)
 
 
 def parse(text: str, path: str | Path) -> Config:

@@ -34,9 +34,10 @@ as a decimal string for a key, since JSON has no other keys; change maps are bas
     detach    volumes                                the secondary was removed: SIMPLEX
     swap      volumes                                the two images change roles; of a SUSPENDED
                                                      pair, changes after the cut are given up
+    synced                                           see `core/synced.py`
 
 A field that an older version did not write has a default in `unpack`. Version 1 of the journal
-lacks the markers of groups, version 2 lacks `swap`.
+lacks the markers of groups, version 2 lacks `swap` and `synced`.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ import json
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from duplexd.core.marker_fields import numbers, pack_maps, unpack_maps
+from duplexd.core.synced import Synced
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -419,7 +421,7 @@ class Swap(NamedTuple):
 Marker: TypeAlias = (
     Open | Close | NewVolume | Remove | Attach | Copy | Copied | MakeCut | Stood | Ready | Agreed
     | Void | Fail | Grade | Resync | Abandon | Commit | Settled | Equal | Missed | Regions | Detach
-    | Swap
+    | Swap | Synced
 )  # fmt: skip
 
 KINDS: dict[str, type[Marker]] = {
@@ -427,7 +429,7 @@ KINDS: dict[str, type[Marker]] = {
     "copy": Copy, "copied": Copied, "cut": MakeCut, "stood": Stood, "ready": Ready,
     "agreed": Agreed, "void": Void, "fail": Fail, "grade": Grade, "resync": Resync,
     "abandon": Abandon, "commit": Commit, "settled": Settled, "equal": Equal, "missed": Missed,
-    "regions": Regions, "detach": Detach, "swap": Swap,
+    "regions": Regions, "detach": Detach, "swap": Swap, "synced": Synced,
 }  # fmt: skip
 
 

@@ -43,7 +43,7 @@ TRANSITIONS = {
 
 # Why a pair is in its state, as status shows it.
 BY_COMMAND, BY_ERROR, BY_GROUP = "by command", "by secondary error", "by group freeze"
-FIRST_COPY, POWER_CUT, RESYNCING = "first copy", "power cut", "resync"
+FIRST_COPY, UNCLEAN_STOP, RESYNCING = "first copy", "unclean stop", "resync"
 
 
 def after(state: str, event: str) -> str | None:

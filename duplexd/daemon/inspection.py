@@ -16,7 +16,6 @@ import click
 
 from duplexd.errors import DamageError, UsageError, WrongStateError
 from duplexd.journal.inspect import inspect
-from duplexd.runtime.clock import RealClock
 from duplexd.runtime.disk import RealDisk
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def _refuse_running(directory: Path) -> None:
 
 def _entries(directory: Path) -> Iterator[Json]:
     try:
-        yield from inspect(RealDisk(), str(directory), RealClock().boot_id())
+        yield from inspect(RealDisk(), str(directory))
     except FileNotFoundError as error:
         raise UsageError(
             f"{error.filename or directory}: no such file;"

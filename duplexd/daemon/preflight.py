@@ -3,17 +3,25 @@
 `duplexd check` and the start of the daemon run the same checks, so a configuration that passes
 `check` starts. They only look: if a check created an image, the next start would take it for an
 existing one, and begin with a full copy.
+
+A controller that has served before starts without an image that is missing, unreadable or of
+another size: one bad image is one bad image, and what becomes of its volume is decided by the
+engine, which knows what the journal says. Such a problem `degrades` the start; it does not prevent
+it. It does where nothing was served yet, because then it is a mistake in a new file, and for
+`on_start_error = "refuse"`.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import socket
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.errors import ConfigurationError, ForbiddenError
 from duplexd.net import tls
+from duplexd.net.address import TcpAddress
 from duplexd.net.listen import group_id
 from duplexd.units import format_size
 
@@ -25,15 +33,18 @@ if TYPE_CHECKING:
 
 
 class Problem(NamedTuple):
-    """One line of text. `forbidden`: permissions are missing; the configuration itself is right."""
+    """One line of text. `forbidden`: permissions are missing; the configuration itself is right.
+    `degrades`: the daemon starts without this image.
+    """
 
     line: str
     forbidden: bool = False
+    degrades: bool = False
 
 
 def look(config: Config, served: Config | None = None) -> list[Problem]:
-    """What would keep the daemon from serving this configuration, each as `dotted.key: what is
-    wrong; what to do`.
+    """What keeps the daemon from serving this configuration, or a part of it, each as `dotted.key:
+    what is wrong; what to do`.
 
     Images that a running daemon has open already, by the configuration `served`, are skipped.
     """
@@ -42,12 +53,76 @@ def look(config: Config, served: Config | None = None) -> list[Problem]:
         *_group(config),
         *_tls(config),
     ]
+    goes_on = served is None and _starts_without(config)
     in_use = leg_keys(served) if served is not None else {}
     for name, volume in config.volumes.items():
         for key, path in (("primary", volume.primary), ("secondary", volume.secondary)):
             if path is not None and in_use.get(path) != f"volumes.{name}.{key}":
-                found += _image(f"volumes.{name}.{key}", path, volume.size)
+                found += [
+                    problem._replace(degrades=goes_on and not _is_mistake(path))
+                    for problem in _image(f"volumes.{name}.{key}", path, volume.size)
+                ]
     return found
+
+
+def addresses(config: Config) -> list[Problem]:
+    """Addresses that this machine does not have, and names that do not resolve: a start waits for
+    them for a while. Ports are not looked at, since a running daemon may have them.
+    """
+    remote = config.control.tls.listen if config.control.tls is not None else []
+    named = [
+        *((f"nbd.listen[{index}]", each) for index, each in enumerate(config.nbd.listen)),
+        *((f"control.tls.listen[{index}]", each) for index, each in enumerate(remote)),
+    ]
+    found = []
+    for key, address in named:
+        if isinstance(address, TcpAddress) and (why := _not_here(address)):
+            found.append(Problem(f"{key}: '{address}' is not an address of this machine: {why}"))
+    return found
+
+
+def state_missing(config: Config) -> str:
+    """A line about a state directory that is empty, though images exist: perhaps its mount is
+    missing. Empty if there is nothing to say.
+    """
+    existing = [path for path in leg_keys(config) if os.path.lexists(path)]
+    if has_state(config) or not existing:
+        return ""
+    return (
+        f"controller.state_dir: '{config.controller.state_dir}' has no state of a controller, but"
+        f" {len(existing)} of its images exist; if this controller has run before, its state is"
+        " not there: is a file system not mounted? Images that belong to another state are not"
+        " used before `duplexctl adopt VOLUME`"
+    )
+
+
+def has_state(config: Config) -> bool:
+    """Whether a controller has run with this state directory."""
+    return (config.controller.state_dir / "checkpoint").exists()
+
+
+def _starts_without(config: Config) -> bool:
+    return config.controller.on_start_error == "serve" and has_state(config)
+
+
+def _is_mistake(path: Path) -> bool:
+    """Whether something is there that was never an image."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISBLK(mode)
+
+
+def _not_here(address: TcpAddress) -> str:
+    try:
+        found = socket.getaddrinfo(address.host, 0, type=socket.SOCK_STREAM)
+        for family, _, _, _, target in found:
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.bind(target)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def leg_keys(config: Config) -> dict[Path, str]:

@@ -12,18 +12,13 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import click
 
 from duplexd import __version__
-from duplexd.errors import ConfigurationError, DuplexdError, ForbiddenError
+from duplexd.errors import DuplexdError, ForbiddenError
 from duplexd.runtime.descriptors import open_standard
-from duplexd.units import format_size
-
-if TYPE_CHECKING:
-    from duplexd.config.daemon_file import Config
-    from duplexd.json_object import Json
 
 _CONFIG_OPTION = click.option(
     "--config", "config_path", metavar="FILE", required=True, help="The configuration, a TOML file."
@@ -85,7 +80,13 @@ def cli() -> None:
     default="info",
     show_default=True,
 )
-def run(config_path: str, log_level: str) -> None:
+@click.option(
+    "--adopt",
+    is_flag=True,
+    help="Take primary images as they are, though they belong to another state directory, or"
+    " changed while the daemon was down.",
+)
+def run(config_path: str, log_level: str, adopt: bool) -> None:
     """Serve the configured volumes until SIGTERM; SIGHUP reads the file again."""
     from duplexd.config import load as config
     from duplexd.daemon import service
@@ -93,7 +94,7 @@ def run(config_path: str, log_level: str) -> None:
 
     settings = config.load(config_path)
     log.configure(log_level)
-    service.run(settings)
+    service.run(settings, adopt)
 
 
 @cli.command(short_help="Check whether `run` would accept the configuration.")
@@ -101,31 +102,18 @@ def run(config_path: str, log_level: str) -> None:
 @_JSON_OPTION
 def check(config_path: str, as_json: bool) -> None:
     """Check whether `run` would accept the configuration; change nothing."""
-    from duplexd.config import load as config
-    from duplexd.daemon import preflight
+    from duplexd.daemon import checking
 
-    try:
-        settings = config.load(config_path)
-        problems = [f"{config_path}: {problem.line}" for problem in preflight.look(settings)]
-    except ConfigurationError as error:
-        settings, problems = None, str(error).splitlines()
+    found = checking.check(config_path)
     if as_json:
-        click.echo(
-            json.dumps(
-                {
-                    "ok": not problems,
-                    "problems": problems,
-                    "summary": _summary(settings) if settings else None,
-                },
-                indent=2,
-            )
-        )
-    elif settings and not problems:
-        click.echo(_describe(settings))
-    if problems:
-        if not as_json:
-            _fail("\n".join(problems), ConfigurationError.exit_code)
-        sys.exit(ConfigurationError.exit_code)
+        click.echo(json.dumps(found.as_json(), indent=2))
+    elif found.settings and not found.problems:
+        click.echo(checking.describe(found.settings))
+        for line in found.warnings:
+            click.echo(f"duplexd: warning: {line}", err=True)
+    if found.problems and not as_json:
+        _fail("\n".join(found.problems), found.exit_code)
+    sys.exit(found.exit_code)
 
 
 @cli.command()
@@ -159,51 +147,3 @@ def inspect(directory: Path, as_json: bool) -> None:
     from duplexd.daemon.inspection import show
 
     sys.exit(show(directory, as_json))
-
-
-def _summary(settings: Config) -> Json:
-    volumes = {
-        name: {
-            "size": volume.size,
-            "primary": str(volume.primary),
-            "secondary": str(volume.secondary) if volume.secondary else None,
-            "mode": volume.mode if volume.secondary else None,
-        }
-        for name, volume in settings.volumes.items()
-    }
-    tls = settings.control.tls
-    return {
-        "controller": settings.controller.name,
-        "state_dir": str(settings.controller.state_dir),
-        "journal_size": settings.controller.journal_size,
-        "listen": [str(address) for address in settings.nbd.listen],
-        "control": str(settings.control.socket),
-        "control_tls": [address.authority for address in tls.listen] if tls else [],
-        "volumes": volumes,
-        "groups": {name: list(group.volumes) for name, group in settings.groups.items()},
-    }
-
-
-def _describe(settings: Config) -> str:
-    own, tls = settings.controller, settings.control.tls
-    control = [
-        str(settings.control.socket),
-        *(f"TLS {address.authority}" for address in (tls.listen if tls else ())),
-    ]
-    lines = [
-        f"{settings.source}: ok",
-        f"controller {own.name}: state in {own.state_dir}, journal {format_size(own.journal_size)}",
-        f"NBD        {', '.join(map(str, settings.nbd.listen))}",
-        f"control    {', '.join(control)}",
-    ]
-    for name, volume in settings.volumes.items():
-        pair = (
-            f"{volume.primary} -> {volume.secondary} ({volume.mode})"
-            if volume.secondary
-            else f"{volume.primary}, no secondary"
-        )
-        lines.append(f"volume     {name}: {format_size(volume.size)}, {pair}")
-    lines += [
-        f"group      {name}: {', '.join(group.volumes)}" for name, group in settings.groups.items()
-    ]
-    return "\n".join(lines)

@@ -1,13 +1,21 @@
-"""The daemon's life: lock, recover, listen, say ready, reload on SIGHUP, drain and stop on SIGTERM.
+"""The daemon's life: lock, answer, recover, listen, say ready, reload on SIGHUP, drain and stop on
+SIGTERM.
 
-    start:  lock state_dir -> controller (recovery) -> NBD listeners -> control socket -> READY
+    start:  lock state_dir -> control socket (answers "starting") -> controller (recovery)
+            -> NBD listeners -> TLS addresses -> the control socket answers for the controller
+            -> READY
     stop:   STOPPING -> control socket (holds end, void) -> NBD listeners (drain)
             -> controller (sync, checkpoint) -> unlock
 
-A stop reverses the order of a start. Holds end first, so that held writes are answered before the
-clients' connections close; the controller ends last, because until then it may get changes.
+Holds end first in a stop, so that held writes are answered before the clients' connections close;
+the controller ends last, because until then it may get changes.
 
-A stop during recovery abandons it: recovery can be interrupted anywhere and run again.
+A stop during the start abandons it: recovery can be interrupted anywhere and run again. A stop that
+hangs is ended by `ending.Deadline`.
+
+**The watchdog** is fed as long as the event loop runs, whatever the disks do. A hung disk is no
+reason to end the daemon: that would take the other volumes' clients away, and the new process would
+hang at the same disk. The engine gives up a leg that hangs, and status says which.
 """
 
 from __future__ import annotations
@@ -18,80 +26,116 @@ import gc
 import os
 import signal
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import structlog
 import uvloop
 
 from duplexd import __version__
 from duplexd.api.metrics import nbd_metrics
-from duplexd.api.server import Admission, ControlServer
-from duplexd.config import load as configuration
-from duplexd.daemon.startup import (
-    StateLock,
-    in_file,
-    raise_open_files,
-    refuse_fixed,
-    refuse_problems,
-)
-from duplexd.engine.controller import Controller, Machine
-from duplexd.engine.controller import start as start_controller
-from duplexd.engine.events import Events
+from duplexd.api.server import ControlServer
+from duplexd.api.starting import Starting
+from duplexd.daemon.announce import Announcements
+from duplexd.daemon.ending import Deadline
+from duplexd.daemon.open_files import raise_limit, shared_out
+from duplexd.daemon.recovery import Recovery
+from duplexd.daemon.reloading import Reloads
+from duplexd.daemon.retry import Patience
+from duplexd.daemon.spare_room import keep_room
+from duplexd.daemon.startup import StateLock, in_file, refuse_problems
+from duplexd.engine.controller import Machine
 from duplexd.errors import DuplexdError
 from duplexd.limits import JOURNAL_THREADS, WORKER_THREADS, Limits
 from duplexd.nbd_server.listeners import Listeners
 from duplexd.runtime.clock import RealClock
 from duplexd.runtime.disk import RealDisk
 from duplexd.runtime.notify import notify, watchdog_interval_s
+from duplexd.runtime.relay import Relay
+from duplexd.runtime.reserve import Reserve
 from duplexd.runtime.threads import ThreadWorkers
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from duplexd.config.daemon_file import Config
-    from duplexd.json_object import Json
+    from duplexd.engine.controller import Controller
+    from duplexd.runtime.threads import Workers
+
+T = TypeVar("T")
 
 UMASK = 0o027
 # Allocations between two runs of the cycle collector: cycles are rare, and not on the write path
 GC_ALLOCATIONS = 20_000
-START_EXTENSION_SECONDS = 60.0  # asked of systemd each time recovery has made progress
-EVENT_LEVELS = {
-    "controller-failed": "error",
-    "primary-error": "error",
-    "resync-failed": "error",
-    "copied": "debug",
-    "reloaded": "debug",
-}
+
+
+class Running(NamedTuple):
+    """The parts of a daemon that serves."""
+
+    controller: Controller
+    listeners: Listeners
+    control: ControlServer
 
 
 class Service:
-    """One running daemon. `run` returns when it has stopped."""
+    """One running daemon. `run` returns when it has stopped. `adopt`: images that belong to another
+    state are taken as they are.
+    """
 
-    def __init__(self, config: Config, limits: Limits) -> None:
+    def __init__(self, config: Config, limits: Limits, relay: Workers, adopt: bool = False) -> None:
         self.config = config
         self.limits = limits
+        self._relay = relay
+        self._adopt = adopt
         self._log = structlog.get_logger("duplexd")
-        self._stop = asyncio.Event()
+        self._stopping = asyncio.Event()
         self._reload = asyncio.Event()
+        self._starting = Starting(config.controller.name)
+        self._announcements = Announcements()
+        self._controller: Controller | None = None
+        self._deadline = Deadline(limits.daemon.stop_seconds_max, self._left)
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT. Raises DuplexdError or OSError if it cannot start."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop_on, number)
-        loop.add_signal_handler(signal.SIGHUP, self._reload.set)
+        """Serve until SIGTERM or SIGINT. Raises DuplexdError or OSError if it cannot start, and if
+        the controller had failed when it was stopped.
+        """
         refuse_problems(self.config)
         lock = StateLock(self.config)
-        workers = Threads(loop)
-        try:
-            await self._serve(workers, lock)
-        finally:
-            workers.close()
-            lock.close()
+        workers = Threads(asyncio.get_running_loop())
+        if not await self._serve(workers, lock):
+            return  # a thread may hang in what was given up, and nothing waits for it
+        workers.close()
+        lock.close()
+        if self._controller is not None and self._controller.failed:
+            raise DuplexdError(
+                f"stopped after the controller had failed: {self._controller.failed};"
+                " the next start recovers"
+            )
 
-    def _stop_on(self, number: int) -> None:
+    def stop(self, number: int) -> None:
+        """Stop in order: `run` returns, or the deadline ends the process."""
         self._log.info("stopping", signal=signal.Signals(number).name)
-        self._stop.set()
+        notify("STOPPING=1\nSTATUS=stopping")
+        self._deadline.begin()
+        self._stopping.set()
 
-    async def _serve(self, workers: Threads, lock: StateLock) -> None:
+    def reload(self) -> None:
+        """Read the configuration again, soon."""
+        self._reload.set()
+
+    def _left(self) -> str:
+        """What a stop would still have to sync. Called in another thread: reads two numbers."""
+        if self._controller is None:
+            return "nothing: the start was not complete"
+        writer = self._controller.timeline.writer
+        if writer.written > writer.synced:
+            return (
+                f"the journal is written up to {writer.written}, but known to be synced only up to"
+                f" {writer.synced}: a power cut now would lose what follows"
+            )
+        return f"nothing of the journal, which is synced up to {writer.synced}; an image"
+
+    async def _serve(self, workers: Threads, lock: StateLock) -> bool:
+        """Whether it came to serve, and has stopped in order."""
         self._log.info(
             "starting",
             controller=self.config.controller.name,
@@ -99,98 +143,114 @@ class Service:
             version=__version__,
             pid=os.getpid(),
         )
-        controller = await self._recover(workers)
-        if controller is None:
-            return
-        lock.serving()
-        listeners = Listeners(controller, self.config.nbd.listen, self.limits.nbd)
-        control = ControlServer(
-            controller,
-            self.config.control,
-            self.limits.api,
-            [lambda: nbd_metrics(listeners.server)],
-        )
-        async with contextlib.AsyncExitStack() as running:
-            running.callback(self._log.info, "stopped")
-            running.push_async_callback(controller.stop)
-            with in_file(self.config, "nbd.listen"):
-                await listeners.start()
-            running.push_async_callback(listeners.stop)
-            await control.start()
-            running.push_async_callback(control.stop)
-            running.callback(notify, "STOPPING=1\nSTATUS=draining")
-            self._log.info(
-                "ready",
-                listen=[str(address) for address in self.config.nbd.listen],
-                control=str(self.config.control.socket),
-                **self._remote(),
-            )
-            notify(f"READY=1\nSTATUS=serving {len(self.config.volumes)} volumes")
+        async with contextlib.AsyncExitStack() as undo:
+            asking = asyncio.create_task(self._ask_for_time(), name="ask for time")
+            undo.callback(asking.cancel)
+            running = await self._unless_stopped(self._start(workers, lock, undo))
+            asking.cancel()
+            if running is None:
+                self._log.warning("stopped during the start; the next one begins recovery again")
+                return False
+            self._ready(running)
             calm_collector()
-            await self._until_stopped(controller, listeners, control, workers)
+            await self._until_stopped(running, workers)
+        return True
+
+    async def _unless_stopped(self, work: Coroutine[None, None, T]) -> T | None:
+        """The result of `work`, which is cancelled if a signal comes first: None."""
+        task = asyncio.ensure_future(work)
+        stopped = asyncio.create_task(self._stopping.wait(), name="stop")
+        try:
+            await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if self._stopping.is_set() and not task.done():
+                task.cancel()
+                await asyncio.wait((task,))
+            return None if task.cancelled() else task.result()
+        finally:
+            stopped.cancel()
+            task.cancel()
+
+    # Starting
+
+    async def _start(
+        self, workers: Threads, lock: StateLock, undo: contextlib.AsyncExitStack
+    ) -> Running:
+        config, limits = self.config, self.limits
+        patience = Patience(limits.daemon, self._waits)
+        control = ControlServer(self._starting, config.control, limits.api)
+        await patience.until_possible(control.start)
+        undo.push_async_callback(control.stop)
+        machine = Machine(RealDisk(), RealClock(), workers.disk, workers.journal, self._relay)
+        reserve = reserve_of(config)
+        recovery = Recovery(
+            config,
+            machine,
+            limits.engine,
+            self._starting,
+            reserve,
+            self._announcements.event,
+            self._adopt,
+        )
+        controller = self._controller = await recovery.run(patience)
+        undo.callback(self._log.info, "stopped")
+        undo.push_async_callback(controller.stop)
+        lock.serving()
+        listeners = Listeners(controller, config.nbd.listen, limits.nbd)
+
+        async def listen() -> None:
+            with in_file(config, "nbd.listen"):
+                await listeners.start()
+
+        await patience.until_possible(listen)
+        undo.push_async_callback(listeners.stop)
+        await patience.until_possible(control.listen_remote)
+        control.serve(controller, [lambda: nbd_metrics(listeners.server)])
+        undo.push_async_callback(control.stop)  # once more, to be the first that stops
+        return Running(controller, listeners, control)
+
+    def _waits(self, reason: str) -> None:
+        self._log.warning("not possible yet, trying again", reason=reason)
+        self._starting.at(f"waiting: {reason}")
+        notify(f"STATUS=waiting: {reason}")
+
+    async def _ask_for_time(self) -> None:
+        """Ask the service manager for time as long as the loop runs: a start that it kills would
+        begin again at the same place.
+        """
+        seconds = self.limits.daemon.start_extension_seconds
+        while True:
+            microseconds = int(seconds * 1e6)
+            notify(f"STATUS={self._starting.text}\nEXTEND_TIMEOUT_USEC={microseconds}")
+            await asyncio.sleep(seconds / 4)
+
+    def _ready(self, running: Running) -> None:
+        line = self._announcements.serve(running.controller.status)
+        self._log.info(
+            "ready",
+            listen=[str(address) for address in self.config.nbd.listen],
+            control=str(self.config.control.socket),
+            **self._remote(),
+            serving=line,
+        )
+        notify(f"READY=1\nSTATUS={line}")
 
     def _remote(self) -> dict[str, object]:
         tls = self.config.control.tls
         return {"control_tls": [address.authority for address in tls.listen]} if tls else {}
 
-    def _log_event(self, event: Json) -> None:
-        """Every change of state is a line of the log."""
-        fields = {key: value for key, value in event.items() if key not in {"event", "time"}}
-        log = getattr(self._log, EVENT_LEVELS.get(event["event"], "info"))
-        # later, so that the answer which a client waits for is sent first
-        asyncio.get_running_loop().call_soon(lambda: log(event["event"], **fields))
-        if event["event"] == "controller-failed":
-            notify(f"STATUS=failed, refusing changes: {event['error']}")
-
-    # Recovery
-
-    def _progress(self, text: str) -> None:
-        self._log.info("recovery", progress=text)
-        still_starting(text)
-
-    async def _recover(self, workers: Threads) -> Controller | None:
-        """The controller; None if a signal stops the daemon meanwhile. The start-up time-out of the
-        service manager is extended as long as the disk threads answer.
-        """
-        machine = Machine(RealDisk(), RealClock(), workers.disk, workers.journal)
-        events = Events(machine.clock)
-        events.listeners.append(self._log_event)
-        limits = self.limits.engine
-        start = start_controller(self.config, machine, events, limits, self._progress)
-        recovery = asyncio.create_task(start, name="recovery")
-        stopped = asyncio.create_task(self._stop.wait(), name="stop")
-        try:
-            while True:
-                await asyncio.wait(
-                    (recovery, stopped),
-                    timeout=START_EXTENSION_SECONDS / 4,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                if recovery.done() or stopped.done():
-                    break
-                if await workers.answer(START_EXTENSION_SECONDS / 4):
-                    still_starting("recovering")
-        finally:
-            stopped.cancel()
-        if recovery.done():
-            return recovery.result()
-        recovery.cancel()
-        await asyncio.gather(recovery, return_exceptions=True)
-        self._log.warning("stopped during recovery; the next start begins recovery again")
-        return None
-
     # Serving
 
-    async def _until_stopped(
-        self, controller: Controller, listeners: Listeners, control: ControlServer, workers: Threads
-    ) -> None:
+    async def _until_stopped(self, running: Running, workers: Threads) -> None:
+        limits = self.limits.daemon
         tasks = [
+            asyncio.create_task(self._reload_forever(running), name="reload"),
+            asyncio.create_task(watchdog(), name="watchdog"),
             asyncio.create_task(
-                self._reload_forever(controller, listeners, control), name="reload"
+                keep_room(reserve_of(self.config), limits, workers.disk.of("reserve")),
+                name="reserve",
             ),
-            asyncio.create_task(self._watchdog(workers), name="watchdog"),
         ]
-        stopped = asyncio.create_task(self._stop.wait(), name="stop")
+        stopped = asyncio.create_task(self._stopping.wait(), name="stop")
         try:
             done, _ = await asyncio.wait((*tasks, stopped), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -200,24 +260,8 @@ class Service:
                 task.cancel()
             await asyncio.gather(*tasks, stopped, return_exceptions=True)
 
-    async def _watchdog(self, workers: Threads) -> None:
-        """Notify the service manager as long as the loop and the disk threads answer."""
-        interval_s = watchdog_interval_s()
-        if not interval_s:
-            await asyncio.Event().wait()
-            return
-        while True:
-            if await workers.answer(interval_s / 2):
-                notify("WATCHDOG=1")
-            else:
-                self._log.error("the worker threads do not answer", seconds=interval_s / 2)
-            await asyncio.sleep(interval_s / 2)
-
-    # Reload
-
-    async def _reload_forever(
-        self, controller: Controller, listeners: Listeners, control: ControlServer
-    ) -> None:
+    async def _reload_forever(self, running: Running) -> None:
+        reloads = Reloads(self.config, running.controller, running.listeners, running.control)
         while True:
             await self._reload.wait()
             self._reload.clear()
@@ -226,44 +270,13 @@ class Service:
                 "\nSTATUS=reading the configuration again"
             )
             try:
-                changes = await self._reload_once(controller, listeners, control)
+                changes = await reloads.once()
             except (DuplexdError, OSError) as error:
                 self._log.error("reload refused, nothing changed", problems=str(error).splitlines())
             else:
                 self._log.info("reloaded", changes=changes)
-            notify(f"READY=1\nSTATUS=serving {len(self.config.volumes)} volumes")
-
-    async def _reload_once(
-        self, controller: Controller, listeners: Listeners, control: ControlServer
-    ) -> list[str]:
-        """What changed. Raises DuplexdError with nothing changed."""
-        new = configuration.load(self.config.source)
-        refuse_fixed(self.config, new)
-        refuse_problems(new, self.config)
-        with in_file(new):
-            admission = Admission.of(new.control)
-        # New addresses are bound first, because that can fail and be undone. Removed ones are
-        # closed last.
-        added = [listen for listen in new.nbd.listen if listen not in self.config.nbd.listen]
-        removed = [listen for listen in self.config.nbd.listen if listen not in new.nbd.listen]
-        with in_file(new, "nbd.listen"):
-            await listeners.update([*self.config.nbd.listen, *added])
-        with in_file(new):
-            try:
-                changes = await controller.reload(new)
-            except DuplexdError:
-                await listeners.update(list(self.config.nbd.listen))
-                raise
-            await listeners.update(list(new.nbd.listen))
-        control.admit(admission)
-        if new.control.tls is not None:
-            changes = [*changes, "certificates of control.tls read again"]
-        self.config = new
-        return [
-            *changes,
-            *(f"listening on {listen}" for listen in added),
-            *(f"no longer listening on {listen}" for listen in removed),
-        ]
+            self.config = reloads.config
+            notify(f"READY=1\nSTATUS={self._announcements.line()}")
 
 
 class Threads:
@@ -274,27 +287,40 @@ class Threads:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.disk = ThreadWorkers(loop, "disk", WORKER_THREADS)
         self.journal = ThreadWorkers(loop, "journal", JOURNAL_THREADS)
-        self._probe = self.disk.of("probe")
-
-    async def answer(self, seconds: float) -> bool:
-        """Whether a thread runs a call within `seconds`. Not one that works on a disk: a daemon
-        whose disk hangs is in order, and a restart would only make all others wait for it too.
-        """
-        try:
-            async with asyncio.timeout(seconds):
-                await self._probe.run(time.monotonic)
-        except TimeoutError:
-            return False
-        return True
 
     def close(self) -> None:
         self.journal.close()
         self.disk.close()
 
 
-def still_starting(status: str) -> None:
-    """Ask the service manager for more time: the start is making progress."""
-    notify(f"STATUS={status}\nEXTEND_TIMEOUT_USEC={int(START_EXTENSION_SECONDS * 1e6)}")
+async def watchdog() -> None:
+    """Notify the service manager as long as the event loop runs. See above for why only that."""
+    interval_s = watchdog_interval_s()
+    if not interval_s:
+        await asyncio.Event().wait()
+        return
+    while True:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(interval_s / 2)
+
+
+def reserve_of(config: Config) -> Reserve:
+    """The room that is kept for a start on a full disk."""
+    return Reserve(str(config.controller.state_dir / "reserve"))
+
+
+def receive_signals(loop: asyncio.AbstractEventLoop, service: Service) -> None:
+    """Pass them on to the loop, whichever thread drives it. To be called in the main thread."""
+
+    def stop(number: int, _frame: object) -> None:
+        loop.call_soon_threadsafe(service.stop, number)
+
+    def reload(_number: int, _frame: object) -> None:
+        loop.call_soon_threadsafe(service.reload)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGHUP, reload)
 
 
 def calm_collector() -> None:
@@ -306,11 +332,15 @@ def calm_collector() -> None:
     gc.set_threshold(GC_ALLOCATIONS, 20, 50)
 
 
-def run(config: Config) -> None:
+def run(config: Config, adopt: bool = False) -> None:
     """Serve `config` until a signal stops it. Raises DuplexdError or OSError if that is not
-    possible.
+    possible, or if the controller has failed meanwhile.
     """
     os.umask(UMASK)
-    raise_open_files()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, in_file(config):
-        runner.run(Service(config, Limits()).run())
+    limits = shared_out(Limits(), config, raise_limit())
+    loop = uvloop.new_event_loop()
+    relay = Relay(loop)
+    with contextlib.closing(loop), in_file(config):
+        service = Service(config, limits, relay, adopt)
+        receive_signals(loop, service)
+        relay.drive(service.run())

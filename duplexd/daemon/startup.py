@@ -8,10 +8,12 @@ it: a configuration that says one thing while the daemon does another is worse t
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
-import resource
 from typing import TYPE_CHECKING
+
+import structlog
 
 from duplexd.daemon import preflight
 from duplexd.errors import ConfigurationError, ForbiddenError, WrongStateError
@@ -21,15 +23,22 @@ if TYPE_CHECKING:
 
     from duplexd.config.daemon_file import Config
 
+log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd")
+
+# Remedied by another path. A disk that fails or is full is not.
+_PATH_ERRORS = frozenset(
+    {errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR}
+)
+
 
 @contextlib.contextmanager
 def in_file(config: Config, key: str = "") -> Iterator[None]:
-    """Prefix ConfigurationErrors from below with the name of the file, and with the key where it is
-    missing.
+    """Prefix errors from below that are about the configuration with the name of the file, and with
+    the key where it is missing.
     """
     try:
         yield
-    except ConfigurationError as error:
+    except (ConfigurationError, WrongStateError) as error:
         prefix = f"{config.source}: "
         under = f"{prefix}{key}: " if key else prefix
         keys = {f"{path}: ": f"{prefix}{leg}: " for path, leg in preflight.leg_keys(config).items()}
@@ -39,7 +48,7 @@ def in_file(config: Config, key: str = "") -> Iterator[None]:
             lines.append(
                 line if line.startswith(prefix) else (keys[about] if about else under) + line
             )
-        raise ConfigurationError("\n".join(lines)) from error
+        raise type(error)("\n".join(lines)) from error
 
 
 def refuse_fixed(old: Config, new: Config) -> None:
@@ -79,22 +88,19 @@ def _fixed(config: Config) -> dict[str, object]:
 
 def refuse_problems(config: Config, served: Config | None = None) -> None:
     """Raise what `preflight.look` found: ForbiddenError if only permissions are missing, else
-    ConfigurationError.
+    ConfigurationError. What only degrades the start is logged.
     """
-    if found := preflight.look(config, served):
-        text = "\n".join(f"{config.source}: {problem.line}" for problem in found)
+    found = preflight.look(config, served)
+    for problem in found:
+        if problem.degrades:
+            log.warning("an image cannot be used", problem=problem.line)
+    if final := [problem for problem in found if not problem.degrades]:
+        text = "\n".join(f"{config.source}: {problem.line}" for problem in final)
         raise (
             ForbiddenError(text)
-            if all(problem.forbidden for problem in found)
+            if all(problem.forbidden for problem in final)
             else ConfigurationError(text)
         )
-
-
-def raise_open_files() -> None:
-    """Raise the limit of open files: two images a volume, a socket a connection."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class StateLock:
@@ -115,6 +121,8 @@ class StateLock:
                 f" {error.strerror}"
             ) from None
         except OSError as error:
+            if error.errno not in _PATH_ERRORS:
+                raise
             raise ConfigurationError(
                 f"{config.source}: controller.state_dir: {str(path)!r}: {error.strerror}"
             ) from None
@@ -128,13 +136,25 @@ class StateLock:
                 f" duplexd, process {owner or 'unknown'}; stop that one first,"
                 " or configure another state_dir"
             ) from None
-        os.truncate(self._fd, 0)
         self._owner = f"{os.getpid()}\n".encode()
-        os.pwrite(self._fd, self._owner, 0)
+        self._own(os.fstat(self._fd).st_size)
+
+    def _own(self, size: int) -> None:
+        """Written over what is there, in one piece, and cut off afterwards: this needs no new room
+        on a disk that is full, and never says `serving` beside the new owner.
+        """
+        try:
+            os.pwrite(self._fd, self._owner.ljust(size, b"\n"), 0)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self._owner = b""  # the number is for people only
+        os.truncate(self._fd, len(self._owner))
 
     def serving(self) -> None:
         """Record that recovery is complete: from now on the images agree with the journal."""
-        os.pwrite(self._fd, b"serving\n", len(self._owner))
+        with contextlib.suppress(OSError):  # without it `verify-cut` waits for it in vain
+            os.pwrite(self._fd, b"serving\n", len(self._owner))
 
     def close(self) -> None:
         os.close(self._fd)

@@ -167,17 +167,15 @@ class Settings:
         """One of the two tables of the groups file, unchecked. Raises ConfigurationError."""
         import tomllib
 
+        from duplexd.config.text import decode
+
         try:
             with open(self.groups, "rb") as file:
-                table = tomllib.load(file).get(name, {})
+                table = tomllib.loads(decode(file.read(), self.groups)).get(name, {})
         except OSError as error:
             raise ConfigurationError(
                 f"{self.groups}: cannot be read: {error.strerror}; name another with --groups FILE,"
                 " or a daemon with --socket PATH"
-            ) from None
-        except UnicodeDecodeError:
-            raise ConfigurationError(
-                f"{self.groups}: not UTF-8 text; save the file as UTF-8"
             ) from None
         except (ValueError, RecursionError) as error:
             why = str(error) or "nested too deeply"

@@ -7,174 +7,324 @@ The order is journal, then secondary, then primary, change by change:
     secondary  before the primary, because a change that fails on the secondary may be half written.
                The secondary is then repaired from the primary, which has not been written yet and
                so still has the old content. In the other order the old content would be lost.
-    primary    last. If it fails, what it holds there now is journaled as a new change and goes to
-               the secondary the same way (`failures.py`), so that both legs and the journal agree.
+    primary    last. If it fails, the secondary has the change: the pair goes on with it (a swap,
+               see `failures.py`), and the client sees no error. Without a secondary that has it
+               the client gets the error, and what the primary holds there now is journaled as a new
+               change, so that a replay makes of it what clients read in between.
 
-`execute_here` is all of the blocking work. Only one batch runs at a time, so it owns the writer
-meanwhile. `execute` decides where: in the event loop for a small batch, where passing it to a
-thread would cost more than the work; in a worker thread for a large one.
+All of this waits for disks, so it is done in a worker, and the progress is kept in the batch, not
+on the worker's stack. When a leg hangs, the worker is given up (`runtime/watch.py`), the leg counts
+as failed at that change, and another worker goes on from there. The journal is waited for: without
+it nothing can go on but reads.
+
+Only one batch runs at a time, so it owns the writer meanwhile.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from duplexd.backend import WRITE
 from duplexd.core.markers import Regions, encode
+from duplexd.core.patience import PRIMARY, SECONDARY, Patience
+from duplexd.engine.batch import GIVING, NOT_YET, READING, PrimaryFailure, SecondaryFailure
+from duplexd.engine.repair import heal, held
+from duplexd.runtime.watch import LOOK_SECONDS, GivenUp, HungError, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
     from duplexd.core.pair import Pair, PairChange
+    from duplexd.engine.batch import Batch, Done
     from duplexd.images.leg import Leg
     from duplexd.journal.writer import Writer
     from duplexd.runtime.threads import Workers
 
-_BLOCK_BYTES = 4096
-
-
-class SecondaryFailure:
-    """A secondary that could not take change `sequence`.
-
-    `torn`: part of that change may be on it. `lost`: changes before it may not be.
-    """
-
-    __slots__ = ("error", "lost", "pair", "sequence", "torn")
-
-    def __init__(self, pair: Pair, sequence: int, error: OSError) -> None:
-        self.pair = pair
-        self.sequence = sequence
-        self.error = error
-        self.torn = self.lost = False
-
-
-class PrimaryFailure(NamedTuple):
-    """A change that a primary did not take."""
-
-    change: PairChange
-    error: OSError
-
-
-class Batch:
-    """What the write path passes to the timeline, and the outcome.
-
-    `regions` are new dirty regions by volume number: made durable before any leg is written.
-    `heavy`: too long for the event loop. `answer` is called when it is done, with the error if it
-    failed as a whole.
-    """
-
-    __slots__ = (
-        "answer", "changes", "failures", "heavy", "journaled", "primary_errors", "regions",
-        "regions_sequence", "time_us",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        changes: Sequence[PairChange],
-        regions: Mapping[int, Sequence[int]],
-        heavy: bool,
-        answer: Callable[[Batch, BaseException | None], None],
-    ) -> None:
-        self.changes = changes
-        self.regions = regions
-        self.regions_sequence = 0
-        self.time_us = 0  # of its records, microseconds since 1970
-        self.heavy = heavy
-        self.answer = answer
-        self.journaled = False  # it is in the journal: a later error is not a refusal
-        self.failures: list[SecondaryFailure] = []
-        self.primary_errors: list[PrimaryFailure] = []
+JOURNAL = "journal"  # what a worker waits for when it is at no leg
 
 
 class Executor:
-    """Executes batches. `group_of` gives the pairs that are suspended with a failing one.
+    """Executes batches: small ones in `light` workers, large ones in `heavy` ones.
 
-    `execute` is the seam for another way: a thread that writes for one disk and may hang alone.
+    `group_of` gives the pairs that are suspended with a failing one. A reload replaces `patience`
+    and `swaps` (whether a pair goes on with its secondary when its primary fails).
     """
 
     def __init__(
         self,
         writer: Writer,
         group_of: Callable[[Pair], set[Pair]],
-        workers: Workers,
+        light: Workers,
+        heavy: Workers,
         record_bytes_max: int,
     ) -> None:
         self._writer = writer
         self._group_of = group_of
-        self._workers = workers
+        self._light = light
+        self._heavy = heavy
         self._record_bytes_max = record_bytes_max
+        self.patience = Patience()
+        self.swaps = True
         self.heavy_changes = 0
+        self._watch: Watch[Leg | str] = Watch()
+        self._batch: Batch | None = None  # that runs
+        self._done: Done = _nobody
+        self._timer: asyncio.TimerHandle | None = None
 
-    def execute(self, batch: Batch, done: Callable[[Batch, BaseException | None], None]) -> None:
-        """Perform a batch, then call `done(batch, error)` in the loop: now, or later if `heavy`."""
+    def execute(self, batch: Batch, done: Done) -> None:
+        """Perform a batch; `done(batch, error)` is called later, in the loop.
+
+        The error is an OSError if the journal did not take it: then no leg was written, and, unless
+        it is `journaled`, a restart will not find it either.
+        """
+        self._batch, self._done = batch, done
+        if self._timer is None:
+            self._look_later()
+        workers = self._light
         if batch.heavy:
             self.heavy_changes += len(batch.changes)
-            self._workers.submit(
-                lambda: self.execute_here(batch), lambda _none, error: done(batch, error)
-            )
+            workers = self._heavy
+        workers.submit(lambda: self.perform(batch), lambda _none, error: self._ended(batch, error))
+
+    def write_staged(self, done: Callable[[BaseException | None], None]) -> None:
+        """Write what is staged in the journal; `done(error)` is called later, in the loop."""
+        if self._timer is None:
+            self._look_later()
+        watch, writer = self._watch, self._writer
+
+        def write() -> None:
+            watch.inside.append(JOURNAL)
+            try:
+                writer.write()
+            finally:
+                watch.inside.pop()
+
+        self._light.submit(write, lambda _none, error: done(error))
+
+    def journal_waits_s(self) -> float:
+        """How long the journal has not answered; 0 if it is not waited for."""
+        watch = self._watch
+        if watch.waits_for() != JOURNAL:
+            return 0.0
+        return max(watch.waited_s(asyncio.get_running_loop().time()), 0.0)
+
+    # ------------------------------------------------------------------------- legs that hang
+
+    def _look_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """Look at the batch that runs, a few times a second while there are any."""
+        self._timer = None
+        watch, batch = self._watch, self._batch
+        leg = watch.waits_for()
+        if batch is None and leg is None:
             return
-        error: BaseException | None = None
-        try:
-            self.execute_here(batch)
-        except Exception as raised:  # noqa: BLE001  `done` gets it
-            error = raised
+        self._look_later()
+        if batch is None or leg is None or isinstance(leg, str):
+            return
+        use = PRIMARY if any(leg is c.volume.primary for c in batch.changes) else SECONDARY
+        seconds = self.patience.seconds(use)
+        if watch.waits_longer(seconds, asyncio.get_running_loop().time()):
+            self._give_up(batch, watch, seconds)
+
+    def _give_up(self, batch: Batch, watch: Watch[Leg | str], seconds: float) -> None:
+        """Go on after the call that hangs, in another worker."""
+        leg = watch.give_up()
+        if leg is None:
+            return
+        workers = self._heavy if batch.heavy else self._light
+        workers.replace()
+        fresh = self._watch = Watch()
+        workers.submit(
+            lambda: self._go_on(batch, fresh, HungError(leg, seconds)),
+            lambda _none, error: self._ended(batch, error),
+        )
+
+    def _ended(self, batch: Batch, error: BaseException | None) -> None:
+        self._batch, done = None, self._done
         done(batch, error)
 
-    def execute_here(self, batch: Batch) -> None:
-        """Perform a batch in this thread. Failures of legs are noted in the batch.
+    # -------------------------------------------------------------------------- in the worker
 
-        Raises OSError if the journal did not take it: no leg was written then, and, unless it is
-        `journaled`, a restart will not find it either.
+    def perform(self, batch: Batch) -> None:
+        """Journal and apply a batch, here and now. Failures of legs are noted in the batch."""
+        watch = self._watch
+        inside = watch.inside
+        inside.append(JOURNAL)  # here, and for each leg, without `at`: it is once for each batch
+        try:
+            _journal(batch, self._writer)
+        finally:
+            inside.pop()  # the journal is never given up
+        self._apply(batch, watch, 0, False)
+
+    def _go_on(self, batch: Batch, watch: Watch[Leg | str], error: HungError) -> None:
+        """After the worker before was given up at change `batch.at`."""
+        if batch.restoring != NOT_YET:
+            self._leave_unrestored(batch, error)
+            self._restore(batch, watch)
+            return
+        change, failure = batch.changes[batch.at], batch.healing
+        pair = change.volume
+        if error.what is pair.primary:
+            if failure is not None:
+                self._torn(batch, failure)
+            self._primary_failed(batch, change, error, final=True)
+            self._apply(batch, watch, batch.at + 1, False)
+            return
+        self._torn(batch, failure or SecondaryFailure(pair, change.sequence, error))
+        self._apply(batch, watch, batch.at, True)
+
+    def _apply(self, batch: Batch, watch: Watch[Leg | str], first: int, half: bool) -> None:
+        """Apply the changes from place `first` on; `half`: its secondary is done.
 
         Once a secondary fails, it and the other secondaries of its group are no longer written:
         they are suspended at the number before the failed change.
         """
-        _journal(batch, self._writer)
-        frozen: set[Pair] = set()
-        for change in batch.changes:
+        changes, frozen, dead, inside = batch.changes, batch.frozen, batch.dead, watch.inside
+        for at in range(first, len(changes)):
+            change = changes[at]
+            batch.at = at
+            watch.calls += 1
             pair, secondary = change.volume, change.volume.secondary
-            if pair.mirrors and secondary is not None and pair not in frozen:
+            if pair.mirrors and not half and secondary is not None and pair not in frozen:
+                inside.append(secondary)
                 try:
                     if change.kind == WRITE:  # here, not in a function: once for each change
                         secondary.write(change.offset, change.data)
                     else:
                         secondary.zero(change.offset, change.length, change.allocate)
                 except OSError as error:
-                    failure = SecondaryFailure(pair, change.sequence, error)
-                    if _is_behind(batch, pair, change):
-                        failure.torn = True  # the primary cannot say what was there
-                    else:
-                        self._heal(failure, change)
-                    batch.failures.append(failure)
-                    frozen |= self._group_of(pair)
+                    watch.leave()
+                    self._secondary_failed(batch, watch, change, error)
+                else:
+                    try:
+                        inside.pop()
+                    except IndexError:
+                        raise GivenUp from None
+            half = False
+            if dead and pair in dead:
+                if pair in frozen or not pair.mirrors:
+                    change.error = errno.EIO
+                continue
+            inside.append(pair.primary)
             try:
                 if change.kind == WRITE:
                     pair.primary.write(change.offset, change.data)
                 else:
                     pair.primary.zero(change.offset, change.length, change.allocate)
             except OSError as error:
-                change.error = error.errno or errno.EIO
-                batch.primary_errors.append(PrimaryFailure(change, error))
+                watch.leave()
+                self._primary_failed(batch, change, error)
+            else:
+                try:
+                    inside.pop()
+                except IndexError:
+                    raise GivenUp from None
+        if batch.primary_errors:
+            self._restore(batch, watch)
 
-    def _heal(self, failure: SecondaryFailure, change: PairChange) -> None:
-        """Restore the range of a failed change on the secondary to what the primary still has
-        there, durably; note whether that succeeded.
+    # ------------------------------------------------------------------- legs that fail
+
+    def _secondary_failed(
+        self, batch: Batch, watch: Watch[Leg | str], change: PairChange, error: OSError
+    ) -> None:
+        pair = change.volume
+        failure = SecondaryFailure(pair, change.sequence, error)
+        if pair in batch.dead or _is_behind(batch, pair, change):
+            failure.torn = True  # the primary cannot say what was there
+        else:
+            batch.healing = failure
+            heal(failure, change, watch, self._record_bytes_max)
+        self._freeze(batch, failure)
+
+    def _torn(self, batch: Batch, failure: SecondaryFailure) -> None:
+        failure.torn = True
+        self._freeze(batch, failure)
+
+    def _freeze(self, batch: Batch, failure: SecondaryFailure) -> None:
+        batch.healing = None
+        batch.failures.append(failure)
+        batch.frozen |= self._group_of(failure.pair)
+        for pair in batch.frozen & batch.dead.keys():
+            self._both_failed(batch, pair)
+
+    def _both_failed(self, batch: Batch, pair: Pair) -> None:
+        """No leg goes on with what the secondary has taken alone. It is in the journal."""
+        first = batch.dead[pair].change.sequence
+        for change in batch.changes:
+            if change.volume is pair and change.sequence >= first:
+                change.error = errno.EIO
+
+    def _primary_failed(
+        self, batch: Batch, change: PairChange, error: OSError, final: bool = False
+    ) -> None:
+        """`final`: it takes nothing more, also where no secondary can go on."""
+        pair, failure = change.volume, PrimaryFailure(change, error)
+        goes_on = self.swaps and pair.mirrors and pair not in batch.frozen
+        if goes_on or final:
+            batch.dead[pair] = failure
+        if not goes_on:
+            change.error = error.errno or errno.EIO
+            if not final:
+                batch.primary_errors.append(failure)
+
+    def _restore(self, batch: Batch, watch: Watch[Leg | str]) -> None:
+        """Journal what primaries hold where they refused a change, and give it to secondaries.
+
+        Where a primary cannot be read either, clients read nothing that a replay would contradict.
         """
-        pair, healed = failure.pair, False
-        end = change.offset + change.length
+        if batch.restoring != GIVING:
+            batch.restoring = READING
+            batch.restored = self._held(batch, watch)
+            if batch.restored:
+                with watch.at(JOURNAL):
+                    self._writer.write_changes(batch.restored, batch.time_us)
+            batch.restoring = GIVING
+        for found in batch.restored:
+            pair = found.volume
+            if pair.mirrors and pair not in batch.frozen:
+                self._give(batch, found, watch)
+
+    def _leave_unrestored(self, batch: Batch, error: HungError) -> None:
+        """A leg hung while it was read, or given to, after the changes."""
+        for change, _ in batch.primary_errors:
+            pair = change.volume
+            if error.what is pair.primary:
+                batch.dead[pair] = PrimaryFailure(change, error)
+                return
+        for found in batch.restored:
+            if error.what is found.volume.secondary:
+                self._torn(batch, SecondaryFailure(found.volume, found.sequence, error))
+                return
+
+    def _held(self, batch: Batch, watch: Watch[Leg | str]) -> list[PairChange]:
+        found: list[PairChange | None] = []
+        for change, _ in batch.primary_errors:
+            if change.volume not in batch.dead:
+                end = change.offset + change.length
+                for offset in range(change.offset, end, self._record_bytes_max):
+                    length = min(self._record_bytes_max, end - offset)
+                    found.append(held(change.volume, offset, length, watch))
+        return [change for change in found if change is not None]
+
+    def _give(self, batch: Batch, found: PairChange, watch: Watch[Leg | str]) -> None:
+        secondary = found.volume.copy_of
         try:
-            for offset in range(change.offset, end, self._record_bytes_max):
-                length = min(self._record_bytes_max, end - offset)
-                healed |= _heal_piece(pair.primary, pair.copy_of, offset, length)
-        except OSError:
-            failure.torn = True
-            return
-        try:
-            if healed:
-                pair.copy_of.sync()
-        except OSError:
-            failure.torn = failure.lost = True
+            with watch.at(secondary):
+                if found.kind == WRITE:
+                    secondary.write(found.offset, found.data)
+                else:
+                    secondary.zero(found.offset, found.length, found.allocate)
+        except OSError as error:
+            # Repaired, it has what the primary holds: this very change.
+            failure = SecondaryFailure(found.volume, found.sequence + 1, error)
+            heal(failure, found, watch, self._record_bytes_max)
+            if failure.torn:
+                failure.sequence = found.sequence
+            self._freeze(batch, failure)
 
 
 def _journal(batch: Batch, writer: Writer) -> None:
@@ -200,14 +350,5 @@ def _is_behind(batch: Batch, pair: Pair, change: PairChange) -> bool:
     )
 
 
-def _heal_piece(primary: Leg, secondary: Leg, offset: int, length: int) -> bool:
-    before, now = bytearray(length), bytearray(length)
-    primary.read_into(offset, memoryview(before))
-    secondary.read_into(offset, memoryview(now))
-    if before == now:
-        return False
-    for at in range(0, length, _BLOCK_BYTES):
-        piece = before[at : at + _BLOCK_BYTES]
-        if piece != now[at : at + _BLOCK_BYTES]:
-            secondary.write(offset + at, piece)
-    return True
+def _nobody(_batch: Batch, _error: BaseException | None) -> None:
+    """No batch runs."""

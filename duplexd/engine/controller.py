@@ -16,6 +16,7 @@ from duplexd.core.admission import Admission
 from duplexd.core.markers import Close
 from duplexd.core.patience import Patience
 from duplexd.engine.apply import Executor
+from duplexd.engine.auto_resync import AutoResync
 from duplexd.engine.checkpoint import Checkpointer, CheckpointFile
 from duplexd.engine.commands import Commands
 from duplexd.engine.counters import Counters
@@ -27,11 +28,15 @@ from duplexd.engine.group_cut import GroupCuts
 from duplexd.engine.journal_space import NO_ROOM, JournalSpace
 from duplexd.engine.leases import Leases
 from duplexd.engine.live_changes import LiveChanges
+from duplexd.engine.opening import Opener
 from duplexd.engine.reads import Reads
+from duplexd.engine.recovery.progress import FINISHING, ignore
 from duplexd.engine.recovery.reconcile import reconcile
 from duplexd.engine.recovery.recovered import recover
 from duplexd.engine.recovery.room import ensure_room
 from duplexd.engine.reload import Reload
+from duplexd.engine.reopen import Reopening
+from duplexd.engine.samples import Samples
 from duplexd.engine.settling import Settling
 from duplexd.engine.status import Facts, Status
 from duplexd.engine.suspend import Origin, Suspends
@@ -53,10 +58,9 @@ from duplexd.replication.staging import StagingArea
 from duplexd.runtime.tasks import Steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from duplexd.config.daemon_file import Config
     from duplexd.engine.events import Events
+    from duplexd.engine.recovery.progress import Report
     from duplexd.engine.recovery.recovered import Recovered
     from duplexd.json_object import Json
     from duplexd.runtime.clock import Clock
@@ -65,14 +69,16 @@ if TYPE_CHECKING:
 
 
 class Machine(NamedTuple):
-    """What a controller runs on. `journal_workers` run batches and journal syncs, so that these
-    never queue behind a copy, which `workers` do.
+    """What a controller runs on. `write_workers` run what takes microseconds unless a disk hangs;
+    `journal_workers` run large batches and journal syncs, so that these never queue behind a copy,
+    which `workers` do.
     """
 
     disk: Disk
     clock: Clock
     workers: Workers
     journal_workers: Workers
+    write_workers: Workers
 
 
 async def start(
@@ -80,28 +86,28 @@ async def start(
     machine: Machine,
     events: Events,
     limits: EngineLimits | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Report = ignore,
+    adopt: bool = False,
 ) -> Controller:
     """Recover, then serve. Raises DuplexdError or OSError; trying again loses no acknowledged
-    change. `progress` is called in a worker with the progress of recovery.
+    change. `progress` is called with how far it is, in the loop or in a worker.
     """
     limits = limits or EngineLimits()
-    progress = progress or _no_progress
     state_dir = str(config.controller.state_dir)
     file = CheckpointFile(machine.disk, state_dir)
     staging = StagingArea(machine.disk, f"{state_dir}/staging")
     boot_id = machine.clock.boot_id()
     recovered = await recover(
-        config, machine.disk, file, staging, boot_id, machine.workers, limits, progress
+        config, machine.disk, file, staging, boot_id, machine.workers, limits, progress, adopt
     )
     steps = Steps()
     try:
         controller = Controller(config, machine, events, limits, recovered, file, staging)
+        progress(FINISHING, 0, 0)
         await controller.reconcile(recovered, steps)
     except BaseException:
         steps.afterwards(recovered.close)
         raise
-    progress("done")
     return controller
 
 
@@ -118,7 +124,7 @@ class Controller:
         file: CheckpointFile,
         staging: StagingArea,
     ) -> None:
-        disk, clock, workers, journal_workers = machine
+        disk, clock, workers, journal_workers, write_workers = machine
         self._file, self._staging, self._machine, self._limits = file, staging, machine, limits
         self.config = config
         self.name = config.controller.name
@@ -128,17 +134,20 @@ class Controller:
         writer, ledger = Writer(ring, tail.sequence, tail.chain), recovered.journal.ledger
         self.admission = admission = Admission()
         self.volumes = volumes = Volumes()
-        self.executor = Executor(writer, volumes.group_of, journal_workers, limits.record_bytes_max)
+        self.executor = Executor(
+            writer, volumes.group_of, write_workers, journal_workers, limits.record_bytes_max
+        )
         self.timeline = timeline = Timeline(
             writer, ledger, volumes.by_number, self.executor, journal_workers, clock
         )
         self.archive = archive = CutArchive(self.name, ledger, volumes, events, limits)
-        self.failures = failures = Failures(timeline, volumes, archive, events, limits)
+        self.failures = failures = Failures(timeline, volumes, archive, events)
         self.failed_legs = FailedLegs(timeline, volumes, failures)
         self.legs = legs = LegCalls(workers)
         legs.on_hung = self.failed_legs.found
+        samples = Samples(timeline, legs, self.name)
         self.checkpointer = checkpointer = Checkpointer(
-            timeline, volumes, self.failed_legs, file, legs, clock
+            timeline, volumes, self.failed_legs, file, samples, legs, clock
         )
         self.space = JournalSpace(timeline, admission, checkpointer, workers, events, limits)
         self.write_path = WritePath(timeline, admission, self.space.want, clock, limits)
@@ -181,7 +190,8 @@ class Controller:
         self.reads.on_leg_failed = self.failed_legs.found
         self.status_of = Status(timeline, volumes, leases, archive, followers, clock)
         live_changes = LiveChanges(volumes, leases, archive)
-        self.reloads = Reload(timeline, volumes, checkpointer, followers, live_changes, disk)
+        opener = Opener(disk, workers, config.controller)
+        self.reloads = Reload(timeline, volumes, checkpointer, followers, live_changes, opener)
         self._connect()
         self._take_settings(config)
         # See `Backend`; bound here, they cost no call more than there.
@@ -191,17 +201,27 @@ class Controller:
         self.read = self.reads.read
         self.volume = volumes.find
         # And what the API's clients can ask for.
-        commands = Commands(volumes, leases, self.suspends, self.resyncs, self.verification, clock)
+        reopening = Reopening(
+            timeline, volumes, checkpointer, followers, failures, opener, workers,
+            lambda: self.config, events.emit, limits,
+        )  # fmt: skip
+        commands = Commands(
+            volumes, leases, self.suspends, self.resyncs, self.verification, reopening, clock
+        )
         self.resolve = volumes.resolve
         self.quiesce, self.renew, self.release = commands.quiesce, commands.renew, leases.release
         self.suspend, self.verify = commands.suspend, commands.verify
         self.resync, self.resync_wait = commands.resync, commands.resync_wait
+        self.adopt = commands.adopt
+        self.auto_resync = AutoResync(timeline, volumes, commands.resync, events, clock, limits)
 
     def _connect(self) -> None:
         """What one part signals, and what another does about it."""
         timeline, admission, followers = self.timeline, self.admission, self.followers
         self.events.journal = timeline.writer
         timeline.consequences = self.failures.after
+        self.failures.on_unserved = lambda pair: self.write_path.refuse_volume(pair, errno.EIO)
+        self.failed_legs.on_primary_failed = self.failures.primary_failed
         timeline.on_rest = self.write_path.kick
         timeline.on_segment = self.space.segment_begun
         timeline.on_no_room = self.space.no_space
@@ -224,7 +244,8 @@ class Controller:
         self.leases.longest_allowed_s = config.controller.hold_max
         self.copying.rate = config.controller.copy_rate
         seconds = config.controller.secondary_timeout, config.controller.primary_timeout
-        self.legs.patience = Patience(*seconds)
+        self.legs.patience = self.executor.patience = Patience(*seconds)
+        self.executor.swaps = self.failures.swaps = config.controller.on_primary_error == "swap"
 
     # --------------------------------------------------------------------- start, stop, reload
 
@@ -243,6 +264,8 @@ class Controller:
                 self.volumes,
                 self.failures,
                 self.leases.participant,
+                self.events.emit,
+                limits,
             )
         )
         await steps.do(timeline.durable())
@@ -251,8 +274,10 @@ class Controller:
         if recovered.journal.tail.torn:
             self.events.emit("torn-tail", kept=recovered.journal.tail.torn)
         self.space.start()
-        self.followers.start(self.volumes.all())
+        self.followers.start([pair for pair in self.volumes.all() if not pair.failed])
         self.resyncs.resume(interrupted)
+        if self.config.controller.auto_resync:
+            self.auto_resync.start()
 
     async def stop(self) -> None:
         """Release holds, finish what runs, sync everything, close. Changes that are still queued
@@ -260,6 +285,7 @@ class Controller:
         """
         timeline = self.timeline
         self.leases.stop()
+        await self.auto_resync.stop()
         await self.followers.stop()
         # A reason that a follower set is not lifted any more: what waits for it is given up.
         while self.write_path.queued and not (self.admission.refusal or self._followers_hold()):
@@ -317,7 +343,3 @@ class Controller:
             journal_syncs=commit.syncs,
             journal_sync_seconds=commit.sync_seconds,
         )
-
-
-def _no_progress(_text: str) -> None:
-    """Nobody watches."""

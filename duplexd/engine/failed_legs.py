@@ -41,7 +41,7 @@ class FailedLegs:
     def _silent(self, pair: Pair, leg: Leg, error: OSError) -> None:
         if self._timeline.failed:
             return
-        if leg is pair.primary:
+        if leg is pair.primary and not pair.failed:
             self.on_primary_failed(pair, error)
         elif leg is pair.secondary and pair.mirrors:
             members, at = self._volumes.group_of(pair), self._timeline.written

@@ -1,67 +1,58 @@
 """What failing legs do to states, so that clients see as few errors as possible.
 
 A failed secondary suspends its pair and its group at the number before the change that failed; the
-clients see success. A failed primary write is answered with its error, and what the primary holds
-there now is journaled as a new change, so that a replay after a crash restores on both legs what
-clients read in between. Everything here happens at rest, directly after the batch that met the
-failure.
+clients see success. When a primary fails and the secondary is current, the images change roles: the
+clients go on with the secondary, and see success too. The failed image is then the secondary,
+SUSPENDED by its error. Where no current secondary is there to go on with, the client gets the error
+of its request, and a primary that does not answer any more, or has lost what was flushed, takes
+nothing further until somebody decides: the volume is not served. That costs no other volume
+anything.
+
+Everything here happens at rest: directly after the batch that met the failure, or in a step.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from duplexd.backend import WRITE, ZERO, Change
 from duplexd.core import freeze, pair_states
-from duplexd.core.pair import PairChange
-from duplexd.engine.apply import Batch
+from duplexd.core.markers import Swap
 from duplexd.engine.cut_archive import new_id
 from duplexd.engine.hung import leave_hung
+from duplexd.images.absent import AbsentLeg
+from duplexd.runtime.watch import HungError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from duplexd.core.change_map import ChangeMap
     from duplexd.core.cut import Cut
     from duplexd.core.markers import Fail
-    from duplexd.core.pair import Pair
-    from duplexd.engine.apply import PrimaryFailure, SecondaryFailure
+    from duplexd.core.pair import Pair, PairChange
+    from duplexd.engine.batch import Batch, SecondaryFailure
     from duplexd.engine.cut_archive import CutArchive
     from duplexd.engine.events import Events
     from duplexd.engine.timeline import Timeline
     from duplexd.engine.volumes import Volumes
-    from duplexd.limits import EngineLimits
-
-
-class _Nobody:
-    """The client of changes that the engine itself makes."""
-
-    def finished(self, change: Change) -> None:
-        """No connection waits for it."""
-
-    def flush_replies(self) -> None:
-        """Nothing to send."""
-
-
-_NOBODY = _Nobody()
 
 
 class Failures:
-    """The consequences of failing legs. All methods at rest."""
+    """The consequences of failing legs. All methods at rest.
+
+    `swaps`: whether a pair goes on with its secondary when its primary fails; a reload replaces it.
+    `on_unserved(pair)` is called when a volume is not served any more.
+    """
 
     def __init__(
-        self,
-        timeline: Timeline,
-        volumes: Volumes,
-        archive: CutArchive,
-        events: Events,
-        limits: EngineLimits,
+        self, timeline: Timeline, volumes: Volumes, archive: CutArchive, events: Events
     ) -> None:
         self._timeline = timeline
         self._volumes = volumes
         self._archive = archive
         self._events = events
-        self._record_bytes_max = limits.record_bytes_max
+        self.swaps = True
+        self.swapped = 0  # how often a pair went on with its secondary
+        self.on_unserved: Callable[[Pair], None] = _nobody
 
     def after(self, batch: Batch) -> None:
         """React to what failed in a batch. Raises OSError if the journal cannot be written.
@@ -70,15 +61,72 @@ class Failures:
         """
         for failure in batch.failures:
             self._secondary_failed(batch, failure, failure.sequence - 1)
-        for primary_failure in batch.primary_errors:
+        for change, error in batch.primary_errors:
+            self._report("primary-error", change.volume, error)
+        for pair, (_change, error) in batch.dead.items():
             if not self._timeline.failed:
-                self._compensate(primary_failure)
+                self.primary_failed(pair, error)
+
+    # ---------------------------------------------------------------------------- primaries
+
+    def primary_failed(self, pair: Pair, error: OSError) -> None:
+        """A primary is not to be used any more: go on with the secondary if it is current."""
+        self._report("primary-failed", pair, error)
+        if self.swaps and pair.mirrors:
+            self._go_on_with_secondary(pair, error)
+        else:
+            self.unserved(pair, error)
+
+    def _go_on_with_secondary(self, pair: Pair, error: OSError) -> None:
+        """Its group is not suspended with it: their secondaries lack nothing."""
+        self.exchange(pair)
+        self.swapped += 1
+        everything = {pair: pair.record.full_map()}
+        self.freeze({pair}, pair, self._timeline.writer.sequence, error, {pair}, everything)
+        self._events.emit(
+            "swapped",
+            volume=pair.name,
+            reason="primary failed",
+            error=error.strerror or str(error),
+            primary=pair.primary.path,
+            secondary=pair.copy_of.path,
+        )
+
+    def exchange(self, pair: Pair) -> None:
+        """Let the two images of a pair change roles."""
+        timeline = self._timeline
+        timeline.must(lambda: timeline.append(Swap([pair.id])))
+        dirty = pair.primary_dirty
+        pair.set_legs(pair.copy_of, pair.primary, pair.mode)
+        pair.primary_dirty, pair.secondary_dirty = pair.secondary_dirty, dirty
+
+    def unserved(self, pair: Pair, error: OSError) -> None:
+        """Neither leg is good and current: the volume gives EIO, never wrong data.
+
+        What the journal has beyond the last checkpoint is kept for the primary, see
+        `PairRecord.primary_at`.
+        """
+        if pair.failed:
+            return
+        primary, why = pair.primary, error.strerror or str(error)
+        pair.failed = why if primary.path in why else f"{primary.path}: {why}"
+        if isinstance(error, HungError):
+            pair.set_legs(AbsentLeg(primary.path, primary.size, why), pair.secondary, pair.mode)
+        self.on_unserved(pair)
+        self._events.emit("volume-not-served", volume=pair.name, error=pair.failed)
+
+    def _report(self, event: str, pair: Pair, error: OSError) -> None:
+        why = error.strerror or str(error)
+        self._events.emit(event, volume=pair.name, error=why, path=pair.primary.path)
+
+    # --------------------------------------------------------------------------- secondaries
 
     def _secondary_failed(self, batch: Batch, failure: SecondaryFailure, at: int) -> None:
         """Suspend the pair and its group at number `at`, the last that its secondary holds."""
         pair = failure.pair
         members = self._volumes.group_of(pair)
-        missed = {member: _changes_after(member, batch.changes, at) for member in members}
+        changes = [*batch.changes, *batch.restored]
+        missed = {member: _changes_after(member, changes, at) for member in members}
         if failure.lost:
             missed[pair].set_all()
         torn = {pair} if failure.torn else set()
@@ -117,45 +165,9 @@ class Failures:
         for cut in left:  # void now, whatever was announced
             self._archive.announce(cut)
 
-    def _compensate(self, failure: PrimaryFailure) -> None:
-        """A primary did not take a change that is in the journal: journal what it holds there."""
-        change, pair = failure.change, failure.change.volume
-        why = failure.error.strerror or str(failure.error)
-        self._events.emit("primary-error", volume=pair.name, error=why, path=pair.primary.path)
-        end = change.offset + change.length
-        for offset in range(change.offset, end, self._record_bytes_max):
-            length = min(self._record_bytes_max, end - offset)
-            data = bytearray(length)
-            try:
-                pair.primary.read_into(offset, memoryview(data))
-            except OSError as unreadable:
-                self._timeline.fail(
-                    f"{pair.primary.path}: a write failed and the range can't be read back: "
-                    f"{unreadable.strerror}"
-                )
-                return
-            self._redo(pair, offset, data)
 
-    def _redo(self, pair: Pair, offset: int, data: bytearray) -> None:
-        """Nothing is lost if the primary fails to write its own content: it holds it already.
-
-        Zeroes are journaled as such: they may be a hole that could not be filled, and the journal
-        may not have room for that many bytes.
-        """
-        if data.count(0) == len(data):
-            again = PairChange(_NOBODY, 0, pair, ZERO, offset, len(data))
-        else:
-            again = PairChange(_NOBODY, 0, pair, WRITE, offset, len(data), data)
-        batch = Batch([again], {}, False, _no_answer)
-        self._timeline.redo(batch)
-        for failure in batch.failures:
-            # A repair gives the secondary what the primary holds: here, the change itself.
-            at = failure.sequence - 1 if failure.torn else failure.sequence
-            self._secondary_failed(batch, failure, at)
-
-
-def _no_answer(_batch: Batch, _error: BaseException | None) -> None:
-    """No client asked for it."""
+def _nobody(_pair: Pair) -> None:
+    """Nobody refuses its changes."""
 
 
 def _group_cut(pair: Pair) -> Cut | None:

@@ -20,6 +20,7 @@ import errno
 from functools import partial
 from typing import TYPE_CHECKING
 
+from duplexd.engine.sync_claim import SyncClaim
 from duplexd.errors import DuplexdError
 from duplexd.runtime.tasks import to_its_end
 
@@ -54,6 +55,7 @@ class JournalSpace:
         self._ring = timeline.writer.ring
         self._admission = admission
         self._checkpointer = checkpointer
+        self._claim = SyncClaim(timeline, checkpointer)
         self._workers = workers
         self._events = events
         self._limits = limits
@@ -144,8 +146,10 @@ class JournalSpace:
         elif timed_out:
             if writer.written > writer.synced:
                 await self._timeline.durable()
+            elif self._has_room():
+                self._claim.write()
             due = last.age_s() > self._limits.checkpoint_interval_s
-            if due and writer.written > last.sequence:
+            if due and (writer.written > last.sequence or last.would_close_regions()):
                 self._begin_checkpoint()
 
     def _begin_checkpoint(self) -> None:

@@ -7,15 +7,17 @@ at rest runs when every earlier change is on the legs and no later one has begun
 a cut a position, and why no lock is needed. At most one batch runs; changes that arrive meanwhile
 queue (`write_path.py`), and steps wait for it to end (`at_rest`).
 
-The ledger is folded here directly after each marker is written, so the states in memory are always
-those that a restart would find. Other parts do not poll: they are called (`on_written`,
-`on_segment`, `on_failed`, `on_rest`), or they set a reason in `Admission`, which the write path
-reads.
+A marker gets its number and is folded into the ledger at once, but the event loop must not write
+to a disk: the record is staged, and written by a worker after the step, before any later batch.
+Who waits for the step goes on only when its records are in the file, so what is said of a state is
+what a restart would find. Until then only the states in memory are ahead.
+
+Other parts do not poll: they are called (`on_written`, `on_segment`, `on_failed`, `on_rest`), or
+they set a reason in `Admission`, which the write path reads.
 
 Considered and rejected: a lock around the journal (every step would be a task, and steps would
 interleave with batches at each await), and markers inside batches (a batch that fails half-way
-would then have to undo states). A write thread that owns the journal would change this design; it
-would replace `Executor`, whose one method is the seam for it.
+would then have to undo states).
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections import deque
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from duplexd.core.ledger import Place
 from duplexd.core.markers import Equal, Regions, encode
@@ -31,7 +33,7 @@ from duplexd.core.pair import refresh
 from duplexd.core.transitions import Moving
 from duplexd.errors import DamageError, DuplexdError
 from duplexd.journal.group_commit import GroupCommit
-from duplexd.journal.segment import NO_SPACE
+from duplexd.journal.writer import NO_SPACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,12 +41,22 @@ if TYPE_CHECKING:
     from duplexd.core.ledger import Ledger
     from duplexd.core.markers import Marker
     from duplexd.core.pair import Pair
-    from duplexd.engine.apply import Batch, Executor
+    from duplexd.engine.apply import Executor
+    from duplexd.engine.batch import Batch
     from duplexd.journal.writer import Writer
     from duplexd.runtime.clock import Clock
     from duplexd.runtime.threads import Workers
 
 T = TypeVar("T")
+
+STAGED_AGAIN_SECONDS = 1.0  # between two attempts to write markers while the disk is full
+
+
+class _Waiter(NamedTuple):
+    """Who waits for record `sequence` to be in the file; `done` gets an error if it never will."""
+
+    sequence: int
+    done: Callable[[OSError | None], None]
 
 
 class Timeline:
@@ -67,7 +79,7 @@ class Timeline:
         self.writer = writer
         self.ledger = ledger
         self.failed = ""
-        self.busy = False  # a batch has the journal
+        self.busy = False  # a worker has the journal
         self.group_commit = GroupCommit(writer, sync_workers, clock, self.fail)
         self.on_written: list[Callable[[], None]] = []  # the journal grew
         self.on_segment: Callable[[], None] = _nothing  # it continued in another segment
@@ -81,6 +93,8 @@ class Timeline:
         self._segment = writer.segment
         self._before_batch = 0  # the last number when the batch that runs began
         self._steps: deque[Callable[[], None]] = deque()
+        self._waiters: list[_Waiter] = []
+        self._again: asyncio.TimerHandle | None = None  # the disk is full: staged markers wait
 
     # ------------------------------------------------------------------------------ positions
 
@@ -110,13 +124,17 @@ class Timeline:
         """Run `call` between two batches: now if none runs."""
         if self.busy:
             self._steps.append(call)
-        else:
+            return
+        try:
             call()
+        finally:
+            self._write_staged()
 
     async def at_rest(self, call: Callable[[], T]) -> T:
-        """The result of `call`, run between two batches.
+        """The result of `call`, run between two batches, once what it appended is in the file.
 
         If the caller is cancelled before that, `call` is not run; after that, it has run whole.
+        Raises OSError if the journal cannot be written.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
@@ -128,18 +146,17 @@ class Timeline:
             except Exception as error:  # noqa: BLE001  the caller gets it
                 if not future.done():
                     future.set_exception(error)
-            else:
-                if not future.done():
-                    future.set_result(result)
+                return
+            self._when_written(lambda error: _resolve(future, result, error))
 
         self.when_at_rest(run)
         return await future
 
     def append(self, marker: Marker) -> int:
-        """Write a marker and fold it, at rest; returns its number.
+        """Stage a marker and fold it, at rest; returns its number.
 
-        Raises WrongStateError, with nothing written, if it does not fit the states; OSError if
-        the journal refuses it.
+        Raises WrongStateError, with nothing staged, if it does not fit the states; OSError if the
+        journal has no room for it.
         """
         if self.busy:
             raise RuntimeError(f"{marker!r} appended while a batch has the journal, not at rest")
@@ -149,15 +166,15 @@ class Timeline:
         writer, time_us = self.writer, self.now_us()
         before, chain = writer.sequence, writer.chain
         try:
-            sequence = writer.write_marker(encode(marker), time_us)
+            sequence = writer.append_marker(encode(marker), time_us)
         except OSError as error:
             self.refused(error)
             raise
+        writer.stage()
         in_one_segment = sequence == before + 1
         self._fold(
             marker, Place(sequence, time_us, writer.chain, chain if in_one_segment else None)
         )
-        self._grew()
         return sequence
 
     def must(self, call: Callable[[], T]) -> T:
@@ -195,21 +212,56 @@ class Timeline:
         """The time that a record gets, microseconds since 1970."""
         return int(self._clock.wall() * 1e6)
 
+    # --------------------------------------------------------------------------- staged markers
+
+    def _write_staged(self) -> None:
+        """Have a worker write them, unless a batch does it first."""
+        if not self.writer.staged or self.busy or self.failed or self._again is not None:
+            return
+        self.busy, self._before_batch = True, self.writer.written
+        self._executor.write_staged(self._staged_written)
+
+    def _staged_written(self, error: BaseException | None) -> None:
+        self.busy = False
+        if isinstance(error, OSError):
+            self._staged_refused(error)
+        elif error is not None:
+            self.fail(f"unexpected error of the journal: {error!r}")
+        else:
+            self._grew()
+        self._rest()
+
+    def _staged_refused(self, error: OSError) -> None:
+        """They are folded already, so they are written when there is room, before all else."""
+        if error.errno not in NO_SPACE:
+            self.refused(error, final=True)
+            return
+        self.refused(error)
+        loop = asyncio.get_running_loop()
+        self._again = loop.call_later(STAGED_AGAIN_SECONDS, self._write_staged_again)
+
+    def _write_staged_again(self) -> None:
+        self._again = None
+        self._write_staged()
+
+    def _when_written(self, done: Callable[[OSError | None], None]) -> None:
+        """Call `done` when everything up to now is in the file: at once if it is."""
+        if self.failed and self.writer.staged:
+            done(OSError(errno.EIO, self.failed))
+        elif self.writer.staged:
+            self._waiters.append(_Waiter(self.writer.sequence, done))
+        else:
+            done(None)
+
     # -------------------------------------------------------------------------------- batches
 
     def batch(self, batch: Batch) -> None:
-        """Journal and apply a batch. `batch.answer` is called when it is done: before this returns
-        if it is small, else later from the loop. At rest only.
+        """Journal and apply a batch. `batch.answer` is called when it is done, later, from the
+        loop. At rest only.
         """
         self.busy, self._before_batch = True, self.writer.written
         batch.time_us = self.now_us()
         self._executor.execute(batch, self._performed)
-
-    def redo(self, batch: Batch) -> None:
-        """Journal and apply changes that the engine itself makes, at rest. Raises OSError."""
-        batch.time_us = self.now_us()
-        self._executor.execute_here(batch)
-        self._track(batch)
 
     def _performed(self, batch: Batch, error: BaseException | None) -> None:
         """The batch is in the journal and on the legs, or, with an error, on no leg.
@@ -231,11 +283,9 @@ class Timeline:
             self.fail(f"unexpected error in a batch: {unexpected!r}")
         try:
             batch.answer(batch, error)
-            if error is None:
-                self._grew()
+            self._grew()
         finally:
-            if batch.heavy:
-                self._rest()
+            self._rest()
         if unexpected is not None:
             raise unexpected
 
@@ -247,7 +297,7 @@ class Timeline:
             place = Place(batch.regions_sequence, batch.time_us)
             self.ledger.apply(place, Regions(batch.regions))
         self._track(batch)
-        if batch.failures or batch.primary_errors:
+        if batch.failures or batch.primary_errors or batch.dead:
             try:
                 self.consequences(batch)
             except OSError as error:
@@ -259,12 +309,18 @@ class Timeline:
         return None
 
     def _track(self, batch: Batch) -> None:
-        for change in batch.changes:
+        for change in (*batch.changes, *batch.restored) if batch.restored else batch.changes:
             pair = change.volume
             if pair.tracks:
                 self.ledger.track(pair.record, change.kind, change.offset, change.length)
 
     def _grew(self) -> None:
+        written = self.writer.written
+        if self._waiters:
+            arrived = [waiter for waiter in self._waiters if waiter.sequence <= written]
+            self._waiters = [waiter for waiter in self._waiters if waiter.sequence > written]
+            for waiter in arrived:
+                waiter.done(None)
         if self._segment is not self.writer.segment:
             self._segment = self.writer.segment
             self.on_segment()
@@ -274,7 +330,8 @@ class Timeline:
     def _rest(self) -> None:
         while self._steps and not self.busy:
             self._steps.popleft()()
-        self.on_rest()
+        self.on_rest()  # a batch that begins now writes what is staged
+        self._write_staged()
 
     # ----------------------------------------------------------------------------- durability
 
@@ -285,8 +342,10 @@ class Timeline:
     async def durable(self, sequence: int | None = None) -> None:
         """Wait until record `sequence`, or all that is written now, survives a power cut.
 
-        Raises DuplexdError if the journal can't be synced.
+        Raises DuplexdError if the journal can't be synced; OSError if it can't be written.
         """
+        if self.writer.staged and (sequence is None or sequence > self.written):
+            await self.at_rest(_nothing)
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         number = self.written if sequence is None else sequence
         self.when_durable(number, lambda error: None if future.done() else future.set_result(error))
@@ -311,6 +370,18 @@ class Timeline:
         self.group_commit.dead = True  # a later fdatasync does not report what this one lost
         for listener in self.on_failed:
             listener(why)
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            waiter.done(OSError(errno.EIO, why))
+
+
+def _resolve(future: asyncio.Future[T], result: T, error: OSError | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
 
 
 def _nothing() -> None:

@@ -1,10 +1,10 @@
 """The path of a change: it queues, becomes part of a batch, and is answered.
 
 All changes of one wake-up of a connection come in one call. If nothing is in the way (`Admission`,
-a running batch, earlier changes) they become a batch at once, with their payloads still in the
-receive buffer; this is the fast path. Otherwise the payloads are copied and the changes wait: in
-the queue, or, if a lease holds their volume, at its gate. A waiting change has no number yet and
-was never acknowledged, so it is dropped with its connection. That loses nothing, and it is
+a running batch, earlier changes) they become a batch at once; this is the fast path. Otherwise the
+changes wait: in the queue, or, if a lease holds their volume, at its gate. Their payloads stay in
+the receive buffer, which the connection keeps for them or copies. A waiting change has no number
+yet and was never acknowledged, so it is dropped with its connection. That loses nothing, and it is
 required: a client that gave up on the change may send it again over another connection, and the
 stale one must not overwrite what came after.
 
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, cast
 
 from duplexd.backend import TRIM, WRITE, Change, Client
 from duplexd.core.pair import PairChange
-from duplexd.engine.apply import Batch
+from duplexd.engine.batch import Batch
 from duplexd.journal.format import RECORD_HEADER_BYTES
 
 if TYPE_CHECKING:
@@ -45,12 +45,15 @@ class Arrival:
 
 
 class Gate:
-    """Of one volume: how often it is closed, and what waits there, in order."""
+    """Of one volume: how often it is closed, and what waits there, in order. With an `error`, an
+    errno, nothing waits there: every change gets it, for good.
+    """
 
-    __slots__ = ("closed", "waiting")
+    __slots__ = ("closed", "error", "waiting")
 
     def __init__(self) -> None:
         self.closed = 0
+        self.error = 0
         self.waiting: list[Arrival] = []
 
 
@@ -91,7 +94,6 @@ class WritePath:
                 self._start(ours)
             else:
                 for change in ours:
-                    change.own()
                     self._enqueue(change)
                 self.kick()
         finally:
@@ -130,10 +132,25 @@ class WritePath:
 
     def _enqueue(self, change: PairChange) -> None:
         gate = self._gates.get(change.volume.id)
-        if gate is not None:
-            gate.waiting.append(Arrival(self._clock.monotonic(), change))
-        else:
+        if gate is None:
             self._queue.extend(self._parts(change))
+        elif gate.error:
+            self._refuse([change], gate.error)
+        else:
+            gate.waiting.append(Arrival(self._clock.monotonic(), change))
+
+    def refuse_volume(self, pair: Pair, error: int) -> None:
+        """From now on every change of this volume gets `error`, an errno; those that wait, too."""
+        self.close_gates([pair])
+        gate = self._gates[pair.id]
+        gate.error = error
+        waiting, gate.waiting = gate.waiting, []
+        self._refuse([arrival.change for arrival in waiting], error)
+
+    def accept_volume(self, pair: Pair) -> None:
+        """Undo `refuse_volume`."""
+        self._gates[pair.id].error = 0
+        self.open_gates([pair])
 
     def is_gated(self, pair: Pair) -> bool:
         """Whether changes of this volume wait at its gate."""
@@ -207,7 +224,7 @@ class WritePath:
         limits = self._limits
         size = record_bytes(changes)
         if size > limits.inline_batch_bytes_max:
-            changes = self._owned_parts(changes)
+            changes = [part for change in changes for part in self._parts(change)]
         too_big = len(changes) > 1 and size > self.batch_bytes_max()
         reserve = size + limits.marker_reserve_bytes
         writer = self._writer  # what `room` asks first is asked here: no call for most batches
@@ -225,24 +242,17 @@ class WritePath:
             heavy = heavy or any(
                 change.kind != WRITE and change.length > zero_max for change in changes
             )
-        if heavy:
-            for change in changes:
-                change.own()
         self.batches += 1
         self._timeline.batch(Batch(changes, regions, heavy, self._answered))
         return True
 
     def _postpone(self, changes: list[PairChange], too_big: bool) -> None:
-        self._queue.extendleft(reversed(self._owned_parts(changes)))
+        parts = [part for change in changes for part in self._parts(change)]
+        self._queue.extendleft(reversed(parts))
         if too_big:
             self.kick_soon()  # it is taken in several batches
         else:
             self._want_room()
-
-    def _owned_parts(self, changes: list[PairChange]) -> list[PairChange]:
-        for change in changes:
-            change.own()
-        return [part for change in changes for part in self._parts(change)]
 
     def _look_at(self, changes: list[PairChange]) -> tuple[dict[int, list[int]], bool]:
         """Mark what the batch makes dirty; returns the regions that have to be opened first, by
@@ -251,6 +261,7 @@ class WritePath:
         fresh: dict[int, list[int]] = {}
         rare = False
         for change in changes:
+            change.begun = True
             pair = change.volume
             pair.primary_dirty = True
             if change.kind != WRITE:
@@ -324,12 +335,13 @@ class WritePath:
                 client.flush_replies()
 
     def _parts(self, change: PairChange) -> list[PairChange]:
-        """The change itself, or, for a long WRITE, changes of one record each. The change must own
-        its payload.
+        """The change itself, or, for a long WRITE, changes of one record each, with views of its
+        payload, which is its own from then on.
         """
         record_max = self._limits.record_bytes_max
         if change.kind != WRITE or change.length <= record_max:
             return [change]
+        change.own()
         joined = Joined(change, -(-change.length // record_max))
         view = memoryview(change.data)
         pieces: list[PairChange] = []

@@ -4,7 +4,7 @@
     ring.open_existing()
     walk = Walk(ring, position)                     # recovery: every record after the checkpoint
     for buffer, record in walk: ...
-    tail = walk.close(same_boot)                    # END, TORN, or DamageError
+    tail = walk.close()                             # END, TORN, or DamageError
 
     writer = Writer(ring, tail.sequence, tail.chain)
     number = writer.append(WRITE, volume, offset, length, data, 0, time_us)

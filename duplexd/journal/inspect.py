@@ -32,13 +32,13 @@ WHY = {
 }
 
 
-def inspect(disk: Disk, directory: str, boot_id: str = "") -> Iterator[Json]:
+def inspect(disk: Disk, directory: str) -> Iterator[Json]:
     """What is in the journal of a state directory, oldest first: objects with `type` checkpoint,
     segment, record, marker, at the end `verdict`.
 
-    The verdict is what the next start on boot `boot_id` of the machine would find: `end`, `torn`
-    (it cuts the rest off and keeps it aside), or `damage` (it stops). Raises OSError, and
-    DamageError if there is no checkpoint to start from.
+    The verdict is what the next start would find: `end`, `torn` (it cuts the rest off and keeps it
+    aside), or `damage` (it stops). Raises OSError, and DamageError if there is no checkpoint to
+    start from.
     """
     if not disk.exists(f"{directory}/checkpoint") and disk.exists(f"{directory}/../checkpoint"):
         directory = f"{directory}/.."
@@ -58,25 +58,23 @@ def inspect(disk: Disk, directory: str, boot_id: str = "") -> Iterator[Json]:
         saved["segment_size"],
         0,
     )
-    boot, walk = str(saved["boot"]), None
+    walk: Walk | None = None
     try:
         if disk.exists(ring.directory):
             ring.open_existing()
         if ring.live or start.sequence:
             walk = Walk(ring, start)
             for buffer, record in _all(ring, walk):
-                entry = _describe(record, buffer)
-                boot = _boot(entry) or boot
                 if record.start == SEGMENT_HEADER_BYTES:
                     yield _segment(ring, record)
-                yield entry
+                yield _describe(record, buffer)
     except DamageError as error:
         yield _verdict(DAMAGE, walk.sequence if walk else start.sequence, "", 0, str(error))
         return
     if walk is None:
         yield _verdict(END, 0, "", 0, "no journal was written yet")
         return
-    verdict = walk.verdict(boot_id != "" and boot in {"", boot_id})
+    verdict = walk.verdict()
     yield _verdict(verdict, walk.sequence, *walk.end, WHY[verdict].format(walk.sequence + 1))
 
 
@@ -109,11 +107,6 @@ def _describe(record: Record, data: bytes) -> Json:
             "marker": unpack_marker(data[record.payload_start : record.end]),
         }
     return {**common, "volume": record.volume, "offset": record.offset, "length": record.length}
-
-
-def _boot(entry: Json) -> str:
-    marker = entry.get("marker", {})
-    return str(marker["boot"]) if marker.get("m") == "open" else ""
 
 
 def _segment(ring: Ring, first: Record) -> Json:

@@ -3,8 +3,9 @@
 A log that ends in rubbish is normal after a power cut, and a log with a hole in records that were
 known to be durable is a catastrophe; both look alike at the first broken record. The difference is
 what the journal itself claims further on, so the walk goes on looking behind its end before it
-decides (`scan.judge`). A torn tail is copied to a file of its own before it is wiped: if the
-decision was wrong, nothing is lost.
+decides (`scan.judge`). A claim stands behind every synced record soon after its sync, in the next
+record or in a marker that is written for it (`core/synced.py`). A torn tail is copied to
+a file of its own before it is wiped: if the decision was wrong, nothing is lost.
 """
 
 from __future__ import annotations
@@ -116,14 +117,10 @@ class Walk:
         """File and offset behind the last valid record."""
         return self._segment.file.path, self._at
 
-    def verdict(self, same_boot: bool) -> str:
+    def verdict(self) -> str:
         """How the journal ends, after a whole walk: END, TORN or DAMAGE. Changes nothing."""
-        return judge(
-            self._look(self._segment.file.read(0, self._segment.size))[0],
-            self.sequence,
-            self.start.sequence,
-            same_boot,
-        )
+        beyond, _ = self._look(self._segment.file.read(0, self._segment.size))
+        return judge(beyond, self.sequence, self.start.sequence)
 
     def _look(self, buffer: bytes) -> tuple[Beyond, int]:
         """What lies behind the end, and how many bytes of it in this segment, whose content is
@@ -138,19 +135,20 @@ class Walk:
             )
         return beyond, length
 
-    def close(self, same_boot: bool) -> Tail:
+    def close(self) -> Tail:
         """Judge the end. Raises DamageError; else later segments become spare and nothing after the
         end looks like a record.
         """
         segment, later = self._segment, self._later_segments()
         buffer = segment.file.read(0, segment.size)
         beyond, length = self._look(buffer)
-        verdict = judge(beyond, self.sequence, self.start.sequence, same_boot)
+        verdict = judge(beyond, self.sequence, self.start.sequence)
         if verdict == DAMAGE:
             raise DamageError(
                 f"{segment.file.path}: byte {self._at}: record {self.sequence + 1} is missing or"
                 " damaged, although it was durable; it and every change after it are at risk."
-                " Keep a copy of the state directory, then run: duplexd journal inspect DIRECTORY"
+                " Keep a copy of the state directory, then run:"
+                f" duplexd journal inspect {self.ring.directory}"
             )
         tail = Tail(self.sequence, self.chain)
         if verdict == TORN:

@@ -1,9 +1,12 @@
 """Reading records out of bytes, and deciding what it means when they stop. Pure.
 
 The decision for the end of the journal (`judge`) is the table of ARCHITECTURE.md, "The journal",
-and nothing else decides it: recovery and `journal inspect` both ask here. It needs three facts:
-what the checkpoint knows to be durable, what later records claim, and whether the machine has been
-up since (then the page cache was not lost, so nothing that was written can be missing).
+and nothing else decides it: recovery and `journal inspect` both ask here. It needs two facts: what
+the checkpoint knows to be durable, and what later records claim.
+
+That the machine has not rebooted since would be no third fact. A disk that fails, is repaired and
+mounted again has lost its un-synced writes although the boot is the same, so records may be missing
+in the middle after any stop.
 """
 
 from __future__ import annotations
@@ -75,14 +78,11 @@ class Beyond:
             self.broken = True
 
 
-def judge(beyond: Beyond, last: int, durable: int, same_boot: bool) -> str:
+def judge(beyond: Beyond, last: int, durable: int) -> str:
     """END, TORN or DAMAGE, for a journal whose last valid record is number `last`.
 
-    `durable` is the number that the checkpoint knows to be durable, `same_boot` whether the machine
-    has been up since the journal was written (then nothing that was written can be missing).
+    `durable` is the number that the checkpoint knows to be durable.
     """
     if max(durable, beyond.synced) > last:
         return DAMAGE
-    if beyond.later:
-        return DAMAGE if same_boot else TORN
-    return TORN if beyond.broken else END
+    return TORN if beyond.later or beyond.broken else END

@@ -14,7 +14,6 @@ writing over it needs new blocks, and may be refused with ENOSPC like any other 
 
 from __future__ import annotations
 
-import errno
 from bisect import bisect_right
 from typing import TYPE_CHECKING
 
@@ -31,8 +30,6 @@ from duplexd.journal.format import (
 if TYPE_CHECKING:
     from duplexd.runtime.disk import Disk, File
 
-
-NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})  # how a file system says that it is full
 
 _CHUNK_BYTES = 1 << 20
 

@@ -1,18 +1,26 @@
 """Appending records: numbers, chain, one `pwritev` for each batch.
 
 Number and chain are given when a record is appended, before it is written, because the header
-contains both. So a batch that cannot be written must be taken back as a whole, in memory and on
-disk: the next record gets the same numbers, and rests of the refused one must not look like its
-successors. That is why `_roll_back` wipes what it may have written, and why a wipe that fails is
-fatal. One refusal is not: a file system that copies on write needs room for the wipe as it did for
-the batch. Then nothing is written before the wipe is made up for, so that the rests stay last.
+contains both. What was appended is then either *staged* or *written* as a batch:
+
+    stage   the numbers are given for good, and nothing is written yet: no system call, so the
+            event loop may do it. The next `write` puts it into the file first. If the file refuses
+            it, it stays staged, and is written by a later `write`, or never: then a restart finds
+            the journal without it and all that follows.
+    write   puts everything into the file. A batch that cannot be written is taken back as a whole,
+            in memory and on disk: the next record gets the same numbers, and rests of the refused
+            one must not look like its successors. That is why `_roll_back` wipes what it may have
+            written, and why a wipe that fails is fatal. One reason is not: a file system that
+            copies on write needs room for the wipe, as it did for the batch. Then nothing is
+            written before the wipe is made up for: whole records behind a shorter new one would be
+            taken for damage.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from duplexd.journal.format import (
     FLAG_ALLOCATE,
@@ -24,7 +32,6 @@ from duplexd.journal.format import (
     journal_number,
     pack_record,
 )
-from duplexd.journal.segment import NO_SPACE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +41,7 @@ if TYPE_CHECKING:
 
 Buffer = bytes | bytearray | memoryview
 
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _PAGE_BYTES = 4096
 _ZEROES = memoryview(bytes(_PAGE_BYTES))
 
@@ -63,13 +71,24 @@ class Change(Protocol):
     def volume(self) -> Numbered: ...
 
 
+class _Extent(NamedTuple):
+    """Records that lie together in a segment from `start` on; the last has number `sequence`."""
+
+    segment: Segment
+    start: int
+    buffers: list[Buffer]
+    size: int
+    sequence: int
+
+
 class Writer:
     """The end of the journal.
 
     `append` gives a record its number and collects it; `write` puts all collected records into the
     journal file (the page cache), or, on an OSError, none: then their numbers were never given.
-    A change may be acknowledged only after `write` has returned. Not thread-safe: one caller at a
-    time. A record is never split; a batch may run over into spare segments, so ask `room` first.
+    `written` is the last number in the file, `sequence` the last that was given. A change may be
+    acknowledged only after `write` has returned. Not thread-safe: one caller at a time. A record is
+    never split; a batch may run over into spare segments, so ask `room` first.
 
     A batch is written up to the end of its last page, with zeroes: of a segment whose earlier use
     has left the page cache the rest of the page would be read first, in the midst of the write,
@@ -77,9 +96,9 @@ class Writer:
     """
 
     __slots__ = (
-        "_batch_start",
-        "_buffers", "_bytes", "_journal", "_sync_from", "_unwiped",
-        "chain", "position", "ring", "segment", "sequence", "synced", "written",
+        "_batch_start", "_buffers", "_bytes", "_closed", "_journal", "_staged", "_sync_from",
+        "_unwiped", "_written_in", "chain", "position", "ring", "segment", "sequence", "synced",
+        "written",
     )  # fmt: skip
 
     def __init__(self, ring: Ring, sequence: int, chain: int) -> None:
@@ -96,18 +115,26 @@ class Writer:
         self.chain = chain
         self.position = self.segment.end
         self._journal = journal_number(ring.controller)
-        self._buffers: list[Buffer] = []
+        self._buffers: list[Buffer] = []  # collected, to be written at `position - _bytes`
         self._bytes = 0
+        self._closed: list[_Extent] = []  # collected, in segments before this one
+        self._staged: list[_Extent] = []
+        self._unwiped: list[_Extent] = []  # of batches that were taken back
+        self._written_in = ring.live[-1].index  # the segment with the last written record
         self._sync_from = ring.live[0].index  # segments before this one are durable
         self._batch_start = (self.segment, self.position, sequence, chain)
-        self._unwiped: dict[Segment, tuple[int, int]] = {}  # what a batch taken back left there
 
     @property
     def log_position(self) -> int:
         """Bytes ever written, in a sense that grows with every record: for measuring how far a
         reader trails.
         """
-        return self.segment.index * self.segment.size + self.segment.end
+        return self.segment.index * self.segment.size + self.position
+
+    @property
+    def staged(self) -> bool:
+        """Whether there are records that were staged and are not written."""
+        return bool(self._staged)
 
     def room(self, size_bytes: int, record_bytes_max: int) -> bool:
         """Whether records of that size in all, none larger than `record_bytes_max`, are sure to
@@ -138,6 +165,14 @@ class Writer:
 
     def write_changes(self, changes: Sequence[Change], time_us: int) -> None:
         """Append a record for each change, give it its number, and `write` them all."""
+        try:
+            self._append_changes(changes, time_us)
+        except MemoryError:
+            self._roll_back()
+            raise
+        self.write()
+
+    def _append_changes(self, changes: Sequence[Change], time_us: int) -> None:
         for change in changes:
             data = change.data
             flags = FLAG_ALLOCATE if change.allocate else 0
@@ -154,7 +189,6 @@ class Writer:
                 time_us,
             )
             change.sequence = self.sequence
-        self.write()
 
     def write_marker(self, payload: bytes, time_us: int) -> int:
         """Append a marker and `write` it; returns its number."""
@@ -208,60 +242,72 @@ class Writer:
             self._roll_back()
             raise OSError(errno.ENOSPC, "no spare segment in the journal")
         self._collect(SEAL, 0, 0, 0, b"", 0, 0, time_us)
-        self._put_or_roll_back()
+        self._close_extent(self._closed)
         spare = self.ring.spares.pop(0)
         spare.first = self.sequence + 1
         self.ring.live.append(spare)
         self.segment = spare
         self.position = SEGMENT_HEADER_BYTES
 
-    def _put(self) -> None:
-        if not self._buffers:
-            return
-        if self._unwiped:
-            self._wipe()
-        segment, start = self.segment, self.position - self._bytes
-        padding = min(-self.position % _PAGE_BYTES, segment.size - self.position)
-        if padding:
-            self._buffers.append(_ZEROES[:padding])
-        segment.file.writev(start, self._buffers, self._bytes + padding)
-        segment.end = self.position
-        self._buffers = []
-        self._bytes = 0
+    def stage(self) -> None:
+        """Give the numbers of what was collected for good. Writes nothing."""
+        self._staged += self._closed
+        self._closed = []
+        self._close_extent(self._staged)
+        self._batch_start = (self.segment, self.position, self.sequence, self.chain)
 
     def write(self) -> None:
-        """Write what was collected. On OSError the journal is as before the first `append` of this
-        batch.
+        """Write what was staged, then what was collected. On OSError the journal is as before the
+        first `append` of this batch, and what was staged may be in it or not.
         """
-        self._put_or_roll_back()
+        tried: list[_Extent] = []
+        try:
+            if self._unwiped:
+                self._wipe()
+            while self._staged:
+                self._put(self._staged[0])
+                self.written = self._staged[0].sequence
+                del self._staged[0]  # last: the loop looks at both
+            self._close_extent(self._closed)
+            for extent in self._closed:
+                tried.append(extent)
+                self._put(extent)
+        except BaseException:
+            self._roll_back(tried)
+            raise
+        self._closed = []
         self.written = self.sequence
         self._batch_start = (self.segment, self.position, self.sequence, self.chain)
 
-    def _put_or_roll_back(self) -> None:
-        try:
-            self._put()
-        except OSError:
-            self._roll_back()
-            raise
+    def _close_extent(self, extents: list[_Extent]) -> None:
+        if self._buffers:
+            start = self.position - self._bytes
+            extents.append(_Extent(self.segment, start, self._buffers, self._bytes, self.sequence))
+            self._buffers, self._bytes = [], 0
 
-    def _roll_back(self) -> None:
+    def _put(self, extent: _Extent) -> None:
+        segment, start, buffers, size, _sequence = extent
+        end = start + size
+        padding = min(-end % _PAGE_BYTES, segment.size - end)
+        padded = [*buffers, _ZEROES[:padding]] if padding else buffers
+        segment.file.writev(start, padded, size + padding)
+        segment.end = end
+        self._written_in = segment.index
+
+    def _roll_back(self, tried: Sequence[_Extent] = ()) -> None:
         segment, position, sequence, chain = self._batch_start
-        touched = [(segment, position, self._reach(segment))]
-        self._buffers = []
+        self._buffers, self._bytes, self._closed = [], 0, []
         while self.ring.live[-1] is not segment:
             spare = self.ring.live.pop()
-            touched.append((spare, SEGMENT_HEADER_BYTES, self._reach(spare)))
             spare.first = 0
             spare.end = SEGMENT_HEADER_BYTES
             self.ring.spares.insert(0, spare)
-        self._bytes = 0
         self.segment, self.position, self.sequence, self.chain = segment, position, sequence, chain
-        segment.end = position
+        segment.end = min(segment.end, position)
+        self._written_in = min(self._written_in, segment.index)
         if position == SEGMENT_HEADER_BYTES:
             segment.first = 0
-        for touched_segment, start, end in touched:
-            before = self._unwiped.get(touched_segment, (start, end))
-            self._unwiped[touched_segment] = min(start, before[0]), max(end, before[1])
+        self._unwiped += tried
         with contextlib.suppress(NoRoomToWipeError):  # made up for before the next write
             self._wipe()
 
@@ -269,9 +315,10 @@ class Writer:
         """Nothing of a batch that was taken back may look like a record, now or behind shorter
         ones. Raises OSError EIO: then it may.
         """
-        for segment, (start, end) in list(self._unwiped.items()):
+        while self._unwiped:
+            segment, start, _buffers, size, _sequence = self._unwiped[-1]
             try:
-                segment.file.write(start, bytes(end - start))
+                segment.file.write(start, bytes(size))
             except OSError as error:
                 if error.errno in NO_SPACE:
                     raise NoRoomToWipeError(*error.args) from error
@@ -280,21 +327,13 @@ class Writer:
                     f"{segment.file.path}: a batch that failed could not be wiped: "
                     f"{error.strerror}",
                 ) from error
-            del self._unwiped[segment]
-
-    def _reach(self, segment: Segment) -> int:
-        """How far this batch may have written in a segment."""
-        return self.position if segment is self.segment else segment.end
+            del self._unwiped[-1]
 
     def begin_sync(self) -> tuple[list[File], int, int]:
         """The files to sync, what to tell `end_sync` afterwards: number and segment. Safe while
         another thread writes.
         """
-        # where a batch that is being written moved on to may be taken back
-        index, sequence = (
-            self._batch_start[0].index,
-            self.written,
-        )
+        index, sequence = self._written_in, self.written
         files = [
             segment.file for segment in list(self.ring.live) if segment.index >= self._sync_from
         ]

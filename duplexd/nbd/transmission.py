@@ -3,8 +3,8 @@
 This is the hot path: one wake-up may bring a hundred requests, so nothing is copied, awaited or
 constructed but a tuple for each. `Receiver` owns the buffer. The socket fills `buffer()`, then
 `received(count)` returns every request that is complete. Payloads are views of the buffer, valid
-until `buffer` is called again. A large payload that is not complete gets memory of its own, which
-the socket then fills directly.
+until `buffer` is called again; to keep them longer, `exchange` it for another one. A large payload
+that is not complete gets memory of its own, which the socket then fills directly.
 
 `refusal` is a pure function of a request and its export. A refused request has been parsed with its
 payload, so that the stream stays in step.
@@ -78,6 +78,17 @@ class Receiver:
             self._buffer[: end - start] = self._buffer[start:end]
             self._start, self._end = 0, end - start
         return self._buffer[self._end :]
+
+    def exchange(self, other: memoryview) -> None:
+        """Go on in `other`, which has the size of this buffer."""
+        rest = self._end - self._start
+        other[:rest] = self._buffer[self._start : self._end]
+        self._buffer, self._start, self._end = other, 0, rest
+
+    @property
+    def whole(self) -> memoryview:
+        """The buffer that payloads are views of."""
+        return self._buffer
 
     def received(self, count: int) -> list[Request]:
         """Take `count` bytes put into `buffer()`. Returns the requests that are complete."""

@@ -56,6 +56,7 @@ class Dispatch:
         "dropped",
         "ended",
         "in_flight",
+        "lent",
         "payload_bytes",
         "progressed",
         "read_bytes",
@@ -73,6 +74,7 @@ class Dispatch:
         self.dropped = False  # the client has gone
         self.ended = False  # DISC came
         self.in_flight = 0  # changes, flushes and reads without a reply
+        self.lent: list[Change] = []  # since the receive buffer was exchanged: they may use it
         self.payload_bytes = (
             0  # of changes in flight, and of a large payload that is being received
         )
@@ -137,6 +139,7 @@ class Dispatch:
         self.in_flight -= 1
         if change.kind == WRITE:
             self.payload_bytes -= change.length
+            change.data = b""  # its receive buffer is free
         self._replies.append(_pack(_MAGIC, error, change.cookie))
 
     def flush_replies(self) -> None:
@@ -262,6 +265,7 @@ class Dispatch:
 
     def _submit(self, changes: list[Change]) -> None:
         self.in_flight += len(changes)
+        self.lent += changes
         self._server.backend.submit(changes)
 
     def _send(self, position: int) -> None:

@@ -69,7 +69,7 @@ class Listeners:
         ]
 
     async def start(self) -> None:
-        """Bind and serve. Raises ConfigurationError, and then listens nowhere."""
+        """Bind and serve. Raises as `net.listen.bind`, and then listens nowhere."""
         self._server = Server(self._backend, asyncio.get_running_loop(), self._limits)
         try:
             await self.update(self._listen)
@@ -80,14 +80,15 @@ class Listeners:
     async def update(self, listen: Iterable[Address]) -> None:
         """Listen on these addresses and no others; connections stay.
 
-        Raises ConfigurationError, and then nothing has changed.
+        Raises as `start`, and then nothing has changed.
         """
         wanted = list(dict.fromkeys(listen))
         bound: dict[Address, list[BoundSocket]] = {}
         with contextlib.ExitStack() as undo:
             for address in wanted:
                 if address not in self._endpoints:
-                    bound[address] = bind(address)
+                    # a name server may take its time
+                    bound[address] = await asyncio.to_thread(bind, address)
                     for each in bound[address]:
                         undo.callback(each.close)
             undo.pop_all()

@@ -17,6 +17,7 @@ import structlog
 from duplexd.nbd.handshake import CLOSED, TRANSMISSION, Handshake
 from duplexd.nbd.transmission import RECEIVE_BYTES_MIN, Receiver
 from duplexd.nbd_server.dispatch import Dispatch
+from duplexd.nbd_server.receive_buffers import ReceiveBuffers, in_use
 
 if TYPE_CHECKING:
     from duplexd.backend import Volume
@@ -35,6 +36,7 @@ class Connection(asyncio.BufferedProtocol):
     """
 
     __slots__ = (
+        "_buffers",
         "_dispatch",
         "_fd",
         "_handshake",
@@ -57,6 +59,7 @@ class Connection(asyncio.BufferedProtocol):
         self._handshake: Handshake | None = Handshake(server, server.limits.handshake_options_max)
         self._input = memoryview(bytearray(HANDSHAKE_RECEIVE_BYTES))
         self._receiver: Receiver | None = None
+        self._buffers = ReceiveBuffers(0)
         self._dispatch: Dispatch | None = None
         self._fd = -1
         self._reserved = False  # the large payload that is being received has room
@@ -160,6 +163,8 @@ class Connection(asyncio.BufferedProtocol):
             self._reserved = False  # the change counts it from now on
         if requests:
             dispatch.serve(requests)
+            if dispatch.lent and not dispatch.backlog:
+                self._exchange(receiver, dispatch)
         if (
             dispatch.backlog
             or dispatch.ended
@@ -168,6 +173,14 @@ class Connection(asyncio.BufferedProtocol):
             or dispatch.write_paused
         ):
             self._adjust()
+
+    def _exchange(self, receiver: Receiver, dispatch: Dispatch) -> None:
+        """Receive into another buffer while changes use this one. Not while there is a backlog: it
+        uses this one too, and nothing is read meanwhile.
+        """
+        changes, dispatch.lent = dispatch.lent, []
+        if in_use(changes):
+            receiver.exchange(self._buffers.lend(receiver.whole, changes))
 
     def _negotiate(self, count: int) -> None:
         handshake = self._handshake
@@ -200,9 +213,8 @@ class Connection(asyncio.BufferedProtocol):
         rest = handshake.rest()
         self._handshake, self._input = None, memoryview(b"")
         self._dispatch = Dispatch(self._server, volume, self._transport, self._progressed)
-        self._receiver = Receiver(
-            max(self._server.limits.connection_receive_bytes, len(rest) + RECEIVE_BYTES_MIN)
-        )
+        size = max(self._server.limits.connection_receive_bytes, len(rest) + RECEIVE_BYTES_MIN)
+        self._receiver, self._buffers = Receiver(size), ReceiveBuffers(size)
         self._receiver.buffer()[: len(rest)] = rest
         self.buffer_updated(len(rest))
 
@@ -241,8 +253,10 @@ class Connection(asyncio.BufferedProtocol):
         dispatch = self._dispatch
         if dispatch is None or dispatch.dropped:
             return
-        if dispatch.backlog:
+        if dispatch.backlog and self._receiver is not None:
             dispatch.serve(dispatch.backlog)
+            if dispatch.lent and not dispatch.backlog:
+                self._exchange(self._receiver, dispatch)
         self._adjust()
 
     def _adjust(self) -> None:

@@ -10,8 +10,10 @@ Mode and group are set before `listen`, and the mode already before `bind` (Linu
 the socket to the file that it makes), so there is no instant at which another user could connect.
 At the end the file is removed only if it is still ours: a second daemon may have replaced it.
 
-Every error is a ConfigurationError with the address in it, because the remedy is to change the
-configuration.
+Every error has the address in it. An address that this machine does not have yet, a name that does
+not resolve, a port that another program has: these pass without anybody's help, at a boot above
+all. They are a WrongStateError, which is worth another attempt and which a service manager
+restarts. What only an edit remedies is a ConfigurationError.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import socket
 import stat
 from typing import TYPE_CHECKING
 
-from duplexd.errors import ConfigurationError
+from duplexd.errors import ConfigurationError, WrongStateError
 from duplexd.net.address import Address, TcpAddress, UnixAddress
 
 if TYPE_CHECKING:
@@ -32,6 +34,21 @@ if TYPE_CHECKING:
 
 UNIX_SOCKET_MODE = 0o660
 LISTEN_BACKLOG = 1024  # a whole fleet of clients may reconnect at once after a restart
+# Of `bind`, `listen`, `socket`: another moment, another outcome
+_PASSING = frozenset(
+    {
+        errno.EADDRINUSE,
+        errno.EADDRNOTAVAIL,
+        errno.EDQUOT,
+        errno.EMFILE,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENFILE,
+        errno.ENOBUFS,
+        errno.ENOMEM,
+        errno.ENOSPC,
+    }
+)
 PROBE_SECONDS_MAX = 1.0  # for the owner of an existing socket to accept
 
 
@@ -70,7 +87,8 @@ def bind(
     """One listening socket for a path; for a host name one for each of its addresses, with port 0
     for the first alone.
 
-    `named` is the key of the configuration that an error names. Nothing stays bound after an error.
+    `named` is the key of the configuration that an error names: ConfigurationError, or
+    WrongStateError where another attempt may succeed. Nothing stays bound after an error.
     """
     try:
         if isinstance(address, TcpAddress):
@@ -81,7 +99,15 @@ def bind(
     except OSError as error:
         where = f"{named}: " if named else ""
         reason = error.strerror or str(error)
-        raise ConfigurationError(f"{where}cannot listen on {address}: {reason}") from error
+        kind = WrongStateError if passes(error) else ConfigurationError
+        raise kind(f"{where}cannot listen on {address}: {reason}") from error
+
+
+def passes(error: OSError) -> bool:
+    """Whether an address may be had at another time. A name that does not resolve is such a case:
+    whether the name is wrong or the name server is not up yet cannot be told apart.
+    """
+    return isinstance(error, socket.gaierror) or error.errno in _PASSING
 
 
 def bind_all(addresses: Iterable[Address], named: str) -> list[BoundSocket]:

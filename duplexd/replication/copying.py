@@ -25,7 +25,6 @@ from duplexd.replication.follower import (
 )
 from duplexd.replication.job import in_work
 from duplexd.replication.leg_calls import hung_in
-from duplexd.replication.patience import when_there_is_room
 from duplexd.replication.pieces import (
     PrimaryUnreadableError,
     Progress,
@@ -34,6 +33,7 @@ from duplexd.replication.pieces import (
     left_out,
 )
 from duplexd.replication.rate_limit import Pace
+from duplexd.replication.retries import when_there_is_room
 from duplexd.runtime.tasks import to_its_end
 from duplexd.runtime.watch import HungError
 
@@ -89,6 +89,10 @@ class Copying:
         """A follower for a job's pairs."""
         ring, advance = self._timeline.writer.ring, self._timeline.ledger.advance
         return Follower(ring, job.pairs, position, sink, advance, counted_until)
+
+    def keep_journal_from(self, number: int) -> None:
+        """A restart needs the records after this number, until a checkpoint that knows why."""
+        self._checkpointer.keep_from(number)
 
     async def follow(self, job: Job) -> bool:
         """One step along the journal, if there is one.

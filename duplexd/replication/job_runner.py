@@ -24,7 +24,7 @@ from duplexd.core.pair_states import PENDING
 from duplexd.errors import DamageError, DuplexdError
 from duplexd.replication.follower import SecondarySink, SinkError
 from duplexd.replication.job import COPY, JOURNAL, MAP, in_work
-from duplexd.replication.patience import when_there_is_room
+from duplexd.replication.retries import when_there_is_room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -132,8 +132,13 @@ class Runner:
         timeline, numbers = self._timeline, [pair.id for pair in job.pairs]
         at = job.floor = job.walk().position
         job.whole = False
-        commit = Commit(job.id, at, count, numbers)
-        await timeline.durable(await when_there_is_room(timeline, lambda: timeline.append(commit)))
+
+        def commit() -> int:
+            # A checkpoint may have been taken since `at`: it does not know of this resync.
+            self._copying.keep_journal_from(at)
+            return timeline.append(Commit(job.id, at, count, numbers))
+
+        await timeline.durable(await when_there_is_room(timeline, commit))
         failed = await self._copying.apply_staged(job, count)
         job.whole, job.torn = True, set(failed)
         for pair, error in failed.items():

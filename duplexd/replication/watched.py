@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from duplexd.core.pair import Pair
     from duplexd.images.leg import Leg
     from duplexd.runtime.disk import Data
+    from duplexd.runtime.stamp import Stamp
 
 
 class WatchedLeg:
@@ -58,9 +59,21 @@ class WatchedLeg:
         with self._watch.at(Access(self._pair, self._leg, self._use)):
             return self._leg.extents(offset, length)
 
-    def sync(self) -> None:
+    def sync(self, times: bool = False) -> None:
         with self._watch.at(Access(self._pair, self._leg, SYNC)):
-            self._leg.sync()
+            self._leg.sync(times)
+
+    def stamp(self) -> Stamp:
+        with self._watch.at(Access(self._pair, self._leg, self._use)):
+            return self._leg.stamp()
+
+    def read_mark(self) -> bytes:
+        with self._watch.at(Access(self._pair, self._leg, self._use)):
+            return self._leg.read_mark()
+
+    def write_mark(self, mark: bytes, durable: bool) -> bool:
+        with self._watch.at(Access(self._pair, self._leg, self._use)):
+            return self._leg.write_mark(mark, durable)
 
     def in_place(self) -> bool:
         with self._watch.at(Access(self._pair, self._leg, self._use)):

@@ -3,10 +3,14 @@
 A program that is started with a closed stdout (`>&-`) gets number 1 for the first file that it
 opens, and then prints into it; for a daemon that opens images this is how a log line ends up in a
 volume. Imports next to nothing, because it has to run before anything else is opened.
+
+And they take any text. A name of a volume or a path may have letters that the terminal's encoding
+lacks, or bytes that are no text at all; an answer with an escape in it is better than none.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -31,6 +35,9 @@ def open_standard() -> None:
             opened.add(number)
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _is_closed(number: int) -> bool:

@@ -12,10 +12,27 @@ import errno
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from duplexd.runtime.locked import FILE_MODE, measure
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 DIRECTORY_MODE = 0o750
+
+
+@contextlib.contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Errors from within name `path`, if they name nothing: what fails on an open descriptor says
+    "No space left on device", and not on which.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = path
+        raise
 
 
 def parent(path: str) -> str:
@@ -26,7 +43,8 @@ def sync(path: str) -> None:
     """Make the names in a directory durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        with naming(path):
+            os.fsync(fd)
     finally:
         os.close(fd)
 
@@ -82,7 +100,13 @@ def replace_file(path: str, data: bytes, shared: bool = False) -> None:
     one that is `shared` with other users or programs it is a name that no other program has or can
     guess. After an error nothing is left, and the old content is.
     """
-    fd, temporary = _temporary(path, shared)
+    with naming(path):
+        fd, temporary = _temporary(path, shared)
+        _replace(fd, temporary, path, data)
+    sync(parent(path))
+
+
+def _replace(fd: int, temporary: str, path: str, data: bytes) -> None:
     try:
         try:
             os.fchmod(fd, FILE_MODE)
@@ -97,7 +121,6 @@ def replace_file(path: str, data: bytes, shared: bool = False) -> None:
         with contextlib.suppress(OSError):  # the error that counts is the first
             os.unlink(temporary)
         raise
-    sync(parent(path))
 
 
 def _temporary(path: str, shared: bool) -> tuple[int, str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.runtime.fallocate import KEEP_SIZE, PUNCH_HOLE, UNSUPPORTED, ZERO_RANGE, fallocate
 from duplexd.runtime.machine import in_memory, punches
+from duplexd.runtime.stamp import Stamp, read_mark, stamp, write_mark
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +30,7 @@ _NOWAIT = os.RWF_NOWAIT
 
 class RealFile:
     """See `duplexd.runtime.disk.File`. Owns the descriptor; every method may be called from any
-    thread.
+    thread. Errors name the path, which the kernel's do not.
     """
 
     __slots__ = (
@@ -66,12 +67,16 @@ class RealFile:
         return bytes(buffer)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        done = os.preadv(self._fd, [buffer], offset)
-        while done < len(buffer):
-            count = os.preadv(self._fd, [buffer[done:]], offset + done)
-            if count == 0:
-                raise OSError(errno.EIO, "read past the end", self.path)
-            done += count
+        try:
+            done = os.preadv(self._fd, [buffer], offset)
+            while done < len(buffer):
+                count = os.preadv(self._fd, [buffer[done:]], offset + done)
+                if count == 0:
+                    raise OSError(errno.EIO, "read past the end")
+                done += count
+        except OSError as error:
+            error.filename = self.path
+            raise
 
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
         if not self._nowait:
@@ -99,18 +104,26 @@ class RealFile:
         length = len(data)
         if offset + length > self.size:
             raise OSError(errno.EIO, "write past the end", self.path)
-        done = os.pwrite(self._fd, data, offset)
-        if done != length:
-            self._write_rest([data], offset, done)
+        try:
+            done = os.pwrite(self._fd, data, offset)
+            if done != length:
+                self._write_rest([data], offset, done)
+        except OSError as error:
+            error.filename = self.path
+            raise
 
     def writev(self, offset: int, buffers: Sequence[Data], nbytes: int) -> None:
         if offset + nbytes > self.size:
             raise OSError(errno.EIO, "write past the end", self.path)
-        done = os.pwritev(
-            self._fd, buffers if len(buffers) <= IOV_MAX else buffers[:IOV_MAX], offset
-        )
-        if done != nbytes:
-            self._write_rest(buffers, offset, done)
+        try:
+            done = os.pwritev(
+                self._fd, buffers if len(buffers) <= IOV_MAX else buffers[:IOV_MAX], offset
+            )
+            if done != nbytes:
+                self._write_rest(buffers, offset, done)
+        except OSError as error:
+            error.filename = self.path
+            raise
 
     def _write_rest(self, buffers: Sequence[Data], offset: int, done: int) -> None:
         """Go on after a short write: skip `done` bytes of `buffers`, write what is left from
@@ -128,7 +141,7 @@ class RealFile:
             rest[index] = rest[index][skip:]
             skip = os.pwritev(self._fd, rest[index : index + IOV_MAX], offset)
             if skip == 0:
-                raise OSError(errno.EIO, "the kernel wrote nothing", self.path)
+                raise OSError(errno.EIO, "the kernel wrote nothing")
             offset += skip
 
     def zero(self, offset: int, length: int, allocate: bool) -> None:
@@ -168,6 +181,8 @@ class RealFile:
     def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
         if self.is_block:
             return [(offset, length, True)] if length else []
+        if os.fstat(self._fd).st_size < offset + length:  # else its missing end would be a hole
+            raise OSError(errno.EIO, "the file was truncated", self.path)
         found: list[tuple[int, int, bool]] = []
         end = offset + length
         while offset < end:
@@ -191,8 +206,24 @@ class RealFile:
                 return offset if whence == os.SEEK_DATA else end
             raise
 
-    def sync(self) -> None:
-        os.fdatasync(self._fd)
+    def sync(self, times: bool = False) -> None:
+        try:
+            if times:
+                os.fsync(self._fd)
+            else:
+                os.fdatasync(self._fd)
+        except OSError as error:
+            error.filename = self.path
+            raise
+
+    def stamp(self) -> Stamp:
+        return stamp(self._fd, self.is_block)
+
+    def read_mark(self) -> bytes:
+        return b"" if self.is_block else read_mark(self._fd)
+
+    def write_mark(self, mark: bytes, durable: bool) -> bool:
+        return not self.is_block and write_mark(self._fd, mark, durable)
 
     def in_place(self) -> bool:
         try:

@@ -21,6 +21,7 @@ step, so there is never a second driver.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import deque
@@ -30,7 +31,6 @@ from duplexd.runtime.threads import Workers
 from duplexd.runtime.watch import GivenUp
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Coroutine
 
 T = TypeVar("T")
@@ -70,7 +70,7 @@ class Relay(Workers):
 
     def drive(self, main: Coroutine[object, object, T]) -> T:
         """Drive the loop until `main` is done; its result. The calling thread only waits."""
-        task = self._loop.create_task(main)
+        task = self._loop.create_task(_alone_to_its_end(main))
         task.add_done_callback(self._stop)
         self._begin(self._drive)
         self._begin(self._look_out)
@@ -141,3 +141,15 @@ class Relay(Workers):
             self._begin(self._look_out)
             self._drive()
             return
+
+
+async def _alone_to_its_end(main: Coroutine[object, object, T]) -> T:
+    """The result of `main`; what it has left running is cancelled, as `asyncio.run` does."""
+    try:
+        return await main
+    finally:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.get_running_loop().shutdown_asyncgens()

@@ -23,13 +23,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-
-    from duplexd.runtime.threads import Workers
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -53,16 +51,18 @@ class Watch(Generic[T]):
     """What one worker waits for: a `T`, for example a leg. The worker calls `enter`, `leave`, `at`;
     the loop the rest.
 
-    There is no clock on the worker's side: the loop sees that the number of calls has not changed
-    since it looked last. So a call may be given up one look later than its time-out, never earlier.
+    There is no clock on the worker's side: the loop sees that neither the number of calls nor what
+    the present one is on has changed since it looked last. So a call may be given up one look later
+    than its time-out, never earlier.
     """
 
-    __slots__ = ("_seen", "_since", "calls", "inside")
+    __slots__ = ("_calls_seen", "_seen", "_since", "calls", "inside")
 
     def __init__(self) -> None:
         self.inside: list[T] = []  # the note: what the present call is on; at most one
         self.calls = 0
-        self._seen = -1
+        self._calls_seen = -1
+        self._seen: T | None = None
         self._since = 0.0
 
     # ------------------------------------------------------------------------- in the worker
@@ -91,10 +91,11 @@ class Watch(Generic[T]):
 
     def waited_s(self, now: float) -> float:
         """How long the present call has been seen to wait; -1 if there is none."""
-        if not self.inside:
+        what = self.waits_for()
+        if what is None:
             return -1.0
-        if self.calls != self._seen:
-            self._seen, self._since = self.calls, now
+        if self.calls != self._calls_seen or what is not self._seen:
+            self._calls_seen, self._seen, self._since = self.calls, what, now
         return now - self._since
 
     def waits_for(self) -> T | None:
@@ -132,8 +133,20 @@ class _Call(Generic[T]):
         self._watch.leave()
 
 
+class Replaceable(Protocol):
+    """What is needed of `duplexd.runtime.threads.Workers`, which imports this file."""
+
+    def submit(
+        self, call: Callable[[], R], done: Callable[[R | None, BaseException | None], None]
+    ) -> None:
+        """Run `call` in a worker, then `done(result, error)` in the loop."""
+
+    def replace(self) -> None:
+        """A call was given up: others run in another thread."""
+
+
 async def patiently(
-    workers: Workers,
+    workers: Replaceable,
     watch: Watch[T],
     call: Callable[[], R],
     seconds_for: Callable[[T], float],

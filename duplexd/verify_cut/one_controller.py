@@ -157,22 +157,11 @@ class ControllerCheck:
         walk, durable = self.walk, self.past.sequence if self.past is not None else 0
         later = walk.durable_beyond()
         known = max(durable, later[1] if later is not None else 0)
-        if known > walk.sequence or (later is not None and self._same_boot()):
+        if known > walk.sequence:
             raise DamageError(
                 f"{walk.place}: record {walk.sequence + 1} is missing or damaged, "
-                "but later records exist or existed"
+                "although it was durable"
             )
-
-    def _same_boot(self) -> bool:
-        return self._boot()[0] == past.boot_id() != ""
-
-    def _boot(self) -> tuple[str, bool]:
-        """The boot in which the last daemon ran, and whether it was shut down cleanly."""
-        if self.story.boot is not None:
-            return self.story.boot, self.story.closed
-        if self.past is not None:
-            return self.past.boot, self.past.closed or self.story.closed
-        return "", self.story.closed
 
     def _find_record(self) -> bool:
         sequence, walk = self.member.sequence, self.walk
@@ -264,7 +253,7 @@ class ControllerCheck:
     # The volumes
 
     def _check_volumes(self) -> None:
-        trusting = self.story.arrived or (self._trusting and not self._booted_since())
+        trusting = self.story.arrived or (self._trusting and not self._left_behind())
         checks = [
             VolumeCheck(
                 self.story.volumes[each.id],
@@ -291,13 +280,15 @@ class ControllerCheck:
             self.report.contradictions += each.wrong
             self.report.undecided += each.undecided
 
-    def _booted_since(self) -> bool:
-        """Whether the machine booted since a daemon ran that was not shut down cleanly.
+    def _left_behind(self) -> bool:
+        """Whether the last daemon is gone without a clean shutdown.
 
-        Then the next daemon still has to bring the images to what the journal says.
+        Then the next one still has to bring the images to what the journal says: a disk may have
+        lost what was not synced, with or without a boot of the machine.
         """
-        boot, closed = self._boot()
-        return not closed and (not boot or boot != past.boot_id())
+        before = not self.story.opened and self.past is not None and self.past.closed
+        closed = self.story.closed or before
+        return not closed and not past.is_running(self.directory)
 
     def _primary_doubt(self) -> str:
         """Why a primary may not match the journal; "" if it must."""
@@ -309,9 +300,8 @@ class ControllerCheck:
                 "half-way; "
                 "try again when it serves"
             )
-        if self._booted_since():
+        if self._left_behind():
             return (
-                "the machine booted since the daemon ran, so the primary may differ; "
-                "start the daemon"
+                "the daemon was not shut down cleanly, so the primary may differ; start the daemon"
             )
         return ""

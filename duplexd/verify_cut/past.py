@@ -1,4 +1,4 @@
-"""What checkpoint, lock and machine say of the daemons that ran.
+"""What checkpoint and lock say of the daemons that ran.
 
 Both files belong to a running daemon, which replaces the checkpoint atomically and rewrites the
 lock in place. A checkpoint that cannot be read is treated as none: it can only add evidence.
@@ -6,17 +6,18 @@ lock in place. A checkpoint that cannot be read is treated as none: it can only 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import time
 import zlib
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from duplexd.json_object import Json
 
 _HEAD_BYTES = 12
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _CUT_ID, _CUT_STATE = 0, 4  # indexes in the list that a cut is packed as
 _PAUSE_S = 0.05
 _LOCK_BYTES_MAX = 64
@@ -25,13 +26,12 @@ _LOCK_BYTES_MAX = 64
 class Past(NamedTuple):
     """A checkpoint: records up to number `sequence` are known to be durable.
 
-    `boot` and `closed` are those of the daemon that wrote it, `controller` is its identity. `void`
+    `closed`: the daemon that wrote it was shut down cleanly; `controller` is its identity. `void`
     are the cuts that were void by then. By the number of the pair, `at_cut` is the cut of a
     suspended secondary, `applied` the number up to which a secondary had all changes, durably.
     """
 
     sequence: int
-    boot: str
     closed: bool
     void: frozenset[str]
     at_cut: dict[int, str]
@@ -63,7 +63,6 @@ def read(directory: Path) -> Past | None:
             pairs = state.get("pairs", ())
             return Past(
                 sequence=int(state["sequence"]),
-                boot=str(state["boot"]),
                 closed=bool(state["closed"]),
                 void=_void(state),
                 at_cut=_at_cut(pairs),
@@ -112,9 +111,17 @@ def await_start(directory: Path, deadline: float) -> Start:
     return start
 
 
-def boot_id() -> str:
-    """A text that stays the same until the machine boots again; "" if there is none."""
-    try:
-        return _BOOT_ID.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        return ""
+def is_running(directory: Path) -> bool:
+    """Whether a daemon holds the lock beside, or in, the journal's directory. Raises OSError if it
+    cannot be read.
+    """
+    for path in (directory.parent / "lock", directory / "lock"):
+        try:
+            with path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            continue
+        except BlockingIOError:
+            return True
+        return False
+    return False

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 # Of a secondary: as the cut left it; about to be resynced; written to since
 AT_CUT, LEAVING, GONE = "at cut", "leaving", "gone"
 CHANGES = (WRITE, ZERO, TRIM)
-_POWER_CUT = "power cut"
+# Why a copy follows a daemon that was not shut down cleanly; earlier versions call it the second
+_UNCLEAN = {"unclean stop", "power cut"}
 
 # Markers that make older records useless as evidence: the volume may have been changed since by
 # what
@@ -72,8 +73,7 @@ class Story:
         self.ready_at = 0  # the secondaries reached it, durably: a cut of several controllers
         self.stood_at = 0  # the same of a cut of this controller alone
         self.void = ""  # why the cut is void
-        self.boot: str | None = None  # of the last daemon; None if the journal does not say
-        self.closed = False
+        self.opened = self.closed = False  # a daemon was started, and shut down cleanly after that
         self.volumes = {volume.id: VolumeStory(volume, sequence) for volume in volumes}
         self._stood: tuple[int, list[int]] = (0, [])
         self._ranges_max = max(ranges_max // max(len(volumes), 1), 16)
@@ -100,7 +100,7 @@ class Story:
         self._made(name, number, marker)
         self._votes(name, number, marker)
         if name == "open":
-            self.boot, self.closed = str(marker["boot"]), False
+            self.opened, self.closed = True, False
         elif name == "close":
             self.closed = True
         for story in self._named(marker):
@@ -157,9 +157,9 @@ class Story:
             story.floor, story.blank = number, name == "attach"
 
     def _since(self, story: VolumeStory, name: str, number: int, marker: Json) -> None:
-        if name in {"missed", "remove"} or (name == "copy" and marker.get("reason") == _POWER_CUT):
+        if name in {"missed", "remove"} or (name == "copy" and marker.get("reason") in _UNCLEAN):
             story.primary_doubt = (
-                "there was a power cut since: the primary may hold changes that the journal lost"
+                "an unclean stop came since: the primary may hold changes that the journal lost"
             )
         if name == "fail" and story.place == AT_CUT and marker.get("id") != self.cut_id:
             self.void = self.void or (

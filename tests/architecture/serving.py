@@ -20,6 +20,7 @@ from duplexd.nbd_server.listeners import Listeners
 from duplexd.runtime.clock import RealClock
 from duplexd.runtime.disk import RealDisk
 from duplexd.runtime.threads import ThreadWorkers
+from tests.support.prompt_workers import PromptWorkers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -78,7 +79,7 @@ async def serving(directory: Path) -> AsyncIterator[tuple[Controller, Client]]:
     text += "".join(_VOLUME.format(directory=directory, name=name) for name in VOLUMES)
     config = parse(text, str(directory / "duplexd.toml"))
     workers = ThreadWorkers(asyncio.get_running_loop(), "worker", 1)
-    machine = Machine(RealDisk(), RealClock(), workers, workers)
+    machine = Machine(RealDisk(), RealClock(), workers, workers, PromptWorkers())
     controller = await start(config, machine, Events(machine.clock))
     listeners = Listeners(controller, config.nbd.listen, NbdLimits())
     await listeners.start()

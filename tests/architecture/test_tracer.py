@@ -1,6 +1,7 @@
 """How far a reader has to go to follow one WRITE, and the step of one SUSPEND, through the files.
 
-The limits are what the present shape of the engine needs. A forwarding method, or one more object
+Both include what a worker does meanwhile, as if it were called directly. The limits are what the
+present shape of the engine needs. A forwarding method, or one more object
 that is asked before each batch, makes these tests fail with the path they followed.
 """
 
@@ -21,10 +22,10 @@ WRITE_ROOT = "nbd_server/nbd_connection.py", "Connection.buffer_updated"
 # What runs a call between two batches; a SUSPEND asks for it more than once, first to make its cut.
 STEP_ROOT = "engine/timeline.py", "Timeline.at_rest"
 
-WRITE_FILES_MAX = 11
-WRITE_MOVES_MAX = 32
+WRITE_FILES_MAX = 12
+WRITE_MOVES_MAX = 38
 WRITE_ENTERED_MAX = 3
-SUSPEND_MOVES_MAX = 35
+SUSPEND_MOVES_MAX = 50
 
 FILE = "runtime/realfile.py"
 

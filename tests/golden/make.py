@@ -155,6 +155,7 @@ def write() -> SimDisk:
     mark("grade", cut="cafe000000000004", consistent=True, records=42, detail="")
     mark("void", cut="cafe000000000005")
     author.writer.sync_now()
+    mark("synced")
     mark("close")
     author.writer.sync_now()
     author.ring.close()

@@ -50,7 +50,7 @@ def read(disk: Disk, directory: str) -> Json:
     ring.open_existing()
     walk = Walk(ring, Position(saved["sequence"], saved["chain"], saved["index"], saved["offset"]))
     records = [_fold(ledger, record, buffer) for buffer, record in walk]
-    tail = walk.close(same_boot=False)
+    tail = walk.close()
     ring.close()
     sink = _Collected()
     staged = {pair.id: _served(pair) for pair in ledger.pairs.values() if pair.staging}

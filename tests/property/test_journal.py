@@ -77,11 +77,9 @@ def data_of(records: list[Record], found: list[bytes]) -> list[bytes]:
     return [data for record, data in zip(records, found, strict=True) if record.kind != SEAL]
 
 
-@given(plan=batches, cut=st.floats(0, 1), same_boot=st.booleans())
+@given(plan=batches, cut=st.floats(0, 1))
 @settings(max_examples=150, deadline=None)
-def test_a_journal_that_is_cut_at_any_byte_is_a_prefix(
-    plan: list[list[bytes]], cut: float, same_boot: bool
-) -> None:
+def test_a_journal_that_is_cut_at_any_byte_is_a_prefix(plan: list[list[bytes]], cut: float) -> None:
     disk = SimDisk()
     writer, done = write(disk, plan)
     used = [(segment.file.path, segment.end) for segment in writer.ring.live]
@@ -93,7 +91,7 @@ def test_a_journal_that_is_cut_at_any_byte_is_a_prefix(
         keep = min(reach, end - SEGMENT_HEADER_BYTES)
         reach -= keep
         patch(disk, name, SEGMENT_HEADER_BYTES + keep, bytes(SEGMENT - SEGMENT_HEADER_BYTES - keep))
-    whole = reopen(disk, same_boot=same_boot)
+    whole = reopen(disk)
     assert len(whole.records) == sum(end <= kept for end in ends)
     found = data_of(whole.records, whole.payloads)
     assert found == done[: len(found)]
@@ -119,13 +117,13 @@ def test_any_flipped_bit_of_what_is_known_to_be_durable_is_damage(
     )
     flip(disk, name, offset, data.draw(st.integers(0, 7)))
     with pytest.raises(DamageError):
-        reopen(disk, same_boot=data.draw(st.booleans()))
+        reopen(disk)
 
 
-@given(plan=batches, place=st.floats(0, 1), bit=st.integers(0, 7), same_boot=st.booleans())
+@given(plan=batches, place=st.floats(0, 1), bit=st.integers(0, 7))
 @settings(max_examples=100, deadline=None)
 def test_a_flipped_bit_behind_the_end_changes_nothing(
-    plan: list[list[bytes]], place: float, bit: int, same_boot: bool
+    plan: list[list[bytes]], place: float, bit: int
 ) -> None:
     disk = SimDisk()
     writer, done = write(disk, plan)
@@ -133,17 +131,16 @@ def test_a_flipped_bit_behind_the_end_changes_nothing(
     offset = last.end + int(place * (last.size - last.end - 1))
     if offset < last.size:
         flip(disk, last.file.path, offset, bit)
-    found = reopen(disk, same_boot=same_boot)
+    found = reopen(disk)
     assert (data_of(found.records, found.payloads), found.tail.torn) == (done, "")
 
 
-@given(plan=batches, payload=nested, cut=st.integers(1, 200), same_boot=st.booleans())
+@given(plan=batches, payload=nested, cut=st.integers(1, 200))
 @settings(max_examples=200, deadline=None)
 def test_a_journal_in_a_payload_is_not_mistaken_for_records(
     plan: list[list[bytes]],
     payload: list[bytes | tuple[str, tuple[int, int]]],
     cut: int,
-    same_boot: bool,
 ) -> None:
     """A volume may hold a copy of any journal, also of the very one its changes go to; the last
     record is torn in the middle of it.
@@ -158,16 +155,16 @@ def test_a_journal_in_a_payload_is_not_mistaken_for_records(
         return
     append(writer, [inner])
     last = writer.ring.live[-1]
-    found = reopen(disk, same_boot=same_boot)
+    found = reopen(disk)
     assert (data_of(found.records, found.payloads), found.tail.torn) == ([*done, inner], "")
     keep = max(last.end - cut, last.end - len(inner) - RECORD_HEADER_BYTES)
     patch(disk, last.file.path, keep, bytes(last.end - keep))
-    found = reopen(disk, same_boot=same_boot)
+    found = reopen(disk)
     whole = data_of(found.records, found.payloads)
     assert whole == [*done, inner][: len(whole)]
     assert len(whole) >= len(done)
     append(found.writer(), [b"and on"])
-    assert reopen(disk, same_boot=True).payloads[-1] == b"and on"
+    assert reopen(disk).payloads[-1] == b"and on"
 
 
 def test_strangers_are_told_apart_by_the_journals_own_number() -> None:
@@ -177,4 +174,4 @@ def test_strangers_are_told_apart_by_the_journals_own_number() -> None:
     append(writer, [b"x" * 50 + foreign(60, journal_number(CONTROLLER), 55) + b"y" * 50])
     patch(disk, path(0), writer.position - 10, bytes(10))
     with pytest.raises(DamageError):
-        reopen(disk, same_boot=False)
+        reopen(disk)

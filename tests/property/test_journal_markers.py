@@ -77,7 +77,7 @@ def candidates(ledger: Ledger, at: int, grains: list[int]) -> list[Candidate]:
         Candidate(is_any, lambda _: markers.Close()),
         Candidate(can(pair_states.ATTACH), markers.Attach),
         Candidate(
-            can(pair_states.COPY), lambda ids: markers.Copy(maps(ids), pair_states.POWER_CUT)
+            can(pair_states.COPY), lambda ids: markers.Copy(maps(ids), pair_states.UNCLEAN_STOP)
         ),
         Candidate(lambda pair: pair.state == PENDING, lambda ids: markers.Copied(ids[0], runs)),
         Candidate(can(pair_states.SUSPEND), lambda ids: markers.MakeCut(f"c{at}", "t", ids)),

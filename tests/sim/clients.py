@@ -26,11 +26,14 @@ class Promises:
 
 
 class SimClient:
-    """One connection. `run` issues some changes, several at a time."""
+    """One connection. `run` issues some changes, several at a time. `flushes`: the share of
+    requests that are a FLUSH; half as many changes have FUA.
+    """
 
-    def __init__(self, machine: Machine, rng: Random) -> None:
+    def __init__(self, machine: Machine, rng: Random, flushes: float = 0.2) -> None:
         self._machine = machine
         self._rng = rng
+        self._flushes = flushes
         self._under_way: dict[
             int, tuple[Change, bytes, int]
         ] = {}  # by cookie: with its payload, and what was acknowledged when it was issued
@@ -90,7 +93,7 @@ class SimClient:
 
     def _issue(self) -> None:
         rng, controller = self._rng, self._machine.controller
-        if rng.random() < 0.2:
+        if rng.random() < self._flushes:
             flush = self._change(FLUSH, rng.choice(controller.volume_names()))
             controller.flush(flush)
             return
@@ -131,7 +134,7 @@ class SimClient:
             offset,
             length,
             data,
-            fua=kind != FLUSH and rng.random() < 0.1,
+            fua=kind != FLUSH and rng.random() < self._flushes / 2,
             allocate=kind == ZERO and rng.random() < 0.3,
         )
         promises = self._machine.promises

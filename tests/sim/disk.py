@@ -10,7 +10,8 @@ import posixpath
 from random import Random
 from typing import TYPE_CHECKING
 
-from tests.sim.faults import Fault, Faults, no_space
+from duplexd.runtime.stamp import Stamp
+from tests.sim.faults import Fault, Faults, covers, no_space
 from tests.sim.image import Image
 
 if TYPE_CHECKING:
@@ -76,13 +77,28 @@ class SimFile:
         self._check(offset, length)
         return self._image.extents(offset, length)
 
-    def sync(self) -> None:
+    def sync(self, times: bool = False) -> None:
         self._check(0, 0)
         with self._disk.atomic(
             "sync", self.path, failed=lambda: self._image.sync_fails(self._disk.rng)
         ) as happens:
             if happens:
                 self._image.sync()
+
+    def stamp(self) -> Stamp:
+        self._check(0, 0)
+        return Stamp(f"file {self._image.number}", self._image.size, 0)
+
+    def read_mark(self) -> bytes:
+        self._check(0, 0)
+        return self._image.mark
+
+    def write_mark(self, mark: bytes, durable: bool) -> bool:
+        self._check(0, 0)
+        with self._disk.atomic("write_mark", self.path) as happens:
+            if happens:
+                self._image.mark = mark
+        return True
 
     def in_place(self) -> bool:
         self._check(0, 0)
@@ -202,6 +218,10 @@ class SimDisk:
     def size(self, path: str) -> int:
         return self._image(path).size
 
+    def mount(self, path: str) -> str:
+        self._image(path)
+        return f"mount-{self.boots}"
+
     def list(self, path: str) -> builtins.list[str]:
         above = _normal(path)
         if above not in self._directories:
@@ -240,23 +260,30 @@ class SimDisk:
 
     # What a test calls
 
-    def crash(self, power: bool) -> None:
+    def crash(self, power: bool, lost: Sequence[str] = ()) -> None:
         """Kill the process, and the machine too if `power`. Open files are dead; the disk is what
         the next process finds.
 
-        Without `power` everything written is there still (though not synced). With it each
-        un-synced sector holds what it held at some moment since its last sync. Whatever was about
-        to fail still is.
+        Without `power` everything written is there still (though not synced), but for what is at
+        or below the paths in `lost`: their disk failed, and was mounted again on the same boot.
+        With `power`, and there, each un-synced sector holds what it held at some moment since its
+        last sync. Whatever was about to fail still is.
         """
         self.lives += 1
         self.boots += power
         self.dead = self.struck = False
         self._cut_at = None
-        for image in self._images.values():
-            if power:
+        for path, image in self._images.items():
+            if power or any(covers(above, path) for above in lost):
                 image.cut_power(self.rng)
             else:
                 image.kill(self.rng)
+
+    def lose(self, *lost: str) -> None:
+        """After a crash: un-synced writes at or below these paths are lost, on the same boot."""
+        for path, image in self._images.items():
+            if any(covers(above, path) for above in lost):
+                image.lose()
 
     def die(self) -> None:
         """Die now, between two operations."""

@@ -175,8 +175,8 @@ class History:
             with self._outcome(at_once=True):
                 write(writer)
 
-        def tapped_close(walk: Walk, same_boot: bool) -> Any:
-            tail = close(walk, same_boot)
+        def tapped_close(walk: Walk) -> Any:
+            tail = close(walk)
             self.truncate(tail.sequence)
             return tail
 

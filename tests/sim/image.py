@@ -2,11 +2,13 @@
 
 The page cache shows every write at once; the medium has what was synced, and of the rest whatever
 the kernel happened to write back. It writes back whole sectors, in any order, so after a power cut
-each sector holds what it held at *some* moment since the last sync.
+each sector holds what it held at *some* moment since the last sync. The same happens to the files
+of one file system whose disk fails and is mounted again.
 """
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 SECTOR = 512
 PAGE = 4096
+_NUMBERS = count(1)  # of inodes
 
 
 class Image:
@@ -28,6 +31,8 @@ class Image:
         self.durable = bytearray(size)
         self.pending: list[tuple[int, bytes]] = []
         self.opened = False
+        self.mark = b""
+        self.number = next(_NUMBERS)
         self._allocated = set(range(-(-size // PAGE))) if allocated else set[int]()
         self._doomed: list[
             tuple[int, int]
@@ -103,9 +108,15 @@ class Image:
         if self._in_flight is not None:
             self.pending.append(self._in_flight)
             self._in_flight = None
+        self._remain(_fate(rng, self.pending) if self.pending else _nothing)
+
+    def lose(self) -> None:
+        """The medium is what remains, and nothing was written back without a sync."""
+        self._remain(_nothing)
+
+    def _remain(self, survives: Callable[[int, int], bool]) -> None:
         touched = self._doomed + [(offset, len(data)) for offset, data in self.pending]
-        if self.pending:
-            self._write_back(_fate(rng, self.pending))
+        self._write_back(survives)
         for offset, length in touched:
             self._show(offset, bytes(self.durable[offset : offset + length]), keep_holes=True)
         self._doomed.clear()
@@ -139,6 +150,10 @@ class Image:
         for page in _units(offset, len(data), PAGE):
             if not keep_holes or any(self.current[page * PAGE : (page + 1) * PAGE]):
                 self._allocated.add(page)
+
+
+def _nothing(_number: int, _sector: int) -> bool:
+    return False
 
 
 def _fate(rng: Random, pending: list[tuple[int, bytes]]) -> Callable[[int, int], bool]:

@@ -27,7 +27,7 @@ from tests.sim.small import JOURNAL_BYTES, SMALL
 from tests.sim.workers import SimWorkers
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from duplexd.backend import Change
 
@@ -102,7 +102,7 @@ class Machine:
             return task
 
         loop.set_task_factory(remember)  # type: ignore[arg-type]
-        self.workers = [SimWorkers(loop, self.rng, 3), SimWorkers(loop, self.rng, 2)]
+        self.workers = [SimWorkers(loop, self.rng, count) for count in (3, 2, 1)]
         self.disk.on_dead = loop.stop
 
         async def main() -> None:
@@ -136,7 +136,7 @@ class Machine:
     async def start(self) -> None:
         """A new controller on what the disk holds. Raises what the engine's `start` raises."""
         clock = SimClock(self.loop, self.disk)
-        machine = engine.Machine(self.disk, clock, self.workers[0], self.workers[1])
+        machine = engine.Machine(self.disk, clock, *self.workers)
         self.last = await engine.start(self.config(), machine, Events(clock), SMALL)
 
     @property
@@ -166,10 +166,10 @@ class Machine:
         """Whether no call is in a worker."""
         return all(workers.idle for workers in self.workers)
 
-    def crash(self, power: bool) -> None:
-        """Bring the machine up again."""
-        self.note("POWER CUT" if power else "KILL")
-        self.disk.crash(power)
+    def crash(self, power: bool, lost: Sequence[str] = ()) -> None:
+        """Bring the machine up again. `lost`: see `SimDisk.crash`."""
+        self.note("POWER CUT" if power else f"LOST {' '.join(lost)}" if lost else "KILL")
+        self.disk.crash(power, lost)
 
     # ------------------------------------------------------------------------------------ one check
 

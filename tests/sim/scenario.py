@@ -23,14 +23,20 @@ CLIENTS = 3
 
 
 class Scenario:
-    """Several lives; the last one ends with all pairs equal."""
+    """Several lives; the last one ends with all pairs equal. `losses`: the share of crashes that
+    lose un-synced writes; `flushes`: of requests that ask for a sync.
+    """
+
+    losses = 0.5
+    flushes = 0.2
 
     def __init__(self, seed: int, faults: bool = True) -> None:
         self.machine = Machine(seed)
         self.rng = self.machine.rng
         self.faults = faults and self.rng.random() < 0.5
         self.cuts = Cuts()
-        self.power = False  # a power cut since the last recovery that came to its end
+        # the journal may have lost its end since the last recovery that came to its end
+        self.power = False
         self.kept: dict[str, tuple[str, bool]] | None = (
             None  # states before a kill that must not change them
         )
@@ -70,7 +76,7 @@ class Scenario:
             machine.disk.cut_at(
                 rng.choice((rng.randint(1, 40), rng.randint(1, 250), rng.randint(1, 1500)))
             )
-        power = rng.random() < 0.5
+        power = rng.random() < self.losses
         try:
             machine.live(self._life)
         except Died:
@@ -82,7 +88,10 @@ class Scenario:
             self._heal()
         for directory in ("/state/journal", "/state/staging"):
             machine.disk.heal(directory)  # a start on a full disk may say so and end
-        machine.crash(power)
+        self._crash(power)
+
+    def _crash(self, power: bool) -> None:
+        self.machine.crash(power)
 
     def _note_states(self, power: bool) -> None:
         self.power = self.power or power
@@ -142,7 +151,7 @@ class Scenario:
 
     async def _client(self) -> None:
         for _ in range(self.rng.randint(1, 3)):
-            await SimClient(self.machine, self.rng).run(self.rng.randint(1, 25))
+            await SimClient(self.machine, self.rng, self.flushes).run(self.rng.randint(1, 25))
 
     async def _end(self) -> None:
         """Bring all to DUPLEX: then all legs are equal."""
@@ -282,7 +291,7 @@ class Scenario:
         """No more than changed, in grains, and what was written meanwhile."""
         machine = self.machine
         pair = machine.controller.volumes.by_name[name]
-        if self.faults or pair.state != state.DUPLEX or machine.disk.boots:
+        if self.faults or pair.state != state.DUPLEX or machine.disk.lives:
             return
         meanwhile = sum(
             len(entry.data)

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sim import together
+from tests.sim import repaired_disk, together
 from tests.sim.scenario import run
 
 SEEDS, CHUNK, LONG_SEEDS, LONG_CHUNK = 200, 10, 5000, 100
+REPAIRED_SEEDS = 60
 FOUND = (709,)  # a sync failed during a copy, and grains were missing from the map
 
 
@@ -23,6 +24,20 @@ def test_crashes_lose_nothing_acknowledged(first: int) -> None:
 def test_a_group_member_keeps_its_votes_over_crashes(first: int) -> None:
     for seed in range(first, first + CHUNK):
         together.run(seed)
+
+
+@pytest.mark.parametrize("first", range(0, REPAIRED_SEEDS, CHUNK))
+def test_a_disk_that_lost_writes_on_the_same_boot_makes_no_pair_current_wrongly(first: int) -> None:
+    for seed in range(first, first + CHUNK):
+        repaired_disk.run(seed)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("first", range(SEEDS, LONG_SEEDS, LONG_CHUNK))
+def test_a_disk_that_lost_writes_on_the_same_boot_long(first: int) -> None:
+    for seed in range(first, first + LONG_CHUNK):
+        repaired_disk.run(seed)
 
 
 @pytest.mark.parametrize("seed", FOUND)

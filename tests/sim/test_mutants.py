@@ -23,10 +23,11 @@ from duplexd.engine.suspend import Suspends
 from duplexd.engine.timeline import Timeline
 from duplexd.engine.write_path import WritePath
 from duplexd.journal.group_commit import GroupCommit
+from duplexd.journal.scan import DAMAGE, judge
 from duplexd.journal.writer import Writer
 from duplexd.replication.followers import Followers
 from duplexd.replication.job_runner import Runner
-from tests.sim import together
+from tests.sim import repaired_disk, together
 from tests.sim.scenario import run
 
 if TYPE_CHECKING:
@@ -78,8 +79,15 @@ def regions_are_not_marked(patch: Callable[..., None]) -> None:
     patch(WritePath, "_look_at", forget)
 
 
-def a_power_cut_is_not_noticed(patch: Callable[..., None]) -> None:
-    patch(reconcile, "_copy_dirty_regions", lambda _timeline, _volumes: None)
+def an_unclean_stop_is_not_noticed(patch: Callable[..., None]) -> None:
+    patch(reconcile, "_compare_open_regions", lambda _timeline, _volumes: None)
+
+
+def a_tail_that_nobody_called_synced_is_damage(patch: Callable[..., None]) -> None:
+    patch(
+        "duplexd.journal.recover.judge",
+        lambda beyond, *rest: DAMAGE if beyond.later else judge(beyond, *rest),
+    )
 
 
 def a_cut_waits_for_nothing_and_lets_a_batch_in_between(patch: Callable[..., None]) -> None:
@@ -167,6 +175,10 @@ def a_restart_breaks_promises(patch: Callable[..., None]) -> None:
     patch(Participant, "restarted", all_void)
 
 
+REPAIRED = [  # what trusting the boot id comes to
+    an_unclean_stop_is_not_noticed,
+    a_tail_that_nobody_called_synced_is_damage,
+]
 TOGETHER = [
     a_restart_keeps_cuts_whose_leases_are_gone,
     a_vote_is_given_before_it_is_durable,
@@ -182,7 +194,7 @@ MUTANTS = [
     the_journal_is_never_synced,
     regions_are_not_made_durable,
     regions_are_not_marked,
-    a_power_cut_is_not_noticed,
+    an_unclean_stop_is_not_noticed,
     a_cut_waits_for_nothing_and_lets_a_batch_in_between,
     what_is_staged_is_applied_before_its_commit,
     changes_of_suspended_pairs_are_not_tracked,
@@ -201,6 +213,13 @@ def test_a_planted_mistake_of_a_group_member_is_detected(
     mutant: Callable[[Callable[..., None]], None],
 ) -> None:
     _is_found(mutant, together.run)
+
+
+@pytest.mark.parametrize("mutant", REPAIRED, ids=lambda mutant: mutant.__name__)
+def test_trusting_the_boot_is_detected_on_a_repaired_disk(
+    mutant: Callable[[Callable[..., None]], None],
+) -> None:
+    _is_found(mutant, repaired_disk.run)
 
 
 def _is_found(mutant: Callable[[Callable[..., None]], None], run: Callable[[int], None]) -> None:

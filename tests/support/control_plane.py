@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import uvloop
 
 from duplexd.api.server import ControlServer
+from duplexd.api.starting import Starting
 from duplexd.config.daemon_file import ControlConfig
 from duplexd.limits import ApiLimits
 from tests.support.fake_controller import FakeController
@@ -49,8 +50,10 @@ class ControlPlane:
         self.stopped = False
 
     async def _start(self) -> ControlServer:
-        server = ControlServer(self.controller, self.settings, self.limits)
+        server = ControlServer(Starting(self.controller.name), self.settings, self.limits)
         await server.start()
+        await server.listen_remote()
+        server.serve(self.controller)
         return server
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:

@@ -196,21 +196,16 @@ class Daemon:
         """Everything that the daemon, and earlier ones with these files, wrote to stderr."""
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
+    def command(self) -> list[str]:
+        """The command line of the process."""
+        return [sys.executable, "-m", "duplexd", "run", "--config", str(self.files.config)]
+
     def start(self, ready: bool = True) -> Daemon:
         """Start the process; with `ready`, return when it says that it is."""
         assert not self.running
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [
-                    *self.prefix,
-                    sys.executable,
-                    "-m",
-                    "duplexd",
-                    "run",
-                    "--config",
-                    str(self.files.config),
-                    *self.arguments,
-                ],
+                [*self.prefix, *self.command(), *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.daemon import DaemonFiles, run_duplexd
+from tests.support.daemon import PATIENCE_SECONDS, ROOT, DaemonFiles, environment, run_duplexd
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -165,3 +167,105 @@ def test_the_path_of_the_configuration_is_named_as_it_was_given(
     wrong_size(files)
     result = run_duplexd("check", "--config", "duplexd.toml", cwd=files.directory)
     assert result.stderr.startswith("duplexd: duplexd.toml: volumes.data.primary: ")
+
+
+# ----------------------------------------------------------------------------- text and encodings
+
+
+def test_names_that_the_terminal_cannot_show_are_shown_with_escapes(
+    make_files: Callable[..., DaemonFiles],
+) -> None:
+    files = make_files()
+    strange = files.directory / "☂.toml"
+    files.config.rename(strange)
+    result = subprocess.run(
+        [sys.executable, "-m", "duplexd", "check", "--config", str(strange)],
+        capture_output=True,
+        timeout=PATIENCE_SECONDS,
+        env={**environment(), "PYTHONIOENCODING": "latin-1"},
+        cwd=ROOT,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert b"\\u2602.toml: ok" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\xef\xbb\xbf[controller]\n", b"begins with a byte order mark; save the file as UTF-8"),
+        (b"[controller]\nname = '\xe4'\n", b"line 2: not UTF-8; save the file as UTF-8 text"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_file_of_another_encoding_gets_a_plain_message(
+    make_files: Callable[..., DaemonFiles], command: str, data: bytes, message: bytes
+) -> None:
+    files = make_files()
+    files.config.write_bytes(data)
+    result = run_duplexd(command, "--config", str(files.config))
+    assert result.returncode == 6
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"duplexd: {files.config}: {message.decode()}")
+
+
+# ---------------------------------------------------------------- images that cannot be used
+
+
+@pytest.fixture
+def known(make_files: Callable[..., DaemonFiles]) -> DaemonFiles:
+    """The files of a controller that has run."""
+    files = make_files()
+    for path in (files.primary("data"), files.secondary_of("data")):
+        path.write_bytes(bytes(8 << 20))
+    files.state_dir.mkdir()
+    (files.state_dir / "checkpoint").write_bytes(b"")
+    return files
+
+
+def spoil(files: DaemonFiles, how: str) -> None:
+    image = files.secondary_of("data")
+    image.unlink()
+    if how == "another size":
+        image.write_bytes(b"x")
+    elif how == "no directory":
+        image.parent.rmdir()
+
+
+@pytest.mark.parametrize("how", ["another size", "no directory"])
+def test_check_warns_of_an_image_that_the_start_goes_on_without(
+    known: DaemonFiles, how: str
+) -> None:
+    spoil(known, how)
+    result = run_duplexd("check", "--config", str(known.config))
+    assert result.returncode == 0
+    assert "warning: " in result.stderr
+    assert "volumes.data.secondary: " in result.stderr
+    assert str(known.secondary_of("data").parent) in result.stderr
+    found = json.loads(run_duplexd("check", "--config", str(known.config), "--json").stdout)
+    assert (found["ok"], len(found["warnings"])) == (True, 1)
+
+
+@pytest.mark.parametrize("how", ["another size", "no directory"])
+def test_with_on_start_error_refuse_it_is_a_problem(known: DaemonFiles, how: str) -> None:
+    spoil(known, how)
+    text = known.config.read_text()
+    known.config.write_text(text.replace("[nbd]", 'on_start_error = "refuse"\n[nbd]'))
+    assert run_duplexd("check", "--config", str(known.config)).returncode == 6
+
+
+def test_a_directory_in_the_place_of_an_image_is_a_mistake(known: DaemonFiles) -> None:
+    known.primary("data").unlink()
+    known.primary("data").mkdir()
+    for command in ("check", "run"):
+        result = run_duplexd(command, "--config", str(known.config))
+        assert result.returncode == 6
+        assert "is a directory; give the path of an image" in result.stderr
+
+
+def test_check_warns_of_images_without_the_state_that_knows_them(known: DaemonFiles) -> None:
+    (known.state_dir / "checkpoint").unlink()
+    result = run_duplexd("check", "--config", str(known.config))
+    assert result.returncode == 0
+    assert "has no state of a controller, but 2 of its images exist" in result.stderr
+    assert "is a file system not mounted?" in result.stderr

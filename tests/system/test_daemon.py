@@ -102,33 +102,6 @@ def test_a_second_daemon_on_the_same_state_is_refused(daemon: Daemon, tmp_path: 
     assert daemon.request("GET", "/readyz")[0] == 200
 
 
-def test_a_second_daemon_on_the_same_image_is_refused(daemon: Daemon, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    files = DaemonFiles(other, {"data": "8MiB"}).write()
-    image = str(daemon.files.primary("data"))
-    files.config.write_text(files.config.read_text().replace(str(files.primary("data")), image))
-    result = run_duplexd("run", "--config", str(files.config))
-    assert result.returncode == 6
-    assert result.stderr.splitlines()[-1].startswith(
-        f"duplexd: {files.config}: volumes.data.primary: {image}: "
-    )
-    assert "Traceback" not in result.stderr
-
-
-def test_a_port_in_use_is_named(daemon: Daemon, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        files = DaemonFiles(other, {"data": "8MiB"}, tcp_port=port).write()
-        result = run_duplexd("run", "--config", str(files.config))
-    assert result.returncode == 6
-    last = result.stderr.splitlines()[-1]
-    assert last.startswith(f"duplexd: {files.config}: nbd.listen")
-    assert str(port) in last
-
-
 # --------------------------------------------------------------------------------------- exit codes
 
 

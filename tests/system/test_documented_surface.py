@@ -29,7 +29,8 @@ JSON_PAGE = (ROOT / "docs" / "json.md").read_text()
 METRICS_PAGE = (ROOT / "docs" / "metrics.md").read_text()
 
 # Fields that are documented and not always there: only in some answers, or for some clients.
-NOT_IN_STATUS = {("CutStatus", "images")}
+# of a cut alone; of a daemon that does not serve yet
+NOT_IN_STATUS = {("CutStatus", "images"), ("ControllerStatus", "starting")}
 
 
 class Metric(NamedTuple):

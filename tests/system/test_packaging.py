@@ -104,9 +104,7 @@ def test_the_canary_unit_restarts_only_after_transient_errors() -> None:
 
 
 def test_the_unit_leaves_the_boot_id_readable() -> None:
-    assert (
-        "ProcSubset" not in settings()
-    )  # recovery asks /proc/sys whether the machine has booted since
+    assert "ProcSubset" not in settings()  # the journal notes on which boot a daemon was started
 
 
 def test_the_unit_lets_the_daemon_identify_peers_and_set_the_group_of_its_socket() -> None:

@@ -30,7 +30,7 @@ from tests.support.commands import (
     wait_state,
     wait_until,
 )
-from tests.support.load import READ_BYTES, Load, grains_bytes, settle
+from tests.support.load import READ_BYTES, Load, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -152,9 +152,7 @@ class Victim:
             check(image, allowed[name], f"secondary of {name} at its cut")
         return result, images
 
-    async def check_suspended(
-        self, cut: dict[str, Any], images: dict[str, bytes]
-    ) -> dict[str, Any]:
+    async def check_suspended(self, cut: dict[str, Any], images: dict[str, bytes]) -> None:
         """Every secondary is at the cut and holds what it held then."""
         found = await volumes(self.daemon)
         for name, volume in found.items():
@@ -169,7 +167,6 @@ class Victim:
             assert self.files.secondary_of(name).read_bytes() == images[name], (
                 f"the secondary of {name} moved after kill {self.kills}"
             )
-        return found
 
 
 def _markers(files: DaemonFiles) -> list[dict[str, Any]]:
@@ -247,26 +244,17 @@ async def test_kill_while_suspended(victim: Victim, times: int) -> None:
     for _ in range(5 * times):
         async with victim.load() as load:
             await asyncio.sleep(victim.random.uniform(0.05, 0.15))
-            for model in victim.models.values():
-                model.forget_touched()
             cut, images = await victim.suspend()
             await victim.kill_after(0.3, load)
         await victim.restart()
-        found = await victim.check_suspended(cut, images)
+        await victim.check_suspended(cut, images)
         for _ in range(3):
             async with victim.load() as load:
                 await victim.kill_after(0.3, load)
             await victim.restart()
-            found = await victim.check_suspended(cut, images)
-        for (
-            name,
-            model,
-        ) in victim.models.items():  # of what was touched before the cut a little may count
-            assert found[name]["changed_bytes"] <= grains_bytes(model.touched), (
-                f"{name}: a kill made the change map grow"
-            )
-        copied = await call(victim.daemon, "POST", "/v1/resync", {"targets": NAMES})
-        assert {volume["how"] for volume in copied["volumes"]} <= {"journal", "map"}
+            await victim.check_suspended(cut, images)
+        # The journal may lack changes that the primary has: only the widened maps have them all.
+        assert set((await start_resync(victim.daemon, *NAMES)).values()) == {"map"}
         await victim.check_duplex()
 
 
@@ -354,17 +342,20 @@ async def test_kill_during_a_resync_by_map(victim: Victim, times: int) -> None:
 async def test_kill_during_a_first_copy(
     make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon], times: int
 ) -> None:
-    """The copy continues after each kill: what was copied is not copied again."""
+    """The copy continues after each kill: what was copied is not copied again, but for the regions
+    that were written to, which are compared.
+    """
     seed = int(os.environ.get("DUPLEXD_TEST_SEED", "0")) or int.from_bytes(os.urandom(4), "little")
     print(f"DUPLEXD_TEST_SEED={seed}")
     size, data_bytes = 320 << 20, 256 << 20
+    written_bytes = 2 * EngineLimits().region_bytes_min
     files = make_files(volumes={"big": size}, secondary=False)
     _fill(files.primary("big"), size, data_bytes)
     daemon = start_daemon(files)
     daemon.stop()
     files.secondary = True
     files.write()
-    moments, model = random.Random(seed), Blocks(size)
+    moments, model = random.Random(seed), Blocks(written_bytes)
     kills, marked_bytes = 0, 0
     _with_rate(files, kills)
     daemon.start()
@@ -395,9 +386,8 @@ async def test_kill_during_a_first_copy(
         )
         if found["big"]["state"] == "PENDING":
             assert not found["big"]["secondary"]["usable"]
-            assert found["big"]["copy"]["total_bytes"] <= data_bytes - marked_bytes, (
-                "what was copied is copied again"
-            )
+            left = data_bytes - marked_bytes + written_bytes
+            assert found["big"]["copy"]["total_bytes"] <= left, "what was copied is copied again"
     _with_rate(files, None)
     daemon.kill()
     daemon.start()

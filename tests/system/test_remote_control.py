@@ -221,20 +221,21 @@ def test_a_reload_with_a_broken_certificate_changes_nothing(served: Served) -> N
     assert served.ask(served.monitor, "GET", "/v1/status")[0] == 200
 
 
-def test_a_port_in_use_keeps_the_daemon_from_starting(
-    make_files: Callable[..., DaemonFiles], tmp_path: Path
+def test_a_port_in_use_is_waited_for(
+    make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon], tmp_path: Path
 ) -> None:
     (tmp_path / "tls").mkdir()
     certificates = Certificates(tmp_path / "tls")
     with socket.create_server((HOST, 0)) as other:
         port = other.getsockname()[1]
         files = make_files(extra=certificates.toml(port, operate=(BACKUP,)))
-        ended = run_duplexd("run", "--config", str(files.config))
-    assert ended.returncode == 6
-    assert (
-        f"duplexd: {files.config}: control.tls.listen[0]: "
-        f"cannot listen on tcp:{HOST}:{port}: Address already in use" in ended.stderr
-    )
+        daemon = start_daemon(files, ready=False)
+        daemon.wait_log(
+            "not possible yet, trying again",
+            f"control.tls.listen[0]: cannot listen on tcp:{HOST}:{port}: Address already in use",
+        )
+    daemon.wait_ready()
+    assert daemon.stop() == 0
 
 
 def test_check_reports_a_world_readable_key(

@@ -18,6 +18,11 @@ class Journal(Answer):
     oldest_sequence: int = Field(description="first sequence number that the journal still has")
 
 
+class StartProgress(Answer):
+    text: str = Field(description='what the start is at, as "recovering, 40 % (...)"')
+    fraction: float = Field(description="how much of the start is done, between 0 and 1")
+
+
 class ControllerStatus(Answer):
     name: str
     sequence: int = Field(description="the last sequence number given out")
@@ -26,6 +31,11 @@ class ControllerStatus(Answer):
     )
     failed: str | None = Field(
         None, description="why no change is taken until a restart; null while changes are taken"
+    )
+    starting: StartProgress | None = Field(
+        None,
+        description="while the daemon starts: no volume is served, and nothing but the name is"
+        " known; null once it serves",
     )
     version: str | None = Field(None, description="of duplexd")
     group_protocol: int | None = Field(
@@ -108,3 +118,4 @@ class Health(Answer):
 
     status: str
     controller: str | None = Field(None, description="its name; of /healthz")
+    starting: StartProgress | None = Field(None, description="of /healthz, while it starts")

@@ -2,12 +2,14 @@
 run again.
 
     read.py       the journal after the checkpoint: fold the markers, judge the end (torn, damaged)
+    identify.py   are the images the ones that the journal knows, as it left them?
     recovered.py  `recover` opens the images and calls read and replay; returns everything found
+    progress.py   how far it is, as a value
     replay.py     apply a committed staging log; apply the records to the primaries, and to each
                   secondary as far as it may go
     room.py       room in the journal for the markers of the start
-    reconcile.py  record in the journal what failed, what a power cut may have made unequal, what is
-                  new in the configuration, and which boot this is
+    reconcile.py  record in the journal what failed, what an unclean stop may have made unequal, and
+                  what is new in the configuration
 
 `engine/controller.py` shows them in use:
 

@@ -11,37 +11,62 @@ import secrets
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.ledger import Ledger, Place
+from duplexd.core.since import Since
+from duplexd.engine.checkpoint import replay_floor
+from duplexd.engine.recovery.progress import JOURNAL
 from duplexd.errors import DamageError
-from duplexd.journal.format import MARKER, SEGMENT_HEADER_BYTES, TRIM, WRITE, ZERO, unpack_marker
+from duplexd.journal.format import (
+    MARKER,
+    RECORD_HEADER_BYTES,
+    SEGMENT_HEADER_BYTES,
+    TRIM,
+    WRITE,
+    ZERO,
+    unpack_marker,
+)
 from duplexd.journal.recover import Position, Walk
 from duplexd.journal.segment import Ring
-from duplexd.units import format_size
+from duplexd.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from duplexd.config.daemon_file import ControllerConfig
+    from duplexd.core.pair import PairRecord
     from duplexd.engine.checkpoint import CheckpointFile
+    from duplexd.engine.recovery.progress import Report
     from duplexd.journal.recover import Tail
     from duplexd.json_object import Json
     from duplexd.limits import EngineLimits
     from duplexd.runtime.disk import Disk
 
-_PROGRESS_RECORDS = 65536
+_PROGRESS_BYTES = 16 * MIB
 _SEGMENTS_MIN = 4
 
 
 class ReadJournal(NamedTuple):
     """What the journal says. `saved`: the checkpoint. `unapplied`: numbers of volumes with changes
-    after it. `same_boot`: the machine has not rebooted since, so no write to a file was lost.
+    after it. `floor`: the number after which this start needs records, and each one until there is
+    another checkpoint. Markers since the checkpoint may need more than it says: a resync that began
+    at an older cut. `since`: what these changed of the images that the checkpoint recorded.
+    `complete`: neither has the machine rebooted since, nor was the file system of the journal
+    mounted anew, so no record was lost.
     """
 
     ring: Ring
     ledger: Ledger
     tail: Tail
     saved: Json
-    same_boot: bool
     unapplied: set[int]
+    floor: int
+    since: Since
+    complete: bool
+
+    def is_clean(self, pair: PairRecord) -> bool:
+        """Whether the legs of a pair differ only where records say so: the daemon was stopped, and
+        the volume was served then.
+        """
+        return self.ledger.closed and pair.primary_at >= int(self.saved["sequence"])
 
 
 def read_journal(
@@ -50,7 +75,7 @@ def read_journal(
     settings: ControllerConfig,
     boot_id: str,
     limits: EngineLimits,
-    progress: Callable[[str], None],
+    progress: Report,
 ) -> ReadJournal:
     """Open the journal, or make a new one. `boot_id` is "" where the machine has none. Blocking.
     Raises DamageError, OSError, with nothing left open.
@@ -71,14 +96,19 @@ def read_journal(
         if not ring.live and saved["sequence"] == 0:
             ring.live.append(ring.grow())
         start = Position(saved["sequence"], saved["chain"], saved["index"], saved["offset"])
-        walk = Walk(ring, start)
-        unapplied = _fold(walk, ledger, progress)
+        walk, since = Walk(ring, start), Since(ledger)
+        progress(JOURNAL, 0, total := _bytes_after(ring, start))
+        unapplied = _fold(walk, ledger, since, lambda done: progress(JOURNAL, done, total))
+        behind = {number: pair.primary_at for number, pair in ledger.pairs.items()}
+        now = ledger.snapshot(walk.sequence, {}, behind)
+        floor = min(replay_floor(saved), replay_floor({**saved, "pairs": now["pairs"]}))
         same_boot = boot_id != "" and ledger.boot in {"", boot_id}
-        tail = walk.close(same_boot)
+        tail = walk.close()
     except BaseException:
         ring.close()
         raise
-    return ReadJournal(ring, ledger, tail, saved, same_boot, unapplied)
+    complete = same_boot and saved.get("mount", "") == file.mount() != ""
+    return ReadJournal(ring, ledger, tail, saved, unapplied, floor, since, complete)
 
 
 def _refuse_journal_alone(disk: Disk, file: CheckpointFile, directory: str) -> None:
@@ -106,22 +136,32 @@ def _nothing_yet(journal_size: int, boot_id: str, limits: EngineLimits) -> Json:
     }
 
 
-def _fold(walk: Walk, ledger: Ledger, progress: Callable[[str], None]) -> set[int]:
-    """Fold everything; returns the volumes that have changes."""
+def _bytes_after(ring: Ring, start: Position) -> int:
+    """How much there may be to read: whole segments, for where the last one ends is not known."""
+    after = [segment.size for segment in ring.live if segment.index >= start.index]
+    return max(sum(after) - start.offset, 0)
+
+
+def _fold(walk: Walk, ledger: Ledger, since: Since, progress: Callable[[int], None]) -> set[int]:
+    """Fold everything; returns the volumes that have changes. `progress` gets the bytes read."""
     unapplied: set[int] = set()
-    done_bytes = 0
+    done_bytes = reported_bytes = 0
     for buffer, record in walk:
         if record.kind == MARKER:
             payload = memoryview(buffer)[record.payload_start : record.end]
             place = Place(record.sequence, record.time_us)
-            ledger.unpack_and_apply(place, unpack_marker(payload))
+            fields = unpack_marker(payload)
+            ledger.unpack_and_apply(place, fields)
+            since.marker(fields)
         elif record.kind in (WRITE, ZERO, TRIM):
             pair = ledger.pairs[record.volume]
             unapplied.add(record.volume)
             if pair.tracks:
                 ledger.track(pair, record.kind, record.offset, record.length)
             pair.regions.touch(record.offset, record.length)
-        done_bytes += record.payload_length
-        if record.sequence % _PROGRESS_RECORDS == 0:
-            progress(f"journal read: {format_size(done_bytes)}")
+            since.change(record, memoryview(buffer)[record.payload_start : record.end])
+        done_bytes += RECORD_HEADER_BYTES + record.payload_length
+        if done_bytes - reported_bytes >= _PROGRESS_BYTES:
+            reported_bytes = done_bytes
+            progress(done_bytes)
     return unapplied

@@ -49,7 +49,7 @@ REASONS = """\
 
 MEANINGS = [
     ("PENDING", state.FIRST_COPY, "the secondary is new: unusable until the copy is done"),
-    ("PENDING", state.POWER_CUT, "the legs may differ: unusable until they are made equal"),
+    ("PENDING", state.UNCLEAN_STOP, "the legs may differ: unusable until they are made equal"),
     ("PENDING", state.RESYNCING, "on the way from its cut to the present; usable (see below)"),
     ("SUSPENDED", state.BY_COMMAND, "`duplexctl suspend`, of this controller or several"),
     ("SUSPENDED", state.BY_ERROR, "its secondary failed"),
@@ -58,8 +58,9 @@ MEANINGS = [
 
 CUTS = """\
 
-After a power cut only the regions written last are compared. A pair that is PENDING by resync has
-an unusable secondary only if it had one before: torn, or with a failed sync.
+After an unclean stop (a power cut, a kill, a crash) only the regions written last are compared.
+Earlier versions called this reason `power cut`. A pair that is PENDING by resync has an unusable
+secondary only if it had one before: torn, or with a failed sync.
 
 A pair that is SUSPENDED by command is at its cut. Whether that cut is `consistent`, `void`, or
 still undecided is the cut's own state. Those of a cut over several controllers are in

@@ -40,6 +40,7 @@ from duplexd.core.markers import (
     encode,
     unpack,
 )
+from duplexd.core.synced import Synced
 from tests.unit.core.ledgers import GRAIN, SIZE, changed, packed
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ WRITTEN: list[tuple[Marker, Json]] = [
     (Regions({1: [0, 5], 2: [1]}), {"m": "regions", "volumes": {"1": [0, 5], "2": [1]}}),
     (Detach([1, 2]), {"m": "detach", "volumes": [1, 2]}),
     (Swap([1, 2]), {"m": "swap", "volumes": [1, 2]}),
+    (Synced(), {"m": "synced"}),
 ]
 
 # What older versions left out: the marker that it is

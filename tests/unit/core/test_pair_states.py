@@ -86,7 +86,7 @@ def test_the_document_explains_every_reason() -> None:
         pair_states.BY_ERROR,
         pair_states.BY_GROUP,
         pair_states.FIRST_COPY,
-        pair_states.POWER_CUT,
+        pair_states.UNCLEAN_STOP,
         pair_states.RESYNCING,
     }
     text = DOCUMENT.read_text()

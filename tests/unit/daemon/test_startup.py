@@ -1,41 +1,18 @@
 from __future__ import annotations
 
-import asyncio
-import dataclasses
+import errno
 import os
-import resource
-import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.config.load import parse
 from duplexd.daemon import preflight, startup
 from duplexd.daemon.preflight import Problem
-from duplexd.daemon.service import Service, Threads
-from duplexd.errors import (
-    ConfigurationError,
-    DamageError,
-    ForbiddenError,
-    LimitError,
-    WrongStateError,
-)
-from duplexd.limits import EngineLimits, Limits
+from duplexd.errors import ConfigurationError, ForbiddenError, WrongStateError
+from tests.unit.daemon.files import config
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from duplexd.config.daemon_file import Config
-
-
-def config(directory: Path, **replace: str) -> Config:
-    text = (
-        '[controller]\nname = "a"\nstate_dir = "state"\n[nbd]\nlisten = '
-        '["unix:n"]\n[control]\nsocket = "c"\n[volumes.v]\nsize = 4096\nprimary = "p"\n'
-    )
-    for old, new in replace.items():
-        text = text.replace(f'"{old}"', f'"{new}"')
-    return parse(text, directory / "f.toml")
 
 
 def test_the_lock_is_held_once_and_names_its_owner(tmp_path: Path) -> None:
@@ -61,6 +38,34 @@ def test_the_lock_says_whether_recovery_is_over_also_when_its_owner_is_gone(tmp_
     assert path.read_text() == f"{os.getpid()}\nserving\n"
     startup.StateLock(config(tmp_path)).close()
     assert path.read_text() == f"{os.getpid()}\n", "the next one has to recover first"
+
+
+def test_a_lock_on_a_full_disk_can_be_had_and_does_not_say_serving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state" / "lock"
+    path.parent.mkdir()
+    path.write_text("1\nserving\n")
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    lock = startup.StateLock(config(tmp_path))
+    assert path.read_text() == ""
+    lock.close()
+
+
+def test_a_disk_that_fails_under_the_state_directory_is_no_mistake_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(path: object, *_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    (tmp_path / "state").mkdir()
+    monkeypatch.setattr(os, "open", fails)
+    with pytest.raises(OSError, match="state/lock"):
+        startup.StateLock(config(tmp_path))
 
 
 def test_a_state_directory_that_cannot_be_is_named(tmp_path: Path) -> None:
@@ -115,73 +120,20 @@ def test_only_permissions_are_a_matter_of_permission(
     ]
 
 
-def test_as_many_open_files_as_allowed() -> None:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, before[1]), before[1]))
-    try:
-        startup.raise_open_files()
-        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+def test_an_error_that_passes_gets_file_and_key_and_stays_one(tmp_path: Path) -> None:
+    own = config(tmp_path)
+    with pytest.raises(WrongStateError) as caught, startup.in_file(own, "nbd.listen"):
+        raise WrongStateError("port taken")
+    assert str(caught.value) == f"{own.source}: nbd.listen: port taken"
 
 
-@pytest.mark.parametrize("kind", ["journal", "disk"])
-async def test_a_disk_thread_that_hangs_does_not_answer(kind: str) -> None:
-    threads = Threads(asyncio.get_running_loop())
-    go_on = threading.Event()
-    try:
-        assert await threads.answer(60.0)
-        waiting = [asyncio.ensure_future(getattr(threads, kind).run(go_on.wait)) for _ in range(8)]
-        await asyncio.sleep(0)  # now they are submitted
-        assert not await threads.answer(0.05)
-        go_on.set()
-        await asyncio.gather(*waiting)
-        assert await threads.answer(60.0)
-    finally:
-        go_on.set()
-        threads.close()
-
-
-async def test_a_stop_during_recovery_gives_recovery_up(tmp_path: Path) -> None:
-    """Also where the disk hangs: a service manager waits for the end of it."""
-    threads = Threads(asyncio.get_running_loop())
-    service, go_on = Service(config(tmp_path), Limits()), threading.Event()
-    try:
-        hanging = [asyncio.ensure_future(threads.disk.run(go_on.wait)) for _ in range(16)]
-        await asyncio.sleep(0)  # now they are submitted
-        recovery = asyncio.ensure_future(service._recover(threads))
-        await asyncio.sleep(0.05)
-        assert not recovery.done()
-        service._stop_on(15)
-        assert await asyncio.wait_for(recovery, 10.0) is None
-        go_on.set()
-        await asyncio.gather(*hanging)
-    finally:
-        go_on.set()
-        threads.close()
-
-
-async def test_what_recovery_finds_ends_the_daemon(tmp_path: Path) -> None:
-    journal = tmp_path / "state" / "journal"
-    journal.mkdir(parents=True)
-    (journal / "0000.seg").write_bytes(b"")  # and no checkpoint
-    threads = Threads(asyncio.get_running_loop())
-    try:
-        with pytest.raises(DamageError, match="the checkpoint is missing"):
-            await Service(config(tmp_path), Limits())._recover(threads)
-    finally:
-        threads.close()
-
-
-async def test_the_engine_has_the_limits_of_the_daemon(tmp_path: Path) -> None:
-    few = dataclasses.replace(EngineLimits(), leases_max=1)
-    threads = Threads(asyncio.get_running_loop())
-    try:
-        controller = await Service(config(tmp_path), Limits(engine=few))._recover(threads)
-        assert controller is not None
-        await controller.quiesce(["v"], 5.0, "one")
-        with pytest.raises(LimitError):
-            await controller.quiesce(["v"], 5.0, "one too many")
-        await controller.stop()
-    finally:
-        threads.close()
+def test_what_only_degrades_the_start_does_not_prevent_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = Problem("volumes.v.secondary: missing", degrades=True)
+    monkeypatch.setattr(preflight, "look", lambda *_: [missing])
+    startup.refuse_problems(config(tmp_path))
+    monkeypatch.setattr(preflight, "look", lambda *_: [missing, Problem("b: y")])
+    with pytest.raises(ConfigurationError) as caught:
+        startup.refuse_problems(config(tmp_path))
+    assert str(caught.value) == f"{tmp_path / 'f.toml'}: b: y"

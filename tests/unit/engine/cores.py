@@ -14,6 +14,7 @@ from duplexd.engine.events import Events
 from tests.sim.disk import SimDisk
 from tests.sim.workers import SimWorkers
 from tests.support.fault_leg import FaultLeg
+from tests.support.prompt_workers import PromptWorkers
 from tests.unit.loops import PatientLoop
 
 if TYPE_CHECKING:
@@ -86,18 +87,23 @@ class Core:
         settings: Config,
         workers: int = 2,
         limits: EngineLimits | None = None,
+        adopt: bool = False,
     ) -> Core:
         clock = HandClock(disk)
         simulated = SimWorkers(asyncio.get_running_loop(), Random(1), workers)
         events = Events(clock)
         seen: list[Json] = []
         events.listeners.append(seen.append)
-        machine = Machine(disk, clock, simulated, simulated)
-        controller = await start(settings, machine, events, limits)
+        machine = Machine(disk, clock, simulated, simulated, PromptWorkers())
+        controller = await start(settings, machine, events, limits, adopt=adopt)
         return cls(disk, clock, simulated, controller, seen)
 
     def pair(self, name: str = "data") -> Pair:
         return self.controller.volumes.by_name[name]
+
+    def refuse_swaps(self) -> None:
+        """As `on_primary_error = "refuse"`."""
+        self.controller.executor.swaps = self.controller.failures.swaps = False
 
     def faulty(self, name: str = "data") -> tuple[FaultLeg, FaultLeg | None]:
         """Wrap both legs, so that a test can let them fail: primary, secondary."""

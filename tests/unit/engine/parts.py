@@ -31,6 +31,7 @@ from tests.sim.disk import SimDisk
 from tests.support.fault_leg import FaultLeg
 from tests.support.hand_workers import HandWorkers
 from tests.support.memory_leg import MemoryLeg
+from tests.support.prompt_workers import PromptWorkers
 from tests.unit.engine.cores import HandClock, Peer
 from tests.unit.journal.journals import DIRECTORY, new_writer
 
@@ -64,7 +65,9 @@ class Parts:
         self.writer = writer = new_writer(self.disk, segments, segment_bytes)
         self.ledger = Ledger(limits)
         self.volumes = volumes = Volumes()
-        self.executor = Executor(writer, volumes.group_of, self.workers, limits.record_bytes_max)
+        self.executor = Executor(
+            writer, volumes.group_of, PromptWorkers(), self.workers, limits.record_bytes_max
+        )
         self.timeline = timeline = Timeline(
             writer, self.ledger, volumes.by_number, self.executor, self.workers, self.clock
         )
@@ -72,7 +75,7 @@ class Parts:
         self.seen: list[Json] = []
         self.events.listeners.append(self.seen.append)
         self.archive = CutArchive("alpha", self.ledger, volumes, self.events, limits)
-        self.failures = Failures(timeline, volumes, self.archive, self.events, limits)
+        self.failures = Failures(timeline, volumes, self.archive, self.events)
         self.admission = admission = Admission()
         self.wanted_room = 0
         self.write_path = WritePath(timeline, admission, self._want_room, self.clock, limits)
@@ -86,6 +89,7 @@ class Parts:
         self.legs: dict[str, tuple[FaultLeg, FaultLeg]] = {}
         for name in NAMES:
             self._add(name)
+        self.writer.write()  # what was staged
         volumes.groups = {"db": list(NAMES)}
 
     def _add(self, name: str) -> None:
@@ -103,6 +107,10 @@ class Parts:
     def _want_room(self) -> None:
         self.wanted_room += 1
         self.admission.hold("no room")
+
+    def refuse_swaps(self) -> None:
+        """As `on_primary_error = "refuse"`."""
+        self.executor.swaps = self.failures.swaps = False
 
     def close_regions(self) -> None:
         """As after a start: the first change of a region has to open it."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.backend import TRIM, WRITE, ZERO
-from duplexd.engine.apply import Batch
+from duplexd.engine.batch import Batch
 from duplexd.engine.write_path import record_bytes
 from duplexd.units import KIB
 from tests.unit.engine.parts import SIZE, Parts
@@ -34,7 +34,7 @@ def perform(
 ) -> Batch:
     """What a worker does for a batch."""
     batch = batch_of(changes, regions)
-    parts.executor.execute_here(batch)
+    parts.executor.perform(batch)
     return batch
 
 
@@ -170,7 +170,7 @@ def test_a_journal_that_refuses_leaves_the_legs_alone() -> None:
     parts.fail_journal("writev")
     batch = batch_of([parts.change("data", 0, b"lost")])
     with pytest.raises(OSError, match="error"):
-        parts.executor.execute_here(batch)
+        parts.executor.perform(batch)
     assert not batch.journaled
     assert all(leg.calls["write"] == 0 for legs in parts.legs.values() for leg in legs)
 
@@ -181,7 +181,7 @@ def test_an_error_after_the_journal_took_the_batch_is_no_refusal() -> None:
     parts.fail_journal("sync")
     batch = batch_of([parts.change("data", 0, b"x")], {1: [0]})
     with pytest.raises(OSError, match="error"):
-        parts.executor.execute_here(batch)
+        parts.executor.perform(batch)
     assert batch.journaled
     assert all(leg.calls["write"] == 0 for legs in parts.legs.values() for leg in legs)
 
@@ -215,6 +215,7 @@ def test_a_secondary_is_not_healed_from_a_primary_that_lacks_an_earlier_change(
 ) -> None:
     """It has to be at the change before the one that failed, and the primary is not, there."""
     parts = Parts()
+    parts.refuse_swaps()
     perform(parts, [parts.change("data", 0, b"a" * 9000)])
     parts.legs["data"][0].fail("write", errno.EIO, times=1)
     parts.legs["data"][1].fail("write", errno.EIO, after=1, times=1)
@@ -244,6 +245,7 @@ def test_a_secondary_that_refused_a_change_whole_is_not_written_to_again() -> No
 
 def test_a_failed_primary_is_noted_with_its_error_and_the_rest_goes_on() -> None:
     parts = Parts()
+    parts.refuse_swaps()
     parts.legs["data"][0].fail("write", errno.ENOSPC, times=1)
     changes = [parts.change("data", 0, b"fails"), parts.change("data", 100, b"goes")]
     batch = perform(parts, changes)
@@ -255,7 +257,7 @@ def test_a_failed_primary_is_noted_with_its_error_and_the_rest_goes_on() -> None
 # ---------------------------------------------------------------------------------- where it runs
 
 
-def test_a_small_batch_is_over_when_execute_returns() -> None:
+async def test_a_small_batch_is_over_when_execute_returns() -> None:
     parts, ends = Parts(), list[BaseException | None]()
     batch = batch_of([parts.change("data", 0, b"x")])
     parts.executor.execute(batch, lambda _batch, error: ends.append(error))
@@ -263,7 +265,7 @@ def test_a_small_batch_is_over_when_execute_returns() -> None:
     assert parts.executor.heavy_changes == 0
 
 
-def test_a_heavy_batch_runs_in_a_worker() -> None:
+async def test_a_heavy_batch_runs_in_a_worker() -> None:
     parts, ends = Parts(), list[BaseException | None]()
     batch = batch_of([parts.change("data", 0, b"x")], heavy=True)
     parts.executor.execute(batch, lambda _batch, error: ends.append(error))
@@ -274,7 +276,7 @@ def test_a_heavy_batch_runs_in_a_worker() -> None:
 
 
 @pytest.mark.parametrize("heavy", [False, True])
-def test_what_ends_a_batch_early_is_reported_whatever_it_is(heavy: bool) -> None:
+async def test_what_ends_a_batch_early_is_reported_whatever_it_is(heavy: bool) -> None:
     parts, ends = Parts(), list[BaseException | None]()
 
     def burst(_operation: Operation) -> None:

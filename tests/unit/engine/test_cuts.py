@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 
 import pytest
@@ -66,12 +67,26 @@ async def test_a_grade_is_durable_when_it_is_answered() -> None:
         assert timeline.writer.synced == timeline.written
 
 
-async def test_a_grade_that_the_journal_refuses_is_final() -> None:
+async def test_a_grade_is_not_answered_before_the_journal_has_it() -> None:
     """A cut that is known to be broken must not be found consistent after a restart."""
     async with running(TWO) as core:
         cut = await suspended(core)
-        core.disk.fail("/state/journal", errno.ENOSPC, operation="writev", times=1)
-        with pytest.raises(OSError, match="space"):
+        core.disk.full("/state/journal", copies=True)
+        grading = asyncio.ensure_future(
+            core.controller.cuts.grade(cut, False, 10, "record 3 is missing")
+        )
+        await core.turns(200)
+        assert not grading.done()
+        core.disk.heal("/state/journal")
+        assert (await grading)["verdict"] == "void"
+        assert not core.controller.failed
+
+
+async def test_a_grade_that_the_journal_fails_to_take_is_final() -> None:
+    async with running(TWO) as core:
+        cut = await suspended(core)
+        core.disk.fail("/state/journal", errno.EIO, operation="writev", times=1)
+        with pytest.raises(OSError, match="could not be written"):
             await core.controller.cuts.grade(cut, False, 10, "record 3 is missing")
         assert core.controller.failed
 

@@ -171,20 +171,22 @@ async def test_a_freeze_that_the_journal_refuses_is_final() -> None:
     """The secondary would count as current; the change itself is in the journal and answered."""
     parts = Parts()
     parts.legs["data"][1].fail("write")
-    parts.disk.fail("/state/journal", errno.ENOSPC, after=1, operation="writev", times=1)
+    parts.disk.fail("/state/journal", errno.EIO, after=1, operation="writev", times=1)
     change = parts.send("data", 0, b"x")
     assert (parts.answered(change), change.error) == (True, 0)
     assert "could not be written" in parts.timeline.failed
-    assert parts.pair().state == pair_states.DUPLEX
 
 
 async def test_a_freeze_outside_of_a_batch_that_the_journal_refuses_is_final_too() -> None:
     """As of a follower, or of a sync."""
     parts = Parts()
     pair = parts.pair()
-    parts.fail_journal("writev", errno.ENOSPC)
-    with pytest.raises(OSError, match="space"):
-        parts.failures.freeze({pair}, pair, pair.applied, OSError(errno.EIO, "gone"), {pair}, {})
+    parts.fail_journal("writev", errno.EIO)
+    gone = OSError(errno.EIO, "gone")
+    with pytest.raises(OSError, match="could not be written"):
+        await parts.timeline.at_rest(
+            lambda: parts.failures.freeze({pair}, pair, pair.applied, gone, {pair}, {})
+        )
     assert "could not be written" in parts.timeline.failed
 
 
@@ -241,12 +243,110 @@ async def test_a_secondary_that_fails_during_a_resync_by_map_ends_it_for_all_of_
             assert other.cut.sequence == other.applied
 
 
-# ------------------------------------------------------------------------------- primaries
+# ------------------------------------------------------------- primaries, with a current secondary
+
+
+async def test_a_primary_that_fails_costs_a_swap_and_no_client_notices() -> None:
+    async with running(GROUP, DB) as core:
+        await core.write("data", 0, b"before")
+        primary, secondary = core.faulty("data")
+        primary.fail("write", errno.EIO)
+        assert await core.write("data", 0, b"fails on the primary") == 0
+        pair = core.pair("data")
+        assert (pair.primary, pair.secondary) == (secondary, primary)
+        assert (pair.record.swapped, pair.state, pair.usable) == (True, "SUSPENDED", False)
+        assert await core.read("data", 0, 5) == (0, b"fails")
+        assert core.states() == {"data": "SUSPENDED", "wal": "DUPLEX", "other": "DUPLEX"}
+
+
+async def test_a_swap_is_said_with_the_images_and_the_error() -> None:
+    async with running() as core:
+        core.faulty()[0].fail("write", errno.EIO)
+        await core.write("data", 0, b"x")
+        (event,) = core.named("swapped")
+        assert (event["volume"], event["primary"], event["secondary"]) == (
+            "data",
+            "/b/data.img",
+            "/a/data.img",
+        )
+        assert [event["path"] for event in core.named("primary-failed")] == ["/a/data.img"]
+
+
+async def test_a_full_primary_costs_a_swap_too() -> None:
+    async with running() as core:
+        core.faulty()[0].fail("write", errno.ENOSPC)
+        assert await core.write("data", 0, b"x") == 0
+        assert core.pair().record.swapped
+
+
+async def test_behind_a_failed_primary_a_batch_goes_on_with_the_secondary_alone() -> None:
+    parts = Parts()
+    primary, _ = parts.legs["data"]
+    primary.fail("write", errno.EIO, after=1)
+    changes = [parts.change("data", place * 4096, bytes([place + 1]) * 4096) for place in range(3)]
+    parts.submit(*changes)
+    parts.workers.finish_all()
+    assert [change.error for change in changes] == [0, 0, 0]
+    assert primary.calls["write"] == 2, "after its error it gets nothing more"
+    assert parts.images["data"][1].data[: 3 * 4096] == b"".join(
+        bytes([place + 1]) * 4096 for place in range(3)
+    )
+
+
+async def test_a_pair_whose_both_images_fail_gives_the_error_for_what_only_one_has_taken() -> None:
+    parts = Parts()
+    primary, secondary = parts.legs["data"]
+    primary.fail("write", errno.EIO, after=1)
+    secondary.fail("write", errno.EIO, after=2)
+    changes = [parts.change("data", place * 4096, bytes(4096)) for place in range(3)]
+    parts.submit(*changes)
+    parts.workers.finish_all()
+    assert [change.error for change in changes] == [0, errno.EIO, errno.EIO]
+    assert parts.pair().failed
+    assert not parts.timeline.failed
+    assert parts.send("wal", 0, b"x").error == 0
+
+
+def test_after_a_swap_a_restart_has_the_same_roles_and_everything_that_was_acknowledged() -> None:
+    disk = new_disk()
+
+    async def fail_and_die() -> None:
+        core = await Core.begin(disk, settings())
+        await core.write("data", 0, b"a" * 4096)
+        core.faulty()[0].fail("write", errno.EIO)
+        assert await core.write("data", 0, b"b" * 4096) == 0
+        assert await core.write("data", 4096, b"c" * 4096) == 0
+        await core.crash(power=False)
+
+    async def again() -> None:
+        async with running(disk=disk) as core:
+            assert core.pair().record.swapped
+            assert core.pair().primary.path == "/b/data.img"
+            assert await core.read("data", 0, 8192) == (0, b"b" * 4096 + b"c" * 4096)
+
+    run(fail_and_die())
+    run(again())
+
+
+async def test_a_failed_primary_comes_back_as_the_secondary_by_a_resync() -> None:
+    async with running() as core:
+        primary, _ = core.faulty()
+        primary.fail("write", errno.EIO)
+        await core.write("data", 0, b"b" * 4096)
+        primary.heal()
+        await core.controller.resync(["data"])
+        result = await core.controller.resync_wait(["data"])
+        assert [volume["state"] for volume in result["volumes"]] == ["DUPLEX"]
+        assert core.equal()
+
+
+# ---------------------------------------------------- primaries, without one, or without swaps
 
 
 @pytest.mark.parametrize("torn", [False, True])
 async def test_a_failed_primary_write_has_the_error_and_both_legs_stay_equal(torn: bool) -> None:
     async with running() as core:
+        core.refuse_swaps()
         await core.write("data", 0, b"a" * 8192)
         primary, _ = core.faulty()
         if torn:
@@ -265,6 +365,7 @@ async def test_what_the_primary_holds_is_journaled_in_the_shortest_form(
     held: bytes, kind: int
 ) -> None:
     parts = Parts()
+    parts.refuse_swaps()
     if held:
         parts.send("data", 0, held)
     parts.legs["data"][0].fail("write", errno.EIO, times=1)
@@ -295,6 +396,7 @@ async def test_a_secondary_that_does_not_take_what_the_primary_held_is_suspended
 ) -> None:
     """It took the change, not the one that undoes it. Healed, it has both."""
     parts = Parts()
+    parts.refuse_swaps()
     parts.send("data", 0, b"a" * 4096)
     primary, secondary = parts.legs["data"]
     primary.fail("write", errno.EIO, times=1)
@@ -318,6 +420,7 @@ def test_after_a_primary_error_a_restart_replays_what_the_primary_held() -> None
 
     async def fail_and_die() -> None:
         core = await Core.begin(disk, settings())
+        core.refuse_swaps()
         await core.write("data", 0, b"a" * 4096)
         core.faulty()[0].fail("write", errno.EIO, times=1)
         assert await core.write("data", 0, b"b" * 4096) == errno.EIO
@@ -332,32 +435,21 @@ def test_after_a_primary_error_a_restart_replays_what_the_primary_held() -> None
     run(again())
 
 
-async def test_a_primary_that_can_neither_be_written_nor_read_stops_all_changes() -> None:
-    async with running() as core:
-        primary, _ = core.faulty()
+async def test_a_primary_that_can_neither_be_written_nor_read_costs_its_client_alone() -> None:
+    async with running({"data": "sync", "log": "sync"}) as core:
+        core.refuse_swaps()
+        primary, _ = core.faulty("data")
         primary.fail("write", errno.EIO)
         primary.fail("read_into", errno.EIO)
         assert await core.write("data", 0, b"x") == errno.EIO
-        assert "the range can't be read back" in core.controller.failed
-        assert await core.write("data", 4096, b"y") == errno.EIO
-        assert len(core.named("controller-failed")) == 1
-
-
-async def test_once_the_controller_has_failed_nothing_more_of_a_batch_is_journaled() -> None:
-    parts = Parts()
-    for name in ("data", "wal"):
-        parts.legs[name][0].fail("write")
-    parts.legs["data"][0].fail("read_into")
-    changes = [parts.change("data", 0, b"x"), parts.change("wal", 0, b"x")]
-    parts.submit(*changes)
-    assert "can't be read back" in parts.timeline.failed
-    assert parts.timeline.written == changes[-1].sequence
-    assert [change.error for change in changes] == [errno.EIO, errno.EIO]
+        assert not core.controller.failed
+        assert await core.write("log", 0, b"y") == 0
 
 
 async def test_a_zero_that_a_full_primary_refuses_may_be_longer_than_the_journal() -> None:
     """What the primary holds there is journaled: as zeroes where it holds zeroes."""
     async with running(size=64 * MIB, journal="16MiB") as core:
+        core.refuse_swaps()
         assert await core.write("data", 5 * MIB, b"\x99" * 4096) == 0
         core.faulty()[0].fail("zero", errno.ENOSPC, times=1)
         assert await core.zero("data", 0, 64 * MIB) == errno.ENOSPC

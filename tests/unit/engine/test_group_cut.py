@@ -213,14 +213,18 @@ async def test_pairs_that_are_no_longer_duplex_are_not_cut() -> None:
             core.controller.cuts.show(CUT)
 
 
-async def test_a_journal_that_does_not_take_the_cut_suspends_nothing() -> None:
-    async with running(TWO) as core:
+async def test_a_journal_that_does_not_take_the_cut_fails_and_a_restart_does_not_know_it() -> None:
+    disk = new_disk()
+    async with running(TWO, disk=disk) as core:
         lease = await closed(core)
-        core.disk.fail("/state/journal", errno.ENOSPC, operation="writev", times=1)
-        with pytest.raises(WrongStateError, match="nothing was suspended"):
+        core.disk.fail("/state/journal", errno.EIO, operation="writev", times=1)
+        with pytest.raises(OSError, match="could not be written"):
             await make(core, lease)
+        assert core.controller.failed
+    async with running(TWO, disk=disk) as core:
         assert core.states() == dict.fromkeys(TWO, "DUPLEX")
-        await make(core, lease)
+        with pytest.raises(NotFoundError):
+            core.controller.cuts.show(CUT)
 
 
 async def test_a_secondary_that_cannot_be_synced_votes_void() -> None:

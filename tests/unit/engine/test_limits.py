@@ -152,9 +152,14 @@ async def test_a_checkpoint_is_taken_after_checkpoint_interval_s_if_there_was_a_
         core.clock.now += 2
         await asyncio.sleep(2)
         assert checkpointer.taken == before + 1
+        assert core.pair().regions.open
         core.clock.now += DEFAULT.checkpoint_interval_s + 1
         await asyncio.sleep(2)
-        assert checkpointer.taken == before + 1, "nothing was written since"
+        assert checkpointer.taken == before + 2, "one more closes the region"
+        assert not core.pair().regions.open
+        core.clock.now += DEFAULT.checkpoint_interval_s + 1
+        await asyncio.sleep(2)
+        assert checkpointer.taken == before + 2, "nothing was written since"
 
 
 # -------------------------------------------------------------------------------------- regions

@@ -155,8 +155,6 @@ async def test_a_switch_that_the_journal_refuses_fails_the_controller() -> None:
         with pytest.raises(OSError, match="Input/output error"):
             await core.controller.reload(settings(BOTH))
         assert core.controller.failed
-        assert core.states() == {"data": DUPLEX}
-        core.disk.open("/a/log.img").close()  # it was closed again
 
 
 # ------------------------------------------------------------------------------- what goes

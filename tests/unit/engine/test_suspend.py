@@ -13,7 +13,7 @@ from duplexd.core import pair_states
 from duplexd.errors import DuplexdError, LeaseLostError, NotFoundError, UsageError, WrongStateError
 from duplexd.limits import EngineLimits
 from duplexd.units import KIB
-from tests.unit.engine.cores import Core, running
+from tests.unit.engine.cores import Core, new_disk, running
 
 TWO = {"data": "sync", "wal": "sync"}
 BOTH = list(TWO)
@@ -247,12 +247,21 @@ async def test_suspending_what_is_suspended_ends_the_hold() -> None:
 # ------------------------------------------------------------------------ failures and callers
 
 
-async def test_a_journal_that_does_not_take_the_cut_suspends_nothing() -> None:
+async def test_a_journal_that_does_not_take_the_cut_fails_and_a_restart_does_not_know_it() -> None:
+    disk = new_disk()
+    async with running(TWO, disk=disk) as core:
+        core.disk.fail("/state/journal", errno.EIO, operation="writev", times=1)
+        with pytest.raises(OSError, match="could not be written"):
+            await core.controller.suspend(BOTH)
+        assert core.controller.failed
+    async with running(TWO, disk=disk) as core:
+        assert set(core.states().values()) == {"DUPLEX"}
+
+
+async def test_a_journal_without_room_for_the_cut_is_waited_for() -> None:
     async with running(TWO) as core:
         core.disk.fail("/state/journal", errno.ENOSPC, operation="writev", times=1)
-        with pytest.raises(WrongStateError, match="nothing was suspended"):
-            await core.controller.suspend(BOTH)
-        assert set(core.states().values()) == {"DUPLEX"}
+        assert (await core.controller.suspend(BOTH))["verdict"] == "consistent"
 
 
 async def _suspend_over_a_journal_that_cannot_be_synced(core: Core) -> None:

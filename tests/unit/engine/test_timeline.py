@@ -15,11 +15,12 @@ from duplexd.core.markers import Copy, Equal, Grade, MakeCut, Void
 from duplexd.errors import DamageError, DuplexdError, WrongStateError
 from duplexd.units import KIB
 from tests.unit.engine.parts import Parts, turns
+from tests.unit.journal.journals import reopen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from duplexd.engine.apply import Batch
+    from duplexd.engine.batch import Batch
     from tests.support.fault_leg import Operation
 
 CUT = "00000000000000aa"
@@ -92,12 +93,29 @@ async def test_a_marker_beside_a_batch_is_a_defect_and_is_not_written() -> None:
 # ------------------------------------------------------------------------------------- markers
 
 
-def test_a_marker_is_folded_when_it_is_written() -> None:
+async def test_a_marker_is_folded_when_it_gets_its_number_and_written_after_its_step() -> None:
+    parts, seen = Parts(), list[int]()
+
+    def step() -> int:
+        number = parts.timeline.append(MakeCut(CUT, "", [1, 2]))
+        seen.append(parts.timeline.written)
+        assert [pair.state for pair in parts.volumes.all()] == [pair_states.SUSPENDED] * 2
+        return number
+
+    number = await parts.timeline.at_rest(step)
+    assert seen == [number - 1]
+    assert (parts.ledger.cuts[CUT].sequence, parts.timeline.written) == (number, number)
+
+
+async def test_a_batch_that_begins_first_writes_the_markers_before_itself() -> None:
     parts = Parts()
-    number = parts.timeline.append(MakeCut(CUT, "", [1, 2]))
-    cut = parts.ledger.cuts[CUT]
-    assert (cut.sequence, parts.timeline.written) == (number, number)
-    assert [pair.state for pair in parts.volumes.all()] == [pair_states.SUSPENDED] * 2
+    number = grade(parts)
+    change = parts.send("data", 0, b"x")
+    assert (number, change.sequence) == (parts.timeline.written - 1, parts.timeline.written)
+    assert [record.sequence for record in reopen(parts.disk).records[-2:]] == [
+        number,
+        change.sequence,
+    ]
 
 
 def test_a_marker_that_does_not_fit_the_states_is_not_written() -> None:
@@ -160,7 +178,7 @@ async def test_listeners_hear_once_of_each_batch_and_each_marker() -> None:
     parts.timeline.on_written.append(lambda: grew.append(parts.timeline.written))
     changes = [parts.change("data", place * 512, b"x" * 512) for place in range(3)]
     parts.submit(*changes)
-    number = grade(parts)
+    number = await parts.timeline.at_rest(lambda: grade(parts))
     assert grew == [changes[-1].sequence, number]
 
 
@@ -168,8 +186,9 @@ async def test_a_batch_that_the_journal_refused_is_no_growth() -> None:
     parts, grew = Parts(), list[int]()
     parts.timeline.on_written.append(lambda: grew.append(parts.timeline.written))
     parts.fail_journal("writev")
+    before = parts.timeline.written
     parts.send("data", 0, b"x")
-    assert grew == []
+    assert set(grew) <= {before}
 
 
 async def test_a_new_segment_is_announced_once() -> None:
@@ -327,21 +346,29 @@ async def test_a_marker_that_the_journal_refuses_is_raised_and_final(error: int)
     parts = Parts()
     parts.fail_journal("writev", error)
     with pytest.raises(OSError, match=os.strerror(error)):
-        parts.timeline.append(MakeCut(CUT, "", [1]))
-    assert parts.pair().state == pair_states.DUPLEX
+        await parts.timeline.at_rest(lambda: parts.timeline.append(MakeCut(CUT, "", [1])))
     assert "the journal could not be written" in parts.timeline.failed
     with pytest.raises(OSError, match="could not be written"):
         grade(parts)
 
 
-async def test_a_full_journal_is_not_final_unless_the_marker_is_needed() -> None:
+async def test_a_full_disk_is_not_final_and_the_marker_is_written_when_there_is_room() -> None:
     parts, full = Parts(), list[OSError]()
     parts.timeline.on_no_room = full.append
-    parts.fail_journal("writev", errno.ENOSPC, times=2)
-    with pytest.raises(OSError, match="space"):
+    parts.fail_journal("writev", errno.ENOSPC, times=1)
+    number = await parts.timeline.at_rest(lambda: grade(parts))
+    assert (len(full), parts.timeline.failed, parts.timeline.written) == (1, "", number)
+
+
+async def test_a_journal_without_a_spare_segment_is_not_final_unless_the_marker_is_needed() -> None:
+    parts, full = Parts(segments=1), list[OSError]()
+    parts.timeline.on_no_room = full.append
+    parts.writer.position = parts.writer.segment.size - 100
+    with pytest.raises(OSError, match="no spare segment"):
         grade(parts)
     assert (len(full), parts.timeline.failed) == (1, "")
-    with pytest.raises(OSError, match="space"):
+    parts.writer.position = parts.writer.segment.size - 100
+    with pytest.raises(OSError, match="no spare segment"):
         parts.timeline.must(lambda: grade(parts))
     assert "the journal could not be written" in parts.timeline.failed
 

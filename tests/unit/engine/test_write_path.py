@@ -49,27 +49,31 @@ async def test_the_submitter_sends_its_replies_itself_and_other_clients_are_flus
     assert (parts.peer.flushes, other.flushes) == (1, 1)
 
 
-async def test_a_payload_is_copied_only_if_the_change_has_to_wait() -> None:
-    parts, buffer = Parts(), bytearray(b"mine")
-    parts.submit(parts.change("data", 0, memoryview(buffer)))
-    assert type(parts.peer.answers[0].data) is memoryview
+async def test_a_change_says_that_its_payload_may_be_being_written() -> None:
+    """One that waits may be given a copy of it instead."""
+    parts = Parts()
     parts.admission.hold(REASON)
-    parts.submit(parts.change("data", 0, memoryview(buffer)))
-    buffer[:] = b"next"  # the connection receives into it again
+    change = parts.send("data", 0, b"mine")
+    before = change.begun
     parts.admission.lift(REASON)
     await turns()
+    assert (before, change.begun) == (False, True)
     assert parts.content("data", 0, 4)[0] == b"mine"
 
 
-@pytest.mark.parametrize("length", [512, 9 * KIB])
-async def test_the_payload_of_a_batch_that_goes_to_a_worker_is_copied(length: int) -> None:
-    """Because it is long, or because it opens a region."""
-    parts, buffer = Parts(), bytearray(b"a" * length)
-    parts.close_regions()
-    parts.submit(parts.change("data", 0, memoryview(buffer)))
-    buffer[:] = b"b" * length
-    parts.workers.finish()
-    assert parts.content("data", 0, length) == (b"a" * length, b"a" * length)
+async def test_a_volume_that_is_refused_gets_errors_and_others_go_on() -> None:
+    parts = Parts()
+    parts.admission.hold(REASON)
+    queued = parts.send("data", 0, b"queued")
+    parts.write_path.refuse_volume(parts.pair("data"), errno.EIO)
+    later = parts.send("data", 0, b"later")
+    other = parts.send("wal", 0, b"other")
+    parts.admission.lift(REASON)
+    await turns()
+    assert [change.error for change in (queued, later, other)] == [errno.EIO, errno.EIO, 0]
+    assert all(parts.answered(change) for change in (queued, later, other))
+    parts.write_path.accept_volume(parts.pair("data"))
+    assert parts.send("data", 0, b"again").error == 0
 
 
 # ------------------------------------------------------------------------------ what is heavy
@@ -382,6 +386,7 @@ async def test_a_change_with_fua_waits_for_the_journal_and_others_of_its_batch_d
 
 async def test_a_change_with_fua_that_failed_is_answered_at_once_and_once() -> None:
     parts = Parts()
+    parts.refuse_swaps()
     parts.legs["data"][0].fail("write", errno.ENOSPC, times=1)
     failed = parts.change("data", 0, b"x", fua=True)
     durable = parts.change("data", 512, b"x", fua=True)
@@ -456,6 +461,7 @@ async def test_a_long_write_with_fua_is_answered_when_all_of_it_is_durable() -> 
 
 async def test_a_long_write_has_the_error_of_any_part() -> None:
     parts = Parts()
+    parts.refuse_swaps()
     parts.legs["data"][0].fail("write", errno.ENOSPC, after=1, times=1)
     change = parts.send("data", 0, bytes(9 * KIB))
     parts.workers.finish()

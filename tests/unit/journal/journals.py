@@ -68,7 +68,7 @@ def existing(disk: SimDisk, controller: bytes = CONTROLLER) -> Ring:
     return ring
 
 
-def reopen(disk: SimDisk, start: Position = START, same_boot: bool = True) -> Found:
+def reopen(disk: SimDisk, start: Position = START) -> Found:
     """Walk a journal that a killed process left."""
     walk = Walk(existing(disk), start)
     found = [(bytes(buffer[record.payload_start : record.end]), record) for buffer, record in walk]
@@ -76,7 +76,7 @@ def reopen(disk: SimDisk, start: Position = START, same_boot: bool = True) -> Fo
         walk.ring,
         [record for _, record in found],
         [data for data, _ in found],
-        walk.close(same_boot),
+        walk.close(),
     )
 
 

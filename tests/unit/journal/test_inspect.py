@@ -30,27 +30,26 @@ def save(
     chain: int = 0,
     index: int = 1,
     offset: int = SEGMENT_HEADER_BYTES,
-    boot: str = "boot-0",
 ) -> None:
     pairs = [{"id": 1, "name": "data"}, {"id": 2, "name": "wal"}]
     place = {"sequence": sequence, "chain": chain, "index": index, "offset": offset}
     saved = {
         "controller": CONTROLLER.hex(),
         "segment_size": SEGMENT,
-        "boot": boot,
+        "boot": "boot-0",
         "pairs": pairs,
         **place,
     }
     disk.replace_file(f"{STATE}/checkpoint", checkpoint.pack(saved))
 
 
-def look(disk: SimDisk, boot_id: str = "boot-0") -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def look(disk: SimDisk) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The entries, and the verdict."""
     before = {
         name: disk.read_file(path(slot)) for slot, name in enumerate(disk.list("/state/journal"))
     }
     operations = disk.operations
-    *entries, verdict = inspect(disk, STATE, boot_id)
+    *entries, verdict = inspect(disk, STATE)
     assert verdict["type"] == "verdict"
     assert disk.operations == operations, "it only looks"
     assert before == {
@@ -159,41 +158,23 @@ def place_of(number: int) -> tuple[str, int]:
 
 @pytest.mark.parametrize("number", range(1, 8))
 @pytest.mark.parametrize("synced", [False, True])
-@pytest.mark.parametrize("boot_id", ["boot-0", "boot-1"])
-def test_the_verdict_is_that_of_the_next_start(number: int, synced: bool, boot_id: str) -> None:
+def test_the_verdict_is_that_of_the_next_start(number: int, synced: bool) -> None:
     disk = journal(synced)
     name, offset = place_of(number)
     flip(disk, name, offset + 8)
-    entries, verdict = look(disk, boot_id)
+    entries, verdict = look(disk)
     assert verdict["sequence"] == number - 1
     assert [entry["sequence"] for entry in entries if "sequence" in entry][1:] == list(
         range(1, number)
     )
     try:
-        torn = reopen(disk, same_boot=boot_id == "boot-0").tail.torn
+        torn = reopen(disk).tail.torn
     except DamageError:
         assert verdict["verdict"] == "damage"
         assert f"record {number} " in verdict["why"]
         assert (verdict["path"], verdict["offset"]) == (name, offset)
     else:
         assert verdict["verdict"] == ("torn" if torn else "end")
-
-
-def test_the_boot_is_that_of_the_last_daemon() -> None:
-    """A gap is damage on the boot on which the records behind it were written; the checkpoint may
-    be older.
-    """
-    disk = SimDisk()
-    writer = new_writer(disk)
-    writer.append_marker(b'{"m":"open","boot":"boot-7","version":1}', 0)
-    append(writer, [b"lost", b"later"])
-    save(disk, boot="boot-0")
-    flip(disk, path(0), reopen(disk).records[1].start)
-    assert [look(disk, boot)[1]["verdict"] for boot in ("boot-0", "boot-7", "")] == [
-        "torn",
-        "damage",
-        "torn",
-    ]
 
 
 def test_a_damaged_segment_header_is_a_verdict() -> None:

@@ -164,11 +164,11 @@ def test_a_batch_over_two_segments_that_is_refused_never_was(name: str, killed: 
             append(writer, [b"1" * 200, b"2" * 200, b"3" * BIG, b"4" * 100, b"5" * 100])
         assert state(writer) == before
         if killed:
-            found = reopen(disk, same_boot=True)
+            found = reopen(disk)
             assert found.payloads == [b"kept"]
             writer = found.writer()
         assert append(writer, [b"6" * 10]) == [2]
-        found = reopen(disk, same_boot=True)
+        found = reopen(disk)
         assert (found.payloads, found.tail.torn) == ([b"kept", b"6" * 10], "")
 
 

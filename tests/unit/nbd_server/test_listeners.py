@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.errors import ConfigurationError
+from duplexd.errors import ConfigurationError, WrongStateError
 from duplexd.limits import NbdLimits
 from duplexd.nbd import constants as c
 from duplexd.nbd import messages as m
@@ -48,7 +48,7 @@ async def test_failed_start_listens_nowhere(backend: MemoryBackend, tmp_path: Pa
 
 async def test_port_in_use_is_refused(listeners: Listeners, backend: MemoryBackend) -> None:
     (address,) = [each for each in listeners.addresses if isinstance(each, TcpAddress)]
-    with pytest.raises(ConfigurationError, match="in use"):
+    with pytest.raises(WrongStateError, match="in use"):
         await Listeners(backend, [address], NbdLimits()).start()
 
 

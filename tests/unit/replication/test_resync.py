@@ -328,6 +328,16 @@ async def test_the_secondary_is_not_touched_before_the_commit_is_durable() -> No
     assert seen == [("Commit", False), ("Settled", True)]
 
 
+async def test_the_journal_is_kept_from_the_commit_on() -> None:
+    """A checkpoint taken while the log was completed does not know of it."""
+    world = World()
+    replication, pair = rewritten(world)
+    await replication.resync(pair)
+    await replication.wait(pair)
+    (commit,) = [marker for marker in world.timeline.markers if isinstance(marker, Commit)]
+    assert world.checkpointer.kept_from == [commit.at]
+
+
 async def test_the_log_is_kept_until_the_journal_says_that_it_is_done_with() -> None:
     world = World()
     replication, pair = rewritten(world)
@@ -605,6 +615,18 @@ async def test_a_journal_without_room_for_its_end_does_not_end_a_job() -> None:
     await until(lambda: bool(refused))
     assert (pair.state, len(replication.followers.jobs)) == (PENDING, 1)
     world.take_markers()
+    assert (await replication.wait(pair))["state"] == DUPLEX
+
+
+async def test_a_resync_that_the_journal_has_no_room_for_says_so_and_leaves_no_trace() -> None:
+    world = World()
+    replication, pair = small_change(world)
+    world.refuse_markers(errno.ENOSPC)
+    with pytest.raises(DuplexdError, match="the journal has no room"):
+        await replication.resync(pair)
+    assert (pair.state, replication.followers.jobs) == (SUSPENDED, {})
+    world.take_markers()
+    await replication.resync(pair)
     assert (await replication.wait(pair))["state"] == DUPLEX
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from duplexd.journal.format import SEGMENT_HEADER_BYTES, crc32c, pack_record, unpack_record
 from duplexd.limits import ProofLimits
-from duplexd.verify_cut import document, past
+from duplexd.verify_cut import document
 from duplexd.verify_cut.check import check
 from duplexd.verify_cut.image import Image
 from duplexd.verify_cut.report import CONFIRMED, CONTRADICTED, DROPPED, FOUND, REFUTED, UNCHECKED
@@ -211,6 +211,7 @@ def test_a_byte_that_changed_in_the_journal_is_found_before_and_after_the_cut(
 ) -> None:
     segment = world.ring.live[0]
     end = segment.end
+    world.writer.synced = world.writer.sequence
     world.write(0, fill(6))
     flip(tmp_path / segment.file.path, 4096 + int((end - 4096) * part))
     report = verify(tmp_path, world)
@@ -221,6 +222,8 @@ def test_a_byte_that_changed_in_the_journal_is_found_before_and_after_the_cut(
 def test_a_record_that_was_put_in_the_place_of_another_breaks_the_chain(
     tmp_path: Path, world: World
 ) -> None:
+    world.writer.synced = world.writer.sequence
+    world.write(0, fill(6))  # claims that all before it is durable
     path = tmp_path / world.ring.live[0].file.path
     data = path.read_bytes()
     first = unpack_record(data, SEGMENT_HEADER_BYTES)
@@ -249,7 +252,7 @@ def test_a_record_that_was_put_in_the_place_of_another_breaks_the_chain(
 
 
 def test_a_lost_end_that_was_known_to_be_durable_is_found(tmp_path: Path, world: World) -> None:
-    world.save_checkpoint(past.boot_id())
+    world.save_checkpoint()
     flip(tmp_path / world.ring.live[0].file.path, world.ring.live[0].end - 1)
     assert "missing or damaged" in only(verify(tmp_path, world)).contradictions[0]
 
@@ -261,9 +264,17 @@ def test_a_journal_that_ends_before_the_cut(tmp_path: Path) -> None:
     assert "ends at record 1, before the cut (2)" in only(verify(tmp_path, world)).contradictions[0]
 
 
-def test_a_torn_tail_from_before_the_machine_was_started_is_no_damage(tmp_path: Path) -> None:
+def test_a_claim_that_all_is_synced_changes_no_volume(tmp_path: Path, world: World) -> None:
+    world.writer.synced = world.writer.sequence
+    world.mark({"m": "synced"})
+    assert verify(tmp_path, world).outcome == CONFIRMED
+    flip(tmp_path / world.ring.live[0].file.path, world.ring.live[0].end - 100)
+    assert "missing or damaged" in only(verify(tmp_path, world)).contradictions[0]
+
+
+def test_a_torn_tail_is_no_damage(tmp_path: Path) -> None:
     world = World(tmp_path)
-    world.mark({"m": "open", "boot": "another", "version": 1})
+    world.kill()
     world.cut()
     torn = world.ring.live[0].end
     world.write(0, fill(1))
@@ -300,7 +311,7 @@ def test_a_cut_that_the_checkpoint_knows_to_be_void_is_void_where_the_journal_is
     world.cut(["alpha", "beta"])
     for number in range(40):
         world.write(number * BLOCK, fill(number))
-    world.save_checkpoint(past.boot_id(), ledger=remembered(VOID))
+    world.save_checkpoint(ledger=remembered(VOID))
     path = tmp_path / world.ring.live[0].file.path
     if damage == "all":
         poke(path, 0, b"x" * SEGMENT_HEADER_BYTES * 2)
@@ -314,7 +325,7 @@ def test_a_cut_that_the_checkpoint_knows_to_be_void_is_void_where_the_journal_is
 def test_the_checkpoint_of_another_controller_makes_nothing_void(
     tmp_path: Path, world: World
 ) -> None:
-    world.save_checkpoint(past.boot_id(), ledger={**remembered(VOID), "controller": "ab" * 16})
+    world.save_checkpoint(ledger={**remembered(VOID), "controller": "ab" * 16})
     assert verify(tmp_path, world).outcome == CONFIRMED
 
 
@@ -334,7 +345,7 @@ def test_a_cut_in_the_middle_of_many_segments(tmp_path: Path) -> None:
         if number == 100:
             world.cut()
     world.drop_oldest()
-    world.save_checkpoint(past.boot_id())
+    world.save_checkpoint()
     report = verify(tmp_path, world)
     assert (report.outcome, only(report).volumes[0].unchecked_bytes) == (CONFIRMED, 0)
     flip(world.secondary, 59 * BLOCK)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.verify_cut import past
 from duplexd.verify_cut.report import CONFIRMED, REFUTED
 from tests.unit.verify_cut.world import BLOCK, SIZE, World, fill, flip, only, poke, verify
 
@@ -96,9 +95,10 @@ def test_after_a_power_cut_only_the_journal_is_evidence(tmp_path: Path, world: W
     ) == (CONFIRMED, 0, 4 * BLOCK)
 
 
-def test_after_a_boot_the_primaries_are_no_evidence(tmp_path: Path) -> None:
+def test_after_an_unclean_stop_the_primaries_are_no_evidence(tmp_path: Path) -> None:
+    """A disk may have lost un-synced writes, with or without a boot of the machine."""
     world = World(tmp_path)
-    world.mark({"m": "open", "boot": "another", "version": 1})
+    world.kill()
     world.write(0, fill(1))
     world.cut()
     flip(world.primary, 40 * BLOCK)
@@ -109,7 +109,7 @@ def test_after_a_boot_the_primaries_are_no_evidence(tmp_path: Path) -> None:
     )
 
 
-def test_the_boot_comes_from_the_checkpoint_if_the_journal_dropped_it(
+def test_the_checkpoint_says_how_the_daemon_ended_if_the_journal_dropped_it(
     tmp_path: Path,
 ) -> None:
     world = World(tmp_path)
@@ -117,20 +117,22 @@ def test_the_boot_comes_from_the_checkpoint_if_the_journal_dropped_it(
         world.write(number * BLOCK, fill(1))
     world.drop_oldest()
     world.cut()
-    world.save_checkpoint("another")
+    world.kill()
+    world.save_checkpoint(closed=False)
     assert only(verify(tmp_path, world)).volumes[0].by_primary_bytes == 0
-    world.save_checkpoint(past.boot_id())
+    world.save_checkpoint(closed=True)
     assert only(verify(tmp_path, world)).volumes[0].by_primary_bytes == SIZE
 
 
 @pytest.mark.parametrize(
     "marker",
     [
+        {"m": "copy", "volumes": {"1": ""}, "reason": "unclean stop"},
         {"m": "copy", "volumes": {"1": ""}, "reason": "power cut"},
         {"m": "missed", "volumes": {"1": ""}},
     ],
 )
-def test_records_from_before_a_power_cut_are_no_evidence(
+def test_records_from_before_an_unclean_stop_are_no_evidence(
     tmp_path: Path, marker: dict[str, object]
 ) -> None:
     world = World(tmp_path)

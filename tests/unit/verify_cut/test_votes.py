@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.verify_cut import past
 from duplexd.verify_cut.report import ABSENT, CONFIRMED, DROPPED, FOUND, REFUTED, UNCHECKED
 from duplexd.verify_cut.segments import RecycledError
 from duplexd.verify_cut.walk import Walk
@@ -90,7 +89,7 @@ def test_a_void_marker_that_was_dropped_itself_is_in_the_checkpoint(
         ledger = remembered(*markers)
         if version == 1:
             del ledger["cuts"]  # it had those that secondaries were at
-        alpha.save_checkpoint(past.boot_id(), ledger=ledger)
+        alpha.save_checkpoint(ledger=ledger)
         report = verify(tmp_path, alpha, beta)
         assert (report.outcome, report.is_void) == (REFUTED if void else CONFIRMED, void)
         assert records_and_void(report) == [(DROPPED, void), (FOUND, False)]
@@ -105,7 +104,7 @@ def test_a_secondary_that_failed_at_a_cut_that_was_dropped(
 ) -> None:
     alpha, beta = pair_of_worlds
     alpha.drop_oldest()
-    alpha.save_checkpoint(past.boot_id(), ledger=remembered(*since))
+    alpha.save_checkpoint(ledger=remembered(*since))
     assert verify(tmp_path, alpha, beta).outcome == CONFIRMED
     alpha.mark(FAIL)
     assert records_and_void(verify(tmp_path, alpha, beta)) == [(DROPPED, void), (FOUND, False)]

@@ -5,6 +5,7 @@ The project's own writer writes the journal, so that the second reader is tested
 
 from __future__ import annotations
 
+import fcntl
 import json
 from typing import TYPE_CHECKING, ClassVar
 
@@ -15,7 +16,7 @@ from duplexd.journal.segment import Ring
 from duplexd.journal.writer import Writer
 from duplexd.limits import EngineLimits, ProofLimits
 from duplexd.runtime.disk import RealDisk
-from duplexd.verify_cut import document, past
+from duplexd.verify_cut import document
 from duplexd.verify_cut.check import check
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ class World:
             SEGMENT,
             segments,
         )
+        self.lock("17\nserving\n")
+        self._held = (self.state_dir / "lock").open("rb")
+        fcntl.flock(self._held, fcntl.LOCK_EX)
         self.ring.live.append(self.ring.grow())
         while self.ring.can_grow():
             self.ring.spares.append(self.ring.grow())
@@ -74,7 +78,7 @@ class World:
                 path.write_bytes(b"")
                 with path.open("r+b") as file:
                     file.truncate(SIZE)
-        self.mark({"m": "open", "boot": past.boot_id(), "version": 1})
+        self.mark({"m": "open", "boot": "a-boot", "version": 1})
 
     def image(self, leg: str, volume: str = "data") -> Path:
         return self.directory / leg / f"{volume}.img"
@@ -143,12 +147,12 @@ class World:
         segment = self.ring.live.pop(0)
         self.ring.spares.append(self.ring.recycle(segment))
 
-    def save_checkpoint(self, boot: str, closed: bool = False, ledger: Json | None = None) -> None:
+    def save_checkpoint(self, closed: bool = False, ledger: Json | None = None) -> None:
         state = {
             "controller": self.ring.controller.hex(),
             **(ledger or {}),
             "sequence": self.writer.sequence,
-            "boot": boot,
+            "boot": "a-boot",
             "closed": closed,
         }
         (self.state_dir / "checkpoint").write_bytes(checkpoint.pack(state))
@@ -157,7 +161,13 @@ class World:
     def close_all(cls) -> None:
         """Close their journals."""
         while cls.running:
-            cls.running.pop().ring.close()
+            world = cls.running.pop()
+            world.ring.close()
+            world.kill()
+
+    def kill(self) -> None:
+        """From now on no daemon runs. It says nothing in the journal."""
+        self._held.close()
 
     def lock(self, text: str) -> None:
         """As a daemon that starts: its process id, then `serving` once it has recovered."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
-from duplexd.journal.segment import NO_SPACE
+from duplexd.journal.writer import NO_SPACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,0 +1,123 @@
+"""`duplexd check`: whether `run` would accept a configuration, and what it means.
+
+Three outcomes, as `run` has them: 0, it starts; 5, it waits for an address and then ends; 6, only
+an edit helps. Warnings are about what it would start without, and change no exit code: they are
+true of a daemon that serves everything else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from duplexd.config import load as config
+from duplexd.daemon import preflight
+from duplexd.errors import ConfigurationError, WrongStateError
+from duplexd.units import format_size
+
+if TYPE_CHECKING:
+    from duplexd.config.daemon_file import Config
+    from duplexd.json_object import Json
+
+# What the unit mounts by itself, for a controller of that name
+_UNIT_STATE_DIR = "/var/lib/duplexd"
+
+
+class Findings(NamedTuple):
+    """`settings`: None for a file that cannot be read as a configuration."""
+
+    settings: Config | None
+    problems: list[str]
+    warnings: list[str]
+    exit_code: int
+
+    def as_json(self) -> Json:
+        """For `--json`."""
+        return {
+            "ok": not self.problems,
+            "problems": self.problems,
+            "warnings": self.warnings,
+            "summary": _summary(self.settings) if self.settings else None,
+        }
+
+
+def check(config_path: str) -> Findings:
+    """Look at the file and at this machine; change nothing."""
+    try:
+        settings = config.load(config_path)
+    except ConfigurationError as error:
+        return Findings(None, str(error).splitlines(), [], error.exit_code)
+    found = preflight.look(settings)
+    final = [problem.line for problem in found if not problem.degrades]
+    passing = [problem.line for problem in preflight.addresses(settings)]
+    warnings = [f"{problem.line}; the start goes on" for problem in found if problem.degrades]
+    if missing := preflight.state_missing(settings):
+        warnings.append(missing)
+    code = ConfigurationError.exit_code if final else WrongStateError.exit_code if passing else 0
+    return Findings(
+        settings,
+        [f"{config_path}: {line}" for line in final + passing],
+        [f"{config_path}: {line}" for line in warnings],
+        code,
+    )
+
+
+def _mounts(settings: Config) -> list[str]:
+    """What a drop-in of the unit needs, for a state directory that the unit does not know."""
+    state_dir = settings.controller.state_dir
+    if state_dir.is_relative_to(_UNIT_STATE_DIR):
+        return []
+    return [f"systemd    for a drop-in of the unit: RequiresMountsFor={state_dir}"]
+
+
+def _summary(settings: Config) -> Json:
+    volumes = {
+        name: {
+            "size": volume.size,
+            "primary": str(volume.primary),
+            "secondary": str(volume.secondary) if volume.secondary else None,
+            "mode": volume.mode if volume.secondary else None,
+        }
+        for name, volume in settings.volumes.items()
+    }
+    tls = settings.control.tls
+    return {
+        "controller": settings.controller.name,
+        "state_dir": str(settings.controller.state_dir),
+        "journal_size": settings.controller.journal_size,
+        "listen": [str(address) for address in settings.nbd.listen],
+        "control": str(settings.control.socket),
+        "control_tls": [address.authority for address in tls.listen] if tls else [],
+        "volumes": volumes,
+        "groups": {name: list(group.volumes) for name, group in settings.groups.items()},
+    }
+
+
+def describe(settings: Config) -> str:
+    """What a configuration means, in lines for a person."""
+    own, tls = settings.controller, settings.control.tls
+    control = [
+        str(settings.control.socket),
+        *(f"TLS {address.authority}" for address in (tls.listen if tls else ())),
+    ]
+    state = f"state in {own.state_dir}{_new(settings)}"
+    lines = [
+        f"{settings.source}: ok",
+        f"controller {own.name}: {state}, journal {format_size(own.journal_size)}",
+        f"NBD        {', '.join(map(str, settings.nbd.listen))}",
+        f"control    {', '.join(control)}",
+    ]
+    for name, volume in settings.volumes.items():
+        pair = (
+            f"{volume.primary} -> {volume.secondary} ({volume.mode})"
+            if volume.secondary
+            else f"{volume.primary}, no secondary"
+        )
+        lines.append(f"volume     {name}: {format_size(volume.size)}, {pair}")
+    lines += [
+        f"group      {name}: {', '.join(group.volumes)}" for name, group in settings.groups.items()
+    ]
+    return "\n".join([*lines, *_mounts(settings)])
+
+
+def _new(settings: Config) -> str:
+    return "" if preflight.has_state(settings) else " (none yet: a first start)"

@@ -1,0 +1,243 @@
+"""A start on a bad day: what is missing for a moment is waited for, what is full or scarce is no
+reason to stay down, and the control socket says what is going on from the first moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.canary.nbd import NbdConnection
+from tests.support.daemon import (
+    PATIENCE_SECONDS,
+    Daemon,
+    DaemonFiles,
+    run_duplexctl,
+    run_duplexd,
+)
+from tests.support.notify import ServiceManager
+from tests.system.test_full_disk import SmallDisk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[ServiceManager]:
+    found = ServiceManager(tmp_path / "notify")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def stuck(daemon: Daemon) -> Iterator[Daemon]:
+    """A daemon in a recovery that hangs at reading its checkpoint, which is a pipe, until `go_on`;
+    its controller was killed before.
+    """
+    daemon.kill()
+    checkpoint = daemon.files.state_dir / "checkpoint"
+    checkpoint.rename(checkpoint.with_name("kept"))
+    os.mkfifo(checkpoint)
+    daemon.start(ready=False)
+    daemon.wait_log("reading the journal", after=len(daemon.lines()))
+    yield daemon
+    daemon.kill()
+
+
+def go_on(daemon: Daemon) -> None:
+    """The disk answers at last."""
+    checkpoint = daemon.files.state_dir / "checkpoint"
+    checkpoint.write_bytes(checkpoint.with_name("kept").read_bytes())
+
+
+# ------------------------------------------------------------------------- while it recovers
+
+
+def test_the_control_socket_answers_while_recovery_hangs(stuck: Daemon) -> None:
+    code, status = stuck.request("GET", "/v1/status")
+    assert (code, status["volumes"]) == (200, [])
+    assert status["controller"]["name"] == "test"
+    assert status["controller"]["starting"] == {
+        "text": "recovering, 0 % (reading the journal)",
+        "fraction": 0.0,
+    }
+    health = stuck.request("GET", "/healthz")
+    assert (health[0], health[1]["status"]) == (200, "starting")
+    assert "duplexd_start_ratio 0.0" in stuck.request("GET", "/metrics")[1]
+    assert stuck.request("GET", "/openapi.json")[0] == 200
+    go_on(stuck)
+    stuck.wait_ready()
+    status = stuck.request("GET", "/v1/status")[1]
+    assert [volume["state"] for volume in status["volumes"]] == ["DUPLEX"]
+    assert status["controller"].get("starting") is None
+    assert "duplexd_start_ratio 1.0" in stuck.request("GET", "/metrics")[1]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/readyz", None),
+        ("GET", "/v1/status?target=data", None),
+        ("GET", "/v1/events", None),
+        ("POST", "/v1/suspend", {"targets": ["data"]}),
+        ("POST", "/v1/quiesce", {"targets": ["data"]}),
+    ],
+)
+def test_what_needs_the_controller_is_refused_until_it_is_there(
+    stuck: Daemon, method: str, path: str, body: object
+) -> None:
+    code, problem = stuck.request(method, path, body)
+    assert (code, problem["exit_code"]) == (503, 7)
+    assert problem["detail"] == (
+        "the daemon is not ready: recovering, 0 % (reading the journal); try again"
+    )
+
+
+@pytest.mark.parametrize("command", [["status"], ["status", "data"], ["suspend", "data"]])
+def test_duplexctl_says_what_the_start_is_at(stuck: Daemon, command: list[str]) -> None:
+    result = run_duplexctl(stuck.files, *command)
+    assert result.returncode == 7
+    assert "the daemon is not ready: recovering, 0 % (reading the journal)" in result.stderr
+
+
+def test_a_stop_does_not_wait_for_a_recovery_that_hangs(stuck: Daemon) -> None:
+    assert stuck.stop() == 0
+    assert "stopped during the start" in stuck.log()
+    assert not stuck.files.control_socket.exists()
+
+
+def test_systemd_shows_what_the_start_is_at(
+    make_files: Callable[..., DaemonFiles],
+    start_daemon: Callable[..., Daemon],
+    manager: ServiceManager,
+) -> None:
+    daemon = start_daemon(make_files(), env=manager.environment())
+    manager.wait("STATUS=recovering, 95 % (writing the first checkpoint)")
+    manager.wait("READY=1")
+    assert daemon.stop() == 0
+    manager.wait("STATUS=stopping")
+
+
+# -------------------------------------------------------------------- what passes by itself
+
+
+def test_a_port_that_somebody_has_for_a_moment_is_waited_for(
+    make_files: Callable[..., DaemonFiles],
+    start_daemon: Callable[..., Daemon],
+    manager: ServiceManager,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        files = make_files(tcp_port=port)
+        daemon = start_daemon(files, ready=False, env=manager.environment())
+        line = daemon.wait_log("not possible yet, trying again")
+        assert f"nbd.listen: cannot listen on tcp:127.0.0.1:{port}: Address already in use" in line
+        manager.wait(f"STATUS=waiting: {files.config}: nbd.listen: cannot listen")
+        waiting = daemon.request("GET", "/v1/status")[1]["controller"]["starting"]["text"]
+        assert waiting.startswith("waiting: ")
+        assert daemon.request("GET", "/readyz")[0] == 503
+    daemon.wait_ready()
+
+
+def test_an_image_that_another_daemon_has_for_a_moment_is_waited_for(
+    daemon: Daemon, start_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    files = DaemonFiles(tmp_path / "other", {"data": "8MiB"}).write()
+    image = str(daemon.files.primary("data"))
+    text = files.config.read_text().replace(str(files.primary("data")), image)
+    files.config.write_text(text.replace("[nbd]", 'on_start_error = "refuse"\n[nbd]'))
+    other = start_daemon(files, ready=False)
+    other.wait_log("not possible yet, trying again", f"{image}: in use already")
+    assert daemon.stop() == 0
+    other.wait_ready()
+
+
+def test_an_address_that_does_not_come_is_left_to_systemd_in_the_end(
+    make_files: Callable[..., DaemonFiles],
+) -> None:
+    """What `check` says at once, `run` says after its patience; neither is the file's fault."""
+    files = make_files(listen=["tcp:192.0.2.77:10899", "tcp:no.such.host.invalid:10899"])
+    result = run_duplexd("check", "--config", str(files.config))
+    assert result.returncode == 5
+    assert "nbd.listen[1]: 'tcp:192.0.2.77:10899' is not an address of this machine" in (
+        result.stderr
+    )
+    assert "nbd.listen[2]: 'tcp:no.such.host.invalid:10899' is not an address" in result.stderr
+
+
+# ------------------------------------------------------------------------ what is full, or scarce
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    disk = SmallDisk(tmp_path / "state", 24 * MIB)
+    yield disk
+    disk.unmount()
+
+
+def test_a_start_needs_no_room_on_a_disk_that_others_have_filled(
+    full_disk: SmallDisk, start_daemon: Callable[..., Daemon]
+) -> None:
+    """Killed while the disk of state_dir is full to the last byte. Needs root."""
+    daemon = start_daemon()
+    try:
+        reserve = daemon.files.state_dir / "reserve"
+        wait(lambda: reserve.exists() and reserve.stat().st_size >= 4 * MIB)
+        fill(full_disk.path / "foreign")
+        daemon.kill()
+        daemon.start()
+        assert daemon.request("POST", "/v1/suspend", {"targets": ["data"]})[0] == 200
+        daemon.wait_log("the reserve is given back")
+        wait(reserve.exists)
+        assert daemon.stop() == 0
+    finally:
+        daemon.kill()
+
+
+def wait(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file:
+        while True:
+            try:
+                if not file.write(bytes(4096)):
+                    return
+            except OSError:
+                return
+
+
+async def test_strangers_do_not_take_the_descriptors_that_the_journal_needs(
+    make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
+) -> None:
+    """More connections than it has descriptors: the client that was there before goes on writing,
+    while the journal begins one segment after the other.
+    """
+    files = make_files({"data": "64MiB"}, journal_size="64MiB")
+    daemon = start_daemon(files, prefix=["sh", "-c", 'ulimit -n 160; exec "$@"', "sh"])
+    with contextlib.ExitStack() as strangers:
+        async with await NbdConnection.open(files.uri("data")) as client:
+            await client.write(0, bytes(4096))
+            for _ in range(200):
+                stranger = strangers.enter_context(socket.socket(socket.AF_UNIX))
+                await asyncio.to_thread(stranger.connect, str(files.nbd_socket))
+            for place in range(60):
+                await client.write(place * MIB, os.urandom(MIB))
+    metrics = daemon.request("GET", "/metrics")[1]
+    assert "duplexd_nbd_connections_refused_total 0.0" not in metrics
+    assert len(os.listdir(f"/proc/{daemon.pid}/fd")) < 160 - 32
+    assert daemon.stop() == 0

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from structlog.testing import capture_logs
+
+from duplexd.daemon.ending import EXIT_NOT_STOPPED, Deadline
+
+if TYPE_CHECKING:
+    import pytest
+
+PATIENCE_SECONDS = 60
+
+
+def test_a_stop_that_hangs_ends_the_process_and_says_what_was_left() -> None:
+    ended: SimpleQueue[int] = SimpleQueue()
+    deadline = Deadline(0.0, lambda: "the journal from 7 on", ended.put)
+    with capture_logs() as logs:
+        deadline.begin()
+        assert ended.get(timeout=PATIENCE_SECONDS) == EXIT_NOT_STOPPED
+    assert [(line["log_level"], line["left"]) for line in logs] == [
+        ("error", "the journal from 7 on")
+    ]
+
+
+def test_that_it_cannot_say_what_was_left_does_not_keep_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unknown() -> str:
+        raise RuntimeError
+
+    monkeypatch.setattr("threading.excepthook", lambda _: None)
+    ended: SimpleQueue[int] = SimpleQueue()
+    Deadline(0.0, unknown, ended.put).begin()
+    assert ended.get(timeout=PATIENCE_SECONDS) == EXIT_NOT_STOPPED
+
+
+def test_it_counts_from_the_first_time() -> None:
+    ended: SimpleQueue[int] = SimpleQueue()
+    deadline = Deadline(0.0, lambda: "", ended.put)
+    deadline.begin()
+    deadline.begin()
+    assert ended.get(timeout=PATIENCE_SECONDS) == EXIT_NOT_STOPPED
+    assert ended.empty()
