@@ -10,7 +10,7 @@ import pytest
 
 from duplexd.backend import WRITE, ZERO
 from duplexd.core.markers import Close, MakeCut
-from duplexd.engine.apply import Batch
+from duplexd.engine.batch import Batch
 from duplexd.units import KIB
 from tests.unit.engine.parts import Parts
 from tests.unit.journal.journals import reopen
