@@ -52,6 +52,7 @@ class Recovery:
         starting: Starting,
         reserve: Reserve,
         listener: Callable[[Json], None],
+        adopt: bool = False,
     ) -> None:
         self._config = config
         self._machine = machine
@@ -59,6 +60,7 @@ class Recovery:
         self._starting = starting
         self._reserve = reserve
         self._listener = listener
+        self._adopt = adopt
         self._shown = ("", -1)  # the stage and the percentage that were reported last
 
     async def run(self, patience: Patience) -> Controller:
@@ -81,7 +83,8 @@ class Recovery:
     async def _start(self) -> Controller:
         events = Events(self._machine.clock)
         events.listeners.append(self._listener)
-        return await start(self._config, self._machine, events, self._limits, self._progress)
+        limits, report = self._limits, self._progress
+        return await start(self._config, self._machine, events, limits, report, self._adopt)
 
     def _progress(self, stage: str, done: int, total: int) -> None:
         """In a worker, or in the loop."""

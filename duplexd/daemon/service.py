@@ -183,14 +183,18 @@ class Service:
         machine = Machine(RealDisk(), RealClock(), workers.disk, workers.journal, self._relay)
         reserve = reserve_of(config)
         recovery = Recovery(
-            config, machine, limits.engine, self._starting, reserve, self._announcements.event
+            config,
+            machine,
+            limits.engine,
+            self._starting,
+            reserve,
+            self._announcements.event,
+            self._adopt,
         )
         controller = self._controller = await recovery.run(patience)
         undo.callback(self._log.info, "stopped")
         undo.push_async_callback(controller.stop)
         lock.serving()
-        if self._adopt:
-            pass
         listeners = Listeners(controller, config.nbd.listen, limits.nbd)
 
         async def listen() -> None:

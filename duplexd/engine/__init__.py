@@ -61,8 +61,10 @@ alone; `leases` hold writes, and `group_cut` cuts under them together with other
 grades it. `failures` is what a failing leg does to states; `failed_legs` are those that fail
 outside of batches, `hung` those that do not answer any more.
 
-`checkpoint` makes both legs durable and says so, with `leg_syncs`; `journal_space` keeps room in
-the journal. `recovery` finds out after a start what is true. `volumes` are served; `live_changes`
-says what a `reload` may change of them. `verify` compares legs. `commands` is what clients can ask
-for; `status`, `counters` and `events` are what they see.
+`checkpoint` makes both legs durable and says so, with `leg_syncs`, and `samples` of the images, of
+`sampled_blocks`; `journal_space` keeps room in the journal, and `sync_claim` has the last records
+claimed to be durable. `recovery` finds out after a start what is true. `volumes` are served;
+`opening` opens their images, each for itself, `reopen` those that were absent, on command;
+`live_changes` says what a `reload` may change of them. `verify` compares legs. `commands` is what
+clients can ask for; `status`, `counters` and `events` are what they see.
 """

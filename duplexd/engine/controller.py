@@ -28,12 +28,15 @@ from duplexd.engine.group_cut import GroupCuts
 from duplexd.engine.journal_space import NO_ROOM, JournalSpace
 from duplexd.engine.leases import Leases
 from duplexd.engine.live_changes import LiveChanges
+from duplexd.engine.opening import Opener
 from duplexd.engine.reads import Reads
 from duplexd.engine.recovery.progress import FINISHING, ignore
 from duplexd.engine.recovery.reconcile import reconcile
 from duplexd.engine.recovery.recovered import recover
 from duplexd.engine.recovery.room import ensure_room
 from duplexd.engine.reload import Reload
+from duplexd.engine.reopen import Reopening
+from duplexd.engine.samples import Samples
 from duplexd.engine.settling import Settling
 from duplexd.engine.status import Facts, Status
 from duplexd.engine.suspend import Origin, Suspends
@@ -83,6 +86,7 @@ async def start(
     events: Events,
     limits: EngineLimits | None = None,
     progress: Report = ignore,
+    adopt: bool = False,
 ) -> Controller:
     """Recover, then serve. Raises DuplexdError or OSError; trying again loses no acknowledged
     change. `progress` is called with how far it is, in the loop or in a worker.
@@ -93,7 +97,7 @@ async def start(
     staging = StagingArea(machine.disk, f"{state_dir}/staging")
     boot_id = machine.clock.boot_id()
     recovered = await recover(
-        config, machine.disk, file, staging, boot_id, machine.workers, limits, progress
+        config, machine.disk, file, staging, boot_id, machine.workers, limits, progress, adopt
     )
     steps = Steps()
     try:
@@ -139,8 +143,9 @@ class Controller:
         self.failures = failures = Failures(timeline, volumes, archive, events)
         self.failed_legs = FailedLegs(timeline, volumes, failures)
         self.legs = legs = LegCalls(workers)
+        samples = Samples(timeline, legs, self.name)
         self.checkpointer = checkpointer = Checkpointer(
-            timeline, volumes, self.failed_legs, file, legs, clock
+            timeline, volumes, self.failed_legs, file, samples, legs, clock
         )
         self.space = JournalSpace(timeline, admission, checkpointer, workers, events, limits)
         self.write_path = WritePath(timeline, admission, self.space.want, clock, limits)
@@ -168,7 +173,8 @@ class Controller:
         self.reads.on_leg_failed = self.failed_legs.found
         self.status_of = Status(timeline, volumes, leases, archive, followers, clock)
         live_changes = LiveChanges(volumes, leases, archive)
-        self.reloads = Reload(timeline, volumes, checkpointer, followers, live_changes, disk)
+        opener = Opener(disk, workers, config.controller)
+        self.reloads = Reload(timeline, volumes, checkpointer, followers, live_changes, opener)
         self._connect()
         self._take_settings(config)
         # See `Backend`; bound here, they cost no call more than there.
@@ -178,11 +184,18 @@ class Controller:
         self.read = self.reads.read
         self.volume = volumes.find
         # And what the API's clients can ask for.
-        commands = Commands(volumes, leases, self.suspends, self.resyncs, self.verification, clock)
+        reopening = Reopening(
+            timeline, volumes, checkpointer, followers, failures, opener, workers,
+            lambda: self.config, events.emit, limits,
+        )  # fmt: skip
+        commands = Commands(
+            volumes, leases, self.suspends, self.resyncs, self.verification, reopening, clock
+        )
         self.resolve = volumes.resolve
         self.quiesce, self.renew, self.release = commands.quiesce, commands.renew, leases.release
         self.suspend, self.verify = commands.suspend, commands.verify
         self.resync, self.resync_wait = commands.resync, commands.resync_wait
+        self.adopt = commands.adopt
         self.auto_resync = AutoResync(timeline, volumes, commands.resync, events, clock, limits)
 
     def _connect(self) -> None:
@@ -234,6 +247,8 @@ class Controller:
                 self.volumes,
                 self.failures,
                 self.leases.participant,
+                self.events.emit,
+                limits,
             )
         )
         await steps.do(timeline.durable())
@@ -242,7 +257,7 @@ class Controller:
         if recovered.journal.tail.torn:
             self.events.emit("torn-tail", kept=recovered.journal.tail.torn)
         self.space.start()
-        self.followers.start(self.volumes.all())
+        self.followers.start([pair for pair in self.volumes.all() if not pair.failed])
         self.resyncs.resume(interrupted)
         if self.config.controller.auto_resync:
             self.auto_resync.start()

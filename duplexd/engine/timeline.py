@@ -33,6 +33,7 @@ from duplexd.core.pair import refresh
 from duplexd.core.transitions import Moving
 from duplexd.errors import DamageError, DuplexdError
 from duplexd.journal.group_commit import GroupCommit
+from duplexd.journal.writer import NO_SPACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

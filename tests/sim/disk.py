@@ -10,6 +10,7 @@ import posixpath
 from random import Random
 from typing import TYPE_CHECKING
 
+from duplexd.runtime.stamp import Stamp
 from tests.sim.faults import Fault, Faults, covers, no_space
 from tests.sim.image import Image
 
@@ -76,13 +77,28 @@ class SimFile:
         self._check(offset, length)
         return self._image.extents(offset, length)
 
-    def sync(self) -> None:
+    def sync(self, times: bool = False) -> None:
         self._check(0, 0)
         with self._disk.atomic(
             "sync", self.path, failed=lambda: self._image.sync_fails(self._disk.rng)
         ) as happens:
             if happens:
                 self._image.sync()
+
+    def stamp(self) -> Stamp:
+        self._check(0, 0)
+        return Stamp(f"file {self._image.number}", self._image.size, 0)
+
+    def read_mark(self) -> bytes:
+        self._check(0, 0)
+        return self._image.mark
+
+    def write_mark(self, mark: bytes, durable: bool) -> bool:
+        self._check(0, 0)
+        with self._disk.atomic("write_mark", self.path) as happens:
+            if happens:
+                self._image.mark = mark
+        return True
 
     def in_place(self) -> bool:
         self._check(0, 0)
@@ -201,6 +217,10 @@ class SimDisk:
 
     def size(self, path: str) -> int:
         return self._image(path).size
+
+    def mount(self, path: str) -> str:
+        self._image(path)
+        return f"mount-{self.boots}"
 
     def list(self, path: str) -> builtins.list[str]:
         above = _normal(path)

@@ -8,6 +8,7 @@ of one file system whose disk fails and is mounted again.
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 SECTOR = 512
 PAGE = 4096
+_NUMBERS = count(1)  # of inodes
 
 
 class Image:
@@ -29,6 +31,8 @@ class Image:
         self.durable = bytearray(size)
         self.pending: list[tuple[int, bytes]] = []
         self.opened = False
+        self.mark = b""
+        self.number = next(_NUMBERS)
         self._allocated = set(range(-(-size // PAGE))) if allocated else set[int]()
         self._doomed: list[
             tuple[int, int]

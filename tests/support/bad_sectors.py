@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from duplexd.images.leg import Leg
     from duplexd.runtime.disk import Data
+    from duplexd.runtime.stamp import Stamp
 
 BLOCK = 4096
 
@@ -50,8 +51,17 @@ class BadSectors:
     def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
         return self._leg.extents(offset, length)
 
-    def sync(self) -> None:
-        self._leg.sync()
+    def sync(self, times: bool = False) -> None:
+        self._leg.sync(times)
+
+    def stamp(self) -> Stamp:
+        return self._leg.stamp()
+
+    def read_mark(self) -> bytes:
+        return self._leg.read_mark()
+
+    def write_mark(self, mark: bytes, durable: bool) -> bool:
+        return self._leg.write_mark(mark, durable)
 
     def in_place(self) -> bool:
         return self._leg.in_place()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+from duplexd.runtime.stamp import Stamp
+
 if TYPE_CHECKING:
     from duplexd.runtime.disk import Data
 
@@ -67,11 +69,20 @@ class SparseLeg:
             found.append((at, end - at, False))
         return found
 
-    def sync(self) -> None:
+    def sync(self, times: bool = False) -> None:
         pass
 
     def in_place(self) -> bool:
         return True
+
+    def stamp(self) -> Stamp:
+        return Stamp("memory", self.size, 0)
+
+    def read_mark(self) -> bytes:
+        return b""
+
+    def write_mark(self, _mark: bytes, durable: bool) -> bool:
+        return False
 
     def close(self) -> None:
         pass

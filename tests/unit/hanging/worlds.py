@@ -10,6 +10,7 @@ from duplexd.core.patience import Patience
 from duplexd.engine.checkpoint import Checkpointer, CheckpointFile
 from duplexd.engine.failed_legs import FailedLegs
 from duplexd.engine.reads import Reads
+from duplexd.engine.samples import Samples
 from duplexd.journal.group_commit import GroupCommit
 from duplexd.replication.leg_calls import LegCalls
 from duplexd.runtime.threads import ThreadWorkers
@@ -44,7 +45,13 @@ class Hanging:
         self.primaries: list[tuple[str, OSError]] = []
         self.file = CheckpointFile(parts.disk, "/state")
         self.checkpointer = Checkpointer(
-            parts.timeline, parts.volumes, self.failed_legs, self.file, self.calls, parts.clock
+            parts.timeline,
+            parts.volumes,
+            self.failed_legs,
+            self.file,
+            Samples(parts.timeline, self.calls, "alpha"),
+            self.calls,
+            parts.clock,
         )
         self.reads = Reads(self.calls, parts.events)
         self.reads.on_leg_failed = self.failed_legs.found
