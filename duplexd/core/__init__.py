@@ -23,11 +23,11 @@ marker is written and when it is read again:
     65536
 
 `markers` are the typed tuples and their JSON (`marker_fields`; `synced` has none), `ledger` folds
-them, `pair` and `cut` hold what is known then, `snapshot` is what a checkpoint keeps of it. The tables say what is
-possible: `pair_states`, `cut_states` (two-phase commit) and `lease`; `transitions` says which event
-of them a marker is, and `invariants` what is true after every marker. `change_map` and `regions`
-are the bitmaps. `participant` is a controller's part in a group cut; `cuttable` and `freeze` decide
-what a suspend and a failure do to a group:
+them, `pair` and `cut` hold what is known then, `snapshot` is what a checkpoint keeps of it. The
+tables say what is possible: `pair_states`, `cut_states` (two-phase commit) and `lease`;
+`transitions` says which event of them a marker is, and `invariants` what is true after every
+marker. `change_map` and `regions` are the bitmaps. `participant` is a controller's part in a group
+cut; `cuttable` and `freeze` decide what a suspend and a failure do to a group:
 
     >>> from duplexd.core.lease import Lease
     >>> from duplexd.core.participant import Participant
