@@ -48,6 +48,7 @@ from duplexd.errors import DuplexdError
 from duplexd.journal.writer import Writer
 from duplexd.limits import EngineLimits
 from duplexd.replication.async_follower import AsyncFollower
+from duplexd.replication.backlog import Backlog
 from duplexd.replication.copying import Copying
 from duplexd.replication.followers import Followers
 from duplexd.replication.job_runner import Runner
@@ -143,6 +144,7 @@ class Controller:
         self.failures = failures = Failures(timeline, volumes, archive, events)
         self.failed_legs = FailedLegs(timeline, volumes, failures)
         self.legs = legs = LegCalls(workers)
+        legs.on_hung = self.failed_legs.found
         samples = Samples(timeline, legs, self.name)
         self.checkpointer = checkpointer = Checkpointer(
             timeline, volumes, self.failed_legs, file, samples, legs, clock
@@ -150,12 +152,27 @@ class Controller:
         self.space = JournalSpace(timeline, admission, checkpointer, workers, events, limits)
         self.write_path = WritePath(timeline, admission, self.space.want, clock, limits)
         self.leases = leases = Leases(timeline, self.write_path, clock, events, limits)
+        backlog = Backlog(timeline, self.write_path, legs, limits)
         self.async_follower = AsyncFollower(
-            timeline, admission, failures.freeze, volumes.group_of, workers, limits
+            timeline,
+            self.write_path,
+            backlog,
+            failures.freeze,
+            volumes.group_of,
+            legs,
+            clock,
+            limits,
         )
-        self.copying = Copying(timeline, checkpointer, staging, workers, clock, events.emit, limits)
+        self.copying = Copying(timeline, checkpointer, staging, legs, clock, events.emit, limits)
         self.runner = Runner(
-            timeline, failures.freeze, self.copying, self.async_follower, events.emit, clock, limits
+            timeline,
+            failures.freeze,
+            backlog,
+            self.copying,
+            self.async_follower,
+            events.emit,
+            clock,
+            limits,
         )
         self.followers = followers = Followers(
             timeline, admission, self.async_follower, self.runner.run, clock
@@ -167,8 +184,8 @@ class Controller:
         origin = Origin(self.name, str(config.controller.state_dir), ring.controller)
         self.suspends = Suspends(timeline, leases, self.settling, archive, clock, origin)
         self.group_cuts = GroupCuts(timeline, leases, self.settling, archive, clock, events, origin)
-        self.cuts = Cuts(self.group_cuts, timeline, archive, volumes, workers, events)
-        self.verification = Verification(timeline, leases, followers, workers, limits)
+        self.cuts = Cuts(self.group_cuts, timeline, archive, volumes, legs, events)
+        self.verification = Verification(timeline, leases, followers, legs, limits)
         self.reads = Reads(legs, events)
         self.reads.on_leg_failed = self.failed_legs.found
         self.status_of = Status(timeline, admission, volumes, leases, archive, followers, clock)

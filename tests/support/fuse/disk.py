@@ -73,6 +73,7 @@ class FaultyDisk:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # signals to the group of the tests are not for it
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )

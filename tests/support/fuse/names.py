@@ -7,11 +7,14 @@ import errno
 import os
 import stat
 import threading
+from typing import TYPE_CHECKING
 
 from tests.support.fuse import protocol
-from tests.support.fuse.protocol import Request
 from tests.support.fuse.room import Room
 from tests.support.fuse.tree import Node, Tree
+
+if TYPE_CHECKING:
+    from tests.support.fuse.protocol import Request
 
 Answer = tuple[bytes, ...]
 _AT_EMPTY_PATH = 0x1000

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from tests.support.reliability.rig import Rig
 
 PROBE_BYTES = 64 << 10
-ANSWER_SECONDS_MAX = 10.0  # more than the time-outs of the rig, and much more than a disk takes
+ANSWER_SECONDS_MAX = 6.0  # more than the time-outs of the rig, and much more than a disk takes
+LOAD_SECONDS_MAX = 30.0
 _FIO = [
     "fio",
     "--name=load",
@@ -52,11 +53,14 @@ class Load:
             cwd=rig.files.directory,
         )
 
-    async def seen(self, seconds: float = 120.0) -> str:
+    async def seen(self) -> str:
         """Wait until it ends; the errors it got, or "" if all went well and what it read was what
         it wrote.
         """
-        output = (await asyncio.to_thread(self._process.communicate, None, seconds))[0]
+        try:
+            output, _ = await asyncio.to_thread(self._process.communicate, None, LOAD_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"fio has not ended after {LOAD_SECONDS_MAX} s") from None
         if self._process.returncode == 0:
             return ""
         errors = {
@@ -77,7 +81,7 @@ def errno_name(text: str) -> str:
 
 
 async def outcome(request: Awaitable[object]) -> str:
-    """ "ok", the name of the error, or "waits"."""
+    """What came of it: "ok", the name of the error, or "waits"."""
     try:
         await asyncio.wait_for(request, ANSWER_SECONDS_MAX)
     except TimeoutError:
@@ -127,8 +131,8 @@ def check_ext4(directory: Path, image: bytes) -> None:
     assert (directory / "file.check").read_bytes() == (directory / "source/file").read_bytes()
 
 
-def run(*command: str | Path) -> None:
-    """A tool that succeeds."""
+def run(*command: str | Path, status: int = 0) -> None:
+    """A tool that ends with this status."""
     env = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
     done = subprocess.run(
         [str(word) for word in command],
@@ -138,4 +142,4 @@ def run(*command: str | Path) -> None:
         timeout=120,
         env=env,
     )
-    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    assert done.returncode == status, f"{command}: {done.stdout}{done.stderr}"

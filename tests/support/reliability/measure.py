@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tests.support.reliability.rig import Rig
 
 KEPT_BYTES = 256 * KIB
+RETRY_SECONDS_MAX = 10.0
 # Metrics that move in good times too.
 _EVERYDAY = (
     "duplexd_nbd_requests", "duplexd_nbd_bytes", "duplexd_nbd_connections", "duplexd_journal",
@@ -29,7 +31,13 @@ _EVERYDAY = (
     "duplexd_events", "duplexd_secondary_lag", "duplexd_copied_bytes", "duplexd_cut",
 )  # fmt: skip
 # Log lines of good times.
-_ROUTINE = frozenset({"NBD client connected", "NBD client disconnected", "command", "copied"})
+_ROUTINE = frozenset(
+    {
+        "NBD client connected", "NBD client disconnected", "command", "copied", "starting",
+        "recovery", "listening for NBD clients", "no longer listening", "ready", "stopping",
+        "stopped",
+    }
+)  # fmt: skip
 
 
 class Row(NamedTuple):
@@ -52,14 +60,18 @@ async def measure(case: Case, directory: Path) -> Row:
     with rig(directory) as broken, ExitStack() as stack:
         kept = await prepare(broken)
         logged, metrics = len(broken.daemon.lines()), scrape(broken)
+        if case.trigger == "start":
+            await asyncio.to_thread(broken.daemon.stop)
         fault = case.breaks(broken.disks[case.part], broken.pattern(case.part))
         load = await bring_out(case, broken, stack)
         seen = "" if load is None or case.waits else await load.seen()
         if case.waits and fault is not None:
             await asyncio.to_thread(fault.wait_met)
-        client = await what_clients_see(case, broken, seen)
-        state, health = what_status_says(broken), what_health_says(broken)
+        client, state = await what_clients_see(case, broken, seen), what_status_says(broken)
+        assert (client, state) == (case.client, case.state), f"{client}; {state}"
+        health = what_health_says(broken)
         log, moved = what_was_logged(broken, logged), what_moved(broken, metrics)
+        assert case.event in log, f"{case.event} was not logged: {log}"
         resolved = await resolve(case, broken, load if case.waits else None)
         await check_content(broken, kept)
         return Row(case.part, case.fault, client, state, health, log, moved, resolved)
@@ -82,8 +94,13 @@ async def bring_out(case: Case, broken: Rig, stack: ExitStack) -> Load | None:
         load = Load(broken)
         stack.callback(load.end)
         return load
-    if case.trigger == "verify":
-        await asyncio.to_thread(broken.daemon.request, "POST", "/v1/verify", {"targets": ["db"]})
+    if case.trigger == "start":
+        await asyncio.to_thread(broken.daemon.start)
+    elif case.trigger == "verify":
+        _, said = await asyncio.to_thread(
+            broken.daemon.request, "POST", "/v1/verify", {"targets": ["db"]}
+        )
+        assert str(broken.files.secondary_of("data")) in str(said), f"verify blames nobody: {said}"
     elif case.trigger == "resync":
         await asyncio.to_thread(broken.daemon.request, "POST", "/v1/suspend", {"targets": ["db"]})
         async with await NbdConnection.open(broken.files.uri("data")) as nbd:
@@ -138,22 +155,35 @@ def what_was_logged(broken: Rig, after: int) -> str:
     return ", ".join(sorted(found)) or "nothing"
 
 
-def scrape(broken: Rig) -> dict[tuple[str, str], float]:
+class Sample(NamedTuple):
+    """One sample of a scrape."""
+
+    family: str
+    name: str
+    is_gauge: bool
+
+
+def scrape(broken: Rig) -> dict[Sample, float]:
     """All samples."""
     _, text = broken.daemon.request("GET", "/metrics", timeout=5.0)
     return {
-        (family.name, f"{sample.name}{sorted(sample.labels.items())}"): sample.value
+        Sample(family.name, f"{one.name}{sorted(one.labels.items())}", family.type == "gauge"): (
+            one.value
+        )
         for family in text_string_to_metric_families(text)
-        for sample in family.samples
+        for one in family.samples
     }
 
 
-def what_moved(broken: Rig, before: dict[tuple[str, str], float]) -> str:
-    """Metrics that tell of the fault. Events are counted too, see the log."""
+def what_moved(broken: Rig, before: dict[Sample, float]) -> str:
+    """Metrics that tell of the fault. Events are counted too, see the log. Counters may have begun
+    again, with a restart.
+    """
     moved = {
-        family
-        for (family, sample), value in scrape(broken).items()
-        if value != before.get((family, sample), 0.0) and not family.startswith(_EVERYDAY)
+        sample.family
+        for sample, value in scrape(broken).items()
+        if (value > (was := before.get(sample, 0.0)) or (sample.is_gauge and value != was))
+        and not sample.family.startswith(_EVERYDAY)
     }
     return ", ".join(f"`{name.removeprefix('duplexd_')}`" for name in sorted(moved)) or "none"
 
@@ -168,7 +198,7 @@ async def resolve(case: Case, broken: Rig, load: Load | None) -> str:
     disk.fill(None)
     if load is not None:
         assert not await load.seen(), "what waited has failed"
-    if await good(broken):
+    if await good_soon(broken):
         return "nothing"
     if await resync(broken):
         return "resync"
@@ -180,6 +210,22 @@ async def resolve(case: Case, broken: Rig, load: Load | None) -> str:
     return "restart, resync"
 
 
+async def good_soon(broken: Rig) -> bool:
+    """Where nothing says that it is not good, it may be a moment until a request succeeds."""
+    deadline = time.monotonic() + RETRY_SECONDS_MAX
+    while not await good(broken):
+        if time.monotonic() > deadline or not looks_good(broken):
+            return False
+        await asyncio.sleep(0.2)
+    return True
+
+
+def looks_good(broken: Rig) -> bool:
+    """Ready, and all pairs DUPLEX."""
+    states = {pair["state"] for pair in broken.status().values()}
+    return broken.health("/readyz") == 200 and states == {"DUPLEX"}
+
+
 async def resync(broken: Rig) -> bool:
     code, _ = await asyncio.to_thread(
         broken.daemon.request, "POST", "/v1/resync", {"targets": ["db"], "wait": True}
@@ -188,11 +234,8 @@ async def resync(broken: Rig) -> bool:
 
 
 async def good(broken: Rig) -> bool:
-    """Ready, all pairs DUPLEX, requests succeed and the legs are equal."""
-    pairs = broken.status().values()
-    if broken.health("/readyz") != 200 or {pair["state"] for pair in pairs} != {"DUPLEX"}:
-        return False
-    if set((await probe(broken, "data")).values()) != {"ok"}:
+    """It looks good, requests succeed and the legs are equal."""
+    if not looks_good(broken) or set((await probe(broken, "data")).values()) != {"ok"}:
         return False
     code, body = await asyncio.to_thread(
         broken.daemon.request, "POST", "/v1/verify", {"targets": ["db", "other"]}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.support.daemon import Daemon, DaemonFiles
@@ -17,6 +16,7 @@ from tests.support.fuse import FaultyDisk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
 KIB, MIB = 1 << 10, 1 << 20
 DATA_BYTES, FS_BYTES, OTHER_BYTES = 32 * MIB, 8 * MIB, 8 * MIB
