@@ -11,11 +11,28 @@ from tests.support.fault_leg import FaultLeg
 from tests.unit.engine.cores import running
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from duplexd.backend import Change
     from duplexd.images.leg import Leg
     from tests.unit.engine.cores import Core
 
 DATA = bytes(range(256)) * 64
 BLOCK = 4096
+
+
+class WatchedReads(FaultLeg):
+    """Calls `then` after each read."""
+
+    __slots__ = ("then",)
+
+    def __init__(self, leg: Leg) -> None:
+        super().__init__(leg)
+        self.then: Callable[[], None] = lambda: None
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        super().read_into(offset, buffer)
+        self.then()
 
 
 def with_bad_sectors(core: Core, *bad: int) -> tuple[BadSectors, FaultLeg]:
@@ -56,15 +73,17 @@ async def test_neighbouring_bad_blocks_are_one_range() -> None:
 async def test_a_write_that_comes_meanwhile_is_not_overwritten_with_older_content() -> None:
     async with running() as core:
         assert await core.write("data", 0, DATA) == 0
-        primary, secondary = with_bad_sectors(core, BLOCK)
-        newer = b"\xee" * BLOCK
-        changes = []
+        pair, newer = core.pair(), b"\xee" * BLOCK
+        changes: list[Change] = []
+        primary = BadSectors(pair.primary, BLOCK)
+        secondary = WatchedReads(pair.copy_of)
+        pair.set_legs(primary, secondary, pair.mode)
 
-        def write_meanwhile(operation: str) -> None:
-            if operation == "read_into" and secondary.calls["read_into"] == 2:
-                changes.append(core.send("data", BLOCK, newer))  # while the content is read
+        def write_meanwhile() -> None:
+            if secondary.calls["read_into"] == 2:
+                changes.append(core.send("data", BLOCK, newer))  # the content has been read
 
-        secondary.delay = write_meanwhile
+        secondary.then = write_meanwhile
         await core.read("data", 0, len(DATA))
         await core.until(lambda: bool(changes))
         assert await core.answer(changes[0]) == 0
