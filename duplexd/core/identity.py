@@ -55,6 +55,7 @@ class Facts(NamedTuple):
     uncertain: Container[int] = ()
     complete: bool = True
     last_ns: int = 0  # time of the volume's last record
+    end_ns: int = 0  # time of the last record of all, or of the checkpoint
     last: Piece | None = None  # what that change left, if it is known
 
 
@@ -222,7 +223,7 @@ def _latest(recorded: Image, last_there: bool, facts: Facts) -> int | None:
     before_ns = max(recorded.mtime_ns, recorded.until_ns)
     last_ns = max(before_ns, facts.last_ns)
     if not facts.complete:
-        return last_ns + FAR_NS
+        return max(last_ns, facts.end_ns) + FAR_NS
     if facts.writing == "nothing":
         return before_ns
     return last_ns + (FAR_NS if last_there else NEAR_NS)

@@ -18,6 +18,8 @@ from duplexd.core.identity import Facts, Known
 from duplexd.images.probe import SAMPLE_BYTES, Piece
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from duplexd.core.ledger import Ledger
     from duplexd.core.pair import PairRecord
     from duplexd.journal.format import Record
@@ -45,7 +47,7 @@ class _Saved(NamedTuple):
     """Of a pair in the checkpoint."""
 
     state: str
-    settled: bool  # suspended, the secondary at its cut
+    settled: bool  # the secondary was where it had to be: at its cut, or at the checkpoint's number
     offsets: list[int]  # sampled, of both images, sorted
 
 
@@ -65,19 +67,21 @@ class _Volume:
 
 
 class Since:
-    """Made of a ledger as the checkpoint left it; `change` and `marker` are called for each record
-    after it, in order.
+    """Made of a ledger as the checkpoint at number `sequence`, of time `time_ns`, left it. `change`
+    and `marker` are called for each record after it, in order.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, sequence: int, time_ns: int) -> None:
         self._closed = ledger.closed
+        self._end_ns = time_ns
         self._written = False
-        self._volumes = {pair.id: _Volume(_saved(pair)) for pair in ledger.pairs.values()}
+        self._volumes = {pair.id: _Volume(_saved(pair, sequence)) for pair in ledger.pairs.values()}
 
     def change(self, record: Record, payload: memoryview) -> None:
         """A WRITE, WRITE_ZEROES or TRIM."""
         kind, offset, length = record.kind, record.offset, record.length
         self._written = True
+        self._end_ns = max(self._end_ns, record.time_us * 1000)
         seen = self._volumes.get(record.volume)
         if seen is None:  # a new one: nothing is recorded of its images
             return
@@ -94,8 +98,9 @@ class Since:
         elif seen.last is not None and seen.last.offset < end and offset < seen.last.end:
             seen.last = None  # changed twice by this batch: either may be there
 
-    def marker(self, fields: Json) -> None:
+    def marker(self, record: Record, fields: Json) -> None:
         """A marker, as it was read."""
+        self._end_ns = max(self._end_ns, record.time_us * 1000)
         kind = fields.get("m")
         if kind in _NEUTRAL:
             return
@@ -116,8 +121,14 @@ class Since:
         if seen is None:
             return Facts(), Facts()
         complete = complete or (self._closed and not self._written)
-        uncertain = _InRegions(pair) if not complete else ()
-        common = Facts("nothing", seen.touched, uncertain, complete, seen.last_us * 1000, seen.last)
+        common = Facts(
+            touched=seen.touched,
+            uncertain=() if complete else _uncertain(pair, seen),
+            complete=complete,
+            last_ns=seen.last_us * 1000,
+            last=seen.last,
+            end_ns=self._end_ns,
+        )
         primary = common._replace(writing="records" if seen.written else "nothing")
         secondary = self._secondary(seen, common, mirrors)
         if seen.swapped:
@@ -125,17 +136,27 @@ class Since:
             return secondary._replace(writing="anything"), anything
         return primary, secondary
 
-    @staticmethod
-    def _secondary(seen: _Volume, common: Facts, mirrors: bool) -> Facts:
+    def _secondary(self, seen: _Volume, common: Facts, mirrors: bool) -> Facts:
         state, settled = seen.saved.state, seen.saved.settled
         anything = common._replace(writing="anything")
         if state == pair_states.SUSPENDED and settled and not seen.moved:
             return common._replace(touched=(), uncertain=())
         if state != pair_states.DUPLEX:
             return anything._replace(touched=EVERYTHING)
-        if seen.moved or (seen.written and not mirrors):
+        stopped = self._closed and not self._written  # and its follower with it
+        if not seen.written and not seen.moved and (settled or stopped):
+            return common
+        if seen.moved or not mirrors:
             return anything
-        return common._replace(writing="records" if seen.written else "nothing")
+        return common._replace(writing="records")
+
+
+def _uncertain(pair: PairRecord, seen: _Volume) -> Container[int]:
+    """Where an image may have a change whose record was lost. Of a pair without a secondary the
+    journal does not know the open regions.
+    """
+    simplex = pair_states.SIMPLEX in (pair.state, seen.saved.state)
+    return EVERYTHING if simplex else _InRegions(pair)
 
 
 class _InRegions:
@@ -161,11 +182,11 @@ def known(ledger: Ledger, controller: str) -> Known:
     return Known(controller, ledger.starts, images)
 
 
-def _saved(pair: PairRecord) -> _Saved:
+def _saved(pair: PairRecord, sequence: int) -> _Saved:
     images = (pair.primary_image, pair.secondary_image)
     offsets = {offset for image in images if image is not None for offset in image.offsets}
-    at_cut = pair.cut is not None and pair.applied >= pair.cut.sequence
-    return _Saved(pair.state, at_cut and pair.usable and not pair.staging, sorted(offsets))
+    arrived = pair.applied >= pair.limit(sequence)
+    return _Saved(pair.state, arrived and pair.usable and not pair.staging, sorted(offsets))
 
 
 def _piece(kind: int, offset: int, length: int, payload: memoryview) -> Piece:

@@ -45,12 +45,12 @@ def take(pair: PairRecord, applied: int, primary_at: int) -> Json:
 
 def pack(taken: Json) -> Json:
     """What `take` gave, as JSON."""
-    changed = taken["changed"]
-    return {
-        **taken,
-        "changed": None if changed is None else pack_map(changed),
-        "images": [None if image is None else image.pack() for image in taken["images"]],
-    }
+    changed, images = taken["changed"], taken["images"]
+    packed = {**taken, "changed": None if changed is None else pack_map(changed)}
+    del packed["images"]
+    if any(images):
+        packed["images"] = [image and image.pack() for image in images]
+    return packed
 
 
 def unpack(saved: Json, sequence: int, limits: EngineLimits) -> PairRecord:
@@ -68,7 +68,7 @@ def unpack(saved: Json, sequence: int, limits: EngineLimits) -> PairRecord:
     pair.staging, pair.staged = saved["staging"], saved["staged"]
     pair.regions.open = set(saved["regions"])
     pair.secondary_path = saved.get("secondary", "")  # left out where it is not known
-    # before version 3 nothing was known of images
+    # left out where nothing is known of them
     pair.primary_image, pair.secondary_image = map(unpack_image, saved.get("images", (None, None)))
     if saved["changed"] is not None:
         pair.changed = pair.merged(unpack_map(saved["changed"]))

@@ -166,7 +166,8 @@ class Checkpointer:
                 self._timeline.ledger.primary_holds(pair.record, self.sequence)
 
     def _replace(self, saved: Json) -> None:
-        self._file.replace({**saved, "mount": self._file.mount()})
+        mount, time_ns = self._file.mount(), int(self._clock.wall() * 1e9)
+        self._file.replace({**saved, "mount": mount, "time": time_ns})
 
     async def _make_durable(self) -> _Snapshot | None:
         """Sync everything that a checkpoint covers, and return that. None if legs failed, so that

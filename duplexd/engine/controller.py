@@ -190,7 +190,7 @@ class Controller:
         self.reads = Reads(legs, events)
         self.reads.on_leg_failed = self.failed_legs.found
         self.bad_ranges = BadRanges(timeline, self.write_path, legs, events, limits)
-        self.status_of = Status(timeline, volumes, leases, archive, followers, clock)
+        self.status_of = Status(timeline, admission, volumes, leases, archive, followers, clock)
         live_changes = LiveChanges(volumes, leases, archive)
         opener = Opener(disk, workers, config.controller)
         self.reloads = Reload(timeline, volumes, checkpointer, followers, live_changes, opener)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from duplexd.journal.segment import Segment
 
 _SPREAD = 0x9E3779B97F4A7C15  # multiples of it, modulo any number, lie apart
+_NEVER = 1 << 62
 _ZERO_CRC = crc32c(bytes(SAMPLE_BYTES))
 
 
@@ -59,22 +60,23 @@ def read(leg: Leg, offsets: Iterable[int], holds: Callable[[int], bool]) -> dict
 def recent(
     segment: Segment, end: int, kept_max: int, after: Mapping[int, int]
 ) -> dict[int, Recent]:
-    """By volume, from a segment up to byte `end` of it; the changes of each after number `after`.
-    Blocks that were written in part are left out: what they hold is not in the journal.
+    """By volume, from a segment up to byte `end` of it. Left out are blocks that were written in
+    part, because what they hold is not in the journal, and changes up to number `after`, by volume:
+    an image need not hold them, or may hold others, whose records were lost.
     """
     found: dict[int, Recent] = {}
     buffer = segment.file.read(0, end)
     at = SEGMENT_HEADER_BYTES
     while at < end and (record := unpack_record(buffer, at)) is not None:
         at = record.end
-        if record.kind not in (WRITE, ZERO, TRIM) or record.sequence <= after[record.volume]:
+        if record.kind not in (WRITE, ZERO, TRIM):
             continue
         blocks = found[record.volume].blocks if record.volume in found else {}
         found[record.volume] = Recent(blocks, record.sequence)
         behind = record.offset + record.length
         _forget(blocks, record.offset, behind, kept_max)
-        if record.kind == TRIM:  # what is there now depends on the image
-            continue
+        if record.kind == TRIM or record.sequence <= after.get(record.volume, _NEVER):
+            continue  # what is there after a TRIM depends on the image
         first = -(-record.offset // SAMPLE_BYTES) * SAMPLE_BYTES
         last = behind // SAMPLE_BYTES * SAMPLE_BYTES - SAMPLE_BYTES
         for offset in sorted({first, last} if first <= last else ()):

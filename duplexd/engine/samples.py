@@ -15,9 +15,7 @@ The time is taken before the sync, which makes it durable: after a power cut no 
 
 from __future__ import annotations
 
-import contextlib
 import secrets
-from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core import pair_states
@@ -88,6 +86,7 @@ class _Task(NamedTuple):
     pair: _Pair
     role: int
     recent: Recent
+    was_current: bool  # at the last checkpoint
     plan: Plan
 
     @property
@@ -103,6 +102,13 @@ class _Task(NamedTuple):
         images: tuple[Image | None, Image | None] = self.pair.saved["images"]
         return images[self.role]
 
+    def record(self, image: Image | None) -> None:
+        """In the checkpoint."""
+        images = self.pair.saved["images"]
+        self.pair.saved["images"] = tuple(
+            image if role == self.role else other for role, other in enumerate(images)
+        )
+
 
 class Samples:
     """Of one controller. `sync` runs in a worker, the rest in the loop."""
@@ -112,16 +118,20 @@ class Samples:
         self._legs = legs
         self._owner = timeline.writer.ring.controller.hex()
         self._name = name
-        self._stamps: dict[Leg, Stamp] = {}  # of legs that were written to, before their last sync
+        self._begun_at = timeline.writer.sequence  # by this start
+        self._stamps: dict[Leg, Stamp] = {}  # from before the last sync of each leg
+        self._written: set[Leg] = set()  # synced since they were recorded last
         self._taken: dict[Leg, Stamp] = {}  # those of them that the coming checkpoint records
         self._touched: dict[int, set[int]] = {}  # regions, by volume, since the last checkpoint
         self._branded: set[Leg] = set()  # carry the mark of this start
+        self._current: set[Leg] = set()  # held all changes at the last checkpoint
 
     def sync(self, leg: Leg) -> None:
         """Sync a leg that was written to, and its time. Raises OSError."""
         stamp = leg.stamp()
         leg.sync(times=True)
         self._stamps[leg] = stamp
+        self._written.add(leg)
 
     def plan(self, saved: Json, pairs: Sequence[Pair]) -> Plan:
         """At rest, before the regions are closed: `saved` is the checkpoint."""
@@ -130,6 +140,7 @@ class Samples:
         planned = [self._plan_one(pair, by_id[pair.id], written) for pair in pairs]
         legs = {leg for pair in planned for leg in pair.legs if leg is not None}
         self._branded &= legs
+        self._written &= legs
         self._stamps = {leg: stamp for leg, stamp in self._stamps.items() if leg in legs}
         self._taken = {}
         per_image = max(min(SAMPLES_MAX // max(len(legs), 1), _PER_IMAGE_MAX), _PER_IMAGE_MIN)
@@ -146,29 +157,45 @@ class Samples:
 
         An image that cannot be read here stays recorded as it was: its next use finds that out.
         """
-        recent: dict[int, Recent] = {}
-        after = defaultdict(lambda: _NEVER, {each.pair.id: each.after for each in plan.pairs})
-        if self._stamps:
-            with contextlib.suppress(OSError):  # what cannot be read back is not sampled
-                recent = await to_its_end(
-                    self._legs.workers.run(
-                        lambda: recent_blocks(plan.segment, plan.end, plan.per_image, after)
-                    )
-                )
-        todo = [
-            _Task(pair, role, recent.get(pair.pair.id, Recent({}, 0)), plan)
+        try:
+            recent, unknown = await self._recent(plan), Recent({}, 0)
+        except OSError:  # then no secondary is known to be current
+            recent, unknown = {}, Recent({}, _NEVER)
+        tasks = [
+            _Task(pair, role, recent.get(pair.pair.id, unknown), leg in self._current, plan)
             for pair in plan.pairs
             for role, leg in enumerate(pair.legs)
-            if leg is not None and (leg in self._stamps or leg not in self._branded)
+            if leg is not None
         ]
+        # while a pair has no secondary, nobody notes which regions of it are written to
+        self._current = {task.leg for task in tasks if _is_current(task) and task.pair.legs[1]}
+        todo = [task for task in tasks if self._is_due(task)]
+        for task in tasks:
+            # one that is about to get changes from before this checkpoint
+            if not (_has_arrived(task) or isinstance(task.leg, AbsentLeg)):
+                task.record(task.known and task.known._replace(samples=()))
         await several_at_once(todo, self._record, _AT_ONCE)
+
+    def _is_due(self, task: _Task) -> bool:
+        """Whether an image has to be looked at: written to, not marked yet, or sampled at last."""
+        known = task.known
+        if known is None or task.leg in self._written or task.leg not in self._branded:
+            return True
+        return (known.loose or not known.samples) and _has_arrived(task)
+
+    async def _recent(self, plan: Plan) -> dict[int, Recent]:
+        def read() -> dict[int, Recent]:
+            after = {pair.pair.id: max(pair.after, self._begun_at) for pair in plan.pairs}
+            return recent_blocks(plan.segment, plan.end, plan.per_image, after)
+
+        return await to_its_end(self._legs.workers.run(read))
 
     async def _record(self, task: _Task) -> None:
         pair, leg, known = task.pair, task.leg, task.known
-        stamp = self._stamps.get(leg)
+        stamp, written = self._stamps.get(leg), leg in self._written
         try:
             image: Image | None = await to_its_end(
-                self._legs.on(pair.pair, leg, SYNC, lambda: self._image(task, stamp))
+                self._legs.on(pair.pair, leg, SYNC, lambda: self._image(task, stamp, written))
             )
         except OSError:
             image = known if _is_settled(leg) else _unseen(pair, known)
@@ -176,16 +203,14 @@ class Samples:
             self._branded.add(leg)
             if stamp is not None:
                 self._taken[leg] = stamp
-        pair.saved["images"] = tuple(
-            image if role == task.role else other for role, other in enumerate(pair.saved["images"])
-        )
+        task.record(image)
 
     def recorded(self, plan: Plan) -> None:
         """The checkpoint is on the disk. Roles that were exchanged meanwhile stay exchanged."""
         ledger = self._timeline.ledger
         for leg, stamp in self._taken.items():
             if self._stamps.get(leg) is stamp:
-                del self._stamps[leg]
+                self._written.discard(leg)
         self._touched.clear()
         for pair, saved, legs, _, _ in plan.pairs:
             ours, theirs = saved["images"]
@@ -197,9 +222,9 @@ class Samples:
 
     # ------------------------------------------------------------------------------- in a worker
 
-    def _image(self, task: _Task, stamp: Stamp | None) -> Image:
-        image = self._marked(task, stamp is not None)
-        if task.known is not None and stamp is None:
+    def _image(self, task: _Task, stamp: Stamp | None, written: bool) -> Image:
+        image = self._marked(task, written)
+        if task.known is not None and not written and not image.loose:
             return image
         stamp = stamp or task.leg.stamp()
         return image._replace(
@@ -208,6 +233,7 @@ class Samples:
             mtime_ns=stamp.mtime_ns,
             samples=_samples(task, dict(image.samples)),
             loose=False,
+            until_ns=0,
         )
 
     def _marked(self, task: _Task, synced: bool) -> Image:
@@ -247,16 +273,17 @@ def _unseen(pair: _Pair, known: Image | None) -> Image | None:
 def _samples(task: _Task, known: dict[int, int]) -> tuple[tuple[int, int], ...]:
     pair, recent, plan = task.pair, task.recent.blocks, task.plan
     always = fixed(pair.pair.id, pair.pair.size, plan.per_image // 2)
-    if task.role == 0 or _is_current(pair, task.recent, plan):
+    wanted = always | known.keys()  # what was written last before this start is so still
+    if _is_current(task):
         kept = {
             offset: crc
             for offset, crc in known.items()
-            if pair.is_old(offset) and offset not in recent
+            if task.was_current and pair.is_old(offset) and offset not in recent
         }
-        found = read(task.leg, always - kept.keys() - recent.keys(), _untouched(pair))
+        found = read(task.leg, wanted - kept.keys() - recent.keys(), _untouched(pair))
         return bounded({**kept, **found, **recent}, always, plan.per_image)
     if _is_at_cut(pair):
-        found = read(task.leg, always | known.keys() | recent.keys(), _still_at_cut(pair))
+        found = read(task.leg, wanted | recent.keys(), _still_at_cut(pair))
         return bounded(found, always, plan.per_image)
     return ()
 
@@ -271,10 +298,16 @@ def _untouched(pair: _Pair) -> Callable[[int], bool]:
     return lambda offset: offset >> regions.shift not in regions.touched
 
 
-def _is_current(pair: _Pair, recent: Recent, plan: Plan) -> bool:
-    """Whether the secondary held all changes of the volume."""
-    first = max(plan.segment.first - 1, recent.sequence)
-    saved = pair.saved
+def _has_arrived(task: _Task) -> bool:
+    """Whether all changes that it will get are in the journal after the checkpoint."""
+    return _is_current(task) or _is_at_cut(task.pair)
+
+
+def _is_current(task: _Task) -> bool:
+    """Whether the image held all changes of the volume."""
+    if task.role == 0:
+        return True
+    first, saved = max(task.plan.segment.first - 1, task.recent.sequence), task.pair.saved
     return saved["state"] == pair_states.DUPLEX and bool(saved["applied"] >= first)
 
 

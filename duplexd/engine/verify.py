@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from duplexd.core.change_map import ChangeMap
+    from duplexd.core.cut import Cut
     from duplexd.core.pair import Pair
     from duplexd.engine.leases import Hold, Leases
     from duplexd.engine.timeline import Timeline
@@ -169,15 +170,11 @@ class Verification:
             hold = await self._leases.quiesce([pair], self._hold_s, "verify")
             try:
                 await self._arrival(pair, hold)
+                before = _place(pair)
                 found = await self._in_worker(pair, legs, partial(_compare, pair, offset))
                 legs.check(pair)
-                if pair.state not in COMPARABLE:
-                    raise WrongStateError(
-                        f"{pair.name} became {pair.state} while it was compared; "
-                        "compare it again when it is DUPLEX or SUSPENDED"
-                    )
-                _refuse_unusable(pair)
-                if found.first_difference is None or not hold.lost:
+                # a resync may have begun and ended meanwhile
+                if before == _place(pair) and (found.first_difference is None or not hold.lost):
                     return found
             finally:
                 self._leases.release(hold.id, ends.BY_OWNER)
@@ -203,6 +200,17 @@ class Verification:
         finally:
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)  # what it raised is no news
+
+
+def _place(pair: Pair) -> tuple[str, Cut | None]:
+    """Where its secondary should be. Raises WrongStateError if it can no longer be compared."""
+    if pair.state not in COMPARABLE:
+        raise WrongStateError(
+            f"{pair.name} became {pair.state} while it was compared; "
+            "compare it again when it is DUPLEX or SUSPENDED"
+        )
+    _refuse_unusable(pair)
+    return pair.state, pair.cut
 
 
 def _refuse_unusable(pair: Pair) -> None:

@@ -90,10 +90,10 @@ class SecondarySink:
         """
         secondary = self.legs.secondary(pair)
         try:
-            secondary.reserve(offset, len(data))
-        except OSError as error:
-            raise UntouchedError(*error.args) from error
-        try:
+            try:
+                secondary.reserve(offset, len(data))
+            except OSError as error:
+                raise UntouchedError(*error.args) from error
             secondary.write(offset, data)
         finally:
             pair.secondary_dirty = True

@@ -117,6 +117,8 @@ class StagingSink:
                 raise UntouchedError(
                     error.errno, f"{pair.secondary.path}: no room for the changes: {error.strerror}"
                 ) from error
+            finally:
+                pair.secondary_dirty = True  # its time has changed: see `engine/samples.py`
 
     @property
     def count(self) -> int:

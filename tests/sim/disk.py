@@ -4,6 +4,7 @@ demand, and is deterministic for a seed.
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import posixpath
@@ -71,6 +72,7 @@ class SimFile:
         self._disk.step("reserve", self.path)
         if self._disk.faults.full(self.path) and self._image.room_before(offset, length) < length:
             raise no_space(self.path)
+        self._modified()
         self._image.allocate(offset, length)
 
     def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
@@ -83,11 +85,11 @@ class SimFile:
             "sync", self.path, failed=lambda: self._image.sync_fails(self._disk.rng)
         ) as happens:
             if happens:
-                self._image.sync()
+                self._image.sync(times)
 
     def stamp(self) -> Stamp:
         self._check(0, 0)
-        return Stamp(f"file {self._image.number}", self._image.size, 0)
+        return Stamp(f"file {self._image.number}", self._image.size, self._image.mtime_ns)
 
     def read_mark(self) -> bytes:
         self._check(0, 0)
@@ -111,7 +113,8 @@ class SimFile:
 
     def _put(self, operation: str, offset: int, data: bytes, punch: bool = False) -> None:
         self._check(offset, len(data))
-        torn = self._disk.step(operation, self.path, dying=lambda: self._image.start(offset, data))
+        torn = self._disk.step(operation, self.path, dying=lambda: self._dying(offset, data))
+        self._modified()
         if torn is not None:
             self._image.write(offset, data[: self._disk.rng.randrange(max(len(data), 1))])
             raise torn.raised(self.path)
@@ -125,6 +128,13 @@ class SimFile:
         self._image.write(offset, data[:room])
         if room < len(data):
             raise no_space(self.path)
+
+    def _dying(self, offset: int, data: bytes) -> None:
+        self._modified()
+        self._image.start(offset, data)
+
+    def _modified(self) -> None:
+        self._image.mtime_ns = self._disk.now_ns()
 
     def _check(self, offset: int, length: int) -> None:
         if self._life != self._disk.lives or self._disk.dead:
@@ -178,11 +188,13 @@ class SimDisk:
         self.rng = Random(seed)
         self.cold = cold  # how often `read_cached` finds nothing
         self.faults = Faults()
+        self.now_ns: Callable[[], int] = lambda: 0  # 0: files have no times
         self.before: Callable[[str, str], None] | None = None
         self.on_dead: Callable[[], None] | None = None
         self.operations = 0  # that changed something, in all
         self.lives = 0  # crashes so far
         self.boots = 0  # power cuts so far
+        self.mounts = 0  # of a disk that failed, and was mounted again on the same boot
         self.dead = False
         self.struck = False  # the cut came in the middle of the operation, not before it
         self._cut_at: int | None = None
@@ -220,7 +232,7 @@ class SimDisk:
 
     def mount(self, path: str) -> str:
         self._image(path)
-        return f"mount-{self.boots}"
+        return f"mount-{self.boots}-{self.mounts}"
 
     def list(self, path: str) -> builtins.list[str]:
         above = _normal(path)
@@ -271,6 +283,7 @@ class SimDisk:
         """
         self.lives += 1
         self.boots += power
+        self.mounts += bool(lost)
         self.dead = self.struck = False
         self._cut_at = None
         for path, image in self._images.items():
@@ -279,8 +292,16 @@ class SimDisk:
             else:
                 image.kill(self.rng)
 
+    def twin(self) -> SimDisk:
+        """Another disk that holds the same, for a look at what a start would find."""
+        twin = SimDisk(cold=0)
+        twin.boots, twin.mounts = self.boots, self.mounts
+        twin._directories, twin._images = set(self._directories), copy.deepcopy(self._images)
+        return twin
+
     def lose(self, *lost: str) -> None:
         """After a crash: un-synced writes at or below these paths are lost, on the same boot."""
+        self.mounts += 1
         for path, image in self._images.items():
             if any(covers(above, path) for above in lost):
                 image.lose()

@@ -33,6 +33,7 @@ class Image:
         self.opened = False
         self.mark = b""
         self.number = next(_NUMBERS)
+        self.mtime_ns = self.durable_mtime_ns = 0
         self._allocated = set(range(-(-size // PAGE))) if allocated else set[int]()
         self._doomed: list[
             tuple[int, int]
@@ -79,7 +80,9 @@ class Image:
             found.append((start, end - start, is_data))
         return found
 
-    def sync(self) -> None:
+    def sync(self, times: bool = True) -> None:
+        if times:
+            self.durable_mtime_ns = self.mtime_ns
         for offset, data in self.pending:
             self.durable[offset : offset + len(data)] = data
         self.pending.clear()
@@ -105,6 +108,8 @@ class Image:
 
     def cut_power(self, rng: Random) -> None:
         """The medium is what remains."""
+        if rng.random() < 0.5:
+            self.mtime_ns = self.durable_mtime_ns
         if self._in_flight is not None:
             self.pending.append(self._in_flight)
             self._in_flight = None

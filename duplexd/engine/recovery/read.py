@@ -96,7 +96,7 @@ def read_journal(
         if not ring.live and saved["sequence"] == 0:
             ring.live.append(ring.grow())
         start = Position(saved["sequence"], saved["chain"], saved["index"], saved["offset"])
-        walk, since = Walk(ring, start), Since(ledger)
+        walk, since = Walk(ring, start), Since(ledger, saved["sequence"], saved.get("time", 0))
         progress(JOURNAL, 0, total := _bytes_after(ring, start))
         unapplied = _fold(walk, ledger, since, lambda done: progress(JOURNAL, done, total))
         behind = {number: pair.primary_at for number, pair in ledger.pairs.items()}
@@ -152,7 +152,7 @@ def _fold(walk: Walk, ledger: Ledger, since: Since, progress: Callable[[int], No
             place = Place(record.sequence, record.time_us)
             fields = unpack_marker(payload)
             ledger.unpack_and_apply(place, fields)
-            since.marker(fields)
+            since.marker(record, fields)
         elif record.kind in (WRITE, ZERO, TRIM):
             pair = ledger.pairs[record.volume]
             unapplied.add(record.volume)

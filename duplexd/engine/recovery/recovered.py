@@ -211,10 +211,9 @@ async def recover(
         await steps.do(workers.run(read))
         (journal,) = work.journals
         await steps.do(work.open(journal))
-        if journal.unapplied:
-            # What a start that dies in the replay leaves on the images is not held against them.
-            loose = loosened(journal.saved)
-            await steps.do(workers.run(lambda: file.replace(loose)))
+        # What a start that dies in the replay leaves on the images is not held against them.
+        loose = loosened(journal.saved)
+        await steps.do(workers.run(lambda: file.replace(loose)))
         await steps.do(work.replay(journal))
     except BaseException:
         work.give_up()
