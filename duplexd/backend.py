@@ -91,6 +91,7 @@ class Volume(Protocol):
     name: str
     size: int
     connections: int  # kept by the server
+    failed: str  # why it is not served; "" for one that is
 
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
         """Fill `buffer` without blocking; False if that is not possible. Raises OSError."""

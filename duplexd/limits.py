@@ -40,6 +40,7 @@ CUT_READ_BYTES_DEFAULT = 64 * KIB
 CUT_READ_BYTES_MAX = 1 * MIB  # of a suspended secondary, in one request
 GRADE_CHARACTERS_MAX = 400
 NAME_CHARACTERS_MAX = 255
+PATH_CHARACTERS_MAX = 4095
 TAG_CHARACTERS_MAX = 200
 
 # Threads: read only by the daemon, which makes them
@@ -72,7 +73,12 @@ class EngineLimits:
     follower_chunk_bytes: int = 4 * MIB
     staged_piece_bytes_max: int = 4 * MIB
     copied_mark_bytes: int = 64 * MIB  # progress of a copy is made durable this often
+    unreadable_ranges_max: int = 64  # of a primary, that a copy leaves out before it gives up
     copy_pause_seconds_max: float = 0.05  # how long a paced copy does not look at the journal
+    auto_resync_look_seconds: float = 1.0  # between two looks for pairs that need one
+    auto_resync_pause_seconds_min: float = 1.0  # before the first attempt; doubles with each
+    auto_resync_pause_seconds_max: float = 300.0
+    auto_resync_calm_seconds: float = 60.0  # of DUPLEX, after which pauses are short again
     follower_final_bytes: int = 128 * KIB  # the lag that a follower makes up in the event loop
     async_lag_bytes_max: int = 64 * MIB
     hold_seconds_max: float = HOLD_SECONDS_MAX
@@ -179,6 +185,7 @@ class DaemonLimits:
     # minutes it must be above one minute, or systemd gives up before the state has passed.
     passing_seconds_max: float = 90.0
     passing_retry_seconds: float = 1.0
+    look_seconds_max: float = 2.0  # at paths, before there is anything that could watch a disk
     start_extension_seconds: float = 60.0  # asked of systemd, again and again while the loop runs
     stop_seconds_max: float = 60.0  # TimeoutStopSec of the unit is longer
     reserve_bytes: int = 4 * MIB  # on the disk of state_dir; more if the checkpoint is large

@@ -26,8 +26,10 @@ marker is written and when it is read again:
 them, `pair` and `cut` hold what is known then, `snapshot` is what a checkpoint keeps of it. The
 tables say what is possible: `pair_states`, `cut_states` (two-phase commit) and `lease`;
 `transitions` says which event of them a marker is, and `invariants` what is true after every
-marker. `change_map` and `regions` are the bitmaps. `participant` is a controller's part in a group
-cut; `cuttable` and `freeze` decide what a suspend and a failure do to a group:
+marker. `change_map` and `regions` are the bitmaps. `image_record` is what is recorded of an image,
+`since` what the journal says of it since, and `identity` judges with both what a start finds.
+`participant` is a controller's part in a group cut; `cuttable` and `freeze` decide what a suspend
+and a failure do to a group:
 
     >>> from duplexd.core.lease import Lease
     >>> from duplexd.core.participant import Participant
@@ -36,6 +38,7 @@ cut; `cuttable` and `freeze` decide what a suspend and a failure do to a group:
     Void(cut='c2')
     'void'
 
+`attempts` says when what failed is tried again, `patience` how long a call on a leg may take.
 `admission` says whether batches may begin, and `waits` counts how long writes waited:
 
     >>> from duplexd.core.admission import Admission

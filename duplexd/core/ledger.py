@@ -25,14 +25,16 @@ from duplexd.core.transitions import CUT_EVENTS, PAIR_EVENTS, Moving
 from duplexd.errors import DamageError, WrongStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
+    from duplexd.core.image_record import Image
     from duplexd.core.markers import Marker
     from duplexd.json_object import Json
     from duplexd.limits import EngineLimits
 
 CONSISTENT, VOID = cut_states.CONSISTENT, cut_states.VOID
 UNCOMMITTED = "uncommitted"  # `PairRecord.staging` of a resync by map before its commit
+_NONE: dict[int, int] = {}
 ONLY_THE_MAP = 1 << 60  # in `tracked_bytes`: the journal lacks changes, so copy by map
 
 
@@ -168,7 +170,7 @@ class Ledger:
             self._move(pair, pair_states.DETACH, "")
             pair.usable = False
             self._leave_cut(pair)
-            pair.secondary_path = ""
+            pair.secondary_path, pair.secondary_image = "", None
             pair.regions.open.clear()
 
     @_fold.register
@@ -176,6 +178,8 @@ class Ledger:
         for pair in self._of(marker.volumes):
             self._move(pair, pair_states.SWAP, pair.reason)
             pair.swapped = not pair.swapped
+            images = pair.primary_image, pair.secondary_image
+            pair.secondary_image, pair.primary_image = images
             pair.primary_at, pair.applied = pair.applied, pair.primary_at
             if pair.state == pair_states.SUSPENDED:
                 # What follows the cut in the journal is not applied to the new primary, and the
@@ -344,10 +348,15 @@ class Ledger:
         """Note that the secondary holds all changes up to `sequence`. Any thread."""
         pair.applied = max(pair.applied, sequence)
 
-    def checkpointed(self, saved: Json) -> None:
-        """What `snapshot` took is on the disk: the primaries hold everything up to there."""
-        for taken in saved["pairs"]:
-            self.pairs[taken["id"]].primary_at = taken["primary_at"]
+    def exchange_keys(self, pair: PairRecord) -> None:
+        """Note that the configuration names the images of a pair the other way round than before:
+        each has the role that it had.
+        """
+        pair.swapped = not pair.swapped
+
+    def primary_holds(self, pair: PairRecord, sequence: int) -> None:
+        """Note that the primary durably holds all changes up to `sequence`."""
+        pair.primary_at = max(pair.primary_at, sequence)
 
     def track(self, pair: PairRecord, kind: int, offset: int, length: int) -> None:
         """Note a change that the secondary does not get."""
@@ -377,13 +386,19 @@ class Ledger:
         """Where the secondary is, for the next checkpoint; "" for none."""
         pair.secondary_path = path
 
+    def use_images(self, pair: PairRecord, primary: Image | None, secondary: Image | None) -> None:
+        """What is known of the images of both roles; None where the next checkpoint is to take the
+        image that is open for its own.
+        """
+        pair.primary_image, pair.secondary_image = primary, secondary
+
     # ---------------------------------------------------------------------------- checkpoints
 
     def snapshot(
-        self, tail: int, mirrored: Mapping[int, bool], unserved: Collection[int] = ()
+        self, tail: int, mirrored: Mapping[int, bool], behind: Mapping[int, int] = _NONE
     ) -> Json:
-        """All of it, for a checkpoint at number `tail`; `mirrored` says which pairs mirror. The
-        primaries of the `unserved` ones do not hold all changes.
+        """All of it, for a checkpoint at number `tail`; `mirrored`: which pairs mirror; `behind`:
+        primaries that do not hold all changes, and up to which number they hold them.
 
         `applied` and `primary_at` are only true once the images were synced.
         """
@@ -396,7 +411,7 @@ class Ledger:
                 snapshot.take(
                     pair,
                     tail if mirrored.get(pair.id) else pair.applied,
-                    pair.primary_at if pair.id in unserved else tail,
+                    behind.get(pair.id, tail),
                 )
                 for pair in self.pairs.values()
             ],

@@ -8,7 +8,7 @@ object and cannot change a recorded field by accident.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.backend import Change
 from duplexd.core.change_map import ChangeMap
@@ -19,8 +19,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from duplexd.core.cut import Cut
+    from duplexd.core.image_record import Image
     from duplexd.images.leg import Leg
     from duplexd.limits import EngineLimits
+
+
+class Lacks(NamedTuple):
+    """The changes that are in the journal and not on a primary: how many, from the record `first`
+    to `last`, and how many bytes they touch.
+    """
+
+    records: int = 0
+    first: int = 0
+    last: int = 0
+    nbytes: int = 0
 
 
 class PairRecord:
@@ -37,9 +49,9 @@ class PairRecord:
     """
 
     __slots__ = (
-        "applied", "changed", "cut", "id", "limits", "name", "primary_at", "reason", "regions",
-        "removed", "secondary_path", "size", "staged", "staging", "state", "swapped",
-        "tracked_bytes", "usable",
+        "applied", "changed", "cut", "id", "limits", "name", "primary_at", "primary_image",
+        "reason", "regions", "removed", "secondary_image", "secondary_path", "size", "staged",
+        "staging", "state", "swapped", "tracked_bytes", "usable",
     )  # fmt: skip
 
     def __init__(self, number: int, name: str, size: int, limits: EngineLimits) -> None:
@@ -61,6 +73,8 @@ class PairRecord:
         self.staged = 0  # how many records that log has
         self.regions = DirtyRegions(size, limits.region_bytes_min, limits.regions_max)
         self.secondary_path = ""  # "" if that is not known
+        self.primary_image: Image | None = None  # by role; as the last checkpoint recorded them
+        self.secondary_image: Image | None = None
 
     def new_map(self) -> ChangeMap:
         """An empty change map of this volume."""
@@ -102,7 +116,7 @@ class Pair:
     """
 
     __slots__ = (
-        "connections", "copied_bytes", "copy_done", "copy_total", "failed", "groups", "id",
+        "connections", "copied_bytes", "copy_done", "copy_total", "failed", "groups", "id", "lacks",
         "mirrors", "mode", "name", "primary", "primary_dirty", "read_cached", "record", "regions",
         "repaired_bytes", "resync_error", "secondary", "secondary_dirty", "size", "tracks",
     )  # fmt: skip
@@ -118,6 +132,7 @@ class Pair:
         self.connections = 0  # kept by the NBD server
         self.groups: list[str] = []
         self.failed = ""  # why it is not served: neither of its images is good and current
+        self.lacks: Lacks | None = None  # its primary, while it is not served; None: not known
         self.repaired_bytes = 0  # of bad ranges of the primary, written anew from the secondary
         self.primary_dirty = False  # written to since its last sync
         self.secondary_dirty = False
@@ -137,7 +152,7 @@ class Pair:
 
     def refresh(self) -> None:
         """Bring `mirrors` and `tracks` up to date after a change of state."""
-        duplex = self.record.state == DUPLEX
+        duplex = self.record.state == DUPLEX and not self.failed
         self.mirrors = duplex and self.mode == "sync" and self.secondary is not None
         self.tracks = self.record.tracks
 

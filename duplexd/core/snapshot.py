@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from duplexd.core.image_record import unpack_image
 from duplexd.core.marker_fields import pack_map, unpack_map
 from duplexd.core.pair import PairRecord
 
@@ -37,14 +38,19 @@ def take(pair: PairRecord, applied: int, primary_at: int) -> Json:
         "regions": sorted(pair.regions.touched),
         "changed": None if pair.changed is None else pair.changed.copy(),
         "cut": None if pair.cut is None else pair.cut.pack(),
+        "images": (pair.primary_image, pair.secondary_image),
         **({"secondary": pair.secondary_path} if pair.secondary_path else {}),
     }
 
 
 def pack(taken: Json) -> Json:
     """What `take` gave, as JSON."""
-    changed = taken["changed"]
-    return {**taken, "changed": None if changed is None else pack_map(changed)}
+    changed, images = taken["changed"], taken["images"]
+    packed = {**taken, "changed": None if changed is None else pack_map(changed)}
+    del packed["images"]
+    if any(images):
+        packed["images"] = [image and image.pack() for image in images]
+    return packed
 
 
 def unpack(saved: Json, sequence: int, limits: EngineLimits) -> PairRecord:
@@ -62,6 +68,8 @@ def unpack(saved: Json, sequence: int, limits: EngineLimits) -> PairRecord:
     pair.staging, pair.staged = saved["staging"], saved["staged"]
     pair.regions.open = set(saved["regions"])
     pair.secondary_path = saved.get("secondary", "")  # left out where it is not known
+    # left out where nothing is known of them
+    pair.primary_image, pair.secondary_image = map(unpack_image, saved.get("images", (None, None)))
     if saved["changed"] is not None:
         pair.changed = pair.merged(unpack_map(saved["changed"]))
     return pair

@@ -25,7 +25,7 @@ from duplexd.errors import DuplexdError, WrongStateError
 from duplexd.runtime.notify import notify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from duplexd.api.starting import Starting
     from duplexd.config.daemon_file import Config
@@ -35,10 +35,18 @@ if TYPE_CHECKING:
     from duplexd.limits import EngineLimits
     from duplexd.runtime.reserve import Reserve
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _LOGGED_PERCENT = 10
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd")
+
+
+def _numbers(error: BaseException | None) -> Iterator[int | None]:
+    """Of the error, and of those that it was raised from."""
+    while error is not None:
+        if isinstance(error, OSError):
+            yield error.errno
+        error = error.__cause__
 
 
 class Recovery:
@@ -52,6 +60,7 @@ class Recovery:
         starting: Starting,
         reserve: Reserve,
         listener: Callable[[Json], None],
+        adopt: bool = False,
     ) -> None:
         self._config = config
         self._machine = machine
@@ -59,6 +68,7 @@ class Recovery:
         self._starting = starting
         self._reserve = reserve
         self._listener = listener
+        self._adopt = adopt
         self._shown = ("", -1)  # the stage and the percentage that were reported last
 
     async def run(self, patience: Patience) -> Controller:
@@ -69,11 +79,10 @@ class Recovery:
         try:
             return await self._start()
         except (DuplexdError, OSError) as error:
-            cause = error if isinstance(error, OSError) else error.__cause__
-            number = cause.errno if isinstance(cause, OSError) else None
-            if number == errno.EBUSY:
+            numbers = set(_numbers(error))
+            if errno.EBUSY in numbers:
                 raise WrongStateError(str(error)) from error
-            if number not in _NO_ROOM or not self._reserve.release():
+            if not numbers & _NO_ROOM or not self._reserve.release():
                 raise
             log.warning("no room; the reserve is given back", error=str(error))
         return await self._start()
@@ -81,7 +90,8 @@ class Recovery:
     async def _start(self) -> Controller:
         events = Events(self._machine.clock)
         events.listeners.append(self._listener)
-        return await start(self._config, self._machine, events, self._limits, self._progress)
+        limits, report = self._limits, self._progress
+        return await start(self._config, self._machine, events, limits, report, self._adopt)
 
     def _progress(self, stage: str, done: int, total: int) -> None:
         """In a worker, or in the loop."""

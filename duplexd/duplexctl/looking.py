@@ -134,8 +134,8 @@ def verify(settings: Settings, targets: tuple[str, ...]) -> None:
     settings.answer(result.json(), texts.verified_text(result.volumes))
     if any(row.get("why") for row in result.volumes):
         raise DuplexdError(
-            "an image is not the one that the daemon has open; see docs/operations.md, 'When"
-            " something fails', for the repair"
+            "an image cannot be read, or is not the one that the daemon has open; see"
+            " docs/operations.md, 'When something fails', for the repair"
         )
     if not result.equal:
         raise DuplexdError(

@@ -53,16 +53,18 @@ Inside, one turn of the loop between two batches is one point of the sequence:
     admission.hold("a reason"); admission.lift("a reason")  # batches wait; they continue
     timeline.on_written.append(listener)                    # instead of polling
 
-`timeline` is the one way to write to the journal: batches of changes, which `write_path` makes and
-`apply` executes (`repair` reads one leg back for the other), and markers between two batches. `reads` serves what is not cached. `suspend` cuts
-pairs of this controller alone; `leases` hold writes, and `group_cut` cuts under them together with
-other controllers; `settling` makes a cut durable, `cut_archive` knows what may be said of it, and
-`cuts` shows and grades it. `failures` is what a failing leg does to states; `failed_legs` are those
-that fail outside of batches, `hung` those that do not answer any more.
+`timeline` is the one way to write to the journal: batches of changes, and markers between two of
+them. `write_path` makes each `batch` and `apply` executes it; where a change fails on one leg,
+`repair` reads the other. `reads` serves what is not cached. `suspend` cuts pairs of this controller
+alone; `leases` hold writes, and `group_cut` cuts under them together with other controllers;
+`settling` makes a cut durable, `cut_archive` knows what may be said of it, and `cuts` shows and
+grades it. `failures` is what a failing leg does to states; `failed_legs` are those that fail
+outside of batches, `hung` those that do not answer any more.
 
-`checkpoint` makes both legs durable and says so, with `leg_syncs`; `journal_space` keeps room in
-the journal, and `sync_claim` has the last records claimed to be durable.
-`recovery` finds out after a start what is true. `volumes` are served; `live_changes` says what a
-`reload` may change of them. `verify` compares legs. `commands` is
-what clients can ask for; `status`, `counters` and `events` are what they see.
+`checkpoint` makes both legs durable and says so, with `leg_syncs`, and `samples` of the images, of
+`sampled_blocks`; `journal_space` keeps room in the journal, and `sync_claim` has the last records
+claimed to be durable. `recovery` finds out after a start what is true. `volumes` are served;
+`opening` opens their images, each for itself, `reopen` those that were absent, on command;
+`live_changes` says what a `reload` may change of them. `verify` compares legs. `commands` is what
+clients can ask for; `status`, `counters` and `events` are what they see.
 """

@@ -24,89 +24,25 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from duplexd.backend import WRITE
 from duplexd.core.markers import Regions, encode
 from duplexd.core.patience import PRIMARY, SECONDARY, Patience
+from duplexd.engine.batch import GIVING, NOT_YET, READING, PrimaryFailure, SecondaryFailure
 from duplexd.engine.repair import heal, held
 from duplexd.runtime.watch import LOOK_SECONDS, GivenUp, HungError, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
     from duplexd.core.pair import Pair, PairChange
+    from duplexd.engine.batch import Batch, Done
     from duplexd.images.leg import Leg
     from duplexd.journal.writer import Writer
     from duplexd.runtime.threads import Workers
 
-    Done = Callable[["Batch", BaseException | None], None]
-
 JOURNAL = "journal"  # what a worker waits for when it is at no leg
-_NOT_YET, _READING, _GIVING = range(3)  # `Batch.restoring`
-
-
-class SecondaryFailure:
-    """A secondary that could not take change `sequence`.
-
-    `torn`: part of that change may be on it. `lost`: changes before it may not be.
-    """
-
-    __slots__ = ("error", "lost", "pair", "sequence", "torn")
-
-    def __init__(self, pair: Pair, sequence: int, error: OSError) -> None:
-        self.pair = pair
-        self.sequence = sequence
-        self.error = error
-        self.torn = self.lost = False
-
-
-class PrimaryFailure(NamedTuple):
-    """A change that a primary did not take."""
-
-    change: PairChange
-    error: OSError
-
-
-class Batch:
-    """What the write path passes to the timeline, its progress, and the outcome.
-
-    `regions` are new dirty regions by volume number: made durable before any leg is written.
-    `heavy`: too long for the thread of the event loop. `answer` is called when it is done, with the
-    error if it failed as a whole.
-
-    `at` is the change that is being applied. `frozen`: pairs whose secondaries get nothing more.
-    `dead`: pairs whose primaries get nothing more, with the failure; the secondary goes on alone.
-    `restored`: what primaries hold where they refused a change, `restoring` how far that is.
-    """
-
-    __slots__ = (
-        "answer", "at", "changes", "dead", "failures", "frozen", "healing", "heavy", "journaled",
-        "primary_errors", "regions", "regions_sequence", "restored", "restoring", "time_us",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        changes: Sequence[PairChange],
-        regions: Mapping[int, Sequence[int]],
-        heavy: bool,
-        answer: Done,
-    ) -> None:
-        self.changes = changes
-        self.regions = regions
-        self.regions_sequence = 0
-        self.time_us = 0  # of its records, microseconds since 1970
-        self.heavy = heavy
-        self.answer = answer
-        self.journaled = False  # it is in the journal: a later error is not a refusal
-        self.at = 0
-        self.failures: list[SecondaryFailure] = []
-        self.primary_errors: list[PrimaryFailure] = []
-        self.frozen: set[Pair] = set()
-        self.dead: dict[Pair, PrimaryFailure] = {}
-        self.healing: SecondaryFailure | None = None
-        self.restored: list[PairChange] = []
-        self.restoring = _NOT_YET
 
 
 class Executor:
@@ -159,8 +95,11 @@ class Executor:
         watch, writer = self._watch, self._writer
 
         def write() -> None:
-            with watch.at(JOURNAL):
+            watch.inside.append(JOURNAL)
+            try:
                 writer.write()
+            finally:
+                watch.inside.pop()
 
         self._light.submit(write, lambda _none, error: done(error))
 
@@ -223,7 +162,7 @@ class Executor:
 
     def _go_on(self, batch: Batch, watch: Watch[Leg | str], error: HungError) -> None:
         """After the worker before was given up at change `batch.at`."""
-        if batch.restoring != _NOT_YET:
+        if batch.restoring != NOT_YET:
             self._leave_unrestored(batch, error)
             self._restore(batch, watch)
             return
@@ -337,13 +276,13 @@ class Executor:
 
         Where a primary cannot be read either, clients read nothing that a replay would contradict.
         """
-        if batch.restoring != _GIVING:
-            batch.restoring = _READING
+        if batch.restoring != GIVING:
+            batch.restoring = READING
             batch.restored = self._held(batch, watch)
             if batch.restored:
                 with watch.at(JOURNAL):
                     self._writer.write_changes(batch.restored, batch.time_us)
-            batch.restoring = _GIVING
+            batch.restoring = GIVING
         for found in batch.restored:
             pair = found.volume
             if pair.mirrors and pair not in batch.frozen:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from duplexd.core.pair import Pair
     from duplexd.engine.failed_legs import FailedLegs
+    from duplexd.engine.samples import Plan, Samples
     from duplexd.engine.timeline import Timeline
     from duplexd.engine.volumes import Volumes
     from duplexd.images.leg import Leg
@@ -44,6 +45,7 @@ _NEVER = 1 << 62
 
 class _Snapshot(NamedTuple):
     saved: Json
+    images: Plan  # what is to be recorded of them
     planned: list[Planned]  # syncs that it needs
 
 
@@ -62,6 +64,13 @@ class CheckpointFile:
         """What it says. Raises DamageError, OSError."""
         return checkpoint.unpack(self._disk.read_file(self.path), self.path)
 
+    def mount(self) -> str:
+        """Of the file system it is on, on this boot; "" if that is not known."""
+        try:
+            return self._disk.mount(self.path)
+        except OSError:
+            return ""
+
     def replace(self, saved: Json) -> None:
         """Replace it, atomically and durably. Raises OSError: the old one stays."""
         self._disk.replace_file(self.path, checkpoint.pack(saved))
@@ -76,6 +85,7 @@ class Checkpointer:
         volumes: Volumes,
         failed_legs: FailedLegs,
         file: CheckpointFile,
+        samples: Samples,
         legs: LegCalls,
         clock: Clock,
     ) -> None:
@@ -84,7 +94,8 @@ class Checkpointer:
         self._failed_legs = failed_legs
         self._file = file
         self._workers = legs.workers
-        self._syncs = LegSyncs(timeline, legs)
+        self._samples = samples
+        self._syncs = LegSyncs(timeline, legs, samples.sync)
         self._clock = clock
         self._taking = asyncio.Lock()
         self._unsynced: dict[Leg, OSError] = {}  # primaries whose sync has failed
@@ -122,8 +133,8 @@ class Checkpointer:
     def _ledger_at(self, tail: int) -> Json:
         pairs = self._volumes.all()
         mirrored = {pair.id: pair.mirrors for pair in pairs}
-        unserved = {pair.id for pair in pairs if pair.failed}
-        return self._timeline.ledger.snapshot(tail, mirrored, unserved)
+        behind = {pair.id: _primary_at(pair, tail) for pair in pairs if pair.failed}
+        return self._timeline.ledger.snapshot(tail, mirrored, behind)
 
     # ---------------------------------------------------------------------------- checkpoints
 
@@ -136,28 +147,38 @@ class Checkpointer:
 
     async def _checkpoint(self) -> None:
         async with self._taking:
-            saved = await self._make_durable() or await self._make_durable()
-            if saved is None:  # legs failed twice; the next checkpoint tries again
+            durable = await self._make_durable() or await self._make_durable()
+            if durable is None:  # legs failed twice; the next checkpoint tries again
                 return
+            saved, images = durable.saved, durable.images
             pack = self._timeline.ledger.pack_snapshot
-            await to_its_end(self._workers.run(lambda: self._file.replace(pack(saved))))
+            await self._samples.take(images)
+            await to_its_end(self._workers.run(lambda: self._replace(pack(saved))))
+            self._samples.recorded(images)
         segment_size = int(saved["segment_size"])
-        self._timeline.ledger.checkpointed(saved)
         self.replay_floor = min(replay_floor(saved), self._kept_from)
         self.sequence = saved["sequence"]
         self.log_position = saved["index"] * segment_size + saved["offset"]
         self._time = self._clock.monotonic()
         self.taken += 1
+        for pair in self._volumes.all():
+            if not pair.failed:
+                self._timeline.ledger.primary_holds(pair.record, self.sequence)
 
-    async def _make_durable(self) -> Json | None:
-        """Sync everything that a checkpoint covers; returns its content. None if legs failed, so
-        that the content is out of date.
+    def _replace(self, saved: Json) -> None:
+        mount, time_ns = self._file.mount(), int(self._clock.wall() * 1e9)
+        self._file.replace({**saved, "mount": mount, "time": time_ns})
+
+    async def _make_durable(self) -> _Snapshot | None:
+        """Sync everything that a checkpoint covers, and return that. None if legs failed, so that
+        the content is out of date.
 
         Raises OSError for a primary that has failed and still is one, DuplexdError.
         """
         timeline = self._timeline
         async with self.copying, self._syncs.planning:
-            saved, planned = await timeline.at_rest(self._snapshot)
+            snapshot = await timeline.at_rest(self._snapshot)
+        saved, planned = snapshot.saved, snapshot.planned
         try:
             try:
                 await timeline.durable(saved["sequence"])
@@ -170,10 +191,13 @@ class Checkpointer:
                 await timeline.at_rest(lambda: self._legs_failed(failed))
         finally:
             self._syncs.end(planned)
-        return None if failed else saved
+        return None if failed else snapshot
 
     def _snapshot(self) -> _Snapshot:
         writer, pairs = self._timeline.writer, self._volumes.all()
+        for pair in pairs:
+            if pair.failed:  # its legs were not compared
+                pair.regions.touched |= pair.regions.open
         self._kept_from = _NEVER
         saved: Json = {
             "controller": writer.ring.controller.hex(),
@@ -184,13 +208,14 @@ class Checkpointer:
             "offset": writer.position,
             **self._ledger_at(writer.sequence),
         }
-        duplex = {pair for pair in pairs if pair.state == DUPLEX}
+        duplex = {pair for pair in pairs if pair.state == DUPLEX and not pair.failed}
         served = [pair for pair in pairs if not pair.failed]
         self._refuse_unsynced(served)
+        images = self._samples.plan(saved, [pair for pair in pairs if pair.id > 0])
         planned = self._syncs.plan(served, pairs, duplex)
         for pair in pairs:
             pair.regions.checkpointed()
-        return _Snapshot(saved, planned)
+        return _Snapshot(saved, images, planned)
 
     def _refuse_unsynced(self, served: Sequence[Pair]) -> None:
         """A second sync would succeed and prove nothing: the kernel reports an error once."""
@@ -263,10 +288,12 @@ class Checkpointer:
 
 def replay_floor(saved: Json) -> int:
     """The number after which a restart from this checkpoint needs records."""
-    floor = int(saved["sequence"])
+    tail = floor = int(saved["sequence"])
     for pair in saved["pairs"]:
-        if not pair["removed"]:
-            floor = min(floor, int(pair.get("primary_at", floor)))
+        if int(pair.get("primary_at", tail)) < tail:
+            # It is not served. The journal keeps what its primary lacks until it is full, but other
+            # volumes are not refused changes for it: then this one needs `adopt`.
+            continue
         at_cut = pair["state"] == SUSPENDED and (
             not pair["usable"] or pair["cut"] is None or pair["applied"] >= pair["cut"][1]
         )
@@ -275,6 +302,14 @@ def replay_floor(saved: Json) -> int:
         if pair["state"] != SIMPLEX and not at_cut and not pair["removed"]:
             floor = min(floor, int(pair["applied"]))
     return floor
+
+
+def _primary_at(pair: Pair, tail: int) -> int:
+    """Up to which number the primary of a volume that is not served holds every change. Always less
+    than `tail`, because its legs may differ where no record says so.
+    """
+    whole = pair.lacks is not None and not pair.lacks.records
+    return tail - 1 if whole else min(pair.record.primary_at, tail - 1)
 
 
 def _is_of_secondary(outcome: Outcome) -> bool:

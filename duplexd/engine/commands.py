@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from duplexd.errors import WrongStateError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from duplexd.core.pair import Pair
     from duplexd.engine.leases import Hold, Leases
+    from duplexd.engine.reopen import Reopening
     from duplexd.engine.suspend import Suspends
     from duplexd.engine.verify import Progress, Verification
     from duplexd.engine.volumes import Volumes
@@ -30,6 +34,7 @@ class Commands:
         suspends: Suspends,
         resyncs: Resyncs,
         verification: Verification,
+        reopening: Reopening,
         clock: Clock,
     ) -> None:
         self._volumes = volumes
@@ -37,14 +42,23 @@ class Commands:
         self._suspends = suspends
         self._resyncs = resyncs
         self._verification = verification
+        self._reopening = reopening
         self._clock = clock
+
+    def _served(self, names: Sequence[str]) -> list[Pair]:
+        """Raises WrongStateError for a volume that is not served."""
+        pairs = self._volumes.named(names)
+        for pair in pairs:
+            if pair.failed:
+                raise WrongStateError(f"{pair.name} is not served: {pair.failed}")
+        return pairs
 
     async def quiesce(
         self, names: Sequence[str], hold_s: float | None, owner: str, cut_id: str = ""
     ) -> Hold:
         """See `Leases.quiesce`; None lasts as long as the configuration allows."""
         seconds = self._leases.longest_allowed_s if hold_s is None else hold_s
-        return await self._leases.quiesce(self._volumes.named(names), seconds, owner, cut_id)
+        return await self._leases.quiesce(self._served(names), seconds, owner, cut_id)
 
     def renew(self, lease_id: str, fence: int | None, hold_s: float) -> Json:
         """See `Leases.renew`; returns the lease as status shows it."""
@@ -59,12 +73,17 @@ class Commands:
         certificate: bool = False,
     ) -> Json:
         """See `Suspends.suspend`."""
-        pairs = self._volumes.named(names)
+        pairs = self._served(names)
         return await self._suspends.suspend(pairs, tag, lease_id, fence, certificate)
 
     async def resync(self, names: Sequence[str]) -> Json:
-        """See `Resyncs.resync`."""
-        return await self._resyncs.resync(self._volumes.named(names))
+        """See `Resyncs.resync`. What is absent of these pairs is opened before."""
+        await self._reopening.before_resync(self._volumes.named(names))
+        return await self._resyncs.resync(self._served(names))
+
+    async def adopt(self, names: Sequence[str]) -> Json:
+        """See `Reopening.adopt`."""
+        return await self._reopening.adopt(self._volumes.named(names))
 
     async def resync_wait(self, names: Sequence[str]) -> Json:
         """See `Resyncs.wait`."""
@@ -72,4 +91,4 @@ class Commands:
 
     async def verify(self, names: Sequence[str], progress: Progress | None = None) -> Json:
         """See `Verification.verify`."""
-        return await self._verification.verify(self._volumes.named(names), progress)
+        return await self._verification.verify(self._served(names), progress)

@@ -16,6 +16,7 @@ from duplexd.core.admission import Admission
 from duplexd.core.markers import Close
 from duplexd.core.patience import Patience
 from duplexd.engine.apply import Executor
+from duplexd.engine.auto_resync import AutoResync
 from duplexd.engine.checkpoint import Checkpointer, CheckpointFile
 from duplexd.engine.commands import Commands
 from duplexd.engine.counters import Counters
@@ -27,12 +28,15 @@ from duplexd.engine.group_cut import GroupCuts
 from duplexd.engine.journal_space import NO_ROOM, JournalSpace
 from duplexd.engine.leases import Leases
 from duplexd.engine.live_changes import LiveChanges
+from duplexd.engine.opening import Opener
 from duplexd.engine.reads import Reads
 from duplexd.engine.recovery.progress import FINISHING, ignore
 from duplexd.engine.recovery.reconcile import reconcile
 from duplexd.engine.recovery.recovered import recover
 from duplexd.engine.recovery.room import ensure_room
 from duplexd.engine.reload import Reload
+from duplexd.engine.reopen import Reopening
+from duplexd.engine.samples import Samples
 from duplexd.engine.settling import Settling
 from duplexd.engine.status import Facts, Status
 from duplexd.engine.suspend import Origin, Suspends
@@ -44,6 +48,7 @@ from duplexd.errors import DuplexdError
 from duplexd.journal.writer import Writer
 from duplexd.limits import EngineLimits
 from duplexd.replication.async_follower import AsyncFollower
+from duplexd.replication.backlog import Backlog
 from duplexd.replication.copying import Copying
 from duplexd.replication.followers import Followers
 from duplexd.replication.job_runner import Runner
@@ -82,6 +87,7 @@ async def start(
     events: Events,
     limits: EngineLimits | None = None,
     progress: Report = ignore,
+    adopt: bool = False,
 ) -> Controller:
     """Recover, then serve. Raises DuplexdError or OSError; trying again loses no acknowledged
     change. `progress` is called with how far it is, in the loop or in a worker.
@@ -92,7 +98,7 @@ async def start(
     staging = StagingArea(machine.disk, f"{state_dir}/staging")
     boot_id = machine.clock.boot_id()
     recovered = await recover(
-        config, machine.disk, file, staging, boot_id, machine.workers, limits, progress
+        config, machine.disk, file, staging, boot_id, machine.workers, limits, progress, adopt
     )
     steps = Steps()
     try:
@@ -138,18 +144,35 @@ class Controller:
         self.failures = failures = Failures(timeline, volumes, archive, events)
         self.failed_legs = FailedLegs(timeline, volumes, failures)
         self.legs = legs = LegCalls(workers)
+        legs.on_hung = self.failed_legs.found
+        samples = Samples(timeline, legs, self.name)
         self.checkpointer = checkpointer = Checkpointer(
-            timeline, volumes, self.failed_legs, file, legs, clock
+            timeline, volumes, self.failed_legs, file, samples, legs, clock
         )
         self.space = JournalSpace(timeline, admission, checkpointer, workers, events, limits)
         self.write_path = WritePath(timeline, admission, self.space.want, clock, limits)
         self.leases = leases = Leases(timeline, self.write_path, clock, events, limits)
+        backlog = Backlog(timeline, self.write_path, legs, limits)
         self.async_follower = AsyncFollower(
-            timeline, admission, failures.freeze, volumes.group_of, workers, limits
+            timeline,
+            self.write_path,
+            backlog,
+            failures.freeze,
+            volumes.group_of,
+            legs,
+            clock,
+            limits,
         )
-        self.copying = Copying(timeline, checkpointer, staging, workers, clock, events.emit, limits)
+        self.copying = Copying(timeline, checkpointer, staging, legs, clock, events.emit, limits)
         self.runner = Runner(
-            timeline, failures.freeze, self.copying, self.async_follower, events.emit, clock, limits
+            timeline,
+            failures.freeze,
+            backlog,
+            self.copying,
+            self.async_follower,
+            events.emit,
+            clock,
+            limits,
         )
         self.followers = followers = Followers(
             timeline, admission, self.async_follower, self.runner.run, clock
@@ -161,13 +184,14 @@ class Controller:
         origin = Origin(self.name, str(config.controller.state_dir), ring.controller)
         self.suspends = Suspends(timeline, leases, self.settling, archive, clock, origin)
         self.group_cuts = GroupCuts(timeline, leases, self.settling, archive, clock, events, origin)
-        self.cuts = Cuts(self.group_cuts, timeline, archive, volumes, workers, events)
-        self.verification = Verification(timeline, leases, followers, workers, limits)
+        self.cuts = Cuts(self.group_cuts, timeline, archive, volumes, legs, events)
+        self.verification = Verification(timeline, leases, followers, legs, limits)
         self.reads = Reads(legs, events)
         self.reads.on_leg_failed = self.failed_legs.found
-        self.status_of = Status(timeline, volumes, leases, archive, followers, clock)
+        self.status_of = Status(timeline, admission, volumes, leases, archive, followers, clock)
         live_changes = LiveChanges(volumes, leases, archive)
-        self.reloads = Reload(timeline, volumes, checkpointer, followers, live_changes, disk)
+        opener = Opener(disk, workers, config.controller)
+        self.reloads = Reload(timeline, volumes, checkpointer, followers, live_changes, opener)
         self._connect()
         self._take_settings(config)
         # See `Backend`; bound here, they cost no call more than there.
@@ -177,11 +201,19 @@ class Controller:
         self.read = self.reads.read
         self.volume = volumes.find
         # And what the API's clients can ask for.
-        commands = Commands(volumes, leases, self.suspends, self.resyncs, self.verification, clock)
+        reopening = Reopening(
+            timeline, volumes, checkpointer, followers, failures, opener, workers,
+            lambda: self.config, events.emit, limits,
+        )  # fmt: skip
+        commands = Commands(
+            volumes, leases, self.suspends, self.resyncs, self.verification, reopening, clock
+        )
         self.resolve = volumes.resolve
         self.quiesce, self.renew, self.release = commands.quiesce, commands.renew, leases.release
         self.suspend, self.verify = commands.suspend, commands.verify
         self.resync, self.resync_wait = commands.resync, commands.resync_wait
+        self.adopt = commands.adopt
+        self.auto_resync = AutoResync(timeline, volumes, commands.resync, events, clock, limits)
 
     def _connect(self) -> None:
         """What one part signals, and what another does about it."""
@@ -232,6 +264,8 @@ class Controller:
                 self.volumes,
                 self.failures,
                 self.leases.participant,
+                self.events.emit,
+                limits,
             )
         )
         await steps.do(timeline.durable())
@@ -240,8 +274,10 @@ class Controller:
         if recovered.journal.tail.torn:
             self.events.emit("torn-tail", kept=recovered.journal.tail.torn)
         self.space.start()
-        self.followers.start(self.volumes.all())
+        self.followers.start([pair for pair in self.volumes.all() if not pair.failed])
         self.resyncs.resume(interrupted)
+        if self.config.controller.auto_resync:
+            self.auto_resync.start()
 
     async def stop(self) -> None:
         """Release holds, finish what runs, sync everything, close. Changes that are still queued
@@ -249,6 +285,7 @@ class Controller:
         """
         timeline = self.timeline
         self.leases.stop()
+        await self.auto_resync.stop()
         await self.followers.stop()
         # A reason that a follower set is not lifted any more: what waits for it is given up.
         while self.write_path.queued and not (self.admission.refusal or self._followers_hold()):

@@ -9,12 +9,16 @@ consistent again.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from duplexd.core import cut_states, pair_states
 from duplexd.core.markers import Grade, Void
-from duplexd.errors import UsageError, WrongStateError
+from duplexd.core.patience import SECONDARY
+from duplexd.errors import DuplexdError, UsageError, WrongStateError
+from duplexd.images.unreadable import UnreadableError, read
 from duplexd.runtime.tasks import to_its_end
+from duplexd.runtime.watch import HungError
 
 if TYPE_CHECKING:
     from duplexd.engine.cut_archive import CutArchive
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
     from duplexd.engine.timeline import Timeline
     from duplexd.engine.volumes import Volumes
     from duplexd.json_object import Json
-    from duplexd.runtime.threads import Workers
+    from duplexd.replication.leg_calls import LegCalls
 
 
 class Cuts:
@@ -35,7 +39,7 @@ class Cuts:
         timeline: Timeline,
         archive: CutArchive,
         volumes: Volumes,
-        workers: Workers,
+        legs: LegCalls,
         events: Events,
     ) -> None:
         self.make = group.make
@@ -45,7 +49,7 @@ class Cuts:
         self._timeline = timeline
         self._archive = archive
         self._volumes = volumes
-        self._workers = workers
+        self._legs = legs
         self._events = events
 
     def show(self, cut_id: str) -> Json:
@@ -80,7 +84,8 @@ class Cuts:
     async def read(self, cut_id: str, name: str, offset: int, length: int) -> bytes:
         """Bytes of a secondary that is at this cut, durably, before and after the read.
 
-        Raises WrongStateError if it is not, UsageError for a range outside of the volume.
+        Raises WrongStateError if it is not, UsageError for a range outside of the volume,
+        DuplexdError if the secondary cannot be read.
         """
         cut, pair = self._archive.find(cut_id), self._volumes.by_name[name]
 
@@ -88,20 +93,26 @@ class Cuts:
             suspended = pair.cut is cut and pair.state == pair_states.SUSPENDED and pair.usable
             return suspended and cut_id not in self._archive.unsettled
 
-        def call() -> bytes:
-            data = bytearray(length)
-            pair.copy_of.read_into(offset, memoryview(data))
-            return bytes(data)
-
         if offset < 0 or length <= 0 or offset + length > pair.size:
             raise UsageError(
                 f"{pair.name}: offset {offset}, length {length} is outside of the volume's "
                 f"{pair.size} bytes"
             )
-        data = await to_its_end(self._workers.run(call)) if at_cut() else b""
-        if not at_cut():
+        data, unreadable = bytearray(), None
+        if at_cut():
+            leg = pair.copy_of
+            try:
+                call = partial(read, leg, offset, length)
+                data = await to_its_end(self._legs.on(pair, leg, SECONDARY, call))
+            except (UnreadableError, HungError) as error:
+                unreadable = error
+        if not at_cut():  # also if a reload has closed the image meanwhile
             raise WrongStateError(
                 f"the secondary of {pair.name} is not at cut {cut_id}, or not durable there yet; "
                 "duplexctl status shows where it is"
             )
-        return data
+        if unreadable is not None:
+            why = str(unreadable.strerror)
+            path = f"{unreadable.filename}: " if isinstance(unreadable, HungError) else ""
+            raise DuplexdError(path + why) from unreadable
+        return bytes(data)

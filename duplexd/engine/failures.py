@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from duplexd.core.cut import Cut
     from duplexd.core.markers import Fail
     from duplexd.core.pair import Pair, PairChange
-    from duplexd.engine.apply import Batch, SecondaryFailure
+    from duplexd.engine.batch import Batch, SecondaryFailure
     from duplexd.engine.cut_archive import CutArchive
     from duplexd.engine.events import Events
     from duplexd.engine.timeline import Timeline
@@ -159,7 +159,7 @@ class Failures:
             cut=marker.id,
             failed=failed.name,
             error=error.strerror or str(error),
-            path=failed.secondary.path if failed.secondary is not None else "",
+            path=_path_of(error, failed),
             at=marker.at,
         )
         for cut in left:  # void now, whatever was announced
@@ -188,6 +188,12 @@ def _changes_after(pair: Pair, changes: Sequence[PairChange], sequence: int) -> 
 
 def _with_path(error: OSError, failed: Pair) -> str:
     """What failed, with the image's path, which some errors name themselves."""
-    why = error.strerror or str(error)
-    path = failed.secondary.path if failed.secondary is not None else ""
+    why, path = error.strerror or str(error), _path_of(error, failed)
     return why if path in why else f"{path}: {why}"
+
+
+def _path_of(error: OSError, failed: Pair) -> str:
+    """Of the image that failed: the secondary, if the error does not say otherwise."""
+    if isinstance(error.filename, str):
+        return error.filename
+    return failed.secondary.path if failed.secondary is not None else ""

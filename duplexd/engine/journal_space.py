@@ -6,12 +6,18 @@ periodic sync. It adds segments, else recycles one, else takes a checkpoint that
 checkpoint may wait long, for slow disks or for a suspend that syncs its secondaries, so periodic
 ones run in a task of their own, and room is made meanwhile. Changes are refused only when there is
 no room and no follower will free any; they are accepted again as soon as there is room.
+
+There are two ways to have no room. All segments are in use: then followers and checkpoints free
+some. Or the file system is full: it refuses another segment, or, where it copies on write, a write
+into one that is there. Then only its owner can help. As nothing is written while changes are
+refused, a spare segment is written over once a second to find out when there is room again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+from functools import partial
 from typing import TYPE_CHECKING
 
 from duplexd.engine.sync_claim import SyncClaim
@@ -57,7 +63,8 @@ class JournalSpace:
         self._something = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._beside: asyncio.Task[None] | None = None  # takes a checkpoint
-        self._grow_error: OSError | None = None
+        self._grow_error: OSError | None = None  # why there is no further segment
+        self._full: OSError | None = None  # why the segments that are there cannot be written
 
     # -------------------------------------------------------------------- life and wake-ups
 
@@ -87,8 +94,10 @@ class JournalSpace:
         self._something.set()
 
     def no_space(self, error: OSError) -> None:
-        """The journal refused a write for lack of room."""
+        """The journal refused a write for lack of room: in a spare segment, or on the disk."""
         self._grow_error = error
+        if self._has_room():
+            self._full = error
         self.want()
 
     def may_be_free(self) -> None:
@@ -119,6 +128,15 @@ class JournalSpace:
             except (OSError, DuplexdError) as error:
                 self._events.emit("checkpoint-failed", error=str(error))
                 await asyncio.sleep(self._limits.sync_interval_s)
+            except Exception as error:  # noqa: BLE001  it is reported
+                self._broke(error)
+
+    def _broke(self, error: Exception) -> None:
+        """Nobody would make room any more, and changes would wait for it for ever."""
+        why = "unexpected error while making room in the journal"
+        self._timeline.fail(f"{why}: {error!r}")
+        context = {"message": why, "exception": error}
+        asyncio.get_running_loop().call_exception_handler(context)
 
     async def _once(self, timed_out: bool) -> None:
         writer, last = self._writer, self._checkpointer
@@ -145,6 +163,8 @@ class JournalSpace:
         except (OSError, DuplexdError) as error:
             self._events.emit("checkpoint-failed", error=str(error))
             await asyncio.sleep(self._limits.sync_interval_s)
+        except Exception as error:  # noqa: BLE001  it is reported
+            self._broke(error)
         finally:
             self._beside = None
             self._something.set()
@@ -170,7 +190,26 @@ class JournalSpace:
                 self._grow_error = error
                 self._events.emit("checkpoint-failed", error=str(error))
                 break
+        if self._full is not None:
+            await self._probe()
         await self._judge()
+
+    async def _probe(self) -> None:
+        """Write over a spare segment: of what is live, no byte may be risked. Where there is none,
+        the next change finds out.
+        """
+        if not self._ring.spares:
+            self._full = None
+            return
+        spare = self._ring.spares.pop()
+        probe = partial(self._ring.probe, spare, self._limits.batch_bytes_max)
+        try:
+            await to_its_end(self._workers.run(probe))
+            self._full = self._grow_error = None
+        except OSError as error:
+            self._full = error
+        finally:
+            self._ring.spares.append(spare)
 
     async def _grow(self) -> bool:
         try:
@@ -187,7 +226,10 @@ class JournalSpace:
         if segment is None:
             return False
         ring.live.remove(segment)
-        await to_its_end(self._take(lambda: ring.recycle(segment)))
+        try:
+            await to_its_end(self._take(lambda: ring.recycle(segment)))
+        except OSError as error:  # its file is gone, which gives room to others
+            self._grow_error = error
         return True
 
     async def _take(self, make: Callable[[], Segment]) -> None:
@@ -202,15 +244,15 @@ class JournalSpace:
         refuse changes until there is.
         """
         refused = self._refuses()
-        wanted = self._wanted
-        if wanted and not refused:
+        if self._wanted and not refused and self._full is None:
             await self._try_waiting()
         stuck = (self._wanted or refused) and not self._has_room() and not self._is_pinned()
-        number = (self._grow_error.errno or errno.ENOSPC) if stuck and self._grow_error else 0
+        cause = self._full or (self._grow_error if stuck else None)
+        number = cause.errno or errno.ENOSPC if cause is not None else 0
         if self._timeline.failed or number == self._admission.refusal:
             return
         if number and not refused:
-            self._events.emit("journal-full", error=str(self._grow_error))
+            self._events.emit("journal-full", error=str(cause))
         elif refused and not number:
             self._events.emit("journal-has-room")
         self._admission.refuse(number)

@@ -18,7 +18,7 @@ from duplexd.images.place import lost_image
 from duplexd.runtime.tasks import several_at_once
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 
     from duplexd.core.pair import Pair
     from duplexd.engine.timeline import Timeline
@@ -50,9 +50,10 @@ class LegSyncs:
     loop.
     """
 
-    def __init__(self, timeline: Timeline, legs: LegCalls) -> None:
+    def __init__(self, timeline: Timeline, legs: LegCalls, sync: Callable[[Leg], None]) -> None:
         self._timeline = timeline
         self._legs = legs
+        self._sync = sync  # blocking
         self._under_way: dict[Leg, asyncio.Future[None]] = {}
         self.planning = asyncio.Lock()
 
@@ -110,7 +111,7 @@ class LegSyncs:
             lost = lost_image(sync.leg) if sync.looked_for else None
             try:
                 if sync.dirty:
-                    sync.leg.sync()
+                    self._sync(sync.leg)
             except OSError as error:
                 return lost, error
             return lost, None

@@ -34,6 +34,8 @@ class LiveChanges:
         problems: list[str] = []
         for name, pair in self._volumes.by_name.items():
             volume = new.volumes.get(name)
+            if pair.id < 0:  # not served since the start, and not recorded: it may become anything
+                continue
             if volume is None:
                 problems += self._why_not_removed(pair)
             else:

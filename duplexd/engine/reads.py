@@ -8,7 +8,7 @@ answered for `secondary_timeout`, the secondary answers, if it received every ch
 batch as the primary, before the read and after it. An async secondary trails, and a suspended one
 lacks the changes after its cut: an error is better than old content. Asking the secondary early
 costs a thread and decides nothing: whichever leg answers first is believed, and a primary counts as
-failed only after its own time-out. No read waits longer than that.
+failed only after its own time-out. No read waits longer than both time-outs.
 
 Every attempt fills a buffer of its own, made in its thread: the thread of an attempt that hangs may
 fill it at any later time, so it must not be one that is sent. A queued attempt therefore holds no
@@ -41,12 +41,11 @@ _NOTHING = bytearray()
 class _Attempt:
     """One leg, asked for one read."""
 
-    __slots__ = ("leg", "over", "use", "watch")
+    __slots__ = ("leg", "use", "watch")
 
     def __init__(self, leg: Leg, use: str) -> None:
         self.leg = leg
         self.use = use
-        self.over = False
         self.watch: Watch[Leg] = Watch()
 
 
@@ -74,10 +73,6 @@ class _Read:
         """Whether this leg was asked."""
         return any(attempt.use == use for attempt in self.attempts)
 
-    def waits(self) -> bool:
-        """Whether an answer may still come."""
-        return not all(attempt.over for attempt in self.attempts)
-
 
 class Reads:
     """Reads of volumes. `on_primary_failed(pair, leg, error)` is called for a leg that hangs, and
@@ -89,6 +84,7 @@ class Reads:
         self._events = events
         self._reported: set[int] = set()  # volumes whose primary failed a read
         self._waiting: dict[_Read, None] = {}  # in order of arrival
+        self._asked: dict[_Attempt, _Read] = {}  # not over, answered or not
         self._slow: set[Leg] = set()  # primaries that did not answer in the time of a secondary
         self._timer: asyncio.TimerHandle | None = None
         self.on_leg_failed: Callable[[Pair, Leg, OSError], None] = _nobody_swaps
@@ -112,6 +108,7 @@ class Reads:
         leg = pair.primary if use == PRIMARY else pair.copy_of
         attempt = _Attempt(leg, use)
         read.attempts.append(attempt)
+        self._asked[attempt] = read
         self._legs.workers.of(leg).submit(
             lambda: _call(read, attempt),
             lambda content, error: self._tried(read, attempt, content, error),
@@ -126,7 +123,7 @@ class Reads:
         content: bytearray | None,
         error: BaseException | None,
     ) -> None:
-        attempt.over = True
+        del self._asked[attempt]
         self._slow.discard(attempt.leg)
         if read.answered:
             return
@@ -141,7 +138,7 @@ class Reads:
                 self._ask(read, SECONDARY)
         elif not read.tried(PRIMARY):
             self._ask(read, PRIMARY)
-        if not read.waits():
+        if not any(other in self._asked for other in read.attempts):
             self._fail(read)
 
     def _answer(self, read: _Read, number: int, content: bytearray) -> None:
@@ -172,35 +169,36 @@ class Reads:
     def _look(self) -> None:
         """Look at what was not answered yet, a few times a second."""
         self._timer = None
-        now = asyncio.get_running_loop().time()
+        now, patience = asyncio.get_running_loop().time(), self._legs.patience
+        for attempt in list(self._asked):
+            if attempt.watch.waits_longer(patience.seconds(attempt.use), now):
+                self._give_up(attempt)
         for read in list(self._waiting):
-            if not read.answered:  # by the answer to another one
-                self._look_at(read, now)
-        if self._waiting:
+            if not read.answered:  # by the end of another one
+                self._look_at(read, now - read.since)
+        if self._asked:
             self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
 
-    def _look_at(self, read: _Read, now: float) -> None:
-        patience, age = self._legs.patience, now - read.since
-        for attempt in read.attempts:
-            if attempt.watch.waits_longer(patience.seconds(attempt.use), now):
-                self._give_up(read, attempt)
-        if read.answered:
-            return
-        if age >= patience.seconds(SECONDARY) and read.pair.mirrors and not read.tried(SECONDARY):
-            self._slow.add(read.attempts[0].leg)
-            self._ask(read, SECONDARY)
-        if age >= patience.seconds(PRIMARY):  # it may have spent that in a queue
-            read.error = read.error or HungError(read.attempts[0].leg, age)
-            self._fail(read)
-
-    def _give_up(self, read: _Read, attempt: _Attempt) -> None:
+    def _give_up(self, attempt: _Attempt) -> None:
         """A leg that hangs has failed, for batches and all others too."""
-        if attempt.over or attempt.watch.give_up() is None:
+        if attempt.watch.give_up() is None:
             return
         self._legs.workers.of(attempt.leg).replace()
+        read = self._asked[attempt]
         error = HungError(attempt.leg, self._legs.patience.seconds(attempt.use))
         self.on_leg_failed(read.pair, attempt.leg, error)
         self._tried(read, attempt, None, error)
+
+    def _look_at(self, read: _Read, age_s: float) -> None:
+        """It may have spent its time in a queue: that says nothing of the leg."""
+        patience = self._legs.patience
+        if age_s >= patience.seconds(SECONDARY) and read.pair.mirrors and not read.tried(SECONDARY):
+            self._slow.add(read.attempts[0].leg)
+            self._ask(read, SECONDARY)
+        limit_s = patience.primary_s + (patience.secondary_s if read.tried(SECONDARY) else 0)
+        if age_s >= limit_s:
+            read.error = read.error or HungError(read.attempts[0].leg, limit_s)
+            self._fail(read)
 
 
 def _call(read: _Read, attempt: _Attempt) -> bytearray | None:

@@ -11,21 +11,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from duplexd.core.markers import Remove
-from duplexd.engine.volumes import Images, introduce, open_images
+from duplexd.engine.opening import Images, why_absent
+from duplexd.engine.volumes import introduce
 from duplexd.errors import ConfigurationError
-from duplexd.images.open import open_leg
+from duplexd.runtime.tasks import to_its_end
 from duplexd.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from duplexd.config.daemon_file import Config, VolumeConfig
+    from duplexd.core.pair import Pair
     from duplexd.engine.checkpoint import Checkpointer
     from duplexd.engine.live_changes import LiveChanges
+    from duplexd.engine.opening import Opener
     from duplexd.engine.timeline import Timeline
     from duplexd.engine.volumes import Volumes
     from duplexd.replication.followers import Followers
-    from duplexd.runtime.disk import Disk
 
 
 class Reload:
@@ -40,14 +42,14 @@ class Reload:
         checkpointer: Checkpointer,
         followers: Followers,
         live_changes: LiveChanges,
-        disk: Disk,
+        opener: Opener,
     ) -> None:
         self._timeline = timeline
         self._volumes = volumes
         self._checkpointer = checkpointer
         self._followers = followers
         self._live_changes = live_changes
-        self._disk = disk
+        self._opener = opener
         self.on_switched: Callable[[Config, list[str]], None] = _nobody
 
     async def reload(self, old: Config, new: Config) -> list[str]:
@@ -62,7 +64,8 @@ class Reload:
         try:
             for name, volume in new.volumes.items():
                 if self._needs_images(name, volume):
-                    opened[name] = self._open(name, volume)
+                    opened[name] = await to_its_end(self._open(name, volume))
+                    self._refuse(name, opened)
             if self._volumes.by_name.keys() - new.volumes.keys():
                 # Flushed changes have to survive a power cut; those of a removed volume are not
                 # replayed later.
@@ -79,16 +82,31 @@ class Reload:
         return changes
 
     def _needs_images(self, name: str, volume: VolumeConfig) -> bool:
-        known = self._volumes.by_name.get(name)
+        known = self._known(name)
         return known is None or (volume.secondary is not None and known.secondary is None)
 
-    def _open(self, name: str, volume: VolumeConfig) -> Images:
+    def _known(self, name: str) -> Pair | None:
+        """The volume, if it is in the journal."""
+        pair = self._volumes.by_name.get(name)
+        return None if pair is None or pair.id < 0 else pair
+
+    async def _open(self, name: str, volume: VolumeConfig) -> Images:
         """Of a volume that is served, only a secondary can be new."""
-        known = self._volumes.by_name.get(name)
+        known = self._known(name)
         if known is None:
-            return open_images(self._disk, volume, name, None)
-        secondary, created = open_leg(self._disk, str(volume.secondary), volume.size)
-        return Images(known.primary, secondary, False, created)
+            return await self._opener.volume(name, volume, None)
+        return await self._opener.beside(Images(known.primary), str(volume.secondary), True)
+
+    def _refuse(self, name: str, opened: dict[str, Images]) -> None:
+        """Raises ConfigurationError for images that cannot be used. A volume that was not served
+        before because of them just stays so.
+        """
+        images = opened[name]
+        why = images.refused or why_absent(images.primary) or why_absent(images.secondary)
+        if why and name in self._volumes.by_name and self._known(name) is None:
+            opened.pop(name).close()
+        elif why:
+            raise ConfigurationError(why)
 
     def _close(self, name: str, images: Images) -> None:
         """Close those that are not served; a step that failed half-way serves some already."""
@@ -130,14 +148,17 @@ class Reload:
         return changes + _copy_rate_change(old, new)
 
     def _bring_in(self, name: str, images: Images, new: Config) -> str:
-        known = self._volumes.by_name.get(name)
+        known = self._known(name)
         mode = new.volumes[name].mode
+        if known is None and name in self._volumes.by_name:
+            self._volumes.remove(name).close()  # it was not served, and not recorded
         self._volumes.add(introduce(self._timeline, name, mode, images, known))
         return f"volume {name}: secondary added" if known else f"volume {name} added"
 
     def _remove(self, name: str) -> str:
         pair = self._volumes.remove(name)
-        self._timeline.append(Remove(pair.id))
+        if pair.id > 0:
+            self._timeline.append(Remove(pair.id))
         self._followers.forget(pair)
         pair.close()
         return f"volume {name} removed"

@@ -12,7 +12,7 @@ from duplexd.core.pair import PairChange
 
 if TYPE_CHECKING:
     from duplexd.core.pair import Pair
-    from duplexd.engine.apply import SecondaryFailure
+    from duplexd.engine.batch import SecondaryFailure
     from duplexd.images.leg import Leg
     from duplexd.runtime.watch import Watch
 

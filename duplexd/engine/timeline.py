@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from duplexd.core.ledger import Ledger
     from duplexd.core.markers import Marker
     from duplexd.core.pair import Pair
-    from duplexd.engine.apply import Batch, Executor
+    from duplexd.engine.apply import Executor
+    from duplexd.engine.batch import Batch
     from duplexd.journal.writer import Writer
     from duplexd.runtime.clock import Clock
     from duplexd.runtime.threads import Workers
@@ -93,6 +94,7 @@ class Timeline:
         self._before_batch = 0  # the last number when the batch that runs began
         self._steps: deque[Callable[[], None]] = deque()
         self._waiters: list[_Waiter] = []
+        self._again: asyncio.TimerHandle | None = None  # the disk is full: staged markers wait
 
     # ------------------------------------------------------------------------------ positions
 
@@ -214,7 +216,7 @@ class Timeline:
 
     def _write_staged(self) -> None:
         """Have a worker write them, unless a batch does it first."""
-        if not self.writer.staged or self.busy or self.failed:
+        if not self.writer.staged or self.busy or self.failed or self._again is not None:
             return
         self.busy, self._before_batch = True, self.writer.written
         self._executor.write_staged(self._staged_written)
@@ -235,7 +237,12 @@ class Timeline:
             self.refused(error, final=True)
             return
         self.refused(error)
-        asyncio.get_running_loop().call_later(STAGED_AGAIN_SECONDS, self._write_staged)
+        loop = asyncio.get_running_loop()
+        self._again = loop.call_later(STAGED_AGAIN_SECONDS, self._write_staged_again)
+
+    def _write_staged_again(self) -> None:
+        self._again = None
+        self._write_staged()
 
     def _when_written(self, done: Callable[[OSError | None], None]) -> None:
         """Call `done` when everything up to now is in the file: at once if it is."""

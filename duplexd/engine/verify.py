@@ -9,17 +9,23 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from duplexd.core import lease as ends
 from duplexd.core import pair_states
+from duplexd.core.patience import PRIMARY, SECONDARY, Access
 from duplexd.errors import TimedOutError, WrongStateError
+from duplexd.images.holes import equal_holes
 from duplexd.images.place import misplaced
+from duplexd.images.unreadable import UnreadableError, read
+from duplexd.replication.watched import WatchedLeg
+from duplexd.runtime.watch import HungError, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from duplexd.core.change_map import ChangeMap
+    from duplexd.core.cut import Cut
     from duplexd.core.pair import Pair
     from duplexd.engine.leases import Hold, Leases
     from duplexd.engine.timeline import Timeline
@@ -27,21 +33,49 @@ if TYPE_CHECKING:
     from duplexd.json_object import Json
     from duplexd.limits import EngineLimits
     from duplexd.replication.followers import Followers
-    from duplexd.runtime.threads import Workers
+    from duplexd.replication.leg_calls import LegCalls
 
     Progress = Callable[[str, int, int], None]  # volume, bytes done, bytes in all
+
+T = TypeVar("T")
 
 PIECE_BYTES = 1 << 20
 RECHECKS_MAX = 3
 COMPARABLE = (pair_states.DUPLEX, pair_states.SUSPENDED)
-_PROGRESS_PIECES = 64
+_PROGRESS_BYTES = 64 * PIECE_BYTES
 
 
 class Compared(NamedTuple):
-    """Where the legs first differ in a piece, or None; and how many bytes were looked at."""
+    """Of the next `length` bytes: where the legs first differ, or None; and how many of them were
+    looked at.
+    """
 
+    length: int
     first_difference: int | None
     looked_bytes: int
+
+
+class _Legs(NamedTuple):
+    """The images that are compared. A reload or a swap may give the pair others meanwhile, and
+    close these.
+    """
+
+    primary: Leg
+    secondary: Leg
+
+    def watched(self, pair: Pair, watch: Watch[Access]) -> _Legs:
+        """The same, for a worker."""
+        return _Legs(
+            WatchedLeg(pair, self.primary, PRIMARY, watch),
+            WatchedLeg(pair, self.secondary, SECONDARY, watch),
+        )
+
+    def check(self, pair: Pair) -> None:
+        """Raises WrongStateError if the pair has others now."""
+        if pair.primary is not self.primary or pair.secondary is not self.secondary:
+            raise WrongStateError(
+                f"{pair.name}: its images changed while they were compared; compare them again"
+            )
 
 
 class Verification:
@@ -52,55 +86,81 @@ class Verification:
         timeline: Timeline,
         leases: Leases,
         followers: Followers,
-        workers: Workers,
+        legs: LegCalls,
         limits: EngineLimits,
     ) -> None:
         self._timeline = timeline
         self._leases = leases
         self._followers = followers
-        self._workers = workers
+        self._legs = legs
         self._hold_s = limits.recheck_hold_seconds
 
     async def verify(self, pairs: Sequence[Pair], progress: Progress | None) -> Json:
         """Compare all of a DUPLEX pair, and of a SUSPENDED one what did not change since its cut.
 
-        Raises WrongStateError for others. A leg whose path no longer names the open image makes the
-        pair unequal, whatever the open image holds.
+        Raises WrongStateError for others, and where the secondary is not usable: it is not a copy
+        of any moment, so it must not be called equal to one. A leg that cannot be read, or whose
+        path no longer names the open image, makes the pair unequal, whatever else it holds.
         """
         wrong = [f"{pair.name} is {pair.state}" for pair in pairs if pair.state not in COMPARABLE]
         if wrong:
             raise WrongStateError(
                 f"only DUPLEX and SUSPENDED pairs can be compared: {', '.join(wrong)}"
             )
+        for pair in pairs:
+            _refuse_unusable(pair)
         results = [await self._one(pair, progress) for pair in pairs]
         return {"volumes": results, "equal": all(result["equal"] for result in results)}
 
     async def _one(self, pair: Pair, progress: Progress | None) -> Json:
-        compared, skipped, first = 0, 0, None
-        why = await self._workers.run(lambda: misplaced(pair.primary) or misplaced(pair.secondary))
-        for offset in range(0, pair.size, PIECE_BYTES):
-            length = min(PIECE_BYTES, pair.size - offset)
-            found = await self._workers.run(partial(_compare, pair, offset, length))
-            if found.first_difference is not None:
-                found = await self._recheck(pair, offset, length)
-            compared += found.looked_bytes
-            skipped += length - found.looked_bytes
+        legs = _Legs(pair.primary, pair.copy_of)
+        offset, looked, first = 0, 0, None
+        why = await self._in_worker(pair, legs, _misplaced)
+        shown = 0
+        while offset < pair.size:
+            try:
+                found = await self._piece(pair, legs, offset)
+            except UnreadableError as error:
+                legs.check(pair)  # it may only have been closed
+                why = "; ".join(filter(None, (why, error.strerror)))
+                break
+            offset += found.length
+            looked += found.looked_bytes
             if first is None:
                 first = found.first_difference
-            if progress is not None and (offset // PIECE_BYTES) % _PROGRESS_PIECES == 0:
-                progress(pair.name, offset + length, pair.size)
-        if progress is not None:
+            if progress is not None and offset - shown >= _PROGRESS_BYTES:
+                progress(pair.name, offset, pair.size)
+                shown = offset
+        if progress is not None and not why:
             progress(pair.name, pair.size, pair.size)
         return {
             "name": pair.name,
             "equal": first is None and not why,
-            "compared_bytes": compared,
-            "changed_bytes": skipped,
+            "compared_bytes": looked,
+            "changed_bytes": offset - looked,
             "first_difference": first,
             "why": why or None,
         }
 
-    async def _recheck(self, pair: Pair, offset: int, length: int) -> Compared:
+    async def _piece(self, pair: Pair, legs: _Legs, offset: int) -> Compared:
+        found = await self._in_worker(pair, legs, partial(_compare, pair, offset))
+        legs.check(pair)
+        if found.first_difference is None:
+            return found
+        return await self._recheck(pair, legs, offset)
+
+    async def _in_worker(self, pair: Pair, legs: _Legs, call: Callable[[_Legs], T]) -> T:
+        """The result of a call with these legs. Raises TimedOutError for one that hangs."""
+        watch: Watch[Access] = Watch()
+        watched = legs.watched(pair, watch)
+        try:
+            return await self._legs.walk(self, watch, lambda: call(watched))
+        except HungError as hung:
+            raise TimedOutError(
+                f"{pair.name}: {hung.filename}: {hung.strerror}; it was not compared"
+            ) from hung
+
+    async def _recheck(self, pair: Pair, legs: _Legs, offset: int) -> Compared:
         """Compare again with the volume held and its follower as far as it may go.
 
         Raises WrongStateError if the pair can no longer be compared, TimedOutError if its
@@ -110,13 +170,11 @@ class Verification:
             hold = await self._leases.quiesce([pair], self._hold_s, "verify")
             try:
                 await self._arrival(pair, hold)
-                found = await self._workers.run(lambda: _compare(pair, offset, length))
-                if pair.state not in COMPARABLE:
-                    raise WrongStateError(
-                        f"{pair.name} became {pair.state} while it was compared; "
-                        "compare it again when it is DUPLEX or SUSPENDED"
-                    )
-                if found.first_difference is None or not hold.lost:
+                before = _place(pair)
+                found = await self._in_worker(pair, legs, partial(_compare, pair, offset))
+                legs.check(pair)
+                # a resync may have begun and ended meanwhile
+                if before == _place(pair) and (found.first_difference is None or not hold.lost):
                     return found
             finally:
                 self._leases.release(hold.id, ends.BY_OWNER)
@@ -144,21 +202,50 @@ class Verification:
             await asyncio.gather(waiting, return_exceptions=True)  # what it raised is no news
 
 
-def _compare(pair: Pair, offset: int, length: int) -> Compared:
-    if _is_hole(pair.primary, offset, length) and _is_hole(pair.copy_of, offset, length):
-        return Compared(None, length)
-    ours, theirs = bytearray(length), bytearray(length)
-    pair.primary.read_into(offset, memoryview(ours))
-    pair.copy_of.read_into(offset, memoryview(theirs))
+def _place(pair: Pair) -> tuple[str, Cut | None]:
+    """Where its secondary should be. Raises WrongStateError if it can no longer be compared."""
+    if pair.state not in COMPARABLE:
+        raise WrongStateError(
+            f"{pair.name} became {pair.state} while it was compared; "
+            "compare it again when it is DUPLEX or SUSPENDED"
+        )
+    _refuse_unusable(pair)
+    return pair.state, pair.cut
+
+
+def _refuse_unusable(pair: Pair) -> None:
+    if pair.state == pair_states.SUSPENDED and not pair.usable:
+        why = pair.cut.why if pair.cut is not None else ""
+        because = f": {why}" if why else ""
+        raise WrongStateError(
+            f"{pair.name}: its secondary is not usable until it was copied{because}; resync it"
+        )
+
+
+def _misplaced(legs: _Legs) -> str:
+    return misplaced(legs.primary) or misplaced(legs.secondary)
+
+
+def _compare(pair: Pair, offset: int, legs: _Legs) -> Compared:
+    """The next piece, or a longer range that is a hole on both."""
+    hole = _hole(legs, offset, pair.size)
+    if hole:
+        return Compared(hole, None, hole)
+    length = min(PIECE_BYTES, pair.size - offset)
+    ours, theirs = read(legs.primary, offset, length), read(legs.secondary, offset, length)
     changed = pair.changed if pair.state == pair_states.SUSPENDED else None
     if changed is not None and changed.overlaps(offset, length):
         return _compare_unchanged(changed, offset, ours, theirs)
     differs = None if ours == theirs else offset + _first_difference(ours, theirs)
-    return Compared(differs, length)
+    return Compared(length, differs, length)
 
 
-def _is_hole(leg: Leg, offset: int, length: int) -> bool:
-    return not any(is_data for _, _, is_data in leg.extents(offset, length))
+def _hole(legs: _Legs, offset: int, end: int) -> int:
+    """How many bytes from `offset` on are a hole on both; 0 where that cannot be found out."""
+    try:
+        return equal_holes(*legs, offset, end) - offset
+    except OSError:
+        return 0  # the read that follows says which image it is
 
 
 def _compare_unchanged(
@@ -173,7 +260,7 @@ def _compare_unchanged(
         looked += len(mine)
         if first is None and mine != other:
             first = offset + at + _first_difference(mine, other)
-    return Compared(first, looked)
+    return Compared(len(ours), first, looked)
 
 
 def _first_difference(ours: bytearray, theirs: bytearray) -> int:

@@ -7,38 +7,21 @@ as existing images, so that pair begins with a first copy, though there is nothi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from duplexd.core import pair_states
 from duplexd.core.markers import Attach, Copy, Detach, NewVolume
-from duplexd.core.pair import Pair
-from duplexd.errors import ConfigurationError, NotFoundError
-from duplexd.images.open import open_leg
+from duplexd.core.pair import Pair, PairRecord
+from duplexd.errors import NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from duplexd.config.daemon_file import GroupConfig, VolumeConfig
+    from duplexd.config.daemon_file import GroupConfig
     from duplexd.core.change_map import ChangeMap
-    from duplexd.core.pair import PairRecord
+    from duplexd.engine.opening import Images
     from duplexd.engine.timeline import Timeline
-    from duplexd.images.leg import Leg
-    from duplexd.runtime.disk import Disk
-
-
-class Images(NamedTuple):
-    """The images of a volume, and which of them were created just now."""
-
-    primary: Leg
-    secondary: Leg | None = None
-    primary_new: bool = False
-    secondary_new: bool = False
-
-    def close(self) -> None:
-        """Close them. Does not sync."""
-        self.primary.close()
-        if self.secondary is not None:
-            self.secondary.close()
+    from duplexd.limits import EngineLimits
 
 
 class Volumes:
@@ -101,60 +84,7 @@ class Volumes:
         return {pair} | {member for member in members if member.state == pair_states.DUPLEX}
 
 
-# ------------------------------------------------------------------------------------------ images
-
-
-def open_images(disk: Disk, config: VolumeConfig, name: str, known: PairRecord | None) -> Images:
-    """The images of a volume. Raises ConfigurationError, OSError, with nothing left open."""
-    primary_path = str(config.primary)
-    secondary_path = str(config.secondary) if config.secondary else ""
-    if known is not None:
-        _check_known(disk, config, name, known)
-    if secondary_path and not disk.exists(primary_path) and disk.exists(secondary_path):
-        raise ConfigurationError(
-            f"volumes.{name}: the secondary {secondary_path} exists, but the primary "
-            f"{primary_path} does not; a first copy would overwrite the secondary. Put the primary "
-            "back, or move the secondary away"
-        )
-    primary, primary_new = open_leg(disk, primary_path, config.size)
-    if not secondary_path:
-        return Images(primary, None, primary_new)
-    try:
-        secondary, secondary_new = open_leg(disk, secondary_path, config.size)
-    except Exception:
-        primary.close()
-        raise
-    return Images(primary, secondary, primary_new, secondary_new)
-
-
-def _check_known(disk: Disk, config: VolumeConfig, name: str, known: PairRecord) -> None:
-    """Raises ConfigurationError where the configuration names images that the journal does not."""
-    primary_path = str(config.primary)
-    secondary_path = str(config.secondary) if config.secondary else ""
-    if known.size != config.size:
-        raise ConfigurationError(
-            f"volumes.{name}.size: the volume has {known.size} bytes, not {config.size}; "
-            "a volume can't be resized"
-        )
-    if not disk.exists(primary_path):
-        raise ConfigurationError(
-            f"volumes.{name}.primary: {primary_path} is missing, but the volume was in use; "
-            "put the image back"
-        )
-    if not secondary_path or known.state == pair_states.SIMPLEX:
-        return
-    if not disk.exists(secondary_path):
-        raise ConfigurationError(
-            f"volumes.{name}.secondary: {secondary_path} is missing, but the pair was "
-            f"{known.state}; put the image back, or leave `secondary` out, start, and then give a "
-            "new one"
-        )
-    if known.secondary_path not in ("", secondary_path):
-        raise ConfigurationError(
-            f"volumes.{name}.secondary: {secondary_path} is not the secondary that the journal "
-            f"knows: {known.secondary_path}, {known.state}. Restore that path, or leave "
-            "`secondary` out, start, and then add the new one: it gets a first copy"
-        )
+# ------------------------------------------------------------------------------------ one volume
 
 
 def introduce(
@@ -168,10 +98,11 @@ def introduce(
         known = ledger.pairs[number]
     if isinstance(known, Pair):
         pair = known
-        pair.set_legs(images.primary, images.secondary, mode)
+        if pair.secondary is None and images.secondary is not None:
+            pair.set_legs(pair.primary, images.secondary, mode)
     else:
         pair = Pair(known, images.primary, images.secondary, mode)
-    secondary = images.secondary
+    secondary = pair.secondary
     ledger.use_secondary(pair.record, secondary.path if secondary is not None else "")
     if secondary is None and pair.state != pair_states.SIMPLEX:
         timeline.append(Detach([pair.id]))
@@ -179,18 +110,23 @@ def introduce(
         if images.primary_new and images.secondary_new:
             timeline.append(Attach([pair.id]))
         else:
-            changed = first_copy_map(pair, images.secondary_new)
+            changed = first_copy_map(pair, images)
             timeline.append(Copy({pair.id: changed}, pair_states.FIRST_COPY))
     pair.refresh()  # it is not served yet, so the timeline did not
     return pair
 
 
-def first_copy_map(pair: Pair, secondary_new: bool) -> ChangeMap:
+def unrecorded(name: str, mode: str, images: Images, number: int, limits: EngineLimits) -> Pair:
+    """A volume that is shown, but neither served nor in the journal, under a `number` below 0."""
+    record = PairRecord(number, name, images.primary.size, limits)
+    return Pair(record, images.primary, images.secondary, mode)
+
+
+def first_copy_map(pair: Pair, images: Images) -> ChangeMap:
     """What a first copy has to copy: for a newly created secondary only the primary's data."""
-    if not secondary_new:
+    if not images.secondary_new:
         return pair.record.full_map()
     changed = pair.new_map()
-    for offset, length, is_data in pair.primary.extents(0, pair.size):
-        if is_data:
-            changed.set(offset, length)
+    for offset, length in images.data:
+        changed.set(offset, length)
     return changed

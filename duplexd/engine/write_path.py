@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, cast
 
 from duplexd.backend import TRIM, WRITE, Change, Client
 from duplexd.core.pair import PairChange
-from duplexd.engine.apply import Batch
+from duplexd.engine.batch import Batch
 from duplexd.journal.format import RECORD_HEADER_BYTES
 
 if TYPE_CHECKING:

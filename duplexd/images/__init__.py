@@ -6,6 +6,7 @@
     leg.sync()
     if problem := misplaced(leg):                           # its path leads elsewhere now
         ...
+    found = probe(leg, offsets)                             # what it says of itself, and samples
     leg.close()
 
 There is one kind of leg today: an open file of `duplexd.runtime.disk`, which knows itself what a

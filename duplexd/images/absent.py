@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from duplexd.runtime.disk import Data
+    from duplexd.runtime.stamp import Stamp
 
 
 class AbsentLeg:
     """See `Leg`. Every method raises OSError EIO with `why`; only `close` does nothing."""
 
-    __slots__ = ("is_block", "path", "size", "why")
+    __slots__ = ("is_block", "path", "settled", "size", "why")
 
     can_punch = True  # it does not decide what a trim does to the other leg
 
@@ -25,6 +26,7 @@ class AbsentLeg:
         self.size = size
         self.why = why
         self.is_block = False
+        self.settled = False  # what is recorded of the image allows for all that may be on it
 
     def read_into(self, _offset: int, _buffer: memoryview) -> None:
         self._fail()
@@ -44,7 +46,16 @@ class AbsentLeg:
     def extents(self, _offset: int, _length: int) -> list[tuple[int, int, bool]]:
         self._fail()
 
-    def sync(self) -> None:
+    def sync(self, times: bool = False) -> None:  # noqa: ARG002
+        self._fail()
+
+    def stamp(self) -> Stamp:
+        self._fail()
+
+    def read_mark(self) -> bytes:
+        self._fail()
+
+    def write_mark(self, _mark: bytes, durable: bool) -> bool:  # noqa: ARG002
         self._fail()
 
     def in_place(self) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from duplexd.runtime.disk import Data
+    from duplexd.runtime.stamp import Stamp
 
 
 class Leg(Protocol):
@@ -53,8 +54,21 @@ class Leg(Protocol):
         Where holes cannot be found all is data.
         """
 
-    def sync(self) -> None:
-        """Everything written before this call survives a power cut. An error is final."""
+    def sync(self, times: bool = False) -> None:
+        """Everything written before this call survives a power cut; with `times` the time of the
+        last modification does, too. An error is final.
+        """
+
+    def stamp(self) -> Stamp:
+        """Which file or device it is, its size now, and when it was last modified."""
+
+    def read_mark(self) -> bytes:
+        """What the image carries of `write_mark`, from whatever time; b"" if nothing."""
+
+    def write_mark(self, mark: bytes, /, durable: bool) -> bool:
+        """Let the image carry a mark, beside its content. False if it cannot. `durable`, or else at
+        the next sync with `times`.
+        """
 
     def in_place(self) -> bool:
         """Whether `path` still leads to this image: not once it was deleted, moved or replaced."""

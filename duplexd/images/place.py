@@ -1,9 +1,10 @@
-"""Whether the path of a leg still names the image that we have open.
+"""Whether the path of a leg still names the image that we have open, all of it.
 
 An open file stays usable after it was deleted, moved or replaced, so the daemon itself would notice
 nothing. But a backup copies what lies at the path, and so does the next start of the daemon. A
 secondary whose path leads elsewhere is therefore as good as failed: what we write to it, nobody
-will read.
+will read. The same holds for one that was truncated: reads past its new end fail, but a write there
+makes it long again, with zeroes where its content was.
 """
 
 from __future__ import annotations
@@ -23,18 +24,27 @@ REMEDY = (
 
 
 def misplaced(leg: Leg | None) -> str:
-    """A sentence that names the path if it leads to another image, or to none; else "".
+    """A sentence that names the path if it leads to another image, or to none, or to one that was
+    truncated; else "".
 
     Looks it up in the file system: to be called in a worker.
     """
-    if leg is None or leg.in_place():
+    if leg is None:
         return ""
     if isinstance(leg, AbsentLeg):
         return f"{leg.path}: {leg.why}"
-    return (
-        f"{leg.path}: this is not the image that the daemon has open:"
-        " that one was deleted, moved or replaced"
-    )
+    if not leg.in_place():
+        return (
+            f"{leg.path}: this is not the image that the daemon has open:"
+            " that one was deleted, moved or replaced"
+        )
+    try:
+        size = leg.stamp().size
+    except OSError as error:
+        return f"{leg.path}: {error.strerror}"
+    if size < leg.size:
+        return f"{leg.path}: the image was truncated: it has {size} bytes, the volume {leg.size}"
+    return ""
 
 
 def lost_image(leg: Leg | None) -> OSError | None:

@@ -39,7 +39,7 @@ class Reader:
         self.sequence = sequence  # the next to be handed out
         segment = ring.find(sequence)
         if segment is None:
-            raise LookupError(sequence)
+            raise LookupError(f"the journal no longer reaches back to record {sequence}")
         self._segment: Segment = segment
         self._position = SEGMENT_HEADER_BYTES
         self._sealed = False

@@ -7,6 +7,9 @@ and chain, so they need not be wiped.
 
 Segments have an index that is never reused, in their header; the file's name says nothing about the
 order.
+
+On a file system that copies on write (btrfs, ZFS, a thin volume) a segment is no promise of room:
+writing over it needs new blocks, and may be refused with ENOSPC like any other write.
 """
 
 from __future__ import annotations
@@ -133,6 +136,15 @@ class Ring:
             self.disk.remove(file.path)
             self._next_index -= 1  # only now: no two files may have one index
             raise
+        return segment
+
+    def probe(self, segment: Segment, size_bytes: int) -> Segment:
+        """Find out whether the file system takes writes again: write zeroes over a spare segment,
+        as much as a batch may have, durably. Raises OSError.
+        """
+        length = min(size_bytes, segment.size - SEGMENT_HEADER_BYTES)
+        segment.file.write(SEGMENT_HEADER_BYTES, bytes(length))
+        segment.file.sync()
         return segment
 
     def droppable(self, floor: int) -> Segment | None:

@@ -10,11 +10,15 @@ contains both. What was appended is then either *staged* or *written* as a batch
     write   puts everything into the file. A batch that cannot be written is taken back as a whole,
             in memory and on disk: the next record gets the same numbers, and rests of the refused
             one must not look like its successors. That is why `_roll_back` wipes what it may have
-            written, and why a wipe that fails is fatal.
+            written, and why a wipe that fails is fatal. One reason is not: a file system that
+            copies on write needs room for the wipe, as it did for the batch. Then nothing is
+            written before the wipe is made up for: whole records behind a shorter new one would be
+            taken for damage.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -40,6 +44,10 @@ Buffer = bytes | bytearray | memoryview
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _PAGE_BYTES = 4096
 _ZEROES = memoryview(bytes(_PAGE_BYTES))
+
+
+class NoRoomToWipeError(OSError):
+    """The file system has no room for zeroes in the place of a batch that was taken back."""
 
 
 class Numbered(Protocol):
@@ -89,7 +97,8 @@ class Writer:
 
     __slots__ = (
         "_batch_start", "_buffers", "_bytes", "_closed", "_journal", "_staged", "_sync_from",
-        "_written_in", "chain", "position", "ring", "segment", "sequence", "synced", "written",
+        "_unwiped", "_written_in", "chain", "position", "ring", "segment", "sequence", "synced",
+        "written",
     )  # fmt: skip
 
     def __init__(self, ring: Ring, sequence: int, chain: int) -> None:
@@ -110,6 +119,7 @@ class Writer:
         self._bytes = 0
         self._closed: list[_Extent] = []  # collected, in segments before this one
         self._staged: list[_Extent] = []
+        self._unwiped: list[_Extent] = []  # of batches that were taken back
         self._written_in = ring.live[-1].index  # the segment with the last written record
         self._sync_from = ring.live[0].index  # segments before this one are durable
         self._batch_start = (self.segment, self.position, sequence, chain)
@@ -252,6 +262,8 @@ class Writer:
         """
         tried: list[_Extent] = []
         try:
+            if self._unwiped:
+                self._wipe()
             while self._staged:
                 self._put(self._staged[0])
                 self.written = self._staged[0].sequence
@@ -295,7 +307,27 @@ class Writer:
         self._written_in = min(self._written_in, segment.index)
         if position == SEGMENT_HEADER_BYTES:
             segment.first = 0
-        _wipe(tried)
+        self._unwiped += tried
+        with contextlib.suppress(NoRoomToWipeError):  # made up for before the next write
+            self._wipe()
+
+    def _wipe(self) -> None:
+        """Nothing of a batch that was taken back may look like a record, now or behind shorter
+        ones. Raises OSError EIO: then it may.
+        """
+        while self._unwiped:
+            segment, start, _buffers, size, _sequence = self._unwiped[-1]
+            try:
+                segment.file.write(start, bytes(size))
+            except OSError as error:
+                if error.errno in NO_SPACE:
+                    raise NoRoomToWipeError(*error.args) from error
+                raise OSError(
+                    errno.EIO,
+                    f"{segment.file.path}: a batch that failed could not be wiped: "
+                    f"{error.strerror}",
+                ) from error
+            del self._unwiped[-1]
 
     def begin_sync(self) -> tuple[list[File], int, int]:
         """The files to sync, what to tell `end_sync` afterwards: number and segment. Safe while
@@ -318,23 +350,3 @@ class Writer:
         for file in files:
             file.sync()
         self.end_sync(sequence, index)
-
-
-def _wipe(tried: Sequence[_Extent]) -> None:
-    """Nothing of a batch that was taken back may look like a record, now or behind shorter ones.
-    Raises OSError EIO: then it may.
-
-    On a file system that copies on write a wipe, too, needs room. Without it what is left are
-    changes that were refused: the next record overwrites the first of them, and the others do not
-    continue its chain. A restart before that applies them, as if they had been written just before.
-    """
-    for segment, start, _buffers, size, _sequence in tried:
-        try:
-            segment.file.write(start, bytes(size))
-        except OSError as error:
-            if error.errno in NO_SPACE:
-                continue
-            raise OSError(
-                errno.EIO,
-                f"{segment.file.path}: a batch that failed could not be wiped: {error.strerror}",
-            ) from error

@@ -47,12 +47,15 @@ SERVER_FLAGS = c.FLAG_FIXED_NEWSTYLE | c.FLAG_NO_ZEROES
 
 @dataclass(frozen=True)
 class Export:
-    """What the handshake says of an export: size in bytes and transmission flags."""
+    """What the handshake says of an export: size in bytes and transmission flags. `refused`: why no
+    client gets it now, in words for the client.
+    """
 
     name: str
     size: int
     flags: int
     description: str = ""
+    refused: str = ""
 
 
 class Exports(Protocol):
@@ -172,6 +175,8 @@ class Handshake:
         export = None if name is None else self._exports.find(name)
         if export is None:
             return self._break("EXPORT_NAME names no export")
+        if export.refused:  # this option has no reply for an error
+            return self._break(export.refused)
         self.export = export
         self._become(EXPORT_CHOSEN)
         return [
@@ -189,6 +194,8 @@ class Handshake:
             return self._refuse(
                 number, c.REP_ERR_UNKNOWN, f"no export {name!r}; LIST shows what there is"
             )
+        if export.refused:
+            return self._refuse(number, c.REP_ERR_UNKNOWN, export.refused)
         if number == c.OPT_GO:
             self.export = export
             self._become(EXPORT_CHOSEN)

@@ -74,7 +74,9 @@ class Server:
         volume = self.backend.volume(name)
         if volume is None:
             return None
-        return Export(volume.name, volume.size, EXPORT_FLAGS, f"duplexd volume {volume.name}")
+        description = f"duplexd volume {volume.name}"
+        refused = f"volume {volume.name} is not served: {volume.failed}" if volume.failed else ""
+        return Export(volume.name, volume.size, EXPORT_FLAGS, description, refused)
 
     def names(self) -> list[str]:
         """What LIST shows."""

@@ -13,31 +13,47 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from duplexd.core.markers import Copied
+from duplexd.core.patience import SECONDARY, SYNC
 from duplexd.replication.follower import (
     Follower,
     SecondarySink,
     SinkError,
     UntouchedError,
-    copy_run,
 )
 from duplexd.replication.job import in_work
+from duplexd.replication.leg_calls import hung_in
+from duplexd.replication.pieces import (
+    PrimaryUnreadableError,
+    Progress,
+    copy_around,
+    copy_piece,
+    left_out,
+)
 from duplexd.replication.rate_limit import Pace
+from duplexd.replication.retries import when_there_is_room
 from duplexd.runtime.tasks import to_its_end
+from duplexd.runtime.watch import HungError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
+    from duplexd.core.change_map import ChangeMap
     from duplexd.core.pair import Pair
     from duplexd.limits import EngineLimits
-    from duplexd.replication.follower import Sink
+    from duplexd.replication.follower import WatchedSink
     from duplexd.replication.job import Job
+    from duplexd.replication.leg_calls import LegCalls
+    from duplexd.replication.pieces import Piece
     from duplexd.replication.seams import Checkpointer, Emit, Timeline
     from duplexd.replication.staging import StagingArea, StagingSink
     from duplexd.runtime.clock import Clock
-    from duplexd.runtime.threads import Workers
+
+T = TypeVar("T")
+
+_AHEAD = 1 << 30  # bytes of changed grains looked at for holes at once
 
 
 class Copying:
@@ -50,7 +66,7 @@ class Copying:
         timeline: Timeline,
         checkpointer: Checkpointer,
         staging: StagingArea,
-        workers: Workers,
+        legs: LegCalls,
         clock: Clock,
         emit: Emit,
         limits: EngineLimits,
@@ -58,7 +74,7 @@ class Copying:
         self._timeline = timeline
         self._checkpointer = checkpointer
         self._staging = staging
-        self._workers = workers
+        self._legs = legs
         self._clock = clock
         self._emit = emit
         self._limits = limits
@@ -67,7 +83,9 @@ class Copying:
         self.on_moved: Callable[[], None] = _nobody
         self.copied_bytes = 0
 
-    def follower(self, job: Job, sink: Sink, position: int, counted_until: int = 0) -> Follower:
+    def follower(
+        self, job: Job, sink: WatchedSink, position: int, counted_until: int = 0
+    ) -> Follower:
         """A follower for a job's pairs."""
         ring, advance = self._timeline.writer.ring, self._timeline.ledger.advance
         return Follower(ring, job.pairs, position, sink, advance, counted_until)
@@ -86,65 +104,111 @@ class Copying:
         until, chunk = self._timeline.performed, self._limits.follower_chunk_bytes
         if follower.position >= until:
             return False
-        self.copied_bytes += await to_its_end(
-            self._workers.run(lambda: follower.step(until, chunk))
-        )
+        try:
+            self.copied_bytes += await self._in_worker(
+                job, follower.sink, lambda: follower.step(until, chunk)
+            )
+        except SinkError:
+            follower.left()  # a thread that hangs changes nothing any more
+            raise
         job.floor = follower.position
         self.on_moved()
         return True
 
+    async def _in_worker(self, job: Job, sink: WatchedSink, call: Callable[[], T]) -> T:
+        """The result of a call that uses the legs of a job's pairs, in the worker of the job.
+
+        A leg that hangs in it is a SinkError, or, if it is a primary that is copied to a staging
+        log, a PrimaryUnreadableError.
+        """
+        try:
+            return await to_its_end(self._legs.walk(job, sink.legs.watch, call))
+        except HungError as hung:
+            pair, _, use = hung_in(hung)
+            if use == SECONDARY:
+                raise SinkError(pair, job.walk().position + 1, hung) from hung
+            why = f"{hung.filename}: {hung.strerror}"
+            unreadable = PrimaryUnreadableError(hung.errno, why, hung.filename)
+            if sink.moves_secondary:
+                raise SinkError(pair, 0, unreadable) from hung
+            raise unreadable from hung
+
     # ------------------------------------------------------------- straight to the secondary
 
     async def changed(self, job: Job, pair: Pair) -> None:
-        """Copy the grains of `pair.changed`. The map is looked up again for each run, because a
+        """Copy the grains of `pair.changed`. The map is looked up again for each piece, because a
         failure replaces it.
+
+        What the primary does not return is left out and stays in `changed`. When the rest is
+        copied, or if it is too much, that is raised: a SinkError that names the primary.
         """
-        unmarked: list[tuple[int, int]] = []
-        chunk, mark_bytes = self._limits.follower_chunk_bytes, self._limits.copied_mark_bytes
+        progress, limits = Progress(), self._limits
         try:
-            while pair.changed is not None and (run := pair.changed.next_run(0, chunk)) is not None:
-                async with self._checkpointer.copying:
-                    in_work([pair])
-                    await self._one(job, pair, *run)
-                unmarked.append(run)
-                if sum(length for _, length in unmarked) >= mark_bytes:
-                    await self._mark(pair, unmarked)
-                    unmarked = []
-                await self._go_on(job, run[1])
-            await self._mark(pair, unmarked)
+            while pair.changed is not None and (run := pair.changed.next_run(progress.at, _AHEAD)):
+                read_bytes = await self._one(job, pair, *run, progress)
+                whole = progress.at % pair.changed.grain_bytes == 0
+                if whole and progress.copied_bytes >= limits.copied_mark_bytes:
+                    await self._mark(pair, progress)
+                if len(progress.unreadable) > limits.unreadable_ranges_max:
+                    break
+                await self._go_on(job, read_bytes)
+            await self._mark(pair, progress)
         except BaseException:
-            self._timeline.ledger.not_copied(pair.record, unmarked)  # not known to be durable
+            self._timeline.ledger.not_copied(pair.record, progress.unmarked)
             raise
+        if progress.unreadable:
+            raise SinkError(pair, 0, left_out(pair, progress.unreadable))
 
-    async def _one(self, job: Job, pair: Pair, offset: int, length: int) -> None:
-        ledger = self._timeline.ledger
-        # Cleared before the read: a write that comes later sets the grains again.
-        ledger.copying(pair.record, offset, length)
-        copy = partial(copy_run, job.walk().sink, pair, offset, length)
-        try:
-            copied = await to_its_end(self._workers.run(copy))
-        except BaseException:
-            ledger.not_copied(pair.record, [(offset, length)])
-            raise
-        pair.copied_bytes += copied
-        self.copied_bytes += copied
-        pair.copy_done += length
+    async def _one(self, job: Job, pair: Pair, offset: int, length: int, progress: Progress) -> int:
+        """Copy the next piece of a run of whole grains; returns how many bytes the disks moved.
 
-    async def _mark(self, pair: Pair, runs: Sequence[tuple[int, int]]) -> None:
+        A grain that is larger than a piece counts as changed until its last piece is copied.
+        """
+        ledger, chunk, end = (
+            self._timeline.ledger,
+            self._limits.follower_chunk_bytes,
+            offset + length,
+        )
+        at = max(offset, progress.at)
+        async with self._checkpointer.copying:
+            in_work([pair])
+            # Cleared before the read: a write that comes later sets the grains again.
+            ledger.copying(pair.record, offset, length)
+            try:
+                sink = job.walk().sink
+                copy = partial(copy_around, sink, pair, at, end, chunk)
+                piece = await self._in_worker(job, sink, copy)
+            except BaseException:
+                ledger.not_copied(pair.record, [(offset, length)])
+                raise
+            progress.add(at, piece)
+            rest = [(progress.at, end - progress.at)] if progress.at < end else []
+            ledger.not_copied(pair.record, [*rest, *progress.unreadable])
+        self._count(pair, piece)
+        return piece.length if piece.read else 0
+
+    def _count(self, pair: Pair, piece: Piece) -> None:
+        pair.copied_bytes += piece.copied
+        self.copied_bytes += piece.copied
+        pair.copy_done += piece.length
+
+    async def _mark(self, pair: Pair, progress: Progress) -> None:
         """Make progress durable: a restart continues from there."""
-        if not runs:
+        if not progress.unmarked:
             return
         try:
-            await to_its_end(self._workers.run(pair.copy_of.sync))
+            leg = pair.copy_of
+            await to_its_end(self._legs.on(pair, leg, SYNC, leg.sync))
         except OSError as error:
             self._timeline.ledger.nothing_copied(pair.record)
             raise SinkError(pair, 0, error) from error
 
         def mark() -> None:
             in_work([pair])
-            self._timeline.append(Copied(pair.id, runs))
+            self._timeline.append(Copied(pair.id, progress.unmarked))
+            progress.marked()
 
-        await self._timeline.at_rest(mark)
+        await when_there_is_room(self._timeline, mark)
         done, total = pair.copy_done, pair.copy_total
         self._emit("copied", volume=pair.name, done_bytes=done, total_bytes=total)
 
@@ -178,14 +242,11 @@ class Copying:
             pair.copy_total, pair.copy_done = todo.changed_bytes, 0
         try:
             for pair, todo in maps:
-                offset = 0
-                while (run := todo.next_run(offset, piece_bytes_max)) is not None:
-                    offset = run[0] + run[1]
-                    copy = partial(copy_run, sink, pair, *run)
-                    pair.copied_bytes += await to_its_end(self._workers.run(copy))
-                    pair.copy_done += run[1]
-                    await self._go_on(job, run[1])
+                await self._stage_one(job, pair, todo, sink)
             await self._end_staging(job, sink)
+        except PrimaryUnreadableError:
+            sink.close()
+            raise
         except (SinkError, OSError) as error:
             sink.close()
             cause = error.error if isinstance(error, SinkError) else error
@@ -194,23 +255,51 @@ class Copying:
             raise OSError(cause.errno, f"{self._staging.directory}: {cause.strerror}") from error
         return sink.count
 
+    async def _stage_one(self, job: Job, pair: Pair, todo: ChangeMap, sink: StagingSink) -> None:
+        at, piece_bytes = 0, self._limits.staged_piece_bytes_max
+        while (run := todo.next_run(at, _AHEAD)) is not None:
+            at, end = max(run[0], at), run[0] + run[1]
+            copy = partial(copy_piece, sink, pair, at, end, piece_bytes)
+            piece = await self._in_worker(job, sink, copy)
+            at += piece.length
+            pair.copied_bytes += piece.copied
+            pair.copy_done += piece.length
+            await self._go_on(job, piece.length if piece.read else 0)
+
     async def _end_staging(self, job: Job, sink: StagingSink) -> None:
         copied_at = await self._timeline.at_rest(lambda: self._timeline.performed)
         while job.walk().position < copied_at:
             await self.follow(job)
-        await to_its_end(self._workers.run(sink.finish))
+        await self._in_staging(sink.finish)
 
-    async def apply_staged(self, job: Job, count: int) -> None:
-        """Apply a committed staging log to the secondaries, durably. Raises SinkError."""
-        pairs = {pair.id: pair for pair in job.pairs}
-        apply = partial(self._staging.apply, job.id, pairs, count, SecondarySink())
-        await to_its_end(self._workers.run(apply))
-        await self._checkpointer.sync_secondaries(job.pairs)
+    async def apply_staged(self, job: Job, count: int) -> dict[Pair, OSError]:
+        """Apply a committed staging log to the secondaries, durably; returns those that failed.
+
+        Raises DamageError or OSError if the log cannot be read.
+        """
+        failed: dict[Pair, OSError] = {}
+        while True:
+            pairs = {pair.id: pair for pair in job.pairs if pair not in failed}
+            sink = SecondarySink()
+            apply = partial(self._staging.apply, job.id, pairs, count, sink)
+            try:
+                failed |= await self._in_worker(job, sink, apply)
+                break
+            except SinkError as hung:  # once more, for the others
+                failed[hung.pair] = hung.located()
+        await self._checkpointer.sync_secondaries(
+            [each for each in job.pairs if each not in failed]
+        )
         self.copied_bytes += sum(pair.copied_bytes for pair in job.pairs)
+        return failed
 
     async def remove_staged(self, job: Job) -> None:
         """Remove the staging log of a job."""
-        await to_its_end(self._workers.run(lambda: self._staging.remove(job.id)))
+        await self._in_staging(lambda: self._staging.remove(job.id))
+
+    async def _in_staging(self, call: Callable[[], None]) -> None:
+        """A call on the disk of the staging logs."""
+        await to_its_end(self._legs.workers.of(self._staging).run(call))
 
 
 def _nobody() -> None:

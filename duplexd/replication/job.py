@@ -27,12 +27,12 @@ JOURNAL, MAP, COPY, ALREADY = "journal", "map", "copy", "already"  # how
 class Job:
     """`pairs` are those that are not DUPLEX yet. `floor` is the number after which it still needs
     the journal; `cap` is the lag in bytes beyond which new changes wait for it. `whole`: whether
-    the secondaries hold a state that existed, apart from a torn change.
+    the secondaries hold a state that existed, apart from those that are `torn`.
     """
 
     __slots__ = (
         "began", "begun_at", "cap", "floor", "follower", "how", "id", "pairs", "reasons", "task",
-        "whole",
+        "torn", "whole",
     )  # fmt: skip
 
     def __init__(self, how: str, pairs: Iterable[Pair], floor: int) -> None:
@@ -47,6 +47,7 @@ class Job:
         self.cap = math.inf
         self.task: asyncio.Task[None] | None = None
         self.whole = True
+        self.torn: set[Pair] = set()
 
     def lag_bytes(self, log_position: int) -> int:
         """How many bytes of journal it trails behind."""

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from duplexd.core import pair_states
 from duplexd.core.markers import Copy, Resync
-from duplexd.errors import WrongStateError
+from duplexd.errors import DuplexdError, WrongStateError
+from duplexd.journal.writer import NO_SPACE
 from duplexd.replication.job import ALREADY, COPY, JOURNAL, MAP, Job
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Resyncs:
         """Start; says how for each volume.
 
         Raises WrongStateError, with nothing started, for a volume without secondary, or whose
-        secondary's path leads to another image.
+        secondary's path leads to another image. DuplexdError if the journal has no room for it.
         """
         await self._followers.until(lambda: all(self._has_arrived(pair) for pair in pairs))
         # A resync leaves the cuts and a restart does not go back to them, so the secondaries that a
@@ -73,7 +74,15 @@ class Resyncs:
         if lost:
             more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
             raise WrongStateError(f"{lost[0].strerror}{more}; nothing was started")
-        report = await self._timeline.at_rest(lambda: self._begin(pairs))
+        try:
+            report = await self._timeline.at_rest(lambda: self._begin(pairs))
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            raise DuplexdError(
+                f"the journal has no room: {error.strerror}; "
+                "free some on the file system of state_dir, then resync again"
+            ) from error
         return {"job": next(iter(self._followers.jobs), ""), "volumes": report}
 
     def _has_arrived(self, pair: Pair) -> bool:

@@ -6,7 +6,9 @@ The log is valid once the journal has the job's COMMIT marker: from then on reco
 again, as often as needed; without the marker recovery removes it.
 
 Files `JOB-NNNN.stg` in one directory, each a sequence of journal records (`journal/format.py`) from
-byte 0 on, numbered from 1 over all files, with one chain.
+byte 0 on, numbered from 1 over all files, with one chain. NNNN counts from 0, and has more digits
+where the log of a large volume has more files. Only the file that is written is open: a log may
+have more files than a process may have descriptors.
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ from duplexd.journal.format import (
     ZERO,
     crc32c,
     pack_record,
+    unpack_record,
 )
 from duplexd.journal.scan import records
-from duplexd.replication.follower import UntouchedError, put
+from duplexd.replication.follower import SinkError, UntouchedError, put
+from duplexd.replication.watched import WatchedLegs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,10 +51,13 @@ class StagingSink:
         self, disk: Disk, directory: str, job: str, file_bytes: int, piece_bytes_max: int
     ) -> None:
         """`file_bytes`: of each file; `piece_bytes_max`: of a write that is put here."""
+        self.legs = WatchedLegs()
         self._disk = disk
-        self._stem = f"{directory}/{job}"
+        self._directory = directory
+        self._job = job
         self._file_bytes = max(file_bytes, piece_bytes_max + RECORD_HEADER_BYTES)
-        self._files: list[File] = []
+        self._file: File | None = None
+        self._files = 0
         self._position = self._file_bytes
         self._sequence = 0
         self._chain = 0
@@ -58,23 +65,22 @@ class StagingSink:
 
     def write(self, pair: Pair, offset: int, data: Buffer) -> None:
         """See `Sink`. Raises UntouchedError if the secondary has no room for it."""
-        _reserve(pair, offset, len(data))
+        self._reserve(pair, offset, len(data))
         self._append(WRITE, pair, offset, len(data), data, 0)
 
     def zero(self, pair: Pair, offset: int, length: int, allocate: bool) -> None:
         """See `Sink`. Raises UntouchedError if the secondary has no room for it."""
         if allocate:
-            _reserve(pair, offset, length)
+            self._reserve(pair, offset, length)
         self._append(ZERO, pair, offset, length, b"", FLAG_ALLOCATE if allocate else 0)
 
     def _append(
         self, kind: int, pair: Pair, offset: int, length: int, data: Buffer, flags: int
     ) -> None:
         need = RECORD_HEADER_BYTES + len(data)
-        if self._position + need > self._file_bytes:
-            path = f"{self._stem}-{len(self._files):04d}.stg"
-            self._files.append(self._disk.create(path, self._file_bytes))
-            self._position = 0
+        file = self._file
+        if file is None or self._position + need > self._file_bytes:
+            file = self._next_file()
         crc = crc32c(data) if len(data) else 0
         header, next_chain = pack_record(
             self._chain,
@@ -90,10 +96,29 @@ class StagingSink:
             flags,
             0,
         )
-        self._files[-1].writev(self._position, [header, data], need)
+        file.writev(self._position, [header, data], need)
         self._position += need
         self._sequence += 1
         self._chain = next_chain
+
+    def _next_file(self) -> File:
+        self.finish()
+        path = f"{self._directory}/{_name(self._job, self._files)}"
+        self._file = self._disk.create(path, self._file_bytes)
+        self._files += 1
+        self._position = 0
+        return self._file
+
+    def _reserve(self, pair: Pair, offset: int, length: int) -> None:
+        if pair.secondary is not None:
+            try:
+                self.legs.secondary(pair).reserve(offset, length)
+            except OSError as error:
+                raise UntouchedError(
+                    error.errno, f"{pair.secondary.path}: no room for the changes: {error.strerror}"
+                ) from error
+            finally:
+                pair.secondary_dirty = True  # its time has changed: see `engine/samples.py`
 
     @property
     def count(self) -> int:
@@ -102,25 +127,19 @@ class StagingSink:
 
     def finish(self) -> None:
         """Make it durable and close it."""
-        for file in self._files:
-            file.sync()
+        if self._file is not None:
+            self._file.sync()
         self.close()
 
     def close(self) -> None:
-        """Close the files."""
-        for file in self._files:
-            file.close()
-        self._files = []
+        """Close the file that is written."""
+        if self._file is not None:
+            self._file.close()
+        self._file = None
 
 
-def _reserve(pair: Pair, offset: int, length: int) -> None:
-    if pair.secondary is not None:
-        try:
-            pair.secondary.reserve(offset, length)
-        except OSError as error:
-            raise UntouchedError(
-                error.errno, f"{pair.secondary.path}: no room for the changes: {error.strerror}"
-            ) from error
+def _name(job: str, number: int) -> str:
+    return f"{job}-{number:04d}.stg"
 
 
 class StagingArea:
@@ -134,28 +153,55 @@ class StagingArea:
         """A new log for a job."""
         return StagingSink(self._disk, self.directory, job, file_bytes, piece_bytes_max)
 
-    def apply(self, job: str, pairs: Mapping[int, Pair], count: int, sink: Sink) -> None:
+    def apply(
+        self, job: str, pairs: Mapping[int, Pair], count: int, sink: Sink
+    ) -> dict[Pair, OSError]:
         """Apply a whole staging log of `count` records to the secondaries.
 
-        Raises SinkError, and DamageError if the log is not whole.
+        Returns the pairs whose secondary failed: each fails alone, the others get all of it.
+        Raises DamageError or OSError if the log is not whole or cannot be read; the path is named.
         """
-        sequence, chain = 0, 0
-        for path in self._files_of(job):
-            file = self._disk.open(path)
-            try:
-                buffer = file.read(0, file.size)
-            finally:
-                file.close()
+        failed: dict[Pair, OSError] = {}
+        sequence, chain, number = 0, 0, 0
+        while sequence < count:
+            buffer, before = self._content(f"{self.directory}/{_name(job, number)}"), sequence
             for record in records(buffer, 0, sequence + 1, chain):
                 sequence, chain = record.sequence, record.crc
                 pair = pairs.get(record.volume)
-                if pair is not None:
-                    put(sink, pair, record, buffer)
-        if sequence != count:
-            raise DamageError(
-                f"{self.directory}/{job}: the staging log ends at record {sequence} of {count}; "
-                "resync these volumes again"
-            )
+                if pair is not None and pair not in failed:
+                    try:
+                        put(sink, pair, record, buffer)
+                    except SinkError as error:
+                        failed[pair] = error.located()
+            if sequence == before:
+                self._damaged(job, number, buffer, sequence, count)
+            number += 1
+        return failed
+
+    def _damaged(self, job: str, number: int, buffer: bytes, sequence: int, count: int) -> None:
+        """Nothing in this file goes on from record `sequence`: it is damaged, or the end of the
+        file before it is.
+        """
+        first = unpack_record(buffer, 0)
+        before = not buffer or (first is not None and first.sequence > sequence + 1)
+        name = _name(job, max(number - before, 0))
+        raise DamageError(
+            f"{self.directory}/{name}: the staging log ends after record {sequence} of {count}; "
+            "what it was to bring to the secondaries is on the primaries: resync"
+        )
+
+    def _content(self, path: str) -> bytes:
+        try:
+            if not self._disk.exists(path):
+                return b""
+            file = self._disk.open(path)
+            try:
+                return file.read(0, file.size)
+            finally:
+                file.close()
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise OSError(error.errno, f"{path}: {why}", path) from error
 
     def remove(self, job: str) -> None:
         """Remove the log of a job, if there is one."""

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from duplexd.runtime import directory, realfile
+from duplexd.runtime import directory, machine, realfile
 from duplexd.runtime.locked import create_locked, measure, open_locked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from duplexd.runtime.stamp import Stamp
 
 Data = realfile.Data
 
@@ -72,9 +74,20 @@ class File(Protocol):
         Where holes cannot be found all is data.
         """
 
-    def sync(self) -> None:
-        """Everything written before this call survives a power cut. An OSError is final: what was
-        lost is not known.
+    def sync(self, times: bool = False) -> None:
+        """Everything written before this call survives a power cut; with `times` the time of the
+        last modification does, too. An OSError is final: what was lost is not known.
+        """
+
+    def stamp(self) -> Stamp:
+        """Which file it is, its size now, and when it was last modified."""
+
+    def read_mark(self) -> bytes:
+        """What `write_mark` wrote last, whoever had the file open then; b"" if nothing."""
+
+    def write_mark(self, mark: bytes, /, durable: bool) -> bool:
+        """Let the file carry a mark of a few hundred bytes, beside its content. False if it cannot
+        carry one. `durable`, or else at the next sync with `times`.
         """
 
     def in_place(self) -> bool:
@@ -108,6 +121,11 @@ class Disk(Protocol):
 
     def size(self, path: str, /) -> int:
         """Bytes of a file or block device."""
+
+    def mount(self, path: str, /) -> str:
+        """Names the mount of the file system that a path is on: differs once it was mounted anew.
+        "" where the kernel does not say. OSError if there is nothing at the path.
+        """
 
     def list(self, path: str, /) -> list[str]:
         """The names in a directory, sorted."""
@@ -144,6 +162,7 @@ class RealDisk:
 
     exists = staticmethod(directory.exists)
     size = staticmethod(directory.size)
+    mount = staticmethod(machine.mount)
     list = staticmethod(directory.names)
     make_directory = staticmethod(directory.make)
     remove = staticmethod(directory.remove)

@@ -1,9 +1,16 @@
-"""Opening and creating images so that no other opener has them: a second daemon, one file as two
-legs, a mounted device.
+"""Opening and creating images so that no other writer has them.
 
-`flock` is advisory and enough for files, because the other opener to keep away is another duplexd.
-A block device is opened with O_EXCL as well, which the kernel grants to one holder, and mounts
-count.
+    duplexd             holds a `flock`: another daemon, or one file as two legs, is refused.
+    QEMU                locks bytes of the images it opens. We refuse an image that it writes to,
+                        and lock the bytes that say "nobody else may write", so that it refuses
+                        ours. It may read: a backup of a suspended secondary.
+    any other program,  have no locks (nbdkit), but the kernel knows of a file who has it open for
+    a loop device       writing: it then grants no read lease. So one is asked for, and given back.
+                        Somebody who opens the file for writing later is not kept away.
+    a mount, dm, md     claim a block device with O_EXCL, as we do; the kernel grants that once.
+
+A lease needs the file's owner or CAP_LEASE; without it, or on a file system without leases or
+locks, the others have to do.
 """
 
 from __future__ import annotations
@@ -12,13 +19,21 @@ import contextlib
 import errno
 import fcntl
 import os
+import signal
 import stat
+import struct
 
 FILE_MODE = 0o640
 _FLAGS = os.O_RDWR | os.O_CLOEXEC
 # The size of these writes becomes the size of the page cache's folios for the file, and a small
 # write into a large folio is slow (4 KiB into 1 MiB folios: 9-14 us, into 64 KiB folios: 3.8 us).
 _ZEROES = bytes(1 << 16)
+_FLOCK = struct.Struct("hhqqi4x")  # type, whence, start, length, pid
+# QEMU, block/file-posix.c: byte 100 + n is locked by who does n, byte 200 + n by who lets nobody
+# else do it; 1 is to write, 3 to resize.
+_QEMU_WRITES = (101, 103)
+_QEMU_ALONE = (201, 203)
+_NO_LOCKS = frozenset({errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 
 
 def measure(fd: int) -> int:
@@ -32,6 +47,8 @@ def open_locked(path: str) -> tuple[int, bool]:
     is_block = stat.S_ISBLK(mode)
     if not is_block and not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "neither a regular file nor a block device", path)
+    if not is_block:
+        _refuse_writers(path)
     try:
         # O_EXCL: the kernel refuses a device that is mounted, or that another opener claimed under
         # another name
@@ -53,6 +70,41 @@ def lock(fd: int, path: str) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise in_use(path) from None
+    try:
+        for byte in _QEMU_ALONE:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_RDLCK, 0, byte, 1, 0))
+        written = any(_is_locked(fd, byte) for byte in _QEMU_WRITES)
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return
+        raise in_use(path) from None
+    if written:
+        raise OSError(errno.EBUSY, "in use already: a QEMU writes to it", path)
+
+
+def _is_locked(fd: int, byte: int) -> bool:
+    found = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, 0, byte, 1, 0))
+    return bool(_FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
+
+
+def _refuse_writers(path: str) -> None:
+    """Raises OSError EBUSY if somebody has this file open for writing, where the kernel says so."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        lock(fd, path)  # a duplexd gets the message about itself
+        # Who opens the file for writing while we hold the lease has us sent a signal: not SIGIO,
+        # which ends the process, but one that is ignored.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise
+        if error.errno == errno.EAGAIN:
+            why = "in use already: another program, or a loop device, has it open for writing"
+            raise OSError(errno.EBUSY, why, path) from None
+    finally:
+        os.close(fd)
 
 
 def in_use(path: str) -> OSError:

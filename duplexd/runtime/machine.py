@@ -7,27 +7,47 @@ call that fails each time costs more than none.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import errno
 import os
+import sys
 from functools import lru_cache
 from pathlib import Path
 
 from duplexd.runtime.fallocate import KEEP_SIZE, PUNCH_HOLE, fallocate
 
 _PROBE_BYTES = 4096
+# statx(2), by way of ctypes, because the standard library does not have it: a mount's number that
+# is never used again while the machine is up, from Linux 6.8 on
+_AT_FDCWD = -100
+_STATX_BYTES = 256
+_STATX_MNT_ID_UNIQUE = 0x4000
+_MNT_ID_AT = 144
+_PUNCHING_FILE_SYSTEMS = frozenset({"ext4", "xfs", "btrfs", "f2fs", "tmpfs"})
 _MEMORY_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs", "hugetlbfs", "devtmpfs"})
 
 
 def punches(fd: int, size: int, is_block: bool) -> bool:
-    """Whether holes can be punched. A file is asked for a hole past its end, where nothing is; a
-    device's queue is looked up.
+    """Whether holes can be punched. Of a file whose file system is not known to be able to, a hole
+    past its end is asked for, where nothing is; a device's queue is looked up.
+
+    Even such a hole changes the time of the last modification, by which a start recognises an image
+    that nobody else wrote to; so the time is put back.
     """
+    found = os.fstat(fd)
     if is_block:
-        return queue_punches(os.fstat(fd).st_rdev)
+        return queue_punches(found.st_rdev)
+    if _file_system(found.st_dev) in _PUNCHING_FILE_SYSTEMS:
+        return True
     past_end = -(-size // _PROBE_BYTES) * _PROBE_BYTES
     try:
         return fallocate(fd, PUNCH_HOLE | KEEP_SIZE, past_end, _PROBE_BYTES)
     except OSError:
         return False
+    finally:
+        with contextlib.suppress(OSError):  # not ours
+            os.utime(fd, ns=(found.st_atime_ns, found.st_mtime_ns))
 
 
 def queue_punches(device: int, sys: Path = Path("/sys/dev/block")) -> bool:
@@ -44,22 +64,42 @@ def queue_punches(device: int, sys: Path = Path("/sys/dev/block")) -> bool:
     return False
 
 
+def mount(path: str) -> str:
+    """Names the mount of the file system that a path is on, on this boot: it differs once that was
+    mounted anew, and in another mount namespace. "" where the kernel does not say.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "statx"):
+        return ""
+    found = ctypes.create_string_buffer(_STATX_BYTES)
+    if libc.statx(_AT_FDCWD, os.fsencode(path), 0, _STATX_MNT_ID_UNIQUE, found) != 0:
+        code = ctypes.get_errno()
+        if code in (errno.ENOSYS, errno.EINVAL):
+            return ""
+        raise OSError(code, os.strerror(code), path)
+    mask = int.from_bytes(found.raw[:4], sys.byteorder)
+    if not mask & _STATX_MNT_ID_UNIQUE:
+        return ""
+    return str(int.from_bytes(found.raw[_MNT_ID_AT : _MNT_ID_AT + 8], sys.byteorder))
+
+
 def in_memory(fd: int) -> bool:
     """Whether the file lives in a file system that has no disk below it, so that no read of it can
     wait for one.
     """
-    return _device_in_memory(os.fstat(fd).st_dev)
+    return _file_system(os.fstat(fd).st_dev) in _MEMORY_FILE_SYSTEMS
 
 
 @lru_cache(maxsize=256)
-def _device_in_memory(device: int) -> bool:
+def _file_system(device: int) -> str:
+    """The type of the file system with that `st_dev`; "" if that is not known."""
     wanted = f"{os.major(device)}:{os.minor(device)}"
     try:
         lines = Path("/proc/self/mountinfo").read_text().splitlines()
     except OSError:
-        return False
+        return ""
     for line in lines:
-        mount, _, file_system = line.partition(" - ")
-        if mount.split()[2] == wanted:
-            return file_system.split()[0] in _MEMORY_FILE_SYSTEMS
-    return False
+        before, _, file_system = line.partition(" - ")
+        if before.split()[2] == wanted:
+            return file_system.split()[0]
+    return ""

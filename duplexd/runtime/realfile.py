@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.runtime.fallocate import KEEP_SIZE, PUNCH_HOLE, UNSUPPORTED, ZERO_RANGE, fallocate
 from duplexd.runtime.machine import in_memory, punches
+from duplexd.runtime.stamp import Stamp, read_mark, stamp, write_mark
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +36,7 @@ class RealFile:
     __slots__ = (
         "_alignment",
         "_fd",
+        "_in_memory",
         "_nowait",
         "_punches",
         "_reserves",
@@ -50,6 +52,7 @@ class RealFile:
         self.size = size
         self.is_block = is_block
         self._alignment = BLOCK_ALIGNMENT_BYTES if is_block else 1
+        self._in_memory = in_memory(fd)  # asked once: any call on the descriptor may hang
         self._nowait = True
         self._punches = punches(fd, size, is_block)
         self._zeroes = True
@@ -94,7 +97,7 @@ class RealFile:
         """No RWF_NOWAIT here: where the file system lives in memory a plain read does not block
         either.
         """
-        if not in_memory(self._fd):
+        if not self._in_memory:
             return False
         self.read_into(offset, buffer)
         return True
@@ -180,6 +183,8 @@ class RealFile:
     def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
         if self.is_block:
             return [(offset, length, True)] if length else []
+        if os.fstat(self._fd).st_size < offset + length:  # else its missing end would be a hole
+            raise OSError(errno.EIO, "the file was truncated", self.path)
         found: list[tuple[int, int, bool]] = []
         end = offset + length
         while offset < end:
@@ -203,12 +208,21 @@ class RealFile:
                 return offset if whence == os.SEEK_DATA else end
             raise
 
-    def sync(self) -> None:
+    def sync(self, times: bool = False) -> None:
         try:
-            os.fdatasync(self._fd)
+            (os.fsync if times else os.fdatasync)(self._fd)
         except OSError as error:
             error.filename = self.path
             raise
+
+    def stamp(self) -> Stamp:
+        return stamp(self._fd, self.is_block)
+
+    def read_mark(self) -> bytes:
+        return b"" if self.is_block else read_mark(self._fd)
+
+    def write_mark(self, mark: bytes, durable: bool) -> bool:
+        return not self.is_block and write_mark(self._fd, mark, durable)
 
     def in_place(self) -> bool:
         try:

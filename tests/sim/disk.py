@@ -4,12 +4,14 @@ demand, and is deterministic for a seed.
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import posixpath
 from random import Random
 from typing import TYPE_CHECKING
 
+from duplexd.runtime.stamp import Stamp
 from tests.sim.faults import Fault, Faults, covers, no_space
 from tests.sim.image import Image
 
@@ -70,19 +72,35 @@ class SimFile:
         self._disk.step("reserve", self.path)
         if self._disk.faults.full(self.path) and self._image.room_before(offset, length) < length:
             raise no_space(self.path)
+        self._modified()
         self._image.allocate(offset, length)
 
     def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
         self._check(offset, length)
         return self._image.extents(offset, length)
 
-    def sync(self) -> None:
+    def sync(self, times: bool = False) -> None:
         self._check(0, 0)
         with self._disk.atomic(
             "sync", self.path, failed=lambda: self._image.sync_fails(self._disk.rng)
         ) as happens:
             if happens:
-                self._image.sync()
+                self._image.sync(times)
+
+    def stamp(self) -> Stamp:
+        self._check(0, 0)
+        return Stamp(f"file {self._image.number}", self._image.size, self._image.mtime_ns)
+
+    def read_mark(self) -> bytes:
+        self._check(0, 0)
+        return self._image.mark
+
+    def write_mark(self, mark: bytes, durable: bool) -> bool:
+        self._check(0, 0)
+        with self._disk.atomic("write_mark", self.path) as happens:
+            if happens:
+                self._image.mark = mark
+        return True
 
     def in_place(self) -> bool:
         self._check(0, 0)
@@ -95,7 +113,8 @@ class SimFile:
 
     def _put(self, operation: str, offset: int, data: bytes, punch: bool = False) -> None:
         self._check(offset, len(data))
-        torn = self._disk.step(operation, self.path, dying=lambda: self._image.start(offset, data))
+        torn = self._disk.step(operation, self.path, dying=lambda: self._dying(offset, data))
+        self._modified()
         if torn is not None:
             self._image.write(offset, data[: self._disk.rng.randrange(max(len(data), 1))])
             raise torn.raised(self.path)
@@ -104,10 +123,18 @@ class SimFile:
             return
         room = len(data)
         if self._disk.faults.full(self.path):
-            room = self._image.room_before(offset, len(data))
+            copies = self._disk.faults.copies(self.path)
+            room = 0 if copies else self._image.room_before(offset, len(data))
         self._image.write(offset, data[:room])
         if room < len(data):
             raise no_space(self.path)
+
+    def _dying(self, offset: int, data: bytes) -> None:
+        self._modified()
+        self._image.start(offset, data)
+
+    def _modified(self) -> None:
+        self._image.mtime_ns = self._disk.now_ns()
 
     def _check(self, offset: int, length: int) -> None:
         if self._life != self._disk.lives or self._disk.dead:
@@ -161,11 +188,13 @@ class SimDisk:
         self.rng = Random(seed)
         self.cold = cold  # how often `read_cached` finds nothing
         self.faults = Faults()
+        self.now_ns: Callable[[], int] = lambda: 0  # 0: files have no times
         self.before: Callable[[str, str], None] | None = None
         self.on_dead: Callable[[], None] | None = None
         self.operations = 0  # that changed something, in all
         self.lives = 0  # crashes so far
         self.boots = 0  # power cuts so far
+        self.mounts = 0  # of a disk that failed, and was mounted again on the same boot
         self.dead = False
         self.struck = False  # the cut came in the middle of the operation, not before it
         self._cut_at: int | None = None
@@ -200,6 +229,10 @@ class SimDisk:
 
     def size(self, path: str) -> int:
         return self._image(path).size
+
+    def mount(self, path: str) -> str:
+        self._image(path)
+        return f"mount-{self.boots}-{self.mounts}"
 
     def list(self, path: str) -> builtins.list[str]:
         above = _normal(path)
@@ -250,6 +283,7 @@ class SimDisk:
         """
         self.lives += 1
         self.boots += power
+        self.mounts += bool(lost)
         self.dead = self.struck = False
         self._cut_at = None
         for path, image in self._images.items():
@@ -258,8 +292,16 @@ class SimDisk:
             else:
                 image.kill(self.rng)
 
+    def twin(self) -> SimDisk:
+        """Another disk that holds the same, for a look at what a start would find."""
+        twin = SimDisk(cold=0)
+        twin.boots, twin.mounts = self.boots, self.mounts
+        twin._directories, twin._images = set(self._directories), copy.deepcopy(self._images)
+        return twin
+
     def lose(self, *lost: str) -> None:
         """After a crash: un-synced writes at or below these paths are lost, on the same boot."""
+        self.mounts += 1
         for path, image in self._images.items():
             if any(covers(above, path) for above in lost):
                 image.lose()
@@ -312,9 +354,11 @@ class SimDisk:
         """Make one write tear: a part of its data is written, then it fails."""
         self.faults.add(path, Fault(error, None, after, 1, torn=True))
 
-    def full(self, path: str) -> None:
-        """No space for `path`, or below it, that is not allocated yet."""
-        self.faults.fill(path)
+    def full(self, path: str, copies: bool = False) -> None:
+        """No space for `path`, or below it, that is not allocated yet. `copies`: nor for what is,
+        because the file system copies on write.
+        """
+        self.faults.fill(path, copies)
 
     def heal(self, path: str) -> None:
         self.faults.heal(path)

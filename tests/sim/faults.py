@@ -42,16 +42,20 @@ class Faults:
     def __init__(self) -> None:
         self._faults: dict[str, list[Fault]] = {}
         self._full: set[str] = set()
+        self._copying: set[str] = set()
 
     def add(self, path: str, fault: Fault) -> None:
         self._faults.setdefault(path, []).append(fault)
 
-    def fill(self, path: str) -> None:
+    def fill(self, path: str, copies: bool = False) -> None:
         self._full.add(path)
+        if copies:
+            self._copying.add(path)
 
     def heal(self, path: str) -> None:
         self._faults.pop(path, None)
         self._full.discard(path)
+        self._copying.discard(path)
 
     def due(self, operation: str, path: str, is_write: bool) -> Fault | None:
         for above, faults in self._faults.items():
@@ -63,6 +67,10 @@ class Faults:
 
     def full(self, path: str) -> bool:
         return any(covers(above, path) for above in self._full)
+
+    def copies(self, path: str) -> bool:
+        """Whether it is full, and a write over what is there needs room, too."""
+        return any(covers(above, path) for above in self._copying)
 
 
 def covers(above: str, path: str) -> bool:

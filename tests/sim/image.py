@@ -8,6 +8,7 @@ of one file system whose disk fails and is mounted again.
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 SECTOR = 512
 PAGE = 4096
+_NUMBERS = count(1)  # of inodes
 
 
 class Image:
@@ -29,6 +31,9 @@ class Image:
         self.durable = bytearray(size)
         self.pending: list[tuple[int, bytes]] = []
         self.opened = False
+        self.mark = b""
+        self.number = next(_NUMBERS)
+        self.mtime_ns = self.durable_mtime_ns = 0
         self._allocated = set(range(-(-size // PAGE))) if allocated else set[int]()
         self._doomed: list[
             tuple[int, int]
@@ -75,7 +80,9 @@ class Image:
             found.append((start, end - start, is_data))
         return found
 
-    def sync(self) -> None:
+    def sync(self, times: bool = True) -> None:
+        if times:
+            self.durable_mtime_ns = self.mtime_ns
         for offset, data in self.pending:
             self.durable[offset : offset + len(data)] = data
         self.pending.clear()
@@ -101,6 +108,8 @@ class Image:
 
     def cut_power(self, rng: Random) -> None:
         """The medium is what remains."""
+        if rng.random() < 0.5:
+            self.mtime_ns = self.durable_mtime_ns
         if self._in_flight is not None:
             self.pending.append(self._in_flight)
             self._in_flight = None

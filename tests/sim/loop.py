@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from tests.sim.disk import SimDisk
 
 
+_LIFE_SECONDS = 1e6  # a life begins so long after the one before it began
+
+
 class HungError(AssertionError):
     """The code under test took more turns than any scenario needs, or waits for something that
     cannot come.
@@ -64,6 +67,8 @@ class SimClock:
     def __init__(self, loop: SimLoop, disk: SimDisk) -> None:
         self.monotonic = loop.time
         self.boot_id = disk.boot_id
+        self._lives = disk.lives
+        disk.now_ns = lambda: int(self.wall() * 1e9)
 
     def wall(self) -> float:
-        return 1_700_000_000.0 + self.monotonic()
+        return 1_700_000_000.0 + self._lives * _LIFE_SECONDS + self.monotonic()

@@ -22,6 +22,7 @@ from duplexd.engine.events import Events
 from tests.sim.clients import Promises
 from tests.sim.disk import PowerCut, SimDisk
 from tests.sim.history import History
+from tests.sim.identities import check_images
 from tests.sim.loop import SimClock, SimLoop
 from tests.sim.small import JOURNAL_BYTES, SMALL
 from tests.sim.workers import SimWorkers
@@ -170,6 +171,7 @@ class Machine:
         """Bring the machine up again. `lost`: see `SimDisk.crash`."""
         self.note("POWER CUT" if power else f"LOST {' '.join(lost)}" if lost else "KILL")
         self.disk.crash(power, lost)
+        check_images(self)
 
     # ------------------------------------------------------------------------------------ one check
 

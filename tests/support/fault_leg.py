@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from duplexd.images.leg import Leg
     from duplexd.runtime.disk import Data
+    from duplexd.runtime.stamp import Stamp
 
 Operation = Literal["read_into", "read_cached", "write", "zero", "reserve", "extents", "sync"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
@@ -83,9 +84,18 @@ class FaultLeg:
         self._meet("extents")
         return self._leg.extents(offset, length)
 
-    def sync(self) -> None:
+    def sync(self, times: bool = False) -> None:
         self._meet("sync")
-        self._leg.sync()
+        self._leg.sync(times)
+
+    def stamp(self) -> Stamp:
+        return self._leg.stamp()
+
+    def read_mark(self) -> bytes:
+        return self._leg.read_mark()
+
+    def write_mark(self, mark: bytes, durable: bool) -> bool:
+        return self._leg.write_mark(mark, durable)
 
     def in_place(self) -> bool:
         return self._leg.in_place()

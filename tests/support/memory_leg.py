@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+from duplexd.runtime.stamp import Stamp
+
 if TYPE_CHECKING:
     from duplexd.runtime.disk import Data
 
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
 class MemoryLeg:
     """See `Leg`. `data` is the content; `syncs` counts `sync` calls."""
 
-    __slots__ = ("closed", "data", "is_block", "path", "size", "syncs")
+    __slots__ = ("closed", "data", "is_block", "mark", "path", "size", "syncs")
 
     can_punch = True
 
@@ -21,6 +23,7 @@ class MemoryLeg:
         self.size = size
         self.is_block = False
         self.data = bytearray(size)
+        self.mark = b""
         self.syncs = 0
         self.closed = False
 
@@ -45,9 +48,20 @@ class MemoryLeg:
         self._end(offset, length)
         return [(offset, length, True)] if length else []
 
-    def sync(self) -> None:
+    def sync(self, times: bool = False) -> None:
         self._end(0, 0)
         self.syncs += 1
+
+    def stamp(self) -> Stamp:
+        self._end(0, 0)
+        return Stamp("memory", self.size, 0)
+
+    def read_mark(self) -> bytes:
+        return self.mark
+
+    def write_mark(self, mark: bytes, durable: bool) -> bool:
+        self.mark = mark
+        return True
 
     def in_place(self) -> bool:
         return not self.closed

@@ -2,6 +2,7 @@
 run again.
 
     read.py       the journal after the checkpoint: fold the markers, judge the end (torn, damaged)
+    identify.py   are the images the ones that the journal knows, as it left them?
     recovered.py  `recover` opens the images and calls read and replay; returns everything found
     progress.py   how far it is, as a value
     replay.py     apply a committed staging log; apply the records to the primaries, and to each

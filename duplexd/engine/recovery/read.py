@@ -11,6 +11,7 @@ import secrets
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.ledger import Ledger, Place
+from duplexd.core.since import Since
 from duplexd.engine.checkpoint import replay_floor
 from duplexd.engine.recovery.progress import JOURNAL
 from duplexd.errors import DamageError
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from duplexd.config.daemon_file import ControllerConfig
+    from duplexd.core.pair import PairRecord
     from duplexd.engine.checkpoint import CheckpointFile
     from duplexd.engine.recovery.progress import Report
     from duplexd.journal.recover import Tail
@@ -46,7 +48,9 @@ class ReadJournal(NamedTuple):
     """What the journal says. `saved`: the checkpoint. `unapplied`: numbers of volumes with changes
     after it. `floor`: the number after which this start needs records, and each one until there is
     another checkpoint. Markers since the checkpoint may need more than it says: a resync that began
-    at an older cut.
+    at an older cut. `since`: what these changed of the images that the checkpoint recorded.
+    `complete`: neither has the machine rebooted since, nor was the file system of the journal
+    mounted anew, so no record was lost.
     """
 
     ring: Ring
@@ -55,6 +59,14 @@ class ReadJournal(NamedTuple):
     saved: Json
     unapplied: set[int]
     floor: int
+    since: Since
+    complete: bool
+
+    def is_clean(self, pair: PairRecord) -> bool:
+        """Whether the legs of a pair differ only where records say so: the daemon was stopped, and
+        the volume was served then.
+        """
+        return self.ledger.closed and pair.primary_at >= int(self.saved["sequence"])
 
 
 def read_journal(
@@ -84,16 +96,19 @@ def read_journal(
         if not ring.live and saved["sequence"] == 0:
             ring.live.append(ring.grow())
         start = Position(saved["sequence"], saved["chain"], saved["index"], saved["offset"])
-        walk = Walk(ring, start)
+        walk, since = Walk(ring, start), Since(ledger, saved["sequence"], saved.get("time", 0))
         progress(JOURNAL, 0, total := _bytes_after(ring, start))
-        unapplied = _fold(walk, ledger, lambda done: progress(JOURNAL, done, total))
-        now = ledger.snapshot(walk.sequence, {}, unserved=ledger.pairs)
+        unapplied = _fold(walk, ledger, since, lambda done: progress(JOURNAL, done, total))
+        behind = {number: pair.primary_at for number, pair in ledger.pairs.items()}
+        now = ledger.snapshot(walk.sequence, {}, behind)
         floor = min(replay_floor(saved), replay_floor({**saved, "pairs": now["pairs"]}))
+        same_boot = boot_id != "" and ledger.boot in {"", boot_id}
         tail = walk.close()
     except BaseException:
         ring.close()
         raise
-    return ReadJournal(ring, ledger, tail, saved, unapplied, floor)
+    complete = same_boot and saved.get("mount", "") == file.mount() != ""
+    return ReadJournal(ring, ledger, tail, saved, unapplied, floor, since, complete)
 
 
 def _refuse_journal_alone(disk: Disk, file: CheckpointFile, directory: str) -> None:
@@ -127,7 +142,7 @@ def _bytes_after(ring: Ring, start: Position) -> int:
     return max(sum(after) - start.offset, 0)
 
 
-def _fold(walk: Walk, ledger: Ledger, progress: Callable[[int], None]) -> set[int]:
+def _fold(walk: Walk, ledger: Ledger, since: Since, progress: Callable[[int], None]) -> set[int]:
     """Fold everything; returns the volumes that have changes. `progress` gets the bytes read."""
     unapplied: set[int] = set()
     done_bytes = reported_bytes = 0
@@ -135,13 +150,16 @@ def _fold(walk: Walk, ledger: Ledger, progress: Callable[[int], None]) -> set[in
         if record.kind == MARKER:
             payload = memoryview(buffer)[record.payload_start : record.end]
             place = Place(record.sequence, record.time_us)
-            ledger.unpack_and_apply(place, unpack_marker(payload))
+            fields = unpack_marker(payload)
+            ledger.unpack_and_apply(place, fields)
+            since.marker(record, fields)
         elif record.kind in (WRITE, ZERO, TRIM):
             pair = ledger.pairs[record.volume]
             unapplied.add(record.volume)
             if pair.tracks:
                 ledger.track(pair, record.kind, record.offset, record.length)
             pair.regions.touch(record.offset, record.length)
+            since.change(record, memoryview(buffer)[record.payload_start : record.end])
         done_bytes += RECORD_HEADER_BYTES + record.payload_length
         if done_bytes - reported_bytes >= _PROGRESS_BYTES:
             reported_bytes = done_bytes

@@ -1,6 +1,7 @@
 """The markers that a start writes after the replay, in one step at rest.
 
-The order matters. Known volumes are introduced before failures suspend them. Failures come before
+The order matters. Known volumes are introduced before failures suspend them. Failed primaries are
+replaced before failed secondaries are suspended: they are secondaries then. Failures come before
 the comparison after an unclean stop, because a failed secondary is copied as a whole anyway. OPEN
 comes last: until it is written, a journal that ends in CLOSE still says that nothing was lost.
 
@@ -13,14 +14,19 @@ is elsewhere in the open regions, and nothing on the disk says where.
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 from duplexd.core import pair_states
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.markers import Abandon, Copy, Equal, Missed, Open, Remove
-from duplexd.engine.volumes import introduce
+from duplexd.engine.opening import why_absent
+from duplexd.engine.recovery.degraded import Degraded, not_served
+from duplexd.engine.volumes import introduce, unrecorded
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from duplexd.config.daemon_file import Config
     from duplexd.core.change_map import ChangeMap
     from duplexd.core.pair import Pair
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
     from duplexd.engine.recovery.recovered import Recovered
     from duplexd.engine.timeline import Timeline
     from duplexd.engine.volumes import Volumes
+    from duplexd.limits import EngineLimits
 
 
 def reconcile(
@@ -40,33 +47,42 @@ def reconcile(
     volumes: Volumes,
     failures: Failures,
     participant: Participant[Hold],
+    emit: Callable[..., None],
+    limits: EngineLimits,
 ) -> list[Pair]:
     """Write the markers; fill `volumes`. Returns the pairs whose resync was interrupted and has to
     begin again. Raises OSError if the journal cannot be written.
     """
-    ledger = timeline.ledger
-    stopped_in_order = ledger.closed
+    ledger, tail = timeline.ledger, recovered.journal.tail.sequence
     known = ledger.known()
-    for name, pair in recovered.pairs.items():
+    may_swap = config.controller.on_primary_error == "swap"
+    degraded = Degraded(timeline, volumes, failures, emit, recovered.faults, tail, may_swap)
+    for pair in recovered.pairs.values():
         # What a killed daemon wrote may not be on the disk yet, replayed or not.
-        pair.primary_dirty, pair.secondary_dirty = True, pair.secondary is not None
-        images = recovered.known[name]
-        volumes.add(introduce(timeline, name, pair.mode, images, pair))
+        pair.primary_dirty = not why_absent(pair.primary)
+        pair.secondary_dirty = pair.secondary is not None and not why_absent(pair.secondary)
+        volumes.add(pair)
     volumes.assign_groups(config.groups)
-    _suspend_failed(recovered, volumes, failures)
+    for name, pair in recovered.pairs.items():
+        if refused := recovered.images[name].refused:
+            degraded.refuse(pair, refused)
+    _announce_changed(recovered, emit)
+    degraded.primaries()
+    for name, pair in recovered.pairs.items():
+        if not pair.failed:
+            introduce(timeline, name, pair.mode, recovered.images[name], pair)
+    _suspend_new(recovered, volumes, failures)
+    degraded.secondaries()
+    for pair, lost in recovered.adopted.items():
+        degraded.adopted(pair, lost)
     interrupted = _abandon_uncommitted(timeline, volumes)
-    if not stopped_in_order:
-        _compare_open_regions(timeline, volumes)
+    _compare_open_regions(timeline, recovered.uncompared)
     _end_arrived(timeline, volumes)
     for name, record in known.items():
         if name not in config.volumes:
             timeline.append(Remove(record.id))
-    served = {**volumes.by_name}
-    for name, images in recovered.fresh.items():
-        served[name] = introduce(timeline, name, config.volumes[name].mode, images, None)
-    for name in config.volumes:  # in that order
-        volumes.by_name.pop(name, None)
-        volumes.add(served[name])
+    _add_fresh(recovered, config, timeline, volumes, emit, limits)
+    _suspend_new(recovered, volumes, failures)
     volumes.assign_groups(config.groups)
     at_cuts = [record.cut.id for record in ledger.pairs.values() if record.cut is not None]
     participant.restarted([*ledger.cuts, *at_cuts])
@@ -74,17 +90,53 @@ def reconcile(
     return interrupted
 
 
-def _suspend_failed(recovered: Recovered, volumes: Volumes, failures: Failures) -> None:
-    """Suspend what failed, unusable; with a DUPLEX pair those of its group: all are at the tail."""
-    tail = recovered.journal.tail.sequence
-    for failed, error in recovered.failures:
-        if failed.state == pair_states.SIMPLEX:
+def _announce_changed(recovered: Recovered, emit: Callable[..., None]) -> None:
+    """Which images are not those of the journal."""
+    for name, judged in recovered.judged.items():
+        images = recovered.images[name]
+        for why, leg in ((judged.primary, images.primary), (judged.secondary, images.secondary)):
+            if why and leg is not None:
+                emit("image-changed", volume=name, error=why, path=leg.path)
+
+
+def _add_fresh(
+    recovered: Recovered,
+    config: Config,
+    timeline: Timeline,
+    volumes: Volumes,
+    emit: Callable[..., None],
+    limits: EngineLimits,
+) -> None:
+    """Add the volumes that are new to the journal; all are in the order of the configuration then.
+    Nothing is recorded of one whose primary cannot be used: the next start can still create it.
+    """
+    served = {**volumes.by_name}
+    for name, images in recovered.images.items():
+        mode = config.volumes[name].mode
+        if name in served:
             continue
-        duplex = failed.state == pair_states.DUPLEX
-        members = volumes.group_of(failed) if duplex else {failed}
-        # What it missed need not be computed: the copy compares before it writes.
-        everything = failed.record.full_map()
-        failures.freeze(members, failed, tail, error, {failed}, {failed: everything})
+        if why := images.refused or why_absent(images.primary):
+            served[name] = pair = unrecorded(name, mode, images, -len(served) - 1, limits)
+            not_served(pair, why)
+            emit("volume-not-served", volume=name, error=why, path=pair.primary.path)
+        else:
+            served[name] = introduce(timeline, name, mode, images, None)
+    for name in recovered.images:
+        volumes.by_name.pop(name, None)
+        volumes.add(served[name])
+
+
+def _suspend_new(recovered: Recovered, volumes: Volumes, failures: Failures) -> None:
+    """Suspend the pairs whose secondary is new to them, and cannot be used, or was another one's: a
+    resync copies to it.
+    """
+    for pair in volumes.all():
+        why = why_absent(pair.secondary) or recovered.judged[pair.name].secondary
+        fault = pair in recovered.faults.secondaries  # it has consequences of its own
+        if why and not fault and pair.state == pair_states.PENDING and not pair.usable:
+            everything = {pair: pair.record.full_map()}
+            error = OSError(errno.EIO, why)
+            failures.freeze({pair}, pair, pair.applied, error, {pair}, everything)
 
 
 def _abandon_uncommitted(timeline: Timeline, volumes: Volumes) -> list[Pair]:
@@ -95,17 +147,17 @@ def _abandon_uncommitted(timeline: Timeline, volumes: Volumes) -> list[Pair]:
     ]
     if halfway:
         timeline.append(Abandon("", [pair.id for pair in halfway], {}))
-    return halfway
+    return [pair for pair in halfway if not pair.failed and not why_absent(pair.secondary)]
 
 
-def _compare_open_regions(timeline: Timeline, volumes: Volumes) -> None:
+def _compare_open_regions(timeline: Timeline, pairs: Iterable[Pair]) -> None:
     """After an unclean stop the legs may differ in open regions: compare those. The primary of a
     suspended pair may have changed there without a record.
     """
     copies: dict[str, dict[int, ChangeMap]] = {}  # by reason
     missed: dict[int, ChangeMap] = {}
-    for pair in volumes.all():
-        if pair.state == pair_states.SIMPLEX or not pair.regions.open:
+    for pair in sorted(pairs, key=lambda pair: pair.id):
+        if pair.state == pair_states.SIMPLEX or not pair.regions.open or pair.failed:
             continue
         changed = pair.new_map()
         for offset, length in pair.regions.ranges(pair.size):
@@ -136,6 +188,10 @@ def _reason(pair: Pair) -> str:
 
 def _end_arrived(timeline: Timeline, volumes: Volumes) -> None:
     """Resyncs that the replay has brought to the tail are done."""
-    arrived = [pair for pair in volumes.all() if pair.state == pair_states.PENDING and pair.usable]
+    arrived = [
+        pair
+        for pair in volumes.all()
+        if pair.state == pair_states.PENDING and pair.usable and not pair.failed
+    ]
     if arrived:
         timeline.append(Equal([pair.id for pair in arrived]))

@@ -6,19 +6,26 @@ single place that closes everything if a later step fails.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import errno
+from typing import TYPE_CHECKING, NamedTuple, cast
 
+from duplexd.core.image_record import loosened
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.pair import Pair
+from duplexd.engine.opening import PRIMARY, SECONDARY, Images, Opener, absent, why_absent
+from duplexd.engine.recovery.faults import Fault, Faults, Side
+from duplexd.engine.recovery.judging import Judged, Judging, changed
+from duplexd.engine.recovery.primary_replay import lacking
 from duplexd.engine.recovery.progress import JOURNAL, OPENING
 from duplexd.engine.recovery.read import ReadJournal, read_journal
-from duplexd.engine.recovery.replay import Replay, ReplayFailure
-from duplexd.engine.volumes import Images, open_images
+from duplexd.engine.recovery.replay import Replay, unreachable
 from duplexd.errors import ConfigurationError
 from duplexd.runtime.tasks import Steps
+from duplexd.runtime.watch import HungError, Watch, patiently
 
 if TYPE_CHECKING:
     from duplexd.config.daemon_file import Config
+    from duplexd.core.pair import Lacks
     from duplexd.engine.checkpoint import CheckpointFile
     from duplexd.engine.recovery.progress import Report
     from duplexd.limits import EngineLimits
@@ -26,24 +33,154 @@ if TYPE_CHECKING:
     from duplexd.runtime.disk import Disk
     from duplexd.runtime.threads import Workers
 
+_CHUNK_BYTES = 1 << 20  # of the journal, read at once
+
 
 class Recovered(NamedTuple):
-    """`pairs`: volumes that the journal knows, by name, and `known`: their images. `fresh`: images
-    of volumes that the journal does not know yet. `failures`: secondaries that replay could not
-    bring to where they should be.
+    """`pairs`: volumes that the journal knows, by name. `images`: of all volumes, in the order of
+    the configuration; the pairs have the legs. `faults`: images that are not what the journal says
+    of them. `uncompared`: pairs whose legs may differ in their open regions. `adopted`: those whose
+    primaries were taken as they are, with the changes that are given up so.
     """
 
     journal: ReadJournal
     pairs: dict[str, Pair]
-    known: dict[str, Images]
-    fresh: dict[str, Images]
-    failures: list[ReplayFailure]
+    images: dict[str, Images]
+    faults: Faults
+    uncompared: set[Pair]
+    judged: dict[str, Judged]
+    adopted: dict[Pair, Lacks | None]
 
     def close(self) -> None:
         """Close the images and the journal."""
-        for images in (*self.known.values(), *self.fresh.values()):
-            images.close()
+        for name, images in self.images.items():
+            if name not in self.pairs:
+                images.close()
+        for pair in self.pairs.values():
+            pair.close()
         self.journal.ring.close()
+
+
+class _Work:
+    """What is open so far, known here also if the start is cancelled meanwhile."""
+
+    def __init__(
+        self,
+        config: Config,
+        disk: Disk,
+        staging: StagingArea,
+        workers: Workers,
+        limits: EngineLimits,
+        progress: Report,
+        adopt: bool,
+    ) -> None:
+        self._adopt = adopt
+        self._config = config
+        self._staging = staging
+        self._workers = workers
+        self._limits = limits
+        self._progress = progress
+        self._opener = Opener(disk, workers, config.controller)
+        self._replay: Replay | None = None
+        self.journals: list[ReadJournal] = []
+        self.opened: dict[str, Images] = {}
+        self.pairs: dict[str, Pair] = {}
+        self.judged: dict[str, Judged] = {}
+        self.adopted: dict[Pair, Lacks | None] = {}
+        self.faults = Faults()
+
+    async def open(self, journal: ReadJournal) -> None:
+        """Open the images of all volumes, and judge them; a pair for each volume that the journal
+        knows.
+        """
+        known, volumes = journal.ledger.known(), self._config.volumes
+        _refuse_missing_volumes(self._config, journal)
+        self._progress(OPENING, 0, 0)
+        await self._opener.all(volumes, known, self.opened)
+        self.opened = {name: self.opened[name] for name in volumes}
+        modes = {name: volume.mode for name, volume in volumes.items()}
+        judging = Judging(journal, self._opener, self._adopt)
+        self.judged = await judging.all(self.opened, known, modes)
+        for name, judged in self.judged.items():
+            images = self.opened[name] = judged.images
+            if name in known:
+                record = known[name]
+                pair = Pair(record, images.primary, images.secondary, modes[name])
+                self.pairs[name] = pair
+                if judged.exchanged:
+                    journal.ledger.exchange_keys(record)
+                await self._take(journal, pair, judged)
+
+    async def _take(self, journal: ReadJournal, pair: Pair, judged: Judged) -> None:
+        """Draw the first conclusions from what was found."""
+        ledger, record = journal.ledger, pair.record
+        lost = judged.primary or unreachable(journal, record.primary_at)
+        if lost and self._adopt and not why_absent(pair.primary):
+            self.adopted[pair] = await self._workers.run(
+                lambda: lacking(journal.ring, pair, journal.tail.sequence, _CHUNK_BYTES)
+            )
+            ledger.primary_holds(record, journal.tail.sequence)
+            theirs = None if judged.secondary else record.secondary_image
+            ledger.use_images(record, None, theirs)
+        elif judged.primary:
+            self.faults.add(Side(pair, PRIMARY), Fault(changed(judged.primary)))
+        if judged.secondary:
+            self.faults.add(Side(pair, SECONDARY), Fault(changed(judged.secondary)))
+        elif record.secondary_image is None:
+            self._compare_place(pair)
+
+    def _compare_place(self, pair: Pair) -> None:
+        """Where no more is known of a secondary, one at another path than before is another."""
+        volume, before = self._config.volumes[pair.name], pair.record.secondary_path
+        if before not in ("", str(volume.primary), str(volume.secondary)) and pair.secondary:
+            path, state = pair.secondary.path, pair.state
+            why = f"{path} is not the secondary that the journal knows: {before}, {state}"
+            self.faults.add(Side(pair, SECONDARY), Fault(OSError(errno.ESTALE, why)))
+
+    async def replay(self, journal: ReadJournal) -> None:
+        """Apply the records; once more for each image that hangs, without it."""
+        settings = self._config.controller
+        pairs = [pair for name, pair in self.pairs.items() if not self.opened[name].refused]
+
+        def patience(side: Side) -> float:
+            primary = side.role == PRIMARY
+            return settings.primary_timeout if primary else settings.secondary_timeout
+
+        while True:
+            watch: Watch[Side] = Watch()
+            replay = self._replay = Replay(
+                journal, pairs, self.faults, self._staging, self._limits, self._progress, watch
+            )
+            try:
+                await patiently(self._workers, watch, replay.run, patience)
+            except HungError as error:
+                self._give_up(cast("Side", error.what), error)
+            else:
+                return
+
+    def _give_up(self, side: Side, error: HungError) -> None:
+        """The thread that hangs has the file open; it closes itself when that thread ends."""
+        leg, pair = side.leg, side.pair
+        gone = absent(leg.path, leg.size, error.strerror or str(error))
+        if side.role == PRIMARY:
+            pair.set_legs(gone, pair.secondary, pair.mode)
+        else:
+            pair.set_legs(pair.primary, gone, pair.mode)
+
+    def close(self) -> None:
+        """Close everything; a replay that runs ends soon."""
+        for name, images in self.opened.items():
+            if name not in self.pairs:
+                images.close()
+        for pair in self.pairs.values():
+            pair.close()
+        for journal in self.journals:
+            journal.ring.close()
+
+    def give_up(self) -> None:
+        """Let a replay that runs end soon."""
+        if self._replay is not None:
+            self._replay.give_up()
 
 
 async def recover(
@@ -55,60 +192,41 @@ async def recover(
     workers: Workers,
     limits: EngineLimits,
     progress: Report,
+    adopt: bool = False,
 ) -> Recovered:
-    """Everything up to the point where the journal can be written again.
+    """Everything up to the point where the journal can be written again. `adopt`: primaries that
+    are not the images of the journal are taken as they are.
 
     Raises DamageError, ConfigurationError, OSError, with nothing left open. If cancelled, nothing
     is once the worker has ended what it is at, which is not waited for.
     """
     settings, steps = config.controller, Steps()
-    journals: list[ReadJournal] = []  # the one that is open; known here also if cancelled meanwhile
-    opened: dict[str, Images] = {}
-    replay: Replay | None = None
-
-    def close() -> None:
-        for images in opened.values():
-            images.close()
-        for read in journals:
-            read.ring.close()
+    work = _Work(config, disk, staging, workers, limits, progress, adopt)
 
     def read() -> None:
-        journals.append(read_journal(disk, file, settings, boot_id, limits, progress))
+        work.journals.append(read_journal(disk, file, settings, boot_id, limits, progress))
 
     try:
         progress(JOURNAL, 0, 0)
         await steps.do(workers.run(read))
-        journal = journals[0]
-        progress(OPENING, 0, 0)
-        await steps.do(workers.run(lambda: _open_images(disk, config, journal, opened)))
-        known = journal.ledger.known()
-        pairs = {
-            name: Pair(known[name], images.primary, images.secondary, config.volumes[name].mode)
-            for name, images in opened.items()
-            if name in known
-        }
-        replay = Replay(journal, list(pairs.values()), staging, limits, progress)
-        failures = await steps.do(workers.run(replay.run))
+        (journal,) = work.journals
+        await steps.do(work.open(journal))
+        # What a start that dies in the replay leaves on the images is not held against them.
+        loose = loosened(journal.saved)
+        await steps.do(workers.run(lambda: file.replace(loose)))
+        await steps.do(work.replay(journal))
     except BaseException:
-        if replay is not None:
-            replay.give_up()
-        steps.afterwards(close)
+        work.give_up()
+        steps.afterwards(work.close)
         raise
+    uncompared = {pair for pair in work.pairs.values() if not journal.is_clean(pair.record)}
     return Recovered(
-        journal,
-        pairs,
-        {name: images for name, images in opened.items() if name in pairs},
-        {name: images for name, images in opened.items() if name not in pairs},
-        failures,
+        journal, work.pairs, work.opened, work.faults, uncompared, work.judged, work.adopted
     )
 
 
-def _open_images(
-    disk: Disk, config: Config, journal: ReadJournal, opened: dict[str, Images]
-) -> None:
-    """Open what is configured, into `opened`: the caller closes it, whatever is raised."""
-    known = journal.ledger.known()
-    for name, record in known.items():
+def _refuse_missing_volumes(config: Config, journal: ReadJournal) -> None:
+    for name, record in journal.ledger.known().items():
         staged = record.staging not in ("", UNCOMMITTED)
         if name not in config.volumes and (record.id in journal.unapplied or staged):
             raise ConfigurationError(
@@ -116,5 +234,3 @@ def _open_images(
                 "it that are not on its images yet; put it back, start and stop the daemon once, "
                 "then remove it"
             )
-    for name, volume in config.volumes.items():
-        opened[name] = open_images(disk, volume, name, known.get(name))

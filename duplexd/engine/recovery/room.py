@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.engine.checkpoint import replay_floor
+from duplexd.engine.opening import why_absent
 from duplexd.errors import DamageError
 
 if TYPE_CHECKING:
@@ -77,15 +78,24 @@ class _Room:
         """The state at the end of the journal, as the replay left it: both legs durable."""
         writer, recovered = self._writer, self._recovered
         ledger = recovered.journal.ledger
-        failed = {failure.pair.id for failure in recovered.failures}
+        faults, behind = recovered.faults, {}
+        failed = {pair.id for pair in faults.secondaries}
         for pair in recovered.pairs.values():
-            pair.primary.sync()
-            if pair.secondary is not None:
-                pair.secondary.sync()
-        now = ledger.snapshot(writer.sequence, {})
+            if pair in faults.primaries or why_absent(pair.primary):
+                behind[pair.id] = pair.record.primary_at
+            else:
+                pair.primary.sync()
+            good = pair.secondary is not None and not why_absent(pair.secondary)
+            if good and pair not in faults.secondaries:
+                pair.copy_of.sync()
+        now = ledger.snapshot(writer.sequence, {}, behind)
         for saved in now["pairs"]:
             record = ledger.pairs[saved["id"]]
             saved["regions"] = sorted(record.regions.open | record.regions.touched)
+            shift = record.regions.shift
+            saved["images"] = [
+                image and image.written(saved["regions"], shift) for image in saved["images"]
+            ]
             if record.staging != UNCOMMITTED and record.id not in failed:
                 saved["staging"] = ""  # it was applied, and what followed too
         after = {

@@ -91,7 +91,7 @@ def test_a_primary_that_is_served_holds_all_up_to_the_checkpoint() -> None:
 def test_a_primary_that_is_not_served_stays_where_it_was() -> None:
     ledger = many().ledger
     ledger.pairs[3].primary_at = 7
-    again = restored(ledger.pack_snapshot({"sequence": 500, **ledger.snapshot(500, {}, {3})}))
+    again = restored(ledger.pack_snapshot({"sequence": 500, **ledger.snapshot(500, {}, {3: 7})}))
     assert (again.pairs[3].primary_at, again.pairs[4].primary_at) == (7, 500)
 
 
@@ -137,6 +137,7 @@ def test_what_the_first_version_did_not_write_has_its_default() -> None:
     assert (again.starts, again.cuts) == (0, {})
     assert again.pairs[3].secondary_path == ""
     assert (again.pairs[3].primary_at, again.pairs[3].swapped) == (20, False)
+    assert again.pairs[3].primary_image is again.pairs[3].secondary_image is None
     cut = again.pairs[4].cut
     assert cut is not None
     assert (cut.id, cut.group, cut.members, cut.grade) == ("c1", "", (), None)
@@ -150,6 +151,8 @@ def test_what_is_known_is_all_that_a_pair_keeps() -> None:
         "secondary_path",
         "primary_at",
         "swapped",
+        "primary_image",
+        "secondary_image",
     }  # saved, and compared by tests of their own
     of_this_run = {"limits"}
     assert set(PairRecord.__slots__) == apart | of_this_run | set(known(many().pair(1)))

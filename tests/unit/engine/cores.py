@@ -87,6 +87,7 @@ class Core:
         settings: Config,
         workers: int = 2,
         limits: EngineLimits | None = None,
+        adopt: bool = False,
     ) -> Core:
         clock = HandClock(disk)
         simulated = SimWorkers(asyncio.get_running_loop(), Random(1), workers)
@@ -94,7 +95,7 @@ class Core:
         seen: list[Json] = []
         events.listeners.append(seen.append)
         machine = Machine(disk, clock, simulated, simulated, PromptWorkers())
-        controller = await start(settings, machine, events, limits)
+        controller = await start(settings, machine, events, limits, adopt=adopt)
         return cls(disk, clock, simulated, controller, seen)
 
     def pair(self, name: str = "data") -> Pair:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.backend import TRIM, WRITE, ZERO
-from duplexd.engine.apply import Batch
+from duplexd.engine.batch import Batch
 from duplexd.engine.write_path import record_bytes
 from duplexd.units import KIB
 from tests.unit.engine.parts import SIZE, Parts

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 
 import pytest
 
-from duplexd.errors import NotFoundError, UsageError, WrongStateError
+from duplexd.errors import DuplexdError, NotFoundError, UsageError, WrongStateError
 from tests.unit.engine.cores import Core, running
 
 TWO = {"data": "sync", "wal": "sync"}
@@ -66,8 +67,22 @@ async def test_a_grade_is_durable_when_it_is_answered() -> None:
         assert timeline.writer.synced == timeline.written
 
 
-async def test_a_grade_that_the_journal_refuses_is_final() -> None:
+async def test_a_grade_is_not_answered_before_the_journal_has_it() -> None:
     """A cut that is known to be broken must not be found consistent after a restart."""
+    async with running(TWO) as core:
+        cut = await suspended(core)
+        core.disk.full("/state/journal", copies=True)
+        grading = asyncio.ensure_future(
+            core.controller.cuts.grade(cut, False, 10, "record 3 is missing")
+        )
+        await core.turns(200)
+        assert not grading.done()
+        core.disk.heal("/state/journal")
+        assert (await grading)["verdict"] == "void"
+        assert not core.controller.failed
+
+
+async def test_a_grade_that_the_journal_fails_to_take_is_final() -> None:
     async with running(TWO) as core:
         cut = await suspended(core)
         core.disk.fail("/state/journal", errno.EIO, operation="writev", times=1)
@@ -130,5 +145,21 @@ async def test_a_secondary_that_cannot_be_read_is_an_error_and_not_zeroes() -> N
     async with running(TWO) as core:
         cut = await suspended(core)
         core.secondary().fail("read_into", errno.EIO)
-        with pytest.raises(OSError, match="Input/output error"):
+        with pytest.raises(DuplexdError, match=r"/b/data.img: cannot be read at offset 100: Input"):
             await core.controller.cuts.read(cut, "data", 100, 10)
+
+
+async def test_a_secondary_that_a_reload_closes_during_a_read_has_left_its_cut() -> None:
+    async with running(TWO) as core:
+        cut = await suspended(core)
+        pair, leg = core.pair(), core.secondary()
+
+        def close(operation: str) -> None:
+            if operation == "read_into":
+                pair.record.usable = False
+                leg.fail("read_into", errno.EBADF)
+
+        leg.delay = close
+        with pytest.raises(WrongStateError, match=f"is not at cut {cut}"):
+            await core.controller.cuts.read(cut, "data", 100, 10)
+        pair.record.usable = True

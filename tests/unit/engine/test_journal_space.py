@@ -6,10 +6,11 @@ import asyncio
 import dataclasses
 import errno
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from duplexd.core.markers import Close
 from duplexd.engine.checkpoint import Checkpointer
 from duplexd.engine.journal_space import NO_ROOM, JournalSpace
 from duplexd.limits import EngineLimits
@@ -332,6 +333,78 @@ async def test_a_disk_that_lets_the_journal_grow_again_ends_the_refusal() -> Non
     made.parts.disk.heal(JOURNAL)
     await asyncio.sleep(LIMITS.sync_interval_s * 1.5)
     await until(lambda: made.parts.admission.clear)
+    await made.space.stop()
+
+
+async def test_a_disk_that_copies_on_write_and_is_full_is_a_full_journal() -> None:
+    """A segment that is there is no promise of room."""
+    async with keeping() as made:
+        disk, admission = made.parts.disk, made.parts.admission
+        made.parts.writer.synced = made.parts.timeline.written  # no sync by the clock
+        disk.full(JOURNAL, copies=True)
+        refused = made.parts.send("data", 0, b"x" * 4 * KIB)
+        assert refused.error == errno.ENOSPC
+        await until(lambda: admission.refusal == errno.ENOSPC)
+        await asyncio.sleep(LIMITS.sync_interval_s * 2.5)
+        assert admission.refusal == errno.ENOSPC, "there is still no room"
+        assert not made.parts.timeline.failed
+        disk.heal(JOURNAL)
+        await asyncio.sleep(LIMITS.sync_interval_s * 1.5)
+        await until(lambda: admission.clear)
+        taken = made.parts.send("data", 0, b"x" * 4 * KIB)
+        assert (made.parts.answered(taken), taken.error) == (True, 0)
+        assert (
+            len(made.parts.named("journal-full")) == len(made.parts.named("journal-has-room")) == 1
+        )
+        assert made.spares == LIMITS.spare_segments, "the one that was tried is there"
+
+
+async def test_a_marker_that_such_a_disk_refuses_is_written_later() -> None:
+    async with keeping() as made:
+        timeline = made.parts.timeline
+        made.parts.disk.full(JOURNAL, copies=True)
+        appending = asyncio.ensure_future(timeline.at_rest(lambda: timeline.append(Close())))
+        await turns()
+        assert not timeline.failed
+        assert not appending.done()
+        made.parts.disk.heal(JOURNAL)
+        assert await appending == timeline.written
+
+
+async def test_a_quota_is_a_full_disk() -> None:
+    async with keeping() as made:
+        made.parts.fail_journal("writev", errno.EDQUOT)
+        refused = made.parts.send("data", 0, b"x" * 4 * KIB)
+        assert refused.error == errno.EDQUOT
+        assert not made.parts.timeline.failed
+        await until(lambda: made.parts.admission.clear)
+
+
+async def test_a_segment_that_cannot_be_made_ready_again_gives_its_room_to_others() -> None:
+    made, change = full()
+    made.checkpointer.frees = made.parts.timeline.written
+    made.parts.disk.fail(JOURNAL, errno.ENOSPC, operation="write", times=1)
+    made.space.start()
+    await until(lambda: made.parts.answered(change))
+    assert change.error == 0
+    assert not made.parts.timeline.failed
+    await made.space.stop()
+
+
+async def test_an_error_that_nobody_expected_fails_the_controller() -> None:
+    """Else changes would wait for room that nobody makes any more."""
+    made, change = full()
+    made.checkpointer.replay_floor = NOWHERE
+    reported: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: reported.append(context))
+    made.workers.burst = burst = ZeroDivisionError("a defect")
+    made.space.start()
+    await until(lambda: bool(made.parts.timeline.failed))
+    assert "ZeroDivisionError('a defect')" in made.parts.timeline.failed
+    await until(lambda: made.parts.answered(change))
+    assert change.error == errno.EIO
+    assert [context["exception"] for context in reported] == [burst]
     await made.space.stop()
 
 

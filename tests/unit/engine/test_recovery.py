@@ -24,15 +24,16 @@ from duplexd.core.pair_states import (
 from duplexd.engine.checkpoint import CheckpointFile
 from duplexd.engine.controller import Machine, start
 from duplexd.engine.events import Events
-from duplexd.engine.recovery.progress import SECONDARIES, Progress, ignore
+from duplexd.engine.recovery.faults import Faults, Side
+from duplexd.engine.recovery.progress import ignore
 from duplexd.engine.recovery.read import read_journal
 from duplexd.engine.recovery.replay import GivenUpError, Replay
-from duplexd.engine.volumes import open_images
 from duplexd.errors import ConfigurationError, DamageError, DuplexdError
 from duplexd.journal.format import MARKER, SEGMENT_HEADER_BYTES, unpack_marker
 from duplexd.journal.scan import records
 from duplexd.limits import EngineLimits
 from duplexd.replication.staging import StagingArea
+from duplexd.runtime.watch import Watch
 from tests.sim.workers import SimWorkers
 from tests.support.prompt_workers import PromptWorkers
 from tests.unit.engine.cores import MIB, SIZE, Core, HandClock, new_disk, run, running, settings
@@ -188,16 +189,6 @@ async def test_the_journal_is_durable_before_it_is_replayed() -> None:
         disk.before = None
         assert order[0] == "journal"
         assert "leg" in order
-
-
-async def test_a_primary_that_cannot_be_written_ends_the_start_and_the_next_one_can_begin() -> None:
-    disk = new_disk()
-    await killed(disk)
-    disk.fail("/a/data.img", errno.EIO, operation="write", times=1)
-    with pytest.raises(OSError, match=r"/a/data\.img: recovery cannot write to it"):
-        await Core.begin(disk, settings())
-    async with running(disk=disk) as core:
-        assert core.equal()
 
 
 async def test_a_secondary_that_cannot_be_written_costs_its_group_its_redundancy_only() -> None:
@@ -474,25 +465,23 @@ def test_a_replay_that_is_given_up_ends_soon_and_can_be_done_again() -> None:
     file, staging = CheckpointFile(disk, "/state"), StagingArea(disk, "/state/staging")
     limits = dataclasses.replace(EngineLimits(), follower_chunk_bytes=len(DATA))
     journal = read_journal(disk, file, config.controller, "boot", limits, ignore)
-    images = open_images(disk, config.volumes["data"], "data", journal.ledger.known()["data"])
-    pair = Pair(journal.ledger.known()["data"], images.primary, images.secondary, "sync")
-    seen: list[Progress] = []
+    record = journal.ledger.known()["data"]
+    pair = Pair(record, disk.open("/a/data.img"), disk.open("/b/data.img"), "sync")
+    seen: list[int] = []
 
-    def report(stage: str, done: int, total: int) -> None:
-        seen.append(Progress(stage, done, total))
-
-    def progress(stage: str, done: int, total: int) -> None:
-        report(stage, done, total)
+    def progress(_stage: str, done: int, _total: int) -> None:
+        seen.append(done)
         replay.give_up()
 
-    replay = Replay(journal, [pair], staging, limits, progress)
+    faults, watch = Faults(), Watch[Side]()
+    replay = Replay(journal, [pair], faults, staging, limits, progress, watch)
     with pytest.raises(GivenUpError):
         replay.run()
     assert len(seen) == 1
-    assert not Replay(journal, [pair], staging, limits, report).run()
-    assert len(seen) > 2
-    fractions = [progress.fraction for progress in seen[1:]]
-    assert fractions == sorted(fractions)
-    assert seen[-1] == (SECONDARIES, seen[-1].total, seen[-1].total)
-    images.close()
+    again = Replay(journal, [pair], faults, staging, limits, ignore, watch)
+    again.run()
+    assert not faults.primaries
+    assert not faults.secondaries
+    assert disk.content("/a/data.img") == disk.content("/b/data.img")
+    pair.close()
     journal.ring.close()

@@ -20,7 +20,7 @@ from tests.unit.journal.journals import reopen
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from duplexd.engine.apply import Batch
+    from duplexd.engine.batch import Batch
     from tests.support.fault_leg import Operation
 
 CUT = "00000000000000aa"

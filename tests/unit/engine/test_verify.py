@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
 
 import pytest
 
 from duplexd.engine.verify import PIECE_BYTES
 from duplexd.errors import TimedOutError, WrongStateError
 from duplexd.limits import EngineLimits
-from tests.unit.engine.cores import SIZE, Core, running
+from tests.support.bad_sectors import BadSectors
+from tests.support.fault_leg import FaultLeg
+from tests.unit.engine.cores import MIB, SIZE, Core, running
 
 GRAIN = 64 << 10
 
@@ -159,6 +162,73 @@ async def test_only_duplex_and_suspended_pairs_are_compared() -> None:
     async with running({"data": "sync", "alone": ""}) as core:
         with pytest.raises(WrongStateError, match="alone is SIMPLEX"):
             await core.controller.verify(["data", "alone"])
+
+
+async def test_a_secondary_that_is_not_usable_is_not_compared() -> None:
+    """Whatever it holds, it is a copy of no moment."""
+    async with running() as core:
+        core.secondary().fail("sync", errno.EIO, times=1)
+        await core.write("data", 0, b"changed")
+        await core.controller.suspend(["data"])
+        await core.until(lambda: not core.pair().usable)
+        with pytest.raises(WrongStateError, match=r"not usable until it was copied: /b/data.img"):
+            await core.controller.verify(["data"])
+
+
+@pytest.mark.parametrize("side", ["a", "b"])
+@pytest.mark.parametrize("bad", [0, 5 * 4096, SIZE - 4096])
+async def test_a_leg_that_cannot_be_read_is_named_with_the_offset(side: str, bad: int) -> None:
+    async with running({"data": "sync", "wal": "sync"}) as core:
+        pair = core.pair()
+        await core.write("data", bad, b"x" * 4096)
+        legs = [pair.primary, pair.copy_of]
+        legs["ab".index(side)] = BadSectors(legs["ab".index(side)], bad)
+        pair.set_legs(legs[0], legs[1], pair.mode)
+        result = await core.controller.verify(["data", "wal"])
+        data, wal = result["volumes"]
+        assert not result["equal"]
+        assert (data["equal"], data["first_difference"]) == (False, None)
+        assert data["why"] == (
+            f"/{side}/data.img: cannot be read at offset {bad}: Input/output error"
+        )
+        assert wal["equal"], "one that cannot be read does not keep the others from being compared"
+
+
+async def test_a_read_error_that_does_not_come_again_is_none() -> None:
+    async with running() as core:
+        await core.write("data", 0, b"x" * 4096)
+        core.secondary().fail("read_into", errno.EIO, times=1)
+        assert (await core.controller.verify(["data"]))["equal"]
+
+
+@pytest.mark.parametrize("error", [0, errno.EBADF])
+async def test_images_that_were_exchanged_meanwhile_are_compared_again(error: int) -> None:
+    """A reload closes the old ones."""
+    async with running() as core:
+        await core.write("data", 0, b"x" * 4096)
+        pair, leg = core.pair(), core.secondary()
+
+        def reload(operation: str) -> None:
+            if operation == "read_into":
+                pair.set_legs(pair.primary, FaultLeg(leg), pair.mode)
+                if error:
+                    leg.fail("read_into", error)
+
+        leg.delay = reload
+        with pytest.raises(WrongStateError, match="its images changed while they were compared"):
+            await core.controller.verify(["data"])
+        leg.delay = None
+        leg.heal()
+
+
+async def test_holes_of_both_legs_are_not_read() -> None:
+    async with running(size=64 * MIB) as core:
+        await core.write("data", 32 * MIB, b"x" * 4096)
+        primary, secondary = core.faulty()
+        (volume,) = (await core.controller.verify(["data"]))["volumes"]
+        assert (volume["equal"], volume["compared_bytes"]) == (True, 64 * MIB)
+        assert secondary is not None
+        assert primary.calls["read_into"] == secondary.calls["read_into"] == 1
 
 
 async def test_progress_ends_at_the_size() -> None:

@@ -4,16 +4,20 @@ named.
 
 from __future__ import annotations
 
+import asyncio
+from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
 
 from duplexd.core.markers import MakeCut
 from duplexd.core.pair import Pair, PairRecord
-from duplexd.engine.volumes import Volumes, first_copy_map, open_images
+from duplexd.engine.opening import Images, Opener
+from duplexd.engine.volumes import Volumes, first_copy_map
 from duplexd.errors import ConfigurationError, NotFoundError
 from duplexd.limits import EngineLimits
 from duplexd.units import MIB
+from tests.sim.workers import SimWorkers
 from tests.unit.engine.cores import SIZE, Core, new_disk, running, settings
 from tests.unit.engine.parts import Parts
 
@@ -93,17 +97,23 @@ async def test_a_secondary_for_an_old_primary_is_copied(secondary_exists: bool) 
         assert core.pair().copied_bytes <= (SIZE if secondary_exists else 65536)
 
 
-def test_to_a_new_secondary_only_what_the_primary_has_data_in_is_copied() -> None:
+async def opened(disk: SimDisk) -> Images:
+    """The images of a new volume."""
+    workers = SimWorkers(asyncio.get_running_loop(), Random(1), 2)
+    opener = Opener(disk, workers, settings().controller)
+    return await opener.volume("data", settings().volumes["data"], None)
+
+
+async def test_to_a_new_secondary_only_what_the_primary_has_data_in_is_copied() -> None:
     disk = new_disk()
     write_image(disk, "/a/data.img", MIB, b"old content")
-    config = settings().volumes["data"]
-    images = open_images(disk, config, "data", None)
+    images = await opened(disk)
     assert (images.primary_new, images.secondary_new) == (False, True)
     record = PairRecord(1, "data", SIZE, EngineLimits())
     pair = Pair(record, images.primary, images.secondary, "sync")
-    changed = first_copy_map(pair, secondary_new=True)
+    changed = first_copy_map(pair, images)
     assert changed.next_run(0, SIZE) == (MIB, 65536)
-    assert first_copy_map(pair, secondary_new=False) == pair.record.full_map()
+    assert first_copy_map(pair, images._replace(secondary_new=False)) == pair.record.full_map()
 
 
 # -------------------------------------------------------------------------- what is refused
@@ -124,11 +134,10 @@ def files(disk: SimDisk) -> dict[str, bytes]:
     return {path: disk.read_file(path) for path in places if path != "/state/journal"}
 
 
-def elsewhere() -> Config:
-    """The secondary at another path, where there is an image."""
-    config = settings()
-    volume = config.volumes["data"].model_copy(update={"secondary": "/b/other.img"})
-    return config.model_copy(update={"volumes": {"data": volume}})
+def refusing(config: Config) -> Config:
+    """Every image has to be usable."""
+    controller = config.controller.model_copy(update={"on_start_error": "refuse"})
+    return config.model_copy(update={"controller": controller})
 
 
 REFUSED: dict[str, tuple[Callable[[SimDisk], None], Config]] = {
@@ -138,30 +147,19 @@ REFUSED: dict[str, tuple[Callable[[SimDisk], None], Config]] = {
         lambda disk: disk.remove("/b/data.img"),
         settings(),
     ),
-    r"volumes\.data\.secondary.*knows: /b/data.img, DUPLEX": (
-        lambda disk: disk.create("/b/other.img", SIZE).close(),
-        elsewhere(),
-    ),
 }
 
 
 @pytest.mark.parametrize("why", REFUSED)
-async def test_what_does_not_fit_a_known_volume_is_refused_by_key(why: str) -> None:
+async def test_a_start_that_is_to_be_refused_names_the_key(why: str) -> None:
     disk = new_disk()
     await after_a_run(disk)
     spoil, config = REFUSED[why]
     spoil(disk)
     before = files(disk)
     with pytest.raises(ConfigurationError, match=why):
-        await Core.begin(disk, config)
+        await Core.begin(disk, refusing(config))
     assert files(disk) == before, "nothing was changed"
-
-
-async def test_a_secondary_without_its_primary_is_not_erased() -> None:
-    disk = new_disk()
-    disk.create("/b/data.img", SIZE).close()
-    with pytest.raises(ConfigurationError, match="a first copy would overwrite the secondary"):
-        await Core.begin(disk, settings())
 
 
 async def test_after_a_refusal_every_image_can_be_opened_again() -> None:
@@ -169,17 +167,15 @@ async def test_after_a_refusal_every_image_can_be_opened_again() -> None:
     await after_a_run(disk)
     disk.remove("/b/data.img")
     with pytest.raises(ConfigurationError):
-        await Core.begin(disk, settings())
+        await Core.begin(disk, refusing(settings()))
     async with running({"data": ""}, disk=disk) as core:
-        assert core.states() == {"data": "SIMPLEX"}, "as the message said"
+        assert core.states() == {"data": "SIMPLEX"}
         assert core.image("data", "a")[:7] == b"content"
 
 
-def test_no_image_stays_open_when_the_other_one_cannot_be_opened() -> None:
+async def test_a_secondary_without_its_primary_is_not_erased() -> None:
     disk = new_disk()
-    write_image(disk, "/a/data.img", 0, b"x")
-    disk.create("/b/data.img", 2 * SIZE).close()
-    config = settings().volumes["data"]
-    with pytest.raises(ConfigurationError, match="images are not resized"):
-        open_images(disk, config, "data", None)
-    disk.open("/a/data.img").close()
+    disk.create("/b/data.img", SIZE).close()
+    async with running(disk=disk) as core:
+        assert "a first copy would overwrite the secondary" in core.pair().failed
+        assert not disk.exists("/a/data.img")

@@ -5,11 +5,15 @@ not used.
 from __future__ import annotations
 
 import errno
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.fault_leg import FaultLeg
 from tests.support.memory_leg import MemoryLeg
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SIZE = 1 << 20
 
@@ -52,7 +56,7 @@ def test_any_operation_can_fail_until_it_is_healed(operation: str) -> None:
 
     def use(name: str) -> object:
         buffer = memoryview(bytearray(1))
-        return {
+        calls: dict[str, Callable[[], object]] = {
             "read_into": lambda: leg.read_into(0, buffer),
             "read_cached": lambda: leg.read_cached(0, buffer),
             "write": lambda: leg.write(0, b"x"),
@@ -60,7 +64,8 @@ def test_any_operation_can_fail_until_it_is_healed(operation: str) -> None:
             "reserve": lambda: leg.reserve(0, 1),
             "extents": lambda: leg.extents(0, 1),
             "sync": leg.sync,
-        }[name]()
+        }
+        return calls[name]()
 
     assert operation in leg.calls
     for name in leg.calls:

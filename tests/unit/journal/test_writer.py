@@ -207,6 +207,57 @@ def sync(writer: Writer) -> list[int]:
     return [segment.index for segment in writer.ring.live if segment.file in files]
 
 
+# ------------------------------------------------------------------ on a disk that copies on write
+
+
+def refused_half_way(disk: SimDisk) -> Writer:
+    """A writer with a batch of which the disk took one segment, and no more: nor its wipe."""
+    writer = new_writer(disk)
+    append(writer, [b"before"])
+    disk.fail(path(1), errno.ENOSPC, times=1)
+    disk.before = lambda _, name: (
+        disk.full("/state/journal", copies=True) if name == path(1) else None
+    )
+    with pytest.raises(OSError, match="No space left") as refused:
+        append(writer, [b"x" * BIG, b"y" * BIG, b"z" * 200])
+    assert refused.value.errno == errno.ENOSPC
+    disk.before = None
+    return writer
+
+
+def test_a_refused_batch_that_cannot_be_wiped_is_refused_all_the_same() -> None:
+    disk = SimDisk()
+    writer = refused_half_way(disk)
+    assert (writer.sequence, writer.written) == (1, 1)
+    disk.heal("/state/journal")
+    assert append(writer, [b"after"]) == [2]
+    assert reopen(disk).payloads == [b"before", b"after"]
+
+
+def test_nothing_is_written_before_the_wipe_is_made_up_for() -> None:
+    """Rests behind a shorter record would be later records, and the journal damaged."""
+    disk = SimDisk()
+    writer = refused_half_way(disk)
+    for _ in range(3):
+        with pytest.raises(OSError, match="No space left"):
+            append(writer, [b"after"])
+        assert (writer.sequence, writer.written) == (1, 1)
+    disk.heal("/state/journal")
+    append(writer, [b"s"])
+    found = reopen(disk)
+    assert (found.payloads, found.tail.torn) == ([b"before", b"s"], "")
+
+
+def test_a_wipe_that_fails_for_another_reason_than_room_is_final() -> None:
+    disk = SimDisk()
+    writer = refused_half_way(disk)
+    disk.heal("/state/journal")
+    disk.fail(path(0), errno.EIO, operation="write", times=1)
+    with pytest.raises(OSError, match="could not be wiped") as caught:
+        append(writer, [b"after"])
+    assert caught.value.errno == errno.EIO
+
+
 def test_a_sync_covers_what_was_written_when_it_began() -> None:
     disk = SimDisk()
     writer = new_writer(disk)

@@ -39,7 +39,7 @@ class Copies:
             world.timeline,
             world.checkpointer,
             self.staging,
-            world.workers,
+            world.calls,
             world.clock,
             world.emit,
             LIMITS,
@@ -141,8 +141,9 @@ async def test_progress_is_in_the_journal_only_once_it_is_durable() -> None:
     await copies.begin(pair)
     marked = [marker for marker in world.timeline.markers if isinstance(marker, Copied)]
     assert len(marked) == SIZE // LIMITS.copied_mark_bytes
+    marked_bytes = LIMITS.copied_mark_bytes
     assert [run for marker in marked for run in marker.runs] == [
-        (at, CHUNK) for at in range(0, SIZE, CHUNK)
+        (at, marked_bytes) for at in range(0, SIZE, marked_bytes)
     ]
     assert synced_when_marked == list(range(1, len(marked) + 1))
     assert world.emit.named("copied")[-1] == {

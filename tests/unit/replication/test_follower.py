@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.backend import TRIM, ZERO
-from duplexd.core.markers import Copy
-from duplexd.core.pair_states import FIRST_COPY, RESYNCING
 from duplexd.errors import DamageError
 from duplexd.journal.reader import Reader
 from duplexd.replication.follower import (
@@ -17,9 +15,9 @@ from duplexd.replication.follower import (
     SecondarySink,
     SinkError,
     UntouchedError,
-    copy_run,
 )
-from tests.unit.replication.fakes import BLOCK, GRAIN, SIZE, World
+from duplexd.replication.watched import WatchedLegs
+from tests.unit.replication.fakes import BLOCK, World
 
 if TYPE_CHECKING:
     from duplexd.core.pair import Pair, PairRecord
@@ -45,6 +43,7 @@ class NotTheSecondary:
     moves_secondary = False
 
     def __init__(self) -> None:
+        self.legs = WatchedLegs()
         self.written: list[tuple[int, int]] = []
 
     def write(self, pair: Pair, offset: int, data: Buffer) -> None:
@@ -288,55 +287,3 @@ def test_a_record_that_is_damaged_is_not_applied() -> None:
         walk.step(last, CHUNK)
     assert not any(world.legs[pair].secondary.data)
     assert not advances.calls
-
-
-# ------------------------------------------------------------------------------------- copy_run
-
-
-def test_a_run_that_is_equal_already_is_not_written() -> None:
-    world = World()
-    pair = world.to_copy(content=b"x" * GRAIN)
-    world.legs[pair].secondary.data[:GRAIN] = b"x" * GRAIN
-    assert copy_run(SecondarySink(), pair, 0, GRAIN) == 0
-    assert not world.legs[pair].faults.calls["write"]
-
-
-def test_after_its_disk_failed_what_looks_equal_is_written_again() -> None:
-    """A failed sync may have dropped pages that the cache still shows."""
-    world = World()
-    pair = world.to_copy(content=b"x" * GRAIN)
-    world.timeline.append(Copy({pair.id: pair.record.full_map()}, RESYNCING))
-    world.legs[pair].secondary.data[:GRAIN] = b"x" * GRAIN
-    assert copy_run(SecondarySink(), pair, 0, GRAIN) == GRAIN
-
-
-def test_zeroes_are_copied_as_a_hole() -> None:
-    world = World()
-    pair = world.to_copy()
-    assert pair.reason == FIRST_COPY
-    world.legs[pair].secondary.data[:] = b"old" * (SIZE // 3) + b"o"
-    assert copy_run(SecondarySink(), pair, 0, GRAIN) == 0
-    assert world.legs[pair].faults.calls["zero"] == 1
-    assert not any(world.legs[pair].secondary.data[:GRAIN])
-
-
-def test_a_primary_that_cannot_be_read_is_not_the_secondarys_fault() -> None:
-    world = World()
-    pair = world.to_copy(content=b"x" * GRAIN)
-    world.legs[pair].primary.close()
-    with pytest.raises(OSError, match="closed"):
-        copy_run(SecondarySink(), pair, 0, GRAIN)
-
-
-@pytest.mark.parametrize("operation", ["read_into", "write"])
-def test_a_secondary_that_fails_is(operation: str) -> None:
-    world = World()
-    pair = world.to_copy(content=b"x" * GRAIN)
-    faults = world.legs[pair].faults
-    if operation == "write":
-        faults.fail("write", errno.EIO)
-    else:
-        faults.fail("read_into", errno.EIO)
-    with pytest.raises(SinkError) as caught:
-        copy_run(SecondarySink(), pair, 0, GRAIN)
-    assert caught.value.pair is pair

@@ -14,6 +14,7 @@ from duplexd.core.markers import Abandon, Commit, Copied, Detach, Fail, Resync, 
 from duplexd.core.pair_states import BY_COMMAND, BY_ERROR, DUPLEX, PENDING, SUSPENDED
 from duplexd.errors import DuplexdError, WrongStateError
 from duplexd.replication.async_follower import AsyncFollower
+from duplexd.replication.backlog import Backlog
 from duplexd.replication.copying import Copying
 from duplexd.replication.followers import RESYNC_TOO_FAR_BEHIND, Followers
 from duplexd.replication.job import ALREADY, COPY, JOURNAL, MAP
@@ -21,6 +22,7 @@ from duplexd.replication.job_runner import Runner
 from duplexd.replication.resync import Resyncs
 from duplexd.replication.staging import StagingArea
 from duplexd.units import KIB
+from tests.support.bad_sectors import BadSectors
 from tests.unit.engine.cores import SIZE as CORE_SIZE
 from tests.unit.engine.cores import Core, running
 from tests.unit.replication.fakes import BLOCK, GRAIN, LIMITS, SIZE, World, turns, until
@@ -40,14 +42,22 @@ class Replication:
         self.world = world
         timeline = world.timeline
         self.admission = Admission()
+        backlog = Backlog(timeline, world.gates, world.calls, LIMITS)
         self.async_follower = AsyncFollower(
-            timeline, self.admission, world.freeze, lambda pair: {pair}, world.workers, LIMITS
+            timeline,
+            world.gates,
+            backlog,
+            world.freeze,
+            lambda pair: {pair},
+            world.calls,
+            world.clock,
+            LIMITS,
         )
         self.copying = Copying(
             timeline,
             world.checkpointer,
             StagingArea(world.disk, STAGING),
-            world.workers,
+            world.calls,
             world.clock,
             world.emit,
             LIMITS,
@@ -55,6 +65,7 @@ class Replication:
         self.runner = Runner(
             timeline,
             world.freeze,
+            backlog,
             self.copying,
             self.async_follower,
             world.emit,
@@ -270,7 +281,7 @@ async def test_a_secondary_that_fails_is_suspended_where_it_is() -> None:
     await replication.resync(pair)
     entry = await replication.wait(pair)
     assert (entry["state"], entry["reason"]) == (SUSPENDED, BY_ERROR)
-    assert entry["error"] == "data: Input/output error"
+    assert entry["error"] == f"data: /b/data: Input/output error at offset {2 * GRAIN}"
     (frozen,) = world.freeze.calls
     assert frozen.unusable == {"data"}
     assert world.emit.named("duplex") == []
@@ -356,8 +367,8 @@ async def test_a_commit_that_was_followed_by_a_failure_keeps_its_log_as_well() -
     assert not world.disk.list(STAGING)
 
 
-async def test_a_failure_after_the_commit_leaves_none_of_them_usable() -> None:
-    """Half of the log may be on any of them."""
+async def test_a_failure_after_the_commit_costs_only_the_secondary_that_failed() -> None:
+    """Half of the log may be on it; the others hold all of it, and are at one number."""
     world = World()
     replication, pair = rewritten(world)
     other = world.pair("other", mode="sync")
@@ -366,7 +377,9 @@ async def test_a_failure_after_the_commit_leaves_none_of_them_usable() -> None:
     world.legs[pair].faults.fail("write", errno.EIO)
     await replication.resync(pair, other)
     await replication.wait(pair)
-    assert world.freeze.calls[0].unusable == {"data", "other"}
+    assert world.freeze.calls[0].members == {"data", "other"}
+    assert world.freeze.calls[0].unusable == {"data"}
+    assert (other.state, other.usable, world.legs[other].equal) == (SUSPENDED, True, True)
 
 
 async def test_a_log_that_cannot_be_removed_does_no_harm() -> None:
@@ -523,8 +536,111 @@ async def test_a_primary_that_cannot_be_read_suspends_the_pair() -> None:
     world.legs[pair].primary.close()
     replication.followers.start([pair])
     entry = await replication.wait(pair)
-    assert (entry["state"], entry["error"]) == (SUSPENDED, "data: closed")
+    assert entry["state"] == SUSPENDED
+    assert entry["error"].startswith("/a/data: ")
+    assert "cannot be read at offset 0" in entry["error"]
+    (frozen,) = world.freeze.calls
+    assert frozen.error.filename == "/a/data", "not the secondary's failure"
     await replication.followers.stop()
+
+
+async def test_all_but_the_bad_sectors_of_a_primary_is_copied() -> None:
+    world = World()
+    pair = world.to_copy(content=b"content" * (SIZE // 7))
+    legs, bad = world.legs[pair], 3 * GRAIN + 5 * BLOCK
+    pair.set_legs(BadSectors(legs.primary, bad), legs.faults, pair.mode)
+    replication = Replication(world)
+    replication.followers.start([pair])
+    entry = await replication.wait(pair)
+    assert f"/a/data: {BLOCK} bytes cannot be read at offset {bad}" in entry["error"]
+    assert (pair.state, pair.usable) == (SUSPENDED, False)
+    legs.secondary.data[bad : bad + BLOCK] = legs.primary.data[bad : bad + BLOCK]
+    assert legs.equal, "it was copied around"
+    assert pair.changed is not None
+    assert pair.changed.next_run(0, SIZE) == (3 * GRAIN, GRAIN), "only there"
+    await replication.followers.stop()
+
+
+async def test_a_bad_sector_that_was_written_to_is_copied_by_the_next_resync() -> None:
+    world = World()
+    pair = world.to_copy(content=b"content" * (SIZE // 7))
+    legs = world.legs[pair]
+    pair.set_legs(BadSectors(legs.primary, GRAIN), legs.faults, pair.mode)
+    replication = Replication(world)
+    replication.followers.start([pair])
+    await replication.wait(pair)
+    world.timeline.write(pair, GRAIN, b"new" * 1000)
+    pair.set_legs(legs.primary, legs.faults, pair.mode)
+    await replication.resync(pair)
+    assert (await replication.wait(pair))["copied_bytes"] <= GRAIN
+    assert (pair.state, legs.equal) == (DUPLEX, True)
+    await replication.followers.stop()
+
+
+async def test_a_bad_sector_leaves_a_secondary_that_is_at_a_cut_where_it_is() -> None:
+    """By map, all of it or nothing: the cut is a consistent copy, what could be read is none."""
+    world = World()
+    replication, pair = rewritten(world)
+    legs = world.legs[pair]
+    pair.set_legs(BadSectors(legs.primary, GRAIN), legs.faults, pair.mode)
+    await replication.resync(pair)
+    entry = await replication.wait(pair)
+    assert f"/a/data: cannot be read at offset {GRAIN}" in entry["error"]
+    assert (pair.state, pair.usable, pair.reason) == (SUSPENDED, True, BY_COMMAND)
+    (failed,) = world.emit.named("resync-failed")
+    assert failed["path"] == "/a/data"
+
+
+async def test_one_failing_secondary_does_not_end_the_copies_of_others() -> None:
+    world = World()
+    pairs = [world.to_copy(name, content=b"x" * SIZE) for name in ("one", "two", "three")]
+    world.legs[pairs[1]].faults.fail("write", errno.EIO)
+    replication = Replication(world)
+    replication.followers.start(pairs)
+    for pair in pairs:
+        await replication.wait(pair)
+    assert [pair.state for pair in pairs] == [DUPLEX, SUSPENDED, DUPLEX]
+    assert world.legs[pairs[0]].equal
+    assert world.legs[pairs[2]].equal
+    assert pairs[1].resync_error == "/b/two: Input/output error at offset 0"
+    await replication.followers.stop()
+
+
+async def test_a_journal_without_room_for_its_end_does_not_end_a_job() -> None:
+    """The marker is written once there is room; meanwhile the pair has a job."""
+    world = World()
+    replication, pair = small_change(world)
+    await replication.resync(pair)
+    refused = world.refuse_markers(errno.ENOSPC)
+    await until(lambda: bool(refused))
+    assert (pair.state, len(replication.followers.jobs)) == (PENDING, 1)
+    world.take_markers()
+    assert (await replication.wait(pair))["state"] == DUPLEX
+
+
+async def test_a_resync_that_the_journal_has_no_room_for_says_so_and_leaves_no_trace() -> None:
+    world = World()
+    replication, pair = small_change(world)
+    world.refuse_markers(errno.ENOSPC)
+    with pytest.raises(DuplexdError, match="the journal has no room"):
+        await replication.resync(pair)
+    assert (pair.state, replication.followers.jobs) == (SUSPENDED, {})
+    world.take_markers()
+    await replication.resync(pair)
+    assert (await replication.wait(pair))["state"] == DUPLEX
+
+
+async def test_a_resync_that_fails_without_room_in_the_journal_is_abandoned_later() -> None:
+    world = World()
+    replication, pair = rewritten(world)
+    world.disk.full(STAGING)
+    await replication.resync(pair)
+    refused = world.refuse_markers(errno.EDQUOT)
+    await until(lambda: bool(refused))
+    assert (pair.state, len(replication.followers.jobs)) == (PENDING, 1)
+    world.take_markers()
+    assert (await replication.wait(pair))["state"] == SUSPENDED
+    assert isinstance(world.timeline.markers[-1], Abandon)
 
 
 async def test_an_async_pair_is_followed_for_once_it_is_duplex() -> None:

@@ -7,7 +7,8 @@ import errno
 import pytest
 
 from duplexd.errors import DamageError
-from duplexd.replication.follower import SecondarySink, SinkError, UntouchedError
+from duplexd.journal.format import RECORD_HEADER_BYTES
+from duplexd.replication.follower import SecondarySink, UntouchedError
 from duplexd.replication.staging import StagingArea
 from tests.unit.replication.fakes import BLOCK, World
 
@@ -66,7 +67,7 @@ def test_a_log_of_which_a_file_is_missing_is_refused() -> None:
     pair = world.pair()
     count = stage(world, "job", [b"x" * BLOCK] * 20)
     world.disk.remove(f"{DIRECTORY}/{world.disk.list(DIRECTORY)[-1]}")
-    with pytest.raises(DamageError, match=rf"staging log ends at record \d+ of {count}"):
+    with pytest.raises(DamageError, match=rf"job-0001.stg: .* ends after record \d+ of {count}"):
         area(world).apply("job", {pair.id: pair}, count, SecondarySink())
 
 
@@ -75,7 +76,16 @@ def test_a_damaged_record_ends_the_log_there() -> None:
     pair = world.pair()
     count = stage(world, "job", [b"x" * BLOCK] * 3)
     world.disk.flip(f"{DIRECTORY}/{world.disk.list(DIRECTORY)[0]}", BLOCK + 500)
-    with pytest.raises(DamageError, match="ends at record 1 of 3"):
+    with pytest.raises(DamageError, match=r"job-0000.stg: .* ends after record 1 of 3"):
+        area(world).apply("job", {pair.id: pair}, count, SecondarySink())
+
+
+def test_damage_at_the_end_of_one_file_is_not_blamed_on_the_next() -> None:
+    world = World()
+    pair = world.pair()
+    count = stage(world, "job", [b"x" * BLOCK] * 20)
+    world.disk.flip(f"{DIRECTORY}/job-0000.stg", 6 * (BLOCK + RECORD_HEADER_BYTES) + 500)
+    with pytest.raises(DamageError, match=r"job-0000.stg: .* ends after record 6 of"):
         area(world).apply("job", {pair.id: pair}, count, SecondarySink())
 
 
@@ -87,14 +97,56 @@ def test_a_volume_that_was_removed_meanwhile_is_passed_by() -> None:
     assert not any(world.legs[pair].secondary.data)
 
 
-def test_a_secondary_that_fails_while_it_is_applied_is_named() -> None:
+def test_a_secondary_that_fails_while_it_is_applied_fails_alone() -> None:
+    world = World()
+    pair, other = world.pair(), world.pair("other")
+    sink = area(world).sink("job", FILE_BYTES, BLOCK)
+    for each in (pair, other, pair, other):
+        sink.write(each, sink.count * BLOCK, b"x" * BLOCK)
+    sink.finish()
+    world.legs[pair].faults.fail("write", errno.EIO)
+    pairs = {pair.id: pair, other.id: other}
+    failed = area(world).apply("job", pairs, sink.count, SecondarySink())
+    assert list(failed) == [pair]
+    assert world.legs[pair].faults.calls["write"] == 1, "and is not written to again"
+    assert world.legs[other].secondary.data.count(b"x") == 2 * BLOCK
+
+
+def test_a_log_that_cannot_be_read_names_its_path() -> None:
     world = World()
     pair = world.pair()
     count = stage(world, "job", [b"x" * BLOCK])
-    world.legs[pair].faults.fail("write", errno.EIO)
-    with pytest.raises(SinkError) as caught:
+    world.disk.fail(f"{DIRECTORY}/job-0000.stg", errno.EIO)
+    with pytest.raises(OSError, match=r"/state/staging/job-0000.stg: Input/output error"):
         area(world).apply("job", {pair.id: pair}, count, SecondarySink())
-    assert caught.value.pair is pair
+
+
+def test_the_log_of_a_large_volume_has_more_files_than_four_digits() -> None:
+    """10,000 files of 16 MiB are 160 GiB; their names no longer sort as their numbers do."""
+    world = World()
+    pair = world.pair()
+    sink = area(world).sink("job", 0, RECORD_HEADER_BYTES)  # two records in each
+    for number in range(20_003):
+        sink.zero(pair, 0, 1 + number, True)
+    sink.finish()
+    assert "job-10001.stg" in world.disk.list(DIRECTORY)
+    assert not area(world).apply("job", {pair.id: pair}, sink.count, SecondarySink())
+    assert world.legs[pair].faults.calls["zero"] == sink.count
+
+
+def test_only_the_file_that_is_written_is_open() -> None:
+    """A process may have 1,024 descriptors."""
+    world = World()
+    pair = world.pair()
+    sink = area(world).sink("job", FILE_BYTES, BLOCK)
+    for number in range(20):
+        sink.write(pair, number * BLOCK, b"x" * BLOCK)
+    *full, last = world.disk.list(DIRECTORY)
+    for name in full:
+        world.disk.open(f"{DIRECTORY}/{name}").close()
+        assert not world.disk.unsynced(f"{DIRECTORY}/{name}")
+    with pytest.raises(OSError, match="in use"):
+        world.disk.open(f"{DIRECTORY}/{last}")
 
 
 def test_a_secondary_without_room_is_found_before_anything_is_staged_for_it() -> None:

@@ -100,9 +100,8 @@ def test_a_cold_read_says_no_and_a_broken_one_raises(
 
 @pytest.mark.parametrize("memory", [True, False])
 def test_without_nowait_only_a_file_system_in_memory_is_read_in_the_loop(
-    file: File, monkeypatch: pytest.MonkeyPatch, memory: bool
+    path: str, monkeypatch: pytest.MonkeyPatch, memory: bool
 ) -> None:
-    file.write(0, b"data")
     preadv, flagged = os.preadv, []
 
     def refuses(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
@@ -113,10 +112,15 @@ def test_without_nowait_only_a_file_system_in_memory_is_read_in_the_loop(
 
     monkeypatch.setattr(os, "preadv", refuses)
     monkeypatch.setattr(realfile, "in_memory", lambda _fd: memory)
+    file = RealDisk().create(path, SIZE)
+    # not again: any call on the descriptor may hang
+    monkeypatch.setattr(realfile, "in_memory", lambda _fd: not memory)
+    file.write(0, b"data")
     buffer = bytearray(4)
     assert [file.read_cached(0, memoryview(buffer)) for _ in range(3)] == [memory] * 3
     assert buffer == (b"data" if memory else bytes(4))
     assert len(flagged) == 1, "asked once, remembered"
+    file.close()
 
 
 def test_file_systems_in_memory_are_recognised() -> None:
@@ -141,12 +145,10 @@ def test_a_file_system_is_known_by_its_device(
         f"shared:1 - {kind} /dev/sda1 rw\n"
     )
     monkeypatch.setattr(machine, "Path", lambda _path: mounts)
-    look = machine._device_in_memory.__wrapped__  # what it remembers is of the real machine
-    assert [look(os.makedev(8, 1)), look(os.makedev(0, 21)), look(os.makedev(8, 2))] == [
-        memory,
-        False,
-        False,
-    ]
+    look = machine._file_system.__wrapped__  # what it remembers is of the real machine
+    found = [look(os.makedev(8, 1)), look(os.makedev(0, 21)), look(os.makedev(8, 2))]
+    assert found == [kind, "proc", ""]
+    assert (kind in machine._MEMORY_FILE_SYSTEMS) == memory
 
 
 @pytest.mark.parametrize(
@@ -165,6 +167,7 @@ def test_zero_falls_back_to_what_the_file_system_can(
             fd, mode, offset, length
         )
 
+    monkeypatch.setattr(machine, "_PUNCHING_FILE_SYSTEMS", frozenset())  # ask
     monkeypatch.setattr(machine, "fallocate", partly)
     monkeypatch.setattr(realfile, "fallocate", partly)
     file = RealDisk().create(path, SIZE)
@@ -382,3 +385,65 @@ def test_file_knows_whether_its_path_leads_to_it(file: File, path: str, tmp_path
     os.rename(tmp_path, tmp_path.with_name("moved"))
     assert not file.in_place()
     os.rename(tmp_path.with_name("moved"), tmp_path)
+
+
+# ---------------------------------------------------------------------------- marks and truncation
+
+
+def test_a_truncated_file_is_unreadable_behind_its_end_and_is_no_hole(
+    path: str, file: File
+) -> None:
+    file.write(0, b"x" * SIZE)
+    os.truncate(path, SIZE // 2)
+    buffer = memoryview(bytearray(4096))
+    for offset in (SIZE // 2, SIZE // 2 - 2048, SIZE - 4096):
+        assert not file.read_cached(offset, buffer)
+        with pytest.raises(OSError, match="past the end"):
+            file.read_into(offset, buffer)
+        with pytest.raises(OSError, match="truncated"):
+            file.extents(offset, 4096)
+    assert file.extents(0, SIZE // 2) == [(0, SIZE // 2, True)]
+    assert file.stamp().size == SIZE // 2
+
+
+def test_a_mark_stays_with_a_file_that_is_moved(path: str, file: File, tmp_path: Path) -> None:
+    assert file.read_mark() == b""
+    assert file.write_mark(b"first", durable=True)
+    assert file.write_mark(b"ours", durable=False)
+    file.close()
+    os.rename(path, tmp_path / "b.img")
+    again = RealDisk().open(str(tmp_path / "b.img"))
+    assert again.read_mark() == b"ours"
+    again.close()
+
+
+def test_where_there_are_no_extended_attributes_a_file_has_no_mark(
+    file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*_arguments: object) -> bytes:
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    monkeypatch.setattr(os, "setxattr", unsupported)
+    monkeypatch.setattr(os, "getxattr", unsupported)
+    assert not file.write_mark(b"ours", durable=True)
+    assert file.read_mark() == b""
+
+
+def test_looking_for_holes_puts_the_time_back(
+    path: str, file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a file system that is not known to punch holes one is asked for."""
+    file.close()
+    os.utime(path, ns=(1, 1_234_567_891))
+    monkeypatch.setattr(machine, "_PUNCHING_FILE_SYSTEMS", frozenset())
+    again = RealDisk().open(path)
+    assert again.can_punch
+    again.close()
+    assert os.stat(path).st_mtime_ns == 1_234_567_891
+
+
+def test_a_mount_keeps_its_name(tmp_path: Path) -> None:
+    disk = RealDisk()
+    assert disk.mount(str(tmp_path)) == disk.mount(str(tmp_path.parent)) != disk.mount("/proc")
+    with pytest.raises(FileNotFoundError):
+        disk.mount(str(tmp_path / "nothing"))

@@ -1,0 +1,266 @@
+"""Whether an image is the one that the journal wrote to, as it left it.
+
+The journal and the images lie in different places, so each of them can be exchanged, restored or
+lost without the others. Calling a wrong image current would destroy the good one at the next
+resync; copying a right one again, or refusing it, costs hours. So the decision uses everything that
+is known, the more certain evidence first:
+
+    mark        an extended attribute with a random id (`images/probe.py`)
+    generation  in the mark: the start of the controller that last used the image
+    samples     checksums of blocks, among them the ones written last: an older copy differs there
+    time        of the last modification, recorded with each checkpoint: nobody else may write
+
+Where an image lies (path, device, inode) decides nothing: a set that was moved is the same set.
+What the journal has a record of is not held against an image: `Facts`, see `core/since.py`.
+
+A time that differs is enough, although all samples match: what a file system check or a mount has
+written is on one leg only. `touch` is the price: it costs a comparison, or an `adopt`.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Mapping
+
+    from duplexd.core.image_record import Image
+    from duplexd.images.probe import Found, Mark, Piece
+
+ZERO_CRC = 0x98F94189  # CRC-32C of 4096 zero bytes
+# From a record to its change on an image: where nothing delays it (the kernel's clock for files
+# ticks every 4 or 10 ms), and on a disk that hangs. The latter is also longer than the kernel keeps
+# changes of the journal from the disk, so what a power cut takes from its end is not older.
+NEAR_NS = 20_000_000
+FAR_NS = 120_000_000_000
+# Copying may cut the time off to these units: file systems and archives of less precision.
+_UNITS_NS = (100, 1_000, 1_000_000, 1_000_000_000, 2_000_000_000)
+
+Kind = Literal[
+    "same", "moved", "new", "exchanged", "changed", "emptied", "foreign", "older", "newer"
+]
+CURRENT: frozenset[Kind] = frozenset({"same", "moved", "new", "exchanged"})
+Writing = Literal["nothing", "records", "anything"]
+
+
+class Facts(NamedTuple):
+    """What may have been written to an image since the checkpoint. `touched`: sampled offsets that
+    have a record since then. `complete`: no record can be missing; else the legs may differ in the
+    open regions, whose sampled offsets are `uncertain`.
+    """
+
+    writing: Writing = "nothing"
+    touched: Container[int] = ()
+    uncertain: Container[int] = ()
+    complete: bool = True
+    last_ns: int = 0  # time of the volume's last record
+    end_ns: int = 0  # time of the last record of all, or of the checkpoint
+    last: Piece | None = None  # what that change left, if it is known
+
+
+class Known(NamedTuple):
+    """What this state directory is: its controller, how often that was started, and which volume
+    and role each image has, by id: `("data", "primary")`.
+    """
+
+    controller: str
+    starts: int
+    images: Mapping[str, tuple[str, str]]
+
+
+class Judgement(NamedTuple):
+    """`kind`, and a sentence that names what is known; "" for an image that was not moved."""
+
+    kind: Kind
+    why: str = ""
+
+    @property
+    def current(self) -> bool:
+        """Whether the image may be called what the journal says it is."""
+        return self.kind in CURRENT
+
+
+SAME, NEW = Judgement("same"), Judgement("new")
+
+
+class Side(NamedTuple):
+    """One role of a pair: the image recorded for it, what was found at its path (None: nothing that
+    can be opened), and what was written to the recorded one since.
+    """
+
+    recorded: Image | None
+    found: Found | None
+    facts: Facts = Facts()
+
+
+def judge_pair(
+    volume: str, known: Known, primary: Side, secondary: Side
+) -> tuple[Judgement | None, Judgement | None]:
+    """Judge what was found at the primary's path, and at the secondary's; None where nothing was.
+
+    If each image is the one of the other role, both are "exchanged": the roles follow the images.
+    """
+    straight = _judge(known, primary), _judge(known, secondary)
+    if all(judgement is None or judgement.current for judgement in straight):
+        return straight
+    if primary.recorded is None or secondary.recorded is None:
+        return straight
+    crossed = (
+        _judge(known, Side(secondary.recorded, primary.found, secondary.facts)),
+        _judge(known, Side(primary.recorded, secondary.found, primary.facts)),
+    )
+    if not all(judgement is None or judgement.current for judgement in crossed):
+        return straight
+    why = f"{volume}: the images of the primary and the secondary lie at each other's path"
+    exchanged = Judgement("exchanged", why)
+    return crossed[0] and exchanged, crossed[1] and exchanged
+
+
+def _judge(known: Known, side: Side) -> Judgement | None:
+    return None if side.found is None else judge(known, side.recorded, side.found, side.facts)
+
+
+def judge(known: Known, recorded: Image | None, found: Found, facts: Facts) -> Judgement:
+    """Judge one image for one role; `recorded` is None if the role has none yet."""
+    if found.mark is not None:
+        wrong = _judge_mark(known, recorded, found.path, found.mark)
+        if wrong is not None:
+            return wrong
+    if recorded is None:
+        return NEW
+    wrong = _judge_content(recorded, found, facts) or _judge_time(recorded, found, facts)
+    if wrong is not None:
+        return wrong
+    if found.mark is None and recorded.marked and not _is_dated(recorded, found, facts):
+        return Judgement("changed", f"{found.path}: the image lost its mark: it was replaced")
+    if (found.path, found.place) != (recorded.path, recorded.place):
+        return Judgement("moved", f"{found.path}: the image was moved here from {recorded.path}")
+    return SAME
+
+
+# ---------------------------------------------------------------------------------------- evidence
+
+
+def _judge_mark(known: Known, recorded: Image | None, path: str, mark: Mark) -> Judgement | None:
+    if mark.controller != known.controller:
+        return Judgement(
+            "foreign",
+            f"{path}: the image belongs to volume {mark.volume} of a controller {mark.name!r} whose"
+            " state is not in this state directory; is its file system mounted?",
+        )
+    if mark.generation > known.starts:
+        return Judgement(
+            "newer",
+            f"{path}: the image was in use at start {mark.generation} of this controller, and the"
+            f" state directory knows {known.starts}: it is an older copy",
+        )
+    if recorded is not None and mark.id == recorded.id:
+        if mark.generation < recorded.generation:
+            return Judgement(
+                "older",
+                f"{path}: an older copy of the image: last used at start {mark.generation} of this"
+                f" controller, not at start {recorded.generation}",
+            )
+        return None
+    if mark.id in known.images:
+        owner, role = known.images[mark.id]
+        return Judgement("foreign", f"{path}: this image is the {role} of volume {owner}")
+    if recorded is None:
+        return None  # marked by a start that did not reach its end, or removed from the volumes
+    return Judgement(
+        "foreign", f"{path}: this image was part of volume {mark.volume} once, and was replaced"
+    )
+
+
+def _judge_content(recorded: Image, found: Found, facts: Facts) -> Judgement | None:
+    differ = [
+        offset
+        for offset, crc in recorded.samples
+        if found.samples.get(offset, crc) != crc
+        and offset not in facts.touched
+        and (facts.complete or offset not in facts.uncertain)
+    ]
+    if not differ:
+        return None
+    where = (
+        f"{len(differ)} of {len(found.samples)} sampled blocks differ, first at byte {differ[0]}"
+    )
+    if all(crc == ZERO_CRC for crc in found.samples.values()):
+        return Judgement("emptied", f"{found.path}: the image was emptied: {where}")
+    if 0 < found.mtime_ns < recorded.mtime_ns:
+        times = _times(found.mtime_ns, recorded.mtime_ns)
+        return Judgement("older", f"{found.path}: an older copy of the image: {where}; {times}")
+    return Judgement(
+        "changed", f"{found.path}: the image was changed or replaced by an older copy: {where}"
+    )
+
+
+def _judge_time(recorded: Image, found: Found, facts: Facts) -> Judgement | None:
+    at, expected = found.mtime_ns, recorded.mtime_ns
+    if not at or not expected or _same_time(at, expected):
+        return None
+    if at < expected:
+        times = _times(at, expected)
+        return Judgement("older", f"{found.path}: an older copy of the image: {times}")
+    limit = _latest(recorded, found.last_there, facts)
+    if limit is None or at <= limit:
+        return None
+    return Judgement(
+        "changed",
+        f"{found.path}: the image was changed by another program: {_times(at, max(expected, 0))}",
+    )
+
+
+def _latest(recorded: Image, last_there: bool, facts: Facts) -> int | None:
+    """The latest time at which the daemon can have written to the image; None: any time.
+
+    A killed daemon leaves at most its last batch unapplied. If that was not applied, nothing was
+    written after its record; else the image may have been slow to take it.
+    """
+    if facts.writing == "anything" or recorded.loose:
+        return None
+    before_ns = max(recorded.mtime_ns, recorded.until_ns)
+    last_ns = max(before_ns, facts.last_ns)
+    if not facts.complete:
+        return max(last_ns, facts.end_ns) + FAR_NS
+    if facts.writing == "nothing":
+        return before_ns
+    return last_ns + (FAR_NS if last_there else NEAR_NS)
+
+
+def away(recorded: Image, facts: Facts, last_there: bool = True) -> Image:
+    """What is known of an image that is not used now, once the next checkpoint is taken: what the
+    journal has since the last one may be on it, or not.
+    """
+    samples = tuple(
+        (offset, crc)
+        for offset, crc in recorded.samples
+        if offset not in facts.touched and (facts.complete or offset not in facts.uncertain)
+    )
+    until_ns = _latest(recorded, last_there, facts)
+    if until_ns is None:
+        return recorded._replace(samples=samples, loose=True)
+    return recorded._replace(samples=samples, until_ns=until_ns)
+
+
+def _is_dated(recorded: Image, found: Found, facts: Facts) -> bool:
+    """Whether its time, which fits, says that nobody else wrote to it."""
+    return bool(found.mtime_ns and recorded.mtime_ns) and (
+        _latest(recorded, found.last_there, facts) is not None
+    )
+
+
+def _same_time(at: int, expected: int) -> bool:
+    return at == expected or any(at == expected // unit * unit for unit in _UNITS_NS)
+
+
+def _times(at: int, expected: int) -> str:
+    return f"modified at {_shown(at)}, by the daemon last at {_shown(expected)}"
+
+
+def _shown(time_ns: int) -> str:
+    """UTC, with microseconds."""
+    whole, rest = divmod(time_ns, 1_000_000_000)
+    moment = datetime.fromtimestamp(whole, UTC).replace(microsecond=rest // 1000)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,0 +1,81 @@
+"""A batch: changes that get their numbers together, how far they are, and what failed.
+
+The progress is kept here and not on the stack of the worker that performs the batch (`apply.py`),
+because another one goes on with it when that worker hangs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from duplexd.core.pair import Pair, PairChange
+
+    Done = Callable[["Batch", BaseException | None], None]
+
+NOT_YET, READING, GIVING = range(3)  # `Batch.restoring`
+
+
+class SecondaryFailure:
+    """A secondary that could not take change `sequence`.
+
+    `torn`: part of that change may be on it. `lost`: changes before it may not be.
+    """
+
+    __slots__ = ("error", "lost", "pair", "sequence", "torn")
+
+    def __init__(self, pair: Pair, sequence: int, error: OSError) -> None:
+        self.pair = pair
+        self.sequence = sequence
+        self.error = error
+        self.torn = self.lost = False
+
+
+class PrimaryFailure(NamedTuple):
+    """A change that a primary did not take."""
+
+    change: PairChange
+    error: OSError
+
+
+class Batch:
+    """What the write path passes to the timeline, its progress, and the outcome.
+
+    `regions` are new dirty regions by volume number: made durable before any leg is written.
+    `heavy`: too long for the thread of the event loop. `answer` is called when it is done, with the
+    error if it failed as a whole.
+
+    `at` is the change that is being applied. `frozen`: pairs whose secondaries get nothing more.
+    `dead`: pairs whose primaries get nothing more, with the failure; the secondary goes on alone.
+    `restored`: what primaries hold where they refused a change, `restoring` how far that is.
+    """
+
+    __slots__ = (
+        "answer", "at", "changes", "dead", "failures", "frozen", "healing", "heavy", "journaled",
+        "primary_errors", "regions", "regions_sequence", "restored", "restoring", "time_us",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        changes: Sequence[PairChange],
+        regions: Mapping[int, Sequence[int]],
+        heavy: bool,
+        answer: Done,
+    ) -> None:
+        self.changes = changes
+        self.regions = regions
+        self.regions_sequence = 0
+        self.time_us = 0  # of its records, microseconds since 1970
+        self.heavy = heavy
+        self.answer = answer
+        self.journaled = False  # it is in the journal: a later error is not a refusal
+        self.at = 0
+        self.failures: list[SecondaryFailure] = []
+        self.primary_errors: list[PrimaryFailure] = []
+        self.frozen: set[Pair] = set()
+        self.dead: dict[Pair, PrimaryFailure] = {}
+        self.healing: SecondaryFailure | None = None
+        self.restored: list[PairChange] = []
+        self.restoring = NOT_YET

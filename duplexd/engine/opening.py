@@ -1,0 +1,299 @@
+"""Opening the images of volumes, so that one bad image is one bad image.
+
+Each image is opened in a worker, those of different volumes at the same time, and is given up after
+its time-out: a disk that hangs costs the start that time and nothing more. What cannot be opened
+becomes an `AbsentLeg` with the reason. What follows from that is decided later, when it is known
+what the journal has for each image (`recovery/degraded.py`).
+
+Nothing is created for a volume that the journal knows, except a secondary that is new to it: an
+image that is missing is missing, and an empty one in its place would be taken for the volume.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from duplexd.core import pair_states
+from duplexd.errors import ConfigurationError, DuplexdError
+from duplexd.images.absent import AbsentLeg
+from duplexd.images.open import open_leg
+from duplexd.runtime.watch import GivenUp, Watch, patiently
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from duplexd.config.daemon_file import ControllerConfig, VolumeConfig
+    from duplexd.core.pair import PairRecord
+    from duplexd.images.leg import Leg
+    from duplexd.images.probe import Found
+    from duplexd.runtime.disk import Disk
+    from duplexd.runtime.threads import Workers
+
+T = TypeVar("T")
+
+_BUSY_RETRY_SECONDS = 0.25
+PRIMARY, SECONDARY = "primary", "secondary"  # the keys of a volume, and the two roles
+
+
+class Images(NamedTuple):
+    """The images of a volume by role. Those that cannot be used are `AbsentLeg`s.
+
+    `primary_new`, `secondary_new`: created just now. `data`: the ranges of an older primary that
+    hold data, if the secondary is new. `refused`: why the volume cannot be served, however good
+    its images are.
+    """
+
+    primary: Leg
+    secondary: Leg | None = None
+    primary_new: bool = False
+    secondary_new: bool = False
+    data: Sequence[tuple[int, int]] = ()
+    refused: str = ""
+
+    def close(self) -> None:
+        """Close them. Does not sync."""
+        self.primary.close()
+        if self.secondary is not None:
+            self.secondary.close()
+
+
+class Place(NamedTuple):
+    """Where the image of a role is: its path, and the key that names it in the configuration."""
+
+    path: str
+    key: str
+
+
+def places(volume: VolumeConfig, swapped: bool) -> tuple[Place, Place | None]:
+    """Where the primary and the secondary are. The configuration names two images; which of them
+    has which role is in the journal.
+    """
+    first = Place(str(volume.primary), PRIMARY)
+    second = Place(str(volume.secondary), SECONDARY) if volume.secondary else None
+    return (second, first) if swapped and second is not None else (first, second)
+
+
+def why_absent(leg: Leg | None) -> str:
+    """Why an image cannot be used, beginning with its path; "" if it can."""
+    return f"{leg.path}: {leg.why}" if isinstance(leg, AbsentLeg) else ""
+
+
+def absent(path: str, size: int, why: str) -> AbsentLeg:
+    """An image that cannot be used; `why` may begin with its path."""
+    return AbsentLeg(path, size, why.removeprefix(f"{path}: "))
+
+
+class Opener:
+    """Opens images. `seconds`: how long the image of a role may take for one system call."""
+
+    def __init__(self, disk: Disk, workers: Workers, settings: ControllerConfig) -> None:
+        self._disk = disk
+        self._workers = workers
+        self._errors: dict[str, Exception] = {}  # by path: why an image cannot be used
+        self._refuse = settings.on_start_error == "refuse"
+        self._seconds = {PRIMARY: settings.primary_timeout, SECONDARY: settings.secondary_timeout}
+
+    def seconds(self, role: str) -> float:
+        """How long one call on the image of a role may take."""
+        return self._seconds[role]
+
+    async def all(
+        self,
+        volumes: Mapping[str, VolumeConfig],
+        known: Mapping[str, PairRecord],
+        opened: dict[str, Images],
+    ) -> None:
+        """Open the images of all volumes, into `opened`: the caller closes them, whatever is
+        raised. With `on_start_error = "refuse"`: ConfigurationError or OSError of the first that
+        cannot be used.
+        """
+
+        async def one(name: str, volume: VolumeConfig) -> None:
+            opened[name] = await self.volume(name, volume, known.get(name))
+
+        await asyncio.gather(*(one(name, volume) for name, volume in volumes.items()))
+        if self._refuse:
+            for name, volume in volumes.items():
+                self._refuse_absent(name, volume, known.get(name), opened[name])
+
+    def _refuse_absent(
+        self, name: str, volume: VolumeConfig, known: PairRecord | None, images: Images
+    ) -> None:
+        """Raises the error of the first image that cannot be used, with its key."""
+        if images.refused:
+            raise ConfigurationError(images.refused)
+        at, other = places(volume, known is not None and known.swapped)
+        for place, leg in ((at, images.primary), (other, images.secondary)):
+            if place is None or not (why := why_absent(leg)):
+                continue
+            state = f"; the pair is {known.state}" if known is not None else ""
+            text, error = f"volumes.{name}.{place.key}: {why}{state}", self._errors.get(place.path)
+            if isinstance(error, OSError):
+                raise OSError(error.errno, text) from error
+            raise ConfigurationError(text) from (error and error.__cause__)
+
+    async def volume(self, name: str, volume: VolumeConfig, known: PairRecord | None) -> Images:
+        """The images of a volume; raises for none of them."""
+        refused = _why_refused(name, volume, known)
+        swapped = known is not None and known.swapped
+        at, other = places(volume, swapped)
+        if refused:
+            return _nothing(volume, at, other, refused)
+        if known is None and other is not None and await self._is_alone(at.path, other.path):
+            return _nothing(volume, at, other, _would_overwrite(name, at, other))
+        primary, primary_new = await self.leg(at.path, volume.size, PRIMARY, known is None)
+        if other is None:
+            return Images(primary, None, primary_new)
+        if known is None and (why := why_absent(primary)):  # nothing is made for it then
+            return Images(primary, absent(other.path, volume.size, why))
+        fresh = known is None or known.state == pair_states.SIMPLEX
+        return await self.beside(Images(primary, None, primary_new), other.path, fresh)
+
+    async def beside(self, images: Images, path: str, create: bool) -> Images:
+        """The images of a volume whose primary is open, with a secondary."""
+        primary = images.primary
+        secondary, new = await self.leg(path, primary.size, SECONDARY, create)
+        images = images._replace(secondary=secondary, secondary_new=new)
+        if new and not images.primary_new and not why_absent(primary):
+            return await self._with_data(images)
+        return images
+
+    async def leg(self, path: str, size: int, role: str, create: bool) -> tuple[Leg, bool]:
+        """One image, and whether it was created just now; an `AbsentLeg` if it cannot be used. One
+        that another program has is tried again for a moment: that passes.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._seconds[SECONDARY]
+        while True:
+            watch: Watch[str] = Watch()
+            call = partial(_open, self._disk, path, size, create, watch)
+            try:
+                return await self._patiently(watch, call, role)
+            except (DuplexdError, OSError) as error:
+                cause = error if isinstance(error, OSError) else error.__cause__
+                if (
+                    isinstance(cause, OSError)
+                    and cause.errno == errno.EBUSY
+                    and loop.time() < until
+                ):
+                    await asyncio.sleep(_BUSY_RETRY_SECONDS)
+                    continue
+                self._errors[path] = error
+                return absent(path, size, _said(path, error)), False
+
+    async def look(self, leg: Leg, role: str, look: Callable[[], Found]) -> Found:
+        """What `look`, a blocking call on an image, finds. Raises OSError."""
+        watch: Watch[str] = Watch()
+
+        def watched() -> Found:
+            with watch.at(leg.path):
+                return look()
+
+        return await self._patiently(watch, watched, role)
+
+    async def close(self, leg: Leg) -> None:
+        """Close an image that does not answer, however long that takes."""
+        watch: Watch[str] = Watch()
+
+        def close() -> None:
+            with watch.at(leg.path):
+                leg.close()
+
+        with contextlib.suppress(OSError):
+            await self._patiently(watch, close, SECONDARY)
+
+    async def _is_alone(self, primary: str, secondary: str) -> bool:
+        """Whether the secondary is there, but the primary is not."""
+        watch: Watch[str] = Watch()
+
+        def look() -> bool:
+            with watch.at(primary):
+                there = self._disk.exists(primary)
+            with watch.at(secondary):
+                return not there and self._disk.exists(secondary)
+
+        try:
+            return await self._patiently(watch, look, PRIMARY)
+        except OSError:
+            return False  # opening them says what is wrong
+
+    async def _with_data(self, images: Images) -> Images:
+        watch: Watch[str] = Watch()
+        primary = images.primary
+
+        def look() -> list[tuple[int, int]]:
+            with watch.at(primary.path):
+                found = primary.extents(0, primary.size)
+            return [(offset, length) for offset, length, is_data in found if is_data]
+
+        try:
+            data = await self._patiently(watch, look, PRIMARY)
+        except OSError as error:
+            gone = absent(primary.path, primary.size, _said(primary.path, error))
+            return images._replace(primary=gone)
+        return images._replace(data=data)
+
+    async def _patiently(self, watch: Watch[str], call: Callable[[], T], role: str) -> T:
+        seconds = self._seconds[role]
+        return await patiently(self._workers, watch, call, lambda _path: seconds)
+
+
+def _open(disk: Disk, path: str, size: int, create: bool, watch: Watch[str]) -> tuple[Leg, bool]:
+    """Blocking. If it is given up, the image is closed again as soon as it is open."""
+    opened: tuple[Leg, bool] | None = None
+    watch.enter(path)
+    try:
+        if not create and not disk.exists(path):
+            raise ConfigurationError(f"{path}: the image is missing")
+        opened = open_leg(disk, path, size)
+    finally:
+        try:
+            watch.leave()
+        except GivenUp:
+            if opened is not None:
+                opened[0].close()
+            raise
+    return opened
+
+
+def _said(path: str, error: Exception) -> str:
+    """What is wrong, beginning with the path."""
+    why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return why if why.startswith(path) else f"{path}: {why}"
+
+
+# ------------------------------------------------------------------------- volumes that are refused
+
+
+def _nothing(volume: VolumeConfig, at: Place, other: Place | None, why: str) -> Images:
+    secondary = absent(other.path, volume.size, why) if other is not None else None
+    return Images(absent(at.path, volume.size, why), secondary, refused=why)
+
+
+def _why_refused(name: str, volume: VolumeConfig, known: PairRecord | None) -> str:
+    """Why the configuration does not fit the volume that the journal knows."""
+    if known is None:
+        return ""
+    if known.size != volume.size:
+        return (
+            f"volumes.{name}.size: the volume has {known.size} bytes, not {volume.size}; "
+            "a volume can't be resized"
+        )
+    if known.swapped and volume.secondary is None:
+        return (
+            f"volumes.{name}.secondary: the image under this key is the primary since the images "
+            f"changed roles; put the key back, or give that image as volumes.{name}.primary"
+        )
+    return ""
+
+
+def _would_overwrite(name: str, at: Place, other: Place) -> str:
+    return (
+        f"volumes.{name}: the secondary {other.path} exists, but the primary {at.path} does not; "
+        "a first copy would overwrite the secondary. Put the primary back, or move the secondary "
+        "away"
+    )

@@ -1,0 +1,148 @@
+"""What follows from images that are not what the journal says of them. At rest, in the step that a
+start writes its markers in.
+
+A secondary costs its pair the redundancy: the pair is suspended, with its group, and a resync
+brings it back. A primary is replaced by its secondary, if that is current: the two change roles,
+and the failed image is a failed secondary from then on. If it is not, the volume is not served.
+Nothing is recorded of that: the next start, or `adopt`, finds everything as this one did.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from duplexd.core import pair_states
+from duplexd.core.ledger import UNCOMMITTED
+from duplexd.core.markers import Equal, Missed, Swap
+from duplexd.engine.recovery.faults import Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from duplexd.core.pair import Lacks, Pair
+    from duplexd.engine.failures import Failures
+    from duplexd.engine.recovery.faults import Faults
+    from duplexd.engine.timeline import Timeline
+    from duplexd.engine.volumes import Volumes
+    from duplexd.json_object import Json
+
+
+class Degraded:
+    """`tail`: the last number before the markers of the start. `may_swap`: what the configuration
+    says of failed primaries.
+    """
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        volumes: Volumes,
+        failures: Failures,
+        emit: Callable[..., None],
+        faults: Faults,
+        tail: int,
+        may_swap: bool,
+    ) -> None:
+        self._timeline = timeline
+        self._volumes = volumes
+        self._failures = failures
+        self._emit = emit
+        self._faults = faults
+        self._tail = tail
+        self._may_swap = may_swap
+
+    def primaries(self) -> None:
+        """Replace the primaries that failed, or serve their volumes no more."""
+        for pair, fault in self._faults.primaries.items():
+            self._emit(
+                "primary-failed",
+                volume=pair.name,
+                error=_why(fault),
+                path=pair.primary.path,
+            )
+            if self._may_swap and self._can_lead(pair):
+                self._swap(pair, fault)
+            else:
+                self.refuse(pair, _why(fault))
+
+    def secondaries(self) -> None:
+        """Suspend what failed; with a DUPLEX pair those of its group: all are at the tail."""
+        for pair, fault in self._faults.secondaries.items():
+            if pair.state != pair_states.SIMPLEX and not pair.failed:
+                self._suspend(pair, fault)
+
+    def adopted(self, pair: Pair, lost: Lacks | None) -> None:
+        """A primary was taken as it is: the secondary differs from it where nobody knows."""
+        everything = pair.record.full_map()
+        if pair.state == pair_states.SUSPENDED and pair.usable:
+            self._timeline.append(Missed({pair.id: everything}))  # its cut is as good as before
+        elif pair.state != pair_states.SIMPLEX:
+            why = f"{pair.primary.path} was adopted as it is"
+            self._suspend(pair, Fault(OSError(errno.ESTALE, why)))
+        self._emit("volume-served", volume=pair.name, path=pair.primary.path, lost=said(lost))
+
+    def _can_lead(self, pair: Pair) -> bool:
+        """Whether the secondary holds everything that the journal has."""
+        if pair.secondary is None or pair in self._faults.secondaries:
+            return False
+        staging = pair.record.staging == UNCOMMITTED
+        follows = pair.state == pair_states.PENDING and pair.usable and not staging
+        return pair.state == pair_states.DUPLEX or follows
+
+    def _swap(self, pair: Pair, fault: Fault) -> None:
+        timeline = self._timeline
+        if pair.state == pair_states.PENDING:
+            timeline.append(Equal([pair.id]))
+        timeline.append(Swap([pair.id]))
+        failed, good = pair.primary, pair.copy_of
+        pair.primary_dirty, pair.secondary_dirty = pair.secondary_dirty, pair.primary_dirty
+        pair.set_legs(good, failed, pair.mode)
+        timeline.ledger.use_secondary(pair.record, failed.path)
+        self._emit(
+            "swapped",
+            volume=pair.name,
+            primary=good.path,
+            secondary=failed.path,
+            error=_why(fault),
+        )
+        self._suspend(pair, fault)
+
+    def _suspend(self, pair: Pair, fault: Fault) -> None:
+        duplex = pair.state == pair_states.DUPLEX
+        members = self._volumes.group_of(pair) if duplex else {pair}
+        missed = pair.record.full_map() if fault.missed is None else fault.missed
+        unusable = set() if fault.whole and pair.usable else {pair}
+        # One that follows the journal is where it stopped, all others are at the tail.
+        at = self._tail if duplex or not fault.whole else pair.applied
+        self._failures.freeze(members, pair, at, fault.error, unusable, {pair: missed})
+
+    def refuse(self, pair: Pair, why: str) -> None:
+        """Do not serve a volume. A copy that was under way cannot go on, and what it has not copied
+        it would want the journal for.
+        """
+        if pair.state == pair_states.PENDING and pair.record.staging != UNCOMMITTED:
+            error = OSError(why)
+            missed = {pair: pair.record.full_map()}
+            self._failures.freeze({pair}, pair, self._tail, error, {pair}, missed)
+        not_served(pair, why)
+        self._emit("volume-not-served", volume=pair.name, error=why, path=pair.primary.path)
+
+
+def not_served(pair: Pair, why: str) -> None:
+    """A client that asks for this volume is refused with the reason."""
+    pair.failed = why
+    pair.primary_dirty = False  # it is not synced: what was replayed to it is replayed again
+    pair.refresh()
+
+
+def said(lost: Lacks | None) -> Json | None:
+    """The changes that an adopted primary does not have; None if the journal does not say."""
+    if lost is None:
+        return None
+    first = lost.first if lost.records else None
+    last = lost.last if lost.records else None
+    return {"records": lost.records, "first": first, "last": last, "bytes": lost.nbytes}
+
+
+def _why(fault: Fault) -> str:
+    return fault.error.strerror or str(fault.error)

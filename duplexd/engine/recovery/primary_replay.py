@@ -1,0 +1,162 @@
+"""Applying records of the journal to primaries: in the replay of a start, and later to one that was
+not there then.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from duplexd.core.pair import Lacks
+from duplexd.engine.opening import PRIMARY
+from duplexd.engine.recovery.faults import Side
+from duplexd.engine.recovery.progress import PRIMARIES
+from duplexd.engine.recovery.refusals import Refusals, different
+from duplexd.journal.format import TRIM, WRITE, ZERO
+from duplexd.journal.reader import Reader
+from duplexd.replication.backlog import UNREADABLE
+from duplexd.replication.follower import SinkError, put
+from duplexd.replication.watched import WatchedLegs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from duplexd.core.pair import Pair
+    from duplexd.engine.recovery.progress import Report
+    from duplexd.journal.format import Record
+    from duplexd.journal.segment import Ring
+    from duplexd.replication.follower import Buffer, Sink
+    from duplexd.runtime.watch import Watch
+
+
+class PrimarySink:
+    """Applies records to primaries; see `follower.Sink`."""
+
+    moves_secondary = False
+
+    def write(self, pair: Pair, offset: int, data: Buffer) -> None:
+        """A WRITE."""
+        pair.primary.write(offset, data)
+
+    def zero(self, pair: Pair, offset: int, length: int, allocate: bool) -> None:
+        """A WRITE_ZEROES or a TRIM."""
+        pair.primary.zero(offset, length, allocate)
+
+
+class WatchedSink:
+    """A sink whose calls are watched."""
+
+    def __init__(self, sink: Sink, role: str, watch: Watch[Side]) -> None:
+        self.moves_secondary = sink.moves_secondary
+        self.legs = WatchedLegs()  # of a follower; here it is the watch below that counts
+        self._sink = sink
+        self._role = role
+        self._watch = watch
+
+    def write(self, pair: Pair, offset: int, data: Buffer) -> None:
+        """See `Sink`."""
+        with self._watch.at(Side(pair, self._role)):
+            self._sink.write(pair, offset, data)
+
+    def zero(self, pair: Pair, offset: int, length: int, allocate: bool) -> None:
+        """See `Sink`."""
+        with self._watch.at(Side(pair, self._role)):
+            self._sink.zero(pair, offset, length, allocate)
+
+
+class PrimaryReplay:
+    """Blocking. Reads the journal by `chunk_bytes`."""
+
+    def __init__(self, ring: Ring, chunk_bytes: int, watch: Watch[Side]) -> None:
+        self._ring = ring
+        self._chunk_bytes = chunk_bytes
+        self._watch = watch
+
+    def run(self, pairs: Sequence[Pair], tail: int, progress: Report) -> dict[Pair, OSError]:
+        """Apply what comes after `primary_at`, up to number `tail`; returns the primaries that
+        refused something, with the error.
+
+        Raises DamageError, LookupError, OSError if the journal cannot be read.
+        """
+        todo = {pair.id: pair for pair in pairs if pair.record.primary_at < tail}
+        if not todo:
+            return {}
+        sink = WatchedSink(PrimarySink(), PRIMARY, self._watch)
+        refusals = {number: Refusals() for number in todo}
+        first = min(pair.record.primary_at for pair in todo.values()) + 1
+        reader = Reader(self._ring, first)
+        while reader.sequence <= tail:
+            buffer, records = reader.read(tail, self._chunk_bytes)
+            for record in records:
+                pair = todo.get(record.volume)
+                if pair is None or record.kind not in (WRITE, ZERO, TRIM):
+                    continue
+                if record.sequence > pair.record.primary_at:
+                    self._put(sink, pair, record, buffer, refusals[pair.id])
+                    pair.primary_dirty = True
+            progress(PRIMARIES, reader.sequence - first, tail + 1 - first)
+        return {
+            todo[number]: error
+            for number, refused in refusals.items()
+            if (error := refused.error) is not None
+        }
+
+    def _put(
+        self, sink: Sink, pair: Pair, record: Record, buffer: bytes, refusals: Refusals
+    ) -> None:
+        """Apply a record, or note what of it the image refused."""
+        if refusals.too_many:
+            return
+        try:
+            put(sink, pair, record, buffer)
+        except SinkError as failure:
+            refusals.written(record.offset, record.length)
+            refusals.refused(self._not_there(pair, record, buffer), failure.error)
+        else:
+            refusals.written(record.offset, record.length)
+
+    def _not_there(self, pair: Pair, record: Record, buffer: bytes) -> list[tuple[int, int]]:
+        """What of a refused record the image does not hold; all of it, if it cannot be read."""
+        found, at = bytearray(self._chunk_bytes), record.offset
+        end, ranges = record.offset + record.length, list[tuple[int, int]]()
+        try:
+            while at < end:
+                length = min(len(found), end - at)
+                with self._watch.at(Side(pair, PRIMARY)):
+                    pair.primary.read_into(at, memoryview(found)[:length])
+                wanted = bytes(length)
+                if record.kind == WRITE:
+                    start = record.payload_start + at - record.offset
+                    wanted = buffer[start : start + length]
+                ranges += different(wanted, bytes(found[:length]), at)
+                at += length
+        except OSError:
+            return [(record.offset, end)]
+        return ranges
+
+
+def lacking(ring: Ring, pair: Pair, tail: int, chunk_bytes: int) -> Lacks | None:
+    """What the journal has for a primary that does not have it; None if that is not known."""
+    lacks = Lacks(last=tail)
+    try:
+        for record in _of_pair(ring, pair, tail, chunk_bytes):
+            lacks = Lacks(
+                lacks.records + 1,
+                lacks.first or record.sequence,
+                record.sequence,
+                lacks.nbytes + record.length,
+            )
+    except UNREADABLE:
+        return None
+    return lacks
+
+
+def _of_pair(ring: Ring, pair: Pair, tail: int, chunk_bytes: int) -> Iterator[Record]:
+    first = pair.record.primary_at + 1
+    reader = Reader(ring, first) if first <= tail else None
+    while reader is not None and reader.sequence <= tail:
+        _, records = reader.read(tail, chunk_bytes)
+        yield from (
+            record
+            for record in records
+            if record.volume == pair.id and record.kind in (WRITE, ZERO, TRIM)
+        )

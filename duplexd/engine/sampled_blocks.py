@@ -1,0 +1,98 @@
+"""Which blocks of an image are sampled, and their checksums.
+
+Some are the same ones each time: they show that an image was emptied, or is another. Some are those
+that were written last, because an older copy of the same image differs there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, NamedTuple
+
+from duplexd.images.probe import SAMPLE_BYTES, checksum
+from duplexd.journal.format import SEGMENT_HEADER_BYTES, TRIM, WRITE, ZERO, crc32c, unpack_record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from duplexd.images.leg import Leg
+    from duplexd.journal.segment import Segment
+
+_SPREAD = 0x9E3779B97F4A7C15  # multiples of it, modulo any number, lie apart
+_NEVER = 1 << 62
+_ZERO_CRC = crc32c(bytes(SAMPLE_BYTES))
+
+
+class Recent(NamedTuple):
+    """The blocks of a volume that were written last, latest last, with their checksums; and the
+    number of the last change.
+    """
+
+    blocks: dict[int, int]
+    sequence: int
+
+
+def fixed(volume: int, size: int, count: int) -> set[int]:
+    """The first block, the last, and some between, the same ones each time."""
+    blocks = size // SAMPLE_BYTES
+    between = {(volume + place) * _SPREAD % blocks for place in range(count - 2)}
+    return {block * SAMPLE_BYTES for block in between | {0, blocks - 1}}
+
+
+def bounded(
+    found: dict[int, int], fixed: set[int], samples_max: int
+) -> tuple[tuple[int, int], ...]:
+    """The fixed ones, and of the others the latest, which are last in `found` and stay so."""
+    always = [sample for sample in found.items() if sample[0] in fixed]
+    others = [sample for sample in found.items() if sample[0] not in fixed]
+    return (*always, *others[len(others) - min(len(others), samples_max - len(always)) :])
+
+
+def read(leg: Leg, offsets: Iterable[int], holds: Callable[[int], bool]) -> dict[int, int]:
+    """The checksums of these blocks, of those that `holds` says were not written to meanwhile."""
+    found: dict[int, int] = {}
+    for offset in sorted(offsets):
+        with contextlib.suppress(OSError):  # it is not a sample, then; who reads it finds out
+            found[offset] = checksum(leg, offset)
+    return {offset: crc for offset, crc in found.items() if holds(offset)}
+
+
+def recent(
+    segment: Segment, end: int, kept_max: int, after: Mapping[int, int]
+) -> dict[int, Recent]:
+    """By volume, from a segment up to byte `end` of it. Left out are blocks that were written in
+    part, because what they hold is not in the journal, and changes up to number `after`, by volume:
+    an image need not hold them, or may hold others, whose records were lost.
+    """
+    found: dict[int, Recent] = {}
+    buffer = segment.file.read(0, end)
+    at = SEGMENT_HEADER_BYTES
+    while at < end and (record := unpack_record(buffer, at)) is not None:
+        at = record.end
+        if record.kind not in (WRITE, ZERO, TRIM):
+            continue
+        blocks = found[record.volume].blocks if record.volume in found else {}
+        found[record.volume] = Recent(blocks, record.sequence)
+        behind = record.offset + record.length
+        _forget(blocks, record.offset, behind, kept_max)
+        if record.kind == TRIM or record.sequence <= after.get(record.volume, _NEVER):
+            continue  # what is there after a TRIM depends on the image
+        first = -(-record.offset // SAMPLE_BYTES) * SAMPLE_BYTES
+        last = behind // SAMPLE_BYTES * SAMPLE_BYTES - SAMPLE_BYTES
+        for offset in sorted({first, last} if first <= last else ()):
+            start = record.payload_start + offset - record.offset
+            content = buffer[start : start + SAMPLE_BYTES]
+            blocks[offset] = crc32c(content) if record.kind == WRITE else _ZERO_CRC
+    return found
+
+
+def _forget(blocks: dict[int, int], start: int, end: int, kept_max: int) -> None:
+    """Drop the blocks in a range that is written to again, and those that are too many."""
+    first = start // SAMPLE_BYTES * SAMPLE_BYTES
+    if end - first <= SAMPLE_BYTES:  # the common case
+        blocks.pop(first, None)
+    else:
+        for offset in [offset for offset in blocks if first <= offset < end]:
+            del blocks[offset]
+    while len(blocks) > kept_max:
+        del blocks[next(iter(blocks))]

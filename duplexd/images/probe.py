@@ -1,0 +1,115 @@
+"""What an image says of itself: the mark that it carries, and what is found on it.
+
+A path names a place, not an image: the file there may have been replaced, restored from a backup or
+exchanged with another while the daemon was down. So each file that is a leg carries a mark, an
+extended attribute with a random id, which moves along with `mv`, `cp -a` and `rsync -aX`, and does
+not appear on anything else. A copy made in place keeps the mark, so the mark is half of an
+identity; the other half is what the journal knows of the content (`core/identity.py`).
+
+Block devices, and file systems without extended attributes, carry no mark. There the content
+decides alone.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, NamedTuple
+
+from fastcrc import crc32
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from duplexd.images.leg import Leg
+
+SAMPLE_BYTES = 4096
+_checksum = crc32.iscsi
+
+
+class Mark(NamedTuple):
+    """The extended attribute: whose image this is. `generation`: the number of the start of the
+    controller that wrote it.
+    """
+
+    id: str
+    controller: str
+    name: str  # of the controller
+    volume: str
+    generation: int
+
+    def pack(self) -> bytes:
+        """As it is stored: JSON, so that `getfattr` shows something readable."""
+        return json.dumps(self._asdict(), separators=(",", ":")).encode()
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Mark | None:
+        """The reverse; None for anything else."""
+        try:
+            fields = json.loads(data)
+            return cls(
+                str(fields["id"]),
+                str(fields["controller"]),
+                str(fields["name"]),
+                str(fields["volume"]),
+                int(fields["generation"]),
+            )
+        except (ValueError, KeyError, TypeError):
+            return None
+
+
+class Piece(NamedTuple):
+    """A range of at most SAMPLE_BYTES, and the CRC-32C of its content."""
+
+    offset: int
+    length: int
+    crc: int
+
+    @property
+    def end(self) -> int:
+        """Behind it."""
+        return self.offset + self.length
+
+
+class Found(NamedTuple):
+    """What is found at a path. `samples`: CRC-32C of the blocks that were asked for, by offset, of
+    those that can be read. `last_there`: whether the last change is on it; True if nobody asked.
+    """
+
+    path: str
+    place: str  # which file or device it is
+    size: int
+    mtime_ns: int  # 0 where there is none
+    mark: Mark | None
+    samples: Mapping[int, int]
+    last_there: bool = True
+    unreadable: str = ""  # why a sample could not be read
+
+
+def probe(leg: Leg, offsets: Iterable[int], last: Piece | None = None) -> Found:
+    """Look at an image. Blocking. Raises OSError if it cannot be looked at at all."""
+    stamp = leg.stamp()
+    samples: dict[int, int] = {}
+    unreadable, last_there = "", True
+    try:
+        for offset in offsets:
+            samples[offset] = checksum(leg, offset)
+        if last is not None:
+            last_there = checksum(leg, last.offset, last.length) == last.crc
+    except OSError as error:
+        unreadable = error.strerror or str(error)
+    mark = Mark.unpack(leg.read_mark())
+    return Found(
+        leg.path, stamp.place, stamp.size, stamp.mtime_ns, mark, samples, last_there, unreadable
+    )
+
+
+def brand(leg: Leg, mark: Mark, durable: bool) -> bool:
+    """Write the mark; False if this image can't carry one. Blocking. Raises OSError."""
+    return leg.write_mark(mark.pack(), durable)
+
+
+def checksum(leg: Leg, offset: int, length: int = SAMPLE_BYTES) -> int:
+    """CRC-32C of a range. Raises OSError."""
+    buffer = bytearray(length)
+    leg.read_into(offset, memoryview(buffer))
+    return _checksum(buffer)

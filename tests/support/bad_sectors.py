@@ -1,0 +1,70 @@
+"""A leg of which some blocks cannot be read until they are written to, as on a disk."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from duplexd.images.leg import Leg
+    from duplexd.runtime.disk import Data
+    from duplexd.runtime.stamp import Stamp
+
+BLOCK = 4096
+
+
+class BadSectors:
+    """See `Leg`. `bad` are offsets of blocks."""
+
+    __slots__ = ("_leg", "bad", "is_block", "path", "size")
+
+    def __init__(self, leg: Leg, *bad: int) -> None:
+        self._leg = leg
+        self.bad = set(bad)
+        self.path = leg.path
+        self.size = leg.size
+        self.is_block = leg.is_block
+
+    @property
+    def can_punch(self) -> bool:
+        return self._leg.can_punch
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        if any(offset < at + BLOCK and at < offset + len(buffer) for at in self.bad):
+            raise OSError(errno.EIO, "Input/output error")
+        self._leg.read_into(offset, buffer)
+
+    def read_cached(self, offset: int, buffer: memoryview) -> bool:
+        self.read_into(offset, buffer)
+        return True
+
+    def write(self, offset: int, data: Data) -> None:
+        self._leg.write(offset, data)
+        self.bad -= {at for at in self.bad if offset <= at and at + BLOCK <= offset + len(data)}
+
+    def zero(self, offset: int, length: int, allocate: bool) -> None:
+        self._leg.zero(offset, length, allocate)
+
+    def reserve(self, offset: int, length: int) -> None:
+        self._leg.reserve(offset, length)
+
+    def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
+        return self._leg.extents(offset, length)
+
+    def sync(self, times: bool = False) -> None:
+        self._leg.sync(times)
+
+    def stamp(self) -> Stamp:
+        return self._leg.stamp()
+
+    def read_mark(self) -> bytes:
+        return self._leg.read_mark()
+
+    def write_mark(self, mark: bytes, durable: bool) -> bool:
+        return self._leg.write_mark(mark, durable)
+
+    def in_place(self) -> bool:
+        return self._leg.in_place()
+
+    def close(self) -> None:
+        self._leg.close()

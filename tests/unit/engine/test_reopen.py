@@ -1,0 +1,255 @@
+"""Images that come back while the daemon runs: opened by `resync`, taken as they are by `adopt`."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.core.pair_states import DUPLEX, SIMPLEX, SUSPENDED
+from duplexd.engine.opening import why_absent
+from duplexd.errors import WrongStateError
+from tests.unit.engine.cores import MIB, SIZE, Core, new_disk, running, settings
+from tests.unit.engine.test_recovery_degraded import DATA, LATER, one_life, one_life_of, read
+
+if TYPE_CHECKING:
+    from tests.sim.disk import SimDisk
+    from tests.sim.image import Image
+
+
+def back(disk: SimDisk, path: str, image: Image) -> None:
+    """Put an image back that was taken away."""
+    image.opened = False
+    disk.give(path, image)
+
+
+async def resynced(core: Core, name: str = "data") -> None:
+    await core.controller.resync([name])
+    await core.controller.resync_wait([name])
+    assert core.states()[name] == DUPLEX
+    assert core.equal(name)
+
+
+# ------------------------------------------------------------------------------------ secondaries
+
+
+async def test_a_secondary_that_is_back_gets_what_it_lacks() -> None:
+    disk = new_disk()
+    await one_life(disk, settings(), stopped=True)
+    kept = disk.take("/b/data.img")
+    async with running(disk=disk) as core:
+        assert await core.write("data", 2 * MIB, LATER) == 0
+        with pytest.raises(WrongStateError, match=r"/b/data\.img: the image is missing; nothing"):
+            await core.controller.resync(["data"])
+        assert not disk.exists("/b/data.img"), "a mount point is no place for a new image"
+        back(disk, "/b/data.img", kept)
+        await resynced(core)
+        assert core.pair().copied_bytes < SIZE
+
+
+async def test_any_other_image_is_the_new_secondary_and_gets_all_of_it() -> None:
+    disk = new_disk()
+    await one_life(disk, settings(), stopped=True)
+    disk.remove("/b/data.img")
+    async with running(disk=disk) as core:
+        image = disk.create("/b/data.img", SIZE)
+        image.write(3 * MIB, b"of another life")
+        image.close()
+        await resynced(core)
+    async with running(disk=disk) as core:
+        assert core.states() == {"data": DUPLEX}, "it is known by now"
+
+
+async def test_a_backup_that_was_replaced_is_one_no_more() -> None:
+    """The secondary was at its cut; what lies there now holds something else."""
+    disk = new_disk()
+    async with running(disk=disk) as core:
+        assert await core.write("data", 0, DATA) == 0
+        await core.controller.suspend(["data"])
+    disk.remove("/b/data.img")
+    disk.create("/b/data.img", SIZE).close()
+    async with running(disk=disk) as core:
+        pair = core.pair()
+        assert (pair.state, pair.usable) == (SUSPENDED, False)
+        assert core.named("image-changed")[0]["path"] == "/b/data.img"
+        assert why_absent(pair.secondary)
+        await resynced(core)
+
+
+async def test_an_image_of_another_controller_is_not_written_over() -> None:
+    disk, other = new_disk(), new_disk()
+    await one_life(disk, settings(), stopped=True)
+    await one_life(other, settings(), stopped=True)
+    disk.remove("/b/data.img")
+    async with running(disk=disk) as core:
+        theirs = other.take("/b/data.img")
+        before = bytes(theirs.current)
+        back(disk, "/b/data.img", theirs)
+        with pytest.raises(WrongStateError, match="belongs to volume data of a controller 'alpha'"):
+            await core.controller.resync(["data"])
+        assert bytes(theirs.current) == before
+        (adopted,) = (await core.controller.adopt(["data"]))["volumes"]
+        assert (adopted["already"], adopted["state"]) == (False, SUSPENDED)
+        await resynced(core)
+
+
+# -------------------------------------------------------------------------------------- primaries
+
+
+@pytest.mark.parametrize("mode", ["", "sync"])
+async def test_a_primary_that_is_back_gets_what_it_lacks_and_is_served(mode: str) -> None:
+    disk, volumes = new_disk(), {"data": mode, "apart": "sync"}
+    core = await Core.begin(disk, settings(volumes))
+    assert await core.write("data", 0, DATA) == 0
+    taken = {path: disk.take(path) for path in ("/a/data.img", "/b/data.img")[: 1 + bool(mode)]}
+    taken["/a/data.img"].current[:] = bytes(SIZE)
+    await core.crash(power=False)
+    core = await Core.begin(disk, settings(volumes))
+    assert core.pair("data").failed
+    with pytest.raises(WrongStateError, match="the image is missing"):
+        await core.controller.resync(["data"])
+    for path, image in taken.items():
+        back(disk, path, image)
+    if mode:
+        await core.controller.resync(["data"])
+    else:
+        with pytest.raises(WrongStateError, match="SIMPLEX"):
+            await core.controller.resync(["data"])
+    assert not core.pair("data").failed
+    assert core.named("volume-served")[0]["volume"] == "data"
+    assert await read(core, "data", 0, len(DATA)) == DATA
+    assert await core.write("data", 0, LATER) == 0
+    await core.crash(power=False)
+    async with running(volumes, disk=disk) as core:
+        assert await read(core, "data", 0, len(LATER)) == LATER
+
+
+async def test_a_primary_that_fails_again_stays_unserved() -> None:
+    disk, volumes = new_disk(), {"data": "", "apart": "sync"}
+    await one_life_of(disk, volumes, stopped=False)
+    disk.fail("/a/data.img", errno.EIO, operation="write")
+    disk.fail("/a/data.img", errno.EIO, operation="open", times=1)
+    async with running(volumes, disk=disk) as core:
+        disk.fail("/a/data.img", errno.EIO, operation="read")
+        with pytest.raises(WrongStateError, match=r"data is not served: /a/data\.img: "):
+            await core.controller.resync(["data"])
+        assert core.pair("data").failed
+        assert await read(core, "data", 0, 4096) == errno.EIO
+        disk.heal("/a/data.img")
+        with pytest.raises(WrongStateError, match="SIMPLEX"):
+            await core.controller.resync(["data"])
+        assert await read(core, "data", 0, len(DATA)) == DATA
+
+
+# ------------------------------------------------------------------------------------------ adopt
+
+
+async def restored(disk: SimDisk, mode: str, stopped: bool) -> None:
+    """A volume whose primary was overwritten in place while the daemon was down."""
+    volumes = {"data": mode, "apart": "sync"}
+    await one_life_of(disk, volumes, stopped)
+    for path in ("/a/data.img", "/b/data.img")[: 1 + bool(mode)]:
+        image = disk.open(path)
+        image.write(0, b"restored" * 1024)
+        image.write(MIB, b"restored" * 1024)
+        image.sync()
+        image.close()
+
+
+@pytest.mark.parametrize("mode", ["", "sync"])
+async def test_a_volume_that_was_restored_in_place_is_served_when_it_is_adopted(mode: str) -> None:
+    disk = new_disk()
+    await restored(disk, mode, stopped=True)
+    volumes = {"data": mode, "apart": "sync"}
+    for _ in range(2):  # a second start knows no less
+        async with running(volumes, disk=disk) as core:
+            assert "the image was changed" in core.pair("data").failed
+    async with running(volumes, disk=disk) as core:
+        assert "the image was changed" in core.pair("data").failed
+        with pytest.raises(WrongStateError, match="`duplexctl adopt data` takes this image"):
+            await core.controller.resync(["data"])
+        (adopted,) = (await core.controller.adopt(["data"]))["volumes"]
+        assert adopted["state"] == (SUSPENDED if mode else SIMPLEX)
+        assert adopted["lost"] == {"records": 0, "first": None, "last": None, "bytes": 0}
+        assert (await read(core, "data", 0, 8)) == b"restored"
+        assert await core.write("data", 2 * MIB, LATER) == 0
+        (again,) = (await core.controller.adopt(["data"]))["volumes"]
+        assert again["already"]
+        if mode:
+            await resynced(core)
+    async with running(volumes, disk=disk) as core:
+        assert not core.pair("data").failed
+        assert (await read(core, "data", 0, 8)) == b"restored"
+
+
+@pytest.mark.parametrize("at_start", [True, False])
+async def test_what_adopt_gives_up_is_said_and_never_applied(at_start: bool) -> None:
+    disk, volumes = new_disk(), {"data": "", "apart": "sync"}
+    await one_life_of(disk, volumes, stopped=True)
+    core = await Core.begin(disk, settings(volumes))
+    assert await core.write("data", 0, LATER) == 0
+    disk.remove("/a/data.img")
+    await core.crash(power=False)
+    image = disk.create("/a/data.img", SIZE)
+    image.write(0, b"restored")
+    image.sync()
+    image.close()
+    core = await Core.begin(disk, settings(volumes), adopt=at_start)
+    if not at_start:
+        assert core.pair("data").failed
+        await core.controller.adopt(["data"])
+    (event,) = core.named("volume-served")
+    assert event["lost"]["records"] == 1
+    assert event["lost"]["bytes"] == len(LATER)
+    assert event["lost"]["first"] == event["lost"]["last"] > 0
+    assert await read(core, "data", 0, 8) == b"restored"
+    await core.crash(power=False)
+    async with running(volumes, disk=disk) as core:
+        assert await read(core, "data", 0, 8) == b"restored"
+
+
+async def test_a_backup_at_its_cut_stays_one_when_the_primary_is_adopted() -> None:
+    disk = new_disk()
+    async with running(disk=disk) as core:
+        assert await core.write("data", 0, DATA) == 0
+        await core.controller.suspend(["data"])
+        assert await core.write("data", 0, LATER) == 0
+    backup = disk.content("/b/data.img")
+    image = disk.open("/a/data.img")
+    image.write(0, backup[: len(DATA)])  # the upgrade went wrong: back to the cut
+    image.sync()
+    image.close()
+    async with running(disk=disk) as core:
+        assert core.pair().failed
+        await core.controller.adopt(["data"])
+        pair = core.pair()
+        assert pair.cut is not None
+        assert (pair.usable, pair.cut.verdict) == (True, "consistent")
+        assert disk.content("/b/data.img") == backup
+        await resynced(core)
+        assert core.image("data", "a")[: len(DATA)] == DATA
+
+
+async def test_images_whose_state_is_not_here_are_not_used_until_they_are_adopted() -> None:
+    """The mount of the state directory is missing: a first copy would overwrite the backup."""
+    disk = new_disk()
+    async with running(disk=disk) as core:
+        assert await core.write("data", 0, DATA) == 0
+        await core.controller.suspend(["data"])
+        assert await core.write("data", 0, LATER) == 0
+    for name in disk.list("/state/journal"):
+        disk.remove(f"/state/journal/{name}")
+    disk.remove("/state/checkpoint")
+    before = disk.content("/a/data.img"), disk.content("/b/data.img")
+    async with running(disk=disk) as core:
+        assert "is its file system mounted?" in core.pair().failed
+        assert "data" not in core.controller.timeline.ledger.known()
+        assert (disk.content("/a/data.img"), disk.content("/b/data.img")) == before
+        (adopted,) = (await core.controller.adopt(["data"]))["volumes"]
+        assert adopted["state"] == SUSPENDED
+        assert (disk.content("/a/data.img"), disk.content("/b/data.img")) == before
+        assert await read(core, "data", 0, len(LATER)) == LATER
+    async with running(disk=disk) as core:
+        assert not core.pair().failed
+        await resynced(core)

@@ -1,0 +1,74 @@
+"""Ranges that are holes on both legs are found without reading them, in bounded steps."""
+
+from __future__ import annotations
+
+import pytest
+
+from duplexd.images import holes
+from duplexd.images.holes import equal_holes, hole_until
+from duplexd.units import GIB, MIB, TIB
+from tests.support.sparse_leg import PAGE, SparseLeg
+
+
+class AskedLeg(SparseLeg):
+    """Counts the extents that it lists."""
+
+    listed = 0
+    most = 0
+
+    def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
+        found = super().extents(offset, length)
+        self.listed += len(found)
+        self.most = max(self.most, length)
+        return found
+
+
+def legs(size: int) -> tuple[AskedLeg, AskedLeg]:
+    return AskedLeg(size), AskedLeg(size)
+
+
+@pytest.mark.parametrize("end", [PAGE, MIB, 3 * MIB + PAGE, 5 * GIB, TIB])
+def test_all_of_a_range_without_data_is_a_hole(end: int) -> None:
+    assert equal_holes(*legs(TIB), 0, end) == end
+
+
+@pytest.mark.parametrize("at", [0, PAGE, MIB - PAGE, MIB, 700 * MIB, 3 * GIB])
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_hole_ends_where_either_leg_has_data(at: int, side: int) -> None:
+    both = legs(TIB)
+    both[side].write(at, b"x" * PAGE)
+    assert equal_holes(*both, 0, TIB) == at
+    assert equal_holes(*both, at, TIB) == at
+    assert equal_holes(*both, at + PAGE, 4 * GIB) == 4 * GIB
+
+
+def test_a_hole_of_one_leg_alone() -> None:
+    leg, _ = legs(TIB)
+    leg.write(MIB, b"x" * PAGE)
+    assert hole_until(leg, 0, TIB) == MIB
+    assert hole_until(leg, 0, PAGE) == PAGE
+    assert hole_until(leg, MIB, TIB) == MIB
+
+
+def test_no_call_asks_about_more_than_a_gibibyte() -> None:
+    """A fragmented image has millions of extents in a tebibyte, and all of them are listed."""
+    one, other = legs(TIB)
+    equal_holes(one, other, 0, TIB)
+    assert one.most == GIB
+
+
+def test_beside_data_little_is_listed() -> None:
+    one, other = legs(TIB)
+    for page in range(0, 1024, 2):
+        one.write(MIB + page * PAGE, b"x" * PAGE)
+    one.listed = 0
+    assert equal_holes(one, other, MIB, TIB) == MIB
+    assert one.listed <= MIB // PAGE
+
+
+def test_one_call_has_an_end_and_the_next_one_goes_on() -> None:
+    both = legs(1 << 60)
+    first = equal_holes(*both, 0, 1 << 60)
+    assert TIB < first < 1 << 60
+    assert equal_holes(*both, first, 1 << 60) > first
+    assert holes._WINDOWS_MAX <= 4096
