@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from duplexd.core.markers import Remove
-from duplexd.engine.opening import Images, why_absent
+from duplexd.engine.opening import SECONDARY, Images, why_absent
 from duplexd.engine.volumes import introduce
 from duplexd.errors import ConfigurationError
 from duplexd.runtime.tasks import to_its_end
@@ -91,11 +91,15 @@ class Reload:
         return None if pair is None or pair.id < 0 else pair
 
     async def _open(self, name: str, volume: VolumeConfig) -> Images:
-        """Of a volume that is served, only a secondary can be new."""
+        """Of a volume that is served, only a secondary can be new. Where its primary has data is
+        not asked: clients write until the switch. The copy finds the holes.
+        """
         known = self._known(name)
         if known is None:
             return await self._opener.volume(name, volume, None)
-        return await self._opener.beside(Images(known.primary), str(volume.secondary), True)
+        primary, path = known.primary, str(volume.secondary)
+        secondary, new = await self._opener.leg(path, primary.size, SECONDARY, True)
+        return Images(primary, secondary, secondary_new=new, data=[(0, primary.size)])
 
     def _refuse(self, name: str, opened: dict[str, Images]) -> None:
         """Raises ConfigurationError for images that cannot be used. A volume that was not served
