@@ -68,6 +68,13 @@ class Known(NamedTuple):
     starts: int
     images: Mapping[str, tuple[str, str]]
 
+    def is_of_another_volume(self, mark: Mark | None, name: str) -> bool:
+        """Whether an image carries the mark of another volume, or of another controller."""
+        if mark is None:
+            return False
+        owner, _role = self.images.get(mark.id, (name, ""))
+        return mark.controller != self.controller or owner != name
+
 
 class Judgement(NamedTuple):
     """`kind`, and a sentence that names what is known; "" for an image that was not moved."""

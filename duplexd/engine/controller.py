@@ -41,7 +41,7 @@ from duplexd.engine.samples import Samples
 from duplexd.engine.settling import Settling
 from duplexd.engine.status import Facts, Status
 from duplexd.engine.suspend import Origin, Suspends
-from duplexd.engine.swap import Swaps
+from duplexd.engine.swapping import Swaps
 from duplexd.engine.timeline import Timeline
 from duplexd.engine.verify import Verification
 from duplexd.engine.volumes import Volumes
