@@ -40,6 +40,7 @@ CUT_READ_BYTES_DEFAULT = 64 * KIB
 CUT_READ_BYTES_MAX = 1 * MIB  # of a suspended secondary, in one request
 GRADE_CHARACTERS_MAX = 400
 NAME_CHARACTERS_MAX = 255
+PATH_CHARACTERS_MAX = 4095
 TAG_CHARACTERS_MAX = 200
 
 # Threads: read only by the daemon, which makes them
@@ -184,6 +185,7 @@ class DaemonLimits:
     # minutes it must be above one minute, or systemd gives up before the state has passed.
     passing_seconds_max: float = 90.0
     passing_retry_seconds: float = 1.0
+    look_seconds_max: float = 2.0  # at paths, before there is anything that could watch a disk
     start_extension_seconds: float = 60.0  # asked of systemd, again and again while the loop runs
     stop_seconds_max: float = 60.0  # TimeoutStopSec of the unit is longer
     reserve_bytes: int = 4 * MIB  # on the disk of state_dir; more if the checkpoint is large

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from duplexd.api.access import Peer
-    from duplexd.api.models.request_model import CutRequest, GradeRequest
+    from duplexd.api.models.request_model import CutRequest, GradeRequest, SwapRequest
     from duplexd.engine.counters import Counters
     from duplexd.json_object import Json
     from duplexd.limits import ApiLimits
@@ -102,6 +102,10 @@ class Controller(Protocol):
     async def verify(
         self, names: list[str], progress: Callable[[str, int, int], None] | None = None
     ) -> Json: ...
+    async def swap(
+        self, names: list[str], roll_forward: bool, keep_to: str | None, lose_changes: bool
+    ) -> Json: ...
+    async def adopt(self, names: list[str]) -> Json: ...
 
 
 class Actions:
@@ -276,6 +280,42 @@ class Actions:
         Legal for DUPLEX and SUSPENDED. A cancellation stops it.
         """
         return await self.controller.verify(self.controller.resolve(targets), progress)
+
+    async def swap(self, peer: Peer, request: SwapRequest) -> Json:
+        """Let the two images of each pair change roles.
+
+        Legal for DUPLEX; for SUSPENDED with `roll_forward` or `lose_changes`; not for PENDING and
+        SIMPLEX. A client that goes away does not stop it half-way.
+        """
+        names = self.controller.resolve(request.targets)
+        if request.roll_forward and request.lose_changes:
+            raise UsageError(
+                "roll_forward applies the changes that lose_changes gives up: ask for one of them"
+            )
+        if request.keep_to is not None and not request.roll_forward:
+            raise UsageError(
+                "keep_to is for roll_forward: only that changes the image of the cut; leave it out"
+            )
+        self._command(
+            peer,
+            "swap",
+            targets=request.targets,
+            roll_forward=request.roll_forward,
+            keep_to=request.keep_to,
+            lose_changes=request.lose_changes,
+        )
+        return await self.controller.swap(
+            names, request.roll_forward, request.keep_to, request.lose_changes
+        )
+
+    async def adopt(self, peer: Peer, targets: list[str]) -> Json:
+        """Take the primary images of volumes as they are, whatever the journal knows of them.
+
+        Legal for a volume that is not served because of its primary; does nothing for one that is.
+        """
+        names = self.controller.resolve(targets)
+        self._command(peer, "adopt", targets=targets)
+        return await self.controller.adopt(names)
 
     def present_state(self) -> Json:
         """The event that a new listener gets first."""

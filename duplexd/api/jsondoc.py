@@ -15,6 +15,7 @@ from duplexd.api.models import base
 from duplexd.api.models import cut_model as cuts
 from duplexd.api.models import line_model as lines
 from duplexd.api.models import request_model as requests
+from duplexd.api.models import roles_model as roles
 from duplexd.api.models import status_model as status
 from duplexd.api.routes import ROUTES
 
@@ -105,7 +106,7 @@ def _link(model: type[BaseModel]) -> str:
 
 def _models() -> Iterator[type[BaseModel]]:
     """All of them, each where it is defined."""
-    for module in (requests, status, cuts, lines, base):
+    for module in (requests, status, cuts, lines, roles, base):
         defined = (
             value
             for value in vars(module).values()

@@ -35,6 +35,8 @@ _VOLUME_GAUGES = (
     ("held", "duplexd_volume_held", "1 while changes wait at the gate"),
     ("connections", "duplexd_nbd_connections", "NBD connections"),
     ("changed_bytes", "duplexd_changed_bytes", "what a resync by map would copy"),
+    ("served", "duplexd_volume_served", "0 while NBD clients are refused"),
+    ("swapped", "duplexd_volume_swapped", "1 while the configured secondary is the primary"),
     ("size", "duplexd_volume_size_bytes", "size of the volume"),
 )
 _COUNTERS = (
@@ -96,6 +98,7 @@ def status_metrics(status: Json, failed: str) -> Iterator[Metric]:
     journal = controller["journal"]
     for name, text, value in (
         ("duplexd_failed", "1 if no change is taken until a restart", bool(failed)),
+        ("duplexd_refusing", "1 while every change is refused", _refuses(controller, failed)),
         ("duplexd_sequence", "last sequence number given out", controller["sequence"]),
         ("duplexd_journal_used_bytes", "journal bytes still needed", journal["used_bytes"]),
         ("duplexd_journal_size_bytes", "size of the journal", journal["size_bytes"]),
@@ -106,10 +109,18 @@ def status_metrics(status: Json, failed: str) -> Iterator[Metric]:
     yield from volume_metrics(status["volumes"])
 
 
+def _refuses(controller: Json, failed: str) -> bool:
+    """For good, or until there is room."""
+    return bool(failed or controller.get("refused"))
+
+
 def volume_metrics(volumes: Iterable[Json]) -> Iterator[Metric]:
     """The rows of the status, one sample each."""
     state = GaugeMetricFamily(
         "duplexd_pair_state", "1 for the state that the pair is in", labels=("volume", "state")
+    )
+    legs = GaugeMetricFamily(
+        "duplexd_leg_failed", "1 if that image is not in use", labels=("volume", "role")
     )
     lag = GaugeMetricFamily(
         "duplexd_secondary_lag_bytes",
@@ -127,7 +138,9 @@ def volume_metrics(volumes: Iterable[Json]) -> Iterator[Metric]:
         for field, gauge in gauges.items():
             gauge.add_metric((name,), volume[field])
         lag.add_metric((name,), secondary["lag_bytes"] if secondary else 0)
-    yield from (state, lag, *gauges.values())
+        for role in ("primary", "secondary"):
+            legs.add_metric((name, role), bool((volume[role] or {}).get("error")))
+    yield from (state, lag, legs, *gauges.values())
 
 
 def counter_metrics(counters: Counters) -> Iterator[Metric]:

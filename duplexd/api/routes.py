@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from duplexd.api import access, problems
 from duplexd.api import cut_routes as cuts
 from duplexd.api import line_streams as lines
+from duplexd.api.health import degraded
 from duplexd.api.models.cut_model import CutList, CutMade, CutReleased, CutStatus, Suspended
 from duplexd.api.models.line_model import (
     Event,
@@ -26,6 +27,7 @@ from duplexd.api.models.line_model import (
     VerifyProgress,
 )
 from duplexd.api.models.request_model import (
+    AdoptRequest,
     CutEmpty,
     CutRequest,
     GradeRequest,
@@ -34,8 +36,10 @@ from duplexd.api.models.request_model import (
     RenewRequest,
     ResyncRequest,
     SuspendRequest,
+    SwapRequest,
     VerifyRequest,
 )
+from duplexd.api.models.roles_model import Roles
 from duplexd.api.models.status_model import Health, LeaseStatus, Status
 from duplexd.api.openapi import document
 from duplexd.api.responses import JSON_TYPE, Lines, Slow, answer
@@ -93,6 +97,14 @@ async def post_verify(context: Context, call: Call) -> Lines | Slow:
     return Lines(lines.verify_lines(context.actions, body.targets, progress_seconds))
 
 
+async def post_swap(context: Context, call: Call) -> Answer:
+    return answer(await context.actions.swap(call.peer, call.parse(SwapRequest)))
+
+
+async def post_adopt(context: Context, call: Call) -> Answer:
+    return answer(await context.actions.adopt(call.peer, call.parse(AdoptRequest).targets))
+
+
 async def get_events(context: Context, call: Call) -> Lines:
     follow = call.flag("follow", True)
     return Lines(lines.event_lines(context.actions, call.link.abort, follow))
@@ -107,12 +119,15 @@ async def get_healthz(context: Context, _call: Call) -> Answer:
 
 
 async def get_readyz(context: Context, _call: Call) -> Answer:
-    """Ready is: started, not stopping, and the controller takes changes."""
+    """Ready is: started, not stopping, and the controller takes changes. See `health.py`."""
     if failed := context.actions.controller.failed:
         return problems.respond(503, f"the controller takes no changes until a restart: {failed}")
     if not context.ready():
         return problems.respond(503, "the daemon is starting or stopping; try again")
-    return answer({"status": "ready"})
+    status = context.actions.controller.status()
+    if refused := status["controller"].get("refused"):
+        return problems.respond(503, f"the controller refuses changes for now: {refused}")
+    return answer({"status": "ready", "degraded": degraded(status["volumes"])})
 
 
 async def get_openapi(_context: Context, _call: Call) -> Answer:
@@ -254,6 +269,10 @@ ROUTES: tuple[RouteEntry, ...] = (
         VerifyRequest,
         (Verified,),
         _VERIFY_LINES,
+    ),
+    RouteEntry("POST", "/v1/swap", post_swap, "Let images change roles", SwapRequest, (Roles,)),
+    RouteEntry(
+        "POST", "/v1/adopt", post_adopt, "Take primary images as they are", AdoptRequest, (Roles,)
     ),
     RouteEntry(
         "GET",

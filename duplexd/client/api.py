@@ -7,10 +7,19 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
-from duplexd.client import outcomes, status, survey
+from duplexd.client import outcomes, roles, status, survey
 from duplexd.client.answers import need
 from duplexd.client.http import Http
-from duplexd.client.results import Cuts, Released, Resynced, Settled, Status, Suspended, Verified
+from duplexd.client.results import (
+    Cuts,
+    Released,
+    Resynced,
+    Roles,
+    Settled,
+    Status,
+    Suspended,
+    Verified,
+)
 from duplexd.config.groups import OneDaemon
 from duplexd.errors import NotFoundError, TimedOutError, UnreachableError, UsageError
 from duplexd.limits import HOLD_SECONDS_MAX, ClientLimits
@@ -247,7 +256,7 @@ class Client:
         if len(errors) == len(group.members):
             survey.raise_all(errors)
         return Cuts(
-            sorted(found.values(), key=lambda cut: cut.time),
+            outcomes.in_order(found.values()),
             {name: str(error) for name, error in errors.items()},
         )
 
@@ -325,6 +334,28 @@ class Client:
                 if progress is not None:
                     progress(link.name, line | {"name": group.title(link.name, line["name"])})
         raise UnreachableError(f"{link.prefix}broke off before the comparison ended")
+
+    async def swap(
+        self,
+        *targets: str,
+        roll_forward: bool = False,
+        keep_to: str | None = None,
+        lose_changes: bool = False,
+    ) -> Roles:
+        """Let the two images of each pair change roles; clients notice nothing.
+
+        `roll_forward`, of SUSPENDED pairs: the secondary leaves its cut for the last change first,
+        and with `keep_to` is copied there, as it is at the cut, before that. `lose_changes`: it is
+        taken as it is. Raises WrongStateError if one of them is needed, or is not possible.
+        """
+        group, _ = self._group(targets, None)
+        options = {"roll_forward": roll_forward, "keep_to": keep_to, "lose_changes": lose_changes}
+        return await roles.change(group, self.links_to(group.members), "/v1/swap", options)
+
+    async def adopt(self, *targets: str) -> Roles:
+        """Take the primary images of volumes that are not served as they are."""
+        group, _ = self._group(targets, None)
+        return await roles.change(group, self.links_to(group.members), "/v1/adopt", {})
 
     # --------------------------------------------------------------------------------- inside
 

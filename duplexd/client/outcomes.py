@@ -11,7 +11,7 @@ from duplexd.core.cut_states import CONSISTENT, NONE, VOID
 from duplexd.errors import NotFoundError, UndecidedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from duplexd.client.http import Http
     from duplexd.errors import DuplexdError
@@ -76,6 +76,28 @@ def _verdict(states: Mapping[str, str | None]) -> str | None:
     if VOID in states.values():
         return VOID
     return CONSISTENT if CONSISTENT in states.values() else None
+
+
+def in_order(cuts: Iterable[Cut]) -> list[Cut]:
+    """Oldest first, which on each controller is by number: its clock may have been set back.
+
+    Numbers of different controllers say nothing of each other, so their cuts go by time, as far as
+    the numbers leave it open.
+    """
+    waiting: dict[str, list[Cut]] = {}
+    for cut in cuts:
+        for name in cut.controllers:
+            waiting.setdefault(name, []).append(cut)
+    for name, queue in waiting.items():
+        queue.sort(key=lambda cut: cut.controllers[name] or 0, reverse=True)
+    found = []
+    while heads := [queue[-1] for queue in waiting.values() if queue]:
+        ready = [cut for cut in heads if all(waiting[name][-1] is cut for name in cut.controllers)]
+        oldest = min(ready or heads, key=lambda cut: cut.time)
+        found.append(oldest)
+        for name in oldest.controllers:
+            waiting[name].remove(oldest)
+    return found
 
 
 def undecided_error(cut: str, unreached: Mapping[str, str], group: str) -> UndecidedError:

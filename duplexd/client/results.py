@@ -171,6 +171,18 @@ class Verified(Result):
 
 
 @dataclass(frozen=True)
+class Roles(Result):
+    """A swap or an adopt: what became of each volume, and of the controllers that refused.
+
+    Without a groups file nothing is in `failed`: the one daemon's refusal is raised.
+    """
+
+    volumes: list[Json]  # {name, state, reason, swapped, primary, secondary, sequence, lost, ...}
+    failed: dict[str, str] = field(default_factory=dict)  # controller: why
+    exit_codes: dict[str, int] = field(default_factory=dict)  # controller: of which kind that is
+
+
+@dataclass(frozen=True)
 class Released(Result):
     """Holds that were ended: `lease` is what was named, `released` whether any was held still."""
 

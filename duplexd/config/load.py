@@ -22,8 +22,11 @@ from duplexd.config.together import check_together
 from duplexd.errors import ConfigurationError
 
 
-def load(path: str | Path) -> Config:
-    """Read and check a configuration file. Raises ConfigurationError."""
+def load(path: str | Path, follow: bool = True) -> Config:
+    """Read and check a configuration file. Raises ConfigurationError.
+
+    Without `follow` no path in it is looked at: a disk under one may hang.
+    """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -34,10 +37,10 @@ def load(path: str | Path) -> Config:
         raise ConfigurationError(
             f"{str(path)!r}: not a file name; give the configuration with --config FILE"
         ) from None
-    return parse(decode(data, path), path)
+    return parse(decode(data, path), path, follow)
 
 
-def parse(text: str, path: str | Path) -> Config:
+def parse(text: str, path: str | Path, follow: bool = True) -> Config:
     """Check the text of a configuration file that lies (or would lie) at `path`. Raises
     ConfigurationError.
     """
@@ -56,6 +59,6 @@ def parse(text: str, path: str | Path) -> Config:
         raise ConfigurationError(
             "\n".join(f"{path}: {line}" for line in explain(error, Config))
         ) from None
-    if problems := check_together(config):
+    if problems := check_together(config, follow):
         raise ConfigurationError("\n".join(f"{path}: {line}" for line in problems))
     return config

@@ -3,7 +3,8 @@
 Two legs on one file would overwrite each other, two listeners on one address cannot both be bound,
 a group whose volumes follow at different distances has no common cut. None of these is a mistake of
 a single value, and all of them are cheaper found here than by the damage they do. No I/O except
-looking up where a path leads: two names of one file are the same file.
+looking up where a path leads: two names of one file are the same file. Where a disk may hang it is
+not looked up, and only equal names are the same.
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ from duplexd.config.explain import did_you_mean
 from duplexd.net.address import Address, UnixAddress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from duplexd.config.daemon_file import Config, GroupConfig
 
 
-def check_together(config: Config) -> list[str]:
-    """All of these mistakes, one line each: `dotted.key: what is wrong; what was expected`."""
-    return [*_remote(config), *_listeners(config), *_images(config), *_groups(config)]
+def check_together(config: Config, follow: bool = True) -> list[str]:
+    """All of these mistakes, one line each: `dotted.key: what is wrong; what was expected`.
+
+    Without `follow` no path is looked up.
+    """
+    images = _images(config, *((_identity, os.path.realpath) if follow else (_name, _normal)))
+    return [*_remote(config), *_listeners(config), *images, *_groups(config)]
 
 
 def _remote(config: Config) -> Iterator[str]:
@@ -74,22 +79,26 @@ def _place(address: Address) -> Address:
     return address
 
 
-def _images(config: Config) -> Iterator[str]:
+def _images(
+    config: Config,
+    identity_of: Callable[[Path], tuple[object, ...]],
+    real: Callable[[Path], str],
+) -> Iterator[str]:
     if len(config.volumes) > limits.VOLUMES_MAX:
         yield (
             f"volumes: {len(config.volumes)} volumes are too many;"
             f" expected at most {limits.VOLUMES_MAX}"
         )
         return
-    seen = {_identity(path): key for key, path in _other_files(config)}
+    seen = {identity_of(path): key for key, path in _other_files(config)}
     for key, path in _legs(config):
-        identity = _identity(path)
+        identity = identity_of(path)
         if identity in seen:
             yield (
                 f"{key}: {str(path)!r} is used twice, also by {seen[identity]};"
                 " configure an image for each leg"
             )
-        elif _is_journal(config, path):
+        elif _is_journal(config, path, real):
             yield (
                 f"{key}: {str(path)!r} is part of the journal;"
                 " put the image outside of controller.state_dir"
@@ -128,10 +137,19 @@ def _identity(path: Path) -> tuple[object, ...]:
     return (status.st_dev, status.st_ino)
 
 
-def _is_journal(config: Config, path: Path) -> bool:
-    state_dir = Path(os.path.realpath(config.controller.state_dir))
-    real = Path(os.path.realpath(path))
-    return real.is_relative_to(state_dir / "journal") or real == state_dir / "checkpoint"
+def _name(path: Path) -> tuple[object, ...]:
+    """Equal for two paths that are written alike."""
+    return (_normal(path),)
+
+
+def _normal(path: Path) -> str:
+    return os.path.normpath(path)
+
+
+def _is_journal(config: Config, path: Path, real: Callable[[Path], str]) -> bool:
+    state_dir, image = Path(real(config.controller.state_dir)), Path(real(path))
+    files = {state_dir / "checkpoint", state_dir / "lock", state_dir / "reserve"}
+    return image.is_relative_to(state_dir / "journal") or image in files
 
 
 def _groups(config: Config) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """The process: arguments, checks of the machine, the state lock, assembly, signals, systemd.
 
     settings = load("/etc/duplexd/alpha.toml")      # program.py, after click
-    preflight.look(settings)                        # `duplexd check`: does it fit this machine
+    checking.check("/etc/duplexd/alpha.toml")       # `duplexd check`: does it fit this machine
     service.run(settings)                           # lock, recover, serve, until SIGTERM
 
 This room only assembles: what a volume, a cut or a request is, is decided in the rooms below.

@@ -12,14 +12,19 @@ from typing import TYPE_CHECKING, NamedTuple
 from duplexd.config import load as config
 from duplexd.daemon import preflight
 from duplexd.errors import ConfigurationError, WrongStateError
+from duplexd.limits import DaemonLimits
+from duplexd.runtime.in_time import Patience
 from duplexd.units import format_size
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from duplexd.config.daemon_file import Config
     from duplexd.json_object import Json
 
 # What the unit mounts by itself, for a controller of that name
 _UNIT_STATE_DIR = "/var/lib/duplexd"
+_LIMITS = DaemonLimits()
 
 
 class Findings(NamedTuple):
@@ -40,13 +45,23 @@ class Findings(NamedTuple):
         }
 
 
+def load_in_time(config_path: str | Path, seconds: float = _LIMITS.look_seconds_max) -> Config:
+    """The configuration. Its images are looked at only if they answer: two links to one file, which
+    is a mistake, are not found on a disk that hangs. Raises ConfigurationError.
+    """
+    try:
+        return Patience(seconds).call(lambda: config.load(config_path))
+    except OSError:
+        return config.load(config_path, follow=False)
+
+
 def check(config_path: str) -> Findings:
     """Look at the file and at this machine; change nothing."""
     try:
-        settings = config.load(config_path)
+        settings = load_in_time(config_path)
     except ConfigurationError as error:
         return Findings(None, str(error).splitlines(), [], error.exit_code)
-    found = preflight.look(settings)
+    found = preflight.look(settings) + preflight.look_at_images(settings)
     final = [problem.line for problem in found if not problem.degrades]
     passing = [problem.line for problem in preflight.addresses(settings)]
     warnings = [f"{problem.line}; the start goes on" for problem in found if problem.degrades]

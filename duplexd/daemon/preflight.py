@@ -17,12 +17,15 @@ import errno
 import os
 import socket
 import stat
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.errors import ConfigurationError, ForbiddenError
+from duplexd.limits import DaemonLimits
 from duplexd.net import tls
 from duplexd.net.address import TcpAddress
 from duplexd.net.listen import group_id
+from duplexd.runtime.in_time import Patience
 from duplexd.units import format_size
 
 if TYPE_CHECKING:
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from duplexd.config.daemon_file import Config
+
+
+_LIMITS = DaemonLimits()
 
 
 class Problem(NamedTuple):
@@ -42,27 +48,43 @@ class Problem(NamedTuple):
     degrades: bool = False
 
 
-def look(config: Config, served: Config | None = None) -> list[Problem]:
-    """What keeps the daemon from serving this configuration, or a part of it, each as `dotted.key:
-    what is wrong; what to do`.
-
-    Images that a running daemon has open already, by the configuration `served`, are skipped.
+def look(config: Config) -> list[Problem]:
+    """What keeps the daemon from serving this configuration, whatever its images are; each as
+    `dotted.key: what is wrong; what to do`.
     """
-    found = [
+    return [
         *_directory("controller.state_dir", config.controller.state_dir),
         *_group(config),
         *_tls(config),
     ]
-    goes_on = served is None and _starts_without(config)
+
+
+def look_at_images(
+    config: Config, served: Config | None = None, seconds: float = _LIMITS.look_seconds_max
+) -> list[Problem]:
+    """What is wrong with its images. Those that a running daemon has open already, by the
+    configuration `served`, are skipped. Blocking; what hangs is waited for so long.
+    """
     in_use = leg_keys(served) if served is not None else {}
+    goes_on, patience = served is None and _starts_without(config), Patience(seconds)
+    found: list[Problem] = []
     for name, volume in config.volumes.items():
         for key, path in (("primary", volume.primary), ("secondary", volume.secondary)):
-            if path is not None and in_use.get(path) != f"volumes.{name}.{key}":
-                found += [
-                    problem._replace(degrades=goes_on and not _is_mistake(path))
-                    for problem in _image(f"volumes.{name}.{key}", path, volume.size)
-                ]
+            leg = f"volumes.{name}.{key}"
+            if path is not None and in_use.get(path) != leg:
+                looked = partial(_looked_at, leg, path, volume.size, goes_on)
+                try:
+                    found += patience.call(looked)
+                except OSError as error:  # the others are a Problem
+                    line = f"{leg}: {str(path)!r} {error.strerror}"
+                    found.append(Problem(line, degrades=_serves(config)))
     return found
+
+
+def _looked_at(key: str, path: Path, size: int, goes_on: bool) -> list[Problem]:
+    found = list(_image(key, path, size))
+    degrades = bool(found) and goes_on and not _is_mistake(path)
+    return [problem._replace(degrades=degrades) for problem in found]
 
 
 def addresses(config: Config) -> list[Problem]:
@@ -101,8 +123,12 @@ def has_state(config: Config) -> bool:
     return (config.controller.state_dir / "checkpoint").exists()
 
 
+def _serves(config: Config) -> bool:
+    return config.controller.on_start_error == "serve"
+
+
 def _starts_without(config: Config) -> bool:
-    return config.controller.on_start_error == "serve" and has_state(config)
+    return _serves(config) and has_state(config)
 
 
 def _is_mistake(path: Path) -> bool:

@@ -88,11 +88,10 @@ def cli() -> None:
 )
 def run(config_path: str, log_level: str, adopt: bool) -> None:
     """Serve the configured volumes until SIGTERM; SIGHUP reads the file again."""
-    from duplexd.config import load as config
-    from duplexd.daemon import service
+    from duplexd.daemon import checking, service
     from duplexd.runtime import log
 
-    settings = config.load(config_path)
+    settings = checking.load_in_time(config_path)
     log.configure(log_level)
     service.run(settings, adopt)
 

@@ -25,7 +25,7 @@ from duplexd.errors import DuplexdError, WrongStateError
 from duplexd.runtime.notify import notify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from duplexd.api.starting import Starting
     from duplexd.config.daemon_file import Config
@@ -35,10 +35,18 @@ if TYPE_CHECKING:
     from duplexd.limits import EngineLimits
     from duplexd.runtime.reserve import Reserve
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _LOGGED_PERCENT = 10
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd")
+
+
+def _numbers(error: BaseException | None) -> Iterator[int | None]:
+    """Of the error, and of those that it was raised from."""
+    while error is not None:
+        if isinstance(error, OSError):
+            yield error.errno
+        error = error.__cause__
 
 
 class Recovery:
@@ -71,11 +79,10 @@ class Recovery:
         try:
             return await self._start()
         except (DuplexdError, OSError) as error:
-            cause = error if isinstance(error, OSError) else error.__cause__
-            number = cause.errno if isinstance(cause, OSError) else None
-            if number == errno.EBUSY:
+            numbers = set(_numbers(error))
+            if errno.EBUSY in numbers:
                 raise WrongStateError(str(error)) from error
-            if number not in _NO_ROOM or not self._reserve.release():
+            if not numbers & _NO_ROOM or not self._reserve.release():
                 raise
             log.warning("no room; the reserve is given back", error=str(error))
         return await self._start()

@@ -35,6 +35,7 @@ from duplexd import __version__
 from duplexd.api.metrics import nbd_metrics
 from duplexd.api.server import ControlServer
 from duplexd.api.starting import Starting
+from duplexd.daemon import preflight
 from duplexd.daemon.announce import Announcements
 from duplexd.daemon.ending import Deadline
 from duplexd.daemon.open_files import raise_limit, shared_out
@@ -98,7 +99,11 @@ class Service:
         """Serve until SIGTERM or SIGINT. Raises DuplexdError or OSError if it cannot start, and if
         the controller had failed when it was stopped.
         """
-        refuse_problems(self.config)
+        first = not preflight.has_state(self.config)
+        # A mistake in a new file leaves nothing behind. Later, an image may be on a disk that
+        # hangs, and the control socket is to answer meanwhile.
+        images = preflight.look_at_images(self.config) if first else []
+        refuse_problems(self.config, preflight.look(self.config) + images)
         lock = StateLock(self.config)
         workers = Threads(asyncio.get_running_loop())
         if not await self._serve(workers, lock):
@@ -180,6 +185,8 @@ class Service:
         control = ControlServer(self._starting, config.control, limits.api)
         await patience.until_possible(control.start)
         undo.push_async_callback(control.stop)
+        images = await workers.disk.of("look").run(lambda: preflight.look_at_images(config))
+        refuse_problems(config, images)
         machine = Machine(RealDisk(), RealClock(), workers.disk, workers.journal, self._relay)
         reserve = reserve_of(config)
         recovery = Recovery(
@@ -243,7 +250,9 @@ class Service:
     async def _until_stopped(self, running: Running, workers: Threads) -> None:
         limits = self.limits.daemon
         tasks = [
-            asyncio.create_task(self._reload_forever(running), name="reload"),
+            asyncio.create_task(
+                self._reload_forever(running, workers.disk.of("reload")), name="reload"
+            ),
             asyncio.create_task(watchdog(), name="watchdog"),
             asyncio.create_task(
                 keep_room(reserve_of(self.config), limits, workers.disk.of("reserve")),
@@ -260,8 +269,10 @@ class Service:
                 task.cancel()
             await asyncio.gather(*tasks, stopped, return_exceptions=True)
 
-    async def _reload_forever(self, running: Running) -> None:
-        reloads = Reloads(self.config, running.controller, running.listeners, running.control)
+    async def _reload_forever(self, running: Running, workers: Workers) -> None:
+        reloads = Reloads(
+            self.config, running.controller, running.listeners, running.control, workers
+        )
         while True:
             await self._reload.wait()
             self._reload.clear()

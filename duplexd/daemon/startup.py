@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from duplexd.config.daemon_file import Config
+    from duplexd.daemon.preflight import Problem
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd")
 
@@ -86,11 +87,10 @@ def _fixed(config: Config) -> dict[str, object]:
     }
 
 
-def refuse_problems(config: Config, served: Config | None = None) -> None:
-    """Raise what `preflight.look` found: ForbiddenError if only permissions are missing, else
+def refuse_problems(config: Config, found: list[Problem]) -> None:
+    """Raise what `preflight` found: ForbiddenError if only permissions are missing, else
     ConfigurationError. What only degrades the start is logged.
     """
-    found = preflight.look(config, served)
     for problem in found:
         if problem.degrades:
             log.warning("an image cannot be used", problem=problem.line)

@@ -10,6 +10,7 @@ JSON.
     release  client.release   texts.released_text  cuts        client.cuts       texts.cuts_text
     events   client.events    texts.event_text     completion  client.status     names
     canary   client.links     canary.report_text   verify-cut  no client         proof
+    swap     client.swap      texts.swapped_text   adopt       client.adopt      texts.adopted_text
 
 Commands are imported when they are named. Exit codes are those of errors.py.
 """
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 HTTP_INTERRUPTED = 499  # what no server says: the client went away
 _MODULES = {
+    "adopt": "swap",
     "canary": "canary",
     "completion": "completion",
     "cuts": "looking",
@@ -49,6 +51,7 @@ _MODULES = {
     "settle": "resync",
     "status": "looking",
     "suspend": "suspend",
+    "swap": "swap",
     "verify": "looking",
     "verify-cut": "proof",
 }

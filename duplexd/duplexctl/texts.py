@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from duplexd.units import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from duplexd.client import Cut, Cuts, Suspended
     from duplexd.json_object import Json
@@ -216,6 +216,79 @@ def _verified_line(row: Json) -> str:
         return f"{row['name']}: NOT EQUAL: {row['why']}"
     first = row.get("first_difference")
     return f"{row['name']}: THE LEGS DIFFER, first at byte {first} ({compared} compared)"
+
+
+# ------------------------------------------------------------------------------------------ roles
+
+
+def swapped_text(rows: Sequence[Json]) -> str:
+    """What each volume is served from now, and what was lost for it."""
+    return "\n".join(line for row in rows for line in _swapped_lines(row))
+
+
+def _swapped_lines(row: Json) -> Iterator[str]:
+    done = "already: clients use" if row.get("already") else "swapped: clients use"
+    yield f"{row['name']}: {done} {row['primary']}; {_other_image(row)}"
+    yield from _lost_lines(row)
+
+
+def _lost_lines(row: Json) -> Iterator[str]:
+    lost = row.get("lost")
+    if lost and lost.get("records") != 0:
+        yield f"  LOST: {_lost_text(lost)}"
+
+
+def _other_image(row: Json) -> str:
+    reason = f" ({row['reason']})" if row.get("reason") else ""
+    if not row.get("secondary"):
+        return f"{row['state']}{reason}"
+    return f"{row['secondary']} is the secondary, {row['state']}{reason}"
+
+
+def _lost_text(lost: Json) -> str:
+    count = f"{lost['records']} changes" if lost.get("records") else "all changes"
+    last = f" to {lost['last']}" if lost.get("last") else " on"
+    numbers = f" from number {lost['first']}{last}" if lost.get("first") else ""
+    since = f", since {_clock(at, 'seconds')}" if (at := lost.get("since")) else ""
+    return f"{count}{numbers}{since}, {format_size(lost.get('bytes') or 0)}"
+
+
+def would_be_lost(volumes: Sequence[Json]) -> str:
+    """What a swap with --lose-changes would give up, of the volumes of a status."""
+    lines = []
+    for volume in volumes:
+        secondary = volume.get("secondary") or {}
+        if volume["state"] != "SUSPENDED" or not secondary.get("usable"):
+            continue
+        lost = {
+            "first": (secondary.get("as_of_sequence") or 0) + 1,
+            "since": secondary.get("as_of_time"),
+            "bytes": volume.get("changed_bytes"),
+        }
+        lines.append(f"{volume['name']}: {_lost_text(lost)}")
+        if (volume.get("rebuild") or {}).get("possible"):
+            lines.append("  none of it has to be lost: --roll-forward brings it back")
+    return "\n".join(lines)
+
+
+def would_be_adopted(volumes: Sequence[Json]) -> str:
+    """The images that an adopt would take, and why they are refused."""
+    return "\n".join(
+        f"{volume['name']}: {volume.get('error') or 'not served'}"
+        for volume in volumes
+        if volume.get("served") is False
+    )
+
+
+def adopted_text(rows: Sequence[Json]) -> str:
+    """What each volume is served from."""
+    return "\n".join(line for row in rows for line in _adopted_lines(row))
+
+
+def _adopted_lines(row: Json) -> Iterator[str]:
+    done = "already served from" if row.get("already") else "adopted"
+    yield f"{row['name']}: {done} {row['primary']}; {_other_image(row)}"
+    yield from _lost_lines(row)
 
 
 # ----------------------------------------------------------------------------------------- events

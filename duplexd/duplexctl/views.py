@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
+from duplexd.duplexctl import faults
 from duplexd.duplexctl.output import put, writing
 from duplexd.duplexctl.texts import copy_text, cut_text, group_text, listed, table_text
 from duplexd.errors import UnreachableError, error_of
@@ -26,7 +27,14 @@ if TYPE_CHECKING:
     Row = tuple[str, ...]
 
 COLUMNS: Row = ("VOLUME", "SIZE", "STATE", "REASON", "CLIENTS", "SECONDARY", "CHANGED", "COPY")
-_STYLES = {"DUPLEX": "green", "SUSPENDED": "yellow", "PENDING": "magenta", "SIMPLEX": "dim"}
+_NOT_SERVED = "NOT SERVED"  # in place of the state
+_STYLES = {
+    "DUPLEX": "green",
+    "SUSPENDED": "yellow",
+    "PENDING": "magenta",
+    "SIMPLEX": "dim",
+    "NOT": "bold red",
+}
 _LINES_MIN = 6  # of each controller, however many there are
 _RESERVED_LINES = 6  # controller, header, what was left out, a blank line, the prompt
 
@@ -61,7 +69,8 @@ def secondary_text(volume: Json) -> str:
 
 
 def volume_row(volume: Json) -> Row:
-    state = volume["state"] + (" held" if volume.get("held") else "")
+    state = volume["state"] if faults.served(volume) else _NOT_SERVED
+    state += " held" if volume.get("held") else ""
     changed = volume.get("changed_bytes") or 0
     return (
         volume["name"],
@@ -77,7 +86,8 @@ def volume_row(volume: Json) -> Row:
 
 def remarkable(volume: Json) -> bool:
     """Is there more to say of it than that all is well?"""
-    return bool(volume["state"] != "DUPLEX" or volume.get("held") or volume.get("copy"))
+    fault = faults.summary([volume]) or volume.get("swapped")
+    return bool(volume["state"] != "DUPLEX" or volume.get("held") or volume.get("copy") or fault)
 
 
 def _choose(volumes: list[Json], room: int) -> tuple[list[Json], list[str]]:
@@ -87,7 +97,8 @@ def _choose(volumes: list[Json], room: int) -> tuple[list[Json], list[str]]:
     """
     if len(volumes) <= room:
         return volumes, []
-    shown = [volume for volume in volumes if remarkable(volume)][:room]
+    shown = [volume for volume in volumes if remarkable(volume)]
+    shown = sorted(shown, key=lambda volume: not faults.summary([volume]))[:room]
     names = {volume["name"] for volume in shown}
     counts = Counter(volume["state"] for volume in volumes if volume["name"] not in names)
     rest = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
@@ -99,11 +110,21 @@ def head_line(status: Json) -> str:
     controller = status["controller"]
     journal = controller["journal"]
     used = f"{format_size(journal['used_bytes'])} of {format_size(journal['size_bytes'])}"
-    failed = f"FAILED: {controller['failed']}: " if controller.get("failed") else ""
+    if starting := controller.get("starting"):
+        return f"STARTING: {starting['text']}: controller {controller['name']}, no volume is served"
+    worst = f"FAILED: {controller['failed']}: " if controller.get("failed") else ""
+    if not worst and controller.get("refused"):
+        worst = f"REFUSING CHANGES: {controller['refused']}: "
+    if not worst and (found := faults.summary(status["volumes"])):
+        worst = f"DEGRADED: {found}: "
     return (
-        f"{failed}controller {controller['name']}, sequence {controller['sequence']},"
+        f"{worst}controller {controller['name']}, sequence {controller['sequence']},"
         f" journal {used} from {journal['oldest_sequence']}"
     )
+
+
+def fault_lines(status: Json, room: int) -> list[str]:
+    return _fit(faults.lines(status["volumes"]), room, "faults")
 
 
 def group_lines(status: Json, room: int) -> list[str]:
@@ -150,7 +171,8 @@ class ControllerView:
         whole = lines is None
         lines = lines or 0
         self.head = head_line(status)
-        self.tail = group_lines(status, 1 << 30 if whole else max(2, lines // 4))
+        self.tail = fault_lines(status, 1 << 30 if whole else max(2, lines // 3))
+        self.tail += group_lines(status, 1 << 30 if whole else max(2, lines // 4))
         self.tail += lease_lines(status, 1 << 30 if whole else max(2, lines // 6))
         room = 1 << 30 if whole else max(1, lines - _RESERVED_LINES - len(self.tail))
         chosen, left_out = _choose(status["volumes"], room)

@@ -140,8 +140,8 @@ class CutArchive:
         return [self._show_one(each, at_cuts.get(each.id, [])) for each in wanted]
 
     def remembered(self) -> list[Json]:
-        """All that are remembered, oldest first."""
-        return self.show_all(self._ledger.cuts.values())
+        """All that are remembered, by number."""
+        return self.show_all(sorted(self._ledger.cuts.values(), key=lambda cut: cut.sequence))
 
     def undecided(self) -> list[Json]:
         """Those without a verdict: in doubt."""

@@ -9,13 +9,16 @@ consistent again.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from duplexd.core import cut_states, pair_states
 from duplexd.core.markers import Grade, Void
+from duplexd.core.patience import SECONDARY
 from duplexd.errors import DuplexdError, UsageError, WrongStateError
 from duplexd.images.unreadable import UnreadableError, read
 from duplexd.runtime.tasks import to_its_end
+from duplexd.runtime.watch import HungError
 
 if TYPE_CHECKING:
     from duplexd.engine.cut_archive import CutArchive
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from duplexd.engine.timeline import Timeline
     from duplexd.engine.volumes import Volumes
     from duplexd.json_object import Json
-    from duplexd.runtime.threads import Workers
+    from duplexd.replication.leg_calls import LegCalls
 
 
 class Cuts:
@@ -36,7 +39,7 @@ class Cuts:
         timeline: Timeline,
         archive: CutArchive,
         volumes: Volumes,
-        workers: Workers,
+        legs: LegCalls,
         events: Events,
     ) -> None:
         self.make = group.make
@@ -46,7 +49,7 @@ class Cuts:
         self._timeline = timeline
         self._archive = archive
         self._volumes = volumes
-        self._workers = workers
+        self._legs = legs
         self._events = events
 
     def show(self, cut_id: str) -> Json:
@@ -99,8 +102,9 @@ class Cuts:
         if at_cut():
             leg = pair.copy_of
             try:
-                data = await to_its_end(self._workers.run(lambda: read(leg, offset, length)))
-            except UnreadableError as error:
+                call = partial(read, leg, offset, length)
+                data = await to_its_end(self._legs.on(pair, leg, SECONDARY, call))
+            except (UnreadableError, HungError) as error:
                 unreadable = error
         if not at_cut():  # also if a reload has closed the image meanwhile
             raise WrongStateError(
@@ -108,5 +112,7 @@ class Cuts:
                 "duplexctl status shows where it is"
             )
         if unreadable is not None:
-            raise DuplexdError(str(unreadable.strerror)) from unreadable
+            why = str(unreadable.strerror)
+            path = f"{unreadable.filename}: " if isinstance(unreadable, HungError) else ""
+            raise DuplexdError(path + why) from unreadable
         return bytes(data)

@@ -41,11 +41,13 @@ class FailedLegs:
     def _silent(self, pair: Pair, leg: Leg, error: OSError) -> None:
         if self._timeline.failed:
             return
-        if leg is pair.primary:
+        if leg is pair.primary and not pair.failed:
             self.on_primary_failed(pair, error)
         elif leg is pair.secondary and pair.mirrors:
             members, at = self._volumes.group_of(pair), self._timeline.written
             self._failures.freeze(members, pair, at, error, (), {})
+        elif pair.state in (pair_states.PENDING, pair_states.SUSPENDED):
+            leave_hung(pair, error)  # of others, who follows for them suspends them first
 
     def lost(self, pair: Pair, error: OSError) -> None:
         """Of what is on the secondary nothing is known, so all of it has to be copied again. At

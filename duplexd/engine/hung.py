@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from duplexd.core.patience import Access
 from duplexd.images.absent import AbsentLeg
 from duplexd.runtime.watch import HungError
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 def leave_hung(pair: Pair, error: OSError) -> None:
     """If this error says that the secondary hangs, use it no more. At rest."""
     secondary = pair.secondary
-    if isinstance(error, HungError) and secondary is not None:
+    if not isinstance(error, HungError) or secondary is None:
+        return
+    hung = error.what.leg if isinstance(error.what, Access) else error.what
+    if hung is secondary:
         absent = AbsentLeg(secondary.path, secondary.size, error.strerror or str(error))
         pair.set_legs(pair.primary, absent, pair.mode)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd import __version__
 from duplexd.core import pair_states
+from duplexd.images.absent import AbsentLeg
 from duplexd.limits import GROUP_PROTOCOL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from duplexd.core.admission import Admission
     from duplexd.core.pair import Pair
     from duplexd.engine.cut_archive import CutArchive
     from duplexd.engine.leases import Leases
     from duplexd.engine.timeline import Timeline
     from duplexd.engine.volumes import Volumes
+    from duplexd.images.leg import Leg
     from duplexd.json_object import Json
     from duplexd.replication.followers import Followers
     from duplexd.runtime.clock import Clock
@@ -35,6 +39,7 @@ class Status:
     def __init__(
         self,
         timeline: Timeline,
+        admission: Admission,
         volumes: Volumes,
         leases: Leases,
         archive: CutArchive,
@@ -42,6 +47,7 @@ class Status:
         clock: Clock,
     ) -> None:
         self._timeline = timeline
+        self._admission = admission
         self._volumes = volumes
         self._leases = leases
         self._archive = archive
@@ -69,6 +75,7 @@ class Status:
             "sequence": timeline.written,
             "synced": timeline.writer.synced,
             "failed": timeline.failed or None,
+            "refused": self._refused(),
             "version": __version__,
             "group_protocol": GROUP_PROTOCOL,
             "hold_max_s": facts.hold_max_s,
@@ -79,6 +86,11 @@ class Status:
                 "oldest_sequence": ring.oldest,
             },
         }
+
+    def _refused(self) -> str | None:
+        """Why changes are refused until that is over; a failure, which is final, aside."""
+        error = self._admission.refusal
+        return os.strerror(error) if error and not self._timeline.failed else None
 
     def _volume(self, pair: Pair) -> Json:
         return {
@@ -93,6 +105,15 @@ class Status:
             "secondary": self._secondary(pair),
             "changed_bytes": pair.changed.changed_bytes if pair.changed is not None else 0,
             "copy": self._copy(pair),
+            "served": not pair.failed,
+            "error": pair.failed,
+            "swapped": pair.record.swapped,
+            "primary": {
+                "path": pair.primary.path,
+                "error": _absence(pair.primary),
+                "repaired_bytes": pair.repaired_bytes,
+            },
+            "rebuild": self._rebuild(pair),
         }
 
     def _secondary(self, pair: Pair) -> Json | None:
@@ -105,7 +126,19 @@ class Status:
             "as_of_time": self._as_of_time(pair) if pair.usable else None,
             "cut": self._archive.of_pair(pair),
             "lag_bytes": 0 if pair.mirrors else self._followers.lag_bytes(pair),
+            "path": pair.secondary.path,
+            "error": _absence(pair.secondary) or _failure(pair),
         }
+
+    def _rebuild(self, pair: Pair) -> Json | None:
+        """Can the secondary of a suspended pair be brought to the last change?"""
+        secondary = pair.secondary
+        if pair.state != pair_states.SUSPENDED or secondary is None:
+            return None
+        first = pair.applied + 1
+        whole = pair.usable and not _absence(secondary)
+        reaches_back = self._timeline.writer.ring.oldest <= first
+        return {"possible": whole and reaches_back, "from_sequence": first}
 
     def _as_of_time(self, pair: Pair) -> float | None:
         if pair.state == pair_states.SUSPENDED and pair.cut is not None:
@@ -120,6 +153,21 @@ class Status:
         left = pair.copy_total - pair.copy_done
         eta = took / pair.copy_done * left if pair.copy_done > 0 and took > 0 else None
         return {"done_bytes": pair.copy_done, "total_bytes": pair.copy_total, "eta_s": eta}
+
+
+def _absence(leg: Leg) -> str:
+    """Why an image is not there; empty if it is open."""
+    return leg.why if isinstance(leg, AbsentLeg) else ""
+
+
+def _failure(pair: Pair) -> str:
+    """Why the secondary of a pair failed, as far as this run knows."""
+    failed = pair.state == pair_states.SUSPENDED and pair.reason == pair_states.BY_ERROR
+    return (
+        pair.cut.why or "it failed before the last start; see the log"
+        if failed and pair.cut is not None
+        else ""
+    )
 
 
 def group_state(pairs: Sequence[Pair]) -> str:

@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from duplexd.core import lease as ends
 from duplexd.core import pair_states
+from duplexd.core.patience import PRIMARY, SECONDARY, Access
 from duplexd.errors import TimedOutError, WrongStateError
 from duplexd.images.holes import equal_holes
 from duplexd.images.place import misplaced
 from duplexd.images.unreadable import UnreadableError, read
+from duplexd.replication.watched import WatchedLeg
+from duplexd.runtime.watch import HungError, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from duplexd.core.change_map import ChangeMap
+    from duplexd.core.cut import Cut
     from duplexd.core.pair import Pair
     from duplexd.engine.leases import Hold, Leases
     from duplexd.engine.timeline import Timeline
@@ -29,9 +33,11 @@ if TYPE_CHECKING:
     from duplexd.json_object import Json
     from duplexd.limits import EngineLimits
     from duplexd.replication.followers import Followers
-    from duplexd.runtime.threads import Workers
+    from duplexd.replication.leg_calls import LegCalls
 
     Progress = Callable[[str, int, int], None]  # volume, bytes done, bytes in all
+
+T = TypeVar("T")
 
 PIECE_BYTES = 1 << 20
 RECHECKS_MAX = 3
@@ -57,6 +63,13 @@ class _Legs(NamedTuple):
     primary: Leg
     secondary: Leg
 
+    def watched(self, pair: Pair, watch: Watch[Access]) -> _Legs:
+        """The same, for a worker."""
+        return _Legs(
+            WatchedLeg(pair, self.primary, PRIMARY, watch),
+            WatchedLeg(pair, self.secondary, SECONDARY, watch),
+        )
+
     def check(self, pair: Pair) -> None:
         """Raises WrongStateError if the pair has others now."""
         if pair.primary is not self.primary or pair.secondary is not self.secondary:
@@ -73,13 +86,13 @@ class Verification:
         timeline: Timeline,
         leases: Leases,
         followers: Followers,
-        workers: Workers,
+        legs: LegCalls,
         limits: EngineLimits,
     ) -> None:
         self._timeline = timeline
         self._leases = leases
         self._followers = followers
-        self._workers = workers
+        self._legs = legs
         self._hold_s = limits.recheck_hold_seconds
 
     async def verify(self, pairs: Sequence[Pair], progress: Progress | None) -> Json:
@@ -87,24 +100,29 @@ class Verification:
 
         Raises WrongStateError for others, and where the secondary is not usable: it is not a copy
         of any moment, so it must not be called equal to one. A leg that cannot be read, or whose
-        path no longer names the open image, makes the pair unequal, whatever else it holds.
+        path no longer names the open image, makes the pair unequal, whatever else it holds, and
+        whether it is usable or not: that says more.
         """
         wrong = [f"{pair.name} is {pair.state}" for pair in pairs if pair.state not in COMPARABLE]
         if wrong:
             raise WrongStateError(
                 f"only DUPLEX and SUSPENDED pairs can be compared: {', '.join(wrong)}"
             )
-        for pair in pairs:
-            _refuse_unusable(pair)
-        results = [await self._one(pair, progress) for pair in pairs]
+        elsewhere = {
+            pair: await self._in_worker(pair, _Legs(pair.primary, pair.copy_of), _misplaced)
+            for pair in pairs
+        }
+        for pair, why in elsewhere.items():
+            if not why:
+                _refuse_unusable(pair)
+        results = [await self._one(pair, why, progress) for pair, why in elsewhere.items()]
         return {"volumes": results, "equal": all(result["equal"] for result in results)}
 
-    async def _one(self, pair: Pair, progress: Progress | None) -> Json:
+    async def _one(self, pair: Pair, why: str, progress: Progress | None) -> Json:
         legs = _Legs(pair.primary, pair.copy_of)
-        offset, looked, first = 0, 0, None
-        why = await self._workers.run(lambda: misplaced(legs.primary) or misplaced(legs.secondary))
-        shown = 0
-        while offset < pair.size:
+        offset, looked, first, shown = 0, 0, None, 0
+        end = 0 if _unusable(pair) else pair.size
+        while offset < end:
             try:
                 found = await self._piece(pair, legs, offset)
             except UnreadableError as error:
@@ -118,7 +136,9 @@ class Verification:
             if progress is not None and offset - shown >= _PROGRESS_BYTES:
                 progress(pair.name, offset, pair.size)
                 shown = offset
-        if progress is not None and not why:
+        if not why:
+            _refuse_unusable(pair)  # it may have become so meanwhile
+        if progress is not None:
             progress(pair.name, pair.size, pair.size)
         return {
             "name": pair.name,
@@ -130,11 +150,22 @@ class Verification:
         }
 
     async def _piece(self, pair: Pair, legs: _Legs, offset: int) -> Compared:
-        found = await self._workers.run(partial(_compare, pair, legs, offset))
+        found = await self._in_worker(pair, legs, partial(_compare, pair, offset))
         legs.check(pair)
         if found.first_difference is None:
             return found
         return await self._recheck(pair, legs, offset)
+
+    async def _in_worker(self, pair: Pair, legs: _Legs, call: Callable[[_Legs], T]) -> T:
+        """The result of a call with these legs. Raises TimedOutError for one that hangs."""
+        watch: Watch[Access] = Watch()
+        watched = legs.watched(pair, watch)
+        try:
+            return await self._legs.walk(self, watch, lambda: call(watched))
+        except HungError as hung:
+            raise TimedOutError(
+                f"{pair.name}: {hung.filename}: {hung.strerror}; it was not compared"
+            ) from hung
 
     async def _recheck(self, pair: Pair, legs: _Legs, offset: int) -> Compared:
         """Compare again with the volume held and its follower as far as it may go.
@@ -146,15 +177,11 @@ class Verification:
             hold = await self._leases.quiesce([pair], self._hold_s, "verify")
             try:
                 await self._arrival(pair, hold)
-                found = await self._workers.run(lambda: _compare(pair, legs, offset))
+                before = _place(pair)
+                found = await self._in_worker(pair, legs, partial(_compare, pair, offset))
                 legs.check(pair)
-                if pair.state not in COMPARABLE:
-                    raise WrongStateError(
-                        f"{pair.name} became {pair.state} while it was compared; "
-                        "compare it again when it is DUPLEX or SUSPENDED"
-                    )
-                _refuse_unusable(pair)
-                if found.first_difference is None or not hold.lost:
+                # a resync may have begun and ended meanwhile
+                if before == _place(pair) and (found.first_difference is None or not hold.lost):
                     return found
             finally:
                 self._leases.release(hold.id, ends.BY_OWNER)
@@ -182,8 +209,23 @@ class Verification:
             await asyncio.gather(waiting, return_exceptions=True)  # what it raised is no news
 
 
+def _place(pair: Pair) -> tuple[str, Cut | None]:
+    """Where its secondary should be. Raises WrongStateError if it can no longer be compared."""
+    if pair.state not in COMPARABLE:
+        raise WrongStateError(
+            f"{pair.name} became {pair.state} while it was compared; "
+            "compare it again when it is DUPLEX or SUSPENDED"
+        )
+    _refuse_unusable(pair)
+    return pair.state, pair.cut
+
+
+def _unusable(pair: Pair) -> bool:
+    return pair.state == pair_states.SUSPENDED and not pair.usable
+
+
 def _refuse_unusable(pair: Pair) -> None:
-    if pair.state == pair_states.SUSPENDED and not pair.usable:
+    if _unusable(pair):
         why = pair.cut.why if pair.cut is not None else ""
         because = f": {why}" if why else ""
         raise WrongStateError(
@@ -191,7 +233,11 @@ def _refuse_unusable(pair: Pair) -> None:
         )
 
 
-def _compare(pair: Pair, legs: _Legs, offset: int) -> Compared:
+def _misplaced(legs: _Legs) -> str:
+    return misplaced(legs.primary) or misplaced(legs.secondary)
+
+
+def _compare(pair: Pair, offset: int, legs: _Legs) -> Compared:
     """The next piece, or a longer range that is a hole on both."""
     hole = _hole(legs, offset, pair.size)
     if hole:

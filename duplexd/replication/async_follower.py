@@ -1,8 +1,12 @@
 """The follower of `async` pairs: it trails the tail by a bounded amount.
 
 There is one for all of them, so that their secondaries are at one number and the journal is read
-once. A suspended pair leaves it at its cut. It exists only while there are such pairs, and makes
-batches wait (a reason in `Admission`) when it trails by more than the limit.
+once. A suspended pair leaves it at its cut. It exists only while there are such pairs.
+
+A secondary that hangs is given up after its time-out: the pair and its group are suspended where
+they are, and another follower goes on from there with the others. The thread that hangs changes
+nothing any more. One that is slow makes its own clients wait (`throttle.py`), and is suspended when
+they would wait too long.
 """
 
 from __future__ import annotations
@@ -12,48 +16,26 @@ import errno
 from typing import TYPE_CHECKING
 
 from duplexd.core import pair_states
-from duplexd.errors import DamageError
-from duplexd.journal.format import TRIM, WRITE, ZERO
-from duplexd.journal.reader import Reader
-from duplexd.replication.follower import Follower, SecondarySink, SinkError
+from duplexd.replication.backlog import UNREADABLE
+from duplexd.replication.follower import Follower, SecondarySink, SinkError, UntouchedError
+from duplexd.replication.leg_calls import hung_in
+from duplexd.replication.throttle import Throttle
 from duplexd.runtime.tasks import to_its_end
+from duplexd.runtime.watch import HungError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
-    from duplexd.core.admission import Admission
     from duplexd.core.change_map import ChangeMap
     from duplexd.core.pair import Pair
-    from duplexd.journal.segment import Ring
     from duplexd.limits import EngineLimits
-    from duplexd.replication.seams import Freeze, Timeline
-    from duplexd.runtime.threads import Workers
+    from duplexd.replication.backlog import Backlog
+    from duplexd.replication.leg_calls import LegCalls
+    from duplexd.replication.seams import Freeze, Gates, Timeline
+    from duplexd.runtime.clock import Clock
 
-ASYNC_TOO_FAR_BEHIND = (
-    "the secondaries of async pairs are too far behind"  # the reason in `Admission`
-)
-UNREADABLE = (DamageError, LookupError, OSError)  # what reading the journal may raise
+STEP_SECONDS = 0.5  # that a step should take at most
 _NOTHING = 1 << 62
-
-
-def backlog(
-    ring: Ring, pairs: Iterable[Pair], position: int, until: int, chunk_bytes: int
-) -> dict[Pair, ChangeMap]:
-    """What the records after number `position`, up to `until`, change of each pair: everything, if
-    they can't be read. Blocking.
-    """
-    changed = {pair.id: (pair, pair.new_map()) for pair in pairs}
-    try:
-        reader = Reader(ring, position + 1) if position < until else None
-        while reader is not None and reader.sequence <= until:
-            _, records = reader.read(until, chunk_bytes)
-            for record in records:
-                if record.volume in changed and record.kind in (WRITE, ZERO, TRIM):
-                    changed[record.volume][1].set(record.offset, record.length)
-    except UNREADABLE:
-        for _, everything in changed.values():
-            everything.set_all()
-    return dict(changed.values())
 
 
 class AsyncFollower:
@@ -66,18 +48,26 @@ class AsyncFollower:
     def __init__(
         self,
         timeline: Timeline,
-        admission: Admission,
+        gates: Gates,
+        backlog: Backlog,
         freeze: Freeze,
         group_of: Callable[[Pair], set[Pair]],
-        workers: Workers,
+        legs: LegCalls,
+        clock: Clock,
         limits: EngineLimits,
     ) -> None:
         self._timeline = timeline
-        self._admission = admission
+        self._backlog = backlog
         self._freeze = freeze
         self._group_of = group_of
-        self._workers = workers
+        self._legs = legs
+        self._clock = clock
         self._limits = limits
+        self._chunk_bytes = limits.follower_chunk_bytes
+        self._throttle = Throttle(
+            gates, limits.async_lag_bytes_max, lambda: legs.patience.secondary_s, self._is_late
+        )
+        self._late = False
         self._follower: Follower | None = None
         self._something = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -109,15 +99,18 @@ class AsyncFollower:
             return
         behind = [pair.name for pair in pairs if pair.applied < self.floor]
         if self._follower is None:
-            ring, advance = self._timeline.writer.ring, self._timeline.ledger.advance
-            first = min(pair.applied for pair in pairs)
-            self._follower = Follower(ring, pairs, first, SecondarySink(), advance)
+            self._follower = self._new(pairs, min(pair.applied for pair in pairs))
             self._timeline.on_written.append(self._written)
         elif behind:
             raise ValueError(f"{', '.join(behind)}: the follower is at {self.floor} already")
         else:
             self._follower.pairs.update({pair.id: pair for pair in pairs})
         self._something.set()
+
+    def _new(self, pairs: Sequence[Pair], position: int) -> Follower:
+        ring, advance = self._timeline.writer.ring, self._timeline.ledger.advance
+        now = self._clock.monotonic
+        return Follower(ring, pairs, position, SecondarySink(), advance, now=now)
 
     def forget(self, pair: Pair) -> None:
         """A pair was removed. Not while the follower holds `stepping`."""
@@ -140,6 +133,7 @@ class AsyncFollower:
                 not suspended or pair.applied >= pair.limit(_NOTHING)
             ):
                 del follower.pairs[pair.id]
+        self._throttle.keep(follower.pairs.values())
         if not follower.pairs:
             self._follower = None
             self._timeline.on_written.remove(self._written)
@@ -164,7 +158,20 @@ class AsyncFollower:
         self._look_at_lag()
 
     def _look_at_lag(self) -> None:
-        self._admission.set(ASYNC_TOO_FAR_BEHIND, self.lag_bytes > self._limits.async_lag_bytes_max)
+        self._throttle.look(self._timeline.log_position, self.lag_bytes, self._slow)
+
+    def _slow(self) -> list[Pair]:
+        """Those whose clients are to write less."""
+        follower = self._follower
+        slow = follower.slow() if follower is not None else []
+        return [pair for pair in slow if pair.state == pair_states.DUPLEX]
+
+    def _is_late(self) -> None:
+        """Clients have waited for long enough."""
+        self._late = True
+        if self._follower is not None:
+            self._follower.ends = True
+        self._something.set()
 
     # ------------------------------------------------------------------------------ following
 
@@ -172,64 +179,113 @@ class AsyncFollower:
         while True:
             await self._something.wait()
             self._something.clear()
-            while self.floor < self._timeline.performed:
+            while self.floor < self._timeline.performed or self._late:
                 async with self.stepping:
-                    if self._follower is not None:
-                        await self._step(self._follower)
+                    follower = self._follower
+                    if follower is not None:
+                        await self._step(follower)
+                        follower.ends = False
+                    self._late = False
 
     async def _step(self, follower: Follower) -> None:
-        timeline, chunk = self._timeline, self._limits.follower_chunk_bytes
-        until = timeline.performed
         try:
-            await to_its_end(self._workers.run(lambda: follower.step(until, chunk)))
+            await self._walk(follower)
+            if self._late:
+                await self._suspend_late(follower)
         except SinkError as error:
-            failure = error
-            await timeline.at_rest(lambda: self._failed(follower, failure))
+            await self._failed(follower, error.pair, error.located(), error.torn)
         except Exception as error:  # noqa: BLE001  no pair may stay DUPLEX without a follower
             text = str(error) if isinstance(error, UNREADABLE) else repr(error)
             why = error if isinstance(error, OSError) else OSError(errno.EIO, text)
-            await timeline.at_rest(lambda: self._lost_its_way(follower, why))
+            await self._lost_its_way(follower, why)
         self._release_arrived()
         self.on_moved()
 
-    def _failed(self, follower: Follower, error: SinkError) -> None:
+    async def _walk(self, follower: Follower) -> None:
+        """Go on by some records, a fraction of a second's worth, so that the lag is known well.
+
+        Raises SinkError; UNREADABLE.
+        """
+        until, began = self._timeline.performed, self._clock.monotonic()
+        step = to_its_end(
+            self._legs.walk(
+                self, follower.sink.legs.watch, lambda: follower.step(until, self._chunk_bytes)
+            )
+        )
+        try:
+            await step
+        except HungError as hung:
+            follower.left()
+            self._follower = self._new(list(follower.pairs.values()), follower.position)
+            raise SinkError(hung_in(hung).pair, follower.position + 1, hung) from hung
+        took_s, limits = self._clock.monotonic() - began, self._limits
+        if took_s > STEP_SECONDS:
+            self._chunk_bytes = max(self._chunk_bytes // 2, limits.follower_final_bytes)
+        elif took_s < STEP_SECONDS / 4:
+            self._chunk_bytes = min(self._chunk_bytes * 2, limits.follower_chunk_bytes)
+
+    # ------------------------------------------------------------------------------- failures
+
+    async def _failed(self, follower: Follower, failed: Pair, error: OSError, torn: bool) -> None:
         """The failed pair, its group, and those on their way to the same cut: all are suspended at
         one number.
         """
-        same_cut = {
-            pair
-            for pair in follower.pairs.values()
-            if pair.state == pair_states.SUSPENDED and pair.cut is error.pair.cut
-        }
-        members = self._group_of(error.pair) | same_cut
-        members = {pair for pair in members if pair.id in follower.pairs}
-        torn = {error.pair} if error.torn else set()
-        self._suspend(follower, members, error.pair, error.error, torn)
-        for pair in members:
-            follower.pairs.pop(pair.id, None)
 
-    def _lost_its_way(self, follower: Follower, error: OSError) -> None:
+        def members() -> set[Pair]:
+            same_cut = {
+                pair
+                for pair in follower.pairs.values()
+                if pair.state == pair_states.SUSPENDED and pair.cut is failed.cut
+            }
+            together = self._group_of(failed) | same_cut
+            return {pair for pair in together if pair.id in follower.pairs}
+
+        await self._suspend(follower, members, failed, error, {failed} if torn else set())
+
+    async def _suspend_late(self, follower: Follower) -> None:
+        late = next((pair for pair in self._throttle.closed if pair.id in follower.pairs), None)
+        if late is not None:
+            seconds = self._legs.patience.secondary_s
+            why = f"too slow: writes would have to wait for it for more than {seconds:g} s"
+            await self._failed(follower, late, UntouchedError(errno.ETIMEDOUT, why), False)
+
+    async def _lost_its_way(self, follower: Follower, error: OSError) -> None:
         """The journal can't be read any further: the secondaries are suspended where they are, or
         changes would wait for them for ever.
         """
-        members = set(follower.pairs.values())
-        if members:
-            first = min(members, key=lambda pair: pair.id)
-            self._suspend(follower, members, first, error, set())
-            follower.pairs.clear()
+        if follower.pairs:
+            first = min(follower.pairs.values(), key=lambda pair: pair.id)
+            await self._suspend(follower, lambda: set(follower.pairs.values()), first, error, set())
 
-    def _suspend(
+    async def _suspend(
         self,
         follower: Follower,
-        members: set[Pair],
+        members: Callable[[], set[Pair]],
         failed: Pair,
         error: OSError,
         unusable: set[Pair],
     ) -> None:
-        ring, tail = self._timeline.writer.ring, self._timeline.written
-        chunk = self._limits.follower_chunk_bytes
-        missed = backlog(ring, members, follower.position, tail, chunk)
-        self._freeze(members, failed, follower.position, error, unusable, missed)
+        """Their backlog is read in a worker, so they may not get more of it meanwhile."""
+        timeline, position = self._timeline, follower.position
+
+        async def together(pairs: set[Pair]) -> set[Pair]:
+            """Those that were suspended: none, if others have to be with them by now."""
+            async with self._backlog.after(position, pairs) as missed:
+                return await timeline.at_rest(lambda: freeze(pairs, missed))
+
+        def freeze(pairs: set[Pair], missed: dict[Pair, ChangeMap]) -> set[Pair]:
+            if members() - pairs:
+                return set()
+            self._freeze(members(), failed, position, error, unusable, missed)
+            return pairs
+
+        suspended: set[Pair] = set()
+        while not suspended:
+            suspended = await together(await timeline.at_rest(members))
+        for pair in suspended:
+            follower.pairs.pop(pair.id, None)
+            if self._follower is not None:  # another one, if a thread hangs in this
+                self._follower.pairs.pop(pair.id, None)
 
 
 def _nobody() -> None:

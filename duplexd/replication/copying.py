@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from duplexd.core.markers import Copied
+from duplexd.core.patience import SECONDARY, SYNC
 from duplexd.replication.follower import (
     Follower,
     SecondarySink,
@@ -23,6 +24,7 @@ from duplexd.replication.follower import (
     UntouchedError,
 )
 from duplexd.replication.job import in_work
+from duplexd.replication.leg_calls import hung_in
 from duplexd.replication.pieces import (
     PrimaryUnreadableError,
     Progress,
@@ -33,6 +35,7 @@ from duplexd.replication.pieces import (
 from duplexd.replication.rate_limit import Pace
 from duplexd.replication.retries import when_there_is_room
 from duplexd.runtime.tasks import to_its_end
+from duplexd.runtime.watch import HungError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,13 +43,15 @@ if TYPE_CHECKING:
     from duplexd.core.change_map import ChangeMap
     from duplexd.core.pair import Pair
     from duplexd.limits import EngineLimits
-    from duplexd.replication.follower import Sink
+    from duplexd.replication.follower import WatchedSink
     from duplexd.replication.job import Job
+    from duplexd.replication.leg_calls import LegCalls
     from duplexd.replication.pieces import Piece
     from duplexd.replication.seams import Checkpointer, Emit, Timeline
     from duplexd.replication.staging import StagingArea, StagingSink
     from duplexd.runtime.clock import Clock
-    from duplexd.runtime.threads import Workers
+
+T = TypeVar("T")
 
 _AHEAD = 1 << 30  # bytes of changed grains looked at for holes at once
 
@@ -61,7 +66,7 @@ class Copying:
         timeline: Timeline,
         checkpointer: Checkpointer,
         staging: StagingArea,
-        workers: Workers,
+        legs: LegCalls,
         clock: Clock,
         emit: Emit,
         limits: EngineLimits,
@@ -69,7 +74,7 @@ class Copying:
         self._timeline = timeline
         self._checkpointer = checkpointer
         self._staging = staging
-        self._workers = workers
+        self._legs = legs
         self._clock = clock
         self._emit = emit
         self._limits = limits
@@ -78,7 +83,9 @@ class Copying:
         self.on_moved: Callable[[], None] = _nobody
         self.copied_bytes = 0
 
-    def follower(self, job: Job, sink: Sink, position: int, counted_until: int = 0) -> Follower:
+    def follower(
+        self, job: Job, sink: WatchedSink, position: int, counted_until: int = 0
+    ) -> Follower:
         """A follower for a job's pairs."""
         ring, advance = self._timeline.writer.ring, self._timeline.ledger.advance
         return Follower(ring, job.pairs, position, sink, advance, counted_until)
@@ -97,12 +104,34 @@ class Copying:
         until, chunk = self._timeline.performed, self._limits.follower_chunk_bytes
         if follower.position >= until:
             return False
-        self.copied_bytes += await to_its_end(
-            self._workers.run(lambda: follower.step(until, chunk))
-        )
+        try:
+            self.copied_bytes += await self._in_worker(
+                job, follower.sink, lambda: follower.step(until, chunk)
+            )
+        except SinkError:
+            follower.left()  # a thread that hangs changes nothing any more
+            raise
         job.floor = follower.position
         self.on_moved()
         return True
+
+    async def _in_worker(self, job: Job, sink: WatchedSink, call: Callable[[], T]) -> T:
+        """The result of a call that uses the legs of a job's pairs, in the worker of the job.
+
+        A leg that hangs in it is a SinkError, or, if it is a primary that is copied to a staging
+        log, a PrimaryUnreadableError.
+        """
+        try:
+            return await to_its_end(self._legs.walk(job, sink.legs.watch, call))
+        except HungError as hung:
+            pair, _, use = hung_in(hung)
+            if use == SECONDARY:
+                raise SinkError(pair, job.walk().position + 1, hung) from hung
+            why = f"{hung.filename}: {hung.strerror}"
+            unreadable = PrimaryUnreadableError(hung.errno, why, hung.filename)
+            if sink.moves_secondary:
+                raise SinkError(pair, 0, unreadable) from hung
+            raise unreadable from hung
 
     # ------------------------------------------------------------- straight to the secondary
 
@@ -146,8 +175,9 @@ class Copying:
             # Cleared before the read: a write that comes later sets the grains again.
             ledger.copying(pair.record, offset, length)
             try:
-                copy = partial(copy_around, job.walk().sink, pair, at, end, chunk)
-                piece = await to_its_end(self._workers.run(copy))
+                sink = job.walk().sink
+                copy = partial(copy_around, sink, pair, at, end, chunk)
+                piece = await self._in_worker(job, sink, copy)
             except BaseException:
                 ledger.not_copied(pair.record, [(offset, length)])
                 raise
@@ -167,7 +197,8 @@ class Copying:
         if not progress.unmarked:
             return
         try:
-            await to_its_end(self._workers.run(pair.copy_of.sync))
+            leg = pair.copy_of
+            await to_its_end(self._legs.on(pair, leg, SYNC, leg.sync))
         except OSError as error:
             self._timeline.ledger.nothing_copied(pair.record)
             raise SinkError(pair, 0, error) from error
@@ -228,9 +259,8 @@ class Copying:
         at, piece_bytes = 0, self._limits.staged_piece_bytes_max
         while (run := todo.next_run(at, _AHEAD)) is not None:
             at, end = max(run[0], at), run[0] + run[1]
-            piece = await to_its_end(
-                self._workers.run(partial(copy_piece, sink, pair, at, end, piece_bytes))
-            )
+            copy = partial(copy_piece, sink, pair, at, end, piece_bytes)
+            piece = await self._in_worker(job, sink, copy)
             at += piece.length
             pair.copied_bytes += piece.copied
             pair.copy_done += piece.length
@@ -240,16 +270,23 @@ class Copying:
         copied_at = await self._timeline.at_rest(lambda: self._timeline.performed)
         while job.walk().position < copied_at:
             await self.follow(job)
-        await to_its_end(self._workers.run(sink.finish))
+        await self._in_staging(sink.finish)
 
     async def apply_staged(self, job: Job, count: int) -> dict[Pair, OSError]:
         """Apply a committed staging log to the secondaries, durably; returns those that failed.
 
         Raises DamageError or OSError if the log cannot be read.
         """
-        pairs = {pair.id: pair for pair in job.pairs}
-        apply = partial(self._staging.apply, job.id, pairs, count, SecondarySink())
-        failed = await to_its_end(self._workers.run(apply))
+        failed: dict[Pair, OSError] = {}
+        while True:
+            pairs = {pair.id: pair for pair in job.pairs if pair not in failed}
+            sink = SecondarySink()
+            apply = partial(self._staging.apply, job.id, pairs, count, sink)
+            try:
+                failed |= await self._in_worker(job, sink, apply)
+                break
+            except SinkError as hung:  # once more, for the others
+                failed[hung.pair] = hung.located()
         await self._checkpointer.sync_secondaries(
             [each for each in job.pairs if each not in failed]
         )
@@ -258,7 +295,11 @@ class Copying:
 
     async def remove_staged(self, job: Job) -> None:
         """Remove the staging log of a job."""
-        await to_its_end(self._workers.run(lambda: self._staging.remove(job.id)))
+        await self._in_staging(lambda: self._staging.remove(job.id))
+
+    async def _in_staging(self, call: Callable[[], None]) -> None:
+        """A call on the disk of the staging logs."""
+        await to_its_end(self._legs.workers.of(self._staging).run(call))
 
 
 def _nobody() -> None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from duplexd.journal.format import FLAG_ALLOCATE, TRIM, WRITE, ZERO
 from duplexd.journal.reader import Reader
+from duplexd.replication.watched import WatchedLegs
+from duplexd.runtime.watch import HungError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,6 +47,8 @@ class SinkError(Exception):
 
     def located(self) -> OSError:
         """The error with the image it is of, the secondary if it names none, and the offset."""
+        if isinstance(self.error, HungError):
+            return self.error
         error, why = self.error, self.error.strerror or str(self.error)
         path = error.filename or (self.pair.copy_of.path if self.pair.secondary else "")
         where = f" at offset {self.offset}" if self.offset is not None else ""
@@ -64,6 +68,12 @@ class Sink(Protocol):
         """A WRITE_ZEROES or a TRIM."""
 
 
+class WatchedSink(Sink, Protocol):
+    """One that a worker can hang in: `legs` are how it reaches the images."""
+
+    legs: WatchedLegs
+
+
 class SecondarySink:
     """The secondaries themselves. They are marked dirty after a write, failed or not, because a
     sync that runs during the write may not cover it.
@@ -71,23 +81,27 @@ class SecondarySink:
 
     moves_secondary = True
 
+    def __init__(self, legs: WatchedLegs | None = None) -> None:
+        self.legs = legs or WatchedLegs()
+
     def write(self, pair: Pair, offset: int, data: Buffer) -> None:
         """See `Sink`. Space is reserved first, so that a full disk is detected before anything is
         written and the secondary is not torn.
         """
+        secondary = self.legs.secondary(pair)
         try:
             try:
-                pair.copy_of.reserve(offset, len(data))
+                secondary.reserve(offset, len(data))
             except OSError as error:
                 raise UntouchedError(*error.args) from error
-            pair.copy_of.write(offset, data)
+            secondary.write(offset, data)
         finally:
             pair.secondary_dirty = True
 
     def zero(self, pair: Pair, offset: int, length: int, allocate: bool) -> None:
         """See `Sink`."""
         try:
-            pair.copy_of.zero(offset, length, allocate)
+            self.legs.secondary(pair).zero(offset, length, allocate)
         finally:
             pair.secondary_dirty = True
 
@@ -114,27 +128,40 @@ class Follower:
     A record is applied if it is of one of the pairs, comes after what the pair holds already, and
     is not beyond the pair's cut. `advance` (the ledger's) records how far a secondary has come.
     Blocking methods, one caller at a time; any thread.
+
+    A thread that hangs in a step can be given up. It changes nothing from then on, and `left` says
+    where it was.
     """
 
-    __slots__ = ("_advance", "_reader", "_ring", "counted_until", "pairs", "position", "sink")
+    __slots__ = (
+        "_advance", "_at", "_now", "_reader", "_ring", "counted_until", "ends", "pairs", "position",
+        "sink", "spent_s",
+    )  # fmt: skip
 
     def __init__(
         self,
         ring: Ring,
         pairs: Sequence[Pair],
         position: int,
-        sink: Sink,
+        sink: WatchedSink,
         advance: Callable[[PairRecord, int], None],
         counted_until: int = 0,
+        now: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """Start after number `position`. What comes after `counted_until` is new, and not counted
-        as copied.
+        as copied. `now` is used to find out how long each secondary takes.
         """
         self.pairs = {pair.id: pair for pair in pairs}
         self.position = position
         self.sink = sink
         self.counted_until = counted_until
+        self.ends = False  # after the present record: another thread wants it
+        self.spent_s: dict[
+            Pair, float
+        ] = {}  # by their secondaries, half as much in each later step
+        self._now = now
         self._advance = advance
+        self._at = 0  # the record that is being applied
         self._ring = ring
         self._reader: Reader | None = None
 
@@ -157,26 +184,49 @@ class Follower:
         self.reach()
         assert self._reader is not None
         buffer, records = self._reader.read(until, size_bytes)
-        applied_bytes, pairs = 0, self.pairs
+        applied_bytes, pairs, now = 0, self.pairs, self._now
+        spent_s: dict[Pair, float] = {}
         for record in records:
+            self._at = record.sequence
+            if self.ends:
+                break
             pair = pairs.get(record.volume)
             if (
                 pair is not None
                 and record.kind in (WRITE, ZERO, TRIM)
                 and pair.applied < record.sequence <= pair.limit(until)
             ):
+                began = now()
                 try:
                     put(self.sink, pair, record, buffer)
                 except SinkError:
-                    self._arrive(record.sequence - 1)
-                    self._reader = None  # it is ahead: the rest is read again for other pairs
+                    self.left()
                     raise
+                spent_s[pair] = spent_s.get(pair, 0.0) + now() - began
                 applied_bytes += record.payload_length
                 if record.sequence <= self.counted_until:
                     pair.copied_bytes += record.payload_length
-        if records:
-            self._arrive(records[-1].sequence)
+        else:
+            if records:
+                self._arrive(records[-1].sequence)
+            for pair in list(pairs.values()):
+                self.spent_s[pair] = self.spent_s.get(pair, 0.0) / 2 + spent_s.get(pair, 0.0)
+            return applied_bytes
+        self.left()
         return applied_bytes
+
+    def slow(self) -> list[Pair]:
+        """The pairs whose secondaries took most of the time: those that are to write less."""
+        spent_s = {pair: self.spent_s.get(pair, 0.0) for pair in self.pairs.values()}
+        most = max(spent_s.values(), default=0.0)
+        return [pair for pair, seconds in spent_s.items() if seconds >= most / 2]
+
+    def left(self) -> None:
+        """No thread is in a step any more, or the one that is was given up: everything before the
+        record that it was at was applied.
+        """
+        self._arrive(max(self.position, self._at - 1))
+        self._reader = None  # it is ahead: the rest is read again for other pairs
 
     def _arrive(self, sequence: int) -> None:
         self.position = sequence

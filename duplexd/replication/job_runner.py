@@ -22,7 +22,6 @@ from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.markers import Abandon, Commit, Equal, Missed, Settled
 from duplexd.core.pair_states import PENDING
 from duplexd.errors import DamageError, DuplexdError
-from duplexd.replication.async_follower import backlog
 from duplexd.replication.follower import SecondarySink, SinkError
 from duplexd.replication.job import COPY, JOURNAL, MAP, in_work
 from duplexd.replication.retries import when_there_is_room
@@ -34,10 +33,13 @@ if TYPE_CHECKING:
     from duplexd.core.pair import Pair
     from duplexd.limits import EngineLimits
     from duplexd.replication.async_follower import AsyncFollower
+    from duplexd.replication.backlog import Backlog
     from duplexd.replication.copying import Copying
     from duplexd.replication.job import Job
     from duplexd.replication.seams import Emit, Freeze, Timeline
     from duplexd.runtime.clock import Clock
+
+    Backlogs = dict[Pair, ChangeMap]
 
 
 class Runner:
@@ -47,6 +49,7 @@ class Runner:
         self,
         timeline: Timeline,
         freeze: Freeze,
+        backlog: Backlog,
         copying: Copying,
         async_follower: AsyncFollower,
         emit: Emit,
@@ -55,6 +58,7 @@ class Runner:
     ) -> None:
         self._timeline = timeline
         self._freeze = freeze
+        self._backlog = backlog
         self._copying = copying
         self._async_follower = async_follower
         self._emit = emit
@@ -84,9 +88,11 @@ class Runner:
         if job.pairs:
             await self._catch_up(job, list(job.pairs))
 
-    async def _end(self, job: Job, consequences: Callable[[], None]) -> None:
+    async def _end(self, job: Job, consequences: Callable[[Backlogs], None]) -> None:
         try:
-            await when_there_is_room(self._timeline, consequences)
+            copied_to = job.pairs if job.how == COPY else []
+            async with self._backlog.after(_position(job), list(copied_to)) as missed:
+                await when_there_is_room(self._timeline, lambda: consequences(missed))
             await self._remove_log(job)
         except (OSError, DuplexdError):
             # A failed controller can't record it in the journal; the restart finds out.
@@ -117,7 +123,9 @@ class Runner:
                 await self._copying.changed(job, pair)
                 await self._catch_up(job, [pair])
             except SinkError as error:
-                await when_there_is_room(self._timeline, partial(self._leaves, job, error))
+                async with self._backlog.after(job.walk().position, [error.pair]) as missed:
+                    leaves = partial(self._leaves, job, error, missed)
+                    await when_there_is_room(self._timeline, leaves)
 
     async def _commit(self, job: Job, count: int) -> None:
         """From the COMMIT on the journal says that the secondaries are at `at`, or will be."""
@@ -149,7 +157,7 @@ class Runner:
         first_tail, passed = timeline.written, 0.0
         while True:
             near = job.lag_bytes(timeline.log_position) <= limits.follower_final_bytes
-            if near and await when_there_is_room(timeline, lambda: self._finish(job, pairs)):
+            if near and await self._finish(job, pairs):
                 break
             if not await self._copying.follow(job):
                 await timeline.at_rest(_nothing)  # the rest belongs to a batch that still runs
@@ -162,17 +170,18 @@ class Runner:
         job.cap = math.inf
         self._copying.on_moved()
 
-    def _finish(self, job: Job, pairs: list[Pair]) -> bool:
-        """The last bytes, at rest: no change comes in between. False if they are too many."""
+    async def _finish(self, job: Job, pairs: list[Pair]) -> bool:
+        """The last bytes: no change of these volumes comes in between. False if that is not all
+        that there is to copy.
+        """
+        async with self._backlog.held(pairs) as tail:
+            while job.walk().position < tail:
+                await self._copying.follow(job)
+            return await when_there_is_room(self._timeline, lambda: self._equal(job, pairs))
+
+    def _equal(self, job: Job, pairs: list[Pair]) -> bool:
         timeline, follower = self._timeline, job.walk()
-        final, chunk = self._limits.follower_final_bytes, self._limits.follower_chunk_bytes
         in_work(pairs)
-        follower.reach()
-        if follower.lag_bytes(timeline.log_position) > final:
-            return False
-        while follower.position < timeline.written:
-            self._copying.copied_bytes += follower.step(timeline.written, chunk)
-        job.floor = follower.position
         copied = all(pair.changed is None or not pair.changed.any() for pair in pairs)
         if job.how == COPY and not copied:
             return False
@@ -188,41 +197,30 @@ class Runner:
 
     # ------------------------------------------------------------------------------- failures
 
-    def _leaves(self, job: Job, error: SinkError) -> None:
+    def _leaves(self, job: Job, error: SinkError, missed: Backlogs) -> None:
         """One pair of a copy failed: it is suspended alone."""
         pair, follower = error.pair, job.walk()
         if pair.state == PENDING:
-            missed = self._missed([pair], follower.position)
+            missed = _with_uncopied(missed)
             self._freeze({pair}, pair, follower.position, error.located(), {pair}, missed)
         self._note([pair], str(error.located().strerror))
         job.pairs.remove(pair)
         follower.pairs.pop(pair.id, None)
 
-    def _failed(self, job: Job, error: SinkError) -> None:
+    def _failed(self, job: Job, error: SinkError, missed: Backlogs) -> None:
         """A secondary failed: the job's pairs are suspended where they are, at one number."""
-        moved = job.follower is not None and job.follower.sink.moves_secondary
-        at = job.walk().position if moved else job.floor
+        at = _position(job)
         torn = job.torn | ({error.pair} if error.torn else set())
-        missed = self._missed(job.pairs, at) if job.how == COPY else {}
+        missed = _with_uncopied(missed)
         unusable = torn if job.whole else set(job.pairs)
         self._freeze(set(job.pairs), error.pair, at, error.located(), unusable, missed)
         self._note(job.pairs, f"{error.pair.name}: {error.located().strerror}")
-
-    def _missed(self, pairs: Sequence[Pair], at: int) -> dict[Pair, ChangeMap]:
-        """What secondaries that were being copied to lack."""
-        ring, tail = self._timeline.writer.ring, self._timeline.written
-        missed = backlog(ring, pairs, at, tail, self._limits.follower_chunk_bytes)
-        for pair, changed in missed.items():
-            # a restart may know less: what a sync lost, no marker says
-            if pair.changed is not None:
-                changed.merge(pair.changed)
-        return missed
 
     def _note(self, pairs: Sequence[Pair], error: str) -> None:
         for pair in pairs:
             pair.resync_error = error
 
-    def _ended_early(self, job: Job, error: Exception) -> None:
+    def _ended_early(self, job: Job, error: Exception, missed: Backlogs) -> None:
         """Anything but a failed secondary. Untouched secondaries are at their cuts again."""
         why = _text(error)
         untouched = [
@@ -238,7 +236,7 @@ class Runner:
         elif job.pairs:
             # not a failure of an image: none is named
             cause = OSError(errno.EIO, f"duplexd: {job.how} ended: {why}", "duplexd")
-            self._failed(job, SinkError(job.pairs[0], 0, cause))
+            self._failed(job, SinkError(job.pairs[0], 0, cause), missed)
         self._note(job.pairs, why)
         path = error.filename if isinstance(error, OSError) and error.filename else ""
         names = [pair.name for pair in job.pairs]
@@ -254,6 +252,22 @@ class Runner:
         self._freeze(set(pairs), pairs[0], at, cause, set(), {})
         self._timeline.append(Missed({pair.id: pair.new_map() for pair in pairs}))
         self.again(pairs)
+
+
+def _position(job: Job) -> int:
+    """The number that the secondaries of a job are at."""
+    moved = job.follower is not None and job.follower.sink.moves_secondary
+    return job.walk().position if moved else job.floor
+
+
+def _with_uncopied(missed: Backlogs) -> Backlogs:
+    """What secondaries that were being copied to lack. A restart may know less than `changed` says:
+    what a sync lost, no marker says.
+    """
+    for pair, changed in missed.items():
+        if pair.changed is not None:
+            changed.merge(pair.changed)
+    return missed
 
 
 def _text(error: Exception) -> str:

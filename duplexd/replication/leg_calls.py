@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from duplexd.core.patience import Access, Patience
-from duplexd.runtime.watch import Watch, patiently
+from duplexd.core.patience import SYNC, Access, Patience
+from duplexd.runtime.watch import HungError, Watch, patiently
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,11 +22,14 @@ T = TypeVar("T")
 
 
 class LegCalls:
-    """Calls in `workers`. A cancelled waiter does not stop a call."""
+    """Calls in `workers`. A cancelled waiter does not stop a call. `on_hung(pair, leg, error)` is
+    called when a leg hung, before whoever made the call gets the error.
+    """
 
     def __init__(self, workers: Workers, patience: Patience | None = None) -> None:
         self.workers = workers
         self.patience = patience or Patience()
+        self.on_hung: Callable[[Pair, Leg, OSError], None] = _nobody_cares
 
     def seconds(self, access: Access) -> float:
         """How long this may be waited for, as of now."""
@@ -43,11 +46,29 @@ class LegCalls:
             with watch.at(access):
                 return call()
 
-        return await patiently(self.workers.of(leg), watch, watched, self.seconds)
+        return await self.walk(leg, watch, watched)
 
     async def walk(self, owner: object, watch: Watch[Access], call: Callable[[], T]) -> T:
         """The same of a call on several legs, which enters and leaves `watch` for each of them.
 
         It runs in a worker of `owner`: of whatever makes such calls one after the other.
         """
-        return await patiently(self.workers.of(owner), watch, call, self.seconds)
+        try:
+            return await patiently(self.workers.of(owner), watch, call, self.seconds)
+        except HungError as hung:
+            pair, leg, use = hung_in(hung)
+            hung.filename = leg.path
+            if use != SYNC:  # a sync that did not end has other consequences
+                self.on_hung(pair, leg, hung)
+            raise
+
+
+def hung_in(hung: HungError) -> Access:
+    """In which call."""
+    access = hung.what
+    assert isinstance(access, Access), access
+    return access
+
+
+def _nobody_cares(_pair: Pair, _leg: Leg, _error: OSError) -> None:
+    """Nobody uses it."""

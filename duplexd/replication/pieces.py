@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from duplexd.core.pair import Pair
-    from duplexd.replication.follower import Sink
+    from duplexd.replication.follower import WatchedSink
 
 _UNREADABLE_BLOCKS_MAX = 64  # of one piece, found one by one
 
@@ -80,7 +80,7 @@ class Progress:
         self.unmarked, self.copied_bytes = [], 0
 
 
-def copy_piece(sink: Sink, pair: Pair, offset: int, end: int, piece_bytes: int) -> Piece:
+def copy_piece(sink: WatchedSink, pair: Pair, offset: int, end: int, piece_bytes: int) -> Piece:
     """Copy the primary to the sink from `offset` on: at most `piece_bytes`, or a longer range that
     is a hole on both legs.
 
@@ -88,13 +88,13 @@ def copy_piece(sink: Sink, pair: Pair, offset: int, end: int, piece_bytes: int) 
     the page cache may then return content that is not on the disk. Raises SinkError if the sink
     fails, PrimaryUnreadableError if the primary does.
     """
-    if _compares(sink, pair) and (hole := _hole(pair, offset, end)):
+    if _compares(sink, pair) and (hole := _hole(sink, pair, offset, end)):
         return Piece(hole, 0, read=False)
     length = min(piece_bytes, end - offset)
     return Piece(length, _copy(sink, pair, offset, length))
 
 
-def copy_around(sink: Sink, pair: Pair, offset: int, end: int, piece_bytes: int) -> Piece:
+def copy_around(sink: WatchedSink, pair: Pair, offset: int, end: int, piece_bytes: int) -> Piece:
     """The same, but leave out the blocks that the primary does not return.
 
     A disk with one bad sector still holds everything else, and that may soon be the only copy.
@@ -105,7 +105,7 @@ def copy_around(sink: Sink, pair: Pair, offset: int, end: int, piece_bytes: int)
         return _around(sink, pair, offset, min(piece_bytes, end - offset))
 
 
-def _around(sink: Sink, pair: Pair, offset: int, length: int) -> Piece:
+def _around(sink: WatchedSink, pair: Pair, offset: int, length: int) -> Piece:
     """Once this many blocks of a piece cannot be read, the rest of it is not tried: each read may
     take the disk seconds.
     """
@@ -125,41 +125,42 @@ def _around(sink: Sink, pair: Pair, offset: int, length: int) -> Piece:
     return Piece(length, copied, unreadable=unreadable)
 
 
-def _copy(sink: Sink, pair: Pair, offset: int, length: int) -> int:
-    data = _read(pair, offset, length)
+def _copy(sink: WatchedSink, pair: Pair, offset: int, length: int) -> int:
+    data = _read(sink, pair, offset, length)
     try:
         return _put(sink, pair, offset, data)
     except OSError as error:
         raise SinkError(pair, 0, error, offset) from error
 
 
-def _compares(sink: Sink, pair: Pair) -> bool:
+def _compares(sink: WatchedSink, pair: Pair) -> bool:
     """Whether what the secondary returns can be relied on."""
     return not sink.moves_secondary or pair.reason != pair_states.RESYNCING
 
 
-def _hole(pair: Pair, offset: int, end: int) -> int:
+def _hole(sink: WatchedSink, pair: Pair, offset: int, end: int) -> int:
     """How many bytes from `offset` on are a hole on both; 0 if that cannot be found out."""
+    primary, secondary = sink.legs.primary(pair), sink.legs.secondary(pair)
     try:
-        return equal_holes(pair.primary, pair.copy_of, offset, end) - offset
+        return equal_holes(primary, secondary, offset, end) - offset
     except OSError:
         return 0  # the read that follows says which image it is
 
 
-def _read(pair: Pair, offset: int, length: int) -> bytearray:
+def _read(sink: WatchedSink, pair: Pair, offset: int, length: int) -> bytearray:
     try:
-        return read(pair.primary, offset, length)
+        return read(sink.legs.primary(pair), offset, length)
     except UnreadableError as error:
         of_primary = PrimaryUnreadableError(*error.args, pair.primary.path)
         of_primary.offset = error.offset
         raise of_primary from error
 
 
-def _put(sink: Sink, pair: Pair, offset: int, data: bytearray) -> int:
+def _put(sink: WatchedSink, pair: Pair, offset: int, data: bytearray) -> int:
     length = len(data)
     if sink.moves_secondary and _compares(sink, pair):
         present = bytearray(length)
-        pair.copy_of.read_into(offset, memoryview(present))
+        sink.legs.secondary(pair).read_into(offset, memoryview(present))
         if present == data:
             return 0
     if data == bytes(length):

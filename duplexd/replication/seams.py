@@ -55,6 +55,16 @@ class Timeline(Protocol):
         """Wait until a record survives a power cut."""
 
 
+class Gates(Protocol):
+    """See `engine/write_path.py`: changes of a volume whose gate is closed wait."""
+
+    def close_gates(self, pairs: Iterable[Pair], /) -> None:
+        """Close them; each call needs its own `open_gates`."""
+
+    def open_gates(self, pairs: Iterable[Pair], /) -> object:
+        """Undo one `close_gates`."""
+
+
 class Freeze(Protocol):
     """See `engine/failures.py`."""
 

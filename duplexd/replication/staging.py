@@ -27,6 +27,7 @@ from duplexd.journal.format import (
 )
 from duplexd.journal.scan import records
 from duplexd.replication.follower import SinkError, UntouchedError, put
+from duplexd.replication.watched import WatchedLegs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,6 +51,7 @@ class StagingSink:
         self, disk: Disk, directory: str, job: str, file_bytes: int, piece_bytes_max: int
     ) -> None:
         """`file_bytes`: of each file; `piece_bytes_max`: of a write that is put here."""
+        self.legs = WatchedLegs()
         self._disk = disk
         self._directory = directory
         self._job = job
@@ -63,13 +65,13 @@ class StagingSink:
 
     def write(self, pair: Pair, offset: int, data: Buffer) -> None:
         """See `Sink`. Raises UntouchedError if the secondary has no room for it."""
-        _reserve(pair, offset, len(data))
+        self._reserve(pair, offset, len(data))
         self._append(WRITE, pair, offset, len(data), data, 0)
 
     def zero(self, pair: Pair, offset: int, length: int, allocate: bool) -> None:
         """See `Sink`. Raises UntouchedError if the secondary has no room for it."""
         if allocate:
-            _reserve(pair, offset, length)
+            self._reserve(pair, offset, length)
         self._append(ZERO, pair, offset, length, b"", FLAG_ALLOCATE if allocate else 0)
 
     def _append(
@@ -107,6 +109,17 @@ class StagingSink:
         self._position = 0
         return self._file
 
+    def _reserve(self, pair: Pair, offset: int, length: int) -> None:
+        if pair.secondary is not None:
+            try:
+                self.legs.secondary(pair).reserve(offset, length)
+            except OSError as error:
+                raise UntouchedError(
+                    error.errno, f"{pair.secondary.path}: no room for the changes: {error.strerror}"
+                ) from error
+            finally:
+                pair.secondary_dirty = True  # its time has changed: see `engine/samples.py`
+
     @property
     def count(self) -> int:
         """How many records it holds."""
@@ -127,18 +140,6 @@ class StagingSink:
 
 def _name(job: str, number: int) -> str:
     return f"{job}-{number:04d}.stg"
-
-
-def _reserve(pair: Pair, offset: int, length: int) -> None:
-    if pair.secondary is not None:
-        try:
-            pair.secondary.reserve(offset, length)
-        except OSError as error:
-            raise UntouchedError(
-                error.errno, f"{pair.secondary.path}: no room for the changes: {error.strerror}"
-            ) from error
-        finally:
-            pair.secondary_dirty = True  # its time has changed: see `engine/samples.py`
 
 
 class StagingArea:

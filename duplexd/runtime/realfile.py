@@ -36,6 +36,7 @@ class RealFile:
     __slots__ = (
         "_alignment",
         "_fd",
+        "_in_memory",
         "_nowait",
         "_punches",
         "_reserves",
@@ -51,6 +52,7 @@ class RealFile:
         self.size = size
         self.is_block = is_block
         self._alignment = BLOCK_ALIGNMENT_BYTES if is_block else 1
+        self._in_memory = in_memory(fd)  # asked once: any call on the descriptor may hang
         self._nowait = True
         self._punches = punches(fd, size, is_block)
         self._zeroes = True
@@ -95,7 +97,7 @@ class RealFile:
         """No RWF_NOWAIT here: where the file system lives in memory a plain read does not block
         either.
         """
-        if not in_memory(self._fd):
+        if not self._in_memory:
             return False
         self.read_into(offset, buffer)
         return True

@@ -13,10 +13,12 @@ answer cannot differ in shape from a documented one. It is typed against
     controller.emit("noise", text="x")         # an event, for all listeners
 
 Knobs: `drain_s` how long a quiesce takes; `resync_s`; `verify_steps`; `differs` volumes whose legs
-differ; `broken` volumes whose resync fails; `void` makes the verdict of a suspend void; `bug` makes
-status raise; `failed` as of a controller that takes no changes; `version`, `group_protocol`,
-`hold_max_s`, `nbd` are what status says. `leases`, `released_at`, `cancelled`, `draining` tell what
-happened.
+differ; `broken` volumes whose resync fails; `refused` volumes that are not served, and why;
+`leg_errors` by volume and role; `rebuilds` whether the journal reaches back to the cuts; `void`
+makes the verdict of a suspend void; `bug` makes status raise; `failed` as of a controller that
+takes no changes, `refusal` as of one that does not for now; `version`, `group_protocol`,
+`hold_max_s`, `nbd` are what status says. `swapped`, `kept_to`, `leases`, `released_at`,
+`cancelled`, `draining` tell what happened.
 
 `tests/support/control_plane.py` serves it in a thread, `tests/support/fake_member.py` in the loop
 of the test, with answers that a test plants.
@@ -51,12 +53,15 @@ from duplexd.api.models.line_model import (
     Verified,
     VerifiedVolume,
 )
+from duplexd.api.models.roles_model import Lost, Roles, RolesVolume
 from duplexd.api.models.status_model import (
     ControllerStatus,
     Copy,
     GroupStatus,
     Journal,
     LeaseStatus,
+    Primary,
+    Rebuild,
     Secondary,
     Status,
     VolumeStatus,
@@ -314,9 +319,15 @@ class FakeController:
         self.verify_steps = 2
         self.differs: set[str] = set()
         self.broken: set[str] = set()
+        self.swapped: set[str] = set()
+        self.refused: dict[str, str] = {}
+        self.leg_errors: dict[tuple[str, str], str] = {}
+        self.rebuilds = True
+        self.kept_to: list[str] = []
         self.void = False
         self.bug = False
         self.failed = ""
+        self.refusal = ""
         self.version = "0.1.0"
         self.group_protocol = 1
         self.hold_max_s = 2.0
@@ -368,6 +379,7 @@ class FakeController:
             sequence=self.sequence,
             synced=self.sequence,
             failed=self.failed or None,
+            refused=self.refusal or None,
             version=self.version,
             group_protocol=self.group_protocol,
             hold_max_s=self.hold_max_s,
@@ -377,11 +389,16 @@ class FakeController:
 
     def _volume_status(self, name: str, held: bool) -> VolumeStatus:
         state = self.volumes[name]
+        primary, other = self.images(name)
         secondary = Secondary(
             usable=True,
             as_of_sequence=self.sequence,
+            as_of_time=1.0,
             cut=self._cut(name) if state == "SUSPENDED" else None,
+            path=other,
+            error=self.leg_errors.get((name, "secondary"), ""),
         )
+        rebuild = Rebuild(possible=self.rebuilds, from_sequence=self.sequence + 1)
         return VolumeStatus(
             name=name,
             size=SIZE_BYTES,
@@ -392,8 +409,19 @@ class FakeController:
             connections=1,
             sequence=self.sequence,
             secondary=None if state == "SIMPLEX" else secondary,
+            changed_bytes=65536 if state == "SUSPENDED" else 0,
             copy=Copy(done_bytes=1, total_bytes=2, eta_s=1.0) if state == "PENDING" else None,
+            served=name not in self.refused,
+            error=self.refused.get(name, ""),
+            swapped=name in self.swapped,
+            primary=Primary(path=primary, error=self.leg_errors.get((name, "primary"), "")),
+            rebuild=rebuild if state == "SUSPENDED" else None,
         )
+
+    def images(self, name: str) -> tuple[str, str]:
+        """The paths of a volume's primary and secondary."""
+        paths = (f"/a/{name}.img", f"/b/{name}.img")
+        return (paths[1], paths[0]) if name in self.swapped else paths
 
     def _cut(self, name: str) -> Cut | None:
         cut_id = self.cut_of.get(name)
@@ -593,3 +621,45 @@ class FakeController:
             for name in names
         ]
         return dumped(Verified(equal=not self.differs.intersection(names), volumes=rows))
+
+    async def swap(
+        self, names: list[str], roll_forward: bool, keep_to: str | None, lose_changes: bool
+    ) -> Json:
+        for name in names:
+            state = self.volumes[name]
+            if state == "SUSPENDED" and not (roll_forward or lose_changes):
+                raise WrongStateError(f"{name} is SUSPENDED; use --roll-forward or --lose-changes")
+            if state not in {"DUPLEX", "SUSPENDED"}:
+                raise WrongStateError(f"{name} is {state}")
+        lost = Lost(records=2, first=8, last=9, bytes=65536, since=1.0)
+        rows = []
+        for name in names:
+            rows.append(self._roles(name, lost if lose_changes else None))
+            self.swapped ^= {name}
+        if keep_to is not None:
+            self.kept_to.append(keep_to)
+        self.emit("swapped", volumes=names)
+        return dumped(Roles(volumes=rows))
+
+    def _roles(self, name: str, lost: Lost | None = None, already: bool = False) -> RolesVolume:
+        """What a volume is after its images changed roles; `already`: they did not."""
+        now, other = self.images(name)
+        primary, secondary = (now, other) if already else (other, now)
+        return RolesVolume(
+            name=name,
+            state=self.volumes[name],
+            reason="by command" if self.volumes[name] == "SUSPENDED" else None,
+            swapped=(name in self.swapped) is already,
+            primary=primary,
+            secondary=secondary,
+            sequence=self.sequence,
+            lost=lost,
+            already=already,
+        )
+
+    async def adopt(self, names: list[str]) -> Json:
+        rows = []
+        for name in names:
+            served = self.refused.pop(name, None) is None
+            rows.append(self._roles(name, already=True).model_copy(update={"already": served}))
+        return dumped(Roles(volumes=rows))

@@ -20,18 +20,20 @@ class HangingLeg(FaultLeg):
     were called for, as a disk does that answers late.
     """
 
-    __slots__ = ("_answers", "_hung", "hangs", "left")
+    __slots__ = ("_after", "_answers", "_hung", "hangs", "left")
 
     def __init__(self, leg: Leg) -> None:
         super().__init__(leg, self._wait)
         self.hangs: set[Operation] = set()
+        self._after = 0
         self._answers = threading.Event()
         self._hung = threading.Semaphore(0)
         self.left = threading.Semaphore(0)  # a call that had hung is about to go on
 
-    def hang(self, *operations: Operation) -> None:
-        """From now on these hang."""
+    def hang(self, *operations: Operation, after: int = 0) -> None:
+        """From now on these hang, once so many of them have been done."""
         self.hangs = set(operations)
+        self._after = after
         self._answers.clear()
 
     def release(self) -> None:
@@ -44,7 +46,10 @@ class HangingLeg(FaultLeg):
         assert await asyncio.to_thread(self._hung.acquire, timeout=PATIENCE_SECONDS)
 
     def _wait(self, operation: Operation) -> None:
-        if operation in self.hangs:
+        if operation not in self.hangs:
+            return
+        self._after -= 1
+        if self._after < 0:
             self._hung.release()
             self._answers.wait()
             self.left.release()

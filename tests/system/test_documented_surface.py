@@ -201,7 +201,8 @@ async def test_the_status_has_exactly_the_documented_fields(busy: Daemon) -> Non
     compare("Status", status, seen, missing)
     assert missing == NOT_IN_STATUS
     assert {"Cut", "Copy", "CutStatus", "HoldFigures", "HoldPhases", "LeaseStatus"} <= seen
+    assert {"Primary", "Secondary", "Rebuild"} <= seen
 
 
 async def test_readiness_is_that_of_the_controller(busy: Daemon) -> None:
-    assert busy.request("GET", "/readyz") == (200, {"status": "ready"})
+    assert busy.request("GET", "/readyz") == (200, {"status": "ready", "degraded": []})

@@ -34,7 +34,9 @@ from duplexd.errors import (
     TimedOutError,
     UnreachableError,
     UsageError,
+    WrongStateError,
 )
+from duplexd.limits import DaemonLimits
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -89,6 +91,26 @@ def test_the_unit_does_not_restart_after_errors_that_need_an_operator() -> None:
     assert {int(code) for code in settings()["RestartPreventExitStatus"].split()} == codes
     assert (settings()["Type"], settings()["Restart"]) == ("notify", "on-failure")
     assert settings()["ExecReload"] == "/bin/kill -HUP $MAINPID"
+
+
+def test_the_unit_waits_for_a_stop_longer_than_the_daemon_does() -> None:
+    seconds = settings()["TimeoutStopSec"]
+    assert int(seconds.removesuffix("s")) > DaemonLimits().stop_seconds_max
+
+
+def test_what_a_start_waits_for_does_not_use_up_the_starts_of_the_unit() -> None:
+    """Else systemd gives up while the address is still to come."""
+    unit, own = settings(), DaemonLimits()
+    interval_s = int(unit["StartLimitIntervalSec"].removesuffix("min")) * 60
+    assert WrongStateError.exit_code not in map(int, unit["RestartPreventExitStatus"].split())
+    assert int(unit["StartLimitBurst"]) * own.passing_seconds_max > interval_s
+
+
+def test_the_unit_needs_the_mount_of_the_state_and_of_no_image() -> None:
+    unit = settings()
+    state_dir = f"/var/lib/{unit['StateDirectory']}"
+    assert unit["RequiresMountsFor"].split() == [state_dir, "/etc/duplexd"]
+    assert "network-online.target" in unit["After"].split()
 
 
 def test_the_canary_unit_restarts_only_after_transient_errors() -> None:

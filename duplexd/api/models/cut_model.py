@@ -148,7 +148,7 @@ class CutStatus(Answer):
 class CutList(Answer):
     """GET /v1/cuts."""
 
-    cuts: list[CutStatus] = Field(description="the latest ones, oldest first")
+    cuts: list[CutStatus] = Field(description="the latest ones, by sequence number")
 
 
 class CutReleased(Answer):

@@ -12,6 +12,7 @@ from duplexd.limits import (
     HOLD_SECONDS_MAX,
     MEMBERS_MAX,
     NAME_CHARACTERS_MAX,
+    PATH_CHARACTERS_MAX,
     TAG_CHARACTERS_MAX,
     VOLUMES_MAX,
 )
@@ -76,6 +77,33 @@ class VerifyRequest(Request):
     progress: bool = Field(
         False, description="answer with lines of progress; the last line is the result"
     )
+
+
+class SwapRequest(Request):
+    """Let the two images of each pair change roles."""
+
+    targets: Targets
+    roll_forward: bool = Field(
+        False,
+        description="of a SUSPENDED pair: bring the secondary from its cut to the last change",
+    )
+    keep_to: str | None = Field(
+        None,
+        min_length=1,
+        max_length=PATH_CHARACTERS_MAX,
+        description="with `roll_forward`: copy the secondary, as it is at the cut, there first",
+    )
+    lose_changes: bool = Field(
+        False,
+        description="of a SUSPENDED pair: take the secondary as it is at its cut; later changes"
+        " are lost",
+    )
+
+
+class AdoptRequest(Request):
+    """Take the primary images of volumes that are not served as they are."""
+
+    targets: Targets
 
 
 class RenewRequest(Request):

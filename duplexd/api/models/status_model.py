@@ -45,7 +45,31 @@ class ControllerStatus(Answer):
         None, description="how long its clients' writes may be held, as configured"
     )
     nbd: list[str] = Field(default_factory=list, description="where it listens for NBD clients")
+    refused: str | None = Field(
+        None,
+        description="why every change is refused for now, as the journal's disk is full; null while"
+        " changes are taken",
+    )
     journal: Journal
+
+
+class Primary(Answer):
+    path: str = Field(description="of the image that clients read and write")
+    error: str = Field("", description="what is wrong with it; empty if nothing is known")
+    repaired_bytes: Bytes = Field(
+        0, description="unreadable ranges that were rewritten from the secondary, since the start"
+    )
+
+
+class Rebuild(Answer):
+    """Whether a SUSPENDED pair survives the loss of its primary without losing a change."""
+
+    possible: bool = Field(
+        description="the journal still has every change after the cut: `swap --roll-forward`"
+    )
+    from_sequence: int | None = Field(
+        None, description="the first number that would be applied to the secondary"
+    )
 
 
 class Secondary(Answer):
@@ -58,6 +82,8 @@ class Secondary(Answer):
     as_of_time: float | None = Field(None, description="when that was")
     cut: Cut | None = Field(None, description="the cut it is at; null unless SUSPENDED")
     lag_bytes: Bytes = Field(0, description="changes in the journal that it has yet to apply")
+    path: str = Field("", description="of the image")
+    error: str = Field("", description="what is wrong with it; empty if nothing is known")
 
 
 class Copy(Answer):
@@ -80,6 +106,14 @@ class VolumeStatus(Answer):
         0, description="what a resync would have to copy, rounded up to whole grains"
     )
     copy_: Copy | None = Field(None, alias="copy", description="a first copy or resync that runs")
+    served: bool = Field(True, description="false: NBD clients are refused; see `error`")
+    error: str = Field("", description="why it is not served; empty if it is")
+    swapped: bool = Field(
+        False,
+        description="the image of the key `secondary` of the configuration has the role primary",
+    )
+    primary: Primary | None = None
+    rebuild: Rebuild | None = Field(None, description="null unless SUSPENDED")
 
 
 class GroupStatus(Answer):
@@ -113,9 +147,20 @@ class Status(Answer):
     )
 
 
+class Degraded(Answer):
+    """A volume that lacks an image it should have, and why."""
+
+    name: str
+    served: bool = Field(description="false: NBD clients are refused")
+    why: str
+
+
 class Health(Answer):
     """GET /healthz and /readyz."""
 
     status: str
     controller: str | None = Field(None, description="its name; of /healthz")
+    degraded: list[Degraded] | None = Field(
+        None, description="of /readyz: volumes with a fault; empty if there is none"
+    )
     starting: StartProgress | None = Field(None, description="of /healthz, while it starts")

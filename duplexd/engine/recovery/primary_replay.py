@@ -13,8 +13,9 @@ from duplexd.engine.recovery.progress import PRIMARIES
 from duplexd.engine.recovery.refusals import Refusals, different
 from duplexd.journal.format import TRIM, WRITE, ZERO
 from duplexd.journal.reader import Reader
-from duplexd.replication.async_follower import UNREADABLE
+from duplexd.replication.backlog import UNREADABLE
 from duplexd.replication.follower import SinkError, put
+from duplexd.replication.watched import WatchedLegs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,6 +47,7 @@ class WatchedSink:
 
     def __init__(self, sink: Sink, role: str, watch: Watch[Side]) -> None:
         self.moves_secondary = sink.moves_secondary
+        self.legs = WatchedLegs()  # of a follower; here it is the watch below that counts
         self._sink = sink
         self._role = role
         self._watch = watch

@@ -21,7 +21,7 @@ from duplexd.engine.recovery.faults import Fault, Faults, Side
 from duplexd.engine.recovery.primary_replay import PrimaryReplay, WatchedSink, lacking
 from duplexd.engine.recovery.progress import SECONDARIES
 from duplexd.errors import DamageError
-from duplexd.replication.async_follower import backlog
+from duplexd.replication.backlog import backlog
 from duplexd.replication.follower import Follower, SecondarySink, SinkError
 
 if TYPE_CHECKING:

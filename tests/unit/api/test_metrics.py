@@ -86,6 +86,30 @@ async def test_a_failed_controller_shows() -> None:
     assert scraped(Scrape(controller, LoopLag()))["duplexd_failed", ()] == 1
 
 
+async def test_a_controller_that_refuses_changes_shows_whether_for_good_or_for_now() -> None:
+    controller = FakeController(["data"], {})
+    seen = []
+    for controller.failed, controller.refusal in (("", ""), ("", "no room"), ("no sync", "")):
+        seen.append(scraped(Scrape(controller, LoopLag()))["duplexd_refusing", ()])
+    assert seen == [0, 1, 1]
+
+
+async def test_a_volume_shows_whether_it_is_served_swapped_and_whole() -> None:
+    controller = FakeController(["data", "wal"], {})
+    controller.refused["data"] = "/a/data.img: no such file"
+    controller.leg_errors["data", "primary"] = "no such file"
+    controller.swapped.add("wal")
+    found = scraped(Scrape(controller, LoopLag()))
+    for name, label, expected in (
+        ("duplexd_volume_served", (), (0, 1)),
+        ("duplexd_volume_swapped", (), (0, 1)),
+        ("duplexd_leg_failed", (("role", "primary"),), (1, 0)),
+        ("duplexd_leg_failed", (("role", "secondary"),), (0, 0)),
+    ):
+        values = [found[name, (*label, ("volume", volume))] for volume in ("data", "wal")]
+        assert tuple(values) == expected, name
+
+
 async def test_events_add_up() -> None:
     scrape = Scrape(FakeController(["data"], {}), LoopLag())
     waited = {"seconds_max": 0.002, "writes_held": 1}

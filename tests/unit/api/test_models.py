@@ -9,9 +9,11 @@ from pydantic import ValidationError
 
 from duplexd.api.models.line_model import Released
 from duplexd.api.models.request_model import (
+    AdoptRequest,
     QuiesceRequest,
     ResyncRequest,
     SuspendRequest,
+    SwapRequest,
     VerifyRequest,
 )
 from duplexd.limits import HOLD_SECONDS_MAX, NAME_CHARACTERS_MAX, TAG_CHARACTERS_MAX, VOLUMES_MAX
@@ -19,7 +21,14 @@ from duplexd.limits import HOLD_SECONDS_MAX, NAME_CHARACTERS_MAX, TAG_CHARACTERS
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-REQUESTS = (QuiesceRequest, SuspendRequest, ResyncRequest, VerifyRequest)
+REQUESTS = (
+    QuiesceRequest,
+    SuspendRequest,
+    ResyncRequest,
+    VerifyRequest,
+    SwapRequest,
+    AdoptRequest,
+)
 
 
 @pytest.mark.parametrize("model", REQUESTS)

@@ -108,7 +108,7 @@ def ended(sock: socket.socket) -> bool:
 
 
 def test_a_client_with_a_certificate_and_a_name_gets_in(there: Remote) -> None:
-    assert there.ask("GET", "/readyz") == (200, {"status": "ready"})
+    assert there.ask("GET", "/readyz") == (200, {"status": "ready", "degraded": []})
 
 
 def test_one_connection_serves_many_requests(there: Remote) -> None:

@@ -65,6 +65,19 @@ secondary only if it had one before: torn, or with a failed sync.
 A pair that is SUSPENDED by command is at its cut. Whether that cut is `consistent`, `void`, or
 still undecided is the cut's own state. Those of a cut over several controllers are in
 [groups.md](groups.md).
+
+## Roles, and volumes that are not served
+
+Which image has which role is recorded in the journal, and is no state: a pair in any state may be
+swapped. A swap of a DUPLEX pair loses nothing. One of a SUSPENDED pair either brings the secondary
+to the last change first (`--roll-forward`), or gives up the changes after its cut
+(`--lose-changes`). A PENDING pair has no complete secondary, and a SIMPLEX one has none, so neither
+can be swapped.
+
+A volume is served as long as its primary is there and is the image that the journal knows. A DUPLEX
+pair whose primary fails is swapped, and then SUSPENDED by secondary error. Where the secondary is
+not current the volume is not served, in whatever state its pair is, until its primary is back, its
+pair is swapped, or the image is adopted: [disaster.md](disaster.md).
 """
 
 

@@ -45,15 +45,19 @@ async def threads() -> AsyncIterator[Threads]:
 
 
 class FullDisk(RealDisk):
-    """Has no room for a checkpoint while the reserve is there."""
+    """Has no room for a checkpoint while the reserve is there. `behind`: another error says so."""
 
-    def __init__(self, reserve: Reserve) -> None:
+    def __init__(self, reserve: Reserve, behind: bool = False) -> None:
         super().__init__()
         self._reserve = reserve
+        self._behind = behind
 
     def replace_file(self, path: str, data: bytes, shared: bool = False) -> None:
         if self._reserve.size:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+            if self._behind:
+                raise OSError(errno.EIO, "cannot be taken back", path) from full
+            raise full
         super().replace_file(path, data, shared)
 
 
@@ -97,9 +101,12 @@ async def test_how_far_it_is_can_be_asked_meanwhile(attempt: Attempt) -> None:
     assert attempt.starting.text == "recovering, 95 % (writing the first checkpoint)"
 
 
-async def test_on_a_full_disk_the_reserve_makes_a_start_possible(attempt: Attempt) -> None:
+@pytest.mark.parametrize("behind", [False, True])
+async def test_on_a_full_disk_the_reserve_makes_a_start_possible(
+    attempt: Attempt, behind: bool
+) -> None:
     attempt.reserve.make(4096)
-    controller = await attempt.run(FullDisk(attempt.reserve))
+    controller = await attempt.run(FullDisk(attempt.reserve, behind))
     await controller.stop()
     assert not attempt.reserve.size
 

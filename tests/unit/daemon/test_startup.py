@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.daemon import preflight, startup
+from duplexd.daemon import startup
 from duplexd.daemon.preflight import Problem
 from duplexd.errors import ConfigurationError, ForbiddenError, WrongStateError
 from tests.unit.daemon.files import config
@@ -107,14 +107,10 @@ def test_errors_from_below_get_file_and_key(tmp_path: Path) -> None:
     ],
 )
 def test_only_permissions_are_a_matter_of_permission(
-    problems: list[Problem],
-    expected: type[Exception],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    problems: list[Problem], expected: type[Exception], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(preflight, "look", lambda *_: problems)
     with pytest.raises(expected) as caught:
-        startup.refuse_problems(config(tmp_path))
+        startup.refuse_problems(config(tmp_path), problems)
     assert str(caught.value).splitlines() == [
         f"{tmp_path / 'f.toml'}: {problem.line}" for problem in problems
     ]
@@ -127,13 +123,9 @@ def test_an_error_that_passes_gets_file_and_key_and_stays_one(tmp_path: Path) ->
     assert str(caught.value) == f"{own.source}: nbd.listen: port taken"
 
 
-def test_what_only_degrades_the_start_does_not_prevent_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_only_degrades_the_start_does_not_prevent_it(tmp_path: Path) -> None:
     missing = Problem("volumes.v.secondary: missing", degrades=True)
-    monkeypatch.setattr(preflight, "look", lambda *_: [missing])
-    startup.refuse_problems(config(tmp_path))
-    monkeypatch.setattr(preflight, "look", lambda *_: [missing, Problem("b: y")])
+    startup.refuse_problems(config(tmp_path), [missing])
     with pytest.raises(ConfigurationError) as caught:
-        startup.refuse_problems(config(tmp_path))
+        startup.refuse_problems(config(tmp_path), [missing, Problem("b: y")])
     assert str(caught.value) == f"{tmp_path / 'f.toml'}: b: y"

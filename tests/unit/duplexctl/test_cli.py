@@ -219,6 +219,8 @@ def test_not_found_is_3_and_json_has_the_problem(ctl: Ctl) -> None:
         ["resync", "x"],
         ["resync", "--wait", "x"],
         ["verify", "x"],
+        ["swap", "x"],
+        ["adopt", "x"],
         ["release", "x"],
     ):
         code, out, err = ctl(*arguments, "--json")
@@ -393,6 +395,8 @@ def test_every_command_has_json_and_a_help_text() -> None:
         "verify",
         "settle",
         "cuts",
+        "swap",
+        "adopt",
         "completion",
     }
     assert wanted <= set(commands())

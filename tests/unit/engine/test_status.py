@@ -10,6 +10,7 @@ import pytest
 
 from duplexd.api.models.status_model import Status
 from duplexd.engine.counters import Counters
+from duplexd.images.absent import AbsentLeg
 from tests.unit.engine.cores import SIZE, Core, new_disk, running, settings
 
 if TYPE_CHECKING:
@@ -17,14 +18,15 @@ if TYPE_CHECKING:
 
 CONTROLLER = {
     "name", "sequence", "journal", "synced", "failed", "version", "group_protocol", "hold_max_s",
-    "nbd",
+    "nbd", "refused",
 }  # fmt: skip
 JOURNAL = {"used_bytes", "size_bytes", "oldest_sequence"}
 VOLUME = {
     "name", "size", "state", "reason", "held", "mode", "connections", "sequence", "secondary",
-    "changed_bytes", "copy",
+    "changed_bytes", "copy", "served", "error", "swapped", "primary", "rebuild",
 }  # fmt: skip
-SECONDARY = {"usable", "as_of_sequence", "as_of_time", "cut", "lag_bytes"}
+SECONDARY = {"usable", "as_of_sequence", "as_of_time", "cut", "lag_bytes", "path", "error"}
+PRIMARY = {"path", "error", "repaired_bytes"}
 COPY = {"done_bytes", "total_bytes", "eta_s"}
 
 
@@ -45,6 +47,7 @@ async def test_the_fields_are_those_promised() -> None:
         assert set(status["controller"]["journal"]) == JOURNAL
         assert [set(entry) for entry in status["volumes"]] == [VOLUME, VOLUME]
         assert set(status["volumes"][0]["secondary"]) == SECONDARY
+        assert set(status["volumes"][0]["primary"]) == PRIMARY
         assert status["volumes"][1]["secondary"] is None
         assert status["groups"] == [{"name": "db", "volumes": ["data"], "state": "DUPLEX"}]
         (lease,) = status["leases"]
@@ -68,8 +71,61 @@ async def test_a_mirrored_secondary_is_as_of_now() -> None:
             "as_of_time": core.clock.wall(),
             "cut": None,
             "lag_bytes": 0,
+            "path": "/b/data.img",
+            "error": "",
         }
-        assert found["copy"] is None
+        assert (found["copy"], found["rebuild"]) == (None, None)
+
+
+async def test_a_suspended_pair_can_be_rebuilt_from_the_change_after_its_cut() -> None:
+    async with running() as core:
+        result = await core.controller.suspend(["data"])
+        await core.write("data", 0, b"x")
+        first = result["controllers"]["alpha"] + 1
+        assert volume(core)["rebuild"] == {"possible": True, "from_sequence": first}
+
+
+async def test_a_suspended_pair_can_not_be_rebuilt_once_the_journal_has_moved_on() -> None:
+    async with running() as core:
+        await core.controller.suspend(["data"])
+        ring = core.controller.timeline.writer.ring
+        while ring.oldest <= volume(core)["secondary"]["as_of_sequence"] + 1:
+            await core.write("data", 0, b"x" * 65536)
+        assert volume(core)["rebuild"]["possible"] is False
+
+
+async def test_a_journal_without_room_says_that_changes_are_refused() -> None:
+    async with running() as core:
+        assert core.controller.status()["controller"]["refused"] is None
+        core.controller.admission.refuse(errno.ENOSPC)
+        refused = core.controller.status()["controller"]["refused"]
+        assert refused == "No space left on device"
+
+
+async def test_a_volume_that_is_not_served_says_why() -> None:
+    async with running() as core:
+        core.pair().failed = "/a/data.img: is missing"
+        found = volume(core)
+        assert (found["served"], found["error"]) == (False, "/a/data.img: is missing")
+
+
+async def test_a_secondary_that_failed_says_why() -> None:
+    async with running() as core:
+        core.secondary().fail("write", errno.ENOSPC)
+        await core.write("data", 0, b"x" * 4096)
+        assert volume(core)["secondary"]["error"] == "/b/data.img: No space left on device"
+
+
+async def test_an_image_that_is_not_there_says_why() -> None:
+    async with running() as core:
+        pair = core.pair()
+        away = AbsentLeg("/b/data.img", SIZE, "/b/data.img: is missing")
+        kept = pair.copy_of
+        pair.set_legs(pair.primary, away, "sync")
+        assert volume(core)["secondary"]["error"] == "/b/data.img: is missing"
+        await core.controller.suspend(["data"])
+        assert volume(core)["rebuild"]["possible"] is False
+        pair.set_legs(pair.primary, kept, "sync")
 
 
 async def test_a_suspended_secondary_is_as_of_its_cut() -> None:

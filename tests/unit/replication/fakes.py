@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from duplexd.backend import WRITE
@@ -17,6 +18,8 @@ from duplexd.core.pair import Pair, refresh
 from duplexd.core.pair_states import FIRST_COPY
 from duplexd.errors import DuplexdError
 from duplexd.limits import EngineLimits
+from duplexd.replication.leg_calls import LegCalls
+from duplexd.runtime.threads import Workers
 from duplexd.units import KIB, MIB
 from tests.sim.disk import SimDisk
 from tests.support.fault_leg import FaultLeg
@@ -219,9 +222,9 @@ class FakeEmit:
         return [entry for entry in self.seen if entry["event"] == event]
 
 
-class InlineWorkers:
-    """See `runtime.threads.Workers`: calls at once. `held`, while set, keeps calls waiting; `burst`
-    is raised, once, in place of the next call.
+class InlineWorkers(Workers):
+    """See `runtime.threads.Workers`: calls in the next turn of the loop. `held`, while set, keeps
+    calls waiting; `burst` is raised, once, in place of the next call.
     """
 
     def __init__(self) -> None:
@@ -231,25 +234,44 @@ class InlineWorkers:
     def submit(
         self, call: Callable[[], T], done: Callable[[T | None, BaseException | None], None]
     ) -> None:
-        done(call(), None)
+        _running.add(task := asyncio.ensure_future(self._do(call, done)))
+        task.add_done_callback(_running.discard)
 
-    async def run(self, call: Callable[[], T]) -> T:
-        await asyncio.sleep(0)
+    async def _do(
+        self, call: Callable[[], T], done: Callable[[T | None, BaseException | None], None]
+    ) -> None:
         if self.held is not None:
             await self.held.wait()
         burst, self.burst = self.burst, None
-        if burst is not None:
-            raise burst
-        return call()
-
-    def of(self, _disk: object) -> InlineWorkers:
-        return self
-
-    def replace(self) -> None:
-        pass
+        try:
+            if burst is not None:
+                raise burst
+            result = call()
+        except Exception as error:  # noqa: BLE001  the submitter of the call gets it
+            done(None, error)
+        else:
+            done(result, None)
 
     def close(self) -> None:
-        pass
+        """Nothing is left."""
+
+
+_running: set[asyncio.Task[None]] = set()
+
+
+class FakeGates:
+    """See `seams.Gates`: how often each is closed."""
+
+    def __init__(self) -> None:
+        self.closed: Counter[Pair] = Counter()
+
+    def close_gates(self, pairs: Iterable[Pair]) -> None:
+        self.closed.update(pairs)
+
+    def open_gates(self, pairs: Iterable[Pair]) -> None:
+        for pair in pairs:
+            assert self.closed[pair] > 0
+            self.closed[pair] -= 1
 
 
 class FakeClock:
@@ -290,6 +312,8 @@ class World:
         self.checkpointer = FakeCheckpointer()
         self.emit = FakeEmit()
         self.workers = InlineWorkers()
+        self.calls = LegCalls(self.workers)
+        self.gates = FakeGates()
         self.clock = FakeClock()
         self.legs: dict[Pair, Legs] = {}
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.core import pair_states
-from duplexd.core.admission import Admission
 from duplexd.core.markers import Fail
-from duplexd.replication.async_follower import ASYNC_TOO_FAR_BEHIND, AsyncFollower, backlog
+from duplexd.core.patience import Patience
+from duplexd.replication.async_follower import AsyncFollower
+from duplexd.replication.backlog import Backlog, backlog
 from duplexd.units import KIB
 from tests.unit.replication.fakes import BLOCK, GRAIN, LIMITS, SIZE, World, turns, until
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from duplexd.core.pair import Pair
+    from tests.support.fault_leg import Operation
 
 JOURNAL = "/state/journal"
 
@@ -32,9 +34,15 @@ class Following:
     def __init__(self, world: World, *groups: set[Pair]) -> None:
         self.world = world
         self.groups = groups
-        self.admission = Admission()
         self.follower = AsyncFollower(
-            world.timeline, self.admission, world.freeze, self._group_of, world.workers, LIMITS
+            world.timeline,
+            world.gates,
+            Backlog(world.timeline, world.gates, world.calls, LIMITS),
+            world.freeze,
+            self._group_of,
+            world.calls,
+            world.clock,
+            LIMITS,
         )
         self.moves = 0
         self.follower.on_moved = self._moved
@@ -181,7 +189,7 @@ def _raise() -> None:
 # ---------------------------------------------------------------------------------------- its lag
 
 
-async def test_batches_wait_while_it_is_too_far_behind() -> None:
+async def test_writes_wait_at_their_gate_while_it_is_far_behind() -> None:
     world = World()
     pair = world.pair()
     async with following(world, pair) as started:
@@ -189,17 +197,17 @@ async def test_batches_wait_while_it_is_too_far_behind() -> None:
         await until(lambda: pair.applied == last)
         world.workers.held = asyncio.Event()
         written = 0
-        while ASYNC_TOO_FAR_BEHIND not in started.admission.reasons:
+        while not world.gates.closed[pair]:
             world.timeline.write(pair, written, b"x" * GRAIN)
             written += GRAIN
         limit = LIMITS.async_lag_bytes_max
-        assert limit < started.follower.lag_bytes <= limit + 2 * GRAIN
+        assert limit / 2 < started.follower.lag_bytes <= limit / 2 + 2 * GRAIN
         world.workers.held.set()
-        await until(lambda: started.admission.clear)
-        assert started.follower.lag_bytes <= limit
+        await until(lambda: not world.gates.closed[pair])
+        assert started.follower.lag_bytes <= limit / 2
 
 
-async def test_batches_do_not_wait_for_a_pair_that_is_not_followed_for_any_more() -> None:
+async def test_writes_do_not_wait_for_a_pair_that_is_not_followed_for_any_more() -> None:
     world = World()
     pair = world.pair()
     async with following(world, pair) as started:
@@ -208,9 +216,54 @@ async def test_batches_do_not_wait_for_a_pair_that_is_not_followed_for_any_more(
         async with started.follower.stepping:
             for at in range(0, SIZE // 2, GRAIN):
                 world.timeline.write(pair, at, b"x" * GRAIN)
-            assert not started.admission.clear
+            assert world.gates.closed[pair]
             started.follower.forget(pair)
-        assert started.admission.clear
+        assert not world.gates.closed[pair]
+
+
+async def test_only_the_pair_whose_secondary_takes_the_time_has_to_wait() -> None:
+    world = World()
+    slow, quick = world.pair("slow"), world.pair("quick")
+
+    def take_time(operation: Operation) -> None:
+        if operation == "write":
+            world.clock.now += 0.1
+
+    world.legs[slow].faults.delay = take_time
+    async with following(world, slow, quick):
+        world.timeline.write(slow, 0, b"x" * BLOCK)
+        last = world.timeline.write(quick, 0, b"y" * BLOCK)
+        await until(lambda: quick.applied == last)
+        world.workers.held = asyncio.Event()
+        for at in range(0, SIZE // 2, GRAIN):
+            world.timeline.write(quick, at, b"y" * GRAIN)
+        assert (world.gates.closed[slow], world.gates.closed[quick]) == (1, 0)
+        world.workers.held.set()
+
+
+async def test_a_pair_that_would_make_writes_wait_too_long_is_suspended_with_its_group() -> None:
+    world = World()
+    slow, mate, apart = world.pair("slow"), world.pair("mate"), world.pair("apart")
+    async with following(world, slow, mate, apart, groups=({slow, mate},)):
+
+        def take_time(operation: Operation) -> None:
+            if operation == "write" and slow.state == pair_states.DUPLEX:
+                world.clock.now += 0.1
+                world.timeline.write(slow, 0, b"x" * GRAIN)  # as much as it takes
+
+        world.calls.patience = Patience(secondary_s=0.0003, primary_s=1.0)
+        last = world.timeline.write(mate, 0, b"m" * BLOCK)
+        await until(lambda: mate.applied == last)
+        world.legs[slow].faults.delay = take_time
+        for at in range(0, 4 * GRAIN, GRAIN):
+            world.timeline.write(slow, at, b"x" * GRAIN)
+        await until(lambda: slow.state == pair_states.SUSPENDED)
+        last = world.timeline.write(apart, 0, b"a" * BLOCK)
+        await until(lambda: apart.applied == last)
+        assert (slow.usable, mate.state) == (True, pair_states.SUSPENDED)
+        assert slow.cut is mate.cut
+        assert "too slow" in str(world.freeze.calls[0].error)
+        await until(lambda: not +world.gates.closed)
 
 
 # ----------------------------------------------------------------------------------- its failures
@@ -268,7 +321,7 @@ async def test_a_journal_that_cannot_be_read_suspends_all_where_they_are() -> No
     """Changes would wait for them for ever; the secondaries are as good as before."""
     world = World()
     pair, other = world.pair(), world.pair("other")
-    async with following(world, pair, other) as started:
+    async with following(world, pair, other):
         last = world.timeline.write(pair, 0, b"x" * BLOCK)
         await until(lambda: other.applied == last)
         world.disk.fail(JOURNAL, errno.EIO, operation="read", times=4)
@@ -281,7 +334,7 @@ async def test_a_journal_that_cannot_be_read_suspends_all_where_they_are() -> No
             []
         ]
         assert world.freeze.calls[0].missed["other"] == other.record.full_map()
-        assert started.admission.clear
+        assert not +world.gates.closed
 
 
 async def test_an_unexpected_error_suspends_all_and_ends_neither_follower_nor_stop() -> None:

@@ -39,7 +39,7 @@ class Copies:
             world.timeline,
             world.checkpointer,
             self.staging,
-            world.workers,
+            world.calls,
             world.clock,
             world.emit,
             LIMITS,

@@ -16,6 +16,7 @@ from duplexd.replication.follower import (
     SinkError,
     UntouchedError,
 )
+from duplexd.replication.watched import WatchedLegs
 from tests.unit.replication.fakes import BLOCK, World
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class NotTheSecondary:
     moves_secondary = False
 
     def __init__(self) -> None:
+        self.legs = WatchedLegs()
         self.written: list[tuple[int, int]] = []
 
     def write(self, pair: Pair, offset: int, data: Buffer) -> None:

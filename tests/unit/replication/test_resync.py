@@ -14,6 +14,7 @@ from duplexd.core.markers import Abandon, Commit, Copied, Detach, Fail, Resync, 
 from duplexd.core.pair_states import BY_COMMAND, BY_ERROR, DUPLEX, PENDING, SUSPENDED
 from duplexd.errors import DuplexdError, WrongStateError
 from duplexd.replication.async_follower import AsyncFollower
+from duplexd.replication.backlog import Backlog
 from duplexd.replication.copying import Copying
 from duplexd.replication.followers import RESYNC_TOO_FAR_BEHIND, Followers
 from duplexd.replication.job import ALREADY, COPY, JOURNAL, MAP
@@ -41,14 +42,22 @@ class Replication:
         self.world = world
         timeline = world.timeline
         self.admission = Admission()
+        backlog = Backlog(timeline, world.gates, world.calls, LIMITS)
         self.async_follower = AsyncFollower(
-            timeline, self.admission, world.freeze, lambda pair: {pair}, world.workers, LIMITS
+            timeline,
+            world.gates,
+            backlog,
+            world.freeze,
+            lambda pair: {pair},
+            world.calls,
+            world.clock,
+            LIMITS,
         )
         self.copying = Copying(
             timeline,
             world.checkpointer,
             StagingArea(world.disk, STAGING),
-            world.workers,
+            world.calls,
             world.clock,
             world.emit,
             LIMITS,
@@ -56,6 +65,7 @@ class Replication:
         self.runner = Runner(
             timeline,
             world.freeze,
+            backlog,
             self.copying,
             self.async_follower,
             world.emit,

@@ -1,0 +1,48 @@
+"""Swap and adopt: which image of a pair is what clients read and write.
+
+Neither needs a common point, even of a group: a swap changes no byte that a client reads, so every
+controller does its part between two batches of its own. That is why there is one request for each
+controller and no coordination. One that fails does not undo the others, and the answer says of each
+what happened.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from duplexd.client import survey
+from duplexd.client.answers import need
+from duplexd.client.results import Roles
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from duplexd.client.http import Http
+    from duplexd.config.groups import Group
+    from duplexd.json_object import Json
+
+
+async def change(group: Group, links: Mapping[str, Http], path: str, options: Json) -> Roles:
+    """Ask every controller of the group. Raises if none did its part, else says which did not."""
+    silent = await survey.identify(links)
+    done, refused = await survey.gather(
+        {
+            name: link.call_patiently(
+                "POST", path, {"targets": list(group.members[name]), **options}
+            )
+            for name, link in links.items()
+            if name not in silent
+        }
+    )
+    errors = silent | refused
+    if not done:
+        survey.raise_all(errors)
+    return Roles(
+        volumes=[
+            row | {"name": group.title(name, row["name"])}
+            for name, answer in done.items()
+            for row in need(answer, links[name], "volumes")
+        ],
+        failed={name: str(error) for name, error in errors.items()},
+        exit_codes={name: error.exit_code for name, error in errors.items()},
+    )

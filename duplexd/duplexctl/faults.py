@@ -1,0 +1,83 @@
+"""What a status says that is not well, in words: one line at the top, and a line for each fault.
+
+A table has a row for each volume, and the one that matters is easily missed in it. So the first
+line of a status counts the faults by kind, and each of them has a line of its own with the reason,
+below the table. A pair that somebody suspended is no fault; whether it could be rebuilt is said, as
+that is what its operator has to know when the other image fails.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from duplexd.duplexctl.texts import listed, printable
+from duplexd.units import format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from duplexd.json_object import Json
+
+_ROLES = ("primary", "secondary")
+
+
+def summary(volumes: Sequence[Json]) -> str:
+    """The faults of a status, counted by kind; empty if there is none."""
+    refused = sum(not served(volume) for volume in volumes)
+    failed = {role: sum(bool(leg_error(each, role)) for each in volumes) for role in _ROLES}
+    counts = [f"{refused} not served"] if refused else []
+    counts += [f"{count} with a failed {role}" for role, count in failed.items() if count]
+    return ", ".join(counts)
+
+
+def lines(volumes: Sequence[Json]) -> list[str]:
+    """A line for each fault; then which of the suspended volumes could be rebuilt."""
+    found = [line for volume in volumes for line in _of_volume(volume)]
+    answers: dict[str, list[str]] = {}
+    for volume in volumes:
+        if volume.get("rebuild"):
+            answers.setdefault(_rebuilt(volume), []).append(volume["name"])
+    return found + [
+        f"can be rebuilt: {answer}: {listed(names, 'volumes')}" for answer, names in answers.items()
+    ]
+
+
+def _rebuilt(volume: Json) -> str:
+    """Whether its secondary can be brought to the last change, and why not."""
+    if volume["rebuild"]["possible"]:
+        return "yes"
+    if leg_error(volume, "secondary") or not volume["secondary"].get("usable"):
+        return "no, the secondary is not usable"
+    return "no, the journal does not reach back"
+
+
+def served(volume: Json) -> bool:
+    """False if NBD clients are refused; a daemon of an earlier version serves all it has."""
+    return volume.get("served") is not False
+
+
+def leg_error(volume: Json, role: str) -> str:
+    """What is wrong with one image of a volume; empty if nothing is known."""
+    leg = volume.get(role) or {}
+    return str(leg.get("error") or "")
+
+
+def _of_volume(volume: Json) -> Iterator[str]:
+    name = volume["name"]
+    if not served(volume):
+        yield f"{name}: NOT SERVED: {printable(volume.get('error') or 'see its log')}"
+    for role in _ROLES:
+        if (why := leg_error(volume, role)) and why not in (volume.get("error") or ""):
+            yield f"{name}: {role} {printable(_with_path(volume[role], why))}"
+    if volume.get("swapped"):
+        path = (volume.get("primary") or {}).get("path") or "the other image"
+        yield f"{name}: swapped: clients use {path}"
+    if repaired := (volume.get("primary") or {}).get("repaired_bytes"):
+        size = format_size(repaired)
+        yield f"{name}: {size} of the primary were unreadable, and rewritten from the secondary"
+
+
+def _with_path(leg: Json, why: str) -> str:
+    """An error with the path of its image, which most name themselves."""
+    path = leg.get("path") or ""
+    return why if path in why else f"{path}: {why}"

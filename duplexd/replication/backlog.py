@@ -1,0 +1,81 @@
+"""What secondaries have missed: the changes in the journal after the number that they are at.
+
+It is needed when a follower or a copy fails, and is as long as that trailed. So it is read in a
+worker, and meanwhile changes of these volumes wait at their gates: what is read is then all there
+is. Other volumes go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+from typing import TYPE_CHECKING
+
+from duplexd.errors import DamageError
+from duplexd.journal.format import TRIM, WRITE, ZERO
+from duplexd.journal.reader import Reader
+from duplexd.runtime.tasks import to_its_end
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection, Iterable
+
+    from duplexd.core.change_map import ChangeMap
+    from duplexd.core.pair import Pair
+    from duplexd.journal.segment import Ring
+    from duplexd.limits import EngineLimits
+    from duplexd.replication.leg_calls import LegCalls
+    from duplexd.replication.seams import Gates, Timeline
+
+UNREADABLE = (DamageError, LookupError, OSError)  # what reading the journal may raise
+
+
+class Backlog:
+    """Reads backlogs, in a worker of the journal's disk."""
+
+    def __init__(
+        self, timeline: Timeline, gates: Gates, legs: LegCalls, limits: EngineLimits
+    ) -> None:
+        self._timeline = timeline
+        self._gates = gates
+        self._legs = legs
+        self._chunk_bytes = limits.follower_chunk_bytes
+
+    @contextlib.asynccontextmanager
+    async def held(self, pairs: Collection[Pair]) -> AsyncIterator[int]:
+        """Meanwhile the pairs get no changes after the number that is given."""
+        timeline = self._timeline
+        self._gates.close_gates(pairs)
+        try:
+            yield await timeline.at_rest(lambda: timeline.written)
+        finally:
+            self._gates.open_gates(pairs)
+
+    @contextlib.asynccontextmanager
+    async def after(
+        self, position: int, pairs: Collection[Pair]
+    ) -> AsyncIterator[dict[Pair, ChangeMap]]:
+        """What the pairs have missed after number `position`. Meanwhile they get no more."""
+        ring = self._timeline.writer.ring
+        async with self.held(pairs) as tail:
+            read = partial(backlog, ring, pairs, position, tail, self._chunk_bytes)
+            yield await to_its_end(self._legs.workers.of(ring).run(read))
+
+
+def backlog(
+    ring: Ring, pairs: Iterable[Pair], position: int, until: int, chunk_bytes: int
+) -> dict[Pair, ChangeMap]:
+    """What the records after number `position`, up to `until`, change of each pair: everything, if
+    they can't be read. Blocking.
+    """
+    changed = {pair.id: (pair, pair.new_map()) for pair in pairs}
+    try:
+        reader = Reader(ring, position + 1) if position < until else None
+        while reader is not None and reader.sequence <= until:
+            _, records = reader.read(until, chunk_bytes)
+            for record in records:
+                if record.volume in changed and record.kind in (WRITE, ZERO, TRIM):
+                    changed[record.volume][1].set(record.offset, record.length)
+    except UNREADABLE:
+        for _, everything in changed.values():
+            everything.set_all()
+    return dict(changed.values())

@@ -1,0 +1,100 @@
+"""Legs as a worker uses them that makes many calls, one after the other: each is noted in a watch.
+
+So the loop sees in which call on which leg the worker hangs, and the code that reads, compares and
+copies needs to know nothing of it: it is given legs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from duplexd.core.patience import PRIMARY, SECONDARY, SYNC, Access
+from duplexd.runtime.watch import Watch
+
+if TYPE_CHECKING:
+    from duplexd.core.pair import Pair
+    from duplexd.images.leg import Leg
+    from duplexd.runtime.disk import Data
+    from duplexd.runtime.stamp import Stamp
+
+
+class WatchedLeg:
+    """See `Leg`. Raises GivenUp when a call returns after the loop has gone on without it."""
+
+    __slots__ = ("_leg", "_pair", "_use", "_watch", "is_block", "path", "size")
+
+    def __init__(self, pair: Pair, leg: Leg, use: str, watch: Watch[Access]) -> None:
+        self._pair = pair
+        self._leg = leg
+        self._use = use
+        self._watch = watch
+        self.path = leg.path
+        self.size = leg.size
+        self.is_block = leg.is_block
+
+    @property
+    def can_punch(self) -> bool:
+        return self._leg.can_punch
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        with self._watch.at(Access(self._pair, self._leg, self._use)):
+            self._leg.read_into(offset, buffer)
+
+    def read_cached(self, offset: int, buffer: memoryview) -> bool:
+        return self._leg.read_cached(offset, buffer)
+
+    def write(self, offset: int, data: Data) -> None:
+        with self._watch.at(Access(self._pair, self._leg, self._use)):
+            self._leg.write(offset, data)
+
+    def zero(self, offset: int, length: int, allocate: bool) -> None:
+        with self._watch.at(Access(self._pair, self._leg, self._use)):
+            self._leg.zero(offset, length, allocate)
+
+    def reserve(self, offset: int, length: int) -> None:
+        with self._watch.at(Access(self._pair, self._leg, self._use)):
+            self._leg.reserve(offset, length)
+
+    def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
+        with self._watch.at(Access(self._pair, self._leg, self._use)):
+            return self._leg.extents(offset, length)
+
+    def sync(self, times: bool = False) -> None:
+        with self._watch.at(Access(self._pair, self._leg, SYNC)):
+            self._leg.sync(times)
+
+    def stamp(self) -> Stamp:
+        with self._watch.at(Access(self._pair, self._leg, self._use)):
+            return self._leg.stamp()
+
+    def read_mark(self) -> bytes:
+        with self._watch.at(Access(self._pair, self._leg, self._use)):
+            return self._leg.read_mark()
+
+    def write_mark(self, mark: bytes, durable: bool) -> bool:
+        with self._watch.at(Access(self._pair, self._leg, self._use)):
+            return self._leg.write_mark(mark, durable)
+
+    def in_place(self) -> bool:
+        with self._watch.at(Access(self._pair, self._leg, self._use)):
+            return self._leg.in_place()
+
+    def close(self) -> None:
+        """It is the pair's."""
+
+
+class WatchedLegs:
+    """The legs of pairs for one worker, with its watch."""
+
+    __slots__ = ("watch",)
+
+    def __init__(self) -> None:
+        self.watch: Watch[Access] = Watch()
+
+    def primary(self, pair: Pair) -> Leg:
+        """The image that is the primary now."""
+        return WatchedLeg(pair, pair.primary, PRIMARY, self.watch)
+
+    def secondary(self, pair: Pair) -> Leg:
+        """The image that is the secondary now."""
+        return WatchedLeg(pair, pair.copy_of, SECONDARY, self.watch)

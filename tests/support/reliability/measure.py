@@ -1,0 +1,252 @@
+"""Runs one case: breaks the part, brings the fault out, looks at everything, repairs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, NamedTuple
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from duplexd.canary.nbd import NbdConnection
+from tests.support.commands import lines
+from tests.support.reliability.clients import Load, check_ext4, make_ext4, probe
+from tests.support.reliability.rig import KEPT, KIB, MIB, SECTOR, rig
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.reliability.cases import Case
+    from tests.support.reliability.rig import Rig
+
+KEPT_BYTES = 256 * KIB
+RETRY_SECONDS_MAX = 10.0
+# Metrics that move in good times too.
+_EVERYDAY = (
+    "duplexd_nbd_requests", "duplexd_nbd_bytes", "duplexd_nbd_connections", "duplexd_journal",
+    "duplexd_sequence", "duplexd_batches", "duplexd_changes_by", "duplexd_checkpoints",
+    "duplexd_event_loop", "duplexd_nbd_request_duration", "duplexd_changed_bytes",
+    "duplexd_events", "duplexd_secondary_lag", "duplexd_copied_bytes", "duplexd_cut",
+)  # fmt: skip
+# Log lines of good times.
+_ROUTINE = frozenset(
+    {
+        "NBD client connected", "NBD client disconnected", "command", "copied", "starting",
+        "recovery", "listening for NBD clients", "no longer listening", "ready", "stopping",
+        "stopped",
+    }
+)  # fmt: skip
+
+
+class Row(NamedTuple):
+    """One row of the table, as measured."""
+
+    part: str
+    fault: str
+    client: str
+    state: str
+    health: str
+    log: str
+    metrics: str
+    resolved: str
+
+
+async def measure(case: Case, directory: Path) -> Row:
+    """Run it. Asserts what holds in every case: nothing acknowledged is lost, volumes on other
+    disks do not notice a failing image, both legs are equal at the end.
+    """
+    with rig(directory) as broken, ExitStack() as stack:
+        kept = await prepare(broken)
+        logged, metrics = len(broken.daemon.lines()), scrape(broken)
+        if case.trigger == "start":
+            await asyncio.to_thread(broken.daemon.stop)
+        fault = case.breaks(broken.disks[case.part], broken.pattern(case.part))
+        load = await bring_out(case, broken, stack)
+        seen = "" if load is None or case.waits else await load.seen()
+        if case.waits and fault is not None:
+            await asyncio.to_thread(fault.wait_met)
+        client, state = await what_clients_see(case, broken, seen), what_status_says(broken)
+        assert (client, state) == (case.client, case.state), f"{client}; {state}"
+        health = what_health_says(broken)
+        log, moved = what_was_logged(broken, logged), what_moved(broken, metrics)
+        assert case.event in log, f"{case.event} was not logged: {log}"
+        resolved = await resolve(case, broken, load if case.waits else None)
+        await check_content(broken, kept)
+        return Row(case.part, case.fault, client, state, health, log, moved, resolved)
+
+
+async def prepare(broken: Rig) -> bytes:
+    """Content that must come through: an ext4 file system, and some bytes of `data`."""
+    make_ext4(broken)
+    kept = os.urandom(KEPT_BYTES)
+    async with await NbdConnection.open(broken.files.uri("data")) as nbd:
+        await nbd.write(KEPT, kept)
+        await nbd.write(SECTOR, kept)
+        await nbd.flush()
+    return kept
+
+
+async def bring_out(case: Case, broken: Rig, stack: ExitStack) -> Load | None:
+    """Do what meets the fault."""
+    if case.trigger == "load":
+        load = Load(broken)
+        stack.callback(load.end)
+        return load
+    if case.trigger == "start":
+        await asyncio.to_thread(broken.daemon.start)
+    elif case.trigger == "verify":
+        _, said = await asyncio.to_thread(
+            broken.daemon.request, "POST", "/v1/verify", {"targets": ["db"]}
+        )
+        assert str(broken.files.secondary_of("data")) in str(said), f"verify blames nobody: {said}"
+    elif case.trigger == "resync":
+        await asyncio.to_thread(broken.daemon.request, "POST", "/v1/suspend", {"targets": ["db"]})
+        async with await NbdConnection.open(broken.files.uri("data")) as nbd:
+            await nbd.write(SECTOR, bytes(MIB))
+        await lines(broken.daemon, "POST", "/v1/resync", {"targets": ["db"], "wait": True})
+    return None
+
+
+# --- what is seen
+
+
+async def what_clients_see(case: Case, broken: Rig, load: str) -> str:
+    """Errors of the load, then what single requests get while the fault lasts."""
+    seen = {f"during the load: {load}"} if load else set()
+    if case.trigger.startswith("read"):
+        async with await NbdConnection.open(broken.files.uri("data")) as nbd:
+            place = SECTOR if "sector" in case.trigger else KEPT
+            try:
+                await nbd.read(place, KEPT_BYTES)
+            except OSError as error:
+                seen.add(f"the read: {error.strerror}")
+    data, other = await asyncio.gather(probe(broken, "data"), probe(broken, "other"))
+    later = ", ".join(f"{kind} {got}" for kind, got in data.items() if got != "ok")
+    if case.part != "journal":
+        assert set(other.values()) == {"ok"}, f"another volume noticed: {other}"
+    else:
+        assert other == data, "the journal serves all volumes alike"
+    return "; ".join([*sorted(seen), *([f"then: {later}"] if later else [])]) or "no error"
+
+
+def what_status_says(broken: Rig) -> str:
+    volume = broken.status()["data"]
+    words = [str(volume["state"]), *([str(volume["reason"])] if volume["reason"] else [])]
+    if volume.get("swapped"):
+        words.append("(swapped)")
+    if not volume.get("served", True):
+        words.append("(not served)")
+    return " ".join(words)
+
+
+def what_health_says(broken: Rig) -> str:
+    assert broken.health("/healthz") == 200
+    return "ready" if broken.health("/readyz") == 200 else "not ready"
+
+
+def what_was_logged(broken: Rig, after: int) -> str:
+    found = {
+        f"{line['level']} `{line['event']}`"
+        for line in broken.logged(after)
+        if line.get("event") not in _ROUTINE
+    }
+    return ", ".join(sorted(found)) or "nothing"
+
+
+class Sample(NamedTuple):
+    """One sample of a scrape."""
+
+    family: str
+    name: str
+    is_gauge: bool
+
+
+def scrape(broken: Rig) -> dict[Sample, float]:
+    """All samples."""
+    _, text = broken.daemon.request("GET", "/metrics", timeout=5.0)
+    return {
+        Sample(family.name, f"{one.name}{sorted(one.labels.items())}", family.type == "gauge"): (
+            one.value
+        )
+        for family in text_string_to_metric_families(text)
+        for one in family.samples
+    }
+
+
+def what_moved(broken: Rig, before: dict[Sample, float]) -> str:
+    """Metrics that tell of the fault. Events are counted too, see the log. Counters may have begun
+    again, with a restart.
+    """
+    moved = {
+        sample.family
+        for sample, value in scrape(broken).items()
+        if (value > (was := before.get(sample, 0.0)) or (sample.is_gauge and value != was))
+        and not sample.family.startswith(_EVERYDAY)
+    }
+    return ", ".join(f"`{name.removeprefix('duplexd_')}`" for name in sorted(moved)) or "none"
+
+
+# --- what resolves it
+
+
+async def resolve(case: Case, broken: Rig, load: Load | None) -> str:
+    """Repair the disk; then what it takes until all is as before: the first that helps."""
+    disk = broken.disks[case.part]
+    disk.lift()
+    disk.fill(None)
+    if load is not None:
+        assert not await load.seen(), "what waited has failed"
+    if await good_soon(broken):
+        return "nothing"
+    if await resync(broken):
+        return "resync"
+    await asyncio.to_thread(broken.daemon.stop)
+    await asyncio.to_thread(broken.daemon.start)
+    if await good(broken):
+        return "restart"
+    assert await resync(broken), f"nothing resolves it: {broken.status()}"
+    return "restart, resync"
+
+
+async def good_soon(broken: Rig) -> bool:
+    """Where nothing says that it is not good, it may be a moment until a request succeeds."""
+    deadline = time.monotonic() + RETRY_SECONDS_MAX
+    while not await good(broken):
+        if time.monotonic() > deadline or not looks_good(broken):
+            return False
+        await asyncio.sleep(0.2)
+    return True
+
+
+def looks_good(broken: Rig) -> bool:
+    """Ready, and all pairs DUPLEX."""
+    states = {pair["state"] for pair in broken.status().values()}
+    return broken.health("/readyz") == 200 and states == {"DUPLEX"}
+
+
+async def resync(broken: Rig) -> bool:
+    code, _ = await asyncio.to_thread(
+        broken.daemon.request, "POST", "/v1/resync", {"targets": ["db"], "wait": True}
+    )
+    return code == 200 and await good(broken)
+
+
+async def good(broken: Rig) -> bool:
+    """It looks good, requests succeed and the legs are equal."""
+    if not looks_good(broken) or set((await probe(broken, "data")).values()) != {"ok"}:
+        return False
+    code, body = await asyncio.to_thread(
+        broken.daemon.request, "POST", "/v1/verify", {"targets": ["db", "other"]}
+    )
+    return code == 200 and bool(body["equal"])
+
+
+async def check_content(broken: Rig, kept: bytes) -> None:
+    """Stop, and look at the images themselves."""
+    assert await asyncio.to_thread(broken.daemon.stop) == 0
+    for volume in ("data", "fs"):
+        assert broken.below("primary", volume) == broken.below("secondary", volume), volume
+    assert broken.below("primary", "data")[KEPT : KEPT + KEPT_BYTES] == kept
+    check_ext4(broken.files.directory, broken.below("primary", "fs"))

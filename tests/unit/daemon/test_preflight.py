@@ -1,0 +1,95 @@
+"""What is said of images before a start. Permissions: tests/system/test_configuration.py."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.config import load
+from duplexd.daemon import checking, preflight
+from tests.unit.daemon.files import config
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from duplexd.daemon.preflight import Problem
+
+
+def served_before(directory: Path) -> None:
+    (directory / "state").mkdir()
+    (directory / "state" / "checkpoint").write_bytes(b"")
+
+
+def short(problems: list[Problem]) -> list[tuple[str, bool]]:
+    return [(problem.line.partition(": ")[0], problem.degrades) for problem in problems]
+
+
+def test_an_image_that_is_to_be_created_is_no_problem(tmp_path: Path) -> None:
+    assert preflight.look_at_images(config(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "how", "degrades"),
+    [(False, "serve", False), (True, "serve", True), (True, "refuse", False)],
+    ids=["a first start", "a later one", "all or nothing"],
+)
+def test_an_image_of_another_size(tmp_path: Path, before: bool, how: str, degrades: bool) -> None:
+    (tmp_path / "p").write_bytes(b"x")
+    if before:
+        served_before(tmp_path)
+    own = config(tmp_path, f'on_start_error = "{how}"')
+    assert short(preflight.look_at_images(own)) == [("volumes.v.primary", degrades)]
+
+
+def test_what_was_never_an_image_is_a_mistake_at_any_time(tmp_path: Path) -> None:
+    served_before(tmp_path)
+    (tmp_path / "p").mkdir()
+    assert short(preflight.look_at_images(config(tmp_path))) == [("volumes.v.primary", False)]
+
+
+def test_a_reload_takes_no_image_that_cannot_be_used(tmp_path: Path) -> None:
+    served_before(tmp_path)
+    (tmp_path / "p").write_bytes(b"x")
+    own = config(tmp_path)
+    assert preflight.look_at_images(own, own) == [], "it is served already, however that goes"
+    other = config(tmp_path, p="q")
+    assert short(preflight.look_at_images(own, other)) == [("volumes.v.primary", False)]
+
+
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The disk of the image does not answer."""
+    event, stat = threading.Event(), Path.stat
+
+    def hangs(path: Path, *, follow_symlinks: bool = True) -> object:
+        if path.name == "p":
+            event.wait()
+        return stat(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", hangs)
+    yield
+    event.set()
+
+
+@pytest.mark.usefixtures("hanging")
+def test_an_image_that_hangs_costs_a_while_and_is_named(tmp_path: Path) -> None:
+    own = load.parse(text(tmp_path), tmp_path / "f.toml", follow=False)
+    (problem,) = preflight.look_at_images(own, seconds=0.01)
+    assert problem.line == f"volumes.v.primary: '{tmp_path / 'p'}' does not answer for 0.01 s"
+    assert problem.degrades
+
+
+@pytest.mark.usefixtures("hanging")
+def test_a_configuration_can_be_read_while_an_image_hangs(tmp_path: Path) -> None:
+    (tmp_path / "f.toml").write_text(text(tmp_path))
+    assert checking.load_in_time(tmp_path / "f.toml", seconds=0.01).controller.name == "a"
+
+
+def text(directory: Path) -> str:
+    return (
+        f'[controller]\nname = "a"\nstate_dir = "{directory}/state"\n[nbd]\nlisten = ["unix:n"]\n'
+        '[control]\nsocket = "c"\n[volumes.v]\nsize = 4096\nprimary = "p"\n'
+    )
