@@ -305,7 +305,7 @@ class Reopening:
         judgement = judge(ours, recorded, found, Facts() if settled else _UNKNOWN)
         mark = found.mark
         owner = ours.images.get(mark.id, (pair.name, role))[0] if mark is not None else pair.name
-        theirs = mark is not None and mark.controller != ours.controller
+        theirs = mark is not None and mark.owner != ours.owner
         if (theirs or owner != pair.name) and not adopt:
             await self._opener.close(leg)
             raise WrongStateError(f"{judgement.why}; nothing was started")
