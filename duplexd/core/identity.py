@@ -60,11 +60,11 @@ class Facts(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What this state directory is: its controller, how often that was started, and which volume
-    and role each image has, by id: `("data", "primary")`.
+    """What this state directory is: whose (the identity of its controller), how often that was
+    started, and which volume and role each image has, by id: `("data", "primary")`.
     """
 
-    controller: str
+    owner: str
     starts: int
     images: Mapping[str, tuple[str, str]]
 
@@ -73,7 +73,7 @@ class Known(NamedTuple):
         if mark is None:
             return False
         owner, _role = self.images.get(mark.id, (name, ""))
-        return mark.controller != self.controller or owner != name
+        return mark.owner != self.owner or owner != name
 
 
 class Judgement(NamedTuple):
@@ -150,7 +150,7 @@ def judge(known: Known, recorded: Image | None, found: Found, facts: Facts) -> J
 
 
 def _judge_mark(known: Known, recorded: Image | None, path: str, mark: Mark) -> Judgement | None:
-    if mark.controller != known.controller:
+    if mark.owner != known.owner:
         return Judgement(
             "foreign",
             f"{path}: the image belongs to volume {mark.volume} of a controller {mark.name!r} whose"
