@@ -68,8 +68,11 @@ def _of_volume(volume: Json) -> Iterator[str]:
     name = volume["name"]
     if not served(volume):
         yield f"{name}: NOT SERVED: {printable(volume.get('error') or 'see its log')}"
+    by_error: dict[str, list[str]] = {}
     for what, why in (volume.get("failing") or {}).items():
-        yield f"{name}: the last {what} of a client failed: {why}"
+        by_error.setdefault(why, []).append(what)
+    for why, whats in by_error.items():
+        yield f"{name}: the last {' and '.join(whats)} of a client failed: {why}"
     for role in _ROLES:
         if (why := leg_error(volume, role)) and why not in (volume.get("error") or ""):
             yield f"{name}: {role} {printable(_with_path(volume[role], why))}"
