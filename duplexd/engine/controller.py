@@ -17,6 +17,7 @@ from duplexd.core.markers import Close
 from duplexd.core.patience import Patience
 from duplexd.engine.apply import Executor
 from duplexd.engine.auto_resync import AutoResync
+from duplexd.engine.bad_ranges import BadRanges
 from duplexd.engine.checkpoint import Checkpointer, CheckpointFile
 from duplexd.engine.commands import Commands
 from duplexd.engine.counters import Counters
@@ -40,6 +41,7 @@ from duplexd.engine.samples import Samples
 from duplexd.engine.settling import Settling
 from duplexd.engine.status import Facts, Status
 from duplexd.engine.suspend import Origin, Suspends
+from duplexd.engine.swap import Swaps
 from duplexd.engine.timeline import Timeline
 from duplexd.engine.verify import Verification
 from duplexd.engine.volumes import Volumes
@@ -188,6 +190,7 @@ class Controller:
         self.verification = Verification(timeline, leases, followers, legs, limits)
         self.reads = Reads(legs, events)
         self.reads.on_leg_failed = self.failed_legs.found
+        self.bad_ranges = BadRanges(timeline, self.write_path, legs, events, limits)
         self.status_of = Status(timeline, admission, volumes, leases, archive, followers, clock)
         live_changes = LiveChanges(volumes, leases, archive)
         opener = Opener(disk, workers, config.controller)
@@ -205,14 +208,15 @@ class Controller:
             timeline, volumes, checkpointer, followers, failures, opener, workers,
             lambda: self.config, events.emit, limits,
         )  # fmt: skip
+        swaps = Swaps(timeline, leases, followers, self.resyncs, failures, legs, disk)
         commands = Commands(
-            volumes, leases, self.suspends, self.resyncs, self.verification, reopening, clock
+            volumes, leases, self.suspends, self.resyncs, self.verification, reopening, swaps, clock
         )
         self.resolve = volumes.resolve
         self.quiesce, self.renew, self.release = commands.quiesce, commands.renew, leases.release
         self.suspend, self.verify = commands.suspend, commands.verify
         self.resync, self.resync_wait = commands.resync, commands.resync_wait
-        self.adopt = commands.adopt
+        self.adopt, self.swap = commands.adopt, commands.swap
         self.auto_resync = AutoResync(
             timeline, volumes, commands.resync_again, events, clock, limits
         )
@@ -222,8 +226,11 @@ class Controller:
         timeline, admission, followers = self.timeline, self.admission, self.followers
         self.events.journal = timeline.writer
         timeline.consequences = self.failures.after
+        self.failures.on_served = self.write_path.accept_volume
         self.failures.on_unserved = lambda pair: self.write_path.refuse_volume(pair, errno.EIO)
         self.failed_legs.on_primary_failed = self.failures.primary_failed
+        self.reads.on_unreadable = self.bad_ranges.found
+        self.bad_ranges.on_rewritten = self.reads.repaired
         timeline.on_rest = self.write_path.kick
         timeline.on_segment = self.space.segment_begun
         timeline.on_no_room = self.space.no_space
@@ -288,6 +295,7 @@ class Controller:
         timeline = self.timeline
         self.leases.stop()
         await self.auto_resync.stop()
+        await self.bad_ranges.stop()
         await self.followers.stop()
         # A reason that a follower set is not lifted any more: what waits for it is given up.
         while self.write_path.queued and not (self.admission.refusal or self._followers_hold()):

@@ -75,7 +75,7 @@ class _Read:
 
 
 class Reads:
-    """Reads of volumes. `on_primary_failed(pair, leg, error)` is called for a leg that hangs, and
+    """Reads of volumes. `on_leg_failed(pair, leg, error)` is called for a leg that hangs, and
     `on_unreadable(pair, offset, length)` for a range that only the secondary could give.
     """
 

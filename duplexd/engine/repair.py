@@ -73,8 +73,8 @@ def held(pair: Pair, offset: int, length: int, watch: Watch[Leg | str]) -> PairC
     except OSError:
         return None
     if data.count(0) == length:
-        return PairChange(_NOBODY, 0, pair, ZERO, offset, length)
-    return PairChange(_NOBODY, 0, pair, WRITE, offset, length, data)
+        return PairChange(NOBODY, 0, pair, ZERO, offset, length)
+    return PairChange(NOBODY, 0, pair, WRITE, offset, length, data)
 
 
 class _Nobody:
@@ -87,4 +87,4 @@ class _Nobody:
         """Nothing to send."""
 
 
-_NOBODY = _Nobody()
+NOBODY = _Nobody()

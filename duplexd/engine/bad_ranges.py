@@ -1,0 +1,166 @@
+"""Ranges that a primary cannot read, although that was tried twice: written anew.
+
+A disk gives a bad sector a new place when it is written to, and a file system may do the same. So a
+range that a current secondary could give is written to the primary as a change of its own: in the
+journal, in a batch, with the content that the secondary has. The volume's gate is closed meanwhile,
+from before that is read until it is written, because a change of a client in between would be
+overwritten by older content. Other volumes do not wait.
+
+If the write fails as well, the primary has failed, as by any other write. If there is no room in
+the journal, the range is left as it is: the next read of it asks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING
+
+from duplexd.backend import WRITE
+from duplexd.core.pair import PairChange
+from duplexd.core.patience import SECONDARY
+from duplexd.engine.batch import Batch
+from duplexd.engine.repair import NOBODY
+from duplexd.images.unreadable import BLOCK_BYTES, read
+from duplexd.replication.watched import WatchedLegs
+from duplexd.runtime.tasks import to_its_end
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from duplexd.core.pair import Pair
+    from duplexd.engine.events import Events
+    from duplexd.engine.timeline import Timeline
+    from duplexd.engine.write_path import WritePath
+    from duplexd.images.leg import Leg
+    from duplexd.limits import EngineLimits
+    from duplexd.replication.leg_calls import LegCalls
+
+    Range = tuple[int, int]  # offset, length
+
+_PIECE_BYTES = 64 * 1024  # looked at and written at once
+_WAITING_MAX = 64  # ranges of a volume; others are found again by the next read
+
+
+class BadRanges:
+    """`on_rewritten(pair)` is called when a range can be read again."""
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        write_path: WritePath,
+        legs: LegCalls,
+        events: Events,
+        limits: EngineLimits,
+    ) -> None:
+        self._timeline = timeline
+        self._write_path = write_path
+        self._legs = legs
+        self._events = events
+        self._limits = limits
+        self._waiting: dict[Pair, deque[Range]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.on_rewritten: Callable[[Pair], None] = _nobody
+
+    def found(self, pair: Pair, offset: int, length: int) -> None:
+        """The primary cannot read this; the secondary could."""
+        waiting = self._waiting.get(pair)
+        if waiting is not None:
+            if len(waiting) < _WAITING_MAX and (offset, length) not in waiting:
+                waiting.append((offset, length))
+            return
+        self._waiting[pair] = deque([(offset, length)])
+        task = asyncio.get_running_loop().create_task(self._run(pair), name=f"rewrite {pair.name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def stop(self) -> None:
+        """End what runs; a range that is being written is written."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _run(self, pair: Pair) -> None:
+        waiting = self._waiting[pair]
+        try:
+            while waiting and not self._timeline.failed:
+                await to_its_end(self._rewrite(pair, *waiting.popleft()))
+        except OSError:  # a leg fails otherwise: it is noticed, and reported, where it is used
+            return
+        finally:
+            del self._waiting[pair]
+
+    async def _rewrite(self, pair: Pair, offset: int, length: int) -> None:
+        start = offset // BLOCK_BYTES * BLOCK_BYTES
+        for at in range(start, offset + length, _PIECE_BYTES):
+            end = min(at + _PIECE_BYTES, pair.size)
+            legs = WatchedLegs()
+            look = partial(_bad, legs.primary(pair), at, end)
+            for bad in await self._legs.walk(pair.primary, legs.watch, look):
+                await self._rewrite_one(pair, *bad)
+
+    async def _rewrite_one(self, pair: Pair, offset: int, length: int) -> None:
+        primary = pair.primary
+        self._write_path.close_gates([pair])
+        try:
+            if not await self._timeline.at_rest(lambda: pair.mirrors):
+                return
+            secondary = pair.copy_of
+            content = partial(read, secondary, offset, length)
+            data = await self._legs.on(pair, secondary, SECONDARY, content)
+            written = await self._write(pair, primary, offset, data)
+        finally:
+            self._write_path.open_gates([pair])
+        if written:
+            pair.repaired_bytes += length
+            self._events.emit(
+                "range-repaired", volume=pair.name, path=primary.path, offset=offset, length=length
+            )
+            self.on_rewritten(pair)
+
+    async def _write(self, pair: Pair, primary: Leg, offset: int, data: bytearray) -> bool:
+        """Journal and apply it; whether it is on that primary."""
+        written: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        def answer(batch: Batch, error: BaseException | None) -> None:
+            written.set_result(error is None and not batch.dead and not batch.primary_errors)
+
+        def begin() -> None:
+            room = self._limits.marker_reserve_bytes + 2 * len(data)
+            fits = self._timeline.writer.room(room, self._limits.record_bytes_max)
+            # What was read is current only if the pair has mirrored ever since.
+            if not fits or self._timeline.failed or not pair.mirrors or pair.primary is not primary:
+                written.set_result(False)
+                return
+            change = PairChange(NOBODY, 0, pair, WRITE, offset, len(data), bytes(data))
+            fresh = pair.regions.touch(offset, len(data))
+            pair.primary_dirty = pair.secondary_dirty = True
+            regions = {pair.id: fresh} if fresh else {}
+            self._timeline.batch(Batch([change], regions, True, answer))
+
+        self._timeline.when_at_rest(begin)
+        return await written
+
+
+def _bad(primary: Leg, offset: int, end: int) -> list[Range]:
+    """The ranges of a piece that the primary does not return. Blocking."""
+    buffer = memoryview(bytearray(end - offset))
+    bad: list[Range] = []
+    try:
+        primary.read_into(offset, buffer)
+    except OSError:
+        for at in range(offset, end, BLOCK_BYTES):
+            try:
+                primary.read_into(at, buffer[: min(BLOCK_BYTES, end - at)])
+            except OSError:
+                last, length = bad[-1] if bad else (0, 0)
+                if bad and last + length == at:
+                    bad[-1] = (last, length + BLOCK_BYTES)
+                else:
+                    bad.append((at, BLOCK_BYTES))
+    return bad
+
+
+def _nobody(_pair: Pair) -> None:
+    """Nobody waits for it."""
