@@ -111,10 +111,10 @@ class Reload:
         """An image that is new to the journal; absent, if it belongs to others."""
         if why_absent(leg):
             return leg
-        ledger, controller = self._timeline.ledger, self._timeline.writer.ring.controller
+        ledger, own = self._timeline.ledger, self._timeline.writer.ring.controller
         try:
             found = await self._opener.look(leg, role, lambda: probe(leg, ()))
-            judgement = judge(known(ledger, controller.hex()), None, found, Facts())
+            judgement = judge(known(ledger, own.hex()), None, found, Facts())
             why = "" if judgement.current else judgement.why
         except OSError as error:
             why = error.strerror or str(error)

@@ -20,13 +20,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from duplexd.core import pair_states
-from duplexd.core.identity import Facts, judge
+from duplexd.core.identity import Facts, is_of_others, judge
 from duplexd.core.markers import Copy, Missed
 from duplexd.core.since import known
 from duplexd.engine.opening import PRIMARY, SECONDARY, Images, places, why_absent
 from duplexd.engine.opening import absent as gone
 from duplexd.engine.recovery.degraded import said
-from duplexd.engine.recovery.faults import Side
+from duplexd.engine.recovery.image_faults import Side
 from duplexd.engine.recovery.primary_replay import PrimaryReplay, lacking
 from duplexd.engine.recovery.progress import ignore
 from duplexd.engine.volumes import introduce
@@ -310,10 +310,7 @@ class Reopening:
             raise WrongStateError(f"{pair.name}: {leg.path}: {_text(error)}") from error
         ours = known(self._timeline.ledger, self._timeline.writer.ring.controller.hex())
         judgement = judge(ours, recorded, found, Facts() if settled else _UNKNOWN)
-        mark = found.mark
-        owner = ours.images.get(mark.id, (pair.name, role))[0] if mark is not None else pair.name
-        theirs = mark is not None and mark.controller != ours.controller
-        if (theirs or owner != pair.name) and not adopt:
+        if is_of_others(ours, pair.name, found) and not adopt:
             await self._opener.close(leg)
             raise WrongStateError(f"{judgement.why}; nothing was started")
         return leg, judgement

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 from duplexd.core import pair_states
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.markers import Equal, Missed, Swap
-from duplexd.engine.recovery.faults import Fault
+from duplexd.engine.recovery.image_faults import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from duplexd.core.pair import Lacks, Pair
     from duplexd.engine.failures import Failures
-    from duplexd.engine.recovery.faults import Faults
+    from duplexd.engine.recovery.image_faults import Faults
     from duplexd.engine.timeline import Timeline
     from duplexd.engine.volumes import Volumes
     from duplexd.json_object import Json
