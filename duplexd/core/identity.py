@@ -146,6 +146,15 @@ def judge(known: Known, recorded: Image | None, found: Found, facts: Facts) -> J
     return SAME
 
 
+def is_of_others(known: Known, volume: str, found: Found) -> bool:
+    """Whether its mark says that an image is in use, by another controller or another volume."""
+    mark = found.mark
+    if mark is None:
+        return False
+    owner, _ = known.images.get(mark.id, (volume, ""))
+    return mark.controller != known.controller or owner != volume
+
+
 # ---------------------------------------------------------------------------------------- evidence
 
 
