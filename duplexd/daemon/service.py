@@ -100,8 +100,8 @@ class Service:
         the controller had failed when it was stopped.
         """
         first = not preflight.has_state(self.config)
-        # A mistake in a new file leaves nothing behind. Later, an image may be on a disk that hangs,
-        # and the control socket is to answer meanwhile.
+        # A mistake in a new file leaves nothing behind. Later, an image may be on a disk that
+        # hangs, and the control socket is to answer meanwhile.
         images = preflight.look_at_images(self.config) if first else []
         refuse_problems(self.config, preflight.look(self.config) + images)
         lock = StateLock(self.config)

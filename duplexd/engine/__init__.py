@@ -61,6 +61,7 @@ alone; `leases` hold writes, and `group_cut` cuts under them together with other
 grades it. `failures` is what a failing leg does to states; `failed_legs` are those that fail
 outside of batches, `hung` those that do not answer any more, and `bad_ranges` are written anew.
 
+`auto_resync` brings pairs back after their secondary failed.
 `checkpoint` makes both legs durable and says so, with `leg_syncs`, and `samples` of the images, of
 `sampled_blocks`; `journal_space` keeps room in the journal, and `sync_claim` has the last records
 claimed to be durable. `recovery` finds out after a start what is true. `volumes` are served;

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from duplexd.engine.leases import Hold, Leases
     from duplexd.engine.reopen import Reopening
     from duplexd.engine.suspend import Suspends
+    from duplexd.engine.swap import Swaps
     from duplexd.engine.verify import Progress, Verification
     from duplexd.engine.volumes import Volumes
     from duplexd.json_object import Json
@@ -35,6 +36,7 @@ class Commands:
         resyncs: Resyncs,
         verification: Verification,
         reopening: Reopening,
+        swaps: Swaps,
         clock: Clock,
     ) -> None:
         self._volumes = volumes
@@ -43,6 +45,7 @@ class Commands:
         self._resyncs = resyncs
         self._verification = verification
         self._reopening = reopening
+        self._swaps = swaps
         self._clock = clock
 
     def _served(self, names: Sequence[str]) -> list[Pair]:
@@ -84,6 +87,13 @@ class Commands:
     async def adopt(self, names: Sequence[str]) -> Json:
         """See `Reopening.adopt`."""
         return await self._reopening.adopt(self._volumes.named(names))
+
+    async def swap(
+        self, names: Sequence[str], roll_forward: bool, keep_to: str | None, lose_changes: bool
+    ) -> Json:
+        """See `Swaps.swap`."""
+        pairs = self._volumes.named(names)
+        return await self._swaps.swap(pairs, roll_forward, keep_to, lose_changes)
 
     async def resync_wait(self, names: Sequence[str]) -> Json:
         """See `Resyncs.wait`."""

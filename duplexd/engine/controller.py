@@ -41,6 +41,7 @@ from duplexd.engine.samples import Samples
 from duplexd.engine.settling import Settling
 from duplexd.engine.status import Facts, Status
 from duplexd.engine.suspend import Origin, Suspends
+from duplexd.engine.swap import Swaps
 from duplexd.engine.timeline import Timeline
 from duplexd.engine.verify import Verification
 from duplexd.engine.volumes import Volumes
@@ -207,14 +208,15 @@ class Controller:
             timeline, volumes, checkpointer, followers, failures, opener, workers,
             lambda: self.config, events.emit, limits,
         )  # fmt: skip
+        swaps = Swaps(timeline, leases, followers, self.resyncs, failures, legs, disk)
         commands = Commands(
-            volumes, leases, self.suspends, self.resyncs, self.verification, reopening, clock
+            volumes, leases, self.suspends, self.resyncs, self.verification, reopening, swaps, clock
         )
         self.resolve = volumes.resolve
         self.quiesce, self.renew, self.release = commands.quiesce, commands.renew, leases.release
         self.suspend, self.verify = commands.suspend, commands.verify
         self.resync, self.resync_wait = commands.resync, commands.resync_wait
-        self.adopt = commands.adopt
+        self.adopt, self.swap = commands.adopt, commands.swap
         self.auto_resync = AutoResync(timeline, volumes, commands.resync, events, clock, limits)
 
     def _connect(self) -> None:
@@ -222,6 +224,7 @@ class Controller:
         timeline, admission, followers = self.timeline, self.admission, self.followers
         self.events.journal = timeline.writer
         timeline.consequences = self.failures.after
+        self.failures.on_served = self.write_path.accept_volume
         self.failures.on_unserved = lambda pair: self.write_path.refuse_volume(pair, errno.EIO)
         self.failed_legs.on_primary_failed = self.failures.primary_failed
         self.reads.on_unreadable = self.bad_ranges.found

@@ -34,13 +34,15 @@ if TYPE_CHECKING:
     from duplexd.engine.events import Events
     from duplexd.engine.timeline import Timeline
     from duplexd.engine.volumes import Volumes
+    from duplexd.images.leg import Leg
 
 
 class Failures:
     """The consequences of failing legs. All methods at rest.
 
     `swaps`: whether a pair goes on with its secondary when its primary fails; a reload replaces it.
-    `on_unserved(pair)` is called when a volume is not served any more.
+    `on_unserved(pair)` is called when a volume is not served any more, `on_served(pair)` when it is
+    again.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Failures:
         self.swaps = True
         self.swapped = 0  # how often a pair went on with its secondary
         self.on_unserved: Callable[[Pair], None] = _nobody
+        self.on_served: Callable[[Pair], None] = _nobody
 
     def after(self, batch: Batch) -> None:
         """React to what failed in a batch. Raises OSError if the journal cannot be written.
@@ -79,17 +82,18 @@ class Failures:
 
     def _go_on_with_secondary(self, pair: Pair, error: OSError) -> None:
         """Its group is not suspended with it: their secondaries lack nothing."""
+        primary = pair.primary
         self.exchange(pair)
-        self.swapped += 1
         everything = {pair: pair.record.full_map()}
         self.freeze({pair}, pair, self._timeline.writer.sequence, error, {pair}, everything)
+        self.said_swapped(pair, f"primary failed: {error.strerror or error}", primary)
+
+    def said_swapped(self, pair: Pair, reason: str, before: Leg) -> None:
+        """Count a swap, and emit it; `before` was the primary."""
+        self.swapped += 1
+        primary, secondary = pair.primary.path, before.path
         self._events.emit(
-            "swapped",
-            volume=pair.name,
-            reason="primary failed",
-            error=error.strerror or str(error),
-            primary=pair.primary.path,
-            secondary=pair.copy_of.path,
+            "swapped", volume=pair.name, reason=reason, primary=primary, secondary=secondary
         )
 
     def exchange(self, pair: Pair) -> None:
@@ -114,6 +118,13 @@ class Failures:
             pair.set_legs(AbsentLeg(primary.path, primary.size, why), pair.secondary, pair.mode)
         self.on_unserved(pair)
         self._events.emit("volume-not-served", volume=pair.name, error=pair.failed)
+
+    def served(self, pair: Pair) -> None:
+        """It has a good primary again."""
+        if pair.failed:
+            pair.failed, pair.lacks = "", None
+            pair.refresh()
+            self.on_served(pair)
 
     def _report(self, event: str, pair: Pair, error: OSError) -> None:
         why = error.strerror or str(error)

@@ -184,8 +184,8 @@ class Reopening:
 
     def _begin_to_serve(self, pair: Pair) -> None:
         """Its legs may differ in the regions that were open when it was served last."""
-        pair.failed, pair.lacks, pair.primary_dirty = "", None, True
-        pair.refresh()
+        self._failures.served(pair)
+        pair.primary_dirty = True
         changed = pair.new_map()
         for offset, length in pair.regions.ranges(pair.size):
             changed.set(offset, length)

@@ -170,6 +170,9 @@ class Timeline:
         except OSError as error:
             self.refused(error)
             raise
+        except MemoryError:
+            self.fail("out of memory while a marker was made")
+            raise
         writer.stage()
         in_one_segment = sequence == before + 1
         self._fold(

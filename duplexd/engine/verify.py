@@ -100,24 +100,29 @@ class Verification:
 
         Raises WrongStateError for others, and where the secondary is not usable: it is not a copy
         of any moment, so it must not be called equal to one. A leg that cannot be read, or whose
-        path no longer names the open image, makes the pair unequal, whatever else it holds.
+        path no longer names the open image, makes the pair unequal, whatever else it holds, and
+        whether it is usable or not: that says more.
         """
         wrong = [f"{pair.name} is {pair.state}" for pair in pairs if pair.state not in COMPARABLE]
         if wrong:
             raise WrongStateError(
                 f"only DUPLEX and SUSPENDED pairs can be compared: {', '.join(wrong)}"
             )
-        for pair in pairs:
-            _refuse_unusable(pair)
-        results = [await self._one(pair, progress) for pair in pairs]
+        elsewhere = {
+            pair: await self._in_worker(pair, _Legs(pair.primary, pair.copy_of), _misplaced)
+            for pair in pairs
+        }
+        for pair, why in elsewhere.items():
+            if not why:
+                _refuse_unusable(pair)
+        results = [await self._one(pair, why, progress) for pair, why in elsewhere.items()]
         return {"volumes": results, "equal": all(result["equal"] for result in results)}
 
-    async def _one(self, pair: Pair, progress: Progress | None) -> Json:
+    async def _one(self, pair: Pair, why: str, progress: Progress | None) -> Json:
         legs = _Legs(pair.primary, pair.copy_of)
-        offset, looked, first = 0, 0, None
-        why = await self._in_worker(pair, legs, _misplaced)
-        shown = 0
-        while offset < pair.size:
+        offset, looked, first, shown = 0, 0, None, 0
+        end = 0 if _unusable(pair) else pair.size
+        while offset < end:
             try:
                 found = await self._piece(pair, legs, offset)
             except UnreadableError as error:
@@ -131,7 +136,9 @@ class Verification:
             if progress is not None and offset - shown >= _PROGRESS_BYTES:
                 progress(pair.name, offset, pair.size)
                 shown = offset
-        if progress is not None and not why:
+        if not why:
+            _refuse_unusable(pair)  # it may have become so meanwhile
+        if progress is not None:
             progress(pair.name, pair.size, pair.size)
         return {
             "name": pair.name,
@@ -213,8 +220,12 @@ def _place(pair: Pair) -> tuple[str, Cut | None]:
     return pair.state, pair.cut
 
 
+def _unusable(pair: Pair) -> bool:
+    return pair.state == pair_states.SUSPENDED and not pair.usable
+
+
 def _refuse_unusable(pair: Pair) -> None:
-    if pair.state == pair_states.SUSPENDED and not pair.usable:
+    if _unusable(pair):
         why = pair.cut.why if pair.cut is not None else ""
         because = f": {why}" if why else ""
         raise WrongStateError(

@@ -148,9 +148,11 @@ class WritePath:
         self._refuse([arrival.change for arrival in waiting], error)
 
     def accept_volume(self, pair: Pair) -> None:
-        """Undo `refuse_volume`."""
-        self._gates[pair.id].error = 0
-        self.open_gates([pair])
+        """Undo `refuse_volume`, if it was called."""
+        gate = self._gates.get(pair.id)
+        if gate is not None and gate.error:
+            gate.error = 0
+            self.open_gates([pair])
 
     def is_gated(self, pair: Pair) -> bool:
         """Whether changes of this volume wait at its gate."""

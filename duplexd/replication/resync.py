@@ -66,14 +66,7 @@ class Resyncs:
         Raises WrongStateError, with nothing started, for a volume without secondary, or whose
         secondary's path leads to another image. DuplexdError if the journal has no room for it.
         """
-        await self._followers.until(lambda: all(self._has_arrived(pair) for pair in pairs))
-        # A resync leaves the cuts and a restart does not go back to them, so the secondaries that a
-        # failure suspended have to be durable at theirs first.
-        suspended = [pair for pair in pairs if pair.state == pair_states.SUSPENDED]
-        lost = await self._checkpointer.sync_secondaries(suspended)
-        if lost:
-            more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
-            raise WrongStateError(f"{lost[0].strerror}{more}; nothing was started")
+        await self.arrive(pairs)
         try:
             report = await self._timeline.at_rest(lambda: self._begin(pairs))
         except OSError as error:
@@ -84,6 +77,28 @@ class Resyncs:
                 "free some on the file system of state_dir, then resync again"
             ) from error
         return {"job": next(iter(self._followers.jobs), ""), "volumes": report}
+
+    async def arrive(self, pairs: Sequence[Pair]) -> None:
+        """Wait until suspended secondaries are at their cuts, and durable there.
+
+        A resync leaves the cuts and a restart does not go back to them, so this holds for those
+        that a failure suspended, too. Raises WrongStateError for one whose path leads to another
+        image.
+        """
+        await self._followers.until(lambda: all(self._has_arrived(pair) for pair in pairs))
+        suspended = [pair for pair in pairs if pair.state == pair_states.SUSPENDED]
+        lost = await self._checkpointer.sync_secondaries(suspended)
+        if lost:
+            more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
+            raise WrongStateError(f"{lost[0].strerror}{more}; nothing was started")
+
+    async def roll_forward(self, pair: Pair) -> None:
+        """Begin a resync from the journal alone: without its primary. The caller has checked that
+        the journal reaches back to the cut.
+        """
+        await self.arrive([pair])
+        pair.copied_bytes, pair.resync_error = 0, None
+        await self._timeline.at_rest(lambda: self._begin_following([pair], JOURNAL))
 
     def _has_arrived(self, pair: Pair) -> bool:
         settled = pair.cut is None or pair.cut.id not in self._unsettled

@@ -241,3 +241,35 @@ async def test_strangers_do_not_take_the_descriptors_that_the_journal_needs(
     assert "duplexd_nbd_connections_refused_total 0.0" not in metrics
     assert len(os.listdir(f"/proc/{daemon.pid}/fd")) < 160 - 32
     assert daemon.stop() == 0
+
+
+# --------------------------------------------------------------------------- what is missing
+
+
+def test_systemd_and_the_log_name_a_mirror_that_is_missing(
+    make_files: Callable[..., DaemonFiles],
+    start_daemon: Callable[..., Daemon],
+    manager: ServiceManager,
+) -> None:
+    daemon = start_daemon(make_files({"data": "8MiB", "wal": "8MiB"}), env=manager.environment())
+    assert daemon.stop() == 0
+    daemon.files.secondary_of("wal").unlink()
+    daemon.start()
+    manager.wait("STATUS=serving 2 volumes; wal: suspended by secondary error")
+    assert "wal: suspended by secondary error" in daemon.wait_log('"event": "ready"', "; wal: ")
+    assert daemon.stop() == 0
+
+
+def test_systemd_and_the_log_name_a_volume_that_is_not_served(
+    make_files: Callable[..., DaemonFiles],
+    start_daemon: Callable[..., Daemon],
+    manager: ServiceManager,
+) -> None:
+    daemon = start_daemon(make_files({"data": "8MiB", "wal": "8MiB"}), env=manager.environment())
+    assert daemon.request("POST", "/v1/suspend", {"targets": ["wal"]})[0] == 200
+    assert daemon.stop() == 0
+    daemon.files.primary("wal").unlink()
+    daemon.start()
+    manager.wait("STATUS=serving 1 of 2 volumes; wal: ")
+    assert str(daemon.files.primary("wal")) in daemon.wait_log("serving 1 of 2 volumes")
+    assert daemon.stop() == 0

@@ -297,3 +297,62 @@ def test_at_a_start(case: Case, sets: Sets, tmp_path: Path) -> None:
     assert not unexpected, "an innocent image was not recognised"
     for image in expected:
         assert case.says in found[image].why
+
+
+def is_good(case: Case, volume: str) -> bool:
+    """Whether both images of a volume are what they should be, if perhaps exchanged."""
+    return all(kind == "exchanged" for (owner, _), kind in case.expected.items() if owner == volume)
+
+
+def qemu_io(files: DaemonFiles, volume: str, *commands: str) -> subprocess.CompletedProcess[str]:
+    listed = [part for command in commands for part in ("-c", command)]
+    return subprocess.run(
+        ["qemu-io", "-r", "-f", "raw", *listed, files.uri(volume)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+
+# what a volume holds for sure, as the last stop or kill left it
+CONTENT = {
+    "data": (f"read -P 0x63 {RECENT} 64k", "read -P 0x63 1M 4k", "read -P 0x61 0 4k"),
+    "wal": ("read -P 0x64 2M 4k", "read -P 0x61 0 4k"),
+    "cut": ("read -P 0x65 3M 4k", "read -P 0x61 0 4k"),
+}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[pytest.mark.long] if case.which == "killed" else [])
+        for case in cases()
+        if case.change is not everything_older
+    ],
+    ids=lambda case: f"{case.which}: {case.name}",
+)
+def test_a_daemon_calls_nothing_current_wrongly_and_copies_nothing_in_vain(
+    case: Case, sets: Sets, tmp_path: Path, start_daemon: Callable[..., Daemon]
+) -> None:
+    directory = copy_set(getattr(sets, case.which), tmp_path / "set")
+    case.change(ImageSet(directory, sets.old))
+    (directory / "daemon.log").unlink()
+    daemon = start_daemon(DaemonFiles(directory, VOLUMES).write(), ready=False)
+    daemon.wait_log('"event": "ready"')
+    for volume in daemon.request("GET", "/v1/status")[1]["volumes"]:
+        name, secondary = volume["name"], volume["secondary"]
+        done = qemu_io(daemon.files, name, *CONTENT[name])
+        wrong = "Pattern verification failed" in done.stdout
+        served = not done.returncode or wrong
+        assert not wrong, f"{name}: {done.stdout}"
+        if is_good(case, name):
+            assert served, done.stderr
+            wanted = ("SUSPENDED" if name == "cut" else "DUPLEX", True)
+            assert (volume["state"], secondary["usable"]) == wanted, volume
+        else:
+            assert volume["state"] != "DUPLEX" or not served, volume
+            assert served or (name, "primary") in case.expected, volume
+    for (name, role), kind in case.expected.items():
+        if kind in {"foreign", "newer", "emptied", "older", "changed"}:
+            image = {"primary": "a", "secondary": "b"}[role]
+            assert f"{image}/{name}.img" in daemon.log(), "it is not named"

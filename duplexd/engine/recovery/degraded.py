@@ -105,11 +105,12 @@ class Degraded:
             secondary=failed.path,
             error=_why(fault),
         )
-        self._suspend(pair, fault)
+        self._suspend(pair, fault, alone=True)
 
-    def _suspend(self, pair: Pair, fault: Fault) -> None:
+    def _suspend(self, pair: Pair, fault: Fault, alone: bool = False) -> None:
+        """`alone`: the secondaries of its group lack nothing, and may have to take over as well."""
         duplex = pair.state == pair_states.DUPLEX
-        members = self._volumes.group_of(pair) if duplex else {pair}
+        members = self._volumes.group_of(pair) if duplex and not alone else {pair}
         missed = pair.record.full_map() if fault.missed is None else fault.missed
         unusable = set() if fault.whole and pair.usable else {pair}
         # One that follows the journal is where it stopped, all others are at the tail.

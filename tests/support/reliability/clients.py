@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PROBE_BYTES = 64 << 10
 ANSWER_SECONDS_MAX = 6.0  # more than the time-outs of the rig, and much more than a disk takes
-LOAD_SECONDS_MAX = 30.0
+LOAD_SECONDS_MAX = 60.0
 _FIO = [
     "fio",
     "--name=load",
@@ -72,7 +72,7 @@ class Load:
     def end(self) -> None:
         """Not any more."""
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
 
 
 def errno_name(text: str) -> str:

@@ -10,6 +10,7 @@ import errno
 
 import pytest
 
+from duplexd.core.pair_states import DUPLEX, SUSPENDED
 from duplexd.engine.verify import PIECE_BYTES
 from duplexd.errors import TimedOutError, WrongStateError
 from duplexd.limits import EngineLimits
@@ -173,6 +174,34 @@ async def test_a_secondary_that_is_not_usable_is_not_compared() -> None:
         await core.until(lambda: not core.pair().usable)
         with pytest.raises(WrongStateError, match=r"not usable until it was copied: /b/data.img"):
             await core.controller.verify(["data"])
+
+
+async def test_a_secondary_that_is_gone_is_named_though_it_is_not_usable_either() -> None:
+    async with running({"data": "sync", "wal": "sync"}) as core:
+        core.disk.take("/b/data.img")
+        await core.controller.suspend(["data"])
+        await core.until(lambda: not core.pair().usable)
+        result = await core.controller.verify(["data", "wal"])
+        data, wal = result["volumes"]
+        assert (data["equal"], data["compared_bytes"], wal["equal"]) == (False, 0, True)
+        assert data["why"].startswith("/b/data.img: ")
+
+
+async def test_a_secondary_that_fails_meanwhile_is_not_called_equal() -> None:
+    async with running() as core:
+        await core.write("data", 0, b"x" * 4096)
+        secondary = core.secondary()
+
+        def fail(operation: str) -> None:
+            if operation == "read_into":
+                core.pair().record.state = SUSPENDED
+                core.pair().record.usable = False
+
+        secondary.delay = fail
+        with pytest.raises(WrongStateError, match="not usable until it was copied"):
+            await core.controller.verify(["data"])
+        secondary.delay = None
+        core.pair().record.state, core.pair().record.usable = DUPLEX, True
 
 
 @pytest.mark.parametrize("side", ["a", "b"])

@@ -1,0 +1,256 @@
+"""Swaps by command: the two images of a pair change roles, between two batches.
+
+    DUPLEX      both images are equal, so nothing is lost and no client notices. The secondary of an
+                `async` pair is brought to the last change first, while a lease holds the volume
+    SUSPENDED   the secondary lacks what came after its cut. `roll_forward` applies that from the
+                journal, so that the volume may even be without its primary; `lose_changes` gives it
+                up. Without one of them nothing is done, and the error says what is at stake
+
+What happens by itself when a primary fails is in `failures.py`, and how a start does the same in
+`recovery/degraded.py`.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from duplexd.core import lease as ends
+from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX
+from duplexd.errors import DuplexdError, WrongStateError
+from duplexd.images.absent import AbsentLeg
+from duplexd.runtime.tasks import to_its_end
+from duplexd.units import format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from duplexd.core.pair import Pair
+    from duplexd.engine.failures import Failures
+    from duplexd.engine.leases import Leases
+    from duplexd.engine.timeline import Timeline
+    from duplexd.images.leg import Leg
+    from duplexd.json_object import Json
+    from duplexd.replication.followers import Followers
+    from duplexd.replication.leg_calls import LegCalls
+    from duplexd.replication.resync import Resyncs
+    from duplexd.runtime.disk import Disk
+
+_PIECE_BYTES = 4 << 20
+
+
+class Swaps:
+    """Swaps of a controller's pairs."""
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        leases: Leases,
+        followers: Followers,
+        resyncs: Resyncs,
+        failures: Failures,
+        legs: LegCalls,
+        disk: Disk,
+    ) -> None:
+        self._timeline = timeline
+        self._leases = leases
+        self._followers = followers
+        self._resyncs = resyncs
+        self._failures = failures
+        self._legs = legs
+        self._disk = disk
+
+    async def swap(
+        self, pairs: Sequence[Pair], roll_forward: bool, keep_to: str | None, lose_changes: bool
+    ) -> Json:
+        """Swap these pairs, one after the other. `keep_to`: a new file for what the secondary holds
+        at its cut, of one pair.
+
+        Raises WrongStateError, with nothing changed, if one of them is in no state for it.
+        """
+        if keep_to is not None and len(pairs) != 1:
+            raise WrongStateError("the image of a cut can be kept of one volume at a time")
+        for pair in pairs:
+            self._check(pair, roll_forward, lose_changes)
+        return {
+            "volumes": [await to_its_end(self._one(pair, roll_forward, keep_to)) for pair in pairs]
+        }
+
+    async def _one(self, pair: Pair, roll_forward: bool, keep_to: str | None) -> Json:
+        lost: Json | None = None
+        if pair.state == DUPLEX:
+            await self._exchange_equal(pair)
+        elif roll_forward:
+            await self._roll_forward(pair, keep_to)
+        else:
+            lost = await self._give_up(pair)
+        await self._timeline.durable()
+        return {
+            "name": pair.name,
+            "state": pair.state,
+            "reason": pair.reason or None,
+            "swapped": pair.record.swapped,
+            "primary": pair.primary.path,
+            "secondary": pair.copy_of.path,
+            "sequence": self._timeline.written,
+            "lost": lost,
+            "already": False,
+        }
+
+    # ---------------------------------------------------------------------- what is possible
+
+    def _check(self, pair: Pair, roll_forward: bool, lose_changes: bool) -> None:
+        if pair.state == SIMPLEX:
+            raise WrongStateError(f"{pair.name} is SIMPLEX: there is no secondary to swap with")
+        if pair.state == PENDING:
+            raise WrongStateError(
+                f"{pair.name} is PENDING: its secondary is being copied to; "
+                "wait until it is DUPLEX (`duplexctl resync --wait`)"
+            )
+        secondary = pair.copy_of
+        if isinstance(secondary, AbsentLeg):
+            raise WrongStateError(
+                f"{pair.name}: its secondary cannot be used: {secondary.path}: {secondary.why}"
+            )
+        if pair.state == DUPLEX:
+            return
+        if not pair.usable:
+            raise WrongStateError(
+                f"{pair.name}: its secondary holds no state that the volume ever had; "
+                "only a resync makes it usable"
+            )
+        if not roll_forward and not lose_changes:
+            raise WrongStateError(self._at_stake(pair))
+        if roll_forward and not self._reaches_back(pair):
+            raise WrongStateError(
+                f"{pair.name}: the journal no longer reaches back to its cut, number "
+                f"{pair.applied}; it begins at {self._timeline.writer.ring.oldest}. "
+                f"{self._at_stake(pair)}"
+            )
+
+    def _reaches_back(self, pair: Pair) -> bool:
+        nothing = self._timeline.written <= pair.applied
+        return nothing or self._timeline.writer.ring.oldest <= pair.applied + 1
+
+    def _at_stake(self, pair: Pair) -> str:
+        lost = self._lost(pair)
+        forward = (
+            " --roll-forward applies them from the journal;" if self._reaches_back(pair) else ""
+        )
+        return (
+            f"{pair.name} is SUSPENDED: its secondary lacks the changes from number "
+            f"{lost['first']} to {lost['last']}, {format_size(lost['bytes'])} of the volume;"
+            f"{forward} --lose-changes gives them up"
+        )
+
+    def _lost(self, pair: Pair) -> Json:
+        """What only the primary and the journal have."""
+        changed = pair.changed
+        return {
+            "records": None,
+            "first": pair.applied + 1,
+            "last": self._timeline.written,
+            "since": pair.cut.time_us / 1e6 if pair.cut is not None else None,
+            "bytes": changed.changed_bytes if changed is not None else 0,
+        }
+
+    # ------------------------------------------------------------------------ images that are equal
+
+    async def _exchange_equal(self, pair: Pair) -> None:
+        if pair.mirrors:
+            await self._timeline.at_rest(lambda: self._exchange(pair))
+            return
+        hold = await self._leases.quiesce([pair], self._leases.longest_allowed_s, "swap")
+        try:
+            last = self._timeline.written
+            await self._followers.until(lambda: hold.ended.done() or pair.applied >= last)
+            await self._timeline.at_rest(lambda: self._exchange_held(pair, last))
+        finally:
+            self._leases.release(hold.id, ends.BY_OWNER)
+
+    def _exchange_held(self, pair: Pair, last: int) -> None:
+        if pair.applied < last or not self._leases.holds(pair):
+            raise WrongStateError(
+                f"{pair.name}: its secondary did not get to the last change while the volume was "
+                "held; try again with less load"
+            )
+        self._exchange(pair)
+
+    def _exchange(self, pair: Pair) -> None:
+        if pair.state != DUPLEX:
+            raise WrongStateError(f"{pair.name} became {pair.state} meanwhile; try again")
+        timeline = self._timeline
+        failed, primary = pair.failed, pair.primary
+        self._failures.exchange(pair)
+        if failed:
+            self._suspend(pair, OSError(errno.EIO, failed))
+        else:
+            timeline.ledger.advance(pair.record, timeline.writer.sequence)  # it was the primary
+        self._failures.said_swapped(pair, "by command", primary)
+
+    def _suspend(self, pair: Pair, error: OSError) -> None:
+        """The image that was the primary is not current: all of it has to be copied."""
+        everything = {pair: pair.record.full_map()}
+        at = self._timeline.writer.sequence
+        self._failures.freeze({pair}, pair, at, error, {pair}, everything)
+        self._failures.served(pair)
+
+    # ------------------------------------------------------------------- a secondary at its cut
+
+    async def _roll_forward(self, pair: Pair, keep_to: str | None) -> None:
+        """Follow the journal from the cut on, then exchange."""
+        if keep_to is not None:
+            await self._keep(pair, keep_to)
+        await self._resyncs.roll_forward(pair)
+        await self._resyncs.wait([pair])
+        if pair.state != DUPLEX:
+            raise DuplexdError(f"{pair.name}: {pair.resync_error or 'it was suspended again'}")
+        await self._exchange_equal(pair)
+
+    async def _keep(self, pair: Pair, path: str) -> None:
+        try:
+            copy = await self._legs.workers.run(lambda: self._disk.create(path, pair.size))
+        except OSError as error:
+            raise WrongStateError(
+                f"{path}: the image of the cut cannot be kept there: {error.strerror}; "
+                "nothing was changed"
+            ) from error
+        try:
+            await self._legs.workers.run(lambda: _copy(pair.copy_of, copy, pair.size))
+        except OSError as error:
+            raise DuplexdError(
+                f"{path}: the image of the cut could not be copied: {error.strerror}; "
+                "remove that file; nothing else was changed"
+            ) from error
+        finally:
+            await self._legs.workers.run(copy.close)
+
+    async def _give_up(self, pair: Pair) -> Json:
+        """Go on with what the secondary holds at its cut."""
+        await self._resyncs.arrive([pair])
+        return await self._timeline.at_rest(lambda: self._give_up_now(pair))
+
+    def _give_up_now(self, pair: Pair) -> Json:
+        lost, primary, timeline = self._lost(pair), pair.primary, self._timeline
+        if not pair.usable or pair.state in (DUPLEX, PENDING, SIMPLEX):
+            raise WrongStateError(f"{pair.name} became {pair.state} meanwhile; try again")
+        self._failures.exchange(pair)
+        why = f"{primary.path}: its changes from number {lost['first']} on were given up"
+        everything = {pair: pair.record.full_map()}
+        at, error = timeline.writer.sequence, OSError(errno.ESTALE, why)
+        self._failures.freeze({pair}, pair, at, error, {pair}, everything)
+        self._failures.served(pair)
+        self._failures.said_swapped(pair, "by command, changes given up", primary)
+        return lost
+
+
+def _copy(source: Leg, target: Leg, size: int) -> None:
+    """Copy what is not a hole, durably. Blocking."""
+    for offset, length, is_data in source.extents(0, size):
+        if is_data:
+            end = offset + length
+            for at in range(offset, end, _PIECE_BYTES):
+                piece = bytearray(min(_PIECE_BYTES, end - at))
+                source.read_into(at, memoryview(piece))
+                target.write(at, piece)
+    target.sync()

@@ -1,0 +1,179 @@
+"""Swaps by command: the images of a pair change roles; nothing is lost that was not given up."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from duplexd.errors import WrongStateError
+from tests.unit.engine.cores import Core, new_disk, run, running, settings
+
+ONE = {"data": "sync"}
+
+
+async def swap(core: Core, **how: object) -> dict[str, object]:
+    asked = {"roll_forward": False, "keep_to": None, "lose_changes": False, **how}
+    result = await core.controller.swap(["data"], **asked)  # type: ignore[arg-type]
+    (volume,) = result["volumes"]
+    return dict(volume)
+
+
+async def fail_primary(core: Core) -> None:
+    """Of a suspended pair: its changes are in the journal, and nowhere else any more."""
+    pair = core.pair()
+    error = OSError(errno.EIO, "gone")
+    await core.controller.timeline.at_rest(
+        lambda: core.controller.failures.primary_failed(pair, error)
+    )
+    assert pair.failed
+
+
+# ------------------------------------------------------------------------------------ DUPLEX
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_equal_images_change_roles_and_the_pair_stays_duplex(mode: str) -> None:
+    async with running({"data": mode}) as core:
+        await core.write("data", 0, b"before")
+        volume = await swap(core)
+        assert (volume["primary"], volume["secondary"]) == ("/b/data.img", "/a/data.img")
+        assert (volume["state"], volume["swapped"], volume["lost"]) == ("DUPLEX", True, None)
+        await core.write("data", 0, b"after!")
+        assert await core.read("data", 0, 6) == (0, b"after!")
+        await core.controller.suspend(["data"])
+        assert core.image("data", "a")[:6] == b"after!", "the former primary is mirrored to"
+
+
+async def test_a_second_swap_gives_the_images_their_roles_back() -> None:
+    async with running(ONE) as core:
+        await swap(core)
+        assert (await swap(core))["swapped"] is False
+        assert core.pair().primary.path == "/a/data.img"
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_restart_has_the_roles_of_the_last_swap(mode: str) -> None:
+    disk = new_disk()
+
+    async def swap_and_die() -> None:
+        core = await Core.begin(disk, settings({"data": mode}))
+        await core.write("data", 0, b"a" * 4096)
+        await swap(core)
+        await core.write("data", 4096, b"b" * 4096)
+        await core.crash(power=False)
+
+    async def again() -> None:
+        async with running({"data": mode}, disk=disk) as core:
+            assert core.pair().primary.path == "/b/data.img"
+            assert await core.read("data", 0, 8192) == (0, b"a" * 4096 + b"b" * 4096)
+            await core.controller.resync_wait(["data"])
+            assert core.states() == {"data": "DUPLEX"}
+            await core.controller.suspend(["data"])
+            assert core.equal()
+
+    run(swap_and_die())
+    run(again())
+
+
+# ------------------------------------------------------------------------------------ SUSPENDED
+
+
+async def test_a_suspended_pair_is_not_swapped_by_the_way() -> None:
+    async with running(ONE) as core:
+        await core.controller.suspend(["data"])
+        await core.write("data", 0, b"x" * 4096)
+        with pytest.raises(WrongStateError, match=r"lacks the changes from number \d+ to \d+"):
+            await swap(core)
+        assert core.pair().primary.path == "/a/data.img"
+
+
+async def test_a_lost_primary_is_rebuilt_from_the_journal_on_the_secondary() -> None:
+    async with running(ONE) as core:
+        await core.write("data", 0, b"before the cut")
+        await core.controller.suspend(["data"])
+        await core.write("data", 0, b"after the cut!")
+        await fail_primary(core)
+        assert await core.write("data", 0, b"x") == errno.EIO
+        volume = await swap(core, roll_forward=True)
+        assert (volume["primary"], volume["lost"]) == ("/b/data.img", None)
+        assert await core.read("data", 0, 14) == (0, b"after the cut!")
+        assert await core.write("data", 0, b"goes on") == 0
+        assert core.pair().failed == ""
+
+
+async def test_the_image_of_the_cut_is_kept_if_that_is_asked_for() -> None:
+    async with running(ONE) as core:
+        await core.write("data", 0, b"before")
+        await core.controller.suspend(["data"])
+        await core.write("data", 0, b"after!")
+        await fail_primary(core)
+        await swap(core, roll_forward=True, keep_to="/kept/data.img")
+        kept = core.disk.open("/kept/data.img")
+        assert kept.read(0, 6) == b"before"
+        kept.close()
+
+
+async def test_an_image_that_cannot_be_kept_changes_nothing() -> None:
+    async with running(ONE) as core:
+        await core.controller.suspend(["data"])
+        await core.write("data", 0, b"after!")
+        core.disk.create("/kept/data.img", 4096).close()
+        with pytest.raises(WrongStateError, match="cannot be kept there"):
+            await swap(core, roll_forward=True, keep_to="/kept/data.img")
+        assert core.states() == {"data": "SUSPENDED"}
+
+
+async def test_changes_that_are_given_up_are_named_and_do_not_come_back() -> None:
+    async with running(ONE) as core:
+        await core.write("data", 0, b"before")
+        await core.controller.suspend(["data"])
+        await core.write("data", 0, b"after!")
+        volume = await swap(core, lose_changes=True)
+        lost = volume["lost"]
+        assert isinstance(lost, dict)
+        assert lost["bytes"] > 0
+        assert await core.read("data", 0, 6) == (0, b"before")
+        pair = core.pair()
+        assert (pair.state, pair.usable) == ("SUSPENDED", False), "the other image is compared"
+
+
+def test_a_restart_does_not_apply_what_was_given_up() -> None:
+    disk = new_disk()
+
+    async def give_up_and_die() -> None:
+        core = await Core.begin(disk, settings(ONE))
+        await core.write("data", 0, b"before")
+        await core.controller.suspend(["data"])
+        await core.write("data", 0, b"after!")
+        await core.write("data", 8192, b"after!")
+        await swap(core, lose_changes=True)
+        await core.write("data", 4096, b"later!")
+        await core.crash(power=False)
+
+    async def again() -> None:
+        async with running(ONE, disk=disk) as core:
+            assert core.pair().primary.path == "/b/data.img"
+            assert await core.read("data", 0, 6) == (0, b"before")
+            assert await core.read("data", 8192, 6) == (0, bytes(6))
+            assert await core.read("data", 4096, 6) == (0, b"later!")
+
+    run(give_up_and_die())
+    run(again())
+
+
+# ---------------------------------------------------------------------------- what is refused
+
+
+async def test_a_volume_without_secondary_is_not_swapped() -> None:
+    async with running({"data": ""}) as core:
+        with pytest.raises(WrongStateError, match="is SIMPLEX"):
+            await swap(core)
+
+
+async def test_a_secondary_that_holds_no_state_of_the_volume_does_not_become_the_primary() -> None:
+    async with running(ONE) as core:
+        core.secondary().tear(errno.EIO, times=None)
+        await core.write("data", 0, b"b" * 8192)
+        with pytest.raises(WrongStateError, match="no state that the volume ever had"):
+            await swap(core, lose_changes=True)
