@@ -177,7 +177,7 @@ class Controller:
             limits,
         )
         self.followers = followers = Followers(
-            timeline, admission, self.async_follower, self.runner.run, clock
+            timeline, self.write_path, legs, self.async_follower, self.runner.run, clock
         )
         self.resyncs = Resyncs(timeline, checkpointer, followers, archive.unsettled, events.emit)
         self.settling = Settling(
