@@ -329,6 +329,10 @@ class SimDisk:
         """Put the unlinked file back at `path`, in place of what is there."""
         self._images[_normal(path)] = image
 
+    def in_use(self, path: str) -> bool:
+        """Whether somebody has the file at `path` open."""
+        return self._image(path).opened
+
     def flip(self, path: str, offset: int) -> None:
         """Flip a bit on the medium."""
         image = self._image(path)
