@@ -200,6 +200,10 @@ class Reopening:
             self._timeline.append(Copy({pair.id: changed}, pair_states.UNCLEAN_STOP))
         elif pair.state == pair_states.SUSPENDED and changed.any():
             self._timeline.append(Missed({pair.id: changed}))
+        if self._followers.is_past(pair):  # what came while it was not served
+            error = OSError(errno.ESTALE, "it was not followed for while the volume was not served")
+            everything = {pair: pair.record.full_map()}
+            self._failures.freeze({pair}, pair, pair.applied, error, {pair}, everything)
         self._followers.adopt([pair])
 
     async def _adopt(self, pair: Pair) -> Json:
@@ -279,7 +283,12 @@ class Reopening:
     # ------------------------------------------------------------------------------------- opening
 
     async def _primary(self, pair: Pair, adopt: bool) -> Leg:
-        """The image at the path of the primary. Raises WrongStateError if it cannot be used."""
+        """The image at the path of the primary. Raises WrongStateError if it cannot be used.
+
+        A primary that failed while it was open is closed first: the path may lead to another one.
+        """
+        if not why_absent(pair.primary):
+            await self._timeline.at_rest(lambda: self._put_aside(pair, pair.failed))
         leg, judgement = await self._open(pair, PRIMARY, adopt)
         if not judgement.current and not adopt:
             await self._opener.close(leg)
