@@ -358,6 +358,10 @@ class Ledger:
         """Note that the primary durably holds all changes up to `sequence`."""
         pair.primary_at = max(pair.primary_at, sequence)
 
+    def primary_lacks(self, pair: PairRecord, sequence: int) -> None:
+        """Note that changes after `sequence` may not be on the primary durably."""
+        pair.primary_at = min(pair.primary_at, sequence)
+
     def track(self, pair: PairRecord, kind: int, offset: int, length: int) -> None:
         """Note a change that the secondary does not get."""
         if pair.changed is None:

@@ -131,7 +131,7 @@ class Samples:
         self._taken: dict[Leg, Stamp] = {}  # those of them that the coming checkpoint records
         self._touched: dict[int, set[int]] = {}  # regions, by volume, since the last checkpoint
         self._branded: set[Leg] = set()  # carry the mark of this start
-        self._current: set[Leg] = set()  # held all changes at the last checkpoint
+        self._current: set[tuple[Leg, int]] = set()  # held all changes at the last checkpoint
 
     def sync(self, leg: Leg) -> Callable[[], None]:
         """Sync a leg that was written to, and its time; returns what notes that. Raises OSError."""
@@ -172,13 +172,16 @@ class Samples:
         except OSError:  # then no secondary is known to be current
             recent, unknown = {}, Recent({}, _NEVER)
         tasks = [
-            _Task(pair, role, recent.get(pair.pair.id, unknown), leg in self._current, plan)
+            _Task(pair, role, recent.get(pair.pair.id, unknown), (leg, role) in self._current, plan)
             for pair in plan.pairs
             for role, leg in enumerate(pair.legs)
             if leg is not None
         ]
         # while a pair has no secondary, nobody notes which regions of it are written to
-        self._current = {task.leg for task in tasks if _is_current(task) and task.pair.legs[1]}
+        # and a primary that becomes a secondary is copied to, which nobody notes either
+        self._current = {
+            (task.leg, task.role) for task in tasks if _is_current(task) and task.pair.legs[1]
+        }
         todo = [task for task in tasks if self._is_due(task)]
         for task in tasks:
             # one that is about to get changes from before this checkpoint
