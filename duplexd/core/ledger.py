@@ -177,7 +177,7 @@ class Ledger:
     def _(self, marker: markers.Swap, place: Place) -> None:
         for pair in self._of(marker.volumes):
             self._move(pair, pair_states.SWAP, pair.reason)
-            pair.swapped = not pair.swapped
+            pair.swapped, pair.swaps = not pair.swapped, pair.swaps + 1
             images = pair.primary_image, pair.secondary_image
             pair.secondary_image, pair.primary_image = images
             pair.primary_at, pair.applied = pair.applied, pair.primary_at

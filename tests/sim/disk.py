@@ -236,7 +236,8 @@ class SimDisk:
         return SimFile(self, path, image)
 
     def exists(self, path: str) -> bool:
-        self.answers("exists", path)
+        if not self.dead:
+            self.answers("exists", path)
         return _normal(path) in self._images or _normal(path) in self._directories
 
     def size(self, path: str) -> int:

@@ -175,7 +175,8 @@ class Machine:
             await asyncio.sleep(0.02)
         controller = self.controller
         raise AssertionError(
-            f"in {self.patience_s:g} seconds this did not come: {what}; {controller.write_path.queued} queued, "
+            f"in {self.patience_s:g} seconds this did not come: {what}; "
+            f"{controller.write_path.queued} queued, "
             f"refused with {controller.admission.refusal}, held back by "
             f"{set(controller.admission.reasons)}, leases {list(controller.leases.held)}, "
             f"{len(controller.timeline.writer.ring.spares)} spares, jobs "

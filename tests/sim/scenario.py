@@ -222,7 +222,8 @@ class Scenario:
             await asyncio.wait_for(action(), self.patience_s)
         except TimeoutError:
             raise AssertionError(
-                f"{action.__name__} did not end in {self.patience_s:g} seconds\n  {checks.describe(machine)}"
+                f"{action.__name__} did not end in {self.patience_s:g} seconds\n"
+                f"  {checks.describe(machine)}"
             ) from None
         except (DuplexdError, OSError) as error:
             if isinstance(error, OSError) and not machine.controller.failed:
