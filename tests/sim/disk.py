@@ -346,6 +346,10 @@ class SimDisk:
         """Put the unlinked file back at `path`, in place of what is there."""
         self._images[_normal(path)] = image
 
+    def has(self, path: str) -> bool:
+        """Whether there is a file; a look by nobody."""
+        return _normal(path) in self._images
+
     def in_use(self, path: str) -> bool:
         """Whether somebody has the file at `path` open."""
         return self._image(path).opened
