@@ -209,19 +209,20 @@ class Samples:
         task.record(image)
 
     def recorded(self, plan: Plan) -> None:
-        """The checkpoint is on the disk. Roles that were exchanged meanwhile stay exchanged."""
+        """The checkpoint is on the disk. Roles that were exchanged meanwhile stay exchanged, and an
+        image that came meanwhile stays recorded as it was.
+        """
         ledger = self._timeline.ledger
         for leg, stamp in self._taken.items():
             if self._stamps.get(leg) is stamp:
                 self._written.discard(leg)
         self._touched.clear()
         for pair, saved, legs, _, _ in plan.pairs:
-            ours, theirs = saved["images"]
-            now = (pair.primary, pair.secondary)
-            if now == legs:
-                ledger.use_images(pair.record, ours, theirs)
-            elif now == legs[::-1]:
-                ledger.use_images(pair.record, theirs, ours)
+            taken: dict[Leg | None, Image | None] = dict(zip(legs, saved["images"], strict=True))
+            record = pair.record
+            ours = taken.get(pair.primary, record.primary_image)
+            theirs = taken.get(pair.secondary, record.secondary_image)
+            ledger.use_images(record, ours, theirs)
 
     # ------------------------------------------------------------------------------- in a worker
 
