@@ -60,11 +60,11 @@ class Facts(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What this state directory is: its controller, how often that was started, and which volume
-    and role each image has, by id: `("data", "primary")`.
+    """What this state directory is: whose (the identity of its controller), how often that was
+    started, and which volume and role each image has, by id: `("data", "primary")`.
     """
 
-    controller: str
+    owner: str
     starts: int
     images: Mapping[str, tuple[str, str]]
 
@@ -145,14 +145,14 @@ def is_of_others(known: Known, volume: str, found: Found) -> bool:
     if mark is None:
         return False
     owner, _ = known.images.get(mark.id, (volume, ""))
-    return mark.controller != known.controller or owner != volume
+    return mark.owner != known.owner or owner != volume
 
 
 # ---------------------------------------------------------------------------------------- evidence
 
 
 def _judge_mark(known: Known, recorded: Image | None, path: str, mark: Mark) -> Judgement | None:
-    if mark.controller != known.controller:
+    if mark.owner != known.owner:
         return Judgement(
             "foreign",
             f"{path}: the image belongs to volume {mark.volume} of a controller {mark.name!r} whose"

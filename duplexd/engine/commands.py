@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from duplexd.engine.leases import Hold, Leases
     from duplexd.engine.reopen import Reopening
     from duplexd.engine.suspend import Suspends
-    from duplexd.engine.swap import Swaps
+    from duplexd.engine.swapping import Swaps
     from duplexd.engine.verify import Progress, Verification
     from duplexd.engine.volumes import Volumes
     from duplexd.json_object import Json

@@ -42,7 +42,7 @@ from duplexd.engine.samples import Samples
 from duplexd.engine.settling import Settling
 from duplexd.engine.status import Facts, Status
 from duplexd.engine.suspend import Origin, Suspends
-from duplexd.engine.swap import Swaps
+from duplexd.engine.swapping import Swaps
 from duplexd.engine.timeline import Timeline
 from duplexd.engine.verify import Verification
 from duplexd.engine.volumes import Volumes
@@ -178,7 +178,7 @@ class Controller:
             limits,
         )
         self.followers = followers = Followers(
-            timeline, admission, self.async_follower, self.runner.run, clock
+            timeline, self.write_path, legs, self.async_follower, self.runner.run, clock
         )
         self.resyncs = Resyncs(timeline, checkpointer, followers, archive.unsettled, events.emit)
         self.settling = Settling(
