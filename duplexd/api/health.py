@@ -28,10 +28,14 @@ def degraded(volumes: Iterable[Json]) -> list[Json]:
 def fault(volume: Json) -> str:
     """What is wrong with a volume of a status, in a line; empty if nothing is.
 
-    The worst first: not served, then its primary, then its secondary.
+    The worst first: not served, requests that fail, its primary, its secondary.
     """
     if not volume.get("served", True):
         return f"not served: {volume.get('error') or 'its log says why'}"
+    if failing := volume.get("failing"):
+        return "; ".join(
+            f"the last {what} of a client failed: {why}" for what, why in failing.items()
+        )
     for role in ("primary", "secondary"):
         leg = volume.get(role) or {}
         if leg.get("error"):

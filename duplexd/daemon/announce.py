@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from duplexd.api.health import fault
 from duplexd.runtime.notify import notify
 
 if TYPE_CHECKING:
@@ -53,21 +54,18 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd")
 
 def faults(volumes: Sequence[Json]) -> list[str]:
     """What is wrong with the volumes of a status, each as `name: why`, the worst first."""
-    unserved = [
-        f"{volume['name']}: {volume.get('error') or 'not served'}"
-        for volume in volumes
-        if not volume.get("served", True)
-    ]
-    degraded = [
-        f"{volume['name']}: suspended {volume['reason']}"
-        for volume in volumes
-        if volume.get("served", True) and str(volume.get("reason")).endswith("error")
-    ]
-    return unserved + degraded
+    worst_first = sorted(volumes, key=lambda volume: bool(volume.get("served", True)))
+    return [f"{volume['name']}: {why}" for volume in worst_first if (why := _fault(volume))]
+
+
+def _fault(volume: Json) -> str:
+    """What /readyz says, too; and that a mirror is lost, though its image is well again."""
+    lost = str(volume.get("reason")).endswith("error")
+    return fault(volume) or (f"suspended {volume['reason']}" if lost else "")
 
 
 def summary(status: Json) -> str:
-    """One line: "serving 11 of 12 volumes; vol3: (why)"."""
+    """One line: "serving 11 of 12 volumes; vol3: not served: (why)"."""
     if failed := status["controller"].get("failed"):
         return f"failed, refusing changes: {failed}"
     volumes = status["volumes"]

@@ -25,7 +25,9 @@ def summary(volumes: Sequence[Json]) -> str:
     """The faults of a status, counted by kind; empty if there is none."""
     refused = sum(not served(volume) for volume in volumes)
     failed = {role: sum(bool(leg_error(each, role)) for each in volumes) for role in _ROLES}
+    failing = sum(served(each) and bool(each.get("failing")) for each in volumes)
     counts = [f"{refused} not served"] if refused else []
+    counts += [f"{failing} with failing requests"] if failing else []
     counts += [f"{count} with a failed {role}" for role, count in failed.items() if count]
     return ", ".join(counts)
 
@@ -66,6 +68,11 @@ def _of_volume(volume: Json) -> Iterator[str]:
     name = volume["name"]
     if not served(volume):
         yield f"{name}: NOT SERVED: {printable(volume.get('error') or 'see its log')}"
+    by_error: dict[str, list[str]] = {}
+    for what, why in (volume.get("failing") or {}).items():
+        by_error.setdefault(why, []).append(what)
+    for why, whats in by_error.items():
+        yield f"{name}: the last {' and '.join(whats)} of a client failed: {why}"
     for role in _ROLES:
         if (why := leg_error(volume, role)) and why not in (volume.get("error") or ""):
             yield f"{name}: {role} {printable(_with_path(volume[role], why))}"

@@ -66,6 +66,7 @@ outside of batches, `hung` those that do not answer any more, and `bad_ranges` a
 `sampled_blocks`; `journal_space` keeps room in the journal, and `sync_claim` has the last records
 claimed to be durable. `recovery` finds out after a start what is true. `volumes` are served;
 `opening` opens their images, each for itself, `reopen` those that were absent, on command;
-`live_changes` says what a `reload` may change of them. `verify` compares legs. `commands` is what
-clients can ask for; `status`, `counters` and `events` are what they see.
+`live_changes` says what a `reload` may change of them. `swapping` exchanges the images of a pair,
+on command. `verify` compares legs. `commands` is what clients can ask for; `status`, `counters` and
+`events` are what they see.
 """

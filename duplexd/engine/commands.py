@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from duplexd.engine.leases import Hold, Leases
     from duplexd.engine.reopen import Reopening
     from duplexd.engine.suspend import Suspends
-    from duplexd.engine.swap import Swaps
+    from duplexd.engine.swapping import Swaps
     from duplexd.engine.verify import Progress, Verification
     from duplexd.engine.volumes import Volumes
     from duplexd.json_object import Json
@@ -82,6 +82,11 @@ class Commands:
     async def resync(self, names: Sequence[str]) -> Json:
         """See `Resyncs.resync`. What is absent of these pairs is opened before."""
         await self._reopening.before_resync(self._volumes.named(names))
+        return await self._resyncs.resync(self._served(names))
+
+    async def resync_again(self, names: Sequence[str]) -> Json:
+        """The same without a person who asks for it: no other image is written over."""
+        await self._reopening.before_resync(self._volumes.named(names), known_only=True)
         return await self._resyncs.resync(self._served(names))
 
     async def adopt(self, names: Sequence[str]) -> Json:

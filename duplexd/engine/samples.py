@@ -128,14 +128,19 @@ class Samples:
         self._branded: set[Leg] = set()  # carry the mark of this start
         self._current: set[Leg] = set()  # held all changes at the last checkpoint
 
-    def sync(self, leg: Leg) -> None:
-        """Sync a leg that was written to, and its time. Raises OSError, also for a leg that has
-        become shorter: later writes may make it long again, with zeroes where its content was.
+    def sync(self, leg: Leg) -> Callable[[], None]:
+        """Sync a leg that was written to, and its time; returns what notes that.
+
+        Raises OSError, also for a leg that has become shorter: later writes may make it long again,
+        with zeroes where its content was.
         """
         stamp = leg.stamp()
         if stamp.size < leg.size:
             raise OSError(errno.EIO, truncated(stamp.size, leg.size), leg.path)
         leg.sync(times=True)
+        return lambda: self._synced(leg, stamp)
+
+    def _synced(self, leg: Leg, stamp: Stamp) -> None:
         self._stamps[leg] = stamp
         self._written.add(leg)
 

@@ -107,6 +107,7 @@ class Status:
             "copy": self._copy(pair),
             "served": not pair.failed,
             "error": pair.failed,
+            "failing": {what: os.strerror(number) for what, number in pair.failing.items()},
             "swapped": pair.record.swapped,
             "primary": {
                 "path": pair.primary.path,

@@ -135,7 +135,8 @@ class Dispatch:
         """Queue the reply of a change."""
         error = change.error
         if error or self._server.failing:
-            error = self._outcome("change", error)
+            # The journal takes a flush although no write succeeds: it cures nothing of these.
+            error = self._outcome("flush" if change.kind == FLUSH else "change", error)
         self.in_flight -= 1
         if change.kind == WRITE:
             self.payload_bytes -= change.length

@@ -87,8 +87,7 @@ class Listeners:
         with contextlib.ExitStack() as undo:
             for address in wanted:
                 if address not in self._endpoints:
-                    # a name server may take its time
-                    bound[address] = await asyncio.to_thread(bind, address)
+                    bound[address] = await _bind(address)
                     for each in bound[address]:
                         undo.callback(each.close)
             undo.pop_all()
@@ -144,3 +143,10 @@ class Listeners:
             endpoint.acceptor.close()
             endpoint.bound.remove_file()
             log.info("no longer listening", address=str(endpoint.bound.address))
+
+
+async def _bind(address: Address) -> list[BoundSocket]:
+    """`net.listen.bind`; of a name in a thread, because a name server may take its time."""
+    if isinstance(address, UnixAddress):
+        return bind(address)
+    return await asyncio.to_thread(bind, address)

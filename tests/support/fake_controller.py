@@ -14,7 +14,7 @@ answer cannot differ in shape from a documented one. It is typed against
 
 Knobs: `drain_s` how long a quiesce takes; `resync_s`; `verify_steps`; `differs` volumes whose legs
 differ; `broken` volumes whose resync fails; `refused` volumes that are not served, and why;
-`leg_errors` by volume and role; `rebuilds` whether the journal reaches back to the cuts; `void`
+`leg_errors` by volume and role; `failing` by volume; `rebuilds` whether the journal reaches back to the cuts; `void`
 makes the verdict of a suspend void; `bug` makes status raise; `failed` as of a controller that
 takes no changes, `refusal` as of one that does not for now; `version`, `group_protocol`,
 `hold_max_s`, `nbd` are what status says. `swapped`, `kept_to`, `leases`, `released_at`,
@@ -322,6 +322,7 @@ class FakeController:
         self.swapped: set[str] = set()
         self.refused: dict[str, str] = {}
         self.leg_errors: dict[tuple[str, str], str] = {}
+        self.failing: dict[str, dict[str, str]] = {}
         self.rebuilds = True
         self.kept_to: list[str] = []
         self.void = False
@@ -413,6 +414,7 @@ class FakeController:
             copy=Copy(done_bytes=1, total_bytes=2, eta_s=1.0) if state == "PENDING" else None,
             served=name not in self.refused,
             error=self.refused.get(name, ""),
+            failing=self.failing.get(name, {}),
             swapped=name in self.swapped,
             primary=Primary(path=primary, error=self.leg_errors.get((name, "primary"), "")),
             rebuild=rebuild if state == "SUSPENDED" else None,

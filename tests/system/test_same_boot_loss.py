@@ -39,18 +39,19 @@ class ForgettingDisk:
     """A disk that loses by `seed` what was not synced: None loses all of it."""
 
     def __init__(self, path: Path, seed: int | None) -> None:
+        self.path = path
         self._disk = FaultyDisk(path, volatile=True)
         self._seed = seed
-        self.path = path
 
     def fail(self) -> None:
         """Every call fails from now on."""
         self._disk.fail()
 
     def repair(self) -> None:
-        """Unmount, fsck, mount."""
+        """Unmount, and mount what is left."""
         assert self._disk.forget(self._seed) > 0, "nothing was lost: the test tests nothing"
-        self._disk.lift()
+        self._disk.close()
+        self._disk = FaultyDisk(self.path, volatile=True)
 
     def close(self) -> None:
         self._disk.close()

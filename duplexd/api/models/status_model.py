@@ -108,6 +108,10 @@ class VolumeStatus(Answer):
     copy_: Copy | None = Field(None, alias="copy", description="a first copy or resync that runs")
     served: bool = Field(True, description="false: NBD clients are refused; see `error`")
     error: str = Field("", description="why it is not served; empty if it is")
+    failing: dict[str, str] = Field(
+        default_factory=dict,
+        description='what clients got last: the error of a "read", and of a "change", if it failed',
+    )
     swapped: bool = Field(
         False,
         description="the image of the key `secondary` of the configuration has the role primary",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.core.pair import Lacks
 from duplexd.engine.opening import PRIMARY
-from duplexd.engine.recovery.faults import Side
+from duplexd.engine.recovery.image_faults import Side
 from duplexd.engine.recovery.progress import PRIMARIES
 from duplexd.engine.recovery.refusals import Refusals, different
 from duplexd.journal.format import TRIM, WRITE, ZERO

@@ -13,7 +13,7 @@ from duplexd.core.image_record import loosened
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.pair import Pair
 from duplexd.engine.opening import PRIMARY, SECONDARY, Images, Opener, absent, why_absent
-from duplexd.engine.recovery.faults import Fault, Faults, Side
+from duplexd.engine.recovery.image_faults import Fault, Faults, Side
 from duplexd.engine.recovery.judging import Judged, Judging, changed
 from duplexd.engine.recovery.primary_replay import lacking
 from duplexd.engine.recovery.progress import JOURNAL, OPENING

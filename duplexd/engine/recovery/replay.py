@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from duplexd.core import pair_states
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.engine.opening import PRIMARY, SECONDARY, why_absent
-from duplexd.engine.recovery.faults import Fault, Faults, Side
+from duplexd.engine.recovery.image_faults import Fault, Faults, Side
 from duplexd.engine.recovery.primary_replay import PrimaryReplay, WatchedSink, lacking
 from duplexd.engine.recovery.progress import SECONDARIES
 from duplexd.errors import DamageError

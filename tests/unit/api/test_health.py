@@ -44,6 +44,13 @@ def test_of_a_volume_with_two_faults_the_worse_is_named(plane: ControlPlane) -> 
     assert volume.why == "primary: input/output error"
 
 
+def test_a_volume_whose_requests_fail_is_named(plane: ControlPlane) -> None:
+    plane.controller.failing["data"] = {"read": "Input/output error"}
+    (volume,) = readiness(plane)[1].degraded or []
+    assert (volume.name, volume.served) == ("data", True)
+    assert volume.why == "the last read of a client failed: Input/output error"
+
+
 def test_a_controller_that_refuses_changes_for_now_is_not_ready(plane: ControlPlane) -> None:
     plane.controller.refusal = "No space left on device"
     code, problem = plane.ask("GET", "/readyz")

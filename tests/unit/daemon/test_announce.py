@@ -27,19 +27,24 @@ def test_what_is_well_is_a_count() -> None:
 
 def test_what_is_not_served_is_named_with_its_reason() -> None:
     found = summary(status(volume("a"), volume("vol3", served=False, error="p.img is missing")))
-    assert found == "serving 1 of 2 volumes; vol3: p.img is missing"
+    assert found == "serving 1 of 2 volumes; vol3: not served: p.img is missing"
 
 
 def test_a_lost_mirror_is_named_after_it() -> None:
-    lost = volume("a", state="SUSPENDED", reason="by secondary error")
-    found = summary(status(lost, volume("b", served=False, error="gone")))
-    assert found == "serving 1 of 2 volumes; b: gone; a: suspended by secondary error"
+    reason = {"state": "SUSPENDED", "reason": "by secondary error"}
+    gone = volume("a", **reason, secondary={"error": "s.img is missing"})
+    back = volume("b", **reason, secondary={"error": ""})
+    assert summary(status(gone, back, volume("c", served=False, error="gone"))) == (
+        "serving 2 of 3 volumes; c: not served: gone;"
+        " a: secondary: s.img is missing; b: suspended by secondary error"
+    )
 
 
 def test_a_line_has_room_for_some_only() -> None:
     lost = [volume(f"v{number}", served=False, error="gone") for number in range(5)]
     found = summary(status(*lost))
-    assert found == "serving 0 of 5 volumes; v0: gone; v1: gone; v2: gone; and 2 more"
+    shown = "v0: not served: gone; v1: not served: gone; v2: not served: gone"
+    assert found == f"serving 0 of 5 volumes; {shown}; and 2 more"
 
 
 def test_a_failed_controller_serves_nothing_that_counts() -> None:

@@ -50,6 +50,14 @@ def test_a_controller_that_refuses_changes_for_now_says_so_first() -> None:
     assert head.startswith("REFUSING CHANGES: No space left on device: controller")
 
 
+def test_a_volume_whose_requests_fail_says_so_at_the_top_and_below() -> None:
+    controller = FakeController(["v0"], {})
+    controller.failing["v0"] = dict.fromkeys(("change", "read"), "Input/output error")
+    text = views.ControllerView(controller.status(), None).text()
+    assert text.startswith("DEGRADED: 1 with failing requests: controller")
+    assert "v0: the last change and read of a client failed: Input/output error" in text
+
+
 def test_each_fault_has_one_line_with_its_reason() -> None:
     assert faults.lines(status()[1]["volumes"]) == [
         "v0: NOT SERVED: /a/v0.img: No such file or directory",

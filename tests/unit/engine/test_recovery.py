@@ -24,7 +24,7 @@ from duplexd.core.pair_states import (
 from duplexd.engine.checkpoint import CheckpointFile
 from duplexd.engine.controller import Machine, start
 from duplexd.engine.events import Events
-from duplexd.engine.recovery.faults import Faults, Side
+from duplexd.engine.recovery.image_faults import Faults, Side
 from duplexd.engine.recovery.progress import ignore
 from duplexd.engine.recovery.read import read_journal
 from duplexd.engine.recovery.replay import GivenUpError, Replay
