@@ -151,8 +151,8 @@ def is_of_others(known: Known, volume: str, found: Found) -> bool:
     mark = found.mark
     if mark is None:
         return False
-    owner, _ = known.images.get(mark.id, (volume, ""))
-    return mark.controller != known.controller or owner != volume
+    used_by, _ = known.images.get(mark.id, (volume, ""))
+    return mark.owner != known.owner or used_by != volume
 
 
 # ---------------------------------------------------------------------------------------- evidence
