@@ -56,6 +56,8 @@ class Facts(NamedTuple):
     complete: bool = True
     last_ns: int = 0  # time of the volume's last record
     end_ns: int = 0  # time of the last record of all, or of the checkpoint
+    least_ns: int = 0  # the earliest time of a record since; before the checkpoint's if the clock
+    # was set back
     last: Piece | None = None  # what that change left, if it is known
 
 
@@ -67,13 +69,6 @@ class Known(NamedTuple):
     owner: str
     starts: int
     images: Mapping[str, tuple[str, str]]
-
-    def is_of_another_volume(self, mark: Mark | None, name: str) -> bool:
-        """Whether an image carries the mark of another volume, or of another controller."""
-        if mark is None:
-            return False
-        owner, _role = self.images.get(mark.id, (name, ""))
-        return mark.owner != self.owner or owner != name
 
 
 class Judgement(NamedTuple):
@@ -215,6 +210,9 @@ def _judge_content(recorded: Image, found: Found, facts: Facts) -> Judgement | N
 def _judge_time(recorded: Image, found: Found, facts: Facts) -> Judgement | None:
     at, expected = found.mtime_ns, recorded.mtime_ns
     if not at or not expected or _same_time(at, expected):
+        return None
+    written_back = facts.writing != "nothing" and 0 < facts.least_ns <= at
+    if at < expected and written_back:
         return None
     if at < expected:
         times = _times(at, expected)
