@@ -15,6 +15,7 @@ The time is taken before the sync, which makes it durable: after a power cut no 
 
 from __future__ import annotations
 
+import errno
 import secrets
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,6 +26,7 @@ from duplexd.core.since import EVERYTHING
 from duplexd.engine.sampled_blocks import Recent, bounded, fixed, read
 from duplexd.engine.sampled_blocks import recent as recent_blocks
 from duplexd.images.absent import AbsentLeg
+from duplexd.images.place import truncated
 from duplexd.images.probe import Mark, brand
 from duplexd.runtime.tasks import several_at_once, to_its_end
 
@@ -127,8 +129,14 @@ class Samples:
         self._current: set[Leg] = set()  # held all changes at the last checkpoint
 
     def sync(self, leg: Leg) -> Callable[[], None]:
-        """Sync a leg that was written to, and its time; returns what notes that. Raises OSError."""
+        """Sync a leg that was written to, and its time; returns what notes that.
+
+        Raises OSError, also for a leg that has become shorter: later writes may make it long again,
+        with zeroes where its content was.
+        """
         stamp = leg.stamp()
+        if stamp.size < leg.size:
+            raise OSError(errno.EIO, truncated(stamp.size, leg.size), leg.path)
         leg.sync(times=True)
         return lambda: self._synced(leg, stamp)
 
