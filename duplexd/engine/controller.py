@@ -343,7 +343,9 @@ class Controller:
         """Everything, in the shape that scripts rely on."""
         own, listen = self.config.controller, self.config.nbd.listen
         nbd = [str(address) for address in listen]
-        return self.status_of.show(Facts(self.name, own.hold_max, nbd))
+        syncs = self.timeline.group_commit
+        waits_s = max(self.executor.journal_waits_s(), syncs.waits_s())
+        return self.status_of.show(Facts(self.name, own.hold_max, nbd, waits_s))
 
     def counters(self) -> Counters:
         """What the parts count."""
