@@ -68,13 +68,6 @@ class Known(NamedTuple):
     starts: int
     images: Mapping[str, tuple[str, str]]
 
-    def is_of_another_volume(self, mark: Mark | None, name: str) -> bool:
-        """Whether an image carries the mark of another volume, or of another controller."""
-        if mark is None:
-            return False
-        owner, _role = self.images.get(mark.id, (name, ""))
-        return mark.owner != self.owner or owner != name
-
 
 class Judgement(NamedTuple):
     """`kind`, and a sentence that names what is known; "" for an image that was not moved."""
@@ -144,6 +137,15 @@ def judge(known: Known, recorded: Image | None, found: Found, facts: Facts) -> J
     if (found.path, found.place) != (recorded.path, recorded.place):
         return Judgement("moved", f"{found.path}: the image was moved here from {recorded.path}")
     return SAME
+
+
+def is_of_others(known: Known, volume: str, found: Found) -> bool:
+    """Whether its mark says that an image is in use, by another controller or another volume."""
+    mark = found.mark
+    if mark is None:
+        return False
+    owner, _ = known.images.get(mark.id, (volume, ""))
+    return mark.owner != known.owner or owner != volume
 
 
 # ---------------------------------------------------------------------------------------- evidence

@@ -84,6 +84,11 @@ class Commands:
         await self._reopening.before_resync(self._volumes.named(names))
         return await self._resyncs.resync(self._served(names))
 
+    async def resync_again(self, names: Sequence[str]) -> Json:
+        """The same without a person who asks for it: no other image is written over."""
+        await self._reopening.before_resync(self._volumes.named(names), known_only=True)
+        return await self._resyncs.resync(self._served(names))
+
     async def adopt(self, names: Sequence[str]) -> Json:
         """See `Reopening.adopt`."""
         return await self._reopening.adopt(self._volumes.named(names))

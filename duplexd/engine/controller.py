@@ -177,7 +177,7 @@ class Controller:
             limits,
         )
         self.followers = followers = Followers(
-            timeline, admission, self.async_follower, self.runner.run, clock
+            timeline, self.write_path, legs, self.async_follower, self.runner.run, clock
         )
         self.resyncs = Resyncs(timeline, checkpointer, followers, archive.unsettled, events.emit)
         self.settling = Settling(
@@ -217,7 +217,9 @@ class Controller:
         self.suspend, self.verify = commands.suspend, commands.verify
         self.resync, self.resync_wait = commands.resync, commands.resync_wait
         self.adopt, self.swap = commands.adopt, commands.swap
-        self.auto_resync = AutoResync(timeline, volumes, commands.resync, events, clock, limits)
+        self.auto_resync = AutoResync(
+            timeline, volumes, commands.resync_again, events, clock, limits
+        )
 
     def _connect(self) -> None:
         """What one part signals, and what another does about it."""

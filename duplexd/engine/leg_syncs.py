@@ -50,7 +50,10 @@ class LegSyncs:
     loop.
     """
 
-    def __init__(self, timeline: Timeline, legs: LegCalls, sync: Callable[[Leg], None]) -> None:
+    def __init__(
+        self, timeline: Timeline, legs: LegCalls, sync: Callable[[Leg], Callable[[], None]]
+    ) -> None:
+        """`sync` is called in a worker; what it returns, in the loop, if it was not given up."""
         self._timeline = timeline
         self._legs = legs
         self._sync = sync  # blocking
@@ -107,19 +110,22 @@ class LegSyncs:
         return outcomes
 
     async def _one(self, sync: Planned) -> Outcome:
-        def call() -> tuple[OSError | None, OSError | None]:
-            lost = lost_image(sync.leg) if sync.looked_for else None
-            try:
-                if sync.dirty:
-                    self._sync(sync.leg)
-            except OSError as error:
-                return lost, error
-            return lost, None
-
         try:
-            return Outcome(sync, *await self._legs.on(sync.pair, sync.leg, SYNC, call))
+            lost, failed, synced = await self._legs.on(
+                sync.pair, sync.leg, SYNC, lambda: self._call(sync)
+            )
         except OSError as hung:
             return Outcome(sync, None, hung)
+        synced()
+        return Outcome(sync, lost, failed)
+
+    def _call(self, sync: Planned) -> tuple[OSError | None, OSError | None, Callable[[], None]]:
+        """In a worker."""
+        lost = lost_image(sync.leg) if sync.looked_for else None
+        try:
+            return lost, None, self._sync(sync.leg) if sync.dirty else _nothing
+        except OSError as error:
+            return lost, error, _nothing
 
     def end(self, planned: Iterable[Planned]) -> None:
         """They are over, and their failures are recorded."""
@@ -142,3 +148,7 @@ class LegSyncs:
             while self._under_way:
                 await asyncio.wait(list(self._under_way.values()))
             yield
+
+
+def _nothing() -> None:
+    """It was not synced."""

@@ -20,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from duplexd.core import pair_states
-from duplexd.core.identity import Facts, judge
+from duplexd.core.identity import Facts, is_of_others, judge
 from duplexd.core.markers import Copy, Missed
 from duplexd.core.since import known
 from duplexd.engine.opening import PRIMARY, SECONDARY, Images, places, why_absent
@@ -87,13 +87,15 @@ class Reopening:
 
     # ---------------------------------------------------------------------------------- commands
 
-    async def before_resync(self, pairs: Sequence[Pair]) -> None:
-        """Open what is absent of these pairs. Raises WrongStateError for what cannot be used."""
+    async def before_resync(self, pairs: Sequence[Pair], known_only: bool = False) -> None:
+        """Open what is absent of these pairs. Raises WrongStateError for what cannot be used; with
+        `known_only` also for a secondary that is another image than before.
+        """
         for pair in pairs:
             if pair.failed:
                 await to_its_end(self._serve(pair))
             elif why_absent(pair.secondary):
-                await to_its_end(self._take_secondary(pair))
+                await to_its_end(self._take_secondary(pair, known_only))
 
     async def adopt(self, pairs: Sequence[Pair]) -> Json:
         """Take the images of volumes that are not served as they are. Raises WrongStateError."""
@@ -114,9 +116,14 @@ class Reopening:
 
     # -------------------------------------------------------------------------------- secondaries
 
-    async def _take_secondary(self, pair: Pair) -> None:
+    async def _take_secondary(self, pair: Pair, known_only: bool) -> None:
         """Use what lies at the path of an absent secondary."""
         leg, judgement = await self._open(pair, SECONDARY)
+        if known_only and not judgement.current:
+            await self._opener.close(leg)
+            raise WrongStateError(
+                f"{judgement.why}; `duplexctl resync {pair.name}` takes it for the new secondary"
+            )
         await self._timeline.at_rest(lambda: self._use_secondary(pair, leg, judgement))
 
     def _use_secondary(self, pair: Pair, leg: Leg, judgement: Judgement) -> None:
@@ -303,7 +310,7 @@ class Reopening:
             raise WrongStateError(f"{pair.name}: {leg.path}: {_text(error)}") from error
         ours = known(self._timeline.ledger, self._timeline.writer.ring.controller.hex())
         judgement = judge(ours, recorded, found, Facts() if settled else _UNKNOWN)
-        if ours.is_of_another_volume(found.mark, pair.name) and not adopt:
+        if is_of_others(ours, pair.name, found) and not adopt:
             await self._opener.close(leg)
             raise WrongStateError(f"{judgement.why}; nothing was started")
         return leg, judgement

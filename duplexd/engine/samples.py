@@ -126,10 +126,13 @@ class Samples:
         self._branded: set[Leg] = set()  # carry the mark of this start
         self._current: set[Leg] = set()  # held all changes at the last checkpoint
 
-    def sync(self, leg: Leg) -> None:
-        """Sync a leg that was written to, and its time. Raises OSError."""
+    def sync(self, leg: Leg) -> Callable[[], None]:
+        """Sync a leg that was written to, and its time; returns what notes that. Raises OSError."""
         stamp = leg.stamp()
         leg.sync(times=True)
+        return lambda: self._synced(leg, stamp)
+
+    def _synced(self, leg: Leg, stamp: Stamp) -> None:
         self._stamps[leg] = stamp
         self._written.add(leg)
 

@@ -19,7 +19,7 @@ from duplexd.core import pair_states
 from duplexd.replication.backlog import UNREADABLE
 from duplexd.replication.follower import Follower, SecondarySink, SinkError, UntouchedError
 from duplexd.replication.leg_calls import hung_in
-from duplexd.replication.throttle import Throttle
+from duplexd.replication.throttle import TOO_SLOW, Throttle
 from duplexd.runtime.tasks import to_its_end
 from duplexd.runtime.watch import HungError
 
@@ -245,8 +245,7 @@ class AsyncFollower:
     async def _suspend_late(self, follower: Follower) -> None:
         late = next((pair for pair in self._throttle.closed if pair.id in follower.pairs), None)
         if late is not None:
-            seconds = self._legs.patience.secondary_s
-            why = f"too slow: writes would have to wait for it for more than {seconds:g} s"
+            why = TOO_SLOW.format(self._legs.patience.secondary_s)
             await self._failed(follower, late, UntouchedError(errno.ETIMEDOUT, why), False)
 
     async def _lost_its_way(self, follower: Follower, error: OSError) -> None:

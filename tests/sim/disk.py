@@ -190,6 +190,7 @@ class SimDisk:
         self.faults = Faults()
         self.now_ns: Callable[[], int] = lambda: 0  # 0: files have no times
         self.before: Callable[[str, str], None] | None = None
+        self.met: Callable[[str, str], None] | None = None  # of every operation, and may hang
         self.on_dead: Callable[[], None] | None = None
         self.operations = 0  # that changed something, in all
         self.lives = 0  # crashes so far
@@ -394,6 +395,8 @@ class SimDisk:
 
     def meet(self, operation: str, path: str, torn: bool = False) -> Fault | None:
         """Fail if that is due. Faults that tear wait for a write."""
+        if self.met is not None:
+            self.met(operation, path)
         if self.dead:
             raise PowerCut(f"{operation} {path}: after the cut")
         fault = self.faults.due(operation, path, is_write=torn)

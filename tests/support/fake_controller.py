@@ -14,8 +14,8 @@ answer cannot differ in shape from a documented one. It is typed against
 
 Knobs: `drain_s` how long a quiesce takes; `resync_s`; `verify_steps`; `differs` volumes whose legs
 differ; `broken` volumes whose resync fails; `refused` volumes that are not served, and why;
-`leg_errors` by volume and role; `failing` by volume; `rebuilds` whether the journal reaches back to the cuts; `void`
-makes the verdict of a suspend void; `bug` makes status raise; `failed` as of a controller that
+`leg_errors` by volume and role; `failing` by volume; `rebuilds` whether the journal reaches back to
+the cuts; `void` makes the verdict of a suspend void; `bug` makes status raise; `failed` as of a controller that
 takes no changes, `refusal` as of one that does not for now; `version`, `group_protocol`,
 `hold_max_s`, `nbd` are what status says. `swapped`, `kept_to`, `leases`, `released_at`,
 `cancelled`, `draining` tell what happened.

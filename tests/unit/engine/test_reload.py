@@ -140,6 +140,26 @@ async def test_an_image_that_cannot_be_opened_leaves_the_others_as_they_were() -
         assert set(core.states()) == {"data", "first", "second"}
 
 
+async def test_an_image_that_belongs_to_another_volume_is_not_taken_for_a_new_one() -> None:
+    disk = new_disk()
+    async with running({"data": "sync"}, disk=disk):
+        pass
+    ours = disk.content("/b/data.img")
+    async with running({"log": ""}, disk=disk) as core:
+        assert core.states() == {"log": "SIMPLEX"}
+    theirs = new_disk()
+    async with running({"data": "sync"}, disk=theirs):
+        pass
+    image = theirs.take("/b/data.img")
+    async with running({"log": ""}, disk=disk) as core:
+        image.opened = False
+        disk.give("/b/log.img", image)
+        with pytest.raises(ConfigurationError, match="belongs to volume data of a controller"):
+            await core.controller.reload(settings({"log": "sync"}))
+        assert core.states() == {"log": "SIMPLEX"}
+        assert disk.content("/b/log.img") == ours
+
+
 async def test_a_secondary_that_cannot_be_opened_leaves_the_primary_open() -> None:
     async with running({"data": ""}) as core:
         core.disk.create("/b/data.img", 2 * SIZE).close()

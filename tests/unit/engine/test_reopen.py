@@ -61,6 +61,28 @@ async def test_any_other_image_is_the_new_secondary_and_gets_all_of_it() -> None
         assert core.states() == {"data": DUPLEX}, "it is known by now"
 
 
+async def test_without_a_command_no_other_image_is_written_over() -> None:
+    disk = new_disk()
+    await one_life(disk, settings(), stopped=True)
+    kept = disk.take("/b/data.img")
+    async with running(disk=disk) as core:
+        commands = core.controller.auto_resync
+        disk.create("/b/data.img", SIZE).close()
+        await commands.look()
+        core.clock.now += 100
+        await commands.look()
+        assert core.states() == {"data": SUSPENDED}
+        (refused,) = core.named("resync-failed")
+        assert "`duplexctl resync data` takes it" in refused["error"]
+        assert disk.content("/b/data.img") == bytes(SIZE)
+        back(disk, "/b/data.img", kept)
+        for _ in range(2):
+            core.clock.now += 100
+            await commands.look()
+        await core.controller.resync_wait(["data"])
+        assert core.states() == {"data": DUPLEX}
+
+
 async def test_a_backup_that_was_replaced_is_one_no_more() -> None:
     """The secondary was at its cut; what lies there now holds something else."""
     disk = new_disk()
