@@ -236,6 +236,7 @@ class Controller:
         self.failed_legs.on_primary_failed = self.failures.primary_failed
         self.reads.on_unreadable = self.bad_ranges.found
         self.bad_ranges.on_rewritten = self.reads.repaired
+        self.bad_ranges.on_primary_failed = self.failed_legs.found
         timeline.on_rest = self.write_path.kick
         timeline.on_segment = self.space.segment_begun
         timeline.on_no_room = self.space.no_space
