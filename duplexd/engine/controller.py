@@ -236,6 +236,7 @@ class Controller:
         self.failed_legs.on_primary_failed = self.failures.primary_failed
         self.reads.on_unreadable = self.bad_ranges.found
         self.bad_ranges.on_rewritten = self.reads.repaired
+        self.bad_ranges.on_primary_failed = self.failed_legs.found
         timeline.on_rest = self.write_path.kick
         timeline.on_segment = self.space.segment_begun
         timeline.on_no_room = self.space.no_space
@@ -343,7 +344,9 @@ class Controller:
         """Everything, in the shape that scripts rely on."""
         own, listen = self.config.controller, self.config.nbd.listen
         nbd = [str(address) for address in listen]
-        return self.status_of.show(Facts(self.name, own.hold_max, nbd))
+        syncs = self.timeline.group_commit
+        waits_s = max(self.executor.journal_waits_s(), syncs.waits_s())
+        return self.status_of.show(Facts(self.name, own.hold_max, nbd, waits_s))
 
     def counters(self) -> Counters:
         """What the parts count."""
