@@ -89,7 +89,7 @@ class SimFile:
 
     def stamp(self) -> Stamp:
         self._check(0, 0)
-        return Stamp(f"file {self._image.number}", self._image.size, self._image.mtime_ns)
+        return Stamp(f"file {self._image.number}", self._image.length, self._image.mtime_ns)
 
     def read_mark(self) -> bytes:
         self._check(0, 0)
@@ -328,6 +328,10 @@ class SimDisk:
     def give(self, path: str, image: Image) -> None:
         """Put the unlinked file back at `path`, in place of what is there."""
         self._images[_normal(path)] = image
+
+    def shorten(self, path: str, size: int) -> None:
+        """Truncate a file, as far as its size is looked at: it can be read as before."""
+        self._image(path).length = size
 
     def flip(self, path: str, offset: int) -> None:
         """Flip a bit on the medium."""
