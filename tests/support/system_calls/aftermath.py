@@ -102,7 +102,9 @@ async def _end(world: World) -> None:
     code = await world.end()
     assert code in {0, 1}, f"the stop ended with {code}"
     assert not (failed and code == 0), f"exit code 0 of a controller that failed: {failed}"
-    assert code == 0 or '"level": "error"' in world.daemon.log() or "duplexd: " in world.daemon.log()
+    assert (
+        code == 0 or '"level": "error"' in world.daemon.log() or "duplexd: " in world.daemon.log()
+    )
 
 
 async def after(world: World) -> None:
@@ -212,7 +214,9 @@ def _look_at_certificates(world: World, found: dict[str, Json]) -> None:
         at = secondary["cut"]
         if at is None or at["id"] != cut.id or not secondary["usable"]:
             reason = str(found[name]["reason"])
-            assert "error" in reason or name in world.replaced, f"{name} left its cut: {found[name]}"
+            assert "error" in reason or name in world.replaced, (
+                f"{name} left its cut: {found[name]}"
+            )
             continue
         assert at["verdict"] == "consistent", found[name]
         report = check(document.read(cut.certificate), {}, {})

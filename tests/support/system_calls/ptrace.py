@@ -151,7 +151,11 @@ class Tracee:
                     continue
 
     def _stop(
-        self, thread: int, status: int, stopped: Callable[[Call], None], ended: Callable[[int], None]
+        self,
+        thread: int,
+        status: int,
+        stopped: Callable[[Call], None],
+        ended: Callable[[int], None],
     ) -> None:
         event, number = status >> 16, os.WSTOPSIG(status)
         if event == _EVENT_SECCOMP:

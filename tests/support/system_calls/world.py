@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
 VOLUME_BYTES = 256 << 10
 NAMES = ("data", "wal", "late")  # the last is mirrored in `async` mode
-REQUEST_SECONDS_MAX = 20.0  # of anything that the daemon is asked: more than any time-out of its own
+REQUEST_SECONDS_MAX = (
+    20.0  # of anything that the daemon is asked: more than any time-out of its own
+)
 LATE = """
 [volumes.late]
 size = {0}

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import threading
 import weakref
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +16,10 @@ from duplexd.runtime.watch import GivenUp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
+
+
+class Image:
+    """Something that a call has in hand."""
 
 
 @pytest.fixture
@@ -145,7 +148,7 @@ def test_nothing_keeps_what_a_call_that_was_given_up_had_in_hand(hung: threading
     begun, gone = threading.Event(), threading.Event()
 
     def call() -> None:
-        leg = SimpleNamespace()
+        leg = Image()
         weakref.finalize(leg, gone.set)
         begun.set()
         hung.wait()
