@@ -119,11 +119,16 @@ class Relay(Workers):
             if wanted and not self._stopping:
                 loop.call_soon_threadsafe(done, result, error)
             return False
-        if self._calls:
-            loop.stop()
-        if wanted:
-            self._deliver(done, result, error)
-        return True
+        else:
+            if self._calls:
+                loop.stop()
+            if wanted:
+                self._deliver(done, result, error)
+            return True
+        finally:
+            # This frame and the error would keep each other, and with them the leg that hung, which
+            # stays locked as long as anything refers to it.
+            del error
 
     def _deliver(
         self,
