@@ -47,6 +47,7 @@ class Outcome(NamedTuple):
     named: bool
     ended: int | None  # the exit status, if the daemon ended before it was told to
     refused: list[str]
+    log: str = ""
 
 
 async def live(directory: Path, launcher: Launcher, fault: Fault) -> Outcome:
@@ -77,11 +78,11 @@ async def _live(world: World, fault: Fault) -> Outcome:
     world.disconnect()
     met = world.met()
     named = met and (fault.what in {BEFORE, AFTER} or _is_named(world, fault))
-    refused = list(world.refused)
+    refused, log = list(world.refused), world.daemon.log()
     if world.daemon.running:
         await _end(world)
     await after(world)
-    return Outcome(fault, met, named, ended, refused)
+    return Outcome(fault, met, named, ended, refused, log)
 
 
 async def _day(world: World) -> None:
@@ -110,8 +111,9 @@ async def _end(world: World) -> None:
 async def after(world: World) -> None:
     """The next life, in which nothing fails."""
     world.enter("afterwards")
-    if "wal" in world.replaced and not world.files.secondary_of("wal").exists():
-        empty(world, "wal")
+    for name in NAMES:  # one that could not be made is put there by its owner
+        if world.story[1:] and not world.files.secondary_of(name).exists():
+            empty(world, name)
     await world.start(traced=False)
     await look(world)
     await _settle(world)
@@ -164,27 +166,43 @@ async def look(world: World) -> None:
     found = await world.status()
     for name in NAMES:
         await _look_at_volume(world, name, found[name])
-    found = await world.status()  # an `async` secondary may have moved
     usable: dict[str, dict[str, bytes]] = {}
     for name in NAMES:
-        secondary = found[name]["secondary"]
-        image = _read(secondary["path"])
-        if found[name]["state"] == "SUSPENDED" and secondary["usable"]:
-            assert secondary["cut"] is not None, found[name]
-            usable.setdefault(secondary["cut"]["id"], {})[name] = image
-        elif found[name]["state"] == "PENDING":
-            assert not secondary["usable"], found[name]
-        elif found[name]["state"] == "DUPLEX" and not secondary["lag_bytes"]:
-            primary = _read(found[name]["primary"]["path"])
-            assert found[name]["mode"] == "async" or primary == image, f"{name}: the legs differ"
+        at, image = await _secondary(world, name)
+        if at != "" and image is not None:
+            usable.setdefault(at, {})[name] = image
     for cut, images in usable.items():
         _look_at_cut(world, cut, images)
-    _look_at_certificates(world, found)
+    _look_at_certificates(world, await world.status())
 
 
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
+async def _secondary(world: World, name: str) -> tuple[str, bytes | None]:
+    """What a usable secondary holds, and the cut it is at; nothing if it is on the way."""
+    before = (await world.status())[name]
+    image = _read(before["secondary"]["path"])
+    if before != (await world.status())[name]:
+        return "", None
+    secondary, state = before["secondary"], before["state"]
+    if image is None or len(image) != before["size"]:
+        assert secondary["error"] or not before["served"], before
+        assert state != "DUPLEX", before
+        return "", None
+    if state == "SUSPENDED" and secondary["usable"]:
+        assert secondary["cut"] is not None, before
+        return secondary["cut"]["id"], image
+    if state == "PENDING" and secondary["usable"]:
+        return f"a resync of {name}", image
+    if state == "DUPLEX" and before["mode"] == "sync":
+        assert _read(before["primary"]["path"]) == image, f"{name}: the legs differ"
+    return "", None
+
+
+def _read(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
 
 
 async def _look_at_volume(world: World, name: str, status: Json) -> None:
@@ -228,7 +246,8 @@ def _look_at_certificates(world: World, found: dict[str, Json]) -> None:
 
 def _is_named(world: World, fault: Fault) -> bool:
     """Whether the file that failed is named where an operator looks."""
-    path = world.files.directory / fault.place.file.removesuffix("/(new)").replace("NNNN.seg", "")
-    wanted = os.path.splitext(str(path))[0].removesuffix("/")
+    file = fault.place.file
+    varies = file.endswith(("NNNN.seg", ".stg", "(new)"))
+    wanted = str(world.files.directory / (os.path.dirname(file) if varies else file))
     said = [line for line in world.daemon.lines() if '"level": "info"' not in line]
     return any(wanted in line for line in (*said, *world.refused))
