@@ -129,7 +129,7 @@ class Since:
         complete = complete or (self._closed and not self._written)
         common = Facts(
             touched=seen.touched,
-            uncertain=() if complete else _uncertain(pair, seen),
+            uncertain=() if complete else uncertain(pair, seen.saved.state),
             complete=complete,
             last_ns=seen.last_us * 1000,
             last=seen.last,
@@ -158,11 +158,11 @@ class Since:
         return common._replace(writing="records")
 
 
-def _uncertain(pair: PairRecord, seen: _Volume) -> Container[int]:
-    """Where an image may have a change whose record was lost. Of a pair without a secondary the
-    journal does not know the open regions.
+def uncertain(pair: PairRecord, state_before: str) -> Container[int]:
+    """Where an image may have a change whose record was lost, or that nobody knows of. Of a pair
+    without a secondary the journal does not know the open regions.
     """
-    simplex = pair_states.SIMPLEX in (pair.state, seen.saved.state)
+    simplex = pair_states.SIMPLEX in (pair.state, state_before)
     return EVERYTHING if simplex else _InRegions(pair)
 
 

@@ -100,11 +100,15 @@ class LegSyncs:
             return await self._timeline.at_rest(lambda: plan(primaries, secondaries, looked_for))
 
     async def run(self, planned: Sequence[Planned]) -> list[Outcome]:
-        """Their outcomes, in any order."""
+        """Their outcomes, in any order. One without consequences is not under way any more, while
+        another may still hang.
+        """
         outcomes: list[Outcome] = []
 
         async def one(sync: Planned) -> None:
-            outcomes.append(await self._one(sync))
+            outcomes.append(outcome := await self._one(sync))
+            if outcome.failed is None and outcome.lost is None:
+                self.end([sync])
 
         await several_at_once(planned, one, _AT_ONCE)
         return outcomes

@@ -95,14 +95,17 @@ class Reload:
         return None if pair is None or pair.id < 0 else pair
 
     async def _open(self, name: str, volume: VolumeConfig) -> Images:
-        """Of a volume that is served, only a secondary can be new."""
+        """Of a volume that is served, only a secondary can be new. Where its primary has data is
+        not asked: clients write until the switch. The copy finds the holes.
+        """
         pair = self._known(name)
         if pair is None:
             images = await self._opener.volume(name, volume, None)
             images = images._replace(primary=await self._judged(images.primary, PRIMARY))
         else:
-            primary = Images(pair.primary)
-            images = await self._opener.beside(primary, str(volume.secondary), True)
+            path, size = str(volume.secondary), pair.size
+            secondary, new = await self._opener.leg(path, size, SECONDARY, True)
+            images = Images(pair.primary, secondary, secondary_new=new, data=[(0, size)])
         if images.secondary is None:
             return images
         return images._replace(secondary=await self._judged(images.secondary, SECONDARY))

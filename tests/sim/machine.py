@@ -114,6 +114,7 @@ class Machine:
         try:
             loop.run_forever()
             if not self.disk.dead:
+                assert not loop.troubles, loop.troubles[0]
                 task.result()
                 _check_tasks(loop, tasks - {task})
         finally:

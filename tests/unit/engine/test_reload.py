@@ -49,6 +49,18 @@ async def test_a_volume_gets_a_secondary() -> None:
         assert core.equal()
 
 
+async def test_what_is_written_before_a_new_secondary_is_switched_on_is_copied() -> None:
+    async with running({"data": ""}) as core:
+        async with core.controller.followers.stepping:  # the switch has to wait
+            reloading = asyncio.ensure_future(core.controller.reload(settings()))
+            await core.until(lambda: core.disk.exists("/b/data.img"))
+            await core.turns()
+            assert await core.write("data", 0, DATA) == 0
+        await reloading
+        await core.controller.resync_wait(["data"])
+        assert core.equal()
+
+
 @pytest.mark.parametrize("turns", range(0, 60, 5))
 async def test_the_first_changes_of_a_new_async_volume_reach_its_secondary(turns: int) -> None:
     """The follower that is there already must not pass them before it knows the volume."""
