@@ -217,20 +217,17 @@ class Samples:
         task.record(image)
 
     def recorded(self, plan: Plan) -> None:
-        """The checkpoint is on the disk. Roles that were exchanged meanwhile stay exchanged, and an
-        image that came meanwhile stays recorded as it was.
-        """
+        """The checkpoint is on the disk. Meanwhile images may have changed roles, or have come."""
         ledger = self._timeline.ledger
         for leg, stamp in self._taken.items():
             if self._stamps.get(leg) is stamp:
                 self._written.discard(leg)
         self._touched.clear()
         for pair, saved, legs, _, _ in plan.pairs:
-            taken: dict[Leg | None, Image | None] = dict(zip(legs, saved["images"], strict=True))
-            record = pair.record
-            ours = taken.get(pair.primary, record.primary_image)
-            theirs = taken.get(pair.secondary, record.secondary_image)
-            ledger.use_images(record, ours, theirs)
+            record, images = pair.record, dict(zip(legs, saved["images"], strict=True))
+            ours = images.get(pair.primary, record.primary_image)
+            theirs = images.get(pair.secondary, record.secondary_image)
+            ledger.use_images(record, ours, theirs if pair.secondary is not None else None)
 
     # ------------------------------------------------------------------------------- in a worker
 

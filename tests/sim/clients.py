@@ -91,7 +91,9 @@ class SimClient:
         promises.replies += 1
         if change.error:
             promises.refused += 1
-            assert machine.may_refuse, f"a change was refused with {change.error}"
+            assert machine.may_refuse or machine.refuses(change), (
+                f"a change of {change.volume.name} was refused with {change.error}"
+            )
         elif change.kind == FLUSH:
             promises.flushed = max(promises.flushed, before)
         else:

@@ -333,6 +333,10 @@ class SimDisk:
         """Truncate a file, as far as its size is looked at: it can be read as before."""
         self._image(path).length = size
 
+    def in_use(self, path: str) -> bool:
+        """Whether somebody has the file at `path` open."""
+        return self._image(path).opened
+
     def flip(self, path: str, offset: int) -> None:
         """Flip a bit on the medium."""
         image = self._image(path)
