@@ -138,9 +138,9 @@ class Since:
         )
         primary = common._replace(writing="records" if seen.written else "nothing")
         secondary = self._secondary(seen, common, mirrors)
-        if seen.swapped:
-            anything = common._replace(writing="anything")
-            return secondary._replace(writing="anything"), anything
+        if seen.swapped:  # and each image may have been copied to, while it was the secondary
+            anything = common._replace(writing="anything", touched=EVERYTHING)
+            return anything, anything
         return primary, secondary
 
     def _secondary(self, seen: _Volume, common: Facts, mirrors: bool) -> Facts:

@@ -177,6 +177,10 @@ class Reopening:
             self._timeline.append(Copy({pair.id: changed}, pair_states.UNCLEAN_STOP))
         elif pair.state == pair_states.SUSPENDED and changed.any():
             self._timeline.append(Missed({pair.id: changed}))
+        if self._followers.is_past(pair):  # what came while it was not served
+            error = OSError(errno.ESTALE, "it was not followed for while the volume was not served")
+            everything = {pair: pair.record.full_map()}
+            self._failures.freeze({pair}, pair, pair.applied, error, {pair}, everything)
         self._followers.adopt([pair])
 
     # ------------------------------------------------------------------------------------- opening

@@ -99,6 +99,13 @@ class _Task(NamedTuple):
         return leg
 
     @property
+    def has_failed(self) -> bool:
+        """Whether it is a primary that may lack what the journal has: its volume is not served."""
+        return (
+            self.role == 0 and bool(self.pair.pair.failed) and not isinstance(self.leg, AbsentLeg)
+        )
+
+    @property
     def known(self) -> Image | None:
         """As it was recorded before."""
         images: tuple[Image | None, Image | None] = self.pair.saved["images"]
@@ -190,7 +197,12 @@ class Samples:
     def _is_due(self, task: _Task) -> bool:
         """Whether an image has to be looked at: written to, not marked yet, or sampled at last."""
         known = task.known
-        if known is None or task.leg in self._written or task.leg not in self._branded:
+        if (
+            task.has_failed
+            or known is None
+            or task.leg in self._written
+            or task.leg not in self._branded
+        ):
             return True
         return (known.loose or not known.samples) and _has_arrived(task)
 
@@ -204,6 +216,9 @@ class Samples:
     async def _record(self, task: _Task) -> None:
         pair, leg, known = task.pair, task.leg, task.known
         stamp, written = self._stamps.get(leg), leg in self._written
+        if task.has_failed:
+            task.record(_unseen(pair, known))
+            return
         try:
             image: Image | None = await to_its_end(
                 self._legs.on(pair.pair, leg, SYNC, lambda: self._image(task, stamp, written))

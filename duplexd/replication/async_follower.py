@@ -97,7 +97,7 @@ class AsyncFollower:
         """
         if not pairs:
             return
-        behind = [pair.name for pair in pairs if pair.applied < self.floor]
+        behind = [pair.name for pair in pairs if self.is_past(pair)]
         if self._follower is None:
             self._follower = self._new(pairs, min(pair.applied for pair in pairs))
             self._timeline.on_written.append(self._written)
@@ -106,6 +106,10 @@ class AsyncFollower:
         else:
             self._follower.pairs.update({pair.id: pair for pair in pairs})
         self._something.set()
+
+    def is_past(self, pair: Pair) -> bool:
+        """Whether the pair lacks changes that the follower has passed already."""
+        return self._follower is not None and pair.applied < self.floor
 
     def _new(self, pairs: Sequence[Pair], position: int) -> Follower:
         ring, advance = self._timeline.writer.ring, self._timeline.ledger.advance

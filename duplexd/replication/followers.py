@@ -74,6 +74,10 @@ class Followers:
         if pending:
             self.begin(Job(COPY, pending, min(pair.applied for pair in pending)))
 
+    def is_past(self, pair: Pair) -> bool:
+        """Whether a pair that is new here would miss changes, so that it cannot be adopted."""
+        return _is_followed_for(pair) and self._async_follower.is_past(pair)
+
     def begin(self, job: Job) -> None:
         """Run a job."""
         if not self.jobs:

@@ -35,6 +35,7 @@ class BadDay(Scenario):
         super().__init__(seed)
         self.faults = True
         self.bad: set[str] = set()
+        self.was_bad: set[str] = set()  # in this life
         self.away: dict[str, Image] = {}
         self.adopting: dict[int, bytes] = {}  # by volume: what its image held
         self.machine.images_untouched = self.rng.random() < 0.4
@@ -49,7 +50,7 @@ class BadDay(Scenario):
         if pair.failed:
             return True
         path = pair.primary.path
-        if path not in self.bad or pair.mirrors:
+        if path not in self.was_bad or pair.mirrors:
             return False
         self.unsure.add(pair.name)
         return True
@@ -74,6 +75,7 @@ class BadDay(Scenario):
     async def _start(self) -> None:
         machine, rng = self.machine, self.rng
         self.unsure.clear()
+        self.was_bad = set(self.bad)
         if not self._last:
             for _ in range(rng.choice((0, 0, 1, 1, 2))):
                 self._bad_start(rng.choice(self._legs()))
@@ -92,9 +94,13 @@ class BadDay(Scenario):
         else:
             self._break(path, kind, rng.choice((0, 0, 0, 1, 3, 10)))
 
+    def _is_bad(self, path: str) -> None:
+        self.bad.add(path)
+        self.was_bad.add(path)
+
     def _take(self, path: str, kind: str) -> None:
         disk = self.machine.disk
-        self.bad.add(path)
+        self._is_bad(path)
         image = disk.take(path)
         self.away.setdefault(path, image)
         if kind == "foreign":
@@ -105,7 +111,7 @@ class BadDay(Scenario):
     def _break(self, path: str, kind: str, after: int) -> None:
         machine, rng = self.machine, self.rng
         disk, times = machine.disk, rng.choice((1, 1, 3, None))
-        self.bad.add(path)
+        self._is_bad(path)
         if kind == "full":
             no_space(machine, path)
         elif kind == "torn":
@@ -181,6 +187,7 @@ class BadDay(Scenario):
         machine = self.machine
         pair = machine.controller.volumes.by_name[name]
         self.machine.note(f"  adopt {name}")
+        machine.disk.mount_again(pair.primary.path)
         content = self.adopting[pair.id] = machine.disk.content(pair.primary.path)
         number = machine.controller.timeline.written + 0.4
         await machine.controller.adopt([name])

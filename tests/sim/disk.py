@@ -307,6 +307,11 @@ class SimDisk:
             if any(covers(above, path) for above in lost):
                 image.lose()
 
+    def mount_again(self, path: str) -> None:
+        """The cache of a file that nobody has open is dropped: what a failed sync gave up shows."""
+        if not self.in_use(path):
+            self._image(path).lose()
+
     def die(self) -> None:
         """Die now, between two operations."""
         self._die()

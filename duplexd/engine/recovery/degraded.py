@@ -70,6 +70,9 @@ class Degraded:
         for pair, fault in self._faults.secondaries.items():
             if pair.state != pair_states.SIMPLEX and not pair.failed:
                 self._suspend(pair, fault)
+            elif pair.failed and fault.error.errno == errno.ENODATA:
+                # It is somewhere after `applied`, and the journal cannot bring it to a number.
+                self._suspend(pair, fault, alone=True)
 
     def adopted(self, pair: Pair, lost: Lacks | None) -> None:
         """A primary was taken as it is: the secondary differs from it where nobody knows."""
