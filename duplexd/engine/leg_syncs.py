@@ -92,9 +92,18 @@ class LegSyncs:
         self, primaries: Sequence[Pair], secondaries: Sequence[Pair], looked_for: Collection[Pair]
     ) -> list[Planned]:
         """`plan`, at rest."""
+        made: list[Planned] = []
+
+        def plan() -> None:
+            made.extend(self.plan(primaries, secondaries, looked_for))
+
         async with self.planning:
-            plan = self.plan
-            return await self._timeline.at_rest(lambda: plan(primaries, secondaries, looked_for))
+            try:
+                await self._timeline.at_rest(plan)
+            except BaseException:  # of a step that was run: the journal cannot be written
+                self.give_up(made)
+                raise
+        return made
 
     async def run(self, planned: Sequence[Planned]) -> list[Outcome]:
         """Their outcomes, in any order."""
@@ -128,6 +137,11 @@ class LegSyncs:
             if future is not None and not future.done():
                 future.set_result(None)
 
+    def give_up(self, planned: Sequence[Planned]) -> None:
+        """They are not run."""
+        make_dirty(planned)
+        self.end(planned)
+
     async def others(self, pairs: Iterable[Pair]) -> None:
         """Wait for what is under way now on the secondaries of these pairs."""
         legs = [pair.secondary for pair in pairs if pair.secondary is not None]
@@ -142,3 +156,12 @@ class LegSyncs:
             while self._under_way:
                 await asyncio.wait(list(self._under_way.values()))
             yield
+
+
+def make_dirty(planned: Sequence[Planned]) -> None:
+    """They have not ended."""
+    for sync in planned:
+        if sync.dirty and sync.leg is sync.pair.primary:
+            sync.pair.primary_dirty = True
+        elif sync.dirty:
+            sync.pair.secondary_dirty = True
