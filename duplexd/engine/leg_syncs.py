@@ -95,9 +95,18 @@ class LegSyncs:
         self, primaries: Sequence[Pair], secondaries: Sequence[Pair], looked_for: Collection[Pair]
     ) -> list[Planned]:
         """`plan`, at rest."""
+        made: list[Planned] = []
+
+        def plan() -> None:
+            made.extend(self.plan(primaries, secondaries, looked_for))
+
         async with self.planning:
-            plan = self.plan
-            return await self._timeline.at_rest(lambda: plan(primaries, secondaries, looked_for))
+            try:
+                await self._timeline.at_rest(plan)
+            except BaseException:  # of a step that was run: the journal cannot be written
+                self.give_up(made)
+                raise
+        return made
 
     async def run(self, planned: Sequence[Planned]) -> list[Outcome]:
         """Their outcomes, in any order. One without consequences is not under way any more, while
@@ -138,6 +147,11 @@ class LegSyncs:
             if future is not None and not future.done():
                 future.set_result(None)
 
+    def give_up(self, planned: Sequence[Planned]) -> None:
+        """They are not run."""
+        make_dirty(planned)
+        self.end(planned)
+
     async def others(self, pairs: Iterable[Pair]) -> None:
         """Wait for what is under way now on the secondaries of these pairs."""
         legs = [pair.secondary for pair in pairs if pair.secondary is not None]
@@ -154,5 +168,15 @@ class LegSyncs:
             yield
 
 
+<<<<<<< HEAD
 def _nothing() -> None:
     """It was not synced."""
+=======
+def make_dirty(planned: Sequence[Planned]) -> None:
+    """They have not ended."""
+    for sync in planned:
+        if sync.dirty and sync.leg is sync.pair.primary:
+            sync.pair.primary_dirty = True
+        elif sync.dirty:
+            sync.pair.secondary_dirty = True
+>>>>>>> syscalls

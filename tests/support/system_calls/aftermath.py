@@ -15,13 +15,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from duplexd.verify_cut import document
 from duplexd.verify_cut.check import check
 from tests.support.blocks import check as check_blocks
 from tests.support.system_calls.day import DAY, empty
-from tests.support.system_calls.tracer import AFTER, BEFORE, Fault
+from tests.support.system_calls.tracer import AFTER, BEFORE, Fault, Place
 from tests.support.system_calls.world import (
     NAMES,
     REQUEST_SECONDS_MAX,
@@ -42,12 +43,10 @@ Json = dict[str, Any]
 class Outcome(NamedTuple):
     """Of a day with a fault. `met`: it came to the call. `named`: the call that failed is named."""
 
-    fault: Fault | None
+    fault: Fault
     met: bool
     named: bool
     ended: int | None  # the exit status, if the daemon ended before it was told to
-    refused: list[str]
-    log: str = ""
 
 
 async def live(directory: Path, launcher: Launcher, fault: Fault) -> Outcome:
@@ -78,11 +77,26 @@ async def _live(world: World, fault: Fault) -> Outcome:
     world.disconnect()
     met = world.met()
     named = met and (fault.what in {BEFORE, AFTER} or _is_named(world, fault))
-    refused, log = list(world.refused), world.daemon.log()
     if world.daemon.running:
         await _end(world)
     await after(world)
-    return Outcome(fault, met, named, ended, refused, log)
+    return Outcome(fault, met, named, ended)
+
+
+async def live_well(directory: Path, launcher: Launcher) -> list[Place]:
+    """A day in which nothing fails: its calls."""
+    world = World(make_files(directory), launcher)
+    try:
+        await _day(world)
+        found = [place for place, _ in world.calls()]
+        await after(world)
+    finally:
+        world.disconnect()
+        world.daemon.kill()
+    assert not world.refused, world.refused
+    log = world.daemon.log()
+    assert all(f'"how": "{how}"' in log for how in ("journal", "map")), log
+    return found
 
 
 async def _day(world: World) -> None:
@@ -90,6 +104,8 @@ async def _day(world: World) -> None:
     for name, step in DAY.items():
         world.enter(name)
         await step(world)
+        if not looked:
+            await world.quiet()
         if world.daemon.running and not looked and world.met():  # later on, all else is as usual
             looked = True
             await look(world)
@@ -147,15 +163,16 @@ async def _settle(world: World) -> None:
 
 async def _mirrored(world: World) -> None:
     """Wait until all are DUPLEX, and the `async` one has no lag."""
-    for _ in range(int(REQUEST_SECONDS_MAX * 100)):
+    deadline = time.monotonic() + REQUEST_SECONDS_MAX
+    while True:
         found = await world.status()
         if all(
             found[name]["state"] == "DUPLEX" and not found[name]["secondary"]["lag_bytes"]
             for name in NAMES
         ):
             return
+        assert time.monotonic() < deadline, f"not all pairs became DUPLEX: {found}"
         await asyncio.sleep(0.01)
-    raise AssertionError(f"not all pairs became DUPLEX: {found}")
 
 
 # ---------------------------------------------------------------------------------- at any moment
@@ -248,6 +265,7 @@ def _is_named(world: World, fault: Fault) -> bool:
     """Whether the file that failed is named where an operator looks."""
     file = fault.place.file
     varies = file.endswith(("NNNN.seg", ".stg", "(new)"))
-    wanted = str(world.files.directory / (os.path.dirname(file) if varies else file))
+    file = os.path.dirname(file) if varies else file.removesuffix(".tmp")
+    wanted = str(world.files.directory / file)
     said = [line for line in world.daemon.lines() if '"level": "info"' not in line]
     return any(wanted in line for line in (*said, *world.refused))

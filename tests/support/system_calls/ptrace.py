@@ -1,4 +1,4 @@
-"""Stops a process at chosen system calls: a seccomp filter that says which, ptrace that stops there.
+"""Stops a process at chosen system calls: a seccomp filter says which, and ptrace stops there.
 
 strace can inject faults too, but counts calls for each thread, and kills only before a call. Here
 a call is named by what it does to which file, whichever thread makes it, and may be followed to its
@@ -31,8 +31,7 @@ CALLS = {
 }  # fmt: skip
 NAMES = {number: name for name, number in CALLS.items()}
 
-_SEIZE, _SETOPTIONS_ARGUMENT = 0x4206, 0
-_CONT, _SYSCALL, _LISTEN, _GETREGS, _SETREGS = 7, 24, 0x4208, 12, 13
+_SEIZE, _CONT, _SYSCALL, _LISTEN, _GETREGS, _SETREGS = 0x4206, 7, 24, 0x4208, 12, 13
 _O_SYSGOOD, _O_FORK, _O_VFORK, _O_CLONE, _O_SECCOMP, _O_EXITKILL = 1, 2, 4, 8, 0x80, 0x100000
 _EVENT_SECCOMP, _EVENT_STOP = 7, 128
 _WALL = 0x40000000

@@ -27,7 +27,15 @@ _CREATES = os.O_CREAT | (os.O_TMPFILE & ~os.O_DIRECTORY)
 _AT_FDCWD = -100
 _STRING_BYTES_MAX = 4096
 # Where the path of a call is: argument of a descriptor, or of a directory and a name
-_DESCRIPTORS = dict.fromkeys(("write", "pwrite64", "writev", "fsync", "fdatasync", "ftruncate", "fsetxattr", "sync_file_range", "fallocate", "pwritev", "pwritev2"), 0) | {"copy_file_range": 2}  # fmt: skip
+<<<<<<< HEAD
+_FIRST = (
+    "write", "pwrite64", "writev", "fsync", "fdatasync", "ftruncate", "fsetxattr",
+    "sync_file_range", "fallocate", "pwritev", "pwritev2",
+)  # fmt: skip
+_DESCRIPTORS = dict.fromkeys(_FIRST, 0) | {"copy_file_range": 2}
+=======
+_DESCRIPTORS = dict.fromkeys(CALLS, 0) | {"copy_file_range": 2}  # of those that are not below
+>>>>>>> syscalls
 _PATHS = {"truncate": 0, "rename": 1, "mkdir": 0, "rmdir": 0, "link": 1, "unlink": 0, "setxattr": 0}
 _PATHS_AT = {"openat": 0, "mkdirat": 0, "unlinkat": 0, "renameat": 2, "linkat": 2, "renameat2": 2}
 # What differs from run to run in a file's name
@@ -119,16 +127,14 @@ class Tracer:
         return file
 
     def _path(self, call: Call) -> str:
-        descriptor = _DESCRIPTORS.get(call.name)
         try:
-            if descriptor is not None:
-                return self._open_file(_signed(call.arguments[descriptor]))
             if (at := _PATHS.get(call.name)) is not None:
                 path = self._joined(_AT_FDCWD, self._string(call.arguments[at]))
                 if call.name == "unlink":
                     self._names.pop(os.stat(path).st_ino, None)
                 return path
-            at = _PATHS_AT[call.name]
+            if (at := _PATHS_AT.get(call.name)) is None:
+                return self._open_file(_signed(call.arguments[_DESCRIPTORS[call.name]]))
             path = self._joined(_signed(call.arguments[at]), self._string(call.arguments[at + 1]))
             if call.name == "linkat":
                 self._name(self._string(call.arguments[1]), path)

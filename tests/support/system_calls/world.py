@@ -11,9 +11,7 @@ import asyncio
 import http.client
 import json
 import os
-import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from duplexd.canary.nbd import NbdConnection
@@ -26,8 +24,9 @@ from tests.support.system_calls.limits import JOURNAL_BYTES
 from tests.support.system_calls.tracer import STEP_BYTES, Fault, Place
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from collections.abc import Awaitable, Mapping, Sequence
-    from typing import TypeVar
+        from typing import TypeVar
 
     from duplexd.client.results import Suspended
     from tests.support.daemon import Process
@@ -38,6 +37,8 @@ if TYPE_CHECKING:
 VOLUME_BYTES = 256 << 10
 NAMES = ("data", "wal", "late")  # the last is mirrored in `async` mode
 REQUEST_SECONDS_MAX = 20.0  # of whatever the daemon is asked: more than its own time-outs
+ENDING_LOOKS = 50
+QUIET_SECONDS = 0.02
 LATE = """
 [volumes.late]
 size = {0}
@@ -131,6 +132,13 @@ class World:
         found = [json.loads(line) for line in whole.splitlines()]
         return [(Place(*line[:4]), line[4]) for line in found]
 
+    async def quiet(self) -> None:
+        """Wait until what the step has begun is over: nothing is called any more."""
+        path, before = self.files.directory / "calls", -1
+        while path.exists() and (now := path.stat().st_size) != before:
+            before = now
+            await asyncio.sleep(QUIET_SECONDS)
+
     async def start(self, traced: bool) -> None:
         """Start, and wait until it is ready. EndedError if it ends instead."""
         self.daemon.traced, self.daemon.fault = traced, self.fault
@@ -166,9 +174,12 @@ class World:
             return None
 
     async def _or_ended(self, error: Exception) -> None:
-        lost = isinstance(error, ConnectionError | http.client.HTTPException)
-        deadline = time.monotonic() + (1.0 if lost else 0.0)
-        while self.daemon.running and time.monotonic() < deadline:
+        """One that dies closes its connections a moment before it is gone."""
+        refused = "is not served" in str(error)
+        lost = isinstance(error, ConnectionError | http.client.HTTPException) and not refused
+        for _ in range(ENDING_LOOKS if lost else 0):
+            if not self.daemon.running:
+                break
             await asyncio.sleep(0.01)
         if not self.daemon.running:
             raise EndedError from error
