@@ -168,10 +168,10 @@ class LegSyncs:
             yield
 
 
-<<<<<<< HEAD
 def _nothing() -> None:
     """It was not synced."""
-=======
+
+
 def make_dirty(planned: Sequence[Planned]) -> None:
     """They have not ended."""
     for sync in planned:
@@ -179,4 +179,3 @@ def make_dirty(planned: Sequence[Planned]) -> None:
             sync.pair.primary_dirty = True
         elif sync.dirty:
             sync.pair.secondary_dirty = True
->>>>>>> syscalls

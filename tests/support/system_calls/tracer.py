@@ -27,15 +27,7 @@ _CREATES = os.O_CREAT | (os.O_TMPFILE & ~os.O_DIRECTORY)
 _AT_FDCWD = -100
 _STRING_BYTES_MAX = 4096
 # Where the path of a call is: argument of a descriptor, or of a directory and a name
-<<<<<<< HEAD
-_FIRST = (
-    "write", "pwrite64", "writev", "fsync", "fdatasync", "ftruncate", "fsetxattr",
-    "sync_file_range", "fallocate", "pwritev", "pwritev2",
-)  # fmt: skip
-_DESCRIPTORS = dict.fromkeys(_FIRST, 0) | {"copy_file_range": 2}
-=======
 _DESCRIPTORS = dict.fromkeys(CALLS, 0) | {"copy_file_range": 2}  # of those that are not below
->>>>>>> syscalls
 _PATHS = {"truncate": 0, "rename": 1, "mkdir": 0, "rmdir": 0, "link": 1, "unlink": 0, "setxattr": 0}
 _PATHS_AT = {"openat": 0, "mkdirat": 0, "unlinkat": 0, "renameat": 2, "linkat": 2, "renameat2": 2}
 # What differs from run to run in a file's name

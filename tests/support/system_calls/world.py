@@ -24,9 +24,9 @@ from tests.support.system_calls.limits import JOURNAL_BYTES
 from tests.support.system_calls.tracer import STEP_BYTES, Fault, Place
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from collections.abc import Awaitable, Mapping, Sequence
-        from typing import TypeVar
+    from pathlib import Path
+    from typing import TypeVar
 
     from duplexd.client.results import Suspended
     from tests.support.daemon import Process
