@@ -91,6 +91,7 @@ class Volume(Protocol):
     name: str
     size: int
     connections: int  # kept by the server
+    failing: dict[str, int]  # by the server: "read" or "change", if the last one failed, and errno
     failed: str  # why it is not served; "" for one that is
 
     def read_cached(self, offset: int, buffer: memoryview) -> bool:

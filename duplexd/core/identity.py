@@ -56,24 +56,19 @@ class Facts(NamedTuple):
     complete: bool = True
     last_ns: int = 0  # time of the volume's last record
     end_ns: int = 0  # time of the last record of all, or of the checkpoint
+    least_ns: int = 0  # the earliest time of a record since; before the checkpoint's if the clock
+    # was set back
     last: Piece | None = None  # what that change left, if it is known
 
 
 class Known(NamedTuple):
-    """What this state directory is: its controller, how often that was started, and which volume
-    and role each image has, by id: `("data", "primary")`.
+    """What this state directory is: whose (the identity of its controller), how often that was
+    started, and which volume and role each image has, by id: `("data", "primary")`.
     """
 
-    controller: str
+    owner: str
     starts: int
     images: Mapping[str, tuple[str, str]]
-
-    def is_of_another_volume(self, mark: Mark | None, name: str) -> bool:
-        """Whether an image carries the mark of another volume, or of another controller."""
-        if mark is None:
-            return False
-        owner, _role = self.images.get(mark.id, (name, ""))
-        return mark.controller != self.controller or owner != name
 
 
 class Judgement(NamedTuple):
@@ -146,11 +141,20 @@ def judge(known: Known, recorded: Image | None, found: Found, facts: Facts) -> J
     return SAME
 
 
+def is_of_others(known: Known, volume: str, found: Found) -> bool:
+    """Whether its mark says that an image is in use, by another controller or another volume."""
+    mark = found.mark
+    if mark is None:
+        return False
+    used_by, _ = known.images.get(mark.id, (volume, ""))
+    return mark.owner != known.owner or used_by != volume
+
+
 # ---------------------------------------------------------------------------------------- evidence
 
 
 def _judge_mark(known: Known, recorded: Image | None, path: str, mark: Mark) -> Judgement | None:
-    if mark.controller != known.controller:
+    if mark.owner != known.owner:
         return Judgement(
             "foreign",
             f"{path}: the image belongs to volume {mark.volume} of a controller {mark.name!r} whose"
@@ -206,6 +210,9 @@ def _judge_content(recorded: Image, found: Found, facts: Facts) -> Judgement | N
 def _judge_time(recorded: Image, found: Found, facts: Facts) -> Judgement | None:
     at, expected = found.mtime_ns, recorded.mtime_ns
     if not at or not expected or _same_time(at, expected):
+        return None
+    written_back = facts.writing != "nothing" and 0 < facts.least_ns <= at
+    if at < expected and written_back:
         return None
     if at < expected:
         times = _times(at, expected)

@@ -116,9 +116,10 @@ class Pair:
     """
 
     __slots__ = (
-        "connections", "copied_bytes", "copy_done", "copy_total", "failed", "groups", "id", "lacks",
-        "mirrors", "mode", "name", "primary", "primary_dirty", "read_cached", "record", "regions",
-        "repaired_bytes", "resync_error", "secondary", "secondary_dirty", "size", "tracks",
+        "connections", "copied_bytes", "copy_done", "copy_total", "failed", "failing", "groups",
+        "id", "lacks", "mirrors", "mode", "name", "primary", "primary_dirty", "read_cached",
+        "record", "regions", "repaired_bytes", "resync_error", "secondary", "secondary_dirty",
+        "size", "tracks",
     )  # fmt: skip
 
     read_cached: Callable[[int, memoryview], bool]
@@ -129,7 +130,8 @@ class Pair:
         self.name = record.name
         self.size = record.size
         self.regions = record.regions
-        self.connections = 0  # kept by the NBD server
+        self.connections = 0  # kept by the NBD server, as the next one
+        self.failing: dict[str, int] = {}
         self.groups: list[str] = []
         self.failed = ""  # why it is not served: neither of its images is good and current
         self.lacks: Lacks | None = None  # its primary, while it is not served; None: not known

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from duplexd.duplexctl.texts import listed, printable
+from duplexd.limits import JOURNAL_SILENT_SECONDS_MAX
 from duplexd.units import format_size
 
 if TYPE_CHECKING:
@@ -21,11 +22,25 @@ if TYPE_CHECKING:
 _ROLES = ("primary", "secondary")
 
 
+def of_controller(controller: Json) -> str:
+    """Why the controller takes no changes, as the beginning of a line; empty if it takes them."""
+    if failed := controller.get("failed"):
+        return f"FAILED: {failed}: "
+    if refused := controller.get("refused"):
+        return f"REFUSING CHANGES: {refused}: "
+    waiting_s = controller["journal"].get("waiting_s") or 0.0
+    if waiting_s < JOURNAL_SILENT_SECONDS_MAX:
+        return ""
+    return f"CHANGES WAIT: the disk of the journal has not answered for {waiting_s:.0f} s: "
+
+
 def summary(volumes: Sequence[Json]) -> str:
     """The faults of a status, counted by kind; empty if there is none."""
     refused = sum(not served(volume) for volume in volumes)
     failed = {role: sum(bool(leg_error(each, role)) for each in volumes) for role in _ROLES}
+    failing = sum(served(each) and bool(each.get("failing")) for each in volumes)
     counts = [f"{refused} not served"] if refused else []
+    counts += [f"{failing} with failing requests"] if failing else []
     counts += [f"{count} with a failed {role}" for role, count in failed.items() if count]
     return ", ".join(counts)
 
@@ -66,6 +81,11 @@ def _of_volume(volume: Json) -> Iterator[str]:
     name = volume["name"]
     if not served(volume):
         yield f"{name}: NOT SERVED: {printable(volume.get('error') or 'see its log')}"
+    by_error: dict[str, list[str]] = {}
+    for what, why in (volume.get("failing") or {}).items():
+        by_error.setdefault(why, []).append(what)
+    for why, whats in by_error.items():
+        yield f"{name}: the last {' and '.join(whats)} of a client failed: {why}"
     for role in _ROLES:
         if (why := leg_error(volume, role)) and why not in (volume.get("error") or ""):
             yield f"{name}: {role} {printable(_with_path(volume[role], why))}"

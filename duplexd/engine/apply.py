@@ -302,12 +302,16 @@ class Executor:
 
     def _held(self, batch: Batch, watch: Watch[Leg | str]) -> list[PairChange]:
         found: list[PairChange | None] = []
-        for change, _ in batch.primary_errors:
+        for change, error in batch.primary_errors:
             if change.volume not in batch.dead:
                 end = change.offset + change.length
                 for offset in range(change.offset, end, self._record_bytes_max):
                     length = min(self._record_bytes_max, end - offset)
-                    found.append(held(change.volume, offset, length, watch))
+                    piece = held(change.volume, offset, length, watch)
+                    found.append(piece)
+                    if piece is None:  # else it would return later what no record says
+                        batch.dead[change.volume] = PrimaryFailure(change, error)
+                        break
         return [change for change in found if change is not None]
 
     def _give(self, batch: Batch, found: PairChange, watch: Watch[Leg | str]) -> None:

@@ -50,7 +50,10 @@ class LegSyncs:
     loop.
     """
 
-    def __init__(self, timeline: Timeline, legs: LegCalls, sync: Callable[[Leg], None]) -> None:
+    def __init__(
+        self, timeline: Timeline, legs: LegCalls, sync: Callable[[Leg], Callable[[], None]]
+    ) -> None:
+        """`sync` is called in a worker; what it returns, in the loop, if it was not given up."""
         self._timeline = timeline
         self._legs = legs
         self._sync = sync  # blocking
@@ -106,29 +109,36 @@ class LegSyncs:
         return made
 
     async def run(self, planned: Sequence[Planned]) -> list[Outcome]:
-        """Their outcomes, in any order."""
+        """Their outcomes, in any order. One without consequences is not under way any more, while
+        another may still hang.
+        """
         outcomes: list[Outcome] = []
 
         async def one(sync: Planned) -> None:
-            outcomes.append(await self._one(sync))
+            outcomes.append(outcome := await self._one(sync))
+            if outcome.failed is None and outcome.lost is None:
+                self.end([sync])
 
         await several_at_once(planned, one, _AT_ONCE)
         return outcomes
 
     async def _one(self, sync: Planned) -> Outcome:
-        def call() -> tuple[OSError | None, OSError | None]:
-            lost = lost_image(sync.leg) if sync.looked_for else None
-            try:
-                if sync.dirty:
-                    self._sync(sync.leg)
-            except OSError as error:
-                return lost, error
-            return lost, None
-
         try:
-            return Outcome(sync, *await self._legs.on(sync.pair, sync.leg, SYNC, call))
+            lost, failed, synced = await self._legs.on(
+                sync.pair, sync.leg, SYNC, lambda: self._call(sync)
+            )
         except OSError as hung:
             return Outcome(sync, None, hung)
+        synced()
+        return Outcome(sync, lost, failed)
+
+    def _call(self, sync: Planned) -> tuple[OSError | None, OSError | None, Callable[[], None]]:
+        """In a worker."""
+        lost = lost_image(sync.leg) if sync.looked_for else None
+        try:
+            return lost, None, self._sync(sync.leg) if sync.dirty else _nothing
+        except OSError as error:
+            return lost, error, _nothing
 
     def end(self, planned: Iterable[Planned]) -> None:
         """They are over, and their failures are recorded."""
@@ -165,3 +175,7 @@ def make_dirty(planned: Sequence[Planned]) -> None:
             sync.pair.primary_dirty = True
         elif sync.dirty:
             sync.pair.secondary_dirty = True
+
+
+def _nothing() -> None:
+    """It was not synced."""

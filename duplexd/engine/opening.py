@@ -172,7 +172,7 @@ class Opener:
             watch: Watch[str] = Watch()
             call = partial(_open, self._disk, path, size, create, watch)
             try:
-                return await self._patiently(watch, call, role)
+                return await self._patiently(path, watch, call, role)
             except (DuplexdError, OSError) as error:
                 cause = error if isinstance(error, OSError) else error.__cause__
                 if (
@@ -193,7 +193,7 @@ class Opener:
             with watch.at(leg.path):
                 return look()
 
-        return await self._patiently(watch, watched, role)
+        return await self._patiently(leg.path, watch, watched, role)
 
     async def close(self, leg: Leg) -> None:
         """Close an image that does not answer, however long that takes."""
@@ -204,7 +204,7 @@ class Opener:
                 leg.close()
 
         with contextlib.suppress(OSError):
-            await self._patiently(watch, close, SECONDARY)
+            await self._patiently(leg.path, watch, close, SECONDARY)
 
     async def _is_alone(self, primary: str, secondary: str) -> bool:
         """Whether the secondary is there, but the primary is not."""
@@ -217,7 +217,7 @@ class Opener:
                 return not there and self._disk.exists(secondary)
 
         try:
-            return await self._patiently(watch, look, PRIMARY)
+            return await self._patiently(primary, watch, look, PRIMARY)
         except OSError:
             return False  # opening them says what is wrong
 
@@ -231,15 +231,15 @@ class Opener:
             return [(offset, length) for offset, length, is_data in found if is_data]
 
         try:
-            data = await self._patiently(watch, look, PRIMARY)
+            data = await self._patiently(primary.path, watch, look, PRIMARY)
         except OSError as error:
             gone = absent(primary.path, primary.size, _said(primary.path, error))
             return images._replace(primary=gone)
         return images._replace(data=data)
 
-    async def _patiently(self, watch: Watch[str], call: Callable[[], T], role: str) -> T:
+    async def _patiently(self, path: str, watch: Watch[str], call: Callable[[], T], role: str) -> T:
         seconds = self._seconds[role]
-        return await patiently(self._workers, watch, call, lambda _path: seconds)
+        return await patiently(self._workers.of(path), watch, call, lambda _path: seconds)
 
 
 def _open(disk: Disk, path: str, size: int, create: bool, watch: Watch[str]) -> tuple[Leg, bool]:

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from duplexd.core.identity import Facts, judge
 from duplexd.core.markers import Remove
-from duplexd.engine.opening import Images, why_absent
+from duplexd.core.since import known
+from duplexd.engine.opening import PRIMARY, SECONDARY, Images, absent, why_absent
 from duplexd.engine.volumes import introduce
 from duplexd.errors import ConfigurationError
+from duplexd.images.probe import probe
 from duplexd.runtime.tasks import to_its_end
 from duplexd.units import format_size
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from duplexd.engine.opening import Opener
     from duplexd.engine.timeline import Timeline
     from duplexd.engine.volumes import Volumes
+    from duplexd.images.leg import Leg
     from duplexd.replication.followers import Followers
 
 
@@ -82,8 +86,8 @@ class Reload:
         return changes
 
     def _needs_images(self, name: str, volume: VolumeConfig) -> bool:
-        known = self._known(name)
-        return known is None or (volume.secondary is not None and known.secondary is None)
+        pair = self._known(name)
+        return pair is None or (volume.secondary is not None and pair.secondary is None)
 
     def _known(self, name: str) -> Pair | None:
         """The volume, if it is in the journal."""
@@ -91,11 +95,36 @@ class Reload:
         return None if pair is None or pair.id < 0 else pair
 
     async def _open(self, name: str, volume: VolumeConfig) -> Images:
-        """Of a volume that is served, only a secondary can be new."""
-        known = self._known(name)
-        if known is None:
-            return await self._opener.volume(name, volume, None)
-        return await self._opener.beside(Images(known.primary), str(volume.secondary), True)
+        """Of a volume that is served, only a secondary can be new. Where its primary has data is
+        not asked: clients write until the switch. The copy finds the holes.
+        """
+        pair = self._known(name)
+        if pair is None:
+            images = await self._opener.volume(name, volume, None)
+            images = images._replace(primary=await self._judged(images.primary, PRIMARY))
+        else:
+            path, size = str(volume.secondary), pair.size
+            secondary, new = await self._opener.leg(path, size, SECONDARY, True)
+            images = Images(pair.primary, secondary, secondary_new=new, data=[(0, size)])
+        if images.secondary is None:
+            return images
+        return images._replace(secondary=await self._judged(images.secondary, SECONDARY))
+
+    async def _judged(self, leg: Leg, role: str) -> Leg:
+        """An image that is new to the journal; absent, if it belongs to others."""
+        if why_absent(leg):
+            return leg
+        ledger, own = self._timeline.ledger, self._timeline.writer.ring.controller
+        try:
+            found = await self._opener.look(leg, role, lambda: probe(leg, ()))
+            judgement = judge(known(ledger, own.hex()), None, found, Facts())
+            why = "" if judgement.current else judgement.why
+        except OSError as error:
+            why = error.strerror or str(error)
+        if not why:
+            return leg
+        await self._opener.close(leg)
+        return absent(leg.path, leg.size, why)
 
     def _refuse(self, name: str, opened: dict[str, Images]) -> None:
         """Raises ConfigurationError for images that cannot be used. A volume that was not served
@@ -148,12 +177,12 @@ class Reload:
         return changes + _copy_rate_change(old, new)
 
     def _bring_in(self, name: str, images: Images, new: Config) -> str:
-        known = self._known(name)
+        pair = self._known(name)
         mode = new.volumes[name].mode
-        if known is None and name in self._volumes.by_name:
+        if pair is None and name in self._volumes.by_name:
             self._volumes.remove(name).close()  # it was not served, and not recorded
-        self._volumes.add(introduce(self._timeline, name, mode, images, known))
-        return f"volume {name}: secondary added" if known else f"volume {name} added"
+        self._volumes.add(introduce(self._timeline, name, mode, images, pair))
+        return f"volume {name}: secondary added" if pair else f"volume {name} added"
 
     def _remove(self, name: str) -> str:
         pair = self._volumes.remove(name)

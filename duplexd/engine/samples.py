@@ -15,6 +15,7 @@ The time is taken before the sync, which makes it durable: after a power cut no 
 
 from __future__ import annotations
 
+import errno
 import secrets
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,6 +26,7 @@ from duplexd.core.since import EVERYTHING
 from duplexd.engine.sampled_blocks import Recent, bounded, fixed, read
 from duplexd.engine.sampled_blocks import recent as recent_blocks
 from duplexd.images.absent import AbsentLeg
+from duplexd.images.place import truncated
 from duplexd.images.probe import Mark, brand
 from duplexd.runtime.tasks import several_at_once, to_its_end
 
@@ -97,6 +99,13 @@ class _Task(NamedTuple):
         return leg
 
     @property
+    def has_failed(self) -> bool:
+        """Whether it is a primary that may lack what the journal has: its volume is not served."""
+        return (
+            self.role == 0 and bool(self.pair.pair.failed) and not isinstance(self.leg, AbsentLeg)
+        )
+
+    @property
     def known(self) -> Image | None:
         """As it was recorded before."""
         images: tuple[Image | None, Image | None] = self.pair.saved["images"]
@@ -126,10 +135,19 @@ class Samples:
         self._branded: set[Leg] = set()  # carry the mark of this start
         self._current: set[Leg] = set()  # held all changes at the last checkpoint
 
-    def sync(self, leg: Leg) -> None:
-        """Sync a leg that was written to, and its time. Raises OSError."""
+    def sync(self, leg: Leg) -> Callable[[], None]:
+        """Sync a leg that was written to, and its time; returns what notes that.
+
+        Raises OSError, also for a leg that has become shorter: later writes may make it long again,
+        with zeroes where its content was.
+        """
         stamp = leg.stamp()
+        if stamp.size < leg.size:
+            raise OSError(errno.EIO, truncated(stamp.size, leg.size), leg.path)
         leg.sync(times=True)
+        return lambda: self._synced(leg, stamp)
+
+    def _synced(self, leg: Leg, stamp: Stamp) -> None:
         self._stamps[leg] = stamp
         self._written.add(leg)
 
@@ -179,7 +197,12 @@ class Samples:
     def _is_due(self, task: _Task) -> bool:
         """Whether an image has to be looked at: written to, not marked yet, or sampled at last."""
         known = task.known
-        if known is None or task.leg in self._written or task.leg not in self._branded:
+        if (
+            task.has_failed
+            or known is None
+            or task.leg in self._written
+            or task.leg not in self._branded
+        ):
             return True
         return (known.loose or not known.samples) and _has_arrived(task)
 
@@ -193,6 +216,9 @@ class Samples:
     async def _record(self, task: _Task) -> None:
         pair, leg, known = task.pair, task.leg, task.known
         stamp, written = self._stamps.get(leg), leg in self._written
+        if task.has_failed:
+            task.record(_unseen(pair, known))
+            return
         try:
             image: Image | None = await to_its_end(
                 self._legs.on(pair.pair, leg, SYNC, lambda: self._image(task, stamp, written))
@@ -206,19 +232,17 @@ class Samples:
         task.record(image)
 
     def recorded(self, plan: Plan) -> None:
-        """The checkpoint is on the disk. Roles that were exchanged meanwhile stay exchanged."""
+        """The checkpoint is on the disk. Meanwhile images may have changed roles, or have come."""
         ledger = self._timeline.ledger
         for leg, stamp in self._taken.items():
             if self._stamps.get(leg) is stamp:
                 self._written.discard(leg)
         self._touched.clear()
         for pair, saved, legs, _, _ in plan.pairs:
-            ours, theirs = saved["images"]
-            now = (pair.primary, pair.secondary)
-            if now == legs:
-                ledger.use_images(pair.record, ours, theirs)
-            elif now == legs[::-1]:
-                ledger.use_images(pair.record, theirs, ours)
+            record, images = pair.record, dict(zip(legs, saved["images"], strict=True))
+            ours = images.get(pair.primary, record.primary_image)
+            theirs = images.get(pair.secondary, record.secondary_image)
+            ledger.use_images(record, ours, theirs if pair.secondary is not None else None)
 
     # ------------------------------------------------------------------------------- in a worker
 

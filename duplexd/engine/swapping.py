@@ -162,8 +162,11 @@ class Swaps:
             return
         hold = await self._leases.quiesce([pair], self._leases.longest_allowed_s, "swap")
         try:
-            last = self._timeline.written
-            await self._followers.until(lambda: hold.ended.done() or pair.applied >= last)
+            last, followers = self._timeline.written, self._followers
+            hold.ended.add_done_callback(lambda _: followers.moved())
+            await followers.until(
+                lambda: hold.ended.done() or pair.state != DUPLEX or pair.applied >= last
+            )
             await self._timeline.at_rest(lambda: self._exchange_held(pair, last))
         finally:
             self._leases.release(hold.id, ends.BY_OWNER)

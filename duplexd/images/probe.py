@@ -32,8 +32,8 @@ class Mark(NamedTuple):
     """
 
     id: str
-    controller: str
-    name: str  # of the controller
+    owner: str  # the identity of the controller, and
+    name: str  # its name
     volume: str
     generation: int
 
@@ -48,7 +48,7 @@ class Mark(NamedTuple):
             fields = json.loads(data)
             return cls(
                 str(fields["id"]),
-                str(fields["controller"]),
+                str(fields["owner"]),
                 str(fields["name"]),
                 str(fields["volume"]),
                 int(fields["generation"]),

@@ -99,7 +99,8 @@ class Dispatch:
         position = self._take(iter(requests), changes)
         if changes:
             self._submit(changes)
-        self._send(position)
+        if position or self._replies:
+            self._send(position)
         if self.payload_bytes != self._counted:
             self._count()
 
@@ -135,7 +136,8 @@ class Dispatch:
         """Queue the reply of a change."""
         error = change.error
         if error or self._server.failing:
-            error = self._outcome("change", error)
+            # The journal takes a flush although no write succeeds: it cures nothing of these.
+            error = self._outcome("flush" if change.kind == FLUSH else "change", error)
         self.in_flight -= 1
         if change.kind == WRITE:
             self.payload_bytes -= change.length

@@ -100,13 +100,14 @@ class Server:
         """
         self.traffic_of(volume).failed += 1
         if self.failing.get((volume.name, what)) != number:
-            self.failing[volume.name, what] = number
+            self.failing[volume.name, what] = volume.failing[what] = number
             name = errno.errorcode.get(number, str(number))
             log.error("requests of the volume fail", volume=volume.name, what=what, errno=name)
 
     def storage_recovered(self, volume: Volume, what: str) -> None:
         """A request succeeded; call it only while `failing` is not empty."""
         if self.failing.pop((volume.name, what), 0):
+            volume.failing.pop(what, None)
             log.info("requests of the volume succeed again", volume=volume.name, what=what)
 
     def fresh_reply_buffer(self) -> None:

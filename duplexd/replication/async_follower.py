@@ -19,7 +19,7 @@ from duplexd.core import pair_states
 from duplexd.replication.backlog import UNREADABLE
 from duplexd.replication.follower import Follower, SecondarySink, SinkError, UntouchedError
 from duplexd.replication.leg_calls import hung_in
-from duplexd.replication.throttle import Throttle
+from duplexd.replication.throttle import TOO_SLOW, Throttle
 from duplexd.runtime.tasks import to_its_end
 from duplexd.runtime.watch import HungError
 
@@ -97,7 +97,7 @@ class AsyncFollower:
         """
         if not pairs:
             return
-        behind = [pair.name for pair in pairs if pair.applied < self.floor]
+        behind = [pair.name for pair in pairs if self.is_past(pair)]
         if self._follower is None:
             self._follower = self._new(pairs, min(pair.applied for pair in pairs))
             self._timeline.on_written.append(self._written)
@@ -106,6 +106,10 @@ class AsyncFollower:
         else:
             self._follower.pairs.update({pair.id: pair for pair in pairs})
         self._something.set()
+
+    def is_past(self, pair: Pair) -> bool:
+        """Whether the pair lacks changes that the follower has passed already."""
+        return self._follower is not None and pair.applied < self.floor
 
     def _new(self, pairs: Sequence[Pair], position: int) -> Follower:
         ring, advance = self._timeline.writer.ring, self._timeline.ledger.advance
@@ -245,8 +249,7 @@ class AsyncFollower:
     async def _suspend_late(self, follower: Follower) -> None:
         late = next((pair for pair in self._throttle.closed if pair.id in follower.pairs), None)
         if late is not None:
-            seconds = self._legs.patience.secondary_s
-            why = f"too slow: writes would have to wait for it for more than {seconds:g} s"
+            why = TOO_SLOW.format(self._legs.patience.secondary_s)
             await self._failed(follower, late, UntouchedError(errno.ETIMEDOUT, why), False)
 
     async def _lost_its_way(self, follower: Follower, error: OSError) -> None:

@@ -12,6 +12,7 @@ All jobs share one rate limit.
 from __future__ import annotations
 
 import asyncio
+import errno
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -34,6 +35,7 @@ from duplexd.replication.pieces import (
 )
 from duplexd.replication.rate_limit import Pace
 from duplexd.replication.retries import when_there_is_room
+from duplexd.replication.throttle import TOO_SLOW
 from duplexd.runtime.tasks import to_its_end
 from duplexd.runtime.watch import HungError
 
@@ -101,6 +103,10 @@ class Copying:
         """
         follower = job.walk()
         in_work(job.pairs)
+        if job.late and job.pairs:
+            seconds = self._legs.patience.secondary_s
+            error = UntouchedError(errno.ETIMEDOUT, TOO_SLOW.format(seconds))
+            raise SinkError(job.pairs[0], follower.position + 1, error)
         until, chunk = self._timeline.performed, self._limits.follower_chunk_bytes
         if follower.position >= until:
             return False

@@ -1,9 +1,9 @@
 """All followers of the journal: one for the `async` pairs, and one for each running job.
 
 The rest of the engine needs the same from all of them: how far back the journal is still needed,
-how far a secondary trails, and a way to wait until it has arrived. New changes wait for a job that
-trails by more than its cap (a reason in `Admission`). That check listens to the journal only while
-jobs run, so that writes pay nothing for it otherwise.
+how far a secondary trails, and a way to wait until it has arrived. New changes of its volumes wait
+for a job that trails by more than its cap (`throttle.py`). That check listens to the journal only
+while jobs run, so that writes pay nothing for it otherwise.
 
 Waiting is by condition, not by event: `until` evaluates its condition again whenever anything
 moved. A wait for one event would miss that the pair was suspended, that it left the job, or that
@@ -13,22 +13,22 @@ the controller failed.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 from duplexd.core import pair_states
 from duplexd.errors import DuplexdError
 from duplexd.replication.job import COPY, Job
+from duplexd.replication.throttle import Throttle
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from duplexd.core.admission import Admission
     from duplexd.core.pair import Pair
     from duplexd.replication.async_follower import AsyncFollower
-    from duplexd.replication.seams import Timeline
+    from duplexd.replication.leg_calls import LegCalls
+    from duplexd.replication.seams import Gates, Timeline
     from duplexd.runtime.clock import Clock
-
-RESYNC_TOO_FAR_BEHIND = "a resync is too far behind"  # the reason in `Admission`
 
 
 class Followers:
@@ -37,17 +37,20 @@ class Followers:
     def __init__(
         self,
         timeline: Timeline,
-        admission: Admission,
+        gates: Gates,
+        legs: LegCalls,
         async_follower: AsyncFollower,
         run: Callable[[Job], Awaitable[None]],
         clock: Clock,
     ) -> None:
         """`run` does a job to its end."""
         self._timeline = timeline
-        self._admission = admission
+        self._gates = gates
+        self._legs = legs
         self._async_follower = async_follower
         self._run_job = run
         self._clock = clock
+        self._throttles: dict[Job, Throttle] = {}
         self._waiting: list[asyncio.Future[None]] = []
         self.jobs: dict[str, Job] = {}
         self.on_moved: list[Callable[[], None]] = []
@@ -71,11 +74,18 @@ class Followers:
         if pending:
             self.begin(Job(COPY, pending, min(pair.applied for pair in pending)))
 
+    def is_past(self, pair: Pair) -> bool:
+        """Whether a pair that is new here would miss changes, so that it cannot be adopted."""
+        return _is_followed_for(pair) and self._async_follower.is_past(pair)
+
     def begin(self, job: Job) -> None:
         """Run a job."""
         if not self.jobs:
             self._timeline.on_written.append(self._look_at_lag)
         self.jobs[job.id] = job
+        self._throttles[job] = Throttle(
+            self._gates, job.cap, lambda: self._legs.patience.secondary_s, job.end, catches_up=True
+        )
         job.began = self._clock.monotonic()
         job.task = asyncio.get_running_loop().create_task(self._run(job), name=f"job {job.id}")
 
@@ -84,6 +94,7 @@ class Followers:
             await self._run_job(job)
         finally:
             del self.jobs[job.id]
+            self._throttles.pop(job).keep(())
             if not self.jobs:
                 self._timeline.on_written.remove(self._look_at_lag)
             self.moved()
@@ -134,8 +145,10 @@ class Followers:
 
     def _look_at_lag(self) -> None:
         position = self._timeline.log_position
-        behind = any(job.lag_bytes(position) > job.cap for job in self.jobs.values())
-        self._admission.set(RESYNC_TOO_FAR_BEHIND, behind)
+        for job, throttle in self._throttles.items():
+            throttle.limit_bytes = job.cap
+            throttle.keep(job.pairs)
+            throttle.look(position, job.lag_bytes(position), partial(list, job.pairs))
 
     # -------------------------------------------------------------------------------- waiting
 

@@ -26,13 +26,14 @@ JOURNAL, MAP, COPY, ALREADY = "journal", "map", "copy", "already"  # how
 
 class Job:
     """`pairs` are those that are not DUPLEX yet. `floor` is the number after which it still needs
-    the journal; `cap` is the lag in bytes beyond which new changes wait for it. `whole`: whether
-    the secondaries hold a state that existed, apart from those that are `torn`.
+    the journal; `cap` is the lag in bytes beyond which new changes wait for it, and `late` says
+    that they have waited for too long. `whole`: whether the secondaries hold a state that existed,
+    apart from those that are `torn`.
     """
 
     __slots__ = (
-        "began", "begun_at", "cap", "floor", "follower", "how", "id", "pairs", "reasons", "task",
-        "torn", "whole",
+        "began", "begun_at", "cap", "floor", "follower", "how", "id", "late", "pairs", "reasons",
+        "task", "torn", "whole",
     )  # fmt: skip
 
     def __init__(self, how: str, pairs: Iterable[Pair], floor: int) -> None:
@@ -45,6 +46,7 @@ class Job:
         self.began = 0.0  # monotonic seconds
         self.follower: Follower | None = None
         self.cap = math.inf
+        self.late = False
         self.task: asyncio.Task[None] | None = None
         self.whole = True
         self.torn: set[Pair] = set()
@@ -52,6 +54,12 @@ class Job:
     def lag_bytes(self, log_position: int) -> int:
         """How many bytes of journal it trails behind."""
         return self.follower.lag_bytes(log_position) if self.follower is not None else 0
+
+    def end(self) -> None:
+        """Clients have waited for it for too long."""
+        self.late = True
+        if self.follower is not None:
+            self.follower.ends = True
 
     def walk(self) -> Follower:
         """Its follower, once it has begun."""

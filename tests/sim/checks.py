@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from duplexd.core import pair_states as state
 from duplexd.core.ledger import CONSISTENT, UNCOMMITTED
+from duplexd.images.absent import AbsentLeg
 from tests.sim.small import GRAIN_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from duplexd.core.pair import Pair
     from tests.sim.history import History
     from tests.sim.machine import Machine
@@ -61,11 +64,13 @@ def check_tail(machine: Machine, power: bool) -> None:
 
 def check_primaries(machine: Machine) -> None:
     """After a recovery, every primary is what the journal says, or holds part of what a power cut
-    took from the journal.
+    took from the journal. That of a volume that is not served is nothing.
     """
     history = machine.history
     for name, pair in machine.controller.volumes.by_name.items():
-        actual = machine.disk.content(primary_path(name))
+        if pair.failed:
+            continue
+        actual = machine.disk.content(pair.primary.path)
         if pair.id not in history.bases:
             history.bases[pair.id] = actual
             history.lost.pop(pair.id, None)
@@ -73,17 +78,17 @@ def check_primaries(machine: Machine) -> None:
         assert not problem, f"primary of {name} after recovery: {problem}"
 
 
-def check_quiet(machine: Machine, cuts: Cuts) -> None:
+def check_quiet(machine: Machine, cuts: Cuts, unsure: Container[str] = ()) -> None:
     """With idle workers, primaries hold every change, and usable secondaries exactly what status
-    reports.
+    reports. `unsure`: volumes whose primaries have refused changes that they could not give back.
     """
     for name, pair in machine.controller.volumes.by_name.items():
-        if pair.id in machine.history.bases:
+        if pair.id in machine.history.bases and not pair.failed and name not in unsure:
             _same(
                 machine.history,
                 pair.id,
                 1 << 60,
-                machine.disk.content(primary_path(name)),
+                machine.disk.content(pair.primary.path),
                 f"primary of {name}",
             )
     check_secondaries(machine, cuts)
@@ -110,7 +115,8 @@ def check_secondaries(machine: Machine, cuts: Cuts) -> None:
             assert cut["id"] not in cuts.void, (
                 f"{name}: void cut {cut['id']} is reported as consistent"
             )
-        if secondary["usable"] and pair.record.staging in {"", UNCOMMITTED}:
+        there = not isinstance(pair.secondary, AbsentLeg)
+        if secondary["usable"] and there and pair.record.staging in {"", UNCOMMITTED}:
             as_of = secondary["as_of_sequence"]
             what = (
                 f"secondary of {name} ({status['state']}, {status['reason']}, {pair.mode}) "
@@ -120,7 +126,7 @@ def check_secondaries(machine: Machine, cuts: Cuts) -> None:
                 machine.history,
                 pair.id,
                 _exactly(as_of, controller.timeline.written),
-                machine.disk.content(secondary_path(name)),
+                machine.disk.content(pair.copy_of.path),
                 what,
             )
             if cut is not None and _arrived(pair):
@@ -157,8 +163,8 @@ def check_equal(machine: Machine) -> None:
     """At rest, both legs of DUPLEX pairs are the same."""
     for name, pair in machine.controller.volumes.by_name.items():
         if pair.state == state.DUPLEX:
-            assert machine.disk.content(primary_path(name)) == machine.disk.content(
-                secondary_path(name)
+            assert machine.disk.content(pair.primary.path) == machine.disk.content(
+                pair.copy_of.path
             ), f"the legs of {name} differ"
 
 
@@ -205,7 +211,8 @@ def describe(machine: Machine) -> str:
     if controller is None:
         return "no controller"
     lines = [
-        f"{pair.name}: {pair.state} {pair.reason} {pair.mode} "
+        f"{pair.name}: {pair.state} {pair.reason} {pair.mode} {pair.failed} "
+        f"{pair.primary.path}{' swapped' if pair.record.swapped else ''} "
         f"usable={pair.usable} applied={pair.applied} "
         f"cut={pair.cut and (pair.cut.id, pair.cut.sequence, pair.cut.verdict)} "
         f"staging={pair.record.staging!r}"

@@ -25,6 +25,44 @@ class Promises:
         self.refused = 0
 
 
+class Payloads:
+    """The receive buffers of a connection: each is used again, for other bytes, as soon as every
+    change with a view of it is finished, or has its own copy, which is made while it waits.
+    """
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+        self._lent: list[tuple[list[Change], memoryview]] = []
+
+    def lend(self, changes: list[Change], buffer: memoryview) -> None:
+        """The payloads of `changes` are views of `buffer`."""
+        self._lent.append(([change for change in changes if change.kind == WRITE], buffer))
+
+    def take_back(self) -> None:
+        """Make copies for some of those that wait: the room is wanted."""
+        if self._rng.random() < 0.5:
+            for changes, _ in self._lent:
+                for change in changes:
+                    if not change.begun:
+                        change.own()
+        self._use_again()
+
+    def finished(self, change: Change) -> None:
+        for changes, _ in self._lent:
+            if change in changes:
+                changes.remove(change)
+        self._use_again()
+
+    def _use_again(self) -> None:
+        kept = []
+        for changes, buffer in self._lent:
+            if any(type(change.data) is memoryview for change in changes):
+                kept.append((changes, buffer))
+            else:
+                buffer[:] = b"\xee" * len(buffer)
+        self._lent = kept
+
+
 class SimClient:
     """One connection. `run` issues some changes, several at a time. `flushes`: the share of
     requests that are a FLUSH; half as many changes have FUA.
@@ -39,19 +77,23 @@ class SimClient:
         ] = {}  # by cookie: with its payload, and what was acknowledged when it was issued
         self._cookie = 0
         self._gone = False
+        self._payloads = Payloads(rng)
         self._woken = asyncio.Event()
 
     # As the write path sees a client
 
     def finished(self, change: Change) -> None:
         machine, promises = self._machine, self._machine.promises
+        self._payloads.finished(change)
         if machine.disk.dead or self._gone:  # nobody hears it
             return
         _, payload, before = self._under_way.pop(change.cookie)
         promises.replies += 1
         if change.error:
             promises.refused += 1
-            assert machine.may_refuse, f"a change was refused with {change.error}"
+            assert machine.may_refuse or machine.refuses(change), (
+                f"a change of {change.volume.name} was refused with {change.error}"
+            )
         elif change.kind == FLUSH:
             promises.flushed = max(promises.flushed, before)
         else:
@@ -107,14 +149,13 @@ class SimClient:
             )
             buffer += changes[-1].data
         view, at = memoryview(buffer), 0
-        for change in (
-            changes
-        ):  # the payloads are views of the receive buffer, which is used again afterwards
+        for change in changes:
             if change.kind == WRITE:
                 change.data = view[at : at + change.length]
                 at += change.length
+        self._payloads.lend(changes, view)
         controller.submit(changes)
-        view[:] = b"\xee" * len(buffer)
+        self._payloads.take_back()
 
     def _change(self, kind: int, name: str) -> Change:
         rng, volume = self._rng, self._machine.controller.volume(name)

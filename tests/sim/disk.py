@@ -89,7 +89,7 @@ class SimFile:
 
     def stamp(self) -> Stamp:
         self._check(0, 0)
-        return Stamp(f"file {self._image.number}", self._image.size, self._image.mtime_ns)
+        return Stamp(f"file {self._image.number}", self._image.length, self._image.mtime_ns)
 
     def read_mark(self) -> bytes:
         self._check(0, 0)
@@ -190,6 +190,7 @@ class SimDisk:
         self.faults = Faults()
         self.now_ns: Callable[[], int] = lambda: 0  # 0: files have no times
         self.before: Callable[[str, str], None] | None = None
+        self.met: Callable[[str, str], None] | None = None  # of every operation, and may hang
         self.on_dead: Callable[[], None] | None = None
         self.operations = 0  # that changed something, in all
         self.lives = 0  # crashes so far
@@ -306,6 +307,11 @@ class SimDisk:
             if any(covers(above, path) for above in lost):
                 image.lose()
 
+    def mount_again(self, path: str) -> None:
+        """The cache of a file that nobody has open is dropped: what a failed sync gave up shows."""
+        if not self.in_use(path):
+            self._image(path).lose()
+
     def die(self) -> None:
         """Die now, between two operations."""
         self._die()
@@ -327,6 +333,14 @@ class SimDisk:
     def give(self, path: str, image: Image) -> None:
         """Put the unlinked file back at `path`, in place of what is there."""
         self._images[_normal(path)] = image
+
+    def shorten(self, path: str, size: int) -> None:
+        """Truncate a file, as far as its size is looked at: it can be read as before."""
+        self._image(path).length = size
+
+    def in_use(self, path: str) -> bool:
+        """Whether somebody has the file at `path` open."""
+        return self._image(path).opened
 
     def flip(self, path: str, offset: int) -> None:
         """Flip a bit on the medium."""
@@ -394,6 +408,8 @@ class SimDisk:
 
     def meet(self, operation: str, path: str, torn: bool = False) -> Fault | None:
         """Fail if that is due. Faults that tear wait for a write."""
+        if self.met is not None:
+            self.met(operation, path)
         if self.dead:
             raise PowerCut(f"{operation} {path}: after the cut")
         fault = self.faults.due(operation, path, is_write=torn)

@@ -14,7 +14,7 @@ from duplexd.journal.recover import Walk
 from duplexd.journal.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 EVERYTHING = 1 << 60
 
@@ -47,12 +47,15 @@ class History:
     refused: dict[float, Entry] = field(
         default_factory=dict
     )  # taken back, but a power cut may take that back
+    # What a swap of a volume goes back to: a number, or None if it loses nothing
+    gives_up: Callable[[int], int | None] = lambda _volume: None
     _given: set[float] = field(default_factory=set)  # all numbers that stand
     _pending: list[Entry] = field(default_factory=list)
 
     def truncate(self, tail: int) -> None:
         """Recovery found the journal's end at `tail`: later numbers will be used again."""
         self.tail = tail
+        self._settle(kept=False)  # died before they were written, or in it
         self.entries += [
             entry
             for entry in self.refused.values()
@@ -123,6 +126,12 @@ class History:
             marker: Any = unpack_marker(bytes(data))
             if marker["m"] == "volume":
                 self._pending.append(Entry(sequence, MARKER, int(marker["id"]), 0, b""))
+            elif marker["m"] == "swap":
+                self._pending += [
+                    Entry(sequence, WRITE, int(number), 0, self.content(int(number), at))
+                    for number in marker["volumes"]
+                    if (at := self.gives_up(int(number))) is not None
+                ]
         elif kind in (WRITE, ZERO, TRIM):
             self._pending.append(
                 Entry(

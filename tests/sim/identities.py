@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from duplexd.engine.checkpoint import CheckpointFile
+from duplexd.engine.opening import places
 from duplexd.engine.recovery.identify import Evidence
 from duplexd.engine.recovery.read import read_journal
 from duplexd.errors import DuplexdError
@@ -36,11 +37,11 @@ def check_images(machine: Machine) -> None:
         record = known.get(name)
         if record is None:
             continue
-        primary = _look(twin, evidence, record, str(volume.primary), volume.mode)
-        there = volume.secondary is not None and record.usable
-        secondary = (
-            _look(twin, evidence, record, str(volume.secondary), volume.mode) if there else None
-        )
+        one, other = places(volume, record.swapped)
+        primary = _look(twin, evidence, record, one.path, volume.mode)
+        secondary = None
+        if other is not None and record.usable:
+            secondary = _look(twin, evidence, record, other.path, volume.mode)
         for judgement in evidence.judge(record, volume.mode, primary, secondary):
             assert judgement is None or judgement.kind in {"same", "new"}, (
                 f"{name}, {record.state}: {judgement}"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import traceback
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ class SimLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._simulated = _Selector()
         super().__init__(self._simulated)
-        self.troubles: list[str] = []  # exceptions that nobody handled
-        self.set_exception_handler(lambda _loop, context: self.troubles.append(_describe(context)))
+        self.troubles: list[str] = []  # exceptions that nobody handled: the first ends the life
+        self.set_exception_handler(self._trouble)
 
     def time(self) -> float:
         return self._simulated.now
@@ -55,10 +56,16 @@ class SimLoop(asyncio.SelectorEventLoop):
     def limit(self, turns: int) -> None:
         self._simulated.turns_max = self._simulated.turns + turns
 
+    def _trouble(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self.troubles.append(_describe(context))
+        self.stop()
+
 
 def _describe(context: dict[str, Any]) -> str:
     where = context.get("task") or context.get("handle") or context.get("future")
-    return f"{context.get('message')}: {context.get('exception')!r} in {where}"
+    error = context.get("exception")
+    stack = "".join(traceback.format_exception(error)) if error is not None else ""
+    return f"{context.get('message')}: {error!r} in {where}\n{stack}"
 
 
 class SimClock:

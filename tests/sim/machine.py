@@ -49,9 +49,11 @@ class Machine:
         self.promises = Promises()
         self.operations: deque[str] = deque(maxlen=60)
         self.may_refuse = False  # whether the journal has met a full disk
+        self.refuses: Callable[[Change], bool] = lambda _change: False  # for another reason
         self.volumes: dict[str, VolumeConfig] = {}
         self.groups: dict[str, list[str]] = {}
-        self.last: engine.Controller | None = None  # the latest that recovered
+        self.last: engine.Controller | None = None  # of this life, once it has recovered
+        self.images_untouched = True  # no image was exchanged
         self.loop: SimLoop
         self.workers: list[SimWorkers] = []
 
@@ -114,6 +116,7 @@ class Machine:
         try:
             loop.run_forever()
             if not self.disk.dead:
+                assert not loop.troubles, loop.troubles[0]
                 task.result()
                 _check_tasks(loop, tasks - {task})
         finally:
@@ -136,6 +139,7 @@ class Machine:
 
     async def start(self) -> None:
         """A new controller on what the disk holds. Raises what the engine's `start` raises."""
+        self.last = None
         clock = SimClock(self.loop, self.disk)
         machine = engine.Machine(self.disk, clock, *self.workers)
         self.last = await engine.start(self.config(), machine, Events(clock), SMALL)
@@ -171,7 +175,8 @@ class Machine:
         """Bring the machine up again. `lost`: see `SimDisk.crash`."""
         self.note("POWER CUT" if power else f"LOST {' '.join(lost)}" if lost else "KILL")
         self.disk.crash(power, lost)
-        check_images(self)
+        if self.images_untouched:
+            check_images(self)
 
     # ------------------------------------------------------------------------------------ one check
 

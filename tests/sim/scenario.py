@@ -37,6 +37,7 @@ class Scenario:
         self.cuts = Cuts()
         # the journal may have lost its end since the last recovery that came to its end
         self.power = False
+        self.unsure: set[str] = set()  # see `checks.check_quiet`
         self.kept: dict[str, tuple[str, bool]] | None = (
             None  # states before a kill that must not change them
         )
@@ -65,9 +66,7 @@ class Scenario:
             for _ in range(self.rng.randint(2, 5)):
                 self._live_and_die()
             self._last = True
-            self.machine.disk.heal("/b")
-            for name in self.machine.volumes:
-                self.machine.disk.heal(checks.secondary_path(name))
+            self._heal()
             self.machine.live(self._life)
 
     def _live_and_die(self) -> None:
@@ -106,7 +105,7 @@ class Scenario:
 
     async def _life(self) -> None:
         machine = self.machine
-        await machine.start()
+        await self._start()
         machine.note(
             f"started at {machine.controller.timeline.written}, tail {machine.history.tail}"
         )
@@ -123,6 +122,9 @@ class Scenario:
         self.power = False
         self.kept = after
         await (self._end() if self._last else self._busy())
+
+    async def _start(self) -> None:
+        await self.machine.start()
 
     async def _busy(self) -> None:
         """Clients and the administrator, concurrently."""
@@ -192,6 +194,7 @@ class Scenario:
             behind = any(
                 pair.mode == "async"
                 and pair.usable
+                and not pair.failed
                 and pair.applied < pair.limit(controller.timeline.written)
                 and pair.state in {state.DUPLEX, state.SUSPENDED}
                 for pair in controller.volumes.by_name.values()
@@ -199,19 +202,20 @@ class Scenario:
             return machine.quiet and not behind
 
         await machine.until(settled, "rest")
-        checks.check_quiet(machine, self.cuts)
+        checks.check_quiet(machine, self.cuts, self.unsure)
 
     # ---------------------------------------------------------------------------- the administrator
 
-    async def _administrate(self) -> None:
-        rng, machine = self.rng, self.machine
+    def _actions(self) -> list[Callable[[], Awaitable[None]]]:
         actions: list[Callable[[], Awaitable[None]]] = [
             self._suspend, self._suspend, self._held_suspend, self._hold, self._resync,
             self._resync, self._checkpoint, self._reload, self._look, self._look,
         ]  # fmt: skip
-        if self.faults:
-            actions += [self._trouble, self._trouble, self._cure]
-        action = rng.choice(actions)
+        return actions + [self._trouble, self._trouble, self._cure] * self.faults
+
+    async def _administrate(self) -> None:
+        rng, machine = self.rng, self.machine
+        action = rng.choice(self._actions())
         machine.note(action.__name__[1:])
         try:
             await asyncio.wait_for(action(), 150)

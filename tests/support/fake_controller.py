@@ -14,11 +14,11 @@ answer cannot differ in shape from a documented one. It is typed against
 
 Knobs: `drain_s` how long a quiesce takes; `resync_s`; `verify_steps`; `differs` volumes whose legs
 differ; `broken` volumes whose resync fails; `refused` volumes that are not served, and why;
-`leg_errors` by volume and role; `rebuilds` whether the journal reaches back to the cuts; `void`
-makes the verdict of a suspend void; `bug` makes status raise; `failed` as of a controller that
-takes no changes, `refusal` as of one that does not for now; `version`, `group_protocol`,
-`hold_max_s`, `nbd` are what status says. `swapped`, `kept_to`, `leases`, `released_at`,
-`cancelled`, `draining` tell what happened.
+`leg_errors` by volume and role; `failing` by volume; `rebuilds` whether the journal reaches back
+to the cuts; `void` makes the verdict of a suspend void; `bug` makes status raise; `failed` as of
+a controller that takes no changes, `refusal` as of one that does not for now, `journal_waits_s` as
+of one whose journal is silent; `version`, `group_protocol`, `hold_max_s`, `nbd` are what status
+says. `swapped`, `kept_to`, `leases`, `released_at`, `cancelled`, `draining` tell what happened.
 
 `tests/support/control_plane.py` serves it in a thread, `tests/support/fake_member.py` in the loop
 of the test, with answers that a test plants.
@@ -322,12 +322,14 @@ class FakeController:
         self.swapped: set[str] = set()
         self.refused: dict[str, str] = {}
         self.leg_errors: dict[tuple[str, str], str] = {}
+        self.failing: dict[str, dict[str, str]] = {}
         self.rebuilds = True
         self.kept_to: list[str] = []
         self.void = False
         self.bug = False
         self.failed = ""
         self.refusal = ""
+        self.journal_waits_s = 0.0
         self.version = "0.1.0"
         self.group_protocol = 1
         self.hold_max_s = 2.0
@@ -384,7 +386,12 @@ class FakeController:
             group_protocol=self.group_protocol,
             hold_max_s=self.hold_max_s,
             nbd=self.nbd,
-            journal=Journal(used_bytes=4096, size_bytes=1 << 24, oldest_sequence=1),
+            journal=Journal(
+                used_bytes=4096,
+                size_bytes=1 << 24,
+                oldest_sequence=1,
+                waiting_s=self.journal_waits_s,
+            ),
         )
 
     def _volume_status(self, name: str, held: bool) -> VolumeStatus:
@@ -413,6 +420,7 @@ class FakeController:
             copy=Copy(done_bytes=1, total_bytes=2, eta_s=1.0) if state == "PENDING" else None,
             served=name not in self.refused,
             error=self.refused.get(name, ""),
+            failing=self.failing.get(name, {}),
             swapped=name in self.swapped,
             primary=Primary(path=primary, error=self.leg_errors.get((name, "primary"), "")),
             rebuild=rebuild if state == "SUSPENDED" else None,

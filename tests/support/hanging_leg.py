@@ -10,6 +10,7 @@ from tests.support.fault_leg import FaultLeg
 
 if TYPE_CHECKING:
     from duplexd.images.leg import Leg
+    from tests.sim.faults import Fault
     from tests.support.fault_leg import Operation
 
 PATIENCE_SECONDS = 60.0
@@ -23,7 +24,7 @@ class HangingLeg(FaultLeg):
     __slots__ = ("_after", "_answers", "_hung", "hangs", "left")
 
     def __init__(self, leg: Leg) -> None:
-        super().__init__(leg, self._wait)
+        super().__init__(leg)
         self.hangs: set[Operation] = set()
         self._after = 0
         self._answers = threading.Event()
@@ -44,6 +45,10 @@ class HangingLeg(FaultLeg):
     async def hung(self) -> None:
         """Wait until one more call hangs."""
         assert await asyncio.to_thread(self._hung.acquire, timeout=PATIENCE_SECONDS)
+
+    def _due(self, operation: Operation) -> Fault | None:
+        self._wait(operation)
+        return super()._due(operation)
 
     def _wait(self, operation: Operation) -> None:
         if operation not in self.hangs:

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -198,8 +199,14 @@ h.connect_unix({str(files.nbd_socket)!r})
 h.opt_list(lambda name, _description: print(name))
 h.opt_abort()
 """
+    debians_own = {**os.environ, "PATH": f"/usr/bin:/bin:{os.environ['PATH']}"}
     done = subprocess.run(
-        ["nbdsh", "-c", script], check=False, capture_output=True, text=True, timeout=120
+        ["nbdsh", "-c", script],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=debians_own,
     )
     assert done.returncode == 0, done
     return done.stdout.split()
@@ -285,6 +292,8 @@ def test_a_primary_that_was_restored_in_place_is_taken_by_adopt_only(
         assert daemon.stop() == 0
     with files.secondary_of("data").open("rb") as backup, files.primary("data").open("r+b") as file:
         shutil.copyfileobj(backup, file)
+    later = time.time() + 1  # a person is not so quick
+    os.utime(files.primary("data"), (later, later))
     for _ in range(2):
         daemon.start()
         assert qemu_io(files, "data", "read 0 4096").returncode == 1

@@ -5,6 +5,7 @@ Each follows the documented procedure with a real daemon, and ends with equal le
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -91,9 +92,19 @@ def test_unequal_legs_are_repaired_from_the_secondary(daemon: Daemon) -> None:
     _damage(daemon, files.primary("wal"))
     assert daemon.stop() == 0
     files.primary("wal").rename(files.primary("wal").with_suffix(".bad"))
-    shutil.copy(files.secondary_of("wal"), files.primary("wal"))
-    daemon.start()
+    _take_over_and_copy(daemon)
     _assert_repaired(daemon)
+
+
+def _take_over_and_copy(daemon: Daemon) -> None:
+    """The secondary becomes the primary, and is copied to a new image in the old one's place."""
+    files, after = daemon.files, len(daemon.lines())
+    daemon.start()
+    daemon.wait_log('"event": "swapped"', after=after)
+    files.primary("wal").touch()
+    os.truncate(files.primary("wal"), SIZE)
+    copied = run_duplexctl(files, "resync", "db", "--wait")
+    assert copied.returncode == 0, copied
 
 
 def test_a_deleted_primary_is_restored_from_the_secondary(daemon: Daemon) -> None:
@@ -105,8 +116,7 @@ def test_a_deleted_primary_is_restored_from_the_secondary(daemon: Daemon) -> Non
         True,
     ), found
     assert daemon.stop() == 0
-    shutil.copy(files.secondary_of("wal"), files.primary("wal"))
-    daemon.start()
+    _take_over_and_copy(daemon)
     _assert_repaired(daemon)
     assert same_bytes(files.primary("data"), files.secondary_of("data"))
 

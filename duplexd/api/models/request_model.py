@@ -91,7 +91,8 @@ class SwapRequest(Request):
         None,
         min_length=1,
         max_length=PATH_CHARACTERS_MAX,
-        description="with `roll_forward`: copy the secondary, as it is at the cut, there first",
+        description="with `roll_forward`, of one volume: a new file, to which the secondary is"
+        " copied first, as it is at its cut",
     )
     lose_changes: bool = Field(
         False,

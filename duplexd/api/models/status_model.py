@@ -16,6 +16,9 @@ class Journal(Answer):
     used_bytes: Bytes
     size_bytes: Bytes
     oldest_sequence: int = Field(description="first sequence number that the journal still has")
+    waiting_s: float = Field(
+        0.0, description="how long its disk has not answered a write or a sync; changes wait"
+    )
 
 
 class StartProgress(Answer):
@@ -108,6 +111,10 @@ class VolumeStatus(Answer):
     copy_: Copy | None = Field(None, alias="copy", description="a first copy or resync that runs")
     served: bool = Field(True, description="false: NBD clients are refused; see `error`")
     error: str = Field("", description="why it is not served; empty if it is")
+    failing: dict[str, str] = Field(
+        default_factory=dict,
+        description='what clients got last: the error of a "read", and of a "change", if it failed',
+    )
     swapped: bool = Field(
         False,
         description="the image of the key `secondary` of the configuration has the role primary",

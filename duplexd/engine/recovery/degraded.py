@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.core import pair_states
 from duplexd.core.ledger import UNCOMMITTED
-from duplexd.core.markers import Equal, Missed, Swap
+from duplexd.core.markers import Equal, Missed
 from duplexd.engine.recovery.image_faults import Fault
 
 if TYPE_CHECKING:
@@ -70,6 +70,9 @@ class Degraded:
         for pair, fault in self._faults.secondaries.items():
             if pair.state != pair_states.SIMPLEX and not pair.failed:
                 self._suspend(pair, fault)
+            elif pair.failed and fault.error.errno == errno.ENODATA:
+                # It is somewhere after `applied`, and the journal cannot bring it to a number.
+                self._suspend(pair, fault, alone=True)
 
     def adopted(self, pair: Pair, lost: Lacks | None) -> None:
         """A primary was taken as it is: the secondary differs from it where nobody knows."""
@@ -78,7 +81,7 @@ class Degraded:
             self._timeline.append(Missed({pair.id: everything}))  # its cut is as good as before
         elif pair.state != pair_states.SIMPLEX:
             why = f"{pair.primary.path} was adopted as it is"
-            self._suspend(pair, Fault(OSError(errno.ESTALE, why)))
+            self._suspend(pair, Fault(OSError(errno.ESTALE, why)), alone=True)
         self._emit("volume-served", volume=pair.name, path=pair.primary.path, lost=said(lost))
 
     def _can_lead(self, pair: Pair) -> bool:
@@ -90,21 +93,13 @@ class Degraded:
         return pair.state == pair_states.DUPLEX or follows
 
     def _swap(self, pair: Pair, fault: Fault) -> None:
-        timeline = self._timeline
+        """Its group is not suspended with it: their secondaries lack nothing."""
+        timeline, failed = self._timeline, pair.primary
         if pair.state == pair_states.PENDING:
             timeline.append(Equal([pair.id]))
-        timeline.append(Swap([pair.id]))
-        failed, good = pair.primary, pair.copy_of
-        pair.primary_dirty, pair.secondary_dirty = pair.secondary_dirty, pair.primary_dirty
-        pair.set_legs(good, failed, pair.mode)
+        self._failures.exchange(pair)
         timeline.ledger.use_secondary(pair.record, failed.path)
-        self._emit(
-            "swapped",
-            volume=pair.name,
-            primary=good.path,
-            secondary=failed.path,
-            error=_why(fault),
-        )
+        self._failures.said_swapped(pair, f"primary failed: {_why(fault)}", failed)
         self._suspend(pair, fault, alone=True)
 
     def _suspend(self, pair: Pair, fault: Fault, alone: bool = False) -> None:
@@ -125,15 +120,15 @@ class Degraded:
             error = OSError(why)
             missed = {pair: pair.record.full_map()}
             self._failures.freeze({pair}, pair, self._tail, error, {pair}, missed)
-        not_served(pair, why)
+        self.not_served(pair, why)
         self._emit("volume-not-served", volume=pair.name, error=why, path=pair.primary.path)
 
-
-def not_served(pair: Pair, why: str) -> None:
-    """A client that asks for this volume is refused with the reason."""
-    pair.failed = why
-    pair.primary_dirty = False  # it is not synced: what was replayed to it is replayed again
-    pair.refresh()
+    def not_served(self, pair: Pair, why: str) -> None:
+        """A client that asks for this volume is refused with the reason."""
+        pair.failed = why
+        pair.primary_dirty = False  # it is not synced: what was replayed to it is replayed again
+        pair.refresh()
+        self._failures.on_unserved(pair)
 
 
 def said(lost: Lacks | None) -> Json | None:

@@ -21,7 +21,7 @@ from duplexd.core import pair_states
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.markers import Abandon, Copy, Equal, Missed, Open, Remove
 from duplexd.engine.opening import why_absent
-from duplexd.engine.recovery.degraded import Degraded, not_served
+from duplexd.engine.recovery.degraded import Degraded
 from duplexd.engine.volumes import introduce, unrecorded
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def reconcile(
     for name, record in known.items():
         if name not in config.volumes:
             timeline.append(Remove(record.id))
-    _add_fresh(recovered, config, timeline, volumes, emit, limits)
+    _add_fresh(recovered, config, timeline, volumes, degraded, emit, limits)
     _suspend_new(recovered, volumes, failures)
     volumes.assign_groups(config.groups)
     at_cuts = [record.cut.id for record in ledger.pairs.values() if record.cut is not None]
@@ -104,6 +104,7 @@ def _add_fresh(
     config: Config,
     timeline: Timeline,
     volumes: Volumes,
+    degraded: Degraded,
     emit: Callable[..., None],
     limits: EngineLimits,
 ) -> None:
@@ -117,7 +118,7 @@ def _add_fresh(
             continue
         if why := images.refused or why_absent(images.primary):
             served[name] = pair = unrecorded(name, mode, images, -len(served) - 1, limits)
-            not_served(pair, why)
+            degraded.not_served(pair, why)
             emit("volume-not-served", volume=name, error=why, path=pair.primary.path)
         else:
             served[name] = introduce(timeline, name, mode, images, None)

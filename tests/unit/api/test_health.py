@@ -44,10 +44,29 @@ def test_of_a_volume_with_two_faults_the_worse_is_named(plane: ControlPlane) -> 
     assert volume.why == "primary: input/output error"
 
 
+def test_a_volume_whose_requests_fail_is_named(plane: ControlPlane) -> None:
+    plane.controller.failing["data"] = {"read": "Input/output error"}
+    (volume,) = readiness(plane)[1].degraded or []
+    assert (volume.name, volume.served) == ("data", True)
+    assert volume.why == "the last read of a client failed: Input/output error"
+
+
 def test_a_controller_that_refuses_changes_for_now_is_not_ready(plane: ControlPlane) -> None:
     plane.controller.refusal = "No space left on device"
     code, problem = plane.ask("GET", "/readyz")
     assert (code, "refuses changes for now: No space left" in problem["detail"]) == (503, True)
+
+
+@pytest.mark.parametrize(("waits_s", "expected"), [(0.0, 200), (2.9, 200), (3.0, 503)])
+def test_a_journal_that_does_not_answer_is_not_ready(
+    plane: ControlPlane, waits_s: float, expected: int
+) -> None:
+    plane.controller.journal_waits_s = waits_s
+    code, answer = plane.ask("GET", "/readyz")
+    assert code == expected
+    assert plane.ask("GET", "/healthz")[0] == 200
+    if code == 503:
+        assert "the disk of the journal has not answered for 3 s" in answer["detail"]
 
 
 def test_a_controller_that_takes_no_changes_is_alive_and_not_ready(plane: ControlPlane) -> None:

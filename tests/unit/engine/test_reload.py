@@ -49,6 +49,18 @@ async def test_a_volume_gets_a_secondary() -> None:
         assert core.equal()
 
 
+async def test_what_is_written_before_a_new_secondary_is_switched_on_is_copied() -> None:
+    async with running({"data": ""}) as core:
+        async with core.controller.followers.stepping:  # the switch has to wait
+            reloading = asyncio.ensure_future(core.controller.reload(settings()))
+            await core.until(lambda: core.disk.exists("/b/data.img"))
+            await core.turns()
+            assert await core.write("data", 0, DATA) == 0
+        await reloading
+        await core.controller.resync_wait(["data"])
+        assert core.equal()
+
+
 @pytest.mark.parametrize("turns", range(0, 60, 5))
 async def test_the_first_changes_of_a_new_async_volume_reach_its_secondary(turns: int) -> None:
     """The follower that is there already must not pass them before it knows the volume."""
@@ -138,6 +150,26 @@ async def test_an_image_that_cannot_be_opened_leaves_the_others_as_they_were() -
         core.disk.remove("/b/second.img")
         await core.controller.reload(three)
         assert set(core.states()) == {"data", "first", "second"}
+
+
+async def test_an_image_that_belongs_to_another_volume_is_not_taken_for_a_new_one() -> None:
+    disk = new_disk()
+    async with running({"data": "sync"}, disk=disk):
+        pass
+    ours = disk.content("/b/data.img")
+    async with running({"log": ""}, disk=disk) as core:
+        assert core.states() == {"log": "SIMPLEX"}
+    theirs = new_disk()
+    async with running({"data": "sync"}, disk=theirs):
+        pass
+    image = theirs.take("/b/data.img")
+    async with running({"log": ""}, disk=disk) as core:
+        image.opened = False
+        disk.give("/b/log.img", image)
+        with pytest.raises(ConfigurationError, match="belongs to volume data of a controller"):
+            await core.controller.reload(settings({"log": "sync"}))
+        assert core.states() == {"log": "SIMPLEX"}
+        assert disk.content("/b/log.img") == ours
 
 
 async def test_a_secondary_that_cannot_be_opened_leaves_the_primary_open() -> None:

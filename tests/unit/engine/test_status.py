@@ -20,10 +20,10 @@ CONTROLLER = {
     "name", "sequence", "journal", "synced", "failed", "version", "group_protocol", "hold_max_s",
     "nbd", "refused",
 }  # fmt: skip
-JOURNAL = {"used_bytes", "size_bytes", "oldest_sequence"}
+JOURNAL = {"used_bytes", "size_bytes", "oldest_sequence", "waiting_s"}
 VOLUME = {
     "name", "size", "state", "reason", "held", "mode", "connections", "sequence", "secondary",
-    "changed_bytes", "copy", "served", "error", "swapped", "primary", "rebuild",
+    "changed_bytes", "copy", "served", "error", "failing", "swapped", "primary", "rebuild",
 }  # fmt: skip
 SECONDARY = {"usable", "as_of_sequence", "as_of_time", "cut", "lag_bytes", "path", "error"}
 PRIMARY = {"path", "error", "repaired_bytes"}
@@ -107,6 +107,12 @@ async def test_a_volume_that_is_not_served_says_why() -> None:
         core.pair().failed = "/a/data.img: is missing"
         found = volume(core)
         assert (found["served"], found["error"]) == (False, "/a/data.img: is missing")
+
+
+async def test_what_clients_got_last_is_said_if_it_was_an_error() -> None:
+    async with running() as core:
+        core.pair().failing["read"] = errno.EIO
+        assert volume(core)["failing"] == {"read": "Input/output error"}
 
 
 async def test_a_secondary_that_failed_says_why() -> None:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+from typing import TYPE_CHECKING
 
 import pytest
 
 from duplexd.core.pair_states import DUPLEX, SUSPENDED
 from duplexd.images.absent import AbsentLeg
+from duplexd.runtime.disk import RealDisk
 from duplexd.runtime.watch import HungError
-from tests.unit.hanging.worlds import hanging, until
+from tests.support.hanging_leg import HangingLeg
+from tests.unit.engine.parts import SIZE
+from tests.unit.hanging.worlds import LONG, SHORT, hanging, until
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DATA = b"\x5a" * 4096
 
@@ -19,6 +27,7 @@ async def test_the_sync_of_one_secondary_does_not_wait_for_another_that_hangs() 
         world.parts.send("data", 0, DATA)
         world.parts.send("wal", 0, DATA)
         _, secondary = world.legs["data"]
+        world.calls.patience = LONG
         secondary.hang("sync")
         checkpoint = asyncio.ensure_future(world.checkpointer.checkpoint())
         await secondary.hung()
@@ -27,6 +36,7 @@ async def test_the_sync_of_one_secondary_does_not_wait_for_another_that_hangs() 
         assert await world.checkpointer.sync_secondaries([world.pair("wal")]) == []
         assert world.parts.images["wal"][1].syncs == 2
         assert not checkpoint.done()
+        world.calls.patience = SHORT
         await checkpoint
 
 
@@ -48,6 +58,7 @@ async def test_a_suspend_waits_for_a_sync_that_was_planned_by_a_checkpoint() -> 
     async with hanging() as world:
         world.parts.send("data", 0, DATA)
         _, secondary = world.legs["data"]
+        world.calls.patience = LONG
         secondary.hang("sync")
         checkpoint = asyncio.ensure_future(world.checkpointer.checkpoint())
         await secondary.hung()
@@ -81,3 +92,33 @@ async def test_a_leg_that_was_given_up_is_not_closed_while_a_call_is_in_it() -> 
         secondary.hang("sync")
         await world.checkpointer.checkpoint()
         assert not world.parts.images["data"][1].closed
+
+
+async def test_an_image_that_hung_can_be_opened_again_once_its_call_has_returned(
+    tmp_path: Path,
+) -> None:
+    """Not before: the thread in it may still write to it."""
+    disk, path = RealDisk(), str(tmp_path / "image")
+    async with hanging() as world:
+        pair = world.pair()
+        leg = HangingLeg(disk.create(path, SIZE))
+        pair.set_legs(pair.primary, leg, "sync")
+        world.parts.send("data", 0, DATA)
+        leg.hang("sync")
+        await world.checkpointer.checkpoint()
+        assert isinstance(pair.secondary, AbsentLeg)
+        assert not _opens(disk, path)
+        leg.release()
+        assert await asyncio.to_thread(leg.left.acquire, timeout=60)
+        del leg
+        await world.checkpointer.checkpoint()  # the one before recorded its id
+        await until(lambda: _opens(disk, path))
+
+
+def _opens(disk: RealDisk, path: str) -> bool:
+    try:
+        disk.open(path).close()
+    except OSError as error:
+        assert error.errno == errno.EBUSY  # noqa: PT017
+        return False
+    return True

@@ -32,6 +32,7 @@ class MemoryVolume:
         self.name = name
         self.size = size
         self.connections = 0
+        self.failing: dict[str, int] = {}
         self.failed = ""
         # zeroes that cost nothing until they are touched
         self.data = memoryview(mmap.mmap(-1, size))

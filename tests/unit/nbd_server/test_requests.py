@@ -203,10 +203,12 @@ async def test_storage_errors_become_wire_errors_and_are_counted(
     assert (await peer.reply(peer.nbd.write(0, b"x"))).error == c.ENOSPC
     assert (await peer.reply(peer.nbd.write(0, b"x"))).error == c.ENOSPC
     assert listeners.server.failing == {("data", "change"): errno.EDQUOT}
+    assert backend.volumes["data"].failing == {"change": errno.EDQUOT}
     assert listeners.server.traffic["data"].failed == 2
     backend.error = 0
     assert (await peer.reply(peer.nbd.write(0, b"x"))).error == 0
     assert listeners.server.failing == {}
+    assert backend.volumes["data"].failing == {}
 
 
 @pytest.mark.parametrize("cold", [False, True])

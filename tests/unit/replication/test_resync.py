@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.core.admission import Admission
 from duplexd.core.ledger import Ledger, Place
 from duplexd.core.markers import Abandon, Commit, Copied, Detach, Fail, Resync, Settled
 from duplexd.core.pair_states import BY_COMMAND, BY_ERROR, DUPLEX, PENDING, SUSPENDED
+from duplexd.core.patience import Patience
 from duplexd.errors import DuplexdError, WrongStateError
 from duplexd.replication.async_follower import AsyncFollower
 from duplexd.replication.backlog import Backlog
 from duplexd.replication.copying import Copying
-from duplexd.replication.followers import RESYNC_TOO_FAR_BEHIND, Followers
+from duplexd.replication.followers import Followers
 from duplexd.replication.job import ALREADY, COPY, JOURNAL, MAP
 from duplexd.replication.job_runner import Runner
 from duplexd.replication.resync import Resyncs
@@ -41,7 +41,6 @@ class Replication:
     def __init__(self, world: World) -> None:
         self.world = world
         timeline = world.timeline
-        self.admission = Admission()
         backlog = Backlog(timeline, world.gates, world.calls, LIMITS)
         self.async_follower = AsyncFollower(
             timeline,
@@ -73,7 +72,7 @@ class Replication:
             LIMITS,
         )
         self.followers = Followers(
-            timeline, self.admission, self.async_follower, self.runner.run, world.clock
+            timeline, world.gates, world.calls, self.async_follower, self.runner.run, world.clock
         )
         self.unsettled: set[str] = set()
         self.resyncs = Resyncs(
@@ -669,10 +668,29 @@ async def test_new_changes_wait_for_a_resync_that_does_not_catch_up() -> None:
     job.cap = 16 * KIB
     world.workers.held = asyncio.Event()
     world.timeline.write(pair, 0, b"x" * GRAIN)
-    assert RESYNC_TOO_FAR_BEHIND in replication.admission.reasons
+    assert world.gates.closed[pair]
     world.workers.held.set()
     await replication.wait(pair)
-    assert replication.admission.clear
+    await until(lambda: not +world.gates.closed)
+
+
+async def test_a_resync_for_which_changes_would_wait_too_long_ends() -> None:
+    world = World()
+    replication, pair = small_change(world)
+    world.calls.patience = Patience(secondary_s=0.0003, primary_s=1.0)
+    await replication.resync(pair)
+    (job,) = replication.followers.jobs.values()
+    await until(lambda: job.follower is not None)
+    job.walk().reach()
+    job.cap = 16 * KIB
+    world.workers.held = asyncio.Event()
+    world.timeline.write(pair, 0, b"x" * GRAIN)
+    await until(lambda: job.late)
+    world.workers.held.set()
+    await until(lambda: pair.state == SUSPENDED)
+    assert pair.usable
+    assert "too slow" in str(pair.resync_error)
+    await until(lambda: not +world.gates.closed)
 
 
 async def test_nothing_listens_to_the_journal_when_no_job_runs() -> None:

@@ -39,7 +39,7 @@ _yes = click.option("--yes", is_flag=True, help="do not ask, also on a terminal"
     "--keep-to",
     type=Name(),
     metavar="PATH",
-    help="with --roll-forward: copy the secondary, as it is at the cut, there first",
+    help="with --roll-forward, of one volume: first copy the secondary, as it is at its cut",
 )
 @click.option(
     "--lose-changes",

@@ -1,0 +1,228 @@
+"""The scenario of `scenario.py` on bad days: whatever can fail does, on either leg, at any moment,
+at a start too; images are missing, foreign or too short; and the images of pairs change roles.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from duplexd.backend import WRITE
+from duplexd.core import pair_states as state
+from duplexd.errors import WrongStateError
+from tests.sim import scenario
+from tests.sim.history import Entry
+from tests.sim.image import Image
+from tests.sim.machine import broken_sync, no_space
+from tests.sim.scenario import Scenario
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from duplexd.backend import Change
+
+OPERATIONS = ("write", "zero", "reserve", "read", "sync", "open")
+
+
+class BadDay(Scenario):
+    """`bad`: paths of legs at which something may be wrong. `away`: images that were taken from
+    their places.
+    """
+
+    losses = 0.4
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.faults = True
+        self.bad: set[str] = set()
+        self.was_bad: set[str] = set()  # in this life
+        self.away: dict[str, Image] = {}
+        self.adopting: dict[int, bytes] = {}  # by volume: what its image held
+        self.machine.images_untouched = self.rng.random() < 0.4
+        self.machine.refuses = self._may_refuse
+        self.machine.history.gives_up = self._gives_up
+
+    # ------------------------------------------------------------------------ what may be refused
+
+    def _may_refuse(self, change: Change) -> bool:
+        """A change fails only where no good leg is left that has all changes."""
+        pair = self.machine.controller.volumes.by_name[change.volume.name]
+        if pair.failed:
+            return True
+        path = pair.primary.path
+        if path not in self.was_bad or pair.mirrors:
+            return False
+        self.unsure.add(pair.name)
+        return True
+
+    def _gives_up(self, volume: int) -> int | None:
+        controller = self.machine.last
+        if controller is None:  # a start swaps what is equal
+            return None
+        record = controller.timeline.ledger.pairs[volume]
+        return record.applied if record.state == state.SUSPENDED else None
+
+    # --------------------------------------------------------------------------------- what fails
+
+    def _legs(self) -> list[str]:
+        return [
+            str(path)
+            for volume in self.machine.volumes.values()
+            for path in (volume.primary, volume.secondary)
+            if path is not None
+        ]
+
+    async def _start(self) -> None:
+        machine, rng = self.machine, self.rng
+        self.unsure.clear()
+        self.was_bad = set(self.bad)
+        if not self._last:
+            for _ in range(rng.choice((0, 0, 1, 1, 2))):
+                self._bad_start(rng.choice(self._legs()))
+        await machine.start()
+        self._look_at_adopted()
+
+    def _bad_start(self, path: str) -> None:
+        machine, rng = self.machine, self.rng
+        kinds = ["read", "write", "sync", "open", "dead", "torn"]
+        if machine.disk.exists(path) and not machine.images_untouched:
+            kinds += ["missing", "foreign", "short"]
+        kind = rng.choice(kinds)
+        machine.note(f"at the start: {kind} {path}")
+        if kind in {"missing", "foreign", "short"}:
+            self._take(path, kind)
+        else:
+            self._break(path, kind, rng.choice((0, 0, 0, 1, 3, 10)))
+
+    def _is_bad(self, path: str) -> None:
+        self.bad.add(path)
+        self.was_bad.add(path)
+
+    def _take(self, path: str, kind: str) -> None:
+        disk = self.machine.disk
+        self._is_bad(path)
+        image = disk.take(path)
+        self.away.setdefault(path, image)
+        if kind == "foreign":
+            disk.give(path, Image.of(self.rng.randbytes(image.size)))
+        elif kind == "short":
+            disk.give(path, Image.of(bytes(image.current[: image.size // 2])))
+
+    def _break(self, path: str, kind: str, after: int) -> None:
+        machine, rng = self.machine, self.rng
+        disk, times = machine.disk, rng.choice((1, 1, 3, None))
+        self._is_bad(path)
+        if kind == "full":
+            no_space(machine, path)
+        elif kind == "torn":
+            disk.tear(path, after=after)
+        elif kind == "write":
+            for operation in ("write", "zero"):
+                disk.fail(path, errno.EIO, after=after, operation=operation, times=times)
+        elif kind == "dead":
+            for operation in OPERATIONS:
+                disk.fail(path, errno.EIO, after=after, operation=operation)
+        elif kind == "sync":
+            broken_sync(machine, path)
+        else:
+            disk.fail(path, errno.EIO, after=after, operation=kind, times=times)
+
+    async def _trouble(self) -> None:
+        if self.rng.random() < 0.2:
+            await super()._trouble()
+            return
+        path = self.rng.choice(self._legs())
+        self.cuts.promised.clear()
+        kind = self.rng.choice(("full", "torn", "write", "read", "sync", "dead", "dead"))
+        self.machine.note(f"  {kind} {path}")
+        self._break(path, kind, self.rng.randint(0, 8))
+
+    def _heal(self) -> None:
+        """All disks are good again, and all images in their places, but for those in whose place
+        another one is used now.
+        """
+        super()._heal()
+        disk = self.machine.disk
+        for path in self._legs():
+            disk.heal(path)
+        self.bad = {path for path in self.bad if path in self.away}
+        for path, image in list(self.away.items()):
+            if not disk.exists(path) or not disk.in_use(path):
+                disk.give(path, image)
+                self.bad.discard(path)
+            del self.away[path]
+
+    # ------------------------------------------------------------------------- what is done to it
+
+    def _actions(self) -> list[Callable[[], Awaitable[None]]]:
+        return [*super()._actions(), self._swap, self._swap, self._bring_back, self._bring_back]
+
+    async def _swap(self) -> None:
+        machine, rng = self.machine, self.rng
+        names = self._names()[: rng.choice((1, 1, 3))]
+        if not names:
+            return
+        self.cuts.forget(names)
+        how = rng.choice(("plain", "forward", "forward", "lose"))
+        machine.note(f"  {how} {names}")
+        result = await machine.controller.swap(names, how == "forward", None, how == "lose")
+        machine.note(f"  {[(each['name'], each['primary']) for each in result['volumes']]}")
+
+    async def _bring_back(self) -> None:
+        """Volumes that are not served, by the journal, or as their images are."""
+        controller, rng = self.machine.controller, self.rng
+        if rng.random() < 0.7:
+            self._heal()
+        for name, pair in list(controller.volumes.by_name.items()):
+            if pair.failed:
+                self.cuts.forget([name])
+                try:
+                    await controller.resync([name])
+                except WrongStateError as error:
+                    self.machine.note(f"  {error}")
+                    if "adopt" in str(error) and rng.random() < 0.5:
+                        await self._adopt(name)
+
+    async def _adopt(self, name: str) -> None:
+        machine = self.machine
+        pair = machine.controller.volumes.by_name[name]
+        self.machine.note(f"  adopt {name}")
+        machine.disk.mount_again(pair.primary.path)
+        content = self.adopting[pair.id] = machine.disk.content(pair.primary.path)
+        number = machine.controller.timeline.written + 0.4
+        await machine.controller.adopt([name])
+        del self.adopting[pair.id]
+        self._rebase(pair.id, number, content)
+
+    def _rebase(self, volume: int, number: float, content: bytes) -> None:
+        """From this number on the volume is what its adopted image held."""
+        entries = self.machine.history.entries
+        entries.append(Entry(number, WRITE, volume, 0, content))
+        entries.sort(key=lambda entry: entry.sequence)
+
+    def _look_at_adopted(self) -> None:
+        """Died in an `adopt`: it was done, or not."""
+        machine = self.machine
+        for volume, content in self.adopting.items():
+            pair = machine.controller.volumes.by_number[volume]
+            if not pair.failed and machine.disk.content(pair.primary.path) == content:
+                self._rebase(volume, machine.history.tail + 0.4, content)
+        self.adopting.clear()
+
+    async def _end(self) -> None:
+        """Nothing is wrong any more: every volume is served again, from the journal where that is
+        possible at all.
+        """
+        controller = self.machine.controller
+        for name, pair in list(controller.volumes.by_name.items()):
+            if pair.failed:
+                try:
+                    await controller.resync([name])
+                except WrongStateError:
+                    await self._adopt(name)
+        await super()._end()
+
+
+def run(seed: int) -> None:
+    """One seed; a failure names it, with the last operations."""
+    scenario.run(seed, BadDay)

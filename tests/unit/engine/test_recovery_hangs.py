@@ -1,0 +1,131 @@
+"""A start on disks that do not answer: an image that hangs costs its own volume, and some time.
+
+With real threads, because only these can hang.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.core.pair_states import DUPLEX, SUSPENDED
+from duplexd.engine.controller import Machine, start
+from duplexd.engine.events import Events
+from duplexd.runtime.threads import ThreadWorkers
+from tests.unit.engine.cores import MIB, Core, HandClock, new_disk, run, settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from duplexd.config.daemon_file import Config
+    from duplexd.engine.controller import Controller
+    from tests.sim.disk import SimDisk
+
+DATA = b"\x66" * 8192
+BOTH = {"data": "sync", "apart": "sync"}
+
+
+class Hanging:
+    """Operations on a path hang until `release`."""
+
+    def __init__(self, disk: SimDisk, path: str, *operations: str) -> None:
+        self._path = path
+        self._operations = operations
+        self._answers = threading.Event()
+        self.hung = 0
+        disk.met = self._look
+
+    def _look(self, operation: str, path: str) -> None:
+        if path == self._path and operation in self._operations and not self._answers.is_set():
+            self.hung += 1
+            assert self._answers.wait(60)
+
+    def release(self) -> None:
+        self._answers.set()
+
+
+def impatient(config: Config) -> Config:
+    update = {"secondary_timeout": 0.2, "primary_timeout": 0.2}
+    controller = config.controller.model_copy(update=update)
+    return config.model_copy(update={"controller": controller})
+
+
+def killed() -> SimDisk:
+    """What a daemon left that was killed with changes that are not on the images yet."""
+    disk = new_disk()
+
+    async def life() -> None:
+        core = await Core.begin(disk, settings(BOTH))
+        for name in BOTH:
+            assert await core.write(name, 0, DATA) == 0
+            assert await core.write(name, MIB, DATA) == 0
+        await core.crash(power=False)
+
+    run(life())
+    return disk
+
+
+@asynccontextmanager
+async def started(disk: SimDisk) -> AsyncIterator[Controller]:
+    loop = asyncio.get_running_loop()
+    disks, journal, writer = (ThreadWorkers(loop, name, 2) for name in ("disk", "sync", "writer"))
+    clock = HandClock(disk)
+    machine = Machine(disk, clock, disks, journal, writer)
+    try:
+        controller = await start(impatient(settings(BOTH)), machine, Events(clock))
+        try:
+            yield controller
+        finally:
+            await controller.stop()
+    finally:
+        for workers in (disks, journal, writer):
+            workers.close()
+
+
+@pytest.mark.parametrize("operations", [("open",), ("read",), ("write", "zero", "reserve")])
+def test_a_secondary_that_hangs_is_given_up_and_all_is_served(operations: tuple[str, ...]) -> None:
+    disk = killed()
+    hanging = Hanging(disk, "/b/data.img", *operations)
+
+    async def scenario() -> None:
+        async with started(disk) as controller:
+            states = {pair.name: pair.state for pair in controller.volumes.all()}
+            assert hanging.hung
+            assert states["data"] == SUSPENDED
+            assert states["apart"] != SUSPENDED
+            assert not any(pair.failed for pair in controller.volumes.all())
+            hanging.release()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("operations", [("open",), ("read",), ("write", "zero")])
+def test_a_primary_that_hangs_is_replaced_by_its_secondary(operations: tuple[str, ...]) -> None:
+    disk = killed()
+    hanging = Hanging(disk, "/a/data.img", *operations)
+
+    async def scenario() -> None:
+        async with started(disk) as controller:
+            pair = controller.volumes.by_name["data"]
+            assert hanging.hung
+            assert (pair.state, pair.record.swapped, pair.failed) == (SUSPENDED, True, "")
+            assert controller.volumes.by_name["apart"].state != SUSPENDED
+            hanging.release()
+
+    asyncio.run(scenario())
+    assert disk.content("/b/data.img")[: len(DATA)] == DATA
+
+
+def test_a_start_without_trouble_is_the_same_with_threads() -> None:
+    disk = killed()
+
+    async def scenario() -> None:
+        async with started(disk) as controller:
+            await controller.resync_wait(list(BOTH))
+            assert {pair.state for pair in controller.volumes.all()} == {DUPLEX}
+
+    asyncio.run(scenario())

@@ -1,0 +1,156 @@
+"""What a checkpoint records of the images, and that it is what they hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.images.probe import SAMPLE_BYTES, Mark
+from duplexd.journal.format import crc32c
+from tests.unit.engine.cores import MIB, SIZE, Core, new_disk, run, running
+
+if TYPE_CHECKING:
+    from duplexd.core.image_record import Image
+
+BLOCK = 1 * MIB + 3 * SAMPLE_BYTES
+ALONE = {"data": "sync"}
+
+
+def images(core: Core, name: str = "data") -> tuple[Image, Image]:
+    record = core.pair(name).record
+    assert record.primary_image is not None
+    assert record.secondary_image is not None
+    return record.primary_image, record.secondary_image
+
+
+def exact(core: Core, name: str = "data") -> list[int]:
+    """Where the images were sampled, each as its image is."""
+    for side, image in zip("ab", images(core, name), strict=True):
+        content = core.image(name, side)
+        for offset, crc in image.samples:
+            assert crc32c(content[offset : offset + SAMPLE_BYTES]) == crc, (side, offset)
+    return images(core, name)[0].offsets
+
+
+async def checkpoint(core: Core) -> None:
+    await core.controller.checkpointer.checkpoint()
+
+
+async def test_each_image_carries_a_mark_with_an_id_of_its_own() -> None:
+    async with running(ALONE) as core:
+        ours, theirs = images(core)
+        found = Mark.unpack(core.pair().primary.read_mark())
+        ring = core.controller.timeline.writer.ring
+        assert found == Mark(ours.id, ring.controller.hex(), "alpha", "data", 1)
+        assert ours.id != theirs.id
+        assert (ours.path, theirs.path, ours.marked) == ("/a/data.img", "/b/data.img", True)
+
+
+async def test_the_first_and_the_last_block_are_sampled() -> None:
+    async with running(ALONE) as core:
+        assert {0, SIZE - SAMPLE_BYTES} <= set(exact(core))
+
+
+async def test_the_block_that_was_written_last_is_sampled() -> None:
+    async with running(ALONE) as core:
+        await core.write("data", BLOCK, b"x" * SAMPLE_BYTES)
+        await checkpoint(core)
+        assert BLOCK in exact(core)
+
+
+async def test_of_a_long_change_the_first_and_the_last_block_are_sampled() -> None:
+    async with running(ALONE) as core:
+        await core.write("data", BLOCK - 100, b"x" * (8 * SAMPLE_BYTES))
+        await checkpoint(core)
+        assert {BLOCK, BLOCK + 6 * SAMPLE_BYTES} <= set(exact(core))
+
+
+async def test_a_block_that_was_written_in_part_is_not_sampled_from_the_journal() -> None:
+    async with running(ALONE) as core:
+        await core.write("data", BLOCK, b"x" * SAMPLE_BYTES)
+        await core.write("data", BLOCK + 10, b"y")
+        await checkpoint(core)
+        exact(core)
+
+
+async def test_zeroes_are_sampled_and_trims_are_not() -> None:
+    async with running(ALONE) as core:
+        await core.write("data", BLOCK, b"x" * (2 * SAMPLE_BYTES))
+        await core.zero("data", BLOCK, SAMPLE_BYTES)
+        await core.trim("data", BLOCK + SAMPLE_BYTES, SAMPLE_BYTES)
+        await checkpoint(core)
+        assert BLOCK in (offsets := exact(core))
+        assert BLOCK + SAMPLE_BYTES not in offsets
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_samples_follow_the_images_through_a_cut_and_a_resync(mode: str) -> None:
+    async with running({"data": mode}) as core:
+        await core.write("data", BLOCK, b"x" * SAMPLE_BYTES)
+        await core.controller.suspend(["data"])
+        await checkpoint(core)
+        before = images(core)[1].samples
+        await core.write("data", BLOCK, b"y" * SAMPLE_BYTES)
+        await checkpoint(core)
+        exact(core)
+        assert images(core)[1].samples == before, "nothing was written to it"
+        await core.controller.resync(["data"])
+        await core.controller.resync_wait(["data"])
+        await checkpoint(core)
+        exact(core)
+
+
+def test_the_samples_of_an_image_are_kept_over_restarts() -> None:
+    disk = new_disk()
+
+    async def life(data: bytes) -> set[int]:
+        async with running(ALONE, disk=disk) as core:
+            if data:
+                await core.write("data", BLOCK, data)
+                await checkpoint(core)
+            return set(exact(core))
+
+    first = run(life(b"x" * SAMPLE_BYTES))
+    assert BLOCK in first
+    assert run(life(b"")) == first
+
+
+def test_an_image_keeps_its_id_and_its_mark_says_which_start_used_it_last() -> None:
+    disk = new_disk()
+
+    async def life() -> tuple[str, int]:
+        async with running(ALONE, disk=disk) as core:
+            found = Mark.unpack(core.pair().primary.read_mark())
+            assert found is not None
+            return images(core)[0].id, found.generation
+
+    first, second = run(life()), run(life())
+    assert first[0] == second[0]
+    assert (first[1], second[1]) == (1, 2)
+
+
+async def test_an_image_that_was_not_written_to_is_not_looked_at_again() -> None:
+    async with running(ALONE) as core:
+        await core.write("data", 0, b"x" * SAMPLE_BYTES)
+        await checkpoint(core)
+        primary, secondary = core.faulty()
+        assert secondary is not None
+        before = images(core)
+        await checkpoint(core)  # of legs that it has not seen: it marks them
+        calls = (primary.calls["read_into"], secondary.calls["read_into"])
+        await checkpoint(core)
+        assert (primary.calls["read_into"], secondary.calls["read_into"]) == calls
+        assert [image.samples for image in images(core)] == [image.samples for image in before]
+
+
+async def test_an_image_that_cannot_be_read_does_not_keep_the_checkpoint() -> None:
+    async with running(ALONE) as core:
+        primary, _ = core.faulty()
+        await core.write("data", BLOCK, b"x" * SAMPLE_BYTES)
+        primary.fail("read_into")
+        taken = core.controller.checkpointer.taken
+        await checkpoint(core)
+        assert core.controller.checkpointer.taken == taken + 1
+        primary.heal()
+        assert BLOCK in exact(core), "it comes from the journal"
