@@ -168,6 +168,10 @@ class LegSyncs:
             yield
 
 
+def _nothing() -> None:
+    """It was not synced."""
+
+
 def make_dirty(planned: Sequence[Planned]) -> None:
     """They have not ended."""
     for sync in planned:
@@ -175,7 +179,3 @@ def make_dirty(planned: Sequence[Planned]) -> None:
             sync.pair.primary_dirty = True
         elif sync.dirty:
             sync.pair.secondary_dirty = True
-
-
-def _nothing() -> None:
-    """It was not synced."""
