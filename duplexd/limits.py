@@ -38,6 +38,8 @@ CANARY_RECORDS_PER_SECOND_MAX = 10_000
 GROUP_PROTOCOL = 1
 CUT_READ_BYTES_DEFAULT = 64 * KIB
 CUT_READ_BYTES_MAX = 1 * MIB  # of a suspended secondary, in one request
+# A journal whose disk is silent for so long takes no changes: said by status, and not ready
+JOURNAL_SILENT_SECONDS_MAX = 3.0
 GRADE_CHARACTERS_MAX = 400
 NAME_CHARACTERS_MAX = 255
 PATH_CHARACTERS_MAX = 4095

@@ -10,10 +10,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from duplexd.limits import JOURNAL_SILENT_SECONDS_MAX
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from duplexd.json_object import Json
+
+
+def unready(controller: Json) -> str:
+    """Why the controller of a status takes no changes at present; empty if it takes them.
+
+    What is final, a controller that failed, is not in it: see `Controller.failed`.
+    """
+    if refused := controller.get("refused"):
+        return f"the controller refuses changes for now: {refused}"
+    waiting_s = controller["journal"].get("waiting_s") or 0.0
+    if waiting_s < JOURNAL_SILENT_SECONDS_MAX:
+        return ""
+    return f"changes wait: the disk of the journal has not answered for {waiting_s:.0f} s"
 
 
 def degraded(volumes: Iterable[Json]) -> list[Json]:

@@ -102,6 +102,11 @@ def status_metrics(status: Json, failed: str) -> Iterator[Metric]:
         ("duplexd_sequence", "last sequence number given out", controller["sequence"]),
         ("duplexd_journal_used_bytes", "journal bytes still needed", journal["used_bytes"]),
         ("duplexd_journal_size_bytes", "size of the journal", journal["size_bytes"]),
+        (
+            "duplexd_journal_waiting_seconds",
+            "how long the disk of the journal has not answered",
+            journal["waiting_s"],
+        ),
         ("duplexd_leases", "holds in force", len(status["leases"])),
         ("duplexd_cuts_undecided", "group cuts in doubt", len(status["cuts"])),
     ):

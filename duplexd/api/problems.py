@@ -44,6 +44,10 @@ def problem_of(error: Exception) -> Json:
         return problem(error.http_status, str(error), error.title, error.exit_code)
     if isinstance(error, HttpError):
         return problem(error.status, error.detail)
+    if isinstance(error, OSError) and error.errno:  # a disk's; what follows from it is in events
+        where = f"{error.filename}: " if error.filename else ""
+        log.error("a request failed", error=f"{where}{error.strerror}")
+        return problem(500, f"{where}{error.strerror}")
     log.error("a request failed unexpectedly", exc_info=error)
     return problem(500, f"unexpected {type(error).__name__}; the daemon's log has the details")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from duplexd.api import access, problems
 from duplexd.api import cut_routes as cuts
 from duplexd.api import line_streams as lines
-from duplexd.api.health import degraded
+from duplexd.api.health import degraded, unready
 from duplexd.api.models.cut_model import CutList, CutMade, CutReleased, CutStatus, Suspended
 from duplexd.api.models.line_model import (
     Event,
@@ -125,8 +125,8 @@ async def get_readyz(context: Context, _call: Call) -> Answer:
     if not context.ready():
         return problems.respond(503, "the daemon is starting or stopping; try again")
     status = context.actions.controller.status()
-    if refused := status["controller"].get("refused"):
-        return problems.respond(503, f"the controller refuses changes for now: {refused}")
+    if why := unready(status["controller"]):
+        return problems.respond(503, why)
     return answer({"status": "ready", "degraded": degraded(status["volumes"])})
 
 

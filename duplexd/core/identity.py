@@ -56,6 +56,8 @@ class Facts(NamedTuple):
     complete: bool = True
     last_ns: int = 0  # time of the volume's last record
     end_ns: int = 0  # time of the last record of all, or of the checkpoint
+    least_ns: int = 0  # the earliest time of a record since; before the checkpoint's if the clock
+    # was set back
     last: Piece | None = None  # what that change left, if it is known
 
 
@@ -144,8 +146,8 @@ def is_of_others(known: Known, volume: str, found: Found) -> bool:
     mark = found.mark
     if mark is None:
         return False
-    owner, _ = known.images.get(mark.id, (volume, ""))
-    return mark.owner != known.owner or owner != volume
+    used_by, _ = known.images.get(mark.id, (volume, ""))
+    return mark.owner != known.owner or used_by != volume
 
 
 # ---------------------------------------------------------------------------------------- evidence
@@ -208,6 +210,9 @@ def _judge_content(recorded: Image, found: Found, facts: Facts) -> Judgement | N
 def _judge_time(recorded: Image, found: Found, facts: Facts) -> Judgement | None:
     at, expected = found.mtime_ns, recorded.mtime_ns
     if not at or not expected or _same_time(at, expected):
+        return None
+    written_back = facts.writing != "nothing" and 0 < facts.least_ns <= at
+    if at < expected and written_back:
         return None
     if at < expected:
         times = _times(at, expected)

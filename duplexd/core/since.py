@@ -74,6 +74,7 @@ class Since:
     def __init__(self, ledger: Ledger, sequence: int, time_ns: int) -> None:
         self._closed = ledger.closed
         self._end_ns = time_ns
+        self._least_ns = 0
         self._written = False
         self._volumes = {pair.id: _Volume(_saved(pair, sequence)) for pair in ledger.pairs.values()}
 
@@ -81,7 +82,7 @@ class Since:
         """A WRITE, WRITE_ZEROES or TRIM."""
         kind, offset, length = record.kind, record.offset, record.length
         self._written = True
-        self._end_ns = max(self._end_ns, record.time_us * 1000)
+        self._note_time(record)
         seen = self._volumes.get(record.volume)
         if seen is None:  # a new one: nothing is recorded of its images
             return
@@ -100,7 +101,7 @@ class Since:
 
     def marker(self, record: Record, fields: Json) -> None:
         """A marker, as it was read."""
-        self._end_ns = max(self._end_ns, record.time_us * 1000)
+        self._note_time(record)
         kind = fields.get("m")
         if kind in _NEUTRAL:
             return
@@ -110,6 +111,11 @@ class Since:
             if seen is not None:
                 seen.moved = True
                 seen.swapped |= kind == "swap"
+
+    def _note_time(self, record: Record) -> None:
+        at = record.time_us * 1000
+        self._end_ns = max(self._end_ns, at)
+        self._least_ns = min(self._least_ns or at, at)
 
     def facts(self, pair: PairRecord, complete: bool, mirrors: bool) -> tuple[Facts, Facts]:
         """For the primary and the secondary of a pair, once all is folded.
@@ -123,11 +129,12 @@ class Since:
         complete = complete or (self._closed and not self._written)
         common = Facts(
             touched=seen.touched,
-            uncertain=() if complete else _uncertain(pair, seen),
+            uncertain=() if complete else uncertain(pair, seen.saved.state),
             complete=complete,
             last_ns=seen.last_us * 1000,
             last=seen.last,
             end_ns=self._end_ns,
+            least_ns=self._least_ns,
         )
         primary = common._replace(writing="records" if seen.written else "nothing")
         secondary = self._secondary(seen, common, mirrors)
@@ -151,11 +158,11 @@ class Since:
         return common._replace(writing="records")
 
 
-def _uncertain(pair: PairRecord, seen: _Volume) -> Container[int]:
-    """Where an image may have a change whose record was lost. Of a pair without a secondary the
-    journal does not know the open regions.
+def uncertain(pair: PairRecord, state_before: str) -> Container[int]:
+    """Where an image may have a change whose record was lost, or that nobody knows of. Of a pair
+    without a secondary the journal does not know the open regions.
     """
-    simplex = pair_states.SIMPLEX in (pair.state, seen.saved.state)
+    simplex = pair_states.SIMPLEX in (pair.state, state_before)
     return EVERYTHING if simplex else _InRegions(pair)
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 EVENT_LEVELS = {
     "controller-failed": "error",
+    "checkpoint-failed": "warning",
     "copied": "debug",
     "image-changed": "warning",
     "journal-full": "error",
@@ -31,6 +32,7 @@ EVENT_LEVELS = {
     "range-repaired": "warning",
     "reloaded": "debug",
     "resync-failed": "error",
+    "segment-failed": "warning",
     "swapped": "warning",
     "volume-not-served": "error",
 }

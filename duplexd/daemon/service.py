@@ -25,6 +25,7 @@ import contextlib
 import gc
 import os
 import signal
+import socket
 import time
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -56,7 +57,7 @@ from duplexd.runtime.reserve import Reserve
 from duplexd.runtime.threads import ThreadWorkers
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
 
     from duplexd.config.daemon_file import Config
     from duplexd.engine.controller import Controller
@@ -67,6 +68,7 @@ T = TypeVar("T")
 UMASK = 0o027
 # Allocations between two runs of the cycle collector: cycles are rare, and not on the write path
 GC_ALLOCATIONS = 20_000
+_SIGNALS_MAX = 4096  # taken from the kernel at once
 
 
 class Running(NamedTuple):
@@ -320,18 +322,43 @@ def reserve_of(config: Config) -> Reserve:
     return Reserve(str(config.controller.state_dir / "reserve"))
 
 
-def receive_signals(loop: asyncio.AbstractEventLoop, service: Service) -> None:
-    """Pass them on to the loop, whichever thread drives it. To be called in the main thread."""
+@contextlib.contextmanager
+def receiving_signals(loop: asyncio.AbstractEventLoop, service: Service) -> Iterator[None]:
+    """Pass them on to the loop, whichever thread drives it. To be called in the main thread.
 
-    def stop(number: int, _frame: object) -> None:
-        loop.call_soon_threadsafe(service.stop, number)
+    The kernel gives a signal to any thread, to another one than the main thread as a rule if that
+    still has one to handle. Python runs its handlers in the main thread only, which waits for
+    nothing but the end, and is not woken for it: a stop just after a reload would be lost. What
+    Python does at once, in whichever thread, is to write the number to the wake-up descriptor.
+    """
+    actions: dict[int, Callable[[], None]] = {
+        signal.SIGTERM: lambda: service.stop(signal.SIGTERM),
+        signal.SIGINT: lambda: service.stop(signal.SIGINT),
+        signal.SIGHUP: service.reload,
+    }
+    readable, writable = socket.socketpair()
 
-    def reload(_number: int, _frame: object) -> None:
-        loop.call_soon_threadsafe(service.reload)
+    def receive() -> None:
+        for number in readable.recv(_SIGNALS_MAX):
+            if number in actions:
+                actions[number]()
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGHUP, reload)
+    with readable, writable:
+        readable.setblocking(False)
+        writable.setblocking(False)
+        loop.add_reader(readable, receive)
+        signal.set_wakeup_fd(writable.fileno(), warn_on_full_buffer=False)
+        for number in actions:
+            signal.signal(number, _received)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(-1)
+            loop.remove_reader(readable)
+
+
+def _received(_number: int, _frame: object) -> None:
+    """The loop has its number already."""
 
 
 def calm_collector() -> None:
@@ -353,5 +380,5 @@ def run(config: Config, adopt: bool = False) -> None:
     relay = Relay(loop)
     with contextlib.closing(loop), in_file(config):
         service = Service(config, limits, relay, adopt)
-        receive_signals(loop, service)
-        relay.drive(service.run())
+        with receiving_signals(loop, service):
+            relay.drive(service.run())

@@ -17,6 +17,7 @@ import structlog
 
 from duplexd.daemon import preflight
 from duplexd.errors import ConfigurationError, ForbiddenError, WrongStateError
+from duplexd.runtime import directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,7 +138,8 @@ class StateLock:
                 " or configure another state_dir"
             ) from None
         self._owner = f"{os.getpid()}\n".encode()
-        self._own(os.fstat(self._fd).st_size)
+        with directory.naming(str(path / "lock")):
+            self._own(os.fstat(self._fd).st_size)
 
     def _own(self, size: int) -> None:
         """Written over what is there, in one piece, and cut off afterwards: this needs no new room

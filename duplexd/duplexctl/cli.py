@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 HTTP_INTERRUPTED = 499  # what no server says: the client went away
 _MODULES = {
-    "adopt": "swap",
+    "adopt": "takeover",
     "canary": "canary",
     "completion": "completion",
     "cuts": "looking",
@@ -51,7 +51,7 @@ _MODULES = {
     "settle": "resync",
     "status": "looking",
     "suspend": "suspend",
-    "swap": "swap",
+    "swap": "takeover",
     "verify": "looking",
     "verify-cut": "proof",
 }

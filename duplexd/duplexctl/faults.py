@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from duplexd.duplexctl.texts import listed, printable
+from duplexd.limits import JOURNAL_SILENT_SECONDS_MAX
 from duplexd.units import format_size
 
 if TYPE_CHECKING:
@@ -19,6 +20,18 @@ if TYPE_CHECKING:
     from duplexd.json_object import Json
 
 _ROLES = ("primary", "secondary")
+
+
+def of_controller(controller: Json) -> str:
+    """Why the controller takes no changes, as the beginning of a line; empty if it takes them."""
+    if failed := controller.get("failed"):
+        return f"FAILED: {failed}: "
+    if refused := controller.get("refused"):
+        return f"REFUSING CHANGES: {refused}: "
+    waiting_s = controller["journal"].get("waiting_s") or 0.0
+    if waiting_s < JOURNAL_SILENT_SECONDS_MAX:
+        return ""
+    return f"CHANGES WAIT: the disk of the journal has not answered for {waiting_s:.0f} s: "
 
 
 def summary(volumes: Sequence[Json]) -> str:

@@ -112,9 +112,7 @@ def head_line(status: Json) -> str:
     used = f"{format_size(journal['used_bytes'])} of {format_size(journal['size_bytes'])}"
     if starting := controller.get("starting"):
         return f"STARTING: {starting['text']}: controller {controller['name']}, no volume is served"
-    worst = f"FAILED: {controller['failed']}: " if controller.get("failed") else ""
-    if not worst and controller.get("refused"):
-        worst = f"REFUSING CHANGES: {controller['refused']}: "
+    worst = faults.of_controller(controller)
     if not worst and (found := faults.summary(status["volumes"])):
         worst = f"DEGRADED: {found}: "
     return (

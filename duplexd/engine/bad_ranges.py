@@ -6,13 +6,15 @@ journal, in a batch, with the content that the secondary has. The volume's gate 
 from before that is read until it is written, because a change of a client in between would be
 overwritten by older content. Other volumes do not wait.
 
-If the write fails as well, the primary has failed, as by any other write. If there is no room in
-the journal, the range is left as it is: the next read of it asks again.
+If the write fails as well, the primary has failed, as by any other write; so it has if the range
+cannot be read after it. If there is no room in the journal, the range is left as it is: the next
+read of it asks again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
@@ -44,7 +46,9 @@ _WAITING_MAX = 64  # ranges of a volume; others are found again by the next read
 
 
 class BadRanges:
-    """`on_rewritten(pair)` is called when a range can be read again."""
+    """`on_rewritten(pair)` is called when a range can be read again, `on_primary_failed(pair,
+    primary, error)` when it cannot although it was written.
+    """
 
     def __init__(
         self,
@@ -62,6 +66,7 @@ class BadRanges:
         self._waiting: dict[Pair, deque[Range]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_rewritten: Callable[[Pair], None] = _nobody
+        self.on_primary_failed: Callable[[Pair, Leg, OSError], None] = _nobody_swaps
 
     def found(self, pair: Pair, offset: int, length: int) -> None:
         """The primary cannot read this; the secondary could."""
@@ -95,29 +100,42 @@ class BadRanges:
         start = offset // BLOCK_BYTES * BLOCK_BYTES
         for at in range(start, offset + length, _PIECE_BYTES):
             end = min(at + _PIECE_BYTES, pair.size)
-            legs = WatchedLegs()
-            look = partial(_bad, legs.primary(pair), at, end)
-            for bad in await self._legs.walk(pair.primary, legs.watch, look):
-                await self._rewrite_one(pair, *bad)
+            for bad in await self._unreadable(pair, pair.primary, at, end):
+                primary = pair.primary
+                if await self._rewrite_one(pair, primary, *bad):
+                    await self._check(pair, primary, *bad)
 
-    async def _rewrite_one(self, pair: Pair, offset: int, length: int) -> None:
-        primary = pair.primary
+    async def _unreadable(self, pair: Pair, primary: Leg, offset: int, end: int) -> list[Range]:
+        legs = WatchedLegs()
+        look = partial(_bad, legs.primary(pair), offset, end)
+        return await self._legs.walk(primary, legs.watch, look)
+
+    async def _rewrite_one(self, pair: Pair, primary: Leg, offset: int, length: int) -> bool:
         self._write_path.close_gates([pair])
         try:
             if not await self._timeline.at_rest(lambda: pair.mirrors):
-                return
+                return False
             secondary = pair.copy_of
             content = partial(read, secondary, offset, length)
             data = await self._legs.on(pair, secondary, SECONDARY, content)
-            written = await self._write(pair, primary, offset, data)
+            return await self._write(pair, primary, offset, data)
         finally:
             self._write_path.open_gates([pair])
-        if written:
-            pair.repaired_bytes += length
-            self._events.emit(
-                "range-repaired", volume=pair.name, path=primary.path, offset=offset, length=length
-            )
-            self.on_rewritten(pair)
+
+    async def _check(self, pair: Pair, primary: Leg, offset: int, length: int) -> None:
+        """The disk took it, which does not say that it has it."""
+        bad = await self._unreadable(pair, primary, offset, offset + length)
+        if pair.primary is not primary:  # it gave way meanwhile
+            return
+        if bad:
+            why = f"bytes {offset} to {offset + length} cannot be read, although they were written"
+            self.on_primary_failed(pair, primary, OSError(errno.EIO, f"{why} anew"))
+            return
+        pair.repaired_bytes += length
+        self._events.emit(
+            "range-repaired", volume=pair.name, path=primary.path, offset=offset, length=length
+        )
+        self.on_rewritten(pair)
 
     async def _write(self, pair: Pair, primary: Leg, offset: int, data: bytearray) -> bool:
         """Journal and apply it; whether it is on that primary."""
@@ -164,3 +182,7 @@ def _bad(primary: Leg, offset: int, end: int) -> list[Range]:
 
 def _nobody(_pair: Pair) -> None:
     """Nobody waits for it."""
+
+
+def _nobody_swaps(_pair: Pair, _leg: Leg, _error: OSError) -> None:
+    """Nobody has another primary."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.pair_states import DUPLEX, SIMPLEX, SUSPENDED
-from duplexd.engine.leg_syncs import LegSyncs, Outcome, Planned
+from duplexd.engine.leg_syncs import LegSyncs, Outcome, Planned, make_dirty
 from duplexd.images.absent import AbsentLeg
 from duplexd.journal import checkpoint_file as checkpoint
 from duplexd.runtime.tasks import to_its_end
@@ -176,15 +176,14 @@ class Checkpointer:
         Raises OSError for a primary that has failed and still is one, DuplexdError.
         """
         timeline = self._timeline
-        async with self.copying, self._syncs.planning:
-            snapshot = await timeline.at_rest(self._snapshot)
+        snapshot = await self._snapshot_at_rest()
         saved, planned = snapshot.saved, snapshot.planned
         try:
             try:
                 await timeline.durable(saved["sequence"])
                 outcomes = await to_its_end(self._syncs.run(planned))
             except BaseException:
-                _make_dirty(planned)  # a suspend that waits for these must sync them
+                make_dirty(planned)  # a suspend that waits for these must sync them
                 raise
             failed = [outcome for outcome in outcomes if outcome.failed or outcome.lost]
             if failed:
@@ -192,6 +191,17 @@ class Checkpointer:
         finally:
             self._syncs.end(planned)
         return None if failed else snapshot
+
+    async def _snapshot_at_rest(self) -> _Snapshot:
+        made: list[_Snapshot] = []
+        async with self.copying, self._syncs.planning:
+            try:
+                await self._timeline.at_rest(lambda: made.append(self._snapshot()))
+            except BaseException:  # of a step that was run: the journal cannot be written
+                for snapshot in made:
+                    self._syncs.give_up(snapshot.planned)
+                raise
+        return made[0]
 
     def _snapshot(self) -> _Snapshot:
         writer, pairs = self._timeline.writer, self._volumes.all()
@@ -314,12 +324,3 @@ def _primary_at(pair: Pair, tail: int) -> int:
 
 def _is_of_secondary(outcome: Outcome) -> bool:
     return outcome.planned.leg is outcome.planned.pair.secondary
-
-
-def _make_dirty(planned: Sequence[Planned]) -> None:
-    """They have not ended."""
-    for sync in planned:
-        if sync.dirty and sync.leg is sync.pair.primary:
-            sync.pair.primary_dirty = True
-        elif sync.dirty:
-            sync.pair.secondary_dirty = True

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from duplexd.core.pair import Pair
+    from duplexd.engine.adopt import Adoptions
     from duplexd.engine.leases import Hold, Leases
     from duplexd.engine.reopen import Reopening
     from duplexd.engine.suspend import Suspends
@@ -36,6 +37,7 @@ class Commands:
         resyncs: Resyncs,
         verification: Verification,
         reopening: Reopening,
+        adoptions: Adoptions,
         swaps: Swaps,
         clock: Clock,
     ) -> None:
@@ -45,6 +47,7 @@ class Commands:
         self._resyncs = resyncs
         self._verification = verification
         self._reopening = reopening
+        self._adoptions = adoptions
         self._swaps = swaps
         self._clock = clock
 
@@ -90,8 +93,8 @@ class Commands:
         return await self._resyncs.resync(self._served(names))
 
     async def adopt(self, names: Sequence[str]) -> Json:
-        """See `Reopening.adopt`."""
-        return await self._reopening.adopt(self._volumes.named(names))
+        """See `Adoptions.adopt`."""
+        return await self._adoptions.adopt(self._volumes.named(names))
 
     async def swap(
         self, names: Sequence[str], roll_forward: bool, keep_to: str | None, lose_changes: bool

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from duplexd.core.admission import Admission
 from duplexd.core.markers import Close
 from duplexd.core.patience import Patience
+from duplexd.engine.adopt import Adoptions
 from duplexd.engine.apply import Executor
 from duplexd.engine.auto_resync import AutoResync
 from duplexd.engine.bad_ranges import BadRanges
@@ -205,13 +206,17 @@ class Controller:
         self.volume = volumes.find
         # And what the API's clients can ask for.
         reopening = Reopening(
-            timeline, volumes, checkpointer, followers, failures, opener, workers,
+            timeline, checkpointer.copying, followers, failures, opener, workers,
             lambda: self.config, events.emit, limits,
         )  # fmt: skip
+        adoptions = Adoptions(
+            timeline, volumes, checkpointer, failures, reopening, workers, events.emit, limits
+        )
         swaps = Swaps(timeline, leases, followers, self.resyncs, failures, legs, disk)
         commands = Commands(
-            volumes, leases, self.suspends, self.resyncs, self.verification, reopening, swaps, clock
-        )
+            volumes, leases, self.suspends, self.resyncs, self.verification, reopening, adoptions,
+            swaps, clock,
+        )  # fmt: skip
         self.resolve = volumes.resolve
         self.quiesce, self.renew, self.release = commands.quiesce, commands.renew, leases.release
         self.suspend, self.verify = commands.suspend, commands.verify
@@ -231,6 +236,7 @@ class Controller:
         self.failed_legs.on_primary_failed = self.failures.primary_failed
         self.reads.on_unreadable = self.bad_ranges.found
         self.bad_ranges.on_rewritten = self.reads.repaired
+        self.bad_ranges.on_primary_failed = self.failed_legs.found
         timeline.on_rest = self.write_path.kick
         timeline.on_segment = self.space.segment_begun
         timeline.on_no_room = self.space.no_space
@@ -338,7 +344,9 @@ class Controller:
         """Everything, in the shape that scripts rely on."""
         own, listen = self.config.controller, self.config.nbd.listen
         nbd = [str(address) for address in listen]
-        return self.status_of.show(Facts(self.name, own.hold_max, nbd))
+        syncs = self.timeline.group_commit
+        waits_s = max(self.executor.journal_waits_s(), syncs.waits_s())
+        return self.status_of.show(Facts(self.name, own.hold_max, nbd, waits_s))
 
     def counters(self) -> Counters:
         """What the parts count."""

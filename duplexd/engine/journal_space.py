@@ -215,7 +215,7 @@ class JournalSpace:
         try:
             await to_its_end(self._take(self._ring.grow))
         except OSError as error:
-            self._grow_error = error
+            self._not_made(error)
             return False
         self._grow_error = None
         return True
@@ -229,8 +229,14 @@ class JournalSpace:
         try:
             await to_its_end(self._take(lambda: ring.recycle(segment)))
         except OSError as error:  # its file is gone, which gives room to others
-            self._grow_error = error
+            self._not_made(error)
         return True
+
+    def _not_made(self, error: OSError) -> None:
+        """Said once, until one is made: a full disk fails every attempt."""
+        if self._grow_error is None:
+            self._events.emit("segment-failed", error=str(error))
+        self._grow_error = error
 
     async def _take(self, make: Callable[[], Segment]) -> None:
         """A segment that a worker makes ready becomes a spare one: also if the daemon stops

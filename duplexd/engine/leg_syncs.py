@@ -95,16 +95,29 @@ class LegSyncs:
         self, primaries: Sequence[Pair], secondaries: Sequence[Pair], looked_for: Collection[Pair]
     ) -> list[Planned]:
         """`plan`, at rest."""
+        made: list[Planned] = []
+
+        def plan() -> None:
+            made.extend(self.plan(primaries, secondaries, looked_for))
+
         async with self.planning:
-            plan = self.plan
-            return await self._timeline.at_rest(lambda: plan(primaries, secondaries, looked_for))
+            try:
+                await self._timeline.at_rest(plan)
+            except BaseException:  # of a step that was run: the journal cannot be written
+                self.give_up(made)
+                raise
+        return made
 
     async def run(self, planned: Sequence[Planned]) -> list[Outcome]:
-        """Their outcomes, in any order."""
+        """Their outcomes, in any order. One without consequences is not under way any more, while
+        another may still hang.
+        """
         outcomes: list[Outcome] = []
 
         async def one(sync: Planned) -> None:
-            outcomes.append(await self._one(sync))
+            outcomes.append(outcome := await self._one(sync))
+            if outcome.failed is None and outcome.lost is None:
+                self.end([sync])
 
         await several_at_once(planned, one, _AT_ONCE)
         return outcomes
@@ -134,6 +147,11 @@ class LegSyncs:
             if future is not None and not future.done():
                 future.set_result(None)
 
+    def give_up(self, planned: Sequence[Planned]) -> None:
+        """They are not run."""
+        make_dirty(planned)
+        self.end(planned)
+
     async def others(self, pairs: Iterable[Pair]) -> None:
         """Wait for what is under way now on the secondaries of these pairs."""
         legs = [pair.secondary for pair in pairs if pair.secondary is not None]
@@ -152,3 +170,12 @@ class LegSyncs:
 
 def _nothing() -> None:
     """It was not synced."""
+
+
+def make_dirty(planned: Sequence[Planned]) -> None:
+    """They have not ended."""
+    for sync in planned:
+        if sync.dirty and sync.leg is sync.pair.primary:
+            sync.pair.primary_dirty = True
+        elif sync.dirty:
+            sync.pair.secondary_dirty = True

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from duplexd.core.patience import PRIMARY, SECONDARY
@@ -38,15 +39,15 @@ if TYPE_CHECKING:
 _NOTHING = bytearray()
 
 
-class _Attempt:
-    """One leg, asked for one read."""
+class _Attempt(Watch["Leg"]):
+    """One leg, asked for one read, with the watch of that call."""
 
-    __slots__ = ("leg", "use", "watch")
+    __slots__ = ("leg", "use")
 
     def __init__(self, leg: Leg, use: str) -> None:
+        super().__init__()
         self.leg = leg
         self.use = use
-        self.watch: Watch[Leg] = Watch()
 
 
 class _Read:
@@ -83,8 +84,8 @@ class Reads:
         self._legs = legs
         self._events = events
         self._reported: set[int] = set()  # volumes whose primary failed a read
-        self._waiting: dict[_Read, None] = {}  # in order of arrival
-        self._asked: dict[_Attempt, _Read] = {}  # not over, answered or not
+        # Not over; of a read that was not answered, there is at least one.
+        self._asked: dict[_Attempt, _Read] = {}
         self._slow: set[Leg] = set()  # primaries that did not answer in the time of a secondary
         self._timer: asyncio.TimerHandle | None = None
         self.on_leg_failed: Callable[[Pair, Leg, OSError], None] = _nobody_swaps
@@ -95,7 +96,6 @@ class Reads:
         pair = cast("Pair", volume)
         loop = asyncio.get_running_loop()
         read = _Read(pair, offset, length, room, done, loop.time())
-        self._waiting[read] = None
         if pair.primary in self._slow and pair.mirrors:
             self._ask(read, SECONDARY)
         else:
@@ -110,8 +110,7 @@ class Reads:
         read.attempts.append(attempt)
         self._asked[attempt] = read
         self._legs.workers.of(leg).submit(
-            lambda: _call(read, attempt),
-            lambda content, error: self._tried(read, attempt, content, error),
+            partial(_call, read, attempt), partial(self._tried, read, attempt)
         )
 
     # ----------------------------------------------------------------------------- its outcome
@@ -143,7 +142,6 @@ class Reads:
 
     def _answer(self, read: _Read, number: int, content: bytearray) -> None:
         read.answered = True
-        del self._waiting[read]
         if read.error is not None:
             self._report(read.pair, read.error)
         read.done(number, content)
@@ -171,17 +169,17 @@ class Reads:
         self._timer = None
         now, patience = asyncio.get_running_loop().time(), self._legs.patience
         for attempt in list(self._asked):
-            if attempt.watch.waits_longer(patience.seconds(attempt.use), now):
+            if attempt.waits_longer(patience.seconds(attempt.use), now):
                 self._give_up(attempt)
-        for read in list(self._waiting):
-            if not read.answered:  # by the end of another one
+        for read in list(self._asked.values()):
+            if not read.answered:
                 self._look_at(read, now - read.since)
         if self._asked:
             self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
 
     def _give_up(self, attempt: _Attempt) -> None:
         """A leg that hangs has failed, for batches and all others too."""
-        if attempt.watch.give_up() is None:
+        if attempt.give_up() is None:
             return
         self._legs.workers.of(attempt.leg).replace()
         read = self._asked[attempt]
@@ -205,16 +203,16 @@ def _call(read: _Read, attempt: _Attempt) -> bytearray | None:
     """In a worker."""
     if read.answered:
         return None
-    content = bytearray(read.room + read.length)
+    leg, content = attempt.leg, bytearray(read.room + read.length)
     part = memoryview(content)[read.room :]
     try:
-        with attempt.watch.at(attempt.leg):
-            attempt.leg.read_into(read.offset, part)
+        with attempt.at(leg):
+            leg.read_into(read.offset, part)
     except OSError:
         if attempt.use != PRIMARY:
             raise
-        with attempt.watch.at(attempt.leg):
-            attempt.leg.read_into(read.offset, part)
+        with attempt.at(leg):
+            leg.read_into(read.offset, part)
     return content
 
 

@@ -15,6 +15,7 @@ The time is taken before the sync, which makes it durable: after a power cut no 
 
 from __future__ import annotations
 
+import errno
 import secrets
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,6 +26,7 @@ from duplexd.core.since import EVERYTHING
 from duplexd.engine.sampled_blocks import Recent, bounded, fixed, read
 from duplexd.engine.sampled_blocks import recent as recent_blocks
 from duplexd.images.absent import AbsentLeg
+from duplexd.images.place import truncated
 from duplexd.images.probe import Mark, brand
 from duplexd.runtime.tasks import several_at_once, to_its_end
 
@@ -135,8 +137,14 @@ class Samples:
         self._current: set[tuple[Leg, int, int]] = set()
 
     def sync(self, leg: Leg) -> Callable[[], None]:
-        """Sync a leg that was written to, and its time; returns what notes that. Raises OSError."""
+        """Sync a leg that was written to, and its time; returns what notes that.
+
+        Raises OSError, also for a leg that has become shorter: later writes may make it long again,
+        with zeroes where its content was.
+        """
         stamp = leg.stamp()
+        if stamp.size < leg.size:
+            raise OSError(errno.EIO, truncated(stamp.size, leg.size), leg.path)
         leg.sync(times=True)
         return lambda: self._synced(leg, stamp)
 
@@ -236,20 +244,17 @@ class Samples:
         task.record(image)
 
     def recorded(self, plan: Plan) -> None:
-        """The checkpoint is on the disk. Roles that were exchanged meanwhile stay exchanged, and an
-        image that came meanwhile stays recorded as it was.
-        """
+        """The checkpoint is on the disk. Meanwhile images may have changed roles, or have come."""
         ledger = self._timeline.ledger
         for leg, stamp in self._taken.items():
             if self._stamps.get(leg) is stamp:
                 self._written.discard(leg)
         self._touched.clear()
         for pair, saved, legs, _, _ in plan.pairs:
-            taken: dict[Leg | None, Image | None] = dict(zip(legs, saved["images"], strict=True))
-            record = pair.record
-            ours = taken.get(pair.primary, record.primary_image)
-            theirs = taken.get(pair.secondary, record.secondary_image)
-            ledger.use_images(record, ours, theirs)
+            record, images = pair.record, dict(zip(legs, saved["images"], strict=True))
+            ours = images.get(pair.primary, record.primary_image)
+            theirs = images.get(pair.secondary, record.secondary_image)
+            ledger.use_images(record, ours, theirs if pair.secondary is not None else None)
 
     # ------------------------------------------------------------------------------- in a worker
 

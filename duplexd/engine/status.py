@@ -26,11 +26,14 @@ if TYPE_CHECKING:
 
 
 class Facts(NamedTuple):
-    """What status says of the configuration: they change by a reload only."""
+    """What status says that the parts it reads do not know. `journal_waits_s`: how long a write or
+    a sync of the journal has not been answered by its disk.
+    """
 
     name: str
     hold_max_s: float
     nbd: Sequence[str]
+    journal_waits_s: float
 
 
 class Status:
@@ -84,6 +87,7 @@ class Status:
                 "used_bytes": ring.used_bytes,
                 "size_bytes": ring.size_bytes,
                 "oldest_sequence": ring.oldest,
+                "waiting_s": round(facts.journal_waits_s, 3),
             },
         }
 

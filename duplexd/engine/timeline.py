@@ -363,7 +363,8 @@ class Timeline:
         if error.errno in NO_SPACE and not final:
             self.on_no_room(error)
         else:
-            self.fail(f"the journal could not be written: {error.strerror or error}")
+            where = f"{error.filename}: " if error.filename else ""
+            self.fail(f"the journal could not be written: {where}{error.strerror or error}")
 
     def fail(self, why: str) -> None:
         """Refuse changes and flushes with EIO until a restart; reads continue."""

@@ -42,9 +42,12 @@ def misplaced(leg: Leg | None) -> str:
         size = leg.stamp().size
     except OSError as error:
         return f"{leg.path}: {error.strerror}"
-    if size < leg.size:
-        return f"{leg.path}: the image was truncated: it has {size} bytes, the volume {leg.size}"
-    return ""
+    return f"{leg.path}: {truncated(size, leg.size)}" if size < leg.size else ""
+
+
+def truncated(found_bytes: int, wanted_bytes: int) -> str:
+    """What to say of such an image."""
+    return f"the image was truncated: it has {found_bytes} bytes, the volume {wanted_bytes}"
 
 
 def lost_image(leg: Leg | None) -> OSError | None:

@@ -36,6 +36,7 @@ class GroupCommit:
         self._failed = failed
         self._waiting: list[tuple[int, Callable[[int], None]]] = []
         self._running = False
+        self._began = 0.0  # monotonic, of the sync that runs
         self.dead = False
         self.syncs = 0
         self.sync_seconds = 0.0
@@ -53,10 +54,14 @@ class GroupCommit:
             if not self._running:
                 self._start()
 
+    def waits_s(self) -> float:
+        """How long the sync that runs has taken so far; 0 if none does."""
+        return self._clock.monotonic() - self._began if self._running else 0.0
+
     def _start(self) -> None:
         self._running = True
         files, sequence, index = self._writer.begin_sync()
-        began = self._clock.monotonic()
+        began = self._began = self._clock.monotonic()
 
         def work() -> None:
             for file in files:

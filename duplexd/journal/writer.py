@@ -260,6 +260,31 @@ class Writer:
         """Write what was staged, then what was collected. On OSError the journal is as before the
         first `append` of this batch, and what was staged may be in it or not.
         """
+        if self._staged or self._closed or self._unwiped:
+            self._write_extents()
+        elif self._buffers:
+            self._write_one()
+        self._closed = []
+        self.written = self.sequence
+        self._batch_start = (self.segment, self.position, self.sequence, self.chain)
+
+    def _write_one(self) -> None:
+        """A batch that lies in one segment, with nothing before it: the common case."""
+        segment, size, buffers = self.segment, self._bytes, self._buffers
+        start, end = self.position - size, self.position
+        padding = min(-end % _PAGE_BYTES, segment.size - end)
+        if padding:
+            buffers.append(_ZEROES[:padding])
+        try:
+            segment.file.writev(start, buffers, size + padding)
+        except BaseException:
+            self._roll_back([_Extent(segment, start, buffers, size, self.sequence)])
+            raise
+        segment.end = end
+        self._written_in = segment.index
+        self._buffers, self._bytes = [], 0
+
+    def _write_extents(self) -> None:
         tried: list[_Extent] = []
         try:
             if self._unwiped:
@@ -275,9 +300,6 @@ class Writer:
         except BaseException:
             self._roll_back(tried)
             raise
-        self._closed = []
-        self.written = self.sequence
-        self._batch_start = (self.segment, self.position, self.sequence, self.chain)
 
     def _close_extent(self, extents: list[_Extent]) -> None:
         if self._buffers:

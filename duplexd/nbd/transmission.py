@@ -82,7 +82,8 @@ class Receiver:
     def exchange(self, other: memoryview) -> None:
         """Go on in `other`, which has the size of this buffer."""
         rest = self._end - self._start
-        other[:rest] = self._buffer[self._start : self._end]
+        if rest:
+            other[:rest] = self._buffer[self._start : self._end]
         self._buffer, self._start, self._end = other, 0, rest
 
     @property

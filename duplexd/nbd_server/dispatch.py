@@ -99,7 +99,8 @@ class Dispatch:
         position = self._take(iter(requests), changes)
         if changes:
             self._submit(changes)
-        self._send(position)
+        if position or self._replies:
+            self._send(position)
         if self.payload_bytes != self._counted:
             self._count()
 

@@ -179,7 +179,7 @@ class Connection(asyncio.BufferedProtocol):
         uses this one too, and nothing is read meanwhile.
         """
         changes, dispatch.lent = dispatch.lent, []
-        if in_use(changes):
+        if type(changes[0].data) is memoryview or in_use(changes):
             receiver.exchange(self._buffers.lend(receiver.whole, changes))
 
     def _negotiate(self, count: int) -> None:

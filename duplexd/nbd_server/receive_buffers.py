@@ -40,9 +40,10 @@ class ReceiveBuffers:
         return free
 
     def _lend(self, buffer: memoryview, changes: Sequence[Change]) -> memoryview | None:
-        for place, (other, users) in enumerate(self._lent):
-            if not in_use(users):
-                self._lent[place] = (buffer, changes)
+        lent = self._lent
+        for place, (other, users) in enumerate(lent):
+            if type(users[0].data) is not memoryview and not in_use(users):
+                lent[place] = (buffer, changes)
                 return other
         return None
 

@@ -120,21 +120,28 @@ def create_locked(path: str, size: int, allocate: bool) -> int:
     above = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if os.path.lexists(path):
-            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), path)
-        fd, temporary = _nameless(above, path)
-        try:
-            _fill(fd, path, size, allocate)
-            _name(fd, temporary, path)
-            os.fsync(above)
-        except OSError:
-            os.close(fd)
-            raise
-        finally:
-            if temporary is not None:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(temporary)
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+        return _create(above, path, size, allocate)
+    except OSError as error:
+        error.filename, error.filename2 = path, None  # not a descriptor's, nor one below /proc
+        raise
     finally:
         os.close(above)
+
+
+def _create(above: int, path: str, size: int, allocate: bool) -> int:
+    fd, temporary = _nameless(above, path)
+    try:
+        _fill(fd, path, size, allocate)
+        _name(fd, temporary, path)
+        os.fsync(above)
+    except OSError:
+        os.close(fd)
+        raise
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
     return fd
 
 
@@ -155,15 +162,11 @@ def _nameless(above: int, path: str) -> tuple[int, str | None]:
 
 def _fill(fd: int, path: str, size: int, allocate: bool) -> None:
     lock(fd, path)
-    try:
-        os.truncate(fd, size)
-        offset = 0
-        while allocate and offset < size:
-            offset += os.pwrite(fd, memoryview(_ZEROES)[: size - offset], offset)
-        os.fsync(fd)
-    except OSError as error:
-        error.filename = path  # not its number
-        raise
+    os.truncate(fd, size)
+    offset = 0
+    while allocate and offset < size:
+        offset += os.pwrite(fd, memoryview(_ZEROES)[: size - offset], offset)
+    os.fsync(fd)
 
 
 def _name(fd: int, temporary: str | None, path: str) -> None:

@@ -119,11 +119,32 @@ class Relay(Workers):
             if wanted and not self._stopping:
                 loop.call_soon_threadsafe(done, result, error)
             return False
-        if self._calls:
-            loop.stop()
-        if wanted:
-            loop.call_soon(done, result, error)
-        return True
+        else:
+            if self._calls:
+                loop.stop()
+            if wanted:
+                self._deliver(done, result, error)
+            return True
+        finally:
+            # This frame and the error would keep each other, and with them the leg that hung, which
+            # stays locked as long as anything refers to it.
+            del error
+
+    def _deliver(
+        self,
+        done: Callable[[T | None, BaseException | None], None],
+        result: T | None,
+        error: BaseException | None,
+    ) -> None:
+        """Call `done` as if the loop called it, which saves a turn of the loop."""
+        asyncio._set_running_loop(self._loop)
+        try:
+            done(result, error)
+        except BaseException as burst:  # noqa: BLE001  the loop goes on
+            context = {"message": f"unexpected error in {done!r}", "exception": burst}
+            self._loop.call_exception_handler(context)
+        finally:
+            asyncio._set_running_loop(None)
 
     def _look_out(self) -> None:
         """Look at the driver's call once in a while; drive on without it if it hangs."""

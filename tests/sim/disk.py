@@ -91,7 +91,7 @@ class SimFile:
     def stamp(self) -> Stamp:
         self._check(0, 0)
         self._disk.answers("stamp", self.path)
-        return Stamp(f"file {self._image.number}", self._image.size, self._image.mtime_ns)
+        return Stamp(f"file {self._image.number}", self._image.length, self._image.mtime_ns)
 
     def read_mark(self) -> bytes:
         self._check(0, 0)
@@ -349,6 +349,10 @@ class SimDisk:
     def has(self, path: str) -> bool:
         """Whether there is a file; a look by nobody."""
         return _normal(path) in self._images
+
+    def shorten(self, path: str, size: int) -> None:
+        """Truncate a file, as far as its size is looked at: it can be read as before."""
+        self._image(path).length = size
 
     def in_use(self, path: str) -> bool:
         """Whether somebody has the file at `path` open."""

@@ -26,7 +26,7 @@ class Image:
     """
 
     def __init__(self, size: int, allocated: bool = False) -> None:
-        self.size = size
+        self.size = self.length = size  # what it was made with, and what it has
         self.current = bytearray(size)
         self.durable = bytearray(size)
         self.pending: list[tuple[int, bytes]] = []

@@ -23,7 +23,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
 if TYPE_CHECKING:
@@ -166,6 +166,17 @@ class DaemonError(AssertionError):
     """The daemon did not do what the test relies on; the text ends with its log."""
 
 
+class Process(Protocol):
+    """What is used of a `subprocess.Popen`."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def returncode(self) -> int | None: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
 class Daemon:
     """One `duplexd run` process, and the next one after a restart."""
 
@@ -181,7 +192,7 @@ class Daemon:
         self.prefix = list(prefix)  # a command that runs the daemon, in its own process
         self.env = dict(env or {})
         self.log_path = files.directory / "daemon.log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
 
     @property
     def pid(self) -> int:
@@ -203,8 +214,15 @@ class Daemon:
     def start(self, ready: bool = True) -> Daemon:
         """Start the process; with `ready`, return when it says that it is."""
         assert not self.running
+        self.process = self.spawn()
+        if ready:
+            self.wait_ready()
+        return self
+
+    def spawn(self) -> Process:
+        """A new process, which writes to the log."""
         with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
+            return subprocess.Popen(
                 [*self.prefix, *self.command(), *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -212,9 +230,6 @@ class Daemon:
                 env={**environment(), **self.env},
                 cwd=self.files.directory,
             )
-        if ready:
-            self.wait_ready()
-        return self
 
     def wait_ready(self, seconds: float = PATIENCE_SECONDS) -> None:
         deadline = time.monotonic() + seconds

@@ -14,11 +14,11 @@ answer cannot differ in shape from a documented one. It is typed against
 
 Knobs: `drain_s` how long a quiesce takes; `resync_s`; `verify_steps`; `differs` volumes whose legs
 differ; `broken` volumes whose resync fails; `refused` volumes that are not served, and why;
-`leg_errors` by volume and role; `failing` by volume; `rebuilds` whether the journal reaches back to
-the cuts; `void` makes the verdict of a suspend void; `bug` makes status raise; `failed` as of a controller that
-takes no changes, `refusal` as of one that does not for now; `version`, `group_protocol`,
-`hold_max_s`, `nbd` are what status says. `swapped`, `kept_to`, `leases`, `released_at`,
-`cancelled`, `draining` tell what happened.
+`leg_errors` by volume and role; `failing` by volume; `rebuilds` whether the journal reaches back
+to the cuts; `void` makes the verdict of a suspend void; `bug` makes status raise; `failed` as of
+a controller that takes no changes, `refusal` as of one that does not for now, `journal_waits_s` as
+of one whose journal is silent; `version`, `group_protocol`, `hold_max_s`, `nbd` are what status
+says. `swapped`, `kept_to`, `leases`, `released_at`, `cancelled`, `draining` tell what happened.
 
 `tests/support/control_plane.py` serves it in a thread, `tests/support/fake_member.py` in the loop
 of the test, with answers that a test plants.
@@ -329,6 +329,7 @@ class FakeController:
         self.bug = False
         self.failed = ""
         self.refusal = ""
+        self.journal_waits_s = 0.0
         self.version = "0.1.0"
         self.group_protocol = 1
         self.hold_max_s = 2.0
@@ -385,7 +386,12 @@ class FakeController:
             group_protocol=self.group_protocol,
             hold_max_s=self.hold_max_s,
             nbd=self.nbd,
-            journal=Journal(used_bytes=4096, size_bytes=1 << 24, oldest_sequence=1),
+            journal=Journal(
+                used_bytes=4096,
+                size_bytes=1 << 24,
+                oldest_sequence=1,
+                waiting_s=self.journal_waits_s,
+            ),
         )
 
     def _volume_status(self, name: str, held: bool) -> VolumeStatus:

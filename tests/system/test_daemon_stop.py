@@ -6,6 +6,9 @@ moment on at which the file `hang` or `fail` lies beside its configuration.
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -87,3 +90,13 @@ def test_a_controller_that_had_failed_is_no_success(breakable: Breakable) -> Non
     last = breakable.lines()[-1]
     assert last.startswith("duplexd: stopped after the controller had failed: ")
     assert last.endswith("; the next start recovers")
+
+
+# ------------------------------------------------------------------------------------ signals
+
+
+def test_a_signal_that_the_kernel_gives_to_another_thread_ends_the_daemon(daemon: Daemon) -> None:
+    """As it does when the main thread still has another signal to handle."""
+    threads = {int(name) for name in os.listdir(f"/proc/{daemon.pid}/task")} - {daemon.pid}
+    assert ctypes.CDLL(None).tgkill(daemon.pid, max(threads), signal.SIGTERM) == 0
+    assert daemon.wait() == 0

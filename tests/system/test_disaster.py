@@ -11,6 +11,8 @@ import asyncio
 import os
 import shutil
 import subprocess
+import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import pytest
@@ -100,15 +102,20 @@ class Drill:
 
     # --------------------------------------------------------------------------------- a client
 
-    def _client(self, volume: str, *commands: str) -> subprocess.CompletedProcess[str]:
+    def client(self, volume: str, *commands: str) -> subprocess.Popen[str]:
+        """One that does these commands of qemu-io."""
         options = [word for command in commands for word in ("-c", command)]
-        return subprocess.run(
+        return subprocess.Popen(
             ["qemu-io", "-f", "raw", *options, self.site.uri(volume)],
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=PATIENCE_SECONDS,
-            check=False,
         )
+
+    def _client(self, volume: str, *commands: str) -> subprocess.CompletedProcess[str]:
+        with self.client(volume, *commands) as process:
+            out, err = process.communicate(timeout=PATIENCE_SECONDS)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def write(self, volume: str, pattern: int, offset: int = 0) -> None:
         """A client writes 1 MiB, and flushes."""
@@ -423,6 +430,26 @@ def test_the_journals_disk_is_full(tmp_path: Path, start_daemon: Callable[..., D
         drill.daemon.wait_log('"event": "journal-has-room"')
         drill.write("tables", 3)
         drill.reads("tables", 3)
+        drill.stop()
+
+
+@of("The journal's disk hangs")
+def test_the_journals_disk_hangs(tmp_path: Path, start_daemon: Callable[..., Daemon]) -> None:
+    (tmp_path / "var").mkdir()
+    with faulty_disk(tmp_path / "var") as disk:
+        drill = begin(tmp_path, start_daemon)
+        hang = disk.hang("write")
+        with drill.client("tables", "write -P 2 0 1M") as writing:
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while drill.daemon.request("GET", "/readyz")[0] != HTTPStatus.SERVICE_UNAVAILABLE:
+                assert (writing.poll(), time.monotonic() < deadline) == (None, True)
+            drill.follow("The journal's disk hangs")
+            drill.reads("wal", 1)
+            assert drill.daemon.request("GET", "/healthz")[0] == HTTPStatus.OK
+            hang.lift()
+            assert writing.wait(PATIENCE_SECONDS) == 0
+        drill.reads("tables", 2)
+        drill.daemon.wait_ready()
         drill.stop()
 
 

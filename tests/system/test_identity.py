@@ -7,16 +7,18 @@ while it had been writing, `old` after the first stop. Each case damages a copy 
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
+import time
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pytest
 
 from duplexd.config import load
-from tests.support.daemon import Daemon, DaemonFiles
+from tests.support.daemon import PATIENCE_SECONDS, Daemon, DaemonFiles
 from tests.support.image_set import (
     MARK,
     ImageSet,
@@ -314,6 +316,23 @@ def qemu_io(files: DaemonFiles, volume: str, *commands: str) -> subprocess.Compl
     )
 
 
+def compared(daemon: Daemon) -> list[dict[str, Any]]:
+    """The status of all volumes, once what a kill may have made unequal was compared. An image that
+    is what it should be gets no byte by that.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        volumes: list[dict[str, Any]] = daemon.request("GET", "/v1/status")[1]["volumes"]
+        if all(volume["state"] != "PENDING" for volume in volumes):
+            break
+        assert time.monotonic() < deadline, volumes
+        time.sleep(0.02)
+    for line in daemon.lines():
+        event = json.loads(line)
+        assert event["event"] != "duplex" or event["copied_bytes"] == 0, line
+    return volumes
+
+
 # what a volume holds for sure, as the last stop or kill left it
 CONTENT = {
     "data": (f"read -P 0x63 {RECENT} 64k", "read -P 0x63 1M 4k", "read -P 0x61 0 4k"),
@@ -339,7 +358,7 @@ def test_a_daemon_calls_nothing_current_wrongly_and_copies_nothing_in_vain(
     (directory / "daemon.log").unlink()
     daemon = start_daemon(DaemonFiles(directory, VOLUMES).write(), ready=False)
     daemon.wait_log('"event": "ready"')
-    for volume in daemon.request("GET", "/v1/status")[1]["volumes"]:
+    for volume in compared(daemon):
         name, secondary = volume["name"], volume["secondary"]
         done = qemu_io(daemon.files, name, *CONTENT[name])
         wrong = "Pattern verification failed" in done.stdout

@@ -16,6 +16,9 @@ class Journal(Answer):
     used_bytes: Bytes
     size_bytes: Bytes
     oldest_sequence: int = Field(description="first sequence number that the journal still has")
+    waiting_s: float = Field(
+        0.0, description="how long its disk has not answered a write or a sync; changes wait"
+    )
 
 
 class StartProgress(Answer):

@@ -2,14 +2,16 @@
 run again.
 
     read.py       the journal after the checkpoint: fold the markers, judge the end (torn, damaged)
+    recovered.py  `recover` has the images opened (`engine/opening.py`), judges them and calls read
+                  and replay; returns everything found. Progress, as a value: progress.py
     identify.py   are the images the ones that the journal knows, as it left them?
-    recovered.py  `recover` opens the images and calls read and replay; returns everything found
-    progress.py   how far it is, as a value
-    replay.py     apply a committed staging log; apply the records to the primaries, and to each
-                  secondary as far as it may go
+    judging.py    put aside those that are not
+    replay.py     apply a committed staging log, then the records: to each secondary as far as it
+                  may go, and to the primaries (primary_replay.py, refusals.py)
     room.py       room in the journal for the markers of the start
-    reconcile.py  record in the journal what failed, what an unclean stop may have made unequal, and
-                  what is new in the configuration
+    reconcile.py  record in the journal what an unclean stop may have made unequal, what is new in
+                  the configuration, and, by degraded.py, what follows from images with a fault
+                  (image_faults.py): a pair is suspended or swapped, or its volume is not served
 
 `engine/controller.py` shows them in use:
 
@@ -21,7 +23,9 @@ run again.
 Nothing here assigns into the controller: there is none yet, and `ensure_room` and `reconcile` get
 the parts that they write with. The order of the steps, and why:
 
-    read, open, replay   only the images are written, with changes that the journal has already
+    read, open, judge    nothing is written: neither to an image that is another one, nor before
+                         it is known which images are there
+    replay               only the images are written, with changes that the journal has already
     ensure_room          the markers of the start need room, and nothing frees any before they are
                          written
     reconcile            one step at rest; its last marker makes it valid

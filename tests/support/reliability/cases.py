@@ -89,7 +89,7 @@ CASES = (
     Case(SECONDARY, "disk full", full(4 * MIB), NO_ERROR, FAILED_SECONDARY),
     Case(SECONDARY, "unreadable at a start", unopenable, NO_ERROR, FAILED_SECONDARY, "start"),
     Case(SECONDARY, "hang at a start", hangs_at_once, NO_ERROR, FAILED_SECONDARY, "start"),
-    Case(JOURNAL, "read error", fails("read"), NO_ERROR, "SUSPENDED by command", trigger="resync"),
+    Case(JOURNAL, "read error", fails("read"), NO_ERROR, FAILED_SECONDARY, trigger="resync"),
     Case(JOURNAL, "write error", fails("write", _MIDST), REFUSED, DUPLEX),
     Case(JOURNAL, "sync error", fails("sync"), REFUSED, DUPLEX),
     Case(JOURNAL, "hang", hangs, "then: write waits, flush waits", DUPLEX, waits=True),

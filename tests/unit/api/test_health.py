@@ -57,6 +57,18 @@ def test_a_controller_that_refuses_changes_for_now_is_not_ready(plane: ControlPl
     assert (code, "refuses changes for now: No space left" in problem["detail"]) == (503, True)
 
 
+@pytest.mark.parametrize(("waits_s", "expected"), [(0.0, 200), (2.9, 200), (3.0, 503)])
+def test_a_journal_that_does_not_answer_is_not_ready(
+    plane: ControlPlane, waits_s: float, expected: int
+) -> None:
+    plane.controller.journal_waits_s = waits_s
+    code, answer = plane.ask("GET", "/readyz")
+    assert code == expected
+    assert plane.ask("GET", "/healthz")[0] == 200
+    if code == 503:
+        assert "the disk of the journal has not answered for 3 s" in answer["detail"]
+
+
 def test_a_controller_that_takes_no_changes_is_alive_and_not_ready(plane: ControlPlane) -> None:
     plane.controller.failed = "the journal could not be synced"
     code, problem = plane.ask("GET", "/readyz")

@@ -94,6 +94,13 @@ async def test_a_controller_that_refuses_changes_shows_whether_for_good_or_for_n
     assert seen == [0, 1, 1]
 
 
+async def test_a_journal_that_does_not_answer_shows() -> None:
+    controller = FakeController(["data"], {})
+    controller.journal_waits_s = 4.5
+    found = scraped(Scrape(controller, LoopLag()))
+    assert found["duplexd_journal_waiting_seconds", ()] == 4.5
+
+
 async def test_a_volume_shows_whether_it_is_served_swapped_and_whole() -> None:
     controller = FakeController(["data", "wal"], {})
     controller.refused["data"] = "/a/data.img: no such file"

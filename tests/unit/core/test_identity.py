@@ -149,6 +149,13 @@ def test_after_a_kill_the_last_record_bounds_the_time(
     assert kind(found(mtime_ns=T + S + later, last_there=last_there), facts) == expected
 
 
+def test_a_clock_that_was_set_back_makes_no_older_copy() -> None:
+    facts = Facts("records", last_ns=T - 50 * S, least_ns=T - 60 * S)
+    assert kind(found(mtime_ns=T - 50 * S), facts) == "same"
+    assert kind(found(mtime_ns=T - 61 * S), facts) == "older"
+    assert kind(found(mtime_ns=T - 50 * S), facts._replace(writing="nothing")) == "older"
+
+
 def test_if_records_may_be_missing_the_end_of_the_journal_bounds_the_time() -> None:
     facts = Facts("nothing", complete=False, end_ns=T + 50 * S)
     assert kind(found(mtime_ns=T + 50 * S + FAR_NS), facts) == "same"

@@ -185,6 +185,11 @@ def test_the_end_of_the_journal_is_its_last_record_of_any_kind() -> None:
     assert Story().marker(markers.MakeCut("c", "", [1])).facts()[0].end_ns == (US + 9) * 1000
 
 
+def test_the_earliest_record_shows_a_clock_that_was_set_back() -> None:
+    story = Story().change(0, b"x").change(0, b"x", time_us=US - 7).change(0, b"x")
+    assert story.facts()[0].least_ns == (US - 7) * 1000
+
+
 # ------------------------------------------------------------------------------------ who is who
 
 

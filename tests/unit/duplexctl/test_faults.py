@@ -9,8 +9,6 @@ from duplexd.duplexctl import faults, views
 from tests.support.fake_controller import FakeController
 
 if TYPE_CHECKING:
-    import pytest
-
     from duplexd.json_object import Json
 
 
@@ -48,6 +46,13 @@ def test_a_controller_that_refuses_changes_for_now_says_so_first() -> None:
     controller.refusal = "No space left on device"
     head = views.head_line(controller.status())
     assert head.startswith("REFUSING CHANGES: No space left on device: controller")
+
+
+def test_a_journal_that_does_not_answer_is_said_first() -> None:
+    controller, _ = status()
+    controller.journal_waits_s = 12.3
+    head = views.head_line(controller.status())
+    assert head.startswith("CHANGES WAIT: the disk of the journal has not answered for 12 s: contr")
 
 
 def test_a_volume_whose_requests_fail_says_so_at_the_top_and_below() -> None:
@@ -106,10 +111,11 @@ def test_of_a_thousand_suspended_pairs_the_one_with_a_fault_is_listed() -> None:
     assert "v777: NOT SERVED: another image" in text
 
 
-def test_a_daemon_of_an_earlier_version_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_daemon_of_an_earlier_version_is_shown() -> None:
     shown = FakeController(["data"], {}).status()
-    for field in ("served", "error", "swapped", "primary", "rebuild"):
+    for field in ("served", "error", "failing", "swapped", "primary", "rebuild"):
         del shown["volumes"][0][field]
+    del shown["controller"]["journal"]["waiting_s"]
     assert re.search(r"^data .*DUPLEX", views.ControllerView(shown, None).text(), re.MULTILINE)
 
 

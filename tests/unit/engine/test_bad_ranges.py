@@ -118,3 +118,19 @@ async def test_a_primary_that_cannot_be_written_anew_either_gives_way_to_the_sec
         await core.until(lambda: pair.primary is secondary)
         assert core.named("range-repaired") == []
         assert await core.read("data", 0, len(DATA)) == (0, DATA)
+
+
+async def test_a_primary_that_takes_the_range_and_cannot_read_it_gives_way_too() -> None:
+    async with running() as core:
+        assert await core.write("data", 0, DATA) == 0
+        pair = core.pair()
+        primary = FaultLeg(pair.primary)
+        pair.set_legs(primary, pair.secondary, pair.mode)
+        secondary = pair.secondary
+        primary.fail("read_into", errno.EIO)
+        assert await core.read("data", 0, len(DATA)) == (0, DATA)
+        await core.until(lambda: pair.primary is secondary)
+        assert core.named("range-repaired") == []
+        (event,) = core.named("primary-failed")
+        assert "cannot be read, although they were written anew" in event["error"]
+        assert await core.read("data", 0, len(DATA)) == (0, DATA)

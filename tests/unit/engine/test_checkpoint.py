@@ -13,6 +13,7 @@ import pytest
 
 from duplexd.core.pair import Pair
 from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX, SUSPENDED
+from duplexd.core.synced import Synced
 from duplexd.engine.checkpoint import Checkpointer, CheckpointFile, replay_floor
 from duplexd.engine.failed_legs import FailedLegs
 from duplexd.engine.samples import Samples
@@ -284,6 +285,32 @@ async def test_one_that_finds_a_failed_secondary_is_taken_without_it() -> None:
         parts.timeline.written,
     )
     assert taking.file.read()["pairs"][0]["state"] == SUSPENDED
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+async def test_a_sync_that_was_planned_as_the_journal_failed_is_waited_for_by_nobody(
+    checkpoint: bool,
+) -> None:
+    """Its step is run, and then the error of an earlier marker is raised in its place."""
+    taking = Taking()
+    parts, pair = taking.parts, taking.parts.pair()
+    pair.secondary_dirty = True
+    parts.fail_journal("writev", errno.EIO, times=1)
+    begun = taking.checkpointer.checkpoint() if checkpoint else _sync(taking)
+    parts.timeline.when_at_rest(lambda: _append(parts))
+    with pytest.raises(OSError, match="could not be written"):
+        await taking.finish(begun)
+    assert pair.secondary_dirty
+    with contextlib.suppress(OSError, DuplexdError):  # it ends; that it fails is as it should be
+        await asyncio.wait_for(taking.finish(_sync(taking)), 10)
+
+
+async def _sync(taking: Taking) -> list[OSError]:
+    return await taking.checkpointer.sync_secondaries([taking.parts.pair()])
+
+
+def _append(parts: Parts) -> None:
+    parts.timeline.append(Synced())
 
 
 async def test_of_a_suspended_secondary_that_fails_a_sync_nothing_is_known() -> None:

@@ -4,6 +4,7 @@ while it is stopped, is never called current.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,6 +32,11 @@ def replace(core: Core, side: str) -> None:
 
 def delete(core: Core, side: str) -> None:
     core.disk.remove(f"/{side}/data.img")
+
+
+def shorten(core: Core, side: str) -> None:
+    """Truncate it in place."""
+    core.disk.shorten(f"/{side}/data.img", SIZE // 2)
 
 
 each_loss = pytest.mark.parametrize("lose", [replace, delete])
@@ -147,6 +153,37 @@ async def test_a_checkpoint_notices_a_lost_secondary_and_is_taken_without_it() -
         assert core.states() == dict.fromkeys(BOTH, pair_states.SUSPENDED)
         assert core.controller.checkpointer.taken == before + 1
         assert await core.write("data", 0, b"goes on") == 0
+
+
+async def test_a_suspend_with_a_truncated_secondary_is_void_and_says_so() -> None:
+    async with running(BOTH) as core:
+        shorten(core, "b")
+        result = await core.controller.suspend(["data", "wal"])
+        assert result["verdict"] == "void"
+        assert result["why"].startswith(
+            "/b/data.img: the image was truncated: it has 2097152 bytes"
+        )
+        assert (core.pair("data").usable, core.pair("wal").usable) == (False, True)
+
+
+async def test_verify_does_not_call_a_truncated_leg_equal() -> None:
+    async with running(BOTH) as core:
+        shorten(core, "a")
+        result = await core.controller.verify(["data", "wal"])
+        data, wal = result["volumes"]
+        assert (data["equal"], wal["equal"]) == (False, True)
+        assert "/a/data.img: the image was truncated" in data["why"]
+
+
+async def test_a_primary_that_was_truncated_and_written_to_fails_at_the_next_checkpoint() -> None:
+    async with running(BOTH) as core:
+        shorten(core, "a")
+        await core.write("data", 0, DATA)
+        with contextlib.suppress(OSError):
+            await core.controller.checkpointer.checkpoint()
+        data = core.pair("data")
+        assert data.failed or data.record.swapped
+        assert not core.pair("wal").failed
 
 
 # -------------------------------------------------------------------------- while it is stopped

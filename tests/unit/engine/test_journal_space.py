@@ -468,3 +468,14 @@ async def test_changes_go_on_once_an_async_follower_has_caught_up() -> None:
         for change in waiting:
             assert await core.answer(change) == 0
         assert not controller.failed
+
+
+async def test_a_segment_that_cannot_be_made_is_reported_once_until_one_is() -> None:
+    made = Space()
+    made.parts.disk.fail(JOURNAL, errno.EIO, operation="create")
+    made.space.start()
+    await asyncio.sleep(LIMITS.sync_interval_s * 2.5)
+    reported = made.parts.named("segment-failed")
+    assert len(reported) == 1
+    assert JOURNAL in reported[0]["error"]
+    await made.space.stop()

@@ -11,7 +11,7 @@ import pytest
 
 from duplexd.core.pair_states import BY_ERROR, DUPLEX, SIMPLEX, SUSPENDED
 from duplexd.engine.opening import why_absent
-from duplexd.errors import WrongStateError
+from duplexd.errors import DuplexdError, WrongStateError
 from tests.unit.engine.cores import MIB, SIZE, Core, new_disk, running, settings
 
 if TYPE_CHECKING:
@@ -351,6 +351,49 @@ async def test_another_size_in_the_configuration_costs_that_volume_only() -> Non
     async with running(BOTH, disk=disk) as core:
         await core.controller.resync_wait(["data"])
         assert core.states() == {"data": DUPLEX, "apart": DUPLEX}
+
+
+async def test_the_key_of_an_image_that_is_the_primary_may_not_go() -> None:
+    """Without it the older image would be the volume."""
+    disk = new_disk()
+    await one_life(disk, settings(), stopped=True)
+    kept = disk.take("/a/data.img")
+    async with running(disk=disk) as core:
+        assert core.pair().record.swapped
+    disk.give("/a/data.img", kept)
+    kept.opened = False
+    async with running({"data": ""}, disk=disk) as core:
+        assert "volumes.data.secondary: the image under this key is the primary" in (
+            core.pair().failed
+        )
+    async with running(disk=disk) as core:
+        assert core.pair().primary.path == "/b/data.img"
+        assert await read(core, "data", 0, len(DATA)) == DATA
+
+
+async def test_a_degraded_start_that_fails_anywhere_can_be_made_again() -> None:
+    disk = new_disk()
+    await one_life(disk, settings(BOTH), stopped=False)
+    missing(disk, "/a/data.img")
+    missing(disk, "/b/apart.img")
+    failed = 0
+    for after in range(0, 60, 2):
+        disk.fail("/state", errno.EIO, after=after, times=1)
+        try:
+            core = await Core.begin(disk, settings(BOTH))
+        except (OSError, DuplexdError):
+            failed += 1
+            disk.heal("/state")
+        else:
+            disk.heal("/state")
+            await core.crash(power=False)
+    assert failed > 5
+    async with running(BOTH, disk=disk) as core:
+        data, apart = core.pair("data"), core.pair("apart")
+        assert (data.state, data.record.swapped, data.failed) == (SUSPENDED, True, "")
+        assert (apart.state, apart.record.swapped, apart.failed) == (SUSPENDED, False, "")
+        assert await read(core, "data", 0, len(DATA)) == DATA
+        assert await read(core, "apart", 0, len(DATA)) == DATA
 
 
 # ----------------------------------------------------------------------------------------- replay

@@ -164,6 +164,47 @@ async def test_a_primary_that_fails_again_stays_unserved() -> None:
         assert await read(core, "data", 0, len(DATA)) == DATA
 
 
+async def fails(core: Core, name: str = "data") -> None:
+    """The primary of a volume is found dead while it is served."""
+    dead, pair = OSError(errno.EIO, "dead"), core.pair(name)
+    timeline, failures = core.controller.timeline, core.controller.failures
+    await timeline.at_rest(lambda: failures.unserved(pair, dead))
+
+
+@pytest.mark.parametrize("mode", ["", "sync"])
+async def test_a_primary_that_failed_while_it_was_served_can_come_back(mode: str) -> None:
+    disk, volumes = new_disk(), {"data": mode, "apart": "sync"}
+    async with running(volumes, disk=disk) as core:
+        assert await core.write("data", 0, DATA) == 0
+        await fails(core)
+        assert await core.write("data", 0, LATER) == errno.EIO
+        if mode:
+            await core.controller.resync(["data"])
+            await core.controller.resync_wait(["data"])
+        else:
+            with pytest.raises(WrongStateError, match="SIMPLEX"):
+                await core.controller.resync(["data"])
+        assert await read(core, "data", 0, len(DATA)) == DATA
+        assert await core.write("data", 0, LATER) == 0
+        assert not mode or core.equal("data")
+
+
+async def test_without_its_secondary_a_volume_is_served_and_suspended() -> None:
+    disk = new_disk()
+    await one_life(disk, settings(), stopped=False)
+    kept = disk.take("/a/data.img")
+    disk.take("/b/data.img")
+    async with running(disk=disk) as core:
+        back(disk, "/a/data.img", kept)
+        with pytest.raises(WrongStateError, match=r"/b/data\.img"):
+            await core.controller.resync(["data"])
+        with pytest.raises(WrongStateError, match=r"/b/data\.img"):
+            await core.controller.resync(["data"])
+        assert core.states() == {"data": SUSPENDED}
+        assert await read(core, "data", 0, len(DATA)) == DATA
+        assert await core.write("data", 0, LATER) == 0
+
+
 # ------------------------------------------------------------------------------------------ adopt
 
 

@@ -7,11 +7,10 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from duplexd.core.pair_states import DUPLEX, PENDING, SUSPENDED
-from duplexd.core.patience import Patience
 from duplexd.runtime.threads import ThreadWorkers
 from duplexd.runtime.watch import HungError
 from tests.support.hanging_leg import HangingLeg
-from tests.unit.hanging.worlds import until
+from tests.unit.hanging.worlds import LONG, SHORT, until
 from tests.unit.replication.fakes import BLOCK, GRAIN, World
 from tests.unit.replication.test_async_follower import Following
 from tests.unit.replication.test_resync import Replication
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from duplexd.core.pair import Pair
-
-SHORT = Patience(secondary_s=0.3, primary_s=0.9)
 
 
 class Threaded:
@@ -188,6 +185,7 @@ async def test_the_end_of_a_resync_holds_up_only_its_own_volumes() -> None:
         other = made.pair("other", "sync")
         world.suspend(pair)
         world.timeline.write(pair, 0, b"1" * BLOCK)
+        world.calls.patience = LONG
         made.legs[pair][1].hang("write")
         await replication.resyncs.resync([pair])
         await made.legs[pair][1].hung()

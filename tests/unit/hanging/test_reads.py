@@ -9,7 +9,7 @@ from duplexd.core.markers import MakeCut
 from duplexd.core.pair_states import SUSPENDED
 from duplexd.images.absent import AbsentLeg
 from duplexd.runtime.watch import HungError
-from tests.unit.hanging.worlds import hanging, until
+from tests.unit.hanging.worlds import LONG, SHORT, hanging, until
 
 DATA = b"\x5a" * 4096
 OTHER = b"\xa5" * 4096
@@ -21,11 +21,13 @@ async def test_a_thousand_reads_of_a_primary_that_hangs_do_not_stop_those_of_oth
         world.parts.send("wal", 0, OTHER)
         world.parts.timeline.append(MakeCut("00", "", [1]))
         primary, _ = world.legs["data"]
+        world.calls.patience = LONG
         primary.hang("read_into")
         stuck = [world.start_read("data", 0, 4096) for _ in range(1000)]
         await primary.hung()
         assert await world.start_read("wal", 0, 4096) == (0, OTHER)
         assert not any(read.done() for read in stuck)
+        world.calls.patience = SHORT
         answers = await asyncio.gather(*stuck)
         assert {number for number, _ in answers} == {errno.ETIMEDOUT}
 

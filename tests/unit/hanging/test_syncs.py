@@ -14,7 +14,7 @@ from duplexd.runtime.disk import RealDisk
 from duplexd.runtime.watch import HungError
 from tests.support.hanging_leg import HangingLeg
 from tests.unit.engine.parts import SIZE
-from tests.unit.hanging.worlds import hanging, until
+from tests.unit.hanging.worlds import LONG, SHORT, hanging, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +27,7 @@ async def test_the_sync_of_one_secondary_does_not_wait_for_another_that_hangs() 
         world.parts.send("data", 0, DATA)
         world.parts.send("wal", 0, DATA)
         _, secondary = world.legs["data"]
+        world.calls.patience = LONG
         secondary.hang("sync")
         checkpoint = asyncio.ensure_future(world.checkpointer.checkpoint())
         await secondary.hung()
@@ -35,6 +36,7 @@ async def test_the_sync_of_one_secondary_does_not_wait_for_another_that_hangs() 
         assert await world.checkpointer.sync_secondaries([world.pair("wal")]) == []
         assert world.parts.images["wal"][1].syncs == 2
         assert not checkpoint.done()
+        world.calls.patience = SHORT
         await checkpoint
 
 
@@ -56,6 +58,7 @@ async def test_a_suspend_waits_for_a_sync_that_was_planned_by_a_checkpoint() -> 
     async with hanging() as world:
         world.parts.send("data", 0, DATA)
         _, secondary = world.legs["data"]
+        world.calls.patience = LONG
         secondary.hang("sync")
         checkpoint = asyncio.ensure_future(world.checkpointer.checkpoint())
         await secondary.hung()

@@ -10,7 +10,7 @@ import pytest
 from duplexd.engine.verify import Verification
 from duplexd.errors import TimedOutError
 from duplexd.limits import EngineLimits
-from tests.unit.hanging.worlds import hanging
+from tests.unit.hanging.worlds import LONG, SHORT, hanging
 from tests.unit.replication.fakes import World
 from tests.unit.replication.test_resync import Replication
 
@@ -34,11 +34,13 @@ async def test_a_leg_that_hangs_ends_it_with_its_path(side: int, path: str) -> N
 
 async def test_another_volume_is_compared_meanwhile() -> None:
     async with hanging() as world:
+        world.calls.patience = LONG
         world.legs["data"][0].hang("read_into")
         stuck = asyncio.ensure_future(verification(world).verify([world.pair()], None))
         await world.legs["data"][0].hung()
         result = await verification(world).verify([world.pair("wal")], None)
         assert result["equal"]
         assert not stuck.done()
+        world.calls.patience = SHORT
         with pytest.raises(TimedOutError):
             await stuck

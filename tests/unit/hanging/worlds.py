@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from duplexd.core.pair import Pair
 
 SHORT = Patience(secondary_s=0.3, primary_s=0.9)
+LONG = Patience(secondary_s=3600.0, primary_s=3600.0)  # nothing is given up while a test looks
 
 
 class Hanging:

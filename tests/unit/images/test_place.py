@@ -19,6 +19,15 @@ def test_a_replaced_image_is_named_by_its_path() -> None:
     assert misplaced(leg).startswith("/a.img: ")
 
 
+def test_a_truncated_image_is_named_with_both_sizes() -> None:
+    disk = SimDisk()
+    leg = disk.create("/a.img", SIZE)
+    disk.shorten("/a.img", SIZE - 1)
+    assert misplaced(leg) == (
+        "/a.img: the image was truncated: it has 1048575 bytes, the volume 1048576"
+    )
+
+
 def test_a_volume_without_a_secondary_has_lost_none() -> None:
     assert misplaced(None) == ""
     assert lost_image(None) is None

@@ -11,6 +11,15 @@ from tests.support.hand_workers import HandWorkers
 from tests.unit.journal.journals import DIRECTORY, append, new_writer
 
 
+class HandClock(RealClock):
+    """Its time is what a test says."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
 class Commits:
     """Group commit over a journal; `answers` are (who waited, errno), in order."""
 
@@ -20,7 +29,8 @@ class Commits:
         self.workers = HandWorkers()
         self.failures: list[str] = []
         self.answers: list[tuple[str, int]] = []
-        self.commit = GroupCommit(self.writer, self.workers, RealClock(), self.failures.append)
+        self.clock = HandClock()
+        self.commit = GroupCommit(self.writer, self.workers, self.clock, self.failures.append)
 
     def write(self) -> int:
         return append(self.writer, [b"x"])[0]
@@ -38,6 +48,17 @@ def test_one_sync_serves_all_that_wait() -> None:
     it.workers.finish()
     assert it.answers == [("a", 0), ("b", 0), ("c", 0)]
     assert it.commit.syncs == 1
+
+
+def test_a_sync_that_hangs_says_for_how_long() -> None:
+    it = Commits()
+    assert it.commit.waits_s() == 0.0
+    it.clock.now = 10.0
+    it.wait("a", it.write())
+    it.clock.now = 17.0
+    assert it.commit.waits_s() == 7.0
+    it.workers.finish()
+    assert it.commit.waits_s() == 0.0
 
 
 def test_what_is_durable_is_answered_at_once() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +16,10 @@ from duplexd.runtime.watch import GivenUp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
+
+
+class Image:
+    """Something that a call has in hand."""
 
 
 @pytest.fixture
@@ -135,6 +141,30 @@ def test_a_call_that_was_given_up_reports_nothing(hung: threading.Event) -> None
 
     drive(main)
     assert reported == []
+
+
+def test_nothing_keeps_what_a_call_that_was_given_up_had_in_hand(hung: threading.Event) -> None:
+    """An image is locked until the last reference to it goes; the collector may come much later."""
+    begun, gone = threading.Event(), threading.Event()
+
+    def call() -> None:
+        leg = Image()
+        weakref.finalize(leg, gone.set)
+        begun.set()
+        hung.wait()
+        raise GivenUp
+
+    async def main(relay: Relay) -> bool:
+        relay.submit(call, lambda *_: None)
+        await asyncio.to_thread(begun.wait)  # another thread drives the loop
+        hung.set()
+        return await asyncio.to_thread(gone.wait, 60.0)
+
+    gc.disable()
+    try:
+        assert drive(main)
+    finally:
+        gc.enable()
 
 
 def test_the_error_of_the_main_coroutine_is_raised() -> None:
