@@ -177,7 +177,7 @@ class Ledger:
     def _(self, marker: markers.Swap, place: Place) -> None:
         for pair in self._of(marker.volumes):
             self._move(pair, pair_states.SWAP, pair.reason)
-            pair.swapped = not pair.swapped
+            pair.swapped, pair.swaps = not pair.swapped, pair.swaps + 1
             images = pair.primary_image, pair.secondary_image
             pair.secondary_image, pair.primary_image = images
             pair.primary_at, pair.applied = pair.applied, pair.primary_at
@@ -357,6 +357,10 @@ class Ledger:
     def primary_holds(self, pair: PairRecord, sequence: int) -> None:
         """Note that the primary durably holds all changes up to `sequence`."""
         pair.primary_at = max(pair.primary_at, sequence)
+
+    def primary_lacks(self, pair: PairRecord, sequence: int) -> None:
+        """Note that changes after `sequence` may not be on the primary durably."""
+        pair.primary_at = min(pair.primary_at, sequence)
 
     def track(self, pair: PairRecord, kind: int, offset: int, length: int) -> None:
         """Note a change that the secondary does not get."""

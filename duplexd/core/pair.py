@@ -51,7 +51,7 @@ class PairRecord:
     __slots__ = (
         "applied", "changed", "cut", "id", "limits", "name", "primary_at", "primary_image",
         "reason", "regions", "removed", "secondary_image", "secondary_path", "size", "staged",
-        "staging", "state", "swapped", "tracked_bytes", "usable",
+        "staging", "state", "swapped", "swaps", "tracked_bytes", "usable",
     )  # fmt: skip
 
     def __init__(self, number: int, name: str, size: int, limits: EngineLimits) -> None:
@@ -66,6 +66,7 @@ class PairRecord:
         self.applied = 0
         self.primary_at = 0
         self.swapped = False
+        self.swaps = 0  # that were folded, of this run
         self.cut: Cut | None = None
         self.changed: ChangeMap | None = None
         self.tracked_bytes = 0  # written since the cut, counting each write

@@ -31,6 +31,7 @@ from duplexd.core.markers import Regions, encode
 from duplexd.core.patience import PRIMARY, SECONDARY, Patience
 from duplexd.engine.batch import GIVING, NOT_YET, READING, PrimaryFailure, SecondaryFailure
 from duplexd.engine.repair import heal, held
+from duplexd.journal.writer import NO_SPACE
 from duplexd.runtime.watch import LOOK_SECONDS, GivenUp, HungError, Watch
 
 if TYPE_CHECKING:
@@ -280,13 +281,26 @@ class Executor:
             batch.restoring = READING
             batch.restored = self._held(batch, watch)
             if batch.restored:
-                with watch.at(JOURNAL):
-                    self._writer.write_changes(batch.restored, batch.time_us)
+                self._journal_restored(batch, watch)
             batch.restoring = GIVING
         for found in batch.restored:
             pair = found.volume
             if pair.mirrors and pair not in batch.frozen:
                 self._give(batch, found, watch)
+
+    def _journal_restored(self, batch: Batch, watch: Watch[Leg | str]) -> None:
+        """Room is reserved for the batch, not for this. Without it the primaries cannot be used,
+        but the controller can.
+        """
+        try:
+            with watch.at(JOURNAL):
+                self._writer.write_changes(batch.restored, batch.time_us)
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            batch.restored = []
+            for failure in batch.primary_errors:
+                batch.dead[failure.change.volume] = failure
 
     def _leave_unrestored(self, batch: Batch, error: HungError) -> None:
         """A leg hung while it was read, or given to, after the changes."""

@@ -81,6 +81,11 @@ class Reopening:
         `known_only` also for a secondary that is another image than before.
         """
         for pair in pairs:
+            if pair.failed and pair.id < 0:  # in no journal, so it has nothing to get from there
+                raise WrongStateError(
+                    f"{pair.name} is not served: {pair.failed}; `duplexctl adopt {pair.name}` "
+                    "takes its images as they are"
+                )
             if why_absent(pair.secondary):
                 try:
                     await to_its_end(self._take_secondary(pair, known_only))

@@ -139,7 +139,8 @@ class Samples:
         self._touched: dict[int, set[int]] = {}  # regions, by volume, since the last checkpoint
         self._unsynced: list[Outcome] = []  # syncs of marks that failed
         self._branded: set[Leg] = set()  # carry the mark of this start
-        self._current: set[Leg] = set()  # held all changes at the last checkpoint
+        # That held all changes at the last checkpoint, with their role, and the swaps before it
+        self._current: set[tuple[Leg, int, int]] = set()
 
     def sync(self, leg: Leg) -> Callable[[], None]:
         """Sync a leg that was written to, and its time; returns what notes that.
@@ -189,13 +190,24 @@ class Samples:
         except OSError:  # then no secondary is known to be current
             recent, unknown = {}, Recent({}, _NEVER)
         tasks = [
-            _Task(pair, role, recent.get(pair.pair.id, unknown), leg in self._current, plan)
+            _Task(
+                pair,
+                role,
+                recent.get(pair.pair.id, unknown),
+                (leg, role, pair.pair.record.swaps) in self._current,
+                plan,
+            )
             for pair in plan.pairs
             for role, leg in enumerate(pair.legs)
             if leg is not None
         ]
-        # while a pair has no secondary, nobody notes which regions of it are written to
-        self._current = {task.leg for task in tasks if _is_current(task) and task.pair.legs[1]}
+        # While a pair has no secondary, nobody notes which regions of it are written to; nor what
+        # is copied to the former primary after a swap.
+        self._current = {
+            (task.leg, task.role, task.pair.pair.record.swaps)
+            for task in tasks
+            if _is_current(task) and task.pair.legs[1]
+        }
         todo = [task for task in tasks if self._is_due(task)]
         for task in tasks:
             # one that is about to get changes from before this checkpoint

@@ -152,6 +152,13 @@ class BadDay(Scenario):
                 self.bad.discard(path)
             del self.away[path]
 
+    def _put_new_images(self) -> None:
+        """In the places of secondaries that could not be created when they were new."""
+        disk = self.machine.disk
+        for name, volume in self.machine.volumes.items():
+            if volume.secondary and not disk.exists(path := checks.secondary_path(name)):
+                disk.give(path, Image(volume.size))
+
     # ------------------------------------------------------------------------- what is done to it
 
     def _actions(self) -> list[Callable[[], Awaitable[None]]]:
@@ -214,6 +221,7 @@ class BadDay(Scenario):
         possible at all.
         """
         controller = self.machine.controller
+        self._put_new_images()
         for name, pair in list(controller.volumes.by_name.items()):
             if pair.failed:
                 try:
@@ -223,6 +231,55 @@ class BadDay(Scenario):
         await super()._end()
 
 
+class HangingDay(BadDay):
+    """The same, and disks that do not answer for a while, or never again. What was given up takes
+    effect later.
+    """
+
+    patience_s = 900.0
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.machine.may_hang = True
+        self.machine.patience_s = 600.0
+
+    def _bad_start(self, path: str) -> None:
+        if self.rng.random() < 0.5:
+            self._hang(path)
+        else:
+            super()._bad_start(path)
+
+    async def _trouble(self) -> None:
+        if self.rng.random() < 0.5:
+            self.cuts.promised.clear()
+            self._hang(self.rng.choice(self._legs()))
+        else:
+            await super()._trouble()
+
+    def _hang(self, path: str) -> None:
+        machine, rng = self.machine, self.rng
+        assert machine.hangs is not None
+        if len(machine.disk.hanging) >= 2:
+            return
+        seconds = rng.choice((0.3, 3, 8, 40, 200, 1e6))
+        machine.note(f"  {path} hangs for {seconds} s")
+        self._is_bad(path)
+        machine.disk.hanging[path] = rng.choice((0, 0, 1, 5))
+        machine.loop.call_later(seconds, machine.hangs.answer, path)
+
+    def _heal(self) -> None:
+        super()._heal()
+        machine = self.machine
+        for path in list(machine.disk.hanging):
+            if machine.hangs is not None:
+                machine.hangs.answer(path)
+
+
 def run(seed: int) -> None:
-    """One seed; a failure names it, with the last operations."""
+    """One seed; a failure names it."""
     scenario.run(seed, BadDay)
+
+
+def run_hanging(seed: int) -> None:
+    """The same with disks that hang."""
+    scenario.run(seed, HangingDay)

@@ -51,7 +51,7 @@ class SimFile:
 
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
         self._check(offset, len(buffer))
-        if self._disk.rng.random() < self._disk.cold:
+        if self._disk.rng.random() < self._disk.cold or self._disk.hangs(self.path):
             return False
         buffer[:] = self.read(offset, len(buffer))
         return True
@@ -77,6 +77,7 @@ class SimFile:
 
     def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
         self._check(offset, length)
+        self._disk.answers("extents", self.path)
         return self._image.extents(offset, length)
 
     def sync(self, times: bool = False) -> None:
@@ -89,10 +90,12 @@ class SimFile:
 
     def stamp(self) -> Stamp:
         self._check(0, 0)
+        self._disk.answers("stamp", self.path)
         return Stamp(f"file {self._image.number}", self._image.length, self._image.mtime_ns)
 
     def read_mark(self) -> bytes:
         self._check(0, 0)
+        self._disk.answers("read_mark", self.path)
         return self._image.mark
 
     def write_mark(self, mark: bytes, durable: bool) -> bool:
@@ -104,7 +107,11 @@ class SimFile:
 
     def in_place(self) -> bool:
         self._check(0, 0)
+        self._disk.answers("in_place", self.path)
         return self._disk.is_at(self.path, self._image)
+
+    def __del__(self) -> None:
+        self.close()
 
     def close(self) -> None:
         if not self._closed and self._life == self._disk.lives:
@@ -192,6 +199,9 @@ class SimDisk:
         self.before: Callable[[str, str], None] | None = None
         self.met: Callable[[str, str], None] | None = None  # of every operation, and may hang
         self.on_dead: Callable[[], None] | None = None
+        # Paths that do not answer, after so many more operations, and what an operation does then
+        self.hanging: dict[str, int] = {}
+        self.wait: Callable[[str, str, Callable[[], None] | None], None] | None = None
         self.operations = 0  # that changed something, in all
         self.lives = 0  # crashes so far
         self.boots = 0  # power cuts so far
@@ -226,6 +236,8 @@ class SimDisk:
         return SimFile(self, path, image)
 
     def exists(self, path: str) -> bool:
+        if not self.dead:
+            self.answers("exists", path)
         return _normal(path) in self._images or _normal(path) in self._directories
 
     def size(self, path: str) -> int:
@@ -404,18 +416,38 @@ class SimDisk:
                 dying()
             self._die()
             raise PowerCut(f"{operation} {path}: operation {self.operations}")
-        return self.meet(operation, path, torn=dying is not None)
+        return self.meet(operation, path, torn=dying is not None, dying=dying)
 
-    def meet(self, operation: str, path: str, torn: bool = False) -> Fault | None:
+    def meet(
+        self,
+        operation: str,
+        path: str,
+        torn: bool = False,
+        dying: Callable[[], None] | None = None,
+    ) -> Fault | None:
         """Fail if that is due. Faults that tear wait for a write."""
         if self.met is not None:
             self.met(operation, path)
-        if self.dead:
-            raise PowerCut(f"{operation} {path}: after the cut")
+        self.answers(operation, path, dying)
         fault = self.faults.due(operation, path, is_write=torn)
         if fault is None or fault.torn:
             return fault
         raise fault.raised(path)
+
+    def hangs(self, path: str) -> bool:
+        """Whether the next operation on it would hang."""
+        return self.hanging.get(path, 1) <= 0
+
+    def answers(self, operation: str, path: str, dying: Callable[[], None] | None = None) -> None:
+        """Any operation on a path: it hangs if that does not answer."""
+        if self.dead:
+            raise PowerCut(f"{operation} {path}: after the cut")
+        if path not in self.hanging:
+            return
+        if self.hanging[path] > 0:
+            self.hanging[path] -= 1
+        elif self.wait is not None:
+            self.wait(operation, path, dying)
 
     def atomic(
         self, operation: str, path: str, failed: Callable[[], None] | None = None

@@ -21,6 +21,7 @@ from duplexd.engine import controller as engine
 from duplexd.engine.events import Events
 from tests.sim.clients import Promises
 from tests.sim.disk import PowerCut, SimDisk
+from tests.sim.hanging import HangingWorkers, Hangs
 from tests.sim.history import History
 from tests.sim.identities import check_images
 from tests.sim.loop import SimClock, SimLoop
@@ -53,6 +54,9 @@ class Machine:
         self.volumes: dict[str, VolumeConfig] = {}
         self.groups: dict[str, list[str]] = {}
         self.last: engine.Controller | None = None  # of this life, once it has recovered
+        self.may_hang = False  # whether calls run in threads, so that they can
+        self.hangs: Hangs | None = None  # of this life
+        self.patience_s = 80.0
         self.images_untouched = True  # no image was exchanged
         self.loop: SimLoop
         self.workers: list[SimWorkers] = []
@@ -105,7 +109,7 @@ class Machine:
             return task
 
         loop.set_task_factory(remember)  # type: ignore[arg-type]
-        self.workers = [SimWorkers(loop, self.rng, count) for count in (3, 2, 1)]
+        self.workers = [self._make_workers(count) for count in (3, 2, 1)]
         self.disk.on_dead = loop.stop
 
         async def main() -> None:
@@ -124,9 +128,18 @@ class Machine:
         if self.disk.dead:
             raise Died
 
+    def _make_workers(self, count: int) -> SimWorkers:
+        if not self.may_hang:
+            return SimWorkers(self.loop, self.rng, count)
+        if self.hangs is None:
+            self.hangs = Hangs(self.disk, self.rng)
+        return HangingWorkers(self.loop, self.rng, count, self.hangs)
+
     def _bury(self, loop: SimLoop, tasks: set[asyncio.Task[object]]) -> None:
         """End every task; what they still try to do meets a dead disk."""
         was_dead, self.disk.dead, self.disk.on_dead = self.disk.dead, True, None
+        if self.hangs is not None:
+            self.hangs.end()
         loop.set_task_factory(None)
         loop.limit(TURNS_MAX)
         while tasks:  # what one that is cancelled begins is cancelled too
@@ -135,6 +148,9 @@ class Machine:
             loop.run_until_complete(_turns(3))
             tasks = {task for task in asyncio.all_tasks(loop) if not task.done()}
         loop.close()
+        if self.hangs is not None:
+            self.hangs.close()
+            self.hangs = None
         self.disk.dead = was_dead
 
     async def start(self) -> None:
@@ -152,13 +168,15 @@ class Machine:
 
     async def until(self, true: Callable[[], bool], what: str) -> None:
         """Wait, for a bounded time."""
-        for _ in range(4000):
+        end = self.loop.time() + self.patience_s
+        while self.loop.time() < end:
             if true():
                 return
             await asyncio.sleep(0.02)
         controller = self.controller
         raise AssertionError(
-            f"in 80 seconds this did not come: {what}; {controller.write_path.queued} queued, "
+            f"in {self.patience_s:g} seconds this did not come: {what}; "
+            f"{controller.write_path.queued} queued, "
             f"refused with {controller.admission.refusal}, held back by "
             f"{set(controller.admission.reasons)}, leases {list(controller.leases.held)}, "
             f"{len(controller.timeline.writer.ring.spares)} spares, jobs "

@@ -29,6 +29,7 @@ class Scenario:
 
     losses = 0.5
     flushes = 0.2
+    patience_s = 150.0  # how long what the administrator does may take
 
     def __init__(self, seed: int, faults: bool = True) -> None:
         self.machine = Machine(seed)
@@ -218,10 +219,11 @@ class Scenario:
         action = rng.choice(self._actions())
         machine.note(action.__name__[1:])
         try:
-            await asyncio.wait_for(action(), 150)
+            await asyncio.wait_for(action(), self.patience_s)
         except TimeoutError:
             raise AssertionError(
-                f"{action.__name__} did not end in 150 seconds\n  {checks.describe(machine)}"
+                f"{action.__name__} did not end in {self.patience_s:g} seconds\n"
+                f"  {checks.describe(machine)}"
             ) from None
         except (DuplexdError, OSError) as error:
             if isinstance(error, OSError) and not machine.controller.failed:

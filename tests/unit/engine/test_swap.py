@@ -177,3 +177,12 @@ async def test_a_secondary_that_holds_no_state_of_the_volume_does_not_become_the
         await core.write("data", 0, b"b" * 8192)
         with pytest.raises(WrongStateError, match="no state that the volume ever had"):
             await swap(core, lose_changes=True)
+
+
+async def test_the_new_primary_durably_has_what_the_last_checkpoint_had_and_no_more() -> None:
+    async with running(ONE) as core:
+        await core.controller.checkpointer.checkpoint()
+        durable_at = core.controller.checkpointer.sequence
+        await core.write("data", 0, b"not synced")
+        await swap(core)
+        assert core.pair().record.primary_at <= durable_at
