@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from duplexd.backend import WRITE
 from duplexd.core import pair_states as state
 from duplexd.errors import WrongStateError
-from tests.sim import scenario
+from tests.sim import checks, scenario
 from tests.sim.history import Entry
 from tests.sim.image import Image
 from tests.sim.machine import broken_sync, no_space
