@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from duplexd.backend import WRITE
 from duplexd.core import pair_states as state
 from duplexd.errors import WrongStateError
-from tests.sim import scenario
+from tests.sim import checks, scenario
 from tests.sim.history import Entry
 from tests.sim.image import Image
 from tests.sim.machine import broken_sync, no_space
@@ -194,6 +194,8 @@ class BadDay(Scenario):
         machine = self.machine
         pair = machine.controller.volumes.by_name[name]
         self.machine.note(f"  adopt {name}")
+        if not machine.disk.has(pair.primary.path):
+            return
         machine.disk.mount_again(pair.primary.path)
         content = self.adopting[pair.id] = machine.disk.content(pair.primary.path)
         number = machine.controller.timeline.written + 0.4
