@@ -194,6 +194,8 @@ class BadDay(Scenario):
         machine = self.machine
         pair = machine.controller.volumes.by_name[name]
         self.machine.note(f"  adopt {name}")
+        if not machine.disk.has(pair.primary.path):
+            return
         machine.disk.mount_again(pair.primary.path)
         content = self.adopting[pair.id] = machine.disk.content(pair.primary.path)
         number = machine.controller.timeline.written + 0.4

@@ -354,6 +354,10 @@ class SimDisk:
         """Truncate a file, as far as its size is looked at: it can be read as before."""
         self._image(path).length = size
 
+    def lock(self, path: str) -> None:
+        """Another program has the file, until a crash."""
+        self._image(path).opened = True
+
     def in_use(self, path: str) -> bool:
         """Whether somebody has the file at `path` open."""
         return self._image(path).opened

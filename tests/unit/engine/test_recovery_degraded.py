@@ -45,7 +45,7 @@ def of_another_size(disk: SimDisk, path: str) -> None:
 
 
 def in_use(disk: SimDisk, path: str) -> None:
-    disk.open(path)
+    disk.lock(path)
 
 
 each_state = pytest.mark.parametrize("spoil", [missing, unreadable, of_another_size, in_use])
