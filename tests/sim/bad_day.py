@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from duplexd.backend import WRITE
 from duplexd.core import pair_states as state
 from duplexd.errors import WrongStateError
-from tests.sim import scenario
+from tests.sim import checks, scenario
 from tests.sim.history import Entry
 from tests.sim.image import Image
 from tests.sim.machine import broken_sync, no_space
@@ -85,7 +85,7 @@ class BadDay(Scenario):
     def _bad_start(self, path: str) -> None:
         machine, rng = self.machine, self.rng
         kinds = ["read", "write", "sync", "open", "dead", "torn"]
-        if machine.disk.exists(path) and not machine.images_untouched:
+        if machine.disk.has(path) and not machine.images_untouched:
             kinds += ["missing", "foreign", "short"]
         kind = rng.choice(kinds)
         machine.note(f"at the start: {kind} {path}")
@@ -147,7 +147,7 @@ class BadDay(Scenario):
             disk.heal(path)
         self.bad = {path for path in self.bad if path in self.away}
         for path, image in list(self.away.items()):
-            if not disk.exists(path) or not disk.in_use(path):
+            if not disk.has(path) or not disk.in_use(path):
                 disk.give(path, image)
                 self.bad.discard(path)
             del self.away[path]
@@ -156,7 +156,7 @@ class BadDay(Scenario):
         """In the places of secondaries that could not be created when they were new."""
         disk = self.machine.disk
         for name, volume in self.machine.volumes.items():
-            if volume.secondary and not disk.exists(path := checks.secondary_path(name)):
+            if volume.secondary and not disk.has(path := checks.secondary_path(name)):
                 disk.give(path, Image(volume.size))
 
     # ------------------------------------------------------------------------- what is done to it

@@ -346,6 +346,10 @@ class SimDisk:
         """Put the unlinked file back at `path`, in place of what is there."""
         self._images[_normal(path)] = image
 
+    def has(self, path: str) -> bool:
+        """Whether there is a file; a look by nobody."""
+        return _normal(path) in self._images
+
     def shorten(self, path: str, size: int) -> None:
         """Truncate a file, as far as its size is looked at: it can be read as before."""
         self._image(path).length = size

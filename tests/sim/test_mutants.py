@@ -12,11 +12,13 @@ import pytest
 
 from duplexd.backend import WRITE
 from duplexd.core import cut_states
+from duplexd.core.identity import SAME
 from duplexd.core.ledger import Ledger
-from duplexd.core.markers import Void
+from duplexd.core.markers import Swap, Void
 from duplexd.core.participant import Participant
 from duplexd.engine import apply
 from duplexd.engine.checkpoint import Checkpointer
+from duplexd.engine.failures import Failures
 from duplexd.engine.recovery import reconcile
 from duplexd.engine.recovery.replay import Replay
 from duplexd.engine.suspend import Suspends
@@ -27,7 +29,9 @@ from duplexd.journal.scan import DAMAGE, judge
 from duplexd.journal.writer import Writer
 from duplexd.replication.followers import Followers
 from duplexd.replication.job_runner import Runner
-from tests.sim import repaired_disk, together
+from duplexd.replication.leg_calls import LegCalls
+from duplexd.runtime.watch import Watch
+from tests.sim import bad_day, repaired_disk, together
 from tests.sim.scenario import run
 
 if TYPE_CHECKING:
@@ -175,6 +179,55 @@ def a_restart_breaks_promises(patch: Callable[..., None]) -> None:
     patch(Participant, "restarted", all_void)
 
 
+def a_swap_does_not_suspend_the_image_that_failed(patch: Callable[..., None]) -> None:
+    patch(Failures, "_go_on_with_secondary", lambda self, pair, _error: self.exchange(pair))
+
+
+def a_primary_that_failed_stays_in_use(patch: Callable[..., None]) -> None:
+    patch(Failures, "unserved", lambda _self, _pair, _error: None)
+
+
+def changes_that_a_swap_gave_up_are_replayed(patch: Callable[..., None]) -> None:
+    apply = Ledger.apply
+
+    def unforgetful(self: Ledger, place: Any, marker: Any, *rest: Any) -> None:
+        numbers = marker.volumes if isinstance(marker, Swap) else ()
+        before = {number: self.pairs[number].primary_at for number in numbers}
+        apply(self, place, marker, *rest)
+        for number, held in before.items():
+            self.pairs[number].primary_at = held
+
+    patch(Ledger, "apply", unforgetful)
+
+
+def whatever_lies_there_is_the_image(patch: Callable[..., None]) -> None:
+    def fine(_volume: str, _known: Any, primary: Any, secondary: Any) -> Any:
+        return primary.found and SAME, secondary.found and SAME
+
+    patch("duplexd.engine.recovery.identify.judge_pair", fine)
+
+
+def a_thread_that_was_given_up_goes_on(patch: Callable[..., None]) -> None:
+    patch(Watch, "leave", lambda self: self.inside.clear())
+
+
+def the_loop_reads_and_syncs_itself(patch: Callable[..., None]) -> None:
+    async def here(_self: LegCalls, _owner: object, _watch: Any, call: Callable[[], Any]) -> Any:
+        return call()
+
+    patch(LegCalls, "walk", here)
+
+
+BAD_DAYS = [
+    a_swap_does_not_suspend_the_image_that_failed,
+    a_primary_that_failed_stays_in_use,
+    changes_that_a_swap_gave_up_are_replayed,
+    whatever_lies_there_is_the_image,
+]
+HANGING = [
+    a_thread_that_was_given_up_goes_on,
+    the_loop_reads_and_syncs_itself,
+]
 REPAIRED = [  # what trusting the boot id comes to
     an_unclean_stop_is_not_noticed,
     a_tail_that_nobody_called_synced_is_damage,
@@ -220,6 +273,20 @@ def test_trusting_the_boot_is_detected_on_a_repaired_disk(
     mutant: Callable[[Callable[..., None]], None],
 ) -> None:
     _is_found(mutant, repaired_disk.run)
+
+
+@pytest.mark.parametrize("mutant", BAD_DAYS, ids=lambda mutant: mutant.__name__)
+def test_a_planted_mistake_is_detected_on_a_bad_day(
+    mutant: Callable[[Callable[..., None]], None],
+) -> None:
+    _is_found(mutant, bad_day.run)
+
+
+@pytest.mark.parametrize("mutant", HANGING, ids=lambda mutant: mutant.__name__)
+def test_a_planted_mistake_is_detected_where_disks_hang(
+    mutant: Callable[[Callable[..., None]], None],
+) -> None:
+    _is_found(mutant, bad_day.run_hanging)
 
 
 def _is_found(mutant: Callable[[Callable[..., None]], None], run: Callable[[int], None]) -> None:
