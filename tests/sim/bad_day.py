@@ -50,7 +50,8 @@ class BadDay(Scenario):
         if pair.failed:
             return True
         path = pair.primary.path
-        if path not in self.was_bad or pair.mirrors:
+        bad = path in self.was_bad or self.machine.disk.faults.any(path)
+        if not bad or pair.mirrors:
             return False
         self.unsure.add(pair.name)
         return True

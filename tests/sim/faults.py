@@ -65,6 +65,10 @@ class Faults:
                         return fault
         return None
 
+    def any(self, path: str) -> bool:
+        """Whether something is, or was, wrong with it since it was healed."""
+        return any(covers(above, path) for above in (*self._faults, *self._full))
+
     def full(self, path: str) -> bool:
         return any(covers(above, path) for above in self._full)
 
