@@ -259,9 +259,18 @@ def away(recorded: Image, facts: Facts, last_there: bool = True) -> Image:
 
 
 def _is_dated(recorded: Image, found: Found, facts: Facts) -> bool:
-    """Whether its time, which fits, says that nobody else wrote to it."""
-    return bool(found.mtime_ns and recorded.mtime_ns) and (
-        _latest(recorded, found.last_there, facts) is not None
+    """Whether its time, which fits, says that nobody else wrote to it.
+
+    A new, empty image may have got a time that fits, if it was made at once after the daemon died.
+    So where the time is not the very one that was recorded, content has to speak for it, too.
+    """
+    if not found.mtime_ns or not recorded.mtime_ns:
+        return False
+    if _latest(recorded, found.last_there, facts) is None:
+        return False
+    return _same_time(found.mtime_ns, recorded.mtime_ns) or any(
+        crc != ZERO_CRC and offset in found.samples and offset not in facts.touched
+        for offset, crc in recorded.samples
     )
 
 

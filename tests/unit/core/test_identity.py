@@ -175,6 +175,16 @@ def test_without_its_mark_an_image_needs_a_time_that_is_known() -> None:
     assert kind(found(mark=None, mtime_ns=0)) == "changed"
 
 
+def test_an_empty_image_made_at_once_after_the_daemon_died_is_not_the_one_that_was_there() -> None:
+    """Its time may fit, and where the old one held zeroes its content does, too."""
+    facts, empty = Facts("records", last_ns=T + S), ((0, ZERO_CRC), (4096, ZERO_CRC))
+    new = found(mark=None, mtime_ns=T + S + 1, samples=dict(empty))
+    assert kind(new, facts, IMAGE._replace(samples=empty)) == "changed"
+    other = found(mark=None, mtime_ns=T + S + 1)
+    assert kind(other, facts) == "same", "content that is not zeroes speaks for it"
+    assert kind(other, facts._replace(touched=frozenset({0, 4096, 8192}))) == "changed"
+
+
 # --------------------------------------------------------------------------------------- its mark
 
 
