@@ -147,12 +147,11 @@ class Checkpointer:
 
     async def _checkpoint(self) -> None:
         async with self._taking:
-            durable = await self._make_durable() or await self._make_durable()
+            durable = await self._with_images() or await self._with_images()
             if durable is None:  # legs failed twice; the next checkpoint tries again
                 return
             saved, images = durable.saved, durable.images
             pack = self._timeline.ledger.pack_snapshot
-            await self._samples.take(images)
             await to_its_end(self._workers.run(lambda: self._replace(pack(saved))))
             self._samples.recorded(images)
         segment_size = int(saved["segment_size"])
@@ -164,6 +163,14 @@ class Checkpointer:
         for pair in self._volumes.all():
             if not pair.failed:
                 self._timeline.ledger.primary_holds(pair.record, self.sequence)
+
+    async def _with_images(self) -> _Snapshot | None:
+        """What is durable, with what is recorded of the images. None as of `_make_durable`."""
+        durable = await self._make_durable() or await self._make_durable()
+        unsynced = [] if durable is None else await self._samples.take(durable.images)
+        if unsynced:
+            await self._timeline.at_rest(lambda: self._legs_failed(unsynced))
+        return None if unsynced else durable
 
     def _replace(self, saved: Json) -> None:
         mount, time_ns = self._file.mount(), int(self._clock.wall() * 1e9)

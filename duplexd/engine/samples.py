@@ -23,6 +23,7 @@ from duplexd.core import pair_states
 from duplexd.core.image_record import Image
 from duplexd.core.patience import SYNC
 from duplexd.core.since import EVERYTHING
+from duplexd.engine.leg_syncs import Outcome, Planned
 from duplexd.engine.sampled_blocks import Recent, bounded, fixed, read
 from duplexd.engine.sampled_blocks import recent as recent_blocks
 from duplexd.images.absent import AbsentLeg
@@ -82,6 +83,10 @@ class Plan(NamedTuple):
     per_image: int
 
 
+class _UnsyncedError(OSError):
+    """The sync of an image failed."""
+
+
 class _Task(NamedTuple):
     """One image to be recorded. `role`: 0 for the primary, 1 for the secondary."""
 
@@ -132,6 +137,7 @@ class Samples:
         self._written: set[Leg] = set()  # synced since they were recorded last
         self._taken: dict[Leg, Stamp] = {}  # those of them that the coming checkpoint records
         self._touched: dict[int, set[int]] = {}  # regions, by volume, since the last checkpoint
+        self._unsynced: list[Outcome] = []  # syncs of marks that failed
         self._branded: set[Leg] = set()  # carry the mark of this start
         # That held all changes at the last checkpoint, with their role, and the swaps before it
         self._current: set[tuple[Leg, int, int]] = set()
@@ -171,11 +177,14 @@ class Samples:
         known = None if pair.secondary is None else frozenset(touched)
         return _Pair(pair, saved, (pair.primary, pair.secondary), known, written)
 
-    async def take(self, plan: Plan) -> None:
+    async def take(self, plan: Plan) -> list[Outcome]:
         """Record the images, in the checkpoint that the plan was made for, once it is durable.
 
         An image that cannot be read here stays recorded as it was: its next use finds that out.
+        Returns those whose first mark could not be synced: what was written beside it may be lost
+        with it, and no later sync would say so.
         """
+        self._unsynced = []
         try:
             recent, unknown = await self._recent(plan), Recent({}, 0)
         except OSError:  # then no secondary is known to be current
@@ -205,6 +214,7 @@ class Samples:
             if not (_has_arrived(task) or isinstance(task.leg, AbsentLeg)):
                 task.record(task.known and task.known._replace(samples=()))
         await several_at_once(todo, self._record, _AT_ONCE)
+        return self._unsynced
 
     def _is_due(self, task: _Task) -> bool:
         """Whether an image has to be looked at: written to, not marked yet, or sampled at last."""
@@ -235,7 +245,10 @@ class Samples:
             image: Image | None = await to_its_end(
                 self._legs.on(pair.pair, leg, SYNC, lambda: self._image(task, stamp, written))
             )
-        except OSError:
+        except OSError as error:
+            if isinstance(error, _UnsyncedError) and not _has_failed(pair.pair, leg):
+                planned = Planned(pair.pair, leg, dirty=True, looked_for=False)
+                self._unsynced.append(Outcome(planned, None, error))
             image = known if _is_settled(leg) else _unseen(pair, known)
         else:
             self._branded.add(leg)
@@ -281,11 +294,24 @@ class Samples:
             return known._replace(generation=generation) if synced and known.marked else known
         number = secrets.token_hex(16) if known is None else known.id
         mark = Mark(number, self._owner, self._name, task.pair.pair.name, generation)
-        marked = brand(leg, mark, durable=known is None)
+        marked = _first_mark(leg, mark) if known is None else brand(leg, mark, durable=False)
         if known is None:
             after = task.pair.number
             return Image(number, leg.path, "", 0, marked, generation, after=after)
         return known._replace(path=leg.path, place=leg.stamp().place, marked=marked)
+
+
+def _first_mark(leg: Leg, mark: Mark) -> bool:
+    try:
+        return brand(leg, mark, durable=True)
+    except OSError as error:
+        raise _UnsyncedError(error.errno, error.strerror, leg.path) from error
+
+
+def _has_failed(pair: Pair, leg: Leg) -> bool:
+    """Whether nothing is claimed of the image anyhow."""
+    lost = leg is pair.secondary and pair.state == pair_states.SUSPENDED and not pair.usable
+    return lost or bool(pair.failed) or isinstance(leg, AbsentLeg)
 
 
 def _is_settled(leg: Leg) -> bool:

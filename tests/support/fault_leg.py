@@ -95,7 +95,10 @@ class FaultLeg:
         return self._leg.read_mark()
 
     def write_mark(self, mark: bytes, durable: bool) -> bool:
-        return self._leg.write_mark(mark, durable)
+        marked = self._leg.write_mark(mark, durable)
+        if marked and durable and (fault := self._faults.get("sync")) is not None:
+            raise fault.raised(self.path)
+        return marked
 
     def in_place(self) -> bool:
         return self._leg.in_place()

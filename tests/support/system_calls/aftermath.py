@@ -7,7 +7,7 @@
 - a certificate is confirmed as long as its cut is not left
 - an exit code of 0 is given by a controller that has not failed
 - a call that failed is named: in the log, in an answer, in the status
-- a start after it serves (or says what to adopt), resyncs make all pairs DUPLEX, and then the legs are equal
+- a start after it serves, or says what to adopt; resyncs make all pairs DUPLEX, with equal legs
 """
 
 from __future__ import annotations

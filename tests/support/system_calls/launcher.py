@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -70,6 +72,12 @@ class Launched:
         if found is None:
             raise subprocess.TimeoutExpired("duplexd", timeout or 0.0)
         return found
+
+    def signal(self, number: int) -> None:
+        """Nothing if it has ended: its number may be another process's now."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._descriptor, number)
 
     def _after(self, milliseconds: int | None) -> int | None:
         if self.returncode is None:

@@ -75,7 +75,12 @@ class SmallDaemon(Daemon):
     def spawn(self) -> Process:
         """See `Daemon`."""
         fault = [*self.fault.place, self.fault.what] if self.fault else None
-        return self._launcher.start(str(self.files.config), self.traced, fault)
+        self._launched = self._launcher.start(str(self.files.config), self.traced, fault)
+        return self._launched
+
+    def signal(self, number: int) -> None:
+        """See `Daemon`."""
+        self._launched.signal(number)
 
 
 def make_files(directory: Path) -> DaemonFiles:

@@ -287,6 +287,17 @@ async def test_one_that_finds_a_failed_secondary_is_taken_without_it() -> None:
     assert taking.file.read()["pairs"][0]["state"] == SUSPENDED
 
 
+async def test_an_image_whose_first_mark_cannot_be_synced_has_failed() -> None:
+    """What was written beside it is lost with it, and a later sync would not say so."""
+    taking = Taking()
+    primary, secondary = taking.parts.legs["data"]
+    secondary.fail("sync")
+    await taking.take()
+    pair = taking.parts.pair()
+    assert (pair.state, pair.usable, pair.primary) == (SUSPENDED, False, primary)
+    assert taking.checkpointer.taken == 1, "it is taken without it"
+
+
 @pytest.mark.parametrize("checkpoint", [False, True])
 async def test_a_sync_that_was_planned_as_the_journal_failed_is_waited_for_by_nobody(
     checkpoint: bool,
