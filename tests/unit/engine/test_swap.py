@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 
 import pytest
@@ -136,6 +137,22 @@ async def test_changes_that_are_given_up_are_named_and_do_not_come_back() -> Non
         assert await core.read("data", 0, 6) == (0, b"before")
         pair = core.pair()
         assert (pair.state, pair.usable) == ("SUSPENDED", False), "the other image is compared"
+
+
+async def test_no_change_reaches_the_new_primary_before_the_swap_is_durable() -> None:
+    """A power cut would leave it on what counts as the secondary at its cut."""
+    async with running(ONE) as core:
+        await core.controller.suspend(["data"])
+        await core.write("data", 0, b"given up")
+        swapping = asyncio.ensure_future(swap(core, lose_changes=True))
+        for _ in range(1000):
+            if not core.pair().record.swapped:
+                await asyncio.sleep(0)
+        assert core.pair().record.swapped
+        number = core.controller.timeline.writer.sequence
+        assert await core.write("data", 0, b"x") == 0
+        assert core.controller.timeline.writer.synced >= number
+        await swapping
 
 
 def test_a_restart_does_not_apply_what_was_given_up() -> None:
