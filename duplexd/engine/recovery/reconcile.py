@@ -158,9 +158,12 @@ def _compare_open_regions(timeline: Timeline, pairs: Iterable[Pair]) -> None:
     copies: dict[str, dict[int, ChangeMap]] = {}  # by reason
     missed: dict[int, ChangeMap] = {}
     for pair in sorted(pairs, key=lambda pair: pair.id):
-        if pair.state == pair_states.SIMPLEX or not pair.regions.open or pair.failed:
+        unknown = _is_unknown(pair)
+        if pair.state == pair_states.SIMPLEX or pair.failed:
             continue
-        changed = pair.new_map()
+        if not pair.regions.open and not unknown:
+            continue
+        changed = pair.record.full_map() if unknown else pair.new_map()
         for offset, length in pair.regions.ranges(pair.size):
             changed.set(offset, length)
         if pair.state == pair_states.SUSPENDED:
@@ -173,6 +176,14 @@ def _compare_open_regions(timeline: Timeline, pairs: Iterable[Pair]) -> None:
         timeline.append(Copy(maps, reason))
     if missed:
         timeline.append(Missed(missed))
+
+
+def _is_unknown(pair: Pair) -> bool:
+    """Whether no checkpoint has recorded its images since they became a pair: whether those found
+    are the same, nobody knows.
+    """
+    images = pair.record.primary_image, pair.record.secondary_image
+    return pair.state == pair_states.DUPLEX and None in images
 
 
 def _is_copied(pair: Pair) -> bool:
