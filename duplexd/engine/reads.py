@@ -131,6 +131,9 @@ class Reads:
             if read.error is not None and not isinstance(read.error, HungError):
                 self.on_unreadable(read.pair, read.offset, read.length)
             return
+        if all(other.leg is not read.pair.primary for other in read.attempts):
+            self._ask(read, PRIMARY)  # the images have changed roles meanwhile
+            return
         if attempt.use == PRIMARY:
             read.error = error if isinstance(error, OSError) else OSError(errno.EIO, repr(error))
             if read.pair.mirrors and not read.tried(SECONDARY):

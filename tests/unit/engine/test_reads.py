@@ -91,6 +91,21 @@ async def test_a_secondary_that_is_suspended_during_the_read_does_not_answer() -
     assert read(parts, reads)[0] == errno.EREMOTEIO
 
 
+@pytest.mark.parametrize("readable", [True, False])
+async def test_a_read_during_which_the_images_change_roles_comes_from_the_new_primary(
+    readable: bool,
+) -> None:
+    parts, reads = await written()
+    answers: list[tuple[int, bytes]] = []
+    reads.read(parts.pair(), 4096, len(DATA), 0, lambda *answer: answers.append(answer))
+    if not readable:
+        parts.legs["data"][0].fail("read_into")
+    parts.failures.primary_failed(parts.pair(), OSError(errno.EIO, "a write failed"))
+    parts.workers.finish_all()
+    ((number, content),) = answers
+    assert (number, bytes(content)) == (0, DATA)
+
+
 async def test_the_error_is_the_primarys_if_neither_can_be_read() -> None:
     parts, reads = await written()
     parts.legs["data"][0].fail("read_into", errno.EREMOTEIO)
