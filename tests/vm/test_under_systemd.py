@@ -76,7 +76,7 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
         for command in commands_of("operations.md", "Under systemd"):
             services.run(command)
         # as soon as systemctl had returned
-        assert services.get("db", "/readyz") == {"status": "ready"}
+        assert services.get("db", "/readyz") == {"status": "ready", "degraded": []}
         services.run(f"systemctl start --no-block {UNKNOWN}")
         services.run(
             "useradd -G duplexd operator1 && useradd stranger && dd if=/dev/urandom "
