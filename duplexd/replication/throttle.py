@@ -9,7 +9,7 @@ about as long as what was written just before it takes to be applied, never for 
 and other volumes notice nothing.
 
 A write that waits for longer than a secondary may take to answer is not worth its mirror: `late` is
-called, and whoever is behind is suspended.
+called, and a pair that is behind is suspended.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class File(Protocol):
         """Which file it is, its size now, and when it was last modified."""
 
     def read_mark(self) -> bytes:
-        """What `write_mark` wrote last, whoever had the file open then; b"" if nothing."""
+        """What `write_mark` wrote last, in any run of the daemon; b"" if nothing."""
 
     def write_mark(self, mark: bytes, /, durable: bool) -> bool:
         """Let the file carry a mark of a few hundred bytes, beside its content. False if it cannot

@@ -15,8 +15,8 @@ thread, which drives nothing. Measured against it: a thread for writes (25 us fo
 changes in a batch a third of the throughput), and the same with a loop that waits for the thread
 for a while (5 us or 60 us, as the scheduler likes).
 
-Whoever removes the note of a call (`Watch.inside` works in the same way) drives on: one atomic
-step, so there is never a second driver.
+The thread that removes the note of a call (`Watch.inside` works in the same way) drives on: one
+atomic step, so there is never a second driver.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A thread that hangs in a system call cannot be interrupted. So the worker notes 
 the loop looks at that note once in a while, and when the same call has been waited for too long,
 the loop takes the note away and goes on without the thread. The thread ends when its call returns
 at last, however that went: it finds its note gone, and raises `GivenUp` before it does anything
-more. Whoever removes the note, which is one atomic step, decides for both. So nothing happens
+more. The thread that removes the note, one atomic step, decides for both. So nothing happens
 twice, and nothing late, except the system call itself.
 
     watch: Watch[Leg] = Watch()

@@ -8,7 +8,7 @@ import pytest
 
 from tests.sim.bad_day import run, run_hanging
 
-# Not mended yet: neither image of an async pair can be used at a start, the volume is not served,
+# Open: neither image of an async pair can be used at a start, the volume is not served,
 # and the journal drops what its secondary needs: it is called usable at a number that it has passed
 OPEN = {6}
 SEEDS, HANGING_SEEDS, CHUNK = 200, 100, 10

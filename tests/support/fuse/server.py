@@ -118,7 +118,7 @@ class Server:
         self._reply(protocol.answer(request.unique, *parts))
 
     def _reply(self, parts: list[bytes]) -> None:
-        # ENOENT: whoever waited for it is gone
+        # ENOENT: the process that waited for it is gone
         with contextlib.suppress(FileNotFoundError):
             os.writev(self._fd, parts)
 

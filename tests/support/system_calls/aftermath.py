@@ -46,7 +46,7 @@ class Outcome(NamedTuple):
     fault: Fault
     met: bool
     named: bool
-    ended: int | None  # the exit status, if the daemon ended before it was told to
+    ended: int | None  # the exit status, if the daemon ended by itself
 
 
 async def live(directory: Path, launcher: Launcher, fault: Fault) -> Outcome:
