@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
+from duplexd.core.markers import MakeCut
 from duplexd.core.pair import Pair
 from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX, SUSPENDED
 from duplexd.core.synced import Synced
@@ -411,6 +412,32 @@ def test_a_consistent_suspend_is_durable_beside_one_that_fails() -> None:
     found = [run(suspended(count)) for count in range(40)]
     assert True in found
     assert False not in found
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_a_suspend_is_still_syncing_is_not_called_durable(fails: bool) -> None:
+    """Its leg counts as clean already, so the checkpoint plans no sync of its own for it."""
+    taking = Taking()
+    parts, pair = taking.parts, taking.parts.pair()
+    parts.send("data", 0, b"x" * 512)
+    parts.timeline.append(MakeCut("1", "", [pair.id]))
+    parts.writer.write()
+    suspend = asyncio.ensure_future(_sync(taking))
+    await turns()
+    sync = parts.workers.calls.popleft()
+    if fails:
+        parts.legs["data"][1].fail("sync", times=1)
+    before = taking.checkpointer.taken
+    checkpoint = asyncio.ensure_future(taking.checkpointer.checkpoint())
+    for _ in range(50):
+        parts.workers.finish_all()
+        await asyncio.sleep(0)
+    assert taking.checkpointer.taken == before
+    sync()
+    await taking.finish(asyncio.gather(checkpoint, suspend))
+    (saved, _) = taking.file.read()["pairs"]
+    assert taking.checkpointer.taken == before + 1
+    assert (saved["state"], saved["usable"]) == (SUSPENDED, not fails)
 
 
 async def test_a_sync_beside_a_batch_does_not_make_clean_what_that_writes_after_it() -> None:
