@@ -148,7 +148,7 @@ class Controller:
         self.failed_legs = FailedLegs(timeline, volumes, failures)
         self.legs = legs = LegCalls(workers)
         legs.on_hung = self.failed_legs.found
-        samples = Samples(timeline, legs, self.name)
+        samples = Samples(timeline, legs, self.name, int(recovered.journal.saved["sequence"]))
         self.checkpointer = checkpointer = Checkpointer(
             timeline, volumes, self.failed_legs, file, samples, legs, clock
         )

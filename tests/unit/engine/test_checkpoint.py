@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -321,6 +321,10 @@ async def _sync(taking: Taking) -> list[OSError]:
     return await taking.checkpointer.sync_secondaries([taking.parts.pair()])
 
 
+async def _ended(*tasks: asyncio.Future[Any]) -> None:
+    await asyncio.gather(*tasks)
+
+
 def _append(parts: Parts) -> None:
     parts.timeline.append(Synced())
 
@@ -434,7 +438,7 @@ async def test_what_a_suspend_is_still_syncing_is_not_called_durable(fails: bool
         await asyncio.sleep(0)
     assert taking.checkpointer.taken == before
     sync()
-    await taking.finish(asyncio.gather(checkpoint, suspend))
+    await taking.finish(_ended(checkpoint, suspend))
     (saved, _) = taking.file.read()["pairs"]
     assert taking.checkpointer.taken == before + 1
     assert (saved["state"], saved["usable"]) == (SUSPENDED, not fails)
