@@ -243,6 +243,7 @@ class Controller:
         timeline.on_failed += [
             lambda why: self.events.emit("controller-failed", error=why),
             lambda _why: admission.refuse(errno.EIO),
+            lambda _why: self.checkpointer.distrust_journal(),
             lambda _why: followers.moved(),
         ]
         admission.on_open = self.write_path.kick_soon
