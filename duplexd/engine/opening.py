@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from duplexd.config.daemon_file import ControllerConfig, VolumeConfig
     from duplexd.core.pair import PairRecord
     from duplexd.images.leg import Leg
-    from duplexd.images.probe import Found
     from duplexd.runtime.disk import Disk
     from duplexd.runtime.threads import Workers
 
@@ -185,11 +184,11 @@ class Opener:
                 self._errors[path] = error
                 return absent(path, size, _said(path, error)), False
 
-    async def look(self, leg: Leg, role: str, look: Callable[[], Found]) -> Found:
+    async def look(self, leg: Leg, role: str, look: Callable[[], T]) -> T:
         """What `look`, a blocking call on an image, finds. Raises OSError."""
         watch: Watch[str] = Watch()
 
-        def watched() -> Found:
+        def watched() -> T:
             with watch.at(leg.path):
                 return look()
 
