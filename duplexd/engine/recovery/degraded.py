@@ -133,7 +133,7 @@ class Degraded:
         pair.failed = why
         pair.primary_dirty = False  # it is not synced: what was replayed to it is replayed again
         pair.refresh()
-        self._failures.on_unserved(pair)
+        self._failures.no_more_served(pair)
 
 
 def said(lost: Lacks | None) -> Json | None:
