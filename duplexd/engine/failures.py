@@ -41,8 +41,8 @@ class Failures:
     """The consequences of failing legs. All methods at rest.
 
     `swaps`: whether a pair goes on with its secondary when its primary fails; a reload replaces it.
-    Each of `on_unserved` is called with a volume that is not served any more, `on_served(pair)` when
-    it is again.
+    Each of `on_unserved` is called with a volume that is not served any more, `on_served(pair)`
+    when it is again.
     """
 
     def __init__(
