@@ -130,6 +130,13 @@ class Checkpointer:
         """Whether a checkpoint now would leave fewer regions to compare after an unclean stop."""
         return any(pair.regions.open - pair.regions.touched for pair in self._volumes.all())
 
+    def would_record_images(self) -> bool:
+        """Whether a checkpoint now would record secondaries that are current, and not known yet."""
+        return any(
+            pair.state == DUPLEX and pair.record.secondary_image is None and not pair.failed
+            for pair in self._volumes.all()
+        )
+
     def _ledger_at(self, tail: int) -> Json:
         pairs = self._volumes.all()
         mirrored = {pair.id: pair.mirrors for pair in pairs}

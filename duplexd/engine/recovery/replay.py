@@ -27,6 +27,7 @@ from duplexd.replication.follower import Follower, SecondarySink, SinkError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from duplexd.core.image_record import Image
     from duplexd.core.pair import Pair
     from duplexd.engine.recovery.progress import Report
     from duplexd.engine.recovery.read import ReadJournal
@@ -229,8 +230,19 @@ class Replay:
         ).values()
         if role == SECONDARY and not missed.any():
             self._journal.ledger.advance(pair.record, self._tail)
-        whole = not missed.any() and self._journal.is_clean(pair.record)
-        self._faults.add(Side(pair, role), Fault(OSError(errno.EIO, why), missed, whole))
+        error, side = OSError(errno.EIO, why), Side(pair, role)
+        clean = self._journal.is_clean(pair.record)
+        if recorded(pair, role) is None and not clean:  # what comes back may be any image
+            self._faults.add(side, Fault(error))
+            return
+        whole = not missed.any() and clean
+        self._faults.add(side, Fault(error, missed, whole))
+
+
+def recorded(pair: Pair, role: str) -> Image | None:
+    """What the last checkpoint knows of the image of a role."""
+    record = pair.record
+    return record.primary_image if role == PRIMARY else record.secondary_image
 
 
 def unreachable(journal: ReadJournal, holds: int) -> str:
