@@ -232,7 +232,10 @@ class Controller:
         self.events.journal = timeline.writer
         timeline.consequences = self.failures.after
         self.failures.on_served = self.write_path.accept_volume
-        self.failures.on_unserved = lambda pair: self.write_path.refuse_volume(pair, errno.EIO)
+        self.failures.on_unserved += [
+            lambda pair: self.write_path.refuse_volume(pair, errno.EIO),
+            followers.unserved,
+        ]
         self.failed_legs.on_primary_failed = self.failures.primary_failed
         self.reads.on_unreadable = self.bad_ranges.found
         self.bad_ranges.on_rewritten = self.reads.repaired
@@ -289,7 +292,7 @@ class Controller:
         if recovered.journal.tail.torn:
             self.events.emit("torn-tail", kept=recovered.journal.tail.torn)
         self.space.start()
-        self.followers.start([pair for pair in self.volumes.all() if not pair.failed])
+        self.followers.start([pair for pair in self.volumes.all() if pair.halfway is None])
         self.resyncs.resume(interrupted)
         if self.config.controller.auto_resync:
             self.auto_resync.start()

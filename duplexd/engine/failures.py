@@ -41,8 +41,8 @@ class Failures:
     """The consequences of failing legs. All methods at rest.
 
     `swaps`: whether a pair goes on with its secondary when its primary fails; a reload replaces it.
-    `on_unserved(pair)` is called when a volume is not served any more, `on_served(pair)` when it is
-    again.
+    Each of `on_unserved` is called with a volume that is not served any more, `on_served(pair)`
+    when it is again.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Failures:
         self._events = events
         self.swaps = True
         self.swapped = 0  # how often a pair went on with its secondary
-        self.on_unserved: Callable[[Pair], None] = _nobody
+        self.on_unserved: list[Callable[[Pair], None]] = []
         self.on_served: Callable[[Pair], None] = _nobody
 
     def after(self, batch: Batch) -> None:
@@ -120,8 +120,13 @@ class Failures:
         pair.failed = why if primary.path in why else f"{primary.path}: {why}"
         if isinstance(error, HungError):
             pair.set_legs(AbsentLeg(primary.path, primary.size, why), pair.secondary, pair.mode)
-        self.on_unserved(pair)
+        self.no_more_served(pair)
         self._events.emit("volume-not-served", volume=pair.name, error=pair.failed)
+
+    def no_more_served(self, pair: Pair) -> None:
+        """Say so to those who work on it."""
+        for listener in self.on_unserved:
+            listener(pair)
 
     def served(self, pair: Pair) -> None:
         """It has a good primary again."""

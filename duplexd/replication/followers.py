@@ -83,6 +83,7 @@ class Followers:
         if not self.jobs:
             self._timeline.on_written.append(self._look_at_lag)
         self.jobs[job.id] = job
+        job.spoiled |= {pair for pair in job.pairs if pair.failed}
         self._throttles[job] = Throttle(
             self._gates, job.cap, lambda: self._legs.patience.secondary_s, job.end, catches_up=True
         )
@@ -98,6 +99,12 @@ class Followers:
             if not self.jobs:
                 self._timeline.on_written.remove(self._look_at_lag)
             self.moved()
+
+    def unserved(self, pair: Pair) -> None:
+        """Its primary failed. A copy would take what it holds for what the journal says."""
+        for job in self.jobs.values():
+            if pair in job.pairs:
+                job.spoiled.add(pair)
 
     def forget(self, pair: Pair) -> None:
         """A pair was removed from the configuration. Only while `stepping` is held."""

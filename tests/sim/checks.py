@@ -113,7 +113,7 @@ def check_secondaries(machine: Machine, cuts: Cuts) -> None:
             assert cut["id"] not in cuts.void, (
                 f"{name}: void cut {cut['id']} is reported as consistent"
             )
-        there = not isinstance(pair.secondary, AbsentLeg)
+        there = not isinstance(pair.secondary, AbsentLeg) and pair.id in machine.history.bases
         if secondary["usable"] and there and pair.record.staging in {"", UNCOMMITTED}:
             as_of = secondary["as_of_sequence"]
             what = (

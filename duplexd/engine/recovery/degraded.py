@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 from duplexd.core import pair_states
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.markers import Equal, Missed
+from duplexd.core.pair import Halfway
 from duplexd.engine.recovery.image_faults import Fault
+from duplexd.engine.recovery.replay import waits_for_its_secondary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from duplexd.core.pair import Lacks, Pair
     from duplexd.engine.failures import Failures
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 class Degraded:
     """`tail`: the last number before the markers of the start. `may_swap`: what the configuration
-    says of failed primaries.
+    says of failed primaries. `unknown`: pairs whose secondary may be any image.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Degraded:
         faults: Faults,
         tail: int,
         may_swap: bool,
+        unknown: Container[Pair],
     ) -> None:
         self._timeline = timeline
         self._volumes = volumes
@@ -50,6 +53,7 @@ class Degraded:
         self._faults = faults
         self._tail = tail
         self._may_swap = may_swap
+        self._unknown = unknown
 
     def primaries(self) -> None:
         """Replace the primaries that failed, or serve their volumes no more."""
@@ -85,12 +89,15 @@ class Degraded:
         self._emit("volume-served", volume=pair.name, path=pair.primary.path, lost=said(lost))
 
     def _can_lead(self, pair: Pair) -> bool:
-        """Whether the secondary holds everything that the journal has."""
-        if pair.secondary is None or pair in self._faults.secondaries:
+        """Whether the secondary holds everything that the journal has. One that no checkpoint has
+        recorded yet may be any image: a copy of it is compared, but nothing is served from it.
+        """
+        if pair.secondary is None or pair in self._faults.secondaries or pair in self._unknown:
             return False
         staging = pair.record.staging == UNCOMMITTED
         follows = pair.state == pair_states.PENDING and pair.usable and not staging
-        return pair.state == pair_states.DUPLEX or follows
+        arrived = pair.applied >= self._tail
+        return arrived and (pair.state == pair_states.DUPLEX or follows)
 
     def _swap(self, pair: Pair, fault: Fault) -> None:
         """Its group is not suspended with it: their secondaries lack nothing."""
@@ -114,9 +121,12 @@ class Degraded:
 
     def refuse(self, pair: Pair, why: str) -> None:
         """Do not serve a volume. A copy that was under way cannot go on, and what it has not copied
-        it would want the journal for.
+        it would want the journal for. A secondary that no checkpoint has recorded may be any image.
         """
-        if pair.state == pair_states.PENDING and pair.record.staging != UNCOMMITTED:
+        copied = pair.state == pair_states.PENDING and pair.record.staging != UNCOMMITTED
+        if copied and self._can_lead(pair):
+            self._timeline.append(Equal([pair.id]))
+        elif copied or (pair.state == pair_states.DUPLEX and pair in self._unknown):
             error = OSError(why)
             missed = {pair: pair.record.full_map()}
             self._failures.freeze({pair}, pair, self._tail, error, {pair}, missed)
@@ -127,8 +137,22 @@ class Degraded:
         """A client that asks for this volume is refused with the reason."""
         pair.failed = why
         pair.primary_dirty = False  # it is not synced: what was replayed to it is replayed again
+        pair.halfway = self._halfway(pair)
         pair.refresh()
-        self._failures.on_unserved(pair)
+        self._failures.no_more_served(pair)
+
+    def _halfway(self, pair: Pair) -> Halfway | None:
+        """Why the secondary is at no number: it was not brought to the last one that it may get.
+        What an earlier start, or this one, has applied to it is not known.
+        """
+        fault = self._faults.secondaries.get(pair)
+        missed = fault.missed if fault is not None else None
+        good = fault is None or (missed is not None and not missed.any())
+        arrived = waits_for_its_secondary(pair) or pair.applied >= pair.limit(self._tail)
+        if good and arrived:
+            return None
+        why = _why(fault) if fault is not None else f"it lacks what follows number {pair.applied}"
+        return Halfway(why, pair.record.full_map() if missed is None else missed)
 
 
 def said(lost: Lacks | None) -> Json | None:

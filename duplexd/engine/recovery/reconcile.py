@@ -56,7 +56,10 @@ def reconcile(
     ledger, tail = timeline.ledger, recovered.journal.tail.sequence
     known = ledger.known()
     may_swap = config.controller.on_primary_error == "swap"
-    degraded = Degraded(timeline, volumes, failures, emit, recovered.faults, tail, may_swap)
+    unknown = {pair for pair in recovered.uncompared if pair.record.secondary_image is None}
+    degraded = Degraded(
+        timeline, volumes, failures, emit, recovered.faults, tail, may_swap, unknown
+    )
     for pair in recovered.pairs.values():
         # What a killed daemon wrote may not be on the disk yet, replayed or not.
         pair.primary_dirty = not why_absent(pair.primary)
@@ -183,7 +186,7 @@ def _is_unknown(pair: Pair) -> bool:
     are the same, nobody knows.
     """
     images = pair.record.primary_image, pair.record.secondary_image
-    return pair.state == pair_states.DUPLEX and None in images
+    return pair.state in {pair_states.DUPLEX, pair_states.PENDING} and None in images
 
 
 def _is_copied(pair: Pair) -> bool:
