@@ -429,7 +429,9 @@ async def test_a_pair_of_a_start_that_died_in_its_markers_is_compared_as_a_whole
     path = f"/state/journal/{disk.list('/state/journal')[0]}"
     *_, last = records(disk.content(path), SEGMENT_HEADER_BYTES, 1, 0)
     disk.flip(path, last.payload_start)  # OPEN was not written
-    disk.flip("/a/data.img", MIB)
+    image = disk.open("/a/data.img")
+    image.write(MIB, DATA)
+    image.close()
     async with running(disk=disk) as core:
         await core.controller.resync_wait(["data"])
         assert core.equal()
