@@ -35,6 +35,7 @@ from duplexd.limits import EngineLimits
 from duplexd.replication.staging import StagingArea
 from duplexd.runtime.watch import Watch
 from tests.sim.disk import PowerCut
+from tests.sim.image import Image
 from tests.sim.workers import SimWorkers
 from tests.support.prompt_workers import PromptWorkers
 from tests.unit.engine.cores import MIB, SIZE, Core, HandClock, new_disk, run, running, settings
@@ -429,9 +430,8 @@ async def test_a_pair_of_a_start_that_died_in_its_markers_is_compared_as_a_whole
     path = f"/state/journal/{disk.list('/state/journal')[0]}"
     *_, last = records(disk.content(path), SEGMENT_HEADER_BYTES, 1, 0)
     disk.flip(path, last.payload_start)  # OPEN was not written
-    image = disk.open("/a/data.img")
-    image.write(MIB, DATA)
-    image.close()
+    disk.give("/a/data.img", Image.of(DATA.ljust(SIZE, b"x")))  # nor were the images marked
+    disk.give("/b/data.img", Image.of(bytes(SIZE)))
     async with running(disk=disk) as core:
         await core.controller.resync_wait(["data"])
         assert core.equal()
