@@ -5,9 +5,9 @@ number. Recovery starts from it, and journal segments before it may be recycled.
 journal, then the legs, then replaces the checkpoint file; until then the old one stays valid.
 
 A leg is marked clean when its sync is planned (`leg_syncs.py`); a write during the sync marks it
-dirty again. One that a suspend is syncing at that moment is clean, and not durable yet: a checkpoint
-waits for that sync too. Therefore a planned sync always runs to completion, even if its caller is cancelled,
-and a checkpoint that fails marks the legs dirty again.
+dirty again. One that a suspend is syncing at that moment is clean, and not durable yet: a
+checkpoint waits for that sync too. Therefore a planned sync always runs to completion, even if its
+caller is cancelled, and a checkpoint that fails marks the legs dirty again.
 
 A primary that cannot be synced, or hangs, has failed. A checkpoint is then taken only if
 `FailedLegs.on_primary_failed` has made another image the primary, or has noted that the volume is
@@ -49,6 +49,7 @@ class _Snapshot(NamedTuple):
     images: Plan  # what is to be recorded of them
     planned: list[Planned]  # syncs that it needs
     others: list[asyncio.Future[bool]]  # of others that it needs, under way already
+    swaps: dict[int, int]  # of each pair, by then
 
 
 class CheckpointFile:
@@ -170,9 +171,17 @@ class Checkpointer:
         self.log_position = saved["index"] * segment_size + saved["offset"]
         self._time = self._clock.monotonic()
         self.taken += 1
+        self._note_durable(durable)
+
+    def _note_durable(self, durable: _Snapshot) -> None:
+        """What is durable on which image: of those in the roles that they had."""
+        ledger = self._timeline.ledger
+        applied = {each["id"]: each["applied"] for each in durable.saved["pairs"]}
         for pair in self._volumes.all():
-            if not pair.failed:
-                self._timeline.ledger.primary_holds(pair.record, self.sequence)
+            if pair.record.swaps == durable.swaps.get(pair.id):
+                ledger.secondary_holds(pair.record, applied[pair.id])
+                if not pair.failed:
+                    ledger.primary_holds(pair.record, self.sequence)
 
     async def _with_images(self) -> _Snapshot | None:
         """What is durable, with what is recorded of the images. None as of `_make_durable`."""
@@ -248,7 +257,8 @@ class Checkpointer:
         planned = self._syncs.plan(served, pairs, duplex)
         for pair in pairs:
             pair.regions.checkpointed()
-        return _Snapshot(saved, images, planned, others)
+        swaps = {pair.id: pair.record.swaps for pair in pairs}
+        return _Snapshot(saved, images, planned, others, swaps)
 
     def _regions_stay_open(self) -> None:
         for pair in self._volumes.all():
