@@ -5,7 +5,8 @@ number. Recovery starts from it, and journal segments before it may be recycled.
 journal, then the legs, then replaces the checkpoint file; until then the old one stays valid.
 
 A leg is marked clean when its sync is planned (`leg_syncs.py`); a write during the sync marks it
-dirty again. Therefore a planned sync always runs to completion, even if its caller is cancelled,
+dirty again. One that a suspend is syncing at that moment is clean, and not durable yet: a checkpoint
+waits for that sync too. Therefore a planned sync always runs to completion, even if its caller is cancelled,
 and a checkpoint that fails marks the legs dirty again.
 
 A primary that cannot be synced, or hangs, has failed. A checkpoint is then taken only if
@@ -47,6 +48,7 @@ class _Snapshot(NamedTuple):
     saved: Json
     images: Plan  # what is to be recorded of them
     planned: list[Planned]  # syncs that it needs
+    others: list[asyncio.Future[bool]]  # of others that it needs, under way already
 
 
 class CheckpointFile:
@@ -204,7 +206,10 @@ class Checkpointer:
                 await timeline.at_rest(lambda: self._legs_failed(failed))
         finally:
             self._syncs.end(planned)
-        return None if failed else snapshot
+        if snapshot.others:
+            await asyncio.wait(snapshot.others)
+        synced = all(other.result() for other in snapshot.others)
+        return snapshot if synced and not failed else None
 
     async def _snapshot_at_rest(self) -> _Snapshot:
         made: list[_Snapshot] = []
@@ -236,10 +241,11 @@ class Checkpointer:
         served = [pair for pair in pairs if not pair.failed]
         self._refuse_unsynced(served)
         images = self._samples.plan(saved, [pair for pair in pairs if pair.id > 0])
+        others = self._syncs.under_way()
         planned = self._syncs.plan(served, pairs, duplex)
         for pair in pairs:
             pair.regions.checkpointed()
-        return _Snapshot(saved, images, planned)
+        return _Snapshot(saved, images, planned, others)
 
     def _refuse_unsynced(self, served: Sequence[Pair]) -> None:
         """A second sync would succeed and prove nothing: the kernel reports an error once."""

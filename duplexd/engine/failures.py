@@ -106,6 +106,7 @@ class Failures:
         dirty = pair.primary_dirty
         pair.set_legs(pair.copy_of, pair.primary, pair.mode)
         pair.primary_dirty, pair.secondary_dirty = pair.secondary_dirty, dirty
+        pair.lacks = None  # it was of the other image
 
     def unserved(self, pair: Pair, error: OSError) -> None:
         """Neither leg is good and current: the volume gives EIO, never wrong data.

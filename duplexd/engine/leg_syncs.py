@@ -57,7 +57,7 @@ class LegSyncs:
         self._timeline = timeline
         self._legs = legs
         self._sync = sync  # blocking
-        self._under_way: dict[Leg, asyncio.Future[None]] = {}
+        self._under_way: dict[Leg, asyncio.Future[bool]] = {}  # whether it was synced
         self.planning = asyncio.Lock()
 
     def plan(
@@ -117,7 +117,7 @@ class LegSyncs:
         async def one(sync: Planned) -> None:
             outcomes.append(outcome := await self._one(sync))
             if outcome.failed is None and outcome.lost is None:
-                self.end([sync])
+                self._end(sync, synced=True)
 
         await several_at_once(planned, one, _AT_ONCE)
         return outcomes
@@ -143,14 +143,23 @@ class LegSyncs:
     def end(self, planned: Iterable[Planned]) -> None:
         """They are over, and their failures are recorded."""
         for sync in planned:
-            future = self._under_way.pop(sync.leg, None)
-            if future is not None and not future.done():
-                future.set_result(None)
+            self._end(sync, synced=False)  # what was synced has ended already
+
+    def _end(self, sync: Planned, synced: bool) -> None:
+        future = self._under_way.pop(sync.leg, None)
+        if future is not None and not future.done():
+            future.set_result(synced)
 
     def give_up(self, planned: Sequence[Planned]) -> None:
         """They are not run."""
         make_dirty(planned)
         self.end(planned)
+
+    def under_way(self) -> list[asyncio.Future[bool]]:
+        """What `plan` leaves out now. A checkpoint calls those legs durable too, so it has to wait
+        for all of these, and none may have failed.
+        """
+        return list(self._under_way.values())
 
     async def others(self, pairs: Iterable[Pair]) -> None:
         """Wait for what is under way now on the secondaries of these pairs."""

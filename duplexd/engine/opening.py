@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from duplexd.config.daemon_file import ControllerConfig, VolumeConfig
     from duplexd.core.pair import PairRecord
     from duplexd.images.leg import Leg
-    from duplexd.images.probe import Found
     from duplexd.runtime.disk import Disk
     from duplexd.runtime.threads import Workers
 
@@ -151,14 +150,11 @@ class Opener:
         if known is None and (why := why_absent(primary)):  # nothing is made for it then
             return Images(primary, absent(other.path, volume.size, why))
         fresh = known is None or known.state == pair_states.SIMPLEX
-        return await self.beside(Images(primary, None, primary_new), other.path, fresh)
-
-    async def beside(self, images: Images, path: str, create: bool) -> Images:
-        """The images of a volume whose primary is open, with a secondary."""
-        primary = images.primary
-        secondary, new = await self.leg(path, primary.size, SECONDARY, create)
-        images = images._replace(secondary=secondary, secondary_new=new)
-        if new and not images.primary_new and not why_absent(primary):
+        secondary, new = await self.leg(other.path, volume.size, SECONDARY, fresh)
+        images = Images(primary, secondary, primary_new, new)
+        if known is not None:  # the replay may yet put data where there is none now
+            return images._replace(data=[(0, volume.size)])
+        if new and not primary_new:
             return await self._with_data(images)
         return images
 
@@ -185,11 +181,11 @@ class Opener:
                 self._errors[path] = error
                 return absent(path, size, _said(path, error)), False
 
-    async def look(self, leg: Leg, role: str, look: Callable[[], Found]) -> Found:
+    async def look(self, leg: Leg, role: str, look: Callable[[], T]) -> T:
         """What `look`, a blocking call on an image, finds. Raises OSError."""
         watch: Watch[str] = Watch()
 
-        def watched() -> Found:
+        def watched() -> T:
             with watch.at(leg.path):
                 return look()
 

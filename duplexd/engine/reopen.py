@@ -223,6 +223,8 @@ class Reopening:
         try:
             offsets = recorded.offsets if recorded is not None else ()
             found = await self._opener.look(leg, role, lambda: probe(leg, offsets))
+            if adopt and role == PRIMARY:  # what it holds is the volume, after a power cut too
+                await self._opener.look(leg, role, leg.sync)
         except OSError as error:
             await self._opener.close(leg)
             raise WrongStateError(f"{pair.name}: {leg.path}: {_text(error)}") from error

@@ -37,7 +37,7 @@ class BadDay(Scenario):
         self.bad: set[str] = set()
         self.was_bad: set[str] = set()  # in this life
         self.away: dict[str, Image] = {}
-        self.adopting: dict[int, bytes] = {}  # by volume: what its image held
+        self.adopting: dict[str, bytes] = {}  # by volume: what its image held
         self.machine.images_untouched = self.rng.random() < 0.4
         self.machine.refuses = self._may_refuse
         self.machine.history.gives_up = self._gives_up
@@ -198,10 +198,10 @@ class BadDay(Scenario):
         if not machine.disk.has(pair.primary.path):
             return
         machine.disk.mount_again(pair.primary.path)
-        content = self.adopting[pair.id] = machine.disk.content(pair.primary.path)
+        content = self.adopting[name] = machine.disk.content(pair.primary.path)
         number = machine.controller.timeline.written + 0.4
         await machine.controller.adopt([name])
-        del self.adopting[pair.id]
+        del self.adopting[name]
         self._rebase(pair.id, number, content)
 
     def _rebase(self, volume: int, number: float, content: bytes) -> None:
@@ -213,10 +213,10 @@ class BadDay(Scenario):
     def _look_at_adopted(self) -> None:
         """Died in an `adopt`: it was done, or not."""
         machine = self.machine
-        for volume, content in self.adopting.items():
-            pair = machine.controller.volumes.by_number[volume]
+        for name, content in self.adopting.items():
+            pair = machine.controller.volumes.by_name[name]
             if not pair.failed and machine.disk.content(pair.primary.path) == content:
-                self._rebase(volume, machine.history.tail + 0.4, content)
+                self._rebase(pair.id, machine.history.tail + 0.4, content)
         self.adopting.clear()
 
     async def _end(self) -> None:

@@ -71,9 +71,7 @@ def check_primaries(machine: Machine) -> None:
         if pair.failed:
             continue
         actual = machine.disk.content(pair.primary.path)
-        if pair.id not in history.bases:
-            history.bases[pair.id] = actual
-            history.lost.pop(pair.id, None)
+        history.seen(pair.id, actual)
         problem = history.found(pair.id, actual)
         assert not problem, f"primary of {name} after recovery: {problem}"
 

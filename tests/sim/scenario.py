@@ -331,11 +331,7 @@ class Scenario:
         elif len(machine.volumes) < 6:
             self._add_volume(f"v{len(machine.volumes)}")
         self._regroup()
-        before = set(machine.controller.volumes.by_name)
         await machine.controller.reload(machine.config())
-        for name in set(machine.controller.volumes.by_name) - before:
-            pair = machine.controller.volumes.by_name[name]
-            machine.history.bases.setdefault(pair.id, bytes(pair.size))
 
     # -------------------------------------------------------------------------------------- trouble
 

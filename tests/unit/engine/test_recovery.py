@@ -34,6 +34,7 @@ from duplexd.journal.scan import records
 from duplexd.limits import EngineLimits
 from duplexd.replication.staging import StagingArea
 from duplexd.runtime.watch import Watch
+from tests.sim.disk import PowerCut
 from tests.sim.workers import SimWorkers
 from tests.support.prompt_workers import PromptWorkers
 from tests.unit.engine.cores import MIB, SIZE, Core, HandClock, new_disk, run, running, settings
@@ -311,6 +312,27 @@ async def test_a_first_copy_that_was_killed_is_still_a_first_copy() -> None:
     async with running(disk=disk) as core:
         assert (core.pair().state, core.pair().reason) == (PENDING, FIRST_COPY)
         await core.controller.resync_wait(["data"])
+        assert core.equal()
+
+
+async def test_a_first_copy_covers_what_the_replay_brings_to_the_primary() -> None:
+    """The daemon died with a change in the journal that was not on the image yet: a hole there."""
+    disk = new_disk()
+    core = await Core.begin(disk, settings({"data": ""}))
+
+    def dies(operation: str, path: str) -> None:
+        if path == "/a/data.img":
+            raise PowerCut(operation)
+
+    disk.before = dies
+    with pytest.raises(PowerCut):
+        core.send("data", 0, DATA)
+    disk.before = None
+    await core.crash(power=False)
+    async with running({"data": "sync"}, disk=disk) as core:
+        assert core.pair().reason == FIRST_COPY
+        await core.controller.resync_wait(["data"])
+        assert core.image("data", "a")[: len(DATA)] == DATA
         assert core.equal()
 
 
