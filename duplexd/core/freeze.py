@@ -36,7 +36,7 @@ def plan(
     torn = {pair.id for pair in unusable}
     places: dict[int, list[Pair]] = {at: []}
     for member in members:
-        ahead = not member.mirrors and member.usable and member.id not in torn
+        ahead = not member.mirrors and member.record.usable and member.id not in torn
         place = member.applied if ahead and member.applied > at else at
         places.setdefault(place, []).append(member)
     return [

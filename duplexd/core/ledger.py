@@ -25,7 +25,7 @@ from duplexd.core.transitions import CUT_EVENTS, PAIR_EVENTS, Moving
 from duplexd.errors import DamageError, WrongStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
 
     from duplexd.core.image_record import Image
     from duplexd.core.markers import Marker
@@ -362,6 +362,10 @@ class Ledger:
         """Note that changes after `sequence` may not be on the primary durably."""
         pair.primary_at = min(pair.primary_at, sequence)
 
+    def secondary_lacks(self, pair: PairRecord, sequence: int) -> None:
+        """Note that changes after `sequence` may not be on the secondary durably."""
+        pair.applied = min(pair.applied, sequence)
+
     def track(self, pair: PairRecord, kind: int, offset: int, length: int) -> None:
         """Note a change that the secondary does not get."""
         if pair.changed is None:
@@ -399,10 +403,15 @@ class Ledger:
     # ---------------------------------------------------------------------------- checkpoints
 
     def snapshot(
-        self, tail: int, mirrored: Mapping[int, bool], behind: Mapping[int, int] = _NONE
+        self,
+        tail: int,
+        mirrored: Mapping[int, bool],
+        behind: Mapping[int, int] = _NONE,
+        halfway: Container[int] = (),
     ) -> Json:
         """All of it, for a checkpoint at number `tail`; `mirrored`: which pairs mirror; `behind`:
-        primaries that do not hold all changes, and up to which number they hold them.
+        primaries that do not hold all changes, and up to which number they hold them; `halfway`:
+        pairs whose secondaries are at no number.
 
         `applied` and `primary_at` are only true once the images were synced.
         """
@@ -416,6 +425,7 @@ class Ledger:
                     pair,
                     tail if mirrored.get(pair.id) else pair.applied,
                     behind.get(pair.id, tail),
+                    pair.id in halfway,
                 )
                 for pair in self.pairs.values()
             ],

@@ -35,6 +35,15 @@ class Lacks(NamedTuple):
     nbytes: int = 0
 
 
+class Halfway(NamedTuple):
+    """Why the secondary of a volume that is not served is not at a number, and what it may lack of
+    the changes after `applied`. It may hold any of these, or part of one.
+    """
+
+    why: str
+    missed: ChangeMap
+
+
 class PairRecord:
     """What the journal recorded of a pair. Written by `Ledger` alone.
 
@@ -118,9 +127,9 @@ class Pair:
 
     __slots__ = (
         "connections", "copied_bytes", "copy_done", "copy_total", "failed", "failing", "groups",
-        "id", "lacks", "mirrors", "mode", "name", "primary", "primary_dirty", "read_cached",
-        "record", "regions", "repaired_bytes", "resync_error", "secondary", "secondary_dirty",
-        "size", "tracks",
+        "halfway", "id", "lacks", "mirrors", "mode", "name", "primary", "primary_dirty",
+        "read_cached", "record", "regions", "repaired_bytes", "resync_error", "secondary",
+        "secondary_dirty", "size", "tracks",
     )  # fmt: skip
 
     read_cached: Callable[[int, memoryview], bool]
@@ -135,6 +144,7 @@ class Pair:
         self.failing: dict[str, int] = {}
         self.groups: list[str] = []
         self.failed = ""  # why it is not served: neither of its images is good and current
+        self.halfway: Halfway | None = None  # its secondary, while it is not served
         self.lacks: Lacks | None = None  # its primary, while it is not served; None: not known
         self.repaired_bytes = 0  # of bad ranges of the primary, written anew from the secondary
         self.primary_dirty = False  # written to since its last sync
@@ -154,8 +164,13 @@ class Pair:
         self.refresh()
 
     def refresh(self) -> None:
-        """Bring `mirrors` and `tracks` up to date after a change of state."""
-        duplex = self.record.state == DUPLEX and not self.failed
+        """Bring `mirrors` and `tracks` up to date after a change of state.
+
+        A volume that is not served gets no changes, so a secondary that holds all holds them still.
+        """
+        if not self.record.usable:
+            self.halfway = None  # the journal says more
+        duplex = self.record.state == DUPLEX and self.halfway is None
         self.mirrors = duplex and self.mode == "sync" and self.secondary is not None
         self.tracks = self.record.tracks
 
@@ -173,8 +188,10 @@ class Pair:
 
     @property
     def usable(self) -> bool:
-        """Whether the secondary holds exactly the changes up to `applied`."""
-        return self.record.usable
+        """Whether the secondary holds exactly the changes up to `applied`. If it does not, but the
+        record says so, a start can still bring it to a number from the journal.
+        """
+        return self.record.usable and self.halfway is None
 
     @property
     def applied(self) -> int:

@@ -17,19 +17,21 @@ if TYPE_CHECKING:
 
 class DirtyRegions:
     """`open`: the journal says that the legs may differ there. `touched`: changed since the last
-    checkpoint, so they stay open after the next one.
+    checkpoint, so they stay open after the next one. A checkpoint that fails leaves open what it
+    would have closed.
 
     The sets and `shift` (log2 of the bytes of a region) are public because the write path reads
     them for each change.
     """
 
-    __slots__ = ("open", "shift", "touched")
+    __slots__ = ("_closing", "open", "shift", "touched")
 
     def __init__(self, size_bytes: int, region_bytes_min: int, regions_max: int) -> None:
         region = region_bytes_min
         while size_bytes > region * regions_max:
             region *= 2
         self.shift = region.bit_length() - 1
+        self._closing: set[int] = set()
         self.open: set[int] = set()
         self.touched: set[int] = set()
 
@@ -53,7 +55,11 @@ class DirtyRegions:
 
     def checkpointed(self) -> None:
         """Both legs are about to be synced: only what changed since the last time stays open."""
-        self.open, self.touched = self.touched, set()
+        self._closing, self.open, self.touched = self.open, self.touched, set()
+
+    def not_checkpointed(self) -> None:
+        """They were not synced after all."""
+        self.open |= self._closing
 
     def ranges(self, size_bytes: int) -> list[tuple[int, int]]:
         """(offset, length) of each open region, cut off at the volume's end."""

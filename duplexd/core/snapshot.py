@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from duplexd.limits import EngineLimits
 
 
-def take(pair: PairRecord, applied: int, primary_at: int) -> Json:
-    """A pair as it is now, its secondary at number `applied`, its primary at `primary_at`."""
+def take(pair: PairRecord, applied: int, primary_at: int, halfway: bool = False) -> Json:
+    """A pair as it is now, its secondary at number `applied`, its primary at `primary_at`. Of one
+    that is `halfway`, the journal does not keep what it lacks once it is full.
+    """
     return {
         "id": pair.id,
         "name": pair.name,
@@ -40,6 +42,7 @@ def take(pair: PairRecord, applied: int, primary_at: int) -> Json:
         "cut": None if pair.cut is None else pair.cut.pack(),
         "images": (pair.primary_image, pair.secondary_image),
         **({"secondary": pair.secondary_path} if pair.secondary_path else {}),
+        **({"halfway": True} if halfway else {}),
     }
 
 

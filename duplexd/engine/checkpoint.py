@@ -143,7 +143,8 @@ class Checkpointer:
         pairs = self._volumes.all()
         mirrored = {pair.id: pair.mirrors for pair in pairs}
         behind = {pair.id: _primary_at(pair, tail) for pair in pairs if pair.failed}
-        return self._timeline.ledger.snapshot(tail, mirrored, behind)
+        halfway = {pair.id for pair in pairs if pair.halfway is not None}
+        return self._timeline.ledger.snapshot(tail, mirrored, behind, halfway)
 
     # ---------------------------------------------------------------------------- checkpoints
 
@@ -200,9 +201,11 @@ class Checkpointer:
                 outcomes = await to_its_end(self._syncs.run(planned))
             except BaseException:
                 make_dirty(planned)  # a suspend that waits for these must sync them
+                self._regions_stay_open()
                 raise
             failed = [outcome for outcome in outcomes if outcome.failed or outcome.lost]
             if failed:
+                self._regions_stay_open()
                 await timeline.at_rest(lambda: self._legs_failed(failed))
         finally:
             self._syncs.end(planned)
@@ -246,6 +249,10 @@ class Checkpointer:
         for pair in pairs:
             pair.regions.checkpointed()
         return _Snapshot(saved, images, planned, others)
+
+    def _regions_stay_open(self) -> None:
+        for pair in self._volumes.all():
+            pair.regions.not_checkpointed()
 
     def _refuse_unsynced(self, served: Sequence[Pair]) -> None:
         """A second sync would succeed and prove nothing: the kernel reports an error once."""
@@ -317,12 +324,15 @@ class Checkpointer:
 
 
 def replay_floor(saved: Json) -> int:
-    """The number after which a restart from this checkpoint needs records."""
-    tail = floor = int(saved["sequence"])
+    """The number after which a restart from this checkpoint needs records.
+
+    Of a volume that is not served, the journal keeps what its primary lacks until it is full, and
+    what a secondary lacks that is halfway. Other volumes are not refused changes for it: then this
+    one needs `adopt`. A secondary that goes on does not keep others waiting.
+    """
+    floor = int(saved["sequence"])
     for pair in saved["pairs"]:
-        if int(pair.get("primary_at", tail)) < tail:
-            # It is not served. The journal keeps what its primary lacks until it is full, but other
-            # volumes are not refused changes for it: then this one needs `adopt`.
+        if pair.get("halfway"):
             continue
         at_cut = pair["state"] == SUSPENDED and (
             not pair["usable"] or pair["cut"] is None or pair["applied"] >= pair["cut"][1]

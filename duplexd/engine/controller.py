@@ -292,7 +292,7 @@ class Controller:
         if recovered.journal.tail.torn:
             self.events.emit("torn-tail", kept=recovered.journal.tail.torn)
         self.space.start()
-        self.followers.start([pair for pair in self.volumes.all() if not pair.failed])
+        self.followers.start([pair for pair in self.volumes.all() if pair.halfway is None])
         self.resyncs.resume(interrupted)
         if self.config.controller.auto_resync:
             self.auto_resync.start()

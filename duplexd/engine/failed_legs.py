@@ -58,7 +58,7 @@ class FailedLegs:
         """
         timeline, everything = self._timeline, pair.record.full_map()
         suspended = pair.state == pair_states.SUSPENDED
-        if suspended and not pair.usable:
+        if suspended and not pair.record.usable:
             leave_hung(pair, error)
             timeline.must(partial(timeline.append, Missed({pair.id: everything})))
             return

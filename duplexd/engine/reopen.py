@@ -22,11 +22,12 @@ from duplexd.core import pair_states
 from duplexd.core.identity import Facts, is_of_others, judge
 from duplexd.core.markers import Copy, Missed
 from duplexd.core.since import known, uncertain
-from duplexd.engine.opening import PRIMARY, SECONDARY, places, why_absent
+from duplexd.engine.opening import PRIMARY, SECONDARY, Images, places, why_absent
 from duplexd.engine.opening import absent as gone
 from duplexd.engine.recovery.image_faults import Side
 from duplexd.engine.recovery.primary_replay import PrimaryReplay
 from duplexd.engine.recovery.progress import ignore
+from duplexd.engine.volumes import introduce
 from duplexd.errors import DamageError, WrongStateError
 from duplexd.images.absent import AbsentLeg
 from duplexd.images.probe import probe
@@ -117,7 +118,7 @@ class Reopening:
         timeline, record = self._timeline, pair.record
         timeline.ledger.use_images(record, record.primary_image, None)
         everything = record.full_map()
-        if pair.state == pair_states.SUSPENDED and not pair.usable:
+        if pair.state == pair_states.SUSPENDED and not record.usable:
             timeline.append(Missed({pair.id: everything}))
         elif pair.state != pair_states.SIMPLEX:
             at = timeline.written if pair.state == pair_states.DUPLEX else pair.applied
@@ -170,8 +171,16 @@ class Reopening:
 
     def begin_to_serve(self, pair: Pair) -> None:
         """Its legs may differ in the regions that were open when it was served last."""
+        if pair.halfway is not None:  # it is brought to no number any more
+            why, missed = pair.halfway
+            at = self._timeline.written if pair.state == pair_states.DUPLEX else pair.applied
+            error = OSError(errno.EIO, why)
+            self._failures.freeze({pair}, pair, at, error, {pair}, {pair: missed})
         self._failures.served(pair)
         pair.primary_dirty = True
+        if pair.secondary is not None and pair.state == pair_states.SIMPLEX:
+            images = Images(pair.primary, pair.secondary)
+            introduce(self._timeline, pair.name, pair.mode, images, pair)
         changed = pair.new_map()
         for offset, length in pair.regions.ranges(pair.size):
             changed.set(offset, length)
@@ -182,10 +191,6 @@ class Reopening:
             self._timeline.append(Copy({pair.id: changed}, pair_states.UNCLEAN_STOP))
         elif pair.state == pair_states.SUSPENDED and changed.any():
             self._timeline.append(Missed({pair.id: changed}))
-        if self._followers.is_past(pair):  # what came while it was not served
-            error = OSError(errno.ESTALE, "it was not followed for while the volume was not served")
-            everything = {pair: pair.record.full_map()}
-            self._failures.freeze({pair}, pair, pair.applied, error, {pair}, everything)
         self._followers.adopt([pair])
 
     # ------------------------------------------------------------------------------------- opening

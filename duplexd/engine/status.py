@@ -167,6 +167,8 @@ def _absence(leg: Leg) -> str:
 
 def _failure(pair: Pair) -> str:
     """Why the secondary of a pair failed, as far as this run knows."""
+    if pair.halfway is not None:
+        return pair.halfway.why
     failed = pair.state == pair_states.SUSPENDED and pair.reason == pair_states.BY_ERROR
     return (
         pair.cut.why or "it failed before the last start; see the log"

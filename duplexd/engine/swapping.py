@@ -112,6 +112,12 @@ class Swaps:
             raise WrongStateError(
                 f"{pair.name}: its secondary cannot be used: {secondary.path}: {secondary.why}"
             )
+        if pair.halfway is not None:
+            raise WrongStateError(
+                f"{pair.name}: its secondary may hold some of the changes after number "
+                f"{pair.applied}, and not others ({pair.halfway.why}); a restart brings it to the "
+                "last number if the image can be used then, and the journal reaches back"
+            )
         if pair.state == DUPLEX:
             return
         if not pair.usable:

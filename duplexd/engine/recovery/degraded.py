@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 from duplexd.core import pair_states
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.markers import Equal, Missed
+from duplexd.core.pair import Halfway
 from duplexd.engine.recovery.image_faults import Fault
+from duplexd.engine.recovery.replay import waits_for_its_secondary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
@@ -94,7 +96,8 @@ class Degraded:
             return False
         staging = pair.record.staging == UNCOMMITTED
         follows = pair.state == pair_states.PENDING and pair.usable and not staging
-        return pair.state == pair_states.DUPLEX or follows
+        arrived = pair.applied >= self._tail
+        return arrived and (pair.state == pair_states.DUPLEX or follows)
 
     def _swap(self, pair: Pair, fault: Fault) -> None:
         """Its group is not suspended with it: their secondaries lack nothing."""
@@ -121,7 +124,9 @@ class Degraded:
         it would want the journal for. A secondary that no checkpoint has recorded may be any image.
         """
         copied = pair.state == pair_states.PENDING and pair.record.staging != UNCOMMITTED
-        if copied or (pair.state == pair_states.DUPLEX and pair in self._unknown):
+        if copied and self._can_lead(pair):
+            self._timeline.append(Equal([pair.id]))
+        elif copied or (pair.state == pair_states.DUPLEX and pair in self._unknown):
             error = OSError(why)
             missed = {pair: pair.record.full_map()}
             self._failures.freeze({pair}, pair, self._tail, error, {pair}, missed)
@@ -132,8 +137,22 @@ class Degraded:
         """A client that asks for this volume is refused with the reason."""
         pair.failed = why
         pair.primary_dirty = False  # it is not synced: what was replayed to it is replayed again
+        pair.halfway = self._halfway(pair)
         pair.refresh()
         self._failures.no_more_served(pair)
+
+    def _halfway(self, pair: Pair) -> Halfway | None:
+        """Why the secondary is at no number: it was not brought to the last one that it may get.
+        What an earlier start, or this one, has applied to it is not known.
+        """
+        fault = self._faults.secondaries.get(pair)
+        missed = fault.missed if fault is not None else None
+        good = fault is None or (missed is not None and not missed.any())
+        arrived = waits_for_its_secondary(pair) or pair.applied >= pair.limit(self._tail)
+        if good and arrived:
+            return None
+        why = _why(fault) if fault is not None else f"it lacks what follows number {pair.applied}"
+        return Halfway(why, pair.record.full_map() if missed is None else missed)
 
 
 def said(lost: Lacks | None) -> Json | None:

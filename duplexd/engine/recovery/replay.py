@@ -25,7 +25,7 @@ from duplexd.replication.backlog import backlog
 from duplexd.replication.follower import Follower, SecondarySink, SinkError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from duplexd.core.image_record import Image
     from duplexd.core.pair import Pair
@@ -41,12 +41,14 @@ class GivenUpError(Exception):
 
 
 class Replay:
-    """One replay for `pairs`. Images with a fault, and absent ones, are left alone. Blocking."""
+    """One replay for the pairs of `holds`, which says up to which number their secondaries hold all
+    changes durably. Images with a fault, and absent ones, are left alone. Blocking.
+    """
 
     def __init__(
         self,
         journal: ReadJournal,
-        pairs: Sequence[Pair],
+        holds: Mapping[Pair, int],
         faults: Faults,
         staging: StagingArea,
         limits: EngineLimits,
@@ -56,8 +58,9 @@ class Replay:
         """What fails is added to `faults`."""
         self._journal = journal
         self._tail = journal.tail.sequence
-        self._pairs = pairs
-        self._mirrored = [pair for pair in pairs if pair.secondary is not None]
+        self._holds = holds
+        self._pairs = list(holds)
+        self._mirrored = [pair for pair in holds if pair.secondary is not None]
         self._faults = faults
         self._staging = staging
         self._chunk_bytes = limits.follower_chunk_bytes
@@ -97,6 +100,8 @@ class Replay:
     def _failed(self, pair: Pair, role: str, error: OSError) -> None:
         """How much of the last change is on it is not known, nor what else it has lost."""
         side = Side(pair, role)
+        if role == SECONDARY:
+            self._journal.ledger.secondary_lacks(pair.record, self._holds[pair])
         why = error.strerror or str(error)
         named = why if side.leg.path in why else f"{side.leg.path}: {why}"
         self._faults.add(side, Fault(OSError(error.errno or errno.EIO, named)))

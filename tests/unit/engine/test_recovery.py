@@ -496,11 +496,12 @@ def test_a_replay_that_is_given_up_ends_soon_and_can_be_done_again() -> None:
         replay.give_up()
 
     faults, watch = Faults(), Watch[Side]()
-    replay = Replay(journal, [pair], faults, staging, limits, progress, watch)
+    holds = {pair: pair.applied}
+    replay = Replay(journal, holds, faults, staging, limits, progress, watch)
     with pytest.raises(GivenUpError):
         replay.run()
     assert len(seen) == 1
-    again = Replay(journal, [pair], faults, staging, limits, ignore, watch)
+    again = Replay(journal, holds, faults, staging, limits, ignore, watch)
     again.run()
     assert not faults.primaries
     assert not faults.secondaries
