@@ -35,6 +35,7 @@ from duplexd.limits import EngineLimits
 from duplexd.replication.staging import StagingArea
 from duplexd.runtime.watch import Watch
 from tests.sim.disk import PowerCut
+from tests.sim.image import Image
 from tests.sim.workers import SimWorkers
 from tests.support.prompt_workers import PromptWorkers
 from tests.unit.engine.cores import MIB, SIZE, Core, HandClock, new_disk, run, running, settings
@@ -411,6 +412,29 @@ async def test_the_start_is_said_last() -> None:
     assert markers.count("open") == 2
     last_copy = len(markers) - markers[::-1].index("copy")
     assert "open" in markers[last_copy:]
+
+
+async def test_a_pair_of_a_start_that_died_in_its_markers_is_compared_as_a_whole() -> None:
+    """Before its first checkpoint nothing says which images it had."""
+    disk, checkpoints = new_disk(), list[bytes]()
+
+    def before(operation: str, path: str) -> None:
+        if operation == "replace_file" and disk.has(path):
+            checkpoints.append(disk.content(path))
+
+    disk.before = before
+    core = await Core.begin(disk, settings())
+    await core.crash(power=False)
+    disk.before = None
+    disk.replace_file("/state/checkpoint", checkpoints[-1])  # it died before the first of its own
+    path = f"/state/journal/{disk.list('/state/journal')[0]}"
+    *_, last = records(disk.content(path), SEGMENT_HEADER_BYTES, 1, 0)
+    disk.flip(path, last.payload_start)  # OPEN was not written
+    disk.give("/a/data.img", Image.of(DATA.ljust(SIZE, b"x")))  # nor were the images marked
+    disk.give("/b/data.img", Image.of(bytes(SIZE)))
+    async with running(disk=disk) as core:
+        await core.controller.resync_wait(["data"])
+        assert core.equal()
 
 
 async def test_a_start_that_fails_anywhere_can_be_made_again() -> None:
