@@ -5,9 +5,9 @@ number. Recovery starts from it, and journal segments before it may be recycled.
 journal, then the legs, then replaces the checkpoint file; until then the old one stays valid.
 
 A leg is marked clean when its sync is planned (`leg_syncs.py`); a write during the sync marks it
-dirty again. One that a suspend is syncing at that moment is clean, and not durable yet: a checkpoint
-waits for that sync too. Therefore a planned sync always runs to completion, even if its caller is cancelled,
-and a checkpoint that fails marks the legs dirty again.
+dirty again. One that a suspend is syncing at that moment is clean, and not durable yet: a
+checkpoint waits for that sync too. Therefore a planned sync always runs to completion, even if its
+caller is cancelled, and a checkpoint that fails marks the legs dirty again.
 
 A primary that cannot be synced, or hangs, has failed. A checkpoint is then taken only if
 `FailedLegs.on_primary_failed` has made another image the primary, or has noted that the volume is

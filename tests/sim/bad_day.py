@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.backend import WRITE
 from duplexd.core import pair_states as state
-from duplexd.errors import WrongStateError
+from duplexd.errors import DuplexdError, WrongStateError
 from tests.sim import checks, scenario
 from tests.sim.history import Entry
 from tests.sim.image import Image
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from duplexd.backend import Change
+    from duplexd.core.pair import Pair
 
 OPERATIONS = ("write", "zero", "reserve", "read", "sync", "open")
 
@@ -38,6 +39,9 @@ class BadDay(Scenario):
         self.was_bad: set[str] = set()  # in this life
         self.away: dict[str, Image] = {}
         self.adopting: dict[str, bytes] = {}  # by volume: what its image held
+        self.swapping = False
+        self.wrong: list[str] = []  # primaries that were served again
+        self._go_on: Callable[[Pair], None] = lambda _pair: None
         self.machine.images_untouched = self.rng.random() < 0.4
         self.machine.refuses = self._may_refuse
         self.machine.history.gives_up = self._gives_up
@@ -82,6 +86,22 @@ class BadDay(Scenario):
                 self._bad_start(rng.choice(self._legs()))
         await machine.start()
         self._look_at_adopted()
+        failures = machine.controller.failures
+        self._go_on, failures.on_served = failures.on_served, self._is_served
+
+    def _is_served(self, pair: Pair) -> None:
+        """It has what the journal says, or part of what a power cut took from the journal."""
+        if pair.name not in self.adopting and not self.swapping:
+            content = self.machine.disk.content(pair.primary.path)
+            history = self.machine.history
+            history.bases.setdefault(pair.id, content)
+            if problem := history.found(pair.id, content):
+                self.wrong.append(f"primary of {pair.name}, which is served again: {problem}")
+        self._go_on(pair)
+
+    async def _administrate(self) -> None:
+        await super()._administrate()
+        assert not self.wrong, self.wrong[0]
 
     def _bad_start(self, path: str) -> None:
         machine, rng = self.machine, self.rng
@@ -173,7 +193,11 @@ class BadDay(Scenario):
         self.cuts.forget(names)
         how = rng.choice(("plain", "forward", "forward", "lose"))
         machine.note(f"  {how} {names}")
-        result = await machine.controller.swap(names, how == "forward", None, how == "lose")
+        self.swapping = True
+        try:
+            result = await machine.controller.swap(names, how == "forward", None, how == "lose")
+        finally:
+            self.swapping = False
         machine.note(f"  {[(each['name'], each['primary']) for each in result['volumes']]}")
 
     async def _bring_back(self) -> None:
@@ -200,7 +224,11 @@ class BadDay(Scenario):
         machine.disk.mount_again(pair.primary.path)
         content = self.adopting[name] = machine.disk.content(pair.primary.path)
         number = machine.controller.timeline.written + 0.4
-        await machine.controller.adopt([name])
+        try:
+            await machine.controller.adopt([name])
+        except DuplexdError:
+            del self.adopting[name]
+            raise
         del self.adopting[name]
         self._rebase(pair.id, number, content)
 
@@ -231,6 +259,7 @@ class BadDay(Scenario):
                     await controller.resync([name])
                 except WrongStateError:
                     await self._adopt(name)
+        assert not self.wrong, self.wrong[0]
         await super()._end()
 
 
