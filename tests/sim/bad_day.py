@@ -40,6 +40,7 @@ class BadDay(Scenario):
         self.away: dict[str, Image] = {}
         self.adopting: dict[str, bytes] = {}  # by volume: what its image held
         self.swapping = False
+        self.led: dict[str, str] = {}  # paths of primaries before the last swap by command
         self.wrong: list[str] = []  # primaries that were served again
         self._go_on: Callable[[Pair], None] = lambda _pair: None
         self.machine.images_untouched = self.rng.random() < 0.4
@@ -53,8 +54,9 @@ class BadDay(Scenario):
         pair = self.machine.controller.volumes.by_name[change.volume.name]
         if pair.failed:
             return True
-        path = pair.primary.path
-        bad = path in self.was_bad or self.machine.disk.faults.any(path)
+        paths = {pair.primary.path, self.led.get(pair.name, "")}
+        faults = self.machine.disk.faults
+        bad = any(path in self.was_bad or faults.any(path) for path in paths if path)
         if not bad or pair.mirrors:
             return False
         self.unsure.add(pair.name)
@@ -193,7 +195,8 @@ class BadDay(Scenario):
         self.cuts.forget(names)
         how = rng.choice(("plain", "forward", "forward", "lose"))
         machine.note(f"  {how} {names}")
-        self.swapping = True
+        by_name, self.swapping = machine.controller.volumes.by_name, True
+        self.led = {name: by_name[name].primary.path for name in names}
         try:
             result = await machine.controller.swap(names, how == "forward", None, how == "lose")
         finally:
