@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.pair_states import DUPLEX, SIMPLEX, SUSPENDED
+from duplexd.engine.hung import took_its_place
 from duplexd.engine.leg_syncs import LegSyncs, Outcome, Planned, make_dirty
 from duplexd.images.absent import AbsentLeg
 from duplexd.journal import checkpoint_file as checkpoint
@@ -278,7 +279,7 @@ class Checkpointer:
             pair, leg = outcome.planned.pair, outcome.planned.leg
             if leg is pair.primary and outcome.failed is not None:
                 error = self._primary_failed(pair, leg, outcome.failed) or error
-            elif leg is pair.secondary:
+            elif leg is pair.secondary or took_its_place(pair.secondary, leg):
                 self._secondary_failed(outcome)
         if error is not None:
             raise error
