@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from duplexd.backend import Change
+    from duplexd.core.pair import Pair
 
 OPERATIONS = ("write", "zero", "reserve", "read", "sync", "open")
 
@@ -81,7 +82,25 @@ class BadDay(Scenario):
             for _ in range(rng.choice((0, 0, 1, 1, 2))):
                 self._bad_start(rng.choice(self._legs()))
         await machine.start()
+        failures = machine.controller.failures
+        accept = failures.on_served
+
+        def served(pair: Pair) -> None:
+            accept(pair)
+            self._look_at_served(pair)
+
+        failures.on_served = served
         self._look_at_adopted()
+
+    def _look_at_served(self, pair: Pair) -> None:
+        """What a power cut left behind the last number counts as the present, as at a start."""
+        machine = self.machine
+        if pair.name in self.adopting:
+            return
+        actual = machine.disk.content(pair.primary.path)
+        machine.history.seen(pair.id, actual)
+        problem = machine.history.found(pair.id, actual)
+        assert not problem, f"primary of {pair.name}, served again: {problem}"
 
     def _bad_start(self, path: str) -> None:
         machine, rng = self.machine, self.rng

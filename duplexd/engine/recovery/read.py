@@ -64,9 +64,10 @@ class ReadJournal(NamedTuple):
 
     def is_clean(self, pair: PairRecord) -> bool:
         """Whether the legs of a pair differ only where records say so: the daemon was stopped, and
-        the volume was served then.
+        the volume was served then. One that is new since the checkpoint was not: a start made it
+        that died before it served anything.
         """
-        return self.ledger.closed and pair.primary_at >= int(self.saved["sequence"])
+        return self.ledger.closed and pair.primary_at == int(self.saved["sequence"])
 
 
 def read_journal(
