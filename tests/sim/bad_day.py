@@ -216,7 +216,7 @@ class BadDay(Scenario):
         self.machine.note(f"  adopt {name}")
         if not machine.disk.has(pair.primary.path):
             return
-        machine.disk.mount_again(pair.primary.path)
+        machine.disk.drop_cache(pair.primary.path)  # as the daemon does
         content = self.adopting[name] = machine.disk.content(pair.primary.path)
         number = machine.controller.timeline.written + 0.4
         await machine.controller.adopt([name])
