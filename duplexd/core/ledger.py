@@ -162,7 +162,8 @@ class Ledger:
     def _(self, marker: markers.Attach, place: Place) -> None:
         for pair in self._of(marker.volumes):
             self._move(pair, pair_states.ATTACH, "")
-            pair.usable, pair.applied = True, place.sequence
+            pair.usable = True
+            pair.secondary_is_at(place.sequence)
 
     @_fold.register
     def _(self, marker: markers.Detach, _place: Place) -> None:
@@ -180,7 +181,8 @@ class Ledger:
             pair.swapped, pair.swaps = not pair.swapped, pair.swaps + 1
             images = pair.primary_image, pair.secondary_image
             pair.secondary_image, pair.primary_image = images
-            pair.primary_at, pair.applied = pair.applied, pair.primary_at
+            pair.primary_at, pair.secondary_at = pair.secondary_at, pair.primary_at
+            pair.applied = pair.secondary_at
             if pair.state == pair_states.SUSPENDED:
                 # What follows the cut in the journal is not applied to the new primary, and the
                 # new secondary holds a state with changes that the volume never had.
@@ -250,7 +252,7 @@ class Ledger:
         """
         for pair in self.pairs.values():
             if pair.cut is cut and pair.state == pair_states.SUSPENDED and pair.usable:
-                pair.applied = max(pair.applied, cut.sequence)
+                pair.secondary_is_at(max(pair.applied, cut.sequence))
 
     @_fold.register
     def _(self, marker: markers.Grade, _place: Place) -> None:
@@ -274,6 +276,7 @@ class Ledger:
             reason = pair_states.BY_ERROR if failed else pair_states.BY_GROUP
             self._move(pair, pair_states.FAIL, reason)
             pair.cut, pair.applied = cut, min(pair.applied, cut.sequence)
+            pair.secondary_at = min(pair.secondary_at, pair.applied)
             pair.usable = pair.usable and pair.id not in marker.unusable
             pair.staging = ""
             if pair.id in marker.missed:
@@ -295,7 +298,8 @@ class Ledger:
         for number, changed in marker.changed.items():
             pair = self.pairs[number]
             self._move(pair, pair_states.COPY, marker.reason)
-            pair.usable, pair.applied = False, place.sequence
+            pair.usable = False
+            pair.secondary_is_at(place.sequence)
             self._leave_cut(pair)
             pair.changed = pair.merged(changed)
 
@@ -313,7 +317,7 @@ class Ledger:
             self._move(pair, pair_states.RESYNC, pair_states.RESYNCING)
             pair.staging, pair.staged = (UNCOMMITTED if marker.how == markers.MAP else ""), 0
             if marker.how == markers.JOURNAL and pair.changed is None and at_cut:
-                pair.applied = place.sequence  # nothing of it changed since its cut
+                pair.secondary_is_at(place.sequence)  # nothing of it changed since its cut
 
     @_fold.register
     def _(self, marker: markers.Abandon, _place: Place) -> None:
@@ -325,7 +329,8 @@ class Ledger:
     @_fold.register
     def _(self, marker: markers.Commit, _place: Place) -> None:
         for pair in self._of(marker.volumes):
-            pair.staging, pair.staged, pair.applied = marker.job, marker.records, marker.at
+            pair.staging, pair.staged = marker.job, marker.records
+            pair.secondary_is_at(marker.at)
 
     @_fold.register
     def _(self, marker: markers.Settled, _place: Place) -> None:
@@ -358,13 +363,14 @@ class Ledger:
         """Note that the primary durably holds all changes up to `sequence`."""
         pair.primary_at = max(pair.primary_at, sequence)
 
-    def primary_lacks(self, pair: PairRecord, sequence: int) -> None:
-        """Note that changes after `sequence` may not be on the primary durably."""
-        pair.primary_at = min(pair.primary_at, sequence)
+    def secondary_holds(self, pair: PairRecord, sequence: int) -> None:
+        """Note that the secondary durably holds all changes up to `sequence`."""
+        pair.secondary_at = max(pair.secondary_at, sequence)
 
     def secondary_lacks(self, pair: PairRecord, sequence: int) -> None:
         """Note that changes after `sequence` may not be on the secondary durably."""
         pair.applied = min(pair.applied, sequence)
+        pair.secondary_at = min(pair.secondary_at, sequence)
 
     def track(self, pair: PairRecord, kind: int, offset: int, length: int) -> None:
         """Note a change that the secondary does not get."""

@@ -52,15 +52,16 @@ class PairRecord:
     recovery would bring the secondary to exactly `applied`; not during a first copy, after a power
     cut until both are equal, or after a torn write. `changed`: grains changed since the cut
     (SUSPENDED), or still to copy (PENDING). `primary_at`: the number up to which the primary holds
-    every change durably, as `applied` of the secondary; that of the checkpoint, unless the primary
-    was not there since. `swapped`: the image that the configuration calls `secondary` is the
+    every change durably; that of the checkpoint, unless the primary was not there since.
+    `secondary_at`: the same of the secondary, where a restart would find it; `applied` is ahead
+    of it while the daemon runs. `swapped`: the image that the configuration calls `secondary` is the
     primary.
     """
 
     __slots__ = (
         "applied", "changed", "cut", "id", "limits", "name", "primary_at", "primary_image",
-        "reason", "regions", "removed", "secondary_image", "secondary_path", "size", "staged",
-        "staging", "state", "swapped", "swaps", "tracked_bytes", "usable",
+        "reason", "regions", "removed", "secondary_at", "secondary_image", "secondary_path",
+        "size", "staged", "staging", "state", "swapped", "swaps", "tracked_bytes", "usable",
     )  # fmt: skip
 
     def __init__(self, number: int, name: str, size: int, limits: EngineLimits) -> None:
@@ -74,6 +75,7 @@ class PairRecord:
         self.usable = False
         self.applied = 0
         self.primary_at = 0
+        self.secondary_at = 0
         self.swapped = False
         self.swaps = 0  # that were folded, of this run
         self.cut: Cut | None = None
@@ -85,6 +87,10 @@ class PairRecord:
         self.secondary_path = ""  # "" if that is not known
         self.primary_image: Image | None = None  # by role; as the last checkpoint recorded them
         self.secondary_image: Image | None = None
+
+    def secondary_is_at(self, number: int) -> None:
+        """It holds exactly this, or will after a restart."""
+        self.applied = self.secondary_at = number
 
     def new_map(self) -> ChangeMap:
         """An empty change map of this volume."""

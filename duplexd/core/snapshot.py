@@ -64,7 +64,8 @@ def unpack(saved: Json, sequence: int, limits: EngineLimits) -> PairRecord:
     """
     pair = PairRecord(saved["id"], saved["name"], saved["size"], limits)
     pair.removed, pair.state, pair.reason = saved["removed"], saved["state"], saved["reason"]
-    pair.usable, pair.applied = saved["usable"], saved["applied"]
+    pair.usable = saved["usable"]
+    pair.applied = pair.secondary_at = saved["applied"]
     pair.primary_at = saved.get("primary_at", sequence)  # not written before version 3, as below
     pair.swapped = saved.get("swapped", False)
     pair.tracked_bytes = saved["tracked"]

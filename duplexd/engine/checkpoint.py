@@ -49,6 +49,7 @@ class _Snapshot(NamedTuple):
     images: Plan  # what is to be recorded of them
     planned: list[Planned]  # syncs that it needs
     others: list[asyncio.Future[bool]]  # of others that it needs, under way already
+    swaps: dict[int, int]  # of each pair, by then
 
 
 class CheckpointFile:
@@ -170,9 +171,17 @@ class Checkpointer:
         self.log_position = saved["index"] * segment_size + saved["offset"]
         self._time = self._clock.monotonic()
         self.taken += 1
+        self._note_durable(durable)
+
+    def _note_durable(self, durable: _Snapshot) -> None:
+        """What is durable on which image: of those in the roles that they had."""
+        ledger = self._timeline.ledger
+        applied = {each["id"]: each["applied"] for each in durable.saved["pairs"]}
         for pair in self._volumes.all():
-            if not pair.failed:
-                self._timeline.ledger.primary_holds(pair.record, self.sequence)
+            if pair.record.swaps == durable.swaps.get(pair.id):
+                ledger.secondary_holds(pair.record, applied[pair.id])
+                if not pair.failed:
+                    ledger.primary_holds(pair.record, self.sequence)
 
     async def _with_images(self) -> _Snapshot | None:
         """What is durable, with what is recorded of the images. None as of `_make_durable`."""
@@ -255,7 +264,8 @@ class Checkpointer:
         planned = self._syncs.plan(served, pairs, duplex)
         for pair in pairs:
             pair.regions.checkpointed()
-        return _Snapshot(saved, images, planned, others)
+        swaps = {pair.id: pair.record.swaps for pair in pairs}
+        return _Snapshot(saved, images, planned, others, swaps)
 
     def _refuse_unsynced(self, served: Sequence[Pair]) -> None:
         """A second sync would succeed and prove nothing: the kernel reports an error once."""

@@ -98,11 +98,8 @@ class Failures:
 
     def exchange(self, pair: Pair) -> None:
         """Let the two images of a pair change roles."""
-        timeline, durable_at = self._timeline, pair.record.primary_at
+        timeline = self._timeline
         timeline.must(lambda: timeline.append(Swap([pair.id])))
-        if pair.state == pair_states.DUPLEX:
-            # It has all changes, but like the other image only those of the last checkpoint durably
-            timeline.ledger.primary_lacks(pair.record, durable_at)
         dirty = pair.primary_dirty
         pair.set_legs(pair.copy_of, pair.primary, pair.mode)
         pair.primary_dirty, pair.secondary_dirty = pair.secondary_dirty, dirty

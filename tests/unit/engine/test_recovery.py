@@ -13,7 +13,6 @@ import pytest
 from duplexd.core.pair import Pair
 from duplexd.core.pair_states import (
     BY_ERROR,
-    BY_GROUP,
     DUPLEX,
     FIRST_COPY,
     PENDING,
@@ -35,6 +34,7 @@ from duplexd.limits import EngineLimits
 from duplexd.replication.staging import StagingArea
 from duplexd.runtime.watch import Watch
 from tests.sim.disk import PowerCut
+from tests.sim.image import Image
 from tests.sim.workers import SimWorkers
 from tests.support.prompt_workers import PromptWorkers
 from tests.unit.engine.cores import MIB, SIZE, Core, HandClock, new_disk, run, running, settings
@@ -192,7 +192,10 @@ async def test_the_journal_is_durable_before_it_is_replayed() -> None:
         assert "leg" in order
 
 
-async def test_a_secondary_that_cannot_be_written_costs_its_group_its_redundancy_only() -> None:
+async def test_a_secondary_that_cannot_be_written_costs_only_its_pair_after_a_kill() -> None:
+    """Those of its group are compared: a power cut may have left more on them than in the journal,
+    so they are at no number that they could be suspended at.
+    """
     disk = new_disk()
     volumes, groups = {"data": "sync", "mate": "sync", "apart": "sync"}, {"db": ["data", "mate"]}
     core = await Core.begin(disk, settings(volumes, groups))
@@ -201,12 +204,11 @@ async def test_a_secondary_that_cannot_be_written_costs_its_group_its_redundancy
     await core.crash(power=False)
     disk.fail("/b/data.img", errno.EIO, operation="write", times=1)
     async with running(volumes, groups, disk=disk) as again:
-        states = {"data": SUSPENDED, "mate": SUSPENDED, "apart": PENDING}
-        assert again.states() == states, "apart is compared, as after any kill"
+        states = {"data": SUSPENDED, "mate": PENDING, "apart": PENDING}
+        assert again.states() == states
         data, mate = again.pair("data"), again.pair("mate")
         assert (data.reason, data.usable) == (BY_ERROR, False)
-        assert (mate.reason, mate.usable) == (BY_GROUP, True)
-        assert data.cut is mate.cut
+        assert (mate.reason, mate.usable) == (UNCLEAN_STOP, False)
         assert data.changed == data.record.full_map()
         await again.controller.resync(["data", "mate"])
         await again.controller.resync_wait(["data", "mate"])
@@ -411,6 +413,29 @@ async def test_the_start_is_said_last() -> None:
     assert markers.count("open") == 2
     last_copy = len(markers) - markers[::-1].index("copy")
     assert "open" in markers[last_copy:]
+
+
+async def test_a_pair_of_a_start_that_died_in_its_markers_is_compared_as_a_whole() -> None:
+    """Before its first checkpoint nothing says which images it had."""
+    disk, checkpoints = new_disk(), list[bytes]()
+
+    def before(operation: str, path: str) -> None:
+        if operation == "replace_file" and disk.has(path):
+            checkpoints.append(disk.content(path))
+
+    disk.before = before
+    core = await Core.begin(disk, settings())
+    await core.crash(power=False)
+    disk.before = None
+    disk.replace_file("/state/checkpoint", checkpoints[-1])  # it died before the first of its own
+    path = f"/state/journal/{disk.list('/state/journal')[0]}"
+    *_, last = records(disk.content(path), SEGMENT_HEADER_BYTES, 1, 0)
+    disk.flip(path, last.payload_start)  # OPEN was not written
+    disk.give("/a/data.img", Image.of(DATA.ljust(SIZE, b"x")))  # nor were the images marked
+    disk.give("/b/data.img", Image.of(bytes(SIZE)))
+    async with running(disk=disk) as core:
+        await core.controller.resync_wait(["data"])
+        assert core.equal()
 
 
 async def test_a_start_that_fails_anywhere_can_be_made_again() -> None:

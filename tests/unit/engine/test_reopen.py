@@ -208,6 +208,24 @@ async def test_an_image_that_took_over_at_the_start_gets_from_the_journal_what_i
         assert await read(core, "data", 0, len(LATER)) == LATER, "a replay would apply it"
 
 
+async def test_a_checkpoint_says_of_such_an_image_what_it_lacks_itself() -> None:
+    disk = new_disk()
+    await one_life(disk, settings(), stopped=True)
+    disk.take("/a/data.img")
+    core = await Core.begin(disk, settings())
+    assert await core.write("data", 0, LATER) == 0
+    assert await core.write("data", 2 * MIB, LATER) == 0
+    assert await core.flush() == 0
+    await fails(core)
+    await core.controller.checkpointer.checkpoint()
+    image = disk.take("/b/data.img")
+    image.lose()
+    back(disk, "/b/data.img", image)
+    await core.crash(power=False)
+    async with running(disk=disk) as core:
+        assert await read(core, "data", 0, len(LATER)) == LATER
+
+
 async def test_without_its_secondary_a_volume_is_served_and_suspended() -> None:
     disk = new_disk()
     await one_life(disk, settings(), stopped=False)
@@ -325,6 +343,18 @@ async def test_what_is_adopted_is_what_the_disk_holds_not_the_page_cache(at_star
     taken = core.image("data", "a")
     await core.crash(power=True)
     assert disk.content("/a/data.img") == taken
+
+
+async def test_an_image_that_cannot_be_made_durable_is_not_adopted() -> None:
+    disk = new_disk()
+    await restored(disk, "", stopped=True)
+    async with running({"data": "", "apart": "sync"}, disk=disk) as core:
+        disk.fail("/a/data.img", errno.EIO, operation="sync", times=1)
+        with pytest.raises(WrongStateError, match="Input/output error"):
+            await core.controller.adopt(["data"])
+        assert core.pair("data").failed
+        await core.controller.adopt(["data"])
+        assert await read(core, "data", 0, 8) == b"restored"
 
 
 async def test_a_backup_at_its_cut_stays_one_when_the_primary_is_adopted() -> None:
