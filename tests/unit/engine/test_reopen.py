@@ -326,6 +326,25 @@ async def test_an_adopted_image_survives_a_power_cut_as_it_was_adopted(at_start:
     assert disk.content("/a/data.img")[: len(restored)] == restored
 
 
+@pytest.mark.parametrize("at_start", [True, False])
+async def test_what_is_adopted_is_what_the_disk_holds_not_the_page_cache(at_start: bool) -> None:
+    """A sync that failed leaves in the cache what the disk never got, and the next one succeeds."""
+    disk, volumes = new_disk(), {"data": "", "apart": "sync"}
+    await one_life_of(disk, volumes, stopped=True)
+    image = disk.open("/a/data.img")
+    image.write(0, b"restored" * 8192)
+    disk.fail("/a/data.img", errno.EIO, operation="sync", times=1)
+    with pytest.raises(OSError, match="Input/output error"):
+        image.sync()
+    image.close()
+    core = await Core.begin(disk, settings(volumes), adopt=at_start)
+    if not at_start:
+        await core.controller.adopt(["data"])
+    taken = core.image("data", "a")
+    await core.crash(power=True)
+    assert disk.content("/a/data.img") == taken
+
+
 async def test_an_image_that_cannot_be_made_durable_is_not_adopted() -> None:
     disk = new_disk()
     await restored(disk, "", stopped=True)
