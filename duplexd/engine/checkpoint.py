@@ -179,7 +179,7 @@ class Checkpointer:
         ledger = self._timeline.ledger
         applied = {each["id"]: each["applied"] for each in durable.saved["pairs"]}
         for pair in self._volumes.all():
-            if pair.record.swaps == durable.swaps.get(pair.id):
+            if pair.id > 0 and pair.record.swaps == durable.swaps.get(pair.id):
                 ledger.secondary_holds(pair.record, applied[pair.id])
                 if not pair.failed:
                     ledger.primary_holds(pair.record, self.sequence)
@@ -202,27 +202,34 @@ class Checkpointer:
 
         Raises OSError for a primary that has failed and still is one, DuplexdError.
         """
-        timeline = self._timeline
         snapshot = await self._snapshot_at_rest()
-        saved, planned = snapshot.saved, snapshot.planned
+        durable = False
+        try:
+            durable = await self._is_durable(snapshot)
+        finally:
+            if not durable:
+                for pair in self._volumes.all():
+                    pair.regions.not_checkpointed()
+        return snapshot if durable else None
+
+    async def _is_durable(self, snapshot: _Snapshot) -> bool:
+        """Sync what it needs; whether nothing of that failed."""
+        timeline, planned = self._timeline, snapshot.planned
         try:
             try:
-                await timeline.durable(saved["sequence"])
+                await timeline.durable(snapshot.saved["sequence"])
                 outcomes = await to_its_end(self._syncs.run(planned))
             except BaseException:
                 make_dirty(planned)  # a suspend that waits for these must sync them
-                self._regions_stay_open()
                 raise
             failed = [outcome for outcome in outcomes if outcome.failed or outcome.lost]
             if failed:
-                self._regions_stay_open()
                 await timeline.at_rest(lambda: self._legs_failed(failed))
         finally:
             self._syncs.end(planned)
         if snapshot.others:
             await asyncio.wait(snapshot.others)
-        synced = all(other.result() for other in snapshot.others)
-        return snapshot if synced and not failed else None
+        return not failed and all(other.result() for other in snapshot.others)
 
     async def _snapshot_at_rest(self) -> _Snapshot:
         made: list[_Snapshot] = []
@@ -260,10 +267,6 @@ class Checkpointer:
             pair.regions.checkpointed()
         swaps = {pair.id: pair.record.swaps for pair in pairs if pair.id > 0}
         return _Snapshot(saved, images, planned, others, swaps)
-
-    def _regions_stay_open(self) -> None:
-        for pair in self._volumes.all():
-            pair.regions.not_checkpointed()
 
     def _refuse_unsynced(self, served: Sequence[Pair]) -> None:
         """A second sync would succeed and prove nothing: the kernel reports an error once."""

@@ -56,6 +56,9 @@ class FailedLegs:
         That must be in the journal: the kernel reports the error of a sync once, and the next sync
         succeeds. So it is where the path names another image: what was written will not be read.
         """
+        if pair.state == pair_states.SIMPLEX:  # not served, so nothing was copied to it yet
+            leave_hung(pair, error)
+            return
         timeline, everything = self._timeline, pair.record.full_map()
         suspended = pair.state == pair_states.SUSPENDED
         if suspended and not pair.record.usable:

@@ -30,7 +30,7 @@ from duplexd.engine.recovery.progress import ignore
 from duplexd.engine.volumes import introduce
 from duplexd.errors import DamageError, WrongStateError
 from duplexd.images.absent import AbsentLeg
-from duplexd.images.probe import probe
+from duplexd.images.probe import as_on_the_medium, probe
 from duplexd.runtime.tasks import to_its_end
 from duplexd.runtime.watch import Watch, patiently
 
@@ -227,9 +227,9 @@ class Reopening:
             raise WrongStateError(f"{pair.name}: {why_absent(leg)}; nothing was started")
         try:
             offsets = recorded.offsets if recorded is not None else ()
+            if adopt and role == PRIMARY:
+                await self._opener.look(leg, role, partial(as_on_the_medium, leg))
             found = await self._opener.look(leg, role, lambda: probe(leg, offsets))
-            if adopt and role == PRIMARY:  # what it holds is the volume, after a power cut too
-                await self._opener.look(leg, role, leg.sync)
         except OSError as error:
             await self._opener.close(leg)
             raise WrongStateError(f"{pair.name}: {leg.path}: {_text(error)}") from error

@@ -49,6 +49,9 @@ class AbsentLeg:
     def sync(self, times: bool = False) -> None:  # noqa: ARG002
         self._fail()
 
+    def drop_cache(self) -> None:
+        self._fail()
+
     def stamp(self) -> Stamp:
         self._fail()
 

@@ -118,6 +118,10 @@ class History:
             self.lost.pop(volume, None)
         self.unseen.discard(volume)
 
+    def goes_back(self, volume: int) -> bool:
+        """Whether a swap that gives up changes of a volume is about to be written."""
+        return any(entry.volume == volume for entry in self._pending)
+
     def changed_between(self, volume: int, after: float, until: float) -> list[Entry]:
         """The changes of a volume with numbers in (after, until]."""
         return [

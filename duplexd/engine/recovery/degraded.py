@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 class Degraded:
     """`tail`: the last number before the markers of the start. `may_swap`: what the configuration
-    says of failed primaries. `unknown`: pairs whose secondary may be any image.
+    says of failed primaries. `uncompared`: pairs whose legs may differ where no record
+    says so.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Degraded:
         faults: Faults,
         tail: int,
         may_swap: bool,
-        unknown: Container[Pair],
+        uncompared: Container[Pair],
     ) -> None:
         self._timeline = timeline
         self._volumes = volumes
@@ -53,7 +54,7 @@ class Degraded:
         self._faults = faults
         self._tail = tail
         self._may_swap = may_swap
-        self._unknown = unknown
+        self._uncompared = uncompared
 
     def primaries(self) -> None:
         """Replace the primaries that failed, or serve their volumes no more."""
@@ -92,12 +93,16 @@ class Degraded:
         """Whether the secondary holds everything that the journal has. One that no checkpoint has
         recorded yet may be any image: a copy of it is compared, but nothing is served from it.
         """
-        if pair.secondary is None or pair in self._faults.secondaries or pair in self._unknown:
+        if pair.secondary is None or pair in self._faults.secondaries or self._is_unknown(pair):
             return False
         staging = pair.record.staging == UNCOMMITTED
         follows = pair.state == pair_states.PENDING and pair.usable and not staging
         arrived = pair.applied >= self._tail
         return arrived and (pair.state == pair_states.DUPLEX or follows)
+
+    def _is_unknown(self, pair: Pair) -> bool:
+        """Whether its secondary may be any image."""
+        return pair in self._uncompared and pair.record.secondary_image is None
 
     def _swap(self, pair: Pair, fault: Fault) -> None:
         """Its group is not suspended with it: their secondaries lack nothing."""
@@ -110,9 +115,14 @@ class Degraded:
         self._suspend(pair, fault, alone=True)
 
     def _suspend(self, pair: Pair, fault: Fault, alone: bool = False) -> None:
-        """`alone`: the secondaries of its group lack nothing, and may have to take over as well."""
+        """`alone`: the secondaries of its group lack nothing, and may have to take over as well.
+
+        One of the group that has to be compared is not suspended with it: what a power cut took
+        from the journal may be on it, so it is at no number. It is compared instead.
+        """
         duplex = pair.state == pair_states.DUPLEX
-        members = self._volumes.group_of(pair) if duplex and not alone else {pair}
+        group = self._volumes.group_of(pair) if duplex and not alone else set()
+        members = {pair} | {member for member in group if member not in self._uncompared}
         missed = pair.record.full_map() if fault.missed is None else fault.missed
         unusable = set() if fault.whole and pair.usable else {pair}
         # One that follows the journal is where it stopped, all others are at the tail.
@@ -126,7 +136,7 @@ class Degraded:
         copied = pair.state == pair_states.PENDING and pair.record.staging != UNCOMMITTED
         if copied and self._can_lead(pair):
             self._timeline.append(Equal([pair.id]))
-        elif copied or (pair.state == pair_states.DUPLEX and pair in self._unknown):
+        elif copied or (pair.state == pair_states.DUPLEX and self._is_unknown(pair)):
             error = OSError(why)
             missed = {pair: pair.record.full_map()}
             self._failures.freeze({pair}, pair, self._tail, error, {pair}, missed)

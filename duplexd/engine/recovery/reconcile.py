@@ -56,9 +56,9 @@ def reconcile(
     ledger, tail = timeline.ledger, recovered.journal.tail.sequence
     known = ledger.known()
     may_swap = config.controller.on_primary_error == "swap"
-    unknown = {pair for pair in recovered.uncompared if pair.record.secondary_image is None}
+    uncompared = recovered.uncompared
     degraded = Degraded(
-        timeline, volumes, failures, emit, recovered.faults, tail, may_swap, unknown
+        timeline, volumes, failures, emit, recovered.faults, tail, may_swap, uncompared
     )
     for pair in recovered.pairs.values():
         # What a killed daemon wrote may not be on the disk yet, replayed or not.

@@ -13,7 +13,6 @@ import pytest
 from duplexd.core.pair import Pair
 from duplexd.core.pair_states import (
     BY_ERROR,
-    BY_GROUP,
     DUPLEX,
     FIRST_COPY,
     PENDING,
@@ -193,7 +192,10 @@ async def test_the_journal_is_durable_before_it_is_replayed() -> None:
         assert "leg" in order
 
 
-async def test_a_secondary_that_cannot_be_written_costs_its_group_its_redundancy_only() -> None:
+async def test_a_secondary_that_cannot_be_written_costs_only_its_pair_after_a_kill() -> None:
+    """Those of its group are compared: a power cut may have left more on them than in the journal,
+    so they are at no number that they could be suspended at.
+    """
     disk = new_disk()
     volumes, groups = {"data": "sync", "mate": "sync", "apart": "sync"}, {"db": ["data", "mate"]}
     core = await Core.begin(disk, settings(volumes, groups))
@@ -202,12 +204,11 @@ async def test_a_secondary_that_cannot_be_written_costs_its_group_its_redundancy
     await core.crash(power=False)
     disk.fail("/b/data.img", errno.EIO, operation="write", times=1)
     async with running(volumes, groups, disk=disk) as again:
-        states = {"data": SUSPENDED, "mate": SUSPENDED, "apart": PENDING}
-        assert again.states() == states, "apart is compared, as after any kill"
+        states = {"data": SUSPENDED, "mate": PENDING, "apart": PENDING}
+        assert again.states() == states
         data, mate = again.pair("data"), again.pair("mate")
         assert (data.reason, data.usable) == (BY_ERROR, False)
-        assert (mate.reason, mate.usable) == (BY_GROUP, True)
-        assert data.cut is mate.cut
+        assert (mate.reason, mate.usable) == (UNCLEAN_STOP, False)
         assert data.changed == data.record.full_map()
         await again.controller.resync(["data", "mate"])
         await again.controller.resync_wait(["data", "mate"])
