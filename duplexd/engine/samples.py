@@ -239,7 +239,7 @@ class Samples:
         pair, leg, known = task.pair, task.leg, task.known
         stamp, written = self._stamps.get(leg), leg in self._written
         if task.has_failed:
-            task.record(_unseen(pair, known))
+            task.record(_unseen(task))
             return
         try:
             image: Image | None = await to_its_end(
@@ -249,7 +249,7 @@ class Samples:
             if isinstance(error, _UnsyncedError) and not _has_failed(pair.pair, leg):
                 planned = Planned(pair.pair, leg, dirty=True, looked_for=False)
                 self._unsynced.append(Outcome(planned, None, error))
-            image = known if _is_settled(leg) else _unseen(pair, known)
+            image = known if _is_settled(leg) else _unseen(task)
         else:
             self._branded.add(leg)
             if stamp is not None:
@@ -322,12 +322,14 @@ def _is_settled(leg: Leg) -> bool:
     return settled
 
 
-def _unseen(pair: _Pair, known: Image | None) -> Image | None:
+def _unseen(task: _Task) -> Image | None:
     """An image that is not there, or fails: what was written since the last checkpoint may be on
-    it, or not.
+    it, or not. A call that hangs may also change its time when it returns at last.
     """
+    pair, leg, known = task.pair, task.leg, task.known
     touched = EVERYTHING if pair.touched is None else pair.touched
-    if known is None or touched == frozenset():
+    is_busy = isinstance(leg, AbsentLeg) and leg.busy
+    if known is None or (touched == frozenset() and not is_busy):
         return known
     return known.written(touched, pair.pair.regions.shift)
 
