@@ -12,6 +12,7 @@ from duplexd.images.probe import SAMPLE_BYTES, Mark
 from duplexd.journal.format import crc32c
 from duplexd.runtime.watch import HungError
 from tests.unit.engine.cores import MIB, SIZE, Core, new_disk, run, running, settings
+from tests.unit.engine.test_recovery_degraded import refusing
 
 if TYPE_CHECKING:
     from duplexd.core.image_record import Image
@@ -194,11 +195,10 @@ async def test_the_time_of_an_image_that_hangs_is_not_held_against_it() -> None:
 async def test_nobody_noted_where_a_volume_without_a_secondary_was_written() -> None:
     """It gets one, and its primary fails before the next checkpoint."""
     async with running({"data": ""}) as core:
-        core.refuse_swaps()
         await checkpoint(core)
         await core.write("data", 0, b"x" * SAMPLE_BYTES)
         core.disk.fail("/a/data.img", errno.EIO, operation="sync", times=1)
-        await core.controller.reload(settings(ALONE))
+        await core.controller.reload(refusing(settings(ALONE)))
         assert core.pair().failed
         image = core.pair().record.primary_image
         assert image is not None
