@@ -13,7 +13,6 @@ image would fill another one.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 from functools import partial
 from typing import TYPE_CHECKING
@@ -35,6 +34,7 @@ from duplexd.runtime.tasks import to_its_end
 from duplexd.runtime.watch import Watch, patiently
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Sequence
 
     from duplexd.config.daemon_file import Config
@@ -73,7 +73,6 @@ class Reopening:
         self._config = config
         self._emit = emit
         self._chunk_bytes = limits.follower_chunk_bytes
-        self._closing: set[asyncio.Task[None]] = set()
 
     # ---------------------------------------------------------------------------------- commands
 
@@ -152,10 +151,7 @@ class Reopening:
         leg, absent = pair.primary, gone(pair.primary.path, pair.size, why)
         pair.failed = why
         pair.set_legs(absent, pair.secondary, pair.mode)
-        self._closing.add(
-            closing := asyncio.get_running_loop().create_task(self._opener.close(leg))
-        )
-        closing.add_done_callback(self._closing.discard)
+        self._opener.close_later(leg)
 
     async def _replay(self, pair: Pair) -> None:
         """Bring the primary to the last number. No change of this volume comes meanwhile."""
