@@ -178,7 +178,7 @@ class Checkpointer:
         ledger = self._timeline.ledger
         applied = {each["id"]: each["applied"] for each in durable.saved["pairs"]}
         for pair in self._volumes.all():
-            if pair.record.swaps == durable.swaps.get(pair.id):
+            if pair.id in applied and pair.record.swaps == durable.swaps.get(pair.id):
                 ledger.secondary_holds(pair.record, applied[pair.id])
                 if not pair.failed:
                     ledger.primary_holds(pair.record, self.sequence)
