@@ -53,9 +53,8 @@ class PairRecord:
     cut until both are equal, or after a torn write. `changed`: grains changed since the cut
     (SUSPENDED), or still to copy (PENDING). `primary_at`: the number up to which the primary holds
     every change durably; that of the checkpoint, unless the primary was not there since.
-    `secondary_at`: the same of the secondary, where a restart would find it; `applied` is ahead
-    of it while the daemon runs. `swapped`: the image that the configuration calls `secondary` is
-    the primary.
+    `secondary_at`: the same of the secondary; `applied` is ahead of it while the daemon runs.
+    `swapped`: the image that the configuration calls `secondary` is the primary.
     """
 
     __slots__ = (

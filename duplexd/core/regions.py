@@ -63,8 +63,17 @@ class DirtyRegions:
 
     def ranges(self, size_bytes: int) -> list[tuple[int, int]]:
         """(offset, length) of each open region, cut off at the volume's end."""
+        return self._ranges(self.open, size_bytes)
+
+    def unsynced(self, size_bytes: int) -> list[tuple[int, int]]:
+        """The same of all regions that the last sync of a leg may not have covered: it may have
+        been that of a checkpoint that is under way.
+        """
+        return self._ranges(self.open | self.touched | self._closing, size_bytes)
+
+    def _ranges(self, regions: Iterable[int], size_bytes: int) -> list[tuple[int, int]]:
         found: list[tuple[int, int]] = []
-        for region in sorted(self.open):
+        for region in sorted(regions):
             offset = region << self.shift
             found.append((offset, min(1 << self.shift, size_bytes - offset)))
         return found

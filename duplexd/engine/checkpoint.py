@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.pair_states import DUPLEX, SIMPLEX, SUSPENDED
+from duplexd.engine.hung import took_its_place
 from duplexd.engine.leg_syncs import LegSyncs, Outcome, Planned, make_dirty
 from duplexd.images.absent import AbsentLeg
 from duplexd.journal import checkpoint_file as checkpoint
@@ -178,7 +179,7 @@ class Checkpointer:
         ledger = self._timeline.ledger
         applied = {each["id"]: each["applied"] for each in durable.saved["pairs"]}
         for pair in self._volumes.all():
-            if pair.id in applied and pair.record.swaps == durable.swaps.get(pair.id):
+            if pair.id > 0 and pair.record.swaps == durable.swaps.get(pair.id):
                 ledger.secondary_holds(pair.record, applied[pair.id])
                 if not pair.failed:
                     ledger.primary_holds(pair.record, self.sequence)
@@ -281,7 +282,7 @@ class Checkpointer:
             pair, leg = outcome.planned.pair, outcome.planned.leg
             if leg is pair.primary and outcome.failed is not None:
                 error = self._primary_failed(pair, leg, outcome.failed) or error
-            elif leg is pair.secondary:
+            elif leg is pair.secondary or took_its_place(pair.secondary, leg):
                 self._secondary_failed(outcome)
         if error is not None:
             raise error

@@ -160,7 +160,8 @@ class Failures:
     ) -> None:
         """Suspend pairs because a secondary failed, at number `at`; see `core/freeze.py`."""
         why = _with_path(error, failed)
-        leave_hung(failed, error)
+        if leave_hung(failed, error) and failed.secondary_dirty:
+            unusable, missed = {*unusable, failed}, _with_unsynced(missed, failed)
         for marker in freeze.plan(members, failed, at, why, unusable, missed, new_id):
             self._freeze_at(marker, failed, error)
 
@@ -201,6 +202,18 @@ def _changes_after(pair: Pair, changes: Sequence[PairChange], sequence: int) -> 
         if change.volume is pair and change.sequence > sequence:
             changed.set(change.offset, change.length)
     return changed
+
+
+def _with_unsynced(missed: Mapping[Pair, ChangeMap], hung: Pair) -> dict[Pair, ChangeMap]:
+    """What a secondary lacks that hangs. No sync of it can end any more, so what was written since
+    the last one may be lost with its disk.
+    """
+    changed = hung.new_map()
+    for offset, length in hung.regions.unsynced(hung.size):
+        changed.set(offset, length)
+    if hung in missed:
+        changed.merge(missed[hung])
+    return {**missed, hung: changed}
 
 
 def _with_path(error: OSError, failed: Pair) -> str:

@@ -12,6 +12,7 @@ from duplexd.backend import WRITE, ZERO
 from duplexd.core import pair_states
 from duplexd.core.markers import MakeCut
 from duplexd.errors import DuplexdError
+from duplexd.runtime.watch import HungError
 from duplexd.units import KIB, MIB
 from tests.unit.engine.cores import Core, new_disk, run, running, settings
 from tests.unit.engine.parts import Parts
@@ -74,6 +75,36 @@ async def test_changes_of_one_batch_behind_the_failure_reach_no_secondary_of_the
         assert core.image("wal", "b")[4096:4100] == bytes(4), "after it"
         assert core.image("other", "b")[:4] == b"new!", "not of the group"
         assert core.pair("wal").changed is not None
+
+
+async def test_a_secondary_that_hangs_may_lose_what_was_not_synced_on_it() -> None:
+    """No sync of it can end any more, and its disk may lose what only the page cache has."""
+    async with running({"data": "sync"}, size=4 * MIB) as core:
+        await core.controller.checkpointer.checkpoint()
+        await core.write("data", MIB, b"in the page cache")
+        pair, secondary = core.pair(), core.pair().copy_of
+        hung = HungError(secondary, 5.0)
+        core.controller.failed_legs.found(pair, secondary, hung)
+        await core.until(lambda: core.states() == {"data": "SUSPENDED"})
+        assert not pair.usable
+        assert pair.changed is not None
+        start, length = pair.changed.next_run(0, pair.size) or (0, 0)
+        assert start <= MIB < start + length
+
+
+async def test_a_sync_that_fails_after_its_secondary_was_given_up_is_heeded() -> None:
+    """What a suspend was about to call durable is not."""
+    async with running({"data": "sync"}) as core:
+        await core.write("data", 0, b"in the page cache")
+        pair, secondary = core.pair(), core.secondary("data")
+
+        def hangs_elsewhere() -> None:
+            core.controller.failed_legs.found(pair, secondary, HungError(secondary, 5.0))
+            raise OSError(errno.EIO, "no answer")
+
+        secondary.delay = lambda operation: hangs_elsewhere() if operation == "sync" else None
+        result = await core.controller.suspend(["data"])
+        assert (result["verdict"], pair.usable) == ("void", False)
 
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
