@@ -30,10 +30,12 @@ def plan(
     """The markers that suspend `members`; the one for number `at` comes first.
 
     `missed` is what each secondary has not received of the changes after `at`; `unusable` are the
-    pairs whose secondaries hold no state that ever existed (a torn write). A pair that mirrors
-    holds the tail, at or after `at`, but is suspended at `at`: its later changes are in `missed`.
+    pairs whose secondaries hold no state that ever existed (a torn write), and so are those that
+    were not compared. A pair that mirrors holds the tail, at or after `at`, but is suspended at
+    `at`: its later changes are in `missed`.
     """
-    torn = {pair.id for pair in unusable}
+    members = list(members)
+    torn = {pair.id for pair in (*unusable, *(each for each in members if each.uncompared))}
     places: dict[int, list[Pair]] = {at: []}
     for member in members:
         ahead = not member.mirrors and member.record.usable and member.id not in torn

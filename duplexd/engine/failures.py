@@ -128,7 +128,7 @@ class Failures:
     def served(self, pair: Pair) -> None:
         """It has a good primary again."""
         if pair.failed:
-            pair.failed, pair.lacks = "", None
+            pair.failed, pair.lacks, pair.uncompared = "", None, False
             pair.refresh()
             self.on_served(pair)
 
