@@ -273,7 +273,8 @@ class Ledger:
             if pair.cut is not None and pair.state == pair_states.SUSPENDED:
                 pair.cut.state, pair.cut.why = VOID, cut.why  # the old cut lost a secondary
             failed = pair.id in marker.failed
-            reason = pair_states.BY_ERROR if failed else pair_states.BY_GROUP
+            others = pair_states.BY_GROUP if marker.failed else pair_states.BY_JOURNAL
+            reason = pair_states.BY_ERROR if failed else others
             self._move(pair, pair_states.FAIL, reason)
             pair.cut, pair.applied = cut, min(pair.applied, cut.sequence)
             pair.secondary_at = min(pair.secondary_at, pair.applied)
