@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 from duplexd.core import freeze, pair_states
 from duplexd.core.markers import Swap
 from duplexd.engine.cut_archive import new_id
-from duplexd.engine.hung import leave_hung
-from duplexd.images.absent import AbsentLeg
+from duplexd.engine.hung import in_place_of, leave_hung
 from duplexd.runtime.watch import HungError
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ class Failures:
         primary, why = pair.primary, error.strerror or str(error)
         pair.failed = why if primary.path in why else f"{primary.path}: {why}"
         if isinstance(error, HungError):
-            pair.set_legs(AbsentLeg(primary.path, primary.size, why), pair.secondary, pair.mode)
+            pair.set_legs(in_place_of(primary, error), pair.secondary, pair.mode)
         self.no_more_served(pair)
         self._events.emit("volume-not-served", volume=pair.name, error=pair.failed)
 
