@@ -135,11 +135,8 @@ class Checkpointer:
         return any(pair.regions.open - pair.regions.touched for pair in self._volumes.all())
 
     def would_record_images(self) -> bool:
-        """Whether a checkpoint now would record secondaries that are current, and not known yet."""
-        return any(
-            pair.state == DUPLEX and pair.record.secondary_image is None and not pair.failed
-            for pair in self._volumes.all()
-        )
+        """Whether a checkpoint now would record images that are current, and not known yet."""
+        return any(not pair.failed and _is_unrecorded(pair) for pair in self._volumes.all())
 
     def _ledger_at(self, tail: int) -> Json:
         pairs = self._volumes.all()
@@ -364,6 +361,12 @@ def _primary_at(pair: Pair, tail: int) -> int:
     """
     whole = pair.lacks is not None and not pair.lacks.records
     return tail - 1 if whole else min(pair.record.primary_at, tail - 1)
+
+
+def _is_unrecorded(pair: Pair) -> bool:
+    record = pair.record
+    secondary = pair.state == DUPLEX and record.secondary_image is None
+    return secondary or record.primary_image is None
 
 
 def _is_of_secondary(outcome: Outcome) -> bool:

@@ -207,7 +207,7 @@ class Controller:
         self.volume = volumes.find
         # And what the API's clients can ask for.
         reopening = Reopening(
-            timeline, checkpointer.copying, followers, failures, opener, workers,
+            timeline, checkpointer, self.write_path, followers, failures, opener, workers,
             lambda: self.config, events.emit, limits,
         )  # fmt: skip
         adoptions = Adoptions(

@@ -14,12 +14,13 @@ image would fill another one.
 from __future__ import annotations
 
 import errno
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
 from duplexd.core import pair_states
 from duplexd.core.identity import Facts, is_of_others, judge
-from duplexd.core.markers import Copy, Missed
+from duplexd.core.markers import Copy, Missed, Regions
 from duplexd.core.since import known, uncertain
 from duplexd.engine.opening import PRIMARY, SECONDARY, Images, places, why_absent
 from duplexd.engine.opening import absent as gone
@@ -27,35 +28,37 @@ from duplexd.engine.recovery.image_faults import Side
 from duplexd.engine.recovery.primary_replay import PrimaryReplay
 from duplexd.engine.recovery.progress import ignore
 from duplexd.engine.volumes import introduce
-from duplexd.errors import DamageError, WrongStateError
+from duplexd.errors import DamageError, DuplexdError, WrongStateError
 from duplexd.images.absent import AbsentLeg
 from duplexd.images.probe import as_on_the_medium, probe
 from duplexd.runtime.tasks import to_its_end
 from duplexd.runtime.watch import Watch, patiently
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from duplexd.config.daemon_file import Config
     from duplexd.core.identity import Judgement
     from duplexd.core.pair import Pair
+    from duplexd.engine.checkpoint import Checkpointer
     from duplexd.engine.failures import Failures
     from duplexd.engine.opening import Opener
     from duplexd.engine.timeline import Timeline
     from duplexd.images.leg import Leg
     from duplexd.limits import EngineLimits
     from duplexd.replication.followers import Followers
+    from duplexd.replication.seams import Gates
     from duplexd.runtime.threads import Workers
 
 
 class Reopening:
-    """`config()`: the configuration in force. While `copying` is held, no checkpoint is taken."""
+    """`config()`: the configuration in force."""
 
     def __init__(
         self,
         timeline: Timeline,
-        copying: asyncio.Lock,
+        checkpointer: Checkpointer,
+        gates: Gates,
         followers: Followers,
         failures: Failures,
         opener: Opener,
@@ -65,7 +68,8 @@ class Reopening:
         limits: EngineLimits,
     ) -> None:
         self._timeline = timeline
-        self._copying = copying
+        self._checkpointer = checkpointer
+        self._gates = gates
         self._followers = followers
         self._failures = failures
         self._opener = opener
@@ -130,7 +134,7 @@ class Reopening:
         """Serve a volume again whose primary is there again, and is the one of the journal."""
         primary = await self.primary(pair, adopt=False)
         # The checkpoint that recorded what it lacks stays the last one until it has all of it.
-        async with self._copying:
+        async with self.recorded(pair), self._checkpointer.copying:
             await self._timeline.at_rest(lambda: self.use_primary(pair, primary))
             try:
                 await self._replay(pair)
@@ -142,6 +146,22 @@ class Reopening:
                 ) from error
             await self._timeline.at_rest(lambda: self.begin_to_serve(pair))
         self._emit("volume-served", volume=pair.name, path=pair.primary.path, lost=None)
+
+    @asynccontextmanager
+    async def recorded(self, pair: Pair) -> AsyncIterator[None]:
+        """Around `begin_to_serve`: no client writes to an image that is new before a checkpoint has
+        recorded it. A start that finds another one in its place could not know.
+        """
+        if pair.record.primary_image is not None:
+            yield
+            return
+        self._gates.close_gates([pair])
+        try:
+            yield
+            with suppress(OSError, DuplexdError):  # it is reported, and tried again
+                await self._checkpointer.checkpoint()
+        finally:
+            self._gates.open_gates([pair])
 
     def use_primary(self, pair: Pair, primary: Leg) -> None:
         pair.set_legs(primary, pair.secondary, pair.mode)
@@ -177,6 +197,8 @@ class Reopening:
         if pair.secondary is not None and pair.state == pair_states.SIMPLEX:
             images = Images(pair.primary, pair.secondary)
             introduce(self._timeline, pair.name, pair.mode, images, pair)
+        if pair.secondary is not None and pair.regions.open:  # more, where it was replayed
+            self._timeline.append(Regions({pair.id: sorted(pair.regions.open)}))
         changed = pair.new_map()
         for offset, length in pair.regions.ranges(pair.size):
             changed.set(offset, length)

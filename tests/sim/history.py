@@ -187,7 +187,9 @@ class History:
             time_us: int,
         ) -> None:
             collect(writer, kind, volume, offset, length, data, size, flags, time_us)
-            if kind != SEAL:
+            if kind == SEAL:
+                self._given.add(writer.sequence)
+            else:
                 self._appended(writer.sequence, kind, volume, offset, length, data)
 
         def tapped_write_changes(writer: Writer, changes: Any, time_us: int) -> None:

@@ -95,3 +95,33 @@ async def test_a_replaced_secondary_wants_to_be_recorded_once_it_is_current() ->
         assert checkpointer.would_record_images()
         await checkpointer.checkpoint()
         assert not checkpointer.would_record_images()
+
+
+async def test_no_client_writes_to_a_primary_that_no_later_start_would_recognise() -> None:
+    disk = new_disk()
+    await died_before_its_first_checkpoint(disk)
+    ours = disk.take(A)
+    core = await Core.begin(disk, settings())
+    assert core.pair().failed
+    disk.give(A, ours)
+    await core.controller.resync(["data"])
+    assert await core.write("data", 0, b"flushed", fua=True) == 0
+    await core.crash(power=False)
+    disk.give(A, Image.of(FOREIGN))
+    async with running(disk=disk) as core:
+        assert "/a/data.img" in core.pair().failed or core.pair().record.swapped
+        assert core.image("data", "a") == FOREIGN
+
+
+async def test_an_adopted_image_is_recognised_by_the_next_start() -> None:
+    disk = new_disk()
+    async with running({"data": ""}, disk=disk):
+        pass
+    disk.give(A, Image.of(FOREIGN))
+    core = await Core.begin(disk, settings({"data": ""}))
+    await core.controller.adopt(["data"])
+    assert await core.write("data", 0, b"flushed", fua=True) == 0
+    await core.crash(power=False)
+    disk.give(A, Image(SIZE))
+    async with running({"data": ""}, disk=disk) as core:
+        assert "/a/data.img" in core.pair().failed
