@@ -176,7 +176,7 @@ class Pair:
         A volume that is not served gets no changes, so a secondary that holds all holds them still.
         """
         if not self.record.usable:
-            self.halfway = None  # the journal says more
+            self.halfway, self.uncompared = None, False  # the journal says more
         duplex = self.record.state == DUPLEX and self.halfway is None
         self.mirrors = duplex and self.mode == "sync" and self.secondary is not None
         self.tracks = self.record.tracks
