@@ -42,6 +42,10 @@ class Image(NamedTuple):
         """Where it was sampled."""
         return [offset for offset, _ in self.samples]
 
+    def taken_at(self, number: int) -> Image:
+        """The same, where what it holds is what the volume is from this number on."""
+        return self._replace(after=number)
+
     def written(self, regions: Container[int], shift: int) -> Image:
         """What stays true of it once it was written to in these regions of `1 << shift` bytes."""
         kept = tuple(sample for sample in self.samples if sample[0] >> shift not in regions)

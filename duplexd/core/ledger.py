@@ -179,16 +179,18 @@ class Ledger:
         for pair in self._of(marker.volumes):
             self._move(pair, pair_states.SWAP, pair.reason)
             pair.swapped, pair.swaps = not pair.swapped, pair.swaps + 1
-            images = pair.primary_image, pair.secondary_image
-            pair.secondary_image, pair.primary_image = images
+            before, after = pair.primary_image, pair.secondary_image
             pair.primary_at, pair.secondary_at = pair.secondary_at, pair.primary_at
             pair.applied = pair.secondary_at
             if pair.state == pair_states.SUSPENDED:
                 # What follows the cut in the journal is not applied to the new primary, and the
                 # new secondary holds a state with changes that the volume never had.
+                number = place.sequence
+                before, after = (image and image.taken_at(number) for image in (before, after))
                 pair.primary_at, pair.usable = place.sequence, False
                 pair.cut = Cut("", place.sequence, place.time_us, "", VOID)
                 pair.changed = pair.full_map()
+            pair.primary_image, pair.secondary_image = after, before
 
     @_fold.register
     def _(self, marker: markers.Regions, _place: Place) -> None:

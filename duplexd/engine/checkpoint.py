@@ -262,7 +262,7 @@ class Checkpointer:
         planned = self._syncs.plan(served, pairs, duplex)
         for pair in pairs:
             pair.regions.checkpointed()
-        swaps = {pair.id: pair.record.swaps for pair in pairs}
+        swaps = {pair.id: pair.record.swaps for pair in pairs if pair.id > 0}
         return _Snapshot(saved, images, planned, others, swaps)
 
     def _refuse_unsynced(self, served: Sequence[Pair]) -> None:

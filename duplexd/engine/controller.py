@@ -196,6 +196,7 @@ class Controller:
         live_changes = LiveChanges(volumes, leases, archive)
         opener = Opener(disk, workers, config.controller)
         self.reloads = Reload(timeline, volumes, checkpointer, followers, live_changes, opener)
+        failures.on_left = opener.close_later
         self._connect()
         self._take_settings(config)
         # See `Backend`; bound here, they cost no call more than there.

@@ -30,9 +30,15 @@ def leave_hung(pair: Pair, error: OSError) -> bool:
     hung = error.what.leg if isinstance(error.what, Access) else error.what
     if hung is not secondary:
         return False
-    absent = AbsentLeg(secondary.path, secondary.size, error.strerror or str(error))
-    pair.set_legs(pair.primary, absent, pair.mode)
+    pair.set_legs(pair.primary, in_place_of(secondary, error), pair.mode)
     return True
+
+
+def in_place_of(hung: Leg, error: OSError) -> AbsentLeg:
+    """What a pair has instead of an image that hangs."""
+    absent = AbsentLeg(hung.path, hung.size, error.strerror or str(error))
+    absent.busy = True
+    return absent
 
 
 def took_its_place(leg: Leg | None, hung: Leg) -> bool:

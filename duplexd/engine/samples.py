@@ -77,6 +77,7 @@ class _Pair(NamedTuple):
 class Plan(NamedTuple):
     """What is to be recorded at a checkpoint."""
 
+    number: int
     pairs: list[_Pair]
     segment: Segment
     end: int  # of the checkpoint's last record, in `segment`
@@ -134,9 +135,11 @@ class Samples:
         self._name = name
         self._begun_at = timeline.writer.sequence  # by this start
         self._stamps: dict[Leg, Stamp] = {}  # from before the last sync of each leg
+        self._numbers: dict[Leg, int] = {}  # the last number by then
         self._written: set[Leg] = set()  # synced since they were recorded last
         self._taken: dict[Leg, Stamp] = {}  # those of them that the coming checkpoint records
         self._touched: dict[int, set[int]] = {}  # regions, by volume, since the last checkpoint
+        self._noted: set[int] | None = None  # of these volumes; None: all that have a secondary
         self._unsynced: list[Outcome] = []  # syncs of marks that failed
         self._branded: set[Leg] = set()  # carry the mark of this start
         # That held all changes at the last checkpoint, with their role, and the swaps before it
@@ -148,14 +151,14 @@ class Samples:
         Raises OSError, also for a leg that has become shorter: later writes may make it long again,
         with zeroes where its content was.
         """
-        stamp = leg.stamp()
+        number, stamp = self._timeline.written, leg.stamp()
         if stamp.size < leg.size:
             raise OSError(errno.EIO, truncated(stamp.size, leg.size), leg.path)
         leg.sync(times=True)
-        return lambda: self._synced(leg, stamp)
+        return lambda: self._synced(leg, stamp, number)
 
-    def _synced(self, leg: Leg, stamp: Stamp) -> None:
-        self._stamps[leg] = stamp
+    def _synced(self, leg: Leg, stamp: Stamp, number: int) -> None:
+        self._stamps[leg], self._numbers[leg] = stamp, number
         self._written.add(leg)
 
     def plan(self, saved: Json, pairs: Sequence[Pair]) -> Plan:
@@ -167,14 +170,16 @@ class Samples:
         self._branded &= legs
         self._written &= legs
         self._stamps = {leg: stamp for leg, stamp in self._stamps.items() if leg in legs}
+        self._numbers = {leg: self._numbers[leg] for leg in self._stamps}
         self._taken = {}
         per_image = max(min(SAMPLES_MAX // max(len(legs), 1), _PER_IMAGE_MAX), _PER_IMAGE_MIN)
-        return Plan(planned, self._timeline.writer.segment, saved["offset"], per_image)
+        return Plan(written, planned, self._timeline.writer.segment, saved["offset"], per_image)
 
     def _plan_one(self, pair: Pair, saved: Json, written: int) -> _Pair:
         touched = self._touched.setdefault(pair.id, set())
         touched.update(saved["regions"])
-        known = None if pair.secondary is None else frozenset(touched)
+        is_noted = pair.secondary is not None and (self._noted is None or pair.id in self._noted)
+        known = frozenset(touched) if is_noted else None
         return _Pair(pair, saved, (pair.primary, pair.secondary), known, written)
 
     async def take(self, plan: Plan) -> list[Outcome]:
@@ -239,7 +244,7 @@ class Samples:
         pair, leg, known = task.pair, task.leg, task.known
         stamp, written = self._stamps.get(leg), leg in self._written
         if task.has_failed:
-            task.record(_unseen(pair, known))
+            task.record(_unseen(task))
             return
         try:
             image: Image | None = await to_its_end(
@@ -249,7 +254,7 @@ class Samples:
             if isinstance(error, _UnsyncedError) and not _has_failed(pair.pair, leg):
                 planned = Planned(pair.pair, leg, dirty=True, looked_for=False)
                 self._unsynced.append(Outcome(planned, None, error))
-            image = known if _is_settled(leg) else _unseen(pair, known)
+            image = known if _is_settled(leg) else _unseen(task)
         else:
             self._branded.add(leg)
             if stamp is not None:
@@ -260,9 +265,10 @@ class Samples:
         """The checkpoint is on the disk. Meanwhile images may have changed roles, or have come."""
         ledger = self._timeline.ledger
         for leg, stamp in self._taken.items():
-            if self._stamps.get(leg) is stamp:
+            if self._stamps.get(leg) is stamp and self._numbers[leg] <= plan.number:
                 self._written.discard(leg)
         self._touched.clear()
+        self._noted = {pair.pair.id for pair in plan.pairs if pair.legs[1] is not None}
         for pair, saved, legs, _, _ in plan.pairs:
             record, images = pair.record, dict(zip(legs, saved["images"], strict=True))
             ours = images.get(pair.primary, record.primary_image)
@@ -322,12 +328,14 @@ def _is_settled(leg: Leg) -> bool:
     return settled
 
 
-def _unseen(pair: _Pair, known: Image | None) -> Image | None:
+def _unseen(task: _Task) -> Image | None:
     """An image that is not there, or fails: what was written since the last checkpoint may be on
-    it, or not.
+    it, or not. A call that hangs may also change its time when it returns at last.
     """
+    pair, leg, known = task.pair, task.leg, task.known
     touched = EVERYTHING if pair.touched is None else pair.touched
-    if known is None or touched == frozenset():
+    is_busy = isinstance(leg, AbsentLeg) and leg.busy
+    if known is None or (touched == frozenset() and not is_busy):
         return known
     return known.written(touched, pair.pair.regions.shift)
 

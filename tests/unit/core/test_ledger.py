@@ -10,6 +10,7 @@ import pytest
 
 import duplexd
 from duplexd.backend import TRIM, WRITE
+from duplexd.core.image_record import Image
 from duplexd.core.ledger import CONSISTENT, ONLY_THE_MAP, UNCOMMITTED, VOID, Ledger, Place
 from duplexd.core.markers import (
     JOURNAL,
@@ -165,10 +166,14 @@ def test_swap_of_a_suspended_pair_gives_up_what_follows_its_cut() -> None:
     pair = story.pair()
     before = pair.cut
     assert before is not None
+    images = Image("p", "/a", "", 1, True, 1), Image("s", "/b", "", 1, True, 1)
+    story.ledger.use_images(pair, *images)
     sequence = story.mark(Swap([1]))
     assert (pair.state, pair.swapped, pair.usable) == (SUSPENDED, True, False)
     assert pair.primary_at == sequence, "records before it are not applied to the new primary"
     assert grains(pair.changed) == list(range(SIZE // GRAIN)), "all of the new secondary is unknown"
+    assert pair.primary_image == Image("s", "/b", "", 1, True, 1, after=sequence), "no older record"
+    assert pair.secondary_image == Image("p", "/a", "", 1, True, 1, after=sequence)
     assert (before.verdict, pair.cut is before) == (CONSISTENT, False)
 
 

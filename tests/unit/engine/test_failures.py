@@ -284,10 +284,24 @@ async def test_a_primary_that_fails_costs_a_swap_and_no_client_notices() -> None
         primary.fail("write", errno.EIO)
         assert await core.write("data", 0, b"fails on the primary") == 0
         pair = core.pair("data")
-        assert (pair.primary, pair.secondary) == (secondary, primary)
+        assert (pair.primary, pair.copy_of.path) == (secondary, primary.path)
         assert (pair.record.swapped, pair.state, pair.usable) == (True, "SUSPENDED", False)
         assert await core.read("data", 0, 5) == (0, b"fails")
         assert core.states() == {"data": "SUSPENDED", "wal": "DUPLEX", "other": "DUPLEX"}
+
+
+async def test_a_new_disk_at_the_place_of_a_failed_primary_needs_no_restart() -> None:
+    async with running({"data": "sync"}) as core:
+        core.disk.fail("/a/data.img", errno.EIO, operation="write")
+        await core.write("data", 0, b"fails on the primary")
+        await core.until(lambda: not core.disk.in_use("/a/data.img"))
+        core.disk.remove("/a/data.img")
+        core.disk.create("/a/data.img", core.pair().size).close()
+        core.disk.heal("/a/data.img")
+        await core.controller.resync(["data"])
+        await core.controller.resync_wait(["data"])
+        assert core.states() == {"data": "DUPLEX"}
+        assert core.equal()
 
 
 async def test_a_swap_is_said_with_the_images_and_the_error() -> None:
