@@ -275,7 +275,8 @@ class Ledger:
             if pair.cut is not None and pair.state == pair_states.SUSPENDED:
                 pair.cut.state, pair.cut.why = VOID, cut.why  # the old cut lost a secondary
             failed = pair.id in marker.failed
-            reason = pair_states.BY_ERROR if failed else pair_states.BY_GROUP
+            others = pair_states.BY_GROUP if marker.failed else pair_states.BY_JOURNAL
+            reason = pair_states.BY_ERROR if failed else others
             self._move(pair, pair_states.FAIL, reason)
             pair.cut, pair.applied = cut, min(pair.applied, cut.sequence)
             pair.secondary_at = min(pair.secondary_at, pair.applied)
@@ -428,15 +429,7 @@ class Ledger:
             "closed": self.closed,
             "starts": self.starts,
             "cuts": [cut.pack() for cut in self.cuts.values()],
-            "pairs": [
-                snapshot.take(
-                    pair,
-                    tail if mirrored.get(pair.id) else pair.applied,
-                    behind.get(pair.id, tail),
-                    pair.id in halfway,
-                )
-                for pair in self.pairs.values()
-            ],
+            "pairs": snapshot.take_all(self.pairs.values(), tail, mirrored, behind, halfway),
         }
 
     @staticmethod
@@ -446,22 +439,6 @@ class Ledger:
 
     def restore(self, saved: Json) -> None:
         """The reverse of `pack_snapshot`. Raises DamageError."""
-        try:
-            self._restore(saved)
-        except (KeyError, ValueError, TypeError) as error:
-            raise DamageError(
-                f"the checkpoint is not readable ({error!r}); "
-                "restore the state directory from a copy"
-            ) from error
-
-    def _restore(self, saved: Json) -> None:
-        self.boot, self.closed = saved["boot"], saved["closed"]
-        self.starts = saved.get("starts", 0)  # not written before there were groups, like `cuts`
-        cuts = {cut.id: cut for cut in (Cut(*packed) for packed in saved.get("cuts", ()))}
-        self.cuts = dict(cuts)
-        for packed in saved["pairs"]:
-            pair = snapshot.unpack(packed, saved.get("sequence", 0), self._limits)
-            if packed["cut"] is not None:
-                cut = Cut(*packed["cut"])
-                pair.cut = cuts.setdefault(cut.id, cut)  # pairs of one cut share it
-            self.pairs[pair.id] = pair
+        found = snapshot.unpack_all(saved, self._limits)
+        self.boot, self.closed, self.starts = found.boot, found.closed, found.starts
+        self.cuts, self.pairs = found.cuts, found.pairs

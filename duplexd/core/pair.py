@@ -134,7 +134,7 @@ class Pair:
         "connections", "copied_bytes", "copy_done", "copy_total", "failed", "failing", "groups",
         "halfway", "id", "lacks", "mirrors", "mode", "name", "primary", "primary_dirty",
         "read_cached", "record", "regions", "repaired_bytes", "resync_error", "secondary",
-        "secondary_dirty", "size", "tracks",
+        "secondary_dirty", "size", "tracks", "uncompared",
     )  # fmt: skip
 
     read_cached: Callable[[int, memoryview], bool]
@@ -154,6 +154,8 @@ class Pair:
         self.repaired_bytes = 0  # of bad ranges of the primary, written anew from the secondary
         self.primary_dirty = False  # written to since its last sync
         self.secondary_dirty = False
+        # Not served since an unclean stop: a change whose record was lost may be on its secondary
+        self.uncompared = False
         self.copied_bytes = 0  # by the last copy or resync
         self.copy_done = 0
         self.copy_total = 0
@@ -196,7 +198,7 @@ class Pair:
         """Whether the secondary holds exactly the changes up to `applied`. If it does not, but the
         record says so, a start can still bring it to a number from the journal.
         """
-        return self.record.usable and self.halfway is None
+        return self.record.usable and self.halfway is None and not self.uncompared
 
     @property
     def applied(self) -> int:

@@ -8,15 +8,48 @@ change: checkpoints of every earlier version have to be readable.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from duplexd.core.cut import Cut
 from duplexd.core.image_record import unpack_image
 from duplexd.core.marker_fields import pack_map, unpack_map
 from duplexd.core.pair import PairRecord
+from duplexd.errors import DamageError
 
 if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Mapping
+
     from duplexd.json_object import Json
     from duplexd.limits import EngineLimits
+
+
+class Unpacked(NamedTuple):
+    """What a checkpoint has of a ledger."""
+
+    boot: str
+    closed: bool
+    starts: int
+    cuts: dict[str, Cut]
+    pairs: dict[int, PairRecord]
+
+
+def take_all(
+    pairs: Iterable[PairRecord],
+    tail: int,
+    mirrored: Mapping[int, bool],
+    behind: Mapping[int, int],
+    halfway: Container[int],
+) -> list[Json]:
+    """All pairs as they are at number `tail`; see `Ledger.snapshot`."""
+    return [
+        take(
+            pair,
+            tail if mirrored.get(pair.id) else pair.applied,
+            behind.get(pair.id, tail),
+            pair.id in halfway,
+        )
+        for pair in pairs
+    ]
 
 
 def take(pair: PairRecord, applied: int, primary_at: int, halfway: bool = False) -> Json:
@@ -77,3 +110,26 @@ def unpack(saved: Json, sequence: int, limits: EngineLimits) -> PairRecord:
     if saved["changed"] is not None:
         pair.changed = pair.merged(unpack_map(saved["changed"]))
     return pair
+
+
+def unpack_all(saved: Json, limits: EngineLimits) -> Unpacked:
+    """What was taken of a ledger, and packed. Raises DamageError."""
+    try:
+        return _unpack_all(saved, limits)
+    except (KeyError, ValueError, TypeError) as error:
+        raise DamageError(
+            f"the checkpoint is not readable ({error!r}); restore the state directory from a copy"
+        ) from error
+
+
+def _unpack_all(saved: Json, limits: EngineLimits) -> Unpacked:
+    # `starts` and `cuts` were not written before there were groups.
+    cuts = {cut.id: cut for cut in (Cut(*packed) for packed in saved.get("cuts", ()))}
+    shared, pairs = dict(cuts), dict[int, PairRecord]()
+    for packed in saved["pairs"]:
+        pair = unpack(packed, saved.get("sequence", 0), limits)
+        if packed["cut"] is not None:
+            cut = Cut(*packed["cut"])
+            pair.cut = shared.setdefault(cut.id, cut)  # pairs of one cut share it
+        pairs[pair.id] = pair
+    return Unpacked(saved["boot"], saved["closed"], saved.get("starts", 0), cuts, pairs)

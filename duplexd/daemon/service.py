@@ -106,6 +106,8 @@ class Service:
         # hangs, and the control socket is to answer meanwhile.
         images = preflight.look_at_images(self.config) if first else []
         refuse_problems(self.config, preflight.look(self.config) + images)
+        if first and (missing := preflight.state_missing(self.config)):
+            self._log.warning("images without a state", problem=missing)
         lock = StateLock(self.config)
         workers = Threads(asyncio.get_running_loop())
         if not await self._serve(workers, lock):

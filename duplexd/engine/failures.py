@@ -141,7 +141,7 @@ class Failures:
     def served(self, pair: Pair) -> None:
         """It has a good primary again."""
         if pair.failed:
-            pair.failed, pair.lacks = "", None
+            pair.failed, pair.lacks, pair.uncompared = "", None, False
             pair.refresh()
             self.on_served(pair)
 
@@ -165,20 +165,23 @@ class Failures:
     def freeze(
         self,
         members: Iterable[Pair],
-        failed: Pair,
+        failed: Pair | None,
         at: int,
         error: OSError,
         unusable: Iterable[Pair],
         missed: Mapping[Pair, ChangeMap],
     ) -> None:
-        """Suspend pairs because a secondary failed, at number `at`; see `core/freeze.py`."""
+        """Suspend pairs because a secondary failed, or the journal for them, at number `at`; see
+        `core/freeze.py`.
+        """
         why = _with_path(error, failed)
-        if leave_hung(failed, error) and failed.secondary_dirty:
+        hung = failed is not None and leave_hung(failed, error)
+        if failed is not None and hung and failed.secondary_dirty:
             unusable, missed = {*unusable, failed}, _with_unsynced(missed, failed)
         for marker in freeze.plan(members, failed, at, why, unusable, missed, new_id):
             self._freeze_at(marker, failed, error)
 
-    def _freeze_at(self, marker: Fail, failed: Pair, error: OSError) -> None:
+    def _freeze_at(self, marker: Fail, failed: Pair | None, error: OSError) -> None:
         members = [self._volumes.by_number[number] for number in marker.volumes]
         left = {cut for member in members if (cut := _group_cut(member)) is not None}
         timeline = self._timeline
@@ -186,9 +189,9 @@ class Failures:
         self._events.emit(
             "suspended",
             volumes=[member.name for member in members],
-            reason=pair_states.BY_ERROR,
+            reason=pair_states.BY_ERROR if failed is not None else pair_states.BY_JOURNAL,
             cut=marker.id,
-            failed=failed.name,
+            failed=failed.name if failed is not None else "",
             error=error.strerror or str(error),
             path=_path_of(error, failed),
             at=marker.at,
@@ -233,14 +236,14 @@ def _with_unsynced(missed: Mapping[Pair, ChangeMap], hung: Pair) -> dict[Pair, C
     return {**missed, hung: changed}
 
 
-def _with_path(error: OSError, failed: Pair) -> str:
+def _with_path(error: OSError, failed: Pair | None) -> str:
     """What failed, with the image's path, which some errors name themselves."""
     why, path = error.strerror or str(error), _path_of(error, failed)
-    return why if path in why else f"{path}: {why}"
+    return why if not path or path in why else f"{path}: {why}"
 
 
-def _path_of(error: OSError, failed: Pair) -> str:
-    """Of the image that failed: the secondary, if the error does not say otherwise."""
+def _path_of(error: OSError, failed: Pair | None) -> str:
+    """Of what failed: the secondary, if the error does not say otherwise."""
     if isinstance(error.filename, str):
         return error.filename
-    return failed.secondary.path if failed.secondary is not None else ""
+    return failed.secondary.path if failed is not None and failed.secondary is not None else ""

@@ -42,8 +42,8 @@ class Images(NamedTuple):
     """The images of a volume by role. Those that cannot be used are `AbsentLeg`s.
 
     `primary_new`, `secondary_new`: created just now. `data`: the ranges of an older primary that
-    hold data, if the secondary is new. `refused`: why the volume cannot be served, however good
-    its images are.
+    hold data, if the secondary is new. `overwrites`: the secondary was there, and holds data that
+    nothing is known of. `refused`: why the volume cannot be served, however good its images are.
     """
 
     primary: Leg
@@ -51,6 +51,7 @@ class Images(NamedTuple):
     primary_new: bool = False
     secondary_new: bool = False
     data: Sequence[tuple[int, int]] = ()
+    overwrites: bool = False
     refused: str = ""
 
     def close(self) -> None:
@@ -152,7 +153,8 @@ class Opener:
             return Images(primary, absent(other.path, volume.size, why))
         fresh = known is None or known.state == pair_states.SIMPLEX
         secondary, new = await self.leg(other.path, volume.size, SECONDARY, fresh)
-        images = Images(primary, secondary, primary_new, new)
+        overwrites = fresh and not new and await self.holds_data(secondary)
+        images = Images(primary, secondary, primary_new, new, overwrites=overwrites)
         if known is not None:  # the replay may yet put data where there is none now
             return images._replace(data=[(0, volume.size)])
         if new and not primary_new:
@@ -223,6 +225,18 @@ class Opener:
             return await self._patiently(primary, watch, look, PRIMARY)
         except OSError:
             return False  # opening them says what is wrong
+
+    async def holds_data(self, leg: Leg) -> bool:
+        """Whether an image that is to be copied to is not just a hole; of a block device that is
+        not known. False for one that cannot be used: the copy finds that out.
+        """
+        if why_absent(leg):
+            return False
+        try:
+            found = await self.look(leg, SECONDARY, lambda: leg.extents(0, leg.size))
+        except OSError:
+            return False
+        return any(is_data for _, _, is_data in found)
 
     async def _with_data(self, images: Images) -> Images:
         watch: Watch[str] = Watch()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.core import pair_states
 from duplexd.core.identity import Facts, is_of_others, judge
-from duplexd.core.markers import Copy, Missed
+from duplexd.core.markers import Copy, Missed, Regions
 from duplexd.core.since import known, uncertain
 from duplexd.engine.opening import PRIMARY, SECONDARY, Images, places, why_absent
 from duplexd.engine.opening import absent as gone
@@ -197,6 +197,8 @@ class Reopening:
         if pair.secondary is not None and pair.state == pair_states.SIMPLEX:
             images = Images(pair.primary, pair.secondary)
             introduce(self._timeline, pair.name, pair.mode, images, pair)
+        if pair.secondary is not None and pair.regions.open:  # more, where it was replayed
+            self._timeline.append(Regions({pair.id: sorted(pair.regions.open)}))
         changed = pair.new_map()
         for offset, length in pair.regions.ranges(pair.size):
             changed.set(offset, length)

@@ -51,7 +51,7 @@ _AT_ONCE = 32  # images that are looked at
 class _Pair(NamedTuple):
     """A pair at the checkpoint's number; `saved` is its part of the checkpoint. `legs`: its primary
     and secondary. `touched`: regions that were written to since the checkpoint before, None if that
-    is not known.
+    is not known: nobody notes what is copied to a secondary that takes the primary's place.
     """
 
     pair: Pair
@@ -59,6 +59,7 @@ class _Pair(NamedTuple):
     legs: tuple[Leg, Leg | None]
     touched: frozenset[int] | None
     number: int  # of the checkpoint
+    swaps: int  # before it
 
     @property
     def after(self) -> int:
@@ -139,7 +140,8 @@ class Samples:
         self._written: set[Leg] = set()  # synced since they were recorded last
         self._taken: dict[Leg, Stamp] = {}  # those of them that the coming checkpoint records
         self._touched: dict[int, set[int]] = {}  # regions, by volume, since the last checkpoint
-        self._noted: set[int] | None = None  # of these volumes; None: all that have a secondary
+        # How often each volume with a secondary had been swapped; None before the first checkpoint
+        self._noted: dict[int, int] | None = None
         self._unsynced: list[Outcome] = []  # syncs of marks that failed
         self._branded: set[Leg] = set()  # carry the mark of this start
         # That held all changes at the last checkpoint, with their role, and the swaps before it
@@ -178,9 +180,11 @@ class Samples:
     def _plan_one(self, pair: Pair, saved: Json, written: int) -> _Pair:
         touched = self._touched.setdefault(pair.id, set())
         touched.update(saved["regions"])
-        is_noted = pair.secondary is not None and (self._noted is None or pair.id in self._noted)
+        swaps = pair.record.swaps
+        before = 0 if self._noted is None else self._noted.get(pair.id)
+        is_noted = pair.secondary is not None and before == swaps
         known = frozenset(touched) if is_noted else None
-        return _Pair(pair, saved, (pair.primary, pair.secondary), known, written)
+        return _Pair(pair, saved, (pair.primary, pair.secondary), known, written, swaps)
 
     async def take(self, plan: Plan) -> list[Outcome]:
         """Record the images, in the checkpoint that the plan was made for, once it is durable.
@@ -268,8 +272,8 @@ class Samples:
             if self._stamps.get(leg) is stamp and self._numbers[leg] <= plan.number:
                 self._written.discard(leg)
         self._touched.clear()
-        self._noted = {pair.pair.id for pair in plan.pairs if pair.legs[1] is not None}
-        for pair, saved, legs, _, _ in plan.pairs:
+        self._noted = {pair.pair.id: pair.swaps for pair in plan.pairs if pair.legs[1] is not None}
+        for pair, saved, legs, *_ in plan.pairs:
             record, images = pair.record, dict(zip(legs, saved["images"], strict=True))
             ours = images.get(pair.primary, record.primary_image)
             theirs = images.get(pair.secondary, record.secondary_image)

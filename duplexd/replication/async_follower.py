@@ -257,14 +257,13 @@ class AsyncFollower:
         changes would wait for them for ever.
         """
         if follower.pairs:
-            first = min(follower.pairs.values(), key=lambda pair: pair.id)
-            await self._suspend(follower, lambda: set(follower.pairs.values()), first, error, set())
+            await self._suspend(follower, lambda: set(follower.pairs.values()), None, error, set())
 
     async def _suspend(
         self,
         follower: Follower,
         members: Callable[[], set[Pair]],
-        failed: Pair,
+        failed: Pair | None,
         error: OSError,
         unusable: set[Pair],
     ) -> None:
@@ -272,8 +271,9 @@ class AsyncFollower:
         that hangs begins where its last sync was: no other can end any more.
         """
         timeline, position = self._timeline, follower.position
-        hangs = isinstance(error, HungError)
-        since = min(position, failed.record.secondary_at) if hangs else position
+        since = position
+        if failed is not None and isinstance(error, HungError):
+            since = min(position, failed.record.secondary_at)
 
         async def together(pairs: set[Pair]) -> set[Pair]:
             """Those that were suspended: none, if others have to be with them by now."""

@@ -217,13 +217,18 @@ class Runner:
         follower.pairs.pop(pair.id, None)
 
     def _failed(self, job: Job, error: SinkError, missed: Backlogs) -> None:
-        """A secondary failed: the job's pairs are suspended where they are, at one number."""
-        at = _position(job)
-        torn = job.torn | ({error.pair} if error.torn else set())
-        missed = _with_uncopied(job, missed)
-        unusable = torn if job.whole else set(job.pairs)
-        self._freeze(set(job.pairs), error.pair, at, error.located(), unusable, missed)
+        """A secondary failed."""
+        torn = {error.pair} if error.torn else set()
+        self._stop_there(job, error.pair, error.located(), torn, missed)
         self._note(job.pairs, f"{error.pair.name}: {error.located().strerror}")
+
+    def _stop_there(
+        self, job: Job, failed: Pair | None, error: OSError, torn: set[Pair], missed: Backlogs
+    ) -> None:
+        """The job's pairs are suspended where they are, at one number."""
+        unusable = job.torn | torn if job.whole else set(job.pairs)
+        missed = _with_uncopied(job, missed)
+        self._freeze(set(job.pairs), failed, _position(job), error, unusable, missed)
 
     def _note(self, pairs: Sequence[Pair], error: str) -> None:
         for pair in pairs:
@@ -243,9 +248,7 @@ class Runner:
             numbers = [pair.id for pair in untouched]
             self._timeline.append(Abandon(job.id, numbers, job.reasons))
         elif job.pairs:
-            # not a failure of an image: none is named
-            cause = OSError(errno.EIO, f"duplexd: {job.how} ended: {why}", "duplexd")
-            self._failed(job, SinkError(job.pairs[0], 0, cause), missed)
+            self._stop_there(job, None, OSError(errno.EIO, why), set(), missed)
         self._note(job.pairs, why)
         path = error.filename if isinstance(error, OSError) and error.filename else ""
         names = [pair.name for pair in job.pairs]
@@ -258,7 +261,7 @@ class Runner:
         pairs = list(job.pairs)
         at = job.follower.position if job.follower is not None else job.floor
         cause = OSError(errno.EIO, str(error))
-        self._freeze(set(pairs), pairs[0], at, cause, set(), {})
+        self._freeze(set(pairs), None, at, cause, set(), {})
         self._timeline.append(Missed({pair.id: pair.new_map() for pair in pairs}))
         self.again(pairs)
 

@@ -116,7 +116,7 @@ class BadDay(Scenario):
     def _look_at_served(self, pair: Pair) -> None:
         """What a power cut left behind the last number counts as the present, as at a start."""
         machine = self.machine
-        if pair.name in self.adopting or machine.history.goes_back(pair.id):
+        if pair.id < 0 or pair.name in self.adopting or machine.history.goes_back(pair.id):
             return
         actual = machine.disk.content(pair.primary.path)
         machine.history.seen(pair.id, actual)

@@ -149,6 +149,8 @@ class Degraded:
         pair.failed = why
         pair.primary_dirty = False  # it is not synced: what was replayed to it is replayed again
         pair.halfway = self._halfway(pair)
+        duplex = pair.state == pair_states.DUPLEX and pair in self._uncompared
+        pair.uncompared = duplex and bool(pair.regions.open)
         pair.refresh()
         self._failures.no_more_served(pair)
 

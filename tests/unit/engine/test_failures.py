@@ -61,6 +61,21 @@ async def test_the_event_of_a_freeze_names_the_secondary_that_failed() -> None:
         assert event["at"] == change.sequence - 1
 
 
+async def test_where_no_secondary_failed_the_event_names_the_journal() -> None:
+    async with running(GROUP, DB) as core:
+        pairs = {core.pair(name) for name in DB["db"]}
+        timeline, failures = core.controller.timeline, core.controller.failures
+        why = OSError(errno.EIO, "/state/journal/0001.seg: Input/output error")
+        await timeline.at_rest(
+            lambda: failures.freeze(pairs, None, timeline.written, why, set(), {})
+        )
+        (event,) = core.named("suspended")
+        assert (event["reason"], event["failed"], event["path"]) == ("by journal error", "", "")
+        assert {core.pair(name).reason for name in DB["db"]} == {"by journal error"}
+        shown = core.controller.status()["volumes"][0]["secondary"]
+        assert shown["error"] == why.strerror
+
+
 async def test_changes_of_one_batch_behind_the_failure_reach_no_secondary_of_the_group() -> None:
     async with running(GROUP, DB) as core:
         core.secondary("data").fail("write", errno.EIO)

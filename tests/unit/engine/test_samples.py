@@ -160,6 +160,25 @@ async def test_an_image_that_cannot_be_read_does_not_keep_the_checkpoint() -> No
         assert BLOCK in exact(core), "it comes from the journal"
 
 
+async def test_of_a_primary_that_fails_after_a_swap_only_what_is_certain_is_recorded() -> None:
+    """Nobody notes where it was copied to while it was the secondary."""
+    async with running(ALONE) as core:
+        await core.controller.suspend(["data"])
+        await checkpoint(core)
+        assert await core.write("data", 0, b"x" * SAMPLE_BYTES) == 0
+        await core.controller.resync(["data"])
+        await core.controller.resync_wait(["data"])
+        await core.controller.swap(["data"], False, None, False)
+        timeline, failures, pair = core.controller.timeline, core.controller.failures, core.pair()
+        core.refuse_swaps()
+        gone = OSError(errno.EIO, "gone")
+        await timeline.at_rest(lambda: failures.primary_failed(pair, gone))
+        await checkpoint(core)
+        image = pair.record.primary_image
+        assert image is not None
+        assert (image.path, image.samples) == ("/b/data.img", ())
+
+
 async def test_what_was_synced_after_the_number_of_a_checkpoint_is_recorded_by_the_next() -> None:
     async with running(ALONE) as core:
         await core.write("data", BLOCK, b"x" * SAMPLE_BYTES)

@@ -10,7 +10,7 @@ import pytest
 
 from duplexd.core.ledger import Ledger, Place
 from duplexd.core.markers import Abandon, Commit, Copied, Detach, Fail, Resync, Settled
-from duplexd.core.pair_states import BY_COMMAND, BY_ERROR, DUPLEX, PENDING, SUSPENDED
+from duplexd.core.pair_states import BY_COMMAND, BY_ERROR, BY_JOURNAL, DUPLEX, PENDING, SUSPENDED
 from duplexd.core.patience import Patience
 from duplexd.errors import DuplexdError, WrongStateError
 from duplexd.replication.async_follower import AsyncFollower
@@ -307,6 +307,17 @@ async def test_a_journal_that_is_damaged_there_is_done_without() -> None:
     assert world.legs[pair].equal
     ways = [marker.how for marker in world.timeline.markers if isinstance(marker, Resync)]
     assert ways == [JOURNAL, MAP]
+
+
+async def test_a_journal_that_cannot_be_read_is_not_called_a_failed_secondary() -> None:
+    world = World()
+    replication, pair = small_change(world)
+    world.disk.fail(JOURNAL_DIRECTORY, errno.EIO, operation="read", times=4)
+    assert await replication.resync(pair) == [JOURNAL]
+    await until(lambda: pair.state == SUSPENDED)
+    assert pair.reason == BY_JOURNAL
+    assert world.freeze.calls[0].failed == ""
+    assert pair.usable, "nothing was written to it"
 
 
 # ------------------------------------------------------------------------------------ by map
