@@ -348,9 +348,11 @@ class Controller:
         """Everything, in the shape that scripts rely on."""
         own, listen = self.config.controller, self.config.nbd.listen
         nbd = [str(address) for address in listen]
-        syncs = self.timeline.group_commit
-        waits_s = max(self.executor.journal_waits_s(), syncs.waits_s())
-        return self.status_of.show(Facts(self.name, own.hold_max, nbd, waits_s))
+        return self.status_of.show(Facts(self.name, own.hold_max, nbd, self.journal_waits_s()))
+
+    def journal_waits_s(self) -> float:
+        """How long a write or a sync of the journal has not been answered; 0 if there is none."""
+        return max(self.executor.journal_waits_s(), self.timeline.group_commit.waits_s())
 
     def counters(self) -> Counters:
         """What the parts count."""

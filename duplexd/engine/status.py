@@ -169,6 +169,8 @@ def _failure(pair: Pair) -> str:
     """Why the secondary of a pair failed, or is not brought along, as far as this run knows."""
     if pair.halfway is not None:
         return pair.halfway.why
+    if pair.uncompared:
+        return "it was not compared since an unclean stop, and may hold a change that was lost"
     reasons = {pair_states.BY_ERROR, pair_states.BY_JOURNAL}
     failed = pair.state == pair_states.SUSPENDED and pair.reason in reasons
     return (

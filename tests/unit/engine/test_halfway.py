@@ -274,6 +274,7 @@ async def test_one_that_was_not_compared_after_an_unclean_stop_is_not_usable_yet
     core = await Core.begin(disk, config)
     await core.controller.resync_wait(["apart"])
     assert (core.states()["data"], status(core)["usable"]) == (DUPLEX, False)
+    assert "not compared since an unclean stop" in status(core)["error"]
     timeline, failures, apart = (
         core.controller.timeline,
         core.controller.failures,
