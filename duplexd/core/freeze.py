@@ -20,23 +20,26 @@ if TYPE_CHECKING:
 
 def plan(
     members: Iterable[Pair],
-    failed: Pair,
+    failed: Pair | None,
     at: int,
     error: str,
     unusable: Iterable[Pair],
     missed: Mapping[Pair, ChangeMap],
     new_id: Callable[[], str],
 ) -> list[Fail]:
-    """The markers that suspend `members`; the one for number `at` comes first.
+    """The markers that suspend `members`; the one for number `at` comes first. `failed`: None if it
+    is no secondary that failed, but what brings them along.
 
     `missed` is what each secondary has not received of the changes after `at`; `unusable` are the
-    pairs whose secondaries hold no state that ever existed (a torn write). A pair that mirrors
-    holds the tail, at or after `at`, but is suspended at `at`: its later changes are in `missed`.
+    pairs whose secondaries hold no state that ever existed (a torn write), and so are those that
+    were not compared. A pair that mirrors holds the tail, at or after `at`, but is suspended at
+    `at`: its later changes are in `missed`.
     """
-    torn = {pair.id for pair in unusable}
+    members = list(members)
+    torn = {pair.id for pair in (*unusable, *(each for each in members if each.uncompared))}
     places: dict[int, list[Pair]] = {at: []}
     for member in members:
-        ahead = not member.mirrors and member.usable and member.id not in torn
+        ahead = not member.mirrors and member.record.usable and member.id not in torn
         place = member.applied if ahead and member.applied > at else at
         places.setdefault(place, []).append(member)
     return [
@@ -44,7 +47,7 @@ def plan(
             new_id(),
             place,
             sorted(pair.id for pair in pairs),
-            [failed.id],
+            [failed.id] if failed is not None else [],
             sorted(torn) if place == at else [],
             error,
             {pair.id: missed[pair] for pair in pairs if pair in missed and missed[pair].any()},

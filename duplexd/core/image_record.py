@@ -49,6 +49,10 @@ class Image(NamedTuple):
         kept = tuple(sample for sample in self.samples if holds(sample[0]))
         return self._replace(samples=kept, sampled_at=number)
 
+    def taken_at(self, number: int) -> Image:
+        """The same, where what it holds is what the volume is from this number on."""
+        return self._replace(after=number)
+
     def pack(self) -> Json:
         """For the checkpoint."""
         samples = b"".join(_SAMPLE.pack(*sample) for sample in self.samples)

@@ -25,7 +25,7 @@ from duplexd.core.transitions import CUT_EVENTS, PAIR_EVENTS, Moving
 from duplexd.errors import DamageError, WrongStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
 
     from duplexd.core.image_record import Image
     from duplexd.core.markers import Marker
@@ -162,7 +162,8 @@ class Ledger:
     def _(self, marker: markers.Attach, place: Place) -> None:
         for pair in self._of(marker.volumes):
             self._move(pair, pair_states.ATTACH, "")
-            pair.usable, pair.applied = True, place.sequence
+            pair.usable = True
+            pair.secondary_is_at(place.sequence)
 
     @_fold.register
     def _(self, marker: markers.Detach, _place: Place) -> None:
@@ -178,15 +179,18 @@ class Ledger:
         for pair in self._of(marker.volumes):
             self._move(pair, pair_states.SWAP, pair.reason)
             pair.swapped, pair.swaps = not pair.swapped, pair.swaps + 1
-            images = pair.primary_image, pair.secondary_image
-            pair.secondary_image, pair.primary_image = images
-            pair.primary_at, pair.applied = pair.applied, pair.primary_at
+            before, after = pair.primary_image, pair.secondary_image
+            pair.primary_at, pair.secondary_at = pair.secondary_at, pair.primary_at
+            pair.applied = pair.secondary_at
             if pair.state == pair_states.SUSPENDED:
                 # What follows the cut in the journal is not applied to the new primary, and the
                 # new secondary holds a state with changes that the volume never had.
+                number = place.sequence
+                before, after = (image and image.taken_at(number) for image in (before, after))
                 pair.primary_at, pair.usable = place.sequence, False
                 pair.cut = Cut("", place.sequence, place.time_us, "", VOID)
                 pair.changed = pair.full_map()
+            pair.primary_image, pair.secondary_image = after, before
 
     @_fold.register
     def _(self, marker: markers.Regions, _place: Place) -> None:
@@ -250,7 +254,7 @@ class Ledger:
         """
         for pair in self.pairs.values():
             if pair.cut is cut and pair.state == pair_states.SUSPENDED and pair.usable:
-                pair.applied = max(pair.applied, cut.sequence)
+                pair.secondary_is_at(max(pair.applied, cut.sequence))
 
     @_fold.register
     def _(self, marker: markers.Grade, _place: Place) -> None:
@@ -271,9 +275,11 @@ class Ledger:
             if pair.cut is not None and pair.state == pair_states.SUSPENDED:
                 pair.cut.state, pair.cut.why = VOID, cut.why  # the old cut lost a secondary
             failed = pair.id in marker.failed
-            reason = pair_states.BY_ERROR if failed else pair_states.BY_GROUP
+            others = pair_states.BY_GROUP if marker.failed else pair_states.BY_JOURNAL
+            reason = pair_states.BY_ERROR if failed else others
             self._move(pair, pair_states.FAIL, reason)
             pair.cut, pair.applied = cut, min(pair.applied, cut.sequence)
+            pair.secondary_at = min(pair.secondary_at, pair.applied)
             pair.usable = pair.usable and pair.id not in marker.unusable
             pair.staging = ""
             if pair.id in marker.missed:
@@ -295,7 +301,8 @@ class Ledger:
         for number, changed in marker.changed.items():
             pair = self.pairs[number]
             self._move(pair, pair_states.COPY, marker.reason)
-            pair.usable, pair.applied = False, place.sequence
+            pair.usable = False
+            pair.secondary_is_at(place.sequence)
             self._leave_cut(pair)
             pair.changed = pair.merged(changed)
 
@@ -313,7 +320,7 @@ class Ledger:
             self._move(pair, pair_states.RESYNC, pair_states.RESYNCING)
             pair.staging, pair.staged = (UNCOMMITTED if marker.how == markers.MAP else ""), 0
             if marker.how == markers.JOURNAL and pair.changed is None and at_cut:
-                pair.applied = place.sequence  # nothing of it changed since its cut
+                pair.secondary_is_at(place.sequence)  # nothing of it changed since its cut
 
     @_fold.register
     def _(self, marker: markers.Abandon, _place: Place) -> None:
@@ -325,7 +332,8 @@ class Ledger:
     @_fold.register
     def _(self, marker: markers.Commit, _place: Place) -> None:
         for pair in self._of(marker.volumes):
-            pair.staging, pair.staged, pair.applied = marker.job, marker.records, marker.at
+            pair.staging, pair.staged = marker.job, marker.records
+            pair.secondary_is_at(marker.at)
 
     @_fold.register
     def _(self, marker: markers.Settled, _place: Place) -> None:
@@ -358,9 +366,14 @@ class Ledger:
         """Note that the primary durably holds all changes up to `sequence`."""
         pair.primary_at = max(pair.primary_at, sequence)
 
-    def primary_lacks(self, pair: PairRecord, sequence: int) -> None:
-        """Note that changes after `sequence` may not be on the primary durably."""
-        pair.primary_at = min(pair.primary_at, sequence)
+    def secondary_holds(self, pair: PairRecord, sequence: int) -> None:
+        """Note that the secondary durably holds all changes up to `sequence`."""
+        pair.secondary_at = max(pair.secondary_at, sequence)
+
+    def secondary_lacks(self, pair: PairRecord, sequence: int) -> None:
+        """Note that changes after `sequence` may not be on the secondary durably."""
+        pair.applied = min(pair.applied, sequence)
+        pair.secondary_at = min(pair.secondary_at, sequence)
 
     def track(self, pair: PairRecord, kind: int, offset: int, length: int) -> None:
         """Note a change that the secondary does not get."""
@@ -399,10 +412,15 @@ class Ledger:
     # ---------------------------------------------------------------------------- checkpoints
 
     def snapshot(
-        self, tail: int, mirrored: Mapping[int, bool], behind: Mapping[int, int] = _NONE
+        self,
+        tail: int,
+        mirrored: Mapping[int, bool],
+        behind: Mapping[int, int] = _NONE,
+        halfway: Container[int] = (),
     ) -> Json:
         """All of it, for a checkpoint at number `tail`; `mirrored`: which pairs mirror; `behind`:
-        primaries that do not hold all changes, and up to which number they hold them.
+        primaries that do not hold all changes, and up to which number they hold them; `halfway`:
+        pairs whose secondaries are at no number.
 
         `applied` and `primary_at` are only true once the images were synced.
         """
@@ -411,14 +429,7 @@ class Ledger:
             "closed": self.closed,
             "starts": self.starts,
             "cuts": [cut.pack() for cut in self.cuts.values()],
-            "pairs": [
-                snapshot.take(
-                    pair,
-                    tail if mirrored.get(pair.id) else pair.applied,
-                    behind.get(pair.id, tail),
-                )
-                for pair in self.pairs.values()
-            ],
+            "pairs": snapshot.take_all(self.pairs.values(), tail, mirrored, behind, halfway),
         }
 
     @staticmethod
@@ -428,22 +439,6 @@ class Ledger:
 
     def restore(self, saved: Json) -> None:
         """The reverse of `pack_snapshot`. Raises DamageError."""
-        try:
-            self._restore(saved)
-        except (KeyError, ValueError, TypeError) as error:
-            raise DamageError(
-                f"the checkpoint is not readable ({error!r}); "
-                "restore the state directory from a copy"
-            ) from error
-
-    def _restore(self, saved: Json) -> None:
-        self.boot, self.closed = saved["boot"], saved["closed"]
-        self.starts = saved.get("starts", 0)  # not written before there were groups, like `cuts`
-        cuts = {cut.id: cut for cut in (Cut(*packed) for packed in saved.get("cuts", ()))}
-        self.cuts = dict(cuts)
-        for packed in saved["pairs"]:
-            pair = snapshot.unpack(packed, saved.get("sequence", 0), self._limits)
-            if packed["cut"] is not None:
-                cut = Cut(*packed["cut"])
-                pair.cut = cuts.setdefault(cut.id, cut)  # pairs of one cut share it
-            self.pairs[pair.id] = pair
+        found = snapshot.unpack_all(saved, self._limits)
+        self.boot, self.closed, self.starts = found.boot, found.closed, found.starts
+        self.cuts, self.pairs = found.cuts, found.pairs

@@ -230,7 +230,8 @@ class Void(NamedTuple):
 
 
 class Fail(NamedTuple):
-    """Pairs are suspended at number `at`, before this record, because the `failed` ones failed.
+    """Pairs are suspended at number `at`, before this record, because the `failed` ones failed; if
+    there is none, because the journal, or a copy of a part of it, could not be read for them.
 
     The secondaries of the `unusable` ones hold no state that existed. `missed` is what each
     secondary has not received of the changes after `at`.

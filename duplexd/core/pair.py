@@ -35,6 +35,15 @@ class Lacks(NamedTuple):
     nbytes: int = 0
 
 
+class Halfway(NamedTuple):
+    """Why the secondary of a volume that is not served is not at a number, and what it may lack of
+    the changes after `applied`. It may hold any of these, or part of one.
+    """
+
+    why: str
+    missed: ChangeMap
+
+
 class PairRecord:
     """What the journal recorded of a pair. Written by `Ledger` alone.
 
@@ -43,15 +52,15 @@ class PairRecord:
     recovery would bring the secondary to exactly `applied`; not during a first copy, after a power
     cut until both are equal, or after a torn write. `changed`: grains changed since the cut
     (SUSPENDED), or still to copy (PENDING). `primary_at`: the number up to which the primary holds
-    every change durably, as `applied` of the secondary; that of the checkpoint, unless the primary
-    was not there since. `swapped`: the image that the configuration calls `secondary` is the
-    primary.
+    every change durably; that of the checkpoint, unless the primary was not there since.
+    `secondary_at`: the same of the secondary; `applied` is ahead of it while the daemon runs.
+    `swapped`: the image that the configuration calls `secondary` is the primary.
     """
 
     __slots__ = (
         "applied", "changed", "cut", "id", "limits", "name", "primary_at", "primary_image",
-        "reason", "regions", "removed", "secondary_image", "secondary_path", "size", "staged",
-        "staging", "state", "swapped", "swaps", "tracked_bytes", "usable",
+        "reason", "regions", "removed", "secondary_at", "secondary_image", "secondary_path",
+        "size", "staged", "staging", "state", "swapped", "swaps", "tracked_bytes", "usable",
     )  # fmt: skip
 
     def __init__(self, number: int, name: str, size: int, limits: EngineLimits) -> None:
@@ -65,6 +74,7 @@ class PairRecord:
         self.usable = False
         self.applied = 0
         self.primary_at = 0
+        self.secondary_at = 0
         self.swapped = False
         self.swaps = 0  # that were folded, of this run
         self.cut: Cut | None = None
@@ -76,6 +86,10 @@ class PairRecord:
         self.secondary_path = ""  # "" if that is not known
         self.primary_image: Image | None = None  # by role; as the last checkpoint recorded them
         self.secondary_image: Image | None = None
+
+    def secondary_is_at(self, number: int) -> None:
+        """It holds exactly this, or will after a restart."""
+        self.applied = self.secondary_at = number
 
     def new_map(self) -> ChangeMap:
         """An empty change map of this volume."""
@@ -118,9 +132,9 @@ class Pair:
 
     __slots__ = (
         "connections", "copied_bytes", "copy_done", "copy_total", "failed", "failing", "groups",
-        "id", "lacks", "mirrors", "mode", "name", "primary", "primary_dirty", "read_cached",
-        "record", "regions", "repaired_bytes", "resync_error", "secondary", "secondary_dirty",
-        "size", "tracks",
+        "halfway", "id", "lacks", "mirrors", "mode", "name", "primary", "primary_dirty",
+        "read_cached", "record", "regions", "repaired_bytes", "resync_error", "secondary",
+        "secondary_dirty", "size", "tracks", "uncompared",
     )  # fmt: skip
 
     read_cached: Callable[[int, memoryview], bool]
@@ -135,10 +149,13 @@ class Pair:
         self.failing: dict[str, int] = {}
         self.groups: list[str] = []
         self.failed = ""  # why it is not served: neither of its images is good and current
+        self.halfway: Halfway | None = None  # its secondary, while it is not served
         self.lacks: Lacks | None = None  # its primary, while it is not served; None: not known
         self.repaired_bytes = 0  # of bad ranges of the primary, written anew from the secondary
         self.primary_dirty = False  # written to since its last sync
         self.secondary_dirty = False
+        # Not served since an unclean stop: a change whose record was lost may be on its secondary
+        self.uncompared = False
         self.copied_bytes = 0  # by the last copy or resync
         self.copy_done = 0
         self.copy_total = 0
@@ -154,8 +171,13 @@ class Pair:
         self.refresh()
 
     def refresh(self) -> None:
-        """Bring `mirrors` and `tracks` up to date after a change of state."""
-        duplex = self.record.state == DUPLEX and not self.failed
+        """Bring `mirrors` and `tracks` up to date after a change of state.
+
+        A volume that is not served gets no changes, so a secondary that holds all holds them still.
+        """
+        if not self.record.usable:
+            self.halfway, self.uncompared = None, False  # the journal says more
+        duplex = self.record.state == DUPLEX and self.halfway is None
         self.mirrors = duplex and self.mode == "sync" and self.secondary is not None
         self.tracks = self.record.tracks
 
@@ -173,8 +195,10 @@ class Pair:
 
     @property
     def usable(self) -> bool:
-        """Whether the secondary holds exactly the changes up to `applied`."""
-        return self.record.usable
+        """Whether the secondary holds exactly the changes up to `applied`. If it does not, but the
+        record says so, a start can still bring it to a number from the journal.
+        """
+        return self.record.usable and self.halfway is None and not self.uncompared
 
     @property
     def applied(self) -> int:

@@ -43,6 +43,7 @@ TRANSITIONS = {
 
 # Why a pair is in its state, as status shows it.
 BY_COMMAND, BY_ERROR, BY_GROUP = "by command", "by secondary error", "by group freeze"
+BY_JOURNAL = "by journal error"  # no image is to blame
 FIRST_COPY, UNCLEAN_STOP, RESYNCING = "first copy", "unclean stop", "resync"
 
 

@@ -17,19 +17,21 @@ if TYPE_CHECKING:
 
 class DirtyRegions:
     """`open`: the journal says that the legs may differ there. `touched`: changed since the last
-    checkpoint, so they stay open after the next one.
+    checkpoint, so they stay open after the next one. A checkpoint that fails leaves open what it
+    would have closed.
 
     The sets and `shift` (log2 of the bytes of a region) are public because the write path reads
     them for each change.
     """
 
-    __slots__ = ("open", "shift", "touched")
+    __slots__ = ("_closing", "open", "shift", "touched")
 
     def __init__(self, size_bytes: int, region_bytes_min: int, regions_max: int) -> None:
         region = region_bytes_min
         while size_bytes > region * regions_max:
             region *= 2
         self.shift = region.bit_length() - 1
+        self._closing: set[int] = set()
         self.open: set[int] = set()
         self.touched: set[int] = set()
 
@@ -53,12 +55,25 @@ class DirtyRegions:
 
     def checkpointed(self) -> None:
         """Both legs are about to be synced: only what changed since the last time stays open."""
-        self.open, self.touched = self.touched, set()
+        self._closing, self.open, self.touched = self.open, self.touched, set()
+
+    def not_checkpointed(self) -> None:
+        """They were not synced after all."""
+        self.open |= self._closing
 
     def ranges(self, size_bytes: int) -> list[tuple[int, int]]:
         """(offset, length) of each open region, cut off at the volume's end."""
+        return self._ranges(self.open, size_bytes)
+
+    def unsynced(self, size_bytes: int) -> list[tuple[int, int]]:
+        """The same of all regions that the last sync of a leg may not have covered: it may have
+        been that of a checkpoint that is under way.
+        """
+        return self._ranges(self.open | self.touched | self._closing, size_bytes)
+
+    def _ranges(self, regions: Iterable[int], size_bytes: int) -> list[tuple[int, int]]:
         found: list[tuple[int, int]] = []
-        for region in sorted(self.open):
+        for region in sorted(regions):
             offset = region << self.shift
             found.append((offset, min(1 << self.shift, size_bytes - offset)))
         return found

@@ -8,19 +8,54 @@ change: checkpoints of every earlier version have to be readable.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from duplexd.core.cut import Cut
 from duplexd.core.image_record import unpack_image
 from duplexd.core.marker_fields import pack_map, unpack_map
 from duplexd.core.pair import PairRecord
+from duplexd.errors import DamageError
 
 if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Mapping
+
     from duplexd.json_object import Json
     from duplexd.limits import EngineLimits
 
 
-def take(pair: PairRecord, applied: int, primary_at: int) -> Json:
-    """A pair as it is now, its secondary at number `applied`, its primary at `primary_at`."""
+class Unpacked(NamedTuple):
+    """What a checkpoint has of a ledger."""
+
+    boot: str
+    closed: bool
+    starts: int
+    cuts: dict[str, Cut]
+    pairs: dict[int, PairRecord]
+
+
+def take_all(
+    pairs: Iterable[PairRecord],
+    tail: int,
+    mirrored: Mapping[int, bool],
+    behind: Mapping[int, int],
+    halfway: Container[int],
+) -> list[Json]:
+    """All pairs as they are at number `tail`; see `Ledger.snapshot`."""
+    return [
+        take(
+            pair,
+            tail if mirrored.get(pair.id) else pair.applied,
+            behind.get(pair.id, tail),
+            pair.id in halfway,
+        )
+        for pair in pairs
+    ]
+
+
+def take(pair: PairRecord, applied: int, primary_at: int, halfway: bool = False) -> Json:
+    """A pair as it is now, its secondary at number `applied`, its primary at `primary_at`. Of one
+    that is `halfway`, the journal does not keep what it lacks once it is full.
+    """
     return {
         "id": pair.id,
         "name": pair.name,
@@ -40,6 +75,7 @@ def take(pair: PairRecord, applied: int, primary_at: int) -> Json:
         "cut": None if pair.cut is None else pair.cut.pack(),
         "images": (pair.primary_image, pair.secondary_image),
         **({"secondary": pair.secondary_path} if pair.secondary_path else {}),
+        **({"halfway": True} if halfway else {}),
     }
 
 
@@ -61,7 +97,8 @@ def unpack(saved: Json, sequence: int, limits: EngineLimits) -> PairRecord:
     """
     pair = PairRecord(saved["id"], saved["name"], saved["size"], limits)
     pair.removed, pair.state, pair.reason = saved["removed"], saved["state"], saved["reason"]
-    pair.usable, pair.applied = saved["usable"], saved["applied"]
+    pair.usable = saved["usable"]
+    pair.applied = pair.secondary_at = saved["applied"]
     pair.primary_at = saved.get("primary_at", sequence)  # not written before version 3, as below
     pair.swapped = saved.get("swapped", False)
     pair.tracked_bytes = saved["tracked"]
@@ -73,3 +110,26 @@ def unpack(saved: Json, sequence: int, limits: EngineLimits) -> PairRecord:
     if saved["changed"] is not None:
         pair.changed = pair.merged(unpack_map(saved["changed"]))
     return pair
+
+
+def unpack_all(saved: Json, limits: EngineLimits) -> Unpacked:
+    """What was taken of a ledger, and packed. Raises DamageError."""
+    try:
+        return _unpack_all(saved, limits)
+    except (KeyError, ValueError, TypeError) as error:
+        raise DamageError(
+            f"the checkpoint is not readable ({error!r}); restore the state directory from a copy"
+        ) from error
+
+
+def _unpack_all(saved: Json, limits: EngineLimits) -> Unpacked:
+    # `starts` and `cuts` were not written before there were groups.
+    cuts = {cut.id: cut for cut in (Cut(*packed) for packed in saved.get("cuts", ()))}
+    shared, pairs = dict(cuts), dict[int, PairRecord]()
+    for packed in saved["pairs"]:
+        pair = unpack(packed, saved.get("sequence", 0), limits)
+        if packed["cut"] is not None:
+            cut = Cut(*packed["cut"])
+            pair.cut = shared.setdefault(cut.id, cut)  # pairs of one cut share it
+        pairs[pair.id] = pair
+    return Unpacked(saved["boot"], saved["closed"], saved.get("starts", 0), cuts, pairs)

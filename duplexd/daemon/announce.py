@@ -32,6 +32,7 @@ EVENT_LEVELS = {
     "range-repaired": "warning",
     "reloaded": "debug",
     "resync-failed": "error",
+    "secondary-overwritten": "warning",
     "segment-failed": "warning",
     "swapped": "warning",
     "volume-not-served": "error",

@@ -122,7 +122,8 @@ class Adoptions:
         await self._checkpointer.checkpoint()
         if pair.id < 0:
             pair = await timeline.at_rest(lambda: self._record(pair))
-        await timeline.at_rest(lambda: self._images.begin_to_serve(pair))
+        async with self._images.recorded(pair):
+            await timeline.at_rest(lambda: self._images.begin_to_serve(pair))
         self._emit("volume-served", volume=pair.name, path=primary.path, lost=said(lost))
         return self._result(pair, said(lost), already=False)
 

@@ -101,13 +101,16 @@ class AutoResync:
             )
 
 
+_WITH_OTHERS = (pair_states.BY_GROUP, pair_states.BY_JOURNAL)  # at one cut, none of them failed
+
+
 def _sets(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
     """The pairs that are resynced together, by the name of the one whose secondary failed; or by
     that of the first, where that one is none of them any more.
     """
     suspended = [pair for pair in pairs if pair.state == pair_states.SUSPENDED]
     failed = [pair for pair in suspended if pair.reason == pair_states.BY_ERROR]
-    frozen = [pair for pair in suspended if pair.reason == pair_states.BY_GROUP]
+    frozen = [pair for pair in suspended if pair.reason in _WITH_OTHERS]
     sets: dict[str, list[Pair]] = {}
     for pair in failed:
         sets[pair.name] = [pair, *(each for each in frozen if each.cut is pair.cut)]

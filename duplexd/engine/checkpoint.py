@@ -5,9 +5,9 @@ number. Recovery starts from it, and journal segments before it may be recycled.
 journal, then the legs, then replaces the checkpoint file; until then the old one stays valid.
 
 A leg is marked clean when its sync is planned (`leg_syncs.py`); a write during the sync marks it
-dirty again. Therefore a planned sync always runs to completion, even if its caller is cancelled,
-and a checkpoint that fails marks the legs dirty again. A leg that a suspend is syncing is clean and
-not durable yet: a checkpoint waits for that sync too.
+dirty again. One that a suspend is syncing at that moment is clean, and not durable yet: a
+checkpoint waits for that sync too. Therefore a planned sync always runs to completion, even if its
+caller is cancelled, and a checkpoint that fails marks the legs dirty again.
 
 A primary that cannot be synced, or hangs, has failed. A checkpoint is then taken only if
 `FailedLegs.on_primary_failed` has made another image the primary, or has noted that the volume is
@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.pair_states import DUPLEX, SIMPLEX, SUSPENDED
+from duplexd.engine.hung import leave_hung, took_its_place
 from duplexd.engine.leg_syncs import LegSyncs, Outcome, Planned, make_dirty
 from duplexd.errors import DamageError
 from duplexd.images.absent import AbsentLeg
 from duplexd.journal import checkpoint_file as checkpoint
 from duplexd.runtime.tasks import to_its_end
+from duplexd.runtime.watch import HungError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -52,6 +54,7 @@ class _Snapshot(NamedTuple):
     images: Plan  # what is to be recorded of them
     planned: list[Planned]  # syncs that it needs
     others: list[asyncio.Future[bool]]  # of others that it needs, under way already
+    swaps: dict[int, int]  # of each pair, by then
 
 
 class CheckpointFile:
@@ -136,11 +139,16 @@ class Checkpointer:
         """Whether a checkpoint now would leave fewer regions to compare after an unclean stop."""
         return any(pair.regions.open - pair.regions.touched for pair in self._volumes.all())
 
+    def would_record_images(self) -> bool:
+        """Whether a checkpoint now would record images that are current, and not known yet."""
+        return any(not pair.failed and _is_unrecorded(pair) for pair in self._volumes.all())
+
     def _ledger_at(self, tail: int) -> Json:
         pairs = self._volumes.all()
         mirrored = {pair.id: pair.mirrors for pair in pairs}
         behind = {pair.id: _primary_at(pair, tail) for pair in pairs if pair.failed}
-        return self._timeline.ledger.snapshot(tail, mirrored, behind)
+        halfway = {pair.id for pair in pairs if pair.halfway is not None}
+        return self._timeline.ledger.snapshot(tail, mirrored, behind, halfway)
 
     # ---------------------------------------------------------------------------- checkpoints
 
@@ -166,9 +174,17 @@ class Checkpointer:
         self.log_position = saved["index"] * segment_size + saved["offset"]
         self._time = self._clock.monotonic()
         self.taken += 1
+        self._note_durable(durable)
+
+    def _note_durable(self, durable: _Snapshot) -> None:
+        """What is durable on which image: of those in the roles that they had."""
+        ledger = self._timeline.ledger
+        applied = {each["id"]: each["applied"] for each in durable.saved["pairs"]}
         for pair in self._volumes.all():
-            if not pair.failed:
-                self._timeline.ledger.primary_holds(pair.record, self.sequence)
+            if pair.id > 0 and pair.record.swaps == durable.swaps.get(pair.id):
+                ledger.secondary_holds(pair.record, applied[pair.id])
+                if not pair.failed:
+                    ledger.primary_holds(pair.record, self.sequence)
 
     async def _with_images(self) -> _Snapshot | None:
         """What is durable, with what is recorded of the images. None as of `_make_durable`."""
@@ -205,12 +221,22 @@ class Checkpointer:
 
         Raises OSError for a primary that has failed and still is one, DuplexdError.
         """
-        timeline = self._timeline
         snapshot = await self._snapshot_at_rest()
-        saved, planned = snapshot.saved, snapshot.planned
+        durable = False
+        try:
+            durable = await self._is_durable(snapshot)
+        finally:
+            if not durable:
+                for pair in self._volumes.all():
+                    pair.regions.not_checkpointed()
+        return snapshot if durable else None
+
+    async def _is_durable(self, snapshot: _Snapshot) -> bool:
+        """Sync what it needs; whether nothing of that failed."""
+        timeline, planned = self._timeline, snapshot.planned
         try:
             try:
-                await timeline.durable(saved["sequence"])
+                await timeline.durable(snapshot.saved["sequence"])
                 outcomes = await to_its_end(self._syncs.run(planned))
             except BaseException:
                 make_dirty(planned)  # a suspend that waits for these must sync them
@@ -222,8 +248,7 @@ class Checkpointer:
             self._syncs.end(planned)
         if snapshot.others:
             await asyncio.wait(snapshot.others)
-        synced = all(other.result() for other in snapshot.others)
-        return snapshot if synced and not failed else None
+        return not failed and all(other.result() for other in snapshot.others)
 
     async def _snapshot_at_rest(self) -> _Snapshot:
         made: list[_Snapshot] = []
@@ -259,7 +284,8 @@ class Checkpointer:
         planned = self._syncs.plan(served, pairs, duplex)
         for pair in pairs:
             pair.regions.checkpointed()
-        return _Snapshot(saved, images, planned, others)
+        swaps = {pair.id: pair.record.swaps for pair in pairs if pair.id > 0}
+        return _Snapshot(saved, images, planned, others, swaps)
 
     def _refuse_unsynced(self, served: Sequence[Pair]) -> None:
         """A second sync would succeed and prove nothing: the kernel reports an error once."""
@@ -275,7 +301,7 @@ class Checkpointer:
             pair, leg = outcome.planned.pair, outcome.planned.leg
             if leg is pair.primary and outcome.failed is not None:
                 error = self._primary_failed(pair, leg, outcome.failed) or error
-            elif leg is pair.secondary:
+            elif leg is pair.secondary or took_its_place(pair.secondary, leg):
                 self._secondary_failed(outcome)
         if error is not None:
             raise error
@@ -321,8 +347,14 @@ class Checkpointer:
         return [outcome.lost for outcome in outcomes if outcome.lost is not None]
 
     def _secondary_failed(self, outcome: Outcome) -> None:
-        """One that is absent, or unusable as it is, is not worse off for its path."""
+        """One that is absent, or unusable as it is, is not worse off for its path. Nor is one at
+        its cut, durably, whose disk did not answer: it holds that cut when it answers again.
+        """
         pair, error = outcome.planned.pair, outcome.failed
+        unsynced = outcome.planned.dirty or pair.secondary_dirty
+        if isinstance(error, HungError) and pair.state == SUSPENDED and not unsynced:
+            leave_hung(pair, error)
+            return
         absent = isinstance(outcome.planned.leg, AbsentLeg)
         if error is None and not (pair.state == SUSPENDED and (absent or not pair.usable)):
             error = outcome.lost
@@ -336,12 +368,15 @@ def forget_mount(saved: Json) -> Json:
 
 
 def replay_floor(saved: Json) -> int:
-    """The number after which a restart from this checkpoint needs records."""
-    tail = floor = int(saved["sequence"])
+    """The number after which a restart from this checkpoint needs records.
+
+    Of a volume that is not served, the journal keeps what its primary lacks until it is full, and
+    what a secondary lacks that is halfway. Other volumes are not refused changes for it: then this
+    one needs `adopt`. A secondary that goes on does not keep others waiting.
+    """
+    floor = int(saved["sequence"])
     for pair in saved["pairs"]:
-        if int(pair.get("primary_at", tail)) < tail:
-            # It is not served. The journal keeps what its primary lacks until it is full, but other
-            # volumes are not refused changes for it: then this one needs `adopt`.
+        if pair.get("halfway"):
             continue
         at_cut = pair["state"] == SUSPENDED and (
             not pair["usable"] or pair["cut"] is None or pair["applied"] >= pair["cut"][1]
@@ -359,6 +394,12 @@ def _primary_at(pair: Pair, tail: int) -> int:
     """
     whole = pair.lacks is not None and not pair.lacks.records
     return tail - 1 if whole else min(pair.record.primary_at, tail - 1)
+
+
+def _is_unrecorded(pair: Pair) -> bool:
+    record = pair.record
+    secondary = pair.state == DUPLEX and record.secondary_image is None
+    return secondary or record.primary_image is None
 
 
 def _is_of_secondary(outcome: Outcome) -> bool:

@@ -232,10 +232,11 @@ class Controller:
         failures, followers, emit = self.failures, self.followers, self.events.emit
         disk, clock, workers = self._machine.disk, self._machine.clock, self._machine.workers
         opener = Opener(disk, workers, self.config.controller)
+        failures.on_left = opener.close_later
         live_changes = LiveChanges(volumes, self.leases, self.archive)
         self.reloads = Reload(timeline, volumes, self.checkpointer, followers, live_changes, opener)
         reopening = Reopening(
-            timeline, self.checkpointer.copying, followers, failures, opener, workers,
+            timeline, self.checkpointer, self.write_path, followers, failures, opener, workers,
             lambda: self.config, emit, limits,
         )  # fmt: skip
         adoptions = Adoptions(
@@ -268,7 +269,10 @@ class Controller:
         self.events.journal = timeline.writer
         timeline.consequences = self.failures.after
         self.failures.on_served = self.write_path.accept_volume
-        self.failures.on_unserved = lambda pair: self.write_path.refuse_volume(pair, errno.EIO)
+        self.failures.on_unserved += [
+            lambda pair: self.write_path.refuse_volume(pair, errno.EIO),
+            followers.unserved,
+        ]
         self.failed_legs.on_primary_failed = self.failures.primary_failed
         self.reads.on_unreadable = self.bad_ranges.found
         self.bad_ranges.on_rewritten = self.reads.repaired
@@ -326,7 +330,7 @@ class Controller:
         if recovered.journal.tail.torn:
             self.events.emit("torn-tail", kept=recovered.journal.tail.torn)
         self.space.start()
-        self.followers.start([pair for pair in self.volumes.all() if not pair.failed])
+        self.followers.start([pair for pair in self.volumes.all() if pair.halfway is None])
         self.resyncs.resume(interrupted)
         if self.config.controller.auto_resync:
             self.auto_resync.start()
@@ -381,9 +385,11 @@ class Controller:
         """Everything, in the shape that scripts rely on."""
         own, listen = self.config.controller, self.config.nbd.listen
         nbd = [str(address) for address in listen]
-        syncs = self.timeline.group_commit
-        waits_s = max(self.executor.journal_waits_s(), syncs.waits_s())
-        return self.status_of.show(Facts(self.name, own.hold_max, nbd, waits_s))
+        return self.status_of.show(Facts(self.name, own.hold_max, nbd, self.journal_waits_s()))
+
+    def journal_waits_s(self) -> float:
+        """How long a write or a sync of the journal has not been answered; 0 if there is none."""
+        return max(self.executor.journal_waits_s(), self.timeline.group_commit.waits_s())
 
     def counters(self) -> Counters:
         """What the parts count."""

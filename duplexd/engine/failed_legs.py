@@ -46,6 +46,8 @@ class FailedLegs:
         elif leg is pair.secondary and pair.mirrors:
             members, at = self._volumes.group_of(pair), self._timeline.written
             self._failures.freeze(members, pair, at, error, (), {})
+        elif pair.state == pair_states.SUSPENDED and pair.usable and pair.secondary_dirty:
+            self.lost(pair, error)  # it was not synced at its cut yet
         elif pair.state in (pair_states.PENDING, pair_states.SUSPENDED):
             leave_hung(pair, error)  # of others, who follows for them suspends them first
 
@@ -56,9 +58,12 @@ class FailedLegs:
         That must be in the journal: the kernel reports the error of a sync once, and the next sync
         succeeds. So it is where the path names another image: what was written will not be read.
         """
+        if pair.state == pair_states.SIMPLEX:  # not served, so nothing was copied to it yet
+            leave_hung(pair, error)
+            return
         timeline, everything = self._timeline, pair.record.full_map()
         suspended = pair.state == pair_states.SUSPENDED
-        if suspended and not pair.usable:
+        if suspended and not pair.record.usable:
             leave_hung(pair, error)
             timeline.must(partial(timeline.append, Missed({pair.id: everything})))
             return

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from duplexd.core import freeze, pair_states
 from duplexd.core.markers import Swap
 from duplexd.engine.cut_archive import new_id
-from duplexd.engine.hung import leave_hung
+from duplexd.engine.hung import in_place_of, leave_hung
 from duplexd.images.absent import AbsentLeg
 from duplexd.runtime.watch import HungError
 
@@ -41,8 +41,8 @@ class Failures:
     """The consequences of failing legs. All methods at rest.
 
     `swaps`: whether a pair goes on with its secondary when its primary fails; a reload replaces it.
-    `on_unserved(pair)` is called when a volume is not served any more, `on_served(pair)` when it is
-    again.
+    Each of `on_unserved` is called with a volume that is not served any more, `on_served(pair)`
+    when it is again, `on_left(leg)` with an image that is not used any more, but still open.
     """
 
     def __init__(
@@ -54,8 +54,9 @@ class Failures:
         self._events = events
         self.swaps = True
         self.swapped = 0  # how often a pair went on with its secondary
-        self.on_unserved: Callable[[Pair], None] = _nobody
+        self.on_unserved: list[Callable[[Pair], None]] = []
         self.on_served: Callable[[Pair], None] = _nobody
+        self.on_left: Callable[[Leg], None] = _nobody_has_it
 
     def after(self, batch: Batch) -> None:
         """React to what failed in a batch. Raises OSError if the journal cannot be written.
@@ -87,6 +88,18 @@ class Failures:
         everything = {pair: pair.record.full_map()}
         self.freeze({pair}, pair, self._timeline.writer.sequence, error, {pair}, everything)
         self.said_swapped(pair, f"primary failed: {error.strerror or error}", primary)
+        self.leave_failed(pair, error)
+
+    def leave_failed(self, pair: Pair, error: OSError) -> None:
+        """Use the image no more that was the primary: what lies at its path by then, perhaps on a
+        new disk, is opened by the resync that brings the pair back.
+        """
+        failed, why = pair.copy_of, error.strerror or str(error)
+        if isinstance(failed, AbsentLeg):
+            return
+        absent = AbsentLeg(failed.path, failed.size, why.removeprefix(f"{failed.path}: "))
+        pair.set_legs(pair.primary, absent, pair.mode)
+        self.on_left(failed)
 
     def said_swapped(self, pair: Pair, reason: str, before: Leg) -> None:
         """Count a swap, and emit it; `before` was the primary."""
@@ -98,14 +111,12 @@ class Failures:
 
     def exchange(self, pair: Pair) -> None:
         """Let the two images of a pair change roles."""
-        timeline, durable_at = self._timeline, pair.record.primary_at
+        timeline = self._timeline
         timeline.must(lambda: timeline.append(Swap([pair.id])))
-        if pair.state == pair_states.DUPLEX:
-            # It has all changes, but like the other image only those of the last checkpoint durably
-            timeline.ledger.primary_lacks(pair.record, durable_at)
         dirty = pair.primary_dirty
         pair.set_legs(pair.copy_of, pair.primary, pair.mode)
         pair.primary_dirty, pair.secondary_dirty = pair.secondary_dirty, dirty
+        pair.lacks = None  # it was of the other image
 
     def unserved(self, pair: Pair, error: OSError) -> None:
         """Neither leg is good and current: the volume gives EIO, never wrong data.
@@ -118,14 +129,19 @@ class Failures:
         primary, why = pair.primary, error.strerror or str(error)
         pair.failed = why if primary.path in why else f"{primary.path}: {why}"
         if isinstance(error, HungError):
-            pair.set_legs(AbsentLeg(primary.path, primary.size, why), pair.secondary, pair.mode)
-        self.on_unserved(pair)
+            pair.set_legs(in_place_of(primary, error), pair.secondary, pair.mode)
+        self.no_more_served(pair)
         self._events.emit("volume-not-served", volume=pair.name, error=pair.failed)
+
+    def no_more_served(self, pair: Pair) -> None:
+        """Say so to those who work on it."""
+        for listener in self.on_unserved:
+            listener(pair)
 
     def served(self, pair: Pair) -> None:
         """It has a good primary again."""
         if pair.failed:
-            pair.failed, pair.lacks = "", None
+            pair.failed, pair.lacks, pair.uncompared = "", None, False
             pair.refresh()
             self.on_served(pair)
 
@@ -149,19 +165,23 @@ class Failures:
     def freeze(
         self,
         members: Iterable[Pair],
-        failed: Pair,
+        failed: Pair | None,
         at: int,
         error: OSError,
         unusable: Iterable[Pair],
         missed: Mapping[Pair, ChangeMap],
     ) -> None:
-        """Suspend pairs because a secondary failed, at number `at`; see `core/freeze.py`."""
+        """Suspend pairs because a secondary failed, or the journal for them, at number `at`; see
+        `core/freeze.py`.
+        """
         why = _with_path(error, failed)
-        leave_hung(failed, error)
+        hung = failed is not None and leave_hung(failed, error)
+        if failed is not None and hung and failed.secondary_dirty:
+            unusable, missed = {*unusable, failed}, _with_unsynced(missed, failed)
         for marker in freeze.plan(members, failed, at, why, unusable, missed, new_id):
             self._freeze_at(marker, failed, error)
 
-    def _freeze_at(self, marker: Fail, failed: Pair, error: OSError) -> None:
+    def _freeze_at(self, marker: Fail, failed: Pair | None, error: OSError) -> None:
         members = [self._volumes.by_number[number] for number in marker.volumes]
         left = {cut for member in members if (cut := _group_cut(member)) is not None}
         timeline = self._timeline
@@ -169,9 +189,9 @@ class Failures:
         self._events.emit(
             "suspended",
             volumes=[member.name for member in members],
-            reason=pair_states.BY_ERROR,
+            reason=pair_states.BY_ERROR if failed is not None else pair_states.BY_JOURNAL,
             cut=marker.id,
-            failed=failed.name,
+            failed=failed.name if failed is not None else "",
             error=error.strerror or str(error),
             path=_path_of(error, failed),
             at=marker.at,
@@ -182,6 +202,10 @@ class Failures:
 
 def _nobody(_pair: Pair) -> None:
     """Nobody refuses its changes."""
+
+
+def _nobody_has_it(_leg: Leg) -> None:
+    """Its last reference closes it."""
 
 
 def _group_cut(pair: Pair) -> Cut | None:
@@ -200,14 +224,26 @@ def _changes_after(pair: Pair, changes: Sequence[PairChange], sequence: int) -> 
     return changed
 
 
-def _with_path(error: OSError, failed: Pair) -> str:
+def _with_unsynced(missed: Mapping[Pair, ChangeMap], hung: Pair) -> dict[Pair, ChangeMap]:
+    """What a secondary lacks that hangs. No sync of it can end any more, so what was written since
+    the last one may be lost with its disk.
+    """
+    changed = hung.new_map()
+    for offset, length in hung.regions.unsynced(hung.size):
+        changed.set(offset, length)
+    if hung in missed:
+        changed.merge(missed[hung])
+    return {**missed, hung: changed}
+
+
+def _with_path(error: OSError, failed: Pair | None) -> str:
     """What failed, with the image's path, which some errors name themselves."""
     why, path = error.strerror or str(error), _path_of(error, failed)
-    return why if path in why else f"{path}: {why}"
+    return why if not path or path in why else f"{path}: {why}"
 
 
-def _path_of(error: OSError, failed: Pair) -> str:
-    """Of the image that failed: the secondary, if the error does not say otherwise."""
+def _path_of(error: OSError, failed: Pair | None) -> str:
+    """Of what failed: the secondary, if the error does not say otherwise."""
     if isinstance(error.filename, str):
         return error.filename
-    return failed.secondary.path if failed.secondary is not None else ""
+    return failed.secondary.path if failed is not None and failed.secondary is not None else ""

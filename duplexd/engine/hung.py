@@ -17,14 +17,30 @@ from duplexd.runtime.watch import HungError
 
 if TYPE_CHECKING:
     from duplexd.core.pair import Pair
+    from duplexd.images.leg import Leg
 
 
-def leave_hung(pair: Pair, error: OSError) -> None:
-    """If this error says that the secondary hangs, use it no more. At rest."""
+def leave_hung(pair: Pair, error: OSError) -> bool:
+    """If this error says that the secondary hangs, use it no more; returns whether it does. At
+    rest.
+    """
     secondary = pair.secondary
     if not isinstance(error, HungError) or secondary is None:
-        return
+        return False
     hung = error.what.leg if isinstance(error.what, Access) else error.what
-    if hung is secondary:
-        absent = AbsentLeg(secondary.path, secondary.size, error.strerror or str(error))
-        pair.set_legs(pair.primary, absent, pair.mode)
+    if hung is not secondary:
+        return False
+    pair.set_legs(pair.primary, in_place_of(secondary, error), pair.mode)
+    return True
+
+
+def in_place_of(hung: Leg, error: OSError) -> AbsentLeg:
+    """What a pair has instead of an image that hangs."""
+    absent = AbsentLeg(hung.path, hung.size, error.strerror or str(error))
+    absent.busy = True
+    return absent
+
+
+def took_its_place(leg: Leg | None, hung: Leg) -> bool:
+    """Whether this is the leg that a pair has in place of one that hangs."""
+    return isinstance(leg, AbsentLeg) and leg.path == hung.path

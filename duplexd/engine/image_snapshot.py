@@ -147,13 +147,15 @@ class ImageSnapshot(NamedTuple):
 
     def unseen(self) -> Image | None:
         """What to record of an image that is not there, or fails: what was written since the last
-        checkpoint may be on it, or not.
+        checkpoint may be on it, or not. A call that hangs may also change its time when it returns
+        at last.
         """
-        left, known = self.left, self.known
+        left, known, leg = self.left, self.known, self.leg
         if left is None or known is None:
             return None
+        is_busy = isinstance(leg, AbsentLeg) and leg.busy
         unchanged = self.pair.touched == frozenset() and left.samples == known.samples
-        return left if unchanged else left._replace(loose=True)
+        return left if unchanged and not is_busy else left._replace(loose=True)
 
     def record(self, image: Image | None) -> None:
         """In the checkpoint."""

@@ -139,7 +139,7 @@ class JournalSpace:
         asyncio.get_running_loop().call_exception_handler(context)
 
     async def _once(self, timed_out: bool) -> None:
-        writer, last = self._writer, self._checkpointer
+        writer = self._writer
         await self._make_room()
         if self._half_used():
             self._begin_checkpoint()
@@ -148,9 +148,16 @@ class JournalSpace:
                 await self._timeline.durable()
             elif self._has_room():
                 self._claim.write()
-            due = last.age_s() > self._limits.checkpoint_interval_s
-            if due and (writer.written > last.sequence or last.would_close_regions()):
+            if self._is_due():
                 self._begin_checkpoint()
+
+    def _is_due(self) -> bool:
+        """Whether a checkpoint is due by time, or because a start would not recognise an image."""
+        last = self._checkpointer
+        written = self._writer.written > last.sequence
+        if last.age_s() > self._limits.checkpoint_interval_s:
+            return written or last.would_close_regions()
+        return written and last.would_record_images()
 
     def _begin_checkpoint(self) -> None:
         if self._beside is None:

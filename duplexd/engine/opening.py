@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from duplexd.config.daemon_file import ControllerConfig, VolumeConfig
     from duplexd.core.pair import PairRecord
     from duplexd.images.leg import Leg
-    from duplexd.images.probe import Found
     from duplexd.runtime.disk import Disk
     from duplexd.runtime.threads import Workers
 
@@ -43,8 +42,8 @@ class Images(NamedTuple):
     """The images of a volume by role. Those that cannot be used are `AbsentLeg`s.
 
     `primary_new`, `secondary_new`: created just now. `data`: the ranges of an older primary that
-    hold data, if the secondary is new. `refused`: why the volume cannot be served, however good
-    its images are.
+    hold data, if the secondary is new. `overwrites`: the secondary was there, and holds data that
+    nothing is known of. `refused`: why the volume cannot be served, however good its images are.
     """
 
     primary: Leg
@@ -52,6 +51,7 @@ class Images(NamedTuple):
     primary_new: bool = False
     secondary_new: bool = False
     data: Sequence[tuple[int, int]] = ()
+    overwrites: bool = False
     refused: str = ""
 
     def close(self) -> None:
@@ -95,6 +95,7 @@ class Opener:
         self._workers = workers
         self._errors: dict[str, Exception] = {}  # by path: why an image cannot be used
         self._refuse = settings.on_start_error == "refuse"
+        self._closing: set[asyncio.Task[None]] = set()
         self._seconds = {PRIMARY: settings.primary_timeout, SECONDARY: settings.secondary_timeout}
 
     def seconds(self, role: str) -> float:
@@ -151,14 +152,12 @@ class Opener:
         if known is None and (why := why_absent(primary)):  # nothing is made for it then
             return Images(primary, absent(other.path, volume.size, why))
         fresh = known is None or known.state == pair_states.SIMPLEX
-        return await self.beside(Images(primary, None, primary_new), other.path, fresh)
-
-    async def beside(self, images: Images, path: str, create: bool) -> Images:
-        """The images of a volume whose primary is open, with a secondary."""
-        primary = images.primary
-        secondary, new = await self.leg(path, primary.size, SECONDARY, create)
-        images = images._replace(secondary=secondary, secondary_new=new)
-        if new and not images.primary_new and not why_absent(primary):
+        secondary, new = await self.leg(other.path, volume.size, SECONDARY, fresh)
+        overwrites = fresh and not new and await self.holds_data(secondary)
+        images = Images(primary, secondary, primary_new, new, overwrites=overwrites)
+        if known is not None:  # the replay may yet put data where there is none now
+            return images._replace(data=[(0, volume.size)])
+        if new and not primary_new:
             return await self._with_data(images)
         return images
 
@@ -185,11 +184,11 @@ class Opener:
                 self._errors[path] = error
                 return absent(path, size, _said(path, error)), False
 
-    async def look(self, leg: Leg, role: str, look: Callable[[], Found]) -> Found:
+    async def look(self, leg: Leg, role: str, look: Callable[[], T]) -> T:
         """What `look`, a blocking call on an image, finds. Raises OSError."""
         watch: Watch[str] = Watch()
 
-        def watched() -> Found:
+        def watched() -> T:
             with watch.at(leg.path):
                 return look()
 
@@ -206,6 +205,12 @@ class Opener:
         with contextlib.suppress(OSError):
             await self._patiently(leg.path, watch, close, SECONDARY)
 
+    def close_later(self, leg: Leg) -> None:
+        """The same, by a task."""
+        closing = asyncio.get_running_loop().create_task(self.close(leg))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
     async def _is_alone(self, primary: str, secondary: str) -> bool:
         """Whether the secondary is there, but the primary is not."""
         watch: Watch[str] = Watch()
@@ -220,6 +225,18 @@ class Opener:
             return await self._patiently(primary, watch, look, PRIMARY)
         except OSError:
             return False  # opening them says what is wrong
+
+    async def holds_data(self, leg: Leg) -> bool:
+        """Whether an image that is to be copied to is not just a hole; of a block device that is
+        not known. False for one that cannot be used: the copy finds that out.
+        """
+        if why_absent(leg):
+            return False
+        try:
+            found = await self.look(leg, SECONDARY, lambda: leg.extents(0, leg.size))
+        except OSError:
+            return False
+        return any(is_data for _, _, is_data in found)
 
     async def _with_data(self, images: Images) -> Images:
         watch: Watch[str] = Watch()

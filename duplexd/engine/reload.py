@@ -105,7 +105,8 @@ class Reload:
         else:
             path, size = str(volume.secondary), pair.size
             secondary, new = await self._opener.leg(path, size, SECONDARY, True)
-            images = Images(pair.primary, secondary, secondary_new=new, data=[(0, size)])
+            overwrites = not new and await self._opener.holds_data(secondary)
+            images = Images(pair.primary, secondary, False, new, [(0, size)], overwrites)
         if images.secondary is None:
             return images
         return images._replace(secondary=await self._judged(images.secondary, SECONDARY))
@@ -182,7 +183,10 @@ class Reload:
         if pair is None and name in self._volumes.by_name:
             self._volumes.remove(name).close()  # it was not served, and not recorded
         self._volumes.add(introduce(self._timeline, name, mode, images, pair))
-        return f"volume {name}: secondary added" if pair else f"volume {name} added"
+        added = f"volume {name}: secondary added" if pair else f"volume {name} added"
+        if not images.overwrites or images.secondary is None:
+            return added
+        return f"{added}; the first copy overwrites the data in {images.secondary.path}"
 
     def _remove(self, name: str) -> str:
         pair = self._volumes.remove(name)

@@ -13,48 +13,52 @@ image would fill another one.
 
 from __future__ import annotations
 
-import asyncio
 import errno
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
 from duplexd.core import pair_states
 from duplexd.core.identity import Facts, is_of_others, judge
-from duplexd.core.markers import Copy, Missed
+from duplexd.core.markers import Copy, Missed, Regions
 from duplexd.core.since import known, uncertain
-from duplexd.engine.opening import PRIMARY, SECONDARY, places, why_absent
+from duplexd.engine.opening import PRIMARY, SECONDARY, Images, places, why_absent
 from duplexd.engine.opening import absent as gone
 from duplexd.engine.recovery.image_faults import Side
 from duplexd.engine.recovery.primary_replay import PrimaryReplay
 from duplexd.engine.recovery.progress import ignore
-from duplexd.errors import DamageError, WrongStateError
+from duplexd.engine.volumes import introduce
+from duplexd.errors import DamageError, DuplexdError, WrongStateError
 from duplexd.images.absent import AbsentLeg
-from duplexd.images.probe import probe
+from duplexd.images.probe import as_on_the_medium, probe
 from duplexd.runtime.tasks import to_its_end
 from duplexd.runtime.watch import Watch, patiently
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from duplexd.config.daemon_file import Config
     from duplexd.core.identity import Judgement
     from duplexd.core.pair import Pair
+    from duplexd.engine.checkpoint import Checkpointer
     from duplexd.engine.failures import Failures
     from duplexd.engine.opening import Opener
     from duplexd.engine.timeline import Timeline
     from duplexd.images.leg import Leg
     from duplexd.limits import EngineLimits
     from duplexd.replication.followers import Followers
+    from duplexd.replication.seams import Gates
     from duplexd.runtime.threads import Workers
 
 
 class Reopening:
-    """`config()`: the configuration in force. While `copying` is held, no checkpoint is taken."""
+    """`config()`: the configuration in force."""
 
     def __init__(
         self,
         timeline: Timeline,
-        copying: asyncio.Lock,
+        checkpointer: Checkpointer,
+        gates: Gates,
         followers: Followers,
         failures: Failures,
         opener: Opener,
@@ -64,7 +68,8 @@ class Reopening:
         limits: EngineLimits,
     ) -> None:
         self._timeline = timeline
-        self._copying = copying
+        self._checkpointer = checkpointer
+        self._gates = gates
         self._followers = followers
         self._failures = failures
         self._opener = opener
@@ -72,7 +77,6 @@ class Reopening:
         self._config = config
         self._emit = emit
         self._chunk_bytes = limits.follower_chunk_bytes
-        self._closing: set[asyncio.Task[None]] = set()
 
     # ---------------------------------------------------------------------------------- commands
 
@@ -117,7 +121,7 @@ class Reopening:
         timeline, record = self._timeline, pair.record
         timeline.ledger.use_images(record, record.primary_image, None)
         everything = record.full_map()
-        if pair.state == pair_states.SUSPENDED and not pair.usable:
+        if pair.state == pair_states.SUSPENDED and not record.usable:
             timeline.append(Missed({pair.id: everything}))
         elif pair.state != pair_states.SIMPLEX:
             at = timeline.written if pair.state == pair_states.DUPLEX else pair.applied
@@ -130,7 +134,7 @@ class Reopening:
         """Serve a volume again whose primary is there again, and is the one of the journal."""
         primary = await self.primary(pair, adopt=False)
         # The checkpoint that recorded what it lacks stays the last one until it has all of it.
-        async with self._copying:
+        async with self.recorded(pair), self._checkpointer.copying:
             await self._timeline.at_rest(lambda: self.use_primary(pair, primary))
             try:
                 await self._replay(pair)
@@ -143,6 +147,22 @@ class Reopening:
             await self._timeline.at_rest(lambda: self.begin_to_serve(pair))
         self._emit("volume-served", volume=pair.name, path=pair.primary.path, lost=None)
 
+    @asynccontextmanager
+    async def recorded(self, pair: Pair) -> AsyncIterator[None]:
+        """Around `begin_to_serve`: no client writes to an image that is new before a checkpoint has
+        recorded it. A start that finds another one in its place could not know.
+        """
+        if pair.record.primary_image is not None:
+            yield
+            return
+        self._gates.close_gates([pair])
+        try:
+            yield
+            with suppress(OSError, DuplexdError):  # it is reported, and tried again
+                await self._checkpointer.checkpoint()
+        finally:
+            self._gates.open_gates([pair])
+
     def use_primary(self, pair: Pair, primary: Leg) -> None:
         pair.set_legs(primary, pair.secondary, pair.mode)
 
@@ -151,10 +171,7 @@ class Reopening:
         leg, absent = pair.primary, gone(pair.primary.path, pair.size, why)
         pair.failed = why
         pair.set_legs(absent, pair.secondary, pair.mode)
-        self._closing.add(
-            closing := asyncio.get_running_loop().create_task(self._opener.close(leg))
-        )
-        closing.add_done_callback(self._closing.discard)
+        self._opener.close_later(leg)
 
     async def _replay(self, pair: Pair) -> None:
         """Bring the primary to the last number. No change of this volume comes meanwhile."""
@@ -170,8 +187,18 @@ class Reopening:
 
     def begin_to_serve(self, pair: Pair) -> None:
         """Its legs may differ in the regions that were open when it was served last."""
+        if pair.halfway is not None:  # it is brought to no number any more
+            why, missed = pair.halfway
+            at = self._timeline.written if pair.state == pair_states.DUPLEX else pair.applied
+            error = OSError(errno.EIO, why)
+            self._failures.freeze({pair}, pair, at, error, {pair}, {pair: missed})
         self._failures.served(pair)
         pair.primary_dirty = True
+        if pair.secondary is not None and pair.state == pair_states.SIMPLEX:
+            images = Images(pair.primary, pair.secondary)
+            introduce(self._timeline, pair.name, pair.mode, images, pair)
+        if pair.secondary is not None and pair.regions.open:  # more, where it was replayed
+            self._timeline.append(Regions({pair.id: sorted(pair.regions.open)}))
         changed = pair.new_map()
         for offset, length in pair.regions.ranges(pair.size):
             changed.set(offset, length)
@@ -182,10 +209,6 @@ class Reopening:
             self._timeline.append(Copy({pair.id: changed}, pair_states.UNCLEAN_STOP))
         elif pair.state == pair_states.SUSPENDED and changed.any():
             self._timeline.append(Missed({pair.id: changed}))
-        if self._followers.is_past(pair):  # what came while it was not served
-            error = OSError(errno.ESTALE, "it was not followed for while the volume was not served")
-            everything = {pair: pair.record.full_map()}
-            self._failures.freeze({pair}, pair, pair.applied, error, {pair}, everything)
         self._followers.adopt([pair])
 
     # ------------------------------------------------------------------------------------- opening
@@ -222,6 +245,8 @@ class Reopening:
             raise WrongStateError(f"{pair.name}: {why_absent(leg)}; nothing was started")
         try:
             offsets = recorded.offsets if recorded is not None else ()
+            if adopt and role == PRIMARY:
+                await self._opener.look(leg, role, partial(as_on_the_medium, leg))
             found = await self._opener.look(leg, role, lambda: probe(leg, offsets))
         except OSError as error:
             await self._opener.close(leg)

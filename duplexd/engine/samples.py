@@ -62,6 +62,7 @@ class Samples:
         self._name = name
         self._begun_at = timeline.writer.sequence  # by this start
         self._stamps: dict[Leg, Stamp] = {}  # from before the last sync of each leg
+        self._numbers: dict[Leg, int] = {}  # the last number by then
         self._written: set[Leg] = set()  # synced since they were recorded last
         self._taken: dict[Leg, Stamp] = {}  # those of them that the coming checkpoint records
         self._touched: dict[int, set[int]] = {}  # regions, by volume, since the last checkpoint
@@ -77,14 +78,14 @@ class Samples:
         Raises OSError, also for a leg that has become shorter: later writes may make it long again,
         with zeroes where its content was.
         """
-        stamp = leg.stamp()
+        number, stamp = self._timeline.written, leg.stamp()
         if stamp.size < leg.size:
             raise OSError(errno.EIO, truncated(stamp.size, leg.size), leg.path)
         leg.sync(times=True)
-        return lambda: self._synced(leg, stamp)
+        return lambda: self._synced(leg, stamp, number)
 
-    def _synced(self, leg: Leg, stamp: Stamp) -> None:
-        self._stamps[leg] = stamp
+    def _synced(self, leg: Leg, stamp: Stamp, number: int) -> None:
+        self._stamps[leg], self._numbers[leg] = stamp, number
         self._written.add(leg)
 
     def plan(self, saved: Json, pairs: Sequence[Pair]) -> Plan:
@@ -95,6 +96,7 @@ class Samples:
         self._branded &= legs
         self._written &= legs
         self._stamps = {leg: stamp for leg, stamp in self._stamps.items() if leg in legs}
+        self._numbers = {leg: self._numbers[leg] for leg in self._stamps}
         self._taken = {}
         per_image = max(min(SAMPLES_MAX // max(len(legs), 1), _PER_IMAGE_MAX), _PER_IMAGE_MIN)
         segment, end = self._timeline.writer.segment, int(saved["offset"])
@@ -194,7 +196,7 @@ class Samples:
         """The checkpoint is on the disk. Meanwhile images may have changed roles, or have come."""
         ledger = self._timeline.ledger
         for leg, stamp in self._taken.items():
-            if self._stamps.get(leg) is stamp:
+            if self._stamps.get(leg) is stamp and self._numbers[leg] <= plan.number:
                 self._written.discard(leg)
         self._touched.clear()
         self._recorded, self._last = True, plan.number

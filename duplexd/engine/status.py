@@ -166,8 +166,13 @@ def _absence(leg: Leg) -> str:
 
 
 def _failure(pair: Pair) -> str:
-    """Why the secondary of a pair failed, as far as this run knows."""
-    failed = pair.state == pair_states.SUSPENDED and pair.reason == pair_states.BY_ERROR
+    """Why the secondary of a pair failed, or is not brought along, as far as this run knows."""
+    if pair.halfway is not None:
+        return pair.halfway.why
+    if pair.uncompared:
+        return "it was not compared since an unclean stop, and may hold a change that was lost"
+    reasons = {pair_states.BY_ERROR, pair_states.BY_JOURNAL}
+    failed = pair.state == pair_states.SUSPENDED and pair.reason in reasons
     return (
         pair.cut.why or "it failed before the last start; see the log"
         if failed and pair.cut is not None

@@ -112,6 +112,12 @@ class Swaps:
             raise WrongStateError(
                 f"{pair.name}: its secondary cannot be used: {secondary.path}: {secondary.why}"
             )
+        if pair.halfway is not None:
+            raise WrongStateError(
+                f"{pair.name}: its secondary may hold some of the changes after number "
+                f"{pair.applied}, and not others ({pair.halfway.why}); a restart brings it to the "
+                "last number if the image can be used then, and the journal reaches back"
+            )
         if pair.state == DUPLEX:
             return
         if not pair.usable:
@@ -186,7 +192,9 @@ class Swaps:
         failed, primary = pair.failed, pair.primary
         self._failures.exchange(pair)
         if failed:
-            self._suspend(pair, OSError(errno.EIO, failed))
+            error = OSError(errno.EIO, failed)
+            self._suspend(pair, error)
+            self._failures.leave_failed(pair, error)
         else:
             timeline.ledger.advance(pair.record, timeline.writer.sequence)  # it was the primary
         self._failures.said_swapped(pair, "by command", primary)
@@ -243,6 +251,7 @@ class Swaps:
 
     def _give_up_now(self, pair: Pair) -> Json:
         lost, primary, timeline = self._lost(pair), pair.primary, self._timeline
+        failed = pair.failed
         if not pair.usable or pair.state in (DUPLEX, PENDING, SIMPLEX):
             raise WrongStateError(f"{pair.name} became {pair.state} meanwhile; try again")
         self._failures.exchange(pair)
@@ -251,6 +260,8 @@ class Swaps:
         at, error = timeline.writer.sequence, OSError(errno.ESTALE, why)
         self._failures.freeze({pair}, pair, at, error, {pair}, everything)
         self._failures.served(pair)
+        if failed:
+            self._failures.leave_failed(pair, OSError(errno.EIO, failed))
         self._failures.said_swapped(pair, "by command, changes given up", primary)
         return lost
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class AbsentLeg:
     """See `Leg`. Every method raises OSError EIO with `why`; only `close` does nothing."""
 
-    __slots__ = ("is_block", "path", "settled", "size", "why")
+    __slots__ = ("busy", "is_block", "path", "settled", "size", "why")
 
     can_punch = True  # it does not decide what a trim does to the other leg
 
@@ -26,6 +26,7 @@ class AbsentLeg:
         self.size = size
         self.why = why
         self.is_block = False
+        self.busy = False  # a thread that hangs may still write to the image
         self.settled = False  # what is recorded of the image allows for all that may be on it
 
     def read_into(self, _offset: int, _buffer: memoryview) -> None:
@@ -47,6 +48,9 @@ class AbsentLeg:
         self._fail()
 
     def sync(self, times: bool = False) -> None:  # noqa: ARG002
+        self._fail()
+
+    def drop_cache(self) -> None:
         self._fail()
 
     def stamp(self) -> Stamp:

@@ -59,6 +59,12 @@ class Leg(Protocol):
         last modification does, too. An error is final.
         """
 
+    def drop_cache(self) -> None:
+        """What is read from now on comes from the medium, where the system can do that: after a
+        sync that failed, the page cache shows what the medium never got. What was written since the
+        last sync stays.
+        """
+
     def stamp(self) -> Stamp:
         """Which file or device it is, its size now, and when it was last modified."""
 

@@ -85,6 +85,14 @@ class Found(NamedTuple):
     unreadable: str = ""  # why a sample could not be read
 
 
+def as_on_the_medium(leg: Leg) -> None:
+    """Let an image show what a power cut would leave of it, before it is taken as it is. Blocking.
+    Raises OSError.
+    """
+    leg.sync()
+    leg.drop_cache()
+
+
 def probe(leg: Leg, offsets: Iterable[int], last: Piece | None = None) -> Found:
     """Look at an image. Blocking. Raises OSError if it cannot be looked at at all."""
     stamp = leg.stamp()

@@ -257,23 +257,27 @@ class AsyncFollower:
         changes would wait for them for ever.
         """
         if follower.pairs:
-            first = min(follower.pairs.values(), key=lambda pair: pair.id)
-            await self._suspend(follower, lambda: set(follower.pairs.values()), first, error, set())
+            await self._suspend(follower, lambda: set(follower.pairs.values()), None, error, set())
 
     async def _suspend(
         self,
         follower: Follower,
         members: Callable[[], set[Pair]],
-        failed: Pair,
+        failed: Pair | None,
         error: OSError,
         unusable: set[Pair],
     ) -> None:
-        """Their backlog is read in a worker, so they may not get more of it meanwhile."""
+        """Their backlog is read in a worker, so they may not get more of it meanwhile. That of one
+        that hangs begins where its last sync was: no other can end any more.
+        """
         timeline, position = self._timeline, follower.position
+        since = position
+        if failed is not None and isinstance(error, HungError):
+            since = min(position, failed.record.secondary_at)
 
         async def together(pairs: set[Pair]) -> set[Pair]:
             """Those that were suspended: none, if others have to be with them by now."""
-            async with self._backlog.after(position, pairs) as missed:
+            async with self._backlog.after(since, pairs) as missed:
                 return await timeline.at_rest(lambda: freeze(pairs, missed))
 
         def freeze(pairs: set[Pair], missed: dict[Pair, ChangeMap]) -> set[Pair]:

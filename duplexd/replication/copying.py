@@ -24,7 +24,7 @@ from duplexd.replication.follower import (
     SinkError,
     UntouchedError,
 )
-from duplexd.replication.job import in_work
+from duplexd.replication.job import copied_well, in_work
 from duplexd.replication.leg_calls import hung_in
 from duplexd.replication.pieces import (
     PrimaryUnreadableError,
@@ -154,11 +154,11 @@ class Copying:
                 read_bytes = await self._one(job, pair, *run, progress)
                 whole = progress.at % pair.changed.grain_bytes == 0
                 if whole and progress.copied_bytes >= limits.copied_mark_bytes:
-                    await self._mark(pair, progress)
+                    await self._mark(job, pair, progress)
                 if len(progress.unreadable) > limits.unreadable_ranges_max:
                     break
                 await self._go_on(job, read_bytes)
-            await self._mark(pair, progress)
+            await self._mark(job, pair, progress)
         except BaseException:
             self._timeline.ledger.not_copied(pair.record, progress.unmarked)
             raise
@@ -178,6 +178,7 @@ class Copying:
         at = max(offset, progress.at)
         async with self._checkpointer.copying:
             in_work([pair])
+            copied_well(job, [pair])
             # Cleared before the read: a write that comes later sets the grains again.
             ledger.copying(pair.record, offset, length)
             try:
@@ -198,7 +199,7 @@ class Copying:
         self.copied_bytes += piece.copied
         pair.copy_done += piece.length
 
-    async def _mark(self, pair: Pair, progress: Progress) -> None:
+    async def _mark(self, job: Job, pair: Pair, progress: Progress) -> None:
         """Make progress durable: a restart continues from there."""
         if not progress.unmarked:
             return
@@ -211,6 +212,7 @@ class Copying:
 
         def mark() -> None:
             in_work([pair])
+            copied_well(job, [pair])
             self._timeline.append(Copied(pair.id, progress.unmarked))
             progress.marked()
 
@@ -265,6 +267,7 @@ class Copying:
         at, piece_bytes = 0, self._limits.staged_piece_bytes_max
         while (run := todo.next_run(at, _AHEAD)) is not None:
             at, end = max(run[0], at), run[0] + run[1]
+            copied_well(job, [pair])
             copy = partial(copy_piece, sink, pair, at, end, piece_bytes)
             piece = await self._in_worker(job, sink, copy)
             at += piece.length

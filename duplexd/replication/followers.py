@@ -70,7 +70,12 @@ class Followers:
         that come in between, and never apply them.
         """
         self._async_follower.add([pair for pair in pairs if _is_followed_for(pair)])
-        pending = [pair for pair in pairs if pair.state == pair_states.PENDING]
+        # One that a job works on was not served for a moment: the job knows, and ends.
+        pending = [
+            pair
+            for pair in pairs
+            if pair.state == pair_states.PENDING and self._job_of(pair) is None
+        ]
         if pending:
             self.begin(Job(COPY, pending, min(pair.applied for pair in pending)))
 
@@ -83,6 +88,7 @@ class Followers:
         if not self.jobs:
             self._timeline.on_written.append(self._look_at_lag)
         self.jobs[job.id] = job
+        job.spoiled |= {pair for pair in job.pairs if pair.failed}
         self._throttles[job] = Throttle(
             self._gates, job.cap, lambda: self._legs.patience.secondary_s, job.end, catches_up=True
         )
@@ -98,6 +104,12 @@ class Followers:
             if not self.jobs:
                 self._timeline.on_written.remove(self._look_at_lag)
             self.moved()
+
+    def unserved(self, pair: Pair) -> None:
+        """Its primary failed. A copy would take what it holds for what the journal says."""
+        for job in self.jobs.values():
+            if pair in job.pairs:
+                job.spoiled.add(pair)
 
     def forget(self, pair: Pair) -> None:
         """A pair was removed from the configuration. Only while `stepping` is held."""

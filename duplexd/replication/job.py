@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.core import pair_states
 from duplexd.replication.follower import SinkError
+from duplexd.replication.pieces import PrimaryUnreadableError
 
 if TYPE_CHECKING:
     import asyncio
@@ -28,12 +29,13 @@ class Job:
     """`pairs` are those that are not DUPLEX yet. `floor` is the number after which it still needs
     the journal; `cap` is the lag in bytes beyond which new changes wait for it, and `late` says
     that they have waited for too long. `whole`: whether the secondaries hold a state that existed,
-    apart from those that are `torn`.
+    apart from those that are `torn`. `spoiled`: the volumes that were not served at some moment;
+    what was copied from their primaries may lack changes that the journal has.
     """
 
     __slots__ = (
         "began", "begun_at", "cap", "floor", "follower", "how", "id", "late", "pairs", "reasons",
-        "task", "torn", "whole",
+        "spoiled", "task", "torn", "whole",
     )  # fmt: skip
 
     def __init__(self, how: str, pairs: Iterable[Pair], floor: int) -> None:
@@ -50,6 +52,7 @@ class Job:
         self.task: asyncio.Task[None] | None = None
         self.whole = True
         self.torn: set[Pair] = set()
+        self.spoiled: set[Pair] = set()
 
     def lag_bytes(self, log_position: int) -> int:
         """How many bytes of journal it trails behind."""
@@ -65,6 +68,14 @@ class Job:
         """Its follower, once it has begun."""
         assert self.follower is not None, f"job {self.id} has not begun"
         return self.follower
+
+
+def copied_well(job: Job, pairs: Iterable[Pair]) -> None:
+    """Raises PrimaryUnreadableError if what was copied of a pair is worth nothing, or will be."""
+    for pair in pairs:
+        if pair in job.spoiled:
+            why = f"{pair.primary.path}: the primary failed while it was copied"
+            raise PrimaryUnreadableError(errno.EIO, why, pair.primary.path)
 
 
 def in_work(pairs: Iterable[Pair]) -> None:

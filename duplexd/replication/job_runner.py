@@ -23,7 +23,8 @@ from duplexd.core.markers import Abandon, Commit, Equal, Missed, Settled
 from duplexd.core.pair_states import PENDING
 from duplexd.errors import DamageError, DuplexdError
 from duplexd.replication.follower import SecondarySink, SinkError
-from duplexd.replication.job import COPY, JOURNAL, MAP, in_work
+from duplexd.replication.job import COPY, JOURNAL, MAP, copied_well, in_work
+from duplexd.replication.pieces import PrimaryUnreadableError
 from duplexd.replication.retries import when_there_is_room
 
 if TYPE_CHECKING:
@@ -122,10 +123,15 @@ class Runner:
             try:
                 await self._copying.changed(job, pair)
                 await self._catch_up(job, [pair])
+            except PrimaryUnreadableError as error:
+                await self._leave(job, SinkError(pair, 0, error))
             except SinkError as error:
-                async with self._backlog.after(job.walk().position, [error.pair]) as missed:
-                    leaves = partial(self._leaves, job, error, missed)
-                    await when_there_is_room(self._timeline, leaves)
+                await self._leave(job, error)
+
+    async def _leave(self, job: Job, error: SinkError) -> None:
+        async with self._backlog.after(job.walk().position, [error.pair]) as missed:
+            leaves = partial(self._leaves, job, error, missed)
+            await when_there_is_room(self._timeline, leaves)
 
     async def _commit(self, job: Job, count: int) -> None:
         """From the COMMIT on the journal says that the secondaries are at `at`, or will be."""
@@ -134,6 +140,7 @@ class Runner:
         job.whole = False
 
         def commit() -> int:
+            copied_well(job, job.pairs)
             # A checkpoint may have been taken since `at`: it does not know of this resync.
             self._copying.keep_journal_from(at)
             return timeline.append(Commit(job.id, at, count, numbers))
@@ -182,6 +189,8 @@ class Runner:
     def _equal(self, job: Job, pairs: list[Pair]) -> bool:
         timeline, follower = self._timeline, job.walk()
         in_work(pairs)
+        if job.how == COPY:
+            copied_well(job, pairs)
         copied = all(pair.changed is None or not pair.changed.any() for pair in pairs)
         if job.how == COPY and not copied:
             return False
@@ -201,20 +210,25 @@ class Runner:
         """One pair of a copy failed: it is suspended alone."""
         pair, follower = error.pair, job.walk()
         if pair.state == PENDING:
-            missed = _with_uncopied(missed)
+            missed = _with_uncopied(job, missed)
             self._freeze({pair}, pair, follower.position, error.located(), {pair}, missed)
         self._note([pair], str(error.located().strerror))
         job.pairs.remove(pair)
         follower.pairs.pop(pair.id, None)
 
     def _failed(self, job: Job, error: SinkError, missed: Backlogs) -> None:
-        """A secondary failed: the job's pairs are suspended where they are, at one number."""
-        at = _position(job)
-        torn = job.torn | ({error.pair} if error.torn else set())
-        missed = _with_uncopied(missed)
-        unusable = torn if job.whole else set(job.pairs)
-        self._freeze(set(job.pairs), error.pair, at, error.located(), unusable, missed)
+        """A secondary failed."""
+        torn = {error.pair} if error.torn else set()
+        self._stop_there(job, error.pair, error.located(), torn, missed)
         self._note(job.pairs, f"{error.pair.name}: {error.located().strerror}")
+
+    def _stop_there(
+        self, job: Job, failed: Pair | None, error: OSError, torn: set[Pair], missed: Backlogs
+    ) -> None:
+        """The job's pairs are suspended where they are, at one number."""
+        unusable = job.torn | torn if job.whole else set(job.pairs)
+        missed = _with_uncopied(job, missed)
+        self._freeze(set(job.pairs), failed, _position(job), error, unusable, missed)
 
     def _note(self, pairs: Sequence[Pair], error: str) -> None:
         for pair in pairs:
@@ -234,9 +248,7 @@ class Runner:
             numbers = [pair.id for pair in untouched]
             self._timeline.append(Abandon(job.id, numbers, job.reasons))
         elif job.pairs:
-            # not a failure of an image: none is named
-            cause = OSError(errno.EIO, f"duplexd: {job.how} ended: {why}", "duplexd")
-            self._failed(job, SinkError(job.pairs[0], 0, cause), missed)
+            self._stop_there(job, None, OSError(errno.EIO, why), set(), missed)
         self._note(job.pairs, why)
         path = error.filename if isinstance(error, OSError) and error.filename else ""
         names = [pair.name for pair in job.pairs]
@@ -249,7 +261,7 @@ class Runner:
         pairs = list(job.pairs)
         at = job.follower.position if job.follower is not None else job.floor
         cause = OSError(errno.EIO, str(error))
-        self._freeze(set(pairs), pairs[0], at, cause, set(), {})
+        self._freeze(set(pairs), None, at, cause, set(), {})
         self._timeline.append(Missed({pair.id: pair.new_map() for pair in pairs}))
         self.again(pairs)
 
@@ -260,12 +272,14 @@ def _position(job: Job) -> int:
     return job.walk().position if moved else job.floor
 
 
-def _with_uncopied(missed: Backlogs) -> Backlogs:
+def _with_uncopied(job: Job, missed: Backlogs) -> Backlogs:
     """What secondaries that were being copied to lack. A restart may know less than `changed` says:
-    what a sync lost, no marker says.
+    what a sync lost, no marker says. What a failed primary held at the end is worth nothing.
     """
     for pair, changed in missed.items():
-        if pair.changed is not None:
+        if pair in job.spoiled:
+            changed.set_all()
+        elif pair.changed is not None:
             changed.merge(pair.changed)
     return missed
 

@@ -111,7 +111,7 @@ class Resyncs:
 
     def begin_again(self, pairs: Sequence[Pair]) -> None:
         """Begin a resync of pairs that one had left SUSPENDED, at rest."""
-        self._begin(pairs)
+        self._begin([pair for pair in pairs if not pair.failed])
 
     # ------------------------------------------------------------------------------ beginning
 
@@ -122,6 +122,9 @@ class Resyncs:
                 f"{', '.join(simplex)}: SIMPLEX, there is no secondary to resync; "
                 "add one to the configuration"
             )
+        failed = [f"{pair.name} is not served: {pair.failed}" for pair in pairs if pair.failed]
+        if failed:
+            raise WrongStateError(f"{failed[0]}; nothing was started")
         todo = [pair for pair in pairs if pair.state == pair_states.SUSPENDED]
         usable = [pair for pair in todo if pair.usable]
         torn = [pair for pair in todo if not pair.usable]

@@ -71,13 +71,13 @@ class Freeze(Protocol):
     def __call__(
         self,
         members: Iterable[Pair],
-        failed: Pair,
+        failed: Pair | None,
         at: int,
         error: OSError,
         unusable: Iterable[Pair],
         missed: Mapping[Pair, ChangeMap],
     ) -> None:
-        """Suspend pairs because a secondary failed, at rest."""
+        """Suspend pairs because a secondary failed, at rest; None: because the journal did."""
 
 
 class Checkpointer(Protocol):

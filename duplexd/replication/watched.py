@@ -63,6 +63,10 @@ class WatchedLeg:
         with self._watch.at(Access(self._pair, self._leg, SYNC)):
             self._leg.sync(times)
 
+    def drop_cache(self) -> None:
+        with self._watch.at(Access(self._pair, self._leg, self._use)):
+            self._leg.drop_cache()
+
     def stamp(self) -> Stamp:
         with self._watch.at(Access(self._pair, self._leg, self._use)):
             return self._leg.stamp()

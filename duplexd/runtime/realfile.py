@@ -215,6 +215,9 @@ class RealFile:
             error.filename = self.path
             raise
 
+    def drop_cache(self) -> None:
+        os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def stamp(self) -> Stamp:
         return stamp(self._fd, self.is_block)
 

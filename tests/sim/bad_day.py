@@ -4,13 +4,15 @@ at a start too; images are missing, foreign or too short; and the images of pair
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from typing import TYPE_CHECKING
 
 from duplexd.backend import WRITE
 from duplexd.core import pair_states as state
-from duplexd.errors import WrongStateError
+from duplexd.errors import DuplexdError, WrongStateError
 from tests.sim import checks, scenario
+from tests.sim.clients import SimClient
 from tests.sim.history import Entry
 from tests.sim.image import Image
 from tests.sim.machine import broken_sync, no_space
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from duplexd.backend import Change
+    from duplexd.core.pair import Pair
 
 OPERATIONS = ("write", "zero", "reserve", "read", "sync", "open")
 
@@ -37,7 +40,11 @@ class BadDay(Scenario):
         self.bad: set[str] = set()
         self.was_bad: set[str] = set()  # in this life
         self.away: dict[str, Image] = {}
-        self.adopting: dict[int, bytes] = {}  # by volume: what its image held
+        self.adopting: dict[str, bytes] = {}  # by volume: what its image held
+        self.swapping = False
+        self.led: dict[str, str] = {}  # paths of primaries before the last swap by command
+        self.wrong: list[str] = []  # primaries that were served again
+        self._go_on: Callable[[Pair], None] = lambda _pair: None
         self.machine.images_untouched = self.rng.random() < 0.4
         self.machine.refuses = self._may_refuse
         self.machine.history.gives_up = self._gives_up
@@ -49,8 +56,9 @@ class BadDay(Scenario):
         pair = self.machine.controller.volumes.by_name[change.volume.name]
         if pair.failed:
             return True
-        path = pair.primary.path
-        bad = path in self.was_bad or self.machine.disk.faults.any(path)
+        paths = {pair.primary.path, self.led.get(pair.name, "")}
+        faults = self.machine.disk.faults
+        bad = any(path in self.was_bad or faults.any(path) for path in paths if path)
         if not bad or pair.mirrors:
             return False
         self.unsure.add(pair.name)
@@ -81,7 +89,41 @@ class BadDay(Scenario):
             for _ in range(rng.choice((0, 0, 1, 1, 2))):
                 self._bad_start(rng.choice(self._legs()))
         await machine.start()
+        failures = machine.controller.failures
+        accept = failures.on_served
+
+        def served(pair: Pair) -> None:
+            accept(pair)
+            self._look_at_served(pair)
+
+        failures.on_served = served
         self._look_at_adopted()
+        failures = machine.controller.failures
+        self._go_on, failures.on_served = failures.on_served, self._is_served
+
+    def _is_served(self, pair: Pair) -> None:
+        """It has what the journal says, or part of what a power cut took from the journal."""
+        if pair.name not in self.adopting and not self.swapping:
+            content = self.machine.disk.content(pair.primary.path)
+            history = self.machine.history
+            history.bases.setdefault(pair.id, content)
+            if problem := history.found(pair.id, content):
+                self.wrong.append(f"primary of {pair.name}, which is served again: {problem}")
+        self._go_on(pair)
+
+    async def _administrate(self) -> None:
+        await super()._administrate()
+        assert not self.wrong, self.wrong[0]
+
+    def _look_at_served(self, pair: Pair) -> None:
+        """What a power cut left behind the last number counts as the present, as at a start."""
+        machine = self.machine
+        if pair.id < 0 or pair.name in self.adopting or machine.history.goes_back(pair.id):
+            return
+        actual = machine.disk.content(pair.primary.path)
+        machine.history.seen(pair.id, actual)
+        problem = machine.history.found(pair.id, actual)
+        assert not problem, f"primary of {pair.name}, served again: {problem}"
 
     def _bad_start(self, path: str) -> None:
         machine, rng = self.machine, self.rng
@@ -173,8 +215,27 @@ class BadDay(Scenario):
         self.cuts.forget(names)
         how = rng.choice(("plain", "forward", "forward", "lose"))
         machine.note(f"  {how} {names}")
-        result = await machine.controller.swap(names, how == "forward", None, how == "lose")
+        if rng.random() < 0.4:
+            await self._checkpoint_between_images()
+        by_name, self.swapping = machine.controller.volumes.by_name, True
+        self.led = {name: by_name[name].primary.path for name in names}
+        try:
+            result = await machine.controller.swap(names, how == "forward", None, how == "lose")
+        finally:
+            self.swapping = False
         machine.note(f"  {[(each['name'], each['primary']) for each in result['volumes']]}")
+        if rng.random() < 0.3:  # before a checkpoint knows of it
+            self.power_fails = True
+            machine.disk.die()
+
+    async def _checkpoint_between_images(self) -> None:
+        """It finds the secondaries of `async` pairs behind."""
+        writing = asyncio.ensure_future(SimClient(self.machine, self.rng, 0).run(3))
+        try:
+            await asyncio.sleep(0)
+            await self.machine.controller.checkpointer.checkpoint()
+        finally:
+            await writing
 
     async def _bring_back(self) -> None:
         """Volumes that are not served, by the journal, or as their images are."""
@@ -197,11 +258,15 @@ class BadDay(Scenario):
         self.machine.note(f"  adopt {name}")
         if not machine.disk.has(pair.primary.path):
             return
-        machine.disk.mount_again(pair.primary.path)
-        content = self.adopting[pair.id] = machine.disk.content(pair.primary.path)
+        machine.disk.drop_cache(pair.primary.path)  # as the daemon does
+        content = self.adopting[name] = machine.disk.content(pair.primary.path)
         number = machine.controller.timeline.written + 0.4
-        await machine.controller.adopt([name])
-        del self.adopting[pair.id]
+        try:
+            await machine.controller.adopt([name])
+        except DuplexdError:
+            del self.adopting[name]
+            raise
+        del self.adopting[name]
         self._rebase(pair.id, number, content)
 
     def _rebase(self, volume: int, number: float, content: bytes) -> None:
@@ -213,10 +278,10 @@ class BadDay(Scenario):
     def _look_at_adopted(self) -> None:
         """Died in an `adopt`: it was done, or not."""
         machine = self.machine
-        for volume, content in self.adopting.items():
-            pair = machine.controller.volumes.by_number[volume]
+        for name, content in self.adopting.items():
+            pair = machine.controller.volumes.by_name[name]
             if not pair.failed and machine.disk.content(pair.primary.path) == content:
-                self._rebase(volume, machine.history.tail + 0.4, content)
+                self._rebase(pair.id, machine.history.tail + 0.4, content)
         self.adopting.clear()
 
     async def _end(self) -> None:
@@ -231,6 +296,7 @@ class BadDay(Scenario):
                     await controller.resync([name])
                 except WrongStateError:
                     await self._adopt(name)
+        assert not self.wrong, self.wrong[0]
         await super()._end()
 
 

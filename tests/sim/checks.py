@@ -71,9 +71,7 @@ def check_primaries(machine: Machine) -> None:
         if pair.failed:
             continue
         actual = machine.disk.content(pair.primary.path)
-        if pair.id not in history.bases:
-            history.bases[pair.id] = actual
-            history.lost.pop(pair.id, None)
+        history.seen(pair.id, actual)
         problem = history.found(pair.id, actual)
         assert not problem, f"primary of {name} after recovery: {problem}"
 
@@ -115,7 +113,7 @@ def check_secondaries(machine: Machine, cuts: Cuts) -> None:
             assert cut["id"] not in cuts.void, (
                 f"{name}: void cut {cut['id']} is reported as consistent"
             )
-        there = not isinstance(pair.secondary, AbsentLeg)
+        there = not isinstance(pair.secondary, AbsentLeg) and pair.id in machine.history.bases
         if secondary["usable"] and there and pair.record.staging in {"", UNCOMMITTED}:
             as_of = secondary["as_of_sequence"]
             what = (

@@ -88,6 +88,11 @@ class SimFile:
             if happens:
                 self._image.sync(times)
 
+    def drop_cache(self) -> None:
+        self._check(0, 0)
+        self._disk.answers("drop_cache", self.path)
+        self._image.drop_cache()
+
     def stamp(self) -> Stamp:
         self._check(0, 0)
         self._disk.answers("stamp", self.path)
@@ -319,10 +324,9 @@ class SimDisk:
             if any(covers(above, path) for above in lost):
                 image.lose()
 
-    def mount_again(self, path: str) -> None:
-        """The cache of a file that nobody has open is dropped: what a failed sync gave up shows."""
-        if not self.in_use(path):
-            self._image(path).lose()
+    def drop_cache(self, path: str) -> None:
+        """What a failed sync gave up of a file shows."""
+        self._image(path).drop_cache()
 
     def die(self) -> None:
         """Die now, between two operations."""

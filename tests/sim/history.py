@@ -39,9 +39,8 @@ class History:
     """
 
     entries: list[Entry] = field(default_factory=list)
-    bases: dict[int, bytes] = field(
-        default_factory=dict
-    )  # what a volume held when it was first seen
+    bases: dict[int, bytes] = field(default_factory=dict)  # what a volume held at its birth
+    unseen: set[int] = field(default_factory=set)  # volumes that no start has served yet
     lost: dict[int, list[Entry]] = field(default_factory=dict)
     tail: int = 0  # where the last recovery found the end of the journal
     refused: dict[float, Entry] = field(
@@ -49,6 +48,8 @@ class History:
     )  # taken back, but a power cut may take that back
     # What a swap of a volume goes back to: a number, or None if it loses nothing
     gives_up: Callable[[int], int | None] = lambda _volume: None
+    # What the image of a new volume holds, by name and size
+    found_at_birth: Callable[[str, int], bytes] = lambda _name, size: bytes(size)
     _given: set[float] = field(default_factory=set)  # all numbers that stand
     _pending: list[Entry] = field(default_factory=list)
 
@@ -107,6 +108,20 @@ class History:
         self.entries.append(Entry(self.tail + 0.5, WRITE, volume, 0, bytes(patched)))
         return ""
 
+    def seen(self, volume: int, actual: bytes) -> None:
+        """A start serves a volume. One that has not been written to yet begins with what it holds:
+        a crash between its birth and now may have taken back what an older life left there.
+        """
+        written = any(each.volume == volume and each.kind != MARKER for each in self.entries)
+        if volume in self.unseen and not written:
+            self.bases[volume] = actual
+            self.lost.pop(volume, None)
+        self.unseen.discard(volume)
+
+    def goes_back(self, volume: int) -> bool:
+        """Whether a swap that gives up changes of a volume is about to be written."""
+        return any(entry.volume == volume for entry in self._pending)
+
     def changed_between(self, volume: int, after: float, until: float) -> list[Entry]:
         """The changes of a volume with numbers in (after, until]."""
         return [
@@ -125,7 +140,10 @@ class History:
         if kind == MARKER:
             marker: Any = unpack_marker(bytes(data))
             if marker["m"] == "volume":
-                self._pending.append(Entry(sequence, MARKER, int(marker["id"]), 0, b""))
+                born = int(marker["id"])
+                self._pending.append(Entry(sequence, MARKER, born, 0, b""))
+                self.bases[born] = self.found_at_birth(str(marker["name"]), int(marker["size"]))
+                self.unseen.add(born)
             elif marker["m"] == "swap":
                 self._pending += [
                     Entry(sequence, WRITE, int(number), 0, self.content(int(number), at))
@@ -169,7 +187,9 @@ class History:
             time_us: int,
         ) -> None:
             collect(writer, kind, volume, offset, length, data, size, flags, time_us)
-            if kind != SEAL:
+            if kind == SEAL:
+                self._given.add(writer.sequence)
+            else:
                 self._appended(writer.sequence, kind, volume, offset, length, data)
 
         def tapped_write_changes(writer: Writer, changes: Any, time_us: int) -> None:

@@ -119,6 +119,14 @@ class Image:
         """The medium is what remains, and nothing was written back without a sync."""
         self._remain(_nothing)
 
+    def drop_cache(self) -> None:
+        """What a failed sync gave up is read as the medium has it; what is dirty stays."""
+        doomed, self._doomed = self._doomed, []
+        for offset, length in doomed:
+            self._show(offset, bytes(self.durable[offset : offset + length]), keep_holes=True)
+        for offset, data in self.pending:
+            self._show(offset, data)
+
     def _remain(self, survives: Callable[[int, int], bool]) -> None:
         touched = self._doomed + [(offset, len(data)) for offset, data in self.pending]
         self._write_back(survives)

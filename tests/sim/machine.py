@@ -46,7 +46,7 @@ class Machine:
     def __init__(self, seed: int) -> None:
         self.rng = Random(seed)
         self.disk = SimDisk(self.rng.randrange(1 << 30), cold=0.2)
-        self.history = History()
+        self.history = History(found_at_birth=self._found_at_birth)
         self.promises = Promises()
         self.operations: deque[str] = deque(maxlen=60)
         self.may_refuse = False  # whether the journal has met a full disk
@@ -64,6 +64,10 @@ class Machine:
     def note(self, what: str) -> None:
         """Remember an operation, for the report of a failure."""
         self.operations.append(what)
+
+    def _found_at_birth(self, name: str, size: int) -> bytes:
+        path = str(self.volumes[name].primary)
+        return self.disk.content(path) if self.disk.has(path) else bytes(size)
 
     def config(self) -> Config:
         """The configuration as it is now."""

@@ -8,9 +8,6 @@ import pytest
 
 from tests.sim.bad_day import run, run_hanging
 
-# Open: neither image of an async pair can be used at a start, the volume is not served,
-# and the journal drops what its secondary needs: it is called usable at a number that it has passed
-OPEN = {6}
 CHUNK, LONG_CHUNK = 10, 100
 LONG = (pytest.mark.long, pytest.mark.timeout(1800))
 
@@ -33,8 +30,7 @@ def named(seeds: range) -> str:
 @pytest.mark.parametrize("seeds", chunks(200, 6700), ids=named)
 def test_whatever_fails_costs_only_itself(seeds: range) -> None:
     for seed in seeds:
-        if seed not in OPEN:
-            run(seed)
+        run(seed)
 
 
 @pytest.mark.parametrize("seeds", chunks(100, 3400), ids=named)

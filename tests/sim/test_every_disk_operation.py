@@ -169,7 +169,6 @@ def pairs_that_share_a_follower() -> None:
         checks.check_equal(machine)
 
     with machine.history.tapped():
-        machine.history.bases |= {1: bytes(128 * KIB), 2: bytes(128 * KIB)}
         machine.live(life)
 
 

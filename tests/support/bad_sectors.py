@@ -54,6 +54,9 @@ class BadSectors:
     def sync(self, times: bool = False) -> None:
         self._leg.sync(times)
 
+    def drop_cache(self) -> None:
+        self._leg.drop_cache()
+
     def stamp(self) -> Stamp:
         return self._leg.stamp()
 

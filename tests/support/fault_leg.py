@@ -88,6 +88,9 @@ class FaultLeg:
         self._meet("sync")
         self._leg.sync(times)
 
+    def drop_cache(self) -> None:
+        self._leg.drop_cache()
+
     def stamp(self) -> Stamp:
         return self._leg.stamp()
 

@@ -75,6 +75,9 @@ class SparseLeg:
     def in_place(self) -> bool:
         return True
 
+    def drop_cache(self) -> None:
+        pass
+
     def stamp(self) -> Stamp:
         return Stamp("memory", self.size, 0)
 

@@ -275,3 +275,18 @@ def test_systemd_and_the_log_name_a_volume_that_is_not_served(
     manager.wait("STATUS=serving 1 of 2 volumes; wal: not served: ")
     assert str(daemon.files.primary("wal")) in daemon.wait_log("serving 1 of 2 volumes")
     assert daemon.stop() == 0
+
+
+def test_a_first_start_beside_existing_images_is_a_warning(
+    make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
+) -> None:
+    """The state directory may be a mount point without its disk."""
+    files = make_files()
+    files.primary("data").write_bytes(bytes(8 << 20))
+    files.secondary_of("data").write_bytes(b"x" * (8 << 20))
+    daemon = start_daemon(files)
+    daemon.wait_log('"event": "ready"')
+    log = daemon.log()
+    assert "has no state of a controller, but 2 of its images exist" in log
+    assert '"event": "secondary-overwritten"' in log
+    assert daemon.stop() == 0

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 from duplexd.core import pair_states
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.markers import Equal, Missed
+from duplexd.core.pair import Halfway
 from duplexd.engine.recovery.image_faults import Fault
+from duplexd.engine.recovery.replay import waits_for_its_secondary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from duplexd.core.pair import Lacks, Pair
     from duplexd.engine.failures import Failures
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
 
 class Degraded:
     """`tail`: the last number before the markers of the start. `may_swap`: what the configuration
-    says of failed primaries.
+    says of failed primaries. `uncompared`: pairs whose legs may differ where no record
+    says so.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Degraded:
         faults: Faults,
         tail: int,
         may_swap: bool,
+        uncompared: Container[Pair],
     ) -> None:
         self._timeline = timeline
         self._volumes = volumes
@@ -50,6 +54,7 @@ class Degraded:
         self._faults = faults
         self._tail = tail
         self._may_swap = may_swap
+        self._uncompared = uncompared
 
     def primaries(self) -> None:
         """Replace the primaries that failed, or serve their volumes no more."""
@@ -85,12 +90,19 @@ class Degraded:
         self._emit("volume-served", volume=pair.name, path=pair.primary.path, lost=said(lost))
 
     def _can_lead(self, pair: Pair) -> bool:
-        """Whether the secondary holds everything that the journal has."""
-        if pair.secondary is None or pair in self._faults.secondaries:
+        """Whether the secondary holds everything that the journal has. One that no checkpoint has
+        recorded yet may be any image: a copy of it is compared, but nothing is served from it.
+        """
+        if pair.secondary is None or pair in self._faults.secondaries or self._is_unknown(pair):
             return False
         staging = pair.record.staging == UNCOMMITTED
         follows = pair.state == pair_states.PENDING and pair.usable and not staging
-        return pair.state == pair_states.DUPLEX or follows
+        arrived = pair.applied >= self._tail
+        return arrived and (pair.state == pair_states.DUPLEX or follows)
+
+    def _is_unknown(self, pair: Pair) -> bool:
+        """Whether its secondary may be any image."""
+        return pair in self._uncompared and pair.record.secondary_image is None
 
     def _swap(self, pair: Pair, fault: Fault) -> None:
         """Its group is not suspended with it: their secondaries lack nothing."""
@@ -101,11 +113,17 @@ class Degraded:
         timeline.ledger.use_secondary(pair.record, failed.path)
         self._failures.said_swapped(pair, f"primary failed: {_why(fault)}", failed)
         self._suspend(pair, fault, alone=True)
+        self._failures.leave_failed(pair, fault.error)
 
     def _suspend(self, pair: Pair, fault: Fault, alone: bool = False) -> None:
-        """`alone`: the secondaries of its group lack nothing, and may have to take over as well."""
+        """`alone`: the secondaries of its group lack nothing, and may have to take over as well.
+
+        One of the group that has to be compared is not suspended with it: what a power cut took
+        from the journal may be on it, so it is at no number. It is compared instead.
+        """
         duplex = pair.state == pair_states.DUPLEX
-        members = self._volumes.group_of(pair) if duplex and not alone else {pair}
+        group = self._volumes.group_of(pair) if duplex and not alone else set()
+        members = {pair} | {member for member in group if member not in self._uncompared}
         missed = pair.record.full_map() if fault.missed is None else fault.missed
         unusable = set() if fault.whole and pair.usable else {pair}
         # One that follows the journal is where it stopped, all others are at the tail.
@@ -114,9 +132,12 @@ class Degraded:
 
     def refuse(self, pair: Pair, why: str) -> None:
         """Do not serve a volume. A copy that was under way cannot go on, and what it has not copied
-        it would want the journal for.
+        it would want the journal for. A secondary that no checkpoint has recorded may be any image.
         """
-        if pair.state == pair_states.PENDING and pair.record.staging != UNCOMMITTED:
+        copied = pair.state == pair_states.PENDING and pair.record.staging != UNCOMMITTED
+        if copied and self._can_lead(pair):
+            self._timeline.append(Equal([pair.id]))
+        elif copied or (pair.state == pair_states.DUPLEX and self._is_unknown(pair)):
             error = OSError(why)
             missed = {pair: pair.record.full_map()}
             self._failures.freeze({pair}, pair, self._tail, error, {pair}, missed)
@@ -127,8 +148,24 @@ class Degraded:
         """A client that asks for this volume is refused with the reason."""
         pair.failed = why
         pair.primary_dirty = False  # it is not synced: what was replayed to it is replayed again
+        pair.halfway = self._halfway(pair)
+        duplex = pair.state == pair_states.DUPLEX and pair in self._uncompared
+        pair.uncompared = duplex and bool(pair.regions.open)
         pair.refresh()
-        self._failures.on_unserved(pair)
+        self._failures.no_more_served(pair)
+
+    def _halfway(self, pair: Pair) -> Halfway | None:
+        """Why the secondary is at no number: it was not brought to the last one that it may get.
+        What an earlier start, or this one, has applied to it is not known.
+        """
+        fault = self._faults.secondaries.get(pair)
+        missed = fault.missed if fault is not None else None
+        good = fault is None or (missed is not None and not missed.any())
+        arrived = waits_for_its_secondary(pair) or pair.applied >= pair.limit(self._tail)
+        if good and arrived:
+            return None
+        why = _why(fault) if fault is not None else f"it lacks what follows number {pair.applied}"
+        return Halfway(why, pair.record.full_map() if missed is None else missed)
 
 
 def said(lost: Lacks | None) -> Json | None:

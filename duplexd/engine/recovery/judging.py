@@ -17,6 +17,7 @@ from duplexd.core.identity import away
 from duplexd.engine.opening import PRIMARY, SECONDARY, Images, absent, why_absent
 from duplexd.engine.recovery.identify import Evidence
 from duplexd.images.absent import AbsentLeg
+from duplexd.images.probe import as_on_the_medium
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,6 +89,8 @@ class Judging:
             return None, leg
         look = partial(self._evidence.look, record, leg, mode)
         try:
+            if self._adopt and role == PRIMARY:
+                await self._opener.look(leg, role, partial(as_on_the_medium, leg))
             return await self._opener.look(leg, role, look), leg
         except OSError as error:
             return None, await self._aside(leg, error.strerror or str(error))

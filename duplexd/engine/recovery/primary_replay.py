@@ -91,6 +91,8 @@ class PrimaryReplay:
                 if pair is None or record.kind not in (WRITE, ZERO, TRIM):
                     continue
                 if record.sequence > pair.record.primary_at:
+                    # Not durable before its next sync, though a checkpoint may have closed it.
+                    pair.regions.open.update(pair.regions.of(record.offset, record.length))
                     self._put(sink, pair, record, buffer, refusals[pair.id])
                     pair.primary_dirty = True
             progress(PRIMARIES, reader.sequence - first, tail + 1 - first)

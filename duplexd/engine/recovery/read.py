@@ -65,9 +65,11 @@ class ReadJournal(NamedTuple):
 
     def is_clean(self, pair: PairRecord) -> bool:
         """Whether the legs of a pair differ only where records say so: the daemon was stopped, and
-        the volume was served then.
+        the volume was served then. One that the checkpoint does not know was made by a start that
+        died before it was done.
         """
-        return self.ledger.closed and pair.primary_at >= int(self.saved["sequence"])
+        known = any(each["id"] == pair.id for each in self.saved["pairs"])
+        return self.ledger.closed and known and pair.primary_at >= int(self.saved["sequence"])
 
 
 def read_journal(

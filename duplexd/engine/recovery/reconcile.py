@@ -56,7 +56,10 @@ def reconcile(
     ledger, tail = timeline.ledger, recovered.journal.tail.sequence
     known = ledger.known()
     may_swap = config.controller.on_primary_error == "swap"
-    degraded = Degraded(timeline, volumes, failures, emit, recovered.faults, tail, may_swap)
+    uncompared = recovered.uncompared
+    degraded = Degraded(
+        timeline, volumes, failures, emit, recovered.faults, tail, may_swap, uncompared
+    )
     for pair in recovered.pairs.values():
         # What a killed daemon wrote may not be on the disk yet, replayed or not.
         pair.primary_dirty = not why_absent(pair.primary)
@@ -83,6 +86,7 @@ def reconcile(
             timeline.append(Remove(record.id))
     _add_fresh(recovered, config, timeline, volumes, degraded, emit, limits)
     _suspend_new(recovered, volumes, failures)
+    _announce_overwritten(recovered, volumes, emit)
     volumes.assign_groups(config.groups)
     at_cuts = [record.cut.id for record in ledger.pairs.values() if record.cut is not None]
     participant.restarted([*ledger.cuts, *at_cuts])
@@ -97,6 +101,19 @@ def _announce_changed(recovered: Recovered, emit: Callable[..., None]) -> None:
         for why, leg in ((judged.primary, images.primary), (judged.secondary, images.secondary)):
             if why and leg is not None:
                 emit("image-changed", volume=name, error=why, path=leg.path)
+
+
+def _announce_overwritten(
+    recovered: Recovered, volumes: Volumes, emit: Callable[..., None]
+) -> None:
+    """Which existing images a first copy goes onto. Block devices and some file systems carry no
+    mark: if the state directory was lost, or is not mounted, nothing else tells.
+    """
+    for name, images in recovered.images.items():
+        pair = volumes.by_name[name]
+        if images.overwrites and pair.reason == pair_states.FIRST_COPY:
+            path, why = pair.copy_of.path, "it holds data that the first copy overwrites"
+            emit("secondary-overwritten", volume=name, error=f"{path}: {why}", path=path)
 
 
 def _add_fresh(
@@ -183,7 +200,7 @@ def _is_unknown(pair: Pair) -> bool:
     are the same, nobody knows.
     """
     images = pair.record.primary_image, pair.record.secondary_image
-    return pair.state == pair_states.DUPLEX and None in images
+    return pair.state in {pair_states.DUPLEX, pair_states.PENDING} and None in images
 
 
 def _is_copied(pair: Pair) -> bool:

@@ -89,6 +89,7 @@ class _Work:
         self.judged: dict[str, Judged] = {}
         self.adopted: dict[Pair, Lacks | None] = {}
         self.faults = Faults()
+        self._holds: dict[Pair, int] = {}  # durably, their secondaries, before the replay
 
     async def open(self, journal: ReadJournal) -> None:
         """Open the images of all volumes, and judge them; a pair for each volume that the journal
@@ -142,6 +143,7 @@ class _Work:
         """Apply the records; once more for each image that hangs, without it."""
         settings = self._config.controller
         pairs = [pair for name, pair in self.pairs.items() if not self.opened[name].refused]
+        self._holds = holds = {pair: pair.applied for pair in pairs}
 
         def patience(side: Side) -> float:
             primary = side.role == PRIMARY
@@ -150,16 +152,16 @@ class _Work:
         while True:
             watch: Watch[Side] = Watch()
             replay = self._replay = Replay(
-                journal, pairs, self.faults, self._staging, self._limits, self._progress, watch
+                journal, holds, self.faults, self._staging, self._limits, self._progress, watch
             )
             try:
                 await patiently(self._workers, watch, replay.run, patience)
             except HungError as error:
-                self._give_up(cast("Side", error.what), error)
+                self._give_up(journal, cast("Side", error.what), error)
             else:
                 return
 
-    def _give_up(self, side: Side, error: HungError) -> None:
+    def _give_up(self, journal: ReadJournal, side: Side, error: HungError) -> None:
         """The thread that hangs has the file open; it closes itself when that thread ends."""
         leg, pair = side.leg, side.pair
         gone = absent(leg.path, leg.size, error.strerror or str(error))
@@ -167,6 +169,7 @@ class _Work:
             pair.set_legs(gone, pair.secondary, pair.mode)
         else:
             pair.set_legs(pair.primary, gone, pair.mode)
+            journal.ledger.secondary_lacks(pair.record, self._holds[pair])
 
     def close(self) -> None:
         """Close everything; a replay that runs ends soon."""

@@ -25,8 +25,9 @@ from duplexd.replication.backlog import backlog
 from duplexd.replication.follower import Follower, SecondarySink, SinkError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from duplexd.core.image_record import Image
     from duplexd.core.pair import Pair
     from duplexd.engine.recovery.progress import Report
     from duplexd.engine.recovery.read import ReadJournal
@@ -40,12 +41,14 @@ class GivenUpError(Exception):
 
 
 class Replay:
-    """One replay for `pairs`. Images with a fault, and absent ones, are left alone. Blocking."""
+    """One replay for the pairs of `holds`, which says up to which number their secondaries hold all
+    changes durably. Images with a fault, and absent ones, are left alone. Blocking.
+    """
 
     def __init__(
         self,
         journal: ReadJournal,
-        pairs: Sequence[Pair],
+        holds: Mapping[Pair, int],
         faults: Faults,
         staging: StagingArea,
         limits: EngineLimits,
@@ -55,8 +58,9 @@ class Replay:
         """What fails is added to `faults`."""
         self._journal = journal
         self._tail = journal.tail.sequence
-        self._pairs = pairs
-        self._mirrored = [pair for pair in pairs if pair.secondary is not None]
+        self._holds = holds
+        self._pairs = list(holds)
+        self._mirrored = [pair for pair in holds if pair.secondary is not None]
         self._faults = faults
         self._staging = staging
         self._chunk_bytes = limits.follower_chunk_bytes
@@ -96,6 +100,8 @@ class Replay:
     def _failed(self, pair: Pair, role: str, error: OSError) -> None:
         """How much of the last change is on it is not known, nor what else it has lost."""
         side = Side(pair, role)
+        if role == SECONDARY:
+            self._journal.ledger.secondary_lacks(pair.record, self._holds[pair])
         why = error.strerror or str(error)
         named = why if side.leg.path in why else f"{side.leg.path}: {why}"
         self._faults.add(side, Fault(OSError(error.errno or errno.EIO, named)))
@@ -224,8 +230,19 @@ class Replay:
         ).values()
         if role == SECONDARY and not missed.any():
             self._journal.ledger.advance(pair.record, self._tail)
-        whole = not missed.any() and self._journal.is_clean(pair.record)
-        self._faults.add(Side(pair, role), Fault(OSError(errno.EIO, why), missed, whole))
+        error, side = OSError(errno.EIO, why), Side(pair, role)
+        clean = self._journal.is_clean(pair.record)
+        if recorded(pair, role) is None and not clean:  # what comes back may be any image
+            self._faults.add(side, Fault(error))
+            return
+        whole = not missed.any() and clean
+        self._faults.add(side, Fault(error, missed, whole))
+
+
+def recorded(pair: Pair, role: str) -> Image | None:
+    """What the last checkpoint knows of the image of a role."""
+    record = pair.record
+    return record.primary_image if role == PRIMARY else record.secondary_image
 
 
 def unreachable(journal: ReadJournal, holds: int) -> str:

@@ -83,6 +83,7 @@ class _Room:
         ledger = recovered.journal.ledger
         faults, behind = recovered.faults, {}
         failed = {pair.id for pair in faults.secondaries}
+        absent = {pair.id for pair in recovered.pairs.values() if why_absent(pair.secondary)}
         for pair in recovered.pairs.values():
             if pair in faults.primaries or why_absent(pair.primary):
                 behind[pair.id] = pair.record.primary_at
@@ -91,7 +92,8 @@ class _Room:
             good = pair.secondary is not None and not why_absent(pair.secondary)
             if good and pair not in faults.secondaries:
                 pair.copy_of.sync()
-        now = ledger.snapshot(writer.sequence, {}, behind)
+        # What a secondary lacks that failed does not keep the others from starting.
+        now = ledger.snapshot(writer.sequence, {}, behind, failed | absent)
         for saved in now["pairs"]:
             record = ledger.pairs[saved["id"]]
             saved["regions"] = sorted(record.regions.open | record.regions.touched)

@@ -54,6 +54,7 @@ MEANINGS = [
     ("SUSPENDED", state.BY_COMMAND, "`duplexctl suspend`, of this controller or several"),
     ("SUSPENDED", state.BY_ERROR, "its secondary failed"),
     ("SUSPENDED", state.BY_GROUP, "another secondary of its group failed: all are at one cut"),
+    ("SUSPENDED", state.BY_JOURNAL, "the journal could not be read for it: no image is to blame"),
 ]
 
 CUTS = """\
@@ -78,6 +79,11 @@ A volume is served as long as its primary is there and is the image that the jou
 pair whose primary fails is swapped, and then SUSPENDED by secondary error. Where the secondary is
 not current the volume is not served, in whatever state its pair is, until its primary is back, its
 pair is swapped, or the image is adopted: [disaster.md](disaster.md).
+
+The secondary of such a volume is usable only while it is at exactly the number that status shows.
+It is not if a start could apply only a part of the journal to it, or if an unclean stop left open
+whether it holds more: `secondary.error` says why. The next start brings it to the last number, as
+long as the journal reaches back; a resync copies what it may lack.
 """
 
 

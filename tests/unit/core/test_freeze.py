@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.core import freeze
 from duplexd.core.markers import JOURNAL, Attach, Fail, MakeCut, Resync
+from duplexd.core.pair import Halfway
 from tests.unit.core.ledgers import Story, changed, empty_map, grains, served
 
 if TYPE_CHECKING:
@@ -105,6 +106,18 @@ def test_a_secondary_that_was_unusable_before_is_not_ahead() -> None:
     group.follow(data=10, wal=30, log=10)
     group.wal.record.usable = False
     assert [marker.volumes for marker in group.fail(at=20)] == [[1, 2, 3]]
+
+
+def test_a_secondary_that_is_at_no_number_is_not_taken_back() -> None:
+    """It holds everything up to `applied`, and a start brings it to a number after that."""
+    group = Group()
+    group.follow(data=10, wal=30, log=10)
+    group.wal.halfway = Halfway("torn", empty_map())
+    assert not group.wal.usable
+    assert [(marker.at, marker.volumes) for marker in group.fail(at=20)] == [
+        (20, [1, 3]),
+        (30, [2]),
+    ]
 
 
 def test_a_map_goes_with_the_marker_of_its_pair_and_an_empty_one_is_left_out() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 import duplexd
 from duplexd.backend import TRIM, WRITE
+from duplexd.core.image_record import Image
 from duplexd.core.ledger import CONSISTENT, ONLY_THE_MAP, UNCOMMITTED, VOID, Ledger, Place
 from duplexd.core.markers import (
     JOURNAL,
@@ -142,11 +143,22 @@ def test_detach_forgets_the_secondary(story: Story) -> None:
 def test_swap_of_a_pair_that_is_equal_changes_the_roles_and_what_each_image_holds() -> None:
     story = duplex()
     pair = story.pair()
-    pair.primary_at, pair.applied = 5, 9
+    pair.primary_at, pair.applied, pair.secondary_at = 5, 9, 9
     story.mark(Swap([1]))
     assert (pair.state, pair.swapped, pair.primary_at, pair.applied) == (DUPLEX, True, 9, 5)
     story.mark(Swap([1]))
     assert (pair.state, pair.swapped, pair.primary_at, pair.applied) == (DUPLEX, False, 5, 9)
+
+
+def test_a_primary_holds_durably_what_it_held_so_as_the_secondary() -> None:
+    """It trailed at the checkpoint that made the other image durable."""
+    story = duplex()
+    pair = story.pair()
+    story.ledger.primary_holds(pair, 90)
+    story.ledger.secondary_holds(pair, 70)
+    story.ledger.advance(pair, 95)
+    story.mark(Swap([1]))
+    assert (pair.primary_at, pair.secondary_at, pair.applied) == (70, 90, 90)
 
 
 def test_swap_of_a_suspended_pair_gives_up_what_follows_its_cut() -> None:
@@ -154,10 +166,14 @@ def test_swap_of_a_suspended_pair_gives_up_what_follows_its_cut() -> None:
     pair = story.pair()
     before = pair.cut
     assert before is not None
+    images = Image("p", "/a", "", 1, True, 1), Image("s", "/b", "", 1, True, 1)
+    story.ledger.use_images(pair, *images)
     sequence = story.mark(Swap([1]))
     assert (pair.state, pair.swapped, pair.usable) == (SUSPENDED, True, False)
     assert pair.primary_at == sequence, "records before it are not applied to the new primary"
     assert grains(pair.changed) == list(range(SIZE // GRAIN)), "all of the new secondary is unknown"
+    assert pair.primary_image == Image("s", "/b", "", 1, True, 1, after=sequence), "no older record"
+    assert pair.secondary_image == Image("p", "/a", "", 1, True, 1, after=sequence)
     assert (before.verdict, pair.cut is before) == (CONSISTENT, False)
 
 

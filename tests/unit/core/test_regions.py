@@ -78,6 +78,17 @@ def test_a_checkpoint_closes_what_did_not_change_since_the_one_before() -> None:
     assert (dirty.open, dirty.touched) == (set(), set())
 
 
+def test_a_checkpoint_that_fails_closes_nothing() -> None:
+    dirty = regions()
+    dirty.open = {0, 1}
+    dirty.touch(0, 1)
+    dirty.checkpointed()
+    dirty.not_checkpointed()
+    assert dirty.open == {0, 1}
+    dirty.checkpointed()
+    assert dirty.open == set(), "the next one closes it"
+
+
 def test_after_a_checkpoint_a_change_of_an_open_region_keeps_it_open_for_the_next() -> None:
     dirty = regions()
     dirty.open = set(dirty.touch(0, 1))

@@ -96,6 +96,20 @@ async def test_its_group_comes_back_with_it_and_nothing_else_does() -> None:
         )
 
 
+async def test_what_the_journal_suspended_comes_back_together() -> None:
+    async with running(THREE, DB) as core:
+        timeline, failures = core.controller.timeline, core.controller.failures
+        pairs, why = {core.pair("data"), core.pair("mate")}, OSError(errno.EIO, "unreadable")
+        await timeline.at_rest(
+            lambda: failures.freeze(pairs, None, timeline.written, why, set(), {})
+        )
+        by_hand = ByHand(core)
+        await by_hand.look()
+        await by_hand.look(LIMITS.auto_resync_pause_seconds_min)
+        assert by_hand.asked == [["data", "mate"]]
+        await core.until(lambda: set(core.states().values()) == {DUPLEX})
+
+
 async def test_its_group_stays_at_its_cut_until_the_failed_one_can_come_back() -> None:
     """Together they are the newest consistent copy."""
     async with running(THREE, DB) as core:

@@ -227,6 +227,8 @@ def _saved(state: str, **fields: object) -> Json:
         (_saved(SIMPLEX), 100),
         (_saved(DUPLEX), 40),
         (_saved(DUPLEX, removed=True), 100),
+        (_saved(DUPLEX, primary_at=30), 40),
+        (_saved(DUPLEX, halfway=True), 100),
         (_saved(PENDING), 40),
         (_saved(PENDING, staging="uncommitted"), 100),
         (_saved(PENDING, staging="job"), 40),

@@ -11,12 +11,17 @@ import pytest
 from duplexd.backend import WRITE, ZERO
 from duplexd.core import pair_states
 from duplexd.core.markers import MakeCut
+from duplexd.core.patience import SYNC, Access
+from duplexd.engine.opening import why_absent
 from duplexd.errors import DuplexdError
+from duplexd.runtime.watch import HungError
 from duplexd.units import KIB, MIB
+from tests.support.fault_leg import FaultLeg
 from tests.unit.engine.cores import Core, new_disk, run, running, settings
 from tests.unit.engine.parts import Parts
 
 if TYPE_CHECKING:
+    from duplexd.core.pair import Pair
     from tests.support.fault_leg import Operation
 
 GROUP = {"data": "sync", "wal": "sync", "other": "sync"}
@@ -60,6 +65,21 @@ async def test_the_event_of_a_freeze_names_the_secondary_that_failed() -> None:
         assert event["at"] == change.sequence - 1
 
 
+async def test_where_no_secondary_failed_the_event_names_the_journal() -> None:
+    async with running(GROUP, DB) as core:
+        pairs = {core.pair(name) for name in DB["db"]}
+        timeline, failures = core.controller.timeline, core.controller.failures
+        why = OSError(errno.EIO, "/state/journal/0001.seg: Input/output error")
+        await timeline.at_rest(
+            lambda: failures.freeze(pairs, None, timeline.written, why, set(), {})
+        )
+        (event,) = core.named("suspended")
+        assert (event["reason"], event["failed"], event["path"]) == ("by journal error", "", "")
+        assert {core.pair(name).reason for name in DB["db"]} == {"by journal error"}
+        shown = core.controller.status()["volumes"][0]["secondary"]
+        assert shown["error"] == why.strerror
+
+
 async def test_changes_of_one_batch_behind_the_failure_reach_no_secondary_of_the_group() -> None:
     async with running(GROUP, DB) as core:
         core.secondary("data").fail("write", errno.EIO)
@@ -74,6 +94,77 @@ async def test_changes_of_one_batch_behind_the_failure_reach_no_secondary_of_the
         assert core.image("wal", "b")[4096:4100] == bytes(4), "after it"
         assert core.image("other", "b")[:4] == b"new!", "not of the group"
         assert core.pair("wal").changed is not None
+
+
+async def test_a_secondary_that_hangs_may_lose_what_was_not_synced_on_it() -> None:
+    """No sync of it can end any more, and its disk may lose what only the page cache has."""
+    async with running({"data": "sync"}, size=4 * MIB) as core:
+        await core.controller.checkpointer.checkpoint()
+        await core.write("data", MIB, b"in the page cache")
+        pair, secondary = core.pair(), core.pair().copy_of
+        hung = HungError(secondary, 5.0)
+        core.controller.failed_legs.found(pair, secondary, hung)
+        await core.until(lambda: core.states() == {"data": "SUSPENDED"})
+        assert not pair.usable
+        assert pair.changed is not None
+        start, length = pair.changed.next_run(0, pair.size) or (0, 0)
+        assert start <= MIB < start + length
+
+
+class Silent(FaultLeg):
+    """The secondary of a pair, whose path cannot be looked at: the disk does not answer."""
+
+    def __init__(self, pair: Pair) -> None:
+        super().__init__(pair.copy_of)
+        self.pair = pair
+        pair.set_legs(pair.primary, self, pair.mode)
+
+    def in_place(self) -> bool:
+        raise HungError(Access(self.pair, self, SYNC), 30.0)
+
+
+async def test_a_cut_is_what_it_was_when_its_disk_does_not_answer() -> None:
+    async with running({"data": "sync"}) as core:
+        await core.write("data", 0, b"before")
+        assert (await core.controller.suspend(["data"]))["verdict"] == "consistent"
+        pair = core.pair()
+        Silent(pair)
+        await core.controller.checkpointer.sync_secondaries([pair])
+        assert (pair.usable, pair.reason) == (True, "by command")
+        assert why_absent(pair.secondary), "nobody waits for it again"
+
+
+async def test_a_cut_is_void_if_its_disk_did_not_answer_before_it_was_synced() -> None:
+    async with running({"data": "sync"}) as core:
+        await core.write("data", 0, b"before")
+        pair = core.pair()
+        Silent(pair)
+        assert (await core.controller.suspend(["data"]))["verdict"] == "void"
+
+
+async def test_a_secondary_that_hangs_at_a_cut_before_it_was_synced_is_not_usable() -> None:
+    async with running({"data": "sync"}) as core:
+        await core.controller.suspend(["data"])
+        pair = core.pair()
+        pair.secondary_dirty = True
+        core.controller.failed_legs.found(pair, pair.copy_of, HungError(pair.copy_of, 5.0))
+        await core.until(lambda: bool(why_absent(pair.secondary)))
+        assert not pair.usable
+
+
+async def test_a_sync_that_fails_after_its_secondary_was_given_up_is_heeded() -> None:
+    """What a suspend was about to call durable is not."""
+    async with running({"data": "sync"}) as core:
+        await core.write("data", 0, b"in the page cache")
+        pair, secondary = core.pair(), core.secondary("data")
+
+        def hangs_elsewhere() -> None:
+            core.controller.failed_legs.found(pair, secondary, HungError(secondary, 5.0))
+            raise OSError(errno.EIO, "no answer")
+
+        secondary.delay = lambda operation: hangs_elsewhere() if operation == "sync" else None
+        result = await core.controller.suspend(["data"])
+        assert (result["verdict"], pair.usable) == ("void", False)
 
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
@@ -253,10 +344,24 @@ async def test_a_primary_that_fails_costs_a_swap_and_no_client_notices() -> None
         primary.fail("write", errno.EIO)
         assert await core.write("data", 0, b"fails on the primary") == 0
         pair = core.pair("data")
-        assert (pair.primary, pair.secondary) == (secondary, primary)
+        assert (pair.primary, pair.copy_of.path) == (secondary, primary.path)
         assert (pair.record.swapped, pair.state, pair.usable) == (True, "SUSPENDED", False)
         assert await core.read("data", 0, 5) == (0, b"fails")
         assert core.states() == {"data": "SUSPENDED", "wal": "DUPLEX", "other": "DUPLEX"}
+
+
+async def test_a_new_disk_at_the_place_of_a_failed_primary_needs_no_restart() -> None:
+    async with running({"data": "sync"}) as core:
+        core.disk.fail("/a/data.img", errno.EIO, operation="write")
+        await core.write("data", 0, b"fails on the primary")
+        await core.until(lambda: not core.disk.in_use("/a/data.img"))
+        core.disk.remove("/a/data.img")
+        core.disk.create("/a/data.img", core.pair().size).close()
+        core.disk.heal("/a/data.img")
+        await core.controller.resync(["data"])
+        await core.controller.resync_wait(["data"])
+        assert core.states() == {"data": "DUPLEX"}
+        assert core.equal()
 
 
 async def test_a_swap_is_said_with_the_images_and_the_error() -> None:

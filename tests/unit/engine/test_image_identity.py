@@ -13,6 +13,7 @@ import pytest
 from duplexd.config import load as config
 from duplexd.core import pair_states
 from duplexd.errors import DuplexdError, WrongStateError
+from tests.sim.image import Image
 from tests.unit.engine.cores import SIZE, Core, new_disk, run, running, settings
 
 if TYPE_CHECKING:
@@ -261,7 +262,7 @@ def test_another_secondary_is_taken_after_a_start_without_one_and_is_copied() ->
 def _drop_page_cache(disk: SimDisk) -> None:
     """What a failed sync gave up shows, without a reboot and without a new mount."""
     for name in disk.list("/state/journal"):
-        disk.mount_again(f"/state/journal/{name}")
+        disk.drop_cache(f"/state/journal/{name}")
 
 
 async def _lose_records(disk: SimDisk, *, suspended: bool) -> None:
@@ -299,3 +300,39 @@ async def test_images_with_changes_that_the_journal_lost_in_place_are_not_refuse
         await core.controller.resync_wait(["data"])
         assert core.states() == {"data": pair_states.DUPLEX}
         assert core.equal()
+
+
+# ------------------------------------------------------------------- images that nobody knows
+
+
+async def test_a_first_copy_onto_an_image_that_holds_data_is_said() -> None:
+    """Without a mark nothing tells whose it is, or whether the state directory was lost."""
+    disk = new_disk()
+    for path in ("/a/data.img", "/b/data.img"):
+        disk.give(path, Image.of(b"\x33" * SIZE))
+    async with running(disk=disk) as core:
+        assert core.states() == {"data": pair_states.PENDING}
+        (event,) = core.named("secondary-overwritten")
+        assert (event["volume"], event["path"]) == ("data", "/b/data.img")
+        assert event["error"].startswith("/b/data.img: ")
+        await core.controller.resync_wait(["data"])
+    async with running(disk=disk) as core:
+        assert not core.named("secondary-overwritten"), "it is known now"
+
+
+async def test_a_first_copy_onto_an_empty_image_overwrites_nothing() -> None:
+    disk = new_disk()
+    disk.give("/a/data.img", Image.of(b"\x33" * SIZE))
+    disk.create("/b/data.img", SIZE).close()
+    async with running(disk=disk) as core:
+        assert core.states() == {"data": pair_states.PENDING}
+        assert not core.named("secondary-overwritten")
+
+
+async def test_a_reload_says_what_it_overwrites() -> None:
+    async with running({"data": ""}) as core:
+        core.disk.give("/b/data.img", Image.of(b"\x33" * SIZE))
+        changes = await core.controller.reload(settings({"data": "sync"}))
+        assert changes == [
+            "volume data: secondary added; the first copy overwrites the data in /b/data.img"
+        ]

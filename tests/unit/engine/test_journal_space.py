@@ -43,6 +43,7 @@ class HandCheckpointer(Checkpointer):
         self.taken = 0
         self.frees = 0
         self.age = 0.0
+        self.unrecorded = False
         self.error: OSError | None = None
         self.wait: asyncio.Event | None = None
 
@@ -54,6 +55,9 @@ class HandCheckpointer(Checkpointer):
 
     def would_close_regions(self) -> bool:
         return False
+
+    def would_record_images(self) -> bool:
+        return self.unrecorded
 
     async def checkpoint(self) -> None:
         if self.wait is not None:
@@ -212,6 +216,16 @@ async def test_a_checkpoint_is_taken_after_its_interval_if_anything_was_written(
         made.parts.send("data", 0, b"x" * 512)
         made.parts.writer.synced = made.parts.timeline.written
         await asyncio.sleep(LIMITS.sync_interval_s * 1.5)
+        assert made.taken() == 1
+
+
+async def test_a_checkpoint_that_would_record_an_image_does_not_wait_for_its_interval() -> None:
+    """Once: one that cannot be recorded is tried again after further changes."""
+    async with keeping() as made:
+        made.checkpointer.unrecorded = True
+        made.parts.send("data", 0, b"x" * 512)
+        made.parts.writer.synced = made.parts.timeline.written
+        await asyncio.sleep(LIMITS.sync_interval_s * 2.5)
         assert made.taken() == 1
 
 

@@ -13,7 +13,6 @@ import pytest
 from duplexd.core.pair import Pair
 from duplexd.core.pair_states import (
     BY_ERROR,
-    BY_GROUP,
     DUPLEX,
     FIRST_COPY,
     PENDING,
@@ -34,6 +33,8 @@ from duplexd.journal.scan import records
 from duplexd.limits import EngineLimits
 from duplexd.replication.staging import StagingArea
 from duplexd.runtime.watch import Watch
+from tests.sim.disk import PowerCut
+from tests.sim.image import Image
 from tests.sim.workers import SimWorkers
 from tests.support.prompt_workers import PromptWorkers
 from tests.unit.engine.cores import MIB, SIZE, Core, HandClock, new_disk, run, running, settings
@@ -191,7 +192,10 @@ async def test_the_journal_is_durable_before_it_is_replayed() -> None:
         assert "leg" in order
 
 
-async def test_a_secondary_that_cannot_be_written_costs_its_group_its_redundancy_only() -> None:
+async def test_a_secondary_that_cannot_be_written_costs_only_its_pair_after_a_kill() -> None:
+    """Those of its group are compared: a power cut may have left more on them than in the journal,
+    so they are at no number that they could be suspended at.
+    """
     disk = new_disk()
     volumes, groups = {"data": "sync", "mate": "sync", "apart": "sync"}, {"db": ["data", "mate"]}
     core = await Core.begin(disk, settings(volumes, groups))
@@ -200,12 +204,11 @@ async def test_a_secondary_that_cannot_be_written_costs_its_group_its_redundancy
     await core.crash(power=False)
     disk.fail("/b/data.img", errno.EIO, operation="write", times=1)
     async with running(volumes, groups, disk=disk) as again:
-        states = {"data": SUSPENDED, "mate": SUSPENDED, "apart": PENDING}
-        assert again.states() == states, "apart is compared, as after any kill"
+        states = {"data": SUSPENDED, "mate": PENDING, "apart": PENDING}
+        assert again.states() == states
         data, mate = again.pair("data"), again.pair("mate")
         assert (data.reason, data.usable) == (BY_ERROR, False)
-        assert (mate.reason, mate.usable) == (BY_GROUP, True)
-        assert data.cut is mate.cut
+        assert (mate.reason, mate.usable) == (UNCLEAN_STOP, False)
         assert data.changed == data.record.full_map()
         await again.controller.resync(["data", "mate"])
         await again.controller.resync_wait(["data", "mate"])
@@ -314,6 +317,27 @@ async def test_a_first_copy_that_was_killed_is_still_a_first_copy() -> None:
         assert core.equal()
 
 
+async def test_a_first_copy_covers_what_the_replay_brings_to_the_primary() -> None:
+    """The daemon died with a change in the journal that was not on the image yet: a hole there."""
+    disk = new_disk()
+    core = await Core.begin(disk, settings({"data": ""}))
+
+    def dies(operation: str, path: str) -> None:
+        if path == "/a/data.img":
+            raise PowerCut(operation)
+
+    disk.before = dies
+    with pytest.raises(PowerCut):
+        core.send("data", 0, DATA)
+    disk.before = None
+    await core.crash(power=False)
+    async with running({"data": "sync"}, disk=disk) as core:
+        assert core.pair().reason == FIRST_COPY
+        await core.controller.resync_wait(["data"])
+        assert core.image("data", "a")[: len(DATA)] == DATA
+        assert core.equal()
+
+
 async def test_a_copy_after_a_failed_secondary_does_not_become_a_comparison() -> None:
     """The page cache may show what the disk of that secondary never got."""
     disk = new_disk()
@@ -389,6 +413,29 @@ async def test_the_start_is_said_last() -> None:
     assert markers.count("open") == 2
     last_copy = len(markers) - markers[::-1].index("copy")
     assert "open" in markers[last_copy:]
+
+
+async def test_a_pair_of_a_start_that_died_in_its_markers_is_compared_as_a_whole() -> None:
+    """Before its first checkpoint nothing says which images it had."""
+    disk, checkpoints = new_disk(), list[bytes]()
+
+    def before(operation: str, path: str) -> None:
+        if operation == "replace_file" and disk.has(path):
+            checkpoints.append(disk.content(path))
+
+    disk.before = before
+    core = await Core.begin(disk, settings())
+    await core.crash(power=False)
+    disk.before = None
+    disk.replace_file("/state/checkpoint", checkpoints[-1])  # it died before the first of its own
+    path = f"/state/journal/{disk.list('/state/journal')[0]}"
+    *_, last = records(disk.content(path), SEGMENT_HEADER_BYTES, 1, 0)
+    disk.flip(path, last.payload_start)  # OPEN was not written
+    disk.give("/a/data.img", Image.of(DATA.ljust(SIZE, b"x")))  # nor were the images marked
+    disk.give("/b/data.img", Image.of(bytes(SIZE)))
+    async with running(disk=disk) as core:
+        await core.controller.resync_wait(["data"])
+        assert core.equal()
 
 
 async def test_a_start_that_fails_anywhere_can_be_made_again() -> None:
@@ -474,11 +521,12 @@ def test_a_replay_that_is_given_up_ends_soon_and_can_be_done_again() -> None:
         replay.give_up()
 
     faults, watch = Faults(), Watch[Side]()
-    replay = Replay(journal, [pair], faults, staging, limits, progress, watch)
+    holds = {pair: pair.applied}
+    replay = Replay(journal, holds, faults, staging, limits, progress, watch)
     with pytest.raises(GivenUpError):
         replay.run()
     assert len(seen) == 1
-    again = Replay(journal, [pair], faults, staging, limits, ignore, watch)
+    again = Replay(journal, holds, faults, staging, limits, ignore, watch)
     again.run()
     assert not faults.primaries
     assert not faults.secondaries

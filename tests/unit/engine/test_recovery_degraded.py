@@ -322,6 +322,23 @@ async def test_a_volume_that_is_not_served_does_not_keep_the_journal_from_others
         assert "the journal no longer has record" in core.pair("data").failed
 
 
+async def test_a_secondary_that_is_new_to_a_volume_that_is_not_served_keeps_no_start() -> None:
+    """Its first sync fails, but nothing was copied to it yet."""
+    disk = new_disk()
+    await one_life_of(disk, {"data": "", "apart": "sync"}, stopped=True)
+    kept = disk.take("/a/data.img")
+    disk.fail("/b/data.img", errno.EIO, operation="sync")
+    async with running(BOTH, disk=disk) as core:
+        assert core.states() == {"data": SIMPLEX, "apart": DUPLEX}
+        disk.heal("/b/data.img")
+        disk.give("/a/data.img", kept)
+        kept.opened = False
+        await core.controller.resync(["data"])
+        await core.controller.resync_wait(["data"])
+        assert core.states() == {"data": DUPLEX, "apart": DUPLEX}
+        assert core.equal("data")
+
+
 async def test_nothing_is_recorded_of_a_new_volume_whose_image_cannot_be_made() -> None:
     disk = new_disk()
     disk.fail("/a/new.img", errno.EIO, operation="create")

@@ -189,6 +189,43 @@ async def test_a_primary_that_failed_while_it_was_served_can_come_back(mode: str
         assert not mode or core.equal("data")
 
 
+async def test_an_image_that_took_over_at_the_start_gets_from_the_journal_what_it_refused() -> None:
+    """What the image lacked that was the primary before says nothing of this one."""
+    disk = new_disk()
+    await one_life(disk, settings(), stopped=True)
+    disk.remove("/a/data.img")
+    async with running(disk=disk) as core:
+        assert core.pair().primary.path == "/b/data.img"
+        for operation in ("write", "read"):
+            disk.fail("/b/data.img", errno.EIO, operation=operation)
+        assert await core.write("data", 0, LATER) == errno.EIO
+        assert core.pair().failed
+        disk.heal("/b/data.img")
+        with pytest.raises(WrongStateError, match=r"/a/data\.img: the image is missing"):
+            await core.controller.resync(["data"])
+        with pytest.raises(WrongStateError, match=r"/a/data\.img: the image is missing"):
+            await core.controller.resync(["data"])
+        assert await read(core, "data", 0, len(LATER)) == LATER, "a replay would apply it"
+
+
+async def test_a_checkpoint_says_of_such_an_image_what_it_lacks_itself() -> None:
+    disk = new_disk()
+    await one_life(disk, settings(), stopped=True)
+    disk.take("/a/data.img")
+    core = await Core.begin(disk, settings())
+    assert await core.write("data", 0, LATER) == 0
+    assert await core.write("data", 2 * MIB, LATER) == 0
+    assert await core.flush() == 0
+    await fails(core)
+    await core.controller.checkpointer.checkpoint()
+    image = disk.take("/b/data.img")
+    image.lose()
+    back(disk, "/b/data.img", image)
+    await core.crash(power=False)
+    async with running(disk=disk) as core:
+        assert await read(core, "data", 0, len(LATER)) == LATER
+
+
 async def test_without_its_secondary_a_volume_is_served_and_suspended() -> None:
     disk = new_disk()
     await one_life(disk, settings(), stopped=False)
@@ -269,6 +306,54 @@ async def test_what_adopt_gives_up_is_said_and_never_applied(at_start: bool) -> 
     assert await read(core, "data", 0, 8) == b"restored"
     await core.crash(power=False)
     async with running(volumes, disk=disk) as core:
+        assert await read(core, "data", 0, 8) == b"restored"
+
+
+@pytest.mark.parametrize("at_start", [True, False])
+async def test_an_adopted_image_survives_a_power_cut_as_it_was_adopted(at_start: bool) -> None:
+    """Who restored it did not sync it."""
+    disk, volumes = new_disk(), {"data": "", "apart": "sync"}
+    await one_life_of(disk, volumes, stopped=True)
+    image = disk.open("/a/data.img")
+    restored = b"restored" * 8192
+    image.write(0, restored)
+    image.close()
+    core = await Core.begin(disk, settings(volumes), adopt=at_start)
+    if not at_start:
+        assert core.pair("data").failed
+        await core.controller.adopt(["data"])
+    await core.crash(power=True)
+    assert disk.content("/a/data.img")[: len(restored)] == restored
+
+
+@pytest.mark.parametrize("at_start", [True, False])
+async def test_what_is_adopted_is_what_the_disk_holds_not_the_page_cache(at_start: bool) -> None:
+    """A sync that failed leaves in the cache what the disk never got, and the next one succeeds."""
+    disk, volumes = new_disk(), {"data": "", "apart": "sync"}
+    await one_life_of(disk, volumes, stopped=True)
+    image = disk.open("/a/data.img")
+    image.write(0, b"restored" * 8192)
+    disk.fail("/a/data.img", errno.EIO, operation="sync", times=1)
+    with pytest.raises(OSError, match="Input/output error"):
+        image.sync()
+    image.close()
+    core = await Core.begin(disk, settings(volumes), adopt=at_start)
+    if not at_start:
+        await core.controller.adopt(["data"])
+    taken = core.image("data", "a")
+    await core.crash(power=True)
+    assert disk.content("/a/data.img") == taken
+
+
+async def test_an_image_that_cannot_be_made_durable_is_not_adopted() -> None:
+    disk = new_disk()
+    await restored(disk, "", stopped=True)
+    async with running({"data": "", "apart": "sync"}, disk=disk) as core:
+        disk.fail("/a/data.img", errno.EIO, operation="sync", times=1)
+        with pytest.raises(WrongStateError, match="Input/output error"):
+            await core.controller.adopt(["data"])
+        assert core.pair("data").failed
+        await core.controller.adopt(["data"])
         assert await read(core, "data", 0, 8) == b"restored"
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from typing import TYPE_CHECKING
 
 import pytest
 
 from duplexd.images.probe import SAMPLE_BYTES, Mark
 from duplexd.journal.format import crc32c
-from tests.unit.engine.cores import MIB, SIZE, Core, new_disk, run, running
+from duplexd.runtime.watch import HungError
+from tests.unit.engine.cores import MIB, SIZE, Core, new_disk, run, running, settings
+from tests.unit.engine.test_recovery_degraded import refusing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -225,3 +228,67 @@ async def test_a_sample_is_of_the_number_of_its_checkpoint_or_cut() -> None:
         ours, theirs = images(core)
         assert ours.sampled_at == core.controller.checkpointer.sequence
         assert theirs.sampled_at == result["controllers"]["alpha"]
+
+
+async def test_of_a_primary_that_fails_after_a_swap_only_what_is_certain_is_recorded() -> None:
+    """Nobody notes where it was copied to while it was the secondary."""
+    async with running(ALONE) as core:
+        await core.controller.suspend(["data"])
+        await checkpoint(core)
+        assert await core.write("data", 0, b"x" * SAMPLE_BYTES) == 0
+        await core.controller.resync(["data"])
+        await core.controller.resync_wait(["data"])
+        await core.controller.swap(["data"], False, None, False)
+        timeline, failures, pair = core.controller.timeline, core.controller.failures, core.pair()
+        core.refuse_swaps()
+        gone = OSError(errno.EIO, "gone")
+        await timeline.at_rest(lambda: failures.primary_failed(pair, gone))
+        await checkpoint(core)
+        image = pair.record.primary_image
+        assert image is not None
+        assert (image.path, image.samples) == ("/b/data.img", ())
+
+
+async def test_what_was_synced_after_the_number_of_a_checkpoint_is_recorded_by_the_next() -> None:
+    async with running(ALONE) as core:
+        await core.write("data", BLOCK, b"x" * SAMPLE_BYTES)
+        suspends: list[asyncio.Task[object]] = []
+
+        def meanwhile(operation: str, path: str) -> None:
+            if (operation, path) == ("sync", "/a/data.img") and not suspends:
+                core.send("data", BLOCK, b"y" * SAMPLE_BYTES)
+                loop = asyncio.get_running_loop()
+                suspends.append(loop.create_task(core.controller.suspend(["data"])))
+
+        core.disk.before = meanwhile
+        await checkpoint(core)
+        await suspends[0]
+        core.disk.before = None
+        await checkpoint(core)
+        assert BLOCK in exact(core)
+
+
+async def test_the_time_of_an_image_that_hangs_is_not_held_against_it() -> None:
+    """The call that was given up may return after any checkpoint, and set it."""
+    async with running(ALONE) as core:
+        await core.controller.suspend(["data"])
+        await checkpoint(core)
+        pair, secondary = core.pair(), core.pair().copy_of
+        before = images(core)[1]
+        core.controller.failed_legs.found(pair, secondary, HungError(secondary, 5.0))
+        await core.until(lambda: pair.secondary is not secondary)
+        await checkpoint(core)
+        assert images(core)[1] == before._replace(loose=True)
+
+
+async def test_nobody_noted_where_a_volume_without_a_secondary_was_written() -> None:
+    """It gets one, and its primary fails before the next checkpoint."""
+    async with running({"data": ""}) as core:
+        await checkpoint(core)
+        await core.write("data", 0, b"x" * SAMPLE_BYTES)
+        core.disk.fail("/a/data.img", errno.EIO, operation="sync", times=1)
+        await core.controller.reload(refusing(settings(ALONE)))
+        assert core.pair().failed
+        image = core.pair().record.primary_image
+        assert image is not None
+        assert 0 not in image.offsets

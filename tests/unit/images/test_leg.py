@@ -9,6 +9,7 @@ import pytest
 
 from duplexd.images.place import misplaced
 from duplexd.runtime.disk import RealDisk
+from duplexd.runtime.machine import in_memory
 from tests.sim.disk import SimDisk
 from tests.support.fault_leg import FaultLeg
 from tests.support.memory_leg import MemoryLeg
@@ -52,6 +53,39 @@ def test_leg_holds_what_was_written(leg: Leg) -> None:
     assert leg.read_cached(4094, memoryview(buffer))
     assert buffer == b"abcd"
     leg.sync()
+
+
+def test_dropping_the_cache_loses_nothing(leg: Leg) -> None:
+    leg.write(0, b"\xff" * SIZE)
+    leg.drop_cache()
+    assert read(leg) == b"\xff" * SIZE
+
+
+def test_a_file_whose_cache_was_dropped_is_read_from_its_disk(tmp_path: Path) -> None:
+    path = tmp_path / "a.img"
+    leg = RealDisk().create(str(path), SIZE)
+    leg.write(0, b"\xff" * SIZE)
+    leg.sync()
+    assert leg.read_cached(0, memoryview(bytearray(SIZE)))
+    leg.drop_cache()
+    with path.open("rb") as file:
+        assert leg.read_cached(0, memoryview(bytearray(SIZE))) is in_memory(file.fileno())
+    leg.close()
+
+
+def test_what_a_failed_sync_gave_up_is_not_shown_once_the_cache_was_dropped() -> None:
+    disk = SimDisk(cold=0)
+    leg = disk.create("/a.img", SIZE)
+    disk.fail("/a.img", errno.EIO, operation="sync", times=1)
+    leg.write(0, b"\xff" * SIZE)
+    with pytest.raises(OSError, match="Input/output error"):
+        leg.sync()
+    leg.sync()
+    assert read(leg) == b"\xff" * SIZE, "the page cache shows it"
+    leg.drop_cache()
+    seen = read(leg)
+    disk.crash(power=True)
+    assert seen == disk.content("/a.img") != b"\xff" * SIZE
 
 
 @pytest.mark.parametrize("allocate", [True, False])

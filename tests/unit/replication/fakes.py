@@ -168,7 +168,7 @@ class FakeFreeze:
     def __call__(
         self,
         members: Iterable[Pair],
-        failed: Pair,
+        failed: Pair | None,
         at: int,
         error: OSError,
         unusable: Iterable[Pair],
@@ -178,7 +178,7 @@ class FakeFreeze:
         self.calls.append(
             Frozen(
                 {pair.name for pair in members},
-                failed.name,
+                failed.name if failed is not None else "",
                 at,
                 error,
                 {pair.name for pair in torn},

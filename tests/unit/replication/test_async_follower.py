@@ -330,6 +330,7 @@ async def test_a_journal_that_cannot_be_read_suspends_all_where_they_are() -> No
         assert (pair.usable, other.usable) == (True, True)
         assert (pair.applied, other.applied) == (last, last)
         assert pair.cut is other.cut
+        assert pair.reason == other.reason == pair_states.BY_JOURNAL
         assert [marker.unusable for marker in world.timeline.markers if type(marker) is Fail] == [
             []
         ]

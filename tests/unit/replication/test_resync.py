@@ -10,7 +10,7 @@ import pytest
 
 from duplexd.core.ledger import Ledger, Place
 from duplexd.core.markers import Abandon, Commit, Copied, Detach, Fail, Resync, Settled
-from duplexd.core.pair_states import BY_COMMAND, BY_ERROR, DUPLEX, PENDING, SUSPENDED
+from duplexd.core.pair_states import BY_COMMAND, BY_ERROR, BY_JOURNAL, DUPLEX, PENDING, SUSPENDED
 from duplexd.core.patience import Patience
 from duplexd.errors import DuplexdError, WrongStateError
 from duplexd.replication.async_follower import AsyncFollower
@@ -309,6 +309,17 @@ async def test_a_journal_that_is_damaged_there_is_done_without() -> None:
     assert ways == [JOURNAL, MAP]
 
 
+async def test_a_journal_that_cannot_be_read_is_not_called_a_failed_secondary() -> None:
+    world = World()
+    replication, pair = small_change(world)
+    world.disk.fail(JOURNAL_DIRECTORY, errno.EIO, operation="read", times=4)
+    assert await replication.resync(pair) == [JOURNAL]
+    await until(lambda: pair.state == SUSPENDED)
+    assert pair.reason == BY_JOURNAL
+    assert world.freeze.calls[0].failed == ""
+    assert pair.usable, "nothing was written to it"
+
+
 # ------------------------------------------------------------------------------------ by map
 
 
@@ -588,6 +599,77 @@ async def test_a_bad_sector_leaves_a_secondary_that_is_at_a_cut_where_it_is() ->
     assert (pair.state, pair.usable, pair.reason) == (SUSPENDED, True, BY_COMMAND)
     (failed,) = world.emit.named("resync-failed")
     assert failed["path"] == "/a/data"
+
+
+async def test_a_primary_that_failed_meanwhile_is_not_copied_to_a_secondary_at_its_cut() -> None:
+    """It lacks changes that the journal has, and the volume may be served again since."""
+    world = World()
+    replication, pair = rewritten(world)
+    world.workers.held = asyncio.Event()
+    await replication.resync(pair)
+    await turns()
+    replication.followers.unserved(pair)
+    world.workers.held.set()
+    entry = await replication.wait(pair)
+    assert (pair.state, pair.usable, pair.reason) == (SUSPENDED, True, BY_COMMAND)
+    assert entry["error"].endswith("/a/data: the primary failed while it was copied")
+    assert not any(isinstance(marker, Commit) for marker in world.timeline.markers)
+    await replication.followers.stop()
+
+
+async def test_no_second_job_begins_for_a_volume_that_is_served_again() -> None:
+    """It would move the secondary, which is at its cut until the first one commits."""
+    world = World()
+    replication, pair = rewritten(world)
+    world.workers.held = asyncio.Event()
+    await replication.resync(pair)
+    await turns()
+    replication.followers.unserved(pair)
+    replication.followers.adopt([pair])
+    assert len(replication.followers.jobs) == 1
+    world.workers.held.set()
+    await replication.wait(pair)
+    assert (pair.state, pair.usable) == (SUSPENDED, True)
+    await replication.followers.stop()
+
+
+async def test_all_that_was_copied_from_a_primary_that_failed_is_copied_again() -> None:
+    world = World()
+    pair = world.to_copy(content=b"content" * (SIZE // 7))
+    replication = Replication(world)
+    world.workers.held = asyncio.Event()
+    replication.followers.start([pair])
+    await turns()
+    replication.followers.unserved(pair)
+    world.workers.held.set()
+    await replication.wait(pair)
+    assert (pair.state, pair.usable) == (SUSPENDED, False)
+    assert pair.changed == pair.record.full_map()
+    assert not any(isinstance(marker, Copied) for marker in world.timeline.markers)
+    await replication.followers.stop()
+
+
+async def test_a_secondary_that_a_volume_gets_while_it_is_not_served_is_not_copied_to() -> None:
+    world = World()
+    pair = world.to_copy(content=b"content" * (SIZE // 7))
+    pair.failed = "/a/data: the journal no longer has record 5, which this image lacks"
+    replication = Replication(world)
+    replication.followers.adopt([pair])
+    await replication.wait(pair)
+    assert (pair.state, pair.usable) == (SUSPENDED, False)
+    assert not any(world.legs[pair].secondary.data)
+    await replication.followers.stop()
+
+
+async def test_a_volume_that_is_not_served_is_refused_and_nothing_is_started() -> None:
+    world = World()
+    replication, pair = rewritten(world)
+    pair.failed = "/a/data: Input/output error"
+    with pytest.raises(WrongStateError, match="data is not served: /a/data: Input"):
+        await replication.resync(pair)
+    replication.resyncs.begin_again([pair])
+    assert pair.state == SUSPENDED
+    assert not replication.followers.jobs
 
 
 async def test_one_failing_secondary_does_not_end_the_copies_of_others() -> None:
