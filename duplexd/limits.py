@@ -190,6 +190,8 @@ class DaemonLimits:
     look_seconds_max: float = 2.0  # at paths, before there is anything that could watch a disk
     start_extension_seconds: float = 60.0  # asked of systemd, again and again while the loop runs
     stop_seconds_max: float = 60.0  # TimeoutStopSec of the unit is longer
+    # Without its journal a stop can do nothing more, and loses nothing by ending
+    stop_journal_seconds_max: float = 10.0
     reserve_bytes: int = 4 * MIB  # on the disk of state_dir; more if the checkpoint is large
     reserve_retry_seconds: float = 30.0  # while there is no room for it
     reserve_check_seconds: float = 600.0  # whether it is large enough still

@@ -6,10 +6,14 @@ wait for it for ever. Each part could bound its own waiting, and one would be fo
 one clock beside all of them: a thread that ends the process when the time is over, and says what
 was not synced. Nothing acknowledged is lost by that: it is in the journal, and the next start
 recovers, as after a kill.
+
+A journal that hangs does not need all of that time: nothing of a stop can be done without it. The
+event loop goes on whatever hangs, so `without_journal` looks at it there.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -20,6 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 EXIT_NOT_STOPPED = 1
+
+_LOOK_SECONDS = 0.5
+_TOO_LONG = "the stop takes too long and is given up; the next start recovers"
+_NO_JOURNAL = "the journal does not answer, and the stop is given up; the next start recovers"
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd")
 
@@ -45,11 +53,22 @@ class Deadline:
             self._timer.start()
 
     def _over(self) -> None:
+        self.give_up(_TOO_LONG, self._seconds)
+
+    def give_up(self, event: str, seconds: float) -> None:
+        """End the process now."""
         try:
-            log.error(
-                "the stop takes too long and is given up; the next start recovers",
-                seconds=self._seconds,
-                left=self._left(),
-            )
+            log.error(event, seconds=seconds, left=self._left())
         finally:
             self._end(EXIT_NOT_STOPPED)
+
+    async def without_journal(self, waits_s: Callable[[], float], seconds_max: float) -> None:
+        """End the process once the journal has not answered for so long. `waits_s`: how long it has
+        not.
+        """
+        while True:
+            waited_s = waits_s()
+            if waited_s >= seconds_max:
+                break
+            await asyncio.sleep(_LOOK_SECONDS)
+        self.give_up(_NO_JOURNAL, round(waited_s, 1))

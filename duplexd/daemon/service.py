@@ -96,6 +96,7 @@ class Service:
         self._announcements = Announcements()
         self._controller: Controller | None = None
         self._deadline = Deadline(limits.daemon.stop_seconds_max, self._left)
+        self._journal_watch: asyncio.Task[None] | None = None  # of a stop
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises DuplexdError or OSError if it cannot start, and if
@@ -125,6 +126,10 @@ class Service:
         self._log.info("stopping", signal=signal.Signals(number).name)
         notify("STOPPING=1\nSTATUS=stopping")
         self._deadline.begin()
+        if self._controller is not None and self._journal_watch is None:
+            seconds_max = self.limits.daemon.stop_journal_seconds_max
+            watch = self._deadline.without_journal(self._controller.journal_waits_s, seconds_max)
+            self._journal_watch = asyncio.get_running_loop().create_task(watch, name="journal")
         self._stopping.set()
 
     def reload(self) -> None:

@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.pair_states import DUPLEX, SIMPLEX, SUSPENDED
-from duplexd.engine.hung import took_its_place
+from duplexd.engine.hung import leave_hung, took_its_place
 from duplexd.engine.leg_syncs import LegSyncs, Outcome, Planned, make_dirty
 from duplexd.images.absent import AbsentLeg
 from duplexd.journal import checkpoint_file as checkpoint
 from duplexd.runtime.tasks import to_its_end
+from duplexd.runtime.watch import HungError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -326,8 +327,14 @@ class Checkpointer:
         return [outcome.lost for outcome in outcomes if outcome.lost is not None]
 
     def _secondary_failed(self, outcome: Outcome) -> None:
-        """One that is absent, or unusable as it is, is not worse off for its path."""
+        """One that is absent, or unusable as it is, is not worse off for its path. Nor is one at its
+        cut, durably, whose disk did not answer: it holds that cut when it answers again.
+        """
         pair, error = outcome.planned.pair, outcome.failed
+        unsynced = outcome.planned.dirty or pair.secondary_dirty
+        if isinstance(error, HungError) and pair.state == SUSPENDED and not unsynced:
+            leave_hung(pair, error)
+            return
         absent = isinstance(outcome.planned.leg, AbsentLeg)
         if error is None and not (pair.state == SUSPENDED and (absent or not pair.usable)):
             error = outcome.lost

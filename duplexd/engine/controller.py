@@ -196,6 +196,7 @@ class Controller:
         live_changes = LiveChanges(volumes, leases, archive)
         opener = Opener(disk, workers, config.controller)
         self.reloads = Reload(timeline, volumes, checkpointer, followers, live_changes, opener)
+        failures.on_left = opener.close_later
         self._connect()
         self._take_settings(config)
         # See `Backend`; bound here, they cost no call more than there.
@@ -347,9 +348,11 @@ class Controller:
         """Everything, in the shape that scripts rely on."""
         own, listen = self.config.controller, self.config.nbd.listen
         nbd = [str(address) for address in listen]
-        syncs = self.timeline.group_commit
-        waits_s = max(self.executor.journal_waits_s(), syncs.waits_s())
-        return self.status_of.show(Facts(self.name, own.hold_max, nbd, waits_s))
+        return self.status_of.show(Facts(self.name, own.hold_max, nbd, self.journal_waits_s()))
+
+    def journal_waits_s(self) -> float:
+        """How long a write or a sync of the journal has not been answered; 0 if there is none."""
+        return max(self.executor.journal_waits_s(), self.timeline.group_commit.waits_s())
 
     def counters(self) -> Counters:
         """What the parts count."""

@@ -46,6 +46,8 @@ class FailedLegs:
         elif leg is pair.secondary and pair.mirrors:
             members, at = self._volumes.group_of(pair), self._timeline.written
             self._failures.freeze(members, pair, at, error, (), {})
+        elif pair.state == pair_states.SUSPENDED and pair.usable and pair.secondary_dirty:
+            self.lost(pair, error)  # it was not synced at its cut yet
         elif pair.state in (pair_states.PENDING, pair_states.SUSPENDED):
             leave_hung(pair, error)  # of others, who follows for them suspends them first
 

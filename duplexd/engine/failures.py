@@ -19,6 +19,7 @@ from duplexd.core import freeze, pair_states
 from duplexd.core.markers import Swap
 from duplexd.engine.cut_archive import new_id
 from duplexd.engine.hung import in_place_of, leave_hung
+from duplexd.images.absent import AbsentLeg
 from duplexd.runtime.watch import HungError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Failures:
 
     `swaps`: whether a pair goes on with its secondary when its primary fails; a reload replaces it.
     Each of `on_unserved` is called with a volume that is not served any more, `on_served(pair)`
-    when it is again.
+    when it is again, `on_left(leg)` with an image that is not used any more, but still open.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Failures:
         self.swapped = 0  # how often a pair went on with its secondary
         self.on_unserved: list[Callable[[Pair], None]] = []
         self.on_served: Callable[[Pair], None] = _nobody
+        self.on_left: Callable[[Leg], None] = _nobody_has_it
 
     def after(self, batch: Batch) -> None:
         """React to what failed in a batch. Raises OSError if the journal cannot be written.
@@ -86,6 +88,18 @@ class Failures:
         everything = {pair: pair.record.full_map()}
         self.freeze({pair}, pair, self._timeline.writer.sequence, error, {pair}, everything)
         self.said_swapped(pair, f"primary failed: {error.strerror or error}", primary)
+        self.leave_failed(pair, error)
+
+    def leave_failed(self, pair: Pair, error: OSError) -> None:
+        """Use the image no more that was the primary: what lies at its path by then, perhaps on a
+        new disk, is opened by the resync that brings the pair back.
+        """
+        failed, why = pair.copy_of, error.strerror or str(error)
+        if isinstance(failed, AbsentLeg):
+            return
+        absent = AbsentLeg(failed.path, failed.size, why.removeprefix(f"{failed.path}: "))
+        pair.set_legs(pair.primary, absent, pair.mode)
+        self.on_left(failed)
 
     def said_swapped(self, pair: Pair, reason: str, before: Leg) -> None:
         """Count a swap, and emit it; `before` was the primary."""
@@ -188,6 +202,10 @@ class Failures:
 
 def _nobody(_pair: Pair) -> None:
     """Nobody refuses its changes."""
+
+
+def _nobody_has_it(_leg: Leg) -> None:
+    """Its last reference closes it."""
 
 
 def _group_cut(pair: Pair) -> Cut | None:

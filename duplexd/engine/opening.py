@@ -95,6 +95,7 @@ class Opener:
         self._workers = workers
         self._errors: dict[str, Exception] = {}  # by path: why an image cannot be used
         self._refuse = settings.on_start_error == "refuse"
+        self._closing: set[asyncio.Task[None]] = set()
         self._seconds = {PRIMARY: settings.primary_timeout, SECONDARY: settings.secondary_timeout}
 
     def seconds(self, role: str) -> float:
@@ -203,6 +204,12 @@ class Opener:
 
         with contextlib.suppress(OSError):
             await self._patiently(leg.path, watch, close, SECONDARY)
+
+    def close_later(self, leg: Leg) -> None:
+        """The same, by a task."""
+        closing = asyncio.get_running_loop().create_task(self.close(leg))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     async def _is_alone(self, primary: str, secondary: str) -> bool:
         """Whether the secondary is there, but the primary is not."""

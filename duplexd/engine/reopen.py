@@ -13,7 +13,6 @@ image would fill another one.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -78,7 +77,6 @@ class Reopening:
         self._config = config
         self._emit = emit
         self._chunk_bytes = limits.follower_chunk_bytes
-        self._closing: set[asyncio.Task[None]] = set()
 
     # ---------------------------------------------------------------------------------- commands
 
@@ -173,10 +171,7 @@ class Reopening:
         leg, absent = pair.primary, gone(pair.primary.path, pair.size, why)
         pair.failed = why
         pair.set_legs(absent, pair.secondary, pair.mode)
-        self._closing.add(
-            closing := asyncio.get_running_loop().create_task(self._opener.close(leg))
-        )
-        closing.add_done_callback(self._closing.discard)
+        self._opener.close_later(leg)
 
     async def _replay(self, pair: Pair) -> None:
         """Bring the primary to the last number. No change of this volume comes meanwhile."""

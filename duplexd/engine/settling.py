@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.core.cut_states import CONSISTENT
 from duplexd.core.markers import Stood, Void
+from duplexd.images.absent import AbsentLeg
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -72,6 +73,8 @@ class Settling:
         await self._reached(pairs, cut.sequence)
         await self._checkpointer.sync_secondaries(pairs)
         whole = reached(pairs, cut)
+        if cut.id in self._archive.unsettled:  # one that hangs was not synced at it
+            whole = whole and not any(isinstance(pair.secondary, AbsentLeg) for pair in pairs)
         if cut.members:
             vote = partial(self._participant.stood, cut.id, whole)
             await timeline.at_rest(lambda: timeline.must(vote))

@@ -192,7 +192,9 @@ class Swaps:
         failed, primary = pair.failed, pair.primary
         self._failures.exchange(pair)
         if failed:
-            self._suspend(pair, OSError(errno.EIO, failed))
+            error = OSError(errno.EIO, failed)
+            self._suspend(pair, error)
+            self._failures.leave_failed(pair, error)
         else:
             timeline.ledger.advance(pair.record, timeline.writer.sequence)  # it was the primary
         self._failures.said_swapped(pair, "by command", primary)
@@ -249,6 +251,7 @@ class Swaps:
 
     def _give_up_now(self, pair: Pair) -> Json:
         lost, primary, timeline = self._lost(pair), pair.primary, self._timeline
+        failed = pair.failed
         if not pair.usable or pair.state in (DUPLEX, PENDING, SIMPLEX):
             raise WrongStateError(f"{pair.name} became {pair.state} meanwhile; try again")
         self._failures.exchange(pair)
@@ -257,6 +260,8 @@ class Swaps:
         at, error = timeline.writer.sequence, OSError(errno.ESTALE, why)
         self._failures.freeze({pair}, pair, at, error, {pair}, everything)
         self._failures.served(pair)
+        if failed:
+            self._failures.leave_failed(pair, OSError(errno.EIO, failed))
         self._failures.said_swapped(pair, "by command, changes given up", primary)
         return lost
 

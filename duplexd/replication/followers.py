@@ -70,7 +70,12 @@ class Followers:
         that come in between, and never apply them.
         """
         self._async_follower.add([pair for pair in pairs if _is_followed_for(pair)])
-        pending = [pair for pair in pairs if pair.state == pair_states.PENDING]
+        # One that a job works on was not served for a moment: the job knows, and ends.
+        pending = [
+            pair
+            for pair in pairs
+            if pair.state == pair_states.PENDING and self._job_of(pair) is None
+        ]
         if pending:
             self.begin(Job(COPY, pending, min(pair.applied for pair in pending)))
 

@@ -4,6 +4,7 @@ at a start too; images are missing, foreign or too short; and the images of pair
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from duplexd.backend import WRITE
 from duplexd.core import pair_states as state
 from duplexd.errors import DuplexdError, WrongStateError
 from tests.sim import checks, scenario
+from tests.sim.clients import SimClient
 from tests.sim.history import Entry
 from tests.sim.image import Image
 from tests.sim.machine import broken_sync, no_space
@@ -213,6 +215,8 @@ class BadDay(Scenario):
         self.cuts.forget(names)
         how = rng.choice(("plain", "forward", "forward", "lose"))
         machine.note(f"  {how} {names}")
+        if rng.random() < 0.4:
+            await self._checkpoint_between_images()
         by_name, self.swapping = machine.controller.volumes.by_name, True
         self.led = {name: by_name[name].primary.path for name in names}
         try:
@@ -220,6 +224,18 @@ class BadDay(Scenario):
         finally:
             self.swapping = False
         machine.note(f"  {[(each['name'], each['primary']) for each in result['volumes']]}")
+        if rng.random() < 0.3:  # before a checkpoint knows of it
+            self.power_fails = True
+            machine.disk.die()
+
+    async def _checkpoint_between_images(self) -> None:
+        """It finds the secondaries of `async` pairs behind."""
+        writing = asyncio.ensure_future(SimClient(self.machine, self.rng, 0).run(3))
+        try:
+            await asyncio.sleep(0)
+            await self.machine.controller.checkpointer.checkpoint()
+        finally:
+            await writing
 
     async def _bring_back(self) -> None:
         """Volumes that are not served, by the journal, or as their images are."""

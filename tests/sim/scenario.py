@@ -43,6 +43,7 @@ class Scenario:
             None  # states before a kill that must not change them
         )
         self._last = False
+        self.power_fails = False  # together with the process that died
         for number in range(self.rng.randint(2, 5)):
             self._add_volume(f"v{number}")
         self._regroup()
@@ -76,11 +77,11 @@ class Scenario:
             machine.disk.cut_at(
                 rng.choice((rng.randint(1, 40), rng.randint(1, 250), rng.randint(1, 1500)))
             )
-        power = rng.random() < self.losses
+        power, self.power_fails = rng.random() < self.losses, False
         try:
             machine.live(self._life)
         except Died:
-            pass
+            power = power or self.power_fails
         else:
             power = power and rng.random() < 0.5
         self._note_states(power)

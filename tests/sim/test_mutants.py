@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 
 from duplexd.backend import WRITE
-from duplexd.core import cut_states
+from duplexd.core import cut_states, pair_states
 from duplexd.core.identity import SAME
 from duplexd.core.ledger import Ledger
 from duplexd.core.markers import Swap, Void
@@ -200,6 +200,22 @@ def changes_that_a_swap_gave_up_are_replayed(patch: Callable[..., None]) -> None
     patch(Ledger, "apply", unforgetful)
 
 
+def a_swap_leaves_the_numbers_with_the_roles(patch: Callable[..., None]) -> None:
+    apply = Ledger.apply
+
+    def forgetful(self: Ledger, place: Any, marker: Any, *rest: Any) -> None:
+        swapped = marker.volumes if isinstance(marker, Swap) else ()
+        pairs = [self.pairs[number] for number in swapped]
+        before = [(pair.primary_at, pair.secondary_at) for pair in pairs]
+        apply(self, place, marker, *rest)
+        for pair, numbers in zip(pairs, before, strict=True):
+            if pair.state == pair_states.DUPLEX:
+                pair.primary_at, pair.secondary_at = numbers
+                pair.applied = pair.secondary_at
+
+    patch(Ledger, "apply", forgetful)
+
+
 def whatever_lies_there_is_the_image(patch: Callable[..., None]) -> None:
     def fine(_volume: str, _known: Any, primary: Any, secondary: Any) -> Any:
         return primary.found and SAME, secondary.found and SAME
@@ -222,6 +238,7 @@ BAD_DAYS = [
     a_swap_does_not_suspend_the_image_that_failed,
     a_primary_that_failed_stays_in_use,
     changes_that_a_swap_gave_up_are_replayed,
+    a_swap_leaves_the_numbers_with_the_roles,
     whatever_lies_there_is_the_image,
 ]
 HANGING = [

@@ -47,11 +47,19 @@ main()
 class Breakable(Daemon):
     """A daemon whose disk can be made to hang or to fail."""
 
+    program = PROGRAM
+
     def command(self) -> list[str]:
-        return [sys.executable, "-c", PROGRAM, "run", "--config", str(self.files.config)]
+        return [sys.executable, "-c", self.program, "run", "--config", str(self.files.config)]
 
     def breaks(self, how: str) -> None:
         (self.files.directory / how).touch()
+
+
+class Impatient(Breakable):
+    """One that gives a hanging journal half a second at its stop, and other disks a minute."""
+
+    program = PROGRAM.replace("stop_seconds_max", "stop_journal_seconds_max")
 
 
 @pytest.fixture
@@ -70,6 +78,20 @@ def test_a_stop_that_hangs_at_a_disk_ends_and_says_what_is_not_synced(
     line = breakable.wait_log("the stop takes too long and is given up; the next start recovers")
     assert '"level": "error"' in line
     assert "known to be synced only up to" in line
+
+
+def test_a_stop_ends_early_when_the_journal_hangs(
+    make_files: Callable[..., DaemonFiles],
+) -> None:
+    daemon = Impatient(make_files())
+    daemon.start()
+    try:
+        daemon.breaks("hang")
+        assert daemon.stop() == 1
+        line = daemon.wait_log("the journal does not answer, and the stop is given up")
+        assert "known to be synced only up to" in line
+    finally:
+        daemon.kill()
 
 
 def test_the_next_start_recovers_from_it(breakable: Breakable) -> None:

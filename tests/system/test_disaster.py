@@ -269,7 +269,6 @@ def test_a_primary_disk_dies_while_the_pair_is_suspended(failing: Failing) -> No
     drill.write("tables", 3)
     failing.replace()
     drill.run("truncate -s 16MiB /srv/fast/tables.img /srv/fast/wal.img")
-    drill.restart()
     drill.run("duplexctl resync database --wait")
     drill.reads("tables", 3)
     drill.equal()

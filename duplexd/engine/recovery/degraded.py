@@ -113,6 +113,7 @@ class Degraded:
         timeline.ledger.use_secondary(pair.record, failed.path)
         self._failures.said_swapped(pair, f"primary failed: {_why(fault)}", failed)
         self._suspend(pair, fault, alone=True)
+        self._failures.leave_failed(pair, fault.error)
 
     def _suspend(self, pair: Pair, fault: Fault, alone: bool = False) -> None:
         """`alone`: the secondaries of its group lack nothing, and may have to take over as well.

@@ -36,6 +36,18 @@ def test_that_it_cannot_say_what_was_left_does_not_keep_it(
     assert ended.get(timeout=PATIENCE_SECONDS) == EXIT_NOT_STOPPED
 
 
+async def test_a_journal_that_does_not_answer_ends_it_earlier() -> None:
+    ended: SimpleQueue[int] = SimpleQueue()
+    waited = iter((0.0, 3.0, 10.5))
+    deadline = Deadline(60.0, lambda: "the journal from 7 on", ended.put)
+    with capture_logs() as logs:
+        await deadline.without_journal(lambda: next(waited), 10.0)
+    assert ended.get_nowait() == EXIT_NOT_STOPPED
+    (line,) = logs
+    assert (line["seconds"], line["left"]) == (10.5, "the journal from 7 on")
+    assert line["event"].startswith("the journal does not answer")
+
+
 def test_it_counts_from_the_first_time() -> None:
     ended: SimpleQueue[int] = SimpleQueue()
     deadline = Deadline(0.0, lambda: "", ended.put)

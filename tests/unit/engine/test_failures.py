@@ -11,13 +11,17 @@ import pytest
 from duplexd.backend import WRITE, ZERO
 from duplexd.core import pair_states
 from duplexd.core.markers import MakeCut
+from duplexd.core.patience import SYNC, Access
+from duplexd.engine.opening import why_absent
 from duplexd.errors import DuplexdError
 from duplexd.runtime.watch import HungError
 from duplexd.units import KIB, MIB
+from tests.support.fault_leg import FaultLeg
 from tests.unit.engine.cores import Core, new_disk, run, running, settings
 from tests.unit.engine.parts import Parts
 
 if TYPE_CHECKING:
+    from duplexd.core.pair import Pair
     from tests.support.fault_leg import Operation
 
 GROUP = {"data": "sync", "wal": "sync", "other": "sync"}
@@ -105,6 +109,47 @@ async def test_a_secondary_that_hangs_may_lose_what_was_not_synced_on_it() -> No
         assert pair.changed is not None
         start, length = pair.changed.next_run(0, pair.size) or (0, 0)
         assert start <= MIB < start + length
+
+
+class Silent(FaultLeg):
+    """The secondary of a pair, whose path cannot be looked at: the disk does not answer."""
+
+    def __init__(self, pair: Pair) -> None:
+        super().__init__(pair.copy_of)
+        self.pair = pair
+        pair.set_legs(pair.primary, self, pair.mode)
+
+    def in_place(self) -> bool:
+        raise HungError(Access(self.pair, self, SYNC), 30.0)
+
+
+async def test_a_cut_is_what_it_was_when_its_disk_does_not_answer() -> None:
+    async with running({"data": "sync"}) as core:
+        await core.write("data", 0, b"before")
+        assert (await core.controller.suspend(["data"]))["verdict"] == "consistent"
+        pair = core.pair()
+        Silent(pair)
+        await core.controller.checkpointer.sync_secondaries([pair])
+        assert (pair.usable, pair.reason) == (True, "by command")
+        assert why_absent(pair.secondary), "nobody waits for it again"
+
+
+async def test_a_cut_is_void_if_its_disk_did_not_answer_before_it_was_synced() -> None:
+    async with running({"data": "sync"}) as core:
+        await core.write("data", 0, b"before")
+        pair = core.pair()
+        Silent(pair)
+        assert (await core.controller.suspend(["data"]))["verdict"] == "void"
+
+
+async def test_a_secondary_that_hangs_at_a_cut_before_it_was_synced_is_not_usable() -> None:
+    async with running({"data": "sync"}) as core:
+        await core.controller.suspend(["data"])
+        pair = core.pair()
+        pair.secondary_dirty = True
+        core.controller.failed_legs.found(pair, pair.copy_of, HungError(pair.copy_of, 5.0))
+        await core.until(lambda: bool(why_absent(pair.secondary)))
+        assert not pair.usable
 
 
 async def test_a_sync_that_fails_after_its_secondary_was_given_up_is_heeded() -> None:
@@ -299,10 +344,24 @@ async def test_a_primary_that_fails_costs_a_swap_and_no_client_notices() -> None
         primary.fail("write", errno.EIO)
         assert await core.write("data", 0, b"fails on the primary") == 0
         pair = core.pair("data")
-        assert (pair.primary, pair.secondary) == (secondary, primary)
+        assert (pair.primary, pair.copy_of.path) == (secondary, primary.path)
         assert (pair.record.swapped, pair.state, pair.usable) == (True, "SUSPENDED", False)
         assert await core.read("data", 0, 5) == (0, b"fails")
         assert core.states() == {"data": "SUSPENDED", "wal": "DUPLEX", "other": "DUPLEX"}
+
+
+async def test_a_new_disk_at_the_place_of_a_failed_primary_needs_no_restart() -> None:
+    async with running({"data": "sync"}) as core:
+        core.disk.fail("/a/data.img", errno.EIO, operation="write")
+        await core.write("data", 0, b"fails on the primary")
+        await core.until(lambda: not core.disk.in_use("/a/data.img"))
+        core.disk.remove("/a/data.img")
+        core.disk.create("/a/data.img", core.pair().size).close()
+        core.disk.heal("/a/data.img")
+        await core.controller.resync(["data"])
+        await core.controller.resync_wait(["data"])
+        assert core.states() == {"data": "DUPLEX"}
+        assert core.equal()
 
 
 async def test_a_swap_is_said_with_the_images_and_the_error() -> None:

@@ -617,6 +617,22 @@ async def test_a_primary_that_failed_meanwhile_is_not_copied_to_a_secondary_at_i
     await replication.followers.stop()
 
 
+async def test_no_second_job_begins_for_a_volume_that_is_served_again() -> None:
+    """It would move the secondary, which is at its cut until the first one commits."""
+    world = World()
+    replication, pair = rewritten(world)
+    world.workers.held = asyncio.Event()
+    await replication.resync(pair)
+    await turns()
+    replication.followers.unserved(pair)
+    replication.followers.adopt([pair])
+    assert len(replication.followers.jobs) == 1
+    world.workers.held.set()
+    await replication.wait(pair)
+    assert (pair.state, pair.usable) == (SUSPENDED, True)
+    await replication.followers.stop()
+
+
 async def test_all_that_was_copied_from_a_primary_that_failed_is_copied_again() -> None:
     world = World()
     pair = world.to_copy(content=b"content" * (SIZE // 7))
