@@ -327,8 +327,8 @@ class Checkpointer:
         return [outcome.lost for outcome in outcomes if outcome.lost is not None]
 
     def _secondary_failed(self, outcome: Outcome) -> None:
-        """One that is absent, or unusable as it is, is not worse off for its path. Nor is one that is
-        durably at its cut, and whose disk does not answer: it will be there again.
+        """One that is absent, or unusable as it is, is not worse off for its path. Nor is one that
+        is durably at its cut, and whose disk does not answer: it will be there again.
         """
         pair, error = outcome.planned.pair, outcome.failed
         unsynced = outcome.planned.dirty or pair.secondary_dirty
