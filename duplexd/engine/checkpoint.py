@@ -52,6 +52,7 @@ class _Snapshot(NamedTuple):
     planned: list[Planned]  # syncs that it needs
     others: list[asyncio.Future[bool]]  # of others that it needs, under way already
     swaps: dict[int, int]  # of each pair, by then
+    whole: bool  # whether these syncs cover everything
 
 
 class CheckpointFile:
@@ -227,7 +228,7 @@ class Checkpointer:
             self._syncs.end(planned)
         if snapshot.others:
             await asyncio.wait(snapshot.others)
-        return not failed and all(other.result() for other in snapshot.others)
+        return snapshot.whole and not failed and all(other.result() for other in snapshot.others)
 
     async def _snapshot_at_rest(self) -> _Snapshot:
         made: list[_Snapshot] = []
@@ -264,7 +265,7 @@ class Checkpointer:
         for pair in pairs:
             pair.regions.checkpointed()
         swaps = {pair.id: pair.record.swaps for pair in pairs if pair.id > 0}
-        return _Snapshot(saved, images, planned, others, swaps)
+        return _Snapshot(saved, images, planned, others, swaps, not self._syncs.left_dirty)
 
     def _refuse_unsynced(self, served: Sequence[Pair]) -> None:
         """A second sync would succeed and prove nothing: the kernel reports an error once."""
