@@ -33,6 +33,7 @@ EVENT_LEVELS = {
     "reloaded": "debug",
     "resync-failed": "error",
     "segment-failed": "warning",
+    "staging-left": "warning",
     "swapped": "warning",
     "volume-not-served": "error",
 }

@@ -32,7 +32,6 @@ QUIET = {
     ("pwrite64", "state/lock", "ENOSPC"): "the number of the process, for people only",
     ("mkdir", "state", "EIO"): "it is there",
     ("mkdir", "state", "ENOSPC"): "it is there",
-    ("unlink", "staging log", "EIO"): "the next start removes it",
     ("unlink", "socket", "EIO"): "the next start removes it",
     ("fsetxattr", "image", "ENOSPC"): "an image need not carry a mark",
     ("fsetxattr", "image", "EIO"): "the same image is marked again at the next start",
