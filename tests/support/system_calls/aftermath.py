@@ -129,7 +129,7 @@ async def after(world: World) -> None:
     world.enter("afterwards")
     for name in NAMES:  # one that could not be made is put there by its owner
         if world.story[1:] and not world.files.secondary_of(name).exists():
-            empty(world, name)
+            empty(world.files.secondary_of(name))
     await world.start(traced=False)
     await look(world)
     await _adopt(world)
