@@ -34,6 +34,7 @@ EVENT_LEVELS = {
     "resync-failed": "error",
     "secondary-overwritten": "warning",
     "segment-failed": "warning",
+    "staging-left": "warning",
     "swapped": "warning",
     "volume-not-served": "error",
 }

@@ -146,7 +146,10 @@ class Service:
                 f"the journal is written up to {writer.written}, but known to be synced only up to"
                 f" {writer.synced}: a power cut now would lose what follows"
             )
-        return f"nothing of the journal, which is synced up to {writer.synced}; an image"
+        return (
+            f"nothing that the journal has: it is synced up to {writer.synced}."
+            " What hangs is an image, or the next write to the journal"
+        )
 
     async def _serve(self, workers: Threads, lock: StateLock) -> bool:
         """Whether it came to serve, and has stopped in order."""

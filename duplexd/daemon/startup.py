@@ -113,9 +113,10 @@ class StateLock:
 
     def __init__(self, config: Config) -> None:
         path = config.controller.state_dir
+        self._path = str(path / "lock")
         try:
             path.mkdir(mode=0o750, parents=True, exist_ok=True)
-            self._fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except PermissionError as error:
             raise ForbiddenError(
                 f"{config.source}: controller.state_dir: {error.filename!r} cannot be written:"
@@ -138,7 +139,7 @@ class StateLock:
                 " or configure another state_dir"
             ) from None
         self._owner = f"{os.getpid()}\n".encode()
-        with directory.naming(str(path / "lock")):
+        with directory.naming(self._path):
             self._own(os.fstat(self._fd).st_size)
 
     def _own(self, size: int) -> None:
@@ -155,8 +156,14 @@ class StateLock:
 
     def serving(self) -> None:
         """Record that recovery is complete: from now on the images agree with the journal."""
-        with contextlib.suppress(OSError):  # without it `verify-cut` waits for it in vain
+        try:
             os.pwrite(self._fd, b"serving\n", len(self._owner))
+        except OSError as error:
+            log.warning(
+                "the end of the start cannot be noted; verify-cut waits for a restart",
+                path=self._path,
+                error=error.strerror,
+            )
 
     def close(self) -> None:
         os.close(self._fd)

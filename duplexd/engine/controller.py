@@ -8,7 +8,6 @@ engine imports it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -350,9 +349,11 @@ class Controller:
             await asyncio.sleep(0.001)
         await self.space.stop()
         if not timeline.failed:
-            with contextlib.suppress(OSError, DuplexdError):
+            try:
                 await timeline.at_rest(lambda: timeline.append(Close()))
                 await self.checkpointer.checkpoint()
+            except (OSError, DuplexdError) as error:  # the next start replays the journal
+                self.events.emit("checkpoint-failed", error=str(error))
         for pair in self.volumes.all():
             pair.close()
         timeline.writer.ring.close()

@@ -124,15 +124,18 @@ class Status:
     def _secondary(self, pair: Pair) -> Json | None:
         if pair.secondary is None:
             return None
+        absence = _absence(pair.secondary)
         applied = self._timeline.written if pair.mirrors else pair.applied
+        # Beside a primary that is not served, nothing is recorded of a secondary that is no good.
+        usable = pair.usable and not (absence and pair.state == pair_states.DUPLEX)
         return {
-            "usable": pair.usable,
-            "as_of_sequence": applied if pair.usable else None,
-            "as_of_time": self._as_of_time(pair) if pair.usable else None,
+            "usable": usable,
+            "as_of_sequence": applied if usable else None,
+            "as_of_time": self._as_of_time(pair) if usable else None,
             "cut": self._archive.of_pair(pair),
             "lag_bytes": 0 if pair.mirrors else self._followers.lag_bytes(pair),
             "path": pair.secondary.path,
-            "error": _absence(pair.secondary) or _failure(pair),
+            "error": absence or _failure(pair),
         }
 
     def _rebuild(self, pair: Pair) -> Json | None:

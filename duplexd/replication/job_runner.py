@@ -12,7 +12,6 @@ at rest (markers). Stopped or killed at any point, it leaves a state from which 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import math
 from functools import partial
@@ -106,8 +105,10 @@ class Runner:
         """
         if job.how == MAP:
             await self._timeline.durable()
-            with contextlib.suppress(OSError):  # the next start removes what is left
+            try:
                 await self._copying.remove_staged(job)
+            except OSError as error:  # the next start removes what is left
+                self._emit("staging-left", error=str(error))
 
     # ----------------------------------------------------------------------------- its stages
 

@@ -212,6 +212,10 @@ def test_every_drill_of_the_page_is_a_test() -> None:
     assert sorted(PAGE.drills) == sorted(FOLLOWED.values())
 
 
+def test_every_drill_says_what_is_lost() -> None:
+    assert not [title for title in PAGE.drills if "**Lost:**" not in PAGE.sections[title]]
+
+
 # ----------------------------------------------------------------- a disk that is not there
 
 

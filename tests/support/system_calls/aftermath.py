@@ -129,7 +129,7 @@ async def after(world: World) -> None:
     world.enter("afterwards")
     for name in NAMES:  # one that could not be made is put there by its owner
         if world.story[1:] and not world.files.secondary_of(name).exists():
-            empty(world, name)
+            empty(world.files.secondary_of(name))
     await world.start(traced=False)
     await look(world)
     await _adopt(world)
@@ -221,7 +221,7 @@ async def _secondary(world: World, name: str) -> tuple[str, bytes | None]:
         return secondary["cut"]["id"], image
     if state == "PENDING" and secondary["usable"]:
         return f"a resync of {name}", image
-    if state == "DUPLEX" and before["mode"] == "sync":
+    if state == "DUPLEX" and before["mode"] == "sync" and secondary["usable"]:
         assert _read(before["primary"]["path"]) == image, f"{name}: the legs differ"
     return "", None
 

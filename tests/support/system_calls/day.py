@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.support.system_calls.world import NAMES, REQUEST_SECONDS_MAX, VOLUME_BYTES, World
@@ -69,11 +70,10 @@ async def swap(world: World) -> None:
     await world.flush("data")
 
 
-def empty(world: World, name: str) -> None:
-    """A new, empty image in the place of the secondary, made some minutes later: nobody is as fast
-    as the few milliseconds in which the time of an image is no evidence.
+def empty(path: Path) -> None:
+    """A new, empty image in the place of another, made some minutes later: nobody is as fast as the
+    few milliseconds in which the time of an image is no evidence.
     """
-    path = world.files.secondary_of(name)
     path.unlink(missing_ok=True)
     path.touch()
     os.truncate(path, VOLUME_BYTES)
@@ -110,10 +110,21 @@ async def kill(world: World) -> None:
     await world.write("late", 30)
     await world.write("data", 30)
     await world.write("wal", 30, fua=True)
+    await world.quiet()  # else it would be killed before it has logged what failed
+    secondary = await _secondary(world, "wal")
     world.daemon.kill()
     world.disconnect()
     world.replaced.add("wal")
-    empty(world, "wal")
+    empty(secondary)
+
+
+async def _secondary(world: World, name: str) -> Path:
+    """The one of the configuration, unless the pair was swapped because its primary failed: to lose
+    the other image then would be to lose both.
+    """
+    if not (world.daemon.running and world.met()):
+        return world.files.secondary_of(name)
+    return Path((await world.status())[name]["secondary"]["path"])
 
 
 async def copy(world: World) -> None:

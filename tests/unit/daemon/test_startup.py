@@ -5,6 +5,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+from structlog.testing import capture_logs
 
 from duplexd.daemon import startup
 from duplexd.daemon.preflight import Problem
@@ -53,6 +54,22 @@ def test_a_lock_on_a_full_disk_can_be_had_and_does_not_say_serving(
     monkeypatch.setattr(os, "pwrite", full)
     lock = startup.StateLock(config(tmp_path))
     assert path.read_text() == ""
+    lock.close()
+
+
+def test_a_disk_that_fails_at_the_end_of_a_start_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    lock = startup.StateLock(config(tmp_path))
+    monkeypatch.setattr(os, "pwrite", fails)
+    with capture_logs() as lines:
+        lock.serving()
+    assert [(line["log_level"], line["path"]) for line in lines] == [
+        ("warning", str(tmp_path / "state" / "lock"))
+    ]
     lock.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 
 from tests.unit.engine.cores import Core, new_disk, run, settings
 
@@ -21,5 +22,15 @@ def test_a_stop_gives_up_changes_that_wait_for_a_follower() -> None:
         finally:
             stopping.cancel()
         assert change not in core.peer.answers, "it was acknowledged"
+
+    run(life())
+
+
+def test_a_checkpoint_that_fails_at_a_stop_is_named() -> None:
+    async def life() -> None:
+        core = await Core.begin(new_disk(), settings())
+        core.disk.fail("/state/checkpoint", errno.EIO)
+        await core.controller.stop()
+        assert "/state/checkpoint" in core.named("checkpoint-failed")[0]["error"]
 
     run(life())

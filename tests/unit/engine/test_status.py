@@ -134,6 +134,19 @@ async def test_an_image_that_is_not_there_says_why() -> None:
         pair.set_legs(pair.primary, kept, "sync")
 
 
+async def test_a_changed_image_beside_a_primary_that_is_not_served_is_not_usable() -> None:
+    async with running() as core:
+        pair = core.pair()
+        kept = pair.copy_of
+        pair.set_legs(pair.primary, AbsentLeg("/b/data.img", SIZE, "it was emptied"), "sync")
+        core.controller.failures.unserved(pair, OSError(errno.EIO, "I/O error"))
+        found = volume(core)
+        assert (found["state"], found["served"]) == ("DUPLEX", False)
+        assert found["secondary"]["usable"] is False
+        assert found["secondary"]["as_of_sequence"] is found["secondary"]["as_of_time"] is None
+        pair.set_legs(pair.primary, kept, "sync")
+
+
 async def test_a_suspended_secondary_is_as_of_its_cut() -> None:
     async with running() as core:
         result = await core.controller.suspend(["data"], "nightly")

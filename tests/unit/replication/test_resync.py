@@ -131,6 +131,15 @@ async def test_what_was_rewritten_often_is_copied_by_map() -> None:
     assert pair.copied_bytes == GRAIN
 
 
+async def test_a_staging_log_that_cannot_be_removed_is_named_and_costs_nothing_else() -> None:
+    world = World()
+    replication, pair = rewritten(world)
+    world.disk.fail(STAGING, errno.EIO, operation="remove")
+    assert await replication.resync(pair) == [MAP]
+    assert (await replication.wait(pair))["state"] == DUPLEX
+    assert STAGING in str(world.emit.named("staging-left")[0]["error"])
+
+
 async def test_a_change_that_the_journal_does_not_have_any_more_is_copied_by_map() -> None:
     world = World()
     pair = world.pair(mode="sync")
