@@ -21,6 +21,7 @@ PACKAGES = {
     "curl": "curl",
     "dash": "dash",
     "debugfs": "e2fsprogs",
+    "dmsetup": "dmsetup",
     "dpkg": "dpkg",
     "dpkg-deb": "dpkg",
     "dumpe2fs": "e2fsprogs",
