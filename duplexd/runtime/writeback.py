@@ -17,22 +17,19 @@ import os
 
 _WAIT_BEFORE, _WRITE, _WAIT_AFTER = 1, 2, 4
 _BEYOND = 1 << 62  # the end of any file
-_UNSUPPORTED = frozenset({errno.ENOSYS, errno.ESPIPE, errno.EINVAL})
+# Pipes, odd file systems, sandboxes: the next sync says it, as ever
+_UNSUPPORTED = frozenset({errno.ENOSYS, errno.EPERM, errno.ESPIPE, errno.EINVAL})
 
 
 class LostWritesError(OSError):
     """The disk has not taken writes that had succeeded. Which ones is not known."""
 
 
-def _function(library: ctypes.CDLL) -> ctypes._NamedFuncPointer:
-    function = library.sync_file_range
-    function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-    function.restype = ctypes.c_int
-    return function
-
-
-_ask = _function(ctypes.PyDLL(None, use_errno=True))  # keeps the GIL: it does not wait
-_wait = _function(ctypes.CDLL(None, use_errno=True))
+_ask = ctypes.PyDLL(None, use_errno=True).sync_file_range  # keeps the GIL: it does not wait
+_wait = ctypes.CDLL(None, use_errno=True).sync_file_range
+for _function in (_ask, _wait):
+    _function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    _function.restype = ctypes.c_int
 
 
 def find_loss(fd: int) -> OSError | None:
