@@ -94,13 +94,6 @@ class GuestDaemon(NamedTuple):
         self.machine.run(f"umount {STATE_MOUNT} && mount {self.state.path} {STATE_MOUNT}")
         self.start()
 
-    def reload(self, **options: object) -> None:
-        """Let it take other options."""
-        before = len(self.events("reloaded"))
-        self.configure(**options)
-        self.machine.run("kill -HUP $(cat /run/daemon.pid)")
-        self.wait("other options", lambda: len(self.events("reloaded")) > before)
-
     # ------------------------------------------------------------------------- what it says
 
     def _curl(self, path: str) -> str:
@@ -250,12 +243,13 @@ class GuestDaemon(NamedTuple):
         disk.make_good()
 
     def read_end(self) -> None:
-        """Read the end of the volume past the guest's page cache: nothing of the file system is
-        there, which Linux would write before. Raises MachineError.
+        """Read the end of the volume from the device. Raises MachineError.
+
+        Past the page cache, Linux would report errors of writes there.
         """
         self.machine.run(
-            f"sectors=$(cat /sys/block/{DEVICE}/size); dd if=/dev/{DEVICE} of=/dev/null bs=4096 "
-            "skip=$((sectors / 8 - 16)) count=16 iflag=direct 2>&1"
+            f"echo 1 >/proc/sys/vm/drop_caches; sectors=$(cat /sys/block/{DEVICE}/size); "
+            f"dd if=/dev/{DEVICE} of=/dev/null bs=4096 skip=$((sectors / 8 - 16)) count=16 2>&1"
         )
 
     def check_file(self, name: str) -> None:
@@ -272,8 +266,8 @@ class GuestDaemon(NamedTuple):
         return said + ([f"errors_count {counted}"] if counted != "0" else [])
 
     def clean_up(self) -> None:
-        """Whatever state the guest is in: no load, nothing mounted, nothing connected, good disks,
-        and a daemon that serves the volume with the usual options.
+        """Whatever state the guest is in: no load, nothing mounted, nothing connected, good
+        disks.
         """
         for disk in (self.primary, self.secondary, self.state):
             disk.make_good()
@@ -281,8 +275,15 @@ class GuestDaemon(NamedTuple):
             "touch /run/load.stop; sleep 0.5; "
             f"! grep -q {MOUNT} /proc/mounts || umount -l {MOUNT}; {self._disconnect()}; true"
         )
-        self.configure()
-        if self.ready():
-            self.reload()
-        else:
+
+    def prepare(self, **options: object) -> None:
+        """After `clean_up`: a daemon with these options, with a pair that is DUPLEX."""
+        before = self.machine.outcome(f"cat {CONFIG}").output
+        self.configure(**options)
+        if self.machine.outcome("test -e /run/daemon.pid").status:
+            self.start()
+        elif not self.ready() or self.machine.run(f"cat {CONFIG}") != before:
             self.restart()
+        self.wait("an end of copies", lambda: self.state_and_reason()[0] != "PENDING")
+        if self.state_and_reason()[0] != "DUPLEX":
+            self.resync()

@@ -43,8 +43,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuestDaemon]:
             f"mkfs.ext4 -q -F {daemon.state.path} && mkdir -p {STATE_MOUNT} && "
             f"mount {daemon.state.path} {STATE_MOUNT}"
         )
-        daemon.configure()
-        daemon.start()
         yield daemon
 
 
@@ -55,10 +53,17 @@ def block_bytes() -> int:
 
 
 @pytest.fixture
-def daemon(running: GuestDaemon, block_bytes: int) -> Iterator[GuestDaemon]:
+def options() -> dict[str, object]:
+    """Of the configuration."""
+    return {}
+
+
+@pytest.fixture
+def daemon(
+    running: GuestDaemon, block_bytes: int, options: dict[str, object]
+) -> Iterator[GuestDaemon]:
     """With a file system that is written to."""
-    if running.state_and_reason()[0] != "DUPLEX":
-        running.resync()
+    running.prepare(**options)
     running.connect()
     running.make_file_system(block_bytes)
     running.mount()
@@ -159,9 +164,9 @@ def test_a_journal_that_fails_costs_writes_until_a_restart_and_nothing_that_was_
     assert daemon.verify()["equal"]
 
 
+@pytest.mark.parametrize("options", [{"on_primary_error": "refuse"}])
 def test_without_swaps_the_same_failure_is_noticed(daemon: GuestDaemon) -> None:
     """The negative control: the same fault and the same checks."""
-    daemon.reload(on_primary_error="refuse")
     daemon.disk_of_primary().fail()
     daemon.wait("a failed load", daemon.load_ended)
     assert daemon.load_error() != ""
