@@ -27,15 +27,19 @@ class GuestDisk(NamedTuple):
         return f"/dev/mapper/{self.name}"
 
     @property
+    def file(self) -> str:
+        """What has its content."""
+        return f"{DIRECTORY}/{self.name}"
+
+    @property
     def sectors(self) -> int:
         return self.size_mib * SECTORS_PER_MIB
 
     def create(self) -> None:
         """A good disk, full of zeroes."""
-        file = f"{DIRECTORY}/{self.name}"
         self.machine.run(
-            f"mkdir -p {DIRECTORY} && truncate -s {self.size_mib}M {file} && "
-            f"losetup /dev/loop{self.number} {file} && "
+            f"mkdir -p {DIRECTORY} && truncate -s {self.size_mib}M {self.file} && "
+            f"losetup /dev/loop{self.number} {self.file} && "
             f"{_NO_UDEV} && dmsetup create {self.name} --table '{self._good(0, self.sectors)}'"
         )
 

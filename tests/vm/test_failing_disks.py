@@ -14,6 +14,7 @@ import pytest
 from tests.vm.daemon_root import write_daemon_root
 from tests.vm.guest_daemon import STATE_MOUNT, GuestDaemon
 from tests.vm.guest_disks import GuestDisk, forget_pages
+from tests.vm.guest_ext4 import GuestExt4
 from tests.vm.machine import Machine, Root
 
 if TYPE_CHECKING:
@@ -59,43 +60,50 @@ def options() -> dict[str, object]:
 
 
 @pytest.fixture
-def daemon(
-    running: GuestDaemon, block_bytes: int, options: dict[str, object]
-) -> Iterator[GuestDaemon]:
-    """With a file system that is written to."""
+def daemon(running: GuestDaemon, options: dict[str, object]) -> GuestDaemon:
     running.prepare(**options)
-    running.connect()
-    running.make_file_system(block_bytes)
-    running.mount()
-    running.start_load()
-    yield running
-    running.clean_up()
+    return running
 
 
-def test_a_primary_that_fails_costs_a_swap(daemon: GuestDaemon) -> None:
+@pytest.fixture
+def ext4(daemon: GuestDaemon, block_bytes: int) -> Iterator[GuestExt4]:
+    """A new file system, under load."""
+    volume = GuestExt4(daemon)
+    volume.connect()
+    volume.make_file_system(block_bytes)
+    volume.mount()
+    volume.start_load()
+    yield volume
+    volume.clean_up()
+
+
+def test_a_primary_that_fails_costs_a_swap(daemon: GuestDaemon, ext4: GuestExt4) -> None:
     failing = daemon.disk_of_primary()
     failing.fail()
     daemon.wait("a swap", lambda: daemon.disk_of_primary() != failing)
     assert daemon.state_and_reason() == BY_ERROR
-    daemon.wait_for_files(10)
+    ext4.wait_for_files(5)
     failing.make_good()
     daemon.resync()
-    assert_nothing_was_noticed_and_nothing_lost(daemon)
+    assert_nothing_was_noticed_and_nothing_lost(daemon, ext4)
+    (status,) = daemon.duplexctl("status")["volumes"]
+    assert (status["state"], status["swapped"]) == ("DUPLEX", failing == daemon.primary)
+    assert daemon.duplexctl("verify data")["equal"]
 
 
-def test_a_secondary_that_fails_costs_the_mirror(daemon: GuestDaemon) -> None:
+def test_a_secondary_that_fails_costs_the_mirror(daemon: GuestDaemon, ext4: GuestExt4) -> None:
     good, failing = daemon.disk_of_primary(), daemon.disk_of_secondary()
     failing.fail()
     daemon.wait("a suspended pair", lambda: daemon.state_and_reason() == BY_ERROR)
     assert daemon.disk_of_primary() == good
-    daemon.wait_for_files(10)
+    ext4.wait_for_files(5)
     failing.make_good()
     daemon.resync()
-    assert_nothing_was_noticed_and_nothing_lost(daemon)
+    assert_nothing_was_noticed_and_nothing_lost(daemon, ext4)
 
 
 def test_a_primary_that_fails_every_few_seconds_costs_a_swap_and_resyncs(
-    daemon: GuestDaemon,
+    daemon: GuestDaemon, ext4: GuestExt4
 ) -> None:
     failing = daemon.disk_of_primary()
     before = len(daemon.events("suspended"))
@@ -107,78 +115,81 @@ def test_a_primary_that_fails_every_few_seconds_costs_a_swap_and_resyncs(
     failing.make_good()
     daemon.resync()
     assert daemon.disk_of_primary() != failing
-    assert_nothing_was_noticed_and_nothing_lost(daemon)
+    assert_nothing_was_noticed_and_nothing_lost(daemon, ext4)
 
 
 def test_a_range_that_can_neither_be_read_nor_written_is_read_from_the_secondary(
-    daemon: GuestDaemon,
+    daemon: GuestDaemon, ext4: GuestExt4
 ) -> None:
     failing, repaired = daemon.disk_of_primary(), len(daemon.events("range-repaired"))
-    place = daemon.write_file("quiet", size_mib=1)
+    place = ext4.write_file("quiet", size_mib=1)
     forget_pages(daemon.machine)
     failing.fail_range(place.start_sector, place.sectors)
-    daemon.check_file("quiet")
+    ext4.check_file("quiet")
     daemon.wait("a swap", lambda: daemon.disk_of_primary() != failing)
     assert daemon.state_and_reason() == BY_ERROR
     assert len(daemon.events("range-repaired")) == repaired, "the disk did not take it"
-    daemon.check_file("quiet")
+    ext4.check_file("quiet")
     failing.make_good()
     daemon.resync()
-    assert_nothing_was_noticed_and_nothing_lost(daemon)
+    assert_nothing_was_noticed_and_nothing_lost(daemon, ext4)
 
 
 @pytest.mark.parametrize("block_bytes", [4096])
 def test_what_linux_could_not_write_to_a_primary_is_not_read_back_as_it_was_before(
-    daemon: GuestDaemon,
+    daemon: GuestDaemon, ext4: GuestExt4
 ) -> None:
     """The disk fails for a moment, before any sync; nothing but a read can notice it."""
     failing = daemon.disk_of_primary()
-    daemon.write_file("quiet", size_mib=1)
-    assert daemon.stop_load() == ""
-    daemon.lose_file("quiet", failing)
-    daemon.check_file("quiet")
+    ext4.write_file("quiet", size_mib=1)
+    assert ext4.stop_load() == ""
+    ext4.lose_file("quiet", failing)
+    ext4.check_file("quiet")
     daemon.wait("a swap", lambda: daemon.disk_of_primary() != failing)
     daemon.resync()
-    daemon.start_load()
-    assert_nothing_was_noticed_and_nothing_lost(daemon)
+    assert_all_is_mirrored(daemon, ext4)
 
 
 def test_a_journal_that_fails_costs_writes_until_a_restart_and_nothing_that_was_synced(
-    daemon: GuestDaemon,
+    daemon: GuestDaemon, ext4: GuestExt4
 ) -> None:
     daemon.state.fail()
-    daemon.wait("a failed load", daemon.load_ended)
-    assert "Input/output error" in daemon.load_error() or "Read-only" in daemon.load_error()
+    daemon.wait("a failed load", ext4.load_ended)
+    assert "Input/output error" in ext4.load_error() or "Read-only" in ext4.load_error()
     assert not daemon.ready()
     assert daemon.events("controller-failed")
     assert daemon.state_and_reason()[0] == "DUPLEX"
-    daemon.read_end()
+    ext4.read_end()
     daemon.state.make_good()
-    daemon.disconnect_dead()
+    ext4.disconnect_dead()
     daemon.restart()
-    daemon.connect()
-    daemon.mount()
-    daemon.check_load()
-    daemon.unmount()
+    ext4.connect()
+    ext4.mount()
+    ext4.check_load()
+    ext4.unmount()
     daemon.wait("equal legs", lambda: daemon.state_and_reason()[0] == "DUPLEX")
-    assert daemon.verify()["equal"]
+    assert daemon.legs_are_equal()
 
 
 @pytest.mark.parametrize("options", [{"on_primary_error": "refuse"}])
-def test_without_swaps_the_same_failure_is_noticed(daemon: GuestDaemon) -> None:
+def test_without_swaps_the_same_failure_is_noticed(daemon: GuestDaemon, ext4: GuestExt4) -> None:
     """The negative control: the same fault and the same checks."""
     daemon.disk_of_primary().fail()
-    daemon.wait("a failed load", daemon.load_ended)
-    assert daemon.load_error() != ""
-    assert daemon.trouble() != []
+    daemon.wait("a failed load", ext4.load_ended)
+    assert ext4.load_error() != ""
+    assert ext4.trouble() != []
     assert not daemon.volume()["served"]
 
 
-def assert_nothing_was_noticed_and_nothing_lost(daemon: GuestDaemon) -> None:
+def assert_nothing_was_noticed_and_nothing_lost(daemon: GuestDaemon, ext4: GuestExt4) -> None:
     """The load and ext4 have met no error, and what was written is on both images."""
-    daemon.wait_for_files(10)
-    assert daemon.stop_load() == ""
-    assert daemon.trouble() == []
+    ext4.wait_for_files(5)
+    assert ext4.stop_load() == ""
+    assert_all_is_mirrored(daemon, ext4)
+
+
+def assert_all_is_mirrored(daemon: GuestDaemon, ext4: GuestExt4) -> None:
+    assert ext4.trouble() == []
     assert daemon.state_and_reason()[0] == "DUPLEX"
-    daemon.unmount()
-    assert daemon.verify()["equal"]
+    ext4.unmount()
+    assert daemon.legs_are_equal()
