@@ -4,6 +4,7 @@ driver, under load.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.vm.guest_daemon import NBD_SOCKET, VOLUME
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 DEVICE = "nbd0"
 MOUNT = "/mnt/data"
+SECTOR_BYTES = 512
+
+# "0:  0.. 2047:  16384..  18431:  2048:  last,eof": logical, then physical
+_FIRST_EXTENT = re.compile(r"^ *0: +0\.\. *\d+: +(\d+)\.\.", re.MULTILINE)
 
 
 class Place(NamedTuple):
@@ -103,9 +108,11 @@ class GuestExt4(NamedTuple):
             f"dd if=/dev/urandom of=/run/{name} bs=1M count={size_mib} 2>&1 && "
             f"dd if=/run/{name} of={MOUNT}/{name} bs=1M conv=notrunc,fsync 2>&1 && sync"
         )
-        block = int(self._run(f"debugfs -R 'bmap /{name} 0' /dev/{DEVICE} 2>/dev/null"))
-        sectors = int(self._run(f"stat -f -c %S {MOUNT}")) // 512
-        return Place(block * sectors, 64)
+        extents = self._run(f"filefrag -v -b{SECTOR_BYTES} {MOUNT}/{name}")
+        first = _FIRST_EXTENT.search(extents)
+        if first is None:
+            raise MachineError(f"{name} has no place\n{extents}")
+        return Place(int(first[1]), 64)
 
     def lose_file(self, name: str, disk: GuestDisk) -> None:
         """Write it anew, all but the last step: the disk fails when Linux writes its pages, and is

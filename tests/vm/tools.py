@@ -26,6 +26,7 @@ PACKAGES = {
     "dpkg-deb": "dpkg",
     "dumpe2fs": "e2fsprogs",
     "e2fsck": "e2fsprogs",
+    "filefrag": "e2fsprogs",
     "fsck.ext4": "e2fsprogs",
     "install": "coreutils",
     "kill": "procps",
