@@ -21,7 +21,7 @@ ARGS :=
 # a file system for it.
 PACKAGES := mount nbdkit nbd-client nbd-server qemu-utils qemu-system-x86 qemu-system-common \
 	libnbd-bin python3-libnbd fio fuse3 busybox-static cpio e2fsprogs systemd passwd login \
-	util-linux procps kmod iproute2 curl openssl
+	util-linux procps kmod iproute2 curl openssl dmsetup
 # Debian's Python comes without what makes a virtual environment.
 VENV_PACKAGES := python3-venv
 

@@ -6,9 +6,10 @@ journal, in a batch, with the content that the secondary has. The volume's gate 
 from before that is read until it is written, because a change of a client in between would be
 overwritten by older content. Other volumes do not wait.
 
-If the write fails as well, the primary has failed, as by any other write; so it has if the range
-cannot be read after it. If there is no room in the journal, the range is left as it is: the next
-read of it asks again.
+If the write fails as well, the primary has failed, as by any other write. So it has if its disk
+does not take the range, or cannot read it afterwards; the page cache would take and return
+anything. If there is no room in the journal, the range is left as it is: the next read of it asks
+again.
 """
 
 from __future__ import annotations
@@ -110,6 +111,12 @@ class BadRanges:
         look = partial(_bad, legs.primary(pair), offset, end)
         return await self._legs.walk(primary, legs.watch, look)
 
+    async def _refused(self, pair: Pair, primary: Leg, offset: int, length: int) -> str:
+        """Why the range is not on the disk, or an empty string."""
+        legs = WatchedLegs()
+        look = partial(_why_not_on_disk, legs.primary(pair), offset, length)
+        return await self._legs.walk(primary, legs.watch, look)
+
     async def _rewrite_one(self, pair: Pair, primary: Leg, offset: int, length: int) -> bool:
         self._write_path.close_gates([pair])
         try:
@@ -123,13 +130,13 @@ class BadRanges:
             self._write_path.open_gates([pair])
 
     async def _check(self, pair: Pair, primary: Leg, offset: int, length: int) -> None:
-        """The disk took it, which does not say that it has it."""
-        bad = await self._unreadable(pair, primary, offset, offset + length)
+        """It was written, which does not say that the disk has it."""
+        refused = await self._refused(pair, primary, offset, length)
         if pair.primary is not primary:  # it gave way meanwhile
             return
-        if bad:
-            why = f"bytes {offset} to {offset + length} cannot be read, although they were written"
-            self.on_primary_failed(pair, primary, OSError(errno.EIO, f"{why} anew"))
+        if refused:
+            why = f"bytes {offset} to {offset + length} {refused}"
+            self.on_primary_failed(pair, primary, OSError(errno.EIO, why))
             return
         pair.repaired_bytes += length
         self._events.emit(
@@ -178,6 +185,17 @@ def _bad(primary: Leg, offset: int, end: int) -> list[Range]:
                 else:
                     bad.append((at, BLOCK_BYTES))
     return bad
+
+
+def _why_not_on_disk(primary: Leg, offset: int, length: int) -> str:
+    """Blocking."""
+    try:
+        primary.write_back(offset, length)
+    except OSError as error:
+        return f"cannot be written anew: {error.strerror or error}"
+    if _bad(primary, offset, offset + length):
+        return "cannot be read, although they were written anew"
+    return ""
 
 
 def _nobody(_pair: Pair) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from duplexd.core import pair_states
 from duplexd.core.markers import Missed
 from duplexd.engine.hung import leave_hung
+from duplexd.runtime.writeback import LostWritesError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +36,7 @@ class FailedLegs:
         self.on_primary_failed: Callable[[Pair, OSError], None] = _nothing_done
 
     def found(self, pair: Pair, leg: Leg, error: OSError) -> None:
-        """This leg of the pair does not answer any more; nothing is known to be lost on it."""
+        """This leg of the pair does not answer any more, or has lost writes (LostWritesError)."""
         self._timeline.when_at_rest(lambda: self._silent(pair, leg, error))
 
     def _silent(self, pair: Pair, leg: Leg, error: OSError) -> None:
@@ -43,6 +44,8 @@ class FailedLegs:
             return
         if leg is pair.primary and not pair.failed:
             self.on_primary_failed(pair, error)
+        elif leg is pair.secondary and isinstance(error, LostWritesError):
+            self.lost(pair, error)
         elif leg is pair.secondary and pair.mirrors:
             members, at = self._volumes.group_of(pair), self._timeline.written
             self._failures.freeze(members, pair, at, error, (), {})

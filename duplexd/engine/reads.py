@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, cast
 
 from duplexd.core.patience import PRIMARY, SECONDARY
 from duplexd.runtime.watch import LOOK_SECONDS, HungError, Watch
+from duplexd.runtime.writeback import LostWritesError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,8 +77,9 @@ class _Read:
 
 
 class Reads:
-    """Reads of volumes. `on_leg_failed(pair, leg, error)` is called for a leg that hangs, and
-    `on_unreadable(pair, offset, length)` for a range that only the secondary could give.
+    """Reads of volumes. `on_leg_failed(pair, leg, error)` is called for a leg that hangs or has
+    lost writes, and `on_unreadable(pair, offset, length)` for a range that only the secondary could
+    give.
     """
 
     def __init__(self, legs: LegCalls, events: Events) -> None:
@@ -124,11 +126,13 @@ class Reads:
     ) -> None:
         del self._asked[attempt]
         self._slow.discard(attempt.leg)
+        if isinstance(error, LostWritesError):
+            self.on_leg_failed(read.pair, attempt.leg, error)
         if read.answered:
             return
         if content is not None and _is_current(read.pair, attempt.leg):
             self._answer(read, 0, content)
-            if read.error is not None and not isinstance(read.error, HungError):
+            if read.error is not None and not isinstance(read.error, HungError | LostWritesError):
                 self.on_unreadable(read.pair, read.offset, read.length)
             return
         if all(other.leg is not read.pair.primary for other in read.attempts):

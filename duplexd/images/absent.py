@@ -47,6 +47,9 @@ class AbsentLeg:
     def extents(self, _offset: int, _length: int) -> list[tuple[int, int, bool]]:
         self._fail()
 
+    def write_back(self, _offset: int, _length: int) -> None:
+        self._fail()
+
     def sync(self, times: bool = False) -> None:  # noqa: ARG002
         self._fail()
 

@@ -29,7 +29,9 @@ class Leg(Protocol):
         """Whether `zero(..., allocate=False)` gives space back."""
 
     def read_into(self, offset: int, buffer: memoryview, /) -> None:
-        """Fill the whole buffer."""
+        """Fill the whole buffer. LostWritesError if the disk has lost writes that had succeeded,
+        until a `sync` has reported it: what it returns may be older than they are.
+        """
 
     def read_cached(self, offset: int, buffer: memoryview, /) -> bool:
         """Fill the whole buffer without waiting for the disk, or return False."""
@@ -52,6 +54,11 @@ class Leg(Protocol):
         as zeroes, allocated or not.
 
         Where holes cannot be found all is data.
+        """
+
+    def write_back(self, offset: int, length: int, /) -> None:
+        """Bring a range to the disk, so that the next read of it asks the disk and not the memory.
+        Raises OSError if the disk does not take it, or has lost other writes. Not a `sync`.
         """
 
     def sync(self, times: bool = False) -> None:

@@ -59,6 +59,10 @@ class WatchedLeg:
         with self._watch.at(Access(self._pair, self._leg, self._use)):
             return self._leg.extents(offset, length)
 
+    def write_back(self, offset: int, length: int) -> None:
+        with self._watch.at(Access(self._pair, self._leg, self._use)):
+            self._leg.write_back(offset, length)
+
     def sync(self, times: bool = False) -> None:
         with self._watch.at(Access(self._pair, self._leg, SYNC)):
             self._leg.sync(times)

@@ -40,7 +40,10 @@ class File(Protocol):
         """Exactly `length` bytes. Past the end: OSError EIO."""
 
     def read_into(self, offset: int, buffer: memoryview, /) -> None:
-        """Fill the whole buffer, or raise OSError (EIO past the end)."""
+        """Fill the whole buffer, or raise OSError (EIO past the end). LostWritesError if the disk
+        has lost writes that had succeeded, until a `sync` has reported it: what it returns may be
+        older than they are.
+        """
 
     def read_cached(self, offset: int, buffer: memoryview, /) -> bool:
         """Fill the whole buffer without waiting for the disk; False (buffer undefined) if that
@@ -72,6 +75,11 @@ class File(Protocol):
         as zeroes, allocated or not.
 
         Where holes cannot be found all is data.
+        """
+
+    def write_back(self, offset: int, length: int, /) -> None:
+        """Bring a range to the disk, so that the next read of it asks the disk and not the memory.
+        Raises OSError if the disk does not take it, or has lost other writes. Not a `sync`.
         """
 
     def sync(self, times: bool = False) -> None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from typing import TYPE_CHECKING
 
 from duplexd.runtime.fallocate import KEEP_SIZE, PUNCH_HOLE, UNSUPPORTED, ZERO_RANGE, fallocate
 from duplexd.runtime.machine import in_memory, punches
 from duplexd.runtime.stamp import Stamp, read_mark, stamp, write_mark
+from duplexd.runtime.writeback import LostWritesError, find_loss, write_back
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,8 +37,10 @@ class RealFile:
 
     __slots__ = (
         "_alignment",
+        "_asking",
         "_fd",
         "_in_memory",
+        "_loss",
         "_nowait",
         "_punches",
         "_reserves",
@@ -57,6 +61,8 @@ class RealFile:
         self._punches = punches(fd, size, is_block)
         self._zeroes = True
         self._reserves = not is_block
+        self._loss: OSError | None = None  # that no sync has reported yet
+        self._asking = threading.Lock()
 
     @property
     def can_punch(self) -> bool:
@@ -79,8 +85,18 @@ class RealFile:
         except OSError as error:
             error.filename = self.path
             raise
+        self._find_loss()
+
+    def _find_loss(self) -> None:
+        """Raise if the disk has lost writes: what was read may be what it had before them."""
+        with self._asking:
+            self._loss = loss = find_loss(self._fd) or self._loss
+        if loss is not None:
+            raise LostWritesError(loss.errno, loss.strerror, self.path)
 
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
+        if self._loss is not None:
+            return False
         if not self._nowait:
             return self._read_in_memory(offset, buffer)
         try:
@@ -208,12 +224,23 @@ class RealFile:
                 return offset if whence == os.SEEK_DATA else end
             raise
 
+    def write_back(self, offset: int, length: int) -> None:
+        if (loss := write_back(self._fd, offset, length)) is not None:
+            with self._asking:
+                self._loss = loss
+        self._find_loss()
+
     def sync(self, times: bool = False) -> None:
         try:
             (os.fsync if times else os.fdatasync)(self._fd)
         except OSError as error:
+            self._loss = None
             error.filename = self.path
             raise
+        with self._asking:  # a read that has asked may be about to note it
+            loss, self._loss = self._loss, None
+        if loss is not None:
+            raise LostWritesError(loss.errno, loss.strerror, self.path)
 
     def drop_cache(self) -> None:
         os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -80,6 +80,10 @@ class SimFile:
         self._disk.answers("extents", self.path)
         return self._image.extents(offset, length)
 
+    def write_back(self, offset: int, length: int) -> None:
+        self._check(offset, length)
+        self._disk.answers("write_back", self.path)
+
     def sync(self, times: bool = False) -> None:
         self._check(0, 0)
         with self._disk.atomic(

@@ -51,6 +51,9 @@ class BadSectors:
     def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
         return self._leg.extents(offset, length)
 
+    def write_back(self, offset: int, length: int) -> None:
+        self._leg.write_back(offset, length)
+
     def sync(self, times: bool = False) -> None:
         self._leg.sync(times)
 

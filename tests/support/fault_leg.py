@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from duplexd.runtime.disk import Data
     from duplexd.runtime.stamp import Stamp
 
-Operation = Literal["read_into", "read_cached", "write", "zero", "reserve", "extents", "sync"]
+Operation = Literal[
+    "read_into", "read_cached", "write", "zero", "reserve", "extents", "write_back", "sync"
+]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 
 
@@ -83,6 +85,10 @@ class FaultLeg:
     def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
         self._meet("extents")
         return self._leg.extents(offset, length)
+
+    def write_back(self, offset: int, length: int) -> None:
+        self._meet("write_back")
+        self._leg.write_back(offset, length)
 
     def sync(self, times: bool = False) -> None:
         self._meet("sync")

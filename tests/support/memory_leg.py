@@ -48,6 +48,9 @@ class MemoryLeg:
         self._end(offset, length)
         return [(offset, length, True)] if length else []
 
+    def write_back(self, offset: int, length: int) -> None:
+        self._end(offset, length)
+
     def sync(self, times: bool = False) -> None:
         self._end(0, 0)
         self.syncs += 1

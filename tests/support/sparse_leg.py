@@ -69,6 +69,9 @@ class SparseLeg:
             found.append((at, end - at, False))
         return found
 
+    def write_back(self, _offset: int, _length: int) -> None:
+        pass
+
     def sync(self, times: bool = False) -> None:
         pass
 

@@ -33,6 +33,9 @@ MODULES = (
     "net_failover",
     "virtio_net",
     "nbd",
+    "loop",
+    "dm_mod",
+    "dm_flakey",
 )
 
 

@@ -4,14 +4,14 @@ programs, duplexd, and this source tree's pages.
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.support.daemon import ROOT
 from tests.vm.cpio import Archive
+from tests.vm.merged_root import add_libraries, add_merged, add_programs, merged
 from tests.vm.python_tree import add_python
-from tests.vm.tools import run_tool, tool
+from tests.vm.tools import run_tool
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,7 +43,6 @@ DIRECTORIES = (
     "usr/local/bin",
     "etc/systemd/system",
 )
-MERGED = ("bin", "sbin", "lib", "lib64")  # each of them is a link into /usr
 
 ETC = {
     "etc/passwd": (
@@ -68,9 +67,7 @@ def write_systemd_root(target: Path, _modules: Iterable[Path]) -> None:
         archive.directory(".")
         archive.link("usr/bin/sh", "dash")
         archive.link("etc/systemd/system/getty.target", "/dev/null")  # no login
-        for name in MERGED:
-            archive.link(name, f"usr/{name}")
-            archive.directory(f"usr/{name}")
+        add_merged(archive)
         for directory in DIRECTORIES:
             archive.directory(directory)
         for path, text in ETC.items():
@@ -81,8 +78,9 @@ def write_systemd_root(target: Path, _modules: Iterable[Path]) -> None:
             "etc/systemd/system/multi-user.target.wants/commands.service",
             "/etc/systemd/system/commands.service",
         )
-        binaries = [*_add_systemd(archive), *_add_programs(archive), *add_python(archive)]
-        _add_libraries(archive, binaries)
+        programs = add_programs(archive, PROGRAMS)
+        binaries = [*_add_systemd(archive), *programs, *add_python(archive)]
+        add_libraries(archive, binaries)
         _add_sources(archive)
         archive.end()
 
@@ -105,50 +103,17 @@ def _add_systemd(archive: Archive) -> list[Path]:
         if line.startswith("/usr/share/") or (path.is_dir() and not path.is_symlink()):
             continue
         if path.is_symlink():
-            archive.link(_merged(line), str(path.readlink()))
+            archive.link(merged(line), str(path.readlink()))
         elif path.is_file():
-            archive.file(_merged(line), path.read_bytes(), path.stat().st_mode & 0o777)
+            archive.file(merged(line), path.read_bytes(), path.stat().st_mode & 0o777)
             binaries += [path] if _is_elf(path) else []
     return binaries
-
-
-def _add_programs(archive: Archive) -> list[Path]:
-    programs = [Path(tool(name)) for name in PROGRAMS]
-    for path in programs:
-        archive.file(_merged(str(path)), path.read_bytes())
-    return programs
-
-
-def _add_libraries(archive: Archive, binaries: list[Path]) -> None:
-    """Each under its own name in the directory where every loader looks, wherever it lies here.
-
-    What does not load here does not there.
-    """
-    done = subprocess.run(
-        [tool("ldd"), *map(str, binaries)], capture_output=True, text=True, check=False
-    )
-    for line in done.stdout.splitlines():
-        name, _, rest = line.strip().partition(" => ")
-        if rest.startswith("/"):
-            archive.file(
-                f"usr/lib/x86_64-linux-gnu/{Path(name).name}",
-                Path(rest.rpartition(" (")[0]).read_bytes(),
-            )
-        elif name.startswith("/lib64/") and " (" in name:
-            archive.file(
-                f"usr{name.rpartition(' (')[0]}", Path(name.rpartition(" (")[0]).read_bytes()
-            )
 
 
 def _add_sources(archive: Archive) -> None:
     for directory in ("configs", "docs", "systemd"):
         for file in (ROOT / directory).iterdir():
             archive.file(f"{SOURCE}/{directory}/{file.name}", file.read_bytes(), 0o644)
-
-
-def _merged(path: str) -> str:
-    relative = path.lstrip("/")
-    return f"usr/{relative}" if relative.split("/")[0] in MERGED else relative
 
 
 def _is_elf(path: Path) -> bool:

@@ -134,3 +134,27 @@ async def test_a_primary_that_takes_the_range_and_cannot_read_it_gives_way_too()
         (event,) = core.named("primary-failed")
         assert "cannot be read, although they were written anew" in event["error"]
         assert await core.read("data", 0, len(DATA)) == (0, DATA)
+
+
+class CachedBadSectors(BadSectors):
+    """A disk that does not take the blocks, below a page cache that does: they can be read until
+    they are written back.
+    """
+
+    __slots__ = ()
+
+    def write_back(self, offset: int, length: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+async def test_a_range_that_only_the_page_cache_took_is_not_called_repaired() -> None:
+    async with running() as core:
+        assert await core.write("data", 0, DATA) == 0
+        pair, secondary = core.pair(), core.pair().secondary
+        pair.set_legs(CachedBadSectors(pair.primary, BLOCK), secondary, pair.mode)
+        assert await core.read("data", 0, len(DATA)) == (0, DATA)
+        await core.until(lambda: pair.primary is secondary)
+        assert core.named("range-repaired") == []
+        assert pair.repaired_bytes == 0
+        (event,) = core.named("primary-failed")
+        assert "cannot be written anew" in event["error"]

@@ -13,6 +13,7 @@ import pytest
 
 from duplexd.runtime import directory, fallocate, locked, machine, realfile
 from duplexd.runtime.disk import RealDisk
+from duplexd.runtime.writeback import LostWritesError, find_loss, write_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -447,3 +448,82 @@ def test_a_mount_keeps_its_name(tmp_path: Path) -> None:
     assert disk.mount(str(tmp_path)) == disk.mount(str(tmp_path.parent)) != disk.mount("/proc")
     with pytest.raises(FileNotFoundError):
         disk.mount(str(tmp_path / "nothing"))
+
+
+# ----------------------------------------------------------------------------- lost in write-back
+
+
+def losses(*reported: OSError | None) -> Callable[[int], OSError | None]:
+    """What the kernel says of lost writes, one after the other, and then nothing any more."""
+    waiting = list(reported)
+    return lambda _fd: waiting.pop(0) if waiting else None
+
+
+LOSS = LostWritesError(errno.EIO, "the disk has lost writes")
+
+
+def test_after_lost_writes_nothing_is_read_until_a_sync_has_reported_them(
+    path: str, file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write(0, b"data")
+    buffer = memoryview(bytearray(4))
+    monkeypatch.setattr(realfile, "find_loss", losses(None, LOSS))
+    file.read_into(0, buffer)
+    for _ in range(3):
+        with pytest.raises(LostWritesError) as caught:
+            file.read_into(0, buffer)
+        assert caught.value.filename == path
+        assert not file.read_cached(0, buffer)
+    with pytest.raises(LostWritesError, match="lost writes"):
+        file.sync()
+    file.sync()
+    file.read_into(0, buffer)
+    assert file.read_cached(0, buffer)
+
+
+def test_a_sync_that_fails_has_reported_lost_writes(
+    file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(realfile, "find_loss", losses(LOSS))
+    with pytest.raises(LostWritesError):
+        file.read(0, 4)
+
+    def fails(_fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fdatasync", fails)
+        with pytest.raises(OSError, match="Input/output"):
+            file.sync()
+    file.sync()
+    assert file.read(0, 4) == bytes(4)
+
+
+def test_a_range_that_is_not_written_back_is_a_loss(
+    file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write(4096, b"data")
+    file.write_back(4096, 4096)
+    asked: list[tuple[int, int]] = []
+
+    def loses(_fd: int, offset: int, length: int) -> OSError:
+        asked.append((offset, length))
+        return LOSS
+
+    monkeypatch.setattr(realfile, "write_back", loses)
+    with pytest.raises(LostWritesError):
+        file.write_back(4096, 4096)
+    assert asked == [(4096, 4096)]
+    with pytest.raises(LostWritesError):
+        file.sync()
+
+
+def test_good_disks_have_lost_nothing(path: str, file: File) -> None:
+    fd = os.open(path, os.O_RDWR)
+    try:
+        file.write(0, b"data" * 2048)
+        assert find_loss(fd) is None
+        assert write_back(fd, 0, 4096) is None
+    finally:
+        os.close(fd)
+    assert file.read(0, 4) == b"data"

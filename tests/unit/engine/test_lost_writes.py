@@ -1,0 +1,62 @@
+"""Disks that have lost writes which had succeeded: found by a read, before any sync."""
+
+from __future__ import annotations
+
+import errno
+
+from duplexd.core.pair_states import DUPLEX, SUSPENDED
+from duplexd.runtime.writeback import LostWritesError
+from tests.support.lost_writes import LostWrites
+from tests.unit.engine.cores import running
+
+DATA = bytes(range(256)) * 16
+EVERYTHING_LOST = LostWritesError(errno.EIO, "the disk has lost writes")
+
+
+async def test_a_read_comes_from_the_secondary_which_takes_the_place_of_such_a_primary() -> None:
+    async with running() as core:
+        assert await core.write("data", 0, DATA) == 0
+        pair, secondary = core.pair(), core.pair().secondary
+        pair.set_legs(LostWrites(pair.primary), secondary, pair.mode)
+        assert await core.read("data", 0, len(DATA)) == (0, DATA)
+        await core.until(lambda: pair.primary is secondary)
+        assert (pair.state, pair.usable) == (SUSPENDED, False)
+        (event,) = core.named("primary-failed")
+        assert event["error"] == "the disk has lost writes"
+        assert core.named("range-repaired") == []
+
+
+async def test_a_resync_brings_it_back_with_all_that_it_lost() -> None:
+    async with running() as core:
+        assert await core.write("data", 0, DATA) == 0
+        pair = core.pair()
+        pair.set_legs(LostWrites(pair.primary), pair.secondary, pair.mode)
+        await core.read("data", 0, len(DATA))
+        await core.until(lambda: pair.state == SUSPENDED)
+        await core.controller.resync(["data"])
+        await core.controller.resync_wait(["data"])
+        assert pair.state == DUPLEX
+        assert pair.copied_bytes == pair.size, "what seems to be equal is in memory only"
+        assert core.equal()
+
+
+async def test_such_a_primary_without_a_current_secondary_gives_errors_not_old_content() -> None:
+    async with running({"data": "sync", "wal": "sync"}) as core:
+        assert await core.write("data", 0, DATA) == 0
+        await core.controller.suspend(["data"])
+        pair = core.pair()
+        pair.set_legs(LostWrites(pair.primary), pair.secondary, pair.mode)
+        assert await core.read("data", 0, len(DATA)) == (errno.EIO, b"")
+        await core.until(lambda: bool(pair.failed))
+        assert await core.write("wal", 0, DATA) == 0, "no other volume notices"
+
+
+async def test_such_a_secondary_is_suspended_and_copied_as_a_whole() -> None:
+    async with running() as core:
+        assert await core.write("data", 0, DATA) == 0
+        pair = core.pair()
+        core.controller.failed_legs.found(pair, pair.copy_of, EVERYTHING_LOST)
+        await core.until(lambda: pair.state == SUSPENDED)
+        assert not pair.usable
+        assert pair.changed is not None
+        assert pair.changed.changed_bytes == pair.size
