@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 # Kinds of change. The first three are also the kinds of journal records.
 WRITE, ZERO, TRIM, FLUSH = 1, 2, 3, 4
@@ -74,9 +74,9 @@ class Change:
 class Client(Protocol):
     """A connection, as the write path sees it."""
 
-    def finished(self, change: Change) -> None:
-        """Queue the reply of a change. May be called during `Backend.submit`, or later from the
-        loop.
+    def finished(self, changes: Sequence[Change]) -> None:
+        """Queue the replies of its changes. May be called during `Backend.submit`, or later from
+        the loop.
         """
 
     def flush_replies(self) -> None:

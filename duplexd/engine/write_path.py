@@ -305,10 +305,13 @@ class WritePath:
 
     def _acknowledge(self, changes: Sequence[PairChange]) -> None:
         """Changes with FUA are answered once the journal is durable, the others now."""
-        durable = [change for change in changes if change.fua and not change.error]
-        if not durable:
+        for change in changes:
+            if change.fua and not change.error:
+                break
+        else:
             self._answer(changes)
             return
+        durable = [change for change in changes if change.fua and not change.error]
 
         def done(error: int) -> None:
             for change in durable:
@@ -325,15 +328,26 @@ class WritePath:
 
     def _answer(self, changes: Sequence[Change]) -> None:
         """Send each client's replies together; the submitter sends its own after `submit`."""
-        others: dict[Client, None] = {}
-        submitter = self._submitter
+        if not changes:  # trims, all of them ignored
+            return
+        client = changes[0].client
         for change in changes:
-            client = change.client
-            client.finished(change)
-            if client is not submitter:
-                others[client] = None
-        for client in others:
-            if type(client) is not Joined or client.origin is not submitter:
+            if change.client is not client:
+                self._answer_each(changes)
+                return
+        client.finished(changes)
+        if client is not self._submitter:
+            client.flush_replies()
+
+    def _answer_each(self, changes: Sequence[Change]) -> None:
+        """Of several clients."""
+        of: dict[Client, list[Change]] = {}
+        for change in changes:
+            of.setdefault(change.client, []).append(change)
+        for client, theirs in of.items():
+            client.finished(theirs)
+        for client in of:
+            if client is not self._submitter:
                 client.flush_replies()
 
     def _parts(self, change: PairChange) -> list[PairChange]:
@@ -375,14 +389,15 @@ class Joined:
         self._left = parts
         self.origin: Client = whole.client
 
-    def finished(self, part: Change) -> None:
+    def finished(self, parts: Sequence[Change]) -> None:
         """See `Client`."""
         whole = self._whole
-        whole.error = whole.error or part.error
-        whole.sequence = max(whole.sequence, part.sequence)
-        self._left -= 1
+        for part in parts:
+            whole.error = whole.error or part.error
+            whole.sequence = max(whole.sequence, part.sequence)
+        self._left -= len(parts)
         if not self._left:
-            self.origin.finished(whole)
+            self.origin.finished([whole])
 
     def flush_replies(self) -> None:
         """See `Client`."""

@@ -149,7 +149,12 @@ class Connection(asyncio.BufferedProtocol):
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         """Where the transport puts what it receives."""
-        return self._input if self._receiver is None else self._receiver.buffer()
+        receiver, dispatch = self._receiver, self._dispatch
+        if receiver is None or dispatch is None:
+            return self._input
+        if not dispatch.in_flight:
+            return receiver.buffer()
+        return receiver.behind() or self._exchanged(receiver, dispatch)
 
     def buffer_updated(self, count: int) -> None:
         """One wake-up."""
@@ -163,8 +168,6 @@ class Connection(asyncio.BufferedProtocol):
             self._reserved = False  # the change counts it from now on
         if requests:
             dispatch.serve(requests)
-            if dispatch.lent and not dispatch.backlog:
-                self._exchange(receiver, dispatch)
         if (
             dispatch.backlog
             or dispatch.ended
@@ -174,13 +177,12 @@ class Connection(asyncio.BufferedProtocol):
         ):
             self._adjust()
 
-    def _exchange(self, receiver: Receiver, dispatch: Dispatch) -> None:
-        """Receive into another buffer while changes use this one. Not while there is a backlog: it
-        uses this one too, and nothing is read meanwhile.
-        """
+    def _exchanged(self, receiver: Receiver, dispatch: Dispatch) -> memoryview:
+        """Receive into another buffer if changes use this one, which is full."""
         changes, dispatch.lent = dispatch.lent, []
-        if type(changes[0].data) is memoryview or in_use(changes):
+        if in_use(changes):
             receiver.exchange(self._buffers.lend(receiver.whole, changes))
+        return receiver.buffer()
 
     def _negotiate(self, count: int) -> None:
         handshake = self._handshake
@@ -255,8 +257,6 @@ class Connection(asyncio.BufferedProtocol):
             return
         if dispatch.backlog and self._receiver is not None:
             dispatch.serve(dispatch.backlog)
-            if dispatch.lent and not dispatch.backlog:
-                self._exchange(self._receiver, dispatch)
         self._adjust()
 
     def _adjust(self) -> None:

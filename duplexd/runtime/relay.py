@@ -88,12 +88,13 @@ class Relay(Workers):
         threading.Thread(target=run, name="loop", daemon=True).start()
 
     def _drive(self) -> None:
-        if self._calls:
-            self._loop.stop()
+        loop, calls = self._loop, self._calls
+        if calls:
+            loop.stop()
         try:
             while not self._stopping:
-                self._loop.run_forever()
-                if self._calls and not self._call(*self._calls.popleft()):
+                loop.run_forever()
+                if calls and not self._call(*calls.popleft()):
                     return
         except BaseException as error:  # noqa: BLE001  the thread that waits in `drive` raises it
             self._broken = error
@@ -102,7 +103,10 @@ class Relay(Workers):
     def _call(
         self, call: Callable[[], T], done: Callable[[T | None, BaseException | None], None]
     ) -> bool:
-        """Make a call; False if another thread drives now."""
+        """Make a call; False if another thread drives now.
+
+        `done` is called as if the loop called it, which saves a turn of the loop.
+        """
         loop, note = self._loop, self._note
         result: T | None = None
         error: BaseException | None = None
@@ -112,39 +116,30 @@ class Relay(Workers):
             result = call()
         except BaseException as raised:  # noqa: BLE001  `done` gets it
             error = raised
-        wanted = type(error) is not GivenUp
         try:
             note.pop()
         except IndexError:
-            if wanted and not self._stopping:
+            if type(error) is not GivenUp and not self._stopping:
                 loop.call_soon_threadsafe(done, result, error)
             return False
         else:
             if self._calls:
                 loop.stop()
-            if wanted:
-                self._deliver(done, result, error)
+            if type(error) is GivenUp:
+                return True
+            asyncio._set_running_loop(loop)
+            try:
+                done(result, error)
+            except BaseException as burst:  # noqa: BLE001  the loop goes on
+                context = {"message": f"unexpected error in {done!r}", "exception": burst}
+                loop.call_exception_handler(context)
+            finally:
+                asyncio._set_running_loop(None)
             return True
         finally:
             # This frame and the error would keep each other, and with them the leg that hung, which
             # stays locked as long as anything refers to it.
             del error
-
-    def _deliver(
-        self,
-        done: Callable[[T | None, BaseException | None], None],
-        result: T | None,
-        error: BaseException | None,
-    ) -> None:
-        """Call `done` as if the loop called it, which saves a turn of the loop."""
-        asyncio._set_running_loop(self._loop)
-        try:
-            done(result, error)
-        except BaseException as burst:  # noqa: BLE001  the loop goes on
-            context = {"message": f"unexpected error in {done!r}", "exception": burst}
-            self._loop.call_exception_handler(context)
-        finally:
-            asyncio._set_running_loop(None)
 
     def _look_out(self) -> None:
         """Look at the driver's call once in a while; drive on without it if it hangs."""

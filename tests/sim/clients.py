@@ -82,7 +82,11 @@ class SimClient:
 
     # As the write path sees a client
 
-    def finished(self, change: Change) -> None:
+    def finished(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            self._finished(change)
+
+    def _finished(self, change: Change) -> None:
         machine, promises = self._machine, self._machine.promises
         self._payloads.finished(change)
         if machine.disk.dead or self._gone:  # nobody hears it

@@ -31,9 +31,9 @@ class Writing:
         self._machine = machine
         self.answers = 0
 
-    def finished(self, change: Change) -> None:
-        assert change.error == 0
-        self.answers += 1
+    def finished(self, changes: Sequence[Change]) -> None:
+        assert all(change.error == 0 for change in changes)
+        self.answers += len(changes)
 
     def flush_replies(self) -> None:
         """Nothing is queued."""

@@ -55,8 +55,8 @@ class Peer:
         self.answers: list[Change] = []
         self.flushes = 0
 
-    def finished(self, change: Change) -> None:
-        self.answers.append(change)
+    def finished(self, changes: Sequence[Change]) -> None:
+        self.answers += changes
 
     def flush_replies(self) -> None:
         self.flushes += 1

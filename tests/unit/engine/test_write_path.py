@@ -476,7 +476,7 @@ async def test_parts_are_answered_together_once_the_last_one_is_done() -> None:
         assert parts.peer.answers == []
         part = parts.change("data", 0, bytes(RECORD))
         part.sequence, part.error = number, errno.EIO if number == 12 else 0
-        joined.finished(part)
+        joined.finished([part])
     assert parts.peer.answers == [whole]
     assert (whole.sequence, whole.error) == (13, errno.EIO)
 

@@ -85,7 +85,7 @@ class MemoryBackend:
     def flush(self, change: Change) -> None:
         self.flushes += 1
         change.error = self.error
-        change.client.finished(change)
+        change.client.finished([change])
 
     def read(
         self,
@@ -132,7 +132,7 @@ class MemoryBackend:
                 data
             )
         change.error = self.error
-        change.client.finished(change)
+        change.client.finished([change])
 
 
 async def _serve(listen: list[Address], volumes: dict[str, int]) -> None:
