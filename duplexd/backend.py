@@ -75,13 +75,8 @@ class Client(Protocol):
     """A connection, as the write path sees it."""
 
     def finished(self, changes: Sequence[Change]) -> None:
-        """Queue the replies of its changes. May be called during `Backend.submit`, or later from
-        the loop.
-        """
-
-    def flush_replies(self) -> None:
-        """Send what `finished` queued. Called once after one or more `finished` that came outside
-        of `Backend.submit`.
+        """Reply to these changes, all of this client. Called from the loop: within the call that
+        brought them (`Backend.submit`, `Backend.flush`), or later.
         """
 
 

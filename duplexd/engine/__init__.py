@@ -15,8 +15,6 @@ the signals of one to the reactions of another; none of them imports it:
     ...     def finished(self, changes):
     ...         for change in changes:
     ...             print("answered:", change.length, "bytes, error", change.error)
-    ...     def flush_replies(self):
-    ...         pass
     >>> async def one_write_one_cut(directory):
     ...     config = parse(f'''
     ...         [controller]

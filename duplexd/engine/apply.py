@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
     from duplexd.core.pair import Pair, PairChange
     from duplexd.engine.batch import Batch, Done, Note
-    from duplexd.images.leg import Leg
     from duplexd.journal.writer import Writer
     from duplexd.runtime.threads import Workers
 
@@ -226,9 +225,7 @@ class Executor:
 
     # ------------------------------------------------------------------- legs that fail
 
-    def _secondary_failed(
-        self, batch: Batch, watch: Watch[Note], at: int, error: OSError
-    ) -> None:
+    def _secondary_failed(self, batch: Batch, watch: Watch[Note], at: int, error: OSError) -> None:
         watch.leave()
         batch.at, change = at, batch.changes[at]
         pair = change.volume

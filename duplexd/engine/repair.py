@@ -44,9 +44,7 @@ def heal(
         failure.torn = failure.lost = True
 
 
-def _heal_piece(
-    primary: Leg, secondary: Leg, offset: int, length: int, watch: Watch[Note]
-) -> bool:
+def _heal_piece(primary: Leg, secondary: Leg, offset: int, length: int, watch: Watch[Note]) -> bool:
     before, now = bytearray(length), bytearray(length)
     with watch.at(primary):
         primary.read_into(offset, memoryview(before))
@@ -84,9 +82,6 @@ class _Nobody:
 
     def finished(self, changes: Sequence[Change]) -> None:
         """No connection waits for them."""
-
-    def flush_replies(self) -> None:
-        """Nothing to send."""
 
 
 NOBODY = _Nobody()

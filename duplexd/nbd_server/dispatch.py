@@ -42,8 +42,8 @@ _READ, _WRITE, _FUA, _LENGTH_MAX = c.CMD_READ, c.CMD_WRITE, c.CMD_FLAG_FUA, c.PA
 
 
 class Dispatch:
-    """The `Client` of the write path. `progressed` is called from within `flush_replies` and when a
-    read is done: something may move on.
+    """The `Client` of the write path. `progressed` is called when something may move on, but not if
+    the connection is not `stalled`.
     """
 
     __slots__ = (
@@ -63,6 +63,8 @@ class Dispatch:
         "payload_bytes",
         "progressed",
         "read_bytes",
+        "serving",
+        "stalled",
         "write_paused",
     )
 
@@ -83,6 +85,8 @@ class Dispatch:
             0  # of changes in flight, and of a large payload that is being received
         )
         self.read_bytes = 0  # being read in worker threads
+        self.serving = False  # within `serve`, which sends the replies of what is done at once
+        self.stalled = False  # the connection does not read, or is about to close
         self.write_paused = False
         self.progressed = progressed
         self._counted = 0  # part of payload_bytes that the server's budget knows
@@ -101,9 +105,13 @@ class Dispatch:
             self.backlog = requests
             return
         changes: list[Change] = []
-        position = self._take(iter(requests), changes)
-        if changes:
-            self._submit(changes)
+        self.serving = True
+        try:
+            position = self._take(iter(requests), changes)
+            if changes:
+                self._submit(changes)
+        finally:
+            self.serving = False
         if position or self._replies:
             self._send(position)
         if not 0 <= self.payload_bytes - self._counted <= self._uncounted_max:
@@ -138,7 +146,7 @@ class Dispatch:
     # Client
 
     def finished(self, changes: Sequence[Change]) -> None:
-        """Queue the replies of changes."""
+        """Reply to changes."""
         replies, failing = self._replies, self._server.failing
         for change in changes:
             error = change.error
@@ -150,17 +158,18 @@ class Dispatch:
                 change.data = b""  # its receive buffer is free
             replies.append(_pack(_MAGIC, error, change.cookie))
         self.in_flight -= len(changes)
-
-    def flush_replies(self) -> None:
-        """Send what was queued outside of `serve`."""
+        if self.serving:
+            return
         if self.dropped:
-            self._replies.clear()
+            replies.clear()
             self.payload_bytes = 0
             return
-        self._send(0)
+        self._transport.write(replies[0] if len(replies) == 1 else b"".join(replies))
+        replies.clear()
         if self._counted:
             self._count()
-        self.progressed()
+        if self.stalled:
+            self.progressed()
 
     # Waiter of the budgets
 
@@ -339,4 +348,5 @@ class Dispatch:
         else:
             _pack_into(reply, 0, _MAGIC, 0, cookie)
             self._transport.write(reply)
-        self.progressed()
+        if self.stalled:
+            self.progressed()

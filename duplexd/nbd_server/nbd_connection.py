@@ -238,17 +238,10 @@ class Connection(asyncio.BufferedProtocol):
             self._progressed()
 
     def _progressed(self) -> None:
-        """Go on soon, if anything waits; not at once, for this may be called from within the write
-        path.
-        """
-        if not self._scheduled and (
-            not self._transport.is_reading() or self._stopping or self._ended()
-        ):
+        """Go on soon; not at once, for this may be called from within the write path."""
+        if not self._scheduled:
             self._scheduled = True
             self._server.loop.call_soon(self._resume)
-
-    def _ended(self) -> bool:
-        return self._dispatch is not None and self._dispatch.ended
 
     def _resume(self) -> None:
         self._scheduled = False
@@ -279,9 +272,11 @@ class Connection(asyncio.BufferedProtocol):
             or dispatch.write_paused
             or not self._has_room(receiver, dispatch)
         ):
+            dispatch.stalled = True
             self._transport.pause_reading()
             self._server.hangups.watch(self._fd, self.abort)
         else:
+            dispatch.stalled = dispatch.ended
             self._server.hangups.unwatch(self._fd)
             self._transport.resume_reading()
 

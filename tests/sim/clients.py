@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from duplexd.backend import FLUSH, TRIM, WRITE, ZERO, Change
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from random import Random
 
     from tests.sim.machine import Machine
@@ -107,9 +108,6 @@ class SimClient:
             if change.fua:
                 promises.flushed = max(promises.flushed, before, change.sequence)
         self._woken.set()
-
-    def flush_replies(self) -> None:
-        """Nothing is queued."""
 
     # What it does
 

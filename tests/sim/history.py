@@ -173,13 +173,14 @@ class History:
             if kind != SEAL:
                 self._appended(writer.sequence, kind, volume, offset, length, data)
 
-        def tapped_append_changes(writer: Writer, changes: Any, time_us: int) -> None:
-            append_changes(writer, changes, time_us)
-            for change in changes:
+        def tapped_append_changes(writer: Writer, changes: Any, first: int, time_us: int) -> int:
+            behind = append_changes(writer, changes, first, time_us)
+            for change in changes[first:behind]:
                 number, payload = change.volume.id, change.data
                 self._appended(
                     change.sequence, change.kind, number, change.offset, change.length, payload
                 )
+            return behind
 
         def tapped_write_changes(writer: Writer, changes: Any, time_us: int) -> None:
             with self._outcome(at_once=False):

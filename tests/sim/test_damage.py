@@ -18,7 +18,7 @@ from tests.sim.checks import Cuts
 from tests.sim.machine import Died, Machine
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 SEGMENT = "/state/journal/0000.seg"
 CHECKPOINT = "/state/checkpoint"
@@ -34,9 +34,6 @@ class Writing:
     def finished(self, changes: Sequence[Change]) -> None:
         assert all(change.error == 0 for change in changes)
         self.answers += len(changes)
-
-    def flush_replies(self) -> None:
-        """Nothing is queued."""
 
     def change(self, name: str, offset: int, data: bytes) -> Change:
         return Change(

@@ -113,11 +113,8 @@ class MemoryBackend:
         """Apply what is held, answer, and hold no longer."""
         self.holding = False
         held, self.held = self.held, []
-        clients = {change.client: None for change in held}
         for change in held:
             self._apply(change)
-        for client in clients:
-            client.flush_replies()
 
     def finish_reads(self) -> None:
         """Answer the reads that wait."""
