@@ -155,7 +155,11 @@ class Executor:
         watch = self._watch
         watch.inside.append(JOURNAL)
         try:
-            _journal(batch, self._writer)
+            if batch.regions:
+                _journal_with_regions(batch, self._writer)
+            else:
+                self._writer.write_changes(batch.changes, batch.time_us)
+                batch.journaled = True
         except BaseException:
             watch.inside.pop()
             raise
@@ -348,17 +352,14 @@ class Executor:
             self._freeze(batch, failure)
 
 
-def _journal(batch: Batch, writer: Writer) -> None:
-    """All of the batch, or none of it. Where new regions are opened, no leg may be written before
-    that is durable: if that fails, the batch is `journaled` nevertheless.
+def _journal_with_regions(batch: Batch, writer: Writer) -> None:
+    """All of the batch, or none of it. No leg may be written before new regions are durable: if
+    that fails, the batch is `journaled` nevertheless.
     """
-    if batch.regions:
-        payload = encode(Regions(batch.regions))
-        batch.regions_sequence = writer.append_marker(payload, batch.time_us)
+    batch.regions_sequence = writer.append_marker(encode(Regions(batch.regions)), batch.time_us)
     writer.write_changes(batch.changes, batch.time_us)
     batch.journaled = True
-    if batch.regions:
-        writer.sync_now()
+    writer.sync_now()
 
 
 def _is_behind(batch: Batch, pair: Pair, change: PairChange) -> bool:

@@ -290,17 +290,16 @@ class Writer:
         """
         if self.staged or self._closed or self._unwiped:
             self._write_extents()
+            self._closed = []
         elif self._buffers:
             self._write_one()
-        self._closed = []
         self.written = self.sequence
         self._batch_start = (self.segment, self.position, self.sequence, self.chain)
 
     def _write_one(self) -> None:
         """A batch that lies in one segment, with nothing before it: the common case."""
-        segment, size, buffers = self.segment, self._bytes, self._buffers
-        start, end = self.position - size, self.position
-        padding = min(-end % _PAGE_BYTES, segment.size - end)
+        segment, size, buffers, end = self.segment, self._bytes, self._buffers, self.position
+        start, padding = end - size, min(-end % _PAGE_BYTES, segment.size - end)
         if padding:
             buffers.append(_ZEROES[:padding])
         try:

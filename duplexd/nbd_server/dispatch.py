@@ -25,13 +25,13 @@ from duplexd.nbd.transmission import refusal, wire_error
 from duplexd.nbd_server.shared import EXPORT_FLAGS
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Iterator, Sequence
 
     from duplexd.backend import Volume
     from duplexd.nbd.transmission import Request
     from duplexd.nbd_server.budget import Budget
     from duplexd.nbd_server.shared import Server
+    from duplexd.nbd_server.wire import Wire
 
 _MAGIC = c.SIMPLE_REPLY_MAGIC
 _HEADER = SIMPLE_REPLY.size
@@ -52,9 +52,9 @@ class Dispatch:
         "_replies",
         "_server",
         "_traffic",
-        "_transport",
         "_uncounted_max",
         "_volume",
+        "_wire",
         "backlog",
         "dropped",
         "ended",
@@ -72,7 +72,7 @@ class Dispatch:
         self,
         server: Server,
         volume: Volume,
-        transport: asyncio.Transport,
+        wire: Wire,
         progressed: Callable[[], None],
     ) -> None:
         self.backlog: list[Request] = []
@@ -95,7 +95,7 @@ class Dispatch:
         self._server = server
         self._traffic = server.traffic_of(volume)
         self._uncounted_max = server.limits.connection_uncounted_bytes_max
-        self._transport = transport
+        self._wire = wire
         self._volume = volume
 
     def serve(self, requests: list[Request]) -> None:
@@ -164,7 +164,7 @@ class Dispatch:
             replies.clear()
             self.payload_bytes = 0
             return
-        self._transport.write(replies[0] if len(replies) == 1 else b"".join(replies))
+        self._wire.write(replies[0] if len(replies) == 1 else b"".join(replies))
         replies.clear()
         if self._counted:
             self._count()
@@ -283,24 +283,22 @@ class Dispatch:
 
     def _send(self, position: int) -> None:
         """Send the filled part of the reply buffer, and the queued replies."""
-        transport = self._transport
+        wire = self._wire
         if self._replies:
             replies = b"".join(self._replies)
             self._replies.clear()
             end = position + len(replies)
             if not position or end > len(self._server.reply_buffer):
-                transport.write(replies)
+                wire.write(replies)
             else:
                 self._server.reply_buffer[position:end] = replies
                 position = end
         if not position:
             return
         filled = self._server.reply_buffer[:position]
-        if transport.get_write_buffer_size():
-            transport.write(bytes(filled))
-            return
-        transport.write(filled)
-        if transport.get_write_buffer_size():
+        if wire.unsent_bytes:
+            wire.write(bytes(filled))
+        elif not wire.write(filled):
             self._server.fresh_reply_buffer()
 
     def _count(self) -> None:
@@ -344,9 +342,9 @@ class Dispatch:
             return
         error = self._outcome("read", number) if number or self._server.failing else 0
         if error:
-            self._transport.write(_pack(_MAGIC, error, cookie))
+            self._wire.write(_pack(_MAGIC, error, cookie))
         else:
             _pack_into(reply, 0, _MAGIC, 0, cookie)
-            self._transport.write(reply)
+            self._wire.write(reply)
         if self.stalled:
             self.progressed()

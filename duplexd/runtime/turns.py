@@ -1,10 +1,10 @@
-"""The daemon's event loop: asyncio's, driven turn by turn, with a short way for what can be read.
+"""The daemon's event loop: asyncio's, driven turn by turn, with a short way for common events.
 
 `relay.py` makes calls between two turns, and another thread goes on with the loop when one hangs.
 uvloop runs whole or not at all; to stop it and run it again for each batch of changes costs about
-7 us of CPU, where a whole write took 22. A turn of asyncio costs as much, nearly all of it for
-timers and callbacks, which a turn seldom has. So a turn here waits and calls the readers itself,
-and asyncio's own turn is taken only if there is something for it.
+7 us of CPU, where a whole write took 22. A turn of asyncio costs as much, for timers and events in
+general, of which a turn seldom has any. So a turn here does what is common itself, and asyncio's
+own turn follows only when there is more.
 
 This uses inner parts of asyncio that no version from 3.11 to 3.14 differs in: `_run_once`,
 `_ready`, `_scheduled`, `_thread_id`, and what it registers with a selector.
@@ -27,37 +27,36 @@ if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike
 
 EVENTS_MAX = 256  # of one turn
-_READABLE = select.EPOLLIN
+_READABLE, _WRITABLE = select.EPOLLIN, select.EPOLLOUT
+_NOBODY = (None, None)
 
 
-class _Readers(selectors.EpollSelector):
-    """A selector that knows what asyncio calls when a descriptor is readable."""
+class _Noting(selectors.EpollSelector):
+    """A selector that notes what asyncio registers: what it calls when a descriptor can be read,
+    and when it can be written.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.readers: dict[int, asyncio.Handle] = {}
+        self.noted: dict[int, tuple[asyncio.Handle | None, asyncio.Handle | None]] = {}
 
     def register(
         self, fileobj: FileDescriptorLike, events: int, data: object = None
     ) -> selectors.SelectorKey:
-        return self._noted(super().register(fileobj, events, data))
+        key = super().register(fileobj, events, data)
+        self.noted[key.fd] = key.data
+        return key
 
     def modify(
         self, fileobj: FileDescriptorLike, events: int, data: object = None
     ) -> selectors.SelectorKey:
-        return self._noted(super().modify(fileobj, events, data))
+        key = super().modify(fileobj, events, data)
+        self.noted[key.fd] = key.data
+        return key
 
     def unregister(self, fileobj: FileDescriptorLike) -> selectors.SelectorKey:
         key = super().unregister(fileobj)
-        self.readers.pop(key.fd, None)
-        return key
-
-    def _noted(self, key: selectors.SelectorKey) -> selectors.SelectorKey:
-        reader, _writer = key.data
-        if reader is None:
-            self.readers.pop(key.fd, None)
-        else:
-            self.readers[key.fd] = reader
+        self.noted.pop(key.fd, None)
         return key
 
 
@@ -74,10 +73,10 @@ class TurnLoop(asyncio.SelectorEventLoop):
         def _run_once(self) -> None: ...
 
     def __init__(self) -> None:
-        found = _Readers()
-        super().__init__(found)
-        self._readers = found.readers
-        self._epoll = select.epoll.fromfd(os.dup(found.fileno()))
+        selector = _Noting()
+        super().__init__(selector)
+        self._noted = selector.noted
+        self._epoll = select.epoll.fromfd(os.dup(selector.fileno()))
 
     def enter(self) -> None:
         """The calling thread drives the loop from now on."""
@@ -91,19 +90,25 @@ class TurnLoop(asyncio.SelectorEventLoop):
 
     def turn(self, wait: bool) -> None:
         """Do what there is to do; if it is nothing, and `wait`, wait until there is something."""
-        ready, timers, readers = self._ready, self._scheduled, self._readers
+        ready, timers, noted = self._ready, self._scheduled, self._noted
         due = timers[0].when() if timers else inf
         timeout_s = 0.0
         if wait and not ready:
             timeout_s = max(due - monotonic(), 0.0) if timers else -1.0
-        others = False
+        rare = False
         for fd, events in self._epoll.poll(timeout_s, EVENTS_MAX):
-            reader = readers.get(fd)
-            if reader is None or events != _READABLE:
-                others = True  # asyncio's turn finds it again
-            else:
+            reader, writer = noted.get(fd, _NOBODY)
+            if events == _READABLE and reader is not None:
                 reader._run()
-        if ready or others or due <= monotonic():
+            elif events == _WRITABLE and writer is not None:
+                writer._run()
+            else:
+                rare = True  # asyncio's turn finds it again
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle.cancelled():
+                handle._run()
+        if rare or due <= monotonic():
             self._run_once()
 
     def close(self) -> None:
