@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 # Kinds of change. The first three are also the kinds of journal records.
 WRITE, ZERO, TRIM, FLUSH = 1, 2, 3, 4
@@ -74,14 +74,9 @@ class Change:
 class Client(Protocol):
     """A connection, as the write path sees it."""
 
-    def finished(self, change: Change) -> None:
-        """Queue the reply of a change. May be called during `Backend.submit`, or later from the
-        loop.
-        """
-
-    def flush_replies(self) -> None:
-        """Send what `finished` queued. Called once after one or more `finished` that came outside
-        of `Backend.submit`.
+    def finished(self, changes: Sequence[Change]) -> None:
+        """Reply to these changes, all of this client. Called from the loop: within the call that
+        brought them (`Backend.submit`, `Backend.flush`), or later.
         """
 
 

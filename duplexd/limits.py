@@ -104,6 +104,8 @@ class NbdLimits:
     connection_receive_bytes: int = 256 * KIB
     # payloads of one connection that wait; beyond it no further WRITE is taken from it
     connection_in_flight_bytes_max: int = 64 * MIB
+    # of them, those that `queued_bytes_max` need not know
+    connection_uncounted_bytes_max: int = 16 * KIB
     connection_in_flight_requests_max: int = 16384
     connection_read_bytes_max: int = 64 * MIB  # reads of one connection in worker threads
     # replies the client does not take; beyond it nothing more is read for it

@@ -30,7 +30,6 @@ import time
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import structlog
-import uvloop
 
 from duplexd import __version__
 from duplexd.api.metrics import nbd_metrics
@@ -55,6 +54,7 @@ from duplexd.runtime.notify import notify, watchdog_interval_s
 from duplexd.runtime.relay import Relay
 from duplexd.runtime.reserve import Reserve
 from duplexd.runtime.threads import ThreadWorkers
+from duplexd.runtime.turns import TurnLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -386,7 +386,7 @@ def run(config: Config, adopt: bool = False) -> None:
     """
     os.umask(UMASK)
     limits = shared_out(Limits(), config, raise_limit())
-    loop = uvloop.new_event_loop()
+    loop = TurnLoop()
     relay = Relay(loop)
     with contextlib.closing(loop), in_file(config):
         service = Service(config, limits, relay, adopt)

@@ -12,10 +12,9 @@ the signals of one to the reactions of another; none of them imports it:
     >>> from duplexd.runtime.disk import RealDisk
     >>> from duplexd.runtime.threads import ThreadWorkers
     >>> class Connection:
-    ...     def finished(self, change):
-    ...         print("answered:", change.length, "bytes, error", change.error)
-    ...     def flush_replies(self):
-    ...         pass
+    ...     def finished(self, changes):
+    ...         for change in changes:
+    ...             print("answered:", change.length, "bytes, error", change.error)
     >>> async def one_write_one_cut(directory):
     ...     config = parse(f'''
     ...         [controller]

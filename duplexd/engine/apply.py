@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from functools import partial
 from typing import TYPE_CHECKING
 
 from duplexd.backend import WRITE
@@ -38,8 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from duplexd.core.pair import Pair, PairChange
-    from duplexd.engine.batch import Batch, Done
-    from duplexd.images.leg import Leg
+    from duplexd.engine.batch import Batch, Done, Note
     from duplexd.journal.writer import Writer
     from duplexd.runtime.threads import Workers
 
@@ -69,7 +69,7 @@ class Executor:
         self.patience = Patience()
         self.swaps = True
         self.heavy_changes = 0
-        self._watch: Watch[Leg | str] = Watch()
+        self._watch: Watch[Note] = Watch()
         self._batch: Batch | None = None  # that runs
         self._done: Done = _nobody
         self._timer: asyncio.TimerHandle | None = None
@@ -87,7 +87,7 @@ class Executor:
         if batch.heavy:
             self.heavy_changes += len(batch.changes)
             workers = self._heavy
-        workers.submit(lambda: self.perform(batch), lambda _none, error: self._ended(batch, error))
+        workers.submit(partial(self.perform, batch), partial(self._ended, batch))
 
     def write_staged(self, done: Callable[[BaseException | None], None]) -> None:
         """Write what is staged in the journal; `done(error)` is called later, in the loop."""
@@ -120,31 +120,31 @@ class Executor:
         """Look at the batch that runs, a few times a second while there are any."""
         self._timer = None
         watch, batch = self._watch, self._batch
-        leg = watch.waits_for()
-        if batch is None and leg is None:
+        note = watch.waits_for()
+        if batch is None and note is None:
             return
         self._look_later()
-        if batch is None or leg is None or isinstance(leg, str):
+        if batch is None or note is None or note is JOURNAL:
             return
+        at, leg = note if isinstance(note, tuple) else (batch.at, note)
+        assert not isinstance(leg, str)
         use = PRIMARY if any(leg is c.volume.primary for c in batch.changes) else SECONDARY
         seconds = self.patience.seconds(use)
-        if watch.waits_longer(seconds, asyncio.get_running_loop().time()):
-            self._give_up(batch, watch, seconds)
+        if watch.waits_longer(seconds, asyncio.get_running_loop().time()) and watch.give_up(note):
+            batch.at = at
+            self._go_on_without(batch, HungError(leg, seconds))
 
-    def _give_up(self, batch: Batch, watch: Watch[Leg | str], seconds: float) -> None:
-        """Go on after the call that hangs, in another worker."""
-        leg = watch.give_up()
-        if leg is None:
-            return
+    def _go_on_without(self, batch: Batch, error: HungError) -> None:
+        """In another worker: the one that hangs was given up."""
         workers = self._heavy if batch.heavy else self._light
         workers.replace()
         fresh = self._watch = Watch()
         workers.submit(
-            lambda: self._go_on(batch, fresh, HungError(leg, seconds)),
-            lambda _none, error: self._ended(batch, error),
+            partial(self._go_on, batch, fresh, error),
+            partial(self._ended, batch),
         )
 
-    def _ended(self, batch: Batch, error: BaseException | None) -> None:
+    def _ended(self, batch: Batch, _none: None, error: BaseException | None) -> None:
         self._batch, done = None, self._done
         done(batch, error)
 
@@ -153,85 +153,85 @@ class Executor:
     def perform(self, batch: Batch) -> None:
         """Journal and apply a batch, here and now. Failures of legs are noted in the batch."""
         watch = self._watch
-        inside = watch.inside
-        inside.append(JOURNAL)  # here, and for each leg, without `at`: it is once for each batch
+        watch.inside.append(JOURNAL)
         try:
-            _journal(batch, self._writer)
-        finally:
-            inside.pop()  # the journal is never given up
+            if batch.regions:
+                _journal_with_regions(batch, self._writer)
+            else:
+                self._writer.write_changes(batch.changes, batch.time_us)
+                batch.journaled = True
+        except BaseException:
+            watch.inside.pop()
+            raise
         self._apply(batch, watch, 0, False)
 
-    def _go_on(self, batch: Batch, watch: Watch[Leg | str], error: HungError) -> None:
+    def _go_on(self, batch: Batch, watch: Watch[Note], error: HungError) -> None:
         """After the worker before was given up at change `batch.at`."""
         if batch.restoring != NOT_YET:
             self._leave_unrestored(batch, error)
             self._restore(batch, watch)
             return
+        watch.inside.append(JOURNAL)  # it moves from here
         change, failure = batch.changes[batch.at], batch.healing
         pair = change.volume
         if error.what is pair.primary:
             if failure is not None:
                 self._torn(batch, failure)
-            self._primary_failed(batch, change, error, final=True)
+            self._primary_failed(batch, watch, change, error, final=True)
             self._apply(batch, watch, batch.at + 1, False)
             return
         self._torn(batch, failure or SecondaryFailure(pair, change.sequence, error))
         self._apply(batch, watch, batch.at, True)
 
-    def _apply(self, batch: Batch, watch: Watch[Leg | str], first: int, half: bool) -> None:
+    def _apply(self, batch: Batch, watch: Watch[Note], first: int, half: bool) -> None:
         """Apply the changes from place `first` on; `half`: its secondary is done.
 
         Once a secondary fails, it and the other secondaries of its group are no longer written:
         they are suspended at the number before the failed change.
+
+        The note is moved from call to call, not removed between them. A move fails, too, if the
+        loop has taken the note, so nothing is called after that.
         """
         changes, frozen, dead, inside = batch.changes, batch.frozen, batch.dead, watch.inside
-        for at in range(first, len(changes)):
-            change = changes[at]
-            batch.at = at
-            watch.calls += 1
-            pair, secondary = change.volume, change.volume.secondary
-            if pair.mirrors and not half and secondary is not None and pair not in frozen:
-                inside.append(secondary)
-                try:
-                    if change.kind == WRITE:  # here, not in a function: once for each change
-                        secondary.write(change.offset, change.data)
-                    else:
-                        secondary.zero(change.offset, change.length, change.allocate)
-                except OSError as error:
-                    watch.leave()
-                    self._secondary_failed(batch, watch, change, error)
-                else:
+        try:
+            for at in range(first, len(changes)):
+                change = changes[at]
+                pair, secondary = change.volume, change.volume.secondary
+                if pair.mirrors and not half and secondary is not None and pair not in frozen:
+                    inside[0] = at, secondary
                     try:
-                        inside.pop()
-                    except IndexError:
-                        raise GivenUp from None
-            half = False
-            if dead and pair in dead:
-                if pair in frozen or not pair.mirrors:
-                    change.error = errno.EIO
-                continue
-            inside.append(pair.primary)
-            try:
-                if change.kind == WRITE:
-                    pair.primary.write(change.offset, change.data)
-                else:
-                    pair.primary.zero(change.offset, change.length, change.allocate)
-            except OSError as error:
-                watch.leave()
-                self._primary_failed(batch, change, error)
-            else:
+                        if change.kind == WRITE:  # here, not in a function: once for each change
+                            secondary.write(change.offset, change.data)
+                        else:
+                            secondary.zero(change.offset, change.length, change.allocate)
+                    except OSError as error:
+                        self._secondary_failed(batch, watch, at, error)
+                half = False
+                if dead and pair in dead:
+                    if pair in frozen or not pair.mirrors:
+                        change.error = errno.EIO
+                    continue
+                inside[0] = at, pair.primary
                 try:
-                    inside.pop()
-                except IndexError:
-                    raise GivenUp from None
+                    if change.kind == WRITE:
+                        pair.primary.write(change.offset, change.data)
+                    else:
+                        pair.primary.zero(change.offset, change.length, change.allocate)
+                except OSError as error:
+                    self._primary_failed(batch, watch, change, error)
+            inside.pop()
+        except IndexError:
+            if inside:  # it is not the note that was missing
+                raise
+            raise GivenUp from None
         if batch.primary_errors:
             self._restore(batch, watch)
 
     # ------------------------------------------------------------------- legs that fail
 
-    def _secondary_failed(
-        self, batch: Batch, watch: Watch[Leg | str], change: PairChange, error: OSError
-    ) -> None:
+    def _secondary_failed(self, batch: Batch, watch: Watch[Note], at: int, error: OSError) -> None:
+        watch.leave()
+        batch.at, change = at, batch.changes[at]
         pair = change.volume
         failure = SecondaryFailure(pair, change.sequence, error)
         if pair in batch.dead or _is_behind(batch, pair, change):
@@ -240,6 +240,7 @@ class Executor:
             batch.healing = failure
             heal(failure, change, watch, self._record_bytes_max)
         self._freeze(batch, failure)
+        watch.inside.append(JOURNAL)
 
     def _torn(self, batch: Batch, failure: SecondaryFailure) -> None:
         failure.torn = True
@@ -260,9 +261,15 @@ class Executor:
                 change.error = errno.EIO
 
     def _primary_failed(
-        self, batch: Batch, change: PairChange, error: OSError, final: bool = False
+        self,
+        batch: Batch,
+        watch: Watch[Note],
+        change: PairChange,
+        error: OSError,
+        final: bool = False,
     ) -> None:
         """`final`: it takes nothing more, also where no secondary can go on."""
+        watch.inside[0] = JOURNAL
         pair, failure = change.volume, PrimaryFailure(change, error)
         goes_on = self.swaps and pair.mirrors and pair not in batch.frozen
         if goes_on or final:
@@ -272,7 +279,7 @@ class Executor:
             if not final:
                 batch.primary_errors.append(failure)
 
-    def _restore(self, batch: Batch, watch: Watch[Leg | str]) -> None:
+    def _restore(self, batch: Batch, watch: Watch[Note]) -> None:
         """Journal what primaries hold where they refused a change, and give it to secondaries.
 
         Where a primary cannot be read either, clients read nothing that a replay would contradict.
@@ -288,7 +295,7 @@ class Executor:
             if pair.mirrors and pair not in batch.frozen:
                 self._give(batch, found, watch)
 
-    def _journal_restored(self, batch: Batch, watch: Watch[Leg | str]) -> None:
+    def _journal_restored(self, batch: Batch, watch: Watch[Note]) -> None:
         """Room is reserved for the batch, not for this. Without it the primaries cannot be used,
         but the controller can.
         """
@@ -314,7 +321,7 @@ class Executor:
                 self._torn(batch, SecondaryFailure(found.volume, found.sequence, error))
                 return
 
-    def _held(self, batch: Batch, watch: Watch[Leg | str]) -> list[PairChange]:
+    def _held(self, batch: Batch, watch: Watch[Note]) -> list[PairChange]:
         found: list[PairChange | None] = []
         for change, error in batch.primary_errors:
             if change.volume not in batch.dead:
@@ -328,7 +335,7 @@ class Executor:
                         break
         return [change for change in found if change is not None]
 
-    def _give(self, batch: Batch, found: PairChange, watch: Watch[Leg | str]) -> None:
+    def _give(self, batch: Batch, found: PairChange, watch: Watch[Note]) -> None:
         secondary = found.volume.copy_of
         try:
             with watch.at(secondary):
@@ -345,17 +352,14 @@ class Executor:
             self._freeze(batch, failure)
 
 
-def _journal(batch: Batch, writer: Writer) -> None:
-    """All of the batch, or none of it. Where new regions are opened, no leg may be written before
-    that is durable: if that fails, the batch is `journaled` nevertheless.
+def _journal_with_regions(batch: Batch, writer: Writer) -> None:
+    """All of the batch, or none of it. No leg may be written before new regions are durable: if
+    that fails, the batch is `journaled` nevertheless.
     """
-    if batch.regions:
-        payload = encode(Regions(batch.regions))
-        batch.regions_sequence = writer.append_marker(payload, batch.time_us)
+    batch.regions_sequence = writer.append_marker(encode(Regions(batch.regions)), batch.time_us)
     writer.write_changes(batch.changes, batch.time_us)
     batch.journaled = True
-    if batch.regions:
-        writer.sync_now()
+    writer.sync_now()
 
 
 def _is_behind(batch: Batch, pair: Pair, change: PairChange) -> bool:

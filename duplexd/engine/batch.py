@@ -12,8 +12,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from duplexd.core.pair import Pair, PairChange
+    from duplexd.images.leg import Leg
 
     Done = Callable[["Batch", BaseException | None], None]
+
+    # What a worker notes of the call that it is in: the journal; the place of the change it applies
+    # and the leg; or, where a leg has failed (`Batch.at` is the place then), the leg alone.
+    Note = str | tuple[int, Leg] | Leg
 
 NOT_YET, READING, GIVING = range(3)  # `Batch.restoring`
 
@@ -47,9 +52,10 @@ class Batch:
     `heavy`: too long for the thread of the event loop. `answer` is called when it is done, with the
     error if it failed as a whole.
 
-    `at` is the change that is being applied. `frozen`: pairs whose secondaries get nothing more.
-    `dead`: pairs whose primaries get nothing more, with the failure; the secondary goes on alone.
-    `restored`: what primaries hold where they refused a change, `restoring` how far that is.
+    `at` is the place of the change at which something failed. `frozen`: pairs whose secondaries get
+    nothing more. `dead`: pairs whose primaries get nothing more, with the failure; the secondary
+    goes on alone. `restored`: what primaries hold where they refused a change, `restoring` how far
+    that is.
     """
 
     __slots__ = (

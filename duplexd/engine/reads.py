@@ -186,7 +186,7 @@ class Reads:
 
     def _give_up(self, attempt: _Attempt) -> None:
         """A leg that hangs has failed, for batches and all others too."""
-        if attempt.give_up() is None:
+        if not attempt.give_up(attempt.leg):
             return
         self._legs.workers.of(attempt.leg).replace()
         read = self._asked[attempt]

@@ -11,8 +11,10 @@ from duplexd.backend import WRITE, ZERO, Change
 from duplexd.core.pair import PairChange
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from duplexd.core.pair import Pair
-    from duplexd.engine.batch import SecondaryFailure
+    from duplexd.engine.batch import Note, SecondaryFailure
     from duplexd.images.leg import Leg
     from duplexd.runtime.watch import Watch
 
@@ -20,7 +22,7 @@ _BLOCK_BYTES = 4096
 
 
 def heal(
-    failure: SecondaryFailure, change: PairChange, watch: Watch[Leg | str], piece_bytes: int
+    failure: SecondaryFailure, change: PairChange, watch: Watch[Note], piece_bytes: int
 ) -> None:
     """Restore the range of a failed change on the secondary to what the primary still has there,
     durably; note whether that succeeded.
@@ -42,9 +44,7 @@ def heal(
         failure.torn = failure.lost = True
 
 
-def _heal_piece(
-    primary: Leg, secondary: Leg, offset: int, length: int, watch: Watch[Leg | str]
-) -> bool:
+def _heal_piece(primary: Leg, secondary: Leg, offset: int, length: int, watch: Watch[Note]) -> bool:
     before, now = bytearray(length), bytearray(length)
     with watch.at(primary):
         primary.read_into(offset, memoryview(before))
@@ -60,7 +60,7 @@ def _heal_piece(
     return True
 
 
-def held(pair: Pair, offset: int, length: int, watch: Watch[Leg | str]) -> PairChange | None:
+def held(pair: Pair, offset: int, length: int, watch: Watch[Note]) -> PairChange | None:
     """What the primary holds there, as a change; None if it cannot be read.
 
     Zeroes are journaled as such: they may be a hole that could not be filled, and the journal may
@@ -80,11 +80,8 @@ def held(pair: Pair, offset: int, length: int, watch: Watch[Leg | str]) -> PairC
 class _Nobody:
     """The client of changes that the engine itself makes."""
 
-    def finished(self, change: Change) -> None:
-        """No connection waits for it."""
-
-    def flush_replies(self) -> None:
-        """Nothing to send."""
+    def finished(self, changes: Sequence[Change]) -> None:
+        """No connection waits for them."""
 
 
 NOBODY = _Nobody()

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from duplexd.core.ledger import Ledger
     from duplexd.core.markers import Marker
-    from duplexd.core.pair import Pair
+    from duplexd.core.pair import Pair, PairChange
     from duplexd.engine.apply import Executor
     from duplexd.engine.batch import Batch
     from duplexd.journal.writer import Writer
@@ -263,7 +263,7 @@ class Timeline:
         loop. At rest only.
         """
         self.busy, self._before_batch = True, self.writer.written
-        batch.time_us = self.now_us()
+        batch.time_us = int(self._clock.wall() * 1e6)
         self._executor.execute(batch, self._performed)
 
     def _performed(self, batch: Batch, error: BaseException | None) -> None:
@@ -275,7 +275,11 @@ class Timeline:
         self.busy = False
         unexpected: BaseException | None = None
         if error is None:
-            unexpected = self._note(batch)
+            for change in batch.changes:
+                if change.volume.tracks:
+                    self._track(change)
+            if batch.regions or batch.failures or batch.primary_errors or batch.dead:
+                unexpected = self._note(batch)
         elif isinstance(error, OSError):
             for number, regions in batch.regions.items():
                 self.ledger.pairs[number].regions.untouch(regions)
@@ -286,20 +290,23 @@ class Timeline:
             self.fail(f"unexpected error in a batch: {unexpected!r}")
         try:
             batch.answer(batch, error)
-            self._grew()
+            if self._waiters or self.on_written or self._segment is not self.writer.segment:
+                self._grew()
         finally:
             self._rest()
         if unexpected is not None:
             raise unexpected
 
     def _note(self, batch: Batch) -> Exception | None:
-        """Record what a batch changed. The changes are done, so their clients get answers even if
-        this fails: an unexpected error is returned, not raised.
+        """Record what a batch opened, and what failed in it. The changes are done, so their clients
+        get answers even if this fails: an unexpected error is returned, not raised.
         """
         if batch.regions:
             place = Place(batch.regions_sequence, batch.time_us)
             self.ledger.apply(place, Regions(batch.regions))
-        self._track(batch)
+        for change in batch.restored:
+            if change.volume.tracks:
+                self._track(change)
         if batch.failures or batch.primary_errors or batch.dead:
             try:
                 self.consequences(batch)
@@ -311,11 +318,8 @@ class Timeline:
                 return error
         return None
 
-    def _track(self, batch: Batch) -> None:
-        for change in (*batch.changes, *batch.restored) if batch.restored else batch.changes:
-            pair = change.volume
-            if pair.tracks:
-                self.ledger.track(pair.record, change.kind, change.offset, change.length)
+    def _track(self, change: PairChange) -> None:
+        self.ledger.track(change.volume.record, change.kind, change.offset, change.length)
 
     def _grew(self) -> None:
         written = self.writer.written
@@ -334,7 +338,8 @@ class Timeline:
         while self._steps and not self.busy:
             self._steps.popleft()()
         self.on_rest()  # a batch that begins now writes what is staged
-        self._write_staged()
+        if self.writer.staged:
+            self._write_staged()
 
     # ----------------------------------------------------------------------------- durability
 

@@ -79,7 +79,6 @@ class WritePath:
         self._limits = limits
         self._queue: deque[PairChange] = deque()
         self._gates: dict[int, Gate] = {}  # that are closed, by volume number
-        self._submitter: Client | None = None
         self.batches = 0
 
     # ------------------------------------------------------------------ what the server calls
@@ -87,17 +86,13 @@ class WritePath:
     def submit(self, changes: list[Change]) -> None:
         """See `Backend`."""
         ours = cast("list[PairChange]", changes)
-        self._submitter = changes[0].client
-        try:
-            queued = self._queue or self._gates
-            if self._admission.clear and not queued and not self._timeline.busy:
-                self._start(ours)
-            else:
-                for change in ours:
-                    self._enqueue(change)
-                self.kick()
-        finally:
-            self._submitter = None
+        queued = self._queue or self._gates
+        if self._admission.clear and not queued and not self._timeline.busy:
+            self._start(ours)
+        else:
+            for change in ours:
+                self._enqueue(change)
+            self.kick()
 
     def flush(self, change: Change) -> None:
         """See `Backend`."""
@@ -106,11 +101,7 @@ class WritePath:
             change.error = error
             self._answer([change])
 
-        self._submitter = change.client
-        try:
-            self._timeline.when_durable(self._timeline.written, done)
-        finally:
-            self._submitter = None
+        self._timeline.when_durable(self._timeline.written, done)
 
     def disconnected(self, client: Client) -> None:
         """See `Backend`."""
@@ -272,11 +263,11 @@ class WritePath:
                 continue
             if pair.mirrors:
                 pair.secondary_dirty = True
-            regions, end = pair.regions, change.offset + change.length - 1
-            first = change.offset >> regions.shift
-            if first == end >> regions.shift and first in regions.touched:
+            regions, offset = pair.regions, change.offset
+            first = offset >> regions.shift
+            if first == offset + change.length - 1 >> regions.shift and first in regions.touched:
                 continue  # the common case
-            found = regions.touch(change.offset, change.length)
+            found = regions.touch(offset, change.length)
             if found:
                 fresh.setdefault(pair.id, []).extend(found)
         return fresh, rare
@@ -298,7 +289,14 @@ class WritePath:
     def _answered(self, batch: Batch, error: BaseException | None) -> None:
         """The batch is over."""
         if error is None:
-            self._acknowledge(batch.changes)
+            changes = batch.changes
+            client = changes[0].client if changes else None
+            for change in changes:
+                if change.client is not client or change.fua:
+                    self._acknowledge(changes)
+                    return
+            if client is not None:  # the common case: they are all of one client
+                client.finished(changes)
         else:
             number = error.errno if isinstance(error, OSError) else None
             self._refuse(batch.changes, number or errno.EIO)
@@ -324,17 +322,12 @@ class WritePath:
         self._answer(changes)
 
     def _answer(self, changes: Sequence[Change]) -> None:
-        """Send each client's replies together; the submitter sends its own after `submit`."""
-        others: dict[Client, None] = {}
-        submitter = self._submitter
+        """Each client's replies in one call, so that they are sent together."""
+        of: dict[Client, list[Change]] = {}
         for change in changes:
-            client = change.client
-            client.finished(change)
-            if client is not submitter:
-                others[client] = None
-        for client in others:
-            if type(client) is not Joined or client.origin is not submitter:
-                client.flush_replies()
+            of.setdefault(change.client, []).append(change)
+        for client, theirs in of.items():
+            client.finished(theirs)
 
     def _parts(self, change: PairChange) -> list[PairChange]:
         """The change itself, or, for a long WRITE, changes of one record each, with views of its
@@ -375,15 +368,12 @@ class Joined:
         self._left = parts
         self.origin: Client = whole.client
 
-    def finished(self, part: Change) -> None:
+    def finished(self, parts: Sequence[Change]) -> None:
         """See `Client`."""
         whole = self._whole
-        whole.error = whole.error or part.error
-        whole.sequence = max(whole.sequence, part.sequence)
-        self._left -= 1
+        for part in parts:
+            whole.error = whole.error or part.error
+            whole.sequence = max(whole.sequence, part.sequence)
+        self._left -= len(parts)
         if not self._left:
-            self.origin.finished(whole)
-
-    def flush_replies(self) -> None:
-        """See `Client`."""
-        self.origin.flush_replies()
+            self.origin.finished([whole])

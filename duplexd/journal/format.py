@@ -63,6 +63,9 @@ _SEGMENT_BODY = struct.Struct("<16sQQ")
 _SEGMENT_START = struct.Struct("<8sI")
 _BODY = struct.Struct("<IIQQQQQIIBB2xI")
 _HEAD = struct.Struct("<4sI")
+# The two parts of a record header: see `pack_record`. The writer packs its own, once for each
+# change, because the call would cost as much as the packing.
+pack_body, pack_head = _BODY.pack, _HEAD.pack
 _RECORD = struct.Struct("<4sIIIQQQQQIIBB2xI")
 
 crc32c = crc32.iscsi
@@ -151,7 +154,7 @@ def pack_record(
     journal: int,
 ) -> tuple[bytes, int]:
     """A record header and its crc."""
-    body = _BODY.pack(
+    body = pack_body(
         chain,
         payload_crc,
         sequence,
@@ -166,7 +169,7 @@ def pack_record(
         journal,
     )
     crc = crc32c(body)
-    return _HEAD.pack(RECORD_MAGIC, crc) + body, crc
+    return pack_head(RECORD_MAGIC, crc) + body, crc
 
 
 def unpack_record(buffer: bytes | bytearray | memoryview, start: int) -> Record | None:

@@ -26,10 +26,13 @@ from duplexd.journal.format import (
     FLAG_ALLOCATE,
     MARKER,
     RECORD_HEADER_BYTES,
+    RECORD_MAGIC,
     SEAL,
     SEGMENT_HEADER_BYTES,
     crc32c,
     journal_number,
+    pack_body,
+    pack_head,
     pack_record,
 )
 
@@ -96,8 +99,8 @@ class Writer:
     """
 
     __slots__ = (
-        "_batch_start", "_buffers", "_bytes", "_closed", "_journal", "_staged", "_sync_from",
-        "_unwiped", "_written_in", "chain", "position", "ring", "segment", "sequence", "synced",
+        "_batch_start", "_buffers", "_bytes", "_closed", "_journal", "_sync_from", "_unwiped",
+        "_written_in", "chain", "position", "ring", "segment", "sequence", "staged", "synced",
         "written",
     )  # fmt: skip
 
@@ -118,7 +121,7 @@ class Writer:
         self._buffers: list[Buffer] = []  # collected, to be written at `position - _bytes`
         self._bytes = 0
         self._closed: list[_Extent] = []  # collected, in segments before this one
-        self._staged: list[_Extent] = []
+        self.staged: list[_Extent] = []  # that are not written yet
         self._unwiped: list[_Extent] = []  # of batches that were taken back
         self._written_in = ring.live[-1].index  # the segment with the last written record
         self._sync_from = ring.live[0].index  # segments before this one are durable
@@ -130,11 +133,6 @@ class Writer:
         reader trails.
         """
         return self.segment.index * self.segment.size + self.position
-
-    @property
-    def staged(self) -> bool:
-        """Whether there are records that were staged and are not written."""
-        return bool(self._staged)
 
     def room(self, size_bytes: int, record_bytes_max: int) -> bool:
         """Whether records of that size in all, none larger than `record_bytes_max`, are sure to
@@ -166,29 +164,59 @@ class Writer:
     def write_changes(self, changes: Sequence[Change], time_us: int) -> None:
         """Append a record for each change, give it its number, and `write` them all."""
         try:
-            self._append_changes(changes, time_us)
+            place = self._append_changes(changes, 0, time_us)
+            while place < len(changes):
+                self._rotate(time_us)
+                place = self._append_changes(changes, place, time_us)
         except MemoryError:
             self._roll_back()
             raise
         self.write()
 
-    def _append_changes(self, changes: Sequence[Change], time_us: int) -> None:
-        for change in changes:
+    def _append_changes(self, changes: Sequence[Change], first: int, time_us: int) -> int:
+        """Append from place `first` on as many as fit into the segment; returns the place of the
+        one that does not.
+
+        On the hot path of every change, so `_collect` is repeated here, without a call for each.
+        """
+        sequence, chain, position = self.sequence, self.chain, self.position
+        buffers, synced, journal = self._buffers, self.synced, self._journal
+        last = self.segment.size - 2 * RECORD_HEADER_BYTES
+        place = first
+        for place in range(first, len(changes)):
+            change = changes[place]
             data = change.data
-            flags = FLAG_ALLOCATE if change.allocate else 0
-            if self.position + len(data) + 2 * RECORD_HEADER_BYTES > self.segment.size:
-                self._rotate(time_us)
-            self._collect(
-                change.kind,
-                change.volume.id,
+            size = len(data)
+            if position + size > last:
+                break
+            sequence += 1
+            body = pack_body(
+                chain,
+                crc32c(data) if size else 0,
+                sequence,
+                synced,
                 change.offset,
                 change.length,
-                data,
-                len(data),
-                flags,
                 time_us,
+                change.volume.id,
+                size,
+                change.kind,
+                FLAG_ALLOCATE if change.allocate else 0,
+                journal,
             )
-            change.sequence = self.sequence
+            chain = crc32c(body)
+            buffers.append(pack_head(RECORD_MAGIC, chain) + body)
+            if size:
+                buffers.append(data)
+            position += RECORD_HEADER_BYTES + size
+            change.sequence = sequence
+        else:
+            place = len(changes)
+        if not self.segment.first and place > first:
+            self.segment.first = self.sequence + 1
+        self._bytes += position - self.position
+        self.sequence, self.chain, self.position = sequence, chain, position
+        return place
 
     def write_marker(self, payload: bytes, time_us: int) -> int:
         """Append a marker and `write` it; returns its number."""
@@ -251,28 +279,27 @@ class Writer:
 
     def stage(self) -> None:
         """Give the numbers of what was collected for good. Writes nothing."""
-        self._staged += self._closed
+        self.staged += self._closed
         self._closed = []
-        self._close_extent(self._staged)
+        self._close_extent(self.staged)
         self._batch_start = (self.segment, self.position, self.sequence, self.chain)
 
     def write(self) -> None:
         """Write what was staged, then what was collected. On OSError the journal is as before the
         first `append` of this batch, and what was staged may be in it or not.
         """
-        if self._staged or self._closed or self._unwiped:
+        if self.staged or self._closed or self._unwiped:
             self._write_extents()
+            self._closed = []
         elif self._buffers:
             self._write_one()
-        self._closed = []
         self.written = self.sequence
         self._batch_start = (self.segment, self.position, self.sequence, self.chain)
 
     def _write_one(self) -> None:
         """A batch that lies in one segment, with nothing before it: the common case."""
-        segment, size, buffers = self.segment, self._bytes, self._buffers
-        start, end = self.position - size, self.position
-        padding = min(-end % _PAGE_BYTES, segment.size - end)
+        segment, size, buffers, end = self.segment, self._bytes, self._buffers, self.position
+        start, padding = end - size, min(-end % _PAGE_BYTES, segment.size - end)
         if padding:
             buffers.append(_ZEROES[:padding])
         try:
@@ -289,10 +316,10 @@ class Writer:
         try:
             if self._unwiped:
                 self._wipe()
-            while self._staged:
-                self._put(self._staged[0])
-                self.written = self._staged[0].sequence
-                del self._staged[0]  # last: the loop looks at both
+            while self.staged:
+                self._put(self.staged[0])
+                self.written = self.staged[0].sequence
+                del self.staged[0]  # last: the loop looks at both
             self._close_extent(self._closed)
             for extent in self._closed:
                 tried.append(extent)

@@ -3,8 +3,9 @@
 This is the hot path: one wake-up may bring a hundred requests, so nothing is copied, awaited or
 constructed but a tuple for each. `Receiver` owns the buffer. The socket fills `buffer()`, then
 `received(count)` returns every request that is complete. Payloads are views of the buffer, valid
-until `buffer` is called again; to keep them longer, `exchange` it for another one. A large payload
-that is not complete gets memory of its own, which the socket then fills directly.
+until `buffer` is called again. While they are in use, the socket fills `behind()` instead; when
+there is no room for that, `exchange` the buffer for another one. A large payload that is not
+complete gets memory of its own, which the socket then fills directly.
 
 `refusal` is a pure function of a request and its export. A refused request has been parsed with its
 payload, so that the stream stays in step.
@@ -28,6 +29,7 @@ The payload is None unless it is a WRITE, and for a WRITE whose payload is too l
 
 LARGE_PAYLOAD_BYTES = 64 << 10  # an incomplete payload over this gets memory of its own
 RECEIVE_BYTES_MIN = 2 * LARGE_PAYLOAD_BYTES
+_NO_ROOM = memoryview(b"")
 
 
 class Receiver:
@@ -77,6 +79,16 @@ class Receiver:
         if start and len(self._buffer) - end < LARGE_PAYLOAD_BYTES:
             self._buffer[: end - start] = self._buffer[start:end]
             self._start, self._end = 0, end - start
+        return self._buffer[self._end :]
+
+    def behind(self) -> memoryview:
+        """Where the next bytes belong, so that all views stay valid; empty if there is not enough
+        room for that.
+        """
+        if self.large:
+            return memoryview(self._payload)[self._filled :]
+        if len(self._buffer) - self._end < LARGE_PAYLOAD_BYTES:
+            return _NO_ROOM
         return self._buffer[self._end :]
 
     def exchange(self, other: memoryview) -> None:

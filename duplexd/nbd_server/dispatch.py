@@ -25,23 +25,25 @@ from duplexd.nbd.transmission import refusal, wire_error
 from duplexd.nbd_server.shared import EXPORT_FLAGS
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from duplexd.backend import Volume
     from duplexd.nbd.transmission import Request
     from duplexd.nbd_server.budget import Budget
     from duplexd.nbd_server.shared import Server
+    from duplexd.nbd_server.wire import Wire
 
 _MAGIC = c.SIMPLE_REPLY_MAGIC
 _HEADER = SIMPLE_REPLY.size
 _pack = SIMPLE_REPLY.pack
 _pack_into = SIMPLE_REPLY.pack_into
+# READ and WRITE, the two lowest, take no flag but FUA, the lowest.
+_READ, _WRITE, _FUA, _LENGTH_MAX = c.CMD_READ, c.CMD_WRITE, c.CMD_FLAG_FUA, c.PAYLOAD_BYTES_MAX
 
 
 class Dispatch:
-    """The `Client` of the write path. `progressed` is called from within `flush_replies` and when a
-    read is done: something may move on.
+    """The `Client` of the write path. `progressed` is called when something may move on, but not if
+    the connection is not `stalled`.
     """
 
     __slots__ = (
@@ -50,8 +52,9 @@ class Dispatch:
         "_replies",
         "_server",
         "_traffic",
-        "_transport",
+        "_uncounted_max",
         "_volume",
+        "_wire",
         "backlog",
         "dropped",
         "ended",
@@ -60,6 +63,8 @@ class Dispatch:
         "payload_bytes",
         "progressed",
         "read_bytes",
+        "serving",
+        "stalled",
         "write_paused",
     )
 
@@ -67,18 +72,21 @@ class Dispatch:
         self,
         server: Server,
         volume: Volume,
-        transport: asyncio.Transport,
+        wire: Wire,
         progressed: Callable[[], None],
     ) -> None:
         self.backlog: list[Request] = []
         self.dropped = False  # the client has gone
         self.ended = False  # DISC came
         self.in_flight = 0  # changes, flushes and reads without a reply
-        self.lent: list[Change] = []  # since the receive buffer was exchanged: they may use it
+        # that may use the receive buffer: taken since it was exchanged, or since none was in flight
+        self.lent: list[Change] = []
         self.payload_bytes = (
             0  # of changes in flight, and of a large payload that is being received
         )
         self.read_bytes = 0  # being read in worker threads
+        self.serving = False  # within `serve`, which sends the replies of what is done at once
+        self.stalled = False  # the connection does not read, or is about to close
         self.write_paused = False
         self.progressed = progressed
         self._counted = 0  # part of payload_bytes that the server's budget knows
@@ -86,7 +94,8 @@ class Dispatch:
         self._replies: list[bytes] = []
         self._server = server
         self._traffic = server.traffic_of(volume)
-        self._transport = transport
+        self._uncounted_max = server.limits.connection_uncounted_bytes_max
+        self._wire = wire
         self._volume = volume
 
     def serve(self, requests: list[Request]) -> None:
@@ -96,12 +105,16 @@ class Dispatch:
             self.backlog = requests
             return
         changes: list[Change] = []
-        position = self._take(iter(requests), changes)
-        if changes:
-            self._submit(changes)
+        self.serving = True
+        try:
+            position = self._take(iter(requests), changes)
+            if changes:
+                self._submit(changes)
+        finally:
+            self.serving = False
         if position or self._replies:
             self._send(position)
-        if self.payload_bytes != self._counted:
+        if not 0 <= self.payload_bytes - self._counted <= self._uncounted_max:
             self._count()
 
     def reserve(self, length: int) -> bool:
@@ -132,27 +145,31 @@ class Dispatch:
 
     # Client
 
-    def finished(self, change: Change) -> None:
-        """Queue the reply of a change."""
-        error = change.error
-        if error or self._server.failing:
-            # The journal takes a flush although no write succeeds: it cures nothing of these.
-            error = self._outcome("flush" if change.kind == FLUSH else "change", error)
-        self.in_flight -= 1
-        if change.kind == WRITE:
-            self.payload_bytes -= change.length
-            change.data = b""  # its receive buffer is free
-        self._replies.append(_pack(_MAGIC, error, change.cookie))
-
-    def flush_replies(self) -> None:
-        """Send what was queued outside of `serve`."""
+    def finished(self, changes: Sequence[Change]) -> None:
+        """Reply to changes."""
+        replies, failing = self._replies, self._server.failing
+        for change in changes:
+            error = change.error
+            if error or failing:
+                # The journal takes a flush although no write succeeds: it cures nothing of these.
+                error = self._outcome("flush" if change.kind == FLUSH else "change", error)
+            if change.kind == WRITE:
+                self.payload_bytes -= change.length
+                change.data = b""  # its receive buffer is free
+            replies.append(_pack(_MAGIC, error, change.cookie))
+        self.in_flight -= len(changes)
+        if self.serving:
+            return
         if self.dropped:
-            self._replies.clear()
+            replies.clear()
             self.payload_bytes = 0
             return
-        self._send(0)
-        self._count()
-        self.progressed()
+        self._wire.write(replies[0] if len(replies) == 1 else b"".join(replies))
+        replies.clear()
+        if self._counted:
+            self._count()
+        if self.stalled:
+            self.progressed()
 
     # Waiter of the budgets
 
@@ -177,11 +194,27 @@ class Dispatch:
         reply_buffer, position = self._server.reply_buffer, 0
         for request in requests:
             flags, command, cookie, offset, length, payload = request
-            error = refusal(flags, command, offset, length, size, EXPORT_FLAGS)
-            if error or not length:
-                self._without_range(request, error, changes)
-                continue
-            if command == c.CMD_READ:
+            # What is plainly right is not looked at further: nearly everything.
+            if not (
+                command <= _WRITE
+                and flags <= _FUA
+                and 0 < length <= _LENGTH_MAX
+                and offset + length <= size
+            ):
+                error = refusal(flags, command, offset, length, size, EXPORT_FLAGS)
+                if error or not length or command == c.CMD_FLUSH:  # where it means nothing
+                    self._without_range(request, error, changes)
+                    continue
+            if command == _WRITE:
+                if type(payload) is memoryview:
+                    if full:
+                        self._wait(request, requests, self._server.waiting)
+                        break
+                    self.payload_bytes += length  # memory of its own was counted when reserved
+                changes.append(
+                    Change(self, cookie, volume, WRITE, offset, length, payload or b"", flags != 0)
+                )
+            elif command == _READ:
                 end = position + _HEADER + length
                 if length <= inline_max and end > len(reply_buffer):
                     self._send(position)
@@ -201,29 +234,6 @@ class Dispatch:
                 elif not self._start_read(cookie, offset, length):
                     self._wait(request, requests, self._server.reading)
                     break
-            elif command == c.CMD_WRITE:
-                if (
-                    type(payload) is memoryview
-                ):  # memory of its own was counted when it was reserved
-                    if full:
-                        self._wait(request, requests, self._server.waiting)
-                        break
-                    self.payload_bytes += length
-                changes.append(
-                    Change(
-                        self,
-                        cookie,
-                        volume,
-                        WRITE,
-                        offset,
-                        length,
-                        payload or b"",
-                        flags & c.CMD_FLAG_FUA != 0,
-                    )
-                )
-            elif command == c.CMD_FLUSH:  # its offset and length mean nothing
-                self._without_range(request, 0, changes)
-                continue
             else:
                 changes.append(self._without_payload(request))
             request_counts[command] += 1
@@ -266,34 +276,35 @@ class Dispatch:
         self._server.backend.flush(Change(self, cookie, self._volume, FLUSH, 0, 0))
 
     def _submit(self, changes: list[Change]) -> None:
+        # a new list: the write path may keep the one it gets
+        self.lent = [*self.lent, *changes] if self.in_flight else changes
         self.in_flight += len(changes)
-        self.lent += changes
         self._server.backend.submit(changes)
 
     def _send(self, position: int) -> None:
         """Send the filled part of the reply buffer, and the queued replies."""
-        transport = self._transport
+        wire = self._wire
         if self._replies:
             replies = b"".join(self._replies)
             self._replies.clear()
             end = position + len(replies)
             if not position or end > len(self._server.reply_buffer):
-                transport.write(replies)
+                wire.write(replies)
             else:
                 self._server.reply_buffer[position:end] = replies
                 position = end
         if not position:
             return
         filled = self._server.reply_buffer[:position]
-        if transport.get_write_buffer_size():
-            transport.write(bytes(filled))
-            return
-        transport.write(filled)
-        if transport.get_write_buffer_size():
+        if wire.unsent_bytes:
+            wire.write(bytes(filled))
+        elif not wire.write(filled):
             self._server.fresh_reply_buffer()
 
     def _count(self) -> None:
-        """Tell the budget of all connections."""
+        """Tell the budget of all connections. It does not hear of what is little, because most of
+        that has gone by the next wake-up.
+        """
         if self.payload_bytes != self._counted:
             delta, self._counted = self.payload_bytes - self._counted, self.payload_bytes
             self._server.waiting.add(delta)
@@ -331,8 +342,9 @@ class Dispatch:
             return
         error = self._outcome("read", number) if number or self._server.failing else 0
         if error:
-            self._transport.write(_pack(_MAGIC, error, cookie))
+            self._wire.write(_pack(_MAGIC, error, cookie))
         else:
             _pack_into(reply, 0, _MAGIC, 0, cookie)
-            self._transport.write(reply)
-        self.progressed()
+            self._wire.write(reply)
+        if self.stalled:
+            self.progressed()

@@ -16,8 +16,9 @@ import structlog
 
 from duplexd.nbd_server.nbd_connection import Connection
 from duplexd.nbd_server.shared import Server
+from duplexd.nbd_server.wire import Acceptor
 from duplexd.net.address import UnixAddress
-from duplexd.net.listen import LISTEN_BACKLOG, BoundSocket, bind
+from duplexd.net.listen import BoundSocket, bind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,7 +37,7 @@ class Endpoint:
     """One listening socket, and what accepts on it."""
 
     bound: BoundSocket
-    acceptor: asyncio.AbstractServer
+    acceptor: Acceptor
 
 
 class Listeners:
@@ -92,7 +93,7 @@ class Listeners:
                         undo.callback(each.close)
             undo.pop_all()
         for address, group in bound.items():
-            self._endpoints[address] = [await self._serve(each) for each in group]
+            self._endpoints[address] = [self._serve(each) for each in group]
         for address in self._endpoints.keys() - set(wanted):
             self._close(self._endpoints.pop(address))
 
@@ -126,15 +127,13 @@ class Listeners:
                 server.idle.clear()
                 await server.idle.wait()
 
-    async def _serve(self, bound: BoundSocket) -> Endpoint:
+    def _serve(self, bound: BoundSocket) -> Endpoint:
         server = self.server
 
         def connect() -> Connection:
             return Connection(server)
 
-        unix = isinstance(bound.address, UnixAddress)
-        create = server.loop.create_unix_server if unix else server.loop.create_server
-        acceptor = await create(connect, sock=bound.sock, backlog=LISTEN_BACKLOG)
+        acceptor = Acceptor(server.loop, bound.sock, connect)
         log.info("listening for NBD clients", address=str(bound.address))
         return Endpoint(bound, acceptor)
 

@@ -1,16 +1,15 @@
-"""One NBD connection: handshake, then transmission, on a `BufferedProtocol`.
+"""One NBD connection: handshake, then transmission.
 
 asyncio's streams would copy each payload twice and want a task for each request (9-11 us against
-2-2.4 us). Here the transport receives into the parser's own buffer, and one wake-up handles all
-that arrived. The price is that flow control is explicit: the socket is read only while everything
-that was read has a place to go, see `_adjust`.
+2-2.4 us). Here the socket receives into the parser's own buffer, and one wake-up handles all that
+arrived. The price is that flow control is explicit: the socket is read only while everything that
+was read has a place to go, see `_adjust`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import socket
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -20,15 +19,19 @@ from duplexd.nbd_server.dispatch import Dispatch
 from duplexd.nbd_server.receive_buffers import ReceiveBuffers, in_use
 
 if TYPE_CHECKING:
+    import asyncio
+
     from duplexd.backend import Volume
     from duplexd.nbd_server.shared import Server
+    from duplexd.nbd_server.wire import Wire
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
 
 HANDSHAKE_RECEIVE_BYTES = 16 << 10
+UNIX_SEND_BYTES = 1 << 20
 
 
-class Connection(asyncio.BufferedProtocol):
+class Connection:
     """A client, from accept to close.
 
     The socket is not read while a request waits in the backlog, a large payload has no room, or the
@@ -47,11 +50,11 @@ class Connection(asyncio.BufferedProtocol):
         "_server",
         "_stopping",
         "_timer",
-        "_transport",
+        "_wire",
         "volume",
     )
 
-    _transport: asyncio.Transport
+    _wire: Wire
 
     def __init__(self, server: Server) -> None:
         self.volume: Volume | None = None
@@ -69,9 +72,9 @@ class Connection(asyncio.BufferedProtocol):
 
     # Life
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, wire: Wire) -> None:
         """Greet, unless there are too many connections."""
-        self._transport = cast("asyncio.Transport", transport)
+        self._wire = wire
         server = self._server
         if len(server.connections) >= server.limits.connections_max:
             if not server.connections_refused:
@@ -80,27 +83,23 @@ class Connection(asyncio.BufferedProtocol):
                     connections=len(server.connections),
                 )
             server.connections_refused += 1
-            self._transport.abort()
+            self._wire.abort()
             return
         server.connections.add(self)
-        sock: socket.socket = self._transport.get_extra_info("socket")
-        self._fd = sock.fileno()
-        tune(sock)
-        self._transport.set_write_buffer_limits(high=server.limits.connection_unsent_bytes_max)
-        self._timer = server.loop.call_later(
-            server.limits.handshake_seconds_max, self._transport.abort
-        )
+        self._fd = wire.sock.fileno()
+        tune(wire.sock)
+        wire.high_bytes = server.limits.connection_unsent_bytes_max
+        self._timer = server.loop.call_later(server.limits.handshake_seconds_max, self._wire.abort)
         assert self._handshake is not None
-        self._transport.write(self._handshake.greeting())
+        self._wire.write(self._handshake.greeting())
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> None:
         """The client has gone, with or without DISC: close."""
         self._drop()
         self._close()
-        return False
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """The transport is closed."""
+        """The socket is closed."""
         self._drop()
         self._handshake = self._receiver = self._dispatch = (
             None  # a cycle; the buffers must not wait for the collector
@@ -130,7 +129,7 @@ class Connection(asyncio.BufferedProtocol):
     def abort(self) -> None:
         """Close now."""
         self._drop()
-        self._transport.abort()
+        self._wire.abort()
 
     def _drop(self) -> None:
         """Nothing more is read or answered; what has not started is dropped."""
@@ -139,17 +138,22 @@ class Connection(asyncio.BufferedProtocol):
 
     def _close(self) -> None:
         """Close once the client has taken its replies, or after a while."""
-        self._transport.close()
+        self._wire.close()
         if self._timer is not None:
             self._timer.cancel()
         server = self._server
-        self._timer = server.loop.call_later(server.limits.close_seconds_max, self._transport.abort)
+        self._timer = server.loop.call_later(server.limits.close_seconds_max, self._wire.abort)
 
     # Receiving
 
     def get_buffer(self, _sizehint: int) -> memoryview:
-        """Where the transport puts what it receives."""
-        return self._input if self._receiver is None else self._receiver.buffer()
+        """Where the socket puts what it receives."""
+        receiver, dispatch = self._receiver, self._dispatch
+        if receiver is None or dispatch is None:
+            return self._input
+        if not dispatch.in_flight:
+            return receiver.buffer()
+        return receiver.behind() or self._exchanged(receiver, dispatch)
 
     def buffer_updated(self, count: int) -> None:
         """One wake-up."""
@@ -163,8 +167,6 @@ class Connection(asyncio.BufferedProtocol):
             self._reserved = False  # the change counts it from now on
         if requests:
             dispatch.serve(requests)
-            if dispatch.lent and not dispatch.backlog:
-                self._exchange(receiver, dispatch)
         if (
             dispatch.backlog
             or dispatch.ended
@@ -174,13 +176,12 @@ class Connection(asyncio.BufferedProtocol):
         ):
             self._adjust()
 
-    def _exchange(self, receiver: Receiver, dispatch: Dispatch) -> None:
-        """Receive into another buffer while changes use this one. Not while there is a backlog: it
-        uses this one too, and nothing is read meanwhile.
-        """
+    def _exchanged(self, receiver: Receiver, dispatch: Dispatch) -> memoryview:
+        """Receive into another buffer if changes use this one, which is full."""
         changes, dispatch.lent = dispatch.lent, []
-        if type(changes[0].data) is memoryview or in_use(changes):
+        if in_use(changes):
             receiver.exchange(self._buffers.lend(receiver.whole, changes))
+        return receiver.buffer()
 
     def _negotiate(self, count: int) -> None:
         handshake = self._handshake
@@ -189,7 +190,7 @@ class Connection(asyncio.BufferedProtocol):
         handshake.receive(self._input[:count])
         while (replies := handshake.advance()) is not None:
             for reply in replies:
-                self._transport.write(reply)
+                self._wire.write(reply)
         if handshake.state == TRANSMISSION:
             self._begin(handshake)
         elif handshake.state == CLOSED:
@@ -212,7 +213,7 @@ class Connection(asyncio.BufferedProtocol):
         log.info("NBD client connected", volume=volume.name, connections=volume.connections)
         rest = handshake.rest()
         self._handshake, self._input = None, memoryview(b"")
-        self._dispatch = Dispatch(self._server, volume, self._transport, self._progressed)
+        self._dispatch = Dispatch(self._server, volume, self._wire, self._progressed)
         size = max(self._server.limits.connection_receive_bytes, len(rest) + RECEIVE_BYTES_MIN)
         self._receiver, self._buffers = Receiver(size), ReceiveBuffers(size)
         self._receiver.buffer()[: len(rest)] = rest
@@ -223,30 +224,23 @@ class Connection(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         """The client does not take its replies."""
         if self._dispatch is None:
-            self._transport.pause_reading()
+            self._wire.pause_reading()
         else:
             self._dispatch.write_paused = True  # the next wake-up stops reading
 
     def resume_writing(self) -> None:
         """The client has taken most of its replies."""
         if self._dispatch is None:
-            self._transport.resume_reading()
+            self._wire.resume_reading()
         else:
             self._dispatch.write_paused = False
             self._progressed()
 
     def _progressed(self) -> None:
-        """Go on soon, if anything waits; not at once, for this may be called from within the write
-        path.
-        """
-        if not self._scheduled and (
-            not self._transport.is_reading() or self._stopping or self._ended()
-        ):
+        """Go on soon; not at once, for this may be called from within the write path."""
+        if not self._scheduled:
             self._scheduled = True
             self._server.loop.call_soon(self._resume)
-
-    def _ended(self) -> bool:
-        return self._dispatch is not None and self._dispatch.ended
 
     def _resume(self) -> None:
         self._scheduled = False
@@ -255,14 +249,12 @@ class Connection(asyncio.BufferedProtocol):
             return
         if dispatch.backlog and self._receiver is not None:
             dispatch.serve(dispatch.backlog)
-            if dispatch.lent and not dispatch.backlog:
-                self._exchange(self._receiver, dispatch)
         self._adjust()
 
     def _adjust(self) -> None:
         """Read, pause or close, whichever the present state asks for."""
         receiver, dispatch = self._receiver, self._dispatch
-        if receiver is None or dispatch is None or dispatch.dropped or self._transport.is_closing():
+        if receiver is None or dispatch is None or dispatch.dropped or self._wire.is_closing():
             return
         if receiver.broken:
             log.info(
@@ -279,11 +271,13 @@ class Connection(asyncio.BufferedProtocol):
             or dispatch.write_paused
             or not self._has_room(receiver, dispatch)
         ):
-            self._transport.pause_reading()
+            dispatch.stalled = True
+            self._wire.pause_reading()
             self._server.hangups.watch(self._fd, self.abort)
         else:
+            dispatch.stalled = dispatch.ended
             self._server.hangups.unwatch(self._fd)
-            self._transport.resume_reading()
+            self._wire.resume_reading()
 
     def _has_room(self, receiver: Receiver, dispatch: Dispatch) -> bool:
         """For the large payload that is being received, if there is one."""
@@ -296,7 +290,11 @@ class Connection(asyncio.BufferedProtocol):
 
 
 def tune(sock: socket.socket) -> None:
-    """Replies leave at once; a peer that vanished is noticed."""
-    if sock.family != socket.AF_UNIX:
+    """Replies leave at once; a peer that vanished is noticed. Of a Unix socket the buffer is made as
+    large as Linux allows, for a large reply is sent in pieces of that size; of TCP it grows itself.
+    """
+    if sock.family == socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNIX_SEND_BYTES)
+    else:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

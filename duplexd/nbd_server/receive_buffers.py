@@ -1,10 +1,13 @@
 """The receive buffers of one connection: payloads stay where the socket put them until written.
 
 A change is written after the wake-up that brought it, so what the client sends meanwhile must go
-elsewhere: into another buffer. Two are enough as long as changes are not held up. For those that
-are, copying beats keeping: a buffer is large, and what is in it may be small. So with
-`RECEIVE_BUFFERS_MAX` buffers in use, changes that have not begun get copies of their payloads. One
-batch at a time has begun, so that frees a buffer.
+elsewhere: behind it in the same buffer, and when that is full, into another one. Nothing is done
+for this at each wake-up: once no change is in flight, the buffer is filled from its start again.
+
+Two buffers are enough as long as changes are not held up. For those that are, copying beats
+keeping: a buffer is large, and what is in it may be small. So with `RECEIVE_BUFFERS_MAX` buffers in
+use, changes that have not begun get copies of their payloads. One batch at a time has begun, so
+that frees a buffer.
 """
 
 from __future__ import annotations
@@ -56,4 +59,7 @@ class ReceiveBuffers:
 
 def in_use(changes: Sequence[Change]) -> bool:
     """Whether the payload of one of them is in a receive buffer still."""
-    return any(type(change.data) is memoryview for change in changes)
+    for change in changes:  # noqa: SIM110  a loop: twice as fast here as a generator
+        if type(change.data) is memoryview:
+            return True
+    return False

@@ -111,7 +111,7 @@ class Server:
             log.info("requests of the volume succeed again", volume=volume.name, what=what)
 
     def fresh_reply_buffer(self) -> None:
-        """The transport kept the present one."""
+        """The socket did not take all of the present one."""
         self.reply_buffer = memoryview(bytearray(self.limits.reply_buffer_bytes))
 
     def close(self) -> None:

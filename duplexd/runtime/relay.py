@@ -2,18 +2,18 @@
 
 A write into the page cache takes microseconds, and passing it to another thread costs more than the
 write itself. But it may also hang for minutes, if the disk does. So the thread that drives the loop
-stops the loop, makes the call, and drives on. A second thread looks on; if a call takes too long,
-it drives the loop from there on, and the first thread only reports its result, when it has one:
+makes such calls between two turns of it. A second thread looks on; if a call takes too long, it
+drives the loop from there on, and the first thread only reports its result, when it has one:
 
-    driver     run_forever | call | run_forever | call that hangs ............. result, ends
-    look-out   ...                                    | run_forever | call | run_forever
-    another                                             ... looks on
+    driver     turn | turn | call | turn | call that hangs ............. result, ends
+    look-out   ...                              | turn | call | turn
+    another                                       ... looks on
 
-A call costs about four microseconds more than in the loop, with no switch to another thread. The
-price is that the loop must not care which thread drives it, so signals are received by the main
-thread, which drives nothing. Measured against it: a thread for writes (25 us for each call, at four
-changes in a batch a third of the throughput), and the same with a loop that waits for the thread
-for a while (5 us or 60 us, as the scheduler likes).
+A call costs no switch to another thread. The price is that the loop must not care which thread
+drives it (`turns.py`), so signals are received by the main thread, which drives nothing. Measured
+against it: a thread for writes (25 us for each call, at four changes in a batch a third of the
+throughput), the same with a loop that waits for the thread for a while (5 us or 60 us, as the
+scheduler likes), and uvloop, stopped and run again for each call (7 us).
 
 The thread that removes the note of a call (`Watch.inside` works in the same way) drives on: one
 atomic step, so there is never a second driver.
@@ -33,6 +33,8 @@ from duplexd.runtime.watch import GivenUp
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from duplexd.runtime.turns import TurnLoop
+
 T = TypeVar("T")
 
 # Between two looks at a call, while there are calls and while there are none. A call that is seen
@@ -44,10 +46,10 @@ IDLE_LOOK_SECONDS = 0.1
 class Relay(Workers):
     """Drives `loop`; its calls run in the thread that drives, one at a time unless one hangs.
 
-    `submit` is called in the loop. `done` is called in the loop.
+    `submit` and `done` are called in the loop, `done` between two turns.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: TurnLoop) -> None:
         self._loop = loop
         self._calls: deque[
             tuple[Callable[[], Any], Callable[[Any, BaseException | None], None]]
@@ -61,8 +63,6 @@ class Relay(Workers):
     def submit(
         self, call: Callable[[], T], done: Callable[[T | None, BaseException | None], None]
     ) -> None:
-        if not self._calls:
-            self._loop.stop()
         self._calls.append((call, done))
 
     def close(self) -> None:
@@ -81,29 +81,30 @@ class Relay(Workers):
 
     def _stop(self, _task: asyncio.Task[T]) -> None:
         self._stopping = True
-        self._loop.stop()
 
     def _begin(self, run: Callable[[], None]) -> None:
         # A daemon thread: Python would wait at its exit for one that hangs.
         threading.Thread(target=run, name="loop", daemon=True).start()
 
     def _drive(self) -> None:
-        if self._calls:
-            self._loop.stop()
+        loop, calls = self._loop, self._calls
+        turn = loop.turn
+        loop.enter()
         try:
             while not self._stopping:
-                self._loop.run_forever()
-                if self._calls and not self._call(*self._calls.popleft()):
+                if calls and not self._call(*calls.popleft()):
                     return
+                turn(not calls)
         except BaseException as error:  # noqa: BLE001  the thread that waits in `drive` raises it
             self._broken = error
+        loop.leave()
         self._ended.set()
 
     def _call(
         self, call: Callable[[], T], done: Callable[[T | None, BaseException | None], None]
     ) -> bool:
-        """Make a call; False if another thread drives now."""
-        loop, note = self._loop, self._note
+        """Make a call, and `done`; False if another thread drives now."""
+        note = self._note
         result: T | None = None
         error: BaseException | None = None
         self._number += 1
@@ -112,39 +113,25 @@ class Relay(Workers):
             result = call()
         except BaseException as raised:  # noqa: BLE001  `done` gets it
             error = raised
-        wanted = type(error) is not GivenUp
+        given_up = error is not None and type(error) is GivenUp
         try:
             note.pop()
         except IndexError:
-            if wanted and not self._stopping:
-                loop.call_soon_threadsafe(done, result, error)
+            if not given_up and not self._stopping:
+                self._loop.call_soon_threadsafe(done, result, error)
             return False
         else:
-            if self._calls:
-                loop.stop()
-            if wanted:
-                self._deliver(done, result, error)
+            try:
+                if not given_up:
+                    done(result, error)
+            except BaseException as burst:  # noqa: BLE001  the loop goes on
+                context = {"message": f"unexpected error in {done!r}", "exception": burst}
+                self._loop.call_exception_handler(context)
             return True
         finally:
             # This frame and the error would keep each other, and with them the leg that hung, which
             # stays locked as long as anything refers to it.
             del error
-
-    def _deliver(
-        self,
-        done: Callable[[T | None, BaseException | None], None],
-        result: T | None,
-        error: BaseException | None,
-    ) -> None:
-        """Call `done` as if the loop called it, which saves a turn of the loop."""
-        asyncio._set_running_loop(self._loop)
-        try:
-            done(result, error)
-        except BaseException as burst:  # noqa: BLE001  the loop goes on
-            context = {"message": f"unexpected error in {done!r}", "exception": burst}
-            self._loop.call_exception_handler(context)
-        finally:
-            asyncio._set_running_loop(None)
 
     def _look_out(self) -> None:
         """Look at the driver's call once in a while; drive on without it if it hangs."""

@@ -54,6 +54,10 @@ class Watch(Generic[T]):
     There is no clock on the worker's side: the loop sees that neither the number of calls nor what
     the present one is on has changed since it looked last. So a call may be given up one look later
     than its time-out, never earlier.
+
+    A worker on the hot path moves its note from one call to the next, `inside[0] = another`, which
+    is one step instead of two, and an IndexError if the loop has gone on. Each must be an object of
+    its own, because `calls` does not count them.
     """
 
     __slots__ = ("_calls_seen", "_seen", "_since", "calls", "inside")
@@ -102,14 +106,15 @@ class Watch(Generic[T]):
         """What the present call is on."""
         return next(iter(self.inside), None)
 
-    def give_up(self) -> T | None:
-        """Go on without the worker; returns what it waits for. None if it has just returned: then
+    def give_up(self, what: T) -> bool:
+        """Go on without the worker, which waits for `what`. False if it does not any more: then
         nothing was given up.
         """
         try:
-            return self.inside.pop()
-        except IndexError:
-            return None
+            self.inside.remove(what)
+        except ValueError:
+            return False
+        return True
 
 
 class _Call(Generic[T]):
@@ -175,7 +180,7 @@ async def patiently(
         if future.done() or what is None:
             continue
         seconds = seconds_for(what)
-        if watch.waits_longer(seconds, loop.time()) and watch.give_up() is not None:
+        if watch.waits_longer(seconds, loop.time()) and watch.give_up(what):
             workers.replace()
             raise HungError(what, seconds)
     return future.result()

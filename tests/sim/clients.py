@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from duplexd.backend import FLUSH, TRIM, WRITE, ZERO, Change
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from random import Random
 
     from tests.sim.machine import Machine
@@ -82,7 +83,11 @@ class SimClient:
 
     # As the write path sees a client
 
-    def finished(self, change: Change) -> None:
+    def finished(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            self._finished(change)
+
+    def _finished(self, change: Change) -> None:
         machine, promises = self._machine, self._machine.promises
         self._payloads.finished(change)
         if machine.disk.dead or self._gone:  # nobody hears it
@@ -103,9 +108,6 @@ class SimClient:
             if change.fua:
                 promises.flushed = max(promises.flushed, before, change.sequence)
         self._woken.set()
-
-    def flush_replies(self) -> None:
-        """Nothing is queued."""
 
     # What it does
 

@@ -168,8 +168,9 @@ class History:
     @contextmanager
     def tapped(self) -> Iterator[None]:
         """Listen to every writer, and to every recovery that finds the end of a journal."""
-        collect, write_changes, append_marker = (
+        collect, append_changes, write_changes, append_marker = (
             Writer._collect,
+            Writer._append_changes,
             Writer.write_changes,
             Writer.append_marker,
         )
@@ -192,6 +193,15 @@ class History:
             else:
                 self._appended(writer.sequence, kind, volume, offset, length, data)
 
+        def tapped_append_changes(writer: Writer, changes: Any, first: int, time_us: int) -> int:
+            behind = append_changes(writer, changes, first, time_us)
+            for change in changes[first:behind]:
+                number, payload = change.volume.id, change.data
+                self._appended(
+                    change.sequence, change.kind, number, change.offset, change.length, payload
+                )
+            return behind
+
         def tapped_write_changes(writer: Writer, changes: Any, time_us: int) -> None:
             with self._outcome(at_once=False):
                 write_changes(writer, changes, time_us)
@@ -211,6 +221,7 @@ class History:
 
         with (
             mock.patch.object(Writer, "_collect", tapped_collect),
+            mock.patch.object(Writer, "_append_changes", tapped_append_changes),
             mock.patch.object(Writer, "write_changes", tapped_write_changes),
             mock.patch.object(Writer, "append_marker", tapped_append_marker),
             mock.patch.object(Writer, "write", tapped_write),

@@ -18,7 +18,7 @@ from tests.sim.checks import Cuts
 from tests.sim.machine import Died, Machine
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 SEGMENT = "/state/journal/0000.seg"
 CHECKPOINT = "/state/checkpoint"
@@ -31,12 +31,9 @@ class Writing:
         self._machine = machine
         self.answers = 0
 
-    def finished(self, change: Change) -> None:
-        assert change.error == 0
-        self.answers += 1
-
-    def flush_replies(self) -> None:
-        """Nothing is queued."""
+    def finished(self, changes: Sequence[Change]) -> None:
+        assert all(change.error == 0 for change in changes)
+        self.answers += len(changes)
 
     def change(self, name: str, offset: int, data: bytes) -> Change:
         return Change(

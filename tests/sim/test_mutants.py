@@ -16,7 +16,7 @@ from duplexd.core.identity import SAME
 from duplexd.core.ledger import Ledger
 from duplexd.core.markers import Swap, Void
 from duplexd.core.participant import Participant
-from duplexd.engine import apply
+from duplexd.engine.apply import Executor
 from duplexd.engine.checkpoint import Checkpointer
 from duplexd.engine.failures import Failures
 from duplexd.engine.recovery import reconcile
@@ -51,15 +51,15 @@ def primaries_are_not_replayed(patch: Callable[..., None]) -> None:
 
 
 def legs_are_written_before_the_journal(patch: Callable[..., None]) -> None:
-    journal = apply._journal
+    perform = Executor.perform
 
-    def first_the_legs(this: Any, writer: Writer) -> None:
+    def first_the_legs(self: Executor, this: Any) -> None:
         for change in this.changes:
             if change.kind == WRITE:
                 change.volume.primary.write(change.offset, change.data)
-        journal(this, writer)
+        perform(self, this)
 
-    patch(apply, "_journal", first_the_legs)
+    patch(Executor, "perform", first_the_legs)
 
 
 def flushes_are_acknowledged_without_a_sync(patch: Callable[..., None]) -> None:

@@ -18,7 +18,7 @@ from tests.support.prompt_workers import PromptWorkers
 from tests.unit.loops import PatientLoop
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 
     from duplexd.config.daemon_file import Config
     from duplexd.core.pair import Pair
@@ -49,17 +49,15 @@ class HandClock:
 
 
 class Peer:
-    """A connection: what was answered, in order."""
+    """A connection: what was answered, in order, and in how many calls."""
 
     def __init__(self) -> None:
         self.answers: list[Change] = []
-        self.flushes = 0
+        self.calls = 0
 
-    def finished(self, change: Change) -> None:
-        self.answers.append(change)
-
-    def flush_replies(self) -> None:
-        self.flushes += 1
+    def finished(self, changes: Sequence[Change]) -> None:
+        self.answers += changes
+        self.calls += 1
 
 
 class Core:

@@ -37,16 +37,15 @@ async def test_changes_of_one_wake_up_are_one_batch_that_is_over_when_submit_ret
     assert parts.peer.answers == changes
 
 
-async def test_the_submitter_sends_its_replies_itself_and_other_clients_are_flushed() -> None:
-    """The server joins the replies of a wake-up; replies that come later need a push."""
+async def test_the_changes_of_a_batch_are_answered_in_one_call_for_each_client() -> None:
+    """So that its replies are sent together."""
     parts, other = Parts(), Peer()
-    parts.send("data", 0, bytes(9 * KIB))
-    parts.send("data", 0, b"x", peer=other)
-    assert (parts.peer.flushes, other.flushes) == (0, 0)
+    parts.send("data", 0, bytes(9 * KIB))  # the others wait for it
+    first, second = parts.send("data", 0, b"1"), parts.send("wal", 0, b"2", peer=other)
+    third = parts.send("data", 0, b"3")
     parts.workers.finish()
-    assert (parts.peer.flushes, other.flushes) == (1, 1)
-    parts.send("data", 0, b"x")
-    assert (parts.peer.flushes, other.flushes) == (1, 1)
+    assert (parts.peer.answers[-2:], other.answers) == ([first, third], [second])
+    assert (parts.peer.calls, other.calls) == (2, 1)
 
 
 async def test_a_change_says_that_its_payload_may_be_being_written() -> None:
@@ -476,7 +475,7 @@ async def test_parts_are_answered_together_once_the_last_one_is_done() -> None:
         assert parts.peer.answers == []
         part = parts.change("data", 0, bytes(RECORD))
         part.sequence, part.error = number, errno.EIO if number == 12 else 0
-        joined.finished(part)
+        joined.finished([part])
     assert parts.peer.answers == [whole]
     assert (whole.sequence, whole.error) == (13, errno.EIO)
 

@@ -34,8 +34,8 @@ def backend() -> MemoryBackend:
 
 @pytest.fixture
 def limits() -> NbdLimits:
-    """A test that wants smaller ones overrides this by `parametrize`."""
-    return NbdLimits()
+    """Every byte is counted. A test that wants other limits overrides this by `parametrize`."""
+    return NbdLimits(connection_uncounted_bytes_max=0)
 
 
 @pytest_asyncio.fixture

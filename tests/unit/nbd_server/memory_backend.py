@@ -85,7 +85,7 @@ class MemoryBackend:
     def flush(self, change: Change) -> None:
         self.flushes += 1
         change.error = self.error
-        change.client.finished(change)
+        change.client.finished([change])
 
     def read(
         self,
@@ -113,11 +113,8 @@ class MemoryBackend:
         """Apply what is held, answer, and hold no longer."""
         self.holding = False
         held, self.held = self.held, []
-        clients = {change.client: None for change in held}
         for change in held:
             self._apply(change)
-        for client in clients:
-            client.flush_replies()
 
     def finish_reads(self) -> None:
         """Answer the reads that wait."""
@@ -132,7 +129,7 @@ class MemoryBackend:
                 data
             )
         change.error = self.error
-        change.client.finished(change)
+        change.client.finished([change])
 
 
 async def _serve(listen: list[Address], volumes: dict[str, int]) -> None:

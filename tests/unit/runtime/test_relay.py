@@ -9,9 +9,9 @@ import weakref
 from typing import TYPE_CHECKING
 
 import pytest
-import uvloop
 
 from duplexd.runtime.relay import Relay
+from duplexd.runtime.turns import TurnLoop
 from duplexd.runtime.watch import GivenUp
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def hung() -> Iterator[threading.Event]:
 
 
 def drive(main: Callable[[Relay], Coroutine[object, object, object]]) -> object:
-    loop = uvloop.new_event_loop()
+    loop = TurnLoop()
     relay = Relay(loop)
     try:
         return relay.drive(main(relay))

@@ -114,7 +114,7 @@ async def test_calls_that_follow_each_other_are_not_one_long_call() -> None:
 def test_an_error_of_a_call_that_was_given_up_is_not_seen() -> None:
     watch: Watch[str] = Watch()
     with pytest.raises(GivenUp):
-        _fail(watch, watch.give_up)
+        _fail(watch, lambda: watch.give_up("a"))
 
 
 def _fail(watch: Watch[str], meanwhile: Callable[[], object]) -> None:
@@ -127,4 +127,19 @@ def test_a_call_that_has_returned_cannot_be_given_up() -> None:
     watch: Watch[str] = Watch()
     with watch.at("a"):
         pass
-    assert watch.give_up() is None
+    assert not watch.give_up("a")
+
+
+def test_only_the_call_that_was_seen_can_be_given_up() -> None:
+    watch: Watch[str] = Watch()
+    with watch.at("b"):
+        assert not watch.give_up("a"), "it has gone on to another"
+
+
+def test_a_note_cannot_be_moved_once_the_call_was_given_up() -> None:
+    watch: Watch[str] = Watch()
+    watch.enter("a")
+    watch.inside[0] = "b"
+    assert watch.give_up("b")
+    with pytest.raises(IndexError):
+        watch.inside[0] = "c"
