@@ -326,8 +326,8 @@ class Checkpointer:
         return [outcome.lost for outcome in outcomes if outcome.lost is not None]
 
     def _secondary_failed(self, outcome: Outcome) -> None:
-        """One that is absent, or unusable as it is, is not worse off for its path. Nor is one at its
-        cut, durably, whose disk did not answer: it holds that cut when it answers again.
+        """One that is absent, or unusable as it is, is not worse off for its path. Nor is one at
+        its cut, durably, whose disk did not answer: it holds that cut when it answers again.
         """
         pair, error = outcome.planned.pair, outcome.failed
         unsynced = outcome.planned.dirty or pair.secondary_dirty

@@ -60,8 +60,10 @@ MEANINGS = [
 CUTS = """\
 
 After an unclean stop (a power cut, a kill, a crash) only the regions written last are compared.
-Earlier versions called this reason `power cut`. A pair that is PENDING by resync has an unusable
-secondary only if it had one before: torn, or with a failed sync.
+Earlier versions called this reason `power cut`. If a secondary cannot be used at such a start, its
+pair alone is suspended: the others of its group are compared, because they are at no known number.
+A pair that is PENDING by resync has an unusable secondary only if it had one before: torn, or with
+a failed sync.
 
 A pair that is SUSPENDED by command is at its cut. Whether that cut is `consistent`, `void`, or
 still undecided is the cut's own state. Those of a cut over several controllers are in
