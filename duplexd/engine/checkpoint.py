@@ -52,6 +52,7 @@ class _Snapshot(NamedTuple):
     planned: list[Planned]  # syncs that it needs
     others: list[asyncio.Future[bool]]  # of others that it needs, under way already
     swaps: dict[int, int]  # of each pair, by then
+    whole: bool  # whether these syncs cover everything
 
 
 class CheckpointFile:
@@ -227,7 +228,7 @@ class Checkpointer:
             self._syncs.end(planned)
         if snapshot.others:
             await asyncio.wait(snapshot.others)
-        return not failed and all(other.result() for other in snapshot.others)
+        return snapshot.whole and not failed and all(other.result() for other in snapshot.others)
 
     async def _snapshot_at_rest(self) -> _Snapshot:
         made: list[_Snapshot] = []
@@ -264,7 +265,7 @@ class Checkpointer:
         for pair in pairs:
             pair.regions.checkpointed()
         swaps = {pair.id: pair.record.swaps for pair in pairs if pair.id > 0}
-        return _Snapshot(saved, images, planned, others, swaps)
+        return _Snapshot(saved, images, planned, others, swaps, not self._syncs.left_dirty)
 
     def _refuse_unsynced(self, served: Sequence[Pair]) -> None:
         """A second sync would succeed and prove nothing: the kernel reports an error once."""
@@ -326,8 +327,8 @@ class Checkpointer:
         return [outcome.lost for outcome in outcomes if outcome.lost is not None]
 
     def _secondary_failed(self, outcome: Outcome) -> None:
-        """One that is absent, or unusable as it is, is not worse off for its path. Nor is one at
-        its cut, durably, whose disk did not answer: it holds that cut when it answers again.
+        """One that is absent, or unusable as it is, is not worse off for its path. Nor is one
+        that is durably at its cut, and whose disk does not answer: it will be there again.
         """
         pair, error = outcome.planned.pair, outcome.failed
         unsynced = outcome.planned.dirty or pair.secondary_dirty

@@ -59,6 +59,7 @@ class LegSyncs:
         self._sync = sync  # blocking
         self._under_way: dict[Leg, asyncio.Future[bool]] = {}  # whether it was synced
         self.planning = asyncio.Lock()
+        self.left_dirty = False  # by `plan`: written to since the sync began that is under way
 
     def plan(
         self, primaries: Iterable[Pair], secondaries: Iterable[Pair], looked_for: Collection[Pair]
@@ -71,13 +72,16 @@ class LegSyncs:
         dirty, until a sync of what comes back tells what is on it.
         """
         planned: list[Planned] = []
+        self.left_dirty = False
         for pair in primaries:
+            self.left_dirty |= pair.primary_dirty and not self._is_free(pair.primary)
             if pair.primary_dirty and self._is_free(pair.primary):
                 pair.primary_dirty = False
                 planned.append(Planned(pair, pair.primary, True, False))
         for pair in secondaries:
             leg = pair.secondary
             if leg is None or not self._is_free(leg):
+                self.left_dirty |= leg is not None and pair.secondary_dirty
                 continue
             dirty = pair.secondary_dirty and not isinstance(leg, AbsentLeg)
             if dirty:

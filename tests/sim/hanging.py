@@ -141,6 +141,7 @@ class Hangs:
         for runner in self._runners.values():
             runner.start(None)
         self._runners.clear()
+        self._disk.hanging.clear()  # what was still begun while the process died
         self._disk.wait = None
 
 

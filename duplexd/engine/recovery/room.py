@@ -7,11 +7,13 @@ them.
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.engine.checkpoint import replay_floor
-from duplexd.engine.opening import why_absent
+from duplexd.engine.opening import PRIMARY, SECONDARY, why_absent
+from duplexd.engine.recovery.image_faults import Fault, Side
 from duplexd.errors import DamageError
 
 if TYPE_CHECKING:
@@ -74,21 +76,35 @@ class _Room:
             ring.spares.append(ring.recycle(segment))
         return True
 
+    def _sync(self, side: Side) -> None:
+        """Sync an image that is good; one that fails now has failed as in the replay."""
+        pair, faults = side.pair, self._recovered.faults
+        if pair.secondary is None and side.role == SECONDARY:
+            return
+        leg = side.leg
+        if side in faults or why_absent(leg):
+            return
+        try:
+            leg.sync()
+        except OSError as error:
+            why = f"{leg.path}: {error.strerror or error}"
+            faults.add(side, Fault(OSError(error.errno or errno.EIO, why)))
+            if side.role == SECONDARY:
+                record = pair.record
+                self._recovered.journal.ledger.secondary_lacks(record, record.secondary_at)
+
     def _checkpoint(self, before: Json) -> Json:
         """The state at the end of the journal, as the replay left it: both legs durable."""
         writer, recovered = self._writer, self._recovered
         ledger = recovered.journal.ledger
         faults, behind = recovered.faults, {}
-        failed = {pair.id for pair in faults.secondaries}
-        absent = {pair.id for pair in recovered.pairs.values() if why_absent(pair.secondary)}
         for pair in recovered.pairs.values():
+            self._sync(Side(pair, PRIMARY))
+            self._sync(Side(pair, SECONDARY))
             if pair in faults.primaries or why_absent(pair.primary):
                 behind[pair.id] = pair.record.primary_at
-            else:
-                pair.primary.sync()
-            good = pair.secondary is not None and not why_absent(pair.secondary)
-            if good and pair not in faults.secondaries:
-                pair.copy_of.sync()
+        failed = {pair.id for pair in faults.secondaries}
+        absent = {pair.id for pair in recovered.pairs.values() if why_absent(pair.secondary)}
         # What a secondary lacks that failed does not keep the others from starting.
         now = ledger.snapshot(writer.sequence, {}, behind, failed | absent)
         for saved in now["pairs"]:

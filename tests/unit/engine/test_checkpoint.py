@@ -415,6 +415,28 @@ def test_a_consistent_suspend_is_durable_beside_one_that_fails() -> None:
     assert False not in found
 
 
+async def test_what_was_written_since_a_sync_under_way_began_is_synced_again() -> None:
+    """That of a suspend, which the checkpoint waits for, does not cover it."""
+    taking = Taking()
+    parts = taking.parts
+    parts.send("data", 0, b"x" * 512)
+    sync = asyncio.ensure_future(taking.checkpointer.sync_secondaries([parts.pair()]))
+    await turns()
+    under_way = parts.workers.calls.popleft()
+    parts.send("data", 4096, b"y" * 512)
+    assert parts.pair().secondary_dirty
+    checkpoint = asyncio.ensure_future(taking.checkpointer.checkpoint())
+    await turns()
+    parts.workers.finish_all()
+    await turns()
+    under_way()
+    while not (sync.done() and checkpoint.done()):
+        parts.workers.finish_all()
+        await asyncio.sleep(0)
+    assert taking.checkpointer.taken == 1
+    assert not parts.pair().secondary_dirty
+
+
 async def test_a_sync_beside_a_batch_does_not_make_clean_what_that_writes_after_it() -> None:
     """A suspend of pairs at a cut may meet a resync, and then clients that write again."""
     taking = Taking()

@@ -338,6 +338,14 @@ async def test_what_an_async_one_has_yet_to_get_is_kept_in_the_journal() -> None
 async def test_a_failed_secondary_does_not_keep_a_full_journal_from_starting() -> None:
     """What it lacks is dropped: it is copied as a whole in any case."""
     disk, volumes = new_disk(), {"data": "async", "apart": "sync"}
+    await full_journal(disk, volumes)
+    disk.fail(B, errno.EIO, operation="write")
+    async with running(volumes, disk=disk, journal=JOURNAL) as core:
+        assert core.states()["data"] == SUSPENDED
+
+
+async def full_journal(disk: SimDisk, volumes: dict[str, str]) -> None:
+    """A daemon that was killed when it had no room for another change."""
     core = await Core.begin(disk, settings(volumes, journal=JOURNAL))
     disk.fail("/state/checkpoint", errno.EIO)
     content = bytes(range(256)) * (MIB // 256)
@@ -347,9 +355,16 @@ async def test_a_failed_secondary_does_not_keep_a_full_journal_from_starting() -
             break
     await core.crash(power=False)
     disk.heal("/state/checkpoint")
-    disk.fail(B, errno.EIO, operation="write")
-    async with running(volumes, disk=disk, journal=JOURNAL) as core:
+
+
+@pytest.mark.parametrize("path", [A, B])
+async def test_a_sync_that_fails_while_room_is_made_costs_its_own_image(path: str) -> None:
+    disk = new_disk()
+    await full_journal(disk, BOTH)
+    disk.fail(path, errno.EIO, operation="sync", after=1, times=1)  # the replay's succeeds
+    async with running(BOTH, disk=disk, journal=JOURNAL) as core:
         assert core.states()["data"] == SUSPENDED
+        assert core.pair().record.swapped is (path == A)
 
 
 async def test_what_a_primary_may_have_lost_stays_open_when_its_first_sync_fails() -> None:
