@@ -11,7 +11,7 @@ from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Callable
 
     from duplexd.json_object import Json
 
@@ -19,7 +19,8 @@ _SAMPLE = struct.Struct("<QI")
 
 
 class Image(NamedTuple):
-    """`samples`: `(offset, CRC-32C)` of blocks of 4 KiB, as they are at the checkpoint's number.
+    """`samples`: `(offset, CRC-32C)` of blocks of 4 KiB, as they are at number `sampled_at`: the
+    checkpoint's, or that of the cut that the image is at; 0 if it is at none.
     `marked`: it carries its id itself; `generation`: the start that last wrote its mark.
 
     `loose`: it may have been written to after `mtime_ns`. `until_ns`: the same, but not after that.
@@ -36,20 +37,21 @@ class Image(NamedTuple):
     loose: bool = False
     until_ns: int = 0
     after: int = 0
+    sampled_at: int = 0
 
     @property
     def offsets(self) -> list[int]:
         """Where it was sampled."""
         return [offset for offset, _ in self.samples]
 
+    def at(self, number: int, holds: Callable[[int], bool]) -> Image:
+        """With the samples that are true at this number too: those of whose offsets that holds."""
+        kept = tuple(sample for sample in self.samples if holds(sample[0]))
+        return self._replace(samples=kept, sampled_at=number)
+
     def taken_at(self, number: int) -> Image:
         """The same, where what it holds is what the volume is from this number on."""
         return self._replace(after=number)
-
-    def written(self, regions: Container[int], shift: int) -> Image:
-        """What stays true of it once it was written to in these regions of `1 << shift` bytes."""
-        kept = tuple(sample for sample in self.samples if sample[0] >> shift not in regions)
-        return self._replace(samples=kept, loose=True)
 
     def pack(self) -> Json:
         """For the checkpoint."""

@@ -63,10 +63,10 @@ outside of batches, `hung` those that do not answer any more, and `bad_ranges` a
 
 `auto_resync` brings pairs back after their secondary failed.
 `checkpoint` makes both legs durable and says so, with `leg_syncs`, and `samples` of the images, of
-`sampled_blocks`; `journal_space` keeps room in the journal, and `sync_claim` has the last records
-claimed to be durable. `recovery` finds out after a start what is true. `volumes` are served;
-`opening` opens their images, each for itself, `reopen` those that were absent, and `adopt` takes
-them as they are; `live_changes` says what a `reload` may change of them. `swapping` exchanges the
-images of a pair, on command. `verify` compares legs. `commands` is what clients can ask for;
-`status`, `counters` and `events` are what they see.
+`sampled_blocks`, each as its `image_snapshot`; `journal_space` keeps room in the journal, and
+`sync_claim` has the last records claimed to be durable. `recovery` finds out after a start what is
+true. `volumes` are served; `opening` opens their images, each for itself, `reopen` those that were
+absent, and `adopt` takes them as they are; `live_changes` says what a `reload` may change of them.
+`swapping` exchanges the images of a pair, on command. `verify` compares legs. `commands` is what
+clients can ask for; `status`, `counters` and `events` are what they see.
 """

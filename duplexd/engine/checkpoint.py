@@ -24,6 +24,7 @@ from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.pair_states import DUPLEX, SIMPLEX, SUSPENDED
 from duplexd.engine.hung import leave_hung, took_its_place
 from duplexd.engine.leg_syncs import LegSyncs, Outcome, Planned, make_dirty
+from duplexd.errors import DamageError
 from duplexd.images.absent import AbsentLeg
 from duplexd.journal import checkpoint_file as checkpoint
 from duplexd.runtime.tasks import to_its_end
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 
     from duplexd.core.pair import Pair
     from duplexd.engine.failed_legs import FailedLegs
-    from duplexd.engine.samples import Plan, Samples
+    from duplexd.engine.image_snapshot import Plan
+    from duplexd.engine.samples import Samples
     from duplexd.engine.timeline import Timeline
     from duplexd.engine.volumes import Volumes
     from duplexd.images.leg import Leg
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from duplexd.runtime.disk import Disk
 
 _NEVER = 1 << 62
+UNKNOWN_MOUNT = ""  # in a checkpoint: whether the journal after it has lost records is not known
 
 
 class _Snapshot(NamedTuple):
@@ -105,6 +108,7 @@ class Checkpointer:
         self._clock = clock
         self._taking = asyncio.Lock()
         self._unsynced: dict[Leg, OSError] = {}  # primaries whose sync has failed
+        self._distrusting: asyncio.Task[None] | None = None
         self._kept_from = _NEVER  # the floor of what began since the last snapshot
         self._time = 0.0  # monotonic
         self.copying = asyncio.Lock()  # a snapshot and the copy of a run exclude each other
@@ -193,7 +197,24 @@ class Checkpointer:
 
     def _replace(self, saved: Json) -> None:
         mount, time_ns = self._file.mount(), int(self._clock.wall() * 1e9)
+        if self._timeline.failed:
+            mount = UNKNOWN_MOUNT
         self._file.replace({**saved, "mount": mount, "time": time_ns})
+
+    def distrust_journal(self) -> None:
+        """The journal could not be written or synced: what it shows now it may lose, on this boot
+        and this mount. Let the next start know, as far as that disk still takes a file.
+        """
+        loop = asyncio.get_running_loop()
+        self._distrusting = loop.create_task(self._distrust(), name="distrust journal")
+
+    async def _distrust(self) -> None:
+        async with self._taking:
+            with contextlib.suppress(OSError, DamageError):
+                await to_its_end(self._workers.run(self._forget_mount))
+
+    def _forget_mount(self) -> None:
+        self._file.replace(forget_mount(self._file.read()))
 
     async def _make_durable(self) -> _Snapshot | None:
         """Sync everything that a checkpoint covers, and return that. None if legs failed, so that
@@ -340,6 +361,11 @@ class Checkpointer:
             error = outcome.lost
         if error is not None:
             self._failed_legs.lost(pair, error)
+
+
+def forget_mount(saved: Json) -> Json:
+    """A checkpoint whose journal may have lost its end."""
+    return {**saved, "mount": UNKNOWN_MOUNT}
 
 
 def replay_floor(saved: Json) -> int:

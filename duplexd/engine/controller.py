@@ -127,105 +127,141 @@ class Controller:
         file: CheckpointFile,
         staging: StagingArea,
     ) -> None:
-        disk, clock, workers, journal_workers, write_workers = machine
+        """The parts, in the order in which they use each other; then what connects them."""
         self._file, self._staging, self._machine, self._limits = file, staging, machine, limits
         self.config = config
         self.name = config.controller.name
         self.events = events
         self.listeners = events.listeners
-        ring, tail = recovered.journal.ring, recovered.journal.tail
-        writer, ledger = Writer(ring, tail.sequence, tail.chain), recovered.journal.ledger
-        self.admission = admission = Admission()
-        self.volumes = volumes = Volumes()
-        self.executor = Executor(
-            writer, volumes.group_of, write_workers, journal_workers, limits.record_bytes_max
-        )
-        self.timeline = timeline = Timeline(
-            writer, ledger, volumes.by_number, self.executor, journal_workers, clock
-        )
-        self.archive = archive = CutArchive(self.name, ledger, volumes, events, limits)
-        self.failures = failures = Failures(timeline, volumes, archive, events)
-        self.failed_legs = FailedLegs(timeline, volumes, failures)
-        self.legs = legs = LegCalls(workers)
-        legs.on_hung = self.failed_legs.found
-        samples = Samples(timeline, legs, self.name)
-        self.checkpointer = checkpointer = Checkpointer(
-            timeline, volumes, self.failed_legs, file, samples, legs, clock
-        )
-        self.space = JournalSpace(timeline, admission, checkpointer, workers, events, limits)
-        self.write_path = WritePath(timeline, admission, self.space.want, clock, limits)
-        self.leases = leases = Leases(timeline, self.write_path, clock, events, limits)
-        backlog = Backlog(timeline, self.write_path, legs, limits)
-        self.async_follower = AsyncFollower(
-            timeline,
-            self.write_path,
-            backlog,
-            failures.freeze,
-            volumes.group_of,
-            legs,
-            clock,
-            limits,
-        )
-        self.copying = Copying(timeline, checkpointer, staging, legs, clock, events.emit, limits)
-        self.runner = Runner(
-            timeline,
-            failures.freeze,
-            backlog,
-            self.copying,
-            self.async_follower,
-            events.emit,
-            clock,
-            limits,
-        )
-        self.followers = followers = Followers(
-            timeline, self.write_path, legs, self.async_follower, self.runner.run, clock
-        )
-        self.resyncs = Resyncs(timeline, checkpointer, followers, archive.unsettled, events.emit)
-        self.settling = Settling(
-            timeline, checkpointer, archive, leases.participant, followers.reached, followers.moved
-        )
-        origin = Origin(self.name, str(config.controller.state_dir), ring.controller)
-        self.suspends = Suspends(timeline, leases, self.settling, archive, clock, origin)
-        self.group_cuts = GroupCuts(timeline, leases, self.settling, archive, clock, events, origin)
-        self.cuts = Cuts(self.group_cuts, timeline, archive, volumes, legs, events)
-        self.verification = Verification(timeline, leases, followers, legs, limits)
-        self.reads = Reads(legs, events)
-        self.reads.on_leg_failed = self.failed_legs.found
-        self.bad_ranges = BadRanges(timeline, self.write_path, legs, events, limits)
-        self.status_of = Status(timeline, admission, volumes, leases, archive, followers, clock)
-        live_changes = LiveChanges(volumes, leases, archive)
-        opener = Opener(disk, workers, config.controller)
-        self.reloads = Reload(timeline, volumes, checkpointer, followers, live_changes, opener)
-        failures.on_left = opener.close_later
+        self._journal(recovered)
+        self._legs_and_checkpoints(int(recovered.journal.saved["sequence"]))
+        self._writes_and_reads()
+        self._copies()
+        self._cuts()
+        self._changes_of_volumes()
         self._connect()
         self._take_settings(config)
-        # See `Backend`; bound here, they cost no call more than there.
-        self.submit = self.write_path.submit
-        self.flush = self.write_path.flush
-        self.disconnected = self.write_path.disconnected
-        self.read = self.reads.read
-        self.volume = volumes.find
-        # And what the API's clients can ask for.
+        self._serve()
+
+    # ------------------------------------------------------------------------------- the parts
+
+    def _journal(self, recovered: Recovered) -> None:
+        """One journal, its states, and what writes to it and to the legs."""
+        machine, limits = self._machine, self._limits
+        ring, tail = recovered.journal.ring, recovered.journal.tail
+        writer, ledger = Writer(ring, tail.sequence, tail.chain), recovered.journal.ledger
+        self.admission = Admission()
+        self.volumes = volumes = Volumes()
+        light, heavy = machine.write_workers, machine.journal_workers
+        self.executor = executor = Executor(
+            writer, volumes.group_of, light, heavy, limits.record_bytes_max
+        )
+        self.timeline = timeline = Timeline(
+            writer, ledger, volumes.by_number, executor, heavy, machine.clock
+        )
+        self.archive = CutArchive(self.name, ledger, volumes, self.events, limits)
+        self.failures = Failures(timeline, volumes, self.archive, self.events)
+
+    def _legs_and_checkpoints(self, last: int) -> None:
+        """What uses legs outside of batches. `last`: the number of the checkpoint at the start."""
+        timeline, machine, volumes = self.timeline, self._machine, self.volumes
+        self.failed_legs = FailedLegs(timeline, volumes, self.failures)
+        self.legs = legs = LegCalls(machine.workers)
+        legs.on_hung = self.failed_legs.found
+        samples = Samples(timeline, legs, self.name, last)
+        self.checkpointer = Checkpointer(
+            timeline, volumes, self.failed_legs, self._file, samples, legs, machine.clock
+        )
+        self.space = JournalSpace(
+            timeline, self.admission, self.checkpointer, machine.workers, self.events, self._limits
+        )
+
+    def _writes_and_reads(self) -> None:
+        """What clients of volumes use, and what makes them wait."""
+        timeline, clock, limits = self.timeline, self._machine.clock, self._limits
+        self.write_path = WritePath(timeline, self.admission, self.space.want, clock, limits)
+        self.leases = Leases(timeline, self.write_path, clock, self.events, limits)
+        self.reads = Reads(self.legs, self.events)
+        self.reads.on_leg_failed = self.failed_legs.found
+        self.bad_ranges = BadRanges(timeline, self.write_path, self.legs, self.events, limits)
+
+    def _copies(self) -> None:
+        """What brings secondaries along the journal."""
+        timeline, clock, limits = self.timeline, self._machine.clock, self._limits
+        freeze, emit, group_of = self.failures.freeze, self.events.emit, self.volumes.group_of
+        gates, legs = self.write_path, self.legs
+        backlog = Backlog(timeline, gates, legs, limits)
+        self.async_follower = AsyncFollower(
+            timeline, gates, backlog, freeze, group_of, legs, clock, limits
+        )
+        self.copying = Copying(
+            timeline, self.checkpointer, self._staging, legs, clock, emit, limits
+        )
+        self.runner = Runner(
+            timeline, freeze, backlog, self.copying, self.async_follower, emit, clock, limits
+        )
+        self.followers = Followers(
+            timeline, gates, legs, self.async_follower, self.runner.run, clock
+        )
+        self.resyncs = Resyncs(
+            timeline, self.checkpointer, self.followers, self.archive.unsettled, emit
+        )
+
+    def _cuts(self) -> None:
+        """What makes cuts, and looks at them."""
+        timeline, archive, leases = self.timeline, self.archive, self.leases
+        followers, clock, own = self.followers, self._machine.clock, self.config.controller
+        self.settling = settling = Settling(
+            timeline, self.checkpointer, archive, leases.participant, followers.reached,
+            followers.moved,
+        )  # fmt: skip
+        origin = Origin(self.name, str(own.state_dir), timeline.writer.ring.controller)
+        self.suspends = Suspends(timeline, leases, settling, archive, clock, origin)
+        self.group_cuts = GroupCuts(timeline, leases, settling, archive, clock, self.events, origin)
+        self.cuts = Cuts(self.group_cuts, timeline, archive, self.volumes, self.legs, self.events)
+        self.verification = Verification(timeline, leases, followers, self.legs, self._limits)
+        self.status_of = Status(
+            timeline, self.admission, self.volumes, leases, archive, followers, clock
+        )
+
+    def _changes_of_volumes(self) -> None:
+        """What opens images while the daemon runs, or changes their roles; and what clients of the
+        API can ask for.
+        """
+        timeline, volumes, limits = self.timeline, self.volumes, self._limits
+        failures, followers, emit = self.failures, self.followers, self.events.emit
+        disk, clock, workers = self._machine.disk, self._machine.clock, self._machine.workers
+        opener = Opener(disk, workers, self.config.controller)
+        failures.on_left = opener.close_later
+        live_changes = LiveChanges(volumes, self.leases, self.archive)
+        self.reloads = Reload(timeline, volumes, self.checkpointer, followers, live_changes, opener)
         reopening = Reopening(
-            timeline, checkpointer, self.write_path, followers, failures, opener, workers,
-            lambda: self.config, events.emit, limits,
+            timeline, self.checkpointer, self.write_path, followers, failures, opener, workers,
+            lambda: self.config, emit, limits,
         )  # fmt: skip
         adoptions = Adoptions(
-            timeline, volumes, checkpointer, failures, reopening, workers, events.emit, limits
+            timeline, volumes, self.checkpointer, failures, reopening, workers, emit, limits
         )
-        swaps = Swaps(timeline, leases, followers, self.resyncs, failures, legs, disk)
-        commands = Commands(
-            volumes, leases, self.suspends, self.resyncs, self.verification, reopening, adoptions,
-            swaps, clock,
+        swaps = Swaps(timeline, self.leases, followers, self.resyncs, failures, self.legs, disk)
+        self.commands = commands = Commands(
+            volumes, self.leases, self.suspends, self.resyncs, self.verification, reopening,
+            adoptions, swaps, clock,
         )  # fmt: skip
-        self.resolve = volumes.resolve
-        self.quiesce, self.renew, self.release = commands.quiesce, commands.renew, leases.release
+        self.auto_resync = AutoResync(
+            timeline, volumes, commands.resync_again, self.events, clock, limits
+        )
+
+    def _serve(self) -> None:
+        """See `Backend`; bound here, they cost no call more than there. And what the API asks."""
+        write_path, commands = self.write_path, self.commands
+        self.submit, self.flush = write_path.submit, write_path.flush
+        self.disconnected, self.read = write_path.disconnected, self.reads.read
+        self.volume, self.resolve = self.volumes.find, self.volumes.resolve
+        self.quiesce, self.renew = commands.quiesce, commands.renew
+        self.release = self.leases.release
         self.suspend, self.verify = commands.suspend, commands.verify
         self.resync, self.resync_wait = commands.resync, commands.resync_wait
         self.adopt, self.swap = commands.adopt, commands.swap
-        self.auto_resync = AutoResync(
-            timeline, volumes, commands.resync_again, events, clock, limits
-        )
 
     def _connect(self) -> None:
         """What one part signals, and what another does about it."""
@@ -247,6 +283,7 @@ class Controller:
         timeline.on_failed += [
             lambda why: self.events.emit("controller-failed", error=why),
             lambda _why: admission.refuse(errno.EIO),
+            lambda _why: self.checkpointer.distrust_journal(),
             lambda _why: followers.moved(),
         ]
         admission.on_open = self.write_path.kick_soon

@@ -8,33 +8,32 @@ import pytest
 
 from tests.sim.bad_day import run, run_hanging
 
-SEEDS, HANGING_SEEDS, CHUNK = 200, 100, 10
-LONG_SEEDS, LONG_HANGING_SEEDS, LONG_CHUNK = 6700, 3400, 100
+CHUNK, LONG_CHUNK = 10, 100
+LONG = (pytest.mark.long, pytest.mark.timeout(1800))
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
-def test_whatever_fails_costs_only_itself(first: int) -> None:
-    for seed in range(first, first + CHUNK):
+def chunks(short: int, long: int) -> list[object]:
+    """The first `short` seeds in small chunks, and up to `long` in large ones, for the long run."""
+    return [
+        *(range(first, first + CHUNK) for first in range(0, short, CHUNK)),
+        *(
+            pytest.param(range(first, first + LONG_CHUNK), marks=LONG)
+            for first in range(short, long, LONG_CHUNK)
+        ),
+    ]
+
+
+def named(seeds: range) -> str:
+    return str(seeds.start)
+
+
+@pytest.mark.parametrize("seeds", chunks(200, 6700), ids=named)
+def test_whatever_fails_costs_only_itself(seeds: range) -> None:
+    for seed in seeds:
         run(seed)
 
 
-@pytest.mark.parametrize("first", range(0, HANGING_SEEDS, CHUNK))
-def test_what_hangs_hangs_alone(first: int) -> None:
-    for seed in range(first, first + CHUNK):
-        run_hanging(seed)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("first", range(SEEDS, LONG_SEEDS, LONG_CHUNK))
-def test_whatever_fails_costs_only_itself_long(first: int) -> None:
-    for seed in range(first, first + LONG_CHUNK):
-        run(seed)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("first", range(HANGING_SEEDS, LONG_HANGING_SEEDS, LONG_CHUNK))
-def test_what_hangs_hangs_alone_long(first: int) -> None:
-    for seed in range(first, first + LONG_CHUNK):
+@pytest.mark.parametrize("seeds", chunks(100, 3400), ids=named)
+def test_what_hangs_hangs_alone(seeds: range) -> None:
+    for seed in seeds:
         run_hanging(seed)

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -23,27 +24,28 @@ from tests.support.fuse import faulty_disk
 from tests.support.runbook import Runbook, Site
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from tests.support.fuse import FaultyDisk
 
 PAGE = Runbook(ROOT / "docs" / "disaster.md")
-FOLLOWED: set[str] = set()  # titles that a test names
+FOLLOWED: dict[str, str] = {}  # titles, by the name of the test that follows them
 MIB = 1 << 20
-Test = TypeVar("Test")
+Test = TypeVar("Test", bound=Callable[..., object])
 
 
 class Drill:
-    """One set with its daemon, and what happens to it."""
+    """One set with its daemon, and what happens to it. `title`: of the section that is followed."""
 
-    def __init__(self, site: Site, daemon: Daemon) -> None:
+    def __init__(self, site: Site, daemon: Daemon, title: str) -> None:
         self.site = site
         self.daemon = daemon
+        self.title = title
 
     # ------------------------------------------------------------------------ what the page says
 
-    def follow(self, title: str, before: Mapping[str, Callable[[], object]] | None = None) -> None:
+    def follow(self, before: Mapping[str, Callable[[], object]] | None = None) -> None:
         """Do what the page says, from its first command to its last. `before` has what the text
         between two commands asks for, by the command that comes after it.
         """
@@ -53,7 +55,7 @@ class Drill:
             acts.pop(command, lambda: None)()
             return self.run(command)
 
-        PAGE.follow(title, run)
+        PAGE.follow(self.title, run)
         assert not acts, f"the page has no such commands: {list(acts)}"
 
     def run(self, command: str) -> str:
@@ -139,17 +141,8 @@ class Drill:
         assert printed.count("the legs are equal") == 2, printed
 
 
-def begin(directory: Path, start_daemon: Callable[..., Daemon]) -> Drill:
-    """The set of the page, with something in it."""
-    site = Site(directory, {}, configuration=PAGE.configuration).write()
-    drill = Drill(site, start_daemon(site))
-    drill.write("tables", 1)
-    drill.write("wal", 1)
-    return drill
-
-
 class Failing(NamedTuple):
-    """A set whose primaries are on a disk that fails when the test says so."""
+    """A set whose primaries, or whose journal, are on a disk that fails when the test says so."""
 
     drill: Drill
     disk: FaultyDisk
@@ -161,29 +154,62 @@ class Failing(NamedTuple):
             image.unlink()
 
 
-@pytest.fixture
-def drill(tmp_path: Path, start_daemon: Callable[..., Daemon]) -> Drill:
-    return begin(tmp_path, start_daemon)
+Begin = Callable[[], Drill]
 
 
 @pytest.fixture
-def failing(tmp_path: Path, start_daemon: Callable[..., Daemon]) -> Iterator[Failing]:
+def begin(
+    tmp_path: Path, start_daemon: Callable[..., Daemon], request: pytest.FixtureRequest
+) -> Begin:
+    """Starts the set of the page, with something in it."""
+
+    def begin() -> Drill:
+        site = Site(tmp_path, {}, configuration=PAGE.configuration).write()
+        drill = Drill(site, start_daemon(site), FOLLOWED[request.function.__name__])
+        drill.write("tables", 1)
+        drill.write("wal", 1)
+        return drill
+
+    return begin
+
+
+@pytest.fixture
+def drill(begin: Begin) -> Drill:
+    return begin()
+
+
+@pytest.fixture
+def failing(tmp_path: Path, begin: Begin) -> Iterator[Failing]:
     (tmp_path / "srv").mkdir()
     with faulty_disk(tmp_path / "srv" / "fast") as disk:
-        drill = begin(tmp_path, start_daemon)
+        drill = begin()
         yield Failing(drill, disk)
         disk.lift()
         drill.daemon.kill()
 
 
+@pytest.fixture
+def journal(tmp_path: Path, begin: Begin) -> Iterator[Failing]:
+    (tmp_path / "var").mkdir()
+    with faulty_disk(tmp_path / "var") as disk:
+        drill = begin()
+        yield Failing(drill, disk)
+        disk.lift()
+        drill.stop()
+
+
 def of(title: str) -> Callable[[Test], Test]:
     """Names the drill of the page that a test follows."""
-    FOLLOWED.add(title)
-    return lambda test: test
+
+    def follows(test: Test) -> Test:
+        FOLLOWED[test.__name__] = title
+        return test
+
+    return follows
 
 
 def test_every_drill_of_the_page_is_a_test() -> None:
-    assert set(PAGE.drills) == FOLLOWED
+    assert sorted(PAGE.drills) == sorted(FOLLOWED.values())
 
 
 # ----------------------------------------------------------------- a disk that is not there
@@ -197,7 +223,7 @@ def test_a_secondary_disk_is_dead_after_a_reboot(drill: Drill) -> None:
     drill.write("tables", 2)
     drill.reads("wal", 1)
     mount = {"duplexctl resync database --wait": lambda: drill.mount_again("/srv/mirror", away)}
-    drill.follow("The secondary's disk is dead after a reboot", before=mount)
+    drill.follow(before=mount)
     drill.reads("tables", 2)
     drill.equal()
 
@@ -208,7 +234,7 @@ def test_a_secondary_disk_is_replaced(drill: Drill) -> None:
     drill.lose("/srv/mirror")
     drill.start()
     drill.write("tables", 2)
-    drill.follow("The secondary's disk is replaced")
+    drill.follow()
     drill.reads("tables", 2)
     drill.equal()
 
@@ -220,7 +246,7 @@ def test_a_primary_disk_is_dead_after_a_kill(drill: Drill) -> None:
     drill.lose("/srv/fast")
     drill.start()
     drill.reads("tables", 2)
-    drill.follow("The primary's disk is dead after a kill or a power cut")
+    drill.follow()
     drill.reads("tables", 2)
     drill.reads("wal", 1)
     drill.equal()
@@ -244,7 +270,6 @@ async def test_a_primary_disk_dies_while_the_pair_is_duplex(failing: Failing) ->
         # The connections are still there: the status shows one client of each.
         await asyncio.to_thread(
             drill.follow,
-            "The primary's disk dies while the pair is DUPLEX",
             {"truncate -s 16MiB /srv/fast/tables.img /srv/fast/wal.img": failing.replace},
         )
     drill.reads("tables", 2)
@@ -261,7 +286,7 @@ def test_a_primary_disk_dies_while_the_pair_is_suspended(failing: Failing) -> No
     for volume in ("tables", "wal"):
         assert "Input/output error" in drill.error_of(volume, "write -P 9 8M 1M")
         assert "Input/output error" in drill.error_of(volume, "read 0 1M")
-    drill.follow("The primary's disk dies while the pair is SUSPENDED")
+    drill.follow()
     drill.reads("tables", 2)
     drill.reads("wal", 1)
     kept = drill.image("/srv/spare/tables.img").read_bytes()
@@ -283,7 +308,7 @@ def test_the_journal_no_longer_reaches_back(failing: Failing) -> None:
     failing.disk.fail()
     assert "Input/output error" in drill.error_of("tables", "write -P 9 0 1M")
     assert "Input/output error" in drill.error_of("wal", "write -P 9 0 1M")
-    drill.follow("The journal no longer reaches back to the cut")
+    drill.follow()
     drill.reads("tables", 1)
 
 
@@ -301,7 +326,7 @@ def test_images_were_exchanged(drill: Drill) -> None:
     other.rename(one)
     between.rename(other)
     drill.start()
-    drill.follow("The images were exchanged by mistake")
+    drill.follow()
     drill.reads("tables", 2)
     assert drill.image("/srv/fast/tables.img").read_bytes()[:MIB] == b"\1" * MIB
     drill.run("duplexctl resync database --wait")
@@ -314,7 +339,7 @@ def test_a_secondary_was_emptied(drill: Drill) -> None:
     drill.stop()
     drill.empty("/srv/mirror/tables.img")
     drill.start()
-    drill.follow("A secondary was emptied")
+    drill.follow()
     drill.reads("tables", 1)
 
 
@@ -324,7 +349,7 @@ def test_a_primary_was_emptied(drill: Drill) -> None:
     drill.empty("/srv/fast/tables.img")
     drill.start()
     drill.reads("tables", 1)
-    drill.follow("A primary was emptied")
+    drill.follow()
     drill.reads("tables", 1)
     drill.equal()
 
@@ -339,7 +364,7 @@ def test_the_configuration_names_a_wrong_primary(drill: Drill) -> None:
     config.write_text(right.replace(str(drill.image("/srv/fast/tables.img")), str(other)))
     assert config.read_text() != right
     drill.restart()
-    drill.follow("The configuration names a wrong primary")
+    drill.follow()
     assert other.read_bytes() == b"\xee" * 16 * MIB
     drill.reads("tables", 1)
     drill.equal()
@@ -354,7 +379,7 @@ def test_an_image_was_restored_in_place(drill: Drill) -> None:
     drill.image("/srv/fast/tables.img").write_bytes(backup)
     drill.start()
     drill.reads("tables", 2)
-    drill.follow("An image was restored in place")
+    drill.follow()
     drill.reads("tables", 1)
     drill.equal()
 
@@ -368,7 +393,7 @@ def test_a_suspended_volume_was_restored_in_place(drill: Drill) -> None:
     drill.start()
     assert drill.error_of("tables", "read 0 4k")
     drill.reads("wal", 1)
-    drill.follow("A suspended volume was restored in place")
+    drill.follow()
     drill.reads("tables", 1)
     drill.equal()
 
@@ -376,7 +401,7 @@ def test_a_suspended_volume_was_restored_in_place(drill: Drill) -> None:
 @of("A volume is set back to a backup")
 def test_a_volume_is_set_back_to_a_backup(drill: Drill) -> None:
     drill.image("/srv/spare/tables.img").write_bytes(b"\5" * 16 * MIB)
-    drill.follow("A volume is set back to a backup")
+    drill.follow()
     drill.reads("tables", 5)
 
 
@@ -394,7 +419,7 @@ def test_the_state_directory_is_an_older_copy(drill: Drill) -> None:
     state.rename(state.with_suffix(".right"))
     state.with_suffix(".copy").rename(state)
     drill.start()
-    drill.follow("The state directory is an older copy")
+    drill.follow()
     drill.reads("tables", 2)
     drill.equal()
 
@@ -410,46 +435,40 @@ def test_the_journals_disk_is_lost(drill: Drill, ended: str) -> None:
     shutil.rmtree(drill.site.state_dir)
     drill.start()
     assert drill.error_of("tables", "read 0 4k")
-    drill.follow("The journal's disk is lost")
+    drill.follow()
     drill.reads("tables", 2)
     drill.reads("wal", 1)
 
 
 @of("The journal's disk is full")
-def test_the_journals_disk_is_full(tmp_path: Path, start_daemon: Callable[..., Daemon]) -> None:
-    (tmp_path / "var").mkdir()
-    with faulty_disk(tmp_path / "var") as disk:
-        drill = begin(tmp_path, start_daemon)
-        disk.fill()
-        errors = (drill.error_of("tables", f"write -P 2 {number % 16}M 1M") for number in range(96))
-        assert "No space left" in next(filter(None, errors), "")
-        drill.follow("The journal's disk is full")
-        drill.reads("wal", 1)
-        disk.fill(None)
-        drill.daemon.wait_log('"event": "journal-has-room"')
-        drill.write("tables", 3)
-        drill.reads("tables", 3)
-        drill.stop()
+def test_the_journals_disk_is_full(journal: Failing) -> None:
+    drill, disk = journal
+    disk.fill()
+    errors = (drill.error_of("tables", f"write -P 2 {number % 16}M 1M") for number in range(96))
+    assert "No space left" in next(filter(None, errors), "")
+    drill.follow()
+    drill.reads("wal", 1)
+    disk.fill(None)
+    drill.daemon.wait_log('"event": "journal-has-room"')
+    drill.write("tables", 3)
+    drill.reads("tables", 3)
 
 
 @of("The journal's disk hangs")
-def test_the_journals_disk_hangs(tmp_path: Path, start_daemon: Callable[..., Daemon]) -> None:
-    (tmp_path / "var").mkdir()
-    with faulty_disk(tmp_path / "var") as disk:
-        drill = begin(tmp_path, start_daemon)
-        hang = disk.hang("write")
-        with drill.client("tables", "write -P 2 0 1M") as writing:
-            deadline = time.monotonic() + PATIENCE_SECONDS
-            while drill.daemon.request("GET", "/readyz")[0] != HTTPStatus.SERVICE_UNAVAILABLE:
-                assert (writing.poll(), time.monotonic() < deadline) == (None, True)
-            drill.follow("The journal's disk hangs")
-            drill.reads("wal", 1)
-            assert drill.daemon.request("GET", "/healthz")[0] == HTTPStatus.OK
-            hang.lift()
-            assert writing.wait(PATIENCE_SECONDS) == 0
-        drill.reads("tables", 2)
-        drill.daemon.wait_ready()
-        drill.stop()
+def test_the_journals_disk_hangs(journal: Failing) -> None:
+    drill, disk = journal
+    hang = disk.hang("write")
+    with drill.client("tables", "write -P 2 0 1M") as writing:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while drill.daemon.request("GET", "/readyz")[0] != HTTPStatus.SERVICE_UNAVAILABLE:
+            assert (writing.poll(), time.monotonic() < deadline) == (None, True)
+        drill.follow()
+        drill.reads("wal", 1)
+        assert drill.daemon.request("GET", "/healthz")[0] == HTTPStatus.OK
+        hang.lift()
+        assert writing.wait(PATIENCE_SECONDS) == 0
+    drill.reads("tables", 2)
+    drill.daemon.wait_ready()
 
 
 @of("The machine is lost, and the set is moved")
@@ -463,9 +482,9 @@ def test_the_set_is_moved(drill: Drill, request: pytest.FixtureRequest) -> None:
         subprocess.run(["cp", "-a", str(old), str(elsewhere)], check=True)
         old.rename(drill.site.directory / f"lost-{name}")
     site = Site(elsewhere, {}, configuration=PAGE.configuration).write()
-    moved = Drill(site, Daemon(site))
+    moved = Drill(site, Daemon(site), drill.title)
     request.addfinalizer(moved.daemon.kill)
-    moved.follow("The machine is lost, and the set is moved")
+    moved.follow()
     moved.reads("tables", 2)
     moved.equal()
     assert '"event": "copied"' not in moved.daemon.log()

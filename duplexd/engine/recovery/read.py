@@ -50,7 +50,8 @@ class ReadJournal(NamedTuple):
     another checkpoint. Markers since the checkpoint may need more than it says: a resync that began
     at an older cut. `since`: what these changed of the images that the checkpoint recorded.
     `complete`: neither has the machine rebooted since, nor was the file system of the journal
-    mounted anew, so no record was lost.
+    mounted anew, nor did it refuse a write or a sync, as far as that could be noted
+    (`Checkpointer.distrust_journal`); so no record was lost.
     """
 
     ring: Ring

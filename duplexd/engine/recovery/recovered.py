@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from duplexd.core.image_record import loosened
 from duplexd.core.ledger import UNCOMMITTED
 from duplexd.core.pair import Pair
+from duplexd.engine.checkpoint import forget_mount
 from duplexd.engine.opening import PRIMARY, SECONDARY, Images, Opener, absent, why_absent
 from duplexd.engine.recovery.image_faults import Fault, Faults, Side
 from duplexd.engine.recovery.judging import Judged, Judging, changed
@@ -214,8 +215,9 @@ async def recover(
         await steps.do(workers.run(read))
         (journal,) = work.journals
         await steps.do(work.open(journal))
-        # What a start that dies in the replay leaves on the images is not held against them.
-        loose = loosened(journal.saved)
+        # What a start that dies in the replay leaves on the images is not held against them. It may
+        # die of the journal, whose sync tells of lost records once.
+        loose = forget_mount(loosened(journal.saved))
         await steps.do(workers.run(lambda: file.replace(loose)))
         await steps.do(work.replay(journal))
     except BaseException:

@@ -11,12 +11,15 @@ import errno
 from typing import TYPE_CHECKING
 
 from duplexd.core.ledger import UNCOMMITTED
+from duplexd.core.pair_states import SUSPENDED
 from duplexd.engine.checkpoint import replay_floor
 from duplexd.engine.opening import PRIMARY, SECONDARY, why_absent
 from duplexd.engine.recovery.image_faults import Fault, Side
 from duplexd.errors import DamageError
 
 if TYPE_CHECKING:
+    from duplexd.core.image_record import Image
+    from duplexd.core.pair import PairRecord
     from duplexd.engine.checkpoint import CheckpointFile
     from duplexd.engine.recovery.recovered import Recovered
     from duplexd.journal.writer import Writer
@@ -110,10 +113,11 @@ class _Room:
         for saved in now["pairs"]:
             record = ledger.pairs[saved["id"]]
             saved["regions"] = sorted(record.regions.open | record.regions.touched)
-            shift = record.regions.shift
-            saved["images"] = [
-                image and image.written(saved["regions"], shift) for image in saved["images"]
-            ]
+            images: tuple[Image | None, Image | None] = saved["images"]
+            last, number = int(before["sequence"]), writer.sequence
+            ours = images[0] and left(record, images[0], last, number)
+            theirs = images[1] and left(record, images[1], last, number, record.state == SUSPENDED)
+            saved["images"] = (ours, theirs)
             if record.staging != UNCOMMITTED and record.id not in failed:
                 saved["staging"] = ""  # it was applied, and what followed too
         after = {
@@ -126,3 +130,13 @@ class _Room:
         }
         self._file.replace(ledger.pack_snapshot(after))
         return after
+
+
+def left(record: PairRecord, image: Image, last: int, number: int, at_cut: bool = False) -> Image:
+    """What is still true of an image: as `engine/image_snapshot.py` decides it, after a replay."""
+    if at_cut and image.sampled_at == record.limit(number):
+        return image._replace(loose=True)
+    regions, shift = record.regions.open | record.regions.touched, record.regions.shift
+    is_last = image.sampled_at == last and not record.swaps
+    left = image.at(number, lambda offset: is_last and offset >> shift not in regions)
+    return left._replace(loose=True)

@@ -25,9 +25,9 @@ def test_samples_that_are_cut_off_are_an_error() -> None:
         Image.unpack({**IMAGE.pack(), "samples": "AAAAAAAAAAAA"})
 
 
-def test_what_was_written_to_is_not_a_sample_any_more() -> None:
-    written = IMAGE.written({0}, 24)
-    assert (written.offsets, written.loose) == ([1 << 59], True)
+def test_samples_are_taken_over_to_another_number_where_they_hold() -> None:
+    later = IMAGE.at(9, lambda offset: offset > 0)
+    assert (later.offsets, later.sampled_at) == ([1 << 59], 9)
 
 
 def test_a_checkpoint_is_loosened_as_a_whole() -> None:

@@ -7,10 +7,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
+from duplexd.core.markers import MakeCut
 from duplexd.core.pair import Pair
 from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX, SUSPENDED
 from duplexd.core.synced import Synced
@@ -322,6 +323,10 @@ async def _sync(taking: Taking) -> list[OSError]:
     return await taking.checkpointer.sync_secondaries([taking.parts.pair()])
 
 
+async def _ended(*tasks: asyncio.Future[Any]) -> None:
+    await asyncio.gather(*tasks)
+
+
 def _append(parts: Parts) -> None:
     parts.timeline.append(Synced())
 
@@ -413,6 +418,32 @@ def test_a_consistent_suspend_is_durable_beside_one_that_fails() -> None:
     found = [run(suspended(count)) for count in range(40)]
     assert True in found
     assert False not in found
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_a_suspend_is_still_syncing_is_not_called_durable(fails: bool) -> None:
+    """Its leg counts as clean already, so the checkpoint plans no sync of its own for it."""
+    taking = Taking()
+    parts, pair = taking.parts, taking.parts.pair()
+    parts.send("data", 0, b"x" * 512)
+    parts.timeline.append(MakeCut("1", "", [pair.id]))
+    parts.writer.write()
+    suspend = asyncio.ensure_future(_sync(taking))
+    await turns()
+    sync = parts.workers.calls.popleft()
+    if fails:
+        parts.legs["data"][1].fail("sync", times=1)
+    before = taking.checkpointer.taken
+    checkpoint = asyncio.ensure_future(taking.checkpointer.checkpoint())
+    for _ in range(50):
+        parts.workers.finish_all()
+        await asyncio.sleep(0)
+    assert taking.checkpointer.taken == before
+    sync()
+    await taking.finish(_ended(checkpoint, suspend))
+    (saved, _) = taking.file.read()["pairs"]
+    assert taking.checkpointer.taken == before + 1
+    assert (saved["state"], saved["usable"]) == (SUSPENDED, not fails)
 
 
 async def test_what_was_written_since_a_sync_under_way_began_is_synced_again() -> None:

@@ -5,13 +5,14 @@ while it is stopped, is never called current.
 from __future__ import annotations
 
 import contextlib
+import errno
 from typing import TYPE_CHECKING
 
 import pytest
 
 from duplexd.config import load as config
 from duplexd.core import pair_states
-from duplexd.errors import WrongStateError
+from duplexd.errors import DuplexdError, WrongStateError
 from tests.sim.image import Image
 from tests.unit.engine.cores import SIZE, Core, new_disk, run, running, settings
 
@@ -253,6 +254,52 @@ def test_another_secondary_is_taken_after_a_start_without_one_and_is_copied() ->
     assert life(disk, "") == pair_states.SIMPLEX
     assert life(disk, "/b/other.img") == pair_states.DUPLEX
     assert disk.read_file("/b/other.img")[: len(DATA)] == DATA
+
+
+# ---------------------------------------------------------- while the journal lost its last records
+
+
+def _drop_page_cache(disk: SimDisk) -> None:
+    """What a failed sync gave up shows, without a reboot and without a new mount."""
+    for name in disk.list("/state/journal"):
+        disk.drop_cache(f"/state/journal/{name}")
+
+
+async def _lose_records(disk: SimDisk, *, suspended: bool) -> None:
+    """The sync of the journal fails after a change that is on the image, or images, already; the
+    daemon ends, and the page cache is dropped.
+    """
+    core = await Core.begin(disk, settings({"data": "sync"}))
+    if suspended:
+        await core.controller.suspend(["data"])
+    await core.write("data", 0, DATA)  # opens the region, durably
+    await core.controller.checkpointer.checkpoint()
+    disk.fail("/state/journal", errno.EIO, operation="sync", times=1)
+    await core.write("data", 0, b"\xaa" * 4096)
+    with contextlib.suppress(DuplexdError, OSError):
+        await core.controller.timeline.durable()
+    assert core.controller.failed
+    await core.turns(200)
+    await core.crash(power=False)
+    _drop_page_cache(disk)
+
+
+@pytest.mark.parametrize("suspended", [False, True])
+async def test_images_with_changes_that_the_journal_lost_in_place_are_not_refused(
+    suspended: bool,
+) -> None:
+    disk = new_disk()
+    await _lose_records(disk, suspended=suspended)
+    async with running({"data": "sync"}, disk=disk) as core:
+        pair = core.pair()
+        assert not pair.failed
+        if suspended:
+            assert pair.changed is not None
+            assert pair.changed.next_run(0, SIZE) == (0, SIZE), "what was lost is copied"
+            await core.controller.resync(["data"])
+        await core.controller.resync_wait(["data"])
+        assert core.states() == {"data": pair_states.DUPLEX}
+        assert core.equal()
 
 
 # ------------------------------------------------------------------- images that nobody knows

@@ -15,6 +15,8 @@ from tests.unit.engine.cores import MIB, SIZE, Core, new_disk, run, running, set
 from tests.unit.engine.test_recovery_degraded import refusing
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from duplexd.core.image_record import Image
 
 BLOCK = 1 * MIB + 3 * SAMPLE_BYTES
@@ -158,6 +160,74 @@ async def test_an_image_that_cannot_be_read_does_not_keep_the_checkpoint() -> No
         assert core.controller.checkpointer.taken == taken + 1
         primary.heal()
         assert BLOCK in exact(core), "it comes from the journal"
+
+
+# ------------------------------------------------------------- what changes beside a checkpoint
+
+
+def _beside(count: int, change: Callable[[Core], Awaitable[object]]) -> list[int]:
+    """Write; begin a checkpoint, and after some turns of the loop do something else; take another
+    checkpoint. What was sampled then is what the images hold.
+    """
+
+    async def scenario() -> list[int]:
+        async with running(ALONE, disk=new_disk()) as core:
+            await core.write("data", BLOCK, b"x" * SAMPLE_BYTES)
+            begun = asyncio.ensure_future(checkpoint(core))
+            await core.turns(count)
+            await core.write("data", BLOCK, b"y" * SAMPLE_BYTES)
+            await change(core)
+            await begun
+            await checkpoint(core)
+            return exact(core)
+
+    return run(scenario())
+
+
+async def _suspend(core: Core) -> None:
+    await core.controller.suspend(["data"])
+
+
+async def _suspend_and_resync(core: Core) -> None:
+    await _suspend(core)
+    await core.write("data", BLOCK, b"z" * SAMPLE_BYTES)
+    await core.controller.resync(["data"])
+    await core.controller.resync_wait(["data"])
+
+
+async def _swap(core: Core) -> None:
+    await core.controller.swap(["data"], False, None, False)
+
+
+@pytest.mark.parametrize("change", [_suspend, _suspend_and_resync, _swap])
+def test_samples_are_exact_after_what_came_beside_a_checkpoint(
+    change: Callable[[Core], Awaitable[object]],
+) -> None:
+    """A suspend syncs the secondary with changes that the checkpoint does not cover."""
+    assert all(BLOCK in _beside(count, change) for count in range(0, 30, 3))
+
+
+async def test_samples_are_exact_at_each_of_several_cuts() -> None:
+    async with running(ALONE) as core:
+        for content in (b"x", b"y"):
+            await core.write("data", BLOCK, content * SAMPLE_BYTES)
+            await _suspend(core)
+            await checkpoint(core)
+            await checkpoint(core)
+            assert BLOCK in exact(core)
+            await core.controller.resync(["data"])
+            await core.controller.resync_wait(["data"])
+
+
+async def test_a_sample_is_of_the_number_of_its_checkpoint_or_cut() -> None:
+    async with running(ALONE) as core:
+        await core.write("data", BLOCK, b"x" * SAMPLE_BYTES)
+        result = await core.controller.suspend(["data"])
+        await core.write("data", BLOCK, b"y" * SAMPLE_BYTES)
+        await checkpoint(core)
+        ours, theirs = images(core)
+        assert ours.sampled_at == core.controller.checkpointer.sequence
+        assert theirs.sampled_at == result["controllers"]["alpha"]
 
 
 async def test_of_a_primary_that_fails_after_a_swap_only_what_is_certain_is_recorded() -> None:

@@ -1,0 +1,207 @@
+"""An image at a checkpoint: at which number it is, and which samples of it are true there.
+
+Each sample is of a number (`Image.sampled_at`). At the next checkpoint the image is at another one:
+that of the checkpoint, if it gets every change; that of its cut, if it is at one; at none, if it is
+on its way. What was sampled stays true
+
+    everywhere           at the same number: the image did not leave its cut
+    but in some regions  if it was sampled at the last checkpoint: these were touched since
+    nowhere              else, for example at a cut, and a resync came in between
+
+and the rest is read again. Whether a leg was synced since then says nothing of that: a suspend
+syncs one beside a checkpoint, with changes that come after it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from duplexd.core import pair_states
+from duplexd.engine.sampled_blocks import Recent, bounded, fixed, read
+from duplexd.images.absent import AbsentLeg
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from duplexd.core.image_record import Image
+    from duplexd.core.pair import Pair
+    from duplexd.images.leg import Leg
+    from duplexd.journal.segment import Segment
+    from duplexd.json_object import Json
+
+Samples = tuple[tuple[int, int], ...]
+
+
+class PairSnapshot(NamedTuple):
+    """A pair at the checkpoint's number; `saved` is its part of the checkpoint. `legs`: its primary
+    and secondary. `touched`: regions that were written to since the checkpoint before, None if that
+    is not known. `swaps`: of this run.
+    """
+
+    pair: Pair
+    saved: Json
+    legs: tuple[Leg, Leg | None]
+    touched: frozenset[int] | None
+    swaps: int
+
+    @property
+    def images(self) -> tuple[Image | None, Image | None]:
+        """As they are recorded."""
+        images: tuple[Image | None, Image | None] = self.saved["images"]
+        return images
+
+    def after(self, number: int) -> int:
+        """The number after which its changes are on its images: they may have been adopted, at
+        this checkpoint.
+        """
+        ours, theirs = self.images
+        if ours is None:
+            return number
+        return max(ours.after, theirs.after if theirs is not None else 0)
+
+    def is_old(self, offset: int) -> bool:
+        """Whether nothing was written there since the checkpoint before."""
+        return self.touched is not None and offset >> self.pair.regions.shift not in self.touched
+
+
+class Plan(NamedTuple):
+    """What is to be recorded at a checkpoint, of this number."""
+
+    number: int
+    pairs: list[PairSnapshot]
+    segment: Segment
+    end: int  # of the checkpoint's last record, in `segment`
+    per_image: int
+
+
+class ImageSnapshot(NamedTuple):
+    """One image to be recorded. `role`: 0 for the primary, 1 for the secondary. `known`: as it was
+    recorded before; `last`: the number of the last checkpoint.
+    """
+
+    pair: PairSnapshot
+    role: int
+    recent: Recent
+    plan: Plan
+    known: Image | None
+    last: int
+
+    @property
+    def leg(self) -> Leg:
+        """That is open."""
+        leg = self.pair.legs[self.role]
+        assert leg is not None
+        return leg
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it is a primary that may lack what the journal has: its volume is not served."""
+        return (
+            self.role == 0 and bool(self.pair.pair.failed) and not isinstance(self.leg, AbsentLeg)
+        )
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the image held all changes of the volume."""
+        if self.role == 0:
+            return True
+        first, saved = max(self.plan.segment.first - 1, self.recent.sequence), self.pair.saved
+        return saved["state"] == pair_states.DUPLEX and bool(saved["applied"] >= first)
+
+    @property
+    def is_at_cut(self) -> bool:
+        """Whether it held all changes up to its cut, and gets none after that."""
+        saved, cut = self.pair.saved, self.pair.saved["cut"]
+        at_cut = cut is not None and saved["applied"] >= cut[1]
+        return saved["state"] == pair_states.SUSPENDED and saved["usable"] and at_cut
+
+    @property
+    def number(self) -> int:
+        """It holds the changes up to this number, and gets only later ones, which are in the
+        journal after the checkpoint; 0 if it is about to get others.
+        """
+        if self.is_current:
+            return self.plan.number
+        return int(self.pair.saved["cut"][1]) if self.is_at_cut else 0
+
+    @property
+    def left(self) -> Image | None:
+        """What is still true of what was recorded before; where it is at no number, until it gets
+        changes.
+        """
+        known, number = self.known, self.number or self.plan.number
+        if known is None or known.sampled_at == number:
+            return known
+        return known.at(number, self.pair.is_old if known.sampled_at == self.last else _nowhere)
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether all that was sampled before is still true."""
+        known, left = self.known, self.left
+        return known is not None and left is not None and left.samples == known.samples != ()
+
+    def unread(self) -> Image | None:
+        """What to record of an image that need not be looked at."""
+        left = self.left
+        return left if left is None or self.number else left.at(0, _nowhere)
+
+    def unseen(self) -> Image | None:
+        """What to record of an image that is not there, or fails: what was written since the last
+        checkpoint may be on it, or not. A call that hangs may also change its time when it returns
+        at last.
+        """
+        left, known, leg = self.left, self.known, self.leg
+        if left is None or known is None:
+            return None
+        is_busy = isinstance(leg, AbsentLeg) and leg.busy
+        unchanged = self.pair.touched == frozenset() and left.samples == known.samples
+        return left if unchanged and not is_busy else left._replace(loose=True)
+
+    def record(self, image: Image | None) -> None:
+        """In the checkpoint."""
+        self.pair.saved["images"] = tuple(
+            image if role == self.role else other for role, other in enumerate(self.pair.images)
+        )
+
+    # ------------------------------------------------------------------------------- in a worker
+
+    def samples(self) -> Samples:
+        """What is true of it at its number. Raises OSError."""
+        pair, recent, left = self.pair.pair, self.recent.blocks, self.left
+        always = fixed(pair.id, pair.size, self.plan.per_image // 2)
+        kept = {} if left is None else dict(left.samples)
+        before = [] if self.known is None else self.known.offsets  # the last to be written, or not
+        wanted = always.union(recent, before)
+        if self.is_current:
+            kept = {offset: crc for offset, crc in kept.items() if offset not in recent}
+            found = read(self.leg, wanted - kept.keys() - recent.keys(), _untouched(self.pair))
+            return bounded({**kept, **found, **recent}, always, self.plan.per_image)
+        if self.is_at_cut:
+            found = read(self.leg, wanted - kept.keys(), _still_at_cut(self))
+            return bounded({**kept, **found}, always, self.plan.per_image)
+        return ()
+
+
+def _untouched(pair: PairSnapshot) -> Callable[[int], bool]:
+    """Whether nothing was written there since the checkpoint's number. The write path says where it
+    is going to write before it does; of a pair without a secondary only that it does.
+    """
+    of, regions = pair.pair, pair.pair.regions
+    if pair.legs[1] is None:
+        return lambda _offset: not of.primary_dirty
+    return lambda offset: offset >> regions.shift not in regions.touched
+
+
+def _still_at_cut(image: ImageSnapshot) -> Callable[[int], bool]:
+    """Whether nothing is written to the secondary, or was meanwhile."""
+    of, leg, at = image.pair.pair, image.leg, image.number
+
+    def holds(_offset: int) -> bool:
+        at_cut = of.state == pair_states.SUSPENDED and of.cut is not None and of.cut.sequence == at
+        return at_cut and of.secondary is leg and not of.secondary_dirty
+
+    return holds
+
+
+def _nowhere(_offset: int) -> bool:
+    return False
