@@ -110,6 +110,13 @@ class Reopening:
                 f"{judgement.why}; `duplexctl resync {pair.name}` takes it for the new secondary"
             )
         await self._timeline.at_rest(lambda: self._use_secondary(pair, leg, judgement))
+        if pair.record.secondary_image is None:
+            # If the former image is put back while this one is copied to, a start has to notice.
+            try:
+                await self._checkpointer.checkpoint()
+            except OSError as error:
+                why = f"no checkpoint could record {leg.path}: {_text(error)}"
+                raise WrongStateError(f"{pair.name}: {why}; nothing was started") from error
 
     def _use_secondary(self, pair: Pair, leg: Leg, judgement: Judgement) -> None:
         pair.set_legs(pair.primary, leg, pair.mode)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.core.pair_states import DUPLEX, SIMPLEX, SUSPENDED
+from duplexd.engine.checkpoint import CheckpointFile
 from duplexd.engine.opening import why_absent
 from duplexd.errors import WrongStateError
 from tests.unit.engine.cores import MIB, SIZE, Core, new_disk, running, settings
@@ -59,6 +60,20 @@ async def test_any_other_image_is_the_new_secondary_and_gets_all_of_it() -> None
         await resynced(core)
     async with running(disk=disk) as core:
         assert core.states() == {"data": DUPLEX}, "it is known by now"
+
+
+async def test_a_new_secondary_is_recorded_before_anything_is_copied_to_it() -> None:
+    """A start that finds the former image there again must not go on with that copy."""
+    disk = new_disk()
+    await one_life(disk, settings(), stopped=True)
+    disk.remove("/b/data.img")
+    async with running(disk=disk) as core:
+        former = core.pair().record.secondary_image
+        disk.create("/b/data.img", SIZE).close()
+        await core.controller.resync(["data"])
+        (saved,) = CheckpointFile(disk, "/state").read()["pairs"]
+        assert former is not None
+        assert saved["images"][1] is None or saved["images"][1]["id"] != former.id
 
 
 async def test_without_a_command_no_other_image_is_written_over() -> None:

@@ -80,18 +80,12 @@ async def test_what_comes_back_in_the_place_of_such_a_secondary_is_copied_as_a_w
         assert core.image("data", "b") == bytes(SIZE)
 
 
-async def test_a_replaced_secondary_wants_to_be_recorded_once_it_is_current() -> None:
+async def test_a_current_image_that_is_not_recorded_wants_a_checkpoint() -> None:
     """Until then it cannot take the place of the primary at a start."""
-    disk = new_disk()
-    async with running(disk=disk) as core:
-        checkpointer = core.controller.checkpointer
+    async with running() as core:
+        checkpointer, record = core.controller.checkpointer, core.pair().record
         assert not checkpointer.would_record_images()
-    disk.give(B, Image(SIZE))
-    async with running(disk=disk) as core:
-        checkpointer = core.controller.checkpointer
-        assert not checkpointer.would_record_images(), "it is not current"
-        await core.controller.resync(["data"])
-        await core.controller.resync_wait(["data"])
+        core.controller.timeline.ledger.use_images(record, record.primary_image, None)
         assert checkpointer.would_record_images()
         await checkpointer.checkpoint()
         assert not checkpointer.would_record_images()
