@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from duplexd.nbd.transmission import Request
     from duplexd.nbd_server.budget import Budget
     from duplexd.nbd_server.shared import Server
-    from duplexd.nbd_server.wire import Wire
+    from duplexd.nbd_server.sockets import Wire
 
 _MAGIC = c.SIMPLE_REPLY_MAGIC
 _HEADER = SIMPLE_REPLY.size

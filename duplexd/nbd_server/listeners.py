@@ -16,7 +16,7 @@ import structlog
 
 from duplexd.nbd_server.nbd_connection import Connection
 from duplexd.nbd_server.shared import Server
-from duplexd.nbd_server.wire import Acceptor
+from duplexd.nbd_server.sockets import Acceptor
 from duplexd.net.address import UnixAddress
 from duplexd.net.listen import BoundSocket, bind
 

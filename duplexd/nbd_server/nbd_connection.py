@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from duplexd.backend import Volume
     from duplexd.nbd_server.shared import Server
-    from duplexd.nbd_server.wire import Wire
+    from duplexd.nbd_server.sockets import Wire
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import threading
 from typing import TYPE_CHECKING
 
 from duplexd.runtime.fallocate import KEEP_SIZE, PUNCH_HOLE, UNSUPPORTED, ZERO_RANGE, fallocate
 from duplexd.runtime.machine import in_memory, punches
 from duplexd.runtime.stamp import Stamp, read_mark, stamp, write_mark
-from duplexd.runtime.writeback import LostWritesError, find_loss, write_back
+from duplexd.runtime.writeback import Losses, LostWritesError, write_back
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,10 +36,9 @@ class RealFile:
 
     __slots__ = (
         "_alignment",
-        "_asking",
         "_fd",
         "_in_memory",
-        "_loss",
+        "_losses",
         "_nowait",
         "_punches",
         "_reserves",
@@ -61,8 +59,7 @@ class RealFile:
         self._punches = punches(fd, size, is_block)
         self._zeroes = True
         self._reserves = not is_block
-        self._loss: OSError | None = None  # that no sync has reported yet
-        self._asking = threading.Lock()
+        self._losses = Losses(fd)
 
     @property
     def can_punch(self) -> bool:
@@ -89,18 +86,14 @@ class RealFile:
 
     def _find_loss(self) -> None:
         """Raise if the disk has lost writes: what was read may be what it had before them."""
-        with self._asking:
-            self._loss = loss = find_loss(self._fd) or self._loss
-        if loss is not None:
+        if (loss := self._losses.find()) is not None:
             raise LostWritesError(loss.errno, loss.strerror, self.path)
 
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
-        if self._loss is not None:
-            return False
         if not self._nowait:
             return self._read_in_memory(offset, buffer)
         try:
-            return os.preadv(self._fd, [buffer], offset, _NOWAIT) == len(buffer)
+            cached = os.preadv(self._fd, [buffer], offset, _NOWAIT) == len(buffer)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -108,6 +101,8 @@ class RealFile:
                 raise
             self._nowait = False
             return self._read_in_memory(offset, buffer)
+        # The kernel may have read it from the disk just now, after that had refused what was here.
+        return cached and self._losses.find() is None
 
     def _read_in_memory(self, offset: int, buffer: memoryview) -> bool:
         """No RWF_NOWAIT here: where the file system lives in memory a plain read does not block
@@ -226,20 +221,17 @@ class RealFile:
 
     def write_back(self, offset: int, length: int) -> None:
         if (loss := write_back(self._fd, offset, length)) is not None:
-            with self._asking:
-                self._loss = loss
+            self._losses.note(loss)
         self._find_loss()
 
     def sync(self, times: bool = False) -> None:
         try:
             (os.fsync if times else os.fdatasync)(self._fd)
         except OSError as error:
-            self._loss = None
+            self._losses.reported()
             error.filename = self.path
             raise
-        with self._asking:  # a read that has asked may be about to note it
-            loss, self._loss = self._loss, None
-        if loss is not None:
+        if (loss := self._losses.reported()) is not None:
             raise LostWritesError(loss.errno, loss.strerror, self.path)
 
     def drop_cache(self) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import threading
 
 _WAIT_BEFORE, _WRITE, _WAIT_AFTER = 1, 2, 4
 _BEYOND = 1 << 62  # the end of any file
@@ -27,14 +28,41 @@ class LostWritesError(OSError):
 
 _ask = ctypes.PyDLL(None, use_errno=True).sync_file_range  # keeps the GIL: it does not wait
 _wait = ctypes.CDLL(None, use_errno=True).sync_file_range
-for _function in (_ask, _wait):
-    _function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-    _function.restype = ctypes.c_int
+_wait.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_RANGE = (ctypes.c_int64(_BEYOND), ctypes.c_int64(1), ctypes.c_uint(_WAIT_BEFORE))
 
 
-def find_loss(fd: int) -> OSError | None:
-    """What was lost since the last time that this descriptor was asked or synced. Does not wait."""
-    return _error(_ask(fd, _BEYOND, 1, _WAIT_BEFORE))
+class Losses:
+    """What a disk has lost of what was written through one descriptor, as `find` hears of it, until
+    a sync has reported it.
+
+    `find` is called for each read, in the loop too: 0.4 us with arguments that are made once.
+    """
+
+    __slots__ = ("_arguments", "_lock", "known")
+
+    def __init__(self, fd: int) -> None:
+        self._arguments = (ctypes.c_int(fd), *_RANGE)
+        self._lock = threading.Lock()
+        self.known: OSError | None = None
+
+    def find(self) -> OSError | None:
+        """Ask, and return what is known. Does not wait."""
+        with self._lock:  # whoever asks next is not given this answer, so it is noted before
+            if _ask(*self._arguments) and (loss := _error(-1)) is not None:
+                self.known = loss
+            return self.known
+
+    def note(self, loss: OSError) -> None:
+        """Another call has heard of it."""
+        with self._lock:
+            self.known = loss
+
+    def reported(self) -> OSError | None:
+        """What was known; a sync says it."""
+        with self._lock:
+            loss, self.known = self.known, None
+        return loss
 
 
 def write_back(fd: int, offset: int, length: int) -> OSError | None:

@@ -36,6 +36,8 @@ QUIET = {
     ("fsetxattr", "image", "ENOSPC"): "an image need not carry a mark",
     ("fsetxattr", "image", "EIO"): "the same image is marked again at the next start",
     ("pwritev2", "journal segment", "ENOSPC"): "there is room again a second later",
+    ("sync_file_range", "image", "EIO"): "the next sync says it",
+    ("sync_file_range", "image", "ENOSPC"): "the next sync says it",
 }
 # The same of one step alone
 QUIET_IN = {

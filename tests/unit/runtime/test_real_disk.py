@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import subprocess
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from duplexd.runtime import directory, fallocate, locked, machine, realfile
+from duplexd.runtime import directory, fallocate, locked, machine, realfile, writeback
 from duplexd.runtime.disk import RealDisk
-from duplexd.runtime.writeback import LostWritesError, find_loss, write_back
+from duplexd.runtime.writeback import Losses, LostWritesError, write_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -453,10 +454,18 @@ def test_a_mount_keeps_its_name(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------- lost in write-back
 
 
-def losses(*reported: OSError | None) -> Callable[[int], OSError | None]:
-    """What the kernel says of lost writes, one after the other, and then nothing any more."""
+def losses(*reported: int) -> Callable[..., int]:
+    """What the kernel says of lost writes, errnos one after the other, and then nothing any more.
+    In the place of a system call.
+    """
     waiting = list(reported)
-    return lambda _fd: waiting.pop(0) if waiting else None
+
+    def ask(*_arguments: object) -> int:
+        code = waiting.pop(0) if waiting else 0
+        ctypes.set_errno(code)
+        return -1 if code else 0
+
+    return ask
 
 
 LOSS = LostWritesError(errno.EIO, "the disk has lost writes")
@@ -467,7 +476,7 @@ def test_after_lost_writes_nothing_is_read_until_a_sync_has_reported_them(
 ) -> None:
     file.write(0, b"data")
     buffer = memoryview(bytearray(4))
-    monkeypatch.setattr(realfile, "find_loss", losses(None, LOSS))
+    monkeypatch.setattr(writeback, "_ask", losses(0, errno.EIO))
     file.read_into(0, buffer)
     for _ in range(3):
         with pytest.raises(LostWritesError) as caught:
@@ -481,10 +490,31 @@ def test_after_lost_writes_nothing_is_read_until_a_sync_has_reported_them(
     assert file.read_cached(0, buffer)
 
 
+def test_what_is_found_in_memory_counts_only_if_nothing_was_lost(
+    file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk may be so fast that its old content is in memory again by now."""
+    file.write(0, b"data")
+    buffer = memoryview(bytearray(4))
+    assert file.read_cached(0, buffer)
+    monkeypatch.setattr(writeback, "_ask", losses(errno.EIO))
+    assert not file.read_cached(0, buffer)
+    with pytest.raises(LostWritesError):
+        file.read_into(0, buffer)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EPERM, errno.EINVAL])
+def test_a_kernel_that_cannot_be_asked_has_said_nothing(
+    file: File, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setattr(writeback, "_ask", losses(code))
+    file.read(0, 4)
+
+
 def test_a_sync_that_fails_has_reported_lost_writes(
     file: File, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(realfile, "find_loss", losses(LOSS))
+    monkeypatch.setattr(writeback, "_ask", losses(errno.EIO))
     with pytest.raises(LostWritesError):
         file.read(0, 4)
 
@@ -522,7 +552,7 @@ def test_good_disks_have_lost_nothing(path: str, file: File) -> None:
     fd = os.open(path, os.O_RDWR)
     try:
         file.write(0, b"data" * 2048)
-        assert find_loss(fd) is None
+        assert Losses(fd).find() is None
         assert write_back(fd, 0, 4096) is None
     finally:
         os.close(fd)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import pytest_asyncio
 
-from duplexd.nbd_server.wire import Acceptor, Wire
+from duplexd.nbd_server.sockets import Acceptor, Wire
 from tests.unit.nbd_server.peer import eventually
 
 if TYPE_CHECKING:
