@@ -188,7 +188,7 @@ class JournalSpace:
             if self._beside is not None:
                 await asyncio.wait({self._beside})
                 continue
-            # Followers go on while one is taken: the next may free more, if this one freed anything.
+            # Followers go on while one is taken: if it freed anything, the next may free more.
             if tried_at == checkpointer.replay_floor or not checkpointer.would_free():
                 break
             tried_at = checkpointer.replay_floor
