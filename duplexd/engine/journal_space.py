@@ -179,7 +179,7 @@ class JournalSpace:
     # ----------------------------------------------------------------------------------- room
 
     async def _make_room(self) -> None:
-        ring, tried_checkpoint = self._ring, False
+        ring, checkpointer, tried_at = self._ring, self._checkpointer, -1
         while len(ring.spares) < self._limits.spare_segments:
             if ring.can_grow() and await self._grow():
                 continue
@@ -188,11 +188,12 @@ class JournalSpace:
             if self._beside is not None:
                 await asyncio.wait({self._beside})
                 continue
-            if tried_checkpoint or not self._checkpointer.would_free():
+            # Followers go on while one is taken: if it freed anything, the next may free more.
+            if tried_at == checkpointer.replay_floor or not checkpointer.would_free():
                 break
-            tried_checkpoint = True
+            tried_at = checkpointer.replay_floor
             try:
-                await self._checkpointer.checkpoint()
+                await checkpointer.checkpoint()
             except OSError as error:  # this is also a reason for lack of room
                 self._grow_error = error
                 self._events.emit("checkpoint-failed", error=str(error))
@@ -256,10 +257,10 @@ class JournalSpace:
         """Let waiting batches try again. If there is no room, and no follower will free any,
         refuse changes until there is.
         """
-        refused = self._refuses()
+        refused, pinned = self._refuses(), self._is_pinned()  # before a follower goes on
         if self._wanted and not refused and self._full is None:
             await self._try_waiting()
-        stuck = (self._wanted or refused) and not self._has_room() and not self._is_pinned()
+        stuck = (self._wanted or refused) and not self._has_room() and not pinned
         cause = self._full or (self._grow_error if stuck else None)
         number = cause.errno or errno.ENOSPC if cause is not None else 0
         if self._timeline.failed or number == self._admission.refusal:

@@ -107,7 +107,7 @@ def check_secondaries(machine: Machine, cuts: Cuts) -> None:
         if secondary is None:
             assert status["state"] == state.SIMPLEX
             continue
-        assert secondary["usable"] == pair.usable
+        assert secondary["usable"] == (pair.usable and not _is_lost(pair)), f"{name}: {secondary}"
         cut = secondary["cut"]
         if cut is not None and cut["verdict"] == CONSISTENT:
             assert cut["id"] not in cuts.void, (
@@ -133,6 +133,15 @@ def check_secondaries(machine: Machine, cuts: Cuts) -> None:
             _check_promise(name, status, cuts.promised[name])
     for cut_id, numbers in by_cut.items():
         assert len(numbers) == 1, f"volumes of cut {cut_id} are at {sorted(numbers)}"
+
+
+def _is_lost(pair: Pair) -> bool:
+    """Whether it is the absent secondary of a volume that is not served: nothing is recorded of
+    that, and status does not call it usable.
+    """
+    lost = isinstance(pair.secondary, AbsentLeg) and pair.state == state.DUPLEX
+    assert not lost or pair.failed, f"{pair.name} is DUPLEX without a secondary"
+    return lost
 
 
 def _arrived(pair: Pair) -> bool:

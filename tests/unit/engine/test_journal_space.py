@@ -42,6 +42,8 @@ class HandCheckpointer(Checkpointer):
         self.log_position = parts.timeline.log_position
         self.taken = 0
         self.frees = 0
+        self.then_frees = 0  # once the next one is taken
+        self.keeps = False  # frees nothing, though it would
         self.age = 0.0
         self.unrecorded = False
         self.error: OSError | None = None
@@ -65,7 +67,9 @@ class HandCheckpointer(Checkpointer):
         if self.error is not None:
             raise self.error
         self.taken += 1
-        self.replay_floor = max(self.replay_floor, self.frees)
+        if not self.keeps:
+            self.replay_floor = max(self.replay_floor, self.frees)
+        self.frees = max(self.frees, self.then_frees)
         self.sequence = self._parts.timeline.written
         self.log_position = self._parts.timeline.log_position
 
@@ -313,6 +317,44 @@ async def test_a_batch_waits_for_a_follower_that_will_give_room_up() -> None:
     made.space.may_be_free()
     await until(lambda: made.parts.answered(change))
     assert change.error == 0
+    await made.space.stop()
+
+
+async def test_a_follower_that_went_on_during_a_checkpoint_is_worth_another_one() -> None:
+    """The first one keeps what the follower needed when it began."""
+    made, change = full()
+    checkpointer, tail = made.checkpointer, made.parts.timeline.written
+    made.space.no_space(OSError(errno.ENOSPC, "no spare segment in the journal"))
+    checkpointer.frees, checkpointer.then_frees = 1, tail
+    made.space.start()
+    await until(lambda: made.parts.answered(change))
+    assert (change.error, made.parts.named("journal-full")) == (0, [])
+    await made.space.stop()
+
+
+async def test_a_follower_that_ends_while_a_batch_tries_again_is_no_reason_to_refuse_it() -> None:
+    made, change = full()
+    parts = made.parts
+    made.checkpointer.replay_floor, tried = parts.timeline.written, parts.wanted_room
+    made.space.followers_floor = lambda: 0 if parts.wanted_room == tried else NOWHERE
+    made.space.no_space(OSError(errno.ENOSPC, "no spare segment in the journal"))
+    tried = parts.wanted_room
+    made.space.start()
+    await until(lambda: parts.wanted_room > tried)
+    made.space.may_be_free()
+    await until(lambda: parts.answered(change))
+    assert (change.error, parts.named("journal-full")) == (0, [])
+    await made.space.stop()
+
+
+async def test_a_checkpoint_that_freed_nothing_is_not_taken_again_at_once() -> None:
+    made, change = full()
+    made.checkpointer.keeps = True
+    made.checkpointer.frees = made.parts.timeline.written
+    made.space.no_space(OSError(errno.ENOSPC, "no spare segment in the journal"))
+    made.space.start()
+    await until(lambda: made.parts.answered(change))
+    assert (change.error, made.taken()) == (errno.ENOSPC, 1)
     await made.space.stop()
 
 
