@@ -22,8 +22,8 @@ WRITE_ROOT = "nbd_server/nbd_connection.py", "Connection.buffer_updated"
 # What runs a call between two batches; a SUSPEND asks for it more than once, first to make its cut.
 STEP_ROOT = "engine/timeline.py", "Timeline.at_rest"
 
-WRITE_FILES_MAX = 12
-WRITE_MOVES_MAX = 38
+WRITE_FILES_MAX = 11
+WRITE_MOVES_MAX = 32
 WRITE_ENTERED_MAX = 3
 SUSPEND_MOVES_MAX = 50
 
