@@ -153,7 +153,7 @@ class Reload:
     def _switch(self, old: Config, new: Config, opened: dict[str, Images]) -> list[str]:
         self._live_changes.check(old, new)  # again: clients may have come meanwhile
         for name, pair in self._volumes.by_name.items():
-            if name not in new.volumes and pair.primary_dirty:
+            if name not in new.volumes and pair.primary_dirty and not pair.failed:
                 raise ConfigurationError(
                     f"{new.source}: volumes.{name}: was written to just now, "
                     "so it can't be removed yet; try again"

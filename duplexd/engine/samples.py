@@ -66,6 +66,7 @@ class Samples:
         self._written: set[Leg] = set()  # synced since they were recorded last
         self._taken: dict[Leg, Stamp] = {}  # those of them that the coming checkpoint records
         self._touched: dict[int, set[int]] = {}  # regions, by volume, since the last checkpoint
+        self._dirty: set[int] = set()  # volumes whose primaries were written to since then
         self._unsynced: list[Outcome] = []  # syncs of marks that failed
         self._branded: set[Leg] = set()  # carry the mark of this start
         self._recorded = False  # by this start
@@ -105,6 +106,8 @@ class Samples:
     def _plan_one(self, pair: Pair, saved: Json) -> PairSnapshot:
         touched = self._touched.setdefault(pair.id, set())
         touched.update(saved["regions"])
+        if pair.primary_dirty:  # from now on it is clean, whatever becomes of this checkpoint
+            self._dirty.add(pair.id)
         if not self._recorded:  # an unclean stop may have lost records of these
             touched.update(pair.regions.open)
         known, swaps = self._known(pair, saved, touched), pair.record.swaps
@@ -113,8 +116,7 @@ class Samples:
     def _known(self, pair: Pair, saved: Json, touched: set[int]) -> frozenset[int] | None:
         """Where it was written to since the last checkpoint; None if that is not known."""
         if pair.secondary is None:  # nobody notes regions
-            is_written = pair.primary_dirty or pair.primary in self._written
-            return None if is_written else frozenset()
+            return None if pair.id in self._dirty else frozenset()
         if None in saved["images"] or self._swaps.get(pair.id, 0) != pair.record.swaps:
             return None  # it had no secondary; or one image was copied to, as that of another role
         return frozenset(touched)
@@ -199,6 +201,7 @@ class Samples:
             if self._stamps.get(leg) is stamp and self._numbers[leg] <= plan.number:
                 self._written.discard(leg)
         self._touched.clear()
+        self._dirty.clear()
         self._recorded, self._last = True, plan.number
         self._swaps = {each.pair.id: each.swaps for each in plan.pairs}
         for each in plan.pairs:

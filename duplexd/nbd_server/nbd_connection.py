@@ -290,8 +290,8 @@ class Connection:
 
 
 def tune(sock: socket.socket) -> None:
-    """Replies leave at once; a peer that vanished is noticed. Of a Unix socket the buffer is made as
-    large as Linux allows, for a large reply is sent in pieces of that size; of TCP it grows itself.
+    """Replies leave at once, a peer that vanished is noticed. The buffer of a Unix socket is made
+    large, because a large reply is sent in pieces of that size; that of TCP grows by itself.
     """
     if sock.family == socket.AF_UNIX:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNIX_SEND_BYTES)

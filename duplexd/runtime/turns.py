@@ -23,8 +23,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections import deque
+    from typing import Protocol
 
-    from _typeshed import FileDescriptorLike
+    class HasDescriptor(Protocol):
+        def fileno(self) -> int: ...
+
 
 EVENTS_MAX = 256  # of one turn
 _READABLE, _WRITABLE = select.EPOLLIN, select.EPOLLOUT
@@ -41,20 +44,20 @@ class _Noting(selectors.EpollSelector):
         self.noted: dict[int, tuple[asyncio.Handle | None, asyncio.Handle | None]] = {}
 
     def register(
-        self, fileobj: FileDescriptorLike, events: int, data: object = None
+        self, fileobj: int | HasDescriptor, events: int, data: object = None
     ) -> selectors.SelectorKey:
         key = super().register(fileobj, events, data)
         self.noted[key.fd] = key.data
         return key
 
     def modify(
-        self, fileobj: FileDescriptorLike, events: int, data: object = None
+        self, fileobj: int | HasDescriptor, events: int, data: object = None
     ) -> selectors.SelectorKey:
         key = super().modify(fileobj, events, data)
         self.noted[key.fd] = key.data
         return key
 
-    def unregister(self, fileobj: FileDescriptorLike) -> selectors.SelectorKey:
+    def unregister(self, fileobj: int | HasDescriptor) -> selectors.SelectorKey:
         key = super().unregister(fileobj)
         self.noted.pop(key.fd, None)
         return key
@@ -109,9 +112,14 @@ class TurnLoop(asyncio.SelectorEventLoop):
             if not handle.cancelled():
                 handle._run()
         if rare or due <= monotonic():
+            self.call_soon(_nothing)  # it would wait otherwise, if what there was has gone
             self._run_once()
 
     def close(self) -> None:
         """Nothing drives it any more."""
         self._epoll.close()
         super().close()
+
+
+def _nothing() -> None:
+    """Asyncio's turn does not wait while there is a callback."""

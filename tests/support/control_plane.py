@@ -1,4 +1,4 @@
-"""A live control socket over the fake controller, in a thread with uvloop, as in the daemon.
+"""A live control socket over the fake controller, in a thread with the daemon's event loop.
 
 `limits` and `**settings` are those of the server: `ControlPlane(path, limits=ApiLimits(...))`.
 """
@@ -12,12 +12,11 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import uvloop
-
 from duplexd.api.server import ControlServer
 from duplexd.api.starting import Starting
 from duplexd.config.daemon_file import ControlConfig
 from duplexd.limits import ApiLimits
+from duplexd.runtime.turns import TurnLoop
 from tests.support.fake_controller import FakeController
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ class ControlPlane:
         self.limits = limits or ApiLimits()
         self.settings = ControlConfig(socket=path, **settings)
         self.controller = controller or FakeController()
-        self._loop = uvloop.new_event_loop()
+        self._loop = TurnLoop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="control plane", daemon=True
         )

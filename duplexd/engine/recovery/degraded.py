@@ -147,7 +147,6 @@ class Degraded:
     def not_served(self, pair: Pair, why: str) -> None:
         """A client that asks for this volume is refused with the reason."""
         pair.failed = why
-        pair.primary_dirty = False  # it is not synced: what was replayed to it is replayed again
         pair.halfway = self._halfway(pair)
         duplex = pair.state == pair_states.DUPLEX and pair in self._uncompared
         pair.uncompared = duplex and bool(pair.regions.open)

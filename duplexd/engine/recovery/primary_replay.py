@@ -93,8 +93,8 @@ class PrimaryReplay:
                 if record.sequence > pair.record.primary_at:
                     # Not durable before its next sync, though a checkpoint may have closed it.
                     pair.regions.open.update(pair.regions.of(record.offset, record.length))
-                    self._put(sink, pair, record, buffer, refusals[pair.id])
                     pair.primary_dirty = True
+                    self._put(sink, pair, record, buffer, refusals[pair.id])
             progress(PRIMARIES, reader.sequence - first, tail + 1 - first)
         return {
             todo[number]: error

@@ -66,6 +66,7 @@ _MIDST = 50  # of the load: so many operations pass
 NO_ERROR = "no error"
 DUPLEX = "DUPLEX"
 FAILED_SECONDARY = "SUSPENDED by secondary error"
+UNREAD_JOURNAL = "SUSPENDED by journal error"
 SWAPPED = f"{FAILED_SECONDARY} (swapped)"
 REFUSED = "during the load: write EIO; then: write EIO, flush EIO"
 
@@ -89,7 +90,7 @@ CASES = (
     Case(SECONDARY, "disk full", full(4 * MIB), NO_ERROR, FAILED_SECONDARY),
     Case(SECONDARY, "unreadable at a start", unopenable, NO_ERROR, FAILED_SECONDARY, "start"),
     Case(SECONDARY, "hang at a start", hangs_at_once, NO_ERROR, FAILED_SECONDARY, "start"),
-    Case(JOURNAL, "read error", fails("read"), NO_ERROR, FAILED_SECONDARY, trigger="resync"),
+    Case(JOURNAL, "read error", fails("read"), NO_ERROR, UNREAD_JOURNAL, trigger="resync"),
     Case(JOURNAL, "write error", fails("write", _MIDST), REFUSED, DUPLEX),
     Case(JOURNAL, "sync error", fails("sync"), REFUSED, DUPLEX),
     Case(JOURNAL, "hang", hangs, "then: write waits, flush waits", DUPLEX, waits=True),

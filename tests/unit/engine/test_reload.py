@@ -303,3 +303,15 @@ async def test_what_was_written_while_the_legs_are_synced_keeps_the_volume() -> 
         with pytest.raises(ConfigurationError, match="was written to just now"):
             await reloading
         assert core.states() == {"data": DUPLEX, "log": DUPLEX}
+
+
+async def test_a_volume_that_is_not_served_can_be_removed_though_it_was_written_to() -> None:
+    """No checkpoint syncs it, so it would be refused at each try."""
+    async with running(BOTH) as core:
+        core.refuse_swaps()
+        assert await core.write("log", 0, DATA) == 0
+        timeline, failures = core.controller.timeline, core.controller.failures
+        gone = OSError(errno.EIO, "gone")
+        await timeline.at_rest(lambda: failures.primary_failed(core.pair("log"), gone))
+        await core.controller.reload(settings({"data": "sync"}))
+        assert core.states() == {"data": DUPLEX}

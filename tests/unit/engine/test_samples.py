@@ -292,3 +292,35 @@ async def test_nobody_noted_where_a_volume_without_a_secondary_was_written() -> 
         image = core.pair().record.primary_image
         assert image is not None
         assert 0 not in image.offsets
+
+
+def sampled(core: Core) -> list[int]:
+    """Where the primary of a volume that has nothing else was sampled."""
+    image = core.pair().record.primary_image
+    assert image is not None
+    return image.offsets
+
+
+async def test_what_a_start_wrote_to_a_primary_that_it_does_not_serve_is_not_sampled() -> None:
+    disk, alone = new_disk(), {"data": "", "apart": "sync"}
+    core = await Core.begin(disk, settings(alone))
+    await checkpoint(core)
+    assert 0 in sampled(core)
+    assert await core.write("data", 0, b"x" * SAMPLE_BYTES) == 0
+    await core.crash(power=False)
+    disk.fail("/a/data.img", errno.EIO, operation="sync", times=1)
+    async with running(alone, disk=disk) as core:
+        assert core.pair().failed
+        await checkpoint(core)
+        assert 0 not in sampled(core)
+
+
+async def test_what_was_written_before_a_sync_that_failed_is_not_sampled_as_it_was() -> None:
+    """The next checkpoint is taken without that sync, because the volume is not served any more."""
+    async with running({"data": "", "apart": "sync"}) as core:
+        await checkpoint(core)
+        assert await core.write("data", 0, b"x" * SAMPLE_BYTES) == 0
+        core.disk.fail("/a/data.img", errno.EIO, operation="sync", times=1)
+        await checkpoint(core)
+        assert core.pair().failed
+        assert 0 not in sampled(core)

@@ -1,4 +1,4 @@
-"""A server in the test's own uvloop, on a backend in memory, with clients over real sockets."""
+"""A server in the test's own loop, on a backend in memory, with clients over real sockets."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
-import uvloop
 
 from duplexd.limits import NbdLimits
 from duplexd.nbd_server.listeners import Listeners
 from duplexd.net.address import TcpAddress, UnixAddress
+from duplexd.runtime.turns import TurnLoop
 from tests.unit.nbd_server.memory_backend import MemoryBackend
 from tests.unit.nbd_server.peer import PATIENCE_SECONDS, Peer
 
@@ -24,7 +24,7 @@ VOLUME_BYTES = 64 << 20
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The loop that the daemon runs on."""
-    return {"uvloop": uvloop.new_event_loop}
+    return {"turns": TurnLoop}
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from duplexd.backend import FLUSH, WRITE
 from duplexd.limits import NbdLimits
 from duplexd.nbd_server.listeners import Listeners
 from duplexd.net.address import Address, parse_address
+from duplexd.runtime.turns import TurnLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,12 +152,10 @@ class _Forgetful(list[Any]):
 
 
 def main(arguments: list[str]) -> None:
-    import uvloop  # noqa: PLC0415
-
     listen = [parse_address(each) for each in arguments if each.startswith(("unix:", "tcp:"))]
     volumes = dict(argument.split("=") for argument in arguments if "=" in argument)
-    with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(_serve(listen, {name: int(size) for name, size in volumes.items()}))
+    with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=TurnLoop) as runner:
+        runner.run(_serve(listen, {name: int(size) for name, size in volumes.items()}))
 
 
 if __name__ == "__main__":
