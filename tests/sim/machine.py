@@ -17,6 +17,7 @@ from duplexd.config.daemon_file import (
     NbdConfig,
     VolumeConfig,
 )
+from duplexd.core.pair_states import BY_COMMAND
 from duplexd.engine import controller as engine
 from duplexd.engine.events import Events
 from tests.sim.clients import Promises
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from duplexd.backend import Change
+    from duplexd.json_object import Json
 
 TURNS_MAX = 60_000
 
@@ -49,6 +51,7 @@ class Machine:
         self.history = History(found_at_birth=self._found_at_birth)
         self.promises = Promises()
         self.operations: deque[str] = deque(maxlen=60)
+        self.failures: list[Json] = []  # events: what was suspended, and not by command
         self.may_refuse = False  # whether the journal has met a full disk
         self.refuses: Callable[[Change], bool] = lambda _change: False  # for another reason
         self.volumes: dict[str, VolumeConfig] = {}
@@ -162,7 +165,13 @@ class Machine:
         self.last = None
         clock = SimClock(self.loop, self.disk)
         machine = engine.Machine(self.disk, clock, *self.workers)
-        self.last = await engine.start(self.config(), machine, Events(clock), SMALL)
+        events = Events(clock)
+        events.listeners.append(self._note_failure)
+        self.last = await engine.start(self.config(), machine, events, SMALL)
+
+    def _note_failure(self, event: Json) -> None:
+        if event["event"] == "suspended" and event["reason"] != BY_COMMAND:
+            self.failures.append(event)
 
     @property
     def controller(self) -> engine.Controller:

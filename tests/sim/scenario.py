@@ -70,6 +70,7 @@ class Scenario:
             self._last = True
             self._heal()
             self.machine.live(self._life)
+            checks.check_failures(self.machine, self.faults)
 
     def _live_and_die(self) -> None:
         machine, rng = self.machine, self.rng
@@ -84,6 +85,7 @@ class Scenario:
             power = power or self.power_fails
         else:
             power = power and rng.random() < 0.5
+        checks.check_failures(machine, self.faults)
         self._note_states(power)
         if not self.faults or rng.random() < 0.5:
             self._heal()

@@ -19,6 +19,7 @@ from duplexd.core.participant import Participant
 from duplexd.engine.apply import Executor
 from duplexd.engine.checkpoint import Checkpointer
 from duplexd.engine.failures import Failures
+from duplexd.engine.leg_syncs import LegSyncs
 from duplexd.engine.recovery import reconcile
 from duplexd.engine.recovery.replay import Replay
 from duplexd.engine.suspend import Suspends
@@ -121,27 +122,18 @@ def changes_of_suspended_pairs_are_not_tracked(patch: Callable[..., None]) -> No
 
 
 def secondaries_are_not_synced(patch: Callable[..., None]) -> None:
-    async def nothing(_self: Checkpointer, _pairs: Any) -> None:
-        """As if they were clean."""
+    plan = LegSyncs.plan
 
-    patch(Checkpointer, "sync_secondaries", nothing)
-    patch(Checkpointer, "_snapshot", _snapshot_without_secondaries(Checkpointer._snapshot))
+    def primaries_only(self: LegSyncs, primaries: Any, _secondaries: Any, _looked: Any) -> Any:
+        return plan(self, primaries, (), ())
 
-
-def _snapshot_without_secondaries(
-    snapshot: Callable[[Checkpointer], Any],
-) -> Callable[[Checkpointer], Any]:
-    def partial(self: Checkpointer) -> Any:
-        saved, primaries, _secondaries = snapshot(self)
-        return saved, primaries, []
-
-    return partial
+    patch(LegSyncs, "plan", primaries_only)
 
 
 def segments_are_dropped_while_somebody_needs_them(patch: Callable[..., None]) -> None:
     patch(Followers, "floor", lambda _self: 1 << 62)
-    patch("duplexd.engine.recovery.room.replay_floor", lambda saved: saved["sequence"])
-    patch("duplexd.engine.checkpoint.replay_floor", lambda saved: saved["sequence"])
+    for user in ("checkpoint", "recovery.read", "recovery.room"):
+        patch(f"duplexd.engine.{user}.replay_floor", lambda saved: saved["sequence"])
 
 
 def a_restart_keeps_cuts_whose_leases_are_gone(patch: Callable[..., None]) -> None:
@@ -321,6 +313,8 @@ def _is_found(mutant: Callable[[Callable[..., None]], None], run: Callable[[int]
             try:
                 run(seed)
             except AssertionError as failure:
+                if isinstance(failure.__cause__, (TypeError, ValueError)):
+                    pytest.fail(f"the mistake does not fit the code: {failure}")
                 print(f"found by seed {seed}: {str(failure).splitlines()[0]}")
                 return
     pytest.fail(f"none of {SEEDS_MAX} seeds noticed")
