@@ -221,7 +221,7 @@ class Executor:
                     self._primary_failed(batch, watch, change, error)
             inside.pop()
         except IndexError:
-            if inside:  # it is not the note that was missing
+            if not watch.given_up:
                 raise
             raise GivenUp from None
         if batch.primary_errors:

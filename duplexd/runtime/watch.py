@@ -56,15 +56,16 @@ class Watch(Generic[T]):
     than its time-out, never earlier.
 
     A worker on the hot path moves its note from one call to the next, `inside[0] = another`, which
-    is one step instead of two, and an IndexError if the loop has gone on. Each must be an object of
-    its own, because `calls` does not count them.
+    is one step instead of two, and an IndexError if the loop has gone on (`given_up`). Each must be
+    an object of its own, because `calls` does not count them.
     """
 
-    __slots__ = ("_calls_seen", "_seen", "_since", "calls", "inside")
+    __slots__ = ("_calls_seen", "_seen", "_since", "calls", "given_up", "inside")
 
     def __init__(self) -> None:
         self.inside: list[T] = []  # the note: what the present call is on; at most one
         self.calls = 0
+        self.given_up = False
         self._calls_seen = -1
         self._seen: T | None = None
         self._since = 0.0
@@ -110,11 +111,12 @@ class Watch(Generic[T]):
         """Go on without the worker, which waits for `what`. False if it does not any more: then
         nothing was given up.
         """
+        self.given_up = True  # before the worker can notice
         try:
             self.inside.remove(what)
         except ValueError:
-            return False
-        return True
+            self.given_up = False
+        return self.given_up
 
 
 class _Call(Generic[T]):
