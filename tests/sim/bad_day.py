@@ -33,6 +33,7 @@ class BadDay(Scenario):
     """
 
     losses = 0.4
+    keeps_journal = False  # not for a volume that is not served, once it is full
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
