@@ -140,8 +140,8 @@ def test_a_note_cannot_be_moved_once_the_call_was_given_up() -> None:
     watch: Watch[str] = Watch()
     watch.enter("a")
     watch.inside[0] = "b"
-    assert not watch.given_up
+    before = watch.given_up
     assert watch.give_up("b")
-    assert watch.given_up
+    assert (before, watch.given_up) == (False, True)
     with pytest.raises(IndexError):
         watch.inside[0] = "c"
