@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from duplexd.core import freeze, pair_states
 from duplexd.core.markers import Swap
 from duplexd.engine.cut_archive import new_id
-from duplexd.engine.hung import in_place_of, leave_hung
+from duplexd.engine.hung import in_place_of, leave_hung, was_left
 from duplexd.images.absent import AbsentLeg
 from duplexd.runtime.watch import HungError
 
@@ -175,7 +175,7 @@ class Failures:
         `core/freeze.py`.
         """
         why = _with_path(error, failed)
-        hung = failed is not None and leave_hung(failed, error)
+        hung = failed is not None and (leave_hung(failed, error) or was_left(failed))
         if failed is not None and hung and failed.secondary_dirty:
             unusable, missed = {*unusable, failed}, _with_unsynced(missed, failed)
         for marker in freeze.plan(members, failed, at, why, unusable, missed, new_id):

@@ -34,6 +34,11 @@ def leave_hung(pair: Pair, error: OSError) -> bool:
     return True
 
 
+def was_left(pair: Pair) -> bool:
+    """Whether its secondary was given up before, because it hangs."""
+    return isinstance(pair.secondary, AbsentLeg) and pair.secondary.busy
+
+
 def in_place_of(hung: Leg, error: OSError) -> AbsentLeg:
     """What a pair has instead of an image that hangs."""
     absent = AbsentLeg(hung.path, hung.size, error.strerror or str(error))

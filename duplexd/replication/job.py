@@ -12,7 +12,8 @@ import secrets
 from typing import TYPE_CHECKING
 
 from duplexd.core import pair_states
-from duplexd.replication.follower import SinkError
+from duplexd.images.absent import AbsentLeg
+from duplexd.replication.follower import SinkError, UntouchedError
 from duplexd.replication.pieces import PrimaryUnreadableError
 
 if TYPE_CHECKING:
@@ -85,3 +86,13 @@ def in_work(pairs: Iterable[Pair]) -> None:
     for pair in pairs:
         if pair.state != pair_states.PENDING:
             raise SinkError(pair, 0, OSError(errno.EIO, "the secondary could not be synced"))
+
+
+def not_given_up(pairs: Iterable[Pair]) -> None:
+    """Raises SinkError if a secondary was given up because it hangs. A job that had nothing left to
+    apply to it does not find that out.
+    """
+    for pair in pairs:
+        if isinstance(pair.secondary, AbsentLeg):
+            kind = OSError if pair.secondary_dirty else UntouchedError
+            raise SinkError(pair, 0, kind(errno.EIO, pair.secondary.why))

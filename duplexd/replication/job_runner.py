@@ -22,7 +22,7 @@ from duplexd.core.markers import Abandon, Commit, Equal, Missed, Settled
 from duplexd.core.pair_states import PENDING
 from duplexd.errors import DamageError, DuplexdError
 from duplexd.replication.follower import SecondarySink, SinkError
-from duplexd.replication.job import COPY, JOURNAL, MAP, copied_well, in_work
+from duplexd.replication.job import COPY, JOURNAL, MAP, copied_well, in_work, not_given_up
 from duplexd.replication.pieces import PrimaryUnreadableError
 from duplexd.replication.retries import when_there_is_room
 
@@ -190,6 +190,7 @@ class Runner:
     def _equal(self, job: Job, pairs: list[Pair]) -> bool:
         timeline, follower = self._timeline, job.walk()
         in_work(pairs)
+        not_given_up(pairs)
         if job.how == COPY:
             copied_well(job, pairs)
         copied = all(pair.changed is None or not pair.changed.any() for pair in pairs)

@@ -111,6 +111,26 @@ async def test_a_secondary_that_hangs_may_lose_what_was_not_synced_on_it() -> No
         assert start <= MIB < start + length
 
 
+@pytest.mark.parametrize("unsynced", [False, True])
+async def test_a_resync_with_nothing_left_to_apply_does_not_end_on_a_secondary_that_was_given_up(
+    unsynced: bool,
+) -> None:
+    """It would be DUPLEX without a secondary. What was not synced on it may be lost."""
+    async with running({"data": "sync"}, size=4 * MIB) as core:
+        await core.controller.checkpointer.checkpoint()
+        await core.write("data", MIB, b"before the cut")
+        await core.controller.suspend(["data"])
+        await core.controller.resync(["data"])
+        pair, secondary = core.pair(), core.pair().copy_of
+        pair.secondary_dirty = unsynced
+        assert pair.state == pair_states.PENDING
+        core.controller.failed_legs.found(pair, secondary, HungError(secondary, 5.0))
+        await core.controller.resync_wait(["data"])
+        assert (pair.state, pair.usable) == (pair_states.SUSPENDED, not unsynced)
+        lacks = pair.changed is not None and pair.changed.any()
+        assert lacks == unsynced
+
+
 class Silent(FaultLeg):
     """The secondary of a pair, whose path cannot be looked at: the disk does not answer."""
 
