@@ -84,7 +84,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio. By the roles of now: a reload may have come during a TLS handshake."""
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
+        self._transport = cast("asyncio.Transport", transport)
         self.peer = peer_of(transport, self._shared.access)
         limit = self._shared.limit_for(self.peer)
         if not self._shared.add(self, limit):
@@ -199,7 +199,7 @@ class Connection(asyncio.Protocol):
     # --------------------------------------------------------------------------------- answers
 
     def _write(self, data: bytes) -> None:
-        """To a client that may have gone meanwhile: uvloop raises then."""
+        """To a client that may have gone meanwhile."""
         if not self._transport.is_closing():
             self._transport.write(data)
 

@@ -33,7 +33,7 @@ from duplexd.core.patience import PRIMARY, SECONDARY, Patience
 from duplexd.engine.batch import GIVING, NOT_YET, READING, PrimaryFailure, SecondaryFailure
 from duplexd.engine.repair import heal, held
 from duplexd.journal.writer import NO_SPACE
-from duplexd.runtime.watch import LOOK_SECONDS, GivenUp, HungError, Watch
+from duplexd.runtime.watch import LOOK_SECONDS, HungError, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -220,10 +220,10 @@ class Executor:
                 except OSError as error:
                     self._primary_failed(batch, watch, change, error)
             inside.pop()
-        except IndexError:
-            if not watch.given_up:
-                raise
-            raise GivenUp from None
+        except BaseException:
+            if watch.given_up or inside:  # else a call has removed it before it failed
+                watch.leave()
+            raise
         if batch.primary_errors:
             self._restore(batch, watch)
 
@@ -290,8 +290,8 @@ class Executor:
             if batch.restored:
                 self._journal_restored(batch, watch)
             batch.restoring = GIVING
-        for found in batch.restored:
-            pair = found.volume
+        for at, found in enumerate(batch.restored):
+            batch.at, pair = at, found.volume
             if pair.mirrors and pair not in batch.frozen:
                 self._give(batch, found, watch)
 
@@ -310,16 +310,13 @@ class Executor:
                 batch.dead[failure.change.volume] = failure
 
     def _leave_unrestored(self, batch: Batch, error: HungError) -> None:
-        """A leg hung while it was read, or given to, after the changes."""
+        """A leg hung after the changes: while it was read, given to, or made whole again."""
         for change, _ in batch.primary_errors:
-            pair = change.volume
-            if error.what is pair.primary:
-                batch.dead[pair] = PrimaryFailure(change, error)
-                return
-        for found in batch.restored:
-            if error.what is found.volume.secondary:
-                self._torn(batch, SecondaryFailure(found.volume, found.sequence, error))
-                return
+            if error.what is change.volume.primary:
+                batch.dead[change.volume] = PrimaryFailure(change, error)
+        if batch.restoring == GIVING:  # whichever it was, the secondary did not get it whole
+            found = batch.restored[batch.at]
+            self._torn(batch, SecondaryFailure(found.volume, found.sequence, error))
 
     def _held(self, batch: Batch, watch: Watch[Note]) -> list[PairChange]:
         found: list[PairChange | None] = []

@@ -52,10 +52,10 @@ class Batch:
     `heavy`: too long for the thread of the event loop. `answer` is called when it is done, with the
     error if it failed as a whole.
 
-    `at` is the place of the change at which something failed. `frozen`: pairs whose secondaries get
-    nothing more. `dead`: pairs whose primaries get nothing more, with the failure; the secondary
-    goes on alone. `restored`: what primaries hold where they refused a change, `restoring` how far
-    that is.
+    `at` is the place of the change where something failed, or while `GIVING` that of the restored
+    one. `frozen`: pairs whose secondaries get nothing more. `dead`: pairs whose primaries get
+    nothing more, with the failure; the secondary goes on alone. `restored`: what primaries hold
+    where they refused a change, `restoring` how far that is.
     """
 
     __slots__ = (

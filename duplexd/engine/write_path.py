@@ -308,6 +308,9 @@ class WritePath:
             self._answer(changes)
             return
 
+        for change in durable:  # a sync may take long, and its receive buffer is wanted
+            change.data = b""
+
         def done(error: int) -> None:
             for change in durable:
                 change.error = error

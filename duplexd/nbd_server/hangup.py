@@ -2,8 +2,8 @@
 
 A connection over its limits is not read, so the end of its stream would go unseen. But a held
 change must not outlive its connection: the client may have reconnected and written something newer.
-asyncio has no callback for a hang-up of a paused transport, so those sockets are watched by an
-epoll set of our own, for EPOLLRDHUP alone.
+The event loop has no callback for a hang-up of a socket that it does not read, so those are watched
+by an epoll set of our own, for EPOLLRDHUP alone.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ class Server:
     # Connections, counters and states
 
     def disconnected(self, connection: Served) -> None:
-        """A transport is closed."""
+        """A connection is closed."""
         self.connections.discard(connection)
         if not self.connections:
             self.idle.set()

@@ -78,7 +78,11 @@ class Wire:
 
     def start(self) -> None:
         """Introduce it to the connection, and read."""
-        self._connection.connection_made(self)
+        try:
+            self._connection.connection_made(self)
+        except Exception as error:
+            log.exception("unexpected error of a new NBD connection, which is closed")
+            self._lose(error)
         self.resume_reading()
 
     # ------------------------------------------------------------------------------- receiving

@@ -16,6 +16,7 @@ import asyncio
 import os
 import select
 import selectors
+import sys
 import threading
 from math import inf
 from time import monotonic
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections import deque
+    from collections.abc import AsyncGenerator
     from typing import Protocol
 
     class HasDescriptor(Protocol):
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 
 EVENTS_MAX = 256  # of one turn
+WAIT_SECONDS_MAX = 3600.0  # of one turn; epoll takes no more than 24 days
 _READABLE, _WRITABLE = select.EPOLLIN, select.EPOLLOUT
 _NOBODY = (None, None)
 
@@ -75,6 +78,10 @@ class TurnLoop(asyncio.SelectorEventLoop):
 
         def _run_once(self) -> None: ...
 
+        def _asyncgen_firstiter_hook(self, agen: AsyncGenerator[object, object]) -> None: ...
+
+        def _asyncgen_finalizer_hook(self, agen: AsyncGenerator[object, object]) -> None: ...
+
     def __init__(self) -> None:
         selector = _Noting()
         super().__init__(selector)
@@ -85,9 +92,11 @@ class TurnLoop(asyncio.SelectorEventLoop):
         """The calling thread drives the loop from now on."""
         self._thread_id = threading.get_ident()
         asyncio._set_running_loop(self)
+        sys.set_asyncgen_hooks(self._asyncgen_firstiter_hook, self._asyncgen_finalizer_hook)
 
     def leave(self) -> None:
         """The calling thread drives it no longer."""
+        sys.set_asyncgen_hooks(None, None)
         asyncio._set_running_loop(None)
         self._thread_id = None
 
@@ -97,7 +106,7 @@ class TurnLoop(asyncio.SelectorEventLoop):
         due = timers[0].when() if timers else inf
         timeout_s = 0.0
         if wait and not ready:
-            timeout_s = max(due - monotonic(), 0.0) if timers else -1.0
+            timeout_s = min(max(due - monotonic(), 0.0), WAIT_SECONDS_MAX)
         rare = False
         for fd, events in self._epoll.poll(timeout_s, EVENTS_MAX):
             reader, writer = noted.get(fd, _NOBODY)

@@ -386,7 +386,7 @@ async def test_kill_during_a_first_copy(
         )
         if found["big"]["state"] == "PENDING":
             assert not found["big"]["secondary"]["usable"]
-            # A kill before the first mark: which image this is was not recorded, so holes count, too.
+            # Holes count too: killed before the first mark, it is not recorded which image this is.
             left = size - marked_bytes + written_bytes
             assert found["big"]["copy"]["total_bytes"] <= left, "what was copied is copied again"
     _with_rate(files, None)

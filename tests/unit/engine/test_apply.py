@@ -10,6 +10,7 @@ import pytest
 from duplexd.backend import TRIM, WRITE, ZERO
 from duplexd.engine.batch import Batch
 from duplexd.engine.write_path import record_bytes
+from duplexd.runtime.watch import GivenUp, HungError, Watch
 from duplexd.units import KIB
 from tests.unit.engine.parts import SIZE, Parts
 from tests.unit.journal.journals import DIRECTORY, SEGMENT, path, reopen
@@ -287,6 +288,34 @@ async def test_what_ends_a_batch_early_is_reported_whatever_it_is(heavy: bool) -
     parts.executor.execute(batch, lambda _batch, error: ends.append(error))
     parts.workers.finish_all()
     assert [type(error) for error in ends] == [MemoryError]
+
+
+def test_a_batch_ends_although_the_primary_hangs_while_the_secondary_is_made_whole_again() -> None:
+    """After the primary refused a change, and the secondary what the primary holds instead."""
+    parts = Parts()
+    parts.refuse_swaps()
+    perform(parts, [parts.change("data", 0, b"a" * 4096)])
+    primary, secondary = parts.legs["data"]
+    primary.fail("write", errno.EIO)
+    secondary.fail("write", errno.EIO, after=1)  # its part of the change itself goes
+    batch = batch_of([parts.change("data", 0, b"x" * 4096)])
+    watch, reads = parts.executor._watch, list[str]()
+
+    def hang(operation: Operation) -> None:
+        if operation == "read_into":
+            reads.append(operation)
+            if len(reads) == 2:  # the first says what the primary holds
+                assert watch.give_up(primary)
+
+    primary.delay = hang
+    with pytest.raises(GivenUp):
+        parts.executor.perform(batch)
+    parts.executor._go_on(batch, Watch(), HungError(primary, 30.0))
+    assert len(reads) == 2, "it is not asked again"
+    (failure,) = batch.failures
+    assert (failure.pair, failure.torn) == (parts.pair(), True)
+    assert list(batch.dead) == [parts.pair()]
+    assert batch.changes[0].error
 
 
 def test_a_range_at_the_end_of_the_volume_is_healed_too() -> None:

@@ -383,6 +383,14 @@ async def test_a_change_with_fua_waits_for_the_journal_and_others_of_its_batch_d
     assert parts.peer.answers == [plain, durable]
 
 
+async def test_a_change_that_waits_for_the_journal_needs_no_receive_buffer() -> None:
+    """It is on its legs; the sync may take as long as it likes."""
+    parts = Parts()
+    change = parts.change("data", 0, memoryview(b"x"), fua=True)
+    parts.submit(change)
+    assert (parts.peer.answers, change.data, change.length) == ([], b"", 1)
+
+
 async def test_a_change_with_fua_that_failed_is_answered_at_once_and_once() -> None:
     parts = Parts()
     parts.refuse_swaps()
