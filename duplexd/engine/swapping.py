@@ -127,7 +127,11 @@ class Swaps:
             )
         if not roll_forward and not lose_changes:
             raise WrongStateError(self._at_stake(pair))
-        if roll_forward and not self._reaches_back(pair):
+        if roll_forward:
+            self._check_reach(pair)
+
+    def _check_reach(self, pair: Pair) -> None:
+        if not self._reaches_back(pair):
             raise WrongStateError(
                 f"{pair.name}: the journal no longer reaches back to its cut, number "
                 f"{pair.applied}; it begins at {self._timeline.writer.ring.oldest}. "
@@ -212,6 +216,7 @@ class Swaps:
         """Follow the journal from the cut on, then exchange."""
         if keep_to is not None:
             await self._keep(pair, keep_to)
+        self._check_reach(pair)  # again: a copy, or the pairs before this one, may take long
         await self._resyncs.roll_forward(pair)
         await self._resyncs.wait([pair])
         if pair.state != DUPLEX:

@@ -115,6 +115,26 @@ async def test_the_image_of_the_cut_is_kept_if_that_is_asked_for() -> None:
         kept.close()
 
 
+async def test_a_journal_that_is_dropped_while_the_image_is_kept_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with running(ONE) as core:
+        await core.controller.suspend(["data"])
+        await core.write("data", 0, b"after!")
+        await core.write("data", 0, b"later!")
+        writer, create = core.controller.timeline.writer, core.disk.create
+
+        def create_late(path: str, size: int) -> object:
+            writer.ring.live[0].first = writer.written  # what is before it was dropped
+            return create(path, size)
+
+        monkeypatch.setattr(core.disk, "create", create_late)
+        with pytest.raises(WrongStateError, match="no longer reaches back"):
+            await swap(core, roll_forward=True, keep_to="/kept/data.img")
+        assert core.states() == {"data": "SUSPENDED"}
+        assert core.pair().primary.path == "/a/data.img"
+
+
 async def test_an_image_that_cannot_be_kept_changes_nothing() -> None:
     async with running(ONE) as core:
         await core.controller.suspend(["data"])
