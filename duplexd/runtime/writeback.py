@@ -1,12 +1,12 @@
 """What the kernel could not write to a disk, and what it still has in memory.
 
 A write goes to the page cache and succeeds. The kernel writes the pages later, by itself, and if
-the disk refuses them then, it calls them clean all the same: they are dropped when memory is
+the disk refuses them then, it calls them clean nevertheless: they are dropped when memory is
 wanted, and the next read returns what the disk had before. Only a sync says that something was
 lost, so what is read from a disk counts only if nothing had been lost by then. sync_file_range(2)
 says it at once: for a range beyond the end there is nothing to write or to wait for.
 
-The kernel reports a loss once to each descriptor, to whoever asks first.
+The kernel reports a loss once to each descriptor: only the first call that asks gets it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Losses:
 
     def find(self) -> OSError | None:
         """Ask, and return what is known. Does not wait."""
-        with self._lock:  # whoever asks next is not given this answer, so it is noted before
+        with self._lock:  # the next call does not get this answer, so it is noted before
             if _ask(*self._arguments) and (loss := _error(-1)) is not None:
                 self.known = loss
             return self.known

@@ -15,7 +15,7 @@ _NO_UDEV = "export DM_DISABLE_UDEV=1"  # dmsetup makes the nodes itself
 
 
 class GuestDisk(NamedTuple):
-    """/dev/mapper/NAME. A new table holds from the next request on, whoever has the device open."""
+    """/dev/mapper/NAME. A new table holds from the next request on, for open devices too."""
 
     machine: Machine
     name: str

@@ -34,7 +34,7 @@ def serve() -> None:
         if "start" in request:
             answer = start(request)
         else:
-            # the tracer is told first, so this may have to wait for it
+            # the tracer hears of it first, so this may have to wait
             answer = os.waitstatus_to_exitcode(os.waitpid(request["ended"], 0)[1])
         print(json.dumps(answer), flush=True)
 

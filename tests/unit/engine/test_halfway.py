@@ -266,7 +266,7 @@ async def test_one_that_arrived_stays_current_however_far_the_others_go(mode: st
 
 async def test_one_that_was_not_compared_after_an_unclean_stop_is_not_usable_yet() -> None:
     """A change whose record was lost with the journal's end may be on it. As on any disk after a
-    power cut, it may become the primary all the same.
+    power cut, it may become the primary nevertheless.
     """
     disk, config = new_disk(), refusing(settings(BOTH, {"db": list(BOTH)}))
     await killed(disk, BOTH)

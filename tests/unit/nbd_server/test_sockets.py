@@ -1,4 +1,4 @@
-"""The socket of a client: what it does not take waits in order, and its end is told once."""
+"""The socket of a client: what it does not take waits in order, and its end is reported once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LARGE = 4 << 20
 
 
 class Seen:
-    """A connection that notes what it is told."""
+    """A connection that notes its calls."""
 
     def __init__(self) -> None:
         self.wire: Wire | None = None
@@ -144,7 +144,7 @@ async def test_nothing_is_received_while_reading_is_paused(wired: Wired) -> None
     assert before == b""
 
 
-async def test_the_end_of_the_stream_is_told_once(wired: Wired) -> None:
+async def test_the_end_of_the_stream_is_reported_once(wired: Wired) -> None:
     wire, seen, client = wired
     client.shutdown(socket.SHUT_WR)
     await eventually(lambda: seen.events)
