@@ -95,8 +95,10 @@ class NbdLimits:
     """Of the NBD server, over all its listeners."""
 
     connections_max: int = 4096  # further ones are closed at once
-    handshake_seconds_max: float = 10.0
-    handshake_options_max: int = 5 * VOLUMES_MAX  # a client that lists asks about each export
+    handshake_seconds_max: float = 10.0  # from one option to the next
+    handshake_total_seconds_max: float = 300.0
+    # a client that lists asks about each export; an entry of a LIST counts as one
+    handshake_options_max: int = 8 * VOLUMES_MAX
     close_seconds_max: float = 10.0  # for a client to take its last replies
     # payloads that wait (held, or behind a batch), all connections; beyond it sockets are not read
     queued_bytes_max: int = 256 * MIB

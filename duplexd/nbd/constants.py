@@ -47,6 +47,10 @@ REP_ERR_UNKNOWN = REP_FLAG_ERROR + 6
 REP_ERR_SHUTDOWN = REP_FLAG_ERROR + 7
 REP_ERR_BLOCK_SIZE_REQD = REP_FLAG_ERROR + 8
 REP_ERR_TOO_BIG = REP_FLAG_ERROR + 9
+REP_ERR_EXT_HEADER_REQD = REP_FLAG_ERROR + 10
+
+# Metadata contexts
+CONTEXT_ALLOCATION = "base:allocation"
 
 # Information types of INFO and GO
 INFO_EXPORT = 0
@@ -103,4 +107,6 @@ BLOCK_BYTES_MIN = 1
 BLOCK_BYTES_PREFERRED = 4096
 PAYLOAD_BYTES_ADVERTISED = 32 << 20
 PAYLOAD_BYTES_MAX = 64 << 20  # accepted from a client that did not ask for block sizes
-OPTION_BYTES_MAX = 64 << 10  # a longer option closes the connection
+OPTION_BYTES_MAX = 64 << 10  # data of a longer option is skipped, and the option refused
+OPTION_SKIPPED_BYTES_MAX = 32 << 20  # an option that announces more closes the connection
+CONTEXT_QUERIES_MAX = 1024  # in one LIST_META_CONTEXT or SET_META_CONTEXT

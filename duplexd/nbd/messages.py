@@ -22,8 +22,10 @@ from duplexd.nbd.constants import (
     INFO_BLOCK_SIZE,
     INFO_EXPORT,
     INIT_MAGIC,
+    OPT_LIST,
     OPTION_MAGIC,
     OPTION_REPLY_MAGIC,
+    REP_META_CONTEXT,
     REP_SERVER,
     REPLY_TEXT_BYTES_MAX,
     REQUEST_MAGIC,
@@ -69,10 +71,11 @@ def option_error(number: int, reply: int, text: str) -> bytes:
     return option_reply(number, reply, short_text(text))
 
 
-def list_entry(number: int, name: str) -> bytes:
+def list_entry(name: str, description: str = "") -> bytes:
     """One export in the answer to LIST."""
     encoded = name.encode()
-    return option_reply(number, REP_SERVER, U32.pack(len(encoded)) + encoded)
+    data = U32.pack(len(encoded)) + encoded + short_text(description)
+    return option_reply(OPT_LIST, REP_SERVER, data)
 
 
 def info_export(size: int, flags: int) -> bytes:
@@ -85,9 +88,9 @@ def info_block_size(minimum: int, preferred: int, maximum: int) -> bytes:
     return INFO_BLOCK_SIZE_DATA.pack(INFO_BLOCK_SIZE, minimum, preferred, maximum)
 
 
-def info_text(kind: int, text: str) -> bytes:
-    """Data of INFO_NAME or INFO_DESCRIPTION."""
-    return U16.pack(kind) + short_text(text)
+def info_text(kind: int, text: bytes) -> bytes:
+    """Data of INFO_NAME or INFO_DESCRIPTION, in UTF-8."""
+    return U16.pack(kind) + text
 
 
 def go_data(name: str, kinds: list[int]) -> bytes:
@@ -99,6 +102,18 @@ def go_data(name: str, kinds: list[int]) -> bytes:
         + U16.pack(len(kinds))
         + b"".join(U16.pack(kind) for kind in kinds)
     )
+
+
+def context_data(export: str, queries: list[str]) -> bytes:
+    """Data of LIST_META_CONTEXT or SET_META_CONTEXT: an export name and queries."""
+    strings = [export.encode(), *(query.encode() for query in queries)]
+    packed = [U32.pack(len(string)) + string for string in strings]
+    return packed[0] + U32.pack(len(queries)) + b"".join(packed[1:])
+
+
+def context_reply(number: int, context: int, name: str) -> bytes:
+    """One metadata context in the answer to either of them."""
+    return option_reply(number, REP_META_CONTEXT, U32.pack(context) + name.encode())
 
 
 def request(flags: int, command: int, cookie: int, offset: int, length: int) -> bytes:

@@ -13,21 +13,22 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from duplexd.nbd.handshake import CLOSED, TRANSMISSION, Handshake
+from duplexd.nbd.handshake import TRANSMISSION
 from duplexd.nbd.transmission import RECEIVE_BYTES_MIN, Receiver
 from duplexd.nbd_server.dispatch import Dispatch
+from duplexd.nbd_server.negotiation import Negotiation
 from duplexd.nbd_server.receive_buffers import ReceiveBuffers, in_use
 
 if TYPE_CHECKING:
     import asyncio
 
     from duplexd.backend import Volume
+    from duplexd.nbd.handshake import Handshake
     from duplexd.nbd_server.shared import Server
     from duplexd.nbd_server.sockets import Wire
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
 
-HANDSHAKE_RECEIVE_BYTES = 16 << 10
 UNIX_SEND_BYTES = 1 << 20
 
 
@@ -42,8 +43,7 @@ class Connection:
         "_buffers",
         "_dispatch",
         "_fd",
-        "_handshake",
-        "_input",
+        "_negotiation",
         "_receiver",
         "_reserved",
         "_scheduled",
@@ -59,8 +59,7 @@ class Connection:
     def __init__(self, server: Server) -> None:
         self.volume: Volume | None = None
         self._server = server
-        self._handshake: Handshake | None = Handshake(server, server.limits.handshake_options_max)
-        self._input = memoryview(bytearray(HANDSHAKE_RECEIVE_BYTES))
+        self._negotiation: Negotiation | None = None  # until the client has chosen its volume
         self._receiver: Receiver | None = None
         self._buffers = ReceiveBuffers(0)
         self._dispatch: Dispatch | None = None
@@ -88,10 +87,7 @@ class Connection:
         server.connections.add(self)
         self._fd = wire.sock.fileno()
         tune(wire.sock)
-        wire.high_bytes = server.limits.connection_unsent_bytes_max
-        self._timer = server.loop.call_later(server.limits.handshake_seconds_max, self._wire.abort)
-        assert self._handshake is not None
-        self._wire.write(self._handshake.greeting())
+        self._negotiation = Negotiation(server, wire, self._negotiated)
 
     def eof_received(self) -> None:
         """The client has gone, with or without DISC: close."""
@@ -101,7 +97,8 @@ class Connection:
     def connection_lost(self, _error: Exception | None) -> None:
         """The socket is closed."""
         self._drop()
-        self._handshake = self._receiver = self._dispatch = (
+        self._end_negotiation()
+        self._receiver = self._dispatch = (
             None  # a cycle; the buffers must not wait for the collector
         )
         if self._timer is not None:
@@ -138,6 +135,7 @@ class Connection:
 
     def _close(self) -> None:
         """Close once the client has taken its replies, or after a while."""
+        self._end_negotiation()
         self._wire.close()
         if self._timer is not None:
             self._timer.cancel()
@@ -150,7 +148,8 @@ class Connection:
         """Where the socket puts what it receives."""
         receiver, dispatch = self._receiver, self._dispatch
         if receiver is None or dispatch is None:
-            return self._input
+            assert self._negotiation is not None, "a socket is read by somebody"
+            return self._negotiation.input
         if not dispatch.in_flight:
             return receiver.buffer()
         return receiver.behind() or self._exchanged(receiver, dispatch)
@@ -159,7 +158,8 @@ class Connection:
         """One wake-up."""
         receiver, dispatch = self._receiver, self._dispatch
         if receiver is None or dispatch is None:
-            self._negotiate(count)
+            if self._negotiation is not None:
+                self._negotiation.received(count)
             return
         large = receiver.large
         requests = receiver.received(count)
@@ -183,36 +183,28 @@ class Connection:
             receiver.exchange(self._buffers.lend(receiver.whole, changes))
         return receiver.buffer()
 
-    def _negotiate(self, count: int) -> None:
-        handshake = self._handshake
-        if handshake is None:
-            return
-        handshake.receive(self._input[:count])
-        while (replies := handshake.advance()) is not None:
-            for reply in replies:
-                self._wire.write(reply)
-        if handshake.state == TRANSMISSION:
-            self._begin(handshake)
-        elif handshake.state == CLOSED:
-            log.debug("NBD handshake ended", reason=handshake.reason)
-            self._handshake = None
-            self._close()
+    def _end_negotiation(self) -> None:
+        if self._negotiation is not None:
+            self._negotiation.cancel()
+            self._negotiation = None
 
-    def _begin(self, handshake: Handshake) -> None:
-        """The client chose its volume; its first requests may be here already."""
-        assert handshake.export is not None
-        volume = self._server.backend.volume(handshake.export.name)
-        if volume is None:  # taken away since it was described
+    def _negotiated(self, handshake: Handshake) -> None:
+        """The client chose its volume, or there is nothing more to say to it."""
+        volume = None
+        if handshake.state == TRANSMISSION and handshake.export is not None:
+            volume = self._server.backend.volume(handshake.export.name)
+        if volume is None:  # or it was taken away since it was described
             self._close()
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        else:
+            self._begin(volume, handshake.rest())
+
+    def _begin(self, volume: Volume, rest: bytes) -> None:
+        """The client's first requests may be in `rest`."""
+        self._end_negotiation()
         self.volume = volume
         volume.connections += 1
         log.info("NBD client connected", volume=volume.name, connections=volume.connections)
-        rest = handshake.rest()
-        self._handshake, self._input = None, memoryview(b"")
+        self._wire.high_bytes = self._server.limits.connection_unsent_bytes_max
         self._dispatch = Dispatch(self._server, volume, self._wire, self._progressed)
         size = max(self._server.limits.connection_receive_bytes, len(rest) + RECEIVE_BYTES_MIN)
         self._receiver, self._buffers = Receiver(size), ReceiveBuffers(size)
@@ -223,16 +215,14 @@ class Connection:
 
     def pause_writing(self) -> None:
         """The client does not take its replies."""
-        if self._dispatch is None:
-            self._wire.pause_reading()
-        else:
+        if self._dispatch is not None:
             self._dispatch.write_paused = True  # the next wake-up stops reading
 
     def resume_writing(self) -> None:
         """The client has taken most of its replies."""
-        if self._dispatch is None:
-            self._wire.resume_reading()
-        else:
+        if self._negotiation is not None:
+            self._negotiation.resumed()
+        elif self._dispatch is not None:
             self._dispatch.write_paused = False
             self._progressed()
 

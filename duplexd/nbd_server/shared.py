@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from duplexd.nbd import constants as c
-from duplexd.nbd.handshake import Export
+from duplexd.nbd.exports import Export
 from duplexd.nbd_server.budget import Budget
 from duplexd.nbd_server.hangup import HangupWatch
 from duplexd.nbd_server.traffic import Traffic

@@ -167,7 +167,7 @@ def test_bad_list_entries_raise(entry: bytes) -> None:
 
 def test_information_that_was_not_asked_for_is_ignored() -> None:
     client = greeted()
-    client.receive(m.option_reply(c.OPT_GO, INFO, m.info_text(c.INFO_NAME, "x")))
+    client.receive(m.option_reply(c.OPT_GO, INFO, m.info_text(c.INFO_NAME, b"x")))
     client.receive(
         m.option_reply(c.OPT_GO, INFO, m.info_export(7, 1)) + m.option_reply(c.OPT_GO, ACK)
     )

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from duplexd.nbd import constants as c
 from duplexd.nbd import messages as m
-from duplexd.nbd.handshake import TRANSMISSION, Export, Handshake
+from duplexd.nbd.exports import Export
+from duplexd.nbd.handshake import TRANSMISSION, Handshake
 from duplexd.nbd.transmission import RECEIVE_BYTES_MIN, Receiver, refusal
 
 if TYPE_CHECKING:

@@ -1,0 +1,107 @@
+"""A client from accept until it has chosen its volume: what `nbd/handshake.py` decides, with a
+socket and a clock.
+
+A client that nobody knows yet gets little. Replies are made a few at a time, one turn of the loop
+for each, and only while it has taken those before, so a thousand LISTs of a thousand volumes cost
+it its own time and the daemon the memory of a few entries. Its input is not read meanwhile.
+
+The time limit counts from the last option that was answered: a client that asks about every volume
+in turn is slow and not idle. The handshake as a whole has limits of its own, in time and in
+options.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+from duplexd.nbd.handshake import CLOSED, TRANSMISSION, Handshake
+from duplexd.nbd.offers import Offers
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from duplexd.nbd_server.shared import Server
+    from duplexd.nbd_server.sockets import Wire
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
+
+OFFERS = Offers()  # what the connections of this daemon can keep
+RECEIVE_BYTES = 16 << 10
+REPLIES_A_TURN = 64
+
+
+class Negotiation:
+    """Of one connection. `done` is called once, from the loop: the state is TRANSMISSION and all
+    replies have gone, or it is CLOSED. Not after `cancel`.
+    """
+
+    __slots__ = (
+        "_again", "_done", "_due", "_handshake", "_last", "_server", "_timer", "_wire", "input",
+    )  # fmt: skip
+
+    def __init__(self, server: Server, wire: Wire, done: Callable[[Handshake], None]) -> None:
+        limits, now = server.limits, server.loop.time()
+        self.input = memoryview(bytearray(RECEIVE_BYTES))
+        self._server = server
+        self._wire = wire
+        self._done = done
+        self._handshake = Handshake(server, limits.handshake_options_max, offers=OFFERS)
+        self._due = now + limits.handshake_seconds_max
+        self._last = now + limits.handshake_total_seconds_max
+        self._timer = server.loop.call_at(self._due, self._late)
+        self._again: asyncio.Handle | None = None
+        wire.high_bytes = 0  # `resumed` is called when all replies have gone
+        wire.write(self._handshake.greeting())
+
+    def received(self, count: int) -> None:
+        """The client has sent so many bytes into `input`."""
+        self._handshake.receive(self.input[:count])
+        self._advance()
+
+    def resumed(self) -> None:
+        """The client has taken its replies."""
+        if self._again is None:
+            self._advance()
+
+    def cancel(self) -> None:
+        """The connection is over, or has gone on to transmission."""
+        self._timer.cancel()
+        if self._again is not None:
+            self._again.cancel()
+
+    def _advance(self) -> None:
+        handshake, wire, sent = self._handshake, self._wire, 0
+        self._again = None
+        while not wire.is_closing():
+            if handshake.state == CLOSED:
+                log.debug("NBD handshake ended", reason=handshake.reason)
+                self._done(handshake)
+                return
+            if wire.unsent_bytes:
+                wire.pause_reading()
+                return
+            if sent >= REPLIES_A_TURN:
+                wire.pause_reading()
+                self._again = self._server.loop.call_soon(self._advance)
+                return
+            replies = handshake.advance()
+            if replies is None:
+                break
+            for reply in replies:
+                wire.write(reply)
+            sent += len(replies) or 1
+            self._due = self._server.loop.time() + self._server.limits.handshake_seconds_max
+        wire.resume_reading()
+        if handshake.state == TRANSMISSION:
+            self._done(handshake)
+
+    def _late(self) -> None:
+        due = min(self._due, self._last)
+        if self._server.loop.time() < due:
+            self._timer = self._server.loop.call_at(due, self._late)
+        else:
+            log.debug("NBD handshake ended", reason="no option in time")
+            self._wire.abort()
