@@ -176,9 +176,9 @@ def test_unknown_options_are_unsupported_and_their_data_is_consumed(
 
 def test_list_shows_every_export() -> None:
     _, answer = haggle(START + m.option(c.OPT_LIST))
-    assert answer == m.list_entry("data") + m.list_entry(
-        c.OPT_LIST, "wal"
-    ) + m.option_reply(c.OPT_LIST, c.REP_ACK)
+    assert answer == m.list_entry("data") + m.list_entry(c.OPT_LIST, "wal") + m.option_reply(
+        c.OPT_LIST, c.REP_ACK
+    )
 
 
 def test_list_with_data_is_invalid() -> None:
