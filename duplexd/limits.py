@@ -84,6 +84,9 @@ class EngineLimits:
     follower_final_bytes: int = 128 * KIB  # the lag that a follower makes up in the event loop
     async_lag_bytes_max: int = 64 * MIB
     hold_seconds_max: float = HOLD_SECONDS_MAX
+    # In one answer to a client that asks what is data; it asks on from there
+    extents_max: int = 16 * KIB
+    extents_seconds_max: float = 0.25
     recheck_hold_seconds: float = 5.0  # of `verify`, while it looks at a difference again
     leases_max: int = 256
     cuts_kept_max: int = 512  # remembered; a forgotten cut is never called consistent
@@ -113,6 +116,12 @@ class NbdLimits:
     # replies the client does not take; beyond it nothing more is read for it
     connection_unsent_bytes_max: int = 4 * MIB
     inline_read_bytes_max: int = 256 * KIB  # longer reads are done in worker threads
+    # A shorter read that needs a worker brings holes into the page cache, too: the next one of it
+    # is served from there
+    sparse_read_bytes_min: int = 64 * KIB
+    cache_bytes_max: int = 64 * MIB  # of one CACHE; the rest of it is ignored
+    cache_piece_bytes: int = 4 * MIB  # that it reads at once
+    status_bytes: int = 2 * MIB  # what a BLOCK_STATUS may take, counted as a read
     reply_buffer_bytes: int = 512 * KIB
 
 

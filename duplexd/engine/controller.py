@@ -23,6 +23,7 @@ from duplexd.engine.commands import Commands
 from duplexd.engine.counters import Counters
 from duplexd.engine.cut_archive import CutArchive
 from duplexd.engine.cuts import Cuts
+from duplexd.engine.extents import Extents
 from duplexd.engine.failed_legs import FailedLegs
 from duplexd.engine.failures import Failures
 from duplexd.engine.group_cut import GroupCuts
@@ -182,6 +183,7 @@ class Controller:
         self.leases = Leases(timeline, self.write_path, clock, self.events, limits)
         self.reads = Reads(self.legs, self.events)
         self.reads.on_leg_failed = self.failed_legs.found
+        self.extents_of = Extents(self.legs, clock, limits)
         self.bad_ranges = BadRanges(timeline, self.write_path, self.legs, self.events, limits)
 
     def _copies(self) -> None:
@@ -255,6 +257,7 @@ class Controller:
         write_path, commands = self.write_path, self.commands
         self.submit, self.flush = write_path.submit, write_path.flush
         self.disconnected, self.read = write_path.disconnected, self.reads.read
+        self.read_sparse, self.extents = self.reads.read_sparse, self.extents_of.extents
         self.volume, self.resolve = self.volumes.find, self.volumes.resolve
         self.quiesce, self.renew = commands.quiesce, commands.renew
         self.release = self.leases.release

@@ -11,7 +11,11 @@ One file for client and server, so that a wrong field breaks both halves and the
 | export, after EXPORT_NAME | 10 (+ 124 zeroes) | size u64, transmission flags u16 |
 | request | 28 (+ length for WRITE) | REQUEST_MAGIC u32, flags u16, command u16, then: |
 | | | cookie u64, offset u64, length u32 |
+| extended request | 32 (+ length with PAYLOAD_LEN) | EXTENDED_REQUEST_MAGIC u32, flags u16, |
+| | | command u16, cookie u64, offset u64, length u64 |
 | simple reply | 16 (+ length for READ) | SIMPLE_REPLY_MAGIC u32, error u32, cookie u64 |
+
+Structured and extended replies are in `replies.py`.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from __future__ import annotations
 from struct import Struct
 
 from duplexd.nbd.constants import (
+    EXTENDED_REQUEST_MAGIC,
     INFO_BLOCK_SIZE,
     INFO_EXPORT,
     INIT_MAGIC,
@@ -38,11 +43,13 @@ OPTION = Struct(">QII")
 OPTION_REPLY = Struct(">QIII")
 EXPORT = Struct(">QH")
 REQUEST = Struct(">IHHQQI")
+EXTENDED_REQUEST = Struct(">IHHQQQ")
 SIMPLE_REPLY = Struct(">IIQ")
 INFO_EXPORT_DATA = Struct(">HQH")
 INFO_BLOCK_SIZE_DATA = Struct(">HIII")
 U16 = Struct(">H")
 U32 = Struct(">I")
+U64 = Struct(">Q")
 
 EXPORT_ZEROES = bytes(124)
 
@@ -119,6 +126,11 @@ def context_reply(number: int, context: int, name: str) -> bytes:
 def request(flags: int, command: int, cookie: int, offset: int, length: int) -> bytes:
     """The 28 bytes of a request."""
     return REQUEST.pack(REQUEST_MAGIC, flags, command, cookie, offset, length)
+
+
+def extended_request(flags: int, command: int, cookie: int, offset: int, length: int) -> bytes:
+    """The 32 bytes of a request with extended headers."""
+    return EXTENDED_REQUEST.pack(EXTENDED_REQUEST_MAGIC, flags, command, cookie, offset, length)
 
 
 def simple_reply(error: int, cookie: int) -> bytes:

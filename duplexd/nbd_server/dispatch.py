@@ -22,7 +22,7 @@ from duplexd.backend import FLUSH, TRIM, WRITE, ZERO, Change
 from duplexd.nbd import constants as c
 from duplexd.nbd.messages import SIMPLE_REPLY
 from duplexd.nbd.transmission import refusal, wire_error
-from duplexd.nbd_server.shared import EXPORT_FLAGS
+from duplexd.nbd_server.read_ahead import ReadAhead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +37,7 @@ _MAGIC = c.SIMPLE_REPLY_MAGIC
 _HEADER = SIMPLE_REPLY.size
 _pack = SIMPLE_REPLY.pack
 _pack_into = SIMPLE_REPLY.pack_into
+QUERIES = frozenset({c.CMD_CACHE, c.CMD_BLOCK_STATUS})
 # READ and WRITE, the two lowest, take no flag but FUA, the lowest.
 _READ, _WRITE, _FUA, _LENGTH_MAX = c.CMD_READ, c.CMD_WRITE, c.CMD_FLAG_FUA, c.PAYLOAD_BYTES_MAX
 
@@ -44,13 +45,19 @@ _READ, _WRITE, _FUA, _LENGTH_MAX = c.CMD_READ, c.CMD_WRITE, c.CMD_FLAG_FUA, c.PA
 class Dispatch:
     """The `Client` of the write path. `progressed` is called when something may move on, but not if
     the connection is not `stalled`.
+
+    This class answers with simple replies; those of `structured.py` are for clients that negotiated
+    others. The class is chosen once for a connection.
     """
 
     __slots__ = (
         "_counted",
+        "_export_flags",
         "_limits",
+        "_plain_max",
         "_replies",
         "_server",
+        "_stopping",
         "_traffic",
         "_uncounted_max",
         "_volume",
@@ -74,6 +81,7 @@ class Dispatch:
         volume: Volume,
         wire: Wire,
         progressed: Callable[[], None],
+        export_flags: int,
     ) -> None:
         self.backlog: list[Request] = []
         self.dropped = False  # the client has gone
@@ -89,6 +97,10 @@ class Dispatch:
         self.stalled = False  # the connection does not read, or is about to close
         self.write_paused = False
         self.progressed = progressed
+        self._export_flags = export_flags
+        # The last command that may be plainly right: WRITE, READ, or none
+        self._plain_max = _READ if export_flags & c.FLAG_READ_ONLY else _WRITE
+        self._stopping = False
         self._counted = 0  # part of payload_bytes that the server's budget knows
         self._limits = server.limits
         self._replies: list[bytes] = []
@@ -129,6 +141,12 @@ class Dispatch:
         self.payload_bytes += length
         self._count()
         return True
+
+    def stop(self) -> None:
+        """Refuse what comes from now on."""
+        self._stopping = True
+        self._plain_max = -1
+        self.backlog = []
 
     def drop(self) -> None:
         """The client has gone: whatever has not started is dropped, no reply will be sent."""
@@ -184,7 +202,7 @@ class Dispatch:
         buffer is filled.
         """
         volume, traffic = self._volume, self._traffic
-        size, read_cached = volume.size, volume.read_cached
+        size, read_cached, plain_max = volume.size, volume.read_cached, self._plain_max
         request_counts, byte_counts = traffic.requests, traffic.byte_counts
         full = (
             self.payload_bytes >= self._limits.connection_in_flight_bytes_max
@@ -196,15 +214,20 @@ class Dispatch:
             flags, command, cookie, offset, length, payload = request
             # What is plainly right is not looked at further: nearly everything.
             if not (
-                command <= _WRITE
+                command <= plain_max
                 and flags <= _FUA
                 and 0 < length <= _LENGTH_MAX
                 and offset + length <= size
             ):
-                error = refusal(flags, command, offset, length, size, EXPORT_FLAGS)
+                error = self._refusal(request)
                 if error or not length or command == c.CMD_FLUSH:  # where it means nothing
                     self._without_range(request, error, changes)
                     continue
+                if command in QUERIES:
+                    if self._query(request):
+                        continue
+                    self._wait(request, requests, self._server.reading)
+                    break
             if command == _WRITE:
                 if type(payload) is memoryview:
                     if full:
@@ -244,9 +267,27 @@ class Dispatch:
         self.backlog = [request, *rest]
         budget.wait(self)
 
+    def _refusal(self, request: Request) -> int:
+        """The NBD error for a request that is not plainly right; 0 if it can be served."""
+        if self._stopping:
+            return c.ESHUTDOWN
+        flags, command, _cookie, offset, length, _payload = request
+        error = refusal(flags, command, offset, length, self._volume.size, self._export_flags)
+        if not error and flags & c.CMD_FLAG_FAST_ZERO:
+            # Whether zeroes that keep their space are fast is found out by writing them.
+            slow = flags & c.CMD_FLAG_NO_HOLE or not self._volume.can_zero_fast
+            return c.ENOTSUP if slow else 0
+        if command == c.CMD_BLOCK_STATUS and not error:
+            return self._status_refusal(request)
+        return error
+
+    def _status_refusal(self, _request: Request) -> int:
+        """Of a BLOCK_STATUS in range: without structured replies there is none."""
+        return c.EINVAL
+
     def _without_range(self, request: Request, error: int, changes: list[Change]) -> None:
         """A refused request, one of length 0, FLUSH or DISC."""
-        _flags, command, cookie, _offset, length, payload = request
+        _flags, command, cookie, offset, length, payload = request
         if command == c.CMD_DISC:
             self.ended = True
             return
@@ -257,9 +298,13 @@ class Dispatch:
         else:
             self._traffic.requests[command] += 1
             if command == c.CMD_FLUSH:
-                self._flush(cookie, changes)
+                self._flush(cookie, offset, changes)
                 return
-        self._replies.append(_pack(_MAGIC, error, cookie))
+        self._replies.append(self._reply(command, cookie, offset, error))
+
+    def _reply(self, _command: int, cookie: int, _offset: int, error: int) -> bytes:
+        """The reply to a request without content: any that failed, and those that have none."""
+        return _pack(_MAGIC, error, cookie)
 
     def _without_payload(self, request: Request) -> Change:
         flags, command, cookie, offset, length, _payload = request
@@ -267,13 +312,13 @@ class Dispatch:
         fua, allocate = flags & c.CMD_FLAG_FUA != 0, flags & c.CMD_FLAG_NO_HOLE != 0
         return Change(self, cookie, self._volume, kind, offset, length, b"", fua, allocate)
 
-    def _flush(self, cookie: int, changes: list[Change]) -> None:
+    def _flush(self, cookie: int, offset: int, changes: list[Change]) -> None:
         """What came before goes first: one sync is then good for it, too."""
         if changes:
             self._submit(changes.copy())
             changes.clear()
         self.in_flight += 1
-        self._server.backend.flush(Change(self, cookie, self._volume, FLUSH, 0, 0))
+        self._server.backend.flush(Change(self, cookie, self._volume, FLUSH, offset, 0))
 
     def _submit(self, changes: list[Change]) -> None:
         # a new list: the write path may keep the one it gets
@@ -319,32 +364,67 @@ class Dispatch:
 
     # Reads in worker threads
 
-    def _start_read(self, cookie: int, offset: int, length: int) -> bool:
+    def _begin_reading(self, nbytes: int) -> bool:
         """False if too much is being read already, or the client takes no replies."""
         if self.write_paused or (
-            self.read_bytes and self.read_bytes + length > self._limits.connection_read_bytes_max
+            self.read_bytes and self.read_bytes + nbytes > self._limits.connection_read_bytes_max
         ):
             return False
-        if not self._server.reading.fits(length):
+        if not self._server.reading.fits(nbytes):
             return False
         self.in_flight += 1
-        self.read_bytes += length
-        self._server.reading.add(length)
+        self.read_bytes += nbytes
+        self._server.reading.add(nbytes)
+        return True
+
+    def _end_reading(self, nbytes: int) -> None:
+        self.in_flight -= 1
+        self.read_bytes -= nbytes
+        self._server.reading.add(-nbytes)
+
+    def _answer(self, *pieces: bytes | bytearray | memoryview) -> None:
+        """Reply to what was read in a worker, unless the client has gone."""
+        if self.dropped:
+            return
+        for piece in pieces:
+            self._wire.write(piece)
+        if self.stalled:
+            self.progressed()
+
+    def _start_read(self, cookie: int, offset: int, length: int) -> bool:
+        if not self._begin_reading(length):
+            return False
         done = partial(self._read_done, cookie, length)
         self._server.backend.read(self._volume, offset, length, _HEADER, done)
         return True
 
     def _read_done(self, cookie: int, length: int, number: int, reply: bytearray) -> None:
-        self.in_flight -= 1
-        self.read_bytes -= length
-        self._server.reading.add(-length)
-        if self.dropped:
-            return
-        error = self._outcome("read", number) if number or self._server.failing else 0
+        self._end_reading(length)
+        error = self._read_outcome(number)
         if error:
-            self._wire.write(_pack(_MAGIC, error, cookie))
+            self._answer(_pack(_MAGIC, error, cookie))
         else:
             _pack_into(reply, 0, _MAGIC, 0, cookie)
-            self._wire.write(reply)
-        if self.stalled:
-            self.progressed()
+            self._answer(reply)
+
+    def _read_outcome(self, number: int) -> int:
+        """The error for the wire of a read that ended with this errno."""
+        return self._outcome("read", number) if number or self._server.failing else 0
+
+    def _query(self, request: Request) -> bool:
+        """CACHE: read it, and throw it away. False if it has to wait."""
+        _flags, command, cookie, offset, length, _payload = request
+        nbytes = min(length, self._limits.cache_piece_bytes)
+        if not self._begin_reading(nbytes):
+            return False
+        self._traffic.requests[command] += 1
+        self._traffic.byte_counts[command] += length
+        length = min(length, self._limits.cache_bytes_max)
+        done = partial(self._cached, cookie, offset, nbytes)
+        ReadAhead(self._server.backend, self._volume, offset + length, nbytes, done).go_on(offset)
+        return True
+
+    def _cached(self, cookie: int, offset: int, nbytes: int, number: int) -> None:
+        self._end_reading(nbytes)
+        error = self._read_outcome(number)
+        self._answer(self._reply(c.CMD_CACHE, cookie, offset, error))

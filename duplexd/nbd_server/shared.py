@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from duplexd.nbd import constants as c
+from duplexd.nbd.export_flags import volume_flags
 from duplexd.nbd.exports import Export
 from duplexd.nbd_server.budget import Budget
 from duplexd.nbd_server.hangup import HangupWatch
@@ -21,15 +21,6 @@ from duplexd.nbd_server.traffic import Traffic
 if TYPE_CHECKING:
     from duplexd.backend import Backend, Volume
     from duplexd.limits import NbdLimits
-
-EXPORT_FLAGS = (
-    c.FLAG_HAS_FLAGS
-    | c.FLAG_SEND_FLUSH
-    | c.FLAG_SEND_FUA
-    | c.FLAG_SEND_TRIM
-    | c.FLAG_SEND_WRITE_ZEROES
-    | c.FLAG_CAN_MULTI_CONN
-)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
 
@@ -76,7 +67,7 @@ class Server:
             return None
         description = f"duplexd volume {volume.name}"
         refused = f"volume {volume.name} is not served: {volume.failed}" if volume.failed else ""
-        return Export(volume.name, volume.size, EXPORT_FLAGS, description, refused)
+        return Export(volume.name, volume.size, volume_flags(read_only=False), description, refused)
 
     def names(self) -> list[str]:
         """What LIST shows."""
