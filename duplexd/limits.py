@@ -99,7 +99,7 @@ class NbdLimits:
 
     connections_max: int = 4096  # further ones are closed at once
     handshake_seconds_max: float = 10.0  # from one option to the next
-    handshake_total_seconds_max: float = 300.0
+    handshake_total_seconds_max: float = 600.0
     # a client that lists asks about each export; an entry of a LIST counts as one
     handshake_options_max: int = 8 * VOLUMES_MAX
     close_seconds_max: float = 10.0  # for a client to take its last replies

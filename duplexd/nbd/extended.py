@@ -32,7 +32,7 @@ class ExtendedReceiver(Receiver):
 
     __slots__ = ()
 
-    header_bytes = _HEADER
+    header, magic = EXTENDED_REQUEST, c.EXTENDED_REQUEST_MAGIC
 
     def _parse(self, requests: list[Request]) -> None:
         buffer, position, end = self._buffer, self._start, self._end

@@ -59,7 +59,7 @@ class Receiver:
         "large",
     )
 
-    header_bytes = _HEADER
+    header, magic = REQUEST, c.REQUEST_MAGIC
 
     def __init__(self, size: int) -> None:
         self.broken = ""
@@ -106,6 +106,17 @@ class Receiver:
         if rest:
             other[:rest] = self._buffer[self._start : self._end]
         self._buffer, self._start, self._end = other, 0, rest
+
+    def says_goodbye(self, unread: bytes) -> bool:
+        """Whether the last that the client sent is DISC; `unread` was not received yet.
+
+        Only its place is looked at: a client whose payload ends in the bytes of a DISC, and that
+        goes with it, has said so.
+        """
+        size = self.header.size
+        rest = b"" if self.large or self._skip else bytes(self._buffer[self._start : self._end])
+        last = (rest + unread)[-size:]
+        return len(last) == size and self.header.unpack(last)[::2][:2] == (self.magic, c.CMD_DISC)
 
     @property
     def whole(self) -> memoryview:
@@ -170,7 +181,7 @@ class Receiver:
         flags, cookie, offset, length = header
         if length <= LARGE_PAYLOAD_BYTES:
             return position
-        here = self._buffer[position + self.header_bytes : self._end]
+        here = self._buffer[position + self.header.size : self._end]
         if length > c.PAYLOAD_BYTES_MAX:
             self._skip = length - len(here)
             self._refused = flags, c.CMD_WRITE, cookie, offset, length, None

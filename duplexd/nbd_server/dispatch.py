@@ -37,7 +37,7 @@ _MAGIC = c.SIMPLE_REPLY_MAGIC
 _HEADER = SIMPLE_REPLY.size
 _pack = SIMPLE_REPLY.pack
 _pack_into = SIMPLE_REPLY.pack_into
-QUERIES = frozenset({c.CMD_CACHE, c.CMD_BLOCK_STATUS})
+_QUERIES = frozenset({c.CMD_CACHE, c.CMD_BLOCK_STATUS})
 # READ and WRITE, the two lowest, take no flag but FUA, the lowest.
 _READ, _WRITE, _FUA, _LENGTH_MAX = c.CMD_READ, c.CMD_WRITE, c.CMD_FLAG_FUA, c.PAYLOAD_BYTES_MAX
 
@@ -142,6 +142,11 @@ class Dispatch:
         self._count()
         return True
 
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether anything that came has no reply yet."""
+        return bool(self.backlog or self.in_flight)
+
     def stop(self) -> None:
         """Refuse what comes from now on."""
         self._stopping = True
@@ -218,16 +223,8 @@ class Dispatch:
                 and flags <= _FUA
                 and 0 < length <= _LENGTH_MAX
                 and offset + length <= size
-            ):
-                error = self._refusal(request)
-                if error or not length or command == c.CMD_FLUSH:  # where it means nothing
-                    self._without_range(request, error, changes)
-                    continue
-                if command in QUERIES:
-                    if self._query(request):
-                        continue
-                    self._wait(request, requests, self._server.reading)
-                    break
+            ) and not self._rare(request, requests, changes):
+                continue
             if command == _WRITE:
                 if type(payload) is memoryview:
                     if full:
@@ -264,8 +261,23 @@ class Dispatch:
         return position
 
     def _wait(self, request: Request, rest: Iterator[Request], budget: Budget) -> None:
+        """Go on with this one, and the `rest`, when there is room. Nothing is left of `rest`."""
         self.backlog = [request, *rest]
         budget.wait(self)
+
+    def _rare(self, request: Request, rest: Iterator[Request], changes: list[Change]) -> bool:
+        """Refuse or serve a request that is not plainly right, or let it wait with the `rest`.
+
+        True if it is in order, and a change or a READ.
+        """
+        error, command = self._refusal(request), request[1]
+        if error or not request[4] or command == c.CMD_FLUSH:  # where a length means nothing
+            self._without_range(request, error, changes)
+        elif command not in _QUERIES:
+            return True
+        elif not self._query(request):
+            self._wait(request, rest, self._server.reading)
+        return False
 
     def _refusal(self, request: Request) -> int:
         """The NBD error for a request that is not plainly right; 0 if it can be served."""

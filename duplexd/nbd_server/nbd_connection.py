@@ -4,6 +4,10 @@ asyncio's streams would copy each payload twice and want a task for each request
 2-2.4 us). Here the socket receives into the parser's own buffer, and one wake-up handles all that
 arrived. The price is that flow control is explicit: the socket is read only while everything that
 was read has a place to go, see `_adjust`.
+
+A client that goes takes its changes with it, those that have not begun: it may send them again over
+another connection. After DISC it does not: all that came before is done, whether it waits for the
+replies, closes its half behind it, or has gone altogether.
 """
 
 from __future__ import annotations
@@ -13,17 +17,23 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from duplexd.nbd.export_flags import negotiated_flags
 from duplexd.nbd.handshake import TRANSMISSION
-from duplexd.nbd.transmission import RECEIVE_BYTES_MIN, Receiver
-from duplexd.nbd_server.dispatch import Dispatch
+from duplexd.nbd.transmission import RECEIVE_BYTES_MIN
+from duplexd.nbd_server.goodbye import unread_of
 from duplexd.nbd_server.negotiation import Negotiation
 from duplexd.nbd_server.receive_buffers import ReceiveBuffers, in_use
+from duplexd.nbd_server.structured import begin
 
 if TYPE_CHECKING:
     import asyncio
 
     from duplexd.backend import Volume
+    from duplexd.nbd.exports import Export
     from duplexd.nbd.handshake import Handshake
+    from duplexd.nbd.negotiated import Negotiated
+    from duplexd.nbd.transmission import Receiver
+    from duplexd.nbd_server.dispatch import Dispatch
     from duplexd.nbd_server.shared import Server
     from duplexd.nbd_server.sockets import Wire
 
@@ -43,6 +53,8 @@ class Connection:
         "_buffers",
         "_dispatch",
         "_fd",
+        "_goodbye",
+        "_lost",
         "_negotiation",
         "_receiver",
         "_reserved",
@@ -64,6 +76,8 @@ class Connection:
         self._buffers = ReceiveBuffers(0)
         self._dispatch: Dispatch | None = None
         self._fd = -1
+        self._goodbye = False  # the client ended its stream, and DISC is the last in it
+        self._lost = False  # its socket is closed, and what came before DISC is not done yet
         self._reserved = False  # the large payload that is being received has room
         self._scheduled = False  # `_resume` will run
         self._stopping = False
@@ -90,20 +104,39 @@ class Connection:
         self._negotiation = Negotiation(server, wire, self._negotiated)
 
     def eof_received(self) -> None:
-        """The client has gone, with or without DISC: close."""
-        self._drop()
-        self._close()
+        """The client sends nothing more. Without DISC before, it has gone."""
+        if self._receiver is not None and self._receiver.ended:
+            self._adjust()
+        else:
+            self._drop()
+            self._close()
 
     def connection_lost(self, _error: Exception | None) -> None:
         """The socket is closed."""
-        self._drop()
+        self._server.hangups.unwatch(self._fd)
+        receiver, dispatch = self._receiver, self._dispatch
+        if (
+            receiver is not None
+            and receiver.ended
+            and dispatch is not None
+            and dispatch.is_unfinished
+        ):
+            self._lost = True
+            dispatch.write_paused = False  # its replies go nowhere
+            dispatch.stalled = True
+            self._progressed()
+        else:
+            self._drop()
+            self._gone()
+
+    def _gone(self) -> None:
+        self._lost = False
         self._end_negotiation()
         self._receiver = self._dispatch = (
             None  # a cycle; the buffers must not wait for the collector
         )
         if self._timer is not None:
             self._timer.cancel()
-        self._server.hangups.unwatch(self._fd)
         self._server.disconnected(self)
         if self.volume is not None:
             self.volume.connections -= 1
@@ -115,18 +148,33 @@ class Connection:
             self.volume = None
 
     def stop(self) -> None:
-        """Take no further request; close when what is in flight is answered."""
+        """Take no further request; close when what is in flight is answered.
+
+        What had come before and was not taken gets no answer: a client that connects to the next
+        daemon sends it again, and an error would end in its file system. What comes from now on,
+        while something is in flight still, is refused, so that nobody waits for it.
+        """
         self._stopping = True
         if self._dispatch is None:
             self._close()
         else:
-            self._dispatch.backlog = []
+            self._dispatch.stop()
             self._adjust()
 
     def abort(self) -> None:
         """Close now."""
         self._drop()
-        self._wire.abort()
+        if self._lost:
+            self._gone()
+        else:
+            self._wire.abort()
+
+    def _hung_up(self) -> None:
+        """The client sends nothing more, and not all of what it sent has been received."""
+        receiver = self._receiver
+        self._goodbye = receiver is not None and receiver.says_goodbye(unread_of(self._wire.sock))
+        if not self._goodbye:
+            self.abort()
 
     def _drop(self) -> None:
         """Nothing more is read or answered; what has not started is dropped."""
@@ -190,24 +238,27 @@ class Connection:
 
     def _negotiated(self, handshake: Handshake) -> None:
         """The client chose its volume, or there is nothing more to say to it."""
-        volume = None
-        if handshake.state == TRANSMISSION and handshake.export is not None:
-            volume = self._server.backend.volume(handshake.export.name)
-        if volume is None:  # or it was taken away since it was described
+        volume, export = None, handshake.export
+        if handshake.state == TRANSMISSION and export is not None:
+            volume = self._server.backend.volume(export.name)
+        if volume is None or export is None:  # or it was taken away since it was described
             self._close()
         else:
-            self._begin(volume, handshake.rest())
+            self._begin(volume, export, handshake.negotiated, handshake.rest())
 
-    def _begin(self, volume: Volume, rest: bytes) -> None:
+    def _begin(self, volume: Volume, export: Export, negotiated: Negotiated, rest: bytes) -> None:
         """The client's first requests may be in `rest`."""
         self._end_negotiation()
         self.volume = volume
         volume.connections += 1
         log.info("NBD client connected", volume=volume.name, connections=volume.connections)
         self._wire.high_bytes = self._server.limits.connection_unsent_bytes_max
-        self._dispatch = Dispatch(self._server, volume, self._wire, self._progressed)
+        flags = export.flags | negotiated_flags(negotiated)
+        receiver, self._dispatch = begin(
+            negotiated, self._server, volume, self._wire, self._progressed, flags
+        )
         size = max(self._server.limits.connection_receive_bytes, len(rest) + RECEIVE_BYTES_MIN)
-        self._receiver, self._buffers = Receiver(size), ReceiveBuffers(size)
+        self._receiver, self._buffers = receiver(size), ReceiveBuffers(size)
         self._receiver.buffer()[: len(rest)] = rest
         self.buffer_updated(len(rest))
 
@@ -244,28 +295,34 @@ class Connection:
     def _adjust(self) -> None:
         """Read, pause or close, whichever the present state asks for."""
         receiver, dispatch = self._receiver, self._dispatch
-        if receiver is None or dispatch is None or dispatch.dropped or self._wire.is_closing():
+        if receiver is None or dispatch is None or dispatch.dropped:
             return
-        if receiver.broken:
+        if self._lost:
+            if not dispatch.is_unfinished:
+                self._gone()
+        elif self._wire.is_closing():
+            return
+        elif receiver.broken:
             log.info(
-                "NBD client broke the protocol: bad request magic",
+                "NBD client broke the protocol",
                 volume=self.volume and self.volume.name,
+                reason=receiver.broken,
             )
             self._drop()
             self._close()
-        elif (dispatch.ended or self._stopping) and not dispatch.backlog and not dispatch.in_flight:
+        elif (dispatch.ended or self._stopping) and not dispatch.is_unfinished:
             self._close()
-        elif (
-            self._stopping
-            or dispatch.backlog
-            or dispatch.write_paused
-            or not self._has_room(receiver, dispatch)
-        ):
+        elif receiver.ended:  # nothing comes after DISC, and what came before is done anyway
             dispatch.stalled = True
             self._wire.pause_reading()
-            self._server.hangups.watch(self._fd, self.abort)
+            self._server.hangups.unwatch(self._fd)
+        elif dispatch.backlog or dispatch.write_paused or not self._has_room(receiver, dispatch):
+            dispatch.stalled = True
+            self._wire.pause_reading()
+            if not self._goodbye:
+                self._server.hangups.watch(self._fd, self._hung_up)
         else:
-            dispatch.stalled = dispatch.ended
+            dispatch.stalled = self._stopping
             self._server.hangups.unwatch(self._fd)
             self._wire.resume_reading()
 

@@ -20,7 +20,7 @@ from duplexd.nbd import replies as r
 from duplexd.nbd.extended import ExtendedReceiver, context_ids
 from duplexd.nbd.extents import as_one, statuses, without_short_holes
 from duplexd.nbd.transmission import Receiver
-from duplexd.nbd_server.dispatch import QUERIES, Dispatch
+from duplexd.nbd_server.dispatch import Dispatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -78,16 +78,8 @@ class StructuredDispatch(Dispatch):
                 and flags <= _FUA
                 and 0 < length <= _LENGTH_MAX
                 and offset + length <= size
-            ):
-                error = self._refusal(request)
-                if error or not length or command == c.CMD_FLUSH:
-                    self._without_range(request, error, changes)
-                    continue
-                if command in QUERIES:
-                    if self._query(request):
-                        continue
-                    self._wait(request, requests, self._server.reading)
-                    break
+            ) and not self._rare(request, requests, changes):
+                continue
             if command == _READ:
                 end = position + room + length
                 if length <= inline_max and end > len(reply_buffer):
@@ -273,14 +265,9 @@ def begin(
     export_flags: int,
 ) -> tuple[type[Receiver], Dispatch]:
     """What parses and what serves the requests of a client that negotiated this."""
+    given = server, volume, wire, progressed, export_flags
     if negotiated.extended:
-        contexts = negotiated.contexts
-        return ExtendedReceiver, ExtendedDispatch(
-            server, volume, wire, progressed, export_flags, contexts
-        )
+        return ExtendedReceiver, ExtendedDispatch(*given, negotiated.contexts)
     if negotiated.structured:
-        contexts = negotiated.contexts
-        return Receiver, StructuredDispatch(
-            server, volume, wire, progressed, export_flags, contexts
-        )
-    return Receiver, Dispatch(server, volume, wire, progressed, export_flags)
+        return Receiver, StructuredDispatch(*given, negotiated.contexts)
+    return Receiver, Dispatch(*given)
