@@ -116,7 +116,8 @@ class Chunks:
         is copied: a hole that is not sent leaves room before the data behind it, and what comes
         before that data is written there.
         """
-        room, view, pieces = self.data_room, memoryview(content), list[Piece]()
+        room, view = self.data_room, memoryview(content)
+        pieces: list[Piece] = []
         held = b""  # holes that go out with what follows
         last = len(extents) - 1
         for place, (offset, length, is_data) in enumerate(extents):
