@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from duplexd.nbd_server.sockets import Wire
 
 _READ, _WRITE, _FUA, _LENGTH_MAX = c.CMD_READ, c.CMD_WRITE, c.CMD_FLAG_FUA, c.PAYLOAD_BYTES_MAX
+_new, _init = object.__new__, Change.__init__  # see `dispatch.py`
 _OFFSET = r.OFFSET_BYTES
 _pack_structured, _STRUCTURED = r.STRUCTURED_DATA.pack_into, r.STRUCTURED_DATA_FIRST
 _pack_extended, _EXTENDED = r.EXTENDED_DATA.pack_into, r.EXTENDED_DATA_FIRST
@@ -61,8 +62,9 @@ class StructuredDispatch(Dispatch):
     def _take(self, requests: Iterator[Request], changes: list[Change]) -> int:
         """See `Dispatch`."""
         volume, traffic = self._volume, self._traffic
-        size, read_cached, plain_max = volume.size, volume.read_cached, self._plain_max
+        read_cached, readable, writable = volume.read_cached, self._readable, self._writable
         request_counts, byte_counts = traffic.requests, traffic.byte_counts
+        writes = written = taken = 0
         full = (
             self.payload_bytes >= self._limits.connection_in_flight_bytes_max
             or self._server.waiting.full
@@ -73,11 +75,23 @@ class StructuredDispatch(Dispatch):
         structured = self._chunks is r.STRUCTURED
         for request in requests:
             flags, command, cookie, offset, length, payload = request
+            if command == _WRITE and payload and flags <= _FUA and offset + length <= writable:
+                if type(payload) is memoryview:
+                    if full:
+                        self._wait(request, requests, self._server.waiting)
+                        break
+                    taken += length
+                writes += 1
+                written += length
+                change = _new(Change)
+                _init(change, self, cookie, volume, WRITE, offset, length, payload, flags != 0)
+                changes.append(change)
+                continue
             if not (
-                command <= plain_max
+                command == _READ
                 and flags <= _FUA
                 and 0 < length <= _LENGTH_MAX
-                and offset + length <= size
+                and offset + length <= readable
             ) and not self._rare(request, requests, changes):
                 continue
             if command == _READ:
@@ -113,19 +127,13 @@ class StructuredDispatch(Dispatch):
                 elif not self._start_chunked_read(flags, cookie, offset, length):
                     self._wait(request, requests, self._server.reading)
                     break
-            elif command == _WRITE:
-                if type(payload) is memoryview:
-                    if full:
-                        self._wait(request, requests, self._server.waiting)
-                        break
-                    self.payload_bytes += length
-                changes.append(
-                    Change(self, cookie, volume, WRITE, offset, length, payload or b"", flags != 0)
-                )
             else:
                 changes.append(self._without_payload(request))
             request_counts[command] += 1
             byte_counts[command] += length
+        request_counts[_WRITE] += writes
+        byte_counts[_WRITE] += written
+        self.payload_bytes += taken
         return position
 
     def _reply(self, command: int, cookie: int, offset: int, error: int) -> bytes:
@@ -224,17 +232,19 @@ class ExtendedDispatch(StructuredDispatch):
     def finished(self, changes: Sequence[Change]) -> None:
         """See `Dispatch`."""
         replies, failing = self._replies, self._server.failing
+        freed = 0
         for change in changes:
             error = change.error
             if error or failing:
                 error = self._outcome("flush" if change.kind == FLUSH else "change", error)
             if change.kind == WRITE:
-                self.payload_bytes -= change.length
+                freed += change.length
                 change.data = b""
             if error:
                 replies.append(self._chunks.error(change.cookie, change.offset, error))
             else:
                 replies.append(_pack_none(_NONE, change.cookie, change.offset, 0))
+        self.payload_bytes -= freed
         self.in_flight -= len(changes)
         if self.serving:
             return
