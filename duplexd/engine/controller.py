@@ -15,6 +15,7 @@ from duplexd.core.admission import Admission
 from duplexd.core.markers import Close
 from duplexd.core.patience import Patience
 from duplexd.engine.adopt import Adoptions
+from duplexd.engine.allocation import Extents
 from duplexd.engine.apply import Executor
 from duplexd.engine.auto_resync import AutoResync
 from duplexd.engine.bad_ranges import BadRanges
@@ -23,7 +24,6 @@ from duplexd.engine.commands import Commands
 from duplexd.engine.counters import Counters
 from duplexd.engine.cut_archive import CutArchive
 from duplexd.engine.cuts import Cuts
-from duplexd.engine.extents import Extents
 from duplexd.engine.failed_legs import FailedLegs
 from duplexd.engine.failures import Failures
 from duplexd.engine.group_cut import GroupCuts
