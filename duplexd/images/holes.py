@@ -49,9 +49,8 @@ def hole_until(leg: Leg, offset: int, end: int) -> int:
 def first_extents(
     leg: Leg, offset: int, length: int, over: Callable[[list[Extent]], bool]
 ) -> list[Extent]:
-    """The extents of a range, from its start on, neighbours of one kind joined. Fewer than all of
-    them if `over` says so of those found; it is asked after each window, which shrinks and grows
-    with the number of extents in it.
+    """The extents of a range, from its start on. Fewer than all of them if `over` says so of those
+    found; it is asked after each window, which shrinks and grows with the number of extents in it.
     """
     found: list[Extent] = []
     end, window = offset + length, _WINDOW_BYTES_MIN

@@ -111,8 +111,8 @@ class Requests:
 
     @property
     def is_unfinished(self) -> bool:
-        """Whether anything that came has no reply yet."""
-        return bool(self.backlog or self.in_flight)
+        """Whether anything that came is still to be done."""
+        return not self.dropped and bool(self.backlog or self.in_flight)
 
     def stop(self) -> None:
         """Refuse what comes from now on."""

@@ -53,7 +53,8 @@ class Connection:
         "_buffers",
         "_dispatch",
         "_fd",
-        "_goodbye",
+        "_feeding",
+        "_left",
         "_lost",
         "_negotiation",
         "_receiver",
@@ -76,7 +77,9 @@ class Connection:
         self._buffers = ReceiveBuffers(0)
         self._dispatch: Dispatch | None = None
         self._fd = -1
-        self._goodbye = False  # the client ended its stream, and DISC is the last in it
+        self._feeding = False
+        # The client has gone, after a DISC that was not received: all it had sent before that
+        self._left: memoryview | None = None
         self._lost = False  # its socket is closed, and what came before DISC is not done yet
         self._reserved = False  # the large payload that is being received has room
         self._scheduled = False  # `_resume` will run
@@ -115,12 +118,8 @@ class Connection:
         """The socket is closed."""
         self._server.hangups.unwatch(self._fd)
         receiver, dispatch = self._receiver, self._dispatch
-        if (
-            receiver is not None
-            and receiver.ended
-            and dispatch is not None
-            and dispatch.is_unfinished
-        ):
+        ended = receiver is not None and receiver.ended
+        if dispatch is not None and (self._left or (ended and dispatch.is_unfinished)):
             self._lost = True
             dispatch.write_paused = False  # its replies go nowhere
             dispatch.stalled = True
@@ -155,6 +154,7 @@ class Connection:
         while something is in flight still, is refused, so that nobody waits for it.
         """
         self._stopping = True
+        self._left = None
         if self._dispatch is None:
             self._close()
         else:
@@ -171,13 +171,15 @@ class Connection:
 
     def _hung_up(self) -> None:
         """The client sends nothing more, and not all of what it sent has been received."""
-        receiver = self._receiver
-        self._goodbye = receiver is not None and receiver.says_goodbye(unread_of(self._wire.sock))
-        if not self._goodbye:
+        receiver, unread = self._receiver, unread_of(self._wire.sock)
+        if receiver is not None and receiver.says_goodbye(unread):
+            self._left = memoryview(unread)  # the socket is lost with the first reply
+        else:
             self.abort()
 
     def _drop(self) -> None:
         """Nothing more is read or answered; what has not started is dropped."""
+        self._left = None
         if self._dispatch is not None:
             self._dispatch.drop()
 
@@ -297,21 +299,18 @@ class Connection:
         receiver, dispatch = self._receiver, self._dispatch
         if receiver is None or dispatch is None or dispatch.dropped:
             return
-        if self._lost:
-            if not dispatch.is_unfinished:
-                self._gone()
-        elif self._wire.is_closing():
+        if self._wire.is_closing() and not self._lost:
             return
-        elif receiver.broken:
+        if receiver.broken:
             log.info(
                 "NBD client broke the protocol",
                 volume=self.volume and self.volume.name,
                 reason=receiver.broken,
             )
             self._drop()
-            self._close()
+            self._leave()
         elif (dispatch.ended or self._stopping) and not dispatch.is_unfinished:
-            self._close()
+            self._leave()
         elif receiver.ended:  # nothing comes after DISC, and what came before is done anyway
             dispatch.stalled = True
             self._wire.pause_reading()
@@ -319,12 +318,37 @@ class Connection:
         elif dispatch.backlog or dispatch.write_paused or not self._has_room(receiver, dispatch):
             dispatch.stalled = True
             self._wire.pause_reading()
-            if not self._goodbye:
+            if self._left is None:
                 self._server.hangups.watch(self._fd, self._hung_up)
+        elif self._left is not None:
+            self._feed(receiver, self._left)
         else:
             dispatch.stalled = self._stopping
             self._server.hangups.unwatch(self._fd)
             self._wire.resume_reading()
+
+    def _feed(self, receiver: Receiver, left: memoryview) -> None:
+        """Go on with what a client left behind, a piece in each turn of the loop."""
+        if self._feeding:  # within the call below
+            return
+        buffer = self.get_buffer(-1)
+        count = min(len(buffer), len(left))
+        buffer[:count] = left[:count]
+        self._left = left[count:]
+        self._feeding = True
+        self.buffer_updated(count)
+        self._feeding = False
+        if self._left or receiver.ended:
+            self._progressed()
+        else:  # what looked like DISC was part of a payload
+            self._drop()
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._lost:
+            self._gone()
+        else:
+            self._close()
 
     def _has_room(self, receiver: Receiver, dispatch: Dispatch) -> bool:
         """For the large payload that is being received, if there is one."""
