@@ -77,7 +77,7 @@ TRANSITIONS = {
 }
 
 SERVER_FLAGS = c.FLAG_FIXED_NEWSTYLE | c.FLAG_NO_ZEROES
-LIST_PIECE = 64  # entries that one `advance` returns
+LIST_PIECE = 16  # entries that one `advance` returns
 
 
 class Handshake:
