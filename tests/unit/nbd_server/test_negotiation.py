@@ -205,15 +205,18 @@ def test_of_a_list_a_turn_of_the_loop_sends_a_few_entries() -> None:
     run(main())
 
 
+async def join(server: Server, stack: AsyncExitStack) -> Guest:
+    """One more client of that server."""
+    ours, theirs = socket.socketpair()
+    stack.enter_context(theirs)
+    return await arrive(server, ours, theirs)
+
+
 def test_many_lists_at_once_send_no_more_in_a_turn_and_all_go_on() -> None:
     async def main() -> None:
         volumes = 4 * REPLIES_A_TURN
         async with guest(volumes) as first, AsyncExitStack() as stack:
-            guests = [first]
-            for _ in range(9):
-                ours, theirs = socket.socketpair()
-                stack.enter_context(theirs)
-                guests.append(await arrive(first.server, ours, theirs))
+            guests = [first, *[await join(first.server, stack) for _ in range(9)]]
             for client in guests:
                 await client.send(START + LIST)
             arrived = [[0]]
@@ -231,16 +234,20 @@ def test_many_lists_at_once_send_no_more_in_a_turn_and_all_go_on() -> None:
 
 def test_a_client_that_wants_a_volume_does_not_wait_for_those_that_list() -> None:
     async def main() -> None:
-        async with guest(MANY) as lister:
-            await lister.send(START + LIST)
-            ours, theirs = socket.socketpair()
-            with theirs:
-                client = await arrive(lister.server, ours, theirs)
-                structured = m.option(c.OPT_STRUCTURED_REPLY)
-                await client.send(START + structured + GO + m.request(0, c.CMD_FLUSH, 5, 0, 0))
-                while not client.got.endswith(m.simple_reply(0, 5)):
-                    client.got += await client.server.loop.sock_recv(theirs, 1 << 16)
-                assert pending(lister.sock) < list_bytes(MANY) // 2
+        async with guest(MANY) as first, AsyncExitStack() as stack:
+            listers = [first, *[await join(first.server, stack) for _ in range(9)]]
+            client = await join(first.server, stack)
+            for lister in listers:
+                await lister.send(START + LIST)
+            before = 0
+            while before < len(listers) * REPLIES_A_TURN:
+                await asyncio.sleep(0)
+                before = sum(pending(lister.sock) for lister in listers)
+            await client.send(START + GO + m.request(0, c.CMD_FLUSH, 5, 0, 0))
+            while not client.got.endswith(m.simple_reply(0, 5)):
+                client.got += await first.server.loop.sock_recv(client.sock, 1 << 16)
+            meanwhile = sum(pending(lister.sock) for lister in listers) - before
+            assert meanwhile < len(listers) // 2 * REPLIES_A_TURN * ENTRY_BYTES_MAX
 
     run(main())
 
