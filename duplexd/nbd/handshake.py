@@ -29,7 +29,7 @@ from duplexd.nbd.export_flags import negotiated_flags
 from duplexd.nbd.exports import describe, not_there
 from duplexd.nbd.negotiated import Negotiated
 from duplexd.nbd.offers import NO_OFFERS, Refusal, decide, offered
-from duplexd.nbd.options import decode_name, parse_go, parse_queries
+from duplexd.nbd.option_data import decode_name, parse_go, parse_queries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -77,7 +77,7 @@ TRANSITIONS = {
 }
 
 SERVER_FLAGS = c.FLAG_FIXED_NEWSTYLE | c.FLAG_NO_ZEROES
-LIST_PIECE = 64  # entries that one `advance` returns
+LIST_PIECE = 16  # entries that one `advance` returns
 
 
 class Handshake:

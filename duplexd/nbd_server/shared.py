@@ -16,6 +16,7 @@ from duplexd.nbd.export_flags import volume_flags
 from duplexd.nbd.exports import Export
 from duplexd.nbd_server.budget import Budget
 from duplexd.nbd_server.hangup import HangupWatch
+from duplexd.nbd_server.round_robin import RoundRobin
 from duplexd.nbd_server.traffic import Traffic
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Server:
         self.waiting = Budget(limits.queued_bytes_max, loop.call_soon)
         self.reading = Budget(limits.read_bytes_max, loop.call_soon)  # reads in worker threads
         self.hangups = HangupWatch(loop)
+        self.negotiations = RoundRobin(loop.call_soon)
         self.traffic: dict[str, Traffic] = {}  # by name of the volume
         self.failing: dict[
             tuple[str, str], int

@@ -11,7 +11,7 @@ from duplexd.nbd import messages as m
 from duplexd.nbd.handshake import CLOSED, HAGGLING, TRANSMISSION
 from duplexd.nbd.negotiated import Negotiated
 from duplexd.nbd.offers import Offers
-from duplexd.nbd.options import parse_queries
+from duplexd.nbd.option_data import parse_queries
 from tests.unit.nbd.wire import ALL_OFFERS, FLAGS, haggle, outcomes, replies
 
 ALLOCATION = "base:allocation"

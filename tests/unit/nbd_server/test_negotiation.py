@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from duplexd.limits import NbdLimits
@@ -76,22 +76,26 @@ async def served(
     ours: socket.socket, theirs: socket.socket, volumes: int = 1
 ) -> AsyncIterator[Guest]:
     """A client that was greeted, on one end of a connection."""
-    loop = asyncio.get_running_loop()
     backend = MemoryBackend({f"v{number}": 4096 for number in range(volumes)})
-    server = Server(backend, loop, LIMITS)
-    ours.setblocking(False)
-    theirs.setblocking(False)
-    wire = Wire(loop, ours, Connection(server))
-    wire.start()
-    client = Guest(server, wire, theirs)
+    server = Server(backend, asyncio.get_running_loop(), LIMITS)
     with theirs:
-        assert await client.read(18) == m.greeting(3)
-        yield client
-        wire.abort()
+        yield await arrive(server, ours, theirs)
+        for connection in list(server.connections):
+            connection.abort()
         while server.connections:
             server.idle.clear()
             await server.idle.wait()
     server.close()
+
+
+async def arrive(server: Server, ours: socket.socket, theirs: socket.socket) -> Guest:
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    wire = Wire(server.loop, ours, Connection(server))
+    wire.start()
+    client = Guest(server, wire, theirs)
+    assert await client.read(18) == m.greeting(3)
+    return client
 
 
 # ------------------------------------------------------------------------------------- time
@@ -197,6 +201,53 @@ def test_of_a_list_a_turn_of_the_loop_sends_a_few_entries() -> None:
                 arrived.append(pending(client.sock))
             grown = [after - before for before, after in itertools.pairwise(arrived)]
             assert max(grown) <= REPLIES_A_TURN * ENTRY_BYTES_MAX
+
+    run(main())
+
+
+async def join(server: Server, stack: AsyncExitStack) -> Guest:
+    """One more client of that server."""
+    ours, theirs = socket.socketpair()
+    stack.enter_context(theirs)
+    return await arrive(server, ours, theirs)
+
+
+def test_many_lists_at_once_send_no_more_in_a_turn_and_all_go_on() -> None:
+    async def main() -> None:
+        volumes = 4 * REPLIES_A_TURN
+        async with guest(volumes) as first, AsyncExitStack() as stack:
+            guests = [first, *[await join(first.server, stack) for _ in range(9)]]
+            for client in guests:
+                await client.send(START + LIST)
+            arrived = [[0]]
+            while sum(arrived[-1]) < len(guests) * list_bytes(volumes):
+                await asyncio.sleep(0)
+                arrived.append([pending(client.sock) for client in guests])
+            arrived = [counts for counts in arrived if all(counts)]  # all have begun
+            grown = [sum(after) - sum(before) for before, after in itertools.pairwise(arrived)]
+            assert max(grown) <= REPLIES_A_TURN * ENTRY_BYTES_MAX
+            halfway = arrived[len(arrived) // 2]
+            assert min(halfway) > max(halfway) // 3, "nobody is served before the others"
+
+    run(main())
+
+
+def test_a_client_that_wants_a_volume_does_not_wait_for_those_that_list() -> None:
+    async def main() -> None:
+        async with guest(MANY) as first, AsyncExitStack() as stack:
+            listers = [first, *[await join(first.server, stack) for _ in range(9)]]
+            client = await join(first.server, stack)
+            for lister in listers:
+                await lister.send(START + LIST)
+            before = 0
+            while before < len(listers) * REPLIES_A_TURN:
+                await asyncio.sleep(0)
+                before = sum(pending(lister.sock) for lister in listers)
+            await client.send(START + GO + m.request(0, c.CMD_FLUSH, 5, 0, 0))
+            while not client.got.endswith(m.simple_reply(0, 5)):
+                client.got += await first.server.loop.sock_recv(client.sock, 1 << 16)
+            meanwhile = sum(pending(lister.sock) for lister in listers) - before
+            assert meanwhile < len(listers) // 2 * REPLIES_A_TURN * ENTRY_BYTES_MAX
 
     run(main())
 
