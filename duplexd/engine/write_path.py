@@ -269,8 +269,10 @@ class WritePath:
             if change.volume is not pair:
                 pair = change.volume
                 pair.primary_dirty = True
-                pair.secondary_dirty |= pair.mirrors
-                tracked |= pair.tracks
+                if pair.mirrors:
+                    pair.secondary_dirty = True
+                if pair.tracks:
+                    tracked = True
                 regions = pair.regions
             offset, shift = change.offset, regions.shift
             first = offset >> shift

@@ -17,9 +17,13 @@ Requests with extended headers are parsed by `extended.py`, chosen once for a co
 from __future__ import annotations
 
 import errno
+from typing import TYPE_CHECKING
 
 from duplexd.nbd import constants as c
 from duplexd.nbd.messages import REQUEST
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _HEADER = REQUEST.size
 _unpack = REQUEST.unpack_from
@@ -46,6 +50,7 @@ class Receiver:
     """
 
     __slots__ = (
+        "_allocate",
         "_buffer",
         "_end",
         "_filled",
@@ -61,7 +66,8 @@ class Receiver:
 
     header, magic = REQUEST, c.REQUEST_MAGIC
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, allocate: Callable[[int], bytearray] = bytearray) -> None:
+        """`allocate` makes the memory of a large payload, with any content."""
         self.broken = ""
         self.ended = False
         self.large = 0
@@ -72,6 +78,7 @@ class Receiver:
         self._refused: Request | None = None
         self._header = (0, 0, 0, 0)
         self._payload = bytearray()
+        self._allocate = allocate
         self._filled = 0
 
     def buffer(self) -> memoryview:
@@ -188,7 +195,7 @@ class Receiver:
         else:
             self.large = length
             self._header = header
-            self._payload = bytearray(length)
+            self._payload = self._allocate(length)
             self._payload[: len(here)] = here
             self._filled = len(here)
         return self._end

@@ -260,7 +260,8 @@ class Connection:
             negotiated, self._server, volume, self._wire, self._progressed, flags
         )
         size = max(self._server.limits.connection_receive_bytes, len(rest) + RECEIVE_BYTES_MIN)
-        self._receiver, self._buffers = receiver(size), ReceiveBuffers(size)
+        self._receiver = receiver(size, self._server.payloads.take)
+        self._buffers = ReceiveBuffers(size)
         self._receiver.buffer()[: len(rest)] = rest
         self.buffer_updated(len(rest))
 
