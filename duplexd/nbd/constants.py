@@ -126,6 +126,8 @@ BLOCK_BYTES_MIN = 1
 BLOCK_BYTES_PREFERRED = 4096
 PAYLOAD_BYTES_ADVERTISED = 32 << 20
 PAYLOAD_BYTES_MAX = 64 << 20  # accepted from a client that did not ask for block sizes
+# Zeroes that may have to be written; as many as 32 bits of length can ask for
+SLOW_ZEROES_BYTES_MAX = 0xFFFFFFFF
 OPTION_BYTES_MAX = 64 << 10  # data of a longer option is skipped, and the option refused
 OPTION_SKIPPED_BYTES_MAX = 32 << 20  # an option that announces more closes the connection
 CONTEXT_QUERIES_MAX = 1024  # in one LIST_META_CONTEXT or SET_META_CONTEXT

@@ -134,13 +134,20 @@ class Requests:
             return c.ESHUTDOWN
         flags, command, _cookie, offset, length, _payload = request
         error = refusal(flags, command, offset, length, self._volume.size, self._export_flags)
-        if not error and flags & c.CMD_FLAG_FAST_ZERO:
-            # Whether zeroes that keep their space are fast is found out by writing them.
-            slow = flags & c.CMD_FLAG_NO_HOLE or not self._volume.can_zero_fast
-            return c.ENOTSUP if slow else 0
+        if not error and command == c.CMD_WRITE_ZEROES and self._is_slow(flags):
+            if flags & c.CMD_FLAG_FAST_ZERO:
+                return c.ENOTSUP
+            if length > c.SLOW_ZEROES_BYTES_MAX:
+                return c.EOVERFLOW
         if command == c.CMD_BLOCK_STATUS and not error:
             return self._status_refusal(request)
         return error
+
+    def _is_slow(self, flags: int) -> bool:
+        """Whether zeroes may have to be written. Those that keep their space: whether an image has
+        another way is found out by trying.
+        """
+        return flags & c.CMD_FLAG_NO_HOLE != 0 or not self._volume.can_zero_fast
 
     def _status_refusal(self, _request: Request) -> int:
         """Of a BLOCK_STATUS in range: with simple replies there is none."""

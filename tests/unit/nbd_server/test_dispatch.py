@@ -108,3 +108,28 @@ async def test_a_client_without_structured_replies_has_no_block_status(
 ) -> None:
     (chunk,) = await served(backend, Negotiated(), (0, c.CMD_BLOCK_STATUS, 1, 0, 8192, None))
     assert chunk.error == c.EINVAL
+
+
+@pytest.mark.parametrize(
+    ("flags", "fast", "error"),
+    [
+        (0, True, 0),
+        (0, False, c.EOVERFLOW),
+        (c.CMD_FLAG_NO_HOLE, True, c.EOVERFLOW),
+        (c.CMD_FLAG_FAST_ZERO, False, c.ENOTSUP),
+    ],
+)
+async def test_zeroes_of_64_bits_of_length_are_not_written(
+    backend: MemoryBackend, flags: int, fast: bool, error: int
+) -> None:
+    volume = backend.volumes["data"]
+    volume.size, volume.can_zero_fast = 1 << 50, fast
+    backend.holding = True
+    wire = Written()
+    server = Server(backend, asyncio.get_running_loop(), NbdLimits())
+    offered = export_flags(read_only=False, negotiated=EXTENDED)
+    _, dispatch = begin(EXTENDED, server, volume, cast("Wire", wire), lambda: None, offered)
+    dispatch.serve([(flags, c.CMD_WRITE_ZEROES, 1, 0, 1 << 40, None)])
+    server.close()
+    assert [chunk.error for chunk in ChunkReader().feed(wire.data)] == ([error] if error else [])
+    assert len(backend.held) == (0 if error else 1)
