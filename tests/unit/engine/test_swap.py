@@ -7,7 +7,9 @@ import errno
 
 import pytest
 
-from duplexd.errors import WrongStateError
+from duplexd.core.ledger import ONLY_THE_MAP
+from duplexd.core.markers import Missed
+from duplexd.errors import DuplexdError, WrongStateError
 from tests.unit.engine.cores import Core, new_disk, run, running, settings
 
 ONE = {"data": "sync"}
@@ -133,6 +135,73 @@ async def test_a_journal_that_is_dropped_while_the_image_is_kept_is_noticed(
             await swap(core, roll_forward=True, keep_to="/kept/data.img")
         assert core.states() == {"data": "SUSPENDED"}
         assert core.pair().primary.path == "/a/data.img"
+
+
+def test_what_clients_read_though_its_record_is_lost_is_on_the_new_primary() -> None:
+    disk = new_disk()
+
+    async def suspend_and_lose_a_record() -> None:
+        core = await Core.begin(disk, settings(ONE))
+        await core.controller.suspend(["data"])
+        await core.write("data", 0, b"a record")
+        await core.write("data", 4096, b"no record")
+        await core.crash(power=False)
+        disk.lose("/state/journal")
+
+    async def swap_after_that() -> None:
+        async with running(ONE, disk=disk) as core:
+            assert core.controller.timeline.ledger.pairs[1].tracked_bytes >= ONLY_THE_MAP
+            assert await core.read("data", 4096, 9) == (0, b"no record")
+            await core.write("data", 0, b"later")
+            await swap(core, roll_forward=True)
+            assert core.pair().primary.path == "/b/data.img"
+            assert await core.read("data", 4096, 9) == (0, b"no record")
+            assert await core.read("data", 0, 5) == (0, b"later")
+
+    run(suspend_and_lose_a_record())
+    run(swap_after_that())
+
+
+async def test_the_primary_gone_after_an_unclean_stop_the_journal_alone_will_do() -> None:
+    async with running(ONE) as core:
+        await core.controller.suspend(["data"])
+        await core.write("data", 0, b"after the cut!")
+        pair = core.pair()
+        missed = Missed({pair.id: pair.new_map()})
+        await core.controller.timeline.at_rest(lambda: core.controller.timeline.append(missed))
+        await fail_primary(core)
+        await swap(core, roll_forward=True)
+        assert await core.read("data", 0, 14) == (0, b"after the cut!")
+
+
+async def test_pairs_are_rolled_forward_in_one_walk_along_the_journal() -> None:
+    """Else it could be dropped for those that wait for the first."""
+    async with running({"data": "sync", "wal": "sync"}) as core:
+        await core.controller.suspend(["data"])
+        await core.write("data", 0, b"data")
+        await core.controller.suspend(["wal"])
+        await core.write("wal", 0, b"wal!")
+        await core.controller.swap(["data", "wal"], True, None, False)
+        assert [event["volumes"] for event in core.named("duplex")] == [["data", "wal"]]
+        assert await core.read("data", 0, 4) == (0, b"data")
+        assert await core.read("wal", 0, 4) == (0, b"wal!")
+
+
+async def test_one_that_cannot_be_rolled_forward_does_not_keep_the_others_from_it() -> None:
+    async with running({"data": "sync", "wal": "sync"}) as core:
+        await core.controller.suspend(["data", "wal"])
+        await core.write("data", 0, b"data")
+        await core.write("wal", 0, b"wal!")
+        pair = core.pair("wal")
+        missed = Missed({pair.id: pair.record.full_map()})
+        await core.controller.timeline.at_rest(lambda: core.controller.timeline.append(missed))
+        primary, _ = core.faulty("wal")
+        primary.fail("read_into")
+        with pytest.raises(DuplexdError, match=r"wal: .*/a/wal\.img"):
+            await core.controller.swap(["data", "wal"], True, None, False)
+        assert core.pair("data").primary.path == "/b/data.img"
+        assert core.states() == {"data": "DUPLEX", "wal": "SUSPENDED"}
+        assert pair.usable, "it is still at its cut"
 
 
 async def test_an_image_that_cannot_be_kept_changes_nothing() -> None:
