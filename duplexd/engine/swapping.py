@@ -142,6 +142,11 @@ class Swaps:
             self._check_reach(pair)
 
     def _check_reach(self, pair: Pair) -> None:
+        if pair.record.adopted:
+            raise WrongStateError(
+                f"{pair.name}: its primary was adopted after its cut, number {pair.applied}, so "
+                f"the journal alone does not lead to what the volume held. {self._at_stake(pair)}"
+            )
         if not self._reaches_back(pair):
             raise WrongStateError(
                 f"{pair.name}: the journal no longer reaches back to its cut, number "
@@ -159,10 +164,14 @@ class Swaps:
         nothing = self._timeline.written <= pair.applied
         return nothing or self._timeline.writer.ring.oldest <= pair.applied + 1
 
+    def _can_go_forward(self, pair: Pair) -> bool:
+        by_journal = self._reaches_back(pair) and not pair.record.adopted
+        return by_journal or _only_in_primary(pair)
+
     def _at_stake(self, pair: Pair) -> str:
         lost = self._lost(pair)
         forward = (
-            " --roll-forward applies them from the journal;" if self._reaches_back(pair) else ""
+            " --roll-forward applies them from the journal;" if self._can_go_forward(pair) else ""
         )
         return (
             f"{pair.name} is SUSPENDED: its secondary lacks the changes from number "

@@ -10,7 +10,7 @@ import pytest
 from duplexd.core.ledger import ONLY_THE_MAP
 from duplexd.core.markers import Missed
 from duplexd.errors import DuplexdError, WrongStateError
-from tests.unit.engine.cores import Core, new_disk, run, running, settings
+from tests.unit.engine.cores import SIZE, Core, new_disk, run, running, settings
 
 ONE = {"data": "sync"}
 
@@ -172,6 +172,53 @@ async def test_the_primary_gone_after_an_unclean_stop_the_journal_alone_will_do(
         await fail_primary(core)
         await swap(core, roll_forward=True)
         assert await core.read("data", 0, 14) == (0, b"after the cut!")
+
+
+def test_the_journal_alone_does_not_lead_to_an_adopted_image() -> None:
+    disk = new_disk()
+
+    async def suspend_and_exchange_the_primary() -> None:
+        async with running(ONE, disk=disk) as core:
+            await core.write("data", 0, b"old " * 1024)
+            await core.controller.suspend(["data"])
+        disk.remove("/a/data.img")
+        image = disk.create("/a/data.img", SIZE)
+        image.write(0, b"new " * 1024)
+        image.close()
+
+    async def adopt() -> None:
+        async with running(ONE, disk=disk) as core:
+            await core.controller.adopt(["data"])
+
+    async def lose_that_too() -> None:
+        async with running(ONE, disk=disk) as core:
+            await core.write("data", 8192, b"on the adopted image")
+            await fail_primary(core)
+            assert core.controller.status()["volumes"][0]["rebuild"]["possible"] is False
+            with pytest.raises(WrongStateError, match=r"was adopted after its cut.*--lose-changes"):
+                await swap(core, roll_forward=True)
+            assert (await swap(core, lose_changes=True))["lost"] is not None
+            assert await core.read("data", 0, 4) == (0, b"old ")
+            assert await core.read("data", 8192, 4) == (0, bytes(4))
+
+    run(suspend_and_exchange_the_primary())
+    run(adopt())
+    run(lose_that_too())
+
+
+async def test_an_adopted_image_that_is_served_is_copied_to_the_new_primary() -> None:
+    disk = new_disk()
+    async with running(ONE, disk=disk) as core:
+        await core.controller.suspend(["data"])
+    disk.remove("/a/data.img")
+    image = disk.create("/a/data.img", SIZE)
+    image.write(0, b"new!")
+    image.close()
+    async with running(ONE, disk=disk) as core:
+        await core.controller.adopt(["data"])
+        await swap(core, roll_forward=True)
+        assert core.pair().primary.path == "/b/data.img"
+        assert await core.read("data", 0, 4) == (0, b"new!")
 
 
 async def test_pairs_are_rolled_forward_in_one_walk_along_the_journal() -> None:
