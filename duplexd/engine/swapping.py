@@ -84,17 +84,23 @@ class Swaps:
         if roll_forward:
             await to_its_end(self._roll_forward(pairs, keep_to))
         left = [pair for pair in pairs if roll_forward and pair.state != DUPLEX]
-        swapped = [await to_its_end(self._one(pair)) for pair in pairs if pair not in left]
+        gives_up = lose_changes and not roll_forward
+        swapped = [
+            await to_its_end(self._one(pair, gives_up)) for pair in pairs if pair not in left
+        ]
         for pair in left:
             raise DuplexdError(f"{pair.name}: {pair.resync_error or 'it was suspended again'}")
         return {"volumes": swapped}
 
-    async def _one(self, pair: Pair) -> Json:
+    async def _one(self, pair: Pair, gives_up: bool) -> Json:
+        """It may be in another state than when the command began: those before it took a while."""
         lost: Json | None = None
         if pair.state == DUPLEX:
             await self._exchange_equal(pair)
-        else:
+        elif gives_up:
             lost = await self._give_up(pair)
+        else:
+            raise WrongStateError(f"{pair.name} became {pair.state} meanwhile; try again")
         await self._timeline.durable()
         return {
             "name": pair.name,

@@ -291,6 +291,25 @@ async def test_no_change_reaches_the_new_primary_before_the_swap_is_durable() ->
         await swapping
 
 
+@pytest.mark.parametrize("roll_forward", [False, True])
+async def test_nothing_is_given_up_of_a_pair_that_is_suspended_meanwhile(
+    roll_forward: bool,
+) -> None:
+    async with running({"data": "async", "wal": "sync"}) as core:
+        async with core.controller.followers.stepping:  # the first swap waits for its secondary
+            await core.write("data", 0, b"x")
+            swapping = asyncio.ensure_future(
+                core.controller.swap(["data", "wal"], roll_forward, None, False)
+            )
+            await core.turns()
+            await core.controller.suspend(["wal"])
+            await core.write("wal", 0, b"kept")
+        with pytest.raises(WrongStateError, match="wal became SUSPENDED meanwhile"):
+            await swapping
+        assert core.pair("wal").primary.path == "/a/wal.img"
+        assert await core.read("wal", 0, 4) == (0, b"kept")
+
+
 def test_a_restart_does_not_apply_what_was_given_up() -> None:
     disk = new_disk()
 
