@@ -209,6 +209,9 @@ class Samples:
             images = dict(zip(each.legs, each.images, strict=True))
             ours = images.get(pair.primary, record.primary_image)
             theirs = images.get(pair.secondary, record.secondary_image)
+            if record.swaps != each.swaps:  # a swap may have given up changes of the journal
+                number = self._timeline.written
+                ours, theirs = (image and image.taken_at(number) for image in (ours, theirs))
             ledger.use_images(record, ours, theirs if pair.secondary is not None else None)
 
     # ------------------------------------------------------------------------------- in a worker
