@@ -11,6 +11,7 @@ import pytest
 from duplexd.images.probe import SAMPLE_BYTES, Mark
 from duplexd.journal.format import crc32c
 from duplexd.runtime.watch import HungError
+from tests.support.fault_leg import FaultLeg
 from tests.unit.engine.cores import MIB, SIZE, Core, new_disk, run, running, settings
 from tests.unit.engine.test_recovery_degraded import refusing
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from duplexd.core.image_record import Image
+    from duplexd.runtime.stamp import Stamp
 
 BLOCK = 1 * MIB + 3 * SAMPLE_BYTES
 ALONE = {"data": "sync"}
@@ -134,6 +136,29 @@ def test_an_image_keeps_its_id_and_its_mark_says_which_start_used_it_last() -> N
     first, second = run(life()), run(life())
     assert first[0] == second[0]
     assert (first[1], second[1]) == (1, 2)
+
+
+class _OfNoTime(FaultLeg):
+    """A leg that takes a mark, and then cannot be recorded."""
+
+    def stamp(self) -> Stamp:
+        raise OSError(errno.EIO, "no answer", self.path)
+
+
+async def test_a_new_image_is_marked_again_with_the_same_id() -> None:
+    """The first call may have hung, and write its mark after the second one."""
+    async with running(ALONE) as core:
+        pair, ledger = core.pair(), core.controller.timeline.ledger
+        ledger.use_images(pair.record, pair.record.primary_image, None)
+        pair.set_legs(pair.primary, _OfNoTime(pair.copy_of), pair.mode)
+        ids = set()
+        for _ in range(2):
+            await checkpoint(core)
+            mark = Mark.unpack(pair.copy_of.read_mark())
+            assert mark is not None
+            assert pair.record.secondary_image is None
+            ids.add(mark.id)
+        assert len(ids) == 1
 
 
 async def test_an_image_that_was_not_written_to_is_not_looked_at_again() -> None:
