@@ -30,7 +30,9 @@ as a decimal string for a key, since JSON has no other keys; change maps are bas
     settled   job, volumes                           it is applied, durably
     equal     volumes                                DUPLEX: the secondaries hold all changes
     missed    volumes {id: map}                      these bytes may have changed without a record
-    regions   volumes {id: [number]}                 these may differ after a power cut
+    regions   volumes {id: [number]}, late           these may differ after a power cut; a call on
+                                                     the primaries of `late` was given up, and may
+                                                     still write to them
     detach    volumes                                the secondary was removed: SIMPLEX
     swap      volumes                                the two images change roles; of a SUSPENDED
                                                      pair, changes after the cut are given up
@@ -375,18 +377,23 @@ class Missed(NamedTuple):
 
 
 class Regions(NamedTuple):
-    """Regions that are about to change: after a power cut the legs may differ there."""
+    """Regions that are about to change: after a power cut the legs may differ there. `late`:
+    volumes whose primary may be written to by a call that was given up.
+    """
 
     fresh: Mapping[int, Sequence[int]]
+    late: Sequence[int] = ()
 
     def pack(self) -> Json:
         volumes = {str(number): list(regions) for number, regions in self.fresh.items()}
-        return {"m": "regions", "volumes": volumes}
+        late = {"late": list(self.late)} if self.late else {}
+        return {"m": "regions", "volumes": volumes, **late}
 
     @classmethod
     def unpack(cls, fields: Json) -> Regions:
         volumes = fields["volumes"].items()
-        return cls({int(number): numbers(regions) for number, regions in volumes})
+        fresh = {int(number): numbers(regions) for number, regions in volumes}
+        return cls(fresh, tuple(numbers(fields.get("late", ()))))
 
 
 class Detach(NamedTuple):

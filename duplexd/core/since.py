@@ -14,7 +14,7 @@ from fastcrc import crc32
 
 from duplexd.backend import TRIM, WRITE
 from duplexd.core import pair_states
-from duplexd.core.identity import Facts, Known
+from duplexd.core.identity import Facts, Known, Writing
 from duplexd.images.probe import SAMPLE_BYTES, Piece
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class _Saved(NamedTuple):
 class _Volume:
     """Of one volume since then."""
 
-    __slots__ = ("last", "last_us", "moved", "saved", "swapped", "touched", "written")
+    __slots__ = ("last", "last_us", "late", "moved", "saved", "swapped", "touched", "written")
 
     def __init__(self, saved: _Saved) -> None:
         self.saved = saved
@@ -62,6 +62,7 @@ class _Volume:
         self.written = False
         self.moved = False  # a marker changed what is done to the secondary
         self.swapped = False
+        self.late = False  # a call that was given up may write to the primary at any time
         self.last_us = 0
         self.last: Piece | None = None
 
@@ -103,6 +104,9 @@ class Since:
         """A marker, as it was read."""
         self._note_time(record)
         kind = fields.get("m")
+        for number in fields.get("late", ()):
+            if int(number) in self._volumes:
+                self._volumes[int(number)].late = True
         if kind in _NEUTRAL:
             return
         volumes = fields.get("volumes", ())
@@ -136,7 +140,8 @@ class Since:
             end_ns=self._end_ns,
             least_ns=self._least_ns,
         )
-        primary = common._replace(writing="records" if seen.written else "nothing")
+        writing: Writing = "records" if seen.written else "nothing"
+        primary = common._replace(writing="anything" if seen.late else writing)
         secondary = self._secondary(seen, common, mirrors)
         if seen.swapped:  # and each image may have been copied to, while it was the secondary
             anything = common._replace(writing="anything", touched=EVERYTHING)

@@ -121,6 +121,11 @@ def test_nothing_is_known_of_a_volume_that_is_new() -> None:
     assert story.since.facts(story.ledger.pairs[2], True, True) == (Facts(), Facts())
 
 
+def test_a_call_that_was_given_up_may_write_to_the_primary_at_any_time() -> None:
+    story = Story().change(0, b"x").marker(markers.Regions({}, late=[1]))
+    assert story.writing() == ("anything", "records")
+
+
 # ------------------------------------------------------------------------------- what was touched
 
 
