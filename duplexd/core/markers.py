@@ -30,9 +30,8 @@ as a decimal string for a key, since JSON has no other keys; change maps are bas
     settled   job, volumes                           it is applied, durably
     equal     volumes                                DUPLEX: the secondaries hold all changes
     missed    volumes {id: map}                      these bytes may have changed without a record
-    regions   volumes {id: [number]}, late           these may differ after a power cut; a call on
-                                                     the primaries of `late` was given up, and may
-                                                     still write to them
+    regions   volumes {id: [number]}, late           these may differ after a power cut; a hung call
+                                                     may still write to the primaries of `late`
     detach    volumes                                the secondary was removed: SIMPLEX
     swap      volumes                                the two images change roles; of a SUSPENDED
                                                      pair, changes after the cut are given up
@@ -377,17 +376,14 @@ class Missed(NamedTuple):
 
 
 class Regions(NamedTuple):
-    """Regions that are about to change: after a power cut the legs may differ there. `late`:
-    volumes whose primary may be written to by a call that was given up.
-    """
+    """After a power cut the legs may differ there. `late`: volumes whose primary hangs."""
 
     fresh: Mapping[int, Sequence[int]]
     late: Sequence[int] = ()
 
     def pack(self) -> Json:
         volumes = {str(number): list(regions) for number, regions in self.fresh.items()}
-        late = {"late": list(self.late)} if self.late else {}
-        return {"m": "regions", "volumes": volumes, **late}
+        return {"m": "regions", "volumes": volumes} | ({"late": [*self.late]} if self.late else {})
 
     @classmethod
     def unpack(cls, fields: Json) -> Regions:
