@@ -30,8 +30,8 @@ as a decimal string for a key, since JSON has no other keys; change maps are bas
     settled   job, volumes                           it is applied, durably
     equal     volumes                                DUPLEX: the secondaries hold all changes
     missed    volumes {id: map}                      these bytes may have changed without a record
-    regions   volumes {id: [number]}, late           these may differ after a power cut; a hung call
-                                                     may still write to the primaries of `late`
+    regions   volumes {id: [number]}, late           these may differ after a power cut; primaries
+                                                     of `late` may be written to without a record
     detach    volumes                                the secondary was removed: SIMPLEX
     swap      volumes                                the two images change roles; of a SUSPENDED
                                                      pair, changes after the cut are given up
@@ -376,7 +376,7 @@ class Missed(NamedTuple):
 
 
 class Regions(NamedTuple):
-    """After a power cut the legs may differ there. `late`: volumes whose primary hangs."""
+    """After a power cut the legs may differ there. `late`: see above."""
 
     fresh: Mapping[int, Sequence[int]]
     late: Sequence[int] = ()

@@ -62,7 +62,7 @@ class _Volume:
         self.written = False
         self.moved = False  # a marker changed what is done to the secondary
         self.swapped = False
-        self.late = False  # a call that was given up may write to the primary at any time
+        self.late = False  # the primary may be written to without a record
         self.last_us = 0
         self.last: Piece | None = None
 

@@ -325,6 +325,28 @@ async def test_a_primary_that_a_call_wrote_to_after_it_was_given_up_is_not_refus
         assert core.image("data", "a")[: len(DATA)] == DATA
 
 
+async def test_a_primary_that_got_what_it_lacked_is_not_refused_before_a_checkpoint() -> None:
+    """What was applied to it has no record since the last one."""
+    disk, alone = new_disk(), {"data": "", "apart": "sync"}
+    disk.now_ns = lambda: WRITTEN_NS
+    core = await Core.begin(disk, settings(alone))
+    await core.write("data", SIZE // 2, DATA)
+    await core.controller.checkpointer.checkpoint()
+    await core.write("data", 0, DATA)
+    await core.crash(power=False)
+    image = disk.take("/a/data.img")
+    core = await Core.begin(disk, settings(alone))
+    await core.controller.checkpointer.checkpoint()
+    disk.give("/a/data.img", image)
+    disk.now_ns = lambda: WRITTEN_NS + 3600_000_000_000
+    with pytest.raises(WrongStateError, match="no secondary to resync"):
+        await core.controller.resync(["data"])
+    assert not core.pair().failed
+    await core.crash(power=False)
+    async with running(alone, disk=disk) as core:
+        assert not core.pair().failed
+
+
 # ------------------------------------------------------------------- images that nobody knows
 
 
