@@ -54,11 +54,22 @@ class _Saved(NamedTuple):
 class _Volume:
     """Of one volume since then."""
 
-    __slots__ = ("last", "last_us", "late", "moved", "saved", "swapped", "touched", "written")
+    __slots__ = (
+        "became",
+        "last",
+        "last_us",
+        "late",
+        "moved",
+        "saved",
+        "swapped",
+        "touched",
+        "written",
+    )
 
     def __init__(self, saved: _Saved) -> None:
         self.saved = saved
         self.touched: set[int] = set()
+        self.became: dict[int, tuple[int, int]] = {}  # of those written whole: checksum, time
         self.written = False
         self.moved = False  # a marker changed what is done to the secondary
         self.swapped = False
@@ -92,7 +103,12 @@ class Since:
         offsets = seen.saved.offsets
         place = bisect_right(offsets, offset - SAMPLE_BYTES)
         while place < len(offsets) and offsets[place] < end:
-            seen.touched.add(offsets[place])
+            at = offsets[place]
+            seen.touched.add(at)
+            seen.became.pop(at, None)
+            if kind == WRITE and offset <= at and at + SAMPLE_BYTES <= end:
+                block = payload[at - offset : at - offset + SAMPLE_BYTES]
+                seen.became[at] = _checksum(block), record.time_us
             place += 1
         if record.time_us != seen.last_us:
             seen.last_us = record.time_us
@@ -137,6 +153,7 @@ class Since:
             complete=complete,
             last_ns=seen.last_us * 1000,
             last=seen.last,
+            before_last={at: crc for at, (crc, us) in seen.became.items() if us != seen.last_us},
             end_ns=self._end_ns,
             least_ns=self._least_ns,
         )
