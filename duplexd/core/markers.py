@@ -30,8 +30,7 @@ as a decimal string for a key, since JSON has no other keys; change maps are bas
     settled   job, volumes                           it is applied, durably
     equal     volumes                                DUPLEX: the secondaries hold all changes
     missed    volumes {id: map}                      these bytes may have changed without a record
-    regions   volumes {id: [number]}, late           these may differ after a power cut; primaries
-                                                     of `late` may be written to without a record
+    regions   volumes {id: [number]}, late           may differ after a power cut; `late`: see there
     detach    volumes                                the secondary was removed: SIMPLEX
     swap      volumes                                the two images change roles; of a SUSPENDED
                                                      pair, changes after the cut are given up
@@ -376,7 +375,7 @@ class Missed(NamedTuple):
 
 
 class Regions(NamedTuple):
-    """After a power cut the legs may differ there. `late`: see above."""
+    """Legs may differ there after a power cut. Primaries of `late` may change without a record."""
 
     fresh: Mapping[int, Sequence[int]]
     late: Sequence[int] = ()
@@ -387,8 +386,7 @@ class Regions(NamedTuple):
 
     @classmethod
     def unpack(cls, fields: Json) -> Regions:
-        volumes = fields["volumes"].items()
-        fresh = {int(number): numbers(regions) for number, regions in volumes}
+        fresh = {int(number): numbers(regions) for number, regions in fields["volumes"].items()}
         return cls(fresh, tuple(numbers(fields.get("late", ()))))
 
 
