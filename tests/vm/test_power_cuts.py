@@ -37,6 +37,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(1500)]
 ROOT = Root(write_daemon_root, memory_mib=1024, boot_timeout_s=300)
 VOLUME_MIB, STATE_MIB = 16, 64
 VOLUME_BYTES = VOLUME_MIB << 20
+BLOCKS = VOLUME_BYTES // BLOCK_BYTES
 ROUNDS = 10
 PROMISES = "/run/promises"
 READ_BYTES = 1 << 20
@@ -80,7 +81,7 @@ def run_guest(guest: Machine, directory: Path, prefix: str, *, barriers: bool) -
         guest.run(f"mount -o remount,barrier=0 {STATE_MOUNT}")
     names = " ".join(disk.name for disk in disks)
     guest.run(
-        f": >{PROMISES}; (setsid promises {ROUNDS} {VOLUME_BYTES // BLOCK_BYTES} {PROMISES} {names} "
+        f": >{PROMISES}; (setsid promises {ROUNDS} {BLOCKS} {PROMISES} {names} "
         ">/run/promises.out 2>&1; echo $? >/run/promises.status) >/dev/null 2>&1 &"
     )
 
