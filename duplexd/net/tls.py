@@ -12,7 +12,7 @@ because a daemon has no terminal.
 
 A session that is resumed skips the check of the certificate. TLS 1.3 resumes by tickets, which are
 off. TLS 1.2 also has session numbers, and Python cannot turn off OpenSSL's cache of those. So the
-end of a handshake (`_Verified`) looks again at the certificate of a resumed session.
+end of a handshake (`_verified`) looks again at the certificate of a resumed session.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ from duplexd.errors import ConfigurationError, ForbiddenError
 from duplexd.net.certificate import valid_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     class ServerFiles(Protocol):
-        """The files of `[control.tls]` and `[nbd.tls]`. Without `client_ca` no client is verified."""
+        """The files of `[control.tls]` or `[nbd.tls]`. Without `client_ca` no client is
+        verified.
+        """
 
         @property
         def certificate(self) -> Path: ...
@@ -65,19 +67,27 @@ _VERIFY_MODES = {
 _CERTIFICATE, _PRIVATE_KEY = b"-----BEGIN CERTIFICATE-----", b"PRIVATE KEY-----"
 
 
-class _Verified(ssl.SSLObject):
-    """The server's side of a connection: no session goes on after the certificate it began with."""
+def _verified(now: Callable[[], float]) -> type[ssl.SSLObject]:
+    """The server's side of a connection, by this clock."""
 
-    def do_handshake(self) -> None:
-        """Raises as `ssl.SSLObject`; a resumed session with an expired certificate is an error."""
-        super().do_handshake()
-        until = valid_until(self.getpeercert() or {}) if self.session_reused else None
-        if until is not None and until <= time.time():
-            raise ssl.SSLError(1, "the certificate of the resumed session has expired")
+    class Verified(ssl.SSLObject):
+        """No session goes on after the certificate that it began with."""
+
+        def do_handshake(self) -> None:
+            """Raises as `ssl.SSLObject`; and for a resumed session with an expired certificate."""
+            super().do_handshake()
+            until = valid_until(self.getpeercert() or {}) if self.session_reused else None
+            if until is not None and until <= now():
+                raise ssl.SSLError(1, "the certificate of the resumed session has expired")
+
+    return Verified
 
 
 def server_context(
-    files: ServerFiles, table: str = "control.tls", clients: str = REQUIRED
+    files: ServerFiles,
+    table: str = "control.tls",
+    clients: str = REQUIRED,
+    now: Callable[[], float] = time.time,
 ) -> ssl.SSLContext:
     """TLS 1.2 or later. `clients`: whether a client must have a certificate that `client_ca`
     signed. One that it did not sign is refused in any case.
@@ -89,7 +99,7 @@ def server_context(
     authorities = ""
     if files.client_ca is not None:
         authorities = _pem(f"{table}.client_ca", files.client_ca, _CERTIFICATE, "certificate")
-    context = bare_context()
+    context = bare_context(now)
     context.verify_mode = _VERIFY_MODES[clients]
     _load_own(context, table, files.certificate, files.key)
     if files.client_ca is not None:
@@ -98,14 +108,14 @@ def server_context(
     return context
 
 
-def bare_context() -> ssl.SSLContext:
+def bare_context(now: Callable[[], float] = time.time) -> ssl.SSLContext:
     """A server's, without a certificate yet."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     context.num_tickets = 0  # a resumed session would outlive the check of its certificate
     context.set_ciphers(CIPHERS)
-    context.sslobject_class = _Verified
+    context.sslobject_class = _verified(now)
     return context
 
 
