@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from duplexd.nbd.transmission import Request
     from duplexd.nbd_server.budget import Budget
     from duplexd.nbd_server.shared import Server
-    from duplexd.nbd_server.sockets import Wire
+    from duplexd.nbd_server.sockets import Carrier
 
 _MAGIC = c.SIMPLE_REPLY_MAGIC
 _HEADER = SIMPLE_REPLY.size
@@ -48,7 +48,9 @@ class Dispatch:
 
     __slots__ = (
         "_counted",
+        "_export_flags",
         "_limits",
+        "_plain_max",
         "_replies",
         "_server",
         "_traffic",
@@ -72,8 +74,9 @@ class Dispatch:
         self,
         server: Server,
         volume: Volume,
-        wire: Wire,
+        wire: Carrier,
         progressed: Callable[[], None],
+        export_flags: int = EXPORT_FLAGS,
     ) -> None:
         self.backlog: list[Request] = []
         self.dropped = False  # the client has gone
@@ -90,7 +93,10 @@ class Dispatch:
         self.write_paused = False
         self.progressed = progressed
         self._counted = 0  # part of payload_bytes that the server's budget knows
+        self._export_flags = export_flags
         self._limits = server.limits
+        # the last command that needs no further look
+        self._plain_max = _READ if export_flags & c.FLAG_READ_ONLY else _WRITE
         self._replies: list[bytes] = []
         self._server = server
         self._traffic = server.traffic_of(volume)
@@ -190,18 +196,19 @@ class Dispatch:
             self.payload_bytes >= self._limits.connection_in_flight_bytes_max
             or self._server.waiting.full
         )
+        plain_max = self._plain_max
         inline_max = self._limits.inline_read_bytes_max
         reply_buffer, position = self._server.reply_buffer, 0
         for request in requests:
             flags, command, cookie, offset, length, payload = request
             # What is plainly right is not looked at further: nearly everything.
             if not (
-                command <= _WRITE
+                command <= plain_max
                 and flags <= _FUA
                 and 0 < length <= _LENGTH_MAX
                 and offset + length <= size
             ):
-                error = refusal(flags, command, offset, length, size, EXPORT_FLAGS)
+                error = refusal(flags, command, offset, length, size, self._export_flags)
                 if error or not length or command == c.CMD_FLUSH:  # where it means nothing
                     self._without_range(request, error, changes)
                     continue
