@@ -35,7 +35,6 @@ class NbdTlsConfig(Section):
     key: FilePath = Field(examples=['"server.key"'])
     client_ca: FilePath | None = Field(default=None, examples=['"clients.pem"'])
     clients: Clients | None = Field(default=None, examples=['"required"'])
-    psk: FilePath | None = Field(default=None, examples=['"keys.psk"'])
 
     @property
     def clients_need(self) -> Clients:

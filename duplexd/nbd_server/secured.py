@@ -66,6 +66,6 @@ class Expiry:
             self._timer = self._loop.call_later(min(left_s, LOOK_SECONDS_MAX), self._look)
 
 
-def identified(caller: Caller, certificate: Certificate, psk: str = "") -> Caller:
+def identified(caller: Caller, certificate: Certificate) -> Caller:
     """The same client, as TLS has shown it."""
-    return caller._replace(names=frozenset(names_of(certificate, ALTERNATIVES)), psk=psk)
+    return caller._replace(names=frozenset(names_of(certificate, ALTERNATIVES)))

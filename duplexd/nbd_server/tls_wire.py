@@ -210,21 +210,20 @@ class TlsWire:
 
     def _read_into(self, buffer: memoryview) -> tuple[int, bool]:
         """Fill the buffer as far as there is something: how far, and whether that was the end."""
-        filled = 0
-        with contextlib.suppress(ssl.SSLWantReadError):
-            while filled < len(buffer):
-                try:
-                    count = cast("int", self._tls.read(len(buffer) - filled, buffer[filled:]))
-                except ssl.SSLZeroReturnError:
-                    return filled, True
-                except ssl.SSLError as error:
-                    log.debug("NBD client broke TLS", reason=reason(error))
-                    return filled, True
-                if not count:
-                    return filled, True
+        filled, ended = 0, False
+        while filled < len(buffer) and not ended:
+            try:
+                count = cast("int", self._tls.read(len(buffer) - filled, buffer[filled:]))
+            except ssl.SSLWantReadError:
+                break
+            except ssl.SSLError as error:
+                log.debug("NBD client broke TLS", reason=reason(error))
+                ended = True
+            else:
                 filled += count
+                ended = not count  # close_notify
         self._flush()  # what TLS itself has to answer
-        return filled, False
+        return filled, ended
 
     # ------------------------------------------------------------------------------------ sending
 

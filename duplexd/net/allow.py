@@ -2,11 +2,10 @@
 
     allow = ["certificate:backup.example", "address:10.0.0.0/8", "user:postgres", "group:backup"]
 
-An entry says how it knows somebody: by a verified certificate, by a pre-shared key, by network
-address, or by what the kernel says of the process behind a Unix socket. The kind is written out,
-because "backup" alone could be a user, a group or a certificate. Text is parsed without asking the
-system; `resolve` turns names of users and groups into numbers, when a configuration comes into
-force.
+An entry says how it knows somebody: by a verified certificate, by network address, or by what the
+kernel says of the process behind a Unix socket. The kind is written out, because "backup" alone
+could be a user, a group or a certificate. Text is parsed without asking the system; `resolve` turns
+names of users and groups into numbers, when a configuration comes into force.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ if TYPE_CHECKING:
     IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
     IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-CERTIFICATE, PSK, ADDRESS, USER, GROUP = "certificate", "psk", "address", "user", "group"
-KINDS = (CERTIFICATE, PSK, ADDRESS, USER, GROUP)
+CERTIFICATE, ADDRESS, USER, GROUP = "certificate", "address", "user", "group"
+KINDS = (CERTIFICATE, ADDRESS, USER, GROUP)
 _UCRED = struct.Struct("3i")
 _SO_PEERGROUPS = 59  # asm-generic/socket.h; Python has no name for it
 _PEER_GROUPS_BYTES_MAX = 1024  # that Python asks for
@@ -36,18 +35,17 @@ _PEER_GROUPS_BYTES_MAX = 1024  # that Python asks for
 
 class Caller(NamedTuple):
     """Somebody at the other end. `uid` and `groups` of a process on a Unix socket, `address` of a
-    TCP client, `names` of its verified certificate, `psk` the identity of its pre-shared key.
+    TCP client, `names` of its verified certificate.
     """
 
     uid: int = -1
     groups: frozenset[int] = frozenset()
     address: IpAddress | None = None
     names: frozenset[str] = frozenset()
-    psk: str = ""
 
     def __str__(self) -> str:
-        if self.names or self.psk:
-            return f"certificate {min(self.names)}" if self.names else f"psk {self.psk}"
+        if self.names:
+            return f"certificate {min(self.names)}"
         return f"address {self.address}" if self.address else f"user {self.uid}"
 
 
@@ -62,7 +60,6 @@ class Allow(NamedTuple):
     """A list, resolved. Who matches any entry of it is on it."""
 
     names: frozenset[str] = frozenset()
-    psks: frozenset[str] = frozenset()
     networks: tuple[IpNetwork, ...] = ()
     uids: frozenset[int] = frozenset()
     gids: frozenset[int] = frozenset()
@@ -71,7 +68,6 @@ class Allow(NamedTuple):
         """Whether somebody is on the list."""
         return (
             not self.names.isdisjoint(caller.names)
-            or caller.psk in self.psks
             or caller.uid in self.uids
             or not self.gids.isdisjoint(caller.groups)
             or (
@@ -82,7 +78,7 @@ class Allow(NamedTuple):
 
     def may_admit_later(self, caller: Caller) -> bool:
         """Whether TLS could still show that somebody is on the list."""
-        return self.admits(caller) or bool(self.names or self.psks)
+        return self.admits(caller) or bool(self.names)
 
 
 def parse_allow(text: object) -> Entry:
@@ -108,7 +104,6 @@ def resolve(named: str, entries: Iterable[Entry]) -> Allow:
         of[kind].append(value)
     return Allow(
         frozenset(of[CERTIFICATE]),
-        frozenset(of[PSK]),
         tuple(ipaddress.ip_network(value) for value in of[ADDRESS]),
         frozenset(user_id(named, value) for value in of[USER]),
         frozenset(group_id(named, value) for value in of[GROUP]),
