@@ -15,6 +15,7 @@ of its unit. They belong to the manager, so the file of a Unix socket is never r
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from typing import TYPE_CHECKING, NamedTuple
@@ -52,18 +53,21 @@ def passed_sockets(
     if pid != str(os.getpid()) or not (count.isascii() and count.isdigit()):
         return Passed([])
     named = names.split(":") if names else []
-    nbd: list[BoundSocket] = []
-    control: list[BoundSocket] = []
-    for index in range(int(count)):
-        name = named[index] if index < len(named) else ""
-        purpose = _purpose(name)
-        (control if purpose == CONTROL else nbd).append(_take(first + index, name))
-    if len(control) > 1 or (control and not isinstance(control[0].address, UnixAddress)):
-        raise ConfigurationError(
-            "LISTEN_FDNAMES: `control` names one Unix socket; control over TCP is"
-            " configured in [control.tls]"
-        )
-    return Passed(nbd, control[0] if control else None)
+    of: dict[str, list[BoundSocket]] = {NBD: [], CONTROL: []}
+    with contextlib.ExitStack() as undo:
+        for index in range(int(count)):
+            name = named[index] if index < len(named) else ""
+            taken = _take(first + index, name)
+            undo.callback(taken.close)
+            of[_purpose(name)].append(taken)
+        control = of[CONTROL]
+        if len(control) > 1 or (control and not isinstance(control[0].address, UnixAddress)):
+            raise ConfigurationError(
+                "LISTEN_FDNAMES: `control` names one Unix socket; control over TCP is"
+                " configured in [control.tls]"
+            )
+        undo.pop_all()
+    return Passed(of[NBD], control[0] if control else None)
 
 
 def _purpose(name: str) -> str:
@@ -82,20 +86,25 @@ def _take(descriptor: int, name: str) -> BoundSocket:
     try:
         os.set_inheritable(descriptor, False)
         sock = socket.socket(fileno=descriptor)
-        listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as error:
-        raise _unusable(descriptor, name, error.strerror or str(error)) from None
-    families = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
-    if not listens or sock.type != socket.SOCK_STREAM or sock.family not in families:
-        raise _unusable(descriptor, name, "not a listening stream socket")
-    if sock.family == socket.AF_UNIX and not isinstance(sock.getsockname(), str):
-        raise _unusable(descriptor, name, "an abstract Unix socket, which has no mode")
-    sock.setblocking(False)
-    return BoundSocket(sock, ours=False)
-
-
-def _unusable(descriptor: int, name: str, why: str) -> ConfigurationError:
-    return ConfigurationError(
+        why = error.strerror or str(error)
+    else:
+        why = _why_unusable(sock)
+        if not why:
+            sock.setblocking(False)
+            return BoundSocket(sock, ours=False)
+        sock.close()
+    raise ConfigurationError(
         f"LISTEN_FDS: descriptor {descriptor} ({name or 'without a name'}) cannot be served: {why};"
         " pass ListenStream= sockets"
     )
+
+
+def _why_unusable(sock: socket.socket) -> str:
+    families = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
+    listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    if not listens or sock.type != socket.SOCK_STREAM or sock.family not in families:
+        return "not a listening stream socket"
+    if sock.family == socket.AF_UNIX and not isinstance(sock.getsockname(), str):
+        return "an abstract Unix socket, which has no mode"
+    return ""
