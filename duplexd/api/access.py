@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from duplexd.errors import ForbiddenError
-from duplexd.net.certificate import names_of
+from duplexd.net.certificate_names import names_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.config.nbd_section import ListenerConfig
 from duplexd.errors import ConfigurationError
-from duplexd.nbd_server.access import Door, Listener, Policy
+from duplexd.nbd_server.reach import Door, Listener, Policy
 from duplexd.net import tls
 from duplexd.net.allow import group_id, resolve
 from duplexd.runtime.locked import Ownership

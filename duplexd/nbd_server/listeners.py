@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from duplexd.nbd_server.access import NO_POLICY, Listener, Policy
 from duplexd.nbd_server.nbd_connection import Connection
+from duplexd.nbd_server.reach import NO_POLICY, Listener, Policy
 from duplexd.nbd_server.shared import Server
 from duplexd.nbd_server.sockets import Acceptor
 from duplexd.net.address import UnixAddress

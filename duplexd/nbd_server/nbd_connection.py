@@ -16,15 +16,15 @@ import structlog
 from duplexd.nbd.constants import FLAG_READ_ONLY
 from duplexd.nbd.handshake import TRANSMISSION
 from duplexd.nbd.transmission import RECEIVE_BYTES_MIN, Receiver
-from duplexd.nbd_server.access import Access
 from duplexd.nbd_server.dispatch import Dispatch
-from duplexd.nbd_server.exports import VisibleExports
 from duplexd.nbd_server.negotiation import Negotiation
+from duplexd.nbd_server.reach import Access
 from duplexd.nbd_server.receive_buffers import ReceiveBuffers, in_use
 from duplexd.nbd_server.secured import Expiry, identified
 from duplexd.nbd_server.tls_wire import TlsWire
+from duplexd.nbd_server.visible_exports import VisibleExports
 from duplexd.net.allow import Caller, caller_of
-from duplexd.net.certificate import valid_until
+from duplexd.net.certificate_names import valid_until
 
 if TYPE_CHECKING:
     import asyncio
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from duplexd.backend import Volume
     from duplexd.nbd.handshake import Handshake
-    from duplexd.nbd_server.access import Listener
+    from duplexd.nbd_server.reach import Listener
     from duplexd.nbd_server.shared import Server
     from duplexd.nbd_server.sockets import Carrier, Wire
     from duplexd.net.address import Address

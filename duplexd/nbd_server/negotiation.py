@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from duplexd.nbd_server.exports import VisibleExports
     from duplexd.nbd_server.shared import Server
     from duplexd.nbd_server.sockets import Carrier
+    from duplexd.nbd_server.visible_exports import VisibleExports
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
 

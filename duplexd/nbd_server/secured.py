@@ -12,14 +12,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from duplexd.net.certificate import ALTERNATIVES, names_of
+from duplexd.net.certificate_names import ALTERNATIVES, names_of
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
     from duplexd.net.allow import Caller
-    from duplexd.net.certificate import Certificate
+    from duplexd.net.certificate_names import Certificate
 
 LOOK_SECONDS_MAX = 3600.0  # at the clock of the machine, which may be set
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from duplexd.backend import Backend, Volume
     from duplexd.limits import NbdLimits
-    from duplexd.nbd_server.access import Listener, Policy
+    from duplexd.nbd_server.reach import Listener, Policy
     from duplexd.net.address import Address
 
 EXPORT_FLAGS = (

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from duplexd.nbd_server.sockets import Data, Receiving, Wire
-    from duplexd.net.certificate import Certificate
+    from duplexd.net.certificate_names import Certificate
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
 

@@ -24,7 +24,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from duplexd.errors import ConfigurationError, ForbiddenError
-from duplexd.net.certificate import valid_until
+from duplexd.net.certificate_names import valid_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from duplexd.config.daemon_file import Config
+    from duplexd.net.address import Address
 
 _FILE = """
 [controller]
@@ -76,7 +77,7 @@ def test_an_open_listener_needs_the_word_for_it(case: str, tmp_path: Path) -> No
     (line,) = mistakes(text(nbd), tmp_path)
     assert expected in line
     assert line.endswith("or set insecure = true")
-    assert read(tmp_path, "insecure = true\n" + nbd)
+    assert read(tmp_path, "insecure = true\n" + nbd).nbd.insecure
 
 
 CLOSED = {
@@ -90,7 +91,7 @@ CLOSED = {
 
 @pytest.mark.parametrize("case", CLOSED)
 def test_a_listener_that_knows_its_clients_does_not(case: str, tmp_path: Path) -> None:
-    assert read(tmp_path, CLOSED[case])
+    assert describe_exposure(read(tmp_path, CLOSED[case])) == [] or "insecure" in case
 
 
 def test_what_is_open_on_purpose_is_described(tmp_path: Path) -> None:
@@ -169,7 +170,7 @@ def test_a_group_that_cannot_write_may_be_observers(case: str, tmp_path: Path) -
 
 
 def test_a_tcp_socket_that_was_passed_needs_the_word_too(tmp_path: Path) -> None:
-    passed = [UnixAddress("/run/s"), TcpAddress("127.0.0.1", 7)]
+    passed: list[Address] = [UnixAddress("/run/s"), TcpAddress("127.0.0.1", 7)]
     (line,) = refused_sockets(read(tmp_path, ""), passed)
     assert line.startswith("LISTEN_FDS: 'tcp:127.0.0.1:7' lets in every user of this machine")
     assert not list(refused_sockets(read(tmp_path, "insecure = true"), passed))

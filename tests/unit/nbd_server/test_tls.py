@@ -14,8 +14,8 @@ from duplexd.limits import NbdLimits
 from duplexd.nbd import constants as c
 from duplexd.nbd import messages as m
 from duplexd.nbd.client import NbdClient, RefusedError
-from duplexd.nbd_server.access import Door, Listener, Policy
 from duplexd.nbd_server.listeners import Listeners
+from duplexd.nbd_server.reach import Door, Listener, Policy
 from duplexd.nbd_server.secured import Expiry, Turns
 from duplexd.net import tls
 from duplexd.net.address import TcpAddress

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from duplexd.nbd import constants as c
 from duplexd.nbd.exports import Export
-from duplexd.nbd_server.access import Access
+from duplexd.nbd_server.reach import Access
 from duplexd.nbd_server.shared import EXPORT_FLAGS
 
 if TYPE_CHECKING:
     from duplexd.nbd.offers import Tls
-    from duplexd.nbd_server.access import Listener
+    from duplexd.nbd_server.reach import Listener
     from duplexd.nbd_server.shared import Server
     from duplexd.net.allow import Caller
 

@@ -13,8 +13,8 @@ from duplexd.backend import WRITE
 from duplexd.limits import NbdLimits
 from duplexd.nbd import constants as c
 from duplexd.nbd import messages as m
-from duplexd.nbd_server.access import OPEN, Access, Door, Listener, Policy, may
 from duplexd.nbd_server.listeners import Listeners
+from duplexd.nbd_server.reach import OPEN, Access, Door, Listener, Policy, may
 from duplexd.net.address import UnixAddress
 from duplexd.net.allow import Allow, Caller, parse_allow, resolve
 from tests.unit.nbd_server.peer import PATIENCE_SECONDS, Peer
