@@ -221,7 +221,7 @@ def test_every_key_of_the_configuration_is_documented_in_its_section() -> None:
     documented = {
         f"{section}.{key}"
         for section, body in re.findall(
-            r"^## \[([^]]+)\]\n(.*?)(?=^## )", text, re.MULTILINE | re.DOTALL
+            r"^## \[+([^]]+)\]+\n(.*?)(?=^## )", text, re.MULTILINE | re.DOTALL
         )
         for key in re.findall(r"^\| `([^`]+)` \|", body, re.MULTILINE)
     }
