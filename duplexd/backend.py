@@ -97,7 +97,9 @@ class Backend(Protocol):
     """The write path as the NBD server sees it. All methods are called from the event loop."""
 
     def volume(self, name: str) -> Volume | None:
-        """The volume of that name; "" is the default export."""
+        """The volume of that name. "" is the only volume, and none where there are several: which
+        of them was meant could change with the configuration.
+        """
 
     def volume_names(self) -> list[str]:
         """Every volume, in the order of the configuration."""

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Export:
-    """What the handshake says of an export: size in bytes and transmission flags. `refused`: why no
-    client gets it now, in words for the client. `tls_only`: no client gets it without TLS.
+    """What the handshake says of an export: size in bytes and transmission flags, to which it adds
+    those of what was negotiated. `refused`: why no client gets it now, in words for the client.
+    `tls_only`: no client gets it without TLS.
     """
 
     name: str

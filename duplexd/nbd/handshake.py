@@ -5,8 +5,8 @@
     handshake.receive(bytes_from_client)
     while (replies := handshake.advance()) is not None: send(each reply)
     if handshake.wants_tls: begin TLS, then handshake.secured(), and go on in it
-    if handshake.state == TRANSMISSION: the client chose handshake.export and handshake.negotiated;
-        its first requests may be in handshake.rest()
+    if handshake.state == TRANSMISSION: the client chose handshake.export, with the flags that were
+        announced, and handshake.negotiated; its first requests may be in handshake.rest()
 
 States and events are `TRANSITIONS`. A bad option gets an error reply and the client may go on; only
 what breaks the framing closes the connection. Clients probe for options that a server may not know.
@@ -18,16 +18,18 @@ calling while the client does not take them, and the next option is not read mea
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, ClassVar
 
 from duplexd.nbd import constants as c
 from duplexd.nbd import messages as m
 from duplexd.nbd.contexts import listed, selected
+from duplexd.nbd.export_flags import negotiated_flags
 from duplexd.nbd.exports import describe, not_there
 from duplexd.nbd.negotiated import Negotiated
 from duplexd.nbd.offers import NO_OFFERS, Refusal, decide, offered
-from duplexd.nbd.options import decode_name, parse_go, parse_queries
+from duplexd.nbd.option_data import decode_name, parse_go, parse_queries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -75,7 +77,7 @@ TRANSITIONS = {
 }
 
 SERVER_FLAGS = c.FLAG_FIXED_NEWSTYLE | c.FLAG_NO_ZEROES
-LIST_PIECE = 64  # entries that one `advance` returns
+LIST_PIECE = 16  # entries that one `advance` returns
 
 
 class Handshake:
@@ -358,7 +360,7 @@ class Handshake:
             return Refusal(reply, f"export {export.name} is available over TLS only")
         if export.refused:
             return Refusal(c.REP_ERR_UNKNOWN, export.refused)
-        return export
+        return replace(export, flags=export.flags | negotiated_flags(self._agreed_for(export)))
 
     _STEPS: ClassVar[dict[str, Callable[[Handshake], list[bytes] | None]]] = {
         CLIENT_FLAGS: _client_flags,

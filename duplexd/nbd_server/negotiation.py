@@ -1,9 +1,10 @@
 """A client from accept until it has chosen its volume: what `nbd/handshake.py` decides, with a
 socket and a clock.
 
-A client that nobody knows yet gets little. Replies are made a few at a time, one turn of the loop
-for each, and only while it has taken those before, so a thousand LISTs of a thousand volumes cost
-it its own time and the daemon the memory of a few entries. Its input is not read meanwhile.
+A client that nobody knows yet gets little. A few replies are made at once, enough for one that
+wants a volume. The rest takes turns with all other negotiations, and waits while the client does
+not take what it has got; its input is not read meanwhile. So a thousand LISTs of a thousand volumes
+cost the daemon the memory of a few entries, and other clients a fraction of a millisecond.
 
 The time limit counts from the last option that was answered: a client that asks about every volume
 in turn is slow and not idle. The handshake as a whole has limits of its own, in time and in
@@ -21,7 +22,6 @@ from duplexd.nbd.handshake import CLOSED, TRANSMISSION, Handshake
 from duplexd.nbd.offers import Offers
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
     from duplexd.nbd_server.shared import Server
@@ -32,7 +32,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
 
 OFFERS = Offers()  # what the connections of this daemon can keep
 RECEIVE_BYTES = 16 << 10
-REPLIES_A_TURN = 64
+REPLIES_AT_ONCE = 8
+REPLIES_A_TURN = 32
 
 
 class Negotiation:
@@ -42,8 +43,7 @@ class Negotiation:
     """
 
     __slots__ = (
-        "_again", "_done", "_due", "_handshake", "_last", "_secure", "_server", "_timer", "_wire",
-        "input",
+        "_done", "_due", "_handshake", "_last", "_secure", "_server", "_timer", "_wire", "input",
     )  # fmt: skip
 
     def __init__(
@@ -66,7 +66,6 @@ class Negotiation:
         self._due = now + limits.handshake_seconds_max
         self._last = now + limits.handshake_total_seconds_max
         self._timer = server.loop.call_at(self._due, self._late)
-        self._again: asyncio.Handle | None = None
         wire.high_bytes = 0  # `resumed` is called when all replies have gone
         self._acknowledge_at_once()
         wire.write(self._handshake.greeting())
@@ -75,22 +74,23 @@ class Negotiation:
         """The client has sent so many bytes into `input`."""
         self._acknowledge_at_once()
         self._handshake.receive(self.input[:count])
-        self._advance()
+        self._advance(REPLIES_AT_ONCE)
 
     def resumed(self) -> None:
         """The client has taken its replies."""
-        if self._again is None:
-            self._advance()
+        self._server.negotiations.ask(self)
+
+    def turn(self) -> None:
+        """See `RoundRobin`."""
+        self._advance(REPLIES_A_TURN)
 
     def cancel(self) -> None:
         """The connection is over, or has gone on to transmission."""
         self._timer.cancel()
-        if self._again is not None:
-            self._again.cancel()
+        self._server.negotiations.withdraw(self)
 
-    def _advance(self) -> None:
+    def _advance(self, replies_max: int) -> None:
         handshake, wire, sent = self._handshake, self._wire, 0
-        self._again = None
         while not wire.is_closing():
             if handshake.state == CLOSED:
                 log.debug("NBD handshake ended", reason=handshake.reason)
@@ -99,16 +99,16 @@ class Negotiation:
             if wire.unsent_bytes:
                 wire.pause_reading()
                 return
-            if sent >= REPLIES_A_TURN:
+            if sent >= replies_max:
                 wire.pause_reading()
-                self._again = self._server.loop.call_soon(self._advance)
+                self._server.negotiations.ask(self)
                 return
             replies = handshake.advance()
             if replies is None:
                 break
             for reply in replies:
                 wire.write(reply)
-            sent += len(replies) or 1
+            sent += len(replies)
             self._due = self._server.loop.time() + self._server.limits.handshake_seconds_max
         if handshake.wants_tls and not wire.is_closing():
             self._wire = self._secure(self._secured)
@@ -121,7 +121,7 @@ class Negotiation:
         """TLS is up. The client has its time for the next option."""
         self._wire.high_bytes = 0
         self._handshake.secured()
-        self._advance()
+        self._advance(REPLIES_AT_ONCE)
 
     def _acknowledge_at_once(self) -> None:
         """A client that sends an option in two writes waits for the acknowledgement of the first,

@@ -15,6 +15,7 @@ import structlog
 from duplexd.nbd import constants as c
 from duplexd.nbd_server.budget import Budget
 from duplexd.nbd_server.hangup import HangupWatch
+from duplexd.nbd_server.round_robin import RoundRobin
 from duplexd.nbd_server.secured import Turns
 from duplexd.nbd_server.traffic import Traffic
 
@@ -73,6 +74,7 @@ class Server:
         self.reading = Budget(limits.read_bytes_max, loop.call_soon)  # reads in worker threads
         self.hangups = HangupWatch(loop)
         self.tls_turns = Turns(limits.tls_handshakes_per_second_max)
+        self.negotiations = RoundRobin(loop.call_soon)
         self.traffic: dict[str, Traffic] = {}  # by name of the volume
         self.failing: dict[
             tuple[str, str], int

@@ -11,8 +11,8 @@ from duplexd.nbd import messages as m
 from duplexd.nbd.handshake import CLOSED, HAGGLING, TRANSMISSION
 from duplexd.nbd.negotiated import Negotiated
 from duplexd.nbd.offers import Offers
-from duplexd.nbd.options import parse_queries
-from tests.unit.nbd.wire import ALL_OFFERS, haggle, outcomes, replies
+from duplexd.nbd.option_data import parse_queries
+from tests.unit.nbd.wire import ALL_OFFERS, FLAGS, haggle, outcomes, replies
 
 ALLOCATION = "base:allocation"
 SELECTED = ((1, ALLOCATION),)
@@ -81,6 +81,37 @@ def test_extended_headers_need_go() -> None:
     )
     assert handshake.state == CLOSED
     assert outcomes(answer) == [(c.OPT_EXTENDED_HEADERS, c.REP_ACK)]
+
+
+DF, PAYLOAD = c.FLAG_SEND_DF, c.FLAG_BLOCK_STATUS_PAYLOAD
+
+
+@pytest.mark.parametrize(
+    ("options", "more"),
+    [
+        ([], 0),
+        ([STRUCTURED], DF),
+        ([EXTENDED], DF),
+        ([STRUCTURED, SELECT], DF),
+        ([EXTENDED, SELECT], DF | PAYLOAD),
+    ],
+)
+@pytest.mark.parametrize("chosen", [c.OPT_INFO, c.OPT_GO])
+def test_flags_are_announced_by_what_was_negotiated(
+    options: list[bytes], more: int, chosen: int
+) -> None:
+    data = START + b"".join(options) + m.option(chosen, m.go_data("data", []))
+    handshake, answer = haggle(data, offers=ALL_OFFERS)
+    assert replies(answer)[-2][2] == m.info_export(1 << 20, FLAGS | more)
+    if chosen == c.OPT_GO:
+        assert handshake.export is not None
+        assert handshake.export.flags == FLAGS | more
+
+
+def test_export_name_announces_them_too() -> None:
+    data = START + STRUCTURED + m.option(c.OPT_EXPORT_NAME, b"data")
+    _, answer = haggle(data, offers=ALL_OFFERS)
+    assert answer.endswith(m.EXPORT.pack(1 << 20, FLAGS | DF))
 
 
 def test_export_name_keeps_structured_replies_and_contexts() -> None:

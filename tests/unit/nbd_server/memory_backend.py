@@ -68,7 +68,9 @@ class MemoryBackend:
         self.reads_wait = False
 
     def volume(self, name: str) -> Volume | None:
-        return self.volumes.get(name) if name else next(iter(self.volumes.values()), None)
+        if not name and len(self.volumes) == 1:
+            return next(iter(self.volumes.values()))
+        return self.volumes.get(name)
 
     def volume_names(self) -> list[str]:
         return list(self.volumes)
