@@ -178,6 +178,7 @@ async def test_a_read_only_volume_is_read_and_not_changed(
     peer = await serving.peer()
     await peer.go("data")
     assert peer.nbd.flags & c.FLAG_READ_ONLY
+    peer.nbd.flags &= ~c.FLAG_READ_ONLY  # a client that does not care
     refused = [
         peer.nbd.write(0, b"x" * 4096),
         peer.nbd.write(0, b"x" * (1 << 20)),
