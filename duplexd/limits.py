@@ -28,6 +28,7 @@ DISK_TIMEOUT_SECONDS_MAX = 3600.0
 HOLD_SECONDS_DEFAULT = 2.0
 HOLD_SECONDS_MAX = 10.0  # Linux's NBD client may give up at 30 s
 MEMBERS_MAX = 256  # controllers that take a cut together
+IMAGE_MODE_DEFAULT = 0o600  # of images that are created: what is on volumes is nobody else's
 SOCKET_PATH_BYTES_MAX = 107  # sun_path holds 108 with its NUL
 CANARY_RECORDS_PER_SECOND_DEFAULT = 200
 CANARY_RECORDS_PER_SECOND_MAX = 10_000
@@ -101,6 +102,7 @@ class NbdLimits:
     handshake_seconds_max: float = 10.0  # from one option to the next
     handshake_total_seconds_max: float = 600.0
     # a client that lists asks about each export; an entry of a LIST counts as one
+    tls_handshakes_per_second_max: float = 200.0  # each costs the loop 1 or 2 ms
     handshake_options_max: int = 8 * VOLUMES_MAX
     close_seconds_max: float = 10.0  # for a client to take its last replies
     # payloads that wait (held, or behind a batch), all connections; beyond it sockets are not read

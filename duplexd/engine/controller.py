@@ -387,7 +387,7 @@ class Controller:
 
     def status(self) -> Json:
         """Everything, in the shape that scripts rely on."""
-        own, listen = self.config.controller, self.config.nbd.listen
+        own, listen = self.config.controller, self.config.nbd.addresses
         nbd = [str(address) for address in listen]
         return self.status_of.show(Facts(self.name, own.hold_max, nbd, self.journal_waits_s()))
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from duplexd.backend import Change, Volume
     from duplexd.nbd.transmission import Request
     from duplexd.nbd_server.shared import Server
-    from duplexd.nbd_server.sockets import Wire
+    from duplexd.nbd_server.sockets import Carrier
 
 _MAGIC = c.SIMPLE_REPLY_MAGIC
 _HEADER = SIMPLE_REPLY.size
@@ -64,7 +64,7 @@ class Requests:
         self,
         server: Server,
         volume: Volume,
-        wire: Wire,
+        wire: Carrier,
         progressed: Callable[[], None],
         export_flags: int,
     ) -> None:

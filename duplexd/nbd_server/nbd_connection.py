@@ -17,25 +17,34 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from duplexd.nbd.constants import FLAG_READ_ONLY
 from duplexd.nbd.export_flags import negotiated_flags
 from duplexd.nbd.handshake import TRANSMISSION
 from duplexd.nbd.transmission import RECEIVE_BYTES_MIN
 from duplexd.nbd_server.goodbye import unread_of
 from duplexd.nbd_server.negotiation import Negotiation
+from duplexd.nbd_server.reach import Access
 from duplexd.nbd_server.receive_buffers import ReceiveBuffers, in_use
+from duplexd.nbd_server.secured import Expiry, identified
 from duplexd.nbd_server.structured import begin
+from duplexd.nbd_server.tls_wire import TlsWire
+from duplexd.nbd_server.visible_exports import VisibleExports
+from duplexd.net.allow import Caller, caller_of
+from duplexd.net.certificate_names import valid_until
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable, Mapping
 
     from duplexd.backend import Volume
-    from duplexd.nbd.exports import Export
     from duplexd.nbd.handshake import Handshake
     from duplexd.nbd.negotiated import Negotiated
     from duplexd.nbd.transmission import Receiver
     from duplexd.nbd_server.dispatch import Dispatch
+    from duplexd.nbd_server.reach import Listener
     from duplexd.nbd_server.shared import Server
-    from duplexd.nbd_server.sockets import Wire
+    from duplexd.nbd_server.sockets import Carrier, Wire
+    from duplexd.net.address import Address
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
 
@@ -50,8 +59,10 @@ class Connection:
     """
 
     __slots__ = (
+        "_access",
         "_buffers",
         "_dispatch",
+        "_expiry",
         "_fd",
         "_feeding",
         "_left",
@@ -61,16 +72,22 @@ class Connection:
         "_reserved",
         "_scheduled",
         "_server",
+        "_socket",
         "_stopping",
         "_timer",
         "_wire",
+        "exports",
         "volume",
     )
 
-    _wire: Wire
+    _wire: Carrier  # the socket, or TLS on it
+    _socket: Wire
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, listener: Listener) -> None:
+        self.exports = VisibleExports(server, listener, Caller())
         self.volume: Volume | None = None
+        self._access = Access.NO
+        self._expiry: Expiry | None = None
         self._server = server
         self._negotiation: Negotiation | None = None  # until the client has chosen its volume
         self._receiver: Receiver | None = None
@@ -90,7 +107,7 @@ class Connection:
 
     def connection_made(self, wire: Wire) -> None:
         """Greet, unless there are too many connections."""
-        self._wire = wire
+        self._wire = self._socket = wire
         server = self._server
         if len(server.connections) >= server.limits.connections_max:
             if not server.connections_refused:
@@ -101,10 +118,15 @@ class Connection:
             server.connections_refused += 1
             self._wire.abort()
             return
+        self.exports.caller = caller_of(wire.sock)
+        if self.exports.is_kept_out():
+            log.debug("NBD client is not allowed", caller=str(self.exports.caller))
+            self._wire.abort()
+            return
         server.connections.add(self)
         self._fd = wire.sock.fileno()
         tune(wire.sock)
-        self._negotiation = Negotiation(server, wire, self._negotiated)
+        self._negotiation = Negotiation(server, self.exports, wire, self._negotiated, self._secure)
 
     def eof_received(self) -> None:
         """The client sends nothing more. Without DISC before, it has gone."""
@@ -136,6 +158,8 @@ class Connection:
         )
         if self._timer is not None:
             self._timer.cancel()
+        if self._expiry is not None:
+            self._expiry.cancel()
         self._server.disconnected(self)
         if self.volume is not None:
             self.volume.connections -= 1
@@ -160,6 +184,17 @@ class Connection:
         else:
             self._dispatch.stop()
             self._adjust()
+
+    def admit_again(self, listeners: Mapping[Address, Listener]) -> None:
+        """The rules have changed: end if they allow less than when the volume was chosen."""
+        exports = self.exports
+        exports.listener = listeners.get(exports.listener.address, exports.listener)
+        if self.volume is not None and exports.access(self.volume.name) < self._access:
+            self._end("the rules allow it no longer")
+
+    def _end(self, why: str) -> None:
+        log.info("NBD client is disconnected", caller=str(self.exports.caller), reason=why)
+        self.stop()
 
     def abort(self) -> None:
         """Close now."""
@@ -238,6 +273,31 @@ class Connection:
             self._negotiation.cancel()
             self._negotiation = None
 
+    def _secure(self, up: Callable[[], None]) -> Carrier:
+        """The client asked for TLS: put it onto the socket, in its turn."""
+        server, context = self._server, self._server.policy.context
+        assert context is not None, "a listener with TLS has certificates"
+
+        def secured() -> None:
+            self._identify(secure)
+            up()
+
+        self._socket.pause_reading()
+        secure = TlsWire(server.loop, self._socket, context, self, secured)
+        self._wire = secure
+        self._timer = server.loop.call_later(
+            server.tls_turns.wait_s(server.loop.time()), self._socket.resume_reading
+        )
+        return secure
+
+    def _identify(self, secure: TlsWire) -> None:
+        certificate = secure.certificate
+        self.exports.caller = identified(self.exports.caller, certificate)
+        if (until := valid_until(certificate)) is not None:
+            self._expiry = Expiry(
+                self._server.loop, until, lambda: self._end("its certificate has expired")
+            )
+
     def _negotiated(self, handshake: Handshake) -> None:
         """The client chose its volume, or there is nothing more to say to it."""
         volume, export = None, handshake.export
@@ -246,16 +306,17 @@ class Connection:
         if volume is None or export is None:  # or it was taken away since it was described
             self._close()
         else:
-            self._begin(volume, export, handshake.negotiated, handshake.rest())
+            self._begin(volume, export.flags, handshake.negotiated, handshake.rest())
 
-    def _begin(self, volume: Volume, export: Export, negotiated: Negotiated, rest: bytes) -> None:
+    def _begin(self, volume: Volume, flags: int, negotiated: Negotiated, rest: bytes) -> None:
         """The client's first requests may be in `rest`."""
         self._end_negotiation()
+        self._access = Access.READ_ONLY if flags & FLAG_READ_ONLY else Access.FULL
         self.volume = volume
         volume.connections += 1
         log.info("NBD client connected", volume=volume.name, connections=volume.connections)
         self._wire.high_bytes = self._server.limits.connection_unsent_bytes_max
-        flags = export.flags | negotiated_flags(negotiated)
+        flags |= negotiated_flags(negotiated)
         receiver, self._dispatch = begin(
             negotiated, self._server, volume, self._wire, self._progressed, flags
         )

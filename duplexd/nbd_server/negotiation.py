@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from duplexd.nbd_server.shared import Server
-    from duplexd.nbd_server.sockets import Wire
+    from duplexd.nbd_server.sockets import Carrier
+    from duplexd.nbd_server.visible_exports import VisibleExports
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
 
@@ -37,20 +38,31 @@ REPLIES_A_TURN = 32
 
 class Negotiation:
     """Of one connection. `done` is called once, from the loop: the state is TRANSMISSION and all
-    replies have gone, or it is CLOSED. Not after `cancel`.
+    replies have gone, or it is CLOSED. Not after `cancel`. `secure` puts TLS onto the wire and
+    calls back once it is up.
     """
 
     __slots__ = (
-        "_done", "_due", "_handshake", "_last", "_server", "_timer", "_wire", "input",
+        "_done", "_due", "_handshake", "_last", "_secure", "_server", "_timer", "_wire", "input",
     )  # fmt: skip
 
-    def __init__(self, server: Server, wire: Wire, done: Callable[[Handshake], None]) -> None:
+    def __init__(
+        self,
+        server: Server,
+        exports: VisibleExports,
+        wire: Carrier,
+        done: Callable[[Handshake], None],
+        secure: Callable[[Callable[[], None]], Carrier],
+    ) -> None:
         limits, now = server.limits, server.loop.time()
         self.input = memoryview(bytearray(RECEIVE_BYTES))
         self._server = server
         self._wire = wire
         self._done = done
-        self._handshake = Handshake(server, limits.handshake_options_max, offers=OFFERS)
+        self._secure = secure
+        self._handshake = Handshake(
+            exports, limits.handshake_options_max, offers=OFFERS, tls=exports.tls
+        )
         self._due = now + limits.handshake_seconds_max
         self._last = now + limits.handshake_total_seconds_max
         self._timer = server.loop.call_at(self._due, self._late)
@@ -98,9 +110,18 @@ class Negotiation:
                 wire.write(reply)
             sent += len(replies)
             self._due = self._server.loop.time() + self._server.limits.handshake_seconds_max
+        if handshake.wants_tls and not wire.is_closing():
+            self._wire = self._secure(self._secured)
+            return
         wire.resume_reading()
         if handshake.state == TRANSMISSION:
             self._done(handshake)
+
+    def _secured(self) -> None:
+        """TLS is up. The client has its time for the next option."""
+        self._wire.high_bytes = 0
+        self._handshake.secured()
+        self._advance(REPLIES_AT_ONCE)
 
     def _acknowledge_at_once(self) -> None:
         """A client that sends an option in two writes waits for the acknowledgement of the first,

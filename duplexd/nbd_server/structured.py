@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from duplexd.nbd.negotiated import Negotiated
     from duplexd.nbd.transmission import Request
     from duplexd.nbd_server.shared import Server
-    from duplexd.nbd_server.sockets import Wire
+    from duplexd.nbd_server.sockets import Carrier
 
 _READ, _WRITE, _FUA, _LENGTH_MAX = c.CMD_READ, c.CMD_WRITE, c.CMD_FLAG_FUA, c.PAYLOAD_BYTES_MAX
 _new, _init = object.__new__, Change.__init__  # see `dispatch.py`
@@ -50,7 +50,7 @@ class StructuredDispatch(Dispatch):
         self,
         server: Server,
         volume: Volume,
-        wire: Wire,
+        wire: Carrier,
         progressed: Callable[[], None],
         export_flags: int,
         contexts: Sequence[tuple[int, str]],
@@ -270,7 +270,7 @@ def begin(
     negotiated: Negotiated,
     server: Server,
     volume: Volume,
-    wire: Wire,
+    wire: Carrier,
     progressed: Callable[[], None],
     export_flags: int,
 ) -> tuple[type[Receiver], Dispatch]:

@@ -11,6 +11,7 @@ from duplexd.limits import NbdLimits
 from duplexd.nbd import constants as c
 from duplexd.nbd.export_flags import export_flags
 from duplexd.nbd.negotiated import Negotiated
+from duplexd.nbd_server.reach import NO_POLICY
 from duplexd.nbd_server.shared import Server
 from duplexd.nbd_server.structured import begin
 from tests.support.nbd_chunks import Chunk, ChunkReader
@@ -48,7 +49,7 @@ async def served(
 ) -> list[Chunk]:
     """The chunks of the replies to these requests, of a READ only if `negotiated`."""
     wire, volume = Written(), backend.volumes["data"]
-    server = Server(backend, asyncio.get_running_loop(), NbdLimits())
+    server = Server(backend, asyncio.get_running_loop(), NbdLimits(), NO_POLICY)
     flags = export_flags(read_only=read_only, negotiated=negotiated)
     _, dispatch = begin(negotiated, server, volume, cast("Wire", wire), lambda: None, flags)
     dispatch.serve(list(requests))
@@ -126,7 +127,7 @@ async def test_zeroes_of_64_bits_of_length_are_not_written(
     volume.size, volume.can_zero_fast = 1 << 50, fast
     backend.holding = True
     wire = Written()
-    server = Server(backend, asyncio.get_running_loop(), NbdLimits())
+    server = Server(backend, asyncio.get_running_loop(), NbdLimits(), NO_POLICY)
     offered = export_flags(read_only=False, negotiated=EXTENDED)
     _, dispatch = begin(EXTENDED, server, volume, cast("Wire", wire), lambda: None, offered)
     dispatch.serve([(flags, c.CMD_WRITE_ZEROES, 1, 0, 1 << 40, None)])

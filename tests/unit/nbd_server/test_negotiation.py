@@ -15,8 +15,10 @@ from duplexd.nbd import constants as c
 from duplexd.nbd import messages as m
 from duplexd.nbd_server.nbd_connection import Connection
 from duplexd.nbd_server.negotiation import REPLIES_A_TURN
+from duplexd.nbd_server.reach import NO_POLICY, Listener
 from duplexd.nbd_server.shared import Server
 from duplexd.nbd_server.sockets import Wire
+from duplexd.net.address import UnixAddress
 from tests.unit.loops import PatientLoop, now
 from tests.unit.nbd_server.memory_backend import MemoryBackend
 from tests.unit.nbd_server.peer import eventually
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 OPTION_SECONDS, TOTAL_SECONDS = 10.0, 60.0
 LIMITS = NbdLimits(handshake_seconds_max=OPTION_SECONDS, handshake_total_seconds_max=TOTAL_SECONDS)
+LISTENER = Listener(UnixAddress("/nowhere"))
 START = m.CLIENT_FLAGS.pack(3)
 LIST, UNKNOWN = m.option(c.OPT_LIST), m.option(99)
 GO = m.option(c.OPT_GO, m.go_data("v0", []))
@@ -77,7 +80,7 @@ async def served(
 ) -> AsyncIterator[Guest]:
     """A client that was greeted, on one end of a connection."""
     backend = MemoryBackend({f"v{number}": 4096 for number in range(volumes)})
-    server = Server(backend, asyncio.get_running_loop(), LIMITS)
+    server = Server(backend, asyncio.get_running_loop(), LIMITS, NO_POLICY)
     with theirs:
         yield await arrive(server, ours, theirs)
         for connection in list(server.connections):
@@ -91,7 +94,7 @@ async def served(
 async def arrive(server: Server, ours: socket.socket, theirs: socket.socket) -> Guest:
     ours.setblocking(False)
     theirs.setblocking(False)
-    wire = Wire(server.loop, ours, Connection(server))
+    wire = Wire(server.loop, ours, Connection(server, LISTENER))
     wire.start()
     client = Guest(server, wire, theirs)
     assert await client.read(18) == m.greeting(3)
