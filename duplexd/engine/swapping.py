@@ -13,13 +13,14 @@ What happens by itself when a primary fails is in `failures.py`, and how a start
 from __future__ import annotations
 
 import errno
+from functools import partial
 from typing import TYPE_CHECKING
 
 from duplexd.core import lease as ends
 from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX
+from duplexd.engine.each_of import each_of
 from duplexd.errors import DuplexdError, WrongStateError
 from duplexd.images.absent import AbsentLeg
-from duplexd.runtime.tasks import to_its_end
 from duplexd.units import format_size
 
 if TYPE_CHECKING:
@@ -66,15 +67,15 @@ class Swaps:
         """Swap these pairs, one after the other. `keep_to`: a new file for what the secondary holds
         at its cut, of one pair.
 
-        Raises WrongStateError, with nothing changed, if one of them is in no state for it.
+        Raises WrongStateError, with nothing changed, if one of them is in no state for it. One that
+        fails later keeps none of the others from it, see `each_of`.
         """
         if keep_to is not None and len(pairs) != 1:
             raise WrongStateError("the image of a cut can be kept of one volume at a time")
         for pair in pairs:
             self._check(pair, roll_forward, lose_changes)
-        return {
-            "volumes": [await to_its_end(self._one(pair, roll_forward, keep_to)) for pair in pairs]
-        }
+        one = partial(self._one, roll_forward=roll_forward, keep_to=keep_to)
+        return {"volumes": await each_of(pairs, one, "swapped")}
 
     async def _one(self, pair: Pair, roll_forward: bool, keep_to: str | None) -> Json:
         lost: Json | None = None
