@@ -30,7 +30,7 @@ as a decimal string for a key, since JSON has no other keys; change maps are bas
     settled   job, volumes                           it is applied, durably
     equal     volumes                                DUPLEX: the secondaries hold all changes
     missed    volumes {id: map}                      these bytes may have changed without a record
-    regions   volumes {id: [number]}                 these may differ after a power cut
+    regions   volumes {id: [number]}, late           may differ after a power cut; `late`: see there
     detach    volumes                                the secondary was removed: SIMPLEX
     swap      volumes                                the two images change roles; of a SUSPENDED
                                                      pair, changes after the cut are given up
@@ -375,18 +375,19 @@ class Missed(NamedTuple):
 
 
 class Regions(NamedTuple):
-    """Regions that are about to change: after a power cut the legs may differ there."""
+    """Legs may differ there after a power cut. Primaries of `late` may change without a record."""
 
     fresh: Mapping[int, Sequence[int]]
+    late: Sequence[int] = ()
 
     def pack(self) -> Json:
         volumes = {str(number): list(regions) for number, regions in self.fresh.items()}
-        return {"m": "regions", "volumes": volumes}
+        return {"m": "regions", "volumes": volumes} | ({"late": [*self.late]} if self.late else {})
 
     @classmethod
     def unpack(cls, fields: Json) -> Regions:
-        volumes = fields["volumes"].items()
-        return cls({int(number): numbers(regions) for number, regions in volumes})
+        fresh = {int(number): numbers(regions) for number, regions in fields["volumes"].items()}
+        return cls(fresh, tuple(numbers(fields.get("late", ()))))
 
 
 class Detach(NamedTuple):
