@@ -247,10 +247,10 @@ class RealFile:
         try:
             (os.fsync if times else os.fdatasync)(self._fd)
         except OSError as error:
-            self._losses.reported()
+            self._losses.note(error, reported=True)  # first of all: others read meanwhile
             error.filename = self.path
             raise
-        if (loss := self._losses.reported()) is not None:
+        if (loss := self._losses.synced()) is not None:
             raise LostWritesError(loss.errno, loss.strerror, self.path)
 
     def drop_cache(self) -> None:

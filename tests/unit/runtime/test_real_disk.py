@@ -577,22 +577,56 @@ def test_a_kernel_that_cannot_be_asked_has_said_nothing(
     file.read(0, 4)
 
 
+def failing_sync(_fd: int) -> None:
+    """In the place of fdatasync(2)."""
+    raise OSError(errno.EIO, "Input/output error")
+
+
 def test_a_sync_that_fails_has_reported_lost_writes(
     file: File, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writeback, "_ask", losses(errno.EIO))
     with pytest.raises(LostWritesError):
         file.read(0, 4)
-
-    def fails(_fd: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
     with monkeypatch.context() as broken:
-        broken.setattr(os, "fdatasync", fails)
+        broken.setattr(os, "fdatasync", failing_sync)
         with pytest.raises(OSError, match="Input/output"):
             file.sync()
     file.sync()
     assert file.read(0, 4) == bytes(4)
+
+
+def test_after_a_sync_that_failed_nothing_is_read_until_one_succeeds(
+    path: str, file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for the failed one acts on it later, and clients read meanwhile."""
+    file.write(0, b"data")
+    buffer = memoryview(bytearray(4))
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fdatasync", failing_sync)
+        for _ in range(2):
+            with pytest.raises(OSError, match="Input/output"):
+                file.sync()
+    assert not file.read_cached(0, buffer)
+    with pytest.raises(LostWritesError) as caught:
+        file.read_into(0, buffer)
+    assert caught.value.filename == path
+    file.sync()
+    assert file.read_cached(0, buffer)
+    file.read_into(0, buffer)
+
+
+def test_what_is_lost_after_a_report_is_reported_too(
+    file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = memoryview(bytearray(4))
+    monkeypatch.setattr(writeback, "_ask", losses(errno.EIO, errno.ENOSPC))
+    for _ in range(2):
+        assert not file.read_cached(0, buffer)
+        with pytest.raises(LostWritesError):
+            file.sync()
+    file.sync()
+    assert file.read_cached(0, buffer)
 
 
 def test_a_range_that_is_not_written_back_is_a_loss(
