@@ -29,7 +29,7 @@ as a decimal string for a key, since JSON has no other keys; change maps are bas
                                                      all changes up to record `at`
     settled   job, volumes                           it is applied, durably
     equal     volumes                                DUPLEX: the secondaries hold all changes
-    missed    volumes {id: map}                      these bytes may have changed without a record
+    missed    volumes {id: map}, adopted             changed without a record; `adopted`: by `adopt`
     regions   volumes {id: [number]}, late           may differ after a power cut; `late`: see there
     detach    volumes                                the secondary was removed: SIMPLEX
     swap      volumes                                the two images change roles; of a SUSPENDED
@@ -362,16 +362,18 @@ class Equal(NamedTuple):
 
 
 class Missed(NamedTuple):
-    """These bytes may have changed without a record of it."""
+    """These bytes may have changed without a record; of those `adopted`, to another image."""
 
     changed: Mapping[int, ChangeMap]
+    adopted: tuple[int, ...] = ()
 
     def pack(self) -> Json:
-        return {"m": "missed", "volumes": pack_maps(self.changed)}
+        adopted = {"adopted": list(self.adopted)} if self.adopted else {}
+        return {"m": "missed", "volumes": pack_maps(self.changed), **adopted}
 
     @classmethod
     def unpack(cls, fields: Json) -> Missed:
-        return cls(unpack_maps(fields["volumes"]))
+        return cls(unpack_maps(fields["volumes"]), tuple(numbers(fields.get("adopted", ()))))
 
 
 class Regions(NamedTuple):

@@ -118,7 +118,10 @@ WRITTEN: list[tuple[Marker, Json]] = [
     ),
     (Settled("j1", [1, 2]), {"m": "settled", "job": "j1", "volumes": [1, 2]}),
     (Equal([1, 2]), {"m": "equal", "volumes": [1, 2]}),
-    (Missed({2: changed(0, 3)}), {"m": "missed", "volumes": {"2": packed(0, 3)}}),
+    (
+        Missed({2: changed(0, 3)}, (2,)),
+        {"m": "missed", "volumes": {"2": packed(0, 3)}, "adopted": [2]},
+    ),
     (
         Regions({1: [0, 5], 2: [1]}, (2,)),
         {"m": "regions", "volumes": {"1": [0, 5], "2": [1]}, "late": [2]},
@@ -243,7 +246,7 @@ any_marker: st.SearchStrategy[Marker] = st.one_of(
     st.builds(Abandon, texts, lists, st.dictionaries(numbers, texts, max_size=3)),
     st.builds(Commit, texts, places, places, lists),
     st.builds(Settled, texts, lists),
-    st.builds(Missed, maps_by_volume),
+    st.builds(Missed, maps_by_volume, lists.map(tuple)),
     st.builds(
         Regions,
         st.dictionaries(numbers, st.lists(st.integers(0, 4095)), max_size=3),
