@@ -66,6 +66,8 @@ def decide(
         return Refusal(c.REP_ERR_TLS_REQD, "TLS is required; send STARTTLS first")
     if length and number in _WITHOUT_DATA:
         return Refusal(c.REP_ERR_INVALID, f"option {number} takes no data")
+    if number == c.OPT_STARTTLS and number not in offered:  # known, and not wanted here
+        return Refusal(c.REP_ERR_POLICY, "TLS is not configured")
     if number not in offered:
         return Refusal(c.REP_ERR_UNSUP, f"option {number} is not supported")
     if length > c.OPTION_BYTES_MAX:
