@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from duplexd.nbd_server.shared import Server
     from duplexd.net.allow import Caller
 
+_WRITABLE = c.FLAG_SEND_TRIM | c.FLAG_SEND_WRITE_ZEROES
+_READ_ONLY_FLAGS = EXPORT_FLAGS & ~_WRITABLE | c.FLAG_READ_ONLY
+
 
 class VisibleExports:
     """Of one connection. `caller` and `listener` may be replaced."""
@@ -51,7 +54,7 @@ class VisibleExports:
         volume = self._server.backend.volume(name) if name else None
         if volume is None or not (access := self.access(volume.name)):
             return None
-        flags = EXPORT_FLAGS if access == Access.FULL else EXPORT_FLAGS | c.FLAG_READ_ONLY
+        flags = EXPORT_FLAGS if access == Access.FULL else _READ_ONLY_FLAGS
         refused = f"volume {volume.name} is not served: {volume.failed}" if volume.failed else ""
         return Export(volume.name, volume.size, flags, f"duplexd volume {volume.name}", refused)
 

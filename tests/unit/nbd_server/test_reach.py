@@ -178,7 +178,8 @@ async def test_a_read_only_volume_is_read_and_not_changed(
     peer = await serving.peer()
     await peer.go("data")
     assert peer.nbd.flags & c.FLAG_READ_ONLY
-    peer.nbd.flags &= ~c.FLAG_READ_ONLY  # a client that does not care
+    assert not peer.nbd.flags & (c.FLAG_SEND_TRIM | c.FLAG_SEND_WRITE_ZEROES)
+    peer.nbd.flags ^= c.FLAG_READ_ONLY | c.FLAG_SEND_TRIM | c.FLAG_SEND_WRITE_ZEROES  # as if
     refused = [
         peer.nbd.write(0, b"x" * 4096),
         peer.nbd.write(0, b"x" * (1 << 20)),
