@@ -62,6 +62,72 @@ def test_short_writes_are_continued_where_they_stopped(
     assert file.read(9000, len(whole)) == whole
 
 
+@pytest.mark.parametrize(
+    ("file_system", "release", "cut"),
+    [
+        ("ext4", "6.16.0", True),
+        ("ext4", "6.18.44-1-generic", True),
+        ("ext4", "7.0-rc1", True),
+        ("ext4", "6.15.9", False),
+        ("ext4", "5.19.0", False),
+        ("xfs", "6.18.1", False),
+        ("", "6.18.1", False),
+    ],
+)
+def test_large_writes_are_cut_where_the_page_cache_would_keep_large_folios(
+    file_system: str, release: str, cut: bool
+) -> None:
+    assert machine.folio_bytes_max(file_system, release) == (32 << 10 if cut else sys.maxsize)
+
+
+@pytest.fixture
+def in_pieces(path: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[File]:
+    monkeypatch.setattr(realfile, "at_once_bytes_max", lambda _fd: 100)
+    file = RealDisk().create(path, SIZE)
+    yield file
+    file.close()
+
+
+def test_a_large_write_is_cut_at_multiples_of_a_piece(
+    in_pieces: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pwrite, written = os.pwrite, []
+
+    def noting(fd: int, data: bytes, offset: int) -> int:
+        written.append((offset, len(data)))
+        return pwrite(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", noting)
+    data = bytes(range(250))
+    in_pieces.write(30, data)
+    assert written == [(30, 70), (100, 100), (200, 80)]
+    assert in_pieces.read(30, 250) == data
+
+
+@pytest.mark.parametrize("at_most", [1, 99])
+def test_short_writes_of_pieces_are_made_whole(
+    in_pieces: File, monkeypatch: pytest.MonkeyPatch, at_most: int
+) -> None:
+    data = bytes(range(250))
+    monkeypatch.setattr(os, "pwrite", short(at_most))
+    in_pieces.write(30, data)
+    assert in_pieces.read(30, 250) == data
+
+
+def test_an_error_of_a_piece_names_the_path(
+    in_pieces: File, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_fd: int, data: bytes, offset: int) -> int:
+        if offset >= 200:
+            raise OSError(errno.ENOSPC, "full")
+        return len(data)
+
+    monkeypatch.setattr(os, "pwrite", fails)
+    with pytest.raises(OSError, match="full") as caught:
+        in_pieces.write(0, bytes(300))
+    assert caught.value.filename == path
+
+
 def test_a_write_that_gets_nowhere_is_an_error_not_a_loop(
     file: File, monkeypatch: pytest.MonkeyPatch
 ) -> None:
