@@ -18,6 +18,7 @@ from duplexd.nbd_server.hangup import HangupWatch
 from duplexd.nbd_server.round_robin import RoundRobin
 from duplexd.nbd_server.secured import Turns
 from duplexd.nbd_server.traffic import Traffic
+from duplexd.runtime.buffers import Buffers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from duplexd.limits import NbdLimits
     from duplexd.nbd_server.reach import Listener, Policy
     from duplexd.net.address import Address
+
+PAYLOADS_KEPT_BYTES_MAX = 16 << 20  # for WRITEs of 1 MiB at depth 16
 
 EXPORT_FLAGS = (
     c.FLAG_HAS_FLAGS
@@ -79,6 +82,7 @@ class Server:
         self.failing: dict[
             tuple[str, str], int
         ] = {}  # (volume, "read" or "change") -> errno of the last answer
+        self.payloads = Buffers(PAYLOADS_KEPT_BYTES_MAX)
         # used by one connection at a time, within one call
         self.reply_buffer = memoryview(bytearray(limits.reply_buffer_bytes))
 
@@ -105,6 +109,7 @@ class Server:
         """A connection is closed."""
         self.connections.discard(connection)
         if not self.connections:
+            self.payloads.clear()
             self.idle.set()
 
     def traffic_of(self, volume: Volume) -> Traffic:
