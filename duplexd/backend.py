@@ -26,6 +26,7 @@ class Change:
     """
 
     __slots__ = (
+        "__weakref__",
         "allocate",
         "begun",
         "client",
