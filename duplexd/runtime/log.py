@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, TextIO, cast
 
 import structlog
 
+from duplexd.printable import only_text, printable
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -59,7 +61,11 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
     )
     layout: Sequence[Processor]
     if out.isatty():
-        layout = (structlog.dev.ConsoleRenderer(colors=not os.environ.get("NO_COLOR")),)
+        layout = (
+            structlog.processors.format_exc_info,
+            _printable_values,
+            structlog.dev.ConsoleRenderer(colors=not os.environ.get("NO_COLOR")),
+        )
     else:
         layout = (
             structlog.processors.dict_tracebacks,
@@ -80,6 +86,19 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=max(LEVELS[level], logging.WARNING), force=True)
+
+
+def _printable_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """For a terminal: values of others as one line each, a traceback of ours as several."""
+    return {
+        key: only_text(str(value)) if key == "exception" else _printable(value)
+        for key, value in event.items()
+    }
+
+
+def _printable(value: object) -> object:
+    """As the console shows it: texts as they are, the rest by `repr`, which escapes by itself."""
+    return printable(value) if isinstance(value, str) else value
 
 
 def _plain_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

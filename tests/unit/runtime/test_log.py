@@ -111,3 +111,17 @@ def test_an_exception_is_one_line_too() -> None:
     lines = out.getvalue().splitlines()
     assert len(lines) == 1
     assert "ValueError" in lines[0]
+
+
+def test_what_others_wrote_moves_no_cursor_of_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    out = Terminal()
+    log.configure("info", out)
+    evil = "\x1b]0;x\x07\nforged"
+    try:
+        raise ValueError(evil)
+    except ValueError:
+        structlog.get_logger("t").error("suspended", tag=evil, tags=[evil], exc_info=True)
+    assert "\x1b" not in out.getvalue()
+    assert r"tag=\x1b]0;x\x07\nforged" in out.getvalue()
+    assert "\nTraceback" in out.getvalue(), "a traceback keeps its lines"
