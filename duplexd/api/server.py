@@ -29,6 +29,7 @@ from duplexd.api.remote import Remote
 from duplexd.api.routes import ROUTES
 from duplexd.api.routing import application
 from duplexd.api.scrape import Scrape
+from duplexd.known import known
 from duplexd.net import listen, tls
 from duplexd.net.address import UnixAddress
 
@@ -99,14 +100,12 @@ class ControlServer:
     @property
     def connections(self) -> Connections:
         """Those that are open."""
-        assert self._listening is not None, "start comes first"
-        return self._listening.connections
+        return known(self._listening, "start comes first").connections
 
     @property
     def actions(self) -> Actions:
         """The door into the controller."""
-        assert self._serving is not None, "serve comes first"
-        return self._serving.actions
+        return known(self._serving, "serve comes first").actions
 
     async def start(self) -> None:
         """Listen on the Unix socket.

@@ -124,10 +124,9 @@ class Executor:
         if batch is None and note is None:
             return
         self._look_later()
-        if batch is None or note is None or note is JOURNAL:
+        if batch is None or note is None or isinstance(note, str):  # JOURNAL
             return
         at, leg = note if isinstance(note, tuple) else (batch.at, note)
-        assert not isinstance(leg, str)
         use = PRIMARY if any(leg is c.volume.primary for c in batch.changes) else SECONDARY
         seconds = self.patience.seconds(use)
         if watch.waits_longer(seconds, asyncio.get_running_loop().time()) and watch.give_up(note):

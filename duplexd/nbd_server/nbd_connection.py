@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from duplexd.known import known
 from duplexd.nbd.handshake import CLOSED, TRANSMISSION, Handshake
 from duplexd.nbd.transmission import RECEIVE_BYTES_MIN, Receiver
 from duplexd.nbd_server.dispatch import Dispatch
@@ -90,8 +91,7 @@ class Connection:
         tune(wire.sock)
         wire.high_bytes = server.limits.connection_unsent_bytes_max
         self._timer = server.loop.call_later(server.limits.handshake_seconds_max, self._wire.abort)
-        assert self._handshake is not None
-        self._wire.write(self._handshake.greeting())
+        self._wire.write(known(self._handshake, "it has not ended").greeting())
 
     def eof_received(self) -> None:
         """The client has gone, with or without DISC: close."""
@@ -200,8 +200,8 @@ class Connection:
 
     def _begin(self, handshake: Handshake) -> None:
         """The client chose its volume; its first requests may be here already."""
-        assert handshake.export is not None
-        volume = self._server.backend.volume(handshake.export.name)
+        export = known(handshake.export, "the client has chosen one")
+        volume = self._server.backend.volume(export.name)
         if volume is None:  # taken away since it was described
             self._close()
             return

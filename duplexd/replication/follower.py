@@ -170,10 +170,12 @@ class Follower:
         reader = self._reader  # once: a step in a worker may drop it meanwhile
         return log_position - reader.log_position if reader is not None else 0
 
-    def reach(self) -> None:
-        """Find the place in the journal. Raises LookupError."""
-        if self._reader is None:
-            self._reader = Reader(self._ring, self.position + 1)
+    def reach(self) -> Reader:
+        """What reads on from the position in the journal. Raises LookupError."""
+        reader = self._reader  # once: the loop may drop it meanwhile
+        if reader is None:
+            reader = self._reader = Reader(self._ring, self.position + 1)
+        return reader
 
     def step(self, until: int, size_bytes: int) -> int:
         """Process some records up to number `until`; returns how many bytes were applied. Raises
@@ -181,9 +183,7 @@ class Follower:
         """
         if self.position >= until:
             return 0
-        self.reach()
-        assert self._reader is not None
-        buffer, records = self._reader.read(until, size_bytes)
+        buffer, records = self.reach().read(until, size_bytes)
         applied_bytes, pairs, now = 0, self.pairs, self._now
         spent_s: dict[Pair, float] = {}
         for record in records:
