@@ -25,6 +25,7 @@ from duplexd.limits import DaemonLimits
 from duplexd.net import tls
 from duplexd.net.address import TcpAddress
 from duplexd.net.listen import group_id
+from duplexd.runtime import owned
 from duplexd.runtime.in_time import Patience
 from duplexd.units import format_size
 
@@ -227,6 +228,13 @@ def _new_image(key: str, path: Path) -> Iterator[Problem]:
 
 def _directory(key: str, path: Path) -> Iterator[Problem]:
     """A directory that is created if it does not exist."""
+    try:
+        owned.check_place(str(path))
+    except owned.UnsafePlaceError as error:
+        yield Problem(f"{key}: {error.filename!r}: {error.strerror}", forbidden=True)
+        return
+    except OSError:  # it is found below what is wrong with it
+        pass
     nearest = path
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent

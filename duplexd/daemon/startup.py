@@ -17,7 +17,7 @@ import structlog
 
 from duplexd.daemon import preflight
 from duplexd.errors import ConfigurationError, ForbiddenError, WrongStateError
-from duplexd.runtime import directory
+from duplexd.runtime import directory, owned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,8 +115,9 @@ class StateLock:
         path = config.controller.state_dir
         self._path = str(path / "lock")
         try:
+            owned.check_place(str(path))
             path.mkdir(mode=0o750, parents=True, exist_ok=True)
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            self._fd = owned.open_file(self._path, os.O_RDWR | os.O_CREAT, 0o640)
         except PermissionError as error:
             raise ForbiddenError(
                 f"{config.source}: controller.state_dir: {error.filename!r} cannot be written:"

@@ -10,16 +10,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from duplexd.runtime import owned
 from duplexd.runtime.locked import FILE_MODE, measure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DIRECTORY_MODE = 0o750
+PRIVATE_MODE = 0o600  # until it is whole
 
 
 @contextlib.contextmanager
@@ -100,13 +102,13 @@ def replace_file(path: str, data: bytes, shared: bool = False) -> None:
     one that is `shared` with other users or programs it is a name that no other program has or can
     guess. After an error nothing is left, and the old content is.
     """
-    with naming(path):
-        fd, temporary = _temporary(path, shared)
-        _replace(fd, temporary, path, data)
-    sync(parent(path))
+    with naming(path), owned.directory_of(path) as (above, name):
+        fd, temporary = _temporary(above, name, shared)
+        _replace(fd, temporary, name, data, above)
+        os.fsync(above)
 
 
-def _replace(fd: int, temporary: str, path: str, data: bytes) -> None:
+def _replace(fd: int, temporary: str, name: str, data: bytes, above: int) -> None:
     try:
         try:
             os.fchmod(fd, FILE_MODE)
@@ -116,15 +118,18 @@ def _replace(fd: int, temporary: str, path: str, data: bytes) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
-        os.rename(temporary, path)
+        os.rename(temporary, name, src_dir_fd=above, dst_dir_fd=above)
     except BaseException:
         with contextlib.suppress(OSError):  # the error that counts is the first
-            os.unlink(temporary)
+            os.unlink(temporary, dir_fd=above)
         raise
 
 
-def _temporary(path: str, shared: bool) -> tuple[int, str]:
-    if shared:
-        return tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=parent(path))
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-    return os.open(path + ".tmp", flags, FILE_MODE), path + ".tmp"
+def _temporary(above: int, name: str, shared: bool) -> tuple[int, str]:
+    """A new file, whatever was there: a link that somebody put there is removed, not followed."""
+    temporary = f".{name}.{secrets.token_hex(8)}" if shared else f"{name}.tmp"
+    if not shared:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=above)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    return os.open(temporary, flags, PRIVATE_MODE, dir_fd=above), temporary

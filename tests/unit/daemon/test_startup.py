@@ -76,8 +76,12 @@ def test_a_disk_that_fails_at_the_end_of_a_start_is_named(
 def test_a_disk_that_fails_under_the_state_directory_is_no_mistake_in_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(path: object, *_: object) -> int:
-        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+    really_open = os.open
+
+    def fails(path: str, *rest: int, **by_name: int) -> int:
+        if str(path).endswith("lock"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return really_open(path, *rest, **by_name)
 
     (tmp_path / "state").mkdir()
     monkeypatch.setattr(os, "open", fails)
