@@ -124,6 +124,16 @@ class ApiLimits:
     pipelined_requests_max: int = 16  # sent ahead of their answers, on one connection
     connections_max: int = 320  # every lease has a connection; the rest is for commands
     local_connections_min: int = 32  # of them, those that TLS clients leave to the Unix socket
+    owner_connections_min: int = 16  # of these, those kept for root and the daemon's user
+    observers_max: int = 64  # connections of all who may only look
+    observer_connections_max: int = 16  # of one of them: a user, or the name of a certificate
+    roleless_max: int = 16  # connections of all certificates without a role
+    roleless_connections_max: int = 4
+    look_share: float = 0.05  # of the event loop, for requests that look: of each kind of peer
+    look_seconds_max: float = 5.0  # for such a request to wait for its turn
+    operator_credit_seconds: float = 0.5  # of the loop, that they may take at once after a pause
+    observer_credit_seconds: float = 0.1
+    unread_seconds_max: float = 30.0  # for the reader of a stream to take what was sent
     request_seconds_max: float = 10.0  # from the first byte of a request to its last; between two
     stop_seconds_max: float = 1.0  # running answers may take this long when the daemon stops
     handshakes_max: int = 64  # TLS clients without a certificate yet; others wait to be accepted
