@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from duplexd.runtime.log import Seldom
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 ACCEPT_PAUSE_SECONDS = 0.1  # after an accept that failed: no descriptors left, mostly
 KEEPALIVE_PROBES = 3
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.api")
+log = Seldom(structlog.get_logger("duplexd.api"))
 
 
 class Remote:

@@ -18,6 +18,7 @@ from duplexd.nbd.handshake import CLOSED, TRANSMISSION, Handshake
 from duplexd.nbd.transmission import RECEIVE_BYTES_MIN, Receiver
 from duplexd.nbd_server.dispatch import Dispatch
 from duplexd.nbd_server.receive_buffers import ReceiveBuffers, in_use
+from duplexd.runtime.log import Seldom
 
 if TYPE_CHECKING:
     import asyncio
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from duplexd.nbd_server.shared import Server
     from duplexd.nbd_server.sockets import Wire
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
+log = Seldom(structlog.get_logger("duplexd.nbd"))
 
 HANDSHAKE_RECEIVE_BYTES = 16 << 10
 UNIX_SEND_BYTES = 1 << 20
