@@ -136,9 +136,12 @@ class ApiLimits:
     unread_seconds_max: float = 30.0  # for the reader of a stream to take what was sent
     request_seconds_max: float = 10.0  # from the first byte of a request to its last; between two
     stop_seconds_max: float = 1.0  # running answers may take this long when the daemon stops
-    handshakes_max: int = 64  # TLS clients without a certificate yet; others wait to be accepted
+    silent_max: int = 256  # TLS clients that have sent nothing yet
+    accepts_per_second_max: int = 500  # of TLS clients
+    handshakes_max: int = 64  # TLS clients without a certificate yet; others wait to be begun
     handshakes_per_second_max: int = 50  # each costs the loop 1 or 2 ms, and needs no permission
-    handshake_seconds_max: float = 5.0
+    handshake_seconds_max: float = 5.0  # and for the first bytes of a client
+    handshake_seconds_min: float = 1.0  # that none is broken off for others who want its place
     peer_silent_seconds_max: int = 10  # a TLS peer that acknowledges nothing for so long is gone
     events_queued_max: int = 1024  # for one listener; beyond it the listener is disconnected
     heartbeat_seconds: float = 0.25  # a hold's stream has a line at least this often
