@@ -137,7 +137,9 @@ class ApiLimits:
     request_seconds_max: float = 10.0  # from the first byte of a request to its last; between two
     stop_seconds_max: float = 1.0  # running answers may take this long when the daemon stops
     silent_max: int = 256  # TLS clients that have sent nothing yet
-    accepts_per_second_max: int = 500  # of TLS clients
+    accepts_per_second_max: int = 500  # over TLS, and on the Unix socket
+    user_connections_burst: float = 400.0  # on the Unix socket, that a user may open at once
+    user_connections_per_second: float = 50.0
     handshakes_max: int = 64  # TLS clients without a certificate yet; others wait to be begun
     handshakes_per_second_max: int = 50  # each costs the loop 1 or 2 ms, and needs no permission
     handshake_seconds_max: float = 5.0  # and for the first bytes of a client

@@ -72,6 +72,10 @@ class Access:
                 tls.operate, Role.OPERATE
             )
 
+    def owns(self, uid: int) -> bool:
+        """Whether this is root, or the daemon's own user."""
+        return uid in self._owners
+
     def local(self, uid: int, gid: int, pid: int) -> Peer:
         """A process that the mode of the Unix socket let through."""
         owns = uid in self._owners

@@ -42,9 +42,16 @@ def peer_of(transport: asyncio.BaseTransport, access: Access) -> Peer:
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family != socket.AF_UNIX:
         return Peer()
-    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    pid, uid, gid = _UCRED.unpack(credentials)
+    pid, uid, gid = credentials(sock)
     return access.local(uid, gid, pid)
+
+
+def credentials(sock: socket.socket) -> tuple[int, int, int]:
+    """Process, user and group at the other end of a Unix socket, when it connected."""
+    pid, uid, gid = _UCRED.unpack(
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    )
+    return pid, uid, gid
 
 
 class Shared(Protocol):

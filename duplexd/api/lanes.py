@@ -141,27 +141,28 @@ class Lane:
 
 class Lanes:
     """The lanes of a server: of root and the daemon's user, of operators, observers, and those who
-    have no role.
+    have no role. Each has two, because signs of life (/healthz) must not wait for what takes long.
     """
 
     def __init__(self, limits: ApiLimits) -> None:
-        def lane(credit_s: float) -> Lane:
-            return Lane(limits.look_share, credit_s, limits.look_seconds_max)
-
         operator_s, observer_s = limits.operator_credit_seconds, limits.observer_credit_seconds
-        self._owners = lane(operator_s)
-        self._by_role = {
-            Role.NONE: lane(observer_s),
-            Role.OBSERVE: lane(observer_s),
-            Role.OPERATE: lane(operator_s),
+        credits_s = {
+            (Role.OPERATE, True): operator_s,
+            (Role.OPERATE, False): operator_s,
+            (Role.OBSERVE, False): observer_s,
+            (Role.NONE, False): observer_s,
+        }
+        self._lanes = {
+            (*kind, healthz): Lane(limits.look_share, credit_s, limits.look_seconds_max)
+            for kind, credit_s in credits_s.items()
+            for healthz in (True, False)
         }
 
     async def enter(self, peer: Peer, method: str, path: str) -> Turn | None:
         """Wait for a turn; None at once for a command of an operator. Raises BusyError."""
         if peer.role is Role.OPERATE and not looks(method, path):
             return None
-        lane = self._owners if peer.owns else self._by_role[peer.role]
-        return await lane.enter(peer.who)
+        return await self._lanes[peer.role, peer.owns, path == "/healthz"].enter(peer.who)
 
 
 def looks(method: str, path: str) -> bool:

@@ -42,6 +42,7 @@ class Lobby:
         self._by_host: dict[str, dict[int, Guest]] = {}  # by descriptor, oldest first
         self._some_ready = asyncio.Event()
         self._count = 0
+        self.ready = 0  # of them, those that have sent something
 
     def __len__(self) -> int:
         return self._count
@@ -93,6 +94,7 @@ class Lobby:
             self._drop(guest)
             return
         guest.is_ready = True
+        self.ready += 1
         self._some_ready.set()
 
     def _drop(self, guest: Guest) -> None:
@@ -107,5 +109,6 @@ class Lobby:
         guests = self._by_host[guest.host]
         del guests[guest.sock.fileno()]
         self._count -= 1
+        self.ready -= guest.is_ready
         if not guests:
             del self._by_host[guest.host]

@@ -85,7 +85,14 @@ class Remote:
                 await asyncio.sleep(ACCEPT_PAUSE_SECONDS)
             else:
                 self._lobby.add(client, address)
-                await asyncio.sleep(1 / self._limits.accepts_per_second_max)
+                await asyncio.sleep(1 / self._accepts_per_second)
+
+    @property
+    def _accepts_per_second(self) -> int:
+        """While more are ready than can be served, as many as are: so who comes is served next."""
+        limits = self._limits
+        crowded = self._lobby.ready >= limits.handshakes_max
+        return limits.handshakes_per_second_max if crowded else limits.accepts_per_second_max
 
     async def _begin_forever(self) -> None:
         while True:

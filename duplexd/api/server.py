@@ -25,6 +25,7 @@ from duplexd.api.actions import Actions
 from duplexd.api.connections import Connections
 from duplexd.api.histogram import LoopLag
 from duplexd.api.http_request import Context
+from duplexd.api.local import Local
 from duplexd.api.remote import Remote
 from duplexd.api.routes import ROUTES
 from duplexd.api.routing import application
@@ -65,7 +66,7 @@ class Listening:
 
     connections: Connections
     bound: listen.BoundSocket
-    local: asyncio.AbstractServer
+    local: Local
     context: ssl.SSLContext | None
     remote: Remote | None = None
 
@@ -120,9 +121,9 @@ class ControlServer:
         (bound,) = listen.bind(address, "control.socket", group, make_parents=True)
         application = self._starting.application(self._lag)
         connections = Connections(application, admission.access, self._limits)
-        local = await asyncio.get_running_loop().create_unix_server(
-            connections.make, sock=bound.sock, backlog=listen.LISTEN_BACKLOG
-        )
+        access = admission.access
+        local = Local(bound.sock, connections.make, access.owns, self._limits)
+        local.start()
         self._listening = Listening(connections, bound, local, admission.context)
         self._lag.start()
 
@@ -174,7 +175,7 @@ class ControlServer:
         if listening is None:
             return
         listening.bound.remove_file()
-        listening.local.close()
+        await listening.local.close()
         if listening.remote is not None:
             await listening.remote.close()
         await listening.connections.stop()

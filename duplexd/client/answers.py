@@ -8,7 +8,7 @@ escaped where it is shown. Optional fields are those that an earlier version doe
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from duplexd.client.shapes import (
     ShapeError,
@@ -26,9 +26,16 @@ from duplexd.client.shapes import (
 from duplexd.errors import UnreachableError
 
 if TYPE_CHECKING:
-    from duplexd.client.http import Http
     from duplexd.client.shapes import Check
     from duplexd.json_object import Json
+
+
+class Sender(Protocol):
+    """Who answered: its name in the groups file, and what errors begin with."""
+
+    name: str
+    prefix: str
+
 
 _BUCKETS = 1024  # more than a wait of a year has
 _TEXTS = each(text)
@@ -272,7 +279,7 @@ def check_line(method: str, path: str, line: Json) -> None:
         check(line, "")
 
 
-def check_sender(answer: Json, link: Http) -> None:
+def check_sender(answer: Json, link: Sender) -> None:
     """Raises UnreachableError if another controller answers here: its vote is its own."""
     real = answer["controller"]
     if real != link.name:
@@ -282,7 +289,7 @@ def check_sender(answer: Json, link: Http) -> None:
         )
 
 
-def check_cut(answer: Json, link: Http, cut_id: str) -> None:
+def check_cut(answer: Json, link: Sender, cut_id: str) -> None:
     """Raises UnreachableError if the answer is about another cut than the one that was named."""
     if answer["id"] != cut_id:
         raise UnreachableError(

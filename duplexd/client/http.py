@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
@@ -33,10 +34,30 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 MAY_BE_DONE = "; it may still be done"  # what a request changes whose answer did not come
 _LIMITS = ClientLimits()
+_AGAIN_SECONDS = 0.01
 _OTHER_NAME = {62, 64}  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 # X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT and the like, X509_V_ERR_*_SELF_SIGNED_*
 _UNKNOWN_ISSUER = {2, 18, 19, 20, 21}
 _BROKEN = (OSError, EOFError, httptools.HttpParserError)
+
+
+async def _unix_socket(path: str) -> socket.socket:
+    """Connected. While many wait to be accepted the kernel has no room for one more, and asyncio
+    would take that for a connection.
+    """
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.setblocking(False)
+        while True:
+            try:
+                sock.connect(path)
+            except BlockingIOError:
+                await asyncio.sleep(_AGAIN_SECONDS)
+            else:
+                return sock
+    except BaseException:
+        sock.close()
+        raise
 
 
 def _doubt(method: str) -> str:
@@ -292,7 +313,8 @@ class Http:
 
     async def _connected(self) -> Connection:
         if self._entry.socket is not None:
-            opened, host = await asyncio.open_unix_connection(self._entry.socket), "localhost"
+            sock = await _unix_socket(str(self._entry.socket))
+            opened, host = await asyncio.open_unix_connection(sock=sock), "localhost"
         else:
             url = known(self._entry.url, "the groups file has a socket or a url")
             if url.tls and self._tls is None:

@@ -128,3 +128,9 @@ async def test_all_who_wait_get_one_answer_and_nobody_an_old_one() -> None:
     assert [of(asked), of(asked), of(asked + 0.005)] == [b"0"] * 3
     await asyncio.sleep(0.01)
     assert of(loops.now() - 0.001) == b"1"
+
+
+async def test_a_sign_of_life_does_not_wait_for_what_takes_long() -> None:
+    lanes = Lanes(LIMITS)
+    assert await lanes.enter(OBSERVER, "GET", "/metrics") is not None
+    assert await lanes.enter(OBSERVER, "GET", "/healthz") is not None
