@@ -59,6 +59,8 @@ class Facts(NamedTuple):
     least_ns: int = 0  # the earliest time of a record since; before the checkpoint's if the clock
     # was set back
     last: Piece | None = None  # what that change left, if it is known
+    # Sampled blocks as changes since the checkpoint left them, but for those of the last batch
+    before_last: Mapping[int, int] = {}
 
 
 class Known(NamedTuple):
@@ -217,7 +219,7 @@ def _judge_time(recorded: Image, found: Found, facts: Facts) -> Judgement | None
     if at < expected:
         times = _times(at, expected)
         return Judgement("older", f"{found.path}: an older copy of the image: {times}")
-    limit = _latest(recorded, found.last_there, facts)
+    limit = _latest(recorded, _is_there(recorded, found, facts), facts)
     if limit is None or at <= limit:
         return None
     return Judgement(
@@ -230,7 +232,7 @@ def _latest(recorded: Image, last_there: bool, facts: Facts) -> int | None:
     """The latest time at which the daemon can have written to the image; None: any time.
 
     A killed daemon leaves at most its last batch unapplied. If that was not applied, nothing was
-    written after its record; else the image may have been slow to take it.
+    written after its record; else the image may have been slow to take it, or hung (`_is_there`).
     """
     if facts.writing == "anything" or recorded.loose:
         return None
@@ -241,6 +243,18 @@ def _latest(recorded: Image, last_there: bool, facts: Facts) -> int | None:
     if facts.writing == "nothing":
         return before_ns
     return last_ns + (FAR_NS if last_there else NEAR_NS)
+
+
+def _is_there(recorded: Image, found: Found, facts: Facts) -> bool:
+    """Whether the last change is there, or one before its batch, where the checkpoint had something
+    else: then it is no copy of an earlier time, and a replay makes it whole. A write that hung when
+    the daemon was killed may leave nothing but its time.
+    """
+    return found.last_there or any(
+        facts.before_last.get(offset, ZERO_CRC) not in {crc, ZERO_CRC}
+        and found.samples.get(offset) == facts.before_last[offset]
+        for offset, crc in recorded.samples
+    )
 
 
 def away(recorded: Image, facts: Facts, last_there: bool = True) -> Image:
@@ -266,7 +280,7 @@ def _is_dated(recorded: Image, found: Found, facts: Facts) -> bool:
     """
     if not found.mtime_ns or not recorded.mtime_ns:
         return False
-    if _latest(recorded, found.last_there, facts) is None:
+    if _latest(recorded, _is_there(recorded, found, facts), facts) is None:
         return False
     return _same_time(found.mtime_ns, recorded.mtime_ns) or any(
         crc != ZERO_CRC and offset in found.samples and offset not in facts.touched

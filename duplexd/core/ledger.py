@@ -293,6 +293,7 @@ class Ledger:
             pair = self.pairs[number]
             pair.changed = pair.merged(changed)
             pair.tracked_bytes += ONLY_THE_MAP
+            pair.adopted = pair.adopted or number in marker.adopted
 
     # ---------------------------------------------------------------------- copies and resyncs
 
@@ -349,6 +350,7 @@ class Ledger:
 
     def _leave_cut(self, pair: PairRecord) -> None:
         pair.cut, pair.changed, pair.tracked_bytes, pair.staging = None, None, 0, ""
+        pair.adopted = False
 
     # ------------------------------------------------------------- changes without a marker
 

@@ -29,8 +29,8 @@ as a decimal string for a key, since JSON has no other keys; change maps are bas
                                                      all changes up to record `at`
     settled   job, volumes                           it is applied, durably
     equal     volumes                                DUPLEX: the secondaries hold all changes
-    missed    volumes {id: map}                      these bytes may have changed without a record
-    regions   volumes {id: [number]}                 these may differ after a power cut
+    missed    volumes {id: map}, adopted             changed without a record; `adopted`: by `adopt`
+    regions   volumes {id: [number]}, late           may differ after a power cut; `late`: see there
     detach    volumes                                the secondary was removed: SIMPLEX
     swap      volumes                                the two images change roles; of a SUSPENDED
                                                      pair, changes after the cut are given up
@@ -362,31 +362,34 @@ class Equal(NamedTuple):
 
 
 class Missed(NamedTuple):
-    """These bytes may have changed without a record of it."""
+    """These bytes may have changed without a record; of those `adopted`, to another image."""
 
     changed: Mapping[int, ChangeMap]
+    adopted: tuple[int, ...] = ()
 
     def pack(self) -> Json:
-        return {"m": "missed", "volumes": pack_maps(self.changed)}
+        adopted = {"adopted": list(self.adopted)} if self.adopted else {}
+        return {"m": "missed", "volumes": pack_maps(self.changed), **adopted}
 
     @classmethod
     def unpack(cls, fields: Json) -> Missed:
-        return cls(unpack_maps(fields["volumes"]))
+        return cls(unpack_maps(fields["volumes"]), tuple(numbers(fields.get("adopted", ()))))
 
 
 class Regions(NamedTuple):
-    """Regions that are about to change: after a power cut the legs may differ there."""
+    """Legs may differ there after a power cut. Primaries of `late` may change without a record."""
 
     fresh: Mapping[int, Sequence[int]]
+    late: Sequence[int] = ()
 
     def pack(self) -> Json:
         volumes = {str(number): list(regions) for number, regions in self.fresh.items()}
-        return {"m": "regions", "volumes": volumes}
+        return {"m": "regions", "volumes": volumes} | ({"late": [*self.late]} if self.late else {})
 
     @classmethod
     def unpack(cls, fields: Json) -> Regions:
-        volumes = fields["volumes"].items()
-        return cls({int(number): numbers(regions) for number, regions in volumes})
+        fresh = {int(number): numbers(regions) for number, regions in fields["volumes"].items()}
+        return cls(fresh, tuple(numbers(fields.get("late", ()))))
 
 
 class Detach(NamedTuple):

@@ -54,13 +54,15 @@ class PairRecord:
     (SUSPENDED), or still to copy (PENDING). `primary_at`: the number up to which the primary holds
     every change durably; that of the checkpoint, unless the primary was not there since.
     `secondary_at`: the same of the secondary; `applied` is ahead of it while the daemon runs.
-    `swapped`: the image that the configuration calls `secondary` is the primary.
+    `swapped`: the image that the configuration calls `secondary` is the primary. `adopted`: another
+    image has become the primary since the cut, so the journal does not lead from there to now.
     """
 
     __slots__ = (
-        "applied", "changed", "cut", "id", "limits", "name", "primary_at", "primary_image",
-        "reason", "regions", "removed", "secondary_at", "secondary_image", "secondary_path",
-        "size", "staged", "staging", "state", "swapped", "swaps", "tracked_bytes", "usable",
+        "adopted", "applied", "changed", "cut", "id", "limits", "name", "primary_at",
+        "primary_image", "reason", "regions", "removed", "secondary_at", "secondary_image",
+        "secondary_path", "size", "staged", "staging", "state", "swapped", "swaps",
+        "tracked_bytes", "usable",
     )  # fmt: skip
 
     def __init__(self, number: int, name: str, size: int, limits: EngineLimits) -> None:
@@ -80,6 +82,7 @@ class PairRecord:
         self.cut: Cut | None = None
         self.changed: ChangeMap | None = None
         self.tracked_bytes = 0  # written since the cut, counting each write
+        self.adopted = False
         self.staging = ""  # UNCOMMITTED, or the job whose staging log may not be applied yet
         self.staged = 0  # how many records that log has
         self.regions = DirtyRegions(size, limits.region_bytes_min, limits.regions_max)

@@ -14,7 +14,7 @@ from fastcrc import crc32
 
 from duplexd.backend import TRIM, WRITE
 from duplexd.core import pair_states
-from duplexd.core.identity import Facts, Known
+from duplexd.core.identity import Facts, Known, Writing
 from duplexd.images.probe import SAMPLE_BYTES, Piece
 
 if TYPE_CHECKING:
@@ -54,14 +54,26 @@ class _Saved(NamedTuple):
 class _Volume:
     """Of one volume since then."""
 
-    __slots__ = ("last", "last_us", "moved", "saved", "swapped", "touched", "written")
+    __slots__ = (
+        "became",
+        "last",
+        "last_us",
+        "late",
+        "moved",
+        "saved",
+        "swapped",
+        "touched",
+        "written",
+    )
 
     def __init__(self, saved: _Saved) -> None:
         self.saved = saved
         self.touched: set[int] = set()
+        self.became: dict[int, tuple[int, int]] = {}  # of those written whole: checksum, time
         self.written = False
         self.moved = False  # a marker changed what is done to the secondary
         self.swapped = False
+        self.late = False  # the primary may be written to without a record
         self.last_us = 0
         self.last: Piece | None = None
 
@@ -91,7 +103,12 @@ class Since:
         offsets = seen.saved.offsets
         place = bisect_right(offsets, offset - SAMPLE_BYTES)
         while place < len(offsets) and offsets[place] < end:
-            seen.touched.add(offsets[place])
+            at = offsets[place]
+            seen.touched.add(at)
+            seen.became.pop(at, None)
+            if kind == WRITE and offset <= at and at + SAMPLE_BYTES <= end:
+                block = payload[at - offset : at - offset + SAMPLE_BYTES]
+                seen.became[at] = _checksum(block), record.time_us
             place += 1
         if record.time_us != seen.last_us:
             seen.last_us = record.time_us
@@ -103,6 +120,9 @@ class Since:
         """A marker, as it was read."""
         self._note_time(record)
         kind = fields.get("m")
+        for number in fields.get("late", ()):
+            if int(number) in self._volumes:
+                self._volumes[int(number)].late = True
         if kind in _NEUTRAL:
             return
         volumes = fields.get("volumes", ())
@@ -133,10 +153,12 @@ class Since:
             complete=complete,
             last_ns=seen.last_us * 1000,
             last=seen.last,
+            before_last={at: crc for at, (crc, us) in seen.became.items() if us != seen.last_us},
             end_ns=self._end_ns,
             least_ns=self._least_ns,
         )
-        primary = common._replace(writing="records" if seen.written else "nothing")
+        writing: Writing = "records" if seen.written else "nothing"
+        primary = common._replace(writing="anything" if seen.late else writing)
         secondary = self._secondary(seen, common, mirrors)
         if seen.swapped:  # and each image may have been copied to, while it was the secondary
             anything = common._replace(writing="anything", touched=EVERYTHING)

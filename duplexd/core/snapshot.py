@@ -76,6 +76,7 @@ def take(pair: PairRecord, applied: int, primary_at: int, halfway: bool = False)
         "images": (pair.primary_image, pair.secondary_image),
         **({"secondary": pair.secondary_path} if pair.secondary_path else {}),
         **({"halfway": True} if halfway else {}),
+        **({"adopted": True} if pair.adopted else {}),
     }
 
 
@@ -105,6 +106,7 @@ def unpack(saved: Json, sequence: int, limits: EngineLimits) -> PairRecord:
     pair.staging, pair.staged = saved["staging"], saved["staged"]
     pair.regions.open = set(saved["regions"])
     pair.secondary_path = saved.get("secondary", "")  # left out where it is not known
+    pair.adopted = saved.get("adopted", False)  # left out where it is not
     # left out where nothing is known of them
     pair.primary_image, pair.secondary_image = map(unpack_image, saved.get("images", (None, None)))
     if saved["changed"] is not None:

@@ -18,12 +18,13 @@ import os
 import socket
 import stat
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.errors import ConfigurationError, ForbiddenError
 from duplexd.limits import DaemonLimits
 from duplexd.net import tls
-from duplexd.net.address import TcpAddress
+from duplexd.net.address import TcpAddress, UnixAddress
 from duplexd.net.listen import group_id
 from duplexd.runtime import owned
 from duplexd.runtime.in_time import Patience
@@ -31,7 +32,6 @@ from duplexd.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from duplexd.config.daemon_file import Config
 
@@ -55,6 +55,7 @@ def look(config: Config) -> list[Problem]:
     """
     return [
         *_directory("controller.state_dir", config.controller.state_dir),
+        *_sockets(config),
         *_group(config),
         *_tls(config),
     ]
@@ -226,15 +227,29 @@ def _new_image(key: str, path: Path) -> Iterator[Problem]:
         )
 
 
-def _directory(key: str, path: Path) -> Iterator[Problem]:
-    """A directory that is created if it does not exist."""
+def _ours(key: str, path: Path) -> Iterator[Problem]:
+    """Whether others could exchange what is written there as root."""
     try:
         owned.check_place(str(path))
     except owned.UnsafePlaceError as error:
         yield Problem(f"{key}: {error.filename!r}: {error.strerror}", forbidden=True)
+    except OSError:  # what else is wrong with it is found by who uses it
         return
-    except OSError:  # it is found below what is wrong with it
-        pass
+
+
+def _sockets(config: Config) -> Iterator[Problem]:
+    """Modes and groups of Unix sockets are set by their paths."""
+    yield from _ours("control.socket", config.control.socket.parent)
+    for index, address in enumerate(config.nbd.listen):
+        if isinstance(address, UnixAddress):
+            yield from _ours(f"nbd.listen[{index}]", Path(address.path).parent)
+
+
+def _directory(key: str, path: Path) -> Iterator[Problem]:
+    """A directory that is created if it does not exist."""
+    if unsafe := list(_ours(key, path)):
+        yield from unsafe
+        return
     nearest = path
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent

@@ -132,7 +132,7 @@ class Adoptions:
         was, unless it is another image.
         """
         if pair.state == pair_states.SUSPENDED and pair.usable and not another:
-            self._timeline.append(Missed({pair.id: pair.record.full_map()}))
+            self._timeline.append(Missed({pair.id: pair.record.full_map()}, (pair.id,)))
         elif pair.secondary is not None:
             self._images.forget_content(pair, f"{pair.primary.path} was adopted as it is")
 

@@ -13,10 +13,11 @@ Everything here happens at rest: directly after the batch that met the failure, 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from duplexd.core import freeze, pair_states
-from duplexd.core.markers import Swap
+from duplexd.core.markers import Regions, Swap
 from duplexd.engine.cut_archive import new_id
 from duplexd.engine.hung import in_place_of, leave_hung, was_left
 from duplexd.images.absent import AbsentLeg
@@ -130,6 +131,8 @@ class Failures:
         pair.failed = why if primary.path in why else f"{primary.path}: {why}"
         if isinstance(error, HungError):
             pair.set_legs(in_place_of(primary, error), pair.secondary, pair.mode)
+            with suppress(OSError):  # it only tells a start why the image is newer than its records
+                self._timeline.append(Regions({}, late=(pair.id,)))
         self.no_more_served(pair)
         self._events.emit("volume-not-served", volume=pair.name, error=pair.failed)
 

@@ -184,6 +184,9 @@ class Reopening:
         """Bring the primary to the last number. No change of this volume comes meanwhile."""
         if pair.lacks is not None and not pair.lacks.records:
             return
+        # A start that finds what this writes has no other record of it.
+        await self._timeline.at_rest(lambda: self._timeline.append(Regions({}, late=(pair.id,))))
+        await self._timeline.durable()
         tail, watch = self._timeline.written, Watch[Side]()
         replay = PrimaryReplay(self._timeline.writer.ring, self._chunk_bytes, watch)
         seconds = self._opener.seconds(PRIMARY)

@@ -69,6 +69,7 @@ class Samples:
         self._dirty: set[int] = set()  # volumes whose primaries were written to since then
         self._unsynced: list[Outcome] = []  # syncs of marks that failed
         self._branded: set[Leg] = set()  # carry the mark of this start
+        self._new: dict[Leg, str] = {}  # ids of images that are not recorded yet
         self._recorded = False  # by this start
         self._last = last
         self._swaps: dict[int, int] = {}  # of each volume, at the last checkpoint
@@ -95,6 +96,7 @@ class Samples:
         planned = [self._plan_one(pair, by_id[pair.id]) for pair in pairs]
         legs = {leg for pair in planned for leg in pair.legs if leg is not None}
         self._branded &= legs
+        self._new = {leg: number for leg, number in self._new.items() if leg in legs}
         self._written &= legs
         self._stamps = {leg: stamp for leg, stamp in self._stamps.items() if leg in legs}
         self._numbers = {leg: self._numbers[leg] for leg in self._stamps}
@@ -179,9 +181,12 @@ class Samples:
         if task.has_failed:
             task.record(task.unseen())
             return
+        number = self._id(task)
         try:
             image: Image | None = await to_its_end(
-                self._legs.on(pair.pair, leg, SYNC, lambda: self._image(task, stamp, written))
+                self._legs.on(
+                    pair.pair, leg, SYNC, lambda: self._image(task, number, stamp, written)
+                )
             )
         except OSError as error:
             if isinstance(error, _UnsyncedError) and not _has_failed(pair.pair, leg):
@@ -193,6 +198,14 @@ class Samples:
             if stamp is not None:
                 self._taken[leg] = stamp
         task.record(image)
+
+    def _id(self, task: ImageSnapshot) -> str:
+        """Of the image. A new one is tried again with the same id: a mark that hung, and was given
+        up, may be written after the next one.
+        """
+        if task.known is not None:
+            return task.known.id
+        return self._new.setdefault(task.leg, secrets.token_hex(16))
 
     def recorded(self, plan: Plan) -> None:
         """The checkpoint is on the disk. Meanwhile images may have changed roles, or have come."""
@@ -209,12 +222,15 @@ class Samples:
             images = dict(zip(each.legs, each.images, strict=True))
             ours = images.get(pair.primary, record.primary_image)
             theirs = images.get(pair.secondary, record.secondary_image)
+            if record.swaps != each.swaps:  # a swap may have given up changes of the journal
+                number = self._timeline.written
+                ours, theirs = (image and image.taken_at(number) for image in (ours, theirs))
             ledger.use_images(record, ours, theirs if pair.secondary is not None else None)
 
     # ------------------------------------------------------------------------------- in a worker
 
-    def _image(self, task: ImageSnapshot, stamp: Stamp | None, written: bool) -> Image:
-        image = self._marked(task, written)
+    def _image(self, task: ImageSnapshot, number: str, stamp: Stamp | None, written: bool) -> Image:
+        image = self._marked(task, number, written)
         sampled = not task.number or task.is_sampled
         if task.known is not None and not written and not image.loose and sampled:
             return image
@@ -229,14 +245,13 @@ class Samples:
             until_ns=0,
         )
 
-    def _marked(self, task: ImageSnapshot, synced: bool) -> Image:
+    def _marked(self, task: ImageSnapshot, number: str, synced: bool) -> Image:
         """Its id and mark, which are written once in each run of the daemon. That of a known image
         is durable, and so recorded, from its next sync on.
         """
         leg, known, generation = task.leg, task.unread(), self._timeline.ledger.starts
         if known is not None and leg in self._branded:
             return known._replace(generation=generation) if synced and known.marked else known
-        number = secrets.token_hex(16) if known is None else known.id
         mark = Mark(number, self._owner, self._name, task.pair.pair.name, generation)
         marked = _first_mark(leg, mark) if known is None else brand(leg, mark, durable=False)
         if known is None:

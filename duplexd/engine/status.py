@@ -146,7 +146,8 @@ class Status:
         first = pair.applied + 1
         whole = pair.usable and not _absence(secondary)
         reaches_back = self._timeline.writer.ring.oldest <= first
-        return {"possible": whole and reaches_back, "from_sequence": first}
+        possible = whole and reaches_back and not pair.record.adopted
+        return {"possible": possible, "from_sequence": first}
 
     def _as_of_time(self, pair: Pair) -> float | None:
         if pair.state == pair_states.SUSPENDED and pair.cut is not None:

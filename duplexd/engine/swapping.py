@@ -6,6 +6,13 @@
                 journal, so that the volume may even be without its primary; `lose_changes` gives it
                 up. Without one of them nothing is done, and the error says what is at stake
 
+Pairs are rolled forward together, in one walk along the journal: each after the other would read it
+as often, and it may be dropped meanwhile for those that have to wait.
+
+After an unclean stop the primary may hold changes whose records were lost. Clients have read them
+since, so a primary that is served is copied from in that case (`_only_in_primary`). The journal
+alone, which lacks them, is used once there is no such primary.
+
 What happens by itself when a primary fails is in `failures.py`, and how a start does the same in
 `recovery/degraded.py`.
 """
@@ -16,7 +23,8 @@ import errno
 from typing import TYPE_CHECKING
 
 from duplexd.core import lease as ends
-from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX
+from duplexd.core.ledger import ONLY_THE_MAP
+from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX, SUSPENDED
 from duplexd.errors import DuplexdError, WrongStateError
 from duplexd.images.absent import AbsentLeg
 from duplexd.runtime.tasks import to_its_end
@@ -67,23 +75,32 @@ class Swaps:
         at its cut, of one pair.
 
         Raises WrongStateError, with nothing changed, if one of them is in no state for it.
+        DuplexdError for one that could not be rolled forward; the others are swapped.
         """
         if keep_to is not None and len(pairs) != 1:
             raise WrongStateError("the image of a cut can be kept of one volume at a time")
         for pair in pairs:
             self._check(pair, roll_forward, lose_changes)
-        return {
-            "volumes": [await to_its_end(self._one(pair, roll_forward, keep_to)) for pair in pairs]
-        }
+        if roll_forward:
+            await to_its_end(self._roll_forward(pairs, keep_to))
+        left = [pair for pair in pairs if roll_forward and pair.state != DUPLEX]
+        gives_up = lose_changes and not roll_forward
+        swapped = [
+            await to_its_end(self._one(pair, gives_up)) for pair in pairs if pair not in left
+        ]
+        for pair in left:
+            raise DuplexdError(f"{pair.name}: {pair.resync_error or 'it was suspended again'}")
+        return {"volumes": swapped}
 
-    async def _one(self, pair: Pair, roll_forward: bool, keep_to: str | None) -> Json:
+    async def _one(self, pair: Pair, gives_up: bool) -> Json:
+        """It may be in another state than when the command began: those before it took a while."""
         lost: Json | None = None
         if pair.state == DUPLEX:
             await self._exchange_equal(pair)
-        elif roll_forward:
-            await self._roll_forward(pair, keep_to)
-        else:
+        elif gives_up:
             lost = await self._give_up(pair)
+        else:
+            raise WrongStateError(f"{pair.name} became {pair.state} meanwhile; try again")
         await self._timeline.durable()
         return {
             "name": pair.name,
@@ -127,10 +144,15 @@ class Swaps:
             )
         if not roll_forward and not lose_changes:
             raise WrongStateError(self._at_stake(pair))
-        if roll_forward:
+        if roll_forward and not _only_in_primary(pair):
             self._check_reach(pair)
 
     def _check_reach(self, pair: Pair) -> None:
+        if pair.record.adopted:
+            raise WrongStateError(
+                f"{pair.name}: its primary was adopted after its cut, number {pair.applied}, so "
+                f"the journal alone does not lead to what the volume held. {self._at_stake(pair)}"
+            )
         if not self._reaches_back(pair):
             raise WrongStateError(
                 f"{pair.name}: the journal no longer reaches back to its cut, number "
@@ -138,14 +160,24 @@ class Swaps:
                 f"{self._at_stake(pair)}"
             )
 
+    def _check_again(self, pair: Pair) -> None:
+        """In the step that begins: a copy of the cut, or a sync, may have taken long."""
+        if pair.state != SUSPENDED or not pair.usable or _only_in_primary(pair):
+            raise WrongStateError(f"{pair.name} changed its state meanwhile; try again")
+        self._check_reach(pair)
+
     def _reaches_back(self, pair: Pair) -> bool:
         nothing = self._timeline.written <= pair.applied
         return nothing or self._timeline.writer.ring.oldest <= pair.applied + 1
 
+    def _can_go_forward(self, pair: Pair) -> bool:
+        by_journal = self._reaches_back(pair) and not pair.record.adopted
+        return by_journal or _only_in_primary(pair)
+
     def _at_stake(self, pair: Pair) -> str:
         lost = self._lost(pair)
         forward = (
-            " --roll-forward applies them from the journal;" if self._reaches_back(pair) else ""
+            " --roll-forward applies them from the journal;" if self._can_go_forward(pair) else ""
         )
         return (
             f"{pair.name} is SUSPENDED: its secondary lacks the changes from number "
@@ -212,16 +244,19 @@ class Swaps:
 
     # ------------------------------------------------------------------- a secondary at its cut
 
-    async def _roll_forward(self, pair: Pair, keep_to: str | None) -> None:
-        """Follow the journal from the cut on, then exchange."""
+    async def _roll_forward(self, pairs: Sequence[Pair], keep_to: str | None) -> None:
+        """Bring the secondaries of those that are suspended to the last change."""
+        pairs = [pair for pair in pairs if pair.state != DUPLEX]
         if keep_to is not None:
-            await self._keep(pair, keep_to)
-        self._check_reach(pair)  # again: a copy, or the pairs before this one, may take long
-        await self._resyncs.roll_forward(pair)
-        await self._resyncs.wait([pair])
-        if pair.state != DUPLEX:
-            raise DuplexdError(f"{pair.name}: {pair.resync_error or 'it was suspended again'}")
-        await self._exchange_equal(pair)
+            for pair in pairs:
+                await self._keep(pair, keep_to)
+        by_map = [pair for pair in pairs if _only_in_primary(pair)]
+        by_journal = [pair for pair in pairs if pair not in by_map]
+        if by_journal:
+            await self._resyncs.roll_forward(by_journal, self._check_again)
+        if by_map:
+            await self._resyncs.resync(by_map)
+        await self._resyncs.wait(pairs)
 
     async def _keep(self, pair: Pair, path: str) -> None:
         try:
@@ -269,6 +304,11 @@ class Swaps:
             self._failures.leave_failed(pair, OSError(errno.EIO, failed))
         self._failures.said_swapped(pair, "by command, changes given up", primary)
         return lost
+
+
+def _only_in_primary(pair: Pair) -> bool:
+    """Whether it shows clients changes that the journal lacks."""
+    return not pair.failed and pair.record.tracked_bytes >= ONLY_THE_MAP
 
 
 def _copy(source: Leg, target: Leg, size: int) -> None:

@@ -179,6 +179,7 @@ class Walk:
             current.first = 0
         for other in later:
             other.first, other.end = 0, SEGMENT_HEADER_BYTES
+            other.file.sync()  # its header may not be durable, if who made it was killed
             ring.live.remove(other)
             ring.spares.append(other)
         before = ring.live[: ring.live.index(current)]

@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING
 
 from duplexd.errors import ConfigurationError, WrongStateError
 from duplexd.net.address import Address, TcpAddress, UnixAddress
-from duplexd.runtime import owned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -94,9 +93,6 @@ def bind(
     try:
         if isinstance(address, TcpAddress):
             return _bind_tcp(address)
-        owned.check_place(
-            os.path.dirname(address.path) or "."
-        )  # its mode and group are set by path
         if make_parents:
             os.makedirs(os.path.dirname(address.path) or ".", exist_ok=True)
         return [_bind_unix(address.path, -1 if group is None else group)]

@@ -130,6 +130,7 @@ class Copying:
         try:
             return await to_its_end(self._legs.walk(job, sink.legs.watch, call))
         except HungError as hung:
+            sink.legs.anew()  # a copy goes on with its other pairs
             pair, _, use = hung_in(hung)
             if use == SECONDARY:
                 raise SinkError(pair, job.walk().position + 1, hung) from hung

@@ -18,7 +18,7 @@ from duplexd.journal.writer import NO_SPACE
 from duplexd.replication.job import ALREADY, COPY, JOURNAL, MAP, Job
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from duplexd.core.pair import Pair
     from duplexd.json_object import Json
@@ -92,13 +92,20 @@ class Resyncs:
             more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
             raise WrongStateError(f"{lost[0].strerror}{more}; nothing was started")
 
-    async def roll_forward(self, pair: Pair) -> None:
-        """Begin a resync from the journal alone: without its primary. The caller has checked that
-        the journal reaches back to the cut.
+    async def roll_forward(self, pairs: Sequence[Pair], check: Callable[[Pair], None]) -> None:
+        """Begin a resync from the journal alone: without their primaries. `check` raises if it does
+        not reach back to the cut of one. From that step on it is kept for all of them.
         """
-        await self.arrive([pair])
-        pair.copied_bytes, pair.resync_error = 0, None
-        await self._timeline.at_rest(lambda: self._begin_following([pair], JOURNAL))
+        await self.arrive(pairs)
+
+        def begin() -> None:
+            for pair in pairs:
+                check(pair)
+            for pair in pairs:
+                pair.copied_bytes, pair.resync_error = 0, None
+            self._begin_following(pairs, JOURNAL)
+
+        await self._timeline.at_rest(begin)
 
     def _has_arrived(self, pair: Pair) -> bool:
         settled = pair.cut is None or pair.cut.id not in self._unsettled

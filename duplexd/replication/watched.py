@@ -99,6 +99,10 @@ class WatchedLegs:
     def __init__(self) -> None:
         self.watch: Watch[Access] = Watch()
 
+    def anew(self) -> None:
+        """The worker was given up, and still uses its watch: another one goes on."""
+        self.watch = Watch()
+
     def primary(self, pair: Pair) -> Leg:
         """The image that is the primary now."""
         return WatchedLeg(pair, pair.primary, PRIMARY, self.watch)

@@ -163,7 +163,11 @@ async def patiently(
 
     Raises what `call` raises; HungError, with the thread given up, when one system call on
     something takes longer than `seconds_for` it. If the waiter is cancelled, the call goes on.
+
+    A watch is of one worker: after a HungError, another call needs another watch.
     """
+    if watch.given_up:
+        raise RuntimeError("a thread that was given up still uses this watch")
     loop = asyncio.get_running_loop()
     future: asyncio.Future[R] = loop.create_future()
 

@@ -33,7 +33,6 @@ class BadDay(Scenario):
     """
 
     losses = 0.4
-    keeps_journal = False  # not for a volume that is not served, once it is full
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
@@ -122,7 +121,7 @@ class BadDay(Scenario):
         if pair.id < 0 or pair.name in self.adopting or machine.history.goes_back(pair.id):
             return
         actual = machine.disk.content(pair.primary.path)
-        machine.history.seen(pair.id, actual)
+        machine.history.seen(pair.id, actual, pair.record.primary_image is not None)
         problem = machine.history.found(pair.id, actual)
         assert not problem, f"primary of {pair.name}, served again: {problem}"
 

@@ -40,7 +40,7 @@ class History:
 
     entries: list[Entry] = field(default_factory=list)
     bases: dict[int, bytes] = field(default_factory=dict)  # what a volume held at its birth
-    unseen: set[int] = field(default_factory=set)  # volumes that no start has served yet
+    unseen: set[int] = field(default_factory=set)  # volumes whose image is not recorded yet
     lost: dict[int, list[Entry]] = field(default_factory=dict)
     tail: int = 0  # where the last recovery found the end of the journal
     refused: dict[float, Entry] = field(
@@ -108,15 +108,18 @@ class History:
         self.entries.append(Entry(self.tail + 0.5, WRITE, volume, 0, bytes(patched)))
         return ""
 
-    def seen(self, volume: int, actual: bytes) -> None:
-        """A start serves a volume. One that has not been written to yet begins with what it holds:
-        a crash between its birth and now may have taken back what an older life left there.
+    def seen(self, volume: int, actual: bytes, recorded: bool) -> None:
+        """A volume is served. One that has not been written to yet begins with what it holds: a
+        crash between its birth and now may have taken back what an older life left there. So it
+        does again, unless a checkpoint has `recorded` its image: no client writes before that, and
+        what lies at its path at the next start may be another image.
         """
         written = any(each.volume == volume and each.kind != MARKER for each in self.entries)
         if volume in self.unseen and not written:
             self.bases[volume] = actual
             self.lost.pop(volume, None)
-        self.unseen.discard(volume)
+        if recorded:
+            self.unseen.discard(volume)
 
     def goes_back(self, volume: int) -> bool:
         """Whether a swap that gives up changes of a volume is about to be written."""

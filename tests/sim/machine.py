@@ -51,7 +51,8 @@ class Machine:
         self.history = History(found_at_birth=self._found_at_birth)
         self.promises = Promises()
         self.operations: deque[str] = deque(maxlen=60)
-        self.failures: list[Json] = []  # events: what was suspended, and not by command
+        # events: what was suspended, and not by command; which of these volumes were `served`
+        self.failures: list[Json] = []
         self.may_refuse = False  # whether the journal has met a full disk
         self.refuses: Callable[[Change], bool] = lambda _change: False  # for another reason
         self.volumes: dict[str, VolumeConfig] = {}
@@ -171,7 +172,10 @@ class Machine:
 
     def _note_failure(self, event: Json) -> None:
         if event["event"] == "suspended" and event["reason"] != BY_COMMAND:
-            self.failures.append(event)
+            by_name = self.last.volumes.by_name if self.last is not None else {}
+            unserved = {name for name, pair in by_name.items() if pair.failed}
+            served = [name for name in event["volumes"] if name not in unserved]
+            self.failures.append({**event, "served": served})
 
     @property
     def controller(self) -> engine.Controller:

@@ -29,7 +29,6 @@ class Scenario:
 
     losses = 0.5
     flushes = 0.2
-    keeps_journal = True  # for every pair that needs it
     patience_s = 150.0  # how long what the administrator does may take
 
     def __init__(self, seed: int, faults: bool = True) -> None:
@@ -71,7 +70,7 @@ class Scenario:
             self._last = True
             self._heal()
             self.machine.live(self._life)
-            checks.check_failures(self.machine, self.faults, self.keeps_journal)
+            checks.check_failures(self.machine, self.faults)
 
     def _live_and_die(self) -> None:
         machine, rng = self.machine, self.rng
@@ -86,7 +85,7 @@ class Scenario:
             power = power or self.power_fails
         else:
             power = power and rng.random() < 0.5
-        checks.check_failures(machine, self.faults, self.keeps_journal)
+        checks.check_failures(machine, self.faults)
         self._note_states(power)
         if not self.faults or rng.random() < 0.5:
             self._heal()

@@ -152,6 +152,9 @@ class GuestDaemon(NamedTuple):
         if self.state_and_reason()[0] != "DUPLEX":
             raise MachineError(f"the resync failed: {self.events('suspended')[-1]}")
 
+    def suspend(self) -> None:
+        self._post("/v1/suspend")
+
     def legs_are_equal(self) -> bool:
         """Whether the daemon says so, and what is on the disks too, whatever is in memory."""
         said = bool(self._post("/v1/verify")["equal"])

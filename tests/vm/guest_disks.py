@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 DIRECTORY = "/srv/disks"  # of files that have the disks' content, in memory
 SECTORS_PER_MIB = 2048
+LOGS_FROM = 4  # number of the first loop device that is a log
+LOG_MIB = 512  # of which only what is used takes memory
 _NO_UDEV = "export DM_DISABLE_UDEV=1"  # dmsetup makes the nodes itself
 
 
@@ -63,6 +65,32 @@ class GuestDisk(NamedTuple):
         """Every request fails for `down_s`, after each `up_s` seconds."""
         target = f"flakey /dev/loop{self.number} 0 {up_s} {down_s}"
         self._load(f"0 {self.sectors} {target}")
+
+    def suspend(self) -> None:
+        """Every request waits."""
+        self.machine.run(f"{_NO_UDEV}; dmsetup suspend --noflush --nolockfs {self.name}")
+
+    def resume(self) -> None:
+        """What waited goes on."""
+        self.machine.run(f"{_NO_UDEV}; dmsetup resume {self.name}")
+
+    def log_writes(self) -> None:
+        """From now on whatever becomes durable is logged; see log_writes.py."""
+        loop = f"/dev/loop{self.number + LOGS_FROM}"
+        self.machine.run(f"truncate -s {LOG_MIB}M {self.log} && losetup {loop} {self.log}")
+        self._load(f"0 {self.sectors} log-writes /dev/loop{self.number} {loop}")
+
+    @property
+    def log(self) -> str:
+        """What has been logged; complete when the disk is good again."""
+        return f"{self.file}.log"
+
+    def remove(self) -> None:
+        """Its files, too, and the device: for another one in its place."""
+        self.machine.run(
+            f"{_NO_UDEV}; dmsetup remove {self.name} && losetup -d /dev/loop{self.number} && "
+            f"rm -f {self.file}; losetup -d /dev/loop{self.number + LOGS_FROM}; rm -f {self.log}"
+        )
 
     def _good(self, start: int, sectors: int) -> str:
         return f"{start} {sectors} linear /dev/loop{self.number} {start}"

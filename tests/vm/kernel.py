@@ -36,6 +36,7 @@ MODULES = (
     "loop",
     "dm_mod",
     "dm_flakey",
+    "dm_log_writes",
 )
 
 

@@ -5,6 +5,7 @@ Each is shown to find what it is there for.
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,6 +22,8 @@ from tests.vm.checker import (
     content,
 )
 from tests.vm.images import read_images, replay_and_check
+from tests.vm.log_writes import DISCARD, FLUSH, FUA, MARK, Replay, entries
+from tests.vm.promises import Moment, findings, moments
 from tests.vm.tools import MachineError, run_tool, tool
 
 if TYPE_CHECKING:
@@ -176,3 +179,79 @@ def test_a_command_beyond_its_time_fails_and_the_next_one_is_answered(machine: M
 def test_the_guest_sees_the_devices_of_the_kernel_driver(machine: Machine) -> None:
     assert machine.run("uname -s; ls /dev/nbd0") == "Linux\n/dev/nbd0"
     assert "cloud" in machine.run("uname -r")
+
+
+def write_log(path: Path, entries: list[tuple[int, int, int, bytes]]) -> None:
+    """A log of dm-log-writes: (sector, sectors, flags, data or mark) each."""
+    sector = 4096
+    content = bytearray(struct.pack("<QQQI", 0x6A736677736872, 1, len(entries), sector))
+    content += bytes(sector - len(content))
+    for place, sectors, flags, data in entries:
+        mark = data if flags & MARK else b""
+        head = struct.pack("<QQQQ", place, sectors, flags, len(mark)) + mark
+        content += head + bytes(sector - len(head))
+        if not mark:
+            content += data + bytes(-len(data) % sector)
+    path.write_bytes(content)
+
+
+def test_a_log_of_writes_is_replayed_up_to_a_mark(tmp_path: Path) -> None:
+    log, image = tmp_path / "log", tmp_path / "image"
+    writes = [(0, 8, 0, b"a" * 4096), (2, 1, FUA, b"b" * 512), (0, 0, MARK, b"first")]
+    more = [
+        (0, 1, 0, b"c" * 512),
+        (4, 2, DISCARD, b""),
+        (0, 0, FLUSH, b""),
+        (0, 0, MARK, b"second"),
+    ]
+    write_log(log, [*writes, *more, (0, 0, MARK, b"second")])
+    replay = Replay(log, image, 8192)
+    replay.until("first")
+    assert image.read_bytes() == b"a" * 1024 + b"b" * 512 + b"a" * 2560 + bytes(4096)
+    replay.until("second")
+    first_sectors = b"c" * 512 + b"a" * 512 + b"b" * 512 + b"a" * 512
+    assert image.read_bytes() == first_sectors + bytes(1024) + b"a" * 1024 + bytes(4096)
+    with pytest.raises(ValueError, match="no mark third"):
+        replay.until("third")
+
+
+def test_a_file_that_is_not_a_log_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(bytes(8192))
+    with pytest.raises(ValueError, match="does not begin as a log"):
+        next(entries(tmp_path / "log"))
+
+
+def block_of(number: int) -> bytes:
+    return struct.pack("<Q", number) * 512
+
+
+PROMISED = """write 1 0 2
+flushed 1
+write 2 1 1
+mark before
+flushed 2
+mark after
+"""
+
+
+@pytest.mark.parametrize(
+    ("mark", "blocks", "finding"),
+    [
+        ("before", (1, 1), ""),
+        ("before", (1, 2), ""),
+        ("before", (0, 1), "block 0 holds write 0; 1 was flushed"),
+        ("after", (1, 2), ""),
+        ("after", (1, 1), "block 1 holds write 1; 2 was flushed"),
+        ("after", (2, 2), "block 0 holds write 2; 1 was flushed"),
+    ],
+)
+def test_what_was_flushed_has_to_be_there_and_nothing_else(
+    mark: str, blocks: tuple[int, int], finding: str
+) -> None:
+    content = b"".join(map(block_of, blocks))
+    assert findings(content, moments(PROMISED)[mark]) == ([finding] if finding else [])
+
+
+def test_a_torn_block_is_found() -> None:
+    content = block_of(1)[:2048] + block_of(2)[:2048]
+    assert findings(content, Moment({0: 1}, {0: {2}})) == ["block 0 is torn"]

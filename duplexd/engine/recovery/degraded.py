@@ -83,7 +83,8 @@ class Degraded:
         """A primary was taken as it is: the secondary differs from it where nobody knows."""
         everything = pair.record.full_map()
         if pair.state == pair_states.SUSPENDED and pair.usable:
-            self._timeline.append(Missed({pair.id: everything}))  # its cut is as good as before
+            # its cut is as good as before
+            self._timeline.append(Missed({pair.id: everything}, (pair.id,)))
         elif pair.state != pair_states.SIMPLEX:
             why = f"{pair.primary.path} was adopted as it is"
             self._suspend(pair, Fault(OSError(errno.ESTALE, why)), alone=True)

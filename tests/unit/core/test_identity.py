@@ -149,6 +149,26 @@ def test_after_a_kill_the_last_record_bounds_the_time(
     assert kind(found(mtime_ns=T + S + later, last_there=last_there), facts) == expected
 
 
+@pytest.mark.parametrize(
+    ("there", "before_last", "expected"),
+    [
+        (77, {4096: 77}, "same"),  # a write that hung at the kill left nothing but its time
+        (12, {4096: 77}, "changed"),  # as at the checkpoint: it may be a copy from before
+        (55, {4096: 77}, "changed"),
+        (12, {4096: 12}, "changed"),  # it was the same before, and says nothing
+        (ZERO_CRC, {4096: ZERO_CRC}, "changed"),  # a new, empty image has that, too
+        (77, {1 << 20: 77}, "changed"),  # not sampled of this image
+    ],
+)
+def test_a_change_before_the_last_batch_shows_that_an_image_is_no_older_copy(
+    there: int, before_last: dict[int, int], expected: str
+) -> None:
+    facts = Facts("records", touched={4096}, last_ns=T + S, before_last=before_last)
+    samples = {**dict(SAMPLES), 4096: there}
+    late = found(mtime_ns=T + 20 * S, last_there=False, samples=samples)
+    assert kind(late, facts) == expected
+
+
 def test_a_clock_that_was_set_back_makes_no_older_copy() -> None:
     facts = Facts("records", last_ns=T - 50 * S, least_ns=T - 60 * S)
     assert kind(found(mtime_ns=T - 50 * S), facts) == "same"

@@ -118,8 +118,14 @@ WRITTEN: list[tuple[Marker, Json]] = [
     ),
     (Settled("j1", [1, 2]), {"m": "settled", "job": "j1", "volumes": [1, 2]}),
     (Equal([1, 2]), {"m": "equal", "volumes": [1, 2]}),
-    (Missed({2: changed(0, 3)}), {"m": "missed", "volumes": {"2": packed(0, 3)}}),
-    (Regions({1: [0, 5], 2: [1]}), {"m": "regions", "volumes": {"1": [0, 5], "2": [1]}}),
+    (
+        Missed({2: changed(0, 3)}, (2,)),
+        {"m": "missed", "volumes": {"2": packed(0, 3)}, "adopted": [2]},
+    ),
+    (
+        Regions({1: [0, 5], 2: [1]}, (2,)),
+        {"m": "regions", "volumes": {"1": [0, 5], "2": [1]}, "late": [2]},
+    ),
     (Detach([1, 2]), {"m": "detach", "volumes": [1, 2]}),
     (Swap([1, 2]), {"m": "swap", "volumes": [1, 2]}),
     (Synced(), {"m": "synced"}),
@@ -171,6 +177,12 @@ def test_what_older_versions_left_out_has_its_default(fields: Json, marker: Mark
 def test_what_says_nothing_is_left_out(marker: Marker, left_out: set[str]) -> None:
     whole = next(fields for other, fields in WRITTEN if type(other) is type(marker))
     assert set(marker.pack()) == set(whole) - left_out
+
+
+def test_regions_without_a_primary_that_may_be_written_late_are_as_they_were_before() -> None:
+    fields = {"m": "regions", "volumes": {"1": [0]}}
+    assert Regions({1: [0]}).pack() == fields
+    assert unpack(fields) == Regions({1: [0]})
 
 
 def test_every_kind_is_in_the_table_of_this_test() -> None:
@@ -234,8 +246,12 @@ any_marker: st.SearchStrategy[Marker] = st.one_of(
     st.builds(Abandon, texts, lists, st.dictionaries(numbers, texts, max_size=3)),
     st.builds(Commit, texts, places, places, lists),
     st.builds(Settled, texts, lists),
-    st.builds(Missed, maps_by_volume),
-    st.builds(Regions, st.dictionaries(numbers, st.lists(st.integers(0, 4095)), max_size=3)),
+    st.builds(Missed, maps_by_volume, lists.map(tuple)),
+    st.builds(
+        Regions,
+        st.dictionaries(numbers, st.lists(st.integers(0, 4095)), max_size=3),
+        st.lists(numbers, max_size=3).map(tuple),
+    ),
 )
 
 

@@ -121,6 +121,11 @@ def test_nothing_is_known_of_a_volume_that_is_new() -> None:
     assert story.since.facts(story.ledger.pairs[2], True, True) == (Facts(), Facts())
 
 
+def test_a_call_that_was_given_up_may_write_to_the_primary_at_any_time() -> None:
+    story = Story().change(0, b"x").marker(markers.Regions({}, late=[1]))
+    assert story.writing() == ("anything", "records")
+
+
 # ------------------------------------------------------------------------------- what was touched
 
 
@@ -201,3 +206,10 @@ def test_images_are_known_by_their_role_unless_the_volume_was_removed() -> None:
     }
     story.ledger.apply(Place(101, US), markers.Remove(1))
     assert known(story.ledger, "ours").images == {}
+
+
+def test_blocks_that_earlier_batches_wrote_whole_are_known() -> None:
+    block = bytes(range(256)) * 16
+    story = Story().change(4096, bytes(4096) + block).change(0, block).change(0, b"in part")
+    story.change(40 << 20, block, time_us=US + 7)
+    assert story.facts()[0].before_last == {8192: crc32.iscsi(block)}

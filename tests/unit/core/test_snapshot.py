@@ -10,8 +10,10 @@ from duplexd.core.markers import (
     Attach,
     Commit,
     Copy,
+    Equal,
     Fail,
     MakeCut,
+    Missed,
     Open,
     Regions,
     Remove,
@@ -102,6 +104,16 @@ def test_the_roles_of_the_images_are_kept() -> None:
     assert [number for number, pair in again.pairs.items() if pair.swapped] == [3]
 
 
+def test_it_is_known_that_another_primary_was_adopted_since_the_cut() -> None:
+    story = many()
+    story.mark(Missed({4: changed(1), 6: changed(1)}, (4,)))
+    again = through_a_checkpoint(story.ledger, 9)
+    assert [number for number, pair in again.pairs.items() if pair.adopted] == [4]
+    story.mark(Resync("k", MAP, [4]))
+    story.mark(Equal([4]))
+    assert not story.pair(4).adopted, "it has left that cut"
+
+
 def test_only_regions_touched_since_the_last_checkpoint_stay_open() -> None:
     story = many()
     story.mark(Regions({3: [0, 1, 2]}))
@@ -147,6 +159,7 @@ def test_what_the_first_version_did_not_write_has_its_default() -> None:
 def test_what_is_known_is_all_that_a_pair_keeps() -> None:
     """A new field of a record must be saved."""
     apart = {
+        "adopted",
         "regions",
         "secondary_path",
         "primary_at",

@@ -93,3 +93,13 @@ def text(directory: Path) -> str:
         f'[controller]\nname = "a"\nstate_dir = "{directory}/state"\n[nbd]\nlisten = ["unix:n"]\n'
         '[control]\nsocket = "c"\n[volumes.v]\nsize = 4096\nprimary = "p"\n'
     )
+
+
+def test_as_root_state_and_sockets_are_in_places_that_only_root_may_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    tmp_path.chmod(0o777)
+    found = preflight.look(config(tmp_path))
+    keys = {problem.line.split(": ")[0] for problem in found if problem.forbidden}
+    assert {"controller.state_dir", "control.socket"} <= keys

@@ -13,6 +13,7 @@ import pytest
 from duplexd.config import load as config
 from duplexd.core import pair_states
 from duplexd.errors import DuplexdError, WrongStateError
+from duplexd.runtime.watch import HungError
 from tests.sim.image import Image
 from tests.unit.engine.cores import SIZE, Core, new_disk, run, running, settings
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 BOTH = {"data": "sync", "wal": "sync"}
 DB = {"db": ["data", "wal"]}
 DATA = b"\x55" * 4096
+WRITTEN_NS = 1_795_001_000_000_000_000  # by the clock of `HandClock`
 
 
 def replace(core: Core, side: str) -> None:
@@ -300,6 +302,49 @@ async def test_images_with_changes_that_the_journal_lost_in_place_are_not_refuse
         await core.controller.resync_wait(["data"])
         assert core.states() == {"data": pair_states.DUPLEX}
         assert core.equal()
+
+
+async def test_a_primary_that_a_call_wrote_to_after_it_was_given_up_is_not_refused() -> None:
+    """Nothing of the change is there, only its time, when the daemon is killed."""
+    disk, alone = new_disk(), {"data": ""}
+    disk.now_ns = lambda: WRITTEN_NS
+    core = await Core.begin(disk, settings(alone))
+    await core.write("data", SIZE // 2, DATA)
+    await core.controller.checkpointer.checkpoint()
+    await core.write("data", 0, DATA)
+    failures, pair = core.controller.failures, core.pair()
+    hung = HungError(pair.primary, 30.0)
+    await core.controller.timeline.at_rest(lambda: failures.primary_failed(pair, hung))
+    await core.crash(power=False)
+    image = disk.take("/a/data.img")
+    image.current[: len(DATA)] = bytes(len(DATA))
+    image.mtime_ns = WRITTEN_NS + 60_000_000_000
+    disk.give("/a/data.img", image)
+    async with running(alone, disk=disk) as core:
+        assert not core.pair().failed
+        assert core.image("data", "a")[: len(DATA)] == DATA
+
+
+async def test_a_primary_that_got_what_it_lacked_is_not_refused_before_a_checkpoint() -> None:
+    """What was applied to it has no record since the last one."""
+    disk, alone = new_disk(), {"data": "", "apart": "sync"}
+    disk.now_ns = lambda: WRITTEN_NS
+    core = await Core.begin(disk, settings(alone))
+    await core.write("data", SIZE // 2, DATA)
+    await core.controller.checkpointer.checkpoint()
+    await core.write("data", 0, DATA)
+    await core.crash(power=False)
+    image = disk.take("/a/data.img")
+    core = await Core.begin(disk, settings(alone))
+    await core.controller.checkpointer.checkpoint()
+    disk.give("/a/data.img", image)
+    disk.now_ns = lambda: WRITTEN_NS + 3600_000_000_000
+    with pytest.raises(WrongStateError, match="no secondary to resync"):
+        await core.controller.resync(["data"])
+    assert not core.pair().failed
+    await core.crash(power=False)
+    async with running(alone, disk=disk) as core:
+        assert not core.pair().failed
 
 
 # ------------------------------------------------------------------- images that nobody knows

@@ -11,6 +11,7 @@ import pytest
 from duplexd.images.probe import SAMPLE_BYTES, Mark
 from duplexd.journal.format import crc32c
 from duplexd.runtime.watch import HungError
+from tests.support.fault_leg import FaultLeg
 from tests.unit.engine.cores import MIB, SIZE, Core, new_disk, run, running, settings
 from tests.unit.engine.test_recovery_degraded import refusing
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from duplexd.core.image_record import Image
+    from duplexd.runtime.stamp import Stamp
 
 BLOCK = 1 * MIB + 3 * SAMPLE_BYTES
 ALONE = {"data": "sync"}
@@ -32,10 +34,10 @@ def images(core: Core, name: str = "data") -> tuple[Image, Image]:
 
 def exact(core: Core, name: str = "data") -> list[int]:
     """Where the images were sampled, each as its image is."""
-    for side, image in zip("ab", images(core, name), strict=True):
-        content = core.image(name, side)
+    for image in images(core, name):
+        content = core.disk.content(image.path)
         for offset, crc in image.samples:
-            assert crc32c(content[offset : offset + SAMPLE_BYTES]) == crc, (side, offset)
+            assert crc32c(content[offset : offset + SAMPLE_BYTES]) == crc, (image.path, offset)
     return images(core, name)[0].offsets
 
 
@@ -136,6 +138,29 @@ def test_an_image_keeps_its_id_and_its_mark_says_which_start_used_it_last() -> N
     assert (first[1], second[1]) == (1, 2)
 
 
+class _OfNoTime(FaultLeg):
+    """A leg that takes a mark, and then cannot be recorded."""
+
+    def stamp(self) -> Stamp:
+        raise OSError(errno.EIO, "no answer", self.path)
+
+
+async def test_a_new_image_is_marked_again_with_the_same_id() -> None:
+    """The first call may have hung, and write its mark after the second one."""
+    async with running(ALONE) as core:
+        pair, ledger = core.pair(), core.controller.timeline.ledger
+        ledger.use_images(pair.record, pair.record.primary_image, None)
+        pair.set_legs(pair.primary, _OfNoTime(pair.copy_of), pair.mode)
+        ids = set()
+        for _ in range(2):
+            await checkpoint(core)
+            mark = Mark.unpack(pair.copy_of.read_mark())
+            assert mark is not None
+            assert pair.record.secondary_image is None
+            ids.add(mark.id)
+        assert len(ids) == 1
+
+
 async def test_an_image_that_was_not_written_to_is_not_looked_at_again() -> None:
     async with running(ALONE) as core:
         await core.write("data", 0, b"x" * SAMPLE_BYTES)
@@ -205,6 +230,21 @@ def test_samples_are_exact_after_what_came_beside_a_checkpoint(
 ) -> None:
     """A suspend syncs the secondary with changes that the checkpoint does not cover."""
     assert all(BLOCK in _beside(count, change) for count in range(0, 30, 3))
+
+
+@pytest.mark.parametrize("count", range(0, 30, 3))
+async def test_changes_given_up_beside_a_checkpoint_are_not_taken_for_those_of_the_new_primary(
+    count: int,
+) -> None:
+    async with running(ALONE) as core:
+        await _suspend(core)
+        await core.write("data", BLOCK, b"x" * SAMPLE_BYTES)
+        begun = asyncio.ensure_future(checkpoint(core))
+        await core.turns(count)
+        await core.controller.swap(["data"], False, None, True)
+        await begun
+        await checkpoint(core)
+        exact(core)
 
 
 async def test_samples_are_exact_at_each_of_several_cuts() -> None:

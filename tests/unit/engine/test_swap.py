@@ -7,8 +7,10 @@ import errno
 
 import pytest
 
-from duplexd.errors import WrongStateError
-from tests.unit.engine.cores import Core, new_disk, run, running, settings
+from duplexd.core.ledger import ONLY_THE_MAP
+from duplexd.core.markers import Missed
+from duplexd.errors import DuplexdError, WrongStateError
+from tests.unit.engine.cores import SIZE, Core, new_disk, run, running, settings
 
 ONE = {"data": "sync"}
 
@@ -135,6 +137,120 @@ async def test_a_journal_that_is_dropped_while_the_image_is_kept_is_noticed(
         assert core.pair().primary.path == "/a/data.img"
 
 
+def test_what_clients_read_though_its_record_is_lost_is_on_the_new_primary() -> None:
+    disk = new_disk()
+
+    async def suspend_and_lose_a_record() -> None:
+        core = await Core.begin(disk, settings(ONE))
+        await core.controller.suspend(["data"])
+        await core.write("data", 0, b"a record")
+        await core.write("data", 4096, b"no record")
+        await core.crash(power=False)
+        disk.lose("/state/journal")
+
+    async def swap_after_that() -> None:
+        async with running(ONE, disk=disk) as core:
+            assert core.controller.timeline.ledger.pairs[1].tracked_bytes >= ONLY_THE_MAP
+            assert await core.read("data", 4096, 9) == (0, b"no record")
+            await core.write("data", 0, b"later")
+            await swap(core, roll_forward=True)
+            assert core.pair().primary.path == "/b/data.img"
+            assert await core.read("data", 4096, 9) == (0, b"no record")
+            assert await core.read("data", 0, 5) == (0, b"later")
+
+    run(suspend_and_lose_a_record())
+    run(swap_after_that())
+
+
+async def test_the_primary_gone_after_an_unclean_stop_the_journal_alone_will_do() -> None:
+    async with running(ONE) as core:
+        await core.controller.suspend(["data"])
+        await core.write("data", 0, b"after the cut!")
+        pair = core.pair()
+        missed = Missed({pair.id: pair.new_map()})
+        await core.controller.timeline.at_rest(lambda: core.controller.timeline.append(missed))
+        await fail_primary(core)
+        await swap(core, roll_forward=True)
+        assert await core.read("data", 0, 14) == (0, b"after the cut!")
+
+
+def test_the_journal_alone_does_not_lead_to_an_adopted_image() -> None:
+    disk = new_disk()
+
+    async def suspend_and_exchange_the_primary() -> None:
+        async with running(ONE, disk=disk) as core:
+            await core.write("data", 0, b"old " * 1024)
+            await core.controller.suspend(["data"])
+        disk.remove("/a/data.img")
+        image = disk.create("/a/data.img", SIZE)
+        image.write(0, b"new " * 1024)
+        image.close()
+
+    async def adopt() -> None:
+        async with running(ONE, disk=disk) as core:
+            await core.controller.adopt(["data"])
+
+    async def lose_that_too() -> None:
+        async with running(ONE, disk=disk) as core:
+            await core.write("data", 8192, b"on the adopted image")
+            await fail_primary(core)
+            assert core.controller.status()["volumes"][0]["rebuild"]["possible"] is False
+            with pytest.raises(WrongStateError, match=r"was adopted after its cut.*--lose-changes"):
+                await swap(core, roll_forward=True)
+            assert (await swap(core, lose_changes=True))["lost"] is not None
+            assert await core.read("data", 0, 4) == (0, b"old ")
+            assert await core.read("data", 8192, 4) == (0, bytes(4))
+
+    run(suspend_and_exchange_the_primary())
+    run(adopt())
+    run(lose_that_too())
+
+
+async def test_an_adopted_image_that_is_served_is_copied_to_the_new_primary() -> None:
+    disk = new_disk()
+    async with running(ONE, disk=disk) as core:
+        await core.controller.suspend(["data"])
+    disk.remove("/a/data.img")
+    image = disk.create("/a/data.img", SIZE)
+    image.write(0, b"new!")
+    image.close()
+    async with running(ONE, disk=disk) as core:
+        await core.controller.adopt(["data"])
+        await swap(core, roll_forward=True)
+        assert core.pair().primary.path == "/b/data.img"
+        assert await core.read("data", 0, 4) == (0, b"new!")
+
+
+async def test_pairs_are_rolled_forward_in_one_walk_along_the_journal() -> None:
+    """Else it could be dropped for those that wait for the first."""
+    async with running({"data": "sync", "wal": "sync"}) as core:
+        await core.controller.suspend(["data"])
+        await core.write("data", 0, b"data")
+        await core.controller.suspend(["wal"])
+        await core.write("wal", 0, b"wal!")
+        await core.controller.swap(["data", "wal"], True, None, False)
+        assert [event["volumes"] for event in core.named("duplex")] == [["data", "wal"]]
+        assert await core.read("data", 0, 4) == (0, b"data")
+        assert await core.read("wal", 0, 4) == (0, b"wal!")
+
+
+async def test_one_that_cannot_be_rolled_forward_does_not_keep_the_others_from_it() -> None:
+    async with running({"data": "sync", "wal": "sync"}) as core:
+        await core.controller.suspend(["data", "wal"])
+        await core.write("data", 0, b"data")
+        await core.write("wal", 0, b"wal!")
+        pair = core.pair("wal")
+        missed = Missed({pair.id: pair.record.full_map()})
+        await core.controller.timeline.at_rest(lambda: core.controller.timeline.append(missed))
+        primary, _ = core.faulty("wal")
+        primary.fail("read_into")
+        with pytest.raises(DuplexdError, match=r"wal: .*/a/wal\.img"):
+            await core.controller.swap(["data", "wal"], True, None, False)
+        assert core.pair("data").primary.path == "/b/data.img"
+        assert core.states() == {"data": "DUPLEX", "wal": "SUSPENDED"}
+        assert pair.usable, "it is still at its cut"
+
+
 async def test_an_image_that_cannot_be_kept_changes_nothing() -> None:
     async with running(ONE) as core:
         await core.controller.suspend(["data"])
@@ -173,6 +289,25 @@ async def test_no_change_reaches_the_new_primary_before_the_swap_is_durable() ->
         assert await core.write("data", 0, b"x") == 0
         assert core.controller.timeline.writer.synced >= number
         await swapping
+
+
+@pytest.mark.parametrize("roll_forward", [False, True])
+async def test_nothing_is_given_up_of_a_pair_that_is_suspended_meanwhile(
+    roll_forward: bool,
+) -> None:
+    async with running({"data": "async", "wal": "sync"}) as core:
+        async with core.controller.followers.stepping:  # the first swap waits for its secondary
+            await core.write("data", 0, b"x")
+            swapping = asyncio.ensure_future(
+                core.controller.swap(["data", "wal"], roll_forward, None, False)
+            )
+            await core.turns()
+            await core.controller.suspend(["wal"])
+            await core.write("wal", 0, b"kept")
+        with pytest.raises(WrongStateError, match="wal became SUSPENDED meanwhile"):
+            await swapping
+        assert core.pair("wal").primary.path == "/a/wal.img"
+        assert await core.read("wal", 0, 4) == (0, b"kept")
 
 
 def test_a_restart_does_not_apply_what_was_given_up() -> None:

@@ -4,23 +4,30 @@ kept.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from duplexd.errors import DamageError
 from duplexd.journal.format import RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES
 from duplexd.journal.recover import Position, Walk
-from tests.sim.disk import SimDisk
+from duplexd.journal.writer import Writer
+from tests.sim.disk import PowerCut, SimDisk
 from tests.unit.journal.journals import (
     DIRECTORY,
     Found,
     append,
     existing,
     flip,
+    new_ring,
     new_writer,
     patch,
     path,
     reopen,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PAYLOADS = [bytes([place]) * 100 for place in range(5)]
 RECORD_BYTES = RECORD_HEADER_BYTES + 100
@@ -202,6 +209,28 @@ def test_segments_before_the_checkpoint_stay_live_for_followers() -> None:
         (3, 5),
     ]
     assert [segment.index for segment in found.ring.spares] == [4]
+
+
+def test_the_header_of_a_segment_that_a_killed_process_made_is_durable_before_it_is_used() -> None:
+    """Else a power cut may leave records below a header that is none: damage."""
+    disk = SimDisk(1)
+    ring = new_ring(disk, segments=1)
+    append(Writer(ring, 0, 0), [b"first"])
+    ring.segments_max = 2
+    disk.before = _die_in_the_sync_of(path(1))
+    with pytest.raises(PowerCut):
+        ring.grow()
+    disk.before = None
+    assert [segment.index for segment in reopen(disk).ring.spares] == [2]
+    assert disk.unsynced(path(1)) == 0
+
+
+def _die_in_the_sync_of(name: str) -> Callable[[str, str], None]:
+    def before(operation: str, at: str) -> None:
+        if (operation, at) == ("sync", name):
+            raise PowerCut
+
+    return before
 
 
 def test_what_an_earlier_use_of_a_segment_left_is_not_found() -> None:

@@ -82,6 +82,22 @@ async def test_a_thread_that_was_given_up_does_nothing_after_its_call(disk: Disk
     workers.close()
 
 
+async def test_a_watch_is_not_used_again_while_a_thread_may_still_look_at_it(disk: Disk) -> None:
+    """When its call returns, it would take the note of the next call for its own."""
+    workers = ThreadWorkers(asyncio.get_running_loop(), "test", 1)
+    watch: Watch[Disk] = Watch()
+
+    def call() -> None:
+        with watch.at(disk):
+            disk.write()
+
+    with pytest.raises(HungError):
+        await patiently(workers, watch, call, lambda _what: 0.05, 0.01)
+    with pytest.raises(AssertionError, match="still uses this watch"):
+        await patiently(workers, watch, call, lambda _what: 0.05, 0.01)
+    workers.close()
+
+
 async def test_other_calls_of_the_pool_go_on(disk: Disk) -> None:
     workers = ThreadWorkers(asyncio.get_running_loop(), "test", 1)
     watch: Watch[Disk] = Watch()
