@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from duplexd.limits import ApiLimits
 
 
+TURN_SECONDS_MAX = 1.0
+
+
 class BusyError(HttpError):
     """It has waited for its turn long enough: answered 429, with `retry_after` in seconds."""
 
@@ -45,16 +48,23 @@ class BusyError(HttpError):
 class Turn:
     """The time of one request; `leave` it as soon as the loop's work for it is done."""
 
-    __slots__ = ("_began", "_lane")
+    __slots__ = ("_began", "_lane", "_timer")
 
-    def __init__(self, lane: Lane, began: float) -> None:
+    def __init__(self, lane: Lane, loop: asyncio.AbstractEventLoop) -> None:
         self._lane: Lane | None = lane
-        self._began = began
+        self._began = loop.time()
+        # what takes so long waits for something else than the loop, and no lane waits for it
+        self._timer = loop.call_later(TURN_SECONDS_MAX, self._end, 0.0)
 
     def leave(self) -> None:
         """Let the next one go; once is enough."""
         if self._lane is not None:
-            self._lane.left(self._began)
+            self._end(self._lane.since(self._began))
+
+    def _end(self, took_s: float) -> None:
+        self._timer.cancel()
+        if self._lane is not None:
+            self._lane.left(took_s)
             self._lane = None
 
 
@@ -77,13 +87,17 @@ class Lane:
         if self._busy or self._waiting or self._debt_s() > 0:
             await self._wait(who)
         self._busy = True
-        return Turn(self, self._loop.time())
+        return Turn(self, self._loop)
 
-    def left(self, began: float) -> None:
-        """A turn that began then is over."""
+    def since(self, began: float) -> float:
+        """How long a turn has lasted."""
+        return self._loop.time() - began
+
+    def left(self, took_s: float) -> None:
+        """A turn that took the loop so long is over."""
         self._busy = False
         self._debt_s()
-        self._credit_s -= self._loop.time() - began
+        self._credit_s -= took_s
         self._go_on()
 
     async def _wait(self, who: object) -> None:
