@@ -77,6 +77,7 @@ class EngineLimits:
     copied_mark_bytes: int = 64 * MIB  # progress of a copy is made durable this often
     unreadable_ranges_max: int = 64  # of a primary, that a copy leaves out before it gives up
     copy_pause_seconds_max: float = 0.05  # how long a paced copy does not look at the journal
+    image_look_seconds: float = 10.0  # between two looks at the paths of open images
     auto_resync_look_seconds: float = 1.0  # between two looks for pairs that need one
     auto_resync_pause_seconds_min: float = 1.0  # before the first attempt; doubles with each
     auto_resync_pause_seconds_max: float = 300.0

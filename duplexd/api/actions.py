@@ -97,7 +97,7 @@ class Controller(Protocol):
         fence: int | None = None,
         certificate: bool = False,
     ) -> Json: ...
-    async def resync(self, names: list[str]) -> Json: ...
+    async def resync(self, names: list[str], partial: bool = False) -> Json: ...
     async def resync_wait(self, names: list[str]) -> Json: ...
     async def verify(
         self, names: list[str], progress: Callable[[str, int, int], None] | None = None
@@ -259,14 +259,15 @@ class Actions:
             raise UsageError(f"{name!r} is a group; name a volume")
         return await self.controller.cuts.read(cut_id, name, offset, length)
 
-    async def resync(self, peer: Peer, targets: list[str]) -> Json:
+    async def resync(self, peer: Peer, targets: list[str], partial: bool = False) -> Json:
         """Start a resync of the secondaries.
 
-        Legal for SUSPENDED; does nothing for DUPLEX and PENDING; not legal for SIMPLEX.
+        Legal for SUSPENDED; does nothing for DUPLEX and PENDING; not legal for SIMPLEX. `partial`:
+        it is started for those for which it is legal, and possible, if there are any.
         """
         names = self.controller.resolve(targets)
         self._command(peer, "resync", targets=targets)
-        return await self.controller.resync(names)
+        return await self.controller.resync(names, partial)
 
     async def resync_wait(self, targets: list[str]) -> Json:
         """Wait for a resync that was started. A cancellation only ends the waiting."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from duplexd.api.access import Peer
     from duplexd.api.actions import Actions, Lease
-    from duplexd.api.models.request_model import QuiesceRequest
+    from duplexd.api.models.request_model import QuiesceRequest, ResyncRequest
     from duplexd.json_object import Json
 
     Lines = AsyncGenerator[Json, None]
@@ -61,13 +61,15 @@ def _verdict(lease: Lease) -> str:
 
 
 async def resync_lines(
-    actions: Actions, peer: Peer, targets: list[str], progress_seconds: float
+    actions: Actions, peer: Peer, request: ResyncRequest, progress_seconds: float
 ) -> Lines:
     """`started`, then `progress` whenever there was any, then `done`.
 
     Closing it earlier leaves the resync running.
     """
-    yield {"event": "started"} | await actions.resync(peer, targets)
+    started = await actions.resync(peer, request.targets, request.partial)
+    yield {"event": "started"} | started
+    targets = [volume["name"] for volume in started["volumes"]]
     waiting = asyncio.ensure_future(actions.resync_wait(targets))
     last: list[Json] = []
     try:
@@ -80,7 +82,9 @@ async def resync_lines(
         result = waiting.result()
         yield {
             "event": "done",
-            "ok": all(volume["state"] == "DUPLEX" for volume in result["volumes"]),
+            "ok": not started["refused"]
+            and all(volume["state"] == "DUPLEX" for volume in result["volumes"]),
+            "refused": started["refused"],
         } | result
     finally:
         waiting.cancel()

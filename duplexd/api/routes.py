@@ -87,9 +87,9 @@ async def delete_lease(context: Context, call: Call) -> Answer:
 async def post_resync(context: Context, call: Call) -> Answer | Lines:
     body = call.parse(ResyncRequest)
     if not body.wait:
-        return answer(await context.actions.resync(call.peer, body.targets))
+        return answer(await context.actions.resync(call.peer, body.targets, body.partial))
     progress_seconds = context.limits.progress_seconds
-    return Lines(lines.resync_lines(context.actions, call.peer, body.targets, progress_seconds))
+    return Lines(lines.resync_lines(context.actions, call.peer, body, progress_seconds))
 
 
 async def post_verify(context: Context, call: Call) -> Lines | Slow:

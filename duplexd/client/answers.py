@@ -195,7 +195,10 @@ ROLES = fields(
     }
 )
 PROBLEM = fields({}, {"detail": text, "title": text, "exit_code": whole, "status": whole})
-RESYNC = fields({"volumes": each(fields({"name": text, "how": text}))}, {"job": text})
+REFUSED = each(fields({"name": text}, {"error": maybe(text)}))
+RESYNC = fields(
+    {"volumes": each(fields({"name": text, "how": text}))}, {"job": text, "refused": REFUSED}
+)
 _COPIED = fields(
     {"name": text, "state": text},
     {"reason": maybe(text), "error": maybe(text), "copied_bytes": whole, "eta_s": maybe(number)},
@@ -242,7 +245,7 @@ LINES: dict[tuple[str, str], dict[str, Check]] = {
     ("POST", "/v1/resync"): {
         "started": RESYNC,
         "progress": fields({"volumes": each(_COPIED)}),
-        "done": fields({"volumes": each(_COPIED)}, {"ok": flag}),
+        "done": fields({"volumes": each(_COPIED)}, {"ok": flag, "refused": REFUSED}),
     },
     ("POST", "/v1/verify"): {
         "progress": fields({"name": text, "done_bytes": whole, "total_bytes": whole}),

@@ -20,7 +20,13 @@ from duplexd.client.results import (
     Verified,
 )
 from duplexd.config.groups import OneDaemon
-from duplexd.errors import NotFoundError, TimedOutError, UnreachableError, UsageError
+from duplexd.errors import (
+    NotFoundError,
+    TimedOutError,
+    UnreachableError,
+    UsageError,
+    WrongStateError,
+)
 from duplexd.limits import HOLD_SECONDS_MAX, ClientLimits
 
 if TYPE_CHECKING:
@@ -262,7 +268,8 @@ class Client:
     async def resync(
         self, *targets: str, wait: bool = False, progress: Progress | None = None
     ) -> Resynced:
-        """Bring suspended secondaries back, with `wait` until all are DUPLEX or failed.
+        """Bring suspended secondaries back, with `wait` until all are DUPLEX or failed. One that
+        cannot be brought back keeps none of the others from it: the result says which and why.
 
         `progress` gets (controller, line), with volumes called as in the result. Members first get
         the outcome of the cut that they are at. A cut of which that can't be known is given up,
@@ -275,11 +282,20 @@ class Client:
         done, errors = await survey.gather(
             {name: work(link, group, progress) for name, link in links.items()}
         )
-        survey.raise_all(errors)
+        refusing = {
+            name: error for name, error in errors.items() if isinstance(error, WrongStateError)
+        }
+        if not done or len(refusing) < len(errors):
+            survey.raise_all(errors)
         volumes = [row for answer in done.values() for row in answer["volumes"]]
-        ok = not wait or all(row["state"] == "DUPLEX" for row in volumes)
+        refused = [row for answer in done.values() for row in answer.get("refused", ())]
+        for name, error in refusing.items():
+            titles = (group.title(name, target) for target in group.members[name])
+            refused += [{"name": title, "error": str(error)} for title in titles]
+        ok = not refused and (not wait or all(row["state"] == "DUPLEX" for row in volumes))
         jobs = [str(answer.get("job", "")) for answer in done.values()]
-        return Resynced(volumes, wait, ok, warnings, jobs[0] if len(jobs) == 1 else "")
+        job = jobs[0] if len(group.members) == 1 else ""
+        return Resynced(volumes, wait, ok, warnings, job, refused)
 
     async def _settle_before_resync(self, group: Group, links: dict[str, Http]) -> list[str]:
         statuses = await survey.ask_status(group, links)
@@ -291,13 +307,13 @@ class Client:
         ]
 
     async def _resync(self, link: Http, group: Group, _progress: Progress | None) -> Json:
-        body = {"targets": list(group.members[link.name])}
+        body = {"targets": list(group.members[link.name]), "partial": True}
         answer = await link.call_patiently("POST", "/v1/resync", body)
         return _titled(group, link, answer)
 
     async def _resync_wait(self, link: Http, group: Group, progress: Progress | None) -> Json:
         how: dict[str, str] = {}
-        body = {"targets": list(group.members[link.name]), "wait": True}
+        body = {"targets": list(group.members[link.name]), "wait": True, "partial": True}
         async with aclosing(link.lines_patiently("POST", "/v1/resync", body)) as lines:
             async for bare in lines:
                 line = _titled(group, link, bare)
@@ -394,5 +410,9 @@ def _held(statuses: dict[str, Json], everything: bool, plain: bool) -> dict[str,
 
 def _titled(group: Group, link: Http, answer: Json) -> Json:
     """An answer about volumes, with these called as in targets."""
-    volumes = [row | {"name": group.title(link.name, row["name"])} for row in answer["volumes"]]
-    return answer | {"volumes": volumes}
+    named = {"volumes": answer["volumes"], "refused": answer.get("refused") or []}
+    return answer | {
+        key: [row | {"name": group.title(link.name, row["name"])} for row in each]
+        for key, each in named.items()
+        if key in answer
+    }

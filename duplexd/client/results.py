@@ -152,7 +152,9 @@ class Status(Result):
 
 @dataclass(frozen=True)
 class Resynced(Result):
-    """A resync that was started, or, with `wait`, ended: `ok` if all are DUPLEX."""
+    """A resync that was started, or, with `wait`, ended: `ok` if all are DUPLEX. Those in
+    `refused` were left out.
+    """
 
     volumes: list[Json]  # {name, how}; with wait {name, how, state, reason, copied_bytes, error}
     waited: bool
@@ -160,6 +162,7 @@ class Resynced(Result):
     # cuts that were given up without knowing whether they are consistent
     warnings: list[str] = field(default_factory=list)
     job: str = ""  # of one controller, which is not waited for
+    refused: list[Json] = field(default_factory=list)  # {name, error}
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 The time-out belongs to what the image is used for, not to the image. A secondary is given up early,
 because without it nothing but redundancy is lost; a primary late, because without it and without a
 current secondary the volume is lost. A sync is given the longer time on either leg: a disk with
-much to write is not one that hangs.
+much to write is not one that hangs. A read of the journal is given it too, because it has no other
+source.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from duplexd.images.leg import Leg
 
 PRIMARY, SECONDARY, SYNC = "primary", "secondary", "sync"  # uses of a leg
+JOURNAL = "journal"
 
 
 class Patience(NamedTuple):
@@ -36,3 +38,13 @@ class Access(NamedTuple):
     pair: Pair
     leg: Leg
     use: str
+
+
+class JournalRead(NamedTuple):
+    """What a thread waits for that follows the journal: a read of it. `path`: its directory."""
+
+    path: str
+    use: str = JOURNAL
+
+
+Waited = Access | JournalRead

@@ -13,16 +13,19 @@ from duplexd.duplexctl.options import common, targets
 from duplexd.duplexctl.output import complain, put
 from duplexd.duplexctl.runner import run
 from duplexd.duplexctl.watch import progress_bars
-from duplexd.errors import DuplexdError, UnreachableError, UsageError
+from duplexd.errors import DuplexdError, UnreachableError, UsageError, WrongStateError
 from duplexd.printable import joined
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from duplexd.client import Resynced
     from duplexd.duplexctl.settings import Settings
     from duplexd.duplexctl.watch import Show
     from duplexd.json_object import Json
 
 _BARS_MAX = 20
+_ERRORS_MAX = 5
 
 
 @click.command()
@@ -31,7 +34,10 @@ _BARS_MAX = 20
 @common()
 @click.pass_obj
 def resync(settings: Settings, targets: tuple[str, ...], wait: bool) -> None:
-    """Bring suspended secondaries back: copies only what changed."""
+    """Bring suspended secondaries back: copies only what changed.
+
+    Volumes for which that is not possible are left out: exit code 5, and stderr says why.
+    """
     of_groups = settings.of_groups(targets)
     with progress_bars() as bars:
 
@@ -75,16 +81,31 @@ def _show_line(settings: Settings, controller: str, line: Json, bars: Show) -> N
 
 
 def _check(result: Resynced) -> None:
-    """Raises DuplexdError if a resync that was waited for failed."""
-    if result.ok:
-        return
-    failed = [row for row in result.volumes if row["state"] != "DUPLEX"]
+    """Raises WrongStateError for volumes that were left out, DuplexdError if a resync that was
+    waited for failed.
+    """
+    failed = [row for row in result.volumes if result.waited and row["state"] != "DUPLEX"]
+    refused = _refused(result.refused) if result.refused else ""
+    if failed:
+        raise DuplexdError("; ".join(filter(None, (_failed(failed), refused))))
+    if refused:
+        raise WrongStateError(refused)
+
+
+def _refused(rows: Sequence[Json]) -> str:
+    names = " ".join(row["name"] for row in rows)
+    errors = list(dict.fromkeys(row["error"] for row in rows))
+    more = f" (and {len(errors) - _ERRORS_MAX} more)" if len(errors) > _ERRORS_MAX else ""
+    return f"not started for {names}: {'; '.join(errors[:_ERRORS_MAX])}{more}"
+
+
+def _failed(failed: Sequence[Json]) -> str:
     names = " ".join(row["name"] for row in failed)
     errors = "; ".join(dict.fromkeys(row["error"] for row in failed if row.get("error")))
     why = f"; `duplexctl status {names}` says why"
     if errors:
         why = f": {errors}; correct that and resync again"
-    raise DuplexdError(f"not DUPLEX: {names}{why}")
+    return f"not DUPLEX: {names}{why}"
 
 
 @click.command(short_help="Find out what became of cuts that were left undecided.")

@@ -59,6 +59,7 @@ alone; `leases` hold writes, and `group_cut` cuts under them together with other
 `settling` makes a cut durable, `cut_archive` knows what may be said of it, and `cuts` shows and
 grades it. `failures` is what a failing leg does to states; `failed_legs` are those that fail
 outside of batches, `hung` those that do not answer any more, and `bad_ranges` are written anew.
+`image_places` finds out which of them are not at their paths any more.
 
 `auto_resync` brings pairs back after their secondary failed.
 `checkpoint` makes both legs durable and says so, with `leg_syncs`, and `samples` of the images, of
@@ -67,5 +68,6 @@ outside of batches, `hung` those that do not answer any more, and `bad_ranges` a
 true. `volumes` are served; `opening` opens their images, each for itself, `reopen` those that were
 absent, and `adopt` takes them as they are; `live_changes` says what a `reload` may change of them.
 `swapping` exchanges the images of a pair, on command. `verify` compares legs. `commands` is what
-clients can ask for; `status`, `counters` and `events` are what they see.
+clients can ask for, of several volumes with `each_of`; `status`, `counters` and `events` are what
+they see.
 """

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from duplexd.core import pair_states
 from duplexd.core.markers import Missed
+from duplexd.engine.each_of import each_of
 from duplexd.engine.opening import SECONDARY, Images, why_absent
 from duplexd.engine.recovery.degraded import said
 from duplexd.engine.recovery.primary_replay import lacking
 from duplexd.engine.volumes import introduce
 from duplexd.errors import WrongStateError
-from duplexd.runtime.tasks import to_its_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,8 +60,10 @@ class Adoptions:
         self._chunk_bytes = limits.follower_chunk_bytes
 
     async def adopt(self, pairs: Sequence[Pair]) -> Json:
-        """Take the images of volumes that are not served as they are. Raises WrongStateError."""
-        return {"volumes": [await to_its_end(self._adopt(pair)) for pair in pairs]}
+        """Take the images of volumes that are not served as they are. Raises WrongStateError for
+        those that cannot be, when the others are served, see `each_of`.
+        """
+        return {"volumes": await each_of(pairs, self._adopt, "adopted")}
 
     def _result(self, pair: Pair, lost: Json | None, already: bool) -> Json:
         return {
@@ -79,13 +81,16 @@ class Adoptions:
     async def _adopt(self, pair: Pair) -> Json:
         secondary = await self._adopted_secondary(pair)
         if not pair.failed:
-            return await self._timeline.at_rest(lambda: self._with_secondary(pair, secondary))
+            return await self._with_secondary(pair, secondary)
         return await self._adopt_whole(pair, secondary)
 
-    def _with_secondary(self, pair: Pair, secondary: Leg | None) -> Json:
-        """A volume that is served gets a secondary, at most."""
+    async def _with_secondary(self, pair: Pair, secondary: Leg | None) -> Json:
+        """A volume that is served gets a secondary, at most. The checkpoint forgets the former
+        image: a start that finds it there again has to notice.
+        """
         if secondary is not None:
-            self._use_adopted(pair, secondary)
+            await self._timeline.at_rest(lambda: self._use_adopted(pair, secondary))
+            await self._checkpointer.checkpoint()
         return self._result(pair, None, already=secondary is None)
 
     async def _adopted_secondary(self, pair: Pair) -> Leg | None:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from duplexd.core.pair import Pair, PairChange
     from duplexd.engine.batch import Batch, Done, Note
+    from duplexd.images.leg import Leg
     from duplexd.journal.writer import Writer
     from duplexd.runtime.threads import Workers
 
@@ -87,7 +88,7 @@ class Executor:
         if batch.heavy:
             self.heavy_changes += len(batch.changes)
             workers = self._heavy
-        workers.submit(partial(self.perform, batch), partial(self._ended, batch))
+        workers.submit(self._perform, self._ended)
 
     def write_staged(self, done: Callable[[BaseException | None], None]) -> None:
         """Write what is staged in the journal; `done(error)` is called later, in the loop."""
@@ -126,7 +127,7 @@ class Executor:
         self._look_later()
         if batch is None or note is None or isinstance(note, str):  # JOURNAL
             return
-        at, leg = note if isinstance(note, tuple) else (batch.at, note)
+        at, leg = _place(batch, note) if isinstance(note, int) else (batch.at, note)
         use = PRIMARY if any(leg is c.volume.primary for c in batch.changes) else SECONDARY
         seconds = self.patience.seconds(use)
         if watch.waits_longer(seconds, asyncio.get_running_loop().time()) and watch.give_up(note):
@@ -140,18 +141,27 @@ class Executor:
         fresh = self._watch = Watch()
         workers.submit(
             partial(self._go_on, batch, fresh, error),
-            partial(self._ended, batch),
+            self._ended,
         )
 
-    def _ended(self, batch: Batch, _none: None, error: BaseException | None) -> None:
-        self._batch, done = None, self._done
-        done(batch, error)
+    def _ended(self, _none: None, error: BaseException | None) -> None:
+        batch, self._batch = self._batch, None
+        if batch is None:
+            raise RuntimeError("a batch ended that had not begun")
+        self._done(batch, error)
 
     # -------------------------------------------------------------------------- in the worker
+
+    def _perform(self) -> None:
+        batch = self._batch
+        if batch is None:
+            raise RuntimeError("a batch is performed that has not begun")
+        self.perform(batch)
 
     def perform(self, batch: Batch) -> None:
         """Journal and apply a batch, here and now. Failures of legs are noted in the batch."""
         watch = self._watch
+        watch.calls += 1  # its notes are told from those of other batches
         watch.inside.append(JOURNAL)
         try:
             if batch.regions:
@@ -192,12 +202,19 @@ class Executor:
         loop has taken the note, so nothing is called after that.
         """
         changes, frozen, dead, inside = batch.changes, batch.frozen, batch.dead, watch.inside
+        # Where changes go: looked up once for those of one volume that follow each other.
+        volume: Pair | None = None
+        secondary: Leg | None = None
+        without = first if half else -1
         try:
             for at in range(first, len(changes)):
                 change = changes[at]
-                pair, secondary = change.volume, change.volume.secondary
-                if pair.mirrors and not half and secondary is not None and pair not in frozen:
-                    inside[0] = at, secondary
+                pair = change.volume
+                if pair is not volume:
+                    volume = pair
+                    secondary = pair.secondary if pair.mirrors and pair not in frozen else None
+                if secondary is not None and at != without:
+                    inside[0] = at
                     try:
                         if change.kind == WRITE:  # here, not in a function: once for each change
                             secondary.write(change.offset, change.data)
@@ -205,12 +222,12 @@ class Executor:
                             secondary.zero(change.offset, change.length, change.allocate)
                     except OSError as error:
                         self._secondary_failed(batch, watch, at, error)
-                half = False
+                        secondary = None
                 if dead and pair in dead:
                     if pair in frozen or not pair.mirrors:
                         change.error = errno.EIO
                     continue
-                inside[0] = at, pair.primary
+                inside[0] = ~at
                 try:
                     if change.kind == WRITE:
                         pair.primary.write(change.offset, change.data)
@@ -356,6 +373,13 @@ def _journal_with_regions(batch: Batch, writer: Writer) -> None:
     writer.write_changes(batch.changes, batch.time_us)
     batch.journaled = True
     writer.sync_now()
+
+
+def _place(batch: Batch, note: int) -> tuple[int, Leg]:
+    """Of the change and the leg that a note is of."""
+    if note < 0:
+        return ~note, batch.changes[~note].volume.primary
+    return note, batch.changes[note].volume.copy_of
 
 
 def _is_behind(batch: Batch, pair: Pair, change: PairChange) -> bool:

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from duplexd.backend import Client
     from duplexd.core.pair import Pair, PairChange
     from duplexd.images.leg import Leg
 
     Done = Callable[["Batch", BaseException | None], None]
 
-    # What a worker notes of the call that it is in: the journal; the place of the change it applies
-    # and the leg; or, where a leg has failed (`Batch.at` is the place then), the leg alone.
-    Note = str | tuple[int, Leg] | Leg
+    # What a worker notes of the call that it is in: the journal; the place of the change that it
+    # applies to the secondary, or `~place` to the primary; or, where a leg has failed (`Batch.at`
+    # is the place then), the leg.
+    Note = str | int | Leg
 
 NOT_YET, READING, GIVING = range(3)  # `Batch.restoring`
 
@@ -52,6 +54,9 @@ class Batch:
     `heavy`: too long for the thread of the event loop. `answer` is called when it is done, with the
     error if it failed as a whole.
 
+    `client`: of all its changes, if none has FUA; None if that is not known. `tracked`: some of
+    them may have to be noted in change maps.
+
     `at` is the place of the change where something failed, or while `GIVING` that of the restored
     one. `frozen`: pairs whose secondaries get nothing more. `dead`: pairs whose primaries get
     nothing more, with the failure; the secondary goes on alone. `restored`: what primaries hold
@@ -59,8 +64,9 @@ class Batch:
     """
 
     __slots__ = (
-        "answer", "at", "changes", "dead", "failures", "frozen", "healing", "heavy", "journaled",
-        "primary_errors", "regions", "regions_sequence", "restored", "restoring", "time_us",
+        "answer", "at", "changes", "client", "dead", "failures", "frozen", "healing", "heavy",
+        "journaled", "primary_errors", "regions", "regions_sequence", "restored", "restoring",
+        "time_us", "tracked",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +75,8 @@ class Batch:
         regions: Mapping[int, Sequence[int]],
         heavy: bool,
         answer: Done,
+        client: Client | None = None,
+        tracked: bool = True,
     ) -> None:
         self.changes = changes
         self.regions = regions
@@ -76,6 +84,8 @@ class Batch:
         self.time_us = 0  # of its records, microseconds since 1970
         self.heavy = heavy
         self.answer = answer
+        self.client = client
+        self.tracked = tracked
         self.journaled = False  # it is in the journal: a later error is not a refusal
         self.at = 0
         self.failures: list[SecondaryFailure] = []

@@ -324,7 +324,7 @@ class Checkpointer:
         async with self.copying, self._syncs.none():
             yield
 
-    async def sync_secondaries(self, pairs: Sequence[Pair]) -> list[OSError]:
+    async def sync_secondaries(self, pairs: Sequence[Pair]) -> dict[Pair, OSError]:
         """Make these secondaries durable, at the paths where a backup looks for them. A secondary
         that fails, hangs, or whose path no longer names the open image, is suspended, and its cut
         is void.
@@ -333,7 +333,7 @@ class Checkpointer:
         """
         return await to_its_end(self._sync_secondaries(pairs))
 
-    async def _sync_secondaries(self, pairs: Sequence[Pair]) -> list[OSError]:
+    async def _sync_secondaries(self, pairs: Sequence[Pair]) -> dict[Pair, OSError]:
         syncs = self._syncs
         await syncs.others(pairs)
         planned = await syncs.planned_at_rest((), pairs, set(pairs))
@@ -345,7 +345,7 @@ class Checkpointer:
         finally:
             syncs.end(planned)
         await syncs.others(pairs)  # planned by others meanwhile, so they cover ours too
-        return [outcome.lost for outcome in outcomes if outcome.lost is not None]
+        return {each.planned.pair: each.lost for each in outcomes if each.lost is not None}
 
     def _secondary_failed(self, outcome: Outcome) -> None:
         """One that is absent, or unusable as it is, is not worse off for its path. Nor is one

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from duplexd.errors import WrongStateError
+from duplexd.replication.left_out import Refusals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,15 +83,26 @@ class Commands:
         pairs = self._served(names)
         return await self._suspends.suspend(pairs, tag, lease_id, fence, certificate)
 
-    async def resync(self, names: Sequence[str]) -> Json:
-        """See `Resyncs.resync`. What is absent of these pairs is opened before."""
-        await self._reopening.before_resync(self._volumes.named(names))
-        return await self._resyncs.resync(self._served(names))
+    async def resync(self, names: Sequence[str], partial: bool = False) -> Json:
+        """See `Resyncs.resync`. What is absent of these pairs is opened before.
+
+        `partial`: one that cannot be resynced keeps none of the others from it.
+        """
+        return await self._resync(names, Refusals(partial), known_only=False)
 
     async def resync_again(self, names: Sequence[str]) -> Json:
         """The same without a person who asks for it: no other image is written over."""
-        await self._reopening.before_resync(self._volumes.named(names), known_only=True)
-        return await self._resyncs.resync(self._served(names))
+        return await self._resync(names, Refusals(), known_only=True)
+
+    async def _resync(self, names: Sequence[str], refusals: Refusals, known_only: bool) -> Json:
+        pairs = self._volumes.named(names)
+        for pair in pairs:
+            try:
+                await self._reopening.before_resync([pair], known_only)
+            except WrongStateError as error:
+                refusals.add(pair, str(error))
+                refusals.left(pairs)
+        return await self._resyncs.resync(self._volumes.named(names), refusals)
 
     async def adopt(self, names: Sequence[str]) -> Json:
         """See `Adoptions.adopt`."""

@@ -26,6 +26,7 @@ from duplexd.engine.cuts import Cuts
 from duplexd.engine.failed_legs import FailedLegs
 from duplexd.engine.failures import Failures
 from duplexd.engine.group_cut import GroupCuts
+from duplexd.engine.image_places import ImagePlaces
 from duplexd.engine.journal_space import NO_ROOM, JournalSpace
 from duplexd.engine.leases import Leases
 from duplexd.engine.live_changes import LiveChanges
@@ -219,9 +220,13 @@ class Controller:
         self.group_cuts = GroupCuts(timeline, leases, settling, archive, clock, self.events, origin)
         self.cuts = Cuts(self.group_cuts, timeline, archive, self.volumes, self.legs, self.events)
         self.verification = Verification(timeline, leases, followers, self.legs, self._limits)
-        self.status_of = Status(
-            timeline, self.admission, self.volumes, leases, archive, followers, clock
+        self.places = ImagePlaces(
+            self.volumes, self.legs, self.failed_legs, self.events, self._limits.image_look_seconds
         )
+        self.status_of = Status(
+            timeline, self.admission, self.volumes, leases, archive, followers, self.places.error,
+            clock,
+        )  # fmt: skip
 
     def _changes_of_volumes(self) -> None:
         """What opens images while the daemon runs, or changes their roles; and what clients of the
@@ -330,6 +335,7 @@ class Controller:
             self.events.emit("torn-tail", kept=recovered.journal.tail.torn)
         self.space.start()
         self.followers.start([pair for pair in self.volumes.all() if pair.halfway is None])
+        self.places.start()
         self.resyncs.resume(interrupted)
         if self.config.controller.auto_resync:
             self.auto_resync.start()
@@ -340,6 +346,7 @@ class Controller:
         """
         timeline = self.timeline
         self.leases.stop()
+        await self.places.stop()
         await self.auto_resync.stop()
         await self.bad_ranges.stop()
         await self.followers.stop()

@@ -39,6 +39,16 @@ class FailedLegs:
         """This leg of the pair does not answer any more, or has lost writes (LostWritesError)."""
         self._timeline.when_at_rest(lambda: self._silent(pair, leg, error))
 
+    def misplaced(self, pair: Pair, leg: Leg, error: OSError) -> None:
+        """The path of this secondary of a DUPLEX pair no longer names it."""
+
+        def suspend() -> None:
+            current = leg is pair.secondary and pair.state == pair_states.DUPLEX
+            if current and not (pair.failed or self._timeline.failed):
+                self.lost(pair, error)
+
+        self._timeline.when_at_rest(suspend)
+
     def _silent(self, pair: Pair, leg: Leg, error: OSError) -> None:
         if self._timeline.failed:
             return

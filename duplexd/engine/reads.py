@@ -10,9 +10,9 @@ lacks the changes after its cut: an error is better than old content. Asking the
 costs a thread and decides nothing: whichever leg answers first is believed, and a primary counts as
 failed only after its own time-out. No read waits longer than both time-outs.
 
-Every attempt fills a buffer of its own, made in its thread: the thread of an attempt that hangs may
-fill it at any later time, so it must not be one that is sent. A queued attempt therefore holds no
-memory, and one whose read was answered meanwhile does nothing.
+Every attempt fills a buffer of its own, taken in its thread: the thread of an attempt that hangs
+may fill it at any later time, so it must not be one that is sent. A queued attempt therefore holds
+no memory, and one whose read was answered meanwhile does nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from duplexd.core.patience import PRIMARY, SECONDARY
+from duplexd.runtime.buffers import Buffers
 from duplexd.runtime.watch import LOOK_SECONDS, HungError, Watch
 from duplexd.runtime.writeback import LostWritesError
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     Done = Callable[[int, bytearray], None]
 
 _NOTHING = bytearray()
+KEPT_BYTES_MAX = 33 << 20  # of buffers, while there are reads; one of the longest fits
 
 
 class _Attempt(Watch["Leg"]):
@@ -90,6 +92,7 @@ class Reads:
         self._asked: dict[_Attempt, _Read] = {}
         self._slow: set[Leg] = set()  # primaries that did not answer in the time of a secondary
         self._timer: asyncio.TimerHandle | None = None
+        self._buffers = Buffers(KEPT_BYTES_MAX)
         self.on_leg_failed: Callable[[Pair, Leg, OSError], None] = _nobody_swaps
         self.on_unreadable: Callable[[Pair, int, int], None] = _nobody_repairs
 
@@ -112,7 +115,7 @@ class Reads:
         read.attempts.append(attempt)
         self._asked[attempt] = read
         self._legs.workers.of(leg).submit(
-            partial(_call, read, attempt), partial(self._tried, read, attempt)
+            partial(_call, read, attempt, self._buffers), partial(self._tried, read, attempt)
         )
 
     # ----------------------------------------------------------------------------- its outcome
@@ -183,6 +186,8 @@ class Reads:
                 self._look_at(read, now - read.since)
         if self._asked:
             self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+        else:
+            self._buffers.clear()
 
     def _give_up(self, attempt: _Attempt) -> None:
         """A leg that hangs has failed, for batches and all others too."""
@@ -206,11 +211,11 @@ class Reads:
             self._fail(read)
 
 
-def _call(read: _Read, attempt: _Attempt) -> bytearray | None:
+def _call(read: _Read, attempt: _Attempt, buffers: Buffers) -> bytearray | None:
     """In a worker."""
     if read.answered:
         return None
-    leg, content = attempt.leg, bytearray(read.room + read.length)
+    leg, content = attempt.leg, buffers.take(read.room + read.length)
     part = memoryview(content)[read.room :]
     try:
         with attempt.at(leg):

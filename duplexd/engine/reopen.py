@@ -116,7 +116,7 @@ class Reopening:
                 await self._checkpointer.checkpoint()
             except OSError as error:
                 why = f"no checkpoint could record {leg.path}: {_text(error)}"
-                raise WrongStateError(f"{pair.name}: {why}; nothing was started") from error
+                raise WrongStateError(f"{pair.name}: {why}") from error
 
     def _use_secondary(self, pair: Pair, leg: Leg, judgement: Judgement) -> None:
         pair.set_legs(pair.primary, leg, pair.mode)
@@ -252,7 +252,7 @@ class Reopening:
         facts = _facts(pair, pair.primary if role == PRIMARY else pair.copy_of)
         leg, _ = await self._opener.leg(place.path, pair.size, role, create=False)
         if isinstance(leg, AbsentLeg):
-            raise WrongStateError(f"{pair.name}: {why_absent(leg)}; nothing was started")
+            raise WrongStateError(f"{pair.name}: {why_absent(leg)}")
         try:
             offsets = recorded.offsets if recorded is not None else ()
             if adopt and role == PRIMARY:
@@ -265,7 +265,7 @@ class Reopening:
         judgement = judge(ours, recorded, found, facts)
         if is_of_others(ours, pair.name, found) and not adopt:
             await self._opener.close(leg)
-            raise WrongStateError(f"{judgement.why}; nothing was started")
+            raise WrongStateError(judgement.why)
         return leg, judgement
 
 

@@ -173,7 +173,7 @@ class Samples:
             after = {pair.pair.id: max(pair.after(number), first) for pair in plan.pairs}
             return recent(plan.segment, plan.end, plan.per_image, after)
 
-        return await to_its_end(self._legs.workers.run(read))
+        return await to_its_end(self._legs.on_journal(self._timeline.writer.ring, read))
 
     async def _record(self, task: ImageSnapshot) -> None:
         pair, leg = task.pair, task.leg

@@ -11,7 +11,7 @@ from duplexd.images.absent import AbsentLeg
 from duplexd.limits import GROUP_PROTOCOL
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from duplexd.core.admission import Admission
     from duplexd.core.pair import Pair
@@ -47,14 +47,17 @@ class Status:
         leases: Leases,
         archive: CutArchive,
         followers: Followers,
+        misplaced: Callable[[Leg], str],
         clock: Clock,
     ) -> None:
+        """`misplaced`: what was found at the path of an open image, "" if nothing is wrong."""
         self._timeline = timeline
         self._admission = admission
         self._volumes = volumes
         self._leases = leases
         self._archive = archive
         self._followers = followers
+        self._misplaced = misplaced
         self._clock = clock
 
     def show(self, facts: Facts) -> Json:
@@ -115,7 +118,7 @@ class Status:
             "swapped": pair.record.swapped,
             "primary": {
                 "path": pair.primary.path,
-                "error": _absence(pair.primary),
+                "error": _absence(pair.primary) or self._misplaced(pair.primary),
                 "repaired_bytes": pair.repaired_bytes,
             },
             "rebuild": self._rebuild(pair),
@@ -135,7 +138,7 @@ class Status:
             "cut": self._archive.of_pair(pair),
             "lag_bytes": 0 if pair.mirrors else self._followers.lag_bytes(pair),
             "path": pair.secondary.path,
-            "error": absence or _failure(pair),
+            "error": absence or _failure(pair) or self._misplaced(pair.secondary),
         }
 
     def _rebuild(self, pair: Pair) -> Json | None:

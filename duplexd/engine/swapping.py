@@ -20,11 +20,13 @@ What happens by itself when a primary fails is in `failures.py`, and how a start
 from __future__ import annotations
 
 import errno
+from functools import partial
 from typing import TYPE_CHECKING
 
 from duplexd.core import lease as ends
 from duplexd.core.ledger import ONLY_THE_MAP
 from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX, SUSPENDED
+from duplexd.engine.each_of import each_of
 from duplexd.errors import DuplexdError, WrongStateError
 from duplexd.images.absent import AbsentLeg
 from duplexd.runtime.tasks import to_its_end
@@ -74,8 +76,8 @@ class Swaps:
         """Swap these pairs, one after the other. `keep_to`: a new file for what the secondary holds
         at its cut, of one pair.
 
-        Raises WrongStateError, with nothing changed, if one of them is in no state for it.
-        DuplexdError for one that could not be rolled forward; the others are swapped.
+        Raises WrongStateError, with nothing changed, if one of them is in no state for it. One that
+        fails later, or cannot be rolled forward, keeps none of the others from it, see `each_of`.
         """
         if keep_to is not None and len(pairs) != 1:
             raise WrongStateError("the image of a cut can be kept of one volume at a time")
@@ -83,21 +85,17 @@ class Swaps:
             self._check(pair, roll_forward, lose_changes)
         if roll_forward:
             await to_its_end(self._roll_forward(pairs, keep_to))
-        left = [pair for pair in pairs if roll_forward and pair.state != DUPLEX]
-        gives_up = lose_changes and not roll_forward
-        swapped = [
-            await to_its_end(self._one(pair, gives_up)) for pair in pairs if pair not in left
-        ]
-        for pair in left:
-            raise DuplexdError(f"{pair.name}: {pair.resync_error or 'it was suspended again'}")
-        return {"volumes": swapped}
+        one = partial(self._one, roll_forward=roll_forward, lose_changes=lose_changes)
+        return {"volumes": await each_of(pairs, one, "swapped")}
 
-    async def _one(self, pair: Pair, gives_up: bool) -> Json:
+    async def _one(self, pair: Pair, roll_forward: bool, lose_changes: bool) -> Json:
         """It may be in another state than when the command began: those before it took a while."""
         lost: Json | None = None
         if pair.state == DUPLEX:
             await self._exchange_equal(pair)
-        elif gives_up:
+        elif roll_forward and pair.resync_error:
+            raise DuplexdError(f"{pair.name}: {pair.resync_error}")
+        elif lose_changes and not roll_forward:
             lost = await self._give_up(pair)
         else:
             raise WrongStateError(f"{pair.name} became {pair.state} meanwhile; try again")

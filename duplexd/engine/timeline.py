@@ -275,9 +275,10 @@ class Timeline:
         self.busy = False
         unexpected: BaseException | None = None
         if error is None:
-            for change in batch.changes:
-                if change.volume.tracks:
-                    self._track(change)
+            if batch.tracked:
+                for change in batch.changes:
+                    if change.volume.tracks:
+                        self._track(change)
             if batch.regions or batch.failures or batch.primary_errors or batch.dead:
                 unexpected = self._note(batch)
         elif isinstance(error, OSError):

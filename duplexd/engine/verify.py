@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from duplexd.core import lease as ends
 from duplexd.core import pair_states
-from duplexd.core.patience import PRIMARY, SECONDARY, Access
+from duplexd.core.patience import PRIMARY, SECONDARY
 from duplexd.errors import TimedOutError, WrongStateError
 from duplexd.images.holes import equal_holes
 from duplexd.images.place import misplaced
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from duplexd.core.change_map import ChangeMap
     from duplexd.core.cut import Cut
     from duplexd.core.pair import Pair
+    from duplexd.core.patience import Waited
     from duplexd.engine.leases import Hold, Leases
     from duplexd.engine.timeline import Timeline
     from duplexd.images.leg import Leg
@@ -63,7 +64,7 @@ class _Legs(NamedTuple):
     primary: Leg
     secondary: Leg
 
-    def watched(self, pair: Pair, watch: Watch[Access]) -> _Legs:
+    def watched(self, pair: Pair, watch: Watch[Waited]) -> _Legs:
         """The same, for a worker."""
         return _Legs(
             WatchedLeg(pair, self.primary, PRIMARY, watch),
@@ -158,7 +159,7 @@ class Verification:
 
     async def _in_worker(self, pair: Pair, legs: _Legs, call: Callable[[_Legs], T]) -> T:
         """The result of a call with these legs. Raises TimedOutError for one that hangs."""
-        watch: Watch[Access] = Watch()
+        watch: Watch[Waited] = Watch()
         watched = legs.watched(pair, watch)
         try:
             return await self._legs.walk(self, watch, lambda: call(watched))

@@ -252,16 +252,17 @@ class WritePath:
         ):
             self._postpone(changes, too_big)
             return False
-        regions, rare = self._look_at(changes)
+        regions, client, tracked, rare = self._look_at(changes)
         heavy = bool(regions) or size > limits.inline_batch_bytes_max
         if rare:
+            client = None
             changes = self._without_trims(changes)
             zero_max = limits.inline_zero_bytes_max
             heavy = heavy or any(
                 change.kind != WRITE and change.length > zero_max for change in changes
             )
         self.batches += 1
-        self._timeline.batch(Batch(changes, regions, heavy, self._answered))
+        self._timeline.batch(Batch(changes, regions, heavy, self._answered, client, tracked))
         return True
 
     def _postpone(self, changes: list[PairChange], too_big: bool) -> None:
@@ -272,30 +273,39 @@ class WritePath:
         else:
             self._want_room()
 
-    def _look_at(self, changes: list[PairChange]) -> tuple[dict[int, list[int]], bool]:
+    def _look_at(
+        self, changes: list[PairChange]
+    ) -> tuple[dict[int, list[int]], Client | None, bool, bool]:
         """Mark what the batch makes dirty; returns the regions that have to be opened first, by
-        volume number, and whether there is anything but WRITEs.
+        volume number; the client, if there is one and no FUA; whether a volume tracks its changes;
+        and whether there is anything but WRITEs.
         """
         fresh: dict[int, list[int]] = {}
-        rare = False
+        client: Client | None = changes[0].client
+        pair: Pair | None = None
+        regions = changes[0].volume.regions
+        tracked = rare = False
         for change in changes:
             change.begun = True
-            pair = change.volume
-            pair.primary_dirty = True
             if change.kind != WRITE:
                 rare = True
-            if pair.secondary is None:
-                continue
-            if pair.mirrors:
-                pair.secondary_dirty = True
-            regions, offset = pair.regions, change.offset
-            first = offset >> regions.shift
-            if first == offset + change.length - 1 >> regions.shift and first in regions.touched:
+            if change.fua or change.client is not client:
+                client = None
+            if change.volume is not pair:
+                pair = change.volume
+                pair.primary_dirty = True
+                if pair.mirrors:
+                    pair.secondary_dirty = True
+                if pair.tracks:
+                    tracked = True
+                regions = pair.regions
+            offset, shift = change.offset, regions.shift
+            first = offset >> shift
+            if first == offset + change.length - 1 >> shift and first in regions.touched:
                 continue  # the common case
-            found = regions.touch(offset, change.length)
-            if found:
+            if pair.secondary is not None and (found := regions.touch(offset, change.length)):
                 fresh.setdefault(pair.id, []).extend(found)
-        return fresh, rare
+        return fresh, client, tracked, rare
 
     def _without_trims(self, changes: list[PairChange]) -> list[PairChange]:
         """Skip trims that would not do the same to both legs: content after a trim is undefined,
@@ -314,14 +324,10 @@ class WritePath:
     def _answered(self, batch: Batch, error: BaseException | None) -> None:
         """The batch is over."""
         if error is None:
-            changes = batch.changes
-            client = changes[0].client if changes else None
-            for change in changes:
-                if change.client is not client or change.fua:
-                    self._acknowledge(changes)
-                    return
-            if client is not None:  # the common case: they are all of one client
-                client.finished(changes)
+            if batch.client is not None:  # the common case
+                batch.client.finished(batch.changes)
+            else:
+                self._acknowledge(batch.changes)
         else:
             number = error.errno if isinstance(error, OSError) else None
             self._refuse(batch.changes, number or errno.EIO)

@@ -30,7 +30,8 @@ class Leg(Protocol):
 
     def read_into(self, offset: int, buffer: memoryview, /) -> None:
         """Fill the whole buffer. LostWritesError if the disk has lost writes that had succeeded,
-        until a `sync` has reported it: what it returns may be older than they are.
+        until a `sync` has succeeded after the one that reported it: what it returns may be older
+        than they are.
         """
 
     def read_cached(self, offset: int, buffer: memoryview, /) -> bool:

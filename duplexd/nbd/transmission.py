@@ -14,9 +14,13 @@ payload, so that the stream stays in step.
 from __future__ import annotations
 
 import errno
+from typing import TYPE_CHECKING
 
 from duplexd.nbd import constants as c
 from duplexd.nbd.messages import REQUEST
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _HEADER = REQUEST.size
 _unpack = REQUEST.unpack_from
@@ -41,6 +45,7 @@ class Receiver:
     """
 
     __slots__ = (
+        "_allocate",
         "_buffer",
         "_end",
         "_filled",
@@ -53,7 +58,8 @@ class Receiver:
         "large",
     )
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, allocate: Callable[[int], bytearray] = bytearray) -> None:
+        """`allocate` makes the memory of a large payload, with any content."""
         self.broken = False
         self.ended = False
         self.large = 0
@@ -63,6 +69,7 @@ class Receiver:
         self._skip = 0  # bytes of a payload that is too long
         self._header = (0, 0, 0, 0)
         self._payload = bytearray()
+        self._allocate = allocate
         self._filled = 0
 
     def buffer(self) -> memoryview:
@@ -167,7 +174,7 @@ class Receiver:
         else:
             self.large = length
             self._header = header
-            self._payload = bytearray(length)
+            self._payload = self._allocate(length)
             self._payload[: len(here)] = here
             self._filled = len(here)
         return self._end

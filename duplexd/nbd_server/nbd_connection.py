@@ -216,7 +216,8 @@ class Connection:
         self._handshake, self._input = None, memoryview(b"")
         self._dispatch = Dispatch(self._server, volume, self._wire, self._progressed)
         size = max(self._server.limits.connection_receive_bytes, len(rest) + RECEIVE_BYTES_MIN)
-        self._receiver, self._buffers = Receiver(size), ReceiveBuffers(size)
+        self._receiver = Receiver(size, self._server.payloads.take)
+        self._buffers = ReceiveBuffers(size)
         self._receiver.buffer()[: len(rest)] = rest
         self.buffer_updated(len(rest))
 

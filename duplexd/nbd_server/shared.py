@@ -17,10 +17,13 @@ from duplexd.nbd.handshake import Export
 from duplexd.nbd_server.budget import Budget
 from duplexd.nbd_server.hangup import HangupWatch
 from duplexd.nbd_server.traffic import Traffic
+from duplexd.runtime.buffers import Buffers
 
 if TYPE_CHECKING:
     from duplexd.backend import Backend, Volume
     from duplexd.limits import NbdLimits
+
+PAYLOADS_KEPT_BYTES_MAX = 16 << 20  # for WRITEs of 1 MiB at depth 16
 
 EXPORT_FLAGS = (
     c.FLAG_HAS_FLAGS
@@ -64,6 +67,7 @@ class Server:
         self.failing: dict[
             tuple[str, str], int
         ] = {}  # (volume, "read" or "change") -> errno of the last answer
+        self.payloads = Buffers(PAYLOADS_KEPT_BYTES_MAX)
         # used by one connection at a time, within one call
         self.reply_buffer = memoryview(bytearray(limits.reply_buffer_bytes))
 
@@ -88,6 +92,7 @@ class Server:
         """A connection is closed."""
         self.connections.discard(connection)
         if not self.connections:
+            self.payloads.clear()
             self.idle.set()
 
     def traffic_of(self, volume: Volume) -> Traffic:

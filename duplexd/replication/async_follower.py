@@ -6,7 +6,8 @@ once. A suspended pair leaves it at its cut. It exists only while there are such
 A secondary that hangs is given up after its time-out: the pair and its group are suspended where
 they are, and another follower goes on from there with the others. The thread that hangs changes
 nothing any more. One that is slow makes its own clients wait (`throttle.py`), and is suspended when
-they would wait too long.
+they would wait too long. A journal that cannot be read suspends all of them, for no other follower
+could go on.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 from duplexd.core import pair_states
 from duplexd.replication.backlog import UNREADABLE
 from duplexd.replication.follower import Follower, SecondarySink, SinkError, UntouchedError
-from duplexd.replication.leg_calls import hung_in
+from duplexd.replication.leg_calls import JournalHungError, hung_in
 from duplexd.replication.throttle import TOO_SLOW, Throttle
 from duplexd.runtime.tasks import to_its_end
 from duplexd.runtime.watch import HungError
@@ -208,7 +209,8 @@ class AsyncFollower:
     async def _walk(self, follower: Follower) -> None:
         """Go on by some records, a fraction of a second's worth, so that the lag is known well.
 
-        Raises SinkError; UNREADABLE.
+        Raises SinkError; UNREADABLE. The thread is given up that hangs, and another follower takes
+        the place of this one.
         """
         until, began = self._timeline.performed, self._clock.monotonic()
         step = to_its_end(
@@ -218,9 +220,11 @@ class AsyncFollower:
         )
         try:
             await step
-        except HungError as hung:
+        except (HungError, JournalHungError) as hung:
             follower.left()
             self._follower = self._new(list(follower.pairs.values()), follower.position)
+            if isinstance(hung, JournalHungError):
+                raise
             raise SinkError(hung_in(hung).pair, follower.position + 1, hung) from hung
         took_s, limits = self._clock.monotonic() - began, self._limits
         if took_s > STEP_SECONDS:
@@ -277,7 +281,7 @@ class AsyncFollower:
 
         async def together(pairs: set[Pair]) -> set[Pair]:
             """Those that were suspended: none, if others have to be with them by now."""
-            async with self._backlog.after(since, pairs) as missed:
+            async with self._backlog.after(since, pairs, error) as missed:
                 return await timeline.at_rest(lambda: freeze(pairs, missed))
 
         def freeze(pairs: set[Pair], missed: dict[Pair, ChangeMap]) -> set[Pair]:

@@ -11,10 +11,13 @@ import contextlib
 from functools import partial
 from typing import TYPE_CHECKING
 
+from duplexd.core.patience import JournalRead, Waited
 from duplexd.errors import DamageError
 from duplexd.journal.format import TRIM, WRITE, ZERO
 from duplexd.journal.reader import Reader
+from duplexd.replication.leg_calls import JournalHungError
 from duplexd.runtime.tasks import to_its_end
+from duplexd.runtime.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterable
@@ -52,26 +55,51 @@ class Backlog:
 
     @contextlib.asynccontextmanager
     async def after(
-        self, position: int, pairs: Collection[Pair]
+        self, position: int, pairs: Collection[Pair], why: Exception
     ) -> AsyncIterator[dict[Pair, ChangeMap]]:
-        """What the pairs have missed after number `position`. Meanwhile they get no more."""
-        ring = self._timeline.writer.ring
+        """What the pairs have missed after number `position`: everything, if a journal that hangs
+        is `why` that is asked. Meanwhile they get no more.
+        """
         async with self.held(pairs) as tail:
-            read = partial(backlog, ring, pairs, position, tail, self._chunk_bytes)
-            yield await to_its_end(self._legs.workers.of(ring).run(read))
+            if isinstance(why, JournalHungError):
+                yield _everything(pairs)
+            else:
+                yield await self._read(position, pairs, tail)
+
+    async def _read(
+        self, position: int, pairs: Collection[Pair], tail: int
+    ) -> dict[Pair, ChangeMap]:
+        ring, watch = self._timeline.writer.ring, Watch[Waited]()
+        read = partial(backlog, ring, pairs, position, tail, self._chunk_bytes, watch)
+        try:
+            return await to_its_end(self._legs.walk(ring, watch, read))
+        except JournalHungError:
+            return _everything(pairs)
+
+
+def _everything(pairs: Iterable[Pair]) -> dict[Pair, ChangeMap]:
+    return {pair: pair.record.full_map() for pair in pairs}
 
 
 def backlog(
-    ring: Ring, pairs: Iterable[Pair], position: int, until: int, chunk_bytes: int
+    ring: Ring,
+    pairs: Collection[Pair],
+    position: int,
+    until: int,
+    chunk_bytes: int,
+    watch: Watch[Waited] | None = None,
 ) -> dict[Pair, ChangeMap]:
     """What the records after number `position`, up to `until`, change of each pair: everything, if
     they can't be read. Blocking.
     """
+    watch, note = watch or Watch(), JournalRead(ring.directory)
     changed = {pair.id: (pair, pair.new_map()) for pair in pairs}
     try:
-        reader = Reader(ring, position + 1) if position < until else None
+        with watch.at(note):
+            reader = Reader(ring, position + 1) if pairs and position < until else None
         while reader is not None and reader.sequence <= until:
-            _, records = reader.read(until, chunk_bytes)
+            with watch.at(note):
+                _, records = reader.read(until, chunk_bytes)
             for record in records:
                 if record.volume in changed and record.kind in (WRITE, ZERO, TRIM):
                     changed[record.volume][1].set(record.offset, record.length)

@@ -25,7 +25,7 @@ from duplexd.replication.follower import (
     UntouchedError,
 )
 from duplexd.replication.job import copied_well, in_work
-from duplexd.replication.leg_calls import hung_in
+from duplexd.replication.leg_calls import JournalHungError, hung_in
 from duplexd.replication.pieces import (
     PrimaryUnreadableError,
     Progress,
@@ -99,7 +99,7 @@ class Copying:
     async def follow(self, job: Job) -> bool:
         """One step along the journal, if there is one.
 
-        Raises SinkError, also if a pair of the job was suspended meanwhile.
+        Raises SinkError, also if a pair of the job was suspended meanwhile; JournalHungError.
         """
         follower = job.walk()
         in_work(job.pairs)
@@ -114,7 +114,7 @@ class Copying:
             self.copied_bytes += await self._in_worker(
                 job, follower.sink, lambda: follower.step(until, chunk)
             )
-        except SinkError:
+        except (SinkError, JournalHungError):
             follower.left()  # a thread that hangs changes nothing any more
             raise
         job.floor = follower.position
@@ -253,7 +253,7 @@ class Copying:
             for pair, todo in maps:
                 await self._stage_one(job, pair, todo, sink)
             await self._end_staging(job, sink)
-        except PrimaryUnreadableError:
+        except (PrimaryUnreadableError, JournalHungError):
             sink.close()
             raise
         except (SinkError, OSError) as error:

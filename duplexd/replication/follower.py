@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Protocol
 
+from duplexd.core.patience import JournalRead
 from duplexd.journal.format import FLAG_ALLOCATE, TRIM, WRITE, ZERO
 from duplexd.journal.reader import Reader
 from duplexd.replication.watched import WatchedLegs
@@ -134,8 +135,8 @@ class Follower:
     """
 
     __slots__ = (
-        "_advance", "_at", "_now", "_reader", "_ring", "counted_until", "ends", "pairs", "position",
-        "sink", "spent_s",
+        "_advance", "_at", "_in_journal", "_now", "_reader", "_ring", "counted_until", "ends",
+        "pairs", "position", "sink", "spent_s",
     )  # fmt: skip
 
     def __init__(
@@ -163,6 +164,7 @@ class Follower:
         self._advance = advance
         self._at = 0  # the record that is being applied
         self._ring = ring
+        self._in_journal = JournalRead(ring.directory)
         self._reader: Reader | None = None
 
     def lag_bytes(self, log_position: int) -> int:
@@ -174,7 +176,9 @@ class Follower:
         """What reads on from the position in the journal. Raises LookupError."""
         reader = self._reader  # once: the loop may drop it meanwhile
         if reader is None:
-            reader = self._reader = Reader(self._ring, self.position + 1)
+            with self.sink.legs.watch.at(self._in_journal):
+                reader = Reader(self._ring, self.position + 1)
+            self._reader = reader  # not by a thread that was given up in there
         return reader
 
     def step(self, until: int, size_bytes: int) -> int:
@@ -183,7 +187,9 @@ class Follower:
         """
         if self.position >= until:
             return 0
-        buffer, records = self.reach().read(until, size_bytes)
+        reader = self.reach()
+        with self.sink.legs.watch.at(self._in_journal):
+            buffer, records = reader.read(until, size_bytes)
         applied_bytes, pairs, now = 0, self.pairs, self._now
         spent_s: dict[Pair, float] = {}
         for record in records:

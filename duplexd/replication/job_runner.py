@@ -71,9 +71,9 @@ class Runner:
         try:
             await self._work(job)
         except SinkError as error:
-            await self._end(job, partial(self._failed, job, error))
+            await self._end(job, error, partial(self._failed, job, error))
         except Exception as error:  # noqa: BLE001  no pair may stay PENDING without a job
-            await self._end(job, partial(self._ended_early, job, error))
+            await self._end(job, error, partial(self._ended_early, job, error))
 
     async def _work(self, job: Job) -> None:
         timeline = self._timeline
@@ -88,10 +88,12 @@ class Runner:
         if job.pairs:
             await self._catch_up(job, list(job.pairs))
 
-    async def _end(self, job: Job, consequences: Callable[[Backlogs], None]) -> None:
+    async def _end(
+        self, job: Job, why: Exception, consequences: Callable[[Backlogs], None]
+    ) -> None:
         try:
             copied_to = job.pairs if job.how == COPY else []
-            async with self._backlog.after(_position(job), list(copied_to)) as missed:
+            async with self._backlog.after(_position(job), list(copied_to), why) as missed:
                 await when_there_is_room(self._timeline, lambda: consequences(missed))
             await self._remove_log(job)
         except (OSError, DuplexdError):
@@ -130,7 +132,7 @@ class Runner:
                 await self._leave(job, error)
 
     async def _leave(self, job: Job, error: SinkError) -> None:
-        async with self._backlog.after(job.walk().position, [error.pair]) as missed:
+        async with self._backlog.after(job.walk().position, [error.pair], error) as missed:
             leaves = partial(self._leaves, job, error, missed)
             await when_there_is_room(self._timeline, leaves)
 

@@ -2,13 +2,16 @@
 
 All of the engine but its write thread reaches the disks through here, so that one place decides
 where a call may hang and how long it is waited for. A reload replaces `patience`.
+
+Who follows the journal may hang in it, too: between two calls on legs, in the same thread. No leg
+is to blame for that, so it is another error.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from duplexd.core.patience import SYNC, Access, Patience
+from duplexd.core.patience import SYNC, Access, JournalRead, Patience, Waited
 from duplexd.runtime.watch import HungError, Watch, patiently
 
 if TYPE_CHECKING:
@@ -16,9 +19,14 @@ if TYPE_CHECKING:
 
     from duplexd.core.pair import Pair
     from duplexd.images.leg import Leg
+    from duplexd.journal.segment import Ring
     from duplexd.runtime.threads import Workers
 
 T = TypeVar("T")
+
+
+class JournalHungError(OSError):
+    """The journal could not be read in time, and the thread that reads it was given up."""
 
 
 class LegCalls:
@@ -31,15 +39,15 @@ class LegCalls:
         self.patience = patience or Patience()
         self.on_hung: Callable[[Pair, Leg, OSError], None] = _nobody_cares
 
-    def seconds(self, access: Access) -> float:
+    def seconds(self, waited: Waited) -> float:
         """How long this may be waited for, as of now."""
-        return self.patience.seconds(access.use)
+        return self.patience.seconds(waited.use)
 
     async def on(self, pair: Pair, leg: Leg, use: str, call: Callable[[], T]) -> T:
         """The result of one call on a leg of a pair. Raises what it raises; HungError, whose `what`
         is the Access, when it takes too long.
         """
-        watch: Watch[Access] = Watch()
+        watch: Watch[Waited] = Watch()
         access = Access(pair, leg, use)
 
         def watched() -> T:
@@ -48,14 +56,31 @@ class LegCalls:
 
         return await self.walk(leg, watch, watched)
 
-    async def walk(self, owner: object, watch: Watch[Access], call: Callable[[], T]) -> T:
-        """The same of a call on several legs, which enters and leaves `watch` for each of them.
+    async def on_journal(self, ring: Ring, call: Callable[[], T]) -> T:
+        """The result of one call that reads the journal. Raises what it raises; JournalHungError
+        when it takes too long.
+        """
+        watch: Watch[Waited] = Watch()
+
+        def watched() -> T:
+            with watch.at(JournalRead(ring.directory)):
+                return call()
+
+        return await self.walk(ring, watch, watched)
+
+    async def walk(self, owner: object, watch: Watch[Waited], call: Callable[[], T]) -> T:
+        """The same of a call on several legs, which enters and leaves `watch` for each of them, and
+        for each read of the journal: JournalHungError if one of those takes too long.
 
         It runs in a worker of `owner`: of whatever makes such calls one after the other.
         """
         try:
             return await patiently(self.workers.of(owner), watch, call, self.seconds)
         except HungError as hung:
+            if isinstance(hung.what, JournalRead):
+                path = hung.what.path
+                why = f"{path}: the journal cannot be read: {hung.strerror}"
+                raise JournalHungError(hung.errno, why, path) from hung
             pair, leg, use = hung_in(hung)
             hung.filename = leg.path
             if use != SYNC:  # a sync that did not end has other consequences

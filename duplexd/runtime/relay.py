@@ -92,8 +92,10 @@ class Relay(Workers):
         loop.enter()
         try:
             while not self._stopping:
-                if calls and not self._call(*calls.popleft()):
-                    return
+                if calls:
+                    call, done = calls.popleft()
+                    if not self._call(call, done):
+                        return
                 turn(not calls)
         except BaseException as error:  # noqa: BLE001  the thread that waits in `drive` raises it
             self._broken = error
@@ -104,34 +106,34 @@ class Relay(Workers):
         self, call: Callable[[], T], done: Callable[[T | None, BaseException | None], None]
     ) -> bool:
         """Make a call, and `done`; False if another thread drives now."""
-        note = self._note
-        result: T | None = None
-        error: BaseException | None = None
         self._number += 1
-        note.append(self._number)
+        self._note.append(self._number)
         try:
             result = call()
-        except BaseException as raised:  # noqa: BLE001  `done` gets it
-            error = raised
-        given_up = error is not None and type(error) is GivenUp
+        except BaseException as error:  # noqa: BLE001  `done` gets it
+            # Not kept in this frame: the two would keep each other, and with them the leg that
+            # hung, which stays locked as long as anything refers to it.
+            return self._over(_nobody if type(error) is GivenUp else done, None, error)
+        return self._over(done, result, None)
+
+    def _over(
+        self,
+        done: Callable[[Any, BaseException | None], None],
+        result: object,
+        error: BaseException | None,
+    ) -> bool:
         try:
-            note.pop()
+            self._note.pop()
         except IndexError:
-            if not given_up and not self._stopping:
+            if not self._stopping:
                 self._loop.call_soon_threadsafe(done, result, error)
             return False
-        else:
-            try:
-                if not given_up:
-                    done(result, error)
-            except BaseException as burst:  # noqa: BLE001  the loop goes on
-                context = {"message": f"unexpected error in {done!r}", "exception": burst}
-                self._loop.call_exception_handler(context)
-            return True
-        finally:
-            # This frame and the error would keep each other, and with them the leg that hung, which
-            # stays locked as long as anything refers to it.
-            del error
+        try:
+            done(result, error)
+        except BaseException as burst:  # noqa: BLE001  the loop goes on
+            context = {"message": f"unexpected error in {done!r}", "exception": burst}
+            self._loop.call_exception_handler(context)
+        return True
 
     def _look_out(self) -> None:
         """Look at the driver's call once in a while; drive on without it if it hangs."""
@@ -149,6 +151,10 @@ class Relay(Workers):
             self._begin(self._look_out)
             self._drive()
             return
+
+
+def _nobody(_result: object, _error: BaseException | None) -> None:
+    """The call was given up: nobody waits for it."""
 
 
 async def _alone_to_its_end(main: Coroutine[object, object, T]) -> T:

@@ -106,7 +106,9 @@ class TurnLoop(asyncio.SelectorEventLoop):
         due = timers[0].when() if timers else inf
         timeout_s = 0.0
         if wait and not ready:
-            timeout_s = min(max(due - monotonic(), 0.0), WAIT_SECONDS_MAX)
+            timeout_s = due - monotonic()
+            if not 0.0 <= timeout_s <= WAIT_SECONDS_MAX:
+                timeout_s = 0.0 if timeout_s < 0.0 else WAIT_SECONDS_MAX
         rare = False
         for fd, events in self._epoll.poll(timeout_s, EVENTS_MAX):
             reader, writer = noted.get(fd, _NOBODY)
@@ -116,10 +118,11 @@ class TurnLoop(asyncio.SelectorEventLoop):
                 writer._run()
             else:
                 rare = True  # asyncio's turn finds it again
-        for _ in range(len(ready)):
-            handle = ready.popleft()
-            if not handle.cancelled():
-                handle._run()
+        if ready:
+            for _ in range(len(ready)):
+                handle = ready.popleft()
+                if not handle.cancelled():
+                    handle._run()
         if rare or due <= monotonic():
             self.call_soon(_nothing)  # it would wait otherwise, if what there was has gone
             self._run_once()

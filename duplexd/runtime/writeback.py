@@ -33,36 +33,46 @@ _RANGE = (ctypes.c_int64(_BEYOND), ctypes.c_int64(1), ctypes.c_uint(_WAIT_BEFORE
 
 
 class Losses:
-    """What a disk has lost of what was written through one descriptor, as `find` hears of it, until
-    a sync has reported it.
+    """What a disk has lost of what was written through one descriptor, as `find` and the syncs hear
+    of it.
+
+    A sync reports a loss by failing, in a worker. Who waits for that sync acts on it later, and
+    until then others may read. So a loss is known until the next sync has succeeded: that begins
+    after the consequences, for example once a secondary was copied again as a whole.
 
     `find` is called for each read, in the loop too: 0.4 us with arguments that are made once.
     """
 
-    __slots__ = ("_arguments", "_lock", "known")
+    __slots__ = ("_arguments", "_lock", "_reported", "known")
 
     def __init__(self, fd: int) -> None:
         self._arguments = (ctypes.c_int(fd), *_RANGE)
         self._lock = threading.Lock()
+        self._reported = False
         self.known: OSError | None = None
 
     def find(self) -> OSError | None:
         """Ask, and return what is known. Does not wait."""
         with self._lock:  # the next call does not get this answer, so it is noted before
             if _ask(*self._arguments) and (loss := _error(-1)) is not None:
-                self.known = loss
+                self.known, self._reported = loss, False
             return self.known
 
-    def note(self, loss: OSError) -> None:
-        """Another call has heard of it."""
+    def note(self, loss: OSError, reported: bool = False) -> None:
+        """Another call has heard of it; `reported`: a sync, which fails for that."""
         with self._lock:
-            self.known = loss
+            self.known, self._reported = loss, reported
 
-    def reported(self) -> OSError | None:
-        """What was known; a sync says it."""
+    def synced(self) -> OSError | None:
+        """A sync has succeeded. Returns what it has to report nevertheless: a loss that the kernel
+        has named to another call.
+        """
         with self._lock:
-            loss, self.known = self.known, None
-        return loss
+            if self.known is None or self._reported:
+                self.known = None
+                return None
+            self._reported = True
+            return self.known
 
 
 def write_back(fd: int, offset: int, length: int) -> OSError | None:

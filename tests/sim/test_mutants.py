@@ -78,8 +78,9 @@ def regions_are_not_made_durable(patch: Callable[..., None]) -> None:
 def regions_are_not_marked(patch: Callable[..., None]) -> None:
     mark = WritePath._look_at
 
-    def forget(self: WritePath, changes: Any) -> tuple[dict[int, list[int]], bool]:
-        return {}, mark(self, changes)[1]
+    def forget(self: WritePath, changes: Any) -> tuple[dict[int, list[int]], Any, bool, bool]:
+        _regions, client, tracked, rare = mark(self, changes)
+        return {}, client, tracked, rare
 
     patch(WritePath, "_look_at", forget)
 

@@ -48,6 +48,7 @@ from duplexd.api.models.cut_model import (
 from duplexd.api.models.line_model import (
     Event,
     ResyncDoneVolume,
+    ResyncRefused,
     ResyncStarted,
     ResyncVolume,
     Verified,
@@ -575,11 +576,12 @@ class FakeController:
             volumes=[volume(number, name) for number, name in enumerate(names)],
         )
 
-    async def resync(self, names: list[str]) -> Json:
-        if any(self.volumes[name] == "SIMPLEX" for name in names):
-            raise WrongStateError(
-                "a SIMPLEX volume has no secondary to resync; add one to the configuration"
-            )
+    async def resync(self, names: list[str], partial: bool = False) -> Json:
+        why = "a SIMPLEX volume has no secondary to resync; add one to the configuration"
+        refused = [name for name in names if self.volumes[name] == "SIMPLEX"]
+        if refused and (not partial or len(refused) == len(names)):
+            raise WrongStateError(why)
+        names = [name for name in names if name not in refused]
         rows = [
             ResyncVolume(name=name, how="already" if self.volumes[name] == "DUPLEX" else "journal")
             for name in names
@@ -587,7 +589,8 @@ class FakeController:
         for name in names:
             if self.volumes[name] != "DUPLEX":
                 self.volumes[name] = "PENDING"
-        return dumped(ResyncStarted(job="j1", volumes=rows))
+        left_out = [ResyncRefused(name=name, error=why) for name in refused]
+        return dumped(ResyncStarted(job="j1", volumes=rows, refused=left_out))
 
     async def resync_wait(self, names: list[str]) -> Json:
         try:

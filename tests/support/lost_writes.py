@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 
 
 class LostWrites(FaultLeg):
-    """Nothing can be read until a sync has reported the loss, once."""
+    """Nothing can be read until a sync succeeds after the one that reported the loss."""
 
-    __slots__ = ("lost",)
+    __slots__ = ("lost", "reported")
 
     def __init__(self, leg: Leg) -> None:
         super().__init__(leg)
         self.lost = True
+        self.reported = False
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         if self.lost:
@@ -27,10 +28,11 @@ class LostWrites(FaultLeg):
         super().read_into(offset, buffer)
 
     def sync(self, times: bool = False) -> None:
-        if self.lost:
-            self.lost = False
+        if self.lost and not self.reported:
+            self.reported = True
             raise self._loss()
         super().sync(times)
+        self.lost = False
 
     def _loss(self) -> LostWritesError:
         return LostWritesError(errno.EIO, "the disk has lost writes", self.path)

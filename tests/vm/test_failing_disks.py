@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
 ROOT = Root(write_daemon_root, memory_mib=1024, boot_timeout_s=300)
+# One guest for all tests: emulated, with other work on the machine, each took it 2 to 3 minutes
+LIFETIME_S = 3600
 VOLUME_MIB = 32
 BY_ERROR = ("SUSPENDED", "by secondary error")
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuestDaemon]:
-    with Machine(tmp_path_factory.mktemp("disks"), ROOT) as machine:
+    with Machine(tmp_path_factory.mktemp("disks"), ROOT, LIFETIME_S) as machine:
         machine.run("mount -t tmpfs none /srv")
         disks = [
             GuestDisk(machine, name, number, size)

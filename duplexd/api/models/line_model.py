@@ -52,11 +52,19 @@ class ResyncVolume(Answer):
     )
 
 
+class ResyncRefused(Answer):
+    name: str
+    error: str
+
+
 class ResyncStarted(Answer):
     """POST /v1/resync."""
 
     job: str
     volumes: list[ResyncVolume]
+    refused: list[ResyncRefused] = Field(
+        default_factory=list, description="with `partial`: those that were left out, and why"
+    )
 
 
 class ResyncProgressVolume(Answer):
@@ -89,8 +97,9 @@ class ResyncDone(Answer):
     """Last line of POST /v1/resync with `wait`."""
 
     event: Literal["done"]
-    ok: bool = Field(description="all of them are DUPLEX")
+    ok: bool = Field(description="all of them are DUPLEX, and none was refused")
     volumes: list[ResyncDoneVolume]
+    refused: list[ResyncRefused] = Field(default_factory=list, description="as in the first line")
 
 
 class VerifyProgress(Answer):

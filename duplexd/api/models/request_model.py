@@ -73,6 +73,9 @@ class ResyncRequest(Request):
     wait: bool = Field(
         False, description="answer with lines of progress until all are DUPLEX or one failed"
     )
+    partial: bool = Field(
+        False, description="leave out what cannot be resynced, and say so; else nothing is started"
+    )
 
 
 class VerifyRequest(Request):

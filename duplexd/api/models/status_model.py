@@ -68,7 +68,8 @@ class Rebuild(Answer):
     """Whether a SUSPENDED pair survives the loss of its primary without losing a change."""
 
     possible: bool = Field(
-        description="the journal still has every change after the cut: `swap --roll-forward`"
+        description="`swap --roll-forward` can be done with the journal alone: it has every change "
+        "after the cut, and leads to what the volume holds (not after `adopt`)"
     )
     from_sequence: int | None = Field(
         None, description="the first number that would be applied to the secondary"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from duplexd.errors import TimedOutError, UnreachableError, UsageError
+from duplexd.errors import TimedOutError, UnreachableError, UsageError, WrongStateError
 from tests.support.fake_member import HANG_UP, SILENT, problem
 from tests.unit.client.members import CUT, left, members
 
@@ -81,6 +81,21 @@ async def test_resync_and_verify_name_volumes_by_their_controller(tmp_path: Path
         beta.plant["verify"] = problem(400, 2, "no")
         with pytest.raises(UsageError, match="beta: no"):
             await client.verify("db")
+
+
+async def test_a_resync_that_one_controller_refuses_is_begun_by_the_others(tmp_path: Path) -> None:
+    async with members(tmp_path, "alpha", "beta") as (client, (alpha, beta)):
+        alpha.plant["resync"] = (
+            200,
+            {"volumes": [{"name": "data", "how": "journal"}], "refused": []},
+        )
+        beta.plant["resync"] = problem(409, 5, "data is not served")
+        result = await client.resync("db")
+        assert (result.ok, [row["name"] for row in result.volumes]) == (False, ["alpha:data"])
+        assert result.refused == [{"name": "beta:data", "error": "beta: data is not served"}]
+        alpha.plant["resync"] = problem(409, 5, "nor is this")
+        with pytest.raises(WrongStateError, match="nor is this"):
+            await client.resync("db")
 
 
 @pytest.mark.parametrize(

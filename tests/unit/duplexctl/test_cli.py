@@ -230,9 +230,37 @@ def test_not_found_is_3_and_json_has_the_problem(ctl: Ctl) -> None:
 
 
 def test_wrong_state_is_5(ctl: Ctl, plane: ControlPlane) -> None:
-    plane.controller.volumes["data"] = "SIMPLEX"
+    plane.controller.volumes |= dict.fromkeys(("data", "wal"), "SIMPLEX")
     assert ctl("suspend", "db")[0] == 5
     assert ctl("resync", "db", "--wait")[0] == 5
+
+
+@pytest.mark.parametrize("more", [[], ["--wait"]])
+def test_a_resync_of_some_is_5_and_names_those_that_were_left_out(
+    ctl: Ctl, plane: ControlPlane, more: list[str]
+) -> None:
+    ctl("suspend", "db")
+    plane.controller.volumes["data"] = "SIMPLEX"
+    code, out, err = ctl("resync", "db", *more)
+    assert code == 5
+    assert "wal" in out
+    assert "not started for data: a SIMPLEX volume has no secondary" in err
+    code, out, _ = ctl("resync", "db", *more, "--json")
+    answer = json.loads(out.splitlines()[-1])
+    assert (code, answer["ok"]) == (5, False)
+    assert [row["name"] for row in answer["refused"]] == ["data"]
+
+
+def test_a_resync_that_fails_for_some_and_is_refused_for_others_is_1(
+    ctl: Ctl, plane: ControlPlane
+) -> None:
+    ctl("suspend", "db")
+    plane.controller.volumes["data"] = "SIMPLEX"
+    plane.controller.broken = {"wal"}
+    code, _, err = ctl("resync", "db", "--wait")
+    assert code == 1
+    assert "not DUPLEX: wal" in err
+    assert "not started for data" in err
 
 
 def test_unreachable_is_7_and_says_what_to_do(ctl: Ctl, tmp_path: Path) -> None:

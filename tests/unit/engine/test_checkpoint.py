@@ -319,7 +319,7 @@ async def test_a_sync_that_was_planned_as_the_journal_failed_is_waited_for_by_no
         await asyncio.wait_for(taking.finish(_sync(taking)), 10)
 
 
-async def _sync(taking: Taking) -> list[OSError]:
+async def _sync(taking: Taking) -> dict[Pair, OSError]:
     return await taking.checkpointer.sync_secondaries([taking.parts.pair()])
 
 
@@ -348,10 +348,10 @@ async def test_a_secondary_that_is_not_at_its_path_is_named_and_not_usable() -> 
     async with running() as core:
         await core.controller.suspend(["data"])
         core.disk.take("/b/data.img")
-        (lost,) = await core.controller.checkpointer.sync_secondaries([core.pair()])
+        (lost,) = (await core.controller.checkpointer.sync_secondaries([core.pair()])).values()
         assert "/b/data.img" in str(lost.strerror)
         assert not core.pair().usable
-        (lost,) = await core.controller.checkpointer.sync_secondaries([core.pair()])
+        (lost,) = (await core.controller.checkpointer.sync_secondaries([core.pair()])).values()
         assert lost.errno == errno.ESTALE, "unusable as it is, it is still not there"
 
 

@@ -60,3 +60,18 @@ async def test_such_a_secondary_is_suspended_and_copied_as_a_whole() -> None:
         assert not pair.usable
         assert pair.changed is not None
         assert pair.changed.changed_bytes == pair.size
+
+
+async def test_such_a_secondary_can_be_read_again_once_it_was_resynced() -> None:
+    async with running() as core:
+        pair = core.pair()
+        pair.set_legs(pair.primary, LostWrites(pair.copy_of), pair.mode)
+        assert await core.write("data", 0, DATA) == 0
+        await core.controller.checkpointer.checkpoint()
+        assert (pair.state, pair.usable) == (SUSPENDED, False)
+        await core.controller.resync(["data"])
+        await core.controller.resync_wait(["data"])
+        assert pair.state == DUPLEX
+        content = bytearray(len(DATA))
+        pair.copy_of.read_into(0, memoryview(content))
+        assert content == DATA

@@ -131,6 +131,46 @@ async def test_an_image_of_another_controller_is_not_written_over() -> None:
         await resynced(core)
 
 
+async def test_an_adopted_secondary_is_in_a_checkpoint_and_the_former_one_in_none() -> None:
+    disk = new_disk()
+    await one_life(disk, settings(), stopped=True)
+    disk.remove("/b/data.img")
+    async with running(disk=disk) as core:
+        former = core.pair().record.secondary_image
+        assert former is not None
+        image = disk.create("/b/data.img", SIZE)
+        image.close()
+        await core.controller.adopt(["data"])
+        adopted = core.pair().record.secondary_image
+        assert adopted is None or adopted.id != former.id
+        (saved,) = CheckpointFile(disk, "/state").read()["pairs"]
+        assert former.id not in str(saved["images"])
+
+
+async def test_a_missing_secondary_keeps_no_other_volume_from_its_resync() -> None:
+    disk, volumes = new_disk(), {"data": "sync", "wal": "sync", "apart": "sync"}
+    await one_life(disk, settings(volumes), stopped=True)
+    disk.remove("/b/wal.img")
+    disk.remove("/a/apart.img")
+    disk.remove("/b/apart.img")
+    async with running(volumes, disk=disk) as core:
+        await core.controller.suspend(["data"])
+        assert await core.write("data", 0, DATA) == 0
+        names = ["wal", "data", "apart"]
+        with pytest.raises(WrongStateError, match=r"/b/wal\.img: .* missing; nothing was started"):
+            await core.controller.resync(names)
+        assert core.states()["data"] == SUSPENDED
+        started = await core.controller.resync(names, partial=True)
+        assert [row["name"] for row in started["volumes"]] == ["data"]
+        refused = {row["name"]: row["error"] for row in started["refused"]}
+        assert set(refused) == {"wal", "apart"}
+        assert refused["wal"] == "wal: /b/wal.img: the image is missing"
+        await core.controller.resync_wait(["data"])
+        assert core.states()["data"] == DUPLEX
+        with pytest.raises(WrongStateError, match=r"\(and 1 more\); nothing was started"):
+            await core.controller.resync(["wal", "apart"], partial=True)
+
+
 # -------------------------------------------------------------------------------------- primaries
 
 

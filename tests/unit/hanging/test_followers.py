@@ -6,10 +6,12 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from duplexd.core.pair_states import DUPLEX, PENDING, SUSPENDED
+from duplexd.core.pair_states import BY_JOURNAL, DUPLEX, PENDING, SUSPENDED
+from duplexd.replication.leg_calls import JournalHungError
 from duplexd.runtime.threads import ThreadWorkers
 from duplexd.runtime.watch import HungError
-from tests.support.hanging_leg import HangingLeg
+from tests.support.hanging_file import HangingReads
+from tests.support.hanging_leg import PATIENCE_SECONDS, HangingLeg
 from tests.unit.hanging.worlds import LONG, SHORT, until
 from tests.unit.replication.fakes import BLOCK, GRAIN, World
 from tests.unit.replication.test_async_follower import Following
@@ -30,6 +32,7 @@ class Threaded:
         self.world.calls.workers = self.workers
         self.world.calls.patience = SHORT
         self.legs: dict[Pair, tuple[HangingLeg, HangingLeg]] = {}
+        self.journal = HangingReads.of(self.world.timeline.writer.segment)
 
     def pair(self, name: str, mode: str = "async") -> Pair:
         return self._hangs(self.world.pair(name, mode))
@@ -47,6 +50,7 @@ class Threaded:
         for legs in self.legs.values():
             for leg in legs:
                 leg.release()
+        self.journal.release()
         self.workers.close()
 
 
@@ -127,6 +131,55 @@ async def test_one_whose_reservation_hangs_is_suspended_too() -> None:
             await until(lambda: pair.state == SUSPENDED)
 
 
+async def test_a_journal_that_hangs_suspends_all_where_they_are_and_ends_no_later_pair() -> None:
+    async with threaded() as made:
+        world = made.world
+        pair, mate = made.pair("data"), made.pair("mate")
+        async with following(made, pair, mate) as started:
+            last = world.timeline.write(pair, 0, b"1" * BLOCK)
+            await until(lambda: mate.applied == last)
+            made.journal.hang()
+            world.timeline.write(pair, 0, b"2" * BLOCK)
+            await until(lambda: pair.state == mate.state == SUSPENDED)
+            assert (pair.reason, pair.applied, pair.usable) == (BY_JOURNAL, last, True)
+            (frozen,) = world.freeze.calls
+            assert isinstance(frozen.error, JournalHungError)
+            assert "has not answered for 0.9 s" in str(frozen.error)
+            assert frozen.missed["data"] == pair.record.full_map()
+            assert not +world.gates.closed
+            made.journal.release()
+            again = made.pair("again")
+            started.follower.add([again])
+            last = world.timeline.write(again, 0, b"3" * BLOCK)
+            await until(lambda: again.applied == last)
+
+
+async def test_the_thread_that_hung_in_the_journal_applies_nothing_when_it_goes_on() -> None:
+    async with threaded() as made:
+        world, pair = made.world, made.pair("data")
+        async with following(made, pair):
+            made.journal.hang()
+            world.timeline.write(pair, 0, b"2" * BLOCK)
+            await until(lambda: pair.state == SUSPENDED)
+            applied = pair.applied
+            made.journal.release()
+            assert await asyncio.to_thread(made.journal.left.acquire, timeout=60)
+            made.workers.close()
+            assert pair.applied == applied
+            assert made.legs[pair][1].calls["write"] == 0
+
+
+async def test_a_follower_whose_journal_hangs_does_not_keep_a_stop_waiting() -> None:
+    async with threaded() as made:
+        world, pair = made.world, made.pair("data")
+        async with following(made, pair) as started:
+            made.journal.hang()
+            world.timeline.write(pair, 0, b"2" * BLOCK)
+            await made.journal.hung()
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await started.follower.stop()
+
+
 # ------------------------------------------------------------------------------------------- jobs
 
 
@@ -191,3 +244,64 @@ async def test_the_end_of_a_resync_holds_up_only_its_own_volumes() -> None:
         await made.legs[pair][1].hung()
         assert pair.state == PENDING
         assert not world.gates.closed[other]
+
+
+async def test_a_resync_by_journal_ends_when_the_journal_hangs_and_can_be_made_again() -> None:
+    async with threaded() as made, replicating(made) as replication:
+        world, pair = made.world, made.pair("data", "sync")
+        cut = world.suspend(pair)
+        world.timeline.write(pair, 0, b"1" * BLOCK)
+        made.journal.hang()
+        await replication.resyncs.resync([pair])
+        await until(lambda: pair.state == SUSPENDED)
+        assert (pair.reason, pair.usable, pair.applied) == (BY_JOURNAL, True, cut)
+        assert "the journal cannot be read" in str(pair.resync_error)
+        assert pair.secondary is made.legs[pair][1], "it is not to blame"
+        made.journal.release()
+        await replication.resyncs.resync([pair])
+        await until(lambda: pair.state == DUPLEX)
+        assert world.legs[pair].equal
+
+
+async def test_a_resync_by_map_is_abandoned_when_the_journal_hangs() -> None:
+    async with threaded() as made, replicating(made) as replication:
+        world, pair = made.world, made.pair("data", "sync")
+        cut = world.suspend(pair)
+        for number in range(5):
+            world.timeline.write(pair, GRAIN, bytes([number + 1]) * GRAIN)
+        made.journal = HangingReads.of(world.timeline.writer.segment)
+        made.legs[pair][0].hang("read_into")
+        await replication.resyncs.resync([pair])
+        await made.legs[pair][0].hung()
+        made.journal.hang()
+        world.timeline.write(pair, 0, b"1" * BLOCK)
+        made.legs[pair][0].release()
+        await until(lambda: pair.state == SUSPENDED)
+        assert (pair.usable, pair.applied) == (True, cut)
+        assert "the journal cannot be read" in str(pair.resync_error)
+
+
+async def test_a_copy_ends_when_the_journal_hangs_and_keeps_no_client_waiting_for_it() -> None:
+    async with threaded() as made, replicating(made) as replication:
+        world, pair = made.world, made.to_copy("data")
+        made.journal.hang()
+        world.timeline.write(pair, 0, b"1" * BLOCK)
+        replication.followers.adopt([pair])
+        await until(lambda: pair.state == SUSPENDED)
+        assert (pair.reason, pair.usable) == (BY_JOURNAL, False)
+        assert pair.changed == pair.record.full_map()
+        assert not +world.gates.closed
+
+
+async def test_a_backlog_that_hangs_in_the_journal_may_be_anything() -> None:
+    async with threaded() as made:
+        world, pair = made.world, made.pair("data")
+        async with following(made, pair):
+            secondary = made.legs[pair][1]
+            secondary.hang("write")
+            world.timeline.write(pair, 0, b"1" * BLOCK)
+            await secondary.hung()
+            made.journal.hang()
+            await until(lambda: pair.state == SUSPENDED)
+            assert pair.reason != BY_JOURNAL
+            assert pair.changed == pair.record.full_map()

@@ -33,7 +33,7 @@ async def test_the_sync_of_one_secondary_does_not_wait_for_another_that_hangs() 
         await secondary.hung()
         await until(lambda: world.parts.images["wal"][1].syncs == 1)
         world.parts.send("wal", 0, DATA)
-        assert await world.checkpointer.sync_secondaries([world.pair("wal")]) == []
+        assert await world.checkpointer.sync_secondaries([world.pair("wal")]) == {}
         assert world.parts.images["wal"][1].syncs == 2
         assert not checkpoint.done()
         world.calls.patience = SHORT

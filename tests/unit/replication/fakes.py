@@ -197,12 +197,12 @@ class FakeCheckpointer:
         self.copying = asyncio.Lock()
         self.kept_from: list[int] = []
         self.synced: list[list[str]] = []
-        self.lost: list[OSError] = []
+        self.lost: dict[Pair, OSError] = {}
 
     def keep_from(self, number: int) -> None:
         self.kept_from.append(number)
 
-    async def sync_secondaries(self, pairs: Sequence[Pair]) -> list[OSError]:
+    async def sync_secondaries(self, pairs: Sequence[Pair]) -> dict[Pair, OSError]:
         self.synced.append([pair.name for pair in pairs])
         for pair in pairs:
             pair.copy_of.sync()

@@ -19,6 +19,7 @@ from duplexd.replication.copying import Copying
 from duplexd.replication.followers import Followers
 from duplexd.replication.job import ALREADY, COPY, JOURNAL, MAP
 from duplexd.replication.job_runner import Runner
+from duplexd.replication.left_out import Refusals
 from duplexd.replication.resync import Resyncs
 from duplexd.replication.staging import StagingArea
 from duplexd.units import KIB
@@ -201,9 +202,37 @@ async def test_a_volume_without_secondary_is_refused_and_nothing_is_started() ->
 async def test_a_secondary_that_is_not_at_its_path_is_refused_and_nothing_is_started() -> None:
     world = World()
     replication, pair = small_change(world)
-    world.checkpointer.lost = [OSError(errno.ESTALE, "moved"), OSError(errno.ESTALE, "too")]
+    other = world.pair("other", mode="sync")
+    world.checkpointer.lost = {
+        pair: OSError(errno.ESTALE, "moved"),
+        other: OSError(errno.ESTALE, "too"),
+    }
     with pytest.raises(WrongStateError, match=r"moved \(and 1 more\); nothing was started"):
-        await replication.resync(pair)
+        await replication.resync(pair, other, world.pair("good"))
+    assert not replication.followers.jobs
+
+
+async def test_a_partial_resync_leaves_out_what_it_cannot_do_and_says_so() -> None:
+    world = World()
+    replication, pair = small_change(world)
+    simplex, moved = world.pair("simplex"), world.pair("moved", mode="sync")
+    world.timeline.append(Detach([simplex.id]))
+    world.suspend(moved, cut_id="other")
+    world.checkpointer.lost = {moved: OSError(errno.ESTALE, "/b/moved: moved")}
+    started = await replication.resyncs.resync([simplex, pair, moved], Refusals(partial=True))
+    assert [row["name"] for row in started["volumes"]] == ["data"]
+    assert [row["name"] for row in started["refused"]] == ["simplex", "moved"]
+    assert started["refused"][1]["error"] == "/b/moved: moved"
+    await replication.wait(pair)
+    assert (pair.state, moved.state) == (DUPLEX, SUSPENDED)
+
+
+async def test_a_partial_resync_that_can_do_none_of_them_is_refused() -> None:
+    world = World()
+    replication, pair = small_change(world)
+    world.checkpointer.lost = {pair: OSError(errno.ESTALE, "moved")}
+    with pytest.raises(WrongStateError, match="moved; nothing was started"):
+        await replication.resyncs.resync([pair], Refusals(partial=True))
     assert not replication.followers.jobs
 
 

@@ -62,6 +62,72 @@ def test_short_writes_are_continued_where_they_stopped(
     assert file.read(9000, len(whole)) == whole
 
 
+@pytest.mark.parametrize(
+    ("file_system", "release", "cut"),
+    [
+        ("ext4", "6.16.0", True),
+        ("ext4", "6.18.44-1-generic", True),
+        ("ext4", "7.0-rc1", True),
+        ("ext4", "6.15.9", False),
+        ("ext4", "5.19.0", False),
+        ("xfs", "6.18.1", False),
+        ("", "6.18.1", False),
+    ],
+)
+def test_large_writes_are_cut_where_the_page_cache_would_keep_large_folios(
+    file_system: str, release: str, cut: bool
+) -> None:
+    assert machine.folio_bytes_max(file_system, release) == (32 << 10 if cut else sys.maxsize)
+
+
+@pytest.fixture
+def in_pieces(path: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[File]:
+    monkeypatch.setattr(realfile, "at_once_bytes_max", lambda _fd: 100)
+    file = RealDisk().create(path, SIZE)
+    yield file
+    file.close()
+
+
+def test_a_large_write_is_cut_at_multiples_of_a_piece(
+    in_pieces: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pwrite, written = os.pwrite, []
+
+    def noting(fd: int, data: bytes, offset: int) -> int:
+        written.append((offset, len(data)))
+        return pwrite(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", noting)
+    data = bytes(range(250))
+    in_pieces.write(30, data)
+    assert written == [(30, 70), (100, 100), (200, 80)]
+    assert in_pieces.read(30, 250) == data
+
+
+@pytest.mark.parametrize("at_most", [1, 99])
+def test_short_writes_of_pieces_are_made_whole(
+    in_pieces: File, monkeypatch: pytest.MonkeyPatch, at_most: int
+) -> None:
+    data = bytes(range(250))
+    monkeypatch.setattr(os, "pwrite", short(at_most))
+    in_pieces.write(30, data)
+    assert in_pieces.read(30, 250) == data
+
+
+def test_an_error_of_a_piece_names_the_path(
+    in_pieces: File, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_fd: int, data: bytes, offset: int) -> int:
+        if offset >= 200:
+            raise OSError(errno.ENOSPC, "full")
+        return len(data)
+
+    monkeypatch.setattr(os, "pwrite", fails)
+    with pytest.raises(OSError, match="full") as caught:
+        in_pieces.write(0, bytes(300))
+    assert caught.value.filename == path
+
+
 def test_a_write_that_gets_nowhere_is_an_error_not_a_loop(
     file: File, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -511,22 +577,56 @@ def test_a_kernel_that_cannot_be_asked_has_said_nothing(
     file.read(0, 4)
 
 
+def failing_sync(_fd: int) -> None:
+    """In the place of fdatasync(2)."""
+    raise OSError(errno.EIO, "Input/output error")
+
+
 def test_a_sync_that_fails_has_reported_lost_writes(
     file: File, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writeback, "_ask", losses(errno.EIO))
     with pytest.raises(LostWritesError):
         file.read(0, 4)
-
-    def fails(_fd: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
     with monkeypatch.context() as broken:
-        broken.setattr(os, "fdatasync", fails)
+        broken.setattr(os, "fdatasync", failing_sync)
         with pytest.raises(OSError, match="Input/output"):
             file.sync()
     file.sync()
     assert file.read(0, 4) == bytes(4)
+
+
+def test_after_a_sync_that_failed_nothing_is_read_until_one_succeeds(
+    path: str, file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for the failed one acts on it later, and clients read meanwhile."""
+    file.write(0, b"data")
+    buffer = memoryview(bytearray(4))
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fdatasync", failing_sync)
+        for _ in range(2):
+            with pytest.raises(OSError, match="Input/output"):
+                file.sync()
+    assert not file.read_cached(0, buffer)
+    with pytest.raises(LostWritesError) as caught:
+        file.read_into(0, buffer)
+    assert caught.value.filename == path
+    file.sync()
+    assert file.read_cached(0, buffer)
+    file.read_into(0, buffer)
+
+
+def test_what_is_lost_after_a_report_is_reported_too(
+    file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = memoryview(bytearray(4))
+    monkeypatch.setattr(writeback, "_ask", losses(errno.EIO, errno.ENOSPC))
+    for _ in range(2):
+        assert not file.read_cached(0, buffer)
+        with pytest.raises(LostWritesError):
+            file.sync()
+    file.sync()
+    assert file.read_cached(0, buffer)
 
 
 def test_a_range_that_is_not_written_back_is_a_loss(

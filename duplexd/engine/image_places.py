@@ -1,0 +1,125 @@
+"""A look, every few seconds, whether the paths of the open images still name them.
+
+An open image stays usable after it was deleted, moved or replaced. So its pair looks as good as
+before, until a backup or the next start finds something else at the path. Suspends, resyncs, verify
+and checkpoints look there themselves; this is for the hours between, when nothing is written.
+
+    the secondary of a DUPLEX pair   is suspended, as a checkpoint would do it
+    any other image                  an event and status say it. Clients go on with the primary that
+                                     is open, and a secondary is at its cut wherever it lies
+
+A look may hang, and that says nothing of the image: it may be the path alone. It is given up, the
+image stays in use, and its path is not looked at again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from typing import TYPE_CHECKING, NamedTuple
+
+from duplexd.core.pair_states import DUPLEX
+from duplexd.images.absent import AbsentLeg
+from duplexd.images.place import REMEDY, misplaced
+from duplexd.runtime.tasks import several_at_once
+from duplexd.runtime.watch import HungError, Watch, patiently
+
+if TYPE_CHECKING:
+    from duplexd.core.pair import Pair
+    from duplexd.engine.events import Events
+    from duplexd.engine.failed_legs import FailedLegs
+    from duplexd.engine.volumes import Volumes
+    from duplexd.images.leg import Leg
+    from duplexd.replication.leg_calls import LegCalls
+
+_AT_ONCE = 32
+
+
+class _Look(NamedTuple):
+    pair: Pair
+    leg: Leg
+
+
+class ImagePlaces:
+    """Of one controller."""
+
+    def __init__(
+        self,
+        volumes: Volumes,
+        legs: LegCalls,
+        failed_legs: FailedLegs,
+        events: Events,
+        look_seconds: float,
+    ) -> None:
+        self._volumes = volumes
+        self._legs = legs
+        self._failed_legs = failed_legs
+        self._events = events
+        self._look_s = look_seconds
+        self._found: dict[Leg, str] = {}
+        self._hung: set[Leg] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start the task."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="image places")
+
+    async def stop(self) -> None:
+        """End the task, whatever it waits for."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def error(self, leg: Leg) -> str:
+        """What was found at the path of an open image; "" if nothing is wrong with it."""
+        return self._found.get(leg, "")
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._look_s)
+            await self.look()
+
+    async def look(self) -> None:
+        """At all of them, once."""
+        looks = [
+            _Look(pair, leg)
+            for pair in self._volumes.all()
+            for leg in (pair.primary, pair.secondary)
+            if leg is not None and not isinstance(leg, AbsentLeg)
+        ]
+        legs = {look.leg for look in looks}
+        self._hung &= legs
+        self._found = {leg: why for leg, why in self._found.items() if leg in legs}
+        answering = [look for look in looks if look.leg not in self._hung]
+        await several_at_once(answering, self._look_at, _AT_ONCE)
+
+    async def _look_at(self, look: _Look) -> None:
+        leg, watch = look.leg, Watch["Leg"]()
+
+        def call() -> str:
+            with watch.at(leg):
+                return misplaced(leg)
+
+        workers, patience = self._legs.workers.of(leg), self._legs.patience
+        try:
+            why = await patiently(workers, watch, call, lambda _leg: patience.secondary_s)
+        except HungError:
+            self._hung.add(leg)
+        except OSError:
+            return  # it was closed meanwhile, or its disk fails: its next use finds that out
+        else:
+            self._note(look, why)
+
+    def _note(self, look: _Look, why: str) -> None:
+        pair, leg = look
+        if not why:
+            self._found.pop(leg, None)
+        elif leg is pair.secondary and pair.state == DUPLEX:
+            self._failed_legs.misplaced(pair, leg, OSError(errno.ESTALE, f"{why}; {REMEDY}"))
+        elif leg in (pair.primary, pair.secondary):
+            if leg not in self._found:
+                role = "primary" if leg is pair.primary else "secondary"
+                self._events.emit(
+                    "image-misplaced", volume=pair.name, role=role, path=leg.path, error=why
+                )
+            self._found[leg] = why

@@ -1,0 +1,52 @@
+"""The paths of open images are looked at while nothing else happens."""
+
+from __future__ import annotations
+
+import asyncio
+
+from duplexd.core.pair_states import DUPLEX, SUSPENDED
+from tests.unit.engine.cores import Core, running
+
+MOVED = "this is not the image that the daemon has open"
+
+
+def shown(core: Core, role: str) -> str:
+    (volume,) = core.controller.status()["volumes"]
+    return str(volume[role]["error"] or "")
+
+
+async def test_a_secondary_that_was_moved_is_suspended_though_nothing_is_written() -> None:
+    async with running() as core:
+        core.disk.take("/b/data.img")
+        pair = core.pair()
+        await asyncio.sleep(60)  # of the loop's time, which passes at once
+        assert (pair.state, pair.usable) == (SUSPENDED, False)
+        assert MOVED in shown(core, "secondary")
+        (event,) = core.named("suspended")
+        assert (event["failed"], event["reason"]) == ("data", "by secondary error")
+
+
+async def test_a_primary_that_was_moved_is_said_once_and_serves_on() -> None:
+    async with running() as core:
+        image = core.disk.take("/a/data.img")
+        for _ in range(2):
+            await core.controller.places.look()
+        assert MOVED in shown(core, "primary")
+        assert core.pair().state == DUPLEX
+        assert await core.write("data", 0, b"something") == 0
+        (event,) = core.named("image-misplaced")
+        assert (event["volume"], event["role"]) == ("data", "primary")
+        core.disk.give("/a/data.img", image)
+        await core.controller.places.look()
+        assert shown(core, "primary") == ""
+
+
+async def test_a_suspended_secondary_that_was_moved_stays_at_its_cut() -> None:
+    async with running() as core:
+        await core.controller.suspend(["data"])
+        core.disk.take("/b/data.img")
+        await core.controller.places.look()
+        assert MOVED in shown(core, "secondary")
+        pair = core.pair()
+        assert (pair.state, pair.usable) == (SUSPENDED, True)
+        assert [event["role"] for event in core.named("image-misplaced")] == ["secondary"]
