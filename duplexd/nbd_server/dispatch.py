@@ -52,7 +52,7 @@ class Dispatch:
         "_counted",
         "_export_flags",
         "_limits",
-        "_plain_max",
+        "_plain_write",
         "_replies",
         "_server",
         "_traffic",
@@ -97,8 +97,8 @@ class Dispatch:
         self._counted = 0  # part of payload_bytes that the server's budget knows
         self._export_flags = export_flags
         self._limits = server.limits
-        # the last command that needs no further look
-        self._plain_max = _READ if export_flags & c.FLAG_READ_ONLY else _WRITE
+        # what needs no further look; of a read-only export no WRITE
+        self._plain_write = -1 if export_flags & c.FLAG_READ_ONLY else _WRITE
         self._replies: list[bytes] = []
         self._server = server
         self._traffic = server.traffic_of(volume)
@@ -201,14 +201,14 @@ class Dispatch:
             self.payload_bytes >= self._limits.connection_in_flight_bytes_max
             or self._server.waiting.full
         )
-        plain_max = self._plain_max
+        plain_write = self._plain_write
         inline_max = self._limits.inline_read_bytes_max
         reply_buffer, position = self._server.reply_buffer, 0
         for request in requests:
             flags, command, cookie, offset, length, payload = request
             # What is plainly right is not looked at further: nearly everything. A WRITE that was
             # received with its payload is not too long.
-            if command == _WRITE and payload and flags <= _FUA and offset + length <= size:
+            if command == plain_write and payload and flags <= _FUA and offset + length <= size:
                 if type(payload) is memoryview:
                     if full:
                         self._wait(request, requests, self._server.waiting)
@@ -221,7 +221,7 @@ class Dispatch:
                 changes.append(change)
                 continue
             if not (
-                command <= plain_max
+                command == _READ
                 and flags <= _FUA
                 and 0 < length <= _LENGTH_MAX
                 and offset + length <= size
