@@ -480,15 +480,15 @@ async def test_a_long_write_has_the_error_of_any_part() -> None:
     assert change.error == errno.ENOSPC
 
 
-async def test_parts_are_answered_together_once_the_last_one_is_done() -> None:
+async def test_pieces_are_answered_together_once_the_last_one_is_done() -> None:
     parts = Parts()
     whole = parts.change("data", 0, bytes(3 * RECORD))
-    joined = LongChange(whole, parts.write_path._acknowledge)
-    for number in (11, 12, 13):
+    long = LongChange(whole, parts.write_path._acknowledge)
+    pieces = [long.piece(RECORD, RECORD) for _ in range(3)]
+    for piece, number in zip(pieces, (11, 13, 12), strict=True):
         assert parts.peer.answers == []
-        part = parts.change("data", 0, bytes(RECORD))
-        part.sequence, part.error = number, errno.EIO if number == 12 else 0
-        joined.finished([part])
+        piece.sequence, piece.error = number, errno.EIO if number == 12 else 0
+        long.finished([piece])
     assert parts.peer.answers == [whole]
     assert (whole.sequence, whole.error) == (13, errno.EIO)
 
