@@ -122,6 +122,7 @@ class NbdLimits:
     connection_in_flight_bytes_max: int = 64 * MIB
     # of them, those that `queued_bytes_max` need not know
     connection_uncounted_bytes_max: int = 16 * KIB
+    turn_requests_max: int = 256  # of one connection, before others have their turn of the loop
     connection_in_flight_requests_max: int = 16384
     connection_read_bytes_max: int = 64 * MIB  # reads of one connection in worker threads
     # replies the client does not take; beyond it nothing more is read for it

@@ -134,9 +134,16 @@ class WritePath:
         return len(self._queue)
 
     def _enqueue(self, changes: list[PairChange]) -> None:
-        """Those of one wake-up: of one client, which has one volume."""
-        volume = changes[0].volume
-        gate = self._gates.get(volume.id)
+        """Those of one wake-up: of one volume, and mostly of one client."""
+        client, start = changes[0].client, 0
+        for at, change in enumerate(changes):
+            if change.client is not client:
+                self._enqueue_of_one(changes[start:at])
+                client, start = change.client, at
+        self._enqueue_of_one(changes[start:] if start else changes)
+
+    def _enqueue_of_one(self, changes: list[PairChange]) -> None:
+        gate = self._gates.get(changes[0].volume.id)
         if gate is None:
             self._queue.add(changes, None)
         elif gate.error:
