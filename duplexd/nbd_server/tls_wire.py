@@ -240,10 +240,17 @@ class TlsWire:
             self._encrypt(piece)
 
     def _encrypt(self, data: memoryview) -> None:
+        """Fails for a client that broke TLS, for which a reply was outstanding. Whoever replies, the
+        write path of all clients, must not meet that.
+        """
         position = 0
-        while position < len(data):
-            position += self._tls.write(data[position:])
-        self._flush()
+        try:
+            while position < len(data):
+                position += self._tls.write(data[position:])
+        except ssl.SSLError:
+            self.abort()
+        else:
+            self._flush()
 
     def _flush(self) -> None:
         if self._outgoing.pending:

@@ -212,6 +212,28 @@ async def test_disconnecting_says_goodbye_in_tls(serving: Serving) -> None:
     assert await secure.closed()
 
 
+GARBAGE = b"\x17\x03\x03\x00\x20" + b"x" * 32  # an encrypted record, but not of this session
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_a_client_that_breaks_tls_does_not_disturb_the_write_path(
+    serving: Serving, backend: MemoryBackend, version: ssl.TLSVersion
+) -> None:
+    await serving.start()
+    secure = await serving.client(version=version)
+    await secure.go("data")
+    backend.holding = True
+    secure.nbd.write(0, b"x" * 4096)
+    secure.nbd.disconnect()
+    secure.writer.write(secure.nbd.data_to_send())
+    with secure.writer.get_extra_info("socket").dup() as sock:
+        sock.send(GARBAGE)
+    await eventually(lambda: backend.held)
+    backend.release()
+    await eventually(lambda: backend.volumes["data"].connections == 0)
+    assert backend.volumes["data"].data[:4096] == b"x" * 4096
+
+
 async def test_garbage_instead_of_tls_closes_the_connection(serving: Serving) -> None:
     await serving.start()
     reader, writer = await asyncio.open_connection(HOST, serving.address.port)
