@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from duplexd.backend import Volume
+    from duplexd.nbd.exports import Export
     from duplexd.nbd.handshake import Handshake
     from duplexd.nbd.negotiated import Negotiated
     from duplexd.nbd.transmission import Receiver
@@ -191,7 +192,9 @@ class Connection:
         """The rules have changed: end if they allow less than when the volume was chosen."""
         exports = self.exports
         exports.listener = listeners.get(exports.listener.address, exports.listener)
-        if self.volume is not None and exports.access(self.volume.name) < self._access:
+        if exports.tls == "required" and self._wire is self._socket:
+            self._end("TLS is required now")
+        elif self.volume is not None and exports.access(self.volume.name) < self._access:
             self._end("the rules allow it no longer")
 
     def _end(self, why: str) -> None:
@@ -302,12 +305,19 @@ class Connection:
     def _negotiated(self, handshake: Handshake) -> None:
         """The client chose its volume, or there is nothing more to say to it."""
         volume, export = None, handshake.export
-        if handshake.state == TRANSMISSION and export is not None:
+        if handshake.state == TRANSMISSION and export is not None and self._still(export):
             volume = self._server.backend.volume(export.name)
-        if volume is None or export is None:  # or it was taken away since it was described
+        if volume is None or export is None:
             self._close()
         else:
             self._begin(volume, export.flags, handshake.negotiated, handshake.rest())
+
+    def _still(self, export: Export) -> bool:
+        """Whether the volume is there, and the client may do with it what it was described: a reload
+        may have come before its replies had gone.
+        """
+        now = self.exports.find(export.name)
+        return now is not None and now.size == export.size and not now.flags & ~export.flags
 
     def _begin(self, volume: Volume, flags: int, negotiated: Negotiated, rest: bytes) -> None:
         """The client's first requests may be in `rest`."""

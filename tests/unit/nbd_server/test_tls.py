@@ -21,7 +21,7 @@ from duplexd.net import tls
 from duplexd.net.address import TcpAddress
 from duplexd.net.allow import Allow
 from tests.support.certificates import HOST, Certificates
-from tests.unit.nbd_server.peer import PATIENCE_SECONDS, eventually
+from tests.unit.nbd_server.peer import PATIENCE_SECONDS, Peer, eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -201,6 +201,22 @@ async def test_plain_text_is_refused_only_where_tls_is_required(
 ) -> None:
     await serving.start(mode)
     assert (m.U32.pack(c.REP_ERR_TLS_REQD) in await _plain(serving)) == refused
+
+
+@pytest.mark.parametrize("export", ["data", None])
+async def test_plain_text_ends_once_tls_is_required(serving: Serving, export: str | None) -> None:
+    await serving.start("optional")
+    plain, secure = Peer(serving.address), await serving.client()
+    await plain.open()
+    if export is not None:
+        await plain.go(export)
+    await secure.go("data")
+    assert serving.listeners is not None
+    await serving.listeners.update([Listener(TcpAddress(HOST, 0), tls="required")])
+    assert await plain.closed()
+    plain.close()
+    read = secure.nbd.read(0, 16)
+    assert (await secure.replies(1))[read].error == 0
 
 
 async def test_disconnecting_says_goodbye_in_tls(serving: Serving) -> None:
