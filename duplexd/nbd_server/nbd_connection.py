@@ -163,6 +163,7 @@ class Connection:
             self._timer.cancel()
         if self._expiry is not None:
             self._expiry.cancel()
+        self._server.tls_turns.withdraw(self)
         self._server.disconnected(self)
         if self.volume is not None:
             self.volume.connections -= 1
@@ -289,9 +290,7 @@ class Connection:
         self._socket.pause_reading()
         secure = TlsWire(server.loop, self._socket, context, self, secured)
         self._wire = secure
-        self._timer = server.loop.call_later(
-            server.tls_turns.wait_s(server.loop.time()), self._socket.resume_reading
-        )
+        server.tls_turns.ask(self, self._socket.resume_reading)
         return secure
 
     def _identify(self, secure: TlsWire) -> None:
@@ -313,8 +312,8 @@ class Connection:
             self._begin(volume, export.flags, handshake.negotiated, handshake.rest())
 
     def _still(self, export: Export) -> bool:
-        """Whether the volume is there, and the client may do with it what it was described: a reload
-        may have come before its replies had gone.
+        """Whether it is still as it was described: a reload may have come before all replies had
+        gone.
         """
         now = self.exports.find(export.name)
         return now is not None and now.size == export.size and not now.flags & ~export.flags

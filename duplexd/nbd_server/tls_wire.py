@@ -240,8 +240,8 @@ class TlsWire:
             self._encrypt(piece)
 
     def _encrypt(self, data: memoryview) -> None:
-        """Fails for a client that broke TLS, for which a reply was outstanding. Whoever replies, the
-        write path of all clients, must not meet that.
+        """A client that broke TLS may wait for a reply still. Who brings that one, the write path of
+        all clients, must not meet the error.
         """
         position = 0
         try:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import ssl
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -24,7 +24,7 @@ from tests.support.certificates import HOST, Certificates
 from tests.unit.nbd_server.peer import PATIENCE_SECONDS, Peer, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from duplexd.nbd.client import Reply
@@ -283,7 +283,52 @@ async def test_a_clock_that_is_set_is_noticed() -> None:
     expiry.cancel()
 
 
-def test_handshakes_take_turns() -> None:
-    turns = Turns(per_second=10)
-    assert [turns.wait_s(5.0) for _ in range(3)] == pytest.approx([0, 0.1, 0.2])
-    assert turns.wait_s(60.0) == 0
+class Timers:
+    """Of a loop whose time is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 5.0
+        self.due: list[tuple[float, Callable[[], None]]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, call: Callable[[], None]) -> object:
+        self.due.append((when, call))
+        return object()
+
+    def go_on(self) -> None:
+        """To the next timer, and call it."""
+        when, call = self.due.pop(0)
+        self.now = max(self.now, when)
+        call()
+
+
+@pytest.fixture
+def timers() -> Timers:
+    return Timers()
+
+
+def test_handshakes_take_turns(timers: Timers) -> None:
+    turns, begun = Turns(cast("asyncio.AbstractEventLoop", timers), 10), list[float]()
+    for who in "abc":
+        turns.ask(who, lambda: begun.append(timers.now))
+    while timers.due:
+        timers.go_on()
+    assert begun == pytest.approx([5.0, 5.1, 5.2])
+    timers.now = 60.0
+    turns.ask("d", lambda: begun.append(timers.now))
+    timers.go_on()
+    assert begun[-1] == 60.0
+
+
+def test_who_has_gone_takes_no_turn(timers: Timers) -> None:
+    turns, begun = Turns(cast("asyncio.AbstractEventLoop", timers), 10), list[str]()
+    for who in range(1000):
+        turns.ask(who, lambda: begun.append("gone"))
+        turns.withdraw(who)
+    turns.ask("here", lambda: begun.append("here"))
+    while timers.due:
+        timers.go_on()
+    assert begun == ["here"]
+    assert timers.now == 5.0
