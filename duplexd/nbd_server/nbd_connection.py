@@ -22,7 +22,6 @@ from duplexd.nbd.constants import FLAG_READ_ONLY
 from duplexd.nbd.export_flags import negotiated_flags
 from duplexd.nbd.handshake import TRANSMISSION
 from duplexd.nbd.transmission import RECEIVE_BYTES_MIN
-from duplexd.nbd_server.goodbye import unread_of
 from duplexd.nbd_server.negotiation import Negotiation
 from duplexd.nbd_server.reach import Access
 from duplexd.nbd_server.receive_buffers import ReceiveBuffers, in_use
@@ -212,7 +211,7 @@ class Connection:
 
     def _hung_up(self) -> None:
         """The client sends nothing more, and not all of what it sent has been received."""
-        receiver, unread = self._receiver, unread_of(self._wire.sock)
+        receiver, unread = self._receiver, self._wire.unread()
         if receiver is not None and receiver.says_goodbye(unread):
             self._left = memoryview(unread)  # the socket is lost with the first reply
         else:

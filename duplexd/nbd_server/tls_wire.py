@@ -122,6 +122,16 @@ class TlsWire:
         self._closing = True
         self._wire.abort()
 
+    def unread(self) -> bytes:
+        """See `Wire`; it is taken from here."""
+        self._incoming.write(self._wire.unread())
+        pieces: list[bytes] = []
+        while True:
+            count, ended = self._read_into(self._input)
+            pieces.append(bytes(self._input[:count]))
+            if ended or not count:
+                return b"".join(pieces)
+
     # ------------------------------------------------------------- what the wire calls on it
 
     def connection_made(self, _wire: Wire, /) -> None:
@@ -240,8 +250,8 @@ class TlsWire:
             self._encrypt(piece)
 
     def _encrypt(self, data: memoryview) -> None:
-        """A client that broke TLS may wait for a reply still. Who brings that one, the write path of
-        all clients, must not meet the error.
+        """A client that broke TLS may wait for a reply still. The write path, which brings that one,
+        must not meet the error.
         """
         position = 0
         try:

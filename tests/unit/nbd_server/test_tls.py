@@ -93,6 +93,7 @@ class Serving:
         self.certificates = certificates
         self._backend = backend
         self._opened: list[Secure] = []
+        self.limits = NbdLimits()
         self.listeners: Listeners | None = None
 
     async def start(
@@ -101,7 +102,7 @@ class Serving:
         context = tls.server_context(self.certificates, "nbd.tls", clients)
         listener = Listener(TcpAddress(HOST, 0), tls=mode)
         policy = Policy({"data": Door(allow)}, context=context)
-        self.listeners = Listeners(self._backend, [listener], NbdLimits(), policy)
+        self.listeners = Listeners(self._backend, [listener], self.limits, policy)
         await self.listeners.start()
 
     @property
@@ -226,6 +227,32 @@ async def test_disconnecting_says_goodbye_in_tls(serving: Serving) -> None:
     secure.nbd.disconnect()
     secure.writer.write(secure.nbd.data_to_send())
     assert await secure.closed()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_changes_that_were_not_received_are_done_after_a_goodbye_in_tls(
+    serving: Serving, backend: MemoryBackend, version: ssl.TLSVersion
+) -> None:
+    serving.limits = NbdLimits(connection_uncounted_bytes_max=0, connection_in_flight_bytes_max=2)
+    await serving.start()
+    secure = await serving.client(version=version)
+    await secure.go("data")
+    backend.holding = True
+    secure.nbd.write(0, b"\1" * 4096)
+    secure.writer.write(secure.nbd.data_to_send())
+    await eventually(lambda: backend.held)
+    for index in range(1, 10):  # the first of them waits, and the socket is not read
+        secure.nbd.write(index * 4096, bytes([index + 1]) * 4096)
+        secure.writer.write(secure.nbd.data_to_send())
+        await asyncio.sleep(0.001)
+    secure.nbd.disconnect()
+    secure.writer.write(secure.nbd.data_to_send())
+    secure.close()
+    await asyncio.sleep(0.05)
+    assert len(backend.held) == 1
+    backend.release()
+    await eventually(lambda: backend.volumes["data"].connections == 0)
+    assert bytes(backend.volumes["data"].data[: 10 * 4096 : 4096]) == bytes(range(1, 11))
 
 
 GARBAGE = b"\x17\x03\x03\x00\x20" + b"x" * 32  # an encrypted record, but not of this session
