@@ -250,8 +250,8 @@ class TlsWire:
             self._encrypt(piece)
 
     def _encrypt(self, data: memoryview) -> None:
-        """A client that broke TLS may wait for a reply still. The write path, which brings that one,
-        must not meet the error.
+        """A client that broke TLS may wait for a reply still. The write path, which brings it, must
+        not meet the error.
         """
         position = 0
         try:
