@@ -76,7 +76,7 @@ class Reloads:
 
     async def _switch(self, new: Config, rules: Rules) -> list[str]:
         """New volumes are hidden until all of the new rules hold: by the old ones everybody might
-        reach them.
+        reach them. They stay so after an error, because some may be in force by then.
         """
         listeners, before = self._listeners, self._rules
         hidden = {name: NOBODY for name in new.volumes if name not in self.config.volumes}
@@ -89,7 +89,7 @@ class Reloads:
             try:
                 changes = await self._controller.reload(new)
             except DuplexdError:
-                await listeners.update(before.listeners, before.policy)
+                await listeners.update(before.listeners)
                 raise
             await listeners.update(rules.listeners, rules.policy)
         self._rules = rules

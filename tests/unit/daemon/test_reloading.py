@@ -8,6 +8,7 @@ import pytest
 
 from duplexd.daemon.nbd_rules import Rules
 from duplexd.daemon.reloading import Reloads
+from duplexd.errors import WrongStateError
 from duplexd.limits import NbdLimits
 from duplexd.nbd.client import RefusedError
 from duplexd.nbd_server.listeners import Listeners
@@ -46,11 +47,14 @@ class Engine:
     def __init__(self, backend: MemoryBackend) -> None:
         self.listeners: Listeners
         self.reached: list[bool] = []
+        self.error = ""
         self._backend = backend
 
     async def reload(self, _new: Config) -> list[str]:
         self._backend.volumes["new"] = MemoryVolume("new", 4096)
         self.reached = [await reached(self.listeners, name) for name in ("v", "new")]
+        if self.error:
+            raise WrongStateError(self.error)
         return []
 
 
@@ -98,3 +102,13 @@ async def test_a_new_volume_is_reached_once_all_of_the_new_rules_hold(
     await reloading.once()
     assert reloading.engine.reached == [True, False]
     assert await reached(reloading.listeners, "new")
+
+
+async def test_a_new_volume_stays_hidden_after_a_reload_that_failed_half_way(
+    reloading: Reloading,
+) -> None:
+    reloading.engine.error = "the checkpoint failed"
+    with pytest.raises(WrongStateError, match="checkpoint"):
+        await reloading.once()
+    assert await reached(reloading.listeners, "v")
+    assert not await reached(reloading.listeners, "new")
