@@ -204,6 +204,35 @@ async def test_batches_leave_marker_reserve_bytes_in_the_journal() -> None:
     assert left >= SMALL.marker_reserve_bytes
 
 
+async def test_a_flood_of_one_volume_delays_another_by_one_batch() -> None:
+    parts, good = Parts(), Peer()
+    parts.admission.hold(REASON)
+    flood = [parts.change("data", 0, kind=ZERO, length=2 * KIB) for _ in range(1000)]
+    parts.submit(*flood)
+    write = parts.send("wal", 0, b"x", peer=good)
+    parts.admission.lift(REASON)
+    while not good.answers:
+        await turns()
+        parts.workers.finish()
+    assert good.answers == [write]
+    assert 0 < len(parts.peer.answers) < 20
+    assert parts.write_path.queued > 900
+
+
+async def test_a_long_zero_lets_other_volumes_in_between_its_pieces() -> None:
+    parts, good = Parts(dataclasses.replace(SMALL, zero_bytes_first=8 * KIB)), Peer()
+    zero = parts.change("data", 0, kind=ZERO, length=256 * KIB)
+    parts.send("data", 0, b"x" * KIB)
+    parts.submit(zero)
+    write = parts.send("wal", 0, b"y", peer=good)
+    while not good.answers:
+        parts.workers.finish()
+    assert (good.answers, parts.answered(zero)) == ([write], False)
+    parts.workers.finish_all()
+    assert parts.answered(zero)
+    assert parts.content("data", 0, KIB) == (bytes(KIB), bytes(KIB))
+
+
 # -------------------------------------------------------------------------------------- gates
 
 
@@ -368,6 +397,18 @@ async def test_a_flush_is_answered_when_the_journal_is_durable() -> None:
     parts.workers.finish()
     assert (parts.answered(flush), flush.error) == (True, 0)
     assert parts.writer.synced >= written.sequence
+
+
+async def test_flushes_that_wait_for_the_same_record_are_answered_in_one_call() -> None:
+    parts = Parts()
+    parts.send("data", 0, b"x")
+    calls = parts.peer.calls
+    flushes = [parts.flush() for _ in range(3)]
+    parts.workers.finish()
+    assert parts.peer.answers[-3:] == flushes
+    assert parts.peer.calls == calls + 1
+    parts.send("data", 0, b"x")
+    assert not parts.answered(parts.flush()), "that of another record waits for another sync"
 
 
 async def test_a_flush_of_what_is_durable_is_answered_at_once() -> None:
