@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 from duplexd.net.certificate_names import ALTERNATIVES, names_of
 
 if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
     from duplexd.net.allow import Caller
     from duplexd.net.certificate_names import Certificate
 
