@@ -17,8 +17,8 @@ def test_memory_that_grew() -> None:
     assert faults([WARMING_UP, EARLY, late], 20, 20) == ["memory grew from 300.0 to 400.0 MiB"]
 
 
-def test_descriptors_that_were_not_closed() -> None:
-    assert faults([WARMING_UP, EARLY, EARLY], 20, 23) == ["3 descriptors were not closed"]
+def test_sockets_that_were_not_closed() -> None:
+    assert faults([WARMING_UP, EARLY, EARLY], 20, 23) == ["3 sockets were not closed"]
 
 
 def test_writes_that_became_slower() -> None:

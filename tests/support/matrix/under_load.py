@@ -160,7 +160,10 @@ while True:
             self._process.wait(PATIENCE_SECONDS)
             self._thread.join(PATIENCE_SECONDS)
             assert self._process.stderr is not None
+            assert self._process.stdout is not None
             self.error = self._process.stderr.read().strip().rpartition("\n")[2]
+            self._process.stderr.close()
+            self._process.stdout.close()
 
     def check(self, rig: Rig) -> None:
         with ext4.device(rig, rig.unix("ext4")) as file:
