@@ -137,7 +137,7 @@ def main(words: list[str]) -> int:
         finally:
             daemon.kill()
     found = faults(intervals, before, after)
-    print("\n".join(found) or "memory, descriptors and p99 are stable")
+    print("\n".join(found) or "memory, sockets and p99 are stable")
     return 1 if found else 0
 
 
