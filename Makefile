@@ -84,7 +84,7 @@ run: $(VENV)/.runtime ## a daemon in the foreground with configs/duplexd.toml, d
 
 # ----------------------------------------------------------------------------------------- checking
 
-.PHONY: test test-long check format bench cover clean
+.PHONY: test test-long check format bench cover fuzz soak clean
 test: $(VENV)/.dev apt ## the tests, without the long sweeps
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not long" $(ARGS)
 
@@ -104,6 +104,16 @@ format: $(VENV)/.dev ## puts the code into shape
 bench: $(VENV)/.dev apt ## duplexd beside nbdkit and qemu-storage-daemon
 	$(BIN)/python -m tests.bench $(ARGS)
 
+$(VENV)/.fuzz: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	@touch $@
+
+fuzz: $(VENV)/.fuzz ## searches for bytes that break the NBD parsers, without end
+	$(BIN)/python -m tests.fuzz.guided $(ARGS)
+
+soak: $(VENV)/.dev ## a thousand idle and 64 busy NBD connections for ten minutes
+	$(BIN)/python -m tests.bench.soak $(ARGS)
+
 cover: $(VENV)/.dev apt ## which lines and branches the tests reach
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -q -m "not long and not vm" $(ARGS)
@@ -112,5 +122,5 @@ cover: $(VENV)/.dev apt ## which lines and branches the tests reach
 
 clean: ## removes what make made, but not ./var
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis \
-		.import_linter_cache .coverage*
+		.import_linter_cache .coverage* .fuzz
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
