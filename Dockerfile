@@ -17,7 +17,6 @@ COPY --from=build /opt/duplexd /opt/duplexd
 ENV PATH=/opt/duplexd/bin:$PATH PYTHONDONTWRITEBYTECODE=1 DUPLEXD_SOCKET=/run/duplexd/control.sock
 USER duplexd
 VOLUME ["/var/lib/duplexd", "/data"]
-EXPOSE 10809
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=5s --start-period=2m CMD ["duplexctl", "status"]
 ENTRYPOINT ["duplexd"]

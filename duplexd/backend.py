@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+Extent = tuple[int, int, bool]
+"""Offset, length, whether it is data. What is not data reads as zeroes."""
+
 # Kinds of change. The first three are also the kinds of journal records.
 WRITE, ZERO, TRIM, FLUSH = 1, 2, 3, 4
 
@@ -89,6 +92,10 @@ class Volume(Protocol):
     failing: dict[str, int]  # by the server: "read" or "change", if the last one failed, and errno
     failed: str  # why it is not served; "" for one that is
 
+    @property
+    def can_zero_fast(self) -> bool:
+        """Whether a ZERO that need not allocate is faster than writing zeroes, on both legs."""
+
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
         """Fill `buffer` without blocking; False if that is not possible. Raises OSError."""
 
@@ -97,7 +104,9 @@ class Backend(Protocol):
     """The write path as the NBD server sees it. All methods are called from the event loop."""
 
     def volume(self, name: str) -> Volume | None:
-        """The volume of that name; "" is the default export."""
+        """The volume of that name. "" is the only volume, and none where there are several: which
+        of them was meant could change with the configuration.
+        """
 
     def volume_names(self) -> list[str]:
         """Every volume, in the order of the configuration."""
@@ -127,6 +136,31 @@ class Backend(Protocol):
         `content` is a new buffer, with `room` bytes for a header before the `length` that were
         read; empty after an error. Who fills it makes it: a thread that was given up may still
         fill its own.
+        """
+
+    def read_sparse(
+        self,
+        volume: Volume,
+        offset: int,
+        length: int,
+        room: int,
+        done: Callable[[int, bytearray, list[Extent]], None],
+    ) -> None:
+        """As `read`, with the extents of the range, which cover it exactly. Holes were not read;
+        they are zeroes in the content.
+        """
+
+    def extents(
+        self,
+        volume: Volume,
+        offset: int,
+        length: int,
+        one: bool,
+        done: Callable[[list[Extent]], None],
+    ) -> None:
+        """Find out in a worker thread what is data, then call `done` in the loop, or within this
+        call. It gets at least one extent, from `offset` on; they may end before the range does,
+        never behind it; with `one` only the first matters. All is data where that is not known.
         """
 
     def disconnected(self, client: Client) -> None:

@@ -28,6 +28,7 @@ DISK_TIMEOUT_SECONDS_MAX = 3600.0
 HOLD_SECONDS_DEFAULT = 2.0
 HOLD_SECONDS_MAX = 10.0  # Linux's NBD client may give up at 30 s
 MEMBERS_MAX = 256  # controllers that take a cut together
+IMAGE_MODE_DEFAULT = 0o600  # of images that are created: what is on volumes is nobody else's
 SOCKET_PATH_BYTES_MAX = 107  # sun_path holds 108 with its NUL
 CANARY_RECORDS_PER_SECOND_DEFAULT = 200
 CANARY_RECORDS_PER_SECOND_MAX = 10_000
@@ -85,6 +86,9 @@ class EngineLimits:
     follower_final_bytes: int = 128 * KIB  # the lag that a follower makes up in the event loop
     async_lag_bytes_max: int = 64 * MIB
     hold_seconds_max: float = HOLD_SECONDS_MAX
+    # In one answer to a client that asks what is data; it asks on from there
+    extents_max: int = 16 * KIB
+    extents_seconds_max: float = 0.25
     recheck_hold_seconds: float = 5.0  # of `verify`, while it looks at a difference again
     leases_max: int = 256
     cuts_kept_max: int = 512  # remembered; a forgotten cut is never called consistent
@@ -96,8 +100,11 @@ class NbdLimits:
     """Of the NBD server, over all its listeners."""
 
     connections_max: int = 4096  # further ones are closed at once
-    handshake_seconds_max: float = 10.0
-    handshake_options_max: int = 5 * VOLUMES_MAX  # a client that lists asks about each export
+    handshake_seconds_max: float = 10.0  # from one option to the next
+    handshake_total_seconds_max: float = 600.0
+    # a client that lists asks about each export; an entry of a LIST counts as one
+    tls_handshakes_per_second_max: float = 200.0  # each costs the loop 1 or 2 ms
+    handshake_options_max: int = 8 * VOLUMES_MAX
     close_seconds_max: float = 10.0  # for a client to take its last replies
     # payloads that wait (held, or behind a batch), all connections; beyond it sockets are not read
     queued_bytes_max: int = 256 * MIB
@@ -112,6 +119,12 @@ class NbdLimits:
     # replies the client does not take; beyond it nothing more is read for it
     connection_unsent_bytes_max: int = 4 * MIB
     inline_read_bytes_max: int = 256 * KIB  # longer reads are done in worker threads
+    # A shorter read that needs a worker brings holes into the page cache, too: the next one of it
+    # is served from there
+    sparse_read_bytes_min: int = 64 * KIB
+    cache_bytes_max: int = 64 * MIB  # of one CACHE; the rest of it is ignored
+    cache_piece_bytes: int = 4 * MIB  # that it reads at once
+    status_bytes: int = 2 * MIB  # what a BLOCK_STATUS may take, counted as a read
     reply_buffer_bytes: int = 512 * KIB
 
 

@@ -12,9 +12,10 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from duplexd.errors import ForbiddenError
+from duplexd.net.certificate_names import names_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     class TlsNames(Protocol):
         """The lists of `[control.tls]`."""
@@ -80,19 +81,6 @@ class Access:
 
     def _role_of(self, name: str) -> Role:
         return self._names.get(name, Role.NONE)
-
-
-def names_of(certificate: Mapping[str, Any]) -> Iterator[str]:
-    """Common names of the subject, then DNS names. A wildcard matches nothing but itself."""
-    yield from (
-        value
-        for part in certificate.get("subject", ())
-        for kind, value in part
-        if kind == "commonName" and value
-    )
-    yield from (
-        value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS" and value
-    )
 
 
 def needed(method: str, path: str, media_type: str) -> Role:

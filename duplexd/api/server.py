@@ -31,6 +31,7 @@ from duplexd.api.routing import application
 from duplexd.api.scrape import Scrape
 from duplexd.net import listen, tls
 from duplexd.net.address import UnixAddress
+from duplexd.net.allow import group_id
 
 if TYPE_CHECKING:
     import ssl
@@ -88,7 +89,14 @@ class ControlServer:
     controller.
     """
 
-    def __init__(self, starting: Starting, settings: ControlConfig, limits: ApiLimits) -> None:
+    def __init__(
+        self,
+        starting: Starting,
+        settings: ControlConfig,
+        limits: ApiLimits,
+        passed: listen.BoundSocket | None = None,
+    ) -> None:
+        self._passed = passed  # a socket that a service manager made, instead of `control.socket`
         self._starting = starting
         self._settings = settings
         self._limits = limits
@@ -116,9 +124,9 @@ class ControlServer:
         """
         settings = self._settings
         admission = Admission.of(settings)
-        group = listen.group_id("control.group", settings.group) if settings.group else None
+        group = group_id("control.group", settings.group) if settings.group else None
         address = UnixAddress(str(settings.socket))
-        (bound,) = listen.bind(address, "control.socket", group, make_parents=True)
+        bound = self._passed or listen.bind(address, "control.socket", group, make_parents=True)[0]
         application = self._starting.application(self._lag)
         connections = Connections(application, admission.access, self._limits)
         local = await asyncio.get_running_loop().create_unix_server(

@@ -5,9 +5,9 @@
         await nbd.flush()
 
 The rules of the protocol are in `nbd/client.py`; here are only the socket and who waits for which
-reply. A request that the server refuses raises OSError with its errno. A lost connection raises
-ConnectionError in every request that waits and in all later ones. A cancelled request was sent and
-may still be done.
+reply. A request that the server refuses, or does not offer, raises OSError with its errno. A lost
+connection raises ConnectionError in every request that waits and in all later ones. A cancelled
+request was sent and may still be done.
 """
 
 from __future__ import annotations
@@ -86,7 +86,10 @@ class NbdConnection(asyncio.Protocol):
 
     async def write(self, offset: int, data: bytes, *, fua: bool = False) -> None:
         """Return when the write is acknowledged; with `fua`, when it survives a power cut."""
-        await self._send(self._client.write(offset, data, fua=fua))
+        flush = fua and not self._client.can_fua
+        await self._send(self._client.write(offset, data, fua=fua and not flush))
+        if flush:
+            await self.flush()
 
     async def write_zeroes(
         self, offset: int, length: int, *, fua: bool = False, no_hole: bool = False
@@ -99,8 +102,11 @@ class NbdConnection(asyncio.Protocol):
         await self._send(self._client.trim(offset, length))
 
     async def flush(self) -> None:
-        """Return when everything acknowledged before survives a power cut."""
-        await self._send(self._client.flush())
+        """Return when everything acknowledged before survives a power cut. A server without FLUSH
+        has nothing to flush.
+        """
+        if self._client.can_flush:
+            await self._send(self._client.flush())
 
     async def close(self) -> None:
         """Disconnect; return when what is in flight was answered and the connection has ended."""
@@ -142,7 +148,8 @@ class NbdConnection(asyncio.Protocol):
             replies = self._client.receive(data)
         except (ProtocolError, RefusedError) as error:
             self._end(ConnectionError(f"export {self._client.export!r}: {error}"))
-            transport.abort()
+            transport.write(self._client.data_to_send())
+            transport.close()
             return
         if output := self._client.data_to_send():
             transport.write(output)

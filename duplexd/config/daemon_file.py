@@ -13,7 +13,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, StrictBool, StrictStr
 
 from duplexd import limits
-from duplexd.config.fields import FilePath, ListenAddress, Name, Section, SocketPath
+from duplexd.config.fields import FilePath, Name, Section, SocketPath
+from duplexd.config.nbd_section import ALLOW_EXAMPLES, AllowList, GroupName, Mode, NbdConfig
 from duplexd.config.values import (
     check_copy_rate,
     check_disk_timeout,
@@ -51,15 +52,8 @@ class ControllerConfig(Section):
         default=limits.PRIMARY_TIMEOUT_SECONDS_DEFAULT, examples=["30.0"]
     )
     auto_resync: StrictBool = Field(default=False, examples=["true"])
-
-
-class NbdConfig(Section):
-    """`[nbd]`: where clients connect."""
-
-    listen: list[ListenAddress] = Field(
-        min_length=1, examples=['["unix:/run/duplexd/alpha/nbd.sock", "tcp:127.0.0.1:10809"]']
-    )
-    insecure: StrictBool = Field(default=False, examples=["true"])
+    image_group: GroupName | None = Field(default=None, examples=['"backup"'])
+    image_mode: Mode = Field(default=limits.IMAGE_MODE_DEFAULT, examples=['"0640"'])
 
 
 class TlsConfig(Section):
@@ -96,6 +90,8 @@ class VolumeConfig(Section):
     primary: FilePath = Field(examples=['"/srv/a/data.img"'])
     secondary: FilePath | None = Field(default=None, examples=['"/srv/b/data.img"'])
     mode: Literal["sync", "async"] = Field(default="sync", examples=['"sync"'])
+    allow: AllowList | None = Field(default=None, examples=ALLOW_EXAMPLES)
+    read_only: StrictBool = Field(default=False, examples=["true"])
 
 
 class GroupConfig(Section):

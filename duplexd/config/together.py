@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING
 
 from duplexd import limits
 from duplexd.config.explain import did_you_mean
+from duplexd.config.exposure import check_exposure
 from duplexd.net.address import Address, UnixAddress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from duplexd.config.daemon_file import Config, GroupConfig
+    from duplexd.config.daemon_file import Config, GroupConfig, TlsConfig
+    from duplexd.config.nbd_section import NbdTlsConfig
 
 
 def check_together(config: Config, follow: bool = True) -> list[str]:
@@ -30,7 +32,13 @@ def check_together(config: Config, follow: bool = True) -> list[str]:
     Without `follow` no path is looked up.
     """
     images = _images(config, *((_identity, os.path.realpath) if follow else (_name, _normal)))
-    return [*_remote(config), *_listeners(config), *images, *_groups(config)]
+    return [
+        *_remote(config),
+        *_listeners(config),
+        *check_exposure(config),
+        *images,
+        *_groups(config),
+    ]
 
 
 def _remote(config: Config) -> Iterator[str]:
@@ -60,16 +68,16 @@ def _listeners(config: Config) -> Iterator[str]:
             address: f"control.tls.listen[{index}]"
             for index, address in enumerate(config.control.tls.listen)
         }
-    for index, address in enumerate(config.nbd.listen):
-        key, place = f"nbd.listen[{index}]", _place(address)
+    for listener in config.nbd.places:
+        key, address = listener.key, listener.address
+        place = _place(address)
         if place in seen:
             yield f"{key}: '{address}' is used twice, also by {seen[place]}; remove one"
         seen.setdefault(place, key)
-        if not config.nbd.insecure and not address.is_local:
-            yield (
-                f"{key}: '{address}' can be reached from other machines, without encryption or"
-                " password; listen on 127.0.0.1, or set insecure = true in [nbd]"
-            )
+    default = config.nbd.default
+    if default is not None and default not in config.volumes:
+        hint = did_you_mean(default, list(config.volumes))
+        yield f"nbd.default: there is no volume {default!r}{hint}"
 
 
 def _place(address: Address) -> Address:
@@ -117,13 +125,20 @@ def _other_files(config: Config) -> Iterator[tuple[str, Path]]:
     yield "controller.state_dir", config.controller.state_dir
     yield "control.socket", config.control.socket
     yield "the file itself", config.source
-    for index, address in enumerate(config.nbd.listen):
-        if isinstance(address, UnixAddress):
-            yield f"nbd.listen[{index}]", Path(address.path)
+    for place in config.nbd.places:
+        if isinstance(place.address, UnixAddress):
+            yield place.key, Path(place.address.path)
+    if config.nbd.tls is not None:
+        yield from _tls_files("nbd.tls", config.nbd.tls)
     if (tls := config.control.tls) is not None:
-        yield "control.tls.certificate", tls.certificate
-        yield "control.tls.key", tls.key
-        yield "control.tls.client_ca", tls.client_ca
+        yield from _tls_files("control.tls", tls)
+
+
+def _tls_files(table: str, tls: TlsConfig | NbdTlsConfig) -> Iterator[tuple[str, Path]]:
+    yield f"{table}.certificate", tls.certificate
+    yield f"{table}.key", tls.key
+    if tls.client_ca is not None:
+        yield f"{table}.client_ca", tls.client_ca
 
 
 def _identity(path: Path) -> tuple[object, ...]:

@@ -16,6 +16,7 @@ from duplexd import limits
 from duplexd.net.address import Address, TcpAddress, UnixAddress, parse_address, parse_host_port
 from duplexd.units import format_size, parse_size
 
+_MODE = re.compile(r"0?[0-7]{3}")
 _NAME = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,127}")
 
 
@@ -117,6 +118,13 @@ def check_socket(value: object, base: Path) -> Path:
             f" expected at most {limits.SOCKET_PATH_BYTES_MAX}"
         )
     return path
+
+
+def check_mode(value: object) -> int:
+    """The mode of a file, as chmod takes it: octal digits."""
+    if not isinstance(value, str) or not _MODE.fullmatch(value):
+        raise ValueError(f'{value!r} is not a mode; expected three octal digits, such as "0660"')
+    return int(value, 8)
 
 
 def _fixed_port(address: TcpAddress, value: object) -> TcpAddress:

@@ -239,6 +239,11 @@ class Pair:
         """Whether a trim does the same to both legs."""
         return self.primary.can_punch and (self.secondary is None or self.secondary.can_punch)
 
+    @property
+    def can_zero_fast(self) -> bool:
+        """See `Volume`: a hole takes no time, whatever its length."""
+        return self.can_trim
+
     def read_mirror(self, offset: int, buffer: memoryview) -> bool:
         """Read from the secondary; False if it can't be read, or may lack a change.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.config import load as config
+from duplexd.config.exposure import describe_exposure
 from duplexd.daemon import preflight
 from duplexd.errors import ConfigurationError, WrongStateError
 from duplexd.limits import DaemonLimits
@@ -19,7 +20,8 @@ from duplexd.units import format_size
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from duplexd.config.daemon_file import Config
+    from duplexd.config.daemon_file import Config, VolumeConfig
+    from duplexd.config.nbd_section import Place
     from duplexd.json_object import Json
 
 # What the unit mounts by itself, for a controller of that name
@@ -67,6 +69,9 @@ def check(config_path: str) -> Findings:
     warnings = [f"{problem.line}; the start goes on" for problem in found if problem.degrades]
     if missing := preflight.state_missing(settings):
         warnings.append(missing)
+    warnings += describe_exposure(settings)
+    if not settings.nbd.addresses:
+        warnings.append("nbd.listen: no address; `run` serves only sockets that are passed to it")
     code = ConfigurationError.exit_code if final else WrongStateError.exit_code if passing else 0
     return Findings(
         settings,
@@ -99,7 +104,7 @@ def _summary(settings: Config) -> Json:
         "controller": settings.controller.name,
         "state_dir": str(settings.controller.state_dir),
         "journal_size": settings.controller.journal_size,
-        "listen": [str(address) for address in settings.nbd.listen],
+        "listen": [str(address) for address in settings.nbd.addresses],
         "control": str(settings.control.socket),
         "control_tls": [address.authority for address in tls.listen] if tls else [],
         "volumes": volumes,
@@ -118,7 +123,7 @@ def describe(settings: Config) -> str:
     lines = [
         f"{settings.source}: ok",
         f"controller {own.name}: {state}, journal {format_size(own.journal_size)}",
-        f"NBD        {', '.join(map(str, settings.nbd.listen))}",
+        f"NBD        {', '.join(map(_place, settings.nbd.places)) or 'sockets that are passed'}",
         f"control    {', '.join(control)}",
     ]
     for name, volume in settings.volumes.items():
@@ -127,11 +132,26 @@ def describe(settings: Config) -> str:
             if volume.secondary
             else f"{volume.primary}, no secondary"
         )
-        lines.append(f"volume     {name}: {format_size(volume.size)}, {pair}")
+        lines.append(f"volume     {name}: {format_size(volume.size)}, {pair}{_rules(volume)}")
     lines += [
         f"group      {name}: {', '.join(group.volumes)}" for name, group in settings.groups.items()
     ]
     return "\n".join([*lines, *_mounts(settings)])
+
+
+def _place(place: Place) -> str:
+    """An address, and what is said of it."""
+    said = [f"TLS {place.tls}"] if place.tls != "off" else []
+    if place.read_only:
+        said.append("read-only")
+    if place.allow is not None:
+        said.append("only " + ", ".join(":".join(entry) for entry in place.allow))
+    return f"{place.address} ({'; '.join(said)})" if said else str(place.address)
+
+
+def _rules(volume: VolumeConfig) -> str:
+    allow = ", ".join(":".join(entry) for entry in volume.allow or ())
+    return f"{', read-only' * volume.read_only}{f', only {allow}' if allow else ''}"
 
 
 def _new(settings: Config) -> str:

@@ -20,11 +20,12 @@ import stat
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from duplexd.daemon import nbd_rules
 from duplexd.errors import ConfigurationError, ForbiddenError
 from duplexd.limits import DaemonLimits
 from duplexd.net import tls
 from duplexd.net.address import TcpAddress
-from duplexd.net.listen import group_id
+from duplexd.net.allow import group_id
 from duplexd.runtime.in_time import Patience
 from duplexd.units import format_size
 
@@ -56,6 +57,7 @@ def look(config: Config) -> list[Problem]:
         *_directory("controller.state_dir", config.controller.state_dir),
         *_group(config),
         *_tls(config),
+        *_rules(config),
     ]
 
 
@@ -93,7 +95,7 @@ def addresses(config: Config) -> list[Problem]:
     """
     remote = config.control.tls.listen if config.control.tls is not None else []
     named = [
-        *((f"nbd.listen[{index}]", each) for index, each in enumerate(config.nbd.listen)),
+        *((place.key, place.address) for place in config.nbd.places),
         *((f"control.tls.listen[{index}]", each) for index, each in enumerate(remote)),
     ]
     found = []
@@ -238,6 +240,22 @@ def _directory(key: str, path: Path) -> Iterator[Problem]:
             " change its owner or mode",
             forbidden=True,
         )
+    elif nearest == path:
+        yield from _foreign(key, path, path.stat())
+
+
+def _foreign(key: str, path: Path, owner: os.stat_result) -> Iterator[Problem]:
+    """Others could have us write wherever a link of theirs leads, and read what volumes hold."""
+    if owner.st_uid not in (0, os.geteuid()):
+        yield Problem(
+            f"{key}: {str(path)!r} belongs to user {owner.st_uid}, who could replace everything"
+            f" in it; change its owner: chown {os.geteuid()} {path}"
+        )
+    elif owner.st_mode & stat.S_IWOTH:
+        yield Problem(
+            f"{key}: {str(path)!r} can be written by every user of this machine"
+            f" (mode {stat.S_IMODE(owner.st_mode):04o}); change it: chmod 0700 {path}"
+        )
 
 
 def _group(config: Config) -> Iterator[Problem]:
@@ -252,5 +270,14 @@ def _tls(config: Config) -> Iterator[Problem]:
     if config.control.tls is not None:
         try:
             tls.server_context(config.control.tls)
+        except (ConfigurationError, ForbiddenError) as error:
+            yield Problem(str(error), isinstance(error, ForbiddenError))
+
+
+def _rules(config: Config) -> Iterator[Problem]:
+    """Users, groups and files that [nbd] and the rules of volumes name."""
+    for look_up in (nbd_rules.listeners_of, nbd_rules.policy_of, nbd_rules.images_of):
+        try:
+            look_up(config)
         except (ConfigurationError, ForbiddenError) as error:
             yield Problem(str(error), isinstance(error, ForbiddenError))

@@ -7,18 +7,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import structlog
+
 from duplexd.api.server import Admission
+from duplexd.config.exposure import describe_exposure
 from duplexd.daemon import preflight
 from duplexd.daemon.checking import load_in_time
+from duplexd.daemon.nbd_rules import Rules
 from duplexd.daemon.startup import in_file, refuse_fixed, refuse_problems
 from duplexd.errors import DuplexdError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from duplexd.api.server import ControlServer
     from duplexd.config.daemon_file import Config
     from duplexd.engine.controller import Controller
     from duplexd.nbd_server.listeners import Listeners
+    from duplexd.net.address import Address
     from duplexd.runtime.threads import Workers
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd")
 
 
 class Reloads:
@@ -31,8 +40,12 @@ class Reloads:
         listeners: Listeners,
         control: ControlServer,
         workers: Workers,
+        rules: Rules,
+        passed: Sequence[Address],
     ) -> None:
         self.config = config
+        self._rules = rules
+        self._passed = passed
         self._controller = controller
         self._listeners = listeners
         self._control = control
@@ -41,13 +54,17 @@ class Reloads:
     async def once(self) -> list[str]:
         """What changed. Raises DuplexdError, OSError with nothing changed."""
         old = self.config
-        new, admission = await self._workers.run(lambda: _read(old))
-        added = [listen for listen in new.nbd.listen if listen not in old.nbd.listen]
-        removed = [listen for listen in old.nbd.listen if listen not in new.nbd.listen]
-        changes = await self._switch(old, new)
+        new, admission, rules = await self._workers.run(lambda: _read(old, self._passed))
+        added = [each for each in new.nbd.addresses if each not in old.nbd.addresses]
+        removed = [each for each in old.nbd.addresses if each not in new.nbd.addresses]
+        changes = await self._switch(new, rules)
         self._control.admit(admission)
         if new.control.tls is not None:
             changes = [*changes, "certificates of control.tls read again"]
+        if new.nbd.tls is not None:
+            changes = [*changes, "certificates of nbd.tls read again"]
+        for line in describe_exposure(new):
+            log.warning("NBD listener without protection", problem=line)
         self.config = new
         return [
             *changes,
@@ -55,25 +72,27 @@ class Reloads:
             *(f"no longer listening on {listen}" for listen in removed),
         ]
 
-    async def _switch(self, old: Config, new: Config) -> list[str]:
-        listeners = self._listeners
-        added = [listen for listen in new.nbd.listen if listen not in old.nbd.listen]
+    async def _switch(self, new: Config, rules: Rules) -> list[str]:
+        listeners, before = self._listeners, self._rules
+        known = {each.address for each in before.listeners}
+        added = [each for each in rules.listeners if each.address not in known]
         with in_file(new, "nbd.listen"):
-            await listeners.update([*old.nbd.listen, *added])
+            await listeners.update([*before.listeners, *added])
         with in_file(new):
             try:
                 changes = await self._controller.reload(new)
             except DuplexdError:
-                await listeners.update(list(old.nbd.listen))
+                await listeners.update(before.listeners)
                 raise
-            await listeners.update(list(new.nbd.listen))
+            await listeners.update(rules.listeners, rules.policy)
+        self._rules = rules
         return changes
 
 
-def _read(old: Config) -> tuple[Config, Admission]:
+def _read(old: Config, passed: Sequence[Address]) -> tuple[Config, Admission, Rules]:
     """The new configuration, if it can be served. Blocking: it looks at files and images."""
     new = load_in_time(old.source)
     refuse_fixed(old, new)
     refuse_problems(new, preflight.look(new) + preflight.look_at_images(new, old))
     with in_file(new):
-        return new, Admission.of(new.control)
+        return new, Admission.of(new.control), Rules.of(new, passed)

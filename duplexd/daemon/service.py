@@ -35,9 +35,11 @@ from duplexd import __version__
 from duplexd.api.metrics import nbd_metrics
 from duplexd.api.server import ControlServer
 from duplexd.api.starting import Starting
+from duplexd.config.exposure import describe_exposure, refused_sockets
 from duplexd.daemon import preflight
 from duplexd.daemon.announce import Announcements
 from duplexd.daemon.ending import Deadline
+from duplexd.daemon.nbd_rules import Rules, images_of
 from duplexd.daemon.open_files import raise_limit, shared_out
 from duplexd.daemon.recovery import Recovery
 from duplexd.daemon.reloading import Reloads
@@ -45,9 +47,10 @@ from duplexd.daemon.retry import Patience
 from duplexd.daemon.spare_room import keep_room
 from duplexd.daemon.startup import StateLock, in_file, refuse_problems
 from duplexd.engine.controller import Machine
-from duplexd.errors import DuplexdError
+from duplexd.errors import ConfigurationError, DuplexdError
 from duplexd.limits import JOURNAL_THREADS, WORKER_THREADS, Limits
 from duplexd.nbd_server.listeners import Listeners
+from duplexd.net.activation import NOTHING_PASSED, Passed, passed_sockets
 from duplexd.runtime.clock import RealClock
 from duplexd.runtime.disk import RealDisk
 from duplexd.runtime.notify import notify, watchdog_interval_s
@@ -77,6 +80,7 @@ class Running(NamedTuple):
     controller: Controller
     listeners: Listeners
     control: ControlServer
+    rules: Rules
 
 
 class Service:
@@ -84,8 +88,17 @@ class Service:
     state are taken as they are.
     """
 
-    def __init__(self, config: Config, limits: Limits, relay: Workers, adopt: bool = False) -> None:
+    def __init__(
+        self,
+        config: Config,
+        limits: Limits,
+        relay: Workers,
+        adopt: bool = False,
+        passed: Passed = NOTHING_PASSED,
+    ) -> None:
         self.config = config
+        self._passed = passed
+        self._passed_addresses = [each.address for each in passed.nbd]
         self.limits = limits
         self._relay = relay
         self._adopt = adopt
@@ -102,6 +115,7 @@ class Service:
         """Serve until SIGTERM or SIGINT. Raises DuplexdError or OSError if it cannot start, and if
         the controller had failed when it was stopped.
         """
+        self._refuse_exposure()
         first = not preflight.has_state(self.config)
         # A mistake in a new file leaves nothing behind. Later, an image may be on a disk that
         # hangs, and the control socket is to answer meanwhile.
@@ -120,6 +134,21 @@ class Service:
                 f"stopped after the controller had failed: {self._controller.failed};"
                 " the next start recovers"
             )
+
+    def _refuse_exposure(self) -> None:
+        """Raises ConfigurationError if there is nothing to serve, or a socket that was passed lets
+        in more than is configured. What is open on purpose is logged.
+        """
+        nbd = self.config.nbd
+        if not nbd.addresses and not self._passed.nbd:
+            raise ConfigurationError(
+                "nbd.listen: no address, and no socket was passed (LISTEN_FDS); write for example"
+                ' listen = ["unix:/run/duplexd/alpha/nbd.sock"]'
+            )
+        for line in refused_sockets(self.config, self._passed_addresses):
+            raise ConfigurationError(line)
+        for line in describe_exposure(self.config):
+            self._log.warning("NBD listener without protection", problem=line)
 
     def stop(self, number: int) -> None:
         """Stop in order: `run` returns, or the deadline ends the process."""
@@ -194,12 +223,13 @@ class Service:
     ) -> Running:
         config, limits = self.config, self.limits
         patience = Patience(limits.daemon, self._waits)
-        control = ControlServer(self._starting, config.control, limits.api)
+        control = ControlServer(self._starting, config.control, limits.api, self._passed.control)
         await patience.until_possible(control.start)
         undo.push_async_callback(control.stop)
         images = await workers.disk.of("look").run(lambda: preflight.look_at_images(config))
         refuse_problems(config, images)
-        machine = Machine(RealDisk(), RealClock(), workers.disk, workers.journal, self._relay)
+        disk = RealDisk(str(config.controller.state_dir), images_of(config))
+        machine = Machine(disk, RealClock(), workers.disk, workers.journal, self._relay)
         reserve = reserve_of(config)
         recovery = Recovery(
             config,
@@ -214,7 +244,10 @@ class Service:
         undo.callback(self._log.info, "stopped")
         undo.push_async_callback(controller.stop)
         lock.serving()
-        listeners = Listeners(controller, config.nbd.listen, limits.nbd)
+        rules = Rules.of(config, self._passed_addresses)
+        listeners = Listeners(
+            controller, rules.listeners, limits.nbd, rules.policy, self._passed.nbd
+        )
 
         async def listen() -> None:
             with in_file(config, "nbd.listen"):
@@ -225,7 +258,7 @@ class Service:
         await patience.until_possible(control.listen_remote)
         control.serve(controller, [lambda: nbd_metrics(listeners.server)])
         undo.push_async_callback(control.stop)  # once more, to be the first that stops
-        return Running(controller, listeners, control)
+        return Running(controller, listeners, control, rules)
 
     def _waits(self, reason: str) -> None:
         self._log.warning("not possible yet, trying again", reason=reason)
@@ -246,7 +279,7 @@ class Service:
         line = self._announcements.serve(running.controller.status)
         self._log.info(
             "ready",
-            listen=[str(address) for address in self.config.nbd.listen],
+            listen=[str(address) for address in running.listeners.addresses],
             control=str(self.config.control.socket),
             **self._remote(),
             serving=line,
@@ -283,7 +316,13 @@ class Service:
 
     async def _reload_forever(self, running: Running, workers: Workers) -> None:
         reloads = Reloads(
-            self.config, running.controller, running.listeners, running.control, workers
+            self.config,
+            running.controller,
+            running.listeners,
+            running.control,
+            workers,
+            running.rules,
+            self._passed_addresses,
         )
         while True:
             await self._reload.wait()
@@ -389,6 +428,6 @@ def run(config: Config, adopt: bool = False) -> None:
     loop = TurnLoop()
     relay = Relay(loop)
     with contextlib.closing(loop), in_file(config):
-        service = Service(config, limits, relay, adopt)
+        service = Service(config, limits, relay, adopt, passed_sockets())
         with receiving_signals(loop, service):
             relay.drive(service.run())

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 from typing import TYPE_CHECKING
 
 import structlog
@@ -21,6 +22,7 @@ from duplexd.runtime import directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from duplexd.config.daemon_file import Config
     from duplexd.daemon.preflight import Problem
@@ -31,6 +33,10 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd")
 _PATH_ERRORS = frozenset(
     {errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR}
 )
+
+
+# Not through a link: who prepared the directory could have us write to a file of somebody else
+_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @contextlib.contextmanager
@@ -104,6 +110,13 @@ def refuse_problems(config: Config, found: list[Problem]) -> None:
         )
 
 
+def _close_to_others(path: Path) -> None:
+    """What is in the journal was on volumes. Earlier versions let the group read it."""
+    status = path.stat()
+    if status.st_uid == os.geteuid() and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        path.chmod(directory.DIRECTORY_MODE)
+
+
 class StateLock:
     """One daemon for one state directory: the kernel releases the lock however the process ends.
 
@@ -115,8 +128,9 @@ class StateLock:
         path = config.controller.state_dir
         self._path = str(path / "lock")
         try:
-            path.mkdir(mode=0o750, parents=True, exist_ok=True)
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            path.mkdir(mode=directory.DIRECTORY_MODE, parents=True, exist_ok=True)
+            _close_to_others(path)
+            self._fd = os.open(self._path, _LOCK_FLAGS, 0o600)
         except PermissionError as error:
             raise ForbiddenError(
                 f"{config.source}: controller.state_dir: {error.filename!r} cannot be written:"

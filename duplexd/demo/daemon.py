@@ -51,7 +51,6 @@ class DaemonProcess:
     def __init__(self, directory: Path, names: list[str], size: int, journal_size: int) -> None:
         self.directory = directory
         self.names = names
-        self.port = _free_port()
         self._size = size
         self._journal_size = journal_size
         self._process: subprocess.Popen[bytes] | None = None
@@ -67,13 +66,9 @@ class DaemonProcess:
         """The image that a backup would read."""
         return self.directory / "b" / f"{name}.img"
 
-    def uri(self, name: str, tcp: bool = False) -> NbdUri:
+    def uri(self, name: str) -> NbdUri:
         """Where a client finds the volume."""
-        return (
-            NbdUri(name, host="127.0.0.1", port=self.port)
-            if tcp
-            else NbdUri(name, socket=str(self.directory / "nbd.sock"))
-        )
+        return NbdUri(name, socket=str(self.directory / "nbd.sock"))
 
     async def start(self) -> None:
         """Start it; return when it serves. Raises DaemonError."""
@@ -165,7 +160,7 @@ class DaemonProcess:
         return (self.directory / "daemon.log").read_text(errors="replace")[-_LOG_CHARACTERS:]
 
     def _config(self) -> str:
-        listen = [f"unix:{self.directory / 'nbd.sock'}", f"tcp:127.0.0.1:{self.port}"]
+        listen = [f"unix:{self.directory / 'nbd.sock'}"]
         lines = [
             "[controller]",
             'name = "demo"',
@@ -181,9 +176,3 @@ class DaemonProcess:
                 f'secondary = "b/{name}.img"',
             ]
         return "\n".join([*lines, "[groups.all]", f"volumes = {json.dumps(self.names)}", ""])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

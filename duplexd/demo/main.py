@@ -123,11 +123,11 @@ async def _daemon(names: list[str], size: int, journal_size: int) -> AsyncIterat
             shutil.rmtree(directory, ignore_errors=True)
 
 
-def _explanation(port: int, rounds: int) -> str:
+def _explanation(rounds: int) -> str:
     names = ", ".join(NAMES)
     return f"""
 {len(NAMES)} volumes ({names}) of {format_size(VOLUME_BYTES)}, each a pair of
-images, all in one group, served on a Unix socket and on 127.0.0.1:{port}.
+images, all in one group, served on a Unix socket.
 {PLACEMENT.writers} writers write to the volumes in turn. A record is issued only when the
 records that it depends on, most of them on other volumes, are acknowledged.
 Meanwhile, {rounds} times each:
@@ -140,7 +140,7 @@ dependencies: records that are there while one that they depend on is not.
 
 async def _rounds(rounds: int, totals: Totals) -> None:
     async with _daemon(NAMES, VOLUME_BYTES, JOURNAL_BYTES) as daemon:
-        say(_explanation(daemon.port, rounds))
+        say(_explanation(rounds))
         async with Scene(daemon, PLACEMENT) as scene:
             usual_s = await scene.write_for(WRITING_SECONDS)
             with Table() as table:

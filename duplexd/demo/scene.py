@@ -70,8 +70,8 @@ class Scene:
 
     async def __aenter__(self) -> Self:
         try:
-            for writer in range(self.placement.writers):
-                addresses = [self.daemon.uri(name, tcp=writer % 2 == 1) for name in self.names]
+            addresses = [self.daemon.uri(name) for name in self.names]
+            for _ in range(self.placement.writers):
                 self._connections.append(
                     [await NbdConnection.open(address) for address in addresses]
                 )

@@ -15,6 +15,7 @@ from duplexd.core.admission import Admission
 from duplexd.core.markers import Close
 from duplexd.core.patience import Patience
 from duplexd.engine.adopt import Adoptions
+from duplexd.engine.allocation import Extents
 from duplexd.engine.apply import Executor
 from duplexd.engine.auto_resync import AutoResync
 from duplexd.engine.bad_ranges import BadRanges
@@ -183,6 +184,7 @@ class Controller:
         self.leases = Leases(timeline, self.write_path, clock, self.events, limits)
         self.reads = Reads(self.legs, self.events)
         self.reads.on_leg_failed = self.failed_legs.found
+        self.extents_of = Extents(self.legs, clock, limits)
         self.bad_ranges = BadRanges(timeline, self.write_path, self.legs, self.events, limits)
 
     def _copies(self) -> None:
@@ -260,6 +262,7 @@ class Controller:
         write_path, commands = self.write_path, self.commands
         self.submit, self.flush = write_path.submit, write_path.flush
         self.disconnected, self.read = write_path.disconnected, self.reads.read
+        self.read_sparse, self.extents = self.reads.read_sparse, self.extents_of.extents
         self.volume, self.resolve = self.volumes.find, self.volumes.resolve
         self.quiesce, self.renew = commands.quiesce, commands.renew
         self.release = self.leases.release
@@ -391,7 +394,7 @@ class Controller:
 
     def status(self) -> Json:
         """Everything, in the shape that scripts rely on."""
-        own, listen = self.config.controller, self.config.nbd.listen
+        own, listen = self.config.controller, self.config.nbd.addresses
         nbd = [str(address) for address in listen]
         return self.status_of.show(Facts(self.name, own.hold_max, nbd, self.journal_waits_s()))
 

@@ -13,14 +13,18 @@ failed only after its own time-out. No read waits longer than both time-outs.
 Every attempt fills a buffer of its own, taken in its thread: the thread of an attempt that hangs
 may fill it at any later time, so it must not be one that is sent. A queued attempt therefore holds
 no memory, and one whose read was answered meanwhile does nothing.
+
+A sparse read asks the image for its holes first, and leaves them out. They stay out of the page
+cache, too, so each such read needs a worker again: it is for long ones.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from duplexd.core.patience import PRIMARY, SECONDARY
 from duplexd.runtime.buffers import Buffers
@@ -30,16 +34,26 @@ from duplexd.runtime.writeback import LostWritesError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from duplexd.backend import Volume
+    from duplexd.backend import Extent, Volume
     from duplexd.core.pair import Pair
     from duplexd.engine.events import Events
     from duplexd.images.leg import Leg
     from duplexd.replication.leg_calls import LegCalls
 
     Done = Callable[[int, bytearray], None]
+    SparseDone = Callable[[int, bytearray, list[Extent]], None]
 
-_NOTHING = bytearray()
 KEPT_BYTES_MAX = 33 << 20  # of buffers, while there are reads; one of the longest fits
+
+
+class _Content(NamedTuple):
+    """What one attempt has read; `extents` are of a sparse read."""
+
+    buffer: bytearray
+    extents: list[Extent]
+
+
+_NOTHING = _Content(bytearray(), [])
 
 
 class _Attempt(Watch["Leg"]):
@@ -58,16 +72,25 @@ class _Read:
 
     __slots__ = (
         "answered", "attempts", "done", "error", "length", "offset", "pair", "room", "since",
+        "sparse",
     )  # fmt: skip
 
     def __init__(
-        self, pair: Pair, offset: int, length: int, room: int, done: Done, since: float
+        self,
+        pair: Pair,
+        offset: int,
+        length: int,
+        room: int,
+        done: SparseDone,
+        sparse: bool,
+        since: float,
     ) -> None:
         self.pair = pair
         self.offset = offset
         self.length = length
         self.room = room
         self.done = done
+        self.sparse = sparse
         self.since = since  # loop time
         self.attempts: list[_Attempt] = []
         self.error: OSError | None = None
@@ -98,9 +121,24 @@ class Reads:
 
     def read(self, volume: Volume, offset: int, length: int, room: int, done: Done) -> None:
         """See `Backend`."""
+
+        def plainly(number: int, buffer: bytearray, _extents: list[Extent]) -> None:
+            done(number, buffer)
+
+        self._begin(volume, offset, length, room, plainly, False)
+
+    def read_sparse(
+        self, volume: Volume, offset: int, length: int, room: int, done: SparseDone
+    ) -> None:
+        """See `Backend`."""
+        self._begin(volume, offset, length, room, done, True)
+
+    def _begin(
+        self, volume: Volume, offset: int, length: int, room: int, done: SparseDone, sparse: bool
+    ) -> None:
         pair = cast("Pair", volume)
         loop = asyncio.get_running_loop()
-        read = _Read(pair, offset, length, room, done, loop.time())
+        read = _Read(pair, offset, length, room, done, sparse, loop.time())
         if pair.primary in self._slow and pair.mirrors:
             self._ask(read, SECONDARY)
         else:
@@ -124,7 +162,7 @@ class Reads:
         self,
         read: _Read,
         attempt: _Attempt,
-        content: bytearray | None,
+        content: _Content | None,
         error: BaseException | None,
     ) -> None:
         del self._asked[attempt]
@@ -150,11 +188,11 @@ class Reads:
         if not any(other in self._asked for other in read.attempts):
             self._fail(read)
 
-    def _answer(self, read: _Read, number: int, content: bytearray) -> None:
+    def _answer(self, read: _Read, number: int, content: _Content) -> None:
         read.answered = True
         if read.error is not None:
             self._report(read.pair, read.error)
-        read.done(number, content)
+        read.done(number, content.buffer, content.extents)
 
     def _fail(self, read: _Read) -> None:
         error = read.error
@@ -211,21 +249,34 @@ class Reads:
             self._fail(read)
 
 
-def _call(read: _Read, attempt: _Attempt, buffers: Buffers) -> bytearray | None:
+def _call(read: _Read, attempt: _Attempt, buffers: Buffers) -> _Content | None:
     """In a worker."""
     if read.answered:
         return None
-    leg, content = attempt.leg, buffers.take(read.room + read.length)
-    part = memoryview(content)[read.room :]
+    extents = [(read.offset, read.length, True)]
+    if read.sparse:
+        with contextlib.suppress(OSError), attempt.at(attempt.leg):  # else it reads all of it
+            extents = attempt.leg.extents(read.offset, read.length)
+    size = read.room + read.length
+    whole = all(is_data for _, _, is_data in extents)
+    content = buffers.take(size) if whole else bytearray(size)  # holes are zeroes in it
+    for offset, length, is_data in extents:
+        start = read.room + offset - read.offset
+        if is_data:
+            _fill(attempt, offset, memoryview(content)[start : start + length])
+    return _Content(content, extents)
+
+
+def _fill(attempt: _Attempt, offset: int, part: memoryview) -> None:
+    leg = attempt.leg
     try:
         with attempt.at(leg):
-            leg.read_into(read.offset, part)
+            leg.read_into(offset, part)
     except OSError:
         if attempt.use != PRIMARY:
             raise
         with attempt.at(leg):
-            leg.read_into(read.offset, part)
-    return content
+            leg.read_into(offset, part)
 
 
 def _is_current(pair: Pair, leg: Leg) -> bool:

@@ -47,8 +47,10 @@ class Volumes:
         return pair
 
     def find(self, name: str) -> Pair | None:
-        """See `Backend.volume`: "" is the first volume."""
-        return next(iter(self.by_name.values()), None) if name == "" else self.by_name.get(name)
+        """See `Backend.volume`."""
+        if name == "" and len(self.by_name) == 1:
+            return next(iter(self.by_name.values()))
+        return self.by_name.get(name)
 
     def named(self, names: Iterable[str]) -> list[Pair]:
         """The pairs of these names. Raises KeyError."""

@@ -1,4 +1,4 @@
-"""Ranges that are holes on both legs of a pair: they read as zeroes, so they are equal unread.
+"""Which ranges of legs are holes: they read as zeroes, so nobody has to read them.
 
 A sparse volume is mostly holes, and reading them costs as much as reading data: 40 s for 16 GiB,
 where asking the file system takes milliseconds. `Leg.extents` lists every extent of the range it is
@@ -11,10 +11,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from duplexd.backend import Extent
     from duplexd.images.leg import Leg
 
 _WINDOW_BYTES_MIN = 1 << 20
 _WINDOW_BYTES_MAX = 1 << 30  # at most 131,072 extents, of a file in pieces of 4 KiB
+_WINDOW_EXTENTS = 256  # as many as there can be in the smallest one
 _WINDOWS_MAX = 4096  # in one call, which holds a worker: 4 TiB in some 20 ms
 
 
@@ -40,3 +44,34 @@ def hole_until(leg: Leg, offset: int, end: int) -> int:
     """Up to where, from `offset` on and before `end`, the leg has nothing but holes."""
     extents = leg.extents(offset, end - offset)
     return next((start for start, _, is_data in extents if is_data), end)
+
+
+def first_extents(
+    leg: Leg, offset: int, length: int, over: Callable[[list[Extent]], bool]
+) -> list[Extent]:
+    """The extents of a range, from its start on. Fewer than all of them if `over` says so of those
+    found; it is asked after each window, which shrinks and grows with the number of extents in it.
+    """
+    found: list[Extent] = []
+    end, window = offset + length, _WINDOW_BYTES_MIN
+    while offset < end:
+        asked = min(window, end - offset)
+        piece = leg.extents(offset, asked)
+        offset += asked
+        if len(piece) > _WINDOW_EXTENTS:
+            window = max(window // 2, _WINDOW_BYTES_MIN)
+        elif len(piece) < _WINDOW_EXTENTS // 4:
+            window = min(window * 2, _WINDOW_BYTES_MAX)
+        _join(found, piece)
+        if over(found):
+            break
+    return found
+
+
+def _join(found: list[Extent], more: list[Extent]) -> None:
+    """Append; the first may be the rest of the last."""
+    if found and more and found[-1][2] == more[0][2]:
+        start, length, is_data = found[-1]
+        found[-1] = start, length + more[0][1], is_data
+        more = more[1:]
+    found += more

@@ -7,12 +7,17 @@ Replies come in any order, so the caller matches them by cookie; nothing here wa
     send(client.data_to_send())                 # after each receive and after each request
     if client.ready: cookie = client.write(0, b"...")   # its reply carries the cookie
 
-States: GREETING -> HAGGLING -> READY -> CLOSED; a client that lists goes HAGGLING -> CLOSED. See
-`_STEPS`.
+States: GREETING -> HAGGLING -> READY -> CLOSED; a client that lists goes HAGGLING -> CLOSED, and a
+server that does not know GO is asked once more: HAGGLING -> EXPORT_NAME -> READY. See `_STEPS`.
+
+A client has promises to keep, too: requests fit the block sizes that the server gave, ask for
+nothing that it did not offer, and no connection ends without an ABORT or a DISC. So what a server
+would have to refuse raises here and is not sent.
 """
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, ClassVar
 
 from duplexd.nbd import constants as c
@@ -22,7 +27,21 @@ from duplexd.nbd.messages import ProtocolError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-GREETING, HAGGLING, READY, CLOSED = "GREETING", "HAGGLING", "READY", "CLOSED"
+GREETING, HAGGLING, EXPORT_NAME, READY, CLOSED = (
+    "GREETING",
+    "HAGGLING",
+    "EXPORT_NAME",
+    "READY",
+    "CLOSED",
+)
+# By command: the transmission flag that offers it
+_OFFERED_BY = {
+    c.CMD_FLUSH: c.FLAG_SEND_FLUSH,
+    c.CMD_TRIM: c.FLAG_SEND_TRIM,
+    c.CMD_WRITE_ZEROES: c.FLAG_SEND_WRITE_ZEROES,
+}
+_CHANGES = frozenset({c.CMD_WRITE, c.CMD_TRIM, c.CMD_WRITE_ZEROES})
+_MINIMUM_BYTES_MAX = 1 << 16  # of the block sizes, by the specification
 
 
 class RefusedError(Exception):
@@ -33,6 +52,10 @@ class RefusedError(Exception):
             text or f"the server refused the export with error {code - c.REP_FLAG_ERROR}"
         )
         self.code = code
+
+
+class NotOfferedError(OSError):
+    """A request that this server does not take; it was not sent."""
 
 
 class Reply:
@@ -52,7 +75,9 @@ class Reply:
 class NbdClient:
     """One connection.
 
-    `receive` raises ProtocolError or RefusedError; the connection cannot be used after either.
+    `receive` raises ProtocolError or RefusedError; the connection cannot be used after either, but
+    what is queued is to be sent before it is closed. Requests raise NotOfferedError, and ValueError
+    where they do not fit `block_sizes` (minimum, preferred, maximum payload; in bytes).
     """
 
     def __init__(self, export: str = "", *, list_exports: bool = False) -> None:
@@ -62,6 +87,7 @@ class NbdClient:
         self.block_sizes = (1, c.BLOCK_BYTES_PREFERRED, c.PAYLOAD_BYTES_ADVERTISED)
         self.exports: list[str] = []
         self._option = c.OPT_LIST if list_exports else c.OPT_GO
+        self._zeroes = 0  # behind the answer to EXPORT_NAME
         self._state = GREETING
         self._input = bytearray()
         self._output: list[bytes | bytearray | memoryview] = []
@@ -75,8 +101,20 @@ class NbdClient:
         return self._state == READY
 
     @property
+    def can_flush(self) -> bool:
+        """FLUSH is offered. A server that does not offer it has no cache that could be flushed."""
+        return bool(self.flags & c.FLAG_SEND_FLUSH)
+
+    @property
+    def can_fua(self) -> bool:
+        """Changes may have FUA."""
+        return bool(self.flags & c.FLAG_SEND_FUA)
+
+    @property
     def closed(self) -> bool:
-        """The exports are listed, or `disconnect` was called and all replies are here."""
+        """The exports are listed, the server refused, or `disconnect` was called and all replies
+        are here.
+        """
         return self._state == CLOSED and not self._read_lengths
 
     @property
@@ -129,6 +167,8 @@ class NbdClient:
         """Disconnect; replies to requests in flight still come."""
         if self._state == READY:
             self._output.append(m.request(0, c.CMD_DISC, 0, 0, 0))
+        elif self._state == HAGGLING:
+            self._output.append(m.option(c.OPT_ABORT))
         self._state = CLOSED
 
     def _request(
@@ -136,11 +176,28 @@ class NbdClient:
     ) -> int:
         if self._state != READY:
             raise ProtocolError("a request before the handshake is over, or after disconnect")
+        self._check(flags, command, offset, length)
         cookie = self._next_cookie
         self._next_cookie += 1
         self._output.append(m.request(flags, command, cookie, offset, length))
         self._read_lengths[cookie] = read_length
         return cookie
+
+    def _check(self, flags: int, command: int, offset: int, length: int) -> None:
+        if command in _CHANGES and self.flags & c.FLAG_READ_ONLY:
+            raise NotOfferedError(errno.EPERM, "the export is read-only")
+        needed = _OFFERED_BY.get(command, 0) | (c.FLAG_SEND_FUA if flags & c.CMD_FLAG_FUA else 0)
+        if needed & ~self.flags:
+            raise NotOfferedError(
+                errno.EOPNOTSUPP, f"the server does not offer flags {needed & ~self.flags:#x}"
+            )
+        minimum, _, maximum = self.block_sizes
+        if (offset | length) & (minimum - 1):
+            raise ValueError(
+                f"offset {offset} and length {length} must be multiples of {minimum} bytes"
+            )
+        if length > maximum and command in {c.CMD_READ, c.CMD_WRITE}:
+            raise ValueError(f"{length} bytes in a request; the server takes up to {maximum}")
 
     # Steps: how many bytes of input were used up; 0: more are needed.
 
@@ -150,15 +207,33 @@ class NbdClient:
         magic, option_magic, flags = m.GREETING.unpack_from(self._input)
         if magic != c.INIT_MAGIC or option_magic != c.OPTION_MAGIC:
             raise ProtocolError("the peer is not a newstyle NBD server")
-        if not flags & c.FLAG_FIXED_NEWSTYLE:
-            raise ProtocolError("the server does not speak fixed newstyle")
-        data = b"" if self._option == c.OPT_LIST else m.go_data(self.export, [c.INFO_BLOCK_SIZE])
-        self._output += [
-            m.CLIENT_FLAGS.pack(flags & (c.FLAG_FIXED_NEWSTYLE | c.FLAG_NO_ZEROES)),
-            m.option(self._option, data),
-        ]
+        self._zeroes = 0 if flags & c.FLAG_NO_ZEROES else len(m.EXPORT_ZEROES)
+        self._output.append(m.CLIENT_FLAGS.pack(flags & (c.FLAG_FIXED_NEWSTYLE | c.FLAG_NO_ZEROES)))
         self._state = HAGGLING
+        if self._option == c.OPT_LIST:
+            if not flags & c.FLAG_FIXED_NEWSTYLE:
+                raise ProtocolError("the server cannot list: it does not speak fixed newstyle")
+            self._output.append(m.option(c.OPT_LIST))
+        elif flags & c.FLAG_FIXED_NEWSTYLE:
+            self._output.append(m.option(c.OPT_GO, m.go_data(self.export, [c.INFO_BLOCK_SIZE])))
+        else:
+            self._ask_by_name()
         return m.GREETING.size
+
+    def _ask_by_name(self) -> None:
+        """As for servers that do not know GO. They close the connection if there is no export of
+        that name.
+        """
+        self._output.append(m.option(c.OPT_EXPORT_NAME, self.export.encode()))
+        self._state = EXPORT_NAME
+
+    def _export_name(self, _replies: list[Reply]) -> int:
+        end = m.EXPORT.size + self._zeroes
+        if len(self._input) < end:
+            return 0
+        self.size, self.flags = m.EXPORT.unpack_from(self._input)
+        self._begin()
+        return end
 
     def _haggling(self, _replies: list[Reply]) -> int:
         if len(self._input) < m.OPTION_REPLY.size:
@@ -173,9 +248,12 @@ class NbdClient:
         return end
 
     def _option_reply(self, reply: int, data: bytes) -> None:
-        if reply & c.REP_FLAG_ERROR:
+        if reply == c.REP_ERR_UNSUP and self._option == c.OPT_GO:
+            self._ask_by_name()
+        elif reply & c.REP_FLAG_ERROR:
+            self.disconnect()
             raise RefusedError(reply, data.decode("utf-8", "replace"))
-        if reply == c.REP_ACK:
+        elif reply == c.REP_ACK:
             self._acknowledged()
         elif reply == c.REP_INFO and self._option == c.OPT_GO:
             self._information(data)
@@ -186,9 +264,11 @@ class NbdClient:
 
     def _acknowledged(self) -> None:
         if self._option == c.OPT_LIST:
-            self._output.append(m.option(c.OPT_ABORT))
-            self._state = CLOSED
-            return
+            self.disconnect()
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
         if not self.flags & c.FLAG_HAS_FLAGS:
             raise ProtocolError("the server did not describe the export")
         self._state = READY
@@ -198,9 +278,15 @@ class NbdClient:
         if kind == c.INFO_EXPORT and len(data) == m.INFO_EXPORT_DATA.size:
             _, self.size, self.flags = m.INFO_EXPORT_DATA.unpack(data)
         elif kind == c.INFO_BLOCK_SIZE and len(data) == m.INFO_BLOCK_SIZE_DATA.size:
-            self.block_sizes = m.INFO_BLOCK_SIZE_DATA.unpack(data)[1:]
+            self._take_block_sizes(*m.INFO_BLOCK_SIZE_DATA.unpack(data)[1:])
         elif kind in (-1, c.INFO_EXPORT, c.INFO_BLOCK_SIZE):
             raise ProtocolError("an information of the wrong length")
+
+    def _take_block_sizes(self, minimum: int, preferred: int, maximum: int) -> None:
+        powers = all(size and not size & (size - 1) for size in (minimum, preferred))
+        if not powers or minimum > _MINIMUM_BYTES_MAX or not minimum <= preferred <= maximum:
+            raise ProtocolError(f"bad block sizes: {minimum}, {preferred} and {maximum} bytes")
+        self.block_sizes = minimum, preferred, maximum
 
     def _export(self, data: bytes) -> None:
         length = m.U32.unpack_from(data)[0] if len(data) >= m.U32.size else len(data)
@@ -227,6 +313,7 @@ class NbdClient:
     _STEPS: ClassVar[dict[str, Callable[[NbdClient, list[Reply]], int]]] = {
         GREETING: _greeting,
         HAGGLING: _haggling,
+        EXPORT_NAME: _export_name,
         READY: _reply,
         CLOSED: _closed,
     }

@@ -13,6 +13,9 @@ OPTION_MAGIC = 0x49484156454F5054  # "IHAVEOPT"
 OPTION_REPLY_MAGIC = 0x0003E889045565A9
 REQUEST_MAGIC = 0x25609513
 SIMPLE_REPLY_MAGIC = 0x67446698
+STRUCTURED_REPLY_MAGIC = 0x668E33EF
+EXTENDED_REQUEST_MAGIC = 0x21E41C71
+EXTENDED_REPLY_MAGIC = 0x6E8A278C
 
 DEFAULT_PORT = 10809
 
@@ -47,6 +50,10 @@ REP_ERR_UNKNOWN = REP_FLAG_ERROR + 6
 REP_ERR_SHUTDOWN = REP_FLAG_ERROR + 7
 REP_ERR_BLOCK_SIZE_REQD = REP_FLAG_ERROR + 8
 REP_ERR_TOO_BIG = REP_FLAG_ERROR + 9
+REP_ERR_EXT_HEADER_REQD = REP_FLAG_ERROR + 10
+
+# Metadata contexts
+CONTEXT_ALLOCATION = "base:allocation"
 
 # Information types of INFO and GO
 INFO_EXPORT = 0
@@ -67,6 +74,7 @@ FLAG_CAN_MULTI_CONN = 1 << 8
 FLAG_SEND_RESIZE = 1 << 9
 FLAG_SEND_CACHE = 1 << 10
 FLAG_SEND_FAST_ZERO = 1 << 11
+FLAG_BLOCK_STATUS_PAYLOAD = 1 << 12
 
 # Commands
 CMD_READ = 0
@@ -84,6 +92,21 @@ CMD_FLAG_NO_HOLE = 1 << 1
 CMD_FLAG_DF = 1 << 2
 CMD_FLAG_REQ_ONE = 1 << 3
 CMD_FLAG_FAST_ZERO = 1 << 4
+CMD_FLAG_PAYLOAD_LEN = 1 << 5
+
+# Chunks of structured and extended replies: flag, and types
+REPLY_FLAG_DONE = 1 << 0
+REPLY_NONE = 0
+REPLY_OFFSET_DATA = 1
+REPLY_OFFSET_HOLE = 2
+REPLY_BLOCK_STATUS = 5
+REPLY_BLOCK_STATUS_EXT = 6
+REPLY_ERROR = (1 << 15) + 1
+REPLY_ERROR_OFFSET = (1 << 15) + 2
+
+# States of an extent in base:allocation; 0 is always right
+STATE_HOLE = 1 << 0
+STATE_ZERO = 1 << 1
 
 # Errors on the wire; the values are those of Linux
 EPERM = 1
@@ -103,4 +126,8 @@ BLOCK_BYTES_MIN = 1
 BLOCK_BYTES_PREFERRED = 4096
 PAYLOAD_BYTES_ADVERTISED = 32 << 20
 PAYLOAD_BYTES_MAX = 64 << 20  # accepted from a client that did not ask for block sizes
-OPTION_BYTES_MAX = 64 << 10  # a longer option closes the connection
+# Zeroes that may have to be written; as many as 32 bits of length can ask for
+SLOW_ZEROES_BYTES_MAX = 0xFFFFFFFF
+OPTION_BYTES_MAX = 64 << 10  # data of a longer option is skipped, and the option refused
+OPTION_SKIPPED_BYTES_MAX = 32 << 20  # an option that announces more closes the connection
+CONTEXT_QUERIES_MAX = 1024  # in one LIST_META_CONTEXT or SET_META_CONTEXT

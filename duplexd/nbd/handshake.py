@@ -1,33 +1,60 @@
 """The server's half of the fixed newstyle handshake, without I/O.
 
-    handshake = Handshake(exports, options_max=...)
+    handshake = Handshake(exports, options_max=..., offers=Offers(structured=True), tls="optional")
     send(handshake.greeting())
     handshake.receive(bytes_from_client)
     while (replies := handshake.advance()) is not None: send(each reply)
-    if handshake.state == TRANSMISSION: the client chose handshake.export;
-        its first requests may be in handshake.rest()
+    if handshake.wants_tls: begin TLS, then handshake.secured(), and go on in it
+    if handshake.state == TRANSMISSION: the client chose handshake.export, with the flags that were
+        announced, and handshake.negotiated; its first requests may be in handshake.rest()
 
 States and events are `TRANSITIONS`. A bad option gets an error reply and the client may go on; only
 what breaks the framing closes the connection. Clients probe for options that a server may not know.
+
+What an option gets by its number and length alone is decided before its data is here, so data that
+nobody will look at is never kept. `advance` gives a LIST in pieces: whoever sends them stops
+calling while the client does not take them, and the next option is not read meanwhile.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING, ClassVar
 
 from duplexd.nbd import constants as c
 from duplexd.nbd import messages as m
+from duplexd.nbd.contexts import listed, selected
+from duplexd.nbd.export_flags import negotiated_flags
+from duplexd.nbd.exports import describe, not_there
+from duplexd.nbd.negotiated import Negotiated
+from duplexd.nbd.offers import NO_OFFERS, Refusal, decide, offered
+from duplexd.nbd.option_data import decode_name, parse_go, parse_queries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
+
+    from duplexd.nbd.exports import Export, Exports
+    from duplexd.nbd.offers import Offers, Tls
 
 # States
-CLIENT_FLAGS, HAGGLING, TRANSMISSION, CLOSED = "CLIENT_FLAGS", "HAGGLING", "TRANSMISSION", "CLOSED"
+CLIENT_FLAGS, HAGGLING, SKIPPING, LISTING, SECURING, TRANSMISSION, CLOSED = (
+    "CLIENT_FLAGS",
+    "HAGGLING",
+    "SKIPPING",  # data of an option whose answer is known
+    "LISTING",
+    "SECURING",  # STARTTLS is acknowledged, TLS is not up
+    "TRANSMISSION",
+    "CLOSED",
+)
 # Events
-FLAGS_TAKEN, ANSWERED, EXPORT_CHOSEN, ABORTED, BROKEN = (
+FLAGS_TAKEN, ANSWERED, DECIDED, LIST_ASKED, TLS_AGREED, SECURED, EXPORT_CHOSEN, ABORTED, BROKEN = (
     "FLAGS_TAKEN",
     "ANSWERED",
+    "DECIDED",  # by its number and length alone
+    "LIST_ASKED",
+    "TLS_AGREED",
+    "SECURED",
     "EXPORT_CHOSEN",
     "ABORTED",
     "BROKEN",
@@ -37,51 +64,53 @@ TRANSITIONS = {
     (CLIENT_FLAGS, FLAGS_TAKEN): HAGGLING,
     (CLIENT_FLAGS, BROKEN): CLOSED,
     (HAGGLING, ANSWERED): HAGGLING,
+    (HAGGLING, DECIDED): SKIPPING,
+    (HAGGLING, LIST_ASKED): LISTING,
+    (HAGGLING, TLS_AGREED): SECURING,
     (HAGGLING, EXPORT_CHOSEN): TRANSMISSION,
-    (HAGGLING, ABORTED): CLOSED,
     (HAGGLING, BROKEN): CLOSED,
+    (SKIPPING, ANSWERED): HAGGLING,
+    (SKIPPING, ABORTED): CLOSED,
+    (LISTING, ANSWERED): HAGGLING,
+    (SECURING, SECURED): HAGGLING,
+    (SECURING, BROKEN): CLOSED,
 }
 
 SERVER_FLAGS = c.FLAG_FIXED_NEWSTYLE | c.FLAG_NO_ZEROES
-
-
-@dataclass(frozen=True)
-class Export:
-    """What the handshake says of an export: size in bytes and transmission flags. `refused`: why no
-    client gets it now, in words for the client.
-    """
-
-    name: str
-    size: int
-    flags: int
-    description: str = ""
-    refused: str = ""
-
-
-class Exports(Protocol):
-    """Where the handshake finds exports."""
-
-    def find(self, name: str) -> Export | None:
-        """The export of that name; "" is the default export."""
-
-    def names(self) -> list[str]:
-        """Every export that LIST shows."""
+LIST_PIECE = 16  # entries that one `advance` returns
 
 
 class Handshake:
     """One connection's handshake.
 
-    Nothing here raises, whatever the client sends; `reason` says why it ended CLOSED.
+    Nothing here raises, whatever the client sends; `reason` says why it ended CLOSED. Each option
+    takes one of `options_max`, and a LIST one more for each entry.
     """
 
-    def __init__(self, exports: Exports, options_max: int) -> None:
+    def __init__(
+        self,
+        exports: Exports,
+        options_max: int,
+        *,
+        offers: Offers = NO_OFFERS,
+        tls: Tls = "off",
+    ) -> None:
         self.state = CLIENT_FLAGS
         self.export: Export | None = None
         self.reason = ""
         self._exports = exports
         self._options_left = options_max
+        self._tls = tls
+        self._secure = False
+        self._offered = offered(offers, tls)
+        self._fixed = False
         self._zeroes = True
+        self._agreed = Negotiated()
+        self._contexts_of = ""  # the export that the agreed contexts are for
         self._input = bytearray()
+        self._skip = 0  # bytes of data, then `_verdict`
+        self._verdict = (ANSWERED, b"")
+        self._entries: Iterator[str] = iter(())
 
     def greeting(self) -> bytes:
         """What to send first."""
@@ -92,19 +121,38 @@ class Handshake:
         self._input += data
 
     def advance(self) -> list[bytes] | None:
-        """Take one message of the client; the replies to send, one write each.
+        """Take one message of the client, or a part of the answer to it; the replies to send, one
+        write each.
 
         None: nothing more to do with what is there.
         """
-        if self.state == HAGGLING:
-            return self._option()
-        if self.state == CLIENT_FLAGS:
-            return self._client_flags()
-        return None
+        step = self._STEPS.get(self.state)
+        return None if step is None else step(self)
 
     def rest(self) -> bytes:
         """What the client sent behind its choice of an export."""
         return bytes(self._input)
+
+    @property
+    def negotiated(self) -> Negotiated:
+        """What was agreed on, for the export that was chosen."""
+        assert self.export is not None, "no export was chosen"
+        return self._agreed_for(self.export)
+
+    @property
+    def wants_tls(self) -> bool:
+        """STARTTLS is acknowledged. What the client sends from now on is for TLS; nothing goes on
+        here until `secured`.
+        """
+        return self.state == SECURING
+
+    def secured(self) -> None:
+        """TLS is up: `receive` gets what came through it."""
+        if self._input:  # came in plain text: an attacker's, or a client's that does not wait
+            self._break("plain text after STARTTLS")
+            return
+        self._secure = True
+        self._become(SECURED)
 
     def _become(self, event: str) -> None:
         self.state = TRANSITIONS[self.state, event]
@@ -114,6 +162,8 @@ class Handshake:
         self._become(BROKEN)
         return []
 
+    # Steps: each returns the replies, None if bytes are missing.
+
     def _client_flags(self) -> list[bytes] | None:
         if len(self._input) < m.CLIENT_FLAGS.size:
             return None
@@ -121,7 +171,10 @@ class Handshake:
         del self._input[: m.CLIENT_FLAGS.size]
         if flags & ~SERVER_FLAGS:
             return self._break(f"client flags {flags:#x} were not offered")
+        self._fixed = bool(flags & c.FLAG_FIXED_NEWSTYLE)
         self._zeroes = not flags & c.FLAG_NO_ZEROES
+        if self._tls == "required" and not self._fixed:  # such a client cannot be asked for TLS
+            return self._break("TLS is required, and the client does not speak fixed newstyle")
         self._become(FLAGS_TAKEN)
         return []
 
@@ -131,16 +184,55 @@ class Handshake:
         magic, number, length = m.OPTION.unpack_from(self._input)
         if magic != c.OPTION_MAGIC:
             return self._break("bad option magic")
-        if length > c.OPTION_BYTES_MAX:
+        if length > c.OPTION_SKIPPED_BYTES_MAX:
             return self._break(f"option {number} of {length} bytes is too long")
-        if len(self._input) < m.OPTION.size + length:
-            return None
-        data = bytes(self._input[m.OPTION.size : m.OPTION.size + length])
-        del self._input[: m.OPTION.size + length]
-        if self._options_left == 0:
+        if self._options_left <= 0:
             return self._break("too many options")
+        forced = self._tls == "required" and not self._secure
+        verdict = decide(number, length, self._offered, tls_missing=forced)
+        end = m.OPTION.size + length
+        if verdict is None and len(self._input) < end:
+            return None
         self._options_left -= 1
-        return self._OPTIONS.get(number, Handshake._unsupported)(self, number, data)
+        if verdict is None:
+            data = bytes(self._input[m.OPTION.size : end])
+            del self._input[:end]
+            return self._ANSWERS[number](self, number, data)
+        del self._input[: m.OPTION.size]
+        return self._skip_then(number, length, verdict)
+
+    def _skip_then(self, number: int, length: int, verdict: Refusal) -> list[bytes] | None:
+        if number == c.OPT_EXPORT_NAME:  # has no reply for an error
+            return self._break(verdict.text)
+        event = ABORTED if number == c.OPT_ABORT else ANSWERED
+        self._skip = length
+        self._verdict = event, m.option_error(number, verdict.reply, verdict.text)
+        self._become(DECIDED)
+        return self._skipped()
+
+    def _skipped(self) -> list[bytes] | None:
+        here = min(self._skip, len(self._input))
+        del self._input[:here]
+        self._skip -= here
+        if self._skip:
+            return None
+        event, reply = self._verdict
+        if event == ABORTED:
+            self.reason = "aborted by the client"
+        self._become(event)
+        return [reply]
+
+    def _list_piece(self) -> list[bytes]:
+        names = list(islice(self._entries, LIST_PIECE))
+        if not names:
+            self._become(ANSWERED)
+            return [m.option_reply(c.OPT_LIST, c.REP_ACK)]
+        exports = [self._exports.find(name) for name in names]
+        return [
+            m.list_entry(export.name, export.description)
+            for export in exports
+            if export is not None  # taken away since LIST began
+        ]
 
     # Options: each returns its replies.
 
@@ -148,35 +240,52 @@ class Handshake:
         self._become(ANSWERED)
         return [m.option_error(number, reply, text)]
 
-    def _unsupported(self, number: int, _data: bytes) -> list[bytes]:
-        return self._refuse(number, c.REP_ERR_UNSUP, f"option {number} is not supported")
+    def _acknowledge(self, number: int, replies: Sequence[bytes] = ()) -> list[bytes]:
+        self._become(ANSWERED)
+        return [*replies, m.option_reply(number, c.REP_ACK)]
 
-    def _unsupported_without_data(self, number: int, data: bytes) -> list[bytes]:
-        if data:
-            return self._refuse(number, c.REP_ERR_INVALID, f"option {number} takes no data")
-        return self._unsupported(number, data)
+    def _list(self, _number: int, _data: bytes) -> list[bytes]:
+        names = self._exports.names()
+        self._options_left -= len(names)
+        if self._options_left < 0:
+            return self._break("too many options")
+        self._entries = iter(names)
+        self._become(LIST_ASKED)
+        return []
 
-    def _abort(self, number: int, _data: bytes) -> list[bytes]:
-        self.reason = "aborted by the client"
-        self._become(ABORTED)
+    def _starttls(self, number: int, _data: bytes) -> list[bytes]:
+        if self._secure:
+            return self._refuse(number, c.REP_ERR_INVALID, "TLS is in use already")
+        if not self._fixed:
+            return self._refuse(number, c.REP_ERR_POLICY, "TLS needs fixed newstyle")
+        if self._input:
+            return self._break("plain text after STARTTLS")
+        # It may have been negotiated by somebody in between
+        self._agreed, self._contexts_of = Negotiated(), ""
+        self._become(TLS_AGREED)
         return [m.option_reply(number, c.REP_ACK)]
 
-    def _list(self, number: int, data: bytes) -> list[bytes]:
-        if data:
-            return self._refuse(number, c.REP_ERR_INVALID, "LIST takes no data")
-        self._become(ANSWERED)
-        return [
-            *(m.list_entry(number, name) for name in self._exports.names()),
-            m.option_reply(number, c.REP_ACK),
-        ]
+    def _structured(self, number: int, _data: bytes) -> list[bytes]:
+        if self._agreed.extended:
+            return self._refuse(
+                number, c.REP_ERR_EXT_HEADER_REQD, "extended headers were negotiated already"
+            )
+        self._agreed = Negotiated(structured=True, contexts=self._agreed.contexts)
+        return self._acknowledge(number)
+
+    def _extended(self, number: int, _data: bytes) -> list[bytes]:
+        self._agreed = Negotiated(structured=True, extended=True, contexts=self._agreed.contexts)
+        return self._acknowledge(number)
 
     def _export_name(self, _number: int, data: bytes) -> list[bytes]:
         name = decode_name(data)
-        export = None if name is None else self._exports.find(name)
-        if export is None:
-            return self._break("EXPORT_NAME names no export")
-        if export.refused:  # this option has no reply for an error
-            return self._break(export.refused)
+        if name is None:
+            return self._break("EXPORT_NAME with a malformed name")
+        if self._agreed.extended:  # which needs GO, by the specification
+            return self._break("EXPORT_NAME after extended headers were negotiated")
+        export = self._find(name)
+        if isinstance(export, Refusal):  # this option has no reply for an error
+            return self._break(export.text)
         self.export = export
         self._become(EXPORT_CHOSEN)
         return [
@@ -189,74 +298,84 @@ class Handshake:
         if asked is None:
             return self._refuse(number, c.REP_ERR_INVALID, "malformed name or information requests")
         name, kinds = asked
-        export = self._exports.find(name)
-        if export is None:
-            return self._refuse(
-                number, c.REP_ERR_UNKNOWN, f"no export {name!r}; LIST shows what there is"
-            )
-        if export.refused:
-            return self._refuse(number, c.REP_ERR_UNKNOWN, export.refused)
+        export = self._find(name)
+        if isinstance(export, Refusal):
+            return self._refuse(number, *export)
+        replies = self._acknowledge(
+            number,
+            [
+                m.option_reply(number, c.REP_INFO, information)
+                for information in describe(export, kinds)
+            ],
+        )
         if number == c.OPT_GO:
             self.export = export
             self._become(EXPORT_CHOSEN)
-        else:
-            self._become(ANSWERED)
-        answers = [
-            m.option_reply(number, c.REP_INFO, information)
-            for information in describe(export, kinds)
-        ]
-        return [*answers, m.option_reply(number, c.REP_ACK)]
+        return replies
 
-    _OPTIONS: ClassVar[dict[int, Callable[[Handshake, int, bytes], list[bytes]]]] = {
+    def _contexts(self, number: int, data: bytes) -> list[bytes]:
+        """LIST_META_CONTEXT and SET_META_CONTEXT; the latter replaces even when it fails."""
+        setting = number == c.OPT_SET_META_CONTEXT
+        if setting:
+            self._set_contexts("", ())
+        if not self._agreed.structured:
+            return self._refuse(number, c.REP_ERR_INVALID, "negotiate structured replies first")
+        asked = parse_queries(data)
+        if asked is None:
+            return self._refuse(number, c.REP_ERR_INVALID, "malformed name or queries")
+        if asked.count > c.CONTEXT_QUERIES_MAX:
+            return self._refuse(
+                number,
+                c.REP_ERR_TOO_BIG,
+                f"{asked.count} queries; {c.CONTEXT_QUERIES_MAX} is the maximum",
+            )
+        export = self._find(asked.export)
+        if isinstance(export, Refusal):
+            # ERR_TLS_REQD is not allowed here
+            return self._refuse(number, c.REP_ERR_UNKNOWN, export.text)
+        if setting:
+            self._set_contexts(export.name, selected(asked.queries))
+            contexts = self._agreed.contexts
+        else:  # whose numbers are reserved
+            contexts = tuple((0, name) for _, name in listed(asked.queries))
+        return self._acknowledge(number, [m.context_reply(number, *each) for each in contexts])
+
+    def _set_contexts(self, export: str, contexts: tuple[tuple[int, str], ...]) -> None:
+        agreed = self._agreed
+        self._agreed = Negotiated(agreed.structured, agreed.extended, contexts)
+        self._contexts_of = export
+
+    def _agreed_for(self, export: Export) -> Negotiated:
+        """Contexts are for the export that they were selected for."""
+        if self._contexts_of == export.name:
+            return self._agreed
+        return Negotiated(self._agreed.structured, self._agreed.extended)
+
+    def _find(self, name: str) -> Export | Refusal:
+        export = self._exports.find(name)
+        if export is None:
+            return Refusal(c.REP_ERR_UNKNOWN, not_there(name))
+        if export.tls_only and not self._secure:
+            reply = c.REP_ERR_UNKNOWN if self._tls == "off" else c.REP_ERR_TLS_REQD
+            return Refusal(reply, f"export {export.name} is available over TLS only")
+        if export.refused:
+            return Refusal(c.REP_ERR_UNKNOWN, export.refused)
+        return replace(export, flags=export.flags | negotiated_flags(self._agreed_for(export)))
+
+    _STEPS: ClassVar[dict[str, Callable[[Handshake], list[bytes] | None]]] = {
+        CLIENT_FLAGS: _client_flags,
+        HAGGLING: _option,
+        SKIPPING: _skipped,
+        LISTING: _list_piece,
+    }
+    _ANSWERS: ClassVar[dict[int, Callable[[Handshake, int, bytes], list[bytes]]]] = {
         c.OPT_EXPORT_NAME: _export_name,
-        c.OPT_ABORT: _abort,
         c.OPT_LIST: _list,
-        c.OPT_STARTTLS: _unsupported_without_data,
+        c.OPT_STARTTLS: _starttls,
         c.OPT_INFO: _info,
         c.OPT_GO: _info,
-        c.OPT_STRUCTURED_REPLY: _unsupported_without_data,
-        c.OPT_EXTENDED_HEADERS: _unsupported_without_data,
+        c.OPT_STRUCTURED_REPLY: _structured,
+        c.OPT_LIST_META_CONTEXT: _contexts,
+        c.OPT_SET_META_CONTEXT: _contexts,
+        c.OPT_EXTENDED_HEADERS: _extended,
     }
-
-
-def decode_name(data: bytes) -> str | None:
-    """An export name; None if it is too long, not UTF-8 or contains NUL."""
-    if len(data) > c.STRING_BYTES_MAX or 0 in data:
-        return None
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return None
-
-
-def parse_go(data: bytes) -> tuple[str, set[int]] | None:
-    """Name and kinds of information of GO or INFO; None if the lengths do not add up to the data or
-    the name is bad.
-    """
-    if len(data) < m.U32.size + m.U16.size:
-        return None
-    name_end: int = m.U32.size + m.U32.unpack_from(data)[0]
-    kinds_start = name_end + m.U16.size
-    if kinds_start > len(data):
-        return None
-    count: int = m.U16.unpack_from(data, name_end)[0]
-    name = decode_name(data[m.U32.size : name_end])
-    if name is None or len(data) != kinds_start + count * m.U16.size:
-        return None
-    return name, {kind for (kind,) in m.U16.iter_unpack(data[kinds_start:])}
-
-
-def describe(export: Export, kinds: set[int]) -> list[bytes]:
-    """Information replies: INFO_EXPORT always, the others if asked; unknown kinds are ignored."""
-    answers = [m.info_export(export.size, export.flags)]
-    if c.INFO_BLOCK_SIZE in kinds:
-        answers.append(
-            m.info_block_size(
-                c.BLOCK_BYTES_MIN, c.BLOCK_BYTES_PREFERRED, c.PAYLOAD_BYTES_ADVERTISED
-            )
-        )
-    if c.INFO_NAME in kinds:
-        answers.append(m.info_text(c.INFO_NAME, export.name))
-    if c.INFO_DESCRIPTION in kinds and export.description:
-        answers.append(m.info_text(c.INFO_DESCRIPTION, export.description))
-    return answers

@@ -11,7 +11,11 @@ One file for client and server, so that a wrong field breaks both halves and the
 | export, after EXPORT_NAME | 10 (+ 124 zeroes) | size u64, transmission flags u16 |
 | request | 28 (+ length for WRITE) | REQUEST_MAGIC u32, flags u16, command u16, then: |
 | | | cookie u64, offset u64, length u32 |
+| extended request | 32 (+ length with PAYLOAD_LEN) | EXTENDED_REQUEST_MAGIC u32, flags u16, |
+| | | command u16, cookie u64, offset u64, length u64 |
 | simple reply | 16 (+ length for READ) | SIMPLE_REPLY_MAGIC u32, error u32, cookie u64 |
+
+Structured and extended replies are in `replies.py`.
 """
 
 from __future__ import annotations
@@ -19,11 +23,14 @@ from __future__ import annotations
 from struct import Struct
 
 from duplexd.nbd.constants import (
+    EXTENDED_REQUEST_MAGIC,
     INFO_BLOCK_SIZE,
     INFO_EXPORT,
     INIT_MAGIC,
+    OPT_LIST,
     OPTION_MAGIC,
     OPTION_REPLY_MAGIC,
+    REP_META_CONTEXT,
     REP_SERVER,
     REPLY_TEXT_BYTES_MAX,
     REQUEST_MAGIC,
@@ -36,11 +43,13 @@ OPTION = Struct(">QII")
 OPTION_REPLY = Struct(">QIII")
 EXPORT = Struct(">QH")
 REQUEST = Struct(">IHHQQI")
+EXTENDED_REQUEST = Struct(">IHHQQQ")
 SIMPLE_REPLY = Struct(">IIQ")
 INFO_EXPORT_DATA = Struct(">HQH")
 INFO_BLOCK_SIZE_DATA = Struct(">HIII")
 U16 = Struct(">H")
 U32 = Struct(">I")
+U64 = Struct(">Q")
 
 EXPORT_ZEROES = bytes(124)
 
@@ -69,10 +78,11 @@ def option_error(number: int, reply: int, text: str) -> bytes:
     return option_reply(number, reply, short_text(text))
 
 
-def list_entry(number: int, name: str) -> bytes:
+def list_entry(name: str, description: str = "") -> bytes:
     """One export in the answer to LIST."""
     encoded = name.encode()
-    return option_reply(number, REP_SERVER, U32.pack(len(encoded)) + encoded)
+    data = U32.pack(len(encoded)) + encoded + short_text(description)
+    return option_reply(OPT_LIST, REP_SERVER, data)
 
 
 def info_export(size: int, flags: int) -> bytes:
@@ -85,9 +95,9 @@ def info_block_size(minimum: int, preferred: int, maximum: int) -> bytes:
     return INFO_BLOCK_SIZE_DATA.pack(INFO_BLOCK_SIZE, minimum, preferred, maximum)
 
 
-def info_text(kind: int, text: str) -> bytes:
-    """Data of INFO_NAME or INFO_DESCRIPTION."""
-    return U16.pack(kind) + short_text(text)
+def info_text(kind: int, text: bytes) -> bytes:
+    """Data of INFO_NAME or INFO_DESCRIPTION, in UTF-8."""
+    return U16.pack(kind) + text
 
 
 def go_data(name: str, kinds: list[int]) -> bytes:
@@ -101,9 +111,26 @@ def go_data(name: str, kinds: list[int]) -> bytes:
     )
 
 
+def context_data(export: str, queries: list[str]) -> bytes:
+    """Data of LIST_META_CONTEXT or SET_META_CONTEXT: an export name and queries."""
+    strings = [export.encode(), *(query.encode() for query in queries)]
+    packed = [U32.pack(len(string)) + string for string in strings]
+    return packed[0] + U32.pack(len(queries)) + b"".join(packed[1:])
+
+
+def context_reply(number: int, context: int, name: str) -> bytes:
+    """One metadata context in the answer to either of them."""
+    return option_reply(number, REP_META_CONTEXT, U32.pack(context) + name.encode())
+
+
 def request(flags: int, command: int, cookie: int, offset: int, length: int) -> bytes:
     """The 28 bytes of a request."""
     return REQUEST.pack(REQUEST_MAGIC, flags, command, cookie, offset, length)
+
+
+def extended_request(flags: int, command: int, cookie: int, offset: int, length: int) -> bytes:
+    """The 32 bytes of a request with extended headers."""
+    return EXTENDED_REQUEST.pack(EXTENDED_REQUEST_MAGIC, flags, command, cookie, offset, length)
 
 
 def simple_reply(error: int, cookie: int) -> bytes:

@@ -8,7 +8,10 @@ there is no room for that, `exchange` the buffer for another one. A large payloa
 complete gets memory of its own, which the socket then fills directly.
 
 `refusal` is a pure function of a request and its export. A refused request has been parsed with its
-payload, so that the stream stays in step.
+payload, so that the stream stays in step, and it is returned when all of that has passed: a client
+that sends its payload without looking for replies would meet one in the middle.
+
+Requests with extended headers are parsed by `extended.py`, chosen once for a connection.
 """
 
 from __future__ import annotations
@@ -25,10 +28,12 @@ if TYPE_CHECKING:
 _HEADER = REQUEST.size
 _unpack = REQUEST.unpack_from
 
-Request = tuple[int, int, int, int, int, "memoryview | bytearray | None"]
+Request = tuple[int, int, int, int, int, "memoryview | bytearray | bytes | None"]
 """Command flags, command, cookie, offset, length, payload.
 
 The payload is None unless it is a WRITE, and for a WRITE whose payload is too long and skipped.
+With extended headers BLOCK_STATUS may have one, too (`bytes`). The flag PAYLOAD_LEN is set there if
+a payload came that the command does not have, or did not come that it must have: see `extended.py`.
 """
 
 LARGE_PAYLOAD_BYTES = 64 << 10  # an incomplete payload over this gets memory of its own
@@ -39,9 +44,9 @@ _NO_ROOM = memoryview(b"")
 class Receiver:
     """Receive buffer and parser of one connection.
 
-    `broken` is set by a bad magic, `ended` by DISC: requests before it are returned, what follows
-    is ignored. `large` is the length of the payload that is being received into memory of its own,
-    else 0.
+    `broken` says why the stream cannot be followed any more, `ended` is set by DISC: requests
+    before it are returned, what follows is ignored. `large` is the length of the payload that is
+    being received into memory of its own, else 0.
     """
 
     __slots__ = (
@@ -51,6 +56,7 @@ class Receiver:
         "_filled",
         "_header",
         "_payload",
+        "_refused",
         "_skip",
         "_start",
         "broken",
@@ -58,15 +64,18 @@ class Receiver:
         "large",
     )
 
+    header, magic = REQUEST, c.REQUEST_MAGIC
+
     def __init__(self, size: int, allocate: Callable[[int], bytearray] = bytearray) -> None:
         """`allocate` makes the memory of a large payload, with any content."""
-        self.broken = False
+        self.broken = ""
         self.ended = False
         self.large = 0
         self._buffer = memoryview(bytearray(max(size, RECEIVE_BYTES_MIN)))
         self._start = 0
         self._end = 0
-        self._skip = 0  # bytes of a payload that is too long
+        self._skip = 0  # bytes of a payload that is too long, and of which request
+        self._refused: Request | None = None
         self._header = (0, 0, 0, 0)
         self._payload = bytearray()
         self._allocate = allocate
@@ -105,6 +114,17 @@ class Receiver:
             other[:rest] = self._buffer[self._start : self._end]
         self._buffer, self._start, self._end = other, 0, rest
 
+    def says_goodbye(self, unread: bytes) -> bool:
+        """Whether the last that the client sent is DISC; `unread` was not received yet.
+
+        Only its place is looked at: a client whose payload ends in the bytes of a DISC, and that
+        goes with it, has said so.
+        """
+        size = self.header.size
+        rest = b"" if self.large or self._skip else bytes(self._buffer[self._start : self._end])
+        last = (rest + unread)[-size:]
+        return len(last) == size and self.header.unpack(last)[::2][:2] == (self.magic, c.CMD_DISC)
+
     @property
     def whole(self) -> memoryview:
         """The buffer that payloads are views of."""
@@ -123,6 +143,9 @@ class Receiver:
             skipped = min(self._skip, self._end - self._start)
             self._skip -= skipped
             self._start += skipped
+            if not self._skip and self._refused is not None:
+                requests.append(self._refused)
+                self._refused = None
         if self.broken or self.ended:
             self._start = self._end
         else:
@@ -135,14 +158,14 @@ class Receiver:
         while end - position >= _HEADER:
             magic, flags, command, cookie, offset, length = _unpack(buffer, position)
             if magic != c.REQUEST_MAGIC:
-                self.broken = True
+                self.broken = "bad request magic"
                 position = end
                 break
             payload_start = position + _HEADER
             if command == c.CMD_WRITE:
                 position_after = payload_start + length
                 if position_after > end:
-                    position = self._incomplete(requests, position, (flags, cookie, offset, length))
+                    position = self._incomplete(position, (flags, cookie, offset, length))
                     break
                 append(
                     (flags, command, cookie, offset, length, buffer[payload_start:position_after])
@@ -157,9 +180,7 @@ class Receiver:
                 break
         self._start = position
 
-    def _incomplete(
-        self, requests: list[Request], position: int, header: tuple[int, int, int, int]
-    ) -> int:
+    def _incomplete(self, position: int, header: tuple[int, int, int, int]) -> int:
         """A WRITE whose payload is still coming: wait, give it its own memory, or skip it.
 
         Returns the new position.
@@ -167,10 +188,10 @@ class Receiver:
         flags, cookie, offset, length = header
         if length <= LARGE_PAYLOAD_BYTES:
             return position
-        here = self._buffer[position + _HEADER : self._end]
+        here = self._buffer[position + self.header.size : self._end]
         if length > c.PAYLOAD_BYTES_MAX:
             self._skip = length - len(here)
-            requests.append((flags, c.CMD_WRITE, cookie, offset, length, None))
+            self._refused = flags, c.CMD_WRITE, cookie, offset, length, None
         else:
             self.large = length
             self._header = header
@@ -188,19 +209,21 @@ class Receiver:
 
 _UNKNOWN = -1
 _FLAGS_ALLOWED = {
-    c.CMD_READ: c.CMD_FLAG_FUA,
+    c.CMD_READ: c.CMD_FLAG_FUA | c.CMD_FLAG_DF,
     c.CMD_WRITE: c.CMD_FLAG_FUA,
     c.CMD_FLUSH: c.CMD_FLAG_FUA,
     c.CMD_TRIM: c.CMD_FLAG_FUA,
-    c.CMD_WRITE_ZEROES: c.CMD_FLAG_FUA | c.CMD_FLAG_NO_HOLE,
+    c.CMD_CACHE: c.CMD_FLAG_FUA,
+    c.CMD_WRITE_ZEROES: c.CMD_FLAG_FUA | c.CMD_FLAG_NO_HOLE | c.CMD_FLAG_FAST_ZERO,
+    c.CMD_BLOCK_STATUS: c.CMD_FLAG_FUA | c.CMD_FLAG_REQ_ONE,
 }
-_PAST_THE_END = {
-    c.CMD_READ: c.EINVAL,
-    c.CMD_TRIM: c.EINVAL,
-    c.CMD_WRITE: c.ENOSPC,
-    c.CMD_WRITE_ZEROES: c.ENOSPC,
-}
-_TOO_LONG = {c.CMD_READ: c.EOVERFLOW, c.CMD_WRITE: c.EINVAL}
+# Flags of requests that are there only with a transmission flag
+_FLAGS_OFFERED = (
+    (c.CMD_FLAG_DF, c.FLAG_SEND_DF),
+    (c.CMD_FLAG_FAST_ZERO, c.FLAG_SEND_FAST_ZERO),
+)
+_CHANGES = frozenset({c.CMD_WRITE, c.CMD_TRIM, c.CMD_WRITE_ZEROES})
+_PAST_THE_END = {c.CMD_WRITE: c.ENOSPC, c.CMD_WRITE_ZEROES: c.ENOSPC}  # others: EINVAL
 
 
 def refusal(
@@ -208,19 +231,22 @@ def refusal(
 ) -> int:
     """The NBD error for a request on an export of `size` bytes; 0 if it can be served.
 
-    Not for DISC, which has no reply.
+    Not for DISC, which has no reply. BLOCK_STATUS needs a metadata context, too.
     """
     allowed = _FLAGS_ALLOWED.get(command, _UNKNOWN)
     if allowed == _UNKNOWN or flags & ~allowed:
         return c.EINVAL
+    for flag, offered in _FLAGS_OFFERED:
+        if flags & flag and not export_flags & offered:
+            return c.EINVAL
     if command == c.CMD_FLUSH:
         return 0
-    if export_flags & c.FLAG_READ_ONLY and command != c.CMD_READ:
+    if export_flags & c.FLAG_READ_ONLY and command in _CHANGES:
         return c.EPERM
     if offset + length > size:  # ints do not wrap around
-        return _PAST_THE_END[command]
-    if length > c.PAYLOAD_BYTES_MAX:
-        return _TOO_LONG.get(command, 0)
+        return _PAST_THE_END.get(command, c.EINVAL)
+    if length > c.PAYLOAD_BYTES_MAX and command in {c.CMD_READ, c.CMD_WRITE}:
+        return c.EOVERFLOW if flags & c.CMD_FLAG_DF else c.EINVAL
     return 0
 
 

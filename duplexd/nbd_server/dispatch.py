@@ -15,90 +15,38 @@ what it would be measured by.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from duplexd.backend import FLUSH, TRIM, WRITE, ZERO, Change
 from duplexd.nbd import constants as c
 from duplexd.nbd.messages import SIMPLE_REPLY
-from duplexd.nbd.transmission import refusal, wire_error
-from duplexd.nbd_server.shared import EXPORT_FLAGS
+from duplexd.nbd_server.cold_path import Requests
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from duplexd.backend import Volume
     from duplexd.nbd.transmission import Request
     from duplexd.nbd_server.budget import Budget
-    from duplexd.nbd_server.shared import Server
-    from duplexd.nbd_server.sockets import Wire
 
 _MAGIC = c.SIMPLE_REPLY_MAGIC
 _HEADER = SIMPLE_REPLY.size
 _pack = SIMPLE_REPLY.pack
 _pack_into = SIMPLE_REPLY.pack_into
+_QUERIES = frozenset({c.CMD_CACHE, c.CMD_BLOCK_STATUS})
 # Two calls do what `Change(...)` does, in half the time: CPython enters `__init__` directly.
 _new, _init = object.__new__, Change.__init__
-# READ and WRITE, the two lowest, take no flag but FUA, the lowest.
+# READ and WRITE need no second look if they have no flag but FUA, the lowest.
 _READ, _WRITE, _FUA, _LENGTH_MAX = c.CMD_READ, c.CMD_WRITE, c.CMD_FLAG_FUA, c.PAYLOAD_BYTES_MAX
 
 
-class Dispatch:
-    """The `Client` of the write path. `progressed` is called when something may move on, but not if
-    the connection is not `stalled`.
+class Dispatch(Requests):
+    """The `Client` of the write path.
+
+    This class answers with simple replies; those of `structured.py` are for clients that negotiated
+    others. The class is chosen once for a connection.
     """
 
-    __slots__ = (
-        "_counted",
-        "_limits",
-        "_replies",
-        "_server",
-        "_traffic",
-        "_uncounted_max",
-        "_volume",
-        "_wire",
-        "backlog",
-        "dropped",
-        "ended",
-        "in_flight",
-        "lent",
-        "payload_bytes",
-        "progressed",
-        "read_bytes",
-        "serving",
-        "stalled",
-        "write_paused",
-    )
-
-    def __init__(
-        self,
-        server: Server,
-        volume: Volume,
-        wire: Wire,
-        progressed: Callable[[], None],
-    ) -> None:
-        self.backlog: list[Request] = []
-        self.dropped = False  # the client has gone
-        self.ended = False  # DISC came
-        self.in_flight = 0  # changes, flushes and reads without a reply
-        # that may use the receive buffer: taken since it was exchanged, or since none was in flight
-        self.lent: list[Change] = []
-        self.payload_bytes = (
-            0  # of changes in flight, and of a large payload that is being received
-        )
-        self.read_bytes = 0  # being read in worker threads
-        self.serving = False  # within `serve`, which sends the replies of what is done at once
-        self.stalled = False  # the connection does not read, or is about to close
-        self.write_paused = False
-        self.progressed = progressed
-        self._counted = 0  # part of payload_bytes that the server's budget knows
-        self._limits = server.limits
-        self._replies: list[bytes] = []
-        self._server = server
-        self._traffic = server.traffic_of(volume)
-        self._uncounted_max = server.limits.connection_uncounted_bytes_max
-        self._wire = wire
-        self._volume = volume
+    __slots__ = ()
 
     def serve(self, requests: list[Request]) -> None:
         """Take the requests of one wake-up, or the backlog again."""
@@ -118,19 +66,6 @@ class Dispatch:
             self._send(position)
         if not 0 <= self.payload_bytes - self._counted <= self._uncounted_max:
             self._count()
-
-    def reserve(self, length: int) -> bool:
-        """Room for a large payload that is about to be received; it counts from now on."""
-        if (
-            self.payload_bytes
-            and self.payload_bytes + length > self._limits.connection_in_flight_bytes_max
-        ):
-            return False
-        if not self._server.waiting.fits(length):
-            return False
-        self.payload_bytes += length
-        self._count()
-        return True
 
     def drop(self) -> None:
         """The client has gone: whatever has not started is dropped, no reply will be sent."""
@@ -175,12 +110,6 @@ class Dispatch:
         if self.stalled:
             self.progressed()
 
-    # Waiter of the budgets
-
-    def resume(self) -> None:
-        """There may be room again."""
-        self.progressed()
-
     # Inside of a wake-up
 
     def _take(self, requests: Iterator[Request], changes: list[Change]) -> int:
@@ -188,7 +117,7 @@ class Dispatch:
         buffer is filled.
         """
         volume, traffic = self._volume, self._traffic
-        size, read_cached = volume.size, volume.read_cached
+        read_cached, readable, writable = volume.read_cached, self._readable, self._writable
         request_counts, byte_counts = traffic.requests, traffic.byte_counts
         writes = written = taken = 0  # WRITEs, their bytes, and those of these that count from now
         full = (
@@ -201,7 +130,7 @@ class Dispatch:
             flags, command, cookie, offset, length, payload = request
             # What is plainly right is not looked at further: nearly everything. A WRITE that was
             # received with its payload is not too long.
-            if command == _WRITE and payload and flags <= _FUA and offset + length <= size:
+            if command == _WRITE and payload and flags <= _FUA and offset + length <= writable:
                 if type(payload) is memoryview:
                     if full:
                         self._wait(request, requests, self._server.waiting)
@@ -214,15 +143,12 @@ class Dispatch:
                 changes.append(change)
                 continue
             if not (
-                command <= _WRITE
+                command == _READ
                 and flags <= _FUA
                 and 0 < length <= _LENGTH_MAX
-                and offset + length <= size
-            ):
-                error = refusal(flags, command, offset, length, size, EXPORT_FLAGS)
-                if error or not length or command == c.CMD_FLUSH:  # where it means nothing
-                    self._without_range(request, error, changes)
-                    continue
+                and offset + length <= readable
+            ) and not self._rare(request, requests, changes):
+                continue
             if command == _READ:
                 end = position + _HEADER + length
                 if length <= inline_max and end > len(reply_buffer):
@@ -253,39 +179,41 @@ class Dispatch:
         return position
 
     def _wait(self, request: Request, rest: Iterator[Request], budget: Budget) -> None:
+        """Go on with this one, and the `rest`, when there is room. Nothing is left of `rest`."""
         self.backlog = [request, *rest]
         budget.wait(self)
 
-    def _without_range(self, request: Request, error: int, changes: list[Change]) -> None:
-        """A refused request, one of length 0, FLUSH or DISC."""
-        _flags, command, cookie, _offset, length, payload = request
-        if command == c.CMD_DISC:
-            self.ended = True
-            return
-        if type(payload) is bytearray:
-            self.payload_bytes -= length
-        if error:
-            self._traffic.refused += 1
-        else:
-            self._traffic.requests[command] += 1
-            if command == c.CMD_FLUSH:
-                self._flush(cookie, changes)
-                return
-        self._replies.append(_pack(_MAGIC, error, cookie))
+    def _rare(self, request: Request, rest: Iterator[Request], changes: list[Change]) -> bool:
+        """Refuse or serve a request that is not plainly right, or let it wait with the `rest`.
+
+        True if it is in order, and a change or a READ.
+        """
+        error, command = self._refusal(request), request[1]
+        if command == c.CMD_FLUSH and not error:  # its length means nothing
+            self._flush(request, changes)
+        elif error or not request[4]:
+            self._without_range(request, error)
+        elif command not in _QUERIES:
+            return True
+        elif not self._query(request):
+            self._wait(request, rest, self._server.reading)
+        return False
+
+    def _flush(self, request: Request, changes: list[Change]) -> None:
+        """What came before goes first: one sync is then good for it, too."""
+        _flags, command, cookie, offset, _length, _payload = request
+        if changes:
+            self._submit(changes.copy())
+            changes.clear()
+        self._traffic.requests[command] += 1
+        self.in_flight += 1
+        self._server.backend.flush(Change(self, cookie, self._volume, FLUSH, offset, 0))
 
     def _without_payload(self, request: Request) -> Change:
         flags, command, cookie, offset, length, _payload = request
         kind = TRIM if command == c.CMD_TRIM else ZERO
         fua, allocate = flags & c.CMD_FLAG_FUA != 0, flags & c.CMD_FLAG_NO_HOLE != 0
         return Change(self, cookie, self._volume, kind, offset, length, b"", fua, allocate)
-
-    def _flush(self, cookie: int, changes: list[Change]) -> None:
-        """What came before goes first: one sync is then good for it, too."""
-        if changes:
-            self._submit(changes.copy())
-            changes.clear()
-        self.in_flight += 1
-        self._server.backend.flush(Change(self, cookie, self._volume, FLUSH, 0, 0))
 
     def _submit(self, changes: list[Change]) -> None:
         # a new list: the write path may keep the one it gets
@@ -312,51 +240,3 @@ class Dispatch:
             wire.write(bytes(filled))
         elif not wire.write(filled):
             self._server.fresh_reply_buffer()
-
-    def _count(self) -> None:
-        """Tell the budget of all connections. It does not hear of what is little, because most of
-        that has gone by the next wake-up.
-        """
-        if self.payload_bytes != self._counted:
-            delta, self._counted = self.payload_bytes - self._counted, self.payload_bytes
-            self._server.waiting.add(delta)
-
-    def _outcome(self, what: str, number: int) -> int:
-        """Note an errno of the storage, or that there was none; the error for the wire."""
-        if number:
-            self._server.storage_failed(self._volume, what, number)
-        else:
-            self._server.storage_recovered(self._volume, what)
-        return wire_error(number)
-
-    # Reads in worker threads
-
-    def _start_read(self, cookie: int, offset: int, length: int) -> bool:
-        """False if too much is being read already, or the client takes no replies."""
-        if self.write_paused or (
-            self.read_bytes and self.read_bytes + length > self._limits.connection_read_bytes_max
-        ):
-            return False
-        if not self._server.reading.fits(length):
-            return False
-        self.in_flight += 1
-        self.read_bytes += length
-        self._server.reading.add(length)
-        done = partial(self._read_done, cookie, length)
-        self._server.backend.read(self._volume, offset, length, _HEADER, done)
-        return True
-
-    def _read_done(self, cookie: int, length: int, number: int, reply: bytearray) -> None:
-        self.in_flight -= 1
-        self.read_bytes -= length
-        self._server.reading.add(-length)
-        if self.dropped:
-            return
-        error = self._outcome("read", number) if number or self._server.failing else 0
-        if error:
-            self._wire.write(_pack(_MAGIC, error, cookie))
-        else:
-            _pack_into(reply, 0, _MAGIC, 0, cookie)
-            self._wire.write(reply)
-        if self.stalled:
-            self.progressed()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from duplexd.nbd_server.nbd_connection import Connection
+from duplexd.nbd_server.reach import NO_POLICY, Listener, Policy
 from duplexd.nbd_server.shared import Server
 from duplexd.nbd_server.sockets import Acceptor
 from duplexd.net.address import UnixAddress
@@ -34,10 +35,11 @@ STOP_SECONDS_DEFAULT = 5.0
 
 @dataclass
 class Endpoint:
-    """One listening socket, and what accepts on it."""
+    """One listening socket, and what accepts on it. `listener` may be replaced."""
 
+    listener: Listener
     bound: BoundSocket
-    acceptor: Acceptor
+    acceptor: Acceptor | None = None
 
 
 class Listeners:
@@ -47,10 +49,20 @@ class Listeners:
     `update` changes the addresses while connections go on.
     """
 
-    def __init__(self, backend: Backend, listen: Iterable[Address], limits: NbdLimits) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        listen: Iterable[Address | Listener],
+        limits: NbdLimits,
+        policy: Policy = NO_POLICY,
+        passed: Iterable[BoundSocket] = (),
+    ) -> None:
         self._backend = backend
         self._listen = list(listen)
         self._limits = limits
+        self._policy = policy
+        # listening already, and ours to serve, not to bind
+        self._passed = {each.address: each for each in passed}
         self._endpoints: dict[Address, list[Endpoint]] = {}  # by the configured address
         self._server: Server | None = None
 
@@ -71,31 +83,43 @@ class Listeners:
 
     async def start(self) -> None:
         """Bind and serve. Raises as `net.listen.bind`, and then listens nowhere."""
-        self._server = Server(self._backend, asyncio.get_running_loop(), self._limits)
+        loop = asyncio.get_running_loop()
+        self._server = Server(self._backend, loop, self._limits, self._policy)
         try:
             await self.update(self._listen)
         except BaseException:
             self._server.close()
             raise
 
-    async def update(self, listen: Iterable[Address]) -> None:
-        """Listen on these addresses and no others; connections stay.
+    async def update(
+        self, listen: Iterable[Address | Listener], policy: Policy | None = None
+    ) -> None:
+        """Listen on these addresses and no others, by these rules (None: as before). Connections
+        stay, except those that the rules keep out.
 
         Raises as `start`, and then nothing has changed.
         """
-        wanted = list(dict.fromkeys(listen))
+        wanted = {each.address: each for each in map(_listener, listen)}
         bound: dict[Address, list[BoundSocket]] = {}
         with contextlib.ExitStack() as undo:
-            for address in wanted:
-                if address not in self._endpoints:
-                    bound[address] = await _bind(address)
-                    for each in bound[address]:
-                        undo.callback(each.close)
+            for address, listener in wanted.items():
+                if address in self._endpoints:
+                    continue
+                if (passed := self._passed.get(address)) is not None:
+                    bound[address] = [passed]
+                    continue
+                bound[address] = await _bind(listener)
+                for each in bound[address]:
+                    undo.callback(each.close)
             undo.pop_all()
         for address, group in bound.items():
-            self._endpoints[address] = [self._serve(each) for each in group]
-        for address in self._endpoints.keys() - set(wanted):
+            self._endpoints[address] = [self._serve(wanted[address], each) for each in group]
+        for address in self._endpoints.keys() - wanted.keys():
             self._close(self._endpoints.pop(address))
+        for address, endpoints in self._endpoints.items():
+            for endpoint in endpoints:
+                _change(endpoint, wanted[address])
+        self.server.admit(policy or self.server.policy, wanted)
 
     async def stop(self, seconds: float = STOP_SECONDS_DEFAULT) -> None:
         """Accept no client, answer what is in flight for up to `seconds`, close all connections.
@@ -127,25 +151,39 @@ class Listeners:
                 server.idle.clear()
                 await server.idle.wait()
 
-    def _serve(self, bound: BoundSocket) -> Endpoint:
-        server = self.server
+    def _serve(self, listener: Listener, bound: BoundSocket) -> Endpoint:
+        server, endpoint = self.server, Endpoint(listener, bound)
 
         def connect() -> Connection:
-            return Connection(server)
+            return Connection(server, endpoint.listener)
 
-        acceptor = Acceptor(server.loop, bound.sock, connect)
-        log.info("listening for NBD clients", address=str(bound.address))
-        return Endpoint(bound, acceptor)
+        endpoint.acceptor = Acceptor(server.loop, bound.sock, connect)
+        log.info("listening for NBD clients", address=str(bound.address), tls=listener.tls)
+        return endpoint
 
     def _close(self, endpoints: list[Endpoint]) -> None:
         for endpoint in endpoints:
-            endpoint.acceptor.close()
+            if endpoint.acceptor is not None:
+                endpoint.acceptor.close()
             endpoint.bound.remove_file()
             log.info("no longer listening", address=str(endpoint.bound.address))
 
 
-async def _bind(address: Address) -> list[BoundSocket]:
+def _listener(each: Address | Listener) -> Listener:
+    return each if isinstance(each, Listener) else Listener(each)
+
+
+def _change(endpoint: Endpoint, listener: Listener) -> None:
+    """Other rules for a socket that stays."""
+    old = endpoint.listener
+    endpoint.listener = listener
+    if (old.group, old.mode) != (listener.group, listener.mode):
+        endpoint.bound.protect(listener.group, listener.mode)
+
+
+async def _bind(listener: Listener) -> list[BoundSocket]:
     """`net.listen.bind`; of a name in a thread, because a name server may take its time."""
+    address = listener.address
     if isinstance(address, UnixAddress):
-        return bind(address)
+        return bind(address, group=listener.group, mode=listener.mode)
     return await asyncio.to_thread(bind, address)

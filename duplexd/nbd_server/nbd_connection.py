@@ -4,6 +4,10 @@ asyncio's streams would copy each payload twice and want a task for each request
 2-2.4 us). Here the socket receives into the parser's own buffer, and one wake-up handles all that
 arrived. The price is that flow control is explicit: the socket is read only while everything that
 was read has a place to go, see `_adjust`.
+
+A client that goes takes its changes with it, those that have not begun: it may send them again over
+another connection. After DISC it does not: all that came before is done, whether it waits for the
+replies, closes its half behind it, or has gone altogether.
 """
 
 from __future__ import annotations
@@ -13,21 +17,37 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from duplexd.nbd.handshake import CLOSED, TRANSMISSION, Handshake
-from duplexd.nbd.transmission import RECEIVE_BYTES_MIN, Receiver
-from duplexd.nbd_server.dispatch import Dispatch
+from duplexd.nbd.constants import FLAG_READ_ONLY
+from duplexd.nbd.export_flags import negotiated_flags
+from duplexd.nbd.handshake import TRANSMISSION
+from duplexd.nbd.transmission import RECEIVE_BYTES_MIN
+from duplexd.nbd_server.goodbye import unread_of
+from duplexd.nbd_server.negotiation import Negotiation
+from duplexd.nbd_server.reach import Access
 from duplexd.nbd_server.receive_buffers import ReceiveBuffers, in_use
+from duplexd.nbd_server.secured import Expiry, identified
+from duplexd.nbd_server.structured import begin
+from duplexd.nbd_server.tls_wire import TlsWire
+from duplexd.nbd_server.visible_exports import VisibleExports
+from duplexd.net.allow import Caller, caller_of
+from duplexd.net.certificate_names import valid_until
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable, Mapping
 
     from duplexd.backend import Volume
+    from duplexd.nbd.handshake import Handshake
+    from duplexd.nbd.negotiated import Negotiated
+    from duplexd.nbd.transmission import Receiver
+    from duplexd.nbd_server.dispatch import Dispatch
+    from duplexd.nbd_server.reach import Listener
     from duplexd.nbd_server.shared import Server
-    from duplexd.nbd_server.sockets import Wire
+    from duplexd.nbd_server.sockets import Carrier, Wire
+    from duplexd.net.address import Address
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
 
-HANDSHAKE_RECEIVE_BYTES = 16 << 10
 UNIX_SEND_BYTES = 1 << 20
 
 
@@ -39,32 +59,45 @@ class Connection:
     """
 
     __slots__ = (
+        "_access",
         "_buffers",
         "_dispatch",
+        "_expiry",
         "_fd",
-        "_handshake",
-        "_input",
+        "_feeding",
+        "_left",
+        "_lost",
+        "_negotiation",
         "_receiver",
         "_reserved",
         "_scheduled",
         "_server",
+        "_socket",
         "_stopping",
         "_timer",
         "_wire",
+        "exports",
         "volume",
     )
 
-    _wire: Wire
+    _wire: Carrier  # the socket, or TLS on it
+    _socket: Wire
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, listener: Listener) -> None:
+        self.exports = VisibleExports(server, listener, Caller())
         self.volume: Volume | None = None
+        self._access = Access.NO
+        self._expiry: Expiry | None = None
         self._server = server
-        self._handshake: Handshake | None = Handshake(server, server.limits.handshake_options_max)
-        self._input = memoryview(bytearray(HANDSHAKE_RECEIVE_BYTES))
+        self._negotiation: Negotiation | None = None  # until the client has chosen its volume
         self._receiver: Receiver | None = None
         self._buffers = ReceiveBuffers(0)
         self._dispatch: Dispatch | None = None
         self._fd = -1
+        self._feeding = False
+        # The client has gone, after a DISC that was not received: all it had sent before that
+        self._left: memoryview | None = None
+        self._lost = False  # its socket is closed, and what came before DISC is not done yet
         self._reserved = False  # the large payload that is being received has room
         self._scheduled = False  # `_resume` will run
         self._stopping = False
@@ -74,7 +107,7 @@ class Connection:
 
     def connection_made(self, wire: Wire) -> None:
         """Greet, unless there are too many connections."""
-        self._wire = wire
+        self._wire = self._socket = wire
         server = self._server
         if len(server.connections) >= server.limits.connections_max:
             if not server.connections_refused:
@@ -85,28 +118,48 @@ class Connection:
             server.connections_refused += 1
             self._wire.abort()
             return
+        self.exports.caller = caller_of(wire.sock)
+        if self.exports.is_kept_out():
+            log.debug("NBD client is not allowed", caller=str(self.exports.caller))
+            self._wire.abort()
+            return
         server.connections.add(self)
         self._fd = wire.sock.fileno()
         tune(wire.sock)
-        wire.high_bytes = server.limits.connection_unsent_bytes_max
-        self._timer = server.loop.call_later(server.limits.handshake_seconds_max, self._wire.abort)
-        assert self._handshake is not None
-        self._wire.write(self._handshake.greeting())
+        self._negotiation = Negotiation(server, self.exports, wire, self._negotiated, self._secure)
 
     def eof_received(self) -> None:
-        """The client has gone, with or without DISC: close."""
-        self._drop()
-        self._close()
+        """The client sends nothing more. Without DISC before, it has gone."""
+        if self._receiver is not None and self._receiver.ended:
+            self._adjust()
+        else:
+            self._drop()
+            self._close()
 
     def connection_lost(self, _error: Exception | None) -> None:
         """The socket is closed."""
-        self._drop()
-        self._handshake = self._receiver = self._dispatch = (
+        self._server.hangups.unwatch(self._fd)
+        receiver, dispatch = self._receiver, self._dispatch
+        ended = receiver is not None and receiver.ended
+        if dispatch is not None and (self._left or (ended and dispatch.is_unfinished)):
+            self._lost = True
+            dispatch.write_paused = False  # its replies go nowhere
+            dispatch.stalled = True
+            self._progressed()
+        else:
+            self._drop()
+            self._gone()
+
+    def _gone(self) -> None:
+        self._lost = False
+        self._end_negotiation()
+        self._receiver = self._dispatch = (
             None  # a cycle; the buffers must not wait for the collector
         )
         if self._timer is not None:
             self._timer.cancel()
-        self._server.hangups.unwatch(self._fd)
+        if self._expiry is not None:
+            self._expiry.cancel()
         self._server.disconnected(self)
         if self.volume is not None:
             self.volume.connections -= 1
@@ -118,26 +171,56 @@ class Connection:
             self.volume = None
 
     def stop(self) -> None:
-        """Take no further request; close when what is in flight is answered."""
+        """Take no further request; close when what is in flight is answered.
+
+        What had come before and was not taken gets no answer: a client that connects to the next
+        daemon sends it again, and an error would end in its file system. What comes from now on,
+        while something is in flight still, is refused, so that nobody waits for it.
+        """
         self._stopping = True
+        self._left = None
         if self._dispatch is None:
             self._close()
         else:
-            self._dispatch.backlog = []
+            self._dispatch.stop()
             self._adjust()
+
+    def admit_again(self, listeners: Mapping[Address, Listener]) -> None:
+        """The rules have changed: end if they allow less than when the volume was chosen."""
+        exports = self.exports
+        exports.listener = listeners.get(exports.listener.address, exports.listener)
+        if self.volume is not None and exports.access(self.volume.name) < self._access:
+            self._end("the rules allow it no longer")
+
+    def _end(self, why: str) -> None:
+        log.info("NBD client is disconnected", caller=str(self.exports.caller), reason=why)
+        self.stop()
 
     def abort(self) -> None:
         """Close now."""
         self._drop()
-        self._wire.abort()
+        if self._lost:
+            self._gone()
+        else:
+            self._wire.abort()
+
+    def _hung_up(self) -> None:
+        """The client sends nothing more, and not all of what it sent has been received."""
+        receiver, unread = self._receiver, unread_of(self._wire.sock)
+        if receiver is not None and receiver.says_goodbye(unread):
+            self._left = memoryview(unread)  # the socket is lost with the first reply
+        else:
+            self.abort()
 
     def _drop(self) -> None:
         """Nothing more is read or answered; what has not started is dropped."""
+        self._left = None
         if self._dispatch is not None:
             self._dispatch.drop()
 
     def _close(self) -> None:
         """Close once the client has taken its replies, or after a while."""
+        self._end_negotiation()
         self._wire.close()
         if self._timer is not None:
             self._timer.cancel()
@@ -150,7 +233,8 @@ class Connection:
         """Where the socket puts what it receives."""
         receiver, dispatch = self._receiver, self._dispatch
         if receiver is None or dispatch is None:
-            return self._input
+            assert self._negotiation is not None, "a socket is read by somebody"
+            return self._negotiation.input
         if not dispatch.in_flight:
             return receiver.buffer()
         return receiver.behind() or self._exchanged(receiver, dispatch)
@@ -159,7 +243,8 @@ class Connection:
         """One wake-up."""
         receiver, dispatch = self._receiver, self._dispatch
         if receiver is None or dispatch is None:
-            self._negotiate(count)
+            if self._negotiation is not None:
+                self._negotiation.received(count)
             return
         large = receiver.large
         requests = receiver.received(count)
@@ -183,39 +268,60 @@ class Connection:
             receiver.exchange(self._buffers.lend(receiver.whole, changes))
         return receiver.buffer()
 
-    def _negotiate(self, count: int) -> None:
-        handshake = self._handshake
-        if handshake is None:
-            return
-        handshake.receive(self._input[:count])
-        while (replies := handshake.advance()) is not None:
-            for reply in replies:
-                self._wire.write(reply)
-        if handshake.state == TRANSMISSION:
-            self._begin(handshake)
-        elif handshake.state == CLOSED:
-            log.debug("NBD handshake ended", reason=handshake.reason)
-            self._handshake = None
-            self._close()
+    def _end_negotiation(self) -> None:
+        if self._negotiation is not None:
+            self._negotiation.cancel()
+            self._negotiation = None
 
-    def _begin(self, handshake: Handshake) -> None:
-        """The client chose its volume; its first requests may be here already."""
-        assert handshake.export is not None
-        volume = self._server.backend.volume(handshake.export.name)
-        if volume is None:  # taken away since it was described
+    def _secure(self, up: Callable[[], None]) -> Carrier:
+        """The client asked for TLS: put it onto the socket, in its turn."""
+        server, context = self._server, self._server.policy.context
+        assert context is not None, "a listener with TLS has certificates"
+
+        def secured() -> None:
+            self._identify(secure)
+            up()
+
+        self._socket.pause_reading()
+        secure = TlsWire(server.loop, self._socket, context, self, secured)
+        self._wire = secure
+        self._timer = server.loop.call_later(
+            server.tls_turns.wait_s(server.loop.time()), self._socket.resume_reading
+        )
+        return secure
+
+    def _identify(self, secure: TlsWire) -> None:
+        certificate = secure.certificate
+        self.exports.caller = identified(self.exports.caller, certificate)
+        if (until := valid_until(certificate)) is not None:
+            self._expiry = Expiry(
+                self._server.loop, until, lambda: self._end("its certificate has expired")
+            )
+
+    def _negotiated(self, handshake: Handshake) -> None:
+        """The client chose its volume, or there is nothing more to say to it."""
+        volume, export = None, handshake.export
+        if handshake.state == TRANSMISSION and export is not None:
+            volume = self._server.backend.volume(export.name)
+        if volume is None or export is None:  # or it was taken away since it was described
             self._close()
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        else:
+            self._begin(volume, export.flags, handshake.negotiated, handshake.rest())
+
+    def _begin(self, volume: Volume, flags: int, negotiated: Negotiated, rest: bytes) -> None:
+        """The client's first requests may be in `rest`."""
+        self._end_negotiation()
+        self._access = Access.READ_ONLY if flags & FLAG_READ_ONLY else Access.FULL
         self.volume = volume
         volume.connections += 1
         log.info("NBD client connected", volume=volume.name, connections=volume.connections)
-        rest = handshake.rest()
-        self._handshake, self._input = None, memoryview(b"")
-        self._dispatch = Dispatch(self._server, volume, self._wire, self._progressed)
+        self._wire.high_bytes = self._server.limits.connection_unsent_bytes_max
+        flags |= negotiated_flags(negotiated)
+        receiver, self._dispatch = begin(
+            negotiated, self._server, volume, self._wire, self._progressed, flags
+        )
         size = max(self._server.limits.connection_receive_bytes, len(rest) + RECEIVE_BYTES_MIN)
-        self._receiver = Receiver(size, self._server.payloads.take)
+        self._receiver = receiver(size, self._server.payloads.take)
         self._buffers = ReceiveBuffers(size)
         self._receiver.buffer()[: len(rest)] = rest
         self.buffer_updated(len(rest))
@@ -224,16 +330,14 @@ class Connection:
 
     def pause_writing(self) -> None:
         """The client does not take its replies."""
-        if self._dispatch is None:
-            self._wire.pause_reading()
-        else:
+        if self._dispatch is not None:
             self._dispatch.write_paused = True  # the next wake-up stops reading
 
     def resume_writing(self) -> None:
         """The client has taken most of its replies."""
-        if self._dispatch is None:
-            self._wire.resume_reading()
-        else:
+        if self._negotiation is not None:
+            self._negotiation.resumed()
+        elif self._dispatch is not None:
             self._dispatch.write_paused = False
             self._progressed()
 
@@ -255,30 +359,58 @@ class Connection:
     def _adjust(self) -> None:
         """Read, pause or close, whichever the present state asks for."""
         receiver, dispatch = self._receiver, self._dispatch
-        if receiver is None or dispatch is None or dispatch.dropped or self._wire.is_closing():
+        if receiver is None or dispatch is None or dispatch.dropped:
+            return
+        if self._wire.is_closing() and not self._lost:
             return
         if receiver.broken:
             log.info(
-                "NBD client broke the protocol: bad request magic",
+                "NBD client broke the protocol",
                 volume=self.volume and self.volume.name,
+                reason=receiver.broken,
             )
             self._drop()
-            self._close()
-        elif (dispatch.ended or self._stopping) and not dispatch.backlog and not dispatch.in_flight:
-            self._close()
-        elif (
-            self._stopping
-            or dispatch.backlog
-            or dispatch.write_paused
-            or not self._has_room(receiver, dispatch)
-        ):
+            self._leave()
+        elif (dispatch.ended or self._stopping) and not dispatch.is_unfinished:
+            self._leave()
+        elif receiver.ended:  # nothing comes after DISC, and what came before is done anyway
             dispatch.stalled = True
             self._wire.pause_reading()
-            self._server.hangups.watch(self._fd, self.abort)
+            self._server.hangups.unwatch(self._fd)
+        elif dispatch.backlog or dispatch.write_paused or not self._has_room(receiver, dispatch):
+            dispatch.stalled = True
+            self._wire.pause_reading()
+            if self._left is None:
+                self._server.hangups.watch(self._fd, self._hung_up)
+        elif self._left is not None:
+            self._feed(receiver, self._left)
         else:
-            dispatch.stalled = dispatch.ended
+            dispatch.stalled = self._stopping
             self._server.hangups.unwatch(self._fd)
             self._wire.resume_reading()
+
+    def _feed(self, receiver: Receiver, left: memoryview) -> None:
+        """Go on with what a client left behind, a piece in each turn of the loop."""
+        if self._feeding:  # within the call below
+            return
+        buffer = self.get_buffer(-1)
+        count = min(len(buffer), len(left))
+        buffer[:count] = left[:count]
+        self._left = left[count:]
+        self._feeding = True
+        self.buffer_updated(count)
+        self._feeding = False
+        if self._left or receiver.ended:
+            self._progressed()
+        else:  # what looked like DISC was part of a payload
+            self._drop()
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._lost:
+            self._gone()
+        else:
+            self._close()
 
     def _has_room(self, receiver: Receiver, dispatch: Dispatch) -> bool:
         """For the large payload that is being received, if there is one."""

@@ -12,33 +12,28 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from duplexd.nbd import constants as c
-from duplexd.nbd.handshake import Export
 from duplexd.nbd_server.budget import Budget
 from duplexd.nbd_server.hangup import HangupWatch
+from duplexd.nbd_server.round_robin import RoundRobin
+from duplexd.nbd_server.secured import Turns
 from duplexd.nbd_server.traffic import Traffic
 from duplexd.runtime.buffers import Buffers
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from duplexd.backend import Backend, Volume
     from duplexd.limits import NbdLimits
+    from duplexd.nbd_server.reach import Listener, Policy
+    from duplexd.net.address import Address
 
 PAYLOADS_KEPT_BYTES_MAX = 16 << 20  # for WRITEs of 1 MiB at depth 16
-
-EXPORT_FLAGS = (
-    c.FLAG_HAS_FLAGS
-    | c.FLAG_SEND_FLUSH
-    | c.FLAG_SEND_FUA
-    | c.FLAG_SEND_TRIM
-    | c.FLAG_SEND_WRITE_ZEROES
-    | c.FLAG_CAN_MULTI_CONN
-)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
 
 
 class Served(Protocol):
-    """A connection, as far as a stop concerns it."""
+    """A connection, as far as a stop and a reload concern it."""
 
     def stop(self) -> None:
         """Take no further request; close when what is in flight is answered."""
@@ -46,14 +41,22 @@ class Served(Protocol):
     def abort(self) -> None:
         """Close now."""
 
+    def admit_again(self, listeners: Mapping[Address, Listener]) -> None:
+        """The rules have changed; the listeners as they are now."""
+
 
 class Server:
     """The backend, the connections, their budgets and counters. Belongs to one event loop."""
 
     def __init__(
-        self, backend: Backend, loop: asyncio.AbstractEventLoop, limits: NbdLimits
+        self,
+        backend: Backend,
+        loop: asyncio.AbstractEventLoop,
+        limits: NbdLimits,
+        policy: Policy,
     ) -> None:
         self.backend = backend
+        self.policy = policy
         self.limits = limits
         self.loop = loop
         self.connections: set[Served] = set()
@@ -63,6 +66,8 @@ class Server:
         self.waiting = Budget(limits.queued_bytes_max, loop.call_soon)
         self.reading = Budget(limits.read_bytes_max, loop.call_soon)  # reads in worker threads
         self.hangups = HangupWatch(loop)
+        self.tls_turns = Turns(limits.tls_handshakes_per_second_max)
+        self.negotiations = RoundRobin(loop.call_soon)
         self.traffic: dict[str, Traffic] = {}  # by name of the volume
         self.failing: dict[
             tuple[str, str], int
@@ -71,20 +76,22 @@ class Server:
         # used by one connection at a time, within one call
         self.reply_buffer = memoryview(bytearray(limits.reply_buffer_bytes))
 
-    # Exports, for the handshake
+    # Who may reach what
 
-    def find(self, name: str) -> Export | None:
-        """What the handshake announces of a volume."""
-        volume = self.backend.volume(name)
-        if volume is None:
-            return None
-        description = f"duplexd volume {volume.name}"
-        refused = f"volume {volume.name} is not served: {volume.failed}" if volume.failed else ""
-        return Export(volume.name, volume.size, EXPORT_FLAGS, description, refused)
+    def default_name(self) -> str:
+        """The volume that the export "" is: the one that is configured, or the only one there is;
+        "" for none. Never one of several, which a reload could make another.
+        """
+        if self.policy.default:
+            return self.policy.default
+        names = self.backend.volume_names()
+        return names[0] if len(names) == 1 else ""
 
-    def names(self) -> list[str]:
-        """What LIST shows."""
-        return self.backend.volume_names()
+    def admit(self, policy: Policy, listeners: Mapping[Address, Listener]) -> None:
+        """Take these rules from now on; connections that may do less by them end."""
+        self.policy = policy
+        for connection in list(self.connections):
+            connection.admit_again(listeners)
 
     # Connections, counters and states
 

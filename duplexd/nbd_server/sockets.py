@@ -34,6 +34,26 @@ NO_ROOM_SECONDS = 1.0  # until the next attempt to accept when there are no desc
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
+class Carrier(Protocol):
+    """What a connection has in front of it: a `Wire`, or TLS on one."""
+
+    sock: socket.socket
+    unsent_bytes: int
+    high_bytes: int
+
+    def resume_reading(self) -> None: ...
+
+    def pause_reading(self) -> None: ...
+
+    def write(self, data: Data) -> bool: ...
+
+    def is_closing(self) -> bool: ...
+
+    def close(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
 class Receiving(Protocol):
     """A connection, as its socket sees it; see `asyncio.BufferedProtocol`."""
 
@@ -84,6 +104,10 @@ class Wire:
             log.exception("unexpected error of a new NBD connection, which is closed")
             self._lose(error)
         self.resume_reading()
+
+    def hand_over(self, connection: Receiving) -> None:
+        """Call another one from now on: what puts itself between the two."""
+        self._connection = connection
 
     # ------------------------------------------------------------------------------- receiving
 

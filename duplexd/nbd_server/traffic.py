@@ -15,6 +15,8 @@ OPERATIONS = {
     "flush": c.CMD_FLUSH,
     "trim": c.CMD_TRIM,
     "write_zeroes": c.CMD_WRITE_ZEROES,
+    "cache": c.CMD_CACHE,
+    "block_status": c.CMD_BLOCK_STATUS,
 }
 
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import grp
 import os
 import socket
 import stat
@@ -53,27 +52,40 @@ PROBE_SECONDS_MAX = 1.0  # for the owner of an existing socket to accept
 
 
 class BoundSocket:
-    """A listening socket and the file that it made, if it is a Unix socket."""
+    """A listening socket and the file that it made, if it is a Unix socket. `ours`: whether this
+    process made it; one that a service manager passed to us keeps its file.
+    """
 
-    __slots__ = ("_identity", "address", "sock")
+    __slots__ = ("_identity", "address", "ours", "sock")
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, ours: bool = True) -> None:
         self.sock = sock
+        self.ours = ours
         name = sock.getsockname()
         self.address: Address
         self._identity = (0, 0)
         if sock.family == socket.AF_UNIX:
             self.address = UnixAddress(name)
-            self._identity = _identity(name)
+            if ours:
+                self._identity = _identity(name)
         else:
             self.address = TcpAddress(name[0], name[1])  # with the port that 0 became
 
     def remove_file(self) -> None:
         """Let no further client find a Unix socket. A file that another process put there stays."""
-        if isinstance(self.address, UnixAddress):
+        if self.ours and isinstance(self.address, UnixAddress):
             with contextlib.suppress(OSError):
                 if _identity(self.address.path) == self._identity:
                     os.unlink(self.address.path)
+
+    def protect(self, group: int, mode: int) -> None:
+        """Give the file of a Unix socket another group (-1: the daemon's own) and mode."""
+        if self.ours and isinstance(self.address, UnixAddress):
+            with contextlib.suppress(OSError):
+                if _identity(self.address.path) == self._identity:
+                    os.chmod(self.address.path, 0)  # nobody gets in half-way
+                    os.chown(self.address.path, -1, os.getegid() if group < 0 else group)
+                    os.chmod(self.address.path, mode)
 
     def close(self) -> None:
         """For a socket that nothing serves; one that is served is closed by its server."""
@@ -82,7 +94,11 @@ class BoundSocket:
 
 
 def bind(
-    address: Address, named: str = "", group: int | None = None, make_parents: bool = False
+    address: Address,
+    named: str = "",
+    group: int | None = None,
+    make_parents: bool = False,
+    mode: int = UNIX_SOCKET_MODE,
 ) -> list[BoundSocket]:
     """One listening socket for a path; for a host name one for each of its addresses, with port 0
     for the first alone.
@@ -95,7 +111,7 @@ def bind(
             return _bind_tcp(address)
         if make_parents:
             os.makedirs(os.path.dirname(address.path) or ".", exist_ok=True)
-        return [_bind_unix(address.path, -1 if group is None else group)]
+        return [_bind_unix(address.path, -1 if group is None else group, mode)]
     except OSError as error:
         where = f"{named}: " if named else ""
         reason = error.strerror or str(error)
@@ -122,28 +138,17 @@ def bind_all(addresses: Iterable[Address], named: str) -> list[BoundSocket]:
     return found
 
 
-def group_id(named: str, group: str) -> int:
-    """The number of a group of this machine. Raises ConfigurationError that names the key."""
-    try:
-        return int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise ConfigurationError(
-            f"{named}: there is no group {group!r} on this machine;"
-            f" create it with: groupadd --system {group}"
-        ) from None
-
-
-def _bind_unix(path: str, group: int) -> BoundSocket:
+def _bind_unix(path: str, group: int, mode: int) -> BoundSocket:
     _make_free(path)
     with contextlib.ExitStack() as undo:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         undo.callback(sock.close)
-        os.fchmod(sock.fileno(), UNIX_SOCKET_MODE)
+        os.fchmod(sock.fileno(), mode & stat.S_IRWXU)  # others once the group is right
         sock.bind(path)
         bound = BoundSocket(sock)
         undo.callback(bound.close)
-        os.chmod(path, UNIX_SOCKET_MODE)  # whatever the umask took away
         os.chown(path, -1, group)
+        os.chmod(path, mode)  # whatever the umask took away
         sock.listen(LISTEN_BACKLOG)
         undo.pop_all()
     return bound

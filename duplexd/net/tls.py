@@ -1,5 +1,5 @@
-"""TLS of the control API, both sides: what a certificate file must be, and the context that is made
-of it.
+"""TLS of the control API, both sides, and of NBD: what a certificate file must be, and the context
+that is made of it.
 
 OpenSSL reports a bad file as "[SSL] PEM lib (_ssl.c:4065)", with no name in it. So each file is
 looked at before OpenSSL gets it, and every mistake is one line: the key of the configuration, the
@@ -9,6 +9,10 @@ how old a peer may be.
 A private key that every local user can read must be considered compromised, and is refused rather
 than warned about, because a warning in a log changes nothing. There is no passphrase prompt,
 because a daemon has no terminal.
+
+A session that is resumed skips the check of the certificate. TLS 1.3 resumes by tickets, which are
+off. TLS 1.2 also has session numbers, and Python cannot turn off OpenSSL's cache of those. So the
+end of a handshake (`_verified`) looks again at the certificate of a resumed session.
 """
 
 from __future__ import annotations
@@ -16,23 +20,27 @@ from __future__ import annotations
 import contextlib
 import ssl
 import stat
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from duplexd.errors import ConfigurationError, ForbiddenError
+from duplexd.net.certificate_names import valid_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     class ServerFiles(Protocol):
-        """The files of `[control.tls]`."""
+        """The files of `[control.tls]` or `[nbd.tls]`. Without `client_ca` no client is
+        verified.
+        """
 
         @property
         def certificate(self) -> Path: ...
         @property
         def key(self) -> Path: ...
         @property
-        def client_ca(self) -> Path: ...
+        def client_ca(self) -> Path | None: ...
 
     class ClientFiles(Protocol):
         """The files of `[controllers.NAME]`. `key` is None if it is in the certificate's file, `ca`
@@ -47,25 +55,67 @@ if TYPE_CHECKING:
         def ca(self) -> Path | None: ...
 
 
+# Of TLS 1.2: forward secrecy and authenticated encryption only, so no CBC suites. TLS 1.3 has no
+# others.
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+REQUIRED, OPTIONAL, NONE = "required", "optional", "none"  # certificates of clients
+_VERIFY_MODES = {
+    REQUIRED: ssl.CERT_REQUIRED,
+    OPTIONAL: ssl.CERT_OPTIONAL,
+    NONE: ssl.CERT_NONE,
+}
 _CERTIFICATE, _PRIVATE_KEY = b"-----BEGIN CERTIFICATE-----", b"PRIVATE KEY-----"
 
 
-def server_context(files: ServerFiles, table: str = "control.tls") -> ssl.SSLContext:
-    """TLS 1.2 or later; a client without a certificate that `client_ca` signed is refused.
+def _verified(now: Callable[[], float]) -> type[ssl.SSLObject]:
+    """The server's side of a connection, by this clock."""
+
+    class Verified(ssl.SSLObject):
+        """No session goes on after the certificate that it began with."""
+
+        def do_handshake(self) -> None:
+            """Raises as `ssl.SSLObject`; and for a resumed session with an expired certificate."""
+            super().do_handshake()
+            until = valid_until(self.getpeercert() or {}) if self.session_reused else None
+            if until is not None and until <= now():
+                raise ssl.SSLError(1, "the certificate of the resumed session has expired")
+
+    return Verified
+
+
+def server_context(
+    files: ServerFiles,
+    table: str = "control.tls",
+    clients: str = REQUIRED,
+    now: Callable[[], float] = time.time,
+) -> ssl.SSLContext:
+    """TLS 1.2 or later. `clients`: whether a client must have a certificate that `client_ca`
+    signed. One that it did not sign is refused in any case.
 
     Raises ConfigurationError, or ForbiddenError when only a permission is missing: one line that
     names the key.
     """
     _check_own(table, files.certificate, files.key)
-    authorities = _pem(f"{table}.client_ca", files.client_ca, _CERTIFICATE, "certificate")
+    authorities = ""
+    if files.client_ca is not None:
+        authorities = _pem(f"{table}.client_ca", files.client_ca, _CERTIFICATE, "certificate")
+    context = bare_context(now)
+    context.verify_mode = _VERIFY_MODES[clients]
+    _load_own(context, table, files.certificate, files.key)
+    if files.client_ca is not None:
+        with _usable(f"{table}.client_ca", files.client_ca):
+            context.load_verify_locations(cadata=authorities)
+    return context
+
+
+def bare_context(now: Callable[[], float] = time.time) -> ssl.SSLContext:
+    """A server's, without a certificate yet."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     context.num_tickets = 0  # a resumed session would outlive the check of its certificate
-    context.verify_mode = ssl.CERT_REQUIRED
-    _load_own(context, table, files.certificate, files.key)
-    with _usable(f"{table}.client_ca", files.client_ca):
-        context.load_verify_locations(cadata=authorities)
+    context.set_ciphers(CIPHERS)
+    context.sslobject_class = _verified(now)
     return context
 
 

@@ -19,7 +19,8 @@ from duplexd.runtime.locked import FILE_MODE, measure
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-DIRECTORY_MODE = 0o750
+DIRECTORY_MODE = 0o700
+SHARED_MODE = 0o640  # of files that are made for others
 
 
 @contextlib.contextmanager
@@ -102,14 +103,14 @@ def replace_file(path: str, data: bytes, shared: bool = False) -> None:
     """
     with naming(path):
         fd, temporary = _temporary(path, shared)
-        _replace(fd, temporary, path, data)
+        _replace(fd, temporary, path, data, SHARED_MODE if shared else FILE_MODE)
     sync(parent(path))
 
 
-def _replace(fd: int, temporary: str, path: str, data: bytes) -> None:
+def _replace(fd: int, temporary: str, path: str, data: bytes, mode: int) -> None:
     try:
         try:
-            os.fchmod(fd, FILE_MODE)
+            os.fchmod(fd, mode)
             rest = memoryview(data)
             while rest:
                 rest = rest[os.write(fd, rest) :]
@@ -126,5 +127,8 @@ def _replace(fd: int, temporary: str, path: str, data: bytes) -> None:
 def _temporary(path: str, shared: bool) -> tuple[int, str]:
     if shared:
         return tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=parent(path))
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-    return os.open(path + ".tmp", flags, FILE_MODE), path + ".tmp"
+    temporary = path + ".tmp"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)  # of a crash; or a link that leads to a file of somebody else
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(temporary, flags, FILE_MODE), temporary

@@ -10,10 +10,11 @@ the file: no file grows.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Protocol
 
 from duplexd.runtime import directory, machine, realfile
-from duplexd.runtime.locked import create_locked, measure, open_locked
+from duplexd.runtime.locked import PRIVATE, Ownership, create_locked, measure, open_locked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -162,9 +163,15 @@ class Disk(Protocol):
 
 
 class RealDisk:
-    """See `Disk`."""
+    """See `Disk`. Files that it creates are private, except images: those outside of the directory
+    `private`.
+    """
 
-    __slots__ = ()
+    __slots__ = ("_images", "_private")
+
+    def __init__(self, private: str = "", images: Ownership = PRIVATE) -> None:
+        self._private = os.path.join(private, "")
+        self._images = images
 
     def open(self, path: str) -> File:
         fd, is_block = open_locked(path)
@@ -172,7 +179,8 @@ class RealDisk:
 
     def create(self, path: str, size: int, allocate: bool = False) -> File:
         directory.make(directory.parent(path))
-        return realfile.RealFile(create_locked(path, size, allocate), path, size, False)
+        owned = PRIVATE if path.startswith(self._private) else self._images
+        return realfile.RealFile(create_locked(path, size, allocate, owned), path, size, False)
 
     exists = staticmethod(directory.exists)
     size = staticmethod(directory.size)

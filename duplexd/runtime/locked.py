@@ -22,8 +22,9 @@ import os
 import signal
 import stat
 import struct
+from typing import NamedTuple
 
-FILE_MODE = 0o640
+FILE_MODE = 0o600
 _FLAGS = os.O_RDWR | os.O_CLOEXEC
 # The size of these writes becomes the size of the page cache's folios for the file, and a small
 # write into a large folio is slow (4 KiB into 1 MiB folios: 9-14 us, into 64 KiB folios: 3.8 us).
@@ -113,7 +114,17 @@ def in_use(path: str) -> OSError:
     )
 
 
-def create_locked(path: str, size: int, allocate: bool) -> int:
+class Ownership(NamedTuple):
+    """The mode of a file, and its group; -1 for that of the process."""
+
+    mode: int = FILE_MODE
+    group: int = -1
+
+
+PRIVATE = Ownership()
+
+
+def create_locked(path: str, size: int, allocate: bool, owned: Ownership = PRIVATE) -> int:
     """A descriptor of a new file of `size` zeroes, which appears under its name only when it is
     whole and durable.
     """
@@ -121,7 +132,7 @@ def create_locked(path: str, size: int, allocate: bool) -> int:
     try:
         if os.path.lexists(path):
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
-        return _create(above, path, size, allocate)
+        return _create(above, path, size, allocate, owned)
     except OSError as error:
         error.filename, error.filename2 = path, None  # not a descriptor's, nor one below /proc
         raise
@@ -129,9 +140,10 @@ def create_locked(path: str, size: int, allocate: bool) -> int:
         os.close(above)
 
 
-def _create(above: int, path: str, size: int, allocate: bool) -> int:
+def _create(above: int, path: str, size: int, allocate: bool, owned: Ownership) -> int:
     fd, temporary = _nameless(above, path)
     try:
+        _own(fd, owned)
         _fill(fd, path, size, allocate)
         _name(fd, temporary, path)
         os.fsync(above)
@@ -158,6 +170,13 @@ def _nameless(above: int, path: str) -> tuple[int, str | None]:
             raise
     temporary = f"{path}.{os.getpid()}.new"
     return os.open(temporary, _FLAGS | os.O_CREAT | os.O_EXCL, FILE_MODE), temporary
+
+
+def _own(fd: int, owned: Ownership) -> None:
+    """Before it has a name: nobody sees it otherwise."""
+    if owned.group >= 0:
+        os.fchown(fd, -1, owned.group)
+    os.fchmod(fd, owned.mode)  # whatever the umask took away
 
 
 def _fill(fd: int, path: str, size: int, allocate: bool) -> None:

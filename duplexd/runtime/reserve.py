@@ -20,6 +20,7 @@ import os
 from duplexd.runtime import directory
 
 _MODE = 0o600
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK_BYTES = 1 << 20
 
 
@@ -42,7 +43,7 @@ class Reserve:
         if self.size >= size:
             return
         with directory.naming(self.path):
-            fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _MODE)
+            fd = os.open(self.path, _FLAGS, _MODE)
             try:
                 for done in range(0, size, _CHUNK_BYTES):
                     _write(fd, os.urandom(min(_CHUNK_BYTES, size - done)))

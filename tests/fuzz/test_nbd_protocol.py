@@ -6,22 +6,38 @@ from __future__ import annotations
 
 import contextlib
 import random
+from typing import TYPE_CHECKING
 
 import pytest
 
 from duplexd.nbd import constants as c
 from duplexd.nbd import messages as m
 from duplexd.nbd.client import NbdClient, RefusedError
-from duplexd.nbd.handshake import CLIENT_FLAGS, CLOSED, HAGGLING, TRANSMISSION
+from duplexd.nbd.handshake import (
+    CLIENT_FLAGS,
+    CLOSED,
+    HAGGLING,
+    SECURING,
+    SKIPPING,
+    TRANSMISSION,
+    Handshake,
+)
 from duplexd.nbd.messages import ProtocolError
 from duplexd.nbd.transmission import Receiver, refusal
-from tests.unit.nbd.wire import MemoryServer, haggle, put
+from tests.unit.nbd.wire import ALL_OFFERS, MemoryServer, haggle, put
+
+if TYPE_CHECKING:
+    from duplexd.nbd.offers import Tls
 
 SEEDS = range(300)
 WIRE_ERRORS = {0, c.EPERM, c.EIO, c.ENOMEM, c.EINVAL, c.ENOSPC, c.EOVERFLOW, c.ENOTSUP, c.ESHUTDOWN}
 GOOD_HANDSHAKE = (
     m.CLIENT_FLAGS.pack(3)
     + m.option(c.OPT_LIST)
+    + m.option(c.OPT_STRUCTURED_REPLY)
+    + m.option(c.OPT_LIST_META_CONTEXT, m.context_data("data", ["base:", "x:y"]))
+    + m.option(c.OPT_EXTENDED_HEADERS)
+    + m.option(c.OPT_SET_META_CONTEXT, m.context_data("data", ["base:allocation"]))
     + m.option(c.OPT_INFO, m.go_data("data", [3]))
     + m.option(c.OPT_GO, m.go_data("data", [1, 2, 3]))
 )
@@ -57,15 +73,31 @@ def input_of(good: bytes, seed: int) -> bytes:
     return chance.randbytes(chance.randrange(1, 3000)) if seed % 2 == 0 else damaged(good, chance)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_handshake(seed: int) -> None:
-    handshake, answer = haggle(
-        input_of(GOOD_HANDSHAKE, seed), [random.Random(seed).randrange(1, 50) for _ in range(20)]
-    )
-    assert handshake.state in {CLIENT_FLAGS, HAGGLING, TRANSMISSION, CLOSED}
+def check_handshake(data: bytes, sizes: list[int], tls: Tls) -> Handshake:
+    """Nothing is raised, little is kept, and state, reason and export agree."""
+    handshake, answer = haggle(data, sizes, offers=ALL_OFFERS, tls=tls)
+    assert handshake.state in {CLIENT_FLAGS, HAGGLING, SKIPPING, SECURING, TRANSMISSION, CLOSED}
     assert len(answer) < 1 << 20
     assert bool(handshake.reason) == (handshake.state == CLOSED)
     assert (handshake.export is not None) == (handshake.state == TRANSMISSION)
+    assert handshake.wants_tls == (handshake.state == SECURING)
+    if handshake.state == SKIPPING:
+        assert not handshake.rest()
+    if handshake.export is not None:
+        agreed = handshake.negotiated
+        assert agreed.structured or not (agreed.extended or agreed.contexts)
+        assert tls != "required"
+    return handshake
+
+
+TLS_MODES: list[Tls] = ["off", "optional", "required"]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_handshake(seed: int) -> None:
+    chance = random.Random(seed)
+    sizes = [chance.randrange(1, 50) for _ in range(20)]
+    check_handshake(input_of(GOOD_HANDSHAKE, seed), sizes, chance.choice(TLS_MODES))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -74,8 +106,13 @@ def test_haggling_noise_after_good_flags(seed: int) -> None:
     data = m.CLIENT_FLAGS.pack(3) + b"".join(
         m.option(chance.randrange(14), chance.randbytes(chance.randrange(30))) for _ in range(50)
     )
-    handshake, _ = haggle(data)
-    assert handshake.state in {HAGGLING, TRANSMISSION, CLOSED}
+    check_handshake(data, [], chance.choice(TLS_MODES))
+
+
+@pytest.mark.parametrize("tls", TLS_MODES)
+def test_the_undamaged_handshake_is_a_good_one(tls: Tls) -> None:
+    state = HAGGLING if tls == "required" else TRANSMISSION
+    assert check_handshake(GOOD_HANDSHAKE, [], tls).state == state
 
 
 @pytest.mark.parametrize("seed", SEEDS)

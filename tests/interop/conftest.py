@@ -68,12 +68,12 @@ def nbd_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NbdSe
 
 
 @pytest.fixture
-def serve_memory(tmp_path: Path) -> Callable[[], Iterator[Served]]:
-    def serve() -> Iterator[Served]:
+def serve_memory(tmp_path: Path) -> Callable[..., Iterator[Served]]:
+    def serve(volumes: dict[str, int] = VOLUMES) -> Iterator[Served]:
         arguments = [
             f"unix:{tmp_path}/nbd.sock",
             "tcp:127.0.0.1:0",
-            *(f"{name}={size}" for name, size in VOLUMES.items()),
+            *(f"{name}={size}" for name, size in volumes.items()),
         ]
         command = [sys.executable, "-m", "tests.unit.nbd_server.memory_backend", *arguments]
         with (

@@ -10,6 +10,7 @@ import pytest
 from tests.interop.conftest import VOLUMES, digest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.interop.conftest import Client, NbdServer
@@ -26,9 +27,9 @@ def test_nbdinfo_shows_what_is_offered(
         "export-size": VOLUMES["data"],
         "is_rotational": False,
         "is_read_only": False,
-        "can_cache": False,
-        "can_df": False,
-        "can_fast_zero": False,
+        "can_cache": True,
+        "can_df": True,
+        "can_fast_zero": True,
         "can_flush": True,
         "can_fua": True,
         "can_multi_conn": True,
@@ -39,6 +40,7 @@ def test_nbdinfo_shows_what_is_offered(
         "block_size_maximum": 32 << 20,
     }
     assert {name: export[name] for name in expected} == expected
+    assert export["contexts"] == ["base:allocation"]
 
 
 def test_nbdinfo_lists_every_volume(nbd_server: NbdServer, transport: str, client: Client) -> None:
@@ -50,14 +52,90 @@ def test_nbdinfo_lists_every_volume(nbd_server: NbdServer, transport: str, clien
 
 def test_nbdinfo_reports_multi_conn(nbd_server: NbdServer, transport: str, client: Client) -> None:
     client("nbdinfo", "--can", "multi-conn", nbd_server.uri("data", transport))
-    client("nbdinfo", "--can", "df", nbd_server.uri("data", transport), status=2)
+    client("nbdinfo", "--can", "df", nbd_server.uri("data", transport))
+    client("nbdinfo", "--is", "read-only", nbd_server.uri("data", transport), status=2)
 
 
-def test_nbdinfo_map_reports_that_there_are_no_contexts(
+def test_nbdinfo_map_covers_the_volume(
     nbd_server: NbdServer, transport: str, client: Client
 ) -> None:
-    output = client("nbdinfo", "--map", nbd_server.uri("data", transport), status=1)
-    assert 'does not support metadata context "base:allocation"' in output
+    extents = json.loads(client("nbdinfo", "--map", "--json", nbd_server.uri("data", transport)))
+    assert sum(extent["length"] for extent in extents) == VOLUMES["data"]
+
+
+SPARSE = """
+h.add_meta_context("base:allocation")
+h.connect_uri("{uri}")
+assert h.get_structured_replies_negotiated()
+h.pwrite(b"d" * 65536, 1 << 20)
+h.pwrite(b"e" * 65536, 4 << 20)
+h.trim(65536, 4 << 20)
+
+extents = []
+h.block_status(8 << 20, 0, lambda name, offset, found, error: extents.extend(found))
+hole = nbd.STATE_HOLE | nbd.STATE_ZERO
+assert extents == [1 << 20, hole, 65536, 0, (7 << 20) - 65536, hole], extents
+one = []
+h.block_status(8 << 20, 0, lambda *found: one.extend(found[2]), nbd.CMD_FLAG_REQ_ONE)
+assert one == [1 << 20, hole], one
+
+def read(flags=0):
+    chunks = []
+    def chunk(buf, offset, kind, error):
+        chunks.append((offset, len(buf), kind))
+    data = h.pread_structured(4 << 20, 0, chunk, flags)
+    assert data == bytes(1 << 20) + b"d" * 65536 + bytes((3 << 20) - 65536)
+    return chunks
+
+assert read() == [
+    (0, 1 << 20, nbd.READ_HOLE),
+    (1 << 20, 65536, nbd.READ_DATA),
+    ((1 << 20) + 65536, (3 << 20) - 65536, nbd.READ_HOLE),
+], read()
+assert read(nbd.CMD_FLAG_DF) == [(0, 4 << 20, nbd.READ_DATA)]
+"""
+
+
+def test_a_sparse_volume_shows_its_holes(
+    serve_daemon: Callable[[], Iterator[NbdServer]], transport: str, client: Client
+) -> None:
+    for server in serve_daemon():
+        client("nbdsh", "-c", SPARSE.format(uri=server.uri("data", transport)))
+        output = client("nbdinfo", "--map", server.uri("data", transport))
+        assert [line.split()[1:] for line in output.splitlines()] == [
+            ["1048576", "3", "hole,zero"],
+            ["65536", "0", "data"],
+            [str(VOLUMES["data"] - (1 << 20) - 65536), "3", "hole,zero"],
+        ]
+
+
+LAST_WORDS = """
+import nbd
+h.connect_uri("{uri}")
+bufs = [nbd.Buffer.from_bytearray(bytearray([i + 1]) * (1 << 20)) for i in range(60)]
+for i, buf in enumerate(bufs):
+    h.aio_pwrite(buf, i << 20)
+h.aio_disconnect()
+try:
+    while not (h.aio_is_closed() or h.aio_is_dead()):
+        h.poll(-1)
+except nbd.Error:
+    pass  # libnbd forgets what it had sent
+"""
+THEN = """
+h.connect_uri("{uri}")
+assert h.get_size() == {size}
+missing = [i for i in range(60) if h.pread(1 << 20, i << 20) != bytes([i + 1]) * (1 << 20)]
+assert not missing, missing
+"""
+
+
+def test_writes_before_a_disconnect_are_done(
+    nbd_server: NbdServer, transport: str, client: Client
+) -> None:
+    uri = nbd_server.uri("data", transport)
+    client("nbdsh", "-c", LAST_WORDS.format(uri=uri))
+    client("nbdsh", "-c", THEN.format(uri=uri, size=VOLUMES["data"]))
 
 
 def test_unknown_volume_is_an_error_with_its_name(
@@ -141,8 +219,10 @@ refused(errno.ENOSPC, h.pwrite, b"x" * 4096, size - 1)
 refused(errno.ENOSPC, h.zero, 4096, size)
 refused(errno.EINVAL, h.pread, 4096, size)
 refused(errno.EINVAL, h.trim, 4096, size)
-refused(errno.EINVAL, h.cache, 4096, 0)
-refused(errno.EINVAL, h.zero, 4096, 0, nbd.CMD_FLAG_FAST_ZERO)
+refused(errno.EINVAL, h.cache, 4096, size)
+refused(errno.ENOTSUP, h.zero, 4096, 0, nbd.CMD_FLAG_FAST_ZERO | nbd.CMD_FLAG_NO_HOLE)
+h.cache(32 << 20, 0)
+h.zero(4096, 0, nbd.CMD_FLAG_FAST_ZERO)
 refused(errno.EINVAL, h.pwrite, b"x", 0, 1 << 9)
 h.pread(1, size - 1)
 h.flush(nbd.CMD_FLAG_FUA)

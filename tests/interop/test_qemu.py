@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tests.interop.conftest import VOLUMES, digest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.interop.conftest import Client, NbdServer
@@ -34,6 +35,25 @@ def test_qemu_img_reports_size_and_map(
     )
     extents = json.loads(client("qemu-img", "map", "--output=json", "-f", "raw", uri))
     assert sum(extent["length"] for extent in extents) == VOLUMES["data"]
+
+
+def test_qemu_img_leaves_holes_out_of_a_copy(
+    serve_daemon: Callable[[], Iterator[NbdServer]],
+    transport: str,
+    client: Client,
+    tmp_path: Path,
+) -> None:
+    copy = tmp_path / "out.raw"
+    for server in serve_daemon():
+        uri = server.uri("data", transport)
+        client("qemu-io", "-f", "raw", "-c", "write -P 7 1M 64k", "-c", "write -z -u 3M 1M", uri)
+        extents = json.loads(client("qemu-img", "map", "--output=json", "-f", "raw", uri))
+        assert [(extent["start"], extent["length"]) for extent in extents if extent["data"]] == [
+            (1 << 20, 65536)
+        ]
+        client("qemu-img", "convert", "-f", "raw", "-O", "raw", uri, copy)
+        client("qemu-img", "compare", "-f", "raw", "-F", "raw", copy, uri)
+    assert copy.stat().st_blocks * 512 < 1 << 20
 
 
 def test_qemu_img_bench_with_flushes(nbd_server: NbdServer, transport: str, client: Client) -> None:

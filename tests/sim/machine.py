@@ -14,9 +14,9 @@ from duplexd.config.daemon_file import (
     Config,
     ControllerConfig,
     GroupConfig,
-    NbdConfig,
     VolumeConfig,
 )
+from duplexd.config.nbd_section import NbdConfig
 from duplexd.core.pair_states import BY_COMMAND
 from duplexd.engine import controller as engine
 from duplexd.engine.events import Events

@@ -121,7 +121,7 @@ class DaemonFiles:
         lines += [
             "[nbd]",
             f"listen = {json.dumps(listen)}",
-            *(["insecure = true"] if self.listen else []),
+            *(["insecure = true"] if self.listen or self.tcp_port else []),
         ]
         lines += ["[control]", f'socket = "{self.control_socket}"']
         for volume, size in self.volumes.items():

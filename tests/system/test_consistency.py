@@ -12,7 +12,6 @@ from duplexd.canary.record import Placement
 from duplexd.demo.daemon import DaemonProcess
 from duplexd.demo.scene import Scene
 from duplexd.units import MIB
-from tests.support.daemon import free_port
 
 VOLUMES = 16
 PLACEMENT = Placement(writers=8, volumes=VOLUMES, slots=4)
@@ -27,7 +26,6 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     daemon = DaemonProcess(
         tmp_path / "d", [f"v{number:02}" for number in range(VOLUMES)], 4 * MIB, 64 * MIB
     )
-    daemon.port = free_port()
     try:
         await daemon.start()
         async with Scene(daemon, PLACEMENT) as scene:

@@ -46,7 +46,7 @@ class SmallDisk:
     def __init__(self, path: Path, size: int) -> None:
         path.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._run("mount", "-t", "tmpfs", "-o", f"size={size}", "duplexd-test", str(path))
+        self._run("mount", "-t", "tmpfs", "-o", f"size={size},mode=0755", "duplexd-test", str(path))
 
     def resize(self, size: int) -> None:
         """Make space."""

@@ -6,7 +6,6 @@ from duplexd.canary.record import Placement
 from duplexd.demo.daemon import DaemonProcess
 from duplexd.demo.scene import Scene
 from duplexd.units import KIB, MIB
-from tests.support.daemon import free_port
 
 PAIRS = 1000
 PLACEMENT = Placement(writers=4, volumes=16, slots=4)
@@ -18,7 +17,6 @@ async def test_a_thousand_pairs_are_cut_at_one_sequence_number_under_load(tmp_pa
     daemon = DaemonProcess(
         tmp_path / "d", [f"v{number:04}" for number in range(PAIRS)], 256 * KIB, 64 * MIB
     )
-    daemon.port = free_port()
     try:
         await daemon.start()
         async with Scene(daemon, PLACEMENT) as scene:

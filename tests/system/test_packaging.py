@@ -23,10 +23,10 @@ from duplexd.config.daemon_file import (
     ControlConfig,
     ControllerConfig,
     GroupConfig,
-    NbdConfig,
     TlsConfig,
     VolumeConfig,
 )
+from duplexd.config.nbd_section import ListenerConfig, NbdConfig, NbdTlsConfig
 from duplexd.duplexctl.cli import cli
 from duplexd.errors import (
     ConfigurationError,
@@ -221,13 +221,15 @@ def test_every_key_of_the_configuration_is_documented_in_its_section() -> None:
     documented = {
         f"{section}.{key}"
         for section, body in re.findall(
-            r"^## \[([^]]+)\]\n(.*?)(?=^## )", text, re.MULTILINE | re.DOTALL
+            r"^## \[+([^]]+)\]+\n(.*?)(?=^## )", text, re.MULTILINE | re.DOTALL
         )
         for key in re.findall(r"^\| `([^`]+)` \|", body, re.MULTILINE)
     }
     sections: dict[str, type[BaseModel]] = {
         "controller": ControllerConfig,
         "nbd": NbdConfig,
+        "nbd.tls": NbdTlsConfig,
+        "nbd.listeners": ListenerConfig,
         "control": ControlConfig,
         "control.tls": TlsConfig,
         "volumes.NAME": VolumeConfig,

@@ -294,12 +294,14 @@ class Replies:
             _, error, cookie = _SIMPLE.unpack_from(data)
             size, word = _SIMPLE.size, _error(error)
             length = 0 if error else self._reads.get(cookie, 0)
-        elif magic == CHUNK_MAGIC and len(data) >= _CHUNK.size + 4:
+        elif magic == CHUNK_MAGIC and len(data) >= _CHUNK.size:
             _, done, kind, cookie, length = _CHUNK.unpack_from(data)
-            size, word = _CHUNK.size, _chunk(kind, data, _CHUNK.size)
-        elif magic == EXTENDED_MAGIC and len(data) >= _EXTENDED.size + 4:
+            size = _CHUNK.size
+            word = _chunk(kind, data, size) if len(data) >= size + length else ""
+        elif magic == EXTENDED_MAGIC and len(data) >= _EXTENDED.size:
             _, done, kind, cookie, _offset, length = _EXTENDED.unpack_from(data)
-            size, word = _EXTENDED.size, _chunk(kind, data, _EXTENDED.size)
+            size = _EXTENDED.size
+            word = _chunk(kind, data, size) if len(data) >= size + length else ""
         else:
             return None
         if len(data) < size + length:

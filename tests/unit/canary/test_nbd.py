@@ -2,7 +2,9 @@
 
 import asyncio
 import errno
+import re
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -11,32 +13,37 @@ from duplexd.canary.nbd import NbdConnection
 from tests.support.sockets import wait_listening
 
 
-@pytest.fixture
-async def address(tmp_path: Path) -> AsyncIterator[str]:
-    """A server with 1 MiB of memory that refuses writes while the file `fail` exists."""
-    socket = tmp_path / "nbd.sock"
-    options = [
-        "error-pread-rate=0",
-        "error-pwrite=EIO",
-        "error-pwrite-rate=100%",
-        f"error-file={tmp_path / 'fail'}",
-    ]
+@asynccontextmanager
+async def nbdkit(socket: Path, *arguments: str) -> AsyncIterator[str]:
+    """A server, and its address."""
     process = await asyncio.create_subprocess_exec(
         "nbdkit",
         "--foreground",
         "--exit-with-parent",
         "--unix",
         str(socket),
-        "--filter=error",
-        "memory",
-        "1M",
-        *options,
+        *arguments,
     )
     await asyncio.to_thread(wait_listening, str(socket))
-    yield f"nbd+unix:///?socket={socket}"
-    if process.returncode is None:
-        process.terminate()
-    await process.wait()
+    try:
+        yield f"nbd+unix:///?socket={socket}"
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+@pytest.fixture
+async def address(tmp_path: Path) -> AsyncIterator[str]:
+    """A server that refuses writes while the file `fail` exists."""
+    options = [
+        "error-pread-rate=0",
+        "error-pwrite=EIO",
+        "error-pwrite-rate=100%",
+        f"error-file={tmp_path / 'fail'}",
+    ]
+    async with nbdkit(tmp_path / "nbd.sock", "--filter=error", "memory", "1M", *options) as address:
+        yield address
 
 
 async def test_many_requests_in_flight_come_back_to_their_callers(address: str) -> None:
@@ -69,6 +76,41 @@ async def test_refused_request_raises_its_errno_and_the_connection_goes_on(
         (tmp_path / "fail").unlink()
         await nbd.write(0, b"x" * 512)
         assert await nbd.read(0, 512) == b"x" * 512
+
+
+async def test_without_fua_a_durable_write_is_a_write_and_a_flush(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    arguments = ["--filter=fua", "--filter=log", "memory", "1M", f"logfile={log}"]
+    async with (
+        nbdkit(tmp_path / "nbd.sock", *arguments) as address,
+        await NbdConnection.open(address) as nbd,
+    ):
+        await nbd.write(0, b"x" * 512, fua=True)
+        await nbd.write(512, b"x" * 512)
+    assert re.findall(r" (Write|Flush) id=", log.read_text()) == ["Write", "Flush", "Write"]
+
+
+async def test_without_flush_there_is_nothing_to_flush(tmp_path: Path) -> None:
+    arguments = ["eval", "get_size=echo 1M", "pread=exit 1"]
+    async with (
+        nbdkit(tmp_path / "nbd.sock", *arguments) as address,
+        await NbdConnection.open(address) as nbd,
+    ):
+        await nbd.flush()
+
+
+async def test_a_read_only_export_and_its_block_sizes_are_respected(tmp_path: Path) -> None:
+    arguments = ["-r", "--filter=blocksize-policy", "memory", "1M", "blocksize-minimum=512"]
+    async with (
+        nbdkit(tmp_path / "nbd.sock", *arguments) as address,
+        await NbdConnection.open(address) as nbd,
+    ):
+        with pytest.raises(OSError, match="read-only") as raised:
+            await nbd.write(0, bytes(512))
+        assert raised.value.errno == errno.EPERM
+        with pytest.raises(ValueError, match="multiples of 512"):
+            await nbd.read(0, 100)
+        assert await nbd.read(512, 512) == bytes(512)
 
 
 async def test_server_that_is_not_nbd_is_refused(tmp_path: Path) -> None:

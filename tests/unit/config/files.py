@@ -19,6 +19,7 @@ state_dir = "state"
 journal_size = "64MiB"
 [nbd]
 listen = ["unix:nbd.sock", "tcp:127.0.0.1:10809"]
+insecure = true
 [control]
 socket = "ctl.sock"
 [volumes.data]

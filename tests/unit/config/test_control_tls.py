@@ -186,7 +186,7 @@ def test_a_role_that_is_none(tmp_path: Path) -> None:
         ("server.pem", "new.pem"),
         ("backup.example", "else"),
         (BOTH, 'observe = ["a"]\n'),
-        ("[control]", '[control]\ngroup_role = "observe"'),
+        ("[control]", 'mode = "0600"\n[control]\ngroup_role = "observe"'),
     ],
 )
 def test_roles_and_certificates_may_change_while_the_daemon_runs(

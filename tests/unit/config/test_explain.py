@@ -69,8 +69,8 @@ CASES = {
         "nbd.listen: 'unix:nbd.sock' is not a list; write for example listen = [",
     ),
     "insecure is text": (
-        "[nbd]",
-        '[nbd]\ninsecure = "yes"',
+        "insecure = true",
+        'insecure = "yes"',
         "nbd.insecure: 'yes' is not true or false; write for example insecure = true",
     ),
     "group is a number": (

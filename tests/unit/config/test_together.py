@@ -8,7 +8,6 @@ import pytest
 
 from duplexd import limits
 from duplexd.config.load import parse
-from duplexd.net.address import TcpAddress
 from tests.unit.config.files import GOOD, changed, check_mistake, mistakes
 
 if TYPE_CHECKING:
@@ -29,19 +28,6 @@ CASES = {
         '"unix:nbd.sock"',
         '"unix:ctl.sock"',
         "is used twice, also by control.socket",
-    ),
-    "listen for everybody": (
-        "127.0.0.1",
-        "0.0.0.0",
-        "nbd.listen[1]: 'tcp:0.0.0.0:10809' can be reached from other machines",
-    ),
-    "listen on a name": (
-        "127.0.0.1",
-        "db.example",
-        (
-            "can be reached from other machines, without encryption or password; listen on "
-            "127.0.0.1, or set insecure"
-        ),
     ),
     "secondary is the primary": ('"/elsewhere/b.img"', '"./a.img"', "volumes.data.secondary: "),
     "image of two volumes": (
@@ -122,8 +108,3 @@ def test_too_many_volumes(tmp_path: Path) -> None:
 
 def test_modes_of_volumes_without_secondary_do_not_matter(tmp_path: Path) -> None:
     assert parse(GOOD, tmp_path / "f.toml").volumes["wal"].mode != "async"
-
-
-def test_insecure_allows_other_machines(tmp_path: Path) -> None:
-    text = changed("[nbd]", "[nbd]\ninsecure = true").replace("127.0.0.1", "0.0.0.0")
-    assert parse(text, tmp_path / "f.toml").nbd.listen[1] == TcpAddress("0.0.0.0", 10809)

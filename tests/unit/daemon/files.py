@@ -12,14 +12,19 @@ if TYPE_CHECKING:
     from duplexd.config.daemon_file import Config
 
 
+def config_text(more: str = "") -> str:
+    """The file; `more` is TOML of [controller]."""
+    return (
+        f'[controller]\nname = "a"\nstate_dir = "state"\n{more}\n[nbd]\nlisten = '
+        '["unix:n"]\n[control]\nsocket = "c"\n[volumes.v]\nsize = 4096\nprimary = "p"\n'
+    )
+
+
 def config(directory: Path, more: str = "", **replace: str) -> Config:
     """One volume `v` without a secondary; `more` is TOML of [controller], `replace` of quoted
     values.
     """
-    text = (
-        f'[controller]\nname = "a"\nstate_dir = "state"\n{more}\n[nbd]\nlisten = '
-        '["unix:n"]\n[control]\nsocket = "c"\n[volumes.v]\nsize = 4096\nprimary = "p"\n'
-    )
+    text = config_text(more)
     for old, new in replace.items():
         text = text.replace(f'"{old}"', f'"{new}"')
     return parse(text, directory / "f.toml")

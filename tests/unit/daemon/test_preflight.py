@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import pytest
 
 from duplexd.config import load
 from duplexd.daemon import checking, preflight
-from tests.unit.daemon.files import config
+from tests.unit.daemon.files import config, config_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,3 +94,37 @@ def text(directory: Path) -> str:
         f'[controller]\nname = "a"\nstate_dir = "{directory}/state"\n[nbd]\nlisten = ["unix:n"]\n'
         '[control]\nsocket = "c"\n[volumes.v]\nsize = 4096\nprimary = "p"\n'
     )
+
+
+def test_a_state_directory_that_everybody_can_write_to_is_a_mistake(tmp_path: Path) -> None:
+    own = config(tmp_path)
+    own.controller.state_dir.mkdir()
+    own.controller.state_dir.chmod(0o777)
+    (problem,) = preflight.look(own)
+    assert "can be written by every user of this machine (mode 0777)" in problem.line
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_state_directory_of_another_user_is_a_mistake(tmp_path: Path) -> None:
+    own = config(tmp_path)
+    own.controller.state_dir.mkdir()
+    os.chown(own.controller.state_dir, 3003, -1)
+    (problem,) = preflight.look(own)
+    assert "belongs to user 3003, who could replace everything in it" in problem.line
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("group", '"no-such"', "nbd.listen[0].group: there is no group 'no-such'"),
+        ("allow", '["user:no-such"]', "volumes.v.allow: there is no user 'no-such'"),
+        ("image_group", '"no-such"', "controller.image_group: there is no group 'no-such'"),
+    ],
+)
+def test_a_name_that_this_machine_does_not_know(
+    tmp_path: Path, key: str, value: str, expected: str
+) -> None:
+    where = {"group": "[nbd]", "allow": "[volumes.v]", "image_group": "[controller]"}[key]
+    text = config_text().replace(where, f"{where}\n{key} = {value}")
+    (problem,) = preflight.look(load.parse(text, tmp_path / "f.toml"))
+    assert problem.line.startswith(expected)

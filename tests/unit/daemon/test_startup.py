@@ -146,3 +146,24 @@ def test_what_only_degrades_the_start_does_not_prevent_it(tmp_path: Path) -> Non
     with pytest.raises(ConfigurationError) as caught:
         startup.refuse_problems(config(tmp_path), [missing, Problem("b: y")])
     assert str(caught.value) == f"{tmp_path / 'f.toml'}: b: y"
+
+
+def test_the_lock_is_not_taken_through_a_link(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("content")
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "lock").symlink_to(victim)
+    with pytest.raises(ConfigurationError, match="Too many levels of symbolic links"):
+        startup.StateLock(config(tmp_path))
+    assert victim.read_text() == "content"
+
+
+@pytest.mark.parametrize("before", [None, 0o750, 0o777])
+def test_the_state_is_closed_to_others(tmp_path: Path, before: int | None) -> None:
+    state = tmp_path / "state"
+    if before is not None:
+        state.mkdir()
+        state.chmod(before)
+    startup.StateLock(config(tmp_path)).close()
+    assert state.stat().st_mode & 0o777 == 0o700
+    assert (state / "lock").stat().st_mode & 0o777 == 0o600

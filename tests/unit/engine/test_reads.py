@@ -10,10 +10,12 @@ import pytest
 from duplexd.core.markers import MakeCut
 from duplexd.engine.reads import Reads
 from duplexd.replication.leg_calls import LegCalls
+from tests.support.memory_leg import MemoryLeg
 from tests.unit.engine.cores import running
 from tests.unit.engine.parts import Parts
 
 if TYPE_CHECKING:
+    from duplexd.backend import Extent
     from tests.support.fault_leg import Operation
 
 DATA = bytes(range(256)) * 16
@@ -122,3 +124,48 @@ async def test_a_controller_reads_from_a_secondary_only_while_it_is_current(susp
         core.faulty()[0].fail("read_into", errno.EREMOTEIO)
         read = await core.read("data", 4096, len(DATA))
         assert read == ((errno.EREMOTEIO, b"") if suspend else (0, DATA))
+
+
+# Sparse reads
+
+
+class Listed(MemoryLeg):
+    """A leg that says of 4 KiB at 4096 that it is a hole."""
+
+    def extents(self, offset: int, length: int) -> list[Extent]:
+        return [(offset, 4096, False), (offset + 4096, length - 4096, True)]
+
+
+async def test_a_sparse_read_leaves_holes_out_and_says_where_they_are() -> None:
+    parts, reads = await written()
+    parts.send("data", 8192, DATA)
+    leg = Listed(parts.pair().size)
+    leg.write(4096, b"not read" * 512)
+    leg.write(8192, DATA)
+    parts.pair().set_legs(leg, parts.pair().secondary, "sync")
+    answers: list[tuple[int, bytearray, list[Extent]]] = []
+    reads.read_sparse(parts.pair(), 4096, 8192, 16, lambda *answer: answers.append(answer))
+    parts.workers.finish_all()
+    assert answers == [
+        (0, bytearray(16 + 4096) + DATA, [(4096, 4096, False), (8192, 4096, True)]),
+    ]
+
+
+async def test_a_sparse_read_of_a_leg_that_lists_no_extents_reads_all() -> None:
+    parts, reads = await written()
+    parts.legs["data"][0].fail("extents")
+    answers: list[tuple[int, bytearray, list[Extent]]] = []
+    reads.read_sparse(parts.pair(), 4096, len(DATA), 0, lambda *answer: answers.append(answer))
+    parts.workers.finish_all()
+    assert answers == [(0, bytearray(DATA), [(4096, len(DATA), True)])]
+    assert parts.seen == []
+
+
+async def test_a_sparse_read_comes_from_the_secondary_where_the_primary_cannot_be_read() -> None:
+    parts, reads = await written()
+    parts.legs["data"][0].fail("read_into")
+    answers: list[tuple[int, bytearray, list[Extent]]] = []
+    reads.read_sparse(parts.pair(), 4096, len(DATA), 0, lambda *answer: answers.append(answer))
+    parts.workers.finish_all()
+    ((number, content, _extents),) = answers
+    assert (number, bytes(content)) == (0, DATA)

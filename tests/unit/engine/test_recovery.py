@@ -130,7 +130,7 @@ async def test_a_volume_with_changes_that_are_not_on_its_images_may_not_go() -> 
 
 
 async def test_volumes_are_served_in_the_order_of_the_configuration() -> None:
-    """The first one is the default export, whichever the journal has known for longer."""
+    """Whichever the journal has known for longer."""
     disk = new_disk()
     async with running({"old": "sync"}, disk=disk):
         pass

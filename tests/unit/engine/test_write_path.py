@@ -496,3 +496,47 @@ async def test_the_limits_are_those_that_are_passed_in() -> None:
     parts.admission.lift(REASON)
     await turns()
     assert parts.timeline.written == before + 4
+
+
+# -------------------------------------------------------- overlapping changes of several clients
+
+
+@pytest.mark.parametrize("way", ["at once", "behind a batch", "queued", "at a gate"])
+async def test_overlapping_changes_are_applied_in_order_of_arrival_over_all_clients(
+    way: str,
+) -> None:
+    parts, clients = Parts(), [Peer(), Peer(), Peer()]
+    pair = parts.pair()
+    if way == "behind a batch":
+        parts.send("wal", 0, bytes(9 * KIB))
+    elif way == "queued":
+        parts.admission.hold(REASON)
+    elif way == "at a gate":
+        parts.write_path.close_gates([pair])
+    sizes = (4 * KIB, 9 * KIB, 1 * KIB)  # one record, more than one, and less
+    for number in range(9):
+        parts.send("data", 0, bytes([number]) * sizes[number % 3], peer=clients[number % 3])
+    if way == "queued":
+        parts.admission.lift(REASON)
+    elif way == "at a gate":
+        parts.write_path.open_gates([pair])
+    for _ in range(20):
+        await turns()
+        parts.workers.finish_all()
+    expected = b"\x08" * KIB + b"\x07" * 8 * KIB
+    assert parts.content("data", 0, 9 * KIB) == (expected, expected)
+    assert [len(client.answers) for client in clients] == [3, 3, 3]
+
+
+async def test_a_stale_write_of_a_client_that_went_does_not_come_back() -> None:
+    """Held, sent again over another connection, and written over there."""
+    parts, first, second = Parts(), Peer(), Peer()
+    parts.write_path.close_gates([parts.pair()])
+    parts.send("data", 0, b"old", peer=first)
+    parts.write_path.disconnected(first)
+    parts.send("data", 0, b"old", peer=second)
+    parts.write_path.open_gates([parts.pair()])
+    await turns()
+    parts.send("data", 0, b"new", peer=second)
+    assert parts.content("data", 0, 3) == (b"new", b"new")
+    assert (first.answers, len(second.answers)) == ([], 2)

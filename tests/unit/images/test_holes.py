@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from duplexd.images import holes
-from duplexd.images.holes import equal_holes, hole_until
+from duplexd.images.holes import equal_holes, first_extents, hole_until
 from duplexd.units import GIB, MIB, TIB
 from tests.support.sparse_leg import PAGE, SparseLeg
 
@@ -72,3 +72,42 @@ def test_one_call_has_an_end_and_the_next_one_goes_on() -> None:
     assert TIB < first < 1 << 60
     assert equal_holes(*both, first, 1 << 60) > first
     assert holes._WINDOWS_MAX <= 4096
+
+
+# The extents of a range, from its start on
+
+
+def whole(leg: AskedLeg, offset: int, end: int) -> list[tuple[int, int, bool]]:
+    return first_extents(leg, offset, end - offset, lambda _found: False)
+
+
+@pytest.mark.parametrize("end", [PAGE, MIB, 3 * MIB + PAGE, 5 * GIB, TIB])
+def test_a_range_without_data_is_one_extent(end: int) -> None:
+    assert whole(AskedLeg(TIB), 0, end) == [(0, end, False)]
+
+
+def test_extents_go_on_over_the_windows_that_they_are_asked_in() -> None:
+    leg = AskedLeg(TIB)
+    leg.write(MIB, b"x" * 2 * PAGE)  # half of it is in the first window
+    leg.write(5 * GIB, b"x" * PAGE)
+    assert whole(leg, PAGE, 6 * GIB) == [
+        (PAGE, MIB - PAGE, False),
+        (MIB, 2 * PAGE, True),
+        (MIB + 2 * PAGE, 5 * GIB - MIB - 2 * PAGE, False),
+        (5 * GIB, PAGE, True),
+        (5 * GIB + PAGE, GIB - PAGE, False),
+    ]
+
+
+def test_a_fragmented_leg_is_left_once_there_is_enough() -> None:
+    leg = AskedLeg(TIB)
+    for page in range(0, 64 * MIB // PAGE, 2):
+        leg.write(page * PAGE, b"x" * PAGE)
+    found = first_extents(leg, 0, TIB, lambda found: len(found) >= 1000)
+    assert 1000 <= len(found) <= 2048
+    assert leg.listed <= len(found) + 16
+    assert found[-1][0] + found[-1][1] == sum(length for _, length, _ in found)
+
+
+def test_at_least_one_window_is_looked_at() -> None:
+    assert first_extents(AskedLeg(TIB), 0, TIB, lambda _found: True) == [(0, MIB, False)]

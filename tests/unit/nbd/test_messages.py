@@ -33,7 +33,7 @@ def test_option_error_has_the_error_bit_and_a_text() -> None:
 
 
 def test_list_entry_has_the_length_of_the_name_in_bytes() -> None:
-    assert m.list_entry(c.OPT_LIST, "dä")[20:] == bytes.fromhex("00000003") + "dä".encode()
+    assert m.list_entry("dä")[20:] == bytes.fromhex("00000003") + "dä".encode()
 
 
 def test_request_is_28_bytes() -> None:
@@ -49,7 +49,7 @@ def test_simple_reply_is_16_bytes() -> None:
 def test_information_starts_with_its_kind() -> None:
     assert m.info_export(4096, 1) == bytes.fromhex("0000 0000000000001000 0001")
     assert m.info_block_size(1, 4096, 1 << 25) == bytes.fromhex("0003 00000001 00001000 02000000")
-    assert m.info_text(c.INFO_NAME, "data") == b"\x00\x01data"
+    assert m.info_text(c.INFO_NAME, b"data") == b"\x00\x01data"
 
 
 def test_go_carries_name_and_kinds() -> None:

@@ -63,19 +63,43 @@ def test_large_payload_is_received_into_its_own_memory() -> None:
     assert receiver.large == 0
 
 
-def test_payload_too_long_is_skipped_and_the_stream_stays_in_step() -> None:
+def test_a_payload_that_is_too_long_is_skipped_before_its_request_is_returned() -> None:
     receiver = Receiver(0)
     length = c.PAYLOAD_BYTES_MAX + 1
-    assert put(receiver, m.request(0, c.CMD_WRITE, 1, 0, length) + b"x" * 10) == [
-        (0, 1, 1, 0, length, None)
-    ]
-    left, chunk = length - 10, bytes(1 << 20)
-    while left:
-        count = min(left, len(chunk))
-        assert put(receiver, chunk[:count]) == []
+    assert put(receiver, m.request(0, c.CMD_WRITE, 1, 0, length) + b"x" * 10) == []
+    left, piece = length - 10, bytes(1 << 20)
+    while left > 1:
+        count = min(left - 1, len(piece))
+        assert put(receiver, piece[:count]) == []
         left -= count
-    assert put(receiver, m.request(0, c.CMD_FLUSH, 2, 0, 0)) == [(0, 3, 2, 0, 0, None)]
+    assert put(receiver, b"x" + m.request(0, c.CMD_FLUSH, 2, 0, 0)) == [
+        (0, 1, 1, 0, length, None),
+        (0, 3, 2, 0, 0, None),
+    ]
     assert not receiver.broken
+
+
+DISC = m.request(0, c.CMD_DISC, 0, 0, 0)
+
+
+@pytest.mark.parametrize("taken", [0, 1, 27])
+def test_a_goodbye_that_was_not_received_whole_is_seen(taken: int) -> None:
+    receiver = Receiver(0)
+    put(receiver, write(1, b"abc") + DISC[:taken])
+    assert receiver.says_goodbye(DISC[taken:])
+
+
+@pytest.mark.parametrize("unread", [b"", DISC[:27], DISC + b"x", m.request(0, c.CMD_READ, 0, 0, 0)])
+def test_what_does_not_end_with_disc_is_no_goodbye(unread: bytes) -> None:
+    assert not Receiver(0).says_goodbye(unread)
+
+
+def test_a_goodbye_behind_a_large_payload_is_seen() -> None:
+    receiver = Receiver(0)
+    payload = bytes(4 * LARGE_PAYLOAD_BYTES)
+    put(receiver, m.request(0, c.CMD_WRITE, 1, 0, len(payload)) + payload[:70_000])
+    assert receiver.large
+    assert receiver.says_goodbye(payload[70_000:] + DISC)
 
 
 def test_bad_magic_breaks_but_what_came_before_counts() -> None:
@@ -139,7 +163,9 @@ def test_fragments_change_nothing(commands: list[bytes], sizes: list[int]) -> No
         (c.CMD_READ, c.EINVAL),
         (c.CMD_WRITE, c.ENOSPC),
         (c.CMD_TRIM, c.EINVAL),
+        (c.CMD_CACHE, c.EINVAL),
         (c.CMD_WRITE_ZEROES, c.ENOSPC),
+        (c.CMD_BLOCK_STATUS, c.EINVAL),
     ],
 )
 @pytest.mark.parametrize(
@@ -174,30 +200,55 @@ def test_unknown_flags_are_refused(command: int, flag: int) -> None:
     assert refusal(flag, command, 0, 1, SIZE, 0) == expected
 
 
-@pytest.mark.parametrize("command", [c.CMD_CACHE, c.CMD_BLOCK_STATUS, 8, 65535])
+@pytest.mark.parametrize("command", [c.CMD_DISC, 8, 65535])
 def test_unknown_commands_are_refused(command: int) -> None:
     assert refusal(0, command, 0, 1, SIZE, 0) == c.EINVAL
 
 
 def test_a_request_that_is_too_long_is_refused() -> None:
     length = c.PAYLOAD_BYTES_MAX + 1
-    assert refusal(0, c.CMD_READ, 0, length, BIG, 0) == c.EOVERFLOW
+    assert refusal(0, c.CMD_READ, 0, length, BIG, 0) == c.EINVAL
     assert refusal(0, c.CMD_WRITE, 0, length, BIG, 0) == c.EINVAL
     assert refusal(0, c.CMD_TRIM, 0, (1 << 32) - 512, BIG, 0) == 0
     assert refusal(0, c.CMD_WRITE_ZEROES, 0, (1 << 32) - 512, BIG, 0) == 0
     assert refusal(0, c.CMD_READ, 0, c.PAYLOAD_BYTES_MAX, BIG, 0) == 0
 
 
+def test_a_read_too_long_for_a_single_chunk_says_so() -> None:
+    length = c.PAYLOAD_BYTES_MAX + 1
+    assert refusal(c.CMD_FLAG_DF, c.CMD_READ, 0, length, BIG, c.FLAG_SEND_DF) == c.EOVERFLOW
+
+
+@pytest.mark.parametrize("command", [c.CMD_TRIM, c.CMD_WRITE_ZEROES, c.CMD_CACHE])
+def test_a_request_without_payload_may_have_64_bits(command: int) -> None:
+    assert refusal(0, command, 0, BIG, BIG, 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("flag", "command", "offered"),
+    [
+        (c.CMD_FLAG_DF, c.CMD_READ, c.FLAG_SEND_DF),
+        (c.CMD_FLAG_FAST_ZERO, c.CMD_WRITE_ZEROES, c.FLAG_SEND_FAST_ZERO),
+    ],
+)
+def test_a_flag_that_was_not_offered_is_refused(flag: int, command: int, offered: int) -> None:
+    assert refusal(flag, command, 0, 1, SIZE, 0) == c.EINVAL
+    assert refusal(flag, command, 0, 1, SIZE, offered) == 0
+
+
 def test_changes_of_a_read_only_export_are_refused() -> None:
     errors = {
-        command: refusal(0, command, 0, 1, SIZE, c.FLAG_READ_ONLY) for command in (0, 1, 3, 4, 6)
+        command: refusal(0, command, 0, 1, SIZE, c.FLAG_READ_ONLY)
+        for command in (0, 1, 3, 4, 5, 6, 7)
     }
     assert errors == {
         c.CMD_READ: 0,
         c.CMD_WRITE: c.EPERM,
         c.CMD_FLUSH: 0,
         c.CMD_TRIM: c.EPERM,
+        c.CMD_CACHE: 0,
         c.CMD_WRITE_ZEROES: c.EPERM,
+        c.CMD_BLOCK_STATUS: 0,
     }
 
 

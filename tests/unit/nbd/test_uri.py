@@ -19,6 +19,12 @@ from duplexd.nbd.uri import NbdUri, parse_uri
         ("nbds+unix:///?socket=/a%20b", NbdUri("", "/a b", tls=True)),
         ("nbd+unix:///data%40cut?socket=/s", NbdUri("data@cut", "/s")),
         ("nbd://localhost//data", NbdUri("/data")),
+        ("nbd+unix:///a+b?socket=/run/c+d.sock", NbdUri("a+b", "/run/c+d.sock")),
+        ("nbd://localhost/a+b", NbdUri("a+b")),
+        ("nbd+unix:///a%26b%3D?socket=/run/c%26d%3D%2B", NbdUri("a&b=", "/run/c&d=+")),
+        ("nbd+unix:///%23%3F?socket=%00/abstract", NbdUri("#?", "\0/abstract")),
+        ("nbd+unix:///%C3%A4?socket=/%E2%82%AC", NbdUri("ä", "/€")),
+        ("nbds+unix:///d?tls-hostname=x&socket=/s&x-y=1", NbdUri("d", "/s", tls=True)),
     ],
 )
 def test_addresses_are_parsed_and_written_alike(text: str, uri: NbdUri) -> None:
@@ -38,6 +44,13 @@ def test_addresses_are_parsed_and_written_alike(text: str, uri: NbdUri) -> None:
         "nbd://localhost/data?socket=/s",
         "nbd://localhost:99999/data",
         "nbd://localhost:x/data",
+        "nbd://[::1/data",
+        "nbd://localhost/data#1",
+        "nbd://localhost/%ff",
+        "nbd+unix:///data?socket=/%ff",
+        "nbd+unix:///data?sokcet=/s",
+        "nbd+unix:///data?socket=",
+        "nbd+unix:///data?socket=/s&",
     ],
 )
 def test_errors_name_the_bad_address(text: str) -> None:

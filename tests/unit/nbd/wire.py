@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING
 
 from duplexd.nbd import constants as c
 from duplexd.nbd import messages as m
-from duplexd.nbd.handshake import TRANSMISSION, Export, Handshake
+from duplexd.nbd.exports import Export
+from duplexd.nbd.handshake import TRANSMISSION, Handshake
+from duplexd.nbd.offers import NO_OFFERS, Offers
 from duplexd.nbd.transmission import RECEIVE_BYTES_MIN, Receiver, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from duplexd.nbd.client import NbdClient, Reply
+    from duplexd.nbd.offers import Tls
     from duplexd.nbd.transmission import Request
 
 FLAGS = (
@@ -24,10 +27,11 @@ FLAGS = (
     | c.FLAG_CAN_MULTI_CONN
 )
 OPTIONS_MAX = 100
+ALL_OFFERS = Offers(structured=True, extended=True, contexts=True)
 
 
 class FakeExports:
-    """Exports by name; the first is the default."""
+    """Exports by name. `default`: what "" means, the first if it is not changed."""
 
     def __init__(self, *exports: Export) -> None:
         self.exports = {
@@ -35,9 +39,10 @@ class FakeExports:
             for export in exports
             or (Export("data", 1 << 20, FLAGS, "the data"), Export("wal", 4096, FLAGS))
         }
+        self.default = next(iter(self.exports))
 
     def find(self, name: str) -> Export | None:
-        return self.exports.get(name) if name else next(iter(self.exports.values()))
+        return self.exports.get(name or self.default)
 
     def names(self) -> list[str]:
         return list(self.exports)
@@ -55,16 +60,43 @@ def pieces(data: bytes, sizes: Iterable[int]) -> Iterator[bytes]:
 
 
 def haggle(
-    data: bytes, sizes: Iterable[int] = (), options_max: int = OPTIONS_MAX
+    data: bytes,
+    sizes: Iterable[int] = (),
+    options_max: int = OPTIONS_MAX,
+    *,
+    offers: Offers = NO_OFFERS,
+    tls: Tls = "off",
+    exports: FakeExports | None = None,
 ) -> tuple[Handshake, bytes]:
     """A server's handshake fed with `data`; its replies joined."""
-    handshake = Handshake(FakeExports(), options_max)
-    answer = b""
-    for piece in pieces(data, sizes):
-        handshake.receive(piece)
-        while (replies := handshake.advance()) is not None:
-            answer += b"".join(replies)
+    handshake = Handshake(exports or FakeExports(), options_max, offers=offers, tls=tls)
+    answer = b"".join(answered(handshake, piece) for piece in pieces(data, sizes))
     return handshake, answer
+
+
+def answered(handshake: Handshake, data: bytes) -> bytes:
+    """What a handshake that goes on answers to `data`."""
+    handshake.receive(data)
+    answer = b""
+    while (messages := handshake.advance()) is not None:
+        answer += b"".join(messages)
+    return answer
+
+
+def replies(data: bytes) -> list[tuple[int, int, bytes]]:
+    """(option, reply, data) of each option reply."""
+    found = []
+    while data:
+        magic, option, reply, length = m.OPTION_REPLY.unpack_from(data)
+        assert magic == c.OPTION_REPLY_MAGIC
+        found.append((option, reply, data[m.OPTION_REPLY.size : m.OPTION_REPLY.size + length]))
+        data = data[m.OPTION_REPLY.size + length :]
+    return found
+
+
+def outcomes(data: bytes) -> list[tuple[int, int]]:
+    """(option, reply) of each option reply."""
+    return [(option, reply) for option, reply, _ in replies(data)]
 
 
 def put(receiver: Receiver, data: bytes) -> list[Request]:
@@ -98,10 +130,7 @@ class MemoryServer:
     def receive(self, data: bytes) -> bytes:
         if self.handshake.state == TRANSMISSION:
             return self._serve(data)
-        self.handshake.receive(data)
-        answer = b""
-        while (replies := self.handshake.advance()) is not None:
-            answer += b"".join(replies)
+        answer = answered(self.handshake, data)
         if self.handshake.state == TRANSMISSION:
             answer += self._serve(self.handshake.rest())
         return answer

@@ -23,11 +23,15 @@ from duplexd.runtime.turns import TurnLoop
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from duplexd.backend import Change, Client, Volume
+    from duplexd.backend import Change, Client, Extent, Volume
 
 
 class MemoryVolume:
-    """`cold`: reads are not served from memory. `error`: errno of every read."""
+    """`cold`: reads are not served from memory. `error`: errno of every read. `holes`: (offset,
+    length) of each, in order.
+    """
+
+    can_zero_fast = True
 
     def __init__(self, name: str, size: int) -> None:
         self.name = name
@@ -39,6 +43,18 @@ class MemoryVolume:
         self.data = memoryview(mmap.mmap(-1, size))
         self.cold = False
         self.error = 0
+        self.holes: list[tuple[int, int]] = []
+
+    def extents(self, offset: int, length: int) -> list[Extent]:
+        found, end = list[tuple[int, int, bool]](), offset + length
+        for start, size in self.holes:
+            first, last = max(start, offset), min(start + size, end)
+            if first < last:
+                if first > offset:
+                    found.append((offset, first - offset, True))
+                found.append((first, last - first, False))
+                offset = last
+        return [*found, (offset, end - offset, True)] if offset < end else found
 
     def read_cached(self, offset: int, buffer: memoryview) -> bool:
         if self.cold:
@@ -66,9 +82,13 @@ class MemoryBackend:
             Callable[[], None]
         ] = []  # reads of cold volumes that wait for `finish_reads`
         self.reads_wait = False
+        self.sparse_reads: list[tuple[int, int]] = []
+        self.asked_one: list[bool] = []  # of each question for extents
 
     def volume(self, name: str) -> Volume | None:
-        return self.volumes.get(name) if name else next(iter(self.volumes.values()), None)
+        if not name and len(self.volumes) == 1:
+            return next(iter(self.volumes.values()))
+        return self.volumes.get(name)
 
     def volume_names(self) -> list[str]:
         return list(self.volumes)
@@ -105,6 +125,32 @@ class MemoryBackend:
             self.reads.append(finish)
         else:
             asyncio.get_running_loop().call_soon(finish)
+
+    def read_sparse(
+        self,
+        volume: Volume,
+        offset: int,
+        length: int,
+        room: int,
+        done: Callable[[int, bytearray, list[Extent]], None],
+    ) -> None:
+        self.sparse_reads.append((offset, length))
+        extents = self.volumes[volume.name].extents(offset, length)
+        self.read(
+            volume, offset, length, room, lambda number, content: done(number, content, extents)
+        )
+
+    def extents(
+        self,
+        volume: Volume,
+        offset: int,
+        length: int,
+        one: bool,
+        done: Callable[[list[Extent]], None],
+    ) -> None:
+        self.asked_one.append(one)
+        extents = self.volumes[volume.name].extents(offset, length)
+        asyncio.get_running_loop().call_soon(done, extents)
 
     def disconnected(self, client: Client) -> None:
         self.gone.append(client)

@@ -165,18 +165,18 @@ async def test_client_that_never_reads_its_list_is_not_read(
 ) -> None:
     peer = await connect(None)
     await peer.send(m.CLIENT_FLAGS.pack(3))
-    asked = asyncio.create_task(peer.send(m.option(c.OPT_LIST) * 15_000 + m.option(c.OPT_ABORT)))
+    asked = asyncio.create_task(peer.send(m.option(c.OPT_LIST) * 10_000 + m.option(c.OPT_ABORT)))
     await asyncio.sleep(0.1)
     answer = 0
     while data := await peer.receive():
         answer += len(data)
     await asked
     entries = len(
-        m.list_entry(c.OPT_LIST, "data")
-        + m.list_entry(c.OPT_LIST, "wal")
+        m.list_entry("data", "duplexd volume data")
+        + m.list_entry("wal", "duplexd volume wal")
         + m.option_reply(c.OPT_LIST, c.REP_ACK)
     )
-    assert answer == len(m.greeting(3)) + 15_000 * entries + len(
+    assert answer == len(m.greeting(3)) + 10_000 * entries + len(
         m.option_reply(c.OPT_ABORT, c.REP_ACK)
     )
 

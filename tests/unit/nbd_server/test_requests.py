@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from duplexd.backend import FLUSH, TRIM, WRITE, ZERO
+from duplexd.limits import NbdLimits
 from duplexd.nbd import constants as c
 from duplexd.nbd import messages as m
 from tests.unit.nbd_server.peer import eventually
@@ -169,12 +170,13 @@ async def test_unknown_commands_and_flags_get_einval(connect: Connect) -> None:
     await peer.send(
         m.request(0, 99, 1, 0, 1)
         + m.request(1 << 9, c.CMD_READ, 2, 0, 1)
-        + m.request(0, c.CMD_CACHE, 3, 0, 1)
+        + m.request(0, c.CMD_BLOCK_STATUS, 3, 0, 1)
+        + m.request(c.CMD_FLAG_DF, c.CMD_READ, 4, 0, 1)
     )
     answer = b""
-    while len(answer) < 48:
+    while len(answer) < 64:
         answer += await peer.receive()
-    assert answer == b"".join(m.simple_reply(c.EINVAL, cookie) for cookie in (1, 2, 3))
+    assert answer == b"".join(m.simple_reply(c.EINVAL, cookie) for cookie in (1, 2, 3, 4))
 
 
 async def test_flush_with_offset_and_length_is_a_flush(
@@ -238,13 +240,89 @@ async def test_traffic_counts_requests_and_bytes_by_operation(
     peer.nbd.trim(0, 512)
     peer.nbd.write_zeroes(0, 1024)
     await peer.replies(6)
+    await peer.send(m.request(0, c.CMD_CACHE, 99, 0, 2048))
+    assert await peer.receive() == m.simple_reply(0, 99)
     assert listeners.server.traffic["data"].by_operation() == {
         "read": (2, 304_096),
         "write": (1, 700),
         "flush": (1, 0),
         "trim": (1, 512),
         "write_zeroes": (1, 1024),
+        "cache": (1, 2048),
+        "block_status": (0, 0),
     }
+
+
+async def raw(peer: Peer, *requests: tuple[int, int, int, int]) -> list[tuple[int, int]]:
+    """(cookie, error) of replies without content to these requests (flags, command, offset,
+    length), whose cookies are counted from 1.
+    """
+    await peer.send(
+        b"".join(
+            m.request(flags, command, cookie, offset, length)
+            for cookie, (flags, command, offset, length) in enumerate(requests, 1)
+        )
+    )
+    answer = b""
+    while len(answer) < m.SIMPLE_REPLY.size * len(requests):
+        answer += await peer.receive()
+    return [(cookie, error) for _magic, error, cookie in m.SIMPLE_REPLY.iter_unpack(answer)]
+
+
+@pytest.mark.parametrize("limits", [NbdLimits(cache_piece_bytes=4096, cache_bytes_max=10_000)])
+async def test_cache_reads_the_range_in_pieces_up_to_its_limit(
+    connect: Connect, backend: MemoryBackend
+) -> None:
+    peer = await connect()
+    assert await raw(peer, (0, c.CMD_CACHE, 512, 1 << 20)) == [(1, 0)]
+    assert backend.sparse_reads == [(512, 4096), (4608, 4096), (8704, 1808)]
+
+
+async def test_cache_ends_at_the_first_error(connect: Connect, backend: MemoryBackend) -> None:
+    peer = await connect()
+    backend.volumes["data"].error = errno.EIO
+    assert await raw(peer, (0, c.CMD_CACHE, 0, 32 << 20)) == [(1, c.EIO)]
+    assert len(backend.sparse_reads) == 1
+
+
+async def test_fast_zero_is_served_where_it_is_fast(
+    connect: Connect, backend: MemoryBackend
+) -> None:
+    peer = await connect()
+    assert await raw(peer, (c.CMD_FLAG_FAST_ZERO, c.CMD_WRITE_ZEROES, 0, 4096)) == [(1, 0)]
+    assert [change.kind for batch in backend.batches for change in batch] == [ZERO]
+
+
+@pytest.mark.parametrize(("flags", "fast"), [(0, False), (c.CMD_FLAG_NO_HOLE, True)])
+async def test_fast_zero_that_is_slow_is_refused_and_changes_nothing(
+    connect: Connect, backend: MemoryBackend, flags: int, fast: bool
+) -> None:
+    peer = await connect()
+    backend.volumes["data"].can_zero_fast = fast
+    flags |= c.CMD_FLAG_FAST_ZERO
+    assert await raw(peer, (flags, c.CMD_WRITE_ZEROES, 0, 4096)) == [(1, c.ENOTSUP)]
+    assert backend.batches == []
+
+
+async def test_zeroes_without_the_flag_are_never_too_slow(
+    connect: Connect, backend: MemoryBackend
+) -> None:
+    peer = await connect()
+    backend.volumes["data"].can_zero_fast = False
+    assert await raw(peer, (c.CMD_FLAG_NO_HOLE, c.CMD_WRITE_ZEROES, 0, 4096)) == [(1, 0)]
+
+
+async def test_a_refused_write_is_answered_after_its_payload(connect: Connect) -> None:
+    peer = await connect()
+    length = c.PAYLOAD_BYTES_MAX + 1
+    await peer.send(m.request(0, c.CMD_WRITE, 1, 0, length) + bytes(length - 1))
+    assert await peer.silent()
+    await peer.send(b"x" + m.request(0, c.CMD_READ, 2, 0, 1))
+    answer = b""
+    while len(answer) < 33:
+        answer += await peer.receive()
+    assert m.simple_reply(c.ENOSPC, 1) in answer
+    assert m.simple_reply(0, 2) in answer
 
 
 async def test_connections_are_counted(connect: Connect, backend: MemoryBackend) -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from duplexd.errors import ConfigurationError, DuplexdError, WrongStateError
 from duplexd.net.address import TcpAddress, UnixAddress, parse_address
-from duplexd.net.listen import BoundSocket, bind, bind_all, group_id
+from duplexd.net.allow import group_id
+from duplexd.net.listen import BoundSocket, bind, bind_all
 from tests.support.daemon import free_port
 
 if TYPE_CHECKING:

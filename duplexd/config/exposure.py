@@ -1,0 +1,140 @@
+"""Listeners that let in more people than anybody asked for, and what each of them admits.
+
+Whoever reaches a listener without rules can overwrite every volume. On a Unix socket the mode says
+who that is. On TCP without TLS it is every process of this machine at least: the loopback address
+keeps other machines out, and no local user. So each such listener needs the word `insecure`, and
+`check` and the log say what it means.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from duplexd.config.nbd_section import OTHERS_WRITE, ListenerConfig
+from duplexd.net.address import TcpAddress
+from duplexd.net.allow import GROUP
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from duplexd.config.daemon_file import Config
+    from duplexd.config.nbd_section import NbdConfig, Place
+    from duplexd.net.address import Address
+    from duplexd.net.allow import Entry
+
+
+def exposure(place: Place, nbd: NbdConfig) -> str:
+    """Who can use this listener without being known; "" for nobody."""
+    if not isinstance(place.address, TcpAddress):
+        if place.mode & OTHERS_WRITE and place.allow is None:
+            return "every user of this machine"
+        return ""
+    reach = (
+        "every user of this machine"
+        if place.address.is_local
+        else "every machine that reaches the address, and whoever can listen on the way"
+    )
+    if place.tls != "required":
+        return reach
+    known = place.allow is not None or (nbd.tls is not None and nbd.tls.clients_need == "required")
+    return "" if known else reach
+
+
+def check_exposure(config: Config) -> Iterator[str]:
+    """Mistakes: listeners that are open without the word for it, and a role that means nothing."""
+    for place in config.nbd.places:
+        if not place.insecure and (who := exposure(place, config.nbd)):
+            yield (
+                f"{place.key}: '{place.address}' lets in {who}, to {_deed(place)} every volume"
+                f" without a rule; {_remedy(place)}, or set insecure = true"
+            )
+    yield from _tls(config.nbd)
+    yield from _observers(config)
+
+
+def refused_sockets(config: Config, passed: Iterable[Address]) -> Iterator[str]:
+    """The same mistakes of sockets that were passed, and are not in the configuration. The mode of
+    a Unix socket is in the hands of who made it.
+    """
+    known = set(config.nbd.addresses)
+    for address in passed:
+        listener = ListenerConfig.model_construct(address=address, insecure=config.nbd.insecure)
+        place = config.nbd.place(listener, "LISTEN_FDS")
+        is_new = isinstance(address, TcpAddress) and address not in known
+        if is_new and not place.insecure and (who := exposure(place, config.nbd)):
+            yield (
+                f"LISTEN_FDS: '{address}' lets in {who}; {_remedy(place)}, or set"
+                " insecure = true in [nbd]"
+            )
+
+
+def describe_exposure(config: Config) -> list[str]:
+    """What is open on purpose, in lines for a person."""
+    lines = []
+    for place in config.nbd.places:
+        if who := exposure(place, config.nbd):
+            volumes = [name for name, volume in config.volumes.items() if volume.allow is None]
+            shown = ", ".join(volumes[:4]) + (" ..." if len(volumes) > 4 else "")
+            lines.append(
+                f"{place.address} is insecure: {who} can {_deed(place)} {shown or 'no volume'}"
+            )
+    return lines
+
+
+def _deed(place: Place) -> str:
+    return "read" if place.read_only else "overwrite"
+
+
+def _remedy(place: Place) -> str:
+    if not isinstance(place.address, TcpAddress):
+        return 'use mode = "0660" and a group'
+    if place.tls == "required":
+        return "set client_ca in [nbd.tls], or allow for this listener"
+    return "use a Unix socket, or TLS ([nbd.tls])"
+
+
+def _tls(nbd: NbdConfig) -> Iterator[str]:
+    for place in nbd.places:
+        if place.tls != "off" and nbd.tls is None:
+            yield (
+                f"{place.key}.tls: {place.tls!r} needs a certificate; add a table [nbd.tls] with"
+                " certificate and key"
+            )
+    if nbd.tls is not None and nbd.tls.client_ca is None and nbd.tls.clients_need != "none":
+        yield (
+            f"nbd.tls.clients: {nbd.tls.clients!r} needs the authority that signs clients;"
+            ' set client_ca = "clients.pem"'
+        )
+
+
+def _observers(config: Config) -> Iterator[str]:
+    """A group that may only look, but whose members may write to every volume, is a mistake."""
+    control = config.control
+    if control.group_role != "observe":
+        return
+    for place in config.nbd.places:
+        if not isinstance(place.address, TcpAddress) and _may_write(config, place):
+            whose = f"the group {control.group!r}" if control.group else "the daemon's own group"
+            yield (
+                f'control.group_role: "observe" is for {whose}, whose members may write to volumes'
+                f" through '{place.address}'; set control.group to another group, or nbd.group"
+            )
+            return
+
+
+def _may_write(config: Config, place: Place) -> bool:
+    """Whether the group of the control socket may. Names are compared: one group, one name."""
+    group = config.control.group
+    lists = [volume.allow for volume in config.volumes.values() if not volume.read_only]
+    return (
+        bool(place.mode & 0o020)
+        and place.group == group
+        and not place.read_only
+        and _lists_group(place.allow, group)
+        and any(_lists_group(each, group) for each in lists)
+    )
+
+
+def _lists_group(allow: list[Entry] | None, group: str | None) -> bool:
+    """Without a list everybody is on it; with one, the group is named or its users are chosen."""
+    return allow is None or any(kind == GROUP and value == group for kind, value in allow)

@@ -1,0 +1,89 @@
+"""What is a hole in a volume, as the image that clients read says.
+
+The primary is asked, in a worker, because listing extents reads the metadata of a file system. It
+has every acknowledged change: a batch writes it before it answers. What the journal or a staging
+log holds for a secondary is on the primary already.
+
+That a range is data is always a safe answer, and the answer wherever the image gives none: it is a
+block device, it fails or hangs, or it is no longer the primary by the time it has answered.
+
+An image may have millions of extents, and a client can ask for all of them at once. So an answer
+may end early, by count and by time: a client asks on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+from duplexd.core.patience import PRIMARY
+from duplexd.images.holes import first_extents
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from duplexd.backend import Extent, Volume
+    from duplexd.core.pair import Pair
+    from duplexd.limits import EngineLimits
+    from duplexd.replication.leg_calls import LegCalls
+    from duplexd.runtime.clock import Clock
+
+
+class Extents:
+    """Of volumes that are served; called from the loop."""
+
+    def __init__(self, legs: LegCalls, clock: Clock, limits: EngineLimits) -> None:
+        self._legs = legs
+        self._monotonic = clock.monotonic
+        self._limits = limits
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def extents(
+        self,
+        volume: Volume,
+        offset: int,
+        length: int,
+        one: bool,
+        done: Callable[[list[Extent]], None],
+    ) -> None:
+        """See `Backend`."""
+        pair = cast("Pair", volume)
+        if pair.primary.is_block:
+            done([(offset, length, True)])
+            return
+        task = asyncio.get_running_loop().create_task(
+            self._answer(pair, offset, length, 2 if one else self._limits.extents_max, done)
+        )
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(
+        self,
+        pair: Pair,
+        offset: int,
+        length: int,
+        count_max: int,
+        done: Callable[[list[Extent]], None],
+    ) -> None:
+        leg, monotonic, seconds_max = (
+            pair.primary,
+            self._monotonic,
+            self._limits.extents_seconds_max,
+        )
+
+        def look() -> list[Extent]:
+            until = monotonic() + seconds_max
+            return first_extents(
+                leg,
+                offset,
+                length,
+                lambda found: len(found) >= count_max or monotonic() >= until,
+            )
+
+        try:
+            found = await self._legs.on(pair, leg, PRIMARY, look)
+        except OSError:
+            found = []
+        if not found or pair.primary is not leg:
+            found = [(offset, length, True)]
+        done(found)

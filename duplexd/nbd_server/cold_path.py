@@ -1,0 +1,255 @@
+"""What one connection has in hand, and the requests that are rare: refused ones, those of length 0,
+and those that wait for a worker.
+
+The base of `Dispatch`, which has the hot path. All of the state is here. Nothing here is called for
+a request that is plainly right and served from memory.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from duplexd.nbd import constants as c
+from duplexd.nbd.messages import SIMPLE_REPLY
+from duplexd.nbd.transmission import refusal, wire_error
+from duplexd.nbd_server.read_ahead import ReadAhead
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from duplexd.backend import Change, Volume
+    from duplexd.nbd.transmission import Request
+    from duplexd.nbd_server.shared import Server
+    from duplexd.nbd_server.sockets import Carrier
+
+_MAGIC = c.SIMPLE_REPLY_MAGIC
+_HEADER = SIMPLE_REPLY.size
+_pack = SIMPLE_REPLY.pack
+_pack_into = SIMPLE_REPLY.pack_into
+
+
+class Requests:
+    """Of one connection. `progressed` is called when something may move on, but not if the
+    connection is not `stalled`.
+    """
+
+    __slots__ = (
+        "_counted",
+        "_export_flags",
+        "_limits",
+        "_readable",
+        "_replies",
+        "_server",
+        "_stopping",
+        "_traffic",
+        "_uncounted_max",
+        "_volume",
+        "_wire",
+        "_writable",
+        "backlog",
+        "dropped",
+        "ended",
+        "in_flight",
+        "lent",
+        "payload_bytes",
+        "progressed",
+        "read_bytes",
+        "serving",
+        "stalled",
+        "write_paused",
+    )
+
+    def __init__(
+        self,
+        server: Server,
+        volume: Volume,
+        wire: Carrier,
+        progressed: Callable[[], None],
+        export_flags: int,
+    ) -> None:
+        self.backlog: list[Request] = []
+        self.dropped = False  # the client has gone
+        self.ended = False  # DISC came
+        self.in_flight = 0  # changes, flushes and reads without a reply
+        # that may use the receive buffer: taken since it was exchanged, or since none was in flight
+        self.lent: list[Change] = []
+        self.payload_bytes = (
+            0  # of changes in flight, and of a large payload that is being received
+        )
+        self.read_bytes = 0  # being read in worker threads
+        self.serving = False  # within `serve`, which sends the replies of what is done at once
+        self.stalled = False  # the connection does not read, or is about to close
+        self.write_paused = False
+        self.progressed = progressed
+        self._export_flags = export_flags
+        # Bytes of the volume, or -1 where no request is plainly right
+        self._readable = volume.size
+        self._writable = -1 if export_flags & c.FLAG_READ_ONLY else volume.size
+        self._stopping = False
+        self._counted = 0  # part of payload_bytes that the server's budget knows
+        self._limits = server.limits
+        self._replies: list[bytes] = []
+        self._server = server
+        self._traffic = server.traffic_of(volume)
+        self._uncounted_max = server.limits.connection_uncounted_bytes_max
+        self._wire = wire
+        self._volume = volume
+
+    def reserve(self, length: int) -> bool:
+        """Room for a large payload that is about to be received; it counts from now on."""
+        if (
+            self.payload_bytes
+            and self.payload_bytes + length > self._limits.connection_in_flight_bytes_max
+        ):
+            return False
+        if not self._server.waiting.fits(length):
+            return False
+        self.payload_bytes += length
+        self._count()
+        return True
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether anything that came is still to be done."""
+        return not self.dropped and bool(self.backlog or self.in_flight)
+
+    def stop(self) -> None:
+        """Refuse what comes from now on."""
+        self._stopping = True
+        self._readable = self._writable = -1
+        self.backlog = []
+
+    # Waiter of the budgets
+
+    def resume(self) -> None:
+        """There may be room again."""
+        self.progressed()
+
+    # Refusals, and requests without a range
+
+    def _refusal(self, request: Request) -> int:
+        """The NBD error for a request that is not plainly right; 0 if it can be served."""
+        if self._stopping:
+            return c.ESHUTDOWN
+        flags, command, _cookie, offset, length, _payload = request
+        error = refusal(flags, command, offset, length, self._volume.size, self._export_flags)
+        if not error and command == c.CMD_WRITE_ZEROES and self._is_slow(flags):
+            if flags & c.CMD_FLAG_FAST_ZERO:
+                return c.ENOTSUP
+            if length > c.SLOW_ZEROES_BYTES_MAX:
+                return c.EOVERFLOW
+        if command == c.CMD_BLOCK_STATUS and not error:
+            return self._status_refusal(request)
+        return error
+
+    def _is_slow(self, flags: int) -> bool:
+        """Whether zeroes may have to be written. Those that keep their space: whether an image has
+        another way is found out by trying.
+        """
+        return flags & c.CMD_FLAG_NO_HOLE != 0 or not self._volume.can_zero_fast
+
+    def _status_refusal(self, _request: Request) -> int:
+        """Of a BLOCK_STATUS in range: with simple replies there is none."""
+        return c.EINVAL
+
+    def _without_range(self, request: Request, error: int) -> None:
+        """A refused request, one of length 0, or DISC."""
+        _flags, command, cookie, offset, length, payload = request
+        if command == c.CMD_DISC:
+            self.ended = True
+            return
+        if type(payload) is bytearray:
+            self.payload_bytes -= length
+        if error:
+            self._traffic.refused += 1
+        else:
+            self._traffic.requests[command] += 1
+        self._replies.append(self._reply(command, cookie, offset, error))
+
+    def _reply(self, _command: int, cookie: int, _offset: int, error: int) -> bytes:
+        """The reply to a request without content: any that failed, and those that have none."""
+        return _pack(_MAGIC, error, cookie)
+
+    def _count(self) -> None:
+        """Tell the budget of all connections. It does not hear of what is little, because most of
+        that has gone by the next wake-up.
+        """
+        if self.payload_bytes != self._counted:
+            delta, self._counted = self.payload_bytes - self._counted, self.payload_bytes
+            self._server.waiting.add(delta)
+
+    def _outcome(self, what: str, number: int) -> int:
+        """Note an errno of the storage, or that there was none; the error for the wire."""
+        if number:
+            self._server.storage_failed(self._volume, what, number)
+        else:
+            self._server.storage_recovered(self._volume, what)
+        return wire_error(number)
+
+    # Reads in worker threads
+
+    def _begin_reading(self, nbytes: int) -> bool:
+        """False if too much is being read already, or the client takes no replies."""
+        if self.write_paused or (
+            self.read_bytes and self.read_bytes + nbytes > self._limits.connection_read_bytes_max
+        ):
+            return False
+        if not self._server.reading.fits(nbytes):
+            return False
+        self.in_flight += 1
+        self.read_bytes += nbytes
+        self._server.reading.add(nbytes)
+        return True
+
+    def _end_reading(self, nbytes: int) -> None:
+        self.in_flight -= 1
+        self.read_bytes -= nbytes
+        self._server.reading.add(-nbytes)
+
+    def _answer(self, *pieces: bytes | bytearray | memoryview) -> None:
+        """Reply to what was read in a worker, unless the client has gone."""
+        if self.dropped:
+            return
+        for piece in pieces:
+            self._wire.write(piece)
+        if self.stalled:
+            self.progressed()
+
+    def _start_read(self, cookie: int, offset: int, length: int) -> bool:
+        if not self._begin_reading(length):
+            return False
+        done = partial(self._read_done, cookie, length)
+        self._server.backend.read(self._volume, offset, length, _HEADER, done)
+        return True
+
+    def _read_done(self, cookie: int, length: int, number: int, reply: bytearray) -> None:
+        self._end_reading(length)
+        error = self._read_outcome(number)
+        if error:
+            self._answer(_pack(_MAGIC, error, cookie))
+        else:
+            _pack_into(reply, 0, _MAGIC, 0, cookie)
+            self._answer(reply)
+
+    def _read_outcome(self, number: int) -> int:
+        """The error for the wire of a read that ended with this errno."""
+        return self._outcome("read", number) if number or self._server.failing else 0
+
+    def _query(self, request: Request) -> bool:
+        """CACHE: read it, and throw it away. False if it has to wait."""
+        _flags, command, cookie, offset, length, _payload = request
+        nbytes = min(length, self._limits.cache_piece_bytes)
+        if not self._begin_reading(nbytes):
+            return False
+        self._traffic.requests[command] += 1
+        self._traffic.byte_counts[command] += length
+        length = min(length, self._limits.cache_bytes_max)
+        done = partial(self._cached, cookie, offset, nbytes)
+        ReadAhead(self._server.backend, self._volume, offset + length, nbytes, done).go_on(offset)
+        return True
+
+    def _cached(self, cookie: int, offset: int, nbytes: int, number: int) -> None:
+        self._end_reading(nbytes)
+        error = self._read_outcome(number)
+        self._answer(self._reply(c.CMD_CACHE, cookie, offset, error))

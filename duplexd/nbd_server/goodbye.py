@@ -1,0 +1,25 @@
+"""What a client has sent and nobody has received.
+
+A connection over its limits is not read, so a DISC may wait in the kernel when the client closes.
+Whether it does decides what becomes of its changes, and that has to be known at once: the client
+may be sending them again already. So the kernel's buffer is looked at, which is bounded, and left
+as it is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+import termios
+
+_COUNT = struct.Struct("i")
+
+
+def unread_of(sock: socket.socket) -> bytes:
+    """Everything; b"" if there is nothing, or the connection is broken."""
+    try:
+        count = _COUNT.unpack(fcntl.ioctl(sock, termios.FIONREAD, bytes(_COUNT.size)))[0]
+        return sock.recv(count, socket.MSG_PEEK) if count else b""
+    except OSError:
+        return b""

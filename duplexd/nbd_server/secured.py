@@ -1,0 +1,71 @@
+"""What TLS asks of the server around a connection: turns for handshakes, and the end of sessions.
+
+A handshake costs the loop a millisecond or two, and a stranger nothing. So there are so many in a
+second; a connection that has to wait for its turn waits within the time limit of its handshake.
+
+A connection does not outlive the certificate that it began with: a mount that was set up a day
+before its certificate expires would otherwise stay for ever.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from duplexd.net.certificate_names import ALTERNATIVES, names_of
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from duplexd.net.allow import Caller
+    from duplexd.net.certificate_names import Certificate
+
+LOOK_SECONDS_MAX = 3600.0  # at the clock of the machine, which may be set
+
+
+class Turns:
+    """So many handshakes a second, in the order in which they were asked for."""
+
+    def __init__(self, per_second: float) -> None:
+        self._interval_s = 1 / per_second
+        self._next = 0.0
+
+    def wait_s(self, now: float) -> float:
+        """How long the next one has to wait from `now`, a time of the loop."""
+        turn = max(now, self._next)
+        self._next = turn + self._interval_s
+        return turn - now
+
+
+class Expiry:
+    """Calls `end` at `until`, in seconds since 1970."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        until: float,
+        end: Callable[[], None],
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._loop = loop
+        self._until = until
+        self._end = end
+        self._now = now
+        self._timer = loop.call_soon(self._look)
+
+    def cancel(self) -> None:
+        """The connection is over."""
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        left_s = self._until - self._now()
+        if left_s <= 0:
+            self._end()
+        else:
+            self._timer = self._loop.call_later(min(left_s, LOOK_SECONDS_MAX), self._look)
+
+
+def identified(caller: Caller, certificate: Certificate) -> Caller:
+    """The same client, as TLS has shown it."""
+    return caller._replace(names=frozenset(names_of(certificate, ALTERNATIVES)))

@@ -1,0 +1,283 @@
+"""The requests of a connection whose client negotiated structured replies, or extended headers.
+
+What `Dispatch` does, with other replies. READ is the one request on the hot path whose reply
+differs, so the loop that takes requests is here once more, with another header in front of what was
+read: a call for each request would cost more than all the rest of the reply. Other requests succeed
+with a simple reply, which is the shortest there is, and fail with a chunk, which carries a text.
+With extended headers every reply is an extended one.
+
+What is read in a worker, and is long, is answered in chunks: holes are not sent.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from duplexd.backend import FLUSH, WRITE, Change
+from duplexd.nbd import constants as c
+from duplexd.nbd import replies as r
+from duplexd.nbd.extended import ExtendedReceiver, context_ids
+from duplexd.nbd.extents import as_one, statuses, without_short_holes
+from duplexd.nbd.transmission import Receiver
+from duplexd.nbd_server.dispatch import Dispatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from duplexd.backend import Extent, Volume
+    from duplexd.nbd.negotiated import Negotiated
+    from duplexd.nbd.transmission import Request
+    from duplexd.nbd_server.shared import Server
+    from duplexd.nbd_server.sockets import Carrier
+
+_READ, _WRITE, _FUA, _LENGTH_MAX = c.CMD_READ, c.CMD_WRITE, c.CMD_FLAG_FUA, c.PAYLOAD_BYTES_MAX
+_new, _init = object.__new__, Change.__init__  # see `dispatch.py`
+_OFFSET = r.OFFSET_BYTES
+_pack_structured, _STRUCTURED = r.STRUCTURED_DATA.pack_into, r.STRUCTURED_DATA_FIRST
+_pack_extended, _EXTENDED = r.EXTENDED_DATA.pack_into, r.EXTENDED_DATA_FIRST
+_pack_none, _NONE = r.EXTENDED_NONE.pack, r.EXTENDED_NONE_FIRST
+
+
+class StructuredDispatch(Dispatch):
+    """See `Dispatch`; `contexts` are those of the metadata that the client chose."""
+
+    __slots__ = ("_chunks", "_contexts")
+
+    chunks: r.Chunks = r.STRUCTURED
+
+    def __init__(
+        self,
+        server: Server,
+        volume: Volume,
+        wire: Carrier,
+        progressed: Callable[[], None],
+        export_flags: int,
+        contexts: Sequence[tuple[int, str]],
+    ) -> None:
+        super().__init__(server, volume, wire, progressed, export_flags)
+        self._chunks = self.chunks
+        self._contexts = dict(contexts)
+
+    def _take(self, requests: Iterator[Request], changes: list[Change]) -> int:
+        """See `Dispatch`."""
+        volume, traffic = self._volume, self._traffic
+        read_cached, readable, writable = volume.read_cached, self._readable, self._writable
+        request_counts, byte_counts = traffic.requests, traffic.byte_counts
+        writes = written = taken = 0
+        full = (
+            self.payload_bytes >= self._limits.connection_in_flight_bytes_max
+            or self._server.waiting.full
+        )
+        inline_max = self._limits.inline_read_bytes_max
+        reply_buffer, position = self._server.reply_buffer, 0
+        room = self._chunks.data_room
+        structured = self._chunks is r.STRUCTURED
+        for request in requests:
+            flags, command, cookie, offset, length, payload = request
+            if command == _WRITE and payload and flags <= _FUA and offset + length <= writable:
+                if type(payload) is memoryview:
+                    if full:
+                        self._wait(request, requests, self._server.waiting)
+                        break
+                    taken += length
+                writes += 1
+                written += length
+                change = _new(Change)
+                _init(change, self, cookie, volume, WRITE, offset, length, payload, flags != 0)
+                changes.append(change)
+                continue
+            if not (
+                command == _READ
+                and flags <= _FUA
+                and 0 < length <= _LENGTH_MAX
+                and offset + length <= readable
+            ) and not self._rare(request, requests, changes):
+                continue
+            if command == _READ:
+                end = position + room + length
+                if length <= inline_max and end > len(reply_buffer):
+                    self._send(position)
+                    reply_buffer, position, end = self._server.reply_buffer, 0, room + length
+                    if self.write_paused:
+                        self.backlog = [request, *requests]
+                        break
+                try:
+                    cached = length <= inline_max and read_cached(
+                        offset, reply_buffer[position + room : end]
+                    )
+                except OSError:  # the worker may find it elsewhere
+                    cached = False
+                if cached:
+                    if structured:
+                        _pack_structured(
+                            reply_buffer, position, _STRUCTURED, cookie, length + _OFFSET, offset
+                        )
+                    else:
+                        _pack_extended(
+                            reply_buffer,
+                            position,
+                            _EXTENDED,
+                            cookie,
+                            offset,
+                            length + _OFFSET,
+                            offset,
+                        )
+                    position = end
+                elif not self._start_chunked_read(flags, cookie, offset, length):
+                    self._wait(request, requests, self._server.reading)
+                    break
+            else:
+                changes.append(self._without_payload(request))
+            request_counts[command] += 1
+            byte_counts[command] += length
+        request_counts[_WRITE] += writes
+        byte_counts[_WRITE] += written
+        self.payload_bytes += taken
+        return position
+
+    def _reply(self, command: int, cookie: int, offset: int, error: int) -> bytes:
+        """See `Dispatch`."""
+        if error:
+            return self._chunks.error(cookie, offset, error)
+        if command == _READ:  # of no bytes
+            return self._chunks.none(cookie, offset)
+        return super()._reply(command, cookie, offset, error)
+
+    # What waits for a worker
+
+    def _start_chunked_read(self, flags: int, cookie: int, offset: int, length: int) -> bool:
+        if not self._begin_reading(length):
+            return False
+        backend, room = self._server.backend, self._chunks.data_room
+        done = partial(self._chunks_read, flags, cookie, offset, length)
+        if length < self._limits.sparse_read_bytes_min:
+            backend.read(self._volume, offset, length, room, done)
+        else:
+            backend.read_sparse(self._volume, offset, length, room, done)
+        return True
+
+    def _chunks_read(
+        self,
+        flags: int,
+        cookie: int,
+        offset: int,
+        length: int,
+        number: int,
+        content: bytearray,
+        extents: Sequence[Extent] = (),
+    ) -> None:
+        self._end_reading(length)
+        error = self._read_outcome(number)
+        if error:
+            self._answer(self._chunks.error(cookie, offset, error))
+            return
+        extents = without_short_holes(extents or [(offset, length, True)], r.HOLE_BYTES_MIN)
+        if flags & c.CMD_FLAG_DF:
+            extents = as_one(extents)
+        self._answer(*self._chunks.sparse(cookie, offset, content, extents))
+
+    # BLOCK_STATUS
+
+    def _status_refusal(self, request: Request) -> int:
+        """Of a BLOCK_STATUS in range: it is about at least one byte and one context."""
+        *_, length, payload = request
+        if not length or not self._contexts:
+            return c.EINVAL
+        if payload is None:
+            return 0
+        if not self._export_flags & c.FLAG_BLOCK_STATUS_PAYLOAD:
+            return c.EINVAL
+        chosen = context_ids(payload)
+        known = set(chosen) <= self._contexts.keys() and len(set(chosen)) == len(chosen)
+        return 0 if chosen and known else c.EINVAL
+
+    def _query(self, request: Request) -> bool:
+        """See `Dispatch`; and BLOCK_STATUS."""
+        flags, command, _cookie, offset, length, _payload = request
+        if command != c.CMD_BLOCK_STATUS:
+            return super()._query(request)
+        if not self._begin_reading(self._limits.status_bytes):
+            return False
+        self._traffic.requests[command] += 1
+        self._traffic.byte_counts[command] += length
+        one, done = flags & c.CMD_FLAG_REQ_ONE != 0, partial(self._found, request)
+        self._server.backend.extents(self._volume, offset, length, one, done)
+        return True
+
+    def _found(self, request: Request, extents: list[Extent]) -> None:
+        """Of a context that is not base:allocation nothing is known: its status is 0."""
+        flags, _command, cookie, offset, length, payload = request
+        self._end_reading(self._limits.status_bytes)
+        if self.dropped:
+            return
+        chosen = list(self._contexts) if payload is None else context_ids(payload)
+        one = flags & c.CMD_FLAG_REQ_ONE != 0
+        last = len(chosen) - 1
+        for place, context in enumerate(chosen):
+            about = extents
+            if self._contexts[context] != c.CONTEXT_ALLOCATION:
+                about = [(offset, length, True)]
+            states = statuses(about, length, one)
+            self._answer(self._chunks.status(cookie, offset, context, states, place == last))
+
+
+class ExtendedDispatch(StructuredDispatch):
+    """Every reply is an extended one."""
+
+    __slots__ = ()
+
+    chunks = r.EXTENDED
+
+    def finished(self, changes: Sequence[Change]) -> None:
+        """See `Dispatch`."""
+        replies, failing = self._replies, self._server.failing
+        freed = 0
+        for change in changes:
+            error = change.error
+            if error or failing:
+                error = self._outcome("flush" if change.kind == FLUSH else "change", error)
+            if change.kind == WRITE:
+                freed += change.length
+                change.data = b""
+            if error:
+                replies.append(self._chunks.error(change.cookie, change.offset, error))
+            else:
+                replies.append(_pack_none(_NONE, change.cookie, change.offset, 0))
+        self.payload_bytes -= freed
+        self.in_flight -= len(changes)
+        if self.serving:
+            return
+        if self.dropped:
+            replies.clear()
+            self.payload_bytes = 0
+            return
+        self._wire.write(b"".join(replies))
+        replies.clear()
+        if self._counted:
+            self._count()
+        if self.stalled:
+            self.progressed()
+
+    def _reply(self, _command: int, cookie: int, offset: int, error: int) -> bytes:
+        """See `Dispatch`."""
+        if error:
+            return self._chunks.error(cookie, offset, error)
+        return self._chunks.none(cookie, offset)
+
+
+def begin(
+    negotiated: Negotiated,
+    server: Server,
+    volume: Volume,
+    wire: Carrier,
+    progressed: Callable[[], None],
+    export_flags: int,
+) -> tuple[type[Receiver], Dispatch]:
+    """What parses and what serves the requests of a client that negotiated this."""
+    given = server, volume, wire, progressed, export_flags
+    if negotiated.extended:
+        return ExtendedReceiver, ExtendedDispatch(*given, negotiated.contexts)
+    if negotiated.structured:
+        return Receiver, StructuredDispatch(*given, negotiated.contexts)
+    return Receiver, Dispatch(*given)

@@ -1,0 +1,264 @@
+"""TLS between the socket of an NBD client and its connection.
+
+To the connection it is what `Wire` is, to the `Wire` it is a connection, so neither knows. The TLS
+itself is computed in memory (`ssl.MemoryBIO`): nothing here waits, and asyncio's own TLS, which
+copies everything three times and is bound to its transports, is not needed.
+
+Both directions are bounded. Ciphertext is received only when all that came before is decrypted and
+has a place, so at most one buffer of it waits. Replies are encrypted in pieces, and only while the
+client takes what was encrypted; the rest waits as it is, as in `Wire`.
+
+An end without close_notify is an end like any other: requests have a length, so nothing can be cut
+off unnoticed. Ours is sent, and no answer to it is waited for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections import deque
+from typing import TYPE_CHECKING, cast
+
+import structlog
+
+if TYPE_CHECKING:
+    import asyncio
+    import socket
+    from collections.abc import Callable
+
+    from duplexd.nbd_server.sockets import Data, Receiving, Wire
+    from duplexd.net.certificate_names import Certificate
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
+
+RECEIVE_BYTES = 128 << 10  # of ciphertext; eight records
+ENCRYPTED_BYTES = 256 << 10  # that wait for the client, and the most that is encrypted at once
+
+
+class TlsWire:
+    """The server's side of TLS on `wire`. `up` is called once the handshake is complete."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        wire: Wire,
+        context: ssl.SSLContext,
+        connection: Receiving,
+        up: Callable[[], None],
+    ) -> None:
+        self.sock: socket.socket = wire.sock
+        self.unsent_bytes = 0  # in plain text
+        self.high_bytes = wire.high_bytes
+        self._loop = loop
+        self._wire = wire
+        self._connection = connection
+        self._up: Callable[[], None] | None = up  # until it was called
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._input = memoryview(bytearray(RECEIVE_BYTES))
+        self._unsent: deque[memoryview] = deque()
+        self._again: asyncio.Handle | None = None  # decrypts what is here
+        self._reading = True
+        self._closing = False
+        self._paused = False  # the connection was told to write no more
+        self._full = False  # the client does not take what was encrypted
+        wire.high_bytes = ENCRYPTED_BYTES
+        wire.hand_over(self)
+
+    @property
+    def certificate(self) -> Certificate:
+        """The client's, verified; empty if it has none."""
+        return self._tls.getpeercert() or {}
+
+    @property
+    def version(self) -> str:
+        """Such as TLSv1.3."""
+        return self._tls.version() or ""
+
+    # ------------------------------------------------------------- what a connection calls on it
+
+    def is_closing(self) -> bool:
+        """Whether `close` or `abort` was called, or the client has gone."""
+        return self._closing or self._wire.is_closing()
+
+    def resume_reading(self) -> None:
+        """Harmless if it reads. What is here already comes first."""
+        if self._reading or self._closing:
+            return
+        self._reading = True  # the socket follows
+        if self._again is None:
+            self._again = self._loop.call_soon(self._decrypt_again)
+
+    def pause_reading(self) -> None:
+        """Harmless if it does not read."""
+        self._reading = False
+        self._wire.pause_reading()
+
+    def write(self, data: Data) -> bool:
+        """Send; False if some of `data` has to be kept, as it is, until it can be sent."""
+        if self._wire.is_closing():
+            return True
+        view = memoryview(data)
+        if not self._unsent and not self._full and len(view) <= ENCRYPTED_BYTES:
+            self._encrypt(view)
+            return True
+        self._unsent.append(view)
+        self.unsent_bytes += len(view)
+        self._send()
+        if self.unsent_bytes > self.high_bytes and not self._paused:
+            self._paused = True
+            self._connection.pause_writing()
+        return not self._unsent
+
+    def close(self) -> None:
+        """Read no more; close when the client has taken its replies and close_notify."""
+        self._closing = True
+        self.pause_reading()
+        if not self._unsent:
+            self._say_goodbye()
+
+    def abort(self) -> None:
+        """Close now."""
+        self._closing = True
+        self._wire.abort()
+
+    # ------------------------------------------------------------- what the wire calls on it
+
+    def connection_made(self, _wire: Wire, /) -> None:
+        """Never: the connection was made before."""
+
+    def get_buffer(self, _sizehint: int, /) -> memoryview:
+        """Where ciphertext goes."""
+        return self._input
+
+    def buffer_updated(self, count: int, /) -> None:
+        """Ciphertext came."""
+        self._incoming.write(self._input[:count])
+        if self._up is not None:
+            self._shake_hands(self._up)
+        else:
+            self._decrypt()
+
+    def eof_received(self) -> None:
+        """The client has gone, or shut down its side."""
+        self._reading = False
+        self._connection.eof_received()
+
+    def pause_writing(self) -> None:
+        """The client does not take what was encrypted."""
+        self._full = True
+
+    def resume_writing(self) -> None:
+        """It has taken most of it."""
+        self._full = False
+        self._send()
+        if self._paused and self.unsent_bytes <= self.high_bytes // 4:
+            self._paused = False
+            self._connection.resume_writing()
+        if self._closing and not self._unsent:
+            self._say_goodbye()
+
+    def connection_lost(self, error: Exception | None, /) -> None:
+        """The socket is closed."""
+        self._closing = True
+        self._reading = False
+        self._unsent.clear()
+        self.unsent_bytes = 0
+        if self._again is not None:
+            self._again.cancel()
+        self._connection.connection_lost(error)
+
+    # ---------------------------------------------------------------------------------- receiving
+
+    def _shake_hands(self, up: Callable[[], None]) -> None:
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self._flush()
+            return
+        except ssl.SSLError as error:
+            self._flush()  # an alert says to the client what is wrong
+            log.debug("NBD client failed in TLS", reason=reason(error))
+            self._closing = True
+            self._wire.close()
+            return
+        self._flush()
+        self._up = None
+        up()
+        self._decrypt()
+
+    def _decrypt_again(self) -> None:
+        self._again = None
+        if not self._wire.is_closing():
+            self._decrypt()
+
+    def _decrypt(self) -> None:
+        """Pass on what came, until the connection pauses or nothing is left."""
+        while self._reading and not self._closing:
+            count, ended = self._read_into(self._connection.get_buffer(-1))
+            if count:
+                self._connection.buffer_updated(count)
+            if ended:
+                self._wire.pause_reading()
+                if not self._closing:
+                    self.eof_received()
+                return
+            if not count:
+                self._wire.resume_reading()
+                return
+        self._wire.pause_reading()
+
+    def _read_into(self, buffer: memoryview) -> tuple[int, bool]:
+        """Fill the buffer as far as there is something: how far, and whether that was the end."""
+        filled, ended = 0, False
+        while filled < len(buffer) and not ended:
+            try:
+                count = cast("int", self._tls.read(len(buffer) - filled, buffer[filled:]))
+            except ssl.SSLWantReadError:
+                break
+            except ssl.SSLError as error:
+                log.debug("NBD client broke TLS", reason=reason(error))
+                ended = True
+            else:
+                filled += count
+                ended = not count  # close_notify
+        self._flush()  # what TLS itself has to answer
+        return filled, ended
+
+    # ------------------------------------------------------------------------------------ sending
+
+    def _send(self) -> None:
+        """Encrypt and send what waits, while the client takes it."""
+        unsent = self._unsent
+        while unsent and not self._full and not self._wire.is_closing():
+            piece, rest = unsent[0][:ENCRYPTED_BYTES], unsent[0][ENCRYPTED_BYTES:]
+            if len(rest):
+                unsent[0] = rest
+            else:
+                unsent.popleft()
+            self.unsent_bytes -= len(piece)
+            self._encrypt(piece)
+
+    def _encrypt(self, data: memoryview) -> None:
+        position = 0
+        while position < len(data):
+            position += self._tls.write(data[position:])
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._outgoing.pending:
+            self._wire.write(self._outgoing.read())
+
+    def _say_goodbye(self) -> None:
+        if self._up is None and not self._wire.is_closing():
+            with contextlib.suppress(ssl.SSLError):
+                self._tls.unwrap()
+            self._flush()
+        self._wire.close()
+
+
+def reason(error: ssl.SSLError) -> str:
+    """In the words of OpenSSL, such as `certificate has expired`."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    return (error.reason or str(error)).lower().replace("_", " ")

@@ -1,0 +1,69 @@
+"""docs/nbd.md says what the handshake does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from duplexd.limits import NbdLimits
+from duplexd.nbd import constants as c
+from duplexd.nbd import messages as m
+from duplexd.nbd.handshake import TRANSMISSION
+from tests.unit.nbd.wire import ALL_OFFERS, haggle, outcomes
+
+PAGE = (Path(__file__).parents[3] / "docs" / "nbd.md").read_text()
+OPTIONS = re.findall(r"^\| `(\w+)` \| (\d+) \| ([^|]+) \| ([^|]+) \|$", PAGE, re.MULTILINE)
+DATA = {
+    "none": b"",
+    "ignored": b"whatever",
+    "name": b"data",
+    "name, kinds": m.go_data("data", []),
+    "name, queries": m.context_data("data", []),
+}
+
+
+def test_every_option_that_is_answered_is_listed_with_its_number() -> None:
+    assert [(name, int(number)) for name, number, _, _ in OPTIONS] == [
+        (name.removeprefix("OPT_"), number)
+        for name, number in vars(c).items()
+        if name.startswith("OPT_")
+    ]
+
+
+@pytest.mark.parametrize(("number", "data"), [row[1:3] for row in OPTIONS])
+def test_options_take_the_data_that_is_documented(number: str, data: str) -> None:
+    option = int(number)
+    before = m.CLIENT_FLAGS.pack(3) + m.option(c.OPT_STRUCTURED_REPLY)
+
+    def answer(data: bytes) -> int:
+        """The last reply to the option."""
+        options = before + m.option(option, data)
+        handshake, replies = haggle(options, offers=ALL_OFFERS, tls="optional")
+        if handshake.state == TRANSMISSION:
+            return c.REP_ACK
+        return outcomes(replies)[-1][1]
+
+    assert answer(DATA[data]) == c.REP_ACK
+    if data == "none":
+        assert answer(b"x") == c.REP_ERR_INVALID
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        f"minimum {c.BLOCK_BYTES_MIN}, preferred {c.BLOCK_BYTES_PREFERRED:,}, maximum payload",
+        f"maximum payload {c.PAYLOAD_BYTES_ADVERTISED:,} bytes",
+        f"up to {c.PAYLOAD_BYTES_MAX:,}",
+        f"more than {c.OPTION_BYTES_MAX:,} bytes of data",
+        f"more than {c.OPTION_SKIPPED_BYTES_MAX:,} bytes of data",
+        f"more than {c.STRING_BYTES_MAX:,} bytes",
+        f"more than {c.CONTEXT_QUERIES_MAX:,} queries",
+        f"{NbdLimits().handshake_options_max:,} options",
+        f"{NbdLimits().handshake_seconds_max:.0f} s from one option to the next",
+        f"{NbdLimits().handshake_total_seconds_max / 60:.0f} minutes in all",
+    ],
+)
+def test_figures_are_those_of_the_code(figure: str) -> None:
+    assert figure in PAGE

@@ -1,0 +1,219 @@
+"""Who may reach which volume: the rule, and what a client that may not sees of it."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from itertools import product
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.backend import WRITE
+from duplexd.limits import NbdLimits
+from duplexd.nbd import constants as c
+from duplexd.nbd import messages as m
+from duplexd.nbd.export_flags import volume_flags
+from duplexd.nbd_server.listeners import Listeners
+from duplexd.nbd_server.reach import OPEN, Access, Door, Listener, Policy, may
+from duplexd.net.address import UnixAddress
+from duplexd.net.allow import Allow, Caller, parse_allow, resolve
+from tests.unit.nbd_server.peer import PATIENCE_SECONDS, Peer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.unit.nbd_server.memory_backend import MemoryBackend
+
+ALICE = Caller(uid=1000, groups=frozenset({1000, 50}))
+REMOTE = Caller(address=ipaddress.ip_address("10.1.2.3"), names=frozenset({"backup.example"}))
+NOBODY = Allow(uids=frozenset({os.getuid() + 1}))
+ME = Allow(uids=frozenset({os.getuid()}))
+
+
+def allow(*entries: str) -> Allow:
+    return resolve("allow", [parse_allow(each) for each in entries])
+
+
+@pytest.mark.parametrize(
+    ("entry", "caller", "admitted"),
+    [
+        ("user:1000", ALICE, True),
+        ("user:1001", ALICE, False),
+        ("group:50", ALICE, True),
+        ("group:51", ALICE, False),
+        ("address:10.0.0.0/8", REMOTE, True),
+        ("address:192.168.0.0/16", REMOTE, False),
+        ("address:10.1.2.3", REMOTE, True),
+        ("address:fd00::/8", REMOTE, False),
+        ("certificate:backup.example", REMOTE, True),
+        ("certificate:*.example", REMOTE, False),
+        ("certificate:BACKUP.example", REMOTE, False),
+        ("address:0.0.0.0/0", ALICE, False),
+        ("user:4294967295", REMOTE, False),
+    ],
+)
+def test_an_entry_admits_who_matches_it(entry: str, caller: Caller, admitted: bool) -> None:
+    assert allow(entry).admits(caller) == admitted
+
+
+def test_one_of_several_entries_is_enough() -> None:
+    assert allow("user:5", "group:50").admits(ALICE)
+
+
+@pytest.mark.parametrize("text", ["backup", "user:", "host:x", "address:10.0.0.1/8", 7])
+def test_an_entry_that_says_nothing_is_a_mistake(text: object) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        parse_allow(text)
+
+
+def test_the_table_of_two_doors() -> None:
+    lists = {None: True, allow("user:1000"): True, allow("user:1"): False}
+    for (one, passes), (other, passes_too), read_only, read_only_too in product(
+        lists.items(), lists.items(), (False, True), (False, True)
+    ):
+        expected = Access.NO
+        if passes and passes_too:
+            expected = Access.READ_ONLY if read_only or read_only_too else Access.FULL
+        assert may(ALICE, Door(one, read_only), Door(other, read_only_too)) == expected
+
+
+def test_only_root_is_not_special() -> None:
+    assert may(Caller(uid=0), OPEN, Door(allow("user:1000"))) == Access.NO
+
+
+class Serving:
+    """Listeners that a test may give other rules."""
+
+    def __init__(self, backend: MemoryBackend, path: str) -> None:
+        self.address = UnixAddress(path)
+        self.listeners = Listeners(backend, [Listener(self.address)], NbdLimits())
+
+    async def rules(self, policy: Policy, door: Door = OPEN) -> None:
+        await self.listeners.update([Listener(self.address, door)], policy)
+
+    async def peer(self) -> Peer:
+        peer = Peer(self.address)
+        await peer.open()
+        return peer
+
+
+@pytest.fixture
+async def serving(backend: MemoryBackend, tmp_path: Path) -> AsyncIterator[Serving]:
+    serving = Serving(backend, f"{tmp_path}/s")
+    await serving.listeners.start()
+    yield serving
+    await serving.listeners.stop(PATIENCE_SECONDS)
+
+
+def option(number: int, data: bytes) -> bytes:
+    return m.OPTION.pack(c.OPTION_MAGIC, number, len(data)) + data
+
+
+def go(name: str) -> bytes:
+    return m.U32.pack(len(name)) + name.encode() + m.U16.pack(0)
+
+
+async def answer(peer: Peer, number: int, data: bytes) -> bytes:
+    """What the server sends to one option of a new client, after its greeting."""
+    greeting = len(m.greeting(0))
+    await peer.send(m.CLIENT_FLAGS.pack(3) + option(number, data) + option(c.OPT_ABORT, b""))
+    received = b""
+    while more := await peer.receive():
+        received += more
+    peer.close()
+    return received[greeting:]
+
+
+@pytest.mark.parametrize("number", [c.OPT_GO, c.OPT_INFO])
+async def test_what_is_not_allowed_looks_like_what_does_not_exist(
+    serving: Serving, number: int
+) -> None:
+    await serving.rules(Policy({"data": Door(NOBODY)}))
+    hidden = await answer(await serving.peer(), number, go("data"))
+    absent = await answer(await serving.peer(), number, go("gone"))
+    assert hidden.replace(b"data", b"gone") == absent
+
+
+async def test_export_name_of_what_is_not_allowed_closes(serving: Serving) -> None:
+    await serving.rules(Policy({"data": Door(NOBODY)}))
+    assert await answer(await serving.peer(), c.OPT_EXPORT_NAME, b"data") == b""
+
+
+async def test_list_shows_what_is_allowed(serving: Serving) -> None:
+    await serving.rules(Policy({"data": Door(NOBODY)}))
+    listed = await answer(await serving.peer(), c.OPT_LIST, b"")
+    assert b"wal" in listed
+    assert b"data" not in listed
+
+
+async def test_a_listener_without_a_way_in_closes_at_once(serving: Serving) -> None:
+    await serving.rules(Policy(), Door(NOBODY))
+    peer = await serving.peer()
+    assert await peer.receive() == b""
+    peer.close()
+
+
+@pytest.mark.parametrize("default", ["wal", ""])
+async def test_the_default_export_is_the_configured_one_or_none_of_several(
+    serving: Serving, default: str
+) -> None:
+    await serving.rules(Policy(default=default))
+    given = await answer(await serving.peer(), c.OPT_INFO, go(""))
+    assert (m.U32.pack(c.REP_ERR_UNKNOWN) in given) == (not default)
+
+
+async def test_the_only_volume_is_the_default_export(
+    serving: Serving, backend: MemoryBackend
+) -> None:
+    del backend.volumes["wal"]
+    given = await answer(await serving.peer(), c.OPT_INFO, go(""))
+    assert m.U32.pack(c.REP_ERR_UNKNOWN) not in given
+
+
+async def test_a_read_only_volume_is_read_and_not_changed(
+    serving: Serving, backend: MemoryBackend
+) -> None:
+    await serving.rules(Policy({"data": Door(ME, read_only=True)}))
+    peer = await serving.peer()
+    await peer.go("data")
+    assert peer.nbd.flags & c.FLAG_READ_ONLY
+    # a client that does not care what was offered
+    peer.nbd.flags = volume_flags(read_only=False)
+    refused = [
+        peer.nbd.write(0, b"x" * 4096),
+        peer.nbd.write(0, b"x" * (1 << 20)),
+        peer.nbd.trim(0, 4096),
+        peer.nbd.write_zeroes(0, 4096),
+    ]
+    served = peer.nbd.read(0, 16)
+    replies = await peer.replies(5)
+    assert [replies[cookie].error for cookie in refused] == [c.EPERM] * 4
+    assert (replies[served].error, replies[served].data) == (0, bytes(16))
+    assert not [change for batch in backend.batches for change in batch if change.kind == WRITE]
+    peer.close()
+
+
+@pytest.mark.parametrize("door", [Door(NOBODY), Door(None, read_only=True)])
+async def test_who_may_do_less_by_new_rules_is_disconnected(serving: Serving, door: Door) -> None:
+    peer = await serving.peer()
+    await peer.go("data")
+    await serving.rules(Policy({"data": door}))
+    assert await peer.closed()
+    peer.close()
+
+
+async def test_who_may_do_as_much_by_new_rules_stays(serving: Serving) -> None:
+    peer = await serving.peer()
+    await peer.go("data")
+    await serving.rules(Policy({"data": Door(ME), "wal": Door(NOBODY)}))
+    read = peer.nbd.read(0, 16)
+    assert (await peer.reply(read)).error == 0
+    peer.close()
+
+
+async def test_the_mode_of_a_socket_follows_a_reload(serving: Serving) -> None:
+    assert os.stat(serving.address.path).st_mode & 0o777 == 0o660
+    await serving.listeners.update([Listener(serving.address, mode=0o600)])
+    assert os.stat(serving.address.path).st_mode & 0o777 == 0o600

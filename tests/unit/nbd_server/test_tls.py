@@ -1,0 +1,251 @@
+"""TLS on NBD connections: forced or optional, with or without certificates of clients."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.limits import NbdLimits
+from duplexd.nbd import constants as c
+from duplexd.nbd import messages as m
+from duplexd.nbd.client import NbdClient, RefusedError
+from duplexd.nbd_server.listeners import Listeners
+from duplexd.nbd_server.reach import Door, Listener, Policy
+from duplexd.nbd_server.secured import Expiry, Turns
+from duplexd.net import tls
+from duplexd.net.address import TcpAddress
+from duplexd.net.allow import Allow
+from tests.support.certificates import HOST, Certificates
+from tests.unit.nbd_server.peer import PATIENCE_SECONDS, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from duplexd.nbd.client import Reply
+    from duplexd.nbd.offers import Tls
+    from tests.unit.nbd_server.memory_backend import MemoryBackend
+
+VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
+STARTTLS = m.OPTION.pack(c.OPTION_MAGIC, c.OPT_STARTTLS, 0)
+
+
+class Secure:
+    """A client that begins TLS, then speaks NBD in it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.nbd = NbdClient()
+        self.greeting = b""
+
+    @classmethod
+    async def open(cls, address: TcpAddress, context: ssl.SSLContext) -> Secure:
+        self = cls(*await asyncio.open_connection(address.host, address.port))
+        self.greeting = await self.reader.readexactly(len(m.greeting(0)))
+        self.writer.write(m.CLIENT_FLAGS.pack(3) + STARTTLS)
+        ack = m.option_reply(c.OPT_STARTTLS, c.REP_ACK)
+        assert await self.reader.readexactly(len(ack)) == ack
+        await self.writer.start_tls(context, server_hostname="localhost")
+        return self
+
+    async def go(self, export: str) -> None:
+        self.nbd = NbdClient(export)
+        self.nbd.receive(self.greeting)
+        self.writer.write(self.nbd.data_to_send()[m.CLIENT_FLAGS.size :])
+        while not self.nbd.ready:
+            self.nbd.receive(await self._some())
+            self.writer.write(self.nbd.data_to_send())
+
+    async def replies(self, count: int) -> dict[int, Reply]:
+        self.writer.write(self.nbd.data_to_send())
+        found: dict[int, Reply] = {}
+        while len(found) < count:
+            found.update({reply.cookie: reply for reply in self.nbd.receive(await self._some())})
+        return found
+
+    async def closed(self) -> bool:
+        """The server closes, with close_notify: anything else is an error here."""
+        while await self.reader.read(1 << 20):
+            pass
+        return True
+
+    async def _some(self) -> bytes:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            data = await self.reader.read(1 << 20)
+        if not data:
+            raise ConnectionResetError
+        return data
+
+    def close(self) -> None:
+        self.writer.transport.abort()
+
+
+class Serving:
+    """A listener with TLS, and clients of it."""
+
+    def __init__(self, backend: MemoryBackend, certificates: Certificates) -> None:
+        self.certificates = certificates
+        self._backend = backend
+        self._opened: list[Secure] = []
+        self.listeners: Listeners | None = None
+
+    async def start(
+        self, mode: Tls = "required", clients: str = tls.REQUIRED, allow: Allow | None = None
+    ) -> None:
+        context = tls.server_context(self.certificates, "nbd.tls", clients)
+        listener = Listener(TcpAddress(HOST, 0), tls=mode)
+        policy = Policy({"data": Door(allow)}, context=context)
+        self.listeners = Listeners(self._backend, [listener], NbdLimits(), policy)
+        await self.listeners.start()
+
+    @property
+    def address(self) -> TcpAddress:
+        assert self.listeners is not None
+        (address,) = self.listeners.addresses
+        assert isinstance(address, TcpAddress)
+        return address
+
+    async def client(
+        self,
+        name: str | None = "backup",
+        expires: datetime | None = None,
+        version: ssl.TLSVersion | None = None,
+    ) -> Secure:
+        path = self.certificates.client(name, expires=expires) if name is not None else None
+        context = self.certificates.context(path)
+        if version is not None:
+            context.minimum_version = context.maximum_version = version
+        secure = await Secure.open(self.address, context)
+        self._opened.append(secure)
+        return secure
+
+    async def stop(self) -> None:
+        for secure in self._opened:
+            secure.close()
+        if self.listeners is not None:
+            await self.listeners.stop(PATIENCE_SECONDS)
+
+
+@pytest.fixture
+async def serving(backend: MemoryBackend, tmp_path: Path) -> AsyncIterator[Serving]:
+    serving = Serving(backend, Certificates(tmp_path))
+    yield serving
+    await serving.stop()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_what_is_written_is_read_back(serving: Serving, version: ssl.TLSVersion) -> None:
+    await serving.start()
+    secure = await serving.client(version=version)
+    await secure.go("data")
+    data = os.urandom(3 << 20)
+    written = secure.nbd.write(4096, data)
+    assert (await secure.replies(1))[written].error == 0
+    read = secure.nbd.read(4096, len(data))
+    assert (await secure.replies(1))[read].data == data
+
+
+async def test_large_replies_reach_a_slow_client_whole(serving: Serving) -> None:
+    await serving.start()
+    secure = await serving.client()
+    await secure.go("data")
+    reads = [secure.nbd.read(0, 4 << 20) for _ in range(8)]
+    secure.writer.write(secure.nbd.data_to_send())
+    await asyncio.sleep(0.1)  # a client that is not in a hurry: the socket is full meanwhile
+    replies = await secure.replies(len(reads))
+    assert [len(replies[cookie].data) for cookie in reads] == [4 << 20] * 8
+
+
+async def test_a_name_in_the_certificate_opens_a_volume(serving: Serving) -> None:
+    await serving.start(allow=Allow(names=frozenset({"writer"})))
+    with pytest.raises(RefusedError, match="no export"):
+        await (await serving.client("backup")).go("data")
+    await (await serving.client("writer")).go("data")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_a_client_without_a_certificate_is_refused_where_it_needs_one(
+    serving: Serving, version: ssl.TLSVersion
+) -> None:
+    await serving.start()
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        await (await serving.client(None, version=version)).go("data")
+
+
+async def test_a_client_without_a_certificate_is_served_where_it_needs_none(
+    serving: Serving,
+) -> None:
+    await serving.start(clients=tls.OPTIONAL)
+    await (await serving.client(None)).go("data")
+
+
+async def _plain(serving: Serving) -> bytes:
+    reader, writer = await asyncio.open_connection(HOST, serving.address.port)
+    info = m.U32.pack(4) + b"data" + m.U16.pack(0)
+    writer.write(m.CLIENT_FLAGS.pack(3) + m.OPTION.pack(c.OPTION_MAGIC, c.OPT_INFO, len(info)))
+    writer.write(info + m.OPTION.pack(c.OPTION_MAGIC, c.OPT_ABORT, 0))
+    received = await reader.read()
+    writer.close()
+    return received
+
+
+@pytest.mark.parametrize(("mode", "refused"), [("required", True), ("optional", False)])
+async def test_plain_text_is_refused_only_where_tls_is_required(
+    serving: Serving, mode: Tls, refused: bool
+) -> None:
+    await serving.start(mode)
+    assert (m.U32.pack(c.REP_ERR_TLS_REQD) in await _plain(serving)) == refused
+
+
+async def test_disconnecting_says_goodbye_in_tls(serving: Serving) -> None:
+    await serving.start()
+    secure = await serving.client()
+    await secure.go("data")
+    secure.nbd.disconnect()
+    secure.writer.write(secure.nbd.data_to_send())
+    assert await secure.closed()
+
+
+async def test_garbage_instead_of_tls_closes_the_connection(serving: Serving) -> None:
+    await serving.start()
+    reader, writer = await asyncio.open_connection(HOST, serving.address.port)
+    writer.write(m.CLIENT_FLAGS.pack(3) + STARTTLS)
+    await reader.readexactly(len(m.greeting(0)) + len(m.option_reply(c.OPT_STARTTLS, c.REP_ACK)))
+    writer.write(b"\x00" * 100)
+    await reader.read()
+    writer.close()
+
+
+async def test_a_connection_ends_with_its_certificate(
+    serving: Serving, backend: MemoryBackend
+) -> None:
+    await serving.start()
+    soon = datetime.now(UTC) + timedelta(seconds=2)
+    secure = await serving.client(expires=soon)
+    await secure.go("data")
+    assert await secure.closed()
+    assert datetime.now(UTC) >= soon.replace(microsecond=0)
+    await eventually(lambda: backend.volumes["data"].connections == 0)
+
+
+async def test_a_clock_that_is_set_is_noticed() -> None:
+    clock, ended = [100.0], asyncio.Event()
+    expiry = Expiry(asyncio.get_running_loop(), 100.02, ended.set, lambda: clock[0])
+    await asyncio.sleep(0)
+    assert not ended.is_set()
+    clock[0] = 200.0
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await ended.wait()
+    expiry.cancel()
+
+
+def test_handshakes_take_turns() -> None:
+    turns = Turns(per_second=10)
+    assert [turns.wait_s(5.0) for _ in range(3)] == pytest.approx([0, 0.1, 0.2])
+    assert turns.wait_s(60.0) == 0
