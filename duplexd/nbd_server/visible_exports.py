@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from duplexd.nbd_server.shared import Server
     from duplexd.net.allow import Caller
 
-_WRITABLE = c.FLAG_SEND_TRIM | c.FLAG_SEND_WRITE_ZEROES
-_READ_ONLY_FLAGS = EXPORT_FLAGS & ~_WRITABLE | c.FLAG_READ_ONLY
-
 
 class VisibleExports:
     """Of one connection. `caller` and `listener` may be replaced."""
