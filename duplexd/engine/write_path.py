@@ -4,9 +4,9 @@ All changes of one wake-up of a connection come in one call. If nothing is in th
 a running batch, earlier changes) they become a batch at once; this is the fast path. Otherwise the
 changes wait: in the queue, or, if a lease holds their volume, at its gate. Their payloads stay in
 the receive buffer, which the connection keeps for them or copies. A waiting change has no number
-yet and was never acknowledged, so it is dropped with its connection. That loses nothing, and it is
-required: a client that gave up on the change may send it again over another connection, and the
-stale one must not overwrite what came after.
+yet and was never acknowledged, so it is dropped with its connection (`waiting.py`). That loses
+nothing, and it is required: a client that gave up on the change may send it again over another
+connection, and the stale one must not overwrite what came after.
 
 Order: the queue is first in, first out over all volumes. A gate keeps the order of its volume, and
 changes that several gates release continue in their order of arrival.
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, cast
 from duplexd.backend import TRIM, WRITE, Change, Client
 from duplexd.core.pair import PairChange
 from duplexd.engine.batch import Batch
+from duplexd.engine.waiting import GONE, Waiting
 from duplexd.journal.format import RECORD_HEADER_BYTES
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class WritePath:
         self._limits = limits
         self._queue: deque[PairChange] = deque()
         self._gates: dict[int, Gate] = {}  # that are closed, by volume number
+        self._waiting = Waiting()
         self.batches = 0
 
     # ------------------------------------------------------------------ what the server calls
@@ -105,14 +107,16 @@ class WritePath:
 
     def disconnected(self, client: Client) -> None:
         """See `Backend`."""
+        waiting = self._waiting
+        waiting.leave(client)
+        if 2 * waiting.gone > self._count_waiting():
+            self._queue = deque(change for change in self._queue if change.client is not GONE)
+            for gate in self._gates.values():
+                gate.waiting = [each for each in gate.waiting if each.change.client is not GONE]
+            waiting.gone = 0
 
-        def theirs(change: PairChange) -> bool:
-            owner = change.client
-            return owner is client or (type(owner) is Joined and owner.origin is client)
-
-        self._queue = deque(change for change in self._queue if not theirs(change))
-        for gate in self._gates.values():
-            gate.waiting = [arrival for arrival in gate.waiting if not theirs(arrival.change)]
+    def _count_waiting(self) -> int:
+        return len(self._queue) + sum(len(gate.waiting) for gate in self._gates.values())
 
     # ------------------------------------------------------------------------ queue and gates
 
@@ -124,11 +128,12 @@ class WritePath:
     def _enqueue(self, change: PairChange) -> None:
         gate = self._gates.get(change.volume.id)
         if gate is None:
-            self._queue.extend(self._parts(change))
+            self._queue.extend(self._noted_parts(change))
         elif gate.error:
             self._refuse([change], gate.error)
         else:
             gate.waiting.append(Arrival(self._clock.monotonic(), change))
+            self._waiting.note(change.client, change)
 
     def refuse_volume(self, pair: Pair, error: int) -> None:
         """From now on every change of this volume gets `error`, an errno; those that wait, too."""
@@ -179,7 +184,7 @@ class WritePath:
                 freed += self._gates.pop(pair.id).waiting
         freed.sort(key=lambda arrival: arrival.at)
         for arrival in freed:
-            self._queue.extend(self._parts(arrival.change))
+            self._queue.extend(self._noted_parts(arrival.change))
         if freed:
             self.kick_soon()
         return waited
@@ -196,11 +201,20 @@ class WritePath:
             size, limit = record_bytes(taken), self.batch_bytes_max()
             while self._queue and (size := size + record_bytes([self._queue[0]])) <= limit:
                 taken.append(self._queue.popleft())
-            if not self._start(taken):
+            if self._waiting.gone:
+                taken = self._without_gone(taken)
+            if taken and not self._start(taken):
                 return
         if self._queue:
             queued, self._queue = list(self._queue), deque()
             self._refuse(queued, admission.refusal)
+        if not self._gates:
+            self._waiting.clear()  # nothing waits
+
+    def _without_gone(self, taken: list[PairChange]) -> list[PairChange]:
+        left = [change for change in taken if change.client is not GONE]
+        self._waiting.gone = max(0, self._waiting.gone - (len(taken) - len(left)))
+        return left
 
     def batch_bytes_max(self) -> int:
         """How many bytes of journal a batch may take."""
@@ -241,7 +255,7 @@ class WritePath:
         return True
 
     def _postpone(self, changes: list[PairChange], too_big: bool) -> None:
-        parts = [part for change in changes for part in self._parts(change)]
+        parts = [part for change in changes for part in self._noted_parts(change)]
         self._queue.extendleft(reversed(parts))
         if too_big:
             self.kick_soon()  # it is taken in several batches
@@ -357,6 +371,15 @@ class WritePath:
                 PairChange(joined, 0, change.volume, WRITE, offset, length, data, change.fua)
             )
         return pieces
+
+    def _noted_parts(self, change: PairChange) -> list[PairChange]:
+        """Its `_parts`, which are going to wait."""
+        client, parts = change.client, self._parts(change)
+        if type(client) is Joined:
+            client = client.origin
+        for part in parts:
+            self._waiting.note(client, part)
+        return parts
 
 
 def record_bytes(changes: Sequence[Change]) -> int:

@@ -303,6 +303,35 @@ async def test_the_parts_of_a_long_write_go_with_their_client() -> None:
     parts.workers.finish_all()
 
 
+@pytest.mark.parametrize("gated", [False, True])
+async def test_a_client_that_goes_costs_what_is_its_own(gated: bool) -> None:
+    """Each of many looks at its own changes, not at what all others have queued."""
+    parts = Parts()
+    if gated:
+        parts.write_path.close_gates([parts.pair("data")])
+    else:
+        parts.send("wal", 0, bytes(9 * KIB))
+    clients = [Peer() for _ in range(100)]
+    for client in clients:
+        for number in range(20):
+            parts.send("data", number * 512, b"x", peer=client)
+    waiting = parts.write_path._waiting
+
+    def leave(client: Peer) -> int:
+        before = waiting.gone
+        parts.write_path.disconnected(client)
+        return 20 if waiting.gone == before + 20 else 2000
+
+    looks = sum(leave(client) for client in clients)
+    assert looks < 100 * 20 + 10 * 2000
+    if gated:
+        assert parts.write_path.open_gates([parts.pair("data")]) == []
+    parts.workers.finish_all()
+    await turns()
+    assert all(client.answers == [] for client in clients)
+    assert parts.content("data", 0, 1) == (bytes(1), bytes(1))
+
+
 # -------------------------------------------------------------------------------- refusals
 
 
