@@ -2,11 +2,11 @@
 
 A client's waiting changes are anywhere in the queue and at the gates. Looking through all of that
 for each client that leaves costs clients x changes: some hundred that leave together would stop the
-loop for a minute. So its changes are found here, and are only marked as *gone* where they wait: their
-payload is freed, they have a client that takes no answer, and they are skipped when their turn comes.
-What is marked is taken out once half of all that waits is, so that costs no more than marking it did.
+loop for a minute. So its changes are found here, and only marked as *gone* where they wait: their
+payload is freed, their client takes any answer, and they are skipped when their turn comes. What is
+marked is taken out once it is half of all that waits, so that costs no more than marking it did.
 
-The lists here are not kept exact, for the same reason: what has begun is dropped from them when they
+The lists here are not exact, for the same reason: what has begun is dropped from them when they
 have doubled.
 """
 

@@ -35,7 +35,7 @@ def backend() -> MemoryBackend:
 @pytest.fixture
 def limits() -> NbdLimits:
     """Every byte is counted. A test that wants other limits overrides this by `parametrize`."""
-    return NbdLimits(connection_uncounted_bytes_max=0)
+    return NbdLimits(connection_share_bytes=0, request_bytes=0)
 
 
 @pytest_asyncio.fixture
