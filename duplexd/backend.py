@@ -29,6 +29,7 @@ class Change:
     """
 
     __slots__ = (
+        "__weakref__",
         "allocate",
         "begun",
         "client",

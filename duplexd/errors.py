@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from duplexd.printable import printable
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -121,4 +123,5 @@ def error_of(problem: Mapping[str, object], where: str = "") -> DuplexdError:
     code = problem.get("exit_code")
     error = _BY_EXIT_CODE.get(code, DuplexdError) if isinstance(code, int) else DuplexdError
     text = problem.get("detail") or problem.get("title") or "the daemon gave no reason; see its log"
-    return error(f"{where}: {text}" if where else str(text))
+    text = printable(str(text))  # it comes from another machine, and is one line
+    return error(f"{where}: {text}" if where else text)

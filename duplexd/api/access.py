@@ -46,6 +46,12 @@ class Peer(NamedTuple):
     pid: int = -1
     name: str = ""
     role: Role = Role.NONE
+    owns: bool = False  # root, or the daemon's own user
+
+    @property
+    def who(self) -> object:
+        """Whose connections these are: a user of this machine, or the name of a certificate."""
+        return self.name or self.uid
 
     @property
     def owner(self) -> str:
@@ -67,9 +73,14 @@ class Access:
                 tls.operate, Role.OPERATE
             )
 
+    def owns(self, uid: int) -> bool:
+        """Whether this is root, or the daemon's own user."""
+        return uid in self._owners
+
     def local(self, uid: int, gid: int, pid: int) -> Peer:
         """A process that the mode of the Unix socket let through."""
-        return Peer(uid, gid, pid, role=Role.OPERATE if uid in self._owners else self._group_role)
+        owns = uid in self._owners
+        return Peer(uid, gid, pid, role=Role.OPERATE if owns else self._group_role, owns=owns)
 
     def remote(self, certificate: Mapping[str, Any]) -> Peer:
         """The holder of a verified certificate, as `ssl` shows it: the best role of its names."""

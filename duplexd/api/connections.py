@@ -1,8 +1,15 @@
 """All connections of the HTTP API, over the Unix socket and TLS: how many, and how they end.
 
-There is one limit for both, of which a part is kept for the Unix socket: clients over TLS must not
-be able to lock the administrator of this machine out. Each hold has a connection of its own, so the
-limit is above that of leases.
+There is one limit for both. Parts of it are kept, so that nobody locks out those who have more to
+say; each hold has a connection of its own, so the limit is above that of leases.
+
+| peer | of `connections_max` are kept for others | all of its kind | one of them |
+|---|---|---|---|
+| root, the daemon's user | none | | |
+| operator on the Unix socket | `owner_connections_min` | | |
+| operator over TLS | `local_connections_min` | | |
+| observer | the same | `observers_max` | `observer_connections_max` |
+| certificate without a role | the same | `roleless_max` | `roleless_connections_max` |
 """
 
 from __future__ import annotations
@@ -10,7 +17,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from duplexd.api.access import Role
 from duplexd.api.http_connection import Connection
+from duplexd.api.lanes import Lanes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +38,7 @@ class Connections:
         self.application = application
         self.access = access
         self.limits = limits
+        self.lanes = Lanes(limits)
         self._open: set[Connection] = set()
         self._none_left = asyncio.Event()
         self._none_left.set()
@@ -45,16 +55,31 @@ class Connections:
 
     # ------------------------------------------------------------------- what connections call
 
-    def limit_for(self, peer: Peer) -> int:
-        """How many connections there may be with this one. Over TLS every peer has a name."""
-        limits = self.limits
-        return limits.connections_max - (limits.local_connections_min if peer.name else 0)
-
-    def add(self, connection: Connection, limit: int) -> bool:
-        """Note an open connection; False if it is one too many."""
+    def add(self, connection: Connection) -> str:
+        """Note an open connection; why it is one too many, or ""."""
         self._open.add(connection)
         self._none_left.clear()
-        return len(self._open) <= limit
+        for count, limit, name in self._counts(connection.peer):
+            if count > limit:
+                return f"{limit} connections are open ({name}); close some and try again"
+        return ""
+
+    def _counts(self, peer: Peer) -> Iterator[tuple[int, int, str]]:
+        """How many are open, how many may be, and the name of that limit. See the table above."""
+        limits = self.limits
+        kept = limits.local_connections_min if peer.name else limits.owner_connections_min
+        left = limits.connections_max - (0 if peer.owns else kept)
+        yield len(self._open), left, "connections_max"
+        if peer.role is Role.OPERATE:
+            return
+        alike = [each.peer for each in self._open if each.peer.role is peer.role]
+        same = sum(each.who == peer.who for each in alike)
+        if peer.role is Role.OBSERVE:
+            yield same, limits.observer_connections_max, "observer_connections_max"
+            yield len(alike), limits.observers_max, "observers_max"
+        else:
+            yield same, limits.roleless_connections_max, "roleless_connections_max"
+            yield len(alike), limits.roleless_max, "roleless_max"
 
     def remove(self, connection: Connection) -> None:
         """Forget one that is closed."""

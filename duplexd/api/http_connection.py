@@ -6,7 +6,7 @@ hold that ends the moment its owner's socket does, the head and first line of an
 while gates are closed: with uvicorn that took nine overridden methods on its internals; aiohttp can
 do some of it, and costs duplexctl 0.2 s of imports when its client is used too.
 
-    idle -> a request begins -> it is complete -> a task answers it -> idle
+    idle -> a request begins -> it is complete -> a task waits for its turn, answers it -> idle
              too late: 408                        the peer goes: an answer that lasts is cancelled
                                                   the peer sends more while it lasts: cut off
 
@@ -24,9 +24,11 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from duplexd.api import problems, wire
 from duplexd.api.access import Access, Peer
+from duplexd.api.lanes import BusyError
 from duplexd.api.responses import LINES_TYPE, Lines, Slow, encode
 
 if TYPE_CHECKING:
+    from duplexd.api.lanes import Lanes, Turn
     from duplexd.api.routing import Application
     from duplexd.limits import ApiLimits
 
@@ -40,9 +42,16 @@ def peer_of(transport: asyncio.BaseTransport, access: Access) -> Peer:
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family != socket.AF_UNIX:
         return Peer()
-    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    pid, uid, gid = _UCRED.unpack(credentials)
+    pid, uid, gid = credentials(sock)
     return access.local(uid, gid, pid)
+
+
+def credentials(sock: socket.socket) -> tuple[int, int, int]:
+    """Process, user and group at the other end of a Unix socket, when it connected."""
+    pid, uid, gid = _UCRED.unpack(
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    )
+    return pid, uid, gid
 
 
 class Shared(Protocol):
@@ -51,12 +60,10 @@ class Shared(Protocol):
     application: Application
     access: Access
     limits: ApiLimits
+    lanes: Lanes
 
-    def limit_for(self, peer: Peer) -> int:
-        """How many connections there may be with one of this peer."""
-
-    def add(self, connection: Connection, limit: int) -> bool:
-        """Note an open connection; False if it is one too many."""
+    def add(self, connection: Connection) -> str:
+        """Note an open connection; why it is one too many, or ""."""
 
     def remove(self, connection: Connection) -> None:
         """Forget one that is closed."""
@@ -71,6 +78,8 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._reader = wire.RequestReader(shared.limits)
         self._task: asyncio.Task[None] | None = None
+        self._turn: Turn | None = None  # of the loop, until the loop's work for a request is done
+        self._waits = False  # for such a turn
         self._lasting = False  # the answer ends when its reader goes, who may send nothing more
         self._timer: asyncio.TimerHandle | None = None
         self._writable = asyncio.Event()
@@ -86,9 +95,7 @@ class Connection(asyncio.Protocol):
         """See asyncio. By the roles of now: a reload may have come during a TLS handshake."""
         self._transport = cast("asyncio.Transport", transport)
         self.peer = peer_of(transport, self._shared.access)
-        limit = self._shared.limit_for(self.peer)
-        if not self._shared.add(self, limit):
-            detail = f"{limit} connections are open (connections_max); close some and try again"
+        if detail := self._shared.add(self):
             self._refuse(wire.HttpError(503, detail))
         else:
             self._wait_for_request()
@@ -109,7 +116,7 @@ class Connection(asyncio.Protocol):
         self._last = True
         self._writable.set()
         self._stop_timer()
-        if self._lasting and self._task is not None:
+        if (self._lasting or self._waits) and self._task is not None:
             self._task.cancel()
         self._shared.remove(self)
 
@@ -166,6 +173,7 @@ class Connection(asyncio.Protocol):
             finished = True
         finally:
             self._task, self._lasting = None, False
+            self._end_turn()
             if not finished:
                 self._transport.abort()
             elif self._last:
@@ -214,6 +222,8 @@ class Connection(asyncio.Protocol):
         if request.error is not None:
             self._refuse(request.error)
             return
+        if not await self._take_turn(request):
+            return
         answer = await self._shared.application(self, request)
         if isinstance(answer, wire.Answer):
             self._send(request, answer)
@@ -222,6 +232,25 @@ class Connection(asyncio.Protocol):
             self._send(request, wire.Answer(200, answer.media_type, b""))
         else:
             await self._last_long(request, answer)
+
+    async def _take_turn(self, request: wire.Request) -> bool:
+        """Wait for a turn of the loop (`lanes.py`); False if that took too long: it is answered."""
+        request.asked_at = self._loop.time()
+        self._waits = True
+        try:
+            self._turn = await self._shared.lanes.enter(self.peer, request.method, request.path)
+        except BusyError as error:
+            retry = (("retry-after", error.retry_after),)
+            self._send(request, problems.respond(error.status, error.detail, retry))
+            return False
+        finally:
+            self._waits = False
+        return True
+
+    def _end_turn(self) -> None:
+        if self._turn is not None:
+            self._turn.leave()
+            self._turn = None
 
     def _send(self, request: wire.Request, answer: wire.Answer) -> None:
         self._last |= not request.keep_alive
@@ -239,6 +268,15 @@ class Connection(asyncio.Protocol):
         else:
             await self._send_lines(request, answer)
 
+    async def _read_by_peer(self) -> None:
+        """Wait until the peer has taken what was sent; it is cut off if that takes too long."""
+        if not self._writable.is_set():
+            try:
+                async with asyncio.timeout(self._limits.unread_seconds_max):
+                    await self._writable.wait()
+            except TimeoutError:
+                self._transport.abort()
+
     async def _send_lines(self, request: wire.Request, answer: Lines) -> None:
         """Newline-delimited JSON. The head goes out together with the first line, in one write.
 
@@ -253,7 +291,8 @@ class Connection(asyncio.Protocol):
                 async for line in lines:
                     self._write(pending + frame(encode(line) + b"\n"))
                     pending = b""
-                    await self._writable.wait()
+                    self._end_turn()
+                    await self._read_by_peer()
         except Exception as error:  # noqa: BLE001 - a bug costs its own answer, and is logged
             problem = problems.problem_of(error)
             if pending:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from duplexd.api import problems
+from duplexd.api.lanes import once_a_turn
+from duplexd.api.responses import encode
 from duplexd.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ M = TypeVar("M", bound=BaseModel)
 class Context:
     """What the endpoints work with."""
 
-    __slots__ = ("actions", "limits", "ready", "scrape")
+    __slots__ = ("actions", "limits", "ready", "scrape", "whole_status")
 
     def __init__(
         self,
@@ -36,6 +38,8 @@ class Context:
         self.limits = limits
         self.scrape = scrape  # see `scrape.Scrape.prepare`
         self.ready = ready
+        # of all volumes, for whoever asked at that time; see `lanes.once_a_turn`
+        self.whole_status = once_a_turn(lambda: encode(actions.status()))
 
 
 class Link(Protocol):

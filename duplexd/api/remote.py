@@ -2,8 +2,10 @@
 
 Clients that have not shown a certificate yet are bounded: so many handshakes at once and in a
 second, so many seconds each, since each costs the loop that serves volumes a millisecond or two.
-Further clients wait in the kernel's queue and cost nothing. That is why sockets are accepted here
-and not by `loop.create_server(ssl=...)`, which begins every handshake at once.
+Further clients wait in the lobby (`lobby.py`), where silent ones stay. If all places are taken, a
+handshake that has lasted for a second or more gives way: its client does not go on. That is why
+sockets are accepted here and not by `loop.create_server(ssl=...)`, which begins every handshake at
+once.
 """
 
 from __future__ import annotations
@@ -12,9 +14,13 @@ import asyncio
 import contextlib
 import socket
 import ssl
+from asyncio import FIRST_COMPLETED
 from typing import TYPE_CHECKING
 
 import structlog
+
+from duplexd.api.lobby import Lobby
+from duplexd.runtime.log import Seldom
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -22,9 +28,10 @@ if TYPE_CHECKING:
     from duplexd.limits import ApiLimits
 
 ACCEPT_PAUSE_SECONDS = 0.1  # after an accept that failed: no descriptors left, mostly
+GIVES_WAY_SECONDS = 0.05  # for a handshake that is broken off to end
 KEEPALIVE_PROBES = 3
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.api")
+log = Seldom(structlog.get_logger("duplexd.api"))
 
 
 class Remote:
@@ -44,41 +51,67 @@ class Remote:
         self._sockets = sockets
         self._factory = factory
         self._limits = limits
-        self._places = asyncio.Semaphore(limits.handshakes_max)
+        self._lobby = Lobby(limits)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._shaking: dict[asyncio.Task[None], float] = {}  # since when, oldest first
 
     def start(self) -> None:
         for sock in self._sockets:
             self._run(self._accept_forever(sock))
+        self._run(self._begin_forever())
 
     async def close(self) -> None:
         """Accept no client, break off handshakes. Connections stay."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._lobby.close()
         for sock in self._sockets:
             sock.close()
 
-    def _run(self, work: Coroutine[None, None, None]) -> None:
+    def _run(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name="control over TLS")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _accept_forever(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await self._places.acquire()
             try:
                 client, address = await loop.sock_accept(sock)
-            except BaseException as error:
-                self._places.release()
-                if not isinstance(error, OSError):
-                    raise
+            except OSError as error:
                 log.error("cannot accept a control connection", error=error.strerror or str(error))
                 await asyncio.sleep(ACCEPT_PAUSE_SECONDS)
             else:
-                self._run(self._shake_hands(client, address))
-                await asyncio.sleep(1 / self._limits.handshakes_per_second_max)
+                self._lobby.add(client, address)
+                await asyncio.sleep(1 / self._accepts_per_second)
+
+    @property
+    def _accepts_per_second(self) -> int:
+        """While more are ready than can be served, as many as are: so who comes is served next."""
+        limits = self._limits
+        crowded = self._lobby.ready >= limits.handshakes_max
+        return limits.handshakes_per_second_max if crowded else limits.accepts_per_second_max
+
+    async def _begin_forever(self) -> None:
+        while True:
+            await self._place()
+            guest = await self._lobby.next()
+            task = self._run(self._shake_hands(guest.sock, guest.address))
+            self._shaking[task] = asyncio.get_running_loop().time()
+            task.add_done_callback(self._shaking.pop)
+            await asyncio.sleep(1 / self._limits.handshakes_per_second_max)
+
+    async def _place(self) -> None:
+        """Return when there is a place for a handshake. The oldest gives way, if it may."""
+        while len(self._shaking) >= self._limits.handshakes_max:
+            oldest, since = next(iter(self._shaking.items()))
+            left_s = since + self._limits.handshake_seconds_min - asyncio.get_running_loop().time()
+            if left_s <= 0:
+                oldest.cancel()
+            seconds = max(left_s, GIVES_WAY_SECONDS)
+            await asyncio.wait(self._shaking, timeout=seconds, return_when=FIRST_COMPLETED)
 
     async def _shake_hands(self, client: socket.socket, address: tuple[str, int]) -> None:
         try:
@@ -96,8 +129,6 @@ class Remote:
                 address=f"{address[0]} port {address[1]}",
                 reason=reason(error),
             )
-        finally:
-            self._places.release()
 
 
 def reason(error: OSError) -> str:

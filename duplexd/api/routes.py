@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import cache
 from typing import TYPE_CHECKING
 
 from duplexd.api import access, problems
@@ -54,7 +55,9 @@ METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 
 
 async def get_status(context: Context, call: Call) -> Answer:
-    return answer(context.actions.status(call.query.get("target", [])))
+    if targets := call.query.get("target", []):
+        return answer(context.actions.status(targets))
+    return Answer(200, JSON_TYPE, context.whole_status(call.request.asked_at))
 
 
 async def post_quiesce(context: Context, call: Call) -> Lines:
@@ -131,7 +134,13 @@ async def get_readyz(context: Context, _call: Call) -> Answer:
 
 
 async def get_openapi(_context: Context, _call: Call) -> Answer:
-    return Answer(200, JSON_TYPE, json.dumps(document(ROUTES)).encode())
+    return Answer(200, JSON_TYPE, _openapi())
+
+
+@cache
+def _openapi() -> bytes:
+    """Once: it takes the loop as long as a status of many volumes."""
+    return json.dumps(document(ROUTES)).encode()
 
 
 _TARGET_QUERY = {"target": {"type": "array", "items": {"type": "string"}}}

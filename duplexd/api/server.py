@@ -25,10 +25,12 @@ from duplexd.api.actions import Actions
 from duplexd.api.connections import Connections
 from duplexd.api.histogram import LoopLag
 from duplexd.api.http_request import Context
+from duplexd.api.local import Local
 from duplexd.api.remote import Remote
 from duplexd.api.routes import ROUTES
 from duplexd.api.routing import application
 from duplexd.api.scrape import Scrape
+from duplexd.known import known
 from duplexd.net import listen, tls
 from duplexd.net.address import UnixAddress
 from duplexd.net.allow import group_id
@@ -65,7 +67,7 @@ class Listening:
 
     connections: Connections
     bound: listen.BoundSocket
-    local: asyncio.AbstractServer
+    local: Local
     context: ssl.SSLContext | None
     remote: Remote | None = None
 
@@ -107,14 +109,12 @@ class ControlServer:
     @property
     def connections(self) -> Connections:
         """Those that are open."""
-        assert self._listening is not None, "start comes first"
-        return self._listening.connections
+        return known(self._listening, "start comes first").connections
 
     @property
     def actions(self) -> Actions:
         """The door into the controller."""
-        assert self._serving is not None, "serve comes first"
-        return self._serving.actions
+        return known(self._serving, "serve comes first").actions
 
     async def start(self) -> None:
         """Listen on the Unix socket.
@@ -129,9 +129,9 @@ class ControlServer:
         bound = self._passed or listen.bind(address, "control.socket", group, make_parents=True)[0]
         application = self._starting.application(self._lag)
         connections = Connections(application, admission.access, self._limits)
-        local = await asyncio.get_running_loop().create_unix_server(
-            connections.make, sock=bound.sock, backlog=listen.LISTEN_BACKLOG
-        )
+        access = admission.access
+        local = Local(bound.sock, connections.make, access.owns, self._limits)
+        local.start()
         self._listening = Listening(connections, bound, local, admission.context)
         self._lag.start()
 
@@ -183,7 +183,7 @@ class ControlServer:
         if listening is None:
             return
         listening.bound.remove_file()
-        listening.local.close()
+        await listening.local.close()
         if listening.remote is not None:
             await listening.remote.close()
         await listening.connections.stop()

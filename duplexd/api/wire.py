@@ -39,9 +39,10 @@ class HttpError(Exception):
 class Request:
     """One request, whole. `target` is what the client sent; the path is quoted in it."""
 
-    __slots__ = ("body", "chunked", "error", "keep_alive", "method", "target")
+    __slots__ = ("asked_at", "body", "chunked", "error", "keep_alive", "method", "target")
 
     def __init__(self) -> None:
+        self.asked_at = 0.0  # by the loop's clock, when its turn is waited for
         self.method = ""
         self.target = ""
         self.body = b""

@@ -1,36 +1,301 @@
-"""What an answer must hold, whichever controller gave it."""
+"""What an answer must hold, whichever controller gave it.
+
+Every answer is checked where it is received (`http.py`), by its route, before anything uses it. So
+no command of a group is built of what a member made up: the id of a cut that one member names goes
+into paths that others are asked for, and must be an id. What only a person reads is a text, and is
+escaped where it is shown. Optional fields are those that an earlier version does not send.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
+from duplexd.client.shapes import (
+    ShapeError,
+    each,
+    fields,
+    flag,
+    matching,
+    maybe,
+    number,
+    one_of,
+    text,
+    values,
+    whole,
+)
 from duplexd.errors import UnreachableError
 
 if TYPE_CHECKING:
-    from duplexd.client.http import Http
+    from duplexd.client.shapes import Check
     from duplexd.json_object import Json
 
 
-def need(answer: Json, link: Http, *keys: str) -> Any:
-    """A value that every version of duplexd gives that takes part in cuts of groups.
+class Sender(Protocol):
+    """Who answered: its name in the groups file, and what errors begin with."""
 
-    Raises UnreachableError.
-    """
-    value: object = answer
-    for key in keys:
-        if not isinstance(value, dict) or key not in value:
-            raise UnreachableError(
-                f"{link.prefix}an answer has no {'.'.join(keys)}; is it a duplexd of this version?"
+    name: str
+    prefix: str
+
+
+_BUCKETS = 1024  # more than a wait of a year has
+_TEXTS = each(text)
+
+
+def _bucket(value: object, where: str) -> None:
+    each(whole, 2)(value, where)
+    if isinstance(value, list) and value[0] >= _BUCKETS:
+        raise ShapeError(where, value[0], f"a bucket below {_BUCKETS}")
+
+
+CUT_ID = matching("[0-9a-f]{16}", "the id of a cut: 16 hexadecimal digits")
+VERDICT = one_of("consistent", "void")
+STATE = one_of("", "cut", "ready", "consistent", "void")
+CANARY = fields({"consistent": flag}, {"records": whole, "detail": text})
+HOLD = fields(
+    {"seconds_max": number, "writes_held": whole},
+    {
+        "p50_s": maybe(number),
+        "p99_s": maybe(number),
+        "held_s": maybe(number),
+        "hold_max_s": maybe(number),
+        "within_limit": maybe(flag),
+        "phases": maybe(values(fields({"seconds": number, "writes": whole}))),
+        "volumes": each(fields({"name": text}, {"count": whole, "max_s": number, "p50_s": number})),
+        "buckets": each(_bucket),
+    },
+)
+IMAGES = each(
+    fields({"name": text}, {"id": whole, "size": whole, "primary": text, "secondary": text})
+)
+JOURNAL = fields(
+    {}, {"directory": text, "identity": text, "crc": maybe(whole), "chain": maybe(whole)}
+)
+_CUT = {
+    "tag": text,
+    "verdict": maybe(VERDICT),
+    "group": maybe(text),
+    "members": _TEXTS,
+    "canary": maybe(CANARY),
+    "why": maybe(text),
+}
+CUT = fields({"id": CUT_ID, "sequence": whole, "time": number}, _CUT | {"state": maybe(STATE)})
+CUT_STATUS = fields(
+    {
+        "id": CUT_ID,
+        "controller": text,
+        "state": STATE,
+        "verdict": maybe(VERDICT),
+        "sequence": whole,
+        "time": number,
+        "volumes": _TEXTS,
+    },
+    _CUT | {"hold": maybe(HOLD), "images": IMAGES},
+)
+_MADE = {"controller": text, "sequence": whole, "time": number, "journal": JOURNAL}
+CUT_MADE = fields(_MADE)
+SUSPENDED = fields(
+    {"verdict": VERDICT, "cut": CUT_ID, "controllers": values(whole), "volumes": _TEXTS},
+    {
+        "tag": text,
+        "why": maybe(text),
+        "hold": maybe(HOLD),
+        "members": each(fields(_MADE | {"volumes": IMAGES})),
+        "already": flag,
+        "time": maybe(number),
+        "seconds": number,
+    },
+)
+LEASE = fields(
+    {"id": text},
+    {
+        "volumes": _TEXTS,
+        "owner": text,
+        "hold_s": number,
+        "remaining_s": maybe(number),
+        "fence": maybe(whole),
+        "cut": maybe(CUT_ID),
+    },
+)
+RELEASED = fields({"released": flag}, {"lease": maybe(text)})
+CONTROLLER = fields(
+    {"name": text},
+    {
+        "sequence": whole,
+        "failed": maybe(text),
+        "refused": maybe(text),
+        "starting": maybe(fields({"text": text})),
+        "version": maybe(text),
+        "group_protocol": maybe(whole),
+        "hold_max_s": maybe(number),
+        "nbd": _TEXTS,
+        "journal": fields(
+            {"used_bytes": whole, "size_bytes": whole, "oldest_sequence": whole},
+            {"waiting_s": number},
+        ),
+    },
+)
+SECONDARY = fields(
+    {},
+    {
+        "usable": flag,
+        "as_of_sequence": maybe(whole),
+        "as_of_time": maybe(number),
+        "cut": maybe(CUT),
+        "lag_bytes": whole,
+        "path": text,
+        "error": maybe(text),
+    },
+)
+VOLUME = fields(
+    {"name": text, "state": text},
+    {
+        "size": whole,
+        "reason": maybe(text),
+        "held": flag,
+        "connections": whole,
+        "secondary": maybe(SECONDARY),
+        "changed_bytes": whole,
+        "copy": maybe(
+            fields({"done_bytes": whole, "total_bytes": whole}, {"eta_s": maybe(number)})
+        ),
+        "served": flag,
+        "error": text,
+        "failing": values(text),
+        "swapped": flag,
+        "primary": maybe(fields({}, {"path": text, "error": maybe(text), "repaired_bytes": whole})),
+        "rebuild": maybe(fields({"possible": flag})),
+    },
+)
+STATUS = fields(
+    {"controller": CONTROLLER, "volumes": each(VOLUME)},
+    {
+        "groups": each(fields({"name": text, "volumes": _TEXTS}, {"state": maybe(text)})),
+        "leases": each(LEASE),
+        "cuts": each(CUT_STATUS),
+    },
+)
+LOST = fields(
+    {},
+    {
+        "records": maybe(whole),
+        "first": maybe(whole),
+        "last": maybe(whole),
+        "bytes": whole,
+        "since": maybe(number),
+    },
+)
+ROLES = fields(
+    {
+        "volumes": each(
+            fields(
+                {"name": text, "state": text, "primary": text},
+                {"reason": maybe(text), "secondary": maybe(text), "lost": maybe(LOST)},
             )
-        value = value[key]
-    return value
+        )
+    }
+)
+PROBLEM = fields({}, {"detail": text, "title": text, "exit_code": whole, "status": whole})
+REFUSED = each(fields({"name": text}, {"error": maybe(text)}))
+RESYNC = fields(
+    {"volumes": each(fields({"name": text, "how": text}))}, {"job": text, "refused": REFUSED}
+)
+_COPIED = fields(
+    {"name": text, "state": text},
+    {"reason": maybe(text), "error": maybe(text), "copied_bytes": whole, "eta_s": maybe(number)},
+)
+VERIFIED = fields(
+    {
+        "volumes": each(
+            fields(
+                {"name": text, "equal": flag},
+                {"compared_bytes": whole, "first_difference": maybe(whole), "why": maybe(text)},
+            )
+        )
+    }
+)
+
+# By method and path: "*" is one segment. The lines of a stream are by their `event`, too.
+ANSWERS: dict[tuple[str, str], Check] = {
+    ("GET", "/healthz"): fields({}, {"controller": maybe(text)}),
+    ("GET", "/readyz"): fields({}),
+    ("GET", "/v1/status"): STATUS,
+    ("GET", "/v1/cuts"): fields({"cuts": each(CUT_STATUS)}),
+    ("GET", "/v1/cuts/*"): CUT_STATUS,
+    ("POST", "/v1/cuts/*"): CUT_MADE,
+    ("POST", "/v1/cuts/*/open"): CUT_STATUS,
+    ("POST", "/v1/cuts/*/abort"): CUT_STATUS,
+    ("POST", "/v1/cuts/*/agree"): CUT_STATUS,
+    ("POST", "/v1/cuts/*/refuse"): CUT_STATUS,
+    ("POST", "/v1/cuts/*/grade"): CUT_STATUS,
+    ("POST", "/v1/cuts/*/release"): RELEASED,
+    ("POST", "/v1/leases/*/renew"): LEASE,
+    ("DELETE", "/v1/leases/*"): RELEASED,
+    ("POST", "/v1/suspend"): SUSPENDED,
+    ("POST", "/v1/resync"): RESYNC,
+    ("POST", "/v1/verify"): VERIFIED,
+    ("POST", "/v1/swap"): ROLES,
+    ("POST", "/v1/adopt"): ROLES,
+}
+LINES: dict[tuple[str, str], dict[str, Check]] = {
+    ("POST", "/v1/quiesce"): {
+        "held": fields({"lease": LEASE}),
+        "holding": fields({"remaining_s": number}),
+        "ended": fields({"reason": text, "verdict": VERDICT}),
+    },
+    ("POST", "/v1/resync"): {
+        "started": RESYNC,
+        "progress": fields({"volumes": each(_COPIED)}),
+        "done": fields({"volumes": each(_COPIED)}, {"ok": flag, "refused": REFUSED}),
+    },
+    ("POST", "/v1/verify"): {
+        "progress": fields({"name": text, "done_bytes": whole, "total_bytes": whole}),
+        "done": VERIFIED,
+    },
+    ("GET", "/v1/events"): {"state": fields({"status": STATUS})},
+}
+_LINE = fields({"event": text})
+_FAILED = fields({"problem": PROBLEM})
 
 
-def check_sender(answer: Json, link: Http) -> None:
+def pattern(path: str) -> str:
+    """The path of a request as the tables have it: what is named in it is a "*"."""
+    parts = path.partition("?")[0].split("/")
+    if parts[:2] == ["", "v1"] and parts[2:3] in (["cuts"], ["leases"]) and len(parts) > 3:
+        parts[3] = "*"
+    return "/".join(parts)
+
+
+def check_answer(method: str, path: str, answer: Json) -> None:
+    """Raises ShapeError. The answer of a route that is not in the table may be anything."""
+    check = ANSWERS.get((method, pattern(path)))
+    if check is not None:
+        check(answer, "")
+
+
+def check_line(method: str, path: str, line: Json) -> None:
+    """The same of a line of a stream. An event that is not known is left to its reader."""
+    _LINE(line, "")
+    event = line["event"]
+    by_event = LINES.get((method, pattern(path)), {})
+    check = _FAILED if event == "failed" else by_event.get(event)
+    if check is not None:
+        check(line, "")
+
+
+def check_sender(answer: Json, link: Sender) -> None:
     """Raises UnreachableError if another controller answers here: its vote is its own."""
-    real = need(answer, link, "controller")
+    real = answer["controller"]
     if real != link.name:
         raise UnreachableError(
             f"{link.prefix}controllers.{link.name} of the groups file leads to a controller that"
             f" calls itself {real!r}; correct its socket or url"
+        )
+
+
+def check_cut(answer: Json, link: Sender, cut_id: str) -> None:
+    """Raises UnreachableError if the answer is about another cut than the one that was named."""
+    if answer["id"] != cut_id:
+        raise UnreachableError(
+            f"{link.prefix}answers for cut {answer['id']!r} where cut {cut_id} was asked for;"
+            " is it a duplexd of this version?"
         )

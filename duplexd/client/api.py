@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
 from duplexd.client import outcomes, roles, status, survey
-from duplexd.client.answers import need
 from duplexd.client.http import Http
 from duplexd.client.results import (
     Cuts,
@@ -411,8 +410,7 @@ def _held(statuses: dict[str, Json], everything: bool, plain: bool) -> dict[str,
 
 def _titled(group: Group, link: Http, answer: Json) -> Json:
     """An answer about volumes, with these called as in targets."""
-    rows: list[Json] = need(answer, link, "volumes")
-    named = {"volumes": rows, "refused": answer.get("refused") or []}
+    named = {"volumes": answer["volumes"], "refused": answer.get("refused") or []}
     return answer | {
         key: [row | {"name": group.title(link.name, row["name"])} for row in each]
         for key, each in named.items()

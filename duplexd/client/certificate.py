@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import duplexd
 from duplexd.errors import DuplexdError, UsageError
+from duplexd.runtime import owned
 from duplexd.runtime.directory import replace_file
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def _place(path: str | Path) -> Path:
     And for what this process has open: who redirected its output does not mean that file to be
     replaced.
     """
+    owned.check_links(str(path))
     if _leads_through_descriptors(path):
         raise OSError(errno.EINVAL, "It is what a descriptor has open, not the name of a file")
     with suppress(FileNotFoundError):

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import httptools
 
+from duplexd.errors import UsageError
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -31,7 +33,7 @@ class NbdError(Exception):
 class Connection:
     """One connection: a request, its whole answer, then the next.
 
-    Raises what the socket and httptools raise.
+    Raises what the socket and httptools raise, and UsageError before anything was sent.
     """
 
     __slots__ = (
@@ -69,9 +71,8 @@ class Connection:
 
     async def send(self, method: str, path: str, body: Json | None) -> int:
         """The status of the answer, whose parts are read next. `path` is quoted already."""
-        assert path.isascii(), path
-        assert path.isprintable(), path
-        assert " " not in path, path
+        if not path.isascii() or not path.isprintable() or " " in path:
+            raise UsageError(f"{path!r} cannot be asked for: it is not quoted")
         data = b"" if body is None else json.dumps(body).encode()
         kind = "Content-Type: application/json\r\n" if data else ""
         head = (

@@ -10,19 +10,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import httptools
 
+from duplexd.client import answers
 from duplexd.client.connection import Connection, NbdError
+from duplexd.client.shapes import ShapeError
 from duplexd.errors import DuplexdError, ForbiddenError, TimedOutError, UnreachableError, error_of
+from duplexd.known import known
 from duplexd.limits import ClientLimits
 from duplexd.net import tls
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+    from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 
     from duplexd.config.groups import Place
     from duplexd.json_object import Json
@@ -30,10 +34,30 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 MAY_BE_DONE = "; it may still be done"  # what a request changes whose answer did not come
 _LIMITS = ClientLimits()
+_AGAIN_SECONDS = 0.01
 _OTHER_NAME = {62, 64}  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 # X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT and the like, X509_V_ERR_*_SELF_SIGNED_*
 _UNKNOWN_ISSUER = {2, 18, 19, 20, 21}
 _BROKEN = (OSError, EOFError, httptools.HttpParserError)
+
+
+async def _unix_socket(path: str) -> socket.socket:
+    """Connected. While many wait to be accepted the kernel has no room for one more, and asyncio
+    would take that for a connection.
+    """
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.setblocking(False)
+        while True:
+            try:
+                sock.connect(path)
+            except BlockingIOError:
+                await asyncio.sleep(_AGAIN_SECONDS)
+            else:
+                return sock
+    except BaseException:
+        sock.close()
+        raise
 
 
 def _doubt(method: str) -> str:
@@ -86,7 +110,10 @@ class Http:
         Raises TimedOutError after `timeout_s`; what the request does goes on.
         """
         async with self._asked(method, path, body, timeout_s) as connection:
-            return self._object(await self._whole(connection))
+            answer = self._object(await self._whole(connection))
+        with self._of_shape():
+            answers.check_answer(method, path, answer)
+        return answer
 
     async def call_patiently(self, method: str, path: str, body: Json | None = None) -> Json:
         """The same for a request without a time limit: the controller must give signs of life.
@@ -139,8 +166,10 @@ class Http:
                     raise self._strange("a line without an end")
                 for text in whole:
                     line = self._object(text)
-                    if line.get("event") == "failed":
-                        raise error_of(line.get("problem", {}), self.prefix.rstrip(": "))
+                    with self._of_shape():
+                        answers.check_line(method, path, line)
+                    if line["event"] == "failed":
+                        raise error_of(line["problem"], self.prefix.rstrip(": "))
                     yield line
 
     async def warm(self, count: int) -> None:
@@ -211,7 +240,8 @@ class Http:
 
     async def _refused(self, connection: Connection, status: int) -> DuplexdError:
         try:
-            return error_of(self._object(await self._whole(connection)), self.prefix.rstrip(": "))
+            problem = self._object(await self._whole(connection))
+            return error_of(problem, self.prefix.rstrip(": "))
         except UnreachableError:
             return UnreachableError(
                 f"{self.prefix}{self.place} answers with HTTP status {status} and no reason:"
@@ -227,6 +257,17 @@ class Http:
                     f"more than {self.limits.body_bytes_max} bytes (body_bytes_max)"
                 )
         return bytes(body)
+
+    @contextmanager
+    def _of_shape(self) -> Iterator[None]:
+        """Within, an answer is compared with what it must be. Raises UnreachableError."""
+        try:
+            yield
+        except ShapeError as error:
+            raise UnreachableError(
+                f"{self.prefix}{self.place} gave an answer that cannot be used: {error};"
+                " is it a duplexd of this version?"
+            ) from None
 
     def _object(self, data: bytes) -> Json:
         with suppress(ValueError, RecursionError):
@@ -272,10 +313,10 @@ class Http:
 
     async def _connected(self) -> Connection:
         if self._entry.socket is not None:
-            opened, host = await asyncio.open_unix_connection(self._entry.socket), "localhost"
+            sock = await _unix_socket(str(self._entry.socket))
+            opened, host = await asyncio.open_unix_connection(sock=sock), "localhost"
         else:
-            url = self._entry.url
-            assert url is not None, "checked by the groups file"
+            url = known(self._entry.url, "the groups file has a socket or a url")
             if url.tls and self._tls is None:
                 self._tls = tls.client_context(self._entry, f"controllers.{self.name}")
             where, host = url.where, url.where.authority

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from duplexd.client import protocol
-from duplexd.client.answers import check_sender, need
+from duplexd.client.answers import check_cut, check_sender
 from duplexd.errors import DuplexdError, LeaseLostError, UnreachableError
 from duplexd.limits import NAME_CHARACTERS_MAX
 
@@ -85,11 +85,10 @@ class Member:
         try:
             async with aclosing(link.lines("POST", "/v1/quiesce", body)) as lines:
                 async for line in lines:
-                    if line.get("event") == "held":
-                        self._held.set_result(need(line, link, "lease"))
-                    elif line.get("event") == "ended":
-                        verdict = need(line, link, "verdict")
-                        end = End(str(line.get("reason")), verdict == "consistent")
+                    if line["event"] == "held" and not self._held.done():
+                        self._held.set_result(line["lease"])
+                    elif line["event"] == "ended":
+                        end = End(line["reason"], line["verdict"] == "consistent")
         except DuplexdError as error:
             if not self._held.done():
                 self._held.set_exception(error)
@@ -135,7 +134,6 @@ class Member:
         }
         made = await self.link.call("POST", self._path(), body)
         self._check_sender(made)
-        need(made, self.link, "sequence")
         self.made = made | {"volumes": []}
 
     async def _open(self) -> str:
@@ -159,8 +157,6 @@ class Member:
         elif plan.lease is not None:
             body["lease"] = plan.lease
         answer = await self.link.call_patiently("POST", "/v1/suspend", body)
-        for key in ("verdict", "cut", "controllers", "volumes"):
-            need(answer, self.link, key)
         self.made, self.hold = answer, answer.get("hold")
         return str(answer["verdict"])
 
@@ -168,7 +164,7 @@ class Member:
         # a member that does not answer for so long has released by itself
         seconds = self._plan.hold_max_s
         answer = await self.link.call("POST", self._path("release"), {}, seconds)
-        if not need(answer, self.link, "released"):
+        if not answer["released"]:
             self.fault = LeaseLostError(f"{self.link.prefix}the hold had ended before")
 
     async def _release_lease(self) -> None:
@@ -179,7 +175,7 @@ class Member:
         seconds, ours = self.link.limits.release_seconds_max, False
         with suppress(DuplexdError):
             answer = await self.link.call("DELETE", path, None, seconds)
-            ours = bool(answer.get("released"))
+            ours = bool(answer["released"])
         ended, _ = await asyncio.wait((self._end,), timeout=seconds)
         end = self._end.result() if ended else End("no answer to its release", False)
         self.end_reason = BY_ANOTHER if end.reason == "released" and not ours else end.reason
@@ -192,16 +188,16 @@ class Member:
 
     def _vote(self, answer: Json) -> str:
         self._check_sender(answer)
-        self.standing = need(answer, self.link, "volumes")
-        return str(need(answer, self.link, "state"))
+        check_cut(answer, self.link, self._plan.cut_id)
+        self.standing = answer["volumes"]
+        return str(answer["state"])
 
     def _check_sender(self, answer: Json) -> None:
         if not self._plan.alone:  # one alone may have any name
             check_sender(answer, self.link)
 
     def _named_lease(self) -> Json:
-        link = self.link
-        return {"lease": need(self.lease, link, "id"), "fence": need(self.lease, link, "fence")}
+        return {"lease": self.lease["id"], "fence": self.lease["fence"]}
 
     def _path(self, what: str = "") -> str:
         return f"/v1/cuts/{self._plan.cut_id}" + (f"/{what}" if what else "")

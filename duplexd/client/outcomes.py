@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from duplexd.client import survey
-from duplexd.client.answers import check_sender, need
+from duplexd.client.answers import check_cut, check_sender
 from duplexd.client.results import Cut
 from duplexd.core.cut_states import CONSISTENT, NONE, VOID
 from duplexd.errors import NotFoundError, UndecidedError
@@ -43,7 +43,9 @@ async def _ask_one(link: Http, cut: str) -> list[Json]:
         answer = await link.call("GET", path, timeout_s=link.limits.answer_seconds_max)
     except NotFoundError:
         return []
-    cuts: list[Json] = [answer] if cut else need(answer, link, "cuts")
+    cuts: list[Json] = [answer] if cut else answer["cuts"]
+    if cut:
+        check_cut(answer, link, cut)
     if not link.any_name:
         for each in cuts:
             check_sender(each, link)

@@ -106,7 +106,8 @@ class Round:
 
     def suspend(self) -> list[Send]:
         """Begin with the cut: one member alone needs no hold for it."""
-        assert self.alone, self.members
+        if not self.alone:
+            raise ValueError(f"only one member alone needs no hold, these are {self.members}")
         return self._enter(SUSPENDING)
 
     def cut(self) -> list[Send]:

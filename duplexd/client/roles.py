@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from duplexd.client import survey
-from duplexd.client.answers import need
 from duplexd.client.results import Roles
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ async def change(group: Group, links: Mapping[str, Http], path: str, options: Js
         volumes=[
             row | {"name": group.title(name, row["name"])}
             for name, answer in done.items()
-            for row in need(answer, links[name], "volumes")
+            for row in answer["volumes"]
         ],
         failed={name: str(error) for name, error in errors.items()},
         exit_codes={name: error.exit_code for name, error in errors.items()},

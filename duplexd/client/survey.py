@@ -13,7 +13,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlencode
 
-from duplexd.client.answers import need
 from duplexd.client.http import MAY_BE_DONE
 from duplexd.errors import (
     ConfigurationError,
@@ -92,8 +91,6 @@ async def _status(link: Http, targets: Iterable[str]) -> Json:
     query = urlencode([("target", target) for target in targets])
     path = "/v1/status" + ("?" + query if query else "")
     status = await link.call("GET", path, timeout_s=link.limits.answer_seconds_max)
-    need(status, link, "controller", "name")
-    need(status, link, "volumes")
     if starting := status["controller"].get("starting"):  # it says nothing of volumes yet
         raise UnreachableError(f"{link.prefix}the daemon is not ready: {starting['text']}")
     return status
@@ -118,7 +115,7 @@ async def ask_names(links: Links) -> tuple[dict[str, Json], dict[str, DuplexdErr
 
 async def _identity(link: Http) -> Json:
     answer = await link.call("GET", "/healthz", timeout_s=link.limits.answer_seconds_max)
-    if "controller" not in answer:  # of a version that says it in its status only
+    if answer.get("controller") is None:  # of a version that says it in its status only
         return await _status(link, ())
     return {"controller": {"name": answer["controller"]}}
 
@@ -195,7 +192,7 @@ def check_names(statuses: Mapping[str, Json], links: Links) -> None:
 def misplaced(statuses: Mapping[str, Json], links: Links) -> dict[str, ConfigurationError]:
     """Those that are another controller than the groups file names: nothing they say counts."""
     names: dict[str, str] = {
-        name: need(status, links[name], "controller", "name")
+        name: status["controller"]["name"]
         for name, status in statuses.items()
         if not links[name].any_name
     }

@@ -6,6 +6,19 @@ lost; what was done under a lost lease is void.
 
 `TRANSITIONS[state, reason]` is the state of a lease that ended for that reason; an ended lease does
 not change again.
+
+Leases overlap, and a write waits for all that hold its volume, one after the other. So the bound is
+on how long a *write* waits, not on how long a lease lasts: a volume counts as held without a gap
+from a time `since`, and no lease may hold it beyond `since` + the longest hold (`room_s`). A lease
+that asks for more is refused, because one that ends earlier than its owner expects is lost, and its
+verdict void.
+
+| the volume, when a lease is taken or renewed | `since` |
+|---|---|
+| nothing holds it, no write waits | now |
+| held by other leases, or by the one renewed | when the first of them closed its gate |
+| released, but writes that waited have not begun | the arrival of the oldest of them |
+| released, and all that waited have begun | now |
 """
 
 from __future__ import annotations
@@ -13,7 +26,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from duplexd.core.pair import Pair
 
@@ -39,6 +52,11 @@ TRANSITIONS = {
 DRAINING, HOLDING, CUTTING = "draining", "held", "cut"
 PHASES = (DRAINING, HOLDING, CUTTING)
 REASONS = tuple(reason for _, reason in TRANSITIONS)
+
+
+def room_s(since: Iterable[float], now: float, longest_s: float) -> float:
+    """For how many seconds from now on a lease may hold volumes that count as held since then."""
+    return longest_s - (now - min(since, default=now))
 
 
 class Lease:

@@ -231,7 +231,8 @@ class Pair:
     @property
     def copy_of(self) -> Leg:
         """The secondary of a pair that has one."""
-        assert self.secondary is not None, f"{self.name} has no secondary"
+        if self.secondary is None:
+            raise RuntimeError(f"{self.name} has no secondary")
         return self.secondary
 
     @property

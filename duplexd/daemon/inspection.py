@@ -16,6 +16,7 @@ import click
 
 from duplexd.errors import DamageError, UsageError, WrongStateError
 from duplexd.journal.inspect import inspect
+from duplexd.printable import printable
 from duplexd.runtime.disk import RealDisk
 
 if TYPE_CHECKING:
@@ -91,11 +92,11 @@ def _print_lines(entries: Iterator[Json]) -> Json:
                 names = dict(entry["volumes"])
             elif entry["type"] == "marker" and entry["marker"].get("m") == "volume":
                 names[entry["marker"]["id"]] = entry["marker"]["name"]
-            click.echo(_line(entry, names))
+            click.echo(printable(_line(entry, names)))
     where = f" at {verdict['path']} byte {verdict['offset']}" if verdict.get("path") else ""
     why = f": {verdict['why']}" if verdict.get("why") else ""
     last = f", last record {verdict['sequence']}" if "sequence" in verdict else ""
-    click.echo(f"verdict     {verdict['verdict']}{last}{where}{why}")
+    click.echo(printable(f"verdict     {verdict['verdict']}{last}{where}{why}"))
     return verdict
 
 

@@ -40,7 +40,7 @@ def shared_out(limits: Limits, config: Config, open_files: int) -> Limits:
     images = 2 * len(config.volumes)
     segments = _segments(config.controller.journal_size, limits.engine)
     listening = len(config.nbd.addresses) + 1
-    handshakes = api.handshakes_max if config.control.tls else 0
+    handshakes = api.handshakes_max + api.silent_max if config.control.tls else 0
     used = images + segments + listening + handshakes + own.descriptors_reserve
     for_api = max((open_files - used) // _API_SHARE, api.local_connections_min)
     for_nbd = open_files - used - for_api

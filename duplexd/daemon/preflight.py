@@ -18,20 +18,21 @@ import os
 import socket
 import stat
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.daemon import nbd_rules
 from duplexd.errors import ConfigurationError, ForbiddenError
 from duplexd.limits import DaemonLimits
 from duplexd.net import tls
-from duplexd.net.address import TcpAddress
+from duplexd.net.address import TcpAddress, UnixAddress
 from duplexd.net.allow import group_id
+from duplexd.runtime import owned
 from duplexd.runtime.in_time import Patience
 from duplexd.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from duplexd.config.daemon_file import Config
 
@@ -55,6 +56,7 @@ def look(config: Config) -> list[Problem]:
     """
     return [
         *_directory("controller.state_dir", config.controller.state_dir),
+        *_sockets(config),
         *_group(config),
         *_tls(config),
         *_rules(config),
@@ -227,8 +229,30 @@ def _new_image(key: str, path: Path) -> Iterator[Problem]:
         )
 
 
+def _ours(key: str, path: Path) -> Iterator[Problem]:
+    """Whether others could exchange what is written there as root."""
+    try:
+        owned.check_place(str(path))
+    except owned.UnsafePlaceError as error:
+        yield Problem(f"{key}: {error.filename!r}: {error.strerror}", forbidden=True)
+    except OSError:  # what else is wrong with it is found by who uses it
+        return
+
+
+def _sockets(config: Config) -> Iterator[Problem]:
+    """Modes and groups of Unix sockets are set by their paths."""
+    yield from _ours("control.socket", config.control.socket.parent)
+    for place in config.nbd.places:
+        if isinstance(place.address, UnixAddress):
+            yield from _ours(place.key, Path(place.address.path).parent)
+
+
 def _directory(key: str, path: Path) -> Iterator[Problem]:
     """A directory that is created if it does not exist."""
+    foreign = list(_foreign(key, path, path.stat())) if path.is_dir() else []
+    if found := foreign or list(_ours(key, path)):
+        yield from found
+        return
     nearest = path
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
@@ -240,8 +264,6 @@ def _directory(key: str, path: Path) -> Iterator[Problem]:
             " change its owner or mode",
             forbidden=True,
         )
-    elif nearest == path:
-        yield from _foreign(key, path, path.stat())
 
 
 def _foreign(key: str, path: Path, owner: os.stat_result) -> Iterator[Problem]:

@@ -18,6 +18,7 @@ import click
 
 from duplexd import __version__
 from duplexd.errors import DuplexdError, ForbiddenError
+from duplexd.printable import printable
 from duplexd.runtime.descriptors import open_standard
 
 _CONFIG_OPTION = click.option(
@@ -54,7 +55,7 @@ def main() -> NoReturn:
 def _fail(text: str, code: int) -> NoReturn:
     with contextlib.suppress(OSError):  # if stderr cannot be written, the exit code is enough
         for line in text.splitlines():
-            click.echo(f"duplexd: {line}", err=True)
+            click.echo(f"duplexd: {printable(line)}", err=True)
     sys.exit(code)
 
 
@@ -109,7 +110,7 @@ def check(config_path: str, as_json: bool) -> None:
     elif found.settings and not found.problems:
         click.echo(checking.describe(found.settings))
         for line in found.warnings:
-            click.echo(f"duplexd: warning: {line}", err=True)
+            click.echo(f"duplexd: warning: {printable(line)}", err=True)
     if found.problems and not as_json:
         _fail("\n".join(found.problems), found.exit_code)
     sys.exit(found.exit_code)

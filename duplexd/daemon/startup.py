@@ -18,7 +18,7 @@ import structlog
 
 from duplexd.daemon import preflight
 from duplexd.errors import ConfigurationError, ForbiddenError, WrongStateError
-from duplexd.runtime import directory
+from duplexd.runtime import directory, owned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,9 +128,10 @@ class StateLock:
         path = config.controller.state_dir
         self._path = str(path / "lock")
         try:
+            owned.check_place(str(path))
             path.mkdir(mode=directory.DIRECTORY_MODE, parents=True, exist_ok=True)
             _close_to_others(path)
-            self._fd = os.open(self._path, _LOCK_FLAGS, 0o600)
+            self._fd = owned.open_file(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         except PermissionError as error:
             raise ForbiddenError(
                 f"{config.source}: controller.state_dir: {error.filename!r} cannot be written:"

@@ -6,6 +6,7 @@ import click
 
 from duplexd.duplexctl.options import common
 from duplexd.duplexctl.settings import Settings
+from duplexd.known import known
 
 _COLONS = 'COMP_WORDBREAKS="${COMP_WORDBREAKS//:}"  # controller:volume is one word\n'
 
@@ -18,8 +19,7 @@ def completion(context: click.Context, shell: str) -> None:
     """Print a script for the shell: eval "$(duplexctl completion bash)"."""
     from click.shell_completion import get_completion_class
 
-    found = get_completion_class(shell)
-    assert found is not None
+    found = known(get_completion_class(shell), "click has one for each of the choices")
     cli = context.find_root().command
     source = found(cli, {}, "duplexctl", "_DUPLEXCTL_COMPLETE").source()
     source = (_COLONS if shell == "bash" else "") + source

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from duplexd.duplexctl.texts import listed, printable
+from duplexd.duplexctl.texts import listed
 from duplexd.limits import JOURNAL_SILENT_SECONDS_MAX
+from duplexd.printable import printable
 from duplexd.units import format_size
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from duplexd.duplexctl.settings import Settings
 from duplexd.duplexctl.texts import released_text
 from duplexd.errors import DuplexdError, LeaseLostError, NotFoundError, UnreachableError
 from duplexd.limits import HOLD_SECONDS_DEFAULT, HOLD_SECONDS_MAX
+from duplexd.printable import joined
 from duplexd.runtime import descriptors
 
 if TYPE_CHECKING:
@@ -179,6 +180,6 @@ def release(settings: Settings, lease: str) -> None:
             raise
         # DUPLEXD_LEASE of a group's hold is the id of its cut
         result = run(settings, lambda client: client.release(lease), of_groups=True)
-    text = "\n".join(released_text(*each) for each in result.leases.items())
+    text = joined(released_text(*each) for each in result.leases.items())
     text = text or f"{lease}: nothing was held"
     settings.answer(result.json(), text, done=text)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from duplexd.errors import DuplexdError
+from duplexd.printable import only_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,12 +44,15 @@ def writing() -> Iterator[None]:
 
 
 def put(text: str) -> None:
-    """A line, or several, to stdout at once. Raises OutputError."""
+    """A line, or several, to stdout at once. JSON is not changed: it has no such characters.
+
+    Raises OutputError.
+    """
     with writing():
-        click.echo(text)
+        click.echo(only_text(text))
 
 
 def complain(text: str) -> None:
-    """A line to stderr; a failure to write it is ignored."""
+    """A line, or several, to stderr; a failure to write it is ignored."""
     with suppress(OSError):
-        click.echo(f"duplexctl: {text}", err=True)
+        click.echo(f"duplexctl: {only_text(text)}", err=True)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from duplexd.duplexctl.options import common
-from duplexd.duplexctl.texts import printable
 from duplexd.errors import DuplexdError, LeaseLostError, UsageError, WrongStateError
+from duplexd.printable import joined, printable
 from duplexd.units import format_size
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def verify_cut(
 
     found = document.read(file)
     report = check(found, _state_dirs(found, state_dirs), _images(found, images))
-    settings.answer(report.json(), "\n".join(printable(line) for line in _lines(report)))
+    settings.answer(report.json(), joined(_lines(report)))
     if report.is_void:
         raise LeaseLostError(
             "the cut is void: the secondaries are not a consistent point-in-time copy; resync, and"

@@ -14,6 +14,7 @@ from duplexd.duplexctl.output import complain, put
 from duplexd.duplexctl.runner import run
 from duplexd.duplexctl.watch import progress_bars
 from duplexd.errors import DuplexdError, UnreachableError, UsageError, WrongStateError
+from duplexd.printable import joined
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,7 +120,7 @@ def settle(settings: Settings, targets: tuple[str, ...]) -> None:
             " (--groups FILE)"
         )
     result = run(settings, lambda client: client.settle(*targets), of_groups=True)
-    text = "\n".join(map(texts.settled_text, result.cuts))
+    text = joined(map(texts.settled_text, result.cuts))
     text = text or f"{result.group}: no cut is undecided"
     settings.answer(result.json(), text, done=text)
     if untold := {name for cut in result.cuts for name in cut.untold}:

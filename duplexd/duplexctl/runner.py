@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from duplexd.client import Client
 from duplexd.duplexctl.settings import StoppedError
 from duplexd.errors import TimedOutError
+from duplexd.known import known
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -52,8 +53,8 @@ def _client(settings: Settings, of_groups: bool) -> Client:
 async def _stopped_by_signals(
     settings: Settings, work: Callable[[Client], Awaitable[T]], of_groups: bool
 ) -> T:
-    task, loop, interrupts = asyncio.current_task(), asyncio.get_running_loop(), settings.interrupts
-    assert task is not None
+    loop, interrupts = asyncio.get_running_loop(), settings.interrupts
+    task = known(asyncio.current_task(), "this runs in one")
 
     def stop(number: int) -> None:
         interrupts.came.append(number)

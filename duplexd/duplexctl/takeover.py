@@ -17,6 +17,7 @@ from duplexd.duplexctl import texts
 from duplexd.duplexctl.options import Name, common, targets
 from duplexd.duplexctl.runner import run
 from duplexd.errors import DuplexdError, UsageError, error_of
+from duplexd.printable import only_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -122,7 +123,7 @@ def _ask(
     text = consequences(found.volumes)
     if not text:  # the command does nothing, or is refused: it says so itself
         return
-    click.echo(text, err=True)
+    click.echo(only_text(text), err=True)
     if not click.confirm(question, err=True):
         raise DuplexdError("not confirmed; nothing was changed")
 

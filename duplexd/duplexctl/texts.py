@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from duplexd.printable import joined, printable
 from duplexd.units import format_size
 
 if TYPE_CHECKING:
@@ -29,11 +30,6 @@ _HOW = {
 }
 
 
-def printable(text: str) -> str:
-    """A tag may hold anything, also what would move the cursor of a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
 def listed(names: Sequence[str], what: str) -> str:
     """The first names, and how many there are in all."""
     more = f" ... ({len(names)} {what})" if len(names) > _NAMES_MAX else ""
@@ -42,6 +38,7 @@ def listed(names: Sequence[str], what: str) -> str:
 
 def table_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns in plain text."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[index]) for row in [columns, *rows]) for index in range(len(columns))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -92,7 +89,7 @@ def suspended_text(result: Suspended) -> str:
             f"  {' and '.join(result.untold)} did not get the verdict yet:"
             f" `duplexctl settle {result.group}`"
         )
-    return "\n".join(lines)
+    return joined(lines)
 
 
 def _hold_text(result: Suspended) -> str:
@@ -112,7 +109,7 @@ def settled_text(cut: Cut) -> str:
         f"{name}: {state or ('not cut' if state == '' else 'not known')}"
         for name, state in cut.states.items()
     )
-    return f"cut {cut.cut}: {verdict_text(cut.verdict)} ({states})"
+    return printable(f"cut {cut.cut}: {verdict_text(cut.verdict)} ({states})")
 
 
 def cuts_text(cuts: Cuts) -> str:
@@ -120,7 +117,7 @@ def cuts_text(cuts: Cuts) -> str:
     if not cuts.cuts:
         return "no cuts"
     columns = ("TIME", "CUT", "VERDICT", "GROUP", "TAG", "CANARY", "CONTROLLERS")
-    return "\n".join(table_text(columns, [_cut_row(cut) for cut in cuts.cuts]))
+    return joined(table_text(columns, [_cut_row(cut) for cut in cuts.cuts]))
 
 
 def _cut_row(cut: Cut) -> Sequence[str]:
@@ -176,20 +173,20 @@ def _volumes(count: int) -> str:
 def resync_text(rows: Sequence[Json]) -> str:
     """How each volume is brought back; of many, how many by which way."""
     if len(rows) <= LISTED_MAX:
-        return "\n".join(f"{row['name']}: {_HOW.get(row['how'], row['how'])}" for row in rows)
+        return joined(f"{row['name']}: {_HOW.get(row['how'], row['how'])}" for row in rows)
     counts = Counter(row["how"] for row in rows)
-    return "\n".join(f"{_volumes(count)}: {_HOW.get(how, how)}" for how, count in counts.items())
+    return joined(f"{_volumes(count)}: {_HOW.get(how, how)}" for how, count in counts.items())
 
 
 def resynced_text(rows: Sequence[Json]) -> str:
     """What became of each volume; of many, of those that failed, and how many did not."""
     if len(rows) <= LISTED_MAX:
-        return "\n".join(map(_resynced_line, rows))
+        return joined(map(_resynced_line, rows))
     failed = [row for row in rows if row["state"] != "DUPLEX"]
     copied = sum(row.get("copied_bytes") or 0 for row in rows if row["state"] == "DUPLEX")
     count = _volumes(len(rows) - len(failed))
     last = f"{count}: DUPLEX, {format_size(copied)} copied"
-    return "\n".join([*map(_resynced_line, failed), last])
+    return joined([*map(_resynced_line, failed), last])
 
 
 def _resynced_line(row: Json) -> str:
@@ -201,11 +198,11 @@ def _resynced_line(row: Json) -> str:
 def verified_text(rows: Sequence[Json]) -> str:
     """A line for each volume; of many, for those that are not equal, and how many are."""
     if len(rows) <= LISTED_MAX:
-        return "\n".join(map(_verified_line, rows))
+        return joined(map(_verified_line, rows))
     equal = [row for row in rows if row["equal"]]
     compared = format_size(sum(row.get("compared_bytes") or 0 for row in equal))
     last = f"{_volumes(len(equal))}: the legs are equal ({compared} compared)"
-    return "\n".join([*(_verified_line(row) for row in rows if not row["equal"]), last])
+    return joined([*(_verified_line(row) for row in rows if not row["equal"]), last])
 
 
 def _verified_line(row: Json) -> str:
@@ -223,7 +220,7 @@ def _verified_line(row: Json) -> str:
 
 def swapped_text(rows: Sequence[Json]) -> str:
     """What each volume is served from now, and what was lost for it."""
-    return "\n".join(line for row in rows for line in _swapped_lines(row))
+    return joined(line for row in rows for line in _swapped_lines(row))
 
 
 def _swapped_lines(row: Json) -> Iterator[str]:
@@ -268,12 +265,12 @@ def would_be_lost(volumes: Sequence[Json]) -> str:
         lines.append(f"{volume['name']}: {_lost_text(lost)}")
         if (volume.get("rebuild") or {}).get("possible"):
             lines.append("  none of it has to be lost: --roll-forward brings it back")
-    return "\n".join(lines)
+    return joined(lines)
 
 
 def would_be_adopted(volumes: Sequence[Json]) -> str:
     """The images that an adopt would take, and why they are refused."""
-    return "\n".join(
+    return joined(
         f"{volume['name']}: {volume.get('error') or 'not served'}"
         for volume in volumes
         if volume.get("served") is False
@@ -282,7 +279,7 @@ def would_be_adopted(volumes: Sequence[Json]) -> str:
 
 def adopted_text(rows: Sequence[Json]) -> str:
     """What each volume is served from."""
-    return "\n".join(line for row in rows for line in _adopted_lines(row))
+    return joined(line for row in rows for line in _adopted_lines(row))
 
 
 def _adopted_lines(row: Json) -> Iterator[str]:
@@ -307,7 +304,8 @@ def event_text(event: Json, head: str = "") -> str:
         more = f",... ({len(volumes)})" if len(volumes) > _NAMES_MAX else ""
         fields["volumes"] = ",".join(volumes[:_NAMES_MAX]) + more
     words = [_clock(event.get("time"), "microseconds"), event["event"]]
-    return " ".join([*words, *(f"{key}={value}" for key, value in fields.items())]).strip()
+    line = " ".join([*words, *(f"{key}={value}" for key, value in fields.items())]).strip()
+    return printable(line)
 
 
 def _clock(moment: object, precision: str) -> str:

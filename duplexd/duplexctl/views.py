@@ -16,6 +16,7 @@ from duplexd.duplexctl import faults
 from duplexd.duplexctl.output import put, writing
 from duplexd.duplexctl.texts import copy_text, cut_text, group_text, listed, table_text
 from duplexd.errors import UnreachableError, error_of
+from duplexd.printable import joined, printable
 from duplexd.units import format_size
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ class ControllerView:
         self.tail = left_out + self.tail
 
     def text(self) -> str:
-        return "\n".join(
+        return joined(
             [self.head, *(table_text(COLUMNS, self.rows) if self.rows else []), *self.tail]
         )
 
@@ -230,7 +231,7 @@ class StatusView:
         self.tail += [group_text(group) for group in groups]
 
     def text(self) -> str:
-        tail = ["\n".join(self.tail)] if self.tail else []
+        tail = [joined(self.tail)] if self.tail else []
         return "\n\n".join([view.text() for view in self.views] + tail)
 
     def renderable(self, watched: bool = False) -> RenderableType:
@@ -261,7 +262,10 @@ def line_of(text: str, watched: bool, style: str = "") -> Text:
     from rich.text import Text
 
     return Text(
-        text, style=style, no_wrap=watched or None, overflow="ellipsis" if watched else None
+        printable(text),
+        style=style,
+        no_wrap=watched or None,
+        overflow="ellipsis" if watched else None,
     )
 
 

@@ -125,9 +125,8 @@ class Executor:
         if batch is None and note is None:
             return
         self._look_later()
-        if batch is None or note is None or note is JOURNAL:
+        if batch is None or note is None or isinstance(note, str):  # JOURNAL
             return
-        assert not isinstance(note, str)
         at, leg = _place(batch, note) if isinstance(note, int) else (batch.at, note)
         use = PRIMARY if any(leg is c.volume.primary for c in batch.changes) else SECONDARY
         seconds = self.patience.seconds(use)
@@ -147,14 +146,17 @@ class Executor:
 
     def _ended(self, _none: None, error: BaseException | None) -> None:
         batch, self._batch = self._batch, None
-        assert batch is not None
+        if batch is None:
+            raise RuntimeError("a batch ended that had not begun")
         self._done(batch, error)
 
     # -------------------------------------------------------------------------- in the worker
 
     def _perform(self) -> None:
-        assert self._batch is not None
-        self.perform(self._batch)
+        batch = self._batch
+        if batch is None:
+            raise RuntimeError("a batch is performed that has not begun")
+        self.perform(batch)
 
     def perform(self, batch: Batch) -> None:
         """Journal and apply a batch, here and now. Failures of legs are noted in the batch."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from duplexd.core import pair_states
 from duplexd.engine.sampled_blocks import Recent, bounded, fixed, read
 from duplexd.images.absent import AbsentLeg
+from duplexd.known import known
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,9 +90,7 @@ class ImageSnapshot(NamedTuple):
     @property
     def leg(self) -> Leg:
         """That is open."""
-        leg = self.pair.legs[self.role]
-        assert leg is not None
-        return leg
+        return known(self.pair.legs[self.role], "an image that is recorded is open")
 
     @property
     def has_failed(self) -> bool:

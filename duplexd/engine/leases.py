@@ -20,7 +20,7 @@ from duplexd.core.cuttable import check_all_duplex
 from duplexd.core.lease import Lease
 from duplexd.core.participant import Participant
 from duplexd.core.waits import Waits, by_name, together
-from duplexd.errors import LimitError, UsageError
+from duplexd.errors import LimitError, UsageError, WrongStateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from duplexd.json_object import Json
     from duplexd.limits import EngineLimits
     from duplexd.runtime.clock import Clock
+
+
+PASSED_POLL_SECONDS = 0.005
 
 
 class Hold(Lease):
@@ -118,6 +121,7 @@ class Leases:
         WrongStateError, LeaseLostError with nothing held. Cancelled: the hold is released.
         """
         self._check(pairs, hold_s)
+        self._check_room(pairs, hold_s)
         if cut_id:
             check_all_duplex(pairs)  # before any write waits for a cut that cannot be made
         hold = Hold(pairs, owner, hold_s, self._clock.monotonic(), cut_id)
@@ -155,6 +159,26 @@ class Leases:
                 "release one first"
             )
 
+    def _check_room(self, pairs: Sequence[Pair], hold_s: float) -> None:
+        """See the table in `core/lease.py`."""
+        longest, now = self._limits.hold_seconds_max, self._clock.monotonic()
+        since = ((pair.name, self._write_path.held_since(pair)) for pair in pairs)
+        held = {name: at for name, at in since if at is not None}
+        room_s = ends.room_s(held.values(), now, longest)
+        if hold_s > room_s:
+            name = min(held, key=held.__getitem__)
+            raise WrongStateError(
+                f"writes of volume {name!r} wait for {now - held[name]:.3g} s already, for this or "
+                f"other leases, and may wait for {longest:g} s in all: it cannot be held for "
+                f"{hold_s:g} s more, at most for {max(0.0, room_s):.3g}; try again when it is free"
+            )
+
+    async def passed(self, pairs: Sequence[Pair]) -> None:
+        """Return when all writes have begun that waited for leases which have ended."""
+        passing_since = self._write_path.passing_since
+        while any(passing_since(pair) is not None for pair in pairs):  # noqa: ASYNC110 - it is rare
+            await asyncio.sleep(PASSED_POLL_SECONDS)
+
     def _start_timer(self, hold: Hold, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         hold.timer = loop.call_later(seconds, self.end, hold, ends.DEADLINE)
@@ -165,12 +189,14 @@ class Leases:
         Raises UsageError, LeaseLostError, NotFoundError.
         """
         longest, now = self._limits.hold_seconds_max, self._clock.monotonic()
-        held_s = now - self.participant.find(lease_id, fence).began
+        hold = self.participant.find(lease_id, fence)
+        held_s = now - hold.began
         if not 0 < hold_s <= longest - held_s:
             raise UsageError(
                 f"cannot extend the hold by {hold_s:g} s: it has lasted {held_s:.3g} s, and a hold "
                 f"lasts at most {longest:g} s; release it, and quiesce again"
             )
+        self._check_room(hold.pairs, hold_s)
         hold = self.participant.renew(lease_id, fence)
         if hold.timer is not None:
             hold.timer.cancel()

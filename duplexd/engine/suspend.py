@@ -18,6 +18,7 @@ from duplexd.core.markers import MakeCut
 from duplexd.engine.cut_archive import new_id
 from duplexd.engine.settling import reached
 from duplexd.errors import UsageError, WrongStateError
+from duplexd.known import known
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -163,8 +164,7 @@ class Suspends:
             raise
         except OSError as error:
             raise refused_cut(error) from error
-        cut = pairs[0].record.cut
-        assert cut is not None, "the marker was folded"
+        cut = known(pairs[0].record.cut, "the marker of the cut was folded")
         self._archive.unsettled.add(cut.id)
         self._settling.begin(pairs, cut)
         return cut

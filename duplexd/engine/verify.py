@@ -175,6 +175,7 @@ class Verification:
         secondary trails too far behind.
         """
         for _ in range(RECHECKS_MAX):
+            await self._leases.passed([pair])  # what the hold before this one kept waiting
             hold = await self._leases.quiesce([pair], self._hold_s, "verify")
             try:
                 await self._arrival(pair, hold)

@@ -18,6 +18,7 @@ import asyncio
 import errno
 from collections import deque
 from typing import TYPE_CHECKING, cast
+from weakref import WeakKeyDictionary
 
 from duplexd.backend import TRIM, WRITE, Change, Client
 from duplexd.core.pair import PairChange
@@ -47,14 +48,15 @@ class Arrival:
 
 class Gate:
     """Of one volume: how often it is closed, and what waits there, in order. With an `error`, an
-    errno, nothing waits there: every change gets it, for good.
+    errno, nothing waits there: every change gets it, for good. `since`: no change waits for longer.
     """
 
-    __slots__ = ("closed", "error", "waiting")
+    __slots__ = ("closed", "error", "since", "waiting")
 
-    def __init__(self) -> None:
+    def __init__(self, since: float) -> None:
         self.closed = 0
         self.error = 0
+        self.since = since
         self.waiting: list[Arrival] = []
 
 
@@ -81,6 +83,9 @@ class WritePath:
         self._queue: deque[PairChange] = deque()
         self._gates: dict[int, Gate] = {}  # that are closed, by volume number
         self._waiting = Waiting()
+        # Changes that a gate let go, and since when they waited: until they begin, the next gate
+        # takes them again. Weak, because a change that is over must not keep its payload.
+        self._waited: WeakKeyDictionary[PairChange, float] = WeakKeyDictionary()
         self.batches = 0
 
     # ------------------------------------------------------------------ what the server calls
@@ -148,6 +153,7 @@ class WritePath:
         gate = self._gates.get(pair.id)
         if gate is not None and gate.error:
             gate.error = 0
+            gate.since = self._clock.monotonic()  # nothing waited until now: it was refused
             self.open_gates([pair])
 
     def is_gated(self, pair: Pair) -> bool:
@@ -159,15 +165,32 @@ class WritePath:
 
         Each call needs its own `open_gates`, because leases may overlap.
         """
+        now = self._clock.monotonic()
         for pair in pairs:
-            self._gates.setdefault(pair.id, Gate()).closed += 1
+            self._gates.setdefault(pair.id, Gate(now)).closed += 1
         queued, self._queue = self._queue, deque()
         for change in queued:
             gate = self._gates.get(change.volume.id)
             if gate is None:
                 self._queue.append(change)
             else:
-                gate.waiting.append(Arrival(self._clock.monotonic(), change))
+                arrival = Arrival(self._waited.get(change, now), change)
+                gate.since = min(gate.since, arrival.at)
+                gate.waiting.append(arrival)
+
+    def held_since(self, pair: Pair) -> float | None:
+        """When the gate of this volume was closed; if it is open, when the oldest change arrived
+        that waited there and has not begun. None if nothing has to wait, or may wait.
+        """
+        gate = self._gates.get(pair.id)
+        if gate is not None:
+            return None if gate.error else gate.since
+        return self.passing_since(pair)
+
+    def passing_since(self, pair: Pair) -> float | None:
+        """When the oldest change arrived that a gate let go, and that has not begun; or None."""
+        waited = [at for each, at in self._waited.items() if each.volume is pair and not each.begun]
+        return min(waited, default=None)
 
     def open_gates(self, pairs: Iterable[Pair]) -> list[Arrival]:
         """Undo one `close_gates`; returns what waited for it. Changes that no lease holds now are
@@ -184,7 +207,9 @@ class WritePath:
                 freed += self._gates.pop(pair.id).waiting
         freed.sort(key=lambda arrival: arrival.at)
         for arrival in freed:
-            self._queue.extend(self._noted_parts(arrival.change))
+            parts = self._noted_parts(arrival.change)
+            self._waited.update(dict.fromkeys(parts, arrival.at))
+            self._queue.extend(parts)
         if freed:
             self.kick_soon()
         return waited

@@ -226,7 +226,8 @@ def payload_is_whole(buffer: bytes | bytearray | memoryview, record: Record) -> 
 
 
 def unpack_marker(payload: bytes | memoryview) -> dict[str, object]:
-    """A marker from its payload, whose check-sum was right."""
+    """A marker from its payload, whose check-sum was right. Raises ValueError if it is none."""
     marker = json.loads(bytes(payload))
-    assert isinstance(marker, dict)
+    if not isinstance(marker, dict):
+        raise ValueError(f"a marker is a JSON object, this is {str(marker)[:40]!r}")
     return marker

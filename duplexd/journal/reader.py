@@ -94,7 +94,8 @@ class Reader:
         # The one that was just finished may have been dropped meanwhile: no reader needs it any
         # more.
         following = self._following()
-        assert following is not None
+        if following is None:
+            raise self._damage(self.sequence)
         self._segment = following
         self._position = SEGMENT_HEADER_BYTES
         self._sealed = False

@@ -135,9 +135,8 @@ class Handshake:
 
     @property
     def negotiated(self) -> Negotiated:
-        """What was agreed on, for the export that was chosen."""
-        assert self.export is not None, "no export was chosen"
-        return self._agreed_for(self.export)
+        """What was agreed on, for the export that was chosen; before that nothing is."""
+        return Negotiated() if self.export is None else self._agreed_for(self.export)
 
     @property
     def wants_tls(self) -> bool:

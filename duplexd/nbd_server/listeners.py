@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from duplexd.known import known
 from duplexd.nbd_server.nbd_connection import Connection
 from duplexd.nbd_server.reach import NO_POLICY, Listener, Policy
 from duplexd.nbd_server.shared import Server
@@ -69,8 +70,7 @@ class Listeners:
     @property
     def server(self) -> Server:
         """Counters, budgets and connections."""
-        assert self._server is not None, "start comes first"
-        return self._server
+        return known(self._server, "start comes first")
 
     @property
     def addresses(self) -> list[Address]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from duplexd.known import known
 from duplexd.nbd.constants import FLAG_READ_ONLY
 from duplexd.nbd.export_flags import negotiated_flags
 from duplexd.nbd.handshake import TRANSMISSION
@@ -33,6 +34,7 @@ from duplexd.nbd_server.tls_wire import TlsWire
 from duplexd.nbd_server.visible_exports import VisibleExports
 from duplexd.net.allow import Caller, caller_of
 from duplexd.net.certificate_names import valid_until
+from duplexd.runtime.log import Seldom
 
 if TYPE_CHECKING:
     import asyncio
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
     from duplexd.nbd_server.sockets import Carrier, Wire
     from duplexd.net.address import Address
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
+log = Seldom(structlog.get_logger("duplexd.nbd"))
 
 
 class Connection:
@@ -242,8 +244,7 @@ class Connection:
         """Where the socket puts what it receives."""
         receiver, dispatch = self._receiver, self._dispatch
         if receiver is None or dispatch is None:
-            assert self._negotiation is not None, "a socket is read by somebody"
-            return self._negotiation.input
+            return known(self._negotiation, "a socket is read by somebody").input
         if not dispatch.in_flight:
             return receiver.buffer()
         return receiver.behind() or self._exchanged(receiver, dispatch)
@@ -282,8 +283,8 @@ class Connection:
 
     def _secure(self, up: Callable[[], None]) -> Carrier:
         """The client asked for TLS: put it onto the socket, in its turn."""
-        server, context = self._server, self._server.policy.context
-        assert context is not None, "a listener with TLS has certificates"
+        server = self._server
+        context = known(server.policy.context, "a listener with TLS has certificates")
 
         def secured() -> None:
             self._identify(secure)

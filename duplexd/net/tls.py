@@ -121,7 +121,8 @@ def bare_context(now: Callable[[], float] = time.time) -> ssl.SSLContext:
 
 def client_context(files: ClientFiles, table: str) -> ssl.SSLContext:
     """TLS 1.3, for the controller at `table` of the groups file. Raises as `server_context`."""
-    assert files.certificate is not None, "checked by the groups file"
+    if files.certificate is None:
+        raise ConfigurationError(f"{table}: an https url needs a certificate; name one and its key")
     _check_own(table, files.certificate, files.key)
     if files.ca is None:
         context = ssl.create_default_context()

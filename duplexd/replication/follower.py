@@ -172,12 +172,14 @@ class Follower:
         reader = self._reader  # once: a step in a worker may drop it meanwhile
         return log_position - reader.log_position if reader is not None else 0
 
-    def reach(self) -> None:
-        """Find the place in the journal. Raises LookupError."""
-        if self._reader is None:
+    def reach(self) -> Reader:
+        """What reads on from the position in the journal. Raises LookupError."""
+        reader = self._reader  # once: the loop may drop it meanwhile
+        if reader is None:
             with self.sink.legs.watch.at(self._in_journal):
                 reader = Reader(self._ring, self.position + 1)
             self._reader = reader  # not by a thread that was given up in there
+        return reader
 
     def step(self, until: int, size_bytes: int) -> int:
         """Process some records up to number `until`; returns how many bytes were applied. Raises
@@ -185,10 +187,9 @@ class Follower:
         """
         if self.position >= until:
             return 0
-        self.reach()
-        assert self._reader is not None
+        reader = self.reach()
         with self.sink.legs.watch.at(self._in_journal):
-            buffer, records = self._reader.read(until, size_bytes)
+            buffer, records = reader.read(until, size_bytes)
         applied_bytes, pairs, now = 0, self.pairs, self._now
         spent_s: dict[Pair, float] = {}
         for record in records:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.core import pair_states
 from duplexd.images.absent import AbsentLeg
+from duplexd.known import known
 from duplexd.replication.follower import SinkError, UntouchedError
 from duplexd.replication.pieces import PrimaryUnreadableError
 
@@ -67,8 +68,7 @@ class Job:
 
     def walk(self) -> Follower:
         """Its follower, once it has begun."""
-        assert self.follower is not None, f"job {self.id} has not begun"
-        return self.follower
+        return known(self.follower, "a job that has begun has a follower")
 
 
 def copied_well(job: Job, pairs: Iterable[Pair]) -> None:

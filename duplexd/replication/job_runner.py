@@ -251,7 +251,7 @@ class Runner:
         elif untouched:
             numbers = [pair.id for pair in untouched]
             self._timeline.append(Abandon(job.id, numbers, job.reasons))
-        elif job.pairs:
+        elif any(pair.state == PENDING for pair in job.pairs):  # others were suspended meanwhile
             self._stop_there(job, None, OSError(errno.EIO, why), set(), missed)
         self._note(job.pairs, why)
         path = error.filename if isinstance(error, OSError) and error.filename else ""

@@ -91,7 +91,8 @@ class LegCalls:
 def hung_in(hung: HungError) -> Access:
     """In which call."""
     access = hung.what
-    assert isinstance(access, Access), access
+    if not isinstance(access, Access):
+        raise TypeError(f"a call on a leg hangs in {access!r}, expected an Access")
     return access
 
 

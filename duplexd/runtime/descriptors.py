@@ -30,7 +30,8 @@ def open_standard() -> None:
         if _is_closed(number):
             mode = os.O_WRONLY if number else os.O_RDONLY
             got = os.open(os.devnull, mode)  # the lowest number that is free: this one
-            assert got == number, got
+            if got != number:
+                raise RuntimeError(f"descriptor {number} was opened as {got}; start it again")
             os.set_inheritable(number, True)
             opened.add(number)
         if getattr(sys, name) is None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from duplexd.runtime import owned
 from duplexd.runtime.locked import FILE_MODE, measure
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 DIRECTORY_MODE = 0o700
 SHARED_MODE = 0o640  # of files that are made for others
+PRIVATE_MODE = 0o600  # until it is whole
 
 
 @contextlib.contextmanager
@@ -101,13 +103,13 @@ def replace_file(path: str, data: bytes, shared: bool = False) -> None:
     one that is `shared` with other users or programs it is a name that no other program has or can
     guess. After an error nothing is left, and the old content is.
     """
-    with naming(path):
-        fd, temporary = _temporary(path, shared)
-        _replace(fd, temporary, path, data, SHARED_MODE if shared else FILE_MODE)
-    sync(parent(path))
+    with naming(path), owned.directory_of(path) as (above, name):
+        fd, temporary = _temporary(above, name, shared)
+        _replace(fd, temporary, name, data, above, SHARED_MODE if shared else FILE_MODE)
+        os.fsync(above)
 
 
-def _replace(fd: int, temporary: str, path: str, data: bytes, mode: int) -> None:
+def _replace(fd: int, temporary: str, name: str, data: bytes, above: int, mode: int) -> None:
     try:
         try:
             os.fchmod(fd, mode)
@@ -117,18 +119,18 @@ def _replace(fd: int, temporary: str, path: str, data: bytes, mode: int) -> None
             os.fsync(fd)
         finally:
             os.close(fd)
-        os.rename(temporary, path)
+        os.rename(temporary, name, src_dir_fd=above, dst_dir_fd=above)
     except BaseException:
         with contextlib.suppress(OSError):  # the error that counts is the first
-            os.unlink(temporary)
+            os.unlink(temporary, dir_fd=above)
         raise
 
 
-def _temporary(path: str, shared: bool) -> tuple[int, str]:
-    if shared:
-        return tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=parent(path))
-    temporary = path + ".tmp"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)  # of a crash; or a link that leads to a file of somebody else
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.open(temporary, flags, FILE_MODE), temporary
+def _temporary(above: int, name: str, shared: bool) -> tuple[int, str]:
+    """A new file, whatever was there: a link that somebody put there is removed, not followed."""
+    temporary = f".{name}.{secrets.token_hex(8)}" if shared else f"{name}.tmp"
+    if not shared:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=above)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    return os.open(temporary, flags, PRIVATE_MODE, dir_fd=above), temporary

@@ -24,6 +24,8 @@ import stat
 import struct
 from typing import NamedTuple
 
+from duplexd.runtime import owned
+
 FILE_MODE = 0o600
 _FLAGS = os.O_RDWR | os.O_CLOEXEC
 # The size of these writes becomes the size of the page cache's folios for the file, and a small
@@ -53,7 +55,7 @@ def open_locked(path: str) -> tuple[int, bool]:
     try:
         # O_EXCL: the kernel refuses a device that is mounted, or that another opener claimed under
         # another name
-        fd = os.open(path, _FLAGS | (os.O_EXCL if is_block else 0))
+        fd = owned.open_file(path, _FLAGS | (os.O_EXCL if is_block else 0))
     except OSError as error:
         if error.errno == errno.EBUSY:
             raise in_use(path) from None
@@ -90,7 +92,7 @@ def _is_locked(fd: int, byte: int) -> bool:
 
 def _refuse_writers(path: str) -> None:
     """Raises OSError EBUSY if somebody has this file open for writing, where the kernel says so."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = owned.open_file(path, os.O_RDONLY)
     try:
         lock(fd, path)  # a duplexd gets the message about itself
         # Who opens the file for writing while we hold the lease has us sent a signal: not SIGIO,
@@ -124,28 +126,30 @@ class Ownership(NamedTuple):
 PRIVATE = Ownership()
 
 
-def create_locked(path: str, size: int, allocate: bool, owned: Ownership = PRIVATE) -> int:
+def create_locked(path: str, size: int, allocate: bool, ownership: Ownership = PRIVATE) -> int:
     """A descriptor of a new file of `size` zeroes, which appears under its name only when it is
     whole and durable.
     """
-    above = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        if os.path.lexists(path):
-            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
-        return _create(above, path, size, allocate, owned)
+        with owned.directory_of(path) as (above, name):
+            if os.path.lexists(path):
+                raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+            return _create(above, name, path, size, allocate, ownership)
+    except owned.UnsafePlaceError:
+        raise
     except OSError as error:
         error.filename, error.filename2 = path, None  # not a descriptor's, nor one below /proc
         raise
-    finally:
-        os.close(above)
 
 
-def _create(above: int, path: str, size: int, allocate: bool, owned: Ownership) -> int:
-    fd, temporary = _nameless(above, path)
+def _create(
+    above: int, name: str, path: str, size: int, allocate: bool, ownership: Ownership
+) -> int:
+    fd, temporary = _nameless(above, name)
     try:
-        _own(fd, owned)
+        _own(fd, ownership)
         _fill(fd, path, size, allocate)
-        _name(fd, temporary, path)
+        _name(fd, temporary, name, above)
         os.fsync(above)
     except OSError:
         os.close(fd)
@@ -153,11 +157,11 @@ def _create(above: int, path: str, size: int, allocate: bool, owned: Ownership) 
     finally:
         if temporary is not None:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
+                os.unlink(temporary, dir_fd=above)
     return fd
 
 
-def _nameless(above: int, path: str) -> tuple[int, str | None]:
+def _nameless(above: int, name: str) -> tuple[int, str | None]:
     """A new file without a name, so that a crash leaves nothing; where that cannot be, one with a
     temporary name.
     """
@@ -168,15 +172,16 @@ def _nameless(above: int, path: str) -> tuple[int, str | None]:
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
             raise
-    temporary = f"{path}.{os.getpid()}.new"
-    return os.open(temporary, _FLAGS | os.O_CREAT | os.O_EXCL, FILE_MODE), temporary
+    temporary = f"{name}.{os.getpid()}.new"
+    flags = _FLAGS | os.O_CREAT | os.O_EXCL
+    return os.open(temporary, flags, FILE_MODE, dir_fd=above), temporary
 
 
-def _own(fd: int, owned: Ownership) -> None:
+def _own(fd: int, ownership: Ownership) -> None:
     """Before it has a name: nobody sees it otherwise."""
-    if owned.group >= 0:
-        os.fchown(fd, -1, owned.group)
-    os.fchmod(fd, owned.mode)  # whatever the umask took away
+    if ownership.group >= 0:
+        os.fchown(fd, -1, ownership.group)
+    os.fchmod(fd, ownership.mode)  # whatever the umask took away
 
 
 def _fill(fd: int, path: str, size: int, allocate: bool) -> None:
@@ -188,16 +193,15 @@ def _fill(fd: int, path: str, size: int, allocate: bool) -> None:
     os.fsync(fd)
 
 
-def _name(fd: int, temporary: str | None, path: str) -> None:
+def _name(fd: int, temporary: str | None, name: str, above: int) -> None:
     if temporary is None:
-        # a directory descriptor makes Python use linkat, which can follow the link in /proc; the
-        # paths are as they are
-        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
+        # a directory descriptor makes Python use linkat, which can follow the link in /proc
+        os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=above, follow_symlinks=True)
         return
     try:
-        os.link(temporary, path)
+        os.link(temporary, name, src_dir_fd=above, dst_dir_fd=above)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
             raise
         # a file system without hard links: the name was free a moment ago
-        os.rename(temporary, path)
+        os.rename(temporary, name, src_dir_fd=above, dst_dir_fd=above)

@@ -11,12 +11,15 @@ import contextlib
 import logging
 import os
 import sys
+import time
 from typing import TYPE_CHECKING, TextIO, cast
 
 import structlog
 
+from duplexd.printable import only_text, printable
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -26,6 +29,11 @@ LEVELS = {
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
+
+
+# Of one event: some 20 MB a day at most, whatever a client does
+SELDOM_BURST = 100.0
+SELDOM_PER_SECOND = 1.0
 
 
 class _Patient:
@@ -46,6 +54,67 @@ class _Patient:
             self._stream.flush()
 
 
+class Seldom:
+    """A logger for what strangers cause, such as connections.
+
+    A client that connects and leaves in a loop would fill a disk with lines that all say the same.
+    Of each event `burst` lines are written at once, then `per_second`; the next one that is written
+    says how many were `left_out`.
+    """
+
+    def __init__(
+        self,
+        logger: structlog.stdlib.BoundLogger,
+        burst: float = SELDOM_BURST,
+        per_second: float = SELDOM_PER_SECOND,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._logger = logger
+        self._burst = burst
+        self._per_second = per_second
+        self._clock = clock
+        self._events: dict[str, _Budget] = {}
+
+    def debug(self, event: str, **fields: object) -> None:
+        self._logger.debug(event, **fields)
+
+    def info(self, event: str, **fields: object) -> None:
+        if (left_out := self._left_out(event)) is not None:
+            self._logger.info(event, **fields, **left_out)
+
+    def warning(self, event: str, **fields: object) -> None:
+        if (left_out := self._left_out(event)) is not None:
+            self._logger.warning(event, **fields, **left_out)
+
+    def error(self, event: str, **fields: object) -> None:
+        if (left_out := self._left_out(event)) is not None:
+            self._logger.error(event, **fields, **left_out)
+
+    def _left_out(self, event: str) -> dict[str, int] | None:
+        """What the line has to say of those before it; None if it is left out, too."""
+        now = self._clock()
+        budget = self._events.setdefault(event, _Budget(self._burst, now))
+        budget.lines += (now - budget.at) * self._per_second
+        budget.lines, budget.at = min(self._burst, budget.lines), now
+        if budget.lines < 1:
+            budget.left_out += 1
+            return None
+        budget.lines -= 1
+        left_out, budget.left_out = budget.left_out, 0
+        return {"left_out": left_out} if left_out else {}
+
+
+class _Budget:
+    """Lines that may be written of one event, and how many were not."""
+
+    __slots__ = ("at", "left_out", "lines")
+
+    def __init__(self, lines: float, at: float) -> None:
+        self.lines = lines
+        self.at = at
+        self.left_out = 0
+
+
 def configure(level: str = "info", stream: TextIO | None = None) -> None:
     """Send structlog and the standard library's logging to `stream` (stderr): JSON lines, or a
     console layout if it is a terminal.
@@ -59,7 +128,11 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
     )
     layout: Sequence[Processor]
     if out.isatty():
-        layout = (structlog.dev.ConsoleRenderer(colors=not os.environ.get("NO_COLOR")),)
+        layout = (
+            structlog.processors.format_exc_info,
+            _printable_values,
+            structlog.dev.ConsoleRenderer(colors=not os.environ.get("NO_COLOR")),
+        )
     else:
         layout = (
             structlog.processors.dict_tracebacks,
@@ -80,6 +153,19 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=max(LEVELS[level], logging.WARNING), force=True)
+
+
+def _printable_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """For a terminal: values of others as one line each, a traceback of ours as several."""
+    return {
+        key: only_text(str(value)) if key == "exception" else _printable(value)
+        for key, value in event.items()
+    }
+
+
+def _printable(value: object) -> object:
+    """As the console shows it: texts as they are, the rest by `repr`, which escapes by itself."""
+    return printable(value) if isinstance(value, str) else value
 
 
 def _plain_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -17,10 +17,9 @@ from __future__ import annotations
 import contextlib
 import os
 
-from duplexd.runtime import directory
+from duplexd.runtime import directory, owned
 
 _MODE = 0o600
-_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK_BYTES = 1 << 20
 
 
@@ -43,7 +42,7 @@ class Reserve:
         if self.size >= size:
             return
         with directory.naming(self.path):
-            fd = os.open(self.path, _FLAGS, _MODE)
+            fd = owned.open_file(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _MODE)
             try:
                 for done in range(0, size, _CHUNK_BYTES):
                     _write(fd, os.urandom(min(_CHUNK_BYTES, size - done)))

@@ -166,7 +166,8 @@ async def patiently(
 
     A watch is of one worker: after a HungError, another call needs another watch.
     """
-    assert not watch.given_up, "a thread that was given up still uses this watch"
+    if watch.given_up:
+        raise RuntimeError("a thread that was given up still uses this watch")
     loop = asyncio.get_running_loop()
     future: asyncio.Future[R] = loop.create_future()
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.errors import DamageError, NotFoundError
 from duplexd.journal.format import MARKER, Record, unpack_marker
+from duplexd.known import known
 from duplexd.verify_cut import past
 from duplexd.verify_cut.report import CONTRADICTED, DROPPED, FOUND, MemberReport
 from duplexd.verify_cut.segments import journal_directory
@@ -147,7 +148,7 @@ class ControllerCheck:
     def _marker(self, record: Record, payload: memoryview) -> None:
         try:
             self.story.marked(record.sequence, unpack_marker(payload))
-        except (AssertionError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise DamageError(
                 f"{self.walk.place}: marker {record.sequence} cannot be decoded ({error!r})"
             ) from error
@@ -181,8 +182,8 @@ class ControllerCheck:
         return True
 
     def _check_record(self) -> None:
-        story, member, record = self.story, self.member, self.story.record
-        assert record is not None
+        story, member = self.story, self.member
+        record = known(story.record, "the walk has found it")
         self.report.record = FOUND
         where = f"record {member.sequence}"
         if member.crc is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from duplexd.known import known
 from duplexd.verify_cut.contents import Contents, check_by_journal
 from duplexd.verify_cut.image import Image
 from duplexd.verify_cut.report import VolumeReport
@@ -176,8 +177,7 @@ def _by_primary(check: VolumeCheck, follow: Callable[[], None], doubt: str) -> N
         follow()
         return check.at_cut
 
-    contents = check.contents
-    assert contents is not None
+    contents = known(check.contents, "it is compared after the walk")
     doubt = doubt or check.story.primary_doubt
     primary = None if doubt else check.open_primary()
     if primary is not None:

@@ -56,6 +56,17 @@ def test_the_type_checker_is_not_silenced_on_the_write_path() -> None:
     assert not silenced, "\n" + "\n".join(silenced)
 
 
+def test_nothing_relies_on_assertions() -> None:
+    """They are left out with `python -O`. What must hold is checked, or `known`."""
+    found = [
+        f"{shown(module.path)}:{node.lineno}"
+        for module in modules().values()
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Assert)
+    ]
+    assert not found, "\n" + "\n".join(found)
+
+
 def test_few_files_have_the_name_of_another() -> None:
     named: dict[str, list[str]] = defaultdict(list)
     for path in files():

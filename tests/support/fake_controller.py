@@ -547,7 +547,7 @@ class FakeController:
                 f"{', '.join(names)}: not all DUPLEX; `duplexctl resync` brings them there"
             )
         already = states == {"SUSPENDED"}
-        cut_id = f"c{self.next_sequence()}"
+        cut_id = f"{self.next_sequence():016x}"
         for name in names:
             self.volumes[name] = "SUSPENDED"
             self.cut_of[name] = cut_id

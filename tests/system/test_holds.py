@@ -295,6 +295,21 @@ async def test_two_leases_one_after_the_other(pair_of_volumes: Daemon) -> None:
         assert cut["controllers"]["test"] < later["controllers"]["test"]
 
 
+async def test_a_lease_cannot_keep_writes_waiting_beyond_the_lease_before_it(
+    pair_of_volumes: Daemon,
+) -> None:
+    first = await hold(pair_of_volumes, ["one"], hold_s=10.0)
+    with contextlib.closing(first):
+        body = {"targets": ["db"], "hold_s": 10.0}
+        status, answer = await asyncio.to_thread(
+            pair_of_volumes.request, "POST", "/v1/quiesce", body
+        )
+        assert status == 409, answer
+        assert "may wait for 10 s in all" in str(answer)
+        assert not (await volumes(pair_of_volumes))["two"]["held"]
+        (await hold(pair_of_volumes, ["two"], hold_s=10.0)).close()
+
+
 @pytest.mark.parametrize(
     ("arguments", "status"),
     [

@@ -25,11 +25,16 @@ Targets = Annotated[
         description="names of volumes or groups; a group means its volumes",
     ),
 ]
+INTEGER_MAX = (1 << 63) - 1  # what others keep in 64 bits, and Prometheus in a float
 CUT_ID_PATTERN = "^[0-9a-f]{16}$"
 CutId = Annotated[str, Field(pattern=CUT_ID_PATTERN, description="id of a cut")]
 Fence = Annotated[
     int | None,
-    Field(description="newest fencing number of the lease; an older one is refused"),
+    Field(
+        ge=0,
+        le=INTEGER_MAX,
+        description="newest fencing number of the lease; an older one is refused",
+    ),
 ]
 HoldSeconds = Annotated[float, Field(gt=0, le=HOLD_SECONDS_MAX)]
 
@@ -121,7 +126,7 @@ class CutRequest(Request):
     """Make a group's cut under the lease that is held for it. The gates stay closed."""
 
     lease: Name
-    fence: int
+    fence: Annotated[int, Field(ge=0, le=INTEGER_MAX)]
     tag: str = Field(
         "", max_length=TAG_CHARACTERS_MAX, description="text that is kept with the cut"
     )
@@ -141,7 +146,7 @@ class OpenRequest(Request):
     """Open the gates after the cut."""
 
     lease: Name
-    fence: int
+    fence: Annotated[int, Field(ge=0, le=INTEGER_MAX)]
 
 
 class CutEmpty(Request):
@@ -152,7 +157,7 @@ class GradeRequest(Request):
     """What a canary found on the secondaries of a cut."""
 
     consistent: bool
-    records: int = Field(ge=0, description="records that it looked at")
+    records: int = Field(ge=0, le=INTEGER_MAX, description="records that it looked at")
     detail: str = Field(
         "", max_length=GRADE_CHARACTERS_MAX, description="the first things that it found"
     )

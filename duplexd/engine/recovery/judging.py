@@ -18,6 +18,7 @@ from duplexd.engine.opening import PRIMARY, SECONDARY, Images, absent, why_absen
 from duplexd.engine.recovery.identify import Evidence
 from duplexd.images.absent import AbsentLeg
 from duplexd.images.probe import as_on_the_medium
+from duplexd.known import known
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,7 +72,7 @@ class Judging:
             self._look(record, images.primary, PRIMARY, mode),
             self._look(record, images.secondary, SECONDARY, mode),
         )
-        assert primary is not None
+        primary = known(primary, "a leg that was looked at, or one that is absent")
         images = images._replace(primary=primary, secondary=secondary)
         if record is None:
             new = [found and self._evidence.judge_new(found) for found in (ours, theirs)]

@@ -148,3 +148,29 @@ def test_requests_ahead_of_their_answers_are_bounded(serve: Serve) -> None:
         send(sock, HEALTH * 100)
         answers = [part[:3] for part in read_all(sock).split(b"HTTP/1.1 ")[1:]]
     assert answers == [b"200"] * 4 + [b"400"]
+
+
+def test_a_stream_whose_reader_takes_nothing_is_cut_off(serve: Serve) -> None:
+    plane = serve(unread_seconds_max=PERIOD_SECONDS, events_queued_max=1 << 20)
+    with plane.connect() as sock:
+        send(sock, b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert sock.recv(1)
+
+        def much() -> None:
+            for _ in range(2000):
+                plane.controller.emit("something", detail="x" * 1000)
+
+        plane.call(much)
+        wait_for_connections(plane, 0)
+
+
+def test_who_asks_too_much_is_answered_429_and_when_to_come_again(serve: Serve) -> None:
+    plane = serve(look_seconds_max=PERIOD_SECONDS, look_share=1e-6, operator_credit_seconds=0.0)
+    assert plane.ask("GET", "/healthz")[0] == 200
+    with plane.connect() as sock:
+        send(sock, HEALTH.replace(b"Host: x", b"Host: x\r\nConnection: close"))
+        head, _, body = read_all(sock).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 429 ")
+    assert b"\r\nretry-after: 1" in head
+    assert "look_seconds_max" in json.loads(body)["detail"]
+    assert plane.ask("DELETE", "/v1/leases/none")[0] == 404, "a command waits for no turn"

@@ -90,6 +90,16 @@ def there(serve: Callable[..., Remote]) -> Remote:
     return serve()
 
 
+def client_hello() -> bytes:
+    """The first bytes of a client that will say no more."""
+    sent = ssl.MemoryBIO()
+    context = ssl.create_default_context()
+    client = context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname="localhost")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    return sent.read()
+
+
 def eventually(holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not holds():
@@ -224,10 +234,41 @@ def test_strangers_wait_for_places_and_take_none_from_the_unix_socket(
 def test_handshakes_are_begun_so_often_and_no_more(serve: Callable[..., Remote]) -> None:
     there = serve(handshakes_per_second_max=20)
     begun = time.monotonic()
-    for _ in range(5):
-        there.connect().close()
-    assert there.ask("GET", "/healthz")[0] == 200
+    for _ in range(6):
+        assert there.ask("GET", "/healthz")[0] == 200
     assert time.monotonic() - begun >= 5 / 20 - 0.005  # timers count milliseconds
+
+
+def test_silent_strangers_take_no_place_of_a_handshake(serve: Callable[..., Remote]) -> None:
+    there = serve(handshakes_max=1)
+    strangers = [there.connect() for _ in range(20)]
+    assert there.ask("GET", "/healthz")[0] == 200
+    for stranger in strangers:
+        stranger.close()
+
+
+def test_of_too_many_silent_strangers_the_oldest_are_dropped(serve: Callable[..., Remote]) -> None:
+    there = serve(silent_max=3)
+    strangers = [there.connect() for _ in range(4)]
+    assert ended(strangers[0])
+    strangers[0].close()
+    for stranger in strangers[1:]:
+        stranger.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            stranger.recv(1)
+        stranger.close()
+
+
+def test_a_handshake_that_does_not_go_on_gives_way(serve: Callable[..., Remote]) -> None:
+    there = serve(handshakes_max=2, handshake_seconds_min=0.1)
+    hello = client_hello()
+    strangers = [there.connect() for _ in range(2)]
+    for stranger in strangers:
+        stranger.sendall(hello)
+        assert stranger.recv(1), "the server has answered: it has begun"
+    assert there.ask("GET", "/healthz")[0] == 200
+    for stranger in strangers:
+        stranger.close()
 
 
 def test_connections_beyond_the_limit_are_refused(serve: Callable[..., Remote]) -> None:

@@ -20,7 +20,7 @@ async def test_a_suspend_of_one_controller_asks_for_its_name_only(tmp_path: Path
     async with members(tmp_path, "alpha") as (client, (alpha,)):
         answer = {
             "verdict": "consistent",
-            "cut": "c1",
+            "cut": "0123456789abcdef",
             "controllers": {"alpha": 5},
             "volumes": ["data"],
             "hold": None,
@@ -49,11 +49,11 @@ async def test_a_controller_alone_says_why(tmp_path: Path) -> None:
     async with members(tmp_path, "alpha") as (client, (alpha,)):
         answer = {
             "verdict": "void",
-            "cut": "c",
+            "cut": "0123456789abcdef",
             "tag": "",
             "controllers": {"alpha": 5},
             "volumes": ["data"],
-            "hold": {},
+            "hold": None,
         }
         alpha.plant["suspend"] = 200, answer | {"why": "/b/data.img: Input/output error"}
         assert (await client.suspend("db")).why == f"alpha: {'/b/data.img: Input/output error'}"
@@ -204,7 +204,12 @@ async def test_a_lease_that_was_given_is_cut_under(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------- interrupted
 
 
-ALONE = {"verdict": "consistent", "cut": "c1", "controllers": {"alpha": 5}, "volumes": ["data"]}
+ALONE = {
+    "verdict": "consistent",
+    "cut": "0123456789abcdef",
+    "controllers": {"alpha": 5},
+    "volumes": ["data"],
+}
 
 
 def slow(alpha: FakeMember, answer: Any) -> asyncio.Event:

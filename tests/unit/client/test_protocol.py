@@ -256,5 +256,5 @@ def test_a_hold_of_one_member_under_which_another_command_suspended_is_over() ->
 
 
 def test_several_members_are_never_suspended_with_one_request() -> None:
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match="alone"):
         Round(MEMBERS).suspend()

@@ -128,3 +128,13 @@ def test_a_name_that_this_machine_does_not_know(
     text = config_text().replace(where, f"{where}\n{key} = {value}")
     (problem,) = preflight.look(load.parse(text, tmp_path / "f.toml"))
     assert problem.line.startswith(expected)
+
+
+def test_as_root_state_and_sockets_are_in_places_that_only_root_may_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    tmp_path.chmod(0o777)
+    found = preflight.look(config(tmp_path))
+    keys = {problem.line.split(": ")[0] for problem in found if problem.forbidden}
+    assert {"controller.state_dir", "control.socket"} <= keys

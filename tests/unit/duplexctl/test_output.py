@@ -87,7 +87,7 @@ def test_what_is_done_is_said_nevertheless(
     plane: ControlPlane, full: int, unread: int, groups: str, more: list[str]
 ) -> None:
     code, err = ctl(full, "--groups", groups, "suspend", "db", *more)
-    assert (code, err.startswith(f"{FULL}; this is done: suspended db: consistent, cut c")) == (
+    assert (code, err.startswith(f"{FULL}; this is done: suspended db: consistent, cut 0")) == (
         1,
         True,
     )

@@ -79,7 +79,7 @@ def test_all_means_all() -> None:
                 "state": "SUSPENDED",
                 "secondary": {"usable": True, "cut": CUT | {"tag": "ü\n\x1b[31m"}},
             },
-            "cut c7 (ü??[31m)",
+            "cut c7 (ü\\n\\x1b[31m)",
         ),
         (
             {"state": "SUSPENDED", "secondary": {"usable": True, "cut": CUT | {"verdict": "void"}}},
@@ -229,3 +229,18 @@ def test_without_colour_nothing_is_bold_either(
     console.file = out = io.StringIO()
     console.print(views.ControllerView(status_of(3), 24).renderable())
     assert ("\x1b" in out.getvalue()) == escapes
+
+
+def test_the_fields_of_an_event_are_one_line_and_move_no_cursor() -> None:
+    event = {"event": "suspended", "time": 0, "tag": "\x1b[2J\r\n1970 forged", "volumes": ["a"]}
+    text = texts.event_text(event)
+    assert text == (r"1970-01-01T00:00:00.000000Z suspended tag=\x1b[2J\r\n1970 forged volumes=a")
+
+
+def test_a_name_in_a_coloured_status_moves_no_cursor() -> None:
+    status = status_of(1)
+    status["leases"] = [{"id": "1", "volumes": [], "owner": "certificate \x1b[2J"}]
+    console = Console(file=io.StringIO(), force_terminal=True, width=200)
+    console.print(views.ControllerView(status, None).renderable())
+    assert isinstance(console.file, io.StringIO)
+    assert r"certificate \x1b[2J" in console.file.getvalue()

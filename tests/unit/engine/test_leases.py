@@ -330,6 +330,70 @@ async def test_the_fences_of_a_start_are_above_those_of_the_starts_before() -> N
         again.renew(first.id, first.fence, 1.0)
 
 
+# ------------------------------------------------------- how long a write waits, over all leases
+
+
+async def test_a_lease_over_a_held_volume_ends_when_the_first_had_to() -> None:
+    parts = Parts()
+    first = await hold(parts, "data", hold_s=10.0)
+    parts.clock.now += 8.0
+    with pytest.raises(WrongStateError, match=r"'data' wait for 8 s already.* at most for 2;"):
+        await hold(parts, "data", hold_s=2.5)
+    second = await hold(parts, "data", hold_s=2.0)
+    parts.leases.release(first.id)
+    with pytest.raises(WrongStateError):
+        parts.leases.renew(second.id, None, 2.5)
+
+
+async def test_a_lease_over_several_volumes_is_bounded_by_the_one_held_longest() -> None:
+    parts = Parts()
+    await hold(parts, "data", hold_s=10.0)
+    parts.clock.now += 8.0
+    with pytest.raises(WrongStateError, match="'data'"):
+        await hold(parts, "wal", "data")
+    assert not parts.write_path.is_gated(parts.pair("wal"))
+    await hold(parts, "wal", hold_s=10.0)
+
+
+async def test_writes_that_have_not_passed_since_a_release_count_as_held() -> None:
+    parts = Parts()
+    first = await hold(parts, "data", hold_s=10.0)
+    waiting = parts.send("data", 0, b"waits")
+    parts.clock.now += 8.0
+    parts.leases.release(first.id)
+    with pytest.raises(WrongStateError):
+        await hold(parts, "data", hold_s=5.0)
+    second = await hold(parts, "data", hold_s=2.0)
+    parts.clock.now += 1.0
+    parts.leases.release(second.id)
+    assert not parts.answered(waiting)
+    with pytest.raises(WrongStateError):
+        await hold(parts, "data", hold_s=2.0)
+    await parts.leases.passed([parts.pair("data")])
+    assert parts.answered(waiting)
+    await hold(parts, "data", hold_s=10.0)
+
+
+async def test_a_volume_that_was_refused_meanwhile_was_not_held() -> None:
+    parts = Parts()
+    data = parts.pair("data")
+    parts.write_path.refuse_volume(data, errno.EIO)
+    parts.clock.now += 60.0
+    await hold(parts, "data", hold_s=10.0)
+    parts.write_path.accept_volume(data)
+    await hold(parts, "data", hold_s=10.0)
+
+
+async def test_a_write_that_was_dropped_bounds_no_later_lease() -> None:
+    parts, gone = Parts(), Peer()
+    first = await hold(parts, "data", hold_s=10.0)
+    parts.send("data", 0, b"waits", peer=gone)
+    parts.clock.now += 8.0
+    parts.leases.release(first.id)
+    parts.write_path.disconnected(gone)
+    await hold(parts, "data", hold_s=10.0)
+
+
 # ------------------------------------------------------------------------------------ figures
 
 

@@ -376,6 +376,21 @@ async def test_the_secondary_is_not_touched_before_the_commit_is_durable() -> No
     assert seen == [("Commit", False), ("Settled", True)]
 
 
+async def test_a_pair_that_was_suspended_meanwhile_is_not_suspended_again() -> None:
+    """Its secondary could not be synced, which others notice, while the log is written."""
+    world = World()
+    replication, pair = rewritten(world)
+    world.workers.held = asyncio.Event()
+    await replication.resync(pair)
+    await until(lambda: pair.state == PENDING)
+    error, full = OSError(errno.EIO, "lost"), pair.record.full_map()
+    world.freeze([pair], pair, pair.applied, error, [pair], {pair: full})
+    world.workers.held.set()
+    await until(lambda: bool(world.emit.named("resync-failed")))
+    assert (pair.state, pair.reason) == (SUSPENDED, BY_ERROR)
+    assert [call.failed for call in world.freeze.calls] == [pair.name]
+
+
 async def test_the_journal_is_kept_from_the_commit_on() -> None:
     """A checkpoint taken while the log was completed does not know of it."""
     world = World()

@@ -111,3 +111,48 @@ def test_an_exception_is_one_line_too() -> None:
     lines = out.getvalue().splitlines()
     assert len(lines) == 1
     assert "ValueError" in lines[0]
+
+
+def test_what_others_wrote_moves_no_cursor_of_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    out = Terminal()
+    log.configure("info", out)
+    evil = "\x1b]0;x\x07\nforged"
+    try:
+        raise ValueError(evil)
+    except ValueError:
+        structlog.get_logger("t").error("suspended", tag=evil, tags=[evil], exc_info=True)
+    assert "\x1b" not in out.getvalue()
+    assert r"tag=\x1b]0;x\x07\nforged" in out.getvalue()
+    assert "\nTraceback" in out.getvalue(), "a traceback keeps its lines"
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_what_strangers_repeat_is_written_seldom_and_counted() -> None:
+    clock, out = Clock(), io.StringIO()
+    log.configure("info", out)
+    seldom = log.Seldom(structlog.get_logger("t"), burst=3, per_second=0.5, clock=clock)
+    for port in range(50):
+        seldom.info("connected", port=port)
+    seldom.info("another")
+    clock.now += 2.0
+    seldom.info("connected", port=50)
+    seldom.info("connected", port=51)
+    clock.now += 100.0
+    for port in range(52, 60):
+        seldom.info("connected", port=port)
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [(line.get("port"), line.get("left_out")) for line in lines] == [
+        *((port, None) for port in range(3)),
+        (None, None),
+        (50, 47),
+        (52, 1),
+        (53, None),
+        (54, None),
+    ]

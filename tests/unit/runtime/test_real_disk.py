@@ -347,7 +347,7 @@ def test_create_where_files_need_a_name_from_the_start(
     without_nameless_files(monkeypatch)
     if not links:
 
-        def refuses(*_: object) -> None:
+        def refuses(*_: object, **_by_name: object) -> None:
             raise OSError(errno.EPERM, "no hard links here")
 
         monkeypatch.setattr(os, "link", refuses)
@@ -362,10 +362,10 @@ def test_create_where_files_need_a_name_from_the_start(
 def without_nameless_files(monkeypatch: pytest.MonkeyPatch) -> None:
     really_open = os.open
 
-    def refuses(path: str, flags: int, mode: int = 0o777) -> int:
+    def refuses(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         if flags & os.O_TMPFILE == os.O_TMPFILE:
             raise OSError(errno.EOPNOTSUPP, "no nameless files")
-        return really_open(path, flags, mode)
+        return really_open(path, flags, mode, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "open", refuses)
 
@@ -412,9 +412,9 @@ def test_what_is_made_durable_and_in_which_order(
         events.append("sync " + os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), tmp_path))
         fsync(fd)
 
-    def renamed(old: str, new: str) -> None:
+    def renamed(old: str, new: str, **by_name: int) -> None:
         events.append("rename")
-        rename(old, new)
+        rename(old, new, **by_name)
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "rename", renamed)

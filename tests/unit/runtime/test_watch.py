@@ -93,7 +93,7 @@ async def test_a_watch_is_not_used_again_while_a_thread_may_still_look_at_it(dis
 
     with pytest.raises(HungError):
         await patiently(workers, watch, call, lambda _what: 0.05, 0.01)
-    with pytest.raises(AssertionError, match="still uses this watch"):
+    with pytest.raises(RuntimeError, match="still uses this watch"):
         await patiently(workers, watch, call, lambda _what: 0.05, 0.01)
     workers.close()
 
