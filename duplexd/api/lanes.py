@@ -10,13 +10,15 @@ be waiting for, and an operator can hold writes anyway.
 
 Considered: a limit of requests a second. It would have to be that of the largest installation, for
 a status of ten volumes costs a hundredth of one of a thousand. Time is what is short here, so time
-is what is counted.
+is what is counted: that of the processor, for on a busy machine a request may take long and cost
+the loop nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -52,7 +54,7 @@ class Turn:
 
     def __init__(self, lane: Lane, loop: asyncio.AbstractEventLoop) -> None:
         self._lane: Lane | None = lane
-        self._began = loop.time()
+        self._began = lane.now()
         # what takes so long waits for something else than the loop, and no lane waits for it
         self._timer = loop.call_later(TURN_SECONDS_MAX, self._end, 0.0)
 
@@ -69,10 +71,17 @@ class Turn:
 
 
 class Lane:
-    """Turns of peers with the same rights. `clock` and `later` are those of the loop."""
+    """Turns of peers with the same rights. `processor_s`: the time that this thread has used."""
 
-    def __init__(self, share: float, credit_s: float, wait_s: float) -> None:
+    def __init__(
+        self,
+        share: float,
+        credit_s: float,
+        wait_s: float,
+        processor_s: Callable[[], float] = time.thread_time,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._processor_s = processor_s
         self._share = share
         self._credit_max_s = credit_s
         self._wait_s = wait_s
@@ -89,9 +98,16 @@ class Lane:
         self._busy = True
         return Turn(self, self._loop)
 
-    def since(self, began: float) -> float:
-        """How long a turn has lasted."""
-        return self._loop.time() - began
+    def now(self) -> tuple[float, float]:
+        """The time, and what of it the processor worked for the loop."""
+        return self._loop.time(), self._processor_s()
+
+    def since(self, began: tuple[float, float]) -> float:
+        """What a turn has cost the loop. Another thread may drive it by now: then the processor's
+        times have nothing to do with each other.
+        """
+        passed_s, worked_s = (now - then for now, then in zip(self.now(), began, strict=True))
+        return min(passed_s, max(worked_s, 0.0))
 
     def left(self, took_s: float) -> None:
         """A turn that took the loop so long is over."""
@@ -158,7 +174,9 @@ class Lanes:
     have no role. Each has two, because signs of life (/healthz) must not wait for what takes long.
     """
 
-    def __init__(self, limits: ApiLimits) -> None:
+    def __init__(
+        self, limits: ApiLimits, processor_s: Callable[[], float] = time.thread_time
+    ) -> None:
         operator_s, observer_s = limits.operator_credit_seconds, limits.observer_credit_seconds
         credits_s = {
             (Role.OPERATE, True): operator_s,
@@ -167,7 +185,9 @@ class Lanes:
             (Role.NONE, False): observer_s,
         }
         self._lanes = {
-            (*kind, healthz): Lane(limits.look_share, credit_s, limits.look_seconds_max)
+            (*kind, healthz): Lane(
+                limits.look_share, credit_s, limits.look_seconds_max, processor_s
+            )
             for kind, credit_s in credits_s.items()
             for healthz in (True, False)
         }

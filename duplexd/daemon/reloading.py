@@ -5,6 +5,7 @@ New addresses are bound first, because that can fail and be undone; removed ones
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -16,6 +17,7 @@ from duplexd.daemon.checking import load_in_time
 from duplexd.daemon.nbd_rules import Rules
 from duplexd.daemon.startup import in_file, refuse_fixed, refuse_problems
 from duplexd.errors import DuplexdError
+from duplexd.nbd_server.reach import NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,11 +75,16 @@ class Reloads:
         ]
 
     async def _switch(self, new: Config, rules: Rules) -> list[str]:
+        """New volumes are hidden until all of the new rules hold: by the old ones everybody might
+        reach them. They stay so after an error, because some may be in force by then.
+        """
         listeners, before = self._listeners, self._rules
+        hidden = {name: NOBODY for name in new.volumes if name not in self.config.volumes}
+        policy = replace(before.policy, volumes={**before.policy.volumes, **hidden})
         known = {each.address for each in before.listeners}
         added = [each for each in rules.listeners if each.address not in known]
         with in_file(new, "nbd.listen"):
-            await listeners.update([*before.listeners, *added])
+            await listeners.update([*before.listeners, *added], policy)
         with in_file(new):
             try:
                 changes = await self._controller.reload(new)

@@ -54,7 +54,8 @@ class Leg(Protocol):
         """`(offset, length, is_data)` in order, covering the range exactly. What is not data reads
         as zeroes, allocated or not.
 
-        Where holes cannot be found all is data.
+        Where holes cannot be found all is data. LostWritesError as `read_into`: what the disk has
+        lost may look like a hole.
         """
 
     def write_back(self, offset: int, length: int, /) -> None:

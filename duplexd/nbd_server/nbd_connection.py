@@ -21,7 +21,6 @@ from duplexd.nbd.constants import FLAG_READ_ONLY
 from duplexd.nbd.export_flags import negotiated_flags
 from duplexd.nbd.handshake import TRANSMISSION
 from duplexd.nbd.transmission import RECEIVE_BYTES_MIN
-from duplexd.nbd_server.goodbye import unread_of
 from duplexd.nbd_server.negotiation import Negotiation
 from duplexd.nbd_server.places import peer_of
 from duplexd.nbd_server.progress import Progress
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from duplexd.backend import Volume
+    from duplexd.nbd.exports import Export
     from duplexd.nbd.handshake import Handshake
     from duplexd.nbd.negotiated import Negotiated
     from duplexd.nbd.transmission import Receiver
@@ -171,6 +171,7 @@ class Connection:
         if self._peer is not None:
             self._server.places.leave(self._peer)
             self._peer = None
+        self._server.tls_turns.withdraw(self)
         self._server.disconnected(self)
         if self.volume is not None:
             self.volume.connections -= 1
@@ -200,7 +201,9 @@ class Connection:
         """The rules have changed: end if they allow less than when the volume was chosen."""
         exports = self.exports
         exports.listener = listeners.get(exports.listener.address, exports.listener)
-        if self.volume is not None and exports.access(self.volume.name) < self._access:
+        if exports.tls == "required" and self._wire is self._socket:
+            self._end("TLS is required now")
+        elif self.volume is not None and exports.access(self.volume.name) < self._access:
             self._end("the rules allow it no longer")
 
     def _end(self, why: str) -> None:
@@ -217,7 +220,7 @@ class Connection:
 
     def _hung_up(self) -> None:
         """The client sends nothing more, and not all of what it sent has been received."""
-        receiver, unread = self._receiver, unread_of(self._wire.sock)
+        receiver, unread = self._receiver, self._wire.unread()
         if receiver is not None and receiver.says_goodbye(unread):
             self._left = memoryview(unread)  # the socket is lost with the first reply
         else:
@@ -293,9 +296,7 @@ class Connection:
         self._socket.pause_reading()
         secure = TlsWire(server.loop, self._socket, context, self, secured)
         self._wire = secure
-        self._timer = server.loop.call_later(
-            server.tls_turns.wait_s(server.loop.time()), self._socket.resume_reading
-        )
+        server.tls_turns.ask(self, self._socket.resume_reading)
         return secure
 
     def _identify(self, secure: TlsWire) -> None:
@@ -309,12 +310,19 @@ class Connection:
     def _negotiated(self, handshake: Handshake) -> None:
         """The client chose its volume, or there is nothing more to say to it."""
         volume, export = None, handshake.export
-        if handshake.state == TRANSMISSION and export is not None:
+        if handshake.state == TRANSMISSION and export is not None and self._still(export):
             volume = self._server.backend.volume(export.name)
-        if volume is None or export is None:  # or it was taken away since it was described
+        if volume is None or export is None:
             self._close()
         else:
             self._begin(volume, export.flags, handshake.negotiated, handshake.rest())
+
+    def _still(self, export: Export) -> bool:
+        """Whether it is still as it was described: a reload may have come before all replies had
+        gone.
+        """
+        now = self.exports.find(export.name)
+        return now is not None and now.size == export.size and not now.flags & ~export.flags
 
     def _begin(self, volume: Volume, flags: int, negotiated: Negotiated, rest: bytes) -> None:
         """The client's first requests may be in `rest`."""

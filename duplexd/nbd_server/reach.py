@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
+from duplexd.net.allow import Allow
 from duplexd.net.listen import UNIX_SOCKET_MODE
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from duplexd.nbd.offers import Tls
     from duplexd.net.address import Address
-    from duplexd.net.allow import Allow, Caller
+    from duplexd.net.allow import Caller
 
 
 class Access(IntEnum):
@@ -52,6 +53,7 @@ class Door(NamedTuple):
 
 
 OPEN = Door()
+NOBODY = Door(Allow())
 
 
 def may(caller: Caller, listener: Door, volume: Door) -> Access:

@@ -25,17 +25,38 @@ LOOK_SECONDS_MAX = 3600.0  # at the clock of the machine, which may be set
 
 
 class Turns:
-    """So many handshakes a second, in the order in which they were asked for."""
+    """So many handshakes a second, in the order in which they were asked for. One that is withdrawn
+    leaves its turn to the next: else who comes and goes would keep all others out.
+    """
 
-    def __init__(self, per_second: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, per_second: float) -> None:
+        self._loop = loop
         self._interval_s = 1 / per_second
-        self._next = 0.0
+        self._waiting: dict[object, Callable[[], None]] = {}
+        self._next = 0.0  # not before this time of the loop
+        self._timer: asyncio.TimerHandle | None = None
 
-    def wait_s(self, now: float) -> float:
-        """How long the next one has to wait from `now`, a time of the loop."""
-        turn = max(now, self._next)
-        self._next = turn + self._interval_s
-        return turn - now
+    def ask(self, who: object, begin: Callable[[], None]) -> None:
+        """`begin` is called from the loop, in its turn."""
+        self._waiting[who] = begin
+        self._schedule()
+
+    def withdraw(self, who: object) -> None:
+        """Its turn does not come. Harmless if it does not wait."""
+        self._waiting.pop(who, None)
+
+    def _schedule(self) -> None:
+        if self._timer is None and self._waiting:
+            self._timer = self._loop.call_at(max(self._loop.time(), self._next), self._turn)
+
+    def _turn(self) -> None:
+        self._timer = None
+        if (first := next(iter(self._waiting), None)) is None:
+            return
+        begin = self._waiting.pop(first)
+        self._next = self._loop.time() + self._interval_s
+        self._schedule()
+        begin()
 
 
 class Expiry:

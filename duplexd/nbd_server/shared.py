@@ -72,7 +72,7 @@ class Server:
         self.waiting = Budget(limits.queued_bytes_max, loop.call_soon)
         self.reading = Budget(limits.read_bytes_max, loop.call_soon)  # and replies
         self.hangups = HangupWatch(loop)
-        self.tls_turns = Turns(limits.tls_handshakes_per_second_max)
+        self.tls_turns = Turns(loop, limits.tls_handshakes_per_second_max)
         self.negotiations = RoundRobin(loop.call_soon)
         self.traffic: dict[str, Traffic] = {}  # by name of the volume
         self.failing: dict[

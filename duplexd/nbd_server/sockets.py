@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from duplexd.nbd_server.goodbye import unread_of
 from duplexd.net.listen import LISTEN_BACKLOG
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class Carrier(Protocol):
     def write(self, data: Data) -> bool: ...
 
     def is_closing(self) -> bool: ...
+
+    def unread(self) -> bytes: ...
 
     def close(self) -> None: ...
 
@@ -214,6 +217,10 @@ class Wire:
     def is_closing(self) -> bool:
         """Whether `close` or `abort` was called, or the client has gone."""
         return self._closing
+
+    def unread(self) -> bytes:
+        """What the client has sent and was not received, once it sends no more."""
+        return unread_of(self.sock)
 
     def close(self) -> None:
         """Read no more; close when the client has taken its replies."""

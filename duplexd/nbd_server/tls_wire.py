@@ -125,6 +125,16 @@ class TlsWire:
         self._closing = True
         self._wire.abort()
 
+    def unread(self) -> bytes:
+        """See `Wire`; it is taken from here."""
+        self._incoming.write(self._wire.unread())
+        pieces: list[bytes] = []
+        while True:
+            count, ended = self._read_into(self._input)
+            pieces.append(bytes(self._input[:count]))
+            if ended or not count:
+                return b"".join(pieces)
+
     # ------------------------------------------------------------- what the wire calls on it
 
     def connection_made(self, _wire: Wire, /) -> None:
@@ -246,10 +256,17 @@ class TlsWire:
             self._encrypt(piece)
 
     def _encrypt(self, data: memoryview) -> None:
+        """A client that broke TLS may wait for a reply still. The write path, which brings it, must
+        not meet the error.
+        """
         position = 0
-        while position < len(data):
-            position += self._tls.write(data[position:])
-        self._flush()
+        try:
+            while position < len(data):
+                position += self._tls.write(data[position:])
+        except ssl.SSLError:
+            self.abort()
+        else:
+            self._flush()
 
     def _flush(self) -> None:
         if self._outgoing.pending:

@@ -226,6 +226,7 @@ class RealFile:
                 found.append((data, hole - data, True))
                 data = hole
             offset = data
+        self._find_loss()  # else what was lost before it had blocks would be a hole
         return found
 
     def _seek(self, offset: int, whence: int, end: int) -> int:

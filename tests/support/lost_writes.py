@@ -27,6 +27,11 @@ class LostWrites(FaultLeg):
             raise self._loss()
         super().read_into(offset, buffer)
 
+    def extents(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
+        if self.lost:
+            raise self._loss()
+        return super().extents(offset, length)
+
     def sync(self, times: bool = False) -> None:
         if self.lost and not self.reported:
             self.reported = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 from itertools import product
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from duplexd.backend import Volume
     from tests.unit.nbd_server.memory_backend import MemoryBackend
 
 ALICE = Caller(uid=1000, groups=frozenset({1000, 50}))
@@ -191,6 +193,32 @@ async def test_a_read_only_volume_is_read_and_not_changed(
     assert [replies[cookie].error for cookie in refused] == [c.EPERM] * 4
     assert (replies[served].error, replies[served].data) == (0, bytes(16))
     assert not [change for batch in backend.batches for change in batch if change.kind == WRITE]
+    peer.close()
+
+
+@pytest.mark.parametrize("door", [Door(NOBODY), Door(None, read_only=True)])
+async def test_new_rules_hold_for_who_has_just_chosen_a_volume(
+    serving: Serving, backend: MemoryBackend, door: Door
+) -> None:
+    """So many options came with the choice that transmission begins a turn of the loop later."""
+    loop, find, found = asyncio.get_running_loop(), backend.volume, list[str]()
+
+    def volume(name: str) -> Volume | None:
+        found.append(name)
+        if len(found) == 4:  # the choice
+            loop.call_soon(serving.listeners.server.admit, Policy({"data": door}), {})
+        return find(name)
+
+    peer = await serving.peer()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "volume", volume)
+        await peer.send(
+            m.CLIENT_FLAGS.pack(3)
+            + option(c.OPT_INFO, go("data")) * 3
+            + option(c.OPT_GO, go("data"))
+        )
+        assert await peer.closed()
+    assert len(found) >= 4
     peer.close()
 
 

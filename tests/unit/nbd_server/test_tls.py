@@ -6,7 +6,7 @@ import asyncio
 import os
 import ssl
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -21,10 +21,10 @@ from duplexd.net import tls
 from duplexd.net.address import TcpAddress
 from duplexd.net.allow import Allow
 from tests.support.certificates import HOST, Certificates
-from tests.unit.nbd_server.peer import PATIENCE_SECONDS, eventually
+from tests.unit.nbd_server.peer import PATIENCE_SECONDS, Peer, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from duplexd.nbd.client import Reply
@@ -93,6 +93,7 @@ class Serving:
         self.certificates = certificates
         self._backend = backend
         self._opened: list[Secure] = []
+        self.limits = NbdLimits()
         self.listeners: Listeners | None = None
 
     async def start(
@@ -101,7 +102,7 @@ class Serving:
         context = tls.server_context(self.certificates, "nbd.tls", clients)
         listener = Listener(TcpAddress(HOST, 0), tls=mode)
         policy = Policy({"data": Door(allow)}, context=context)
-        self.listeners = Listeners(self._backend, [listener], NbdLimits(), policy)
+        self.listeners = Listeners(self._backend, [listener], self.limits, policy)
         await self.listeners.start()
 
     @property
@@ -203,6 +204,22 @@ async def test_plain_text_is_refused_only_where_tls_is_required(
     assert (m.U32.pack(c.REP_ERR_TLS_REQD) in await _plain(serving)) == refused
 
 
+@pytest.mark.parametrize("export", ["data", None])
+async def test_plain_text_ends_once_tls_is_required(serving: Serving, export: str | None) -> None:
+    await serving.start("optional")
+    plain, secure = Peer(serving.address), await serving.client()
+    await plain.open()
+    if export is not None:
+        await plain.go(export)
+    await secure.go("data")
+    assert serving.listeners is not None
+    await serving.listeners.update([Listener(TcpAddress(HOST, 0), tls="required")])
+    assert await plain.closed()
+    plain.close()
+    read = secure.nbd.read(0, 16)
+    assert (await secure.replies(1))[read].error == 0
+
+
 async def test_disconnecting_says_goodbye_in_tls(serving: Serving) -> None:
     await serving.start()
     secure = await serving.client()
@@ -210,6 +227,56 @@ async def test_disconnecting_says_goodbye_in_tls(serving: Serving) -> None:
     secure.nbd.disconnect()
     secure.writer.write(secure.nbd.data_to_send())
     assert await secure.closed()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_changes_that_were_not_received_are_done_after_a_goodbye_in_tls(
+    serving: Serving, backend: MemoryBackend, version: ssl.TLSVersion
+) -> None:
+    serving.limits = NbdLimits(
+        connection_share_bytes=0, request_bytes=0, connection_in_flight_bytes_max=2
+    )
+    await serving.start()
+    secure = await serving.client(version=version)
+    await secure.go("data")
+    backend.holding = True
+    secure.nbd.write(0, b"\1" * 4096)
+    secure.writer.write(secure.nbd.data_to_send())
+    await eventually(lambda: backend.held)
+    for index in range(1, 10):  # the first of them waits, and the socket is not read
+        secure.nbd.write(index * 4096, bytes([index + 1]) * 4096)
+        secure.writer.write(secure.nbd.data_to_send())
+        await asyncio.sleep(0.001)
+    secure.nbd.disconnect()
+    secure.writer.write(secure.nbd.data_to_send())
+    secure.close()
+    await asyncio.sleep(0.05)
+    assert len(backend.held) == 1
+    backend.release()
+    await eventually(lambda: backend.volumes["data"].connections == 0)
+    assert bytes(backend.volumes["data"].data[: 10 * 4096 : 4096]) == bytes(range(1, 11))
+
+
+GARBAGE = b"\x17\x03\x03\x00\x20" + b"x" * 32  # an encrypted record, but not of this session
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_a_client_that_breaks_tls_does_not_disturb_the_write_path(
+    serving: Serving, backend: MemoryBackend, version: ssl.TLSVersion
+) -> None:
+    await serving.start()
+    secure = await serving.client(version=version)
+    await secure.go("data")
+    backend.holding = True
+    secure.nbd.write(0, b"x" * 4096)
+    secure.nbd.disconnect()
+    secure.writer.write(secure.nbd.data_to_send())
+    with secure.writer.get_extra_info("socket").dup() as sock:
+        sock.send(GARBAGE)
+    await eventually(lambda: backend.held)
+    backend.release()
+    await eventually(lambda: backend.volumes["data"].connections == 0)
+    assert backend.volumes["data"].data[:4096] == b"x" * 4096
 
 
 async def test_garbage_instead_of_tls_closes_the_connection(serving: Serving) -> None:
@@ -245,7 +312,52 @@ async def test_a_clock_that_is_set_is_noticed() -> None:
     expiry.cancel()
 
 
-def test_handshakes_take_turns() -> None:
-    turns = Turns(per_second=10)
-    assert [turns.wait_s(5.0) for _ in range(3)] == pytest.approx([0, 0.1, 0.2])
-    assert turns.wait_s(60.0) == 0
+class Timers:
+    """Of a loop whose time is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 5.0
+        self.due: list[tuple[float, Callable[[], None]]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, call: Callable[[], None]) -> object:
+        self.due.append((when, call))
+        return object()
+
+    def go_on(self) -> None:
+        """To the next timer, and call it."""
+        when, call = self.due.pop(0)
+        self.now = max(self.now, when)
+        call()
+
+
+@pytest.fixture
+def timers() -> Timers:
+    return Timers()
+
+
+def test_handshakes_take_turns(timers: Timers) -> None:
+    turns, begun = Turns(cast("asyncio.AbstractEventLoop", timers), 10), list[float]()
+    for who in "abc":
+        turns.ask(who, lambda: begun.append(timers.now))
+    while timers.due:
+        timers.go_on()
+    assert begun == pytest.approx([5.0, 5.1, 5.2])
+    timers.now = 60.0
+    turns.ask("d", lambda: begun.append(timers.now))
+    timers.go_on()
+    assert begun[-1] == 60.0
+
+
+def test_who_has_gone_takes_no_turn(timers: Timers) -> None:
+    turns, begun = Turns(cast("asyncio.AbstractEventLoop", timers), 10), list[str]()
+    for who in range(1000):
+        turns.ask(who, lambda: begun.append("gone"))
+        turns.withdraw(who)
+    turns.ask("here", lambda: begun.append("here"))
+    while timers.due:
+        timers.go_on()
+    assert begun == ["here"]
+    assert timers.now == 5.0

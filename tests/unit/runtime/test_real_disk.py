@@ -569,6 +569,19 @@ def test_what_is_found_in_memory_counts_only_if_nothing_was_lost(
         file.read_into(0, buffer)
 
 
+def test_after_lost_writes_nothing_is_called_a_hole(
+    file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was lost before it got blocks on the disk has left none."""
+    assert file.extents(0, SIZE) == [(0, SIZE, False)]
+    monkeypatch.setattr(writeback, "_ask", losses(0, errno.EIO))
+    assert file.extents(0, SIZE) == [(0, SIZE, False)]
+    with pytest.raises(LostWritesError):
+        file.extents(0, SIZE)
+    with pytest.raises(LostWritesError):
+        file.read(0, 4)
+
+
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.EPERM, errno.EINVAL])
 def test_a_kernel_that_cannot_be_asked_has_said_nothing(
     file: File, monkeypatch: pytest.MonkeyPatch, code: int
