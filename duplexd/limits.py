@@ -57,10 +57,18 @@ JOURNAL_THREADS = 2  # one batch and one sync at a time
 class EngineLimits:
     """Of one controller: write path, journal, pairs, holds."""
 
-    # A batch up to this is done in the event loop, a larger one in a thread; the same for zeroes
+    # A batch up to this, zeroes included, is done in the event loop, a larger one in a thread
     inline_batch_bytes_max: int = 512 * KIB
-    inline_zero_bytes_max: int = 1 * MIB
-    batch_bytes_max: int = 8 * MIB
+    # A batch takes a few milliseconds, and all else waits for it. A change counts for its length
+    # and for what it costs however short it is.
+    batch_bytes_max: int = 2 * MIB
+    change_cost_bytes: int = 24 * KIB
+    shared_cost_max: int = 768 * KIB  # of a batch while several volumes have changes queued
+    turn_cost: int = 256 * KIB  # that one volume may take before it is the next one's turn
+    # A piece of a long TRIM or WRITE_ZEROES; how long the next one is follows from its time
+    zero_bytes_first: int = 4 * MIB
+    zero_bytes_max: int = 256 * MIB
+    zero_seconds: float = 0.002
     marker_reserve_bytes: int = 2 * MIB  # room that batches leave in the journal for markers
     record_bytes_max: int = 1 * MIB  # a longer WRITE becomes several records
     journal_segments: int = 16  # of a small journal; a large one has more, of the largest size
@@ -125,6 +133,7 @@ class NbdLimits:
     connection_in_flight_requests_max: int = 1024
     request_bytes: int = 512  # what a change takes beside its payload
     connection_read_bytes_max: int = 16 * MIB  # of one connection; one READ may be longer
+    turn_requests_max: int = 256  # of one connection, before others have their turn of the loop
     # replies the client does not take; beyond it nothing more is read for it
     connection_unsent_bytes_max: int = 4 * MIB
     inline_read_bytes_max: int = 256 * KIB  # longer reads are done in worker threads

@@ -22,16 +22,22 @@ import struct
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Protocol, cast
 
+import structlog
+
 from duplexd.api import problems, wire
 from duplexd.api.access import Access, Peer
 from duplexd.api.lanes import BusyError
 from duplexd.api.responses import LINES_TYPE, Lines, Slow, encode
+from duplexd.net.certificate_names import valid_until
+from duplexd.net.expiry import Expiry
+from duplexd.runtime.log import Seldom
 
 if TYPE_CHECKING:
     from duplexd.api.lanes import Lanes, Turn
     from duplexd.api.routing import Application
     from duplexd.limits import ApiLimits
 
+log = Seldom(structlog.get_logger("duplexd.api"))
 _UCRED = struct.Struct("3i")
 
 
@@ -82,6 +88,7 @@ class Connection(asyncio.Protocol):
         self._waits = False  # for such a turn
         self._lasting = False  # the answer ends when its reader goes, who may send nothing more
         self._timer: asyncio.TimerHandle | None = None
+        self._expiry: Expiry | None = None
         self._writable = asyncio.Event()
         self._writable.set()
         self._unsent_bytes = 0
@@ -95,6 +102,9 @@ class Connection(asyncio.Protocol):
         """See asyncio. By the roles of now: a reload may have come during a TLS handshake."""
         self._transport = cast("asyncio.Transport", transport)
         self.peer = peer_of(transport, self._shared.access)
+        until = valid_until(transport.get_extra_info("peercert") or {})
+        if until is not None:
+            self._expiry = Expiry(self._loop, until, self._expired)
         if detail := self._shared.add(self):
             self._refuse(wire.HttpError(503, detail))
         else:
@@ -116,6 +126,8 @@ class Connection(asyncio.Protocol):
         self._last = True
         self._writable.set()
         self._stop_timer()
+        if self._expiry is not None:
+            self._expiry.cancel()
         if (self._lasting or self._waits) and self._task is not None:
             self._task.cancel()
         self._shared.remove(self)
@@ -139,6 +151,12 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Drop the connection and what is still queued for it."""
         self._transport.abort()
+
+    def _expired(self) -> None:
+        """The peer is nobody from now on; its hold ends, as if it had gone."""
+        reason = "its certificate has expired"
+        log.info("control connection closed", certificate=self.peer.name, reason=reason)
+        self.abort()
 
     def stop(self) -> None:
         """Take no further request; close once the one that is being answered is."""

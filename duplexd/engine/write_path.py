@@ -2,62 +2,59 @@
 
 All changes of one wake-up of a connection come in one call. If nothing is in the way (`Admission`,
 a running batch, earlier changes) they become a batch at once; this is the fast path. Otherwise the
-changes wait: in the queue, or, if a lease holds their volume, at its gate. Their payloads stay in
-the receive buffer, which the connection keeps for them or copies. A waiting change has no number
-yet and was never acknowledged, so it is dropped with its connection (`waiting.py`). That loses
+changes wait in the line of their volume, which stops while a lease holds it (a *gate*). Their
+payloads stay in the receive buffer, which the connection keeps for them or copies. A waiting change
+has no number yet and was never acknowledged, so it is dropped with its connection. That loses
 nothing, and it is required: a client that gave up on the change may send it again over another
 connection, and the stale one must not overwrite what came after.
 
-Order: the queue is first in, first out over all volumes. A gate keeps the order of its volume, and
-changes that several gates release continue in their order of arrival.
+Order: of one volume, that of arrival. The volumes take turns (`core/fair_queue.py`), and a batch
+is so small that it takes a few milliseconds: what one volume has waiting costs others no more than
+that. Long changes are taken in pieces (`core/long_change.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-from collections import deque
-from typing import TYPE_CHECKING, cast
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from duplexd.backend import TRIM, WRITE, Change, Client
-from duplexd.core.pair import PairChange
+from duplexd.core.fair_queue import FairQueue
+from duplexd.core.long_change import PieceSizes
 from duplexd.engine.batch import Batch
-from duplexd.engine.waiting import GONE, Waiting
 from duplexd.journal.format import RECORD_HEADER_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from duplexd.core.admission import Admission
-    from duplexd.core.pair import Pair
+    from duplexd.core.fair_queue import Parcel
+    from duplexd.core.pair import Pair, PairChange
+    from duplexd.engine.batch import Done
     from duplexd.engine.timeline import Timeline
     from duplexd.limits import EngineLimits
     from duplexd.runtime.clock import Clock
 
 
-class Arrival:
+class Arrival(NamedTuple):
     """A change that waits at a gate, and since when (monotonic seconds)."""
 
-    __slots__ = ("at", "change")
-
-    def __init__(self, at: float, change: PairChange) -> None:
-        self.at = at
-        self.change = change
+    at: float
+    change: PairChange
 
 
 class Gate:
-    """Of one volume: how often it is closed, and what waits there, in order. With an `error`, an
-    errno, nothing waits there: every change gets it, for good. `since`: no change waits for longer.
+    """Of one volume: how often it is closed. With an `error`, an errno, nothing waits there: every
+    change gets it, for good. `since`: no change waits for longer.
     """
 
-    __slots__ = ("closed", "error", "since", "waiting")
+    __slots__ = ("closed", "error", "since")
 
     def __init__(self, since: float) -> None:
         self.closed = 0
         self.error = 0
         self.since = since
-        self.waiting: list[Arrival] = []
 
 
 class WritePath:
@@ -80,12 +77,12 @@ class WritePath:
         self._want_room = want_room
         self._clock = clock
         self._limits = limits
-        self._queue: deque[PairChange] = deque()
+        self._piece_sizes = PieceSizes(limits)
+        self._queue = FairQueue(limits, self._piece_sizes, self._acknowledge)
+        self._turns = self._queue.round  # what is in line, and not at a gate
         self._gates: dict[int, Gate] = {}  # that are closed, by volume number
-        self._waiting = Waiting()
-        # Changes that a gate let go, and since when they waited: until they begin, the next gate
-        # takes them again. Weak, because a change that is over must not keep its payload.
-        self._waited: WeakKeyDictionary[PairChange, float] = WeakKeyDictionary()
+        self._flushes: list[Change] = []  # that wait for the same record
+        self._flushed = 0  # its number
         self.batches = 0
 
     # ------------------------------------------------------------------ what the server calls
@@ -93,35 +90,41 @@ class WritePath:
     def submit(self, changes: list[Change]) -> None:
         """See `Backend`."""
         ours = cast("list[PairChange]", changes)
-        queued = self._queue or self._gates
+        queued = self._turns or self._gates
         if self._admission.clear and not queued and not self._timeline.busy:
-            self._start(ours)
-        else:
+            size, limits = 0, self._limits
             for change in ours:
-                self._enqueue(change)
-            self.kick()
+                size += change.length
+            cost = size + len(ours) * limits.change_cost_bytes
+            if size <= limits.record_bytes_max and cost <= limits.batch_bytes_max:
+                if not self._start(ours, size):
+                    self._enqueue(ours)
+                    self._want_room()
+                return
+        self._enqueue(ours)
+        self.kick()
 
     def flush(self, change: Change) -> None:
-        """See `Backend`."""
+        """See `Backend`. Those that wait for the same record are answered together."""
+        written = self._timeline.written
+        if self._flushes and self._flushed == written:
+            self._flushes.append(change)
+            return
+        group = self._flushes = [change]
+        self._flushed = written
 
         def done(error: int) -> None:
-            change.error = error
-            self._answer([change])
+            if self._flushes is group:
+                self._flushes = []
+            for flush in group:
+                flush.error = error
+            self._answer(group)
 
-        self._timeline.when_durable(self._timeline.written, done)
+        self._timeline.when_durable(written, done)
 
     def disconnected(self, client: Client) -> None:
         """See `Backend`."""
-        waiting = self._waiting
-        waiting.leave(client)
-        if 2 * waiting.gone > self._count_waiting():
-            self._queue = deque(change for change in self._queue if change.client is not GONE)
-            for gate in self._gates.values():
-                gate.waiting = [each for each in gate.waiting if each.change.client is not GONE]
-            waiting.gone = 0
-
-    def _count_waiting(self) -> int:
-        return len(self._queue) + sum(len(gate.waiting) for gate in self._gates.values())
+        self._queue.withdraw(client)
 
     # ------------------------------------------------------------------------ queue and gates
 
@@ -130,23 +133,29 @@ class WritePath:
         """How many changes are queued, not counting those at gates."""
         return len(self._queue)
 
-    def _enqueue(self, change: PairChange) -> None:
-        gate = self._gates.get(change.volume.id)
+    def _enqueue(self, changes: list[PairChange]) -> None:
+        """Those of one wake-up: of one volume, and mostly of one client."""
+        client, start = changes[0].client, 0
+        for at, change in enumerate(changes):
+            if change.client is not client:
+                self._enqueue_of_one(changes[start:at])
+                client, start = change.client, at
+        self._enqueue_of_one(changes[start:] if start else changes)
+
+    def _enqueue_of_one(self, changes: list[PairChange]) -> None:
+        gate = self._gates.get(changes[0].volume.id)
         if gate is None:
-            self._queue.extend(self._noted_parts(change))
+            self._queue.add(changes, None)
         elif gate.error:
-            self._refuse([change], gate.error)
+            self._refuse(changes, gate.error)
         else:
-            gate.waiting.append(Arrival(self._clock.monotonic(), change))
-            self._waiting.note(change.client, change)
+            self._queue.add(changes, self._clock.monotonic())
 
     def refuse_volume(self, pair: Pair, error: int) -> None:
         """From now on every change of this volume gets `error`, an errno; those that wait, too."""
         self.close_gates([pair])
-        gate = self._gates[pair.id]
-        gate.error = error
-        waiting, gate.waiting = gate.waiting, []
-        self._refuse([arrival.change for arrival in waiting], error)
+        self._gates[pair.id].error = error
+        self._refuse_parcels(self._queue.drain(pair), error)
 
     def accept_volume(self, pair: Pair) -> None:
         """Undo `refuse_volume`, if it was called."""
@@ -167,16 +176,11 @@ class WritePath:
         """
         now = self._clock.monotonic()
         for pair in pairs:
-            self._gates.setdefault(pair.id, Gate(now)).closed += 1
-        queued, self._queue = self._queue, deque()
-        for change in queued:
-            gate = self._gates.get(change.volume.id)
+            gate = self._gates.get(pair.id)
             if gate is None:
-                self._queue.append(change)
-            else:
-                arrival = Arrival(self._waited.get(change, now), change)
-                gate.since = min(gate.since, arrival.at)
-                gate.waiting.append(arrival)
+                self._queue.shut(pair, now)
+                gate = self._gates[pair.id] = Gate(min(now, self._queue.oldest(pair) or now))
+            gate.closed += 1
 
     def held_since(self, pair: Pair) -> float | None:
         """When the gate of this volume was closed; if it is open, when the oldest change arrived
@@ -189,28 +193,21 @@ class WritePath:
 
     def passing_since(self, pair: Pair) -> float | None:
         """When the oldest change arrived that a gate let go, and that has not begun; or None."""
-        waited = [at for each, at in self._waited.items() if each.volume is pair and not each.begun]
-        return min(waited, default=None)
+        return self._queue.oldest(pair)
 
     def open_gates(self, pairs: Iterable[Pair]) -> list[Arrival]:
-        """Undo one `close_gates`; returns what waited for it. Changes that no lease holds now are
-        queued in their order of arrival. They start when the present step is over, because it may
-        have more markers to append.
+        """Undo one `close_gates`; returns what waited for it. Changes that no lease holds now go on
+        when the present step is over, because it may have more markers to append.
         """
         waited: list[Arrival] = []
-        freed: list[Arrival] = []
         for pair in pairs:
             gate = self._gates[pair.id]
             gate.closed -= 1
-            waited += gate.waiting
+            waited += (Arrival(at, change) for at, change in self._queue.waiting(pair))
             if not gate.closed:
-                freed += self._gates.pop(pair.id).waiting
-        freed.sort(key=lambda arrival: arrival.at)
-        for arrival in freed:
-            parts = self._noted_parts(arrival.change)
-            self._waited.update(dict.fromkeys(parts, arrival.at))
-            self._queue.extend(parts)
-        if freed:
+                del self._gates[pair.id]
+                self._queue.open(pair)
+        if waited:
             self.kick_soon()
         return waited
 
@@ -218,28 +215,18 @@ class WritePath:
         """Begin batches while changes are queued and nothing is in the way. Refusals are checked
         before each batch, because the previous one may have made the controller fail.
         """
-        admission, timeline = self._admission, self._timeline
-        while self._queue and not admission.refusal:
+        admission, timeline, queue = self._admission, self._timeline, self._queue
+        while self._turns and not admission.refusal:
             if timeline.busy or admission.waiting:
                 return
-            taken = [self._queue.popleft()]
-            size, limit = record_bytes(taken), self.batch_bytes_max()
-            while self._queue and (size := size + record_bytes([self._queue[0]])) <= limit:
-                taken.append(self._queue.popleft())
-            if self._waiting.gone:
-                taken = self._without_gone(taken)
-            if taken and not self._start(taken):
+            batch = queue.take(self.batch_bytes_max())
+            if batch and not self._start(batch, sum(change.length for change in batch)):
+                queue.put_back()
+                self._want_room()
                 return
-        if self._queue:
-            queued, self._queue = list(self._queue), deque()
-            self._refuse(queued, admission.refusal)
-        if not self._gates:
-            self._waiting.clear()  # nothing waits
-
-    def _without_gone(self, taken: list[PairChange]) -> list[PairChange]:
-        left = [change for change in taken if change.client is not GONE]
-        self._waiting.gone = max(0, self._waiting.gone - (len(taken) - len(left)))
-        return left
+            queue.began()
+        if self._turns:
+            self._refuse_parcels(queue.drain_round(), admission.refusal)
 
     def batch_bytes_max(self) -> int:
         """How many bytes of journal a batch may take."""
@@ -251,41 +238,26 @@ class WritePath:
 
     # ------------------------------------------------------------------------------ one batch
 
-    def _start(self, changes: list[PairChange]) -> bool:
-        """Run a batch, or put it back at the head of the queue and return False."""
+    def _start(self, changes: list[PairChange], size: int) -> bool:
+        """Run a batch that writes or zeroes `size` bytes; False if the journal has no room."""
         limits = self._limits
-        size = record_bytes(changes)
-        if size > limits.inline_batch_bytes_max:
-            changes = [part for change in changes for part in self._parts(change)]
-        too_big = len(changes) > 1 and size > self.batch_bytes_max()
-        reserve = size + limits.marker_reserve_bytes
+        reserve = size + RECORD_HEADER_BYTES * len(changes) + limits.marker_reserve_bytes
         writer = self._writer  # what `room` asks first is asked here: no call for most batches
-        if too_big or not (
-            reserve <= writer.segment.size - writer.position - RECORD_HEADER_BYTES
-            or writer.room(reserve, limits.record_bytes_max)
-        ):
-            self._postpone(changes, too_big)
-            return False
+        if reserve > writer.segment.size - writer.position - RECORD_HEADER_BYTES:
+            reserve = record_bytes(changes) + limits.marker_reserve_bytes  # zeroes take no room
+            if not writer.room(reserve, limits.record_bytes_max):
+                return False
         regions, client, tracked, rare = self._look_at(changes)
-        heavy = bool(regions) or size > limits.inline_batch_bytes_max
+        answer: Done = self._answered
         if rare:
             client = None
+            if size > limits.record_bytes_max and not regions:
+                answer = self._timed(changes)
             changes = self._without_trims(changes)
-            zero_max = limits.inline_zero_bytes_max
-            heavy = heavy or any(
-                change.kind != WRITE and change.length > zero_max for change in changes
-            )
+        heavy = bool(regions) or size > limits.inline_batch_bytes_max
         self.batches += 1
-        self._timeline.batch(Batch(changes, regions, heavy, self._answered, client, tracked))
+        self._timeline.batch(Batch(changes, regions, heavy, answer, client, tracked))
         return True
-
-    def _postpone(self, changes: list[PairChange], too_big: bool) -> None:
-        parts = [part for change in changes for part in self._noted_parts(change)]
-        self._queue.extendleft(reversed(parts))
-        if too_big:
-            self.kick_soon()  # it is taken in several batches
-        else:
-            self._want_room()
 
     def _look_at(
         self, changes: list[PairChange]
@@ -333,6 +305,17 @@ class WritePath:
         self._acknowledge(ignored)
         return [change for change in changes if change not in ignored]
 
+    def _timed(self, changes: Sequence[PairChange]) -> Done:
+        """The answer to a batch that may end with a piece of zeroes: notes how long that took."""
+        began, piece = self._clock.monotonic(), changes[-1]
+
+        def answered(batch: Batch, error: BaseException | None) -> None:
+            if piece.kind != WRITE:
+                self._piece_sizes.took(piece, self._clock.monotonic() - began)
+            self._answered(batch, error)
+
+        return answered
+
     # ---------------------------------------------------------------------------- the answers
 
     def _answered(self, batch: Batch, error: BaseException | None) -> None:
@@ -377,34 +360,16 @@ class WritePath:
         for client, theirs in of.items():
             client.finished(theirs)
 
-    def _parts(self, change: PairChange) -> list[PairChange]:
-        """The change itself, or, for a long WRITE, changes of one record each, with views of its
-        payload, which is its own from then on.
-        """
-        record_max = self._limits.record_bytes_max
-        if change.kind != WRITE or change.length <= record_max:
-            return [change]
-        change.own()
-        joined = Joined(change, -(-change.length // record_max))
-        view = memoryview(change.data)
-        pieces: list[PairChange] = []
-        for at in range(0, change.length, record_max):
-            length = min(record_max, change.length - at)
-            data = view[at : at + length].toreadonly()
-            offset = change.offset + at
-            pieces.append(
-                PairChange(joined, 0, change.volume, WRITE, offset, length, data, change.fua)
-            )
-        return pieces
-
-    def _noted_parts(self, change: PairChange) -> list[PairChange]:
-        """Its `_parts`, which are going to wait."""
-        client, parts = change.client, self._parts(change)
-        if type(client) is Joined:
-            client = client.origin
-        for part in parts:
-            self._waiting.note(client, part)
-        return parts
+    def _refuse_parcels(self, parcels: Iterable[Parcel], error: int) -> None:
+        """Also of what has begun there will be no further pieces."""
+        refused: list[PairChange] = []
+        for parcel in parcels:
+            left = list(parcel.changes[parcel.at :])
+            if parcel.long is not None:
+                parcel.long.give_up(error)
+                del left[0]
+            refused += left
+        self._refuse(refused, error)
 
 
 def record_bytes(changes: Sequence[Change]) -> int:
@@ -413,24 +378,3 @@ def record_bytes(changes: Sequence[Change]) -> int:
     for change in changes:  # a loop: twice as fast here as a generator
         size += len(change.data)
     return size
-
-
-class Joined:
-    """The client of the parts of a long WRITE: answers it when all of them are done."""
-
-    __slots__ = ("_left", "_whole", "origin")
-
-    def __init__(self, whole: PairChange, parts: int) -> None:
-        self._whole = whole
-        self._left = parts
-        self.origin: Client = whole.client
-
-    def finished(self, parts: Sequence[Change]) -> None:
-        """See `Client`."""
-        whole = self._whole
-        for part in parts:
-            whole.error = whole.error or part.error
-            whole.sequence = max(whole.sequence, part.sequence)
-        self._left -= len(parts)
-        if not self._left:
-            self.origin.finished([whole])

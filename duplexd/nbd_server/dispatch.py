@@ -55,6 +55,10 @@ class Dispatch(Requests):
         if self.write_paused or self.in_flight >= self._limits.connection_in_flight_requests_max:
             self.backlog = requests
             return
+        later: list[Request] = []
+        if len(requests) > self._limits.turn_requests_max:
+            later = requests[self._limits.turn_requests_max :]
+            requests = requests[: self._limits.turn_requests_max]
         changes: list[Change] = []
         self.serving = True
         try:
@@ -65,6 +69,8 @@ class Dispatch(Requests):
             self.serving = False
         if position or self._replies:
             self._send(position)
+        if later:
+            self._take_later(later)
         if not 0 <= self.payload_bytes - self._counted <= self._share_bytes:
             self._count()
 
@@ -157,11 +163,9 @@ class Dispatch(Requests):
             if command == _READ:
                 end = position + _HEADER + length
                 if length <= inline_max and end > len(reply_buffer):
-                    self._send(position)
-                    reply_buffer, position, end = self._server.reply_buffer, 0, _HEADER + length
-                    if self.write_paused:
-                        self.backlog = [request, *requests]
-                        break
+                    self.backlog = [request, *requests]
+                    self.progressed()  # in the next turn, behind what others have sent
+                    break
                 try:
                     cached = length <= inline_max and read_cached(
                         offset, reply_buffer[position + _HEADER : end]
@@ -182,6 +186,12 @@ class Dispatch(Requests):
         byte_counts[_WRITE] += written
         self.payload_bytes += taken
         return position
+
+    def _take_later(self, requests: list[Request]) -> None:
+        """In the next turn of the loop, unless one before them waits for something else."""
+        if not self.backlog:
+            self.progressed()
+        self.backlog += requests
 
     def _wait(self, request: Request, rest: Iterator[Request], budget: Budget) -> None:
         """Go on with this one, and the `rest`, when there is room. Nothing is left of `rest`."""

@@ -26,13 +26,14 @@ from duplexd.nbd_server.places import peer_of
 from duplexd.nbd_server.progress import Progress
 from duplexd.nbd_server.reach import Access
 from duplexd.nbd_server.receive_buffers import ReceiveBuffers, in_use
-from duplexd.nbd_server.secured import Expiry, identified
+from duplexd.nbd_server.secured import identified
 from duplexd.nbd_server.sockets import tune
 from duplexd.nbd_server.structured import begin
 from duplexd.nbd_server.tls_wire import TlsWire
 from duplexd.nbd_server.visible_exports import VisibleExports
 from duplexd.net.allow import Caller, caller_of
 from duplexd.net.certificate_names import valid_until
+from duplexd.net.expiry import Expiry
 from duplexd.runtime.log import Seldom
 
 if TYPE_CHECKING:

@@ -1,15 +1,11 @@
-"""What TLS asks of the server around a connection: turns for handshakes, and the end of sessions.
+"""What TLS asks of the server around a connection: turns for handshakes, and who the client is.
 
 A handshake costs the loop a millisecond or two, and a stranger nothing. So there are so many in a
 second; a connection that has to wait for its turn waits within the time limit of its handshake.
-
-A connection does not outlive the certificate that it began with: a mount that was set up a day
-before its certificate expires would otherwise stay for ever.
 """
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from duplexd.net.certificate_names import ALTERNATIVES, names_of
@@ -20,8 +16,6 @@ if TYPE_CHECKING:
 
     from duplexd.net.allow import Caller
     from duplexd.net.certificate_names import Certificate
-
-LOOK_SECONDS_MAX = 3600.0  # at the clock of the machine, which may be set
 
 
 class Turns:
@@ -57,34 +51,6 @@ class Turns:
         self._next = self._loop.time() + self._interval_s
         self._schedule()
         begin()
-
-
-class Expiry:
-    """Calls `end` at `until`, in seconds since 1970."""
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        until: float,
-        end: Callable[[], None],
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        self._loop = loop
-        self._until = until
-        self._end = end
-        self._now = now
-        self._timer = loop.call_soon(self._look)
-
-    def cancel(self) -> None:
-        """The connection is over."""
-        self._timer.cancel()
-
-    def _look(self) -> None:
-        left_s = self._until - self._now()
-        if left_s <= 0:
-            self._end()
-        else:
-            self._timer = self._loop.call_later(min(left_s, LOOK_SECONDS_MAX), self._look)
 
 
 def identified(caller: Caller, certificate: Certificate) -> Caller:

@@ -98,11 +98,9 @@ class StructuredDispatch(Dispatch):
             if command == _READ:
                 end = position + room + length
                 if length <= inline_max and end > len(reply_buffer):
-                    self._send(position)
-                    reply_buffer, position, end = self._server.reply_buffer, 0, room + length
-                    if self.write_paused:
-                        self.backlog = [request, *requests]
-                        break
+                    self.backlog = [request, *requests]
+                    self.progressed()  # in the next turn, behind what others have sent
+                    break
                 try:
                     cached = length <= inline_max and read_cached(
                         offset, reply_buffer[position + room : end]

@@ -3,6 +3,9 @@
 JSON on stderr under a service manager, which keeps and filters it; readable lines on a terminal. A
 log that cannot be written is lost rather than waited for: a full disk of logs must not stop a
 volume.
+
+A log has other readers than a volume has. So an exception is logged without the variables of its
+frames, which hold what clients wrote, and every text in a line has a limit.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from duplexd.printable import only_text, printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from structlog.typing import EventDict, Processor, WrappedLogger
+    from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 LEVELS = {
     "debug": logging.DEBUG,
@@ -30,6 +33,9 @@ LEVELS = {
     "error": logging.ERROR,
 }
 
+TEXT_CHARACTERS_MAX = 8192  # of one value: an error may quote a whole buffer
+# Of one exception, the frames and the causes, each: a recursion or a group may have thousands
+FRAMES_MAX = 30
 
 # Of one event: some 20 MB a day at most, whatever a client does
 SELDOM_BURST = 100.0
@@ -135,7 +141,7 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
         )
     else:
         layout = (
-            structlog.processors.dict_tracebacks,
+            structlog.processors.ExceptionRenderer(_stacks),
             _plain_values,
             structlog.processors.JSONRenderer(),
         )
@@ -155,17 +161,38 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
     logging.basicConfig(handlers=[handler], level=max(LEVELS[level], logging.WARNING), force=True)
 
 
+_transform = structlog.tracebacks.ExceptionDictTransformer(
+    show_locals=False, max_frames=FRAMES_MAX - 1
+)
+
+
+def _stacks(exc_info: ExcInfo) -> object:
+    """An exception and its causes, as JSON has them."""
+    return _first(_transform(exc_info))
+
+
+def _first(value: object) -> object:
+    """The same with lists that are no longer than they may be."""
+    if isinstance(value, dict):
+        return {key: _first(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_first(item) for item in value[:FRAMES_MAX]]
+    return value
+
+
 def _printable_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """For a terminal: values of others as one line each, a traceback of ours as several."""
     return {
-        key: only_text(str(value)) if key == "exception" else _printable(value)
+        key: only_text(str(value)[-TEXT_CHARACTERS_MAX:])
+        if key == "exception"
+        else _printable(value)
         for key, value in event.items()
     }
 
 
 def _printable(value: object) -> object:
     """As the console shows it: texts as they are, the rest by `repr`, which escapes by itself."""
-    return printable(value) if isinstance(value, str) else value
+    return printable(_clipped(value)) if isinstance(value, str) else value
 
 
 def _plain_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -174,10 +201,15 @@ def _plain_values(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
 
 
 def _plain(value: object) -> object:
-    if value is None or isinstance(value, str | int | float | bool):
+    if value is None or isinstance(value, int | float | bool):
         return value
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(item) for item in value]
-    return str(value)
+    return _clipped(str(value))
+
+
+def _clipped(text: str) -> str:
+    more = len(text) - TEXT_CHARACTERS_MAX
+    return f"{text[:TEXT_CHARACTERS_MAX]}... ({more} more characters)" if more > 0 else text

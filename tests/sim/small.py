@@ -12,8 +12,12 @@ JOURNAL_BYTES = 320 * KIB
 
 SMALL = EngineLimits(
     inline_batch_bytes_max=24 * KIB,
-    inline_zero_bytes_max=32 * KIB,
     batch_bytes_max=40 * KIB,
+    change_cost_bytes=72,
+    shared_cost_max=24 * KIB,
+    turn_cost=12 * KIB,
+    zero_bytes_first=12 * KIB,
+    zero_bytes_max=48 * KIB,
     marker_reserve_bytes=8 * KIB,
     record_bytes_max=12 * KIB,
     journal_segments=5,

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "systemd" / "duplexd@.service"
 UNITS = sorted((ROOT / "systemd").glob("*.service"))
+SOCKETS = sorted((ROOT / "systemd").glob("*.socket"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -55,17 +56,18 @@ def systemd_analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("path", UNITS, ids=lambda path: str(path.name))
+@pytest.mark.parametrize("path", [*UNITS, *SOCKETS], ids=lambda path: str(path.name))
 def test_systemd_accepts_the_unit(path: Path, tmp_path: Path) -> None:
-    unit = tmp_path / path.name
-    unit.write_text(
-        re.sub(
-            "^ExecStart=(duplexd|duplexctl)\\b",
-            f"ExecStart={sys.executable}",
-            path.read_text(),
-            flags=re.MULTILINE,
+    for each in (*UNITS, *SOCKETS):  # those that a socket names, too
+        (tmp_path / each.name).write_text(
+            re.sub(
+                "^ExecStart=(duplexd|duplexctl)\\b",
+                f"ExecStart={sys.executable}",
+                each.read_text(),
+                flags=re.MULTILINE,
+            )
         )
-    )
+    unit = tmp_path / path.name
     result = systemd_analyze("verify", "--man=no", str(unit))
     assert result.returncode == 0, result.stderr
     assert str(unit) not in result.stderr, result.stderr

@@ -103,9 +103,9 @@ def test_systemd_gets_its_status_and_files_are_where_the_documents_say(
         "/run/duplexd/db": "duplexd:duplexd 755 directory",
         "/run/duplexd/db/nbd.sock": "duplexd:duplexd 660 socket",
         CONTROL: "duplexd:duplexd 660 socket",
-        "/var/lib/duplexd/db": "duplexd:duplexd 750 directory",
-        "/var/lib/duplexd/db/journal": "duplexd:duplexd 750 directory",
-        "/srv/mirror/tables.img": "duplexd:duplexd 640 regular file",
+        "/var/lib/duplexd/db": "duplexd:duplexd 700 directory",
+        "/var/lib/duplexd/db/journal": "duplexd:duplexd 700 directory",
+        "/srv/mirror/tables.img": "duplexd:duplexd 600 regular file",
     }
     found = services.run(f"stat -c '%U:%G %a %F' {' '.join(places)}").splitlines()
     assert dict(zip(places, found, strict=True)) == places
@@ -240,7 +240,27 @@ def test_stop_is_clean(services: Services) -> None:
         "ExecMainStatus": "0",
     }
     assert services.journal(UNIT, "stopped")
-    services.run("test ! -e /run/duplexd/db && test -s /var/lib/duplexd/db/checkpoint")
+    services.run(
+        f"test ! -e /run/duplexd/db/nbd.sock && test ! -e {CONTROL}"
+        " && test -s /var/lib/duplexd/db/checkpoint"
+    )
+
+
+def test_its_socket_units_start_it_for_the_first_client(services: Services) -> None:
+    sockets = f"{UNIT}.socket duplexd-control@db.socket"
+    for command in commands_of("operations.md", "Socket activation"):
+        if not command.startswith("nbdinfo"):
+            services.run(command)
+    try:
+        assert services.properties(UNIT, "ActiveState") == {"ActiveState": "inactive"}
+        services.run(f"nbdcopy {uri('db', 'log')} null:")
+        services.wait_properties(UNIT, {"ActiveState": "active"})
+        assert services.get("db", "/readyz") == {"status": "ready", "degraded": []}
+        services.run(f"systemctl stop {UNIT}")
+        services.run(f"curl -sS {curl_target('db', '/healthz')}")
+        services.wait_properties(UNIT, {"ActiveState": "active"})
+    finally:
+        services.run(f"systemctl stop {sockets} {UNIT}; systemctl disable {sockets}")
 
 
 def add_canary_volume(services: Services) -> None:

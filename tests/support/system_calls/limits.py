@@ -13,6 +13,7 @@ LIMITS = Limits(
         EngineLimits(),
         inline_batch_bytes_max=12 * KIB,
         batch_bytes_max=16 * KIB,
+        change_cost_bytes=72,
         marker_reserve_bytes=8 * KIB,
         record_bytes_max=8 * KIB,
         journal_segments=8,

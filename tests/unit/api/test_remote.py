@@ -323,6 +323,26 @@ def test_closing_the_connection_ends_the_hold(there: Remote) -> None:
     assert held.ended.result() == "owner gone"
 
 
+def test_a_connection_and_its_hold_end_with_their_certificate(there: Remote) -> None:
+    there.plane.controller.hold_scale = 1000.0
+    soon = datetime.now(UTC) + timedelta(seconds=5)
+    context = there.certificates.context(there.certificates.client(BACKUP, expires=soon))
+    with (
+        there.keep_open() as another,
+        open_answer(there.port, context, *QUIESCE) as answer,
+    ):
+        another.request("GET", "/v1/status")
+        another.getresponse().read()
+        lease = json.loads(answer.readline())["lease"]["id"]
+        held = there.plane.controller.leases[lease]
+        eventually(held.ended.done)
+        assert held.ended.result() == "owner gone"
+        assert datetime.now(UTC) >= soon.replace(microsecond=0)
+        there.wait_for_connections(1)
+        another.request("GET", "/v1/status")
+        assert another.getresponse().status == 200
+
+
 def test_a_peer_that_reads_nothing_keeps_no_hold_beyond_its_deadline(there: Remote) -> None:
     with there.connect_tls() as sock:
         body = json.dumps({"targets": ["db"], "hold_s": 0.3})

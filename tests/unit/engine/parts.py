@@ -43,8 +43,12 @@ NAMES = ("data", "wal")
 SMALL = dataclasses.replace(
     EngineLimits(),
     inline_batch_bytes_max=8 * KIB,
-    inline_zero_bytes_max=16 * KIB,
     batch_bytes_max=32 * KIB,
+    change_cost_bytes=72,
+    shared_cost_max=16 * KIB,
+    turn_cost=8 * KIB,
+    zero_bytes_first=1024 * KIB,
+    zero_bytes_max=1024 * KIB,
     marker_reserve_bytes=4 * KIB,
     record_bytes_max=4 * KIB,
     region_bytes_min=64 * KIB,

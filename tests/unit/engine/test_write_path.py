@@ -10,7 +10,7 @@ import errno
 import pytest
 
 from duplexd.backend import TRIM, ZERO
-from duplexd.engine.write_path import Joined
+from duplexd.core.long_change import LongChange
 from duplexd.units import KIB
 from tests.support.memory_leg import MemoryLeg
 from tests.unit.engine.cores import Peer
@@ -83,17 +83,19 @@ async def test_a_batch_of_more_than_inline_batch_bytes_max_goes_to_a_worker(
     over: int, in_worker: bool
 ) -> None:
     parts = Parts()
-    parts.send("data", 0, bytes(SMALL.inline_batch_bytes_max - 72 + over))
+    part = SMALL.inline_batch_bytes_max // 4
+    sizes = [part, part, part, part - 1, 1 + over]
+    parts.submit(*(parts.change("data", 0, bytes(size)) for size in sizes))
     assert bool(parts.workers.calls) is in_worker
 
 
 @pytest.mark.parametrize(("over", "in_worker"), [(0, False), (1, True)])
 @pytest.mark.parametrize("kind", [ZERO, TRIM])
-async def test_zeroes_and_trims_of_more_than_inline_zero_bytes_max_go_to_a_worker(
+async def test_zeroes_and_trims_of_more_than_inline_batch_bytes_max_go_to_a_worker(
     kind: int, over: int, in_worker: bool
 ) -> None:
     parts = Parts()
-    length = SMALL.inline_zero_bytes_max + over
+    length = SMALL.inline_batch_bytes_max + over
     parts.submit(parts.change("data", 0, kind=kind, length=length))
     assert bool(parts.workers.calls) is in_worker
 
@@ -124,7 +126,7 @@ async def test_a_volume_without_secondary_has_no_regions_to_open() -> None:
 async def test_changes_queue_behind_a_batch_that_runs_and_go_on_in_order_of_arrival() -> None:
     parts = Parts()
     first = parts.send("data", 0, bytes(9 * KIB))
-    later = [parts.send(name, 0, b"x") for name in ("data", "wal", "data")]
+    later = [parts.send("data", 0, b"x") for _ in range(3)]
     assert (parts.peer.answers, parts.write_path.queued) == ([], 3)
     parts.workers.finish()
     assert parts.peer.answers == [first, *later]
@@ -202,6 +204,35 @@ async def test_batches_leave_marker_reserve_bytes_in_the_journal() -> None:
     assert left >= SMALL.marker_reserve_bytes
 
 
+async def test_a_flood_of_one_volume_delays_another_by_one_batch() -> None:
+    parts, good = Parts(), Peer()
+    parts.admission.hold(REASON)
+    flood = [parts.change("data", 0, kind=ZERO, length=2 * KIB) for _ in range(1000)]
+    parts.submit(*flood)
+    write = parts.send("wal", 0, b"x", peer=good)
+    parts.admission.lift(REASON)
+    while not good.answers:
+        await turns()
+        parts.workers.finish()
+    assert good.answers == [write]
+    assert 0 < len(parts.peer.answers) < 20
+    assert parts.write_path.queued > 900
+
+
+async def test_a_long_zero_lets_other_volumes_in_between_its_pieces() -> None:
+    parts, good = Parts(dataclasses.replace(SMALL, zero_bytes_first=8 * KIB)), Peer()
+    zero = parts.change("data", 0, kind=ZERO, length=256 * KIB)
+    parts.send("data", 0, b"x" * KIB)
+    parts.submit(zero)
+    write = parts.send("wal", 0, b"y", peer=good)
+    while not good.answers:
+        parts.workers.finish()
+    assert (good.answers, parts.answered(zero)) == ([write], False)
+    parts.workers.finish_all()
+    assert parts.answered(zero)
+    assert parts.content("data", 0, KIB) == (bytes(KIB), bytes(KIB))
+
+
 # -------------------------------------------------------------------------------------- gates
 
 
@@ -225,7 +256,7 @@ async def test_what_was_queued_when_a_gate_closes_waits_there_too() -> None:
     assert [parts.answered(change) for change in (started, queued, other)] == [True, False, True]
 
 
-async def test_what_several_gates_release_goes_on_in_the_order_of_arrival() -> None:
+async def test_what_a_gate_releases_goes_on_in_the_order_of_arrival() -> None:
     parts = Parts()
     both = parts.volumes.all()
     parts.write_path.close_gates(both)
@@ -235,7 +266,9 @@ async def test_what_several_gates_release_goes_on_in_the_order_of_arrival() -> N
         parts.clock.now += 0.1
     parts.write_path.open_gates(both)
     await turns()
-    assert [change.sequence for change in changes] == sorted(change.sequence for change in changes)
+    for name in ("wal", "data"):
+        numbers = [change.sequence for change in changes if change.volume.name == name]
+        assert numbers == sorted(numbers)
 
 
 async def test_a_gate_that_another_lease_keeps_closed_keeps_what_waits_there() -> None:
@@ -297,39 +330,10 @@ async def test_the_parts_of_a_long_write_go_with_their_client() -> None:
     parts = Parts()
     parts.send("wal", 0, bytes(9 * KIB))
     parts.send("data", 0, b"x" * 9 * KIB)
-    assert parts.write_path.queued == 3
+    assert parts.write_path.queued == 1
     parts.write_path.disconnected(parts.peer)
     assert parts.write_path.queued == 0
     parts.workers.finish_all()
-
-
-@pytest.mark.parametrize("gated", [False, True])
-async def test_a_client_that_goes_costs_what_is_its_own(gated: bool) -> None:
-    """Each of many looks at its own changes, not at what all others have queued."""
-    parts = Parts()
-    if gated:
-        parts.write_path.close_gates([parts.pair("data")])
-    else:
-        parts.send("wal", 0, bytes(9 * KIB))
-    clients = [Peer() for _ in range(100)]
-    for client in clients:
-        for number in range(20):
-            parts.send("data", number * 512, b"x", peer=client)
-    waiting = parts.write_path._waiting
-
-    def leave(client: Peer) -> int:
-        before = waiting.gone
-        parts.write_path.disconnected(client)
-        return 20 if waiting.gone == before + 20 else 2000
-
-    looks = sum(leave(client) for client in clients)
-    assert looks < 100 * 20 + 10 * 2000
-    if gated:
-        assert parts.write_path.open_gates([parts.pair("data")]) == []
-    parts.workers.finish_all()
-    await turns()
-    assert all(client.answers == [] for client in clients)
-    assert parts.content("data", 0, 1) == (bytes(1), bytes(1))
 
 
 # -------------------------------------------------------------------------------- refusals
@@ -393,6 +397,18 @@ async def test_a_flush_is_answered_when_the_journal_is_durable() -> None:
     parts.workers.finish()
     assert (parts.answered(flush), flush.error) == (True, 0)
     assert parts.writer.synced >= written.sequence
+
+
+async def test_flushes_that_wait_for_the_same_record_are_answered_in_one_call() -> None:
+    parts = Parts()
+    parts.send("data", 0, b"x")
+    calls = parts.peer.calls
+    flushes = [parts.flush() for _ in range(3)]
+    parts.workers.finish()
+    assert parts.peer.answers[-3:] == flushes
+    assert parts.peer.calls == calls + 1
+    parts.send("data", 0, b"x")
+    assert not parts.answered(parts.flush()), "that of another record waits for another sync"
 
 
 async def test_a_flush_of_what_is_durable_is_answered_at_once() -> None:
@@ -470,6 +486,7 @@ async def test_a_long_zero_is_one_record() -> None:
     parts = Parts()
     before = parts.timeline.written
     parts.submit(parts.change("data", 0, kind=ZERO, length=4 * RECORD))
+    parts.workers.finish()
     assert parts.timeline.written == before + 1
 
 
@@ -504,15 +521,15 @@ async def test_a_long_write_has_the_error_of_any_part() -> None:
     assert change.error == errno.ENOSPC
 
 
-async def test_parts_are_answered_together_once_the_last_one_is_done() -> None:
+async def test_pieces_are_answered_together_once_the_last_one_is_done() -> None:
     parts = Parts()
     whole = parts.change("data", 0, bytes(3 * RECORD))
-    joined = Joined(whole, 3)
-    for number in (11, 12, 13):
+    long = LongChange(whole, parts.write_path._acknowledge)
+    pieces = [long.piece(RECORD, RECORD) for _ in range(3)]
+    for piece, number in zip(pieces, (11, 13, 12), strict=True):
         assert parts.peer.answers == []
-        part = parts.change("data", 0, bytes(RECORD))
-        part.sequence, part.error = number, errno.EIO if number == 12 else 0
-        joined.finished([part])
+        piece.sequence, piece.error = number, errno.EIO if number == 12 else 0
+        long.finished([piece])
     assert parts.peer.answers == [whole]
     assert (whole.sequence, whole.error) == (13, errno.EIO)
 

@@ -134,3 +134,49 @@ async def test_zeroes_of_64_bits_of_length_are_not_written(
     server.close()
     assert [chunk.error for chunk in ChunkReader().feed(wire.data)] == ([error] if error else [])
     assert len(backend.held) == (0 if error else 1)
+
+
+@pytest.mark.parametrize("negotiated", ALL)
+async def test_what_one_turn_of_the_loop_does_of_a_wake_up_is_bounded(
+    backend: MemoryBackend, negotiated: Negotiated
+) -> None:
+    """Others have their turns in between, and the rest keeps its order."""
+    wire, limits = Written(), NbdLimits(turn_requests_max=10)
+    server = Server(backend, asyncio.get_running_loop(), limits, NO_POLICY)
+    asked: list[int] = []
+    _, dispatch = begin(
+        negotiated,
+        server,
+        backend.volumes["data"],
+        cast("Wire", wire),
+        lambda: asked.append(len(dispatch.backlog)),
+        export_flags(read_only=False, negotiated=negotiated),
+    )
+    requests = [(0, c.CMD_TRIM, number, 0, 512, None) for number in range(25)]
+    dispatch.serve([*requests])
+    assert (dispatch.backlog, len(asked)) == (requests[10:], 1)
+    dispatch.serve(dispatch.backlog)
+    dispatch.serve(dispatch.backlog)
+    assert (dispatch.backlog, len(asked)) == ([], 2)
+    server.close()
+
+
+@pytest.mark.parametrize("negotiated", ALL)
+async def test_reads_from_memory_fill_one_reply_buffer_in_a_turn(
+    backend: MemoryBackend, negotiated: Negotiated
+) -> None:
+    wire, limits = Written(), NbdLimits()
+    server = Server(backend, asyncio.get_running_loop(), limits, NO_POLICY)
+    asked: list[int] = []
+    _, dispatch = begin(
+        negotiated,
+        server,
+        backend.volumes["data"],
+        cast("Wire", wire),
+        lambda: asked.append(1),
+        export_flags(read_only=False, negotiated=negotiated),
+    )
+    dispatch.serve([(0, c.CMD_READ, number, 0, 4096, None) for number in range(200)])
+    assert limits.reply_buffer_bytes - 8192 < len(wire.data) <= limits.reply_buffer_bytes
+    assert (len(dispatch.backlog) > 50, asked) == (True, [1])
+    server.close()

@@ -79,16 +79,16 @@ async def test_a_held_long_write_takes_what_a_connection_may_have(
 
 
 @pytest.mark.parametrize("limits", [replace(EXACT, queued_bytes_max=1, piece_bytes_min=8192)])
-async def test_without_room_pieces_are_small(connect: Connect, backend: MemoryBackend) -> None:
+async def test_without_room_pieces_are_small(
+    connect: Connect, backend: MemoryBackend, listeners: Listeners
+) -> None:
     peer, other = await connect(), await connect()
-    backend.holding = True
     await peer.send(m.request(0, c.CMD_WRITE, 1, 0, MIB) + bytes(100_000))
-    await eventually(lambda: backend.held)
-    backend.release()
+    await eventually(lambda: listeners.server.waiting.used >= MIB)
     payload = content(MIB)[:MIB]
-    backend.batches.clear()
     assert (await other.reply(other.nbd.write(MIB, payload))).error == 0
     assert bytes(backend.volumes["data"].data[MIB : 2 * MIB]) == payload
+    assert max(change.length for batch in backend.batches for change in batch) < MIB
 
 
 @pytest.mark.parametrize(("offset", "error"), [(64 * MIB - MIB, c.ENOSPC), (1 << 63, c.ENOSPC)])

@@ -16,10 +16,11 @@ from duplexd.nbd import messages as m
 from duplexd.nbd.client import NbdClient, RefusedError
 from duplexd.nbd_server.listeners import Listeners
 from duplexd.nbd_server.reach import Door, Listener, Policy
-from duplexd.nbd_server.secured import Expiry, Turns
+from duplexd.nbd_server.secured import Turns
 from duplexd.net import tls
 from duplexd.net.address import TcpAddress
 from duplexd.net.allow import Allow
+from duplexd.net.expiry import Expiry
 from tests.support.certificates import HOST, Certificates
 from tests.unit.nbd_server.peer import PATIENCE_SECONDS, Peer, eventually
 

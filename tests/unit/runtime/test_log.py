@@ -12,7 +12,7 @@ import structlog
 from duplexd.runtime import log
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 class Terminal(io.StringIO):
@@ -111,6 +111,47 @@ def test_an_exception_is_one_line_too() -> None:
     lines = out.getvalue().splitlines()
     assert len(lines) == 1
     assert "ValueError" in lines[0]
+
+
+def recurse(depth: int, payload: bytes) -> None:
+    if depth:
+        recurse(depth - 1, payload)
+    raise ValueError(f"no: {payload!r}")
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_an_exception_is_logged_without_what_its_frames_held(
+    stream: Callable[[], io.StringIO],
+) -> None:
+    out = stream()
+    log.configure(stream=out)
+
+    def handle(payload: bytes) -> None:
+        raise ValueError(len(payload))
+
+    try:
+        handle("secret".upper().encode())
+    except ValueError:
+        structlog.get_logger("t").exception("it broke")
+    assert "handle" in out.getvalue()
+    assert "SECRET" not in out.getvalue()
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_an_exception_of_any_size_has_a_limit_in_the_log(
+    stream: Callable[[], io.StringIO],
+) -> None:
+    out = stream()
+    log.configure(stream=out)
+    try:
+        recurse(200, bytes(64 << 10))
+    except ValueError as error:
+        group = ExceptionGroup("all", [ValueError(number) for number in range(5000)])
+        structlog.get_logger("t").error("one", exc_info=error)
+        structlog.get_logger("t").error("many", exc_info=group)
+        structlog.get_logger("t").error("text", error=str(error))
+    assert len(out.getvalue()) < 20 * log.TEXT_CHARACTERS_MAX
+    assert "recurse" in out.getvalue() or out.isatty()
 
 
 def test_what_others_wrote_moves_no_cursor_of_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
