@@ -22,12 +22,11 @@ from duplexd.nbd.export_flags import negotiated_flags
 from duplexd.nbd.handshake import TRANSMISSION
 from duplexd.nbd.transmission import RECEIVE_BYTES_MIN
 from duplexd.nbd_server.negotiation import Negotiation
-from duplexd.nbd_server.places import peer_of
-from duplexd.nbd_server.progress import Progress
 from duplexd.nbd_server.reach import Access
 from duplexd.nbd_server.receive_buffers import ReceiveBuffers, in_use
 from duplexd.nbd_server.secured import identified
 from duplexd.nbd_server.sockets import tune
+from duplexd.nbd_server.stalls import Progress
 from duplexd.nbd_server.structured import begin
 from duplexd.nbd_server.tls_wire import TlsWire
 from duplexd.nbd_server.visible_exports import VisibleExports
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
     from duplexd.nbd.negotiated import Negotiated
     from duplexd.nbd.transmission import Receiver
     from duplexd.nbd_server.dispatch import Dispatch
-    from duplexd.nbd_server.places import Peer
+    from duplexd.nbd_server.peer_places import Peer
     from duplexd.nbd_server.reach import Listener
     from duplexd.nbd_server.shared import Server
     from duplexd.nbd_server.sockets import Carrier, Wire
@@ -120,17 +119,10 @@ class Connection:
             log.debug("NBD client is not allowed", caller=str(self.exports.caller))
             self._wire.abort()
             return
-        peer = peer_of(self.exports.caller)
-        if why := server.places.take(peer):
-            server.log.warning(
-                "too many NBD connections, further ones are closed",
-                caller=str(self.exports.caller),
-                reason=why,
-                connections=len(server.connections),
-            )
+        self._peer = server.place_for(self.exports.caller)
+        if self._peer is None:
             self._wire.abort()
             return
-        self._peer = peer
         server.connections.add(self)
         self._fd = wire.sock.fileno()
         tune(wire.sock, server.limits)
@@ -446,20 +438,12 @@ class Connection:
         receiver, dispatch, wire, socket = self._receiver, self._dispatch, self._wire, self._socket
         if receiver is None or dispatch is None or self._lost:
             return
-        reads = receiver.unfinished and not dispatch.stalled and not receiver.more
-        unsent = wire.unsent_bytes or socket.unsent_bytes
-        why = self._progress.stalled(
-            now, socket.received_bytes if reads else None, socket.sent_bytes if unsent else None
-        )
-        if why:
+        if why := self._progress.look(now, receiver, wire, socket, reads=not dispatch.stalled):
             self._server.log.warning(
                 "NBD client is disconnected", caller=str(self.exports.caller), reason=why
             )
             self.abort()
-            return
-        silent = self._progress.received_bytes == socket.received_bytes
-        self._progress.received_bytes = socket.received_bytes
-        if silent and not (dispatch.is_unfinished or receiver.unfinished):
+        elif self._progress.silent and not (dispatch.is_unfinished or receiver.unfinished):
             smaller = self._buffers.smaller()
             if smaller is not None:
                 receiver.exchange(smaller)

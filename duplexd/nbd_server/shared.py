@@ -14,7 +14,7 @@ import structlog
 
 from duplexd.nbd_server.budget import Budget
 from duplexd.nbd_server.hangup import HangupWatch
-from duplexd.nbd_server.places import Places
+from duplexd.nbd_server.peer_places import Places, peer_of
 from duplexd.nbd_server.round_robin import RoundRobin
 from duplexd.nbd_server.secured import Turns
 from duplexd.nbd_server.seldom import SeldomLog
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
     from duplexd.backend import Backend, Volume
     from duplexd.limits import NbdLimits
+    from duplexd.nbd_server.peer_places import Peer
     from duplexd.nbd_server.reach import Listener, Policy
     from duplexd.net.address import Address
+    from duplexd.net.allow import Caller
 
 PAYLOADS_KEPT_BYTES_MAX = 16 << 20  # for WRITEs of 1 MiB at depth 16
 
@@ -106,6 +108,21 @@ class Server:
     def connections_refused(self) -> int:
         """For want of a place."""
         return self.places.refused
+
+    def place_for(self, caller: Caller) -> Peer | None:
+        """Take a place for a connection of this client, and say whose it is; None if there is
+        none.
+        """
+        peer = peer_of(caller)
+        if why := self.places.take(peer):
+            self.log.warning(
+                "too many NBD connections, further ones are closed",
+                caller=str(caller),
+                reason=why,
+                connections=len(self.connections),
+            )
+            return None
+        return peer
 
     def _look(self) -> None:
         self._looking = self.loop.call_later(self.limits.look_seconds, self._look)

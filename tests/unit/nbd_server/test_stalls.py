@@ -9,9 +9,9 @@ import pytest
 from duplexd.limits import NbdLimits
 from duplexd.nbd import constants as c
 from duplexd.nbd import messages as m
-from duplexd.nbd_server.places import Places
-from duplexd.nbd_server.progress import Progress
+from duplexd.nbd_server.peer_places import Places
 from duplexd.nbd_server.seldom import SeldomLog
+from duplexd.nbd_server.stalls import Progress
 from tests.unit.nbd_server.peer import eventually
 
 if TYPE_CHECKING:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from duplexd.limits import NbdLimits
+    from duplexd.nbd.transmission import Receiver
+    from duplexd.nbd_server.sockets import Carrier, Wire
 
 
 class Stretch:
@@ -36,15 +38,28 @@ class Stretch:
 
 
 class Progress:
-    """Of one connection."""
+    """Of one connection. `silent`: nothing had come since the look before the last one."""
 
-    __slots__ = ("_limits", "_payload", "_replies", "received_bytes")
+    __slots__ = ("_limits", "_payload", "_received_bytes", "_replies", "silent")
 
     def __init__(self, limits: NbdLimits) -> None:
         self._limits = limits
         self._payload = Stretch()
         self._replies = Stretch()
-        self.received_bytes = 0  # at the last look
+        self.silent = False
+        self._received_bytes = 0  # at the last look
+
+    def look(
+        self, now: float, receiver: Receiver, wire: Carrier, socket: Wire, *, reads: bool
+    ) -> str:
+        """What does not go on, or "". `reads`: the server waits for what the client sends."""
+        waits = reads and receiver.unfinished and not receiver.more
+        unsent = wire.unsent_bytes or socket.unsent_bytes
+        self.silent = self._received_bytes == socket.received_bytes
+        self._received_bytes = socket.received_bytes
+        return self.stalled(
+            now, socket.received_bytes if waits else None, socket.sent_bytes if unsent else None
+        )
 
     def stalled(self, now: float, received: int | None, sent: int | None) -> str:
         """What does not go on, or "". `received` and `sent`: how far the client came with a request
