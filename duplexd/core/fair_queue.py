@@ -32,9 +32,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.backend import WRITE
 from duplexd.core.long_change import LongChange
+from duplexd.known import known
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from duplexd.backend import Client
     from duplexd.core.long_change import PieceSizes
@@ -170,19 +171,22 @@ class FairQueue:
             if parcel.since is None:
                 parcel.since = now
 
-    def open(self, volume: Pair) -> None:
+    def open(self, volumes: Iterable[Pair]) -> None:
         """Undo `shut`."""
-        line = self._lines[volume.id]
-        line.shut = False
-        if line.parcels:
-            self._enter(line)
+        for volume in volumes:
+            line = self._lines[volume.id]
+            line.shut = False
+            if line.parcels:
+                self._enter(line)
 
-    def waiting(self, volume: Pair) -> Iterator[tuple[float, PairChange]]:
-        """What waits at the closed gate of a volume, with the times of arrival."""
-        for parcel in self._lines[volume.id].parcels:
-            for change in parcel.changes[parcel.at :]:
-                assert parcel.since is not None, "it met a gate"
-                yield parcel.since, change
+    def waiting(self, volumes: Iterable[Pair]) -> list[tuple[float, PairChange]]:
+        """What waits at the closed gates of volumes, with the times of arrival."""
+        return [
+            (known(parcel.since, "it has met a gate"), change)
+            for volume in volumes
+            for parcel in self._lines[volume.id].parcels
+            for change in parcel.changes[parcel.at :]
+        ]
 
     def oldest(self, volume: Pair) -> float | None:
         """When the first of those arrived that have met a gate, and that no batch has taken."""

@@ -199,17 +199,19 @@ class WritePath:
         """Undo one `close_gates`; returns what waited for it. Changes that no lease holds now go on
         when the present step is over, because it may have more markers to append.
         """
-        waited: list[Arrival] = []
-        for pair in pairs:
+        gated = list(pairs)
+        waited = self._queue.waiting(gated)
+        opened: list[Pair] = []
+        for pair in gated:
             gate = self._gates[pair.id]
             gate.closed -= 1
-            waited += (Arrival(at, change) for at, change in self._queue.waiting(pair))
             if not gate.closed:
                 del self._gates[pair.id]
-                self._queue.open(pair)
+                opened.append(pair)
+        self._queue.open(opened)
         if waited:
             self.kick_soon()
-        return waited
+        return [Arrival(at, change) for at, change in waited]
 
     def kick(self) -> None:
         """Begin batches while changes are queued and nothing is in the way. Refusals are checked

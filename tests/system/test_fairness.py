@@ -17,8 +17,9 @@ import pytest
 from duplexd.units import KIB, MIB
 
 if TYPE_CHECKING:
-    from tests.conftest import MakeFiles, StartDaemon
-    from tests.support.daemon import DaemonFiles
+    from collections.abc import Callable
+
+    from tests.support.daemon import Daemon, DaemonFiles
 
 REQUEST = struct.Struct(">IHHQQI")
 MAGIC, WRITE, FLUSH, TRIM, ZEROES, NO_HOLE = 0x25609513, 1, 3, 4, 6, 2
@@ -112,7 +113,7 @@ def overtaken_by(flood: Flood, good: socket.socket, place: int) -> int:
 
 @pytest.mark.parametrize("kind", FLOODS)
 def test_a_write_waits_for_few_changes_of_a_flood_on_another_volume(
-    kind: str, make_files: MakeFiles, start_daemon: StartDaemon
+    kind: str, make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
 ) -> None:
     files = make_files(volumes={"data": VOLUME_BYTES, "wal": "8MiB"}, journal_size="64MiB")
     start_daemon(files)
@@ -123,5 +124,4 @@ def test_a_write_waits_for_few_changes_of_a_flood_on_another_volume(
         flood = Flood(bad, request(command, flags, length))
         flood.until_answered(16)
         counts = [overtaken_by(flood, good, place) for place in range(GOOD_WRITES)]
-    print(kind, counts)
     assert sum(counts) <= GOOD_WRITES * overtaken_max, counts

@@ -174,7 +174,7 @@ def test_a_client_that_comes_and_goes_leaves_nothing_in_a_line_that_is_shut() ->
         gone = Peer()
         day.queue.add([day.change(0, KIB, peer=gone)], 1.0)
         day.queue.withdraw(gone)
-    assert len(list(day.queue.waiting(VOLUMES[0]))) == 1
+    assert len(day.queue.waiting([VOLUMES[0]])) == 1
     assert len(day.queue._lines[1].parcels) <= 2
     assert list(day.queue._parcels) == [day.peer]
 
@@ -186,8 +186,8 @@ def test_a_line_that_is_shut_has_no_turns_and_keeps_times_of_arrival() -> None:
     later = [day.change(0, KIB)]
     day.queue.add(later, 7.0)
     assert (day.take(), len(day.queue)) == ([], 0)
-    assert list(day.queue.waiting(VOLUMES[0])) == [(5.0, first[0]), (7.0, later[0])]
-    day.queue.open(VOLUMES[0])
+    assert day.queue.waiting([VOLUMES[0]]) == [(5.0, first[0]), (7.0, later[0])]
+    day.queue.open([VOLUMES[0]])
     assert day.queue.oldest(VOLUMES[0]) == 5.0
     assert day.take() == [*first, *later]
     assert day.queue.oldest(VOLUMES[0]) is None
