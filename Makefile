@@ -18,10 +18,10 @@ WORKERS := 2
 ARGS :=
 
 # What the tests use beside Python: real NBD clients and servers, a virtual machine, and what makes
-# a file system for it.
+# a file system for it. The last three compile a client that Python's index has only as source.
 PACKAGES := mount nbdkit nbd-client nbd-server qemu-utils qemu-system-x86 qemu-system-common \
 	libnbd-bin python3-libnbd fio fuse3 busybox-static cpio e2fsprogs systemd passwd login \
-	util-linux procps kmod iproute2 curl openssl dmsetup
+	util-linux procps kmod iproute2 curl openssl dmsetup gcc libc6-dev python3-dev
 # Debian's Python comes without what makes a virtual environment.
 VENV_PACKAGES := python3-venv
 
@@ -84,11 +84,15 @@ run: $(VENV)/.runtime ## a daemon in the foreground with configs/duplexd.toml, d
 
 # ----------------------------------------------------------------------------------------- checking
 
-.PHONY: test test-long check format bench cover clean
-test: $(VENV)/.dev apt ## the tests, without the long sweeps
+.PHONY: test test-long check format bench cover fuzz soak clean
+$(VENV)/.interop: $(VENV)/.dev | apt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[interop]'
+	@touch $@
+
+test: $(VENV)/.interop apt ## the tests, without the long sweeps
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not long" $(ARGS)
 
-test-long: $(VENV)/.dev apt ## the long sweeps
+test-long: $(VENV)/.interop apt ## the long sweeps
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --timeout 3600 -m long $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, import rules: what CI runs
@@ -104,7 +108,17 @@ format: $(VENV)/.dev ## puts the code into shape
 bench: $(VENV)/.dev apt ## duplexd beside nbdkit and qemu-storage-daemon
 	$(BIN)/python -m tests.bench $(ARGS)
 
-cover: $(VENV)/.dev apt ## which lines and branches the tests reach
+$(VENV)/.fuzz: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	@touch $@
+
+fuzz: $(VENV)/.fuzz ## searches for bytes that break the NBD parsers, without end
+	$(BIN)/python -m tests.fuzz.guided $(ARGS)
+
+soak: $(VENV)/.dev ## a thousand idle and 64 busy NBD connections for ten minutes
+	$(BIN)/python -m tests.bench.soak $(ARGS)
+
+cover: $(VENV)/.interop apt ## which lines and branches the tests reach
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -q -m "not long and not vm" $(ARGS)
 	$(BIN)/coverage combine -q
@@ -112,5 +126,5 @@ cover: $(VENV)/.dev apt ## which lines and branches the tests reach
 
 clean: ## removes what make made, but not ./var
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis \
-		.import_linter_cache .coverage*
+		.import_linter_cache .coverage* .fuzz
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.daemon import ROOT
 from tests.support.prober.page import ask, differs, documented, inputs
-from tests.support.prober.peers import DUPLEXD, PEERS
+from tests.support.prober.peers import DUPLEXD, PEERS, SERVERS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,3 +41,13 @@ def test_others_answer_as_documented(peer: str, tmp_path: Path) -> None:
 
 def test_where_duplexd_differs_from_all_others_the_page_says_why() -> None:
     assert not [key for key, row in documented().items() if differs(row) and not row["why"]]
+
+
+def test_the_page_on_nbd_has_the_same_answers() -> None:
+    """Its comparison is a part of this page."""
+    text = (ROOT / "docs" / "nbd.md").read_text().partition("## Beside other servers")[2]
+    rows = [line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("| ")][1:]
+    expected = documented()
+    assert len(rows) > 20
+    for where, name, *answers in rows:
+        assert answers == [expected[where, name][server] for server in SERVERS]

@@ -10,7 +10,9 @@ import pytest
 from duplexd.limits import NbdLimits
 from duplexd.nbd import constants as c
 from duplexd.nbd import messages as m
+from duplexd.nbd.export_flags import export_flags
 from duplexd.nbd.handshake import TRANSMISSION
+from duplexd.nbd.negotiated import Negotiated
 from tests.unit.nbd.wire import ALL_OFFERS, haggle, outcomes
 
 PAGE = (Path(__file__).parents[3] / "docs" / "nbd.md").read_text()
@@ -67,3 +69,50 @@ def test_options_take_the_data_that_is_documented(number: str, data: str) -> Non
 )
 def test_figures_are_those_of_the_code(figure: str) -> None:
     assert figure in PAGE
+
+
+PREFIXES = {"REP_": r"\| `{}` \|", "INFO_": r"\| `INFO_{}` \|", "FLAG_": r"\| `{}` \|"}
+OF_HANDSHAKE = {"FLAG_FIXED_NEWSTYLE", "FLAG_NO_ZEROES", "REP_FLAG_ERROR"}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "name"),
+    [
+        (prefix, name)
+        for name in vars(c)
+        for prefix in PREFIXES
+        if name.startswith(prefix) and name not in OF_HANDSHAKE
+    ],
+)
+def test_every_reply_information_and_flag_has_a_row(prefix: str, name: str) -> None:
+    row = PREFIXES[prefix].format(re.escape(name.removeprefix(prefix)))
+    assert re.search(f"^{row}", PAGE, re.MULTILINE), f"docs/nbd.md says nothing of {name}"
+
+
+ANNOUNCED = dict(re.findall(r"^\| `(\w+)` \| ((?:always|never|to|with).*) \|$", PAGE, re.MULTILINE))
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize(
+    "negotiated",
+    [
+        Negotiated(),
+        Negotiated(structured=True),
+        Negotiated(structured=True, extended=True),
+        Negotiated(structured=True, extended=True, contexts=((1, c.CONTEXT_ALLOCATION),)),
+    ],
+)
+def test_flags_are_announced_as_documented(negotiated: Negotiated, read_only: bool) -> None:
+    true = {
+        "always": True,
+        "never": False,
+        "to clients that may only read": read_only,
+        "to clients that may write": not read_only,
+        "with structured replies or extended headers": negotiated.structured,
+        "with extended headers and a context": bool(negotiated.contexts),
+    }
+    announced = export_flags(read_only=read_only, negotiated=negotiated)
+    for name, value in vars(c).items():
+        if name.startswith("FLAG_") and name not in OF_HANDSHAKE:
+            when = ANNOUNCED[name.removeprefix("FLAG_")].partition(":")[0]
+            assert bool(announced & value) == true[when], name
