@@ -34,7 +34,9 @@ def backend() -> MemoryBackend:
 
 @pytest.fixture
 def limits() -> NbdLimits:
-    """Every byte of a payload is counted, and nothing else is. A test that wants other limits overrides this by `parametrize`."""
+    """Every byte of a payload is counted, and nothing else is. A test that wants other limits
+    overrides this by `parametrize`.
+    """
     return NbdLimits(connection_share_bytes=0, request_bytes=0, connection_receive_bytes=16 << 10)
 
 
