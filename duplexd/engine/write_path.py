@@ -134,12 +134,12 @@ class WritePath:
         return len(self._queue)
 
     def _enqueue(self, changes: list[PairChange]) -> None:
-        """Those of one wake-up: of one volume, and mostly of one client."""
-        client, start = changes[0].client, 0
+        """Those of one wake-up: mostly of one client, and so of one volume."""
+        client, volume, start = changes[0].client, changes[0].volume, 0
         for at, change in enumerate(changes):
-            if change.client is not client:
+            if change.client is not client or change.volume is not volume:
                 self._enqueue_of_one(changes[start:at])
-                client, start = change.client, at
+                client, volume, start = change.client, change.volume, at
         self._enqueue_of_one(changes[start:] if start else changes)
 
     def _enqueue_of_one(self, changes: list[PairChange]) -> None:

@@ -229,7 +229,7 @@ class Machine:
         assert entry.volume == pair_id
         assert entry.kind == change.kind
         assert change.kind in {WRITE, ZERO, TRIM}
-        assert entry.offset == change.offset or change.kind == WRITE
+        assert entry.offset >= change.offset
         assert entry.offset + len(entry.data) == end
         if change.kind == WRITE:
             assert entry.data == payload[entry.offset - change.offset :]
