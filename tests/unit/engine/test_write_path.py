@@ -247,6 +247,14 @@ async def test_changes_of_a_gated_volume_wait_and_those_of_others_do_not() -> No
     assert parts.answered(waiting)
 
 
+async def test_changes_of_several_volumes_in_one_call_go_their_own_ways() -> None:
+    parts = Parts()
+    parts.write_path.close_gates([parts.pair("data")])
+    waiting, passing = parts.change("data", 0, b"x"), parts.change("wal", 0, b"x")
+    parts.submit(waiting, passing)
+    assert (parts.answered(waiting), parts.answered(passing)) == (False, True)
+
+
 async def test_what_was_queued_when_a_gate_closes_waits_there_too() -> None:
     parts = Parts()
     started = parts.send("data", 0, bytes(9 * KIB))
