@@ -108,23 +108,32 @@ class NbdLimits:
     """Of the NBD server, over all its listeners."""
 
     connections_max: int = 4096  # further ones are closed at once
+    # Of one user or address, and of one volume; None: three quarters of all
+    connections_per_peer_max: int | None = None
+    connections_per_volume_max: int | None = None
     handshake_seconds_max: float = 10.0  # from one option to the next
     handshake_total_seconds_max: float = 600.0
     # a client that lists asks about each export; an entry of a LIST counts as one
     tls_handshakes_per_second_max: float = 200.0  # each costs the loop 1 or 2 ms
     handshake_options_max: int = 8 * VOLUMES_MAX
     close_seconds_max: float = 10.0  # for a client to take its last replies
-    # payloads that wait (held, or behind a batch), all connections; beyond it sockets are not read
+    # Changes that wait (held, or behind a batch) and receive buffers, all connections; beyond it a
+    # connection has no more than its share
     queued_bytes_max: int = 256 * MIB
-    read_bytes_max: int = 256 * MIB  # reads in worker threads, all connections
-    connection_receive_bytes: int = 256 * KIB
-    # payloads of one connection that wait; beyond it no further WRITE is taken from it
-    connection_in_flight_bytes_max: int = 64 * MIB
-    # of them, those that `queued_bytes_max` need not know
-    connection_uncounted_bytes_max: int = 16 * KIB
+    # Reads in worker threads, and replies until the socket has taken them, all connections
+    read_bytes_max: int = 256 * MIB
+    connection_share_bytes: int = 64 * KIB  # what each may have of both, whatever others have
+    receive_bytes_min: int = 16 * KIB  # a receive buffer at first, and again when nothing comes
+    connection_receive_bytes: int = 256 * KIB  # a receive buffer that was full several times
+    # A long payload is taken in pieces of this size; of the other one while there is no room
+    piece_bytes_max: int = 1 * MIB
+    piece_bytes_min: int = 64 * KIB
+    # Of one connection, waiting; beyond them nothing is read from it
+    connection_in_flight_bytes_max: int = 2 * MIB
+    connection_in_flight_requests_max: int = 1024
+    request_bytes: int = 512  # what a change takes beside its payload
+    connection_read_bytes_max: int = 16 * MIB  # of one connection; one READ may be longer
     turn_requests_max: int = 256  # of one connection, before others have their turn of the loop
-    connection_in_flight_requests_max: int = 16384
-    connection_read_bytes_max: int = 64 * MIB  # reads of one connection in worker threads
     # replies the client does not take; beyond it nothing more is read for it
     connection_unsent_bytes_max: int = 4 * MIB
     inline_read_bytes_max: int = 256 * KIB  # longer reads are done in worker threads
@@ -135,6 +144,29 @@ class NbdLimits:
     cache_piece_bytes: int = 4 * MIB  # that it reads at once
     status_bytes: int = 2 * MIB  # what a BLOCK_STATUS may take, counted as a read
     reply_buffer_bytes: int = 512 * KIB
+    # A payload that does not go on, or replies that are not taken, for so long close the connection
+    stall_seconds_max: float = 30.0
+    stall_bytes_min: int = 4 * KIB  # in that time, or it does not go on
+    look_seconds: float = 7.5  # between two looks at that
+    keepalive_idle_seconds: int = 30  # of silence, after which TCP asks whether the client is there
+    keepalive_interval_seconds: int = 10
+    keepalive_probes: int = 3
+    log_lines_burst: int = 20  # of one kind, about clients that come, go and misbehave
+    log_lines_per_second: float = 1.0  # of one kind, after these
+
+    @property
+    def peer_connections_max(self) -> int:
+        """Of one user or address."""
+        return self._part(self.connections_per_peer_max)
+
+    @property
+    def volume_connections_max(self) -> int:
+        """Of one volume."""
+        return self._part(self.connections_per_volume_max)
+
+    def _part(self, wanted: int | None) -> int:
+        most = max(1, self.connections_max * 3 // 4)
+        return most if wanted is None else min(wanted, self.connections_max)
 
 
 @dataclass(frozen=True, slots=True)

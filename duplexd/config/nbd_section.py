@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, StrictBool, StrictStr
+from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StrictStr
 
 from duplexd.config.fields import FilePath, ListenAddress, Section
 from duplexd.config.values import check_mode
@@ -78,6 +78,8 @@ class NbdConfig(Section):
     group: GroupName | None = Field(default=None, examples=['"storage"'])
     mode: Mode = Field(default=UNIX_SOCKET_MODE, examples=['"0660"'])
     default: StrictStr | None = Field(default=None, min_length=1, examples=['"data"'])
+    connections_per_peer: StrictInt | None = Field(default=None, ge=1, examples=["64"])
+    connections_per_volume: StrictInt | None = Field(default=None, ge=1, examples=["64"])
     tls: NbdTlsConfig | None = Field(
         default=None, examples=['{ certificate = "server.pem", key = "server.key" }']
     )

@@ -53,7 +53,12 @@ def shared_out(limits: Limits, config: Config, open_files: int) -> Limits:
         )
     return replace(
         limits,
-        nbd=replace(nbd, connections_max=min(nbd.connections_max, for_nbd)),
+        nbd=replace(
+            nbd,
+            connections_max=min(nbd.connections_max, for_nbd),
+            connections_per_peer_max=config.nbd.connections_per_peer,
+            connections_per_volume_max=config.nbd.connections_per_volume,
+        ),
         api=replace(api, connections_max=min(api.connections_max, for_api)),
     )
 

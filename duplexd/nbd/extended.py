@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from duplexd.nbd import constants as c
 from duplexd.nbd.messages import EXTENDED_REQUEST, U32, U64
-from duplexd.nbd.transmission import Receiver
+from duplexd.nbd.transmission import REQUESTS_MAX, Receiver
 
 if TYPE_CHECKING:
     from duplexd.nbd.transmission import Request
@@ -37,7 +37,10 @@ class ExtendedReceiver(Receiver):
     def _parse(self, requests: list[Request]) -> None:
         buffer, position, end = self._buffer, self._start, self._end
         append = requests.append
-        while end - position >= _HEADER:
+        self.more = False
+        for _ in range(REQUESTS_MAX):
+            if end - position < _HEADER:
+                break
             magic, flags, command, cookie, offset, length = _unpack(buffer, position)
             if magic != c.EXTENDED_REQUEST_MAGIC:
                 self.broken = "bad request magic"
@@ -75,6 +78,8 @@ class ExtendedReceiver(Receiver):
             else:
                 append((flags, command, cookie, offset, length, None))
                 position += _HEADER
+        else:
+            self.more = end - position >= _HEADER
         self._start = position
 
     def _other_payload(self, requests: list[Request], position: int, request: Request) -> int:

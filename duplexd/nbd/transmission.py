@@ -4,8 +4,13 @@ This is the hot path: one wake-up may bring a hundred requests, so nothing is co
 constructed but a tuple for each. `Receiver` owns the buffer. The socket fills `buffer()`, then
 `received(count)` returns every request that is complete. Payloads are views of the buffer, valid
 until `buffer` is called again. While they are in use, the socket fills `behind()` instead; when
-there is no room for that, `exchange` the buffer for another one. A large payload that is not
-complete gets memory of its own, which the socket then fills directly.
+there is no room for that, `exchange` the buffer for another one.
+
+A large payload that is not complete gets memory of its own, which the socket then fills directly.
+How much is not for the client to say: it announces 64 MiB in 28 bytes. `allocate` gives as much as
+there is room for, when more than the header has come. If that is not the whole payload, the request
+is returned in pieces: `CMD_LONG_WRITE`, which is the request without payload, then each
+`CMD_PIECE`, a part of its payload with an offset of its own. Nothing comes between them.
 
 `refusal` is a pure function of a request and its export. A refused request has been parsed with its
 payload, so that the stream stays in step, and it is returned when all of that has passed: a client
@@ -36,17 +41,30 @@ With extended headers BLOCK_STATUS may have one, too (`bytes`). The flag PAYLOAD
 a payload came that the command does not have, or did not come that it must have: see `extended.py`.
 """
 
-LARGE_PAYLOAD_BYTES = 64 << 10  # an incomplete payload over this gets memory of its own
-RECEIVE_BYTES_MIN = 2 * LARGE_PAYLOAD_BYTES
+# Not on the wire, where commands are not negative
+CMD_LONG_WRITE, CMD_PIECE = -1, -2
+# An incomplete payload over this, or over half of a small buffer, gets memory of its own
+LARGE_PAYLOAD_BYTES = 64 << 10
+RECEIVE_BYTES_MIN = 16 << 10
+REQUESTS_MAX = 256  # returned at once: 28 bytes of the stream become ten times as many in memory
 _NO_ROOM = memoryview(b"")
+
+
+def _whole_payload(length: int, _here: int) -> bytearray:
+    return bytearray(length)
+
+
+def _no_larger_buffer() -> memoryview | None:
+    return None
 
 
 class Receiver:
     """Receive buffer and parser of one connection.
 
     `broken` says why the stream cannot be followed any more, `ended` is set by DISC: requests
-    before it are returned, what follows is ignored. `large` is the length of the payload that is
-    being received into memory of its own, else 0.
+    before it are returned, what follows is ignored. `large` is what has not been returned yet of a
+    payload that is being received into memory of its own, else 0. With `more` there are requests
+    in the buffer still: call `received(0)` before the buffer is filled further.
     """
 
     __slots__ = (
@@ -54,7 +72,9 @@ class Receiver:
         "_buffer",
         "_end",
         "_filled",
+        "_grow",
         "_header",
+        "_large_min",
         "_payload",
         "_refused",
         "_skip",
@@ -62,16 +82,26 @@ class Receiver:
         "broken",
         "ended",
         "large",
+        "more",
     )
 
     header, magic = REQUEST, c.REQUEST_MAGIC
 
-    def __init__(self, size: int, allocate: Callable[[int], bytearray] = bytearray) -> None:
-        """`allocate` makes the memory of a large payload, with any content."""
+    def __init__(
+        self,
+        size: int,
+        allocate: Callable[[int, int], bytearray] = _whole_payload,
+        grow: Callable[[], memoryview | None] = _no_larger_buffer,
+    ) -> None:
+        """`allocate` makes memory for a payload, with any content: of the length that is asked for,
+        or of less, but more than the bytes that are here already. `grow` makes a larger receive
+        buffer if there may be one; it is asked when the present one was full.
+        """
         self.broken = ""
         self.ended = False
         self.large = 0
-        self._buffer = memoryview(bytearray(max(size, RECEIVE_BYTES_MIN)))
+        self.more = False
+        self._use(memoryview(bytearray(max(size, RECEIVE_BYTES_MIN))))
         self._start = 0
         self._end = 0
         self._skip = 0  # bytes of a payload that is too long, and of which request
@@ -79,7 +109,12 @@ class Receiver:
         self._header = (0, 0, 0, 0)
         self._payload = bytearray()
         self._allocate = allocate
+        self._grow = grow
         self._filled = 0
+
+    def _use(self, buffer: memoryview) -> None:
+        self._buffer = buffer
+        self._large_min = min(LARGE_PAYLOAD_BYTES, len(buffer) // 2)
 
     def buffer(self) -> memoryview:
         """Where the next bytes belong; never empty.
@@ -87,12 +122,15 @@ class Receiver:
         Views returned before are invalid from now on.
         """
         if self.large:
-            return memoryview(self._payload)[self._filled :]
+            return self._piece()
         start, end = self._start, self._end
+        if end == len(self._buffer) and (larger := self._grow()) is not None:
+            self.exchange(larger)
+            return self._buffer[self._end :]
         if start == end:
             self._start = self._end = 0
             return self._buffer
-        if start and len(self._buffer) - end < LARGE_PAYLOAD_BYTES:
+        if start and len(self._buffer) - end < self._large_min:
             self._buffer[: end - start] = self._buffer[start:end]
             self._start, self._end = 0, end - start
         return self._buffer[self._end :]
@@ -102,17 +140,18 @@ class Receiver:
         room for that.
         """
         if self.large:
-            return memoryview(self._payload)[self._filled :]
-        if len(self._buffer) - self._end < LARGE_PAYLOAD_BYTES:
+            return self._piece()
+        if len(self._buffer) - self._end < self._large_min:
             return _NO_ROOM
         return self._buffer[self._end :]
 
     def exchange(self, other: memoryview) -> None:
-        """Go on in `other`, which has the size of this buffer."""
+        """Go on in `other`, in which there is room for what is here."""
         rest = self._end - self._start
         if rest:
             other[:rest] = self._buffer[self._start : self._end]
-        self._buffer, self._start, self._end = other, 0, rest
+        self._use(other)
+        self._start, self._end = 0, rest
 
     def says_goodbye(self, unread: bytes) -> bool:
         """Whether the last that the client sent is DISC; `unread` was not received yet.
@@ -126,6 +165,16 @@ class Receiver:
         return len(last) == size and self.header.unpack(last)[::2][:2] == (self.magic, c.CMD_DISC)
 
     @property
+    def unfinished(self) -> bool:
+        """Whether the client has begun a request, and not sent all of it."""
+        return self.large > 0 or self._skip > 0 or self._start != self._end
+
+    @property
+    def piece_bytes(self) -> int:
+        """The memory that a payload is being received into."""
+        return len(self._payload)
+
+    @property
     def whole(self) -> memoryview:
         """The buffer that payloads are views of."""
         return self._buffer
@@ -135,8 +184,8 @@ class Receiver:
         requests: list[Request] = []
         if self.large:
             self._filled += count
-            if self._filled == self.large:
-                self._finish_large(requests)
+            if self._filled == len(self._payload):
+                self._finish_piece(requests)
             return requests
         self._end += count
         if self._skip:
@@ -155,7 +204,10 @@ class Receiver:
     def _parse(self, requests: list[Request]) -> None:
         buffer, position, end = self._buffer, self._start, self._end
         append = requests.append
-        while end - position >= _HEADER:
+        self.more = False
+        for _ in range(REQUESTS_MAX):
+            if end - position < _HEADER:
+                break
             magic, flags, command, cookie, offset, length = _unpack(buffer, position)
             if magic != c.REQUEST_MAGIC:
                 self.broken = "bad request magic"
@@ -178,6 +230,8 @@ class Receiver:
                 self.ended = True
                 position = end
                 break
+        else:
+            self.more = end - position >= _HEADER
         self._start = position
 
     def _incomplete(self, position: int, header: tuple[int, int, int, int]) -> int:
@@ -186,25 +240,40 @@ class Receiver:
         Returns the new position.
         """
         flags, cookie, offset, length = header
-        if length <= LARGE_PAYLOAD_BYTES:
+        if length <= self._large_min:
             return position
-        here = self._buffer[position + self.header.size : self._end]
+        position += self.header.size
         if length > c.PAYLOAD_BYTES_MAX:
-            self._skip = length - len(here)
+            self._skip = length - (self._end - position)
             self._refused = flags, c.CMD_WRITE, cookie, offset, length, None
-        else:
-            self.large = length
-            self._header = header
-            self._payload = self._allocate(length)
-            self._payload[: len(here)] = here
-            self._filled = len(here)
-        return self._end
+            return self._end
+        self.large = length
+        self._header = header
+        return position
 
-    def _finish_large(self, requests: list[Request]) -> None:
+    def _piece(self) -> memoryview:
+        """The unfilled part of the memory for the payload, which is made when it is needed: what
+        came with the header is in the receive buffer still.
+        """
+        if not self._payload:
+            here = self._end - self._start
+            self._payload = self._allocate(self.large, here)
+            self._payload[:here] = self._buffer[self._start : self._end]
+            self._start, self._filled = self._end, here
+        return memoryview(self._payload)[self._filled :]
+
+    def _finish_piece(self, requests: list[Request]) -> None:
         flags, cookie, offset, length = self._header
-        requests.append((flags, c.CMD_WRITE, cookie, offset, length, self._payload))
-        self.large = 0
-        self._payload = bytearray()
+        payload, self._payload = self._payload, bytearray()
+        count = len(payload)
+        if count == length:
+            requests.append((flags, c.CMD_WRITE, cookie, offset, length, payload))
+        else:
+            if self.large == length:
+                requests.append((flags, CMD_LONG_WRITE, cookie, offset, length, None))
+            at = offset + length - self.large
+            requests.append((flags, CMD_PIECE, cookie, at, count, payload))
+        self.large -= count
 
 
 _UNKNOWN = -1

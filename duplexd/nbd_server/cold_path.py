@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from duplexd.nbd import constants as c
 from duplexd.nbd.messages import SIMPLE_REPLY
 from duplexd.nbd.transmission import refusal, wire_error
+from duplexd.nbd_server.long_write import LongWrite
 from duplexd.nbd_server.read_ahead import ReadAhead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from duplexd.backend import Change, Volume
     from duplexd.nbd.transmission import Request
@@ -38,12 +39,15 @@ class Requests:
         "_counted",
         "_export_flags",
         "_limits",
+        "_long",
+        "_longs",
         "_readable",
         "_replies",
+        "_request_bytes",
         "_server",
+        "_share_bytes",
         "_stopping",
         "_traffic",
-        "_uncounted_max",
         "_volume",
         "_wire",
         "_writable",
@@ -92,22 +96,34 @@ class Requests:
         self._replies: list[bytes] = []
         self._server = server
         self._traffic = server.traffic_of(volume)
-        self._uncounted_max = server.limits.connection_uncounted_bytes_max
+        self._share_bytes = server.limits.connection_share_bytes
+        self._request_bytes = server.limits.request_bytes
+        self._long: LongWrite | None = None  # that is being received
+        self._longs: dict[LongWrite, None] = {}  # that are not answered
         self._wire = wire
         self._volume = volume
 
-    def reserve(self, length: int) -> bool:
-        """Room for a large payload that is about to be received; it counts from now on."""
-        if (
-            self.payload_bytes
-            and self.payload_bytes + length > self._limits.connection_in_flight_bytes_max
-        ):
-            return False
-        if not self._server.waiting.fits(length):
-            return False
-        self.payload_bytes += length
+    def allocate(self, length: int, here: int) -> bytearray:
+        """Memory for a payload of which `here` bytes have come; it counts from now on. Without room
+        for more, a piece that any connection may have.
+        """
+        limits = self._limits
+        size = min(length, max(limits.piece_bytes_max, here + 1))
+        if not self._server.waiting.fits(size):
+            size = min(length, max(limits.piece_bytes_min, here + 1))
+        self.payload_bytes += size
         self._count()
-        return True
+        return self._server.payloads.take(size)
+
+    def has_room(self, receiving: int) -> bool:
+        """Whether more may be received, beside a payload for which `receiving` bytes count."""
+        limits, waiting = self._limits, self.payload_bytes - receiving
+        share = max(self._share_bytes, limits.piece_bytes_min)
+        return waiting < (
+            min(limits.connection_in_flight_bytes_max, share)
+            if self._server.waiting.full
+            else limits.connection_in_flight_bytes_max
+        )
 
     @property
     def is_unfinished(self) -> bool:
@@ -119,6 +135,60 @@ class Requests:
         self._stopping = True
         self._readable = self._writable = -1
         self.backlog = []
+        long, self._long = self._long, None
+        if long is not None:
+            long.abandoned = True
+            self._forget(long)
+
+    # A WRITE in pieces
+
+    def finished(self, changes: Sequence[Change]) -> None:
+        """See `Client`."""
+        raise NotImplementedError
+
+    def _begin_long(self, request: Request) -> None:
+        flags, _command, cookie, offset, length, _nothing = request
+        error = self._refusal((flags, c.CMD_WRITE, cookie, offset, length, None))
+        self._long = long = LongWrite(self, self._volume, request, error)
+        self._longs[long] = None
+        self.in_flight += 1
+        self.payload_bytes += self._request_bytes
+        if error:
+            self._traffic.refused += 1
+        else:
+            self._traffic.requests[c.CMD_WRITE] += 1
+            self._traffic.byte_counts[c.CMD_WRITE] += length
+
+    def _take_piece(self, request: Request) -> Change | None:
+        """The change that it is, if there is one."""
+        long, length = self._long, request[4]
+        change = long.piece(request) if long is not None else None
+        if change is None:
+            self.payload_bytes -= length
+        if long is not None and not long.coming:
+            self._long = None
+            if long.refused:
+                self._forget(long)
+                self._replies.append(self._reply(c.CMD_WRITE, *long.answer()))
+        return change
+
+    def pieces_done(self, long: LongWrite, pieces: int, nbytes: int) -> None:
+        """Of `long`; its reply comes on its own."""
+        if self.dropped:
+            return
+        self.in_flight -= pieces
+        self.payload_bytes -= nbytes + pieces * self._request_bytes
+        if self._counted:
+            self._count()
+        if self.stalled:
+            self.progressed()
+        if long.is_done:
+            self._longs.pop(long, None)
+
+    def _forget(self, long: LongWrite) -> None:
+        del self._longs[long]
+        self.in_flight -= 1
+        self.payload_bytes -= self._request_bytes
 
     # Waiter of the budgets
 
@@ -191,21 +261,20 @@ class Requests:
 
     def _begin_reading(self, nbytes: int) -> bool:
         """False if too much is being read already, or the client takes no replies."""
-        if self.write_paused or (
-            self.read_bytes and self.read_bytes + nbytes > self._limits.connection_read_bytes_max
-        ):
+        held = self.read_bytes + self._wire.unsent_bytes
+        if self.write_paused or (held and held + nbytes > self._limits.connection_read_bytes_max):
             return False
-        if not self._server.reading.fits(nbytes):
+        if held + nbytes > self._share_bytes and not self._server.reading.fits(nbytes):
             return False
         self.in_flight += 1
         self.read_bytes += nbytes
-        self._server.reading.add(nbytes)
+        self._server.reading.add(nbytes + self._request_bytes)
         return True
 
     def _end_reading(self, nbytes: int) -> None:
         self.in_flight -= 1
         self.read_bytes -= nbytes
-        self._server.reading.add(-nbytes)
+        self._server.reading.add(-nbytes - self._request_bytes)
 
     def _answer(self, *pieces: bytes | bytearray | memoryview) -> None:
         """Reply to what was read in a worker, unless the client has gone."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from duplexd.backend import FLUSH, TRIM, WRITE, ZERO, Change
 from duplexd.nbd import constants as c
 from duplexd.nbd.messages import SIMPLE_REPLY
+from duplexd.nbd.transmission import CMD_LONG_WRITE
 from duplexd.nbd_server.cold_path import Requests
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Dispatch(Requests):
             self._send(position)
         if later:
             self._take_later(later)
-        if not 0 <= self.payload_bytes - self._counted <= self._uncounted_max:
+        if not 0 <= self.payload_bytes - self._counted <= self._share_bytes:
             self._count()
 
     def drop(self) -> None:
@@ -82,6 +83,9 @@ class Dispatch(Requests):
         self._server.reading.forget(self)
         self.backlog = []
         self._server.backend.disconnected(self)
+        for long in self._longs:
+            self._server.backend.disconnected(long)
+        self._longs.clear()
         self._replies.clear()
         self.payload_bytes = 0
         self._count()
@@ -91,7 +95,7 @@ class Dispatch(Requests):
     def finished(self, changes: Sequence[Change]) -> None:
         """Reply to changes."""
         replies, failing = self._replies, self._server.failing
-        freed = 0
+        freed = self._request_bytes * len(changes)
         for change in changes:
             error = change.error
             if error or failing:
@@ -126,11 +130,12 @@ class Dispatch(Requests):
         read_cached, readable, writable = volume.read_cached, self._readable, self._writable
         request_counts, byte_counts = traffic.requests, traffic.byte_counts
         writes = written = taken = 0  # WRITEs, their bytes, and those of these that count from now
-        full = (
-            self.payload_bytes >= self._limits.connection_in_flight_bytes_max
-            or self._server.waiting.full
+        full = self.payload_bytes >= self._limits.connection_in_flight_bytes_max or (
+            self._server.waiting.full and self.payload_bytes >= self._share_bytes
         )
         inline_max = self._limits.inline_read_bytes_max
+        if self._server.reading.full:
+            inline_max = min(inline_max, self._share_bytes)
         reply_buffer, position = self._server.reply_buffer, 0
         for request in requests:
             flags, command, cookie, offset, length, payload = request
@@ -198,7 +203,11 @@ class Dispatch(Requests):
 
         True if it is in order, and a change or a READ.
         """
-        error, command = self._refusal(request), request[1]
+        command = request[1]
+        if command < 0:
+            self._part_of_long(request, changes)
+            return False
+        error = self._refusal(request)
         if command == c.CMD_FLUSH and not error:  # its length means nothing
             self._flush(request, changes)
         elif error or not request[4]:
@@ -209,6 +218,12 @@ class Dispatch(Requests):
             self._wait(request, rest, self._server.reading)
         return False
 
+    def _part_of_long(self, request: Request, changes: list[Change]) -> None:
+        if request[1] == CMD_LONG_WRITE:
+            self._begin_long(request)
+        elif (change := self._take_piece(request)) is not None:
+            changes.append(change)
+
     def _flush(self, request: Request, changes: list[Change]) -> None:
         """What came before goes first: one sync is then good for it, too."""
         _flags, command, cookie, offset, _length, _payload = request
@@ -217,6 +232,7 @@ class Dispatch(Requests):
             changes.clear()
         self._traffic.requests[command] += 1
         self.in_flight += 1
+        self.payload_bytes += self._request_bytes
         self._server.backend.flush(Change(self, cookie, self._volume, FLUSH, offset, 0))
 
     def _without_payload(self, request: Request) -> Change:
@@ -229,6 +245,7 @@ class Dispatch(Requests):
         # a new list: the write path may keep the one it gets
         self.lent = [*self.lent, *changes] if self.in_flight else changes
         self.in_flight += len(changes)
+        self.payload_bytes += self._request_bytes * len(changes)
         self._server.backend.submit(changes)
 
     def _send(self, position: int) -> None:

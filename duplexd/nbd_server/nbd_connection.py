@@ -12,7 +12,6 @@ replies, closes its half behind it, or has gone altogether.
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING
 
 import structlog
@@ -26,6 +25,8 @@ from duplexd.nbd_server.negotiation import Negotiation
 from duplexd.nbd_server.reach import Access
 from duplexd.nbd_server.receive_buffers import ReceiveBuffers, in_use
 from duplexd.nbd_server.secured import identified
+from duplexd.nbd_server.sockets import tune
+from duplexd.nbd_server.stalls import Progress
 from duplexd.nbd_server.structured import begin
 from duplexd.nbd_server.tls_wire import TlsWire
 from duplexd.nbd_server.visible_exports import VisibleExports
@@ -44,14 +45,13 @@ if TYPE_CHECKING:
     from duplexd.nbd.negotiated import Negotiated
     from duplexd.nbd.transmission import Receiver
     from duplexd.nbd_server.dispatch import Dispatch
+    from duplexd.nbd_server.peer_places import Peer
     from duplexd.nbd_server.reach import Listener
     from duplexd.nbd_server.shared import Server
     from duplexd.nbd_server.sockets import Carrier, Wire
     from duplexd.net.address import Address
 
 log = Seldom(structlog.get_logger("duplexd.nbd"))
-
-UNIX_SEND_BYTES = 1 << 20
 
 
 class Connection:
@@ -71,8 +71,9 @@ class Connection:
         "_left",
         "_lost",
         "_negotiation",
+        "_peer",
+        "_progress",
         "_receiver",
-        "_reserved",
         "_scheduled",
         "_server",
         "_socket",
@@ -94,14 +95,15 @@ class Connection:
         self._server = server
         self._negotiation: Negotiation | None = None  # until the client has chosen its volume
         self._receiver: Receiver | None = None
-        self._buffers = ReceiveBuffers(0)
+        self._buffers = ReceiveBuffers(0, 0, server.waiting)
         self._dispatch: Dispatch | None = None
         self._fd = -1
         self._feeding = False
         # The client has gone, after a DISC that was not received: all it had sent before that
         self._left: memoryview | None = None
         self._lost = False  # its socket is closed, and what came before DISC is not done yet
-        self._reserved = False  # the large payload that is being received has room
+        self._peer: Peer | None = None  # whose place it has
+        self._progress = Progress(server.limits)
         self._scheduled = False  # `_resume` will run
         self._stopping = False
         self._timer: asyncio.TimerHandle | None = None
@@ -109,26 +111,21 @@ class Connection:
     # Life
 
     def connection_made(self, wire: Wire) -> None:
-        """Greet, unless there are too many connections."""
+        """Greet, unless there is no place for it."""
         self._wire = self._socket = wire
         server = self._server
-        if len(server.connections) >= server.limits.connections_max:
-            if not server.connections_refused:
-                log.warning(
-                    "too many NBD connections, further ones are closed",
-                    connections=len(server.connections),
-                )
-            server.connections_refused += 1
-            self._wire.abort()
-            return
         self.exports.caller = caller_of(wire.sock)
         if self.exports.is_kept_out():
             log.debug("NBD client is not allowed", caller=str(self.exports.caller))
             self._wire.abort()
             return
+        self._peer = server.place_for(self.exports.caller)
+        if self._peer is None:
+            self._wire.abort()
+            return
         server.connections.add(self)
         self._fd = wire.sock.fileno()
-        tune(wire.sock)
+        tune(wire.sock, server.limits)
         self._negotiation = Negotiation(server, self.exports, wire, self._negotiated, self._secure)
 
     def eof_received(self) -> None:
@@ -144,7 +141,7 @@ class Connection:
         self._server.hangups.unwatch(self._fd)
         receiver, dispatch = self._receiver, self._dispatch
         ended = receiver is not None and receiver.ended
-        if dispatch is not None and (self._left or (ended and dispatch.is_unfinished)):
+        if dispatch is not None and (self._left is not None or (ended and dispatch.is_unfinished)):
             self._lost = True
             dispatch.write_paused = False  # its replies go nowhere
             dispatch.stalled = True
@@ -163,11 +160,15 @@ class Connection:
             self._timer.cancel()
         if self._expiry is not None:
             self._expiry.cancel()
+        self._buffers.smaller()  # gives back what it counted
+        if self._peer is not None:
+            self._server.places.leave(self._peer)
+            self._peer = None
         self._server.tls_turns.withdraw(self)
         self._server.disconnected(self)
         if self.volume is not None:
             self.volume.connections -= 1
-            log.info(
+            self._server.log.info(
                 "NBD client disconnected",
                 volume=self.volume.name,
                 connections=self.volume.connections,
@@ -251,16 +252,14 @@ class Connection:
             if self._negotiation is not None:
                 self._negotiation.received(count)
             return
-        large = receiver.large
         requests = receiver.received(count)
-        if large and not receiver.large:
-            self._reserved = False  # the change counts it from now on
         if requests:
             dispatch.serve(requests)
         if (
             dispatch.backlog
             or dispatch.ended
             or receiver.large
+            or receiver.more
             or receiver.broken
             or dispatch.write_paused
         ):
@@ -324,15 +323,16 @@ class Connection:
         self._access = Access.READ_ONLY if flags & FLAG_READ_ONLY else Access.FULL
         self.volume = volume
         volume.connections += 1
-        log.info("NBD client connected", volume=volume.name, connections=volume.connections)
-        self._wire.high_bytes = self._server.limits.connection_unsent_bytes_max
+        server, limits = self._server, self._server.limits
+        server.log.info("NBD client connected", volume=volume.name, connections=volume.connections)
+        self._wire.high_bytes = limits.connection_unsent_bytes_max
         flags |= negotiated_flags(negotiated)
         receiver, self._dispatch = begin(
-            negotiated, self._server, volume, self._wire, self._progressed, flags
+            negotiated, server, volume, self._wire, self._progressed, flags
         )
-        size = max(self._server.limits.connection_receive_bytes, len(rest) + RECEIVE_BYTES_MIN)
-        self._receiver = receiver(size, self._server.payloads.take)
-        self._buffers = ReceiveBuffers(size)
+        size = max(limits.receive_bytes_min, RECEIVE_BYTES_MIN, 2 * len(rest))
+        self._buffers = ReceiveBuffers(size, limits.connection_receive_bytes, server.waiting)
+        self._receiver = receiver(size, self._dispatch.allocate, self._buffers.larger)
         self._receiver.buffer()[: len(rest)] = rest
         self.buffer_updated(len(rest))
 
@@ -362,8 +362,12 @@ class Connection:
         dispatch = self._dispatch
         if dispatch is None or dispatch.dropped:
             return
-        if dispatch.backlog and self._receiver is not None:
-            dispatch.serve(dispatch.backlog)
+        receiver = self._receiver
+        if receiver is not None:
+            if dispatch.backlog:
+                dispatch.serve(dispatch.backlog)
+            if receiver.more and not dispatch.backlog:
+                dispatch.serve(receiver.received(0))
         self._adjust()
 
     def _adjust(self) -> None:
@@ -374,7 +378,7 @@ class Connection:
         if self._wire.is_closing() and not self._lost:
             return
         if receiver.broken:
-            log.info(
+            self._server.log.info(
                 "NBD client broke the protocol",
                 volume=self.volume and self.volume.name,
                 reason=receiver.broken,
@@ -387,7 +391,14 @@ class Connection:
             dispatch.stalled = True
             self._wire.pause_reading()
             self._server.hangups.unwatch(self._fd)
-        elif dispatch.backlog or dispatch.write_paused or not self._has_room(receiver, dispatch):
+        elif receiver.more and not dispatch.backlog and not dispatch.write_paused:
+            self._wire.pause_reading()
+            self._progressed()  # others first
+        elif (
+            dispatch.backlog
+            or dispatch.write_paused
+            or (receiver.large and not dispatch.has_room(receiver.piece_bytes))
+        ):
             dispatch.stalled = True
             self._wire.pause_reading()
             if self._left is None:
@@ -410,7 +421,7 @@ class Connection:
         self._feeding = True
         self.buffer_updated(count)
         self._feeding = False
-        if self._left or receiver.ended:
+        if self._left or receiver.ended or receiver.more:
             self._progressed()
         else:  # what looked like DISC was part of a payload
             self._drop()
@@ -422,22 +433,17 @@ class Connection:
         else:
             self._close()
 
-    def _has_room(self, receiver: Receiver, dispatch: Dispatch) -> bool:
-        """For the large payload that is being received, if there is one."""
-        if receiver.large and not self._reserved:
-            self._reserved = dispatch.reserve(receiver.large)
-            if not self._reserved:
-                self._server.waiting.wait(dispatch)
-            return self._reserved
-        return True
-
-
-def tune(sock: socket.socket) -> None:
-    """Replies leave at once, a peer that vanished is noticed. The buffer of a Unix socket is made
-    large, because a large reply is sent in pieces of that size; that of TCP grows by itself.
-    """
-    if sock.family == socket.AF_UNIX:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNIX_SEND_BYTES)
-    else:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    def look(self, now: float) -> None:
+        """See `Served`. A receive buffer that has grown is given back when nothing came."""
+        receiver, dispatch, wire, socket = self._receiver, self._dispatch, self._wire, self._socket
+        if receiver is None or dispatch is None or self._lost:
+            return
+        if why := self._progress.look(now, receiver, wire, socket, reads=not dispatch.stalled):
+            self._server.log.warning(
+                "NBD client is disconnected", caller=str(self.exports.caller), reason=why
+            )
+            self.abort()
+        elif self._progress.silent and not (dispatch.is_unfinished or receiver.unfinished):
+            smaller = self._buffers.smaller()
+            if smaller is not None:
+                receiver.exchange(smaller)

@@ -8,6 +8,10 @@ Two buffers are enough as long as changes are not held up. For those that are, c
 keeping: a buffer is large, and what is in it may be small. So with `RECEIVE_BUFFERS_MAX` buffers in
 use, changes that have not begun get copies of their payloads. One batch at a time has begun, so
 that frees a buffer.
+
+A buffer is small at first, because most connections are idle, and grows while it is full each time.
+What goes beyond the small one is in the budget of all connections; without room there it does not
+grow, and no more than one other is used.
 """
 
 from __future__ import annotations
@@ -18,36 +22,70 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from duplexd.backend import Change
+    from duplexd.nbd_server.budget import Budget
 
 RECEIVE_BUFFERS_MAX = 4
+GROWTH = 4
 
 
 class ReceiveBuffers:
-    """Which buffers are lent to which changes."""
+    """Which buffers are lent to which changes. `size` is that of the buffer in use."""
 
-    __slots__ = ("_lent", "_size")
+    __slots__ = ("_budget", "_counted", "_lent", "_max_bytes", "_min_bytes", "size")
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    def __init__(self, size: int, max_bytes: int, budget: Budget) -> None:
+        self.size = self._min_bytes = size
+        self._max_bytes = max_bytes
+        self._budget = budget
+        self._counted = 0
         self._lent: list[tuple[memoryview, Sequence[Change]]] = []
+
+    def larger(self) -> memoryview | None:
+        """A larger buffer instead of the one in use, if there may be one."""
+        size = min(GROWTH * self.size, self._max_bytes)
+        if size <= self.size or not self._budget.fits(size):
+            return None
+        self.size = size
+        self._count()
+        return memoryview(bytearray(size))
+
+    def smaller(self) -> memoryview | None:
+        """A buffer of the first size instead of the one in use, if that is larger. Nothing is in
+        flight, so nothing is lent any more.
+        """
+        self._lent.clear()
+        had, self.size = self.size, self._min_bytes
+        self._count()
+        return memoryview(bytearray(self.size)) if had > self.size else None
 
     def lend(self, buffer: memoryview, changes: Sequence[Change]) -> memoryview:
         """The payloads of `changes` stay in `buffer`; returns another one to receive into."""
         free = self._lend(buffer, changes)
-        if free is None and len(self._lent) >= RECEIVE_BUFFERS_MAX:
+        if free is None and len(self._lent) >= (1 if self._budget.full else RECEIVE_BUFFERS_MAX):
             self._copy_waiting()
             free = self._lend(buffer, changes)
         if free is None:
             self._lent.append((buffer, changes))
-            free = memoryview(bytearray(self._size))
+            free = self.larger()
+        if free is None:
+            self._count()
+            free = memoryview(bytearray(self.size))
         return free
+
+    def _count(self) -> None:
+        """The budget knows all but the smallest one."""
+        counted = self.size - self._min_bytes + sum(len(buffer) for buffer, _users in self._lent)
+        self._budget.add(counted - self._counted)
+        self._counted = counted
 
     def _lend(self, buffer: memoryview, changes: Sequence[Change]) -> memoryview | None:
         lent = self._lent
         for place, (other, users) in enumerate(lent):
             if type(users[0].data) is not memoryview and not in_use(users):
                 lent[place] = (buffer, changes)
-                return other
+                if len(other) == self.size:
+                    return other
+                return memoryview(bytearray(self.size))  # it is of the time before a growth
         return None
 
     def _copy_waiting(self) -> None:

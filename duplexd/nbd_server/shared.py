@@ -14,8 +14,10 @@ import structlog
 
 from duplexd.nbd_server.budget import Budget
 from duplexd.nbd_server.hangup import HangupWatch
+from duplexd.nbd_server.peer_places import Places, peer_of
 from duplexd.nbd_server.round_robin import RoundRobin
 from duplexd.nbd_server.secured import Turns
+from duplexd.nbd_server.seldom import SeldomLog
 from duplexd.nbd_server.traffic import Traffic
 from duplexd.runtime.buffers import Buffers
 
@@ -24,8 +26,10 @@ if TYPE_CHECKING:
 
     from duplexd.backend import Backend, Volume
     from duplexd.limits import NbdLimits
+    from duplexd.nbd_server.peer_places import Peer
     from duplexd.nbd_server.reach import Listener, Policy
     from duplexd.net.address import Address
+    from duplexd.net.allow import Caller
 
 PAYLOADS_KEPT_BYTES_MAX = 16 << 20  # for WRITEs of 1 MiB at depth 16
 
@@ -40,6 +44,9 @@ class Served(Protocol):
 
     def abort(self) -> None:
         """Close now."""
+
+    def look(self, now: float) -> None:
+        """End the connection if its client does not go on (monotonic seconds)."""
 
     def admit_again(self, listeners: Mapping[Address, Listener]) -> None:
         """The rules have changed; the listeners as they are now."""
@@ -60,11 +67,12 @@ class Server:
         self.limits = limits
         self.loop = loop
         self.connections: set[Served] = set()
-        self.connections_refused = 0
+        self.places = Places(limits)
+        self.log = SeldomLog(loop.time, limits)
         self.idle = asyncio.Event()  # set whenever the last connection has gone
-        # payloads of changes that wait
+        # changes that wait, and receive buffers
         self.waiting = Budget(limits.queued_bytes_max, loop.call_soon)
-        self.reading = Budget(limits.read_bytes_max, loop.call_soon)  # reads in worker threads
+        self.reading = Budget(limits.read_bytes_max, loop.call_soon)  # and replies
         self.hangups = HangupWatch(loop)
         self.tls_turns = Turns(loop, limits.tls_handshakes_per_second_max)
         self.negotiations = RoundRobin(loop.call_soon)
@@ -73,6 +81,7 @@ class Server:
             tuple[str, str], int
         ] = {}  # (volume, "read" or "change") -> errno of the last answer
         self.payloads = Buffers(PAYLOADS_KEPT_BYTES_MAX)
+        self._looking = loop.call_later(limits.look_seconds, self._look)
         # used by one connection at a time, within one call
         self.reply_buffer = memoryview(bytearray(limits.reply_buffer_bytes))
 
@@ -94,6 +103,32 @@ class Server:
             connection.admit_again(listeners)
 
     # Connections, counters and states
+
+    @property
+    def connections_refused(self) -> int:
+        """For want of a place."""
+        return self.places.refused
+
+    def place_for(self, caller: Caller) -> Peer | None:
+        """Take a place for a connection of this client, and say whose it is; None if there is
+        none.
+        """
+        peer = peer_of(caller)
+        if why := self.places.take(peer):
+            self.log.warning(
+                "too many NBD connections, further ones are closed",
+                caller=str(caller),
+                reason=why,
+                connections=len(self.connections),
+            )
+            return None
+        return peer
+
+    def _look(self) -> None:
+        self._looking = self.loop.call_later(self.limits.look_seconds, self._look)
+        now = self.loop.time()
+        for connection in list(self.connections):
+            connection.look(now)
 
     def disconnected(self, connection: Served) -> None:
         """A connection is closed."""
@@ -128,4 +163,5 @@ class Server:
 
     def close(self) -> None:
         """No connection is left."""
+        self._looking.cancel()
         self.hangups.close()

@@ -12,6 +12,7 @@ replies wait as they are, and go out together in one `sendmsg`.
 from __future__ import annotations
 
 import errno
+import socket
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,14 +23,17 @@ from duplexd.net.listen import LISTEN_BACKLOG
 
 if TYPE_CHECKING:
     import asyncio
-    import socket
     from collections.abc import Callable
+
+    from duplexd.limits import NbdLimits
+    from duplexd.nbd_server.budget import Budget
 
     Data = bytes | bytearray | memoryview
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.nbd")
 
 BUFFERS_SENT_MAX = 64  # in one call
+UNIX_SEND_BYTES = 1 << 20
 ACCEPTED_MAX = 64  # in one turn of the loop
 NO_ROOM_SECONDS = 1.0  # until the next attempt to accept when there are no descriptors
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -77,18 +81,29 @@ class Receiving(Protocol):
 
 class Wire:
     """A connected socket. `unsent_bytes`: what the client has not taken; beyond `high_bytes` the
-    connection is paused, until a quarter of that is left.
+    connection is paused, until a quarter of that is left. They are in a `budget`; when that is
+    full, the connection is paused while there are any.
+
+    `received_bytes` and, of what it did not take at once, `sent_bytes` show whether the client goes
+    on.
     """
 
     __slots__ = (
-        "_closing", "_connection", "_loop", "_lost", "_paused", "_reading", "_unsent", "high_bytes",
-        "sock", "unsent_bytes",
+        "_closing", "_connection", "_loop", "_lost", "_paused", "_reading", "_unsent", "budget",
+        "high_bytes", "received_bytes", "sent_bytes", "sock", "unsent_bytes",
     )  # fmt: skip
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, connection: Receiving
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        connection: Receiving,
+        budget: Budget,
     ) -> None:
         self.sock = sock
+        self.budget = budget
+        self.received_bytes = 0
+        self.sent_bytes = 0
         self.unsent_bytes = 0
         self.high_bytes = 64 << 10
         self._loop = loop
@@ -131,6 +146,7 @@ class Wire:
         try:
             count = self.sock.recv_into(connection.get_buffer(-1))
             if count:
+                self.received_bytes += count
                 connection.buffer_updated(count)
             else:
                 self.pause_reading()
@@ -163,7 +179,8 @@ class Wire:
             self._loop.add_writer(self.sock, self._writable)
         self._unsent.append(memoryview(data))
         self.unsent_bytes += len(data)
-        if self.unsent_bytes > self.high_bytes and not self._paused:
+        self.budget.add(len(data))
+        if not self._paused and (self.unsent_bytes > self.high_bytes or self.budget.full):
             self._paused = True
             self._connection.pause_writing()
         return False
@@ -180,13 +197,16 @@ class Wire:
             self._lose(error)
             return
         self.unsent_bytes -= sent
+        self.sent_bytes += sent
+        self.budget.add(-sent)
         while unsent and sent >= len(unsent[0]):
             sent -= len(unsent.popleft())
         if sent:
             unsent[0] = unsent[0][sent:]
         if not unsent:
             self._loop.remove_writer(self.sock)
-        if self._paused and self.unsent_bytes <= self.high_bytes // 4:
+        low_bytes = 0 if self.budget.full else self.high_bytes // 4
+        if self._paused and self.unsent_bytes <= low_bytes:
             self._paused = False
             self._connection.resume_writing()
         if self._closing and not unsent:
@@ -222,6 +242,7 @@ class Wire:
         if self._unsent:
             self._loop.remove_writer(self.sock)
             self._unsent.clear()
+            self.budget.add(-self.unsent_bytes)
             self.unsent_bytes = 0
         self._loop.call_soon(self._end, error)
 
@@ -240,7 +261,10 @@ class Acceptor:
         loop: asyncio.AbstractEventLoop,
         sock: socket.socket,
         connect: Callable[[], Receiving],
+        budget: Budget,
     ) -> None:
+        """`budget`: of replies that wait for their clients."""
+        self._budget = budget
         self._loop = loop
         self._sock = sock
         self._connect = connect
@@ -275,4 +299,22 @@ class Acceptor:
                 self._again = self._loop.call_later(NO_ROOM_SECONDS, self._listen)
                 return
             sock.setblocking(False)
-            Wire(self._loop, sock, self._connect()).start()
+            Wire(self._loop, sock, self._connect(), self._budget).start()
+
+
+def tune(sock: socket.socket, limits: NbdLimits) -> None:
+    """Replies leave at once, a peer that vanished is noticed. The buffer of a Unix socket is made
+    large, because a large reply is sent in pieces of that size; that of TCP grows by itself.
+    """
+    if sock.family == socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNIX_SEND_BYTES)
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        (socket.TCP_NODELAY, 1),
+        (socket.TCP_KEEPIDLE, limits.keepalive_idle_seconds),
+        (socket.TCP_KEEPINTVL, limits.keepalive_interval_seconds),
+        (socket.TCP_KEEPCNT, limits.keepalive_probes),
+        (socket.TCP_USER_TIMEOUT, int(1000 * limits.stall_seconds_max)),
+    ):
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)

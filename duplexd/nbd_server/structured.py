@@ -65,11 +65,12 @@ class StructuredDispatch(Dispatch):
         read_cached, readable, writable = volume.read_cached, self._readable, self._writable
         request_counts, byte_counts = traffic.requests, traffic.byte_counts
         writes = written = taken = 0
-        full = (
-            self.payload_bytes >= self._limits.connection_in_flight_bytes_max
-            or self._server.waiting.full
+        full = self.payload_bytes >= self._limits.connection_in_flight_bytes_max or (
+            self._server.waiting.full and self.payload_bytes >= self._share_bytes
         )
         inline_max = self._limits.inline_read_bytes_max
+        if self._server.reading.full:
+            inline_max = min(inline_max, self._share_bytes)
         reply_buffer, position = self._server.reply_buffer, 0
         room = self._chunks.data_room
         structured = self._chunks is r.STRUCTURED
@@ -230,7 +231,7 @@ class ExtendedDispatch(StructuredDispatch):
     def finished(self, changes: Sequence[Change]) -> None:
         """See `Dispatch`."""
         replies, failing = self._replies, self._server.failing
-        freed = 0
+        freed = self._request_bytes * len(changes)
         for change in changes:
             error = change.error
             if error or failing:

@@ -49,6 +49,7 @@ class TlsWire:
         self.sock: socket.socket = wire.sock
         self.unsent_bytes = 0  # in plain text
         self.high_bytes = wire.high_bytes
+        self._budget = wire.budget
         self._loop = loop
         self._wire = wire
         self._connection = connection
@@ -104,8 +105,10 @@ class TlsWire:
             return True
         self._unsent.append(view)
         self.unsent_bytes += len(view)
+        self._budget.add(len(view))
         self._send()
-        if self.unsent_bytes > self.high_bytes and not self._paused:
+        too_much = self.unsent_bytes > self.high_bytes or (self._unsent and self._budget.full)
+        if too_much and not self._paused:
             self._paused = True
             self._connection.pause_writing()
         return not self._unsent
@@ -162,7 +165,8 @@ class TlsWire:
         """It has taken most of it."""
         self._full = False
         self._send()
-        if self._paused and self.unsent_bytes <= self.high_bytes // 4:
+        low_bytes = 0 if self._budget.full else self.high_bytes // 4
+        if self._paused and self.unsent_bytes <= low_bytes:
             self._paused = False
             self._connection.resume_writing()
         if self._closing and not self._unsent:
@@ -173,6 +177,7 @@ class TlsWire:
         self._closing = True
         self._reading = False
         self._unsent.clear()
+        self._budget.add(-self.unsent_bytes)
         self.unsent_bytes = 0
         if self._again is not None:
             self._again.cancel()
@@ -247,6 +252,7 @@ class TlsWire:
             else:
                 unsent.popleft()
             self.unsent_bytes -= len(piece)
+            self._budget.add(-len(piece))
             self._encrypt(piece)
 
     def _encrypt(self, data: memoryview) -> None:

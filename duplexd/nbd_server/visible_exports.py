@@ -51,7 +51,11 @@ class VisibleExports:
         if volume is None or not (access := self.access(volume.name)):
             return None
         flags = volume_flags(read_only=access != Access.FULL)
-        refused = f"volume {volume.name} is not served: {volume.failed}" if volume.failed else ""
+        refused = ""
+        if volume.failed:
+            refused = f"volume {volume.name} is not served: {volume.failed}"
+        elif not self._server.places.volume_has_one(volume.connections):
+            refused = f"volume {volume.name} has {volume.connections} connections, and no more"
         return Export(volume.name, volume.size, flags, f"duplexd volume {volume.name}", refused)
 
     def names(self) -> list[str]:

@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from duplexd.nbd import constants as c
 from duplexd.nbd import messages as m
 from duplexd.nbd.transmission import (
+    CMD_LONG_WRITE,
+    CMD_PIECE,
     LARGE_PAYLOAD_BYTES,
     RECEIVE_BYTES_MIN,
+    REQUESTS_MAX,
     Receiver,
     refusal,
     wire_error,
@@ -155,6 +158,57 @@ def test_fragments_change_nothing(commands: list[bytes], sizes: list[int]) -> No
     cut = Receiver(0)
     assert [request for piece in pieces(data, sizes) for request in put(cut, piece)] == expected
     assert (cut.broken, cut.ended) == (whole.broken, whole.ended)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(COMMANDS, max_size=12),
+    st.lists(st.sampled_from([1, 27, 28, 29, 1000, 65536, 70_000]), max_size=40),
+    st.sampled_from([1, 5000, 65_536, 100_000]),
+)
+def test_pieces_are_the_payload_that_was_sent(
+    commands: list[bytes], sizes: list[int], most: int
+) -> None:
+    data = b"".join(commands)
+    expected = put(Receiver(1 << 20), data)
+    cut = Receiver(0, lambda length, here: bytearray(min(length, max(most, here + 1))))
+    found = [request for piece in pieces(data, sizes) for request in put(cut, piece)]
+    joined, whole = list[object](), bytearray()
+    start = left = 0
+    wanted: tuple[object, ...] = ()
+    for request in found:
+        flags, command, cookie, offset, length, payload = request
+        if command == CMD_LONG_WRITE:
+            whole, left, start = bytearray(), length, offset
+            wanted = flags, c.CMD_WRITE, cookie, offset, length
+        elif command == CMD_PIECE:
+            assert payload is not None
+            assert (offset, length) == (start + len(whole), len(payload))
+            whole += payload
+            left -= length
+            if not left:
+                joined.append((*wanted, whole))
+        else:
+            joined.append(request)
+    assert joined == expected
+
+
+def test_no_more_than_some_requests_are_returned_at_once() -> None:
+    receiver = Receiver(1 << 20)
+    data = m.request(0, c.CMD_FLUSH, 1, 0, 0) * (REQUESTS_MAX + 5)
+    assert len(put(receiver, data)) == REQUESTS_MAX
+    assert receiver.more
+    assert len(receiver.received(0)) == 5
+    assert not receiver.more
+
+
+def test_a_buffer_that_was_full_is_exchanged_for_a_larger_one() -> None:
+    receiver = Receiver(0, grow=lambda: memoryview(bytearray(1 << 20)))
+    size = len(receiver.buffer())
+    put(receiver, m.request(0, c.CMD_FLUSH, 1, 0, 0) * (size // 28) + bytes(size % 28))
+    while receiver.more:
+        receiver.received(0)
+    assert len(receiver.buffer()) == (1 << 20) - size % 28
 
 
 @pytest.mark.parametrize(

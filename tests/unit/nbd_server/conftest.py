@@ -34,8 +34,10 @@ def backend() -> MemoryBackend:
 
 @pytest.fixture
 def limits() -> NbdLimits:
-    """Every byte is counted. A test that wants other limits overrides this by `parametrize`."""
-    return NbdLimits(connection_uncounted_bytes_max=0)
+    """Every byte of a payload is counted, and nothing else is. A test that wants other limits
+    overrides this by `parametrize`.
+    """
+    return NbdLimits(connection_share_bytes=0, request_bytes=0, connection_receive_bytes=16 << 10)
 
 
 @pytest_asyncio.fixture

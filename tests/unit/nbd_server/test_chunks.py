@@ -252,7 +252,7 @@ async def test_block_status_without_a_context_is_refused(chunky: Chunky) -> None
 
 
 @pytest.mark.parametrize(
-    "limits", [NbdLimits(connection_uncounted_bytes_max=0, read_bytes_max=4 * MIB)]
+    "limits", [NbdLimits(connection_share_bytes=0, request_bytes=0, read_bytes_max=4 * MIB)]
 )
 async def test_questions_for_extents_are_bounded(
     chunky: Chunky, backend: MemoryBackend, listeners: Listeners

@@ -29,7 +29,7 @@ KIB = 1 << 10
 # Two WRITEs fit, and the third is not read before there is room.
 NARROW = pytest.mark.parametrize(
     "limits",
-    [NbdLimits(connection_uncounted_bytes_max=0, connection_in_flight_bytes_max=2 * KIB)],
+    [NbdLimits(connection_share_bytes=0, request_bytes=0, connection_in_flight_bytes_max=2 * KIB)],
 )
 
 

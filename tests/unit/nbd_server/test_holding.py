@@ -216,7 +216,8 @@ async def test_request_larger_than_every_limit_passes(
 
 
 @pytest.mark.parametrize(
-    "limits", [NbdLimits(connection_read_bytes_max=4 * MIB, read_bytes_max=6 * MIB)]
+    "limits",
+    [NbdLimits(connection_read_bytes_max=4 * MIB, read_bytes_max=6 * MIB, request_bytes=0)],
 )
 async def test_reads_in_threads_are_bounded(
     connect: Connect, backend: MemoryBackend, listeners: Listeners

@@ -138,7 +138,10 @@ async def test_handshake_has_a_time_limit_and_transmission_has_none(
     await listeners.stop()
 
 
-@pytest.mark.parametrize("limits", [NbdLimits(connections_max=2)])
+@pytest.mark.parametrize(
+    "limits",
+    [NbdLimits(connections_max=2, connections_per_peer_max=2, connections_per_volume_max=2)],
+)
 async def test_connections_beyond_the_limit_are_closed(
     connect: Connect, listeners: Listeners
 ) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import pytest_asyncio
 
+from duplexd.nbd_server.budget import Budget
 from duplexd.nbd_server.sockets import Acceptor, Wire
 from tests.unit.nbd_server.peer import eventually
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 LARGE = 4 << 20
+
+
+def no_limit() -> Budget:
+    return Budget(1 << 40, asyncio.get_running_loop().call_soon)
 
 
 class Seen:
@@ -65,7 +70,7 @@ async def wired() -> AsyncIterator[Wired]:
     ours.setblocking(False)
     client.setblocking(False)
     seen = Seen()
-    wire = Wire(asyncio.get_running_loop(), ours, seen)
+    wire = Wire(asyncio.get_running_loop(), ours, seen, no_limit())
     wire.start()
     with client:
         yield Wired(wire, seen, client)
@@ -190,7 +195,7 @@ async def test_clients_wait_while_there_are_no_descriptors() -> None:
     listening = socket.create_server(("127.0.0.1", 0))
     seen = Seen()
     full = cast("socket.socket", Full(listening))
-    acceptor = Acceptor(asyncio.get_running_loop(), full, lambda: seen)
+    acceptor = Acceptor(asyncio.get_running_loop(), full, lambda: seen, no_limit())
     with socket.create_connection(listening.getsockname()) as client:
         client.send(b"patient")
         await eventually(lambda: seen.received == b"patient")

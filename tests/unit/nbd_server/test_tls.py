@@ -234,7 +234,9 @@ async def test_disconnecting_says_goodbye_in_tls(serving: Serving) -> None:
 async def test_changes_that_were_not_received_are_done_after_a_goodbye_in_tls(
     serving: Serving, backend: MemoryBackend, version: ssl.TLSVersion
 ) -> None:
-    serving.limits = NbdLimits(connection_uncounted_bytes_max=0, connection_in_flight_bytes_max=2)
+    serving.limits = NbdLimits(
+        connection_share_bytes=0, request_bytes=0, connection_in_flight_bytes_max=2
+    )
     await serving.start()
     secure = await serving.client(version=version)
     await secure.go("data")

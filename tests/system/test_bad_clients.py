@@ -1,0 +1,134 @@
+"""Clients that cost others nothing, whatever they do: a daemon as users start it, and next to the
+bad ones a client that writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.nbd import constants as c
+from duplexd.nbd import messages as m
+from duplexd.nbd.client import NbdClient
+from tests.support.commands import resident_bytes
+from tests.support.daemon import PATIENCE_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.support.daemon import Daemon, DaemonFiles
+
+MIB = 1 << 20
+LONG = 64 * MIB
+REQUESTS = 16_384  # without payload, of one client
+
+
+class Client:
+    """A connection to a volume, used by hand."""
+
+    def __init__(self, path: str, volume: str) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(PATIENCE_SECONDS)
+        self.sock.connect(path)
+        self._nbd = NbdClient(volume)
+        while not self._nbd.ready:
+            data = self.sock.recv(1 << 16)
+            if not data:
+                raise ConnectionResetError
+            self._nbd.receive(data)
+            self.sock.sendall(self._nbd.data_to_send())
+
+    def write(self, offset: int, payload: bytes) -> int:
+        """Write, and wait for the answer: an NBD error."""
+        self._nbd.write(offset, payload)
+        self.sock.sendall(self._nbd.data_to_send())
+        while True:
+            data = self.sock.recv(1 << 16)
+            assert data, "the server closed the connection"
+            for reply in self._nbd.receive(data):
+                return reply.error
+
+    def send(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+
+@pytest.fixture
+def served(
+    make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
+) -> Iterator[tuple[Daemon, Callable[[str], Client]]]:
+    """A daemon, and what connects to a volume of it."""
+    files, clients = make_files(volumes={"data": "64MiB", "wal": "8MiB"}), list[Client]()
+
+    def connect(volume: str) -> Client:
+        clients.append(Client(str(files.nbd_socket), volume))
+        return clients[-1]
+
+    yield start_daemon(files), connect
+    for client in clients:
+        client.sock.close()
+
+
+@contextlib.contextmanager
+def many(connect: Callable[[str], Client], count: int) -> Iterator[list[Client]]:
+    clients = [connect("data") for _ in range(count)]
+    yield clients
+    for client in clients:
+        client.sock.close()
+
+
+def resident(daemon: Daemon) -> int:
+    return resident_bytes(daemon.pid)
+
+
+def test_payloads_that_are_announced_and_not_sent(
+    served: tuple[Daemon, Callable[[str], Client]],
+) -> None:
+    daemon, connect = served
+    before = resident(daemon)
+    with many(connect, 60) as bad:
+        for client in bad:
+            client.send(m.request(0, c.CMD_WRITE, 1, 0, LONG))
+        assert connect("wal").write(0, b"x" * 4096) == 0
+        assert resident(daemon) - before < 32 * MIB
+
+
+def test_payloads_that_stop_in_the_middle(
+    served: tuple[Daemon, Callable[[str], Client]],
+) -> None:
+    daemon, connect = served
+    before = resident(daemon)
+    with many(connect, 40) as bad:
+        for client in bad:
+            client.send(m.request(0, c.CMD_WRITE, 1, 0, LONG) + bytes(3 * MIB // 2))
+        assert connect("wal").write(0, b"x" * 4096) == 0
+        assert connect("data").write(0, b"x" * MIB) == 0
+        assert resident(daemon) - before < 40 * 4 * MIB
+
+
+def test_replies_that_are_not_taken(served: tuple[Daemon, Callable[[str], Client]]) -> None:
+    daemon, connect = served
+    before = resident(daemon)
+    with many(connect, 20) as bad:
+        for client in bad:
+            client.send(m.request(0, c.CMD_READ, 1, 0, LONG))
+        good = connect("wal")
+        for number in range(20):
+            assert good.write(number * 4096, b"x" * 4096) == 0
+        assert resident(daemon) - before < 400 * MIB
+
+
+def test_clients_that_leave_much_behind(served: tuple[Daemon, Callable[[str], Client]]) -> None:
+    daemon, connect = served
+    good = connect("wal")
+    bulk = b"".join(m.request(0, c.CMD_TRIM, cookie, 0, 4096) for cookie in range(REQUESTS))
+    before = resident(daemon)
+    with many(connect, 64) as bad:
+        for client in bad:
+            client.sock.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                client.sock.send(bulk)
+    assert good.write(0, b"x" * 4096) == 0
+    assert resident(daemon) - before < 128 * MIB

@@ -1,0 +1,140 @@
+"""Clients that stop in the middle, take no replies, or want all places."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from duplexd.limits import NbdLimits
+from duplexd.nbd import constants as c
+from duplexd.nbd import messages as m
+from duplexd.nbd_server.peer_places import Places
+from duplexd.nbd_server.seldom import SeldomLog
+from duplexd.nbd_server.stalls import Progress
+from tests.unit.nbd_server.peer import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from duplexd.nbd_server.listeners import Listeners
+    from tests.unit.nbd_server.memory_backend import MemoryBackend
+    from tests.unit.nbd_server.peer import Peer
+
+    Connect = Callable[..., Awaitable[Peer]]
+
+MIB = 1 << 20
+SOON = NbdLimits(stall_seconds_max=0.05, look_seconds=0.01)
+LIMITS = NbdLimits(stall_seconds_max=30.0, stall_bytes_min=1000)
+
+
+@pytest.mark.parametrize("limits", [SOON])
+@pytest.mark.parametrize("payload", [0, 10, 70_000])
+async def test_a_payload_that_does_not_go_on_ends_its_connection(
+    connect: Connect, payload: int
+) -> None:
+    peer, other = await connect(), await connect()
+    await peer.send(m.request(0, c.CMD_WRITE, 1, 0, 200_000) + bytes(payload))
+    assert await peer.closed()
+    assert (await other.reply(other.nbd.read(0, 4))).data == bytes(4)
+
+
+@pytest.mark.parametrize("limits", [SOON])
+async def test_replies_that_are_not_taken_end_their_connection(
+    connect: Connect, listeners: Listeners, backend: MemoryBackend
+) -> None:
+    backend.volumes["data"].cold = True
+    peer = await connect()
+    peer.nbd.read(0, 32 * MIB)
+    await peer.send()
+    await eventually(lambda: listeners.server.reading.used > 0)
+    await eventually(lambda: not listeners.server.connections)
+    assert listeners.server.reading.used == 0
+
+
+@pytest.mark.parametrize("limits", [SOON])
+async def test_a_client_whose_changes_are_held_is_not_stalled(
+    connect: Connect, backend: MemoryBackend, listeners: Listeners
+) -> None:
+    peer, stalled = await connect(), await connect()
+    backend.holding = True
+    held = peer.nbd.write(0, b"x")
+    await peer.send()
+    await stalled.send(m.request(0, c.CMD_WRITE, 1, 0, 200_000))
+    assert await stalled.closed()  # so the time is over
+    backend.release()
+    assert (await peer.reply(held)).error == 0
+
+
+async def test_replies_count_until_the_socket_has_taken_them(
+    connect: Connect, backend: MemoryBackend, listeners: Listeners
+) -> None:
+    backend.volumes["data"].cold = True
+    peer = await connect()
+    peer.nbd.read(0, 32 * MIB)
+    await peer.send()
+    await eventually(lambda: 0 < listeners.server.reading.used < 32 * MIB)  # some was sent
+    assert listeners.server.reading.used > 16 * MIB
+    await peer.replies(1)
+    assert listeners.server.reading.used == 0
+
+
+def test_what_goes_on_is_not_stalled_however_slowly() -> None:
+    progress = Progress(LIMITS)
+    assert [progress.stalled(now, now * 100, None) for now in range(0, 200, 10)] == [""] * 20
+
+
+def test_what_goes_on_by_single_bytes_is_stalled() -> None:
+    progress = Progress(LIMITS)
+    found = [progress.stalled(now, now, None) for now in range(0, 50, 10)]
+    assert found == ["", "", "", "it does not send the rest of a request", found[4]]
+
+
+def test_time_without_a_request_does_not_count() -> None:
+    progress = Progress(LIMITS)
+    assert not progress.stalled(0, 5, None)
+    assert not progress.stalled(20, None, None)
+    assert not progress.stalled(40, 5, None)
+
+
+@pytest.mark.parametrize(
+    "limits", [NbdLimits(connections_per_peer_max=2, connections_per_volume_max=9)]
+)
+async def test_a_peer_gets_no_more_places_than_its_own(
+    connect: Connect, listeners: Listeners
+) -> None:
+    peers = [await connect(), await connect()]
+    assert await (await connect(None)).closed()
+    assert listeners.server.connections_refused == 1
+    peers[0].close()
+    await eventually(lambda: len(listeners.server.connections) == 1)
+    await connect()
+
+
+def test_places_are_kept_for_other_peers() -> None:
+    places = Places(NbdLimits(connections_max=8))
+    assert [bool(places.take(1000)) for _ in range(8)] == [False] * 6 + [True] * 2
+    assert [bool(places.take(2000)) for _ in range(3)] == [False] * 2 + [True]
+    places.leave(1000)
+    assert not places.take(2000)
+
+
+@pytest.mark.parametrize("limits", [NbdLimits(connections_per_volume_max=1)])
+async def test_a_volume_gets_no_more_connections_than_its_own(connect: Connect) -> None:
+    await connect()
+    with pytest.raises(Exception, match="has 1 connections"):
+        await connect()
+    await connect("wal")
+
+
+def test_lines_about_clients_are_seldom(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    seldom = SeldomLog(lambda: now, NbdLimits(log_lines_burst=3, log_lines_per_second=1.0))
+    for _ in range(10):
+        seldom.info("it came")
+    seldom.info("something else")
+    now = 1.0
+    seldom.info("it came")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert "omitted=7" in lines[-1]
