@@ -190,7 +190,8 @@ class Reads:
 
     def _answer(self, read: _Read, number: int, content: _Content) -> None:
         read.answered = True
-        if read.error is not None:
+        # of lost writes the failure of the leg is reported, and by a sync as well as by a read
+        if read.error is not None and not isinstance(read.error, LostWritesError):
             self._report(read.pair, read.error)
         read.done(number, content.buffer, content.extents)
 
