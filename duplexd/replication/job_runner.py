@@ -92,8 +92,8 @@ class Runner:
         self, job: Job, why: Exception, consequences: Callable[[Backlogs], None]
     ) -> None:
         try:
-            copied_to = job.pairs if job.how == COPY else []
-            async with self._backlog.after(_position(job), list(copied_to), why) as missed:
+            since, pairs = _in_doubt(job, why)
+            async with self._backlog.after(since, pairs, why) as missed:
                 await when_there_is_room(self._timeline, lambda: consequences(missed))
             await self._remove_log(job)
         except (OSError, DuplexdError):
@@ -132,7 +132,8 @@ class Runner:
                 await self._leave(job, error)
 
     async def _leave(self, job: Job, error: SinkError) -> None:
-        async with self._backlog.after(job.walk().position, [error.pair], error) as missed:
+        since = _since(job.walk().position, [error.pair])
+        async with self._backlog.after(since, [error.pair], error) as missed:
             leaves = partial(self._leaves, job, error, missed)
             await when_there_is_room(self._timeline, leaves)
 
@@ -274,6 +275,23 @@ def _position(job: Job) -> int:
     """The number that the secondaries of a job are at."""
     moved = job.follower is not None and job.follower.sink.moves_secondary
     return job.walk().position if moved else job.floor
+
+
+def _in_doubt(job: Job, why: Exception) -> tuple[int, list[Pair]]:
+    """Secondaries of a job that ends which may lack records, and the number after which."""
+    pairs: list[Pair] = []
+    if job.how == COPY:
+        pairs = list(job.pairs)
+    elif isinstance(why, SinkError) and why.torn:
+        pairs = [why.pair]
+    return _since(_position(job), pairs), pairs
+
+
+def _since(position: int, unusable: Sequence[Pair]) -> int:
+    """The number after which these may lack records: no record is applied to them again, so a power
+    cut takes what was not synced.
+    """
+    return min([position, *(pair.record.secondary_at for pair in unusable)])
 
 
 def _with_uncopied(job: Job, missed: Backlogs) -> Backlogs:
