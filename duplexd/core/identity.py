@@ -42,6 +42,7 @@ Kind = Literal[
 ]
 CURRENT: frozenset[Kind] = frozenset({"same", "moved", "new", "exchanged"})
 Writing = Literal["nothing", "records", "anything"]
+AHEAD = 1 << 62  # the generation of an image that was used when this state did not know of it
 
 
 class Facts(NamedTuple):
@@ -106,6 +107,9 @@ def judge_pair(
     If each image is the one of the other role, both are "exchanged": the roles follow the images.
     """
     straight = _judge(known, primary), _judge(known, secondary)
+    for judgement in straight:
+        if judgement is not None and judgement.kind == "newer":  # of the other, it knows as little
+            return primary.found and judgement, secondary.found and judgement
     if all(judgement is None or judgement.current for judgement in straight):
         return straight
     if primary.recorded is None or secondary.recorded is None:
@@ -127,6 +131,12 @@ def _judge(known: Known, side: Side) -> Judgement | None:
 
 def judge(known: Known, recorded: Image | None, found: Found, facts: Facts) -> Judgement:
     """Judge one image for one role; `recorded` is None if the role has none yet."""
+    if recorded is not None and recorded.generation == AHEAD:
+        return Judgement(
+            "newer",
+            f"{found.path}: an earlier start found that the state directory is an older copy than"
+            " the images: stop, and restore the one that belongs to them",
+        )
     if found.mark is not None:
         wrong = _judge_mark(known, recorded, found.path, found.mark)
         if wrong is not None:
@@ -257,10 +267,13 @@ def _is_there(recorded: Image, found: Found, facts: Facts) -> bool:
     )
 
 
-def away(recorded: Image, facts: Facts, last_there: bool = True) -> Image:
+def away(recorded: Image, facts: Facts, last_there: bool = True, newer: bool = False) -> Image:
     """What is known of an image that is not used now, once the next checkpoint is taken: what the
-    journal has since the last one may be on it, or not.
+    journal has since the last one may be on it, or not. `newer` than this state, it stays that,
+    though this controller is started more often from now on than the one that used it.
     """
+    if newer:
+        return recorded._replace(generation=AHEAD)
     samples = tuple(
         (offset, crc)
         for offset, crc in recorded.samples

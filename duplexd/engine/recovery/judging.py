@@ -77,9 +77,11 @@ class Judging:
         if record is None:
             new = [found and self._evidence.judge_new(found) for found in (ours, theirs)]
             return await self._conclude(images, new[0], new[1])
-        judged = await self._conclude(images, *self._evidence.judge(record, mode, ours, theirs))
+        found = self._evidence.judge(record, mode, ours, theirs)
+        judged = await self._conclude(images, *found)
         if not judged.exchanged:
-            self._settle(record, mode, judged.images, (ours, theirs))
+            newer = any(each is not None and each.kind == "newer" for each in found)
+            self._settle(record, mode, judged.images, (ours, theirs), newer)
         return judged
 
     async def _look(
@@ -102,6 +104,7 @@ class Judging:
         mode: str,
         images: Images,
         found: tuple[Found | None, Found | None],
+        newer: bool,
     ) -> None:
         """What later starts are to find of images that are not used now."""
         facts = self._evidence.facts(record, mode)
@@ -109,7 +112,8 @@ class Judging:
         for role, leg in enumerate((images.primary, images.secondary)):
             image, there = recorded[role], found[role]
             if image is not None and isinstance(leg, AbsentLeg):
-                recorded[role] = away(image, facts[role], there is None or there.last_there)
+                last_there = there is None or there.last_there
+                recorded[role] = away(image, facts[role], last_there, newer)
                 leg.settled = True
         self._ledger.use_images(record, recorded[0], recorded[1])
 

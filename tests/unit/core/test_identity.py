@@ -226,6 +226,19 @@ def test_an_image_of_a_later_start_shows_that_the_state_directory_is_older(
     assert "in use at start 8 of this controller, and the state directory knows 7" in judgement.why
 
 
+def test_an_image_that_was_found_to_be_newer_stays_so_however_often_the_daemon_starts() -> None:
+    left = away(IMAGE, Facts(), newer=True)
+    judgement = judge(KNOWN._replace(starts=99), left, found(mark=mark(generation=8)), Facts())
+    assert judgement.kind == "newer"
+    assert judge(KNOWN, left, found(mark=None), Facts()).kind == "newer"
+
+
+def test_where_one_image_is_newer_than_the_state_the_other_is_not_called_current() -> None:
+    primary, secondary = found(mark=mark(generation=8)), found(path=SECONDARY.path, mark=None)
+    both = judge_pair("data", KNOWN, Side(IMAGE, primary), Side(SECONDARY, secondary))
+    assert [judgement and judgement.kind for judgement in both] == ["newer", "newer"]
+
+
 def test_an_image_of_an_earlier_start_is_an_older_copy() -> None:
     assert kind(found(mark=mark(generation=5))) == "older"
     assert kind(found(mark=mark(generation=6))) == "same"
