@@ -27,7 +27,8 @@ ACCEPT_PAUSE_SECONDS = 0.1  # after an accept that failed: no descriptors left, 
 CLOSED_PAUSE_SECONDS = 0.0005  # after one that was closed at once
 USERS_MAX = 1024  # whose rate is remembered
 
-log = Seldom(structlog.get_logger("duplexd.api"))
+defects: structlog.stdlib.BoundLogger = structlog.get_logger("duplexd.api")
+log = Seldom(defects)
 
 
 class Rates:
@@ -84,12 +85,18 @@ class Local:
                 log.error("cannot accept a control connection", error=error.strerror or str(error))
                 await asyncio.sleep(ACCEPT_PAUSE_SECONDS)
                 continue
+            await asyncio.sleep(await self._let_in(client))
+
+    async def _let_in(self, client: socket.socket) -> float:
+        """The pause until the next client. Nothing that one client does ends the accepting."""
+        try:
             if self._may_enter(client):
                 await self._enter(client)
-                await asyncio.sleep(1 / self._limits.accepts_per_second_max)
-            else:
-                client.close()
-                await asyncio.sleep(CLOSED_PAUSE_SECONDS)
+                return 1 / self._limits.accepts_per_second_max
+        except Exception:  # noqa: BLE001  it is logged
+            defects.exception("unexpected error of a new control connection, which is closed")
+        client.close()
+        return CLOSED_PAUSE_SECONDS
 
     def _may_enter(self, client: socket.socket) -> bool:
         _pid, uid, _gid = credentials(client)
