@@ -38,7 +38,7 @@ class Context:
         self.limits = limits
         self.scrape = scrape  # see `scrape.Scrape.prepare`
         self.ready = ready
-        # of all volumes, for whoever asked at that time; see `lanes.once_a_turn`
+        # of all volumes, for all who asked at that time; see `lanes.once_a_turn`
         self.whole_status = once_a_turn(lambda: encode(actions.status()))
 
 

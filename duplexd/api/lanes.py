@@ -1,6 +1,6 @@
 """How much of the event loop those who look may have: status, metrics, events and the like.
 
-A status of a thousand volumes takes the loop that serves them 20 ms or more, and whoever may look
+A status of a thousand volumes takes the loop that serves them 20 ms or more, and who may look
 can ask for it without end. So requests that look are answered one after the other, in four lanes by
 what the peer may do, and each lane has a small share of the loop's time. A lane has credit for that
 time: a client that asks now and then never waits, one that floods waits for its credit, and after

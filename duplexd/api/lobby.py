@@ -34,7 +34,7 @@ class Guest:
 
 
 class Lobby:
-    """Belongs to one event loop. Whoever is taken out of it by `next` is the caller's."""
+    """Belongs to one event loop. A client that `next` takes out of it is the caller's."""
 
     def __init__(self, limits: ApiLimits) -> None:
         self._loop = asyncio.get_running_loop()

@@ -1,6 +1,6 @@
 """Listeners that let in more people than anybody asked for, and what each of them admits.
 
-Whoever reaches a listener without rules can overwrite every volume. On a Unix socket the mode says
+Who reaches a listener without rules can overwrite every volume. On a Unix socket the mode says
 who that is. On TCP without TLS it is every process of this machine at least: the loopback address
 keeps other machines out, and no local user. So each such listener needs the word `insecure`, and
 `check` and the log say what it means.

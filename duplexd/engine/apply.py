@@ -161,7 +161,7 @@ class Executor:
     def perform(self, batch: Batch) -> None:
         """Journal and apply a batch, here and now. Failures of legs are noted in the batch."""
         watch = self._watch
-        watch.calls += 1  # its notes are told from those of other batches
+        watch.calls += 1  # so that its notes differ from those of other batches
         watch.inside.append(JOURNAL)
         try:
             if batch.regions:

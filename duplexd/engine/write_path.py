@@ -192,7 +192,7 @@ class WritePath:
         return self.passing_since(pair)
 
     def passing_since(self, pair: Pair) -> float | None:
-        """When the oldest change arrived that a gate let go, and that has not begun; or None."""
+        """When the oldest change arrived that a gate released, and that has not begun; or None."""
         return self._queue.oldest(pair)
 
     def open_gates(self, pairs: Iterable[Pair]) -> list[Arrival]:

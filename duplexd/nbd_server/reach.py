@@ -10,7 +10,7 @@ who may pass, or none, and may be read-only.
 | lets pass | lets pass | yes | READ_ONLY |
 | lets pass | lets pass | no | FULL |
 
-A door without a list lets pass whoever reaches it; the mode of the Unix socket, the firewall and
+A door without a list lets all pass who reach it; the mode of the Unix socket, the firewall and
 TLS are in front of that. With NO a volume is hidden: every answer is that for a name which does not
 exist, so names cannot be guessed.
 """
