@@ -154,7 +154,7 @@ class StateLock:
                 " or configure another state_dir"
             ) from None
         self._owner = f"{os.getpid()}\n".encode()
-        with directory.naming(self._path):
+        with owned.naming(self._path):
             self._own(os.fstat(self._fd).st_size)
 
     def _own(self, size: int) -> None:

@@ -12,30 +12,13 @@ import errno
 import os
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from duplexd.runtime import owned
 from duplexd.runtime.locked import FILE_MODE, measure
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 DIRECTORY_MODE = 0o700
 SHARED_MODE = 0o640  # of files that are made for others
 PRIVATE_MODE = 0o600  # until it is whole
-
-
-@contextlib.contextmanager
-def naming(path: str) -> Iterator[None]:
-    """Errors from within name `path`, if they name nothing: what fails on an open descriptor says
-    "No space left on device", and not on which.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            error.filename = path
-        raise
 
 
 def parent(path: str) -> str:
@@ -46,7 +29,7 @@ def sync(path: str) -> None:
     """Make the names in a directory durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with naming(path):
+        with owned.naming(path):
             os.fsync(fd)
     finally:
         os.close(fd)
@@ -103,7 +86,7 @@ def replace_file(path: str, data: bytes, shared: bool = False) -> None:
     one that is `shared` with other users or programs it is a name that no other program has or can
     guess. After an error nothing is left, and the old content is.
     """
-    with naming(path), owned.directory_of(path) as (above, name):
+    with owned.naming(path), owned.directory_of(path) as (above, name):
         fd, temporary = _temporary(above, name, shared)
         _replace(fd, temporary, name, data, above, SHARED_MODE if shared else FILE_MODE)
         os.fsync(above)

@@ -130,16 +130,10 @@ def create_locked(path: str, size: int, allocate: bool, ownership: Ownership = P
     """A descriptor of a new file of `size` zeroes, which appears under its name only when it is
     whole and durable.
     """
-    try:
-        with owned.directory_of(path) as (above, name):
-            if os.path.lexists(path):
-                raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
-            return _create(above, name, path, size, allocate, ownership)
-    except owned.UnsafePlaceError:
-        raise
-    except OSError as error:
-        error.filename, error.filename2 = path, None  # not a descriptor's, nor one below /proc
-        raise
+    with owned.naming(path), owned.directory_of(path) as (above, name):
+        if os.path.lexists(path):
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+        return _create(above, name, path, size, allocate, ownership)
 
 
 def _create(

@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 _LINKS_MAX = 40  # as the kernel follows
 _LOOK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -38,6 +38,21 @@ class UnsafePlaceError(PermissionError):
     """Another user decides what is at a path: `filename` is the directory or link of theirs."""
 
 
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Errors from within name `path`: what fails on an open descriptor names nothing, and what
+    fails in an open directory names the last part of the path alone.
+    """
+    try:
+        yield
+    except UnsafePlaceError:  # it names what others may change
+        raise
+    except OSError as error:
+        error.filename = path
+        del error.filename2  # with None for it the text would say that, too
+        raise
+
+
 def open_file(path: str, flags: int, mode: int = 0o600, *, root: bool | None = None) -> int:
     """A descriptor, as `os.open` gives it. A new file is made where nothing was: no link there is
     followed. Raises OSError; UnsafePlaceError.
@@ -46,7 +61,8 @@ def open_file(path: str, flags: int, mode: int = 0o600, *, root: bool | None = N
     if not _is_root(root):
         return os.open(path, flags | (os.O_NOFOLLOW if flags & os.O_CREAT else 0), mode)
     with _parent(path) as (above, name):
-        fd = _named(path, lambda: os.open(name, flags | os.O_NOFOLLOW, mode, dir_fd=above))
+        with naming(path):
+            fd = os.open(name, flags | os.O_NOFOLLOW, mode, dir_fd=above)
         try:
             _refuse_other_names(above, fd, path)
         except OSError:
@@ -124,7 +140,9 @@ def _parent(
 ) -> Iterator[tuple[int, str]]:
     walk = _Walk(path, strict, follow_last)
     try:
-        yield _named(path, walk.go), walk.name
+        with naming(path):
+            walk.go()
+        yield walk.fd, walk.name
     finally:
         os.close(walk.fd)
 
@@ -141,8 +159,8 @@ class _Walk:
         self._follow_last = follow_last
         self._links = 0
 
-    def go(self) -> int:
-        """The descriptor of the last directory."""
+    def go(self) -> None:
+        """Until the last directory."""
         while self._parts:
             part = self._parts.popleft()
             if part == "." and not self._parts:
@@ -150,7 +168,6 @@ class _Walk:
                 self._check(".")
             elif part not in ("", "."):
                 self._step(part)
-        return self.fd
 
     def _step(self, part: str) -> None:
         if self._strict:
@@ -220,14 +237,3 @@ def _refuse_other_names(above: int, fd: int, path: str) -> None:
         raise UnsafePlaceError(
             errno.EPERM, "it has other names, and may be a file of root that is not meant", path
         )
-
-
-def _named(path: str, call: Callable[[], int]) -> int:
-    """What the call returns; its errors name the path, not a part of it."""
-    try:
-        return call()
-    except UnsafePlaceError:
-        raise
-    except OSError as error:
-        error.filename = path
-        raise

@@ -41,7 +41,7 @@ class Reserve:
         """Keep at least `size` bytes. Raises OSError, that names the file; nothing is kept then."""
         if self.size >= size:
             return
-        with directory.naming(self.path):
+        with owned.naming(self.path):
             fd = owned.open_file(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _MODE)
             try:
                 for done in range(0, size, _CHUNK_BYTES):

@@ -386,6 +386,24 @@ def test_replace_file_in_a_shared_directory_touches_no_name_of_others(tmp_path: 
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_replace_file_that_fails_in_the_open_directory_names_the_whole_path(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "checkpoint.tmp").mkdir()
+    path = str(tmp_path / "checkpoint")
+    with pytest.raises(OSError) as raised:
+        RealDisk().replace_file(path, b"new")
+    assert str(raised.value) == f"[Errno {errno.EISDIR}] Is a directory: {path!r}"
+
+
+def test_an_image_that_is_there_is_named_once(tmp_path: Path) -> None:
+    path = str(tmp_path / "image")
+    RealDisk().replace_file(path, b"x")
+    with pytest.raises(OSError) as raised:
+        RealDisk().create(path, 4096)
+    assert str(raised.value) == f"[Errno {errno.EEXIST}] File exists: {path!r}"
+
+
 def test_replace_file_that_fails_keeps_the_old_content_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
