@@ -118,9 +118,9 @@ def test_a_terminal_is_asked_where_a_controller_does_not_say_what_would_be_lost(
 ) -> None:
     groups = tmp_path / "groups.toml"
     groups.write_text(
-        f'[controllers.alpha]\nsocket = "{plane.path}"\n'
+        f'[controllers.fake]\nsocket = "{plane.path}"\n'
         f'[controllers.beta]\nsocket = "{tmp_path}/nobody.sock"\n'
-        '[groups.all]\nmembers = ["alpha:wal", "beta:wal"]\n'
+        '[groups.all]\nmembers = ["fake:wal", "beta:wal"]\n'
     )
     arguments = ["--groups", str(groups), "swap", "all", "--lose-changes"]
     ended, seen = typed_at_terminal("n\n", *arguments)
