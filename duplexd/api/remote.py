@@ -69,6 +69,11 @@ class Remote:
         for sock in self._sockets:
             sock.close()
 
+    def break_off(self) -> None:
+        """End the handshakes that have begun: by a `context` that must not be used any more."""
+        for task in self._shaking:
+            task.cancel()
+
     def _run(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name="control over TLS")
         self._tasks.add(task)

@@ -245,3 +245,20 @@ def test_requests_may_follow_a_stream_on_the_same_connection_at_once(plane: Cont
                 more = sock.recv(65536)
                 assert more, data
                 data += more
+
+
+class Counted(dict[str, list[str]]):
+    """Groups that count how often one is looked up."""
+
+    looked_up = 0
+
+    def __getitem__(self, name: str) -> list[str]:
+        self.looked_up += 1
+        return super().__getitem__(name)
+
+
+def test_a_group_that_is_named_many_times_is_looked_up_once(plane: ControlPlane) -> None:
+    plane.controller.groups = groups = Counted(plane.controller.groups)
+    code, answer = plane.ask("GET", "/v1/status?" + "&".join(["target=db"] * 1000))
+    assert (code, len(answer["volumes"])) == (200, 2)
+    assert groups.looked_up < 10
