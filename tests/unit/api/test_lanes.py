@@ -6,6 +6,7 @@ processor, where nothing else is said.
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
 
 import pytest
@@ -50,6 +51,19 @@ async def test_a_flood_gets_its_share_of_the_time_and_no_more() -> None:
     began = loops.now()
     done = await asyncio.gather(*(take(lane, "a") for _ in range(100)))
     assert 100 * 0.02 / (max(done) - began) == pytest.approx(SHARE, rel=0.1)
+
+
+async def test_nobody_is_charged_when_another_thread_drives_on_meanwhile() -> None:
+    """Its processor's time is the larger one, and tells nothing of the turn."""
+    times_s = iter([0.0, 50.0, 50.0])
+    lane, began = Lane(SHARE, 0.1, 5.0, lambda: next(times_s)), loops.now()
+    turn = await lane.enter("a")
+    await asyncio.sleep(0.9)
+    other = threading.Thread(target=turn.leave)
+    other.start()
+    other.join()
+    await lane.enter("a")
+    assert loops.now() - began == pytest.approx(0.9, abs=1e-3)
 
 
 async def test_who_waits_for_the_processor_is_not_charged_for_it() -> None:
