@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 
 _LIMITS = DaemonLimits()
+_NOT_ON_A_DISK = ("/proc", "/sys", "/dev")
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108 - no file is made there
+_DISK = "give the path of a block device, or of a file on a disk"
 
 
 class Problem(NamedTuple):
@@ -183,6 +186,11 @@ def _image(key: str, path: Path, size: int) -> Iterator[Problem]:
         )
         yield Problem(f"{key}: {str(path)!r} is {kind}; give the path of an image")
         return
+    if stat.S_ISREG(status.st_mode) and (root := _keeps_nothing(path)):
+        yield Problem(
+            f"{key}: {str(path)!r} is a file below {root}, where nothing is kept; {_DISK}"
+        )
+        return
     if not os.access(path, os.R_OK | os.W_OK):
         yield Problem(
             f"{key}: {str(path)!r} cannot be read and written by user {os.geteuid()};"
@@ -211,6 +219,14 @@ def _size(path: Path) -> int:
         os.close(descriptor)
 
 
+def _keeps_nothing(path: Path) -> str:
+    """The directory above `path` whose files are the kernel's, or gone after a restart; or ""."""
+    real = path.resolve()
+    if real.is_relative_to(_SHARED_MEMORY):  # of tests, and of who knows what it is
+        return ""
+    return next((root for root in _NOT_ON_A_DISK if real.is_relative_to(root)), "")
+
+
 def _new_image(key: str, path: Path) -> Iterator[Problem]:
     if path.is_symlink():
         yield Problem(
@@ -220,6 +236,11 @@ def _new_image(key: str, path: Path) -> Iterator[Problem]:
         yield Problem(
             f"{key}: there is no directory {str(path.parent)!r} to create the image in;"
             " create it, or correct the path"
+        )
+    elif root := _keeps_nothing(path):
+        yield Problem(
+            f"{key}: {str(path)!r} does not exist, and below {root} no image can be created;"
+            f" {_DISK}"
         )
     elif not os.access(path.parent, os.W_OK | os.X_OK):
         yield Problem(

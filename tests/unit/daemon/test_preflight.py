@@ -51,6 +51,18 @@ def test_what_was_never_an_image_is_a_mistake_at_any_time(tmp_path: Path) -> Non
     assert short(preflight.look_at_images(config(tmp_path))) == [("volumes.v.primary", False)]
 
 
+@pytest.mark.parametrize("path", ["/proc/w.img", "/sys/kernel/w.img", "/dev/w.img"])
+def test_no_image_is_created_where_no_disk_is(tmp_path: Path, path: str) -> None:
+    (problem,) = preflight.look_at_images(config(tmp_path, p=path))
+    assert "no image can be created; give the path of a block device, or of a file" in problem.line
+    assert not problem.forbidden
+
+
+def test_a_file_of_the_kernel_is_no_image(tmp_path: Path) -> None:
+    (problem,) = preflight.look_at_images(config(tmp_path, p="/proc/version"))
+    assert "is a file below /proc, where nothing is kept" in problem.line
+
+
 def test_a_reload_takes_no_image_that_cannot_be_used(tmp_path: Path) -> None:
     served_before(tmp_path)
     (tmp_path / "p").write_bytes(b"x")
