@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from duplexd.config.exposure import check_observers
 from duplexd.daemon import nbd_rules
 from duplexd.errors import ConfigurationError, ForbiddenError
 from duplexd.limits import DaemonLimits
@@ -61,6 +62,7 @@ def look(config: Config) -> list[Problem]:
         *_directory("controller.state_dir", config.controller.state_dir),
         *_sockets(config),
         *_group(config),
+        *_observers(config),
         *_tls(config),
         *_rules(config),
     ]
@@ -307,6 +309,18 @@ def _group(config: Config) -> Iterator[Problem]:
             group_id("control.group", config.control.group)
         except ConfigurationError as error:
             yield Problem(str(error))
+
+
+def _observers(config: Config) -> Iterator[Problem]:
+    """As `config.exposure` finds by names, where two names may be those of one group."""
+
+    def number(group: str | None) -> int:
+        return os.getegid() if group is None else group_id("control.group", group)
+
+    try:
+        yield from (Problem(line) for line in check_observers(config, number))
+    except ConfigurationError:  # a group that does not exist: the others say so
+        return
 
 
 def _tls(config: Config) -> Iterator[Problem]:
