@@ -389,6 +389,16 @@ def test_a_name_that_lost_its_role_loses_its_connection(serve: Callable[..., Rem
     assert there.ask("POST", "/v1/suspend", {"targets": ["db"]})[0] == 403
 
 
+def test_a_name_that_may_do_more_connects_anew(serve: Callable[..., Remote]) -> None:
+    there = serve(request_seconds_max=NEVER_SECONDS)
+    there.admit(operate=["else.example"], observe=[BACKUP])
+    with there.keep_open() as client:
+        client.request("GET", "/v1/status")
+        assert client.getresponse().read()
+        there.admit()
+        assert ended(client.sock)
+
+
 def test_a_name_that_lost_its_role_during_the_handshake_does_not_get_it(there: Remote) -> None:
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = there.backup.wrap_bio(incoming, outgoing, server_hostname=HOST)
