@@ -8,11 +8,12 @@ keeps other machines out, and no local user. So each such listener needs the wor
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 from duplexd.config.nbd_section import OTHERS_WRITE, ListenerConfig
 from duplexd.net.address import TcpAddress
-from duplexd.net.allow import GROUP
+from duplexd.net.allow import ADDRESS, GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -36,8 +37,15 @@ def exposure(place: Place, nbd: NbdConfig) -> str:
     )
     if place.tls != "required":
         return reach
-    known = place.allow is not None or (nbd.tls is not None and nbd.tls.clients_need == "required")
-    return "" if known else reach
+    certified = nbd.tls is not None and nbd.tls.clients_need == "required"
+    return "" if certified or _chooses(place.allow) else reach
+
+
+def _chooses(allow: list[Entry] | None) -> bool:
+    """Whether a list keeps anybody out: one with a network of all addresses does not."""
+    return allow is not None and not any(
+        kind == ADDRESS and ip_network(value).prefixlen == 0 for kind, value in allow
+    )
 
 
 def check_exposure(config: Config) -> Iterator[str]:

@@ -56,6 +56,10 @@ OPEN = {
         WITH_CA + table(FAR, 'tls = "optional"'),
         "lets in every machine",
     ),
+    "TLS with a list of all addresses": (
+        TLS + table(FAR, 'allow = ["user:1000", "address:0.0.0.0/0"]'),
+        "lets in every machine",
+    ),
     "TLS without certificates of clients": (
         TLS + table(FAR),
         "set client_ca in [nbd.tls], or allow for this listener",
