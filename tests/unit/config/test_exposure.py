@@ -60,6 +60,10 @@ OPEN = {
         TLS + table(FAR, 'allow = ["user:1000", "address:0.0.0.0/0"]'),
         "lets in every machine",
     ),
+    "TLS that asks clients for certificates and does without": (
+        WITH_CA + 'clients = "optional"\n' + table(FAR),
+        "lets in every machine",
+    ),
     "TLS without certificates of clients": (
         TLS + table(FAR),
         "set client_ca in [nbd.tls], or allow for this listener",
