@@ -20,7 +20,7 @@ CONFIG = "/etc/duplexd.toml"
 SOCKET = "/run/duplexd/control.sock"
 NBD_SOCKET = "/run/duplexd/nbd.sock"
 LOG = "/run/daemon.log"
-WAIT_S = 240.0
+WAIT_S = 600.0
 POLL_S = 0.2
 
 Volume = dict[str, Any]
