@@ -129,6 +129,8 @@ class Lane:
         except (TimeoutError, asyncio.CancelledError) as error:
             self._forget(who, ticket)
             if ticket.done() and not ticket.cancelled():  # its turn had come, just now
+                if isinstance(error, TimeoutError):
+                    return  # the loop was late, not this request: it may be answered
                 self._busy = False
             self._go_on()
             if isinstance(error, TimeoutError):

@@ -97,6 +97,16 @@ async def test_who_waits_too_long_is_told_when_to_come_again() -> None:
     assert await take(lane, "a") - began == pytest.approx(0.02, abs=1e-3)
 
 
+async def test_a_turn_that_comes_late_because_the_loop_does_is_taken() -> None:
+    lane = Lane(SHARE, 0.0, 5.0, loops.now)
+    await take(lane, "a", 0.4)  # four seconds until the next turn
+    waiting = asyncio.ensure_future(lane.enter("b"))
+    await asyncio.sleep(0)
+    loops.stall(6.0)  # both the turn and the end of the waiting are due now
+    (await waiting).leave()
+    (await lane.enter("c")).leave()
+
+
 async def test_who_goes_away_while_it_waits_leaves_the_lane_free() -> None:
     lane = Lane(SHARE, 0.1, 5.0, loops.now)
     turn = await lane.enter("a")
