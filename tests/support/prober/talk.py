@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 EXPORT = "data"
 EXPORT_BYTES = 256 << 20
 SECONDS_MAX = 20.0
-QUIET_SECONDS = 3.0  # a request that has no answer by then gets none
+QUIET_SECONDS = 8.0  # a request that has no answer by then gets none
 
 CONNECT, HAGGLE, HAGGLE_STRUCTURED = "connect", "haggle", "haggle, structured"
 SIMPLE, STRUCTURED, EXTENDED = "simple", "structured", "extended"
