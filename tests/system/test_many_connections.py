@@ -1,4 +1,4 @@
-"""Clients that take places, descriptors or memory and do nothing with them: others go on, and the
+"""Clients that take places or descriptors and do nothing with them: others go on, and the
 journal has descriptors left. The daemon has few of these here, so few clients are many.
 """
 
@@ -6,9 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,7 +24,6 @@ MIB = 1 << 20
 DESCRIPTORS = 160
 FEW_DESCRIPTORS = ["sh", "-c", f'ulimit -n {DESCRIPTORS}; exec "$@"', "sh"]
 REFUSED_IN_TURN = 20  # then none gets in any more
-COPY_CONNECTIONS, COPY_REQUEST_BYTES = 16, 32 * MIB
 
 
 @pytest.fixture
@@ -99,30 +96,3 @@ def test_strangers_leave_the_journal_its_descriptors(
         status, suspended = daemon.request("POST", "/v1/suspend", {"targets": ["data"]})
         assert (status, suspended["verdict"]) == (200, "consistent")
         good.write(0, b"x" * 4096)
-
-
-def test_a_copy_that_is_stopped_in_the_midst_of_its_payloads(
-    make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon], tmp_path: Path
-) -> None:
-    length = COPY_CONNECTIONS * COPY_REQUEST_BYTES
-    files = make_files(volumes={"data": length, "wal": "8MiB"}, journal_size="64MiB")
-    daemon, source = start_daemon(files), tmp_path / "source"
-    source.touch()
-    os.truncate(source, length)
-    command = [
-        "nbdcopy", "--no-extents", "--sparse=0", "--requests=1",  # zeroes are written like others
-        f"--connections={COPY_CONNECTIONS}", f"--threads={COPY_CONNECTIONS}",
-        f"--request-size={COPY_REQUEST_BYTES}", str(source), files.uri("data"),
-    ]  # fmt: skip
-    before = volume(daemon, "data")["sequence"]
-    with subprocess.Popen(command) as copy:
-        try:
-            while volume(daemon, "data")["sequence"] == before:
-                assert copy.poll() is None
-            copy.send_signal(signal.SIGSTOP)
-            with contextlib.closing(Talk(files.nbd_socket, "wal")) as other:
-                for place in range(20):
-                    other.write(place * 4096, b"x" * 4096)
-            assert volume(daemon, "data")["connections"] == COPY_CONNECTIONS
-        finally:
-            copy.kill()
