@@ -108,9 +108,6 @@ class NbdLimits:
     """Of the NBD server, over all its listeners."""
 
     connections_max: int = 4096  # further ones are closed at once
-    # Of one user or address, and of one volume; None: three quarters of all
-    connections_per_peer_max: int | None = None
-    connections_per_volume_max: int | None = None
     handshake_seconds_max: float = 10.0  # from one option to the next
     handshake_total_seconds_max: float = 600.0
     # a client that lists asks about each export; an entry of a LIST counts as one
@@ -153,20 +150,6 @@ class NbdLimits:
     keepalive_probes: int = 3
     log_lines_burst: int = 20  # of one kind, about clients that come, go and misbehave
     log_lines_per_second: float = 1.0  # of one kind, after these
-
-    @property
-    def peer_connections_max(self) -> int:
-        """Of one user or address."""
-        return self._part(self.connections_per_peer_max)
-
-    @property
-    def volume_connections_max(self) -> int:
-        """Of one volume."""
-        return self._part(self.connections_per_volume_max)
-
-    def _part(self, wanted: int | None) -> int:
-        most = max(1, self.connections_max * 3 // 4)
-        return most if wanted is None else min(wanted, self.connections_max)
 
 
 @dataclass(frozen=True, slots=True)

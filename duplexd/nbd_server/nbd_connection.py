@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import structlog
-
 from duplexd.known import known
 from duplexd.nbd.constants import FLAG_READ_ONLY
 from duplexd.nbd.export_flags import negotiated_flags
@@ -33,7 +31,6 @@ from duplexd.nbd_server.visible_exports import VisibleExports
 from duplexd.net.allow import Caller, caller_of
 from duplexd.net.certificate_names import valid_until
 from duplexd.net.expiry import Expiry
-from duplexd.runtime.log import Seldom
 
 if TYPE_CHECKING:
     import asyncio
@@ -50,8 +47,6 @@ if TYPE_CHECKING:
     from duplexd.nbd_server.shared import Server
     from duplexd.nbd_server.sockets import Carrier, Wire
     from duplexd.net.address import Address
-
-log = Seldom(structlog.get_logger("duplexd.nbd"))
 
 
 class Connection:
@@ -116,7 +111,7 @@ class Connection:
         server = self._server
         self.exports.caller = caller_of(wire.sock)
         if self.exports.is_kept_out():
-            log.debug("NBD client is not allowed", caller=str(self.exports.caller))
+            server.log.debug("NBD client is not allowed", caller=str(self.exports.caller))
             self._wire.abort()
             return
         self._peer = server.place_for(self.exports.caller)
@@ -200,7 +195,9 @@ class Connection:
             self._end("the rules allow it no longer")
 
     def _end(self, why: str) -> None:
-        log.info("NBD client is disconnected", caller=str(self.exports.caller), reason=why)
+        self._server.log.info(
+            "NBD client is disconnected", caller=str(self.exports.caller), reason=why
+        )
         self.stop()
 
     def abort(self) -> None:
