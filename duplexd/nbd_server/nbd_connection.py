@@ -69,7 +69,6 @@ class Connection:
         "_peer",
         "_progress",
         "_receiver",
-        "_scheduled",
         "_server",
         "_socket",
         "_stopping",
@@ -99,7 +98,6 @@ class Connection:
         self._lost = False  # its socket is closed, and what came before DISC is not done yet
         self._peer: Peer | None = None  # whose place it has
         self._progress = Progress(server.limits)
-        self._scheduled = False  # `_resume` will run
         self._stopping = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -350,12 +348,10 @@ class Connection:
 
     def _progressed(self) -> None:
         """Go on soon; not at once, for this may be called from within the write path."""
-        if not self._scheduled:
-            self._scheduled = True
-            self._server.loop.call_soon(self._resume)
+        self._server.backlogs.ask(self)
 
-    def _resume(self) -> None:
-        self._scheduled = False
+    def turn(self) -> None:
+        """See `Working`: go on."""
         dispatch = self._dispatch
         if dispatch is None or dispatch.dropped:
             return

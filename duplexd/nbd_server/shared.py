@@ -14,6 +14,7 @@ import structlog
 
 from duplexd.nbd_server.budget import Budget
 from duplexd.nbd_server.hangup import HangupWatch
+from duplexd.nbd_server.long_read import ReadTurns
 from duplexd.nbd_server.peer_places import Places, peer_of
 from duplexd.nbd_server.round_robin import RoundRobin
 from duplexd.nbd_server.secured import Turns
@@ -76,6 +77,9 @@ class Server:
         self.hangups = HangupWatch(loop)
         self.tls_turns = Turns(loop, limits.tls_handshakes_per_second_max)
         self.negotiations = RoundRobin(loop.call_soon)
+        self.backlogs = RoundRobin(loop.call_soon, limits.turn_seconds)  # connections that go on
+        self.sends = RoundRobin(loop.call_soon, limits.turn_seconds)  # of replies that are long
+        self.reads = ReadTurns(backend, limits)
         self.traffic: dict[str, Traffic] = {}  # by name of the volume
         self.failing: dict[
             tuple[str, str], int
