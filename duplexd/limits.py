@@ -133,7 +133,9 @@ class NbdLimits:
     connection_in_flight_requests_max: int = 1024
     request_bytes: int = 512  # what a change takes beside its payload
     connection_read_bytes_max: int = 16 * MIB  # of one connection; one READ may be longer
-    turn_requests_max: int = 64  # of one connection, before others have their turn of the loop
+    # Of one connection, before others have their turn of the loop. A receive buffer holds thousands
+    # of those without a payload.
+    turn_requests_max: int = 64
     # What those together may take of a turn of the loop who go on with what they have sent, and
     # those who get long replies
     turn_seconds: float = 0.0005

@@ -154,10 +154,10 @@ class Connection:
         if self._expiry is not None:
             self._expiry.cancel()
         self._buffers.smaller()  # gives back what it counted
+        self._server.tls_turns.withdraw(self, self._peer)
         if self._peer is not None:
             self._server.places.leave(self._peer)
             self._peer = None
-        self._server.tls_turns.withdraw(self)
         self._server.disconnected(self)
         if self.volume is not None:
             self.volume.connections -= 1
@@ -284,7 +284,7 @@ class Connection:
         self._socket.pause_reading()
         secure = TlsWire(server.loop, self._socket, context, self, secured)
         self._wire = secure
-        server.tls_turns.ask(self, self._socket.resume_reading)
+        server.tls_turns.ask(self, self._peer, self._socket.resume_reading)
         return secure
 
     def _identify(self, secure: TlsWire) -> None:
