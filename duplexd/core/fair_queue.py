@@ -302,13 +302,12 @@ class FairQueue:
         """Take a long change, or its next piece: what it costs, and whether the batch is too full
         for it.
         """
-        limits, nbytes = self._limits, self._sizes.next(change)
-        if change.kind == WRITE:
-            nbytes = self._piece_bytes_max()
+        limits, is_write = self._limits, change.kind == WRITE
+        nbytes = self._piece_bytes_max() if is_write else self._sizes.next(change)
         if parcel.long is not None and parcel.long.is_cut:  # a piece has failed
             parcel.long = None
             return 0, False
-        if change.kind == WRITE:
+        if is_write:
             cost = min(nbytes, change.length) + limits.change_cost_bytes
         else:
             cost = limits.batch_bytes_max

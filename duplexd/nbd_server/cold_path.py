@@ -288,9 +288,7 @@ class Requests:
             self.progressed()
 
     def _answer_long(self, parts: list[bytes | bytearray | memoryview]) -> None:
-        """The same of a long reply: it is sent in turns with others."""
-        if self.dropped:
-            return
+        """Reply to a long read, in turns with others."""
         self._wire.queue(parts)
         if self.stalled:
             self.progressed()
@@ -322,8 +320,9 @@ class Requests:
 
     def _long_read_done(self, cookie: int, number: int, read: LongRead) -> None:
         self._end_reading(read.length)
-        error = self._read_outcome(number)
-        if error:
+        if self.dropped:
+            return
+        if error := self._read_outcome(number):
             self._answer(_pack(_MAGIC, error, cookie))
             return
         first, *others = read.pieces

@@ -37,7 +37,8 @@ class Owner(Protocol):
 
 class LongRead:
     """One READ of `owner`. `done(errno, self)` is called once, when it has its `pieces`: each has
-    `room` bytes for a header before its content. `extents` are those of a `sparse` one.
+    `room` bytes for a header before its content. They are not all there after an error, or if the
+    owner was dropped. `extents` are those of a `sparse` read.
     """
 
     __slots__ = (
@@ -93,20 +94,29 @@ class LongRead:
             self.pieces[at], self._found[at] = content, extents
             self._error = self._error or number
             self._left -= 1
-            if number or self.owner.dropped:
+            if number:
                 self._give_up()
             over(self)
-            if not self._left:
-                self._done(self._error, self)
+            self._end()
 
         if self._sparse:
             backend.read_sparse(self.volume, offset, length, self.room, read)
         else:
             backend.read(self.volume, offset, length, self.room, read)
 
+    def abandon(self) -> None:
+        """Begin no other piece: nobody waits for them."""
+        self._give_up()
+        self._end()
+
     def _give_up(self) -> None:
         self._left -= len(self.pieces) - self._at
         self._at = len(self.pieces)
+
+    def _end(self) -> None:
+        if not self._left:
+            self._left = -1  # `done` is called once
+            self._done(self._error, self)
 
     def views(self, offset: int, length: int) -> Iterator[memoryview]:
         """The content of a range, in parts."""
@@ -147,7 +157,9 @@ class ReadTurns:
             owner, theirs = next(iter(line.reads.items()))
             del line.reads[owner]
             first = theirs[0]
-            if not first.is_begun:  # else a piece of it has failed
+            if first.owner.dropped:
+                first.abandon()
+            elif not first.is_begun:  # else a piece of it has failed
                 line.reading += 1
                 first.begin(self._backend, self._over)
             if first.is_begun:

@@ -225,15 +225,16 @@ class Wire:
 
     def turn(self) -> None:
         """See `Working`: send some of what the client has not taken."""
-        unsent = self._unsent
+        unsent, views = self._unsent, self._next()
         try:
-            sent = self.sock.sendmsg(self._next())
+            sent = self.sock.sendmsg(views)
         except (BlockingIOError, InterruptedError):
             self._watch()
             return
         except OSError as error:
             self._lose(error)
             return
+        all_sent = sent == sum(map(len, views))
         self.unsent_bytes -= sent
         self.sent_bytes += sent
         self.budget.add(-sent)
@@ -243,8 +244,10 @@ class Wire:
             unsent[0] = unsent[0][sent:]
         if not unsent:
             self._watch_no_longer()
-        elif not self._watched:
+        elif all_sent and not self._watched:
             self._sends.ask(self)
+        else:
+            self._watch()
         low_bytes = 0 if self.budget.full else self.high_bytes // 4
         if self._paused and self.unsent_bytes <= low_bytes:
             self._paused = False

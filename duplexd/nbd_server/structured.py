@@ -182,8 +182,9 @@ class StructuredDispatch(Dispatch):
 
     def _long_chunks_read(self, flags: int, cookie: int, number: int, read: LongRead) -> None:
         self._end_reading(read.length)
-        error = self._read_outcome(number)
-        if error:
+        if self.dropped:
+            return
+        if error := self._read_outcome(number):
             self._answer(self._chunks.error(cookie, read.offset, error))
             return
         extents = without_short_holes(read.extents, r.HOLE_BYTES_MIN)

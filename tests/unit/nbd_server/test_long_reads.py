@@ -109,11 +109,13 @@ def test_a_piece_that_fails_is_the_last_and_the_read_has_its_error() -> None:
 def test_no_piece_is_begun_for_a_client_that_has_gone() -> None:
     reader, owner = Reader(), Owner()
     reader.ask(owner, reader.data, 0, 512 * KIB)
+    reader.ask(owner, reader.data, 0, 512 * KIB)
     owner.dropped = True
-    for call in reader.disk.calls:
-        call.answer()
-    assert reader.begun() == [0, 64]
-    assert reader.outcomes == [0]
+    reader.ask(Owner(), reader.data, 512 * KIB, 64 * KIB)
+    for at in range(3):
+        reader.disk.calls[at].answer()
+    assert reader.begun() == [0, 64, 512]
+    assert len(reader.outcomes) == 3
 
 
 @pytest.mark.parametrize("limits", [NbdLimits(piece_bytes_max=128 * KIB)])
