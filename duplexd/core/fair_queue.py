@@ -253,18 +253,19 @@ class FairQueue:
     def _turn(self, line: Line, left: int, batch: list[PairChange]) -> int:
         """Take changes while there is credit, and room for them; returns what they cost."""
         used, credit, parcels = 0, line.credit, line.parcels
-        fixed, long_bytes = self._limits.change_cost_bytes, self._piece_bytes_max()
+        fixed, piece_max = self._limits.change_cost_bytes, self._piece_bytes_max()
         while parcels and used < credit:
             parcel = parcels[0]
             changes, at, end = parcel.changes, parcel.at, len(parcel.changes)
             self._note(parcel)
+            # Where there are pieces of the first already, pieces may have become longer than it is.
+            short_max = piece_max if parcel.long is None else 0
             full = False
             while at < end and used < credit:
                 change = changes[at]
                 cost = change.length + fixed
-                if parcel.long is not None or (
-                    change.length > long_bytes
-                    and (change.kind == WRITE or change.length > self._limits.record_bytes_max)
+                if change.length > short_max and (
+                    change.kind == WRITE or change.length > self._limits.record_bytes_max
                 ):
                     cost, full = self._take_long(parcel, change, left - used, batch)
                     if parcel.long is None and not full:

@@ -128,16 +128,15 @@ def test_a_write_beside_another_volume_is_taken_in_shorter_pieces() -> None:
     assert day.done == [first, second]
 
 
-def test_pieces_that_have_begun_are_gone_on_with_when_the_volume_is_alone_again() -> None:
-    day = Day(SHORT_PIECES)
-    (first,) = day.add(0, 8 * KIB)
-    day.add(1, *[1 * KIB] * 4)
-    pieces = [change for change in day.take() if change.volume is VOLUMES[0]]
-    for _ in range(LIMITS.shared_batches):
-        day.add(2, 1 * KIB)
-    while batch := day.take():
-        pieces += [change for change in batch if change.volume is VOLUMES[0]]
-    assert sum(piece.length for piece in pieces) == first.length
+def test_a_write_that_is_in_pieces_already_goes_on_so_when_its_volume_is_alone() -> None:
+    day = Day(dataclasses.replace(SHORT_PIECES, shared_batches=1))
+    day.add(1, 1 * KIB)
+    day.add(0, 8 * KIB)
+    lengths: list[int] = []
+    while batch := day.queue.take(6 * KIB):
+        day.queue.began()
+        lengths += [change.length // KIB for change in batch if change.volume is VOLUMES[0]]
+    assert lengths == [2, 6]
 
 
 def test_what_exceeds_a_turn_is_paid_with_later_ones() -> None:
