@@ -135,7 +135,7 @@ def test_a_mode_is_octal(mode: str, tmp_path: Path) -> None:
     assert read(tmp_path, f'listen = [{UNIX}]\nmode = "{mode}"').nbd.mode == 0o660
 
 
-@pytest.mark.parametrize("mode", ["660", '"rw"', '"888"', '"07777"'])
+@pytest.mark.parametrize("mode", ["660", '"rw"', '"888"', '"07777"', '"1660"'])
 def test_what_is_not_a_mode_is_a_mistake(mode: str, tmp_path: Path) -> None:
     (line,) = mistakes(text(f"listen = [{UNIX}]\nmode = {mode}"), tmp_path)
     assert "is not a mode; expected three octal digits" in line
