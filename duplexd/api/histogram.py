@@ -1,44 +1,23 @@
-"""A histogram with exact upper bounds, and how late the event loop is, which is kept in one.
+"""How late the event loop is, and what it has written by when: both are looked at twice a second.
 
-Why not `core.waits.Waits`, which is a histogram too: that one is merged over controllers and asked
-for quantiles, so it has steps of 4.4 % over any range and keeps no sum. Prometheus wants the sum,
-and counts that are exact at the bounds that alerts are set to: a write that waited 10.1 ms must not
-be counted as one of at most 10 ms. Neither can be had from the other.
+The lateness of the loop is what a request may wait besides its own work. What has been written by
+when says how old a secondary is that has not got all of it: records have no time of their own,
+since a clock read for each change would be paid by every write.
 """
 
 from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
+from collections import deque
 from typing import TYPE_CHECKING
 
+from duplexd.runtime.histogram import Histogram
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
-SECONDS = (
-    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
-    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
-)
-
-
-class Histogram:
-    """Counts by upper bound.
-
-    `counts[i]` values were <= `bounds[i]` and above the bound before it; the last count is of those
-    above all bounds. `total` is the sum of the values.
-    """
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: Sequence[float] = SECONDS) -> None:
-        self.bounds = tuple(bounds)
-        self.counts = [0] * (len(self.bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count one value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+_SAMPLES_MAX = 7200  # an hour; what is older is as old as the oldest sample, at least
 
 
 class LoopLag:
@@ -49,6 +28,7 @@ class LoopLag:
         self.last_seconds = 0.0
         self._interval_seconds = interval_seconds
         self._timer: asyncio.TimerHandle | None = None
+        self.on_tick: Callable[[], None] = _nothing
 
     def start(self) -> None:
         """Measure from now on, until `stop`."""
@@ -59,9 +39,36 @@ class LoopLag:
     def _tick(self, due: float) -> None:
         self.last_seconds = max(0.0, asyncio.get_running_loop().time() - due)
         self.histogram.observe(self.last_seconds)
+        self.on_tick()
         self.start()
 
     def stop(self) -> None:
         """Stop measuring."""
         if self._timer is not None:
             self._timer.cancel()
+
+
+def _nothing() -> None:
+    """Nobody looks."""
+
+
+class WrittenBy:
+    """Which number had been written by when: how long what lacks a change has lacked it."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[int, float]] = deque(maxlen=_SAMPLES_MAX)
+
+    def note(self, sequence: int, now: float) -> None:
+        """`sequence` is the last number written. Of an idle time the two ends are kept."""
+        samples = self._samples
+        if len(samples) > 1 and samples[-1][0] == samples[-2][0] == sequence:
+            samples.pop()
+        samples.append((sequence, now))
+
+    def lag_seconds(self, applied: int, now: float) -> float:
+        """How long ago the first change after `applied` was written, at the most."""
+        samples = self._samples
+        first = bisect_left(samples, (applied + 1, 0.0))
+        if first == len(samples):
+            return 0.0
+        return max(0.0, now - samples[max(0, first - 1)][1])

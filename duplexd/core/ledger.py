@@ -207,7 +207,8 @@ class Ledger:
         cut.crc, cut.chain = place.crc, place.chain
         for pair in self._of(marker.volumes):
             self._move(pair, pair_states.SUSPEND, pair_states.BY_COMMAND)
-            pair.cut, pair.changed, pair.tracked_bytes = cut, None, 0
+            pair.suspend_at(cut)
+            pair.changed, pair.tracked_bytes = None, 0
         self._remember(cut)
 
     def _remember(self, cut: Cut) -> None:

@@ -77,7 +77,29 @@ def take(pair: PairRecord, applied: int, primary_at: int, halfway: bool = False)
         **({"secondary": pair.secondary_path} if pair.secondary_path else {}),
         **({"halfway": True} if halfway else {}),
         **({"adopted": True} if pair.adopted else {}),
+        **_cuts_of(pair),
     }
+
+
+def _cuts_of(pair: PairRecord) -> Json:
+    """The latest cut by its id, because its verdict may change; and by its time, for when the cut
+    itself is forgotten. Left out where there was none.
+    """
+    last = pair.last_cut
+    if last is None:
+        return {"cuts": [pair.good_cut_us, "", 0]} if pair.good_cut_us else {}
+    return {"cuts": [pair.good_cut_us, last.id, last.time_us if last.is_consistent else 0]}
+
+
+def _restore_cuts(
+    pair: PairRecord, saved: tuple[int, str, int] | None, known: Mapping[str, Cut]
+) -> None:
+    if saved is None:
+        return
+    pair.good_cut_us, last, last_us = saved
+    pair.last_cut = known.get(last)
+    if pair.last_cut is None:
+        pair.good_cut_us = max(pair.good_cut_us, last_us)
 
 
 def pack(taken: Json) -> Json:
@@ -133,5 +155,6 @@ def _unpack_all(saved: Json, limits: EngineLimits) -> Unpacked:
         if packed["cut"] is not None:
             cut = Cut(*packed["cut"])
             pair.cut = shared.setdefault(cut.id, cut)  # pairs of one cut share it
+        _restore_cuts(pair, packed.get("cuts"), shared)
         pairs[pair.id] = pair
     return Unpacked(saved["boot"], saved["closed"], saved.get("starts", 0), cuts, pairs)
