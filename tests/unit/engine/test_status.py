@@ -25,9 +25,19 @@ JOURNAL = {"used_bytes", "size_bytes", "oldest_sequence", "waiting_s"}
 VOLUME = {
     "name", "size", "state", "reason", "held", "mode", "connections", "sequence", "secondary",
     "changed_bytes", "copy", "served", "error", "failing", "swapped", "primary", "rebuild",
+    "consistent_cut_time",
 }  # fmt: skip
-SECONDARY = {"usable", "as_of_sequence", "as_of_time", "cut", "lag_bytes", "path", "error"}
-PRIMARY = {"path", "error", "repaired_bytes"}
+SECONDARY = {
+    "usable",
+    "as_of_sequence",
+    "as_of_time",
+    "cut",
+    "lag_bytes",
+    "path",
+    "error",
+    "error_time",
+}
+PRIMARY = {"path", "error", "error_time", "repaired_bytes"}
 COPY = {"done_bytes", "total_bytes", "eta_s"}
 
 
@@ -74,6 +84,7 @@ async def test_a_mirrored_secondary_is_as_of_now() -> None:
             "lag_bytes": 0,
             "path": "/b/data.img",
             "error": "",
+            "error_time": None,
         }
         assert (found["copy"], found["rebuild"]) == (None, None)
 
@@ -295,3 +306,43 @@ async def test_every_figure_that_the_metrics_read_is_counted() -> None:
         core.controller.release(hold.id, "owner gone")
         after = counted(core.controller.counters())
         assert [name for name, count in after.items() if count <= before[name]] == []
+
+
+# ------------------------------------------------------------------------- errors, and past cuts
+
+
+async def test_the_time_of_an_error_is_that_of_the_first_status_that_shows_it() -> None:
+    async with running() as core:
+        image = core.disk.take("/a/data.img")
+        await core.controller.places.look()
+        core.clock.now += 1.0
+        first = core.clock.wall()
+        assert volume(core)["primary"]["error_time"] == first
+        core.clock.now += 1.0
+        assert volume(core)["primary"]["error_time"] == first
+        core.disk.give("/a/data.img", image)
+        await core.controller.places.look()
+        assert volume(core)["primary"]["error_time"] is None
+
+
+async def test_a_secondary_failed_when_its_cut_was_made() -> None:
+    async with running() as core:
+        core.secondary().fail("write")
+        await core.write("data", 0, b"x")
+        shown = volume(core)["secondary"]
+        assert shown["error"]
+        assert shown["error_time"] == shown["cut"]["time"]
+        assert volume(core)["consistent_cut_time"] is None, "nobody asked for that cut"
+
+
+async def test_a_consistent_cut_is_remembered_after_the_resync_and_a_restart() -> None:
+    disk = new_disk()
+    async with running(disk=disk) as core:
+        assert volume(core)["consistent_cut_time"] is None
+        await core.controller.suspend(["data"])
+        at = volume(core)["secondary"]["cut"]["time"]
+        await core.controller.resync(["data"])
+        await core.controller.resync_wait(["data"])
+        assert volume(core)["consistent_cut_time"] == at
+    async with running(disk=disk) as again:
+        assert volume(again)["consistent_cut_time"] == at
