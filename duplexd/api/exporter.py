@@ -32,10 +32,15 @@ _ALL_ALIKE = 0  # whose rate of connections is counted: they have no names
 
 
 class Exporter:
-    """Listens from `start` to `stop`. `scrape`: see `Scrape.prepare`."""
+    """Listens from `bind` on and answers from `start` on, until `stop`; nowhere without an
+    address. `scrape`: see `Scrape.prepare`.
+    """
 
     def __init__(
-        self, address: TcpAddress, scrape: Callable[[], Callable[[], bytes]], limits: ApiLimits
+        self,
+        address: TcpAddress | None,
+        scrape: Callable[[], Callable[[], bytes]],
+        limits: ApiLimits,
     ) -> None:
         self._address = address
         self._scrape = scrape
@@ -44,13 +49,20 @@ class Exporter:
         self._connections = Connections(self._respond, Access(-1), self._limits)
         self._doors: list[_Door] = []
 
-    async def start(self) -> None:
+    async def bind(self) -> None:
         """Raises ConfigurationError; WrongStateError for an address that cannot be had now."""
+        if self._address is None:
+            return
         bound = await asyncio.to_thread(listen.bind, self._address, "metrics.listen")
-        for each in bound:
-            door = _Door(each.sock, self._connections.make, lambda _uid: False, self._limits)
+        self._doors = [
+            _Door(each.sock, self._connections.make, lambda _uid: False, self._limits)
+            for each in bound
+        ]
+
+    def start(self) -> None:
+        """Accept who has connected, and who will."""
+        for door in self._doors:
             door.start()
-            self._doors.append(door)
 
     async def stop(self) -> None:
         """End all connections."""

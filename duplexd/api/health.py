@@ -82,6 +82,10 @@ class HealthOf:
         around = self._outlook.around()._replace(differing=self._differing)
         return find(status, around, self._outlook.expected(), time.time())
 
+    def all(self) -> list[Finding]:
+        """All that is not well now."""
+        return self.findings(self._status())
+
     def around(self) -> Around:
         """What is known of the disks."""
         return self._outlook.around()

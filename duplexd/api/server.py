@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from duplexd.api.scrape import Source
     from duplexd.api.starting import Starting
     from duplexd.config.daemon_file import ControlConfig
+    from duplexd.core.findings import Finding
     from duplexd.limits import ApiLimits
 
 
@@ -83,6 +84,7 @@ class Serving(NamedTuple):
     controller: Controller
     actions: Actions
     scrape: Scrape
+    health: HealthOf
 
     def detach(self) -> None:
         """Stop listening to the controller."""
@@ -120,6 +122,10 @@ class ControlServer:
     def actions(self) -> Actions:
         """The door into the controller."""
         return known(self._serving, "serve comes first").actions
+
+    def findings(self) -> list[Finding]:
+        """All that is not well."""
+        return known(self._serving, "serve comes first").health.all()
 
     def scrape(self) -> Callable[[], bytes]:
         """See `Scrape.prepare`."""
@@ -173,7 +179,7 @@ class ControlServer:
         scrape = Scrape(controller, self._lag, health, sources)
         controller.listeners.append(scrape.figures.note)
         self._lag.on_tick = lambda: scrape.written.note(controller.sequence, time.monotonic())
-        self._serving = Serving(controller, actions, scrape)
+        self._serving = Serving(controller, actions, scrape, health)
         context = Context(
             actions, self._limits, scrape.prepare, lambda: not actions.stopping, health
         )

@@ -182,24 +182,25 @@ def _in_doubt(cuts: Iterable[Json], now: float) -> Iterator[Finding]:
 
 
 def _of_disks(volumes: Iterable[Json], around: Around) -> Iterator[Finding]:
-    volumes = list(volumes)
     for volume in volumes:
-        paths = {role: (volume.get(role) or {}).get("path") or "" for role in _ROLES}
-        yield from _of_one(volume["name"], paths, around)
+        yield from _of_one(volume, around)
         if why := around.differing.get(volume["name"]):
             yield Finding("legs-differ", volume["name"], why)
     yield from _short_of_room(around.images)
 
 
-def _of_one(name: str, paths: Mapping[str, str], around: Around) -> Iterator[Finding]:
-    rooms = [around.images.get(path) for path in paths.values() if path]
+def _of_one(volume: Json, around: Around) -> Iterator[Finding]:
+    """What an image is already known to have is not said again of its path."""
+    legs = [(role, volume.get(role) or {}) for role in _ROLES]
+    rooms = [around.images.get(leg.get("path") or "") for _, leg in legs]
     devices = [room.device for room in rooms if room is not None and room.device]
     if len(devices) > len(set(devices)):
         text = "both images lie on one file system: one disk that fails takes both"
-        yield Finding("one-file-system", name, text)
-    for role, path in paths.items():
-        if why := around.silent.get(path):
-            yield Finding("disk-silent", name, f"{role} {path}: cannot be looked at: {why}")
+        yield Finding("one-file-system", volume["name"], text)
+    for role, leg in legs:
+        if (why := around.silent.get(leg.get("path") or "")) and not leg.get("error"):
+            text = f"{role} {leg['path']}: cannot be looked at: {why}"
+            yield Finding("disk-silent", volume["name"], text)
 
 
 def _short_of_room(images: Mapping[str, ImageRoom]) -> Iterator[Finding]:

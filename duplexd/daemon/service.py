@@ -47,7 +47,7 @@ from duplexd.daemon.reloading import Reloads
 from duplexd.daemon.retry import Patience
 from duplexd.daemon.spare_room import keep_room
 from duplexd.daemon.startup import StateLock, in_file, refuse_problems
-from duplexd.daemon.surroundings import Surroundings, outlook_on
+from duplexd.daemon.surroundings import Surroundings, outlook_on, watch
 from duplexd.engine.controller import Machine
 from duplexd.errors import ConfigurationError, DuplexdError
 from duplexd.limits import JOURNAL_THREADS, WORKER_THREADS, Limits
@@ -263,12 +263,12 @@ class Service:
             str(config.controller.state_dir), controller.status, workers.disk, limits.daemon
         )
         outlook = outlook_on(controller, around, workers.disk)
+        exporter = Exporter(config.metrics.listen, control.scrape, limits.api)
+        undo.push_async_callback(exporter.stop)
+        with in_file(config):
+            await patience.until_possible(exporter.bind)
         control.serve(controller, [lambda: nbd_metrics(listeners.server)], outlook)
-        if config.metrics.listen is not None:
-            exporter = Exporter(config.metrics.listen, control.scrape, limits.api)
-            with in_file(config):
-                await patience.until_possible(exporter.start)
-            undo.push_async_callback(exporter.stop)
+        exporter.start()
         undo.push_async_callback(control.stop)  # once more, to be the first that stops
         return Running(controller, listeners, control, rules, around)
 
@@ -311,7 +311,9 @@ class Service:
                 self._reload_forever(running, workers.disk.of("reload")), name="reload"
             ),
             asyncio.create_task(watchdog(), name="watchdog"),
-            asyncio.create_task(running.around.look_forever(), name="surroundings"),
+            asyncio.create_task(
+                watch(running.around, running.control.findings, limits), name="surroundings"
+            ),
             asyncio.create_task(
                 keep_room(reserve_of(self.config), limits, workers.disk.of("reserve")),
                 name="reserve",

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 from duplexd.api.health import Outlook
 from duplexd.core.findings import Around, Expected, ImageRoom
+from duplexd.daemon.complaints import Complaints
 from duplexd.runtime.room import free_bytes, room_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
+    from duplexd.core.findings import Finding
     from duplexd.engine.controller import Controller
     from duplexd.json_object import Json
     from duplexd.limits import DaemonLimits
@@ -79,6 +81,15 @@ def image_paths(status: Json) -> Iterator[str]:
         for role in ("primary", "secondary"):
             if path := (volume.get(role) or {}).get("path"):
                 yield path
+
+
+async def watch(
+    around: Surroundings, findings: Callable[[], Iterable[Finding]], limits: DaemonLimits
+) -> None:
+    """Look at the disks, and log what is not well, until it is cancelled."""
+    await asyncio.gather(
+        around.look_forever(), Complaints(findings).look_forever(limits.health_look_seconds)
+    )
 
 
 def outlook_on(controller: Controller, around: Surroundings, workers: Workers) -> Outlook:

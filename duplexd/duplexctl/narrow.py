@@ -37,11 +37,11 @@ def fitted(
     columns: Row, rows_of: Callable[[int], Sequence[Row]], width: int
 ) -> tuple[Row, list[Row]]:
     """Columns and rows in the longest form that fits; `rows_of` makes the rows of a form."""
-    for form in range(FORMS):
+    for form in range(FORMS - 1):
         head, rows = _without_empty(columns, rows_of(form))
         if _width([head, *rows]) <= width:
-            break
-    return head, rows
+            return head, rows
+    return _without_empty(columns, rows_of(FORMS - 1))
 
 
 def _without_empty(columns: Row, rows: Sequence[Row]) -> tuple[Row, list[Row]]:
