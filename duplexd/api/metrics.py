@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from duplexd.api.histogram import LoopLag
+    from duplexd.api.loop_lag import LoopLag
     from duplexd.engine.counters import Counters
     from duplexd.json_object import Json
     from duplexd.runtime.histogram import Histogram

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily
 
 from duplexd.api import metrics, pair_metrics
-from duplexd.api.histogram import WrittenBy
+from duplexd.api.loop_lag import WrittenBy
 from duplexd.core.pair_states import BY_ERROR
 from duplexd.runtime.histogram import Histogram
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from duplexd.api.actions import Controller
     from duplexd.api.health import HealthOf
-    from duplexd.api.histogram import LoopLag
+    from duplexd.api.loop_lag import LoopLag
     from duplexd.json_object import Json
 
     Source = Callable[[], Iterable[Metric]]

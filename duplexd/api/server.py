@@ -25,9 +25,9 @@ from duplexd.api.access import Access
 from duplexd.api.actions import Actions
 from duplexd.api.connections import Connections
 from duplexd.api.health import HealthOf, Outlook
-from duplexd.api.histogram import LoopLag
 from duplexd.api.http_request import Context
 from duplexd.api.local import Local
+from duplexd.api.loop_lag import LoopLag
 from duplexd.api.remote import Remote
 from duplexd.api.routes import ROUTES
 from duplexd.api.routing import application

@@ -246,10 +246,10 @@ class Client:
 
     async def health(self, *targets: str) -> Wellness:
         """What is not well with the targets, by default with everything, and their controllers."""
-        from duplexd.client import health  # noqa: PLC0415 - its own command asks it, nobody else
+        from duplexd.client import unwell  # noqa: PLC0415 - its own command asks it, nobody else
 
         group = self.groups.resolve(targets) if targets else self.groups.everything()
-        return await health.ask(group, self.links_to(group.members), not targets)
+        return await unwell.ask(group, self.links_to(group.members), not targets)
 
     async def events(self, *, follow: bool = False) -> AsyncGenerator[Json, None]:
         """The present state of one daemon, then `synced`; with `follow`, then every change."""

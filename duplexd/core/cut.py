@@ -59,11 +59,6 @@ class Cut:
         """`consistent` or `void`; None while that is not known."""
         return cut_states.verdict(self.state)
 
-    @property
-    def is_consistent(self) -> bool:
-        """Whether its verdict is known to be that."""
-        return self.state == cut_states.CONSISTENT
-
     def pack(self) -> list[object]:
         """For the checkpoint: the arguments of the constructor."""
         return [

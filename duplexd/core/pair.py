@@ -99,12 +99,6 @@ class PairRecord:
         """It holds exactly this, or will after a restart."""
         self.applied = self.secondary_at = number
 
-    def suspend_at(self, cut: Cut) -> None:
-        """It is cut, because somebody asked for that."""
-        if self.last_cut is not None and self.last_cut.is_consistent:
-            self.good_cut_us = self.last_cut.time_us
-        self.cut = self.last_cut = cut
-
     def new_map(self) -> ChangeMap:
         """An empty change map of this volume."""
         limits = self.limits

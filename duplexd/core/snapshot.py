@@ -11,9 +11,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.core.cut import Cut
+from duplexd.core.cut_states import CONSISTENT
 from duplexd.core.image_record import unpack_image
 from duplexd.core.marker_fields import pack_map, unpack_map
 from duplexd.core.pair import PairRecord
+from duplexd.core.pair_states import BY_COMMAND
 from duplexd.errors import DamageError
 
 if TYPE_CHECKING:
@@ -83,20 +85,21 @@ def take(pair: PairRecord, applied: int, primary_at: int, halfway: bool = False)
 
 def _cuts_of(pair: PairRecord) -> Json:
     """The latest cut by its id, because its verdict may change; and by its time, for when the cut
-    itself is forgotten. Left out where there was none.
+    itself is forgotten. Left out of a pair that is at its only one, or had none.
     """
-    last = pair.last_cut
+    last, good_us = pair.last_cut, pair.good_cut_us
+    if not good_us and (last is None or last is pair.cut):
+        return {}
     if last is None:
-        return {"cuts": [pair.good_cut_us, "", 0]} if pair.good_cut_us else {}
-    return {"cuts": [pair.good_cut_us, last.id, last.time_us if last.is_consistent else 0]}
+        return {"cuts": [good_us, "", 0]}
+    return {"cuts": [good_us, last.id, last.time_us if last.verdict == CONSISTENT else 0]}
 
 
-def _restore_cuts(
-    pair: PairRecord, saved: tuple[int, str, int] | None, known: Mapping[str, Cut]
-) -> None:
-    if saved is None:
+def _restore_cuts(pair: PairRecord, saved: Json, known: Mapping[str, Cut]) -> None:
+    if "cuts" not in saved:
+        pair.last_cut = pair.cut if pair.reason == BY_COMMAND else None
         return
-    pair.good_cut_us, last, last_us = saved
+    pair.good_cut_us, last, last_us = saved["cuts"]
     pair.last_cut = known.get(last)
     if pair.last_cut is None:
         pair.good_cut_us = max(pair.good_cut_us, last_us)
@@ -155,6 +158,6 @@ def _unpack_all(saved: Json, limits: EngineLimits) -> Unpacked:
         if packed["cut"] is not None:
             cut = Cut(*packed["cut"])
             pair.cut = shared.setdefault(cut.id, cut)  # pairs of one cut share it
-        _restore_cuts(pair, packed.get("cuts"), shared)
+        _restore_cuts(pair, packed, shared)
         pairs[pair.id] = pair
     return Unpacked(saved["boot"], saved["closed"], saved.get("starts", 0), cuts, pairs)

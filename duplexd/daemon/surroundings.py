@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from duplexd.api.health import Outlook
 from duplexd.core.findings import Around, Expected, ImageRoom
 from duplexd.daemon.complaints import Complaints
-from duplexd.runtime.room import free_bytes, room_of
+from duplexd.runtime.free_space import free_bytes, room_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

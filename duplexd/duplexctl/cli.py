@@ -11,7 +11,7 @@ JSON.
     events   client.events    texts.event_text     completion  client.status     names
     canary   client.links     canary.report_text   verify-cut  no client         proof
     swap     client.swap      texts.swapped_text   adopt       client.adopt      texts.adopted_text
-    health   client.health    health.text
+    health   client.health    wellness.text
 
 Commands are imported when they are named. Exit codes are those of errors.py.
 """
@@ -46,7 +46,7 @@ _MODULES = {
     "completion": "completion",
     "cuts": "looking",
     "events": "looking",
-    "health": "health",
+    "health": "wellness",
     "quiesce": "hold",
     "release": "hold",
     "resync": "resync",

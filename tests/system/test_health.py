@@ -5,6 +5,7 @@ test_reliability.py.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from duplexd.canary.nbd import NbdConnection
 from duplexd.core.findings import KINDS
 from tests.support.alerts import RULES
 from tests.support.daemon import ROOT, free_port, run_duplexctl
@@ -72,15 +74,22 @@ def test_while_a_daemon_starts_it_is_alive_and_neither_ready_nor_well(
 # --------------------------------------------------------------------------- alerts, dashboard
 
 
-def test_the_listener_exports_every_metric_of_the_alerts_and_the_dashboard(
+def scraped(port: int) -> str:
+    """As Prometheus does it."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+        text: str = answer.read().decode()
+    return text
+
+
+async def test_the_listener_exports_every_metric_of_the_alerts_and_the_dashboard(
     make_files: Callable[..., DaemonFiles], start_daemon: Callable[..., Daemon]
 ) -> None:
     port = free_port()
     extra = f'[metrics]\nlisten = "tcp:127.0.0.1:{port}"\n'
     files = make_files(volumes={"data": "1MiB"}, extra=extra)
     start_daemon(files)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
-        text = answer.read().decode()
+    async with await NbdConnection.open(files.uri("data")):
+        text = await asyncio.to_thread(scraped, port)
     families = text_string_to_metric_families(text)
     exported = {sample.name for family in families for sample in family.samples}
     asked = set(_METRIC.findall(RULES.read_text())) | set(_METRIC.findall(DASHBOARD.read_text()))

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from duplexd.canary.nbd import NbdConnection
 from tests.support.commands import lines
 from tests.support.reliability.clients import Load, check_ext4, make_ext4, probe
-from tests.support.reliability.health import HealthRow, health_row, metrics_text, worst_level
+from tests.support.reliability.health_row import HealthRow, health_row, metrics_text, worst_level
 from tests.support.reliability.rig import ANSWER_SECONDS_MAX, KEPT, KIB, MIB, SECTOR, rig
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from tests.support.daemon import ROOT
 from tests.support.reliability.cases import CASES, JOURNAL, PRIMARY, SECONDARY
-from tests.support.reliability.health import HealthRow
+from tests.support.reliability.health_row import HealthRow
 from tests.support.reliability.measure import Row, measure
 from tests.support.reliability.unwell import OTHER, WAYS, measure_way
 

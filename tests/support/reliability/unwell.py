@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tests.support.daemon import Daemon
 from tests.support.fuse import FaultyDisk
-from tests.support.reliability.health import (
+from tests.support.reliability.health_row import (
     HealthRow,
     ask,
     health_row,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from prometheus_client.parser import text_string_to_metric_families
 
 from duplexd.api.health import HealthOf, Outlook
-from duplexd.api.histogram import LoopLag
+from duplexd.api.loop_lag import LoopLag
 from duplexd.api.metrics import nbd_metrics
 from duplexd.api.scrape import Scrape
 from duplexd.nbd_server.traffic import Traffic

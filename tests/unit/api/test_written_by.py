@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from duplexd.api.histogram import WrittenBy
+from duplexd.api.loop_lag import WrittenBy
 
 
 @pytest.mark.parametrize(("applied", "lag"), [(30, 0.0), (25, 10.0), (20, 10.0), (19, 20.0)])
