@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tests.support.daemon import Daemon
     from tests.support.reliability.rig import Rig
 
+_OF_A_LOOK = frozenset({"no-room", "disk-silent"})
+_LEVELS = ("error", "warning", "nothing")
 _WORDS = re.compile(r"[A-Z][A-Z ]+(?=:)")
 
 
@@ -53,9 +55,10 @@ async def health_row(
     daemon = broken.daemon
     code, found = ask(daemon, f"/v1/health?target={volume}")
     assert (code, found["well"]) == (200, False), f"{part}: {fault}: health is green: {found}"
-    kinds = sorted({each["kind"] for each in found["findings"]})
+    kinds = _at_once({each["kind"] for each in found["findings"]})
+    severities = {each["severity"] for each in found["findings"] if each["kind"] in kinds}
     after, directory = metrics_text(daemon), daemon.files.directory
-    alerts = await asyncio.to_thread(firing, before, after, directory)
+    alerts = _of_kinds(await asyncio.to_thread(firing, before, after, directory), kinds)
     assert alerts, f"{part}: {fault}: no alert fires"
     return HealthRow(
         part,
@@ -63,9 +66,24 @@ async def health_row(
         said_by_status(ask(daemon, "/v1/status")[1], volume),
         f"1: {_coded(kinds)}",
         str(ask(daemon, "/readyz")[0]),
-        level,
-        _coded(sorted({alert.partition(" ")[0].removeprefix("Duplexd") for alert in alerts})),
+        min({level, *severities}, key=_LEVELS.index),  # `not well` follows at that level
+        _coded(alerts),
     )
+
+
+def _at_once(kinds: set[str]) -> list[str]:
+    """Without those of the next look at the disks, which may have come in the meantime or not."""
+    return sorted(kinds - _OF_A_LOOK or kinds)
+
+
+def _of_kinds(alerts: set[str], kinds: list[str]) -> list[str]:
+    """Names of alerts, without those of other findings, and of a look as above."""
+    named = {
+        alert.partition(" ")[0].removeprefix("Duplexd")
+        for alert in alerts
+        if "(" not in alert or any(f"({kind})" in alert for kind in kinds)
+    }
+    return sorted(named - {"StateDirFilling"})
 
 
 def _coded(words: list[str]) -> str:
@@ -83,4 +101,4 @@ def said_by_status(status: Json, volume: str) -> str:
 
 def worst_level(log: str) -> str:
     """Of the lines of the log: `error`, `warning` or `nothing`."""
-    return next((level for level in ("error", "warning") if f"{level} `" in log), "nothing")
+    return next((level for level in _LEVELS if f"{level} `" in log), "nothing")
