@@ -15,6 +15,7 @@ from duplexd.duplexctl.options import Name, common, complete_group
 from duplexd.duplexctl.runner import run
 from duplexd.errors import ConfigurationError, LeaseLostError, UsageError
 from duplexd.limits import CANARY_RECORDS_PER_SECOND_DEFAULT, CANARY_RECORDS_PER_SECOND_MAX
+from duplexd.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +59,7 @@ def canary(settings: Settings, group: str, rate: int, overwrite: bool) -> int:
         )
 
     def show(report: Json) -> None:
-        settings.show({"time": time.time(), **report}, report_text(report))
+        settings.show({"time": time.time(), **report}, printable(report_text(report)))
 
     async def work(client: Client) -> int:
         named = canary_targets(client.groups, group, overwrite, settings.groups)

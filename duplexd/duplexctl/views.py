@@ -220,7 +220,11 @@ class ControllerView:
         for row in self.rows:
             table.add_row(
                 *(
-                    line_of(cell, False, _STYLES.get(cell.split()[0], "") if index == state else "")
+                    line_of(
+                        cell,
+                        False,
+                        _STYLES.get(cell.partition(" ")[0], "") if index == state else "",
+                    )
                     for index, cell in enumerate(row)
                 )
             )

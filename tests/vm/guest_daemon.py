@@ -70,7 +70,7 @@ class GuestDaemon(NamedTuple):
     def stop(self) -> str:
         """End it; returns its exit status."""
         return self.machine.run(
-            "kill $(cat /run/daemon.pid); while [ ! -e /run/daemon.status ]; do sleep 0.1; done; "
+            "kill $(cat /run/daemon.pid); while [ ! -s /run/daemon.status ]; do sleep 0.1; done; "
             "cat /run/daemon.status"
         ).strip()
 

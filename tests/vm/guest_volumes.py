@@ -86,7 +86,7 @@ class GuestVolumes(NamedTuple):
         Raises MachineError if it had failed.
         """
         self.machine.run(
-            "touch /run/writer.stop; while [ ! -e /run/writer.status ]; do sleep 0.1; done"
+            "touch /run/writer.stop; while [ ! -s /run/writer.status ]; do sleep 0.1; done"
         )
         status = self.machine.run("cat /run/writer.status").strip()
         if status != "0":

@@ -23,7 +23,7 @@ from tests.vm.daemon_root import write_daemon_root
 from tests.vm.guest_daemon import STATE_MOUNT, GuestDaemon
 from tests.vm.guest_disks import GuestDisk
 from tests.vm.log_writes import Replay
-from tests.vm.machine import Machine, Root
+from tests.vm.machine import BOOT_TIMEOUT_S, Machine, Root
 from tests.vm.promises import BLOCK_BYTES, Moment, findings, moments
 from tests.vm.receiver import fetch
 from tests.vm.tools import run_tool
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(1500)]
 
-ROOT = Root(write_daemon_root, memory_mib=1024, boot_timeout_s=300)
+ROOT = Root(write_daemon_root, memory_mib=1024, boot_timeout_s=BOOT_TIMEOUT_S)
 VOLUME_MIB, STATE_MIB = 16, 64
 VOLUME_BYTES = VOLUME_MIB << 20
 BLOCKS = VOLUME_BYTES // BLOCK_BYTES
@@ -92,7 +92,7 @@ def run_guest(guest: Machine, directory: Path, prefix: str, *, barriers: bool) -
     daemon.suspend()
     daemon.wait("more marks", lambda: marks() > ROUNDS)
     daemon.resync()
-    guest.run("while [ ! -e /run/promises.status ]; do sleep 0.1; done")
+    guest.run("while [ ! -s /run/promises.status ]; do sleep 0.1; done")
     assert guest.run("cat /run/promises.status; cat /run/promises.out") == "0"
     daemon.stop()
     guest.run(f"umount {STATE_MOUNT}; rm /run/promises.status /run/daemon.pid")
