@@ -209,8 +209,7 @@ class Ledger:
             self._move(pair, pair_states.SUSPEND, pair_states.BY_COMMAND)
             if (last := pair.last_cut) is not None and last.state == cut_states.CONSISTENT:
                 pair.good_cut_us = last.time_us
-            pair.cut = pair.last_cut = cut
-            pair.changed, pair.tracked_bytes = None, 0
+            pair.cut, pair.last_cut, pair.changed, pair.tracked_bytes = cut, cut, None, 0
         self._remember(cut)
 
     def _remember(self, cut: Cut) -> None:
