@@ -207,7 +207,9 @@ class Ledger:
         cut.crc, cut.chain = place.crc, place.chain
         for pair in self._of(marker.volumes):
             self._move(pair, pair_states.SUSPEND, pair_states.BY_COMMAND)
-            pair.cut, pair.changed, pair.tracked_bytes = cut, None, 0
+            if (last := pair.last_cut) is not None and last.state == cut_states.CONSISTENT:
+                pair.good_cut_us = last.time_us
+            pair.cut, pair.last_cut, pair.changed, pair.tracked_bytes = cut, cut, None, 0
         self._remember(cut)
 
     def _remember(self, cut: Cut) -> None:

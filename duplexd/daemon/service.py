@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import structlog
 
 from duplexd import __version__
+from duplexd.api.exporter import Exporter
 from duplexd.api.metrics import nbd_metrics
 from duplexd.api.server import ControlServer
 from duplexd.api.starting import Starting
@@ -46,6 +47,7 @@ from duplexd.daemon.reloading import Reloads
 from duplexd.daemon.retry import Patience
 from duplexd.daemon.spare_room import keep_room
 from duplexd.daemon.startup import StateLock, in_file, refuse_problems
+from duplexd.daemon.surroundings import Surroundings, outlook_on, watch
 from duplexd.engine.controller import Machine
 from duplexd.errors import ConfigurationError, DuplexdError
 from duplexd.limits import JOURNAL_THREADS, WORKER_THREADS, Limits
@@ -82,6 +84,7 @@ class Running(NamedTuple):
     listeners: Listeners
     control: ControlServer
     rules: Rules
+    around: Surroundings
 
 
 class Service:
@@ -257,9 +260,18 @@ class Service:
         await patience.until_possible(listen)
         undo.push_async_callback(listeners.stop)
         await patience.until_possible(control.listen_remote)
-        control.serve(controller, [lambda: nbd_metrics(listeners.server)])
+        around = Surroundings(
+            str(config.controller.state_dir), controller.status, workers.disk, limits.daemon
+        )
+        outlook = outlook_on(controller, around, workers.disk)
+        exporter = Exporter(config.metrics.listen, control.scrape, limits.api)
+        undo.push_async_callback(exporter.stop)
+        with in_file(config):
+            await patience.until_possible(exporter.bind)
+        control.serve(controller, [lambda: nbd_metrics(listeners.server)], outlook)
+        exporter.start()
         undo.push_async_callback(control.stop)  # once more, to be the first that stops
-        return Running(controller, listeners, control, rules)
+        return Running(controller, listeners, control, rules, around)
 
     def _waits(self, reason: str) -> None:
         self._log.warning("not possible yet, trying again", reason=reason)
@@ -300,6 +312,9 @@ class Service:
                 self._reload_forever(running, workers.disk.of("reload")), name="reload"
             ),
             asyncio.create_task(watchdog(), name="watchdog"),
+            asyncio.create_task(
+                watch(running.around, running.control.findings, limits), name="surroundings"
+            ),
             asyncio.create_task(
                 keep_room(reserve_of(self.config), limits, workers.disk.of("reserve")),
                 name="reserve",

@@ -60,8 +60,8 @@ def in_file(config: Config, key: str = "") -> Iterator[None]:
 
 
 def refuse_fixed(old: Config, new: Config) -> None:
-    """Raise ConfigurationError for every value of [controller] and [control] that differs and needs
-    a restart.
+    """Raise ConfigurationError for every value of [controller], [control] and [metrics] that
+    differs and needs a restart.
     """
     before, after = _fixed(old), _fixed(new)
     changed = []
@@ -91,6 +91,7 @@ def _fixed(config: Config) -> dict[str, object]:
         "control.socket": control.socket,
         "control.group": control.group,
         "control.tls.listen": listen,
+        "metrics.listen": config.metrics.listen,
     }
 
 

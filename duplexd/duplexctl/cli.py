@@ -11,6 +11,7 @@ JSON.
     events   client.events    texts.event_text     completion  client.status     names
     canary   client.links     canary.report_text   verify-cut  no client         proof
     swap     client.swap      texts.swapped_text   adopt       client.adopt      texts.adopted_text
+    health   client.health    wellness.text
 
 Commands are imported when they are named. Exit codes are those of errors.py.
 """
@@ -45,6 +46,7 @@ _MODULES = {
     "completion": "completion",
     "cuts": "looking",
     "events": "looking",
+    "health": "wellness",
     "quiesce": "hold",
     "release": "hold",
     "resync": "resync",
