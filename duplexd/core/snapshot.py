@@ -29,6 +29,7 @@ class Unpacked(NamedTuple):
     boot: str
     closed: bool
     starts: int
+    ahead: tuple[int, int]
     cuts: dict[str, Cut]
     pairs: dict[int, PairRecord]
 
@@ -125,7 +126,7 @@ def unpack_all(saved: Json, limits: EngineLimits) -> Unpacked:
 
 
 def _unpack_all(saved: Json, limits: EngineLimits) -> Unpacked:
-    # `starts` and `cuts` were not written before there were groups.
+    # `starts` and `cuts` were not written before there were groups, `ahead` since later.
     cuts = {cut.id: cut for cut in (Cut(*packed) for packed in saved.get("cuts", ()))}
     shared, pairs = dict(cuts), dict[int, PairRecord]()
     for packed in saved["pairs"]:
@@ -134,4 +135,5 @@ def _unpack_all(saved: Json, limits: EngineLimits) -> Unpacked:
             cut = Cut(*packed["cut"])
             pair.cut = shared.setdefault(cut.id, cut)  # pairs of one cut share it
         pairs[pair.id] = pair
-    return Unpacked(saved["boot"], saved["closed"], saved.get("starts", 0), cuts, pairs)
+    starts, (first, last) = saved.get("starts", 0), saved.get("ahead", (0, 0))
+    return Unpacked(saved["boot"], saved["closed"], starts, (first, last), cuts, pairs)
