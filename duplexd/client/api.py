@@ -234,7 +234,9 @@ class Client:
         survey.raise_all({name: e for name, e in errors.items() if isinstance(e, NotFoundError)})
         silent = UnreachableError.exit_code
         codes = {
-            name: silent if isinstance(error, TimedOutError) else error.exit_code
+            name: silent
+            if isinstance(error, TimedOutError) and links[name].silent
+            else error.exit_code
             for name, error in errors.items()
         }
         if not statuses:

@@ -15,7 +15,7 @@ from tests.vm.tools import MachineError
 if TYPE_CHECKING:
     from tests.vm.machine import Machine
 
-PROGRESS_TIMEOUT_S = 240.0
+PROGRESS_TIMEOUT_S = 600.0
 POLL_INTERVAL_S = 0.1
 
 # What Linux logs when a block device or the file system on it is in trouble.

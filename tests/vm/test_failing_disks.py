@@ -106,6 +106,7 @@ def test_a_secondary_that_fails_costs_the_mirror(daemon: GuestDaemon, ext4: Gues
     assert_nothing_was_noticed_and_nothing_lost(daemon, ext4)
 
 
+@pytest.mark.long
 def test_a_primary_that_fails_every_few_seconds_costs_a_swap_and_resyncs(
     daemon: GuestDaemon, ext4: GuestExt4
 ) -> None:

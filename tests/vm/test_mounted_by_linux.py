@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(1500)]
 
 VOLUMES = ["tables", "log"]  # in the order in which the writer uses them
-SUSPENDS = 3
+SUSPENDS = 2
 JOURNAL_MIB = 16
 QUIESCE_SECONDS = 4  # of the ten that a hold may last
 QUIESCES_MAX = 6
