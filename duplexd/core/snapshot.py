@@ -31,6 +31,7 @@ class Unpacked(NamedTuple):
     boot: str
     closed: bool
     starts: int
+    ahead: tuple[int, int]
     cuts: dict[str, Cut]
     pairs: dict[int, PairRecord]
 
@@ -150,7 +151,7 @@ def unpack_all(saved: Json, limits: EngineLimits) -> Unpacked:
 
 
 def _unpack_all(saved: Json, limits: EngineLimits) -> Unpacked:
-    # `starts` and `cuts` were not written before there were groups.
+    # `starts` and `cuts` were not written before there were groups, `ahead` since later.
     cuts = {cut.id: cut for cut in (Cut(*packed) for packed in saved.get("cuts", ()))}
     shared, pairs = dict(cuts), dict[int, PairRecord]()
     for packed in saved["pairs"]:
@@ -160,4 +161,5 @@ def _unpack_all(saved: Json, limits: EngineLimits) -> Unpacked:
             pair.cut = shared.setdefault(cut.id, cut)  # pairs of one cut share it
         _restore_cuts(pair, packed, shared)
         pairs[pair.id] = pair
-    return Unpacked(saved["boot"], saved["closed"], saved.get("starts", 0), cuts, pairs)
+    starts, (first, last) = saved.get("starts", 0), saved.get("ahead", (0, 0))
+    return Unpacked(saved["boot"], saved["closed"], starts, (first, last), cuts, pairs)

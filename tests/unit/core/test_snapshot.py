@@ -38,7 +38,7 @@ from tests.unit.core.ledgers import (
 def many() -> Story:
     """Pairs in every state."""
     story = Story("simplex", "pending", "duplex", "suspended", "removed", "failed", "staged")
-    story.mark(Open("boot-3"))
+    story.mark(Open("boot-3", ahead=4))
     story.mark(Copy({2: changed(1, 2)}, "first copy"))
     story.mark(Attach([3, 4, 6, 7]))
     story.mark(MakeCut("c1", "tägliche", [4, 7], "db", ["alpha", "beta"]))
