@@ -101,6 +101,8 @@ def _copied(bench: Bench, source: Path, size: int) -> Measure:
     finally:
         daemon.kill()
         files.primary("volume").rename(source)
+        for name in os.listxattr(source):  # whose image it is: the next daemon is another one
+            os.removexattr(source, name)
         files.secondary_of("volume").unlink()
     mebibytes = size / 2 / MIB
     return Measure(mebibytes / (_when(ended) - _when(began)), cpu / mebibytes * 1e6)
