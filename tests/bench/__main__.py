@@ -17,12 +17,21 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from duplexd.units import GIB
-from tests.bench import catching_up, controllers, copies, footprint, grid, loads, publish, tail
+from tests.bench import (
+    catching_up,
+    controllers,
+    copies,
+    filesystem,
+    footprint,
+    grid,
+    loads,
+    publish,
+    tail,
+)
 from tests.bench.parts import Bench, Part
 from tests.bench.rows import described, summarize
 from tests.bench.run_file import Run, load_average
@@ -33,14 +42,8 @@ if TYPE_CHECKING:
 
 FREE_BYTES_MIN = 16 * GIB
 SMALL_SECONDS, SMALL_ROUNDS = 0.2, 2
-PARTS = {
-    part.name: part
-    for part in chain.from_iterable(
-        module.parts()
-        for module in (loads, copies, catching_up, footprint, tail, grid, controllers)
-    )
-}
-
+MODULES = (loads, copies, catching_up, footprint, tail, grid, filesystem, controllers)
+PARTS = {part.name: part for module in MODULES for part in module.parts()}
 GRID = PARTS["grid"]
 
 
