@@ -59,9 +59,18 @@ def mounted(server: Server) -> Iterator[Path]:
             try:
                 yield point
             finally:
-                subprocess.run(["umount", str(point)], check=True)
+                _unmount(point)
         finally:
             unmount(str(fuse))
+
+
+def _unmount(point: Path) -> None:
+    """A database that has stopped may still be ending."""
+    deadline = time.monotonic() + READY_SECONDS_MAX
+    while subprocess.run(["umount", str(point)], capture_output=True, check=False).returncode:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{point} is still in use")
+        time.sleep(0.2)
 
 
 def _wait(file: Path) -> None:

@@ -19,7 +19,8 @@ def measured_on(basis: Mapping[str, object], load: float) -> str:
     """A sentence for the figures' origin."""
     return (
         f"Commit {basis['commit']}, Linux {basis['kernel']}, {basis['file system']}, "
-        f"{basis['processor']}; {basis['python']}, {basis['nbdkit']}, {basis['qemu']}. "
+        f"{basis['processor']}; {basis['python']}, {basis['nbdkit']}, {basis['qemu']} "
+        f"by {basis['qemu_aio']}. "
         f"{basis['rounds']} rounds of {basis['seconds']} s; "
         f"load average of the machine before a part at most {load}."
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
+from tests.bench.servers import qemu_aio
 from tests.support.daemon import ROOT
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def basis(bench: Bench) -> Basis:
         "seconds": bench.seconds,
         "small": bench.small,
         **_versions(),
+        "qemu_aio": qemu_aio(),
     }
 
 

@@ -8,7 +8,8 @@ in one directory, started the way its users start it.
 | qemu-nbd | one file, no mirror |
 | qemu mirror | qemu-storage-daemon, `blockdev-mirror` in copy-mode write-blocking: two files |
 
-The peers use the page cache, as duplexd does, with threads (qemu's io_uring mode was slower here).
+The peers use the page cache, as duplexd does. QEMU does so by io_uring where the kernel lets it: 4
+KiB requests were two to three times as fast as by its threads. An iothread made its mirror slower.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import json
 import os
 import socket
 import subprocess
+import tempfile
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
@@ -50,6 +53,17 @@ def rss_bytes(pid: int, field: str = "VmRSS") -> int:
 
 def peak_rss_bytes(pid: int) -> int:
     return rss_bytes(pid, "VmHWM")
+
+
+@lru_cache(maxsize=1)
+def qemu_aio() -> str:
+    """How QEMU is to read and write files: the fastest way that this machine has."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.truncate(1 << 20)
+        image = f"driver=file,filename={file.name},aio=io_uring"
+        command = ["qemu-io", "--image-opts", "-c", "read 0 4k", image]
+        done = subprocess.run(command, capture_output=True, check=False)
+    return "threads" if done.returncode else "io_uring"
 
 
 class Server:
@@ -145,6 +159,7 @@ class QemuNbd(Server):
     def start(self) -> None:
         (volume,) = self.volumes
         command = ["qemu-nbd", "--format=raw", "--cache=writeback", "--discard=unmap"]
+        command += [f"--aio={qemu_aio()}"]
         command += ["--persistent", "--shared=0", f"--socket={self.socket}"]
         self._run(*command, f"--export-name={volume}", str(self._image("primary.img")))
         self._wait(self.socket.exists)
@@ -172,7 +187,7 @@ class QemuMirror(Server):
             node = f"{volume}-{side}"
             image = self._image(f"{node}.img")
             file = f"driver=file,node-name={node}-file,filename={image},discard=unmap"
-            options += ["--blockdev", file]
+            options += ["--blockdev", f"{file},aio={qemu_aio()}"]
             options += ["--blockdev", f"driver=raw,node-name={node},file={node}-file"]
         export = f"type=nbd,id={volume},node-name={volume}-a,name={volume},writable=on"
         return [*options, "--export", export]
