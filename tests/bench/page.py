@@ -62,7 +62,7 @@ def _reached(
 def _verdict(result: RowResult) -> tuple[str, str]:
     if result["ratios"]:
         found = ", ".join(
-            f"{_spread(ratio)} x {peer}"
+            f"{ratio['median']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f}) x {peer}"
             for peer, ratio in result["ratios"].items()
             if peer in result["to_reach"]
         )

@@ -27,7 +27,7 @@ def test_a_row_has_what_is_to_reach_and_what_was() -> None:
     lines = table([ROW], CELLS, {ROW.name: MEASURED}).splitlines()
     assert lines[2] == (
         "| 4 KiB random write | ≥ 4 x qemu mirror, ≥ 1.5 x nbdkit "
-        "| 3 x qemu mirror, 3.75 x nbdkit | **no** |"
+        "| 3.00 (3.00-3.00) x qemu mirror, 3.75 (3.75-3.75) x nbdkit | **no** |"
     )
     assert "| 4 KiB random write | duplexd | 30,000 | 1/s | 7.5 us |" in lines
 
