@@ -97,8 +97,8 @@ def basis(bench: Bench) -> Basis:
 
 
 def commit() -> str:
-    """Of the checkout; with a digest of what is not committed of the files that are measured."""
-    head = _said("git", "rev-parse", "--short=10", "HEAD")
+    """The last that changed what is measured; with a digest of changes that are not committed."""
+    head = _said("git", "log", "-1", "--abbrev=10", "--format=%h", "--", *MEASURED_FILES)
     changes = _said("git", "diff", "HEAD", "--", *MEASURED_FILES)
     return f"{head}+{hashlib.sha256(changes.encode()).hexdigest()[:6]}" if changes else head
 
