@@ -22,14 +22,14 @@ ARGS :=
 # What the tests use beside Python: real NBD clients and servers, a virtual machine, and what makes
 # a file system for it. The last three compile a client that Python's index has only as source.
 PACKAGES := mount nbdkit nbd-client nbd-server qemu-utils qemu-system-x86 qemu-system-common \
-	libnbd-bin python3-libnbd fio fuse3 busybox-static cpio e2fsprogs systemd passwd login \
+	libnbd-bin python3-libnbd fio strace fuse3 busybox-static cpio e2fsprogs systemd passwd login \
 	util-linux procps kmod iproute2 curl openssl dmsetup gcc libc6-dev python3-dev prometheus
 # Debian's Python comes without what makes a virtual environment.
 VENV_PACKAGES := python3-venv
 
 .PHONY: help
 help: ## this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' \
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' \
 		$(MAKEFILE_LIST)
 
 # --------------------------------------------------------------------------------------- setting up
@@ -86,7 +86,7 @@ run: $(VENV)/.runtime ## a daemon in the foreground with configs/duplexd.toml, d
 
 # ----------------------------------------------------------------------------------------- checking
 
-.PHONY: test test-long check format bench cover fuzz soak clean
+.PHONY: test test-long check format bench bench-quick cover fuzz soak clean
 $(VENV)/.interop: $(VENV)/.dev | apt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[interop]'
 	@touch $@
@@ -107,8 +107,12 @@ format: $(VENV)/.dev ## puts the code into shape
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev apt ## duplexd beside nbdkit and qemu-storage-daemon
+bench: $(VENV)/.dev apt ## duplexd beside nbdkit and qemu, 12 minutes; docs/performance.md
 	$(BIN)/python -m tests.bench $(ARGS)
+
+REV := main
+bench-quick: $(VENV)/.dev apt ## this tree beside revision REV: rates and CPU time, 3 minutes
+	$(BIN)/python -m tests.bench.quick $(REV) $(ARGS)
 
 $(VENV)/.fuzz: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'

@@ -209,15 +209,13 @@ class Ledger:
         cut.crc, cut.chain = place.crc, place.chain
         for pair in self._of(marker.volumes):
             self._move(pair, pair_states.SUSPEND, pair_states.BY_COMMAND)
-            if (last := pair.last_cut) is not None and last.state == cut_states.CONSISTENT:
-                pair.good_cut_us = last.time_us
+            pair.good_cut_us = pair.last_good_us
             pair.cut, pair.last_cut, pair.changed, pair.tracked_bytes = cut, cut, None, 0
         self._remember(cut)
 
     def _remember(self, cut: Cut) -> None:
-        """Beyond the limit, forget the oldest cut that is decided; if none is, the oldest.
-
-        A cut that secondaries are suspended at is also found by their pairs, see `cut`.
+        """Beyond the limit, forget the oldest cut that is decided; if none is, the oldest. One that
+        secondaries are suspended at is also found by their pairs, see `cut`.
         """
         self.cuts[cut.id] = cut
         if len(self.cuts) > self._limits.cuts_kept_max:

@@ -1,46 +1,57 @@
-"""`python -m tests.bench [--rounds N] [--quick] [--json FILE]`: the benchmark; `make bench` runs
-it.
+"""`make bench`: the table of docs/performance.md, measured.
 
-All servers run at the same time on one file system, one is loaded at a time, in turns: a ratio
-compares measures that are seconds apart.
+    make bench                              everything that docs/performance.md asks for: 12 minutes
+    make bench ARGS="--only requests tail"  some parts of it (--list names them)
+    make bench ARGS=--publish               and write docs/performance.md, its picture, the history
+
+The figures are kept in a file, part by part. The next run of the same commit on the same machine
+measures only the parts that are missing there.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
-import os
-import platform
 import shutil
 import signal
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from duplexd.units import GIB, KIB, MIB
-from tests.bench.controllers import SHAPES, measure_pause
-from tests.bench.loads import LOADS, Load, fill
-from tests.bench.memory import LARGE_VOLUMES, measure_large
-from tests.bench.report import Results, describe_pause, summarize, table
-from tests.bench.servers import SERVERS, Server, peak_rss_bytes
+from duplexd.units import GIB
+from tests.bench import (
+    catching_up,
+    controllers,
+    copies,
+    filesystem,
+    footprint,
+    grid,
+    loads,
+    publish,
+    tail,
+)
+from tests.bench.parts import Bench, Part
+from tests.bench.rows import described, summarize
+from tests.bench.run_file import Run, load_average
+from tests.bench.servers import SERVERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-VOLUME_BYTES = 256 * MIB
-FREE_BYTES_MIN = 8 * GIB
+FREE_BYTES_MIN = 16 * GIB
+SMALL_SECONDS, SMALL_ROUNDS = 0.2, 2
+MODULES = (loads, copies, catching_up, footprint, tail, grid, filesystem, controllers)
+PARTS = {part.name: part for module in MODULES for part in module.parts()}
+GRID = PARTS["grid"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run it all; print the tables, write the JSON."""
+    """Measure what is wanted and not known yet; print it, keep it."""
     options = _options(arguments)
     # so that what was started is ended and removed
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    seconds = 0.5 if options.quick else options.seconds
-    rounds = 1 if options.quick else options.rounds
     directory = Path(tempfile.mkdtemp(prefix="duplexd-bench-", dir=options.directory))
     try:
         if shutil.disk_usage(directory).free < FREE_BYTES_MIN:
@@ -48,125 +59,76 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"{directory}: needs {FREE_BYTES_MIN // GIB} GiB free; choose another place with "
                 "--directory"
             )
-        results = _measure(directory, options, rounds, seconds)
-        if "duplexd" in options.servers and not options.loads:
-            results |= _measure_groups(directory, options.quick)
+        bench = Bench(
+            directory, options.rounds, options.seconds, tuple(options.servers), options.small
+        )
+        run = Run.open(Path(options.file), bench, again=options.again)
+        for part in _wanted(options):
+            if part.name in run.parts and not options.again:
+                print(f"{part.name}: measured already, kept in {options.file}", flush=True)
+            else:
+                _measure(bench, part, run)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    Path(options.json).write_text(json.dumps(results, indent=1) + "\n")
-    print(f"\nwritten to {options.json}")
+    print("", *(described(result) for result in run.results()), sep="\n")
+    print(f"\nkept in {options.file}")
+    if options.publish:
+        rows = [row for part in PARTS.values() if part is not GRID for row in part.rows]
+        publish.publish(run, rows, GRID.rows)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument(
-        "--rounds", type=int, default=5, help="how often each load runs on each server (default: 5)"
+    parser = argparse.ArgumentParser(
+        prog="make bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of one run (default: 2)")
+    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help="these parts")
+    parser.add_argument("--all", action="store_true", help="extra parts, too: half an hour more")
+    parser.add_argument("--list", action="store_true", help="list the parts and their rows")
+    parser.add_argument("--rounds", type=int, default=5, help="of each load (default: 5)")
+    parser.add_argument("--seconds", type=float, default=0.8, help="of a load (default: 0.8)")
     parser.add_argument(
-        "--quick",
+        "--small",
         action="store_true",
-        help="one short round: to see that it works, not for figures",
+        help="short and small: to see that it works, not for figures",
     )
+    parser.add_argument("--file", default="bench.json", help="of the figures (default: bench.json)")
+    parser.add_argument("--again", action="store_true", help="measure what is in the file, too")
+    parser.add_argument("--directory", help="of the images (default: the temporary directory)")
+    parser.add_argument("--servers", nargs="+", default=list(SERVERS), choices=SERVERS)
     parser.add_argument(
-        "--json",
-        default="bench.json",
-        metavar="FILE",
-        help="where to write the figures (default: bench.json)",
+        "--publish", action="store_true", help="write docs/performance.md and the history"
     )
-    parser.add_argument(
-        "--directory", default=None, help="where the images lie (default: the temporary directory)"
-    )
-    parser.add_argument(
-        "--servers", nargs="+", default=list(SERVERS), choices=SERVERS, help="which servers to run"
-    )
-    parser.add_argument(
-        "--loads",
-        default="",
-        metavar="TEXT",
-        help="only the loads whose name contains TEXT, and no group cuts",
-    )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.list:
+        for part in PARTS.values():
+            print(f"{part.name}{' (extra)' if part.extra else ''}")
+            print(*(f"    {row.name}: {row.to_reach}" for row in part.rows), sep="\n")
+        raise SystemExit(0)
+    if options.small:
+        options.rounds, options.seconds = SMALL_ROUNDS, SMALL_SECONDS
+    return options
 
 
-def _measure(
-    directory: Path, options: argparse.Namespace, rounds: int, seconds: float
-) -> dict[str, Any]:
-    results: Results = {}
-    rss = dict.fromkeys(options.servers, 0)
-    for filled in (4 * KIB, MIB):
-        loads = [load for load in LOADS if options.loads in load.name and load.filled == filled]
-        if not loads:
-            continue
-        with contextlib.ExitStack() as stack:
-            place = directory / f"filled-{filled}"
-            servers: list[Server] = [
-                stack.enter_context(SERVERS[name](place / name, VOLUME_BYTES))
-                for name in options.servers
-            ]
-            for server in servers:
-                fill(server, filled)
-            results |= _run(servers, loads, rounds, seconds)
-            rss = {
-                server.name: max(rss[server.name], peak_rss_bytes(server.pid)) for server in servers
-            }
-        shutil.rmtree(place)
-    summary = summarize(results)
-    print(
-        f"\nmedians of {rounds} rounds of {seconds} s; x: duplexd's figure by the other's\n",
-        *table(summary, options.servers),
-        sep="\n",
-    )
-    print(
-        "peak RSS: " + ", ".join(f"{name} {value / MIB:.0f} MiB" for name, value in rss.items()),
-        flush=True,
-    )
-    return {
-        **_machine(),
-        "rounds": rounds,
-        "seconds": seconds,
-        "loads": summary,
-        "peak_rss_bytes": rss,
-    }
+def _wanted(options: argparse.Namespace) -> list[Part]:
+    if options.only:
+        return [PARTS[name] for name in options.only]
+    return [part for part in PARTS.values() if options.all or not part.extra]
 
 
-def _run(servers: list[Server], loads: list[Load], rounds: int, seconds: float) -> Results:
-    measures: Results = {load.name: {server.name: [] for server in servers} for load in loads}
-    for number in range(rounds):
-        for load in loads:
-            for server in servers[number % len(servers) :] + servers[: number % len(servers)]:
-                measures[load.name][server.name].append(load.run(server, seconds))
-            print(
-                f"round {number + 1}/{rounds}: {load.name}: " + _last(measures[load.name]),
-                flush=True,
-            )
-    return measures
-
-
-def _last(servers: dict[str, list[Any]]) -> str:
-    return ", ".join(
-        f"{name} {measures[-1].per_second:,.0f}/s" for name, measures in servers.items()
-    )
-
-
-def _measure_groups(directory: Path, quick: bool) -> dict[str, Any]:
-    pauses = []
-    for shape in SHAPES:
-        place = directory / f"pause-{shape.controllers}-{shape.volumes}"
-        pauses.append(measure_pause(place, shape._replace(suspends=2) if quick else shape))
-        print(*describe_pause(pauses[-1]), sep="\n", flush=True)
-        shutil.rmtree(place)
-    large = measure_large(directory / "large")
-    print(f"peak RSS with {LARGE_VOLUMES} volumes of 1 TiB: {large / MIB:.0f} MiB", flush=True)
-    return {"pauses": pauses, "peak_rss_bytes_64_volumes_of_1_tib": large}
-
-
-def _machine() -> dict[str, Any]:
-    return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "machine": platform.platform(),
-        "cpus": os.cpu_count(),
-    }
+def _measure(bench: Bench, part: Part, run: Run) -> None:
+    print(f"{part.name}:", flush=True)
+    began, load = time.monotonic(), load_average()
+    measured = part.measure(bench)
+    results = [summarize(row, measured[row.name]) for row in part.rows if measured.get(row.name)]
+    run.keep(part.name, results, load)
+    for result in results:
+        print(f"  {described(result)}")
+    print(f"  took {time.monotonic() - began:.0f} s", flush=True)
+    for place in bench.directory.iterdir():
+        with suppress(NotADirectoryError):
+            shutil.rmtree(place)
 
 
 if __name__ == "__main__":

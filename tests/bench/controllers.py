@@ -19,12 +19,14 @@ import uvloop
 
 from duplexd.canary.record import Placement
 from tests.bench.command import Coordinator
+from tests.bench.parts import Bench, Part
+from tests.bench.rows import OURS, Goal, Measure, Measured, Row
 from tests.bench.servers import peak_rss_bytes
 from tests.support.cluster import Cluster, Member
 from tests.support.group_writers import GroupWriters
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 GROUP = "db"
@@ -44,7 +46,8 @@ class Shape(NamedTuple):
     suspends: int
 
 
-SHAPES = (Shape(1, 16, 20), Shape(1, 1000, 20), Shape(3, 16, 100), Shape(16, 64, 20))
+SHAPES = (Shape(1, 1000, 20), Shape(3, 16, 100), Shape(16, 64, 20))
+PAUSES_MS = {SHAPES[0]: 2, SHAPES[1]: 5, SHAPES[2]: 20}  # p99, at most
 
 
 class TimedWriters(GroupWriters):
@@ -163,3 +166,58 @@ def figures(values: list[float]) -> dict[str, float]:
     """p50, p99 (what at most one in a hundred exceeds) and max."""
     ordered = sorted(values)
     return {"p50": median(ordered), "p99": ordered[-(len(ordered) // 100) - 1], "max": ordered[-1]}
+
+
+# ------------------------------------------------------------------------------------- the rows
+
+ROWS = {
+    shape: Row(
+        f"p99 of the pause, {shape.controllers} x {shape.volumes} volumes",
+        "ms",
+        (Goal(most),),
+        limit=True,
+    )
+    for shape, most in PAUSES_MS.items()
+}
+
+
+def _measure(bench: Bench) -> dict[str, Measured]:
+    found: dict[str, Measured] = {}
+    for shape, row in ROWS.items():
+        fewer = shape._replace(suspends=2) if bench.small else shape
+        pause = measure_pause(bench.place("groups"), fewer)
+        bench.say("\n    ".join(describe_pause(pause)))
+        found[row.name] = {OURS: [Measure(pause["suspend_pause_ms"]["p99"])]}
+    return found
+
+
+def parts() -> Iterator[Part]:
+    yield Part("groups", list(ROWS.values()), _measure, extra=True)
+
+
+def describe_pause(pause: Mapping[str, Any]) -> list[str]:
+    """Lines for one number and size of controllers."""
+    first = (
+        f"{pause['controllers']} x {pause['volumes']} volumes suspended {pause['suspends']} times, "
+        f"{pause['void']} void, ms (p50 / p99 / max): write pause "
+        f"{_three(pause['suspend_pause_ms'])} by the daemons; longest write "
+        f"{_three(pause['suspend_wait_ms'])} by the clients, "
+        f"{_three(pause['suspend_usual_wait_ms'])} without a suspend; "
+        f"command {_three(pause['suspend_command_ms'], 0)}"
+    )
+    if "plain_pause_ms" not in pause:
+        return [first]
+    added = [
+        pause[f"suspend_{name}_ms"]["p50"] - pause[f"plain_{name}_ms"]["p50"]
+        for name in ("pause", "wait")
+    ]
+    second = (
+        f"by the controller's own command: write pause {_three(pause['plain_pause_ms'])}; "
+        f"longest write {_three(pause['plain_wait_ms'])}; "
+        f"the coordinator adds (p50) {added[0]:+.2f}, {added[1]:+.2f}"
+    )
+    return [first, second]
+
+
+def _three(figures: Mapping[str, float], digits: int = 2) -> str:
+    return " / ".join(f"{figures[name]:.{digits}f}" for name in ("p50", "p99", "max"))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from tests.bench.controllers import Shape, figures, measure_pause
-from tests.bench.report import describe_pause
+from tests.bench.controllers import Shape, describe_pause, figures, measure_pause
 
 if TYPE_CHECKING:
     from pathlib import Path
