@@ -137,8 +137,7 @@ class Ledger:
 
     @_fold.register
     def _(self, marker: markers.Open, _place: Place) -> None:
-        self.boot = marker.boot
-        self.closed = False
+        self.boot, self.closed = marker.boot, False
         if marker.ahead:
             self.ahead = (self.ahead[0] or self.starts, max(self.ahead[1], marker.ahead))
         self.starts += 1
@@ -209,7 +208,8 @@ class Ledger:
         cut.crc, cut.chain = place.crc, place.chain
         for pair in self._of(marker.volumes):
             self._move(pair, pair_states.SUSPEND, pair_states.BY_COMMAND)
-            pair.good_cut_us = pair.last_good_us
+            if (last := pair.last_cut) is not None and last.state == cut_states.CONSISTENT:
+                pair.good_cut_us = last.time_us
             pair.cut, pair.last_cut, pair.changed, pair.tracked_bytes = cut, cut, None, 0
         self._remember(cut)
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.backend import Change
 from duplexd.core.change_map import ChangeMap
-from duplexd.core.cut_states import CONSISTENT
 from duplexd.core.pair_states import DUPLEX, PENDING, SIMPLEX, SUSPENDED
 from duplexd.core.regions import DirtyRegions
 
@@ -118,13 +117,6 @@ class PairRecord:
         if self.changed is not None:
             both.merge(self.changed)
         return both
-
-    @property
-    def last_good_us(self) -> int:
-        """The time of the latest consistent cut that somebody asked for; 0 if there was none."""
-        last = self.last_cut
-        good = last is not None and last.state == CONSISTENT
-        return last.time_us if last is not None and good else self.good_cut_us
 
     @property
     def tracks(self) -> bool:
