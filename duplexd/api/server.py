@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from duplexd.api.access import Access
-from duplexd.api.actions import Actions
+from duplexd.api.actions import NOT_RELOADED, Actions
 from duplexd.api.connections import Connections
 from duplexd.api.histogram import LoopLag
 from duplexd.api.http_request import Context
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Sequence
 
-    from duplexd.api.actions import Controller
+    from duplexd.api.actions import Controller, Reloads
     from duplexd.api.scrape import Source
     from duplexd.api.starting import Starting
     from duplexd.config.daemon_file import ControlConfig
@@ -150,9 +150,16 @@ class ControlServer:
         )
         listening.remote.start()
 
-    def serve(self, controller: Controller, sources: Sequence[Source] = ()) -> None:
-        """Answer for this controller from now on. `sources` give further metrics."""
-        actions = Actions(controller, self._limits)
+    def serve(
+        self,
+        controller: Controller,
+        sources: Sequence[Source] = (),
+        reloads: Reloads = NOT_RELOADED,
+    ) -> None:
+        """Answer for this controller from now on. `sources` give further metrics; `reloads` reads
+        the configuration again.
+        """
+        actions = Actions(controller, self._limits, reloads)
         scrape = Scrape(controller, self._lag, sources)
         controller.listeners.append(scrape.figures.note)
         self._serving = Serving(controller, actions, scrape)

@@ -235,6 +235,7 @@ ANSWERS: dict[tuple[str, str], Check] = {
     ("POST", "/v1/verify"): VERIFIED,
     ("POST", "/v1/swap"): ROLES,
     ("POST", "/v1/adopt"): ROLES,
+    ("POST", "/v1/reload"): fields({"applied": flag, "changes": _TEXTS}),
 }
 LINES: dict[tuple[str, str], dict[str, Check]] = {
     ("POST", "/v1/quiesce"): {

@@ -11,6 +11,7 @@ JSON.
     events   client.events    texts.event_text     completion  client.status     names
     canary   client.links     canary.report_text   verify-cut  no client         proof
     swap     client.swap      texts.swapped_text   adopt       client.adopt      texts.adopted_text
+    reload   client.reload    what changed
 
 Commands are imported when they are named. Exit codes are those of errors.py.
 """
@@ -47,6 +48,7 @@ _MODULES = {
     "events": "looking",
     "quiesce": "hold",
     "release": "hold",
+    "reload": "configuration",
     "resync": "resync",
     "settle": "resync",
     "status": "looking",
